@@ -1,0 +1,1 @@
+"""Collaborative DNN inference at the edge."""

@@ -1,0 +1,18 @@
+"""Named constants and the few unit conversions. Everything else in coinfer is in SI units and bits."""
+
+BITS_PER_BYTE = 8
+FLOAT32_BITS = 32
+MEGA = 1e6
+GIGA = 1e9
+MILLI = 1e-3
+MIB = 1024 * 1024
+
+
+def bits_of_bytes(size_bytes: float) -> float:
+    """Bytes to bits."""
+    return size_bytes * BITS_PER_BYTE
+
+
+def bytes_of_bits(size_bits: float) -> float:
+    """Bits to bytes."""
+    return size_bits / BITS_PER_BYTE
