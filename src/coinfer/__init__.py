@@ -1,1 +1,30 @@
-"""Collaborative DNN inference at the edge."""
+"""Collaborative DNN inference at the edge.
+
+`with coinfer.Device(model="resnet50", servers=["127.0.0.1:8001"], deadline_s=0.5) as device: device.infer(image)`
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coinfer.graph.ir import ModelGraph
+    from coinfer.graph.onnx_import import open_model
+    from coinfer.runtime.device import Device, Result
+
+__all__ = ["Device", "ModelGraph", "Result", "open_model"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Device": "coinfer.runtime.device",
+    "Result": "coinfer.runtime.device",
+    "ModelGraph": "coinfer.graph.ir",
+    "open_model": "coinfer.graph.onnx_import",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, so that `import coinfer` stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coinfer' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m coinfer` is the `coinfer` command."""
+
+from coinfer.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Formulas of radio, computing, queueing and cost: free functions, arrays in and out."""

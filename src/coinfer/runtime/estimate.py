@@ -1,0 +1,113 @@
+"""What a device believes of its links and servers, learned from its own transfers. Pure functions over values."""
+
+import math
+from typing import NamedTuple
+
+HALF_LIFE_S = 1.5
+"""Age at which a transfer counts half in the link's rate."""
+SERVICE_GAIN = 0.3
+"""Weight of the newest measured service time."""
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 8.0
+FAILURES_TO_EJECT = 2
+
+
+class LinkEstimate(NamedTuple):
+    """Decayed sums: the rate is `bits / seconds`, so long transfers count for what they are."""
+
+    bits: float
+    seconds: float
+    at_s: float
+    """When the last transfer ended."""
+    round_trip_s: float
+    """Smallest round trip of an empty message."""
+
+    @property
+    def rate_bps(self) -> float:
+        return self.bits / self.seconds
+
+
+class ServerEstimate(NamedTuple):
+    link: LinkEstimate
+    scale: float
+    """Service time over the profiled machine's time for the same work."""
+    service_s: dict[tuple[str, ...], float]
+    """Measured time of the rest of the network after a cut, by the tensors of the cut."""
+    backlog_s: float
+    """Work that waited there when it last reported."""
+    room: float
+    reported_s: float
+    """When it last reported."""
+    failures: int
+    """In a row."""
+    down_until_s: float
+    """Not asked before this time; infinite past means that it may be asked."""
+
+
+def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
+    """A guess to start from; it weighs as much as a transfer of 10 ms."""
+    return LinkEstimate(rate_bps * 0.01, 0.01, now_s, 0.0)
+
+
+def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
+    """A server of which nothing is known yet: it must answer a probe before it is used."""
+    return ServerEstimate(first_link(rate_bps, now_s), 1.0, {}, 0.0, math.inf, now_s, FAILURES_TO_EJECT, now_s)
+
+
+def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
+    """The link after `size_bits` took `seconds`, the round trip's latency not counted."""
+    weight = 0.5 ** (max(now_s - link.at_s, 0.0) / HALF_LIFE_S)
+    return link._replace(
+        bits=link.bits * weight + size_bits, seconds=link.seconds * weight + max(seconds, 1e-6), at_s=now_s
+    )
+
+
+def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:
+    """The smallest round trip seen, forgetting slowly so that a changed path shows."""
+    known = link.round_trip_s
+    return link._replace(round_trip_s=round_trip_s if known == 0.0 else min(known * 1.05, round_trip_s))
+
+
+def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: float) -> ServerEstimate:
+    """The server answered: it is up, and said how loaded it is."""
+    return server._replace(backlog_s=backlog_s, room=room, reported_s=now_s, failures=0, down_until_s=-math.inf)
+
+
+def after_service(server: ServerEstimate, cut: tuple[str, ...], service_s: float, profiled_s: float) -> ServerEstimate:
+    """The server computed the rest after `cut` in `service_s`; the profiled machine takes `profiled_s`."""
+    old = server.service_s.get(cut)
+    mixed = service_s if old is None else old + SERVICE_GAIN * (service_s - old)
+    scale = server.scale
+    if profiled_s > 0:
+        ratio = service_s / profiled_s
+        scale = ratio if not server.service_s else scale + SERVICE_GAIN * (ratio - scale)
+    return server._replace(service_s={**server.service_s, cut: mixed}, scale=scale)
+
+
+def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
+    """The server failed: after `FAILURES_TO_EJECT` in a row it rests, twice as long each time up to 8 s."""
+    failures = server.failures + 1
+    if failures < FAILURES_TO_EJECT:
+        return server._replace(failures=failures)
+    rest_s = min(FIRST_BACKOFF_S * 2 ** min(failures - FAILURES_TO_EJECT, 10), LONGEST_BACKOFF_S)
+    return server._replace(failures=failures, down_until_s=now_s + rest_s)
+
+
+def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> ServerEstimate:
+    """The server is full: not broken, but not to be asked for a while."""
+    return server._replace(room=0.0, backlog_s=max(server.backlog_s, pushback_s), reported_s=now_s)
+
+
+def backlog_now_s(server: ServerEstimate, now_s: float) -> float:
+    """The reported backlog, worked off since at one second per second."""
+    return max(server.backlog_s - (now_s - server.reported_s), 0.0)
+
+
+def room_now(server: ServerEstimate, now_s: float) -> float:
+    """Room of the queue; a full server is taken to have room again once its backlog is worked off."""
+    return server.room if server.room > 0 or backlog_now_s(server, now_s) > 0 else 1.0
+
+
+def usable(server: ServerEstimate, now_s: float) -> bool:
+    """True where the server may be asked."""
+    return server.failures < FAILURES_TO_EJECT and now_s >= server.down_until_s

@@ -1,0 +1,102 @@
+"""From estimates to a route: the device's decision, in arrays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from coinfer.partition.hull import Hull
+from coinfer.physics.cost import offload_latency_s
+from coinfer.profile.options import Options
+from coinfer.runtime.estimate import ServerEstimate, backlog_now_s, room_now, usable
+from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Route
+
+SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
+"""How many times faster than the device a server may be, for pruning."""
+
+
+def prune(options: Options, device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS) -> Options:
+    """Only the options that are best for some link rate and some speed of the server (CDLP, CIAS-PnO), and the last.
+
+    Exact for unloaded latency: for each speed the lower convex hull of (bits to send, compute time) is kept.
+    """
+    device_s = options.device_s * device_scale
+    kept = {len(options.bits) - 1}
+    for ratio in speed_ratios:
+        hull = Hull.build(device_s + options.server_s * device_scale / ratio, options.upload_bits)
+        kept.update(int(i) for i in hull.options)
+    return options.take(np.array(sorted(kept)))
+
+
+def observe(
+    options: Options,
+    servers: Sequence[ServerEstimate],
+    deadline_s: float,
+    now_s: float,
+    *,
+    device_scale: float = 1.0,
+    device_backlog_s: float = 0.0,
+    device_power_w: float = 0.0,
+) -> OffloadObservation:
+    """One task (K = 1) as a policy sees it. A server's round trip and its known service times are in `option_server_s`;
+    one that may not be asked has no room."""
+    count, n = len(options.bits), len(servers)
+    device_s = options.device_s * device_scale
+    server_s = np.empty((count, n))
+    for j, server in enumerate(servers):
+        known = server.service_s
+        server_s[:, j] = options.server_s * server.scale
+        for o, cut in enumerate(options.cuts):
+            if cut in known:
+                server_s[o, j] = known[cut]
+        server_s[:, j] += server.link.round_trip_s
+    return OffloadObservation(
+        option_device_s=device_s[None],
+        option_upload_bits=options.upload_bits[None],
+        option_server_s=server_s[None],
+        option_accuracy=options.accuracy[None],
+        option_device_j=device_s[None] * device_power_w,
+        option_mask=np.ones((1, count), dtype=bool),
+        task_mask=np.ones(1, dtype=bool),
+        deadline_s=np.array([deadline_s]),
+        uplink_bps=np.array([[server.link.rate_bps for server in servers]]).reshape(1, n),
+        device_backlog_s=np.array([device_backlog_s]),
+        server_backlog_s=np.array([backlog_now_s(server, now_s) for server in servers]),
+        server_room=np.array([room_now(server, now_s) if usable(server, now_s) else 0.0 for server in servers]),
+        energy_left_j=np.array([np.inf]),
+        observation_age_s=np.array([now_s - server.reported_s for server in servers]),
+    )
+
+
+def least_latency(observation: OffloadObservation) -> OffloadDecision:
+    """The policy that a user would pick first: per task the option and server of least predicted latency."""
+    latency_s = feasible_latency_s(observation)
+    tasks, _, servers = latency_s.shape
+    flat = latency_s.reshape(tasks, -1)
+    best = np.argmin(flat, axis=-1)
+    option, server = best // servers, best % servers
+    stays = np.take_along_axis(observation.option_upload_bits, option[:, None], axis=-1)[:, 0] == 0
+    return OffloadDecision(option=option, server=np.where(stays, DEVICE, server))
+
+
+def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
+    """Predicted latency [K, O, N + 1], infinite where the option is absent or the server has no room; the last column
+    holds what stays on the device."""
+    n = observation.uplink_bps.shape[-1]
+    local_s = observation.device_backlog_s[:, None] + observation.option_device_s
+    stays = observation.option_upload_bits == 0
+    latency_s = np.full((*local_s.shape, n + 1), np.inf)
+    latency_s[..., n] = np.where(stays & observation.option_mask, local_s, np.inf)
+    if n:
+        usable_option = (observation.option_mask & ~stays)[..., None] & (observation.server_room > 0)
+        latency_s[..., :n] = np.where(usable_option, offload_latency_s(observation), np.inf)
+    return latency_s
+
+
+def route_of(
+    options: Options, option: int, server: int, names: Sequence[str], outputs: tuple[str, ...], deadline_s: float
+) -> Route:
+    """The route that a decision stands for; `names[server]` is the server's address."""
+    if server == DEVICE:
+        return Route((Hop("device", outputs, 32),), int(options.exit[option]), deadline_s)
+    first = Hop("device", options.cuts[option], int(options.bits[option]))
+    return Route((first, Hop(names[server], outputs, 32)), int(options.exit[option]), deadline_s)

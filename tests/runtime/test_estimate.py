@@ -1,0 +1,88 @@
+"""What the device believes follows from what it measured."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coinfer.runtime import estimate as est
+
+RATES = st.floats(1e4, 1e9)
+
+
+@given(rate=RATES, sizes=st.lists(st.floats(1e3, 1e8), min_size=8, max_size=20), guess=RATES)
+def test_constant_link_is_found_whatever_the_first_guess(rate: float, sizes: list[float], guess: float):
+    link, now_s = est.first_link(guess, 0.0), 0.0
+    for size_bits in sizes:
+        now_s += 5 * est.HALF_LIFE_S
+        link = est.after_transfer(link, size_bits, size_bits / rate, now_s)
+    guess_seconds = 0.01 * 0.5 ** (5 * len(sizes))
+    tolerance = 1e-9 + guess_seconds * (1 + guess / rate) / (sizes[-1] / rate)
+    assert link.rate_bps == pytest.approx(rate, rel=tolerance)
+
+
+def test_a_long_transfer_outweighs_a_short_one():
+    link = est.after_transfer(est.first_link(1e6, 0.0), 1e3, 1e-4, 10.0)  # 10 Mbit/s, but only 1 kbit
+    link = est.after_transfer(link, 1e6, 1.0, 10.0)  # 1 Mbit/s for a second
+    assert link.rate_bps == pytest.approx(1e6, rel=0.01)
+
+
+def test_newer_transfers_count_more():
+    link = est.after_transfer(est.first_link(1e6, 0.0), 1e6, 1.0, 100.0)
+    link = est.after_transfer(link, 1e7, 1.0, 100.0 + 10 * est.HALF_LIFE_S)
+    assert link.rate_bps == pytest.approx(1e7, rel=0.01)
+
+
+def test_a_server_rests_after_failures_in_a_row_and_returns_with_one_answer():
+    server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0)
+    assert est.usable(server, 0.0)
+    server = est.after_failure(server, 1.0)
+    assert est.usable(server, 1.0), "one failure is forgiven"
+    server = est.after_failure(server, 1.0)
+    assert not est.usable(server, 1.0)
+    rests = []
+    for _ in range(10):
+        server = est.after_failure(server, 1.0)
+        rests.append(server.down_until_s - 1.0)
+    assert rests == sorted(rests)
+    assert rests[-1] == est.LONGEST_BACKOFF_S
+    assert est.usable(est.after_reply(server, 0.0, 4.0, 2.0), 2.0)
+
+
+def test_an_unknown_server_is_not_used_before_it_answered():
+    assert not est.usable(est.first_server(1e6, 0.0), 100.0)
+
+
+def test_a_full_server_has_room_again_when_its_backlog_is_worked_off():
+    server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0)
+    server = est.after_refusal(server, 0.5, 10.0)
+    assert est.usable(server, 10.0), "full is not broken"
+    assert est.room_now(server, 10.2) == 0
+    assert est.room_now(server, 10.6) > 0
+
+
+@given(backlog=st.floats(0, 100), wait=st.floats(0, 200))
+def test_backlog_is_worked_off_at_one_second_per_second(backlog: float, wait: float):
+    server = est.after_reply(est.first_server(1e6, 0.0), backlog, 4.0, 5.0)
+    assert est.backlog_now_s(server, 5.0 + wait) == pytest.approx(max(backlog - wait, 0.0), abs=1e-9)
+
+
+def test_service_times_are_learned_for_each_cut_and_scale_the_rest():
+    server = est.first_server(1e6, 0.0)
+    server = est.after_service(server, ("a",), 0.2, profiled_s=0.1)
+    assert server.scale == pytest.approx(2.0)
+    for _ in range(40):
+        server = est.after_service(server, ("a",), 0.4, profiled_s=0.1)
+    assert server.scale == pytest.approx(4.0, rel=1e-3)
+    assert server.service_s[("a",)] == pytest.approx(0.4, rel=1e-3)
+
+
+def test_round_trip_is_the_smallest_seen_but_forgets():
+    link = est.after_ping(est.first_link(1e6, 0.0), 0.010)
+    link = est.after_ping(link, 0.005)
+    assert link.round_trip_s == 0.005
+    for _ in range(100):
+        link = est.after_ping(link, 0.5)
+    assert link.round_trip_s == pytest.approx(0.5)
+    assert math.isfinite(link.rate_bps)
