@@ -1,0 +1,116 @@
+"""Photographs: from files to a network's input."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from coinfer.graph.ir import ImageInput
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+SHIPPED_PHOTOS = DATA / "photos"
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
+CROP_MARGIN = 256 / 224
+"""The shorter side is scaled to this many times the input before the centre is cut out, as ImageNet networks expect."""
+SMALL_INPUT = 64
+"""Up to this side there is no margin: small pictures are shown whole."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message is one line for a person."""
+
+
+def load_images(folder: str | Path | None = None) -> list[tuple[str, np.ndarray]]:
+    """All photographs of a folder (the shipped ones without one) by name, as uint8 [height, width, 3] RGB.
+
+    Raises:
+        ImageError: where there is no picture, or one that cannot be read.
+    """
+    where = SHIPPED_PHOTOS if folder is None else Path(folder)
+    if not where.is_dir():
+        raise ImageError(f"{where}: not a folder; give one that holds .jpg or .png pictures")
+    files = sorted(file for file in where.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
+    if not files:
+        raise ImageError(f"{where}: no picture in it; expected files that end in {', '.join(PHOTO_SUFFIXES)}")
+    return [(file.name, load_image(file)) for file in files]
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """One picture as uint8 [height, width, 3] RGB.
+
+    Raises:
+        ImageError: where it is missing or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: not a readable picture ({type(error).__name__}); expected JPEG or PNG") from None
+
+
+def class_names() -> list[str]:
+    """The 1000 ImageNet classes in the order of the networks' outputs."""
+    return (SHIPPED_PHOTOS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+
+
+def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
+    """The centre of a picture at the network's size, uint8 [height, width, 3]; a picture of that size is left alone.
+
+    Raises:
+        ImageError: where an array is no uint8 [height, width, 3] picture.
+    """
+    if isinstance(picture, np.ndarray):
+        check_pixels(picture)
+        if picture.shape[:2] == (image.height, image.width):
+            return picture
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    picture = picture.convert("RGB")
+    if picture.size != (image.width, image.height):
+        picture = _centre(picture, image)
+    return np.asarray(picture)
+
+
+def check_pixels(pixels: np.ndarray) -> None:
+    """Raises ImageError where this is no uint8 [height, width, 3] picture."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ImageError(
+            f"a picture is uint8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}; "
+            "convert it to 8-bit RGB with the channels last"
+        )
+
+
+def normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """`(pixel / 255 - mean) / std` for uint8 [height, width, 3], as float32 [1, 3, height, width].
+
+    Correctly rounded, so that all nodes compute the same bits.
+    """
+    tables = _tables(tuple(mean), tuple(std))
+    out = np.empty((1, 3, *pixels.shape[:2]), np.float32)
+    for channel, table in enumerate(tables):
+        np.take(table, pixels[:, :, channel], out=out[0, channel], mode="clip")
+    return out
+
+
+def preprocess(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
+    """A picture of any size as the network's input, float32 [1, 3, height, width]."""
+    return normalise(to_pixels(picture, image), image.mean, image.std)
+
+
+def _centre(picture: Image.Image, image: ImageInput) -> Image.Image:
+    """Scales the picture so that it covers the input with its margin, and cuts out the middle."""
+    margin = 1.0 if max(image.height, image.width) <= SMALL_INPUT else CROP_MARGIN
+    scale = margin * max(image.width / picture.width, image.height / picture.height)
+    crop_width, crop_height = image.width / scale, image.height / scale
+    left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
+    box = (left, top, left + crop_width, top + crop_height)
+    return picture.resize((image.width, image.height), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+
+
+@lru_cache(maxsize=32)
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """What each of the 256 pixel values becomes, [channel, 256]."""
+    levels = np.arange(256) / 255
+    return ((levels - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)

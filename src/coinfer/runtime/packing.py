@@ -1,0 +1,141 @@
+"""Min-max quantisation of tensors to 16, 12, 8 or 4 bits, packed without gaps.
+
+Works chunk by chunk so that every intermediate stays in the processor's cache.
+
+Packed layout: 8 bits one byte each; 4 bits two to a byte, the first in the low half; 16 and 12 bits as a plane of low
+bytes followed by a plane of high bytes or packed high halves. High bits are alike, so planes shrink better than pairs.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+CHUNK = 16 * 1024
+"""Elements at a time, even; 64 KiB of float32 stay in a second-level cache."""
+QUANTISED_BITS = (16, 12, 8, 4)
+
+
+class Scale(NamedTuple):
+    """The quantised value q stands for `offset + q * step`."""
+
+    offset: float
+    step: float
+
+
+def packed_bytes(elements: int, bits: int) -> int:
+    """Exact size of `elements` values of `bits` bits."""
+    return (elements * bits + 7) // 8
+
+
+def working_dtype(dtype: np.dtype) -> np.dtype:
+    """The precision in which values of this floating type are scaled."""
+    return np.dtype(np.float64 if dtype.itemsize > 4 else np.float32)
+
+
+def scale_fits(scale: Scale, bits: int, dtype: np.dtype) -> bool:
+    """Whether all values of this scale are finite numbers of `dtype`, and the step has full precision."""
+    step_ok = scale.step == 0 or scale.step >= np.finfo(working_dtype(dtype)).tiny
+    ends = np.array([scale.offset, scale.offset + scale.step * (2**bits - 1)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(step_ok and np.isfinite(ends.astype(dtype)).all() and np.isfinite(ends - scale.offset).all())
+
+
+def scale_of(values: np.ndarray, bits: int) -> Scale | None:
+    """The scale from smallest to largest value; none where they are not finite or too close or far apart for it."""
+    low, high = float(values.min()), float(values.max())  # both are NaN where any value is
+    span = high - low
+    if not math.isfinite(span):
+        return None
+    work = working_dtype(values.dtype)
+    with np.errstate(under="ignore", over="ignore"):
+        scale = Scale(low, float(work.type(span / (2**bits - 1))))
+        levels_fit = np.isfinite(work.type(span)) and (span == 0 or scale.step > 0)
+    return scale if levels_fit and scale_fits(scale, bits, values.dtype) else None
+
+
+def quantise(values: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> None:
+    """Writes flat `values`, rounded to the nearest step, into the bytes `out` of `packed_bytes` length."""
+    work = working_dtype(values.dtype)
+    buffer = np.empty(min(CHUNK, values.size), work)
+    levels = np.empty(buffer.size, np.uint8 if bits <= 8 else np.uint16)
+    offset = work.type(scale.offset)
+    per_step = work.type(1 / scale.step) if scale.step else work.type(0)
+    for start in range(0, values.size, CHUNK):
+        scaled = buffer[: min(CHUNK, values.size - start)]
+        np.subtract(values[start : start + CHUNK], offset, out=scaled)
+        scaled *= per_step
+        scaled += work.type(0.5)
+        chunk = levels[: scaled.size]
+        if bits == 8:
+            chunk = out[start : start + scaled.size]
+        chunk[:] = scaled
+        _PACK[bits](chunk, start, values.size, out)
+
+
+def dequantise(packed: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> None:
+    """Fills flat `out` from the bytes `packed`; all 2**bits values of the scale must fit `out`'s type."""
+    work = working_dtype(out.dtype)
+    direct = work == out.dtype
+    buffer = np.empty(0 if direct else min(CHUNK, out.size), work)
+    offset, step = work.type(scale.offset), work.type(scale.step)
+    for start in range(0, out.size, CHUNK):
+        size = min(CHUNK, out.size - start)
+        scaled = out[start : start + size] if direct else buffer[:size]
+        scaled[:] = _UNPACK[bits](packed, start, size, out.size)
+        scaled *= step
+        scaled += offset
+        if not direct:
+            out[start : start + size] = scaled
+
+
+def _pack_8(levels: np.ndarray, start: int, total: int, out: np.ndarray) -> None:
+    """The levels were written in place."""
+
+
+def _pack_4(levels: np.ndarray, start: int, total: int, out: np.ndarray) -> None:
+    """Pairs of bytes, seen as 16-bit numbers, become one byte each; `start` is even."""
+    even = levels.size // 2 * 2
+    pairs = levels[:even].view("<u2")
+    out[start // 2 : (start + even) // 2] = pairs | (pairs >> 4)
+    if levels.size > even:
+        out[(start + even) // 2] = levels[even]
+
+
+def _pack_12(levels: np.ndarray, start: int, total: int, out: np.ndarray) -> None:
+    out[start : start + levels.size] = levels
+    _pack_4((levels >> 8).astype(np.uint8), start, total, out[total:])
+
+
+def _pack_16(levels: np.ndarray, start: int, total: int, out: np.ndarray) -> None:
+    out[start : start + levels.size] = levels
+    out[total + start : total + start + levels.size] = levels >> 8
+
+
+def _unpack_8(packed: np.ndarray, start: int, size: int, total: int) -> np.ndarray:
+    return packed[start : start + size]
+
+
+def _unpack_4(packed: np.ndarray, start: int, size: int, total: int) -> np.ndarray:
+    pairs = packed[start // 2 : (start + size + 1) // 2].astype("<u2")
+    pairs |= pairs << 4
+    pairs &= 0x0F0F
+    return pairs.view(np.uint8)[:size]
+
+
+def _unpack_12(packed: np.ndarray, start: int, size: int, total: int) -> np.ndarray:
+    levels = _unpack_4(packed[total:], start, size, total).astype(np.uint16)
+    levels <<= 8
+    levels |= packed[start : start + size]
+    return levels
+
+
+def _unpack_16(packed: np.ndarray, start: int, size: int, total: int) -> np.ndarray:
+    levels = packed[total + start : total + start + size].astype(np.uint16)
+    levels <<= 8
+    levels |= packed[start : start + size]
+    return levels
+
+
+_PACK = {16: _pack_16, 12: _pack_12, 8: _pack_8, 4: _pack_4}
+_UNPACK = {16: _unpack_16, 12: _unpack_12, 8: _unpack_8, 4: _unpack_4}
