@@ -13,8 +13,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.partition.problem import PartitionError
+from coinfer.partition.mincut import frontier
+from coinfer.partition.problem import Partition, PartitionError, Problem, compute_s, partition, sent_bits
 from coinfer.types import DEVICE
+
+
+def hull(problem: Problem) -> Partition:
+    """The best of all legal cuts with each server, each server's from its hull; exact up to `mincut.ROUNDING`."""
+    here = np.zeros((1, len(problem.graph.ops)), dtype=int)
+    places = [frontier(problem, server) for server in range(1, problem.nodes)]
+    if not places:
+        return partition(problem, here[0])
+    hulls = [
+        Hull.build(compute_s(problem, options), sent_bits(problem, options)[:, 0, server])
+        for server, options in enumerate(places, start=1)
+    ]
+    choice = best_of(hulls, problem.rate_bps[0, 1:], problem.wait_s[1:])
+    return partition(problem, places[max(int(choice.server), 0)][int(choice.option)])
 
 
 class Choice(NamedTuple):

@@ -1,0 +1,62 @@
+"""Every placement, one by one: the oracle that the other solvers are held against."""
+
+from collections.abc import Iterator
+from itertools import chain, islice, product
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.partition.chain import heads_of
+from coinfer.partition.multiway import blocks
+from coinfer.partition.problem import Partition, PartitionError, Problem, latency_s, partition, per_graph
+
+LIMIT = 200_000
+"""Placements; some seconds for a small network."""
+_BATCH = 4096
+
+
+def exhaustive(problem: Problem) -> Partition:
+    """The best of every legal cut with every server, and of every route of blocks over several servers.
+
+    Raises:
+        PartitionError: beyond `LIMIT` routes.
+        GraphError: beyond the limit of `ModelGraph.all_cuts`.
+    """
+    best, least_s = np.zeros(len(problem.graph.ops), dtype=int), np.inf
+    rows = chain(_cuts(problem), _routes(problem))
+    while batch := list(islice(rows, _BATCH)):
+        places = np.stack(batch)
+        found_s = latency_s(problem, places)
+        if found_s.min() < least_s:
+            best, least_s = places[np.argmin(found_s)], found_s.min()
+    return partition(problem, best)
+
+
+@per_graph
+def legal_heads(graph: ModelGraph) -> np.ndarray:
+    """[C, ops] which operations lie before each legal cut; those that split a fused group are left out."""
+    heads = heads_of(graph, [cut.head for cut in graph.all_cuts()])
+    whole = [heads[:, group].all(axis=1) | ~heads[:, group].any(axis=1) for group in map(list, graph.groups)]
+    return heads[np.logical_and.reduce(whole)] if whole else heads
+
+
+def _cuts(problem: Problem) -> Iterator[np.ndarray]:
+    heads = legal_heads(problem.graph)
+    yield np.zeros(heads.shape[1], dtype=int)
+    for server in range(1, problem.nodes):
+        yield from np.where(heads, 0, server)
+
+
+def _routes(problem: Problem) -> Iterator[np.ndarray]:
+    """Placements of whole blocks whose device part comes first; with one server they are cuts."""
+    block, _ = blocks(problem.graph)
+    count, servers = int(block.max(initial=-1)) + 1, problem.nodes - 1
+    if servers < 2:
+        return
+    routes = sum(servers**tail for tail in range(count + 1))
+    if routes > LIMIT:
+        size = f"{routes} routes of {count} blocks over {servers} servers"
+        raise PartitionError(f"{problem.graph.name}: {size} are more than {LIMIT}; use multiway")
+    for tail in range(count + 1):
+        for order in product(range(1, servers + 1), repeat=tail):
+            yield np.array([0] * (count - tail) + list(order), dtype=int)[block]

@@ -1,0 +1,50 @@
+"""Routes over several servers with several cuts, by dynamic programming over blocks and nodes."""
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.partition.chain import useful_heads
+from coinfer.partition.problem import Partition, Problem, partition, per_graph, wiring
+
+
+def multiway(problem: Problem) -> Partition:
+    """The best route: the device runs the first blocks, maybe none, then server after server runs some.
+
+    Exact among the placements of whole blocks, so for every network that is a chain of blocks; O(blocks x nodes^2). A
+    server may be visited twice, and is waited for twice; the route does not come back to the device.
+    """
+    block, crossing = blocks(problem.graph)
+    count, nodes = int(block.max(initial=-1)) + 1, np.arange(problem.nodes)
+    block_s = np.stack([np.bincount(block, times, count) for times in problem.op_s], axis=1)
+    bits = crossing @ problem.bits
+    spent_s = np.where(nodes == 0, 0.0, np.inf)
+    came_from = np.empty((count, problem.nodes), dtype=int)
+    for b in range(count):
+        enter_s = bits[b] / problem.rate_bps + problem.wait_s
+        enter_s[:, 0] = np.inf
+        np.fill_diagonal(enter_s, 0.0)
+        through_s = spent_s[:, None] + enter_s
+        came_from[b] = np.argmin(through_s, axis=0)
+        spent_s = through_s[came_from[b], nodes] + block_s[b]
+    return partition(problem, _trace(came_from, int(np.argmin(spent_s)))[block])
+
+
+@per_graph
+def blocks(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
+    """[ops] block of each operation, and [blocks, T] which tensors of `wiring` cross the cut before each block."""
+    heads = useful_heads(graph)
+    wires = wiring(graph)
+    made = np.concatenate([heads, np.ones((len(heads), 1), dtype=bool)], axis=1)[:, wires.maker]
+    read_later = np.zeros_like(made)
+    rows = np.arange(len(heads))[:, None]
+    np.logical_or.at(read_later, (rows, wires.edge_tensor), ~heads[:, wires.edge_op])
+    return (~heads).sum(axis=0) - 1, (made & read_later)[:-1].astype(float)
+
+
+def _trace(came_from: np.ndarray, last: int) -> np.ndarray:
+    """[blocks] the nodes on the best way to the node `last`."""
+    route = np.empty(len(came_from), dtype=int)
+    for b in range(len(came_from) - 1, -1, -1):
+        route[b] = last
+        last = came_from[b, last]
+    return route
