@@ -1,14 +1,15 @@
 """A network as operations and tensors, and its legal cuts."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 
+from coinfer.graph.fusion import fused_groups
 from coinfer.units import BITS_PER_BYTE
 
 
@@ -42,7 +43,8 @@ class Op(NamedTuple):
     """Activations it reads, each once."""
     outputs: tuple[str, ...]
     weights: tuple[str, ...]
-    """Initializers it reads."""
+    """Names of the `ModelGraph.weights` it reads; constants that set how it works (a shape, a clip limit) stay in
+    `proto` and are not among them."""
     work_flop: float
     """At batch 1; a multiply-add counts two."""
     params: int
@@ -131,12 +133,19 @@ class ModelGraph:
 
     def single_cuts(self) -> tuple[Cut, ...]:
         """All cuts that cross one tensor, in order, from the input (cut 0) to the output (all on the device)."""
-        raise NotImplementedError
+        return tuple(_prefix_cut(count, live) for count, live in self._frontiers() if len(live) == 1)
 
     def useful_cuts(self) -> tuple[Cut, ...]:
-        """The single-tensor cuts that do not fall inside what executors fuse (a convolution and its activation, a
-        reshape and its source). These are the block boundaries: block i lies between cut i and cut i + 1."""
-        raise NotImplementedError
+        """The single-tensor cuts that do not fall inside what executors fuse (`groups`), always with the cut before
+        all operations and the one after all. These are the block boundaries: block i lies between cut i and cut i + 1.
+        """
+        inside = {i for group in self.groups for i in range(group[0], group[-1])}
+        last = len(self.ops)
+        return tuple(
+            _prefix_cut(count, live)
+            for count, live in self._frontiers()
+            if count in {0, last} or (len(live) == 1 and count - 1 not in inside)
+        )
 
     def all_cuts(self, limit: int = 100_000) -> Iterator[Cut]:
         """Every legal cut, also across several tensors: one for each downward-closed set of operations.
@@ -144,4 +153,110 @@ class ModelGraph:
         Raises:
             GraphError: beyond `limit` cuts; their number grows exponentially with parallel branches.
         """
-        raise NotImplementedError
+        makers = [{self.producer[name] for name in op.inputs if name in self.producer} for op in self.ops]
+        needs = [sum(1 << maker for maker in found) for found in makers]
+        found, open_sets = 0, [(0, 0)]
+        while open_sets:
+            head, i = open_sets.pop()
+            while i < len(self.ops):
+                if needs[i] & ~head == 0:
+                    open_sets.append((head | 1 << i, i + 1))
+                i += 1
+            found += 1
+            if found > limit:
+                raise GraphError(f"{self.name}: more than {limit} legal cuts; use single_cuts(), or raise the limit")
+            yield self.cut(frozenset(j for j in range(len(self.ops)) if head >> j & 1))
+
+    def needed(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[int, ...]:
+        """Indices of the operations that compute `outputs` when `inputs` are given, in order.
+
+        Raises:
+            GraphError: where a tensor is unknown or the outputs need more than these inputs.
+        """
+        unknown = [name for name in (*inputs, *outputs) if name not in self.tensors]
+        if unknown:
+            raise GraphError(f"{self.name}: no tensor {', '.join(map(repr, unknown))} in this network")
+        given, found = set(inputs), set[int]()
+        wanted = [name for name in outputs if name not in given]
+        while wanted:
+            name = wanted.pop()
+            if name not in self.producer:
+                have = ", ".join(inputs) or "nothing"
+                raise GraphError(
+                    f"{self.name}: cannot compute {', '.join(outputs)} from {have}: graph input {name!r} is needed too"
+                )
+            if self.producer[name] not in found:
+                found.add(self.producer[name])
+                wanted += [source for source in self.ops[self.producer[name]].inputs if source not in given]
+        return tuple(sorted(found))
+
+    def structure(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+        """The model between these tensors; its weights are references to `weights`, in memory.
+
+        Raises:
+            GraphError: as `needed`.
+        """
+        nodes = [self.proto.graph.node[i] for i in self.needed(inputs, outputs)]
+        read = {name for node in nodes for name in node.input}
+        proto = onnx.ModelProto(ir_version=self.proto.ir_version, opset_import=self.proto.opset_import)
+        proto.graph.name = self.proto.graph.name
+        proto.graph.node.extend(nodes)
+        proto.graph.initializer.extend(value for value in self.proto.graph.initializer if value.name in read)
+        proto.graph.input.extend(self._values[name] for name in inputs)
+        proto.graph.output.extend(self._values[name] for name in outputs)
+        return proto
+
+    def pruned(self, outputs: Sequence[str]) -> "ModelGraph":
+        """The network that computes these outputs and nothing else, as for one exit of several.
+
+        Raises:
+            GraphError: where an output is no tensor of the network.
+        """
+        if tuple(outputs) == self.outputs:
+            return self
+        kept = [self.ops[i] for i in self.needed(self.inputs, outputs)]
+        read = {name for op in kept for name in op.inputs} | set(outputs)
+        ops = tuple(op._replace(outputs=tuple(name for name in op.outputs if name in read)) for op in kept)
+        inputs = tuple(name for name in self.inputs if name in read)
+        known = {*inputs, *(name for op in ops for name in op.outputs)}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in known}
+        proto = self.structure(inputs, outputs)
+        ends = {*inputs, *outputs}
+        proto.graph.value_info.extend(self._values[name] for name in tensors if name not in ends)
+        proto.metadata_props.extend(self.proto.metadata_props)
+        used = {name for op in ops for name in op.weights}
+        weights = {name: value for name, value in self.weights.items() if name in used}
+        return replace(
+            self, ops=ops, tensors=tensors, inputs=inputs, outputs=tuple(outputs), proto=proto, weights=weights
+        )
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of operations that executors run as one (`fusion.fused_groups`), ordered by their last operation."""
+        return fused_groups(self)
+
+    @cached_property
+    def _values(self) -> Mapping[str, onnx.ValueInfoProto]:
+        graph = self.proto.graph
+        return {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+
+    def _frontiers(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """For the first 0, 1, .. operations: how many they are, and what crosses the cut after them.
+
+        Every operation descends from an input and leads to an output, so the head of a single-tensor cut holds exactly
+        the ancestors of its tensor, and these come first in any topological order: no single-tensor cut is missed.
+        """
+        readers = {name: len(found) + (name in self.outputs) for name, found in self.consumers.items()}
+        live = dict.fromkeys(name for name in self.inputs if readers[name])
+        yield 0, tuple(live)
+        for i, op in enumerate(self.ops):
+            for name in op.inputs:
+                readers[name] -= 1
+                if not readers[name]:
+                    del live[name]
+            live |= dict.fromkeys(name for name in op.outputs if readers[name])
+            yield i + 1, tuple(live)
+
+
+def _prefix_cut(count: int, live: tuple[str, ...]) -> Cut:
+    return Cut(live, frozenset(range(count)))

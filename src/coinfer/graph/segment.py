@@ -1,0 +1,118 @@
+"""Pieces of a network that run by themselves. They hold structure only, a few kB; the weights stay with the graph."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from coinfer.graph.ir import Cut, GraphError, ModelGraph
+from coinfer.units import MIB
+
+_ALIGNMENT_BYTES = 4096
+_MAX_INLINE_BYTES = 2000 * MIB
+
+
+class Segment(NamedTuple):
+    """What computes some tensors of a network from others."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    proto: onnx.ModelProto
+    """Runnable once the weights are given; see `session.open_session`."""
+    weights: tuple[str, ...]
+    """Names of the `ModelGraph.weights` it needs."""
+
+
+def segment(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) -> Segment:
+    """The smallest piece that computes `outputs` from `inputs`; any tensors of the network will do.
+
+    A tensor may be both: it is passed through. Inputs that the outputs do not need are accepted and ignored.
+
+    Raises:
+        GraphError: where a tensor is unknown, is named twice, or the outputs need more than these inputs.
+    """
+    for names in (inputs, outputs):
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise GraphError(f"{graph.name}: tensor {twice!r} is named twice")
+    if not outputs:
+        raise GraphError(f"{graph.name}: no outputs asked for; the network's own are {', '.join(graph.outputs)}")
+    proto = graph.structure(inputs, outputs)
+    weights = tuple(value.name for value in proto.graph.initializer if value.name in graph.weights)
+    name = f"{graph.name}: {', '.join(inputs)} -> {', '.join(outputs)}"
+    return Segment(name, tuple(inputs), tuple(outputs), proto, weights)
+
+
+def split(graph: ModelGraph, cuts: Sequence[Cut | Sequence[str]], exit: int = 0) -> tuple[Segment, ...]:
+    """The network in one piece more than there are cuts, from its inputs to one of its outputs.
+
+    Args:
+        cuts: in order, as cuts of `graph.pruned((graph.outputs[exit],))` or as the names of the tensors that cross.
+        exit: which output.
+
+    Raises:
+        GraphError: where a cut does not follow from the one before it.
+    """
+    if not 0 <= exit < len(graph.outputs):
+        raise GraphError(f"{graph.name}: no exit {exit}; it has exits 0 to {len(graph.outputs) - 1}")
+    answer = (graph.outputs[exit],)
+    names = [cut.tensors if isinstance(cut, Cut) else tuple(cut) for cut in cuts]
+    ends = [graph.pruned(answer).inputs, *names, answer]
+    return tuple(segment(graph, first, last) for first, last in pairwise(ends))
+
+
+def save(graph: ModelGraph, segments: Sequence[Segment], directory: str | Path) -> tuple[Path, ...]:
+    """Write segments as ONNX files of a few kB and their weights once, in one file beside them.
+
+    Returns:
+        The paths of the ONNX files, `<network>.<index>.onnx`. Keep them beside `<network>.weights`.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^\w.-]", "_", graph.name)
+    names = sorted({name for piece in segments for name in piece.weights})
+    places: dict[str, int] = {}
+    with (directory / f"{stem}.weights").open("wb") as file:
+        for name in names:
+            file.write(bytes(-file.tell() % _ALIGNMENT_BYTES))
+            places[name] = file.tell()
+            graph.weights[name].tofile(file)
+    paths = []
+    for i, piece in enumerate(segments):
+        paths.append(directory / f"{stem}.{i}.onnx")
+        paths[-1].write_bytes(_located(graph, piece, f"{stem}.weights", places).SerializeToString(deterministic=True))
+    return tuple(paths)
+
+
+def _located(graph: ModelGraph, piece: Segment, file: str, places: dict[str, int]) -> onnx.ModelProto:
+    """The segment's model, its weights referring to their places in a file."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(piece.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in places:
+            size_bytes = graph.weights[tensor.name].nbytes
+            del tensor.external_data[:]
+            for key, value in (("location", file), ("offset", places[tensor.name]), ("length", size_bytes)):
+                tensor.external_data.add(key=key, value=str(value))
+    return proto
+
+
+def save_model(graph: ModelGraph, path: str | Path) -> None:
+    """Write the whole network as one ordinary ONNX file, weights included.
+
+    Raises:
+        GraphError: where it would not fit into one file.
+    """
+    size_bytes = sum(value.nbytes for value in graph.weights.values())
+    if size_bytes > _MAX_INLINE_BYTES:
+        raise GraphError(f"{graph.name}: {size_bytes / MIB:.0f} MiB of weights do not fit one ONNX file; use save()")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in graph.weights:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(graph.weights[tensor.name], tensor.name))
+    Path(path).write_bytes(proto.SerializeToString(deterministic=True))

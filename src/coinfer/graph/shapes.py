@@ -1,0 +1,153 @@
+"""Shapes of every tensor, and the values that are known before any input is: constants and what follows from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+from coinfer.graph.flops import OpShapes, op_flop
+from coinfer.graph.gate import DTYPES
+from coinfer.graph.ir import GraphError, Tensor
+from coinfer.units import BITS_PER_BYTE, GIGA, MIB
+
+IR_VERSION = 10
+"""What ONNX Runtime reads in all versions that we support."""
+MAX_CONSTANT_BYTES = 1024 * MIB
+_MAX_CONSTANT_FLOP = 10 * GIGA
+"""What computing a model's constants may take, all of them together; the file may be hostile."""
+_INLINE_ELEMENTS = 1024
+"""Larger constants cannot set a shape, so inference need not see their values."""
+
+Values = dict[str, np.ndarray]
+
+
+def infer(
+    nodes: Sequence[onnx.NodeProto], values: Values, inputs: Sequence[Tensor], opset: int, strict: bool = False
+) -> dict[str, Tensor]:
+    """All tensors whose type and shape follow from these inputs and values, except the values themselves.
+
+    Raises:
+        onnx.shape_inference.InferenceError: if `strict`, where operations contradict their inputs.
+    """
+    made = {name for node in nodes for name in node.output}
+    small = {name: value for name, value in values.items() if value.size <= _INLINE_ELEMENTS}
+    types = [_type(name, value.dtype, value.shape) for name, value in values.items() if name not in small]
+    graph = helper.make_graph(
+        [node for node in nodes if not all(name in values for name in node.output)],
+        "shapes",
+        [*(_type(*tensor) for tensor in inputs), *types],
+        [onnx.ValueInfoProto(name=name) for name in made if name not in values],
+        [numpy_helper.from_array(value, name) for name, value in small.items()],
+    )
+    inferred = onnx.shape_inference.infer_shapes(model(graph, opset), strict_mode=strict, data_prop=True).graph
+    found = {t.name: t for value in (*inferred.value_info, *inferred.output) if (t := _tensor(value)) is not None}
+    return {name: tensor for name, tensor in found.items() if name in made} | {t.name: t for t in inputs}
+
+
+def model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+
+
+def settle(
+    nodes: Sequence[onnx.NodeProto], constants: Values, inputs: Sequence[Sequence[Tensor]], opset: int, where: str
+) -> tuple[Values, list[dict[str, Tensor]]]:
+    """Values that do not depend on the inputs, and all tensors for each of several input sizes.
+
+    Args:
+        constants: the initializers.
+        inputs: the graph inputs, once for each batch size; what differs between these is not constant.
+
+    Raises:
+        GraphError: where a constant would be huge or its operation cannot be run.
+    """
+    known = [dict(constants) for _ in inputs]
+    budget = _Budget(MAX_CONSTANT_BYTES, _MAX_CONSTANT_FLOP)
+    while True:
+        tensors = [infer(nodes, values, sizes, opset) for values, sizes in zip(known, inputs, strict=True)]
+        before = len(known[0])
+        for node in nodes:
+            if any(node.output) and node.output[0] not in known[0]:
+                _evaluate(node, known, tensors, opset, where, budget)
+        if len(known[0]) == before:
+            return {name: known[0][name] for name in known[0] if _same(known, name)}, tensors
+
+
+def _same(known: Sequence[Values], name: str) -> bool:
+    first = known[0][name]
+    return all(v[name] is first or (v[name].dtype == first.dtype and np.array_equal(v[name], first)) for v in known)
+
+
+@dataclass
+class _Budget:
+    size_bytes: float
+    work_flop: float
+
+
+def _evaluate(
+    node: onnx.NodeProto,
+    known: list[Values],
+    tensors: Sequence[Mapping[str, Tensor]],
+    opset: int,
+    where: str,
+    budget: _Budget,
+) -> None:
+    """Add the node's outputs to what is known, where its inputs allow that."""
+    read = [name for name in node.input if name]
+    if node.op_type in {"Shape", "Size"} and all(read[0] in found for found in tensors):
+        for values, found in zip(known, tensors, strict=True):
+            values[node.output[0]] = _measure(node, found[read[0]].shape)
+    elif all(name in known[0] for name in read):
+        shared = all(_same(known, name) for name in read)
+        first = _run(node, known[0], opset, where, budget)
+        for values in known:
+            values |= first if shared or values is known[0] else _run(node, values, opset, where, budget)
+
+
+def _measure(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
+    if node.op_type == "Size":
+        return np.array(np.prod(shape, dtype=np.int64))
+    ends = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], dtype=np.int64)
+
+
+def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _Budget) -> Values:
+    """Run one operation on constants, if the budget allows."""
+    label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
+    read = {name: values[name] for name in node.input if name}
+    outputs = [name for name in node.output if name]
+    found = infer([node], read, (), opset)
+    if node.op_type != "NonZero":  # whose size depends on the values, but is bounded by its input
+        if any(name not in found for name in outputs[:1]):
+            raise GraphError(f"{label} makes a constant whose shape cannot be told; fold constants when exporting")
+        shapes = [values[name].shape if name else () for name in node.input]
+        budget.size_bytes -= sum(found[name].size_bits for name in outputs if name in found) / BITS_PER_BYTE
+        budget.work_flop -= op_flop(OpShapes(node, shapes, [found[name].shape for name in outputs if name in found]))
+        if budget.size_bytes < 0 or budget.work_flop < 0:
+            raise GraphError(f"{label} makes constants too large or costly; fold constants when exporting")
+    graph = helper.make_graph(
+        [node], "constant", [_type(name, v.dtype, v.shape) for name, v in read.items()],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+    )  # fmt: skip
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(model(graph, opset).SerializeToString(), options, ["CPUExecutionProvider"])
+        return {name: np.asarray(value) for name, value in zip(outputs, session.run(outputs, read), strict=True)}
+    except Exception as error:  # ONNX Runtime's exceptions share no base class below this one
+        raise GraphError(f"{label} cannot be computed: {' '.join(str(error).split())}") from error
+
+
+def _type(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor | None:
+    kind = value.type.tensor_type
+    dims = kind.shape.dim
+    if kind.elem_type not in DTYPES or not kind.HasField("shape") or not all(d.HasField("dim_value") for d in dims):
+        return None
+    return Tensor(value.name, DTYPES[kind.elem_type], tuple(d.dim_value for d in dims))
