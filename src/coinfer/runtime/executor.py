@@ -1,0 +1,264 @@
+"""Runs any piece of a network: from these named tensors to those. Pieces are opened when first asked for, and kept."""
+
+import math
+import statistics
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.segment import Segment, segment
+from coinfer.graph.session import CPU, open_session
+from coinfer.runtime.messages import WireError
+
+Engine = Literal["onnxruntime", "openvino"]
+Arrays = Mapping[str, np.ndarray]
+Runner = Callable[[Arrays, "Abort | None"], list[np.ndarray]]
+CACHE_BYTES = 2 * 1024**3
+"""Weights of opened pieces; engines keep rearranged copies of their own, so it bounds the memory too."""
+MAX_PIECES = 64
+
+
+class RequestError(ValueError):
+    """Inputs or outputs that do not fit the network; the message is one line for a person."""
+
+
+class Abort:
+    """Stops a run from another thread, after the operation at hand."""
+
+    def __init__(self) -> None:
+        self.options = ort.RunOptions()
+        self.event = threading.Event()
+
+    def set(self) -> None:
+        self.options.terminate = True
+        self.event.set()
+
+
+class Executor:
+    """Runs pieces of a network, from any number of threads.
+
+    Args:
+        threads: threads within an operation.
+        providers: ONNX Runtime's execution providers, the preferred first.
+        slowdown: emulates a processor so many times slower than this one, by sleeping after each run for the rest. With
+            one thread the processor time counts, so that neighbours on the cores do not make the emulated one slower.
+        engine: OpenVINO computes with float32 here; its own default on many processors is bfloat16.
+    """
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        threads: int = 1,
+        providers: Sequence[str] = (CPU,),
+        slowdown: float = 1.0,
+        engine: Engine = "onnxruntime",
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        if not 1 <= slowdown < math.inf:
+            raise RequestError(f"slowdown {slowdown} is not a number from 1 up; 2 is half as fast as this machine")
+        if threads < 1:
+            raise RequestError(f"threads {threads} is not a number from 1 up")
+        self.graph = graph
+        self.slowdown = slowdown
+        self._threads = threads
+        self._open = _OPENERS[engine](graph, threads, tuple(providers))
+        self._cache_bytes = cache_bytes
+        self._pieces: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Future[tuple[Runner, int]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
+    ) -> tuple[dict[str, np.ndarray], float]:
+        """The tensors `outputs` (the network's own where none are named) and the seconds that computing took.
+
+        Raises:
+            RequestError: where the inputs do not fit, or the outputs do not follow from them.
+        """
+        outputs = tuple(outputs) or self.graph.outputs
+        self.check(inputs)
+        passed = {name: inputs[name] for name in outputs if name in inputs}
+        wanted = tuple(name for name in outputs if name not in passed)
+        runner = self._runner(tuple(inputs), wanted)
+        wall_s, cpu_s = time.perf_counter(), time.thread_time()
+        found = runner(inputs, abort) if wanted else []
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.thread_time() - cpu_s
+        computed = passed | dict(zip(wanted, found, strict=True))
+        return {name: computed[name] for name in outputs}, wall_s + self._slow_down(wall_s, cpu_s, abort)
+
+    def check(self, inputs: Arrays) -> None:
+        """Names, dtypes and shapes of inputs.
+
+        Raises:
+            RequestError: naming the input, what was expected and what came.
+        """
+        batches = set()
+        for name, array in inputs.items():
+            tensor = self.graph.tensors.get(name)
+            if tensor is None:
+                raise RequestError(f"input {name!r}: {self.graph.name} has no such tensor; it starts at {self._inputs}")
+            if array.dtype != tensor.dtype:
+                raise RequestError(f"input {name!r}: expected {tensor.dtype}, got {array.dtype}")
+            free = self.graph.dynamic_batch and tensor.shape[:1] == (1,)
+            fits = array.shape[1:] == tensor.shape[1:] and len(array.shape) == len(tensor.shape)
+            if not fits or not (array.shape[0] >= 1 if free else array.shape == tensor.shape):
+                expected = ["N", *tensor.shape[1:]] if free else list(tensor.shape)
+                raise RequestError(
+                    f"input {name!r}: expected shape [{', '.join(map(str, expected))}], got {list(array.shape)}"
+                )
+            batches |= {array.shape[0]} if free else set()
+        if len(batches) > 1:
+            raise RequestError(f"inputs have different batch sizes: {sorted(batches)}")
+
+    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
+        """True where a run would not have to open a piece first."""
+        found = self._pieces.get(self._key(inputs, outputs))
+        return found is not None and found.done()
+
+    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        """Opens the piece for a later run.
+
+        Raises:
+            RequestError: where a tensor is unknown or the outputs do not follow from the inputs.
+        """
+        self._runner(*self._key(inputs, outputs))
+
+    def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
+        """Opens the piece, runs it on zeros and returns the median of the seconds that computing took."""
+        self.prepare(inputs, outputs)
+        tensors = (self.graph.tensors[name] for name in inputs)
+        zeros = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in tensors}
+        self.run(zeros, outputs)
+        return statistics.median(self.run(zeros, outputs)[1] for _ in range(runs))
+
+    @property
+    def _inputs(self) -> str:
+        return ", ".join(self.graph.inputs)
+
+    def _key(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return tuple(inputs), tuple(name for name in tuple(outputs) or self.graph.outputs if name not in inputs)
+
+    def _runner(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Runner:
+        """The opened piece. It is opened once, by whoever asks first; others wait for it."""
+        key = inputs, outputs
+        if not outputs:
+            return lambda arrays, abort: []
+        with self._lock:
+            found = self._pieces.get(key)
+            if found is None:
+                mine: Future[tuple[Runner, int]] | None = Future()
+                self._pieces[key] = found = mine
+            else:
+                mine = None
+            self._pieces.move_to_end(key)
+        if mine is not None:
+            self._build(key, mine)
+        return found.result()[0]
+
+    def _build(self, key: tuple[tuple[str, ...], tuple[str, ...]], future: Future[tuple[Runner, int]]) -> None:
+        try:
+            piece = _needed(self.graph, *key)
+            size_bytes = sum(self.graph.weights[name].nbytes for name in piece.weights)
+            future.set_result((self._open(piece), size_bytes))
+        except BaseException as error:
+            with self._lock:
+                self._pieces.pop(key, None)
+            future.set_exception(RequestError(str(error)) if isinstance(error, GraphError) else error)
+            return
+        self._evict()
+
+    def _evict(self) -> None:
+        """Drops the pieces that were not used for longest, but never the last one."""
+        with self._lock:
+            sizes = {key: built.result()[1] for key, built in self._pieces.items() if built.done()}
+            total = sum(sizes.values())
+            for key, size_bytes in list(sizes.items())[:-1]:
+                if total <= self._cache_bytes and len(self._pieces) <= MAX_PIECES:
+                    return
+                total -= size_bytes
+                del self._pieces[key]
+
+    def _slow_down(self, wall_s: float, cpu_s: float, abort: Abort | None) -> float:
+        """Sleeps until the run took as long as on the emulated processor; returns the time slept."""
+        if self.slowdown == 1.0:
+            return 0.0
+        target_s = self.slowdown * (cpu_s if self._threads == 1 else wall_s)
+        began_s = time.perf_counter()
+        if target_s > wall_s:
+            (abort.event.wait if abort else time.sleep)(target_s - wall_s)
+        return time.perf_counter() - began_s
+
+
+def _needed(graph: ModelGraph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Segment:
+    """The piece, without inputs that the outputs do not need (engines refuse them)."""
+    piece = segment(graph, inputs, outputs)
+    read = {name for node in piece.proto.graph.node for name in node.input}
+    return segment(graph, tuple(name for name in inputs if name in read), outputs)
+
+
+def _onnxruntime(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Callable[[Segment], Runner]:
+    def open_piece(piece: Segment) -> Runner:
+        session = open_session(graph, piece, threads, providers)
+        outputs = list(piece.outputs)
+
+        def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
+            feed = {name: inputs[name] for name in piece.inputs}
+            try:
+                found = session.run(outputs, feed, None if abort is None else abort.options)
+            except Exception:
+                if abort is not None and abort.event.is_set():
+                    raise WireError("CANCELLED", "the caller gave up", "cancelled") from None
+                raise
+            return [np.asarray(value) for value in found]
+
+        return run
+
+    return open_piece
+
+
+def _openvino(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Callable[[Segment], Runner]:
+    try:
+        import openvino
+    except ImportError:
+        raise RequestError("engine openvino is not installed; pip install 'coinfer[openvino]'") from None
+    core: Any = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+
+    def open_piece(piece: Segment) -> Runner:
+        compiled = core.compile_model(core.read_model(_inline(graph, piece)), "CPU", settings)
+        outputs = [compiled.output(name) for name in piece.outputs]
+        idle: list[Any] = []  # requests that no thread uses now
+
+        def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
+            request = idle.pop() if idle else compiled.create_infer_request()
+            found = request.infer({name: inputs[name] for name in piece.inputs}, share_inputs=True)
+            copies = [np.array(found[output]) for output in outputs]
+            idle.append(request)
+            return copies
+
+        return run
+
+    return open_piece
+
+
+def _inline(graph: ModelGraph, piece: Segment) -> bytes:
+    """The piece as one model with its weights."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(piece.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in graph.weights:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(graph.weights[tensor.name], tensor.name))
+    return proto.SerializeToString()
+
+
+_OPENERS: Mapping[str, Callable[..., Callable[[Segment], Runner]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
