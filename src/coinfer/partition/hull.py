@@ -20,16 +20,18 @@ from coinfer.types import DEVICE
 
 def hull(problem: Problem) -> Partition:
     """The best of all legal cuts with each server, each server's from its hull; exact up to `mincut.ROUNDING`."""
-    here = np.zeros((1, len(problem.graph.ops)), dtype=int)
-    places = [frontier(problem, server) for server in range(1, problem.nodes)]
-    if not places:
-        return partition(problem, here[0])
-    hulls = [
-        Hull.build(compute_s(problem, options), sent_bits(problem, options)[:, 0, server])
-        for server, options in enumerate(places, start=1)
-    ]
+    if problem.nodes == 1:
+        return partition(problem, np.zeros(len(problem.graph.ops), dtype=int))
+    hulls, places = zip(*(server_hull(problem, server) for server in range(1, problem.nodes)), strict=True)
     choice = best_of(hulls, problem.rate_bps[0, 1:], problem.wait_s[1:])
     return partition(problem, places[max(int(choice.server), 0)][int(choice.option)])
+
+
+def server_hull(problem: Problem, server: int) -> tuple["Hull", np.ndarray]:
+    """The hull over all legal cuts with one server, and the placements [V, ops] that its options are indices of; it
+    answers for every link rate, whatever the problem's."""
+    places = frontier(problem, server)
+    return Hull.build(compute_s(problem, places), sent_bits(problem, places)[:, 0, server]), places
 
 
 class Choice(NamedTuple):

@@ -60,11 +60,16 @@ def least_place(problem: Problem, server: int, rate_bps: float | None = None) ->
     A wait cannot change which of the cuts that send something is best; where nothing is sent, it is not paid.
     """
     network = flow_network(problem.graph)
-    groups = len(problem.graph.groups)
+    on_device = _least_side(network, arc_costs_s(problem, server, rate_bps))[network.group + FIRST]
+    return np.where(on_device, 0, server)
+
+
+def arc_costs_s(problem: Problem, server: int, rate_bps: float | None = None) -> np.ndarray:
+    """What it costs to cut each of the first G + G + W arcs of the flow network."""
+    network, groups = flow_network(problem.graph), len(problem.graph.groups)
     device_s, server_s = (np.bincount(network.group, problem.op_s[n], groups) for n in (0, server))
     transfer_s = problem.bits[network.carried] / (problem.rate_bps[0, server] if rate_bps is None else rate_bps)
-    on_device = _least_side(network, np.concatenate([server_s, device_s, transfer_s]))[FIRST : FIRST + groups]
-    return np.where(on_device[network.group], 0, server)
+    return np.concatenate([server_s, device_s, transfer_s])
 
 
 def frontier(problem: Problem, server: int) -> np.ndarray:
