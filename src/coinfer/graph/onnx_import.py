@@ -66,14 +66,25 @@ def from_proto(
     values = {**given, **gate.read_weights(inline, where, directory)}
     opset = next(opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"})
     nodes, outputs = list(model.graph.node), tuple(value.name for value in model.graph.output)
+    _check_names(model.graph, where)
     _check_order(nodes, {*values, *(value.name for value in model.graph.input)}, outputs, where)
     sources = [value for value in model.graph.input if value.name not in values]
     dynamic = bool(sources) and all(_first_axis_free(value) for value in sources)
     sizes = [[_input(value, batch, where) for value in sources] for batch in ((1, 2) if dynamic else (1,))]
-    constants, tensors = shapes.settle(nodes, values, sizes, opset, where)
-    nodes = _alive([node for node in nodes if not _is_constant(node, constants)], outputs, constants, where)
-    dynamic = dynamic and all(_scales(name, tensors) for name in outputs if name in tensors[1])
-    return _assemble(nodes, constants, sizes[0], outputs, tensors if dynamic else tensors[:1], model, name, where)
+    settled = shapes.settle(nodes, values, sizes, opset, where)
+    if dynamic and not all(_scales(output, settled.tensors) for output in outputs):
+        settled = shapes.settle(nodes, values, sizes[:1], opset, where)
+    nodes = _alive(settled.nodes, outputs, settled.constants, where)
+    _check_tensors(nodes, settled, sizes[0], opset, where)
+    return _assemble(nodes, settled, sizes[0], outputs, model, name, where)
+
+
+def _check_names(graph: onnx.GraphProto, where: str) -> None:
+    for role, values in (("input", graph.input), ("output", graph.output), ("weight", graph.initializer)):
+        names = [value.name for value in values]
+        bad = next((name for i, name in enumerate(names) if not name or name in names[:i]), None)
+        if bad is not None:
+            raise GraphError(f"{where}: {role} {bad!r} is nameless or named twice")
 
 
 def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequence[str], where: str) -> None:
@@ -114,10 +125,6 @@ def _input(value: onnx.ValueInfoProto, batch: int, where: str) -> Tensor:
     return Tensor(value.name, gate.DTYPES[kind.elem_type], tuple(shape))
 
 
-def _is_constant(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> bool:
-    return all(name in constants for name in node.output if name)
-
-
 def _alive(
     nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], constants: Mapping[str, np.ndarray], where: str
 ) -> list[onnx.NodeProto]:
@@ -133,27 +140,45 @@ def _alive(
     return kept[::-1]
 
 
+def _check_tensors(
+    nodes: Sequence[onnx.NodeProto], settled: shapes.Settled, inputs: Sequence[Tensor], opset: int, where: str
+) -> None:
+    """Every tensor has a known shape of bearable size."""
+    tensors = settled.tensors[0]
+    read = {source for node in nodes for source in node.input}
+    for node in nodes:
+        for i, made in enumerate(node.output):
+            if made not in tensors and (made in read or i == 0):
+                shapes.infer(settled.nodes, settled.constants, inputs, opset, where, strict=True)
+                raise GraphError(
+                    f"{where}: the shape of {made!r} is not known before {node.op_type} ({node.name!r}) runs; export "
+                    "the network with fixed shapes"
+                )
+            size_bytes = tensors[made].size_bits / BITS_PER_BYTE if made in tensors else 0
+            if size_bytes > MAX_TENSOR_BYTES:
+                raise GraphError(f"{where}: tensor {made!r} takes {size_bytes / MIB:.3g} MiB; at most 1024 are allowed")
+
+
 def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
     """True where the first axis, and no other, is the batch."""
-    one, two = tensors[0][name].shape, tensors[1][name].shape
+    one, two = (found[name].shape if name in found else () for found in tensors)
     return two == (2, *one[1:]) and one[:1] == (1,)
 
 
 def _assemble(
     nodes: Sequence[onnx.NodeProto],
-    constants: Mapping[str, np.ndarray],
+    settled: shapes.Settled,
     inputs: Sequence[Tensor],
     outputs: tuple[str, ...],
-    tensors: Sequence[Mapping[str, Tensor]],
     model: onnx.ModelProto,
     name: str,
     where: str,
 ) -> ModelGraph:
     read = {source for node in nodes for source in node.input}
-    at_one = tensors[0]
+    constants, tensors, at_one = settled.constants, settled.tensors, settled.tensors[0]
     used = {t.name: t for t in inputs if t.name in read or t.name in outputs}
     for node in nodes:
-        used |= {made: _known(made, node, at_one, where) for made in node.output if made in read or made in outputs}
+        used |= {made: at_one[made] for made in node.output if made in read or made in outputs}
     settings = _settings(nodes, constants)
     weights = {n: np.ascontiguousarray(v) for n, v in constants.items() if n in read and n not in settings}
     proto = _structure(nodes, constants, weights, read, model)
@@ -168,18 +193,6 @@ def _assemble(
     proto.graph.value_info.extend(v for tensor, v in values.items() if tensor not in ends and tensor not in outputs)
     image = _image(model, used[ends[0]], where)
     return ModelGraph(name, ops, used, ends, outputs, proto, weights, dynamic_batch=len(tensors) > 1, image=image)
-
-
-def _known(name: str, node: onnx.NodeProto, tensors: Mapping[str, Tensor], where: str) -> Tensor:
-    if name not in tensors:
-        raise GraphError(
-            f"{where}: the shape of {name!r} cannot be told before {node.op_type} ({node.name!r}) runs; export the "
-            "network with fixed shapes"
-        )
-    size_bytes = tensors[name].size_bits / BITS_PER_BYTE
-    if size_bytes > MAX_TENSOR_BYTES:
-        raise GraphError(f"{where}: tensor {name!r} takes {size_bytes / MIB:.3g} MiB; at most 1024 MiB are allowed")
-    return tensors[name]
 
 
 def _settings(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> set[str]:

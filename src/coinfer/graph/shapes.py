@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -25,12 +26,18 @@ Values = dict[str, np.ndarray]
 
 
 def infer(
-    nodes: Sequence[onnx.NodeProto], values: Values, inputs: Sequence[Tensor], opset: int, strict: bool = False
+    nodes: Sequence[onnx.NodeProto],
+    values: Values,
+    inputs: Sequence[Tensor],
+    opset: int,
+    where: str,
+    strict: bool = False,
 ) -> dict[str, Tensor]:
     """All tensors whose type and shape follow from these inputs and values, except the values themselves.
 
     Raises:
-        onnx.shape_inference.InferenceError: if `strict`, where operations contradict their inputs.
+        GraphError: where an operation does not exist in this version; if `strict`, also where one contradicts its
+            inputs, which otherwise only leaves its shape unknown.
     """
     made = {name for node in nodes for name in node.output}
     small = {name: value for name, value in values.items() if value.size <= _INLINE_ELEMENTS}
@@ -42,7 +49,10 @@ def infer(
         [onnx.ValueInfoProto(name=name) for name in made if name not in values],
         [numpy_helper.from_array(value, name) for name, value in small.items()],
     )
-    inferred = onnx.shape_inference.infer_shapes(model(graph, opset), strict_mode=strict, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model(graph, opset), strict_mode=strict, data_prop=True).graph
+    except Exception as error:  # InferenceError and others, by what is wrong
+        raise GraphError(f"{where}: operations do not fit together: {' '.join(str(error).split())[:300]}") from error
     found = {t.name: t for value in (*inferred.value_info, *inferred.output) if (t := _tensor(value)) is not None}
     return {name: tensor for name, tensor in found.items() if name in made} | {t.name: t for t in inputs}
 
@@ -51,28 +61,68 @@ def model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
 
 
+class Settled(NamedTuple):
+    nodes: list[onnx.NodeProto]
+    """What is left to compute once the inputs are there."""
+    constants: Values
+    tensors: list[dict[str, Tensor]]
+    """For each input size."""
+
+
 def settle(
-    nodes: Sequence[onnx.NodeProto], constants: Values, inputs: Sequence[Sequence[Tensor]], opset: int, where: str
-) -> tuple[Values, list[dict[str, Tensor]]]:
-    """Values that do not depend on the inputs, and all tensors for each of several input sizes.
+    nodes: Sequence[onnx.NodeProto], initializers: Values, inputs: Sequence[Sequence[Tensor]], opset: int, where: str
+) -> Settled:
+    """Fold what does not depend on the inputs, and tell all shapes for each of several input sizes.
 
     Args:
-        constants: the initializers.
-        inputs: the graph inputs, once for each batch size; what differs between these is not constant.
+        inputs: the graph inputs, once for one batch size or for two; what differs between these is not constant.
 
     Raises:
         GraphError: where a constant would be huge or its operation cannot be run.
     """
-    known = [dict(constants) for _ in inputs]
+    known = [dict(initializers) for _ in inputs]
     budget = _Budget(MAX_CONSTANT_BYTES, _MAX_CONSTANT_FLOP)
     while True:
-        tensors = [infer(nodes, values, sizes, opset) for values, sizes in zip(known, inputs, strict=True)]
+        tensors = [infer(nodes, values, sizes, opset, where) for values, sizes in zip(known, inputs, strict=True)]
         before = len(known[0])
         for node in nodes:
             if any(node.output) and node.output[0] not in known[0]:
                 _evaluate(node, known, tensors, opset, where, budget)
         if len(known[0]) == before:
-            return {name: known[0][name] for name in known[0] if _same(known, name)}, tensors
+            break
+    constants = {name: value for name, value in known[0].items() if _same(known, name)}
+    for values, found in zip(known, tensors, strict=True):
+        found |= {name: Tensor(name, v.dtype, v.shape) for name, v in values.items() if name not in constants}
+    kept = [node for node in nodes if not all(name in constants for name in node.output if name)]
+    return Settled([_freed(node, known, constants, tensors) for node in kept], constants, tensors)
+
+
+def _freed(
+    node: onnx.NodeProto, known: Sequence[Values], constants: Values, tensors: Sequence[Mapping[str, Tensor]]
+) -> onnx.NodeProto:
+    """A reshape whose target depends on the batch alone, with a constant target: `0` or `-1` stands for the batch.
+
+    Exporters compute such targets with a chain of small operations, which a cut would otherwise cross.
+    """
+    if node.op_type != "Reshape" or node.input[1] in constants or node.input[1] not in known[0]:
+        return node
+    one, two = (values[node.input[1]] for values in known)
+    differ = np.flatnonzero(one != two)
+    if len(differ) != 1 or any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute):
+        return node
+    axis, sources = int(differ[0]), [found[node.input[0]].shape for found in tensors if node.input[0] in found]
+    copied = len(sources) == 2 and all(
+        axis < len(shape) and shape[axis] == value[axis] for shape, value in zip(sources, (one, two), strict=True)
+    )
+    if not copied and -1 in one:
+        return node
+    target = one.copy()
+    target[axis] = 0 if copied else -1
+    freed = onnx.NodeProto()
+    freed.CopyFrom(node)
+    freed.input[1] = f"{node.output[0]}/shape"
+    constants[freed.input[1]] = target
+    return freed
 
 
 def _same(known: Sequence[Values], name: str) -> bool:
@@ -118,7 +168,7 @@ def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _
     label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
     read = {name: values[name] for name in node.input if name}
     outputs = [name for name in node.output if name]
-    found = infer([node], read, (), opset)
+    found = infer([node], read, (), opset, where)
     if node.op_type != "NonZero":  # whose size depends on the values, but is bounded by its input
         if any(name not in found for name in outputs[:1]):
             raise GraphError(f"{label} makes a constant whose shape cannot be told; fold constants when exporting")
@@ -148,6 +198,10 @@ def _type(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> onnx.ValueInfoP
 def _tensor(value: onnx.ValueInfoProto) -> Tensor | None:
     kind = value.type.tensor_type
     dims = kind.shape.dim
-    if kind.elem_type not in DTYPES or not kind.HasField("shape") or not all(d.HasField("dim_value") for d in dims):
+    if (
+        kind.elem_type not in DTYPES
+        or not kind.HasField("shape")
+        or any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims)
+    ):
         return None
     return Tensor(value.name, DTYPES[kind.elem_type], tuple(d.dim_value for d in dims))

@@ -3,7 +3,8 @@
 Layer sizes are torchvision's for 224 x 224 (AlexNet, VGG16, ResNet-50, MobileNetV2, GoogLeNet without its auxiliary
 heads), and the original papers' for 32 x 32: NiN (Lin et al. 2014), ResNet-32 (He et al. 2016, shortcuts without
 weights), VGG16 with one linear layer as is usual for CIFAR-10, AlexNet as BranchyNet (Teerapittayanon et al. 2016)
-cut it down, without its local normalisation. Batch norm is folded into the convolution before it, as in deployed networks.
+cut it down, without its local normalisation. Batch norm is folded into the convolution before it, as in deployed
+networks.
 
 Weights are random: He's scale, so that activations stay near 1, which is what speed, sizes and cuts depend on.
 What such a network answers means nothing; for answers open a trained ONNX file.
