@@ -1,0 +1,181 @@
+"""What a network costs on one machine: measured once, saved as JSON, read by everything that plans."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from coinfer.graph.ir import ModelGraph
+
+
+BITS = (32, 16, 12, 8, 4)
+"""Bits per element with which tensors are sent."""
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be read, or that does not belong to the network; the message is one line for a person."""
+
+
+def _finite(value: float) -> float:
+    if not np.isfinite(value):
+        raise ValueError("must be finite")
+    return value
+
+
+def _known_bits(value: int) -> int:
+    if value not in BITS:
+        raise ValueError(f"no encoding with {value} bits per element; there are {', '.join(map(str, BITS))}")
+    return value
+
+
+Seconds = Annotated[float, Field(ge=0), AfterValidator(_finite)]
+Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
+Bits = Annotated[int, AfterValidator(_known_bits)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Machine(_Record):
+    """Where and when it was measured."""
+
+    cpu: str
+    cores: int
+    os: str
+    python: str
+    onnxruntime: str
+    date: str
+    """UTC, ISO 8601."""
+
+
+class ProfileTable(_Record):
+    """Times at batch 1. A segment of the network takes `call_s`, its operations, and what crosses its ends."""
+
+    format: Literal[1] = 1
+    model: str
+    fingerprint: str
+    """Of the `ModelGraph`."""
+    machine: Machine
+    threads: Annotated[int, Field(ge=1)]
+    work_flop: Positive
+    whole_s: Positive
+    """Median time of the whole network, undivided."""
+    whole_spread_s: Seconds
+    """Inter-quartile range of that time."""
+    call_s: Seconds
+    """Fixed cost of running any segment."""
+    op_s: tuple[Seconds, ...]
+    """By operation, in graph order; a fused group's time is shared among its operations by their arithmetic."""
+    enter_s: dict[str, Seconds]
+    """Extra time for a segment that starts at this tensor: its change into the layout that the executor computes in."""
+    leave_s: dict[str, Seconds]
+    """Extra time for a segment that ends at this tensor."""
+    payload_bits: dict[str, dict[Bits, Positive]] = {}
+    """Encoded size of a tensor by bits per element, on sample inputs."""
+    encode_s_per_byte: dict[Bits, Seconds] = {}
+    """Seconds of encoding per byte of the tensor as it lies in memory, by bits per element."""
+    decode_s_per_byte: dict[Bits, Seconds] = {}
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "ProfileTable":
+        parts_s = self.call_s + sum(self.op_s)
+        if abs(parts_s - self.whole_s) > 1e-3 * self.whole_s:
+            raise ValueError(f"call_s and op_s add up to {parts_s:.6g} s, but whole_s is {self.whole_s:.6g} s")
+        return self
+
+    def check(self, graph: ModelGraph) -> None:
+        """Make sure that this is the network's table.
+
+        Raises:
+            ProfileError: where it was measured on another network.
+        """
+        if self.fingerprint != graph.fingerprint or len(self.op_s) != len(graph.ops):
+            raise ProfileError(
+                f"this profile was measured on network {self.model!r} ({self.fingerprint[:12]}), not on {graph.name!r} "
+                f"({graph.fingerprint[:12]}): profile {graph.name!r} anew"
+            )
+
+    def segment_s(self, graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) -> float:
+        """Predicted time to compute `outputs` from `inputs`; 0 where nothing is to be computed.
+
+        Raises:
+            GraphError: where the outputs do not follow from the inputs.
+        """
+        ops = graph.needed(inputs, outputs)
+        if not ops:
+            return 0.0
+        read = {name for i in ops for name in graph.ops[i].inputs}
+        made = {name for i in ops for name in graph.ops[i].outputs}
+        enter_s = sum(self.enter_s[name] for name in inputs if name in read and name not in graph.inputs)
+        leave_s = sum(self.leave_s[name] for name in outputs if name in made and name not in graph.outputs)
+        return self.call_s + sum(self.op_s[i] for i in ops) + enter_s + leave_s
+
+    def head_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
+        """Predicted time [C] from the network's inputs to each cut, given by its tensors."""
+        return np.array([self.segment_s(graph, graph.inputs, cut) for cut in cuts])
+
+    def tail_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
+        """Predicted time [C] from each cut to the network's outputs."""
+        return np.array([self.segment_s(graph, cut, graph.outputs) for cut in cuts])
+
+    def with_op_s(self, op_s: Sequence[float]) -> "ProfileTable":
+        """The same network on another machine, given its operations' times; the ends of segments scale alike.
+
+        Sizes of payloads stay. Use it with `predict.predict_ops`, or with a multiple of `op_s` for a device class.
+        """
+        whole_s = float(sum(op_s))
+        ratio = whole_s / max(sum(self.op_s), 1e-12)
+        scaled = {
+            name: {key: value * ratio for key, value in getattr(self, name).items()}
+            for name in ("enter_s", "leave_s", "encode_s_per_byte", "decode_s_per_byte")
+        }
+        times = {
+            "op_s": tuple(map(float, op_s)),
+            "whole_s": whole_s + self.call_s * ratio,
+            "call_s": self.call_s * ratio,
+            "whole_spread_s": self.whole_spread_s * ratio,
+        }
+        return self.model_copy(update=scaled | times)
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> "ProfileTable":
+        """Read a table.
+
+        Raises:
+            ProfileError: where there is no such file or it holds no table; the message names file, field and cure.
+        """
+        path = Path(path)
+        try:
+            return ProfileTable.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ProfileError(f"{path}: cannot read this profile: {error.strerror}") from error
+        except ValidationError as error:
+            raise ProfileError(
+                f"{path}: no valid profile: {_first(error)}; write it anew with `coinfer profile`"
+            ) from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line."""
+    found = error.errors(include_url=False)
+    place = ".".join(str(part) for part in found[0]["loc"])
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    message = " ".join(found[0]["msg"].removeprefix("Value error, ").split())
+    return f"{place + ': ' if place else ''}{message}{more}"
+
+
+def by_group(graph: ModelGraph, group_s: Sequence[float]) -> np.ndarray:
+    """Share each fused group's time [groups] among its operations [ops] by their arithmetic, equally where there is
+    none."""
+    op_s = np.zeros(len(graph.ops))
+    for group, seconds in zip(graph.groups, group_s, strict=True):
+        work = np.array([graph.ops[i].work_flop for i in group])
+        op_s[list(group)] = seconds * (work / work.sum() if work.sum() > 0 else np.full(len(group), 1 / len(group)))
+    return op_s
