@@ -149,6 +149,12 @@ def test_a_busy_server_loses_to_a_slow_one_and_a_dead_one_is_never_asked() -> No
     assert choice.latency_s.tolist() == [2.0, 3.0, 9.0, 9.0]
 
 
+def test_what_stays_on_the_device_names_no_server() -> None:
+    """Also where rounding makes the same sum differ from hull to hull."""
+    hulls = [Hull.build(np.array([local_s, 8.0]), np.array([0.0, 9.0])) for local_s in (3.0, np.nextafter(3.0, 0))]
+    assert best_of(hulls, np.ones((2, 2))).server.tolist() == [DEVICE, DEVICE]
+
+
 def test_server_hull_answers_for_every_rate() -> None:
     graph = line(3, [90, 40, 8, 1])
     bits = plain_bits(graph, bits=1)

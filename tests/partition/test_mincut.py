@@ -87,10 +87,19 @@ def test_a_server_that_is_slower_in_the_middle_gets_a_closed_tail() -> None:
 
 
 def test_parallel_tensors_between_two_operations_add_up() -> None:
-    graph = network([("Split", ("x",), ("a", "b", "c", "d")), ("Concat", ("a", "b", "c", "d"), ("y",))], {"x": 100})
-    op_s = np.array([[1.0, 50], [1.0, 1]])
-    assert mincut(star(graph, op_s, plain_bits(graph, bits=1), 1.0)).latency_s == pytest.approx(1 + 4 + 1)
-    assert mincut(star(graph, op_s, plain_bits(graph, bits=20), 1.0)).latency_s == pytest.approx(51)
+    graph = network(
+        [
+            ("Split", ("x",), ("a", "b", "c", "d")),
+            ("Concat", ("a", "b", "c", "d"), ("y",)),
+            ("MaxPool", ("y",), ("z",)),
+        ],
+        {"x": 10**6, "y": 40},
+    )
+    op_s = np.array([[1.0, 1, 99], [1.0, 1, 1]])
+    assert mincut(star(graph, op_s, plain_bits(graph, bits=1), 1.0)).latency_s == pytest.approx(1 + 4 + 1 + 1)
+    for elements in (10, 100, 10**6):
+        bits = plain_bits(graph, bits=1) | dict.fromkeys("abcd", float(elements))
+        assert mincut(star(graph, op_s, bits, 1.0)).latency_s == pytest.approx(1 + 1 + 40 + 1)
 
 
 @pytest.mark.parametrize("slowness", [1e-9, 1e-3, 1.0, 1e3, 1e9])

@@ -63,6 +63,14 @@ def test_a_tensor_with_two_readers_is_sent_once() -> None:
     assert latency_s(problem, np.array([0, 1, 1, 1, 1])) == pytest.approx(7)
 
 
+@pytest.mark.parametrize("diagonal", [0.0, 1.0, np.nan, np.inf])
+def test_a_tensor_that_stays_costs_nothing(diagonal: float) -> None:
+    rate_bps = np.array([[diagonal, 1.0], [1.0, diagonal]])
+    problem = Problem(GRAPH, np.ones((2, 2)), {"t0": 5, "t1": 7, "t2": 9}, rate_bps, np.zeros(2))
+    assert latency_s(problem, np.array([[0, 0], [0, 1], [1, 1]])).tolist() == [2, 9, 7]
+    np.testing.assert_array_equal(rate_bps[0], [diagonal, 1.0])
+
+
 def test_parallel_branches_are_one_visit_and_a_return_is_a_second() -> None:
     problem = star(diamond(), np.zeros((2, 5)), plain_bits(diamond()), 1.0)
     assert visits(problem, np.array([0, 1, 0, 1, 1])).tolist() == [1, 1]

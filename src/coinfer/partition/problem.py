@@ -47,15 +47,16 @@ class Problem:
     tensor_bits: Mapping[str, float]
     """Size of each activation as it is sent."""
     rate_bps: np.ndarray
-    """[1 + N, 1 + N] rate from node to node; the diagonal is not read."""
+    """[1 + N, 1 + N] rate from node to node; from a node to itself it is infinite, whatever is given."""
     wait_s: np.ndarray
     """[1 + N] paid on each visit of a node: its queue, the round trip, the way back of the answer; 0 for the device."""
 
     def __post_init__(self) -> None:
         for name in ("op_s", "rate_bps", "wait_s"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=float))
+            object.__setattr__(self, name, np.array(getattr(self, name), dtype=float))
         _check_times(self)
         _check_links(self)
+        np.fill_diagonal(self.rate_bps, np.inf)
         missing = [name for name in wiring(self.graph).tensors if name not in self.tensor_bits]
         if missing:
             raise PartitionError(f"{self.graph.name}: tensor_bits lacks {len(missing)} tensors, such as {missing[0]!r}")
@@ -130,14 +131,13 @@ def compute_s(problem: Problem, place: np.ndarray) -> np.ndarray:
 
 
 def sent_bits(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """Traffic from node to node of placements [.., ops], [.., 1 + N, 1 + N]."""
+    """What goes from node to node in placements [.., ops], [.., 1 + N, 1 + N]; the diagonal holds what stays."""
     wires, nodes = wiring(problem.graph), problem.nodes
     flat = place.reshape(-1, place.shape[-1])
     rows = np.arange(len(flat))[:, None]
     source = _with_input(flat)[:, wires.maker]
     needed = np.zeros((*source.shape, nodes), dtype=bool)
     needed[rows, wires.edge_tensor, flat[:, wires.edge_op]] = True
-    np.put_along_axis(needed, source[..., None], False, axis=-1)
     made = (source[..., None] == np.arange(nodes)) * problem.bits[:, None]
     return np.matmul(made.swapaxes(-1, -2), needed).reshape(*place.shape[:-1], nodes, nodes)
 
