@@ -24,6 +24,7 @@ Runner = Callable[[Arrays, "Abort | None"], list[np.ndarray]]
 CACHE_BYTES = 2 * 1024**3
 """Weights of opened pieces; engines keep rearranged copies of their own, so it bounds the memory too."""
 MAX_PIECES = 64
+WARM_S = 0.2
 
 
 class RequestError(ValueError):
@@ -131,12 +132,19 @@ class Executor:
         self._runner(*self._key(inputs, outputs))
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
-        """Opens the piece, runs it on zeros and returns the median of the seconds that computing took."""
+        """Opens the piece, runs it on zeros and returns the median of the seconds that computing took.
+
+        Args:
+            runs: measured ones, after one that is not; fewer where they take longer than `WARM_S`.
+        """
         self.prepare(inputs, outputs)
         tensors = (self.graph.tensors[name] for name in inputs)
         zeros = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in tensors}
         self.run(zeros, outputs)
-        return statistics.median(self.run(zeros, outputs)[1] for _ in range(runs))
+        took_s: list[float] = []
+        while len(took_s) < runs and sum(took_s) < WARM_S:
+            took_s.append(self.run(zeros, outputs)[1])
+        return statistics.median(took_s)
 
     @property
     def _inputs(self) -> str:

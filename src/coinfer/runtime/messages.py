@@ -54,7 +54,7 @@ DTYPES = {
     "FP64": np.dtype("<f8"),
 }
 """Datatypes of the protocol that networks use; BYTES and BF16 have no NumPy form here."""
-_DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
+DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
@@ -163,14 +163,14 @@ class InferReply:
 def from_array(name: str, array: np.ndarray) -> WireTensor:
     """A tensor that borrows the array's memory."""
     array = np.ascontiguousarray(array)
-    datatype = _DATATYPES.get(array.dtype)
+    datatype = DATATYPES.get(array.dtype)
     if datatype is None:
         raise WireError("INVALID_ARGUMENT", f"tensor {name!r}: dtype {array.dtype} has no OIP datatype")
     return WireTensor(name, datatype, array.shape, array.reshape(-1).view(np.uint8).data)
 
 
 def to_array(tensor: WireTensor) -> np.ndarray:
-    """A read-only view of the tensor's bytes; does not decode a codec payload.
+    """A read-only view of the tensor's bytes, or a copy where they lie unaligned; does not decode a codec payload.
 
     Raises:
         WireError: INVALID_ARGUMENT where datatype, shape and byte count do not fit together.
@@ -187,7 +187,8 @@ def to_array(tensor: WireTensor) -> np.ndarray:
     if expected != got:
         shape = "x".join(map(str, tensor.shape))
         raise invalid(f"input {tensor.name!r}: expected {expected} bytes for {tensor.datatype} {shape}, got {got}")
-    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+    array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+    return array if array.flags.aligned else array.copy()
 
 
 def request_options(parameters: dict[str, Any]) -> dict[str, Any]:
