@@ -52,8 +52,8 @@ WORK_FLOP: Mapping[str, float] = {
 
 @cache
 def _catalogue() -> Mapping[str, DeviceClass]:
-    with files("coinfer").joinpath("data/devices.csv").open(encoding="utf-8", newline="") as file:
-        return {row["name"]: _device_class(row) for row in csv.DictReader(file)}
+    text = files("coinfer").joinpath("data/devices.csv").read_text(encoding="utf-8")
+    return {row["name"]: _device_class(row) for row in csv.DictReader(text.splitlines())}
 
 
 def _device_class(row: Mapping[str, str]) -> DeviceClass:

@@ -9,12 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coinfer.graph.ir import ModelGraph
 
-
 BITS = (32, 16, 12, 8, 4)
 """Bits per element with which tensors are sent."""
+from coinfer.types import UserError
 
 
-class ProfileError(ValueError):
+class ProfileError(UserError):
     """A profile that cannot be read, or that does not belong to the network; the message is one line for a person."""
 
 

@@ -1,0 +1,230 @@
+"""Measure a network on this machine.
+
+The whole network runs under ONNX Runtime's own profiler, and its time is shared among the operations as the profile
+says. Timing operations one by one instead would err by tens of percent: alone they find their weights in the cache and
+are not fused with their neighbours. What a segment pays extra at its ends is read from the profiles of the blocks.
+"""
+
+import itertools
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.segment import segment
+from coinfer.graph.session import CPU, open_session
+from coinfer.profile.payloads import Codec, measure_payloads
+from coinfer.profile.table import Machine, ProfileTable, by_group
+from coinfer.profile.trace import Trace, open_traced, read_trace
+
+Sample = Mapping[str, np.ndarray]
+"""One value at batch 1 for each of the network's inputs."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with the steps done, their number, and what comes next."""
+
+WARM_UP = 3
+REPEATS = 25
+BLOCK_REPEATS = 9
+
+
+class Engine(NamedTuple):
+    """How segments are run and timed."""
+
+    threads: int = 1
+    providers: Sequence[str] = (CPU,)
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds. Where one thread computes on a busy machine, `time.thread_time` leaves the other work out."""
+
+
+_ENGINE = Engine()
+
+
+def quiet(done: int, total: int, what: str) -> None:
+    """Tells nobody about progress."""
+
+
+def measure(
+    graph: ModelGraph,
+    samples: Sequence[Sample],
+    codecs: Mapping[int, Codec] | None = None,
+    *,
+    input_codecs: Mapping[int, Codec] | None = None,
+    tensors: Sequence[str] | None = None,
+    engine: Engine = _ENGINE,
+    repeats: int = REPEATS,
+    progress: Progress = quiet,
+) -> ProfileTable:
+    """Profile a network on this machine; takes as long as running the whole of it some 70 times.
+
+    Args:
+        samples: inputs to run it on; sizes of payloads are means over them.
+        codecs: by bits per element; without them the table holds no payloads.
+        input_codecs: used instead for the network's inputs, as an image is sent as its own bytes.
+        tensors: whose payloads to measure; those of the useful cuts if not given.
+        repeats: runs of the whole network, and as many under the profiler.
+    """
+    cuts = [cut.tensors for cut in graph.useful_cuts()]
+    inner = list(dict.fromkeys(name for cut in cuts for name in cut if name not in graph.outputs))
+    steps = len(cuts) + len(samples)
+    with TemporaryDirectory(prefix="coinfer-") as folder:
+        progress(0, steps, f"running {graph.name}")
+        whole = _run_whole(graph, samples, Path(folder), engine, repeats)
+        values = _values(graph, samples[0], inner, engine)
+        ends = _Ends({}, {})
+        for done, (first, last) in enumerate(itertools.pairwise(cuts), start=1):
+            progress(done, steps, f"running the block before {', '.join(last)}")
+            block = _run_block(graph, {name: values[name] for name in first}, last, Path(folder), engine)
+            _add_ends(ends, first[0], last[0], block, whole.trace)
+    sent = inner if tensors is None else tensors
+
+    def activations() -> Iterator[Mapping[str, np.ndarray]]:
+        for done, sample in enumerate(samples, start=len(cuts)):
+            progress(done, steps, "encoding activations")
+            yield {name: value for name, value in _values(graph, sample, sent, engine).items() if name in sent}
+
+    codecs = codecs or {}
+    payloads = measure_payloads(graph, activations(), codecs, input_codecs or codecs, engine.clock)
+    progress(steps, steps, "done")
+    enter_s, leave_s = _complete(graph, ends, whole.trace)
+    return ProfileTable(
+        model=graph.name,
+        fingerprint=graph.fingerprint,
+        machine=this_machine(),
+        threads=engine.threads,
+        work_flop=graph.work_flop,
+        whole_s=whole.median_s,
+        whole_spread_s=whole.spread_s,
+        call_s=whole.call_s,
+        op_s=tuple(_op_s(graph, whole).tolist()),
+        enter_s=enter_s,
+        leave_s=leave_s,
+        payload_bits=payloads.bits,
+        encode_s_per_byte=payloads.encode_s_per_byte,
+        decode_s_per_byte=payloads.decode_s_per_byte,
+    )
+
+
+def random_samples(graph: ModelGraph, count: int = 1, seed: int = 0) -> list[Sample]:
+    """Normal noise, for networks without pictures at hand. Times are right, sizes of payloads are not."""
+    rng = np.random.default_rng(seed)
+    tensors = [graph.tensors[name] for name in graph.inputs]
+    return [{t.name: rng.standard_normal(t.shape).astype(t.dtype) for t in tensors} for _ in range(count)]
+
+
+def this_machine() -> Machine:
+    """The stamp of this machine, now."""
+    return Machine(
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        onnxruntime=onnxruntime.__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+class _Whole(NamedTuple):
+    """The undivided network."""
+
+    median_s: float
+    spread_s: float
+    call_s: float
+    """What a call costs beside ONNX Runtime's own account of the run."""
+    trace: Trace
+
+
+def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engine: Engine, repeats: int) -> _Whole:
+    """Runs with and without the profiler take turns, so that both see the same machine."""
+    plain = open_session(graph, segment(graph, graph.inputs, graph.outputs), engine.threads, engine.providers)
+    traced = open_traced(graph, graph.inputs, graph.outputs, folder, engine.threads, engine.providers)
+    outputs = list(graph.outputs)
+    plain_s, traced_s = np.empty((2, WARM_UP + repeats))
+    for i in range(WARM_UP + repeats):
+        feeds = dict(samples[i % len(samples)])
+        start_s = engine.clock()
+        plain.run(outputs, feeds)
+        plain_s[i] = engine.clock() - start_s
+        start_s = time.perf_counter()
+        traced.run(outputs, feeds)
+        traced_s[i] = time.perf_counter() - start_s
+    trace = read_trace(graph, traced, WARM_UP)
+    low_s, median_s, high_s = np.quantile(plain_s[WARM_UP:], [0.25, 0.5, 0.75]).tolist()
+    call_s = float(np.median(traced_s[WARM_UP:] - trace.run_s))
+    return _Whole(median_s, high_s - low_s, min(max(call_s, 0.0), median_s / 2), trace)
+
+
+def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
+    """Seconds [ops], which with the call explain the whole."""
+    group_s = whole.trace.group_s + whole.trace.enter_s + whole.trace.leave_s
+    if not group_s.any():  # an executor that reports no operations: share by arithmetic
+        group_s = np.array([sum(graph.ops[i].work_flop for i in group) for group in graph.groups])
+    return by_group(graph, group_s * (whole.median_s - whole.call_s) / group_s.sum())
+
+
+def _run_block(graph: ModelGraph, feeds: Sample, outputs: Sequence[str], folder: Path, engine: Engine) -> Trace:
+    session = open_traced(graph, tuple(feeds), outputs, folder, engine.threads, engine.providers)
+    for _ in range(WARM_UP + BLOCK_REPEATS):
+        session.run(list(outputs), dict(feeds))
+    return read_trace(graph, session, WARM_UP)
+
+
+def _values(graph: ModelGraph, sample: Sample, names: Sequence[str], engine: Engine) -> dict[str, np.ndarray]:
+    """Tensors of the network, and its inputs, for one sample."""
+    made = [name for name in names if name not in graph.inputs]
+    values = {name: np.asarray(sample[name]) for name in graph.inputs}
+    if made:
+        session = open_session(graph, segment(graph, graph.inputs, made), engine.threads, engine.providers)
+        results = map(np.asarray, session.run(made, dict(sample)))
+        values |= dict(zip(made, results, strict=True))
+    return values
+
+
+class _Ends(NamedTuple):
+    """Extra seconds by tensor, of segments that start and end there."""
+
+    enter_s: dict[str, float]
+    leave_s: dict[str, float]
+
+
+def _add_ends(ends: _Ends, first: str, last: str, block: Trace, whole: Trace) -> None:
+    """Changes of layout in a block that the same operations do not need in the midst of the network."""
+    ran = block.group_s > 0
+    ends.enter_s[first] = max(0.0, float((block.enter_s - whole.enter_s * ran).sum()))
+    ends.leave_s[last] = max(0.0, float((block.leave_s - whole.leave_s * ran).sum()))
+
+
+def _complete(graph: ModelGraph, measured: _Ends, whole: Trace) -> _Ends:
+    """The ends measured, and the rest by their bytes where a neighbour computes in the executor's own layout."""
+    home = {i: k for k, group in enumerate(graph.groups) for i in group}
+    enters = {name: any(whole.blocked[home[i]] for i in graph.consumers[name]) for name in graph.tensors}
+    leaves = {name: bool(whole.blocked[home[i]]) for name, i in graph.producer.items()}
+    return _Ends(_by_bytes(graph, measured.enter_s, enters), _by_bytes(graph, measured.leave_s, leaves))
+
+
+def _by_bytes(graph: ModelGraph, known_s: Mapping[str, float], changes: Mapping[str, bool]) -> dict[str, float]:
+    """Seconds for every tensor; blocked layouts are for images, so only tensors of four axes change theirs."""
+    images = {name for name, tensor in graph.tensors.items() if len(tensor.shape) == 4 and changes.get(name)}
+    paid = [known_s[name] / graph.tensors[name].size_bits for name in images if known_s.get(name)]
+    rate = float(np.median(paid)) if paid else 0.0
+    return {
+        name: known_s.get(name, rate * tensor.size_bits if name in images else 0.0)
+        for name, tensor in graph.tensors.items()
+    }

@@ -1,0 +1,101 @@
+"""ONNX Runtime's own profile of a session, read back per fused group of the network."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.segment import segment
+from coinfer.graph.session import CPU, HELD, Session, open_session
+
+_KERNEL = "_kernel_time"
+_FUSED = "fused "
+_BLOCKED = "_nchwc"
+"""ONNX Runtime names an operation in its channel-blocked layout so, after the tensor that it makes."""
+_MICROSECOND = 1e-6
+
+
+class Trace(NamedTuple):
+    """Typical times of a segment's parts. Arrays are [groups], of all the network's fused groups."""
+
+    group_s: np.ndarray
+    """Everything but changes of layout."""
+    enter_s: np.ndarray
+    """Changes into the channel-blocked layout, before the group that needs them."""
+    leave_s: np.ndarray
+    """Changes out of it, after the group that makes the tensor."""
+    blocked: np.ndarray
+    """True where the group computes in that layout."""
+    run_s: np.ndarray
+    """[runs] ONNX Runtime's account of each run."""
+
+
+def open_traced(
+    graph: ModelGraph,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    folder: Path,
+    threads: int = 1,
+    providers: Sequence[str] = (CPU,),
+) -> Session:
+    """A segment's session under ONNX Runtime's profiler, which writes into `folder` when `read_trace` ends it."""
+    piece = segment(graph, inputs, outputs)
+    for node in piece.proto.graph.node:
+        node.name = node.output[0]
+    return open_session(graph, piece, threads, providers, folder / "trace")
+
+
+def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
+    """End the profile of a session that has run, and sum it up; the first `warm_up` runs are left out."""
+    path = Path(session.end_profiling())
+    events = json.loads(path.read_text())
+    path.unlink()
+    runs_s = np.array([event["dur"] for event in events if event["name"] == "model_run"]) * _MICROSECOND
+    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith(_KERNEL)]
+    durations: dict[str, list[float]] = {}
+    for event in sorted(nodes, key=lambda event: event["ts"]):
+        durations.setdefault(event["name"], []).append(event["dur"] * _MICROSECOND)
+    kinds = {event["name"]: event["args"]["op_name"] for event in nodes}
+    places = _places(graph, list(durations))
+    empty = np.zeros(len(graph.groups))
+    trace = Trace(empty.copy(), empty.copy(), empty.copy(), empty > 0, runs_s[warm_up:])
+    for name, group in zip(durations, places, strict=True):
+        column = _column(trace, name, kinds[name])
+        column[group] += _typical_s(durations[name][warm_up:])
+        trace.blocked[group] |= column is trace.group_s and name.endswith(_BLOCKED + _KERNEL)
+    return trace
+
+
+def _column(trace: Trace, name: str, kind: str) -> np.ndarray:
+    """Where an event belongs."""
+    if kind == "ReorderInput" or HELD in name:
+        return trace.enter_s
+    return trace.leave_s if kind == "ReorderOutput" else trace.group_s
+
+
+def _places(graph: ModelGraph, names: Sequence[str]) -> list[int]:
+    """The fused group of each event, in the order of execution. What the executor added itself, such as a change of
+    layout, goes with the operation before it (after it, at the start)."""
+    group_of = {name: k for k, group in enumerate(graph.groups) for i in group for name in graph.ops[i].outputs}
+    found = [group_of.get(_tensor(name)) for name in names]
+    last = next((k for k in found if k is not None), 0)
+    places = []
+    for place in found:
+        last = place if place is not None else last
+        places.append(last)
+    return places
+
+
+def _tensor(event: str) -> str:
+    """The tensor that an operation was named after by `open_traced`, before ONNX Runtime fused and renamed it."""
+    return event.removesuffix(_KERNEL).removesuffix(_BLOCKED).removeprefix(_FUSED)
+
+
+def _typical_s(durations_s: Sequence[float]) -> float:
+    """Mean of the faster half: other work on the processor only ever adds, and ONNX Runtime counts whole microseconds,
+    which a median would keep."""
+    ordered = np.sort(durations_s)
+    return float(ordered[: (len(ordered) + 1) // 2].mean()) if len(ordered) else 0.0
