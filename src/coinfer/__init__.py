@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coinfer.graph.ir import ModelGraph
-    from coinfer.graph.onnx_import import open_model
+    from coinfer.graph.zoo import open_model
     from coinfer.runtime.device import Device, Result
 
 __all__ = ["Device", "ModelGraph", "Result", "open_model"]
@@ -17,7 +17,7 @@ _HOMES = {
     "Device": "coinfer.runtime.device",
     "Result": "coinfer.runtime.device",
     "ModelGraph": "coinfer.graph.ir",
-    "open_model": "coinfer.graph.onnx_import",
+    "open_model": "coinfer.graph.zoo",
 }
 
 

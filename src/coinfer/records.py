@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coinfer.types import Outcome, Route
+from coinfer.types import Outcome, Route, UserError
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A run log that cannot be read; the message is one line for a person."""
 
 
@@ -23,7 +23,7 @@ class Record(NamedTuple):
     at_s: float
     """When it was made, from the start of the run."""
     link_bps: float
-    """True rate of the chosen server's link then, or the believed one where the true one is unknown; 0 on the device."""
+    """Rate of the chosen server's link then, true on a shaped link, else as believed; 0 on the device."""
     route: Route
     executed_on: str
     """`device` or the address of the server that answered."""
@@ -36,7 +36,7 @@ class Record(NamedTuple):
 
 
 class RunLog:
-    """Appends records to a file; each line is written whole and flushed, so a killed run loses none that it reported."""
+    """Appends records to a file; each line is written whole and flushed, so a killed run keeps all that it reported."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,13 @@ from typing import Any, NamedTuple
 
 Array = Any
 
+
+class UserError(ValueError):
+    """Something that a person can mend; the message is one line that says what was wrong, where, and what is expected.
+
+    The command line shows it without a traceback."""
+
+
 DEVICE = -1
 """`OffloadDecision.server` of a task that stays on its device."""
 

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 
 from coinfer.graph.fusion import fused_groups
+from coinfer.types import UserError
 from coinfer.units import BITS_PER_BYTE
 
 
-class GraphError(ValueError):
+class GraphError(UserError):
     """A network that cannot be read or cut; the message is one line for a person."""
 
 

@@ -12,12 +12,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from coinfer.graph.ir import Cut, ModelGraph
+from coinfer.types import UserError
 from coinfer.units import FLOAT32_BITS
 
 T = TypeVar("T")
 
 
-class PartitionError(ValueError):
+class PartitionError(UserError):
     """A placement problem that makes no sense or is too large for its solver; one line for a person."""
 
 

@@ -42,7 +42,7 @@ class VirtualClock:
     def sleep(self, duration_s: float, cancel: threading.Event | None = None) -> bool:
         if cancel is not None and cancel.is_set():
             return False
-        until_s = self._now_s + max(duration_s, 0.0)
+        until_s = self.now_s() + max(duration_s, 0.0)
         with self._lock:
             self._now_s = max(self._now_s, until_s)
         return True

@@ -27,6 +27,7 @@ from PIL import Image
 from coinfer.graph.ir import ImageInput
 from coinfer.runtime import packing
 from coinfer.runtime.images import check_pixels, normalise
+from coinfer.types import UserError
 from coinfer.units import BITS_PER_BYTE, MIB
 
 MAGIC = b"CINF"
@@ -46,7 +47,7 @@ ZSTD_DECODE_SPEEDUP = 3.0
 """How many times faster level 1 is undone than done; 3.5 to 4 was measured on activations."""
 
 
-class CodecError(ValueError):
+class CodecError(UserError):
     """A tensor that cannot be encoded or a payload that cannot be decoded; the message is one line for a person."""
 
 
@@ -74,10 +75,6 @@ class Header(NamedTuple):
     def elements(self) -> int:
         return math.prod(self.shape)
 
-    @property
-    def decoded_bytes(self) -> int:
-        return self.elements * self.dtype.itemsize
-
 
 def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
     """Encodes a tensor with 32 (exact), 16, 12, 8 or 4 bits per element.
@@ -94,7 +91,7 @@ def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
         raise CodecError(f"cannot encode {x.dtype} with {x.ndim} dimensions; expected real numbers, at most {MAX_DIMS}")
     if bits not in (32, *packing.QUANTISED_BITS):
         raise CodecError(f"cannot encode with {bits} bits; expected 32, 16, 12, 8 or 4")
-    quantisable = x.dtype.kind == "f" and x.size > 0 and bits < x.dtype.itemsize * BITS_PER_BYTE
+    quantisable = bits < min(32, x.dtype.itemsize * BITS_PER_BYTE) and x.dtype.kind == "f" and x.size > 0
     scale = packing.scale_of(x, bits) if quantisable else None
     if scale is None:
         body = x.reshape(-1).view(np.uint8)
@@ -119,6 +116,10 @@ def encode_image(
             f"the picture is {pixels.shape[0]}x{pixels.shape[1]}, the network takes {image.height}x{image.width}; "
             "scale it with to_pixels first"
         )
+    if not len(image.mean) == len(image.std) == 3:
+        raise CodecError(
+            f"the network takes {len(image.mean)} channels; pictures have 3, so send its input as a tensor"
+        )
     scales = tuple(zip(image.mean, image.std, strict=True))
     shape = (1, 3, image.height, image.width)
     if jpeg_quality is None:
@@ -138,10 +139,9 @@ def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
         CodecError: where it is damaged or was never one.
     """
     header, body = _open(memoryview(payload).cast("B"))
-    if header.decoded_bytes > limit_bytes:
-        raise PayloadTooLarge(
-            f"payload decodes to {header.decoded_bytes} bytes, more than {limit_bytes}; cut elsewhere"
-        )
+    size_bytes = math.prod(max(side, 1) for side in header.shape) * header.dtype.itemsize
+    if size_bytes > limit_bytes:
+        raise PayloadTooLarge(f"payload decodes to {size_bytes} bytes, at most {limit_bytes} are allowed")
     if header.kind == JPEG:
         return normalise(_jpeg_pixels(body, header), *zip(*header.scales, strict=True))
     raw = _expand(body, header) if header.lossless else body
@@ -151,6 +151,8 @@ def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
     if header.kind == PIXELS:
         return normalise(values.reshape(*header.shape[2:], 3), *zip(*header.scales, strict=True))
     if header.kind == RAW:
+        if header.dtype == np.bool_ and (values > 1).any():
+            raise CodecError("payload of truth values holds bytes other than 0 and 1")
         tensor = values.view(header.dtype).reshape(header.shape)
         return tensor if tensor.flags.aligned else tensor.copy()
     out = np.empty(header.elements, header.dtype)
@@ -276,8 +278,9 @@ def _check_picture(header: Header) -> None:
     shaped = len(header.shape) == 4 and header.shape[:2] == (1, 3) and 0 not in header.shape
     if not shaped or header.dtype != np.float32 or header.bits != 8 or len(header.scales) != 3:
         raise CodecError(f"picture payload is {header.dtype} {list(header.shape)}, expected float32 [1, 3, H, W]")
-    if not all(math.isfinite(mean) and math.isfinite(std) and std > 0 for mean, std in header.scales):
-        raise CodecError(f"picture payload has a mean or deviation that is no number: {header.scales}")
+    largest = float(np.finfo(np.float32).max) / 2
+    if not all(std > 0 and abs(mean) + 1 <= largest * min(std, 1.0) for mean, std in header.scales):
+        raise CodecError(f"picture payload has a mean or deviation that float32 cannot hold: {header.scales}")
 
 
 _CHECK = (_check_raw, _check_minmax, _check_picture, _check_picture)

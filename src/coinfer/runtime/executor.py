@@ -25,9 +25,10 @@ CACHE_BYTES = 2 * 1024**3
 """Weights of opened pieces; engines keep rearranged copies of their own, so it bounds the memory too."""
 MAX_PIECES = 64
 WARM_S = 0.2
+from coinfer.types import UserError
 
 
-class RequestError(ValueError):
+class RequestError(UserError):
     """Inputs or outputs that do not fit the network; the message is one line for a person."""
 
 

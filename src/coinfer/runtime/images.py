@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coinfer.graph.ir import ImageInput
 
@@ -15,9 +15,10 @@ CROP_MARGIN = 256 / 224
 """The shorter side is scaled to this many times the input before the centre is cut out, as ImageNet networks expect."""
 SMALL_INPUT = 64
 """Up to this side there is no margin: small pictures are shown whole."""
+from coinfer.types import UserError
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A picture that cannot be used; the message is one line for a person."""
 
 
@@ -44,7 +45,7 @@ def load_image(path: str | Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

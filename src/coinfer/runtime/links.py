@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from coinfer.runtime.clock import Clock
+from coinfer.types import UserError
 from coinfer.units import BITS_PER_BYTE
 
 COLUMNS = ("trace_id", "time_s", "throughput_bytes_per_s")
 SHIPPED_TRACES = Path(__file__).resolve().parent.parent / "data" / "traces" / "synthetic.csv.gz"
 
 
-class TraceError(ValueError):
+class TraceError(UserError):
     """A trace that cannot be used; the message is one line for a person."""
 
 

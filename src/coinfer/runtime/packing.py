@@ -35,7 +35,7 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
 
 def scale_fits(scale: Scale, bits: int, dtype: np.dtype) -> bool:
     """Whether all values of this scale are finite numbers of `dtype`, and the step has full precision."""
-    step_ok = scale.step == 0 or scale.step >= np.finfo(working_dtype(dtype)).tiny
+    step_ok = scale.step == 0 or scale.step >= float(np.finfo(working_dtype(dtype)).tiny)
     ends = np.array([scale.offset, scale.offset + scale.step * (2**bits - 1)])
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(step_ok and np.isfinite(ends.astype(dtype)).all() and np.isfinite(ends - scale.offset).all())

@@ -1,14 +1,16 @@
 """From estimates to a route: the device's decision, in arrays."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from coinfer.graph.ir import ModelGraph
 from coinfer.partition.hull import Hull
 from coinfer.physics.cost import offload_latency_s
 from coinfer.profile.options import Options
 from coinfer.runtime.estimate import ServerEstimate, backlog_now_s, room_now, usable
-from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Route
+from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Policy, Route
 
 SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
 """How many times faster than the device a server may be, for pruning."""
@@ -67,6 +69,13 @@ def observe(
     )
 
 
+def with_raw_input(observation: OffloadObservation, options: Options, graph: ModelGraph) -> OffloadObservation:
+    """The observation of a request whose input is no picture: it is sent exactly as it is."""
+    raw_bits = sum(graph.tensors[name].size_bits for name in graph.inputs)
+    sends_input = np.array([cut == graph.inputs for cut in options.cuts])
+    return observation._replace(option_upload_bits=np.where(sends_input, raw_bits, observation.option_upload_bits))
+
+
 def least_latency(observation: OffloadObservation) -> OffloadDecision:
     """The policy that a user would pick first: per task the option and server of least predicted latency."""
     latency_s = feasible_latency_s(observation)
@@ -90,6 +99,24 @@ def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
         usable_option = (observation.option_mask & ~stays)[..., None] & (observation.server_room > 0)
         latency_s[..., :n] = np.where(usable_option, offload_latency_s(observation), np.inf)
     return latency_s
+
+
+def decide(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
+    """Option, server and predicted latency of one task. A policy that raises or chooses what cannot be done is replaced
+    by `least_latency`: inference never fails for a policy."""
+    try:
+        option, server, predicted_s = _chosen(policy, observation)
+    except Exception:
+        predicted_s = math.inf
+    if not math.isfinite(predicted_s):
+        option, server, predicted_s = _chosen(least_latency, observation)
+    return option, server, predicted_s
+
+
+def _chosen(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
+    decision = policy(observation)
+    option, server = int(decision.option[0]), int(decision.server[0])
+    return option, server, float(feasible_latency_s(observation)[0, option, server])
 
 
 def route_of(

@@ -62,7 +62,7 @@ class InMemoryTransport:
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
         outer: Future[InferReply] = Future()
         _call_later(timeout_s, outer, lambda: settle(outer, _late(node, timeout_s)))
-        self._pool.submit(self._answer, outer, node, request)
+        _submit(self._pool, outer, self._answer, outer, node, request)
         return outer
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
@@ -135,7 +135,7 @@ class ShapedTransport:
         outer: Future[Any] = Future()
         stop = threading.Event()
         outer.add_done_callback(lambda _: stop.set())
-        self._pool.submit(self._carry, outer, stop, node, *args)
+        _submit(self._pool, outer, self._carry, outer, stop, node, *args)
         return outer
 
     def _carry(
@@ -171,6 +171,14 @@ class ShapedTransport:
 
 def _transmit(link: LinkLike | None, size_bits: float, stop: threading.Event) -> float:
     return 0.0 if link is None else link.transmit(size_bits, stop)
+
+
+def _submit(pool: ThreadPoolExecutor, future: Future[Any], work: Callable[..., None], *args: Any) -> None:
+    """Starts work that settles a future; a closed pool settles it at once."""
+    try:
+        pool.submit(work, *args)
+    except RuntimeError:
+        settle(future, TransportError("CANCELLED", "the transport is closed", reason="closed"))
 
 
 def _call_later(delay_s: float, future: Future[Any], action: Callable[[], None]) -> None:

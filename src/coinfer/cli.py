@@ -1,0 +1,232 @@
+"""The `coinfer` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from coinfer.types import UserError
+
+app = typer.Typer(
+    name="coinfer",
+    help="Collaborative DNN inference: where to cut a network, how many bits to send, which server does the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
+Bits = Annotated[str, typer.Option(help="Allowed bits per element sent, from 32, 16, 12, 8, 4. 32 is exact.")]
+Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
+Engine = Annotated[str, typer.Option(help="onnxruntime or openvino (float32).")]
+
+
+@app.command()
+def profile(
+    model: Model,
+    threads: Threads = 1,
+    bits: Bits = "32,16,12,8,4",
+    images: Annotated[Path | None, typer.Option(help="Folder of sample pictures; shipped ones without it.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="Table to write; MODEL.profile.json without it.")] = None,
+) -> None:
+    """Measure a network on this machine: seconds per block, bits per cut.
+
+    Times are in milliseconds, sizes in kilobytes (1000 bytes). The saved table holds seconds and bits.
+
+    Example: [bold]coinfer profile resnet50 -o resnet50.profile.json[/bold]
+    """
+    from coinfer.commands import profile_model
+
+    profile_model(console, model, threads, parse_bits(bits), images, output)
+
+
+@app.command()
+def plan(
+    model: Model,
+    uplink_mbit_s: Annotated[float, typer.Option(help="Link rate to the server, 10^6 bits per second.")] = 10.0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device class, such as raspberry-pi-4; `list` shows all. This machine without it."),
+    ] = None,
+    device_slowdown: Slowdown = 1.0,
+    server_slowdown: Slowdown = 1.0,
+    wait_ms: Annotated[float, typer.Option(min=0, help="Queue and round trip of the server, milliseconds.")] = 0.0,
+    bits: Bits = "32,16,8",
+    threads: Threads = 1,
+    table: Annotated[
+        Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
+    ] = None,
+) -> None:
+    """Show the best cut for a link, and for every other link rate.
+
+    Link rates are in Mbit/s, times in milliseconds.
+
+    Example: [bold]coinfer plan resnet50 --device raspberry-pi-4 --uplink-mbit-s 8[/bold]
+    """
+    from coinfer.commands import show_plan
+
+    show_plan(
+        console,
+        model,
+        uplink_mbit_s * 1e6,
+        device,
+        device_slowdown,
+        server_slowdown,
+        wait_ms / 1e3,
+        parse_bits(bits),
+        threads,
+        table,
+    )
+
+
+@app.command()
+def edge(
+    models: Annotated[list[str], typer.Argument(help="ONNX files or zoo networks to serve.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8001,
+    http_port: Annotated[int, typer.Option(min=-1, max=65535, help="REST and /metrics; 0 any, -1 none.")] = 8000,
+    threads: Threads = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 16,
+    slowdown: Slowdown = 1.0,
+    engine: Engine = "onnxruntime",
+    echo: Annotated[bool, typer.Option("--echo", help="Also serve `echo`, which returns its input.")] = False,
+) -> None:
+    """Serve networks, whole or any part of them, over gRPC and REST (Open Inference Protocol v2).
+
+    SIGTERM drains: what was admitted is finished first.
+
+    Example: [bold]coinfer edge resnet50 mymodel.onnx --grpc-port 8001[/bold]
+    """
+    from coinfer.runtime.edge import EdgeSettings, run_edge
+
+    settings = EdgeSettings(
+        models=tuple(models),
+        host=host,
+        grpc_port=grpc_port,
+        http_port=None if http_port < 0 else http_port,
+        threads=threads,
+        workers=workers,
+        queue=queue,
+        slowdown=slowdown,
+        engine=engine,
+        echo=echo,
+    )
+    raise typer.Exit(run_edge(settings))
+
+
+@app.command()
+def infer(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    servers: Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")] = "",
+    deadline_ms: Annotated[float, typer.Option(min=0, help="Milliseconds for each request; 0 is none.")] = 0.0,
+    bits: Bits = "32,16,8",
+    jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
+    slowdown: Slowdown = 1.0,
+    threads: Threads = 1,
+    engine: Engine = "onnxruntime",
+    table: Annotated[
+        Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="Also write a record per picture (JSON lines).")] = None,
+) -> None:
+    """Answer pictures from this device, with edge servers where that is faster.
+
+    Times are in milliseconds. Without servers, or when they fail, this device answers.
+
+    Example: [bold]coinfer infer resnet50 photos/ --servers 127.0.0.1:8001,127.0.0.1:8002 --deadline-ms 500[/bold]
+    """
+    from coinfer.commands import infer_images
+
+    infer_images(
+        console,
+        model,
+        images,
+        [server for server in servers.split(",") if server],
+        deadline_ms / 1e3,
+        parse_bits(bits),
+        jpeg,
+        slowdown,
+        threads,
+        engine,
+        table,
+        output,
+    )
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="An ONNX file that takes pictures, or a network of the zoo.")] = "resnet50",
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures; shipped photographs without it.")] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(help="Bandwidth traces: CSV of trace_id,time_s,throughput_bytes_per_s, or FILE:TRACE_ID."),
+    ] = None,
+    deadline_ms: Annotated[float, typer.Option(min=1, help="Deadline of each request, milliseconds.")] = 300.0,
+    device_slowdown: Slowdown = 6.0,
+    edge_slowdowns: Annotated[str, typer.Option(help="One edge server for each factor.")] = "3,2,1",
+    bits: Bits = "32,16,8",
+    jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
+    scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 20.0,
+    runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
+) -> None:
+    """Run a device and three edge servers on this machine, on real pictures and a bandwidth trace, and compare.
+
+    Four schemes answer the same requests on the same trace: the planner, device only, server only, fixed best cut.
+
+    Example: [bold]coinfer demo --model alexnet --deadline-ms 200[/bold]
+    """
+    from coinfer.demo.run import DemoSettings, run_demo
+    from coinfer.runtime.links import SHIPPED_TRACES
+
+    run_demo(
+        DemoSettings(
+            model=model,
+            images=str(images) if images else None,
+            trace=trace or str(SHIPPED_TRACES),
+            deadline_s=deadline_ms / 1e3,
+            device_slowdown=device_slowdown,
+            edge_slowdowns=parse_factors(edge_slowdowns),
+            bits=parse_bits(bits),
+            jpeg_quality=jpeg,
+            scheme_s=scheme_s,
+            runs=str(runs),
+        ),
+        console,
+    )
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """`32,16,8` as numbers."""
+    found = tuple(int(part) if part.strip().isdigit() else -1 for part in text.split(","))
+    if not set(found) <= {32, 16, 12, 8, 4}:
+        raise UserError(f"--bits {text!r}: expected some of 32, 16, 12, 8, 4, separated by commas")
+    return tuple(dict.fromkeys(found))
+
+
+def parse_factors(text: str) -> tuple[float, ...]:
+    """`3,2,1` as slow-down factors."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or any(not 1 <= factor < 1e6 for factor in found):
+        raise UserError(f"--edge-slowdowns {text!r}: expected numbers of at least 1, separated by commas")
+    return found
+
+
+def main() -> None:
+    """Runs the command; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

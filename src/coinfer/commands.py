@@ -1,0 +1,235 @@
+"""What `coinfer profile`, `plan` and `infer` do and print."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.zoo import open_model
+from coinfer.partition.hull import Hull
+from coinfer.profile import devices
+from coinfer.profile.options import Options, compile_options
+from coinfer.records import Record, RunLog
+from coinfer.runtime.device import Device, Result
+from coinfer.runtime.images import PHOTO_SUFFIXES, load_images
+from coinfer.runtime.profiling import measure_with_codec, profile_for, samples_for
+from coinfer.types import UserError
+from coinfer.units import MEGA, MILLI, bytes_of_bits
+
+
+def profile_model(
+    console: Console, model: str, threads: int, bits: Sequence[int], images: Path | None, output: Path | None
+) -> None:
+    """Measures, prints one row per cut, saves the table."""
+    graph = open_model(model)
+    samples = samples_for(graph, load_images(images))
+    with console.status(f"measuring {graph.name}"):
+        table = measure_with_codec(graph, threads, bits, samples)
+    options = compile_options(graph, table, bits)
+    shown = Table(title=f"{graph.name}: whole network {table.whole_s / MILLI:.1f} ms on {threads} thread(s)")
+    for heading in ("cut after", "before it, ms", "after it, ms", *(f"kB at {width} bits" for width in bits)):
+        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+    cuts = [cut.tensors for cut in graph.useful_cuts()]
+    sizes = {
+        (cut, int(width)): size
+        for cut, width, size in zip(options.cuts, options.bits, options.upload_bits, strict=True)
+    }
+    for cut, head_s, tail_s in zip(cuts, table.head_s(graph, cuts), table.tail_s(graph, cuts), strict=True):
+        kilobytes = [bytes_of_bits(sizes[cut, width]) / 1e3 if sizes.get((cut, width)) else None for width in bits]
+        cells = ["" if size is None else f"{size:.1f}" for size in kilobytes]
+        shown.add_row(_cut_name(graph, cut), f"{head_s / MILLI:.2f}", f"{tail_s / MILLI:.2f}", *cells)
+    console.print(shown)
+    path = output or Path(f"{graph.name}.profile.json")
+    table.save(path)
+    console.print(f"saved {path}")
+
+
+def show_plan(
+    console: Console,
+    model: str,
+    uplink_bps: float,
+    device: str | None,
+    device_slowdown: float,
+    server_slowdown: float,
+    wait_s: float,
+    bits: Sequence[int],
+    threads: int,
+    table_file: Path | None,
+) -> None:
+    """The best option at this rate, and which is best at every other."""
+    if device == "list":
+        for name in devices.names():
+            console.print(f"[bold]{name}[/bold]  {devices.device_class(name).description}", highlight=False)
+        return
+    if not (uplink_bps > 0 and math.isfinite(uplink_bps)):
+        raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
+    graph = open_model(model)
+    with console.status(f"profiling {graph.name} on this machine"):
+        table = profile_for(graph, table_file, threads, bits)
+    options = compile_options(graph, table, bits)
+    if device is not None:
+        device_slowdown *= devices.slowdown(device, table)
+    device_s, server_s = options.device_s * device_slowdown, options.server_s * server_slowdown
+    compute_s = device_s + server_s + wait_s * (options.upload_bits > 0)
+    hull = Hull.build(compute_s, options.upload_bits)
+    best = int(hull.best(uplink_bps))
+    here = f"{device or 'this machine'}, {device_slowdown:.2g} times the measured time"
+    console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
+    console.print(_options_table(graph, options, device_s, server_s, wait_s, uplink_bps, best))
+    console.print(_ranges_table(graph, options, hull))
+
+
+def _options_table(
+    graph: ModelGraph,
+    options: Options,
+    device_s: np.ndarray,
+    server_s: np.ndarray,
+    wait_s: float,
+    uplink_bps: float,
+    best: int,
+) -> Table:
+    shown = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; the best is marked")
+    for heading in ("cut after", "bits", "kB sent", "device", "upload", "wait", "server", "total"):
+        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+    for i, cut in enumerate(options.cuts):
+        sent = options.upload_bits[i]
+        parts = (device_s[i], sent / uplink_bps, wait_s if sent else 0.0, server_s[i])
+        shown.add_row(
+            _cut_name(graph, cut),
+            str(options.bits[i]) if sent else "-",
+            f"{bytes_of_bits(sent) / 1e3:.1f}" if sent else "-",
+            *(f"{part / MILLI:.1f}" for part in (*parts, sum(parts))),
+            style="bold green" if i == best else "",
+        )
+    return shown
+
+
+def _ranges_table(graph: ModelGraph, options: Options, hull: Hull) -> Table:
+    shown = Table(title="best for every link rate")
+    for heading in ("from Mbit/s", "to Mbit/s", "cut after", "bits"):
+        shown.add_column(heading, justify="right" if "Mbit" in heading or heading == "bits" else "left")
+    edges_bps = [0.0, *hull.threshold_bps.tolist(), math.inf]
+    for i, option in enumerate(hull.options):
+        low, high = edges_bps[i] / MEGA, edges_bps[i + 1] / MEGA
+        sends = options.upload_bits[option] > 0
+        bits = str(options.bits[option]) if sends else "-"
+        to = "any" if math.isinf(high) else f"{high:.3g}"
+        shown.add_row(f"{low:.3g}", to, _cut_name(graph, options.cuts[option]), bits)
+    return shown
+
+
+def _cut_name(graph: ModelGraph, cut: tuple[str, ...]) -> str:
+    if cut == graph.inputs:
+        return "(input: all on the server)"
+    return "(output: all on the device)" if cut == graph.outputs else " + ".join(cut)
+
+
+def infer_images(
+    console: Console,
+    model: str,
+    images: Sequence[Path],
+    servers: Sequence[str],
+    deadline_s: float,
+    bits: Sequence[int],
+    jpeg_quality: int | None,
+    slowdown: float,
+    threads: int,
+    engine: str,
+    table_file: Path | None,
+    output: Path | None,
+) -> None:
+    """Answers every picture, prints a row for each."""
+    graph = open_model(model)
+    files = list(_picture_files(images))
+    with console.status(f"profiling {graph.name} on this machine"):
+        table = profile_for(graph, table_file, threads, bits)
+    device = Device(
+        graph,
+        servers,
+        deadline_s or math.inf,
+        profile=table,
+        bits=bits,
+        jpeg_quality=jpeg_quality,
+        slowdown=slowdown,
+        threads=threads,
+        engine=engine,
+    )
+    log = RunLog(output) if output else None
+    shown = Table(title=f"{graph.name}, times in ms")
+    for heading in (
+        "picture",
+        "class",
+        "cut after",
+        "bits",
+        "answered by",
+        "device",
+        "upload",
+        "queue",
+        "server",
+        "total",
+    ):
+        shown.add_column(heading, justify="left" if heading in ("picture", "cut after", "answered by") else "right")
+    with console.status("connecting and preparing"):
+        device.__enter__()
+    began_s = time.monotonic()
+    with device:
+        for i, file in enumerate(track(files, "inferring", console=console, transient=True)):
+            at_s = time.monotonic() - began_s
+            result = device.infer(file)
+            _add_row(shown, graph, file, result)
+            if log:
+                log.append(_record(device, i, at_s, result))
+    console.print(shown)
+    if log:
+        log.close()
+
+
+def _picture_files(images: Sequence[Path]):
+    for path in images:
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
+            if not found:
+                raise UserError(f"{path}: no picture in it; expected files that end in {', '.join(PHOTO_SUFFIXES)}")
+            yield from found
+        elif path.exists():
+            yield path
+        else:
+            raise UserError(f"{path}: no such picture or folder")
+
+
+def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result) -> None:
+    outcome, head = result.outcome, result.route.hops[0]
+    sent = len(result.route.hops) > 1
+    parts = (outcome.device_s, outcome.upload_s + outcome.download_s, outcome.queue_s, outcome.server_s)
+    shown.add_row(
+        file.name,
+        str(int(np.argmax(result.output))),
+        _cut_name(graph, head.cut),
+        str(head.bits) if sent else "-",
+        result.executed_on + (f" ({result.fallback})" if result.fallback else ""),
+        *(f"{part / MILLI:.1f}" for part in (*parts, outcome.latency_s)),
+        style="" if outcome.in_time else "red",
+    )
+
+
+def _record(device: Device, request: int, at_s: float, result: Result) -> Record:
+    chosen = result.route.hops[-1].node
+    believed_bps = dict(zip(device.servers, device.links_bps(), strict=True)).get(chosen, 0.0)
+    return Record(
+        scheme="planner",
+        request=request,
+        at_s=at_s,
+        link_bps=believed_bps,
+        route=result.route,
+        executed_on=result.executed_on,
+        fallback=result.fallback,
+        predicted_s=result.predicted_s,
+        sent_bits=result.sent_bits,
+        outcome=result.outcome,
+    )

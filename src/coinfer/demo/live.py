@@ -1,0 +1,87 @@
+"""The table that people watch while requests run."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from coinfer.records import Record
+from coinfer.units import MEGA, MILLI
+
+ROWS = 12
+
+
+class LiveTable:
+    """Shows the last requests and how far the run is. A context manager; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, names: Sequence[str], requests: int, inputs: tuple[str, ...]):
+        self._console = console
+        self._inputs = inputs
+        self._rows: deque[Record] = deque(maxlen=ROWS)
+        self._progress = Progress(
+            TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        )
+        self._tasks = {name: self._progress.add_task(name, total=requests) for name in names}
+        self._live = Live(console=console, refresh_per_second=8, get_renderable=self._render)
+
+    def __enter__(self) -> "LiveTable":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def add(self, record: Record) -> None:
+        self._rows.append(record)
+        self._progress.advance(self._tasks[record.scheme])
+        if not self._console.is_terminal:
+            self._console.print(" ".join(cells(record, self._inputs)), highlight=False)
+
+    def _render(self) -> Group:
+        table = Table(title="requests", title_justify="left", expand=True)
+        for heading, justify in HEADINGS:
+            table.add_column(heading, justify=justify, no_wrap=True)
+        for record in self._rows:
+            table.add_row(*cells(record, self._inputs), style="" if record.outcome.in_time else "red")
+        return Group(table, self._progress)
+
+
+HEADINGS = (
+    ("scheme", "left"),
+    ("request", "right"),
+    ("link Mbit/s", "right"),
+    ("cut after", "left"),
+    ("bits", "right"),
+    ("server", "left"),
+    ("device", "right"),
+    ("upload", "right"),
+    ("queue", "right"),
+    ("server ms", "right"),
+    ("download", "right"),
+    ("total ms", "right"),
+    ("in time", "left"),
+)
+
+
+def cells(record: Record, inputs: tuple[str, ...]) -> list[str]:
+    """One row, times in milliseconds."""
+    outcome, head = record.outcome, record.route.hops[0]
+    offloaded = len(record.route.hops) > 1
+    cut = "(all here)" if not offloaded else "(input)" if head.cut == inputs else "+".join(head.cut)
+    parts = (outcome.device_s, outcome.upload_s, outcome.queue_s, outcome.server_s, outcome.download_s)
+    return [
+        record.scheme,
+        str(record.request),
+        f"{record.link_bps / MEGA:.1f}" if offloaded else "-",
+        cut,
+        str(head.bits) if offloaded else "-",
+        record.executed_on + (" (fallback)" if record.fallback else ""),
+        *(f"{part / MILLI:.0f}" for part in parts),
+        f"{outcome.latency_s / MILLI:.0f}",
+        "yes" if outcome.in_time else "late",
+    ]

@@ -1,0 +1,126 @@
+"""What came out: a comparison on the same inputs and the same trace, as a table, a JSON record and a plot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from coinfer.records import Record, as_json
+from coinfer.runtime.links import Trace
+from coinfer.units import MEGA, MILLI, bytes_of_bits
+
+
+class Summary(NamedTuple):
+    """One scheme over the whole run."""
+
+    scheme: str
+    requests: int
+    mean_s: float
+    p95_s: float
+    in_time: float
+    """Share of requests that met the deadline."""
+    sent_bytes: float
+    """Mean per request."""
+    fallbacks: int
+    prediction_error: float
+    """Median of |predicted - measured| / measured latency."""
+    top1_agreement: float
+    """Share of answers with the same first class as the whole network run exactly."""
+
+
+def summarise(records: Sequence[Record], agreed: Sequence[bool]) -> Summary:
+    """Records of one scheme, and whether each answer agreed with the exact one."""
+    latency_s = np.array([record.outcome.latency_s for record in records])
+    predicted_s = np.array([record.predicted_s for record in records])
+    return Summary(
+        scheme=records[0].scheme,
+        requests=len(records),
+        mean_s=float(latency_s.mean()),
+        p95_s=float(np.percentile(latency_s, 95)),
+        in_time=float(np.mean([record.outcome.in_time for record in records])),
+        sent_bytes=float(np.mean([bytes_of_bits(record.sent_bits) for record in records])),
+        fallbacks=sum(bool(record.fallback) for record in records),
+        prediction_error=float(np.median(np.abs(predicted_s - latency_s) / latency_s)),
+        top1_agreement=float(np.mean(agreed)),
+    )
+
+
+def comparison(summaries: Sequence[Summary], deadline_s: float) -> Table:
+    """The table at the end of a run."""
+    table = Table(title=f"same inputs, same trace, deadline {deadline_s / MILLI:.0f} ms", title_justify="left")
+    table.add_column("scheme")
+    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fallbacks", "prediction error", "top-1 as exact"):
+        table.add_column(heading, justify="right")
+    for found in summaries:
+        table.add_row(
+            found.scheme,
+            f"{found.mean_s / MILLI:.0f}",
+            f"{found.p95_s / MILLI:.0f}",
+            f"{found.in_time:.0%}",
+            f"{found.sent_bytes / 1e3:.0f}",
+            str(found.fallbacks),
+            f"{found.prediction_error:.0%}",
+            f"{found.top1_agreement:.0%}",
+        )
+    return table
+
+
+def write_json(path: Path, settings: Mapping[str, object], summaries: Sequence[Summary]) -> None:
+    """Settings and summaries; the single requests are in the run log beside it."""
+    found = {"settings": dict(settings), "schemes": [as_json(summary) for summary in summaries]}
+    path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def plot(
+    path: Path,
+    records: Mapping[str, Sequence[Record]],
+    summaries: Sequence[Summary],
+    traces: Mapping[str, Trace],
+    deadline_s: float,
+) -> None:
+    """Link rates, latency of every request, and the means side by side."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (rates, latencies, bars) = plt.subplots(
+        3, 1, figsize=(9, 9.5), height_ratios=(1, 1.6, 1.1), layout="constrained"
+    )
+    end_s = max(record.at_s for found in records.values() for record in found)
+    grid = np.linspace(0, end_s, 600)
+    for name, trace in traces.items():
+        rates.plot(grid, [trace.rate_at(t) / MEGA for t in grid], label=name, lw=1.2)
+    rates.set(ylabel="link rate, Mbit/s", xlim=(0, end_s), ylim=(0, None), title="The links, the same for every scheme")
+    rates.legend(loc="upper right", fontsize=8, ncols=len(traces))
+    for found, marker in zip(records.values(), "osv^DPX", strict=False):
+        times = [record.at_s for record in found]
+        latency = [record.outcome.latency_s / MILLI for record in found]
+        latencies.plot(times, latency, marker=marker, ms=4, lw=0.9, label=found[0].scheme)
+    latencies.axhline(deadline_s / MILLI, color="black", ls="--", lw=1, label="deadline")
+    latencies.set(ylabel="latency, ms", xlabel="time of the request, s", xlim=(0, end_s), ylim=(0, None))
+    latencies.legend(loc="upper right", fontsize=8, ncols=3)
+    _bars(bars, records, summaries)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+PARTS = ("device_s", "upload_s", "queue_s", "server_s", "download_s")
+
+
+def _bars(axes: Any, records: Mapping[str, Sequence[Record]], summaries: Sequence[Summary]) -> None:
+    """Mean latency of each scheme, split into its parts."""
+    names = [summary.scheme for summary in summaries]
+    left = np.zeros(len(names))
+    for part in PARTS:
+        width = np.array([np.mean([getattr(record.outcome, part) for record in records[name]]) for name in names])
+        axes.barh(names, width / MILLI, left=left, label=part.removesuffix("_s"))
+        left += width / MILLI
+    for row, summary in enumerate(summaries):
+        axes.text(left[row], row, f" {summary.mean_s / MILLI:.0f} ms, {summary.in_time:.0%} in time", va="center")
+    axes.invert_yaxis()
+    axes.set(xlabel="mean latency, ms", xlim=(0, left.max() * 1.35))
+    axes.legend(fontsize=8, loc="lower right")

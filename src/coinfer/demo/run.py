@@ -1,0 +1,231 @@
+"""Runs the demo: the same requests under each scheme, one after another, on the same replay of the links."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from coinfer.demo import report
+from coinfer.demo.cluster import EdgeProcess, edges
+from coinfer.demo.live import LiveTable
+from coinfer.demo.schemes import PLANNER, schemes
+from coinfer.graph.zoo import open_model
+from coinfer.records import Record, RunLog
+from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device import Device, Result
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import load_images, preprocess
+from coinfer.runtime.links import SHIPPED_TRACES, Link, Trace, TraceError, load_traces
+from coinfer.runtime.profiling import profile_for
+from coinfer.types import Policy
+
+REST_S = 1.5
+"""Between schemes, so that the links' estimates forget the last one."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    model: str = "resnet50"
+    images: str | None = None
+    """Folder of pictures; the shipped ones without it."""
+    trace: str = str(SHIPPED_TRACES)
+    """File, or `file:trace_id` for all links on one trace."""
+    deadline_s: float = 0.3
+    device_slowdown: float = 6.0
+    edge_slowdowns: tuple[float, ...] = (3.0, 2.0, 1.0)
+    bits: tuple[int, ...] = (32, 16, 8)
+    jpeg_quality: int | None = None
+    scheme_s: float = 20.0
+    """How long each scheme runs."""
+    runs: str = "runs"
+
+
+def run_demo(settings: DemoSettings, console: Console) -> Path:
+    """Runs all schemes and returns the folder with run log, summary and plot.
+
+    Raises:
+        GraphError, TraceError, ImageError, ClusterError: for what a user can mend, in one line.
+    """
+    graph = open_model(settings.model)
+    pictures = load_images(settings.images)
+    traces = link_traces(settings.trace, len(settings.edge_slowdowns))
+    with console.status(f"profiling {graph.name} on this machine"):
+        table = profile_for(graph, None, 1, settings.bits)
+    with console.status(f"starting {len(settings.edge_slowdowns)} edge servers"):
+        cluster = edges(settings.model, settings.edge_slowdowns)
+        running = cluster.__enter__()
+    try:
+        links = {edge.address: Link(trace, WallClock()) for edge, trace in zip(running, traces.values(), strict=True)}
+        device = Device(
+            graph,
+            list(links),
+            settings.deadline_s,
+            profile=table,
+            bits=settings.bits,
+            jpeg_quality=settings.jpeg_quality,
+            links=links,
+            slowdown=settings.device_slowdown,
+        )
+        with console.status("preparing the segments that may be chosen, here and on the servers"):
+            device.__enter__()
+        with device:
+            return _compare(settings, console, device, running, links, traces, pictures)
+    finally:
+        cluster.__exit__(None, None, None)
+
+
+def link_traces(where: str, count: int) -> dict[str, Trace]:
+    """One trace for each link: the first ones of the file, or one trace at different times where it holds fewer.
+
+    Raises:
+        TraceError: naming the file and what is wrong with it.
+    """
+    path, _, wanted = where.partition(":") if not Path(where).exists() else (where, "", "")
+    found = load_traces(path)
+    if wanted:
+        if wanted not in found:
+            raise TraceError(f"{path}: no trace {wanted!r}; it holds {', '.join(list(found)[:8])}")
+        found = {wanted: found[wanted]}
+    if len(found) >= count:
+        return dict(list(found.items())[:count])
+    name, trace = next(iter(found.items()))
+    offsets_s = [trace.period_s * i / count for i in range(count)]
+    return {f"{name} +{offset_s:.0f} s": trace.shifted(offset_s) for offset_s in offsets_s}
+
+
+def _compare(
+    settings: DemoSettings,
+    console: Console,
+    device: Device,
+    running: Sequence[EdgeProcess],
+    links: dict[str, Link],
+    traces: Mapping[str, Trace],
+    pictures: Sequence[tuple[str, np.ndarray]],
+) -> Path:
+    folder = Path(settings.runs) / time.strftime("demo-%Y%m%d-%H%M%S")
+    observation = device.observe()
+    local_s = float(observation.option_device_s[0, -1])
+    period_s = 1.15 * local_s
+    count = max(int(settings.scheme_s / period_s), 5)
+    rivals = schemes(device.options, device.graph.inputs, observation, [trace.mean_bps for trace in traces.values()])
+    _introduce(console, settings, device, running, traces, local_s, period_s, count)
+    exact = _exact_classes(device, pictures)
+    records: dict[str, list[Record]] = {}
+    agreed: dict[str, list[bool]] = {}
+    with RunLog(folder / "requests.jsonl") as log, LiveTable(console, list(rivals), count, device.graph.inputs) as live:
+        for name, policy in rivals.items():
+            _replay(links, traces)
+            records[name], agreed[name] = [], []
+            for record, result in _requests(device, name, policy, links, pictures, period_s, count):
+                log.append(record)
+                live.add(record)
+                records[name].append(record)
+                agreed[name].append(int(np.argmax(result.output)) == exact[record.request % len(pictures)])
+    summaries = [report.summarise(found, agreed[name]) for name, found in records.items()]
+    console.print(report.comparison(summaries, settings.deadline_s))
+    report.write_json(folder / "summary.json", asdict(settings), summaries)
+    by_server = {
+        f"{name} → {edge.address} (×{edge.slowdown:g})": trace
+        for (name, trace), edge in zip(traces.items(), running, strict=True)
+    }
+    report.plot(folder / "comparison.png", records, summaries, by_server, settings.deadline_s)
+    console.print(f"plot {folder / 'comparison.png'}, record {folder / 'summary.json'}, every request {log.path}")
+    return folder
+
+
+def _introduce(
+    console: Console,
+    settings: DemoSettings,
+    device: Device,
+    running: Sequence[EdgeProcess],
+    traces: Mapping[str, Trace],
+    local_s: float,
+    period_s: float,
+    count: int,
+) -> None:
+    console.print(
+        f"{device.graph.name}: {device.graph.work_flop / 1e9:.1f} GFLOP, {device.graph.params / 1e6:.1f} M parameters"
+        f" (seeded random weights unless the model is your own file); on the device {local_s * 1e3:.0f} ms"
+        f" (this processor slowed {settings.device_slowdown:g} times)"
+    )
+    for edge, (name, trace) in zip(running, traces.items(), strict=True):
+        console.print(
+            f"edge {edge.address}: slowed {edge.slowdown:g} times, link {name}, mean {trace.mean_bps / 1e6:.1f} Mbit/s"
+        )
+    console.print(f"{count} requests, one every {period_s:.2f} s, for each of the schemes; Ctrl-C stops")
+
+
+def _replay(links: dict[str, Link], traces: Mapping[str, Trace]) -> None:
+    """Starts all links again at the beginning of their traces."""
+    for address, trace in zip(list(links), traces.values(), strict=True):
+        links[address] = Link(trace, WallClock())
+    time.sleep(REST_S)
+    for address, trace in zip(list(links), traces.values(), strict=True):
+        links[address] = Link(trace, WallClock())
+
+
+def _requests(
+    device: Device,
+    scheme: str,
+    policy: Policy,
+    links: Mapping[str, Link],
+    pictures: Sequence[tuple[str, np.ndarray]],
+    period_s: float,
+    count: int,
+):
+    """Makes a request every `period_s`; one that has to wait for the one before counts the wait."""
+    device.policy, device.hedge = policy, scheme == PLANNER
+    began_s = time.monotonic()
+    for i in range(count):
+        due_s = began_s + i * period_s
+        time.sleep(max(due_s - time.monotonic(), 0.0))
+        late_s = time.monotonic() - due_s
+        rates_bps = {address: link.rate_bps() for address, link in links.items()}
+        result = device.infer(pictures[i % len(pictures)][1], max(device.deadline_s - late_s, 1e-3))
+        yield _record(scheme, i, due_s - began_s, late_s, device.deadline_s, rates_bps, result), result
+
+
+def _record(
+    scheme: str,
+    request: int,
+    at_s: float,
+    late_s: float,
+    deadline_s: float,
+    rates_bps: Mapping[str, float],
+    result: Result,
+) -> Record:
+    outcome = result.outcome
+    latency_s = outcome.latency_s + late_s
+    outcome = outcome._replace(
+        device_s=outcome.device_s + late_s, latency_s=latency_s, in_time=bool(latency_s <= deadline_s)
+    )
+    chosen = result.route.hops[-1].node
+    return Record(
+        scheme=scheme,
+        request=request,
+        at_s=at_s,
+        link_bps=rates_bps.get(chosen, 0.0),
+        route=result.route,
+        executed_on=result.executed_on,
+        fallback=result.fallback,
+        predicted_s=result.predicted_s + late_s if math.isfinite(result.predicted_s) else 0.0,
+        sent_bits=result.sent_bits,
+        outcome=outcome,
+    )
+
+
+def _exact_classes(device: Device, pictures: Sequence[tuple[str, np.ndarray]]) -> list[int]:
+    """First class of every picture by the whole network, nothing sent."""
+    if device.graph.image is None:
+        raise ValueError(f"{device.graph.name} takes no pictures")
+    executor = Executor(device.graph)
+    name = device.graph.inputs[0]
+    found = []
+    for _, picture in pictures:
+        outputs, _ = executor.run({name: preprocess(picture, device.graph.image)}, device.graph.outputs)
+        found.append(int(np.argmax(outputs[device.graph.outputs[0]])))
+    return found

@@ -1,0 +1,461 @@
+"""The weak device: it decides for every request, runs the head, sends the rest, and always answers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.zoo import open_model
+from coinfer.profile.options import compile_options
+from coinfer.profile.table import ProfileTable
+from coinfer.runtime import codec, planner
+from coinfer.runtime import estimate as est
+from coinfer.runtime.clock import Clock, WallClock
+from coinfer.runtime.executor import Abort, Engine, Executor
+from coinfer.runtime.images import load_image, normalise, to_pixels
+from coinfer.runtime.links import Link
+from coinfer.runtime.messages import InferReply, InferRequest, TransportError, WireError, WireTensor
+from coinfer.runtime.peers import Peers
+from coinfer.runtime.processor import Processor
+from coinfer.runtime.profiling import profile_for
+from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.tensors import pack, unpack
+from coinfer.runtime.transport import ShapedTransport, Transport
+from coinfer.runtime.wire import reply_bits, request_bits
+from coinfer.types import DEVICE, OffloadObservation, Outcome, Policy, Route, UserError
+from coinfer.units import FLOAT32_BITS
+
+FIRST_RATE_BPS = 10e6
+"""Believed of a link until the first transfer."""
+PATIENCE = 2.0
+"""A reply that takes this many times what was predicted is overtaken by the device itself."""
+SLACK_S = 0.05
+LONGEST_WAIT_S = 30.0
+MAX_SERVERS_ASKED = 2
+"""For one request, before the device answers itself."""
+
+
+class DeviceError(UserError):
+    """A wrong setting or input."""
+
+
+class Result(NamedTuple):
+    """The answer to one request."""
+
+    outputs: dict[str, np.ndarray]
+    outcome: Outcome
+    """The timing split, seconds; `outcome.latency_s` is the sum of its parts."""
+    route: Route
+    """What was decided first."""
+    executed_on: str
+    """`device`, or the address of the server that answered."""
+    fallback: str
+    """What went wrong with the servers asked before, if anything."""
+    predicted_s: float
+    """Latency that the planner expected."""
+    sent_bits: float
+    """All bits of messages sent for it, lost ones included."""
+
+    @property
+    def output(self) -> np.ndarray:
+        """The first output."""
+        return next(iter(self.outputs.values()))
+
+
+class _Task(NamedTuple):
+    """A request on its way."""
+
+    tensors: Mapping[str, np.ndarray]
+    pixels: np.ndarray | None
+    began_s: float
+    deadline_s: float
+    observation: OffloadObservation
+    route: Route
+    option: int
+    predicted_s: float
+
+
+class _Answer(NamedTuple):
+    """Outputs and where their time went; `upload_s` of a device's answer is what it waited in vain."""
+
+    outputs: dict[str, np.ndarray]
+    upload_s: float
+    queue_s: float = 0.0
+    server_s: float = 0.0
+    download_s: float = 0.0
+
+
+class Device:
+    """A device with edge servers around it. Use it as a context manager.
+
+    Args:
+        model: an ONNX file, the name of a zoo network, or a `ModelGraph`.
+        servers: `host:port` of edge servers that serve the same network.
+        deadline_s: from the call of `infer`; without one the latency alone counts.
+        profile: measured table or its file; without one the network is measured here once and remembered.
+        policy: decides instead of `planner.least_latency`.
+        bits: allowed bits per element of what is sent; (32,) keeps every answer exact.
+        jpeg_quality: send pictures as JPEG of this quality instead of their own bytes.
+        links: shapes the way to a server, for runs on one machine.
+        slowdown: emulates a processor so many times slower than this one.
+        hedge: answer from the device itself when a server is late; it always does when one fails.
+        power_w: of the device while it computes, for `Outcome.energy_j`; 0 does not meter it.
+        transport: how nodes are reached; gRPC by default.
+
+    Raises:
+        UserError: for settings that cannot work, in one line.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | ModelGraph,
+        servers: Sequence[str] = (),
+        deadline_s: float = math.inf,
+        *,
+        profile: ProfileTable | str | Path | None = None,
+        policy: Policy = planner.least_latency,
+        bits: Sequence[int] = (32, 16, 8),
+        jpeg_quality: int | None = None,
+        links: Mapping[str, Link] | None = None,
+        slowdown: float = 1.0,
+        threads: int = 1,
+        engine: Engine = "onnxruntime",
+        hedge: bool = True,
+        power_w: float = 0.0,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+    ):
+        _check_settings(servers, deadline_s, bits, slowdown)
+        self.graph = model if isinstance(model, ModelGraph) else open_model(str(model))
+        self.deadline_s = deadline_s
+        self.policy = policy
+        self.hedge = hedge
+        self.power_w = power_w
+        self.jpeg_quality = jpeg_quality
+        self._clock = clock or WallClock()
+        table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads, bits)
+        self.options = planner.prune(compile_options(self.graph, table, bits), slowdown)
+        self._head_s = dict(zip(self.options.cuts, self.options.device_s.tolist(), strict=True))
+        self._tail_s = dict(zip(self.options.cuts, self.options.server_s.tolist(), strict=True))
+        self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
+        self._processor = Processor(self._executor, slowdown)
+        inner = transport or GrpcTransport()
+        self._transport = ShapedTransport(inner, links) if links is not None else inner
+        self._peers = Peers(servers, self._transport, self._clock, FIRST_RATE_BPS, self._prepare_server)
+
+    def __enter__(self) -> "Device":
+        """Builds what the planner may choose, here and on the servers, and measures the links once."""
+        for cut in self._head_s:
+            for inputs, outputs in ((self.graph.inputs, cut), (cut, self.graph.outputs)):
+                if set(inputs) != set(outputs):
+                    self._executor.prepare(inputs, outputs)
+        self._peers.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the probes and connections; what the device computes is finished first."""
+        self._peers.close()
+        self._processor.close()
+        self._transport.close()
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        return self._peers.addresses
+
+    def links_bps(self) -> tuple[float, ...]:
+        """Believed rate of each server's link."""
+        return tuple(server.link.rate_bps for server in self._peers.now())
+
+    def observe(self, deadline_s: float | None = None) -> OffloadObservation:
+        """What a policy would see of a request made now."""
+        return planner.observe(
+            self.options,
+            self._peers.now(),
+            self.deadline_s if deadline_s is None else deadline_s,
+            self._clock.now_s(),
+            device_scale=self._processor.scale,
+            device_backlog_s=self._processor.backlog_s,
+            device_power_w=self.power_w,
+        )
+
+    def plan(self, deadline_s: float | None = None) -> Route:
+        """Where a request made now would go; nothing is sent."""
+        observation = self.observe(deadline_s)
+        option, server, _ = planner.decide(self.policy, observation)
+        return self._route(observation, option, server)
+
+    def infer(self, item: Any, deadline_s: float | None = None) -> Result:
+        """Answers one request. Safe to call from several threads.
+
+        Args:
+            item: a picture (file, PIL image or uint8 [H, W, 3]) where the network takes one; else its input as an
+                array, or a mapping of input names to arrays.
+            deadline_s: for this request.
+
+        Raises:
+            UserError: where the item does not fit the network. A failing server raises nothing: the device answers.
+        """
+        began_s = self._clock.now_s()
+        deadline_s = self.deadline_s if deadline_s is None else deadline_s
+        if not deadline_s > 0:
+            raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
+        tensors, pixels = read_item(self.graph, item)
+        self._executor.check(tensors)
+        observation = self.observe(deadline_s)
+        if pixels is None:
+            observation = planner.with_raw_input(observation, self.options, self.graph)
+        option, server, predicted_s = planner.decide(self.policy, observation)
+        route = self._route(observation, option, server)
+        task = _Task(tensors, pixels, began_s, deadline_s, observation, route, option, predicted_s)
+        if server == DEVICE:
+            outputs = self._processor.submit(tensors, self.graph.outputs, self._head_s[self.graph.outputs]).result()
+            return self._result(task, _Answer(outputs, 0.0), DEVICE, [], 0.0)
+        return self._offload(task, server)
+
+    # --- a request that leaves the device
+
+    def _offload(self, task: _Task, server: int) -> Result:
+        """Asks the chosen server, at most one more, and last the device itself."""
+        cut = task.route.hops[0].cut
+        at_cut = task.tensors
+        if set(cut) != set(self.graph.inputs):
+            at_cut = self._processor.submit(task.tensors, cut, self._head_s[cut]).result()
+        reasons: list[str] = []
+        sent_bits, waited_s, tried = 0.0, 0.0, set[int]()
+        while server != DEVICE:
+            tried.add(server)
+            request = self._request(task, at_cut, server)
+            sent_bits += request_bits(request)
+            asked_s = self._clock.now_s()
+            answer, reason = self._ask(task, request, server, at_cut)
+            if answer is not None:
+                reasons += [reason] if reason else []
+                answer = answer._replace(upload_s=answer.upload_s + waited_s)
+                return self._result(task, answer, DEVICE if reason else server, reasons, sent_bits)
+            reasons.append(reason)
+            waited_s += self._clock.now_s() - asked_s
+            server = self._next_server(task, tried)
+        outputs = self._tail(task, at_cut).result()
+        return self._result(task, _Answer(outputs, waited_s), DEVICE, reasons, sent_bits)
+
+    def _ask(
+        self, task: _Task, request: InferRequest, server: int, at_cut: Mapping[str, np.ndarray]
+    ) -> tuple[_Answer | None, str]:
+        """An answer, and why it is not the server's; no answer where the server failed.
+
+        A server that is late runs against the device itself, and the first to finish answers.
+        """
+        cut = task.route.hops[0].cut
+        sent_s = self._clock.now_s()
+        timeout_s = min(request.deadline_s, LONGEST_WAIT_S) if request.deadline_s > 0 else LONGEST_WAIT_S
+        future = self._transport.send(self.servers[server], request, timeout_s)
+        future.add_done_callback(lambda done: self._learn(server, cut, request, sent_s, done))
+        patience_s = self._patience_s(task, server, sent_s) if self.hedge else None
+        done, _ = wait((future,), patience_s)
+        if done:
+            answer, reason = self._read(future, request, sent_s)
+            return answer, f"{self.servers[server]}: {reason}" if reason else ""
+        waited_s, abort = self._clock.now_s() - sent_s, Abort()
+        self._peers.change(server, lambda known: est.after_failure(known, self._clock.now_s()))
+        local = self._tail(task, at_cut, abort)
+        wait((future, local), return_when=FIRST_COMPLETED)
+        if future.done() and (answer := self._read(future, request, sent_s)[0]):
+            abort.set()
+            return answer, ""
+        outputs = local.result()
+        future.cancel()
+        return _Answer(outputs, waited_s), f"{self.servers[server]}: no reply after {waited_s:.3f} s"
+
+    def _read(self, future: Future[InferReply], request: InferRequest, sent_s: float) -> tuple[_Answer | None, str]:
+        """The server's answer, or what was wrong with it."""
+        try:
+            reply = future.result()
+            outputs = {tensor.name: unpack(tensor) for tensor in reply.outputs}
+        except (TransportError, WireError) as error:
+            return None, f"{error.code} {error.reason or error.message}"
+        missing = set(self.graph.outputs) - set(outputs)
+        if missing:
+            return None, f"its reply lacks {sorted(missing)}"
+        service_s = reply.server_s + reply.codec_s + reply.forward_s
+        transfer_s = max(self._clock.now_s() - sent_s - service_s - reply.queue_s, 0.0)
+        sent, received = request_bits(request), reply_bits(reply)
+        upload_s = transfer_s * sent / (sent + received)
+        return _Answer(outputs, upload_s, reply.queue_s, service_s, transfer_s - upload_s), ""
+
+    def _learn(
+        self, server: int, cut: tuple[str, ...], request: InferRequest, sent_s: float, done: Future[InferReply]
+    ) -> None:
+        """Every reply and every failure teaches, also one that comes too late; runs on the transport's thread."""
+        now_s = self._clock.now_s()
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            reply = done.result()
+            self._peers.change(server, lambda known: self._after(known, cut, request, reply, now_s - sent_s, now_s))
+        elif isinstance(error, TransportError) and error.code == "RESOURCE_EXHAUSTED":
+            pushback_s = max(error.pushback_s or 0.0, SLACK_S)
+            self._peers.change(server, lambda known: est.after_refusal(known, pushback_s, now_s))
+        elif not (isinstance(error, TransportError) and error.reason == "hopeless"):
+            self._peers.change(server, lambda known: est.after_failure(known, now_s))
+
+    def _after(
+        self,
+        known: est.ServerEstimate,
+        cut: tuple[str, ...],
+        request: InferRequest,
+        reply: InferReply,
+        elapsed_s: float,
+        now_s: float,
+    ) -> est.ServerEstimate:
+        """What a reply says of link, load and speed."""
+        service_s = reply.server_s + reply.codec_s + reply.forward_s
+        transfer_s = elapsed_s - service_s - reply.queue_s - known.link.round_trip_s
+        if transfer_s > 0:
+            size_bits = request_bits(request) + reply_bits(reply)
+            known = known._replace(link=est.after_transfer(known.link, size_bits, transfer_s, now_s))
+        backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
+        known = est.after_reply(known, backlog_s, room, now_s)
+        return est.after_service(known, cut, service_s, self._tail_s[cut])
+
+    def _patience_s(self, task: _Task, server: int, sent_s: float) -> float:
+        """How long to wait for a server before the device starts on the rest itself: well past what was predicted, but
+        early enough for the deadline where it can still be held."""
+        seen = task.observation
+        expected_s = float(
+            seen.option_upload_bits[0, task.option] / seen.uplink_bps[0, server]
+            + seen.server_backlog_s[server]
+            + seen.option_server_s[0, task.option, server]
+        )
+        tail_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale
+        spare_s = task.began_s + task.deadline_s - sent_s - tail_s - SLACK_S
+        return max(min(PATIENCE * expected_s + SLACK_S, spare_s), 1.25 * expected_s)
+
+    def _next_server(self, task: _Task, tried: set[int]) -> int:
+        """The best other server for the same cut and bits, or the device where its own tail is faster."""
+        if len(tried) >= MAX_SERVERS_ASKED:
+            return DEVICE
+        observation = self.observe()
+        room = observation.server_room.copy()
+        room[sorted(tried)] = 0
+        latency_s = planner.feasible_latency_s(observation._replace(server_room=room))[0, task.option]
+        from_cut_s = latency_s[:-1] - observation.option_device_s[0, task.option]
+        best = int(np.argmin(from_cut_s))
+        local_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale + self._processor.backlog_s
+        return best if from_cut_s[best] < local_s else DEVICE
+
+    def _tail(
+        self, task: _Task, at_cut: Mapping[str, np.ndarray], abort: Abort | None = None
+    ) -> Future[dict[str, np.ndarray]]:
+        return self._processor.submit(at_cut, self.graph.outputs, self._tail_s[task.route.hops[0].cut], abort)
+
+    def _request(self, task: _Task, at_cut: Mapping[str, np.ndarray], server: int) -> InferRequest:
+        hop = task.route.hops[0]
+        rate_bps = float(task.observation.uplink_bps[0, server])
+        left_s = task.began_s + task.deadline_s - self._clock.now_s()
+        return InferRequest(
+            model=self.graph.name,
+            inputs=tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut),
+            outputs=self.graph.outputs,
+            fingerprint=self.graph.fingerprint,
+            deadline_s=max(left_s, 0.0) if self.hedge else math.inf,
+        )
+
+    def _payload(self, task: _Task, name: str, tensor: np.ndarray, bits: int, rate_bps: float) -> WireTensor:
+        if name in self.graph.inputs and task.pixels is not None and self.graph.image is not None:
+            data = codec.encode_image(task.pixels, self.graph.image, self.jpeg_quality, rate_bps=rate_bps)
+            return WireTensor(name, "UINT8", (len(data),), data, codec=True)
+        return pack(name, tensor, FLOAT32_BITS if name in self.graph.inputs else bits, rate_bps)
+
+    def _prepare_server(self, index: int) -> None:
+        """Has a server build every segment that the planner may ask for; its measured times come back."""
+        for cut in self._head_s:
+            if cut == self.graph.outputs:
+                continue
+            inputs = tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in cut)
+            request = InferRequest(
+                self.graph.name, inputs, self.graph.outputs, fingerprint=self.graph.fingerprint, warm=True
+            )
+            try:
+                reply = self._transport.send(self.servers[index], request, LONGEST_WAIT_S).result(LONGEST_WAIT_S)
+            except (TransportError, FutureTimeout):
+                return
+            tail_s = self._tail_s[cut]
+            self._peers.change(
+                index,
+                lambda known, cut=cut, reply=reply, tail_s=tail_s: est.after_service(
+                    known, cut, reply.server_s, tail_s
+                ),
+            )
+
+    # --- results
+
+    def _route(self, observation: OffloadObservation, option: int, server: int) -> Route:
+        deadline_s = float(observation.deadline_s[0])
+        return planner.route_of(self.options, option, server, self.servers, self.graph.outputs, deadline_s)
+
+    def _result(self, task: _Task, answer: _Answer, server: int, reasons: list[str], sent_bits: float) -> Result:
+        latency_s = self._clock.now_s() - task.began_s
+        elsewhere_s = answer.upload_s + answer.queue_s + answer.server_s + answer.download_s
+        outcome = Outcome(
+            device_s=latency_s - elsewhere_s,
+            upload_s=answer.upload_s,
+            queue_s=answer.queue_s,
+            server_s=answer.server_s,
+            download_s=answer.download_s,
+            latency_s=latency_s,
+            energy_j=(latency_s - elsewhere_s) * self.power_w,
+            accuracy=1.0,
+            admitted=server != DEVICE or not reasons,
+            in_time=latency_s <= task.deadline_s,
+        )
+        executed_on = "device" if server == DEVICE else self.servers[server]
+        return Result(answer.outputs, outcome, task.route, executed_on, "; ".join(reasons), task.predicted_s, sent_bits)
+
+
+def read_item(graph: ModelGraph, item: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The network's inputs by name, and the picture at the network's size where they were made from one.
+
+    Raises:
+        UserError: where the item is neither a picture that can be read nor an array.
+    """
+    if isinstance(item, Mapping):
+        if set(item) != set(graph.inputs):
+            raise DeviceError(f"inputs are named {sorted(map(str, item))}; {graph.name} takes {list(graph.inputs)}")
+        return {name: np.asarray(item[name]) for name in graph.inputs}, None
+    if isinstance(item, np.ndarray) and not (item.dtype == np.uint8 and item.ndim == 3):
+        return {graph.inputs[0]: item}, None
+    tensor = graph.tensors[graph.inputs[0]]
+    wanted = f"a {tensor.dtype} array of shape {list(tensor.shape)}"
+    if graph.image is None:
+        raise DeviceError(f"{graph.name} does not say how it takes pictures; expected {wanted}")
+    if isinstance(item, str | Path):
+        item = load_image(item)
+    if not isinstance(item, np.ndarray | Image.Image):
+        raise DeviceError(f"cannot infer from a {type(item).__name__}; expected a picture or {wanted}")
+    pixels = to_pixels(item, graph.image)
+    return {graph.inputs[0]: normalise(pixels, graph.image.mean, graph.image.std)}, pixels
+
+
+def _check_settings(servers: Sequence[str], deadline_s: float, bits: Sequence[int], slowdown: float) -> None:
+    if isinstance(servers, str):
+        raise DeviceError(f"servers is one string; expected a list such as [{servers!r}]")
+    for server in servers:
+        host, _, port = str(server).rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise DeviceError(f"server {server!r} is no address; expected host:port such as 127.0.0.1:8001")
+    if not deadline_s > 0:
+        raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
+    if not bits or any(width not in (32, 16, 12, 8, 4) for width in bits):
+        raise DeviceError(f"bits is {tuple(bits)}; expected some of 32, 16, 12, 8, 4")
+    if not slowdown >= 1:
+        raise DeviceError(f"slowdown is {slowdown}; expected 1 (this processor) or more")

@@ -1,0 +1,31 @@
+"""A profile table without measuring: seconds from arithmetic, sizes from elements."""
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.profile.table import Machine, ProfileTable
+
+WIDTHS = (32, 16, 12, 8, 4)
+
+
+def analytic_table(graph: ModelGraph, whole_s: float = 0.2) -> ProfileTable:
+    """A machine that takes `whole_s` for the network, its time spread by arithmetic; every tensor is a little smaller
+    than the one before it, so that many cuts are best at some link rate."""
+    work = np.array([op.work_flop for op in graph.ops]) + 1.0
+    names = list(graph.tensors)
+    return ProfileTable(
+        model=graph.name,
+        fingerprint=graph.fingerprint,
+        machine=Machine(cpu="none", cores=1, os="none", python="3", onnxruntime="1", date="2026-01-01T00:00:00Z"),
+        threads=1,
+        work_flop=graph.work_flop,
+        whole_s=whole_s,
+        whole_spread_s=0.0,
+        call_s=0.0,
+        op_s=tuple((work / work.sum() * whole_s).tolist()),
+        enter_s=dict.fromkeys(names, 0.0),
+        leave_s=dict.fromkeys(names, 0.0),
+        payload_bits={name: {width: 1e3 * 0.7**i * (width + 32) for width in WIDTHS} for i, name in enumerate(names)},
+        encode_s_per_byte=dict.fromkeys(WIDTHS, 1e-10),
+        decode_s_per_byte=dict.fromkeys(WIDTHS, 1e-10),
+    )
