@@ -37,7 +37,8 @@ def fused_groups(graph: "ModelGraph") -> tuple[tuple[int, ...], ...]:
 
 def _host(graph: "ModelGraph", index: int, op: "Op") -> int | None:
     """The operation that takes this one in."""
-    makers = [graph.producer[name] for name in op.inputs if name in graph.producer and _feeds_only(graph, name, index)]
+    read = [name for name in op.inputs if name in graph.producer and _feeds_only(graph, name, index)]
+    makers = [graph.producer[name] for name in read]
     if op.kind in _RENAMING and op.inputs:
         return next((i for i in makers if op.inputs[0] in graph.ops[i].outputs), None)
     if len(op.inputs) == 1 and (op.kind in _ACTIVATION or (op.kind == "Add" and op.weights)):
@@ -49,4 +50,6 @@ def _host(graph: "ModelGraph", index: int, op: "Op") -> int | None:
 
 
 def _feeds_only(graph: "ModelGraph", name: str, index: int) -> bool:
-    return graph.consumers[name] == (index,) and name not in graph.outputs
+    """True where operation `index` alone reads this tensor, and its maker makes no other."""
+    alone = graph.consumers[name] == (index,) and len(graph.ops[graph.producer[name]].outputs) == 1
+    return alone and name not in graph.outputs

@@ -81,10 +81,11 @@ def from_proto(
 
 def _check_names(graph: onnx.GraphProto, where: str) -> None:
     for role, values in (("input", graph.input), ("output", graph.output), ("weight", graph.initializer)):
-        names = [value.name for value in values]
-        bad = next((name for i, name in enumerate(names) if not name or name in names[:i]), None)
-        if bad is not None:
-            raise GraphError(f"{where}: {role} {bad!r} is nameless or named twice")
+        seen = {""}
+        for value in values:
+            if value.name in seen:
+                raise GraphError(f"{where}: {role} {value.name!r} is nameless or named twice")
+            seen.add(value.name)
 
 
 def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequence[str], where: str) -> None:
