@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.types import UserError
 
 BITS = (32, 16, 12, 8, 4)
 """Bits per element with which tensors are sent."""
-from coinfer.types import UserError
 
 
 class ProfileError(UserError):
