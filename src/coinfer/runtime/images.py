@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coinfer.graph.ir import ImageInput
+from coinfer.types import UserError
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 SHIPPED_PHOTOS = DATA / "photos"
@@ -15,7 +16,6 @@ CROP_MARGIN = 256 / 224
 """The shorter side is scaled to this many times the input before the centre is cut out, as ImageNet networks expect."""
 SMALL_INPUT = 64
 """Up to this side there is no margin: small pictures are shown whole."""
-from coinfer.types import UserError
 
 
 class ImageError(UserError):
