@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from coinfer.graph.ir import ModelGraph
@@ -29,12 +30,13 @@ def profile_model(
     """Measures, prints one row per cut, saves the table."""
     graph = open_model(model)
     samples = samples_for(graph, load_images(images))
-    with console.status(f"measuring {graph.name}"):
-        table = measure_with_codec(graph, threads, bits, samples)
+    with measuring(console, graph) as progress:
+        table = measure_with_codec(graph, threads, samples, progress)
     options = compile_options(graph, table, bits)
     shown = Table(title=f"{graph.name}: whole network {table.whole_s / MILLI:.1f} ms on {threads} thread(s)")
-    for heading in ("cut after", "before it, ms", "after it, ms", *(f"kB at {width} bits" for width in bits)):
-        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+    shown.add_column("cut after", min_width=16, overflow="fold")
+    for heading in ("head ms", "tail ms", *(f"{width} bit kB" for width in bits)):
+        shown.add_column(heading, justify="right")
     cuts = [cut.tensors for cut in graph.useful_cuts()]
     sizes = {
         (cut, int(width)): size
@@ -70,8 +72,8 @@ def show_plan(
     if not (uplink_bps > 0 and math.isfinite(uplink_bps)):
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
     graph = open_model(model)
-    with console.status(f"profiling {graph.name} on this machine"):
-        table = profile_for(graph, table_file, threads, bits)
+    with measuring(console, graph) as progress:
+        table = profile_for(graph, table_file, threads, progress)
     options = compile_options(graph, table, bits)
     if device is not None:
         device_slowdown *= devices.slowdown(device, table)
@@ -85,6 +87,14 @@ def show_plan(
     console.print(_ranges_table(graph, options, hull))
 
 
+@contextmanager
+def measuring(console: Console, graph: ModelGraph) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar for `profile.measure`; nothing is shown where the table was remembered."""
+    with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+        task = bar.add_task(f"measuring {graph.name}", total=None, visible=False)
+        yield lambda done, total, _: bar.update(task, completed=done, total=total, visible=True)
+
+
 def _options_table(
     graph: ModelGraph,
     options: Options,
@@ -94,10 +104,13 @@ def _options_table(
     uplink_bps: float,
     best: int,
 ) -> Table:
+    """Each cut with the number of bits that is best for it at this rate."""
     shown = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; the best is marked")
     for heading in ("cut after", "bits", "kB sent", "device", "upload", "wait", "server", "total"):
         shown.add_column(heading, justify="left" if heading == "cut after" else "right")
-    for i, cut in enumerate(options.cuts):
+    total_s = device_s + server_s + options.upload_bits / uplink_bps
+    for cut in dict.fromkeys(options.cuts):
+        i = min((i for i, names in enumerate(options.cuts) if names == cut), key=total_s.__getitem__)
         sent = options.upload_bits[i]
         parts = (device_s[i], sent / uplink_bps, wait_s if sent else 0.0, server_s[i])
         shown.add_row(
@@ -126,8 +139,8 @@ def _ranges_table(graph: ModelGraph, options: Options, hull: Hull) -> Table:
 
 def _cut_name(graph: ModelGraph, cut: tuple[str, ...]) -> str:
     if cut == graph.inputs:
-        return "(input: all on the server)"
-    return "(output: all on the device)" if cut == graph.outputs else " + ".join(cut)
+        return "(input)"
+    return "(all on the device)" if cut == graph.outputs else " + ".join(cut)
 
 
 def infer_images(
@@ -147,8 +160,8 @@ def infer_images(
     """Answers every picture, prints a row for each."""
     graph = open_model(model)
     files = list(_picture_files(images))
-    with console.status(f"profiling {graph.name} on this machine"):
-        table = profile_for(graph, table_file, threads, bits)
+    with measuring(console, graph) as progress:
+        table = profile_for(graph, table_file, threads, progress)
     device = Device(
         graph,
         servers,
@@ -176,9 +189,9 @@ def infer_images(
     ):
         shown.add_column(heading, justify="left" if heading in ("picture", "cut after", "answered by") else "right")
     with console.status("connecting and preparing"):
-        device.__enter__()
+        device.open()
     began_s = time.monotonic()
-    with device:
+    with closing(device):
         for i, file in enumerate(track(files, "inferring", console=console, transient=True)):
             at_s = time.monotonic() - began_s
             result = device.infer(file)

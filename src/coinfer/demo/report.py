@@ -51,8 +51,8 @@ def summarise(records: Sequence[Record], agreed: Sequence[bool]) -> Summary:
 def comparison(summaries: Sequence[Summary], deadline_s: float) -> Table:
     """The table at the end of a run."""
     table = Table(title=f"same inputs, same trace, deadline {deadline_s / MILLI:.0f} ms", title_justify="left")
-    table.add_column("scheme")
-    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fallbacks", "prediction error", "top-1 as exact"):
+    table.add_column("scheme", no_wrap=True)
+    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fall- backs", "pred. error", "top-1 as exact"):
         table.add_column(heading, justify="right")
     for found in summaries:
         table.add_row(

@@ -2,13 +2,15 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from coinfer.commands import measuring
 from coinfer.demo import report
 from coinfer.demo.cluster import EdgeProcess, edges
 from coinfer.demo.live import LiveTable
@@ -53,12 +55,11 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
     graph = open_model(settings.model)
     pictures = load_images(settings.images)
     traces = link_traces(settings.trace, len(settings.edge_slowdowns))
-    with console.status(f"profiling {graph.name} on this machine"):
-        table = profile_for(graph, None, 1, settings.bits)
-    with console.status(f"starting {len(settings.edge_slowdowns)} edge servers"):
-        cluster = edges(settings.model, settings.edge_slowdowns)
-        running = cluster.__enter__()
-    try:
+    with measuring(console, graph) as progress:
+        table = profile_for(graph, progress=progress)
+    with ExitStack() as stack:
+        with console.status(f"starting {len(settings.edge_slowdowns)} edge servers"):
+            running = stack.enter_context(edges(settings.model, settings.edge_slowdowns))
         links = {edge.address: Link(trace, WallClock()) for edge, trace in zip(running, traces.values(), strict=True)}
         device = Device(
             graph,
@@ -70,12 +71,10 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
             links=links,
             slowdown=settings.device_slowdown,
         )
+        stack.callback(device.close)
         with console.status("preparing the segments that may be chosen, here and on the servers"):
-            device.__enter__()
-        with device:
-            return _compare(settings, console, device, running, links, traces, pictures)
-    finally:
-        cluster.__exit__(None, None, None)
+            device.open()
+        return _compare(settings, console, device, running, links, traces, pictures)
 
 
 def link_traces(where: str, count: int) -> dict[str, Trace]:
@@ -176,7 +175,7 @@ def _requests(
     pictures: Sequence[tuple[str, np.ndarray]],
     period_s: float,
     count: int,
-):
+) -> Iterator[tuple[Record, Result]]:
     """Makes a request every `period_s`; one that has to wait for the one before counts the wait."""
     device.policy, device.hedge = policy, scheme == PLANNER
     began_s = time.monotonic()

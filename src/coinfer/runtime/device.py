@@ -23,7 +23,7 @@ from coinfer.runtime.links import Link
 from coinfer.runtime.messages import InferReply, InferRequest, TransportError, WireError, WireTensor
 from coinfer.runtime.peers import Peers
 from coinfer.runtime.processor import Processor
-from coinfer.runtime.profiling import profile_for
+from coinfer.runtime.profiling import profile_for, with_jpeg
 from coinfer.runtime.rpc import GrpcTransport
 from coinfer.runtime.tensors import pack, unpack
 from coinfer.runtime.transport import ShapedTransport, Transport
@@ -35,6 +35,8 @@ FIRST_RATE_BPS = 10e6
 """Believed of a link until the first transfer."""
 PATIENCE = 2.0
 """A reply that takes this many times what was predicted is overtaken by the device itself."""
+EARLIEST = 1.25
+"""Not before this many times what was predicted, even where the deadline asks for it."""
 SLACK_S = 0.05
 LONGEST_WAIT_S = 30.0
 MAX_SERVERS_ASKED = 2
@@ -139,7 +141,9 @@ class Device:
         self.power_w = power_w
         self.jpeg_quality = jpeg_quality
         self._clock = clock or WallClock()
-        table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads, bits)
+        table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads)
+        if jpeg_quality is not None:
+            table = with_jpeg(self.graph, table, jpeg_quality)
         self.options = planner.prune(compile_options(self.graph, table, bits), slowdown)
         self._head_s = dict(zip(self.options.cuts, self.options.device_s.tolist(), strict=True))
         self._tail_s = dict(zip(self.options.cuts, self.options.server_s.tolist(), strict=True))
@@ -150,16 +154,20 @@ class Device:
         self._peers = Peers(servers, self._transport, self._clock, FIRST_RATE_BPS, self._prepare_server)
 
     def __enter__(self) -> "Device":
-        """Builds what the planner may choose, here and on the servers, and measures the links once."""
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Builds what the planner may choose, here and on the servers, and measures the links once. Servers that do not
+        answer are used as soon as they do."""
         for cut in self._head_s:
             for inputs, outputs in ((self.graph.inputs, cut), (cut, self.graph.outputs)):
                 if set(inputs) != set(outputs):
                     self._executor.prepare(inputs, outputs)
         self._peers.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stops the probes and connections; what the device computes is finished first."""
@@ -256,8 +264,7 @@ class Device:
         """
         cut = task.route.hops[0].cut
         sent_s = self._clock.now_s()
-        timeout_s = min(request.deadline_s, LONGEST_WAIT_S) if request.deadline_s > 0 else LONGEST_WAIT_S
-        future = self._transport.send(self.servers[server], request, timeout_s)
+        future = self._transport.send(self.servers[server], request, LONGEST_WAIT_S)
         future.add_done_callback(lambda done: self._learn(server, cut, request, sent_s, done))
         patience_s = self._patience_s(task, server, sent_s) if self.hedge else None
         done, _ = wait((future,), patience_s)
@@ -265,7 +272,7 @@ class Device:
             answer, reason = self._read(future, request, sent_s)
             return answer, f"{self.servers[server]}: {reason}" if reason else ""
         waited_s, abort = self._clock.now_s() - sent_s, Abort()
-        self._peers.change(server, lambda known: est.after_failure(known, self._clock.now_s()))
+        self._peers.change(server, lambda known: est.after_silence(known, request_bits(request), waited_s, sent_s + waited_s))
         local = self._tail(task, at_cut, abort)
         wait((future, local), return_when=FIRST_COMPLETED)
         if future.done() and (answer := self._read(future, request, sent_s)[0]):
@@ -328,17 +335,18 @@ class Device:
         return est.after_service(known, cut, service_s, self._tail_s[cut])
 
     def _patience_s(self, task: _Task, server: int, sent_s: float) -> float:
-        """How long to wait for a server before the device starts on the rest itself: well past what was predicted, but
-        early enough for the deadline where it can still be held."""
+        """How long to wait for a server before the device starts on the rest itself: well past what was predicted, or
+        earlier where the device could still hold the deadline."""
         seen = task.observation
         expected_s = float(
             seen.option_upload_bits[0, task.option] / seen.uplink_bps[0, server]
             + seen.server_backlog_s[server]
             + seen.option_server_s[0, task.option, server]
         )
+        patience_s = PATIENCE * expected_s + SLACK_S
         tail_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale
         spare_s = task.began_s + task.deadline_s - sent_s - tail_s - SLACK_S
-        return max(min(PATIENCE * expected_s + SLACK_S, spare_s), 1.25 * expected_s)
+        return min(patience_s, spare_s) if spare_s > EARLIEST * expected_s else patience_s
 
     def _next_server(self, task: _Task, tried: set[int]) -> int:
         """The best other server for the same cut and bits, or the device where its own tail is faster."""
@@ -362,12 +370,13 @@ class Device:
         hop = task.route.hops[0]
         rate_bps = float(task.observation.uplink_bps[0, server])
         left_s = task.began_s + task.deadline_s - self._clock.now_s()
+        hopeful = self.hedge and task.predicted_s <= left_s
         return InferRequest(
             model=self.graph.name,
             inputs=tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut),
             outputs=self.graph.outputs,
             fingerprint=self.graph.fingerprint,
-            deadline_s=max(left_s, 0.0) if self.hedge else math.inf,
+            deadline_s=left_s if hopeful else math.inf,
         )
 
     def _payload(self, task: _Task, name: str, tensor: np.ndarray, bits: int, rate_bps: float) -> WireTensor:

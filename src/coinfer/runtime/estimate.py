@@ -93,6 +93,13 @@ def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     return server._replace(failures=failures, down_until_s=now_s + rest_s)
 
 
+def after_silence(server: ServerEstimate, size_bits: float, waited_s: float, now_s: float) -> ServerEstimate:
+    """Nothing came back in `waited_s`: the server may have failed, or its link is at least so slow."""
+    if size_bits / waited_s < server.link.rate_bps:
+        server = server._replace(link=after_transfer(server.link, size_bits, waited_s, now_s))
+    return after_failure(server, now_s)
+
+
 def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> ServerEstimate:
     """The server is full: not broken, but not to be asked for a while."""
     return server._replace(room=0.0, backlog_s=max(server.backlog_s, pushback_s), reported_s=now_s)

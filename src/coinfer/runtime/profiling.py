@@ -2,17 +2,103 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from coinfer.graph.ir import ModelGraph
-from coinfer.profile.table import ProfileTable
-from coinfer.runtime.images import load_images, to_pixels
+from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.profile.measure import Engine, Progress, Sample, measure, quiet, random_samples, this_machine
+from coinfer.profile.payloads import Codec
+from coinfer.profile.table import ProfileError, ProfileTable
+from coinfer.runtime import codec
+from coinfer.runtime.images import load_images, normalise, to_pixels
+from coinfer.runtime.messages import WIRE_BITS
+from coinfer.units import bits_of_bytes
+
+SLOW_LINK_BPS = 10e6
+"""Payloads are measured as they are sent at this rate, where the lossless stage pays."""
+PICTURES = 4
+"""Sample pictures for the sizes of payloads."""
 
 
 def profile_for(
-    graph: ModelGraph, source: str | Path | None, threads: int, bits: Sequence[int]
+    graph: ModelGraph, source: str | Path | None = None, threads: int = 1, progress: Progress = quiet
 ) -> ProfileTable:
-    raise NotImplementedError
+    """The table in the file `source`; without one, that of this machine: remembered, or measured now.
+
+    Measured tables are kept in `~/.cache/coinfer` (`XDG_CACHE_HOME`), by network, machine and threads.
+
+    Raises:
+        ProfileError: where the file is no table or belongs to another network.
+    """
+    if source is not None:
+        table = ProfileTable.load(source)
+        table.check(graph)
+        return table
+    path = _cache_path(graph, threads)
+    with suppress(ProfileError):
+        table = ProfileTable.load(path)
+        table.check(graph)
+        return table
+    table = measure_with_codec(graph, threads, samples_for(graph), progress)
+    with suppress(OSError):  # a read-only home only costs the next start
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        table.save(part)
+        part.replace(path)
+    return table
+
+
+def measure_with_codec(
+    graph: ModelGraph, threads: int, samples: Sequence[Sample], progress: Progress = quiet
+) -> ProfileTable:
+    """Measures operations and payloads of every width. With one thread its processor time counts, so that other work on
+    the machine does not."""
+    codecs = {bits: Codec(partial(_encode, bits), codec.decode) for bits in WIRE_BITS}
+    image = graph.image
+    input_codecs = codecs if image is None else {8: Codec(lambda x: _encode_picture(x, image, None), codec.decode)}
+    engine = Engine(threads, clock=time.thread_time if threads == 1 else time.perf_counter)
+    return measure(graph, samples, codecs, input_codecs=input_codecs, engine=engine, progress=progress)
+
+
+def samples_for(
+    graph: ModelGraph, pictures: Sequence[tuple[str, np.ndarray]] | None = None
+) -> list[Mapping[str, np.ndarray]]:
+    """Inputs to measure on: pictures (the shipped ones unless given) where the network takes them, else noise."""
+    image = graph.image
+    if image is None or len(graph.inputs) != 1:
+        return random_samples(graph)
+    found = [picture for _, picture in (pictures or load_images())][:PICTURES]
+    return [{graph.inputs[0]: normalise(to_pixels(picture, image), image.mean, image.std)} for picture in found]
+
+
+def with_jpeg(graph: ModelGraph, table: ProfileTable, quality: int) -> ProfileTable:
+    """The table with the input's size as a JPEG of this quality, the mean of the shipped photographs."""
+    image = graph.image
+    if image is None:
+        raise ProfileError(f"{graph.name} takes no pictures, so none can be sent as JPEG")
+    sizes = [len(_encode_picture(sample[graph.inputs[0]], image, quality)) for sample in samples_for(graph)]
+    payload_bits = {**table.payload_bits, graph.inputs[0]: {8: bits_of_bytes(float(np.mean(sizes)))}}
+    return table.model_copy(update={"payload_bits": payload_bits})
+
+
+def _encode(bits: int, x: np.ndarray) -> bytes:
+    return codec.encode(x, bits, rate_bps=SLOW_LINK_BPS)
+
+
+def _encode_picture(x: np.ndarray, image: ImageInput, jpeg_quality: int | None) -> bytes:
+    """Encodes the picture that a normalised input was made from."""
+    channels_last = np.moveaxis(x[0], 0, -1)
+    pixels = np.rint((channels_last * np.array(image.std) + np.array(image.mean)) * 255).astype(np.uint8)
+    return codec.encode_image(pixels, image, jpeg_quality, rate_bps=SLOW_LINK_BPS)
+
+
+def _cache_path(graph: ModelGraph, threads: int) -> Path:
+    stamp = this_machine().model_copy(update={"date": ""}).model_dump_json()
+    machine = hashlib.sha256(stamp.encode()).hexdigest()[:12]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "coinfer" / "profiles" / f"{graph.fingerprint[:16]}-{machine}-{threads}.json"
