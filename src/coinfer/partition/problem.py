@@ -160,10 +160,12 @@ def legs(graph: ModelGraph, place: np.ndarray) -> np.ndarray:
     wires = wiring(graph)
     maker = wires.maker[wires.edge_tensor]
     moved = _with_input(place)[:, maker] != place[:, wires.edge_op]
-    leg = np.zeros((len(graph.ops) + 1, len(place)), dtype=int)
-    for edge, (source, target) in enumerate(zip(maker.tolist(), wires.edge_op.tolist(), strict=True)):
-        np.maximum(leg[target], leg[source] + moved[:, edge], out=leg[target])
-    return leg[:-1].T
+    leg, handed_over = np.zeros(place.shape, dtype=int), moved
+    while handed_over.any():
+        later = handed_over.astype(np.float32) @ downstream(graph) > 0
+        leg += later
+        handed_over = moved & _with_input(later)[:, maker]
+    return leg
 
 
 def partition(problem: Problem, place: np.ndarray) -> Partition:
@@ -199,6 +201,17 @@ def wiring(graph: ModelGraph) -> Wiring:
     edges = [(number[name], i) for i, op in enumerate(graph.ops) for name in op.inputs]
     edge_tensor, edge_op = np.array(edges, dtype=int).reshape(-1, 2).T
     return Wiring(tensors, maker, edge_tensor, edge_op)
+
+
+@per_graph
+def downstream(graph: ModelGraph) -> np.ndarray:
+    """[E, ops] 1 where a reading of `wiring` is made by the operation or by one that it descends from, else 0."""
+    reach = np.eye(len(graph.ops), dtype=np.float32)
+    for i in range(len(graph.ops) - 1, -1, -1):
+        for name in graph.ops[i].outputs:
+            for reader in graph.consumers[name]:
+                np.maximum(reach[i], reach[reader], out=reach[i])
+    return reach[wiring(graph).edge_op]
 
 
 def _with_input(place: np.ndarray) -> np.ndarray:
