@@ -56,8 +56,9 @@ def serve_graph(graph: ModelGraph, executor: Executor) -> Served:
 
 
 def serve_echo() -> Served:
-    """Answers a float32 tensor of one axis with itself; for measuring the way there and back."""
-    return Served(ECHO, "", (Signature("x", "FP32", (-1,)),), (Signature("y", "FP32", (-1,)),), "coinfer_echo", _Echo())
+    """Answers a float32 tensor `x` with itself, or with its size; for measuring the way there and back."""
+    outputs = (Signature("y", "FP32", (-1,)), Signature("elements", "INT64", (1,)))
+    return Served(ECHO, "", (Signature("x", "FP32", (-1,)),), outputs, "coinfer_echo", _Echo())
 
 
 class _Echo:
@@ -65,11 +66,12 @@ class _Echo:
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
     ) -> tuple[dict[str, np.ndarray], float]:
         self.check(inputs)
-        if set(outputs) - {"y"}:
-            raise RequestError(f"{ECHO} has the output 'y' only, not {', '.join(outputs)}")
         if "x" not in inputs:
             raise RequestError(f"{ECHO} needs the input 'x'")
-        return {"y": inputs["x"]}, 0.0
+        known = {"y": inputs["x"], "elements": np.array([inputs["x"].size])}
+        if set(outputs) - set(known):
+            raise RequestError(f"{ECHO} has the outputs y and elements, not {', '.join(outputs)}")
+        return {name: known[name] for name in outputs or known}, 0.0
 
     def check(self, inputs: Arrays) -> None:
         for name, array in inputs.items():

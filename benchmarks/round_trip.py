@@ -1,0 +1,179 @@
+"""Tensors to an edge server and back over loopback, beside raw TCP and a bare gRPC call in the same run.
+
+    python benchmarks/round_trip.py
+
+The servers are processes of their own. Calls alternate, so that all see the same machine. Sent as 8 bits: coinfer's
+server decodes the tensor and answers with its number of elements, the other two only take the bytes. Writes
+benchmarks/results/round_trip.json.
+"""
+
+import argparse
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from coinfer.profile.measure import this_machine
+from coinfer.runtime import codec
+from coinfer.runtime.allocator import keep_freed_memory
+from coinfer.runtime.messages import InferRequest, from_array, to_array
+from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.served import ECHO
+from coinfer.runtime.tensors import pack, unpack
+
+RESULT = Path(__file__).resolve().parent / "results/round_trip.json"
+LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+EDGE = """
+from coinfer.runtime.edge import EdgeSettings, run_edge
+run_edge(EdgeSettings((), grpc_port=0, http_port=None, echo=True))
+"""
+BARE = """
+import asyncio, grpc
+from coinfer.runtime.allocator import keep_freed_memory
+keep_freed_memory()
+class Echo(grpc.GenericRpcHandler):
+    def service(self, details):
+        async def echo(message, context):
+            return message if details.method == "/bare/echo" else message[:8]
+        return grpc.unary_unary_rpc_method_handler(echo)
+async def main():
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
+    server.add_generic_rpc_handlers((Echo(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"ready grpc=127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+asyncio.run(main())
+"""
+TCP = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(f"ready grpc=127.0.0.1:{server.getsockname()[1]}", flush=True)
+peer, _ = server.accept()
+peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+buffer = memoryview(bytearray(16 << 20))
+def exactly(n):
+    got = 0
+    while got < n:
+        k = peer.recv_into(buffer[got:n])
+        if not k: raise SystemExit
+        got += k
+while True:
+    exactly(16)
+    size, back = int.from_bytes(buffer[:8], "little"), int.from_bytes(buffer[8:16], "little")
+    exactly(size)
+    peer.sendall(buffer[:back])
+"""
+
+
+def start(program: str) -> tuple[subprocess.Popen[str], str]:
+    """A server and its address, which it prints."""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().split("grpc=")[1].split()[0]
+
+
+class RawTcp:
+    """Sends bytes and waits for some back."""
+
+    def __init__(self, address: str):
+        host, port = address.split(":")
+        self._peer = socket.create_connection((host, int(port)))
+        self._peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = memoryview(bytearray(16 << 20))
+
+    def call(self, message: Any, back: int) -> memoryview:
+        self._peer.sendall(len(message).to_bytes(8, "little") + back.to_bytes(8, "little"))
+        self._peer.sendall(message)
+        got = 0
+        while got < back:
+            got += self._peer.recv_into(self._buffer[got:back])
+        return self._buffer[:back]
+
+
+def cases(edge: str, bare: str, tcp: str) -> dict[str, dict[str, Callable[[], Any]]]:
+    """What is timed, by case and way."""
+    random = np.random.default_rng(0)
+    small = random.standard_normal(150_528, dtype=np.float32)
+    large = np.maximum(random.standard_normal((1, 64, 112, 112), dtype=np.float32), 0)
+    transport = GrpcTransport()
+    channel = grpc.insecure_channel(bare, LIMIT)
+    echo, sink = channel.unary_unary("/bare/echo"), channel.unary_unary("/bare/sink")
+    raw = RawTcp(tcp)
+
+    def ask(x: Any, outputs: tuple[str, ...], bits: int | None = None) -> Any:
+        return transport.send(edge, InferRequest(ECHO, (x,), outputs, bits=bits), 10.0).result().outputs[0]
+
+    def coinfer_sends() -> None:
+        assert to_array(ask(pack("x", large, 8), ("elements",)))[0] == large.size
+
+    return {
+        "0.6 MB there and back": {
+            "coinfer": lambda: to_array(ask(from_array("x", small), ("y",))),
+            "bare gRPC": lambda: np.frombuffer(echo(small.tobytes()), np.float32),
+            "raw TCP": lambda: np.frombuffer(raw.call(small.data.cast("B"), small.nbytes), np.float32),
+        },
+        "3.2 MB sent as 8 bits": {
+            "coinfer": coinfer_sends,
+            "bare gRPC": lambda: sink(codec.encode(large, 8)),
+            "raw TCP": lambda: raw.call(codec.encode(large, 8), 8),
+        },
+        "3.2 MB there and back as 8 bits": {
+            "coinfer": lambda: unpack(ask(pack("x", large, 8), ("y",), 8)),
+            "bare gRPC": lambda: codec.decode(echo(codec.encode(large, 8))),
+            "raw TCP": lambda: codec.decode(raw.call(p := codec.encode(large, 8), len(p))),
+        },
+        "codec of 3.2 MB at 8 bits": {"coinfer": lambda: codec.decode(codec.encode(large, 8))},
+    }
+
+
+def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of each way, calls alternating."""
+    took: dict[str, list[float]] = {way: [] for way in calls}
+    for i in range(repeats + repeats // 5):
+        for way, call in calls.items():
+            began_s = time.perf_counter()
+            call()
+            if i >= repeats // 5:
+                took[way].append((time.perf_counter() - began_s) * 1e3)
+    return {
+        way: {"median_ms": round(statistics.median(ms), 3), "p90_ms": round(float(np.quantile(ms, 0.9)), 3)}
+        for way, ms in took.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=300)
+    repeats = parser.parse_args().repeats
+    keep_freed_memory()
+    servers = [start(program) for program in (EDGE, BARE, TCP)]
+    try:
+        found = {case: measure(calls, repeats) for case, calls in cases(*(address for _, address in servers)).items()}
+    finally:
+        for process, _ in servers:
+            process.terminate()
+    for case, ways in found.items():
+        print(case)
+        for way, times in ways.items():
+            print(f"  {way:10s} median {times['median_ms']:7.3f} ms   p90 {times['p90_ms']:7.3f} ms")
+    stamp = this_machine().model_dump(mode="json")
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(
+        json.dumps(
+            {"command": f"python benchmarks/round_trip.py --repeats {repeats}", "machine": stamp, "cases": found},
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

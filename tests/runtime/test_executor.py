@@ -1,0 +1,137 @@
+"""Pieces of networks run as the whole does, and what does not fit is refused with one line."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from coinfer.graph import zoo
+from coinfer.runtime.executor import Abort, Executor, RequestError
+from coinfer.runtime.messages import WireError
+
+GRAPH = zoo.build("resnet32")
+IMAGE = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def executor():
+    return Executor(GRAPH)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_three_pieces_equal_the_whole(engine):
+    executor = Executor(GRAPH, engine=engine)
+    whole, compute_s = executor.run({"input": IMAGE})
+    cuts = GRAPH.useful_cuts()
+    tensors = {"input": IMAGE}
+    for cut in (cuts[3], cuts[9]):
+        tensors, _ = executor.run(tensors, cut.tensors)
+    tail, _ = executor.run(tensors, GRAPH.outputs)
+    np.testing.assert_allclose(tail["logits"], whole["logits"], rtol=1e-4, atol=1e-5)
+    assert compute_s > 0
+
+
+def test_a_batch_is_its_rows(executor):
+    rows = np.concatenate([IMAGE, IMAGE + 1, IMAGE * 2])
+    together = executor.run({"input": rows})[0]["logits"]
+    for i in range(3):
+        alone = executor.run({"input": rows[i : i + 1]})[0]["logits"]
+        np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_tensors_pass_through_and_unneeded_ones_do_not_disturb(executor):
+    last = GRAPH.useful_cuts()[-2].tensors[0]
+    made, _ = executor.run({"input": IMAGE}, (last, "input"))
+    assert made["input"] is IMAGE
+    answer, _ = executor.run(made, ("logits",))
+    np.testing.assert_array_equal(answer["logits"], executor.run({last: made[last]}, ("logits",))[0]["logits"])
+    assert list(executor.run({"input": IMAGE}, ("input",))[0]) == ["input"]
+
+
+def test_a_piece_is_opened_once_by_many_threads(monkeypatch):
+    executor, opened = Executor(GRAPH), []
+    original = executor._open
+    executor._open = lambda piece: opened.append(piece.name) or original(piece)
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(executor.run({"input": IMAGE}))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1
+    assert all(np.array_equal(a[0]["logits"], answers[0][0]["logits"]) for a in answers)
+    assert len(answers) == 8
+
+
+def test_a_failed_opening_is_not_remembered():
+    executor = Executor(GRAPH)
+    for _ in range(2):
+        with pytest.raises(RequestError):
+            executor.run({}, ("logits",))
+    assert executor.run({"input": IMAGE})[0]["logits"].shape == (1, 10)
+
+
+def test_memory_of_pieces_is_bounded():
+    executor = Executor(GRAPH, cache_bytes=int(1.5 * sum(w.nbytes for w in GRAPH.weights.values())))
+    cuts = GRAPH.useful_cuts()
+    for cut in cuts[:6]:
+        executor.prepare(cut.tensors)
+    kept = [cut for cut in cuts[:6] if executor.is_ready(cut.tensors)]
+    assert kept == [cuts[5]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ({"nope": IMAGE}, (), "input 'nope': resnet32 has no such tensor; it starts at input"),
+        ({"input": IMAGE.astype(np.float64)}, (), "input 'input': expected float32, got float64"),
+        ({"input": IMAGE[:, :2]}, (), r"expected shape \[N, 3, 32, 32\], got \[1, 2, 32, 32\]"),
+        ({"input": IMAGE[0]}, (), r"expected shape \[N, 3, 32, 32\], got \[3, 32, 32\]"),
+        ({"input": IMAGE[:0]}, (), r"got \[0, 3, 32, 32\]"),
+        ({"input": IMAGE}, ("nope",), "nope"),
+        ({}, (), "logits"),
+        ({"input": IMAGE, "conv1": np.zeros((2, 16, 32, 32), np.float32)}, (), r"different batch sizes: \[1, 2\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(executor, inputs, outputs, words):
+    with pytest.raises(RequestError, match=words) as caught:
+        executor.run(inputs, outputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_does_not_follow_is_refused(executor):
+    late, early = GRAPH.useful_cuts()[8].tensors, GRAPH.useful_cuts()[2].tensors
+    tensor = GRAPH.tensors[late[0]]
+    with pytest.raises(RequestError):
+        executor.run({late[0]: np.zeros(tensor.shape, np.float32)}, early)
+
+
+def test_the_slow_processor_takes_its_factor_longer():
+    """Reported time over that of a run that was not slowed; both in one executor, so a busy machine cancels out."""
+    executor = Executor(GRAPH)
+    slow = Executor(GRAPH, slowdown=4.0)
+    executor.prepare(("input",))
+    slow.prepare(("input",))
+    fast_s = min(executor.run({"input": IMAGE})[1] for _ in range(10))
+    assert slow.run({"input": IMAGE})[1] > 3 * fast_s
+
+
+@pytest.mark.parametrize("slowdown", [0.5, float("nan"), float("inf"), -1])
+def test_wrong_slowdowns_are_refused(slowdown):
+    with pytest.raises(RequestError, match="slowdown"):
+        Executor(GRAPH, slowdown=slowdown)
+
+
+def test_a_run_can_be_aborted(executor):
+    abort = Abort()
+    abort.set()
+    with pytest.raises(WireError) as caught:
+        executor.run({"input": IMAGE}, (), abort)
+    assert caught.value.code == "CANCELLED"
+    assert executor.run({"input": IMAGE}, (), Abort())[0]["logits"].shape == (1, 10)
+
+
+def test_warm_measures(executor):
+    assert 0 < executor.warm(("input",)) < 60
+    with pytest.raises(RequestError):
+        executor.warm(("nope",))
