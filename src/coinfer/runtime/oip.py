@@ -112,7 +112,7 @@ def trailers(error: WireError) -> tuple[tuple[str, str], ...]:
     """What a refused client's program reads: why, and when to try again."""
     found = [(REASON_TRAILER, error.reason)] if error.reason else []
     if error.pushback_s is not None:
-        found.append((PUSHBACK_TRAILER, str(max(round(error.pushback_s * 1000), -1))))
+        found.append((PUSHBACK_TRAILER, "-1" if error.pushback_s < 0 else str(round(error.pushback_s * 1000))))
     return tuple(found)
 
 

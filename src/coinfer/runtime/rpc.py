@@ -150,7 +150,8 @@ def _outcome(node: str, call: Any, read: Any) -> Any:
 def _error(node: str, error: Any) -> TransportError:
     trailers = {key: value for key, value in error.trailing_metadata() or ()}
     try:
-        pushback_s = float(trailers[PUSHBACK_TRAILER]) / 1000
+        pushback_ms = float(trailers[PUSHBACK_TRAILER])
+        pushback_s = -1.0 if pushback_ms < 0 else pushback_ms / 1000
     except (KeyError, ValueError):
         pushback_s = None
     code = error.code().name
