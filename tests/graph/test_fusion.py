@@ -59,7 +59,9 @@ def test_a_residual_sum_joins_the_convolution_that_only_it_reads(other_reader: b
     ]
     weights = {"w": np.ones((2, 2, 1, 1), np.float32)}
     graph = from_proto(model(nodes, {"x": ["N", 2, 6, 6]}, ["y"], weights), "residual")
-    joined = [["Sigmoid"], ["Conv"], ["Add", "Relu"], ["Mul"]] if other_reader else [["Sigmoid"], ["Conv", "Add", "Relu"]]
+    joined = (
+        [["Sigmoid"], ["Conv"], ["Add", "Relu"], ["Mul"]] if other_reader else [["Sigmoid"], ["Conv", "Add", "Relu"]]
+    )
     assert kinds(graph)[: len(joined)] == joined
 
 

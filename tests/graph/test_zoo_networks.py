@@ -1,4 +1,5 @@
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import save_model, split
 from coinfer.graph.zoo import ZOO, build, open_model
 
-# Published parameters and multiply-adds; the number of channels whose batch norm (scale and shift) is folded into a bias.
-# torchvision's documentation for the first five, the papers or their usual re-implementations for the others.
+# Published parameters and multiply-adds, and the number of channels whose batch norm (scale and shift) is folded into a
+# bias. torchvision's documentation for the first five, the papers or their usual re-implementations for the next three;
+# the last is counted by hand from the sizes of its layers.
 PUBLISHED = {
     "alexnet": (61_100_840, 0.714e9, 0),
     "vgg16": (138_357_544, 15.47e9, 0),
@@ -62,11 +64,15 @@ def test_useful_cuts_are_the_known_block_boundaries(name: str, count: int) -> No
 def test_sizes_at_the_known_cuts() -> None:
     """float32 bytes at batch 1, as measured elsewhere for these networks."""
     graph = network("vgg16")
-    assert [graph.tensors[f"pool{i}"].size_bits // 8 for i in range(1, 6)] == [3_211_264, 1_605_632, 802_816, 401_408, 100_352]
+    assert [graph.tensors[f"pool{i}"].size_bits // 8 for i in range(1, 6)] == [
+        3_211_264,
+        1_605_632,
+        802_816,
+        401_408,
+        100_352,
+    ]
     graph = network("alexnet-cifar")
     assert [graph.tensors[f"pool{i}"].size_bits // 8 for i in range(1, 4)] == [28_800, 12_544, 2_304]
-    sizes = {cut.tensors[0]: graph.tensors[cut.tensors[0]].elements for cut in network("alexnet").useful_cuts()[-3:]}
-    assert list(sizes) == ["fc1.relu", "fc2.relu", "logits"]
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -137,7 +143,8 @@ def test_open_model_takes_a_name_or_a_path(tmp_path) -> None:
     assert open_model(tmp_path / "mine.onnx").image == network("nin").image
 
 
-@pytest.mark.parametrize("spec", ["lenet", "models/lenet.onnx", ""])
-def test_open_model_lists_the_zoo(spec: str) -> None:
-    with pytest.raises(GraphError, match="alexnet, alexnet-cifar, .*vgg16-cifar"):
-        open_model(spec) if spec else build(spec)
+@pytest.mark.parametrize("find", [open_model, build])
+@pytest.mark.parametrize("spec", ["lenet", "models/lenet.onnx"])
+def test_an_unknown_name_lists_the_zoo(find: Callable[[str], ModelGraph], spec: str) -> None:
+    with pytest.raises(GraphError, match=rf"no network '{spec}'.* alexnet, alexnet-cifar, .*vgg16-cifar"):
+        find(spec)

@@ -104,6 +104,7 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         raise GraphError(f"{where}: {len(proto.graph.node)} operations; at most {MAX_OPS} are read")
     for node in proto.graph.node:
         _check_node(node, where)
+        _check_signature(node, versions[0], where)
 
 
 def _check_node(node: onnx.NodeProto, where: str) -> None:
@@ -123,6 +124,27 @@ def _check_node(node: onnx.NodeProto, where: str) -> None:
             raise GraphError(
                 f"{where}: operation {kind} ({node.name!r}) keeps a tensor in another file; only weights may"
             )
+
+
+def _check_signature(node: onnx.NodeProto, opset: int, where: str) -> None:
+    """As many inputs and outputs as the operation has in this version, and attributes that it knows."""
+    problem = f"{where}: operation {node.op_type} ({node.name!r})"
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError as error:
+        raise GraphError(f"{problem} does not exist in opset {opset}") from error
+    for role, count, least, most in (
+        ("inputs", len(node.input), schema.min_input, schema.max_input),
+        ("outputs", len(node.output), schema.min_output, schema.max_output),
+    ):
+        if not least <= count <= most:
+            raise GraphError(f"{problem} has {count} {role}; expected {least} to {most}")
+    if not any(node.output) or not all(node.input[: schema.min_input]):
+        raise GraphError(f"{problem} lacks an input that it needs, or makes nothing")
+    for attribute in node.attribute:
+        known = schema.attributes.get(attribute.name)
+        if known is None or int(known.type) != attribute.type:
+            raise GraphError(f"{problem}: attribute {attribute.name!r} is unknown or has the wrong type")
 
 
 def read_weights(tensors: Sequence[onnx.TensorProto], where: str, directory: Path | None) -> dict[str, np.ndarray]:
@@ -200,7 +222,7 @@ def _read_external(tensor: onnx.TensorProto, where: str, directory: Path | None)
 
 
 def _whole(text: str | int, problem: str) -> int:
-    if isinstance(text, int) or (text.isascii() and text.isdigit() and len(text) < 19):
+    if isinstance(text, int) or (text.isascii() and text.isdigit() and len(text) < 20):
         return int(text)
     raise GraphError(f"{problem}: offset or length {text[:40]!r} in its file is no whole number of bytes")
 

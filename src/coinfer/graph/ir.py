@@ -13,9 +13,14 @@ from coinfer.graph.fusion import fused_groups
 from coinfer.types import UserError
 from coinfer.units import BITS_PER_BYTE
 
+_MESSAGE_CHARACTERS = 1000
+
 
 class GraphError(UserError):
-    """A network that cannot be read or cut; the message is one line for a person."""
+    """A network that cannot be read or cut; the message is one line for a person, whatever names a file holds."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message)[:_MESSAGE_CHARACTERS])
 
 
 class Tensor(NamedTuple):

@@ -39,7 +39,10 @@ def load(path: str | Path) -> ModelGraph:
             are not known before it runs.
     """
     path = Path(path)
-    return from_proto(gate.read_proto(path), path.stem, directory=path.parent, where=str(path))
+    try:
+        return from_proto(gate.read_proto(path), path.stem, directory=path.parent, where=str(path))
+    except UnicodeDecodeError as error:
+        raise GraphError(f"{path}: holds a name that is no text; the file is damaged") from error
 
 
 def from_proto(

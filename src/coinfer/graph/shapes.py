@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from coinfer.graph.flops import OpShapes, op_flop
 from coinfer.graph.gate import DTYPES
 from coinfer.graph.ir import GraphError, Tensor
+from coinfer.graph.session import CPU, session_options
 from coinfer.units import BITS_PER_BYTE, GIGA, MIB
 
 IR_VERSION = 10
@@ -19,6 +20,8 @@ IR_VERSION = 10
 MAX_CONSTANT_BYTES = 1024 * MIB
 _MAX_CONSTANT_FLOP = 10 * GIGA
 """What computing a model's constants may take, all of them together; the file may be hostile."""
+_FATAL_ONLY = 4
+"""What goes wrong is raised; ONNX Runtime need not print it too."""
 _INLINE_ELEMENTS = 1024
 """Larger constants cannot set a shape, so inference need not see their values."""
 
@@ -52,7 +55,7 @@ def infer(
     try:
         inferred = onnx.shape_inference.infer_shapes(model(graph, opset), strict_mode=strict, data_prop=True).graph
     except Exception as error:  # InferenceError and others, by what is wrong
-        raise GraphError(f"{where}: operations do not fit together: {' '.join(str(error).split())[:300]}") from error
+        raise GraphError(f"{where}: operations do not fit together: {error}") from error
     found = {t.name: t for value in (*inferred.value_info, *inferred.output) if (t := _tensor(value)) is not None}
     return {name: tensor for name, tensor in found.items() if name in made} | {t.name: t for t in inputs}
 
@@ -181,14 +184,13 @@ def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _
         [node], "constant", [_type(name, v.dtype, v.shape) for name, v in read.items()],
         [onnx.ValueInfoProto(name=name) for name in outputs],
     )  # fmt: skip
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options()
+    options.log_severity_level = _FATAL_ONLY
     try:
-        session = ort.InferenceSession(model(graph, opset).SerializeToString(), options, ["CPUExecutionProvider"])
+        session = ort.InferenceSession(model(graph, opset).SerializeToString(), options, [CPU])
         return {name: np.asarray(value) for name, value in zip(outputs, session.run(outputs, read), strict=True)}
     except Exception as error:  # ONNX Runtime's exceptions share no base class below this one
-        raise GraphError(f"{label} cannot be computed: {' '.join(str(error).split())}") from error
+        raise GraphError(f"{label} cannot be computed: {error}") from error
 
 
 def _type(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> onnx.ValueInfoProto:

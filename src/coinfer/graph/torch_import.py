@@ -45,8 +45,7 @@ def from_torch(
     try:
         model = _export(module, examples, outputs)
     except Exception as error:  # the exporter's errors share no base class below this one
-        reason = " ".join(str(error).split())[:300]
-        raise GraphError(f"{name}: PyTorch cannot export this module to ONNX: {reason}") from error
+        raise GraphError(f"{name}: PyTorch cannot export this module to ONNX: {error}") from error
     finally:
         for part, was in training.items():
             part.training = was
