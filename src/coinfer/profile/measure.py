@@ -20,7 +20,7 @@ import onnxruntime
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
-from coinfer.graph.session import CPU, open_session
+from coinfer.graph.session import CPU, Session, open_session
 from coinfer.profile.payloads import Codec, measure_payloads
 from coinfer.profile.table import Machine, ProfileTable, by_group
 from coinfer.profile.trace import Trace, open_traced, read_trace
@@ -32,8 +32,11 @@ Progress = Callable[[int, int, str], None]
 """Called with the steps done, their number, and what comes next."""
 
 WARM_UP = 3
+TURN = 5
 REPEATS = 25
 BLOCK_REPEATS = 9
+_OTHER_MEMORY = np.ones(1024 * 1024, np.float32)
+"""Larger than a core's own caches, smaller than what the cores share."""
 
 
 class Engine(NamedTuple):
@@ -152,23 +155,32 @@ class _Whole(NamedTuple):
 
 
 def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engine: Engine, repeats: int) -> _Whole:
-    """Runs with and without the profiler take turns, so that both see the same machine."""
+    """Runs with and without the profiler take turns, a few at a time, so that both see the same machine and neither
+    pushes the other's weights out of the cache."""
     plain = open_session(graph, segment(graph, graph.inputs, graph.outputs), engine.threads, engine.providers)
     traced = open_traced(graph, graph.inputs, graph.outputs, folder, engine.threads, engine.providers)
-    outputs = list(graph.outputs)
-    plain_s, traced_s = np.empty((2, WARM_UP + repeats))
-    for i in range(WARM_UP + repeats):
-        feeds = dict(samples[i % len(samples)])
-        start_s = engine.clock()
-        plain.run(outputs, feeds)
-        plain_s[i] = engine.clock() - start_s
-        start_s = time.perf_counter()
-        traced.run(outputs, feeds)
-        traced_s[i] = time.perf_counter() - start_s
+    feeds = [dict(samples[i % len(samples)]) for i in range(max(TURN, len(samples)))]
+    plain_s, traced_s = list[float](), list[float]()
+    run_times_s(plain, feeds[:WARM_UP], engine.clock)
+    while len(plain_s) < repeats:
+        traced_s += run_times_s(traced, feeds, time.perf_counter)
+        plain_s += run_times_s(plain, feeds, engine.clock)
     trace = read_trace(graph, traced, WARM_UP)
-    low_s, median_s, high_s = np.quantile(plain_s[WARM_UP:], [0.25, 0.5, 0.75]).tolist()
-    call_s = float(np.median(traced_s[WARM_UP:] - trace.run_s))
+    low_s, median_s, high_s = np.quantile(plain_s, [0.25, 0.5, 0.75]).tolist()
+    call_s = float(np.median(np.array(traced_s[WARM_UP:]) - trace.run_s))
     return _Whole(median_s, high_s - low_s, min(max(call_s, 0.0), median_s / 2), trace)
+
+
+def run_times_s(session: Session, feeds: Sequence[Sample], clock: Callable[[], float]) -> list[float]:
+    """Seconds of one run on each input. Other memory is read before each, as in service other work comes between:
+    otherwise a small segment would find everything in the nearest caches."""
+    spent_s = []
+    for feed in feeds:
+        _OTHER_MEMORY.sum()
+        start_s = clock()
+        session.run(None, dict(feed))
+        spent_s.append(clock() - start_s)
+    return spent_s
 
 
 def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
@@ -181,8 +193,7 @@ def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
 
 def _run_block(graph: ModelGraph, feeds: Sample, outputs: Sequence[str], folder: Path, engine: Engine) -> Trace:
     session = open_traced(graph, tuple(feeds), outputs, folder, engine.threads, engine.providers)
-    for _ in range(WARM_UP + BLOCK_REPEATS):
-        session.run(list(outputs), dict(feeds))
+    run_times_s(session, [feeds] * (WARM_UP + BLOCK_REPEATS), engine.clock)
     return read_trace(graph, session, WARM_UP)
 
 
