@@ -67,14 +67,8 @@ def test_too_large_is_refused_by_either_side(edge, transport):
 
 
 def test_pings_do_not_end_long_calls(edge, transport):
-    """The server allows the client's keepalive of once a second; by default it would close after a few."""
-    assert transport.send(edge.grpc, asleep(5.0), 60.0).result(60).server_s == 5.0
-
-
-def test_idle_connections_survive_their_pings(edge, transport):
-    transport.ping(edge.grpc, 10.0).result(10)
-    time.sleep(4.0)
-    assert transport.ping(edge.grpc, 10.0).result(10).load.room == 3
+    """The server allows the client's keepalive of once a second; by default it closes after 5 s."""
+    assert transport.send(edge.grpc, asleep(7.0), 60.0).result(60).server_s == 7.0
 
 
 def test_pongs_tell_the_load(edge, transport):
