@@ -38,9 +38,9 @@ class Cell(NamedTuple):
 
 
 CELLS = {
-    "near": Cell(28 * MEGA, 0.35, 3.0, 40.0, 1.5, 5.0),
-    "mid": Cell(11 * MEGA, 0.50, 2.5, 25.0, 2.0, 6.0),
-    "far": Cell(3.5 * MEGA, 0.65, 2.0, 15.0, 2.5, 5.0),
+    "near": Cell(24 * MEGA, 0.50, 3.0, 12.0, 3.0, 12.0),
+    "mid": Cell(12 * MEGA, 0.60, 2.5, 12.0, 3.0, 8.0),
+    "far": Cell(6 * MEGA, 0.65, 2.0, 15.0, 2.5, 5.0),
 }
 
 

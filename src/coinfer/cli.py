@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zo
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help="Allowed bits per element sent, from 32, 16, 12, 8, 4. 32 is exact.")]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
-Engine = Annotated[str, typer.Option(help="onnxruntime or openvino (float32).")]
+Engine = Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="onnxruntime or openvino (float32).")]
 
 
 @app.command()
@@ -168,12 +168,12 @@ def demo(
         str | None,
         typer.Option(help="Bandwidth traces: CSV of trace_id,time_s,throughput_bytes_per_s, or FILE:TRACE_ID."),
     ] = None,
-    deadline_ms: Annotated[float, typer.Option(min=1, help="Deadline of each request, milliseconds.")] = 300.0,
-    device_slowdown: Slowdown = 6.0,
-    edge_slowdowns: Annotated[str, typer.Option(help="One edge server for each factor.")] = "3,2,1",
+    deadline_ms: Annotated[float, typer.Option(min=1, help="Deadline of each request, milliseconds.")] = 250.0,
+    device_slowdown: Slowdown = 5.0,
+    edge_slowdowns: Annotated[str, typer.Option(help="One edge server for each factor.")] = "2.5,1.5,1",
     bits: Bits = "32,16,8",
     jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
-    scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 20.0,
+    scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 25.0,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
 ) -> None:
     """Run a device and three edge servers on this machine, on real pictures and a bandwidth trace, and compare.

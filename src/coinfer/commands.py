@@ -18,6 +18,7 @@ from coinfer.profile import devices
 from coinfer.profile.options import Options, compile_options
 from coinfer.records import Record, RunLog
 from coinfer.runtime.device import Device, Result
+from coinfer.runtime.executor import Engine
 from coinfer.runtime.images import PHOTO_SUFFIXES, load_images
 from coinfer.runtime.profiling import measure_with_codec, profile_for, samples_for
 from coinfer.types import UserError
@@ -153,7 +154,7 @@ def infer_images(
     jpeg_quality: int | None,
     slowdown: float,
     threads: int,
-    engine: str,
+    engine: Engine,
     table_file: Path | None,
     output: Path | None,
 ) -> None:
@@ -203,7 +204,7 @@ def infer_images(
         log.close()
 
 
-def _picture_files(images: Sequence[Path]):
+def _picture_files(images: Sequence[Path]) -> Iterator[Path]:
     for path in images:
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)

@@ -61,7 +61,7 @@ class RunLog:
 
 def as_json(value: Any) -> Any:
     """Named tuples become objects; what is not finite becomes null, as JSON has none."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+    if hasattr(value, "_asdict"):
         return {key: as_json(item) for key, item in value._asdict().items()}
     if isinstance(value, tuple | list):
         return [as_json(item) for item in value]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,12 +71,32 @@ def test_backlog_is_worked_off_at_one_second_per_second(backlog: float, wait: fl
 
 def test_service_times_are_learned_for_each_cut_and_scale_the_rest():
     server = est.first_server(1e6, 0.0)
-    server = est.after_service(server, ("a",), 0.2, profiled_s=0.1)
-    assert server.scale == pytest.approx(2.0)
+    server = est.after_service(server, ("a",), 0.2, 0.1, 0.0)
+    assert est.service_now_s(server, ("a",), 0.1, 0.0) == pytest.approx(0.2)
+    assert est.service_now_s(server, ("b",), 0.05, 0.0) == pytest.approx(0.1), "never measured: by the scale"
     for _ in range(40):
-        server = est.after_service(server, ("a",), 0.4, profiled_s=0.1)
-    assert server.scale == pytest.approx(4.0, rel=1e-3)
-    assert server.service_s[("a",)] == pytest.approx(0.4, rel=1e-3)
+        server = est.after_service(server, ("a",), 0.4, 0.1, 1.0)
+    assert est.service_now_s(server, ("a",), 0.1, 1.0) == pytest.approx(0.4, rel=1e-3)
+    assert est.service_now_s(server, ("b",), 0.05, 1.0) == pytest.approx(0.2, rel=1e-3)
+
+
+def test_a_slow_spell_is_forgotten_without_news():
+    server = est.after_service(est.first_server(1e6, 0.0), ("a",), 0.1, 0.1, 0.0)
+    for _ in range(40):
+        server = est.after_service(server, ("a",), 0.9, 0.1, 5.0)
+    later = [est.service_now_s(server, ("a",), 0.1, 5.0 + age) for age in (0.0, 5.0, 10.0, 20.0, 100.0)]
+    assert later == sorted(later, reverse=True)
+    assert later[2] == pytest.approx((0.1 + later[0]) / 2)
+    assert later[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+@given(error=st.floats(0.0, 0.3), seed=st.integers(0, 1000))
+def test_patience_hedges_about_one_in_twenty(error: float, seed: int):
+    ratios = np.random.default_rng(seed).lognormal(0.0, error, 100).tolist()
+    factor = est.patience(ratios)
+    assert np.mean(np.array(ratios) > factor) <= 0.06
+    assert est.PATIENCE_RANGE[0] <= factor <= est.PATIENCE_RANGE[1]
+    assert est.patience(ratios[:5]) == est.PATIENCE
 
 
 def test_round_trip_is_the_smallest_seen_but_forgets():

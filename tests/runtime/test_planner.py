@@ -104,7 +104,7 @@ def test_servers_that_are_down_or_full_are_not_chosen():
 
 def test_a_measured_service_time_replaces_the_scaled_profile():
     options = random_options(np.random.default_rng(1), 4)
-    server = est.after_service(up(1e9, 1.0), options.cuts[0], 0.123, profiled_s=0.5)
+    server = est.after_service(up(1e9, 1.0), options.cuts[0], 0.123, 0.5, NOW_S)
     observation = planner.observe(options, [server], math.inf, NOW_S)
     same = [i for i, cut in enumerate(options.cuts) if cut == options.cuts[0]]
     assert observation.option_server_s[0, same, 0] == pytest.approx(0.123 + 0.001)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -51,7 +51,7 @@ class LiveTable:
         return Group(table, self._progress)
 
 
-HEADINGS = (
+HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
     ("scheme", "left"),
     ("request", "right"),
     ("link Mbit/s", "right"),

@@ -36,12 +36,12 @@ class DemoSettings:
     """Folder of pictures; the shipped ones without it."""
     trace: str = str(SHIPPED_TRACES)
     """File, or `file:trace_id` for all links on one trace."""
-    deadline_s: float = 0.3
-    device_slowdown: float = 6.0
-    edge_slowdowns: tuple[float, ...] = (3.0, 2.0, 1.0)
+    deadline_s: float = 0.25
+    device_slowdown: float = 5.0
+    edge_slowdowns: tuple[float, ...] = (2.5, 1.5, 1.0)
     bits: tuple[int, ...] = (32, 16, 8)
     jpeg_quality: int | None = None
-    scheme_s: float = 20.0
+    scheme_s: float = 25.0
     """How long each scheme runs."""
     runs: str = "runs"
 

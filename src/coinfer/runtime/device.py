@@ -1,9 +1,11 @@
 """The weak device: it decides for every request, runs the head, sends the rest, and always answers."""
 
 import math
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import open_model
-from coinfer.profile.options import compile_options
+from coinfer.profile.options import Options, compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime import codec, planner
 from coinfer.runtime import estimate as est
@@ -33,11 +35,12 @@ from coinfer.units import FLOAT32_BITS
 
 FIRST_RATE_BPS = 10e6
 """Believed of a link until the first transfer."""
-PATIENCE = 2.0
-"""A reply that takes this many times what was predicted is overtaken by the device itself."""
 EARLIEST = 1.25
 """Not before this many times what was predicted, even where the deadline asks for it."""
-SLACK_S = 0.05
+SLACK_S = 0.02
+"""For what no prediction covers."""
+REMEMBERED = 100
+"""Replies from which the patience is learned."""
 LONGEST_WAIT_S = 30.0
 MAX_SERVERS_ASKED = 2
 """For one request, before the device answers itself."""
@@ -102,6 +105,7 @@ class Device:
         deadline_s: from the call of `infer`; without one the latency alone counts.
         profile: measured table or its file; without one the network is measured here once and remembered.
         policy: decides instead of `planner.least_latency`.
+        options: what the policy chooses from; without them, what can be best of all useful cuts at these `bits`.
         bits: allowed bits per element of what is sent; (32,) keeps every answer exact.
         jpeg_quality: send pictures as JPEG of this quality instead of their own bytes.
         links: shapes the way to a server, for runs on one machine.
@@ -122,6 +126,7 @@ class Device:
         *,
         profile: ProfileTable | str | Path | None = None,
         policy: Policy = planner.least_latency,
+        options: Options | None = None,
         bits: Sequence[int] = (32, 16, 8),
         jpeg_quality: int | None = None,
         links: Mapping[str, Link] | None = None,
@@ -141,13 +146,17 @@ class Device:
         self.power_w = power_w
         self.jpeg_quality = jpeg_quality
         self._clock = clock or WallClock()
-        table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads)
-        if jpeg_quality is not None:
-            table = with_jpeg(self.graph, table, jpeg_quality)
-        self.options = planner.prune(compile_options(self.graph, table, bits), slowdown)
+        if options is None:
+            table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads)
+            if jpeg_quality is not None:
+                table = with_jpeg(self.graph, table, jpeg_quality)
+            options = planner.prune(compile_options(self.graph, table, bits), slowdown)
+        self.options = options
         self._head_s = dict(zip(self.options.cuts, self.options.device_s.tolist(), strict=True))
         self._tail_s = dict(zip(self.options.cuts, self.options.server_s.tolist(), strict=True))
         self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
+        self._ratios: deque[float] = deque(maxlen=REMEMBERED)
+        self._preparing = threading.Lock()
         self._processor = Processor(self._executor, slowdown)
         inner = transport or GrpcTransport()
         self._transport = ShapedTransport(inner, links) if links is not None else inner
@@ -265,16 +274,20 @@ class Device:
         cut = task.route.hops[0].cut
         sent_s = self._clock.now_s()
         future = self._transport.send(self.servers[server], request, LONGEST_WAIT_S)
-        future.add_done_callback(lambda done: self._learn(server, cut, request, sent_s, done))
+        expected_s = self._expected_s(task, server)
+        future.add_done_callback(lambda done: self._learn(server, cut, request, sent_s, expected_s, done))
         patience_s = self._patience_s(task, server, sent_s) if self.hedge else None
         done, _ = wait((future,), patience_s)
         if done:
             answer, reason = self._read(future, request, sent_s)
             return answer, f"{self.servers[server]}: {reason}" if reason else ""
         waited_s, abort = self._clock.now_s() - sent_s, Abort()
-        self._peers.change(server, lambda known: est.after_silence(known, request_bits(request), waited_s, sent_s + waited_s))
+        self._peers.change(
+            server, lambda known: est.after_silence(known, request_bits(request), waited_s, sent_s + waited_s)
+        )
         local = self._tail(task, at_cut, abort)
-        wait((future, local), return_when=FIRST_COMPLETED)
+        racers: list[Future[Any]] = [future, local]
+        wait(racers, return_when=FIRST_COMPLETED)
         if future.done() and (answer := self._read(future, request, sent_s)[0]):
             abort.set()
             return answer, ""
@@ -299,7 +312,13 @@ class Device:
         return _Answer(outputs, upload_s, reply.queue_s, service_s, transfer_s - upload_s), ""
 
     def _learn(
-        self, server: int, cut: tuple[str, ...], request: InferRequest, sent_s: float, done: Future[InferReply]
+        self,
+        server: int,
+        cut: tuple[str, ...],
+        request: InferRequest,
+        sent_s: float,
+        expected_s: float,
+        done: Future[InferReply],
     ) -> None:
         """Every reply and every failure teaches, also one that comes too late; runs on the transport's thread."""
         now_s = self._clock.now_s()
@@ -308,6 +327,7 @@ class Device:
         error = done.exception()
         if error is None:
             reply = done.result()
+            self._ratios.append((now_s - sent_s) / max(expected_s, 1e-4))
             self._peers.change(server, lambda known: self._after(known, cut, request, reply, now_s - sent_s, now_s))
         elif isinstance(error, TransportError) and error.code == "RESOURCE_EXHAUSTED":
             pushback_s = max(error.pushback_s or 0.0, SLACK_S)
@@ -332,18 +352,22 @@ class Device:
             known = known._replace(link=est.after_transfer(known.link, size_bits, transfer_s, now_s))
         backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
         known = est.after_reply(known, backlog_s, room, now_s)
-        return est.after_service(known, cut, service_s, self._tail_s[cut])
+        return est.after_service(known, cut, service_s, self._tail_s[cut], now_s)
 
-    def _patience_s(self, task: _Task, server: int, sent_s: float) -> float:
-        """How long to wait for a server before the device starts on the rest itself: well past what was predicted, or
-        earlier where the device could still hold the deadline."""
+    def _expected_s(self, task: _Task, server: int) -> float:
+        """Predicted time from sending to the reply."""
         seen = task.observation
-        expected_s = float(
+        return float(
             seen.option_upload_bits[0, task.option] / seen.uplink_bps[0, server]
             + seen.server_backlog_s[server]
             + seen.option_server_s[0, task.option, server]
         )
-        patience_s = PATIENCE * expected_s + SLACK_S
+
+    def _patience_s(self, task: _Task, server: int, sent_s: float) -> float:
+        """How long to wait for a server before the device starts on the rest itself: longer than nearly all replies
+        take, or less where the device could still hold the deadline."""
+        expected_s = self._expected_s(task, server)
+        patience_s = est.patience(self._ratios) * expected_s + SLACK_S
         tail_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale
         spare_s = task.began_s + task.deadline_s - sent_s - tail_s - SLACK_S
         return min(patience_s, spare_s) if spare_s > EARLIEST * expected_s else patience_s
@@ -386,25 +410,25 @@ class Device:
         return pack(name, tensor, FLOAT32_BITS if name in self.graph.inputs else bits, rate_bps)
 
     def _prepare_server(self, index: int) -> None:
-        """Has a server build every segment that the planner may ask for; its measured times come back."""
-        for cut in self._head_s:
-            if cut == self.graph.outputs:
-                continue
-            inputs = tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in cut)
-            request = InferRequest(
-                self.graph.name, inputs, self.graph.outputs, fingerprint=self.graph.fingerprint, warm=True
-            )
-            try:
-                reply = self._transport.send(self.servers[index], request, LONGEST_WAIT_S).result(LONGEST_WAIT_S)
-            except (TransportError, FutureTimeout):
-                return
-            tail_s = self._tail_s[cut]
-            self._peers.change(
-                index,
-                lambda known, cut=cut, reply=reply, tail_s=tail_s: est.after_service(
-                    known, cut, reply.server_s, tail_s
-                ),
-            )
+        """Has a server build every segment that the planner may ask for; its measured times come back. One server after
+        the other, so that servers that share a machine do not slow each other's measurement."""
+        with self._preparing:
+            for cut in self._head_s:
+                if cut == self.graph.outputs:
+                    continue
+                request = InferRequest(
+                    self.graph.name,
+                    tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in cut),
+                    self.graph.outputs,
+                    fingerprint=self.graph.fingerprint,
+                    warm=True,
+                )
+                try:
+                    reply = self._transport.send(self.servers[index], request, LONGEST_WAIT_S).result()
+                except TransportError:
+                    return
+                measured = partial(est.after_service, cut=cut, service_s=reply.server_s, profiled_s=self._tail_s[cut])
+                self._peers.change(index, partial(measured, now_s=self._clock.now_s()))
 
     # --- results
 

@@ -1,12 +1,22 @@
 """What a device believes of its links and servers, learned from its own transfers. Pure functions over values."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 HALF_LIFE_S = 1.5
 """Age at which a transfer counts half in the link's rate."""
 SERVICE_GAIN = 0.3
 """Weight of the newest measured service time."""
+SERVICE_HALF_LIFE_S = 10.0
+"""A slow spell of a server is half forgotten after this time without news, so that it is tried again."""
+PATIENCE = 2.0
+"""A reply that takes this many times what was predicted is late, until it is known how far predictions err."""
+PATIENCE_RANGE = (1.15, 3.0)
+PATIENCE_QUANTILE = 0.95
+PATIENCE_SAMPLES = 20
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 8.0
 FAILURES_TO_EJECT = 2
@@ -27,12 +37,22 @@ class LinkEstimate(NamedTuple):
         return self.bits / self.seconds
 
 
+class ServiceEstimate(NamedTuple):
+    """How long a server takes for the rest of the network after one cut."""
+
+    mean_s: float
+    """Of the newest runs."""
+    fastest_s: float
+    at_s: float
+    """When it last ran."""
+
+
 class ServerEstimate(NamedTuple):
     link: LinkEstimate
     scale: float
     """Service time over the profiled machine's time for the same work."""
-    service_s: dict[tuple[str, ...], float]
-    """Measured time of the rest of the network after a cut, by the tensors of the cut."""
+    service: dict[tuple[str, ...], ServiceEstimate]
+    """By the tensors of the cut."""
     backlog_s: float
     """Work that waited there when it last reported."""
     room: float
@@ -73,15 +93,36 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
     return server._replace(backlog_s=backlog_s, room=room, reported_s=now_s, failures=0, down_until_s=-math.inf)
 
 
-def after_service(server: ServerEstimate, cut: tuple[str, ...], service_s: float, profiled_s: float) -> ServerEstimate:
+def after_service(
+    server: ServerEstimate, cut: tuple[str, ...], service_s: float, profiled_s: float, now_s: float
+) -> ServerEstimate:
     """The server computed the rest after `cut` in `service_s`; the profiled machine takes `profiled_s`."""
-    old = server.service_s.get(cut)
-    mixed = service_s if old is None else old + SERVICE_GAIN * (service_s - old)
+    old = server.service.get(cut, ServiceEstimate(service_s, service_s, now_s))
+    mean_s = old.mean_s + SERVICE_GAIN * (service_s - old.mean_s)
+    new = ServiceEstimate(mean_s, min(old.fastest_s, service_s), now_s)
     scale = server.scale
     if profiled_s > 0:
         ratio = service_s / profiled_s
-        scale = ratio if not server.service_s else scale + SERVICE_GAIN * (ratio - scale)
-    return server._replace(service_s={**server.service_s, cut: mixed}, scale=scale)
+        scale = ratio if not server.service else scale + SERVICE_GAIN * (ratio - scale)
+    return server._replace(service={**server.service, cut: new}, scale=scale)
+
+
+def service_now_s(server: ServerEstimate, cut: tuple[str, ...], profiled_s: float, now_s: float) -> float:
+    """Expected time of the rest after `cut`: as measured, going back to the fastest time while there is no news; by the
+    server's scale where it was never measured."""
+    known = server.service.get(cut)
+    if known is None:
+        return profiled_s * server.scale
+    weight = 0.5 ** ((now_s - known.at_s) / SERVICE_HALF_LIFE_S)
+    return known.fastest_s + weight * (known.mean_s - known.fastest_s)
+
+
+def patience(ratios: Sequence[float]) -> float:
+    """How many times the predicted time to wait before a reply counts as late: the 95 % quantile of measured over
+    predicted times, so that in calm about one request in twenty is hedged."""
+    if len(ratios) < PATIENCE_SAMPLES:
+        return PATIENCE
+    return float(np.clip(np.quantile(list(ratios), PATIENCE_QUANTILE), *PATIENCE_RANGE))
 
 
 def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.partition.hull import Hull
 from coinfer.physics.cost import offload_latency_s
 from coinfer.profile.options import Options
-from coinfer.runtime.estimate import ServerEstimate, backlog_now_s, room_now, usable
+from coinfer.runtime.estimate import ServerEstimate, backlog_now_s, room_now, service_now_s, usable
 from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Policy, Route
 
 SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
@@ -45,12 +46,8 @@ def observe(
     device_s = options.device_s * device_scale
     server_s = np.empty((count, n))
     for j, server in enumerate(servers):
-        known = server.service_s
-        server_s[:, j] = options.server_s * server.scale
-        for o, cut in enumerate(options.cuts):
-            if cut in known:
-                server_s[o, j] = known[cut]
-        server_s[:, j] += server.link.round_trip_s
+        times_s = map(partial(service_now_s, server, now_s=now_s), options.cuts, options.server_s)
+        server_s[:, j] = np.fromiter(times_s, float, count) + server.link.round_trip_s
     return OffloadObservation(
         option_device_s=device_s[None],
         option_upload_bits=options.upload_bits[None],
@@ -105,12 +102,10 @@ def decide(policy: Policy, observation: OffloadObservation) -> tuple[int, int, f
     """Option, server and predicted latency of one task. A policy that raises or chooses what cannot be done is replaced
     by `least_latency`: inference never fails for a policy."""
     try:
-        option, server, predicted_s = _chosen(policy, observation)
+        chosen = _chosen(policy, observation)
     except Exception:
-        predicted_s = math.inf
-    if not math.isfinite(predicted_s):
-        option, server, predicted_s = _chosen(least_latency, observation)
-    return option, server, predicted_s
+        chosen = _chosen(least_latency, observation)
+    return chosen if math.isfinite(chosen[2]) else _chosen(least_latency, observation)
 
 
 def _chosen(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
