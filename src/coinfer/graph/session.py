@@ -72,15 +72,15 @@ def open_session(
 def hold_layout(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same segment, such that a residual sum at its start keeps the channel-blocked layout of its convolutions.
 
-    ONNX Runtime adds in that layout only what an operation of its own brought into it. Where a segment's input goes to
-    a convolution and past it to the sum, the sum and every later one of the stage fall back to the plain layout (up to
-    3 % of ResNet-50). A pooling over single pixels changes no value and brings the input into the layout once for all.
+    ONNX Runtime adds in that layout only what an operation of its own brought into it. Where a segment's input goes
+    into a sum, that sum and every later one of the stage fall back to the plain layout (up to 3 % of ResNet-50). A
+    pooling over single pixels changes no value and brings the input into the layout once for all.
     """
-    readers: dict[str, set[str]] = {value.name: set() for value in proto.graph.input if _may_block(value)}
-    for node in proto.graph.node:
-        for name in node.input:
-            readers.get(name, set()).add(node.op_type)
-    held = {name: f"{name}{HELD}" for name, kinds in readers.items() if "Conv" in kinds and kinds & {"Add", "Sum"}}
+    if not any(node.op_type == "Conv" for node in proto.graph.node):
+        return proto
+    added = {name for node in proto.graph.node if node.op_type in {"Add", "Sum"} for name in node.input}
+    inputs = (value.name for value in proto.graph.input if _may_block(value))
+    held = {name: f"{name}{HELD}" for name in inputs if name in added}
     if not held:
         return proto
     changed = onnx.ModelProto()

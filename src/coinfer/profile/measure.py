@@ -150,7 +150,7 @@ class _Whole(NamedTuple):
     median_s: float
     spread_s: float
     call_s: float
-    """What a call costs beside ONNX Runtime's own account of the run."""
+    """What running any segment costs beside its operations."""
     trace: Trace
 
 
@@ -160,15 +160,22 @@ def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engin
     plain = open_session(graph, segment(graph, graph.inputs, graph.outputs), engine.threads, engine.providers)
     traced = open_traced(graph, graph.inputs, graph.outputs, folder, engine.threads, engine.providers)
     feeds = [dict(samples[i % len(samples)]) for i in range(max(TURN, len(samples)))]
-    plain_s, traced_s = list[float](), list[float]()
+    plain_s = list[float]()
     run_times_s(plain, feeds[:WARM_UP], engine.clock)
     while len(plain_s) < repeats:
-        traced_s += run_times_s(traced, feeds, time.perf_counter)
+        run_times_s(traced, feeds, engine.clock)
         plain_s += run_times_s(plain, feeds, engine.clock)
-    trace = read_trace(graph, traced, WARM_UP)
     low_s, median_s, high_s = np.quantile(plain_s, [0.25, 0.5, 0.75]).tolist()
-    call_s = float(np.median(np.array(traced_s[WARM_UP:]) - trace.run_s))
-    return _Whole(median_s, high_s - low_s, min(max(call_s, 0.0), median_s / 2), trace)
+    call_s = min(_call_s(graph, engine), median_s / 2)
+    return _Whole(median_s, high_s - low_s, call_s, read_trace(graph, traced, WARM_UP))
+
+
+def _call_s(graph: ModelGraph, engine: Engine) -> float:
+    """Median time of a segment that hands its inputs on."""
+    session = open_session(graph, segment(graph, graph.outputs, graph.outputs), engine.threads, engine.providers)
+    tensors = [graph.tensors[name] for name in graph.outputs]
+    feeds = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in tensors}
+    return float(np.median(run_times_s(session, [feeds] * (WARM_UP + REPEATS), engine.clock)[WARM_UP:]))
 
 
 def run_times_s(session: Session, feeds: Sequence[Sample], clock: Callable[[], float]) -> list[float]:

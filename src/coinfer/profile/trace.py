@@ -29,8 +29,6 @@ class Trace(NamedTuple):
     """Changes out of it, after the group that makes the tensor."""
     blocked: np.ndarray
     """True where the group computes in that layout."""
-    run_s: np.ndarray
-    """[runs] ONNX Runtime's account of each run."""
 
 
 def open_traced(
@@ -53,7 +51,6 @@ def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
     path = Path(session.end_profiling())
     events = json.loads(path.read_text())
     path.unlink()
-    runs_s = np.array([event["dur"] for event in events if event["name"] == "model_run"]) * _MICROSECOND
     nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith(_KERNEL)]
     durations: dict[str, list[float]] = {}
     for event in sorted(nodes, key=lambda event: event["ts"]):
@@ -61,7 +58,7 @@ def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
     kinds = {event["name"]: event["args"]["op_name"] for event in nodes}
     places = _places(graph, list(durations))
     empty = np.zeros(len(graph.groups))
-    trace = Trace(empty.copy(), empty.copy(), empty.copy(), empty > 0, runs_s[warm_up:])
+    trace = Trace(empty.copy(), empty.copy(), empty.copy(), empty > 0)
     for name, group in zip(durations, places, strict=True):
         column = _column(trace, name, kinds[name])
         column[group] += _typical_s(durations[name][warm_up:])
