@@ -11,13 +11,17 @@ from typing import Any
 from coinfer.graph.session import CPU
 from coinfer.graph.zoo import open_model
 from coinfer.runtime.allocator import keep_freed_memory
-from coinfer.runtime.executor import Engine, Executor, RequestError
+from coinfer.runtime.executor import Engine, Executor, RequestError, check_slowdown
 from coinfer.runtime.messages import DEFAULT_LIMIT_BYTES
 from coinfer.runtime.oip import GrpcFront
 from coinfer.runtime.rpc import GrpcTransport
 from coinfer.runtime.served import Served, serve_echo, serve_graph
 from coinfer.runtime.service import EdgeService
 
+_HEARTBEAT_S = 0.2
+"""Long enough for clients to hear of the end from a health check or a refusal."""
+_LAST_ANSWERS_S = 1.0
+"""For answers that are on their way out."""
 _log = logging.getLogger("coinfer.edge")
 
 
@@ -54,7 +58,7 @@ def run_edge(settings: EdgeSettings) -> int:
     """Serves until SIGTERM or SIGINT, then finishes what was admitted; a second signal ends it at once.
 
     Returns:
-        The exit status: 0.
+        The exit status: 0, or 1 where a second signal cut requests off.
 
     Raises:
         GraphError, RequestError: for models or settings that cannot be served.
@@ -64,8 +68,7 @@ def run_edge(settings: EdgeSettings) -> int:
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     served = load_models(settings)
-    asyncio.run(_serve(settings, served))
-    return 0
+    return asyncio.run(_serve(settings, served))
 
 
 def load_models(settings: EdgeSettings) -> tuple[Served, ...]:
@@ -74,12 +77,12 @@ def load_models(settings: EdgeSettings) -> tuple[Served, ...]:
     for spec in settings.models:
         graph = open_model(spec)
         executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
-        executor.warm(graph.inputs, runs=1)
+        executor.warm(graph.inputs, runs=0)
         served.append(serve_graph(graph, executor))
     return (*served, serve_echo()) if settings.echo else tuple(served)
 
 
-async def _serve(settings: EdgeSettings, served: Sequence[Served]) -> None:
+async def _serve(settings: EdgeSettings, served: Sequence[Served]) -> int:
     service = EdgeService(
         served,
         workers=settings.workers,
@@ -100,9 +103,22 @@ async def _serve(settings: EdgeSettings, served: Sequence[Served]) -> None:
     service.drain()
     await front.drain()
     hurry = _on_signals()
-    ends = [front.stop(settings.grace_s)] + ([http.stop(settings.grace_s)] if http else [])
-    await _first(asyncio.gather(*ends), hurry.wait())
+    calm = asyncio.ensure_future(_finish(service, settings.grace_s))
+    await _first(calm, hurry.wait())
+    status = 0 if calm.done() and not calm.cancelled() else 1
+    await asyncio.gather(front.stop(_LAST_ANSWERS_S), *([http.stop(_LAST_ANSWERS_S)] if http else []))
     service.close()
+    return status
+
+
+async def _finish(service: EdgeService, grace_s: float) -> None:
+    """Until all requests are answered. New ones are still heard meanwhile, and told to go elsewhere; closing the port
+    first would leave them without an answer."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + grace_s
+    await asyncio.sleep(_HEARTBEAT_S)
+    while service.in_flight and loop.time() < end_s:
+        await asyncio.sleep(_HEARTBEAT_S / 10)
 
 
 async def _start_http(settings: EdgeSettings, service: EdgeService) -> Any:
@@ -126,11 +142,12 @@ def _on_signals() -> asyncio.Event:
 
 
 async def _first(*waits: Any) -> None:
-    """Until the first of these is through."""
+    """Until the first of these is through; the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
 
 
 def check_settings(settings: EdgeSettings) -> None:
@@ -143,9 +160,15 @@ def check_settings(settings: EdgeSettings) -> None:
     for name, port in ports.items():
         if not 0 <= port <= 65535:
             raise RequestError(f"{name} {port} is not between 0 and 65535")
-    counts = {"workers": (settings.workers, 1), "threads": (settings.threads, 1), "queue": (settings.queue, 0)}
+    counts = {
+        "workers": (settings.workers, 1),
+        "threads": (settings.threads, 1),
+        "queue": (settings.queue, 0),
+        "grace_s": (settings.grace_s, 0),
+    }
     for name, (value, least) in counts.items():
         if value < least:
             raise RequestError(f"{name} {value} is less than {least}")
+    check_slowdown(settings.slowdown)
     if not settings.models and not settings.echo:
         raise RequestError("no model to serve; name an ONNX file or a zoo network")

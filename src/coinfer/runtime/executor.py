@@ -17,6 +17,7 @@ from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
 from coinfer.runtime.messages import WireError
+from coinfer.types import UserError
 
 Engine = Literal["onnxruntime", "openvino"]
 Arrays = Mapping[str, np.ndarray]
@@ -25,7 +26,7 @@ CACHE_BYTES = 2 * 1024**3
 """Weights of opened pieces; engines keep rearranged copies of their own, so it bounds the memory too."""
 MAX_PIECES = 64
 WARM_S = 0.2
-from coinfer.types import UserError
+"""Measuring when warming up stops after this time."""
 
 
 class RequestError(UserError):
@@ -42,6 +43,16 @@ class Abort:
     def set(self) -> None:
         self.options.terminate = True
         self.event.set()
+
+
+def check_slowdown(slowdown: float) -> None:
+    """Refuses what is no slow-down factor.
+
+    Raises:
+        RequestError: where it is below 1 or not finite.
+    """
+    if not 1 <= slowdown < math.inf:
+        raise RequestError(f"slowdown {slowdown} is not a number from 1 up; 2 is half as fast as this machine")
 
 
 class Executor:
@@ -64,8 +75,7 @@ class Executor:
         engine: Engine = "onnxruntime",
         cache_bytes: int = CACHE_BYTES,
     ):
-        if not 1 <= slowdown < math.inf:
-            raise RequestError(f"slowdown {slowdown} is not a number from 1 up; 2 is half as fast as this machine")
+        check_slowdown(slowdown)
         if threads < 1:
             raise RequestError(f"threads {threads} is not a number from 1 up")
         self.graph = graph
@@ -136,16 +146,17 @@ class Executor:
         """Opens the piece, runs it on zeros and returns the median of the seconds that computing took.
 
         Args:
-            runs: measured ones, after one that is not; fewer where they take longer than `WARM_S`.
+            runs: measured ones, after one that counts only where there is no other; fewer where they take longer than
+                `WARM_S`.
         """
         self.prepare(inputs, outputs)
         tensors = (self.graph.tensors[name] for name in inputs)
         zeros = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in tensors}
-        self.run(zeros, outputs)
+        first_s = self.run(zeros, outputs)[1]
         took_s: list[float] = []
         while len(took_s) < runs and sum(took_s) < WARM_S:
             took_s.append(self.run(zeros, outputs)[1])
-        return statistics.median(took_s)
+        return statistics.median(took_s or [first_s])
 
     @property
     def _inputs(self) -> str:

@@ -157,6 +157,8 @@ def _error(node: str, error: Any) -> TransportError:
     code = error.code().name
     reason = str(trailers.get(REASON_TRAILER, ""))
     details = " ".join((error.details() or code).split())
+    if code == "CANCELLED" and not reason:  # not by us: a server that closes says this of calls that it did not begin
+        return TransportError("UNAVAILABLE", f"{node}: it is shutting down", pushback_s, "draining")
     if code == "UNAVAILABLE" and not reason:
         return TransportError(code, f"{node}: unreachable ({details[:120]})", pushback_s, "unreachable")
     return TransportError(code, f"{node}: {details}", pushback_s, reason)

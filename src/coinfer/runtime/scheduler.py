@@ -70,6 +70,9 @@ class Scheduler:
         return node.load(self.state, self._clock.now_s())
 
     def close(self) -> None:
+        """Stops what still runs."""
+        for entry in self._entries.values():
+            entry.abort.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _step(self) -> None:

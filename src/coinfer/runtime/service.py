@@ -77,6 +77,11 @@ class EdgeService:
     def is_ready(self) -> bool:
         return not self.scheduler.state.draining
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that came and have no answer yet."""
+        return sum(stats.in_flight for stats in self.metrics.models.values())
+
     def find(self, model: str, version: str = "") -> Served:
         """The model.
 
