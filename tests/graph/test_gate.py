@@ -326,7 +326,7 @@ ONE = numpy_helper.from_array(np.ones(1, np.float32), "v")
     ids=["2^42 bytes", "overflow", "tile", "product of 2^37", "twenty of 256 MiB"],
 )  # fmt: skip
 def test_constants_that_would_take_all_memory_or_time(proto: onnx.ModelProto) -> None:
-    with pytest.raises(GraphError, match=r"too large or costly|cannot be told|do not fit"):
+    with pytest.raises(GraphError, match=r"too large or costly|at most 1024 MiB|does not fit"):
         from_proto(proto, "bomb")
 
 
@@ -335,7 +335,7 @@ def test_activations_and_work_are_bounded(tmp_path: Path) -> None:
         helper.make_node("Expand", ["x", "s"], ["y"]),
     ]
     proto = model(grow, {"x": ["N", 4]}, ["y"], {"s": np.array([2**28, 1, 4], np.int64)})
-    refused(saved(tmp_path / "m.onnx", proto), "takes 4.1e.03 MiB; at most 1024")
+    refused(saved(tmp_path / "m.onnx", proto), r"makes 'y' of shape \[268435456, 1, 4\]; at most 1024 MiB")
     wide = [helper.make_node("MatMul", ["x", "x"], [f"y{i}"]) for i in range(4)]
     proto = model([*wide, helper.make_node("Sum", [f"y{i}" for i in range(4)], ["y"])], {"x": [16_000, 16_000]}, ["y"])
     assert load(saved(tmp_path / "m.onnx", proto)).work_flop > 3e13

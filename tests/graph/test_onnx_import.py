@@ -103,7 +103,7 @@ def test_clip_limits_are_settings_and_no_parameters() -> None:
         ([node("Relu", ["x"], ["y"])], {"x": [1]}, ["y", "y"], "output 'y' is nameless or named twice"),
         ([node("Relu", ["x"], ["y"])], {"x": ["N", "H", 4]}, ["y"], "'x' has no size on axis 1; only the first"),
         ([node("Relu", ["x"], ["y"])], {"x": [1, 0]}, ["y"], "'x' has no size on axis 1"),
-        ([node("MatMul", ["x", "z"], ["y"])], {"x": [2, 3], "z": [4, 5]}, ["y"], "do not fit together"),
+        ([node("MatMul", ["x", "z"], ["y"])], {"x": [2, 3], "z": [4, 5]}, ["y"], "MatMul .* does not fit its inputs"),
         ([node("Relu", ["x", "x"], ["y"])], {"x": [1]}, ["y"], "has 2 inputs; expected 1 to 1"),
         ([node("Relu", [""], ["y"])], {"x": [1]}, ["y"], "lacks an input"),
         ([node("Relu", ["x"], ["y"], alpha=1.0)], {"x": [1]}, ["y"], "'alpha' is unknown"),

@@ -143,7 +143,7 @@ def _check_signature(node: onnx.NodeProto, opset: int, where: str) -> None:
         raise GraphError(f"{problem} lacks an input that it needs, or makes nothing")
     for attribute in node.attribute:
         known = schema.attributes.get(attribute.name)
-        if known is None or int(known.type) != attribute.type:
+        if known is None or known.type != attribute.type:
             raise GraphError(f"{problem}: attribute {attribute.name!r} is unknown or has the wrong type")
 
 

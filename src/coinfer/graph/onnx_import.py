@@ -11,13 +11,11 @@ import onnx
 from coinfer.graph import gate, shapes
 from coinfer.graph.flops import OpShapes, op_flop
 from coinfer.graph.ir import GraphError, ImageInput, ModelGraph, Op, Tensor
-from coinfer.units import BITS_PER_BYTE, MIB
 
 IMAGE_KEY = "coinfer.image"
 """Key of the model's metadata that says, in JSON, how a picture becomes its input (`ImageInput`)."""
 WEIGHTS = "weights"
 """Where the structure says its weights lie; ONNX Runtime is given them from memory under this name."""
-MAX_TENSOR_BYTES = 1024 * MIB
 MAX_WORK_FLOP = 1e14
 """At batch 1. What a large vision transformer does is a hundredth of it; a hostile file could ask for years."""
 
@@ -74,12 +72,16 @@ def from_proto(
     sources = [value for value in model.graph.input if value.name not in values]
     dynamic = bool(sources) and all(_first_axis_free(value) for value in sources)
     sizes = [[_input(value, batch, where) for value in sources] for batch in ((1, 2) if dynamic else (1,))]
+    nodes = _alive(nodes, outputs)
     settled = shapes.settle(nodes, values, sizes, opset, where)
     if dynamic and not all(_scales(output, settled.tensors) for output in outputs):
         settled = shapes.settle(nodes, values, sizes[:1], opset, where)
-    nodes = _alive(settled.nodes, outputs, settled.constants, where)
-    _check_tensors(nodes, settled, sizes[0], opset, where)
-    return _assemble(nodes, settled, sizes[0], outputs, model, name, where)
+    for output in outputs:
+        if output in settled.constants:
+            raise GraphError(f"{where}: output {output!r} does not depend on the input; drop it when exporting")
+        if output not in settled.tensors[0]:
+            raise GraphError(f"{where}: the shape of output {output!r} is not known; export with fixed shapes")
+    return _assemble(_alive(settled.nodes, outputs), settled, sizes[0], outputs, model, name, where)
 
 
 def _check_names(graph: onnx.GraphProto, where: str) -> None:
@@ -129,38 +131,14 @@ def _input(value: onnx.ValueInfoProto, batch: int, where: str) -> Tensor:
     return Tensor(value.name, gate.DTYPES[kind.elem_type], tuple(shape))
 
 
-def _alive(
-    nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], constants: Mapping[str, np.ndarray], where: str
-) -> list[onnx.NodeProto]:
+def _alive(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
     """The nodes that the outputs need."""
-    fixed = [name for name in outputs if name in constants]
-    if fixed:
-        raise GraphError(f"{where}: output {fixed[0]!r} does not depend on the input; drop it when exporting")
     wanted, kept = set(outputs), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             wanted.update(node.input)
             kept.append(node)
     return kept[::-1]
-
-
-def _check_tensors(
-    nodes: Sequence[onnx.NodeProto], settled: shapes.Settled, inputs: Sequence[Tensor], opset: int, where: str
-) -> None:
-    """Every tensor has a known shape of bearable size."""
-    tensors = settled.tensors[0]
-    read = {source for node in nodes for source in node.input}
-    for node in nodes:
-        for i, made in enumerate(node.output):
-            if made not in tensors and (made in read or i == 0):
-                shapes.infer(settled.nodes, settled.constants, inputs, opset, where, strict=True)
-                raise GraphError(
-                    f"{where}: the shape of {made!r} is not known before {node.op_type} ({node.name!r}) runs; export "
-                    "the network with fixed shapes"
-                )
-            size_bytes = tensors[made].size_bits / BITS_PER_BYTE if made in tensors else 0
-            if size_bytes > MAX_TENSOR_BYTES:
-                raise GraphError(f"{where}: tensor {made!r} takes {size_bytes / MIB:.3g} MiB; at most 1024 are allowed")
 
 
 def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:

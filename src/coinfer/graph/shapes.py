@@ -17,6 +17,7 @@ from coinfer.units import BITS_PER_BYTE, GIGA, MIB
 
 IR_VERSION = 10
 """What ONNX Runtime reads in all versions that we support."""
+MAX_TENSOR_BYTES = 1024 * MIB
 MAX_CONSTANT_BYTES = 1024 * MIB
 _MAX_CONSTANT_FLOP = 10 * GIGA
 """What computing a model's constants may take, all of them together; the file may be hostile."""
@@ -26,42 +27,6 @@ _INLINE_ELEMENTS = 1024
 """Larger constants cannot set a shape, so inference need not see their values."""
 
 Values = dict[str, np.ndarray]
-
-
-def infer(
-    nodes: Sequence[onnx.NodeProto],
-    values: Values,
-    inputs: Sequence[Tensor],
-    opset: int,
-    where: str,
-    strict: bool = False,
-) -> dict[str, Tensor]:
-    """All tensors whose type and shape follow from these inputs and values, except the values themselves.
-
-    Raises:
-        GraphError: where an operation does not exist in this version; if `strict`, also where one contradicts its
-            inputs, which otherwise only leaves its shape unknown.
-    """
-    made = {name for node in nodes for name in node.output}
-    small = {name: value for name, value in values.items() if value.size <= _INLINE_ELEMENTS}
-    types = [_type(name, value.dtype, value.shape) for name, value in values.items() if name not in small]
-    graph = helper.make_graph(
-        [node for node in nodes if not all(name in values for name in node.output)],
-        "shapes",
-        [*(_type(*tensor) for tensor in inputs), *types],
-        [onnx.ValueInfoProto(name=name) for name in made if name not in values],
-        [numpy_helper.from_array(value, name) for name, value in small.items()],
-    )
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model(graph, opset), strict_mode=strict, data_prop=True).graph
-    except Exception as error:  # InferenceError and others, by what is wrong
-        raise GraphError(f"{where}: operations do not fit together: {error}") from error
-    found = {t.name: t for value in (*inferred.value_info, *inferred.output) if (t := _tensor(value)) is not None}
-    return {name: tensor for name, tensor in found.items() if name in made} | {t.name: t for t in inputs}
-
-
-def model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
 
 
 class Settled(NamedTuple):
@@ -77,22 +42,32 @@ def settle(
 ) -> Settled:
     """Fold what does not depend on the inputs, and tell all shapes for each of several input sizes.
 
+    Operation by operation, so that nothing absurd is handed on: the library that infers shapes ends the whole process
+    on some negative sizes.
+
     Args:
         inputs: the graph inputs, once for one batch size or for two; what differs between these is not constant.
 
     Raises:
-        GraphError: where a constant would be huge or its operation cannot be run.
+        GraphError: where an operation does not fit its inputs, a tensor would be huge or its shape unknown, or
+            constants would take long to compute.
     """
     known = [dict(initializers) for _ in inputs]
+    tensors = [{tensor.name: tensor for tensor in sizes} for sizes in inputs]
     budget = _Budget(MAX_CONSTANT_BYTES, _MAX_CONSTANT_FLOP)
-    while True:
-        tensors = [infer(nodes, values, sizes, opset, where) for values, sizes in zip(known, inputs, strict=True)]
-        before = len(known[0])
-        for node in nodes:
-            if any(node.output) and node.output[0] not in known[0]:
-                _evaluate(node, known, tensors, opset, where, budget)
-        if len(known[0]) == before:
-            break
+    for node in nodes:
+        read = [name for name in node.input if name]
+        if node.op_type in {"Shape", "Size"} and all(read[0] in found for found in tensors):
+            for values, found in zip(known, tensors, strict=True):
+                values[node.output[0]] = _measure(node, found[read[0]].shape)
+        elif all(name in known[0] for name in read):
+            shared = all(_same(known, name) for name in read)
+            first = _run(node, known[0], opset, where, budget)
+            for values in known:
+                values |= first if shared or values is known[0] else _run(node, values, opset, where, budget)
+        else:
+            for values, found in zip(known, tensors, strict=True):
+                found |= _infer(node, values, found, opset, where)
     constants = {name: value for name, value in known[0].items() if _same(known, name)}
     for values, found in zip(known, tensors, strict=True):
         found |= {name: Tensor(name, v.dtype, v.shape) for name, v in values.items() if name not in constants}
@@ -139,26 +114,6 @@ class _Budget:
     work_flop: float
 
 
-def _evaluate(
-    node: onnx.NodeProto,
-    known: list[Values],
-    tensors: Sequence[Mapping[str, Tensor]],
-    opset: int,
-    where: str,
-    budget: _Budget,
-) -> None:
-    """Add the node's outputs to what is known, where its inputs allow that."""
-    read = [name for name in node.input if name]
-    if node.op_type in {"Shape", "Size"} and all(read[0] in found for found in tensors):
-        for values, found in zip(known, tensors, strict=True):
-            values[node.output[0]] = _measure(node, found[read[0]].shape)
-    elif all(name in known[0] for name in read):
-        shared = all(_same(known, name) for name in read)
-        first = _run(node, known[0], opset, where, budget)
-        for values in known:
-            values |= first if shared or values is known[0] else _run(node, values, opset, where, budget)
-
-
 def _measure(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
     if node.op_type == "Size":
         return np.array(np.prod(shape, dtype=np.int64))
@@ -171,7 +126,7 @@ def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _
     label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
     read = {name: values[name] for name in node.input if name}
     outputs = [name for name in node.output if name]
-    found = infer([node], read, (), opset, where)
+    found = _infer(node, values, {}, opset, where)
     if node.op_type != "NonZero":  # whose size depends on the values, but is bounded by its input
         if any(name not in found for name in outputs[:1]):
             raise GraphError(f"{label} makes a constant whose shape cannot be told; fold constants when exporting")
@@ -181,29 +136,73 @@ def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _
         if budget.size_bytes < 0 or budget.work_flop < 0:
             raise GraphError(f"{label} makes constants too large or costly; fold constants when exporting")
     graph = helper.make_graph(
-        [node], "constant", [_type(name, v.dtype, v.shape) for name, v in read.items()],
+        [node], "constant", [onnx.ValueInfoProto(name=name, type=_type(v.dtype, v.shape)) for name, v in read.items()],
         [onnx.ValueInfoProto(name=name) for name in outputs],
     )  # fmt: skip
     options = session_options()
     options.log_severity_level = _FATAL_ONLY
     try:
-        session = ort.InferenceSession(model(graph, opset).SerializeToString(), options, [CPU])
+        session = ort.InferenceSession(_model(graph, opset).SerializeToString(), options, [CPU])
         return {name: np.asarray(value) for name, value in zip(outputs, session.run(outputs, read), strict=True)}
     except Exception as error:  # ONNX Runtime's exceptions share no base class below this one
         raise GraphError(f"{label} cannot be computed: {error}") from error
 
 
-def _type(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
+def _infer(
+    node: onnx.NodeProto, values: Values, tensors: Mapping[str, Tensor], opset: int, where: str
+) -> dict[str, Tensor]:
+    """What one operation makes, as far as that is known before it runs."""
+    label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
+    read = [name for name in node.input if name]
+    unknown = [name for name in read if name not in values and name not in tensors]
+    if unknown:
+        raise GraphError(f"{label} reads {unknown[0]!r}, whose shape is not known; export with fixed shapes")
+    types = {name: _type(*(tensors[name][1:] if name in tensors else _kind(values[name]))) for name in read}
+    small = {name: values[name] for name in read if name in values and values[name].size <= _INLINE_ELEMENTS}
+    data = {name: numpy_helper.from_array(value, name) for name, value in small.items()}
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    versions = [helper.make_opsetid("", opset)]
+    try:
+        made = onnx.shape_inference.infer_node_outputs(
+            schema, node, types, data, opset_imports=versions, ir_version=IR_VERSION
+        )
+        if not all(kind.tensor_type.HasField("shape") for kind in made.values()):
+            made = _infer_function(node, types, opset)
+    except Exception as error:  # InferenceError and others, by what is wrong
+        raise GraphError(f"{label} does not fit its inputs: {error}") from error
+    return _tensors(made, label)
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor | None:
-    kind = value.type.tensor_type
-    dims = kind.shape.dim
-    if (
-        kind.elem_type not in DTYPES
-        or not kind.HasField("shape")
-        or any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims)
-    ):
-        return None
-    return Tensor(value.name, DTYPES[kind.elem_type], tuple(d.dim_value for d in dims))
+def _infer_function(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], opset: int) -> dict[str, onnx.TypeProto]:
+    """For the few operations that ONNX defines by others, whose shapes it tells only within a model."""
+    sources = [onnx.ValueInfoProto(name=name, type=kind) for name, kind in types.items()]
+    graph = helper.make_graph([node], "one", sources, [onnx.ValueInfoProto(name=name) for name in node.output if name])
+    inferred = onnx.shape_inference.infer_shapes(_model(graph, opset)).graph
+    return {value.name: value.type for value in (*inferred.value_info, *inferred.output)}
+
+
+def _tensors(made: Mapping[str, onnx.TypeProto], label: str) -> dict[str, Tensor]:
+    """Those whose shape is known."""
+    found = {}
+    for name, kind in made.items():
+        dims = kind.tensor_type.shape.dim
+        sized = kind.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims)
+        if name and sized and kind.tensor_type.elem_type in DTYPES:
+            shape = tuple(dim.dim_value for dim in dims)
+            found[name] = Tensor(name, DTYPES[kind.tensor_type.elem_type], shape)
+            size_bytes = found[name].size_bits / BITS_PER_BYTE
+            if min(shape, default=0) < 0 or size_bytes > MAX_TENSOR_BYTES:
+                raise GraphError(f"{label} makes {name!r} of shape {list(shape)}; at most 1024 MiB are allowed")
+    return found
+
+
+def _model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+
+
+def _type(dtype: np.dtype, shape: tuple[int, ...]) -> onnx.TypeProto:
+    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), shape)
+
+
+def _kind(value: np.ndarray) -> tuple[np.dtype, tuple[int, ...]]:
+    return value.dtype, value.shape
