@@ -1,0 +1,93 @@
+"""What the benchmarks share: calls that take turns, medians with quartiles, and one machine-stamped JSON for each.
+
+Other work may run on the machine, so what is compared runs in the same rounds, and ratios are those of a round.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from coinfer.profile.measure import this_machine
+
+RESULTS = Path(__file__).resolve().parent / "results"
+CONSOLE = Console(highlight=False)
+QUARTILES = (0.25, 0.5, 0.75)
+Figure = dict[str, float | int | bool]
+
+
+def parser(about: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="few rounds, small cases: shows that it runs, no figures")
+    made.add_argument("--output", type=Path, default=RESULTS / f"{name}.json", help="where the record goes")
+    return made
+
+
+def rounds(count: int, about: str) -> Any:
+    """Numbers of rounds, with a progress bar."""
+    return track(range(count), description=f"{about:32s}", console=CONSOLE)
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], object]],
+    count: int,
+    about: str,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
+    """Seconds [count] of each call. Every round calls each once, another one first each time."""
+    names = list(calls)
+    took_s: dict[str, list[float]] = {name: [] for name in names}
+    for i in rounds(warm_up + count, about):
+        for j in range(len(names)):
+            name = names[(i + j) % len(names)]
+            began_s = clock()
+            calls[name]()
+            if i >= warm_up:
+                took_s[name].append(clock() - began_s)
+    return {name: np.array(values) for name, values in took_s.items()}
+
+
+def figure(values: np.ndarray | Sequence[float], at_most: float | None = None, at_least: float | None = None) -> Figure:
+    """Median and quartiles, and whether the median is on the right side of a bar."""
+    low, median, high = (round(float(q), 6) for q in np.quantile(np.asarray(values, float), QUARTILES))
+    found: Figure = {"median": median, "low": low, "high": high, "rounds": len(values)}
+    if at_most is not None:
+        found |= {"at_most": at_most, "reached": median <= at_most}
+    if at_least is not None:
+        found |= {"at_least": at_least, "reached": median >= at_least}
+    return found
+
+
+def show(figures: Mapping[str, Figure]) -> None:
+    """One line for each figure."""
+    width = max(map(len, figures))
+    for name, found in figures.items():
+        line = f"{name:{width}s}  {found['median']:10.4g}  ({found['low']:.4g} to {found['high']:.4g})"
+        for bar in ("at_most", "at_least"):
+            if bar in found:
+                line += f"   {bar.replace('_', ' ')} {found[bar]:g}: {'reached' if found['reached'] else 'NOT REACHED'}"
+        CONSOLE.print(line, soft_wrap=True)
+
+
+def save(settings: argparse.Namespace, figures: Mapping[str, Figure], **more: Any) -> None:
+    """Shows the figures and writes the record: the exact command, the machine, the figures, and what else is told."""
+    show(figures)
+    arguments = [word for word in sys.argv[1:] if not word.startswith("--output")]
+    record = {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
+        "machine": this_machine().model_dump(),
+        "quick": settings.quick,
+        "figures": figures,
+        **more,
+    }
+    settings.output.parent.mkdir(parents=True, exist_ok=True)
+    settings.output.write_text(json.dumps(record, indent=2) + "\n")
