@@ -69,6 +69,18 @@ def test_backlog_is_worked_off_at_one_second_per_second(backlog: float, wait: fl
     assert est.backlog_now_s(server, 5.0 + wait) == pytest.approx(max(backlog - wait, 0.0), abs=1e-9)
 
 
+def test_requests_under_way_count_as_backlog_until_they_end():
+    server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0)
+    assert est.backlog_now_s(server, 0.0) == 0
+    one = est.after_send(server, 1e6, 0.5, 0.0)
+    assert est.backlog_now_s(one, 0.0) == pytest.approx(1.5), "one second on the link, half a second of work"
+    two = est.after_send(one, 1e6, 0.5, 0.0)
+    assert est.backlog_now_s(two, 0.0) == pytest.approx(2.5), "the link is the bottleneck"
+    assert est.backlog_now_s(est.after_reply(est.after_end(two, 1.5), 0.0, 4.0, 1.5), 1.5) == pytest.approx(1.0)
+    ended = est.after_end(est.after_end(two, 1.5), 2.0)
+    assert est.backlog_now_s(ended, 2.0) == 0
+
+
 def test_service_times_are_learned_for_each_cut_and_scale_the_rest():
     server = est.first_server(1e6, 0.0)
     server = est.after_service(server, ("a",), 0.2, 0.1, 0.0)

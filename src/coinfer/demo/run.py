@@ -1,8 +1,8 @@
 """Runs the demo: the same requests under each scheme, one after another, on the same replay of the links."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from coinfer.types import Policy
 
 REST_S = 1.5
 """Between schemes, so that the links' estimates forget the last one."""
+CONCURRENT = 32
+"""Requests under way at a time."""
 
 
 @dataclass(frozen=True)
@@ -176,44 +178,38 @@ def _requests(
     period_s: float,
     count: int,
 ) -> Iterator[tuple[Record, Result]]:
-    """Makes a request every `period_s`; one that has to wait for the one before counts the wait."""
+    """Makes a request every `period_s`, whether those before are answered or not; yields them as they are answered."""
     device.policy, device.hedge = policy, scheme == PLANNER
     began_s = time.monotonic()
-    for i in range(count):
-        due_s = began_s + i * period_s
-        time.sleep(max(due_s - time.monotonic(), 0.0))
-        late_s = time.monotonic() - due_s
+
+    def request(i: int) -> tuple[Record, Result]:
         rates_bps = {address: link.rate_bps() for address, link in links.items()}
-        result = device.infer(pictures[i % len(pictures)][1], max(device.deadline_s - late_s, 1e-3))
-        yield _record(scheme, i, due_s - began_s, late_s, device.deadline_s, rates_bps, result), result
+        result = device.infer(pictures[i % len(pictures)][1])
+        return _record(scheme, i, i * period_s, rates_bps, result), result
+
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        futures: set[Future[tuple[Record, Result]]] = set()
+        for i in range(count):
+            time.sleep(max(began_s + i * period_s - time.monotonic(), 0.0))
+            futures.add(pool.submit(request, i))
+            done = {future for future in futures if future.done()}
+            futures -= done
+            yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(futures))
 
 
-def _record(
-    scheme: str,
-    request: int,
-    at_s: float,
-    late_s: float,
-    deadline_s: float,
-    rates_bps: Mapping[str, float],
-    result: Result,
-) -> Record:
-    outcome = result.outcome
-    latency_s = outcome.latency_s + late_s
-    outcome = outcome._replace(
-        device_s=outcome.device_s + late_s, latency_s=latency_s, in_time=bool(latency_s <= deadline_s)
-    )
-    chosen = result.route.hops[-1].node
+def _record(scheme: str, request: int, at_s: float, rates_bps: Mapping[str, float], result: Result) -> Record:
     return Record(
         scheme=scheme,
         request=request,
         at_s=at_s,
-        link_bps=rates_bps.get(chosen, 0.0),
+        link_bps=rates_bps.get(result.route.hops[-1].node, 0.0),
         route=result.route,
         executed_on=result.executed_on,
         fallback=result.fallback,
-        predicted_s=result.predicted_s + late_s if math.isfinite(result.predicted_s) else 0.0,
+        predicted_s=result.predicted_s,
         sent_bits=result.sent_bits,
-        outcome=outcome,
+        outcome=result.outcome,
     )
 
 

@@ -96,6 +96,20 @@ class _Answer(NamedTuple):
     download_s: float = 0.0
 
 
+class _Sent(NamedTuple):
+    """A request under way."""
+
+    server: int
+    cut: tuple[str, ...]
+    size_bits: float
+    at_s: float
+    link_wait_s: float
+    """Expected wait for transfers before it."""
+    expected_s: float
+    """Until the reply."""
+    reply: Future[InferReply]
+
+
 class Device:
     """A device with edge servers around it. Use it as a context manager.
 
@@ -253,7 +267,7 @@ class Device:
             request = self._request(task, at_cut, server)
             sent_bits += request_bits(request)
             asked_s = self._clock.now_s()
-            answer, reason = self._ask(task, request, server, at_cut)
+            answer, reason = self._ask(task, server, at_cut, request)
             if answer is not None:
                 reasons += [reason] if reason else []
                 answer = answer._replace(upload_s=answer.upload_s + waited_s)
@@ -265,40 +279,52 @@ class Device:
         return self._result(task, _Answer(outputs, waited_s), DEVICE, reasons, sent_bits)
 
     def _ask(
-        self, task: _Task, request: InferRequest, server: int, at_cut: Mapping[str, np.ndarray]
+        self, task: _Task, server: int, at_cut: Mapping[str, np.ndarray], request: InferRequest
     ) -> tuple[_Answer | None, str]:
         """An answer, and why it is not the server's; no answer where the server failed.
 
         A server that is late runs against the device itself, and the first to finish answers.
         """
-        cut = task.route.hops[0].cut
-        sent_s = self._clock.now_s()
-        future = self._transport.send(self.servers[server], request, LONGEST_WAIT_S)
-        expected_s = self._expected_s(task, server)
-        future.add_done_callback(lambda done: self._learn(server, cut, request, sent_s, expected_s, done))
-        patience_s = self._patience_s(task, server, sent_s) if self.hedge else None
-        done, _ = wait((future,), patience_s)
+        sent = self._send(task, server, request)
+        done, _ = wait((sent.reply,), self._patience_s(task, sent) if self.hedge else None)
         if done:
-            answer, reason = self._read(future, request, sent_s)
+            answer, reason = self._read(sent)
             return answer, f"{self.servers[server]}: {reason}" if reason else ""
-        waited_s, abort = self._clock.now_s() - sent_s, Abort()
-        self._peers.change(
-            server, lambda known: est.after_silence(known, request_bits(request), waited_s, sent_s + waited_s)
-        )
+        waited_s, abort = self._clock.now_s() - sent.at_s, Abort()
+        late = partial(est.after_silence, size_bits=sent.size_bits, waited_s=waited_s, now_s=self._clock.now_s())
+        self._peers.change(server, late)
         local = self._tail(task, at_cut, abort)
-        racers: list[Future[Any]] = [future, local]
+        racers: list[Future[Any]] = [sent.reply, local]
         wait(racers, return_when=FIRST_COMPLETED)
-        if future.done() and (answer := self._read(future, request, sent_s)[0]):
+        if sent.reply.done() and (answer := self._read(sent)[0]):
             abort.set()
             return answer, ""
         outputs = local.result()
-        future.cancel()
+        sent.reply.cancel()
         return _Answer(outputs, waited_s), f"{self.servers[server]}: no reply after {waited_s:.3f} s"
 
-    def _read(self, future: Future[InferReply], request: InferRequest, sent_s: float) -> tuple[_Answer | None, str]:
+    def _send(self, task: _Task, server: int, request: InferRequest) -> _Sent:
+        now_s = self._clock.now_s()
+        known = self._peers.now()[server]
+        service_s = float(task.observation.option_server_s[0, task.option, server])
+        upload_s = float(task.observation.option_upload_bits[0, task.option]) / known.link.rate_bps
+        sent = _Sent(
+            server=server,
+            cut=task.route.hops[0].cut,
+            size_bits=request_bits(request),
+            at_s=now_s,
+            link_wait_s=max(known.link_free_s - now_s, 0.0),
+            expected_s=upload_s + est.backlog_now_s(known, now_s) + service_s,
+            reply=self._transport.send(self.servers[server], request, LONGEST_WAIT_S),
+        )
+        self._peers.change(server, partial(est.after_send, size_bits=sent.size_bits, service_s=service_s, now_s=now_s))
+        sent.reply.add_done_callback(lambda _: self._learn(sent))
+        return sent
+
+    def _read(self, sent: _Sent) -> tuple[_Answer | None, str]:
         """The server's answer, or what was wrong with it."""
         try:
-            reply = future.result()
+            reply = sent.reply.result()
             outputs = {tensor.name: unpack(tensor) for tensor in reply.outputs}
         except (TransportError, WireError) as error:
             return None, f"{error.code} {error.reason or error.message}"
@@ -306,71 +332,46 @@ class Device:
         if missing:
             return None, f"its reply lacks {sorted(missing)}"
         service_s = reply.server_s + reply.codec_s + reply.forward_s
-        transfer_s = max(self._clock.now_s() - sent_s - service_s - reply.queue_s, 0.0)
-        sent, received = request_bits(request), reply_bits(reply)
-        upload_s = transfer_s * sent / (sent + received)
+        transfer_s = max(self._clock.now_s() - sent.at_s - service_s - reply.queue_s, 0.0)
+        upload_s = transfer_s * sent.size_bits / (sent.size_bits + reply_bits(reply))
         return _Answer(outputs, upload_s, reply.queue_s, service_s, transfer_s - upload_s), ""
 
-    def _learn(
-        self,
-        server: int,
-        cut: tuple[str, ...],
-        request: InferRequest,
-        sent_s: float,
-        expected_s: float,
-        done: Future[InferReply],
-    ) -> None:
+    def _learn(self, sent: _Sent) -> None:
         """Every reply and every failure teaches, also one that comes too late; runs on the transport's thread."""
         now_s = self._clock.now_s()
-        if done.cancelled():
+        self._peers.change(sent.server, partial(est.after_end, now_s=now_s))
+        if sent.reply.cancelled():
             return
-        error = done.exception()
+        error = sent.reply.exception()
         if error is None:
-            reply = done.result()
-            self._ratios.append((now_s - sent_s) / max(expected_s, 1e-4))
-            self._peers.change(server, lambda known: self._after(known, cut, request, reply, now_s - sent_s, now_s))
+            self._ratios.append((now_s - sent.at_s) / max(sent.expected_s, 1e-4))
+            self._peers.change(sent.server, lambda known: self._after(known, sent, now_s))
         elif isinstance(error, TransportError) and error.code == "RESOURCE_EXHAUSTED":
             pushback_s = max(error.pushback_s or 0.0, SLACK_S)
-            self._peers.change(server, lambda known: est.after_refusal(known, pushback_s, now_s))
-        elif not (isinstance(error, TransportError) and error.reason == "hopeless"):
-            self._peers.change(server, lambda known: est.after_failure(known, now_s))
+            self._peers.change(sent.server, partial(est.after_refusal, pushback_s=pushback_s, now_s=now_s))
+        elif not (isinstance(error, TransportError) and error.code == "DEADLINE_EXCEEDED"):
+            self._peers.change(sent.server, partial(est.after_failure, now_s=now_s))
 
-    def _after(
-        self,
-        known: est.ServerEstimate,
-        cut: tuple[str, ...],
-        request: InferRequest,
-        reply: InferReply,
-        elapsed_s: float,
-        now_s: float,
-    ) -> est.ServerEstimate:
+    def _after(self, known: est.ServerEstimate, sent: _Sent, now_s: float) -> est.ServerEstimate:
         """What a reply says of link, load and speed."""
+        reply = sent.reply.result()
         service_s = reply.server_s + reply.codec_s + reply.forward_s
-        transfer_s = elapsed_s - service_s - reply.queue_s - known.link.round_trip_s
+        elsewhere_s = service_s + reply.queue_s + sent.link_wait_s + known.link.round_trip_s
+        transfer_s = now_s - sent.at_s - elsewhere_s
         if transfer_s > 0:
-            size_bits = request_bits(request) + reply_bits(reply)
+            size_bits = sent.size_bits + reply_bits(reply)
             known = known._replace(link=est.after_transfer(known.link, size_bits, transfer_s, now_s))
         backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
         known = est.after_reply(known, backlog_s, room, now_s)
-        return est.after_service(known, cut, service_s, self._tail_s[cut], now_s)
+        return est.after_service(known, sent.cut, service_s, self._tail_s[sent.cut], now_s)
 
-    def _expected_s(self, task: _Task, server: int) -> float:
-        """Predicted time from sending to the reply."""
-        seen = task.observation
-        return float(
-            seen.option_upload_bits[0, task.option] / seen.uplink_bps[0, server]
-            + seen.server_backlog_s[server]
-            + seen.option_server_s[0, task.option, server]
-        )
-
-    def _patience_s(self, task: _Task, server: int, sent_s: float) -> float:
+    def _patience_s(self, task: _Task, sent: _Sent) -> float:
         """How long to wait for a server before the device starts on the rest itself: longer than nearly all replies
         take, or less where the device could still hold the deadline."""
-        expected_s = self._expected_s(task, server)
-        patience_s = est.patience(self._ratios) * expected_s + SLACK_S
-        tail_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale
-        spare_s = task.began_s + task.deadline_s - sent_s - tail_s - SLACK_S
-        return min(patience_s, spare_s) if spare_s > EARLIEST * expected_s else patience_s
+        patience_s = est.patience(self._ratios) * sent.expected_s + SLACK_S
+        tail_s = self._tail_s[sent.cut] * self._processor.scale
+        spare_s = task.began_s + task.deadline_s - sent.at_s - tail_s - SLACK_S
+        return min(patience_s, spare_s) if spare_s > EARLIEST * sent.expected_s else patience_s
 
     def _next_server(self, task: _Task, tried: set[int]) -> int:
         """The best other server for the same cut and bits, or the device where its own tail is faster."""
@@ -393,15 +394,22 @@ class Device:
     def _request(self, task: _Task, at_cut: Mapping[str, np.ndarray], server: int) -> InferRequest:
         hop = task.route.hops[0]
         rate_bps = float(task.observation.uplink_bps[0, server])
-        left_s = task.began_s + task.deadline_s - self._clock.now_s()
-        hopeful = self.hedge and task.predicted_s <= left_s
+        inputs = tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut)
         return InferRequest(
             model=self.graph.name,
-            inputs=tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut),
+            inputs=inputs,
             outputs=self.graph.outputs,
             fingerprint=self.graph.fingerprint,
-            deadline_s=left_s if hopeful else math.inf,
+            deadline_s=self._useless_after_s(task, server) if self.hedge else math.inf,
         )
+
+    def _useless_after_s(self, task: _Task, server: int) -> float:
+        """The deadline that a server is told: the request's own, or where that cannot be held, the time when the device
+        would have answered had the server refused. A late answer is better than a later one."""
+        left_s = task.began_s + task.deadline_s - self._clock.now_s()
+        upload_s = float(task.observation.option_upload_bits[0, task.option] / task.observation.uplink_bps[0, server])
+        tail_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale
+        return max(left_s, upload_s + self._processor.backlog_s + tail_s)
 
     def _payload(self, task: _Task, name: str, tensor: np.ndarray, bits: int, rate_bps: float) -> WireTensor:
         if name in self.graph.inputs and task.pixels is not None and self.graph.image is not None:

@@ -53,8 +53,12 @@ class ServerEstimate(NamedTuple):
     """Service time over the profiled machine's time for the same work."""
     service: dict[tuple[str, ...], ServiceEstimate]
     """By the tensors of the cut."""
-    backlog_s: float
-    """Work that waited there when it last reported."""
+    free_s: float
+    """When it will have worked off what it reported and what was sent to it since."""
+    link_free_s: float
+    """When the link will have carried what was sent."""
+    in_flight: int
+    """Requests sent to it that it has not answered."""
     room: float
     reported_s: float
     """When it last reported."""
@@ -71,7 +75,18 @@ def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
 
 def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
     """A server of which nothing is known yet: it must answer a probe before it is used."""
-    return ServerEstimate(first_link(rate_bps, now_s), 1.0, {}, 0.0, math.inf, now_s, FAILURES_TO_EJECT, now_s)
+    return ServerEstimate(
+        link=first_link(rate_bps, now_s),
+        scale=1.0,
+        service={},
+        free_s=now_s,
+        link_free_s=now_s,
+        in_flight=0,
+        room=math.inf,
+        reported_s=now_s,
+        failures=FAILURES_TO_EJECT,
+        down_until_s=now_s,
+    )
 
 
 def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
@@ -88,9 +103,26 @@ def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:
     return link._replace(round_trip_s=round_trip_s if known == 0.0 else min(known * 1.05, round_trip_s))
 
 
+def after_send(server: ServerEstimate, size_bits: float, service_s: float, now_s: float) -> ServerEstimate:
+    """A request is on its way: the link and then the server are taken."""
+    link_free_s = max(server.link_free_s, now_s) + size_bits / server.link.rate_bps
+    free_s = max(server.free_s, link_free_s) + service_s
+    return server._replace(link_free_s=link_free_s, free_s=free_s, in_flight=server.in_flight + 1)
+
+
+def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:
+    """A request was answered, failed or was given up; with the last of them, what was expected of it is void."""
+    in_flight = server.in_flight - 1
+    if in_flight > 0:
+        return server._replace(in_flight=in_flight)
+    return server._replace(in_flight=0, link_free_s=now_s, free_s=now_s)
+
+
 def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: float) -> ServerEstimate:
     """The server answered: it is up, and said how loaded it is."""
-    return server._replace(backlog_s=backlog_s, room=room, reported_s=now_s, failures=0, down_until_s=-math.inf)
+    expected_s = server.free_s if server.in_flight else -math.inf
+    free_s = max(now_s + backlog_s, expected_s)
+    return server._replace(free_s=free_s, room=room, reported_s=now_s, failures=0, down_until_s=-math.inf)
 
 
 def after_service(
@@ -143,12 +175,12 @@ def after_silence(server: ServerEstimate, size_bits: float, waited_s: float, now
 
 def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> ServerEstimate:
     """The server is full: not broken, but not to be asked for a while."""
-    return server._replace(room=0.0, backlog_s=max(server.backlog_s, pushback_s), reported_s=now_s)
+    return server._replace(room=0.0, free_s=max(server.free_s, now_s + pushback_s), reported_s=now_s)
 
 
 def backlog_now_s(server: ServerEstimate, now_s: float) -> float:
-    """The reported backlog, worked off since at one second per second."""
-    return max(server.backlog_s - (now_s - server.reported_s), 0.0)
+    """How long a request sent now would wait for the link and the server."""
+    return max(server.free_s - now_s, server.link_free_s - now_s, 0.0)
 
 
 def room_now(server: ServerEstimate, now_s: float) -> float:
