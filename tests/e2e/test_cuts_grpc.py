@@ -1,0 +1,168 @@
+"""A network in pieces on a device and real edge servers computes what the whole computes, wherever it is cut."""
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from tests.e2e.sites import Edge, edges, relative_error
+from tests.tables import analytic_table
+
+from coinfer.graph import zoo
+from coinfer.graph.ir import Cut, ModelGraph
+from coinfer.profile.options import compile_options
+from coinfer.runtime.device import Device
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import load_images, preprocess
+from coinfer.runtime.messages import InferReply, InferRequest
+from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.tensors import pack, unpack
+from coinfer.types import Hop, OffloadDecision
+
+EXACT = 1e-4
+"""Largest relative error of what is sent with 32 bits."""
+SENT_IN_8_BITS = 0.1
+PICTURE = load_images()[0][1]
+TIMEOUT_S = 60.0
+DAGS = ("googlenet", "mobilenetv2", "resnet32")
+LARGE_PARAMS = 50e6
+"""Networks over this take a second to open a piece: only at useful cuts here, at all of them in tests/graph."""
+
+
+@dataclass
+class Site:
+    """A network on this device and on three edge servers."""
+
+    graph: ModelGraph
+    nodes: list[Edge]
+    transport: GrpcTransport
+    executor: Executor = field(init=False)
+    input: dict[str, np.ndarray] = field(init=False)
+    whole: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.graph.image is not None
+        self.executor = Executor(self.graph)
+        self.input = {self.graph.inputs[0]: preprocess(PICTURE, self.graph.image)}
+        self.whole = self.run(self.input, self.graph.outputs)[self.graph.outputs[0]]
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return self.executor.run(inputs, outputs)[0]
+
+    def send(self, cuts: Sequence[tuple[str, ...]], bits: int = 32) -> Future[InferReply]:
+        """Runs the head up to the first cut here and sends the rest on its way: each further cut ends a server's
+        part."""
+        ends = [*cuts[1:], self.graph.outputs]
+        hops = [Hop(node.address, end, bits) for node, end in zip(self.nodes, ends, strict=False)]
+        head = self.run(self.input, cuts[0])
+        request = InferRequest(
+            self.graph.name,
+            tuple(pack(name, head[name], bits) for name in cuts[0]),
+            outputs=ends[0],
+            fingerprint=self.graph.fingerprint,
+            route=tuple(hops[1:]),
+            bits=bits,
+        )
+        return self.transport.send(self.nodes[0].address, request, TIMEOUT_S)
+
+    def answer(self, reply: InferReply) -> np.ndarray:
+        assert [tensor.name for tensor in reply.outputs] == list(self.graph.outputs)
+        return unpack(reply.outputs[0])
+
+
+@pytest.fixture(scope="module", params=list(zoo.ZOO))
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    with edges([request.param], [()] * 3) as nodes, contextlib.closing(GrpcTransport()) as transport:
+        yield Site(zoo.build(request.param), nodes, transport)
+
+
+def test_head_here_and_tail_there_is_the_whole_at_every_single_tensor_cut(site: Site):
+    sent: list[tuple[Cut, Future[InferReply]]] = []
+    large = site.graph.params > LARGE_PARAMS
+    cuts = (site.graph.useful_cuts() if large else site.graph.single_cuts())[:-1]
+    for cut in cuts:
+        sent.append((cut, site.send([cut.tensors])))
+        if len(sent) > 1:  # the edge opens one tail while the device opens the next head
+            sent[-2][1].exception()
+    wrong = {
+        cut.tensors: error
+        for cut, future in sent
+        if (error := relative_error(site.answer(future.result()), site.whole)) > EXACT
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_cuts_are_a_route_over_several_edges(site: Site, count: int):
+    rng = random.Random(count)
+    useful = [cut.tensors for cut in site.graph.useful_cuts()[:-1]]
+    for _ in range(2):
+        cuts = [useful[i] for i in sorted(rng.sample(range(len(useful)), count))]
+        reply = site.send(cuts).result()
+        assert relative_error(site.answer(reply), site.whole) <= EXACT, cuts
+        assert [done.node for done in reply.executed] == [node.address for node in site.nodes[:count]]
+        assert [done.cut for done in reply.executed] == [*cuts[1:], site.graph.outputs]
+        assert reply.forward_s > sum(done.server_s for done in reply.executed[1:]) > 0
+
+
+@pytest.mark.parametrize("site", DAGS, indirect=True)
+def test_cuts_across_several_tensors(site: Site):
+    rng = random.Random(0)
+    tried = 0
+    while tried < 12:
+        cut = _random_cut(site.graph, rng)
+        if len(cut.tensors) < 2:
+            continue
+        tried += 1
+        reply = site.send([cut.tensors]).result()
+        assert relative_error(site.answer(reply), site.whole) <= EXACT, cut.tensors
+    first, second = sorted((_random_cut(site.graph, rng) for _ in range(2)), key=lambda cut: len(cut.head))
+    union = site.graph.cut(first.head | second.head)  # the second may lack operations of the first
+    reply = site.send([first.tensors, union.tensors]).result()
+    assert relative_error(site.answer(reply), site.whole) <= EXACT, (first.tensors, union.tensors)
+
+
+def _random_cut(graph: ModelGraph, rng: random.Random) -> Cut:
+    """Operations in a random order that respects what they need, up to a random one."""
+    head: set[int] = set()
+    for _ in range(rng.randrange(1, len(graph.ops))):
+        ready = [
+            i
+            for i, op in enumerate(graph.ops)
+            if i not in head and all(graph.producer.get(name, -1) in head | {-1} for name in op.inputs)
+        ]
+        head.add(rng.choice(ready))
+    return graph.cut(frozenset(head))
+
+
+def test_eight_bits_lose_what_quantising_loses_and_nothing_more(site: Site):
+    useful = [cut.tensors for cut in site.graph.useful_cuts()]
+    for cut in (useful[len(useful) // 4], useful[len(useful) * 3 // 4]):
+        head = site.run(site.input, cut)
+        quantised = {name: unpack(pack(name, tensor, 8)) for name, tensor in head.items()}
+        local = site.run(quantised, site.graph.outputs)[site.graph.outputs[0]]
+        reply = site.send([cut], bits=8).result()
+        step = np.ptp(local) / 255  # the reply is quantised too
+        found = site.answer(reply)
+        assert np.abs(found - local).max() <= 0.51 * step + EXACT * np.abs(local).max(), cut
+        assert local[0, found.argmax()] >= local.max() - step, "the same first class, or one within a step of it"
+        assert relative_error(found, site.whole) <= SENT_IN_8_BITS, cut
+
+
+@pytest.mark.parametrize("name", ["resnet32", "alexnet-cifar", "googlenet"])
+def test_a_device_cuts_wherever_its_policy_says(name: str):
+    graph = zoo.build(name)
+    assert graph.image is not None
+    whole = Executor(graph).run({graph.inputs[0]: preprocess(PICTURE, graph.image)})[0][graph.outputs[0]]
+    options = compile_options(graph, analytic_table(graph), (32,))
+    with edges([name], [()]) as (edge,), Device(graph, [edge.address], options=options) as device:
+        for option, cut in enumerate(options.cuts[:-1]):
+            device.policy = lambda _, option=option: OffloadDecision(np.array([option]), np.array([0]))
+            result = device.infer(PICTURE)
+            assert result.executed_on == edge.address, result.fallback
+            assert result.route.hops[0].cut == cut
+            assert relative_error(result.output, whole) <= EXACT, cut
+        assert edge.served() >= len(options.cuts) - 1
