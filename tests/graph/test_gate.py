@@ -342,3 +342,19 @@ def test_activations_and_work_are_bounded(tmp_path: Path) -> None:
     wide = [helper.make_node("MatMul", ["x", "x"], [f"y{i}"]) for i in range(16)]
     proto = model([*wide, helper.make_node("Sum", [f"y{i}" for i in range(16)], ["y"])], {"x": [16_000, 16_000]}, ["y"])
     refused(saved(tmp_path / "m.onnx", proto), "operations per input; at most 1e.14")
+
+
+@pytest.mark.parametrize("scale", [1e28, 3e38, -2.0, float("nan")])
+def test_sizes_that_would_end_the_process_are_refused(tmp_path: Path, scale: float) -> None:
+    """ONNX's own shape inference aborts when it slices an axis of negative size, and a resize by 1e28 makes one."""
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["big"], mode="nearest"),
+        helper.make_node("Slice", ["big", "start", "end"], ["y"]),
+    ]
+    weights = {
+        "scales": np.array([1, 1, 2, scale], np.float32),
+        "start": np.array([0, 0, 1, 1]),
+        "end": np.array([99, 99, 9, 9]),
+    }
+    proto = model(nodes, {"x": ["N", 4, 8, 8]}, ["y"], weights, opset=18)
+    refused(saved(tmp_path / "m.onnx", proto), r"Resize|shape")
