@@ -33,7 +33,7 @@ from coinfer.runtime.device import Device, Result
 from coinfer.runtime.links import Link, Trace
 from coinfer.runtime.profiling import profile_for
 from coinfer.types import OffloadDecision, OffloadObservation
-from coinfer.units import FLOAT32_BITS, MEGA, MILLI, bits_of_bytes
+from coinfer.units import MEGA, MILLI, bits_of_bytes
 
 RATE_BPS = bits_of_bytes(10 * MEGA)
 ALLOWED_S = 2 * MILLI
@@ -99,13 +99,9 @@ def main() -> None:
                 results[name] = []
                 calls[name] = lambda device=device, found=results[name]: found.append(device.infer(x))
         took_s = harness.take_turns(calls, count, f"{model} cut after {', '.join(cut)}")
-    harness.save(
-        settings,
-        figures_of(took_s, {name: found[-count:] for name, found in results.items()}),
-        model=model,
-        cut=cut,
-        cut_bytes=sum(graph.tensors[name].size_bits for name in cut) / 8,
-    )
+    answers = {name: found[-count:] for name, found in results.items()}
+    fell_back = sum(bool(answer.fallback) for found in answers.values() for answer in found)
+    harness.save(settings, figures_of(took_s, answers), model=model, cut=cut, fell_back=fell_back)
 
 
 def figures_of(took_s: dict[str, np.ndarray], results: dict[str, list[Result]]) -> dict[str, harness.Figure]:

@@ -1,35 +1,31 @@
 """Tensors to an edge server and back over loopback, beside raw TCP and a bare gRPC call in the same run.
 
-    python benchmarks/round_trip.py
+    python benchmarks/tensors.py
 
 The servers are processes of their own. Calls alternate, so that all see the same machine. Sent as 8 bits: coinfer's
 server decodes the tensor and answers with its number of elements, the other two only take the bytes. Writes
-benchmarks/results/round_trip.json.
+benchmarks/results/tensors.json.
 """
 
-import argparse
-import json
 import socket
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
+import harness
 import numpy as np
 
-from coinfer.profile.measure import this_machine
 from coinfer.runtime import codec
 from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.messages import InferRequest, from_array, to_array
 from coinfer.runtime.rpc import GrpcTransport
 from coinfer.runtime.served import ECHO
 from coinfer.runtime.tensors import pack, unpack
+from coinfer.units import MILLI
 
-RESULT = Path(__file__).resolve().parent / "results/round_trip.json"
+BARS_MS = {"0.6 MB there and back": 2.0, "3.2 MB sent as 8 bits": 3.0}
 LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 EDGE = """
 from coinfer.runtime.edge import EdgeSettings, run_edge
@@ -135,44 +131,24 @@ def cases(edge: str, bare: str, tcp: str) -> dict[str, dict[str, Callable[[], An
     }
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of each way, calls alternating."""
-    took: dict[str, list[float]] = {way: [] for way in calls}
-    for i in range(repeats + repeats // 5):
-        for way, call in calls.items():
-            began_s = time.perf_counter()
-            call()
-            if i >= repeats // 5:
-                took[way].append((time.perf_counter() - began_s) * 1e3)
-    return {
-        way: {"median_ms": round(statistics.median(ms), 3), "p90_ms": round(float(np.quantile(ms, 0.9)), 3)}
-        for way, ms in took.items()
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=300)
-    repeats = parser.parse_args().repeats
+    parser = harness.parser(__doc__, "tensors")
+    parser.add_argument("--rounds", type=int, default=500)
+    settings = parser.parse_args()
     keep_freed_memory()
     servers = [start(program) for program in (EDGE, BARE, TCP)]
+    figures = dict[str, harness.Figure]()
     try:
-        found = {case: measure(calls, repeats) for case, calls in cases(*(address for _, address in servers)).items()}
+        for case, calls in cases(*(address for _, address in servers)).items():
+            took_s = harness.take_turns(calls, 5 if settings.quick else settings.rounds, case, warm_up=20)
+            for way, spent_s in took_s.items():
+                bar = BARS_MS.get(case) if way == "coinfer" else None
+                figures[f"{case}: {way}, ms"] = harness.figure(spent_s / MILLI, at_most=bar)
     finally:
         for process, _ in servers:
             process.terminate()
-    for case, ways in found.items():
-        print(case)
-        for way, times in ways.items():
-            print(f"  {way:10s} median {times['median_ms']:7.3f} ms   p90 {times['p90_ms']:7.3f} ms")
-    stamp = this_machine().model_dump(mode="json")
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(
-        json.dumps(
-            {"command": f"python benchmarks/round_trip.py --repeats {repeats}", "machine": stamp, "cases": found},
-            indent=2,
-        )
-    )
+            process.wait()
+    harness.save(settings, figures)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What running a network as head and tail in one process costs over running it whole.
+
+    python benchmarks/split_overhead.py
+
+For the large networks of the zoo, at every cut that the planner may choose on some link (the hull of the measured
+options) and at the cut with half of the arithmetic before it. Head, tail and whole are ONNX Runtime sessions that take
+turns; times are processor time of the one computing thread, so that other work on the machine stays out. The ratio is
+(head + tail) / whole of the same round. Writes benchmarks/results/split_overhead.json.
+"""
+
+import time
+
+import harness
+import numpy as np
+from split_latency import mid_cut
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.segment import segment, split
+from coinfer.graph.session import open_session
+from coinfer.graph.zoo import open_model
+from coinfer.profile.measure import random_samples
+from coinfer.profile.options import compile_options
+from coinfer.runtime import planner
+from coinfer.runtime.profiling import profile_for
+
+BAR = 1.02
+MODELS = ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet")
+
+
+def chosen_cuts(graph: ModelGraph) -> list[tuple[str, ...]]:
+    """The cuts worth considering that leave work on both sides, and the mid cut."""
+    hull = planner.prune(compile_options(graph, profile_for(graph)), 1.0).cuts
+    return [cut for cut in dict.fromkeys((mid_cut(graph), *hull)) if cut not in (graph.inputs, graph.outputs)]
+
+
+def overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
+    """[count] time of head and tail over that of the whole."""
+    feed = dict(random_samples(graph)[0])
+    head, tail = (open_session(graph, piece) for piece in split(graph, [cut]))
+    whole = open_session(graph, segment(graph, graph.inputs, graph.outputs))
+
+    def run_split() -> np.ndarray:
+        return np.asarray(tail.run(None, dict(zip(cut, head.run(None, feed), strict=True)))[0])
+
+    assert np.allclose(run_split(), np.asarray(whole.run(None, feed)[0]), rtol=1e-3, atol=1e-4)
+    calls = {"split": run_split, "whole": lambda: whole.run(None, feed)}
+    took_s = harness.take_turns(calls, count, f"{graph.name} after {', '.join(cut)}", clock=time.thread_time)
+    return took_s["split"] / took_s["whole"]
+
+
+def main() -> None:
+    parser = harness.parser(__doc__, "split_overhead")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="ONNX files or zoo networks")
+    parser.add_argument("--rounds", type=int, default=40)
+    settings = parser.parse_args()
+    models, count = (["nin"], 5) if settings.quick else (settings.models, settings.rounds)
+    figures = dict[str, harness.Figure]()
+    for model in models:
+        graph = open_model(model)
+        for cut in [mid_cut(graph)] if settings.quick else chosen_cuts(graph):
+            name = f"{model} after {', '.join(cut)}"
+            figures[name] = harness.figure(overhead(graph, cut, count), at_most=BAR)
+    harness.save(settings, figures)
+
+
+if __name__ == "__main__":
+    main()
