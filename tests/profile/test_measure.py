@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.graph.small_graphs import perceptron
+from hypothesis import given, settings
+from tests.graph.small_graphs import dags, perceptron
 
 from coinfer.graph import zoo
+from coinfer.graph.ir import ModelGraph
 from coinfer.graph.onnx_import import from_proto
 from coinfer.profile.measure import Engine, measure, random_samples, this_machine
 from coinfer.profile.payloads import Codec
-from coinfer.profile.table import ProfileTable
+from coinfer.profile.table import ProfileError, ProfileTable
 
 GRAPH = zoo.build("alexnet-cifar")
 CUTS = [cut.tensors for cut in GRAPH.useful_cuts()]
@@ -88,6 +90,32 @@ def test_payloads_of_chosen_tensors_only():
     graph = from_proto(perceptron(), "perceptron")
     table = measure(graph, random_samples(graph), {32: PLAIN}, tensors=["h", "r"], repeats=1)
     assert table.payload_bits == {"h": {32: 256.0}, "r": {32: 256.0}}
+
+
+@given(dags(max_ops=5))
+@settings(max_examples=8, deadline=None)
+def test_any_graph_can_be_measured(graph: ModelGraph):
+    table = measure(graph, random_samples(graph), {32: PLAIN}, engine=ticking(), repeats=1)
+    table.check(graph)
+    assert table.segment_s(graph, graph.inputs, graph.outputs) == pytest.approx(table.whole_s)
+    assert ProfileTable.model_validate_json(table.model_dump_json()) == table
+
+
+@pytest.mark.parametrize(
+    ("samples", "complaint"),
+    [
+        ([], "no samples to run it on"),
+        ([{}], "input 'input' of sample 0 is nothing, expected float32"),
+        (
+            [{"input": np.zeros((1, 3, 8, 8), np.float32)}],
+            r"is float32 \[1, 3, 8, 8\], expected",
+        ),
+        ([{"input": np.zeros((1, 3, 32, 32))}], "is float64"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(samples, complaint):
+    with pytest.raises(ProfileError, match=complaint):
+        measure(GRAPH, samples)
 
 
 def test_samples_are_repeatable_and_fit_the_inputs():

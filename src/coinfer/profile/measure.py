@@ -22,7 +22,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import CPU, Session, open_session
 from coinfer.profile.payloads import Codec, measure_payloads
-from coinfer.profile.table import Machine, ProfileTable, by_group
+from coinfer.profile.table import Machine, ProfileError, ProfileTable, by_group
 from coinfer.profile.trace import Trace, open_traced, read_trace
 
 Sample = Mapping[str, np.ndarray]
@@ -74,9 +74,14 @@ def measure(
         input_codecs: used instead for the network's inputs, as an image is sent as its own bytes.
         tensors: whose payloads to measure; those of the useful cuts if not given.
         repeats: runs of the whole network, and as many under the profiler.
+
+    Raises:
+        ProfileError: where there is no sample, or one that does not fit the network's inputs.
     """
+    _check(graph, samples)
     cuts = [cut.tensors for cut in graph.useful_cuts()]
     inner = list(dict.fromkeys(name for cut in cuts for name in cut if name not in graph.outputs))
+    sent = inner if tensors is None else tensors
     steps = len(cuts) + len(samples)
     with TemporaryDirectory(prefix="coinfer-") as folder:
         progress(0, steps, f"running {graph.name}")
@@ -87,15 +92,14 @@ def measure(
             progress(done, steps, f"running the block before {', '.join(last)}")
             block = _run_block(graph, {name: values[name] for name in first}, last, Path(folder), engine)
             _add_ends(ends, first[0], last[0], block, whole.trace)
-    sent = inner if tensors is None else tensors
 
     def activations() -> Iterator[Mapping[str, np.ndarray]]:
         for done, sample in enumerate(samples, start=len(cuts)):
             progress(done, steps, "encoding activations")
-            yield {name: value for name, value in _values(graph, sample, sent, engine).items() if name in sent}
+            values = _values(graph, sample, sent, engine)
+            yield {name: values[name] for name in sent}
 
-    codecs = codecs or {}
-    payloads = measure_payloads(graph, activations(), codecs, input_codecs or codecs, engine.clock)
+    payloads = measure_payloads(graph, activations(), codecs or {}, input_codecs or codecs or {}, engine.clock)
     progress(steps, steps, "done")
     enter_s, leave_s = _complete(graph, ends, whole.trace)
     return ProfileTable(
@@ -142,6 +146,18 @@ def _cpu_name() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def _check(graph: ModelGraph, samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise ProfileError(f"{graph.name}: no samples to run it on; random_samples makes some")
+    for k, sample in enumerate(samples):
+        for tensor in map(graph.tensors.__getitem__, graph.inputs):
+            found = sample.get(tensor.name)
+            if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
+                got = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+                wanted = f"{tensor.dtype} {list(tensor.shape)}"
+                raise ProfileError(f"{graph.name}: input {tensor.name!r} of sample {k} is {got}, expected {wanted}")
 
 
 class _Whole(NamedTuple):
