@@ -69,8 +69,8 @@ def test_a_refusal_says_when_a_place_is_free():
 
 def test_hopeless_requests_are_refused_at_once_and_hopeful_ones_are_not():
     state = served(NodeState(workers=1, queue=5), 0, 0.0, 0.1)
-    assert arrived(state, 1, now_s=0.1, deadline_s=0.19)[1][0].reason == "hopeless"
-    assert arrived(state, 1, now_s=0.1, deadline_s=0.21)[1] == (Start(1, 0.1),)
+    assert arrived(state, 1, now_s=0.1, deadline_s=0.205)[1][0].reason == "hopeless"
+    assert arrived(state, 1, now_s=0.1, deadline_s=0.215)[1] == (Start(1, 0.1),)
     assert arrived(state, 1, now_s=0.1, deadline_s=0.1)[1][0].reason == "expired"
 
 
@@ -79,8 +79,8 @@ def test_the_queue_ahead_counts_towards_hopelessness():
     for id in (1, 2):
         state, _ = arrived(state, id, now_s=0.1)
     assert backlog_s(state, 0.1) == pytest.approx(0.2)
-    assert arrived(state, 3, now_s=0.1, deadline_s=0.39)[1][0].reason == "hopeless"
-    assert arrived(state, 3, now_s=0.1, deadline_s=0.41)[1] == (Admit(3),)
+    assert arrived(state, 3, now_s=0.1, deadline_s=0.42)[1][0].reason == "hopeless"
+    assert arrived(state, 3, now_s=0.1, deadline_s=0.44)[1] == (Admit(3),)
 
 
 def test_what_expired_in_the_queue_never_starts():

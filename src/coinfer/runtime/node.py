@@ -5,17 +5,21 @@ itself applied as an event. Work is served first come, first served by `workers`
 queue is what keeps goodput under overload: with an unbounded one every answer comes too late.
 """
 
-from collections.abc import Hashable, Mapping
+import statistics
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from coinfer.runtime.messages import Code, LoadReport
 
-SERVICE_GAIN = 0.2
-"""Weight of the newest service time in its moving average."""
-FORGET_HALF_LIFE_S = 10.0
-"""After this time without a measurement, half of a least service time is believed. Otherwise one slow spell could make
+RECENT = 9
+"""Service times of a kind that are remembered."""
+FORGET_HALF_LIFE_S = 5.0
+"""After this time without a measurement, half of a service time is believed. Otherwise one slow spell could make
 a node refuse all requests with a deadline for ever, as it would never measure again."""
+CAUTION = 1.1
+"""On arrival, wait and service are taken to last so many times longer than expected: the answer has to travel too, and
+one that is late by a hair has cost as much as one that is in time."""
 MAX_KINDS = 256
 LEAST_PUSHBACK_S = 1e-3
 
@@ -46,11 +50,20 @@ class Running(NamedTuple):
 class Service(NamedTuple):
     """Measured service times of a kind."""
 
-    mean_s: float
-    least_s: float
-    """Falls at once and rises slowly: what a job takes at the very least."""
+    recent_s: tuple[float, ...]
+    """The newest last."""
     measured_s: float
     """When the last one ended."""
+
+    @property
+    def typical_s(self) -> float:
+        """Their mean without the longest: one cold run does not count."""
+        return typical(self.recent_s)
+
+
+def typical(times_s: tuple[float, ...]) -> float:
+    """The mean of times without the longest, unless it is the only one."""
+    return statistics.fmean(sorted(times_s)[: max(len(times_s) - 1, 1)])
 
 
 class Counts(NamedTuple):
@@ -150,7 +163,7 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
     free = state.workers - len(state.running)
     left = 0
     for job in state.waiting:
-        late = _too_late(state, job, now_s)
+        late = _too_late(state, job, now_s, min)
         if late is not None:
             commands.append(Refuse(job.id, late, LEAST_PUSHBACK_S))
         elif free > 0:
@@ -187,11 +200,11 @@ def backlog_s(state: NodeState, now_s: float) -> float:
 
 
 def expected_s(state: NodeState, job: Job) -> float:
-    """Mean service time of the job's kind; of all kinds where it is new; 0 where nothing is known."""
+    """Typical service time of the job's kind; the mean of all kinds where it is new; 0 where nothing is known."""
     known = state.service.get(job.kind)
     if known is not None:
-        return known.mean_s
-    return sum(s.mean_s for s in state.service.values()) / len(state.service) if state.service else 0.0
+        return known.typical_s
+    return sum(s.typical_s for s in state.service.values()) / len(state.service) if state.service else 0.0
 
 
 def pushback_s(state: NodeState, now_s: float) -> float:
@@ -213,20 +226,24 @@ def is_idle(state: NodeState) -> bool:
 def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
     if state.draining:
         return "draining"
-    wait_s = 0.0 if free > 0 else backlog_s(state, now_s)
-    late = _too_late(state, job, now_s + wait_s)
+    wait_s = 0.0 if free > 0 else CAUTION * backlog_s(state, now_s)
+    late = _too_late(state, job, now_s + wait_s, lambda times_s: CAUTION * typical(times_s))
     if late is not None:
         return "expired" if now_s >= job.deadline_s else "hopeless"
     return "queue_full" if free <= 0 and waiting >= state.queue else None
 
 
-def _too_late(state: NodeState, job: Job, start_s: float) -> Reason | None:
+def _too_late(
+    state: NodeState, job: Job, start_s: float, expect: Callable[[tuple[float, ...]], float]
+) -> Reason | None:
+    """Why a job that starts then is of no use. `expect` makes one time of the recent ones: on arrival the typical,
+    as an answer that is late half the time wastes the worker; for what has waited already, the least."""
     if start_s >= job.deadline_s:
         return "expired"
     known = state.service.get(job.kind)
     if known is None:
         return None
-    believed_s = known.least_s * 0.5 ** (max(start_s - known.measured_s, 0.0) / FORGET_HALF_LIFE_S)
+    believed_s = expect(known.recent_s) * 0.5 ** (max(start_s - known.measured_s, 0.0) / FORGET_HALF_LIFE_S)
     return "hopeless" if start_s + believed_s > job.deadline_s else None
 
 
@@ -249,17 +266,12 @@ def _end(state: NodeState, event: Ended) -> NodeState:
 def _learn(
     service: Mapping[Hashable, Service], kind: Hashable, service_s: float, now_s: float
 ) -> Mapping[Hashable, Service]:
-    old = service.get(kind)
-    if old is None:
-        new = Service(service_s, service_s, now_s)
-    else:
-        mean_s = old.mean_s + SERVICE_GAIN * (service_s - old.mean_s)
-        slow_s = old.least_s + SERVICE_GAIN * (service_s - old.least_s)
-        new = Service(mean_s, min(service_s, slow_s), now_s)
     kept = dict(service)
+    old = kept.pop(kind, None)
     if old is None and len(kept) >= MAX_KINDS:
         del kept[min(kept, key=lambda k: kept[k].measured_s)]
-    return kept | {kind: new}
+    recent_s = (*(old.recent_s if old else ()), service_s)[-RECENT:]
+    return kept | {kind: Service(recent_s, now_s)}
 
 
 def _queued(state: NodeState, id: int) -> bool:
