@@ -109,6 +109,13 @@ def test_a_reshape_to_one_sample_fixes_the_batch() -> None:
     assert graph.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
 
+def test_an_operation_that_only_fits_one_sample_fixes_the_batch() -> None:
+    nodes = [node("Concat", ["x", "w"], ["c"], axis=1), node("Relu", ["c"], ["y"])]
+    graph = from_proto(model(nodes, {"x": ["N", 4]}, ["y"], {"w": np.ones((1, 2), np.float32)}), "one")
+    assert not graph.dynamic_batch
+    assert graph.tensors["y"].shape == (1, 6)
+
+
 def test_nonzero_of_a_constant_is_folded_and_of_an_input_refused() -> None:
     nodes = [node("NonZero", ["w"], ["i"]), node("Squeeze", ["i"], ["j"]), node("Gather", ["x", "j"], ["y"], axis=1)]
     weights = {"w": np.array([0, 1, 0, 1], np.float32)}

@@ -70,18 +70,33 @@ def from_proto(
     _check_names(model.graph, where)
     _check_order(nodes, {*values, *(value.name for value in model.graph.input)}, outputs, where)
     sources = [value for value in model.graph.input if value.name not in values]
-    dynamic = bool(sources) and all(_first_axis_free(value) for value in sources)
-    sizes = [[_input(value, batch, where) for value in sources] for batch in ((1, 2) if dynamic else (1,))]
-    nodes = _alive(nodes, outputs)
-    settled = shapes.settle(nodes, values, sizes, opset, where)
-    if dynamic and not all(_scales(output, settled.tensors) for output in outputs):
-        settled = shapes.settle(nodes, values, sizes[:1], opset, where)
+    settled = _settled(_alive(nodes, outputs), values, sources, outputs, opset, where)
     for output in outputs:
         if output in settled.constants:
             raise GraphError(f"{where}: output {output!r} does not depend on the input; drop it when exporting")
         if output not in settled.tensors[0]:
             raise GraphError(f"{where}: the shape of output {output!r} is not known; export with fixed shapes")
-    return _assemble(_alive(settled.nodes, outputs), settled, sizes[0], outputs, model, name, where)
+    return _assemble(settled._replace(nodes=_alive(settled.nodes, outputs)), outputs, model, name, where)
+
+
+def _settled(
+    nodes: Sequence[onnx.NodeProto],
+    values: dict[str, np.ndarray],
+    sources: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[str],
+    opset: int,
+    where: str,
+) -> shapes.Settled:
+    """Shapes for one sample and for two where the batch is free; networks that only claim so are fixed at one."""
+    one = [_input(value, 1, where) for value in sources]
+    if sources and all(_first_axis_free(value) for value in sources):
+        try:
+            both = shapes.settle(nodes, values, [one, [_input(value, 2, where) for value in sources]], opset, where)
+        except GraphError:
+            return shapes.settle(nodes, values, [one], opset, where)
+        if all(_scales(output, both.tensors) for output in outputs):
+            return both
+    return shapes.settle(nodes, values, [one], opset, where)
 
 
 def _check_names(graph: onnx.GraphProto, where: str) -> None:
@@ -148,17 +163,14 @@ def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
 
 
 def _assemble(
-    nodes: Sequence[onnx.NodeProto],
-    settled: shapes.Settled,
-    inputs: Sequence[Tensor],
-    outputs: tuple[str, ...],
-    model: onnx.ModelProto,
-    name: str,
-    where: str,
+    settled: shapes.Settled, outputs: tuple[str, ...], model: onnx.ModelProto, name: str, where: str
 ) -> ModelGraph:
+    nodes, constants, tensors = settled
+    at_one = tensors[0]
     read = {source for node in nodes for source in node.input}
-    constants, tensors, at_one = settled.constants, settled.tensors, settled.tensors[0]
-    used = {t.name: t for t in inputs if t.name in read or t.name in outputs}
+    given = [value.name for value in model.graph.input if value.name in at_one]
+    ends = tuple(source for source in given if source in read or source in outputs)
+    used = {source: at_one[source] for source in ends}
     for node in nodes:
         used |= {made: at_one[made] for made in node.output if made in read or made in outputs}
     settings = _settings(nodes, constants)
@@ -168,7 +180,6 @@ def _assemble(
     work_flop = sum(op.work_flop for op in ops)
     if work_flop > MAX_WORK_FLOP:
         raise GraphError(f"{where}: {work_flop:.3g} operations per input; at most {MAX_WORK_FLOP:.0e} are allowed")
-    ends = tuple(t.name for t in inputs if t.name in used)
     values = {tensor: _value(tensor, tensors) for tensor in used}
     proto.graph.input.extend(values[tensor] for tensor in ends)
     proto.graph.output.extend(values[tensor] for tensor in outputs)
