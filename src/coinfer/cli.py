@@ -169,7 +169,7 @@ def demo(
         typer.Option(help="Bandwidth traces: CSV of trace_id,time_s,throughput_bytes_per_s, or FILE:TRACE_ID."),
     ] = None,
     deadline_ms: Annotated[float, typer.Option(min=1, help="Deadline of each request, milliseconds.")] = 250.0,
-    device_slowdown: Slowdown = 5.0,
+    device_slowdown: Slowdown = 6.0,
     edge_slowdowns: Annotated[str, typer.Option(help="One edge server for each factor.")] = "2.5,1.5,1",
     bits: Bits = "32,16,8",
     jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,

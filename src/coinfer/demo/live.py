@@ -8,6 +8,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from coinfer.demo.report import cut_name
 from coinfer.records import Record
 from coinfer.units import MEGA, MILLI
 
@@ -72,13 +73,12 @@ def cells(record: Record, inputs: tuple[str, ...]) -> list[str]:
     """One row, times in milliseconds."""
     outcome, head = record.outcome, record.route.hops[0]
     offloaded = len(record.route.hops) > 1
-    cut = "(all here)" if not offloaded else "(input)" if head.cut == inputs else "+".join(head.cut)
     parts = (outcome.device_s, outcome.upload_s, outcome.queue_s, outcome.server_s, outcome.download_s)
     return [
         record.scheme,
         str(record.request),
         f"{record.link_bps / MEGA:.1f}" if offloaded else "-",
-        cut,
+        cut_name(record, inputs),
         str(head.bits) if offloaded else "-",
         record.executed_on + (" (fallback)" if record.fallback else ""),
         *(f"{part / MILLI:.0f}" for part in parts),

@@ -31,6 +31,12 @@ class Summary(NamedTuple):
     """Share of answers with the same first class as the whole network run exactly."""
 
 
+def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
+    """Where a request left the device, for people."""
+    cut = record.route.hops[0].cut
+    return "(all here)" if len(record.route.hops) == 1 else "(input)" if cut == inputs else "+".join(cut)
+
+
 def summarise(records: Sequence[Record], agreed: Sequence[bool]) -> Summary:
     """Records of one scheme, and whether each answer agreed with the exact one."""
     latency_s = np.array([record.outcome.latency_s for record in records])
@@ -79,33 +85,53 @@ def plot(
     records: Mapping[str, Sequence[Record]],
     summaries: Sequence[Summary],
     traces: Mapping[str, Trace],
+    inputs: tuple[str, ...],
     deadline_s: float,
 ) -> None:
-    """Link rates, latency of every request, and the means side by side."""
+    """Link rates, what the first scheme chose, latency of every request, and the means side by side.
+
+    Args:
+        traces: of the links, by the address of the server.
+        inputs: of the network.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (rates, latencies, bars) = plt.subplots(
-        3, 1, figsize=(9, 9.5), height_ratios=(1, 1.6, 1.1), layout="constrained"
+    figure, (rates, chosen, latencies, bars) = plt.subplots(
+        4, 1, figsize=(9, 11.5), height_ratios=(1, 0.8, 1.5, 1), layout="constrained"
     )
     end_s = max(record.at_s for found in records.values() for record in found)
+    colours = {address: f"C{i + 4}" for i, address in enumerate(traces)} | {"device": "black"}
     grid = np.linspace(0, end_s, 600)
-    for name, trace in traces.items():
-        rates.plot(grid, [trace.rate_at(t) / MEGA for t in grid], label=name, lw=1.2)
+    for address, trace in traces.items():
+        rates.plot(grid, [trace.rate_at(t) / MEGA for t in grid], label=address, lw=1.2, color=colours[address])
     rates.set(ylabel="link rate, Mbit/s", xlim=(0, end_s), ylim=(0, None), title="The links, the same for every scheme")
     rates.legend(loc="upper right", fontsize=8, ncols=len(traces))
+    _choices(chosen, next(iter(records.values())), colours, inputs)
+    chosen.set(xlim=(0, end_s))
     for found, marker in zip(records.values(), "osv^DPX", strict=False):
         times = [record.at_s for record in found]
         latency = [record.outcome.latency_s / MILLI for record in found]
         latencies.plot(times, latency, marker=marker, ms=4, lw=0.9, label=found[0].scheme)
     latencies.axhline(deadline_s / MILLI, color="black", ls="--", lw=1, label="deadline")
     latencies.set(ylabel="latency, ms", xlabel="time of the request, s", xlim=(0, end_s), ylim=(0, None))
-    latencies.legend(loc="upper right", fontsize=8, ncols=3)
+    latencies.legend(loc="upper left", fontsize=8, ncols=3)
     _bars(bars, records, summaries)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _choices(axes: Any, records: Sequence[Record], colours: Mapping[str, str], inputs: tuple[str, ...]) -> None:
+    """One row for each cut, one colour for each server; a cross where the device had to step in."""
+    names = [cut_name(record, inputs) for record in records]
+    rows = {name: row for row, name in enumerate(sorted(set(names), reverse=True))}
+    for record, name in zip(records, names, strict=True):
+        colour = colours.get(record.route.hops[-1].node, "black")
+        axes.plot(record.at_s, rows[name], marker="x" if record.fallback else "s", ms=5, color=colour)
+    axes.set_yticks(list(rows.values()), list(rows))
+    axes.set(ylim=(-0.6, len(rows) - 0.4), title=f"What the {records[0].scheme} chose (cut, colour of the server)")
 
 
 PARTS = ("device_s", "upload_s", "queue_s", "server_s", "download_s")
@@ -122,5 +148,5 @@ def _bars(axes: Any, records: Mapping[str, Sequence[Record]], summaries: Sequenc
     for row, summary in enumerate(summaries):
         axes.text(left[row], row, f" {summary.mean_s / MILLI:.0f} ms, {summary.in_time:.0%} in time", va="center")
     axes.invert_yaxis()
-    axes.set(xlabel="mean latency, ms", xlim=(0, left.max() * 1.35))
-    axes.legend(fontsize=8, loc="lower right")
+    axes.set(xlabel="mean latency, ms", xlim=(0, left.max() * 1.6))
+    axes.legend(fontsize=8, loc="center right")

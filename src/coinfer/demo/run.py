@@ -39,7 +39,7 @@ class DemoSettings:
     trace: str = str(SHIPPED_TRACES)
     """File, or `file:trace_id` for all links on one trace."""
     deadline_s: float = 0.25
-    device_slowdown: float = 5.0
+    device_slowdown: float = 6.0
     edge_slowdowns: tuple[float, ...] = (2.5, 1.5, 1.0)
     bits: tuple[int, ...] = (32, 16, 8)
     jpeg_quality: int | None = None
@@ -129,11 +129,10 @@ def _compare(
     summaries = [report.summarise(found, agreed[name]) for name, found in records.items()]
     console.print(report.comparison(summaries, settings.deadline_s))
     report.write_json(folder / "summary.json", asdict(settings), summaries)
-    by_server = {
-        f"{name} → {edge.address} (×{edge.slowdown:g})": trace
-        for (name, trace), edge in zip(traces.items(), running, strict=True)
-    }
-    report.plot(folder / "comparison.png", records, summaries, by_server, settings.deadline_s)
+    for found in records.values():
+        found.sort(key=lambda record: record.request)
+    by_server = {edge.address: trace for edge, trace in zip(running, traces.values(), strict=True)}
+    report.plot(folder / "comparison.png", records, summaries, by_server, device.graph.inputs, settings.deadline_s)
     console.print(f"plot {folder / 'comparison.png'}, record {folder / 'summary.json'}, every request {log.path}")
     return folder
 

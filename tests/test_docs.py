@@ -1,0 +1,89 @@
+"""What the documentation shows works: every Python snippet runs, every command exists with these options."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from coinfer.cli import app
+from coinfer.demo.cluster import edges
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (f"{page.relative_to(ROOT)}:{page.read_text()[: match.start()].count(chr(10)) + 1}", match[2])
+        for page in PAGES
+        if page.exists()
+        for match in BLOCK.finditer(page.read_text())
+        if match[1] == language
+    ]
+
+
+def commands() -> list[tuple[str, str]]:
+    return [
+        (where, line.split("#")[0].strip().removesuffix("&").strip())
+        for where, block in blocks("bash")
+        for line in block.splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+@pytest.fixture(scope="module")
+def edge_address():
+    with edges("resnet32", [1.0]) as running:
+        yield running[0].address
+
+
+@pytest.mark.parametrize(("where", "code"), blocks("python"), ids=lambda value: value if "\n" not in value else "")
+def test_python_snippets_run(where: str, code: str, tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{where}:\n{done.stderr}"
+
+
+@pytest.mark.parametrize(("where", "line"), commands())
+def test_commands_exist_with_their_options(where: str, line: str):
+    """Runs what is cheap; of the rest, every option must be known to the command."""
+    words = shlex.split(line)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words[1] in targets, where
+    elif words[0] == "coinfer":
+        shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+        for option in (word.split("=")[0] for word in words[2:] if word.startswith("-")):
+            assert option in shown, f"{where}: {words[1]} has no {option}"
+    elif words[0] in ("python", ".venv/bin/python"):
+        assert (ROOT / words[1]).exists() or words[1] == "-m", f"{where}: no {words[1]}"
+    else:
+        assert words[0] in ("pip", "git", "cd", "curl"), f"{where}: {line}"
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in commands() if line.startswith("coinfer plan")}))
+def test_plan_commands_run(line: str):
+    done = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("example", "arguments", "said"),
+    [
+        ("device.py", ["resnet32", "EDGE"], r"cat\.jpg: class \d from \S+ in \d+ ms"),
+        ("plan_offline.py", [], r"0\.1 Mbit/s: cut after .*\n(.*\n){7}.*1000\.0 Mbit/s: cut after input"),
+        ("stock_client.py", ["EDGE"], r"ready: True logits: \(2, 10\)"),
+        ("torch_module.py", [], r"after 3 operations: \S+ \(1, 3600\)"),
+    ],
+)
+def test_examples_say_what_they_should(example: str, arguments: list[str], said: str, edge_address: str):
+    command = [sys.executable, str(ROOT / "examples" / example), *arguments]
+    command = [edge_address if word == "EDGE" else word for word in command]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(said, done.stdout), done.stdout
