@@ -20,6 +20,7 @@ from onnx import helper
 
 from coinfer.graph.ir import GraphError, ImageInput, ModelGraph
 from coinfer.graph.onnx_import import from_proto, image_property, load, reference
+from coinfer.graph.trial import try_model
 
 OPSET = 17
 IMAGENET = ImageInput(224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -304,13 +305,15 @@ def build(name: str, seed: int = 0) -> ModelGraph:
 
 
 def open_model(spec: str | Path) -> ModelGraph:
-    """A network by the name it has in the zoo, or by the path of its ONNX file.
+    """A network by the name it has in the zoo, or by the path of its ONNX file, after a trial run in a process of its
+    own.
 
     Raises:
-        GraphError: where there is neither, or as `onnx_import.load`.
+        GraphError: where there is neither, or as `trial.try_model` and `onnx_import.load`.
     """
     if str(spec) in ZOO:
         return build(str(spec))
     if not Path(spec).exists():
         raise GraphError(f"no network {str(spec)!r}: neither a file nor one of the zoo: {', '.join(ZOO)}")
+    try_model(Path(spec))
     return load(spec)

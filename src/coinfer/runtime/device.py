@@ -166,8 +166,9 @@ class Device:
                 table = with_jpeg(self.graph, table, jpeg_quality)
             options = planner.prune(compile_options(self.graph, table, bits), slowdown)
         self.options = options
-        self._head_s = dict(zip(self.options.cuts, self.options.device_s.tolist(), strict=True))
-        self._tail_s = dict(zip(self.options.cuts, self.options.server_s.tolist(), strict=True))
+        cuts = tuple(dict.fromkeys(self.options.cuts))
+        self._head_s = dict(zip(cuts, table.head_s(self.graph, cuts).tolist(), strict=True))
+        self._tail_s = dict(zip(cuts, table.tail_s(self.graph, cuts).tolist(), strict=True))
         self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
         self._ratios: deque[float] = deque(maxlen=REMEMBERED)
         self._preparing = threading.Lock()
