@@ -144,6 +144,22 @@ def test_framing_keeps_blobs_uncopied():
     assert all(blob.obj is message for blob in blobs)
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 40), st.lists(st.integers(0, 3000), max_size=4))
+def test_large_tensors_are_aligned_in_the_message(name_length, sizes):
+    header = pb.ModelInferRequest(model_name="m" * name_length).SerializeToString()
+    blobs = [bytes([i]) * size for i, size in enumerate(sizes)]
+    message = framing.join(header, 7, blobs)
+    assert framing.joined_bytes(len(header), 7, blobs) == len(message)
+    proto = pb.ModelInferRequest.FromString(message)
+    assert (proto.model_name, list(proto.raw_input_contents)) == ("m" * name_length, blobs)
+    start = np.frombuffer(message, np.uint8).ctypes.data
+    for view, blob in zip(framing.split(message, 7)[1], blobs, strict=True):
+        assert view == blob
+        offset = np.frombuffer(view, np.uint8).ctypes.data - start if len(view) else 0
+        assert len(blob) < framing.ALIGNED_FROM or offset % framing.ALIGNMENT == 0
+
+
 @pytest.mark.parametrize("limit_delta", [-1, 0])
 def test_the_size_limit_is_exact(limit_delta):
     message = wire.request_bytes(InferRequest("m", (from_array("x", np.zeros(100, np.float32)),)))

@@ -37,12 +37,19 @@ class Abort:
     """Stops a run from another thread, after the operation at hand."""
 
     def __init__(self) -> None:
-        self.options = ort.RunOptions()
         self.event = threading.Event()
+        self._options: ort.RunOptions | None = None
+
+    def options(self) -> ort.RunOptions:
+        """For the run that is to be stopped."""
+        self._options = options = ort.RunOptions()
+        options.terminate = self.event.is_set()
+        return options
 
     def set(self) -> None:
-        self.options.terminate = True
         self.event.set()
+        if self._options is not None:
+            self._options.terminate = True
 
 
 def check_slowdown(slowdown: float) -> None:
@@ -231,7 +238,7 @@ def _onnxruntime(graph: ModelGraph, threads: int, providers: tuple[str, ...]) ->
         def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
             feed = {name: inputs[name] for name in piece.inputs}
             try:
-                found = session.run(outputs, feed, None if abort is None else abort.options)
+                found = session.run(outputs, feed, None if abort is None else abort.options())
             except Exception:
                 if abort is not None and abort.event.is_set():
                     raise WireError("CANCELLED", "the caller gave up", "cancelled") from None

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 MAX_FIELDS = 1024
 """Top-level fields of a message; bounds the time that a hostile one takes to scan."""
 
+ALIGNMENT = 16
+ALIGNED_FROM = 1024
+"""Blobs under this size are not worth aligning."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -17,16 +21,17 @@ class FramingError(ValueError):
 
 
 def join(header: bytes, field: int, blobs: Sequence[bytes | memoryview]) -> bytes:
-    """The message `header` with a field of bytes for each blob."""
+    """The message `header` with a field of bytes for each blob. Large blobs begin at a multiple of `ALIGNMENT`, so that
+    who receives them can compute on them where they lie."""
     parts: list[bytes | memoryview] = [header]
-    for blob in blobs:
-        parts += [_prefix(field, len(blob)), blob]
+    for prefix, blob in zip(_prefixes(len(header), field, blobs), blobs, strict=True):
+        parts += [prefix, blob]
     return b"".join(parts)
 
 
 def joined_bytes(header_bytes: int, field: int, blobs: Sequence[bytes | memoryview]) -> int:
     """Size of what `join` would make."""
-    return header_bytes + sum(len(_prefix(field, len(blob))) + len(blob) for blob in blobs)
+    return header_bytes + sum(map(len, _prefixes(header_bytes, field, blobs))) + sum(map(len, blobs))
 
 
 def split(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
@@ -72,10 +77,27 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
     raise FramingError("it has a number that does not end")
 
 
-def _prefix(field: int, size: int) -> bytes:
-    out = bytearray([field << 3 | _BYTES])
-    while size > 0x7F:
-        out.append(size & 0x7F | 0x80)
-        size >>= 7
-    out.append(size)
+def _prefixes(at: int, field: int, blobs: Sequence[bytes | memoryview]) -> list[bytes]:
+    """What stands before each blob: its tag and size, and before that a field that nobody knows, to align it."""
+    found = []
+    for blob in blobs:
+        prefix = _varint(field << 3 | _BYTES) + _varint(len(blob))
+        if len(blob) >= ALIGNED_FROM:
+            gap = -(at + len(prefix) + len(_PADDING) + 1) % ALIGNMENT
+            prefix = _PADDING + _varint(gap) + bytes(gap) + prefix
+        found.append(prefix)
+        at += len(prefix) + len(blob)
+    return found
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
     return bytes(out)
+
+
+_PADDING = _varint(2000 << 3 | _BYTES)
+"""Tag of a field that the protocol does not have; readers skip it."""
