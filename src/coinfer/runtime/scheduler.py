@@ -1,16 +1,22 @@
-"""Carries out what the node's pure core decides, on worker threads. Lives on one event loop."""
+"""Carries out what the node's pure core decides, on worker threads. Callers live on one event loop.
+
+A worker that is through with a job asks the core itself what comes next, and starts it before the event loop hears of
+the end: replies are written while the next job computes, and no worker waits for the loop between two jobs.
+"""
 
 import asyncio
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Lock
 from typing import Any, NamedTuple
 
 from coinfer.runtime import node
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.messages import LoadReport, WireError
-from coinfer.runtime.node import Arrived, Cancelled, Drained, Ended, Job, NodeState, Refuse, Start
+from coinfer.runtime.node import Arrived, Cancelled, Drained, Ended, Event, Job, NodeState, Refuse, Start
 
 
 class _Entry(NamedTuple):
@@ -18,6 +24,13 @@ class _Entry(NamedTuple):
     work: Callable[[Abort], Any]
     abort: Abort
     arrived_s: float
+
+
+class _News(NamedTuple):
+    """What a caller is to be told: a result or an error."""
+
+    waiter: asyncio.Future[Any]
+    outcome: Any
 
 
 class Scheduler:
@@ -34,6 +47,9 @@ class Scheduler:
         self._pool = ThreadPoolExecutor(workers, "coinfer-worker")
         self._entries: dict[int, _Entry] = {}
         self._ids = itertools.count()
+        self._lock = Lock()
+        """Of state and entries."""
+        self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
 
     async def run(self, kind: Hashable, deadline_s: float, work: Callable[[Abort], Any]) -> tuple[Any, float]:
@@ -47,67 +63,90 @@ class Scheduler:
             WireError: where the job is refused; and whatever `work` raises.
         """
         job = Job(next(self._ids), kind, deadline_s)
-        waiter = asyncio.get_running_loop().create_future()
-        self._entries[job.id] = _Entry(waiter, work, Abort(), self._clock.now_s())
-        self.state = node.apply(self.state, Arrived(job))
-        self._step()
+        entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s())
+        with self._lock:
+            self._entries[job.id] = entry
+        self._happened(Arrived(job))
         try:
-            return await waiter
+            return await entry.waiter
         except asyncio.CancelledError:
-            self._entries[job.id].abort.set() if job.id in self._entries else None
-            self.state = node.apply(self.state, Cancelled(job.id))
-            if all(run.job.id != job.id for run in self.state.running):
-                self._entries.pop(job.id, None)
-            self._step()
+            entry.abort.set()
+            self._happened(Cancelled(job.id))
             raise
 
     def drain(self) -> None:
         """Admits nothing more."""
-        self.state = node.apply(self.state, Drained())
-        self._step()
+        self._happened(Drained())
 
     def load(self) -> LoadReport:
         return node.load(self.state, self._clock.now_s())
 
     def close(self) -> None:
-        """Stops what still runs."""
-        for entry in self._entries.values():
+        """Stops what still runs; what waits is not started any more."""
+        with self._lock:
+            self._closed = True
+            entries = tuple(self._entries.values())
+        for entry in entries:
             entry.abort.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _step(self) -> None:
-        """Carries out the plan and sets the alarm for the next deadline in the queue."""
-        now_s = self._clock.now_s()
-        for command in node.plan(self.state, now_s):
-            self.state = node.apply(self.state, command)
-            match command:
-                case Start(id, started_s):
-                    self._start(id, started_s)
-                case Refuse(id):
-                    entry = self._entries.pop(id)
-                    if not entry.waiter.done():
-                        entry.waiter.set_exception(self._refusal(command))
+    def _happened(self, event: Event | None) -> None:
+        """Carries out what follows from an event, on the event loop."""
+        starts, news = self._follow(event)
+        for start in starts:
+            self._pool.submit(self._work, start, asyncio.get_running_loop())
+        self._tell(news)
+
+    def _follow(self, event: Event | None) -> tuple[list[Start], list[_News]]:
+        """The state after an event (None: time has passed) and after the plan; what is to be started, and who is to be
+        told of a refusal. On any thread."""
+        starts, news = list[Start](), list[_News]()
+        with self._lock:
+            if event is not None:
+                self.state = node.apply(self.state, event)
+            for command in () if self._closed else node.plan(self.state, self._clock.now_s()):
+                self.state = node.apply(self.state, command)
+                match command:
+                    case Start():
+                        starts.append(command)
+                    case Refuse(id):
+                        news.append(_News(self._entries.pop(id).waiter, self._refusal(command)))
+            if isinstance(event, Cancelled) and all(run.job.id != event.id for run in self.state.running):
+                self._entries.pop(event.id, None)
+        return starts, news
+
+    def _tell(self, news: Sequence[_News]) -> None:
+        """Tells callers, and sets the alarm for the next deadline in the queue. On the event loop."""
+        for waiter, outcome in news:
+            if waiter.done():
+                continue
+            if isinstance(outcome, BaseException):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_result(outcome)
         if self._alarm is not None:
             self._alarm.cancel()
-        due_s = node.wake_s(self.state)
-        loop = asyncio.get_running_loop()
-        self._alarm = loop.call_later(due_s - now_s, self._step) if due_s < float("inf") else None
+        due_s, loop = node.wake_s(self.state), asyncio.get_running_loop()
+        wait_s = due_s - self._clock.now_s()
+        self._alarm = loop.call_later(wait_s, self._happened, None) if due_s < float("inf") else None
 
-    def _start(self, id: int, started_s: float) -> None:
-        entry = self._entries[id]
-        running = asyncio.get_running_loop().run_in_executor(self._pool, entry.work, entry.abort)
-        running.add_done_callback(lambda done: self._end(id, started_s - entry.arrived_s, done))
-
-    def _end(self, id: int, queue_s: float, done: asyncio.Future[Any]) -> None:
-        entry = self._entries.pop(id)
-        error = done.exception()
-        self.state = node.apply(self.state, Ended(id, self._clock.now_s(), ok=error is None))
-        if not entry.waiter.done():
-            if error is not None:
-                entry.waiter.set_exception(error)
-            else:
-                entry.waiter.set_result((done.result(), queue_s))
-        self._step()
+    def _work(self, start: Start | None, loop: asyncio.AbstractEventLoop) -> None:
+        """A job, and after it whatever comes next, until nothing does. On a worker."""
+        while start is not None:
+            entry = self._entries[start.id]
+            try:
+                outcome: Any = (entry.work(entry.abort), start.now_s - entry.arrived_s)
+            except BaseException as error:
+                outcome = error
+            ok = not isinstance(outcome, BaseException)
+            starts, news = self._follow(Ended(start.id, self._clock.now_s(), ok))
+            with self._lock:
+                self._entries.pop(start.id, None)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._tell, [_News(entry.waiter, outcome), *news])
+            start = starts[0] if starts else None
+            for other in starts[1:]:
+                self._pool.submit(self._work, other, loop)
 
     def _refusal(self, refuse: Refuse) -> WireError:
         pushback_s = refuse.pushback_s if refuse.reason == "queue_full" else None
