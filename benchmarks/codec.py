@@ -7,24 +7,20 @@ picture is a shipped photograph. One thread. A copy of the tensor stands beside 
 memory. Writes benchmarks/results/codec.json.
 """
 
-import argparse
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import harness
 import numpy as np
 
 from coinfer.graph.ir import ImageInput
-from coinfer.profile.measure import this_machine
 from coinfer.runtime import codec
 from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.images import load_images, to_pixels
 from coinfer.units import MILLI
 
-RESULT = Path(__file__).resolve().parent / "results/codec.json"
 SHAPE = (1, 256, 56, 56)
 SLOW_BPS = 80e6
 IMAGENET = ImageInput(224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -61,17 +57,14 @@ def cases(repeats: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, "codec")
     parser.add_argument("--repeats", type=int, default=100)
-    repeats = parser.parse_args().repeats
+    settings = parser.parse_args()
     keep_freed_memory()
-    found = cases(repeats)
+    found = cases(3 if settings.quick else settings.repeats)
     for name, values in found.items():
         print(f"{name:28s}", "  ".join(f"{key} {value:>10}" for key, value in values.items()))
-    stamp = this_machine().model_dump(mode="json")
-    command = f"python benchmarks/codec.py --repeats {repeats}"
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"command": command, "machine": stamp, "cases": found}, indent=2) + "\n")
+    harness.write(settings, cases=found)
 
 
 if __name__ == "__main__":

@@ -79,15 +79,14 @@ def show(figures: Mapping[str, Figure]) -> None:
 
 
 def save(settings: argparse.Namespace, figures: Mapping[str, Figure], **more: Any) -> None:
-    """Shows the figures and writes the record: the exact command, the machine, the figures, and what else is told."""
+    """Shows the figures and writes them."""
     show(figures)
-    arguments = [word for word in sys.argv[1:] if not word.startswith("--output")]
-    record = {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
-        "machine": this_machine().model_dump(),
-        "quick": settings.quick,
-        "figures": figures,
-        **more,
-    }
+    write(settings, figures=figures, **more)
+
+
+def write(settings: argparse.Namespace, **record: Any) -> None:
+    """The record of a run, with the exact command and the machine."""
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    stamped = {"command": " ".join(command), "machine": this_machine().model_dump(), "quick": settings.quick, **record}
     settings.output.parent.mkdir(parents=True, exist_ok=True)
-    settings.output.write_text(json.dumps(record, indent=2) + "\n")
+    settings.output.write_text(json.dumps(stamped, indent=2) + "\n")

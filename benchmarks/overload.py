@@ -8,22 +8,18 @@ slower, so that its time is sleep and the load generator does not compete with i
 benchmarks/results/overload.json.
 """
 
-import argparse
-import json
 import time
 from collections import Counter
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 
 from coinfer.demo.cluster import edges
-from coinfer.profile.measure import this_machine
 from coinfer.runtime.messages import InferRequest, TransportError, from_array
 from coinfer.runtime.rpc import GrpcTransport
 
-RESULT = Path(__file__).resolve().parent / "results/overload.json"
 MODEL, SLOWDOWN = "resnet32", 40.0
 DEADLINE_SERVICES = 12
 """Deadline of a request, in service times; the default queue does not fit into it, so deadlines bound the wait."""
@@ -82,9 +78,10 @@ def overloaded(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, "overload")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each phase")
-    seconds = parser.parse_args().seconds
+    settings = parser.parse_args()
+    seconds = 1.0 if settings.quick else settings.seconds
     found: dict[str, Any] = {}
     transport = GrpcTransport()
     with edges(MODEL, (SLOWDOWN,)) as (edge,):
@@ -99,11 +96,7 @@ def main() -> None:
                 f"in time; p99 of an answer {phase['answered_p99_ms']} ms, of a refusal {phase['refused_p99_ms']} ms"
             )
     transport.close()
-    command = f"python benchmarks/overload.py --seconds {seconds:g}"
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(
-        json.dumps({"command": command, "machine": this_machine().model_dump(mode="json")} | found, indent=2)
-    )
+    harness.write(settings, **found)
 
 
 if __name__ == "__main__":

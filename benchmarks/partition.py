@@ -11,16 +11,15 @@ are ready before the clock starts, and it only cuts; our `mincut` also sets the 
 the cut. Writes benchmarks/results/partition.json.
 """
 
-import argparse
 import gc
 import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
+import harness
 import networkx as nx
 import numpy as np
 
@@ -32,10 +31,8 @@ from coinfer.partition.hull import Hull, best_of, server_hull
 from coinfer.partition.mincut import ROUNDING, SINK, SOURCE, arc_costs_s, flow_network, mincut
 from coinfer.partition.multiway import multiway
 from coinfer.partition.problem import Problem, compute_s, latency_s, plain_bits, sent_bits, star
-from coinfer.profile.measure import this_machine
 from coinfer.units import BITS_PER_BYTE, FLOAT32_BITS, GIGA, MEGA, MILLI
 
-RESULT = Path(__file__).resolve().parent / "results/partition.json"
 TASKS = 1_000_000
 UPLINKS_BPS = tuple(rate * MEGA for rate in (0.13, 1.1, 5.85, 18.88, 50, 100, 1000))
 WIDTHS = (32, 16, 8, 4)
@@ -162,17 +159,15 @@ def measure(name: str) -> dict[str, float | int | bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, "partition")
     parser.add_argument("--models", nargs="+", choices=sorted(ZOO), default=sorted(ZOO))
+    settings = parser.parse_args()
     rows = {}
-    for name in parser.parse_args().models:
+    for name in ["nin"] if settings.quick else settings.models:
         rows[name] = measure(name)
         print(name, json.dumps(rows[name]), flush=True)
     versions = {package: version(package) for package in ("numpy", "scipy", "networkx")}
-    machine = this_machine().model_dump() | versions
-    record = {"command": "python benchmarks/partition.py", "machine": machine, "limits": LIMITS, "networks": rows}
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(record, indent=2) + "\n")
+    harness.write(settings, versions=versions, limits=LIMITS, networks=rows)
 
 
 if __name__ == "__main__":
