@@ -60,6 +60,45 @@ class OffloadDecision(NamedTuple):
     """[.., K] index of the server, or `DEVICE`."""
 
 
+class BlocksObservation(NamedTuple):
+    """What a policy sees that places every block of a network by itself (multi-task A3C, IEEE TMC 2024). M blocks."""
+
+    block_device_s: Array
+    """[.., K, M] time on the task's device; 0 past the network's last block."""
+    block_server_s: Array
+    """[.., K, M, N] time on server n; 0 past the network's last block."""
+    block_input_bits: Array
+    """[.., K, M] what the block takes in; the first block's input lies on the device."""
+    block_device_j: Array
+    """[.., K, M] energy of the device for the block."""
+    block_mask: Array
+    """[.., K, M] true where the network has a block."""
+    task_mask: Array
+    """[.., K] true where there is a task."""
+    deadline_s: Array
+    """[.., K] time from the request to its deadline; infinite where there is none."""
+    uplink_bps: Array
+    """[.., K, N] link rate between the task's device and server n, either way, bits per second."""
+    backhaul_bps: Array
+    """[.., 1] rate between two servers."""
+    device_backlog_s: Array
+    """[.., K] work that waits on the task's device."""
+    server_backlog_s: Array
+    """[.., N] work that waits on server n."""
+    server_room: Array
+    """[.., N] tasks that server n would still admit: infinite, or 0 while it is out."""
+    energy_left_j: Array
+    """[.., K] energy that the task may spend; infinite where there is no limit."""
+    observation_age_s: Array
+    """[.., N] how old the knowledge of server n is."""
+
+
+class BlocksDecision(NamedTuple):
+    place: Array
+    """[.., K, M] 0 is the task's own device, n is server n - 1 of the observation's axis; what it says past the
+    network's last block does not matter."""
+
+
 class Outcome(NamedTuple):
     """What a request cost. All [.., K]; `latency_s` is the sum of the other times."""
 
