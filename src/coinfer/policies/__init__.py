@@ -1,0 +1,1 @@
+"""Deciding without learning: heuristics that people use, and bounds that no policy beats."""

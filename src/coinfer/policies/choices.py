@@ -1,0 +1,87 @@
+"""What a task can choose from: every option on every server, as flat tensors with one rule of prediction.
+
+C = O * N choices a task; choice c is option c // N on server c % N. An option that sends nothing is one choice only,
+its entry of server 0, so that nothing counts twice.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
+
+
+class Choices(NamedTuple):
+    """All [.., K, C] but `servers`; times are seconds from now."""
+
+    own_s: Tensor
+    """Time on the task's own device, without waiting."""
+    ready_s: Tensor
+    """When the task reaches its server, were its upload alone on the link; where nothing is sent, when it is done."""
+    service_s: Tensor
+    """Work for the server; 0 where nothing is sent."""
+    on_device: Tensor
+    """True where nothing is sent."""
+    mask: Tensor
+    """True where the choice may be taken; every task has such a choice."""
+    servers: int
+
+    def limited_to(self, wanted: Tensor) -> "Choices":
+        """Without the choices that are not wanted [.., K, C]; a task that would have none left keeps all."""
+        mask = self.mask & wanted
+        return self._replace(mask=torch.where(mask.any(-1, keepdim=True), mask, self.mask))
+
+    def task(self, k: int) -> "Choices":
+        """Those of task k alone; K becomes 1."""
+        return Choices(*(part[..., k : k + 1, :] for part in self[:-1]), servers=self.servers)
+
+    def of_servers(self, values: Tensor) -> Tensor:
+        """Values of servers [.., N] as values of choices [.., C]."""
+        return values.repeat(*[1] * (values.dim() - 1), self.mask.shape[-1] // self.servers)
+
+    def on_server(self, server: Tensor) -> Tensor:
+        """True [.., K, C] for the choices on these servers [.., K], `DEVICE` being one."""
+        index = torch.arange(self.mask.shape[-1], device=server.device) % self.servers
+        return torch.where(self.on_device, DEVICE, index) == server[..., None]
+
+    def decision(self, choice: Tensor) -> OffloadDecision:
+        """The decision that takes these entries, [.., K]."""
+        here = self.on_device.gather(-1, choice[..., None])[..., 0]
+        server = torch.where(here, DEVICE, choice % self.servers)
+        return OffloadDecision(torch.div(choice, self.servers, rounding_mode="floor"), server)
+
+
+def choices(observation: OffloadObservation) -> Choices:
+    """What an observation leaves to choose. A server without room is left out, and so is a dead link; a task that has
+    nothing left gets its first choice on the device (every table has one), wise or not."""
+    o = observation
+    sends = (o.option_upload_bits > 0)[..., None]
+    sent_s = torch.where(sends, o.option_upload_bits[..., None] / o.uplink_bps[..., None, :], 0.0)
+    ready_s = (o.device_backlog_s[..., None] + o.option_device_s)[..., None] + sent_s
+    first = torch.arange(ready_s.shape[-1], device=ready_s.device) == 0
+    reachable = torch.where(sends, torch.isfinite(sent_s) & (o.server_room > 0)[..., None, None, :], first)
+    parts = (
+        o.option_device_s[..., None],
+        ready_s,
+        torch.where(sends, o.option_server_s, 0.0),
+        ~sends,
+        o.option_mask[..., None] & reachable,
+    )
+    own_s, ready_s, service_s, on_device, mask = (part.expand(ready_s.shape).flatten(-2) for part in parts)
+    fallback = torch.nn.functional.one_hot(on_device.int().argmax(-1), mask.shape[-1]).bool()
+    mask = torch.where(mask.any(-1, keepdim=True), mask, fallback)
+    return Choices(own_s, ready_s, service_s, on_device, mask, first.shape[0])
+
+
+def predicted_s(found: Choices, server_free_s: Tensor) -> Tensor:
+    """Latency of every choice [.., K, C], were it the only task decided now; infinite where it may not be taken.
+
+    FIFO: the server starts when the task is there and all that waited before is done.
+
+    Args:
+        server_free_s: [.., N] or [.., K, N] seconds until each server has done what waits there.
+    """
+    free_s = server_free_s if server_free_s.dim() == found.mask.dim() else server_free_s[..., None, :]
+    served_s = torch.maximum(found.ready_s, found.of_servers(free_s)) + found.service_s
+    return torch.where(found.mask, torch.where(found.on_device, found.ready_s, served_s), torch.inf)
