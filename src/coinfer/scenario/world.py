@@ -3,7 +3,7 @@
 Letters, beside those of `types`: G placements of the devices, C device classes, X networks (models), A states of the
 arrivals, R rows and L slots of a bank, Q equally likely values.
 
-A **bank** [R, L] holds R sample paths of a process, one value a slot: fading, a measured trace, outages, a bounded walk,
+A **bank** [R, L] holds R sample paths of a process, one value a slot: fading, a measured trace, outages, a walk,
 whatever the scenario names. Each link and each server draws a row and a first slot once an episode (the first slot
 leaves room for the whole episode where L allows, else the row is read in a circle), so nothing about a process is left
 to the environment and any process costs one look-up. A process that does not vary is a bank [[1.0]].
@@ -39,7 +39,7 @@ class Edge(NamedTuple):
     model_cdf: np.ndarray
     """[X] cumulative shares of the networks among the tasks; the last is 1."""
     arrival_cdf: np.ndarray
-    """[A, K] probability of at most 0, 1, .. K - 1 tasks in a slot, by the state of the arrivals. All zero: always K."""
+    """[A, K] probability of at most 0, 1, .. K - 1 tasks in a slot, by state of the arrivals. All zero: always K."""
     arrival_state: np.ndarray
     """[R, L] int bank, one row for a world: the state of the arrivals in each slot; [[0]] where they do not vary."""
     deadline_s: np.ndarray
@@ -212,13 +212,13 @@ _MAY_BE_INFINITE = {"deadline_s", "server_capacity", "task_energy_j", "battery_j
 
 def _check_array(world: str, name: str, array: np.ndarray, letters: str, sizes: dict[str, int]) -> None:
     wanted = [sizes.get(letter, int(letter) if letter.isdigit() else 0) for letter in letters]
-    if array.ndim != len(wanted) or any(
-        size != want if want else size == 0 for size, want in zip(array.shape, wanted, strict=True)
+    if (
+        array.ndim != len(wanted)
+        or array.size == 0
+        or any(w and w != n for n, w in zip(array.shape, wanted, strict=True))
     ):
-        raise WorldError(
-            f"scenario {world}: {name} must be [{', '.join(letters)}] = "
-            f"[{', '.join(str(want or 'any') for want in wanted)}], got {list(array.shape)}"
-        )
+        shape = ", ".join(f"{letter} = {w}" if w else "any" for letter, w in zip(letters, wanted, strict=True))
+        raise WorldError(f"scenario {world}: {name} must be [{shape}], got {list(array.shape)}")
     good = array >= 0 if name in _MAY_BE_INFINITE else (array >= 0) & np.isfinite(array)
     if not good.all():
         raise WorldError(f"scenario {world}: {name} must not be negative or NaN, got {array[~good].flat[0]}")
