@@ -10,7 +10,7 @@ Weights are random: He's scale, so that activations stay near 1, which is what s
 What such a network answers means nothing; for answers open a trained ONNX file.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,15 @@ class _Net:
         flat = self.flat(self.op("GlobalAveragePool", "pool", x))
         return self.linear("logits", flat, self.channels[flat], count)
 
-    def graph(self, name: str, logits: str, classes: int) -> ModelGraph:
+    def graph(self, name: str, logits: str | Sequence[str], classes: int) -> ModelGraph:
+        """The finished network; with several logits each is an exit of its own."""
+        exits = (logits,) if isinstance(logits, str) else logits
         shape = ["N", len(self.image.mean), self.image.height, self.image.width]
         graph = helper.make_graph(
             self.nodes,
             name,
             [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, ["N", classes])],
+            [helper.make_tensor_value_info(exit_, onnx.TensorProto.FLOAT, ["N", classes]) for exit_ in exits],
             [
                 *(onnx.numpy_helper.from_array(value, key) for key, value in self.settings.items()),
                 *(reference(key, value) for key, value in self.weights.items()),

@@ -1,0 +1,118 @@
+"""Kinds of values in a scenario, each with the range that it tells when a value is wrong."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from coinfer.profile.table import BITS
+from coinfer.scenario.errors import shown
+
+
+def wrong(value: Any, expected: str) -> PydanticCustomError:
+    """The complaint about a value."""
+    return PydanticCustomError(
+        "wrong_value", "got {got}, expected {expected}", {"got": said(value), "expected": expected}
+    )
+
+
+def said(value: Any) -> str:
+    """A value as a person wrote it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict | list):
+        return f"a {'mapping' if isinstance(value, dict) else 'list'}"
+    return str(value).lower() if isinstance(value, bool) else shown(value)
+
+
+class Spec(BaseModel):
+    """A mapping whose keys are all known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, cls):
+            return data
+        keys = list(cls.model_fields)
+        if not isinstance(data, dict):
+            raise wrong(data, f"a mapping with the keys {', '.join(keys)}")
+        unknown = [key for key in data if key not in keys]
+        if unknown:
+            context = {"key": unknown[0], "known": ", ".join(keys)}
+            raise PydanticCustomError("unknown_key", "unknown key; expected one of {known}", context)
+        return data
+
+
+def _checked(check: Callable[[Any], bool], expected: str, convert: Callable[[Any], Any]) -> BeforeValidator:
+    def validate(value: Any) -> Any:
+        try:
+            good = check(value)
+        except (TypeError, ValueError, OverflowError):
+            good = False
+        if not good:
+            raise wrong(value, expected)
+        return convert(value)
+
+    return BeforeValidator(validate)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(float(value))
+
+
+def real(unit: str, low: float, high: float, above: bool = False) -> BeforeValidator:
+    """A finite number; `above` leaves out `low` itself."""
+    start = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+    expected = f"a number {start}" + (f" ({unit})" if unit else "")
+    return _checked(lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high, expected, float)
+
+
+def whole(low: int, high: int) -> BeforeValidator:
+    """A whole number."""
+    expected = f"a whole number from {low} to {high}"
+    return _checked(lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, expected, int)
+
+
+def one_of(*words: str) -> BeforeValidator:
+    """A word out of a few."""
+    return _checked(lambda v: v in words, f"one of {', '.join(words)}", str)
+
+
+def listed(at_most: int) -> BeforeValidator:
+    """A list with at least one item; a value that is no list is a list of one."""
+    expected = f"a value, or a list of 1 to {at_most} values"
+    return _checked(
+        lambda v: v is not None and (not isinstance(v, list | tuple) or 0 < len(v) <= at_most),
+        expected,
+        lambda v: tuple(v) if isinstance(v, list | tuple) else (v,),
+    )
+
+
+Text = Annotated[
+    str, _checked(lambda v: isinstance(v, str) and 0 < len(v) <= 1000 and v.isprintable(), "a line of text", str)
+]
+Flag = Annotated[bool, _checked(lambda v: isinstance(v, bool), "true or false", bool)]
+Seconds = Annotated[float, real("seconds", 0, 1e6, above=True)]
+SecondsOrNone = Annotated[float, real("seconds", 0, 1e6)]
+Rate = Annotated[float, real("bits per second", 0, 1e13, above=True)]
+Share = Annotated[float, real("", 0, 1)]
+Positive = Annotated[float, real("", 0, 1e18, above=True)]
+Watts = Annotated[float, real("watts", 0, 1e6)]
+Joules = Annotated[float, real("joules", 0, 1e12)]
+Metres = Annotated[float, real("metres", 0, 1e6, above=True)]
+Hertz = Annotated[float, real("hertz", 0, 1e12, above=True)]
+Capacitance = Annotated[float, real("joule s^2 per cycle^3", 0, 1, above=True)]
+Below1 = Annotated[float, real("", 0, 0.999)]
+Count = Annotated[int, whole(1, 1_000_000)]
+BitWidth = Annotated[int, _checked(lambda v: v in BITS, f"one of {', '.join(map(str, BITS))} bits per element", int)]
+
+
+def _bit_key(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isdigit() and len(value) < 4 else value
+
+
+BitKey = Annotated[BitWidth, BeforeValidator(_bit_key)]

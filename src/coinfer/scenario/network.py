@@ -1,0 +1,224 @@
+"""A network as a chain of blocks with what it costs: all that a scenario needs to know of it.
+
+Made once from a graph and its profile tables and kept in a small JSON file, so that nobody has to build VGG16 to
+simulate it. Those shipped (`data/networks`) are written by benchmarks/profile_networks.py on the machine they name.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.profile.options import IMAGE_BITS
+from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
+from coinfer.scenario.errors import ScenarioError, shown
+from coinfer.scenario.traces import find_file
+
+FOLDER = "networks"
+_DIGITS = 5
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChainCut(_Record):
+    """Where the chain may be cut; the first is the input, the last the exit's output."""
+
+    tensor: str
+    kind: str
+    """ONNX type of the operation that makes it; empty for the input."""
+    elements: Annotated[int, Field(ge=1)]
+    done_s: Seconds
+    """Time of all operations before it, on the measured machine."""
+    done_flop: Annotated[float, Field(ge=0)]
+    """Arithmetic of these operations."""
+    enter_s: Seconds
+    """Extra time of a segment that starts here."""
+    leave_s: Seconds
+    """Extra time of a segment that ends here."""
+    payload_bits: dict[Bits, Positive]
+    """Encoded size by bits per element, measured; an image input has its own 8 bits only."""
+
+
+class NetworkTable(_Record):
+    """A network with one or more exits, at batch 1."""
+
+    format: Literal[1] = 1
+    network: str
+    fingerprint: str
+    """Of the whole `ModelGraph`."""
+    machine: Machine
+    threads: Annotated[int, Field(ge=1)]
+    work_flop: Positive
+    """Arithmetic up to the last exit."""
+    whole_s: Positive
+    """Time up to the last exit."""
+    call_s: Seconds
+    """Fixed cost of running any segment."""
+    exits: Annotated[tuple[tuple[ChainCut, ...], ...], Field(min_length=1)]
+    """Cuts of each exit's network, the earliest exit first."""
+    encode_s_per_byte: dict[Bits, Seconds]
+    decode_s_per_byte: dict[Bits, Seconds]
+
+    @model_validator(mode="after")
+    def _is_a_chain(self) -> "NetworkTable":
+        for k, cuts in enumerate(self.exits):
+            if len(cuts) < 2 or any(a.done_s > b.done_s or a.done_flop > b.done_flop for a, b in pairwise(cuts)):
+                raise ValueError(
+                    f"exit {k + 1} is no chain: its cuts must be two or more, with rising done_s, done_flop"
+                )
+        return self
+
+    def rounded(self) -> "NetworkTable":
+        """The same with fewer digits, as it is saved."""
+        return NetworkTable.model_validate(_rounded(self.model_dump()))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(_rounded(self.model_dump()), indent=1) + "\n", encoding="utf-8")
+
+
+def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkTable:
+    """A network's table from the profiles of its exits.
+
+    Args:
+        graph: with one output for each exit, the earliest first.
+        tables: one for each exit, of `graph.pruned((output,))`.
+
+    Raises:
+        ProfileError: where a table belongs to another network.
+        ScenarioError: where the network has several inputs.
+    """
+    exits = [graph.pruned((output,)) for output in graph.outputs]
+    last = tables[-1]
+    return NetworkTable(
+        network=graph.name,
+        fingerprint=graph.fingerprint,
+        machine=last.machine,
+        threads=last.threads,
+        work_flop=last.work_flop,
+        whole_s=last.whole_s,
+        call_s=last.call_s,
+        exits=tuple(_chain(one, table) for one, table in zip(exits, tables, strict=True)),
+        encode_s_per_byte=last.encode_s_per_byte,
+        decode_s_per_byte=last.decode_s_per_byte,
+    )
+
+
+def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
+    table.check(graph)
+    found, last = [], len(graph.useful_cuts()) - 1
+    for i, cut in enumerate(graph.useful_cuts()):
+        if len(cut.tensors) != 1:
+            raise ScenarioError(f"{graph.name}: {len(cut.tensors)} tensors cross its {'end' if i else 'start'}, not one")
+        (name,) = cut.tensors
+        maker = graph.producer.get(name)
+        done = sorted(cut.head)
+        found.append(
+            ChainCut(
+                tensor=name,
+                kind="" if maker is None else graph.ops[maker].kind,
+                elements=graph.tensors[name].elements,
+                done_s=float(sum(table.op_s[op] for op in done)),
+                done_flop=float(sum(graph.ops[op].work_flop for op in done)),
+                enter_s=0.0 if i == 0 else table.enter_s.get(name, 0.0),
+                leave_s=0.0 if i == last else table.leave_s.get(name, 0.0),
+                payload_bits=_payloads(graph, table, name),
+            )
+        )
+    return tuple(found)
+
+
+def _payloads(graph: ModelGraph, table: ProfileTable, name: str) -> dict[int, float]:
+    sizes = table.payload_bits.get(name, {})
+    if name in graph.inputs and graph.image is not None:
+        return {IMAGE_BITS: sizes[IMAGE_BITS]} if IMAGE_BITS in sizes else {}
+    return sizes
+
+
+def open_network(name: str, folder: Path | None = None) -> NetworkTable:
+    """A shipped network by name, or the one in a file.
+
+    Raises:
+        ScenarioError: where there is neither, or the file is no network table.
+    """
+    if name.endswith(".onnx"):
+        raise ScenarioError(
+            f"{shown(name)} is a network without its costs; `coinfer scenario profile {name} -o FILE.json` measures it"
+        )
+    path = find_file(name if name.endswith(".json") else f"{FOLDER}/{name}.json", folder)
+    if path is None:
+        raise ScenarioError(
+            f"no network {shown(name)}; expected a .json file or one of {', '.join(shipped_networks())}"
+        )
+    return load(path)
+
+
+def load(path: Path) -> NetworkTable:
+    """Read a table.
+
+    Raises:
+        ScenarioError: naming file and field.
+    """
+    try:
+        return _load(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot read this network table: {error.strerror}") from None
+
+
+@cache
+def _load(path: Path, changed_ns: int) -> NetworkTable:
+    try:
+        return NetworkTable.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ScenarioError(
+            f"{path}: no valid network table: {place + ': ' if place else ''}{shown(first['msg'], 120)}; "
+            "write it anew with `coinfer scenario profile`"
+        ) from None
+
+
+@cache
+def shipped_networks() -> tuple[str, ...]:
+    """Names of the networks that come with coinfer."""
+    folder = Path(__file__).resolve().parent.parent / "data" / FOLDER
+    return tuple(sorted(path.stem for path in folder.glob("*.json")))
+
+
+def even_blocks(cuts: Sequence[ChainCut], blocks: int) -> tuple[int, ...]:
+    """Indices [blocks + 1] of the cuts between blocks, so that the block with the most arithmetic has as little as can
+    be.
+
+    Raises:
+        ValueError: where the chain has fewer blocks.
+    """
+    if blocks >= len(cuts):
+        raise ValueError(f"has {len(cuts) - 1} blocks at most")
+    flop = np.array([cut.done_flop for cut in cuts])
+    worst = np.where(np.arange(len(cuts)) > 0, flop - flop[0], np.inf)
+    before = []
+    for _ in range(blocks - 1):
+        heaviest = np.maximum(worst[:, None], flop[None, :] - flop[:, None])
+        heaviest[np.arange(len(cuts))[:, None] >= np.arange(len(cuts))] = np.inf
+        before.append(heaviest.argmin(axis=0))
+        worst = heaviest.min(axis=0)
+    chosen = [len(cuts) - 1]
+    for previous in reversed(before):
+        chosen.append(int(previous[chosen[-1]]))
+    return (0, *reversed(chosen))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

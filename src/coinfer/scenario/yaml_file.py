@@ -1,0 +1,121 @@
+"""YAML as scenarios use it: mappings, lists, numbers, words; every value remembers the line that it stands on.
+
+Stricter than YAML, so that a slip of the pen is found and not interpreted: a key may stand once, and there are no tags,
+anchors or aliases. Numbers are read as people write them: `1e9` is one, `no` is a word.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from coinfer.scenario.errors import ScenarioError, shown
+
+Key = tuple[str | int, ...]
+"""Where a value stands: `("servers", 0, "capacity")`."""
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]{0,30}")
+_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]{1,4})?")
+_WORDS: dict[str, Any] = {
+    "": None, "~": None, "null": None, "true": True, "false": False, ".inf": float("inf"), "inf": float("inf"),
+}  # fmt: skip
+_PLAIN_TAGS = frozenset({f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp")})
+_OTHER_TAGS = frozenset({f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "merge", "value")})
+
+
+class Document(NamedTuple):
+    values: Any
+    lines: dict[Key, int]
+    """Line of each key and list item, from 1."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ScenarioError: where it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ScenarioError(f"{path}: {size} bytes; a scenario has at most {MAX_BYTES}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot read this scenario: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{path}: not a text file (UTF-8 expected)") from None
+
+
+def parse(text: str, source: str) -> Document:
+    """A YAML document.
+
+    Raises:
+        ScenarioError: naming source and line.
+    """
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ScenarioError(f"{source}: anchors and aliases (&, *) are not read here; write the values out")
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ScenarioError(
+            f"{source}{line}: not YAML: {shown(error.problem or error.context or 'malformed')}"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ScenarioError(f"{source}: not YAML: {shown(str(error).splitlines()[0])}") from None
+    except RecursionError:
+        raise ScenarioError(f"{source}: nested too deeply; a scenario has at most {MAX_DEPTH} levels") from None
+    if root is None:
+        raise ScenarioError(f"{source}: empty; `coinfer scenario show campus` prints an example")
+    reader = _Reader(source)
+    return Document(reader.value(root, ()), reader.lines)
+
+
+class _Reader:
+    """Turns nodes into values and notes their lines."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: dict[Key, int] = {}
+
+    def value(self, node: yaml.Node, key: Key) -> Any:
+        self.lines.setdefault(key, node.start_mark.line + 1)
+        if len(key) > MAX_DEPTH:
+            raise self.error(node, f"nested too deeply; a scenario has at most {MAX_DEPTH} levels")
+        if node.tag not in _PLAIN_TAGS | _OTHER_TAGS:
+            raise self.error(node, f"tag {shown(node.tag)} is not read here; write a plain value")
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*key, i)) for i, item in enumerate(node.value)]
+        return self.scalar(node)
+
+    def mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            name = name_node.value if isinstance(name_node, yaml.ScalarNode) else None
+            if not isinstance(name, str):
+                raise self.error(name_node, "a key must be a word")
+            if name in found:
+                raise self.error(name_node, f"key {shown(name)} stands here twice")
+            self.lines[(*key, name)] = name_node.start_mark.line + 1
+            found[name] = self.value(value_node, (*key, name))
+        return found
+
+    def scalar(self, node: yaml.Node) -> Any:
+        text = node.value
+        if getattr(node, "style", None):  # quoted
+            return text
+        if text.lower() in _WORDS:
+            return _WORDS[text.lower()]
+        if _INTEGER.fullmatch(text):
+            return int(text.replace("_", ""))
+        if _FLOAT.fullmatch(text):
+            return float(text.replace("_", ""))
+        return text
+
+    def error(self, node: yaml.Node, message: str) -> ScenarioError:
+        return ScenarioError(f"{self.source}:{node.start_mark.line + 1}: {message}")
