@@ -51,6 +51,8 @@ class OffloadObservation(NamedTuple):
     """[.., K] energy that the task may spend; infinite where there is no limit."""
     observation_age_s: Array
     """[.., N] how old the knowledge of server n is."""
+    uplink_backlog_s: Array = 0.0
+    """[.., K] uploads that wait on the task's device; a plain 0 where none ever do."""
 
 
 class OffloadDecision(NamedTuple):
@@ -103,10 +105,11 @@ class Outcome(NamedTuple):
     """What a request cost. All [.., K]; `latency_s` is the sum of the other times."""
 
     device_s: Array
-    """On the device, encoding included."""
+    """On the device, waiting there and encoding included."""
     upload_s: Array
+    """Sending, waiting for the uplink included."""
     queue_s: Array
-    """Waiting on the server."""
+    """Waiting on the server; for a request that is given up, until its deadline."""
     server_s: Array
     """Computing on the server(s), decoding and encoding included, and transfers between servers."""
     download_s: Array

@@ -31,14 +31,15 @@ def finish_in_order_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active:
         active: [.., K] false where a task passes through the queue without using it; its result means nothing.
         free_s: [.., K] when the task's queue is done with all that came before these tasks.
     """
-    total_s = service_s * active
+    total_s = torch.where(active, service_s, 0.0)
     finish_s = torch.where(active, ready_s + service_s, -torch.inf)
     step = 1
     while step < queue.shape[-1]:
         same = queue[..., step:] == queue[..., :-step]
         earlier_s = torch.where(same, finish_s[..., :-step], -torch.inf)
         finish_s = _with_tail(finish_s, step, torch.maximum(earlier_s + total_s[..., step:], finish_s[..., step:]))
-        total_s = _with_tail(total_s, step, total_s[..., step:] + total_s[..., :-step] * same)
+        earlier_total_s = torch.where(same, total_s[..., :-step], 0.0)
+        total_s = _with_tail(total_s, step, total_s[..., step:] + earlier_total_s)
         step *= 2
     return torch.maximum(free_s + total_s, finish_s)
 
@@ -60,6 +61,12 @@ def counts(queue: Tensor, active: Tensor, queues: int) -> Tensor:
     """Active tasks of each queue, [.., queues] int64."""
     zero = torch.zeros((*queue.shape[:-1], queues), dtype=torch.int64, device=queue.device)
     return zero.scatter_add_(-1, queue, active.long())
+
+
+def sums(queue: Tensor, values: Tensor, queues: int) -> Tensor:
+    """Sum of the values of each queue, [.., queues]."""
+    zero = torch.zeros((*queue.shape[:-1], queues), dtype=values.dtype, device=queue.device)
+    return zero.scatter_add_(-1, queue, values)
 
 
 def admitted(server: Tensor, asks: Tensor, room: Tensor) -> Tensor:

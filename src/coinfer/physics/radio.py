@@ -11,6 +11,11 @@ THERMAL_NOISE_DBM_PER_HZ = -174.0
 """Noise density at room temperature (Wu et al., IEEE TII 2020, settings)."""
 
 
+def log2(value: Array) -> Array:
+    """Of NumPy arrays, tensors and numbers."""
+    return value.log2() if hasattr(value, "log2") else np.log2(value)
+
+
 def from_db(value_db: Array) -> Array:
     """Decibels to a plain ratio."""
     return 10.0 ** (value_db / 10.0)
@@ -23,7 +28,7 @@ def watts_of_dbm(power_dbm: Array) -> Array:
 
 def path_loss_db(distance_km: Array) -> Array:
     """140.7 + 36.7 log10(d / km) (CDO-DSAC, SEKE 2023, section V: "channel gain")."""
-    return 140.7 + 36.7 * _log2(distance_km) * math.log10(2.0)
+    return 140.7 + 36.7 * log2(distance_km) * math.log10(2.0)
 
 
 def free_space_gain(distance_m: Array, antenna_gain: float, carrier_hz: float, exponent: float) -> Array:
@@ -38,7 +43,7 @@ def signal_to_noise(power_w: Array, gain: Array, bandwidth_hz: Array, noise_w_pe
 
 def shannon_bps(signal_to_noise: Array, bandwidth_hz: Array) -> Array:
     """B log2(1 + SNR) (multi-task A3C, IEEE TMC 2024, the rate R; SAC-d, WCNC 2022, inside equation 2)."""
-    return bandwidth_hz * _log2(1.0 + signal_to_noise)
+    return bandwidth_hz * log2(1.0 + signal_to_noise)
 
 
 def shared_bps(rate_bps: Array, senders: Array) -> Array:
@@ -48,7 +53,7 @@ def shared_bps(rate_bps: Array, senders: Array) -> Array:
 
 def rayleigh_gain(uniform: Array) -> Array:
     """Power gain of mean 1 under Rayleigh fading, exponentially distributed, from uniform numbers in [0, 1)."""
-    return -_log2(1.0 - uniform) * math.log(2.0)
+    return -log2(1.0 - uniform) * math.log(2.0)
 
 
 def gauss_markov(previous: Array, normal: Array, correlation: float) -> Array:
@@ -58,9 +63,4 @@ def gauss_markov(previous: Array, normal: Array, correlation: float) -> Array:
 
 def upload_s(size_bits: Array, rate_bps: Array) -> Array:
     """Size over rate; nothing takes no time, even on a dead link (rate 0), where anything takes for ever."""
-    sends = size_bits > 0
-    return size_bits / (rate_bps + ~sends)
-
-
-def _log2(value: Array) -> Array:
-    return value.log2() if hasattr(value, "log2") else np.log2(value)
+    return size_bits / (rate_bps + (size_bits <= 0))

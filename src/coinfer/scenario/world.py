@@ -240,8 +240,9 @@ def _conditions(world: OffloadWorld | BlocksWorld) -> Iterator[tuple[str, bool, 
     states = edge.arrival_cdf.shape[0]
     yield "arrival_state", bool((edge.arrival_state < states).all()), f"must be below {states}"
     yield "deadline_s", bool((edge.deadline_s[..., 0] <= edge.deadline_s[..., 1]).all()), "must be [least, greatest]"
-    lasting = edge.drop_refused and np.isinf(edge.deadline_s).any()
-    yield "deadline_s", not lasting, "must be finite where refused tasks are dropped"
+    loses = edge.drop_refused or np.isfinite(edge.task_energy_j).any() or np.isfinite(edge.battery_j).any()
+    lasting = bool(loses and np.isinf(edge.deadline_s).any())
+    yield "deadline_s", not lasting, "must be finite where tasks can be lost (drop_refused, or a limit on energy)"
     yield "share_bank", bool((edge.share_bank <= 1).all()), "must not be above 1"
     yield "rate_error", bool((edge.rate_error > 0).all()), "must be above 0"
     yield "bandwidth_hz", edge.bandwidth_hz is None or 0 < edge.bandwidth_hz < np.inf, "must be above 0"

@@ -1,0 +1,259 @@
+"""The environment `offload`: each task of a slot takes an option (exit, cut, bits) and a server, or its own device.
+
+Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule of a slot:
+
+1. Its tasks are decided on, and start, when the slot begins. A decision is feasible (`option_feasible`) where the
+   option exists, its energy is within what the task may spend, and, where it sends something, the link is alive.
+2. Servers give places in the order of the tasks' numbers (`queueing.admitted`); a server that is out has none.
+3. A task that is refused, for want of feasibility or of a place, does it all on its device, before anything was sent;
+   where the scenario drops refused tasks, or the energy does not suffice for that, it is lost and counts as waiting
+   until its deadline.
+4. Processor and radio of the device and the servers serve first come, first served, slot after slot, what a slot brings
+   in the order of readiness.
+5. `device_s` and `upload_s` of the outcome hold the waiting for the device's processor and radio.
+
+Decisions out of range are not feasible. All fields of the outcome are 0, and the flags false, where there is no task.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coinfer.envs import core, service
+from coinfer.envs.core import EdgeTables, Info, State
+from coinfer.envs.rewards import Reward
+from coinfer.envs.service import DevicePass, ServerPass
+from coinfer.physics import compute, queueing, radio
+from coinfer.physics.cost import outcome_of
+from coinfer.scenario.world import OffloadWorld
+from coinfer.types import OffloadDecision, OffloadObservation, Outcome
+
+
+class Tables(NamedTuple):
+    """An `OffloadWorld` as tensors. A kind is a network on a class of device: `model * C + device_class`."""
+
+    edge: EdgeTables
+    device_s: Tensor
+    """[X * C, O], and so on, as in the world."""
+    upload_bits: Tensor
+    server_s: Tensor
+    """[X * C, O, N]"""
+    accuracy: Tensor
+    device_j: Tensor
+    exists: Tensor
+    local_option: Tensor
+    """[X * C] int64"""
+
+
+class Step(NamedTuple):
+    state: State
+    outcome: Outcome
+    reward: Tensor
+    """[B]"""
+    info: Info
+
+
+class Served(NamedTuple):
+    """What came of the decisions of a slot, in times from its beginning."""
+
+    outcome: Outcome
+    """[B, K]"""
+    refused: Tensor
+    """[B, K]"""
+    dropped: Tensor
+    """[B, K]"""
+    devices: DevicePass
+    servers: ServerPass
+    spent_j: Tensor
+    """[B, U], or [B, 0] where no energy is limited."""
+
+
+def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
+    """Checks a scenario and puts it on a device.
+
+    Raises:
+        WorldError: where the scenario's arrays do not fit together.
+    """
+    edge = core.load_edge(world, device, dtype)
+    kinds = world.edge.models * world.edge.classes
+
+    def real(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(array, dtype=np.float64)).to(device, dtype).reshape(kinds, *array.shape[2:])
+
+    return Tables(
+        edge=edge,
+        device_s=real(world.option_device_s),
+        upload_bits=real(world.option_upload_bits),
+        server_s=real(world.option_server_s),
+        accuracy=real(world.option_accuracy),
+        device_j=real(world.option_device_j),
+        exists=torch.as_tensor(np.asarray(world.option_mask, dtype=bool)).to(device).reshape(kinds, -1),
+        local_option=torch.as_tensor(np.asarray(world.local_option, dtype=np.int64)).to(device).reshape(-1),
+    )
+
+
+def reset(tables: Tables, seeds: Tensor) -> State:
+    """Worlds at the first slot of the episodes that the seeds [B] (int64) name."""
+    return core.start(tables.edge, seeds)
+
+
+def observe(tables: Tables, state: State) -> OffloadObservation:
+    """What a policy sees of each world, [B, ..]."""
+    draws, kind = state.draws, _kind(tables, state)
+    backlog_s, room, share = core.seen_servers(tables.edge, state)
+    pairs = kind.reshape(-1)
+
+    def of_kind(table: Tensor) -> Tensor:
+        return table.index_select(0, pairs).reshape(*kind.shape, *table.shape[1:])
+
+    server_s = of_kind(tables.server_s)
+    if tables.edge.shares.varies:
+        server_s = server_s / torch.where(share > 0, share, 1.0)[:, None, None, :]
+    return OffloadObservation(
+        option_device_s=of_kind(tables.device_s),
+        option_upload_bits=of_kind(tables.upload_bits),
+        option_server_s=server_s,
+        option_accuracy=of_kind(tables.accuracy),
+        option_device_j=of_kind(tables.device_j),
+        option_mask=option_feasible(tables, state) & draws.task_mask[..., None],
+        task_mask=draws.task_mask,
+        deadline_s=draws.deadline_s,
+        uplink_bps=draws.believed_bps,
+        device_backlog_s=state.device_backlog_s.gather(-1, draws.device),
+        server_backlog_s=backlog_s,
+        server_room=room,
+        energy_left_j=core.energy_left_j(tables.edge, state),
+        observation_age_s=torch.full_like(backlog_s, tables.edge.edge.staleness_slots * tables.edge.edge.slot_s),
+        uplink_backlog_s=state.uplink_backlog_s.gather(-1, draws.device),
+    )
+
+
+def option_feasible(tables: Tables, state: State) -> Tensor:
+    """[B, K, O] the options that can be carried out with some server that has room: with the best link, if with any."""
+    kind = _kind(tables, state)
+    best_bps = state.draws.link_bps.amax(-1, keepdim=True)
+    return _feasible(tables, state, tables.exists[kind], tables.upload_bits[kind], tables.device_j[kind], best_bps)
+
+
+def step(tables: Tables, state: State, decision: OffloadDecision, reward: Reward) -> Step:
+    """Carries the decisions [B, K] of a slot out and goes to the next one."""
+    served = serve(tables, state, decision)
+    after = core.pass_slot(
+        tables.edge,
+        state,
+        device_backlog_s=served.devices.device_until_s,
+        uplink_backlog_s=served.devices.uplink_until_s,
+        server_backlog_s=served.servers.server_until_s,
+        unfinished_s=served.servers.unfinished_s,
+        ring_head=served.servers.ring_head,
+        spent_j=served.spent_j,
+    )
+    info = Info(
+        truncated=after.slot >= tables.edge.edge.slots,
+        refused=served.refused,
+        dropped=served.dropped,
+        server_tasks=served.servers.tasks,
+        server_work_s=served.servers.work_s,
+    )
+    return Step(after, served.outcome, reward(served.outcome, state.draws), info)
+
+
+def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
+    """What becomes of the decisions [B, K] of a slot, with the state left as it is: for bounds that try many."""
+    edge, draws = tables.edge, state.draws
+    row, server, sends, can = _asked(tables, state, decision)
+    offloads = draws.task_mask & can & sends
+    if not edge.always_room:
+        offloads = queueing.admitted(server, offloads, core.room(edge, state))
+    refused = draws.task_mask & ~(can & (offloads | ~sends))
+    row = torch.where(refused, _local_row(tables, state), row)
+    dropped = _dropped(tables, state, refused)
+    works = draws.task_mask & ~dropped
+
+    device_s = _entry(tables.device_s, row) * draws.device_factor
+    airtime_s = _airtime_s(tables, state, row, server, offloads)
+    devices = service.through_devices(edge, state, works, device_s, offloads, airtime_s)
+    server_s = _server_s(tables, state, row, server, offloads)
+    servers = service.through_servers(edge, state, server, offloads, devices.sent_s, server_s)
+
+    power_w = edge.transmit_power_w[draws.device_class]
+    energy_j = torch.where(works, _entry(tables.device_j, row) + compute.transmit_j(power_w, airtime_s), 0.0)
+    spent_j = state.spent_j
+    if edge.limited_energy:
+        spent_j = spent_j.scatter_add(-1, draws.device, energy_j)
+    waiting_s = torch.where(offloads, (servers.finish_s - server_s - devices.sent_s).clamp(min=0), 0.0)
+    outcome = outcome_of(
+        device_s=torch.where(works, devices.computed_s, 0.0),
+        upload_s=torch.where(offloads, devices.sent_s - devices.computed_s, 0.0),
+        queue_s=torch.where(dropped, draws.deadline_s, waiting_s),
+        server_s=server_s,
+        download_s=torch.where(offloads, edge.download_s[server], 0.0),
+        energy_j=energy_j,
+        accuracy=torch.where(works, _entry(tables.accuracy, row), 0.0),
+        admitted=draws.task_mask & ~refused,
+        answered=works,
+        deadline_s=draws.deadline_s,
+    )
+    return Served(outcome, refused, dropped, devices, servers, spent_j)
+
+
+def _kind(tables: Tables, state: State) -> Tensor:
+    return state.draws.model * tables.edge.edge.classes + state.draws.device_class
+
+
+def _local_row(tables: Tables, state: State) -> Tensor:
+    kind = _kind(tables, state)
+    return kind * tables.exists.shape[1] + tables.local_option[kind]
+
+
+def _entry(table: Tensor, row: Tensor) -> Tensor:
+    return table.reshape(-1)[row]
+
+
+def _asked(tables: Tables, state: State, decision: OffloadDecision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The row of the option tables, the server (any where nothing is sent), whether something is sent, and whether the
+    decision is feasible; all [B, K]."""
+    options, servers = tables.exists.shape[1], tables.edge.edge.servers
+    option, server = decision.option.clamp(0, options - 1), decision.server.clamp(0, servers - 1)
+    row = _kind(tables, state) * options + option
+    bits = _entry(tables.upload_bits, row)
+    rate_bps = state.draws.link_bps.gather(-1, server[..., None])[..., 0]
+    known = (option == decision.option) & ((server == decision.server) | (bits == 0))
+    can = _feasible(tables, state, _entry(tables.exists, row), bits, _entry(tables.device_j, row), rate_bps)
+    return row, server, bits > 0, known & can
+
+
+def _feasible(tables: Tables, state: State, exists: Tensor, bits: Tensor, device_j: Tensor, rate_bps: Tensor) -> Tensor:
+    """Whether options [B, K, ..] can be carried out on links [B, K, ..]: the one home of feasibility."""
+    can = exists & ((bits == 0) | (rate_bps > 0))
+    if not tables.edge.limited_energy:
+        return can
+    power_w, left_j = tables.edge.transmit_power_w[state.draws.device_class], core.energy_left_j(tables.edge, state)
+    if bits.ndim > power_w.ndim:
+        power_w, left_j = power_w[..., None], left_j[..., None]
+    return can & (device_j + compute.transmit_j(power_w, radio.upload_s(bits, rate_bps)) <= left_j)
+
+
+def _dropped(tables: Tables, state: State, refused: Tensor) -> Tensor:
+    if tables.edge.edge.drop_refused:
+        return refused
+    if not tables.edge.limited_energy:
+        return torch.zeros_like(refused)
+    return refused & (_entry(tables.device_j, _local_row(tables, state)) > core.energy_left_j(tables.edge, state))
+
+
+def _airtime_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloads: Tensor) -> Tensor:
+    """How long each task's device sends."""
+    rate_bps = state.draws.link_bps.gather(-1, server[..., None])[..., 0]
+    if tables.edge.edge.shared_bandwidth:
+        senders = queueing.counts(server, offloads, tables.edge.edge.servers)
+        rate_bps = radio.shared_bps(rate_bps, senders.gather(-1, server))
+    return radio.upload_s(torch.where(offloads, _entry(tables.upload_bits, row), 0.0), rate_bps)
+
+
+def _server_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloads: Tensor) -> Tensor:
+    share = torch.where(offloads, state.draws.share.gather(-1, server), 1.0)
+    nominal_s = _entry(tables.server_s, row * tables.edge.edge.servers + server)
+    return torch.where(offloads, nominal_s * state.draws.server_factor / share, 0.0)

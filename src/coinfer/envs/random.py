@@ -1,0 +1,61 @@
+"""Counter-based random numbers: the n-th number of a stream is a function of its key and n, and of nothing else.
+
+So a world's history depends on its seed alone: not on the batch it runs in, the device, the number type, or what
+another world draws. The function is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, figure 12) evaluated at any counter;
+int64 tensors wrap around on overflow as it needs. Uniform numbers have 24 bits, exact in float32 and float64.
+"""
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+FIRST_FACTOR = 0xBF58476D1CE4E5B9 - 2**64
+SECOND_FACTOR = 0x94D049BB133111EB - 2**64
+
+
+def mix(value: Tensor) -> Tensor:
+    """SplitMix64's output function on int64 tensors."""
+    value = (value ^ _shifted(value, 30)) * FIRST_FACTOR
+    value = (value ^ _shifted(value, 27)) * SECOND_FACTOR
+    return value ^ _shifted(value, 31)
+
+
+def key(parent: Tensor, child: Tensor | int) -> Tensor:
+    """The key of a sub-stream: child 0, 1, 2 .. of a parent key."""
+    return mix(mix(parent + GOLDEN) + _stride(child))
+
+
+def bits(keys: Tensor, counters: Tensor | int) -> Tensor:
+    """64 random bits for each key and counter, which broadcast against each other."""
+    return mix(keys + _stride(counters))
+
+
+def uniform(random_bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number in [0, 1) from the upper half of the bits."""
+    return ((random_bits >> 40) & 0xFFFFFF).to(dtype) * 2.0**-24
+
+
+def second_uniform(random_bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number in [0, 1) from the lower half."""
+    return ((random_bits >> 8) & 0xFFFFFF).to(dtype) * 2.0**-24
+
+
+def below(random_bits: Tensor, count: int) -> Tensor:
+    """A whole number in [0, count) from the upper half, for counts below 2^31."""
+    return (((random_bits >> 32) & 0xFFFFFFFF) * count) >> 32
+
+
+def second_below(random_bits: Tensor, count: int) -> Tensor:
+    """A whole number in [0, count) from the lower half."""
+    return ((random_bits & 0xFFFFFFFF) * count) >> 32
+
+
+def _stride(counter: Tensor | int) -> Tensor | int:
+    if isinstance(counter, Tensor):
+        return (counter + 1) * GOLDEN
+    return ((counter + 1) * GOLDEN + 2**63) % 2**64 - 2**63
+
+
+def _shifted(value: Tensor, places: int) -> Tensor:
+    """Shifted right, zeros coming in."""
+    return (value >> places) & ((1 << (64 - places)) - 1)
