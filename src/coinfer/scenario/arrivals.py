@@ -34,9 +34,9 @@ class Arrivals(NamedTuple):
         return max(0.0, 1 - self.mean / self.offered) if self.offered else 0.0
 
 
-def fixed(count: int) -> Arrivals:
+def fixed(count: int, most: int) -> Arrivals:
     """The same number in every slot."""
-    return Arrivals(np.zeros((1, count)), np.zeros(1, dtype=np.int64), float(count))
+    return Arrivals((np.arange(most) >= count)[None].astype(float), np.zeros(1, dtype=np.int64), float(count))
 
 
 def poisson(mean: float, most: int) -> Arrivals:
@@ -58,21 +58,23 @@ def lognormal(mean: float, variance: float, per_unit: float, most: int) -> Arriv
     return Arrivals(cdf[None], np.zeros(1, dtype=np.int64), mean * per_unit)
 
 
-def measured(counts: np.ndarray, scale: float, slots_each: int, most: int) -> Arrivals:
+def superposed(counts: np.ndarray, copies: int) -> np.ndarray:
+    """The sum of so many of the same workload [L], begun at evenly spaced points."""
+    starts = np.unique(np.linspace(0, len(counts), copies, endpoint=False).astype(int), return_counts=True)
+    return np.sum([many * np.roll(counts, start) for start, many in zip(*starts, strict=True)], axis=0)
+
+
+def measured(means: np.ndarray, most: int) -> Arrivals:
     """Poisson around a measured workload.
 
     Args:
-        counts: [bins] requests in each interval of the workload.
-        scale: how many times as many tasks here.
-        slots_each: slots that an interval lasts.
+        means: [L] requests in each slot of the workload.
     """
-    means = counts * scale / slots_each
     levels, level = np.unique(means, return_inverse=True)
-    if len(levels) > MAX_LEVELS:  # where most loads lie close together, so do their levels
-        edges = np.linspace(0, np.sqrt(levels[-1]), MAX_LEVELS) ** 2
-        level = _nearest(edges, means)
-        levels = edges
-    return _levels(levels, np.repeat(level.astype(np.int64), slots_each), most, float(means.mean()))
+    if len(levels) > MAX_LEVELS:  # closer together where loads are small
+        levels = np.linspace(0, np.sqrt(levels[-1]), MAX_LEVELS) ** 2
+        level = _nearest(levels, means)
+    return _levels(levels, level.astype(np.int64), most, float(means.mean()))
 
 
 def _nearest(edges: np.ndarray, values: np.ndarray) -> np.ndarray:

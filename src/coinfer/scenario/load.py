@@ -98,6 +98,13 @@ def _inside(place: Any, part: str | int) -> Any:
     return place.get(part) if isinstance(place, dict) else None
 
 
+def _names(place: Any, part: str | int) -> bool:
+    """Whether a mapping or a list holds something there, be it nothing."""
+    return (isinstance(place, dict) and part in place) or (
+        isinstance(place, list) and isinstance(part, int) and part < len(place)
+    )
+
+
 def _error(source: str, lines: Mapping[Key, int], key: Key, message: str) -> ScenarioError:
     known = key
     while known and known not in lines:
@@ -117,10 +124,13 @@ def _first_error(error: ValidationError, document: Document, source: str) -> Sce
     first = found[0]
     key, message = _key(first["loc"], document.values), _message(first)
     if first["type"] == "unknown_key":
-        unknown, known = first["ctx"]["key"], first["ctx"]["known"].split(", ")
+        context = first.get("ctx", {})
+        unknown, known = context["key"], context["known"].split(", ")
         near = difflib.get_close_matches(unknown, known, 1)
         key = (*key, unknown)
-        message = f"unknown key; did you mean {near[0]}?" if near else f"unknown key; expected one of {', '.join(known)}"
+        message = (
+            f"unknown key; did you mean {near[0]}?" if near else f"unknown key; expected one of {', '.join(known)}"
+        )
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return _error(source, document.lines, key, message + more)
 
@@ -129,10 +139,9 @@ def _key(location: Sequence[str | int], values: Any) -> Key:
     """Where an error stands in the file; pydantic's location also names the kinds of alternatives."""
     key: list[str | int] = []
     for i, part in enumerate(location):
-        if isinstance(values, dict) and part in values:
-            key, values = [*key, part], values[part]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
-            key, values = [*key, part], values[part]
+        inside = _inside(values, part)
+        if inside is not None or _names(values, part):
+            key, values = [*key, part], inside
         elif i == len(location) - 1 and isinstance(values, dict) and part != "[key]":
             key = [*key, part]
     return tuple(key)
@@ -144,10 +153,12 @@ def _message(error: ErrorDetails) -> str:
         case "missing":
             return "missing; this key is needed"
         case "union_tag_not_found":
-            return f"missing or wrong {context['discriminator']}; it says which kind this is"
+            return f"{context['discriminator'].replace(chr(39), '')} is missing; it says which kind this is"
         case "union_tag_invalid":
             expected = context["expected_tags"].replace("'", "")
-            return f"{context['discriminator']} is {shown(context['tag'])}, expected one of {expected}".replace("'", "", 2)
+            return f"{context['discriminator']} is {shown(context['tag'])}, expected one of {expected}".replace(
+                "'", "", 2
+            )
         case "wrong_value" | "unknown_key":
             return error["msg"]
         case _:
@@ -167,9 +178,15 @@ def _between(spec: Any) -> Any:
         for i, computer in enumerate(getattr(spec, kind)):
             yield from _computer((kind, i), computer)
     if spec.distinct_devices and spec.tasks_per_slot > devices:
-        yield ("tasks_per_slot",), f"got {spec.tasks_per_slot}, expected at most {devices}, as many as devices, which are distinct"
+        yield (
+            ("tasks_per_slot",),
+            f"got {spec.tasks_per_slot}, expected at most {devices}, as many as devices, which are distinct",
+        )
     if spec.arrivals.kind == "fixed" and spec.arrivals.tasks > spec.tasks_per_slot:
-        yield ("arrivals", "tasks"), f"got {spec.arrivals.tasks}, expected at most tasks_per_slot, {spec.tasks_per_slot}"
+        yield (
+            ("arrivals", "tasks"),
+            f"got {spec.arrivals.tasks}, expected at most tasks_per_slot, {spec.tasks_per_slot}",
+        )
     for i, model in enumerate(spec.models):
         yield from _model(("models", i), model, spec)
     if spec.links.kind in {"uniform", "walk"} and spec.links.low_bps > spec.links.high_bps:
@@ -179,9 +196,15 @@ def _between(spec: Any) -> Any:
             if not device.transmit_power_w:
                 yield ("devices", i, "transmit_power_w"), "missing or 0; a radio link needs the power of its sender"
         if spec.links.nearest_m >= spec.links.diameter_m / 2:
-            yield ("links", "nearest_m"), f"got {spec.links.nearest_m:g}, expected below half the diameter, {spec.links.diameter_m / 2:g}"
+            yield (
+                ("links", "nearest_m"),
+                f"got {spec.links.nearest_m:g}, expected below half the diameter, {spec.links.diameter_m / 2:g}",
+            )
     if spec.server_share and spec.server_share.low > spec.server_share.high:
-        yield ("server_share", "low"), f"got {spec.server_share.low:g}, expected at most high, {spec.server_share.high:g}"
+        yield (
+            ("server_share", "low"),
+            f"got {spec.server_share.low:g}, expected at most high, {spec.server_share.high:g}",
+        )
     if spec.environment == "blocks":
         for i, server in enumerate(spec.servers):
             if server.capacity is not None:
@@ -203,7 +226,11 @@ def _computer(key: Key, computer: Any) -> Any:
 
 def _model(key: Key, model: Any, spec: Any) -> Any:
     if len(model.accuracy) != len(model.exits or (1,)):
-        wanted = f"{len(model.exits)} values, one for each exit" if model.exits else "one value, as only the last exit answers"
+        wanted = (
+            f"{len(model.exits)} values, one for each exit"
+            if model.exits
+            else "one value, as only the last exit answers"
+        )
         yield (*key, "accuracy"), f"got {len(model.accuracy)} values, expected {wanted}"
     if model.exits and list(model.exits) != sorted(set(model.exits)):
         yield (*key, "exits"), "expected rising numbers"

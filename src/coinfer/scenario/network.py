@@ -117,7 +117,9 @@ def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
     found, last = [], len(graph.useful_cuts()) - 1
     for i, cut in enumerate(graph.useful_cuts()):
         if len(cut.tensors) != 1:
-            raise ScenarioError(f"{graph.name}: {len(cut.tensors)} tensors cross its {'end' if i else 'start'}, not one")
+            raise ScenarioError(
+                f"{graph.name}: {len(cut.tensors)} tensors cross its {'end' if i else 'start'}, not one"
+            )
         (name,) = cut.tensors
         maker = graph.producer.get(name)
         done = sorted(cut.head)

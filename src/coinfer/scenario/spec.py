@@ -66,7 +66,9 @@ class MeasuredArrivals(Spec):
     series: Text | None = None
     """Which, where the file has several."""
     scale: Positive = 1.0
-    """How many times as many requests here."""
+    """How many times as many requests here: bursts grow with it."""
+    copies: Annotated[int, whole(1, 10_000)] = 1
+    """How many such workloads come at the same time, begun at evenly spaced points: bursts of one hide in the others'."""
     start_s: SecondsOrNone = 0.0
     length_s: Seconds | None = None
 
@@ -190,8 +192,11 @@ class TraceLinks(Spec):
     """Files to take, with a notice, where one of `files` is not there."""
     scale: Positive = 1.0
     """Factor on every rate."""
-    least_mean_bps: SecondsOrNone = 0.0
-    """Leaves out traces whose mean is below."""
+    average_s: Seconds | None = None
+    """A slot's rate is the mean over this time from its start on; one slot without it. A transfer that outlasts its
+    slot sees the rate of its first one, so this should be about as long as a transfer."""
+    floor_bps: Annotated[float, real("bits per second", 0, 1e13)] = 0.0
+    """Rates below are raised to it."""
 
 
 Links = Annotated[ConstantLinks | UniformLinks | WalkLinks | RadioLinks | TraceLinks, Field(discriminator="kind")]

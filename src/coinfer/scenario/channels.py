@@ -1,0 +1,209 @@
+"""Links and servers that vary: means by place, and banks of sample paths (see `world`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from coinfer.physics import radio
+from coinfer.scenario.errors import shown
+from coinfer.scenario.load import Scenario
+from coinfer.scenario.traces import DATA_VARIABLE, RateTrace, find_file, load_links
+
+BANK_VALUES = 1 << 18
+"""Values of a drawn bank; more would only fall out of the cache."""
+MOST_ROWS = 4096
+STEADY = np.ones((1, 1))
+_EPISODES = 4
+"""A row is as long as this many episodes where that is short enough, so that starts differ."""
+
+
+class Links(NamedTuple):
+    """As `world.Edge` has them."""
+
+    mean: np.ndarray
+    """[G, U, N] signal-to-noise ratio, or bits per second."""
+    bank: np.ndarray
+    """[R, L] factor."""
+    bandwidth_hz: float | None
+    shared: bool
+    notes: tuple[str, ...] = ()
+
+    def mean_bps(self) -> np.ndarray:
+        """[U, N] rate on the mean of the bank, averaged over the placements, nobody else sending."""
+        if self.bandwidth_hz is None:
+            return self.mean.mean(axis=0) * self.bank.mean()
+        return radio.shannon_bps(self.mean, self.bandwidth_hz).mean(axis=0)
+
+
+def build_links(scenario: Scenario, devices: int, servers: int, rng: np.random.Generator) -> Links:
+    """The links that a scenario describes.
+
+    Raises:
+        ScenarioError: where a trace cannot be used.
+    """
+    spec = scenario.spec
+    links, plain = spec.links, np.ones((1, devices, servers))
+    match links.kind:
+        case "constant":
+            return Links(plain * links.rate_bps, fading(links.fading, spec.slots, rng), None, False)
+        case "uniform":
+            hold = links.hold_slots or 0
+            return Links(plain, held(links.low_bps, links.high_bps, hold, spec.slots, rng), None, False)
+        case "walk":
+            return Links(plain, walk(links.low_bps, links.high_bps, links.step_bps, spec.slots, rng), None, False)
+        case "radio":
+            snr = _placed(links, _powers_w(spec, devices), servers, rng)
+            return Links(snr, fading(links.fading, spec.slots, rng), links.bandwidth_hz, links.shared)
+        case _:
+            traces, notes = _traces(scenario)
+            return Links(plain, windows(traces, links, spec.slot_s, spec.slots), None, False, notes)
+
+
+def rows_and_slots(slots: int) -> tuple[int, int]:
+    """Size of a drawn bank for episodes of so many slots."""
+    length = min(max(_EPISODES * slots, 256), BANK_VALUES // 16)
+    return min(BANK_VALUES // length, MOST_ROWS), length
+
+
+def fading(settings: Any, slots: int, rng: np.random.Generator) -> np.ndarray:
+    """Power gains of mean 1, [R, L]."""
+    if settings.kind == "none":
+        return STEADY
+    rows, length = rows_and_slots(slots)
+    if settings.kind == "rayleigh":
+        return radio.rayleigh_gain(rng.random((rows, length)))
+    parts = rng.standard_normal((2, rows))
+    gains = np.empty((rows, length))
+    for slot in range(length):
+        gains[:, slot] = (parts**2).sum(axis=0) / 2
+        parts = radio.gauss_markov(parts, rng.standard_normal((2, rows)), settings.correlation)
+    return gains
+
+
+def held(low: float, high: float, hold_slots: int, slots: int, rng: np.random.Generator) -> np.ndarray:
+    """Evenly drawn values [R, L], each held for so many slots; 0 holds them for a whole episode."""
+    if hold_slots == 0:
+        return rng.uniform(low, high, (MOST_ROWS, 1))
+    rows, length = rows_and_slots(slots)
+    hold_slots = min(hold_slots, BANK_VALUES)
+    drawn = rng.uniform(low, high, (rows, -(-length // hold_slots)))
+    return np.repeat(drawn, hold_slots, axis=1)
+
+
+def walk(low: float, high: float, step: float, slots: int, rng: np.random.Generator) -> np.ndarray:
+    """A walk [R, L] with even steps of at most `step`, reflected at both ends, begun anywhere between them."""
+    rows, length = rows_and_slots(slots)
+    steps = rng.uniform(-step, step, (rows, length))
+    steps[:, 0] = rng.uniform(0, high - low, rows)
+    if high == low:
+        return np.full((rows, length), low)
+    unfolded = np.cumsum(steps, axis=1) % (2 * (high - low))
+    return low + np.minimum(unfolded, 2 * (high - low) - unfolded)
+
+
+def server_shares(spec: Any, rng: np.random.Generator) -> np.ndarray:
+    """Share of its speed that a server has in each slot, [R, L]; 0 while it is out."""
+    share = spec.server_share
+    bank = held(share.low, share.high, share.hold_slots, spec.slots, rng) if share else STEADY
+    if spec.outages is None:
+        return bank
+    rows, length = (bank.shape[0], bank.shape[1]) if share else rows_and_slots(spec.slots)
+    return bank * ~_out(spec.outages, spec.slot_s, rows, length, rng)
+
+
+def _out(outages: Any, slot_s: float, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Whether a server is out at the start of each slot, [rows, length]: an alternating renewal process, which for
+    exponential times is a Markov chain from slot to slot."""
+    up, down = 1 / outages.up_s, 1 / outages.down_s
+    long_run, memory = up / (up + down), np.exp(-(up + down) * slot_s)
+    uniform = rng.random((rows, length))
+    out = np.empty((rows, length), dtype=bool)
+    out[:, 0] = uniform[:, 0] < long_run
+    for slot in range(1, length):
+        chance = long_run + memory * (out[:, slot - 1] - long_run)
+        out[:, slot] = uniform[:, slot] < chance
+    return out
+
+
+def windows(traces: Sequence[RateTrace], links: Any, slot_s: float, slots: int) -> np.ndarray:
+    """Pieces [R, L] of measured traces, as many of each trace as of the others where they are long enough."""
+    length = min(max(2 * slots, 64), BANK_VALUES // 16)
+    most = max(BANK_VALUES // length, 16)
+    each = max(most // len(traces), 1)
+    rows = []
+    for trace in traces[:: max(len(traces) // most, 1)]:
+        rates = trace.per_slot(slot_s)
+        rates = np.resize(rates, max(len(rates), length))
+        ahead = max(round(links.average_s / slot_s), 1) if links.average_s else 1
+        rates = moving_mean(rates, ahead)
+        starts = np.unique(np.linspace(0, len(rates) - length, min(each, -(-len(rates) // length))).astype(int))
+        rows += [rates[start : start + length] for start in starts]
+    return np.maximum(np.array(rows) * links.scale, links.floor_bps)
+
+
+def moving_mean(values: np.ndarray, ahead: int) -> np.ndarray:
+    """Mean of each value and those after it, `ahead` in all, round the circle."""
+    ahead = min(ahead, len(values))
+    so_far = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[: ahead - 1]]))])
+    return np.maximum(so_far[ahead:] - so_far[:-ahead], 0.0) / ahead
+
+
+def _traces(scenario: Scenario) -> tuple[list[RateTrace], tuple[str, ...]]:
+    links = scenario.spec.links
+    names, notes = links.files, ()
+    missing = _missing(names, scenario.folder)
+    if missing and links.otherwise:
+        names = links.otherwise
+        notes = (f"links follow {', '.join(names)}, as {missing} is not there (set {DATA_VARIABLE} to its folder)",)
+        missing = _missing(names, scenario.folder)
+    if missing:
+        raise scenario.error(
+            ("links", "files"),
+            f"no file {shown(missing)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
+        )
+    found = [find_file(name, scenario.folder) for name in names]
+    traces = [trace for path in found if isinstance(path, Path) for trace in load_links(path).values()]
+    return traces, notes
+
+
+def _missing(names: Sequence[str], folder: Path | None) -> str | None:
+    return next((name for name in names if find_file(name, folder) is None), None)
+
+
+def _powers_w(spec: Any, devices: int) -> np.ndarray:
+    """[U] transmission power of each device."""
+    return np.repeat([d.transmit_power_w for d in spec.devices], [d.count for d in spec.devices])[:devices]
+
+
+def _placed(links: Any, power_w: np.ndarray, servers: int, rng: np.random.Generator) -> np.ndarray:
+    """Signal-to-noise ratio [G, U, N] of everybody dropped evenly on the disc."""
+    radius_m = links.diameter_m / 2
+    devices = _on_disc(radius_m, (links.placements, len(power_w), 1), rng)
+    others = _on_disc(radius_m, (links.placements, 1, servers), rng)
+    distance_km = np.maximum(np.abs(devices - others), links.nearest_m) / 1e3
+    gain = radio.from_db(-radio.path_loss_db(distance_km))
+    noise_w_per_hz = float(radio.watts_of_dbm(links.noise_dbm_per_hz))
+    return np.asarray(radio.signal_to_noise(power_w[:, None], gain, links.bandwidth_hz, noise_w_per_hz))
+
+
+def _on_disc(radius_m: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Places as complex numbers, evenly over the area."""
+    return radius_m * np.sqrt(rng.random(shape)) * np.exp(2j * np.pi * rng.random(shape))
+
+
+def workload_path(scenario: Scenario) -> Path:
+    """The file of measured arrivals.
+
+    Raises:
+        ScenarioError: where there is none.
+    """
+    name = scenario.spec.arrivals.file
+    path = find_file(name, scenario.folder)
+    if path is None:
+        raise scenario.error(
+            ("arrivals", "file"),
+            f"no file {shown(name)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
+        )
+    return path
