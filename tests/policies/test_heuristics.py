@@ -140,6 +140,7 @@ def test_best_cut_is_the_hull_of_the_planner_on_idle_servers():
         server_backlog_s=torch.zeros_like(seen.server_backlog_s),
         server_room=torch.full_like(seen.server_room, torch.inf),
         device_backlog_s=torch.zeros_like(seen.device_backlog_s),
+        uplink_backlog_s=torch.zeros_like(seen.uplink_backlog_s),
     )
     decision = heuristics.best_cut()(seen)
     for world in range(200):

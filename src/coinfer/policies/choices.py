@@ -58,7 +58,10 @@ def choices(observation: OffloadObservation) -> Choices:
     o = observation
     sends = (o.option_upload_bits > 0)[..., None]
     sent_s = torch.where(sends, o.option_upload_bits[..., None] / o.uplink_bps[..., None, :], 0.0)
-    ready_s = (o.device_backlog_s[..., None] + o.option_device_s)[..., None] + sent_s
+    computed_s = o.device_backlog_s[..., None] + o.option_device_s
+    radio_s = torch.as_tensor(o.uplink_backlog_s, dtype=computed_s.dtype).expand(o.deadline_s.shape)
+    begins_s = torch.where(sends, torch.maximum(computed_s, radio_s[..., None])[..., None], computed_s[..., None])
+    ready_s = begins_s + sent_s
     first = torch.arange(ready_s.shape[-1], device=ready_s.device) == 0
     reachable = torch.where(sends, torch.isfinite(sent_s) & (o.server_room > 0)[..., None, None, :], first)
     parts = (

@@ -163,13 +163,10 @@ class _Rows:
         low = np.concatenate(self._low)
         matrix = sparse.csr_array((factor, (row, column)), shape=(len(low), columns))
         limits: list[Any] = [low, upper]  # SciPy's annotations ask for single numbers
-        solution = milp(
-            cost,
-            integrality=whole,
-            bounds=Bounds(0, limits[1]),
-            constraints=LinearConstraint(matrix, limits[0]),
-            options={"time_limit": limit_s, "mip_rel_gap": 1e-9},
-        )
-        if solution.x is None:
-            raise BoundError(f"no optimum of this slot within {limit_s:g} s: {solution.message}")
-        return solution
+        program = {"integrality": whole, "bounds": Bounds(0, limits[1])}
+        for presolve in (True, False):  # undoing presolve can break a row by rounding, which HiGHS then calls an error
+            options = {"time_limit": limit_s, "mip_rel_gap": 1e-9, "presolve": presolve}
+            solution = milp(cost, **program, constraints=LinearConstraint(matrix, limits[0]), options=options)
+            if solution.x is not None:
+                return solution
+        raise BoundError(f"no optimum of this slot within {limit_s:g} s: {solution.message}")
