@@ -23,9 +23,10 @@ class Bank(NamedTuple):
     """Sample paths of a process."""
 
     values: Tensor
-    """[R * L]"""
+    """[L * R], slot after slot."""
     rows: int
-    slots: int
+    starts: int
+    """How many of a path's slots an episode may start at."""
 
     @property
     def varies(self) -> bool:
@@ -45,8 +46,10 @@ class EdgeTables(NamedTuple):
     arrival_cdf: Tensor
     """[A, K]"""
     arrivals: Bank
-    deadline_s: Tensor
-    """[X * C, 2]"""
+    least_s: Tensor
+    """[X * C] least deadline."""
+    spread_s: Tensor
+    """[X * C] from the least to the greatest deadline; 0 where they are infinite."""
     device_factor: Tensor
     """[Q]"""
     server_factor: Tensor
@@ -147,6 +150,7 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
     check(world)
     edge = world.edge
     finite = edge.server_capacity[np.isfinite(edge.server_capacity)]
+    least_s, most_s = edge.deadline_s.astype(np.float64).reshape(-1, 2).T
     limits = np.concatenate((edge.task_energy_j, edge.battery_j))
 
     def real(array: Any) -> Tensor:
@@ -156,7 +160,9 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
         return torch.as_tensor(np.asarray(array, dtype=np.int64)).to(device)
 
     def bank(values: Tensor) -> Bank:
-        return Bank(values.reshape(-1), *values.shape)
+        rows, length = values.shape
+        starts = length - edge.slots if length > edge.slots else length
+        return Bank(values.T.reshape(-1).contiguous(), rows, starts)
 
     return EdgeTables(
         edge=edge,
@@ -166,7 +172,8 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
         model_cdf=real(edge.model_cdf[:-1]),
         arrival_cdf=real(edge.arrival_cdf),
         arrivals=bank(whole(edge.arrival_state)),
-        deadline_s=real(edge.deadline_s).reshape(-1, 2),
+        least_s=real(least_s),
+        spread_s=real(np.subtract(most_s, least_s, where=most_s > least_s, out=np.zeros_like(least_s))),
         device_factor=real(edge.device_factor),
         server_factor=real(edge.server_factor),
         mean_link=real(edge.mean_link).reshape(-1, edge.servers),
@@ -218,7 +225,7 @@ def room(tables: EdgeTables, state: State) -> Tensor:
     """[B, N] tasks that each server would admit now; none while it is out."""
     free = tables.server_capacity.expand_as(state.server_backlog_s)
     if tables.places:
-        free = free - (state.unfinished_s > 0).sum(-1) * tables.server_capacity.isfinite()
+        free = free - state.unfinished_s.sign().clamp_(min=0).sum(-1) * tables.server_capacity.isfinite()
     return torch.where(state.draws.share > 0, free, 0.0)
 
 
@@ -227,8 +234,8 @@ def energy_left_j(tables: EdgeTables, state: State) -> Tensor:
     device_class = state.draws.device_class
     if not tables.limited_energy:
         return torch.full_like(state.draws.deadline_s, torch.inf)
-    battery_j = tables.battery_j[device_class] - state.spent_j.gather(-1, state.draws.device)
-    return torch.minimum(tables.task_energy_j[device_class], battery_j.clamp(min=0))
+    battery_j = pick(tables.battery_j, device_class) - state.spent_j.gather(-1, state.draws.device)
+    return torch.minimum(pick(tables.task_energy_j, device_class), battery_j.clamp(min=0))
 
 
 def seen_servers(tables: EdgeTables, state: State) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,7 +255,7 @@ def draw(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Draws:
     task_key = random.key(slot_key, _TASKS)[:, None]
     who = random.bits(task_key, task)
     device = _devices(tables, slot_key, who)
-    device_class = tables.device_class[device]
+    device_class = pick(tables.device_class, device)
     model = (random.second_uniform(who, tables.dtype)[..., None] >= tables.model_cdf).sum(-1)
     factor_bits = random.bits(task_key, task + 1)
     link_bps = _link_bps(tables, seeds, slot, device)
@@ -297,14 +304,12 @@ def _devices(tables: EdgeTables, slot_key: Tensor, who: Tensor) -> Tensor:
 def _task_mask(tables: EdgeTables, seeds: Tensor, slot: Tensor, slot_key: Tensor) -> Tensor:
     cdf = tables.arrival_cdf
     if cdf.shape[0] > 1:
-        cdf = cdf[_bank(tables, tables.arrivals, random.key(seeds, _ARRIVALS), slot)]
+        cdf = cdf[_bank(tables.arrivals, random.key(seeds, _ARRIVALS), slot)]
     return random.second_uniform(random.bits(slot_key, _COUNT), tables.dtype)[:, None] >= cdf
 
 
 def _deadline_s(tables: EdgeTables, kind: Tensor, random_bits: Tensor) -> Tensor:
-    least_s, most_s = tables.deadline_s[kind].unbind(-1)
-    spread_s = torch.where(least_s < most_s, most_s - least_s, 0.0)
-    return least_s + spread_s * random.uniform(random_bits, tables.dtype)
+    return pick(tables.least_s, kind) + pick(tables.spread_s, kind) * random.uniform(random_bits, tables.dtype)
 
 
 def _link_bps(tables: EdgeTables, seeds: Tensor, slot: Tensor, device: Tensor) -> Tensor:
@@ -313,9 +318,9 @@ def _link_bps(tables: EdgeTables, seeds: Tensor, slot: Tensor, device: Tensor) -
     row = placement[:, None] * edge.devices + device
     mean = tables.mean_link.index_select(0, row.reshape(-1)).reshape(worlds, tasks, edge.servers)
     if tables.links.varies:
-        link = device[..., None] * edge.servers + torch.arange(edge.servers, device=device.device)
-        link_bits = random.bits(random.key(seeds, _LINKS)[:, None, None], link)
-        mean = mean * _bank(tables, tables.links, link_bits, slot[:, None, None])
+        of_device = random.bits(random.key(seeds, _LINKS)[:, None], device)[..., None]
+        of_link = random.branch(of_device, torch.arange(edge.servers, device=device.device))
+        mean = mean * _bank(tables.links, of_link, slot[:, None, None])
     else:
         mean = mean * tables.links.values
     return mean if edge.bandwidth_hz is None else radio.shannon_bps(mean, edge.bandwidth_hz)
@@ -333,18 +338,21 @@ def _server_share(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Tensor:
     servers = torch.arange(tables.edge.servers, device=tables.device)
     if not tables.shares.varies:
         return tables.shares.values.expand(seeds.shape[0], tables.edge.servers)
-    return _bank(tables, tables.shares, random.bits(random.key(seeds, _SERVERS)[:, None], servers), slot[:, None])
+    return _bank(tables.shares, random.bits(random.key(seeds, _SERVERS)[:, None], servers), slot[:, None])
 
 
-def _bank(tables: EdgeTables, bank: Bank, path_bits: Tensor, slot: Tensor) -> Tensor:
-    """Values in a slot of the paths that some random bits name; `slot` broadcasts against them."""
-    row, spare = random.below(path_bits, bank.rows), bank.slots - tables.edge.slots
-    if spare > 0:
-        position = random.second_below(path_bits, spare) + slot
-    else:
-        position = (random.second_below(path_bits, bank.slots) + slot) % bank.slots
-    return bank.values[row * bank.slots + position]
+def _bank(bank: Bank, path_bits: Tensor, slot: Tensor) -> Tensor:
+    """Values in a slot of the paths that the upper half of some bits names; `slot` broadcasts against them."""
+    position = random.below(path_bits, bank.rows * bank.starts) + slot * bank.rows
+    if bank.values.shape[0] == bank.rows * bank.starts:
+        position = position % bank.values.shape[0]
+    return pick(bank.values, position)
+
+
+def pick(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] for a table [L] and an index of any shape; faster than indexing."""
+    return table.index_select(0, index.reshape(-1)).reshape(index.shape)
 
 
 def _quantile(values: Tensor, index: Tensor) -> Tensor:
-    return values if values.shape[0] == 1 else values[index]
+    return values if values.shape[0] == 1 else pick(values, index)

@@ -178,20 +178,22 @@ def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
     server_s = _server_s(tables, state, row, server, offloads)
     servers = service.through_servers(edge, state, server, offloads, devices.sent_s, server_s)
 
-    power_w = edge.transmit_power_w[draws.device_class]
-    energy_j = torch.where(works, _entry(tables.device_j, row) + compute.transmit_j(power_w, airtime_s), 0.0)
+    power_w = core.pick(edge.transmit_power_w, draws.device_class)
+    energy_j = (_entry(tables.device_j, row) + compute.transmit_j(power_w, airtime_s)) * works
     spent_j = state.spent_j
     if edge.limited_energy:
         spent_j = spent_j.scatter_add(-1, draws.device, energy_j)
-    waiting_s = torch.where(offloads, (servers.finish_s - server_s - devices.sent_s).clamp(min=0), 0.0)
+    queue_s = (servers.finish_s - server_s - devices.sent_s).clamp(min=0) * offloads
+    if edge.edge.drop_refused or edge.limited_energy:
+        queue_s = torch.where(dropped, draws.deadline_s, queue_s)
     outcome = outcome_of(
-        device_s=torch.where(works, devices.computed_s, 0.0),
-        upload_s=torch.where(offloads, devices.sent_s - devices.computed_s, 0.0),
-        queue_s=torch.where(dropped, draws.deadline_s, waiting_s),
+        device_s=devices.computed_s * works,
+        upload_s=(devices.sent_s - devices.computed_s) * offloads,
+        queue_s=queue_s,
         server_s=server_s,
-        download_s=torch.where(offloads, edge.download_s[server], 0.0),
+        download_s=core.pick(edge.download_s, server) * offloads,
         energy_j=energy_j,
-        accuracy=torch.where(works, _entry(tables.accuracy, row), 0.0),
+        accuracy=_entry(tables.accuracy, row) * works,
         admitted=draws.task_mask & ~refused,
         answered=works,
         deadline_s=draws.deadline_s,
@@ -205,11 +207,11 @@ def _kind(tables: Tables, state: State) -> Tensor:
 
 def _local_row(tables: Tables, state: State) -> Tensor:
     kind = _kind(tables, state)
-    return kind * tables.exists.shape[1] + tables.local_option[kind]
+    return kind * tables.exists.shape[1] + core.pick(tables.local_option, kind)
 
 
 def _entry(table: Tensor, row: Tensor) -> Tensor:
-    return table.reshape(-1)[row]
+    return core.pick(table.reshape(-1), row)
 
 
 def _asked(tables: Tables, state: State, decision: OffloadDecision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -230,7 +232,7 @@ def _feasible(tables: Tables, state: State, exists: Tensor, bits: Tensor, device
     can = exists & ((bits == 0) | (rate_bps > 0))
     if not tables.edge.limited_energy:
         return can
-    power_w, left_j = tables.edge.transmit_power_w[state.draws.device_class], core.energy_left_j(tables.edge, state)
+    power_w, left_j = core.pick(tables.edge.transmit_power_w, state.draws.device_class), core.energy_left_j(tables.edge, state)
     if bits.ndim > power_w.ndim:
         power_w, left_j = power_w[..., None], left_j[..., None]
     return can & (device_j + compute.transmit_j(power_w, radio.upload_s(bits, rate_bps)) <= left_j)
@@ -250,10 +252,11 @@ def _airtime_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloa
     if tables.edge.edge.shared_bandwidth:
         senders = queueing.counts(server, offloads, tables.edge.edge.servers)
         rate_bps = radio.shared_bps(rate_bps, senders.gather(-1, server))
-    return radio.upload_s(torch.where(offloads, _entry(tables.upload_bits, row), 0.0), rate_bps)
+    return radio.upload_s(_entry(tables.upload_bits, row) * offloads, rate_bps)
 
 
 def _server_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloads: Tensor) -> Tensor:
-    share = torch.where(offloads, state.draws.share.gather(-1, server), 1.0)
-    nominal_s = _entry(tables.server_s, row * tables.edge.edge.servers + server)
-    return torch.where(offloads, nominal_s * state.draws.server_factor / share, 0.0)
+    nominal_s = _entry(tables.server_s, row * tables.edge.edge.servers + server) * state.draws.server_factor * offloads
+    if not tables.edge.shares.varies:
+        return nominal_s / tables.edge.shares.values
+    return nominal_s / torch.where(offloads, state.draws.share.gather(-1, server), 1.0)

@@ -49,4 +49,4 @@ def early_exit(latency_weight: float = 0.1, late_penalty: float = 0.5) -> Reward
 
 
 def _summed(value: Tensor, draws: Draws) -> Tensor:
-    return torch.where(draws.task_mask, value, 0.0).sum(-1)
+    return (value * draws.task_mask).sum(-1)

@@ -79,7 +79,7 @@ def through_servers(
         finish_s=finish_s,
         server_until_s=queueing.busy_until_s(state.server_backlog_s, server, finish_s, uses),
         tasks=tasks,
-        work_s=queueing.sums(server, torch.where(uses, server_s, 0.0), servers),
+        work_s=queueing.sums(server, server_s * uses, servers),
         unfinished_s=unfinished_s,
         ring_head=ring_head,
     )

@@ -12,6 +12,9 @@ numbers when a slot begins, before anything is sent; a task that finds none is r
 import torch
 from torch import Tensor
 
+NEVER_S = 1e30
+"""Added or taken away where something must not count: as good as infinite, but 0 times it is 0."""
+
 
 def in_order(queue: Tensor, ready_s: Tensor | None = None) -> Tensor:
     """Numbers [.., K] of the tasks, by queue, then readiness, then number; without `ready_s` all are ready at once."""
@@ -31,15 +34,15 @@ def finish_in_order_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active:
         active: [.., K] false where a task passes through the queue without using it; its result means nothing.
         free_s: [.., K] when the task's queue is done with all that came before these tasks.
     """
-    total_s = torch.where(active, service_s, 0.0)
-    finish_s = torch.where(active, ready_s + service_s, -torch.inf)
+    total_s = service_s * active
+    finish_s = (ready_s + service_s) + _barred(active, service_s.dtype)
     step = 1
     while step < queue.shape[-1]:
-        same = queue[..., step:] == queue[..., :-step]
-        earlier_s = torch.where(same, finish_s[..., :-step], -torch.inf)
-        finish_s = _with_tail(finish_s, step, torch.maximum(earlier_s + total_s[..., step:], finish_s[..., step:]))
-        earlier_total_s = torch.where(same, total_s[..., :-step], 0.0)
-        total_s = _with_tail(total_s, step, total_s[..., step:] + earlier_total_s)
+        same = (queue[..., step:] == queue[..., :-step]).to(service_s.dtype)
+        here_s = total_s[..., step:]
+        earlier_s = finish_s[..., :-step] + here_s + (same - 1.0) * NEVER_S
+        finish_s = _with_tail(finish_s, step, torch.maximum(earlier_s, finish_s[..., step:]))
+        total_s = _with_tail(total_s, step, here_s + total_s[..., :-step] * same)
         step *= 2
     return torch.maximum(free_s + total_s, finish_s)
 
@@ -52,9 +55,8 @@ def finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, 
 
 
 def busy_until_s(free_s: Tensor, queue: Tensor, finish_s: Tensor, active: Tensor) -> Tensor:
-    """When each queue [.., Q] is done with these tasks [.., K] too."""
-    ends_s = torch.where(active, finish_s, -torch.inf)
-    return free_s.scatter_reduce(-1, queue, ends_s, "amax")
+    """When each queue [.., Q], never before 0, is done with these tasks [.., K] too."""
+    return free_s.scatter_reduce(-1, queue, finish_s * active, "amax")
 
 
 def counts(queue: Tensor, active: Tensor, queues: int) -> Tensor:
@@ -75,13 +77,18 @@ def admitted(server: Tensor, asks: Tensor, room: Tensor) -> Tensor:
     `server` is an index into N also where a task asks for nothing.
     """
     wanted = (server[..., None] == torch.arange(room.shape[-1], device=server.device)) & asks[..., None]
-    place = wanted.to(room.dtype).cumsum(-2).gather(-1, server[..., None])[..., 0]
+    place = wanted.cumsum(-2, dtype=torch.int32).gather(-1, server[..., None])[..., 0]
     return asks & (place <= room.gather(-1, server))
 
 
 def elapse(backlog_s: Tensor, passed_s: float) -> Tensor:
     """What is left of a backlog after some time."""
     return (backlog_s - passed_s).clamp_(min=0)
+
+
+def _barred(active: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where active, else as good as minus infinity."""
+    return (active.to(dtype) - 1.0) * NEVER_S
 
 
 def _with_tail(values: Tensor, start: int, tail: Tensor) -> Tensor:

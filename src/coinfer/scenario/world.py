@@ -244,6 +244,7 @@ def _conditions(world: OffloadWorld | BlocksWorld) -> Iterator[tuple[str, bool, 
     lasting = bool(loses and np.isinf(edge.deadline_s).any())
     yield "deadline_s", not lasting, "must be finite where tasks can be lost (drop_refused, or a limit on energy)"
     yield "share_bank", bool((edge.share_bank <= 1).all()), "must not be above 1"
+    yield "share_bank", bool((edge.share_bank > 0).any()), "must be above 0 somewhere"
     yield "rate_error", bool((edge.rate_error > 0).all()), "must be above 0"
     yield "bandwidth_hz", edge.bandwidth_hz is None or 0 < edge.bandwidth_hz < np.inf, "must be above 0"
     capacity = edge.server_capacity
