@@ -319,7 +319,8 @@ def _link_bps(tables: EdgeTables, seeds: Tensor, slot: Tensor, device: Tensor) -
     mean = tables.mean_link.index_select(0, row.reshape(-1)).reshape(worlds, tasks, edge.servers)
     if tables.links.varies:
         of_device = random.bits(random.key(seeds, _LINKS)[:, None], device)[..., None]
-        of_link = random.branch(of_device, torch.arange(edge.servers, device=device.device))
+        servers = torch.arange(edge.servers, device=device.device)
+        of_link = of_device if edge.one_path else random.branch(of_device, servers)
         mean = mean * _bank(tables.links, of_link, slot[:, None, None])
     else:
         mean = mean * tables.links.values

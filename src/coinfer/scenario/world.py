@@ -76,6 +76,9 @@ class Edge(NamedTuple):
     """[C] most that a device may spend on one task; infinite where there is no limit."""
     battery_j: np.ndarray
     """[C] what a device may spend in an episode; infinite where there is no limit."""
+    one_path: bool = False
+    """Whether a device's links to all servers are one and the same, as over one mobile network; else each has a row of
+    the bank for itself."""
 
     @property
     def devices(self) -> int:
