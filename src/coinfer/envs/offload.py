@@ -232,7 +232,10 @@ def _feasible(tables: Tables, state: State, exists: Tensor, bits: Tensor, device
     can = exists & ((bits == 0) | (rate_bps > 0))
     if not tables.edge.limited_energy:
         return can
-    power_w, left_j = core.pick(tables.edge.transmit_power_w, state.draws.device_class), core.energy_left_j(tables.edge, state)
+    power_w, left_j = (
+        core.pick(tables.edge.transmit_power_w, state.draws.device_class),
+        core.energy_left_j(tables.edge, state),
+    )
     if bits.ndim > power_w.ndim:
         power_w, left_j = power_w[..., None], left_j[..., None]
     return can & (device_j + compute.transmit_j(power_w, radio.upload_s(bits, rate_bps)) <= left_j)

@@ -1,4 +1,4 @@
-"""The environment `offload` once more: one world, event by event, in plain floats (simpy). Exact, slow, and independent.
+"""The environment `offload` once more: one world, event by event, in plain floats (simpy). Exact, slow, independent.
 
 It shares nothing with the vectorised environment but what chance brings (`core.Draws`): devices, radios and servers are
 processes that wait for each other, a server's places are counted by who came and went, and nothing is summed ahead.
