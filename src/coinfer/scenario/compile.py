@@ -12,9 +12,11 @@ from coinfer.scenario import arrivals as arrive
 from coinfer.scenario import tables
 from coinfer.scenario.channels import Links, build_links, server_shares, workload_path
 from coinfer.scenario.load import Scenario, load
+from coinfer.scenario.spec import Reward
 from coinfer.scenario.tables import Label, Options, Speed
 from coinfer.scenario.traces import load_workload
 from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, check
+from coinfer.units import GIGA
 
 MOST_LOST = 0.01
 """Largest share of arrivals that may find no place in a slot."""
@@ -47,8 +49,14 @@ class Compiled(NamedTuple):
     """A world and what a person wants to know about it."""
 
     world: World
+    networks: tuple[str, ...]
+    """[X] names."""
+    devices: tuple[str, ...]
+    """[C] what each class of devices is."""
     labels: tuple[tuple[tuple[Label, ...], ...], ...]
     """[X][C] what each option means; empty for other environments than `offload`."""
+    reward: Reward | None
+    """The settings of what a learner is paid for; DROO's world has its own."""
     notes: tuple[str, ...]
     """Where the world departs from what the file asks for, one line each."""
 
@@ -66,7 +74,7 @@ def compile_scenario(scenario: Scenario) -> Compiled:
     """
     spec = scenario.spec
     if spec.environment == "wireless-power":
-        return Compiled(_wireless_power(spec), (), ())
+        return Compiled(_wireless_power(spec), (), (), (), None, ())
     rng = np.random.default_rng(spec.seed)
     networks = tables.open_networks(scenario)
     on_device = tables.speeds(scenario, "devices", networks)
@@ -86,7 +94,18 @@ def compile_scenario(scenario: Scenario) -> Compiled:
     edge = _edge(spec, device_class, links, come, server_shares(spec, rng), _deadlines(spec, least_s))
     world = world._replace(edge=edge)
     check(world)
-    return Compiled(world, labels, (*links.notes, *notes))
+    classes = tuple(_named(device) for device in spec.devices)
+    names = tuple(table.network for table in networks)
+    return Compiled(world, names, classes, labels, spec.reward, (*links.notes, *notes))
+
+
+def _named(computer: Any) -> str:
+    """How a person would call it."""
+    if computer.flop_per_s is not None:
+        return f"{computer.flop_per_s / GIGA:g} GFLOP/s"
+    if computer.slowdown is not None:
+        return f"slowdown {computer.slowdown:g}"
+    return computer.catalogue or f"measured ({computer.profiles[0]})"
 
 
 def fingerprint(world: World) -> str:
@@ -138,6 +157,7 @@ def _edge(
         drop_refused=spec.refused == "drop",
         task_energy_j=_or_infinite([device.task_energy_j for device in spec.devices]),
         battery_j=_or_infinite([device.battery_j for device in spec.devices]),
+        one_path=spec.links.kind == "traces" and spec.links.one_path,
     )
 
 

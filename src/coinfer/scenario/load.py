@@ -80,6 +80,21 @@ def read(text: str, source: str, folder: Path | None = None, changes: Mapping[st
     return scenario
 
 
+def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` from a command line, for `load`; values are read as in a file.
+
+    Raises:
+        ScenarioError: where there is no `=`, or the value is no YAML.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ScenarioError(f"--set {shown(text)}: expected KEY=VALUE, such as arrivals.mean=1.2")
+        found[key] = parse(value, f"--set {key}").values if value.strip() else None
+    return found
+
+
 def _change(values: Any, dotted: str, new: Any, source: str) -> None:
     """Puts a value in; the mappings and lists above it must be there."""
     *above, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
@@ -122,7 +137,7 @@ def shown_key(key: str) -> str:
 def _first_error(error: ValidationError, document: Document, source: str) -> ScenarioError:
     found = error.errors(include_url=False)
     first = found[0]
-    key, message = _key(first["loc"], document.values), _message(first)
+    key, message = _key(first["loc"], document.values, first["type"] == "missing"), _message(first)
     if first["type"] == "unknown_key":
         context = first.get("ctx", {})
         unknown, known = context["key"], context["known"].split(", ")
@@ -135,16 +150,13 @@ def _first_error(error: ValidationError, document: Document, source: str) -> Sce
     return _error(source, document.lines, key, message + more)
 
 
-def _key(location: Sequence[str | int], values: Any) -> Key:
+def _key(location: Sequence[str | int], values: Any, is_missing: bool) -> Key:
     """Where an error stands in the file; pydantic's location also names the kinds of alternatives."""
     key: list[str | int] = []
-    for i, part in enumerate(location):
-        inside = _inside(values, part)
-        if inside is not None or _names(values, part):
-            key, values = [*key, part], inside
-        elif i == len(location) - 1 and isinstance(values, dict) and part != "[key]":
-            key = [*key, part]
-    return tuple(key)
+    for part in location:
+        if _names(values, part):
+            key, values = [*key, part], values[part]
+    return (*key, location[-1]) if is_missing else tuple(key)
 
 
 def _message(error: ErrorDetails) -> str:
@@ -159,8 +171,10 @@ def _message(error: ErrorDetails) -> str:
             return f"{context['discriminator']} is {shown(context['tag'])}, expected one of {expected}".replace(
                 "'", "", 2
             )
-        case "wrong_value" | "unknown_key":
+        case "wrong_value":
             return error["msg"]
+        case "model_attributes_type" | "dict_type":
+            return f"got {said(error['input'])}, expected a mapping"
         case _:
             return f"got {said(error['input'])}: {shown(error['msg'], 200)}"
 

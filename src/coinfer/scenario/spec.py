@@ -68,7 +68,7 @@ class MeasuredArrivals(Spec):
     scale: Positive = 1.0
     """How many times as many requests here: bursts grow with it."""
     copies: Annotated[int, whole(1, 10_000)] = 1
-    """How many such workloads come at the same time, begun at evenly spaced points: bursts of one hide in the others'."""
+    """How many such workloads come at once, begun at evenly spaced points; bursts of one hide in the others'."""
     start_s: SecondsOrNone = 0.0
     length_s: Seconds | None = None
 
@@ -183,7 +183,7 @@ class RadioLinks(Spec):
 
 
 class TraceLinks(Spec):
-    """Measured rates; each link starts somewhere else in one of the traces."""
+    """Measured rates; each device starts somewhere else in one of the traces."""
 
     kind: Literal["traces"]
     files: Annotated[tuple[Text, ...], listed(20)]
@@ -197,6 +197,8 @@ class TraceLinks(Spec):
     slot sees the rate of its first one, so this should be about as long as a transfer."""
     floor_bps: Annotated[float, real("bits per second", 0, 1e13)] = 0.0
     """Rates below are raised to it."""
+    one_path: Flag = True
+    """Whether a device has the same link to all servers, as over one mobile network."""
 
 
 Links = Annotated[ConstantLinks | UniformLinks | WalkLinks | RadioLinks | TraceLinks, Field(discriminator="kind")]
@@ -215,6 +217,41 @@ class Outages(Spec):
 
     up_s: Seconds
     down_s: Seconds
+
+
+class LatencyReward(Spec):
+    """Minus the latency of each task (CDO-DSAC)."""
+
+    kind: Literal["latency"]
+
+
+class LateReward(Spec):
+    """Minus the latency, and minus `weight` times what comes after the deadline (multi-task A3C)."""
+
+    kind: Literal["late"]
+    weight: Annotated[float, real("", 0, 1e6)]
+
+
+class WeightedReward(Spec):
+    """Accuracy against latency; the better the link, the more accuracy counts (SAC-d)."""
+
+    kind: Literal["weighted"]
+    best_bps: Rate
+    """At this rate only accuracy counts."""
+    sensitivity: Positive
+    scale_s: Seconds
+    """A latency that weighs as much as full accuracy."""
+
+
+class EarlyExitReward(Spec):
+    """Accuracy of what is in time, less a little for its latency, and a penalty for what is late (GRLE)."""
+
+    kind: Literal["early-exit"]
+    latency_weight: Below1
+    late_penalty: Annotated[float, real("", 0, 1e6)]
+
+
+Reward = Annotated[LatencyReward | LateReward | WeightedReward | EarlyExitReward, Field(discriminator="kind")]
 
 
 class Common(Spec):
@@ -246,6 +283,8 @@ class Common(Spec):
     """Believed link rates lie evenly within this fraction of the true."""
     refused: Annotated[str, one_of("device", "drop")] = "device"
     """A task that no server admits finishes on its device, or is lost."""
+    reward: Reward = LatencyReward(kind="latency")
+    """What a learner is paid for; baselines do not ask."""
 
 
 class OffloadScenario(Common):

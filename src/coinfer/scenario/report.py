@@ -1,0 +1,81 @@
+"""What a compiled scenario holds, in words and rows for a person."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from coinfer.physics.radio import shannon_bps
+from coinfer.scenario.compile import Compiled, WirelessPowerWorld
+from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
+from coinfer.units import BITS_PER_BYTE, MEGA
+
+_KILO = 1e3
+
+
+def summary(compiled: Compiled) -> Iterator[tuple[str, str]]:
+    """What came out of a scenario, line by line."""
+    world = compiled.world
+    yield "scenario", world.name
+    if isinstance(world, WirelessPowerWorld):
+        yield "environment", "wireless-power"
+        yield "devices", str(len(world.mean_gain))
+        yield "mean channel gains", f"{world.mean_gain.min():.3g} to {world.mean_gain.max():.3g}"
+        return
+    edge = world.edge
+    blocks = isinstance(world, BlocksWorld)
+    yield "environment", "blocks" if blocks else "offload"
+    yield "episode", f"{edge.slots} slots of {edge.slot_s:g} s"
+    yield "devices", f"{edge.devices} in {edge.classes} classes"
+    yield "servers", str(edge.servers)
+    yield "tasks in a slot", _tasks(edge)
+    yield "networks", str(edge.models)
+    if blocks:
+        yield "blocks", str(world.blocks)
+    else:
+        counts = world.option_mask.sum(axis=-1)
+        yield "options of a task", f"{counts.min()} to {counts.max()}"
+    yield "links, mean", _links(edge)
+    yield "deadlines", _deadlines(edge)
+    yield "knowledge of servers", f"{edge.staleness_slots * edge.slot_s:g} s old"
+
+
+def option_rows(compiled: Compiled) -> Iterator[tuple[str, ...]]:
+    """Each option of each network on each class of devices, as text; of the servers' times the least and greatest."""
+    world = compiled.world
+    if not isinstance(world, OffloadWorld):
+        return
+    for x, row in enumerate(compiled.labels):
+        for c, labels in enumerate(row):
+            for o, label in enumerate(labels):
+                sends = world.option_upload_bits[x, c, o] > 0
+                server_ms = world.option_server_s[x, c, o] * _KILO
+                yield (
+                    compiled.networks[x],
+                    compiled.devices[c],
+                    str(label.exit),
+                    label.cut or "nothing",
+                    str(label.bits) if sends else "",
+                    f"{world.option_upload_bits[x, c, o] / BITS_PER_BYTE / _KILO:.1f}",
+                    f"{world.option_device_s[x, c, o] * _KILO:.1f}",
+                    f"{server_ms.min():.1f}-{server_ms.max():.1f}" if sends else "",
+                    f"{world.option_accuracy[x, c, o]:.3f}",
+                )
+
+
+def _tasks(edge: Edge) -> str:
+    mean = (1 - edge.arrival_cdf).sum(axis=1)[edge.arrival_state].mean()
+    return f"{mean:.3g} on average, {edge.tasks} at most"
+
+
+def _links(edge: Edge) -> str:
+    mean = edge.mean_link * edge.link_bank.mean()
+    rates_bps = mean if edge.bandwidth_hz is None else shannon_bps(mean, edge.bandwidth_hz)
+    low, high = np.quantile(rates_bps, [0.05, 0.95]) / MEGA
+    return f"{np.median(rates_bps) / MEGA:.3g} Mbit/s" + (f" ({low:.3g} to {high:.3g})" if high > low else "")
+
+
+def _deadlines(edge: Edge) -> str:
+    low, high = edge.deadline_s.min(), edge.deadline_s.max()
+    if np.isinf(low):
+        return "none"
+    return f"{low:.3g} s" if low == high else f"{low:.3g} to {high:.3g} s"
