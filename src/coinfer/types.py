@@ -93,6 +93,8 @@ class BlocksObservation(NamedTuple):
     """[.., K] energy that the task may spend; infinite where there is no limit."""
     observation_age_s: Array
     """[.., N] how old the knowledge of server n is."""
+    uplink_backlog_s: Array = 0.0
+    """[.., K] uploads that wait on the task's device; a plain 0 where none ever do."""
 
 
 class BlocksDecision(NamedTuple):

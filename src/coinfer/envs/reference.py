@@ -7,14 +7,15 @@ With `arrival_order` the servers take tasks in the order in which these really a
 slot's tasks before the next slot's, even where an upload outlasts its slot; the difference is measured, not assumed.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import simpy
 import torch
 
 from coinfer.envs import core
-from coinfer.scenario.world import OffloadWorld
+from coinfer.envs.turns import Events, Turn
+from coinfer.scenario.world import BlocksWorld, OffloadWorld
 from coinfer.types import DEVICE, Outcome
 
 
@@ -58,11 +59,11 @@ Decide = Callable[[int, int], tuple[int, int]]
 """From the slot and the task's number to its option and server."""
 
 
-def chance(world: OffloadWorld, seed: int) -> list[Slot]:
+def chance(world: OffloadWorld | BlocksWorld, seed: int) -> list[Slot]:
     """What chance brings in each slot of an episode, drawn as the vectorised environment draws it."""
     tables = core.load_edge(world, "cpu", torch.float64)
     seeds = torch.tensor([seed])
-    return [_plain(core.draw(tables, seeds, torch.tensor([slot])), world) for slot in range(world.edge.slots)]
+    return [_plain(core.draw(tables, seeds, torch.tensor([slot]))) for slot in range(world.edge.slots)]
 
 
 def run(world: OffloadWorld, slots: Sequence[Slot], decide: Decide, arrival_order: bool = False) -> Episode:
@@ -78,7 +79,7 @@ class _Run:
         self.processors = [simpy.Resource(self.clock) for _ in range(edge.devices)]
         self.radios = [simpy.Resource(self.clock) for _ in range(edge.devices)]
         self.servers = [simpy.Resource(self.clock) for _ in range(edge.servers)]
-        self.turns: list[dict[int, _Turn]] = [{} for _ in range(edge.servers)]
+        self.turns: list[dict[int, Turn]] = [{} for _ in range(edge.servers)]
         self.inside = [0] * edge.servers
         self.served = [0] * edge.servers
         self.spent_j = [0.0] * edge.devices
@@ -95,7 +96,7 @@ class _Run:
         ]
         return Episode(self.outcomes, reported, self.served)
 
-    def _arrivals(self) -> Iterator[simpy.Event]:
+    def _arrivals(self) -> Events:
         for number, slot in enumerate(self.slots):
             yield self.clock.timeout(max(0.0, number * self.world.edge.slot_s - self.clock.now))
             room = [
@@ -119,10 +120,9 @@ class _Run:
             plans.append((option, server if bits > 0 else DEVICE, True) if can else (None, DEVICE, False))
         senders = [sum(plan[1] == n for plan in plans) for n in range(edge.servers)]
         for n in range(edge.servers):
-            self.turns[n][number] = _Turn(self.clock, senders[n])
             self.inside[n] += senders[n]
             if not self.arrival_order:
-                self.clock.process(self._serve_slot(n, number))
+                self.turns[n][number] = Turn(self.clock, self.servers[n], senders[n])
         for task, limit_j, (option, server, admitted) in zip(slot.tasks, left_j, plans, strict=True):
             self._send_off(number, slot, task, limit_j, option, server, admitted, senders)
 
@@ -141,7 +141,7 @@ class _Run:
         if option is None:
             option = int(self.world.local_option[kind])
             if edge.drop_refused or self.world.option_device_j[(*kind, option)] > limit_j:
-                self.outcomes[number][task.number] = _lost(task)
+                self.outcomes[number][task.number] = lost(task)
                 return
         device_s = self.world.option_device_s[(*kind, option)] * task.device_factor
         energy_j = self.world.option_device_j[(*kind, option)]
@@ -168,7 +168,7 @@ class _Run:
         energy_j: float,
         accuracy: float,
         admitted: bool,
-    ) -> Iterator[simpy.Event]:
+    ) -> Events:
         began_s = self.clock.now
         with self.processors[task.device].request() as turn:
             yield turn
@@ -184,9 +184,9 @@ class _Run:
                 with self.servers[server].request() as turn:
                     yield turn
                     yield self.clock.timeout(server_s)
-                self._leave(server, number)
             else:
                 yield self.turns[server][number].join(task.number, server_s)
+            self._leave(server, number)
             finish_s = self.clock.now
             download_s = float(self.world.edge.download_s[server])
         latency_s = finish_s + download_s - began_s
@@ -202,17 +202,6 @@ class _Run:
             admitted=admitted,
             in_time=latency_s <= task.deadline_s,
         )
-
-    def _serve_slot(self, server: int, number: int) -> Generator[simpy.Event, None, None]:
-        """Serves all tasks of one slot; the server's queue holds whole slots, in their order."""
-        turn = self.turns[server][number]
-        with self.servers[server].request() as mine:
-            yield mine
-            for _ in range(turn.expected):
-                yield from turn.next_ready()
-                yield self.clock.timeout(turn.service_s())
-                self._leave(server, number)
-                turn.done()
 
     def _leave(self, server: int, number: int) -> None:
         self.inside[server] -= 1
@@ -245,46 +234,12 @@ class _Run:
         return bool(energy_j <= limit_j), bits
 
 
-class _Turn:
-    """The tasks of one slot at one server: who is ready waits here for the server."""
-
-    def __init__(self, clock: simpy.Environment, expected: int):
-        self.clock, self.expected = clock, expected
-        self.waiting: list[tuple[float, int, float, simpy.Event]] = []
-        self.someone = clock.event()
-        self.now: tuple[float, int, float, simpy.Event] | None = None
-
-    def join(self, number: int, service_s: float) -> simpy.Event:
-        """The event that the task is done."""
-        finished = self.clock.event()
-        self.waiting.append((self.clock.now, number, service_s, finished))
-        if not self.someone.triggered:
-            self.someone.succeed()
-        return finished
-
-    def next_ready(self) -> Generator[simpy.Event, None, None]:
-        """Waits until somebody is ready and takes the first, by readiness, then number."""
-        if not self.waiting:
-            self.someone = self.clock.event()
-            yield self.someone
-        yield self.clock.timeout(0)
-        self.now = min(self.waiting, key=lambda entry: entry[:2])
-        self.waiting.remove(self.now)
-
-    def service_s(self) -> float:
-        assert self.now is not None
-        return self.now[2]
-
-    def done(self) -> None:
-        assert self.now is not None
-        self.now[3].succeed()
-
-
-def _lost(task: Task) -> Outcome:
+def lost(task: Task) -> Outcome:
+    """What a task that is given up costs."""
     return Outcome(0.0, 0.0, task.deadline_s, 0.0, 0.0, task.deadline_s, 0.0, 0.0, False, False)
 
 
-def _plain(draws: core.Draws, world: OffloadWorld) -> Slot:
+def _plain(draws: core.Draws) -> Slot:
     many = draws.deadline_s.shape
     rows = zip(
         draws.device[0].tolist(),

@@ -1,0 +1,299 @@
+"""The environment `blocks`: each block of a task's network chooses its place (multi-task A3C, IEEE TMC 2024).
+
+Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule of a slot:
+
+1. Its tasks are decided on, and start, when the slot begins. A decision is feasible where every block has a place that
+   exists, no server in it is out, every link that it needs is alive, and its energy is within what the task may spend.
+2. A task that is refused runs whole on its device; where the scenario drops refused tasks, or the energy does not
+   suffice for that, it is lost and counts as waiting until its deadline.
+3. Block index after block index, and slot after slot, processors and radios of the devices and the servers serve first
+   come, first served, in the order of readiness.
+4. What a block takes in travels where places change: up over the device's radio, one at a time; down at the same link's
+   rate and between servers over the backhaul, without waiting. The answer takes the last server's `download_s`.
+5. `device_s` and `upload_s` of the outcome hold the waiting for the device's processor and radio; `server_s` holds the
+   transfers between servers.
+
+All fields of the outcome are 0, and the flags false, where there is no task.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coinfer.envs import core
+from coinfer.envs.core import EdgeTables, Info, State
+from coinfer.envs.rewards import Reward
+from coinfer.physics import compute, queueing, radio
+from coinfer.physics.cost import outcome_of
+from coinfer.scenario.world import BlocksWorld
+from coinfer.types import DEVICE, BlocksDecision, BlocksObservation, Outcome
+
+
+class Tables(NamedTuple):
+    """A `BlocksWorld` as tensors. A kind is a network on a class of device: `model * C + device_class`."""
+
+    edge: EdgeTables
+    device_s: Tensor
+    """[X * C, M]"""
+    server_s: Tensor
+    """[X, M, N]"""
+    input_bits: Tensor
+    """[X, M]"""
+    device_j: Tensor
+    """[X * C, M]"""
+    exists: Tensor
+    """[X, M]"""
+    accuracy: Tensor
+    """[X]"""
+    backhaul_bps: float
+
+
+class Step(NamedTuple):
+    state: State
+    outcome: Outcome
+    reward: Tensor
+    """[B]"""
+    info: Info
+
+
+class Plan(NamedTuple):
+    """What the tasks of a slot do, all [B, K, M]; places are `DEVICE`, else the server."""
+
+    exists: Tensor
+    place: Tensor
+    before: Tensor
+    """Place of the block before."""
+    bits: Tensor
+    """What the block takes in, where it comes from elsewhere."""
+    rate_bps: Tensor
+    """Of the link or backhaul that it crosses; without meaning where it crosses none."""
+
+    @property
+    def up(self) -> Tensor:
+        return self.exists & (self.before < 0) & (self.place >= 0)
+
+    @property
+    def down(self) -> Tensor:
+        return self.exists & (self.before >= 0) & (self.place < 0)
+
+    @property
+    def across(self) -> Tensor:
+        return self.exists & (self.before >= 0) & (self.place >= 0) & (self.place != self.before)
+
+
+class Passage(NamedTuple):
+    """When the resources are done, and how long each task has spent on what."""
+
+    processor_s: Tensor
+    """[B, U]"""
+    radio_s: Tensor
+    """[B, U]"""
+    server_s: Tensor
+    """[B, N]"""
+    at_s: Tensor
+    """[B, K] and so on: when the task's last block was done."""
+    device_s: Tensor
+    upload_s: Tensor
+    queue_s: Tensor
+    on_server_s: Tensor
+    download_s: Tensor
+    airtime_s: Tensor
+    server_tasks: Tensor
+    """[B, N]"""
+    server_work_s: Tensor
+    """[B, N]"""
+
+
+def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
+    """Checks a scenario and puts it on a device.
+
+    Raises:
+        WorldError: where the scenario's arrays do not fit together.
+    """
+    edge = core.load_edge(world, device, dtype)
+
+    def real(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(array, dtype=np.float64)).to(device, dtype)
+
+    return Tables(
+        edge=edge,
+        device_s=real(world.block_device_s).flatten(0, 1),
+        server_s=real(world.block_server_s),
+        input_bits=real(world.block_input_bits),
+        device_j=real(world.block_device_j).flatten(0, 1),
+        exists=torch.as_tensor(np.asarray(world.block_mask, dtype=bool)).to(device),
+        accuracy=real(world.accuracy),
+        backhaul_bps=float(world.backhaul_bps),
+    )
+
+
+def reset(tables: Tables, seeds: Tensor) -> State:
+    """Worlds at the first slot of the episodes that the seeds [B] (int64) name."""
+    return core.start(tables.edge, seeds)
+
+
+def observe(tables: Tables, state: State) -> BlocksObservation:
+    """What a policy sees of each world, [B, ..]."""
+    draws = state.draws
+    backlog_s, room, share = core.seen_servers(tables.edge, state)
+    server_s = tables.server_s[draws.model]
+    if tables.edge.shares.varies:
+        server_s = server_s / torch.where(share > 0, share, 1.0)[:, None, None, :]
+    return BlocksObservation(
+        block_device_s=tables.device_s[_kind(tables, state)],
+        block_server_s=server_s,
+        block_input_bits=tables.input_bits[draws.model],
+        block_device_j=tables.device_j[_kind(tables, state)],
+        block_mask=tables.exists[draws.model] & draws.task_mask[..., None],
+        task_mask=draws.task_mask,
+        deadline_s=draws.deadline_s,
+        uplink_bps=draws.believed_bps,
+        backhaul_bps=torch.full_like(backlog_s[:, :1], tables.backhaul_bps),
+        device_backlog_s=state.device_backlog_s.gather(-1, draws.device),
+        server_backlog_s=backlog_s,
+        server_room=room,
+        energy_left_j=core.energy_left_j(tables.edge, state),
+        observation_age_s=torch.full_like(backlog_s, tables.edge.edge.staleness_slots * tables.edge.edge.slot_s),
+        uplink_backlog_s=state.uplink_backlog_s.gather(-1, draws.device),
+    )
+
+
+def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward) -> Step:
+    """Carries the decisions [B, K, M] of a slot out and goes to the next one."""
+    edge, draws = tables.edge, state.draws
+    refused = draws.task_mask & ~feasible(tables, state, decision)
+    local_j = tables.device_j[_kind(tables, state)].sum(-1)
+    dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
+    works = draws.task_mask & ~dropped
+    plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
+    passage = _pass(tables, state, plan)
+
+    power_w = core.pick(edge.transmit_power_w, draws.device_class)
+    device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
+    energy_j = device_j + compute.transmit_j(power_w, passage.airtime_s)
+    outcome = outcome_of(
+        device_s=passage.device_s,
+        upload_s=passage.upload_s,
+        queue_s=torch.where(dropped, draws.deadline_s, passage.queue_s),
+        server_s=passage.on_server_s,
+        download_s=passage.download_s,
+        energy_j=energy_j,
+        accuracy=core.pick(tables.accuracy, draws.model) * works,
+        admitted=draws.task_mask & ~refused,
+        answered=works,
+        deadline_s=draws.deadline_s,
+    )
+    spent_j = state.spent_j.scatter_add(-1, draws.device, energy_j) if edge.limited_energy else state.spent_j
+    after = core.pass_slot(
+        edge,
+        state,
+        device_backlog_s=passage.processor_s,
+        uplink_backlog_s=passage.radio_s,
+        server_backlog_s=passage.server_s,
+        spent_j=spent_j,
+    )
+    truncated = after.slot >= edge.edge.slots
+    info = Info(truncated, refused, dropped, passage.server_tasks, passage.server_work_s)
+    return Step(after, outcome, reward(outcome, draws), info)
+
+
+def feasible(tables: Tables, state: State, decision: BlocksDecision) -> Tensor:
+    """[B, K] whether each task's decision can be carried out: the one home of feasibility."""
+    draws, servers = state.draws, tables.edge.edge.servers
+    exists = tables.exists[draws.model]
+    known = ((decision.place >= 0) & (decision.place <= servers)) | ~exists
+    place = _place(tables, decision)
+    plan = _plan(tables, state, place, torch.ones_like(draws.task_mask))
+    out = core.room(tables.edge, state)[:, None].expand(-1, place.shape[1], -1).gather(-1, place.clamp(min=0)) <= 0
+    dead = (plan.up | plan.down) & (plan.bits > 0) & (plan.rate_bps <= 0)
+    can = (known & ~(exists & (place >= 0) & out) & ~dead).all(-1)
+    if not tables.edge.limited_energy:
+        return can
+    power_w = core.pick(tables.edge.transmit_power_w, draws.device_class)
+    airtime_s = (radio.upload_s(plan.bits, torch.where(dead, 1.0, plan.rate_bps)) * plan.up).sum(-1)
+    device_j = (tables.device_j[_kind(tables, state)] * (exists & (place < 0))).sum(-1)
+    spends_j = device_j + compute.transmit_j(power_w, airtime_s)
+    return can & (spends_j <= core.energy_left_j(tables.edge, state))
+
+
+def _kind(tables: Tables, state: State) -> Tensor:
+    return state.draws.model * tables.edge.edge.classes + state.draws.device_class
+
+
+def _place(tables: Tables, decision: BlocksDecision) -> Tensor:
+    """Places as the plan has them, those out of range moved into it."""
+    return (decision.place - 1).clamp(DEVICE, tables.edge.edge.servers - 1)
+
+
+def _plan(tables: Tables, state: State, place: Tensor, works: Tensor) -> Plan:
+    draws = state.draws
+    exists = tables.exists[draws.model] & works[..., None]
+    before = torch.nn.functional.pad(place[..., :-1], (1, 0), value=DEVICE)
+    moves = exists & (place != before)
+    link_bps = draws.link_bps.gather(-1, torch.maximum(place, before).clamp(min=0))
+    across = (place >= 0) & (before >= 0)
+    bits = tables.input_bits[draws.model] * moves
+    return Plan(exists, place, before, bits, torch.where(across, tables.backhaul_bps, link_bps))
+
+
+def _pass(tables: Tables, state: State, plan: Plan) -> Passage:
+    """Takes the tasks of a slot through all their blocks, index after index."""
+    nothing = torch.zeros_like(state.draws.deadline_s)
+    none = torch.zeros_like(state.server_backlog_s)
+    passage = Passage(
+        state.device_backlog_s,
+        state.uplink_backlog_s,
+        state.server_backlog_s,
+        *([nothing] * 7),
+        server_tasks=none.long(),
+        server_work_s=none,
+    )
+    for block in range(plan.place.shape[-1]):
+        passage = _pass_block(tables, state, plan, block, passage)
+    last = torch.where(plan.exists, plan.place, -2)
+    index = (plan.exists.sum(-1, keepdim=True) - 1).clamp(min=0)
+    last = last.gather(-1, index)[..., 0]
+    answer_s = core.pick(tables.edge.download_s, last.clamp(min=0)) * (last >= 0)
+    return passage._replace(download_s=passage.download_s + answer_s)
+
+
+def _pass_block(tables: Tables, state: State, plan: Plan, block: int, passage: Passage) -> Passage:
+    draws, servers = state.draws, tables.edge.edge.servers
+    one = Plan(*(field[..., block] for field in plan))
+    server = one.place.clamp(min=0)
+    rate_bps = one.rate_bps
+    if tables.edge.edge.shared_bandwidth:
+        senders = queueing.counts(server, one.up, servers).gather(-1, server)
+        rate_bps = torch.where(one.up, radio.shared_bps(rate_bps, senders), rate_bps)
+    moving_s = radio.upload_s(one.bits, torch.where(one.bits > 0, rate_bps, 1.0))
+
+    airtime_s = moving_s * one.up
+    radio_free_s = passage.radio_s.gather(-1, draws.device)
+    sent_s = queueing.finish_s(draws.device, passage.at_s, airtime_s, one.up, radio_free_s)
+    down_s, across_s = moving_s * one.down, moving_s * one.across
+    ready_s = torch.where(one.up, sent_s, passage.at_s + down_s + across_s)
+
+    here, there = one.exists & (one.place < 0), one.exists & (one.place >= 0)
+    device_s = core.pick(tables.device_s.reshape(-1), _kind(tables, state) * plan.place.shape[-1] + block)
+    processor_free_s = passage.processor_s.gather(-1, draws.device)
+    computed_s = queueing.finish_s(draws.device, ready_s, device_s * draws.device_factor, here, processor_free_s)
+    entry = (draws.model * plan.place.shape[-1] + block) * servers + server
+    share = torch.where(there, draws.share.gather(-1, server), 1.0)
+    server_s = core.pick(tables.server_s.reshape(-1), entry) * draws.server_factor / share * there
+    done_s = queueing.finish_s(server, ready_s, server_s, there, passage.server_s.gather(-1, server))
+    return Passage(
+        processor_s=queueing.busy_until_s(passage.processor_s, draws.device, computed_s, here),
+        radio_s=queueing.busy_until_s(passage.radio_s, draws.device, sent_s, one.up),
+        server_s=queueing.busy_until_s(passage.server_s, server, done_s, there),
+        at_s=torch.where(here, computed_s, torch.where(there, done_s, passage.at_s)),
+        device_s=passage.device_s + (computed_s - ready_s) * here,
+        upload_s=passage.upload_s + (sent_s - passage.at_s) * one.up,
+        queue_s=passage.queue_s + (done_s - server_s - ready_s).clamp(min=0) * there,
+        on_server_s=passage.on_server_s + server_s + across_s,
+        download_s=passage.download_s + down_s,
+        airtime_s=passage.airtime_s + airtime_s,
+        server_tasks=passage.server_tasks + queueing.counts(server, there, servers),
+        server_work_s=passage.server_work_s + queueing.sums(server, server_s, servers),
+    )
