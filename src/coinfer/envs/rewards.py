@@ -4,7 +4,6 @@ Each is a sum over the tasks of the slot of a formula in `physics.cost`."""
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from coinfer.envs.core import Draws
