@@ -14,6 +14,8 @@ from coinfer.scenario.traces import DATA_VARIABLE, RateTrace, find_file, load_li
 BANK_VALUES = 1 << 18
 """Values of a drawn bank; more would only fall out of the cache."""
 MOST_ROWS = 4096
+_MOST_SLOTS = 1_000_000
+"""Of a trace."""
 STEADY = np.ones((1, 1))
 _EPISODES = 4
 """A row is as long as this many episodes where that is short enough, so that starts differ."""
@@ -165,6 +167,8 @@ def _traces(scenario: Scenario) -> tuple[list[RateTrace], tuple[str, ...]]:
         )
     found = [find_file(name, scenario.folder) for name in names]
     traces = [trace for path in found if isinstance(path, Path) for trace in load_links(path).values()]
+    if max(trace.period_s for trace in traces) > _MOST_SLOTS * scenario.spec.slot_s:
+        raise scenario.error(("slot_s",), f"a trace has more than {_MOST_SLOTS:,} slots of {scenario.spec.slot_s:g} s")
     return traces, notes
 
 

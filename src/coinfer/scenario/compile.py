@@ -20,6 +20,8 @@ from coinfer.units import GIGA
 
 MOST_LOST = 0.01
 """Largest share of arrivals that may find no place in a slot."""
+MOST_SLOTS = 10_000_000
+"""Slots of a measured workload."""
 _QUANTILES = 64
 
 
@@ -215,7 +217,19 @@ def _measured(scenario: Scenario, most: int) -> arrive.Arrivals:
         workload = workload.window(settings.start_s, settings.length_s)
     except ValueError as error:
         raise scenario.error(("arrivals", "start_s"), f"{settings.file} {error}") from None
-    return arrive.measured(arrive.superposed(workload.per_bin(spec.slot_s), settings.copies) * settings.scale, most)
+    end_s = settings.start_s + workload.period_s
+    if workload.period_s < spec.slot_s:
+        raise scenario.error(
+            ("arrivals", "length_s"),
+            f"{settings.file} has no whole slot of {spec.slot_s:g} s between {settings.start_s:g} s and {end_s:g} s",
+        )
+    if workload.period_s > MOST_SLOTS * spec.slot_s:
+        raise scenario.error(
+            ("arrivals", "length_s"),
+            f"{settings.file} has more than {MOST_SLOTS:,} slots of {spec.slot_s:g} s; take a part with length_s",
+        )
+    counts = arrive.superposed(workload.per_bin(spec.slot_s), settings.copies)
+    return arrive.measured(counts * settings.scale, most)
 
 
 def _options(

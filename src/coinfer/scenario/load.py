@@ -17,6 +17,9 @@ from coinfer.scenario.yaml_file import Document, Key, parse, read_text
 PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "droo", "city", "campus")
 """The papers' worlds and two of our own, as files that a user copies and edits."""
 
+_MOST_LINKS = 20_000_000
+"""Beyond it a world would not fit into memory."""
+
 
 class Scenario(NamedTuple):
     """A scenario that was read, and where its values stand."""
@@ -186,8 +189,13 @@ def _conditions(spec: AnyScenario) -> Sequence[tuple[Key, str]]:
 
 def _between(spec: Any) -> Any:
     devices = sum(device.count for device in spec.devices)
-    if devices > 1_000_000 or sum(server.count for server in spec.servers) > 10_000:
-        yield ("devices",), "more than 1,000,000 devices or 10,000 servers are too many"
+    servers = sum(server.count for server in spec.servers)
+    for key, found, most in (("devices", devices, 1_000_000), ("servers", servers, 1000)):
+        if found > most:
+            yield (key,), f"got {found:,}, expected at most {most:,}"
+    links = devices * servers * getattr(spec.links, "placements", 1)
+    if links > _MOST_LINKS:
+        yield ("links",), f"devices x servers x placements are {links:,}, expected at most {_MOST_LINKS:,}"
     for kind in ("devices", "servers"):
         for i, computer in enumerate(getattr(spec, kind)):
             yield from _computer((kind, i), computer)

@@ -10,10 +10,10 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO, cast
 
 import numpy as np
 
@@ -95,12 +95,12 @@ def load_links(path: Path) -> dict[str, RateTrace]:
     Raises:
         ScenarioError: naming file and line.
     """
-    with _Table(path, LINK_COLUMNS) as table:
-        series: dict[str, tuple[list[float], list[float]]] = {}
-        for line, row in table:
-            times, rates = series.setdefault(row["trace_id"], ([], []))
-            times.append(table.number(line, row, "time_s", after=times[-1] if times else None))
-            rates.append(table.number(line, row, "throughput_bytes_per_s") * BITS_PER_BYTE)
+    _columns(path, LINK_COLUMNS)
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for line, row in _rows(path):
+        times, rates = series.setdefault(row["trace_id"], ([], []))
+        times.append(_number(path, line, row, "time_s", after=times[-1] if times else None))
+        rates.append(_number(path, line, row, "throughput_bytes_per_s") * BITS_PER_BYTE)
     if not series:
         raise ScenarioError(f"{path}: holds no trace; expected rows of {','.join(LINK_COLUMNS)}")
     dead = [name for name, (_, rates) in series.items() if not any(rates)]
@@ -118,25 +118,24 @@ def load_workload(path: Path, series: str | None) -> Workload:
     Raises:
         ScenarioError: naming file and line.
     """
-    times, counts, found, per_s = list[float](), list[float](), dict[str, None](), 0.0
-    with _Table(path, ("time_s",)) as table:
-        name_column = next((name for name in SERIES_COLUMNS if name in table.columns), None)
-        count_column = next((name for name in COUNT_COLUMNS if name in table.columns), None)
-        for line, row in table:
-            if name_column:
-                found[row[name_column]] = None
-                if row[name_column] != series:
-                    continue
-            times.append(table.number(line, row, "time_s", after=times[-1] if times else None, strictly=False))
-            counts.append(table.number(line, row, count_column) if count_column else 1.0)
-        per_s = COUNT_COLUMNS[count_column] if count_column else 0.0
+    columns = _columns(path, ("time_s",))
+    name_column = next((name for name in SERIES_COLUMNS if name in columns), None)
+    count_column = next((name for name in COUNT_COLUMNS if name in columns), None)
+    times, counts, found = list[float](), list[float](), dict[str, None]()
+    for line, row in _rows(path):
+        if name_column:
+            found[row[name_column]] = None
+            if row[name_column] != series:
+                continue
+        times.append(_number(path, line, row, "time_s", after=times[-1] if times else None, strictly=False))
+        counts.append(_number(path, line, row, count_column) if count_column else 1.0)
     if name_column and series not in found:
         raise ScenarioError(f"{path}: no series {shown(series)}; it holds {shown(', '.join(found))}")
     if name_column is None and series is not None:
         raise ScenarioError(f"{path}: has no column that names a series; leave `series` away")
     if sum(counts) == 0:
         raise ScenarioError(f"{path}: holds no request")
-    return _workload(np.array(times), np.array(counts), per_s)
+    return _workload(np.array(times), np.array(counts), COUNT_COLUMNS[count_column] if count_column else 0.0)
 
 
 def _workload(times_s: np.ndarray, counts: np.ndarray, row_s: float) -> Workload:
@@ -146,57 +145,54 @@ def _workload(times_s: np.ndarray, counts: np.ndarray, row_s: float) -> Workload
     return Workload(moments, np.add.reduceat(counts, first), float(moments[-1] + last_s))
 
 
-class _Table:
-    """Rows of a CSV or .csv.gz file, with the checks that all such files need."""
+def _columns(path: Path, needed: Sequence[str]) -> list[str]:
+    """The heading of a CSV or .csv.gz file, which must have the needed columns."""
+    try:
+        with _opened(path) as file:
+            columns = next(csv.reader(file), [])
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    if any(name not in columns for name in needed):
+        raise ScenarioError(f"{path}:1: columns are {shown(','.join(columns))}, expected {','.join(needed)}")
+    return columns
 
-    def __init__(self, path: Path, needed: Sequence[str]) -> None:
-        self.path, self.needed = path, needed
-        self.columns: list[str] = []
 
-    def __enter__(self) -> "_Table":
-        opener: Callable[..., object] = gzip.open if self.path.suffix == ".gz" else open
-        try:
-            self._file = opener(self.path, "rt", encoding="utf-8", newline="")
-            self._reader = csv.reader(self._file)  # pyright: ignore[reportArgumentType]
-            self.columns = next(self._reader, [])
-        except _UNREADABLE as error:
-            raise self._unreadable(error) from None
-        missing = [name for name in self.needed if name not in self.columns]
-        if missing:
-            heading = shown(",".join(self.columns))
-            raise ScenarioError(f"{self.path}:1: columns are {heading}, expected {','.join(self.needed)}")
-        return self
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, row) of a file, after its heading."""
+    try:
+        with _opened(path) as file:
+            reader = csv.reader(file)
+            columns = next(reader)
+            for row in reader:
+                if len(row) != len(columns):
+                    raise ScenarioError(f"{path}:{reader.line_num}: {len(row)} values, expected {len(columns)}")
+                yield reader.line_num, dict(zip(columns, row, strict=True))
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __iter__(self) -> Iterator[tuple[int, Mapping[str, str]]]:
-        try:
-            for row in self._reader:
-                if len(row) != len(self.columns):
-                    where = f"{self.path}:{self._reader.line_num}"
-                    raise ScenarioError(f"{where}: {len(row)} values, expected {len(self.columns)}")
-                yield self._reader.line_num, dict(zip(self.columns, row, strict=True))
-        except _UNREADABLE as error:
-            raise self._unreadable(error) from None
+def _number(
+    path: Path, line: int, row: Mapping[str, str], column: str, after: float | None = None, strictly: bool = True
+) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ScenarioError(f"{path}:{line}: {column} is {shown(row[column])}, expected a number of at least 0")
+    if after is not None and (value < after or (strictly and value == after)):
+        raise ScenarioError(f"{path}:{line}: {column} {value:g} does not come after {after:g}")
+    return value
 
-    def number(
-        self, line: int, row: Mapping[str, str], column: str, after: float | None = None, strictly: bool = True
-    ) -> float:
-        try:
-            value = float(row[column])
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf:
-            raise ScenarioError(
-                f"{self.path}:{line}: {column} is {shown(row[column])}, expected a number of at least 0"
-            )
-        if after is not None and (value < after or (strictly and value == after)):
-            raise ScenarioError(f"{self.path}:{line}: {column} {value:g} does not come after {after:g}")
-        return value
 
-    def _unreadable(self, error: Exception) -> ScenarioError:
-        return ScenarioError(f"{self.path}: not a readable CSV file ({shown(str(error))}); expected .csv or .csv.gz")
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8", newline=""))
+    return path.open(encoding="utf-8", newline="")
 
 
 _UNREADABLE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)
+
+
+def _unreadable(path: Path, error: Exception) -> ScenarioError:
+    return ScenarioError(f"{path}: not a readable CSV file ({shown(str(error))}); expected .csv or .csv.gz")

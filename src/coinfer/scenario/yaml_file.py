@@ -1,7 +1,7 @@
 """YAML as scenarios use it: mappings, lists, numbers, words; every value remembers the line that it stands on.
 
-Stricter than YAML, so that a slip of the pen is found and not interpreted: a key may stand once, and there are no tags,
-anchors or aliases. Numbers are read as people write them: `1e9` is one, `no` is a word.
+Stricter than YAML, so that a slip of the pen is found and not interpreted: a key may stand once, and there are no tags
+and no aliases. Numbers are read as people write them: `1e9` is one, `no` is a word.
 """
 
 import re
@@ -56,9 +56,13 @@ def parse(text: str, source: str) -> Document:
         ScenarioError: naming source and line.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ScenarioError(f"{source}: anchors and aliases (&, *) are not read here; write the values out")
+        alias = next((event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)), None)
+        if alias is not None:  # an innocent-looking file may grow to gigabytes with them
+            line = alias.start_mark.line + 1
+            raise ScenarioError(f"{source}:{line}: aliases (*) are not read here; write the values out")
         root = yaml.compose(text, yaml.SafeLoader)
+    except ScenarioError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ScenarioError(
