@@ -41,6 +41,7 @@ def test_server_only_takes_the_first_cut():
         option_device_s=torch.tensor([[[0.2, 0.1, 1.0]]]),
         option_upload_bits=torch.tensor([[[1e3, 1e6, 0.0]]]),
         option_server_s=torch.full((1, 1, 3, 2), 0.1),
+        option_accuracy=torch.ones(1, 1, 3),
         option_mask=torch.ones(1, 1, 3, dtype=torch.bool),
     )
     assert heuristics.server_only()(seen).option.tolist() == [[1]]
@@ -180,3 +181,23 @@ def test_seeds_and_calls_draw_anew():
     assert first != second
     assert first != servers_of(heuristics.random(2)(seen))
     assert first == servers_of(heuristics.random(1)(seen))
+
+
+def two_exits(deadline_s: float) -> OffloadObservation:
+    """On the device: exit 1 in 0.1 s at 60 %, exit 2 in 0.4 s at 90 %; the server, behind 2 s, is no help."""
+    return observation(
+        device_s=torch.tensor([[[0.0, 0.1, 0.4]]]),
+        upload_bits=torch.tensor([[[1e6, 0.0, 0.0]]]),
+        server_s=torch.tensor([[[[0.1], [0.0], [0.0]]]]),
+        uplink_bps=torch.tensor([[[1e7]]]),
+        server_backlog_s=torch.tensor([[2.0]]),
+        option_accuracy=torch.tensor([[[0.9, 0.6, 0.9]]]),
+        deadline_s=torch.tensor([[deadline_s]]),
+    )
+
+
+@pytest.mark.parametrize("name", ["accurate-cut", "sequential-accurate"])
+@pytest.mark.parametrize(("deadline_s", "option"), [(1.0, 2), (0.4, 2), (0.3, 1), (0.05, 1), (3.0, 2), (torch.inf, 1)])
+def test_the_most_accurate_exit_that_is_in_time(name, deadline_s, option):
+    assert heuristics.OFFLOAD[name](0)(two_exits(deadline_s)).option.item() == option
+    assert heuristics.best_cut()(two_exits(deadline_s)).option.item() == 1

@@ -125,8 +125,10 @@ def fastest_places(observation: BlocksObservation, free_s: Tensor) -> Tensor:
     done_s[..., 0] = 0
     free_s = torch.cat([o.device_backlog_s[..., None], free_s[..., 1:]], -1)
     links_bps, came_from = _links_bps(o), []
+    radio_s = torch.as_tensor(o.uplink_backlog_s, dtype=work_s.dtype).expand(o.deadline_s.shape)[..., None]
     for m in range(work_s.shape[-2]):
-        arrives_s = done_s[..., :, None] + _seconds(o.block_input_bits[..., m, None, None], links_bps)
+        leaves_s = torch.where(links_bps.isinf(), done_s[..., :, None], _after_radio(done_s, radio_s)[..., :, None])
+        arrives_s = leaves_s + _seconds(o.block_input_bits[..., m, None, None], links_bps)
         there_s, before = arrives_s.min(-2)
         there = o.block_mask[..., m, None]
         came_from.append(torch.where(there, before, torch.arange(before.shape[-1], device=before.device)))
@@ -143,6 +145,11 @@ def _placed(observation: BlocksObservation, place: Tensor) -> BlocksDecision:
     reached = (observation.server_room > 0)[..., None, :] & (observation.uplink_bps > 0)
     reached = torch.nn.functional.pad(reached, (1, 0), value=True)
     return BlocksDecision(torch.where(reached.gather(-1, place), place, 0))
+
+
+def _after_radio(done_s: Tensor, radio_s: Tensor) -> Tensor:
+    """When what is done [.., P] can leave: from the device not before its radio is free."""
+    return torch.cat([torch.maximum(done_s[..., :1], radio_s), done_s[..., 1:]], -1)
 
 
 def _links_bps(o: BlocksObservation) -> Tensor:
@@ -169,6 +176,13 @@ def _free_s(o: BlocksObservation) -> Tensor:
 def _one_task(observation: BlocksObservation, k: int) -> BlocksObservation:
     """Task k alone; K becomes 1."""
     after = {"block_server_s": 2, "uplink_bps": 1, "block_device_s": 1, "block_input_bits": 1, "block_device_j": 1}
-    after |= {"block_mask": 1, "task_mask": 0, "deadline_s": 0, "device_backlog_s": 0, "energy_left_j": 0}
+    after |= {
+        "uplink_backlog_s": 0,
+        "block_mask": 1,
+        "task_mask": 0,
+        "deadline_s": 0,
+        "device_backlog_s": 0,
+        "energy_left_j": 0,
+    }
     fields: dict[str, Any] = {name: getattr(observation, name).narrow(-1 - axes, k, 1) for name, axes in after.items()}
     return observation._replace(**fields)

@@ -100,7 +100,8 @@ def exhaustive(observation: OffloadObservation, cost: Cost | None = None) -> Opt
 def coordinate_descent(
     observation: OffloadObservation, cost: Cost | None = None, start: OffloadDecision | None = None
 ) -> Optimum:
-    """The best change of a single task, again and again until none helps (as DROO's coordinate descent, IEEE TMC 2020).
+    """Task after task takes its best choice, the others staying, round after round until nobody gains (the coordinate
+    descent of DROO, IEEE TMC 2020, with one change at a time).
 
     No bound by itself: an upper end for the optimum where a slot is too large for the exact ones.
 
@@ -109,19 +110,20 @@ def coordinate_descent(
     """
     found, cost = choices(observation), cost or latency_cost(observation)
     best = as_choice(found, start or sequential_greedy()(observation))
-    least = cost(best[..., None, :])[..., 0]
-    tasks, width = best.shape[-1], found.mask.shape[-1]
-    changed = torch.arange(tasks).repeat_interleave(width)[:, None] == torch.arange(tasks)
-    options = torch.arange(width).repeat(tasks)[:, None].expand(-1, tasks)
-    while True:
-        ways = torch.where(changed, options, best[..., None, :])
-        found_cost, way = cost(ways).min(-1)
-        better = found_cost < least * (1 - 1e-9)
-        if not better.any():
-            return Optimum(found.decision(best), least)
-        taken = ways.gather(-2, way[..., None, None].expand(*way.shape, 1, tasks))[..., 0, :]
-        best = torch.where(better[..., None], taken, best)
-        least = torch.where(better, found_cost, least)
+    entries, size = _allowed_first(found, observation.task_mask)
+    least, gained = cost(best[..., None, :])[..., 0], True
+    while gained:
+        gained = False
+        for k in range(best.shape[-1]):
+            ways = best[..., None, :].repeat(*[1] * (best.dim() - 1), size[k], 1)
+            ways[..., k] = entries[..., k, : size[k]]
+            found_cost, way = cost(ways).min(-1)
+            better = found_cost < least * (1 - 1e-6)
+            taken = entries[..., k, :].gather(-1, way[..., None])[..., 0]
+            best[..., k] = torch.where(better, taken, best[..., k])
+            least = torch.where(better, found_cost, least)
+            gained = gained or bool(better.any())
+    return Optimum(found.decision(best), least)
 
 
 def as_choice(found: Choices, decision: OffloadDecision) -> Tensor:

@@ -21,6 +21,7 @@ class Choices(NamedTuple):
     """When the task reaches its server, were its upload alone on the link; where nothing is sent, when it is done."""
     service_s: Tensor
     """Work for the server; 0 where nothing is sent."""
+    accuracy: Tensor
     on_device: Tensor
     """True where nothing is sent."""
     mask: Tensor
@@ -68,13 +69,14 @@ def choices(observation: OffloadObservation) -> Choices:
         o.option_device_s[..., None],
         ready_s,
         torch.where(sends, o.option_server_s, 0.0),
+        o.option_accuracy[..., None],
         ~sends,
         o.option_mask[..., None] & reachable,
     )
-    own_s, ready_s, service_s, on_device, mask = (part.expand(ready_s.shape).flatten(-2) for part in parts)
+    own_s, ready_s, service_s, accuracy, on_device, mask = (part.expand(ready_s.shape).flatten(-2) for part in parts)
     fallback = torch.nn.functional.one_hot(on_device.int().argmax(-1), mask.shape[-1]).bool()
     mask = torch.where(mask.any(-1, keepdim=True), mask, fallback)
-    return Choices(own_s, ready_s, service_s, on_device, mask, first.shape[0])
+    return Choices(own_s, ready_s, service_s, accuracy, on_device, mask, first.shape[0])
 
 
 def predicted_s(found: Choices, server_free_s: Tensor) -> Tensor:

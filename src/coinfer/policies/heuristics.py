@@ -11,9 +11,13 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from coinfer.physics.cost import early_exit_reward
 from coinfer.policies.choices import Choices, choices, predicted_s
 from coinfer.policies.draws import pick, uniform
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
+
+LATENCY_WEIGHT, LATE_PENALTY = 0.1, 0.5
+"""Of GRLE's reward in the policies that look at accuracy; the paper's own values are not public."""
 
 
 def device_only(seed: int = 0) -> Policy:
@@ -55,10 +59,26 @@ def best_cut(seed: int = 0) -> Policy:
     return lambda observation: _least_predicted(observation, choices(observation))
 
 
+def accurate_cut(seed: int = 0) -> Policy:
+    """The same, but what is predicted in time is judged by GRLE's reward: accuracy first, some of it given for less
+    latency."""
+
+    def decide(observation: OffloadObservation) -> OffloadDecision:
+        found = choices(observation)
+        return found.decision(_regret(found, observation.deadline_s, observation.server_backlog_s).argmin(-1))
+
+    return decide
+
+
 def sequential_greedy(seed: int = 0) -> Policy:
     """Least predicted latency, task after task; each adds its work and takes its place in the queue that the next one
     sees. It needs somebody who decides for all devices."""
-    return _sequential
+    return lambda observation: _sequential(observation, lambda task, _, free_s: predicted_s(task, free_s))
+
+
+def sequential_accurate(seed: int = 0) -> Policy:
+    """The same, judged as by `accurate_cut`."""
+    return lambda observation: _sequential(observation, _regret)
 
 
 def round_robin(seed: int = 0) -> Policy:
@@ -122,8 +142,10 @@ OFFLOAD: dict[str, Callable[[int], Policy]] = {
     "server-only": server_only,
     "greedy": greedy,
     "best-cut": best_cut,
+    "accurate-cut": accurate_cut,
     "two-choices": two_choices,
     "sequential-greedy": sequential_greedy,
+    "sequential-accurate": sequential_accurate,
 }
 """What the command line calls them."""
 
@@ -149,16 +171,28 @@ def _on(observation: OffloadObservation, server: Tensor) -> OffloadDecision:
     return found.decision(predicted_s(found, torch.zeros_like(observation.server_backlog_s)).argmin(-1))
 
 
-def _sequential(observation: OffloadObservation) -> OffloadDecision:
+def _regret(found: Choices, deadline_s: Tensor, server_free_s: Tensor) -> Tensor:
+    """Minus GRLE's reward of every choice [.., K, C], its penalty growing with the latency so that even late tasks have
+    a best choice; the latency itself where there is no deadline; infinite where the choice may not be taken."""
+    latency_s, deadline_s = predicted_s(found, server_free_s), deadline_s[..., None]
+    finite_s = torch.where(found.mask, latency_s, 0.0)
+    in_time = finite_s <= deadline_s
+    reward = early_exit_reward(found.accuracy, finite_s, deadline_s, in_time, LATENCY_WEIGHT, LATE_PENALTY)
+    regret = torch.where(in_time, -reward, -reward + finite_s)
+    return torch.where(found.mask, torch.where(deadline_s.isfinite(), regret, latency_s), torch.inf)
+
+
+def _sequential(observation: OffloadObservation, cost: Callable[[Choices, Tensor, Tensor], Tensor]) -> OffloadDecision:
+    """Task after task the choice of least cost, which sees a task's choices, its deadline and the running queues."""
     found = choices(observation)
     free_s, room = observation.server_backlog_s, observation.server_room
     chosen = []
     for k in range(found.mask.shape[-2]):
         task = found.task(k)
         task = task.limited_to(task.on_device | task.of_servers(room > 0)[..., None, :])
-        choice = predicted_s(task, free_s).argmin(-1)
-        decided = task.decision(choice)
-        joins = torch.nn.functional.one_hot(decided.server + 1, found.servers + 1)[..., 0, 1:]
+        choice = cost(task, observation.deadline_s[..., k : k + 1], free_s).argmin(-1)
+        server = task.decision(choice).server
+        joins = torch.nn.functional.one_hot(server + 1, found.servers + 1)[..., 0, 1:]
         joins = joins * observation.task_mask[..., k : k + 1]
         room = room - joins
         free_s = free_s + joins * task.service_s.gather(-1, choice[..., None])[..., 0]

@@ -1,0 +1,1 @@
+"""Policies in environments: the same chance for all of them, many seeds, intervals, bounds."""

@@ -1,0 +1,92 @@
+"""Deciders that know what no policy can: what is true now. They show how much room there is above the policies."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coinfer.envs import core, offload
+from coinfer.envs.core import State
+from coinfer.policies import bounds
+from coinfer.policies.bounds import Cost
+from coinfer.types import OffloadDecision, OffloadObservation
+
+Decider = Callable[[State, OffloadObservation], OffloadDecision]
+
+
+def truth(tables: offload.Tables, state: State) -> OffloadObservation:
+    """The observation if nothing were stale and every time and rate were known; rates as if nobody shared them."""
+    draws = state.draws
+    kind = draws.model * tables.edge.edge.classes + draws.device_class
+    share = torch.where(draws.share > 0, draws.share, 1.0)[:, None, None, :]
+    return offload.observe(tables, state)._replace(
+        option_device_s=tables.device_s[kind] * draws.device_factor[..., None],
+        option_server_s=tables.server_s[kind] * draws.server_factor[..., None, None] / share,
+        uplink_bps=draws.link_bps,
+        server_backlog_s=state.server_backlog_s,
+        server_room=core.room(tables.edge, state),
+        observation_age_s=torch.zeros_like(state.server_backlog_s),
+    )
+
+
+def unloaded(tables: offload.Tables, state: State) -> OffloadObservation:
+    """The same with nothing waiting and room on every server that is not out."""
+    true = truth(tables, state)
+    return true._replace(
+        option_mask=tables.exists[state.draws.model * tables.edge.edge.classes + state.draws.device_class],
+        device_backlog_s=torch.zeros_like(true.device_backlog_s),
+        uplink_backlog_s=torch.zeros_like(true.device_backlog_s),
+        server_backlog_s=torch.zeros_like(true.server_backlog_s),
+        server_room=torch.where(state.draws.share > 0, torch.inf, 0.0),
+    )
+
+
+def served_cost(tables: offload.Tables, state: State) -> Cost:
+    """Summed latency of the slot's tasks as the environment itself would serve them: shared links, tasks of the same
+    device, admission and losses included."""
+    servers = tables.edge.edge.servers
+
+    def cost(choice: Tensor) -> Tensor:
+        worlds, ways, tasks = choice.shape
+        many = tiled(state, ways)
+        flat = choice.reshape(worlds * ways, tasks)
+        decision = OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
+        return offload.serve(tables, many, decision).outcome.latency_s.sum(-1).reshape(worlds, ways)
+
+    return cost
+
+
+def tiled(state: State, ways: int) -> State:
+    """Every world so many times, one beside the other."""
+
+    def repeat(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return type(value)(*map(repeat, value))
+        return value.repeat_interleave(ways, 0) if value.shape[0] == state.slot.shape[0] else value
+
+    return repeat(state)
+
+
+def slot_descent(tables: offload.Tables) -> Decider:
+    """Coordinate descent on the true summed latency of each slot. Within a slot hardly anything is better; it does not
+    look ahead."""
+
+    def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
+        true = truth(tables, state)
+        return bounds.coordinate_descent(true, served_cost(tables, state)).decision
+
+    return decide
+
+
+def slot_optimum(tables: offload.Tables) -> Decider:
+    """The very best decision of each slot by exhaustive search, for slots of few tasks."""
+
+    def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
+        return bounds.exhaustive(truth(tables, state), served_cost(tables, state)).decision
+
+    return decide
+
+
+ORACLES: dict[str, Callable[[offload.Tables], Decider]] = {"slot-descent": slot_descent, "slot-optimum": slot_optimum}
+"""What the command line calls them."""
