@@ -44,16 +44,6 @@ def test_float32_and_float64_draw_the_same_numbers():
     assert random.uniform(some, torch.float32).double().equal(random.uniform(some, torch.float64))
 
 
-def test_branches_are_uniform_across_keys_and_counters():
-    keys = random.bits(torch.tensor(5), torch.arange(4096))[:, None]
-    found = random.below(random.branch(keys, torch.arange(64)), 50)
-    for counts in (found.reshape(-1).bincount(minlength=50), found[:, 1].bincount(minlength=50)):
-        expected = counts.sum() / 50
-        assert ((counts - expected) ** 2 / expected).sum() < 49 + 5 * 98**0.5
-    pairs = (found[:, 0] * 50 + found[:, 1]).bincount(minlength=2500)
-    assert ((pairs - 4096 / 2500) ** 2 / (4096 / 2500)).sum() < 2499 + 5 * 4998**0.5
-
-
 def test_keys_of_sub_streams_differ():
     parents = torch.arange(1000)
     keys = torch.cat([random.key(parents, child) for child in range(5)] + [random.key(parents, parents + 5)])

@@ -30,7 +30,13 @@ class Bank(NamedTuple):
 
     @property
     def varies(self) -> bool:
+        """Whether there is anything to look up."""
         return self.values.shape[0] > 1
+
+    @property
+    def circular(self) -> bool:
+        """Whether paths are read in a circle, an episode being as long as they are or longer."""
+        return self.values.shape[0] == self.rows * self.starts
 
 
 class EdgeTables(NamedTuple):
@@ -57,6 +63,8 @@ class EdgeTables(NamedTuple):
     mean_link: Tensor
     """[G * U, N]"""
     links: Bank
+    link_shift: Tensor
+    """[N] int32, how far a device's path to each server lies from its first."""
     rate_error: Tensor
     """[Q]"""
     transmit_power_w: Tensor
@@ -164,6 +172,7 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
         starts = length - edge.slots if length > edge.slots else length
         return Bank(values.T.reshape(-1).contiguous(), rows, starts)
 
+    links = bank(real(edge.link_bank))
     return EdgeTables(
         edge=edge,
         dtype=dtype,
@@ -176,8 +185,11 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
         spread_s=real(np.subtract(most_s, least_s, where=most_s > least_s, out=np.zeros_like(least_s))),
         device_factor=real(edge.device_factor),
         server_factor=real(edge.server_factor),
-        mean_link=real(edge.mean_link).reshape(-1, edge.servers),
-        links=bank(real(edge.link_bank)),
+        mean_link=real(edge.mean_link * (edge.link_bank[0, 0] if edge.link_bank.size == 1 else 1)).reshape(
+            -1, edge.servers
+        ),
+        links=links,
+        link_shift=random.below(random.bits(whole(0), whole(np.arange(edge.servers))), links.rows * links.starts).int(),
         rate_error=real(edge.rate_error),
         transmit_power_w=real(edge.transmit_power_w),
         server_capacity=real(edge.server_capacity),
@@ -304,7 +316,7 @@ def _devices(tables: EdgeTables, slot_key: Tensor, who: Tensor) -> Tensor:
 def _task_mask(tables: EdgeTables, seeds: Tensor, slot: Tensor, slot_key: Tensor) -> Tensor:
     cdf = tables.arrival_cdf
     if cdf.shape[0] > 1:
-        cdf = cdf[_bank(tables.arrivals, random.key(seeds, _ARRIVALS), slot)]
+        cdf = cdf[_at(tables.arrivals, _path(tables.arrivals, random.key(seeds, _ARRIVALS)), slot)]
     return random.second_uniform(random.bits(slot_key, _COUNT), tables.dtype)[:, None] >= cdf
 
 
@@ -316,36 +328,46 @@ def _link_bps(tables: EdgeTables, seeds: Tensor, slot: Tensor, device: Tensor) -
     edge, (worlds, tasks) = tables.edge, device.shape
     placement = random.below(random.key(seeds, _EPISODE), edge.mean_link.shape[0])
     row = placement[:, None] * edge.devices + device
-    mean = tables.mean_link.index_select(0, row.reshape(-1)).reshape(worlds, tasks, edge.servers)
+    bps = tables.mean_link.index_select(0, row.reshape(-1)).reshape(worlds, tasks, edge.servers)
     if tables.links.varies:
-        of_device = random.bits(random.key(seeds, _LINKS)[:, None], device)[..., None]
-        servers = torch.arange(edge.servers, device=device.device)
-        of_link = of_device if edge.one_path else random.branch(of_device, servers)
-        mean = mean * _bank(tables.links, of_link, slot[:, None, None])
-    else:
-        mean = mean * tables.links.values
-    return mean if edge.bandwidth_hz is None else radio.shannon_bps(mean, edge.bandwidth_hz)
+        path = _path(tables.links, random.bits(random.key(seeds, _LINKS)[:, None], device))[..., None]
+        path = path if edge.one_path else _shifted(tables.links, path, tables.link_shift)
+        bps.mul_(_at(tables.links, path, slot[:, None, None]))
+    return bps if edge.bandwidth_hz is None else radio.shannon_bps(bps, edge.bandwidth_hz)
 
 
 def _believed_bps(tables: EdgeTables, slot_key: Tensor, link_bps: Tensor) -> Tensor:
     if tables.rate_error.shape[0] == 1:
-        return link_bps * tables.rate_error
+        error = float(tables.edge.rate_error[0])
+        return link_bps if error == 1 else link_bps * error
     number = torch.arange(link_bps.shape[1] * link_bps.shape[2], device=tables.device).reshape(link_bps.shape[1:])
     error_bits = random.bits(random.key(slot_key, _RATES)[:, None, None], number)
     return link_bps * _quantile(tables.rate_error, random.below(error_bits, tables.rate_error.shape[0]))
 
 
 def _server_share(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Tensor:
-    servers = torch.arange(tables.edge.servers, device=tables.device)
     if not tables.shares.varies:
         return tables.shares.values.expand(seeds.shape[0], tables.edge.servers)
-    return _bank(tables.shares, random.bits(random.key(seeds, _SERVERS)[:, None], servers), slot[:, None])
+    servers = torch.arange(tables.edge.servers, device=tables.device)
+    path = _path(tables.shares, random.bits(random.key(seeds, _SERVERS)[:, None], servers))
+    return _at(tables.shares, path, slot[:, None])
 
 
-def _bank(bank: Bank, path_bits: Tensor, slot: Tensor) -> Tensor:
-    """Values in a slot of the paths that the upper half of some bits names; `slot` broadcasts against them."""
-    position = random.below(path_bits, bank.rows * bank.starts) + slot * bank.rows
-    if bank.values.shape[0] == bank.rows * bank.starts:
+def _path(bank: Bank, random_bits: Tensor) -> Tensor:
+    """A row and a first slot of the bank, as one number."""
+    return random.below(random_bits, bank.rows * bank.starts).to(torch.int32)
+
+
+def _shifted(bank: Bank, path: Tensor, shift: Tensor) -> Tensor:
+    """Other paths, as many as there are shifts: each is as random as the first."""
+    path, paths = path + shift, bank.rows * bank.starts
+    return path.sub_((path >= paths) * torch.tensor(paths, dtype=torch.int32, device=path.device))
+
+
+def _at(bank: Bank, path: Tensor, slot: Tensor) -> Tensor:
+    """Values of paths in a slot, which broadcasts against them."""
+    position = path + (slot * bank.rows).to(torch.int32)
+    if bank.circular:
         position = position % bank.values.shape[0]
     return pick(bank.values, position)
 
@@ -353,6 +375,11 @@ def _bank(bank: Bank, path_bits: Tensor, slot: Tensor) -> Tensor:
 def pick(table: Tensor, index: Tensor) -> Tensor:
     """table[index] for a table [L] and an index of any shape; faster than indexing."""
     return table.index_select(0, index.reshape(-1)).reshape(index.shape)
+
+
+def rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows table[index] of a table [L, ..] for an index of any shape: fresh memory, and faster than indexing."""
+    return table.index_select(0, index.reshape(-1)).reshape(*index.shape, *table.shape[1:])
 
 
 def _quantile(values: Tensor, index: Tensor) -> Tensor:

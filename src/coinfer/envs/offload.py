@@ -103,20 +103,15 @@ def observe(tables: Tables, state: State) -> OffloadObservation:
     """What a policy sees of each world, [B, ..]."""
     draws, kind = state.draws, _kind(tables, state)
     backlog_s, room, share = core.seen_servers(tables.edge, state)
-    pairs = kind.reshape(-1)
-
-    def of_kind(table: Tensor) -> Tensor:
-        return table.index_select(0, pairs).reshape(*kind.shape, *table.shape[1:])
-
-    server_s = of_kind(tables.server_s)
+    server_s = core.rows(tables.server_s, kind)
     if tables.edge.shares.varies:
-        server_s = server_s / torch.where(share > 0, share, 1.0)[:, None, None, :]
+        server_s.mul_(torch.where(share > 0, share, 1.0).reciprocal_()[:, None, None, :])
     return OffloadObservation(
-        option_device_s=of_kind(tables.device_s),
-        option_upload_bits=of_kind(tables.upload_bits),
+        option_device_s=core.rows(tables.device_s, kind),
+        option_upload_bits=core.rows(tables.upload_bits, kind),
         option_server_s=server_s,
-        option_accuracy=of_kind(tables.accuracy),
-        option_device_j=of_kind(tables.device_j),
+        option_accuracy=core.rows(tables.accuracy, kind),
+        option_device_j=core.rows(tables.device_j, kind),
         option_mask=option_feasible(tables, state) & draws.task_mask[..., None],
         task_mask=draws.task_mask,
         deadline_s=draws.deadline_s,
@@ -134,7 +129,8 @@ def option_feasible(tables: Tables, state: State) -> Tensor:
     """[B, K, O] the options that can be carried out with some server that has room: with the best link, if with any."""
     kind = _kind(tables, state)
     best_bps = state.draws.link_bps.amax(-1, keepdim=True)
-    return _feasible(tables, state, tables.exists[kind], tables.upload_bits[kind], tables.device_j[kind], best_bps)
+    exists, bits, device_j = (core.rows(t, kind) for t in (tables.exists, tables.upload_bits, tables.device_j))
+    return _feasible(tables, state, exists, bits, device_j, best_bps)
 
 
 def step(tables: Tables, state: State, decision: OffloadDecision, reward: Reward) -> Step:

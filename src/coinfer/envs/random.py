@@ -50,13 +50,6 @@ def second_below(random_bits: Tensor, count: int) -> Tensor:
     return ((random_bits & 0xFFFFFFFF) * count) >> 32
 
 
-def branch(keys: Tensor, counters: Tensor) -> Tensor:
-    """64 random bits for each of few counters under keys that are random already: one round where `bits` takes two.
-    Only the upper half is good."""
-    value = keys + (counters + 1) * GOLDEN
-    return (value ^ (value >> 32)).mul_(FIRST_FACTOR)
-
-
 def _stride(counter: Tensor | int) -> Tensor | int:
     if isinstance(counter, Tensor):
         return (counter + 1) * GOLDEN

@@ -89,10 +89,8 @@ def _remember(tables: EdgeTables, state: State, queue: Tensor, done_s: Tensor, t
     """The ring with tasks in the order of service. At most Q of a server's tasks are unfinished, and they finish in the
     order in which they were put in, so what a newcomer overwrites is finished."""
     places, servers = tables.places, tables.edge.servers
-    before = torch.nn.functional.pad(tasks.cumsum(-1), (1, 0))
     head = torch.nn.functional.pad(state.ring_head, (0, 1))
-    rank = torch.arange(queue.shape[-1], device=queue.device) - before.gather(-1, queue)
-    position = queue * places + (head.gather(-1, queue) + rank) % places
+    position = queue * places + (head.gather(-1, queue) + queueing.ranks(queue, tasks)) % places
     unused = servers * places
     ring = torch.nn.functional.pad(state.unfinished_s.flatten(1), (0, 1))
     ring = ring.scatter(-1, torch.where(queue < servers, position, unused), done_s)[:, :unused]

@@ -76,9 +76,17 @@ def admitted(server: Tensor, asks: Tensor, room: Tensor) -> Tensor:
 
     `server` is an index into N also where a task asks for nothing.
     """
-    wanted = (server[..., None] == torch.arange(room.shape[-1], device=server.device)) & asks[..., None]
-    place = wanted.cumsum(-2, dtype=torch.int32).gather(-1, server[..., None])[..., 0]
-    return asks & (place <= room.gather(-1, server))
+    queue = torch.where(asks, server, room.shape[-1])
+    order = in_order(queue)
+    ahead = ranks(queue.gather(-1, order), counts(server, asks, room.shape[-1]))
+    return asks & (torch.empty_like(ahead).scatter_(-1, order, ahead) < room.gather(-1, server))
+
+
+def ranks(queue: Tensor, tasks: Tensor) -> Tensor:
+    """How many tasks [.., K] stand before each in its queue, given `counts` [.., Q] and the queues in order; a queue
+    number of Q stands for no queue."""
+    begins = torch.nn.functional.pad(tasks.cumsum(-1), (1, 0))
+    return torch.arange(queue.shape[-1], device=queue.device) - begins.gather(-1, queue)
 
 
 def elapse(backlog_s: Tensor, passed_s: float) -> Tensor:

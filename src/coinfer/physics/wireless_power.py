@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 60
-SPREAD_ROUNDS = 4
+SPREAD_ROUNDS = 3
 CLOSE = 1e-10
 """Relative change of the price at which the search ends."""
 STEEPEST = 500.0
