@@ -1,11 +1,12 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from coinfer.physics.radio import shannon_bps
-from coinfer.scenario.compile import Compiled, fingerprint, open_world
-from coinfer.scenario.load import PRESETS, load, preset_text
+from coinfer.scenario.compile import Compiled, compile_scenario, fingerprint, open_world
+from coinfer.scenario.load import PRESETS, load, preset_text, read
 from coinfer.scenario.report import option_rows, summary
 from coinfer.scenario.world import check
 
@@ -140,3 +141,11 @@ def test_campus_has_six_unlike_servers():
     world = open_world("campus").world
     assert (world.edge.devices, world.edge.servers) == (20, 6)
     assert len(np.unique(world.option_server_s[0, 0, 0])) == 6
+
+
+def test_the_example_of_the_documentation_compiles():
+    page = Path(__file__).resolve().parents[2] / "docs" / "scenarios.md"
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    compiled = compile_scenario(read(text, "scenarios.md"))
+    assert compiled.notes == ()
+    assert compiled.world.options > 2

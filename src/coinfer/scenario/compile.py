@@ -194,7 +194,7 @@ def _arrivals(scenario: Scenario) -> tuple[arrive.Arrivals, tuple[str, ...]]:
             "enough",
         )
     lost = f"{found.lost:.2%} of the requests find no place in a slot (tasks_per_slot {most})"
-    return found, (lost,) if found.lost > MOST_LOST / 100 else ()
+    return found, (lost,) if found.lost > MOST_LOST / 10 else ()
 
 
 def _arrival_table(scenario: Scenario, most: int) -> arrive.Arrivals:
