@@ -265,6 +265,71 @@ def test_arrivals_have_the_scenarios_mean():
     assert abs(count.var().item() - 2.5) < 0.1
 
 
+def test_links_follow_their_bank_each_for_itself():
+    """Every link has the bank's mean and spread; links of a device, and of two devices, do not go together."""
+    rng = np.random.default_rng(2)
+    bank = rng.exponential(1.0, (64, 200))
+    edge = one_server(24.0).edge._replace(
+        slots=20,
+        mean_link=np.full((1, 50, 4), 3.0),
+        link_bank=bank,
+        server_capacity=np.full(4, np.inf),
+        download_s=np.zeros(4),
+    )
+    world = one_server(24.0)._replace(edge=edge, option_server_s=np.ones((1, 1, 2, 4)))
+    tables = core.load_edge(world, "cpu", torch.float64)
+    seeds = torch.arange(3000)
+    draws = [core.draw(tables, seeds, torch.full_like(seeds, slot)) for slot in (0, 19)]
+    other = draws[0].device[:, 0] != draws[0].device[:, 1]
+    link = draws[0].link_bps[other, :2].flatten(1) / 3.0
+    error = 5 / link.shape[0] ** 0.5
+    assert torch.allclose(link.mean(0), torch.tensor(bank.mean()), atol=error)
+    assert torch.allclose(link.std(0), torch.tensor(bank.std()), atol=3 * error)
+    assert (torch.corrcoef(link.T) - torch.eye(8)).abs().max() < error
+    same = {float(value) for value in draws[1].link_bps.flatten()[:50] / 3.0}
+    assert all(np.isclose(bank, value).any() for value in same)
+    mobile = core.load_edge(world._replace(edge=edge._replace(one_path=True)), "cpu", torch.float64)
+    assert (core.draw(mobile, seeds, seeds * 0).link_bps.std(-1) == 0).all()
+
+
+def links_of(draws: core.Draws, world: int) -> list[tuple[int, float]]:
+    """(device, rate) of each task of a world with one server."""
+    return list(zip(draws.device[world].tolist(), draws.link_bps[world, :, 0].tolist(), strict=True))
+
+
+def test_a_path_goes_on_slot_after_slot():
+    """A bank that counts the slots: a link's value grows by one a slot, and each world starts where it likes."""
+    bank = np.arange(1, 101.0)[None]
+    world = one_server(24.0)
+    world = world._replace(edge=world.edge._replace(slots=60, link_bank=bank, mean_link=np.ones((1, 50, 1))))
+    tables = core.load_edge(world, "cpu", torch.float64)
+    seeds = torch.arange(50)
+    first = core.draw(tables, seeds, torch.zeros_like(seeds))
+    later = core.draw(tables, seeds, torch.full_like(seeds, 60))
+    begun = {(w, d): bps for w in range(50) for d, bps in links_of(first, w)}
+    pairs = [(begun[w, d], bps) for w in range(50) for d, bps in links_of(later, w) if (w, d) in begun]
+    assert len(pairs) > 100
+    assert all(after == before + 60 for before, after in pairs)
+    assert len({before for before, _ in pairs}) > 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gpu_gives_the_same_worlds(seed):
+    rng = np.random.default_rng(seed)
+    world = random_world(rng)
+    decided, seeds = decisions(rng, world), torch.arange(50)
+    tables = offload.load(world, "cuda", torch.float64)
+    state = offload.reset(tables, seeds)
+    for (seen, step), decision in zip(rollout(world, seeds, decided), decided, strict=True):
+        there = offload.observe(tables, state)
+        moved = OffloadDecision(*(field.cuda() for field in everywhere(decision, len(seeds))))
+        step_there = offload.step(tables, state, moved, rewards.latency)
+        for ours, theirs in zip((*seen, *step.outcome), (*there, *step_there.outcome), strict=True):
+            assert torch.allclose(ours.double(), theirs.cpu().double(), rtol=1e-9)
+        state = step_there.state
+
+
 def test_decisions_out_of_range_are_refused_and_done_by_the_device():
     tables = offload.load(one_server(24.0))
     state = offload.reset(tables, torch.arange(4))

@@ -43,6 +43,7 @@ def random_edge(rng: np.random.Generator, **changes: object) -> Edge:
         drop_refused=bool(rng.random() < 0.3),
         task_energy_j=np.where(rng.random(classes) < 0.5, np.inf, rng.uniform(0.2, 1.0, classes)),
         battery_j=np.where(rng.random(classes) < 0.5, np.inf, rng.uniform(0.5, 4.0, classes)),
+        one_path=bool(rng.random() < 0.2),
     )
     return edge._replace(**changes)
 
