@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import core
-from coinfer.envs.core import EdgeTables, Info, State
+from coinfer.envs import chance, core
+from coinfer.envs.chance import EdgeTables
+from coinfer.envs.core import Info, State
 from coinfer.envs.rewards import Reward
 from coinfer.physics import compute, queueing, radio
 from coinfer.physics.cost import outcome_of
@@ -112,7 +113,7 @@ def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dt
     Raises:
         WorldError: where the scenario's arrays do not fit together.
     """
-    edge = core.load_edge(world, device, dtype)
+    edge = chance.load_edge(world, device, dtype)
 
     def real(array: np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(array, dtype=np.float64)).to(device, dtype)
@@ -170,7 +171,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
     plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
     passage = _pass(tables, state, plan)
 
-    power_w = core.pick(edge.transmit_power_w, draws.device_class)
+    power_w = chance.pick(edge.transmit_power_w, draws.device_class)
     device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
     energy_j = device_j + compute.transmit_j(power_w, passage.airtime_s)
     outcome = outcome_of(
@@ -180,7 +181,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
         server_s=passage.on_server_s,
         download_s=passage.download_s,
         energy_j=energy_j,
-        accuracy=core.pick(tables.accuracy, draws.model) * works,
+        accuracy=chance.pick(tables.accuracy, draws.model) * works,
         admitted=draws.task_mask & ~refused,
         answered=works,
         deadline_s=draws.deadline_s,
@@ -211,7 +212,7 @@ def feasible(tables: Tables, state: State, decision: BlocksDecision) -> Tensor:
     can = (known & ~(exists & (place >= 0) & out) & ~dead).all(-1)
     if not tables.edge.limited_energy:
         return can
-    power_w = core.pick(tables.edge.transmit_power_w, draws.device_class)
+    power_w = chance.pick(tables.edge.transmit_power_w, draws.device_class)
     airtime_s = (radio.upload_s(plan.bits, torch.where(dead, 1.0, plan.rate_bps)) * plan.up).sum(-1)
     device_j = (tables.device_j[_kind(tables, state)] * (exists & (place < 0))).sum(-1)
     spends_j = device_j + compute.transmit_j(power_w, airtime_s)
@@ -255,7 +256,7 @@ def _pass(tables: Tables, state: State, plan: Plan) -> Passage:
     last = torch.where(plan.exists, plan.place, -2)
     index = (plan.exists.sum(-1, keepdim=True) - 1).clamp(min=0)
     last = last.gather(-1, index)[..., 0]
-    answer_s = core.pick(tables.edge.download_s, last.clamp(min=0)) * (last >= 0)
+    answer_s = chance.pick(tables.edge.download_s, last.clamp(min=0)) * (last >= 0)
     return passage._replace(download_s=passage.download_s + answer_s)
 
 
@@ -276,12 +277,12 @@ def _pass_block(tables: Tables, state: State, plan: Plan, block: int, passage: P
     ready_s = torch.where(one.up, sent_s, passage.at_s + down_s + across_s)
 
     here, there = one.exists & (one.place < 0), one.exists & (one.place >= 0)
-    device_s = core.pick(tables.device_s.reshape(-1), _kind(tables, state) * plan.place.shape[-1] + block)
+    device_s = chance.pick(tables.device_s.reshape(-1), _kind(tables, state) * plan.place.shape[-1] + block)
     processor_free_s = passage.processor_s.gather(-1, draws.device)
     computed_s = queueing.finish_s(draws.device, ready_s, device_s * draws.device_factor, here, processor_free_s)
     entry = (draws.model * plan.place.shape[-1] + block) * servers + server
     share = torch.where(there, draws.share.gather(-1, server), 1.0)
-    server_s = core.pick(tables.server_s.reshape(-1), entry) * draws.server_factor / share * there
+    server_s = chance.pick(tables.server_s.reshape(-1), entry) * draws.server_factor / share * there
     done_s = queueing.finish_s(server, ready_s, server_s, there, passage.server_s.gather(-1, server))
     return Passage(
         processor_s=queueing.busy_until_s(passage.processor_s, draws.device, computed_s, here),

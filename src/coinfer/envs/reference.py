@@ -1,7 +1,7 @@
 """The environment `offload` once more: one world, event by event, in plain floats (simpy). Exact, slow, independent.
 
-It shares nothing with the vectorised environment but what chance brings (`core.Draws`): devices, radios and servers are
-processes that wait for each other, a server's places are counted by who came and went, and nothing is summed ahead.
+It shares nothing with the vectorised environment but what chance brings (`chance.Draws`): devices, radios and servers
+are processes that wait for each other, a server's places are counted by who came and went, and nothing is summed ahead.
 
 With `arrival_order` the servers take tasks in the order in which these really arrive. The rule of the design serves a
 slot's tasks before the next slot's, even where an upload outlasts its slot; the difference is measured, not assumed.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import simpy
 import torch
 
-from coinfer.envs import core
+from coinfer.envs.chance import Draws, draw, load_edge
 from coinfer.envs.turns import Events, Turn
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 from coinfer.types import DEVICE, Outcome
@@ -61,9 +61,9 @@ Decide = Callable[[int, int], tuple[int, int]]
 
 def chance(world: OffloadWorld | BlocksWorld, seed: int) -> list[Slot]:
     """What chance brings in each slot of an episode, drawn as the vectorised environment draws it."""
-    tables = core.load_edge(world, "cpu", torch.float64)
+    tables = load_edge(world, "cpu", torch.float64)
     seeds = torch.tensor([seed])
-    return [_plain(core.draw(tables, seeds, torch.tensor([slot]))) for slot in range(world.edge.slots)]
+    return [_plain(draw(tables, seeds, torch.tensor([slot]))) for slot in range(world.edge.slots)]
 
 
 def run(world: OffloadWorld, slots: Sequence[Slot], decide: Decide, arrival_order: bool = False) -> Episode:
@@ -239,7 +239,7 @@ def lost(task: Task) -> Outcome:
     return Outcome(0.0, 0.0, task.deadline_s, 0.0, 0.0, task.deadline_s, 0.0, 0.0, False, False)
 
 
-def _plain(draws: core.Draws) -> Slot:
+def _plain(draws: Draws) -> Slot:
     many = draws.deadline_s.shape
     rows = zip(
         draws.device[0].tolist(),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from coinfer.envs.core import Draws
+from coinfer.envs.chance import Draws
 from coinfer.physics import cost
 from coinfer.types import Outcome
 

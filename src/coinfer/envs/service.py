@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coinfer.envs.core import EdgeTables, State
+from coinfer.envs.chance import EdgeTables
+from coinfer.envs.core import State
 from coinfer.physics import queueing
 
 
