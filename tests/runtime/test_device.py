@@ -11,6 +11,7 @@ from coinfer.graph import zoo
 from coinfer.runtime.device import Device, DeviceError
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import ImageError, load_images, preprocess
+from coinfer.runtime.inputs import InputError
 from coinfer.runtime.messages import InferReply, InferRequest, LoadReport, WireError
 from coinfer.runtime.tensors import pack, unpack
 from coinfer.runtime.transport import InMemoryTransport
@@ -233,7 +234,7 @@ def test_wrong_settings_are_one_line(settings: dict, message: str):
         (np.zeros((1, 3, 32, 32), np.float64), Exception, "expected float32, got float64"),
         (np.zeros((1, 3, 31, 32), np.float32), Exception, "expected shape"),
         ({"nonsense": np.zeros(3, np.float32)}, Exception, "nonsense"),
-        (3.14, DeviceError, "cannot infer from a float"),
+        (3.14, InputError, "cannot infer from a float"),
     ],
 )
 def test_wrong_items_are_one_line(item, error: type[Exception], message: str):
