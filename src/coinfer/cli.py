@@ -95,6 +95,9 @@ def edge(
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 16,
     slowdown: Slowdown = 1.0,
     engine: Engine = "onnxruntime",
+    peers: Annotated[
+        str, typer.Option(help="Edge servers that a route may go on to, host:port,...; `any` allows all.")
+    ] = "",
     echo: Annotated[bool, typer.Option("--echo", help="Also serve `echo`, which returns its input.")] = False,
 ) -> None:
     """Serve networks, whole or any part of them, over gRPC and REST (Open Inference Protocol v2).
@@ -115,6 +118,7 @@ def edge(
         queue=queue,
         slowdown=slowdown,
         engine=engine,
+        peers=None if peers == "any" else tuple(peer for peer in peers.split(",") if peer),
         echo=echo,
     )
     raise typer.Exit(run_edge(settings))

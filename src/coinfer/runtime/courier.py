@@ -88,18 +88,18 @@ class Courier:
         """Sends a request of about `upload_bits` that should take the server `service_s`."""
         now_s = self._clock.now_s()
         known = self.peers.now()[server]
-        sent = Sent(
-            server=server,
-            cut=cut,
-            size_bits=request_bits(request),
-            at_s=now_s,
+        sent = self.carry(server, cut, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
             expected_s=upload_bits / known.link.rate_bps + est.backlog_now_s(known, now_s) + service_s,
-            reply=self._transport.send(self.peers.addresses[server], request, LONGEST_WAIT_S),
         )
         self.peers.change(server, partial(est.after_send, size_bits=sent.size_bits, service_s=service_s, now_s=now_s))
         sent.reply.add_done_callback(lambda _: self._learn(sent))
         return sent
+
+    def carry(self, server: int, cut: tuple[str, ...], request: InferRequest) -> Sent:
+        """Sends a request from which nothing is learned, such as one that visits several servers."""
+        reply = self._transport.send(self.peers.addresses[server], request, LONGEST_WAIT_S)
+        return Sent(server, cut, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
 
     def read(self, sent: Sent) -> tuple[Answer | None, str]:
         """The server's answer, or what was wrong with it."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from coinfer.graph.zoo import open_model
 from coinfer.profile.options import Options, compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime import codec, planner
+from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.courier import Answer, Courier, Sent
 from coinfer.runtime.executor import Abort, Engine, Executor
@@ -131,9 +133,9 @@ class Device:
         table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads)
         if jpeg_quality is not None:
             table = with_jpeg(self.graph, table, jpeg_quality)
+        self._profiled_s = cache(partial(table.segment_s, self.graph))
         self.options = options or planner.prune(compile_options(self.graph, table, bits), slowdown)
         cuts = tuple(dict.fromkeys(self.options.cuts))
-        self._head_s = dict(zip(cuts, table.head_s(self.graph, cuts).tolist(), strict=True))
         self._tail_s = dict(zip(cuts, table.tail_s(self.graph, cuts).tolist(), strict=True))
         self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
         self._processor = Processor(self._executor, slowdown)
@@ -151,7 +153,8 @@ class Device:
     def open(self) -> None:
         """Builds what the planner may choose, here and on the servers, and measures the links once. Servers that do not
         answer are used as soon as they do."""
-        for cut in self._head_s:
+        keep_freed_memory()
+        for cut in self._tail_s:
             for inputs, outputs in ((self.graph.inputs, cut), (cut, self.graph.outputs)):
                 if set(inputs) != set(outputs):
                     self._executor.prepare(inputs, outputs)
@@ -204,8 +207,7 @@ class Device:
         deadline_s = self.deadline_s if deadline_s is None else deadline_s
         if not deadline_s > 0:
             raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
-        tensors, pixels = read_item(self.graph, item)
-        self._executor.check(tensors)
+        tensors, pixels = self._inputs(item)
         observation = self.observe(deadline_s)
         if pixels is None:
             observation = planner.with_raw_input(observation, self.options, self.graph)
@@ -213,9 +215,46 @@ class Device:
         route = self._route(observation, option, server)
         task = _Task(tensors, pixels, began_s, deadline_s, observation, route, option, predicted_s)
         if server == DEVICE:
-            outputs = self._processor.submit(tensors, self.graph.outputs, self._head_s[self.graph.outputs]).result()
+            outputs = self._compute(tensors, self.graph.outputs).result()
             return self._result(task, Answer(outputs, 0.0), DEVICE, [], 0.0)
         return self._offload(task, server)
+
+    def follow(self, route: Route, item: Any) -> Result:
+        """Carries out a given route, through any cuts and over several servers; the device answers where it fails.
+
+        Raises:
+            UserError: where the item does not fit the network, or the route starts elsewhere, names an unknown server
+                or does not end at the network's outputs.
+        """
+        began_s = self._clock.now_s()
+        servers = self._route_servers(route)
+        tensors, pixels = self._inputs(item)
+        observation = self.observe(route.deadline_s)
+        task = _Task(tensors, pixels, began_s, route.deadline_s, observation, route, 0, math.inf)
+        cut = route.hops[0].cut
+        at_cut = tensors if set(cut) == set(self.graph.inputs) else self._compute(tensors, cut).result()
+        if not servers:
+            return self._result(task, Answer(at_cut, 0.0), DEVICE, [], 0.0)
+        left_s = began_s + route.deadline_s - self._clock.now_s()
+        request = self._request(task, at_cut, servers[0], max(left_s, 0.0))
+        sent = self._courier.carry(servers[0], cut, request)
+        wait((sent.reply,))
+        answer, reason = self._courier.read(sent)
+        if answer is not None:
+            return self._result(task, answer, servers[-1], [], sent.size_bits)
+        waited_s = self._clock.now_s() - sent.at_s
+        outputs = self._compute(at_cut, self.graph.outputs).result()
+        return self._result(task, Answer(outputs, waited_s), DEVICE, [reason], sent.size_bits)
+
+    def _route_servers(self, route: Route) -> list[int]:
+        """Indices of the servers of a route, in order."""
+        nodes = [hop.node for hop in route.hops]
+        unknown = [node for node in nodes[1:] if node not in self.servers]
+        if not nodes or nodes[0] != "device" or unknown:
+            raise DeviceError(f"route over {nodes}: expected 'device' first, then some of {list(self.servers)}")
+        if set(route.hops[-1].cut) != set(self.graph.outputs):
+            raise DeviceError(f"route ends at {list(route.hops[-1].cut)}; expected {list(self.graph.outputs)}")
+        return [self.servers.index(node) for node in nodes[1:]]
 
     # --- a request that leaves the device
 
@@ -224,12 +263,13 @@ class Device:
         cut = task.route.hops[0].cut
         at_cut = task.tensors
         if set(cut) != set(self.graph.inputs):
-            at_cut = self._processor.submit(task.tensors, cut, self._head_s[cut]).result()
+            at_cut = self._compute(task.tensors, cut).result()
         reasons: list[str] = []
         sent_bits, waited_s, tried = 0.0, 0.0, set[int]()
         while server != DEVICE:
             tried.add(server)
-            request = self._request(task, at_cut, server)
+            useless_s = self._useless_after_s(task, server) if self.hedge else math.inf
+            request = self._request(task, at_cut, server, useless_s)
             sent_bits += request_bits(request)
             asked_s = self._clock.now_s()
             answer, reason = self._ask(task, server, at_cut, request)
@@ -240,7 +280,7 @@ class Device:
             reasons.append(reason)
             waited_s += self._clock.now_s() - asked_s
             server = self._next_server(task, tried)
-        outputs = self._tail(task, at_cut).result()
+        outputs = self._compute(at_cut, self.graph.outputs).result()
         return self._result(task, Answer(outputs, waited_s), DEVICE, reasons, sent_bits)
 
     def _ask(
@@ -260,7 +300,7 @@ class Device:
             return answer, f"{self.servers[server]}: {reason}" if reason else ""
         waited_s, abort = self._clock.now_s() - sent.at_s, Abort()
         self._courier.is_late(sent)
-        local = self._tail(task, at_cut, abort)
+        local = self._compute(at_cut, self.graph.outputs, abort)
         racers: list[Future[Any]] = [sent.reply, local]
         wait(racers, return_when=FIRST_COMPLETED)
         if sent.reply.done() and (answer := self._courier.read(sent)[0]):
@@ -291,21 +331,30 @@ class Device:
         local_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale + self._processor.backlog_s
         return best if from_cut_s[best] < local_s else DEVICE
 
-    def _tail(
-        self, task: _Task, at_cut: Mapping[str, np.ndarray], abort: Abort | None = None
-    ) -> Future[dict[str, np.ndarray]]:
-        return self._processor.submit(at_cut, self.graph.outputs, self._tail_s[task.route.hops[0].cut], abort)
+    def _inputs(self, item: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        tensors, pixels = read_item(self.graph, item)
+        self._executor.check(tensors)
+        return tensors, pixels
 
-    def _request(self, task: _Task, at_cut: Mapping[str, np.ndarray], server: int) -> InferRequest:
-        hop = task.route.hops[0]
+    def _compute(
+        self, tensors: Mapping[str, np.ndarray], outputs: tuple[str, ...], abort: Abort | None = None
+    ) -> Future[dict[str, np.ndarray]]:
+        """Queues work for the device itself."""
+        profiled_s = self._profiled_s(tuple(tensors), outputs)
+        return self._processor.submit(tensors, outputs, profiled_s, abort)
+
+    def _request(self, task: _Task, at_cut: Mapping[str, np.ndarray], server: int, deadline_s: float) -> InferRequest:
+        hop, after, *further = task.route.hops
         rate_bps = float(task.observation.uplink_bps[0, server])
         inputs = tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut)
         return InferRequest(
             model=self.graph.name,
             inputs=inputs,
-            outputs=self.graph.outputs,
+            outputs=after.cut,
             fingerprint=self.graph.fingerprint,
-            deadline_s=self._useless_after_s(task, server) if self.hedge else math.inf,
+            route=tuple(further),
+            bits=after.bits if further else None,
+            deadline_s=deadline_s,
         )
 
     def _useless_after_s(self, task: _Task, server: int) -> float:
