@@ -60,7 +60,7 @@ class ProfileTable(_Record):
     """Of the `ModelGraph`."""
     machine: Machine
     threads: Annotated[int, Field(ge=1)]
-    work_flop: Positive
+    work_flop: Annotated[float, Field(ge=0), AfterValidator(_finite)]
     whole_s: Positive
     """Median time of the whole network, undivided."""
     whole_spread_s: Seconds
