@@ -157,8 +157,9 @@ def test_a_device_cuts_wherever_its_policy_says(name: str):
     graph = zoo.build(name)
     assert graph.image is not None
     whole = Executor(graph).run({graph.inputs[0]: preprocess(PICTURE, graph.image)})[0][graph.outputs[0]]
-    options = compile_options(graph, analytic_table(graph), (32,))
-    with edges([name], [()]) as (edge,), Device(graph, [edge.address], options=options) as device:
+    table = analytic_table(graph)
+    options = compile_options(graph, table, (32,))
+    with edges([name], [()]) as (edge,), Device(graph, [edge.address], profile=table, options=options) as device:
         for option, cut in enumerate(options.cuts[:-1]):
             device.policy = lambda _, option=option: OffloadDecision(np.array([option]), np.array([0]))
             result = device.infer(PICTURE)
