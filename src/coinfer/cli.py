@@ -1,11 +1,13 @@
 """The `coinfer` command."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from coinfer.types import UserError
 
@@ -17,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
+console = Console(emoji=False, width=None if sys.stdout.isatty() else 120)
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
@@ -106,6 +108,7 @@ def edge(
 
     Example: [bold]coinfer edge resnet50 mymodel.onnx --grpc-port 8001[/bold]
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own message says which port is taken
     from coinfer.runtime.edge import EdgeSettings, run_edge
 
     settings = EdgeSettings(
@@ -229,8 +232,8 @@ def main() -> None:
     """Runs the command; a user's mistake is one line on standard error and exit code 2."""
     try:
         app()
-    except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+    except (UserError, OSError) as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

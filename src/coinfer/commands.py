@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import Progress, track
 from rich.table import Table
 
@@ -141,7 +141,21 @@ def _ranges_table(graph: ModelGraph, options: Options, hull: Hull) -> Table:
 def _cut_name(graph: ModelGraph, cut: tuple[str, ...]) -> str:
     if cut == graph.inputs:
         return "(input)"
-    return "(all on the device)" if cut == graph.outputs else " + ".join(cut)
+    return "(all here)" if cut == graph.outputs else " + ".join(cut)
+
+
+INFER_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("picture", "left"),
+    ("class", "right"),
+    ("cut after", "left"),
+    ("bits", "right"),
+    ("by", "left"),
+    ("device", "right"),
+    ("link", "right"),
+    ("queue", "right"),
+    ("server", "right"),
+    ("total", "right"),
+)
 
 
 def infer_images(
@@ -176,19 +190,8 @@ def infer_images(
     )
     log = RunLog(output) if output else None
     shown = Table(title=f"{graph.name}, times in ms")
-    for heading in (
-        "picture",
-        "class",
-        "cut after",
-        "bits",
-        "answered by",
-        "device",
-        "upload",
-        "queue",
-        "server",
-        "total",
-    ):
-        shown.add_column(heading, justify="left" if heading in ("picture", "cut after", "answered by") else "right")
+    for heading, justify in INFER_HEADINGS:
+        shown.add_column(heading, justify=justify, overflow="fold")
     with console.status("connecting and preparing"):
         device.open()
     began_s = time.monotonic()
@@ -227,7 +230,7 @@ def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result) -> Non
         _cut_name(graph, head.cut),
         str(head.bits) if sent else "-",
         result.executed_on + (f" ({result.fallback})" if result.fallback else ""),
-        *(f"{part / MILLI:.1f}" for part in (*parts, outcome.latency_s)),
+        *(f"{part / MILLI:.0f}" for part in (*parts, outcome.latency_s)),
         style="" if outcome.in_time else "red",
     )
 
