@@ -2,8 +2,8 @@
 
     python benchmarks/real_traces.py --data FOLDER
 
-FOLDER holds one `<family>.csv.gz` for each family, columns trace_id, time_s, throughput_bytes_per_s; the three links of a
-run follow the first three traces of a family.
+FOLDER holds one `<family>.csv.gz` for each family, columns trace_id, time_s, throughput_bytes_per_s; the three links of
+a run follow the first three traces of a family.
 """
 
 import json
