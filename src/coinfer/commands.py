@@ -16,7 +16,7 @@ from coinfer.graph.zoo import open_model
 from coinfer.partition.hull import Hull
 from coinfer.profile import devices
 from coinfer.profile.options import Options, compile_options
-from coinfer.records import Record, RunLog
+from coinfer.records import RunLog
 from coinfer.runtime.device import Device, Result
 from coinfer.runtime.executor import Engine
 from coinfer.runtime.images import PHOTO_SUFFIXES, load_images
@@ -201,7 +201,8 @@ def infer_images(
             result = device.infer(file)
             _add_row(shown, graph, file, result)
             if log:
-                log.append(_record(device, i, at_s, result))
+                rates_bps = dict(zip(device.servers, device.links_bps(), strict=True))
+                log.append(result.record("planner", i, at_s, rates_bps.get(result.route.hops[-1].node, 0.0)))
     console.print(shown)
     if log:
         log.close()
@@ -232,21 +233,4 @@ def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result) -> Non
         result.executed_on + (f" ({result.fallback})" if result.fallback else ""),
         *(f"{part / MILLI:.0f}" for part in (*parts, outcome.latency_s)),
         style="" if outcome.in_time else "red",
-    )
-
-
-def _record(device: Device, request: int, at_s: float, result: Result) -> Record:
-    chosen = result.route.hops[-1].node
-    believed_bps = dict(zip(device.servers, device.links_bps(), strict=True)).get(chosen, 0.0)
-    return Record(
-        scheme="planner",
-        request=request,
-        at_s=at_s,
-        link_bps=believed_bps,
-        route=result.route,
-        executed_on=result.executed_on,
-        fallback=result.fallback,
-        predicted_s=result.predicted_s,
-        sent_bits=result.sent_bits,
-        outcome=result.outcome,
     )

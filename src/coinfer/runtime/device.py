@@ -13,6 +13,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import open_model
 from coinfer.profile.options import Options, compile_options
 from coinfer.profile.table import ProfileTable
+from coinfer.records import Record
 from coinfer.runtime import codec, planner
 from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import Clock, WallClock
@@ -65,6 +66,11 @@ class Result(NamedTuple):
     def output(self) -> np.ndarray:
         """The first output."""
         return next(iter(self.outputs.values()))
+
+    def record(self, scheme: str, request: int, at_s: float, link_bps: float) -> Record:
+        """What the run log keeps of it."""
+        kept = {name: getattr(self, name) for name in self._fields if name != "outputs"}
+        return Record(scheme=scheme, request=request, at_s=at_s, link_bps=link_bps, **kept)
 
 
 class _Task(NamedTuple):
