@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,11 +14,11 @@ from coinfer.types import UserError
 app = typer.Typer(
     name="coinfer",
     help="Collaborative DNN inference: where to cut a network, how many bits to send, which server does the rest.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+UsageError: Any = typer.BadParameter.__bases__[0]  # its home differs between versions of typer
 console = Console(emoji=False, width=None if sys.stdout.isatty() else 120)
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
@@ -231,9 +231,20 @@ def parse_factors(text: str) -> tuple[float, ...]:
 def main() -> None:
     """Runs the command; a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
-    except (UserError, OSError) as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except (UserError, OSError, UsageError) as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), _line(error)), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _line(error: Any) -> str:
+    """What went wrong, for a person."""
+    if isinstance(error, UsageError):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "coinfer"
+        return f"{error.format_message().removesuffix('.')}; see `{command} --help`"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
