@@ -109,7 +109,7 @@ def measure(
         whole_spread_s=whole.spread_s,
         call_s=whole.call_s,
         op_s=tuple(_op_s(graph, whole).tolist()),
-        op_spread_s=tuple(by_group(graph, whole.trace.spread_s).tolist()),
+        op_spread_s=tuple(by_group(graph, whole.trace.spread_s.tolist()).tolist()),
         enter_s=enter_s,
         leave_s=leave_s,
         payload_bits=payloads.bits,
