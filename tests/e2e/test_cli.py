@@ -121,8 +121,12 @@ def test_profile_saves_a_table_that_plan_reads(shell: Shell):
     cuts = [cut.tensors for cut in GRAPH.useful_cuts()]
     shown = [row for row in rows(said) if re.fullmatch(r"[\d.]+", row[1])]
     assert len(shown) == len(cuts)
-    np.testing.assert_allclose([float(row[1]) for row in shown], table.head_s(GRAPH, cuts) * 1e3, atol=0.006)
-    np.testing.assert_allclose([float(row[2]) for row in shown], table.tail_s(GRAPH, cuts) * 1e3, atol=0.006)
+    columns = np.array([[float(cell) for cell in row[1:5]] for row in shown]).T
+    blocks_ms, spreads_ms, heads_ms, tails_ms = columns
+    assert sum(blocks_ms) == pytest.approx(sum(table.op_s) * 1e3, abs=0.06)
+    assert sum(spreads_ms) == pytest.approx(sum(table.op_spread_s) * 1e3, abs=0.06)
+    np.testing.assert_allclose(heads_ms, table.head_s(GRAPH, cuts) * 1e3, atol=0.006)
+    np.testing.assert_allclose(tails_ms, table.tail_s(GRAPH, cuts) * 1e3, atol=0.006)
     told = shell("plan", MODEL, "--profile", "table.json").stdout
     assert GRAPH.fingerprint[:12] in told
 
