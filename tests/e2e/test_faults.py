@@ -3,6 +3,8 @@ is right, none is lost, and what comes back is used again. Figures are printed; 
 
 import collections
 import contextlib
+import math
+import random
 import socket
 import statistics
 import threading
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnx.numpy_helper import from_array
@@ -22,7 +25,7 @@ from tests.tables import analytic_table
 
 from coinfer.graph import zoo
 from coinfer.graph.zoo import open_model
-from coinfer.profile.options import compile_options
+from coinfer.profile.options import Options, compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device import Device, Result
 from coinfer.runtime.executor import Executor
@@ -32,7 +35,7 @@ from coinfer.runtime.planner import least_latency
 from coinfer.runtime.profiling import measure_with_codec, samples_for
 from coinfer.runtime.rpc import GrpcTransport
 from coinfer.runtime.tensors import pack, unpack
-from coinfer.types import OffloadDecision, Policy
+from coinfer.types import Hop, OffloadDecision, OffloadObservation, Policy, Route
 from coinfer.units import bits_of_bytes
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -73,8 +76,7 @@ def site(
     table: ProfileTable, slowdowns: Sequence[float] = FAST_FIRST, *flags: str, cut: str = GRAPH.inputs[0]
 ) -> Iterator[tuple[list[Edge], Device]]:
     """Three edges and a device that may send them what crosses `cut`; none may have logged an error in the end."""
-    options = compile_options(GRAPH, table, (32,))
-    options = options.take(np.array([options.cuts.index((cut,)), len(options.cuts) - 1]))
+    options = options_at(table, cut)
     with edges([GRAPH.name], [("--slowdown", str(slowdown), *flags) for slowdown in slowdowns]) as nodes:
         addresses = [node.address for node in nodes]
         with Device(GRAPH, addresses, profile=table, options=options, slowdown=DEVICE_SLOWDOWN) as device:
@@ -82,6 +84,12 @@ def site(
         for node in nodes:
             assert "Traceback" not in node.log()
             assert " ERROR " not in node.log()
+
+
+def options_at(table: ProfileTable, cut: str = GRAPH.inputs[0]) -> Options:
+    """What crosses `cut` is sent, or nothing is."""
+    options = compile_options(GRAPH, table, (32,))
+    return options.take(np.array([options.cuts.index((cut,)), len(options.cuts) - 1]))
 
 
 def drive(
@@ -289,6 +297,100 @@ def test_a_grey_edge_that_runs_a_tenth_of_the_time(table: ProfileTable, exact: l
         median_s = {name: statistics.median(latency_s(part)) for name, part in parts.items()}
         print(f"grey edge: its share of the requests {share}, median latency {median_s}")
         assert share["grey"] < share["calm"] / 2
+
+
+def test_an_edge_that_is_frozen_from_the_start_holds_nothing_up(table: ProfileTable, exact: list[np.ndarray]):
+    with edges([GRAPH.name], [("--slowdown", "15")] * 2) as nodes:
+        nodes[0].freeze()
+        addresses = [node.address for node in nodes]
+        with Device(GRAPH, addresses, profile=table, options=options_at(table), slowdown=DEVICE_SLOWDOWN) as device:
+            device.policy = prefers(0)
+            answers = drive(device, {}, count=20)
+            check(answers, exact, count=20)
+            assert by_node(answers)[nodes[0].address] == 0
+            assert by_node(answers)[nodes[1].address] > 0
+            nodes[0].thaw()
+            used_again(device, nodes[0])
+
+
+def test_a_route_with_a_dead_or_frozen_hop_is_finished_by_the_device(table: ProfileTable, exact: list[np.ndarray]):
+    with site(table, (2.0, 2.0, 2.0)) as (nodes, device):
+        ends = [("pool1",), ("pool2",), ("conv5.relu",), GRAPH.outputs]
+        names = ["device", *device.servers]
+        route = Route(tuple(Hop(name, end, 32) for name, end in zip(names, ends, strict=True)), 0, math.inf)
+
+        def follow() -> Result:
+            result = device.follow(route, PICTURES[0])
+            assert relative_error(result.output, exact[0]) <= 1e-4
+            return result
+
+        assert follow().executed_on == nodes[2].address
+        for hop in range(3):
+            nodes[hop].freeze()
+            result = follow()
+            assert result.executed_on == "device"
+            assert "UNAVAILABLE" in result.fallback
+            nodes[hop].thaw()
+            wait_until(lambda: follow().executed_on == nodes[2].address, RETURN_S, "the route works again")
+        nodes[1].kill()
+        assert follow().executed_on == "device"
+        nodes[1].launch()
+        nodes[1].wait_ready()
+        wait_until(lambda: follow().executed_on == nodes[2].address, RETURN_S, "the route works again")
+
+
+def test_random_faults_at_random_moments(table: ProfileTable, exact: list[np.ndarray]):
+    """Also what a device holds (threads, files, backlog) is as before in the end, however its requests went."""
+    rng, over = random.Random(7), threading.Event()
+
+    def torment() -> None:
+        while not over.is_set():
+            node = rng.choice(nodes)
+            match rng.choice(["kill", "terminate", "freeze", "stutter"]):
+                case "kill":
+                    node.kill()
+                    time.sleep(rng.uniform(0.0, 0.5))
+                    node.launch()
+                    node.wait_ready()
+                case "terminate":
+                    node.terminate()
+                    node.launch()
+                    node.wait_ready()
+                case "freeze":
+                    node.freeze()
+                    time.sleep(rng.uniform(0.0, 1.5))
+                    node.thaw()
+                case "stutter":
+                    for _ in range(10):
+                        node.freeze()
+                        time.sleep(rng.uniform(0.0, 0.05))
+                        node.thaw()
+                        time.sleep(rng.uniform(0.0, 0.02))
+
+    def anything(_: OffloadObservation) -> OffloadDecision:
+        return OffloadDecision(np.array([0]), np.array([rng.randrange(3)]))
+
+    with site(table, cut="pool1") as (nodes, device):
+        device.policy = anything
+        drive(device, {}, count=20)
+        process = psutil.Process()
+        files, threads = process.num_fds(), threading.active_count()
+        thread = threading.Thread(target=torment)
+        answers = drive(device, {10: thread.start}, count=2 * REQUESTS)
+        over.set()
+        thread.join()
+        check(answers, exact, count=2 * REQUESTS)
+        for node in nodes:
+            used_again(device, node)
+        assert device.observe().device_backlog_s[0] == pytest.approx(0.0, abs=1e-9)
+        wait_until(lambda: threading.active_count() <= threads + 1, RETURN_S, "threads end")
+        assert process.num_fds() <= files + 6
+        in_vain = sum(bool(answer.result.fallback) for answer in answers)
+        times_s = latency_s(answers)
+        print(
+            f"random faults: {by_node(answers)['device']} of {len(answers)} answered by the device, {in_vain} in vain"
+        )
+        print(f"random faults: median {statistics.median(times_s):.3f} s, slowest {max(times_s):.3f} s")
 
 
 def test_all_edges_are_shut_down_and_started_again_one_after_the_other(table: ProfileTable, exact: list[np.ndarray]):

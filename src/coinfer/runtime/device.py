@@ -17,7 +17,7 @@ from coinfer.records import Record
 from coinfer.runtime import codec, planner
 from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import Clock, WallClock
-from coinfer.runtime.courier import Answer, Courier, Sent
+from coinfer.runtime.courier import LONGEST_WAIT_S, Answer, Courier, Sent
 from coinfer.runtime.executor import Abort, Engine, Executor
 from coinfer.runtime.inputs import read_item
 from coinfer.runtime.links import Link
@@ -244,8 +244,9 @@ class Device:
         left_s = began_s + route.deadline_s - self._clock.now_s()
         request = self._request(task, at_cut, servers[0], max(left_s, 0.0))
         sent = self._courier.carry(servers[0], cut, request)
-        wait((sent.reply,))
-        answer, reason = self._courier.read(sent)
+        done, _ = wait((sent.reply,), min(max(left_s, 0.0), LONGEST_WAIT_S))
+        answer, reason = self._courier.read(sent) if done else (None, f"{self.servers[servers[0]]}: no reply in time")
+        sent.reply.cancel()
         if answer is not None:
             return self._result(task, answer, servers[-1], [], sent.size_bits)
         waited_s = self._clock.now_s() - sent.at_s
