@@ -1,7 +1,6 @@
-"""Edge servers are killed, frozen, slowed, overloaded and shut down while a device answers 200 requests: every answer
-is right, none is lost, and what comes back is used again. Figures are printed; `pytest -rP` shows them."""
+"""Edge servers are killed, frozen, slowed and shut down while a device answers 200 requests: every answer is right,
+none is lost, and what comes back is used again. Figures are printed; `pytest -rP` shows them."""
 
-import collections
 import contextlib
 import math
 import random
@@ -9,10 +8,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -20,146 +16,38 @@ import psutil
 import pytest
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnx.numpy_helper import from_array
-from tests.e2e.sites import Edge, edges, relative_error, wait_until
+from tests.e2e.driving import (
+    DEVICE_SLOWDOWN,
+    GRAPH,
+    PERIOD_S,
+    PICTURES,
+    REQUESTS,
+    RETURN_S,
+    THREADS,
+    assert_none_twice,
+    by_node,
+    check,
+    drive,
+    fallbacks,
+    latency_s,
+    options_at,
+    prefers,
+    site,
+    used_again,
+)
+from tests.e2e.sites import edges, relative_error, wait_until
 from tests.tables import analytic_table
 
-from coinfer.graph import zoo
 from coinfer.graph.zoo import open_model
-from coinfer.profile.options import Options, compile_options
+from coinfer.profile.options import compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device import Device, Result
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.images import load_images, preprocess
-from coinfer.runtime.messages import InferReply, InferRequest, TransportError
 from coinfer.runtime.planner import least_latency
-from coinfer.runtime.profiling import measure_with_codec, samples_for
-from coinfer.runtime.rpc import GrpcTransport
-from coinfer.runtime.tensors import pack, unpack
-from coinfer.types import Hop, OffloadDecision, OffloadObservation, Policy, Route
+from coinfer.types import Hop, OffloadDecision, OffloadObservation, Route
 from coinfer.units import bits_of_bytes
 
 FLOAT = onnx.TensorProto.FLOAT
-GRAPH = zoo.build("alexnet-cifar")
-PICTURES = [picture for _, picture in load_images()]
-REQUESTS = 200
-PERIOD_S = 0.02
-THREADS = 8
-FAST_FIRST = (15.0, 30.0, 40.0)
-"""Slow-down of each edge: about 7, 15 and 20 ms for a request, nearly all of it sleep."""
-DEVICE_SLOWDOWN = 80.0
-RETURN_S = 60.0
-"""Only ends a test that has failed; a server that came back is asked after at most 8 s."""
-
-
-class Answered(NamedTuple):
-    request: int
-    asked_s: float
-    done_s: float
-    result: Result
-
-
-@pytest.fixture(scope="module")
-def table() -> ProfileTable:
-    return measure_with_codec(GRAPH, 1, samples_for(GRAPH))
-
-
-@pytest.fixture(scope="module")
-def exact() -> list[np.ndarray]:
-    assert GRAPH.image is not None
-    executor = Executor(GRAPH)
-    inputs = [{GRAPH.inputs[0]: preprocess(picture, GRAPH.image)} for picture in PICTURES]
-    return [executor.run(found)[0][GRAPH.outputs[0]] for found in inputs]
-
-
-@contextlib.contextmanager
-def site(
-    table: ProfileTable, slowdowns: Sequence[float] = FAST_FIRST, *flags: str, cut: str = GRAPH.inputs[0]
-) -> Iterator[tuple[list[Edge], Device]]:
-    """Three edges and a device that may send them what crosses `cut`; none may have logged an error in the end."""
-    options = options_at(table, cut)
-    with edges([GRAPH.name], [("--slowdown", str(slowdown), *flags) for slowdown in slowdowns]) as nodes:
-        addresses = [node.address for node in nodes]
-        with Device(GRAPH, addresses, profile=table, options=options, slowdown=DEVICE_SLOWDOWN) as device:
-            yield nodes, device
-        for node in nodes:
-            assert "Traceback" not in node.log()
-            assert " ERROR " not in node.log()
-
-
-def options_at(table: ProfileTable, cut: str = GRAPH.inputs[0]) -> Options:
-    """What crosses `cut` is sent, or nothing is."""
-    options = compile_options(GRAPH, table, (32,))
-    return options.take(np.array([options.cuts.index((cut,)), len(options.cuts) - 1]))
-
-
-def drive(
-    device: Device,
-    actions: Mapping[int, Callable[[], object]],
-    count: int = REQUESTS,
-    period_s: float = PERIOD_S,
-) -> list[Answered]:
-    """Asks the device every `period_s`, whatever is still open; `actions` happen just before their request. A request
-    that raises ends the test."""
-
-    def ask(request: int) -> Answered:
-        asked_s = time.monotonic()
-        result = device.infer(PICTURES[request % len(PICTURES)])
-        return Answered(request, asked_s, time.monotonic(), result)
-
-    began_s = time.monotonic()
-    with ThreadPoolExecutor(THREADS) as pool:
-        asked = []
-        for request in range(count):
-            time.sleep(max(began_s + request * period_s - time.monotonic(), 0.0))
-            actions.get(request, int)()
-            asked.append(pool.submit(ask, request))
-        return [future.result() for future in asked]
-
-
-def check(answers: Sequence[Answered], exact: Sequence[np.ndarray], count: int = REQUESTS) -> None:
-    """Each request has one answer, and it is the right one."""
-    assert [answer.request for answer in answers] == list(range(count))
-    wrong = [
-        answer.request
-        for answer in answers
-        if relative_error(answer.result.output, exact[answer.request % len(exact)]) > 1e-4
-    ]
-    assert not wrong
-
-
-def assert_none_twice(
-    answers: Sequence[Answered], nodes: Sequence[Edge], before: Sequence[int], after: Sequence[int]
-) -> None:
-    """Each node computed once for each of its answers, and at most once where it was asked in vain."""
-    for node, first, last in zip(nodes, before, after, strict=True):
-        answered = by_node(answers)[node.address]
-        assert answered <= last - first <= answered + len(fallbacks(answers, node))
-
-
-def by_node(answers: Sequence[Answered]) -> collections.Counter[str]:
-    return collections.Counter(answer.result.executed_on for answer in answers)
-
-
-def fallbacks(answers: Sequence[Answered], node: Edge, since_s: float = 0.0) -> list[Answered]:
-    """Requests that this node was asked for in vain, of those that ended after a moment."""
-    return [answer for answer in answers if node.address in answer.result.fallback and answer.done_s > since_s]
-
-
-def latency_s(answers: Sequence[Answered]) -> list[float]:
-    return [answer.done_s - answer.asked_s for answer in answers]
-
-
-def used_again(device: Device, node: Edge) -> float:
-    """Waits until a request is answered there; returns how long that took."""
-    device.policy = prefers(device.servers.index(node.address))
-    return wait_until(
-        lambda: device.infer(PICTURES[0]).executed_on == node.address, RETURN_S, f"{node.address} is used again"
-    )
-
-
-def prefers(server: int) -> Policy:
-    """Sends to one server as long as that may be asked; otherwise the device puts its own policy in place."""
-    return lambda _: OffloadDecision(np.array([0]), np.array([server]))
 
 
 def test_without_faults_nothing_falls_back_and_nothing_is_computed_twice(table: ProfileTable, exact: list[np.ndarray]):
@@ -461,127 +349,3 @@ class Door:
                 visitor, _ = self._socket.accept()
                 self.knocks += 1
                 visitor.close()
-
-
-# --- overload
-
-OVERLOADED = (40.0, 60.0, 60.0)
-"""About 18 ms for a request on the edge that is overloaded: a capacity that three times of is cheap to ask for."""
-DEADLINE_S = 0.6
-"""More than a full queue of 8 takes."""
-CALM_S = 2.0
-GOODPUT = 0.95
-ROUNDS = 3
-"""The capacity is that of an emulated processor, measured with a noise of some percent; collapse is a factor of 2."""
-
-
-def whole_request(deadline_s: float) -> InferRequest:
-    assert GRAPH.image is not None
-    tensor = pack(GRAPH.inputs[0], preprocess(PICTURES[0], GRAPH.image), 32)
-    return InferRequest(GRAPH.name, (tensor,), GRAPH.outputs, deadline_s=deadline_s)
-
-
-def capacity(transport: GrpcTransport, address: str) -> float:
-    """Requests per second with always a few under way and none refused."""
-    finished_s: list[float] = []
-    until_s = time.monotonic() + CALM_S
-
-    def ask() -> None:
-        while time.monotonic() < until_s:
-            transport.send(address, whole_request(10.0), 10.0).result()
-            finished_s.append(time.monotonic())
-
-    with ThreadPoolExecutor(4) as pool:
-        for asking in [pool.submit(ask) for _ in range(4)]:
-            asking.result()
-    finished_s.sort()
-    return (len(finished_s) - 1) / (finished_s[-1] - finished_s[0])
-
-
-class OpenLoad:
-    """Another client, which asks at its rate whatever the answers."""
-
-    def __init__(self, transport: GrpcTransport, address: str, rate: float):
-        self._transport, self._address, self._rate = transport, address, rate
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.began_s = self.ended_s = 0.0
-        self.in_time_s: list[float] = []
-        """When good answers came."""
-        self.refusals: list[tuple[TransportError, float]] = []
-        """With the seconds that each took."""
-        self.late = 0
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
-        self.ended_s = time.monotonic()
-
-    def goodput(self, others: Sequence[Answered]) -> float:
-        """Answers in time per second, those of other clients included."""
-        settled_s = self.began_s + 0.5
-        good_s = self.in_time_s + [found.done_s for found in others if found.result.executed_on == self._address]
-        return sum(settled_s <= at_s <= self.ended_s for at_s in good_s) / (self.ended_s - settled_s)
-
-    def _run(self) -> None:
-        self.began_s = time.monotonic()
-        sent = 0
-        while not self._over.is_set():
-            time.sleep(max(self.began_s + sent / self._rate - time.monotonic(), 0.0))
-            asked_s, sent = time.monotonic(), sent + 1
-            future = self._transport.send(self._address, whole_request(DEADLINE_S), 10.0)
-            future.add_done_callback(lambda done, asked_s=asked_s: self._count(done, asked_s))
-
-    def _count(self, done: Future[InferReply], asked_s: float) -> None:
-        now_s, error = time.monotonic(), done.exception()
-        if isinstance(error, TransportError):
-            self.refusals.append((error, now_s - asked_s))
-        elif now_s - asked_s <= DEADLINE_S:
-            self.in_time_s.append(now_s)
-        else:
-            self.late += 1
-
-
-def test_an_overloaded_edge_keeps_its_goodput_and_the_device_its_answers(table: ProfileTable, exact: list[np.ndarray]):
-    with site(table, OVERLOADED, "--queue", "8") as (nodes, device), contextlib.closing(GrpcTransport()) as other:
-        shares: list[float] = []
-        while len(shares) < ROUNDS and max(shares, default=0.0) < GOODPUT:
-            calm = capacity(other, nodes[0].address)
-            load = OpenLoad(other, nodes[0].address, 3 * calm)
-            answers = drive(device, {50: load.start, 190: load.stop}, period_s=1.5 * PERIOD_S)
-            calm = (calm + capacity(other, nodes[0].address)) / 2
-            check(answers, exact)
-            shares.append(load.goodput(answers) / calm)
-            refused = [error for error, _ in load.refusals]
-            answered_s = [took_s for _, took_s in load.refusals]
-            print(f"overloaded: goodput {shares[-1]:.3f} of the calm capacity of {calm:.1f}/s")
-            print(f"overloaded: {len(load.in_time_s)} in time, {load.late} late, {len(refused)} refused, "
-                  f"in {statistics.median(answered_s) * 1e3:.1f} ms (median)")  # fmt: skip
-            assert load.late <= 0.01 * len(load.in_time_s), "what is admitted is answered in time"
-            assert {(error.code, error.reason) for error in refused} == {("RESOURCE_EXHAUSTED", "queue_full")}
-            assert all(error.pushback_s is not None and error.pushback_s > 0 for error in refused)
-            assert len(refused) > len(load.in_time_s), "three times the capacity means two refusals for each answer"
-            assert statistics.median(answered_s) < 1 / calm, "a refusal costs less than a place in the queue"
-        assert max(shares) >= GOODPUT
-
-
-def test_a_deadline_that_cannot_be_held_costs_no_computing(table: ProfileTable):
-    with edges([GRAPH.name], [("--slowdown", "40")]) as (node,), contextlib.closing(GrpcTransport()) as transport:
-        service_s = [transport.send(node.address, whole_request(10.0), 10.0).result().server_s for _ in range(5)]
-        before = node.served()
-        hopeless = [transport.send(node.address, whole_request(min(service_s) / 10), 10.0) for _ in range(20)]
-        for future in hopeless:
-            error = future.exception()
-            assert isinstance(error, TransportError)
-            assert error.code == "DEADLINE_EXCEEDED"
-        patient = [transport.send(node.address, whole_request(10.0), 10.0) for _ in range(4)]
-        hurried = [transport.send(node.address, whole_request(max(service_s) * 1.5), 10.0) for _ in range(8)]
-        for future in patient:
-            assert unpack(future.result().outputs[0]).shape == (1, 10)
-        codes = [error.code for future in hurried if isinstance(error := future.exception(), TransportError)]
-        assert set(codes) == {"DEADLINE_EXCEEDED"}
-        assert len(codes) >= 7, "four requests wait already"
-        assert node.served() - before == len(patient) + len(hurried) - len(codes), "none ran in vain"
