@@ -58,8 +58,8 @@ class Peers:
             self._servers[index] = update(self._servers[index])
 
     def start(self) -> None:
-        """Probes all servers twice (for the round trip, then for the rate), waits until those that answer are ready, but
-        not for ever where a link carries nothing, and goes on probing in the background."""
+        """Probes all servers twice (for the round trip, then for the rate), waits a while until those that answer are
+        ready, and goes on probing in the background."""
         for _ in range(2):
             for learned in [self._probe(index) for index in range(len(self.addresses))]:
                 learned.wait()
