@@ -1,32 +1,37 @@
-# Two commands are enough: `make demo` and `make test`. Each makes its own environment when it is missing.
+# Two commands are enough: `make demo` and `make test`. Each makes .venv when it is missing and installs what it needs.
 PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check clean
 
-# What the demo needs; PyTorch is not among it.
-.venv-demo/ok: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot]'
-	touch $@
+demo: .venv/demo
+	.venv/bin/coinfer demo $(DEMO)
 
-# Everything: tests, linters, the optional engines.
-.venv/ok: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+test: check
+	.venv/bin/python -m pytest $(TESTS)
 
-demo: .venv-demo/ok
-	.venv-demo/bin/coinfer demo $(DEMO)
-
-test: .venv/ok check
-	.venv/bin/pytest $(TESTS)
-
-check: .venv/ok
+check: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/basedpyright
 
 clean:
-	rm -rf .venv .venv-demo runs build .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* runs build .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("coinfer needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+
+# What the demo needs; PyTorch is not among it.
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing coinfer into .venv (about a minute)"
+	$(PIP) -e '.[plot]'
+	@touch $@
+
+# Everything: tests, linters, PyTorch, the optional engines.
+.venv/dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing coinfer with its tests into .venv (a few minutes)"
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/demo

@@ -1,6 +1,6 @@
 """How well a profile predicts segments: random pieces of the zoo's networks, predicted from the parts and then run.
 
-    python benchmarks/prediction.py [--models resnet50 ...] [--segments 20] [--repeats 12]
+    python benchmarks/prediction.py [--models resnet50 ...] [--segments 16] [--repeats 12]
 
 Each network is profiled once. Then random segments between two of its useful cuts, with at least 2 % of its arithmetic,
 run in turns with the whole network. Times are processor time of the one computing thread, so that other work on the
@@ -21,14 +21,12 @@ from coinfer.graph import zoo
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import open_session
-from coinfer.profile.measure import Engine, measure, random_samples, run_times_s, this_machine
+from coinfer.profile.measure import WARM_UP, Engine, measure, random_samples, run_s, this_machine
 from coinfer.profile.table import ProfileTable
 
 RESULT = Path(__file__).resolve().parent / "results/prediction.json"
 LEAST_SHARE = 0.02
 """Of the network's arithmetic, in a segment that is worth predicting."""
-TURN = 3
-"""Timed runs before the other session's turn."""
 Names = tuple[str, ...]
 
 
@@ -51,11 +49,11 @@ def true_s(graph: ModelGraph, inputs: Names, outputs: Names, repeats: int) -> tu
     piece = open_session(graph, segment(graph, inputs, outputs))
     whole = open_session(graph, segment(graph, graph.inputs, graph.outputs))
     feeds = [{name: values[name] for name in inputs}, {name: values[name] for name in graph.inputs}]
-    spent_s: tuple[list[float], list[float]] = ([], [])
-    for _ in range(-(-repeats // TURN)):
-        for session, feed, spent in zip((piece, whole), feeds, spent_s, strict=True):
-            spent += run_times_s(session, [feed] * (1 + TURN), time.thread_time)[1:]
-    piece_s, whole_s = np.quantile(spent_s, 0.25, axis=1).tolist()
+    spent_s = [
+        [run_s(session, feed, time.thread_time) for session, feed in zip((piece, whole), feeds, strict=True)]
+        for _ in range(WARM_UP + repeats)
+    ]
+    piece_s, whole_s = np.quantile(spent_s[WARM_UP:], 0.25, axis=0).tolist()
     return piece_s, whole_s
 
 
@@ -85,7 +83,7 @@ def summary(found: np.ndarray) -> dict[str, float | int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(zoo.ZOO), metavar="NAME", help="networks of the zoo")
-    parser.add_argument("--segments", type=int, default=20, help="random segments of each network")
+    parser.add_argument("--segments", type=int, default=16, help="random segments of each network")
     parser.add_argument("--repeats", type=int, default=12, help="timed runs of each segment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULT)

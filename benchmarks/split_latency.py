@@ -120,9 +120,6 @@ def figures_of(took_s: dict[str, np.ndarray], results: dict[str, list[Result]]) 
             spent_s = [getattr(answer.outcome, field) for answer in answers]
             found[f"{name}: {part}, ms"] = harness.figure(np.array(spent_s) / MILLI)
         found[f"{name}: sent, kB"] = harness.figure(sent_bits / 8e3)
-        found[f"{name}: answered by the device"] = harness.figure(
-            [answer.executed_on == "device" for answer in answers]
-        )
     return found
 
 

@@ -180,8 +180,8 @@ def free_ports(count: int) -> list[int]:
 def main() -> None:
     parser = harness.parser(__doc__, "throughput")
     parser.add_argument("--models", nargs="+", default=["resnet50", "mobilenetv2"], help="ONNX files or zoo networks")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of work for each in a round")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of work for each in a round")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="requests at a time")
     parser.add_argument("--without-mlserver", action="store_true")
     settings = parser.parse_args()

@@ -1,23 +1,25 @@
 """The `coinfer` command."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from coinfer.types import UserError
 
 app = typer.Typer(
     name="coinfer",
     help="Collaborative DNN inference: where to cut a network, how many bits to send, which server does the rest.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
+UsageError: Any = typer.BadParameter.__bases__[0]  # its home differs between versions of typer
+console = Console(emoji=False, width=None if sys.stdout.isatty() else 120)
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
@@ -95,6 +97,9 @@ def edge(
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 16,
     slowdown: Slowdown = 1.0,
     engine: Engine = "onnxruntime",
+    peers: Annotated[
+        str, typer.Option(help="Edge servers that a route may go on to, host:port,...; `any` allows all.")
+    ] = "",
     echo: Annotated[bool, typer.Option("--echo", help="Also serve `echo`, which returns its input.")] = False,
 ) -> None:
     """Serve networks, whole or any part of them, over gRPC and REST (Open Inference Protocol v2).
@@ -103,6 +108,7 @@ def edge(
 
     Example: [bold]coinfer edge resnet50 mymodel.onnx --grpc-port 8001[/bold]
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own message says which port is taken
     from coinfer.runtime.edge import EdgeSettings, run_edge
 
     settings = EdgeSettings(
@@ -115,6 +121,7 @@ def edge(
         queue=queue,
         slowdown=slowdown,
         engine=engine,
+        peers=None if peers == "any" else tuple(peer for peer in peers.split(",") if peer),
         echo=echo,
     )
     raise typer.Exit(run_edge(settings))
@@ -224,9 +231,20 @@ def parse_factors(text: str) -> tuple[float, ...]:
 def main() -> None:
     """Runs the command; a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
-    except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except (UserError, OSError, UsageError) as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), _line(error)), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _line(error: Any) -> str:
+    """What went wrong, for a person."""
+    if isinstance(error, UsageError):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "coinfer"
+        return f"{error.format_message().removesuffix('.')}; see `{command} --help`"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import Progress, track
 from rich.table import Table
 
@@ -16,7 +16,7 @@ from coinfer.graph.zoo import open_model
 from coinfer.partition.hull import Hull
 from coinfer.profile import devices
 from coinfer.profile.options import Options, compile_options
-from coinfer.records import Record, RunLog
+from coinfer.records import RunLog
 from coinfer.runtime.device import Device, Result
 from coinfer.runtime.executor import Engine
 from coinfer.runtime.images import PHOTO_SUFFIXES, load_images
@@ -28,7 +28,7 @@ from coinfer.units import MEGA, MILLI, bytes_of_bits
 def profile_model(
     console: Console, model: str, threads: int, bits: Sequence[int], images: Path | None, output: Path | None
 ) -> None:
-    """Measures, prints one row per cut, saves the table."""
+    """Measures, prints a row for each cut and the block before it (time and inter-quartile range), saves the table."""
     graph = open_model(model)
     samples = samples_for(graph, load_images(images))
     with measuring(console, graph) as progress:
@@ -36,17 +36,26 @@ def profile_model(
     options = compile_options(graph, table, bits)
     shown = Table(title=f"{graph.name}: whole network {table.whole_s / MILLI:.1f} ms on {threads} thread(s)")
     shown.add_column("cut after", min_width=16, overflow="fold")
-    for heading in ("head ms", "tail ms", *(f"{width} bit kB" for width in bits)):
+    for heading in ("block ms", "±", "head ms", "tail ms", *(f"{width} bit kB" for width in bits)):
         shown.add_column(heading, justify="right")
-    cuts = [cut.tensors for cut in graph.useful_cuts()]
+    found = graph.useful_cuts()
+    cuts = [cut.tensors for cut in found]
+    blocks = [sorted(cut.head - before.head) for before, cut in zip((found[0], *found), found, strict=False)]
     sizes = {
         (cut, int(width)): size
         for cut, width, size in zip(options.cuts, options.bits, options.upload_bits, strict=True)
     }
-    for cut, head_s, tail_s in zip(cuts, table.head_s(graph, cuts), table.tail_s(graph, cuts), strict=True):
+    head_s, tail_s = table.head_s(graph, cuts), table.tail_s(graph, cuts)
+    for i, (cut, block) in enumerate(zip(cuts, blocks, strict=True)):
         kilobytes = [bytes_of_bits(sizes[cut, width]) / 1e3 if sizes.get((cut, width)) else None for width in bits]
         cells = ["" if size is None else f"{size:.1f}" for size in kilobytes]
-        shown.add_row(_cut_name(graph, cut), f"{head_s / MILLI:.2f}", f"{tail_s / MILLI:.2f}", *cells)
+        times_s = (
+            sum(table.op_s[op] for op in block),
+            sum(table.op_spread_s[op] for op in block),
+            head_s[i],
+            tail_s[i],
+        )
+        shown.add_row(_cut_name(graph, cut), *(f"{seconds / MILLI:.2f}" for seconds in times_s), *cells)
     console.print(shown)
     path = output or Path(f"{graph.name}.profile.json")
     table.save(path)
@@ -141,7 +150,21 @@ def _ranges_table(graph: ModelGraph, options: Options, hull: Hull) -> Table:
 def _cut_name(graph: ModelGraph, cut: tuple[str, ...]) -> str:
     if cut == graph.inputs:
         return "(input)"
-    return "(all on the device)" if cut == graph.outputs else " + ".join(cut)
+    return "(all here)" if cut == graph.outputs else " + ".join(cut)
+
+
+INFER_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("picture", "left"),
+    ("class", "right"),
+    ("cut after", "left"),
+    ("bits", "right"),
+    ("by", "left"),
+    ("device", "right"),
+    ("link", "right"),
+    ("queue", "right"),
+    ("server", "right"),
+    ("total", "right"),
+)
 
 
 def infer_images(
@@ -176,19 +199,8 @@ def infer_images(
     )
     log = RunLog(output) if output else None
     shown = Table(title=f"{graph.name}, times in ms")
-    for heading in (
-        "picture",
-        "class",
-        "cut after",
-        "bits",
-        "answered by",
-        "device",
-        "upload",
-        "queue",
-        "server",
-        "total",
-    ):
-        shown.add_column(heading, justify="left" if heading in ("picture", "cut after", "answered by") else "right")
+    for heading, justify in INFER_HEADINGS:
+        shown.add_column(heading, justify=justify, overflow="fold")
     with console.status("connecting and preparing"):
         device.open()
     began_s = time.monotonic()
@@ -198,7 +210,8 @@ def infer_images(
             result = device.infer(file)
             _add_row(shown, graph, file, result)
             if log:
-                log.append(_record(device, i, at_s, result))
+                rates_bps = dict(zip(device.servers, device.links_bps(), strict=True))
+                log.append(result.record("planner", i, at_s, rates_bps.get(result.route.hops[-1].node, 0.0)))
     console.print(shown)
     if log:
         log.close()
@@ -227,23 +240,6 @@ def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result) -> Non
         _cut_name(graph, head.cut),
         str(head.bits) if sent else "-",
         result.executed_on + (f" ({result.fallback})" if result.fallback else ""),
-        *(f"{part / MILLI:.1f}" for part in (*parts, outcome.latency_s)),
+        *(f"{part / MILLI:.0f}" for part in (*parts, outcome.latency_s)),
         style="" if outcome.in_time else "red",
-    )
-
-
-def _record(device: Device, request: int, at_s: float, result: Result) -> Record:
-    chosen = result.route.hops[-1].node
-    believed_bps = dict(zip(device.servers, device.links_bps(), strict=True)).get(chosen, 0.0)
-    return Record(
-        scheme="planner",
-        request=request,
-        at_s=at_s,
-        link_bps=believed_bps,
-        route=result.route,
-        executed_on=result.executed_on,
-        fallback=result.fallback,
-        predicted_s=result.predicted_s,
-        sent_bits=result.sent_bits,
-        outcome=result.outcome,
     )

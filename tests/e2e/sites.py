@@ -23,7 +23,7 @@ class Edge:
     """One `coinfer edge`, which keeps its port from one start to the next."""
 
     def __init__(self, models: Sequence[str], *options: str):
-        self._command = [COMMAND, "edge", *models, "--http-port", "-1", *options]
+        self._command = [COMMAND, "edge", *models, "--http-port", "-1", "--peers", "any", *options]
         self._log = tempfile.NamedTemporaryFile(prefix="coinfer-e2e-", suffix=".log")  # noqa: SIM115
         self.address = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -69,10 +69,10 @@ class Edge:
         return self.process.wait(STOP_S)
 
     def served(self) -> int:
-        """Requests that it answered since its start, as a stock client is told."""
+        """Inferences that it computed since its start, as a stock client is told; warming up is none."""
         with contextlib.closing(InferenceServerClient(self.address)) as client:
             statistics = client.get_inference_statistics()
-        return sum(model.inference_stats.success.count for model in statistics.model_stats)  # pyright: ignore
+        return sum(model.inference_count for model in statistics.model_stats)  # pyright: ignore
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:

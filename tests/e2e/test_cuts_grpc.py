@@ -1,6 +1,7 @@
 """A network in pieces on a device and real edge servers computes what the whole computes, wherever it is cut."""
 
 import contextlib
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ from coinfer.runtime.images import load_images, preprocess
 from coinfer.runtime.messages import InferReply, InferRequest
 from coinfer.runtime.rpc import GrpcTransport
 from coinfer.runtime.tensors import pack, unpack
-from coinfer.types import Hop, OffloadDecision
+from coinfer.types import Hop, OffloadDecision, Route
 
 EXACT = 1e-4
 """Largest relative error of what is sent with 32 bits."""
@@ -109,6 +110,23 @@ def test_several_cuts_are_a_route_over_several_edges(site: Site, count: int):
 
 
 @pytest.mark.parametrize("site", DAGS, indirect=True)
+def test_a_device_follows_routes_over_several_edges(site: Site):
+    rng, table = random.Random(1), analytic_table(site.graph)
+    options = compile_options(site.graph, table, (32,))
+    options = options.take(np.array([0, len(options.cuts) - 1]))
+    addresses = [node.address for node in site.nodes]
+    with Device(site.graph, addresses, profile=table, options=options) as device:
+        for count in (1, 2, 3):
+            useful = [cut.tensors for cut in site.graph.useful_cuts()[:-1]]
+            cuts = [useful[i] for i in sorted(rng.sample(range(len(useful)), count))]
+            hops = zip(["device", *addresses], [*cuts, site.graph.outputs], strict=False)
+            result = device.follow(Route(tuple(Hop(node, cut, 32) for node, cut in hops), 0, math.inf), PICTURE)
+            assert relative_error(result.output, site.whole) <= EXACT, cuts
+            assert (result.executed_on, result.fallback) == (addresses[count - 1], "")
+            assert sum(result.outcome[:5]) == pytest.approx(result.outcome.latency_s)
+
+
+@pytest.mark.parametrize("site", DAGS, indirect=True)
 def test_cuts_across_several_tensors(site: Site):
     rng = random.Random(0)
     tried = 0
@@ -157,8 +175,9 @@ def test_a_device_cuts_wherever_its_policy_says(name: str):
     graph = zoo.build(name)
     assert graph.image is not None
     whole = Executor(graph).run({graph.inputs[0]: preprocess(PICTURE, graph.image)})[0][graph.outputs[0]]
-    options = compile_options(graph, analytic_table(graph), (32,))
-    with edges([name], [()]) as (edge,), Device(graph, [edge.address], options=options) as device:
+    table = analytic_table(graph)
+    options = compile_options(graph, table, (32,))
+    with edges([name], [()]) as (edge,), Device(graph, [edge.address], profile=table, options=options) as device:
         for option, cut in enumerate(options.cuts[:-1]):
             device.policy = lambda _, option=option: OffloadDecision(np.array([option]), np.array([0]))
             result = device.infer(PICTURE)

@@ -130,3 +130,11 @@ def test_the_stamp_names_the_machine():
     assert machine.cpu
     assert machine.cores >= 1
     assert machine.date.endswith("+00:00")
+
+
+def test_spread_is_measured_for_every_operation_and_is_smaller_than_the_time():
+    graph = zoo.build("resnet32")
+    table = measure(graph, random_samples(graph))
+    assert len(table.op_spread_s) == len(graph.ops)
+    assert 0 < sum(table.op_spread_s) < sum(table.op_s)
+    assert table.with_op_s([1.0] * len(graph.ops)).op_spread_s == ()

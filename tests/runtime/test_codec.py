@@ -75,6 +75,7 @@ def test_nan_payloads_survive():
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(finite("<f2"), finite("<f4"), finite("<f8")), st.sampled_from(QUANTISED), RATES)
 @example(np.array([3.4028235e38, 0.0], np.float32), 8, math.inf)
+@example(np.array([-3.4028235e38, 0.0], np.float32), 16, math.inf)
 @example(np.array([1e300, -1e300]), 16, math.inf)
 @example(np.array([1e6, 1e6 + 0.0625], np.float32), 12, math.inf)
 def test_error_is_at_most_half_a_step(x, bits, rate_bps):

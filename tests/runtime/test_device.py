@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from coinfer.graph import zoo
 from coinfer.runtime.device import Device, DeviceError
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import ImageError, load_images, preprocess
+from coinfer.runtime.inputs import InputError
 from coinfer.runtime.messages import InferReply, InferRequest, LoadReport, WireError
 from coinfer.runtime.tensors import pack, unpack
 from coinfer.runtime.transport import InMemoryTransport
-from coinfer.types import DEVICE, OffloadDecision
+from coinfer.types import DEVICE, Hop, OffloadDecision, Route
 
 GRAPH = zoo.build("alexnet-cifar")
 TABLE = analytic_table(GRAPH, whole_s=20.0)
@@ -163,6 +165,44 @@ def test_every_option_that_is_planned_computes_the_same():
             np.testing.assert_allclose(result.output, exact(PICTURES[1]), rtol=1e-4, atol=1e-5)
 
 
+def test_a_given_route_is_followed_over_several_servers():
+    cuts = GRAPH.useful_cuts()[2:8:2]
+    nodes = ["a:1", "b:1", "c:1"]
+    hops = [Hop("device", cuts[0].tensors, 32)]
+    hops += [Hop(node, cut.tensors, 32) for node, cut in zip(nodes[:2], cuts[1:], strict=True)]
+    route = Route((*hops, Hop("c:1", GRAPH.outputs, 32)), 0, 10.0)
+    asked: list[tuple[str, ...]] = []
+
+    def forwarding(request: InferRequest) -> InferReply:
+        if request.warm or not request.route:
+            return good_node()(request)
+        asked.append(tuple(hop.node for hop in request.route))
+        first = good_node()(request)
+        return forwarding(replace(request, inputs=first.outputs, outputs=request.route[0].cut, route=request.route[1:]))
+
+    with device(dict.fromkeys(nodes, forwarding)) as near:
+        result = near.follow(route, PICTURES[2])
+        np.testing.assert_allclose(result.output, exact(PICTURES[2]), rtol=1e-4, atol=1e-5)
+        assert result.executed_on == "c:1"
+        assert asked == [("b:1", "c:1"), ("c:1",)]
+        with pytest.raises(DeviceError, match="expected 'device' first"):
+            near.follow(Route((Hop("a:1", GRAPH.outputs, 32),), 0, 1.0), PICTURES[0])
+        with pytest.raises(DeviceError, match="expected 'device' first"):
+            near.follow(Route((hops[0], Hop("z:9", GRAPH.outputs, 32)), 0, 1.0), PICTURES[0])
+        with pytest.raises(DeviceError, match="route ends at"):
+            near.follow(Route(tuple(hops), 0, 1.0), PICTURES[0])
+
+
+def test_a_route_that_fails_is_finished_on_the_device():
+    bad = Switched()
+    with device({"bad:1": bad}) as near:
+        bad.bad = fails("UNAVAILABLE")
+        cut = GRAPH.useful_cuts()[4].tensors
+        result = near.follow(Route((Hop("device", cut, 8), Hop("bad:1", GRAPH.outputs, 32)), 0, 5.0), PICTURES[0])
+    np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4, atol=1e-5)
+    assert (result.executed_on, result.fallback) == ("device", "UNAVAILABLE on purpose")
+
+
 def raises(_: object) -> OffloadDecision:
     raise RuntimeError("a policy with a bug")
 
@@ -233,7 +273,7 @@ def test_wrong_settings_are_one_line(settings: dict, message: str):
         (np.zeros((1, 3, 32, 32), np.float64), Exception, "expected float32, got float64"),
         (np.zeros((1, 3, 31, 32), np.float32), Exception, "expected shape"),
         ({"nonsense": np.zeros(3, np.float32)}, Exception, "nonsense"),
-        (3.14, DeviceError, "cannot infer from a float"),
+        (3.14, InputError, "cannot infer from a float"),
     ],
 )
 def test_wrong_items_are_one_line(item, error: type[Exception], message: str):

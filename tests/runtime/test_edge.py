@@ -35,7 +35,7 @@ INPUT = from_array("input", IMAGE)
 
 @pytest.fixture(scope="module")
 def edge():
-    settings = f"('resnet32',), grpc_port=0, http_port=0, echo=True, limit_bytes={LIMIT}, queue=32"
+    settings = f"('resnet32',), grpc_port=0, http_port=0, echo=True, limit_bytes={LIMIT}, queue=32, peers=None"
     with edge_process(settings) as edge:
         yield edge
 

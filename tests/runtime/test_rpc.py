@@ -11,7 +11,7 @@ import pytest
 from edge_process import Sleeper, edge_process, edge_thread, seconds
 
 from coinfer.runtime.messages import InferRequest, TransportError, from_array, to_array
-from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.rpc import MAX_NODES, GrpcTransport
 from coinfer.runtime.served import ECHO, serve_echo
 from coinfer.runtime.service import EdgeService
 from coinfer.units import MIB
@@ -127,6 +127,14 @@ def test_a_closed_transport_says_so(edge):
     transport.close()
     assert transport.ping(edge.grpc, 10.0).result(10).round_trip_s > 0, "it opens again when needed"
     transport.close()
+
+
+def test_connections_are_bounded_and_the_one_in_use_is_kept(edge, transport):
+    for i in range(MAX_NODES + 10):
+        transport.ping(f"127.0.0.1:{i + 1}", 0.01).cancel()
+        assert transport.ping(edge.grpc, 10.0).result(10).round_trip_s > 0
+    assert len(transport._nodes) == MAX_NODES
+    assert edge.grpc in transport._nodes
 
 
 def test_a_frozen_server_is_noticed_long_before_the_deadline(transport):

@@ -70,6 +70,7 @@ def _wait_ready(process: subprocess.Popen[bytes], log: IO[bytes], timeout_s: flo
             return found[1], found[2] or ""
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
+            said = Path(log.name).read_text(encoding="utf-8", errors="replace")
             last = (said.strip().splitlines() or ["nothing"])[-1]
             raise ClusterError(f"an edge server ended with {process.returncode} before it was ready; it said: {last}")
     raise ClusterError(f"an edge server was not ready after {timeout_s:.0f} s; is the machine very busy?")

@@ -184,7 +184,8 @@ def _requests(
     def request(i: int) -> tuple[Record, Result]:
         rates_bps = {address: link.rate_bps() for address, link in links.items()}
         result = device.infer(pictures[i % len(pictures)][1])
-        return _record(scheme, i, i * period_s, rates_bps, result), result
+        link_bps = rates_bps.get(result.route.hops[-1].node, 0.0)
+        return result.record(scheme, i, i * period_s, link_bps), result
 
     with ThreadPoolExecutor(CONCURRENT) as pool:
         futures: set[Future[tuple[Record, Result]]] = set()
@@ -195,21 +196,6 @@ def _requests(
             futures -= done
             yield from (future.result() for future in done)
         yield from (future.result() for future in as_completed(futures))
-
-
-def _record(scheme: str, request: int, at_s: float, rates_bps: Mapping[str, float], result: Result) -> Record:
-    return Record(
-        scheme=scheme,
-        request=request,
-        at_s=at_s,
-        link_bps=rates_bps.get(result.route.hops[-1].node, 0.0),
-        route=result.route,
-        executed_on=result.executed_on,
-        fallback=result.fallback,
-        predicted_s=result.predicted_s,
-        sent_bits=result.sent_bits,
-        outcome=result.outcome,
-    )
 
 
 def _exact_classes(device: Device, pictures: Sequence[tuple[str, np.ndarray]]) -> list[int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coinfer.profile.options import Options
-from coinfer.runtime.planner import feasible_latency_s, least_latency
+from coinfer.runtime.planner import least_latency
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 PLANNER = "planner"
@@ -41,11 +41,10 @@ def server_only(options: Options, inputs: tuple[str, ...]) -> Policy:
 
 
 def fixed_best(observation: OffloadObservation, mean_bps: Sequence[float]) -> Policy:
-    """Always the cut, bits and server that are best at the links' mean rates with idle servers."""
+    """Always what is best at the links' mean rates with idle servers: a cut, bits and a server, or the device alone."""
     n = len(mean_bps)
     calm = observation._replace(
         uplink_bps=np.array([mean_bps]), server_backlog_s=np.zeros(n), server_room=np.full(n, np.inf)
     )
-    latency_s = feasible_latency_s(calm)[0, :, :n]
-    option, server = np.unravel_index(int(np.argmin(latency_s)), latency_s.shape)
-    return lambda _: OffloadDecision(np.array([option]), np.array([server]))
+    best = least_latency(calm)
+    return lambda _: best

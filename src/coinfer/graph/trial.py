@@ -1,7 +1,7 @@
 """Loads a model file in a process of its own with little memory and time, before this process touches it.
 
-The gate refuses what it knows to be hostile; a file that makes a library crash, eat memory or run for ever ends the child
-only (CVE-2026-34446 and its kin; reliability cases of hostile models).
+The gate refuses what it knows to be hostile; a file that makes a library crash, eats memory or runs for ever ends the
+child only.
 """
 
 import resource

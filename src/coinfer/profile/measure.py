@@ -32,11 +32,8 @@ Progress = Callable[[int, int, str], None]
 """Called with the steps done, their number, and what comes next."""
 
 WARM_UP = 3
-TURN = 5
 REPEATS = 25
-BLOCK_REPEATS = 9
-_OTHER_MEMORY = np.ones(1024 * 1024, np.float32)
-"""Larger than a core's own caches, smaller than what the cores share."""
+BLOCK_RUNS = 12
 
 
 class Engine(NamedTuple):
@@ -112,6 +109,7 @@ def measure(
         whole_spread_s=whole.spread_s,
         call_s=whole.call_s,
         op_s=tuple(_op_s(graph, whole).tolist()),
+        op_spread_s=tuple(by_group(graph, whole.trace.spread_s.tolist()).tolist()),
         enter_s=enter_s,
         leave_s=leave_s,
         payload_bits=payloads.bits,
@@ -171,39 +169,29 @@ class _Whole(NamedTuple):
 
 
 def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engine: Engine, repeats: int) -> _Whole:
-    """Runs with and without the profiler take turns, a few at a time, so that both see the same machine and neither
-    pushes the other's weights out of the cache."""
+    """Runs without and with the profiler, and of a segment that only hands its inputs on, take turns: all see the same
+    machine, and caches that other work has used in between, as in service."""
     plain = open_session(graph, segment(graph, graph.inputs, graph.outputs), engine.threads, engine.providers)
     traced = open_traced(graph, graph.inputs, graph.outputs, folder, engine.threads, engine.providers)
-    feeds = [dict(samples[i % len(samples)]) for i in range(max(TURN, len(samples)))]
-    plain_s = list[float]()
-    run_times_s(plain, feeds[:WARM_UP], engine.clock)
-    while len(plain_s) < repeats:
-        run_times_s(traced, feeds, engine.clock)
-        plain_s += run_times_s(plain, feeds, engine.clock)
-    low_s, median_s, high_s = np.quantile(plain_s, [0.25, 0.5, 0.75]).tolist()
-    call_s = min(_call_s(graph, engine), median_s / 2)
+    idle = open_session(graph, segment(graph, graph.outputs, graph.outputs), engine.threads, engine.providers)
+    handed_on = _values(graph, samples[0], graph.outputs, engine)
+    plain_s, idle_s = np.empty((2, WARM_UP + repeats))
+    for i in range(WARM_UP + repeats):
+        feeds = samples[i % len(samples)]
+        plain_s[i] = run_s(plain, feeds, engine.clock)
+        run_s(traced, feeds, engine.clock)
+        idle_s[i] = run_s(idle, {name: handed_on[name] for name in graph.outputs}, engine.clock)
+    low_s, median_s, high_s = np.quantile(plain_s[WARM_UP:], [0.25, 0.5, 0.75]).tolist()
+    call_s = min(float(np.median(idle_s[WARM_UP:])), median_s / 2)
     return _Whole(median_s, high_s - low_s, call_s, read_trace(graph, traced, WARM_UP))
 
 
-def _call_s(graph: ModelGraph, engine: Engine) -> float:
-    """Median time of a segment that hands its inputs on."""
-    session = open_session(graph, segment(graph, graph.outputs, graph.outputs), engine.threads, engine.providers)
-    tensors = [graph.tensors[name] for name in graph.outputs]
-    feeds = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in tensors}
-    return float(np.median(run_times_s(session, [feeds] * (WARM_UP + REPEATS), engine.clock)[WARM_UP:]))
-
-
-def run_times_s(session: Session, feeds: Sequence[Sample], clock: Callable[[], float]) -> list[float]:
-    """Seconds of one run on each input. Other memory is read before each, as in service other work comes between:
-    otherwise a small segment would find everything in the nearest caches."""
-    spent_s = []
-    for feed in feeds:
-        _OTHER_MEMORY.sum()
-        start_s = clock()
-        session.run(None, dict(feed))
-        spent_s.append(clock() - start_s)
-    return spent_s
+def run_s(session: Session, feeds: Sample, clock: Callable[[], float]) -> float:
+    """Seconds of one run."""
+    feeds = dict(feeds)
+    start_s = clock()
+    session.run(None, feeds)
+    return clock() - start_s
 
 
 def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
@@ -216,8 +204,9 @@ def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
 
 def _run_block(graph: ModelGraph, feeds: Sample, outputs: Sequence[str], folder: Path, engine: Engine) -> Trace:
     session = open_traced(graph, tuple(feeds), outputs, folder, engine.threads, engine.providers)
-    run_times_s(session, [feeds] * (WARM_UP + BLOCK_REPEATS), engine.clock)
-    return read_trace(graph, session, WARM_UP)
+    for _ in range(BLOCK_RUNS):
+        run_s(session, feeds, engine.clock)
+    return read_trace(graph, session)
 
 
 def _values(graph: ModelGraph, sample: Sample, names: Sequence[str], engine: Engine) -> dict[str, np.ndarray]:

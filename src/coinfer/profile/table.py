@@ -60,7 +60,7 @@ class ProfileTable(_Record):
     """Of the `ModelGraph`."""
     machine: Machine
     threads: Annotated[int, Field(ge=1)]
-    work_flop: Positive
+    work_flop: Annotated[float, Field(ge=0), AfterValidator(_finite)]
     whole_s: Positive
     """Median time of the whole network, undivided."""
     whole_spread_s: Seconds
@@ -69,6 +69,8 @@ class ProfileTable(_Record):
     """Fixed cost of running any segment."""
     op_s: tuple[Seconds, ...]
     """By operation, in graph order; a fused group's time is shared among its operations by their arithmetic."""
+    op_spread_s: tuple[Seconds, ...] = ()
+    """Inter-quartile range over the runs, by operation and shared alike; empty where it was not measured."""
     enter_s: dict[str, Seconds]
     """Extra time for a segment that starts at this tensor: its change into the layout that the executor computes in."""
     leave_s: dict[str, Seconds]
@@ -134,6 +136,7 @@ class ProfileTable(_Record):
         }
         times = {
             "op_s": tuple(map(float, op_s)),
+            "op_spread_s": (),
             "whole_s": whole_s + self.call_s * ratio,
             "call_s": self.call_s * ratio,
             "whole_spread_s": self.whole_spread_s * ratio,

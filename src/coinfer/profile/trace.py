@@ -29,6 +29,8 @@ class Trace(NamedTuple):
     """Changes out of it, after the group that makes the tensor."""
     blocked: np.ndarray
     """True where the group computes in that layout."""
+    spread_s: np.ndarray
+    """Inter-quartile ranges over the runs, of everything in and around the group."""
 
 
 def open_traced(
@@ -58,10 +60,11 @@ def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
     kinds = {event["name"]: event["args"]["op_name"] for event in nodes}
     places = _places(graph, list(durations))
     empty = np.zeros(len(graph.groups))
-    trace = Trace(empty.copy(), empty.copy(), empty.copy(), empty > 0)
+    trace = Trace(empty.copy(), empty.copy(), empty.copy(), empty > 0, empty.copy())
     for name, group in zip(durations, places, strict=True):
         column = _column(trace, name, kinds[name])
         column[group] += _typical_s(durations[name][warm_up:])
+        trace.spread_s[group] += _spread_s(durations[name][warm_up:])
         trace.blocked[group] |= column is trace.group_s and name.endswith(_BLOCKED + _KERNEL)
     return trace
 
@@ -96,3 +99,8 @@ def _typical_s(durations_s: Sequence[float]) -> float:
     which a median would keep."""
     ordered = np.sort(durations_s)
     return float(ordered[: (len(ordered) + 1) // 2].mean()) if len(ordered) else 0.0
+
+
+def _spread_s(durations_s: Sequence[float]) -> float:
+    low_s, high_s = np.quantile(durations_s, [0.25, 0.75]) if len(durations_s) else (0.0, 0.0)
+    return float(high_s - low_s)

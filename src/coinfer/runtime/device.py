@@ -1,35 +1,33 @@
 """The weak device: it decides for every request, runs the head, sends the rest, and always answers."""
 
 import math
-import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import open_model
 from coinfer.profile.options import Options, compile_options
 from coinfer.profile.table import ProfileTable
+from coinfer.records import Record
 from coinfer.runtime import codec, planner
-from coinfer.runtime import estimate as est
+from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import Clock, WallClock
+from coinfer.runtime.courier import LONGEST_WAIT_S, Answer, Courier, Sent
 from coinfer.runtime.executor import Abort, Engine, Executor
-from coinfer.runtime.images import load_image, normalise, to_pixels
+from coinfer.runtime.inputs import read_item
 from coinfer.runtime.links import Link
-from coinfer.runtime.messages import InferReply, InferRequest, TransportError, WireError, WireTensor
-from coinfer.runtime.peers import Peers
+from coinfer.runtime.messages import WIRE_BITS, InferRequest, WireTensor
 from coinfer.runtime.processor import Processor
 from coinfer.runtime.profiling import profile_for, with_jpeg
 from coinfer.runtime.rpc import GrpcTransport
-from coinfer.runtime.tensors import pack, unpack
+from coinfer.runtime.tensors import pack
 from coinfer.runtime.transport import ShapedTransport, Transport
-from coinfer.runtime.wire import reply_bits, request_bits
+from coinfer.runtime.wire import request_bits
 from coinfer.types import DEVICE, OffloadObservation, Outcome, Policy, Route, UserError
 from coinfer.units import FLOAT32_BITS
 
@@ -39,9 +37,6 @@ EARLIEST = 1.25
 """Not before this many times what was predicted, even where the deadline asks for it."""
 SLACK_S = 0.02
 """For what no prediction covers."""
-REMEMBERED = 100
-"""Replies from which the patience is learned."""
-LONGEST_WAIT_S = 30.0
 MAX_SERVERS_ASKED = 2
 """For one request, before the device answers itself."""
 
@@ -72,6 +67,11 @@ class Result(NamedTuple):
         """The first output."""
         return next(iter(self.outputs.values()))
 
+    def record(self, scheme: str, request: int, at_s: float, link_bps: float) -> Record:
+        """What the run log keeps of it."""
+        kept = {name: getattr(self, name) for name in self._fields if name != "outputs"}
+        return Record(scheme=scheme, request=request, at_s=at_s, link_bps=link_bps, **kept)
+
 
 class _Task(NamedTuple):
     """A request on its way."""
@@ -84,30 +84,6 @@ class _Task(NamedTuple):
     route: Route
     option: int
     predicted_s: float
-
-
-class _Answer(NamedTuple):
-    """Outputs and where their time went; `upload_s` of a device's answer is what it waited in vain."""
-
-    outputs: dict[str, np.ndarray]
-    upload_s: float
-    queue_s: float = 0.0
-    server_s: float = 0.0
-    download_s: float = 0.0
-
-
-class _Sent(NamedTuple):
-    """A request under way."""
-
-    server: int
-    cut: tuple[str, ...]
-    size_bits: float
-    at_s: float
-    link_wait_s: float
-    """Expected wait for transfers before it."""
-    expected_s: float
-    """Until the reply."""
-    reply: Future[InferReply]
 
 
 class Device:
@@ -160,22 +136,18 @@ class Device:
         self.power_w = power_w
         self.jpeg_quality = jpeg_quality
         self._clock = clock or WallClock()
-        if options is None:
-            table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads)
-            if jpeg_quality is not None:
-                table = with_jpeg(self.graph, table, jpeg_quality)
-            options = planner.prune(compile_options(self.graph, table, bits), slowdown)
-        self.options = options
+        table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads)
+        if jpeg_quality is not None:
+            table = with_jpeg(self.graph, table, jpeg_quality)
+        self._profiled_s = cache(partial(table.segment_s, self.graph))
+        self.options = options or planner.prune(compile_options(self.graph, table, bits), slowdown)
         cuts = tuple(dict.fromkeys(self.options.cuts))
-        self._head_s = dict(zip(cuts, table.head_s(self.graph, cuts).tolist(), strict=True))
         self._tail_s = dict(zip(cuts, table.tail_s(self.graph, cuts).tolist(), strict=True))
         self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
-        self._ratios: deque[float] = deque(maxlen=REMEMBERED)
-        self._preparing = threading.Lock()
         self._processor = Processor(self._executor, slowdown)
-        inner = transport or GrpcTransport()
-        self._transport = ShapedTransport(inner, links) if links is not None else inner
-        self._peers = Peers(servers, self._transport, self._clock, FIRST_RATE_BPS, self._prepare_server)
+        way = transport or GrpcTransport()
+        way = ShapedTransport(way, links) if links is not None else way
+        self._courier = Courier(self.graph, tuple(servers), way, self._clock, FIRST_RATE_BPS, self._tail_s)
 
     def __enter__(self) -> "Device":
         self.open()
@@ -187,31 +159,32 @@ class Device:
     def open(self) -> None:
         """Builds what the planner may choose, here and on the servers, and measures the links once. Servers that do not
         answer are used as soon as they do."""
-        for cut in self._head_s:
+        keep_freed_memory()
+        for cut in self._tail_s:
             for inputs, outputs in ((self.graph.inputs, cut), (cut, self.graph.outputs)):
                 if set(inputs) != set(outputs):
                     self._executor.prepare(inputs, outputs)
-        self._peers.start()
+        self._courier.peers.start()
 
     def close(self) -> None:
         """Stops the probes and connections; what the device computes is finished first."""
-        self._peers.close()
+        self._courier.peers.close()
         self._processor.close()
-        self._transport.close()
+        self._courier.close()
 
     @property
     def servers(self) -> tuple[str, ...]:
-        return self._peers.addresses
+        return self._courier.peers.addresses
 
     def links_bps(self) -> tuple[float, ...]:
         """Believed rate of each server's link."""
-        return tuple(server.link.rate_bps for server in self._peers.now())
+        return tuple(server.link.rate_bps for server in self._courier.peers.now())
 
     def observe(self, deadline_s: float | None = None) -> OffloadObservation:
         """What a policy would see of a request made now."""
         return planner.observe(
             self.options,
-            self._peers.now(),
+            self._courier.peers.now(),
             self.deadline_s if deadline_s is None else deadline_s,
             self._clock.now_s(),
             device_scale=self._processor.scale,
@@ -240,8 +213,7 @@ class Device:
         deadline_s = self.deadline_s if deadline_s is None else deadline_s
         if not deadline_s > 0:
             raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
-        tensors, pixels = read_item(self.graph, item)
-        self._executor.check(tensors)
+        tensors, pixels = self._inputs(item)
         observation = self.observe(deadline_s)
         if pixels is None:
             observation = planner.with_raw_input(observation, self.options, self.graph)
@@ -249,9 +221,47 @@ class Device:
         route = self._route(observation, option, server)
         task = _Task(tensors, pixels, began_s, deadline_s, observation, route, option, predicted_s)
         if server == DEVICE:
-            outputs = self._processor.submit(tensors, self.graph.outputs, self._head_s[self.graph.outputs]).result()
-            return self._result(task, _Answer(outputs, 0.0), DEVICE, [], 0.0)
+            outputs = self._compute(tensors, self.graph.outputs).result()
+            return self._result(task, Answer(outputs, 0.0), DEVICE, [], 0.0)
         return self._offload(task, server)
+
+    def follow(self, route: Route, item: Any) -> Result:
+        """Carries out a given route, through any cuts and over several servers; the device answers where it fails.
+
+        Raises:
+            UserError: where the item does not fit the network, or the route starts elsewhere, names an unknown server
+                or does not end at the network's outputs.
+        """
+        began_s = self._clock.now_s()
+        servers = self._route_servers(route)
+        tensors, pixels = self._inputs(item)
+        observation = self.observe(route.deadline_s)
+        task = _Task(tensors, pixels, began_s, route.deadline_s, observation, route, 0, math.inf)
+        cut = route.hops[0].cut
+        at_cut = tensors if set(cut) == set(self.graph.inputs) else self._compute(tensors, cut).result()
+        if not servers:
+            return self._result(task, Answer(at_cut, 0.0), DEVICE, [], 0.0)
+        left_s = began_s + route.deadline_s - self._clock.now_s()
+        request = self._request(task, at_cut, servers[0], max(left_s, 0.0))
+        sent = self._courier.carry(servers[0], cut, request)
+        done, _ = wait((sent.reply,), min(max(left_s, 0.0), LONGEST_WAIT_S))
+        answer, reason = self._courier.read(sent) if done else (None, f"{self.servers[servers[0]]}: no reply in time")
+        sent.reply.cancel()
+        if answer is not None:
+            return self._result(task, answer, servers[-1], [], sent.size_bits)
+        waited_s = self._clock.now_s() - sent.at_s
+        outputs = self._compute(at_cut, self.graph.outputs).result()
+        return self._result(task, Answer(outputs, waited_s), DEVICE, [reason], sent.size_bits)
+
+    def _route_servers(self, route: Route) -> list[int]:
+        """Indices of the servers of a route, in order."""
+        nodes = [hop.node for hop in route.hops]
+        unknown = [node for node in nodes[1:] if node not in self.servers]
+        if not nodes or nodes[0] != "device" or unknown:
+            raise DeviceError(f"route over {nodes}: expected 'device' first, then some of {list(self.servers)}")
+        if set(route.hops[-1].cut) != set(self.graph.outputs):
+            raise DeviceError(f"route ends at {list(route.hops[-1].cut)}; expected {list(self.graph.outputs)}")
+        return [self.servers.index(node) for node in nodes[1:]]
 
     # --- a request that leaves the device
 
@@ -260,12 +270,13 @@ class Device:
         cut = task.route.hops[0].cut
         at_cut = task.tensors
         if set(cut) != set(self.graph.inputs):
-            at_cut = self._processor.submit(task.tensors, cut, self._head_s[cut]).result()
+            at_cut = self._compute(task.tensors, cut).result()
         reasons: list[str] = []
         sent_bits, waited_s, tried = 0.0, 0.0, set[int]()
         while server != DEVICE:
             tried.add(server)
-            request = self._request(task, at_cut, server)
+            useless_s = self._useless_after_s(task, server) if self.hedge else math.inf
+            request = self._request(task, at_cut, server, useless_s)
             sent_bits += request_bits(request)
             asked_s = self._clock.now_s()
             answer, reason = self._ask(task, server, at_cut, request)
@@ -276,100 +287,40 @@ class Device:
             reasons.append(reason)
             waited_s += self._clock.now_s() - asked_s
             server = self._next_server(task, tried)
-        outputs = self._tail(task, at_cut).result()
-        return self._result(task, _Answer(outputs, waited_s), DEVICE, reasons, sent_bits)
+        outputs = self._compute(at_cut, self.graph.outputs).result()
+        return self._result(task, Answer(outputs, waited_s), DEVICE, reasons, sent_bits)
 
     def _ask(
         self, task: _Task, server: int, at_cut: Mapping[str, np.ndarray], request: InferRequest
-    ) -> tuple[_Answer | None, str]:
+    ) -> tuple[Answer | None, str]:
         """An answer, and why it is not the server's; no answer where the server failed.
 
         A server that is late runs against the device itself, and the first to finish answers.
         """
-        sent = self._send(task, server, request)
+        seen = task.observation
+        upload_bits = float(seen.option_upload_bits[0, task.option])
+        service_s = float(seen.option_server_s[0, task.option, server])
+        sent = self._courier.send(server, task.route.hops[0].cut, request, upload_bits, service_s)
         done, _ = wait((sent.reply,), self._patience_s(task, sent) if self.hedge else None)
         if done:
-            answer, reason = self._read(sent)
+            answer, reason = self._courier.read(sent)
             return answer, f"{self.servers[server]}: {reason}" if reason else ""
         waited_s, abort = self._clock.now_s() - sent.at_s, Abort()
-        late = partial(est.after_silence, size_bits=sent.size_bits, waited_s=waited_s, now_s=self._clock.now_s())
-        self._peers.change(server, late)
-        local = self._tail(task, at_cut, abort)
+        self._courier.is_late(sent)
+        local = self._compute(at_cut, self.graph.outputs, abort)
         racers: list[Future[Any]] = [sent.reply, local]
         wait(racers, return_when=FIRST_COMPLETED)
-        if sent.reply.done() and (answer := self._read(sent)[0]):
+        if sent.reply.done() and (answer := self._courier.read(sent)[0]):
             abort.set()
             return answer, ""
         outputs = local.result()
         sent.reply.cancel()
-        return _Answer(outputs, waited_s), f"{self.servers[server]}: no reply after {waited_s:.3f} s"
+        return Answer(outputs, waited_s), f"{self.servers[server]}: no reply after {waited_s:.3f} s"
 
-    def _send(self, task: _Task, server: int, request: InferRequest) -> _Sent:
-        now_s = self._clock.now_s()
-        known = self._peers.now()[server]
-        service_s = float(task.observation.option_server_s[0, task.option, server])
-        upload_s = float(task.observation.option_upload_bits[0, task.option]) / known.link.rate_bps
-        sent = _Sent(
-            server=server,
-            cut=task.route.hops[0].cut,
-            size_bits=request_bits(request),
-            at_s=now_s,
-            link_wait_s=max(known.link_free_s - now_s, 0.0),
-            expected_s=upload_s + est.backlog_now_s(known, now_s) + service_s,
-            reply=self._transport.send(self.servers[server], request, LONGEST_WAIT_S),
-        )
-        self._peers.change(server, partial(est.after_send, size_bits=sent.size_bits, service_s=service_s, now_s=now_s))
-        sent.reply.add_done_callback(lambda _: self._learn(sent))
-        return sent
-
-    def _read(self, sent: _Sent) -> tuple[_Answer | None, str]:
-        """The server's answer, or what was wrong with it."""
-        try:
-            reply = sent.reply.result()
-            outputs = {tensor.name: unpack(tensor) for tensor in reply.outputs}
-        except (TransportError, WireError) as error:
-            return None, f"{error.code} {error.reason or error.message}"
-        missing = set(self.graph.outputs) - set(outputs)
-        if missing:
-            return None, f"its reply lacks {sorted(missing)}"
-        service_s = reply.server_s + reply.codec_s + reply.forward_s
-        transfer_s = max(self._clock.now_s() - sent.at_s - service_s - reply.queue_s, 0.0)
-        upload_s = transfer_s * sent.size_bits / (sent.size_bits + reply_bits(reply))
-        return _Answer(outputs, upload_s, reply.queue_s, service_s, transfer_s - upload_s), ""
-
-    def _learn(self, sent: _Sent) -> None:
-        """Every reply and every failure teaches, also one that comes too late; runs on the transport's thread."""
-        now_s = self._clock.now_s()
-        self._peers.change(sent.server, partial(est.after_end, now_s=now_s))
-        if sent.reply.cancelled():
-            return
-        error = sent.reply.exception()
-        if error is None:
-            self._ratios.append((now_s - sent.at_s) / max(sent.expected_s, 1e-4))
-            self._peers.change(sent.server, lambda known: self._after(known, sent, now_s))
-        elif isinstance(error, TransportError) and error.code == "RESOURCE_EXHAUSTED":
-            pushback_s = max(error.pushback_s or 0.0, SLACK_S)
-            self._peers.change(sent.server, partial(est.after_refusal, pushback_s=pushback_s, now_s=now_s))
-        elif not (isinstance(error, TransportError) and error.code == "DEADLINE_EXCEEDED"):
-            self._peers.change(sent.server, partial(est.after_failure, now_s=now_s))
-
-    def _after(self, known: est.ServerEstimate, sent: _Sent, now_s: float) -> est.ServerEstimate:
-        """What a reply says of link, load and speed."""
-        reply = sent.reply.result()
-        service_s = reply.server_s + reply.codec_s + reply.forward_s
-        elsewhere_s = service_s + reply.queue_s + sent.link_wait_s + known.link.round_trip_s
-        transfer_s = now_s - sent.at_s - elsewhere_s
-        if transfer_s > 0:
-            size_bits = sent.size_bits + reply_bits(reply)
-            known = known._replace(link=est.after_transfer(known.link, size_bits, transfer_s, now_s))
-        backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
-        known = est.after_reply(known, backlog_s, room, now_s)
-        return est.after_service(known, sent.cut, service_s, self._tail_s[sent.cut], now_s)
-
-    def _patience_s(self, task: _Task, sent: _Sent) -> float:
+    def _patience_s(self, task: _Task, sent: Sent) -> float:
         """How long to wait for a server before the device starts on the rest itself: longer than nearly all replies
         take, or less where the device could still hold the deadline."""
-        patience_s = est.patience(self._ratios) * sent.expected_s + SLACK_S
+        patience_s = self._courier.patience * sent.expected_s + SLACK_S
         tail_s = self._tail_s[sent.cut] * self._processor.scale
         spare_s = task.began_s + task.deadline_s - sent.at_s - tail_s - SLACK_S
         return min(patience_s, spare_s) if spare_s > EARLIEST * sent.expected_s else patience_s
@@ -387,21 +338,30 @@ class Device:
         local_s = self._tail_s[task.route.hops[0].cut] * self._processor.scale + self._processor.backlog_s
         return best if from_cut_s[best] < local_s else DEVICE
 
-    def _tail(
-        self, task: _Task, at_cut: Mapping[str, np.ndarray], abort: Abort | None = None
-    ) -> Future[dict[str, np.ndarray]]:
-        return self._processor.submit(at_cut, self.graph.outputs, self._tail_s[task.route.hops[0].cut], abort)
+    def _inputs(self, item: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        tensors, pixels = read_item(self.graph, item)
+        self._executor.check(tensors)
+        return tensors, pixels
 
-    def _request(self, task: _Task, at_cut: Mapping[str, np.ndarray], server: int) -> InferRequest:
-        hop = task.route.hops[0]
+    def _compute(
+        self, tensors: Mapping[str, np.ndarray], outputs: tuple[str, ...], abort: Abort | None = None
+    ) -> Future[dict[str, np.ndarray]]:
+        """Queues work for the device itself."""
+        profiled_s = self._profiled_s(tuple(tensors), outputs)
+        return self._processor.submit(tensors, outputs, profiled_s, abort)
+
+    def _request(self, task: _Task, at_cut: Mapping[str, np.ndarray], server: int, deadline_s: float) -> InferRequest:
+        hop, after, *further = task.route.hops
         rate_bps = float(task.observation.uplink_bps[0, server])
         inputs = tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut)
         return InferRequest(
             model=self.graph.name,
             inputs=inputs,
-            outputs=self.graph.outputs,
+            outputs=after.cut,
             fingerprint=self.graph.fingerprint,
-            deadline_s=self._useless_after_s(task, server) if self.hedge else math.inf,
+            route=tuple(further),
+            bits=after.bits if further else None,
+            deadline_s=deadline_s,
         )
 
     def _useless_after_s(self, task: _Task, server: int) -> float:
@@ -418,34 +378,13 @@ class Device:
             return WireTensor(name, "UINT8", (len(data),), data, codec=True)
         return pack(name, tensor, FLOAT32_BITS if name in self.graph.inputs else bits, rate_bps)
 
-    def _prepare_server(self, index: int) -> None:
-        """Has a server build every segment that the planner may ask for; its measured times come back. One server after
-        the other, so that servers that share a machine do not slow each other's measurement."""
-        with self._preparing:
-            for cut in self._head_s:
-                if cut == self.graph.outputs:
-                    continue
-                request = InferRequest(
-                    self.graph.name,
-                    tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in cut),
-                    self.graph.outputs,
-                    fingerprint=self.graph.fingerprint,
-                    warm=True,
-                )
-                try:
-                    reply = self._transport.send(self.servers[index], request, LONGEST_WAIT_S).result()
-                except TransportError:
-                    return
-                measured = partial(est.after_service, cut=cut, service_s=reply.server_s, profiled_s=self._tail_s[cut])
-                self._peers.change(index, partial(measured, now_s=self._clock.now_s()))
-
     # --- results
 
     def _route(self, observation: OffloadObservation, option: int, server: int) -> Route:
         deadline_s = float(observation.deadline_s[0])
         return planner.route_of(self.options, option, server, self.servers, self.graph.outputs, deadline_s)
 
-    def _result(self, task: _Task, answer: _Answer, server: int, reasons: list[str], sent_bits: float) -> Result:
+    def _result(self, task: _Task, answer: Answer, server: int, reasons: list[str], sent_bits: float) -> Result:
         latency_s = self._clock.now_s() - task.began_s
         elsewhere_s = answer.upload_s + answer.queue_s + answer.server_s + answer.download_s
         outcome = Outcome(
@@ -464,30 +403,6 @@ class Device:
         return Result(answer.outputs, outcome, task.route, executed_on, "; ".join(reasons), task.predicted_s, sent_bits)
 
 
-def read_item(graph: ModelGraph, item: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """The network's inputs by name, and the picture at the network's size where they were made from one.
-
-    Raises:
-        UserError: where the item is neither a picture that can be read nor an array.
-    """
-    if isinstance(item, Mapping):
-        if set(item) != set(graph.inputs):
-            raise DeviceError(f"inputs are named {sorted(map(str, item))}; {graph.name} takes {list(graph.inputs)}")
-        return {name: np.asarray(item[name]) for name in graph.inputs}, None
-    if isinstance(item, np.ndarray) and not (item.dtype == np.uint8 and item.ndim == 3):
-        return {graph.inputs[0]: item}, None
-    tensor = graph.tensors[graph.inputs[0]]
-    wanted = f"a {tensor.dtype} array of shape {list(tensor.shape)}"
-    if graph.image is None:
-        raise DeviceError(f"{graph.name} does not say how it takes pictures; expected {wanted}")
-    if isinstance(item, str | Path):
-        item = load_image(item)
-    if not isinstance(item, np.ndarray | Image.Image):
-        raise DeviceError(f"cannot infer from a {type(item).__name__}; expected a picture or {wanted}")
-    pixels = to_pixels(item, graph.image)
-    return {graph.inputs[0]: normalise(pixels, graph.image.mean, graph.image.std)}, pixels
-
-
 def _check_settings(servers: Sequence[str], deadline_s: float, bits: Sequence[int], slowdown: float) -> None:
     if isinstance(servers, str):
         raise DeviceError(f"servers is one string; expected a list such as [{servers!r}]")
@@ -497,7 +412,7 @@ def _check_settings(servers: Sequence[str], deadline_s: float, bits: Sequence[in
             raise DeviceError(f"server {server!r} is no address; expected host:port such as 127.0.0.1:8001")
     if not deadline_s > 0:
         raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
-    if not bits or any(width not in (32, 16, 12, 8, 4) for width in bits):
+    if not bits or any(width not in WIRE_BITS for width in bits):
         raise DeviceError(f"bits is {tuple(bits)}; expected some of 32, 16, 12, 8, 4")
     if not slowdown >= 1:
         raise DeviceError(f"slowdown is {slowdown}; expected 1 (this processor) or more")

@@ -48,8 +48,8 @@ class EdgeSettings:
     """Also serve a model that answers a tensor with itself."""
     limit_bytes: int = DEFAULT_LIMIT_BYTES
     """Largest message."""
-    peers: tuple[str, ...] | None = None
-    """The only nodes that routes may go on to; None allows any."""
+    peers: tuple[str, ...] | None = ()
+    """The only nodes that routes may go on to; None allows any: then a client chooses what this node calls."""
     grace_s: float = 30.0
     """How long requests may take to finish after SIGTERM."""
 

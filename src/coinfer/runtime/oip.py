@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from coinfer.runtime import control, wire
 from coinfer.runtime.messages import WireError
 from coinfer.runtime.rpc import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
-from coinfer.runtime.service import EdgeService
+from coinfer.runtime.service import EdgeService, PortError
 
 _SPARE_CALLS = 64
 """Open calls beyond those that compute and wait: health, metadata, refusals on their way."""
@@ -127,8 +127,11 @@ class GrpcFront:
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = ("", SERVICE, *service.served)
-        self.port = self._server.add_insecure_port(f"{host}:{port}")
-        """The port that it got; 0 was any."""
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            """The port that it got; 0 was any."""
+        except RuntimeError:
+            raise PortError(host, port) from None
 
     async def start(self) -> None:
         for name in self._names:

@@ -36,10 +36,12 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
 
 def scale_fits(scale: Scale, bits: int, dtype: np.dtype) -> bool:
     """Whether all values of this scale are finite numbers of `dtype`, and the step has full precision."""
-    step_ok = scale.step == 0 or scale.step >= float(np.finfo(working_dtype(dtype)).tiny)
-    ends = np.array([scale.offset, scale.offset + scale.step * (2**bits - 1)])
+    work = working_dtype(dtype)
+    step_ok = scale.step == 0 or scale.step >= float(np.finfo(work).tiny)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(step_ok and np.isfinite(ends.astype(dtype)).all() and np.isfinite(ends - scale.offset).all())
+        offset, reach = work.type(scale.offset), work.type(scale.step) * work.type(2**bits - 1)
+        ends = np.array([reach, offset, offset + reach])
+        return bool(step_ok and np.isfinite(ends).all() and np.isfinite(ends[1:].astype(dtype)).all())
 
 
 def scale_of(values: np.ndarray, bits: int) -> Scale | None:

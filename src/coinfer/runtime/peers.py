@@ -18,6 +18,8 @@ PROBE_SHARE = 0.02
 PROBE_BYTES = (1_000, 64_000)
 """Smallest and largest probe."""
 PROBE_TIMEOUT_S = 2.0
+START_S = 10.0
+"""Longest wait for servers to be ready; one that takes longer is used as soon as it is."""
 
 
 class Peers:
@@ -56,13 +58,14 @@ class Peers:
             self._servers[index] = update(self._servers[index])
 
     def start(self) -> None:
-        """Probes all servers twice (for the round trip, then for the rate), waits until those that answer are ready,
-        and goes on probing in the background."""
+        """Probes all servers twice (for the round trip, then for the rate), waits a while until those that answer are
+        ready, and goes on probing in the background."""
         for _ in range(2):
             for learned in [self._probe(index) for index in range(len(self.addresses))]:
                 learned.wait()
+        until_s = self._clock.now_s() + START_S
         for thread in self._preparing:
-            thread.join()
+            thread.join(max(until_s - self._clock.now_s(), 0.0))
         self._thread.start()
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from coinfer.runtime import control, rest_messages
 from coinfer.runtime.messages import Code, InferReply, WireError, invalid, too_large
 from coinfer.runtime.metrics import Exposition, ModelStats
 from coinfer.runtime.served import VERSION, Served
-from coinfer.runtime.service import EdgeService
+from coinfer.runtime.service import EdgeService, PortError
 from coinfer.units import MIB
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -234,7 +234,10 @@ class HttpFront:
     """An HTTP server for a service, on the running event loop."""
 
     def __init__(self, service: EdgeService, host: str, port: int):
-        self._socket = socket.create_server((host, port))
+        try:
+            self._socket = socket.create_server((host, port))
+        except OSError:
+            raise PortError(host, port) from None
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(make_app(service), log_level="warning", lifespan="off", timeout_keep_alive=_IDLE_S)
         self._server = _Server(config)

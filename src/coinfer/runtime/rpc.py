@@ -20,6 +20,8 @@ from coinfer.units import MIB
 SERVICE = "inference.GRPCInferenceService"
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 REASON_TRAILER = "coinfer-reason"
+MAX_NODES = 64
+"""Connections kept; a hostile route could name ever new nodes."""
 _HEADROOM_BYTES = MIB
 """gRPC's own limit lies above ours, which is exact and says why."""
 
@@ -82,8 +84,8 @@ class GrpcTransport:
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, options: Options | None = None):
         self._limit_bytes = limit_bytes
         self._options = client_options(limit_bytes) if options is None else options
-        self._channels: dict[str, grpc.Channel] = {}
-        self._methods: dict[tuple[str, str], Any] = {}
+        self._nodes: dict[str, tuple[grpc.Channel, Any]] = {}
+        """Connection and call of each node; the one used last at the end."""
         self._lock = Lock()
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
@@ -95,7 +97,7 @@ class GrpcTransport:
             failed: Future[InferReply] = Future()
             settle(failed, TransportError(error.code, error.message, error.pushback_s, error.reason))
             return failed
-        return self._call(node, "ModelInfer", message, timeout_s, wire.parse_reply)
+        return self._call(node, message, timeout_s, wire.parse_reply)
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
         """Carries `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
@@ -105,20 +107,19 @@ class GrpcTransport:
         def read(reply: bytes) -> Pong:
             return Pong(time.monotonic() - began_s, wire.parse_reply(reply).load)
 
-        return self._call(node, "ModelInfer", message, timeout_s, read)
+        return self._call(node, message, timeout_s, read)
 
     def close(self) -> None:
         with self._lock:
-            for channel in self._channels.values():
+            for channel, _ in self._nodes.values():
                 channel.close()
-            self._channels.clear()
-            self._methods.clear()
+            self._nodes.clear()
 
-    def _call(self, node: str, method: str, message: bytes, timeout_s: float, read: Any) -> Future[Any]:
+    def _call(self, node: str, message: bytes, timeout_s: float, read: Any) -> Future[Any]:
         outer: Future[Any] = Future()
         timeout = timeout_s if timeout_s < math.inf else None
         try:
-            call = self._method(node, method).future(message, timeout=timeout)
+            call = self._infer(node).future(message, timeout=timeout)
         except ValueError:  # the channel was closed
             settle(outer, TransportError("CANCELLED", f"{node}: the transport is closed", reason="closed"))
             return outer
@@ -126,13 +127,17 @@ class GrpcTransport:
         call.add_done_callback(lambda done: settle(outer, _outcome(node, done, read)))
         return outer
 
-    def _method(self, node: str, method: str) -> Any:
+    def _infer(self, node: str) -> Any:
+        """The node's `ModelInfer`."""
         with self._lock:
-            if (node, method) not in self._methods:
-                if node not in self._channels:
-                    self._channels[node] = grpc.insecure_channel(node, self._options)
-                self._methods[node, method] = self._channels[node].unary_unary(f"/{SERVICE}/{method}")
-            return self._methods[node, method]
+            channel, infer = self._nodes.pop(node, (None, None))
+            if channel is None:
+                channel = grpc.insecure_channel(node, self._options)
+                infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            self._nodes[node] = channel, infer
+            if len(self._nodes) > MAX_NODES:
+                self._nodes.pop(next(iter(self._nodes)))[0].close()
+            return infer
 
 
 def _outcome(node: str, call: Any, read: Any) -> Any:

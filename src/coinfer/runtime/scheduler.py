@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -45,6 +46,9 @@ class Scheduler:
         self.state = NodeState(workers, queue)
         self._clock = clock
         self._pool = ThreadPoolExecutor(workers, "coinfer-worker")
+        self._reporter = ThreadPoolExecutor(1, "coinfer-reporter")
+        """Wakes the event loop for a worker that goes on: waking it lets go of Python's lock, and the loop would take
+        it for as long as a reply needs."""
         self._entries: dict[int, _Entry] = {}
         self._ids = itertools.count()
         self._lock = Lock()
@@ -89,6 +93,7 @@ class Scheduler:
         for entry in entries:
             entry.abort.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reporter.shutdown(wait=False)
 
     def _happened(self, event: Event | None) -> None:
         """Carries out what follows from an event, on the event loop."""
@@ -142,11 +147,18 @@ class Scheduler:
             starts, news = self._follow(Ended(start.id, self._clock.now_s(), ok))
             with self._lock:
                 self._entries.pop(start.id, None)
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._tell, [_News(entry.waiter, outcome), *news])
             start = starts[0] if starts else None
             for other in starts[1:]:
                 self._pool.submit(self._work, other, loop)
+            told = partial(self._report, loop, [_News(entry.waiter, outcome), *news])
+            if start is None:
+                told()
+            else:
+                self._reporter.submit(told)
+
+    def _report(self, loop: asyncio.AbstractEventLoop, news: Sequence[_News]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._tell, news)
 
     def _refusal(self, refuse: Refuse) -> WireError:
         pushback_s = refuse.pushback_s if refuse.reason == "queue_full" else None

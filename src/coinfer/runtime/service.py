@@ -24,11 +24,19 @@ from coinfer.runtime.scheduler import Scheduler
 from coinfer.runtime.served import VERSION, Served, by_name
 from coinfer.runtime.tensors import pack, unpack
 from coinfer.runtime.transport import PING_MODEL, Transport
+from coinfer.types import UserError
 
 MAX_PENDING_PIECES = 8
 """Pieces of networks that wait to be opened; a client that asks for ever new cuts gets no further."""
 _PASSED_ON = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
 _log = logging.getLogger("coinfer.edge")
+
+
+class PortError(UserError):
+    """An address that a front cannot listen on."""
+
+    def __init__(self, host: str, port: int):
+        super().__init__(f"cannot listen on {host}:{port}: no such address here, or taken by another server")
 
 
 class _Work(NamedTuple):

@@ -1,0 +1,351 @@
+"""Edge servers are killed, frozen, slowed and shut down while a device answers 200 requests: every answer is right,
+none is lost, and what comes back is used again. Figures are printed; `pytest -rP` shows them."""
+
+import contextlib
+import math
+import random
+import socket
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
+from tests.e2e.driving import (
+    DEVICE_SLOWDOWN,
+    GRAPH,
+    PERIOD_S,
+    PICTURES,
+    REQUESTS,
+    RETURN_S,
+    THREADS,
+    assert_none_twice,
+    by_node,
+    check,
+    drive,
+    fallbacks,
+    latency_s,
+    options_at,
+    prefers,
+    site,
+    used_again,
+)
+from tests.e2e.sites import edges, relative_error, wait_until
+from tests.tables import analytic_table
+
+from coinfer.graph.zoo import open_model
+from coinfer.profile.options import compile_options
+from coinfer.profile.table import ProfileTable
+from coinfer.runtime.device import Device, Result
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.planner import least_latency
+from coinfer.types import Hop, OffloadDecision, OffloadObservation, Route
+from coinfer.units import bits_of_bytes
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def test_without_faults_nothing_falls_back_and_nothing_is_computed_twice(table: ProfileTable, exact: list[np.ndarray]):
+    with site(table) as (nodes, device):
+        before = [node.served() for node in nodes]
+        answers = drive(device, {})
+        check(answers, exact)
+        assert_none_twice(answers, nodes, before, [node.served() for node in nodes])
+        assert sum(by_node(answers)[node.address] for node in nodes) > 0.5 * REQUESTS
+
+
+@pytest.mark.parametrize("cut", ["input", "pool1"])
+def test_an_edge_is_killed(table: ProfileTable, exact: list[np.ndarray], cut: str):
+    with site(table, cut=cut) as (nodes, device):
+        device.policy = prefers(0)
+        killed_s = []
+
+        def kill() -> None:
+            killed_s.append(time.monotonic())
+            nodes[0].kill()
+
+        answers = drive(device, {70: kill, 120: nodes[0].launch})
+        check(answers, exact)
+        assert by_node(answers[:70])[nodes[0].address] > 35
+        dead = fallbacks(answers, nodes[0], killed_s[0])
+        assert len(dead) <= THREADS + 2, "an edge that fails is left alone after two failures in a row"
+        nodes[0].wait_ready()
+        took_s, calm_s = used_again(device, nodes[0]), statistics.median(latency_s(answers[:70]))
+        slowest_s = max(latency_s(dead), default=0.0)
+        print(f"killed: {len(dead)} requests taken elsewhere, slowest {slowest_s:.3f} s, calm median {calm_s:.3f} s")
+        print(f"killed: used again {took_s:.1f} s after its return")
+
+
+def test_a_large_tensor_goes_to_another_edge_when_one_is_killed(tmp_path: Path):
+    """gRPC's own retry gives up silently beyond 256 KiB; here 12.8 MB cross, as after VGG16's first layer."""
+    path = wide_network(tmp_path)
+    graph = open_model(path)
+    table = analytic_table(graph, whole_s=0.02)
+    options = compile_options(graph, table, (32,))
+    wide = options.cuts.index(("wide",))
+    assert graph.tensors["wide"].size_bits > bits_of_bytes(12e6)
+    options = options.take(np.array([wide, len(options.cuts) - 1]))
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    whole = Executor(graph).run({"x": x})[0]["y"]
+    with contextlib.ExitStack() as stack:
+        nodes = stack.enter_context(edges([str(path)], [("--slowdown", "5")] * 2))
+        device = stack.enter_context(Device(graph, [n.address for n in nodes], profile=table, options=options))
+        device.policy = prefers(0)
+        wait_until(lambda: device.infer(x).executed_on == nodes[0].address, RETURN_S, "the first edge answers")
+        results: list[Result] = []
+        thread = threading.Thread(target=lambda: [results.append(device.infer(x)) for _ in range(20)])
+        thread.start()
+        wait_until(lambda: len(results) >= 4, RETURN_S, "some are answered")
+        nodes[0].kill()
+        thread.join()
+    assert len(results) == 20
+    assert all(relative_error(result.output, whole) <= 1e-4 for result in results)
+    assert any(nodes[0].address in result.fallback for result in results)
+    assert {result.executed_on for result in results[-10:]} <= {nodes[1].address, "device"}
+
+
+def wide_network(folder: Path) -> Path:
+    """64 channels of the input's size, then their means."""
+    rng = np.random.default_rng(0)
+    weights = {"kernel": rng.standard_normal((64, 3, 3, 3)), "matrix": rng.standard_normal((64, 10))}
+    nodes = [
+        make_node("Conv", ["x", "kernel"], ["conv"], pads=[1, 1, 1, 1]),
+        make_node("Relu", ["conv"], ["wide"]),
+        make_node("GlobalAveragePool", ["wide"], ["mean"]),
+        make_node("Flatten", ["mean"], ["flat"]),
+        make_node("MatMul", ["flat", "matrix"], ["y"]),
+    ]
+    ends = [make_tensor_value_info("x", FLOAT, [1, 3, 224, 224])], [make_tensor_value_info("y", FLOAT, [1, 10])]
+    initial = [from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    model = make_model(make_graph(nodes, "wide", *ends, initial), opset_imports=[make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, folder / "wide.onnx")
+    return folder / "wide.onnx"
+
+
+def test_an_edge_freezes_and_thaws(table: ProfileTable, exact: list[np.ndarray]):
+    seen = {}
+
+    def freeze() -> None:
+        nodes[0].freeze()
+        seen["frozen_s"] = time.monotonic()
+        threading.Thread(target=watch).start()
+
+    def watch() -> None:
+        seen["noticed_s"] = wait_until(lambda: device.observe().server_room[0] == 0, RETURN_S, "noticed")
+
+    def thaw() -> None:
+        seen["thawed_s"] = time.monotonic()
+        nodes[0].thaw()
+
+    with site(table) as (nodes, device):
+        device.policy = prefers(0)
+        before = [node.served() for node in nodes]
+        answers = drive(device, {50: freeze, 180: thaw})
+        served = [node.served() for node in nodes]
+        check(answers, exact)
+        meanwhile = [found for found in answers[:120] if found.asked_s > seen["frozen_s"]]
+        assert all(found.done_s < seen["thawed_s"] for found in meanwhile), "nobody waits for the frozen edge"
+        assert all(found.result.executed_on != nodes[0].address for found in meanwhile)
+        late = fallbacks(answers[:180], nodes[0], seen["frozen_s"])
+        assert 0 < len(late) <= THREADS + 2
+        assert_none_twice(answers, nodes, before, served)
+        took_s, slowest_s = used_again(device, nodes[0]), max(latency_s(late))
+        print(f"frozen: noticed after {seen['noticed_s']:.3f} s; used again {took_s:.1f} s after the run")
+        print(f"frozen: {len(late)} requests overtaken, slowest {slowest_s:.3f} s")
+
+
+def test_a_grey_edge_that_runs_a_tenth_of_the_time(table: ProfileTable, exact: list[np.ndarray]):
+    over = threading.Event()
+
+    def turn_grey() -> None:
+        device.policy = least_latency
+        thread.start()
+
+    def stutter() -> None:
+        while not over.is_set():
+            nodes[0].freeze()
+            over.wait(0.09)
+            nodes[0].thaw()
+            over.wait(0.01)
+
+    with site(table) as (nodes, device):
+        device.policy = prefers(0)
+        thread = threading.Thread(target=stutter)
+        answers = drive(device, {50: turn_grey})
+        over.set()
+        thread.join()
+        check(answers, exact)
+        parts = {"calm": answers[:50], "grey": answers[100:]}
+        share = {name: by_node(part)[nodes[0].address] / len(part) for name, part in parts.items()}
+        median_s = {name: statistics.median(latency_s(part)) for name, part in parts.items()}
+        print(f"grey edge: its share of the requests {share}, median latency {median_s}")
+        assert share["grey"] < share["calm"] / 2
+
+
+def test_an_edge_that_is_frozen_from_the_start_holds_nothing_up(table: ProfileTable, exact: list[np.ndarray]):
+    with edges([GRAPH.name], [("--slowdown", "15")] * 2) as nodes:
+        nodes[0].freeze()
+        addresses = [node.address for node in nodes]
+        with Device(GRAPH, addresses, profile=table, options=options_at(table), slowdown=DEVICE_SLOWDOWN) as device:
+            device.policy = prefers(0)
+            answers = drive(device, {}, count=20)
+            check(answers, exact, count=20)
+            assert by_node(answers)[nodes[0].address] == 0
+            assert by_node(answers)[nodes[1].address] > 0
+            nodes[0].thaw()
+            used_again(device, nodes[0])
+
+
+def test_a_route_with_a_dead_or_frozen_hop_is_finished_by_the_device(table: ProfileTable, exact: list[np.ndarray]):
+    with site(table, (2.0, 2.0, 2.0)) as (nodes, device):
+        ends = [("pool1",), ("pool2",), ("conv5.relu",), GRAPH.outputs]
+        names = ["device", *device.servers]
+        route = Route(tuple(Hop(name, end, 32) for name, end in zip(names, ends, strict=True)), 0, math.inf)
+
+        def follow() -> Result:
+            result = device.follow(route, PICTURES[0])
+            assert relative_error(result.output, exact[0]) <= 1e-4
+            return result
+
+        assert follow().executed_on == nodes[2].address
+        for hop in range(3):
+            nodes[hop].freeze()
+            result = follow()
+            assert result.executed_on == "device"
+            assert "UNAVAILABLE" in result.fallback
+            nodes[hop].thaw()
+            wait_until(lambda: follow().executed_on == nodes[2].address, RETURN_S, "the route works again")
+        nodes[1].kill()
+        assert follow().executed_on == "device"
+        nodes[1].launch()
+        nodes[1].wait_ready()
+        wait_until(lambda: follow().executed_on == nodes[2].address, RETURN_S, "the route works again")
+
+
+def test_random_faults_at_random_moments(table: ProfileTable, exact: list[np.ndarray]):
+    """Also what a device holds (threads, files, backlog) is as before in the end, however its requests went."""
+    rng, over = random.Random(7), threading.Event()
+
+    def torment() -> None:
+        while not over.is_set():
+            node = rng.choice(nodes)
+            match rng.choice(["kill", "terminate", "freeze", "stutter"]):
+                case "kill":
+                    node.kill()
+                    time.sleep(rng.uniform(0.0, 0.5))
+                    node.launch()
+                    node.wait_ready()
+                case "terminate":
+                    node.terminate()
+                    node.launch()
+                    node.wait_ready()
+                case "freeze":
+                    node.freeze()
+                    time.sleep(rng.uniform(0.0, 1.5))
+                    node.thaw()
+                case "stutter":
+                    for _ in range(10):
+                        node.freeze()
+                        time.sleep(rng.uniform(0.0, 0.05))
+                        node.thaw()
+                        time.sleep(rng.uniform(0.0, 0.02))
+
+    def anything(_: OffloadObservation) -> OffloadDecision:
+        return OffloadDecision(np.array([0]), np.array([rng.randrange(3)]))
+
+    with site(table, cut="pool1") as (nodes, device):
+        device.policy = anything
+        drive(device, {}, count=20)
+        process = psutil.Process()
+        files, threads = process.num_fds(), threading.active_count()
+        thread = threading.Thread(target=torment)
+        answers = drive(device, {10: thread.start}, count=2 * REQUESTS)
+        over.set()
+        thread.join()
+        check(answers, exact, count=2 * REQUESTS)
+        for node in nodes:
+            used_again(device, node)
+        assert device.observe().device_backlog_s[0] == pytest.approx(0.0, abs=1e-9)
+        wait_until(lambda: threading.active_count() <= threads + 1, RETURN_S, "threads end")
+        assert process.num_fds() <= files + 6
+        in_vain = sum(bool(answer.result.fallback) for answer in answers)
+        times_s = latency_s(answers)
+        print(
+            f"random faults: {by_node(answers)['device']} of {len(answers)} answered by the device, {in_vain} in vain"
+        )
+        print(f"random faults: median {statistics.median(times_s):.3f} s, slowest {max(times_s):.3f} s")
+
+
+def test_all_edges_are_shut_down_and_started_again_one_after_the_other(table: ProfileTable, exact: list[np.ndarray]):
+    statuses = []
+
+    def roll() -> None:
+        for node in nodes:
+            statuses.append(node.terminate())
+            node.launch()
+            node.wait_ready()
+
+    with site(table) as (nodes, device):
+        device.policy = prefers(0)
+        thread = threading.Thread(target=roll)
+        answers = drive(device, {30: thread.start}, period_s=1.5 * PERIOD_S)
+        thread.join()
+        check(answers, exact)
+        assert statuses == [0, 0, 0]
+        moved = [found for found in answers if found.result.fallback]
+        assert not any(bug in found.result.fallback for found in moved for bug in ("INTERNAL", "UNKNOWN", "INVALID"))
+        took_s = used_again(device, nodes[0])
+        print(f"rolling restart: {sorted(by_node(answers).values())} answers by node, {len(moved)} taken elsewhere")
+        print(f"rolling restart: the fastest used again after {took_s:.1f} s")
+
+
+def test_all_edges_vanish_and_the_device_answers(table: ProfileTable, exact: list[np.ndarray]):
+    doors: list[Door] = []
+    with site(table) as (nodes, device), contextlib.ExitStack() as stack:
+
+        def vanish() -> None:
+            for node in nodes:
+                node.kill()
+            doors.extend(stack.enter_context(Door(node.address)) for node in nodes)
+
+        began_s = time.monotonic()
+        answers = drive(device, {40: vanish}, period_s=2 * PERIOD_S)
+        lasted_s = time.monotonic() - began_s
+        check(answers, exact)
+        asked = {node.address: len(fallbacks(answers, node)) for node in nodes}
+        knocks = [door.knocks for door in doors]
+        print(f"all gone: asked in vain {list(asked.values())}, connection attempts {knocks} in {lasted_s:.1f} s")
+        assert {found.result.executed_on for found in answers[60:]} == {"device"}
+        assert all(count <= THREADS + 2 for count in asked.values())
+        assert all(0 < count <= 5 + 1.5 * lasted_s for count in knocks), "about one a second after the first few"
+
+
+class Door:
+    """Takes an edge's place: counts who comes, and closes."""
+
+    def __init__(self, address: str):
+        self.knocks = 0
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_server((host, int(port)))
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Door":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                visitor, _ = self._socket.accept()
+                self.knocks += 1
+                visitor.close()

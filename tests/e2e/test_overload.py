@@ -1,0 +1,148 @@
+"""Three times more than an edge can do: it keeps its goodput, refuses the rest at once, and computes nothing in vain.
+Figures are printed; `pytest -rP` shows them."""
+
+import contextlib
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from tests.e2e.driving import (
+    GRAPH,
+    PERIOD_S,
+    PICTURES,
+    Answered,
+    check,
+    drive,
+    site,
+)
+from tests.e2e.sites import edges
+
+from coinfer.profile.table import ProfileTable
+from coinfer.runtime.images import preprocess
+from coinfer.runtime.messages import InferReply, InferRequest, TransportError
+from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.tensors import pack, unpack
+
+OVERLOADED = (40.0, 60.0, 60.0)
+"""About 18 ms for a request on the edge that is overloaded: a capacity that three times of is cheap to ask for."""
+DEADLINE_S = 0.6
+"""More than a full queue of 8 takes."""
+CALM_S = 2.0
+GOODPUT = 0.95
+ROUNDS = 3
+"""The capacity is that of an emulated processor, measured with a noise of some percent; collapse is a factor of 2."""
+
+
+def whole_request(deadline_s: float) -> InferRequest:
+    assert GRAPH.image is not None
+    tensor = pack(GRAPH.inputs[0], preprocess(PICTURES[0], GRAPH.image), 32)
+    return InferRequest(GRAPH.name, (tensor,), GRAPH.outputs, deadline_s=deadline_s)
+
+
+def capacity(transport: GrpcTransport, address: str) -> float:
+    """Requests per second with always a few under way and none refused."""
+    finished_s: list[float] = []
+    until_s = time.monotonic() + CALM_S
+
+    def ask() -> None:
+        while time.monotonic() < until_s:
+            transport.send(address, whole_request(10.0), 10.0).result()
+            finished_s.append(time.monotonic())
+
+    with ThreadPoolExecutor(4) as pool:
+        for asking in [pool.submit(ask) for _ in range(4)]:
+            asking.result()
+    finished_s.sort()
+    return (len(finished_s) - 1) / (finished_s[-1] - finished_s[0])
+
+
+class OpenLoad:
+    """Another client, which asks at its rate whatever the answers."""
+
+    def __init__(self, transport: GrpcTransport, address: str, rate: float):
+        self._transport, self._address, self._rate = transport, address, rate
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.began_s = self.ended_s = 0.0
+        self.in_time_s: list[float] = []
+        """When good answers came."""
+        self.refusals: list[tuple[TransportError, float]] = []
+        """With the seconds that each took."""
+        self.late = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self.ended_s = time.monotonic()
+
+    def goodput(self, others: Sequence[Answered]) -> float:
+        """Answers in time per second, those of other clients included."""
+        settled_s = self.began_s + 0.5
+        good_s = self.in_time_s + [found.done_s for found in others if found.result.executed_on == self._address]
+        return sum(settled_s <= at_s <= self.ended_s for at_s in good_s) / (self.ended_s - settled_s)
+
+    def _run(self) -> None:
+        self.began_s = time.monotonic()
+        sent = 0
+        while not self._over.is_set():
+            time.sleep(max(self.began_s + sent / self._rate - time.monotonic(), 0.0))
+            asked_s, sent = time.monotonic(), sent + 1
+            future = self._transport.send(self._address, whole_request(DEADLINE_S), 10.0)
+            future.add_done_callback(lambda done, asked_s=asked_s: self._count(done, asked_s))
+
+    def _count(self, done: Future[InferReply], asked_s: float) -> None:
+        now_s, error = time.monotonic(), done.exception()
+        if isinstance(error, TransportError):
+            self.refusals.append((error, now_s - asked_s))
+        elif now_s - asked_s <= DEADLINE_S:
+            self.in_time_s.append(now_s)
+        else:
+            self.late += 1
+
+
+def test_an_overloaded_edge_keeps_its_goodput_and_the_device_its_answers(table: ProfileTable, exact: list[np.ndarray]):
+    with site(table, OVERLOADED, "--queue", "8") as (nodes, device), contextlib.closing(GrpcTransport()) as other:
+        shares: list[float] = []
+        while len(shares) < ROUNDS and max(shares, default=0.0) < GOODPUT:
+            calm = capacity(other, nodes[0].address)
+            load = OpenLoad(other, nodes[0].address, 3 * calm)
+            answers = drive(device, {50: load.start, 190: load.stop}, period_s=1.5 * PERIOD_S)
+            calm = (calm + capacity(other, nodes[0].address)) / 2
+            check(answers, exact)
+            shares.append(load.goodput(answers) / calm)
+            refused = [error for error, _ in load.refusals]
+            answered_s = [took_s for _, took_s in load.refusals]
+            print(f"overloaded: goodput {shares[-1]:.3f} of the calm capacity of {calm:.1f}/s")
+            print(f"overloaded: {len(load.in_time_s)} in time, {load.late} late, {len(refused)} refused, "
+                  f"in {statistics.median(answered_s) * 1e3:.1f} ms (median)")  # fmt: skip
+            assert load.late <= 0.01 * len(load.in_time_s), "what is admitted is answered in time"
+            assert {(error.code, error.reason) for error in refused} == {("RESOURCE_EXHAUSTED", "queue_full")}
+            assert all(error.pushback_s is not None and error.pushback_s > 0 for error in refused)
+            assert len(refused) > len(load.in_time_s), "three times the capacity means two refusals for each answer"
+            assert statistics.median(answered_s) < 1 / calm, "a refusal costs less than a place in the queue"
+        assert max(shares) >= GOODPUT
+
+
+def test_a_deadline_that_cannot_be_held_costs_no_computing(table: ProfileTable):
+    with edges([GRAPH.name], [("--slowdown", "40")]) as (node,), contextlib.closing(GrpcTransport()) as transport:
+        service_s = [transport.send(node.address, whole_request(10.0), 10.0).result().server_s for _ in range(5)]
+        before = node.served()
+        hopeless = [transport.send(node.address, whole_request(min(service_s) / 10), 10.0) for _ in range(20)]
+        for future in hopeless:
+            error = future.exception()
+            assert isinstance(error, TransportError)
+            assert error.code == "DEADLINE_EXCEEDED"
+        patient = [transport.send(node.address, whole_request(10.0), 10.0) for _ in range(4)]
+        hurried = [transport.send(node.address, whole_request(max(service_s) * 1.5), 10.0) for _ in range(8)]
+        for future in patient:
+            assert unpack(future.result().outputs[0]).shape == (1, 10)
+        codes = [error.code for future in hurried if isinstance(error := future.exception(), TransportError)]
+        assert set(codes) == {"DEADLINE_EXCEEDED"}
+        assert len(codes) >= 7, "four requests wait already"
+        assert node.served() - before == len(patient) + len(hurried) - len(codes), "none ran in vain"
