@@ -21,8 +21,9 @@ from coinfer.types import DEVICE, OffloadDecision
 
 absent = ("torch", "matplotlib", "sklearn", "pandas", "openvino", "pytest")
 assert not any(importlib.util.find_spec(name) for name in absent), "the core pulls in what it should not"
+training = ("coinfer.envs", "coinfer.policies", "coinfer.evaluate")
 for module in pkgutil.walk_packages(coinfer.__path__, "coinfer."):
-    if not module.name.endswith("__main__"):
+    if not module.name.startswith(training) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 
 command = [sys.executable, "-m", "coinfer", "edge", sys.argv[1], "--grpc-port", "0", "--http-port", "0"]
