@@ -28,7 +28,7 @@ from coinfer.types import Policy
 REST_S = 1.5
 """Between schemes, so that the links' estimates forget the last one."""
 PERIOD = 1.5
-"""Between two requests, in times of the device's own answer: the device alone keeps up and a third of its time is free."""
+"""Between two requests, in times of the device's own answer: alone, it has a third of its time free."""
 CONCURRENT = 32
 """Requests under way at a time."""
 
