@@ -16,7 +16,7 @@ from rich.console import Console
 from coinfer.demo.run import DemoSettings, run_demo
 
 FAMILIES = ("hsdpa_norway_3g", "cellular_us_mahimahi", "lte_nyc_2019", "ucc_5g_production", "lumos5g_mmwave")
-MODELS = ("alexnet", "resnet50")
+MODELS = ("alexnet",)
 
 
 def compare(trace: str | None, model: str, scheme_s: float) -> list[dict]:

@@ -81,6 +81,13 @@ def test_requests_under_way_count_as_backlog_until_they_end():
     assert est.backlog_now_s(ended, 2.0) == 0
 
 
+def test_what_is_overdue_is_expected_to_take_as_long_again():
+    server = est.after_send(est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0), 1e5, 0.1, 0.0)
+    waits = [est.backlog_now_s(server, now_s) for now_s in (0.0, 0.1, 0.2, 0.3, 1.2)]
+    assert waits == pytest.approx([0.2, 0.1, 0.0, 0.1, 1.0])
+    assert est.backlog_now_s(est.after_end(server, 1.2), 1.2) == 0
+
+
 def test_service_times_are_learned_for_each_cut_and_scale_the_rest():
     server = est.first_server(1e6, 0.0)
     server = est.after_service(server, ("a",), 0.2, 0.1, 0.0)

@@ -27,6 +27,8 @@ from coinfer.types import Policy
 
 REST_S = 1.5
 """Between schemes, so that the links' estimates forget the last one."""
+PERIOD = 1.5
+"""Between two requests, in times of the device's own answer: alone, it has a third of its time free."""
 CONCURRENT = 32
 """Requests under way at a time."""
 
@@ -110,7 +112,7 @@ def _compare(
     folder = Path(settings.runs) / time.strftime("demo-%Y%m%d-%H%M%S")
     observation = device.observe()
     local_s = float(observation.option_device_s[0, -1])
-    period_s = 1.15 * local_s
+    period_s = PERIOD * local_s
     count = max(int(settings.scheme_s / period_s), 5)
     rivals = schemes(device.options, device.graph.inputs, observation, [trace.mean_bps for trace in traces.values()])
     _introduce(console, settings, device, running, traces, local_s, period_s, count)

@@ -179,8 +179,10 @@ def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> Se
 
 
 def backlog_now_s(server: ServerEstimate, now_s: float) -> float:
-    """How long a request sent now would wait for the link and the server."""
-    return max(server.free_s - now_s, server.link_free_s - now_s, 0.0)
+    """How long a request sent now would wait for the link and the server. What is overdue is expected to take as long
+    again: a link that has just died is known before any transfer over it has ended."""
+    wait_s = max(server.free_s, server.link_free_s) - now_s
+    return abs(wait_s) if server.in_flight else max(wait_s, 0.0)
 
 
 def room_now(server: ServerEstimate, now_s: float) -> float:

@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from coinfer.runtime import estimate as est
 from coinfer.runtime.clock import Clock
@@ -92,6 +93,8 @@ class Peers:
         if est.usable(server, self._clock.now_s()):
             share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
             size_bytes = int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
+        sent = partial(est.after_send, size_bits=bits_of_bytes(size_bytes), service_s=0.0, now_s=self._clock.now_s())
+        self.change(index, sent)
         future = self._transport.ping(self.addresses[index], PROBE_TIMEOUT_S, size_bytes)
 
         def finish(done: Future[Pong]) -> None:
@@ -104,6 +107,7 @@ class Peers:
     def _probed(self, index: int, size_bytes: int, done: Future[Pong]) -> None:
         now_s = self._clock.now_s()
         self._probing[index] = False
+        self.change(index, partial(est.after_end, now_s=now_s))
         error = done.exception() if not done.cancelled() else TransportError("CANCELLED", "probe cancelled")
         if error is not None:
             self.change(index, lambda server: est.after_failure(server, now_s))
