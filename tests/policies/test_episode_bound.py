@@ -101,7 +101,8 @@ def test_any_prices_give_a_bound():
         best = episode_bound._best(tasks, 0.05, 100, late).total
         for _ in range(20):
             price = 3 * torch.rand(3, 2, 60, generator=generator, dtype=torch.float64)
-            value = episode_bound._value(tasks, price, 0.05, 20, late)
+            cost = episode_bound._costs(tasks, price, 0.05, 20, late)
+            value = episode_bound._value(tasks, cost, price, 0.05, late)
             if late:
                 assert (value <= tasks.there.sum(-1)).all()
             else:

@@ -42,6 +42,11 @@ def unloaded(tables: offload.Tables, state: State) -> OffloadObservation:
     )
 
 
+def everything(true: OffloadObservation) -> OffloadObservation:
+    """The same with room everywhere, so that also what would be refused is tried."""
+    return true._replace(server_room=torch.full_like(true.server_room, torch.inf))
+
+
 def served_cost(tables: offload.Tables, state: State) -> Cost:
     """Summed latency of the slot's tasks as the environment itself would serve them: shared links, tasks of the same
     device, admission and losses included."""

@@ -4,6 +4,7 @@ Every policy meets the same chance (common random numbers): arrivals, networks, 
 an episode follow from its seed alone, whatever is decided.
 """
 
+import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -57,17 +58,16 @@ def known_policies(world: OffloadWorld | BlocksWorld) -> Mapping[str, Maker]:
     return OFFLOAD if isinstance(world, OffloadWorld) else BLOCKS
 
 
-def chosen_policies(world: OffloadWorld | BlocksWorld, names: Sequence[str]) -> dict[str, Maker]:
-    """Those policies.
-
-    Raises:
-        UserError: where a name is unknown.
+def check_policies(world: OffloadWorld | BlocksWorld, names: Sequence[str]) -> None:
+    """Raises:
+    UserError: where a name is unknown, or no policy of this world.
     """
-    known = known_policies(world)
+    known = [*known_policies(world), *(oracles.ORACLES if isinstance(world, OffloadWorld) else ())]
     for name in names:
-        if name not in known and name not in oracles.ORACLES:
-            raise UserError(f"no policy {name!r} for {world.name}; there are {', '.join([*known, *oracles.ORACLES])}")
-    return {name: known[name] for name in names if name in known}
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise UserError(f"no policy {name!r} for {world.name}{hint}")
 
 
 def episode_seeds(seeds: int, episodes: int) -> Tensor:
@@ -144,12 +144,13 @@ class Ledger:
         """Values [S] of every measure; NaN where a seed has no task."""
         there = self._by_seed(self._there).astype(bool)
         fields = {name: self._by_seed(parts) for name, parts in self._fields.items()}
+        balance = jain(self._load.reshape(self.seeds, -1, self._load.shape[-1]))
         found = {
             "mean_s": _means(fields["latency_s"], there),
             "p95_s": _percentiles(fields["latency_s"], there, 95),
             "p99_s": _percentiles(fields["latency_s"], there, 99),
             "timely_accuracy": _means(fields["accuracy"] * fields["in_time"], there),
-            "balance": jain(self._load.reshape(self.seeds, -1, self._load.shape[-1])).mean(-1),
+            "balance": _means(balance, np.isfinite(balance)),
             "reward": self._by_seed(self._reward).mean(-1),
         }
         found |= {name: _means(fields[name], there) for name in fields if name != "latency_s"}

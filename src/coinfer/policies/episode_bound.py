@@ -48,8 +48,10 @@ class Bound(NamedTuple):
 
 
 FIRST_RATE = 1.0
-MOST_CELLS = 150
+MOST_CELLS = 60
 """Of the grid within which a task may begin; what lies beyond is bounded without prices."""
+ROUNDS, FEW = 4, 8
+"""The search looks at so many choices of each task, and chooses them anew so often."""
 
 
 def tasks_of(
@@ -66,7 +68,7 @@ def tasks_of(
     fields = zip(*((*part[:2], *_fit(part, width), part[-1]) for part in parts), strict=True)
     at_s, there, server, ready_s, service_s, after_s, deadline_s = (torch.cat(field, 1) for field in fields)
     servers = slots[0].uplink_bps.shape[-1]
-    return Tasks(at_s, there, server, ready_s, service_s, after_s, deadline_s, servers, may_drop)
+    return _present(Tasks(at_s, there, server, ready_s, service_s, after_s, deadline_s, servers, may_drop))
 
 
 def least_latency(tasks: Tasks, grid_s: float, steps: int = 300) -> Bound:
@@ -88,50 +90,76 @@ def _best(tasks: Tasks, grid_s: float, steps: int, late: bool) -> Bound:
     cells, end_s = _grid(tasks, grid_s)
     serving = (tasks.service_s > 0) & tasks.ready_s.isfinite()
     scale = 1 / float(tasks.service_s[serving].median()) if late and serving.any() else 1.0
-    shape = (tasks.at_s.shape[0], tasks.servers, int(end_s / grid_s) + 2)
-    price = torch.zeros(shape, dtype=tasks.ready_s.dtype, requires_grad=True)
-    optimiser = torch.optim.Adam([price], lr=FIRST_RATE)
-    best = torch.full(shape[:1], -torch.inf, dtype=tasks.ready_s.dtype)
-    for step in range(steps + 1):
-        value = _value(tasks, scale * price, grid_s, cells, late)
-        best = torch.maximum(best, value.detach())
-        optimiser.param_groups[0]["lr"] = FIRST_RATE / (1 + 20 * step / (steps + 1))
+    price = torch.zeros(tasks.at_s.shape[0], tasks.servers, int(end_s / grid_s) + 2, dtype=tasks.ready_s.dtype)
+    best = torch.full(price.shape[:1], -torch.inf, dtype=price.dtype)
+    for turn in range(ROUNDS + 1):
+        cost = _costs(tasks, price, grid_s, cells, late)
+        best = torch.maximum(best, _value(tasks, cost, price, grid_s, late))
+        if turn < ROUNDS and steps:
+            rate = FIRST_RATE * scale / (1 + turn)
+            price = _dearer(_few(tasks, cost), price, grid_s, cells, late, rate, steps // ROUNDS)
+    return Bound(best, best / tasks.there.sum(-1).clamp(min=1))
+
+
+def _dearer(tasks: Tasks, price: Tensor, grid_s: float, cells: int, late: bool, rate: float, steps: int) -> Tensor:
+    """Prices with a higher bound, the best that a search finds from these."""
+    price = price.clone().requires_grad_()
+    optimiser = torch.optim.Adam([price], lr=rate)
+    best, at_best = torch.full(price.shape[:1], -torch.inf, dtype=price.dtype), price.detach().clone()
+    for step in range(steps):
+        value = _value(tasks, _costs(tasks, price, grid_s, cells, late), price, grid_s, late)
+        better = value.detach() > best
+        best = torch.where(better, value.detach(), best)
+        at_best = torch.where(better[:, None, None], price.detach(), at_best)
+        optimiser.param_groups[0]["lr"] = rate / (1 + 5 * step / steps)
         optimiser.zero_grad()
         (-value.sum()).backward()
         optimiser.step()
         with torch.no_grad():
             price.clamp_(min=0)
-    return Bound(best, best / tasks.there.sum(-1).clamp(min=1))
+    return at_best
 
 
-def _value(tasks: Tasks, price: Tensor, grid_s: float, cells: int, late: bool) -> Tensor:
-    """The bound [B] that these prices give."""
-    paid_s = torch.nn.functional.pad(price.cumsum(-1) * grid_s, (1, 0))
-    at_s, service_s = tasks.at_s[..., None], tasks.service_s[..., None]
-    possible = tasks.ready_s.isfinite()
-    ready_s = (at_s + torch.where(possible, tasks.ready_s, 0.0))[..., None]
-    last_s = tasks.deadline_s[..., None, None] + at_s[..., None] - tasks.after_s[..., None]
-    cell = torch.arange(cells, dtype=price.dtype)
-    starts_s = [ready_s, ((ready_s / grid_s).ceil() + cell) * grid_s]
-    starts_s.append((((ready_s + service_s) / grid_s).ceil() + cell) * grid_s - service_s)
-    beyond_s = torch.minimum(starts_s[1][..., -1:], starts_s[2][..., -1:])
-    if late:
-        starts_s.append(torch.where(last_s.isfinite(), last_s - service_s, ready_s))
-    begin_s = torch.maximum(torch.cat(starts_s, -1), ready_s)
-    paid = _paid(paid_s, tasks.server, begin_s + service_s, grid_s) - _paid(paid_s, tasks.server, begin_s, grid_s)
-    whole_s = torch.cat([begin_s, beyond_s], -1) + service_s + tasks.after_s[..., None] - at_s[..., None]
-    if late:
-        slack_s = 1e-9 * (1 + tasks.deadline_s[..., None, None])
-        cost = (whole_s > tasks.deadline_s[..., None, None] + slack_s).to(price.dtype)
-    else:
-        cost = whole_s
-    cost = cost + torch.nn.functional.pad(paid, (0, 1))
-    least = torch.where(possible, cost.amin(-1), torch.inf).amin(-1)
+def _few(tasks: Tasks, cost: Tensor) -> Tasks:
+    """With the cheapest choices of each task only."""
+    order = cost.argsort(-1)[..., :FEW]
+    fields = ("server", "ready_s", "service_s", "after_s")
+    return tasks._replace(**{name: getattr(tasks, name).gather(-1, order) for name in fields})
+
+
+def _value(tasks: Tasks, cost: Tensor, price: Tensor, grid_s: float, late: bool) -> Tensor:
+    """The bound [B] that these prices give, from what each choice costs at them."""
+    least = cost.amin(-1)
     if late:
         least = least.clamp(max=1)
     elif tasks.may_drop:
         least = torch.minimum(least, tasks.deadline_s)
     return torch.where(tasks.there, least, 0.0).sum(-1) - grid_s * price.sum((-1, -2))
+
+
+def _costs(tasks: Tasks, price: Tensor, grid_s: float, cells: int, late: bool) -> Tensor:
+    """What each choice [B, J, C] costs at the least, with the price of the server's time and whenever it begins. From
+    edge to edge of the grid the cost is linear in the time of the beginning, so the edges are all that has to be tried,
+    for the beginning and for the end."""
+    paid_s = torch.nn.functional.pad(price.cumsum(-1) * grid_s, (1, 0))
+    at_s, service_s = tasks.at_s[..., None], tasks.service_s[..., None]
+    possible = tasks.ready_s.isfinite()
+    ready_s = (at_s + torch.where(possible, tasks.ready_s, 0.0))[..., None]
+    deadline_s = tasks.deadline_s[..., None, None]
+    cell = torch.arange(cells, dtype=price.dtype)
+    starts_s = [ready_s, ((ready_s / grid_s).ceil() + cell) * grid_s]
+    starts_s.append((((ready_s + service_s) / grid_s).ceil() + cell) * grid_s - service_s)
+    beyond_s = torch.minimum(starts_s[1][..., -1:], starts_s[2][..., -1:])
+    if late:
+        last_s = deadline_s + at_s[..., None] - tasks.after_s[..., None] - service_s
+        starts_s.append(torch.where(last_s.isfinite(), last_s, ready_s))
+    begin_s = torch.maximum(torch.cat(starts_s, -1), ready_s)
+    paid = _paid(paid_s, tasks.server, begin_s + service_s, grid_s) - _paid(paid_s, tasks.server, begin_s, grid_s)
+    cost = torch.cat([begin_s, beyond_s], -1) + service_s + tasks.after_s[..., None] - at_s[..., None]
+    if late:
+        cost = (cost > deadline_s + 1e-9 * (1 + deadline_s)).to(price.dtype)
+    cost = cost + torch.nn.functional.pad(paid, (0, 1))
+    return torch.where(possible, cost.amin(-1), torch.inf)
 
 
 def _paid(paid_s: Tensor, server: Tensor, time_s: Tensor, grid_s: float) -> Tensor:
@@ -154,6 +182,17 @@ def _grid(tasks: Tasks, grid_s: float) -> tuple[int, float]:
     longest_s = float(torch.where(tasks.ready_s.isfinite(), tasks.ready_s + tasks.service_s, 0.0).max())
     cells = max(2, min(MOST_CELLS, int(wait_s / grid_s) + 1))
     return cells, float(tasks.at_s.max()) + 2 * longest_s + cells * grid_s
+
+
+def _present(tasks: Tasks) -> Tasks:
+    """The tasks that there are first, and no more of the others than some world needs."""
+    order = (~tasks.there).int().argsort(dim=-1, stable=True)[:, : max(1, int(tasks.there.sum(-1).max()))]
+    fields = {}
+    for name, field in tasks._asdict().items():
+        if isinstance(field, Tensor):
+            place = order if field.dim() == 2 else order[..., None].expand(-1, -1, field.shape[-1])
+            fields[name] = field.gather(1, place)
+    return tasks._replace(**fields)
 
 
 def _slot_tasks(slot: OffloadObservation, at_s: float, download_s: Tensor | float) -> tuple[Tensor, ...]:

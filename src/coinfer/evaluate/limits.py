@@ -1,0 +1,57 @@
+"""What no policy can do better over whole episodes, from the truth of all their slots."""
+
+import torch
+from torch import Tensor
+
+from coinfer.envs import core, offload
+from coinfer.evaluate import oracles
+from coinfer.evaluate.simulate import MEASURES, Progress, Run, episode_seeds
+from coinfer.policies import episode_bound
+from coinfer.policies.episode_bound import Tasks
+from coinfer.scenario.world import OffloadWorld
+
+NAME = "lower bound"
+SLOTS_AT_ONCE = 20
+"""Slots that share prices; servers start each such part idle, which is below the truth and saves time."""
+
+
+def lower_bound(
+    world: OffloadWorld, seeds: int, episodes: int, steps: int = 100, progress: Progress = lambda *_: None
+) -> Run:
+    """Bounds of mean latency (from below) and of success in time (from above), for the episodes of `simulate.run`."""
+    tables = offload.load(world, dtype=torch.float64)
+    starts = range(0, world.edge.slots, SLOTS_AT_ONCE)
+    latency_s, late, count = (torch.zeros(seeds * episodes, dtype=torch.float64) for _ in range(3))
+    for number, start in enumerate(starts):
+        progress(NAME, number, len(starts))
+        tasks = tasks_of(tables, episode_seeds(seeds, episodes), start, min(start + SLOTS_AT_ONCE, world.edge.slots))
+        grid_s = _grid_s(tasks, world.edge.slot_s)
+        latency_s += episode_bound.least_latency(tasks, grid_s, steps).total
+        late += episode_bound.fewest_late(tasks, grid_s, steps).total
+        count += tasks.there.sum(-1)
+    progress(NAME, len(starts), len(starts))
+    by_seed = [part.reshape(seeds, episodes).sum(-1).numpy() for part in (latency_s, late, count)]
+    nothing = torch.full((seeds,), torch.nan).numpy()
+    measures = dict.fromkeys(MEASURES, nothing)
+    measures |= {"mean_s": by_seed[0] / by_seed[2], "in_time": 1 - by_seed[1].clip(0) / by_seed[2]}
+    return Run(NAME, measures, int(count.sum()), 0.0)
+
+
+def tasks_of(tables: offload.Tables, seeds: Tensor, start: int, end: int) -> Tasks:
+    """The tasks of the slots from `start` to `end` of the episodes of these seeds [B], with what is true of them."""
+    edge = tables.edge.edge
+    state = offload.reset(tables, seeds)
+    slots = []
+    for slot in range(start, end):
+        number = torch.full_like(seeds, slot)
+        state = state._replace(slot=number, draws=core.draw(tables.edge, seeds, number))
+        slots.append(oracles.unloaded(tables, state))
+    limited = bool(tables.edge.limited_energy)
+    return episode_bound.tasks_of(slots, edge.slot_s, tables.edge.download_s, edge.drop_refused or limited)
+
+
+def _grid_s(tasks: Tasks, slot_s: float) -> float:
+    """About the shortest common work of a server, but no finer than the search can afford."""
+    serving = (tasks.service_s > 0) & tasks.ready_s.isfinite()
+    work_s = float(tasks.service_s[serving].quantile(0.25)) if serving.any() else slot_s
+    return max(work_s, slot_s / 40)

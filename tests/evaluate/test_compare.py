@@ -1,0 +1,92 @@
+"""`coinfer simulate` from a scenario's name to the files, and the mistakes that people make."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from coinfer.cli_simulate import simulate
+from coinfer.evaluate import report
+from coinfer.evaluate.compare import Settings, compare
+from coinfer.evaluate.simulate import MEASURES, Run
+from coinfer.evaluate.statistics import Estimate, interval
+from coinfer.types import UserError
+
+QUICK = ("slots=8",)
+APP = typer.Typer()
+APP.command()(simulate)
+
+
+def test_the_command_prints_a_table_and_saves_records_and_a_plot(tmp_path: Path):
+    words = ["campus", "--policy", "greedy", "--policy", "sequential-greedy", "--seeds", "3", "--episodes", "1"]
+    words += ["--bound", "--set", "slots=8", "--runs", str(tmp_path)]
+    done = CliRunner().invoke(APP, words, env={"COLUMNS": "200"}, catch_exceptions=False)
+    assert done.exit_code == 0
+    for part in ("campus: 3 seeds of 1 episodes of 8 slots", "sequential-greedy", "lower bound", "decisions/s"):
+        assert part in done.output
+    folder = tmp_path / "simulate-campus"
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert [(record["policy"], record["seed"]) for record in records][:4] == [
+        ("greedy", 0), ("greedy", 1), ("greedy", 2), ("sequential-greedy", 0),
+    ]  # fmt: skip
+    assert (folder / "plot.png").stat().st_size > 10_000
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["settings"]["changes"] == ["slots=8"]
+    assert len(summary["settings"]["fingerprint"]) == 64
+    greedy = [record["mean_s"] for record in records if record["policy"] == "greedy"]
+    assert summary["policies"][0]["mean_s"] == pytest.approx(interval(np.array(greedy))._asdict())
+
+
+def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path):
+    found = compare(Settings("grle", ("greedy",), 1, 1, changes=QUICK))
+    assert [found.save(tmp_path).name for _ in range(2)] == ["simulate-grle", "simulate-grle-2"]
+
+
+def test_all_baselines_without_names_and_the_papers_greedy_as_reference():
+    found = compare(Settings("mtl-a3c", seeds=1, episodes=1, changes=("slots=3",)))
+    assert [run.policy for run in found.runs][:2] == ["rpdi", "apdi"]
+    assert found.reference.policy == "greedy"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings("camus"), "did you mean campus"),
+        (Settings("campus", ("gredy",)), "no policy 'gredy' for campus; did you mean greedy"),
+        (Settings("campus", changes=("slotz=3",)), "slotz"),
+        (Settings("campus", device="toaster"), "no such device"),
+        (Settings("mtl-a3c", bound=True), "--bound is for scenarios of environment offload"),
+    ],
+)
+def test_mistakes_are_one_line(settings: Settings, message: str):
+    with pytest.raises(UserError, match=message) as raised:
+        compare(settings)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "unit", "text"),
+    [
+        (Estimate(0.1234, 0.0042), 1e-3, "123.4 ±4.2"),
+        (Estimate(0.1234, 0.042), 1e-3, "123 ±42"),
+        (Estimate(1.0, 0.0), 0.01, "100.0 ±0.0"),
+        (Estimate(0.98765, float("nan")), 0.01, "98.77"),
+        (Estimate(float("nan"), float("nan")), 1.0, "-"),
+        (Estimate(1234.5, 0.0001), 1.0, "1234.500 ±0.000"),
+    ],
+)
+def test_figures_have_the_digits_that_the_interval_leaves(estimate: Estimate, unit: float, text: str):
+    assert report.shown(estimate, unit) == text
+
+
+def test_what_may_be_chance_is_dim():
+    def made(name: str, mean_s: list[float]) -> Run:
+        measures = {measure: np.zeros(3) for measure in MEASURES} | {"mean_s": np.array(mean_s)}
+        return Run(name, measures, 1, 1.0)
+
+    base, faster, same = made("a", [1.0, 2.0, 3.0]), made("b", [0.9, 1.9, 2.9]), made("c", [1.1, 1.9, 3.0])
+    cells = list(report.differences([base, faster, same], base).columns[1].cells)
+    assert cells == ["-100.000 ±0.000", "[dim]+0 ±248[/dim]"]

@@ -1,0 +1,89 @@
+"""Bounds really bound: no policy, and no oracle, is better, in worlds with everything that a scenario can have."""
+
+import numpy as np
+import pytest
+import torch
+from tests.envs.worlds import random_world
+
+from coinfer.envs import offload, rewards
+from coinfer.evaluate import limits, oracles
+from coinfer.evaluate.simulate import episode_seeds, run
+from coinfer.policies import bounds
+from coinfer.policies.choices import choices
+from coinfer.policies.heuristics import OFFLOAD
+from coinfer.scenario.world import OffloadWorld
+
+EPISODES = 3
+ROUNDING = 1e-5
+"""Of float32 in the environment."""
+
+
+def small(seed: int) -> OffloadWorld:
+    return random_world(np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_policy_beats_the_lower_bound_of_an_episode(seed):
+    world = small(seed)
+    bound = limits.lower_bound(world, 2, EPISODES, steps=40).measures
+    for name in [*OFFLOAD, "slot-descent"]:
+        found = run(world, name, 2, EPISODES).measures
+        there = ~np.isnan(found["mean_s"])
+        assert (found["mean_s"] >= bound["mean_s"] * (1 - ROUNDING))[there].all(), name
+        assert (found["in_time"] <= bound["in_time"] + ROUNDING)[there].all(), name
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_beats_the_optimum_of_a_slot(seed):
+    """From the state that a policy reaches, slot by slot, as the environment serves it."""
+    world = small(seed)
+    world = world._replace(edge=world.edge._replace(tasks=2, arrival_cdf=world.edge.arrival_cdf[:, :2]))
+    tables = offload.load(world, dtype=torch.float64)
+    state = offload.reset(tables, episode_seeds(1, 6))
+    policies = {name: make(0) for name, make in OFFLOAD.items()}
+    for _ in range(world.edge.slots):
+        seen = offload.observe(tables, state)
+        cost = oracles.served_cost(tables, state)
+        true = oracles.truth(tables, state)
+        least = bounds.exhaustive(oracles.everything(true), cost).cost
+        near = bounds.coordinate_descent(true, cost).cost
+        assert (near >= least - 1e-12).all()
+        for name, policy in policies.items():
+            decision = policy(seen)
+            reached = cost(bounds.as_choice(choices(true), decision)[:, None])[:, 0]
+            assert (reached >= least - 1e-12).all(), name
+        state = offload.step(tables, state, decision, rewards.latency).state
+
+
+def test_the_cost_of_the_oracle_is_what_the_environment_makes_of_it():
+    world = small(3)
+    tables = offload.load(world, dtype=torch.float64)
+    state = offload.reset(tables, episode_seeds(1, 5))
+    decision = OFFLOAD["sequential-greedy"](0)(offload.observe(tables, state))
+    choice = bounds.as_choice(choices(oracles.truth(tables, state)), decision)
+    cost = oracles.served_cost(tables, state)(choice[:, None].expand(-1, 3, -1))
+    latency_s = offload.step(tables, state, decision, rewards.latency).outcome.latency_s.sum(-1)
+    assert torch.equal(cost, latency_s[:, None].expand(-1, 3))
+
+
+def test_without_queues_sharing_or_errors_the_model_of_a_slot_is_the_environment():
+    """`bounds.slot_latency_s` against the environment, where tasks come from different devices."""
+    for seed in range(20):
+        world = small(seed)
+        edge = world.edge
+        tasks = min(edge.tasks, edge.devices)
+        edge = edge._replace(
+            distinct_devices=True, shared_bandwidth=False, tasks=tasks, arrival_cdf=edge.arrival_cdf[:, :tasks],
+            task_energy_j=np.full(edge.classes, np.inf), battery_j=np.full(edge.classes, np.inf),
+            download_s=np.zeros(edge.servers),
+        )  # fmt: skip
+        tables = offload.load(world._replace(edge=edge), dtype=torch.float64)
+        state = offload.reset(tables, episode_seeds(1, 4))
+        for _ in range(edge.slots):
+            true = oracles.truth(tables, state)
+            decision = OFFLOAD["sequential-greedy"](0)(true)
+            choice = bounds.as_choice(choices(true), decision)
+            expected_s = bounds.slot_latency_s(true, choice[:, None])[:, 0]
+            stepped = offload.step(tables, state, decision, rewards.latency)
+            torch.testing.assert_close(stepped.outcome.latency_s, expected_s, rtol=1e-12, atol=1e-12)
+            state = stepped.state

@@ -1,0 +1,79 @@
+"""Runs of policies: measures against sums by hand, the same chance for all, and the same figures again."""
+
+import numpy as np
+import pytest
+import torch
+from tests.envs.worlds import random_blocks, random_world
+
+from coinfer.envs import offload, rewards
+from coinfer.evaluate.simulate import MEASURES, check_policies, episode_seeds, known_policies, run
+from coinfer.policies import heuristics
+from coinfer.types import UserError
+
+
+def test_measures_are_those_of_the_outcomes():
+    world = random_world(np.random.default_rng(0))
+    found = run(world, "sequential-greedy", seeds=2, episodes=3).measures
+    tables = offload.load(world)
+    for seed in range(2):
+        state = offload.reset(tables, episode_seeds(2, 3)[3 * seed : 3 * seed + 3])
+        policy, latency_s, in_time, dropped, load = heuristics.sequential_greedy(0), [], [], [], 0
+        for _ in range(world.edge.slots):
+            seen = offload.observe(tables, state)
+            stepped = offload.step(tables, state, policy(seen), rewards.latency)
+            latency_s += stepped.outcome.latency_s[seen.task_mask].tolist()
+            in_time += stepped.outcome.in_time[seen.task_mask].tolist()
+            dropped += stepped.info.dropped[seen.task_mask].tolist()
+            load = load + stepped.info.server_work_s.double()
+            state = stepped.state
+        assert found["mean_s"][seed] == pytest.approx(np.mean(latency_s))
+        assert found["p95_s"][seed] == pytest.approx(np.percentile(latency_s, 95))
+        assert found["p99_s"][seed] == pytest.approx(np.percentile(latency_s, 99))
+        assert found["in_time"][seed] == pytest.approx(np.mean(in_time))
+        assert found["dropped"][seed] == pytest.approx(np.mean(dropped))
+        even = load.sum(-1) ** 2 / (load.shape[-1] * (load**2).sum(-1))
+        assert found["balance"][seed] == pytest.approx(np.nanmean(even))
+
+
+@pytest.mark.parametrize("make", [random_world, random_blocks])
+def test_all_policies_meet_the_same_tasks_and_give_the_same_figures_again(make):
+    world = make(np.random.default_rng(1))
+    tasks = set()
+    for name in known_policies(world):
+        first, again = (run(world, name, 2, 2) for _ in range(2))
+        tasks.add(first.tasks)
+        assert set(first.measures) == set(MEASURES)
+        for measure, values in first.measures.items():
+            np.testing.assert_array_equal(values, again.measures[measure])
+    assert len(tasks) == 1
+
+
+def test_more_seeds_do_not_change_the_first_ones():
+    world = random_world(np.random.default_rng(2))
+    few, many = run(world, "greedy", 2, 2).measures, run(world, "greedy", 4, 2).measures
+    for name, values in few.items():
+        np.testing.assert_allclose(values, many[name][:2], rtol=1e-6)
+    assert len(torch.unique(episode_seeds(50, 50))) == 2500
+
+
+def test_a_policy_that_has_no_name_can_run_too():
+    world = random_world(np.random.default_rng(3))
+    named, own = run(world, "best-cut", 2, 2), run(world, "mine", 2, 2, maker=heuristics.best_cut)
+    np.testing.assert_array_equal(named.measures["mean_s"], own.measures["mean_s"])
+    assert own.policy == "mine"
+
+
+def test_unknown_policies_are_one_line():
+    world = random_world(np.random.default_rng(4))
+    check_policies(world, ["greedy", "slot-optimum"])
+    with pytest.raises(UserError, match=r"^no policy 'gredy' for random; did you mean greedy\?$"):
+        check_policies(world, ["gredy"])
+    with pytest.raises(UserError, match="there are rpdi, apdi, device-only"):
+        check_policies(random_blocks(np.random.default_rng(4)), ["slot-optimum"])
+
+
+def test_progress_is_told_to_the_end():
+    told = []
+    world = random_world(np.random.default_rng(5))
+    run(world, "random", 1, 1, progress=lambda *said: told.append(said))
+    assert told == [("random", slot, world.edge.slots) for slot in range(world.edge.slots + 1)]
