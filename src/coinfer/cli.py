@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from coinfer import cli_scenario
+from coinfer.cli_simulate import simulate
+from coinfer.console import console
 from coinfer.types import UserError
 
 app = typer.Typer(
@@ -19,13 +22,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 UsageError: Any = typer.BadParameter.__bases__[0]  # its home differs between versions of typer
-console = Console(emoji=False, width=None if sys.stdout.isatty() else 120)
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help="Allowed bits per element sent, from 32, 16, 12, 8, 4. 32 is exact.")]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
 Engine = Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="onnxruntime or openvino (float32).")]
+
+
+app.command()(simulate)
+app.add_typer(cli_scenario.app, name="scenario")
 
 
 @app.command()

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from coinfer.console import console
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Worlds to simulate: presets and your own files.")
-console = Console(highlight=False)
 
 Changes = Annotated[
     list[str] | None,

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from coinfer.console import console
 
 if TYPE_CHECKING:
     from coinfer.evaluate.simulate import Progress
-
-console = Console(highlight=False)
 
 
 def simulate(
