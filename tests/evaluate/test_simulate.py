@@ -12,7 +12,7 @@ from coinfer.types import UserError
 
 
 def test_measures_are_those_of_the_outcomes():
-    world = random_world(np.random.default_rng(0))
+    world = random_world(np.random.default_rng(6))
     found = run(world, "sequential-greedy", seeds=2, episodes=3).measures
     tables = offload.load(world)
     for seed in range(2):
@@ -32,7 +32,9 @@ def test_measures_are_those_of_the_outcomes():
         assert found["in_time"][seed] == pytest.approx(np.mean(in_time))
         assert found["dropped"][seed] == pytest.approx(np.mean(dropped))
         even = load.sum(-1) ** 2 / (load.shape[-1] * (load**2).sum(-1))
-        assert found["balance"][seed] == pytest.approx(np.nanmean(even))
+        known = [float(value) for value in even if not torch.isnan(value)]
+        expected = np.mean(known) if known else np.nan  # where nothing was sent there is no balance
+        assert found["balance"][seed] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("make", [random_world, random_blocks])
