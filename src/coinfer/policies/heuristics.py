@@ -192,9 +192,10 @@ def _sequential(observation: OffloadObservation, cost: Callable[[Choices, Tensor
         task = task.limited_to(task.on_device | task.of_servers(room > 0)[..., None, :])
         choice = cost(task, observation.deadline_s[..., k : k + 1], free_s).argmin(-1)
         server = task.decision(choice).server
-        joins = torch.nn.functional.one_hot(server + 1, found.servers + 1)[..., 0, 1:]
-        joins = joins * observation.task_mask[..., k : k + 1]
-        room = room - joins
-        free_s = free_s + joins * task.service_s.gather(-1, choice[..., None])[..., 0]
+        joins = torch.nn.functional.one_hot(server + 1, found.servers + 1)[..., 0, 1:] > 0
+        joins = joins & observation.task_mask[..., k : k + 1]
+        room = room - joins.to(room.dtype)
+        ready_s, service_s = (part.gather(-1, choice[..., None])[..., 0] for part in (task.ready_s, task.service_s))
+        free_s = torch.where(joins, torch.maximum(free_s, ready_s) + service_s, free_s)
         chosen.append(choice)
     return found.decision(torch.cat(chosen, -1))

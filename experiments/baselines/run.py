@@ -1,0 +1,191 @@
+"""How good the baselines are, how good anybody could be, and where the room between them is.
+
+    python experiments/baselines/run.py [--scenario campus] [--quick]
+
+Latency and deadline success against the arrival rate, the capacity of the servers and the age of what is known about
+them, on `cdo-dsac` and `campus`: 10 seeds, one episode of 50 slots each, the same chance for every policy.
+`slot-descent` knows the truth of each slot and decides for all its tasks; `lower bound` knows all slots beforehand, and
+no policy is below it. Writes results/SCENARIO.json and results/SCENARIO.png, and prints the tables of the README.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from coinfer.envs.worlds import reward_of
+from coinfer.evaluate import limits
+from coinfer.evaluate.simulate import Run, run
+from coinfer.evaluate.statistics import interval, paired_difference
+from coinfer.profile.measure import this_machine
+from coinfer.records import as_json
+from coinfer.scenario.compile import fingerprint, open_world
+from coinfer.units import MILLI
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).resolve().parent
+POLICIES = (
+    "random", "round-robin", "device-only", "server-only", "greedy", "two-choices", "sequential-greedy", "slot-descent",
+)  # fmt: skip
+SEEDS, SLOTS = 10, 50
+CAMPUS_CAPACITY = (8, 8, 12, 12, 16, 16)
+CONSOLE = Console(highlight=False)
+Changes = dict[str, Any]
+
+
+class Sweep(NamedTuple):
+    name: str
+    label: str
+    points: dict[float, Changes]
+    base: float
+    """The point that is the scenario itself; the lower bound is the same for all where `rate` is not swept."""
+
+
+def sweeps(scenario: str) -> list[Sweep]:
+    if scenario == "cdo-dsac":
+        rates = {
+            mean: {"arrivals.mean": mean, "arrivals.variance": 0.175 * mean**2} for mean in (0.4, 0.8, 1.2, 1.6, 2.0)
+        }
+        capacity: dict[float, Changes] = {n: {"servers.0.capacity": n} for n in (5, 10, 20, 30, 45)}
+        return [
+            Sweep("arrival rate", "requests per device and second", rates, 2.0),
+            Sweep("capacity", "tasks that a server admits", capacity, 30),
+            Sweep("staleness", "age of what is known, slots of 0.1 s", staleness((0, 1, 2, 5, 10)), 0),
+        ]
+    roomy = {"tasks_per_slot": 48}
+    per_s: dict[float, Changes] = {rate: {**roomy, "arrivals.rate_per_s": rate} for rate in (10, 20, 40, 60, 80)}
+    shares: dict[float, Changes] = {
+        share: {f"servers.{i}.capacity": round(share * n) for i, n in enumerate(CAMPUS_CAPACITY)}
+        for share in (0.125, 0.25, 0.5, 1, 2)
+    }
+    return [
+        Sweep("arrival rate", "requests per second", per_s, 40),
+        Sweep("capacity", "tasks that a server admits, over the preset's", shares, 1),
+        Sweep("staleness", "age of what is known, slots of 0.25 s", staleness((0, 1, 2, 4, 8)), 2),
+    ]
+
+
+def staleness(slots: Sequence[int]) -> dict[float, Changes]:
+    return {n: {"staleness_slots": n} for n in slots}
+
+
+def measure(scenario: str, changes: Changes, policies: Sequence[str], seeds: int, slots: int) -> dict[str, Run]:
+    """Every policy at one point."""
+    compiled = open_world(scenario, {**changes, "slots": slots})
+    world: Any = compiled.world
+    reward = reward_of(compiled.reward)
+    return {name: run(world, name, seeds, 1, reward=reward) for name in policies}
+
+
+def bound_of(scenario: str, changes: Changes, seeds: int, slots: int) -> Run:
+    world: Any = open_world(scenario, {**changes, "slots": slots}).world
+    return limits.lower_bound(world, seeds, 1, steps=60)
+
+
+def sweep_all(scenario: str, seeds: int, slots: int, policies: Sequence[str]) -> list[dict[str, Any]]:
+    """One record a point: sweep, value, and each policy's measures by seed."""
+    found, bounds = [], dict[float, Run]()
+    for sweep in sweeps(scenario):
+        for value, changes in track(sweep.points.items(), f"{scenario}, {sweep.name}", console=CONSOLE):
+            runs = measure(scenario, changes, policies, seeds, slots)
+            if sweep.name == "arrival rate":
+                bounds[value] = bound_of(scenario, changes, seeds, slots)
+                least = bounds[value]
+            else:
+                least = bounds[sweeps(scenario)[0].base]
+            runs[limits.NAME] = least
+            found.append({"sweep": sweep.name, "value": value, "runs": runs})
+    return found
+
+
+def summary(runs: Mapping[str, Run]) -> dict[str, Any]:
+    return {
+        name: {key: as_json(interval(one.measures[key])) for key in ("mean_s", "p95_s", "p99_s", "in_time", "refused")}
+        for name, one in runs.items()
+    }
+
+
+def figure(scenario: str, points: list[dict[str, Any]], path: Path) -> None:
+    """A column a sweep; latency above, success below."""
+    columns = sweeps(scenario)
+    chart, axes = plt.subplots(2, 3, figsize=(13, 7), sharey="row", layout="constrained")
+    for column, sweep in enumerate(columns):
+        here = [point for point in points if point["sweep"] == sweep.name]
+        values = [point["value"] for point in here]
+        for number, name in enumerate(here[0]["runs"]):
+            style = {"color": "black", "ls": "--"} if name == limits.NAME else {"color": f"C{number}", "marker": "o"}
+            for row, (key, unit) in enumerate((("mean_s", MILLI), ("in_time", 0.01))):
+                found = [interval(point["runs"][name].measures[key]) for point in here]
+                mean, half = ([getattr(one, part) / unit for one in found] for part in ("mean", "half"))
+                axes[row, column].errorbar(values, mean, yerr=half, ms=4, capsize=2, lw=1.2, label=name, **style)
+        axes[0, column].set(yscale="log", title=f"{scenario}: {sweep.name}")
+        axes[1, column].set(xlabel=sweep.label)
+    axes[0, 0].set(ylabel="mean latency, ms")
+    axes[1, 0].set(ylabel="in time, %")
+    axes[1, 0].legend(fontsize=8)
+    chart.savefig(path, dpi=110)
+    plt.close(chart)
+
+
+def tables(scenario: str, points: list[dict[str, Any]]) -> str:
+    """Markdown: mean latency of each policy at each point, then how far Greedy is from what is possible."""
+    lines = []
+    for sweep in sweeps(scenario):
+        here = [point for point in points if point["sweep"] == sweep.name]
+        lines += [f"\n{scenario}, mean latency in ms against {sweep.label}\n"]
+        lines += ["| | " + " | ".join(f"{point['value']:g}" for point in here) + " |", "|---|" + "---:|" * len(here)]
+        for name in here[0]["runs"]:
+            cells = [interval(point["runs"][name].measures["mean_s"]) for point in here]
+            lines.append(
+                f"| {name} | " + " | ".join(f"{c.mean / MILLI:.0f} ±{c.half / MILLI:.0f}" for c in cells) + " |"
+            )
+        lines += [_excess(here, "greedy", "slot-descent"), _excess(here, "sequential-greedy", "slot-descent")]
+        lines += [_excess(here, "slot-descent", limits.NAME)]
+    return "\n".join(lines)
+
+
+def _excess(here: list[dict[str, Any]], name: str, other: str) -> str:
+    """A row: by how many percent one is slower than another, paired by seed."""
+    cells = []
+    for point in here:
+        slower, base = (point["runs"][one].measures["mean_s"] for one in (name, other))
+        found = paired_difference(100 * slower / base, 100 * base / base)
+        cells.append(f"{found.mean:+.0f} % ±{found.half:.0f}")
+    return f"| *{name} over {other}* | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenario", action="append", choices=("cdo-dsac", "campus"), help="both without it")
+    parser.add_argument("--quick", action="store_true", help="2 seeds of 4 slots: shows that it runs, no figures")
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    settings = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds, slots = (2, 4) if settings.quick else (SEEDS, SLOTS)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    for scenario in settings.scenario or ("cdo-dsac", "campus"):
+        points = sweep_all(scenario, seeds, slots, POLICIES)
+        figure(scenario, points, settings.output / f"{scenario}.png")
+        world: Any = open_world(scenario).world
+        record = {
+            "command": f"python experiments/baselines/run.py --scenario {scenario}",
+            "machine": this_machine().model_dump(),
+            "seeds": seeds,
+            "slots": slots,
+            "fingerprint": fingerprint(world),
+            "points": [{**point, "runs": summary(point["runs"])} for point in points],
+        }
+        (settings.output / f"{scenario}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print(tables(scenario, points), flush=True)
+
+
+if __name__ == "__main__":
+    main()
