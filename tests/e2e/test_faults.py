@@ -270,7 +270,7 @@ def test_random_faults_at_random_moments(table: ProfileTable, exact: list[np.nda
         check(answers, exact, count=2 * REQUESTS)
         for node in nodes:
             used_again(device, node)
-        assert device.observe().device_backlog_s[0] == pytest.approx(0.0, abs=1e-9)
+        wait_until(lambda: device.observe().device_backlog_s[0] < 1e-9, RETURN_S, "the device has worked off its queue")
         wait_until(lambda: threading.active_count() <= threads + 1, RETURN_S, "threads end")
         assert process.num_fds() <= files + 6
         in_vain = sum(bool(answer.result.fallback) for answer in answers)

@@ -16,8 +16,8 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sb3.py"
 def test_ppo_learns(capsys: pytest.CaptureFixture[str]):
     before, after = runpy.run_path(str(EXAMPLE))["main"](12_288)
     assert capsys.readouterr().out.startswith("mean reward of a slot: untrained ")
-    assert after > before + 0.1
-    assert after > 0.25
+    assert after > before + 0.05
+    assert after > 0.22
 
 
 def test_ends_are_told_as_stable_baselines3_expects():
