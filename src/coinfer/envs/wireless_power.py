@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import random
-from coinfer.physics import radio
+from coinfer.physics import radio, random
 from coinfer.physics import wireless_power as physics
 from coinfer.scenario.compile import WirelessPowerWorld
 

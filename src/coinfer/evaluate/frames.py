@@ -12,7 +12,7 @@ from coinfer.scenario.compile import WirelessPowerWorld
 
 UNASKED = tuple(name for name in MODES if name != "optimum")
 MEASURES = {"rate_bps": "weighted sum of rates, mean of the frames", "sends": "share of devices that send"}
-AT_ONCE = 4096
+AT_ONCE = 2048
 
 
 @torch.no_grad()

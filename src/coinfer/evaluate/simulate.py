@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import random, rewards
+from coinfer.envs import rewards
 from coinfer.envs.worlds import environment_of
 from coinfer.evaluate import oracles
 from coinfer.evaluate.statistics import jain
+from coinfer.physics import random
 from coinfer.policies.blocks import BLOCKS
 from coinfer.policies.heuristics import OFFLOAD
 from coinfer.scenario.world import BlocksWorld, OffloadWorld

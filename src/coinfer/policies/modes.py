@@ -64,7 +64,7 @@ def optimum(seed: int = 0) -> ModesPolicy:
         if devices > MOST_DEVICES:
             raise BoundError(f"2^{devices} modes to try; optimum takes at most {MOST_DEVICES} devices")
         best, best_rate = torch.zeros_like(gain, dtype=torch.bool), torch.full_like(gain[:, 0], -torch.inf)
-        for part in torch.arange(2**devices, device=gain.device).split(256):
+        for part in torch.arange(2**devices, device=gain.device).split(64):
             modes = ((part[:, None] >> torch.arange(devices, device=gain.device)) & 1) > 0
             rate, which = rates(modes).max(-1)
             better = rate > best_rate
