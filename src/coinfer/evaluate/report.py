@@ -116,10 +116,14 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
     )
     place = np.arange(len(runs))[::-1]
     if timed:
-        for name, marker, label in (("mean_s", "o", "mean"), ("p95_s", "s", "95 %"), ("p99_s", "^", "99 %")):
+        for name, marker, label in (
+            ("mean_s", "o", "mean"),
+            ("p95_s", "s", "95th percentile"),
+            ("p99_s", "^", "99th percentile"),
+        ):
             _points(left, place, runs, name, MILLI, marker, label)
         left.set(xscale="log", xlabel="latency, ms")
-        left.legend(fontsize=8)
+        left.legend(fontsize=8, loc="center right")
     else:
         _points(left, place, runs, "rate_bps", MEGA, "o", "")
         left.set(xlabel="weighted sum of rates, Mbit/s")
