@@ -5,16 +5,18 @@
 Latency and deadline success against the arrival rate, the capacity of the servers and the age of what is known about
 them, on `cdo-dsac` and `campus`: 10 seeds, one episode of 50 slots each, the same chance for every policy.
 `slot-descent` knows the truth of each slot and decides for all its tasks; `lower bound` knows all slots beforehand, and
-no policy is below it. Writes results/SCENARIO.json and results/SCENARIO.png, and prints the tables of the README.
+no policy is below it. Writes results/SCENARIO.json and results/SCENARIO.png, and prints the tables of the README. What
+was stopped goes on from results/SCENARIO.partial.jsonl.
 """
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -22,7 +24,7 @@ from rich.progress import track
 from coinfer.envs.worlds import reward_of
 from coinfer.evaluate import limits
 from coinfer.evaluate.simulate import Run, run
-from coinfer.evaluate.statistics import interval, paired_difference
+from coinfer.evaluate.statistics import interval
 from coinfer.profile.measure import this_machine
 from coinfer.records import as_json
 from coinfer.scenario.compile import fingerprint, open_world
@@ -38,7 +40,14 @@ POLICIES = (
 SEEDS, SLOTS = 10, 50
 CAMPUS_CAPACITY = (8, 8, 12, 12, 16, 16)
 CONSOLE = Console(highlight=False)
+RATE = "arrival rate"
+KEPT = ("mean_s", "p95_s", "p99_s", "in_time", "refused", "balance")
+EXCESSES = (
+    ("greedy", "slot-descent"), ("sequential-greedy", "slot-descent"), ("slot-descent", limits.NAME),
+)  # fmt: skip
 Changes = dict[str, Any]
+Point = dict[str, Any]
+"""Of a sweep: `sweep`, `value`, and `measures` by policy and name, one value a seed."""
 
 
 class Sweep(NamedTuple):
@@ -56,7 +65,7 @@ def sweeps(scenario: str) -> list[Sweep]:
         }
         capacity: dict[float, Changes] = {n: {"servers.0.capacity": n} for n in (5, 10, 20, 30, 45)}
         return [
-            Sweep("arrival rate", "requests per device and second", rates, 2.0),
+            Sweep(RATE, "requests per device and second", rates, 2.0),
             Sweep("capacity", "tasks that a server admits", capacity, 30),
             Sweep("staleness", "age of what is known, slots of 0.1 s", staleness((0, 1, 2, 5, 10)), 0),
         ]
@@ -67,7 +76,7 @@ def sweeps(scenario: str) -> list[Sweep]:
         for share in (0.125, 0.25, 0.5, 1, 2)
     }
     return [
-        Sweep("arrival rate", "requests per second", per_s, 40),
+        Sweep(RATE, "requests per second", per_s, 40),
         Sweep("capacity", "tasks that a server admits, over the preset's", shares, 1),
         Sweep("staleness", "age of what is known, slots of 0.25 s", staleness((0, 1, 2, 4, 8)), 2),
     ]
@@ -90,42 +99,51 @@ def bound_of(scenario: str, changes: Changes, seeds: int, slots: int) -> Run:
     return limits.lower_bound(world, seeds, 1, steps=60)
 
 
-def sweep_all(scenario: str, seeds: int, slots: int, policies: Sequence[str]) -> list[dict[str, Any]]:
-    """One record a point: sweep, value, and each policy's measures by seed."""
-    found, bounds = [], dict[float, Run]()
-    for sweep in sweeps(scenario):
-        for value, changes in track(sweep.points.items(), f"{scenario}, {sweep.name}", console=CONSOLE):
-            runs = measure(scenario, changes, policies, seeds, slots)
-            if sweep.name == "arrival rate":
-                bounds[value] = bound_of(scenario, changes, seeds, slots)
-                least = bounds[value]
-            else:
-                least = bounds[sweeps(scenario)[0].base]
-            runs[limits.NAME] = least
-            found.append({"sweep": sweep.name, "value": value, "runs": runs})
-    return found
+def sweep_all(scenario: str, seeds: int, slots: int, partial: Path) -> list[Point]:
+    """Every point, those that are in the file already read from there."""
+    known = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []
+    found = {(point["sweep"], point["value"]): point for point in known}
+    all_sweeps = sweeps(scenario)
+    with partial.open("a", encoding="utf-8") as file:
+        for sweep in all_sweeps:
+            for value, changes in track(sweep.points.items(), f"{scenario}, {sweep.name}", console=CONSOLE):
+                if (sweep.name, value) in found:
+                    continue
+                runs = measure(scenario, changes, POLICIES, seeds, slots)
+                measures = {name: _kept(one) for name, one in runs.items()}
+                if sweep.name == RATE:
+                    measures[limits.NAME] = _kept(bound_of(scenario, changes, seeds, slots))
+                else:
+                    measures[limits.NAME] = found[RATE, all_sweeps[0].base]["measures"][limits.NAME]
+                point = {"sweep": sweep.name, "value": value, "measures": measures}
+                found[sweep.name, value] = point
+                file.write(json.dumps(point) + "\n")
+                file.flush()
+    return list(found.values())
 
 
-def summary(runs: Mapping[str, Run]) -> dict[str, Any]:
-    return {
-        name: {key: as_json(interval(one.measures[key])) for key in ("mean_s", "p95_s", "p99_s", "in_time", "refused")}
-        for name, one in runs.items()
-    }
+def _kept(one: Run) -> dict[str, list[float | None]]:
+    return {key: [as_json(value) for value in one.measures[key]] for key in KEPT}
 
 
-def figure(scenario: str, points: list[dict[str, Any]], path: Path) -> None:
+def values_of(point: Point, name: str, key: str) -> np.ndarray:
+    """[S], one a seed."""
+    return np.array(point["measures"][name][key], dtype=float)
+
+
+def figure(scenario: str, points: list[Point], path: Path) -> None:
     """A column a sweep; latency above, success below."""
     columns = sweeps(scenario)
     chart, axes = plt.subplots(2, 3, figsize=(13, 7), sharey="row", layout="constrained")
     for column, sweep in enumerate(columns):
         here = [point for point in points if point["sweep"] == sweep.name]
-        values = [point["value"] for point in here]
-        for number, name in enumerate(here[0]["runs"]):
+        for number, name in enumerate(here[0]["measures"]):
             style = {"color": "black", "ls": "--"} if name == limits.NAME else {"color": f"C{number}", "marker": "o"}
             for row, (key, unit) in enumerate((("mean_s", MILLI), ("in_time", 0.01))):
-                found = [interval(point["runs"][name].measures[key]) for point in here]
+                found = [interval(values_of(point, name, key)) for point in here]
                 mean, half = ([getattr(one, part) / unit for one in found] for part in ("mean", "half"))
-                axes[row, column].errorbar(values, mean, yerr=half, ms=4, capsize=2, lw=1.2, label=name, **style)
+                at = [point["value"] for point in here]
+                axes[row, column].errorbar(at, mean, yerr=half, ms=4, capsize=2, lw=1.2, label=name, **style)
         axes[0, column].set(yscale="log", title=f"{scenario}: {sweep.name}")
         axes[1, column].set(xlabel=sweep.label)
     axes[0, 0].set(ylabel="mean latency, ms")
@@ -135,31 +153,36 @@ def figure(scenario: str, points: list[dict[str, Any]], path: Path) -> None:
     plt.close(chart)
 
 
-def tables(scenario: str, points: list[dict[str, Any]]) -> str:
-    """Markdown: mean latency of each policy at each point, then how far Greedy is from what is possible."""
+def tables(scenario: str, points: list[Point]) -> str:
+    """Markdown: latency and success of each policy at each point, and how far Greedy is from what is possible."""
     lines = []
     for sweep in sweeps(scenario):
         here = [point for point in points if point["sweep"] == sweep.name]
-        lines += [f"\n{scenario}, mean latency in ms against {sweep.label}\n"]
-        lines += ["| | " + " | ".join(f"{point['value']:g}" for point in here) + " |", "|---|" + "---:|" * len(here)]
-        for name in here[0]["runs"]:
-            cells = [interval(point["runs"][name].measures["mean_s"]) for point in here]
-            lines.append(
-                f"| {name} | " + " | ".join(f"{c.mean / MILLI:.0f} ±{c.half / MILLI:.0f}" for c in cells) + " |"
-            )
-        lines += [_excess(here, "greedy", "slot-descent"), _excess(here, "sequential-greedy", "slot-descent")]
-        lines += [_excess(here, "slot-descent", limits.NAME)]
+        for title, key, unit in (("mean latency in ms", "mean_s", MILLI), ("in time, %", "in_time", 0.01)):
+            lines += [f"\n{scenario}, {title}, against {sweep.label}:\n"]
+            lines += [
+                "| | " + " | ".join(f"{point['value']:g}" for point in here) + " |",
+                "|---|" + "---:|" * len(here),
+            ]
+            for name in here[0]["measures"]:
+                cells = [interval(values_of(point, name, key)) for point in here]
+                digits = 0 if key == "mean_s" else 1
+                lines.append(
+                    f"| {name} | "
+                    + " | ".join(f"{c.mean / unit:.{digits}f} ±{c.half / unit:.{digits}f}" for c in cells)
+                    + " |"
+                )
+            if key == "mean_s":
+                lines += [_excess(here, *pair) for pair in EXCESSES]
     return "\n".join(lines)
 
 
-def _excess(here: list[dict[str, Any]], name: str, other: str) -> str:
+def _excess(here: list[Point], name: str, other: str) -> str:
     """A row: by how many percent one is slower than another, paired by seed."""
-    cells = []
-    for point in here:
-        slower, base = (point["runs"][one].measures["mean_s"] for one in (name, other))
-        found = paired_difference(100 * slower / base, 100 * base / base)
-        cells.append(f"{found.mean:+.0f} % ±{found.half:.0f}")
-    return f"| *{name} over {other}* | " + " | ".join(cells) + " |"
+    found = [
+        interval(100 * (values_of(point, name, "mean_s") / values_of(point, other, "mean_s") - 1)) for point in here
+    ]
+    return f"| *{name} over {other}* | " + " | ".join(f"{one.mean:+.0f} % ±{one.half:.0f}" for one in found) + " |"
 
 
 def main() -> None:
@@ -172,7 +195,8 @@ def main() -> None:
     seeds, slots = (2, 4) if settings.quick else (SEEDS, SLOTS)
     settings.output.mkdir(parents=True, exist_ok=True)
     for scenario in settings.scenario or ("cdo-dsac", "campus"):
-        points = sweep_all(scenario, seeds, slots, POLICIES)
+        partial = settings.output / f"{scenario}.partial.jsonl"
+        points = sweep_all(scenario, seeds, slots, partial)
         figure(scenario, points, settings.output / f"{scenario}.png")
         world: Any = open_world(scenario).world
         record = {
@@ -181,9 +205,10 @@ def main() -> None:
             "seeds": seeds,
             "slots": slots,
             "fingerprint": fingerprint(world),
-            "points": [{**point, "runs": summary(point["runs"])} for point in points],
+            "points": points,
         }
         (settings.output / f"{scenario}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        partial.unlink()
         print(tables(scenario, points), flush=True)
 
 

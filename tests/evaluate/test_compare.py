@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from tests.envs.worlds import random_blocks, random_world
 from typer.testing import CliRunner
 
 from coinfer.cli_simulate import simulate
 from coinfer.evaluate import report
-from coinfer.evaluate.compare import Settings, compare
+from coinfer.evaluate.compare import Settings, check_policies, compare
 from coinfer.evaluate.simulate import MEASURES, Run
 from coinfer.evaluate.statistics import Estimate, interval
 from coinfer.types import UserError
@@ -82,11 +83,20 @@ def test_figures_have_the_digits_that_the_interval_leaves(estimate: Estimate, un
     assert report.shown(estimate, unit) == text
 
 
+def test_unknown_policies_are_told_with_what_there_is():
+    world = random_world(np.random.default_rng(4))
+    check_policies(world, ["greedy", "slot-optimum"])
+    with pytest.raises(UserError, match=r"^no policy 'gredy' for random; did you mean greedy\?$"):
+        check_policies(world, ["gredy"])
+    with pytest.raises(UserError, match="there are rpdi, apdi, device-only"):
+        check_policies(random_blocks(np.random.default_rng(4)), ["slot-optimum"])
+
+
 def test_what_may_be_chance_is_dim():
     def made(name: str, mean_s: list[float]) -> Run:
         measures = {measure: np.zeros(3) for measure in MEASURES} | {"mean_s": np.array(mean_s)}
         return Run(name, measures, 1, 1.0)
 
     base, faster, same = made("a", [1.0, 2.0, 3.0]), made("b", [0.9, 1.9, 2.9]), made("c", [1.1, 1.9, 3.0])
-    cells = list(report.differences([base, faster, same], base).columns[1].cells)
+    cells = list(report.differences([base, faster, same], base).columns[2].cells)
     assert cells == ["-100.000 ±0.000", "[dim]+0 ±248[/dim]"]

@@ -6,9 +6,8 @@ import torch
 from tests.envs.worlds import random_blocks, random_world
 
 from coinfer.envs import offload, rewards
-from coinfer.evaluate.simulate import MEASURES, check_policies, episode_seeds, known_policies, run
+from coinfer.evaluate.simulate import MEASURES, episode_seeds, known_policies, run
 from coinfer.policies import heuristics
-from coinfer.types import UserError
 
 
 def test_measures_are_those_of_the_outcomes():
@@ -63,15 +62,6 @@ def test_a_policy_that_has_no_name_can_run_too():
     named, own = run(world, "best-cut", 2, 2), run(world, "mine", 2, 2, maker=heuristics.best_cut)
     np.testing.assert_array_equal(named.measures["mean_s"], own.measures["mean_s"])
     assert own.policy == "mine"
-
-
-def test_unknown_policies_are_one_line():
-    world = random_world(np.random.default_rng(4))
-    check_policies(world, ["greedy", "slot-optimum"])
-    with pytest.raises(UserError, match=r"^no policy 'gredy' for random; did you mean greedy\?$"):
-        check_policies(world, ["gredy"])
-    with pytest.raises(UserError, match="there are rpdi, apdi, device-only"):
-        check_policies(random_blocks(np.random.default_rng(4)), ["slot-optimum"])
 
 
 def test_progress_is_told_to_the_end():

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import random
-from coinfer.physics import radio
+from coinfer.physics import radio, random
 from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, check
 
 _EPISODE, _ARRIVALS, _LINKS, _SERVERS, _SLOTS = range(5)

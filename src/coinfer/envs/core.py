@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coinfer.envs import random
 from coinfer.envs.chance import Draws, EdgeTables, draw, pick, server_share
-from coinfer.physics import queueing
+from coinfer.physics import queueing, random
 
 
 class State(NamedTuple):

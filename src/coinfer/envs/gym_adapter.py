@@ -22,8 +22,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from coinfer.envs import random
 from coinfer.envs.worlds import MOST, Transition, Worlds, open_worlds
+from coinfer.physics import random
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 
 ID = "coinfer/Edge-v0"

@@ -18,8 +18,8 @@ from torch import Tensor
 from torchrl.data import Binary, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from coinfer.envs import random
 from coinfer.envs.worlds import open_worlds
+from coinfer.physics import random
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 
 

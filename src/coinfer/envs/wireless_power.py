@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import random
-from coinfer.physics import radio
+from coinfer.physics import radio, random
 from coinfer.physics import wireless_power as physics
 from coinfer.scenario.compile import WirelessPowerWorld
 
@@ -55,7 +54,7 @@ def load(world: WirelessPowerWorld, device: str | torch.device = "cpu", dtype: t
 def reset(tables: Tables, seeds: Tensor) -> State:
     """Worlds at the first frame of the episodes that the seeds [B] (int64) name."""
     seeds = seeds.to(tables.mean_gain.device, torch.int64)
-    return _at(tables, seeds, torch.zeros_like(seeds))
+    return at(tables, seeds, torch.zeros_like(seeds))
 
 
 def observe(tables: Tables, state: State) -> Tensor:
@@ -65,7 +64,7 @@ def observe(tables: Tables, state: State) -> Tensor:
 
 def step(tables: Tables, state: State, offloads: Tensor) -> Step:
     """Carries out the modes [B, N] (bool, true: sends) and goes to the next frame."""
-    after = _at(tables, state.seed, state.slot + 1)
+    after = at(tables, state.seed, state.slot + 1)
     return Step(after, _allocate(tables, state.gain, offloads), after.slot >= tables.world.slots)
 
 
@@ -74,7 +73,8 @@ def rates_bps(tables: Tables, state: State, offloads: Tensor) -> Tensor:
     return _allocate(tables, state.gain[:, None], offloads).rate_bps
 
 
-def _at(tables: Tables, seeds: Tensor, slot: Tensor) -> State:
+def at(tables: Tables, seeds: Tensor, slot: Tensor) -> State:
+    """Worlds at any frames [B] of the episodes that the seeds [B] name; no frame depends on another."""
     devices = torch.arange(tables.mean_gain.shape[0], device=seeds.device)
     chance = random.uniform(random.bits(random.key(seeds, slot)[:, None], devices), tables.mean_gain.dtype)
     least = 2.0**-25

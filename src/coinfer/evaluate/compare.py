@@ -1,19 +1,24 @@
 """Several policies in one scenario, from names to results in a folder."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from coinfer.envs.worlds import environment_of, reward_of
-from coinfer.evaluate import limits, report
-from coinfer.evaluate.simulate import Progress, Run, check_policies, known_policies, run
-from coinfer.scenario.compile import Compiled, fingerprint, open_world
+from coinfer.envs.worlds import reward_of
+from coinfer.evaluate import frames, limits, report
+from coinfer.evaluate.oracles import ORACLES
+from coinfer.evaluate.simulate import Progress, Run, known_policies, run
+from coinfer.policies.modes import MODES
+from coinfer.scenario.compile import WirelessPowerWorld, World, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
-from coinfer.scenario.world import BlocksWorld, OffloadWorld
+from coinfer.scenario.world import OffloadWorld
 from coinfer.types import UserError
+
+REFERENCES = ("greedy", "coordinate-descent")
 
 
 @dataclass(frozen=True)
@@ -34,33 +39,30 @@ class Settings:
 
 class Comparison(NamedTuple):
     settings: Settings
-    compiled: Compiled
-    world: OffloadWorld | BlocksWorld
+    world: World
     runs: list[Run]
+    notes: tuple[str, ...]
+    """Where the world departs from what the scenario asks for."""
 
     @property
     def title(self) -> str:
-        edge = self.world.edge
+        slots = self.world.slots if isinstance(self.world, WirelessPowerWorld) else self.world.edge.slots
+        counted = "frames" if isinstance(self.world, WirelessPowerWorld) else "tasks"
         return (
-            f"{self.world.name}: {self.settings.seeds} seeds of {self.settings.episodes} episodes of "
-            f"{edge.slots} slots, {self.runs[0].tasks:,} tasks"
+            f"{self.world.name}: {self.settings.seeds} seeds of {self.settings.episodes} episodes of {slots} slots, "
+            f"{self.runs[0].tasks:,} {counted}"
         )
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        return self.compiled.notes
-
-    @property
     def reference(self) -> Run:
-        """What the others are compared with: the first that was named, else the papers' Greedy."""
-        named = self.settings.policies[0] if self.settings.policies else "greedy"
-        return next(run for run in self.runs if run.policy == named)
+        """What the others are compared with: the first that was named, else the papers' Greedy, or DROO's CD."""
+        named = self.settings.policies[:1] or REFERENCES
+        return next(run for run in self.runs if run.policy in named)
 
     def save(self, runs: Path) -> Path:
         """Records and a plot in a new folder of `runs`."""
-        folder = _new_folder(runs, f"simulate-{self.world.name}")
-        record: Mapping[str, Any] = {**asdict(self.settings), "fingerprint": fingerprint(self.world)}
-        report.save(folder, record, self.runs)
+        folder = _new_folder(runs, f"simulate-{Path(self.world.name).name}")
+        report.save(folder, {**asdict(self.settings), "fingerprint": fingerprint(self.world)}, self.runs)
         try:
             report.plot(folder / "plot.png", self.title, self.runs)
         except ModuleNotFoundError:
@@ -75,20 +77,41 @@ def compare(settings: Settings, progress: Progress = lambda *_: None) -> Compari
         UserError: where scenario, policy or device is not there; one line.
     """
     compiled = open_world(settings.scenario, parse_changes(settings.changes))
-    world: Any = compiled.world
-    environment_of(world)
+    world = compiled.world
     check_policies(world, settings.policies)
     _check_device(settings.device)
     if settings.bound and not isinstance(world, OffloadWorld):
         raise UserError(f"{world.name}: --bound is for scenarios of environment offload")
-    reward = reward_of(compiled.reward)
-    runs = [
-        run(world, name, settings.seeds, settings.episodes, None, reward, settings.device, progress)
-        for name in settings.policies or known_policies(world)
-    ]
-    if settings.bound:
+    reward, runs = reward_of(compiled.reward), []
+    for name in settings.policies or unasked(world):
+        if isinstance(world, WirelessPowerWorld):
+            runs.append(frames.run(world, name, settings.seeds, settings.episodes, settings.device, progress))
+        else:
+            count = (settings.seeds, settings.episodes)
+            runs.append(run(world, name, *count, reward=reward, device=settings.device, progress=progress))
+    if settings.bound and isinstance(world, OffloadWorld):
         runs.append(limits.lower_bound(world, settings.seeds, settings.episodes, progress=progress))
-    return Comparison(settings, compiled, world, runs)
+    return Comparison(settings, world, runs, compiled.notes)
+
+
+def unasked(world: World) -> tuple[str, ...]:
+    """The baselines that run where nobody names any."""
+    return frames.UNASKED if isinstance(world, WirelessPowerWorld) else tuple(known_policies(world))
+
+
+def check_policies(world: World, names: Sequence[str]) -> None:
+    """Raises:
+    UserError: where a name is unknown, or no policy of this world.
+    """
+    if isinstance(world, WirelessPowerWorld):
+        known = tuple(MODES)
+    else:
+        known = (*known_policies(world), *(ORACLES if isinstance(world, OffloadWorld) else ()))
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise UserError(f"no policy {name!r} for {world.name}{hint}")
 
 
 def _check_device(name: str) -> None:

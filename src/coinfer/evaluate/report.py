@@ -12,7 +12,7 @@ from rich.table import Table
 from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
 from coinfer.records import as_json
-from coinfer.units import MILLI
+from coinfer.units import MEGA, MILLI
 
 COLUMNS = {
     "mean_s": ("mean ms", MILLI),
@@ -23,46 +23,43 @@ COLUMNS = {
     "energy_j": ("energy mJ", MILLI),
     "dropped": ("drops %", 0.01),
     "balance": ("balance", 1.0),
+    "rate_bps": ("rate Mbit/s", MEGA),
+    "sends": ("send %", 0.01),
 }
-"""Measure to heading and unit."""
+"""Measure to heading and unit; a run shows those that it has."""
 
 
 def comparison(title: str, runs: Sequence[Run]) -> Table:
-    """One row a policy: mean and half of the 95 % confidence interval over the seeds; the fastest is printed bold."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("policy", no_wrap=True)
-    for heading, _ in COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("decisions/s", justify="right", no_wrap=True)
-    fastest = min(runs, key=lambda run: interval(run.measures["mean_s"]).mean)
+    """One row a policy: mean and half of the 95 % confidence interval over the seeds."""
+    columns = {name: column for name, column in COLUMNS.items() if name in runs[0].measures}
+    table = _table(title, [heading for heading, _ in columns.values()] + ["decisions/s"])
     for run in runs:
-        cells = [shown(interval(run.measures[name]), unit) for name, (_, unit) in COLUMNS.items()]
-        speed = f"{run.decisions_per_s:,.0f}" if run.decisions_per_s else "-"
-        table.add_row(run.policy, *cells, speed, style="bold" if run is fastest else "")
+        cells = [shown(interval(run.measures[name]), unit) for name, (_, unit) in columns.items()]
+        table.add_row(run.policy, *cells, f"{run.decisions_per_s:,.0f}" if run.decisions_per_s else "-")
     return table
 
 
 def differences(runs: Sequence[Run], reference: Run) -> Table:
-    """Mean latency and deadline success of every other policy less those of one, paired by seed; what may be chance is
-    dim."""
-    table = Table(
-        title=f"difference to {reference.policy}, seed by seed", title_justify="left", box=None, pad_edge=False
-    )
-    table.add_column("policy", no_wrap=True)
-    for heading in ("mean ms", "mean %", "in time, points"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    base = reference.measures
+    """What matters most of every other policy less that of one, paired by seed; what may be chance is dim."""
+    compared = {name: COLUMNS[name] for name in ("mean_s", "in_time", "rate_bps") if name in reference.measures}
+    first, (heading, _) = next(iter(compared.items()))
+    headings = [heading for heading, _ in compared.values()]
+    table = _table(f"difference to {reference.policy}, seed by seed", [f"{heading}, relative %", *headings])
     for run in runs:
         if run is reference:
             continue
-        slower = paired_difference(run.measures["mean_s"], base["mean_s"])
-        relative = interval((run.measures["mean_s"] / base["mean_s"] - 1) * 100)
-        success = paired_difference(run.measures["in_time"], base["in_time"])
-        table.add_row(
-            run.policy,
-            *(_clear(shown(part, unit, sign="+"), part) for part, unit in ((slower, MILLI), (relative, 1.0))),
-            _clear(shown(success, 0.01, sign="+"), success),
-        )
+        parts = [(interval((run.measures[first] / reference.measures[first] - 1) * 100), 1.0)]
+        for name, (_, unit) in compared.items():
+            parts.append((paired_difference(run.measures[name], reference.measures[name]), unit))
+        table.add_row(run.policy, *(_clear(shown(part, unit, sign="+"), part) for part, unit in parts))
+    return table
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("policy", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -83,7 +80,7 @@ def save(folder: Path, settings: Mapping[str, Any], runs: Sequence[Run]) -> None
     lines = [
         json.dumps(as_json({"policy": run.policy, "seed": seed, **_seed(run, seed)}))
         for run in runs
-        for seed in range(len(run.measures["mean_s"]))
+        for seed in range(len(next(iter(run.measures.values()))))
     ]
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     summary = {
@@ -107,24 +104,34 @@ def _seed(run: Run, seed: int) -> dict[str, float | None]:
 
 
 def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
-    """Latency and deadline success of every policy, with intervals."""
+    """What matters most of every policy, with intervals: latency and success, or the rate."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (latency, success) = plt.subplots(
+    timed = "mean_s" in runs[0].measures
+    figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 1.2 + 0.42 * len(runs)), width_ratios=(1.7, 1), sharey=True, layout="constrained"
     )
     place = np.arange(len(runs))[::-1]
-    for name, marker, label in (("mean_s", "o", "mean"), ("p95_s", "s", "95 %"), ("p99_s", "^", "99 %")):
-        _points(latency, place, runs, name, MILLI, marker, label)
-    latency.set(xscale="log", xlabel="latency, ms", title=title)
-    latency.set_yticks(place, [run.policy for run in runs])
-    latency.legend(fontsize=8)
-    _points(success, place, runs, "in_time", 0.01, "o", "")
-    success.set(xlabel="answered before the deadline, %", xlim=(-2, 102))
-    for axes in (latency, success):
+    if timed:
+        for name, marker, label in (
+            ("mean_s", "o", "mean"),
+            ("p95_s", "s", "95th percentile"),
+            ("p99_s", "^", "99th percentile"),
+        ):
+            _points(left, place, runs, name, MILLI, marker, label)
+        left.set(xscale="log", xlabel="latency, ms")
+        left.legend(fontsize=8, loc="center right")
+    else:
+        _points(left, place, runs, "rate_bps", MEGA, "o", "")
+        left.set(xlabel="weighted sum of rates, Mbit/s")
+    _points(right, place, runs, "in_time" if timed else "sends", 0.01, "o", "")
+    right.set(xlabel="answered before the deadline, %" if timed else "devices that send, %", xlim=(-2, 102))
+    left.set(title=title)
+    left.set_yticks(place, [run.policy for run in runs])
+    for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -4,23 +4,23 @@ Every policy meets the same chance (common random numbers): arrivals, networks, 
 an episode follow from its seed alone, whatever is decided.
 """
 
-import difflib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import random, rewards
+from coinfer.envs import rewards
 from coinfer.envs.worlds import environment_of
 from coinfer.evaluate import oracles
 from coinfer.evaluate.statistics import jain
+from coinfer.physics import random
 from coinfer.policies.blocks import BLOCKS
 from coinfer.policies.heuristics import OFFLOAD
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
-from coinfer.types import Outcome, UserError
+from coinfer.types import Outcome
 
 Maker = Callable[[int], Callable[[Any], Any]]
 """From a seed to a policy."""
@@ -56,18 +56,6 @@ class Run(NamedTuple):
 def known_policies(world: OffloadWorld | BlocksWorld) -> Mapping[str, Maker]:
     """Policies by the names of the command line."""
     return OFFLOAD if isinstance(world, OffloadWorld) else BLOCKS
-
-
-def check_policies(world: OffloadWorld | BlocksWorld, names: Sequence[str]) -> None:
-    """Raises:
-    UserError: where a name is unknown, or no policy of this world.
-    """
-    known = [*known_policies(world), *(oracles.ORACLES if isinstance(world, OffloadWorld) else ())]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-            raise UserError(f"no policy {name!r} for {world.name}{hint}")
 
 
 def episode_seeds(seeds: int, episodes: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 
-from coinfer.envs import random
+from coinfer.physics import random
 
 WRAP = 2**64
 

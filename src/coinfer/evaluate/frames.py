@@ -1,0 +1,45 @@
+"""Runs deciders over the frames of a wireless-power scenario (DROO), as `simulate` does for the others."""
+
+import time
+
+import numpy as np
+import torch
+
+from coinfer.envs import wireless_power
+from coinfer.evaluate.simulate import Progress, Run, episode_seeds
+from coinfer.policies.modes import MODES
+from coinfer.scenario.compile import WirelessPowerWorld
+
+UNASKED = tuple(name for name in MODES if name != "optimum")
+MEASURES = {"rate_bps": "weighted sum of rates, mean of the frames", "sends": "share of devices that send"}
+AT_ONCE = 2048
+
+
+@torch.no_grad()
+def run(
+    world: WirelessPowerWorld,
+    name: str,
+    seeds: int,
+    episodes: int,
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
+) -> Run:
+    """One decider in all frames; no frame depends on another, so many are decided at once."""
+    tables, policy = wireless_power.load(world, device), MODES[name](0)
+    frames = seeds * episodes * world.slots
+    episode = episode_seeds(seeds, episodes).repeat_interleave(world.slots)
+    slot = torch.arange(world.slots).repeat(seeds * episodes)
+    rate_bps, sends, took_s = [], [], 0.0
+    for begin in range(0, frames, AT_ONCE):
+        progress(name, begin, frames)
+        chunk = slice(begin, begin + AT_ONCE)
+        state = wireless_power.at(tables, episode[chunk].to(device), slot[chunk].to(device))
+        began_s = time.perf_counter()
+        modes = policy(state.gain, lambda modes, state=state: wireless_power.rates_bps(tables, state, modes))
+        rate_bps.append(wireless_power.step(tables, state, modes).allocation.rate_bps.cpu().numpy())
+        took_s += time.perf_counter() - began_s
+        sends.append(modes.double().mean(-1).cpu().numpy())
+    progress(name, frames, frames)
+    found = {"rate_bps": rate_bps, "sends": sends}
+    measures = {key: np.concatenate(parts).reshape(seeds, -1).mean(-1) for key, parts in found.items()}
+    return Run(name, measures, frames, frames / took_s)
