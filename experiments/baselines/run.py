@@ -1,17 +1,19 @@
 """How good the baselines are, how good anybody could be, and where the room between them is.
 
-    python experiments/baselines/run.py [--scenario campus] [--quick]
+    python experiments/baselines/run.py [--scenario campus] [--jobs 16] [--quick]
 
 Latency and deadline success against the arrival rate, the capacity of the servers and the age of what is known about
 them, on `cdo-dsac` and `campus`: 10 seeds, one episode of 50 slots each, the same chance for every policy.
 `slot-descent` knows the truth of each slot and decides for all its tasks; `lower bound` knows all slots beforehand, and
 no policy is below it. Writes results/SCENARIO.json and results/SCENARIO.png, and prints the tables of the README. What
-was stopped goes on from results/SCENARIO.partial.jsonl.
+was stopped goes on from results/SCENARIO.partial.jsonl. One thread a process: about 25 minutes, over --jobs.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +37,8 @@ from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 POLICIES = (
-    "random", "round-robin", "device-only", "server-only", "greedy", "two-choices", "sequential-greedy", "slot-descent",
+    "random", "random-place", "round-robin", "device-only", "server-only", "greedy", "best-cut", "two-choices",
+    "sequential-greedy", "slot-descent",
 )  # fmt: skip
 SEEDS, SLOTS = 10, 50
 CAMPUS_CAPACITY = (8, 8, 12, 12, 16, 16)
@@ -43,7 +46,8 @@ CONSOLE = Console(highlight=False)
 RATE = "arrival rate"
 KEPT = ("mean_s", "p95_s", "p99_s", "in_time", "refused", "balance")
 EXCESSES = (
-    ("greedy", "slot-descent"), ("sequential-greedy", "slot-descent"), ("slot-descent", limits.NAME),
+    ("greedy", "slot-descent"), ("two-choices", "slot-descent"), ("sequential-greedy", "slot-descent"),
+    ("greedy", limits.NAME), ("sequential-greedy", limits.NAME), ("slot-descent", limits.NAME),
 )  # fmt: skip
 Changes = dict[str, Any]
 Point = dict[str, Any]
@@ -86,40 +90,62 @@ def staleness(slots: Sequence[int]) -> dict[float, Changes]:
     return {n: {"staleness_slots": n} for n in slots}
 
 
-def measure(scenario: str, changes: Changes, policies: Sequence[str], seeds: int, slots: int) -> dict[str, Run]:
-    """Every policy at one point."""
-    compiled = open_world(scenario, {**changes, "slots": slots})
+class Piece(NamedTuple):
+    """What one process does at a time: at one point of a sweep, all policies or the bound."""
+
+    scenario: str
+    sweep: str
+    value: float
+    changes: Changes
+    what: str
+
+    @property
+    def key(self) -> tuple[str, float, str]:
+        return self.sweep, self.value, self.what
+
+
+def pieces(scenario: str) -> Iterator[Piece]:
+    """The long ones first. Only the arrivals change the bound, which knows no capacity and is never stale."""
+    for sweep in sweeps(scenario):
+        for value, changes in reversed(sweep.points.items()):
+            for what in (limits.NAME, "policies") if sweep.name == RATE else ("policies",):
+                yield Piece(scenario, sweep.name, value, changes, what)
+
+
+def measure(piece: Piece, seeds: int, slots: int) -> dict[str, dict[str, list[float | None]]]:
+    """By policy and name of the measure, one value a seed."""
+    torch.set_num_threads(1)
+    compiled = open_world(piece.scenario, {**piece.changes, "slots": slots})
     world: Any = compiled.world
+    if piece.what == limits.NAME:
+        return {limits.NAME: _kept(limits.lower_bound(world, seeds, 1, steps=60))}
     reward = reward_of(compiled.reward)
-    return {name: run(world, name, seeds, 1, reward=reward) for name in policies}
+    return {name: _kept(run(world, name, seeds, 1, reward=reward)) for name in POLICIES}
 
 
-def bound_of(scenario: str, changes: Changes, seeds: int, slots: int) -> Run:
-    world: Any = open_world(scenario, {**changes, "slots": slots}).world
-    return limits.lower_bound(world, seeds, 1, steps=60)
-
-
-def sweep_all(scenario: str, seeds: int, slots: int, partial: Path) -> list[Point]:
-    """Every point, those that are in the file already read from there."""
+def sweep_all(scenario: str, seeds: int, slots: int, partial: Path, jobs: int) -> list[Point]:
+    """Every point, the pieces that are in the file already read from there."""
     known = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []
-    found = {(point["sweep"], point["value"]): point for point in known}
-    all_sweeps = sweeps(scenario)
-    with partial.open("a", encoding="utf-8") as file:
-        for sweep in all_sweeps:
-            for value, changes in track(sweep.points.items(), f"{scenario}, {sweep.name}", console=CONSOLE):
-                if (sweep.name, value) in found:
-                    continue
-                runs = measure(scenario, changes, POLICIES, seeds, slots)
-                measures = {name: _kept(one) for name, one in runs.items()}
-                if sweep.name == RATE:
-                    measures[limits.NAME] = _kept(bound_of(scenario, changes, seeds, slots))
-                else:
-                    measures[limits.NAME] = found[RATE, all_sweeps[0].base]["measures"][limits.NAME]
-                point = {"sweep": sweep.name, "value": value, "measures": measures}
-                found[sweep.name, value] = point
-                file.write(json.dumps(point) + "\n")
-                file.flush()
-    return list(found.values())
+    found = {(one["sweep"], one["value"], one["what"]): one["measures"] for one in known}
+    waiting = [piece for piece in pieces(scenario) if piece.key not in found]
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    with pool, partial.open("a", encoding="utf-8") as file:
+        running = {pool.submit(measure, piece, seeds, slots): piece for piece in waiting}
+        for done in track(as_completed(running), scenario, len(running), console=CONSOLE):
+            piece = running[done]
+            found[piece.key] = done.result()
+            record = {"sweep": piece.sweep, "value": piece.value, "what": piece.what, "measures": found[piece.key]}
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+    return list(_points(scenario, found))
+
+
+def _points(scenario: str, found: dict[tuple[str, float, str], Any]) -> Iterator[Point]:
+    every = sweeps(scenario)
+    for sweep in every:
+        for value in sweep.points:
+            bound = found[RATE, value if sweep.name == RATE else every[0].base, limits.NAME]
+            yield {"sweep": sweep.name, "value": value, "measures": found[sweep.name, value, "policies"] | bound}
 
 
 def _kept(one: Run) -> dict[str, list[float | None]]:
@@ -188,15 +214,15 @@ def _excess(here: list[Point], name: str, other: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", action="append", choices=("cdo-dsac", "campus"), help="both without it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, 1 without it")
     parser.add_argument("--quick", action="store_true", help="2 seeds of 4 slots: shows that it runs, no figures")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     settings = parser.parse_args()
-    torch.set_num_threads(1)
     seeds, slots = (2, 4) if settings.quick else (SEEDS, SLOTS)
     settings.output.mkdir(parents=True, exist_ok=True)
     for scenario in settings.scenario or ("cdo-dsac", "campus"):
         partial = settings.output / f"{scenario}.partial.jsonl"
-        points = sweep_all(scenario, seeds, slots, partial)
+        points = sweep_all(scenario, seeds, slots, partial, settings.jobs)
         figure(scenario, points, settings.output / f"{scenario}.png")
         world: Any = open_world(scenario).world
         record = {
