@@ -1,0 +1,184 @@
+"""How often a network answers rightly: counted once on a test set, saved as JSON, read by everything that plans."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.profile.table import Bits, _first
+from coinfer.types import UserError
+from coinfer.units import FLOAT32_BITS
+
+Z_95 = 1.959963984540054
+"""Quantile of the normal distribution for two-sided 95 %."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class AccuracyError(UserError):
+    """An accuracy table that cannot be read, or does not belong to the network, or lacks what was asked for."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AccuracyRow(_Record):
+    """Right answers of one exit when what crosses a cut is sent with so many bits per element."""
+
+    exit: Count
+    """Index, 0 is the first."""
+    cut: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the tensors that leave the device."""
+    bits: Bits
+    correct: Count
+
+
+class CascadePoint(_Record):
+    """What comes of leaving at the first exit that is sure (Teerapittayanon et al., BranchyNet, ICPR 2016)."""
+
+    thresholds: tuple[Annotated[float, Field(ge=0)], ...]
+    """One for each exit but the last: a sample leaves where the entropy of the answer, divided by the logarithm of the
+    number of classes, is below it. At 0 nobody leaves, above 1 everybody."""
+    left: tuple[Count, ...]
+    """Samples that each exit answered."""
+    correct: tuple[Count, ...]
+    """How many of these it answered rightly."""
+
+
+class AccuracyTable(_Record):
+    """Right answers on one test set, with the runtime's own codec in the loop."""
+
+    format: Literal[1] = 1
+    model: str
+    fingerprint: str
+    """Of the `ModelGraph`."""
+    dataset: Annotated[str, Field(min_length=1)]
+    """Which pictures, and of what kind, such as "CIFAR-10 test, JPEG copy"."""
+    samples: Annotated[int, Field(ge=1)]
+    exits: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Right answers of each exit where nothing is quantised."""
+    rows: tuple[AccuracyRow, ...] = ()
+    confidence: tuple[CascadePoint, ...] = ()
+    """Cascades to choose thresholds from; empty where none were measured."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "AccuracyTable":
+        counts = (*self.exits, *(row.correct for row in self.rows))
+        if max(counts) > self.samples:
+            raise ValueError(f"{max(counts)} right answers to {self.samples} samples")
+        if any(row.exit >= len(self.exits) for row in self.rows):
+            raise ValueError(
+                f"a row names exit {max(row.exit for row in self.rows)}; the last is {len(self.exits) - 1}"
+            )
+        if len(self._correct) < len(self.rows):
+            raise ValueError("two rows for the same exit, cut and bits")
+        for point in self.confidence:
+            sizes = len(point.thresholds) + 1, len(point.left), len(point.correct)
+            right = all(correct <= left for correct, left in zip(point.correct, point.left, strict=False))
+            if set(sizes) != {len(self.exits)} or sum(point.left) != self.samples or not right:
+                raise ValueError(f"the cascade with thresholds {list(point.thresholds)} does not add up")
+        return self
+
+    @cached_property
+    def _correct(self) -> dict[tuple[int, tuple[str, ...], int], int]:
+        return {(row.exit, row.cut, row.bits): row.correct for row in self.rows}
+
+    def check(self, graph: ModelGraph) -> None:
+        """Make sure that this is the network's table.
+
+        Raises:
+            AccuracyError: where it was measured on another network.
+        """
+        if self.fingerprint != graph.fingerprint or len(self.exits) != len(graph.outputs):
+            raise AccuracyError(
+                f"this accuracy table was measured on network {self.model!r} ({self.fingerprint[:12]}, "
+                f"{len(self.exits)} exits), not on {graph.name!r} ({graph.fingerprint[:12]}, {len(graph.outputs)} "
+                f"exits): measure {graph.name!r} with `coinfer exits measure`"
+            )
+
+    def correct(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> int:
+        """Right answers of an exit. With 32 bits nothing is lost, whatever the cut.
+
+        Raises:
+            AccuracyError: where there is no such exit or this was not measured.
+        """
+        if not 0 <= exit < len(self.exits):
+            raise AccuracyError(
+                f"{self.model}: no exit {exit} in its accuracy table; it has 0 to {len(self.exits) - 1}"
+            )
+        if bits == FLOAT32_BITS:
+            return self.exits[exit]
+        found = self._correct.get((exit, tuple(cut), bits))
+        if found is None:
+            raise AccuracyError(
+                f"{self.model}: accuracy of exit {exit}, cut {', '.join(cut) or 'nowhere'}, {bits} bits was not "
+                "measured; measure it with `coinfer exits measure`"
+            )
+        return found
+
+    def accuracy(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> float:
+        """Share of right answers, 0 to 1.
+
+        Raises:
+            AccuracyError: as `correct`.
+        """
+        return self.correct(exit, cut, bits) / self.samples
+
+    def interval(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> tuple[float, float]:
+        """Where the accuracy lies with 95 % confidence (Wilson's interval).
+
+        Raises:
+            AccuracyError: as `correct`.
+        """
+        return wilson(self.correct(exit, cut, bits), self.samples)
+
+    def cascade(self, min_accuracy: float, cost: Sequence[float] | None = None) -> CascadePoint:
+        """The cheapest measured cascade that is accurate enough.
+
+        Args:
+            cost: of answering at each exit, in any unit; without it an exit costs its number.
+
+        Raises:
+            AccuracyError: where no cascade reaches `min_accuracy`, or none was measured.
+        """
+        if not self.confidence:
+            raise AccuracyError(f"{self.model}: its accuracy table holds no confidence thresholds; measure it anew")
+        cost = range(1, len(self.exits) + 1) if cost is None else cost
+        enough = [point for point in self.confidence if sum(point.correct) >= min_accuracy * self.samples]
+        if not enough:
+            best = max(sum(point.correct) for point in self.confidence) / self.samples
+            raise AccuracyError(f"{self.model}: accuracy {min_accuracy:g} is out of reach; the best is {best:.4f}")
+        spent = [sum(c * n for c, n in zip(cost, point.left, strict=True)) for point in enough]
+        return enough[min(range(len(enough)), key=lambda i: (spent[i], -sum(enough[i].correct)))]
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> "AccuracyTable":
+        """Read a table.
+
+        Raises:
+            AccuracyError: where there is no such file or it holds no table; the message names file, field and cure.
+        """
+        try:
+            return AccuracyTable.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise AccuracyError(f"{path}: cannot read this accuracy table: {error.strerror}") from error
+        except ValidationError as error:
+            cure = "write it anew with `coinfer exits measure`"
+            raise AccuracyError(f"{path}: no valid accuracy table: {_first(error)}; {cure}") from error
+
+
+def wilson(correct: int, samples: int, z: float = Z_95) -> tuple[float, float]:
+    """Confidence interval of a share (Wilson 1927); unlike the usual one it stays within 0 and 1."""
+    share, extra = correct / samples, z * z / samples
+    middle = (share + extra / 2) / (1 + extra)
+    half = z / (1 + extra) * math.sqrt(share * (1 - share) / samples + extra / (4 * samples))
+    return max(0.0, middle - half), min(1.0, middle + half)
