@@ -1,0 +1,1 @@
+"""Learners of decisions, stacked: seeds and agents are one leading axis L of every tensor."""
