@@ -1,0 +1,98 @@
+"""What games, learners and memories pass to each other. L learners, W worlds of each, K tasks, C choices of a task."""
+
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """What a learner sees of its worlds."""
+
+    features: Tensor
+    """[L, W, ..] as the networks take them in."""
+    mask: Tensor
+    """[L, W, K, C] true for what may be chosen; every task has such a choice, also where there is no task."""
+    there: Tensor
+    """[L, W, K] true where there is a task."""
+
+
+class Transition(NamedTuple):
+    """A step, as learned from. In a batch W is the number drawn."""
+
+    features: Tensor
+    mask: Tensor
+    there: Tensor
+    action: Tensor
+    """[L, W, K] int64, the choice of each task; any where there is none."""
+    reward: Tensor
+    """[L, W], or [L, W, K] where every task's own is known."""
+    goes_on: Tensor
+    """[L, W] 1 where the future counts, also at a time limit; 0 where the episode truly ended."""
+    next_features: Tensor
+    next_mask: Tensor
+    next_there: Tensor
+    """Of the state that the step led to, before any new episode was begun."""
+
+    @property
+    def view(self) -> View:
+        return View(self.features, self.mask, self.there)
+
+    @property
+    def next_view(self) -> View:
+        return View(self.next_features, self.next_mask, self.next_there)
+
+
+class Turn(NamedTuple):
+    """What a step of a game brings."""
+
+    state: Any
+    """Of the worlds, those that were over having begun anew."""
+    view: View
+    """Of that state."""
+    last_view: View
+    """Of the state that the step led to, before worlds began anew."""
+    reward: Tensor
+    """[L, W] or [L, W, K]"""
+    terminated: Tensor
+    """[L, W] truly over: nothing comes after."""
+    truncated: Tensor
+    """[L, W] cut short by the time limit: the future still counts."""
+    told: dict[str, Tensor]
+    """Figures [L, W] to show, by name."""
+
+
+class Game(Protocol):
+    """Worlds for L learners, as pure functions over a state that is a (nested) NamedTuple of tensors."""
+
+    def start(self, seeds: Tensor) -> tuple[Any, View]:
+        """First state and view for the seeds [L] of the learners."""
+        ...
+
+    def view(self, state: Any) -> View:
+        """What the learners see of a state."""
+        ...
+
+    def step(self, state: Any, action: Tensor) -> Turn:
+        """Carries an action [L, W, K] out."""
+        ...
+
+
+class Learner(Protocol):
+    """L learners of one kind."""
+
+    keys: Tensor
+    """[L] int64, where their chance comes from."""
+
+    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+        """Choices [L, W, K]; `call` numbers the draws."""
+        ...
+
+    def update(self, batch: Transition) -> dict[str, Tensor]:
+        """One step of learning; figures [L] to show."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is to be kept, by name."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor]) -> None: ...

@@ -1,0 +1,79 @@
+"""What the stacked learners share: an optimiser over [L, P], soft copies, draws from masked categoricals."""
+
+import torch
+from torch import Tensor
+
+from coinfer.physics import random
+
+FORBIDDEN = -1e9
+"""Logit or value of a choice that may not be taken."""
+
+
+class Adam:
+    """Adam (Kingma, Ba 2015) over parameters [L, P] of independent learners, each with a gradient norm of its own.
+
+    It works element by element, so no learner feels another.
+
+    Args:
+        most_norm: longer gradients of a learner are shortened to it; None leaves them.
+    """
+
+    def __init__(self, parameters: Tensor, rate: float, most_norm: float | None = None):
+        self.parameters, self.most_norm = parameters, most_norm
+        self._adam = torch.optim.Adam([parameters], lr=rate, fused=True)
+
+    def step(self, loss: Tensor) -> None:
+        """Goes down a loss [L] whose entries depend on their own learner's parameters only."""
+        (slope,) = torch.autograd.grad(loss.sum(), self.parameters)
+        if self.most_norm is not None:
+            norm = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
+            slope *= (self.most_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
+        self.parameters.grad = slope
+        self._adam.step()
+        self.parameters.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Moments and count; before the first step they are what they would be at first."""
+        state = self._adam.state.get(self.parameters, {})
+        zeros = torch.zeros_like(self.parameters)
+        moments = {name: state.get(name, zeros) for name in ("exp_avg", "exp_avg_sq")}
+        return {**moments, "step": state.get("step", torch.zeros((), device=zeros.device))}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        kept = {name: part.to(self.parameters.device).clone() for name, part in tensors.items()}
+        self._adam.state[self.parameters] = kept
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under `prefix.name`."""
+    return {f"{prefix}.{name}": part for name, part in tensors.items()}
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `prefixed` put there."""
+    return {name.removeprefix(f"{prefix}."): part for name, part in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+@torch.no_grad()
+def follow(target: Tensor, source: Tensor, share: float) -> None:
+    """Polyak: the target goes this share of the way to its source."""
+    target.lerp_(source, share)
+
+
+def uniform(keys: Tensor, call: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """[L, *shape] in [0, 1), counted."""
+    place = torch.arange(torch.Size(shape).numel(), device=keys.device)
+    return random.uniform(random.bits(random.key(keys, call)[:, None], place), torch.float32).reshape(-1, *shape)
+
+
+def draw(weights: Tensor, drawn: Tensor) -> Tensor:
+    """Index into the last axis with probability in proportion to weights [.., C] of 0 or more; `drawn` [..] is uniform
+    in [0, 1)."""
+    reached = weights.cumsum(-1)
+    found = (reached <= drawn[..., None] * reached[..., -1:]).sum(-1)
+    return found.clamp(max=weights.shape[-1] - 1)
+
+
+def taken(values: Tensor, action: Tensor) -> Tensor:
+    """Entries of values [.., C] at action [..]."""
+    return values.gather(-1, action[..., None])[..., 0]
