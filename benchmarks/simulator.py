@@ -166,10 +166,7 @@ def main() -> None:
         (few, few_s), (more_, more_s) = ((int(n), seconds) for n, seconds in took_s.items())
         figures[f"linear: {letter} {few} to {more_}"] = harness.figure(more_s / few_s / (more_ / few), at_most=1.2)
 
-    if torch.cuda.is_available():
-        gpu = {"offload K=10 N=5, GPU": vectorised(base, GPU_WORLDS // scale, pool, device="cuda")}
-        figures |= speeds(gpu, count, "GPU", {"offload K=10 N=5, GPU": 5e7})[1]
-    harness.save(settings, figures, torch=torch.__version__, bars_tasks_per_s=BARS, cuda=torch.cuda.is_available())
+    harness.save(settings, figures, torch=torch.__version__, bars_tasks_per_s=BARS)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,22 @@ def test_nothing_is_lost_or_counted_twice(seed):
         assert info.truncated.all() == (t == world.edge.slots - 1)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gpu_places_blocks_alike(seed):
+    rng = np.random.default_rng(seed)
+    world = random_blocks(rng)
+    places, seeds = decisions(rng, world), torch.arange(50)
+    tables = blocks.load(world, "cuda", torch.float64)
+    state = blocks.reset(tables, seeds)
+    for (seen, step), place in zip(rollout(world, seeds, places), places, strict=True):
+        there = blocks.observe(tables, state)
+        step_there = blocks.step(tables, state, BlocksDecision(place.expand(50, -1, -1).cuda()), rewards.late())
+        for ours, theirs in zip((*seen, *step.outcome), (*there, *step_there.outcome), strict=True):
+            assert torch.allclose(ours.double(), theirs.cpu().double(), rtol=1e-9)
+        state = step_there.state
+
+
 def test_a_task_by_hand():
     """Device, server 1, server 2, device on an idle edge: 1 + (2 up + 3) + (1 across + 2) + (2 down + 4) = 15 s."""
     rng = np.random.default_rng(0)

@@ -252,7 +252,7 @@ def _path(bank: Bank, random_bits: Tensor) -> Tensor:
 def _shifted(bank: Bank, path: Tensor, shift: Tensor) -> Tensor:
     """Other paths, as many as there are shifts: each is as random as the first."""
     path, paths = path + shift, bank.rows * bank.starts
-    return path.sub_((path >= paths) * torch.tensor(paths, dtype=torch.int32, device=path.device))
+    return path.sub_((path >= paths).int().mul_(paths))
 
 
 def _at(bank: Bank, path: Tensor, slot: Tensor) -> Tensor:
