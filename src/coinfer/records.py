@@ -33,6 +33,10 @@ class Record(NamedTuple):
     """Latency that the planner expected."""
     sent_bits: float
     outcome: Outcome
+    exit: int = 0
+    """Index of the exit that answered; it may be earlier than the route's."""
+    unmet: tuple[str, ...] = ()
+    """Limits of the user's wish that were missed: deadline, accuracy, energy."""
 
 
 class RunLog:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from coinfer.runtime import estimate as est
 
 RATES = st.floats(1e4, 1e9)
+A, B = (("a",), ("end",)), (("b",), ("end",))
 
 
 @given(rate=RATES, sizes=st.lists(st.floats(1e3, 1e8), min_size=8, max_size=20), guess=RATES)
@@ -90,20 +91,20 @@ def test_what_is_overdue_is_expected_to_take_as_long_again():
 
 def test_service_times_are_learned_for_each_cut_and_scale_the_rest():
     server = est.first_server(1e6, 0.0)
-    server = est.after_service(server, ("a",), 0.2, 0.1, 0.0)
-    assert est.service_now_s(server, ("a",), 0.1, 0.0) == pytest.approx(0.2)
-    assert est.service_now_s(server, ("b",), 0.05, 0.0) == pytest.approx(0.1), "never measured: by the scale"
+    server = est.after_service(server, A, 0.2, 0.1, 0.0)
+    assert est.service_now_s(server, A, 0.1, 0.0) == pytest.approx(0.2)
+    assert est.service_now_s(server, B, 0.05, 0.0) == pytest.approx(0.1), "never measured: by the scale"
     for _ in range(40):
-        server = est.after_service(server, ("a",), 0.4, 0.1, 1.0)
-    assert est.service_now_s(server, ("a",), 0.1, 1.0) == pytest.approx(0.4, rel=1e-3)
-    assert est.service_now_s(server, ("b",), 0.05, 1.0) == pytest.approx(0.2, rel=1e-3)
+        server = est.after_service(server, A, 0.4, 0.1, 1.0)
+    assert est.service_now_s(server, A, 0.1, 1.0) == pytest.approx(0.4, rel=1e-3)
+    assert est.service_now_s(server, B, 0.05, 1.0) == pytest.approx(0.2, rel=1e-3)
 
 
 def test_a_slow_spell_is_forgotten_without_news():
-    server = est.after_service(est.first_server(1e6, 0.0), ("a",), 0.1, 0.1, 0.0)
+    server = est.after_service(est.first_server(1e6, 0.0), A, 0.1, 0.1, 0.0)
     for _ in range(40):
-        server = est.after_service(server, ("a",), 0.9, 0.1, 5.0)
-    later = [est.service_now_s(server, ("a",), 0.1, 5.0 + age) for age in (0.0, 5.0, 10.0, 20.0, 100.0)]
+        server = est.after_service(server, A, 0.9, 0.1, 5.0)
+    later = [est.service_now_s(server, A, 0.1, 5.0 + age) for age in (0.0, 5.0, 10.0, 20.0, 100.0)]
     assert later == sorted(later, reverse=True)
     assert later[2] == pytest.approx((0.1 + later[0]) / 2)
     assert later[-1] == pytest.approx(0.1, abs=1e-3)

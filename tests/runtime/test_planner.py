@@ -29,7 +29,7 @@ def random_options(rng: np.random.Generator, cuts: int) -> Options:
             server_s.append(1 - head_s[i] + 5e-4)
     columns = (np.array([*bits, 32]), np.zeros(len(bits) + 1, int), np.array([*device_s, 1.0]))
     sizes = (np.array([*upload, 0.0]), np.array([*server_s, 0.0]), np.ones(len(bits) + 1))
-    return Options((*names, ("out",)), *columns, *sizes)
+    return Options((*names, ("out",)), *columns, *sizes, outputs=(("out",),) * (len(bits) + 1))
 
 
 def up(rate_bps: float, scale: float, backlog_s: float = 0.0, room: float = 4.0) -> est.ServerEstimate:
@@ -104,7 +104,7 @@ def test_servers_that_are_down_or_full_are_not_chosen():
 
 def test_a_measured_service_time_replaces_the_scaled_profile():
     options = random_options(np.random.default_rng(1), 4)
-    server = est.after_service(up(1e9, 1.0), options.cuts[0], 0.123, 0.5, NOW_S)
+    server = est.after_service(up(1e9, 1.0), options.pieces[0], 0.123, 0.5, NOW_S)
     observation = planner.observe(options, [server], math.inf, NOW_S)
     same = [i for i, cut in enumerate(options.cuts) if cut == options.cuts[0]]
     assert observation.option_server_s[0, same, 0] == pytest.approx(0.123 + 0.001)
@@ -112,8 +112,8 @@ def test_a_measured_service_time_replaces_the_scaled_profile():
 
 def test_routes_say_what_each_node_does():
     options = random_options(np.random.default_rng(2), 2)
-    route = planner.route_of(options, 2, 1, ["a:1", "b:2"], ("out",), 0.5)
+    route = planner.route_of(options, 2, 1, ["a:1", "b:2"], 0.5)
     assert [(hop.node, hop.cut, hop.bits) for hop in route.hops] == [("device", ("t0",), 8), ("b:2", ("out",), 32)]
     assert route.deadline_s == 0.5
-    local = planner.route_of(options, 6, DEVICE, ["a:1", "b:2"], ("out",), 0.5)
+    local = planner.route_of(options, 6, DEVICE, ["a:1", "b:2"], 0.5)
     assert [hop.node for hop in local.hops] == ["device"]

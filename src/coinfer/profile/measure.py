@@ -69,29 +69,29 @@ def measure(
         samples: inputs to run it on; sizes of payloads are means over them.
         codecs: by bits per element; without them the table holds no payloads.
         input_codecs: used instead for the network's inputs, as an image is sent as its own bytes.
-        tensors: whose payloads to measure; those of the useful cuts if not given.
+        tensors: whose payloads to measure; those that may be sent (`cut_tensors`) if not given.
         repeats: runs of the whole network, and as many under the profiler.
 
     Raises:
         ProfileError: where there is no sample, or one that does not fit the network's inputs.
     """
     _check(graph, samples)
-    cuts = [cut.tensors for cut in graph.useful_cuts()]
-    inner = list(dict.fromkeys(name for cut in cuts for name in cut if name not in graph.outputs))
+    blocks = _blocks(graph)
+    inner = list(cut_tensors(graph))
     sent = inner if tensors is None else tensors
-    steps = len(cuts) + len(samples)
+    steps = len(blocks) + 1 + len(samples)
     with TemporaryDirectory(prefix="coinfer-") as folder:
         progress(0, steps, f"running {graph.name}")
         whole = _run_whole(graph, samples, Path(folder), engine, repeats)
         values = _values(graph, samples[0], inner, engine)
         ends = _Ends({}, {})
-        for done, (first, last) in enumerate(itertools.pairwise(cuts), start=1):
+        for done, (first, last) in enumerate(blocks, start=1):
             progress(done, steps, f"running the block before {', '.join(last)}")
             block = _run_block(graph, {name: values[name] for name in first}, last, Path(folder), engine)
             _add_ends(ends, first[0], last[0], block, whole.trace)
 
     def activations() -> Iterator[Mapping[str, np.ndarray]]:
-        for done, sample in enumerate(samples, start=len(cuts)):
+        for done, sample in enumerate(samples, start=len(blocks) + 1):
             progress(done, steps, "encoding activations")
             values = _values(graph, sample, sent, engine)
             yield {name: values[name] for name in sent}
@@ -116,6 +116,24 @@ def measure(
         encode_s_per_byte=payloads.encode_s_per_byte,
         decode_s_per_byte=payloads.decode_s_per_byte,
     )
+
+
+def cut_tensors(graph: ModelGraph) -> tuple[str, ...]:
+    """The tensors that may be sent: those of the useful cuts of the network, and of each of its outputs alone, for they
+    may be exits."""
+    names = (name for cuts in _chains(graph) for cut in cuts[:-1] for name in cut)
+    return tuple(dict.fromkeys(names))
+
+
+def _chains(graph: ModelGraph) -> list[list[tuple[str, ...]]]:
+    """The useful cuts of the network, and of the network of each output where there are several."""
+    alone = [graph.pruned((name,)) for name in graph.outputs] if len(graph.outputs) > 1 else []
+    return [[cut.tensors for cut in one.useful_cuts()] for one in (graph, *alone)]
+
+
+def _blocks(graph: ModelGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """What lies between neighbouring cuts, each once."""
+    return list(dict.fromkeys(pair for cuts in _chains(graph) for pair in itertools.pairwise(cuts)))
 
 
 def random_samples(graph: ModelGraph, count: int = 1, seed: int = 0) -> list[Sample]:

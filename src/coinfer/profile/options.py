@@ -1,23 +1,28 @@
 """The compile step: a graph and its profile become dense arrays of options; nobody touches the graph afterwards."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.table import ProfileTable
+from coinfer.profile.accuracy import AccuracyTable
+from coinfer.profile.table import ProfileError, ProfileTable
 from coinfer.units import FLOAT32_BITS, bytes_of_bits
 
 IMAGE_BITS = 8
 """Bits per element of an image sent as its own bytes."""
+Names = tuple[str, ...]
+Piece = tuple[Names, Names]
+"""A rest of a network: the tensors that it starts from and the outputs that it ends at."""
 
 
 class Options(NamedTuple):
-    """All ways to run one network, O of them, at batch 1 on the profiled machine. The last one stays on the device."""
+    """All ways to run one network, O of them, at batch 1 on the profiled machine, by exit and cut. Each exit has one
+    that stays on the device, after its others; so the last of all stays on the device."""
 
-    cuts: tuple[tuple[str, ...], ...]
-    """Tensors that leave the device; the network's outputs where nothing is left for a server."""
+    cuts: tuple[Names, ...]
+    """Tensors that leave the device; the exit's outputs where nothing is left for a server."""
     bits: np.ndarray
     """[O] bits per element of these tensors."""
     exit: np.ndarray
@@ -25,57 +30,110 @@ class Options(NamedTuple):
     device_s: np.ndarray
     """[O] head and encoding."""
     upload_bits: np.ndarray
-    """[O] size of the encoded tensors; 0 for the last option."""
+    """[O] size of the encoded tensors; 0 for an option that stays on the device."""
     server_s: np.ndarray
     """[O] decoding and tail."""
     accuracy: np.ndarray
-    """[O] relative to the whole network; 1 where not measured."""
+    """[O] measured, 0 to 1; 1 (relative to the whole network) without an accuracy table."""
+    outputs: tuple[Names, ...]
+    """What answers: the outputs of the option's exit."""
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What a server computes, by option."""
+        return tuple(zip(self.cuts, self.outputs, strict=True))
+
+    @property
+    def triples(self) -> list[tuple[int, Names, int]]:
+        """(exit, cut, bits) by option."""
+        return list(zip(self.exit.tolist(), self.cuts, self.bits.tolist(), strict=True))
 
     def take(self, index: np.ndarray) -> "Options":
         """The options at these indices."""
-        arrays = {name: getattr(self, name)[index] for name in self._fields if name != "cuts"}
-        return Options(cuts=tuple(self.cuts[i] for i in index), **arrays)
+        columns: dict[str, Any] = {
+            name: tuple(values[i] for i in index) if isinstance(values, tuple) else values[index]
+            for name, values in self._asdict().items()
+        }
+        return Options(**columns)
 
 
-def compile_options(graph: ModelGraph, table: ProfileTable, bits: Sequence[int] = (32, 16, 8)) -> Options:
-    """Every useful cut with every number of bits that the table has a measured size for, and the whole on the device.
+def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, ...]:
+    """The outputs of each exit, the earliest first. An accuracy table says that each output is an answer by itself;
+    without one, several outputs are one answer."""
+    return (graph.outputs,) if accuracy is None else tuple((name,) for name in graph.outputs)
+
+
+def compile_options(
+    graph: ModelGraph, table: ProfileTable, bits: Sequence[int] = (32, 16, 8), accuracy: AccuracyTable | None = None
+) -> Options:
+    """Every useful cut of every exit's network with every number of bits that the table has a measured size for, and
+    every exit whole on the device.
 
     An image input is sent as its own bytes (8 bits, exact), any other input as it is (32).
 
+    Args:
+        accuracy: makes each output of the network an exit.
+
     Raises:
         ProfileError: where the table belongs to another network.
+        AccuracyError: where `accuracy` does, or lacks one of the options.
     """
     table.check(graph)
-    cuts = graph.useful_cuts()
-    tensors = [cut.tensors for cut in cuts]
-    head_s, tail_s = table.head_s(graph, tensors), table.tail_s(graph, tensors)
-    rows = []
-    for i, names in enumerate(tensors[:-1]):
-        for width in _widths(graph, names, bits):
-            raw_bytes = bytes_of_bits(sum(graph.tensors[name].size_bits for name in names))
-            rows.append(
-                (
-                    names,
-                    width,
-                    head_s[i] + raw_bytes * table.encode_s_per_byte[width],
-                    sum(table.payload_bits[name][width] for name in names),
-                    tail_s[i] + raw_bytes * table.decode_s_per_byte[width],
-                )
-            )
-    rows.append((graph.outputs, 32, float(head_s[-1]), 0.0, 0.0))
-    names, width, device_s, upload_bits, server_s = zip(*rows, strict=True)
+    if accuracy is not None:
+        accuracy.check(graph)
+    rows = [
+        (*row, outputs)
+        for exit_, outputs in enumerate(exits_of(graph, accuracy))
+        for row in _of_exit(graph, table, bits, accuracy, exit_, outputs)
+    ]
+    names, width, exits, device_s, upload_bits, server_s, right, outputs = zip(*rows, strict=True)
     return Options(
         cuts=names,
         bits=np.array(width),
-        exit=np.zeros(len(rows), dtype=int),
+        exit=np.array(exits),
         device_s=np.array(device_s, dtype=float),
         upload_bits=np.array(upload_bits, dtype=float),
         server_s=np.array(server_s, dtype=float),
-        accuracy=np.ones(len(rows)),
+        accuracy=np.array(right, dtype=float),
+        outputs=outputs,
     )
 
 
-def _widths(graph: ModelGraph, names: tuple[str, ...], bits: Sequence[int]) -> Sequence[int]:
+def _of_exit(
+    graph: ModelGraph,
+    table: ProfileTable,
+    bits: Sequence[int],
+    accuracy: AccuracyTable | None,
+    exit_: int,
+    outputs: Names,
+) -> Iterator[tuple[Names, int, int, float, float, float, float]]:
+    """Rows of cut, bits, exit, device_s, upload_bits, server_s, accuracy."""
+    exact = 1.0 if accuracy is None else accuracy.accuracy(exit_, outputs, FLOAT32_BITS)
+    for cut in graph.pruned(outputs).useful_cuts()[:-1]:
+        names = cut.tensors
+        raw_bytes = bytes_of_bits(sum(graph.tensors[name].size_bits for name in names))
+        head_s, tail_s = table.segment_s(graph, graph.inputs, names), table.segment_s(graph, names, outputs)
+        for width in _widths(graph, names, bits):
+            device_s = head_s + raw_bytes * table.encode_s_per_byte[width]
+            server_s = tail_s + raw_bytes * table.decode_s_per_byte[width]
+            upload_bits = sum(_payload_bits(table, name, width) for name in names)
+            if accuracy is None or names == graph.inputs:
+                right = exact
+            else:
+                right = accuracy.accuracy(exit_, names, width)
+            yield names, width, exit_, device_s, upload_bits, server_s, right
+    yield outputs, FLOAT32_BITS, exit_, table.segment_s(graph, graph.inputs, outputs), 0.0, 0.0, exact
+
+
+def _payload_bits(table: ProfileTable, name: str, width: int) -> float:
+    try:
+        return table.payload_bits[name][width]
+    except KeyError:
+        message = f"the profile of {table.model!r} has no size of tensor {name!r} at {width} bits: profile it anew"
+        raise ProfileError(message) from None
+
+
+def _widths(graph: ModelGraph, names: Names, bits: Sequence[int]) -> Sequence[int]:
     if names == graph.inputs:
         return (IMAGE_BITS,) if graph.image is not None else (FLOAT32_BITS,)
     return bits

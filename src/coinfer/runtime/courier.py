@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.profile.options import Piece
 from coinfer.runtime import estimate as est
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.messages import InferReply, InferRequest, TransportError, WireError, WireTensor
@@ -39,7 +40,8 @@ class Sent(NamedTuple):
     """A request under way."""
 
     server: int
-    cut: tuple[str, ...]
+    piece: Piece
+    """What the server is to compute."""
     size_bits: float
     at_s: float
     link_wait_s: float
@@ -53,7 +55,7 @@ class Courier:
     """The way to all servers.
 
     Args:
-        tail_s: time of the rest of the network after each cut on the profiled machine; these cuts are prepared.
+        tail_s: time of each rest of the network on the profiled machine; these are prepared.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Courier:
         transport: Transport,
         clock: Clock,
         first_rate_bps: float,
-        tail_s: Mapping[tuple[str, ...], float],
+        tail_s: Mapping[Piece, float],
     ):
         self.peers = Peers(addresses, transport, clock, first_rate_bps, self._prepare)
         self._graph = graph
@@ -82,13 +84,11 @@ class Courier:
         self.peers.close()
         self._transport.close()
 
-    def send(
-        self, server: int, cut: tuple[str, ...], request: InferRequest, upload_bits: float, service_s: float
-    ) -> Sent:
+    def send(self, server: int, piece: Piece, request: InferRequest, upload_bits: float, service_s: float) -> Sent:
         """Sends a request of about `upload_bits` that should take the server `service_s`."""
         now_s = self._clock.now_s()
         known = self.peers.now()[server]
-        sent = self.carry(server, cut, request)._replace(
+        sent = self.carry(server, piece, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
             expected_s=upload_bits / known.link.rate_bps + est.backlog_now_s(known, now_s) + service_s,
         )
@@ -96,10 +96,10 @@ class Courier:
         sent.reply.add_done_callback(lambda _: self._learn(sent))
         return sent
 
-    def carry(self, server: int, cut: tuple[str, ...], request: InferRequest) -> Sent:
+    def carry(self, server: int, piece: Piece, request: InferRequest) -> Sent:
         """Sends a request from which nothing is learned, such as one that visits several servers."""
         reply = self._transport.send(self.peers.addresses[server], request, LONGEST_WAIT_S)
-        return Sent(server, cut, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
+        return Sent(server, piece, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
 
     def read(self, sent: Sent) -> tuple[Answer | None, str]:
         """The server's answer, or what was wrong with it."""
@@ -108,7 +108,7 @@ class Courier:
             outputs = {tensor.name: unpack(tensor) for tensor in reply.outputs}
         except (TransportError, WireError) as error:
             return None, f"{error.code} {error.reason or error.message}"
-        missing = set(self._graph.outputs) - set(outputs)
+        missing = set(sent.piece[1]) - set(outputs)
         if missing:
             return None, f"its reply lacks {sorted(missing)}"
         service_s = reply.server_s + reply.codec_s + reply.forward_s
@@ -149,19 +149,20 @@ class Courier:
             known = known._replace(link=est.after_transfer(known.link, size_bits, transfer_s, now_s))
         backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
         known = est.after_reply(known, backlog_s, room, now_s)
-        return est.after_service(known, sent.cut, service_s, self._tail_s[sent.cut], now_s)
+        return est.after_service(known, sent.piece, service_s, self._tail_s[sent.piece], now_s)
 
     def _prepare(self, server: int) -> None:
         """Has a server build every segment that it may be asked for; its measured times come back. One server after the
         other, so that servers that share a machine do not slow each other's measurement."""
         with self._preparing:
-            for cut, tail_s in self._tail_s.items():
-                if cut == self._graph.outputs:
+            for piece, tail_s in self._tail_s.items():
+                cut, outputs = piece
+                if cut == outputs:
                     continue
                 request = InferRequest(
                     self._graph.name,
                     tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in cut),
-                    self._graph.outputs,
+                    outputs,
                     fingerprint=self._graph.fingerprint,
                     warm=True,
                 )
@@ -169,5 +170,5 @@ class Courier:
                     reply = self._transport.send(self.peers.addresses[server], request, LONGEST_WAIT_S).result()
                 except TransportError:
                     return
-                measured = partial(est.after_service, cut=cut, service_s=reply.server_s, profiled_s=tail_s)
+                measured = partial(est.after_service, piece=piece, service_s=reply.server_s, profiled_s=tail_s)
                 self.peers.change(server, partial(measured, now_s=self._clock.now_s()))

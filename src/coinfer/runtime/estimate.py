@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinfer.profile.options import Piece
+
 HALF_LIFE_S = 1.5
 """Age at which a transfer counts half in the link's rate."""
 SERVICE_GAIN = 0.3
@@ -38,7 +40,7 @@ class LinkEstimate(NamedTuple):
 
 
 class ServiceEstimate(NamedTuple):
-    """How long a server takes for the rest of the network after one cut."""
+    """How long a server takes for the rest of the network between one cut and one exit."""
 
     mean_s: float
     """Of the newest runs."""
@@ -51,8 +53,8 @@ class ServerEstimate(NamedTuple):
     link: LinkEstimate
     scale: float
     """Service time over the profiled machine's time for the same work."""
-    service: dict[tuple[str, ...], ServiceEstimate]
-    """By the tensors of the cut."""
+    service: dict[Piece, ServiceEstimate]
+    """By the rest that it computes."""
     free_s: float
     """When it will have worked off what it reported and what was sent to it since."""
     link_free_s: float
@@ -126,23 +128,23 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
 
 
 def after_service(
-    server: ServerEstimate, cut: tuple[str, ...], service_s: float, profiled_s: float, now_s: float
+    server: ServerEstimate, piece: Piece, service_s: float, profiled_s: float, now_s: float
 ) -> ServerEstimate:
-    """The server computed the rest after `cut` in `service_s`; the profiled machine takes `profiled_s`."""
-    old = server.service.get(cut, ServiceEstimate(service_s, service_s, now_s))
+    """The server computed a rest of the network in `service_s`; the profiled machine takes `profiled_s`."""
+    old = server.service.get(piece, ServiceEstimate(service_s, service_s, now_s))
     mean_s = old.mean_s + SERVICE_GAIN * (service_s - old.mean_s)
     new = ServiceEstimate(mean_s, min(old.fastest_s, service_s), now_s)
     scale = server.scale
     if profiled_s > 0:
         ratio = service_s / profiled_s
         scale = ratio if not server.service else scale + SERVICE_GAIN * (ratio - scale)
-    return server._replace(service={**server.service, cut: new}, scale=scale)
+    return server._replace(service={**server.service, piece: new}, scale=scale)
 
 
-def service_now_s(server: ServerEstimate, cut: tuple[str, ...], profiled_s: float, now_s: float) -> float:
-    """Expected time of the rest after `cut`: as measured, going back to the fastest time while there is no news; by the
-    server's scale where it was never measured."""
-    known = server.service.get(cut)
+def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s: float) -> float:
+    """Expected time of a rest of the network: as measured, going back to the fastest time while there is no news; by
+    the server's scale where it was never measured."""
+    known = server.service.get(piece)
     if known is None:
         return profiled_s * server.scale
     weight = 0.5 ** ((now_s - known.at_s) / SERVICE_HALF_LIFE_S)

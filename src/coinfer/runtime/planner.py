@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.partition.hull import Hull
 from coinfer.physics.cost import offload_latency_s
 from coinfer.profile.options import Options
 from coinfer.runtime.estimate import ServerEstimate, backlog_now_s, room_now, service_now_s, usable
@@ -17,17 +16,52 @@ SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
 """How many times faster than the device a server may be, for pruning."""
 
 
-def prune(options: Options, device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS) -> Options:
-    """Only the options that are best for some link rate and some speed of the server (CDLP, CIAS-PnO), and the last.
+def prune(
+    options: Options, device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS, *, energy_counts: bool = False
+) -> Options:
+    """Only the options that can be best for some link rate, some speed of the server, and some wish for accuracy; each
+    exit's last, which stays on the device, is always kept.
 
-    Exact for unloaded latency: for each speed the lower convex hull of (bits to send, compute time) is kept.
+    Without energy, exact for unloaded latency: an option stays that is the fastest at some rate and speed of those that
+    are at least as accurate (CDLP, CIAS-PnO, on each level of accuracy). Where energy counts, which of two options is
+    better also depends on how two limits meet, so only those go that another one equals or beats in all: accuracy, bits
+    to send, time on the device, and computing time at the slowest and at the fastest server, hence at all between.
     """
-    device_s = options.device_s * device_scale
-    kept = {len(options.bits) - 1}
-    for ratio in speed_ratios:
-        hull = Hull.build(device_s + options.server_s * device_scale / ratio, options.upload_bits)
-        kept.update(int(i) for i in hull.options)
-    return options.take(np.array(sorted(kept)))
+    device_s, server_s = options.device_s * device_scale, options.server_s * device_scale
+    if energy_counts:
+        ends_s = (device_s + server_s / speed_ratios[[0, -1]][:, None]).T
+        kept = _undominated(np.column_stack([-options.accuracy, options.upload_bits, device_s, ends_s]))
+    else:
+        compute_s = device_s + server_s / speed_ratios[:, None]
+        kept = _fastest_somewhere(compute_s, options.upload_bits, options.accuracy)
+    kept |= options.upload_bits == 0
+    return options.take(np.flatnonzero(kept))
+
+
+def _fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """[O] whether an option has the least `compute_s + upload_bits x` of all that are at least as accurate, in a row of
+    `compute_s` [S, O] and for an x >= 0, seconds per bit: each of the others is worse only above or only below an x."""
+    rival = accuracy >= accuracy[:, None]  # [O, O] of row and column: the column may replace the row
+    same = upload_bits == upload_bits[:, None]
+    earlier = np.arange(len(accuracy)) < np.arange(len(accuracy))[:, None]
+    kept = np.zeros(len(accuracy), dtype=bool)
+    for times_s in compute_s:
+        ahead_s = times_s - times_s[:, None]  # how much later the column is without the upload
+        beaten = rival & same & ((ahead_s < 0) | ((ahead_s == 0) & ((accuracy > accuracy[:, None]) | earlier)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tie = ahead_s / (upload_bits[:, None] - upload_bits)
+        high = np.where(rival & (upload_bits < upload_bits[:, None]), tie, np.inf).min(axis=1)
+        low = np.where(rival & (upload_bits > upload_bits[:, None]), tie, 0.0).max(axis=1)
+        kept |= ~beaten.any(axis=1) & (low < high)
+    return kept
+
+
+def _undominated(costs: np.ndarray) -> np.ndarray:
+    """[O] where no other row of `costs` [O, C] is nowhere larger, and smaller somewhere or the same and earlier."""
+    no_worse = (costs[:, None] <= costs[None]).all(axis=-1)
+    better = (costs[:, None] < costs[None]).any(axis=-1)
+    earlier = np.arange(len(costs))[:, None] < np.arange(len(costs))
+    return np.asarray(~(no_worse & (better | earlier)).any(axis=0))
 
 
 def observe(
@@ -39,6 +73,7 @@ def observe(
     device_scale: float = 1.0,
     device_backlog_s: float = 0.0,
     device_power_w: float = 0.0,
+    energy_j: float = math.inf,
 ) -> OffloadObservation:
     """One task (K = 1) as a policy sees it. A server's round trip and its known service times are in `option_server_s`;
     one that may not be asked has no room."""
@@ -46,7 +81,7 @@ def observe(
     device_s = options.device_s * device_scale
     server_s = np.empty((count, n))
     for j, server in enumerate(servers):
-        times_s = map(partial(service_now_s, server, now_s=now_s), options.cuts, options.server_s)
+        times_s = map(partial(service_now_s, server, now_s=now_s), options.pieces, options.server_s)
         server_s[:, j] = np.fromiter(times_s, float, count) + server.link.round_trip_s
     return OffloadObservation(
         option_device_s=device_s[None],
@@ -61,7 +96,7 @@ def observe(
         device_backlog_s=np.array([device_backlog_s]),
         server_backlog_s=np.array([backlog_now_s(server, now_s) for server in servers]),
         server_room=np.array([room_now(server, now_s) if usable(server, now_s) else 0.0 for server in servers]),
-        energy_left_j=np.array([np.inf]),
+        energy_left_j=np.array([energy_j]),
         observation_age_s=np.array([now_s - server.reported_s for server in servers]),
     )
 
@@ -98,14 +133,16 @@ def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
     return latency_s
 
 
-def decide(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
+def decide(
+    policy: Policy, observation: OffloadObservation, otherwise: Policy = least_latency
+) -> tuple[int, int, float]:
     """Option, server and predicted latency of one task. A policy that raises or chooses what cannot be done is replaced
-    by `least_latency`: inference never fails for a policy."""
+    by `otherwise`: inference never fails for a policy."""
     try:
         chosen = _chosen(policy, observation)
     except Exception:
-        chosen = _chosen(least_latency, observation)
-    return chosen if math.isfinite(chosen[2]) else _chosen(least_latency, observation)
+        chosen = _chosen(otherwise, observation)
+    return chosen if math.isfinite(chosen[2]) else _chosen(otherwise, observation)
 
 
 def _chosen(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
@@ -114,11 +151,10 @@ def _chosen(policy: Policy, observation: OffloadObservation) -> tuple[int, int, 
     return option, server, float(feasible_latency_s(observation)[0, option, server])
 
 
-def route_of(
-    options: Options, option: int, server: int, names: Sequence[str], outputs: tuple[str, ...], deadline_s: float
-) -> Route:
+def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:
     """The route that a decision stands for; `names[server]` is the server's address."""
+    outputs, exit_ = options.outputs[option], int(options.exit[option])
     if server == DEVICE:
-        return Route((Hop("device", outputs, 32),), int(options.exit[option]), deadline_s)
+        return Route((Hop("device", outputs, 32),), exit_, deadline_s)
     first = Hop("device", options.cuts[option], int(options.bits[option]))
-    return Route((first, Hop(names[server], outputs, 32)), int(options.exit[option]), deadline_s)
+    return Route((first, Hop(names[server], outputs, 32)), exit_, deadline_s)

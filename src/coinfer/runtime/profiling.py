@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from coinfer.graph.ir import ImageInput, ModelGraph
-from coinfer.profile.measure import Engine, Progress, Sample, measure, quiet, random_samples, this_machine
+from coinfer.profile.measure import (
+    Engine,
+    Progress,
+    Sample,
+    cut_tensors,
+    measure,
+    quiet,
+    random_samples,
+    this_machine,
+)
 from coinfer.profile.payloads import Codec
 from coinfer.profile.table import ProfileError, ProfileTable
 from coinfer.runtime import codec
@@ -43,7 +52,8 @@ def profile_for(
     with suppress(ProfileError):
         table = ProfileTable.load(path)
         table.check(graph)
-        return table
+        if table.payload_bits.keys() >= set(cut_tensors(graph)):
+            return table
     table = measure_with_codec(graph, threads, samples_for(graph), progress)
     with suppress(OSError):  # a read-only home only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,47 @@
+"""What a device is set up with, checked before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.profile.accuracy import AccuracyTable
+from coinfer.runtime.messages import WIRE_BITS
+from coinfer.runtime.wishes import Wish
+from coinfer.types import UserError
+
+
+class DeviceError(UserError):
+    """A wrong setting or input."""
+
+
+def accuracy_of(graph: ModelGraph, source: AccuracyTable | str | Path | None, wish: Wish) -> AccuracyTable | None:
+    """The accuracy table that a wish is judged by.
+
+    Raises:
+        AccuracyError: where it cannot be read or belongs to another network.
+        DeviceError: where the wish needs one and there is none.
+    """
+    table = AccuracyTable.load(source) if isinstance(source, str | Path) else source
+    if table is not None:
+        table.check(graph)
+    elif wish.min_accuracy > 0 or wish.goal == "accuracy":
+        raise DeviceError(
+            f"a wish for accuracy needs the accuracy table of {graph.name}; make it with `coinfer exits measure` and "
+            "give it as accuracy"
+        )
+    return table
+
+
+def check_settings(servers: Sequence[str], deadline_s: float, bits: Sequence[int], slowdown: float) -> None:
+    if isinstance(servers, str):
+        raise DeviceError(f"servers is one string; expected a list such as [{servers!r}]")
+    for server in servers:
+        host, _, port = str(server).rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise DeviceError(f"server {server!r} is no address; expected host:port such as 127.0.0.1:8001")
+    if not deadline_s > 0:
+        raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
+    if not bits or any(width not in WIRE_BITS for width in bits):
+        raise DeviceError(f"bits is {tuple(bits)}; expected some of 32, 16, 12, 8, 4")
+    if not slowdown >= 1:
+        raise DeviceError(f"slowdown is {slowdown}; expected 1 (this processor) or more")
