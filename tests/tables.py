@@ -1,8 +1,9 @@
-"""A profile table without measuring: seconds from arithmetic, sizes from elements."""
+"""A profile table without measuring: seconds from arithmetic, sizes from elements. And an accuracy table likewise."""
 
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.profile.accuracy import AccuracyRow, AccuracyTable
 from coinfer.profile.table import Machine, ProfileTable
 
 WIDTHS = (32, 16, 12, 8, 4)
@@ -28,4 +29,23 @@ def analytic_table(graph: ModelGraph, whole_s: float = 0.2) -> ProfileTable:
         payload_bits={name: {width: 1e3 * 0.7**i * (width + 32) for width in WIDTHS} for i, name in enumerate(names)},
         encode_s_per_byte=dict.fromkeys(WIDTHS, 1e-10),
         decode_s_per_byte=dict.fromkeys(WIDTHS, 1e-10),
+    )
+
+
+def made_up_accuracy(graph: ModelGraph, samples: int = 1000) -> AccuracyTable:
+    """An accuracy table without data: later exits are better, fewer bits and earlier cuts worse."""
+    exits = tuple(700 + 40 * i for i in range(len(graph.outputs)))
+    rows = [
+        AccuracyRow(exit=exit_, cut=cut.tensors, bits=width, correct=exits[exit_] - 20 * (4 - i % 5) // width - i)
+        for exit_, output in enumerate(graph.outputs)
+        for i, cut in enumerate(graph.pruned((output,)).useful_cuts()[1:-1])
+        for width in (16, 12, 8, 4)
+    ]
+    return AccuracyTable(
+        model=graph.name,
+        fingerprint=graph.fingerprint,
+        dataset="made up",
+        samples=samples,
+        exits=exits,
+        rows=tuple(rows),
     )
