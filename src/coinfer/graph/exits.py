@@ -3,10 +3,86 @@
 Random weights, as in `zoo`; accuracies come with training.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
+import onnx
+
+from coinfer.graph import zoo
 from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.onnx_import import from_proto, reference
 from coinfer.graph.zoo import _RELU, _VGG16, CIFAR, IMAGENET, _Net
+
+_PICTURE_AXES = 4
+_BRANCH_CHANNELS = 64
+
+
+def with_exits(
+    graph: ModelGraph, at: Sequence[str | int], classes: int, seed: int = 0, name: str | None = None
+) -> ModelGraph:
+    """The network with a branch of random weights at each of these places, and its own output as the last exit.
+
+    A branch on feature maps is a 3 x 3 convolution to 64 channels, ReLU, mean over all places and one linear layer; on
+    anything flat it is one linear layer.
+
+    Args:
+        at: names of tensors, or numbers of blocks (1 is the first, as `useful_cuts` divides them): a branch stands
+            after each. Their order does not matter.
+
+    Raises:
+        GraphError: where a place is not there, is named twice, or the network does not end in one answer of `classes`.
+    """
+    if len(graph.outputs) != 1 or graph.tensors[graph.outputs[0]].shape[1:] != (classes,):
+        found = ", ".join(f"{output} {list(graph.tensors[output].shape)}" for output in graph.outputs)
+        raise GraphError(f"{graph.name}: exits need one output of {classes} classes, [N, {classes}]; it has {found}")
+    if graph.image is None:
+        raise GraphError(f"{graph.name} does not say how it takes pictures; exits are for networks of pictures")
+    places = [_place(graph, where) for where in at]
+    if not places or len(set(places)) < len(places):
+        raise GraphError(f"{graph.name}: exits at {', '.join(map(str, at)) or 'no place'}; expected different places")
+    places.sort(key=lambda tensor: graph.producer[tensor])
+    nodes = [[node] for node in graph.proto.graph.node]
+    net, exits = _Net(graph.image, seed), list[str]()
+    for number, tensor in enumerate(places, 1):
+        if f"exit{number}" in graph.tensors:
+            raise GraphError(f"{graph.name} has a tensor exit{number} already; it seems to have exits")
+        net.channels[tensor], net.nodes = graph.tensors[tensor].shape[1], []
+        exits.append(_branch(net, f"exit{number}", tensor, graph.tensors[tensor].shape, classes))
+        nodes[graph.producer[tensor]] += net.nodes
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
+    proto.graph.ClearField("node")
+    proto.graph.ClearField("value_info")
+    proto.graph.ClearField("output")
+    proto.graph.node.extend(node for group in nodes for node in group)
+    for output in (*exits, *graph.outputs):
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["N", classes]))
+    proto.graph.initializer.extend(reference(key, value) for key, value in net.weights.items())
+    name = name or f"{graph.name}-exits"
+    proto.graph.name = name
+    return from_proto(proto, name, {**graph.weights, **net.weights})
+
+
+def _place(graph: ModelGraph, where: str | int) -> str:
+    """The tensor that a branch reads."""
+    if isinstance(where, int):
+        cuts = graph.useful_cuts()
+        if not 1 <= where < len(cuts) - 1:
+            raise GraphError(f"{graph.name}: no exit after block {where}; there may be one after 1 to {len(cuts) - 2}")
+        if len(cuts[where].tensors) > 1:
+            raise GraphError(f"{graph.name}: block {where} ends in several tensors; an exit needs one")
+        where = cuts[where].tensors[0]
+    if where not in graph.producer or where in graph.outputs:
+        raise GraphError(f"{graph.name}: no exit at {where!r}: no tensor of this name inside the network")
+    return where
+
+
+def _branch(net: _Net, name: str, x: str, shape: tuple[int, ...], classes: int) -> str:
+    if len(shape) != _PICTURE_AXES:
+        flat = x if len(shape) == 2 else net.flat(x)
+        return net.linear(name, flat, math.prod(shape[1:]), classes)
+    mean = net.op("GlobalAveragePool", f"{name}.mean", net.conv(f"{name}.conv", x, _BRANCH_CHANNELS, 3))
+    return net.linear(name, net.flat(mean), _BRANCH_CHANNELS, classes)
 
 
 def _alexnet_cifar_exits(seed: int) -> ModelGraph:
@@ -58,9 +134,16 @@ def _vgg16_exits(seed: int) -> ModelGraph:
     return net.graph("vgg16-cifar-exits", exits, 10)
 
 
+def _resnet32_exits(seed: int) -> ModelGraph:
+    """ResNet-32 with an exit after each of its three stages."""
+    places = ("layer1.4.relu", "layer2.4.relu")
+    return with_exits(zoo.build("resnet32", seed), places, 10, seed, "resnet32-cifar-exits")
+
+
 EXITS: Mapping[str, Callable[[int], ModelGraph]] = {
     "alexnet-cifar-exits": _alexnet_cifar_exits,
     "alexnet-exits": _alexnet_exits,
+    "resnet32-cifar-exits": _resnet32_exits,
     "vgg16-cifar-exits": _vgg16_exits,
 }
 
