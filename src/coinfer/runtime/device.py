@@ -241,9 +241,7 @@ class Device:
         if not nodes or nodes[0] != "device" or unknown:
             raise DeviceError(f"route over {nodes}: expected 'device' first, then some of {list(self.servers)}")
         if not 0 <= route.exit < len(self.exits):
-            raise DeviceError(
-                f"route to exit {route.exit}; {self.graph.name} has exits 0 to {len(self.exits) - 1} here"
-            )
+            raise DeviceError(f"route to exit {route.exit}; here {self.graph.name} has 0 to {len(self.exits) - 1}")
         if set(route.hops[-1].cut) != set(self.exits[route.exit]):
             raise DeviceError(f"route ends at {list(route.hops[-1].cut)}; expected {list(self.exits[route.exit])}")
         return [self.servers.index(node) for node in nodes[1:]]

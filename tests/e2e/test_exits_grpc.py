@@ -1,0 +1,52 @@
+"""A network with exits on a device and a real edge process: every exit, cut and number of bits."""
+
+from pathlib import Path
+
+import numpy as np
+from tests.e2e.sites import edges, relative_error
+from tests.tables import analytic_table, made_up_accuracy
+
+from coinfer.graph import exits
+from coinfer.graph.segment import save_model
+from coinfer.graph.zoo import open_model
+from coinfer.profile.options import compile_options
+from coinfer.runtime.device import Device
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import load_images, preprocess
+from coinfer.runtime.tensors import pack, unpack
+from coinfer.types import DEVICE, OffloadDecision
+
+EXACT = 1e-4
+PICTURE = load_images()[0][1]
+BITS = (32, 16, 12, 8, 4)
+
+
+def test_every_exit_cut_and_number_of_bits_answers_as_the_codec_and_the_network_say(tmp_path: Path):
+    file = tmp_path / "net.onnx"
+    save_model(exits.build("alexnet-cifar-exits"), file)
+    graph = open_model(file)
+    assert graph.image is not None
+    table, accuracy = analytic_table(graph), made_up_accuracy(graph)
+    options = compile_options(graph, table, BITS, accuracy)
+    local = Executor(graph)
+    inputs = {graph.inputs[0]: preprocess(PICTURE, graph.image)}
+    with (
+        edges([str(file)], [()]) as (edge,),
+        Device(graph, [edge.address], profile=table, options=options, accuracy=accuracy, hedge=False) as device,
+    ):
+        for option, (exit_, cut, bits) in enumerate(options.triples):
+            outputs = (graph.outputs[exit_],)
+            stays = cut == outputs
+            device.policy = lambda _, o=option, s=stays: OffloadDecision(np.array([o]), np.array([DEVICE if s else 0]))
+            result = device.infer(PICTURE)
+            width = 32 if cut == graph.inputs else bits  # a picture's own bytes lose nothing
+            head = local.run(inputs, cut)[0]
+            sent = head if stays else {name: unpack(pack(name, tensor, width)) for name, tensor in head.items()}
+            expected = local.run(sent, outputs)[0][outputs[0]]
+            where = (exit_, cut, bits)
+            assert (result.executed_on, result.fallback) == ("device" if stays else edge.address, ""), where
+            assert list(result.outputs) == list(outputs), where
+            assert relative_error(result.output, expected) <= EXACT, where
+            assert (result.route.exit, result.exit) == (exit_, exit_), where
+            assert result.outcome.accuracy == options.accuracy[option], where
+        assert edge.served() == len(options.bits) - len(graph.outputs)
