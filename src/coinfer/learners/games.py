@@ -12,7 +12,7 @@ from coinfer.physics import random
 from coinfer.policies.choices import choices
 from coinfer.policies.features import Features, whole_features
 from coinfer.scenario.world import OffloadWorld
-from coinfer.types import OffloadDecision
+from coinfer.types import OffloadDecision, OffloadObservation
 
 
 class OffloadGame:
@@ -23,6 +23,8 @@ class OffloadGame:
     Args:
         worlds: W, of each learner.
         reward: from outcome and draws to [B] or, each task's own, [B, K].
+        unmasked: whether also decisions may be tried that break a limit on energy or find no room; the environment
+            refuses them.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class OffloadGame:
         worlds: int,
         features: Features = whole_features,
         device: str | torch.device = "cpu",
+        unmasked: bool = False,
     ):
         self.world, self.reward, self.worlds, self.features = world, reward, worlds, features
+        self.unmasked = unmasked
         self.tables = offload.load(world, device)
 
     @property
@@ -55,8 +59,16 @@ class OffloadGame:
     def view(self, state: core.State) -> View:
         """What the learners see."""
         seen = offload.observe(self.tables, state)
-        parts = (self.features(seen), choices(seen).mask, seen.task_mask)
+        parts = (self.features(seen), self._mask(seen, state), seen.task_mask)
         return View(*(part.unflatten(0, (-1, self.worlds)) for part in parts))
+
+    def _mask(self, seen: OffloadObservation, state: core.State) -> Tensor:
+        """[B, K, C]"""
+        if not self.unmasked:
+            return choices(seen).mask
+        draws = state.draws
+        exists = self.tables.exists[draws.model * self.tables.edge.edge.classes + draws.device_class]
+        return choices(seen._replace(option_mask=exists, server_room=torch.ones_like(seen.server_room))).mask
 
     def step(self, state: Any, action: Tensor) -> Turn:
         flat, servers = action.flatten(0, 1), self.world.edge.servers

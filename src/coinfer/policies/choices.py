@@ -31,7 +31,7 @@ class Choices(NamedTuple):
     def limited_to(self, wanted: Tensor) -> "Choices":
         """Without the choices that are not wanted [.., K, C]; a task that would have none left keeps all."""
         mask = self.mask & wanted
-        return self._replace(mask=torch.where(mask.any(-1, keepdim=True), mask, self.mask))
+        return self._replace(mask=mask | (self.mask & ~mask.any(-1, keepdim=True)))
 
     def task(self, k: int) -> "Choices":
         """Those of task k alone; K becomes 1."""
@@ -64,7 +64,7 @@ def choices(observation: OffloadObservation) -> Choices:
     begins_s = torch.where(sends, torch.maximum(computed_s, radio_s[..., None])[..., None], computed_s[..., None])
     ready_s = begins_s + sent_s
     first = torch.arange(ready_s.shape[-1], device=ready_s.device) == 0
-    reachable = torch.where(sends, torch.isfinite(sent_s) & (o.server_room > 0)[..., None, None, :], first)
+    reachable = (sends & torch.isfinite(sent_s) & (o.server_room > 0)[..., None, None, :]) | (~sends & first)
     parts = (
         o.option_device_s[..., None],
         ready_s,
@@ -75,7 +75,7 @@ def choices(observation: OffloadObservation) -> Choices:
     )
     own_s, ready_s, service_s, accuracy, on_device, mask = (part.expand(ready_s.shape).flatten(-2) for part in parts)
     fallback = torch.nn.functional.one_hot(on_device.int().argmax(-1), mask.shape[-1]).bool()
-    mask = torch.where(mask.any(-1, keepdim=True), mask, fallback)
+    mask = mask | (fallback & ~mask.any(-1, keepdim=True))
     return Choices(own_s, ready_s, service_s, accuracy, on_device, mask, first.shape[0])
 
 

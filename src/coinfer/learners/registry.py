@@ -1,0 +1,42 @@
+"""The schemes by the names of the command line; a name is the only thing that crosses a process."""
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
+
+from coinfer.learners.training import Trained
+from coinfer.types import UserError
+
+
+class Scheme(NamedTuple):
+    module: str
+    """Of `coinfer.learners`."""
+    function: str
+    """`(settings, *, progress, folder, resume) -> Trained`"""
+    scenario: str
+    """What it is trained in where nobody says."""
+    about: str
+
+
+SCHEMES = {
+    "sac-d": Scheme("sac_d", "train", "sacd", "discrete soft actor-critic over exit, cut and bits (WCNC 2022)"),
+    "dqn": Scheme("sac_d", "train_dqn", "sacd", "double DQN with the same inputs and depth, SAC-d's baseline"),
+}
+
+
+def scheme(name: str) -> Scheme:
+    """Raises:
+    UserError: where there is none of this name.
+    """
+    if name in SCHEMES:
+        return SCHEMES[name]
+    near = difflib.get_close_matches(name, SCHEMES, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SCHEMES)}"
+    raise UserError(f"no scheme {name!r} to train; {hint}")
+
+
+def trainer(name: str) -> Callable[..., Trained]:
+    """The scheme's function; brings what it imports."""
+    found = scheme(name)
+    return getattr(import_module(f"coinfer.learners.{found.module}"), found.function)
