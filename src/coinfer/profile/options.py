@@ -114,6 +114,8 @@ def _of_exit(
         raw_bytes = bytes_of_bits(sum(graph.tensors[name].size_bits for name in names))
         head_s, tail_s = table.segment_s(graph, graph.inputs, names), table.segment_s(graph, names, outputs)
         for width in _widths(graph, names, bits):
+            if width not in table.encode_s_per_byte:
+                raise ProfileError(f"the profile of {table.model!r} has no encoding with {width} bits: profile it anew")
             device_s = head_s + raw_bytes * table.encode_s_per_byte[width]
             server_s = tail_s + raw_bytes * table.decode_s_per_byte[width]
             upload_bits = sum(_payload_bits(table, name, width) for name in names)

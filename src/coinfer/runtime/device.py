@@ -20,6 +20,7 @@ from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.courier import LONGEST_WAIT_S, Answer, Courier, Sent
 from coinfer.runtime.executor import Abort, Engine, Executor
+from coinfer.runtime.guides import Guide, guide
 from coinfer.runtime.inputs import read_item
 from coinfer.runtime.links import Link
 from coinfer.runtime.messages import InferRequest, WireTensor
@@ -53,9 +54,12 @@ class Device:
         servers: `host:port` of edge servers that serve the same network.
         deadline_s: from the call of `infer`; without one the latency alone counts.
         profile: measured table or its file; without one the network is measured here once and remembered.
-        policy: decides instead of the planner, which fulfils the wish (`wishes.choose`).
+        policy: decides instead of the planner, which fulfils the wish (`wishes.choose`); a function, or the file of a
+            trained one. Where the file's policy was made for other options or servers, the planner decides and `note`
+            says why.
         options: what the policy chooses from; without them, what can be best of all useful cuts at these `bits`.
-        accuracy: measured table or its file; it makes each output of the network an exit.
+        accuracy: measured table or its file, without it the one shipped with the network if any; it makes each output
+            of the network an exit.
         goal: what the planner seeks within the limits.
         min_accuracy: limit, 0 to 1.
         energy_j: limit on the device's energy for a request.
@@ -82,7 +86,7 @@ class Device:
         deadline_s: float = math.inf,
         *,
         profile: ProfileTable | str | Path | None = None,
-        policy: Policy | None = None,
+        policy: Policy | str | Path | None = None,
         options: Options | None = None,
         bits: Sequence[int] = (32, 16, 8),
         accuracy: AccuracyTable | str | Path | None = None,
@@ -107,7 +111,6 @@ class Device:
         self.deadline_s = deadline_s
         self.wish = Wish(goal, min_accuracy, energy_j, power_w, transmit_power_w)
         self.planner = planned_for(self.wish)
-        self.policy = policy or self.planner
         self.hedge = hedge
         self.jpeg_quality = jpeg_quality
         self._clock = clock or WallClock()
@@ -119,7 +122,15 @@ class Device:
         self.exits = exits_of(self.graph, self.accuracy)
         thresholds = early.thresholds_for(len(self.exits), confidence, confidence_loss, self.accuracy)
         self._ladder = early.Ladder(self.graph, self.exits, thresholds)
-        self.options = options or self._options(table, bits, slowdown)
+        complete = partial(self._complete, table)
+        energy_counts = self.wish.counts_energy
+        pruned = options or planner.prune(complete(bits), slowdown, energy_counts=energy_counts)
+        decides = Guide(pruned, self.planner, "")
+        if isinstance(policy, str | Path):
+            decides = guide(policy, len(servers), pruned, complete, self.planner)
+        elif policy is not None:
+            decides = decides._replace(policy=policy)
+        self.options, self.policy, self.note = decides
         pieces = tuple(dict.fromkeys(self.options.pieces))
         self._tail_s: dict[Piece, float] = {piece: table.segment_s(self.graph, *piece) for piece in pieces}
         self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
@@ -248,11 +259,10 @@ class Device:
 
     # --- the device's own part
 
-    def _options(self, table: ProfileTable, bits: Sequence[int], slowdown: float) -> Options:
-        """What the planner may choose."""
+    def _complete(self, table: ProfileTable, bits: Sequence[int]) -> Options:
+        """All that can be done with these numbers of bits."""
         options = compile_options(self.graph, table, bits, self.accuracy)
-        options = options._replace(device_s=self._ladder.device_s(options, table))
-        return planner.prune(options, slowdown, energy_counts=self.wish.counts_energy)
+        return options._replace(device_s=self._ladder.device_s(options, table))
 
     def _head(self, task: Task) -> tuple[dict[str, np.ndarray], int | None]:
         """What crosses the cut; or the outputs of an exit that is sure, and which exit that is."""

@@ -148,6 +148,8 @@ def decide(
 def _chosen(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
     decision = policy(observation)
     option, server = int(decision.option[0]), int(decision.server[0])
+    if observation.option_upload_bits[0, option] == 0:
+        server = DEVICE  # whatever a policy says of the server of what is not sent
     return option, server, float(feasible_latency_s(observation)[0, option, server])
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.accuracy import AccuracyTable
+from coinfer.runtime.images import DATA
 from coinfer.runtime.messages import WIRE_BITS
 from coinfer.runtime.wishes import Wish
 from coinfer.types import UserError
+
+SHIPPED_MODELS = DATA / "models"
 
 
 class DeviceError(UserError):
@@ -15,13 +18,13 @@ class DeviceError(UserError):
 
 
 def accuracy_of(graph: ModelGraph, source: AccuracyTable | str | Path | None, wish: Wish) -> AccuracyTable | None:
-    """The accuracy table that a wish is judged by.
+    """The accuracy table that a wish is judged by: the one given, else the one that is shipped with the network.
 
     Raises:
         AccuracyError: where it cannot be read or belongs to another network.
         DeviceError: where the wish needs one and there is none.
     """
-    table = AccuracyTable.load(source) if isinstance(source, str | Path) else source
+    table = AccuracyTable.load(source) if isinstance(source, str | Path) else source or shipped_accuracy(graph)
     if table is not None:
         table.check(graph)
     elif wish.min_accuracy > 0 or wish.goal == "accuracy":
@@ -30,6 +33,14 @@ def accuracy_of(graph: ModelGraph, source: AccuracyTable | str | Path | None, wi
             "give it as accuracy"
         )
     return table
+
+
+def shipped_accuracy(graph: ModelGraph) -> AccuracyTable | None:
+    """The table in this package that was measured on exactly this network."""
+    if len(graph.outputs) == 1:
+        return None
+    tables = map(AccuracyTable.load, sorted(SHIPPED_MODELS.glob("*accuracy*.json")))
+    return next((table for table in tables if table.fingerprint == graph.fingerprint), None)
 
 
 def check_settings(servers: Sequence[str], deadline_s: float, bits: Sequence[int], slowdown: float) -> None:
