@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.envs.worlds import random_blocks
 
-from coinfer.envs import blocks, reference, reference_blocks, rewards
-from coinfer.scenario.world import BlocksWorld
-from coinfer.types import BlocksDecision
+from coinfer.envs import blocks, offload, reference, reference_blocks, rewards
+from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
+from coinfer.types import BlocksDecision, OffloadDecision
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -32,6 +32,35 @@ def rollout(world: BlocksWorld, seeds: torch.Tensor, places: torch.Tensor, dtype
         found.append((seen, step))
         state = step.state
     return found
+
+
+def plain_edge(edge: Edge, tasks: int) -> Edge:
+    """One slot of so many tasks, each on its own device, of one class and one network, before 2 servers; links of 1
+    bit a second, deadline 15.5 s, nothing left to chance."""
+    return edge._replace(
+        slots=1,
+        tasks=tasks,
+        distinct_devices=True,
+        device_class=np.zeros(tasks, int),
+        model_cdf=np.ones(1),
+        arrival_cdf=np.zeros((1, tasks)),
+        arrival_state=np.zeros((1, 1), int),
+        deadline_s=np.full((1, 1, 2), 15.5),
+        device_factor=np.ones(1),
+        server_factor=np.ones(1),
+        mean_link=np.ones((1, tasks, 2)),
+        link_bank=np.ones((1, 1)),
+        bandwidth_hz=None,
+        shared_bandwidth=False,
+        rate_error=np.ones(1),
+        transmit_power_w=np.array([0.5]),
+        server_capacity=np.full(2, np.inf),
+        share_bank=np.ones((1, 1)),
+        download_s=np.zeros(2),
+        drop_refused=False,
+        task_energy_j=np.array([np.inf]),
+        battery_j=np.array([np.inf]),
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -98,29 +127,8 @@ def test_a_task_by_hand():
     """Device, server 1, server 2, device on an idle edge: 1 + (2 up + 3) + (1 across + 2) + (2 down + 4) = 15 s."""
     rng = np.random.default_rng(0)
     world = random_blocks(rng)
-    edge = world.edge._replace(
-        slots=1,
-        tasks=1,
-        distinct_devices=True,
-        device_class=np.zeros(1, int),
-        model_cdf=np.ones(1),
-        arrival_cdf=np.zeros((1, 1)),
-        arrival_state=np.zeros((1, 1), int),
-        deadline_s=np.full((1, 1, 2), 15.5),
-        device_factor=np.ones(1),
-        server_factor=np.ones(1),
-        mean_link=np.array([[[2.0, 1.0]]]),
-        link_bank=np.ones((1, 1)),
-        bandwidth_hz=None,
-        shared_bandwidth=False,
-        rate_error=np.ones(1),
-        transmit_power_w=np.array([0.5]),
-        server_capacity=np.full(2, np.inf),
-        share_bank=np.ones((1, 1)),
-        download_s=np.array([7.0, 7.0]),
-        drop_refused=False,
-        task_energy_j=np.array([6.0]),
-        battery_j=np.array([np.inf]),
+    edge = plain_edge(world.edge, tasks=1)._replace(
+        mean_link=np.array([[[2.0, 1.0]]]), download_s=np.array([7.0, 7.0]), task_energy_j=np.array([6.0])
     )
     world = BlocksWorld(
         name="by hand",
@@ -141,3 +149,64 @@ def test_a_task_by_hand():
     [(_, step)] = rollout(tight, torch.tensor([0]), torch.tensor([[[[0, 1, 2, 0]]]]))
     assert step.info.dropped.tolist() == [[True]]
     assert float(step.outcome.latency_s[0, 0]) == pytest.approx(15.5)
+
+
+def test_a_later_stay_waits_for_nobody_slower():
+    """Task 0 computes 1 s on server 1 and goes on to server 2, task 1 needs 9 s on its device before it sends its last
+    block to server 2. Task 0 does not wait for it, though it comes to server 2 with its second stay."""
+    rng = np.random.default_rng(0)
+    edge = plain_edge(random_blocks(rng).edge, tasks=2)
+    world = BlocksWorld(
+        name="by hand",
+        edge=edge,
+        block_device_s=np.array([[[9.0, 9.0]]]),
+        block_server_s=np.array([[[1.0, 1.0], [1.0, 1.0]]]),
+        block_input_bits=np.array([[1.0, 1.0]]),
+        block_device_j=np.zeros((1, 1, 2)),
+        block_mask=np.ones((1, 2), bool),
+        accuracy=np.array([1.0]),
+        backhaul_bps=1.0,
+    )
+    places = torch.tensor([[[[1, 2], [0, 2]]]])
+    [(_, step)] = rollout(world, torch.tensor([0]), places)
+    assert step.outcome.latency_s.tolist() == [[1.0 + 1.0 + 1.0 + 1.0, 9.0 + 1.0 + 1.0]]
+    assert step.outcome.queue_s.tolist() == [[0.0, 0.0]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_one_cut_is_what_offload_does(seed):
+    """The same edge as `blocks` and as `offload`, whose option o keeps o blocks on the device: the same outcomes.
+    (Where it keeps none, a task of `offload` still waits for its processor.)"""
+    rng = np.random.default_rng(seed)
+    world = random_blocks(rng, share_bank=np.ones((1, 1)), drop_refused=False)
+    world = world._replace(block_mask=np.ones_like(world.block_mask), block_input_bits=world.block_input_bits + 0.1)
+    blocks_count, servers = world.blocks, world.edge.servers
+    cut = np.arange(blocks_count + 1)
+    before, after = np.arange(blocks_count) < cut[:, None], np.arange(blocks_count) >= cut[:, None]
+    shape = (world.edge.models, world.edge.classes, blocks_count + 1)
+    bits = np.pad(world.block_input_bits, ((0, 0), (0, 1)))
+    on_server_s = np.einsum("xmn,om->xon", world.block_server_s, after)[:, None]
+    same = OffloadWorld(
+        name="one cut",
+        edge=world.edge,
+        option_device_s=world.block_device_s @ before.T,
+        option_upload_bits=np.broadcast_to(bits[:, None], shape).copy(),
+        option_server_s=np.broadcast_to(on_server_s, (*shape, servers)).copy(),
+        option_accuracy=np.broadcast_to(world.accuracy[:, None, None], shape).copy(),
+        option_device_j=world.block_device_j @ before.T,
+        option_mask=np.ones(shape, bool),
+        local_option=np.full(shape[:2], blocks_count),
+    )
+    option = torch.tensor(rng.integers(1, blocks_count + 1, (world.edge.slots, 1, world.edge.tasks)))
+    server = torch.tensor(rng.integers(0, servers, option.shape))
+    place = torch.where(torch.arange(blocks_count) < option[..., None], 0, server[..., None] + 1)
+    seeds = torch.arange(3)
+    tables = offload.load(same, dtype=torch.float64)
+    state = offload.reset(tables, seeds)
+    for t, (_, ours) in enumerate(rollout(world, seeds, place)):
+        decision = OffloadDecision(option[t].expand(3, -1), server[t].expand(3, -1))
+        theirs = offload.step(tables, state, decision, rewards.late())
+        for name, field in ours.outcome._asdict().items():
+            assert torch.allclose(field.double(), getattr(theirs.outcome, name).double(), atol=1e-9), name
+        state = theirs.state

@@ -6,8 +6,8 @@ Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule o
    exists, no server in it is out, every link that it needs is alive, and its energy is within what the task may spend.
 2. A task that is refused runs whole on its device; where the scenario drops refused tasks, or the energy does not
    suffice for that, it is lost and counts as waiting until its deadline.
-3. Block index after block index, and slot after slot, processors and radios of the devices and the servers serve first
-   come, first served, in the order of readiness.
+3. Neighbouring blocks in one place are one piece of work (`stays`). Processors and radios of devices and the servers
+   serve first come, first served, slot after slot, what a slot brings in the order of readiness.
 4. What a block takes in travels where places change: up over the device's radio, one at a time; down at the same link's
    rate and between servers over the backhaul, without waiting. The answer takes the last server's `download_s`.
 5. `device_s` and `upload_s` of the outcome hold the waiting for the device's processor and radio; `server_s` holds the
@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import chance, core
+from coinfer.envs import chance, core, stays
 from coinfer.envs.chance import EdgeTables
 from coinfer.envs.core import Info, State
 from coinfer.envs.rewards import Reward
-from coinfer.physics import compute, queueing, radio
+from coinfer.envs.stays import Plan
+from coinfer.physics import compute, radio
 from coinfer.physics.cost import outcome_of
 from coinfer.scenario.world import BlocksWorld
 from coinfer.types import DEVICE, BlocksDecision, BlocksObservation, Outcome
@@ -57,54 +58,6 @@ class Step(NamedTuple):
     reward: Tensor
     """[B]"""
     info: Info
-
-
-class Plan(NamedTuple):
-    """What the tasks of a slot do, all [B, K, M]; places are `DEVICE`, else the server."""
-
-    exists: Tensor
-    place: Tensor
-    before: Tensor
-    """Place of the block before."""
-    bits: Tensor
-    """What the block takes in, where it comes from elsewhere."""
-    rate_bps: Tensor
-    """Of the link or backhaul that it crosses; without meaning where it crosses none."""
-
-    @property
-    def up(self) -> Tensor:
-        return self.exists & (self.before < 0) & (self.place >= 0)
-
-    @property
-    def down(self) -> Tensor:
-        return self.exists & (self.before >= 0) & (self.place < 0)
-
-    @property
-    def across(self) -> Tensor:
-        return self.exists & (self.before >= 0) & (self.place >= 0) & (self.place != self.before)
-
-
-class Passage(NamedTuple):
-    """When the resources are done, and how long each task has spent on what."""
-
-    processor_s: Tensor
-    """[B, U]"""
-    radio_s: Tensor
-    """[B, U]"""
-    server_s: Tensor
-    """[B, N]"""
-    at_s: Tensor
-    """[B, K] and so on: when the task's last block was done."""
-    device_s: Tensor
-    upload_s: Tensor
-    queue_s: Tensor
-    on_server_s: Tensor
-    download_s: Tensor
-    airtime_s: Tensor
-    server_tasks: Tensor
-    """[B, N]"""
-    server_work_s: Tensor
-    """[B, N]"""
 
 
 def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
@@ -169,7 +122,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
     dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
     works = draws.task_mask & ~dropped
     plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
-    passage = _pass(tables, state, plan)
+    passage = stays.pass_through(edge, state, stays.stays_of(edge, plan, _work_s(tables, state, plan)))
 
     power_w = chance.pick(edge.transmit_power_w, draws.device_class)
     device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
@@ -179,7 +132,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
         upload_s=passage.upload_s,
         queue_s=torch.where(dropped, draws.deadline_s, passage.queue_s),
         server_s=passage.on_server_s,
-        download_s=passage.download_s,
+        download_s=passage.download_s + _answer_s(tables, plan),
         energy_j=energy_j,
         accuracy=chance.pick(tables.accuracy, draws.model) * works,
         admitted=draws.task_mask & ~refused,
@@ -239,62 +192,21 @@ def _plan(tables: Tables, state: State, place: Tensor, works: Tensor) -> Plan:
     return Plan(exists, place, before, bits, torch.where(across, tables.backhaul_bps, link_bps))
 
 
-def _pass(tables: Tables, state: State, plan: Plan) -> Passage:
-    """Takes the tasks of a slot through all their blocks, index after index."""
-    nothing = torch.zeros_like(state.draws.deadline_s)
-    none = torch.zeros_like(state.server_backlog_s)
-    passage = Passage(
-        state.device_backlog_s,
-        state.uplink_backlog_s,
-        state.server_backlog_s,
-        *([nothing] * 7),
-        server_tasks=none.long(),
-        server_work_s=none,
-    )
-    for block in range(plan.place.shape[-1]):
-        passage = _pass_block(tables, state, plan, block, passage)
-    last = torch.where(plan.exists, plan.place, -2)
-    index = (plan.exists.sum(-1, keepdim=True) - 1).clamp(min=0)
-    last = last.gather(-1, index)[..., 0]
-    answer_s = chance.pick(tables.edge.download_s, last.clamp(min=0)) * (last >= 0)
-    return passage._replace(download_s=passage.download_s + answer_s)
+def _work_s(tables: Tables, state: State, plan: Plan) -> Tensor:
+    """[B, K, M] what each block takes where it is run; 0 where there is none."""
+    draws, blocks = state.draws, plan.place.shape[-1]
+    block = torch.arange(blocks, device=plan.place.device)
+    server = plan.place.clamp(min=0)
+    entry = (draws.model[..., None] * blocks + block) * tables.edge.edge.servers + server
+    there = plan.exists & (plan.place >= 0)
+    share = torch.where(there, draws.share[:, None].expand(-1, server.shape[1], -1).gather(-1, server), 1.0)
+    on_server_s = chance.pick(tables.server_s.reshape(-1), entry) * draws.server_factor[..., None] / share
+    on_device_s = tables.device_s[_kind(tables, state)] * draws.device_factor[..., None]
+    return torch.where(there, on_server_s, on_device_s) * plan.exists
 
 
-def _pass_block(tables: Tables, state: State, plan: Plan, block: int, passage: Passage) -> Passage:
-    draws, servers = state.draws, tables.edge.edge.servers
-    one = Plan(*(field[..., block] for field in plan))
-    server = one.place.clamp(min=0)
-    rate_bps = one.rate_bps
-    if tables.edge.edge.shared_bandwidth:
-        senders = queueing.counts(server, one.up, servers).gather(-1, server)
-        rate_bps = torch.where(one.up, radio.shared_bps(rate_bps, senders), rate_bps)
-    moving_s = radio.upload_s(one.bits, torch.where(one.bits > 0, rate_bps, 1.0))
-
-    airtime_s = moving_s * one.up
-    radio_free_s = passage.radio_s.gather(-1, draws.device)
-    sent_s = queueing.finish_s(draws.device, passage.at_s, airtime_s, one.up, radio_free_s)
-    down_s, across_s = moving_s * one.down, moving_s * one.across
-    ready_s = torch.where(one.up, sent_s, passage.at_s + down_s + across_s)
-
-    here, there = one.exists & (one.place < 0), one.exists & (one.place >= 0)
-    device_s = chance.pick(tables.device_s.reshape(-1), _kind(tables, state) * plan.place.shape[-1] + block)
-    processor_free_s = passage.processor_s.gather(-1, draws.device)
-    computed_s = queueing.finish_s(draws.device, ready_s, device_s * draws.device_factor, here, processor_free_s)
-    entry = (draws.model * plan.place.shape[-1] + block) * servers + server
-    share = torch.where(there, draws.share.gather(-1, server), 1.0)
-    server_s = chance.pick(tables.server_s.reshape(-1), entry) * draws.server_factor / share * there
-    done_s = queueing.finish_s(server, ready_s, server_s, there, passage.server_s.gather(-1, server))
-    return Passage(
-        processor_s=queueing.busy_until_s(passage.processor_s, draws.device, computed_s, here),
-        radio_s=queueing.busy_until_s(passage.radio_s, draws.device, sent_s, one.up),
-        server_s=queueing.busy_until_s(passage.server_s, server, done_s, there),
-        at_s=torch.where(here, computed_s, torch.where(there, done_s, passage.at_s)),
-        device_s=passage.device_s + (computed_s - ready_s) * here,
-        upload_s=passage.upload_s + (sent_s - passage.at_s) * one.up,
-        queue_s=passage.queue_s + (done_s - server_s - ready_s).clamp(min=0) * there,
-        on_server_s=passage.on_server_s + server_s + across_s,
-        download_s=passage.download_s + down_s,
-        airtime_s=passage.airtime_s + airtime_s,
-        server_tasks=passage.server_tasks + queueing.counts(server, there, servers),
-        server_work_s=passage.server_work_s + queueing.sums(server, server_s, servers),
-    )
+def _answer_s(tables: Tables, plan: Plan) -> Tensor:
+    """[B, K] way back from the last block's server."""
+    last = (plan.exists.sum(-1, keepdim=True) - 1).clamp(min=0)
+    place = torch.where(plan.exists, plan.place, DEVICE).gather(-1, last)[..., 0]
+    return chance.pick(tables.edge.download_s, place.clamp(min=0)) * (place >= 0)

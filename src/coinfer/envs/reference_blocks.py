@@ -18,7 +18,7 @@ Queue = tuple[str, int]
 
 
 class Leg(NamedTuple):
-    """One block of a task: a wait for a radio, a free transfer, or both apart, then a resource."""
+    """Neighbouring blocks of a task in one place: a wait for a radio or a free transfer, then a resource."""
 
     radio: Queue | None
     airtime_s: float
@@ -51,7 +51,7 @@ class _Run:
         self.world, self.slots, self.decide, self.arrival_order = world, slots, decide, arrival_order
         self.clock = simpy.Environment()
         self.resources: dict[Queue, simpy.Resource] = {}
-        self.turns: dict[tuple[int, int, Queue], Turn] = {}
+        self.turns: dict[tuple[int, Queue], Turn] = {}
         self.spent_j = [0.0] * world.edge.devices
         self.found: list[dict[int, Outcome]] = [{} for _ in slots]
 
@@ -104,12 +104,13 @@ class _Run:
             if edge.drop_refused or sum(device_j[:blocks]) > limit_j:
                 return None
             places = [DEVICE] * blocks
-        legs, before, energy_j = [], DEVICE, 0.0
+        legs: list[Leg] = []
+        before, energy_j = DEVICE, 0.0
         for block, place in enumerate(places):
             bits = float(self.world.block_input_bits[task.model, block])
             airtime_s = free_s = 0.0
             if place != before and before == DEVICE:
-                sharing = sum(self._sends(plan, block, place) for plan in plans) if edge.shared_bandwidth else 1
+                sharing = sum(_uploads(plan, place) for plan in plans) if edge.shared_bandwidth else 1
                 airtime_s = bits / (task.link_bps[place] / sharing)
             elif place != before:
                 free_s = bits / (task.link_bps[before] if place == DEVICE else self.world.backhaul_bps)
@@ -122,38 +123,34 @@ class _Run:
                 queue = ("server", place)
                 service_s = self.world.block_server_s[task.model, block, place] * task.server_factor / slot.share[place]
             up = ("radio", task.device) if place != before and before == DEVICE else None
-            legs.append(Leg(up, airtime_s, free_s, queue, float(service_s)))
+            if legs and place == before:
+                legs[-1] = legs[-1]._replace(service_s=legs[-1].service_s + float(service_s))
+            else:
+                legs.append(Leg(up, airtime_s, free_s, queue, float(service_s)))
             before = place
         answer_s = 0.0 if before == DEVICE else float(edge.download_s[before])
         return Life(task, legs, answer_s, float(energy_j), float(self.world.accuracy[task.model]), admitted)
 
-    def _sends(self, places: list[int] | None, block: int, server: int) -> bool:
-        if places is None or block >= len(places) or places[block] != server:
-            return False
-        return block == 0 or places[block - 1] == DEVICE
-
     def _announce(self, number: int, lives: list[Life]) -> None:
-        """Takes turns at all resources, block index after block index."""
+        """Takes a turn at every resource that somebody of this slot will use."""
         if self.arrival_order:
             return
-        for block in range(self.world.blocks):
-            legs = [life.legs[block] for life in lives if block < len(life.legs)]
-            queues = [leg.queue for leg in legs] + [leg.radio for leg in legs if leg.radio is not None]
-            for queue in set(queues):
-                turn = Turn(self.clock, self._resource(queue), queues.count(queue))
-                self.turns[number, block, queue] = turn
+        legs = [leg for life in lives for leg in life.legs]
+        queues = [leg.queue for leg in legs] + [leg.radio for leg in legs if leg.radio is not None]
+        for queue in set(queues):
+            self.turns[number, queue] = Turn(self.clock, self._resource(queue), queues.count(queue))
 
     def _live(self, number: int, life: Life) -> Events:
         began_s = self.clock.now
         device_s = upload_s = queue_s = server_s = download_s = 0.0
-        for block, leg in enumerate(life.legs):
+        for leg in life.legs:
             if leg.radio is not None:
                 asked_s = self.clock.now
-                yield from self._use(number, block, leg.radio, life.task.number, leg.airtime_s)
+                yield from self._use(number, leg.radio, life.task.number, leg.airtime_s)
                 upload_s += self.clock.now - asked_s
             yield self.clock.timeout(leg.free_s)
             asked_s = self.clock.now
-            yield from self._use(number, block, leg.queue, life.task.number, leg.service_s)
+            yield from self._use(number, leg.queue, life.task.number, leg.service_s)
             took_s = self.clock.now - asked_s
             if leg.queue[0] == "processor":
                 device_s, download_s = device_s + took_s, download_s + leg.free_s
@@ -173,9 +170,9 @@ class _Run:
             in_time=latency_s <= life.task.deadline_s,
         )
 
-    def _use(self, number: int, block: int, queue: Queue, task: int, service_s: float) -> Events:
+    def _use(self, number: int, queue: Queue, task: int, service_s: float) -> Events:
         if not self.arrival_order:
-            yield self.turns[number, block, queue].join(task, service_s)
+            yield self.turns[number, queue].join(task, service_s)
             return
         with self._resource(queue).request() as mine:
             yield mine
@@ -188,3 +185,10 @@ class _Run:
         edge = self.world.edge
         battery_j = max(0.0, float(edge.battery_j[task.device_class]) - self.spent_j[task.device])
         return min(float(edge.task_energy_j[task.device_class]), battery_j)
+
+
+def _uploads(places: list[int] | None, server: int) -> int:
+    """How often a task goes from its device to a server."""
+    if places is None:
+        return 0
+    return sum(place == server and before == DEVICE for before, place in zip([DEVICE, *places], places, strict=False))

@@ -1,5 +1,5 @@
-"""A simpy resource that serves whole groups in the order in which they were announced (slot after slot, block index
-after block index), and who is in a group in the order of readiness."""
+"""A simpy resource that serves whole groups in the order in which they were announced (slot after slot), and who is in
+a group in the order of readiness."""
 
 from collections.abc import Generator
 
