@@ -95,37 +95,52 @@ Progress = Callable[[int, int, float, tuple[float, ...]], None]
 """Told steps done, steps in all, the loss of late and the accuracy of each exit (empty in the first epoch)."""
 
 
+class Pictures(NamedTuple):
+    """A data set on a device; trainings may share it."""
+
+    padded: Tensor
+    """uint8 [N, H + 2 crop, W + 2 crop, 3]."""
+    labels: Tensor
+    """[N]"""
+
+    @staticmethod
+    def of(data: Labelled, settings: ExitSettings) -> "Pictures":
+        return Pictures(*_on(_device(settings.device), augment.pad(data.images, settings.crop), data.labels))
+
+
 class Trainer:
     """One training, epoch by epoch; `train` runs it to its end. Several may share a GPU, each on its own stream.
+
+    Args:
+        pictures: `data` on the device already.
 
     Raises:
         TrainingError: where pictures or settings do not fit the network.
     """
 
-    def __init__(self, graph: ModelGraph, data: Labelled, settings: ExitSettings) -> None:
+    def __init__(
+        self, graph: ModelGraph, data: Labelled, settings: ExitSettings, pictures: Pictures | None = None
+    ) -> None:
         self.settings, self.device = settings, _device(settings.device)
         self.image = _checked(graph, data, settings)
         self.scale = augment.scale_of(self.image, self.device)
         self.graph, self.kind = graph, data.kind
         self.exits = len(graph.outputs)
         self.low = _bfloat16(settings.precision, self.device)
-        self.random = np.random.default_rng(settings.seed)
-        order = self.random.permutation(len(data.labels))
-        held = order[: max(1, round(settings.holdout * len(order)))]
-        self.held = _on(self.device, data.images[held], data.labels[held])
-        kept = np.sort(order[len(held) :])
-        self.padded, self.labels = _on(self.device, augment.pad(data.images[kept], settings.crop), data.labels[kept])
-        self.steps = max(1, len(kept) // settings.batch)
-        self.batch = min(settings.batch, len(kept))
+        self.pictures = pictures or Pictures.of(data, settings)
+        order = np.random.default_rng(settings.seed).permutation(len(data.labels))
+        held = max(1, round(settings.holdout * len(order)))
+        self.held, self.kept = torch.from_numpy(order[:held]).to(self.device), np.sort(order[held:])
+        self.steps = max(1, len(self.kept) // settings.batch)
+        self.batch = min(settings.batch, len(self.kept))
         self.module = GraphModule(graph, norm=True)
-        self.module.init(torch.Generator().manual_seed(settings.seed))
         self.module = self.module.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.module.generator = torch.Generator(self.device)
         self.parameters = [value for value in self.module.parameters() if value.requires_grad]
         self.momenta = [torch.zeros_like(value) for value in self.parameters]
         weights = settings.weights or (1.0,) * self.exits
         self.loss_weights = torch.tensor(weights, device=self.device)
-        self.rates = torch.tensor(_rates(settings, self.steps), dtype=torch.float32, device=self.device)
+        self.rates = torch.zeros(self.steps * settings.epochs, device=self.device)
         self.plan = torch.zeros((1 + augment.DRAWS, self.steps, self.batch), dtype=torch.long, device=self.device)
         """Of this epoch: which pictures each step takes, and what is done to them."""
         self.place = torch.zeros(1, dtype=torch.long, device=self.device)
@@ -133,16 +148,26 @@ class Trainer:
         self.done = torch.zeros(1, dtype=torch.long, device=self.device)
         """Steps since the beginning."""
         self.loss_sum = torch.zeros((), device=self.device)
+        self._captured: Any = None
+        self.restart(settings.epochs)
+
+    def restart(self, epochs: int) -> None:
+        """Begins anew; `epochs` may be fewer than before, not more."""
+        self.settings = replace(self.settings, epochs=epochs)
+        self.module.init(torch.Generator().manual_seed(self.settings.seed))
+        rates = torch.tensor(_rates(self.settings, self.steps), dtype=torch.float32)
+        self.rates[: len(rates)].copy_(rates)
+        for value in (*self.momenta, self.place, self.done, self.loss_sum):
+            value.zero_()
         self.epochs: list[Epoch] = []
         self.best, self.best_state = -1, dict[str, Tensor]()
         self.began_s = time.perf_counter()
-        self._captured: Any = None
 
     def begin_epoch(self) -> None:
         """Shuffles, and draws what is done to the pictures; the same for the same seed and epoch on every device."""
         random = np.random.default_rng((self.settings.seed, len(self.epochs)))
         count = self.steps * self.batch
-        rows = random.permutation(len(self.labels))[:count]
+        rows = self.kept[random.permutation(len(self.kept))[:count]]
         draws = augment.draw(random, count, self.image, self.settings.crop)
         plan = np.concatenate((rows[None], draws)).reshape(self.plan.shape)
         self.plan.copy_(torch.from_numpy(plan))
@@ -162,10 +187,12 @@ class Trainer:
 
     def _step(self) -> None:
         rows, *draws = self.plan.index_select(1, self.place).squeeze(1)
-        x = augment.augment(self.padded, rows, torch.stack(draws), self.scale, self.settings.crop, self.settings.cutout)
+        x = augment.augment(
+            self.pictures.padded, rows, torch.stack(draws), self.scale, self.settings.crop, self.settings.cutout
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low, cache_enabled=False):
             answers = self.module(x)
-        labels = self.labels[rows]
+        labels = self.pictures.labels[rows]
         losses = torch.stack([F.cross_entropy(answer.float(), labels) for answer in answers])
         gradients = list(torch.autograd.grad((losses * self.loss_weights).sum(), self.parameters))
         self._descend(gradients)
@@ -209,7 +236,9 @@ class Trainer:
 
     def end_epoch(self) -> Epoch:
         """Judges the epoch on the pictures held out, and keeps its weights where it is the best so far."""
-        holdout = self.accuracy(*self.held)
+        crop, (height, width) = self.settings.crop, (self.image.height, self.image.width)
+        images = self.pictures.padded[self.held, crop : crop + height, crop : crop + width]
+        holdout = self.accuracy(images, self.pictures.labels[self.held])
         loss = float(self.loss_sum) / self.steps
         if not np.isfinite(loss):
             raise TrainingError(
@@ -287,7 +316,7 @@ class Trainer:
     def _made_of(self) -> dict[str, Any]:
         """What must not change between a checkpoint and going on."""
         settings = {key: value for key, value in asdict(self.settings).items() if key not in ("device", "patience")}
-        sizes = {"network": self.graph.fingerprint, "pictures": len(self.labels) + len(self.held[1]), "data": self.kind}
+        sizes = {"network": self.graph.fingerprint, "pictures": len(self.pictures.labels), "data": self.kind}
         return settings | sizes
 
 
