@@ -1,5 +1,6 @@
 """The `coinfer` command."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from coinfer import cli_scenario
 from coinfer.cli_simulate import simulate
+from coinfer.cli_train import train
 from coinfer.console import console
 from coinfer.types import UserError
 
@@ -28,9 +30,27 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help="Allowed bits per element sent, from 32, 16, 12, 8, 4. 32 is exact.")]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
 Engine = Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="onnxruntime or openvino (float32).")]
+Goal = Annotated[
+    Literal["latency", "accuracy", "energy"], typer.Option(help="What is best within the limits; see docs/wishes.md.")
+]
+MinAccuracy = Annotated[float, typer.Option(min=0, max=1, help="Limit: share of right answers, such as 0.75.")]
+EnergyMj = Annotated[float, typer.Option(min=0, help="Limit: millijoules of this device for a request; 0 is none.")]
+PowerW = Annotated[float, typer.Option(min=0, help="Watts of this device while it computes.")]
+TransmitPowerW = Annotated[float, typer.Option(min=0, help="Watts of this device while it sends.")]
+Accuracy = Annotated[
+    Path | None, typer.Option(help="Table of `coinfer exits measure`; makes each output an exit. Shipped ones without.")
+]
+Confidence = Annotated[
+    str, typer.Option(help="Leave at an exit whose entropy, 0 to 1, is below this: one for all, or A,B,...")
+]
+ConfidenceLoss = Annotated[
+    float | None, typer.Option(help="Choose these entropies so that so much accuracy is lost at most, such as 0.005.")
+]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
 
 
 app.command()(simulate)
+app.command()(train)
 app.add_typer(cli_scenario.app, name="scenario")
 
 
@@ -69,6 +89,13 @@ def plan(
     table: Annotated[
         Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
     ] = None,
+    goal: Goal = "latency",
+    min_accuracy: MinAccuracy = 0.0,
+    deadline_ms: Annotated[float, typer.Option(min=0, help="Limit: milliseconds for a request; 0 is none.")] = 0.0,
+    energy_mj: EnergyMj = 0.0,
+    power_w: PowerW = 0.0,
+    transmit_power_w: TransmitPowerW = 0.0,
+    accuracy: Accuracy = None,
 ) -> None:
     """Show the best cut for a link, and for every other link rate.
 
@@ -77,6 +104,7 @@ def plan(
     Example: [bold]coinfer plan resnet50 --device raspberry-pi-4 --uplink-mbit-s 8[/bold]
     """
     from coinfer.commands import show_plan
+    from coinfer.runtime.settings import WishSettings
 
     show_plan(
         console,
@@ -89,6 +117,8 @@ def plan(
         parse_bits(bits),
         threads,
         table,
+        deadline_ms / 1e3 or math.inf,
+        WishSettings(goal, min_accuracy, energy_mj / 1e3 or math.inf, power_w, transmit_power_w, accuracy),
     )
 
 
@@ -148,6 +178,15 @@ def infer(
         Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", help="Also write a record per picture (JSON lines).")] = None,
+    goal: Goal = "latency",
+    min_accuracy: MinAccuracy = 0.0,
+    energy_mj: EnergyMj = 0.0,
+    power_w: PowerW = 0.0,
+    transmit_power_w: TransmitPowerW = 0.0,
+    accuracy: Accuracy = None,
+    confidence: Confidence = "",
+    confidence_loss: ConfidenceLoss = None,
+    policy: PolicyFile = None,
 ) -> None:
     """Answer pictures from this device, with edge servers where that is faster.
 
@@ -156,7 +195,10 @@ def infer(
     Example: [bold]coinfer infer resnet50 photos/ --servers 127.0.0.1:8001,127.0.0.1:8002 --deadline-ms 500[/bold]
     """
     from coinfer.commands import infer_images
+    from coinfer.runtime.settings import WishSettings
 
+    sure = parse_confidence(confidence)
+    limits = (goal, min_accuracy, energy_mj / 1e3 or math.inf, power_w, transmit_power_w)
     infer_images(
         console,
         model,
@@ -170,6 +212,7 @@ def infer(
         engine,
         table,
         output,
+        WishSettings(*limits, accuracy, sure, confidence_loss, policy),
     )
 
 
@@ -221,6 +264,17 @@ def parse_bits(text: str) -> tuple[int, ...]:
     if not set(found) <= {32, 16, 12, 8, 4}:
         raise UserError(f"--bits {text!r}: expected some of 32, 16, 12, 8, 4, separated by commas")
     return tuple(dict.fromkeys(found))
+
+
+def parse_confidence(text: str) -> tuple[float, ...] | float | None:
+    """`0.2` for all exits, `0.1,0.3` for one after the other; nothing where nothing is said."""
+    if not text:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--confidence {text!r}: expected entropies from 0 to 1, separated by commas") from None
+    return found[0] if len(found) == 1 else found
 
 
 def parse_factors(text: str) -> tuple[float, ...]:

@@ -13,16 +13,32 @@ from rich.table import Table
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import open_model
-from coinfer.partition.hull import Hull
 from coinfer.profile import devices
-from coinfer.profile.options import Options, compile_options
+from coinfer.profile.options import compile_options
 from coinfer.records import RunLog
 from coinfer.runtime.device import Device, Result
 from coinfer.runtime.executor import Engine
 from coinfer.runtime.images import PHOTO_SUFFIXES, load_images
+from coinfer.runtime.preview import Preview
 from coinfer.runtime.profiling import measure_with_codec, profile_for, samples_for
+from coinfer.runtime.settings import WishSettings, accuracy_of
 from coinfer.types import UserError
 from coinfer.units import MEGA, MILLI, bytes_of_bits
+
+INFER_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("picture", "left"),
+    ("class", "right"),
+    ("cut after", "left"),
+    ("bits", "right"),
+    ("by", "left"),
+    ("device", "right"),
+    ("link", "right"),
+    ("queue", "right"),
+    ("server", "right"),
+    ("total", "right"),
+)
+EXIT_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (("exit", "right"), ("accuracy", "right"), ("missed", "left"))
+NO_WISH = WishSettings()
 
 
 def profile_model(
@@ -73,6 +89,8 @@ def show_plan(
     bits: Sequence[int],
     threads: int,
     table_file: Path | None,
+    deadline_s: float = math.inf,
+    wishes: WishSettings = NO_WISH,
 ) -> None:
     """The best option at this rate, and which is best at every other."""
     if device == "list":
@@ -84,17 +102,19 @@ def show_plan(
     graph = open_model(model)
     with measuring(console, graph) as progress:
         table = profile_for(graph, table_file, threads, progress)
-    options = compile_options(graph, table, bits)
+    wish = wishes.wish
+    options = compile_options(graph, table, bits, accuracy_of(graph, wishes.accuracy, wish))
     if device is not None:
         device_slowdown *= devices.slowdown(device, table)
-    device_s, server_s = options.device_s * device_slowdown, options.server_s * server_slowdown
-    compute_s = device_s + server_s + wait_s * (options.upload_bits > 0)
-    hull = Hull.build(compute_s, options.upload_bits)
-    best = int(hull.best(uplink_bps))
+    options = options._replace(
+        device_s=options.device_s * device_slowdown,
+        server_s=options.server_s * server_slowdown + wait_s * (options.upload_bits > 0),
+    )
     here = f"{device or 'this machine'}, {device_slowdown:.2g} times the measured time"
     console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
-    console.print(_options_table(graph, options, device_s, server_s, wait_s, uplink_bps, best))
-    console.print(_ranges_table(graph, options, hull))
+    preview = Preview(options, wish, deadline_s)
+    console.print(_options_table(graph, preview, wait_s, uplink_bps))
+    console.print(_ranges_table(graph, preview))
 
 
 @contextmanager
@@ -105,66 +125,68 @@ def measuring(console: Console, graph: ModelGraph) -> Iterator[Callable[[int, in
         yield lambda done, total, _: bar.update(task, completed=done, total=total, visible=True)
 
 
-def _options_table(
-    graph: ModelGraph,
-    options: Options,
-    device_s: np.ndarray,
-    server_s: np.ndarray,
-    wait_s: float,
-    uplink_bps: float,
-    best: int,
-) -> Table:
-    """Each cut with the number of bits that is best for it at this rate."""
+def _options_table(graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float) -> Table:
+    """Each exit and cut with the number of bits that is best for it at this rate."""
+    options = preview.options
+    best = preview.best(uplink_bps)
     shown = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; the best is marked")
-    for heading in ("cut after", "bits", "kB sent", "device", "upload", "wait", "server", "total"):
+    for heading in _cells_of_option(graph, preview, wait_s, uplink_bps, best):
         shown.add_column(heading, justify="left" if heading == "cut after" else "right")
-    total_s = device_s + server_s + options.upload_bits / uplink_bps
-    for cut in dict.fromkeys(options.cuts):
-        i = min((i for i, names in enumerate(options.cuts) if names == cut), key=total_s.__getitem__)
-        sent = options.upload_bits[i]
-        parts = (device_s[i], sent / uplink_bps, wait_s if sent else 0.0, server_s[i])
-        shown.add_row(
-            _cut_name(graph, cut),
-            str(options.bits[i]) if sent else "-",
-            f"{bytes_of_bits(sent) / 1e3:.1f}" if sent else "-",
-            *(f"{part / MILLI:.1f}" for part in (*parts, sum(parts))),
-            style="bold green" if i == best else "",
-        )
+    for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in options.triples):
+        among = [e == exit_ and names == cut for e, names, _ in options.triples]
+        i = preview.best(uplink_bps, np.array(among))
+        cells = _cells_of_option(graph, preview, wait_s, uplink_bps, i)
+        shown.add_row(*cells.values(), style="bold green" if i == best else "")
+    if unmet := preview.unmet(best, uplink_bps):
+        shown.caption = f"nothing meets every limit at this rate; the best misses: {', '.join(unmet)}"
     return shown
 
 
-def _ranges_table(graph: ModelGraph, options: Options, hull: Hull) -> Table:
+def _cells_of_option(
+    graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float, option: int
+) -> dict[str, str]:
+    """One row by heading."""
+    options, sent = preview.options, float(preview.options.upload_bits[option])
+    wait_s = wait_s if sent else 0.0
+    times_s = {
+        "device": options.device_s[option],
+        "upload": sent / uplink_bps,
+        "wait": wait_s,
+        "server": options.server_s[option] - wait_s,
+    }
+    times_s["total"] = sum(times_s.values())
+    cells = {"exit": str(options.exit[option] + 1)} if preview.has_exits else {}
+    cells |= {"cut after": _cut_name(graph, options.cuts[option])}
+    cells |= {"bits": str(options.bits[option]) if sent else "-"}
+    cells |= {"kB sent": f"{bytes_of_bits(sent) / 1e3:.1f}" if sent else "-"}
+    cells |= {name: f"{seconds / MILLI:.1f}" for name, seconds in times_s.items()}
+    if preview.has_exits:
+        cells |= {"right": f"{options.accuracy[option]:.1%}"}
+    if preview.wish.counts_energy:
+        cells |= {"mJ": f"{preview.energy_j(option, uplink_bps) / MILLI:.1f}"}
+    return cells
+
+
+def _ranges_table(graph: ModelGraph, preview: Preview) -> Table:
     shown = Table(title="best for every link rate")
-    for heading in ("from Mbit/s", "to Mbit/s", "cut after", "bits"):
-        shown.add_column(heading, justify="right" if "Mbit" in heading or heading == "bits" else "left")
-    edges_bps = [0.0, *hull.threshold_bps.tolist(), math.inf]
-    for i, option in enumerate(hull.options):
-        low, high = edges_bps[i] / MEGA, edges_bps[i + 1] / MEGA
-        sends = options.upload_bits[option] > 0
-        bits = str(options.bits[option]) if sends else "-"
-        to = "any" if math.isinf(high) else f"{high:.3g}"
-        shown.add_row(f"{low:.3g}", to, _cut_name(graph, options.cuts[option]), bits)
+    options = preview.options
+    extra = ("exit", "right") if preview.has_exits else ()
+    for heading in ("from Mbit/s", "to Mbit/s", *extra[:1], "cut after", "bits", *extra[1:]):
+        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+    for low_bps, high_bps, option in preview.ranges():
+        to = "any" if math.isinf(high_bps) else f"{high_bps / MEGA:.3g}"
+        cells = [f"{low_bps / MEGA:.3g}", to, *([str(options.exit[option] + 1)] if preview.has_exits else [])]
+        cells += [_cut_name(graph, options.cuts[option]), str(options.bits[option])]
+        if not options.upload_bits[option]:
+            cells[-1] = "-"
+        shown.add_row(*cells, *([f"{options.accuracy[option]:.1%}"] if preview.has_exits else []))
     return shown
 
 
 def _cut_name(graph: ModelGraph, cut: tuple[str, ...]) -> str:
     if cut == graph.inputs:
         return "(input)"
-    return "(all here)" if cut == graph.outputs else " + ".join(cut)
-
-
-INFER_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
-    ("picture", "left"),
-    ("class", "right"),
-    ("cut after", "left"),
-    ("bits", "right"),
-    ("by", "left"),
-    ("device", "right"),
-    ("link", "right"),
-    ("queue", "right"),
-    ("server", "right"),
-    ("total", "right"),
-)
+    return "(all here)" if set(cut) <= set(graph.outputs) else " + ".join(cut)
 
 
 def infer_images(
@@ -180,6 +202,7 @@ def infer_images(
     engine: Engine,
     table_file: Path | None,
     output: Path | None,
+    wishes: WishSettings = NO_WISH,
 ) -> None:
     """Answers every picture, prints a row for each."""
     graph = open_model(model)
@@ -196,10 +219,13 @@ def infer_images(
         slowdown=slowdown,
         threads=threads,
         engine=engine,
+        **wishes.for_device(),
     )
+    tell(console, device)
     log = RunLog(output) if output else None
     shown = Table(title=f"{graph.name}, times in ms")
-    for heading, justify in INFER_HEADINGS:
+    headings = INFER_HEADINGS if len(device.exits) == 1 else (*INFER_HEADINGS, *EXIT_HEADINGS)
+    for heading, justify in headings:
         shown.add_column(heading, justify=justify, overflow="fold")
     with console.status("connecting and preparing"):
         device.open()
@@ -208,7 +234,7 @@ def infer_images(
         for i, file in enumerate(track(files, "inferring", console=console, transient=True)):
             at_s = time.monotonic() - began_s
             result = device.infer(file)
-            _add_row(shown, graph, file, result)
+            _add_row(shown, graph, file, result, len(device.exits) > 1)
             if log:
                 rates_bps = dict(zip(device.servers, device.links_bps(), strict=True))
                 log.append(result.record("planner", i, at_s, rates_bps.get(result.route.hops[-1].node, 0.0)))
@@ -230,16 +256,24 @@ def _picture_files(images: Sequence[Path]) -> Iterator[Path]:
             raise UserError(f"{path}: no such picture or folder")
 
 
-def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result) -> None:
+def tell(console: Console, device: Device) -> None:
+    """Says what is not as it was asked for."""
+    if device.note:
+        console.print(f"[yellow]note:[/yellow] {device.note}", soft_wrap=True)
+
+
+def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result, has_exits: bool) -> None:
     outcome, head = result.outcome, result.route.hops[0]
     sent = len(result.route.hops) > 1
     parts = (outcome.device_s, outcome.upload_s + outcome.download_s, outcome.queue_s, outcome.server_s)
+    early = result.exit != result.route.exit
     shown.add_row(
         file.name,
         str(int(np.argmax(result.output))),
-        _cut_name(graph, head.cut),
-        str(head.bits) if sent else "-",
+        "(sure)" if early else _cut_name(graph, head.cut),
+        str(head.bits) if sent and not early else "-",
         result.executed_on + (f" ({result.fallback})" if result.fallback else ""),
         *(f"{part / MILLI:.0f}" for part in (*parts, outcome.latency_s)),
+        *((str(result.exit + 1), f"{outcome.accuracy:.1%}", ", ".join(result.unmet)) if has_exits else ()),
         style="" if outcome.in_time else "red",
     )

@@ -1,4 +1,4 @@
-"""A policy file decides on a device where it fits, among its own options; else the planner does, and a note says why."""
+"""A policy file decides on a device where it fits, among its own options; else the planner does and a note says why."""
 
 import json
 from pathlib import Path

@@ -1,13 +1,16 @@
 """What a device is set up with, checked before anything starts."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.runtime.images import DATA
 from coinfer.runtime.messages import WIRE_BITS
-from coinfer.runtime.wishes import Wish
+from coinfer.runtime.wishes import Goal, Wish
 from coinfer.types import UserError
 
 SHIPPED_MODELS = DATA / "models"
@@ -15,6 +18,29 @@ SHIPPED_MODELS = DATA / "models"
 
 class DeviceError(UserError):
     """A wrong setting or input."""
+
+
+@dataclass(frozen=True)
+class WishSettings:
+    """A wish, and who fulfils it, as a command line gives them; names and meanings are those of `Device`."""
+
+    goal: Goal = "latency"
+    min_accuracy: float = 0.0
+    energy_j: float = math.inf
+    power_w: float = 0.0
+    transmit_power_w: float = 0.0
+    accuracy: Path | None = None
+    confidence: tuple[float, ...] | float | None = None
+    confidence_loss: float | None = None
+    policy: Path | None = None
+
+    @property
+    def wish(self) -> Wish:
+        return Wish(self.goal, self.min_accuracy, self.energy_j, self.power_w, self.transmit_power_w)
+
+    def for_device(self) -> dict[str, Any]:
+        """Arguments of `Device`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def accuracy_of(graph: ModelGraph, source: AccuracyTable | str | Path | None, wish: Wish) -> AccuracyTable | None:
