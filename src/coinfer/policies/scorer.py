@@ -237,20 +237,21 @@ def sequence(
         )
         ready_s = ready_s + longer * queue.senders[:, None]
         if insertion:
-            free_s, delays_s = queue.inserted(ready_s, service_s, k)
+            free_s, delay_s, delayed = queue.inserted(ready_s, service_s, k)
         else:
-            free_s, delays_s = queue.free_s[:, None], ready_s.new_zeros(())
+            free_s, delay_s, delayed = queue.free_s[:, None], torch.zeros_like(ready_s), 0
         begin_s = torch.maximum(ready_s, free_s * sends)
         lateness = (begin_s * late_rise + late_start).clamp(0.0, 1.0)
         score = (begin_s * steep + fixed) + (others * queue.sent_s[:, None] + late * lateness)
-        score = score + delay * delays_s * sends
+        score = score + delay * (delay_s * delayed) * sends
         full = ((queue.room <= 0)[:, None] & (sends > 0)) | score.isinf()
         score = torch.where(full & ~full.flatten(1).all(-1)[:, None, None], torch.inf, score).flatten(1)
         taken = score.argmin(-1, keepdim=True)
         choice.scatter_(1, task[:, None], taken)
         joins = sends.flatten(1).gather(1, taken) * seen.task_mask.gather(1, task[:, None])
-        joined = (part.flatten(1).gather(1, taken) for part in (ready_s, service_s, begin_s + service_s, air))
-        queue = queue.joined(k, taken % servers, joins > 0, *joined, insertion=insertion)
+        parts = (ready_s, service_s, begin_s + service_s, air, delay_s)
+        taken_parts = (part.flatten(1).gather(1, taken) for part in parts)
+        queue = queue.joined(k, taken % servers, joins > 0, *taken_parts, insertion=insertion)
     return choice
 
 
@@ -281,20 +282,20 @@ class Queue(NamedTuple):
         zero = torch.zeros_like(free_s)
         return cls(free_s, seen.server_room.to(free_s.dtype), zero, zero, nobody, never, never, never, free_s)
 
-    def inserted(self, ready_s: Tensor, service_s: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """For a task that would be ready so [B, O, N]: when all that is served before it is done, and how much it
-        delays those after it, taken together (as if none of their waiting were used up in between)."""
+    def inserted(self, ready_s: Tensor, service_s: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For a task that would be ready so [B, O, N]: when all that is served before it is done, how much it delays
+        the one after it, and how many come after it (none of whose waiting is taken to be used up in between)."""
         servers = torch.arange(self.room.shape[-1], device=ready_s.device)
         here = (self.server[:, None, :k] == servers[:, None])[:, None]
         earlier = self.ready_s[:, None, None, :k] <= ready_s[..., None]
         before, after = here & earlier, here & ~earlier
         free_s = self.before_s[:, None].expand(ready_s.shape)
         if k == 0:
-            return free_s, torch.zeros_like(ready_s)
+            return free_s, torch.zeros_like(ready_s), torch.zeros_like(ready_s)
         free_s = torch.maximum(free_s, torch.where(before, self.finish_s[:, None, None, :k], 0.0).amax(-1))
         next_s = torch.where(after, self.start_s[:, None, None, :k], torch.inf).amin(-1)
         delay_s = (torch.maximum(ready_s, free_s) + service_s - next_s).clamp(min=0)
-        return free_s, delay_s * after.sum(-1)
+        return free_s, delay_s, after.sum(-1)
 
     def joined(
         self,
@@ -305,6 +306,7 @@ class Queue(NamedTuple):
         service_s: Tensor,
         end_s: Tensor,
         air_s: Tensor,
+        delay_s: Tensor,
         insertion: bool,
     ) -> "Queue":
         """With the k-th decision; all [B, 1]."""
@@ -317,12 +319,8 @@ class Queue(NamedTuple):
         )
         if not insertion:
             return after
-        mine = self.server[:, :k] == torch.where(joins, server, -2)
-        later = mine & (self.ready_s[:, :k] > ready_s)
-        lasts_s = self.finish_s[:, :k] - self.start_s[:, :k]
-        ahead = later[:, None, :] & (self.ready_s[:, None, :k] <= self.ready_s[:, :k, None])
-        ends_s = end_s + torch.where(ahead, lasts_s[:, None], 0.0).sum(-1)
-        finish_s = torch.where(later, torch.maximum(self.finish_s[:, :k], ends_s), self.finish_s[:, :k])
+        later = (self.server[:, :k] == torch.where(joins, server, -2)) & (self.ready_s[:, :k] > ready_s)
+        shift_s = torch.where(later, delay_s, 0.0)
 
         def put(whole: Tensor, moved: Tensor, new: Tensor) -> Tensor:
             return torch.cat((moved, new, whole[:, k + 1 :]), -1)
@@ -330,8 +328,8 @@ class Queue(NamedTuple):
         return after._replace(
             server=put(self.server, self.server[:, :k], torch.where(joins, server, -1)),
             ready_s=put(self.ready_s, self.ready_s[:, :k], ready_s),
-            start_s=put(self.start_s, torch.where(later, finish_s - lasts_s, self.start_s[:, :k]), end_s - service_s),
-            finish_s=put(self.finish_s, finish_s, end_s),
+            start_s=put(self.start_s, self.start_s[:, :k] + shift_s, end_s - service_s),
+            finish_s=put(self.finish_s, self.finish_s[:, :k] + shift_s, end_s),
         )
 
 
