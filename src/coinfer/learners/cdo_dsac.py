@@ -5,7 +5,7 @@ l is agent l % k of seed l // k, and everything is one batch.
 What the printed algorithm leaves open, and what we do:
 - The actor gives a Gaussian, then tanh, then a step to 0 or 1, which has no gradient and may pick no server or several.
   Here: a categorical for every task (`learners.sac`), which is what "there is only one e_i = 1" asks for.
-- Equation 5 has no entropy in the target; with it (discrete SAC, its reference 14) equations 2 and 3 are what is learned.
+- Equation 5 has no entropy in the target; with it (discrete SAC, reference 14) equations 2 and 3 are what is learned.
 - The target actor of equation 8 is used nowhere in the printed losses; discrete SAC needs none, and there is none.
 - Each agent's memory D_e is uploaded to the shared D before anything is drawn; here a slot is uploaded at once, so
   agent i's own memory is the part of D that it wrote (every k-th block of W records).
@@ -17,7 +17,7 @@ What the printed algorithm leaves open, and what we do:
   centred: less the running mean reward per task (Naik et al. 2024, "Reward centering"). Which action is best stays.
 - The state is not normalised in the paper. Preset `paper` has its network (256, 512, 256 over the whole state, side by
   side) and Table I; the other presets score every place of every task with one small network, which knows what the
-  physics predicts of it (`policies.offers`), and a discount of 0.9: what a slot's decision does is served after about ten.
+  physics predicts of it (`policies.offers`), and have a discount of 0.9: a slot's work is done within some ten slots.
 - Target entropy H_0, memory, batch and length of an episode are not given: see `CdoSettings`.
 """
 
@@ -129,13 +129,13 @@ class CdoDsac:
 
     def broadcast(self, reported: Tensor | None = None) -> None:
         """Judges all agents and copies each seed's best over the others."""
-        chosen = choose(self._measure, self.settings.agents, reported)
+        chosen = choose(self.measure, self.settings.agents, reported)
         source, to = broadcast(chosen)
         self.sac.copy(source, to)
         best = chosen.best + torch.arange(len(chosen.best), device=chosen.best.device) * self.settings.agents
         self.taken_over[best] += 1
 
-    def _measure(self) -> Tensor:
+    def measure(self) -> Tensor:
         """Returns [S * k] on worlds that are new at every judgement and the same for all agents."""
         return assess(self.judge, self, self.settings.judge_rounds, seed=_JUDGED + self.sac.updates)["reward"]
 
@@ -158,6 +158,12 @@ class CdoDsac:
         self.sac.restore(below("sac", tensors))
         for name in ("mean_reward", "centred", "taken_over"):
             getattr(self, name).copy_(tensors[name])
+
+
+def best_agents(learner: CdoDsac) -> Tensor:
+    """[S] numbers of the learners that each seed ships: what the updater would broadcast now."""
+    chosen = choose(learner.measure, learner.settings.agents)
+    return chosen.best + torch.arange(len(chosen.best), device=chosen.best.device) * learner.settings.agents
 
 
 def offers_of(settings: CdoSettings) -> Callable[[OffloadObservation], Offers]:

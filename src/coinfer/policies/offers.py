@@ -1,7 +1,8 @@
 """What an agent that decides for all tasks of a slot at once chooses from, and what the physics says of it.
 
 C places of a task: every server, with the cut that CDLP fixed for it (the option that is fastest there, were it idle),
-and the device: C = N + 1, `fixed_cut`. Or every surviving option on every server: C = O * N, `joint`.
+and the device, which is where CDLP leaves a task that no idle server would answer sooner, and no other task that can
+reach a server: C = N + 1, `fixed_cut`. Or every surviving option on every server, and the device: C = O * N, `joint`.
 
 `running_s` makes the predictions know of the slot's other tasks: when each server is free for a task, if the tasks
 ahead of it each take what is then predicted to be first. It is sequential greedy's queue, found for all tasks at once
@@ -72,19 +73,23 @@ def joint(o: OffloadObservation) -> Offers:
 
 
 def fixed_cut(o: OffloadObservation) -> Offers:
-    """The servers, each with CDLP's cut, and last the device: one call decides the cuts of all tasks."""
+    """The servers, each with CDLP's cut, and last the device: one call decides the cuts of all tasks (CIAS-PnO). A task
+    has either the device or servers to choose from."""
     every = joint(o)
     found = choices(o)
     idle_s = predicted_s(found, torch.zeros_like(o.server_backlog_s))
     sent_s = torch.where(every.on_device, torch.inf, idle_s).unflatten(-1, (-1, every.servers))
     index = torch.arange(every.servers, device=idle_s.device)
     there = sent_s.argmin(-2) * every.servers + index
-    here = torch.where(every.on_device, idle_s, torch.inf)
+    here_s = torch.where(every.on_device, idle_s, torch.inf)
     some = every.on_device.int().argmax(-1, keepdim=True)
-    least = here.argmin(-1, keepdim=True)
-    here = torch.where(here.gather(-1, least).isfinite(), least, some)
+    least = here_s.argmin(-1, keepdim=True)
+    here = torch.where(here_s.gather(-1, least).isfinite(), least, some)
     taken = torch.cat((there, here), -1)
-    return Offers(*(part.gather(-1, taken) for part in every[:-1]), servers=every.servers)
+    offers = Offers(*(part.gather(-1, taken) for part in every[:-1]), servers=every.servers)
+    soonest_s = sent_s.amin((-2, -1))
+    stays = (here_s.amin(-1) <= soonest_s) | soonest_s.isinf()
+    return offers._replace(mask=torch.where(offers.on_device, stays[..., None], offers.mask & ~stays[..., None]))
 
 
 def running_s(o: OffloadObservation, offers: Offers, rounds: int = ROUNDS) -> Tensor:
@@ -168,8 +173,8 @@ def offer_features(o: OffloadObservation, offers: Offers, rounds: int = ROUNDS) 
 
 
 def flat_features(o: OffloadObservation, offers: Offers) -> Tensor:
-    """[.., K * (4 + N) + 2 N] the state of the paper (III, state) side by side: of each task its work on a server and on
-    its device, its deadline and links; of each server its load and what it would still admit."""
+    """[.., K * (4 + N) + 2 N] the state of the paper (III) side by side: of each task its work on a server and on its
+    device, its deadline and links; of each server its load and what it would still admit."""
     there = o.task_mask.to(offers.ready_s.dtype)
     sent = offers.mask & ~offers.on_device
     work_s = torch.where(sent, offers.service_s, torch.inf).amin(-1)

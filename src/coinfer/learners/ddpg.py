@@ -1,0 +1,173 @@
+"""DDPG after Wu et al. (IEEE TII 2020, DOI 10.1109/TII.2020.3017573), the baseline of CDO-DSAC: one central agent, a
+deterministic actor with a tanh output for every task and place, of which each task takes the greatest allowed one;
+Gaussian noise explores; one critic of state and outputs; target networks of both.
+
+Of Wu's settings we keep noise 0.2, ReLU and tanh, the target rate and the rates of learning; widths are those of
+CDO-DSAC, as its paper says of its baselines (V.A). Our choices: memory and batch are CDO-DSAC's; reward is the slot's
+sum, centred as in `learners.cdo_dsac`; the noise falls to a quarter. What Wu's work has beside DDPG (sampling rates,
+deficit queues, shares in closed form) belongs to its own problem.
+
+Form `flat` is the published one: the whole state, side by side. Form `places` gives it what CDO-DSAC has: the same
+inputs, one small network that scores every place, and a critic that sums over tasks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coinfer.learners.loop import Loop, LoopSettings
+from coinfer.learners.offer_game import MakeFeatures, OfferGame, OfferNet
+from coinfer.learners.records import Transition, View
+from coinfer.learners.stacked import Adam, below, follow, prefixed, uniform
+from coinfer.physics import random
+from coinfer.policies.nets import Mlp, Net
+from coinfer.policies.offers import OFFER_FEATURES, ROUNDS, fixed_cut, flat_features, offer_features
+from coinfer.scenario.world import OffloadWorld
+
+_ACTOR, _CRITIC, _NOISE = range(3)
+
+
+@dataclass(frozen=True)
+class DdpgSettings:
+    worlds: int = 20
+    """As many as all agents of CDO-DSAC together."""
+    rounds: int = 2000
+    batch: int = 128
+    memory: int = 10_000
+    hidden: tuple[int, ...] = (256, 512, 256)
+    form: str = "flat"
+    plan_rounds: int = ROUNDS
+    actor_rate: float = 1e-4
+    critic_rate: float = 1e-3
+    discount: float = 0.9
+    follow: float = 5e-3
+    noise: tuple[float, float] = (0.2, 0.05)
+    """Standard deviation, at first and at last."""
+    noise_updates: int = 1500
+    centring: float = 0.005
+    assess_every: int = 250
+    warmup: int = 20
+    """Rounds whose outputs are noise alone."""
+    most_norm: float | None = 10.0
+
+
+class Ddpg:
+    """L agents, one a seed."""
+
+    def __init__(self, settings: DdpgSettings, actor: Net, critic: Mlp, keys: Tensor):
+        self.settings, self.actor, self.critic, self.keys, self.updates = settings, actor, critic, keys, 0
+        self.actor_flat = actor.initial(random.key(keys, _ACTOR)).requires_grad_()
+        self.critic_flat = critic.initial(random.key(keys, _CRITIC)).requires_grad_()
+        self.targets = [self.actor_flat.detach().clone(), self.critic_flat.detach().clone()]
+        self.mean_reward = torch.zeros(len(keys), device=keys.device)
+        self._adam = [
+            Adam(self.actor_flat, settings.actor_rate, settings.most_norm),
+            Adam(self.critic_flat, settings.critic_rate, settings.most_norm),
+        ]
+
+    @torch.no_grad()
+    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+        """Outputs [L, W, K, C]."""
+        outputs = self._outputs(self.actor_flat, view.features)
+        if not explore:
+            return outputs
+        first, last = self.settings.noise
+        spread = first + (last - first) * min(1.0, self.updates / self.settings.noise_updates)
+        noise = _gauss(random.key(self.keys, _NOISE), call, outputs.shape[1:])
+        if call < self.settings.warmup:
+            return noise
+        return (outputs + spread * noise).clamp(-1, 1)
+
+    def update(self, batch: Transition) -> dict[str, Tensor]:
+        settings = self.settings
+        there = batch.there.to(batch.reward.dtype)
+        reward = batch.reward.sum(-1)
+        with torch.no_grad():
+            if settings.centring:
+                mean = reward.sum(1) / there.sum((1, 2)).clamp(min=1)
+                share = max(settings.centring, 1 / (self.updates + 1))
+                self.mean_reward += share * (mean - self.mean_reward)
+                reward = reward - self.mean_reward[:, None] * there.sum(-1)
+            after = self._outputs(self.targets[0], batch.next_features)
+            ahead = self._value(self.targets[1], batch.next_features, after, batch.next_there)
+            wanted = reward + settings.discount * batch.goes_on * ahead
+        found = self._value(self.critic_flat, batch.features, batch.action, batch.there)
+        loss = (found - wanted).square().mean(-1)
+        self._adam[1].step(loss)
+        outputs = self._outputs(self.actor_flat, batch.features)
+        gain = self._value(self.critic_flat.detach(), batch.features, outputs, batch.there).mean(-1)
+        self._adam[0].step(-gain)
+        for target, source in zip(self.targets, (self.actor_flat, self.critic_flat), strict=True):
+            follow(target, source.detach(), settings.follow)
+        self.updates += 1
+        return {"critic_loss": loss.detach(), "value": found.detach().mean(-1)}
+
+    def _outputs(self, flat: Tensor, features: Tensor) -> Tensor:
+        return self.actor(flat, features).tanh()
+
+    def _value(self, flat: Tensor, features: Tensor, outputs: Tensor, there: Tensor) -> Tensor:
+        """[L, B] of outputs [L, B, K, C]."""
+        if self.settings.form == "flat":
+            told = torch.cat((features, (outputs * there[..., None]).flatten(2)), -1)
+            return self.critic(flat, told)[..., 0, 0]
+        count, slots, tasks = features.shape[:3]
+        told = torch.cat((features.flatten(3), outputs), -1).flatten(1, 2)
+        value = self.critic(flat, told[:, :, None])[..., 0, 0].reshape(count, slots, tasks)
+        return (value * there).sum(-1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        kept = {
+            "actor": self.actor_flat.detach(), "critic": self.critic_flat.detach(), "target_actor": self.targets[0],
+            "target_critic": self.targets[1], "mean_reward": self.mean_reward, "updates": torch.tensor(self.updates),
+        }  # fmt: skip
+        return kept | prefixed("adam.0", self._adam[0].tensors()) | prefixed("adam.1", self._adam[1].tensors())
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        for name, part in (
+            ("actor", self.actor_flat), ("critic", self.critic_flat), ("target_actor", self.targets[0]),
+            ("target_critic", self.targets[1]), ("mean_reward", self.mean_reward),
+        ):  # fmt: skip
+            part.copy_(tensors[name])
+        self.updates = int(tensors["updates"])
+        for number in range(2):
+            self._adam[number].restore(below(f"adam.{number}", tensors))
+
+
+def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
+    """Standard normal [L, *shape], counted (Box and Muller 1958)."""
+    pair = uniform(keys, call, (2, *shape))
+    return (-2 * (1 - pair[:, 0]).log()).sqrt() * (2 * torch.pi * pair[:, 1]).cos()
+
+
+def features_of(settings: DdpgSettings) -> MakeFeatures:
+    if settings.form == "flat":
+        return flat_features
+    return lambda seen, offers: offer_features(seen, offers, settings.plan_rounds)
+
+
+def nets_of(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:
+    """Actor and critic."""
+    edge = world.edge
+    places = edge.servers + 1
+    if settings.form == "places":
+        inputs = places * (OFFER_FEATURES + 1)
+        return OfferNet(OFFER_FEATURES, settings.hidden, 0.1), Mlp(inputs, settings.hidden, 1, 1, shared=True)
+    inputs = edge.tasks * (4 + edge.servers) + 2 * edge.servers
+    actor = Mlp(inputs, settings.hidden, edge.tasks, places, last_gain=0.1)
+    return actor, Mlp(inputs + edge.tasks * places, settings.hidden, 1, 1)
+
+
+def loop_of(settings: DdpgSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
+    keys = random.key(seeds.to(device), 0)
+    game = OfferGame(world, settings.worlds, features_of(settings), fixed_cut, device)
+    of_loop = LoopSettings(
+        rounds=settings.rounds,
+        warmup=0,
+        capacity=settings.memory,
+        batch=settings.batch,
+        tell_every=settings.assess_every,
+        assess_every=settings.assess_every,
+    )
+    return Loop(of_loop, game, Ddpg(settings, *nets_of(settings, world), keys))
