@@ -22,10 +22,11 @@ from coinfer.types import DEVICE, OffloadDecision
 absent = ("torch", "matplotlib", "sklearn", "pandas", "openvino", "pytest")
 assert not any(importlib.util.find_spec(name) for name in absent), "the core pulls in what it should not"
 training = ("coinfer.envs", "coinfer.learners", "coinfer.policies", "coinfer.evaluate")
-training += ("coinfer.physics.queueing", "coinfer.physics.wireless_power")
+training += ("coinfer.physics.queueing", "coinfer.physics.random", "coinfer.physics.wireless_power")
 for module in pkgutil.walk_packages(coinfer.__path__, "coinfer."):
     if not module.name.startswith(training) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+importlib.import_module("coinfer.policies.exported")
 
 command = [sys.executable, "-m", "coinfer", "edge", sys.argv[1], "--grpc-port", "0", "--http-port", "0"]
 edge = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def simulate(
     scenario: Annotated[str, typer.Argument(help="A preset of `coinfer scenario list`, or a file.")],
     policy: Annotated[
-        list[str] | None, typer.Option("--policy", help="Repeat for several; without it, all baselines.")
+        list[str] | None,
+        typer.Option("--policy", help="A name, or a trained policy (.onnx); repeat. Without it, all baselines."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Independent repetitions; intervals need 2.")] = 10,
     episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Episodes of each seed.")] = 4,

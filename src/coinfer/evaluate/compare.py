@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 from coinfer.envs.worlds import reward_of
-from coinfer.evaluate import frames, limits, report
+from coinfer.evaluate import frames, limits, policy_files, report
 from coinfer.evaluate.oracles import ORACLES
-from coinfer.evaluate.simulate import Progress, Run, known_policies, run
+from coinfer.evaluate.simulate import Maker, Progress, Run, known_policies, run
 from coinfer.policies.modes import MODES
 from coinfer.scenario.compile import WirelessPowerWorld, World, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
@@ -27,7 +27,7 @@ class Settings:
 
     scenario: str
     policies: tuple[str, ...] = ()
-    """All baselines of the environment where there are none."""
+    """Names, or ONNX files of trained policies; all baselines of the environment where there are none."""
     seeds: int = 10
     episodes: int = 4
     """Of each seed."""
@@ -82,16 +82,21 @@ def compare(settings: Settings, progress: Progress = lambda *_: None) -> Compari
     _check_device(settings.device)
     if settings.bound and not isinstance(world, OffloadWorld):
         raise UserError(f"{world.name}: --bound is for scenarios of environment offload")
-    reward, runs = reward_of(compiled.reward), []
+    reward, runs, notes = reward_of(compiled.reward), [], compiled.notes
+    makers: dict[str, Maker] = {}
+    for name in filter(is_file, settings.policies):
+        makers[name], more = policy_files.open_policy(name, compiled)
+        notes += more
     for name in settings.policies or unasked(world):
         if isinstance(world, WirelessPowerWorld):
             runs.append(frames.run(world, name, settings.seeds, settings.episodes, settings.device, progress))
         else:
             count = (settings.seeds, settings.episodes)
-            runs.append(run(world, name, *count, reward=reward, device=settings.device, progress=progress))
+            maker = makers.get(name)
+            runs.append(run(world, name, *count, maker, reward, settings.device, progress))
     if settings.bound and isinstance(world, OffloadWorld):
         runs.append(limits.lower_bound(world, settings.seeds, settings.episodes, progress=progress))
-    return Comparison(settings, world, runs, compiled.notes)
+    return Comparison(settings, world, runs, notes)
 
 
 def unasked(world: World) -> tuple[str, ...]:
@@ -100,18 +105,25 @@ def unasked(world: World) -> tuple[str, ...]:
 
 
 def check_policies(world: World, names: Sequence[str]) -> None:
-    """Raises:
-    UserError: where a name is unknown, or no policy of this world.
+    """Files are left to `policy_files`.
+
+    Raises:
+        UserError: where a name is unknown, or no policy of this world.
     """
     if isinstance(world, WirelessPowerWorld):
         known = tuple(MODES)
     else:
         known = (*known_policies(world), *(ORACLES if isinstance(world, OffloadWorld) else ()))
     for name in names:
-        if name not in known:
+        if name not in known and not is_file(name):
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
             raise UserError(f"no policy {name!r} for {world.name}{hint}")
+
+
+def is_file(name: str) -> bool:
+    """Whether this is a trained policy rather than a name."""
+    return name.endswith(policy_files.SUFFIX)
 
 
 def _check_device(name: str) -> None:

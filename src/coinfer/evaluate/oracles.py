@@ -1,18 +1,19 @@
 """Deciders that know what no policy can: what is true now. They show how much room there is above the policies."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from coinfer.envs import core, offload
 from coinfer.envs.core import State
+from coinfer.envs.rewards import Reward
 from coinfer.policies import bounds
 from coinfer.policies.bounds import Cost
 from coinfer.types import OffloadDecision, OffloadObservation
 
 Decider = Callable[[State, OffloadObservation], OffloadDecision]
+Oracle = Callable[[offload.Tables], Decider]
 
 
 def truth(tables: offload.Tables, state: State) -> OffloadObservation:
@@ -64,13 +65,9 @@ def served_cost(tables: offload.Tables, state: State) -> Cost:
 
 def tiled(state: State, ways: int) -> State:
     """Every world so many times, one beside the other."""
-
-    def repeat(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return type(value)(*map(repeat, value))
-        return value.repeat_interleave(ways, 0) if value.shape[0] == state.slot.shape[0] else value
-
-    return repeat(state)
+    fields = {name: value.repeat_interleave(ways, 0) for name, value in state._asdict().items() if name != "draws"}
+    draws = (field if field.dim() == 1 else field.repeat_interleave(ways, 0) for field in state.draws)
+    return State(**fields, draws=type(state.draws)(*draws))
 
 
 def slot_descent(tables: offload.Tables) -> Decider:
@@ -93,5 +90,26 @@ def slot_optimum(tables: offload.Tables) -> Decider:
     return decide
 
 
-ORACLES: dict[str, Callable[[offload.Tables], Decider]] = {"slot-descent": slot_descent, "slot-optimum": slot_optimum}
+def reward_optimum(reward: Reward) -> Oracle:
+    """The choice of greatest reward in each slot by exhaustive search, for slots of one task."""
+
+    def made(tables: offload.Tables) -> Decider:
+        servers = tables.edge.edge.servers
+        ways = tables.exists.shape[1] * servers
+
+        def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
+            choice = torch.arange(ways, device=state.slot.device).repeat(state.slot.shape[0])[:, None]
+            many = tiled(state, ways)
+            decision = OffloadDecision(torch.div(choice, servers, rounding_mode="floor"), choice % servers)
+            served = offload.serve(tables, many, decision)
+            value = reward(served.outcome, many.draws).masked_fill(served.refused[:, 0], -torch.inf)
+            best = value.reshape(-1, ways).argmax(-1, keepdim=True)
+            return OffloadDecision(torch.div(best, servers, rounding_mode="floor"), best % servers)
+
+        return decide
+
+    return made
+
+
+ORACLES: dict[str, Oracle] = {"slot-descent": slot_descent, "slot-optimum": slot_optimum}
 """What the command line calls them."""

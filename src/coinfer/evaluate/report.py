@@ -14,6 +14,7 @@ from coinfer.evaluate.statistics import Estimate, interval, paired_difference
 from coinfer.records import as_json
 from coinfer.units import MEGA, MILLI
 
+REWARD = ("reward", 1.0)
 COLUMNS = {
     "mean_s": ("mean ms", MILLI),
     "p95_s": ("p95 ms", MILLI),
@@ -29,9 +30,9 @@ COLUMNS = {
 """Measure to heading and unit; a run shows those that it has."""
 
 
-def comparison(title: str, runs: Sequence[Run]) -> Table:
+def comparison(title: str, runs: Sequence[Run], shows: Mapping[str, tuple[str, float]] = COLUMNS) -> Table:
     """One row a policy: mean and half of the 95 % confidence interval over the seeds."""
-    columns = {name: column for name, column in COLUMNS.items() if name in runs[0].measures}
+    columns = {name: column for name, column in shows.items() if name in runs[0].measures}
     table = _table(title, [heading for heading, _ in columns.values()] + ["decisions/s"])
     for run in runs:
         cells = [shown(interval(run.measures[name]), unit) for name, (_, unit) in columns.items()]

@@ -74,16 +74,18 @@ def run(
     reward: rewards.Reward = rewards.latency,
     device: str = "cpu",
     progress: Progress = lambda *_: None,
+    oracle: oracles.Oracle | None = None,
 ) -> Run:
     """One policy in all episodes at once.
 
     Args:
         episodes: of each seed; their mean is one value.
         maker: the policy where it is not one of the named ones.
+        oracle: the same for one that knows the state.
     """
     environment = environment_of(world)
     tables = environment.load(world, device)
-    decide = _decider(world, tables, name, maker)
+    decide = oracle(tables) if oracle else _decider(world, tables, name, maker)
     state = environment.reset(tables, episode_seeds(seeds, episodes))
     ledger = Ledger(seeds, world.edge.servers)
     took_s = 0.0

@@ -81,6 +81,10 @@ class Trained(NamedTuple):
     """Of the training, for side-cars."""
     digest: str
     """SHA-256 of weights, optimisers, replay memory and states; equal for equal trainings, however often resumed."""
+    by_number: bool = True
+    """Whether the policies know options by their number only, rather than by what the observation says of them."""
+    free: str = "B"
+    """Letters of the axes (B, K, O, N) that may have any length."""
 
     @property
     def best(self) -> int:

@@ -1,0 +1,98 @@
+"""`coinfer train`: a scheme learns in a scenario, is compared, and becomes a file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coinfer.console import console
+from coinfer.types import UserError
+
+if TYPE_CHECKING:
+    from coinfer.learners.training import Progress
+
+
+def train(
+    scheme: Annotated[str, typer.Argument(help="sac-d or dqn; `coinfer train list` shows all.")],
+    scenario: Annotated[
+        str | None, typer.Option(help="A preset of `coinfer scenario list`, or a file; the scheme's own without it.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Settings of the learner: quick, or paper.")] = "quick",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Learners, trained side by side.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the first learner.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Slots that each learner decides; the preset's without it.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the scenario; repeat."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the training; runs/SCHEME-SCENARIO without it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
+    device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+) -> None:
+    """Train a scheme, compare it with baselines, and export its policy.
+
+    The folder holds checkpoints, learning curves (curves.json, TensorBoard) and policy.onnx with policy.json, which
+    `coinfer simulate --policy` and `coinfer infer --policy` take. A training that was stopped at any moment and is
+    resumed ends exactly as if it had not been.
+
+    Example: [bold]coinfer train sac-d --seeds 10[/bold]
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise UserError("training needs PyTorch: pip install 'coinfer[train]'") from None
+    from coinfer.evaluate import report
+    from coinfer.learners import finish, registry
+    from coinfer.learners.training import TrainSettings
+    from coinfer.scenario.compile import open_world
+    from coinfer.scenario.load import parse_changes
+
+    if scheme == "list":
+        for name, one in registry.SCHEMES.items():
+            console.print(f"{name:14s} {one.about}")
+        return
+    torch.set_num_threads(threads)
+    found = registry.scheme(scheme)
+    name = scenario or found.scenario
+    folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
+    settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
+    with training_bar(scheme) as progress:
+        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume)
+    compiled = open_world(name, parse_changes(changes or ()))
+    path = folder / "policy.onnx"
+    with console.status("exporting the policy"):
+        finish.export_best(trained, compiled, path)
+    with console.status("comparing with baselines"):
+        runs = finish.beside_baselines(path, scheme, compiled, seeds=10, episodes=2)
+    title = f"{scheme} (best of {seeds} by reward on held-out worlds) beside baselines, {runs[0].tasks:,} tasks"
+    shown = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
+    columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in shown}}
+    console.print(report.comparison(title, runs, columns))
+    report.save(folder / "evaluation", trained.record, runs)
+    console.print(f"\npolicy: {path}; curves and records: {folder}", soft_wrap=True)
+
+
+@contextmanager
+def training_bar(scheme: str) -> Iterator["Progress"]:
+    """How far it is, what it has learned so far, how fast it goes, how long it still takes."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from coinfer.learners.training import Report
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=console) as bar:
+        task = bar.add_task(scheme, total=None, told="")
+
+        def told(report: Report) -> None:
+            names = {"reward": "return", "in_time": "success", "temperature": "temperature"}
+            parts = [f"{text} {report.figures[name]:.3g}" for name, text in names.items() if name in report.figures]
+            speed = report.decisions / max(report.took_s, 1e-9)
+            text = ", ".join([*parts, f"{speed:,.0f} slots/s"])
+            bar.update(task, total=report.rounds, completed=report.round, told=text)
+
+        yield told

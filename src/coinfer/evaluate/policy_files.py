@@ -1,0 +1,54 @@
+"""Exported policies (ONNX) as policies of the simulator."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coinfer.evaluate.simulate import Maker
+from coinfer.policies.exported import ExportedPolicy, PolicyError, Triple
+from coinfer.scenario.compile import Compiled, fingerprint
+from coinfer.scenario.tables import Label
+from coinfer.scenario.world import OffloadWorld
+from coinfer.types import OffloadDecision, OffloadObservation, Policy
+
+SUFFIX = ".onnx"
+
+
+def triples(labels: Sequence[Label]) -> list[Triple]:
+    """What a scenario's options mean, in the words of a side-car."""
+    return [(label.exit - 1, (label.cut,) if label.cut else (), label.bits) for label in labels]
+
+
+def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str, ...]]:
+    """The maker of a file's policy for a scenario, and notes on what is not as it was in training.
+
+    Raises:
+        PolicyError: where the file is none, or the policy was made for other options, tasks or servers; one line.
+    """
+    world, policy = compiled.world, ExportedPolicy.load(path)
+    if not isinstance(world, OffloadWorld):
+        raise PolicyError(f"{path}: a policy for scenarios of environment offload, {world.name} is another")
+    kinds = [triples(labels) for row in compiled.labels for labels in row]
+    if policy.options is not None and any(kind != kinds[0] for kind in kinds):
+        raise PolicyError(f"{path}: made for one network on one class of devices, {world.name} has {len(kinds)}")
+    most = max(kinds, key=len)
+    fitted = policy.fitted(most, world.edge.servers, world.edge.tasks)
+    notes = ()
+    if policy.sidecar["scenario_fingerprint"] != fingerprint(world):
+        trained = policy.sidecar["scenario"]
+        notes = (f"{path} was trained in {trained} with other figures than this scenario's",)
+    return (lambda seed: on_tensors(fitted)), notes
+
+
+def on_tensors(policy: ExportedPolicy) -> Policy:
+    """The policy for observations of tensors."""
+
+    def decide(observation: OffloadObservation) -> OffloadDecision:
+        fields = (np.asarray(field.cpu() if isinstance(field, torch.Tensor) else field) for field in observation)
+        decision = policy(OffloadObservation(*fields))
+        device = observation.deadline_s.device
+        return OffloadDecision(*(torch.as_tensor(part, device=device) for part in decision))
+
+    return decide
