@@ -87,3 +87,17 @@ def test_without_queues_sharing_or_errors_the_model_of_a_slot_is_the_environment
             stepped = offload.step(tables, state, decision, rewards.latency)
             torch.testing.assert_close(stepped.outcome.latency_s, expected_s, rtol=1e-12, atol=1e-12)
             state = stepped.state
+
+
+@pytest.mark.parametrize("factors", [1, 4])
+def test_a_lone_world_is_tried_in_many_ways_as_one_of_many_is(factors):
+    """One world and one factor of its times (`[1.0]`, the same for all) are both of length 1."""
+    world = small(3)
+    world = world._replace(edge=world.edge._replace(device_factor=np.ones(factors), server_factor=np.ones(factors)))
+    tables = offload.load(world, dtype=torch.float64)
+    seeds = episode_seeds(1, 5)
+    costs = []
+    for state in (offload.reset(tables, seeds), offload.reset(tables, seeds[:1])):
+        choice = torch.arange(world.options * world.edge.servers)[:, None].expand(-1, world.edge.tasks)
+        costs.append(oracles.served_cost(tables, state)(choice.expand(len(state.slot), -1, -1))[0])
+    assert costs[0].equal(costs[1])
