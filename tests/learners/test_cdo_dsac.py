@@ -1,0 +1,158 @@
+"""CDO-DSAC, DDPG and Online RL on an edge small enough to see through."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from coinfer.evaluate.simulate import run
+from coinfer.learners import cdo_dsac, ddpg, loop, online_rl
+from coinfer.learners.offer_game import OfferGame, OfferNet, policy_of, trimmed
+from coinfer.learners.records import Transition
+from coinfer.policies.offers import OFFER_FEATURES, fixed_cut, offer_features
+from coinfer.scenario.compile import open_world
+
+SEEDS = torch.arange(2)
+SMALL = replace(
+    cdo_dsac.CdoSettings(), agents=2, worlds=2, rounds=24, warmup=4, batch=8, memory=64, hidden=(16,),
+    broadcast_every=10, judge_rounds=3, judge_worlds=2, assess_every=12, plan_rounds=4,
+)  # fmt: skip
+
+
+@cache
+def world(**changes):
+    """About five tasks in a slot for two servers, one three times as fast as the other."""
+    plain = {
+        "tasks_per_slot": 12, "slots": 20, "arrivals.mean": 0.6, "arrivals.variance": 0.06, "links.placements": 4,
+    }  # fmt: skip
+    found = open_world("cdo-dsac", {**plain, **changes}).world
+    return found
+
+
+def small_loop(settings=SMALL, seeds=SEEDS):
+    return cdo_dsac.loop_of(settings, world(), seeds)
+
+
+def test_a_liar_of_five_is_never_broadcast():
+    """Four agents with one network, one with a broken copy of it that reports a return beyond all others."""
+    settings = replace(SMALL, agents=5, judge_rounds=10)
+    learner = small_loop(settings).learner
+    with torch.no_grad():
+        good = greedy_weights(settings)
+        learner.sac.actor_flat.copy_(good)
+        learner.sac.actor_flat[[3, 7]] = -good
+    reported = torch.zeros(10)
+    reported[[3, 7]] = 1e6
+    learner.broadcast(reported)
+    assert learner.taken_over.unflatten(0, (2, 5))[[0, 1], [3, 2]].tolist() == [0, 0]
+    assert torch.equal(learner.sac.actor_flat, good.expand_as(learner.sac.actor_flat))
+
+
+def greedy_weights(settings):
+    """An actor whose score falls with the predicted latency (feature 0)."""
+    flat = torch.zeros(1, cdo_dsac.net_of(settings, world()).size)
+    layers = OfferNet(OFFER_FEATURES, settings.hidden)._form.layers(flat)
+    layers[0][0][0, 0, 0], layers[1][0][0, 0, 0] = 1.0, -50.0
+    return flat
+
+
+def test_agents_of_a_seed_share_one_memory():
+    found = small_loop()
+    for _ in range(6):
+        found.play()
+    assert found.replay.rings == 2
+    assert found.replay.filled == 6 * 2 * 2
+    assert found.ring.tolist() == [0, 0, 1, 1]
+
+
+def test_broadcast_makes_the_agents_of_a_seed_one():
+    found = small_loop()
+    for _ in range(24):
+        found.play()
+        if found.learner.sac.updates in (9, 10):
+            flat = found.learner.sac.actor_flat.detach()
+            same = [torch.equal(flat[0], flat[1]), torch.equal(flat[2], flat[3]), torch.equal(flat[0], flat[2])]
+            assert same == [found.learner.sac.updates == 10] * 2 + [False]
+
+
+@pytest.mark.parametrize("make", [small_loop, lambda: ddpg.loop_of(DDPG, world(), SEEDS)])
+def test_goes_on_exactly_where_it_was_stopped(make):
+    whole, first = make(), make()
+    for _ in range(24):
+        whole.play()
+    for _ in range(13):
+        first.play()
+    kept = {name: part.clone() for name, part in first.tensors().items()}
+    second = make()
+    second.restore(kept)
+    for _ in range(11):
+        second.play()
+    ours, theirs = second.tensors(), whole.tensors()
+    assert ours.keys() == theirs.keys()
+    for name, part in ours.items():
+        assert torch.equal(part, theirs[name]), name
+
+
+DDPG = replace(ddpg.DdpgSettings(), worlds=4, rounds=24, batch=8, memory=64, hidden=(16,), warmup=4, assess_every=12)
+
+
+def test_trimming_changes_nothing_that_counts():
+    game = OfferGame(world(), 2, lambda seen, offers: offer_features(seen, offers, 4))
+    state, view = game.start(torch.arange(3))
+    turn = game.step(state, view.mask.int().argmax(-1))
+    batch = Transition(*view, view.mask.int().argmax(-1), turn.reward, torch.ones(3, 2), *turn.last_view)
+    short = trimmed(batch)
+    assert short.there.shape[-1] == max(batch.there.sum(-1).max(), batch.next_there.sum(-1).max())
+    assert short.there.sum() == batch.there.sum()
+    torch.testing.assert_close(short.reward.sum((1, 2)), batch.reward.sum((1, 2)))
+
+
+def test_a_game_pays_what_the_simulator_counts():
+    """The same policy in the game and in the evaluation: the same latency."""
+    settings = SMALL
+    net = OfferNet(OFFER_FEATURES, settings.hidden)
+    features = cdo_dsac.features_of(settings)
+    policy = policy_of(net, greedy_weights(settings), features)
+    measured = run(world(), "mine", 1, 4, maker=lambda seed: policy).measures
+    greedy = run(world(), "sequential-greedy", 1, 4).measures
+    assert measured["mean_s"][0] == pytest.approx(greedy["mean_s"][0], rel=0.25)
+    assert measured["in_time"][0] > 0.9
+
+
+def trained_cdo():
+    settings = replace(
+        SMALL, rounds=120, batch=32, memory=2000, worlds=4, assess_every=120, broadcast_every=60, hidden=(32,),
+    )  # fmt: skip
+    sac = replace(settings.sac, first_temperature=0.05, entropy=(0.3, 0.02), entropy_updates=80)
+    found = cdo_dsac.loop_of(replace(settings, sac=sac), world(), SEEDS)
+    loop.run(found)
+    flat = found.learner.sac.actor_flat.detach()[cdo_dsac.best_agents(found.learner)]
+    return policy_of(found.learner.sac.actor, flat, cdo_dsac.features_of(settings))
+
+
+def trained_ddpg():
+    settings = replace(
+        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", plan_rounds=4, actor_rate=1e-3,
+        noise_updates=150, assess_every=200,
+    )  # fmt: skip
+    found = ddpg.loop_of(settings, world(), SEEDS)
+    loop.run(found)
+    return policy_of(found.learner.actor, found.learner.actor_flat.detach(), ddpg.features_of(settings))
+
+
+def trained_table():
+    settings = replace(online_rl.OnlineRlSettings(), worlds=8, rounds=400)
+    return online_rl.train(settings, world(), SEEDS)[0].policy()
+
+
+def measured_s(policy, offers=fixed_cut):
+    return run(world(), "mine", 2, 8, maker=lambda seed: policy).measures["mean_s"]
+
+
+def test_learners_beat_chance():
+    """After a few seconds of training; chance sends a task to any server, or to its device."""
+    chance = run(world(), "random-place", 2, 8).measures["mean_s"]
+    assert (measured_s(trained_table()) < chance).all()
+    assert (measured_s(trained_ddpg()) < 0.8 * chance).all()
+    assert (measured_s(trained_cdo()) < 0.6 * chance).all()

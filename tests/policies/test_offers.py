@@ -1,0 +1,130 @@
+"""What agents choose from, against brute force and against sequential greedy task by task."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.policies.observations import random_observation
+
+from coinfer.physics.cost import offload_latency_s
+from coinfer.policies.choices import choices, predicted_s
+from coinfer.policies.offers import OFFER_FEATURES, Offers, fixed_cut, flat_features, joint, offer_features, running_s
+from coinfer.types import DEVICE, OffloadObservation
+
+WORLDS, TASKS, OPTIONS, SERVERS = 3, 5, 4, 3
+SEEDS = st.integers(0, 10_000)
+
+
+def drawn(seed: int) -> OffloadObservation:
+    return random_observation(seed, WORLDS, TASKS, OPTIONS, SERVERS)
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_the_cut_is_the_best_one_were_the_server_idle(seed):
+    seen = drawn(seed)
+    offers = fixed_cut(seen)
+    idle_s = offload_latency_s(seen._replace(server_backlog_s=torch.zeros_like(seen.server_backlog_s)))
+    idle_s = torch.where(seen.option_mask[..., None], idle_s, torch.inf)
+    for world in range(WORLDS):
+        for task in range(TASKS):
+            by_option = idle_s[world, task]
+            here_s = min(by_option[o, 0].item() for o in range(OPTIONS) if seen.option_upload_bits[world, task, o] == 0)
+            reachable = [n for n in range(SERVERS) if seen.server_room[world, n] > 0]
+            there_s = {n: by_option[:-1, n].min().item() for n in reachable if by_option[:-1, n].isfinite().any()}
+            stays = not there_s or here_s <= min(there_s.values())
+            wanted = [not stays and n in there_s for n in range(SERVERS)] + [stays]
+            assert offers.mask[world, task].tolist() == wanted
+            for n in there_s:
+                assert by_option[offers.option[world, task, n], n].item() == pytest.approx(there_s[n])
+            assert offers.server[world, task, -1] == DEVICE
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_joint_offers_are_the_choices(seed):
+    seen = drawn(seed)
+    offers, found = joint(seen), choices(seen)
+    place = offers.mask.int().argmax(-1)
+    for mine, theirs in zip(offers.decision(place), found.decision(place), strict=True):
+        assert mine.equal(theirs)
+    assert offers.mask.equal(found.mask)
+
+
+def one_after_another(seen: OffloadObservation, offers: Offers) -> torch.Tensor:
+    """[.., K, N] the running queues, with plain loops."""
+    rows = []
+    for world in range(WORLDS):
+        free = seen.server_backlog_s[world].tolist()
+        for task in range(TASKS):
+            rows.append(list(free))
+            latency = {}
+            for place in range(offers.mask.shape[-1]):
+                if offers.mask[world, task, place]:
+                    server, ready = int(offers.server[world, task, place]), float(offers.ready_s[world, task, place])
+                    service = float(offers.service_s[world, task, place])
+                    latency[place] = (ready if server == DEVICE else max(free[server], ready) + service), server
+            soonest, server = min(latency.values(), key=lambda entry: entry[0])
+            if server != DEVICE and seen.task_mask[world, task]:
+                free[server] = soonest
+    return torch.tensor(rows, dtype=torch.float64).reshape(WORLDS, TASKS, SERVERS)
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_running_queues_are_those_of_sequential_greedy(seed):
+    """With as many rounds as tasks. The joint offers tell each server's soonest option only, so there it is the rule of
+    the fixed cuts that is tested."""
+    seen = drawn(seed)
+    offers = fixed_cut(seen)
+    torch.testing.assert_close(running_s(seen, offers, TASKS), one_after_another(seen, offers))
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_features_are_numbers_of_about_one(seed):
+    seen = drawn(seed)
+    for make in (fixed_cut, joint):
+        offers = make(seen)
+        found = offer_features(seen, offers)
+        assert found.shape == (*offers.mask.shape, OFFER_FEATURES)
+        assert bool(found.isfinite().all())
+        assert float(found.abs().max()) < 5
+        assert not found[~(offers.mask & seen.task_mask[..., None])].any()
+    flat = flat_features(seen, fixed_cut(seen))
+    assert flat.shape == (WORLDS, TASKS * (4 + SERVERS) + 2 * SERVERS)
+    assert bool(flat.isfinite().all())
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_servers_in_another_order_look_the_same(seed):
+    seen = drawn(seed)._replace(server_backlog_s=torch.rand(WORLDS, SERVERS, dtype=torch.float64))
+    turned = seen._replace(
+        option_server_s=seen.option_server_s.flip(-1),
+        uplink_bps=seen.uplink_bps.flip(-1),
+        server_backlog_s=seen.server_backlog_s.flip(-1),
+        server_room=seen.server_room.flip(-1),
+        observation_age_s=seen.observation_age_s.flip(-1),
+    )
+    plain, other = (offer_features(o, fixed_cut(o), TASKS) for o in (seen, turned))
+    torch.testing.assert_close(plain[..., :-1, :].flip(-2), other[..., :-1, :])
+    torch.testing.assert_close(plain[..., -1, :], other[..., -1, :])
+
+
+def test_the_seen_queues_are_greedys():
+    """Without rounds, the best place by the first feature is the papers' Greedy among servers."""
+    seen = drawn(1)
+    offers = fixed_cut(seen)
+    found = torch.where(offers.mask, offer_features(seen, offers, rounds=0)[..., 0], torch.inf).argmin(-1)
+    every = predicted_s(choices(seen), seen.server_backlog_s).unflatten(-1, (OPTIONS, SERVERS))
+    decision = offers.decision(found)
+    for world in range(WORLDS):
+        for task in range(TASKS):
+            option, server = int(decision.option[world, task]), int(decision.server[world, task])
+            if not seen.task_mask[world, task] or server == DEVICE:
+                continue
+            mine = float(every[world, task, option, server])
+            options = offers.option[world, task, :SERVERS].tolist()
+            others = [every[world, task, o, n] for n, o in enumerate(options) if offers.mask[world, task, n]]
+            assert mine == pytest.approx(float(min(others)))
