@@ -32,6 +32,8 @@ HIDDEN = 16
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
 """Features of each kind."""
 PRICE_SCALE_S, START_SCALE_S = 0.05, 0.2
+FULL_S = 1e6
+"""Added to the score of servers without room: they are taken only where nothing else is left."""
 MOST_S = 100.0
 """Times above this are all the same to the networks."""
 _TINY_S = 1e-6
@@ -126,14 +128,24 @@ def decide(weights: Weights, observation: OffloadObservation, insertion: bool = 
     seen = _with_one_batch_axis(observation)
     tasks = int(seen.task_mask.sum(-1).max()) if seen.task_mask.device.type == "cpu" else seen.task_mask.shape[-1]
     found = choices(seen)
+    rows, order = prepared(weights, seen, found, insertion)
+    choice = sequence(seen, found.servers, rows, order, tasks, insertion)
+    decision = found.decision(choice)
+    return OffloadDecision(*(part.reshape(*lead, -1) for part in decision))
+
+
+def prepared(
+    weights: Weights, seen: OffloadObservation, found: Choices, insertion: bool = True
+) -> tuple[Tensor, Tensor]:
+    """What the loop needs of every choice, [B, K, C, 12] (see `terms`), and the order [B, K] of the tasks; those that
+    are not there come last."""
     weights = Weights(*(part.to(found.ready_s.dtype) for part in weights))
     air_s = airtime_s(seen, found)
     rates, key = network(weights, seen, found, air_s)
     if insertion:
         key = key - _size(service_of_best(seen, found))
-    choice = sequence(seen, found, air_s, rates, key, tasks, insertion)
-    decision = found.decision(choice)
-    return OffloadDecision(*(part.reshape(*lead, -1) for part in decision))
+    order = torch.where(seen.task_mask, key, torch.inf).argsort(dim=-1, stable=True)
+    return torch.stack(terms(seen, found, air_s, rates, order), -1), order
 
 
 def airtime_s(observation: OffloadObservation, found: Choices) -> Tensor:
@@ -193,7 +205,8 @@ def features(seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[T
         found.on_device.gather(-1, best[..., None])[..., 0].to(dtype),
     )
     backlog = _size(seen.server_backlog_s)
-    liked = torch.nn.functional.one_hot(best % servers, servers).to(dtype) * (there * (1 - task[-1]))[..., None]
+    liked = best[..., None] % servers == torch.arange(servers, device=best.device)
+    liked = liked.to(dtype) * (there * (1 - task[-1]))[..., None]
     server = (
         backlog,
         backlog - backlog.mean(-1, keepdim=True),
@@ -216,22 +229,17 @@ def features(seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[T
 
 
 def sequence(
-    seen: OffloadObservation, found: Choices, air_s: Tensor, rates: Rates, key: Tensor, tasks: int, insertion: bool
+    seen: OffloadObservation, servers: int, rows: Tensor, order: Tensor, tasks: int, insertion: bool
 ) -> Tensor:
-    """The choices [B, K] that the tasks take one after another; those past the first `tasks` in order are any.
-
-    Tasks that are not there come last in the order and join no queue.
-    """
-    worlds, servers = seen.task_mask.shape[0], found.servers
-    order = torch.where(seen.task_mask, key, torch.inf).argsort(dim=-1, stable=True)
-    rows = torch.stack(terms(seen, found, air_s, rates, order), -1)
-    options = found.mask.shape[-1] // servers
+    """The choices [B, K] that the tasks take one after another; those past the first `tasks` in order are any. Tasks
+    that are not there join no queue."""
+    options = rows.shape[-2] // servers
     queue = Queue.empty(seen, order.shape[-1])
     choice = torch.zeros_like(order)
-    world = torch.arange(worlds, device=order.device)
+    world = torch.arange(order.shape[0], device=order.device)
     for k in range(tasks):
         task = order[:, k]
-        row = rows[world, task].reshape(worlds, options, servers, -1)
+        row = rows[world, task].reshape(-1, options, servers, rows.shape[-1])
         ready_s, service_s, sends, air, longer, steep, fixed, others, delay, late, late_rise, late_start = row.unbind(
             -1
         )
@@ -244,12 +252,11 @@ def sequence(
         lateness = (begin_s * late_rise + late_start).clamp(0.0, 1.0)
         score = (begin_s * steep + fixed) + (others * queue.sent_s[:, None] + late * lateness)
         score = score + delay * (delay_s * delayed) * sends
-        full = ((queue.room <= 0)[:, None] & (sends > 0)) | score.isinf()
-        score = torch.where(full & ~full.flatten(1).all(-1)[:, None, None], torch.inf, score).flatten(1)
+        score = (score + (queue.room <= 0)[:, None] * sends * FULL_S).flatten(1)
         taken = score.argmin(-1, keepdim=True)
         choice.scatter_(1, task[:, None], taken)
         joins = sends.flatten(1).gather(1, taken) * seen.task_mask.gather(1, task[:, None])
-        parts = (ready_s, service_s, begin_s + service_s, air, delay_s)
+        parts = (ready_s, begin_s, begin_s + service_s, air, delay_s)
         taken_parts = (part.flatten(1).gather(1, taken) for part in parts)
         queue = queue.joined(k, taken % servers, joins > 0, *taken_parts, insertion=insertion)
     return choice
@@ -303,7 +310,7 @@ class Queue(NamedTuple):
         server: Tensor,
         joins: Tensor,
         ready_s: Tensor,
-        service_s: Tensor,
+        begin_s: Tensor,
         end_s: Tensor,
         air_s: Tensor,
         delay_s: Tensor,
@@ -328,7 +335,7 @@ class Queue(NamedTuple):
         return after._replace(
             server=put(self.server, self.server[:, :k], torch.where(joins, server, -1)),
             ready_s=put(self.ready_s, self.ready_s[:, :k], ready_s),
-            start_s=put(self.start_s, self.start_s[:, :k] + shift_s, end_s - service_s),
+            start_s=put(self.start_s, self.start_s[:, :k] + shift_s, begin_s),
             finish_s=put(self.finish_s, self.finish_s[:, :k] + shift_s, end_s),
         )
 
