@@ -146,5 +146,5 @@ def test_open_model_takes_a_name_or_a_path(tmp_path) -> None:
 @pytest.mark.parametrize("find", [open_model, build])
 @pytest.mark.parametrize("spec", ["lenet", "models/lenet.onnx"])
 def test_an_unknown_name_lists_the_zoo(find: Callable[[str], ModelGraph], spec: str) -> None:
-    with pytest.raises(GraphError, match=rf"no network '{spec}'.* alexnet, alexnet-cifar, .*vgg16-cifar"):
+    with pytest.raises(GraphError, match=rf"no network '{spec}'.* alexnet, .*alexnet-cifar, .*vgg16-cifar"):
         find(spec)

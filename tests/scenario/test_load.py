@@ -54,8 +54,8 @@ MISTAKES = {
         "my.yaml:6: tasks_per_slot: got 12, but 40.2% of 20 requests a slot would find no place; 32 is enough"
     ),
     ("network: alexnet", "network: lenet"): (
-        "my.yaml:9: models[0].network: no network 'lenet'; expected a .json file or one of alexnet, alexnet-cifar, "
-        "alexnet-cifar-exits, alexnet-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, vgg16, vgg16-cifar, "
+        "my.yaml:9: models[0].network: no network 'lenet'; expected a .json file or one of alexnet, alexnet-224-exits, "
+        "alexnet-cifar, alexnet-cifar-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, vgg16, vgg16-cifar, "
         "vgg16-cifar-exits"
     ),
     ("network: alexnet", "network: my.onnx"): (
@@ -89,7 +89,7 @@ MISTAKES = {
     ),
     ("slowdown: 1\n", "profiles: [mine.json]\n"): (
         "my.yaml:16: servers[0].profiles[0]: no network 'mine.json'; expected a .json file or one of alexnet, "
-        "alexnet-cifar, alexnet-cifar-exits, alexnet-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, vgg16, "
+        "alexnet-224-exits, alexnet-cifar, alexnet-cifar-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, vgg16, "
         "vgg16-cifar, vgg16-cifar-exits"
     ),
     ("kind: constant, rate_bps: 1.0e+7", "kind: uniform, low_bps: 9, high_bps: 3"): (

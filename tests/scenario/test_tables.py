@@ -79,7 +79,9 @@ def test_options_are_those_of_the_planner():
 
 
 def test_exits_bits_and_accuracies():
-    text = SMALL.replace("alexnet", "alexnet-exits").replace("bits: [8, 32]", "bits: [4]\n    accuracy_drop: {4: 0.03}")
+    text = SMALL.replace("alexnet", "alexnet-224-exits").replace(
+        "bits: [8, 32]", "bits: [4]\n    accuracy_drop: {4: 0.03}"
+    )
     text = text.replace("    deadline_s", "    exits: [1, 3]\n    accuracy: [0.7, 0.8]\n    deadline_s")
     compiled = compile_scenario(read(text + "prune: none\n", "x"))
     world = compiled.world

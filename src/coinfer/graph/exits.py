@@ -101,7 +101,7 @@ def _alexnet_cifar_exits(seed: int) -> ModelGraph:
     return net.graph("alexnet-cifar-exits", (first, second, net.linear("exit3", x, 128, 10)), 10)
 
 
-def _alexnet_exits(seed: int) -> ModelGraph:
+def _alexnet_224_exits(seed: int) -> ModelGraph:
     """The same for pictures of 224 x 224: torchvision's AlexNet, which has 20 layers too, for ten classes."""
     net = _Net(IMAGENET, seed)
     x = net.max_pool("pool1", net.conv("conv1", "input", 64, 11, stride=4, pad=2), 3, 2)
@@ -112,7 +112,7 @@ def _alexnet_exits(seed: int) -> ModelGraph:
     x = net.op("Dropout", "drop1", net.flat(net.max_pool("pool3", x, 3, 2)))
     x = net.op("Dropout", "drop2", net.linear("fc1", x, 256 * 6 * 6, 4096, _RELU))
     x = net.linear("fc2", x, 4096, 4096, _RELU)
-    return net.graph("alexnet-exits", (first, second, net.linear("exit3", x, 4096, 10)), 10)
+    return net.graph("alexnet-224-exits", (first, second, net.linear("exit3", x, 4096, 10)), 10)
 
 
 def _head(net: _Net, name: str, x: str, side: int) -> str:
@@ -141,8 +141,8 @@ def _resnet32_exits(seed: int) -> ModelGraph:
 
 
 EXITS: Mapping[str, Callable[[int], ModelGraph]] = {
+    "alexnet-224-exits": _alexnet_224_exits,
     "alexnet-cifar-exits": _alexnet_cifar_exits,
-    "alexnet-exits": _alexnet_exits,
     "resnet32-cifar-exits": _resnet32_exits,
     "vgg16-cifar-exits": _vgg16_exits,
 }

@@ -307,15 +307,19 @@ def build(name: str, seed: int = 0) -> ModelGraph:
 
 
 def open_model(spec: str | Path) -> ModelGraph:
-    """A network by the name it has in the zoo, or by the path of its ONNX file, after a trial run in a process of its
-    own.
+    """A network by the name it has in the zoo (plain, with exits, or trained), or by the path of its ONNX file, after a
+    trial run in a process of its own.
 
     Raises:
         GraphError: where there is neither, or as `trial.try_model` and `onnx_import.load`.
     """
-    if str(spec) in ZOO:
-        return build(str(spec))
+    from coinfer.graph import exits, trained  # they build on this module
+
+    for names, opened in ((ZOO, build), (exits.EXITS, exits.build), (trained.names(), trained.load_trained)):
+        if str(spec) in names:
+            return opened(str(spec))
     if not Path(spec).exists():
-        raise GraphError(f"no network {str(spec)!r}: neither a file nor one of the zoo: {', '.join(ZOO)}")
+        known = ", ".join(sorted({*ZOO, *exits.EXITS, *trained.names()}))
+        raise GraphError(f"no network {str(spec)!r}: neither a file nor one of the zoo: {known}")
     try_model(Path(spec))
     return load(spec)
