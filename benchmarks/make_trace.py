@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.runtime.links import COLUMNS, SHIPPED_TRACES
+from coinfer.traces import COLUMNS, SHIPPED_TRACES
 from coinfer.units import BITS_PER_BYTE, MEGA
 
 SEED = 20240607

@@ -30,8 +30,9 @@ from coinfer.runtime import codec
 from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device import Device, Result
-from coinfer.runtime.links import Link, Trace
+from coinfer.runtime.links import Link
 from coinfer.runtime.profiling import profile_for
+from coinfer.traces import Trace
 from coinfer.types import OffloadDecision, OffloadObservation
 from coinfer.units import MEGA, MILLI, bits_of_bytes
 

@@ -13,8 +13,8 @@ from coinfer.graph import zoo
 from coinfer.profile.options import compile_options
 from coinfer.records import Record
 from coinfer.runtime import estimate as est
-from coinfer.runtime.links import SHIPPED_TRACES, TraceError
 from coinfer.runtime.planner import observe
+from coinfer.traces import SHIPPED_TRACES, TraceError
 from coinfer.types import DEVICE, Hop, Outcome, Route
 
 GRAPH = zoo.build("alexnet-cifar")

@@ -16,6 +16,13 @@ class UserError(ValueError):
     The command line shows it without a traceback."""
 
 
+def shown(value: object, limit: int = 60) -> str:
+    """A value from a file as it may stand in a message: on one line, printable, not too long."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 DEVICE = -1
 """`OffloadDecision.server` of a task that stays on its device."""
 

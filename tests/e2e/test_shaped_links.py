@@ -24,8 +24,9 @@ from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device import Device, Result
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.links import SHIPPED_TRACES, Link, Trace
+from coinfer.runtime.links import Link
 from coinfer.runtime.planner import least_latency
+from coinfer.traces import SHIPPED_TRACES, Trace
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 from coinfer.units import BITS_PER_BYTE
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinfer.runtime.clock import VirtualClock, WallClock
-from coinfer.runtime.links import SHIPPED_TRACES, Link, Trace, TraceError, TransferCancelled, load_traces
+from coinfer.runtime.links import Link, TransferCancelled
+from coinfer.traces import SHIPPED_TRACES, Trace, TraceError, load_traces
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_TRACES = ROOT.parent / "shared" / "data" / "traces"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from coinfer.runtime.clock import VirtualClock, WallClock
-from coinfer.runtime.links import Link, Trace
+from coinfer.runtime.links import Link
 from coinfer.runtime.messages import InferReply, InferRequest, TransportError, WireError, from_array
 from coinfer.runtime.transport import InMemoryTransport, ShapedTransport
 from coinfer.runtime.wire import reply_bits, request_bits
+from coinfer.traces import Trace
 
 REQUEST = InferRequest("m", (from_array("x", np.zeros(10_000, np.float32)),), deadline_s=5.0)
 

@@ -11,7 +11,7 @@ from coinfer.scenario import channels
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.load import load, read
 from coinfer.scenario.spec import Fading, Outages, ServerShare
-from coinfer.scenario.traces import RateTrace
+from coinfer.traces import Trace
 
 
 def rng() -> np.random.Generator:
@@ -81,7 +81,7 @@ def test_radio_rates_are_those_of_the_papers_figures():
 
 
 def test_windows_are_pieces_of_the_traces():
-    trace = RateTrace(np.arange(1000.0), np.arange(1000.0) % 77 + 1)
+    trace = Trace(np.arange(1000.0), np.arange(1000.0) % 77 + 1)
     links = SimpleNamespace(average_s=None, scale=2.0, floor_bps=0.0)
     bank = channels.windows([trace], links, 1.0, 100)
     for row in bank:

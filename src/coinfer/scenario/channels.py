@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coinfer.physics import radio
-from coinfer.scenario.errors import shown
 from coinfer.scenario.load import Scenario
-from coinfer.scenario.traces import DATA_VARIABLE, RateTrace, find_file, load_links
+from coinfer.scenario.traces import DATA_VARIABLE, find_file
+from coinfer.traces import Trace, load_traces
+from coinfer.types import shown
 
 BANK_VALUES = 1 << 18
 """Values of a drawn bank; more would only fall out of the cache."""
@@ -43,7 +44,7 @@ def build_links(scenario: Scenario, devices: int, servers: int, rng: np.random.G
     """The links that a scenario describes.
 
     Raises:
-        ScenarioError: where a trace cannot be used.
+        UserError: where a trace cannot be used.
     """
     spec = scenario.spec
     links, plain = spec.links, np.ones((1, devices, servers))
@@ -129,7 +130,7 @@ def _out(outages: Any, slot_s: float, rows: int, length: int, rng: np.random.Gen
     return out
 
 
-def windows(traces: Sequence[RateTrace], links: Any, slot_s: float, slots: int) -> np.ndarray:
+def windows(traces: Sequence[Trace], links: Any, slot_s: float, slots: int) -> np.ndarray:
     """Pieces [R, L] of measured traces, as many of each trace as of the others where they are long enough."""
     length = min(max(2 * slots, 64), BANK_VALUES // 16)
     most = max(BANK_VALUES // length, 16)
@@ -152,7 +153,7 @@ def moving_mean(values: np.ndarray, ahead: int) -> np.ndarray:
     return np.maximum(so_far[ahead:] - so_far[:-ahead], 0.0) / ahead
 
 
-def _traces(scenario: Scenario) -> tuple[list[RateTrace], tuple[str, ...]]:
+def _traces(scenario: Scenario) -> tuple[list[Trace], tuple[str, ...]]:
     links = scenario.spec.links
     names, notes = links.files, ()
     missing = _missing(names, scenario.folder)
@@ -166,7 +167,7 @@ def _traces(scenario: Scenario) -> tuple[list[RateTrace], tuple[str, ...]]:
             f"no file {shown(missing)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
         )
     found = [find_file(name, scenario.folder) for name in names]
-    traces = [trace for path in found if isinstance(path, Path) for trace in load_links(path).values()]
+    traces = [trace for path in found if isinstance(path, Path) for trace in load_traces(path).values()]
     if max(trace.period_s for trace in traces) > _MOST_SLOTS * scenario.spec.slot_s:
         raise scenario.error(("slot_s",), f"a trace has more than {_MOST_SLOTS:,} slots of {scenario.spec.slot_s:g} s")
     return traces, notes

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from coinfer.profile.table import BITS
-from coinfer.scenario.errors import shown
+from coinfer.types import shown
 
 
 def wrong(value: Any, expected: str) -> PydanticCustomError:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from coinfer.scenario.errors import ScenarioError, shown
+from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.fields import said
 from coinfer.scenario.spec import ADAPTER, AnyScenario
 from coinfer.scenario.yaml_file import Document, Key, parse, read_text
+from coinfer.types import shown
 
 PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "droo", "city", "campus")
 """The papers' worlds and two of our own, as files that a user copies and edits."""

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.options import IMAGE_BITS
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
-from coinfer.scenario.errors import ScenarioError, shown
+from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.traces import find_file
+from coinfer.types import shown
 
 FOLDER = "networks"
 _DIGITS = 5
