@@ -89,8 +89,8 @@ MISTAKES = {
     ),
     ("slowdown: 1\n", "profiles: [mine.json]\n"): (
         "my.yaml:16: servers[0].profiles[0]: no network 'mine.json'; expected a .json file or one of alexnet, "
-        "alexnet-224-exits, alexnet-cifar, alexnet-cifar-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, vgg16, "
-        "vgg16-cifar, vgg16-cifar-exits"
+        "alexnet-224-exits, alexnet-cifar, alexnet-cifar-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, "
+        "vgg16, vgg16-cifar, vgg16-cifar-exits"
     ),
     ("kind: constant, rate_bps: 1.0e+7", "kind: uniform, low_bps: 9, high_bps: 3"): (
         "my.yaml:19: links.low_bps: got 9, expected at most high_bps, 3"
