@@ -144,8 +144,18 @@ def prepared(
     rates, key = network(weights, seen, found, air_s)
     if insertion:
         key = key - _size(service_of_best(seen, found))
-    order = torch.where(seen.task_mask, key, torch.inf).argsort(dim=-1, stable=True)
-    return torch.stack(terms(seen, found, air_s, rates, order), -1), order
+    rank = ranks(torch.where(seen.task_mask, key, torch.inf))
+    number = torch.arange(rank.shape[-1], device=rank.device).expand(rank.shape)
+    order = torch.zeros_like(rank).scatter(-1, rank, number)
+    return torch.stack(terms(seen, found, air_s, rates, rank), -1), order
+
+
+def ranks(key: Tensor) -> Tensor:
+    """Places [B, K] in the order of the keys, equal ones in the order of their numbers: what exporters know no sort
+    for."""
+    number = torch.arange(key.shape[-1], device=key.device)
+    mine, other = key[..., :, None], key[..., None, :]
+    return ((other < mine) | ((other == mine) & (number < number[:, None]))).sum(-1)
 
 
 def airtime_s(observation: OffloadObservation, found: Choices) -> Tensor:
@@ -205,8 +215,8 @@ def features(seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[T
         found.on_device.gather(-1, best[..., None])[..., 0].to(dtype),
     )
     backlog = _size(seen.server_backlog_s)
-    liked = best[..., None] % servers == torch.arange(servers, device=best.device)
-    liked = liked.to(dtype) * (there * (1 - task[-1]))[..., None]
+    liked = best[..., None] == torch.arange(latency_s.shape[-1], device=best.device)
+    liked = liked.unflatten(-1, (-1, servers)).any(-2).to(dtype) * (there * (1 - task[-1]))[..., None]
     server = (
         backlog,
         backlog - backlog.mean(-1, keepdim=True),
@@ -340,15 +350,12 @@ class Queue(NamedTuple):
         )
 
 
-def terms(seen: OffloadObservation, found: Choices, air_s: Tensor, rates: Rates, order: Tensor) -> tuple[Tensor, ...]:
+def terms(seen: OffloadObservation, found: Choices, air_s: Tensor, rates: Rates, rank: Tensor) -> tuple[Tensor, ...]:
     """What the loop needs of every choice, each [B, K, C]: ready, service, whether it sends, airtime, what a sender
     more adds to the upload, factor of the start, what is fixed, rate of the others' airtime, and the price of being
     late, its rise over the start, and where it starts."""
     dtype = found.ready_s.dtype
     sends = (~found.on_device).to(dtype)
-    rank = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
     rest = (seen.task_mask.sum(-1, keepdim=True) - 1 - rank).clamp(min=0)[..., None] / found.servers
     service_s = found.service_s
     price_s = rates.price * PRICE_SCALE_S + (rates.service + rates.service_by_rest * rest) * service_s
