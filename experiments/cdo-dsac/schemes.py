@@ -126,10 +126,10 @@ def random_server(seed: int = 0) -> Policy:
 
 SCHEMES: dict[str, Scheme] = {
     "cdo-dsac": cdo(),
-    "cdo-dsac-seen": cdo(plan_rounds=0),
+    "cdo-dsac-seen": cdo(running=False),
     "cdo-dsac-flat": cdo(form="flat", hidden=(256, 512, 256), batch=64),
     "ddpg": deterministic(),
-    "ddpg-seen": deterministic(form="places", hidden=(64, 64), plan_rounds=0, batch=64),
+    "ddpg-seen": deterministic(form="places", hidden=(64, 64), running=False, batch=64),
     "ddpg-running": deterministic(form="places", hidden=(64, 64), batch=64),
     "online-rl": tabular(),
     "online-rl-running": tabular(running=True),

@@ -16,7 +16,7 @@ from coinfer.scenario.compile import open_world
 SEEDS = torch.arange(2)
 SMALL = replace(
     cdo_dsac.CdoSettings(), agents=2, worlds=2, rounds=24, warmup=4, batch=8, memory=64, hidden=(16,),
-    broadcast_every=10, judge_rounds=3, judge_worlds=2, assess_every=12, plan_rounds=4,
+    broadcast_every=10, judge_rounds=3, judge_worlds=2, assess_every=12,
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ DDPG = replace(ddpg.DdpgSettings(), worlds=4, rounds=24, batch=8, memory=64, hid
 
 
 def test_trimming_changes_nothing_that_counts():
-    game = OfferGame(world(), 2, lambda seen, offers: offer_features(seen, offers, 4))
+    game = OfferGame(world(), 2, lambda seen, offers: offer_features(seen, offers))
     state, view = game.start(torch.arange(3))
     turn = game.step(state, view.mask.int().argmax(-1))
     batch = Transition(*view, view.mask.int().argmax(-1), turn.reward, torch.ones(3, 2), *turn.last_view)
@@ -133,7 +133,7 @@ def trained_cdo():
 
 def trained_ddpg():
     settings = replace(
-        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", plan_rounds=4, actor_rate=1e-3,
+        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", actor_rate=1e-3,
         noise_updates=150, assess_every=200,
     )  # fmt: skip
     found = ddpg.loop_of(settings, world(), SEEDS)

@@ -36,7 +36,7 @@ from coinfer.learners.stacked import below, prefixed
 from coinfer.learners.updater import broadcast, choose
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
-from coinfer.policies.offers import OFFER_FEATURES, ROUNDS, Offers, fixed_cut, flat_features, joint, offer_features
+from coinfer.policies.offers import OFFER_FEATURES, Offers, fixed_cut, flat_features, joint, offer_features
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadObservation
 
@@ -60,8 +60,8 @@ class CdoSettings:
     hidden: tuple[int, ...] = (64, 64)
     form: str = "places"
     """`places`: a shared network scores every place; `flat`: the paper's, over the whole state."""
-    plan_rounds: int = ROUNDS
-    """Of `policies.offers.running_s`; 0 leaves the running queues out."""
+    running: bool = True
+    """Whether the inputs know the running queues (`policies.offers.running_s`), or those at the slot's beginning."""
     cuts: str = "fixed"
     """`fixed`: CDLP's; `joint`: the agent chooses among CDLP's surviving options too (CIAS-PnO, our variant)."""
     broadcast_every: int = 500
@@ -78,10 +78,10 @@ class CdoSettings:
             follow=0.01,
             actor_rate=1e-3,
             critic_rate=1e-3,
-            temperature_rate=3e-3,
-            first_temperature=0.2,
-            entropy=(0.5, 0.05),
-            entropy_updates=1500,
+            temperature_rate=1e-2,
+            first_temperature=0.05,
+            entropy=(0.3, 0.02),
+            entropy_updates=1200,
         )
     )
 
@@ -173,7 +173,7 @@ def offers_of(settings: CdoSettings) -> Callable[[OffloadObservation], Offers]:
 def features_of(settings: CdoSettings) -> MakeFeatures:
     if settings.form == "flat":
         return flat_features
-    return lambda seen, offers: offer_features(seen, offers, settings.plan_rounds)
+    return lambda seen, offers: offer_features(seen, offers, settings.running)
 
 
 def net_of(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0) -> Net:

@@ -4,7 +4,8 @@ Gaussian noise explores; one critic of state and outputs; target networks of bot
 
 Of Wu's settings we keep noise 0.2, ReLU and tanh, the target rate and the rates of learning; widths are those of
 CDO-DSAC, as its paper says of its baselines (V.A). Our choices: memory and batch are CDO-DSAC's; reward is the slot's
-sum, centred as in `learners.cdo_dsac`; the noise falls to a quarter. What Wu's work has beside DDPG (sampling rates,
+sum, centred as in `learners.cdo_dsac`; the noise falls to a quarter, and large
+outputs are held back (`calm`). What Wu's work has beside DDPG (sampling rates,
 deficit queues, shares in closed form) belongs to its own problem.
 
 Form `flat` is the published one: the whole state, side by side. Form `places` gives it what CDO-DSAC has: the same
@@ -22,7 +23,7 @@ from coinfer.learners.records import Transition, View
 from coinfer.learners.stacked import Adam, below, follow, prefixed, uniform
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
-from coinfer.policies.offers import OFFER_FEATURES, ROUNDS, fixed_cut, flat_features, offer_features
+from coinfer.policies.offers import OFFER_FEATURES, fixed_cut, flat_features, offer_features
 from coinfer.scenario.world import OffloadWorld
 
 _ACTOR, _CRITIC, _NOISE = range(3)
@@ -37,7 +38,8 @@ class DdpgSettings:
     memory: int = 10_000
     hidden: tuple[int, ...] = (256, 512, 256)
     form: str = "flat"
-    plan_rounds: int = ROUNDS
+    running: bool = True
+    """As in `cdo_dsac.CdoSettings`, for form `places`."""
     actor_rate: float = 1e-4
     critic_rate: float = 1e-3
     discount: float = 0.9
@@ -50,6 +52,9 @@ class DdpgSettings:
     warmup: int = 20
     """Rounds whose outputs are noise alone."""
     most_norm: float | None = 10.0
+    calm: float = 0.01
+    """Weight of the squared outputs before tanh in the actor's loss, so that they do not all end at 1, where places are
+    not told apart."""
 
 
 class Ddpg:
@@ -95,9 +100,10 @@ class Ddpg:
         found = self._value(self.critic_flat, batch.features, batch.action, batch.there)
         loss = (found - wanted).square().mean(-1)
         self._adam[1].step(loss)
-        outputs = self._outputs(self.actor_flat, batch.features)
-        gain = self._value(self.critic_flat.detach(), batch.features, outputs, batch.there).mean(-1)
-        self._adam[0].step(-gain)
+        raw = self.actor(self.actor_flat, batch.features)
+        gain = self._value(self.critic_flat.detach(), batch.features, raw.tanh(), batch.there).mean(-1)
+        spread = (raw.square() * batch.there[..., None]).flatten(1).sum(1) / there.flatten(1).sum(1).clamp(min=1)
+        self._adam[0].step(settings.calm * spread - gain)
         for target, source in zip(self.targets, (self.actor_flat, self.critic_flat), strict=True):
             follow(target, source.detach(), settings.follow)
         self.updates += 1
@@ -144,7 +150,7 @@ def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
 def features_of(settings: DdpgSettings) -> MakeFeatures:
     if settings.form == "flat":
         return flat_features
-    return lambda seen, offers: offer_features(seen, offers, settings.plan_rounds)
+    return lambda seen, offers: offer_features(seen, offers, settings.running)
 
 
 def nets_of(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:

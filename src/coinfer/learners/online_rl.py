@@ -6,7 +6,7 @@ its device. Reward is minus the latency; the next request's state follows.
 
 Our choices. A load's steps are shares of the threshold, the greatest deadline. Servers are equal in the papers' world,
 so the table is over loads in ascending order (equal steps in the order of the servers), which shares what was learned
-of one order with all others. A rejected request goes to its device; no reward is below two thresholds, the penalty. All
+of one order with all others. A rejected request goes to its device, and costs what it then takes. All
 requests of a slot learn when the slot is over, side by side. Loads are those at the slot's beginning, which is the
 paper's state (III); with `running` the learner also counts what it has itself sent in this slot, as a central admission
 that takes one request after another could.
@@ -187,8 +187,7 @@ def train(
         stepped = offload.step(tables, state, offers.decision(asked.place), lambda outcome, _: outcome.latency_s)
         after = stepped.state
         after_asked, after_offers = _ask(table, tables, after, keys, settings.worlds, number + 1)
-        reward = -stepped.reward.clamp(max=2 * table.threshold_s)
-        table.learn(asked, reward, there, after_asked, rate)
+        table.learn(asked, -stepped.reward, there, after_asked, rate)
         state, asked, offers = after, after_asked, after_offers
         if int(state.slot[0]) >= world.edge.slots:
             state, asked = offload.reset(tables, core.next_seeds(state.seed)), None

@@ -1,26 +1,22 @@
 """What an agent that decides for all tasks of a slot at once chooses from, and what the physics says of it.
 
 C places of a task: every server, with the cut that CDLP fixed for it (the option that is fastest there, were it idle),
-and the device, which is where CDLP leaves a task that no idle server would answer sooner, and no other task that can
-reach a server: C = N + 1, `fixed_cut`. Or every surviving option on every server, and the device: C = O * N, `joint`.
+and the device, where that is at all sensible: C = N + 1, `fixed_cut`. Or every surviving option on every server, and
+the device: C = O * N, `joint`.
 
 `running_s` makes the predictions know of the slot's other tasks: when each server is free for a task, if the tasks
-ahead of it each take what is then predicted to be first. It is sequential greedy's queue, found for all tasks at once
-by rounds of improvement instead of one task after another; the first r tasks are exact after r rounds.
+ahead of it each take what is then predicted to be soonest, as sequential greedy does.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from coinfer.policies.choices import choices, predicted_s
 from coinfer.policies.features import ENERGY_J, logarithmic
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
-ROUNDS = 12
-LONG_AGO_S = -1e9
 SCALE_S = 0.02
 """Times about as long look linear to the networks, longer ones logarithmic."""
 OFFER_FEATURES = 18
@@ -73,8 +69,8 @@ def joint(o: OffloadObservation) -> Offers:
 
 
 def fixed_cut(o: OffloadObservation) -> Offers:
-    """The servers, each with CDLP's cut, and last the device: one call decides the cuts of all tasks (CIAS-PnO). A task
-    has either the device or servers to choose from."""
+    """The servers, each with CDLP's cut, and last the device: one call decides the cuts of all tasks (CIAS-PnO). The
+    device is offered where it answers before the deadline, or sooner than any idle server, or nothing else is left."""
     every = joint(o)
     found = choices(o)
     idle_s = predicted_s(found, torch.zeros_like(o.server_backlog_s))
@@ -87,43 +83,49 @@ def fixed_cut(o: OffloadObservation) -> Offers:
     here = torch.where(here_s.gather(-1, least).isfinite(), least, some)
     taken = torch.cat((there, here), -1)
     offers = Offers(*(part.gather(-1, taken) for part in every[:-1]), servers=every.servers)
-    soonest_s = sent_s.amin((-2, -1))
-    stays = (here_s.amin(-1) <= soonest_s) | soonest_s.isinf()
-    return offers._replace(mask=torch.where(offers.on_device, stays[..., None], offers.mask & ~stays[..., None]))
+    soonest_s, own_s = sent_s.amin((-2, -1)), here_s.amin(-1)
+    stays = (own_s <= soonest_s) | (own_s <= o.deadline_s) | soonest_s.isinf()
+    return offers._replace(mask=offers.mask & (~offers.on_device | stays[..., None]))
 
 
-def running_s(o: OffloadObservation, offers: Offers, rounds: int = ROUNDS) -> Tensor:
-    """[.., K, N] seconds until each server is free for each task, the tasks ahead of it being served."""
-    n, k = offers.servers, offers.mask.shape[-2]
-    backlog_s = o.server_backlog_s[..., None, :]
-    order = o.server_backlog_s.argsort(-1).argsort(-1)[..., None, :]
-    turn = torch.arange(k, device=order.device)[:, None] - order
-    queue = (turn % n == 0) & o.task_mask[..., None]
+def running_s(o: OffloadObservation, offers: Offers, most: int | None = None) -> Tensor:
+    """[.., K, N] seconds until each server is free for each task, the tasks ahead of it being served.
+
+    Args:
+        most: only so many tasks are looked at; without it as many as there are in any world.
+    """
+    n = offers.servers
+    ready_s, service_s, own_s = _by_server(offers)
+    free_s, found, number = o.server_backlog_s, [], torch.arange(n, device=ready_s.device)
+    tasks = ready_s.shape[-2]
+    most = min(tasks, max(1, int(o.task_mask.sum(-1).amax()))) if most is None else most
+    for k in range(most):
+        found.append(free_s)
+        done_s = torch.maximum(free_s, ready_s[..., k, :]) + service_s[..., k, :]
+        soonest_s, server = done_s.min(-1, keepdim=True)
+        goes = (soonest_s < own_s[..., k : k + 1]) & o.task_mask[..., k : k + 1]
+        free_s = torch.where((server == number) & goes, done_s, free_s)
+    return torch.stack(found + [free_s] * (tasks - most), -2)
+
+
+def _by_server(offers: Offers) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each server [.., K, N] when its soonest place is ready and its work, infinite where there is none; and
+    [.., K] when the device would be done, infinite likewise."""
+    n = offers.servers
+    own_s = torch.where(offers.mask & offers.on_device, offers.ready_s, torch.inf).amin(-1)
     sent = offers.mask & ~offers.on_device
-    nth = functional.one_hot(offers.server.clamp(min=0), n).bool() & sent[..., None]
-    ready_s = torch.where(nth, offers.ready_s[..., None], torch.inf).amin(-2)
-    service_s = torch.where(nth, offers.service_s[..., None], torch.inf).amin(-2)
-    ready_s, service_s = (torch.where(part.isfinite(), part, 0.0) for part in (ready_s, service_s))
-    if offers.mask.shape[-1] != n + 1:  # the parts of the option that is soonest done, not the least of each part
-        done_s = torch.where(nth, (offers.ready_s + offers.service_s)[..., None], torch.inf).argmin(-2)
-        ready_s, service_s = (part.gather(-1, done_s) for part in (offers.ready_s, offers.service_s))
-        alive = nth.any(-2)
-        ready_s, service_s = (torch.where(alive, part, 0.0) for part in (ready_s, service_s))
-    for _ in range(rounds):
-        free_s = _ahead_s(ready_s, service_s, backlog_s, queue)
-        place = _predicted_s(offers, free_s).argmin(-1, keepdim=True)
-        server = offers.server.gather(-1, place)
-        queue = (server == torch.arange(n, device=server.device)) & o.task_mask[..., None]
-    return _ahead_s(ready_s, service_s, backlog_s, queue)
-
-
-def _ahead_s(ready_s: Tensor, service_s: Tensor, backlog_s: Tensor, queue: Tensor) -> Tensor:
-    """When each server is free for each task: the prefix scan of `physics.queueing`, in the order of the tasks."""
-    work_s = service_s * queue
-    before_s = work_s.cumsum(-2) - work_s
-    begun_s = torch.where(queue, ready_s - before_s, LONG_AGO_S).cummax(-2).values
-    begun_s = functional.pad(begun_s[..., :-1, :], (0, 0, 1, 0), value=LONG_AGO_S)
-    return before_s + torch.maximum(backlog_s, begun_s)
+    if offers.mask.shape[-1] == n + 1:
+        ready_s, service_s = (
+            torch.where(sent, part, torch.inf)[..., :n] for part in (offers.ready_s, offers.service_s)
+        )
+        return ready_s, service_s, own_s
+    done_s = torch.where(sent, offers.ready_s + offers.service_s, torch.inf).unflatten(-1, (-1, n))
+    soonest = done_s.argmin(-2, keepdim=True)
+    ready_s, service_s = (
+        torch.where(sent, part, torch.inf).unflatten(-1, (-1, n)).gather(-2, soonest)[..., 0, :]
+        for part in (offers.ready_s, offers.service_s)
+    )
+    return ready_s, service_s, own_s
 
 
 def _predicted_s(offers: Offers, free_s: Tensor) -> Tensor:
@@ -132,14 +134,19 @@ def _predicted_s(offers: Offers, free_s: Tensor) -> Tensor:
     return torch.where(offers.mask, torch.where(offers.on_device, offers.ready_s, served_s), torch.inf)
 
 
-def offer_features(o: OffloadObservation, offers: Offers, rounds: int = ROUNDS) -> Tensor:
+def offer_features(o: OffloadObservation, offers: Offers, running: bool = True, most: int | None = None) -> Tensor:
     """[.., K, C, OFFER_FEATURES] what a network is told of each place: predicted latency with the running queues and
     with the queues as seen, each also over the best place's; its parts; slack to the deadline; and, the same for all
-    places of a task, how busy slot and servers are. 0 where it may not be taken."""
+    places of a task, how busy slot and servers are. 0 where it may not be taken.
+
+    Args:
+        running: False: the queues as seen stand also where the running ones would.
+        most: as of `running_s`.
+    """
     there = o.task_mask.to(offers.ready_s.dtype)
     seen_s = o.server_backlog_s[..., None, :].expand(*o.uplink_bps.shape)
-    free_s = running_s(o, offers, rounds) if rounds else seen_s
-    running, seen = _predicted_s(offers, free_s), _predicted_s(offers, seen_s)
+    free_s = running_s(o, offers, most) if running else seen_s
+    then_s, now_s = _predicted_s(offers, free_s), _predicted_s(offers, seen_s)
     work_s = torch.where(offers.mask & ~offers.on_device, offers.service_s, torch.inf).amin(-1)
     work_s = torch.where(work_s.isfinite(), work_s, 0.0) * there
     ahead_s, slot_s = work_s.cumsum(-1) - work_s, work_s.sum(-1, keepdim=True)
@@ -147,14 +154,14 @@ def offer_features(o: OffloadObservation, offers: Offers, rounds: int = ROUNDS) 
     backlog_s = o.server_backlog_s.mean(-1)[..., None]
     age_s, room = o.observation_age_s, o.server_room.clamp(max=100.0)
     by_place = (
-        _size(running),
-        _over_least(running),
-        _over_least(seen),
+        _size(then_s),
+        _over_least(then_s),
+        _over_least(now_s),
         _size(offers.ready_s),
         _size(offers.service_s),
         _over_least(torch.where(offers.mask & ~offers.on_device, offers.at(free_s, torch.inf), torch.inf)),
-        offers.on_device.to(running.dtype),
-        ((o.deadline_s[..., None] - running) / o.deadline_s[..., None]).clamp(-3, 1).nan_to_num(1.0),
+        offers.on_device.to(then_s.dtype),
+        ((o.deadline_s[..., None] - then_s) / o.deadline_s[..., None]).clamp(-3, 1).nan_to_num(1.0),
         offers.at(room[..., None, :].expand_as(o.uplink_bps), 100.0) / 30,
         _size(offers.at(age_s[..., None, :].expand_as(o.uplink_bps), 0.0)),
         2 * offers.accuracy - 1,
@@ -168,7 +175,7 @@ def offer_features(o: OffloadObservation, offers: Offers, rounds: int = ROUNDS) 
         (1 / count.clamp(min=1)).expand_as(ahead_s),
         before / 32,
     )
-    parts = [*by_place, *(part[..., None].expand_as(running) for part in by_task)]
+    parts = [*by_place, *(part[..., None].expand_as(then_s) for part in by_task)]
     return torch.stack(parts, -1) * (offers.mask & o.task_mask[..., None])[..., None]
 
 
