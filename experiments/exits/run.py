@@ -131,7 +131,7 @@ def lanes_of(runs: list[Run], data: dict, device: str, captured: bool, quick: bo
     for run in runs:
         epochs, train = epochs_of(run, quick), data[run.data, "train"]
         settings = ExitSettings(
-            epochs=epochs, patience=epochs, seed=run.seed, weights=run.weights, rate=run.rate, device=device
+            epochs=epochs, batch=256, patience=epochs, seed=run.seed, weights=run.weights, rate=run.rate, device=device
         )
         if run.data not in pictures:
             pictures[run.data] = Pictures.of(train, settings)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from coinfer import cli_scenario
+from coinfer import cli_exits, cli_scenario
 from coinfer.cli_simulate import simulate
 from coinfer.cli_train import train
 from coinfer.console import console
@@ -52,6 +52,7 @@ PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained polic
 app.command()(simulate)
 app.command()(train)
 app.add_typer(cli_scenario.app, name="scenario")
+app.add_typer(cli_exits.app, name="exits")
 
 
 @app.command()

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coinfer.graph.ir import GraphError, ImageInput, ModelGraph
+from coinfer.graph.segment import save_model
 from coinfer.learners import augment
 from coinfer.learners.modules import GraphModule
 from coinfer.profile.labelled import Labelled
@@ -46,8 +47,8 @@ class ExitSettings:
     """How exits are trained."""
 
     epochs: int = 60
-    batch: int = 256
-    rate: float = 0.1
+    batch: int = 128
+    rate: float = 0.05
     """Largest learning rate."""
     warm_share: float = 0.1
     """Share of the steps in which the rate rises; then it falls to 0 along a cosine."""
@@ -421,6 +422,28 @@ def _bfloat16(precision: str, device: torch.device) -> bool:
 
 def _on(device: torch.device, images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+
+
+def save(trained: Trained, kind: str, folder: Path) -> Path:
+    """Writes NAME.onnx, NAME.safetensors (float16, exactly what the ONNX file holds) and training.json.
+
+    Args:
+        kind: which pictures it was trained on.
+
+    Returns:
+        The path of the ONNX file.
+    """
+    graph = rounded(trained.graph)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{graph.name}.onnx"
+    save_model(graph, path)
+    weights = {name: torch.from_numpy(value.astype(np.float16)) for name, value in graph.weights.items()}
+    save_file(weights, folder / f"{graph.name}.safetensors", metadata={"fingerprint": graph.fingerprint})
+    epochs = [epoch._asdict() for epoch in trained.epochs]
+    record = {"network": graph.name, "fingerprint": graph.fingerprint, "pictures": kind, "best": trained.best}
+    record |= {"settings": asdict(trained.settings), "epochs": epochs}
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def rounded(graph: ModelGraph) -> ModelGraph:
