@@ -76,8 +76,8 @@ def test_discounts_what_comes_later(make):
 
 @LEARNERS
 def test_a_time_limit_is_not_an_end(make):
-    """One choice and reward 1 for ever: 1 / (1 - discount), however short the episodes are cut; were the cut an end, the
-    value would be 4.1 at most. It has not quite arrived after so few updates."""
+    """One choice and reward 1 for ever: 1 / (1 - discount), however short the episodes are cut; were the cut an end,
+    the value would be 4.1 at most. It has not quite arrived after so few updates."""
     cut = Constant(length=5, choices=1, ends=False)
     learner = make(1)
     run(Loop(LoopSettings(600, 10, 1000, 32, assess_rounds=4), cut, learner))

@@ -100,7 +100,6 @@ def drive(
     progress: Progress = lambda _: None,
     folder: Path | None = None,
     resume: bool = False,
-    save_every_s: float = SAVE_EVERY_S,
 ) -> str:
     """Runs a loop to its end, with checkpoints, curves and logs in the folder.
 
@@ -129,7 +128,7 @@ def drive(
                 events.add(loop.points[-1])
             decisions = (loop.round - first) * loop.view.there[..., 0].numel()
             progress(Report(loop.round, loop.settings.rounds, decisions, now_s - began_s, _last(loop.points)))
-            if folder is not None and now_s - saved_s >= save_every_s:
+            if folder is not None and now_s - saved_s >= SAVE_EVERY_S:
                 keep(loop, record, folder)
                 saved_s = time.monotonic()
     if folder is not None:
