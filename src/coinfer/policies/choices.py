@@ -74,7 +74,8 @@ def choices(observation: OffloadObservation) -> Choices:
         o.option_mask[..., None] & reachable,
     )
     own_s, ready_s, service_s, accuracy, on_device, mask = (part.expand(ready_s.shape).flatten(-2) for part in parts)
-    fallback = torch.nn.functional.one_hot(on_device.int().argmax(-1), mask.shape[-1]).bool()
+    number = torch.arange(mask.shape[-1], device=mask.device)
+    fallback = on_device.int().argmax(-1)[..., None] == number  # `one_hot` would fix the number of choices on export
     mask = mask | (fallback & ~mask.any(-1, keepdim=True))
     return Choices(own_s, ready_s, service_s, accuracy, on_device, mask, first.shape[0])
 
