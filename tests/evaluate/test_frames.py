@@ -10,7 +10,8 @@ from coinfer.envs import wireless_power
 from coinfer.evaluate import frames
 from coinfer.evaluate.compare import Settings, compare
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.scenario.compile import WirelessPowerWorld, open_world
+from coinfer.scenario.compile import open_world
+from coinfer.scenario.world import WirelessPowerWorld
 from coinfer.types import UserError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coinfer.physics import radio, random
 from coinfer.physics import wireless_power as physics
-from coinfer.scenario.compile import WirelessPowerWorld
+from coinfer.scenario.world import WirelessPowerWorld
 
 
 class Tables(NamedTuple):

@@ -13,9 +13,9 @@ from coinfer.evaluate import frames, limits, policy_files, report
 from coinfer.evaluate.oracles import ORACLES
 from coinfer.evaluate.simulate import Maker, Progress, Run, known_policies, run
 from coinfer.policies.modes import MODES
-from coinfer.scenario.compile import WirelessPowerWorld, World, fingerprint, open_world
+from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.scenario.load import parse_changes
-from coinfer.scenario.world import OffloadWorld
+from coinfer.scenario.world import OffloadWorld, WirelessPowerWorld, World
 from coinfer.types import UserError
 
 REFERENCES = ("greedy", "coordinate-descent")

@@ -8,7 +8,7 @@ import torch
 from coinfer.envs import wireless_power
 from coinfer.evaluate.simulate import Progress, Run, episode_seeds
 from coinfer.policies.modes import MODES
-from coinfer.scenario.compile import WirelessPowerWorld
+from coinfer.scenario.world import WirelessPowerWorld
 
 UNASKED = tuple(name for name in MODES if name != "optimum")
 MEASURES = {"rate_bps": "weighted sum of rates, mean of the frames", "sends": "share of devices that send"}

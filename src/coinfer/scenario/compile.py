@@ -15,7 +15,7 @@ from coinfer.scenario.load import Scenario, load
 from coinfer.scenario.spec import Reward
 from coinfer.scenario.tables import Label, Options, Speed
 from coinfer.scenario.traces import load_workload
-from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, check
+from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, WirelessPowerWorld, World, check
 from coinfer.units import GIGA
 
 MOST_LOST = 0.01
@@ -23,28 +23,6 @@ MOST_LOST = 0.01
 MOST_SLOTS = 10_000_000
 """Slots of a measured workload."""
 _QUANTILES = 64
-
-
-class WirelessPowerWorld(NamedTuple):
-    """DROO's setting (Huang, Bi, Zhang, IEEE TMC 2020). N devices."""
-
-    name: str
-    slots: int
-    mean_gain: np.ndarray
-    """[N] mean channel gain of each device; in a slot the gain is exponential around it."""
-    weight: np.ndarray
-    """[N] of its rate in the sum."""
-    power_w: float
-    harvest_efficiency: float
-    cycles_per_bit: float
-    capacitance: float
-    noise_w: float
-    bandwidth_hz: float
-    overhead: float
-    """Bits sent for each bit of the task."""
-
-
-World = OffloadWorld | BlocksWorld | WirelessPowerWorld
 
 
 class Compiled(NamedTuple):

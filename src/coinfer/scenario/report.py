@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from coinfer.physics.radio import shannon_bps
-from coinfer.scenario.compile import Compiled, WirelessPowerWorld
-from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
+from coinfer.scenario.compile import Compiled
+from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, WirelessPowerWorld
 from coinfer.units import BITS_PER_BYTE, MEGA
 
 _KILO = 1e3

@@ -155,6 +155,28 @@ class BlocksWorld(NamedTuple):
         return self.block_mask.shape[-1]
 
 
+class WirelessPowerWorld(NamedTuple):
+    """DROO's setting (Huang, Bi, Zhang, IEEE TMC 2020). N devices."""
+
+    name: str
+    slots: int
+    mean_gain: np.ndarray
+    """[N] mean channel gain of each device; in a slot the gain is exponential around it."""
+    weight: np.ndarray
+    """[N] of its rate in the sum."""
+    power_w: float
+    harvest_efficiency: float
+    cycles_per_bit: float
+    capacitance: float
+    noise_w: float
+    bandwidth_hz: float
+    overhead: float
+    """Bits sent for each bit of the task."""
+
+
+World = OffloadWorld | BlocksWorld | WirelessPowerWorld
+
+
 def check(world: OffloadWorld | BlocksWorld) -> None:
     """Holds the arrays against each other.
 
