@@ -4,15 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tables import analytic_table
+from PIL import Image
+from tests.tables import analytic_table, made_up_accuracy
 
 from coinfer.demo import report
+from coinfer.demo.live import cells, headings
+from coinfer.demo.pictures import load_pictures
+from coinfer.demo.report import View
 from coinfer.demo.run import link_traces
-from coinfer.demo.schemes import PLANNER, device_only, fixed_best, schemes, server_only
-from coinfer.graph import zoo
+from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
+from coinfer.demo.settings import demo_settings
+from coinfer.graph import exits, zoo
 from coinfer.profile.options import compile_options
 from coinfer.records import Record
 from coinfer.runtime import estimate as est
+from coinfer.runtime.device import Device
 from coinfer.runtime.planner import observe
 from coinfer.traces import SHIPPED_TRACES, TraceError
 from coinfer.types import DEVICE, Hop, Outcome, Route
@@ -41,7 +47,20 @@ def test_each_scheme_does_what_its_name_says():
     assert fixed(slow) == fixed(fast), "it never adapts"
     assert fixed(slow).server[0] == 0, "chosen at the mean rates, not at those of the moment"
     assert fixed_best(fast, [1e2, 1e2])(fast).server[0] == DEVICE
-    assert next(iter(schemes(OPTIONS, GRAPH.inputs, fast, [1e9, 1e3]))) == PLANNER
+    device = Device(GRAPH, profile=analytic_table(GRAPH), options=OPTIONS)
+    assert next(iter(schemes(device, fast, [1e9, 1e3]))) == PLANNER
+    device.policy = device_only(OPTIONS)
+    assert list(schemes(device, fast, [1e9, 1e3]))[:2] == [TRAINED_POLICY, PLANNER]
+
+
+def test_with_exits_rivals_use_the_last():
+    graph = exits.build("alexnet-cifar-exits")
+    options = compile_options(graph, analytic_table(graph), (32, 8), made_up_accuracy(graph))
+    observation = observe(options, [], np.inf, 0.0)
+    assert options.triples[device_only(options)(observation).option[0]] == (2, ("exit3",), 32)
+    server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4, 0.0)
+    there = server_only(options, graph.inputs)(observe(options, [server], np.inf, 0.0))
+    assert options.triples[there.option[0]] == (2, graph.inputs, 8)
 
 
 def record(i: int, latency_s: float, predicted_s: float = 0.1, fallback: str = "") -> Record:
@@ -59,8 +78,53 @@ def test_the_summary_is_what_the_records_say():
     assert found.sent_bytes == pytest.approx(1000)
     assert found.fallbacks == 1
     assert found.prediction_error == pytest.approx(0.25)
-    assert found.top1_agreement == pytest.approx(0.75)
+    assert found.right == pytest.approx(0.75)
+    assert found.exits == (1.0,)
     assert 0.35 < found.p95_s < 0.4
+
+
+def test_exits_and_labels_are_shown_where_there_are_any():
+    early = record(0, 0.1)._replace(exit=1, route=record(0, 0.1).route._replace(exit=2))
+    full, plain = View(("input",), True, True), View(("input",))
+    for view in (full, plain):
+        assert len(cells(early, True, view)) == len(headings(view))
+    assert cells(early, False, full)[3:5] == ["2 sure", "-"]
+    assert cells(early, False, full)[-1] == "wrong"
+    assert report.choice_name(early, full) == "2 sure"
+    assert report.choice_name(record(0, 0.1), full) == "1 (input)"
+    assert report.choice_name(record(0, 0.1), plain) == "(input)"
+    table = report.comparison([report.summarise([early, record(1, 0.2)], [True, False])], 0.15, full)
+    shown = [column.header for column in table.columns]
+    assert shown[-3:] == ["right", "expected", "by exit, %"]
+    assert list(table.columns[-1].cells) == ["50 50"]
+
+
+def test_small_networks_are_slowed_with_their_links_unless_told():
+    small, plain = demo_settings("alexnet-exits", {}), demo_settings("resnet50", {})
+    assert (small.link_scale, small.wishes.goal, small.bits) == (0.03, "accuracy", (16, 8, 4))
+    assert (plain.link_scale, plain.wishes.goal, plain.deadline_s) == (1.0, "latency", 0.25)
+    told = demo_settings("alexnet-exits", {"goal": "energy", "power_w": 3.0}, deadline_s=0.1, bits=(8,), runs=None)
+    assert (told.deadline_s, told.bits, told.wishes.goal, told.runs) == (0.1, (8,), "energy", "runs")
+    scaled = link_traces(str(SHIPPED_TRACES), 3, 0.03)
+    whole = link_traces(str(SHIPPED_TRACES), 3)
+    assert [scaled[name].mean_bps / whole[name].mean_bps for name in whole] == pytest.approx([0.03] * 3)
+
+
+def test_labelled_pictures_are_judged_by_their_class(tmp_path: Path):
+    for name, level in (("cat", 10), ("dog", 200)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((32, 32, 3), level + i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    found = load_pictures(GRAPH, str(tmp_path))
+    assert found.labels is not None
+    assert sorted(
+        (int(label), picture.mean() > 100) for label, picture in zip(found.labels, found.images, strict=True)
+    ) == [
+        *[(0, False)] * 3,
+        *[(1, True)] * 3,
+    ]
+    plain = load_pictures(GRAPH, None)
+    assert (plain.labels, plain.kind) == (None, "6 photographs")
 
 
 def test_links_take_the_first_traces_of_a_file_or_one_at_different_times():

@@ -220,43 +220,80 @@ def infer(
 @app.command()
 def demo(
     model: Annotated[str, typer.Option(help="An ONNX file that takes pictures, or a network of the zoo.")] = "resnet50",
-    images: Annotated[Path | None, typer.Option(help="Folder of pictures; shipped photographs without it.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures, or of one folder for each class; shipped ones without."),
+    ] = None,
     trace: Annotated[
         str | None,
         typer.Option(help="Bandwidth traces: CSV of trace_id,time_s,throughput_bytes_per_s, or FILE:TRACE_ID."),
     ] = None,
-    deadline_ms: Annotated[float, typer.Option(min=1, help="Deadline of each request, milliseconds.")] = 250.0,
-    device_slowdown: Slowdown = 6.0,
+    link_scale: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Rates of the links, times those of the trace. 1; 0.03 for alexnet-exits."),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(min=1, help="Deadline of a request, milliseconds. 250; 60 for alexnet-exits.")
+    ] = None,
+    device_slowdown: Annotated[
+        float | None, typer.Option(min=1.0, help="How many times slower than this one. 6; 200 for alexnet-exits.")
+    ] = None,
     edge_slowdowns: Annotated[str, typer.Option(help="One edge server for each factor.")] = "2.5,1.5,1",
-    bits: Bits = "32,16,8",
+    bits: Annotated[
+        str | None, typer.Option(help="Allowed bits per element. 32,16,8; 16,8,4 for alexnet-exits.")
+    ] = None,
     jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
     scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 25.0,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
+    goal: Annotated[
+        Literal["latency", "accuracy", "energy"] | None,
+        typer.Option(help="What the planner seeks within the limits. latency; accuracy for alexnet-exits."),
+    ] = None,
+    min_accuracy: MinAccuracy = 0.0,
+    energy_mj: EnergyMj = 0.0,
+    power_w: PowerW = 0.0,
+    transmit_power_w: TransmitPowerW = 0.0,
+    accuracy: Accuracy = None,
+    confidence: Confidence = "",
+    confidence_loss: ConfidenceLoss = None,
+    policy: PolicyFile = None,
 ) -> None:
     """Run a device and three edge servers on this machine, on real pictures and a bandwidth trace, and compare.
 
-    Four schemes answer the same requests on the same trace: the planner, device only, server only, fixed best cut.
+    Four schemes answer the same requests on the same trace: the planner, device only, server only, fixed best cut; and
+    a trained policy where one is given. `alexnet-exits` is a small trained network with three exits.
 
-    Example: [bold]coinfer demo --model alexnet --deadline-ms 200[/bold]
+    Example: [bold]coinfer demo --model alexnet-exits[/bold]
     """
-    from coinfer.demo.run import DemoSettings, run_demo
-    from coinfer.runtime.links import SHIPPED_TRACES
+    from coinfer.demo.run import run_demo
+    from coinfer.demo.settings import demo_settings
 
-    run_demo(
-        DemoSettings(
-            model=model,
-            images=str(images) if images else None,
-            trace=trace or str(SHIPPED_TRACES),
-            deadline_s=deadline_ms / 1e3,
-            device_slowdown=device_slowdown,
-            edge_slowdowns=parse_factors(edge_slowdowns),
-            bits=parse_bits(bits),
-            jpeg_quality=jpeg,
-            scheme_s=scheme_s,
-            runs=str(runs),
-        ),
-        console,
+    wishes = {
+        "goal": goal,
+        "min_accuracy": min_accuracy,
+        "energy_j": energy_mj / 1e3 or math.inf,
+        "power_w": power_w,
+        "transmit_power_w": transmit_power_w,
+        "accuracy": accuracy,
+        "confidence": parse_confidence(confidence),
+        "confidence_loss": confidence_loss,
+        "policy": policy,
+    }
+    settings = demo_settings(
+        model,
+        wishes,
+        images=str(images) if images else None,
+        trace=trace,
+        link_scale=link_scale,
+        deadline_s=deadline_ms / 1e3 if deadline_ms else None,
+        device_slowdown=device_slowdown,
+        edge_slowdowns=parse_factors(edge_slowdowns),
+        bits=parse_bits(bits) if bits else None,
+        jpeg_quality=jpeg,
+        scheme_s=scheme_s,
+        runs=str(runs),
     )
+    run_demo(settings, console)
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from coinfer.demo.report import cut_name
+from coinfer.demo.report import View, cut_name
 from coinfer.records import Record
 from coinfer.units import MEGA, MILLI
 
@@ -18,10 +18,10 @@ ROWS = 12
 class LiveTable:
     """Shows the last requests and how far the run is. A context manager; plain lines where there is no terminal."""
 
-    def __init__(self, console: Console, names: Sequence[str], requests: int, inputs: tuple[str, ...]):
+    def __init__(self, console: Console, names: Sequence[str], requests: int, view: View):
         self._console = console
-        self._inputs = inputs
-        self._rows: deque[Record] = deque(maxlen=ROWS)
+        self._view = view
+        self._rows: deque[tuple[Record, bool]] = deque(maxlen=ROWS)
         self._progress = Progress(
             TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         )
@@ -37,18 +37,18 @@ class LiveTable:
         if self._console.is_terminal:
             self._live.stop()
 
-    def add(self, record: Record) -> None:
-        self._rows.append(record)
+    def add(self, record: Record, is_right: bool) -> None:
+        self._rows.append((record, is_right))
         self._progress.advance(self._tasks[record.scheme])
         if not self._console.is_terminal:
-            self._console.print(" ".join(cells(record, self._inputs)), highlight=False)
+            self._console.print(" ".join(cells(record, is_right, self._view)), highlight=False)
 
     def _render(self) -> Group:
         table = Table(title="requests", title_justify="left", expand=True)
-        for heading, justify in HEADINGS:
+        for heading, justify in headings(self._view):
             table.add_column(heading, justify=justify, no_wrap=True)
-        for record in self._rows:
-            table.add_row(*cells(record, self._inputs), style="" if record.outcome.in_time else "red")
+        for record, is_right in self._rows:
+            table.add_row(*cells(record, is_right, self._view), style="" if record.outcome.in_time else "red")
         return Group(table, self._progress)
 
 
@@ -69,19 +69,33 @@ HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
 )
 
 
-def cells(record: Record, inputs: tuple[str, ...]) -> list[str]:
+EXIT_HEADING: tuple[tuple[str, JustifyMethod], ...] = (("exit", "left"),)
+RIGHT_HEADING: tuple[tuple[str, JustifyMethod], ...] = (("class", "left"),)
+
+
+def headings(view: View) -> tuple[tuple[str, JustifyMethod], ...]:
+    """The columns: with exits which one answered, with labels whether it was right."""
+    exits = EXIT_HEADING if view.has_exits else ()
+    return (*HEADINGS[:3], *exits, *HEADINGS[3:], *(RIGHT_HEADING if view.has_labels else ()))
+
+
+def cells(record: Record, is_right: bool, view: View) -> list[str]:
     """One row, times in milliseconds."""
     outcome, head = record.outcome, record.route.hops[0]
-    offloaded = len(record.route.hops) > 1
+    sure = record.exit != record.route.exit
+    offloaded = len(record.route.hops) > 1 and not sure
     parts = (outcome.device_s, outcome.upload_s, outcome.queue_s, outcome.server_s, outcome.download_s)
+    exits = [f"{record.exit + 1}{' sure' if sure else ''}"] if view.has_exits else []
     return [
         record.scheme,
         str(record.request),
-        f"{record.link_bps / MEGA:.1f}" if offloaded else "-",
-        cut_name(record, inputs),
+        f"{record.link_bps / MEGA:.2g}" if offloaded else "-",
+        *exits,
+        "-" if sure else cut_name(record, view.inputs),
         str(head.bits) if offloaded else "-",
         record.executed_on + (" (fallback)" if record.fallback else ""),
         *(f"{part / MILLI:.0f}" for part in parts),
         f"{outcome.latency_s / MILLI:.0f}",
         "yes" if outcome.in_time else "late",
+        *([("right" if is_right else "wrong")] if view.has_labels else []),
     ]

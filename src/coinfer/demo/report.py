@@ -9,8 +9,22 @@ import numpy as np
 from rich.table import Table
 
 from coinfer.records import Record, as_json
-from coinfer.runtime.links import Trace
+from coinfer.traces import Trace
 from coinfer.units import MEGA, MILLI, bytes_of_bits
+
+
+class View(NamedTuple):
+    """What there is to show."""
+
+    inputs: tuple[str, ...]
+    """Of the network."""
+    has_exits: bool = False
+    has_labels: bool = False
+
+    @property
+    def judged(self) -> str:
+        """What a right answer is."""
+        return "right" if self.has_labels else "top-1 as exact"
 
 
 class Summary(NamedTuple):
@@ -27,8 +41,24 @@ class Summary(NamedTuple):
     fallbacks: int
     prediction_error: float
     """Median of |predicted - measured| / measured latency."""
-    top1_agreement: float
-    """Share of answers with the same first class as the whole network run exactly."""
+    right: float
+    """Share of answers with the picture's class, or where that is not known with the class that the whole network
+    finds."""
+    expected_right: float
+    """Mean of the accuracies that were expected of the answers; 1 without an accuracy table."""
+    exits: tuple[float, ...]
+    """Share of answers by exit, up to the last that answered."""
+
+
+def choice_name(record: Record, view: View) -> str:
+    """What was done with a request, for people: exit, cut and bits where there are exits, else the cut."""
+    if not view.has_exits:
+        return cut_name(record, view.inputs)
+    if record.exit != record.route.exit:
+        return f"{record.exit + 1} sure"
+    sends = len(record.route.hops) > 1
+    bits = f" {record.route.hops[0].bits} bit" if sends and record.route.hops[0].cut != view.inputs else ""
+    return f"{record.exit + 1} {cut_name(record, view.inputs)}{bits}"
 
 
 def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
@@ -37,8 +67,8 @@ def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
     return "(all here)" if len(record.route.hops) == 1 else "(input)" if cut == inputs else "+".join(cut)
 
 
-def summarise(records: Sequence[Record], agreed: Sequence[bool]) -> Summary:
-    """Records of one scheme, and whether each answer agreed with the exact one."""
+def summarise(records: Sequence[Record], right: Sequence[bool]) -> Summary:
+    """Records of one scheme, and whether each answer was right."""
     latency_s = np.array([record.outcome.latency_s for record in records])
     predicted_s = np.array([record.predicted_s for record in records])
     return Summary(
@@ -50,16 +80,21 @@ def summarise(records: Sequence[Record], agreed: Sequence[bool]) -> Summary:
         sent_bytes=float(np.mean([bytes_of_bits(record.sent_bits) for record in records])),
         fallbacks=sum(bool(record.fallback) for record in records),
         prediction_error=float(np.median(np.abs(predicted_s - latency_s) / latency_s)),
-        top1_agreement=float(np.mean(agreed)),
+        right=float(np.mean(right)),
+        expected_right=float(np.mean([record.outcome.accuracy for record in records])),
+        exits=tuple((np.bincount([record.exit for record in records]) / len(records)).tolist()),
     )
 
 
-def comparison(summaries: Sequence[Summary], deadline_s: float) -> Table:
+def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> Table:
     """The table at the end of a run."""
     table = Table(title=f"same inputs, same trace, deadline {deadline_s / MILLI:.0f} ms", title_justify="left")
     table.add_column("scheme", no_wrap=True)
-    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fall- backs", "pred. error", "top-1 as exact"):
+    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fall- backs", "pred. error", view.judged):
         table.add_column(heading, justify="right")
+    if view.has_exits:
+        table.add_column("expected", justify="right")
+        table.add_column("by exit, %", justify="right", no_wrap=True)
     for found in summaries:
         table.add_row(
             found.scheme,
@@ -69,14 +104,28 @@ def comparison(summaries: Sequence[Summary], deadline_s: float) -> Table:
             f"{found.sent_bytes / 1e3:.0f}",
             str(found.fallbacks),
             f"{found.prediction_error:.0%}",
-            f"{found.top1_agreement:.0%}",
+            f"{found.right:.1%}",
+            *(
+                (f"{found.expected_right:.1%}", " ".join(f"{s * 100:.0f}" for s in found.exits))
+                if view.has_exits
+                else ()
+            ),
         )
     return table
 
 
-def write_json(path: Path, settings: Mapping[str, object], summaries: Sequence[Summary]) -> None:
+def _by_exit(found: Summary, view: View) -> list[str]:
+    """Expected accuracy, and the share of each exit."""
+    shares = " ".join(f"{share * 100:.0f}" for share in found.exits)
+    return [f"{found.expected_right:.1%}", shares] if view.has_exits else []
+
+
+def write_json(
+    path: Path, settings: Mapping[str, object], summaries: Sequence[Summary], pictures: str, view: View
+) -> None:
     """Settings and summaries; the single requests are in the run log beside it."""
-    found = {"settings": dict(settings), "schemes": [as_json(summary) for summary in summaries]}
+    schemes = [as_json(summary) for summary in summaries]
+    found = {"settings": dict(settings), "pictures": pictures, "right means": view.judged, "schemes": schemes}
     path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
 
 
@@ -85,14 +134,13 @@ def plot(
     records: Mapping[str, Sequence[Record]],
     summaries: Sequence[Summary],
     traces: Mapping[str, Trace],
-    inputs: tuple[str, ...],
+    view: View,
     deadline_s: float,
 ) -> None:
     """Link rates, what the first scheme chose, latency of every request, and the means side by side.
 
     Args:
         traces: of the links, by the address of the server.
-        inputs: of the network.
     """
     import matplotlib
 
@@ -109,7 +157,7 @@ def plot(
         rates.plot(grid, [trace.rate_at(t) / MEGA for t in grid], label=address, lw=1.2, color=colours[address])
     rates.set(ylabel="link rate, Mbit/s", xlim=(0, end_s), ylim=(0, None), title="The links, the same for every scheme")
     rates.legend(loc="upper right", fontsize=8, ncols=len(traces))
-    _choices(chosen, next(iter(records.values())), colours, inputs)
+    _choices(chosen, next(iter(records.values())), colours, view)
     chosen.set(xlim=(0, end_s))
     for found, marker in zip(records.values(), "osv^DPX", strict=False):
         times = [record.at_s for record in found]
@@ -118,26 +166,27 @@ def plot(
     latencies.axhline(deadline_s / MILLI, color="black", ls="--", lw=1, label="deadline")
     latencies.set(ylabel="latency, ms", xlabel="time of the request, s", xlim=(0, end_s), ylim=(0, None))
     latencies.legend(loc="upper left", fontsize=8, ncols=3)
-    _bars(bars, records, summaries)
+    _bars(bars, records, summaries, view)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _choices(axes: Any, records: Sequence[Record], colours: Mapping[str, str], inputs: tuple[str, ...]) -> None:
-    """One row for each cut, one colour for each server; a cross where the device had to step in."""
-    names = [cut_name(record, inputs) for record in records]
+def _choices(axes: Any, records: Sequence[Record], colours: Mapping[str, str], view: View) -> None:
+    """One row for each choice, one colour for each server; a cross where the device had to step in."""
+    names = [choice_name(record, view) for record in records]
     rows = {name: row for row, name in enumerate(sorted(set(names), reverse=True))}
     for record, name in zip(records, names, strict=True):
         colour = colours.get(record.route.hops[-1].node, "black")
         axes.plot(record.at_s, rows[name], marker="x" if record.fallback else "s", ms=5, color=colour)
     axes.set_yticks(list(rows.values()), list(rows))
-    axes.set(ylim=(-0.6, len(rows) - 0.4), title=f"What the {records[0].scheme} chose (cut, colour of the server)")
+    what = "exit, cut, bits" if view.has_exits else "cut"
+    axes.set(ylim=(-0.6, len(rows) - 0.4), title=f"What the {records[0].scheme} chose ({what}, colour of the server)")
 
 
 PARTS = ("device_s", "upload_s", "queue_s", "server_s", "download_s")
 
 
-def _bars(axes: Any, records: Mapping[str, Sequence[Record]], summaries: Sequence[Summary]) -> None:
+def _bars(axes: Any, records: Mapping[str, Sequence[Record]], summaries: Sequence[Summary], view: View) -> None:
     """Mean latency of each scheme, split into its parts."""
     names = [summary.scheme for summary in summaries]
     left = np.zeros(len(names))
@@ -146,7 +195,9 @@ def _bars(axes: Any, records: Mapping[str, Sequence[Record]], summaries: Sequenc
         axes.barh(names, width / MILLI, left=left, label=part.removesuffix("_s"))
         left += width / MILLI
     for row, summary in enumerate(summaries):
-        axes.text(left[row], row, f" {summary.mean_s / MILLI:.0f} ms, {summary.in_time:.0%} in time", va="center")
+        right = f", {summary.right:.1%} right" if view.has_labels else ""
+        told = f" {summary.mean_s / MILLI:.0f} ms, {summary.in_time:.0%} in time{right}"
+        axes.text(left[row], row, told, va="center")
     axes.invert_yaxis()
     axes.set(xlabel="mean latency, ms", xlim=(0, left.max() * 1.6))
     axes.legend(fontsize=8, loc="center right")

@@ -4,25 +4,29 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from coinfer.commands import measuring
+from coinfer.commands import measuring, tell
 from coinfer.demo import report
 from coinfer.demo.cluster import EdgeProcess, edges
 from coinfer.demo.live import LiveTable
-from coinfer.demo.schemes import PLANNER, schemes
+from coinfer.demo.pictures import Pictures, load_pictures
+from coinfer.demo.report import View
+from coinfer.demo.schemes import ADAPTIVE, schemes
+from coinfer.demo.settings import DemoSettings
 from coinfer.graph.zoo import open_model
 from coinfer.records import Record, RunLog
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device import Device, Result
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.images import load_images, preprocess
-from coinfer.runtime.links import SHIPPED_TRACES, Link, Trace, TraceError, load_traces
+from coinfer.runtime.images import preprocess
+from coinfer.runtime.links import Link
 from coinfer.runtime.profiling import profile_for
+from coinfer.traces import Trace, TraceError, load_traces
 from coinfer.types import Policy
 
 REST_S = 1.5
@@ -33,23 +37,6 @@ CONCURRENT = 32
 """Requests under way at a time."""
 
 
-@dataclass(frozen=True)
-class DemoSettings:
-    model: str = "resnet50"
-    images: str | None = None
-    """Folder of pictures; the shipped ones without it."""
-    trace: str = str(SHIPPED_TRACES)
-    """File, or `file:trace_id` for all links on one trace."""
-    deadline_s: float = 0.25
-    device_slowdown: float = 6.0
-    edge_slowdowns: tuple[float, ...] = (2.5, 1.5, 1.0)
-    bits: tuple[int, ...] = (32, 16, 8)
-    jpeg_quality: int | None = None
-    scheme_s: float = 25.0
-    """How long each scheme runs."""
-    runs: str = "runs"
-
-
 def run_demo(settings: DemoSettings, console: Console) -> Path:
     """Runs all schemes and returns the folder with run log, summary and plot.
 
@@ -57,8 +44,8 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
         GraphError, TraceError, ImageError, ClusterError: for what a user can mend, in one line.
     """
     graph = open_model(settings.model)
-    pictures = load_images(settings.images)
-    traces = link_traces(settings.trace, len(settings.edge_slowdowns))
+    pictures = load_pictures(graph, settings.images)
+    traces = link_traces(settings.trace, len(settings.edge_slowdowns), settings.link_scale)
     with measuring(console, graph) as progress:
         table = profile_for(graph, progress=progress)
     with ExitStack() as stack:
@@ -74,21 +61,26 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
             jpeg_quality=settings.jpeg_quality,
             links=links,
             slowdown=settings.device_slowdown,
+            **settings.wishes.for_device(),
         )
+        tell(console, device)
         stack.callback(device.close)
         with console.status("preparing the segments that may be chosen, here and on the servers"):
             device.open()
         return _compare(settings, console, device, running, links, traces, pictures)
 
 
-def link_traces(where: str, count: int) -> dict[str, Trace]:
+def link_traces(where: str, count: int, scale: float = 1.0) -> dict[str, Trace]:
     """One trace for each link: the first ones of the file, or one trace at different times where it holds fewer.
+
+    Args:
+        scale: of the rates.
 
     Raises:
         TraceError: naming the file and what is wrong with it.
     """
     path, _, wanted = where.partition(":") if not Path(where).exists() else (where, "", "")
-    found = load_traces(path)
+    found = {name: replace(trace, rate_bps=trace.rate_bps * scale) for name, trace in load_traces(path).items()}
     if wanted:
         if wanted not in found:
             raise TraceError(f"{path}: no trace {wanted!r}; it holds {', '.join(list(found)[:8])}")
@@ -107,34 +99,38 @@ def _compare(
     running: Sequence[EdgeProcess],
     links: dict[str, Link],
     traces: Mapping[str, Trace],
-    pictures: Sequence[tuple[str, np.ndarray]],
+    pictures: Pictures,
 ) -> Path:
     folder = Path(settings.runs) / time.strftime("demo-%Y%m%d-%H%M%S")
     observation = device.observe()
     local_s = float(observation.option_device_s[0, -1])
     period_s = PERIOD * local_s
     count = max(int(settings.scheme_s / period_s), 5)
-    rivals = schemes(device.options, device.graph.inputs, observation, [trace.mean_bps for trace in traces.values()])
-    _introduce(console, settings, device, running, traces, local_s, period_s, count)
-    exact = _exact_classes(device, pictures)
+    rivals = schemes(device, observation, [trace.mean_bps for trace in traces.values()])
+    _introduce(console, settings, device, running, traces, local_s)
+    console.print(f"pictures: {pictures.kind}; {wished(settings)}")
+    console.print(f"{count} requests, one every {period_s:.2f} s, for each of the schemes; Ctrl-C stops")
+    truth = _exact_classes(device, pictures) if pictures.labels is None else pictures.labels
     records: dict[str, list[Record]] = {}
-    agreed: dict[str, list[bool]] = {}
-    with RunLog(folder / "requests.jsonl") as log, LiveTable(console, list(rivals), count, device.graph.inputs) as live:
+    right: dict[str, list[bool]] = {}
+    shown = View(device.graph.inputs, len(device.exits) > 1, pictures.labels is not None)
+    with RunLog(folder / "requests.jsonl") as log, LiveTable(console, list(rivals), count, shown) as live:
         for name, policy in rivals.items():
             _replay(links, traces)
-            records[name], agreed[name] = [], []
+            records[name], right[name] = [], []
             for record, result in _requests(device, name, policy, links, pictures, period_s, count):
+                is_right = int(np.argmax(result.output)) == int(truth[record.request % len(truth)])
                 log.append(record)
-                live.add(record)
+                live.add(record, is_right)
                 records[name].append(record)
-                agreed[name].append(int(np.argmax(result.output)) == exact[record.request % len(pictures)])
-    summaries = [report.summarise(found, agreed[name]) for name, found in records.items()]
-    console.print(report.comparison(summaries, settings.deadline_s))
-    report.write_json(folder / "summary.json", asdict(settings), summaries)
+                right[name].append(is_right)
+    summaries = [report.summarise(found, right[name]) for name, found in records.items()]
+    console.print(report.comparison(summaries, settings.deadline_s, shown))
+    report.write_json(folder / "summary.json", asdict(settings), summaries, pictures.kind, shown)
     for found in records.values():
         found.sort(key=lambda record: record.request)
     by_server = {edge.address: trace for edge, trace in zip(running, traces.values(), strict=True)}
-    report.plot(folder / "comparison.png", records, summaries, by_server, device.graph.inputs, settings.deadline_s)
+    report.plot(folder / "comparison.png", records, summaries, by_server, shown, settings.deadline_s)
     console.print(f"plot {folder / 'comparison.png'}, record {folder / 'summary.json'}, every request {log.path}")
     return folder
 
@@ -146,19 +142,29 @@ def _introduce(
     running: Sequence[EdgeProcess],
     traces: Mapping[str, Trace],
     local_s: float,
-    period_s: float,
-    count: int,
 ) -> None:
+    trained = "" if device.accuracy else " (seeded random weights unless the model is your own file)"
     console.print(
-        f"{device.graph.name}: {device.graph.work_flop / 1e9:.1f} GFLOP, {device.graph.params / 1e6:.1f} M parameters"
-        f" (seeded random weights unless the model is your own file); on the device {local_s * 1e3:.0f} ms"
-        f" (this processor slowed {settings.device_slowdown:g} times)"
+        f"{device.graph.name}: {device.graph.work_flop / 1e9:.2g} GFLOP, {device.graph.params / 1e6:.1f} M parameters"
+        f"{trained}; on the device {local_s * 1e3:.0f} ms (this processor slowed {settings.device_slowdown:g} times)"
     )
+    if device.accuracy:
+        shares = ", ".join(f"{device.accuracy.accuracy(i):.1%}" for i in range(len(device.exits)))
+        console.print(f"exits: {shares} right on {device.accuracy.dataset}")
+    scale = "" if settings.link_scale == 1 else f" scaled by {settings.link_scale:g}"
     for edge, (name, trace) in zip(running, traces.items(), strict=True):
         console.print(
-            f"edge {edge.address}: slowed {edge.slowdown:g} times, link {name}, mean {trace.mean_bps / 1e6:.1f} Mbit/s"
+            f"edge {edge.address}: slowed {edge.slowdown:g} times, link {name}{scale}, mean "
+            f"{trace.mean_bps / 1e6:.2g} Mbit/s"
         )
-    console.print(f"{count} requests, one every {period_s:.2f} s, for each of the schemes; Ctrl-C stops")
+
+
+def wished(settings: DemoSettings) -> str:
+    """The planner's wish in words."""
+    wish, limits = settings.wishes.wish, [f"latency at most {settings.deadline_s * 1e3:g} ms"]
+    limits += [f"accuracy at least {wish.min_accuracy:.1%}"] if wish.min_accuracy else []
+    limits += [f"energy at most {wish.energy_j * 1e3:g} mJ"] if wish.energy_j < float("inf") else []
+    return f"wished: best {wish.goal}, {', '.join(limits)}"
 
 
 def _replay(links: dict[str, Link], traces: Mapping[str, Trace]) -> None:
@@ -175,17 +181,18 @@ def _requests(
     scheme: str,
     policy: Policy,
     links: Mapping[str, Link],
-    pictures: Sequence[tuple[str, np.ndarray]],
+    pictures: Pictures,
     period_s: float,
     count: int,
 ) -> Iterator[tuple[Record, Result]]:
     """Makes a request every `period_s`, whether those before are answered or not; yields them as they are answered."""
-    device.policy, device.hedge = policy, scheme == PLANNER
+    device.policy, device.hedge = policy, scheme in ADAPTIVE
+    device.leaves_early = scheme in ADAPTIVE
     began_s = time.monotonic()
 
     def request(i: int) -> tuple[Record, Result]:
         rates_bps = {address: link.rate_bps() for address, link in links.items()}
-        result = device.infer(pictures[i % len(pictures)][1])
+        result = device.infer(pictures.images[i % len(pictures.images)])
         link_bps = rates_bps.get(result.route.hops[-1].node, 0.0)
         return result.record(scheme, i, i * period_s, link_bps), result
 
@@ -200,14 +207,12 @@ def _requests(
         yield from (future.result() for future in as_completed(futures))
 
 
-def _exact_classes(device: Device, pictures: Sequence[tuple[str, np.ndarray]]) -> list[int]:
+def _exact_classes(device: Device, pictures: Pictures) -> np.ndarray:
     """First class of every picture by the whole network, nothing sent."""
-    if device.graph.image is None:
+    image = device.graph.image
+    if image is None:
         raise ValueError(f"{device.graph.name} takes no pictures")
     executor = Executor(device.graph)
-    name = device.graph.inputs[0]
-    found = []
-    for _, picture in pictures:
-        outputs, _ = executor.run({name: preprocess(picture, device.graph.image)}, device.graph.outputs)
-        found.append(int(np.argmax(outputs[device.graph.outputs[0]])))
-    return found
+    name, outputs = device.graph.inputs[0], device.exits[-1]
+    runs = (executor.run({name: preprocess(picture, image)}, outputs)[0] for picture in pictures.images)
+    return np.array([int(np.argmax(found[outputs[0]])) for found in runs])

@@ -131,6 +131,9 @@ class Device:
         elif policy is not None:
             decides = decides._replace(policy=policy)
         self.options, self.policy, self.note = decides
+        self.leaves_early = bool(thresholds)
+        branches_s = self._ladder.branches_s(self.options, table)
+        self._straight = self.options._replace(device_s=self.options.device_s - branches_s)
         pieces = tuple(dict.fromkeys(self.options.pieces))
         self._tail_s: dict[Piece, float] = {piece: table.segment_s(self.graph, *piece) for piece in pieces}
         self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
@@ -151,7 +154,8 @@ class Device:
         answer are used as soon as they do."""
         keep_freed_memory()
         for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in self.options.triples):
-            for inputs, outputs in (*self._ladder.steps(exit_, cut), (cut, self.exits[exit_])):
+            straight = ((self.graph.inputs, cut), (cut, self.exits[exit_]))
+            for inputs, outputs in (*straight, *self._ladder.steps(exit_, cut)):
                 if set(inputs) != set(outputs):
                     self._executor.prepare(inputs, outputs)
         self._courier.peers.start()
@@ -173,7 +177,7 @@ class Device:
     def observe(self, deadline_s: float | None = None) -> OffloadObservation:
         """What a policy would see of a request made now."""
         return planner.observe(
-            self.options,
+            self.options if self.leaves_early else self._straight,
             self._courier.peers.now(),
             self.deadline_s if deadline_s is None else deadline_s,
             self._clock.now_s(),
@@ -262,12 +266,12 @@ class Device:
     def _complete(self, table: ProfileTable, bits: Sequence[int]) -> Options:
         """All that can be done with these numbers of bits."""
         options = compile_options(self.graph, table, bits, self.accuracy)
-        return options._replace(device_s=self._ladder.device_s(options, table))
+        return options._replace(device_s=options.device_s + self._ladder.branches_s(options, table))
 
     def _head(self, task: Task) -> tuple[dict[str, np.ndarray], int | None]:
         """What crosses the cut; or the outputs of an exit that is sure, and which exit that is."""
         at_hand = task.tensors
-        for stage in self._ladder.stages(task.route.exit, task.cut):
+        for stage in self._ladder.stages(task.route.exit, task.cut) if self.leaves_early else ():
             computed = self._compute(at_hand, stage.outputs).result()
             if self._ladder.is_sure(stage, computed):
                 return {name: computed[name] for name in stage.answer}, stage.exit

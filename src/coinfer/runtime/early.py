@@ -119,14 +119,15 @@ class Ladder:
         """True where the stage's answer will do."""
         return all(is_sure(computed[name], self.thresholds[stage.exit]) for name in stage.answer)
 
-    def device_s(self, options: Options, table: ProfileTable) -> np.ndarray:
-        """[O] `options.device_s` with the answers at every exit on the way: of a request that is never sure."""
+    def branches_s(self, options: Options, table: ProfileTable) -> np.ndarray:
+        """[O] time on the profiled machine for the answers at every exit on the way, of a request that is never
+        sure."""
         extra_s = [
             sum(table.segment_s(self._graph, *step) for step in self.steps(exit_, cut))
             - table.segment_s(self._graph, self._graph.inputs, cut)
             for exit_, cut, _ in options.triples
         ]
-        return options.device_s + np.array(extra_s)
+        return np.array(extra_s)
 
 
 def stages_before(graph: ModelGraph, exits: Sequence[Names], exit_: int, cut: Names) -> tuple[Stage, ...]:
