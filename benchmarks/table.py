@@ -33,6 +33,10 @@ def rows(name: str, record: dict[str, Any]) -> Iterator[tuple[str, str, str, str
     """(figure, bar, measured, command) of a record."""
     command = f"`{record['command']}`"
     for figure, found in record.get("figures", {}).items():
+        if "departure" in found:
+            measured = f"{100 * found['departure']:+.1f} %"
+            yield f"{figure}: mean latency in order of arrival over that in order of slots", "", measured, command
+            continue
         bar = next(
             (f"{sign} {found[key]:g}" for key, sign in (("at_most", "≤"), ("at_least", "≥")) if key in found), ""
         )
