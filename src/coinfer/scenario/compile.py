@@ -217,10 +217,10 @@ def _options(
     spec = scenario.spec
     found = []
     for x, model in enumerate(spec.models):
-        row = []
+        row, accuracy = [], tables.accuracy_of(scenario, x, on_device[0][x].table)
         for c, device in enumerate(spec.devices):
             servers = [speeds[x] for speeds in on_server]
-            options = tables.all_options(model, device, on_device[c][x], servers, spec.cuts == "ends")
+            options = tables.all_options(model, device, on_device[c][x], servers, spec.cuts == "ends", accuracy)
             if not (options.upload_bits > 0).any():
                 raise scenario.error(("models", x, "bits"), f"{model.network} has no measured sizes at these bits")
             if spec.keep == "best":

@@ -248,7 +248,10 @@ def _computer(key: Key, computer: Any) -> Any:
 
 
 def _model(key: Key, model: Any, spec: Any) -> Any:
-    if len(model.accuracy) != len(model.exits or (1,)):
+    stated = {"accuracy", "accuracy_drop"} & model.model_fields_set
+    if model.accuracy_table is not None and stated:
+        yield (*key, min(stated)), "expected either this or accuracy_table"
+    if model.accuracy_table is None and len(model.accuracy) != len(model.exits or (1,)):
         wanted = (
             f"{len(model.exits)} values, one for each exit"
             if model.exits

@@ -95,6 +95,8 @@ class Model(Spec):
     """Of each of these exits."""
     accuracy_drop: dict[BitKey, Share] = Field(default_factory=dict)
     """What is lost where a tensor other than the input is sent in so many bits; 0 where none is given."""
+    accuracy_table: Text | None = None
+    """Instead of `accuracy` and `accuracy_drop`: the file that `coinfer exits measure` wrote for this network."""
     deadline_s: Annotated[tuple[Seconds, ...], listed(2)] | None = None
     """One deadline, or [least, greatest] of evenly drawn ones."""
     deadline_factor: Positive | None = None

@@ -1,6 +1,6 @@
 """The compile step of networks: tables of options, or of blocks, for every class of devices and every server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -8,12 +8,17 @@ import numpy as np
 
 from coinfer.partition.hull import Hull
 from coinfer.physics.compute import compute_j, compute_s
+from coinfer.profile.accuracy import AccuracyError, AccuracyTable
 from coinfer.profile.devices import device_class
 from coinfer.profile.table import ProfileError
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import Key, Scenario
 from coinfer.scenario.network import ChainCut, NetworkTable, even_blocks, open_network
+from coinfer.scenario.traces import find_file
 from coinfer.units import FLOAT32_BITS, bytes_of_bits
+
+Accuracy = Callable[[int, str, int], float]
+"""Of an exit (from 0), the tensor that is sent (empty for the input and for nothing, which lose nothing), and bits."""
 
 
 class Speed(NamedTuple):
@@ -128,11 +133,63 @@ def _speed(scenario: Scenario, key: Key, computer: Any, table: NetworkTable) -> 
     raise scenario.error((*key, "profiles"), f"none of them is of network {table.network!r}")
 
 
-def all_options(model: Any, device: Any, on_device: Speed, on_server: Sequence[Speed], ends: bool) -> Options:
-    """Every exit, cut and number of bits; `ends`: only the whole network here or there."""
+def exits_of(model: Any, table: NetworkTable) -> list[int]:
+    """Indices of the exits that may answer."""
+    return [number - 1 for number in model.exits] if model.exits else [len(table.exits) - 1]
+
+
+def stated_accuracy(model: Any, table: NetworkTable) -> Accuracy:
+    """What the scenario's file says."""
+    whole = dict(zip(exits_of(model, table), model.accuracy, strict=True))
+    return lambda exit_, cut, bits: max(whole[exit_] - (model.accuracy_drop.get(bits, 0.0) if cut else 0.0), 0.0)
+
+
+def accuracy_of(scenario: Scenario, number: int, table: NetworkTable) -> Accuracy:
+    """Measured or stated accuracy of a model of the scenario.
+
+    Raises:
+        ScenarioError: where the accuracy table is not there, damaged, or of another network.
+    """
+    model, key = scenario.spec.models[number], ("models", number, "accuracy_table")
+    if model.accuracy_table is None:
+        return stated_accuracy(model, table)
+    path = find_file(model.accuracy_table, scenario.folder)
+    if path is None:
+        raise scenario.error(key, f"no file {model.accuracy_table!r}; `coinfer exits measure` writes one")
+    try:
+        measured = AccuracyTable.load(path)
+    except AccuracyError as error:
+        raise scenario.error(key, str(error)) from None
+    if measured.fingerprint != table.fingerprint:
+        told = f"{path.name} was measured on network {measured.model!r} ({measured.fingerprint[:12]})"
+        raise scenario.error(key, f"{told}, expected {table.network!r} ({table.fingerprint[:12]})")
+
+    def accuracy(exit_: int, cut: str, bits: int) -> float:
+        try:
+            return measured.accuracy(exit_, (cut,), bits if cut else FLOAT32_BITS)
+        except AccuracyError as error:
+            raise scenario.error(key, str(error)) from None
+
+    return accuracy
+
+
+def all_options(
+    model: Any,
+    device: Any,
+    on_device: Speed,
+    on_server: Sequence[Speed],
+    ends: bool,
+    accuracy: Accuracy | None = None,
+) -> Options:
+    """Every exit, cut and number of bits.
+
+    Args:
+        ends: only the whole network here or there.
+        accuracy: what the model's file states where it is not given.
+    """
     rows = []
-    exits = [number - 1 for number in model.exits] if model.exits else [len(on_device.table.exits) - 1]
-    for exit_, accuracy in zip(exits, model.accuracy, strict=True):
+    accuracy = accuracy or stated_accuracy(model, on_device.table)
+    for exit_ in exits_of(model, on_device.table):
         cuts = on_device.table.exits[exit_]
         last = len(cuts) - 1
         for i in (0,) if ends else range(last):
@@ -143,19 +200,20 @@ def all_options(model: Any, device: Any, on_device: Speed, on_server: Sequence[S
                     + speed.coding_s(cuts[i].elements, speed.table.decode_s_per_byte, bits)
                     for speed in on_server
                 ]
-                lost = model.accuracy_drop.get(bits, 0.0) if i else 0.0
                 label = Label(exit_ + 1, cuts[i].tensor, bits)
                 device_s = on_device.segment_s(exit_, 0, i) + encode_s
-                rows.append((label, device_s, size, server_s, max(accuracy - lost, 0.0)))
+                right = accuracy(exit_, cuts[i].tensor if i else "", bits)
+                rows.append((label, device_s, size, server_s, right))
         here_s = on_device.segment_s(exit_, 0, last)
-        rows.append((Label(exit_ + 1, "", FLOAT32_BITS), here_s, 0.0, [0.0] * len(on_server), accuracy))
-    labels, device_s, upload_bits, server_s, accuracy = zip(*rows, strict=True)
+        right = accuracy(exit_, "", FLOAT32_BITS)
+        rows.append((Label(exit_ + 1, "", FLOAT32_BITS), here_s, 0.0, [0.0] * len(on_server), right))
+    labels, device_s, upload_bits, server_s, right = zip(*rows, strict=True)
     return Options(
         labels,
         np.array(device_s),
         np.array(upload_bits),
         np.array(server_s),
-        np.array(accuracy),
+        np.array(right),
         energy_j(device, np.array(device_s)),
     )
 
