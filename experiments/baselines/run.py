@@ -149,7 +149,7 @@ def _points(scenario: str, found: dict[tuple[str, float, str], Any]) -> Iterator
 
 
 def _kept(one: Run) -> dict[str, list[float | None]]:
-    return {key: [as_json(value) for value in one.measures[key]] for key in KEPT}
+    return {key: [as_json(round(float(value), 6)) for value in one.measures[key]] for key in KEPT}
 
 
 def values_of(point: Point, name: str, key: str) -> np.ndarray:
@@ -158,25 +158,32 @@ def values_of(point: Point, name: str, key: str) -> np.ndarray:
 
 
 def figure(scenario: str, points: list[Point], path: Path) -> None:
-    """A column a sweep; latency above, success below."""
+    """A column a sweep; latency above, success below. Best cut is left out where it decides as Greedy."""
     columns = sweeps(scenario)
-    chart, axes = plt.subplots(2, 3, figsize=(13, 7), sharey="row", layout="constrained")
+    chart, axes = plt.subplots(2, 3, figsize=(13, 6.5), sharey="row", layout="constrained")
     for column, sweep in enumerate(columns):
         here = [point for point in points if point["sweep"] == sweep.name]
-        for number, name in enumerate(here[0]["measures"]):
-            style = {"color": "black", "ls": "--"} if name == limits.NAME else {"color": f"C{number}", "marker": "o"}
+        for name, style in _styles(here).items():
             for row, (key, unit) in enumerate((("mean_s", MILLI), ("in_time", 0.01))):
                 found = [interval(values_of(point, name, key)) for point in here]
                 mean, half = ([getattr(one, part) / unit for one in found] for part in ("mean", "half"))
                 at = [point["value"] for point in here]
                 axes[row, column].errorbar(at, mean, yerr=half, ms=4, capsize=2, lw=1.2, label=name, **style)
         axes[0, column].set(yscale="log", title=f"{scenario}: {sweep.name}")
-        axes[1, column].set(xlabel=sweep.label)
+        axes[1, column].set(xlabel=sweep.label, ylim=(0, 103))
     axes[0, 0].set(ylabel="mean latency, ms")
     axes[1, 0].set(ylabel="in time, %")
-    axes[1, 0].legend(fontsize=8)
-    chart.savefig(path, dpi=110)
+    chart.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+    chart.savefig(path, dpi=100)
     plt.close(chart)
+
+
+def _styles(here: list[Point]) -> dict[str, dict[str, Any]]:
+    """Of the lines, by policy."""
+    same = all(point["measures"]["best-cut"]["mean_s"] == point["measures"]["greedy"]["mean_s"] for point in here)
+    names = [name for name in here[0]["measures"] if not (same and name == "best-cut")]
+    styles = {name: {"color": f"C{POLICIES.index(name)}", "marker": "o"} for name in names if name in POLICIES}
+    return styles | {limits.NAME: {"color": "black", "ls": "--"}}
 
 
 def tables(scenario: str, points: list[Point]) -> str:
@@ -217,25 +224,42 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, 1 without it")
     parser.add_argument("--quick", action="store_true", help="2 seeds of 4 slots: shows that it runs, no figures")
     parser.add_argument("--output", type=Path, default=HERE / "results")
+    parser.add_argument("--redraw", action="store_true", help="figure and tables from results/SCENARIO.json")
     settings = parser.parse_args()
-    seeds, slots = (2, 4) if settings.quick else (SEEDS, SLOTS)
     settings.output.mkdir(parents=True, exist_ok=True)
     for scenario in settings.scenario or ("cdo-dsac", "campus"):
-        partial = settings.output / f"{scenario}.partial.jsonl"
-        points = sweep_all(scenario, seeds, slots, partial, settings.jobs)
+        points = read(scenario, settings.output) if settings.redraw else simulate(scenario, settings)
         figure(scenario, points, settings.output / f"{scenario}.png")
-        world: Any = open_world(scenario).world
-        record = {
-            "command": f"python experiments/baselines/run.py --scenario {scenario}",
-            "machine": this_machine().model_dump(),
-            "seeds": seeds,
-            "slots": slots,
-            "fingerprint": fingerprint(world),
-            "points": points,
-        }
-        (settings.output / f"{scenario}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.unlink()
         print(tables(scenario, points), flush=True)
+
+
+def simulate(scenario: str, settings: argparse.Namespace) -> list[Point]:
+    """Every point, written to a record."""
+    seeds, slots = (2, 4) if settings.quick else (SEEDS, SLOTS)
+    partial = settings.output / f"{scenario}.partial.jsonl"
+    points = sweep_all(scenario, seeds, slots, partial, settings.jobs)
+    world: Any = open_world(scenario).world
+    record = {
+        "command": f"python experiments/baselines/run.py --scenario {scenario}",
+        "machine": this_machine().model_dump(),
+        "seeds": seeds,
+        "slots": slots,
+        "fingerprint": fingerprint(world),
+    }
+    write(settings.output / f"{scenario}.json", record, points)
+    partial.unlink()
+    return points
+
+
+def write(path: Path, record: dict[str, Any], points: list[Point]) -> None:
+    """One line a point."""
+    lines = ",\n  ".join(json.dumps(point) for point in points)
+    text = json.dumps(record, indent=1).removesuffix("\n}")
+    path.write_text(f'{text},\n "points": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def read(scenario: str, folder: Path) -> list[Point]:
+    return json.loads((folder / f"{scenario}.json").read_text(encoding="utf-8"))["points"]
 
 
 if __name__ == "__main__":
