@@ -44,13 +44,12 @@ def augment(padded: Tensor, rows: Tensor, draws: Tensor, scale: Tensor, crop: in
     x = torch.arange(padded.shape[2] - 2 * crop, device=padded.device)
     column = torch.where(mirrored[:, None] == 1, x.flip(0), x)
     pixels = padded[rows[:, None, None], (down[:, None] + y)[:, :, None], (right[:, None] + column)[:, None, :]]
-    inputs = normalised(pixels, scale)
-    if not cutout:
-        return inputs
-    half = cutout / 2
-    hole_y = (y - middle_y[:, None] + 0.5).abs() < half
-    hole_x = (x - middle_x[:, None] + 0.5).abs() < half
-    return inputs.masked_fill((hole_y[:, :, None] & hole_x[:, None, :])[:, None], 0.0)
+    inputs = (pixels / 255 - scale[0]) / scale[1]
+    if cutout:
+        hole_y = (y - middle_y[:, None] + 0.5).abs() < cutout / 2
+        hole_x = (x - middle_x[:, None] + 0.5).abs() < cutout / 2
+        inputs = inputs.masked_fill((hole_y[:, :, None] & hole_x[:, None, :])[..., None], 0.0)
+    return inputs.permute(0, 3, 1, 2)
 
 
 def normalised(pixels: Tensor, scale: Tensor) -> Tensor:

@@ -247,7 +247,7 @@ class Trainer:
                 f"train with a smaller rate than {self.settings.rate:g}"
             )
         self.epochs.append(Epoch(loss, holdout, time.perf_counter() - self.began_s))
-        if self.best < 0 or sum(holdout) >= sum(self.epochs[self.best].holdout):
+        if self.best < 0 or sum(holdout) > sum(self.epochs[self.best].holdout):
             self.best = len(self.epochs) - 1
             self.best_state = {name: value.clone() for name, value in self.module.state_dict().items()}
         return self.epochs[-1]
