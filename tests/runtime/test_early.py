@@ -117,7 +117,7 @@ def test_a_device_leaves_at_the_first_exit_that_is_sure_and_goes_on_otherwise():
     spread = [[float(early.entropy(answers[name])[0]) for name in GRAPH.outputs[:2]] for answers in truth]
     levels = np.quantile(np.array(spread), 0.5, axis=0)
     left = set()
-    with device({"a:1": node}, confidence=levels.tolist(), bits=(32,)) as ours:
+    with device({"a:1": node}, confidence=levels.tolist(), bits=(32,), hedge=False) as ours:
         triples = ours.options.triples
         sends = next(i for i, (e, cut, _) in enumerate(triples) if e == 2 and cut not in (("input",), ("exit3",)))
         for option, server in ((len(triples) - 1, DEVICE), (sends, 0)):
@@ -137,7 +137,7 @@ def test_a_device_leaves_at_the_first_exit_that_is_sure_and_goes_on_otherwise():
 
 def test_every_option_answers_as_its_exit_does():
     truth = whole(PICTURES[1])
-    with device({"a:1": node}, bits=(32,)) as ours:
+    with device({"a:1": node}, bits=(32,), hedge=False) as ours:
         for option, (exit_, cut, _) in enumerate(ours.options.triples):
             stays = cut == EXITS[exit_]
             ours.policy = always(option, DEVICE if stays else 0)

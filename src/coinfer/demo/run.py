@@ -16,7 +16,7 @@ from coinfer.demo.cluster import EdgeProcess, edges
 from coinfer.demo.live import LiveTable
 from coinfer.demo.pictures import Pictures, load_pictures
 from coinfer.demo.report import View
-from coinfer.demo.schemes import ADAPTIVE, schemes
+from coinfer.demo.schemes import ADAPTIVE, device_only, schemes
 from coinfer.demo.settings import DemoSettings
 from coinfer.graph.zoo import open_model
 from coinfer.records import Record, RunLog
@@ -28,9 +28,13 @@ from coinfer.runtime.links import Link
 from coinfer.runtime.profiling import profile_for
 from coinfer.traces import Trace, TraceError, load_traces
 from coinfer.types import Policy
+from coinfer.units import BITS_PER_BYTE
 
+BURST_BITS = 3200 * BITS_PER_BYTE
 REST_S = 1.5
 """Between schemes, so that the links' estimates forget the last one."""
+SETTLE_S, SETTLE_RUNS = 2.0, 15
+"""The device's own answers before the first scheme: at most so long, and so many."""
 PERIOD = 1.5
 """Between two requests, in times of the device's own answer: alone, it has a third of its time free."""
 CONCURRENT = 32
@@ -51,7 +55,10 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
     with ExitStack() as stack:
         with console.status(f"starting {len(settings.edge_slowdowns)} edge servers"):
             running = stack.enter_context(edges(settings.model, settings.edge_slowdowns))
-        links = {edge.address: Link(trace, WallClock()) for edge, trace in zip(running, traces.values(), strict=True)}
+        links = {
+            edge.address: _link(trace, settings.link_scale)
+            for edge, trace in zip(running, traces.values(), strict=True)
+        }
         device = Device(
             graph,
             list(links),
@@ -92,6 +99,11 @@ def link_traces(where: str, count: int, scale: float = 1.0) -> dict[str, Trace]:
     return {f"{name} +{offset_s:.0f} s": trace.shifted(offset_s) for offset_s in offsets_s}
 
 
+def _link(trace: Trace, scale: float) -> Link:
+    """What an idle link saves up is scaled like its rate, or small pictures would weigh nothing."""
+    return Link(trace, WallClock(), burst_bits=BURST_BITS * scale)
+
+
 def _compare(
     settings: DemoSettings,
     console: Console,
@@ -102,6 +114,7 @@ def _compare(
     pictures: Pictures,
 ) -> Path:
     folder = Path(settings.runs) / time.strftime("demo-%Y%m%d-%H%M%S")
+    _settle(device, pictures.images[0])
     observation = device.observe()
     local_s = float(observation.option_device_s[0, -1])
     period_s = PERIOD * local_s
@@ -116,7 +129,7 @@ def _compare(
     shown = View(device.graph.inputs, len(device.exits) > 1, pictures.labels is not None)
     with RunLog(folder / "requests.jsonl") as log, LiveTable(console, list(rivals), count, shown) as live:
         for name, policy in rivals.items():
-            _replay(links, traces)
+            _replay(settings, links, traces)
             records[name], right[name] = [], []
             for record, result in _requests(device, name, policy, links, pictures, period_s, count):
                 is_right = int(np.argmax(result.output)) == int(truth[record.request % len(truth)])
@@ -133,6 +146,16 @@ def _compare(
     report.plot(folder / "comparison.png", records, summaries, by_server, shown, settings.deadline_s)
     console.print(f"plot {folder / 'comparison.png'}, record {folder / 'summary.json'}, every request {log.path}")
     return folder
+
+
+def _settle(device: Device, picture: np.ndarray) -> None:
+    """The device finds out how fast it is now, from its own answers."""
+    device.policy, policy = device_only(device.options), device.policy
+    until_s = time.monotonic() + SETTLE_S
+    for _ in range(SETTLE_RUNS):
+        if time.monotonic() < until_s:
+            device.infer(picture)
+    device.policy = policy
 
 
 def _introduce(
@@ -167,13 +190,13 @@ def wished(settings: DemoSettings) -> str:
     return f"wished: best {wish.goal}, {', '.join(limits)}"
 
 
-def _replay(links: dict[str, Link], traces: Mapping[str, Trace]) -> None:
+def _replay(settings: DemoSettings, links: dict[str, Link], traces: Mapping[str, Trace]) -> None:
     """Starts all links again at the beginning of their traces."""
     for address, trace in zip(list(links), traces.values(), strict=True):
-        links[address] = Link(trace, WallClock())
+        links[address] = _link(trace, settings.link_scale)
     time.sleep(REST_S)
     for address, trace in zip(list(links), traces.values(), strict=True):
-        links[address] = Link(trace, WallClock())
+        links[address] = _link(trace, settings.link_scale)
 
 
 def _requests(

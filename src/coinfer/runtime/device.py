@@ -29,6 +29,7 @@ from coinfer.runtime.profiling import profile_for, with_jpeg
 from coinfer.runtime.result import Result, Task
 from coinfer.runtime.rpc import GrpcTransport
 from coinfer.runtime.settings import DeviceError, accuracy_of, check_settings
+from coinfer.runtime.sizes import with_messages
 from coinfer.runtime.tensors import pack
 from coinfer.runtime.transport import ShapedTransport, Transport
 from coinfer.runtime.wire import request_bits
@@ -265,7 +266,7 @@ class Device:
 
     def _complete(self, table: ProfileTable, bits: Sequence[int]) -> Options:
         """All that can be done with these numbers of bits."""
-        options = compile_options(self.graph, table, bits, self.accuracy)
+        options = with_messages(compile_options(self.graph, table, bits, self.accuracy), self.graph)
         return options._replace(device_s=options.device_s + self._ladder.branches_s(options, table))
 
     def _head(self, task: Task) -> tuple[dict[str, np.ndarray], int | None]:
