@@ -107,6 +107,40 @@ def test_nothing_is_lost_or_counted_twice(seed):
         assert info.truncated.all() == (t == world.edge.slots - 1)
 
 
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_permuted_servers_permute_what_becomes_of_blocks(seed):
+    rng = np.random.default_rng(seed)
+    still = {"link_bank": np.ones((1, 1)), "share_bank": np.ones((1, 1)), "rate_error": np.ones(1)}
+    world = random_blocks(rng, **still)
+    order = rng.permutation(world.edge.servers)
+    edge = world.edge._replace(mean_link=world.edge.mean_link[..., order], download_s=world.edge.download_s[order])
+    permuted = world._replace(edge=edge, block_server_s=world.block_server_s[..., order])
+    places = decisions(rng, world)
+    moved = torch.tensor([0, *(np.argsort(order) + 1), world.edge.servers + 1])[places]
+    before, after = rollout(world, torch.arange(3), places), rollout(permuted, torch.arange(3), moved)
+    for (seen, step), (seen_after, step_after) in zip(before, after, strict=True):
+        assert all(map(torch.equal, step.outcome, step_after.outcome))
+        assert seen.server_backlog_s[:, order].equal(seen_after.server_backlog_s)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.floats(1.0, 10.0))
+def test_more_bandwidth_never_makes_blocks_of_a_lone_task_slower(seed, factor):
+    """One task a slot, which neither meets itself on a later slot's way nor is refused."""
+    rng = np.random.default_rng(seed)
+    alone = {"tasks": 1, "arrival_cdf": np.zeros((1, 1)), "arrival_state": np.zeros((1, 1), int)}
+    world = random_blocks(rng, **alone, distinct_devices=False, bandwidth_hz=None, drop_refused=False)
+    unlimited = np.full(world.edge.classes, np.inf)
+    world = world._replace(edge=world.edge._replace(slots=1, task_energy_j=unlimited, battery_j=unlimited))
+    faster = world._replace(
+        edge=world.edge._replace(mean_link=world.edge.mean_link * factor), backhaul_bps=world.backhaul_bps * factor
+    )
+    places = decisions(rng, world)
+    [(_, step)], [(_, sooner)] = (rollout(one, torch.arange(10), places) for one in (world, faster))
+    assert (sooner.outcome.latency_s <= step.outcome.latency_s + 1e-9).all()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("seed", range(5))
 def test_a_gpu_places_blocks_alike(seed):

@@ -166,6 +166,22 @@ def test_nothing_is_lost_or_counted_twice(seed):
 
 
 @settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_work_in_is_work_done_and_backlog(seed):
+    """Where everything is at the servers at once, so that they rest only when nothing waits."""
+    rng = np.random.default_rng(seed)
+    world = random_world(rng, bandwidth_hz=None)
+    edge = world.edge._replace(mean_link=world.edge.mean_link * 1e12)
+    world = world._replace(edge=edge, option_device_s=np.zeros_like(world.option_device_s))
+    before_s = torch.zeros(20, edge.servers, dtype=torch.float64)
+    for _, step in rollout(world, torch.arange(20), decisions(rng, world)):
+        done_s = before_s + step.info.server_work_s - step.state.server_backlog_s
+        assert ((done_s >= -1e-9) & (done_s <= edge.slot_s + 1e-9)).all()
+        assert ((done_s >= edge.slot_s - 1e-9) | (step.state.server_backlog_s == 0)).all()
+        before_s = step.state.server_backlog_s
+
+
+@settings(max_examples=40, deadline=None)
 @given(SEEDS, st.floats(1.0, 10.0))
 def test_more_bandwidth_never_makes_a_lone_task_slower(seed, factor):
     """One task a slot and a fixed decision. (With several, a faster upload may overtake another task's.)"""
