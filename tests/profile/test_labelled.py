@@ -61,7 +61,8 @@ def test_packed_copies_say_which_kind_they_are(tmp_path):
     write_packed(tmp_path / "cifar10_train_2of2.npz", IMAGES[6:], LABELS[6:])
     np.savez(tmp_path / "cifar10_test.npz", images=IMAGES, labels=LABELS, class_names=np.array(CIFAR_CLASSES))
     subset = {"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES[:3], "test_labels": LABELS[:3]}
-    np.savez(tmp_path / "subset.npz", **subset)
+    np.savez(tmp_path / "subset.npz", **subset, class_names=np.array(CIFAR_CLASSES))
+    np.savez(tmp_path / "others.npz", images=IMAGES, labels=LABELS % 3)
     told = []
     train = load_labelled(tmp_path, "train", lambda done, total: told.append((done, total)))
     for image, found in zip(IMAGES, train.images, strict=True):
@@ -72,6 +73,8 @@ def test_packed_copies_say_which_kind_they_are(tmp_path):
     exact = load_labelled(tmp_path / "subset.npz", "test")
     np.testing.assert_array_equal(exact.images, IMAGES[:3])
     assert exact.kind == "CIFAR-10, original pixels"
+    others = load_labelled(tmp_path / "others.npz", "test")
+    assert (others.kind, others.class_names) == ("others", ("0", "1", "2"))
     assert len(exact.take(2).labels) == len(exact.take(2).images) == 2
 
 

@@ -128,7 +128,8 @@ def _archive(file: Path, split: Split, progress: Progress) -> Labelled:
         if "jpeg" not in held or "offsets" not in held:
             raise DataError(f"{file}: holds no pictures for {split}; expected `images`, or `jpeg` and `offsets`")
         images = _decoded(held["jpeg"], held["offsets"], file, progress)
-    names = tuple(map(str, held.get("class_names", np.array(CIFAR_CLASSES))))
+    numbers = np.arange(int(labels.max(initial=0)) + 1)
+    names = tuple(map(str, held.get("class_names", numbers)))
     kind = f"CIFAR-10, {'original pixels' if exact else 'JPEG copy'}" if names == CIFAR_CLASSES else file.stem
     return Labelled(images, labels.astype(np.int64), names, kind)
 
