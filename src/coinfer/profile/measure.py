@@ -115,6 +115,8 @@ def measure(
         payload_bits=payloads.bits,
         encode_s_per_byte=payloads.encode_s_per_byte,
         decode_s_per_byte=payloads.decode_s_per_byte,
+        encode_s=payloads.encode_s,
+        decode_s=payloads.decode_s,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileError, ProfileTable
-from coinfer.units import FLOAT32_BITS, bytes_of_bits
+from coinfer.units import FLOAT32_BITS
 
 IMAGE_BITS = 8
 """Bits per element of an image sent as its own bytes."""
@@ -111,13 +111,10 @@ def _of_exit(
     exact = 1.0 if accuracy is None else accuracy.accuracy(exit_, outputs, FLOAT32_BITS)
     for cut in graph.pruned(outputs).useful_cuts()[:-1]:
         names = cut.tensors
-        raw_bytes = bytes_of_bits(sum(graph.tensors[name].size_bits for name in names))
         head_s, tail_s = table.segment_s(graph, graph.inputs, names), table.segment_s(graph, names, outputs)
         for width in _widths(graph, names, bits):
-            if width not in table.encode_s_per_byte:
-                raise ProfileError(f"the profile of {table.model!r} has no encoding with {width} bits: profile it anew")
-            device_s = head_s + raw_bytes * table.encode_s_per_byte[width]
-            server_s = tail_s + raw_bytes * table.decode_s_per_byte[width]
+            device_s = head_s + table.encoding_s(graph, names, width)
+            server_s = tail_s + table.decoding_s(graph, names, width)
             upload_bits = sum(_payload_bits(table, name, width) for name in names)
             if accuracy is None or names == graph.inputs:
                 right = exact

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,9 @@ class Payloads(NamedTuple):
     encode_s_per_byte: dict[int, float]
     """By bits per element; per byte of the tensors as they lie in memory. Without the network's inputs."""
     decode_s_per_byte: dict[int, float]
+    encode_s: dict[str, dict[int, float]]
+    """Mean time by tensor and bits per element, without the network's inputs."""
+    decode_s: dict[str, dict[int, float]]
 
 
 class _Spent(NamedTuple):
@@ -41,7 +44,7 @@ def measure_payloads(
 ) -> Payloads:
     """Encode and decode every tensor of every sample with every codec, each twice: the first time warms up."""
     sizes: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    spent: dict[int, _Spent] = defaultdict(_Spent)
+    spent: dict[str, dict[int, list[_Spent]]] = defaultdict(lambda: defaultdict(list))
     for values in activations:
         for name, value in values.items():
             is_input = name in graph.inputs
@@ -49,13 +52,24 @@ def measure_payloads(
                 payload, encode_s, decode_s = _timed(codec, value, clock)
                 sizes[name][bits].append(len(payload))
                 if not is_input:
-                    s = spent[bits]
-                    spent[bits] = _Spent(s.size_bytes + value.nbytes, s.encode_s + encode_s, s.decode_s + decode_s)
+                    spent[name][bits].append(_Spent(value.nbytes, encode_s, decode_s))
+    totals = {bits: _total(by_bits[bits] for by_bits in spent.values()) for bits in codecs} if spent else {}
+    means = {name: {bits: _mean(found) for bits, found in by_bits.items()} for name, by_bits in spent.items()}
     return Payloads(
         {name: {b: bits_of_bytes(float(np.mean(n))) for b, n in by_bits.items()} for name, by_bits in sizes.items()},
-        {bits: s.encode_s / s.size_bytes for bits, s in spent.items()},
-        {bits: s.decode_s / s.size_bytes for bits, s in spent.items()},
+        {bits: total.encode_s / total.size_bytes for bits, total in totals.items()},
+        {bits: total.decode_s / total.size_bytes for bits, total in totals.items()},
+        {name: {bits: one.encode_s for bits, one in by_bits.items()} for name, by_bits in means.items()},
+        {name: {bits: one.decode_s for bits, one in by_bits.items()} for name, by_bits in means.items()},
     )
+
+
+def _total(found: Iterable[Iterable[_Spent]]) -> _Spent:
+    return _Spent(*np.sum([one for some in found for one in some], axis=0).tolist())
+
+
+def _mean(found: Sequence[_Spent]) -> _Spent:
+    return _Spent(*np.mean(found, axis=0).tolist())
 
 
 def _timed(codec: Codec, value: np.ndarray, clock: Callable[[], float]) -> tuple[bytes, float, float]:

@@ -1,6 +1,6 @@
 """What a network costs on one machine: measured once, saved as JSON, read by everything that plans."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.types import UserError
+from coinfer.units import bytes_of_bits
 
 BITS = (32, 16, 12, 8, 4)
 """Bits per element with which tensors are sent."""
@@ -80,6 +81,9 @@ class ProfileTable(_Record):
     encode_s_per_byte: dict[Bits, Seconds] = {}
     """Seconds of encoding per byte of the tensor as it lies in memory, by bits per element."""
     decode_s_per_byte: dict[Bits, Seconds] = {}
+    encode_s: dict[str, dict[Bits, Seconds]] = {}
+    """Time of encoding by tensor and bits per element; `encode_s_per_byte` counts where it was not measured."""
+    decode_s: dict[str, dict[Bits, Seconds]] = {}
 
     @model_validator(mode="after")
     def _adds_up(self) -> "ProfileTable":
@@ -115,6 +119,31 @@ class ProfileTable(_Record):
         leave_s = sum(self.leave_s[name] for name in outputs if name in made and name not in graph.outputs)
         return self.call_s + sum(self.op_s[i] for i in ops) + enter_s + leave_s
 
+    def encoding_s(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float:
+        """Predicted time to encode these tensors.
+
+        Raises:
+            ProfileError: where encoding with so many bits was not measured.
+        """
+        return self._coding_s(graph, names, bits, self.encode_s, self.encode_s_per_byte)
+
+    def decoding_s(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float:
+        """Predicted time to decode these tensors; errors as `encoding_s`."""
+        return self._coding_s(graph, names, bits, self.decode_s, self.decode_s_per_byte)
+
+    def _coding_s(
+        self,
+        graph: ModelGraph,
+        names: Sequence[str],
+        bits: int,
+        measured_s: Mapping[str, Mapping[int, float]],
+        s_per_byte: Mapping[int, float],
+    ) -> float:
+        if bits not in s_per_byte:
+            raise ProfileError(f"the profile of {self.model!r} has no encoding with {bits} bits: profile it anew")
+        plain_s = {name: bytes_of_bits(graph.tensors[name].size_bits) * s_per_byte[bits] for name in names}
+        return sum(measured_s.get(name, {}).get(bits, plain_s[name]) for name in names)
+
     def head_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
         """Predicted time [C] from the network's inputs to each cut, given by its tensors."""
         return np.array([self.segment_s(graph, graph.inputs, cut) for cut in cuts])
@@ -130,10 +159,13 @@ class ProfileTable(_Record):
         """
         whole_s = float(sum(op_s))
         ratio = whole_s / max(sum(self.op_s), 1e-12)
-        scaled = {
+        scaled: dict[str, dict] = {
             name: {key: value * ratio for key, value in getattr(self, name).items()}
             for name in ("enter_s", "leave_s", "encode_s_per_byte", "decode_s_per_byte")
         }
+        for name in ("encode_s", "decode_s"):
+            coding_s = getattr(self, name).items()
+            scaled[name] = {key: {bits: value * ratio for bits, value in by_bits.items()} for key, by_bits in coding_s}
         times = {
             "op_s": tuple(map(float, op_s)),
             "op_spread_s": (),

@@ -1,6 +1,7 @@
 """The weak device: it decides for every request, runs the head, sends the rest, and always answers."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cache, partial
@@ -114,6 +115,7 @@ class Device:
         self.planner = planned_for(self.wish)
         self.hedge = hedge
         self.jpeg_quality = jpeg_quality
+        self._slowdown = slowdown
         self._clock = clock or WallClock()
         table = profile if isinstance(profile, ProfileTable) else profile_for(self.graph, profile, threads)
         if jpeg_quality is not None:
@@ -369,7 +371,10 @@ class Device:
     def _request(self, task: Task, at_cut: Mapping[str, np.ndarray], server: int, deadline_s: float) -> InferRequest:
         hop, after, *further = task.route.hops
         rate_bps = float(task.observation.uplink_bps[0, server])
+        began_s = time.thread_time()
         inputs = tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut)
+        if self._slowdown > 1:
+            self._clock.sleep((self._slowdown - 1) * (time.thread_time() - began_s))
         return InferRequest(
             model=self.graph.name,
             inputs=inputs,

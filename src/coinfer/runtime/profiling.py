@@ -52,7 +52,8 @@ def profile_for(
     with suppress(ProfileError):
         table = ProfileTable.load(path)
         table.check(graph)
-        if table.payload_bits.keys() >= set(cut_tensors(graph)):
+        sent = set(cut_tensors(graph))
+        if table.payload_bits.keys() >= sent and table.encode_s.keys() >= sent - set(graph.inputs):
             return table
     table = measure_with_codec(graph, threads, samples_for(graph), progress)
     with suppress(OSError):  # a read-only home only costs the next start
