@@ -80,20 +80,18 @@ _CONSTANTS: dict[str, np.ndarray] = {
     "none_ready": np.array(-np.inf, np.float32),
     "full_s": np.array(scorer.FULL_S, np.float32),
     "last": np.array([-1], np.int64),
-    "flat": np.array([0, 0, 1, -1], np.int64),
-    "rank0": np.array(0, np.int64),
+    "nought": np.array(0, np.int64),
     "step": np.array(1, np.int64),
     "alive": np.array(True),
-    "server_axes": np.array([0, 2, 4], np.int64),
-    "wide": np.array([1, 1, 1, 1, 0], np.int64),
+    "axis0": np.array([0], np.int64),
     "axis1": np.array([1], np.int64),
 }
 _STATE = ("senders", "sent", "room", "barred", "jobs_ready", "jobs_start", "jobs_finish")
 
 
 def _body() -> onnx.GraphProto:
-    """One task: `scorer.sequence` with insertion, and what `Queue` does. Its jobs are [1, B, 1, N, K], by server, with a
-    readiness of minus infinity where there is none, so that these count as served before."""
+    """One task: `scorer.sequence` with insertion, and what `Queue` does. Its jobs are [1, B, 1, N, K], by server; their
+    readiness is minus infinity where there is none, so that these count as served before."""
     n = _Nodes("b")
     senders, sent, room, barred, jobs_ready, jobs_start, jobs_finish = (f"{name}_in" for name in _STATE)
     parts = (
@@ -165,20 +163,20 @@ def _around(n: _Nodes) -> None:
     """What stands between the networks and the loop, and after it."""
     sizes = n("Shape", "rows_by_task")  # K, J, B, O, N, 1
     numbers = [n("Gather", sizes, n("Constant", value_int=axis), axis=0) for axis in range(6)]
-    tasks, _, worlds, options, servers, one = numbers
+    _, _, worlds, options, servers, one = numbers
     choices_count = n("Mul", options, servers)
 
     def vector(*parts: str) -> str:
-        return n("Concat", *(n("Unsqueeze", part, "rank0v") for part in parts), axis=0)
+        return n("Concat", *(n("Unsqueeze", part, "axis0") for part in parts), axis=0)
 
     n("Identity", vector(one, worlds, one, choices_count), outputs=["score_shape"])
     six = n("Constant", value_int=6)
     n("Identity", vector(six, worlds, one, choices_count), outputs=["parts_shape"])
     n("Identity", vector(six, worlds, one, one), outputs=["taken_shape"])
     by_server = vector(one, worlds, one, servers, one)
-    by_job = vector(one, worlds, one, servers, tasks)
-    n("Range", "rank0", tasks, "step", outputs=["places"])
-    numbers_of = n("Cast", n("Range", "rank0", servers, "step"), to=TensorProto.FLOAT)
+    by_job = vector(one, worlds, one, servers, "count")
+    n("Range", "nought", "count", "step", outputs=["places"])
+    numbers_of = n("Cast", n("Range", "nought", servers, "step"), to=TensorProto.FLOAT)
     n("Unsqueeze", numbers_of, "last", outputs=["server_numbers"])
     n("Expand", "zero", by_server, outputs=["senders0"])
     n("Reshape", "server_room", by_server, outputs=["room0"])
@@ -192,11 +190,11 @@ def _around(n: _Nodes) -> None:
     # [count, 1, B, 1] of the first tasks in order; those after them are not there
     taken = n(
         "Transpose",
-        n("Reshape", "taken_by_task", n("Concat", "last", n("Unsqueeze", worlds, "rank0v"), axis=0)),
+        n("Reshape", "taken_by_task", n("Concat", "last", n("Unsqueeze", worlds, "axis0"), axis=0)),
         perm=[1, 0],
     )
-    n("Slice", "order", "rank0v", n("Unsqueeze", "count", "rank0v"), "axis1", outputs=["decided"])
-    nothing = n("Expand", "rank0", n("Shape", "order"))
+    n("Slice", "order", "axis0", n("Unsqueeze", "count", "axis0"), "axis1", outputs=["decided"])
+    nothing = n("Expand", "nought", n("Shape", "order"))
     choice = n("ScatterElements", nothing, "decided", taken, axis=1)
     n("Div", choice, servers, outputs=["option"])
     chosen = n("GatherElements", "codes", n("Unsqueeze", choice, "last"), axis=-1)
@@ -214,8 +212,7 @@ def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, trai
     model = _prepared_model(weights)
     graph = model.graph
     del graph.output[:]
-    constants = {**_CONSTANTS, "rank0v": np.array([0], np.int64)}
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items())
     nodes = _Nodes("a")
     _around(nodes)
     graph.node.extend(nodes.nodes)

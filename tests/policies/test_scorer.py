@@ -1,0 +1,131 @@
+"""The scorer: what it contains, what it may not see, and that its insertion is the physics of the queue."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.policies.observations import observation, random_observation
+
+from coinfer.policies import bounds, heuristics, scorer
+from coinfer.policies.choices import choices
+from coinfer.types import DEVICE, OffloadObservation
+
+FIRST = scorer.unpack(scorer.first_weights()[None])
+
+
+def trained_like(seed: int, policies: int = 1) -> torch.Tensor:
+    """Weights far from the first ones, so that every price counts."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((policies, scorer.SIZE), generator=generator)
+    return scorer.first_weights(seed) + 0.2 * noise
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), tasks=st.integers(1, 7), options=st.integers(2, 4), servers=st.integers(1, 5))
+def test_without_prices_it_is_sequential_greedy(seed, tasks, options, servers):
+    seen = random_observation(seed, 6, tasks, options, servers)
+    own, greedy = scorer.decide(FIRST, seen, insertion=False), heuristics.sequential_greedy()(seen)
+    for mine, theirs in zip(own, greedy, strict=True):
+        assert torch.equal(mine[seen.task_mask], theirs[seen.task_mask])
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), tasks=st.integers(1, 6), options=st.integers(2, 4), servers=st.integers(1, 5))
+def test_only_possible_choices_are_taken(seed, tasks, options, servers):
+    seen = random_observation(seed, 5, tasks, options, servers)
+    decision = scorer.decide(scorer.unpack(trained_like(seed)), seen)
+    there = seen.task_mask
+    taken = seen.option_mask.gather(-1, decision.option[..., None])[..., 0]
+    sends = seen.option_upload_bits.gather(-1, decision.option[..., None])[..., 0] > 0
+    room = seen.server_room.gather(-1, decision.server.clamp(min=0))
+    assert (taken | ~there).all()
+    assert torch.equal((decision.server != DEVICE)[there], sends[there])
+    assert (~sends | (room > 0) | ~there).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_permuted_servers_permute_the_decision(seed):
+    seen = random_observation(seed, 20, 5, 3, 4)
+    order = torch.tensor([2, 0, 3, 1])
+    permuted = seen._replace(
+        option_server_s=seen.option_server_s[..., order],
+        uplink_bps=seen.uplink_bps[..., order],
+        server_backlog_s=seen.server_backlog_s[..., order],
+        server_room=seen.server_room[..., order],
+    )
+    weights = scorer.unpack(trained_like(seed))
+    plain, moved = scorer.decide(weights, seen), scorer.decide(weights, permuted)
+    back = torch.where(moved.server == DEVICE, DEVICE, order[moved.server.clamp(min=0)])
+    assert torch.equal(moved.option[seen.task_mask], plain.option[seen.task_mask])
+    assert torch.equal(back[seen.task_mask], plain.server[seen.task_mask])
+
+
+def test_permuted_tasks_permute_the_decision():
+    """Their keys differ, so the order in which they decide does not depend on their numbers."""
+    seen = random_observation(4, 20, 6, 3, 4)._replace(server_room=torch.full((20, 4), 9.0, dtype=torch.float64))
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    by_task = {name for name, value in seen._asdict().items() if value.shape[1] == 6}
+    permuted = OffloadObservation(
+        **{name: value[:, order] if name in by_task else value for name, value in seen._asdict().items()}
+    )
+    weights = scorer.unpack(trained_like(4))
+    plain, moved = scorer.decide(weights, seen), scorer.decide(weights, permuted)
+    for mine, theirs in zip(plain, moved, strict=True):
+        assert torch.equal(mine[:, order][permuted.task_mask], theirs[permuted.task_mask])
+
+
+def test_policies_side_by_side_decide_as_alone():
+    seen = random_observation(2, 12, 5, 3, 4)
+    weights = trained_like(7, policies=3)
+    together = scorer.decide(scorer.unpack(weights), seen)
+    for number in range(3):
+        part = slice(4 * number, 4 * number + 4)
+        alone = scorer.decide(scorer.unpack(weights[number : number + 1]), OffloadObservation(*(f[part] for f in seen)))
+        for both, one in zip(together, alone, strict=True):
+            assert torch.equal(both[part][seen.task_mask[part]], one[seen.task_mask[part]])
+
+
+def test_tasks_that_are_not_there_change_nothing():
+    seen = random_observation(9, 30, 6, 3, 4)
+    other = random_observation(10, 30, 6, 3, 4)
+    by_task = {name for name, value in seen._asdict().items() if value.shape[1] == 6} - {"task_mask"}
+
+    def mixed(name: str, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        if name not in by_task:
+            return mine
+        there = seen.task_mask.reshape(*seen.task_mask.shape, *[1] * (mine.dim() - 2))
+        return torch.where(there, mine, theirs)
+
+    pairs = zip(seen._asdict().items(), other, strict=True)
+    changed = OffloadObservation(*(mixed(name, mine, theirs) for (name, mine), theirs in pairs))
+    weights = scorer.unpack(trained_like(1))
+    for mine, theirs in zip(scorer.decide(weights, seen), scorer.decide(weights, changed), strict=True):
+        assert torch.equal(mine[seen.task_mask], theirs[seen.task_mask])
+
+
+def test_insertion_knows_who_is_served_first_and_whom_that_delays():
+    """A long task, ready late, is decided first. In the order of decisions the short one would wait behind it; served
+    first come, first served it goes before it, at once."""
+    seen = observation(
+        device_s=torch.tensor([[[0.3, 9.0], [0.0, 0.35]]]),
+        upload_bits=torch.tensor([[[1e5, 0.0], [1e5, 0.0]]]),
+        server_s=torch.tensor([[[[0.5], [0.0]], [[0.1], [0.0]]]]),
+        uplink_bps=torch.full((1, 2, 1), 1e7),
+        server_backlog_s=torch.zeros(1, 1),
+    )
+    assert scorer.decide(FIRST, seen, insertion=False).server.tolist() == [[0, DEVICE]]
+    assert scorer.decide(FIRST, seen, insertion=True).server.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_insertion_is_close_to_the_best_of_a_slot_and_closer_than_sequential_greedy(seed):
+    seen = random_observation(seed, 100, 4, 2, 2)._replace(server_room=torch.full((100, 2), 9.0, dtype=torch.float64))
+    best = bounds.exhaustive(seen).cost
+    cost = {}
+    for insertion in (False, True):
+        decision = scorer.decide(FIRST, seen, insertion)
+        choice = bounds.as_choice(choices(seen), decision)[:, None]
+        cost[insertion] = (
+            (bounds.slot_latency_s(seen, choice).sum(-1)[:, 0] / best.clamp(min=1e-9))[best > 0].mean().item()
+        )
+    assert 1 <= cost[True] < cost[False] < 1.2
