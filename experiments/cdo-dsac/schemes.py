@@ -84,26 +84,15 @@ def deterministic(**changes: Any) -> Scheme:
 
 def tabular(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
+        rounds = budget.rounds
         settings = replace(
-            online_rl.OnlineRlSettings(), worlds=AGENTS * WORLDS, rounds=budget.rounds, **changes
+            online_rl.OnlineRlSettings(), worlds=WORLDS, rounds=rounds, epsilon_updates=int(0.6 * rounds),
+            assess_every=budget.assess_every, batch=2 * WORLDS, **changes,
         )  # fmt: skip
-        began_s = time.monotonic()
-
-        def assess(policy: Policy) -> tuple[list[float], list[float]]:
-            short = world._replace(edge=world.edge._replace(slots=budget.assess_rounds))
-            found = measure(short, policy, budget.seeds, WORLDS, budget.device)
-            return found["all"]["latency_s"], found["all"]["in_time"]
-
-        def over() -> bool:
-            return time.monotonic() > budget.until_s
-
-        table, curve = online_rl.train(
-            settings, world, torch.arange(budget.seeds), budget.device, assess, budget.assess_every, over=over
-        )
-        rounds = table.rounds
-        slots = rounds * settings.worlds * budget.seeds
-        points = [point._asdict() for point in curve]
-        return Trained(table.policy(), points, rounds, {}, slots / (time.monotonic() - began_s))
+        loop = online_rl.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
+        rate = _play(loop, budget)
+        policy = online_rl.TablePolicy(loop.learner.grid, loop.learner.values)
+        return Trained(policy, _curve(loop), loop.round, {}, rate)
 
     return train
 

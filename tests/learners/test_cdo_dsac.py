@@ -52,7 +52,7 @@ def test_a_liar_of_five_is_never_broadcast():
 def greedy_weights(settings):
     """An actor whose score falls with the predicted latency (feature 0)."""
     flat = torch.zeros(1, cdo_dsac.net_of(settings, world()).size)
-    layers = OfferNet(OFFER_FEATURES, settings.hidden)._form.layers(flat)
+    layers = OfferNet(OFFER_FEATURES, settings.hidden).form.layers(flat)
     layers[0][0][0, 0, 0], layers[1][0][0, 0, 0] = 1.0, -50.0
     return flat
 
@@ -76,7 +76,15 @@ def test_broadcast_makes_the_agents_of_a_seed_one():
             assert same == [found.learner.sac.updates == 10] * 2 + [False]
 
 
-@pytest.mark.parametrize("make", [small_loop, lambda: ddpg.loop_of(DDPG, world(), SEEDS)])
+MAKERS = (
+    small_loop,
+    lambda: ddpg.loop_of(DDPG, world(), SEEDS),
+    lambda: online_rl.loop_of(TABLE, world(), SEEDS),
+    lambda: online_rl.loop_of(replace(TABLE, running=True), world(), SEEDS),
+)
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_goes_on_exactly_where_it_was_stopped(make):
     whole, first = make(), make()
     for _ in range(24):
@@ -94,6 +102,7 @@ def test_goes_on_exactly_where_it_was_stopped(make):
         assert torch.equal(part, theirs[name]), name
 
 
+TABLE = replace(online_rl.OnlineRlSettings(), worlds=4, rounds=24, batch=8, memory=64, assess_every=12)
 DDPG = replace(ddpg.DdpgSettings(), worlds=4, rounds=24, batch=8, memory=64, hidden=(16,), warmup=4, assess_every=12)
 
 
@@ -142,8 +151,9 @@ def trained_ddpg():
 
 
 def trained_table():
-    settings = replace(online_rl.OnlineRlSettings(), worlds=8, rounds=400)
-    return online_rl.train(settings, world(), SEEDS)[0].policy()
+    found = online_rl.loop_of(replace(TABLE, worlds=8, rounds=300, epsilon_updates=200), world(), SEEDS)
+    loop.run(found)
+    return online_rl.TablePolicy(found.learner.grid, found.learner.values)
 
 
 def measured_s(policy, offers=fixed_cut):

@@ -52,7 +52,9 @@ class CdoSettings:
     worlds: int = 4
     """Of each agent."""
     rounds: int = 2000
-    """Slots that each world plays; with every one an update."""
+    """Slots that each world plays."""
+    every: int = 1
+    """Rounds to an update."""
     batch: int = 32
     """Slots that an agent draws for an update."""
     memory: int = 10_000
@@ -205,6 +207,7 @@ def loop_of(settings: CdoSettings, world: OffloadWorld, seeds: Tensor, device: s
         warmup=settings.warmup,
         capacity=settings.memory,
         batch=settings.batch,
+        every=settings.every,
         tell_every=settings.assess_every,
         assess_every=settings.assess_every,
     )

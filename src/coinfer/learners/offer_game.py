@@ -114,19 +114,35 @@ class OfferNet:
     last_gain: float = 1.0
 
     @property
-    def _form(self) -> Mlp:
+    def form(self) -> Mlp:
         return Mlp(self.inputs, self.hidden, tasks=1, choices=1, shared=True, last_gain=self.last_gain)
 
     @property
     def size(self) -> int:
-        return self._form.size
+        return self.form.size
 
     def initial(self, seeds: Tensor) -> Tensor:
-        return self._form.initial(seeds)
+        return self.form.initial(seeds)
 
     def __call__(self, flat: Tensor, features: Tensor) -> Tensor:
-        """From [L, B, K, C, F] to [L, B, K, C]."""
-        return self._form(flat, features.flatten(1, 3)[:, :, None])[:, :, 0, 0].reshape(features.shape[:-1])
+        """From [L, B, K, C, F] to [L, B, K, C]; 0 where a place may not be taken. Only the others are computed: most
+        slots have far fewer tasks than there is room for."""
+        rows = features.flatten(1, 3)
+        index = _taken_rows(rows[..., -1] > 0)
+        taken = rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]).clamp(max=rows.shape[1] - 1))
+        score = self.form(flat, taken[:, :, None])[:, :, 0, 0]
+        every = score.new_zeros((rows.shape[0], rows.shape[1] + 1)).scatter(1, index, score)
+        return every[:, :-1].reshape(features.shape[:-1])
+
+
+def _taken_rows(there: Tensor) -> Tensor:
+    """[L, M] the true entries of there [L, R], M being the most of them in a row; R for those that are not needed."""
+    counts = there.sum(1)
+    row, place = there.nonzero(as_tuple=True)
+    rank = torch.arange(len(row), device=there.device) - (counts.cumsum(0) - counts)[row]
+    index = torch.full((len(there), max(1, int(counts.max()))), there.shape[1], device=there.device)
+    index[row, rank] = place
+    return index
 
 
 def trimmed(batch: Transition) -> Transition:

@@ -2,208 +2,240 @@
 10.1109/TPDS.2020.3032443), a baseline of CDO-DSAC. Of the published method only the abstract and what CDO-DSAC's paper
 says of it are public, so the form is our reading: one central learner; a request's state is its network, how loaded
 each server is in a few steps, and how good its link is; its action is a server, or to be rejected, which leaves it to
-its device. Reward is minus the latency; the next request's state follows.
+its device. Reward is minus the latency; the next request's state follows, after a slot's last one that of the next
+slot's first.
 
 Our choices. A load's steps are shares of the threshold, the greatest deadline. Servers are equal in the papers' world,
 so the table is over loads in ascending order (equal steps in the order of the servers), which shares what was learned
-of one order with all others. A rejected request goes to its device, and costs what it then takes. All
-requests of a slot learn when the slot is over, side by side. Loads are those at the slot's beginning, which is the
-paper's state (III); with `running` the learner also counts what it has itself sent in this slot, as a central admission
-that takes one request after another could.
+of one order with all others. Slots are drawn from the same memory as the other learners', each about twice, and all
+requests of a draw learn side by side. Loads are those at the slot's beginning, which is the paper's state (III); with
+`running` the learner also counts what it has itself sent in this slot, as a central admission that takes one request
+after another could.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from coinfer.envs import core, offload
-from coinfer.learners.stacked import uniform
+from coinfer.envs import offload
+from coinfer.learners.loop import Loop, LoopSettings
+from coinfer.learners.offer_game import MakeFeatures, OfferGame
+from coinfer.learners.records import Transition, View
+from coinfer.learners.stacked import draw, uniform
 from coinfer.physics import random
 from coinfer.policies.offers import Offers, fixed_cut
 from coinfer.scenario.world import OffloadWorld
-from coinfer.types import OffloadDecision, OffloadObservation, Policy
+from coinfer.types import OffloadDecision, OffloadObservation
 
-_WORLDS, _WHETHER, _WHICH = range(3)
+_WHETHER, _WHICH = range(2)
 
 
 @dataclass(frozen=True)
 class OnlineRlSettings:
     worlds: int = 20
     """Of each learner."""
-    rounds: int = 2000
+    rounds: int = 3000
+    batch: int = 40
+    """Slots drawn for an update; one update a round."""
+    memory: int = 4000
     steps: tuple[float, ...] = (0.1, 0.3, 0.7)
     """Between two levels of load, as shares of the threshold: four levels."""
     rates_bps: tuple[float, ...] = (30e6, 60e6)
     """Between two levels of the mean link."""
-    rate: tuple[float, float] = (0.1, 0.1)
-    """Of learning, at first and at last."""
+    rate: float = 0.1
+    """Of learning."""
     discount: float = 0.99
     epsilon: tuple[float, float] = (1.0, 0.01)
-    epsilon_share: float = 0.6
-    """Of the rounds until epsilon is at its last value."""
+    epsilon_updates: int = 2000
+    """Until epsilon is at its last value."""
     running: bool = False
     """Whether loads count what was sent earlier in the slot."""
+    assess_every: int = 250
 
 
-class Asked(NamedTuple):
-    """The requests of a slot, one after another. All [B, K] but `server`."""
+@dataclass(frozen=True)
+class Grid:
+    """How a request becomes a row of the table."""
 
-    state: Tensor
-    """Row of the table."""
-    action: Tensor
-    """Place in the order of the loads; N rejects."""
-    place: Tensor
-    """Of `policies.offers`: the server, or N for the device."""
+    servers: int
+    loads_s: tuple[float, ...]
+    rates_bps: tuple[float, ...]
+    works_s: tuple[float, ...]
+    """Between two kinds of request, by their work on a server."""
+    running: bool
+
+    @property
+    def levels(self) -> int:
+        return len(self.loads_s) + 1
+
+    @property
+    def rows(self) -> int:
+        return self.levels**self.servers * (len(self.rates_bps) + 1) * (len(self.works_s) + 1)
+
+    def features(self, seen: OffloadObservation, offers: Offers) -> Tensor:
+        """[.., K, 1 + 2 N] what the learner is told of a request: its kind and rate as one number, its work on each
+        server, and the servers' loads at the slot's beginning."""
+        work_s = offers.service_s[..., : self.servers]
+        kind = _level(work_s.mean(-1), self.works_s) * (len(self.rates_bps) + 1)
+        kind = kind + _level(seen.uplink_bps.mean(-1), self.rates_bps)
+        load_s = seen.server_backlog_s[..., None, :].expand_as(work_s)
+        return torch.cat((kind[..., None].to(work_s.dtype), work_s, load_s), -1)
+
+    def row(self, kind: Tensor, load_s: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [..] of requests of these kinds [..] with loads [.., N], and the servers by rising level."""
+        level = _level(load_s, self.loads_s)
+        order = level.argsort(dim=-1, stable=True)
+        weight = self.levels ** torch.arange(self.servers, device=kind.device)
+        return kind.long() * self.levels**self.servers + (level.gather(-1, order) * weight).sum(-1), order
+
+    def loads_s_of(self, features: Tensor, place: Tensor, there: Tensor) -> Tensor:
+        """[.., K, N] the loads that each request found, given where those before it went."""
+        work_s, load_s = features[..., 1 : 1 + self.servers], features[..., 1 + self.servers :]
+        if not self.running:
+            return load_s
+        sent = functional.one_hot(place, self.servers + 1)[..., : self.servers] * there[..., None]
+        added_s = work_s * sent
+        return load_s + added_s.cumsum(-2) - added_s
 
 
-class Table:
-    """Q values [L, rows, N + 1] of L learners for one world."""
+class OnlineRl:
+    """L learners, one a seed; `values` [L, rows, N + 1] by place in the order of the loads, the last for rejecting."""
 
-    def __init__(self, settings: OnlineRlSettings, world: OffloadWorld, learners: int, device: str | torch.device):
-        self.settings, self.servers, self.epsilon, self.rounds = settings, world.edge.servers, 0.0, 0
-        finite = world.edge.deadline_s[torch.isfinite(torch.as_tensor(world.edge.deadline_s)).numpy()]
-        self.threshold_s = float(finite.max()) if finite.size else 1.0
-        tables = offload.load(world, device)
-        work = torch.where(tables.exists[..., None], tables.server_s, 0.0).amax(1).mean(-1)
-        self.sizes = work.unique()
-        """[X] work of each kind of request on a server, ascending: what tells networks apart."""
-        self.levels, self.rate_levels = len(settings.steps) + 1, len(settings.rates_bps) + 1
-        rows = self.levels**self.servers * self.rate_levels * len(self.sizes)
-        self.values = torch.zeros((learners, rows, self.servers + 1), device=device)
+    def __init__(self, settings: OnlineRlSettings, grid: Grid, keys: Tensor):
+        self.settings, self.grid, self.keys, self.updates = settings, grid, keys, 0
+        self.values = torch.zeros((len(keys), grid.rows, grid.servers + 1), device=keys.device)
 
-    def ask(self, seen: OffloadObservation, offers: Offers, explore: tuple[Tensor, Tensor] | None = None) -> Asked:
-        """Decides for [B] worlds, those of a learner side by side; `explore` are two draws [B, K]."""
-        n, settings = self.servers, self.settings
-        worlds, tasks = seen.task_mask.shape
-        learner = torch.arange(worlds, device=seen.task_mask.device) // (worlds // self.values.shape[0])
-        steps = torch.tensor(settings.steps, device=learner.device) * self.threshold_s
-        rates = torch.tensor(settings.rates_bps, device=learner.device)
-        weight = self.levels ** torch.arange(n, device=learner.device)
-        mean_bps = seen.uplink_bps.mean(-1)
-        kind = torch.bucketize(offers.service_s[..., :n].mean(-1) * 0.999, self.sizes).clamp(max=len(self.sizes) - 1)
-        base = (kind * self.rate_levels + torch.bucketize(mean_bps, rates)) * self.levels**n
-        can = offers.mask.clone()
-        can[..., n] = True
-        if not settings.running:
-            level = torch.bucketize(seen.server_backlog_s, steps)
-            order = level.argsort(dim=-1, stable=True)
-            row = base + (level.gather(-1, order) * weight).sum(-1)[:, None]
-            return self._taken(learner, row, order[:, None].expand(-1, tasks, -1), can, explore)
-        load_s, found = seen.server_backlog_s.clone(), []
-        last = max(1, int(seen.task_mask.sum(-1).amax()))
-        for k in range(last):
-            level = torch.bucketize(load_s, steps)
-            order = level.argsort(dim=-1, stable=True)
-            row = base[:, k] + (level.gather(-1, order) * weight).sum(-1)
-            drawn = None if explore is None else (explore[0][:, k : k + 1], explore[1][:, k : k + 1])
-            one = self._taken(learner, row[:, None], order[:, None], can[:, k : k + 1], drawn)
-            sent = (one.place < n) & seen.task_mask[:, k : k + 1]
-            server = one.place.clamp(max=n - 1)
-            load_s = load_s.scatter_add(-1, server, offers.service_s[:, k].gather(-1, server) * sent)
-            found.append(one)
-        found += [found[-1]] * (tasks - last)
-        return Asked(*(torch.cat(part, -1) for part in zip(*found, strict=True)))
+    @property
+    def epsilon(self) -> float:
+        first, last = self.settings.epsilon
+        return first + (last - first) * min(1.0, self.updates / self.settings.epsilon_updates)
 
-    def _taken(
-        self, learner: Tensor, row: Tensor, order: Tensor, can: Tensor, explore: tuple[Tensor, Tensor] | None
-    ) -> Asked:
-        """Actions [B, K] for rows [B, K], loads ordered so [B, K, N], places allowed so [B, K, N + 1]."""
-        n = self.servers
-        can = torch.cat((can[..., :n].gather(-1, order), can[..., n:]), -1)
-        action = torch.where(can, self.values[learner[:, None], row], -torch.inf).argmax(-1)
-        if explore is not None:
-            rank = (explore[1] * can.sum(-1)).long()
-            any_ = (can.long().cumsum(-1) > rank[..., None]).int().argmax(-1)
-            action = torch.where(explore[0] < self.epsilon, any_, action)
-        server = order.gather(-1, action.clamp(max=n - 1)[..., None])[..., 0]
-        return Asked(row, action, torch.where(action < n, server, n))
+    @torch.no_grad()
+    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+        best = decide(self.grid, self.values, view.features, view.mask, view.there)
+        if not explore:
+            return best
+        shape = view.there.shape[1:]
+        any_ = draw(view.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
+        return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, any_, best)
 
-    def learn(self, asked: Asked, reward: Tensor, there: Tensor, after: Asked, rate: float) -> None:
-        """Q-learning of a slot's requests: each is followed by the slot's next one, the last by the next slot's first;
-        those of one row and action come in by their mean."""
-        count, width = self.values.shape[0], self.values.shape[2]
-        following = torch.cat((asked.state[:, 1:], after.state[:, :1]), -1)
-        last = there & ~torch.nn.functional.pad(there[:, 1:], (0, 1))
-        following = torch.where(last, after.state[:, :1], following)
-        learner = torch.arange(len(reward), device=reward.device)[:, None] // (len(reward) // count)
-        wanted = reward + self.settings.discount * self.values[learner, following].amax(-1)
-        place = ((learner * self.values.shape[1] + asked.state) * width + asked.action)[there]
-        flat = self.values.view(-1)
-        error = (wanted[there] - flat[place]).float()
+    @torch.no_grad()
+    def update(self, batch: Transition) -> dict[str, Tensor]:
+        """Q-learning of all requests of a batch; those of one row and action come in by their mean, weighed as if they
+        had come one after another."""
+        n, there = self.grid.servers, batch.there
+        row, order = self.grid.row(
+            batch.features[..., 0], self.grid.loads_s_of(batch.features, batch.action, batch.there)
+        )
+        action = torch.where(
+            batch.action < n, order.argsort(-1).gather(-1, batch.action.clamp(max=n - 1)[..., None])[..., 0], n
+        )
+        next_row, _ = self.grid.row(batch.next_features[..., 0, 0], batch.next_features[..., 0, 1 + n :])
+        last = there & ~functional.pad(there[..., 1:], (0, 1))
+        following = torch.cat((row[..., 1:], row[..., -1:]), -1)
+        following = torch.where(last, next_row[..., None], following)
+        rows = self.values.shape[1]
+        base = (torch.arange(len(row), device=row.device) * rows)[:, None, None]
+        flat = self.values.view(-1, n + 1)
+        wanted = batch.reward + self.settings.discount * flat[base + following].amax(-1) * batch.goes_on[..., None]
+        place = ((base + row) * (n + 1) + action)[there]
+        error = wanted[there] - flat.view(-1)[place]
         unique, which = place.unique(return_inverse=True)
         hits = torch.zeros(len(unique), device=flat.device).index_add_(0, which, torch.ones_like(error))
         total = torch.zeros(len(unique), device=flat.device).index_add_(0, which, error)
-        share = 1 - (1 - rate) ** hits
-        flat[unique] += share * total / hits
+        flat.view(-1)[unique] += (1 - (1 - self.settings.rate) ** hits) * total / hits
+        self.updates += 1
+        return {"error": (wanted - flat[base + row].gather(-1, action[..., None])[..., 0]).abs().mean((1, 2))}
 
-    def policy(self) -> Policy:
-        """Without exploring."""
+    def tensors(self) -> dict[str, Tensor]:
+        return {"values": self.values, "updates": torch.tensor(self.updates)}
 
-        def decide(seen: OffloadObservation) -> OffloadDecision:
-            offers = fixed_cut(seen)
-            return offers.decision(self.ask(seen, offers).place)
-
-        return decide
-
-
-class Curve(NamedTuple):
-    round: int
-    latency_s: list[float]
-    """Of each learner, per task, on held-out worlds without exploring."""
-    in_time: list[float]
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.values.copy_(tensors["values"])
+        self.updates = int(tensors["updates"])
 
 
-@torch.no_grad()
-def train(
-    settings: OnlineRlSettings,
-    world: OffloadWorld,
-    seeds: Tensor,
-    device: str | torch.device = "cpu",
-    assess: Callable[[Policy], tuple[list[float], list[float]]] | None = None,
-    assess_every: int = 250,
-    progress: Callable[[int, Curve | None], None] = lambda *_: None,
-    over: Callable[[], bool] = lambda: False,
-) -> tuple[Table, list[Curve]]:
-    """Trains one learner a seed [S]; `assess` measures a policy of S learners; `over` says when to stop early."""
+def decide(grid: Grid, values: Tensor, features: Tensor, mask: Tensor, there: Tensor) -> Tensor:
+    """Places [L, W, K] of greatest value."""
+    if not grid.running:
+        return _best(grid, values, features[..., 0], features[..., 1 + grid.servers :], mask)
+    load_s, found = features[..., 0, 1 + grid.servers :], []
+    for k in range(features.shape[-2]):
+        best = _best(grid, values, features[..., k : k + 1, 0], load_s[..., None, :], mask[..., k : k + 1, :])
+        sent = functional.one_hot(best[..., 0], grid.servers + 1)[..., : grid.servers] * there[..., k : k + 1]
+        load_s = load_s + features[..., k, 1 : 1 + grid.servers] * sent
+        found.append(best)
+    return torch.cat(found, -1)
+
+
+def _best(grid: Grid, values: Tensor, kind: Tensor, load_s: Tensor, mask: Tensor) -> Tensor:
+    n = grid.servers
+    row, order = grid.row(kind, load_s)
+    base = (torch.arange(values.shape[0], device=row.device) * values.shape[1]).reshape(-1, *[1] * (row.dim() - 1))
+    found = values.reshape(-1, n + 1)[row + base]
+    can = torch.cat((mask[..., :n].gather(-1, order), mask[..., n:]), -1)
+    action = torch.where(can, found, -torch.inf).argmax(-1)
+    server = order.gather(-1, action.clamp(max=n - 1)[..., None])[..., 0]
+    return torch.where(action < n, server, n)
+
+
+def _level(value: Tensor, steps: tuple[float, ...]) -> Tensor:
+    """How many of the steps a value lies above."""
+    level = torch.zeros_like(value, dtype=torch.int64)
+    for step in steps:
+        level = level + (value > step)
+    return level
+
+
+def grid_of(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
+    """The steps for one world: thresholds and works lie between what occurs there."""
+    deadlines = torch.as_tensor(world.edge.deadline_s).flatten()
+    finite = deadlines[deadlines.isfinite()]
+    threshold_s = float(finite.max()) if len(finite) else 1.0
+    tables = offload.load(world)
+    work_s = torch.where(tables.exists[..., None], tables.server_s, 0.0).amax(1).mean(-1).unique()
+    between = ((work_s[1:] * work_s[:-1]).clamp(min=1e-12).sqrt()).tolist()
+    loads_s = tuple(step * threshold_s for step in settings.steps)
+    return Grid(world.edge.servers, loads_s, settings.rates_bps, tuple(between), settings.running)
+
+
+def features_of(grid: Grid) -> MakeFeatures:
+    return grid.features
+
+
+class TablePolicy(nn.Module):
+    """What one learner decides; for `policies.export` too."""
+
+    values: Tensor
+
+    def __init__(self, grid: Grid, values: Tensor):
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("values", values.detach().clone())
+
+    @torch.no_grad()
+    def forward(self, observation: OffloadObservation) -> OffloadDecision:
+        offers = fixed_cut(observation)
+        told = (self.grid.features(observation, offers), offers.mask, observation.task_mask)
+        count = self.values.shape[0]
+        features, mask, there = (
+            (part.unflatten(0, (count, -1)) for part in told) if count > 1 else (p[None] for p in told)
+        )
+        return offers.decision(decide(self.grid, self.values, features, mask, there).flatten(0, 1))
+
+
+def loop_of(settings: OnlineRlSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
     keys = random.key(seeds.to(device), 0)
-    table = Table(settings, world, len(keys), device)
-    tables = offload.load(world, device)
-    worlds = random.key(random.key(keys, _WORLDS)[:, None], torch.arange(settings.worlds, device=device)).flatten()
-    state, curve = offload.reset(tables, worlds), []
-    asked = offers = None
-    for number in range(settings.rounds):
-        if over():
-            break
-        table.rounds = number + 1
-        done = min(1.0, number / max(1, settings.epsilon_share * settings.rounds))
-        table.epsilon = settings.epsilon[0] + (settings.epsilon[1] - settings.epsilon[0]) * done
-        rate = settings.rate[0] + (settings.rate[1] - settings.rate[0]) * number / settings.rounds
-        if asked is None or offers is None:
-            asked, offers = _ask(table, tables, state, keys, settings.worlds, number)
-        there = state.draws.task_mask
-        stepped = offload.step(tables, state, offers.decision(asked.place), lambda outcome, _: outcome.latency_s)
-        after = stepped.state
-        after_asked, after_offers = _ask(table, tables, after, keys, settings.worlds, number + 1)
-        table.learn(asked, -stepped.reward, there, after_asked, rate)
-        state, asked, offers = after, after_asked, after_offers
-        if int(state.slot[0]) >= world.edge.slots:
-            state, asked = offload.reset(tables, core.next_seeds(state.seed)), None
-        point = None
-        if assess is not None and (number + 1) % assess_every == 0:
-            point = Curve(number + 1, *assess(table.policy()))
-            curve.append(point)
-        progress(number + 1, point)
-    return table, curve
-
-
-def _ask(
-    table: Table, tables: offload.Tables, state: core.State, keys: Tensor, worlds: int, number: int
-) -> tuple[Asked, Offers]:
-    seen = offload.observe(tables, state)
-    offers = fixed_cut(seen)
-    shape = (worlds, seen.task_mask.shape[1])
-    whether, which = (uniform(random.key(keys, part), number, shape).flatten(0, 1) for part in (_WHETHER, _WHICH))
-    return table.ask(seen, offers, (whether, which)), offers
+    grid = grid_of(settings, world)
+    of_loop = LoopSettings(
+        rounds=settings.rounds,
+        warmup=0,
+        capacity=settings.memory,
+        batch=settings.batch,
+        tell_every=settings.assess_every,
+        assess_every=settings.assess_every,
+    )
+    game = OfferGame(world, settings.worlds, features_of(grid), fixed_cut, device)
+    return Loop(of_loop, game, OnlineRl(settings, grid, keys))

@@ -19,7 +19,7 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 SCALE_S = 0.02
 """Times about as long look linear to the networks, longer ones logarithmic."""
-OFFER_FEATURES = 18
+OFFER_FEATURES = 19
 
 
 class Offers(NamedTuple):
@@ -137,7 +137,7 @@ def _predicted_s(offers: Offers, free_s: Tensor) -> Tensor:
 def offer_features(o: OffloadObservation, offers: Offers, running: bool = True, most: int | None = None) -> Tensor:
     """[.., K, C, OFFER_FEATURES] what a network is told of each place: predicted latency with the running queues and
     with the queues as seen, each also over the best place's; its parts; slack to the deadline; and, the same for all
-    places of a task, how busy slot and servers are. 0 where it may not be taken.
+    places of a task, how busy slot and servers are; the last is 1. All are 0 where it may not be taken.
 
     Args:
         running: False: the queues as seen stand also where the running ones would.
@@ -175,7 +175,7 @@ def offer_features(o: OffloadObservation, offers: Offers, running: bool = True, 
         (1 / count.clamp(min=1)).expand_as(ahead_s),
         before / 32,
     )
-    parts = [*by_place, *(part[..., None].expand_as(then_s) for part in by_task)]
+    parts = [*by_place, *(part[..., None].expand_as(then_s) for part in by_task), torch.ones_like(then_s)]
     return torch.stack(parts, -1) * (offers.mask & o.task_mask[..., None])[..., None]
 
 
