@@ -35,6 +35,7 @@ from coinfer.units import MIB
 JPEG, ORIGINAL = "jpeg", "original"
 EPOCHS = {"alexnet": 100, "vgg16": 40, "resnet32": 60}
 """Wanted, by the first word of the network's name."""
+BATCHES = {JPEG: 256, ORIGINAL: 64}
 ORIGINAL_EPOCHS = 200
 """Of the small set of original pixels."""
 PART_BYTES = 15 * MIB
@@ -65,8 +66,9 @@ def wanted() -> list[Run]:
         rate = 0.1 if network.startswith("resnet") else 0.05
         found += [Run(network, JPEG, seed, rate=rate) for seed in range(2)]
     for weights in ((1.0, 0.3, 0.3), (0.3, 0.3, 1.0)):
-        found += [Run("alexnet-cifar-exits", JPEG, seed, weights) for seed in range(1)]
-    found += [Run("alexnet-cifar-exits", JPEG, 0, rate=0.1)]
+        found.append(Run("alexnet-cifar-exits", JPEG, 0, weights))
+        found += [Run("alexnet-cifar-exits", ORIGINAL, seed, weights) for seed in range(3)]
+    found.append(Run("alexnet-cifar-exits", JPEG, 0, rate=0.1))
     return found
 
 
@@ -131,7 +133,13 @@ def lanes_of(runs: list[Run], data: dict, device: str, captured: bool, quick: bo
     for run in runs:
         epochs, train = epochs_of(run, quick), data[run.data, "train"]
         settings = ExitSettings(
-            epochs=epochs, batch=256, patience=epochs, seed=run.seed, weights=run.weights, rate=run.rate, device=device
+            epochs=epochs,
+            batch=BATCHES[run.data],
+            patience=epochs,
+            seed=run.seed,
+            weights=run.weights,
+            rate=run.rate,
+            device=device,
         )
         if run.data not in pictures:
             pictures[run.data] = Pictures.of(train, settings)
