@@ -74,7 +74,7 @@ class Rates(NamedTuple):
     """How far each sender to the same server lengthens the upload, 0 or more; 1 where they share a radio evenly."""
     others: Tensor
     delay: Tensor
-    """Above 1: what is given for each second by which tasks that were decided before are delayed."""
+    """Above 1: of time on a server, for each task that was decided before and would be served after."""
     late: Tensor
 
 
@@ -250,25 +250,20 @@ def sequence(
     for k in range(tasks):
         task = order[:, k]
         row = rows[world, task].reshape(-1, options, servers, rows.shape[-1])
-        ready_s, service_s, sends, air, longer, steep, fixed, others, delay, late, late_rise, late_start = row.unbind(
+        ready_s, service_s, sends, air_s, longer, steep, fixed, others, delay, late, late_rise, late_start = row.unbind(
             -1
         )
         ready_s = ready_s + longer * queue.senders[:, None]
-        if insertion:
-            free_s, delay_s, delayed = queue.inserted(ready_s, service_s, k)
-        else:
-            free_s, delay_s, delayed = queue.free_s[:, None], torch.zeros_like(ready_s), 0
+        free_s, delayed = queue.inserted(ready_s, k) if insertion else (queue.free_s[:, None], 0)
         begin_s = torch.maximum(ready_s, free_s * sends)
         lateness = (begin_s * late_rise + late_start).clamp(0.0, 1.0)
         score = (begin_s * steep + fixed) + (others * queue.sent_s[:, None] + late * lateness)
-        score = score + delay * (delay_s * delayed) * sends
-        score = (score + (queue.room <= 0)[:, None] * sends * FULL_S).flatten(1)
-        taken = score.argmin(-1, keepdim=True)
+        score = (score + delay * delayed) + sends * (queue.over[:, None].clamp(min=0) * FULL_S)
+        taken = score.flatten(1).argmin(-1, keepdim=True)
         choice.scatter_(1, task[:, None], taken)
         joins = sends.flatten(1).gather(1, taken) * seen.task_mask.gather(1, task[:, None])
-        parts = (ready_s, begin_s, begin_s + service_s, air, delay_s)
-        taken_parts = (part.flatten(1).gather(1, taken) for part in parts)
-        queue = queue.joined(k, taken % servers, joins > 0, *taken_parts, insertion=insertion)
+        parts = (part.flatten(1).gather(1, taken) for part in (ready_s, begin_s + service_s, air_s))
+        queue = queue.joined(k, taken % servers, joins, *parts)
     return choice
 
 
@@ -277,19 +272,20 @@ class Queue(NamedTuple):
 
     free_s: Tensor
     """[B, N] when each server is done, if tasks are served in the order of the decisions."""
-    room: Tensor
+    over: Tensor
+    """[B, N] above 0 where there is no room: how many tasks more than that would be left with one place."""
     senders: Tensor
     """[B, N] tasks of this slot that send there."""
     sent_s: Tensor
     """[B, N] their airtimes, each as if alone."""
-    server: Tensor
-    """[B, K] of the k-th decision, -1 where it joined none. The others are those of first come, first served."""
-    ready_s: Tensor
-    """[B, K]"""
-    start_s: Tensor
-    finish_s: Tensor
     before_s: Tensor
     """[B, N] what waited when the slot began."""
+    server: Tensor
+    """[B, K] of the k-th decision, -1 where it joined none."""
+    ready_s: Tensor
+    """[B, K] of the k-th decision."""
+    finish_s: Tensor
+    """[B, K] when it was to be done as it was decided; those that come before it later are left out."""
 
     @classmethod
     def empty(cls, seen: OffloadObservation, tasks: int) -> "Queue":
@@ -297,63 +293,42 @@ class Queue(NamedTuple):
         never = torch.full((free_s.shape[0], tasks), torch.inf, dtype=free_s.dtype, device=free_s.device)
         nobody = torch.full_like(never, -1, dtype=torch.int64)
         zero = torch.zeros_like(free_s)
-        return cls(free_s, seen.server_room.to(free_s.dtype), zero, zero, nobody, never, never, never, free_s)
+        return cls(free_s, 1 - seen.server_room.to(free_s.dtype), zero, zero, free_s, nobody, never, never)
 
-    def inserted(self, ready_s: Tensor, service_s: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For a task that would be ready so [B, O, N]: when all that is served before it is done, how much it delays
-        the one after it, and how many come after it (none of whose waiting is taken to be used up in between)."""
-        servers = torch.arange(self.room.shape[-1], device=ready_s.device)
+    def inserted(self, ready_s: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """For a task that would be ready so [B, O, N], served first come, first served: when what is before it is done,
+        and how many come after it."""
+        servers = torch.arange(self.over.shape[-1], device=ready_s.device)
         here = (self.server[:, None, :k] == servers[:, None])[:, None]
-        earlier = self.ready_s[:, None, None, :k] <= ready_s[..., None]
-        before, after = here & earlier, here & ~earlier
+        after = self.ready_s[:, None, None, :k] > ready_s[..., None]
         free_s = self.before_s[:, None].expand(ready_s.shape)
         if k == 0:
-            return free_s, torch.zeros_like(ready_s), torch.zeros_like(ready_s)
-        free_s = torch.maximum(free_s, torch.where(before, self.finish_s[:, None, None, :k], 0.0).amax(-1))
-        next_s = torch.where(after, self.start_s[:, None, None, :k], torch.inf).amin(-1)
-        delay_s = (torch.maximum(ready_s, free_s) + service_s - next_s).clamp(min=0)
-        return free_s, delay_s, after.sum(-1)
+            return free_s, torch.zeros_like(ready_s)
+        ended_s = torch.where(here & ~after, self.finish_s[:, None, None, :k], 0.0).amax(-1)
+        return torch.maximum(free_s, ended_s), (here & after).sum(-1)
 
-    def joined(
-        self,
-        k: int,
-        server: Tensor,
-        joins: Tensor,
-        ready_s: Tensor,
-        begin_s: Tensor,
-        end_s: Tensor,
-        air_s: Tensor,
-        delay_s: Tensor,
-        insertion: bool,
-    ) -> "Queue":
-        """With the k-th decision; all [B, 1]."""
-        here = torch.nn.functional.one_hot(server[:, 0], self.room.shape[-1]) * joins
-        after = self._replace(
+    def joined(self, k: int, server: Tensor, joins: Tensor, ready_s: Tensor, end_s: Tensor, air_s: Tensor) -> "Queue":
+        """With the k-th decision; all [B, 1], `joins` 1 where the task joins a server."""
+        here = torch.nn.functional.one_hot(server[:, 0], self.over.shape[-1]) * joins
+
+        def put(whole: Tensor, new: Tensor) -> Tensor:
+            return torch.cat((whole[:, :k], new, whole[:, k + 1 :]), -1)
+
+        return self._replace(
             free_s=torch.where(here > 0, end_s, self.free_s),
-            room=self.room - here,
+            over=self.over + here,
             senders=self.senders + here,
             sent_s=self.sent_s + here * air_s,
-        )
-        if not insertion:
-            return after
-        later = (self.server[:, :k] == torch.where(joins, server, -2)) & (self.ready_s[:, :k] > ready_s)
-        shift_s = torch.where(later, delay_s, 0.0)
-
-        def put(whole: Tensor, moved: Tensor, new: Tensor) -> Tensor:
-            return torch.cat((moved, new, whole[:, k + 1 :]), -1)
-
-        return after._replace(
-            server=put(self.server, self.server[:, :k], torch.where(joins, server, -1)),
-            ready_s=put(self.ready_s, self.ready_s[:, :k], ready_s),
-            start_s=put(self.start_s, self.start_s[:, :k] + shift_s, begin_s),
-            finish_s=put(self.finish_s, self.finish_s[:, :k] + shift_s, end_s),
+            server=put(self.server, torch.where(joins > 0, server, -1)),
+            ready_s=put(self.ready_s, ready_s),
+            finish_s=put(self.finish_s, end_s),
         )
 
 
 def terms(seen: OffloadObservation, found: Choices, air_s: Tensor, rates: Rates, rank: Tensor) -> tuple[Tensor, ...]:
     """What the loop needs of every choice, each [B, K, C]: ready, service, whether it sends, airtime, what a sender
-    more adds to the upload, factor of the start, what is fixed, rate of the others' airtime, and the price of being
-    late, its rise over the start, and where it starts."""
+    more adds to the upload, factor of the start, what is fixed, rate of the others' airtime, price of each task that is
+    delayed, and of being late, its rise over the start, and where it starts."""
     dtype = found.ready_s.dtype
     sends = (~found.on_device).to(dtype)
     rest = (seen.task_mask.sum(-1, keepdim=True) - 1 - rank).clamp(min=0)[..., None] / found.servers
@@ -371,7 +346,7 @@ def terms(seen: OffloadObservation, found: Choices, air_s: Tensor, rates: Rates,
         1 + rates.service_by_start * service_s / START_SCALE_S,
         torch.where(found.mask, service_s + price_s, torch.inf),
         rates.others * sends,
-        1 + rates.delay,
+        (1 + rates.delay) * service_s * sends,
         rates.late * PRICE_SCALE_S,
         rise,
         torch.where(finite, (service_s - deadline_s) * rise + 0.5, 0.0),
