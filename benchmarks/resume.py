@@ -3,8 +3,8 @@
     python benchmarks/resume.py [--kills 20]
 
 A small SAC-d training in a process of its own writes a checkpoint after every round, so that many of the kills
-(SIGKILL) fall into the writing of one. The hash is over all weights, optimisers, replay memory, worlds and counters. Writes
-benchmarks/results/resume.json.
+(SIGKILL) fall into the writing of one. The hash is over all weights, optimisers, replay memory, worlds and counters.
+Writes benchmarks/results/resume.json.
 """
 
 import random

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--scenario", default="sacd")
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--schemes", default=",".join(SCHEMES))
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--runs", type=Path, default=Path("runs/experiment-sac-d"), help="checkpoints")
     parser.add_argument("--output", type=Path, default=None)
@@ -50,7 +51,7 @@ def main() -> None:
     told = {"machine": this_machine().model_dump(), "schemes": {}}
     judged = {name: [bandwidths.judge(edge, policy)] for name, policy in bandwidths.references(edge).items()}
     judged[bandwidths.WHOLE] = [bandwidths.whole(edge)]
-    for name in SCHEMES:
+    for name in asked.schemes.split(","):
         trained, took_s = train(name, settings, runs)
         judged[name] = [bandwidths.judge(edge, policy) for policy in trained.policies]
         curves = {"took_s": round(took_s, 1), "record": trained.record}

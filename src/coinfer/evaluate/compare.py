@@ -56,8 +56,9 @@ class Comparison(NamedTuple):
     @property
     def reference(self) -> Run:
         """What the others are compared with: the first that was named, else the papers' Greedy, or DROO's CD."""
-        named = self.settings.policies[:1] or REFERENCES
-        return next(run for run in self.runs if run.policy in named)
+        if self.settings.policies:
+            return self.runs[0]
+        return next(run for run in self.runs if run.policy in REFERENCES)
 
     def save(self, runs: Path) -> Path:
         """Records and a plot in a new folder of `runs`."""
@@ -93,7 +94,7 @@ def compare(settings: Settings, progress: Progress = lambda *_: None) -> Compari
         else:
             count = (settings.seeds, settings.episodes)
             maker = makers.get(name)
-            runs.append(run(world, name, *count, maker, reward, settings.device, progress))
+            runs.append(run(world, called(name), *count, maker, reward, settings.device, progress))
     if settings.bound and isinstance(world, OffloadWorld):
         runs.append(limits.lower_bound(world, settings.seeds, settings.episodes, progress=progress))
     return Comparison(settings, world, runs, notes)
@@ -124,6 +125,11 @@ def check_policies(world: World, names: Sequence[str]) -> None:
 def is_file(name: str) -> bool:
     """Whether this is a trained policy rather than a name."""
     return name.endswith(policy_files.SUFFIX)
+
+
+def called(name: str) -> str:
+    """A policy's name in tables: of a file, its folder and name."""
+    return "/".join(Path(name).parts[-2:]) if is_file(name) else name
 
 
 def _check_device(name: str) -> None:

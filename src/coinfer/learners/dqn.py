@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coinfer.learners.records import Transition, View
-from coinfer.learners.stacked import FORBIDDEN, Adam, below, draw, follow, prefixed, taken, uniform
+from coinfer.learners.stacked import FORBIDDEN, Adam, below, draw, falling, follow, prefixed, taken, uniform
 from coinfer.physics import random
 from coinfer.policies.nets import Net
 
@@ -28,6 +28,8 @@ class DqnSettings:
     """Share of random choices, at first and at last."""
     epsilon_updates: int = 10_000
     most_norm: float | None = 10.0
+    rates_fall: tuple[int, int] | None = None
+    """Updates between which the rate falls to 0."""
 
 
 class Dqn:
@@ -66,7 +68,7 @@ class Dqn:
         values = taken(self.net(self.flat, batch.features), batch.action) * batch.there
         found = values if by_task else values.sum(-1)
         loss = (found - wanted).square().flatten(2).sum(-1) if by_task else (found - wanted).square()
-        self._adam.step(loss.mean(-1))
+        self._adam.step(loss.mean(-1), falling(self.updates, self.settings.rates_fall))
         follow(self.target_flat, self.flat, self.settings.follow)
         self.updates += 1
         return {"critic_loss": loss.detach().mean(-1), "value": found.detach().flatten(1).mean(1)}

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from coinfer.learners.records import Transition, View
-from coinfer.learners.stacked import FORBIDDEN, Adam, below, draw, follow, prefixed, taken, uniform
+from coinfer.learners.stacked import FORBIDDEN, Adam, below, draw, falling, follow, prefixed, taken, uniform
 from coinfer.physics import random
 from coinfer.policies.nets import Net
 
@@ -47,6 +47,8 @@ class SacSettings:
     """Updates from the one to the other."""
     most_norm: float | None = 10.0
     """Of a learner's gradient."""
+    rates_fall: tuple[int, int] | None = None
+    """Updates between which the three rates fall to 0."""
     actor_every: int = 1
     """Updates of the critics to one of actor and temperature."""
 
@@ -125,7 +127,7 @@ class Sac:
         found = values if by_task else values.sum(-1)
         loss = (found - wanted).square()
         loss = loss.sum(-1) if by_task else loss
-        self._optimisers["critic"].step(loss.mean(-1))
+        self._optimisers["critic"].step(loss.mean(-1), self._share())
         return {"critic_loss": loss.detach().mean((0, 2)), "value": found.detach().mean(0).flatten(1).mean(1)}
 
     @torch.no_grad()
@@ -156,11 +158,15 @@ class Sac:
             most = view.mask.sum(-1).log() * view.there
         entropy = policy.entropy * view.there
         loss = -(policy.mean(values) * view.there + self.temperature[:, None, None] * entropy).sum(-1)
-        self._optimisers["actor"].step(loss.mean(-1))
+        self._optimisers["actor"].step(loss.mean(-1), self._share())
         tasks = view.there.sum((1, 2)).clamp(min=1)
         mean, wanted = entropy.detach().sum((1, 2)) / tasks, self.wanted_entropy() * most.sum((1, 2)) / tasks
-        self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - wanted))
+        self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - wanted), self._share())
         return {"actor_loss": loss.detach().mean(-1), "entropy": mean, "temperature": self.temperature}
+
+    def _share(self) -> float:
+        """Of the rates."""
+        return falling(self.updates, self.settings.rates_fall)
 
     def _parts(self) -> dict[str, Tensor]:
         return {

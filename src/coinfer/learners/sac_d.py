@@ -7,11 +7,12 @@ the limit on the device's energy (14) as a mask, or as a penalty.
 Where the paper says nothing, or its text lost the symbols, our choices:
 - What the agent sees is the rate of the link, on two scales (`features.rate_features`), not latency, energy and
   accuracy of the decision before (5), which say nothing about the next one.
-- Widths of 128; memory, batch, and so on as in `PRESETS`. The paper's 0.99 and 0.001 are read as discount and rate.
+- Widths, memory, batch, and so on as in `PRESETS`. The paper's 0.99 and 0.001 are read as discount and rate.
 - Requests do not meet, so a decision changes nothing that comes after, and any discount has the same optimum. The
   preset `quick` takes 0: the value of a far future that no choice changes only adds noise to differences of a hundredth
   between choices. `paper` takes 0.99.
-- The wanted entropy falls from 0.98 of the greatest to a small share, so that the policy decides in the end.
+- The wanted entropy falls from 0.98 of the greatest to a small share, so that the policy decides in the end; DQN's
+  epsilon falls over the same updates. The rates of both fall to 0 over the last half.
 - Rewards below `reward_floor` count as that: they are mistakes by seconds, and their size would drown the rest.
 
 It also runs in any other scenario of environment `offload` with one task at a time that knows one network.
@@ -48,30 +49,36 @@ class Preset:
     dqn: DqnSettings
     worlds: int = 16
     """W, of each learner; a step of a learner is one slot of one of them."""
-    hidden: tuple[int, ...] = (128, 128, 128, 128)
+    hidden: tuple[int, ...] = (64, 64, 64, 64)
     """Five layers with the last."""
     reward_floor: float = -2.0
     energy_penalty: float | None = None
     """Instead of the mask: subtracted where a decision would break the energy limit (the device then does it all)."""
 
 
-def _preset(rounds: int, discount: float, rate: float) -> Preset:
-    """Exploration falls over the first 70 % of the rounds."""
-    falls = rounds * 7 // 10
-    sac = SacSettings(
-        discount=discount,
-        actor_rate=rate,
-        critic_rate=rate,
-        temperature_rate=rate,
-        first_temperature=0.2,
-        entropy=(0.98, 0.05),
-        entropy_updates=falls,
+_PLAIN = Preset(LoopSettings(1, batch=128, assess_rounds=50), SacSettings(first_temperature=0.2), DqnSettings())
+
+
+def with_rounds(preset: Preset, rounds: int) -> Preset:
+    """The same with so many rounds: exploration falls over the first 70 % of them, the rates over the last 50 %."""
+    explores, fall = max(1, rounds * 7 // 10), (rounds // 2, rounds)
+    return replace(
+        preset,
+        loop=replace(preset.loop, rounds=rounds, assess_every=max(1, rounds // 15)),
+        sac=replace(preset.sac, entropy=(0.98, 0.05), entropy_updates=explores, rates_fall=fall),
+        dqn=replace(preset.dqn, epsilon_updates=explores, rates_fall=fall),
     )
-    dqn = DqnSettings(discount=discount, rate=rate, epsilon_updates=falls)
-    return Preset(LoopSettings(rounds, assess_every=max(1, rounds // 20), assess_rounds=100), sac, dqn)
 
 
-PRESETS = {"quick": _preset(3000, 0.0, 1e-3), "paper": _preset(10_000, 0.99, 1e-3)}
+def _with(preset: Preset, discount: float, rate: float, hidden: tuple[int, ...]) -> Preset:
+    sac = replace(preset.sac, discount=discount, actor_rate=rate, critic_rate=rate, temperature_rate=rate)
+    return replace(preset, sac=sac, dqn=replace(preset.dqn, discount=discount, rate=rate), hidden=hidden)
+
+
+PRESETS = {
+    "quick": _with(with_rounds(_PLAIN, 1500), 0.0, 2e-3, (64, 64, 64, 64)),
+    "paper": _with(with_rounds(_PLAIN, 10_000), 0.99, 1e-3, (128, 128, 128, 128)),
+}
 """What a training takes where nobody says otherwise; `steps` are rounds times worlds."""
 
 
@@ -138,17 +145,6 @@ def _train(
     digest = drive(loop, record, progress=progress, folder=folder, resume=resume)
     modules = tuple(NetPolicy(net, row, rate_features) for row in weights(loop.learner).detach().cpu())
     return Trained(scheme, modules, modules, tuple(loop.points), tuple(loop.assessed), record, digest)
-
-
-def with_rounds(preset: Preset, rounds: int) -> Preset:
-    """The same with so many rounds, exploration falling in proportion."""
-    falls = max(1, rounds * 7 // 10)
-    return replace(
-        preset,
-        loop=replace(preset.loop, rounds=rounds, assess_every=max(1, rounds // 20)),
-        sac=replace(preset.sac, entropy_updates=falls),
-        dqn=replace(preset.dqn, epsilon_updates=falls),
-    )
 
 
 def checked(compiled: Compiled) -> OffloadWorld:

@@ -19,16 +19,21 @@ class Adam:
     """
 
     def __init__(self, parameters: Tensor, rate: float, most_norm: float | None = None):
-        self.parameters, self.most_norm = parameters, most_norm
+        self.parameters, self.rate, self.most_norm = parameters, rate, most_norm
         self._adam = torch.optim.Adam([parameters], lr=rate, fused=True)
 
-    def step(self, loss: Tensor) -> None:
-        """Goes down a loss [L] whose entries depend on their own learner's parameters only."""
+    def step(self, loss: Tensor, share: float = 1.0) -> None:
+        """Goes down a loss [L] whose entries depend on their own learner's parameters only.
+
+        Args:
+            share: of the rate.
+        """
         (slope,) = torch.autograd.grad(loss.sum(), self.parameters)
         if self.most_norm is not None:
             norm = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
             slope *= (self.most_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
         self.parameters.grad = slope
+        self._adam.param_groups[0]["lr"] = self.rate * share
         self._adam.step()
         self.parameters.grad = None
 
@@ -42,6 +47,14 @@ class Adam:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         kept = {name: part.to(self.parameters.device).clone() for name, part in tensors.items()}
         self._adam.state[self.parameters] = kept
+
+
+def falling(updates: int, fall: tuple[int, int] | None) -> float:
+    """Share of the rates after so many updates: 1, then evenly down to 0 between the two."""
+    if fall is None:
+        return 1.0
+    first, last = fall
+    return min(1.0, max(0.0, (last - updates) / max(1, last - first)))
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -145,13 +145,9 @@ def begin(loop: Loop, record: Mapping[str, Any], folder: Path, resume: bool) -> 
         return
     if not resume:
         raise TrainingError(f"{folder}: holds a training already; --resume goes on with it, or choose another folder")
-    wanted = json.loads(json.dumps(dict(record)))
-    theirs = found.record["training"]
-    differing = [name for name in {**wanted, **theirs} if wanted.get(name) != theirs.get(name)]
-    if differing:
-        name = differing[0]
-        told = f"{name} {theirs.get(name)!r}, expected {wanted.get(name)!r}"
-        raise CheckpointError(f"{found.path}: of a training with {told}; give the same settings or another folder")
+    differs = _first_difference(found.record["training"], json.loads(json.dumps(dict(record))))
+    if differs:
+        raise CheckpointError(f"{found.path}: of a training with {differs}; give the same settings or another folder")
     loop.restore(found.tensors)
     loop.points, loop.assessed = (
         [Point(point["round"], point["figures"]) for point in found.record[kind]] for kind in ("points", "assessed")
@@ -168,6 +164,17 @@ def settings_record(settings: TrainSettings, scheme: str, fingerprint: str, **pa
     told = {"scheme": scheme, "scenario_fingerprint": fingerprint, **asdict(settings)}
     told |= {name: asdict(part) for name, part in parts.items()}
     return json.loads(json.dumps(told))
+
+
+def _first_difference(theirs: Any, wanted: Any, name: str = "") -> str | None:
+    """`name.of.key theirs, expected wanted`, or None where they are equal."""
+    if theirs == wanted:
+        return None
+    if not (isinstance(theirs, dict) and isinstance(wanted, dict)):
+        return f"{name} {theirs!r}, expected {wanted!r}"
+    keys = (key for key in {**wanted, **theirs} if theirs.get(key) != wanted.get(key))
+    key = next(keys)
+    return _first_difference(theirs.get(key), wanted.get(key), f"{name}.{key}" if name else key)
 
 
 def _curves(loop: Loop) -> dict[str, Any]:
