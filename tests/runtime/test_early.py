@@ -17,9 +17,11 @@ from coinfer.runtime.device import Device
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import preprocess
 from coinfer.runtime.messages import InferReply, InferRequest, LoadReport
+from coinfer.runtime.planner import feasible_latency_s
 from coinfer.runtime.settings import DeviceError
 from coinfer.runtime.tensors import pack, unpack
 from coinfer.runtime.transport import InMemoryTransport
+from coinfer.runtime.wishes import planned_for
 from coinfer.types import DEVICE, Hop, OffloadDecision, Route
 
 GRAPH = exits.build("alexnet-cifar-exits")
@@ -99,13 +101,50 @@ def test_steps_compute_every_cut_and_every_exit_without_doing_anything_twice(nam
 
 def test_branches_on_the_way_take_their_time():
     options = compile_options(GRAPH, TABLE, (8,), ACCURACY)
-    branches_s = early.Ladder(GRAPH, EXITS, (0.5, 0.5)).branches_s(options, TABLE)
-    assert not early.Ladder(GRAPH, EXITS, ()).branches_s(options, TABLE).any()
+    branches_s = early.Ladder(GRAPH, EXITS, (0.5, 0.5)).unsure(options, TABLE).device_s - options.device_s
+    assert (early.Ladder(GRAPH, EXITS, ()).unsure(options, TABLE).device_s == options.device_s).all()
     first_s = TABLE.segment_s(GRAPH, ("pool1",), ("exit1",))
     second_s = TABLE.segment_s(GRAPH, ("pool2",), ("exit2",))
     for (exit_, cut, _), extra_s in zip(options.triples, branches_s, strict=True):
         passed = [exit_ for exit_, _ in stages(exit_, *cut)]
         assert extra_s == pytest.approx(sum((first_s, second_s)[i] for i in passed), abs=1e-9)
+
+
+def test_chances_are_the_means_of_the_cascade_that_was_measured():
+    """By hand: half leave at exit 1, 300 of the other 500 at exit 2; 776 of 1000 right instead of 780."""
+    options = compile_options(GRAPH, TABLE, (8,), ACCURACY)
+    ladder = early.Ladder(GRAPH, EXITS, (0.3, 0.4))
+    unsure = ladder.unsure(options, TABLE)
+    chances = ladder.chances(unsure, TABLE, ACCURACY)
+    mean = chances.mean(unsure)
+    for i, (exit_, cut, _) in enumerate(options.triples):
+        passed = [exit_ for exit_, _ in stages(exit_, *cut)]
+        goes_on = 1 - sum((0.5, 0.3)[e] for e in passed)
+        assert chances.goes_on[i] == pytest.approx(goes_on)
+        assert mean.upload_bits[i] == pytest.approx(options.upload_bits[i] * goes_on)
+        assert mean.accuracy[i] == pytest.approx(options.accuracy[i] - (0.004 if passed else 0))
+    last = len(options.bits) - 1
+    first_s = TABLE.segment_s(GRAPH, ("input",), ("exit1", "pool1"))
+    second_s = first_s + TABLE.segment_s(GRAPH, ("pool1",), ("exit2", "pool2"))
+    whole_s = second_s + TABLE.segment_s(GRAPH, ("pool2",), ("exit3",))
+    assert unsure.device_s[last] == pytest.approx(whole_s)
+    assert mean.device_s[last] == pytest.approx(0.5 * first_s + 0.3 * second_s + 0.2 * whole_s)
+    unknown = early.Ladder(GRAPH, EXITS, (0.31, 0.4)).chances(unsure, TABLE, ACCURACY)
+    assert (unknown.goes_on == 1).all(), "never measured: nobody is taken to leave"
+
+
+def test_leaving_early_is_planned_for():
+    """A slow link: sending the picture takes longer than asking the first exit, which answers half of them."""
+    with device({}, confidence_loss=0.01, min_accuracy=0.77) as ours:
+        seen = ours.observe()._replace(uplink_bps=np.array([[3e5]]), server_backlog_s=np.zeros(1))
+        seen = seen._replace(server_room=np.ones(1), option_server_s=seen.option_device_s[..., None] * 0)
+        mean = ours._mean(seen)
+        option = int(ours.planner(seen).option[0])
+        latency_s = feasible_latency_s(mean)[0].min(axis=1)
+        accurate = ours.options.accuracy >= 0.77
+        assert latency_s[option] == pytest.approx(latency_s[accurate].min())
+        plain = int(planned_for(ours.wish)(seen).option[0])
+        assert latency_s[option] < latency_s[plain], "it would choose otherwise if nobody left early"
 
 
 def always(option: int, server: int):

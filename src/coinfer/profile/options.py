@@ -119,7 +119,7 @@ def _of_exit(
             if accuracy is None or names == graph.inputs:
                 right = exact
             else:
-                right = accuracy.accuracy(exit_, names, width)
+                right = min(accuracy.accuracy(exit_, names, width), exact)  # more than exact is chance
             yield names, width, exit_, device_s, upload_bits, server_s, right
     yield outputs, FLOAT32_BITS, exit_, table.segment_s(graph, graph.inputs, outputs), 0.0, 0.0, exact
 

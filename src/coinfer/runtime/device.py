@@ -112,7 +112,6 @@ class Device:
         self.graph = model if isinstance(model, ModelGraph) else open_model(str(model))
         self.deadline_s = deadline_s
         self.wish = Wish(goal, min_accuracy, energy_j, power_w, transmit_power_w)
-        self.planner = planned_for(self.wish)
         self.hedge = hedge
         self.jpeg_quality = jpeg_quality
         self._slowdown = slowdown
@@ -125,18 +124,20 @@ class Device:
         self.exits = exits_of(self.graph, self.accuracy)
         thresholds = early.thresholds_for(len(self.exits), confidence, confidence_loss, self.accuracy)
         self._ladder = early.Ladder(self.graph, self.exits, thresholds)
+        self.planner = planned_for(self.wish, self._mean if thresholds else None)
         complete = partial(self._complete, table)
-        energy_counts = self.wish.counts_energy
-        pruned = options or planner.prune(complete(bits), slowdown, energy_counts=energy_counts)
+        pruned = options or self._pruned(complete(bits), table, slowdown)
         decides = Guide(pruned, self.planner, "")
         if isinstance(policy, str | Path):
             decides = guide(policy, len(servers), pruned, complete, self.planner)
         elif policy is not None:
             decides = decides._replace(policy=policy)
-        self.options, self.policy, self.note = decides
+        self._straight, self.policy, self.note = decides
         self.leaves_early = bool(thresholds)
-        branches_s = self._ladder.branches_s(self.options, table)
-        self._straight = self.options._replace(device_s=self.options.device_s - branches_s)
+        self.options = self._ladder.unsure(self._straight, table)
+        self._chances = self._ladder.chances(self.options, table, self.accuracy)
+        self.options = self.options._replace(accuracy=self._chances.accuracy)
+        self._reached_s = partial(self._ladder.reached_s, table=table)
         pieces = tuple(dict.fromkeys(self.options.pieces))
         self._tail_s: dict[Piece, float] = {piece: table.segment_s(self.graph, *piece) for piece in pieces}
         self._executor = Executor(self.graph, threads=threads, slowdown=slowdown, engine=engine)
@@ -220,6 +221,8 @@ class Device:
         task = Task(tensors, pixels, began_s, deadline_s, observation, route, option, predicted_s)
         at_cut, sure = self._head(task)
         if sure is not None:
+            reached_s = self._reached_s(route.exit, task.cut)[sure] * self._processor.scale
+            task = task._replace(predicted_s=float(observation.device_backlog_s[0]) + reached_s)
             return self._result(task, Answer(at_cut, 0.0), DEVICE, [], 0.0, exit_=sure)
         if server == DEVICE:
             return self._result(task, Answer(at_cut, 0.0), DEVICE, [], 0.0)
@@ -268,8 +271,19 @@ class Device:
 
     def _complete(self, table: ProfileTable, bits: Sequence[int]) -> Options:
         """All that can be done with these numbers of bits."""
-        options = with_messages(compile_options(self.graph, table, bits, self.accuracy), self.graph)
-        return options._replace(device_s=options.device_s + self._ladder.branches_s(options, table))
+        return with_messages(compile_options(self.graph, table, bits, self.accuracy), self.graph)
+
+    def _pruned(self, options: Options, table: ProfileTable, slowdown: float) -> Options:
+        """What may be best for the wish, also where exits are left early."""
+        if not self._ladder.thresholds:
+            return planner.prune(options, slowdown, energy_counts=self.wish.counts_energy)
+        unsure = self._ladder.unsure(options, table)
+        views = (unsure, self._ladder.chances(unsure, table, self.accuracy).mean(unsure))
+        return options.take(np.flatnonzero(planner.undominated(views, slowdown)))
+
+    def _mean(self, observation: OffloadObservation) -> OffloadObservation:
+        """The mean request, where exits are left early."""
+        return self._chances.expected(observation) if self.leaves_early else observation
 
     def _head(self, task: Task) -> tuple[dict[str, np.ndarray], int | None]:
         """What crosses the cut; or the outputs of an exit that is sure, and which exit that is."""

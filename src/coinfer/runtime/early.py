@@ -13,11 +13,40 @@ from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.profile.accuracy import AccuracyTable, CascadePoint
 from coinfer.profile.options import Names, Options
 from coinfer.profile.table import ProfileTable
-from coinfer.types import UserError
+from coinfer.types import OffloadObservation, UserError
 
 
 class ConfidenceError(UserError):
     """Thresholds that do not fit the network; the message is one line for a person."""
+
+
+class Chances(NamedTuple):
+    """What leaving early changes on average; all [O]."""
+
+    goes_on: np.ndarray
+    """Share of requests that no exit before the cut is sure of."""
+    device_share: np.ndarray
+    """Mean time on the device over that of a request that is never sure."""
+    accuracy: np.ndarray
+    """Of all answers, early ones included."""
+
+    def mean(self, options: Options) -> Options:
+        """The mean request, where the options are of one that is never sure."""
+        return options._replace(
+            device_s=options.device_s * self.device_share,
+            upload_bits=options.upload_bits * self.goes_on,
+            server_s=options.server_s * self.goes_on,
+            accuracy=self.accuracy,
+        )
+
+    def expected(self, observation: OffloadObservation) -> OffloadObservation:
+        """The same for what a policy sees."""
+        return observation._replace(
+            option_device_s=observation.option_device_s * self.device_share,
+            option_device_j=observation.option_device_j * self.device_share,
+            option_upload_bits=observation.option_upload_bits * self.goes_on,
+            option_server_s=observation.option_server_s * self.goes_on[:, None],
+        )
 
 
 class Stage(NamedTuple):
@@ -115,19 +144,48 @@ class Ladder:
             at_hand = stage.tap
         yield at_hand, cut
 
+    def reached_s(self, exit_: int, cut: Names, table: ProfileTable) -> dict[int, float]:
+        """Time on the profiled machine until each exit on the way has answered."""
+        reached, spent_s = {}, 0.0
+        for stage, step in zip(self.stages(exit_, cut), self.steps(exit_, cut), strict=False):
+            spent_s += table.segment_s(self._graph, *step)
+            reached[stage.exit] = spent_s
+        return reached
+
+    def chances(self, options: Options, table: ProfileTable, accuracy: AccuracyTable | None) -> Chances:
+        """Averages over the test set of the accuracy table; where these thresholds were not measured, nobody is taken
+        to leave early.
+
+        What leaves at exits before a cut is taken to cost the accuracy that the whole cascade costs.
+        """
+        ones = np.ones(len(options.bits))
+        point = calibrated(accuracy, self.thresholds) if accuracy else None
+        if point is None or accuracy is None:
+            return Chances(ones, ones, options.accuracy)
+        samples, whole = accuracy.samples, accuracy.accuracy(len(accuracy.exits) - 1)
+        loss = max(whole - sum(point.correct) / samples, 0.0)
+        goes_on, device_share, right = ones.copy(), ones.copy(), options.accuracy.copy()
+        for i, (exit_, cut, _) in enumerate(options.triples):
+            reached = self.reached_s(exit_, cut, table)
+            leaves = {early: point.left[early] / samples for early in reached}
+            goes_on[i] -= sum(leaves.values())
+            mean_s = sum(leaves[early] * reached[early] for early in reached) + goes_on[i] * options.device_s[i]
+            device_share[i] = mean_s / options.device_s[i] if reached else 1.0
+            right[i] -= loss if reached else 0.0
+        return Chances(goes_on, device_share, right)
+
     def is_sure(self, stage: Stage, computed: Mapping[str, np.ndarray]) -> bool:
         """True where the stage's answer will do."""
         return all(is_sure(computed[name], self.thresholds[stage.exit]) for name in stage.answer)
 
-    def branches_s(self, options: Options, table: ProfileTable) -> np.ndarray:
-        """[O] time on the profiled machine for the answers at every exit on the way, of a request that is never
-        sure."""
+    def unsure(self, options: Options, table: ProfileTable) -> Options:
+        """Options with the answers at every exit on their way: the times of a request that is never sure."""
         extra_s = [
             sum(table.segment_s(self._graph, *step) for step in self.steps(exit_, cut))
             - table.segment_s(self._graph, self._graph.inputs, cut)
             for exit_, cut, _ in options.triples
         ]
-        return np.array(extra_s)
+        return options._replace(device_s=options.device_s + np.array(extra_s))
 
 
 def stages_before(graph: ModelGraph, exits: Sequence[Names], exit_: int, cut: Names) -> tuple[Stage, ...]:

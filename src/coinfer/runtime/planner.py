@@ -23,19 +23,29 @@ def prune(
     exit's last, which stays on the device, is always kept.
 
     Without energy, exact for unloaded latency: an option stays that is the fastest at some rate and speed of those that
-    are at least as accurate (CDLP, CIAS-PnO, on each level of accuracy). Where energy counts, which of two options is
-    better also depends on how two limits meet, so only those go that another one equals or beats in all: accuracy, bits
-    to send, time on the device, and computing time at the slowest and at the fastest server, hence at all between.
+    are at least as accurate (CDLP, CIAS-PnO, on each level of accuracy). Where energy counts see `undominated`.
     """
-    device_s, server_s = options.device_s * device_scale, options.server_s * device_scale
     if energy_counts:
-        ends_s = (device_s + server_s / speed_ratios[[0, -1]][:, None]).T
-        kept = _undominated(np.column_stack([-options.accuracy, options.upload_bits, device_s, ends_s]))
-    else:
-        compute_s = device_s + server_s / speed_ratios[:, None]
-        kept = _fastest_somewhere(compute_s, options.upload_bits, options.accuracy)
-    kept |= options.upload_bits == 0
-    return options.take(np.flatnonzero(kept))
+        return options.take(np.flatnonzero(undominated([options], device_scale, speed_ratios)))
+    compute_s = (options.device_s + options.server_s / speed_ratios[:, None]) * device_scale
+    kept = _fastest_somewhere(compute_s, options.upload_bits, options.accuracy)
+    return options.take(np.flatnonzero(kept | (options.upload_bits == 0)))
+
+
+def undominated(views: Sequence[Options], device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS) -> np.ndarray:
+    """[O] the options that no other one equals or beats in all: accuracy, bits to send, time on the device, and
+    computing time at the slowest and at the fastest server, hence at all between. No wish, however its limits meet,
+    would miss the others. What stays on the device is always kept.
+
+    Args:
+        views: the same options as they are in several cases, all of which count.
+    """
+    columns = []
+    for view in views:
+        device_s, server_s = view.device_s * device_scale, view.server_s * device_scale
+        ends_s = device_s + server_s / speed_ratios[[0, -1]][:, None]
+        columns += [-view.accuracy, view.upload_bits, device_s, *ends_s]
+    return _undominated(np.column_stack(columns)) | (views[0].upload_bits == 0)
 
 
 def _fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ class Result(NamedTuple):
     fallback: str
     """What went wrong with the servers asked before, if anything."""
     predicted_s: float
-    """Latency that the planner expected; of a request that is never sure, where exits may be left early."""
+    """Latency that was expected of a request that takes this way."""
     sent_bits: float
     """All bits of messages sent for it, lost ones included."""
     exit: int

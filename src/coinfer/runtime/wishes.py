@@ -1,6 +1,7 @@
 """What a user wishes of an answer: two limits and a goal out of accuracy, latency and the device's energy."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -64,24 +65,30 @@ class Wish:
         return tuple(limit for limit, is_missed in zip(LIMITS, missed, strict=True) if is_missed)
 
 
-def planned_for(wish: Wish) -> Policy:
-    """The policy that fulfils a wish as well as can be predicted; the plain one is quicker by other means."""
+def planned_for(wish: Wish, expected: Callable[[OffloadObservation], OffloadObservation] | None = None) -> Policy:
+    """The policy that fulfils a wish as well as can be predicted; the plain one is quicker by other means.
+
+    Args:
+        expected: the mean request, where some are cheaper than the observation says; see `choose`.
+    """
     plain = wish.goal == "latency" and not wish.min_accuracy and not wish.counts_energy
-    return least_latency if plain else lambda observation: choose(wish, observation)
+    if plain and expected is None:
+        return least_latency
+    return lambda observation: choose(wish, observation, expected and expected(observation))
 
 
-def choose(wish: Wish, observation: OffloadObservation) -> OffloadDecision:
+def choose(wish: Wish, observation: OffloadObservation, mean: OffloadObservation | None = None) -> OffloadDecision:
     """The best option and server of each task.
 
     Deadline, accuracy and energy, in this order, each leave out what misses them, but never the last that is left. Of
     the rest comes first what misses an unmet limit by the least, then the goal, then latency.
+
+    Args:
+        mean: the mean request, by which goal and latency are judged; limits hold for every request of `observation`.
     """
     latency_s = feasible_latency_s(observation)
-    costs = {
-        "latency": latency_s,
-        "accuracy": -np.broadcast_to(np.asarray(observation.option_accuracy)[..., None], latency_s.shape),
-        "energy": device_energy_j(wish, observation),
-    }
+    costs = _costs(wish, observation, latency_s)
+    means = costs if mean is None else _costs(wish, mean, feasible_latency_s(mean))
     limits = {
         "latency": observation.deadline_s,
         "accuracy": np.full(len(latency_s), -wish.min_accuracy),
@@ -94,13 +101,23 @@ def choose(wish: Wish, observation: OffloadObservation) -> OffloadDecision:
             excess = costs[name] - np.asarray(limit)[:, None, None]
         kept = _where_any(kept, kept & (excess <= 0))
         misses.append(excess.clip(0))
-    for cost in (*misses, costs[wish.goal], latency_s):
+    for cost in (*misses, means[wish.goal], means["latency"]):
         among = np.where(kept, cost, np.inf)
         kept = kept & (among <= among.min(axis=(1, 2), keepdims=True))
     tasks, _, nodes = latency_s.shape
     best = kept.reshape(tasks, -1).argmax(axis=1)
     option, server = best // nodes, best % nodes
     return OffloadDecision(option=option, server=np.where(server == nodes - 1, DEVICE, server))
+
+
+def _costs(wish: Wish, observation: OffloadObservation, latency_s: np.ndarray) -> dict[str, np.ndarray]:
+    """All [K, O, N + 1], less is better."""
+    accuracy = np.asarray(observation.option_accuracy)[..., None]
+    return {
+        "latency": latency_s,
+        "accuracy": -np.broadcast_to(accuracy, latency_s.shape),
+        "energy": device_energy_j(wish, observation),
+    }
 
 
 def device_energy_j(wish: Wish, observation: OffloadObservation) -> np.ndarray:
