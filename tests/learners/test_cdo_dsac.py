@@ -8,8 +8,9 @@ import torch
 
 from coinfer.evaluate.simulate import run
 from coinfer.learners import cdo_dsac, ddpg, loop, online_rl
-from coinfer.learners.offer_game import OfferGame, OfferNet, policy_of, trimmed
+from coinfer.learners.offer_game import OfferGame, trimmed
 from coinfer.learners.records import Transition
+from coinfer.policies.offer_policy import OfferNet, OfferPolicy
 from coinfer.policies.offers import OFFER_FEATURES, fixed_cut, offer_features
 from coinfer.scenario.compile import open_world
 
@@ -122,7 +123,7 @@ def test_a_game_pays_what_the_simulator_counts():
     settings = SMALL
     net = OfferNet(OFFER_FEATURES, settings.hidden)
     features = cdo_dsac.features_of(settings)
-    policy = policy_of(net, greedy_weights(settings), features)
+    policy = OfferPolicy(net, greedy_weights(settings), features, fixed_cut)
     measured = run(world(), "mine", 1, 4, maker=lambda seed: policy).measures
     greedy = run(world(), "sequential-greedy", 1, 4).measures
     assert measured["mean_s"][0] == pytest.approx(greedy["mean_s"][0], rel=0.25)
@@ -137,7 +138,7 @@ def trained_cdo():
     found = cdo_dsac.loop_of(replace(settings, sac=sac), world(), SEEDS)
     loop.run(found)
     flat = found.learner.sac.actor_flat.detach()[cdo_dsac.best_agents(found.learner)]
-    return policy_of(found.learner.sac.actor, flat, cdo_dsac.features_of(settings))
+    return OfferPolicy(found.learner.sac.actor, flat, cdo_dsac.features_of(settings), fixed_cut)
 
 
 def trained_ddpg():
@@ -147,7 +148,7 @@ def trained_ddpg():
     )  # fmt: skip
     found = ddpg.loop_of(settings, world(), SEEDS)
     loop.run(found)
-    return policy_of(found.learner.actor, found.learner.actor_flat.detach(), ddpg.features_of(settings))
+    return OfferPolicy(found.learner.actor, found.learner.actor_flat.detach(), ddpg.features_of(settings), fixed_cut)
 
 
 def trained_table():
@@ -156,7 +157,7 @@ def trained_table():
     return online_rl.TablePolicy(found.learner.grid, found.learner.values)
 
 
-def measured_s(policy, offers=fixed_cut):
+def measured_s(policy):
     return run(world(), "mine", 2, 8, maker=lambda seed: policy).measures["mean_s"]
 
 

@@ -29,13 +29,14 @@ import torch
 from torch import Tensor
 
 from coinfer.learners.loop import Loop, LoopSettings, assess
-from coinfer.learners.offer_game import MakeFeatures, OfferGame, OfferNet, trimmed
+from coinfer.learners.offer_game import OfferGame, trimmed
 from coinfer.learners.records import Transition, View
 from coinfer.learners.sac import Sac, SacSettings
 from coinfer.learners.stacked import below, prefixed
 from coinfer.learners.updater import broadcast, choose
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
+from coinfer.policies.offer_policy import MakeFeatures, OfferNet
 from coinfer.policies.offers import OFFER_FEATURES, Offers, fixed_cut, flat_features, joint, offer_features
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadObservation
@@ -49,30 +50,30 @@ class CdoSettings:
 
     agents: int = 5
     """k, one for each edge server in the paper."""
-    worlds: int = 4
+    worlds: int = 2
     """Of each agent."""
-    rounds: int = 2000
+    rounds: int = 1000
     """Slots that each world plays."""
-    every: int = 1
+    every: int = 2
     """Rounds to an update."""
-    batch: int = 32
+    batch: int = 16
     """Slots that an agent draws for an update."""
-    memory: int = 10_000
+    memory: int = 5000
     """Slots in the shared memory of a seed."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = (32, 32)
     form: str = "places"
     """`places`: a shared network scores every place; `flat`: the paper's, over the whole state."""
     running: bool = True
     """Whether the inputs know the running queues (`policies.offers.running_s`), or those at the slot's beginning."""
     cuts: str = "fixed"
     """`fixed`: CDLP's; `joint`: the agent chooses among CDLP's surviving options too (CIAS-PnO, our variant)."""
-    broadcast_every: int = 500
+    broadcast_every: int = 50
     """omega, in updates; 0 for never."""
-    judge_rounds: int = 50
+    judge_rounds: int = 25
     judge_worlds: int = 4
     centring: float = 0.005
     """Share of the way that the mean reward goes in an update; 0 for none."""
-    assess_every: int = 250
+    assess_every: int = 50
     warmup: int = 20
     sac: SacSettings = field(
         default_factory=lambda: SacSettings(
@@ -83,14 +84,14 @@ class CdoSettings:
             temperature_rate=1e-2,
             first_temperature=0.05,
             entropy=(0.3, 0.02),
-            entropy_updates=1200,
+            entropy_updates=300,
         )
     )
 
 
 PAPER = CdoSettings(
     rounds=1_000_000,
-    worlds=2,
+    every=1,
     batch=256,
     memory=100_000,
     hidden=(256, 512, 256),
@@ -104,6 +105,14 @@ PAPER = CdoSettings(
 )  # fmt: skip
 """Table I; 10^5 episodes of 100 slots in ten worlds are a million rounds."""
 PRESETS = {"quick": CdoSettings(), "paper": PAPER}
+
+
+def with_rounds(settings: CdoSettings, rounds: int) -> CdoSettings:
+    """The same with so many rounds, the wanted entropy falling over 60 % of them."""
+    rounds = max(1, rounds)
+    falls = max(1, int(0.6 * rounds / settings.every))
+    sac = replace(settings.sac, entropy_updates=falls)
+    return replace(settings, rounds=rounds, assess_every=max(1, rounds // 20), sac=sac)
 
 
 class CdoDsac:
@@ -172,10 +181,11 @@ def offers_of(settings: CdoSettings) -> Callable[[OffloadObservation], Offers]:
     return fixed_cut if settings.cuts == "fixed" else joint
 
 
-def features_of(settings: CdoSettings) -> MakeFeatures:
+def features_of(settings: CdoSettings, most: int | None = None) -> MakeFeatures:
+    """`most` as of `policies.offers.running_s`."""
     if settings.form == "flat":
         return flat_features
-    return lambda seen, offers: offer_features(seen, offers, settings.running)
+    return lambda seen, offers: offer_features(seen, offers, settings.running, most)
 
 
 def net_of(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0) -> Net:

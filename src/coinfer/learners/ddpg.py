@@ -12,17 +12,18 @@ Form `flat` is the published one: the whole state, side by side. Form `places` g
 inputs, one small network that scores every place, and a critic that sums over tasks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from coinfer.learners.loop import Loop, LoopSettings
-from coinfer.learners.offer_game import MakeFeatures, OfferGame, OfferNet
+from coinfer.learners.offer_game import OfferGame
 from coinfer.learners.records import Transition, View
 from coinfer.learners.stacked import Adam, below, follow, prefixed, uniform
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
+from coinfer.policies.offer_policy import MakeFeatures, OfferNet
 from coinfer.policies.offers import OFFER_FEATURES, fixed_cut, flat_features, offer_features
 from coinfer.scenario.world import OffloadWorld
 
@@ -55,6 +56,18 @@ class DdpgSettings:
     calm: float = 0.01
     """Weight of the squared outputs before tanh in the actor's loss, so that they do not all end at 1, where places are
     not told apart."""
+
+
+PAPER = DdpgSettings(rounds=500_000, discount=0.99, batch=256, memory=100_000, noise=(0.2, 0.2), assess_every=10_000)
+"""Widths, discount and episodes as CDO-DSAC's paper shares them with its baselines."""
+PRESETS = {"quick": DdpgSettings(), "paper": PAPER}
+
+
+def with_rounds(settings: DdpgSettings, rounds: int) -> DdpgSettings:
+    """The same with so many rounds, the noise falling over 60 % of them."""
+    rounds = max(1, rounds)
+    falls = max(1, int(0.6 * rounds))
+    return replace(settings, rounds=rounds, noise_updates=falls, assess_every=max(1, rounds // 20))
 
 
 class Ddpg:
@@ -147,10 +160,11 @@ def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
     return (-2 * (1 - pair[:, 0]).log()).sqrt() * (2 * torch.pi * pair[:, 1]).cos()
 
 
-def features_of(settings: DdpgSettings) -> MakeFeatures:
+def features_of(settings: DdpgSettings, most: int | None = None) -> MakeFeatures:
+    """`most` as of `policies.offers.running_s`."""
     if settings.form == "flat":
         return flat_features
-    return lambda seen, offers: offer_features(seen, offers, settings.running)
+    return lambda seen, offers: offer_features(seen, offers, settings.running, most)
 
 
 def nets_of(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:

@@ -1,8 +1,6 @@
 """The simulated edge as a game of places: each task of a slot takes a server, or its device (`policies.offers`)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,16 +10,13 @@ from coinfer.envs.chance import Draws
 from coinfer.learners.records import Transition, Turn, View
 from coinfer.physics import random
 from coinfer.physics.cost import latency_reward
-from coinfer.policies.nets import Mlp, Net
-from coinfer.policies.offers import Offers, fixed_cut
+from coinfer.policies.offer_policy import MakeFeatures, MakeOffers
+from coinfer.policies.offers import fixed_cut
 from coinfer.scenario.world import OffloadWorld
-from coinfer.types import OffloadDecision, OffloadObservation, Outcome, Policy
+from coinfer.types import OffloadDecision, Outcome
 
 UNIT_S = 0.1
 """Rewards are minus latencies in this unit, so that they are about 1."""
-
-MakeOffers = Callable[[OffloadObservation], Offers]
-MakeFeatures = Callable[[OffloadObservation, Offers], Tensor]
 
 
 class GameState(NamedTuple):
@@ -104,64 +99,9 @@ def _no_reward(outcome: Outcome, draws: Draws) -> Tensor:
     return outcome.latency_s
 
 
-@dataclass(frozen=True)
-class OfferNet:
-    """One small network that scores every place of every task: the same for all tasks and places, so it takes any
-    number of both, and tasks or servers in another order are decided alike."""
-
-    inputs: int
-    hidden: tuple[int, ...]
-    last_gain: float = 1.0
-
-    @property
-    def form(self) -> Mlp:
-        return Mlp(self.inputs, self.hidden, tasks=1, choices=1, shared=True, last_gain=self.last_gain)
-
-    @property
-    def size(self) -> int:
-        return self.form.size
-
-    def initial(self, seeds: Tensor) -> Tensor:
-        return self.form.initial(seeds)
-
-    def __call__(self, flat: Tensor, features: Tensor) -> Tensor:
-        """From [L, B, K, C, F] to [L, B, K, C]; 0 where a place may not be taken. Only the others are computed: most
-        slots have far fewer tasks than there is room for."""
-        rows = features.flatten(1, 3)
-        index = _taken_rows(rows[..., -1] > 0)
-        taken = rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]).clamp(max=rows.shape[1] - 1))
-        score = self.form(flat, taken[:, :, None])[:, :, 0, 0]
-        every = score.new_zeros((rows.shape[0], rows.shape[1] + 1)).scatter(1, index, score)
-        return every[:, :-1].reshape(features.shape[:-1])
-
-
-def _taken_rows(there: Tensor) -> Tensor:
-    """[L, M] the true entries of there [L, R], M being the most of them in a row; R for those that are not needed."""
-    counts = there.sum(1)
-    row, place = there.nonzero(as_tuple=True)
-    rank = torch.arange(len(row), device=there.device) - (counts.cumsum(0) - counts)[row]
-    index = torch.full((len(there), max(1, int(counts.max()))), there.shape[1], device=there.device)
-    index[row, rank] = place
-    return index
-
-
 def trimmed(batch: Transition) -> Transition:
     """The same without the last tasks that no slot of the batch has; for features [L, n, K, ..] of each task."""
     most = int(torch.maximum(batch.there.sum(-1).amax(), batch.next_there.sum(-1).amax()))
     most = max(1, min(batch.there.shape[-1], most))
     by_task = {"goes_on"} if batch.reward.dim() == 3 else {"goes_on", "reward"}
     return Transition(**{n: p if n in by_task else p[:, :, :most] for n, p in batch._asdict().items()})
-
-
-def policy_of(net: Net, flat: Tensor, features: MakeFeatures, offers: MakeOffers = fixed_cut) -> Policy:
-    """What L trained networks [L, P] decide for L * W worlds, those of a network side by side: the place of the highest
-    number."""
-    count = flat.shape[0]
-
-    @torch.no_grad()
-    def decide(seen: OffloadObservation) -> OffloadDecision:
-        found = offers(seen)
-        scores: Any = net(flat, features(seen, found).unflatten(0, (count, -1))).flatten(0, 1)
-        return found.decision(torch.where(found.mask, scores, -torch.inf).argmax(-1))
-
-    return decide

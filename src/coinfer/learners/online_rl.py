@@ -13,7 +13,7 @@ requests of a draw learn side by side. Loads are those at the slot's beginning, 
 after another could.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,11 @@ from torch.nn import functional
 
 from coinfer.envs import offload
 from coinfer.learners.loop import Loop, LoopSettings
-from coinfer.learners.offer_game import MakeFeatures, OfferGame
+from coinfer.learners.offer_game import OfferGame
 from coinfer.learners.records import Transition, View
 from coinfer.learners.stacked import draw, uniform
 from coinfer.physics import random
+from coinfer.policies.offer_policy import MakeFeatures
 from coinfer.policies.offers import Offers, fixed_cut
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation
@@ -53,6 +54,17 @@ class OnlineRlSettings:
     running: bool = False
     """Whether loads count what was sent earlier in the slot."""
     assess_every: int = 250
+
+
+PAPER = OnlineRlSettings(rounds=500_000, epsilon_updates=300_000, memory=20_000, assess_every=10_000)
+PRESETS = {"quick": OnlineRlSettings(), "paper": PAPER}
+
+
+def with_rounds(settings: OnlineRlSettings, rounds: int) -> OnlineRlSettings:
+    """The same with so many rounds, epsilon falling over 60 % of them."""
+    rounds = max(1, rounds)
+    falls = max(1, int(0.6 * rounds))
+    return replace(settings, rounds=rounds, epsilon_updates=falls, assess_every=max(1, rounds // 20))
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,9 @@ class Grid:
     def row(self, kind: Tensor, load_s: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [..] of requests of these kinds [..] with loads [.., N], and the servers by rising level."""
         level = _level(load_s, self.loads_s)
-        order = level.argsort(dim=-1, stable=True)
-        weight = self.levels ** torch.arange(self.servers, device=kind.device)
+        number = torch.arange(self.servers, device=kind.device)
+        order = (level * self.servers + number).sort(-1).indices
+        weight = self.levels**number
         return kind.long() * self.levels**self.servers + (level.gather(-1, order) * weight).sum(-1), order
 
     def loads_s_of(self, features: Tensor, place: Tensor, there: Tensor) -> Tensor:

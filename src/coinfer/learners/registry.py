@@ -22,6 +22,15 @@ class Scheme(NamedTuple):
 SCHEMES = {
     "sac-d": Scheme("sac_d", "train", "sacd", "discrete soft actor-critic over exit, cut and bits (WCNC 2022)"),
     "dqn": Scheme("sac_d", "train_dqn", "sacd", "double DQN with the same inputs and depth, SAC-d's baseline"),
+    "cdo-dsac": Scheme(
+        "offloading", "train_cdo_dsac", "cdo-dsac", "soft actor-critic agents that share a memory (SEKE 2023)"
+    ),
+    "cias-pno": Scheme(
+        "offloading", "train_cias_pno", "cdo-dsac", "CDLP cuts, the agents choose servers (IJSEKE 2023)"
+    ),
+    "cias-pno-joint": Scheme("offloading", "train_cias_pno_joint", "cdo-dsac", "the agents choose cut and server"),
+    "ddpg": Scheme("offloading", "train_ddpg", "cdo-dsac", "central DDPG (after TII 2020), CDO-DSAC's baseline"),
+    "online-rl": Scheme("offloading", "train_online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }
 
 

@@ -1,0 +1,43 @@
+"""Figures 4 and 6: latency and success against the arrival rate, for each network.
+
+    python experiments/cdo-dsac/arrival_rate.py
+
+Expected: CDO-DSAC lowest in latency and highest in success at every rate; all alike where hardly anything waits (0.4).
+Writes results/arrival_rate.png and prints the tables of the README.
+"""
+
+from figures import BESIDE, NAMES, PAPERS, Results, finish, line, plt, table
+
+from coinfer.units import MILLI
+
+SCHEMES = (*PAPERS, *BESIDE)
+
+
+def main() -> None:
+    results = Results()
+    names = ["all", *(str(n) for n in range(len(results.networks)))]
+    chart, axes = plt.subplots(2, len(names), figsize=(15, 7), sharex=True, layout="constrained")
+    for column, network in enumerate(names):
+        for scheme in SCHEMES:
+            for row, (measure, unit) in enumerate((("latency_s", MILLI), ("in_time", 0.01))):
+                found = [results.estimate(scheme, rate, measure, network) for rate in results.rates]
+                line(axes[row, column], results.rates, found, scheme, unit)
+        axes[0, column].set(title="all tasks" if network == "all" else results.networks[int(network)], yscale="log")
+        axes[1, column].set(xlabel="arrival rate", ylim=(0, 102))
+    axes[0, 0].set(ylabel="mean latency, ms")
+    axes[1, 0].set(ylabel="answered in time, %")
+    axes[1, 0].legend(fontsize=8)
+    finish(chart, "arrival_rate")
+    for title, measure, unit, digits in (
+        ("Mean latency, ms", "latency_s", MILLI, 1),
+        ("In time, %", "in_time", 0.01, 1),
+    ):
+        rows = []
+        for scheme in SCHEMES:
+            cells = [results.estimate(scheme, rate, measure) for rate in results.rates]
+            rows.append([NAMES[scheme][0], *(f"{c.mean / unit:.{digits}f} ±{c.half / unit:.{digits}f}" for c in cells)])
+        print(f"\n{title}\n\n" + table(["arrival rate", *(f"{rate:g}" for rate in results.rates)], rows))
+
+
+if __name__ == "__main__":
+    main()
