@@ -1,8 +1,8 @@
 """A scorer as one ONNX file: its networks as PyTorch exports them, its loop over tasks as ONNX's own `Loop`.
 
-The loop's body is written out by hand: it is some sixty small nodes, which ONNX Runtime runs in about ten microseconds
-a task. It is the same arithmetic in the same order as `scorer.sequence` with insertion, so both decide alike. Shapes in
-the body are [J, B, O, N, 1] and [1, B, 1, N, K], K places for the tasks that are queued there.
+The loop's body is written out by hand, as few and as simple nodes as can be: they run once for every task, and most of
+their time is that of calling them. It is the same arithmetic in the same order as `scorer.sequence` with insertion, so
+both decide alike.
 """
 
 import json
@@ -49,15 +49,16 @@ class _Prepared(nn.Module):
         )
         found = choices(seen)
         rows, order = scorer.prepared(scorer.unpack(self.weights[None]), seen, found)
-        tasks, (options, servers) = order.shape[1], named["option_server_s"].shape[2:]
-        sends = rows[..., 2:3]
-        number = torch.arange(servers).repeat(options)[:, None].to(rows.dtype)
+        options, servers = named["option_server_s"].shape[2:]
+        ready, service, sends, air, longer, steep, fixed, others, delay, late, rise, lean = rows.unbind(-1)
+        number = torch.arange(servers).repeat(options).to(rows.dtype)
         code = torch.where(sends > 0, number, -1.0)
-        joins = torch.where(there[:, :, None, None], code, -1.0)
-        rows = torch.cat((rows[..., :2], joins, rows[..., 3:8], rows[..., 8:9] * sends, rows[..., 9:], sends), -1)
-        rows = rows.gather(1, order[..., None, None].expand(-1, -1, rows.shape[-2], rows.shape[-1]))
-        rows = rows.reshape(rows.shape[0], tasks, options, servers, rows.shape[-1]).permute(1, 4, 0, 2, 3)
-        return rows[..., None].contiguous(), order, code[..., 0], there.sum(-1).max()
+        joins = torch.where(there[:, :, None], code, -2.0)
+        full = sends * scorer.FULL_S
+        parts = (ready, service, longer, steep, fixed, others, delay, late, rise, lean, full, sends, air, joins)
+        index = order[None, ..., None].expand(len(parts), -1, -1, rows.shape[-2])
+        rows = torch.stack(parts, 0).gather(2, index).permute(2, 0, 1, 3)
+        return rows.contiguous(), order, code, there.sum(-1).max()
 
 
 class _Nodes:
@@ -76,126 +77,91 @@ class _Nodes:
 _CONSTANTS: dict[str, np.ndarray] = {
     "zero": np.array(0, np.float32),
     "one": np.array(1, np.float32),
-    "infinite": np.array(np.inf, np.float32),
     "none_ready": np.array(-np.inf, np.float32),
-    "full_s": np.array(scorer.FULL_S, np.float32),
-    "last": np.array([-1], np.int64),
     "nought": np.array(0, np.int64),
     "step": np.array(1, np.int64),
-    "alive": np.array(True),
+    "last": np.array([-1], np.int64),
     "axis0": np.array([0], np.int64),
     "axis1": np.array([1], np.int64),
+    "alive": np.array(True),
 }
-_STATE = ("senders", "sent", "room", "barred", "jobs_ready", "jobs_start", "jobs_finish")
+_STATE = ("senders", "sent", "over", "jobs_ready", "jobs_finish")
+_PARTS = (
+    "ready0", "service", "longer", "steep", "fixed", "others", "delay", "late", "rise", "lean", "full", "sends",
+    "air", "code",
+)  # fmt: skip
+"""Of the rows, as the loop takes them."""
 
 
 def _body() -> onnx.GraphProto:
-    """One task: `scorer.sequence` with insertion, and what `Queue` does. Its jobs are [1, B, 1, N, K], by server; their
-    readiness is minus infinity where there is none, so that these count as served before."""
+    """One task: what `scorer.sequence` with insertion and `Queue` do. All is by choice, [1, B, C], so that nothing has
+    to be spread; the jobs are [1, B, C, K], and where there is none their readiness is minus infinity."""
     n = _Nodes("b")
-    senders, sent, room, barred, jobs_ready, jobs_start, jobs_finish = (f"{name}_in" for name in _STATE)
-    parts = (
-        "ready0",
-        "service",
-        "code",
-        "air",
-        "longer",
-        "steep",
-        "fixed",
-        "others",
-        "delay",
-        "late",
-        "rise",
-        "lean",
-        "sends",
-    )
-    n("Split", n("Gather", "rows_by_task", "i", axis=0), outputs=parts, axis=0, num_outputs=len(parts))
+    senders, sent, over, jobs_ready, jobs_finish = (f"{name}_in" for name in _STATE)
+    n("Split", n("Gather", "rows_by_task", "i", axis=0), outputs=_PARTS, axis=0, num_outputs=len(_PARTS))
     ready = n("Add", "ready0", n("Mul", "longer", senders))
-    earlier = n("LessOrEqual", jobs_ready, ready)
-    free = n("ReduceMax", n("Where", earlier, jobs_finish, "zero"), "last", keepdims=1)
-    following = n("ReduceMin", n("Where", earlier, "infinite", jobs_start), "last", keepdims=1)
-    delayed = n("ReduceSum", n("Where", earlier, "zero", "one"), "last", keepdims=1)
+    after = n("Greater", jobs_ready, n("Unsqueeze", ready, "last"))
+    free = n("ReduceMax", n("Where", after, "zero", jobs_finish), "last", keepdims=0)
+    delayed = n("ReduceSum", n("Cast", after, to=TensorProto.FLOAT), "last", keepdims=0)
     begin = n("Max", ready, n("Mul", free, "sends"))
-    end = n("Add", begin, "service")
-    delay = n("Relu", n("Sub", end, following))
     lateness = n("Clip", n("Add", n("Mul", begin, "rise"), "lean"), "zero", "one")
     own = n("Add", n("Mul", begin, "steep"), "fixed")
     score = n("Add", own, n("Add", n("Mul", "others", sent), n("Mul", "late", lateness)))
-    score = n("Add", score, n("Mul", "delay", n("Mul", delay, delayed)))
-    score = n("Add", score, n("Mul", barred, "sends"))
-    taken = n("ArgMin", n("Reshape", score, "score_shape"), outputs=["taken"], axis=-1, keepdims=1)
-    choices_ = n("Reshape", n("Concat", ready, begin, end, "air", delay, "code", axis=0), "parts_shape")
-    found = n("GatherElements", choices_, n("Expand", taken, "taken_shape"), axis=-1)
-    own_parts = ("own_ready", "own_begin", "own_end", "own_air", "own_delay", "own_code")
-    n("Split", n("Unsqueeze", found, "last"), outputs=own_parts, axis=0, num_outputs=len(own_parts))
+    score = n("Add", score, n("Mul", "delay", delayed))
+    score = n("Add", score, n("Mul", "full", n("Relu", over)))
+    taken = n("ArgMin", score, outputs=["taken"], axis=-1, keepdims=1)
+    parts = n("Concat", ready, n("Add", begin, "service"), "air", "code", axis=0)
+    found = n("GatherElements", parts, n("Expand", taken, "taken_shape"), axis=-1)
+    own_parts = ("own_ready", "own_end", "own_air", "own_code")
+    n("Split", found, outputs=own_parts, axis=0, num_outputs=len(own_parts))
     here = n("Equal", "server_numbers", "own_code")
     joins = n("Cast", here, to=TensorProto.FLOAT)
     n("Add", senders, joins, outputs=["senders_out"])
     n("Add", sent, n("Mul", joins, "own_air"), outputs=["sent_out"])
-    n("Sub", room, joins, outputs=["room_out"])
-    n("Where", n("LessOrEqual", "room_out", "zero"), "full_s", "zero", outputs=["barred_out"])
-    put = n("And", here, n("Equal", "places", "i"))
-    later = n("And", here, n("Greater", jobs_ready, "own_ready"))
-    shift = n("Where", later, "own_delay", "zero")
-    n("Where", put, "own_ready", jobs_ready, outputs=["jobs_ready_out"])
-    n("Where", put, "own_begin", n("Add", jobs_start, shift), outputs=["jobs_start_out"])
-    n("Where", put, "own_end", n("Add", jobs_finish, shift), outputs=["jobs_finish_out"])
+    n("Add", over, joins, outputs=["over_out"])
+    put = n("And", n("Unsqueeze", here, "last"), n("Equal", "places", "i"))
+    n("Where", put, n("Unsqueeze", "own_ready", "last"), jobs_ready, outputs=["jobs_ready_out"])
+    n("Where", put, n("Unsqueeze", "own_end", "last"), jobs_finish, outputs=["jobs_finish_out"])
     n("Identity", "alive_in", outputs=["alive_out"])
-    floats = [helper.make_tensor_value_info(f"{name}_in", TensorProto.FLOAT, None) for name in _STATE]
-    results = [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None) for name in _STATE]
-    return helper.make_graph(
-        n.nodes,
-        "task",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("alive_in", TensorProto.BOOL, []),
-            *floats,
-        ],
-        [
-            helper.make_tensor_value_info("alive_out", TensorProto.BOOL, []),
-            *results,
-            helper.make_tensor_value_info("taken", TensorProto.INT64, None),
-        ],
-    )
+
+    def value(name: str, kind: int, shape: list[int] | None = None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    given = [value("i", TensorProto.INT64, []), value("alive_in", TensorProto.BOOL, [])]
+    given += [value(f"{name}_in", TensorProto.FLOAT) for name in _STATE]
+    results = [value("alive_out", TensorProto.BOOL, [])]
+    results += [value(f"{name}_out", TensorProto.FLOAT) for name in _STATE]
+    return helper.make_graph(n.nodes, "task", given, [*results, value("taken", TensorProto.INT64)])
 
 
 def _around(n: _Nodes) -> None:
     """What stands between the networks and the loop, and after it."""
-    sizes = n("Shape", "rows_by_task")  # K, J, B, O, N, 1
-    numbers = [n("Gather", sizes, n("Constant", value_int=axis), axis=0) for axis in range(6)]
-    _, _, worlds, options, servers, one = numbers
-    choices_count = n("Mul", options, servers)
+    sizes = n("Shape", "rows_by_task")  # K, J, B, C
+    worlds, choice_count = (n("Gather", sizes, n("Constant", value_int=axis), axis=0) for axis in (2, 3))
+    servers = n("Gather", n("Shape", "server_room"), "step", axis=0)
 
     def vector(*parts: str) -> str:
         return n("Concat", *(n("Unsqueeze", part, "axis0") for part in parts), axis=0)
 
-    n("Identity", vector(one, worlds, one, choices_count), outputs=["score_shape"])
-    six = n("Constant", value_int=6)
-    n("Identity", vector(six, worlds, one, choices_count), outputs=["parts_shape"])
-    n("Identity", vector(six, worlds, one, one), outputs=["taken_shape"])
-    by_server = vector(one, worlds, one, servers, one)
-    by_job = vector(one, worlds, one, servers, "count")
+    n("Identity", vector(n("Constant", value_int=4), worlds, "step"), outputs=["taken_shape"])
+    by_choice = vector("step", worlds, choice_count)
+    by_job = vector("step", worlds, choice_count, "count")
     n("Range", "nought", "count", "step", outputs=["places"])
-    numbers_of = n("Cast", n("Range", "nought", servers, "step"), to=TensorProto.FLOAT)
-    n("Unsqueeze", numbers_of, "last", outputs=["server_numbers"])
-    n("Expand", "zero", by_server, outputs=["senders0"])
-    n("Reshape", "server_room", by_server, outputs=["room0"])
-    n("Where", n("LessOrEqual", "room0", "zero"), "full_s", "zero", outputs=["barred0"])
+    numbers = n("Mod", n("Range", "nought", choice_count, "step"), servers)
+    n("Cast", numbers, to=TensorProto.FLOAT, outputs=["server_numbers"])
+    room, before = (n("Gather", name, numbers, axis=1) for name in ("server_room", "server_backlog_s"))
+    n("Expand", "zero", by_choice, outputs=["senders0"])
+    n("Unsqueeze", n("Sub", "one", room), "axis0", outputs=["over0"])
     n("Expand", "none_ready", by_job, outputs=["jobs_ready0"])
-    n("Expand", "infinite", by_job, outputs=["jobs_start0"])
-    n("Expand", n("Reshape", "server_backlog_s", by_server), by_job, outputs=["jobs_finish0"])
-    first = ("senders0", "senders0", "room0", "barred0", "jobs_ready0", "jobs_start0", "jobs_finish0")
+    spread = n("Unsqueeze", n("Unsqueeze", before, "axis0"), "last")
+    n("Expand", spread, by_job, outputs=["jobs_finish0"])
+    first = ("senders0", "senders0", "over0", "jobs_ready0", "jobs_finish0")
     ends = [f"{name}_end" for name in _STATE]
     n("Loop", "count", "alive", *first, outputs=[*ends, "taken_by_task"], body=_body())
-    # [count, 1, B, 1] of the first tasks in order; those after them are not there
-    taken = n(
-        "Transpose",
-        n("Reshape", "taken_by_task", n("Concat", "last", n("Unsqueeze", worlds, "axis0"), axis=0)),
-        perm=[1, 0],
-    )
+    # [count, B, 1] of the first tasks in order; those after them are not there
+    taken = n("Transpose", n("Reshape", "taken_by_task", vector("count", worlds)), perm=[1, 0])
     n("Slice", "order", "axis0", n("Unsqueeze", "count", "axis0"), "axis1", outputs=["decided"])
-    nothing = n("Expand", "nought", n("Shape", "order"))
-    choice = n("ScatterElements", nothing, "decided", taken, axis=1)
+    choice = n("ScatterElements", n("Expand", "nought", n("Shape", "order")), "decided", taken, axis=1)
     n("Div", choice, servers, outputs=["option"])
     chosen = n("GatherElements", "codes", n("Unsqueeze", choice, "last"), axis=-1)
     n("Cast", n("Squeeze", chosen, "last"), to=TensorProto.INT64, outputs=["server"])

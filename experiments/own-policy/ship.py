@@ -1,0 +1,132 @@
+"""Turns what train.py found into the policy that is shipped, and checks that file.
+
+    python experiments/own-policy/ship.py [--into src/coinfer/data/policies] [--observations 100000]
+
+Writes INTO/own.onnx with its side-car, and FOLDER/shipped.json: on how many tasks of how many observations ONNX and
+PyTorch decide otherwise, and how long a decision takes on one core.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from train import SETS
+
+from coinfer.envs import offload, rewards
+from coinfer.evaluate.simulate import episode_seeds
+from coinfer.policies import scorer, scorer_export
+from coinfer.policies.exported import ExportedPolicy
+from coinfer.profile.measure import this_machine
+from coinfer.scenario.compile import fingerprint
+from coinfer.types import OffloadObservation
+
+HERE = Path(__file__).resolve().parent
+INTO = HERE.parents[1] / "src" / "coinfer" / "data" / "policies"
+CONSOLE = Console(highlight=False)
+CHECKED = (0, 5, 8, 10, 12, 14, 15)
+"""Cases of the training whose observations are decided by both."""
+
+
+def as_arrays(seen: OffloadObservation) -> OffloadObservation:
+    return OffloadObservation(*(field.numpy() for field in seen))
+
+
+def differences(weights: scorer.Weights, policy: ExportedPolicy, observations: int) -> dict[str, int]:
+    """Tasks decided otherwise, over the observations of running episodes."""
+    found = {"observations": 0, "tasks": 0, "otherwise": 0}
+    each, worlds = -(-observations // len(CHECKED)), 64
+    for number in track(CHECKED, "as PyTorch decides", console=CONSOLE):
+        tables = offload.load(SETS["all"][0][number].world())
+        state = offload.reset(tables, episode_seeds(worlds, 1))
+        for _ in range(-(-each // worlds)):
+            seen = offload.observe(tables, state)
+            decision, other = scorer.decide(weights, seen), policy(as_arrays(seen))
+            there = seen.task_mask
+            same = (decision.option == torch.as_tensor(other.option)) & (
+                decision.server == torch.as_tensor(other.server)
+            )
+            found["observations"] += worlds
+            found["tasks"] += int(there.sum())
+            found["otherwise"] += int((~same & there).sum())
+            state = offload.step(tables, state, decision, rewards.latency).state
+            if state.slot[0] >= tables.edge.edge.slots:
+                state = offload.reset(tables, state.seed + 1)
+    return found
+
+
+def random_slot(tasks: int, servers: int, options: int, generator: torch.Generator) -> OffloadObservation:
+    """A slot full of tasks; the last option stays on the device."""
+
+    def drawn(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator)
+
+    sends = torch.arange(options) < options - 1
+    seen = OffloadObservation(
+        option_device_s=drawn(0.0, 0.1, tasks, options) + ~sends * 0.3,
+        option_upload_bits=drawn(1e5, 1e6, tasks, options) * sends,
+        option_server_s=drawn(0.0, 0.1, tasks, options, servers) * sends[:, None],
+        option_accuracy=torch.ones(tasks, options),
+        option_device_j=torch.zeros(tasks, options),
+        option_mask=torch.ones(tasks, options, dtype=torch.bool),
+        task_mask=torch.ones(tasks, dtype=torch.bool),
+        deadline_s=drawn(0.1, 1.0, tasks),
+        uplink_bps=drawn(1e6, 1e8, tasks, servers),
+        device_backlog_s=torch.zeros(tasks),
+        server_backlog_s=drawn(0.0, 0.3, servers),
+        server_room=torch.full((servers,), 30.0),
+        energy_left_j=torch.full((tasks,), torch.inf),
+        observation_age_s=torch.zeros(servers),
+        uplink_backlog_s=torch.zeros(tasks),
+    )
+    return as_arrays(seen)
+
+
+def decision_ms(policy: ExportedPolicy, tasks: int, servers: int, options: int, calls: int = 2000) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    slots = [random_slot(tasks, servers, options, generator) for _ in range(50)]
+    took = []
+    for number in range(calls + 100):
+        began_s = time.perf_counter()
+        policy(slots[number % len(slots)])
+        took.append(time.perf_counter() - began_s)
+    kept = np.array(took[100:]) * 1e3
+    return {name: round(float(np.percentile(kept, at)), 4) for name, at in (("p50", 50), ("p99", 99), ("p999", 99.9))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=HERE / "results")
+    parser.add_argument("--into", type=Path, default=INTO)
+    parser.add_argument("--observations", type=int, default=100_000)
+    parser.add_argument("--name", default="all", help="which training")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    trained: dict[str, Any] = json.loads((arguments.folder / "trained.json").read_text())[arguments.name]
+    flat = torch.tensor(trained["weights"])
+    path = arguments.into / "own.onnx"
+    record = {**trained["settings"], "generations": trained["generations"], "cases": len(SETS[arguments.name][0])}
+    world = SETS[arguments.name][0][0].world()
+    scorer_export.export(path, flat, scenario="cdo-dsac, campus, city", fingerprint=fingerprint(world), training=record)
+    policy = ExportedPolicy.load(path)
+    found: dict[str, Any] = {
+        "machine": this_machine().model_dump(),
+        "bytes": path.stat().st_size,
+        "decision_ms": {
+            f"{tasks} tasks, {servers} servers, {options} options": decision_ms(policy, tasks, servers, options)
+            for tasks, servers, options in ((1, 5, 2), (16, 5, 2), (50, 10, 2), (50, 10, 5))
+        },
+    }
+    CONSOLE.print(found)
+    found["differences"] = differences(scorer.unpack(flat[None]), policy, arguments.observations)
+    CONSOLE.print(found["differences"])
+    (arguments.folder / "shipped.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
