@@ -1,5 +1,5 @@
-"""On the device `meta`, where tensors have shapes and no values, in place of a GPU: whatever stays behind on the processor
-or looks at a value fails. (A GPU must be waited for to look at a value, and a CUDA graph cannot.)"""
+"""On the device `meta`, where tensors have shapes and no values, in place of a GPU: what stays behind on the processor,
+or looks at a value, fails. (A GPU must be waited for to look at a value, and a CUDA graph cannot.)"""
 
 import pytest
 import torch

@@ -4,10 +4,8 @@ import math
 import threading
 
 from coinfer.runtime.clock import Clock
-from coinfer.traces import SHIPPED_TRACES, Trace, TraceError, load_traces
+from coinfer.traces import Trace
 from coinfer.units import BITS_PER_BYTE
-
-__all__ = ["SHIPPED_TRACES", "Link", "Trace", "TraceError", "TransferCancelled", "load_traces"]
 
 
 class TransferCancelled(Exception):
