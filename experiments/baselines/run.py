@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from coinfer.envs.worlds import reward_of
-from coinfer.evaluate import limits
+from coinfer.evaluate import limits, oracles
 from coinfer.evaluate.simulate import Run, run
 from coinfer.evaluate.statistics import interval
 from coinfer.profile.measure import this_machine
@@ -43,7 +43,7 @@ POLICIES = (
 SEEDS, SLOTS = 10, 50
 CAMPUS_CAPACITY = (8, 8, 12, 12, 16, 16)
 CONSOLE = Console(highlight=False)
-RATE = "arrival rate"
+RATE, STALENESS = "arrival rate", "staleness"
 KEPT = ("mean_s", "p95_s", "p99_s", "in_time", "refused", "balance")
 EXCESSES = (
     ("greedy", "slot-descent"), ("two-choices", "slot-descent"), ("sequential-greedy", "slot-descent"),
@@ -71,7 +71,7 @@ def sweeps(scenario: str) -> list[Sweep]:
         return [
             Sweep(RATE, "requests per device and second", rates, 2.0),
             Sweep("capacity", "tasks that a server admits", capacity, 30),
-            Sweep("staleness", "age of what is known, slots of 0.1 s", staleness((0, 1, 2, 5, 10)), 0),
+            Sweep(STALENESS, "age of what is known, slots of 0.1 s", staleness((0, 1, 2, 5, 10)), 0),
         ]
     roomy = {"tasks_per_slot": 48}
     per_s: dict[float, Changes] = {rate: {**roomy, "arrivals.rate_per_s": rate} for rate in (10, 20, 40, 60, 80)}
@@ -82,7 +82,7 @@ def sweeps(scenario: str) -> list[Sweep]:
     return [
         Sweep(RATE, "requests per second", per_s, 40),
         Sweep("capacity", "tasks that a server admits, over the preset's", shares, 1),
-        Sweep("staleness", "age of what is known, slots of 0.25 s", staleness((0, 1, 2, 4, 8)), 2),
+        Sweep(STALENESS, "age of what is known, slots of 0.25 s", staleness((0, 1, 2, 4, 8)), 2),
     ]
 
 
@@ -105,7 +105,8 @@ class Piece(NamedTuple):
 
 
 def pieces(scenario: str) -> Iterator[Piece]:
-    """The long ones first. Only the arrivals change the bound, which knows no capacity and is never stale."""
+    """The long ones first. Only the arrivals change the bound, which knows no capacity; it and the oracle are never
+    stale."""
     for sweep in sweeps(scenario):
         for value, changes in reversed(sweep.points.items()):
             for what in (limits.NAME, "policies") if sweep.name == RATE else ("policies",):
@@ -120,7 +121,8 @@ def measure(piece: Piece, seeds: int, slots: int) -> dict[str, dict[str, list[fl
     if piece.what == limits.NAME:
         return {limits.NAME: _kept(limits.lower_bound(world, seeds, 1, steps=60))}
     reward = reward_of(compiled.reward)
-    return {name: _kept(run(world, name, seeds, 1, reward=reward)) for name in POLICIES}
+    names = [name for name in POLICIES if piece.sweep != STALENESS or name not in oracles.ORACLES]
+    return {name: _kept(run(world, name, seeds, 1, reward=reward)) for name in names}
 
 
 def sweep_all(scenario: str, seeds: int, slots: int, partial: Path, jobs: int) -> list[Point]:
@@ -142,10 +144,13 @@ def sweep_all(scenario: str, seeds: int, slots: int, partial: Path, jobs: int) -
 
 def _points(scenario: str, found: dict[tuple[str, float, str], Any]) -> Iterator[Point]:
     every = sweeps(scenario)
+    base = found[RATE, every[0].base, "policies"]
     for sweep in every:
         for value in sweep.points:
             bound = found[RATE, value if sweep.name == RATE else every[0].base, limits.NAME]
-            yield {"sweep": sweep.name, "value": value, "measures": found[sweep.name, value, "policies"] | bound}
+            measures = found[sweep.name, value, "policies"]
+            measures = {name: measures.get(name, base[name]) for name in POLICIES}
+            yield {"sweep": sweep.name, "value": value, "measures": measures | bound}
 
 
 def _kept(one: Run) -> dict[str, list[float | None]]:
