@@ -12,8 +12,8 @@ rates of such prices; each price is a simple function of the running queues, so 
           + rate * airtime of the others   that send to the same server in this slot
           + price of being late            rising from 0 to its full height around the deadline
 
-A second network gives each task a key; those with the smallest keys decide first. All weights of the last layers being
-0, all prices are 0 and the order is that of the tasks' numbers: that is sequential greedy, and training begins there.
+Each task has a key, a weighted sum of its features; those with the smallest keys decide first. All weights of the last
+layer being 0, all prices are 0 and the order is that of the tasks' numbers: that is sequential greedy.
 
 The networks see features of the pair, the task, the server and the world, which are summed in the first layer; those of
 the world are means and least values over tasks and servers (deep sets, Zaheer et al., NeurIPS 2017). So permuted
@@ -28,7 +28,7 @@ from torch import Tensor
 from coinfer.policies.choices import Choices, choices, predicted_s
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
-HIDDEN = 16
+HIDDEN = 8
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
 """Features of each kind."""
 PRICE_SCALE_S, START_SCALE_S = 0.05, 0.2
@@ -49,18 +49,11 @@ class Weights(NamedTuple):
     world: Tensor
     first_bias: Tensor
     """[P, HIDDEN]"""
-    second: Tensor
-    """[P, HIDDEN, HIDDEN]"""
-    second_bias: Tensor
     rates: Tensor
     """[P, HIDDEN, 8] to the rates of the prices, as in `Rates`."""
     rates_bias: Tensor
-    key_task: Tensor
-    """[P, TASK, HIDDEN]"""
-    key_world: Tensor
-    key_bias: Tensor
     key: Tensor
-    """[P, HIDDEN]"""
+    """[P, TASK]"""
 
 
 class Rates(NamedTuple):
@@ -84,14 +77,9 @@ SHAPES = {
     "server": (SERVER, HIDDEN),
     "world": (WORLD, HIDDEN),
     "first_bias": (HIDDEN,),
-    "second": (HIDDEN, HIDDEN),
-    "second_bias": (HIDDEN,),
     "rates": (HIDDEN, len(Rates._fields)),
     "rates_bias": (len(Rates._fields),),
-    "key_task": (TASK, HIDDEN),
-    "key_world": (WORLD, HIDDEN),
-    "key_bias": (HIDDEN,),
-    "key": (HIDDEN,),
+    "key": (TASK,),
 }
 SIZE = sum(torch.Size(shape).numel() for shape in SHAPES.values())
 """Numbers in the weights of one policy."""
@@ -100,13 +88,12 @@ SIZE = sum(torch.Size(shape).numel() for shape in SHAPES.values())
 def first_weights(seed: int = 0) -> Tensor:
     """[SIZE] weights that decide as sequential greedy does."""
     generator = torch.Generator().manual_seed(seed)
-    fan_in = {"second": HIDDEN, "key_task": TASK + WORLD, "key_world": TASK + WORLD}
     parts = []
     for name, shape in SHAPES.items():
         if name in ("rates", "key") or name.endswith("bias"):
             parts.append(torch.zeros(shape))
         else:
-            scale = (2.0 / fan_in.get(name, PAIR + TASK + SERVER + WORLD)) ** 0.5
+            scale = (2.0 / (PAIR + TASK + SERVER + WORLD)) ** 0.5
             parts.append(scale * torch.randn(shape, generator=generator))
     return torch.cat([part.flatten() for part in parts])
 
@@ -124,13 +111,15 @@ def scorer(weights: Weights, insertion: bool = True) -> Policy:
 
 def decide(weights: Weights, observation: OffloadObservation, insertion: bool = True) -> OffloadDecision:
     """The decisions [.., K] for worlds [.., K, ..]."""
-    lead = observation.task_mask.shape[:-1]
+    lead, places = observation.task_mask.shape[:-1], observation.task_mask.shape[-1]
     seen = _with_one_batch_axis(observation)
-    tasks = int(seen.task_mask.sum(-1).max()) if seen.task_mask.device.type == "cpu" else seen.task_mask.shape[-1]
+    if seen.task_mask.device.type == "cpu":
+        seen = _up_to_last(seen)
+    tasks = seen.task_mask.shape[-1]
     found = choices(seen)
     rows, order = prepared(weights, seen, found, insertion)
     choice = sequence(seen, found.servers, rows, order, tasks, insertion)
-    decision = found.decision(choice)
+    decision = (torch.nn.functional.pad(part, (0, places - tasks)) for part in found.decision(choice))
     return OffloadDecision(*(part.reshape(*lead, -1) for part in decision))
 
 
@@ -168,17 +157,14 @@ def network(weights: Weights, seen: OffloadObservation, found: Choices, air_s: T
     """The rates of the prices, and the key [B, K] of every task."""
     pair, task, server, world = features(seen, found, air_s)
     sends = (~found.on_device).to(pair.dtype)[..., None]
-    server_part = _times(weights, server, weights.server)
+    server_part = _times(server, weights.server)
     server_part = server_part.repeat(1, found.mask.shape[-1] // found.servers, 1)[:, None] * sends
-    task_part = _times(weights, task, weights.task)[:, :, None]
-    world_part = _times(weights, world[:, None], weights.world)[:, :, None]
-    hidden = _times(weights, pair, weights.pair).add_(server_part).add_(task_part + world_part)
+    task_part = _times(task, weights.task)[:, :, None]
+    world_part = _times(world[:, None], weights.world)[:, :, None]
+    hidden = _times(pair, weights.pair).add_(server_part).add_(task_part + world_part)
     hidden = _biased(hidden, weights.first_bias).relu_()
-    hidden = _biased(_times(weights, hidden, weights.second), weights.second_bias).relu_()
-    rates = Rates(*_biased(_times(weights, hidden, weights.rates), weights.rates_bias).unbind(-1))
-    key_hidden = _times(weights, task, weights.key_task) + _times(weights, world[:, None], weights.key_world)
-    key_hidden = _biased(key_hidden, weights.key_bias).relu_()
-    return rates, _times(weights, key_hidden, weights.key[..., None])[..., 0]
+    rates = Rates(*_biased(_times(hidden, weights.rates), weights.rates_bias).unbind(-1))
+    return rates, _times(task, weights.key[..., None])[..., 0]
 
 
 def features(seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -364,7 +350,7 @@ def _size(time_s: Tensor) -> Tensor:
     return torch.log1p(time_s * 100) / 3
 
 
-def _times(weights: Weights, values: Tensor, matrix: Tensor) -> Tensor:
+def _times(values: Tensor, matrix: Tensor) -> Tensor:
     """[P * W, .., F] times [P, F, H]."""
     policies = matrix.shape[0]
     flat = values.reshape(policies, -1, values.shape[-1])
@@ -376,6 +362,16 @@ def _biased(values: Tensor, bias: Tensor) -> Tensor:
     policies = bias.shape[0]
     flat = values.reshape(policies, -1, values.shape[-1])
     return (flat + bias[:, None]).reshape(values.shape)
+
+
+def _up_to_last(seen: OffloadObservation) -> OffloadObservation:
+    """Without the places after the last one that has a task."""
+    places = seen.task_mask.any(0).nonzero()
+    tasks = int(places[-1]) + 1 if len(places) else 1
+    by_server = ("server_backlog_s", "server_room", "observation_age_s")
+    return OffloadObservation(
+        **{name: field if name in by_server else field[:, :tasks] for name, field in seen._asdict().items()}
+    )
 
 
 def _with_one_batch_axis(observation: OffloadObservation) -> OffloadObservation:
