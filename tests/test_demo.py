@@ -13,7 +13,7 @@ from coinfer.demo.pictures import load_pictures
 from coinfer.demo.report import View
 from coinfer.demo.run import link_traces
 from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
-from coinfer.demo.settings import demo_settings
+from coinfer.demo.settings import demo_settings, relative_to
 from coinfer.graph import exits, zoo
 from coinfer.profile.options import compile_options
 from coinfer.records import Record
@@ -101,10 +101,14 @@ def test_exits_and_labels_are_shown_where_there_are_any():
 
 def test_small_networks_are_slowed_with_their_links_unless_told():
     small, plain = demo_settings("alexnet-exits", {}), demo_settings("resnet50", {})
-    assert (small.link_scale, small.wishes.goal, small.bits) == (0.03, "accuracy", (16, 8, 4))
-    assert (plain.link_scale, plain.wishes.goal, plain.deadline_s) == (1.0, "latency", 0.25)
+    assert (small.link_scale, small.deadline_s, small.bits) == (0, 0, (16, 8, 4))
+    assert small.wishes.min_accuracy > 0.7
+    assert (plain.link_scale, plain.wishes.min_accuracy, plain.deadline_s) == (1.0, 0.0, 0.25)
     told = demo_settings("alexnet-exits", {"goal": "energy", "power_w": 3.0}, deadline_s=0.1, bits=(8,), runs=None)
     assert (told.deadline_s, told.bits, told.wishes.goal, told.runs) == (0.1, (8,), "energy", "runs")
+    fitted = relative_to(0.08, 24e3, 10e6, small)
+    assert (fitted.deadline_s, fitted.link_scale) == (pytest.approx(0.072), pytest.approx(0.0375, rel=0.03))
+    assert relative_to(0.08, 24e3, 10e6, plain) == plain
     scaled = link_traces(str(SHIPPED_TRACES), 3, 0.03)
     whole = link_traces(str(SHIPPED_TRACES), 3)
     assert [scaled[name].mean_bps / whole[name].mean_bps for name in whole] == pytest.approx([0.03] * 3)

@@ -230,10 +230,10 @@ def demo(
     ] = None,
     link_scale: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Rates of the links, times those of the trace. 1; 0.03 for alexnet-exits."),
+        typer.Option(min=1e-6, help="Rates of the links, times those of the trace. 1; fitted for alexnet-exits."),
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(min=1, help="Deadline of a request, milliseconds. 250; 60 for alexnet-exits.")
+        float | None, typer.Option(min=1, help="Deadline of a request, milliseconds. 250; fitted for alexnet-exits.")
     ] = None,
     device_slowdown: Annotated[
         float | None, typer.Option(min=1.0, help="How many times slower than this one. 6; 200 for alexnet-exits.")
@@ -247,9 +247,12 @@ def demo(
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
     goal: Annotated[
         Literal["latency", "accuracy", "energy"] | None,
-        typer.Option(help="What the planner seeks within the limits. latency; accuracy for alexnet-exits."),
+        typer.Option(help="What the planner seeks within the limits."),
     ] = None,
-    min_accuracy: MinAccuracy = 0.0,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Limit: share of right answers. None; fitted for alexnet-exits."),
+    ] = None,
     energy_mj: EnergyMj = 0.0,
     power_w: PowerW = 0.0,
     transmit_power_w: TransmitPowerW = 0.0,

@@ -17,8 +17,9 @@ from coinfer.demo.live import LiveTable
 from coinfer.demo.pictures import Pictures, load_pictures
 from coinfer.demo.report import View
 from coinfer.demo.schemes import ADAPTIVE, device_only, schemes
-from coinfer.demo.settings import DemoSettings
+from coinfer.demo.settings import DemoSettings, relative_to
 from coinfer.graph.zoo import open_model
+from coinfer.profile.table import ProfileTable
 from coinfer.records import Record, RunLog
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device import Device, Result
@@ -49,9 +50,9 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
     """
     graph = open_model(settings.model)
     pictures = load_pictures(graph, settings.images)
-    traces = link_traces(settings.trace, len(settings.edge_slowdowns), settings.link_scale)
     with measuring(console, graph) as progress:
         table = profile_for(graph, progress=progress)
+    traces = link_traces(settings.trace, len(settings.edge_slowdowns))
     with ExitStack() as stack:
         with console.status(f"starting {len(settings.edge_slowdowns)} edge servers"):
             running = stack.enter_context(edges(settings.model, settings.edge_slowdowns))
@@ -62,7 +63,6 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
         device = Device(
             graph,
             list(links),
-            settings.deadline_s,
             profile=table,
             bits=settings.bits,
             jpeg_quality=settings.jpeg_quality,
@@ -74,7 +74,18 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
         stack.callback(device.close)
         with console.status("preparing the segments that may be chosen, here and on the servers"):
             device.open()
+        _settle(device, pictures.images[0])
+        settings = _fitted(settings, device, table, traces)
+        device.deadline_s = settings.deadline_s
+        traces = link_traces(settings.trace, len(settings.edge_slowdowns), settings.link_scale)
         return _compare(settings, console, device, running, links, traces, pictures)
+
+
+def _fitted(settings: DemoSettings, device: Device, table: ProfileTable, traces: Mapping[str, Trace]) -> DemoSettings:
+    """Deadline and links as they fit the device's speed, where they are not given."""
+    own_s = float(device.observe().option_device_s[0, -1])
+    picture_bits = sum(max(table.payload_bits[name].values()) for name in device.graph.inputs)
+    return relative_to(own_s, picture_bits, float(np.mean([trace.mean_bps for trace in traces.values()])), settings)
 
 
 def link_traces(where: str, count: int, scale: float = 1.0) -> dict[str, Trace]:
@@ -114,7 +125,6 @@ def _compare(
     pictures: Pictures,
 ) -> Path:
     folder = Path(settings.runs) / time.strftime("demo-%Y%m%d-%H%M%S")
-    _settle(device, pictures.images[0])
     observation = device.observe()
     local_s = float(observation.option_device_s[0, -1])
     period_s = PERIOD * local_s
@@ -151,6 +161,7 @@ def _compare(
 def _settle(device: Device, picture: np.ndarray) -> None:
     """The device finds out how fast it is now, from its own answers."""
     device.policy, policy = device_only(device.options), device.policy
+    device.leaves_early = False
     until_s = time.monotonic() + SETTLE_S
     for _ in range(SETTLE_RUNS):
         if time.monotonic() < until_s:

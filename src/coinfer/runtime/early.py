@@ -15,6 +15,9 @@ from coinfer.profile.options import Names, Options
 from coinfer.profile.table import ProfileTable
 from coinfer.types import OffloadObservation, UserError
 
+LEAST_SHARE = 1e-6
+"""Of requests that go on; what is sent must not seem to stay."""
+
 
 class ConfidenceError(UserError):
     """Thresholds that do not fit the network; the message is one line for a person."""
@@ -168,7 +171,7 @@ class Ladder:
         for i, (exit_, cut, _) in enumerate(options.triples):
             reached = self.reached_s(exit_, cut, table)
             leaves = {early: point.left[early] / samples for early in reached}
-            goes_on[i] -= sum(leaves.values())
+            goes_on[i] = max(1 - sum(leaves.values()), LEAST_SHARE)
             mean_s = sum(leaves[early] * reached[early] for early in reached) + goes_on[i] * options.device_s[i]
             device_share[i] = mean_s / options.device_s[i] if reached else 1.0
             right[i] -= loss if reached else 0.0
