@@ -11,7 +11,8 @@ from coinfer.scenario.compile import open_world
 from coinfer.scenario.load import parse_changes
 
 CHANGES = ("tasks_per_slot=8", "slots=8", "arrivals.mean=0.3", "arrivals.variance=0.016", "links.placements=4")
-NAMES = ("cdo-dsac", "cias-pno-joint", "ddpg", "online-rl")
+NAMES = ("cdo-dsac", "online-rl")
+"""An export takes some seconds; DDPG's and the joint variant's go the same way as the first."""
 
 
 def settings(**changes) -> TrainSettings:
@@ -38,6 +39,16 @@ def test_a_seed_ships_one_policy_of_its_five_agents():
     assert len(trained.policies) == 2
     assert len(trained.assessed[-1].figures["reward"]) == 2
     assert len(trained.points[-1].figures["reward"]) == 10
+
+
+@pytest.mark.parametrize("name", ["cias-pno-joint", "ddpg"])
+def test_the_others_train_and_decide_too(name):
+    trained = registry.trainer(name)(settings(steps=60))
+    world = open_world("cdo-dsac", parse_changes(CHANGES)).world
+    tables = offload.load(world)
+    seen = offload.observe(tables, offload.reset(tables, torch.arange(4)))
+    decision = trained.policies[0](seen)
+    assert bool(seen.option_mask.gather(-1, decision.option[..., None])[..., 0][seen.task_mask].all())
 
 
 def test_one_line_tells_what_is_wrong():
