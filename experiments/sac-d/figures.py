@@ -173,7 +173,8 @@ def outcomes(scenario: str, folder: Path) -> None:
     columns[0].set(ylabel="latency, ms", yscale="log", title=f"{Path(scenario).stem}: what comes of the decisions")
     columns[1].set(ylabel="accuracy, %")
     columns[2].set(ylabel="regret of the reward\n(mean of 10 neighbours)", xlabel="bandwidth, MB/s")
-    columns[0].legend(fontsize=8)
+    columns[0].set(ylim=(None, 8 * columns[0].get_ylim()[1]))
+    columns[0].legend(fontsize=8, loc="upper left", ncols=3)
     finish(figure, columns, folder / "outcomes.png")
 
 

@@ -10,7 +10,6 @@ alone. The figures are drawn from these by the other scripts. Goes on where it w
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import bandwidths
@@ -24,12 +23,10 @@ from coinfer.profile.measure import this_machine
 SCHEMES = ("sac-d", "dqn")
 
 
-def train(name: str, settings: TrainSettings, folder: Path) -> tuple[Trained, float]:
-    """The scheme's ten learners, and the seconds that this call took."""
-    began_s = time.monotonic()
+def train(name: str, settings: TrainSettings, folder: Path) -> Trained:
+    """The scheme's ten learners."""
     with training_bar(name) as progress:
-        trained = trainer(name)(settings, progress=progress, folder=folder / name, resume=True)
-    return trained, time.monotonic() - began_s
+        return trainer(name)(settings, progress=progress, folder=folder / name, resume=True)
 
 
 def main() -> None:
@@ -52,9 +49,9 @@ def main() -> None:
     judged = {name: [bandwidths.judge(edge, policy)] for name, policy in bandwidths.references(edge).items()}
     judged[bandwidths.WHOLE] = [bandwidths.whole(edge)]
     for name in asked.schemes.split(","):
-        trained, took_s = train(name, settings, runs)
+        trained = train(name, settings, runs)
         judged[name] = [bandwidths.judge(edge, policy) for policy in trained.policies]
-        curves = {"took_s": round(took_s, 1), "record": trained.record}
+        curves = {"record": trained.record}
         curves["assessed"] = [[point.round, bandwidths.short(point.figures["reward"])] for point in trained.assessed]
         told["schemes"][name] = curves
     (output / "training.json").write_text(json.dumps(told, indent=1) + "\n")
