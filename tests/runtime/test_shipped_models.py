@@ -1,0 +1,69 @@
+"""The trained networks in the package: files agree with one another, and the accuracy that is stated is to be had."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from scipy.stats import binomtest
+
+from coinfer.graph import trained
+from coinfer.graph.zoo import open_model
+from coinfer.profile.accuracy import AccuracyTable
+from coinfer.profile.labelled import load_labelled
+from coinfer.runtime.accuracy import cascade
+from coinfer.runtime.early import entropy
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import normalise
+
+PICTURES = load_labelled(trained.SHIPPED_MODELS / "pictures", "test")
+
+
+def test_the_paper_s_network_is_there():
+    assert "alexnet-exits" in trained.names()
+    size_bytes = sum(file.stat().st_size for file in trained.SHIPPED_MODELS.rglob("*") if file.is_file())
+    assert size_bytes < 6e6
+
+
+@pytest.mark.parametrize("name", trained.names())
+def test_files_agree(name: str):
+    graph = open_model(name)
+    assert graph.name == name
+    table = AccuracyTable.load(trained.accuracy_file(name))
+    table.check(graph)
+    assert table.samples == 10_000
+    assert "JPEG copy" in table.dataset
+    stored = load_file(trained.SHIPPED_MODELS / f"{name}.safetensors")
+    assert stored.keys() == graph.weights.keys()
+    for key, value in graph.weights.items():
+        assert stored[key].dtype == np.float16
+        np.testing.assert_array_equal(stored[key].astype(np.float32), value)
+    for exit_, output in enumerate(graph.outputs):
+        for cut in graph.pruned((output,)).useful_cuts()[1:-1]:
+            assert all(0 < table.accuracy(exit_, cut.tensors, bits) < 1 for bits in (4, 8, 12, 16, 32))
+
+
+@pytest.mark.parametrize("name", trained.names())
+def test_what_is_stated_is_found_on_the_shipped_pictures(name: str):
+    """Of a hundred pictures; one in a thousand honest tables would fail."""
+    graph, table = open_model(name), AccuracyTable.load(trained.accuracy_file(name))
+    image = graph.image
+    assert image is not None
+    inputs = np.concatenate([normalise(one, image.mean, image.std) for one in PICTURES.images])
+    values, _ = Executor(graph).run({"input": inputs})
+    answers = np.stack([values[output] for output in graph.outputs], axis=1)
+    right = answers.argmax(axis=2) == PICTURES.labels[:, None]
+    for exit_ in range(len(graph.outputs)):
+        assert binomtest(int(right[:, exit_].sum()), len(right), table.accuracy(exit_)).pvalue > 1e-3
+    point = table.cascade(table.accuracy(len(graph.outputs) - 1) - 0.005)
+    assert point.left[0] > 0.3 * table.samples  # half a point less lets many leave at the first exit
+    found = cascade(right, entropy(answers), point.thresholds)
+    for mine, theirs in zip(found.left, point.left, strict=True):
+        assert binomtest(mine, len(right), theirs / table.samples).pvalue > 1e-3
+
+
+def test_exits_get_better_and_eight_bits_cost_little():
+    table = AccuracyTable.load(trained.accuracy_file("alexnet-exits"))
+    shares = [table.accuracy(exit_) for exit_ in range(3)]
+    assert shares == sorted(shares)
+    for exit_ in range(3):
+        kept = [row.correct for row in table.rows if row.exit == exit_ and row.bits == 8 and row.cut != ("input",)]
+        assert table.exits[exit_] - max(kept) < 0.005 * table.samples
