@@ -73,21 +73,20 @@ def losses(table: AccuracyTable) -> list[dict[str, Any]]:
 
 
 def plot(table: AccuracyTable, path: Path) -> None:
-    """A panel for each exit: accuracy of each cut, a line for each number of bits."""
+    """A panel for each exit: what quantising changes at each cut, in points, a line for each number of bits."""
     figure, panels = plt.subplots(1, len(table.exits), figsize=(13, 4.2), sharey=True, layout="constrained")
-    for exit_, axes in enumerate(np.atleast_1d(panels)):
+    for exit_, axes in enumerate(panels):
+        exact = table.accuracy(exit_)
         cuts = list(dict.fromkeys(row.cut for row in table.rows if row.exit == exit_ and row.cut != ("input",)))
         for bits, marker in zip((4, 8, 12, 16), "os^v", strict=True):
-            shares = [100 * table.accuracy(exit_, cut, bits) for cut in cuts]
-            axes.plot(range(len(cuts)), shares, marker=marker, ms=5, lw=1, label=f"{bits} bit")
-        low, high = table.interval(exit_)
-        axes.axhspan(100 * low, 100 * high, color="0.88", label="32 bit, 95 %")
-        axes.axhline(100 * table.accuracy(exit_), color="black", lw=0.8)
+            points = [100 * (table.accuracy(exit_, cut, bits) - exact) for cut in cuts]
+            axes.plot(range(len(cuts)), points, marker=marker, ms=5, lw=1, label=f"{bits} bit")
+        axes.axhline(0, color="black", lw=0.8)
         axes.set_xticks(range(len(cuts)), [", ".join(cut) for cut in cuts], rotation=60, ha="right", fontsize=8)
-        axes.set(title=f"exit {exit_ + 1}", xlabel="cut after")
+        axes.set(title=f"exit {exit_ + 1}: {said(exact, table.interval(exit_))} %", xlabel="cut after")
         axes.grid(alpha=0.3)
-    np.atleast_1d(panels)[0].set_ylabel("right answers, %")
-    np.atleast_1d(panels)[-1].legend(fontsize=8, loc="lower right")
+    panels[0].set_ylabel("points of accuracy against 32 bits")
+    panels[-1].legend(fontsize=8, loc="lower right")
     figure.suptitle(f"{table.model}: {table.dataset}", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
