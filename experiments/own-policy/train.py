@@ -74,6 +74,7 @@ def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
         rate=arguments.rate,
         device=arguments.device,
         seed=arguments.seed,
+        processes=arguments.processes,
     )
 
 
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--spread", type=float, default=0.1)
     parser.add_argument("--rate", type=float, default=0.03)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(SETS))
     parser.add_argument("--output", type=Path, default=HERE / "results")

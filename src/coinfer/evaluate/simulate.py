@@ -17,6 +17,7 @@ from coinfer.envs.worlds import environment_of
 from coinfer.evaluate import oracles
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
+from coinfer.policies import shipped
 from coinfer.policies.blocks import BLOCKS
 from coinfer.policies.heuristics import OFFLOAD
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
@@ -55,7 +56,7 @@ class Run(NamedTuple):
 
 def known_policies(world: OffloadWorld | BlocksWorld) -> Mapping[str, Maker]:
     """Policies by the names of the command line."""
-    return OFFLOAD if isinstance(world, OffloadWorld) else BLOCKS
+    return {**OFFLOAD, **shipped.makers(world.edge.slot_s)} if isinstance(world, OffloadWorld) else BLOCKS
 
 
 def episode_seeds(seeds: int, episodes: int) -> Tensor:

@@ -10,13 +10,17 @@ What is made small is the mean over the cases (scenarios, loads, ages of what is
 
     mean latency / that of sequential greedy  +  late_weight * share of late tasks
 
-A generation plays `cases_at_once` of the cases, drawn in turns, and takes the ranks within each.
+A generation plays `cases_at_once` of the cases, drawn in turns, each with disturbances of its own, and takes the ranks
+within each.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +34,7 @@ from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import OffloadWorld
 
 _CHANCE = 1
+_USUAL_WORLDS = 24
 _SLOW, _FAST = 0.1, 0.02
 """Parts of Adam's moments that are new in each generation."""
 Progress = Callable[["Training", dict[str, float]], None]
@@ -68,6 +73,8 @@ class Settings:
     insertion: bool = True
     seed: int = 0
     device: str = "cpu"
+    processes: int = 1
+    """That play the cases of a generation."""
     start: tuple[float, ...] = field(default=(), repr=False)
     """Weights to go on from; without any, those of sequential greedy."""
 
@@ -93,53 +100,102 @@ def begin(settings: Settings) -> Training:
 
 
 def train(settings: Settings, training: Training | None = None, progress: Progress = lambda *_: None) -> Training:
-    """All generations."""
+    """All generations; what comes out does not depend on the number of processes, unless time runs out."""
     training = training or begin(settings)
-    players = [_player(settings, case) for case in settings.cases]
-    usual = [_usual(settings, case) for case in settings.cases]
     began_s = time.perf_counter()
-    while training.part < 1:
-        training, seen = step(settings, players, usual, training)
-        took_s = time.perf_counter() - began_s
-        training = training._replace(
-            part=min(1.0, max(training.generation / settings.generations, took_s / settings.most_s))
-        )
-        progress(training, {**seen, "took_s": took_s})
+    with _workers(settings) as played:
+        while training.part < 1:
+            training, seen = step(settings, played, training)
+            took_s = time.perf_counter() - began_s
+            done = max(training.generation / settings.generations, took_s / settings.most_s)
+            training = training._replace(part=min(1.0, done))
+            progress(training, {**seen, "took_s": took_s})
     return training
 
 
-@torch.no_grad()
-def step(
-    settings: Settings, players: list[Player], usual: list[tuple[float, float]], training: Training
-) -> tuple[Training, dict[str, float]]:
-    """One generation, given a player of each case, and what sequential greedy comes to there."""
-    noise = _noise(settings, training.generation)
+def step(settings: Settings, played: "Played", training: Training) -> tuple[Training, dict[str, float]]:
+    """One generation."""
     weights = training.weights
-    copies = torch.cat((weights + noise, weights - noise, weights[None]))
-    chosen = _chosen(settings, training.generation)
-    for number in chosen:
-        players[number].start(copies, _seeds(settings, training.generation, number))
-    found = [players[number].result() for number in chosen]
-    utility = torch.zeros(settings.pairs, device=noise.device)
-    for number, (latency_s, late) in zip(chosen, found, strict=True):
-        loss = latency_s / usual[number][0] + settings.late_weight * late
-        ranks = loss[:-1].argsort().argsort().to(noise.dtype) / (2 * settings.pairs - 1) - 0.5
-        utility += ranks[: settings.pairs] - ranks[settings.pairs :]
-    slope = utility @ noise / (settings.spread * settings.pairs * len(chosen))
+    tasks = [(number, training.generation, weights) for number in _chosen(settings, training.generation)]
+    found = list(played(tasks))
+    slope = torch.stack([one.slope for one in found]).mean(0)
     number = training.generation + 1
     first = (1 - _SLOW) * training.first + _SLOW * slope
     second = (1 - _FAST) * training.second + _FAST * slope**2
     moved = (first / (1 - (1 - _SLOW) ** number)) / ((second / (1 - (1 - _FAST) ** number)).sqrt() + 1e-8)
     rate = settings.rate * (0.55 + 0.45 * math.cos(math.pi * training.part))
-    own = [
-        (latency_s[-1].item(), late[-1].item(), *usual[number])
-        for number, (latency_s, late) in zip(chosen, found, strict=True)
-    ]
     seen = {
-        "latency": sum(mine / usual_s for mine, _, usual_s, _ in own) / len(own),
-        "late": sum(mine - usual_late for _, mine, _, usual_late in own) / len(own),
+        "latency": sum(one.latency for one in found) / len(found),
+        "late": sum(one.late for one in found) / len(found),
     }
     return Training(weights - rate * moved, first, second, number, training.part), seen
+
+
+class Found(NamedTuple):
+    """What the copies came to in one case."""
+
+    slope: Tensor
+    """[SIZE] estimated from ranks."""
+    latency: float
+    """Of the weights themselves, over that of sequential greedy."""
+    late: float
+    """Share of late tasks of the weights themselves, less that of sequential greedy."""
+
+
+Task = tuple[int, int, Tensor]
+"""Number of the case, generation, weights."""
+Played = Callable[[list[Task]], Iterable[Found]]
+
+
+class Bench:
+    """Plays copies of the weights in the cases, and keeps what it needs for that."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._ready: dict[int, tuple[Player, float, float]] = {}
+
+    @torch.no_grad()
+    def __call__(self, task: Task) -> Found:
+        case, generation, weights = task
+        settings, pairs = self.settings, self.settings.pairs
+        player, usual_s, usual_late = self._case(case)
+        noise = _noise(settings, generation, case)
+        player.start(torch.cat((weights + noise, weights - noise, weights[None])), _seeds(settings, generation, case))
+        latency_s, late = player.result()
+        loss = latency_s / usual_s + settings.late_weight * late
+        ranks = loss[:-1].argsort().argsort().to(noise.dtype) / (2 * pairs - 1) - 0.5
+        slope = (ranks[:pairs] - ranks[pairs:]) @ noise / (settings.spread * pairs)
+        return Found(slope, latency_s[-1].item() / usual_s, late[-1].item() - usual_late)
+
+    def _case(self, number: int) -> tuple[Player, float, float]:
+        if number not in self._ready:
+            case = self.settings.cases[number]
+            self._ready[number] = (_player(self.settings, case), *_usual(self.settings, case))
+        return self._ready[number]
+
+
+@contextmanager
+def _workers(settings: Settings) -> Iterator[Played]:
+    """Something that plays the cases of a generation, in this process or in several."""
+    if settings.processes == 1:
+        bench = Bench(settings)
+        yield lambda tasks: map(bench, tasks)
+        return
+    with ProcessPoolExecutor(settings.processes, get_context("spawn"), _begin_worker, (settings,)) as pool:
+        yield lambda tasks: pool.map(_play_in_worker, tasks)
+
+
+_BENCH: list[Bench] = []
+"""Of a worker process."""
+
+
+def _begin_worker(settings: Settings) -> None:
+    torch.set_num_threads(1)
+    _BENCH.append(Bench(settings))
+
+
+def _play_in_worker(task: Task) -> Found:
+    return _BENCH[0](task)
 
 
 def _player(settings: Settings, case: Case) -> Player:
@@ -150,9 +206,9 @@ def _player(settings: Settings, case: Case) -> Player:
 
 def _usual(settings: Settings, case: Case) -> tuple[float, float]:
     """Mean latency and share of late tasks of sequential greedy."""
-    found = simulate.run(
-        case.world()._replace(edge=case.world().edge._replace(slots=settings.slots)), "sequential-greedy", 1, 64
-    )
+    world = case.world()
+    world = world._replace(edge=world.edge._replace(slots=settings.slots))
+    found = simulate.run(world, "sequential-greedy", 1, _USUAL_WORLDS)
     return float(found.measures["mean_s"][0]), 1 - float(found.measures["in_time"][0])
 
 
@@ -162,9 +218,9 @@ def _seeds(settings: Settings, generation: int, case: int) -> Tensor:
     return random.key(random.key(base, case), torch.arange(settings.cases[case].worlds))
 
 
-def _noise(settings: Settings, generation: int) -> Tensor:
+def _noise(settings: Settings, generation: int, case: int) -> Tensor:
     """[pairs, SIZE]"""
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + generation)
+    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + generation) * 1_009 + case)
     return settings.spread * torch.randn((settings.pairs, scorer.SIZE), generator=generator).to(settings.device)
 
 

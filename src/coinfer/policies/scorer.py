@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from coinfer.policies.choices import Choices, choices, predicted_s
-from coinfer.types import OffloadDecision, OffloadObservation, Policy
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 HIDDEN = 8
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
@@ -113,13 +113,17 @@ def decide(weights: Weights, observation: OffloadObservation, insertion: bool = 
     """The decisions [.., K] for worlds [.., K, ..]."""
     lead, places = observation.task_mask.shape[:-1], observation.task_mask.shape[-1]
     seen = _with_one_batch_axis(observation)
+    whole = seen
     if seen.task_mask.device.type == "cpu":
         seen = _up_to_last(seen)
     tasks = seen.task_mask.shape[-1]
     found = choices(seen)
     rows, order = prepared(weights, seen, found, insertion)
     choice = sequence(seen, found.servers, rows, order, tasks, insertion)
-    decision = (torch.nn.functional.pad(part, (0, places - tasks)) for part in found.decision(choice))
+    decision = found.decision(choice)
+    if tasks < places:
+        rest = _on_device(whole, tasks)
+        decision = OffloadDecision(*(torch.cat(pair, -1) for pair in zip(decision, rest, strict=True)))
     return OffloadDecision(*(part.reshape(*lead, -1) for part in decision))
 
 
@@ -372,6 +376,13 @@ def _up_to_last(seen: OffloadObservation) -> OffloadObservation:
     return OffloadObservation(
         **{name: field if name in by_server else field[:, :tasks] for name, field in seen._asdict().items()}
     )
+
+
+def _on_device(seen: OffloadObservation, first: int) -> OffloadDecision:
+    """For the places from `first` on, where no tasks are: what stays on the device."""
+    stays = (seen.option_upload_bits == 0)[:, first:]
+    option = (stays.int() + (stays & seen.option_mask[:, first:]).int()).argmax(-1)
+    return OffloadDecision(option, torch.full_like(option, DEVICE))
 
 
 def _with_one_batch_axis(observation: OffloadObservation) -> OffloadObservation:
