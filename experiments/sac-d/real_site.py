@@ -46,6 +46,7 @@ class Site:
     links: dict[str, Link]
     pictures: Pictures
     asked: int = 0
+    rate_bps: float = 1e7
 
     def set_rate(self, rate_bps: float) -> None:
         """From now on the link has this rate; the device does not know yet."""
@@ -97,7 +98,7 @@ def site(arguments: argparse.Namespace, all_options: bool) -> Iterator[Site]:
     graph = open_model(arguments.model)
     table = profile_for(graph)
     with edges(arguments.model, [arguments.edge_slowdown], ("--http-port", "-1")) as (edge,):
-        links: dict[str, Link] = {edge.address: Link(Trace.constant(1e7), WallClock(), burst_bits=0.0)}
+        links: dict[str, Link] = {edge.address: Link(Trace.constant(Site.rate_bps), WallClock(), burst_bits=0.0)}
         settings = {
             "profile": table,
             "bits": BITS,

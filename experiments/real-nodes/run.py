@@ -1,0 +1,211 @@
+"""A trained policy on real nodes: several devices, three edge servers of unlike speed, links that follow traces.
+
+    python experiments/real-nodes/run.py --policy runs/.../policy.onnx
+
+Servers are processes on loopback, devices are objects of this one; all processors are slowed by sleeping, and each
+device has its own links. Every scheme answers the same requests (Poisson, the same moments for all) on the same replay
+of the links: the trained policy; the planner, which takes for each request as it comes the least latency by the own
+estimates of the device, as sequential greedy does; and every device alone. Rounds are repeated in turns. Writes
+results/real-nodes.json and .png.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from coinfer.demo.cluster import edges
+from coinfer.demo.run import BURST_BITS, link_traces
+from coinfer.demo.schemes import device_only
+from coinfer.graph.zoo import open_model
+from coinfer.profile.measure import this_machine
+from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device import Device, Result
+from coinfer.runtime.images import load_images
+from coinfer.runtime.links import Link
+from coinfer.runtime.profiling import profile_for
+from coinfer.traces import SHIPPED_TRACES, Trace
+from coinfer.types import Policy
+
+RESULTS = Path(__file__).resolve().parent / "results"
+CONCURRENT = 64
+REST_S = 1.5
+SETTLING_RUNS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", type=Path, default=None, help="a trained one (.onnx)")
+    parser.add_argument("--model", default="resnet32")
+    parser.add_argument("--device-slowdowns", type=_factors, default=(120.0, 90.0, 60.0))
+    parser.add_argument("--edge-slowdowns", type=_factors, default=(30.0, 15.0, 8.0))
+    parser.add_argument("--link-scale", type=float, default=0.1)
+    parser.add_argument("--rate", type=float, default=6.0, help="requests per second of each device")
+    parser.add_argument("--deadline-ms", type=float, default=120.0)
+    parser.add_argument("--round-s", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parsed = parser.parse_args()
+    with ExitStack() as stack:
+        devices, links, traces = site(stack, parsed)
+        schemes = {name: [policies[name] for policies in map(policies_of, devices)] for name in policies_of(devices[0])}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in schemes}
+        for number in range(parsed.rounds):
+            for name, policies in schemes.items():
+                found[name].append(round_of(devices, policies, links, traces, parsed, number))
+                Console().print(name, {key: round(value, 4) for key, value in summary(found[name][-1:]).items()})
+        notes = [device.note for device in devices if device.note]
+    written = {
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(parsed).items()},
+        "machine": this_machine().model_dump(),
+        "notes": notes,
+        "schemes": {name: summary(rounds) for name, rounds in found.items()},
+        "rounds": {name: [summary([one]) for one in rounds] for name, rounds in found.items()},
+    }
+    parsed.output.mkdir(parents=True, exist_ok=True)
+    (parsed.output / "real-nodes.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    plot(found, parsed.deadline_ms / 1e3, parsed.output / "real-nodes.png")
+    show(written["schemes"])
+
+
+def _factors(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+Links = list[dict[str, Link]]
+
+
+def site(stack: ExitStack, parsed: argparse.Namespace) -> tuple[list[Device], Links, list[dict[str, Trace]]]:
+    """Servers, and devices that know how fast they are."""
+    graph = open_model(parsed.model)
+    table = profile_for(graph)
+    running = stack.enter_context(edges(parsed.model, parsed.edge_slowdowns))
+    count = len(parsed.device_slowdowns)
+    all_traces = link_traces(str(SHIPPED_TRACES), len(running), parsed.link_scale)
+    traces = [
+        {
+            edge.address: trace.shifted(trace.period_s * i / count)
+            for edge, trace in zip(running, all_traces.values(), strict=True)
+        }
+        for i in range(count)
+    ]
+    links: Links = [{} for _ in range(count)]
+    replay(links, traces, parsed.link_scale)
+    devices = []
+    for slowdown, ways in zip(parsed.device_slowdowns, links, strict=True):
+        settings = {"profile": table, "slowdown": slowdown, "links": ways, "policy": parsed.policy}
+        device = Device(graph, list(ways), parsed.deadline_ms / 1e3, **settings)
+        stack.callback(device.close)
+        device.open()
+        devices.append(device)
+    return devices, links, traces
+
+
+def replay(links: Links, traces: Sequence[Mapping[str, Trace]], scale: float) -> None:
+    """All links from the beginning of their traces."""
+    for ways, own in zip(links, traces, strict=True):
+        ways |= {node: Link(trace, WallClock(), burst_bits=BURST_BITS * scale) for node, trace in own.items()}
+
+
+def policies_of(device: Device) -> dict[str, Policy]:
+    trained = {} if device.policy is device.planner else {"trained policy": device.policy}
+    return {**trained, "sequential greedy": device.planner, "device only": device_only(device.options)}
+
+
+def round_of(
+    devices: Sequence[Device],
+    policies: Sequence[Policy],
+    links: Links,
+    traces: Sequence[Mapping[str, Trace]],
+    parsed: argparse.Namespace,
+    number: int,
+) -> dict[str, Any]:
+    """One scheme for `--round-s` seconds; the moments and pictures depend on the round's number only."""
+    pictures = [picture for _, picture in load_images()]
+    for device, policy in zip(devices, policies, strict=True):
+        device.policy = device_only(device.options)
+        for picture in pictures * 2:
+            device.infer(picture)
+        device.policy = policy
+    replay(links, traces, parsed.link_scale)
+    time.sleep(REST_S)
+    replay(links, traces, parsed.link_scale)
+    rng = np.random.default_rng(number)
+    asked = sorted(
+        (float(at_s), which)
+        for which in range(len(devices))
+        for at_s in np.cumsum(rng.exponential(1 / parsed.rate, int(2 * parsed.rate * parsed.round_s)))
+        if at_s < parsed.round_s
+    )
+    futures: list[Future[Result]] = []
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        began_s = time.monotonic()
+        for i, (at_s, which) in enumerate(asked):
+            time.sleep(max(began_s + at_s - time.monotonic(), 0.0))
+            futures.append(pool.submit(devices[which].infer, pictures[i % len(pictures)]))
+        results = [future.result() for future in futures]
+    return {
+        "latency_s": [result.outcome.latency_s for result in results],
+        "in_time": [bool(result.outcome.in_time) for result in results],
+        "by": [result.executed_on for result in results],
+        "fallbacks": sum(bool(result.fallback) for result in results),
+        "error": [abs(result.predicted_s / result.outcome.latency_s - 1) for result in results],
+    }
+
+
+def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    latency_s = np.concatenate([one["latency_s"] for one in rounds])
+    means_s = [float(np.mean(one["latency_s"])) for one in rounds]
+    spread_s = float(np.std(means_s, ddof=1) / math.sqrt(len(means_s))) if len(means_s) > 1 else 0.0
+    return {
+        "requests": float(len(latency_s)),
+        "mean_s": float(latency_s.mean()),
+        "standard_error_s": spread_s,
+        "p95_s": float(np.quantile(latency_s, 0.95)),
+        "in_time": float(np.mean(np.concatenate([one["in_time"] for one in rounds]))),
+        "on_device": float(np.mean([node == "device" for one in rounds for node in one["by"]])),
+        "fallbacks": float(sum(one["fallbacks"] for one in rounds)),
+        "prediction_error": float(np.median(np.concatenate([one["error"] for one in rounds]))),
+    }
+
+
+def show(schemes: Mapping[str, Mapping[str, float]]) -> None:
+    table = Table()
+    for heading in ("scheme", "requests", "mean ms", "±", "p95 ms", "in time", "on the device", "fallbacks"):
+        table.add_column(heading, justify="left" if heading == "scheme" else "right")
+    for name, one in schemes.items():
+        times = (f"{one[key] * 1e3:.1f}" for key in ("mean_s", "standard_error_s", "p95_s"))
+        shares = (f"{one[key]:.1%}" for key in ("in_time", "on_device"))
+        table.add_row(name, f"{one['requests']:.0f}", *times, *shares, f"{one['fallbacks']:.0f}")
+    Console().print(table)
+
+
+def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], deadline_s: float, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, rounds in found.items():
+        latency_ms = np.sort(np.concatenate([one["latency_s"] for one in rounds])) * 1e3
+        axes.semilogx(latency_ms, np.arange(1, len(latency_ms) + 1) / len(latency_ms), label=name)
+    axes.axvline(deadline_s * 1e3, color="black", ls="--", lw=1, label="deadline")
+    axes.set(xlabel="latency, ms", ylabel="share of requests answered", ylim=(0, 1))
+    axes.set_title("Three devices, three edge servers, real processes")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
