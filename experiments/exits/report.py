@@ -1,10 +1,10 @@
 """What exits cost and bring: accuracy of every exit on both kinds of CIFAR-10 copies, against the plain network.
 
-    python experiments/exits/report.py --data FOLDER --exits EXITS.onnx --plain PLAIN.onnx --name jpeg
+    python experiments/exits/report.py --data FOLDER --exits EXITS.onnx --plain PLAIN.onnx --name jpeg [OTHER.onnx ...]
 
 FOLDER holds the packed copies `cifar10_*.npz`. The networks are those of `coinfer exits train`, with and without exits;
 beside EXITS.onnx lies its table of `coinfer exits measure`, EXITS.accuracy.json. Writes results/NAME.json and
-results/NAME.png and prints the tables of the README.
+results/NAME.png and prints the tables of the README. OTHERS are trained otherwise; their accuracies are listed too.
 """
 
 import argparse
@@ -47,6 +47,19 @@ def paired(one: np.ndarray, other: np.ndarray) -> list[float]:
     difference = one.astype(float) - other
     half = Z_95 * difference.std(ddof=1) / np.sqrt(len(difference))
     return [float(difference.mean()), float(difference.mean() - half), float(difference.mean() + half)]
+
+
+def others(paths: Sequence[Path], tests: Sequence[Labelled]) -> list[dict[str, Any]]:
+    """Accuracies of networks that were trained with other settings."""
+    found = []
+    for path in paths:
+        graph = open_model(path)
+        settings = json.loads((path.parent / "training.json").read_text())["settings"]
+        chosen = {key: settings[key] for key in ("seed", "weights", "rate", "epochs", "batch")}
+        correct = {test.kind: right_answers(graph, test).sum(axis=0).tolist() for test in tests}
+        found.append({"network": graph.name, "settings": chosen, "correct": correct})
+        print(f"{graph.name}, {chosen}: {correct}")
+    return found
 
 
 def judged(exits: ModelGraph, plain: ModelGraph, data: Labelled) -> dict[str, Any]:
@@ -101,13 +114,16 @@ def main() -> None:
     for name in ("--data", "--exits", "--plain"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--name", required=True)
+    parser.add_argument("others", type=Path, nargs="*")
     options = parser.parse_args()
     exits, plain = open_model(options.exits), open_model(options.plain)
     table = AccuracyTable.load(options.exits.with_suffix(".accuracy.json"))
     table.check(exits)
     found: dict[str, Any] = {"tests": []}
-    for where in (options.data, options.data / "cifar10_lossless_subset.npz"):
-        test = judged(exits, plain, load_labelled(where, "test"))
+    places = (options.data, options.data / "cifar10_lossless_subset.npz")
+    pictures = [load_labelled(where, "test") for where in places]
+    for data in pictures:
+        test = judged(exits, plain, data)
         found["tests"].append(test)
         count = int(test["pictures"].split(", ")[-1].split()[0])
         print(test["pictures"])
@@ -120,6 +136,7 @@ def main() -> None:
     for bits in (4, 8, 12, 16):
         mine = [loss["points_lost"] for loss in found["points_lost"] if loss["bits"] == bits]
         print(f"{bits} bits: {min(mine):.2f} points lost at the best cut, {max(mine):.2f} at the worst")
+    found["others"] = others(options.others, pictures)
     found["training"] = {
         key: json.loads((path.parent / "training.json").read_text())["settings"]
         for key, path in (("exits", options.exits), ("plain", options.plain))

@@ -15,7 +15,7 @@ from coinfer.scenario.spec import ADAPTER, AnyScenario
 from coinfer.scenario.yaml_file import Document, Key, parse, read_text
 from coinfer.types import shown
 
-PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "droo", "city", "campus")
+PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "droo", "city", "campus")
 """The papers' worlds and two of our own, as files that a user copies and edits."""
 
 _MOST_LINKS = 20_000_000
