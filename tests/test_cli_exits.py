@@ -4,12 +4,14 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from coinfer.cli import app
 from coinfer.graph.onnx_import import load
+from coinfer.learners.exits import Trainer
 from coinfer.profile.accuracy import AccuracyTable
-from coinfer.profile.labelled import CIFAR_CLASSES
+from coinfer.profile.labelled import CIFAR_CLASSES, load_labelled
 from coinfer.types import UserError
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1"}
@@ -48,6 +50,38 @@ def test_train_and_measure(folder):
     table = AccuracyTable.load("a.json")
     table.check(graph)
     assert {row.bits for row in table.rows} == {8}
+
+
+def test_a_training_is_not_overwritten_and_goes_on_after_ctrl_c(folder, monkeypatch):
+    options = ("train", "alexnet-cifar-exits", "--data", ".", "--epochs", "2", "--batch", "20", "--out", "out")
+    end_epoch = Trainer.end_epoch
+
+    def ctrl_c_in_the_second(self):
+        if self.epochs:
+            raise KeyboardInterrupt
+        return end_epoch(self)
+
+    monkeypatch.setattr(Trainer, "end_epoch", ctrl_c_in_the_second)
+    done = CliRunner().invoke(app, ["exits", *options], env=WIDE)
+    assert done.exit_code != 0
+    assert "stopped; the same command with --resume goes on" in done.output
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="out: holds a training already; --resume goes on with it"):
+        coinfer(*options)
+    assert "best epoch" in coinfer(*options, "--resume")
+
+
+def test_the_first_pictures_of_a_folder_show_all_classes(folder):
+    for label in range(10):
+        (folder / "test" / f"class{label}").mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (32, 32), (label, i, 0)).save(folder / "test" / f"class{label}" / f"{i}.png")
+    (folder / "mine_test.npz").unlink()
+    coinfer("measure", "alexnet-cifar-exits", "--data", ".", "--bits", "32", "--samples", "10", "-o", "a.json")
+    assert AccuracyTable.load("a.json").dataset == "folder test, 10 test pictures"
+    found = load_labelled(folder, "test")
+    assert found.take(10).labels.tolist() == list(range(10))
 
 
 def test_without_exits_only_the_last_is_trained(folder):

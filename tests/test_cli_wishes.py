@@ -67,7 +67,10 @@ def test_infer_says_which_exit_answered_and_what_was_missed(folder: Path):
     [
         (["plan", "net.onnx", "--profile", "profile.json", "--min-accuracy", "0.7"], "a wish for accuracy needs"),
         (["plan", "net.onnx", "--profile", "profile.json", "--goal", "energy"], "needs the device's power"),
-        (["plan", "other.onnx", "--accuracy", "accuracy.json"], "accuracy table was measured on network 'net'"),
+        (
+            ["plan", "other.onnx", "--accuracy", "accuracy.json"],
+            "accuracy.json: this accuracy table was measured on network 'net'",
+        ),
         (["infer", "net.onnx", "x", "--accuracy", "none.json"], "x: no such picture"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from coinfer.console import console
+from coinfer.console import console, resumable
 from coinfer.types import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def train(
             shares = " ".join(f"{share:.1%}" for share in accuracy)
             bar.update(task, completed=done, total=total, description=f"loss {loss:.3f}  {shares}")
 
-        trained = learner.train(graph, pictures, settings, progress=told, folder=folder, resume=resume)
+        with resumable():
+            trained = learner.train(graph, pictures, settings, progress=told, folder=folder, resume=resume)
     best = trained.epochs[trained.best]
     shares = ", ".join(f"{share:.1%}" for share in best.holdout)
     path = learner.save(trained, pictures.kind, folder)

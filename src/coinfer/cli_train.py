@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.console import console
+from coinfer.console import console, resumable
 from coinfer.types import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def train(
     name = scenario or found.scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
-    with training_bar(scheme) as progress:
+    with resumable(), training_bar(scheme) as progress:
         trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume)
     compiled = open_world(name, parse_changes(changes or ()))
     path = folder / "policy.onnx"

@@ -110,7 +110,7 @@ def show_plan(
         device_s=options.device_s * device_slowdown,
         server_s=options.server_s * server_slowdown + wait_s * (options.upload_bits > 0),
     )
-    here = f"{device or 'this machine'}, {device_slowdown:.2g} times the measured time"
+    here = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
     console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
     preview = Preview(options, wish, deadline_s)
     console.print(_options_table(graph, preview, wait_s, uplink_bps))

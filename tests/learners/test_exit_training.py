@@ -198,7 +198,7 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     trainer = Trainer(GRAPH, DATA, QUICK)
     trainer.save(tmp_path / CHECKPOINT)
     other = replace(QUICK, rate=0.07)
-    with pytest.raises(TrainingError, match=r"made with rate 0.02, now it is 0.07; train anew without --resume"):
+    with pytest.raises(TrainingError, match=r"made with rate 0.02, now it is 0.07; train anew in another folder"):
         train(GRAPH, DATA, other, folder=tmp_path, resume=True)
     (tmp_path / CHECKPOINT).write_bytes(b"\x08" + bytes(7) + b"damaged!")
     with pytest.raises(TrainingError, match="no checkpoint of exits"):

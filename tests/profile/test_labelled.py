@@ -83,7 +83,7 @@ def test_folders_of_classes(tmp_path, inside):
     write_folders(tmp_path / "mine" / inside)
     found = load_labelled(tmp_path / "mine", "train")
     assert found.class_names == ("ant", "bee")
-    assert found.labels.tolist() == [0, 0, 1, 1, 1]
+    assert found.labels.tolist() == [0, 1, 0, 1, 1]
     assert found.images.shape == (5, 6, 8, 3)
     assert found.images[-1, 0, 0].tolist() == [50, 20, 7]
     assert found.kind == f"folder {inside or 'mine'}"

@@ -298,7 +298,7 @@ class Trainer:
                 about = json.loads((file.metadata() or {})["coinfer"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TrainingError(f"{path}: no checkpoint of exits ({error}); train anew without --resume") from None
+            raise TrainingError(f"{path}: no checkpoint of exits ({error}); train anew in another folder") from None
         if about.get("format") != _FORMAT:
             raise TrainingError(f"{path}: checkpoint of format {about.get('format')}; this coinfer reads {_FORMAT}")
         mine = json.loads(json.dumps(self._made_of()))
@@ -306,7 +306,7 @@ class Trainer:
         if other:
             key = other[0]
             found = about["made_of"].get(key)
-            raise TrainingError(f"{path}: made with {key} {found}, now it is {mine[key]}; train anew without --resume")
+            raise TrainingError(f"{path}: made with {key} {found}, now it is {mine[key]}; train anew in another folder")
         self._restore(state)
         self.epochs = [Epoch(loss, tuple(holdout), seconds) for loss, holdout, seconds in about["epochs"]]
         self.best = about["best"]
@@ -337,11 +337,15 @@ def train(
         resume: go on from that checkpoint, where there is one; the result is the same as without the interruption.
 
     Raises:
-        TrainingError: where pictures, settings or checkpoint do not fit the network.
+        TrainingError: where pictures, settings or checkpoint do not fit the network, or the folder holds a training
+            already and `resume` is not asked for.
     """
-    trainer = Trainer(graph, data, settings)
     checkpoint = folder / CHECKPOINT if folder else None
-    if resume and checkpoint and checkpoint.exists():
+    begun = checkpoint is not None and checkpoint.exists()
+    if begun and not resume:
+        raise TrainingError(f"{folder}: holds a training already; --resume goes on with it, or choose another folder")
+    trainer = Trainer(graph, data, settings)
+    if checkpoint is not None and begun:
         trainer.load(checkpoint)
     if trainer.device.type == "cuda":
         trainer.capture()

@@ -144,9 +144,11 @@ def _decoded(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: Progre
 
 
 def _folders(where: Path, progress: Progress) -> Labelled:
-    """A sub-folder of pictures for each class; classes in the order of their names."""
+    """A sub-folder of pictures for each class, in the order of their names: one of each class after the other, so that
+    the first so many show all classes."""
     classes = sorted(path for path in where.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [(label, file) for label, folder in enumerate(classes) for file in _pictures(folder)]
+    ranked = [(rank, label, file) for label, one in enumerate(classes) for rank, file in enumerate(_pictures(one))]
+    files = [(label, file) for _, label, file in sorted(ranked)]
     if not files:
         loose = _pictures(where)
         problem = "pictures without labels" if loose else "no pictures in it"

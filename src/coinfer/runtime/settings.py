@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.accuracy import AccuracyTable
+from coinfer.profile.accuracy import AccuracyError, AccuracyTable
 from coinfer.runtime.images import DATA
 from coinfer.runtime.messages import WIRE_BITS
 from coinfer.runtime.wishes import Goal, Wish
@@ -50,7 +50,14 @@ def accuracy_of(graph: ModelGraph, source: AccuracyTable | str | Path | None, wi
         AccuracyError: where it cannot be read or belongs to another network.
         DeviceError: where the wish needs one and there is none.
     """
-    table = AccuracyTable.load(source) if isinstance(source, str | Path) else source or shipped_accuracy(graph)
+    if isinstance(source, str | Path):
+        table = AccuracyTable.load(source)
+        try:
+            table.check(graph)
+        except AccuracyError as error:
+            raise AccuracyError(f"{source}: {error}") from None
+    else:
+        table = source or shipped_accuracy(graph)
     if table is not None:
         table.check(graph)
     elif wish.min_accuracy > 0 or wish.goal == "accuracy":
