@@ -74,17 +74,39 @@ class Loop:
 
     def play(self) -> None:
         """One round."""
+        self.remember(self.step())
+        for call in self.draws():
+            self.learn(self.drawn(call))
+        self.close()
+
+    def step(self) -> Transition:
+        """Begins a round: a step of all worlds, as it is to be remembered."""
         transition, told = self._step()
-        if self.replay is None:
-            self.replay = Replay(self.settings.capacity, transition)
-        self.replay.add(transition)
         self._count(told)
         self.round += 1
-        if self.round > self.settings.warmup and self.round % self.settings.every == 0:
-            for number in range(self.settings.updates):
-                call = self.round * self.settings.updates + number
-                batch = self.replay.sample(random.key(self.keys, _REPLAY), call, self.settings.batch, self.ring)
-                self._count(self.learner.update(batch))
+        return transition
+
+    def remember(self, record: Transition) -> None:
+        if self.replay is None:
+            self.replay = Replay(self.settings.capacity, record)
+        self.replay.add(record)
+
+    def draws(self) -> range:
+        """Numbers of the batches that this round learns from."""
+        learns = self.round > self.settings.warmup and self.round % self.settings.every == 0
+        first = self.round * self.settings.updates
+        return range(first, first + self.settings.updates * learns)
+
+    def drawn(self, call: int) -> Transition:
+        """The batch of this number, for each learner."""
+        assert self.replay is not None
+        return self.replay.sample(random.key(self.keys, _REPLAY), call, self.settings.batch, self.ring)
+
+    def learn(self, batch: Transition) -> None:
+        self._count(self.learner.update(batch))
+
+    def close(self) -> None:
+        """Ends a round: curves and assessment where they are due."""
         if self.round % self.settings.tell_every == 0:
             self._tell()
         last = self.round == self.settings.rounds
