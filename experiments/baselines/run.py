@@ -50,6 +50,8 @@ EXCESSES = (
     ("greedy", limits.NAME), ("sequential-greedy", limits.NAME), ("slot-descent", limits.NAME),
 )  # fmt: skip
 Changes = dict[str, Any]
+Measures = dict[str, dict[str, list[float | None]]]
+"""By policy and name of the measure, one value a seed."""
 Point = dict[str, Any]
 """Of a sweep: `sweep`, `value`, and `measures` by policy and name, one value a seed."""
 
@@ -113,8 +115,7 @@ def pieces(scenario: str) -> Iterator[Piece]:
                 yield Piece(scenario, sweep.name, value, changes, what)
 
 
-def measure(piece: Piece, seeds: int, slots: int) -> dict[str, dict[str, list[float | None]]]:
-    """By policy and name of the measure, one value a seed."""
+def measure(piece: Piece, seeds: int, slots: int) -> Measures:
     torch.set_num_threads(1)
     compiled = open_world(piece.scenario, {**piece.changes, "slots": slots})
     world: Any = compiled.world
@@ -130,16 +131,23 @@ def sweep_all(scenario: str, seeds: int, slots: int, partial: Path, jobs: int) -
     known = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []
     found = {(one["sweep"], one["value"], one["what"]): one["measures"] for one in known}
     waiting = [piece for piece in pieces(scenario) if piece.key not in found]
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
-    with pool, partial.open("a", encoding="utf-8") as file:
-        running = {pool.submit(measure, piece, seeds, slots): piece for piece in waiting}
-        for done in track(as_completed(running), scenario, len(running), console=CONSOLE):
-            piece = running[done]
-            found[piece.key] = done.result()
-            record = {"sweep": piece.sweep, "value": piece.value, "what": piece.what, "measures": found[piece.key]}
+    with partial.open("a", encoding="utf-8") as file:
+        for piece, measures in track(_measured(waiting, seeds, slots, jobs), scenario, len(waiting), console=CONSOLE):
+            found[piece.key] = measures
+            record = {"sweep": piece.sweep, "value": piece.value, "what": piece.what, "measures": measures}
             file.write(json.dumps(record) + "\n")
             file.flush()
     return list(_points(scenario, found))
+
+
+def _measured(waiting: Sequence[Piece], seeds: int, slots: int, jobs: int) -> Iterator[tuple[Piece, Measures]]:
+    """Each piece when it is done; one after the other in this process where there is but one."""
+    if jobs == 1:
+        yield from ((piece, measure(piece, seeds, slots)) for piece in waiting)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(measure, piece, seeds, slots): piece for piece in waiting}
+        yield from ((running[done], done.result()) for done in as_completed(running))
 
 
 def _points(scenario: str, found: dict[tuple[str, float, str], Any]) -> Iterator[Point]:

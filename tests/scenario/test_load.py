@@ -8,6 +8,7 @@ from tests.scenario.worlds import SMALL
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import PRESETS, load, parse_changes, preset_text, read
+from coinfer.scenario.network import shipped_networks
 from coinfer.types import UserError
 
 
@@ -22,6 +23,7 @@ def message(text: str) -> str:
     return str(raised.value)
 
 
+NETWORKS = ", ".join(shipped_networks())
 MISTAKES = {
     ("slot_s: 0.5", "slot_s: 0"): "my.yaml:4: slot_s: got 0, expected a number above 0 and at most 1e+06 (seconds)",
     ("slot_s: 0.5", "slot_s: '0.5'"): (
@@ -38,7 +40,7 @@ MISTAKES = {
     ("slots: 20", "slots: !!python/tuple [1]"): (
         "my.yaml:5: tag 'tag:yaml.org,2002:python/tuple' is not read here; write a plain value"
     ),
-    ("slots: 20", "slots: [20"): "my.yaml:6: not YAML: \"expected ',' or ']', but got ':'\"",
+    ("slots: 20", "slots: [20"): "my.yaml:6: not YAML: \"expected ',' or ']', but got ':'\", in what begins on line 5",
     ("environment: offload", "environment: cloud"): (
         "my.yaml:1: environment is 'cloud', expected one of offload, blocks, wireless-power"
     ),
@@ -54,9 +56,7 @@ MISTAKES = {
         "my.yaml:6: tasks_per_slot: got 12, but 40.2% of 20 requests a slot would find no place; 32 is enough"
     ),
     ("network: alexnet", "network: lenet"): (
-        "my.yaml:9: models[0].network: no network 'lenet'; expected a .json file or one of alexnet, alexnet-224-exits, "
-        "alexnet-cifar, alexnet-cifar-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, vgg16, vgg16-cifar, "
-        "vgg16-cifar-exits"
+        "my.yaml:9: models[0].network: no network 'lenet'; expected a .json file or one of " + NETWORKS
     ),
     ("network: alexnet", "network: my.onnx"): (
         "my.yaml:9: models[0].network: 'my.onnx' is a network without its costs; `coinfer scenario profile my.onnx -o "
@@ -88,9 +88,7 @@ MISTAKES = {
         "my.yaml:16: servers[0]: has no speed; expected exactly one of catalogue, slowdown, flop_per_s, profiles"
     ),
     ("slowdown: 1\n", "profiles: [mine.json]\n"): (
-        "my.yaml:16: servers[0].profiles[0]: no network 'mine.json'; expected a .json file or one of alexnet, "
-        "alexnet-224-exits, alexnet-cifar, alexnet-cifar-exits, googlenet, mobilenetv2, nin, resnet32, resnet50, "
-        "vgg16, vgg16-cifar, vgg16-cifar-exits"
+        "my.yaml:16: servers[0].profiles[0]: no network 'mine.json'; expected a .json file or one of " + NETWORKS
     ),
     ("kind: constant, rate_bps: 1.0e+7", "kind: uniform, low_bps: 9, high_bps: 3"): (
         "my.yaml:19: links.low_bps: got 9, expected at most high_bps, 3"
@@ -148,6 +146,16 @@ def test_what_is_no_scenario_is_refused(text: str, said: str | None):
     found = message(text)
     assert said is None or found == said
     assert "\n" not in found
+
+
+def test_a_key_that_is_also_the_name_of_a_kind_stands_where_it_stands():
+    """`blocks` is an environment, and a key of it."""
+    with pytest.raises(ScenarioError, match=r"^mtl-a3c:\d+: blocks: got 0, expected a whole number from 1 to"):
+        load("mtl-a3c", {"blocks": 0})
+    with pytest.raises(ScenarioError, match=r"^mtl-a3c:\d+: models\[0\]\.blocks: unknown key"):
+        load("mtl-a3c", {"models.0.blocks": 3})
+    with pytest.raises(ScenarioError, match=r"^mtl-a3c:\d+: links\.uniform: unknown key"):
+        load("mtl-a3c", {"links.uniform": 3, "links.low_bps": -1})
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -157,9 +157,12 @@ def _first_error(error: ValidationError, document: Document, source: str) -> Sce
 def _key(location: Sequence[str | int], values: Any, is_missing: bool) -> Key:
     """Where an error stands in the file; pydantic's location also names the kinds of alternatives."""
     key: list[str | int] = []
+    kind_is_due = True
     for part in location:
-        if _names(values, part):
-            key, values = [*key, part], values[part]
+        if kind_is_due and isinstance(values, dict) and part in (values.get("environment"), values.get("kind")):
+            kind_is_due = False
+        elif _names(values, part):
+            key, values, kind_is_due = [*key, part], values[part], True
     return (*key, location[-1]) if is_missing else tuple(key)
 
 

@@ -65,10 +65,7 @@ def parse(text: str, source: str) -> Document:
     except ScenarioError:
         raise
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ScenarioError(
-            f"{source}{line}: not YAML: {shown(error.problem or error.context or 'malformed')}"
-        ) from None
+        raise ScenarioError(_not_yaml(source, error)) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ScenarioError(f"{source}: not YAML: {shown(str(error).splitlines()[0])}") from None
     except RecursionError:
@@ -77,6 +74,14 @@ def parse(text: str, source: str) -> Document:
         raise ScenarioError(f"{source}: empty; `coinfer scenario show campus` prints an example")
     reader = _Reader(source)
     return Document(reader.value(root, ()), reader.lines)
+
+
+def _not_yaml(source: str, error: yaml.MarkedYAMLError) -> str:
+    """Where the reader stumbled, and where that began: a bracket left open is seen only lines later."""
+    at, begin = error.problem_mark, error.context_mark
+    line = f":{at.line + 1}" if at else ""
+    since = f", in what begins on line {begin.line + 1}" if at and begin and begin.line != at.line else ""
+    return f"{source}{line}: not YAML: {shown(error.problem or error.context or 'malformed')}{since}"
 
 
 class _Reader:
