@@ -63,11 +63,9 @@ def main() -> None:
             for name, policies in schemes.items():
                 found[name].append(round_of(devices, policies, links, traces, parsed, number))
                 Console().print(name, {key: round(value, 4) for key, value in summary(found[name][-1:]).items()})
-        notes = [device.note for device in devices if device.note]
     written = {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(parsed).items()},
         "machine": this_machine().model_dump(),
-        "notes": notes,
         "schemes": {name: summary(rounds) for name, rounds in found.items()},
         "rounds": {name: [summary([one]) for one in rounds] for name, rounds in found.items()},
     }

@@ -221,7 +221,6 @@ def infer_images(
         engine=engine,
         **wishes.for_device(),
     )
-    tell(console, device)
     log = RunLog(output) if output else None
     shown = Table(title=f"{graph.name}, times in ms")
     headings = INFER_HEADINGS if len(device.exits) == 1 else (*INFER_HEADINGS, *EXIT_HEADINGS)
@@ -254,12 +253,6 @@ def _picture_files(images: Sequence[Path]) -> Iterator[Path]:
             yield path
         else:
             raise UserError(f"{path}: no such picture or folder")
-
-
-def tell(console: Console, device: Device) -> None:
-    """Says what is not as it was asked for."""
-    if device.note:
-        console.print(f"[yellow]note:[/yellow] {device.note}", soft_wrap=True)
 
 
 def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result, has_exits: bool) -> None:

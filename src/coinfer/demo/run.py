@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from coinfer.commands import measuring, tell
+from coinfer.commands import measuring
 from coinfer.demo import report
 from coinfer.demo.cluster import EdgeProcess, edges
 from coinfer.demo.live import LiveTable
@@ -70,7 +70,6 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
             slowdown=settings.device_slowdown,
             **settings.wishes.for_device(),
         )
-        tell(console, device)
         stack.callback(device.close)
         with console.status("preparing the segments that may be chosen, here and on the servers"):
             device.open()

@@ -21,7 +21,7 @@ from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.courier import LONGEST_WAIT_S, Answer, Courier, Sent
 from coinfer.runtime.executor import Abort, Engine, Executor
-from coinfer.runtime.guides import Guide, guide
+from coinfer.runtime.guides import guide
 from coinfer.runtime.inputs import read_item
 from coinfer.runtime.links import Link
 from coinfer.runtime.messages import InferRequest, WireTensor
@@ -57,8 +57,8 @@ class Device:
         deadline_s: from the call of `infer`; without one the latency alone counts.
         profile: measured table or its file; without one the network is measured here once and remembered.
         policy: decides instead of the planner, which fulfils the wish (`wishes.choose`); a function, or the file of a
-            trained one. Where the file's policy was made for other options or servers, the planner decides and `note`
-            says why.
+            trained one, which must be made for this network's options and so many servers. Where it fails on a request,
+            the planner decides.
         options: what the policy chooses from; without them, what can be best of all useful cuts at these `bits`.
         accuracy: measured table or its file, without it the one shipped with the network if any; it makes each output
             of the network an exit.
@@ -127,12 +127,10 @@ class Device:
         self.planner = planned_for(self.wish, self._mean if thresholds else None)
         complete = partial(self._complete, table)
         pruned = options or self._pruned(complete(bits), table, slowdown)
-        decides = Guide(pruned, self.planner, "")
         if isinstance(policy, str | Path):
-            decides = guide(policy, len(servers), pruned, complete, self.planner)
-        elif policy is not None:
-            decides = decides._replace(policy=policy)
-        self._straight, self.policy, self.note = decides
+            self._straight, self.policy = guide(policy, len(servers), pruned, complete)
+        else:
+            self._straight, self.policy = pruned, policy or self.planner
         self.leaves_early = bool(thresholds)
         self.options = self._ladder.unsure(self._straight, table)
         self._chances = self._ladder.chances(self.options, table, self.accuracy)

@@ -1,8 +1,7 @@
-"""A trained policy from its file, fitted to what a device can do; where it does not fit, the planner decides."""
+"""A trained policy from its file, fitted to what a device can do."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,38 +10,22 @@ from coinfer.profile.options import Options
 from coinfer.types import Policy, UserError
 
 
-class Guide(NamedTuple):
-    """Who decides about which options."""
-
-    options: Options
-    policy: Policy
-    note: str
-    """Why the policy of the file does not decide; empty where it does."""
-
-
 def guide(
-    path: Path | str,
-    servers: int,
-    pruned: Options,
-    complete: Callable[[Sequence[int]], Options],
-    planner: Policy,
-) -> Guide:
-    """The policy in the file with its options, or the planner with its own and a note.
+    path: Path | str, servers: int, pruned: Options, complete: Callable[[Sequence[int]], Options]
+) -> tuple[Options, Policy]:
+    """The policy in the file, and the options that it decides about.
 
     Args:
         pruned: the planner's options.
         complete: all options for some numbers of bits.
 
     Raises:
-        PolicyError: where the file is missing, damaged or no policy.
+        PolicyError: where the file is missing, damaged, no policy, or one for other options or servers.
     """
     found = ExportedPolicy.load(path)
-    try:
-        options = pruned if found.options is None else _listed(found, complete)
-        listed = options.triples if found.options is None else found.options
-        return Guide(options, found.fitted(listed, servers), "")
-    except PolicyError as error:
-        return Guide(pruned, planner, f"{error}; the planner decides")
+    options = pruned if found.options is None else _listed(found, complete)
+    listed = options.triples if found.options is None else found.options
+    return options, found.fitted(listed, servers)
 
 
 def _listed(found: ExportedPolicy, complete: Callable[[Sequence[int]], Options]) -> Options:
