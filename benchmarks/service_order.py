@@ -16,7 +16,15 @@ from coinfer.policies import heuristics
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import OffloadWorld
 
-PRESETS = {"cdo-dsac": {}, "mtl-a3c": {"slots": 60}, "sacd": {}, "grle": {}, "city": {"slots": 150}, "campus": {}}
+PRESETS = {
+    "cdo-dsac": {},
+    "mtl-a3c": {"slots": 60},
+    "sacd": {},
+    "sacd-cifar": {},
+    "grle": {},
+    "city": {"slots": 150},
+    "campus": {},
+}
 POLICIES = ("greedy", "sequential_greedy")
 
 

@@ -34,8 +34,11 @@ def simulate(
 ) -> None:
     """Run policies in a simulated edge, all on the same chance, and compare.
 
-    Times are in milliseconds, energy in millijoules; ± is half of a 95 % confidence interval over the seeds. Besides
-    the baselines there are slot-descent and slot-optimum, which know what no policy can.
+    Times are in milliseconds, energy in millijoules; ± is half of a 95 % confidence interval over the seeds; the Jain
+    index tells how even the servers' work is, 1 at best.
+
+    Bounds go by names too: slot-descent, slot-optimum (few tasks) and slot-milp (slow) know what no policy can,
+    lower-bound also the future. docs/simulation.md has all names; an unknown one is answered with those that exist.
 
     Example: [bold]coinfer simulate campus --policy greedy --policy sequential-greedy --seeds 10[/bold]
     """
@@ -54,10 +57,10 @@ def simulate(
         found = compare(settings, progress)
     for note in found.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
-    console.print(report.comparison(found.title, found.runs))
+    console.print(*report.fitted(report.comparison(found.title, found.runs), console.width))
     if len(found.runs) > 1:
         console.print()
-        console.print(report.differences(found.runs, found.reference))
+        console.print(*report.fitted(report.differences(found.runs, found.reference), console.width))
     folder = found.save(runs)
     console.print(f"\nrecords and plot: {folder}", soft_wrap=True)
 
@@ -68,12 +71,17 @@ def _bars() -> Iterator["Progress"]:
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:20s}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        known: dict[str, TaskID] = {}
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    known: dict[str, TaskID] = {}
 
-        def told(name: str, done: int, total: int) -> None:
-            if name not in known:
-                known[name] = bars.add_task(name, total=total)
-            bars.update(known[name], completed=done)
+    def told(name: str, done: int, total: int) -> None:
+        if name not in known:
+            known[name] = bars.add_task(name, total=total)
+            bars.start()
+        bars.update(known[name], completed=done)
 
+    try:
         yield told
+    finally:
+        if known:
+            bars.stop()

@@ -1,14 +1,17 @@
 """`coinfer simulate` from a scenario's name to the files, and the mistakes that people make."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 from tests.envs.worlds import random_blocks, random_world
 from typer.testing import CliRunner
 
+from coinfer import cli_simulate
 from coinfer.cli_simulate import simulate
 from coinfer.evaluate import report
 from coinfer.evaluate.compare import Settings, check_policies, compare
@@ -39,6 +42,36 @@ def test_the_command_prints_a_table_and_saves_records_and_a_plot(tmp_path: Path)
     assert len(summary["settings"]["fingerprint"]) == 64
     greedy = [record["mean_s"] for record in records if record["policy"] == "greedy"]
     assert summary["policies"][0]["mean_s"] == pytest.approx(interval(np.array(greedy))._asdict())
+
+
+def test_a_narrow_terminal_cuts_no_figure(tmp_path: Path):
+    words = ["grle", "--policy", "greedy", "--policy", "sequential-greedy", "--seeds", "2", "--episodes", "1"]
+    words += ["--set", "slots=3", "--runs", str(tmp_path)]
+    told = {}
+    for columns in (80, 200):
+        console = Console(width=columns, file=io.StringIO())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cli_simulate, "console", console)
+            CliRunner().invoke(APP, words, catch_exceptions=False)
+        told[columns] = console.file.getvalue()
+        assert "…" not in told[columns]
+        for heading in ("mean ms", "p95 ms", "p99 ms", "in time %", "accuracy %", "energy mJ", "drops %", "Jain index"):
+            assert heading in told[columns]
+    assert max(map(len, told[80].splitlines()[:-1])) <= 80
+    assert told[80].count("greedy ") > told[200].count("greedy ")
+
+
+def test_bounds_go_by_names(tmp_path: Path):
+    names, few = (
+        ("lower-bound", "slot-milp", "slot-descent", "greedy"),
+        ("slots=2", "tasks_per_slot=3", "arrivals.tasks=3"),
+    )
+    found = compare(Settings("grle", names, 2, 1, changes=few))
+    assert [run.policy for run in found.runs] == ["lower bound", *names[1:]]
+    least_s = found.runs[0].measures["mean_s"]
+    assert all((run.measures["mean_s"] >= least_s * (1 - 1e-5)).all() for run in found.runs)
+    again = compare(Settings("grle", ("greedy",), 2, 1, bound=True, changes=few))
+    assert again.runs[-1].measures["mean_s"] == pytest.approx(least_s)
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path):

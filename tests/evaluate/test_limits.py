@@ -22,6 +22,18 @@ def small(seed: int) -> OffloadWorld:
     return random_world(np.random.default_rng(seed))
 
 
+def plain(world: OffloadWorld, most: int = 1000) -> OffloadWorld:
+    """Without what the model of a slot leaves out: shared links, tasks of the same device, limits of energy, losses."""
+    edge = world.edge
+    tasks = min(edge.tasks, edge.devices, most)
+    return world._replace(edge=edge._replace(
+        distinct_devices=True, shared_bandwidth=False, drop_refused=False,
+        tasks=tasks, arrival_cdf=edge.arrival_cdf[:, :tasks],
+        task_energy_j=np.full(edge.classes, np.inf), battery_j=np.full(edge.classes, np.inf),
+        download_s=np.zeros(edge.servers),
+    ))  # fmt: skip
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_no_policy_beats_the_lower_bound_of_an_episode(seed):
     world = small(seed)
@@ -55,6 +67,19 @@ def test_nothing_beats_the_optimum_of_a_slot(seed):
         state = offload.step(tables, state, decision, rewards.latency).state
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_highs_decides_a_slot_as_exhaustive_search_does(seed):
+    """In worlds of which its program leaves nothing out."""
+    tables = offload.load(plain(small(seed), most=2), dtype=torch.float64)
+    state = offload.reset(tables, episode_seeds(1, 4))
+    for _ in range(3):
+        seen = offload.observe(tables, state)
+        both = [oracles.ORACLES[name](tables)(state, seen) for name in ("slot-optimum", "slot-milp")]
+        costs = [offload.serve(tables, state, one).outcome.latency_s.sum(-1) for one in both]
+        torch.testing.assert_close(costs[1], costs[0], rtol=1e-6, atol=1e-9)
+        state = offload.step(tables, state, both[0], rewards.latency).state
+
+
 def test_the_cost_of_the_oracle_is_what_the_environment_makes_of_it():
     world = small(3)
     tables = offload.load(world, dtype=torch.float64)
@@ -69,17 +94,9 @@ def test_the_cost_of_the_oracle_is_what_the_environment_makes_of_it():
 def test_without_queues_sharing_or_errors_the_model_of_a_slot_is_the_environment():
     """`bounds.slot_latency_s` against the environment, where tasks come from different devices."""
     for seed in range(20):
-        world = small(seed)
-        edge = world.edge
-        tasks = min(edge.tasks, edge.devices)
-        edge = edge._replace(
-            distinct_devices=True, shared_bandwidth=False, tasks=tasks, arrival_cdf=edge.arrival_cdf[:, :tasks],
-            task_energy_j=np.full(edge.classes, np.inf), battery_j=np.full(edge.classes, np.inf),
-            download_s=np.zeros(edge.servers),
-        )  # fmt: skip
-        tables = offload.load(world._replace(edge=edge), dtype=torch.float64)
+        tables = offload.load(plain(small(seed)), dtype=torch.float64)
         state = offload.reset(tables, episode_seeds(1, 4))
-        for _ in range(edge.slots):
+        for _ in range(tables.edge.edge.slots):
             true = oracles.truth(tables, state)
             decision = OFFLOAD["sequential-greedy"](0)(true)
             choice = bounds.as_choice(choices(true), decision)

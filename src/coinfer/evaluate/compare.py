@@ -91,11 +91,13 @@ def compare(settings: Settings, progress: Progress = lambda *_: None) -> Compari
     for name in settings.policies or unasked(world):
         if isinstance(world, WirelessPowerWorld):
             runs.append(frames.run(world, name, settings.seeds, settings.episodes, settings.device, progress))
+        elif name == limits.OPTION and isinstance(world, OffloadWorld):
+            runs.append(limits.lower_bound(world, settings.seeds, settings.episodes, progress=progress))
         else:
             count = (settings.seeds, settings.episodes)
             maker = makers.get(name)
             runs.append(run(world, called(name), *count, maker, reward, settings.device, progress))
-    if settings.bound and isinstance(world, OffloadWorld):
+    if settings.bound and isinstance(world, OffloadWorld) and limits.OPTION not in settings.policies:
         runs.append(limits.lower_bound(world, settings.seeds, settings.episodes, progress=progress))
     return Comparison(settings, world, runs, notes)
 
@@ -114,7 +116,7 @@ def check_policies(world: World, names: Sequence[str]) -> None:
     if isinstance(world, WirelessPowerWorld):
         known = tuple(MODES)
     else:
-        known = (*known_policies(world), *(ORACLES if isinstance(world, OffloadWorld) else ()))
+        known = (*known_policies(world), *((*ORACLES, limits.OPTION) if isinstance(world, OffloadWorld) else ()))
     for name in names:
         if name not in known and not is_file(name):
             near = difflib.get_close_matches(name, known, 1)

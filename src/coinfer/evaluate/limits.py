@@ -11,6 +11,8 @@ from coinfer.policies.episode_bound import Tasks
 from coinfer.scenario.world import OffloadWorld
 
 NAME = "lower bound"
+OPTION = "lower-bound"
+"""What the command line calls it."""
 SLOTS_AT_ONCE = 20
 """Slots that share prices; servers start each such part idle, which is below the truth and saves time."""
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
@@ -23,7 +24,7 @@ COLUMNS = {
     "accuracy": ("accuracy %", 0.01),
     "energy_j": ("energy mJ", MILLI),
     "dropped": ("drops %", 0.01),
-    "balance": ("balance", 1.0),
+    "balance": ("Jain index", 1.0),
     "rate_bps": ("rate Mbit/s", MEGA),
     "sends": ("send %", 0.01),
 }
@@ -56,7 +57,33 @@ def differences(runs: Sequence[Run], reference: Run) -> Table:
     return table
 
 
-def _table(title: str, headings: Sequence[str]) -> Table:
+def fitted(table: Table, width: int) -> list[Table]:
+    """The table, or on a narrow terminal several with some of its columns each, below the other."""
+    names, *columns = table.columns
+    groups: list[list[Column]] = [[]]
+    left = room = width - _width(names)
+    for column in columns:
+        left -= _width(column)
+        if left < 0 and groups[-1]:
+            groups.append([])
+            left = room - _width(column)
+        groups[-1].append(column)
+    return [_part(table.title if group is groups[0] else None, [names, *group]) for group in groups]
+
+
+def _width(column: Column) -> int:
+    """With the space to the next one."""
+    return 1 + max(Text.from_markup(str(cell)).cell_len for cell in (column.header, *column.cells))
+
+
+def _part(title: Any, columns: Sequence[Column]) -> Table:
+    part = _table(title, [str(column.header) for column in columns[1:]])
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        part.add_row(*cells)
+    return part
+
+
+def _table(title: Any, headings: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("policy", no_wrap=True)
     for heading in headings:
