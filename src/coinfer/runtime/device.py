@@ -1,7 +1,6 @@
 """The weak device: it decides for every request, runs the head, sends the rest, and always answers."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cache, partial
@@ -31,6 +30,7 @@ from coinfer.runtime.result import Result, Task
 from coinfer.runtime.rpc import GrpcTransport
 from coinfer.runtime.settings import DeviceError, accuracy_of, check_settings
 from coinfer.runtime.sizes import with_messages
+from coinfer.runtime.slow import slowed
 from coinfer.runtime.tensors import pack
 from coinfer.runtime.transport import ShapedTransport, Transport
 from coinfer.runtime.wire import request_bits
@@ -383,10 +383,11 @@ class Device:
     def _request(self, task: Task, at_cut: Mapping[str, np.ndarray], server: int, deadline_s: float) -> InferRequest:
         hop, after, *further = task.route.hops
         rate_bps = float(task.observation.uplink_bps[0, server])
-        began_s = time.thread_time()
-        inputs = tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut)
-        if self._slowdown > 1:
-            self._clock.sleep((self._slowdown - 1) * (time.thread_time() - began_s))
+        inputs, _ = slowed(
+            lambda: tuple(self._payload(task, name, at_cut[name], hop.bits, rate_bps) for name in hop.cut),
+            self._slowdown,
+            sleep=self._clock.sleep,
+        )
         return InferRequest(
             model=self.graph.name,
             inputs=inputs,

@@ -17,6 +17,7 @@ from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
 from coinfer.runtime.messages import WireError
+from coinfer.runtime.slow import slowed
 from coinfer.types import UserError
 
 Engine = Literal["onnxruntime", "openvino"]
@@ -68,8 +69,8 @@ class Executor:
     Args:
         threads: threads within an operation.
         providers: ONNX Runtime's execution providers, the preferred first.
-        slowdown: emulates a processor so many times slower than this one, by sleeping after each run for the rest. With
-            one thread the processor time counts, so that neighbours on the cores do not make the emulated one slower.
+        slowdown: emulates a processor so many times slower than this one (`slow`). With one thread the processor time
+            counts, so that neighbours on the cores do not make the emulated one slower.
         engine: OpenVINO computes with float32 here; its own default on many processors is bfloat16.
     """
 
@@ -106,11 +107,13 @@ class Executor:
         passed = {name: inputs[name] for name in outputs if name in inputs}
         wanted = tuple(name for name in outputs if name not in passed)
         runner = self._runner(tuple(inputs), wanted)
-        wall_s, cpu_s = time.perf_counter(), time.thread_time()
-        found = runner(inputs, abort) if wanted else []
-        wall_s, cpu_s = time.perf_counter() - wall_s, time.thread_time() - cpu_s
+        if not wanted:
+            return {name: passed[name] for name in outputs}, 0.0
+        clock = time.thread_time if self._threads == 1 else time.perf_counter
+        sleep = time.sleep if abort is None else abort.event.wait
+        found, took_s = slowed(lambda: runner(inputs, abort), self.slowdown, clock, sleep)
         computed = passed | dict(zip(wanted, found, strict=True))
-        return {name: computed[name] for name in outputs}, wall_s + self._slow_down(wall_s, cpu_s, abort)
+        return {name: computed[name] for name in outputs}, took_s
 
     def check(self, inputs: Arrays) -> None:
         """Names, dtypes and shapes of inputs.
@@ -211,16 +214,6 @@ class Executor:
                     return
                 total -= size_bytes
                 del self._pieces[key]
-
-    def _slow_down(self, wall_s: float, cpu_s: float, abort: Abort | None) -> float:
-        """Sleeps until the run took as long as on the emulated processor; returns the time slept."""
-        if self.slowdown == 1.0:
-            return 0.0
-        target_s = self.slowdown * (cpu_s if self._threads == 1 else wall_s)
-        began_s = time.perf_counter()
-        if target_s > wall_s:
-            (abort.event.wait if abort else time.sleep)(target_s - wall_s)
-        return time.perf_counter() - began_s
 
 
 def _needed(graph: ModelGraph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Segment:

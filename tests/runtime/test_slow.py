@@ -1,0 +1,43 @@
+"""The emulated slow processor takes its factor longer, whatever the first run cost."""
+
+import pytest
+
+from coinfer.runtime.slow import slowed
+
+
+class Work:
+    """Takes the given seconds of a clock of its own, run by run."""
+
+    def __init__(self, *took_s: float):
+        self.took_s, self.now_s, self.runs = took_s, 0.0, 0
+        self.slept_s: list[float] = []
+
+    def __call__(self) -> int:
+        self.now_s += self.took_s[self.runs]
+        self.runs += 1
+        return self.runs
+
+    def slowed(self, slowdown: float) -> int:
+        return slowed(self, slowdown, lambda: self.now_s, self.slept_s.append)[0]
+
+
+@pytest.mark.parametrize(
+    ("took_s", "slowdown", "runs", "wanted_s"),
+    [
+        ((0.002, 0.001), 10.0, 2, 0.01),  # cold caches count once, not ten times
+        ((0.001, 0.002), 10.0, 2, 0.01),
+        ((0.001,), 3.0, 1, 0.003),  # no time for a second run
+        ((0.5,), 10.0, 1, 5.0),  # cold caches do not matter
+    ],
+)
+def test_sleeps_until_the_slow_processor_is_done(took_s, slowdown, runs, wanted_s):
+    work = Work(*took_s)
+    assert work.slowed(slowdown) == 1, "the first run's answer"
+    assert work.runs == runs
+    assert work.slept_s == [pytest.approx(wanted_s, abs=2e-3)]  # less what the test itself took
+
+
+def test_this_processor_does_not_sleep():
+    work = Work(0.001)
+    work.slowed(1.0)
+    assert (work.runs, work.slept_s) == (1, [])
