@@ -34,11 +34,14 @@ def simulate(
 ) -> None:
     """Run policies in a simulated edge, all on the same chance, and compare.
 
-    Times are in milliseconds, energy in millijoules; ± is half of a 95 % confidence interval over the seeds; the Jain
-    index tells how even the servers' work is, 1 at best.
+    Times are in milliseconds, energy in millijoules; ± is half of a 95 %
+    confidence interval over the seeds; the Jain index tells how even the
+    servers' work is, 1 at best.
 
-    Bounds go by names too: slot-descent, slot-optimum (few tasks) and slot-milp (slow) know what no policy can,
-    lower-bound also the future. docs/simulation.md has all names; an unknown one is answered with those that exist.
+    Bounds go by names too: slot-descent, slot-optimum (few tasks) and
+    slot-milp (slow) know what no policy can, lower-bound also the future.
+    docs/simulation.md has all names; an unknown one is answered with those
+    that exist.
 
     Example: [bold]coinfer simulate campus --policy greedy --policy sequential-greedy --seeds 10[/bold]
     """

@@ -137,6 +137,7 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogFormatter
 
     timed = "mean_s" in runs[0].measures
     figure, (left, right) = plt.subplots(
@@ -144,21 +145,24 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
     )
     place = np.arange(len(runs))[::-1]
     if timed:
-        for name, marker, label in (
-            ("mean_s", "o", "mean"),
-            ("p95_s", "s", "95th percentile"),
-            ("p99_s", "^", "99th percentile"),
+        for name, marker, label, below in (
+            ("mean_s", "o", "mean", -0.17),
+            ("p95_s", "s", "95th percentile", 0.0),
+            ("p99_s", "^", "99th percentile", 0.17),
         ):
-            _points(left, place, runs, name, MILLI, marker, label)
+            _points(left, place - below, runs, name, MILLI, marker, label)
         left.set(xscale="log", xlabel="latency, ms")
-        left.legend(fontsize=8, loc="center right")
+        left.xaxis.set_major_formatter(LogFormatter())
+        left.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.7)))
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8)
     else:
         _points(left, place, runs, "rate_bps", MEGA, "o", "")
         left.set(xlabel="weighted sum of rates, Mbit/s")
     _points(right, place, runs, "in_time" if timed else "sends", 0.01, "o", "")
     right.set(xlabel="answered before the deadline, %" if timed else "devices that send, %", xlim=(-2, 102))
-    left.set(title=title)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     left.set_yticks(place, [run.policy for run in runs])
+    left.set_ylim(-0.5, len(runs) - 0.5)
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -83,7 +83,10 @@ def exhaustive(observation: OffloadObservation, cost: Cost | None = None) -> Opt
     entries, size = _allowed_first(found, observation.task_mask)
     ways = int(np.prod([float(n) for n in size]))
     if ways > MAX_WAYS:
-        raise BoundError(f"{ways:.1e} ways to decide a slot of {len(size)} tasks; exhaustive search takes {MAX_WAYS}")
+        raise BoundError(
+            f"{ways:.1e} ways to decide a slot of {len(size)} tasks; "
+            f"exhaustive search takes {MAX_WAYS:,}; slot-descent and slot-milp take more"
+        )
     best_cost = torch.full(observation.task_mask.shape[:-1], torch.inf, dtype=found.ready_s.dtype)
     best = entries[..., 0].clone()
     for digits in _all_ways(size, ways):
