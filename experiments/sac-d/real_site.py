@@ -1,7 +1,8 @@
 """A slow device and a faster edge server as processes on loopback, behind a link of any constant rate.
 
 Both processors are emulated: each computes on one thread of this machine and then sleeps until the slower processor
-would have been done (device: coding too). The link is a token bucket without burst that carries requests and replies.
+would have been done (the device: coding too; see `coinfer.runtime.slow`). The link is a token bucket without burst that
+carries requests and replies.
 """
 
 import argparse
@@ -45,6 +46,8 @@ class Site:
     device: Device
     links: dict[str, Link]
     pictures: Pictures
+    trained: Policy | None
+    """That of the file, where one was given."""
     asked: int = 0
     rate_bps: float = 1e7
 
@@ -90,7 +93,7 @@ def alone(options: Options, exit_: int) -> Policy:
 
 @contextmanager
 def site(arguments: argparse.Namespace, all_options: bool) -> Iterator[Site]:
-    """Starts the edge server and the device.
+    """Starts the edge server and the device. With a trained policy, its options are those of the planner too.
 
     Args:
         all_options: every exit, cut and number of bits may be asked for, not only those that the planner may choose.
@@ -110,9 +113,11 @@ def site(arguments: argparse.Namespace, all_options: bool) -> Iterator[Site]:
         options = None
         if all_options:
             options = with_messages(compile_options(graph, table, BITS, accuracy), graph)
-        device = Device(graph, [edge.address], accuracy=accuracy, options=options, **settings)
+        policy = getattr(arguments, "policy", None)
+        device = Device(graph, [edge.address], accuracy=accuracy, options=options, policy=policy, **settings)
         with device:
-            yield Site(graph, table, device, links, load_pictures(graph, arguments.data))
+            trained = device.policy if policy else None
+            yield Site(graph, table, device, links, load_pictures(graph, arguments.data), trained)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -18,7 +18,6 @@ from rich.progress import track
 from rich.table import Table
 
 from coinfer.profile.measure import this_machine
-from coinfer.runtime.guides import guide
 from coinfer.runtime.wishes import Wish, planned_for
 from coinfer.types import Policy
 
@@ -35,12 +34,13 @@ def main() -> None:
     with site(parsed, all_options=False) as place:
         for _ in range(WARM_UP):
             place.ask(alone(place.device.options, place.device.options.exit.max()))
-        schemes = wished(place, parsed.policy)
+        schemes = wished(place)
         rows = []
         for rate in track(RATES_BYTE_PER_S, "measuring", transient=True):
             place.set_rate(rate * BYTE_PER_S)
             place.settle(next(i for i, cut in enumerate(place.device.options.cuts) if cut == place.graph.inputs))
             rows += measured(place, schemes, rate, parsed.requests)
+        assert place.device.accuracy is not None
         exits = [place.device.accuracy.accuracy(i) for i in range(len(place.device.exits))]
         dataset = place.device.accuracy.dataset
     found = {
@@ -59,7 +59,7 @@ def main() -> None:
     show(rows)
 
 
-def wished(place: Site, trained: Path | None) -> dict[str, tuple[Policy, float]]:
+def wished(place: Site) -> dict[str, tuple[Policy, float]]:
     """Policies by name, each with the deadline of its requests."""
     options, accuracy = place.device.options, place.device.accuracy
     assert accuracy is not None, "the network has no accuracy table; see `coinfer exits measure`"
@@ -72,8 +72,8 @@ def wished(place: Site, trained: Path | None) -> dict[str, tuple[Policy, float]]
         "most accurate in 1/2 of the time": (planned_for(Wish("accuracy")), own_s / 2),
         "most accurate in 1/4 of the time": (planned_for(Wish("accuracy")), own_s / 4),
     }
-    if trained:
-        schemes["trained policy"] = (guide(trained, 1, options, lambda _: options)[1], float("inf"))
+    if place.trained:
+        schemes["trained policy"] = (place.trained, float("inf"))
     return schemes
 
 
