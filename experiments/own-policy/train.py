@@ -1,13 +1,19 @@
-"""Trains our own policy: one for all scenarios, and those that it is compared with, each for its own world.
+"""Trains our own policy: one for all scenarios, and those that it is compared with.
 
-    python experiments/own-policy/train.py [--device cuda] [--minutes 25] [--only all,five] [--output FOLDER]
+    python experiments/own-policy/train.py NAME [--minutes 9] [--device cuda] [--output FOLDER]
 
-Writes FOLDER/trained.json: weights, settings and what training saw. What is there already is not trained again. Every
-training has a share of the time, and its learning rate goes down with it.
+NAME is one of
+    all     what is shipped: `cdo-dsac` at three rates, `campus` and `city`
+    five    `cdo-dsac` with its 5 servers only, for the question how it does with 2 to 20
+    two, ten, twenty    from `five` on, trained on the spot with so many servers
+
+Stops after so many minutes; the same command goes on from there, and comes out the same. Writes FOLDER/NAME.json:
+weights, settings and what training saw; while it is not done, FOLDER/NAME.partial.json.
 """
 
 import argparse
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +26,8 @@ from coinfer.learners import scorer as learner
 from coinfer.learners.scorer import Case, Settings, Training
 
 HERE = Path(__file__).resolve().parent
-SLOTS = 40
-RATES, AGES = (1.2, 1.6, 2.0), (0, 1, 3)
+SLOTS = 30
+RATES = (1.2, 1.6, 2.0)
 CONSOLE = Console(highlight=False)
 
 
@@ -35,103 +41,131 @@ def cdo(rate: float, age: int, servers: int = 5) -> dict[str, Any]:
     return changes
 
 
-def cases(rates: tuple[float, ...], ages: tuple[int, ...], servers: int = 5, worlds: int = 12) -> list[Case]:
-    changes = [cdo(rate, age, servers) for rate in rates for age in ages]
-    return [Case("cdo-dsac", {**one, "slots": SLOTS}, worlds) for one in changes]
+def cases(rates: tuple[float, ...], servers: int = 5, worlds: int = 4) -> list[Case]:
+    return [Case("cdo-dsac", {**cdo(rate, 0, servers), "slots": SLOTS}, worlds) for rate in rates]
 
 
-def aged(scenario: str, ages: tuple[int, ...], worlds: int) -> list[Case]:
-    return [Case(scenario, {"staleness_slots": age, "slots": SLOTS}, worlds) for age in ages]
+def aged(scenario: str, age: int, worlds: int) -> Case:
+    return Case(scenario, {"staleness_slots": age, "slots": SLOTS}, worlds)
 
 
-SETS: dict[str, tuple[list[Case], float]] = {
+SETS: dict[str, tuple[list[Case], int]] = {
     "all": (
-        cases(RATES, (0,), worlds=4)
-        + cases((2.0,), (1, 3), worlds=4)
-        + aged("campus", (0, 2), 4)
-        + aged("campus", (0,), 4)
-        + aged("city", (0,), 2),
-        2.0,
+        [
+            *cases(RATES),
+            Case("cdo-dsac", {**cdo(2.0, 3), "slots": SLOTS}, 4),
+            *(aged("campus", age, 4) for age in (0, 0, 2)),
+            aged("city", 0, 2),
+        ],
+        240,
     ),
-    "five": (cases(RATES, (0,), worlds=4), 1.0),
-    "two": (cases(RATES, (0,), 2, 8), 0.5),
-    "twenty": (cases(RATES, (0,), 20, 2), 0.5),
+    "five": (cases(RATES), 120),
+    "two": (cases(RATES, 2, 8), 40),
+    "ten": (cases(RATES, 10, 3), 40),
+    "twenty": (cases(RATES, 20, 2), 40),
 }
-"""Cases of each training and its share of the time. The shipped policy is `all`; `five` saw 5 servers only."""
+"""Cases of each training and how many generations it has."""
+AFTER = {"two": "five", "ten": "five", "twenty": "five"}
 
 
 def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
-    found, share = SETS[name]
-    wanted = sum(SETS[other][1] for other in arguments.only)
+    found, generations = SETS[name]
+    start: list[float] = []
+    if name in AFTER:
+        start = json.loads((arguments.output / f"{AFTER[name]}.json").read_text())["weights"]
     return Settings(
         cases=tuple(found),
         pairs=arguments.pairs,
         slots=SLOTS,
-        cases_at_once=min(arguments.at_once, len(found)),
-        generations=arguments.generations,
-        most_s=arguments.minutes * 60 * share / wanted,
+        cases_at_once=min(4, len(found)),
+        generations=arguments.generations or generations,
         spread=arguments.spread,
         rate=arguments.rate,
         device=arguments.device,
         seed=arguments.seed,
         processes=arguments.processes,
+        start=tuple(start),
     )
 
 
-def trained(name: str, settings: Settings, partial: Path) -> dict[str, Any]:
-    history: list[dict[str, float]] = []
-    columns = (TextColumn("{task.description:40s}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE, transient=True) as bars:
-        bar = bars.add_task(name, total=1.0)
+def read(path: Path) -> tuple[Training | None, list[dict[str, float]]]:
+    """Where training was, and what it saw; from the beginning if there is no such file."""
+    if not path.exists():
+        return None, []
+    kept = json.loads(path.read_text())
+    parts = (torch.tensor(kept[name]) for name in ("weights", "first", "second"))
+    return Training(*parts, kept["generation"]), kept["history"]
 
-        def told(training: Training, seen: dict[str, float]) -> None:
-            history.append({key: round(value, 5) for key, value in seen.items()})
-            last = history[-8:]
-            latency, late = (sum(one[key] for one in last) / len(last) for key in ("latency", "late"))
-            shown = f"{name} {training.generation}: latency {latency:.3f}, late {100 * late:+.2f} %"
-            if training.generation % 5 == 0:
-                kept = {"generation": training.generation, "weights": training.weights.tolist(), "history": history}
-                partial.write_text(json.dumps(kept), encoding="utf-8")
-            bars.update(bar, completed=training.part, description=shown)
 
-        training = learner.train(settings, progress=told)
-    last = history[-max(1, len(history) // 5) :]
-    means = {key: sum(one[key] for one in last) / len(last) for key in ("latency", "late")}
-    CONSOLE.print(
-        f"{name}: {training.generation} generations in {history[-1]['took_s']:.0f} s, of the last fifth latency "
-        f"{means['latency']:.4f} of sequential greedy's, late {100 * means['late']:+.2f} %"
-    )
-    plain = {key: value for key, value in asdict(settings).items() if key not in ("cases", "start")}
-    return {
-        "settings": plain,
-        "generations": training.generation,
-        "weights": [round(value, 6) for value in training.weights.tolist()],
-        "history": history,
-    }
+def write(path: Path, training: Training, history: list[dict[str, float]]) -> None:
+    kept = {name: value.tolist() for name, value in training._asdict().items() if name != "generation"}
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({**kept, "generation": training.generation, "history": history}), encoding="utf-8")
+    new.replace(path)
+
+
+def means(history: list[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(one[key] for one in history) / max(1, len(history)) for key in ("latency", "late", "took_s")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=SETS)
+    parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--minutes", type=float, default=25, help="for all trainings together")
-    parser.add_argument("--generations", type=int, default=400)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--generations", type=int, default=0)
+    parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--spread", type=float, default=0.1)
     parser.add_argument("--rate", type=float, default=0.03)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(SETS))
     parser.add_argument("--output", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "trained.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for name in arguments.only:
-        if name not in found:
-            found[name] = trained(name, settings_of(name, arguments), arguments.output / f"{name}.partial.json")
-            path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    path, partial = (arguments.output / f"{arguments.name}{end}.json" for end in ("", ".partial"))
+    if path.exists():
+        CONSOLE.print(f"{path} is there already")
+        return
+    settings = settings_of(arguments.name, arguments)
+    training, history = read(partial)
+    ends_s = time.perf_counter() + 60 * arguments.minutes
+    last_s = time.perf_counter()
+    columns = (TextColumn("{task.description:40s}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=CONSOLE, transient=True) as bars:
+        bar = bars.add_task(arguments.name, total=settings.generations, completed=len(history))
+
+        def told(training: Training, seen: dict[str, float]) -> None:
+            nonlocal last_s
+            took_s, last_s = time.perf_counter() - last_s, time.perf_counter()
+            history.append({key: round(value, 5) for key, value in {**seen, "took_s": took_s}.items()})
+            write(partial, training, history)
+            now = means(history[-8:])
+            shown = f"{training.generation}: latency {now['latency']:.4f}, late {100 * now['late']:+.2f} %"
+            bars.update(bar, completed=training.generation, description=f"{arguments.name} {shown}")
+            if training.generation % 10 == 0 and not CONSOLE.is_terminal:
+                now = means(history[-10:])
+                CONSOLE.print(f"{arguments.name} {shown}, {now['took_s']:.1f} s a generation")
+
+        training = learner.train(settings, training, told, lambda: time.perf_counter() > ends_s)
+    if training.generation < settings.generations:
+        CONSOLE.print(f"{arguments.name}: {training.generation} of {settings.generations}; the same command goes on")
+        return
+    plain = {key: value for key, value in asdict(settings).items() if key not in ("cases", "start")}
+    found = {
+        "settings": plain,
+        "cases": [case._asdict() for case in settings.cases],
+        "minutes": round(sum(one["took_s"] for one in history) / 60, 1),
+        "weights": [round(value, 6) for value in training.weights.tolist()],
+        "history": history,
+    }
+    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    partial.unlink()
+    now = means(history[-len(history) // 5 :])
+    CONSOLE.print(
+        f"{arguments.name}: {training.generation} generations in {found['minutes']} min, of the last fifth latency "
+        f"{now['latency']:.4f} of sequential greedy's, late {100 * now['late']:+.2f} %"
+    )
 
 
 if __name__ == "__main__":

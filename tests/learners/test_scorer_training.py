@@ -38,7 +38,7 @@ def world() -> OffloadWorld:
 def test_a_player_counts_what_a_comparison_counts(world: OffloadWorld):
     weights = torch.stack([scorer.first_weights(), scorer.first_weights(3) + 0.3])
     seeds = simulate.episode_seeds(6, 1)
-    player = Player(world, 2, 6, world.edge.slots, insertion=True)
+    player = Player(world, 2, 6, world.edge.slots)
     player.start(weights, seeds)
     latency_s, late = player.result()
     for number, flat in enumerate(weights):
@@ -63,7 +63,6 @@ def test_training_goes_on_from_where_it_was(world: OffloadWorld):
     bench = learner.Bench(settings(world, generations=4))
     for _ in range(2):
         half, _ = learner.step(bench.settings, lambda tasks: map(bench, tasks), half)
-        half = half._replace(part=half.generation / 4)
     assert torch.equal(learner.train(settings(world, generations=4), half).weights, whole.weights)
 
 
@@ -81,7 +80,7 @@ def test_it_learns_what_sequential_greedy_does_not_know():
     edge = shared.edge._replace(shared_bandwidth=True)
     shared = shared._replace(edge=edge)
     found = learner.train(settings(shared, generations=12, rate=0.1, spread=0.2))
-    player = Player(shared, 2, 64, edge.slots, insertion=True)
+    player = Player(shared, 2, 64, edge.slots)
     player.start(torch.stack([scorer.first_weights(), found.weights]), torch.arange(1000, 1064))
     latency_s, _ = player.result()
     assert latency_s[1] <= latency_s[0] * 1.005

@@ -1,4 +1,4 @@
-"""The scorer: what it contains, what it may not see, and that its insertion is the physics of the queue."""
+"""The scorer: what it contains, what it may not see, and that its judgement is the physics of the queue."""
 
 import pytest
 import torch
@@ -8,8 +8,10 @@ from tests.policies.observations import observation, random_observation
 
 from coinfer.policies import bounds, heuristics, scorer
 from coinfer.policies.choices import choices
+from coinfer.policies.insertion import insertion
 from coinfer.types import DEVICE, OffloadObservation
 
+GREEDY = scorer.unpack(scorer.greedy_weights()[None])
 FIRST = scorer.unpack(scorer.first_weights()[None])
 
 
@@ -22,9 +24,9 @@ def trained_like(seed: int, policies: int = 1) -> torch.Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 7), options=st.integers(2, 4), servers=st.integers(1, 5))
-def test_without_prices_it_is_sequential_greedy(seed, tasks, options, servers):
+def test_without_prices_and_keys_it_is_sequential_greedy(seed, tasks, options, servers):
     seen = random_observation(seed, 6, tasks, options, servers)
-    own, greedy = scorer.decide(FIRST, seen, insertion=False), heuristics.sequential_greedy()(seen)
+    own, greedy = scorer.decide(GREEDY, seen), heuristics.sequential_greedy()(seen)
     for mine, theirs in zip(own, greedy, strict=True):
         assert torch.equal(mine[seen.task_mask], theirs[seen.task_mask])
 
@@ -103,29 +105,41 @@ def test_tasks_that_are_not_there_change_nothing():
         assert torch.equal(mine[seen.task_mask], theirs[seen.task_mask])
 
 
-def test_insertion_knows_who_is_served_first_and_whom_that_delays():
-    """A long task, ready late, is decided first. In the order of decisions the short one would wait behind it; served
-    first come, first served it goes before it, at once."""
+@pytest.mark.parametrize("seed", range(4))
+def test_what_it_judges_by_is_the_physics_of_the_queue(seed):
+    """Without prices the cost of any decisions is their latency, as the bounds on a slot have it."""
+    seen = random_observation(seed, 50, 7, 3, 4)._replace(server_room=torch.full((50, 4), 9.0, dtype=torch.float64))
+    found = choices(seen)
+    made = scorer.prepared(FIRST, seen)
+    way = scorer.sequence(seen, made.rows, made.order)
+    stays = way == made.rows.ready_s.shape[-1] - 1
+    choice = torch.where(stays, (made.local * found.servers)[:, None], way)
+    cost = bounds.slot_latency_s(seen, choice, found).sum(-1)
+    torch.testing.assert_close(scorer.judged(seen, made, way), cost)
+
+
+def test_those_ready_at_once_are_served_in_the_order_of_their_numbers():
     seen = observation(
-        device_s=torch.tensor([[[0.3, 9.0], [0.0, 0.35]]]),
-        upload_bits=torch.tensor([[[1e5, 0.0], [1e5, 0.0]]]),
-        server_s=torch.tensor([[[[0.5], [0.0]], [[0.1], [0.0]]]]),
-        uplink_bps=torch.full((1, 2, 1), 1e7),
+        device_s=torch.tensor([[[0.1, 9.0], [0.1, 9.0], [0.1, 9.0]]]),
+        upload_bits=torch.tensor([[[1e5, 0.0]] * 3]),
+        server_s=torch.tensor([[[[0.5], [0.0]], [[0.2], [0.0]], [[0.1], [0.0]]]]),
+        uplink_bps=torch.full((1, 3, 1), 1e7),
         server_backlog_s=torch.zeros(1, 1),
     )
-    assert scorer.decide(FIRST, seen, insertion=False).server.tolist() == [[0, DEVICE]]
-    assert scorer.decide(FIRST, seen, insertion=True).server.tolist() == [[0, 0]]
+    made = scorer.prepared(FIRST, seen)
+    way = torch.zeros((1, scorer.ORDERS, 3), dtype=torch.int64)
+    torch.testing.assert_close(scorer.judged(seen, made, way), torch.full((1, scorer.ORDERS), 0.61 + 0.81 + 0.91))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_insertion_is_close_to_the_best_of_a_slot_and_closer_than_sequential_greedy(seed):
+def test_orders_bring_it_closer_to_the_best_of_a_slot_than_sequential_greedy(seed):
     seen = random_observation(seed, 100, 4, 2, 2)._replace(server_room=torch.full((100, 2), 9.0, dtype=torch.float64))
     best = bounds.exhaustive(seen).cost
     cost = {}
-    for insertion in (False, True):
-        decision = scorer.decide(FIRST, seen, insertion)
-        choice = bounds.as_choice(choices(seen), decision)[:, None]
-        cost[insertion] = (
-            (bounds.slot_latency_s(seen, choice).sum(-1)[:, 0] / best.clamp(min=1e-9))[best > 0].mean().item()
-        )
-    assert 1 <= cost[True] < cost[False] < 1.2
+    policies = {"greedy": scorer.scorer(GREEDY), "orders": scorer.scorer(FIRST), "insertion": insertion()}
+    for name, policy in policies.items():
+        choice = bounds.as_choice(choices(seen), policy(seen))[:, None]
+        cost[name] = (bounds.slot_latency_s(seen, choice).sum(-1)[:, 0] / best.clamp(min=1e-9))[best > 0].mean().item()
+    assert 1 <= cost["orders"] < cost["greedy"] < 1.2
+    assert 1 <= cost["insertion"] < cost["greedy"]
+    assert cost["orders"] < 1.02

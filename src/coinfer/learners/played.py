@@ -35,11 +35,9 @@ class Player:
         worlds: W, the same for each of them.
     """
 
-    def __init__(
-        self, world: OffloadWorld, policies: int, worlds: int, slots: int, insertion: bool, device: str = "cpu"
-    ):
+    def __init__(self, world: OffloadWorld, policies: int, worlds: int, slots: int, device: str = "cpu"):
         self.tables = offload.load(world, device)
-        self.policies, self.worlds, self.slots, self.insertion = policies, worlds, slots, insertion
+        self.policies, self.worlds, self.slots = policies, worlds, slots
         self.weights = torch.zeros((policies, scorer.SIZE), device=device)
         self._game: Game | None = None
         self._graph: Any = None
@@ -82,7 +80,7 @@ class Player:
     def _slot(self, game: Game) -> Game:
         state, totals = game
         seen = offload.observe(self.tables, state)
-        decision = scorer.decide(scorer.unpack(self.weights), seen, self.insertion)
+        decision = scorer.decide(scorer.unpack(self.weights), seen)
         stepped = offload.step(self.tables, state, decision, rewards.latency)
         there, outcome = state.draws.task_mask, stepped.outcome
 

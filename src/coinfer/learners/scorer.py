@@ -1,4 +1,4 @@
-"""Trains `policies.scorer` by evolution strategies, from sequential greedy (with insertion) on.
+"""Trains `policies.scorer` by evolution strategies, from sequential greedy in several orders on.
 
 Salimans et al. 2017 (arXiv:1703.03864), with mirrored pairs, centred ranks and Adam. A generation plays whole episodes
 with 2 * pairs disturbed copies of the weights, all of them and all worlds in one batch. All copies meet the same chance
@@ -63,20 +63,17 @@ class Settings:
     """Of an episode."""
     cases_at_once: int = 4
     generations: int = 300
-    most_s: float = math.inf
-    """Training ends after this time even where generations are left."""
     spread: float = 0.05
     """Standard deviation of the disturbance."""
     rate: float = 0.03
     """Adam's, going down to a tenth in a half cosine."""
-    late_weight: float = 2.0
-    insertion: bool = True
+    late_weight: float = 3.0
     seed: int = 0
     device: str = "cpu"
     processes: int = 1
     """That play the cases of a generation."""
     start: tuple[float, ...] = field(default=(), repr=False)
-    """Weights to go on from; without any, those of sequential greedy."""
+    """Weights to go on from; without any, those of `scorer.first_weights`."""
 
 
 class Training(NamedTuple):
@@ -88,28 +85,29 @@ class Training(NamedTuple):
     """[SIZE] Adam's moments."""
     second: Tensor
     generation: int
-    part: float
-    """Of the training that is done, by generations or by time."""
 
 
 def begin(settings: Settings) -> Training:
     """Before the first generation."""
     weights = torch.tensor(settings.start) if settings.start else scorer.first_weights(settings.seed)
     weights = weights.to(settings.device)
-    return Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0, 0.0)
+    return Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0)
 
 
-def train(settings: Settings, training: Training | None = None, progress: Progress = lambda *_: None) -> Training:
-    """All generations; what comes out does not depend on the number of processes, unless time runs out."""
+def train(
+    settings: Settings,
+    training: Training | None = None,
+    progress: Progress = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Training:
+    """All generations that are left, or as many as there are before `stop` says so; what comes out does not depend on
+    where it stopped in between, nor on the number of processes."""
     training = training or begin(settings)
     began_s = time.perf_counter()
     with _workers(settings) as played:
-        while training.part < 1:
+        while training.generation < settings.generations and not stop():
             training, seen = step(settings, played, training)
-            took_s = time.perf_counter() - began_s
-            done = max(training.generation / settings.generations, took_s / settings.most_s)
-            training = training._replace(part=min(1.0, done))
-            progress(training, {**seen, "took_s": took_s})
+            progress(training, {**seen, "took_s": time.perf_counter() - began_s})
     return training
 
 
@@ -123,12 +121,13 @@ def step(settings: Settings, played: "Played", training: Training) -> tuple[Trai
     first = (1 - _SLOW) * training.first + _SLOW * slope
     second = (1 - _FAST) * training.second + _FAST * slope**2
     moved = (first / (1 - (1 - _SLOW) ** number)) / ((second / (1 - (1 - _FAST) ** number)).sqrt() + 1e-8)
-    rate = settings.rate * (0.55 + 0.45 * math.cos(math.pi * training.part))
+    part = training.generation / settings.generations
+    rate = settings.rate * (0.55 + 0.45 * math.cos(math.pi * part))
     seen = {
         "latency": sum(one.latency for one in found) / len(found),
         "late": sum(one.late for one in found) / len(found),
     }
-    return Training(weights - rate * moved, first, second, number, training.part), seen
+    return Training(weights - rate * moved, first, second, number), seen
 
 
 class Found(NamedTuple):
@@ -199,9 +198,7 @@ def _play_in_worker(task: Task) -> Found:
 
 
 def _player(settings: Settings, case: Case) -> Player:
-    return Player(
-        case.world(), 2 * settings.pairs + 1, case.worlds, settings.slots, settings.insertion, settings.device
-    )
+    return Player(case.world(), 2 * settings.pairs + 1, case.worlds, settings.slots, settings.device)
 
 
 def _usual(settings: Settings, case: Case) -> tuple[float, float]:

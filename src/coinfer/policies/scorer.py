@@ -1,21 +1,22 @@
-"""A policy that decides task after task: sequential greedy with learned prices, for any number of tasks and servers.
+"""A policy that decides task after task: sequential greedy with learned prices and orders, for any number of both.
 
-Sequential greedy takes, task after task, the choice that is done first behind the running queues. What it costs others
-it does not ask: work put on a busy server delays all that comes later, in this slot and the next ones, and a further
-sender slows the others where they share a radio. A small network, the same for every (task, option, server), gives the
-rates of such prices; each price is a simple function of the running queues, so the loop over tasks stays short:
+Sequential greedy takes, task after task, the choice that is done first behind the running queues. Three things it does
+not do. It does not ask what a choice costs others: work on a busy server delays all that comes later, in this slot and
+the next ones. It takes the tasks as they are numbered, though some orders end much better than others. And in its mind
+servers work in the order of the decisions, though they serve first come, first served. So here
 
-    score = end                            when the task would be done behind the queue, in seconds
-          + price                          of the choice by itself
-          + rate * service                 of time on a server, also by the number of tasks that are yet to be decided
-          + rate * service * start         of time on a server that is busy for long
-          + rate * airtime of the others   that send to the same server in this slot
-          + price of being late            rising from 0 to its full height around the deadline
+- a small network, the same for every (task, option, server), puts prices on the choices:
 
-Each task has a key, a weighted sum of its features; those with the smallest keys decide first. All weights of the last
-layer being 0, all prices are 0 and the order is that of the tasks' numbers: that is sequential greedy.
+      score = start * (1 + steepness) + service + price       start: when the server gets to it behind the running queue
 
-The networks see features of the pair, the task, the server and the world, which are summed in the first layer; those of
+- the tasks are taken in several orders at once, each by a weighted sum (key) of a task's features, smallest first;
+- of the decisions that come out, physics takes the best: least summed latency of the slot, served first come, first
+  served, with the prices of what was chosen and one for each task that is late.
+
+The last layer being 0, there are no prices; all keys being 0, too, there is one order only, that of the numbers: that
+is sequential greedy.
+
+The network sees features of the pair, the task, the server and the world, which are summed in the first layer; those of
 the world are means and least values over tasks and servers (deep sets, Zaheer et al., NeurIPS 2017). So permuted
 servers permute the decision, and nothing depends on how many there are.
 """
@@ -28,14 +29,15 @@ from torch import Tensor
 from coinfer.policies.choices import Choices, choices, predicted_s
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
-HIDDEN = 8
+HIDDEN, ORDERS = 8, 12
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
 """Features of each kind."""
-PRICE_SCALE_S, START_SCALE_S = 0.05, 0.2
+PRICE_SCALE_S, START_SCALE_S, LATE_SCALE_S = 0.05, 0.2, 0.1
 FULL_S = 1e6
-"""Added to the score of servers without room: they are taken only where nothing else is left."""
+"""Start on servers without room, for each task too many: they are taken only where nothing else is left."""
 MOST_S = 100.0
 """Times above this are all the same to the networks."""
+NEVER_S = -1e30
 _TINY_S = 1e-6
 
 
@@ -49,26 +51,38 @@ class Weights(NamedTuple):
     world: Tensor
     first_bias: Tensor
     """[P, HIDDEN]"""
-    rates: Tensor
-    """[P, HIDDEN, 8] to the rates of the prices, as in `Rates`."""
-    rates_bias: Tensor
+    prices: Tensor
+    """[P, HIDDEN, 3] to the price of the choice by itself, of each second of service, and the steepness."""
+    prices_bias: Tensor
     key: Tensor
-    """[P, TASK]"""
-
-
-class Rates(NamedTuple):
-    """What the network says of every choice, all [B, K, C]."""
-
-    price: Tensor
-    service: Tensor
-    service_by_rest: Tensor
-    service_by_start: Tensor
-    senders: Tensor
-    """How far each sender to the same server lengthens the upload, 0 or more; 1 where they share a radio evenly."""
-    others: Tensor
-    delay: Tensor
-    """Above 1: of time on a server, for each task that was decided before and would be served after."""
+    """[P, TASK, ORDERS]"""
     late: Tensor
+    """[P, 1] price of a task that is late."""
+
+
+class Rows(NamedTuple):
+    """Of every task's C = O * N + 1 ways, all [B, K, C]; the last is the best option on its device, which joins no
+    queue."""
+
+    ready_s: Tensor
+    service_s: Tensor
+    steep: Tensor
+    """The score is start * steep + fixed."""
+    fixed_s: Tensor
+
+
+class Prepared(NamedTuple):
+    """What the loop over tasks, and the judgement after it, begin with."""
+
+    rows: Rows
+    order: Tensor
+    """[B, ORDERS, K] the tasks in the order of their decisions; those that are not there come last."""
+    price_s: Tensor
+    """[B, K, C]"""
+    local: Tensor
+    """[B, K] option of the last way."""
+    late_s: Tensor
+    """[B] price of a task that is late."""
 
 
 SHAPES = {
@@ -77,25 +91,42 @@ SHAPES = {
     "server": (SERVER, HIDDEN),
     "world": (WORLD, HIDDEN),
     "first_bias": (HIDDEN,),
-    "rates": (HIDDEN, len(Rates._fields)),
-    "rates_bias": (len(Rates._fields),),
-    "key": (TASK,),
+    "prices": (HIDDEN, 3),
+    "prices_bias": (3,),
+    "key": (TASK, ORDERS),
+    "late": (1,),
 }
 SIZE = sum(torch.Size(shape).numel() for shape in SHAPES.values())
 """Numbers in the weights of one policy."""
 
 
-def first_weights(seed: int = 0) -> Tensor:
+def greedy_weights(seed: int = 0) -> Tensor:
     """[SIZE] weights that decide as sequential greedy does."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for name, shape in SHAPES.items():
-        if name in ("rates", "key") or name.endswith("bias"):
-            parts.append(torch.zeros(shape))
-        else:
+        if name in ("pair", "task", "server", "world"):
             scale = (2.0 / (PAIR + TASK + SERVER + WORLD)) ** 0.5
             parts.append(scale * torch.randn(shape, generator=generator))
+        else:
+            parts.append(torch.zeros(shape))
     return torch.cat([part.flatten() for part in parts])
+
+
+def first_weights(seed: int = 0) -> Tensor:
+    """[SIZE] the same with orders to choose from: as numbered, by readiness, by work, both, and any others."""
+    generator = torch.Generator().manual_seed(seed)
+    key = torch.randn((TASK, ORDERS), generator=generator)
+    key[:, :4] = 0
+    key[_KEYS["ready"], 1:4:2] = 1
+    key[_KEYS["service"], 2:4] = -1
+    flat = greedy_weights(seed)
+    flat[-1 - key.numel() : -1] = key.flatten()
+    return flat
+
+
+_KEYS = {"ready": 2, "service": 3}
+"""Features of a task by number, of its best choice."""
 
 
 def unpack(flat: Tensor) -> Weights:
@@ -104,74 +135,79 @@ def unpack(flat: Tensor) -> Weights:
     return Weights(*(part.reshape(-1, *shape) for part, shape in zip(parts, SHAPES.values(), strict=True)))
 
 
-def scorer(weights: Weights, insertion: bool = True) -> Policy:
+def scorer(weights: Weights) -> Policy:
     """The policy of such weights; of P > 1 policies, each decides for its P-th part of the worlds [P * W, ..]."""
-    return lambda observation: decide(weights, observation, insertion)
+    return lambda observation: decide(weights, observation)
 
 
-def decide(weights: Weights, observation: OffloadObservation, insertion: bool = True) -> OffloadDecision:
+def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision:
     """The decisions [.., K] for worlds [.., K, ..]."""
     lead, places = observation.task_mask.shape[:-1], observation.task_mask.shape[-1]
-    seen = _with_one_batch_axis(observation)
-    whole = seen
-    if seen.task_mask.device.type == "cpu":
-        seen = _up_to_last(seen)
+    whole = _with_one_batch_axis(observation)
+    seen = _up_to_last(whole) if whole.task_mask.device.type == "cpu" else whole
     tasks = seen.task_mask.shape[-1]
-    found = choices(seen)
-    rows, order = prepared(weights, seen, found, insertion)
-    choice = sequence(seen, found.servers, rows, order, tasks, insertion)
-    decision = found.decision(choice)
+    made = prepared(weights, seen)
+    servers = seen.server_room.shape[-1]
+    way = sequence(seen, made.rows, made.order)
+    cost = judged(seen, made, way)
+    best = cost.argmin(-1)
+    way = way.gather(1, best[:, None, None].expand(-1, 1, tasks))[:, 0]
+    stays = way == made.rows.ready_s.shape[-1] - 1
+    option = torch.where(stays, made.local, torch.div(way, servers, rounding_mode="floor"))
+    decision = OffloadDecision(option, torch.where(stays, DEVICE, way % servers))
     if tasks < places:
-        rest = _on_device(whole, tasks)
-        decision = OffloadDecision(*(torch.cat(pair, -1) for pair in zip(decision, rest, strict=True)))
+        decision = OffloadDecision(*(torch.cat(pair, -1) for pair in zip(decision, _rest(whole, tasks), strict=True)))
     return OffloadDecision(*(part.reshape(*lead, -1) for part in decision))
 
 
-def prepared(
-    weights: Weights, seen: OffloadObservation, found: Choices, insertion: bool = True
-) -> tuple[Tensor, Tensor]:
-    """What the loop needs of every choice, [B, K, C, 12] (see `terms`), and the order [B, K] of the tasks; those that
-    are not there come last."""
-    weights = Weights(*(part.to(found.ready_s.dtype) for part in weights))
-    air_s = airtime_s(seen, found)
-    rates, key = network(weights, seen, found, air_s)
-    if insertion:
-        key = key - _size(service_of_best(seen, found))
-    rank = ranks(torch.where(seen.task_mask, key, torch.inf))
-    number = torch.arange(rank.shape[-1], device=rank.device).expand(rank.shape)
-    order = torch.zeros_like(rank).scatter(-1, rank, number)
-    return torch.stack(terms(seen, found, air_s, rates, rank), -1), order
+def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
+    """All but the loop and the judgement."""
+    weights = Weights(*(part.to(seen.deadline_s.dtype) for part in weights))
+    key, late_s, (ready_s, service_s, steep, fixed_s, price_s, local) = networks(weights, seen)
+    there = seen.task_mask[:, None]
+    order = torch.where(there, key.transpose(1, 2), torch.inf).argsort(dim=-1, stable=True)
+    return Prepared(Rows(ready_s, service_s, steep, fixed_s), order, price_s, local, late_s)
 
 
-def ranks(key: Tensor) -> Tensor:
-    """Places [B, K] in the order of the keys, equal ones in the order of their numbers: what exporters know no sort
-    for."""
-    number = torch.arange(key.shape[-1], device=key.device)
-    mine, other = key[..., :, None], key[..., None, :]
-    return ((other < mine) | ((other == mine) & (number < number[:, None]))).sum(-1)
-
-
-def airtime_s(observation: OffloadObservation, found: Choices) -> Tensor:
-    """[B, K, C] time of the upload alone, 0 where nothing is sent."""
-    sent_s = observation.option_upload_bits[..., None] / observation.uplink_bps[..., None, :]
-    return torch.where(found.on_device, 0.0, sent_s.flatten(-2).clamp(max=MOST_S))
-
-
-def network(weights: Weights, seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[Rates, Tensor]:
-    """The rates of the prices, and the key [B, K] of every task."""
-    pair, task, server, world = features(seen, found, air_s)
+def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Keys [B, K, ORDERS]; price of being late [B]; rows, prices and local options."""
+    found = choices(seen)
+    pair, task, server, world = features(seen, found)
     sends = (~found.on_device).to(pair.dtype)[..., None]
     server_part = _times(server, weights.server)
     server_part = server_part.repeat(1, found.mask.shape[-1] // found.servers, 1)[:, None] * sends
     task_part = _times(task, weights.task)[:, :, None]
-    world_part = _times(world[:, None], weights.world)[:, :, None]
-    hidden = _times(pair, weights.pair).add_(server_part).add_(task_part + world_part)
-    hidden = _biased(hidden, weights.first_bias).relu_()
-    rates = Rates(*_biased(_times(hidden, weights.rates), weights.rates_bias).unbind(-1))
-    return rates, _times(task, weights.key[..., None])[..., 0]
+    world_part = _biased(_times(world[:, None], weights.world), weights.first_bias)[:, :, None]
+    hidden = (_times(pair, weights.pair) + server_part + (task_part + world_part)).relu()
+    price, by_service, steep = _biased(_times(hidden, weights.prices), weights.prices_bias).unbind(-1)
+    key = _times(task, weights.key)
+    late_s = weights.late[:, 0].clamp(min=0) * LATE_SCALE_S
+    late_s = late_s[:, None].expand(-1, key.shape[0] // late_s.shape[0]).reshape(-1)
+    return key, late_s, ways(found, price * PRICE_SCALE_S + by_service * found.service_s, steep)
 
 
-def features(seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def ways(found: Choices, price_s: Tensor, steep: Tensor) -> tuple[Tensor, ...]:
+    """The rows, the prices [B, K, C], and the options [B, K] of the last way."""
+    goes = found.mask & ~found.on_device
+    stays = found.mask & found.on_device
+    local_s, local = torch.where(stays, found.ready_s + price_s, torch.inf).min(-1, keepdim=True)
+    ready_s = torch.where(goes, found.ready_s, 0.0)
+    own_s, own_price_s = (part.gather(-1, local) for part in (found.ready_s, price_s))
+    zero = torch.zeros_like(local_s)
+    price_s = torch.where(goes, price_s, 0.0)
+    fixed_s = torch.where(goes, found.service_s + price_s, torch.inf)
+    pairs = (
+        (ready_s, own_s),
+        (found.service_s, zero),
+        (1 + steep * found.service_s / START_SCALE_S, zero),
+        (fixed_s, local_s),
+        (price_s, own_price_s),
+    )
+    joined = tuple(torch.cat(pair, -1) for pair in pairs)
+    return (*joined, torch.div(local[..., 0], found.servers, rounding_mode="floor"))
+
+
+def features(seen: OffloadObservation, found: Choices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD]; all of size 1."""
     servers, dtype = found.servers, found.ready_s.dtype
     there = seen.task_mask.to(dtype)
@@ -183,6 +219,8 @@ def features(seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[T
     ready_s = found.ready_s.clamp(max=MOST_S)
     deadline_s = seen.deadline_s.clamp(min=_TINY_S, max=MOST_S)
     on_device_s = torch.where(found.on_device & found.mask, ready_s, MOST_S).amin(-1)
+    air_s = seen.option_upload_bits[..., None] / seen.uplink_bps[..., None, :]
+    air_s = torch.where(found.on_device, 0.0, air_s.flatten(-2).clamp(max=MOST_S))
     wait_s = (found.of_servers(seen.server_backlog_s)[:, None] - ready_s).clamp(min=0)
     pair = (
         _size(found.own_s.clamp(max=MOST_S)),
@@ -228,125 +266,66 @@ def features(seen: OffloadObservation, found: Choices, air_s: Tensor) -> tuple[T
     return tuple(torch.stack(part, -1) for part in (pair, task, server, world))  # type: ignore[return-value]
 
 
-def sequence(
-    seen: OffloadObservation, servers: int, rows: Tensor, order: Tensor, tasks: int, insertion: bool
-) -> Tensor:
-    """The choices [B, K] that the tasks take one after another; those past the first `tasks` in order are any. Tasks
-    that are not there join no queue."""
-    options = rows.shape[-2] // servers
-    queue = Queue.empty(seen, order.shape[-1])
-    choice = torch.zeros_like(order)
-    world = torch.arange(order.shape[0], device=order.device)
+def sequence(seen: OffloadObservation, rows: Rows, order: Tensor) -> Tensor:
+    """The ways [B, ORDERS, K] of the tasks, which decide one after another in each of the orders."""
+    worlds, orders, tasks = order.shape
+    ways_, servers = rows.ready_s.shape[-1], seen.server_room.shape[-1]
+    first = torch.arange(worlds, device=order.device)[:, None] * tasks
+    flat = [part.reshape(-1, ways_) for part in rows]
+    same = same_server(ways_, servers, order.device)
+    joins_s = same.to(rows.ready_s.dtype) * FULL_S
+    free_s, over_s = (part.repeat_interleave(orders, 0) for part in queues(seen, ways_))
+    taken = []
     for k in range(tasks):
-        task = order[:, k]
-        row = rows[world, task].reshape(-1, options, servers, rows.shape[-1])
-        ready_s, service_s, sends, air_s, longer, steep, fixed, others, delay, late, late_rise, late_start = row.unbind(
-            -1
-        )
-        ready_s = ready_s + longer * queue.senders[:, None]
-        free_s, delayed = queue.inserted(ready_s, k) if insertion else (queue.free_s[:, None], 0)
-        begin_s = torch.maximum(ready_s, free_s * sends)
-        lateness = (begin_s * late_rise + late_start).clamp(0.0, 1.0)
-        score = (begin_s * steep + fixed) + (others * queue.sent_s[:, None] + late * lateness)
-        score = (score + delay * delayed) + sends * (queue.over[:, None].clamp(min=0) * FULL_S)
-        taken = score.flatten(1).argmin(-1, keepdim=True)
-        choice.scatter_(1, task[:, None], taken)
-        joins = sends.flatten(1).gather(1, taken) * seen.task_mask.gather(1, task[:, None])
-        parts = (part.flatten(1).gather(1, taken) for part in (ready_s, begin_s + service_s, air_s))
-        queue = queue.joined(k, taken % servers, joins, *parts)
-    return choice
+        at = (order[:, :, k] + first).flatten()
+        ready_s, service_s, steep, fixed_s = (part[at] for part in flat)
+        begin_s = torch.maximum(torch.maximum(ready_s, free_s), over_s)
+        way = (begin_s * steep + fixed_s).argmin(-1, keepdim=True)
+        end_s = (begin_s + service_s).gather(-1, way)
+        free_s = torch.where(same[way[:, 0]], end_s, free_s)
+        over_s = over_s + joins_s[way[:, 0]]
+        taken.append(way)
+    decided = torch.cat(taken, -1).reshape(order.shape)
+    return torch.zeros_like(order).scatter(-1, order, decided)
 
 
-class Queue(NamedTuple):
-    """What was decided so far in this slot, and what waits on the servers with it."""
-
-    free_s: Tensor
-    """[B, N] when each server is done, if tasks are served in the order of the decisions."""
-    over: Tensor
-    """[B, N] above 0 where there is no room: how many tasks more than that would be left with one place."""
-    senders: Tensor
-    """[B, N] tasks of this slot that send there."""
-    sent_s: Tensor
-    """[B, N] their airtimes, each as if alone."""
-    before_s: Tensor
-    """[B, N] what waited when the slot began."""
-    server: Tensor
-    """[B, K] of the k-th decision, -1 where it joined none."""
-    ready_s: Tensor
-    """[B, K] of the k-th decision."""
-    finish_s: Tensor
-    """[B, K] when it was to be done as it was decided; those that come before it later are left out."""
-
-    @classmethod
-    def empty(cls, seen: OffloadObservation, tasks: int) -> "Queue":
-        free_s = seen.server_backlog_s
-        never = torch.full((free_s.shape[0], tasks), torch.inf, dtype=free_s.dtype, device=free_s.device)
-        nobody = torch.full_like(never, -1, dtype=torch.int64)
-        zero = torch.zeros_like(free_s)
-        return cls(free_s, 1 - seen.server_room.to(free_s.dtype), zero, zero, free_s, nobody, never, never)
-
-    def inserted(self, ready_s: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """For a task that would be ready so [B, O, N], served first come, first served: when what is before it is done,
-        and how many come after it."""
-        servers = torch.arange(self.over.shape[-1], device=ready_s.device)
-        here = (self.server[:, None, :k] == servers[:, None])[:, None]
-        after = self.ready_s[:, None, None, :k] > ready_s[..., None]
-        free_s = self.before_s[:, None].expand(ready_s.shape)
-        if k == 0:
-            return free_s, torch.zeros_like(ready_s)
-        ended_s = torch.where(here & ~after, self.finish_s[:, None, None, :k], 0.0).amax(-1)
-        return torch.maximum(free_s, ended_s), (here & after).sum(-1)
-
-    def joined(self, k: int, server: Tensor, joins: Tensor, ready_s: Tensor, end_s: Tensor, air_s: Tensor) -> "Queue":
-        """With the k-th decision; all [B, 1], `joins` 1 where the task joins a server."""
-        here = torch.nn.functional.one_hot(server[:, 0], self.over.shape[-1]) * joins
-
-        def put(whole: Tensor, new: Tensor) -> Tensor:
-            return torch.cat((whole[:, :k], new, whole[:, k + 1 :]), -1)
-
-        return self._replace(
-            free_s=torch.where(here > 0, end_s, self.free_s),
-            over=self.over + here,
-            senders=self.senders + here,
-            sent_s=self.sent_s + here * air_s,
-            server=put(self.server, torch.where(joins > 0, server, -1)),
-            ready_s=put(self.ready_s, ready_s),
-            finish_s=put(self.finish_s, end_s),
-        )
+def same_server(ways_: int, servers: int, device: torch.device) -> Tensor:
+    """[C, C] whether both ways lead to the same server; never where one stays on the device."""
+    number = torch.arange(ways_, device=device)
+    return (number[:, None] % servers == number % servers) & (number < ways_ - 1) & (number[:, None] < ways_ - 1)
 
 
-def terms(seen: OffloadObservation, found: Choices, air_s: Tensor, rates: Rates, rank: Tensor) -> tuple[Tensor, ...]:
-    """What the loop needs of every choice, each [B, K, C]: ready, service, whether it sends, airtime, what a sender
-    more adds to the upload, factor of the start, what is fixed, rate of the others' airtime, price of each task that is
-    delayed, and of being late, its rise over the start, and where it starts."""
-    dtype = found.ready_s.dtype
-    sends = (~found.on_device).to(dtype)
-    rest = (seen.task_mask.sum(-1, keepdim=True) - 1 - rank).clamp(min=0)[..., None] / found.servers
-    service_s = found.service_s
-    price_s = rates.price * PRICE_SCALE_S + (rates.service + rates.service_by_rest * rest) * service_s
-    finite = seen.deadline_s.isfinite()[..., None]
-    deadline_s = torch.where(finite, seen.deadline_s[..., None], 1.0).clamp(min=_TINY_S)
-    rise = torch.where(finite, 4 / deadline_s, 0.0).expand_as(service_s)
-    return (
-        torch.where(found.mask, found.ready_s, 0.0),
-        service_s,
-        sends,
-        air_s,
-        rates.senders.clamp(min=0) * air_s,
-        1 + rates.service_by_start * service_s / START_SCALE_S,
-        torch.where(found.mask, service_s + price_s, torch.inf),
-        rates.others * sends,
-        (1 + rates.delay) * service_s * sends,
-        rates.late * PRICE_SCALE_S,
-        rise,
-        torch.where(finite, (service_s - deadline_s) * rise + 0.5, 0.0),
+def queues(seen: OffloadObservation, ways_: int) -> tuple[Tensor, Tensor]:
+    """Of each way's server [B, C]: when it is done with what waits, and how long to wait for room."""
+    repeats = (ways_ - 1) // seen.server_room.shape[-1]
+    over_s = (1 - seen.server_room.clamp(max=99.0).to(seen.deadline_s.dtype)) * FULL_S
+    parts = ((seen.server_backlog_s, 0.0), (over_s, 0.0))
+    return tuple(torch.nn.functional.pad(part.repeat(1, repeats), (0, 1), value=end) for part, end in parts)  # type: ignore[return-value]
+
+
+def judged(seen: OffloadObservation, made: Prepared, way: Tensor) -> Tensor:
+    """[B, ORDERS] cost of the slot where the tasks go these ways [B, ORDERS, K]: summed latency, served first come,
+    first served, with prices. All pairs of tasks are looked at, which is less to do than to sort them."""
+    rows, servers = made.rows, seen.server_room.shape[-1]
+    orders, tasks = way.shape[1:]
+    stays = way == rows.ready_s.shape[-1] - 1
+    taken = way[..., None]
+    ready_s, service_s, price_s = (
+        part[:, None].expand(-1, orders, -1, -1).gather(-1, taken)[..., 0]
+        for part in (rows.ready_s, rows.service_s, made.price_s)
     )
-
-
-def service_of_best(seen: OffloadObservation, found: Choices) -> Tensor:
-    """[B, K] work for a server where each task would be done first, were it alone."""
-    best = predicted_s(found, seen.server_backlog_s).argmin(-1, keepdim=True)
-    return found.service_s.gather(-1, best)[..., 0]
+    number = torch.arange(tasks, device=way.device)
+    queue = torch.where(stays | ~seen.task_mask[:, None], -1 - number, way % servers)
+    backlog_s = seen.server_backlog_s[:, None].expand(-1, orders, -1).gather(-1, queue.clamp(min=0))
+    mine_s, other_s = ready_s[..., :, None], ready_s[..., None, :]
+    earlier = (other_s < mine_s) | ((other_s == mine_s) & (number <= number[:, None]))
+    before = earlier & (queue[..., None, :] == queue[..., :, None])  # [.., k, j]: j is served no later than k
+    work_s = (before.to(service_s.dtype) @ service_s[..., None])[..., 0]
+    start_s = torch.where(before, (ready_s + service_s - work_s)[..., None, :], NEVER_S).amax(-1)
+    latency_s = torch.where(stays, ready_s, work_s + torch.maximum(backlog_s, start_s))
+    late = (latency_s > seen.deadline_s[:, None]).to(latency_s.dtype)
+    cost = latency_s + price_s + late * made.late_s[:, None, None]
+    return (cost * seen.task_mask[:, None].to(cost.dtype)).sum(-1)
 
 
 def _size(time_s: Tensor) -> Tensor:
@@ -378,7 +357,7 @@ def _up_to_last(seen: OffloadObservation) -> OffloadObservation:
     )
 
 
-def _on_device(seen: OffloadObservation, first: int) -> OffloadDecision:
+def _rest(seen: OffloadObservation, first: int) -> OffloadDecision:
     """For the places from `first` on, where no tasks are: what stays on the device."""
     stays = (seen.option_upload_bits == 0)[:, first:]
     option = (stays.int() + (stays & seen.option_mask[:, first:]).int()).argmax(-1)

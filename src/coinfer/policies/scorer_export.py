@@ -1,7 +1,7 @@
-"""A scorer as one ONNX file: its networks as PyTorch exports them, its loop over tasks as ONNX's own `Loop`.
+"""A scorer as one ONNX file: its networks as PyTorch exports them, its loop over tasks as ONNX's own `Scan`.
 
 The loop's body is written out by hand, as few and as simple nodes as can be: they run once for every task, and most of
-their time is that of calling them. It is the same arithmetic in the same order as `scorer.sequence` with insertion, so
+their time is that of calling them. It is the same arithmetic in the same order as `scorer.sequence` and `judged`, so
 both decide alike.
 """
 
@@ -19,9 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from coinfer.policies import scorer
-from coinfer.policies.choices import choices
 from coinfer.policies.exported import AXES, FORMAT
-from coinfer.types import OffloadObservation
+from coinfer.types import DEVICE, OffloadObservation
 
 FIELDS = (
     "option_device_s", "option_upload_bits", "option_server_s", "option_mask", "task_mask", "deadline_s", "uplink_bps",
@@ -39,7 +38,6 @@ class _Prepared(nn.Module):
 
     def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(FIELDS, fields, strict=True))
-        there = named["task_mask"]
         options = named["option_device_s"]
         seen = OffloadObservation(
             **named,  # type: ignore[arg-type]
@@ -47,18 +45,14 @@ class _Prepared(nn.Module):
             option_device_j=torch.zeros_like(options),
             energy_left_j=torch.zeros_like(named["deadline_s"]),
         )
-        found = choices(seen)
-        rows, order = scorer.prepared(scorer.unpack(self.weights[None]), seen, found)
-        options, servers = named["option_server_s"].shape[2:]
-        ready, service, sends, air, longer, steep, fixed, others, delay, late, rise, lean = rows.unbind(-1)
-        number = torch.arange(servers).repeat(options).to(rows.dtype)
-        code = torch.where(sends > 0, number, -1.0)
-        joins = torch.where(there[:, :, None], code, -2.0)
-        full = sends * scorer.FULL_S
-        parts = (ready, service, longer, steep, fixed, others, delay, late, rise, lean, full, sends, air, joins)
-        index = order[None, ..., None].expand(len(parts), -1, -1, rows.shape[-2])
-        rows = torch.stack(parts, 0).gather(2, index).permute(2, 0, 1, 3)
-        return rows.contiguous(), order, code, there.sum(-1).max()
+        key, _, parts = scorer.networks(scorer.unpack(self.weights[None]), seen)
+        key = torch.where(seen.task_mask[:, None], key.transpose(1, 2), torch.inf)
+        return key, *parts, *scorer.queues(seen, parts[0].shape[-1]), seen.task_mask.sum(-1).max().clamp(min=1)
+
+
+_PREPARED = ("key", "ready", "service", "steep", "fixed", "price", "local", "free", "over", "count")
+"""What it gives: key [B, Q, K]; of every way [B, K, C]; local [B, K]; of the ways' servers [B, C]."""
+_ROWS = ("ready", "service", "steep", "fixed")
 
 
 class _Nodes:
@@ -74,97 +68,103 @@ class _Nodes:
         return names[0]
 
 
-_CONSTANTS: dict[str, np.ndarray] = {
-    "zero": np.array(0, np.float32),
-    "one": np.array(1, np.float32),
-    "none_ready": np.array(-np.inf, np.float32),
-    "nought": np.array(0, np.int64),
-    "step": np.array(1, np.int64),
-    "last": np.array([-1], np.int64),
-    "axis0": np.array([0], np.int64),
-    "axis1": np.array([1], np.int64),
-    "alive": np.array(True),
-}
-_STATE = ("senders", "sent", "over", "jobs_ready", "jobs_finish")
-_PARTS = (
-    "ready0", "service", "longer", "steep", "fixed", "others", "delay", "late", "rise", "lean", "full", "sends",
-    "air", "code",
-)  # fmt: skip
-"""Of the rows, as the loop takes them."""
+def _constants(late_s: float) -> dict[str, np.ndarray]:
+    return {
+        "never": np.array(scorer.NEVER_S, np.float32),
+        "full": np.array(scorer.FULL_S, np.float32),
+        "late_s": np.array(late_s, np.float32),
+        "orders": np.array([scorer.ORDERS], np.int64),
+        "no": np.array(0, np.int64),
+        "one": np.array(1, np.int64),
+        "nobody": np.array(DEVICE, np.int64),
+        "any": np.array([-1], np.int64),
+        **{f"at{axis}": np.array([axis], np.int64) for axis in range(3)},
+    }
 
 
 def _body() -> onnx.GraphProto:
-    """One task: what `scorer.sequence` with insertion and `Queue` do. All is by choice, [1, B, C], so that nothing has
-    to be spread; the jobs are [1, B, C, K], and where there is none their readiness is minus infinity."""
+    """One task in every order, R = worlds * orders: the body of the loop of `scorer.sequence`; all [R, C], by way."""
     n = _Nodes("b")
-    senders, sent, over, jobs_ready, jobs_finish = (f"{name}_in" for name in _STATE)
-    n("Split", n("Gather", "rows_by_task", "i", axis=0), outputs=_PARTS, axis=0, num_outputs=len(_PARTS))
-    ready = n("Add", "ready0", n("Mul", "longer", senders))
-    after = n("Greater", jobs_ready, n("Unsqueeze", ready, "last"))
-    free = n("ReduceMax", n("Where", after, "zero", jobs_finish), "last", keepdims=0)
-    delayed = n("ReduceSum", n("Cast", after, to=TensorProto.FLOAT), "last", keepdims=0)
-    begin = n("Max", ready, n("Mul", free, "sends"))
-    lateness = n("Clip", n("Add", n("Mul", begin, "rise"), "lean"), "zero", "one")
-    own = n("Add", n("Mul", begin, "steep"), "fixed")
-    score = n("Add", own, n("Add", n("Mul", "others", sent), n("Mul", "late", lateness)))
-    score = n("Add", score, n("Mul", "delay", delayed))
-    score = n("Add", score, n("Mul", "full", n("Relu", over)))
-    taken = n("ArgMin", score, outputs=["taken"], axis=-1, keepdims=1)
-    parts = n("Concat", ready, n("Add", begin, "service"), "air", "code", axis=0)
-    found = n("GatherElements", parts, n("Expand", taken, "taken_shape"), axis=-1)
-    own_parts = ("own_ready", "own_end", "own_air", "own_code")
-    n("Split", found, outputs=own_parts, axis=0, num_outputs=len(own_parts))
-    here = n("Equal", "server_numbers", "own_code")
-    joins = n("Cast", here, to=TensorProto.FLOAT)
-    n("Add", senders, joins, outputs=["senders_out"])
-    n("Add", sent, n("Mul", joins, "own_air"), outputs=["sent_out"])
-    n("Add", over, joins, outputs=["over_out"])
-    put = n("And", n("Unsqueeze", here, "last"), n("Equal", "places", "i"))
-    n("Where", put, n("Unsqueeze", "own_ready", "last"), jobs_ready, outputs=["jobs_ready_out"])
-    n("Where", put, n("Unsqueeze", "own_end", "last"), jobs_finish, outputs=["jobs_finish_out"])
-    n("Identity", "alive_in", outputs=["alive_out"])
+    begin = n("Max", "ready", "free_in", "over_in")
+    score = n("Add", n("Mul", begin, "steep"), "fixed")
+    way = n("ArgMin", score, outputs=["way"], axis=-1, keepdims=1)
+    end = n("GatherElements", n("Add", begin, "service"), way, axis=1)
+    n("Where", n("GatherND", "same", way), end, "free_in", outputs=["free_out"])
+    n("Add", "over_in", n("GatherND", "joins", way), outputs=["over_out"])
 
-    def value(name: str, kind: int, shape: list[int] | None = None) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, shape)
+    def value(name: str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, None)
 
-    given = [value("i", TensorProto.INT64, []), value("alive_in", TensorProto.BOOL, [])]
-    given += [value(f"{name}_in", TensorProto.FLOAT) for name in _STATE]
-    results = [value("alive_out", TensorProto.BOOL, [])]
-    results += [value(f"{name}_out", TensorProto.FLOAT) for name in _STATE]
-    return helper.make_graph(n.nodes, "task", given, [*results, value("taken", TensorProto.INT64)])
+    given = [value(name) for name in ("free_in", "over_in", *_ROWS)]
+    results = [value("free_out"), value("over_out"), value("way", TensorProto.INT64)]
+    return helper.make_graph(n.nodes, "task", given, results)
 
 
 def _around(n: _Nodes) -> None:
     """What stands between the networks and the loop, and after it."""
-    sizes = n("Shape", "rows_by_task")  # K, J, B, C
-    worlds, choice_count = (n("Gather", sizes, n("Constant", value_int=axis), axis=0) for axis in (2, 3))
-    servers = n("Gather", n("Shape", "server_room"), "step", axis=0)
+    n("Split", n("Shape", "ready"), outputs=["worlds", "tasks", "ways"], num_outputs=3)
+    worlds, tasks, ways = "worlds", "tasks", "ways"
+    servers = n("Gather", n("Shape", "server_room"), "at1", axis=0)
+    last = n("Sub", ways, "at1")
+    number = n("Range", "no", n("Squeeze", ways), "one")
+    goes = n("Less", number, last)
+    code = n("Where", goes, n("Mod", number, servers), n("Sub", "no", "one"))
+    here = n("And", n("Equal", n("Unsqueeze", code, "at1"), code), goes)
+    n("Identity", here, outputs=["same"])
+    n("Mul", n("Cast", here, to=TensorProto.FLOAT), "full", outputs=["joins"])
+    # the rows in every order, [count, R, C], and the queues [R, C] in which they begin
+    n("TopK", "key", n("Unsqueeze", "count", "at0"), outputs=["keys", "order"], axis=-1, largest=0, sorted=1)
+    world = n("Range", "no", n("Squeeze", worlds), "one")
+    first = n("Mul", n("Unsqueeze", world, n("Concat", "at1", "at2", axis=0)), tasks)
+    rows_at = n("Transpose", n("Add", "order", first), perm=[2, 0, 1])
+    rows_at = n("Reshape", rows_at, n("Concat", n("Unsqueeze", "count", "at0"), "any", axis=0))
+    flat = n("Concat", "any", ways, axis=0)
+    rows = [n("Gather", n("Reshape", name, flat), rows_at, axis=0) for name in _ROWS]
+    spread = n("Concat", worlds, "orders", ways, axis=0)
+    free, over = (n("Reshape", n("Expand", n("Unsqueeze", name, "at1"), spread), flat) for name in ("free", "over"))
+    n("Scan", free, over, *rows, outputs=["free_end", "over_end", "ways_by_task"], body=_body(), num_scan_inputs=4)
+    by_task = n("Reshape", "ways_by_task", n("Concat", n("Unsqueeze", "count", "at0"), worlds, "orders", axis=0))
+    by_task = n("Transpose", by_task, perm=[1, 2, 0])
+    nowhere = n("Expand", "no", n("Concat", worlds, "orders", tasks, axis=0))
+    n("ScatterElements", nowhere, "order", by_task, outputs=["decided"], axis=2)
+    _judged(n, first, ways, last, servers, world)
+    best = n("ArgMin", "costs", axis=-1, keepdims=1)
+    way = n("GatherND", "decided", best, batch_dims=1)
+    stays = n("Equal", way, last)
+    n("Where", stays, "local", n("Div", way, servers), outputs=["option"])
+    n("Where", stays, "nobody", n("Mod", way, servers), outputs=["server"])
 
-    def vector(*parts: str) -> str:
-        return n("Concat", *(n("Unsqueeze", part, "axis0") for part in parts), axis=0)
 
-    n("Identity", vector(n("Constant", value_int=4), worlds, "step"), outputs=["taken_shape"])
-    by_choice = vector("step", worlds, choice_count)
-    by_job = vector("step", worlds, choice_count, "count")
-    n("Range", "nought", "count", "step", outputs=["places"])
-    numbers = n("Mod", n("Range", "nought", choice_count, "step"), servers)
-    n("Cast", numbers, to=TensorProto.FLOAT, outputs=["server_numbers"])
-    room, before = (n("Gather", name, numbers, axis=1) for name in ("server_room", "server_backlog_s"))
-    n("Expand", "zero", by_choice, outputs=["senders0"])
-    n("Unsqueeze", n("Sub", "one", room), "axis0", outputs=["over0"])
-    n("Expand", "none_ready", by_job, outputs=["jobs_ready0"])
-    spread = n("Unsqueeze", n("Unsqueeze", before, "axis0"), "last")
-    n("Expand", spread, by_job, outputs=["jobs_finish0"])
-    first = ("senders0", "senders0", "over0", "jobs_ready0", "jobs_finish0")
-    ends = [f"{name}_end" for name in _STATE]
-    n("Loop", "count", "alive", *first, outputs=[*ends, "taken_by_task"], body=_body())
-    # [count, B, 1] of the first tasks in order; those after them are not there
-    taken = n("Transpose", n("Reshape", "taken_by_task", vector("count", worlds)), perm=[1, 0])
-    n("Slice", "order", "axis0", n("Unsqueeze", "count", "axis0"), "axis1", outputs=["decided"])
-    choice = n("ScatterElements", n("Expand", "nought", n("Shape", "order")), "decided", taken, axis=1)
-    n("Div", choice, servers, outputs=["option"])
-    chosen = n("GatherElements", "codes", n("Unsqueeze", choice, "last"), axis=-1)
-    n("Cast", n("Squeeze", chosen, "last"), to=TensorProto.INT64, outputs=["server"])
+def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: str) -> None:
+    """From the ways decided [B, Q, K] to the costs [B, Q], as `scorer.judged`."""
+    numbers = n("Range", "no", n("Squeeze", "tasks"), "one")
+    entry = n("Add", n("Mul", n("Add", first, numbers), ways), "decided")
+    ready, service, price = (
+        n("Gather", n("Reshape", name, "any"), entry, axis=0) for name in ("ready", "service", "price")
+    )
+    stays = n("Equal", "decided", last)
+    there = n("Unsqueeze", "task_mask", "at1")
+    alone = n("Or", stays, n("Not", there))
+    queue = n("Where", alone, n("Sub", "any", numbers), n("Mod", "decided", servers))
+    of_world = n("Mul", n("Unsqueeze", world, n("Concat", "at1", "at2", axis=0)), ways)
+    backlog = n("Gather", n("Reshape", "free", "any"), n("Add", of_world, "decided"), axis=0)
+
+    def each(name: str) -> tuple[str, str]:
+        """As of task k, and of task j, in [.., k, j]."""
+        return n("Unsqueeze", name, "any"), n("Unsqueeze", name, "at2")
+
+    (mine, other), (mine_at, other_at) = each(ready), each(queue)
+    no_later = n("LessOrEqual", numbers, n("Unsqueeze", numbers, "at1"))
+    earlier = n("Or", n("Less", other, mine), n("And", n("Equal", other, mine), no_later))
+    before = n("And", earlier, n("Equal", mine_at, other_at))
+    work = n("MatMul", n("Cast", before, to=TensorProto.FLOAT), n("Unsqueeze", service, "any"))
+    work = n("Squeeze", work, "any")
+    ahead = n("Unsqueeze", n("Sub", n("Add", ready, service), work), "at2")
+    start = n("ReduceMax", n("Where", before, ahead, "never"), "any", keepdims=0)
+    latency = n("Where", stays, ready, n("Add", work, n("Max", backlog, start)))
+    late = n("Cast", n("Greater", latency, n("Unsqueeze", "deadline_s", "at1")), to=TensorProto.FLOAT)
+    cost = n("Add", n("Add", latency, price), n("Mul", late, "late_s"))
+    n("ReduceSum", n("Mul", cost, n("Cast", there, to=TensorProto.FLOAT)), "any", outputs=["costs"], keepdims=0)
 
 
 def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, training: Mapping[str, Any]) -> None:
@@ -175,10 +175,11 @@ def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, trai
         scenario: what it was trained for.
         training: record of the training.
     """
+    late_s = scorer.unpack(weights[None]).late.clamp(min=0).item() * scorer.LATE_SCALE_S
     model = _prepared_model(weights)
     graph = model.graph
     del graph.output[:]
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items())
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _constants(late_s).items())
     nodes = _Nodes("a")
     _around(nodes)
     graph.node.extend(nodes.nodes)
@@ -220,7 +221,7 @@ def _prepared_model(weights: Tensor) -> onnx.ModelProto:
                 dynamo=True,
                 dynamic_shapes=(shapes,),
                 input_names=list(FIELDS),
-                output_names=["rows_by_task", "order", "codes", "count"],
+                output_names=list(_PREPARED),
                 verbose=False,
             )
     finally:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coinfer.policies import scorer
 from coinfer.policies.heuristics import sequential_greedy
+from coinfer.policies.insertion import insertion
 from coinfer.policies.memory import remembering
 from coinfer.types import Policy
 
@@ -35,14 +36,8 @@ def makers(slot_s: float) -> dict[str, Callable[[int], Policy]]:
     return found
 
 
-def insertion(seed: int = 0) -> Policy:
-    """Sequential greedy that serves first come, first served in its mind too, longest tasks first, and counts whom a
-    task would delay: the scorer without learned prices."""
-    return scorer.scorer(scorer.unpack(scorer.first_weights()[None]))
-
-
 def learned(seed: int = 0) -> Policy:
-    """The scorer with the prices that were learned."""
+    """The scorer with the weights that were learned."""
     return scorer.scorer(scorer.unpack(learned_weights()[None]))
 
 
