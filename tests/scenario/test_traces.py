@@ -93,8 +93,8 @@ def test_the_shipped_workload_keeps_its_requests():
         ("requests\n1\n", None, ":1: columns are 'requests', expected 'time_s'"),
         ("time_s,requests\n0,0\n", None, ": holds no request"),
         ("time_s\n2\n1\n", None, ":3: time_s 1 does not come after 2"),
-        ("service,time_s\na,1\nb,2\n", "c", ": no series 'c'; it holds 'a, b'"),
-        ("service,time_s\na,1\nb,2\n", None, ": no series None; it holds 'a, b'"),
+        ("service,time_s\na,1\nb,2\n", "c", ": no series 'c'; it holds: 'a', 'b'"),
+        ("service,time_s\na,1\nb,2\n", None, ": holds several, name one with `series`: 'a', 'b'"),
         ("time_s\n1\n", "c", ": has no column that names a series; leave `series` away"),
     ],
 )

@@ -84,7 +84,8 @@ def load_workload(path: Path, series: str | None) -> Workload:
             raise TraceError(f"{path}:{line}: time_s {times[-1]:g} does not come after {times[-2]:g}")
         counts.append(number_of(path, line, row, count_column) if count_column else 1.0)
     if name_column and series not in found:
-        raise TraceError(f"{path}: no series {shown(series)}; it holds {shown(', '.join(found))}")
+        lacks = "holds several, name one with `series`" if series is None else f"no series {shown(series)}; it holds"
+        raise TraceError(f"{path}: {lacks}: {', '.join(map(shown, list(found)[:12]))}")
     if name_column is None and series is not None:
         raise TraceError(f"{path}: has no column that names a series; leave `series` away")
     if sum(counts) == 0:
