@@ -5,8 +5,9 @@
 Latency and deadline success against the arrival rate, the capacity of the servers and the age of what is known about
 them, on `cdo-dsac` and `campus`: 10 seeds, one episode of 50 slots each, the same chance for every policy.
 `slot-descent` knows the truth of each slot and decides for all its tasks; `lower bound` knows all slots beforehand, and
-no policy is below it. Writes results/SCENARIO.json and results/SCENARIO.png, and prints the tables of the README. What
-was stopped goes on from results/SCENARIO.partial.jsonl. One thread a process: about 25 minutes, over --jobs.
+no policy is below it. Writes results/SCENARIO.json and results/SCENARIO.png, and prints all figures as tables, those
+of the README (the ends of the sweeps) last. What was stopped goes on from results/SCENARIO.partial.jsonl. One thread a
+process: about 25 minutes, over --jobs.
 """
 
 import argparse
@@ -223,6 +224,35 @@ def tables(scenario: str, points: list[Point]) -> str:
     return "\n".join(lines)
 
 
+ENDS = ("greedy", "two-choices", "sequential-greedy", "slot-descent", limits.NAME)
+
+
+def ends(scenario: str, points: list[Point]) -> str:
+    """Markdown, for each sweep: both its ends and the scenario itself, success below latency, and the room."""
+    lines = [
+        "| " + " | ".join((scenario, "at", *ENDS, "*greedy : descent*", "*sequential : descent*")) + " |",
+        "|---|---|" + "---:|" * (len(ENDS) + 2),
+    ]
+    for sweep in sweeps(scenario):
+        first, *_, last = sweep.points
+        for value in sorted({first, sweep.base, last}):
+            point = next(one for one in points if (one["sweep"], one["value"]) == (sweep.name, value))
+            cells = [
+                f"{values_of(point, name, 'mean_s').mean() / MILLI:,.0f}, "
+                f"{values_of(point, name, 'in_time').mean() / 0.01:.0f} %"
+                for name in ENDS
+            ]
+            room = [_room(point, name) for name in ("greedy", "sequential-greedy")]
+            lines.append(f"| {sweep.name} | {value:g} | " + " | ".join((*cells, *room)) + " |")
+    return "\n".join(lines)
+
+
+def _room(point: Point, name: str) -> str:
+    """How many times as long as slot descent takes, paired by seed."""
+    found = interval(values_of(point, name, "mean_s") / values_of(point, "slot-descent", "mean_s"))
+    return f"{found.mean:.2f} ±{found.half:.2f}"
+
+
 def _excess(here: list[Point], name: str, other: str) -> str:
     """A row: by how many percent one is slower than another, paired by seed."""
     found = [
@@ -243,7 +273,7 @@ def main() -> None:
     for scenario in settings.scenario or ("cdo-dsac", "campus"):
         points = read(scenario, settings.output) if settings.redraw else simulate(scenario, settings)
         figure(scenario, points, settings.output / f"{scenario}.png")
-        print(tables(scenario, points), flush=True)
+        print(tables(scenario, points), ends(scenario, points), sep="\n\n", flush=True)
 
 
 def simulate(scenario: str, settings: argparse.Namespace) -> list[Point]:
