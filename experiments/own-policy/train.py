@@ -57,12 +57,12 @@ SETS: dict[str, tuple[list[Case], int]] = {
             *(aged("campus", age, 4) for age in (0, 0, 2)),
             aged("city", 0, 2),
         ],
-        240,
+        200,
     ),
-    "five": (cases(RATES), 120),
-    "two": (cases(RATES, 2, 8), 40),
-    "ten": (cases(RATES, 10, 3), 40),
-    "twenty": (cases(RATES, 20, 2), 40),
+    "five": (cases(RATES), 80),
+    "two": (cases(RATES, 2, 8), 30),
+    "ten": (cases(RATES, 10, 3), 30),
+    "twenty": (cases(RATES, 20, 2), 30),
 }
 """Cases of each training and how many generations it has."""
 AFTER = {"two": "five", "ten": "five", "twenty": "five"}

@@ -8,6 +8,7 @@ leaves it; `fields` of the observation that it reads; `training`, the record of 
 
 import json
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ _KEYS = ("format", "kind", "scheme", "scenario", "scenario_fingerprint", "sizes"
 Triple = tuple[int, tuple[str, ...], int]
 
 
+SHIPPED = Path(str(files("coinfer") / "data" / "policies"))
+
+
 class PolicyError(UserError):
     """A policy file that cannot be used, or not here."""
 
@@ -58,10 +62,14 @@ class ExportedPolicy:
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 1) -> "ExportedPolicy":
-        """Raises:
-        PolicyError: where the file or its side-car is missing, damaged, or does not belong to it; one line.
         """
-        path = Path(path)
+        Args:
+            path: of the ONNX file, or the name of one that comes with the package (`learned`).
+
+        Raises:
+            PolicyError: where the file or its side-car is missing, damaged, or does not belong to it; one line.
+        """
+        path = shipped_path(path)
         sidecar = _read_sidecar(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -137,6 +145,12 @@ class ExportedPolicy:
             there = found.get(letter)
             if size is not None and there is not None and there != size:
                 raise PolicyError(f"{self.path}: made for {size} {_WHAT[letter]}, {there} are at hand")
+
+
+def shipped_path(path: str | Path) -> Path:
+    """Of the policy of that name which comes with the package; any other path as it is."""
+    shipped = SHIPPED / f"{path}.onnx"
+    return shipped if Path(path).name == str(path) and shipped.is_file() else Path(path)
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

@@ -8,19 +8,18 @@ slot is, so they are made for a world.
 import json
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coinfer.policies import scorer
+from coinfer.policies.exported import SHIPPED
 from coinfer.policies.heuristics import sequential_greedy
 from coinfer.policies.insertion import insertion
 from coinfer.policies.memory import remembering
 from coinfer.types import Policy
 
-LEARNED = Path(str(files("coinfer") / "data" / "policies" / "learned.onnx"))
+LEARNED = SHIPPED / "learned.onnx"
 """The trained policy as a file that also nodes take; without memory, which is theirs to keep."""
 
 
