@@ -50,6 +50,15 @@ def test_every_option_has_its_measured_accuracy(tmp_path: Path):
     assert len(set(found.world.option_accuracy[0, 0])) > 10
 
 
+def test_quantising_does_not_make_answers_better(tmp_path: Path):
+    """As on real devices: a few more right answers than with 32 bits are chance, and no reason to send so."""
+    rows = [row.model_copy(update={"correct": 720}) for row in measured().rows]
+    found = compiled(tmp_path, measured(rows=rows))
+    assert set(found.world.option_accuracy[0, 0].tolist()) == {0.70, 0.72, 0.75, 0.80}
+    first = [label.exit == 1 for label in found.labels[0][0]]
+    assert set(found.world.option_accuracy[0, 0][first].tolist()) == {0.70}
+
+
 def test_a_table_of_another_network_is_refused(tmp_path: Path):
     with pytest.raises(ScenarioError, match=r"accuracy_table: accuracy\.json was measured on network 'x'"):
         compiled(tmp_path, measured(model="x", fingerprint="0" * 64))
