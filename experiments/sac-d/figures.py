@@ -173,7 +173,10 @@ def outcomes(scenario: str, folder: Path) -> None:
     columns[0].set(ylabel="latency, ms", yscale="log", title=f"{Path(scenario).stem}: what comes of the decisions")
     columns[1].set(ylabel="accuracy, %")
     columns[2].set(ylabel="regret of the reward\n(mean of 10 neighbours)", xlabel="bandwidth, MB/s")
-    columns[0].set(ylim=(None, 8 * columns[0].get_ylim()[1]))
+    columns[0].set(ylim=(None, 4 * columns[0].get_ylim()[1]), yticks=(10, 20, 50, 100, 200, 500, 1000))
+    columns[0].yaxis.set_major_formatter("{x:g}")
+    columns[0].yaxis.set_minor_formatter("")
+    columns[0].set(ylim=(0.8 * min(one.latency_s.min() for one in runs["sac-d"]) / MILLI, columns[0].get_ylim()[1]))
     columns[0].legend(fontsize=8, loc="upper left", ncols=3)
     finish(figure, columns, folder / "outcomes.png")
 
