@@ -11,6 +11,9 @@ from coinfer.console import console, resumable
 from coinfer.types import UserError
 
 if TYPE_CHECKING:
+    from coinfer.learners.agents import Loss
+    from coinfer.learners.cluster import RayCrew
+    from coinfer.learners.offloading import Spread
     from coinfer.learners.training import Progress
 
 
@@ -33,6 +36,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
     device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Agents and controller as processes spread over a Ray cluster.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The cluster's head, or auto; one on this machine alone without it."),
+    ] = None,
 ) -> None:
     """Train a scheme, compare it with baselines, and export its policy.
 
@@ -61,8 +71,9 @@ def train(
     name = scenario or found.scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
+    how = {"spread": _spread(scheme, address)} if cluster or address else {}
     with resumable(), training_bar(scheme) as progress:
-        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume)
+        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **how)
     compiled = open_world(name, parse_changes(changes or ()))
     path = folder / "policy.onnx"
     with console.status("exporting the policy"):

@@ -202,9 +202,21 @@ def shared(agents: int) -> Callable[[Transition], Transition]:
     return lambda step: Transition(*(part.unflatten(0, (-1, agents)).flatten(1, 2) for part in step))
 
 
-def loop_of(settings: CdoSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
-    """Everything that trains S seeds [S], ready for `learners.loop.run`."""
+def loop_of(
+    settings: CdoSettings,
+    world: OffloadWorld,
+    seeds: Tensor,
+    device: str | torch.device = "cpu",
+    only: int | None = None,
+) -> Loop:
+    """Everything that trains S seeds [S], ready for `learners.loop.run`.
+
+    Args:
+        only: this agent of each seed alone, as it is beside the others; it broadcasts nothing (`learners.agents`).
+    """
     agents = torch.arange(settings.agents, device=device)
+    if only is not None:
+        agents, settings = agents[only : only + 1], replace(settings, agents=1, broadcast_every=0)
     keys = random.key(seeds.to(device)[:, None], agents).flatten()
 
     def game(worlds: int) -> OfferGame:

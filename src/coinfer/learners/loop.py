@@ -39,6 +39,11 @@ class LoopSettings:
     """Rounds to an assessment on held-out worlds; 0 for none but the last."""
     assess_rounds: int = 50
 
+    def draws(self, number: int) -> range:
+        """Numbers of the batches that this round, counted from 1, learns from."""
+        learns = number > self.warmup and number % self.every == 0
+        return range(number * self.updates, (number + learns) * self.updates)
+
 
 class Point(NamedTuple):
     """A point of the learning curves: means since the last one."""
@@ -75,9 +80,9 @@ class Loop:
     def play(self) -> None:
         """One round."""
         self.remember(self.step())
-        for call in self.draws():
+        for call in self.settings.draws(self.round):
             self.learn(self.drawn(call))
-        self.close()
+        self.end()
 
     def step(self) -> Transition:
         """Begins a round: a step of all worlds, as it is to be remembered."""
@@ -91,12 +96,6 @@ class Loop:
             self.replay = Replay(self.settings.capacity, record)
         self.replay.add(record)
 
-    def draws(self) -> range:
-        """Numbers of the batches that this round learns from."""
-        learns = self.round > self.settings.warmup and self.round % self.settings.every == 0
-        first = self.round * self.settings.updates
-        return range(first, first + self.settings.updates * learns)
-
     def drawn(self, call: int) -> Transition:
         """The batch of this number, for each learner."""
         assert self.replay is not None
@@ -105,8 +104,8 @@ class Loop:
     def learn(self, batch: Transition) -> None:
         self._count(self.learner.update(batch))
 
-    def close(self) -> None:
-        """Ends a round: curves and assessment where they are due."""
+    def end(self) -> None:
+        """Of a round: curves and assessment where they are due."""
         if self.round % self.settings.tell_every == 0:
             self._tell()
         last = self.round == self.settings.rounds

@@ -6,6 +6,7 @@ side by side, and so do its agents.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.learners import cdo_dsac, ddpg, online_rl
+from coinfer.learners.agents import Setting
 from coinfer.learners.loop import Loop
 from coinfer.learners.training import Progress, Trained, TrainingError, TrainSettings, drive, settings_record
 from coinfer.policies.offer_policy import OfferNet, OfferPolicy
@@ -23,6 +25,7 @@ from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import OffloadWorld
 
 Modules = tuple[nn.Module, ...]
+Spread = Callable[[Setting], AbstractContextManager[Callable[[Loop], None]]]
 
 
 def train_cdo_dsac(
@@ -33,8 +36,12 @@ def train_cdo_dsac(
     resume: bool = False,
     scheme: str = "cdo-dsac",
     cuts: str = "fixed",
+    spread: Spread | None = None,
 ) -> Trained:
     """CDO-DSAC: as many agents as `CdoSettings` has; a seed ships the one that does best on common worlds.
+
+    Args:
+        spread: plays elsewhere, with the loop kept here: `learners.cluster.playing`, given what all must know.
 
     Raises:
         UserError: where scenario, preset or folder are not as they must be; one line.
@@ -50,8 +57,13 @@ def train_cdo_dsac(
         features = cdo_dsac.features_of(made, world.edge.tasks)
         return _modules(learner.sac.actor, rows, features, cdo_dsac.offers_of(made))
 
-    loop = cdo_dsac.loop_of(made, world, settings.learner_seeds(), settings.device)
-    return _train(scheme, loop, finish, world, made, settings, progress, folder, resume)
+    seeds = settings.learner_seeds()
+    if spread is None:
+        loop = cdo_dsac.loop_of(made, world, seeds, settings.device)
+        return _train(scheme, loop, finish, world, made, settings, progress, folder, resume)
+    loop = cdo_dsac.loop_of(made, world, seeds.cpu())
+    with spread(Setting(made, world, seeds.tolist(), settings.device, torch.get_num_threads())) as play:
+        return _train(scheme, loop, finish, world, made, settings, progress, folder, resume, play)
 
 
 def train_cias_pno(settings: TrainSettings, **how: Any) -> Trained:
@@ -117,9 +129,10 @@ def _train(
     progress: Progress,
     folder: Path | None,
     resume: bool,
+    play: Callable[[Loop], None] = Loop.play,
 ) -> Trained:
     record = settings_record(settings, scheme, fingerprint(world), preset=made)
-    digest = drive(loop, record, progress=progress, folder=folder, resume=resume)
+    digest = drive(loop, record, progress=progress, folder=folder, resume=resume, play=play)
     modules = finish(loop)
     assessed = tuple(_by_seed(point, settings.seeds) for point in loop.assessed)
     return Trained(scheme, modules, modules, tuple(loop.points), assessed, record, digest, by_number=False)

@@ -17,18 +17,22 @@ class Scheme(NamedTuple):
     scenario: str
     """What it is trained in where nobody says."""
     about: str
+    agents: bool = False
+    """Whether it has several agents, which a cluster can hold: the function takes `spread`, too."""
 
 
 SCHEMES = {
     "sac-d": Scheme("sac_d", "train", "sacd", "discrete soft actor-critic over exit, cut and bits (WCNC 2022)"),
     "dqn": Scheme("sac_d", "train_dqn", "sacd", "double DQN with the same inputs and depth, SAC-d's baseline"),
     "cdo-dsac": Scheme(
-        "offloading", "train_cdo_dsac", "cdo-dsac", "soft actor-critic agents that share a memory (SEKE 2023)"
+        "offloading", "train_cdo_dsac", "cdo-dsac", "soft actor-critic agents that share a memory (SEKE 2023)", True
     ),
     "cias-pno": Scheme(
-        "offloading", "train_cias_pno", "cdo-dsac", "CDLP cuts, the agents choose servers (IJSEKE 2023)"
+        "offloading", "train_cias_pno", "cdo-dsac", "CDLP cuts, the agents choose servers (IJSEKE 2023)", True
     ),
-    "cias-pno-joint": Scheme("offloading", "train_cias_pno_joint", "cdo-dsac", "the agents choose cut and server"),
+    "cias-pno-joint": Scheme(
+        "offloading", "train_cias_pno_joint", "cdo-dsac", "the agents choose cut and server", True
+    ),
     "ddpg": Scheme("offloading", "train_ddpg", "cdo-dsac", "central DDPG (after TII 2020), CDO-DSAC's baseline"),
     "online-rl": Scheme("offloading", "train_online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }

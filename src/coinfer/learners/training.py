@@ -100,12 +100,14 @@ def drive(
     progress: Progress = lambda _: None,
     folder: Path | None = None,
     resume: bool = False,
+    play: Callable[[Loop], None] = Loop.play,
 ) -> str:
     """Runs a loop to its end, with checkpoints, curves and logs in the folder.
 
     Args:
         record: what the training is; a checkpoint of another one is not gone on from.
         resume: go on from the folder's last checkpoint, if there is one.
+        play: brings the loop one or several rounds on.
 
     Returns:
         The digest of the final state.
@@ -122,10 +124,10 @@ def drive(
             events.add(point)
         while loop.round < loop.settings.rounds:
             points = len(loop.points)
-            loop.play()
+            play(loop)
             now_s = time.monotonic()
-            if len(loop.points) > points:
-                events.add(loop.points[-1])
+            for point in loop.points[points:]:
+                events.add(point)
             decisions = (loop.round - first) * loop.view.there[..., 0].numel()
             progress(Report(loop.round, loop.settings.rounds, decisions, now_s - began_s, _last(loop.points)))
             if folder is not None and now_s - saved_s >= SAVE_EVERY_S:

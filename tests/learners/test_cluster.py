@@ -1,0 +1,133 @@
+"""Training on a Ray cluster of two nodes: whoever dies, it ends as if nothing had happened; mistakes are one line."""
+
+import os
+import re
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+
+import pytest
+from tests.learners.test_agents import SMALL, Here, setting
+from typer.testing import CliRunner
+
+from coinfer.cli import app
+from coinfer.learners import cdo_dsac, cluster
+from coinfer.learners.agents import Conductor
+from coinfer.learners.training import TrainingError, drive
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch):
+    """Address of a cluster of two nodes on this machine that nobody else can reach; all its processes end."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        made.add_node(**node)
+        yield made.address
+        ours = psutil.Process().children(recursive=True)
+    finally:
+        made.shutdown()
+    psutil.wait_procs(ours, timeout=20)
+    assert not [process.name() for process in ours if process.is_running() and "ray" in process.name()]
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Addresses on which these processes and their children listen."""
+    import psutil
+
+    own = psutil.Process().children(recursive=True)
+    found = {process for process in own if "ray" in " ".join(process.cmdline())}
+    assert pids <= {process.pid for process in found}
+    held = [link for process in found for link in process.net_connections("inet")]
+    return {link.laddr.ip for link in held if link.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.timeout(240)
+def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp_path: Path):
+    """As the stacked loop, bit by bit: weights, optimisers, shared memory, worlds."""
+    made = setting()
+    made = made._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
+    alone, loop, losses, killed = made.loop(), made.loop(), [], []
+    crew: list[cluster.RayCrew] = []
+
+    def kill(report):
+        """Agent 0 in the first half, the controller in the second."""
+        for member, at in ((0, 5), (2, 20)):
+            if report.round >= at and len(killed) == (member > 0) and len(losses) == len(killed):
+                killed.append(member)
+                Timer(0.05, os.kill, (crew[0].seats()[member].pid, signal.SIGKILL)).start()
+
+    with cluster.playing(made, two_nodes, told=losses.append, seated=crew.append) as play:
+        seats = crew[0].seats()
+        assert len({seat.node for seat in seats}) == 2
+        assert listening({seat.pid for seat in seats}) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        digest = drive(loop, {"of": "a test"}, play=play, progress=kill, folder=tmp_path)
+    assert digest == drive(alone, {})
+    assert loop.points == alone.points
+    assert [loss.why for loss in losses] == ["agent 0", "the controller"]
+
+
+def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """With a crew in this process instead of Ray's."""
+    asked = []
+
+    @contextmanager
+    def playing(setting, address, *, told, seated):
+        asked.append((setting.settings.agents, address))
+        yield Conductor(Here(setting, {60: 1}), setting, told, sleep=lambda _: None).play
+
+    monkeypatch.setattr(cluster, "playing", playing)
+    monkeypatch.setitem(cdo_dsac.PRESETS, "quick", replace(SMALL, agents=2))
+    small = ("slots=6", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
+    words = ["train", "cdo-dsac", "--steps", "48", "--out", str(tmp_path / "run"), "--cluster"]
+    words += [word for change in small for word in ("--set", change)]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert asked == [(2, None)]
+    assert re.search(r"agent 1 was lost and replaced within \S+ s; \S+ s of training were played again", done.output)
+    assert "sequential-greedy" in done.output
+    assert (tmp_path / "run" / "policy.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:9", "address 127.0.0.1:9: no Ray head answers there; `ray start --head` starts one"),
+        ("head", "address 'head': expected HOST:PORT of a Ray head, such as 10.0.0.5:6379, or auto"),
+        ("ray://10.0.0.5:10001", "address 'ray://10.0.0.5:10001': expected HOST:PORT"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, told: str):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "REACH_S", 0.5)
+    began_s = time.monotonic()
+    with pytest.raises(TrainingError, match=re.escape(told)) as caught, cluster.playing(setting(), address):
+        pass
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began_s < 10
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(TrainingError, match=r"needs Ray: pip install 'coinfer\[cluster\]'"),
+        cluster.playing(setting()),
+    ):
+        pass
+
+
+def test_what_has_no_agents_is_not_spread(tmp_path: Path):
+    words = ["train", "ddpg", "--cluster", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert "ddpg has no agents to put on a cluster; schemes that have: cdo-dsac, cias-pno" in str(done.exception)
