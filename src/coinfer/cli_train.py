@@ -88,6 +88,26 @@ def train(
     console.print(f"\npolicy: {path}; curves and records: {folder}", soft_wrap=True)
 
 
+def _spread(scheme: str, address: str | None) -> "Spread":
+    """What has the agents of the scheme live on the cluster."""
+    from coinfer.learners import registry
+    from coinfer.learners.cluster import playing
+
+    if not registry.scheme(scheme).agents:
+        able = ", ".join(name for name, one in registry.SCHEMES.items() if one.agents)
+        raise UserError(f"{scheme} has no agents to put on a cluster; schemes that have: {able}")
+
+    def seated(crew: "RayCrew") -> None:
+        nodes = len({seat.node for seat in crew.seats()})
+        console.print(f"{crew.count} agents and the controller on {nodes} node{'s' * (nodes > 1)} of the cluster")
+
+    def told(loss: "Loss") -> None:
+        about = f"{loss.why} was lost and replaced within {loss.took_s:.1f} s"
+        console.print(f"{about}; {loss.age_s:.1f} s of training were played again")
+
+    return lambda setting: playing(setting, address, told=told, seated=seated)
+
+
 @contextmanager
 def training_bar(scheme: str) -> Iterator["Progress"]:
     """How far it is, what it has learned so far, how fast it goes, how long it still takes."""
