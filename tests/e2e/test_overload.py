@@ -2,6 +2,7 @@
 Figures are printed; `pytest -rP` shows them."""
 
 import contextlib
+import math
 import statistics
 import threading
 import time
@@ -32,10 +33,12 @@ DEADLINE_S = 0.6
 """More than a full queue of 8 takes."""
 CALM_S = 2.0
 GOODPUT = 0.95
-ROUNDS = 5
-"""The capacity is that of an emulated processor, which follows the machine's moods: where it rose so much in
-mid-round that most requests were answered, the round says nothing of overload and does not count. Collapse is a factor
-of 2."""
+ROUNDS = 8
+"""The capacity is that of an emulated processor, which follows the machine's moods, and so do the clients: a round in
+which other work took the machine away says little. What a busy machine can spoil must come out right in one round of
+so many; an edge that collapses (a factor of 2), answers late or is slow to refuse does so in all of them."""
+FULL, TOO_LATE = "queue_full", ("hopeless", "expired")
+PATIENT, HURRIED = 12, 8
 
 
 def whole_request(deadline_s: float) -> InferRequest:
@@ -110,45 +113,64 @@ class OpenLoad:
 
 def test_an_overloaded_edge_keeps_its_goodput_and_the_device_its_answers(table: ProfileTable, exact: list[np.ndarray]):
     with site(table, OVERLOADED, "--queue", "8") as (nodes, device), contextlib.closing(GrpcTransport()) as other:
-        shares: list[float] = []
+        told = []
         for _ in range(ROUNDS):
             calm = capacity(other, nodes[0].address)
             load = OpenLoad(other, nodes[0].address, 3 * calm)
             answers = drive(device, {50: load.start, 190: load.stop}, period_s=1.5 * PERIOD_S)
             calm = (calm + capacity(other, nodes[0].address)) / 2
             check(answers, exact)
-            share = load.goodput(answers) / calm
-            refused = [error for error, _ in load.refusals]
-            answered_s = [took_s for _, took_s in load.refusals]
-            print(f"overloaded: goodput {share:.3f} of the calm capacity of {calm:.1f}/s")
-            print(f"overloaded: {len(load.in_time_s)} in time, {load.late} late, {len(refused)} refused, "
-                  f"in {statistics.median(answered_s) * 1e3:.1f} ms (median)")  # fmt: skip
-            assert load.late <= 0.01 * len(load.in_time_s), "what is admitted is answered in time"
-            assert {(error.code, error.reason) for error in refused} == {("RESOURCE_EXHAUSTED", "queue_full")}
-            assert all(error.pushback_s is not None and error.pushback_s > 0 for error in refused)
-            if len(refused) <= len(load.in_time_s):
-                continue
-            assert statistics.median(answered_s) < 1 / calm, "a refusal costs less than a place in the queue"
-            shares.append(share)
-            if share >= GOODPUT:
-                break
-        assert max(shares, default=0.0) >= GOODPUT, "three times the capacity means two refusals for each answer"
+            refusals = {(error.code, error.reason) for error, _ in load.refusals}
+            assert refusals <= {("RESOURCE_EXHAUSTED", FULL), *(("DEADLINE_EXCEEDED", why) for why in TOO_LATE)}
+            assert all(error.pushback_s and error.pushback_s > 0 for error, _ in load.refusals if error.reason == FULL)
+            told.append(shortcomings(load, answers, calm))
+            if not told[-1]:
+                return
+        raise AssertionError(f"in every round something was wrong: {told}")
+
+
+def shortcomings(load: OpenLoad, answers: Sequence[Answered], calm: float) -> list[str]:
+    """What an edge that is asked for three times its calm rate should do better."""
+    in_time, took_s = len(load.in_time_s), [took_s for _, took_s in load.refusals]
+    full = sum(error.reason == FULL for error, _ in load.refusals)
+    share, refused_s = load.goodput(answers) / calm, statistics.median(took_s or [math.inf])
+    print(f"overloaded: goodput {share:.3f} of the calm capacity of {calm:.1f}/s")
+    print(
+        f"overloaded: {in_time} in time, {load.late} late, {len(took_s)} refused, in {refused_s * 1e3:.1f} ms (median)"
+    )
+    wrong = {
+        f"goodput {share:.3f} of the calm rate": share < GOODPUT,
+        f"{load.late} of {in_time} admitted answered late": load.late > 0.01 * in_time,
+        f"{len(took_s)} refusals for {in_time} answers, two for each are due": len(took_s) <= in_time,
+        f"{len(took_s) - full} refused for another reason than a full queue": full < len(took_s),
+        f"a refusal takes {refused_s:.3f} s, longer than a place in the queue": refused_s >= 1 / calm,
+    }
+    return [what for what, is_so in wrong.items() if is_so]
 
 
 def test_a_deadline_that_cannot_be_held_costs_no_computing(table: ProfileTable):
     with edges([GRAPH.name], [("--slowdown", "40")]) as (node,), contextlib.closing(GrpcTransport()) as transport:
-        service_s = [transport.send(node.address, whole_request(10.0), 10.0).result().server_s for _ in range(5)]
+
+        def send(count: int, deadline_s: float) -> list[Future[InferReply]]:
+            return [transport.send(node.address, whole_request(deadline_s), 10.0) for _ in range(count)]
+
+        service_s = [send(1, 10.0)[0].result().server_s for _ in range(5)]
         before = node.served()
-        hopeless = [transport.send(node.address, whole_request(min(service_s) / 10), 10.0) for _ in range(20)]
-        for future in hopeless:
+        for future in send(20, min(service_s) / 10):
             error = future.exception()
             assert isinstance(error, TransportError)
             assert error.code == "DEADLINE_EXCEEDED"
-        patient = [transport.send(node.address, whole_request(10.0), 10.0) for _ in range(4)]
-        hurried = [transport.send(node.address, whole_request(max(service_s) * 1.5), 10.0) for _ in range(8)]
-        for future in patient:
-            assert unpack(future.result().outputs[0]).shape == (1, 10)
-        codes = [error.code for future in hurried if isinstance(error := future.exception(), TransportError)]
-        assert set(codes) == {"DEADLINE_EXCEEDED"}
-        assert len(codes) >= 7, "four requests wait already"
-        assert node.served() - before == len(patient) + len(hurried) - len(codes), "none ran in vain"
+        assert node.served() == before, "none ran in vain"
+        for _ in range(ROUNDS):
+            before = node.served()
+            patient, hurried = send(PATIENT, 10.0), send(HURRIED, max(service_s) * 1.5)
+            in_front = sum(not future.done() for future in patient)
+            for future in patient:
+                assert unpack(future.result().outputs[0]).shape == (1, 10)
+            codes = [error.code for future in hurried if isinstance(error := future.exception(), TransportError)]
+            assert set(codes) <= {"DEADLINE_EXCEEDED"}
+            assert node.served() - before == PATIENT + HURRIED - len(codes), "none ran in vain"
+            if in_front >= PATIENT // 2:  # else the sender was held up for longer than the queue takes
+                assert len(codes) >= HURRIED - 1, f"{in_front} requests waited already"
+                return
+        raise AssertionError(f"{PATIENT} requests were answered before {HURRIED} more were sent, {ROUNDS} times")

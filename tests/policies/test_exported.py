@@ -89,7 +89,7 @@ def test_other_options_or_servers_are_refused(made):
     policy.sidecar["options"][0] = [0, ["pool9"], 4]
     with pytest.raises(PolicyError, match="missing: exit 1, cut at pool9, 4 bits"):
         policy.fitted(triples, servers=1)
-    with pytest.raises(PolicyError, match="made for 1 servers, 3 are at hand"):
+    with pytest.raises(PolicyError, match="made for 1 server, 3 at hand"):
         ExportedPolicy.load(path).fitted(triples, servers=3)
 
 
@@ -104,6 +104,12 @@ def test_other_options_or_servers_are_refused(made):
         (lambda path: changed(path, format=2), "expected format 1"),
         (lambda path: changed(path, fields=["uplink_bps"]), "not those that"),
         (lambda path: changed(path, fields=["colour"]), "no field 'colour'"),
+        (lambda path: changed(path, fields="colour"), "fields: Input should be a valid list, got 'colour'"),
+        (lambda path: changed(path, sizes=3), "sizes: Input should be a valid dictionary, got 3"),
+        (lambda path: changed(path, sizes={"K": "one"}), "sizes.K: "),
+        (lambda path: changed(path, sizes={"Z": 3}), "no axis 'Z'"),
+        (lambda path: changed(path, options=[[1, 2]]), "options.0.1: "),
+        (lambda path: changed(path, options=[]), "options: "),
     ],
 )
 def test_a_spoilt_pair_is_one_clear_line(made, tmp_path: Path, spoil, told: str):

@@ -78,8 +78,8 @@ def test_a_policy_that_reads_its_options_gets_the_planners(tmp_path: Path):
         ([(0, ("pool9",), 8)], {}, "made for other options; exit 1, cut at pool9, 8 bits is not among those"),
         ([(3, ("pool1",), 8)], {}, "made for other options; exit 4, cut at pool1, 8 bits"),
         ([(0, ("pool1",), 7)], {}, "its options cannot be had here"),
-        (SOME, {"N": 5}, "made for 5 servers, 1 are at hand"),
-        (None, {"O": 126}, "made for 126 options, .* are at hand"),
+        (SOME, {"N": 5}, "made for 5 servers, 1 at hand"),
+        (None, {"O": 126}, "made for 126 options, .* at hand"),
     ],
 )
 def test_a_policy_for_others_is_refused(tmp_path: Path, options, sizes, said):

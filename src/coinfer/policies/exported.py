@@ -10,10 +10,11 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime as ort
+from pydantic import BaseModel, Field, ValidationError
 
 from coinfer.types import OffloadDecision, OffloadObservation, UserError
 
@@ -37,9 +38,9 @@ AXES = {
 }
 """Axes of the fields: B worlds, K tasks, O options, N servers."""
 _MASKS = ("option_mask", "task_mask")
-_WHAT = {"K": "tasks", "O": "options", "N": "servers"}
-_KEYS = ("format", "kind", "scheme", "scenario", "scenario_fingerprint", "sizes", "options", "fields", "training")
+_WHAT = {"K": "task", "O": "option", "N": "server"}
 Triple = tuple[int, tuple[str, ...], int]
+Count = Annotated[int, Field(ge=0, strict=True)]
 
 
 SHIPPED = Path(str(files("coinfer") / "data" / "policies"))
@@ -47,6 +48,20 @@ SHIPPED = Path(str(files("coinfer") / "data" / "policies"))
 
 class PolicyError(UserError):
     """A policy file that cannot be used, or not here."""
+
+
+class _Sidecar(BaseModel):
+    """What the file must hold; see above."""
+
+    format: int
+    kind: str
+    scheme: str
+    scenario: str
+    scenario_fingerprint: str
+    sizes: dict[str, Count | None]
+    options: Annotated[list[tuple[Count, tuple[str, ...], Count]], Field(min_length=1)] | None
+    fields: list[str]
+    training: dict[str, Any]
 
 
 class ExportedPolicy:
@@ -144,7 +159,8 @@ class ExportedPolicy:
         for letter, size in self.sidecar["sizes"].items():
             there = found.get(letter)
             if size is not None and there is not None and there != size:
-                raise PolicyError(f"{self.path}: made for {size} {_WHAT[letter]}, {there} are at hand")
+                one = "s" if size != 1 else ""
+                raise PolicyError(f"{self.path}: made for {size} {_WHAT[letter]}{one}, {there} at hand")
 
 
 def shipped_path(path: str | Path) -> Path:
@@ -164,13 +180,22 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         sidecar = json.loads(side.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyError(f"{side}: not readable as JSON: {error}") from None
-    absent = [key for key in _KEYS if not isinstance(sidecar, dict) or key not in sidecar]
+    absent = [key for key in _Sidecar.model_fields if not isinstance(sidecar, dict) or key not in sidecar]
     if absent:
         raise PolicyError(f"{side}: not the side-car of a policy, {absent[0]!r} is missing")
     if (sidecar["format"], sidecar["kind"]) != (FORMAT, "offload"):
         got = f"{sidecar['format']} and kind {sidecar['kind']!r}"
         raise PolicyError(f"{side}: expected format {FORMAT} and kind 'offload', got format {got}")
+    try:
+        _Sidecar.model_validate(sidecar)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise PolicyError(f"{side}: {place}: {first['msg']}, got {first['input']!r:.50}") from None
     unknown = [name for name in sidecar["fields"] if name not in AXES]
     if unknown:
         raise PolicyError(f"{side}: no field {unknown[0]!r} in an observation")
+    strange = [letter for letter in sidecar["sizes"] if letter not in _WHAT]
+    if strange:
+        raise PolicyError(f"{side}: no axis {strange[0]!r} in sizes; there are {', '.join(_WHAT)}")
     return sidecar
