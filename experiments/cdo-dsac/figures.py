@@ -29,7 +29,7 @@ NAMES = {
 }
 """Scheme to its name, colour and marker."""
 PAPERS = ("cdo-dsac", "ddpg", "online-rl", "greedy", "random")
-BESIDE = ("two-choices", "sequential-greedy")
+BESIDE = ("ddpg-running", "two-choices", "sequential-greedy")
 BASE = 30
 """Capacity of the preset."""
 
@@ -61,10 +61,9 @@ class Results:
 
     def curve(self, scheme: str, rate: float, measure: str) -> tuple[np.ndarray, np.ndarray]:
         """Episodes of each seed so far [P], and values [P, S] on held-out worlds; the mean of a seed's agents."""
-        part = self.parts[scheme, rate]
-        slots = np.array([point["round"] for point in part["curve"]]) * self.record["worlds"]
-        values = np.array([point[measure] for point in part["curve"]])
-        return slots / self.record["slots"], values.reshape(len(values), self.record["seeds"], -1).mean(-1)
+        curve = self.parts[scheme, rate]["curve"]
+        slots = np.array([point["round"] for point in curve]) * self.record["worlds"]
+        return slots / self.record["slots"], np.array([point[measure] for point in curve])
 
 
 def line(axes: Any, at: Any, estimates: list[Estimate], scheme: str, unit: float) -> None:

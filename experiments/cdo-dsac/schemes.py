@@ -13,6 +13,7 @@ from coinfer.evaluate.simulate import episode_seeds
 from coinfer.evaluate.statistics import jain
 from coinfer.learners import cdo_dsac, ddpg, online_rl
 from coinfer.learners import loop as loops
+from coinfer.learners.offer_game import OfferGame
 from coinfer.policies import heuristics
 from coinfer.policies.draws import pick, uniform
 from coinfer.policies.offer_policy import OfferPolicy
@@ -22,10 +23,8 @@ from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 AGENTS, WORLDS = 5, 10
 """Every scheme learns in ten worlds a seed at once: two for each of CDO-DSAC's five agents."""
-PATIENCE = 4
-"""The baselines play so many times as many slots."""
-SMALL = {"batch": 16, "memory": 1500, "hidden": (32, 32), "every": 2, "broadcast_every": 40, "judge_rounds": 20}
-"""What lets ten seeds of CDO-DSAC train on one core in a minute or two."""
+JUDGE_WORLDS = 4
+DDPG = {"memory": 1500, "actor_rate": 1e-3, "discount": 0.8, "follow": 0.02}
 
 
 class Budget(NamedTuple):
@@ -42,9 +41,20 @@ class Trained(NamedTuple):
     policy: Policy
     """For S * E worlds, those of a seed side by side."""
     curve: list[dict[str, Any]]
-    """On held-out worlds without exploring: rounds so far, and `latency_s`, `in_time` of each learner."""
+    """On held-out worlds without exploring: rounds so far, and `reward`, `latency_s`, `in_time` of each seed, the mean
+    of its agents."""
     rounds: int
     weights: dict[str, torch.Tensor]
+    slots_per_s: float
+    kept_round: list[int]
+    """When each seed's weights were those that are kept."""
+
+
+class Played(NamedTuple):
+    curve: list[dict[str, Any]]
+    weights: torch.Tensor
+    """[S, ..] those of the greatest return on the held-out worlds, of all agents and assessments."""
+    kept_round: list[int]
     slots_per_s: float
 
 
@@ -53,56 +63,47 @@ Scheme = Callable[[OffloadWorld, Budget], Trained]
 
 def cdo(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
-        worlds = WORLDS // AGENTS
-        own = {**SMALL, **changes}
-        settings = cdo_dsac.preset("quick", agents=AGENTS, worlds=worlds, rounds=budget.rounds, **own)
-        updates = budget.rounds // settings.every
-        sac = replace(settings.sac, entropy_updates=max(1, int(0.6 * updates)))
-        settings = replace(settings, sac=sac, assess_every=budget.assess_every)
+        settings = cdo_dsac.preset("quick", agents=AGENTS, worlds=WORLDS // AGENTS, **changes)
+        settings = cdo_dsac.with_rounds(settings, budget.rounds)
         loop = cdo_dsac.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
-        rate = _play(loop, budget)
         sac = loop.learner.sac
-        chosen = cdo_dsac.best_agents(loop.learner)
-        flat = sac.actor_flat.detach()[chosen]
-        policy = OfferPolicy(sac.actor, flat, cdo_dsac.features_of(settings), cdo_dsac.offers_of(settings))
-        return Trained(policy, _curve(loop), loop.round, {"actor": flat.cpu()}, rate)
+        played = _play(loop, world, budget, lambda: sac.actor_flat.detach())
+        features, offers = cdo_dsac.features_of(settings), cdo_dsac.offers_of(settings)
+        return _trained(OfferPolicy(sac.actor, played.weights, features, offers), loop, played)
 
     return train
 
 
 def deterministic(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
-        budget = budget._replace(rounds=PATIENCE * budget.rounds)
-        settings = replace(
-            ddpg.DdpgSettings(), worlds=WORLDS, rounds=budget.rounds, assess_every=2 * budget.assess_every,
-            noise_updates=int(0.6 * budget.rounds), **changes,
-        )  # fmt: skip
+        settings = ddpg.with_rounds(replace(ddpg.DdpgSettings(), worlds=WORLDS, **changes), budget.rounds)
         loop = ddpg.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
-        rate = _play(loop, budget)
-        flat = loop.learner.actor_flat.detach()
-        policy = OfferPolicy(loop.learner.actor, flat, ddpg.features_of(settings), fixed_cut)
-        return Trained(policy, _curve(loop), loop.round, {}, rate)
+        played = _play(loop, world, budget, lambda: loop.learner.actor_flat.detach())
+        return _trained(
+            OfferPolicy(loop.learner.actor, played.weights, ddpg.features_of(settings), fixed_cut), loop, played
+        )
 
     return train
 
 
 def tabular(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
-        budget = budget._replace(rounds=PATIENCE * budget.rounds)
-        settings = replace(
-            online_rl.OnlineRlSettings(), worlds=WORLDS, rounds=budget.rounds, batch=2 * WORLDS,
-            epsilon_updates=int(0.6 * budget.rounds), assess_every=2 * budget.assess_every, **changes,
-        )  # fmt: skip
+        settings = replace(online_rl.OnlineRlSettings(), worlds=WORLDS, batch=2 * WORLDS, **changes)
+        settings = online_rl.with_rounds(settings, budget.rounds)
         loop = online_rl.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
-        rate = _play(loop, budget)
-        policy = online_rl.TablePolicy(loop.learner.grid, loop.learner.values)
-        return Trained(policy, _curve(loop), loop.round, {}, rate)
+        played = _play(loop, world, budget, lambda: loop.learner.values)
+        return _trained(online_rl.TablePolicy(loop.learner.grid, played.weights), loop, played)
 
     return train
 
 
+def _trained(policy: Policy, loop: loops.Loop, played: Played) -> Trained:
+    weights = {"actor": played.weights.cpu()} if isinstance(policy, OfferPolicy) else {}
+    return Trained(policy, played.curve, loop.round, weights, played.slots_per_s, played.kept_round)
+
+
 def named(policy: Callable[[int], Policy]) -> Scheme:
-    return lambda world, budget: Trained(policy(0), [], 0, {}, 0.0)
+    return lambda world, budget: Trained(policy(0), [], 0, {}, 0.0, [])
 
 
 def random_server(seed: int = 0) -> Policy:
@@ -121,8 +122,8 @@ SCHEMES: dict[str, Scheme] = {
     "cdo-dsac": cdo(),
     "cdo-dsac-seen": cdo(running=False),
     "cdo-dsac-flat": cdo(form="flat", hidden=(256, 512, 256)),
-    "ddpg": deterministic(hidden=(64, 32), batch=64, actor_rate=1e-3, discount=0.5),
-    "ddpg-running": deterministic(form="places", hidden=(32, 32), batch=32, actor_rate=3e-4),
+    "ddpg": deterministic(hidden=(64, 32), batch=64, **DDPG),
+    "ddpg-running": deterministic(form="places", hidden=(32, 32), batch=32, critic_rate=3e-3, **DDPG),
     "online-rl": tabular(),
     "online-rl-running": tabular(running=True),
     "greedy": named(heuristics.greedy),
@@ -132,18 +133,32 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def _play(loop: loops.Loop, budget: Budget) -> float:
-    """Slots a second."""
-    loop.settings = replace(loop.settings, assess_rounds=budget.assess_rounds)
-    began_s = time.monotonic()
-    while loop.round < budget.rounds and time.monotonic() < budget.until_s:
+def _play(loop: loops.Loop, world: OffloadWorld, budget: Budget, weights: Callable[[], torch.Tensor]) -> Played:
+    """Trains, and judges everybody now and then in worlds that are the same for all learners of all schemes; the first
+    time before anything was learned."""
+    loop.settings = replace(loop.settings, assess_every=0, assess_rounds=1)
+    own: Any = loop.game
+    judge = OfferGame(world, JUDGE_WORLDS, own.features, own.offers, budget.device)
+    count, seeds = len(loop.keys), budget.seeds
+    curve, took_s = [], 0.0
+    kept, best = weights()[:: count // seeds].clone(), torch.full((seeds,), -torch.inf, dtype=torch.float64)
+    kept_round = [0] * seeds
+    while True:
+        if loop.round % budget.assess_every == 0 or loop.round == budget.rounds:
+            found = {n: part.cpu() for n, part in loops.assess(judge, loop.learner, budget.assess_rounds).items()}
+            by_seed = {name: part.unflatten(0, (seeds, -1)) for name, part in found.items()}
+            told = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
+            curve.append({"round": loop.round, **told})
+            reward, agent = by_seed["reward"].max(1)
+            for seed in (reward > best).nonzero()[:, 0].tolist():
+                kept[seed] = weights()[seed * (count // seeds) + int(agent[seed])]
+                best[seed], kept_round[seed] = reward[seed], loop.round
+        if loop.round == budget.rounds or time.monotonic() >= budget.until_s:
+            break
+        began_s = time.process_time()
         loop.play()
-    return loop.round * loop.view.there.shape[0] * loop.view.there.shape[1] / (time.monotonic() - began_s)
-
-
-def _curve(loop: loops.Loop) -> list[dict[str, Any]]:
-    rounded = [{name: [round(v, 5) for v in values] for name, values in p.figures.items()} for p in loop.assessed]
-    return [{"round": p.round, **kept} for p, kept in zip(loop.assessed, rounded, strict=True)]
+        took_s += time.process_time() - began_s
+    return Played(curve, kept, kept_round, loop.round * count * loop.view.there.shape[1] / max(took_s, 1e-9))
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 SCENARIO = HERE / "cias-pno.yaml"
-RATES, SEEDS, EPISODES = (1.2, 2.0), 10, 2
+RATES, SEEDS, EPISODES = (1.2, 2.0), 10, 8
 ENDS = {"cuts": "ends"}
 SCHEMES: dict[str, tuple[Scheme, dict[str, Any]]] = {
     "cias-pno": (cdo(), {}),
@@ -65,6 +65,7 @@ def trained(name: str, rate: float, budget: Budget) -> dict[str, Any]:
         "scheme": name,
         "rate": rate,
         "rounds": found.rounds,
+        "kept_round": found.kept_round,
         "curve": found.curve,
         "measured": measure(world, found.policy, budget.seeds, EPISODES, budget.device),
     }
@@ -133,12 +134,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--rounds", type=int, default=120, help="slots that each of a seed's 10 worlds plays")
+    parser.add_argument("--rounds", type=int, default=600, help="slots that each of a seed's 10 worlds plays")
+    parser.add_argument("--only", nargs="*", default=[], help="SCHEME@RATE: these only, and no figures")
     parser.add_argument("--quick", action="store_true", help="two seeds, 8 rounds: shows that it runs")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     rounds, seeds = (8, 2) if settings.quick else (settings.rounds, SEEDS)
-    budget = Budget(rounds, seeds, max(1, rounds // 6), 25, float("inf"), settings.device)
+    budget = Budget(rounds, seeds, max(1, rounds // 20), 25, float("inf"), settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     partial = settings.out / "points.partial.jsonl"
     points = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []
@@ -146,13 +148,15 @@ def main() -> None:
     with partial.open("a", encoding="utf-8") as file:
         for rate in reversed(RATES):
             for name in SCHEMES:
-                if (name, rate) in known:
+                if (name, rate) in known or (settings.only and f"{name}@{rate:g}" not in settings.only):
                     continue
                 began_s = time.monotonic()
                 points.append(trained(name, rate, budget))
                 file.write(json.dumps(points[-1]) + "\n")
                 file.flush()
                 CONSOLE.print(f"{name}, rate {rate:g}: {time.monotonic() - began_s:.0f} s")
+    if settings.only:
+        return
     order = list(SCHEMES)
     points.sort(key=lambda point: (point["rate"], order.index(point["scheme"])))
     decisions = {tasks: decision_s(tasks) for tasks in (1, 4, 16, 64, 256, 1024)}

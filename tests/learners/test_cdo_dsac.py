@@ -143,8 +143,8 @@ def trained_cdo():
 
 def trained_ddpg():
     settings = replace(
-        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", actor_rate=1e-3,
-        noise_updates=150, assess_every=200,
+        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", actor_rate=1e-3, critic_rate=3e-3,
+        follow=0.02, noise_updates=150, assess_every=200,
     )  # fmt: skip
     found = ddpg.loop_of(settings, world(), SEEDS)
     loop.run(found)

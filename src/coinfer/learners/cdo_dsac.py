@@ -17,7 +17,11 @@ What the printed algorithm leaves open, and what we do:
   centred: less the running mean reward per task (Naik et al. 2024, "Reward centering"). Which action is best stays.
 - The state is not normalised in the paper. Preset `paper` has its network (256, 512, 256 over the whole state, side by
   side) and Table I; the other presets score every place of every task with one small network, which knows what the
-  physics predicts of it (`policies.offers`), and have a discount of 0.9: a slot's work is done within some ten slots.
+  physics predicts of it (`policies.offers`), and have a discount of 0.8: a slot's work is done within some ten slots.
+- Tasks that choose at once cannot agree who takes which of several equal servers, and with drawn choices none of them
+  can rely on what the physics predicts of the tasks ahead; learning then drifts away from a good start. So the inputs
+  tell each task which place that prediction has it take: what all can agree on. It made the difference (see
+  experiments/cdo-dsac).
 - Target entropy H_0, memory, batch and length of an episode are not given: see `CdoSettings`.
 """
 
@@ -58,8 +62,8 @@ class CdoSettings:
     """Rounds to an update."""
     batch: int = 16
     """Slots that an agent draws for an update."""
-    memory: int = 5000
-    """Slots in the shared memory of a seed."""
+    memory: int = 1500
+    """Slots in the shared memory of a seed. A task's value depends on what the others do, so old slots mislead."""
     hidden: tuple[int, ...] = (32, 32)
     form: str = "places"
     """`places`: a shared network scores every place; `flat`: the paper's, over the whole state."""
@@ -77,7 +81,7 @@ class CdoSettings:
     warmup: int = 20
     sac: SacSettings = field(
         default_factory=lambda: SacSettings(
-            discount=0.9,
+            discount=0.8,
             follow=0.01,
             actor_rate=1e-3,
             critic_rate=1e-3,
@@ -85,6 +89,7 @@ class CdoSettings:
             first_temperature=0.05,
             entropy=(0.3, 0.02),
             entropy_updates=300,
+            rates_fall=(250, 500),
         )
     )
 
@@ -108,10 +113,13 @@ PRESETS = {"quick": CdoSettings(), "paper": PAPER}
 
 
 def with_rounds(settings: CdoSettings, rounds: int) -> CdoSettings:
-    """The same with so many rounds, the wanted entropy falling over 60 % of them."""
+    """The same with so many rounds, the wanted entropy falling over 60 % of them; where the rates fall, over the second
+    half."""
     rounds = max(1, rounds)
-    falls = max(1, int(0.6 * rounds / settings.every))
-    sac = replace(settings.sac, entropy_updates=falls)
+    updates = max(1, rounds // settings.every)
+    sac = replace(settings.sac, entropy_updates=max(1, int(0.6 * updates)))
+    if sac.rates_fall is not None:
+        sac = replace(sac, rates_fall=(updates // 2, updates))
     return replace(settings, rounds=rounds, assess_every=max(1, rounds // 20), sac=sac)
 
 

@@ -48,6 +48,8 @@ class DdpgSettings:
     noise: tuple[float, float] = (0.2, 0.05)
     """Standard deviation, at first and at last."""
     noise_updates: int = 1500
+    scale: float = 0.05
+    """Of the slot's sum of rewards, so that values are about 1: some 20 tasks."""
     centring: float = 0.005
     assess_every: int = 250
     warmup: int = 20
@@ -58,9 +60,14 @@ class DdpgSettings:
     not told apart."""
 
 
+QUICK = DdpgSettings(
+    worlds=10, rounds=1000, batch=32, memory=1500, hidden=(32, 32), form="places", actor_rate=1e-3, critic_rate=3e-3,
+    discount=0.8, follow=0.02, noise_updates=600, assess_every=50,
+)  # fmt: skip
+"""What learns something in a minute."""
 PAPER = DdpgSettings(rounds=500_000, discount=0.99, batch=256, memory=100_000, noise=(0.2, 0.2), assess_every=10_000)
 """Widths, discount and episodes as CDO-DSAC's paper shares them with its baselines."""
-PRESETS = {"quick": DdpgSettings(), "paper": PAPER}
+PRESETS = {"quick": QUICK, "paper": PAPER}
 
 
 def with_rounds(settings: DdpgSettings, rounds: int) -> DdpgSettings:
@@ -100,7 +107,7 @@ class Ddpg:
     def update(self, batch: Transition) -> dict[str, Tensor]:
         settings = self.settings
         there = batch.there.to(batch.reward.dtype)
-        reward = batch.reward.sum(-1)
+        reward = batch.reward.sum(-1) * settings.scale
         with torch.no_grad():
             if settings.centring:
                 mean = reward.sum(1) / there.sum((1, 2)).clamp(min=1)

@@ -84,10 +84,10 @@ def _tensor(value: Any, example: OffloadObservation) -> Tensor:
 
 
 def _quietly_export(path: Path, module: nn.Module, fields: tuple, names: tuple[str, ...], shapes: Any) -> None:
-    """PyTorch's exporter, without its chatter."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """PyTorch's exporter and the optimiser it calls, without their chatter."""
+    loggers = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -101,7 +101,8 @@ def _quietly_export(path: Path, module: nn.Module, fields: tuple, names: tuple[s
                 verbose=False,
             )
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)
     assert program is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     model = program.model_proto

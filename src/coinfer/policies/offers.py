@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from coinfer.policies.choices import choices, predicted_s
 from coinfer.policies.features import ENERGY_J, logarithmic
@@ -19,7 +20,7 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 SCALE_S = 0.02
 """Times about as long look linear to the networks, longer ones logarithmic."""
-OFFER_FEATURES = 19
+OFFER_FEATURES = 20
 
 
 class Offers(NamedTuple):
@@ -136,8 +137,9 @@ def _predicted_s(offers: Offers, free_s: Tensor) -> Tensor:
 
 def offer_features(o: OffloadObservation, offers: Offers, running: bool = True, most: int | None = None) -> Tensor:
     """[.., K, C, OFFER_FEATURES] what a network is told of each place: predicted latency with the running queues and
-    with the queues as seen, each also over the best place's; its parts; slack to the deadline; and, the same for all
-    places of a task, how busy slot and servers are; the last is 1. All are 0 where it may not be taken.
+    with the queues as seen, each also over the best place's; its parts; slack to the deadline; whether it is the place
+    that the running queues count the task in; and, the same for all places of a task, how busy slot and servers are;
+    the last is 1. All are 0 where it may not be taken.
 
     Args:
         running: False: the queues as seen stand also where the running ones would.
@@ -166,6 +168,7 @@ def offer_features(o: OffloadObservation, offers: Offers, running: bool = True, 
         _size(offers.at(age_s[..., None, :].expand_as(o.uplink_bps), 0.0)),
         2 * offers.accuracy - 1,
         logarithmic(offers.device_j, ENERGY_J),
+        functional.one_hot(then_s.argmin(-1), then_s.shape[-1]).to(then_s.dtype),
     )
     by_task = (
         _size(ahead_s / offers.servers),
