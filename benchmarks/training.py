@@ -1,24 +1,27 @@
-"""How fast our learners train, beside stable-baselines3 in the same world, with the same inputs and network sizes.
+"""How fast our learners train, beside stable-baselines3 and TorchRL in the same world, with networks of the same size.
 
-    python benchmarks/training.py [--updates 1500]
+    python benchmarks/training.py --seed 0     # and 1, 2: each adds its runs to the record
 
 SAC-d's world, two inputs, 72 choices, four hidden layers of 64, discount 0, one thread; processor time, as other work
-may run on the machine. Each learner makes as many updates; how many steps come to an update is a setting:
+may run on the machine. `as it comes` is a learner with the settings of its authors: stable-baselines3's DQN steps one
+world and makes an update of 32 for 4 steps, its PPO takes 8 worlds, TorchRL's discrete SAC (example for CartPole) one
+world and an update of 256 for each step. `our worlds` is the same learner with what ours has: 128 of our worlds at a
+time, one update of 128 a round, our rate. Those know no masks: what may not be done the world refuses, and the device
+does it all; `without masks` is our SAC that way.
 
-- ours: SAC and DQN, 128 and 16 worlds, batch 128, one update a round;
-- stable-baselines3's DQN as it comes (one world, an update of 32 for 4 steps) and its PPO as it comes (8 worlds);
-- its DQN fed by our worlds, 128 at a time, with our batch and one update a round: what is the worlds', not ours.
-
-`steps` are decisions simulated and learned from; `reward` is the mean over 250 bandwidths of the final policy, that of
-the optimum being `best`. stable-baselines3 knows no masks: what may not be done the world refuses, and the device does
-it all.
+`steps per second` are decisions simulated and learned from. On the way each policy is judged 40 times at 250
+bandwidths (that time does not count); its regret is its reward below the optimum's, in shares of the range between best
+and worst choice. A learner is done when it is within 0.5 % of that from some judgement on to its end (who
+always takes the fastest choice is just not).
 Writes benchmarks/results/training.json.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +30,79 @@ import numpy as np
 import stable_baselines3 as sb3
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
+from torchrl_sac import TorchRlSac, TorchRlSettings
 
 from coinfer.envs.worlds import reward_of
 from coinfer.learners import sac_d
+from coinfer.learners.dqn import Dqn
 from coinfer.learners.games import OffloadGame
-from coinfer.learners.training import TrainSettings
+from coinfer.learners.loop import Loop
+from coinfer.learners.sac import Sac
+from coinfer.physics import random
 from coinfer.policies.choices import choices
 from coinfer.policies.features import rate_features
+from coinfer.policies.net_policy import NetPolicy
+from coinfer.policies.nets import Mlp
 from coinfer.scenario.compile import open_world
-from coinfer.types import OffloadObservation
+from coinfer.types import OffloadObservation, Policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments" / "sac-d"))
 import bandwidths
 
-SCENARIO, HIDDEN, RATE, TIMES = "sacd", (64, 64, 64, 64), 2e-3, 10.0
-BATCH = 128
+SCENARIO, HIDDEN, RATE, BATCH, WORLDS = "sacd", (64, 64, 64, 64), 2e-3, 128, 128
+TIMES, REGRET, JUDGEMENTS = 10.0, 0.005, 40
+OURS = "our SAC"
+RIVALS = ("stable-baselines3 DQN", "TorchRL discrete SAC")
+"""Those that learn off-policy."""
+
+
+class Watch:
+    """Judges a policy on the way; the clock stands still meanwhile."""
+
+    def __init__(self, steps: int):
+        self.edge = bandwidths.open_edge(SCENARIO)
+        self.best, self.worst = (
+            bandwidths.judge(self.edge, bandwidths.references(self.edge)[name]).reward
+            for name in (bandwidths.OPTIMUM, bandwidths.WORST)
+        )
+        self.every = self.next = max(1, steps // JUDGEMENTS)
+        self.away_s, self.curve = 0.0, list[tuple[int, float, float]]()
+        self.began_s = time.process_time()
+
+    def look(self, steps: int, policy: Callable[[], Policy]) -> None:
+        """To be called after every step or round."""
+        if steps < self.next:
+            return
+        stopped_s = time.process_time()
+        reward = bandwidths.judge(self.edge, policy()).reward
+        regret = float((self.best - reward).mean() / (self.best - self.worst).mean())
+        self.curve.append((steps, stopped_s - self.began_s - self.away_s, regret))
+        self.next += self.every
+        self.away_s += time.process_time() - stopped_s
+
+    def told(self) -> dict[str, Any]:
+        steps, took_s, regret = map(np.array, zip(*self.curve, strict=True))
+        good = np.flatnonzero(regret > REGRET)
+        first = 0 if not len(good) else good[-1] + 1
+        return {
+            "steps": int(steps[-1]),
+            "took_s": float(took_s[-1]),
+            "steps_per_s": float(steps[-1] / took_s[-1]),
+            "regret": float(regret[-1]),
+            "done_s": float(took_s[first]) if first < len(took_s) else None,
+            "done_steps": int(steps[first]) if first < len(steps) else None,
+            "curve": [(int(a), round(float(b), 3), round(float(c), 6)) for a, b, c in self.curve],
+        }
 
 
 class Plain(VecEnv):
     """Our game for one learner, with what stable-baselines3 asks of vectorised environments."""
 
-    def __init__(self, game: OffloadGame):
+    def __init__(self, game: OffloadGame, seed: int):
         self.game = game
-        self.state, self.view = game.start(torch.zeros(1, dtype=torch.int64))
+        self.state, self.view = game.start(seeds_of(seed))
         inputs = self.view.features.shape[-1]
         super().__init__(game.worlds, spaces.Box(-5, 5, (inputs,), np.float32), spaces.Discrete(game.choices))
 
@@ -83,103 +135,162 @@ class Plain(VecEnv):
         return []
 
 
-def game(worlds: int, unmasked: bool) -> OffloadGame:
+def seeds_of(seed: int, count: int = 1) -> torch.Tensor:
+    return random.key(torch.zeros(count, dtype=torch.int64), seed + torch.arange(count))
+
+
+def game(worlds: int, unmasked: bool = True) -> OffloadGame:
     compiled = open_world(SCENARIO)
-    preset = sac_d.PRESETS["quick"]
     world = sac_d.checked(compiled)
-    reward = sac_d.reward_for(world, reward_of(compiled.reward), preset)
+    reward = sac_d.reward_for(world, reward_of(compiled.reward), sac_d.PRESETS["quick"])
     return OffloadGame(world, reward, worlds, rate_features, unmasked=unmasked)
 
 
-def ours(train: Callable[..., Any], worlds: int, updates: int) -> tuple[int, Any]:
-    """Steps and final policy."""
-    preset = sac_d.with_rounds(replace(sac_d.PRESETS["quick"], worlds=worlds, hidden=HIDDEN), updates)
-    preset = replace(preset, loop=replace(preset.loop, batch=BATCH, assess_every=0, assess_rounds=1))
-    return updates * worlds, train(TrainSettings(SCENARIO), preset=preset).policies[0]
+def liking(numbers: Callable[[torch.Tensor], torch.Tensor]) -> Policy:
+    """Of what may be done, what gets the greatest number."""
 
-
-def theirs(made: Any, steps: int) -> tuple[int, Any]:
-    """The same of a model of stable-baselines3: of what may be done, what it likes best."""
-    made.learn(steps)
-
+    @torch.no_grad()
     def policy(seen: OffloadObservation) -> Any:
         found = choices(seen)
-        features = rate_features(seen)
-        with torch.no_grad():
-            if hasattr(made, "q_net"):
-                liked = made.q_net(features)
-            else:
-                liked = made.policy.get_distribution(features).distribution.logits
-        return found.decision(torch.where(found.mask, liked[:, None], -torch.inf).argmax(-1))
+        return found.decision(torch.where(found.mask, numbers(rate_features(seen))[:, None], -torch.inf).argmax(-1))
 
-    return made.num_timesteps, policy
+    return policy
 
 
-def dqn(worlds: int, updates: int, tuned: bool) -> tuple[int, Any]:
-    every = 1 if tuned else 4
-    steps = updates * every * worlds
+def ours(rounds: int, seed: int, dqn: bool = False, unmasked: bool = False, learners: int = 1) -> dict[str, Any]:
+    preset = sac_d.with_rounds(sac_d.PRESETS["quick"], rounds)
+    played = game(WORLDS, unmasked)
+    net = Mlp(2, HIDDEN, 1, played.choices)
+    seeds = seeds_of(seed, learners)
+    learner = Dqn(preset.dqn, net, seeds) if dqn else Sac(preset.sac, replace(net, last_gain=0.1), net, seeds)
+    settings = replace(preset.loop, rounds=rounds + 1, batch=BATCH, assess_every=0)
+    watch = Watch(rounds * WORLDS * learners)
+    loop = Loop(settings, played, learner)
+
+    def policy() -> Policy:
+        flat = learner.flat if isinstance(learner, Dqn) else learner.actor_flat
+        return NetPolicy(net, flat[0], rate_features)
+
+    for number in range(1, rounds + 1):
+        loop.play()
+        watch.look(number * WORLDS * learners, policy)
+    return watch.told()
+
+
+class Look(BaseCallback):
+    def __init__(self, watch: Watch):
+        super().__init__()
+        self.watch = watch
+
+    def _on_step(self) -> bool:
+        self.watch.look(self.num_timesteps, lambda: liking(self._numbers))
+        return True
+
+    def _numbers(self, features: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.model, sb3.DQN):
+            return self.model.q_net(features)
+        return self.model.policy.get_distribution(features).distribution.logits  # pyright: ignore
+
+
+def their_dqn(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
     made = sb3.DQN(
         "MlpPolicy",
-        Plain(game(worlds, unmasked=True)),
+        Plain(game(WORLDS if tuned else 1), seed),
         policy_kwargs={"net_arch": list(HIDDEN)},
         gamma=0.0,
-        learning_rate=RATE,
-        train_freq=every,
-        gradient_steps=1,
-        batch_size=BATCH if tuned else 32,
-        learning_starts=100,
-        buffer_size=100_000,
-        exploration_fraction=0.7,
-        seed=0,
+        seed=seed,
         device="cpu",
+        **({"learning_rate": RATE, "train_freq": 1, "batch_size": BATCH, "exploration_fraction": 0.7} if tuned else {}),
     )
-    return theirs(made, steps)
+    watch = Watch(steps)
+    made.learn(steps, Look(watch))
+    return watch.told()
 
 
-def ppo(steps: int) -> tuple[int, Any]:
+def their_ppo(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
     made = sb3.PPO(
         "MlpPolicy",
-        Plain(game(8, unmasked=True)),
+        Plain(game(WORLDS if tuned else 8), seed),
         policy_kwargs={"net_arch": list(HIDDEN)},
-        n_steps=256,
         gamma=0.0,
         gae_lambda=0.0,
-        seed=0,
+        seed=seed,
         device="cpu",
+        **({"n_steps": 32, "batch_size": 512, "learning_rate": RATE} if tuned else {}),
     )
-    return theirs(made, steps)
+    watch = Watch(steps)
+    made.learn(steps, Look(watch))
+    return watch.told()
+
+
+def their_sac(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
+    played = game(WORLDS if tuned else 1)
+    settings = TorchRlSettings(discount=0.0)
+    settings = replace(settings, batch=BATCH, rate=RATE) if tuned else settings
+    made = TorchRlSac(2, played.choices, HIDDEN, settings, seed)
+    watch = Watch(steps)
+    state, view = played.start(seeds_of(seed))
+    for number in range(1, steps // played.worlds + 1):
+        action = made.act(view.features[0]) if number > 50 else torch.randint(played.choices, (played.worlds,))
+        turn = played.step(state, action.reshape(1, -1, 1))
+        made.remember(view.features[0], action, turn.reward[0], turn.terminated[0], turn.last_view.features[0])
+        state, view = turn.state, turn.view
+        if number > 50:
+            made.update()
+        watch.look(number * played.worlds, lambda: liking(made.logits))
+    return watch.told()
+
+
+RUNS: dict[str, Callable[..., dict[str, Any]]] = {
+    OURS: partial(ours, 1500),
+    "our SAC, without masks": partial(ours, 1500, unmasked=True),
+    "our DQN": partial(ours, 1500, dqn=True),
+    "our SAC, ten learners at once": partial(ours, 1500, learners=10),
+    RIVALS[0]: partial(their_dqn, 40_000),
+    RIVALS[1]: partial(their_sac, 4_000),
+    "stable-baselines3 PPO": partial(their_ppo, 40_000),
+    f"{RIVALS[0]}, our worlds": partial(their_dqn, 1500 * WORLDS, tuned=True),
+    f"{RIVALS[1]}, our worlds": partial(their_sac, 1500 * WORLDS, tuned=True),
+    "stable-baselines3 PPO, our worlds": partial(their_ppo, 1500 * WORLDS, tuned=True),
+}
+
+
+def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, harness.Figure]:
+    """Over the seeds; ratios are those of a seed."""
+    found = dict[str, harness.Figure]()
+    for name, rows in runs.items():
+        found[f"{name}: steps per second"] = harness.figure([row["steps_per_s"] for row in rows])
+        found[f"{name}: regret at the end"] = harness.figure([row["regret"] for row in rows])
+        done_s = [row["done_s"] for row in rows if row["done_s"] is not None]
+        if len(done_s) == len(rows):
+            found[f"{name}: seconds to a regret of {REGRET:g}"] = harness.figure(done_s)
+    for kind, bar in (("", {"at_least": TIMES}), (", our worlds", {"at_least": TIMES})):
+        fastest = np.max([[row["steps_per_s"] for row in runs[name + kind]] for name in RIVALS], 0)
+        times = np.array([row["steps_per_s"] for row in runs[OURS]]) / fastest
+        found[f"{OURS} over the fastest off-policy one{kind or ', as it comes'}: ratio"] = harness.figure(times, **bar)
+    return found
 
 
 def main() -> None:
     parser = harness.parser(__doc__, "training")
-    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=list(RUNS), help="some of the learners; nothing is written then")
     settings = parser.parse_args()
-    updates = 60 if settings.quick else settings.updates
     torch.set_num_threads(1)
-    runs: dict[str, Callable[[], tuple[int, Any]]] = {
-        "our SAC, 128 worlds": lambda: ours(sac_d.train, 128, updates),
-        "our DQN, 128 worlds": lambda: ours(sac_d.train_dqn, 128, updates),
-        "our SAC, 16 worlds": lambda: ours(sac_d.train, 16, updates),
-        "stable-baselines3 DQN": lambda: dqn(1, updates, tuned=False),
-        "stable-baselines3 DQN, our 128 worlds": lambda: dqn(128, updates, tuned=True),
-        "stable-baselines3 PPO": lambda: ppo(4 * updates),
-    }
-    edge = bandwidths.open_edge(SCENARIO)
-    best = bandwidths.judge(edge, bandwidths.references(edge)[bandwidths.OPTIMUM]).reward.mean()
-    rows = {}
-    for name, train in runs.items():
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.only}
+    if settings.output.exists() and settings.seed and len(runs) == len(RUNS):
+        runs = json.loads(settings.output.read_text())["runs"]
+    for name in settings.only:
         harness.CONSOLE.print(name)
-        began_s = time.process_time()
-        steps, policy = train()
-        took_s = time.process_time() - began_s
-        reward = float(bandwidths.judge(edge, policy).reward.mean())
-        rows[name] = {"steps": steps, "took_s": took_s, "steps_per_s": steps / took_s, "reward": reward}
-        harness.CONSOLE.print(rows[name])
-    speed = {name: row["steps_per_s"] for name, row in rows.items()}
-    figures = {f"{name}: steps per second": harness.figure([value]) for name, value in speed.items()}
-    ratio = speed["our SAC, 128 worlds"] / speed["stable-baselines3 DQN"]
-    figures["our SAC to stable-baselines3's DQN, ratio"] = harness.figure([ratio], at_least=TIMES)
-    harness.save(settings, figures, rows=rows, best=float(best))
+        run = RUNS[name]
+        if settings.quick:
+            count = 60 if run.func is ours else 60 * WORLDS if run.keywords else 400
+            run = partial(run.func, count, **run.keywords)
+        row = {"seed": settings.seed, **run(seed=settings.seed)}
+        runs[name].append(row)
+        harness.CONSOLE.print({key: value for key, value in row.items() if key != "curve"})
+    if len(runs) == len(RUNS):
+        harness.save(settings, figures(runs), runs=runs)
 
 
 if __name__ == "__main__":

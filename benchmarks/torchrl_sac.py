@@ -1,0 +1,86 @@
+"""TorchRL's discrete SAC, for the benchmarks: an implementation that shares nothing with ours.
+
+Loss, target networks, memory and networks are TorchRL's, put together as in its own example for CartPole, whose
+settings are the defaults here. Left out are its collector and its logs, which would only slow it down: whoever uses
+this class steps the worlds.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.data import Categorical, LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.modules import MLP, ProbabilisticActor
+from torchrl.objectives import DiscreteSACLoss, SoftUpdate
+
+
+@dataclass(frozen=True)
+class TorchRlSettings:
+    discount: float = 0.99
+    batch: int = 256
+    rate: float = 3e-4
+    """Of actor, critics and temperature."""
+    entropy: float = 0.2
+    """Wanted entropy as a share of the greatest."""
+    follow: float = 0.005
+    capacity: int = 1_000_000
+
+
+class TorchRlSac:
+    """From features [W, F] to one of C choices each."""
+
+    def __init__(self, inputs: int, choices: int, hidden: tuple[int, ...], settings: TorchRlSettings, seed: int):
+        torch.manual_seed(seed)
+
+        def network() -> MLP:
+            return MLP(in_features=inputs, out_features=choices, num_cells=list(hidden), activation_class=nn.ReLU)
+
+        self.logits = network()
+        actor = ProbabilisticActor(
+            TensorDictModule(self.logits, ["observation"], ["logits"]),
+            in_keys=["logits"],
+            out_keys=["action"],
+            spec=Categorical(choices),
+            distribution_class=torch.distributions.Categorical,
+        )
+        self.loss = DiscreteSACLoss(
+            actor,
+            TensorDictModule(network(), ["observation"], ["action_value"]),
+            action_space="categorical",
+            num_actions=choices,
+            loss_function="l2",
+            target_entropy_weight=settings.entropy,
+            delay_qvalue=True,
+        )
+        self.loss.make_value_estimator(gamma=settings.discount)
+        self.targets = SoftUpdate(self.loss, tau=settings.follow)
+        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=settings.rate)
+        storage = LazyTensorStorage(settings.capacity)
+        self.memory = TensorDictReplayBuffer(storage=storage, batch_size=settings.batch)
+
+    @torch.no_grad()
+    def act(self, features: Tensor) -> Tensor:
+        """[W] drawn from the policy."""
+        return torch.distributions.Categorical(logits=self.logits(features)).sample()
+
+    @torch.no_grad()
+    def best(self, features: Tensor) -> Tensor:
+        """[W] the likeliest."""
+        return self.logits(features).argmax(-1)
+
+    def remember(self, features: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, after: Tensor) -> None:
+        """One step [W, ..] of the worlds. A time limit is not `terminated`."""
+        terminated = terminated[:, None]
+        parts = {"reward": reward[:, None], "done": terminated, "terminated": terminated, "observation": after}
+        count = len(action)
+        step = TensorDict({"observation": features, "action": action, "next": TensorDict(parts, [count])}, [count])
+        self.memory.extend(step)
+
+    def update(self) -> None:
+        told = self.loss(self.memory.sample())
+        self.optimiser.zero_grad()
+        (told["loss_actor"] + told["loss_qvalue"] + told["loss_alpha"]).backward()
+        self.optimiser.step()
+        self.targets.step()
