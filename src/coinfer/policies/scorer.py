@@ -7,7 +7,7 @@ servers work in the order of the decisions, though they serve first come, first 
 
 - a small network, the same for every (task, option, server), puts prices on the choices:
 
-      score = start * (1 + steepness) + service + price       start: when the server gets to it behind the running queue
+      score = start * slope + service + price      start: when the server gets to it behind the running queue
 
 - the tasks are taken in several orders at once, each by a weighted sum (key) of a task's features, smallest first;
 - of the decisions that come out, physics takes the best: least summed latency of the slot, served first come, first
@@ -35,6 +35,9 @@ PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
 PRICE_SCALE_S, START_SCALE_S, LATE_SCALE_S = 0.05, 0.2, 0.1
 FULL_S = 1e6
 """Start on servers without room, for each task too many: they are taken only where nothing else is left."""
+LEAST_PART, MOST_SLOPE = 0.5, 4.0
+"""A price is between minus this part of the latency predicted for the choice and all of it, and a slope between these:
+far from what training saw, learned weights do only so much harm."""
 MOST_S = 100.0
 """Times above this are all the same to the networks."""
 NEVER_S = -1e30
@@ -52,7 +55,7 @@ class Weights(NamedTuple):
     first_bias: Tensor
     """[P, HIDDEN]"""
     prices: Tensor
-    """[P, HIDDEN, 3] to the price of the choice by itself, of each second of service, and the steepness."""
+    """[P, HIDDEN, 3] to the price of the choice by itself, of each second of service, and the slope."""
     prices_bias: Tensor
     key: Tensor
     """[P, TASK, ORDERS]"""
@@ -66,8 +69,8 @@ class Rows(NamedTuple):
 
     ready_s: Tensor
     service_s: Tensor
-    steep: Tensor
-    """The score is start * steep + fixed."""
+    slope: Tensor
+    """The score is start * slope + fixed."""
     fixed_s: Tensor
 
 
@@ -163,16 +166,18 @@ def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision
 def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
     """All but the loop and the judgement."""
     weights = Weights(*(part.to(seen.deadline_s.dtype) for part in weights))
-    key, late_s, (ready_s, service_s, steep, fixed_s, price_s, local) = networks(weights, seen)
+    key, late_s, (ready_s, service_s, slope, fixed_s, price_s, local) = networks(weights, seen)
     there = seen.task_mask[:, None]
     order = torch.where(there, key.transpose(1, 2), torch.inf).argsort(dim=-1, stable=True)
-    return Prepared(Rows(ready_s, service_s, steep, fixed_s), order, price_s, local, late_s)
+    return Prepared(Rows(ready_s, service_s, slope, fixed_s), order, price_s, local, late_s)
 
 
 def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """Keys [B, K, ORDERS]; price of being late [B]; rows, prices and local options."""
     found = choices(seen)
-    pair, task, server, world = features(seen, found)
+    latency_s = predicted_s(found, seen.server_backlog_s)
+    pair, task, server, world = features(seen, found, latency_s)
+    latency_s = latency_s.clamp(max=MOST_S)
     sends = (~found.on_device).to(pair.dtype)[..., None]
     server_part = _times(server, weights.server)
     server_part = server_part.repeat(1, found.mask.shape[-1] // found.servers, 1)[:, None] * sends
@@ -183,10 +188,13 @@ def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, Tensor
     key = _times(task, weights.key)
     late_s = weights.late[:, 0].clamp(min=0) * LATE_SCALE_S
     late_s = late_s[:, None].expand(-1, key.shape[0] // late_s.shape[0]).reshape(-1)
-    return key, late_s, ways(found, price * PRICE_SCALE_S + by_service * found.service_s, steep)
+    price_s = price * PRICE_SCALE_S + by_service * found.service_s
+    price_s = torch.minimum(torch.maximum(price_s, -LEAST_PART * latency_s), latency_s)
+    slope = (1 + steep * found.service_s / START_SCALE_S).clamp(min=LEAST_PART, max=MOST_SLOPE)
+    return key, late_s, ways(found, price_s, slope)
 
 
-def ways(found: Choices, price_s: Tensor, steep: Tensor) -> tuple[Tensor, ...]:
+def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
     """The rows, the prices [B, K, C], and the options [B, K] of the last way."""
     goes = found.mask & ~found.on_device
     stays = found.mask & found.on_device
@@ -199,7 +207,7 @@ def ways(found: Choices, price_s: Tensor, steep: Tensor) -> tuple[Tensor, ...]:
     pairs = (
         (ready_s, own_s),
         (found.service_s, zero),
-        (1 + steep * found.service_s / START_SCALE_S, zero),
+        (slope, zero),
         (fixed_s, local_s),
         (price_s, own_price_s),
     )
@@ -207,12 +215,15 @@ def ways(found: Choices, price_s: Tensor, steep: Tensor) -> tuple[Tensor, ...]:
     return (*joined, torch.div(local[..., 0], found.servers, rounding_mode="floor"))
 
 
-def features(seen: OffloadObservation, found: Choices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD]; all of size 1."""
+def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD]; all of size 1.
+
+    Args:
+        latency_s: [B, K, C] predicted, were the task the only one.
+    """
     servers, dtype = found.servers, found.ready_s.dtype
     there = seen.task_mask.to(dtype)
     count = there.sum(-1, keepdim=True)
-    latency_s = predicted_s(found, seen.server_backlog_s)
     best_s, best = latency_s.min(-1)
     best_s = best_s.clamp(max=MOST_S)
     latency_s = latency_s.clamp(max=MOST_S)
@@ -278,9 +289,9 @@ def sequence(seen: OffloadObservation, rows: Rows, order: Tensor) -> Tensor:
     taken = []
     for k in range(tasks):
         at = (order[:, :, k] + first).flatten()
-        ready_s, service_s, steep, fixed_s = (part[at] for part in flat)
+        ready_s, service_s, slope, fixed_s = (part[at] for part in flat)
         begin_s = torch.maximum(torch.maximum(ready_s, free_s), over_s)
-        way = (begin_s * steep + fixed_s).argmin(-1, keepdim=True)
+        way = (begin_s * slope + fixed_s).argmin(-1, keepdim=True)
         end_s = (begin_s + service_s).gather(-1, way)
         free_s = torch.where(same[way[:, 0]], end_s, free_s)
         over_s = over_s + joins_s[way[:, 0]]

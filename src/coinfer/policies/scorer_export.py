@@ -50,9 +50,9 @@ class _Prepared(nn.Module):
         return key, *parts, *scorer.queues(seen, parts[0].shape[-1]), seen.task_mask.sum(-1).max().clamp(min=1)
 
 
-_PREPARED = ("key", "ready", "service", "steep", "fixed", "price", "local", "free", "over", "count")
+_PREPARED = ("key", "ready", "service", "slope", "fixed", "price", "local", "free", "over", "count")
 """What it gives: key [B, Q, K]; of every way [B, K, C]; local [B, K]; of the ways' servers [B, C]."""
-_ROWS = ("ready", "service", "steep", "fixed")
+_ROWS = ("ready", "service", "slope", "fixed")
 
 
 class _Nodes:
@@ -86,7 +86,7 @@ def _body() -> onnx.GraphProto:
     """One task in every order, R = worlds * orders: the body of the loop of `scorer.sequence`; all [R, C], by way."""
     n = _Nodes("b")
     begin = n("Max", "ready", "free_in", "over_in")
-    score = n("Add", n("Mul", begin, "steep"), "fixed")
+    score = n("Add", n("Mul", begin, "slope"), "fixed")
     way = n("ArgMin", score, outputs=["way"], axis=-1, keepdims=1)
     end = n("GatherElements", n("Add", begin, "service"), way, axis=1)
     n("Where", n("GatherND", "same", way), end, "free_in", outputs=["free_out"])
