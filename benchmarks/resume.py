@@ -2,8 +2,9 @@
 
     python benchmarks/resume.py [--kills 20]
 
-A small SAC-d training in a process of its own writes a checkpoint after every round, so that many of the kills
-(SIGKILL) fall into the writing of one. The hash is over all weights, optimisers, replay memory, worlds and counters.
+Small trainings, SAC-d's and stacked CDO-DSAC's (two seeds of five agents with a shared memory and broadcasts), each in
+a process of its own that writes a checkpoint after every round, so that many of the kills (SIGKILL) fall into the
+writing of one. The hash is over all weights, optimisers, replay memories, worlds (their random states) and counters.
 Writes benchmarks/results/resume.json.
 """
 
@@ -12,21 +13,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import harness
 import torch
 
-from coinfer.learners import sac_d, training
+from coinfer.learners import cdo_dsac, offloading, sac_d, training
 from coinfer.learners.training import TrainSettings
 
-ROUNDS_A_KILL, SEEDS = 70, 2
+SEEDS = 2
 FIRST_S, LONGEST_S = 0.05, 0.6
 """A process is killed so long after its first checkpoint."""
+SMALL_EDGE = ("slots=20", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
 
 
-def train(folder: Path, rounds: int) -> str:
+def train_sac_d(folder: Path, rounds: int) -> str:
     """The training; its hash."""
     preset = sac_d.with_rounds(sac_d.PRESETS["quick"], rounds)
     loop = replace(preset.loop, warmup=10, capacity=500, batch=32, tell_every=7, assess_every=50, assess_rounds=3)
@@ -35,15 +38,32 @@ def train(folder: Path, rounds: int) -> str:
     return sac_d.train(settings, folder=folder, resume=True, preset=small).digest
 
 
-def worker(folder: str, rounds: str) -> None:
+def train_cdo_dsac(folder: Path, rounds: int) -> str:
+    """The same."""
+    cdo_dsac.PRESETS["quick"] = replace(
+        cdo_dsac.PRESETS["quick"], rounds=rounds, warmup=6, memory=300, hidden=(16, 16), assess_every=rounds // 2,
+        broadcast_every=5, judge_rounds=5,
+    )  # fmt: skip
+    settings = TrainSettings("cdo-dsac", SMALL_EDGE, seeds=SEEDS)
+    return offloading.train_cdo_dsac(settings, folder=folder, resume=True).digest
+
+
+ROUNDS_A_KILL: dict[str, tuple[Callable[[Path, int], str], int]] = {
+    "sac-d": (train_sac_d, 70),
+    "cdo-dsac": (train_cdo_dsac, 25),
+}
+"""Each scheme's training, and how many rounds it is given for a kill, so that it is not done before the last."""
+
+
+def worker(scheme: str, folder: str, rounds: str) -> None:
     """What the killed process runs."""
     torch.set_num_threads(1)
     training.SAVE_EVERY_S = 0.0
-    print(train(Path(folder), int(rounds)), flush=True)
+    print(ROUNDS_A_KILL[scheme][0](Path(folder), int(rounds)), flush=True)
 
 
-def start(folder: Path, rounds: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(folder), str(rounds)]
+def start(scheme: str, folder: Path, rounds: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(Path(__file__).resolve()), "--worker", scheme, str(folder), str(rounds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -51,9 +71,9 @@ def checkpoints(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").glob("round-*.safetensors")}
 
 
-def killed(folder: Path, rounds: int, wait_s: float) -> bool:
+def killed(scheme: str, folder: Path, rounds: int, wait_s: float) -> bool:
     """Starts the training and kills it so long after its first new checkpoint; False where it was done before."""
-    before, process = checkpoints(folder), start(folder, rounds)
+    before, process = checkpoints(folder), start(scheme, folder, rounds)
     while process.poll() is None and checkpoints(folder) <= before:
         time.sleep(0.005)
     time.sleep(wait_s)
@@ -63,22 +83,22 @@ def killed(folder: Path, rounds: int, wait_s: float) -> bool:
     return not done
 
 
-def finished(folder: Path, rounds: int) -> str:
+def finished(scheme: str, folder: Path, rounds: int) -> str:
     """The hash of the training, run to its end."""
-    output, _ = start(folder, rounds).communicate()
+    output, _ = start(scheme, folder, rounds).communicate()
     return output.split()[-1]
 
 
-def compare(kills: int, rounds: int, seed: int = 0) -> dict[str, object]:
+def compare(scheme: str, kills: int, rounds: int, seed: int = 0) -> dict[str, object]:
     """Hashes with and without kills."""
     drawn = random.Random(seed)
     with tempfile.TemporaryDirectory() as parent:
-        whole = finished(Path(parent) / "whole", rounds)
+        whole = finished(scheme, Path(parent) / "whole", rounds)
         folder, died, at = Path(parent) / "killed", 0, []
-        for _ in harness.rounds(kills, "killing"):
-            died += killed(folder, rounds, drawn.uniform(FIRST_S, LONGEST_S))
+        for _ in harness.rounds(kills, f"killing {scheme}"):
+            died += killed(scheme, folder, rounds, drawn.uniform(FIRST_S, LONGEST_S))
             at.append(max(int(name.split("-")[1].split(".")[0]) for name in checkpoints(folder)))
-        again = finished(folder, rounds)
+        again = finished(scheme, folder, rounds)
     return {"kills": died, "at_rounds": at, "rounds": rounds, "whole": whole, "killed": again, "same": whole == again}
 
 
@@ -88,10 +108,12 @@ def main() -> None:
     parser = harness.parser(__doc__, "resume")
     parser.add_argument("--kills", type=int, default=20)
     settings = parser.parse_args()
-    kills, rounds = (3, 150) if settings.quick else (settings.kills, ROUNDS_A_KILL * settings.kills)
-    found = compare(kills, rounds)
-    harness.CONSOLE.print(found)
-    harness.write(settings, **found)
+    parts = {}
+    for scheme, (_, rounds_a_kill) in ROUNDS_A_KILL.items():
+        kills = 2 if settings.quick else settings.kills
+        parts[scheme] = compare(scheme, kills, rounds_a_kill * max(3, kills))
+        harness.CONSOLE.print(scheme, parts[scheme])
+    harness.write(settings, same=all(part["same"] for part in parts.values()), schemes=parts)
     return None
 
 

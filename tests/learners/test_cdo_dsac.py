@@ -50,6 +50,30 @@ def test_a_liar_of_five_is_never_broadcast():
     assert torch.equal(learner.sac.actor_flat, good.expand_as(learner.sac.actor_flat))
 
 
+@pytest.mark.parametrize("harm", ["turned", "no number", "huge"])
+def test_a_hostile_agent_of_five_is_never_broadcast_in_a_training(harm):
+    """It breaks its network before every judgement and says that it is the best."""
+    settings = replace(SMALL, agents=5, rounds=16, broadcast_every=0, assess_every=16)
+    found, hostile = small_loop(settings), [2, 5]
+    learner = found.learner
+    with torch.no_grad():
+        learner.sac.actor_flat.copy_(greedy_weights(settings))
+    while found.round < settings.rounds:
+        found.play()
+        if learner.sac.updates and found.round % 4 == 0:
+            with torch.no_grad():
+                parts = {"turned": (learner.sac.actor_flat, -1.0), "huge": (learner.sac.actor_flat, -1e30)}
+                flat, factor = parts.get(harm, (learner.sac.critic_flat, torch.nan))
+                flat[hostile] *= factor
+            reported = torch.full((10,), -1.0)
+            reported[hostile] = 1e9
+            learner.broadcast(reported)
+    taken_over = learner.taken_over.unflatten(0, (2, 5))
+    assert taken_over.sum(1).tolist() == [3, 3]
+    assert taken_over[[0, 1], [2, 0]].tolist() == [0, 0]
+    assert learner.sac.sound().all()
+
+
 def greedy_weights(settings):
     """An actor whose score falls with the predicted latency (feature 0)."""
     flat = torch.zeros(1, cdo_dsac.net_of(settings, world()).size)

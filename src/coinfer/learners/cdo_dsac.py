@@ -155,8 +155,10 @@ class CdoDsac:
         self.taken_over[best] += 1
 
     def measure(self) -> Tensor:
-        """Returns [S * k] on worlds that are new at every judgement and the same for all agents."""
-        return assess(self.judge, self, self.settings.judge_rounds, seed=_JUDGED + self.sac.updates)["reward"]
+        """Returns [S * k] on worlds that are new at every judgement and the same for all agents; NaN for networks that
+        hold what is no number, however well their first choice may do."""
+        returns = assess(self.judge, self, self.settings.judge_rounds, seed=_JUDGED + self.sac.updates)["reward"]
+        return torch.where(self.sac.sound(), returns, torch.nan)
 
     @torch.no_grad()
     def _centre(self, batch: Transition) -> Transition:

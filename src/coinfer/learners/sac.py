@@ -164,6 +164,11 @@ class Sac:
         self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - wanted), self._share())
         return {"actor_loss": loss.detach().mean(-1), "entropy": mean, "temperature": self.temperature}
 
+    def sound(self) -> Tensor:
+        """[L] whether every parameter of a learner is a number."""
+        parts = (part.detach().unflatten(0, (-1, len(self.keys))) for part in self._parts().values())
+        return torch.cat([part.isfinite().all(-1) for part in parts]).all(0)
+
     def _share(self) -> float:
         """Of the rates."""
         return falling(self.updates, self.settings.rates_fall)
