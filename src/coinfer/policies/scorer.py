@@ -41,6 +41,8 @@ far from what training saw, learned weights do only so much harm."""
 MOST_S = 100.0
 """Times above this are all the same to the networks."""
 NEVER_S = -1e30
+TIE_S = 1e-7
+"""Of tasks that are ready at once, the judgement has those with higher numbers come so much later."""
 _TINY_S = 1e-6
 
 
@@ -328,9 +330,9 @@ def judged(seen: OffloadObservation, made: Prepared, way: Tensor) -> Tensor:
     number = torch.arange(tasks, device=way.device)
     queue = torch.where(stays | ~seen.task_mask[:, None], -1 - number, way % servers)
     backlog_s = seen.server_backlog_s[:, None].expand(-1, orders, -1).gather(-1, queue.clamp(min=0))
-    mine_s, other_s = ready_s[..., :, None], ready_s[..., None, :]
-    earlier = (other_s < mine_s) | ((other_s == mine_s) & (number <= number[:, None]))
-    before = earlier & (queue[..., None, :] == queue[..., :, None])  # [.., k, j]: j is served no later than k
+    arrival_s = ready_s + number * TIE_S
+    before = (arrival_s[..., None, :] <= arrival_s[..., :, None]) & (queue[..., None, :] == queue[..., :, None])
+    # [.., k, j]: j is served no later than k
     work_s = (before.to(service_s.dtype) @ service_s[..., None])[..., 0]
     start_s = torch.where(before, (ready_s + service_s - work_s)[..., None, :], NEVER_S).amax(-1)
     latency_s = torch.where(stays, ready_s, work_s + torch.maximum(backlog_s, start_s))

@@ -71,6 +71,7 @@ class _Nodes:
 def _constants(late_s: float) -> dict[str, np.ndarray]:
     return {
         "never": np.array(scorer.NEVER_S, np.float32),
+        "tie": np.array(scorer.TIE_S, np.float32),
         "full": np.array(scorer.FULL_S, np.float32),
         "late_s": np.array(late_s, np.float32),
         "orders": np.array([scorer.ORDERS], np.int64),
@@ -153,10 +154,9 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
         """As of task k, and of task j, in [.., k, j]."""
         return n("Unsqueeze", name, "any"), n("Unsqueeze", name, "at2")
 
-    (mine, other), (mine_at, other_at) = each(ready), each(queue)
-    no_later = n("LessOrEqual", numbers, n("Unsqueeze", numbers, "at1"))
-    earlier = n("Or", n("Less", other, mine), n("And", n("Equal", other, mine), no_later))
-    before = n("And", earlier, n("Equal", mine_at, other_at))
+    arrival = n("Add", ready, n("Mul", n("Cast", numbers, to=TensorProto.FLOAT), "tie"))
+    (mine, other), (mine_at, other_at) = each(arrival), each(queue)
+    before = n("And", n("LessOrEqual", other, mine), n("Equal", mine_at, other_at))
     work = n("MatMul", n("Cast", before, to=TensorProto.FLOAT), n("Unsqueeze", service, "any"))
     work = n("Squeeze", work, "any")
     ahead = n("Unsqueeze", n("Sub", n("Add", ready, service), work), "at2")
