@@ -92,12 +92,13 @@ def _table(title: Any, headings: Sequence[str]) -> Table:
 
 
 def shown(estimate: Estimate, unit: float = 1.0, sign: str = "") -> str:
-    """`12.3 ±0.4`, with as many digits as the interval leaves; `-` where there is nothing."""
+    """`12.3 ±0.4`, with as many digits as the interval leaves, five at most; `-` where there is nothing."""
     mean, half = estimate.mean / unit, estimate.half / unit
     if math.isnan(mean):
         return "-"
     scale = half if half > 0 else abs(mean) / 100
-    digits = min(3, max(0, 1 - math.floor(math.log10(scale)))) if scale > 0 else 0
+    before = 1 + max(0, math.floor(math.log10(abs(mean)))) if mean else 1
+    digits = min(3, max(0, 1 - math.floor(math.log10(scale))), max(0, 5 - before)) if scale > 0 else 0
     text = f"{mean:{sign}.{digits}f}"
     return text if math.isnan(half) else f"{text} ±{half:.{digits}f}"
 
