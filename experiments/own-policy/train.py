@@ -41,7 +41,7 @@ def cdo(rate: float, age: int, servers: int = 5) -> dict[str, Any]:
     return changes
 
 
-def cases(rates: tuple[float, ...], servers: int = 5, worlds: int = 4) -> list[Case]:
+def cases(rates: tuple[float, ...], servers: int = 5, worlds: int = 2) -> list[Case]:
     return [Case("cdo-dsac", {**cdo(rate, 0, servers), "slots": SLOTS}, worlds) for rate in rates]
 
 
@@ -53,16 +53,16 @@ SETS: dict[str, tuple[list[Case], int]] = {
     "all": (
         [
             *cases(RATES),
-            Case("cdo-dsac", {**cdo(2.0, 3), "slots": SLOTS}, 4),
-            *(aged("campus", age, 4) for age in (0, 0, 2)),
-            aged("city", 0, 2),
+            Case("cdo-dsac", {**cdo(2.0, 3), "slots": SLOTS}, 2),
+            *(aged("campus", age, 2) for age in (0, 0, 2)),
+            aged("city", 0, 1),
         ],
-        200,
+        120,
     ),
     "five": (cases(RATES), 80),
-    "two": (cases(RATES, 2, 8), 30),
-    "ten": (cases(RATES, 10, 3), 30),
-    "twenty": (cases(RATES, 20, 2), 30),
+    "two": (cases(RATES, 2, 4), 30),
+    "ten": (cases(RATES, 10, 2), 30),
+    "twenty": (cases(RATES, 20, 1), 30),
 }
 """Cases of each training and how many generations it has."""
 AFTER = {"two": "five", "ten": "five", "twenty": "five"}
@@ -74,7 +74,7 @@ def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
     if name in AFTER:
         start = json.loads((arguments.output / f"{AFTER[name]}.json").read_text())["weights"]
     return Settings(
-        cases=tuple(found),
+        cases=tuple(case._replace(worlds=arguments.times * case.worlds) for case in found),
         pairs=arguments.pairs,
         slots=SLOTS,
         cases_at_once=min(4, len(found)),
@@ -114,7 +114,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--generations", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--times", type=int, default=1, help="so many times the episodes of each case")
     parser.add_argument("--spread", type=float, default=0.1)
     parser.add_argument("--rate", type=float, default=0.03)
     parser.add_argument("--processes", type=int, default=1)
