@@ -142,11 +142,10 @@ class Courier:
         """What a reply says of link, load and speed."""
         reply = sent.reply.result()
         service_s = reply.server_s + reply.codec_s + reply.forward_s
-        elsewhere_s = service_s + reply.queue_s + sent.link_wait_s + known.link.round_trip_s
-        transfer_s = now_s - sent.at_s - elsewhere_s
-        if transfer_s > 0:
-            size_bits = sent.size_bits + reply_bits(reply)
-            known = known._replace(link=est.after_transfer(known.link, size_bits, transfer_s, now_s))
+        under_way_s = now_s - sent.at_s - service_s - reply.queue_s - sent.link_wait_s
+        size_bits = sent.size_bits + reply_bits(reply)
+        if sent.link_wait_s == 0 or under_way_s > known.link.round_trip_s:  # a wait is a guess, no proof
+            known = known._replace(link=est.after_exchange(known.link, size_bits, under_way_s, now_s))
         backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
         known = est.after_reply(known, backlog_s, room, now_s)
         return est.after_service(known, sent.piece, service_s, self._tail_s[sent.piece], now_s)

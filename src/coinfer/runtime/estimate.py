@@ -99,6 +99,14 @@ def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
     )
 
 
+def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
+    """The link after `size_bits` there and back took `seconds`, the round trip's latency included. Whatever was
+    exchanged in less than the round trip shows that this is shorter, and says nothing of the rate."""
+    if seconds <= link.round_trip_s:
+        return link._replace(round_trip_s=seconds) if seconds > 0 else link
+    return after_transfer(link, size_bits, seconds - link.round_trip_s, now_s)
+
+
 def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:
     """The smallest round trip seen, forgetting slowly so that a changed path shows."""
     known = link.round_trip_s

@@ -18,6 +18,9 @@ PROBE_SHARE = 0.02
 """A probe takes about this share of the interval on the link that it measures."""
 PROBE_BYTES = (1_000, 64_000)
 """Smallest and largest probe."""
+EMPTY_AT_FIRST, EMPTY_EVERY = 3, 4
+"""The first probes of a server that is up are empty, and later one of so many: they measure the round trip, of which
+the least counts. The very first one also opens the connection, so it alone would tell too much."""
 PROBE_TIMEOUT_S = 2.0
 START_S = 10.0
 """Longest wait for servers to be ready; one that takes longer is used as soon as it is."""
@@ -45,6 +48,8 @@ class Peers:
         self._lock = threading.Lock()
         self._servers = [est.first_server(first_rate_bps, clock.now_s()) for _ in addresses]
         self._probing = [False] * len(self.addresses)
+        self._answered = [0] * len(self.addresses)
+        """Probes since the server is up."""
         self._preparing: list[threading.Thread] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._probe_loop, name="coinfer-probe", daemon=True)
@@ -59,9 +64,9 @@ class Peers:
             self._servers[index] = update(self._servers[index])
 
     def start(self) -> None:
-        """Probes all servers twice (for the round trip, then for the rate), waits a while until those that answer are
-        ready, and goes on probing in the background."""
-        for _ in range(2):
+        """Probes all servers (for the round trip, then for the rate), waits a while until those that answer are ready,
+        and goes on probing in the background."""
+        for _ in range(EMPTY_AT_FIRST + 1):
             for learned in [self._probe(index) for index in range(len(self.addresses))]:
                 learned.wait()
         until_s = self._clock.now_s() + START_S
@@ -90,7 +95,9 @@ class Peers:
         learned = threading.Event()
         server = self.now()[index]
         size_bytes = 0
-        if est.usable(server, self._clock.now_s()):
+        count = self._answered[index]
+        is_for_rate = count >= EMPTY_AT_FIRST and (count - EMPTY_AT_FIRST + 1) % EMPTY_EVERY
+        if est.usable(server, self._clock.now_s()) and is_for_rate:
             share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
             size_bytes = int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
         sent = partial(est.after_send, size_bits=bits_of_bytes(size_bytes), service_s=0.0, now_s=self._clock.now_s())
@@ -109,6 +116,7 @@ class Peers:
         self._probing[index] = False
         self.change(index, partial(est.after_end, now_s=now_s))
         error = done.exception() if not done.cancelled() else TransportError("CANCELLED", "probe cancelled")
+        self._answered[index] = 0 if error is not None else self._answered[index] + 1
         if error is not None:
             self.change(index, lambda server: est.after_failure(server, now_s))
             return
@@ -126,5 +134,4 @@ def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float
     server = est.after_reply(server, backlog_s, room, now_s)
     if size_bytes == 0:
         return server._replace(link=est.after_ping(server.link, pong.round_trip_s))
-    upload_s = pong.round_trip_s - server.link.round_trip_s
-    return server._replace(link=est.after_transfer(server.link, bits_of_bytes(size_bytes), upload_s, now_s))
+    return server._replace(link=est.after_exchange(server.link, bits_of_bytes(size_bytes), pong.round_trip_s, now_s))
