@@ -1,12 +1,13 @@
 """A trained policy on real nodes: several devices, three edge servers of unlike speed, links that follow traces.
 
-    python experiments/real-nodes/run.py --policy runs/.../policy.onnx
+    python experiments/real-nodes/run.py --policy runs/.../policy.onnx [--first-round 6]
 
 Servers are processes on loopback, devices are objects of this one; all processors are slowed by sleeping, and each
 device has its own links. Every scheme answers the same requests (Poisson, the same moments for all) on the same replay
 of the links: the trained policy; the planner, which takes for each request as it comes the least latency by the own
-estimates of the device, as sequential greedy does; and every device alone. Rounds are repeated in turns. Writes
-results/real-nodes.json and .png.
+estimates of the device, as sequential greedy does; and every device alone. In each round all take their turn, another
+one first, and what is compared are differences within a round. `--first-round N` adds rounds from N on to the record.
+Writes results/real-nodes.json and .png.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from coinfer.demo.cluster import edges
 from coinfer.demo.run import BURST_BITS, link_traces
@@ -39,7 +41,7 @@ from coinfer.types import Policy
 RESULTS = Path(__file__).resolve().parent / "results"
 CONCURRENT = 64
 REST_S = 1.5
-SETTLING_RUNS = 10
+TRAINED = "trained policy"
 
 
 def main() -> None:
@@ -52,27 +54,68 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6.0, help="requests per second of each device")
     parser.add_argument("--deadline-ms", type=float, default=120.0)
     parser.add_argument("--round-s", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--first-round", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parsed = parser.parse_args()
     with ExitStack() as stack:
         devices, links, traces = site(stack, parsed)
         schemes = {name: [policies[name] for policies in map(policies_of, devices)] for name in policies_of(devices[0])}
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in schemes}
-        for number in range(parsed.rounds):
-            for name, policies in schemes.items():
-                found[name].append(round_of(devices, policies, links, traces, parsed, number))
+        found = before(parsed) if parsed.first_round else {name: [] for name in schemes}
+        for number in range(parsed.first_round, parsed.first_round + parsed.rounds):
+            for name in rotated(list(schemes), number):
+                found[name].append(round_of(devices, schemes[name], links, traces, parsed, number))
                 Console().print(name, {key: round(value, 4) for key, value in summary(found[name][-1:]).items()})
     written = {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(parsed).items()},
         "machine": this_machine().model_dump(),
         "schemes": {name: summary(rounds) for name, rounds in found.items()},
-        "rounds": {name: [summary([one]) for one in rounds] for name, rounds in found.items()},
+        "differences": differences(found),
+        "rounds": found,
     }
     parsed.output.mkdir(parents=True, exist_ok=True)
-    (parsed.output / "real-nodes.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    (parsed.output / "real-nodes.json").write_text(json.dumps(written) + "\n", encoding="utf-8")
     plot(found, parsed.deadline_ms / 1e3, parsed.output / "real-nodes.png")
     show(written["schemes"])
+    for name, told in written["differences"].items():
+        Console().print(name, told)
+
+
+Found = dict[str, list[dict[str, Any]]]
+
+
+def before(parsed: argparse.Namespace) -> Found:
+    """Rounds of the record."""
+    return json.loads((parsed.output / "real-nodes.json").read_text(encoding="utf-8"))["rounds"]
+
+
+def rotated(names: list[str], number: int) -> list[str]:
+    first = number % len(names)
+    return names[first:] + names[:first]
+
+
+def differences(found: Found) -> dict[str, dict[str, list[float]]]:
+    """Of the trained policy to the others by round: mean, and the 95 % interval of the mean (Student)."""
+    if TRAINED not in found:
+        return {}
+    told: dict[str, dict[str, list[float]]] = {}
+    for name in found:
+        if name != TRAINED:
+            parts = {}
+            for key in ("mean_s", "p95_s", "in_time"):
+                own, other = (np.array([summary([one])[key] for one in found[scheme]]) for scheme in (TRAINED, name))
+                parts[key] = interval(own - other)
+            told[f"{TRAINED} less {name}"] = parts
+    return told
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """Mean, lower and upper end."""
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return [mean, math.nan, math.nan]
+    half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count))
+    return [mean, mean - half, mean + half]
 
 
 def _factors(text: str) -> tuple[float, ...]:
@@ -115,7 +158,7 @@ def replay(links: Links, traces: Sequence[Mapping[str, Trace]], scale: float) ->
 
 
 def policies_of(device: Device) -> dict[str, Policy]:
-    trained = {} if device.policy is device.planner else {"trained policy": device.policy}
+    trained = {} if device.policy is device.planner else {TRAINED: device.policy}
     return {**trained, "sequential greedy": device.planner, "device only": device_only(device.options)}
 
 
@@ -127,13 +170,15 @@ def round_of(
     parsed: argparse.Namespace,
     number: int,
 ) -> dict[str, Any]:
-    """One scheme for `--round-s` seconds; the moments and pictures depend on the round's number only."""
+    """One scheme for `--round-s` seconds; moments, pictures and the part of the traces depend on the round's number
+    only."""
     pictures = [picture for _, picture in load_images()]
     for device, policy in zip(devices, policies, strict=True):
         device.policy = device_only(device.options)
         for picture in pictures * 2:
             device.infer(picture)
         device.policy = policy
+    traces = [{node: trace.shifted(number * parsed.round_s) for node, trace in own.items()} for own in traces]
     replay(links, traces, parsed.link_scale)
     time.sleep(REST_S)
     replay(links, traces, parsed.link_scale)
@@ -144,6 +189,7 @@ def round_of(
         for at_s in np.cumsum(rng.exponential(1 / parsed.rate, int(2 * parsed.rate * parsed.round_s)))
         if at_s < parsed.round_s
     )
+    names = {address: f"edge {i + 1}" for i, address in enumerate(devices[0].servers)}
     futures: list[Future[Result]] = []
     with ThreadPoolExecutor(CONCURRENT) as pool:
         began_s = time.monotonic()
@@ -152,11 +198,11 @@ def round_of(
             futures.append(pool.submit(devices[which].infer, pictures[i % len(pictures)]))
         results = [future.result() for future in futures]
     return {
-        "latency_s": [result.outcome.latency_s for result in results],
+        "latency_s": [round(result.outcome.latency_s, 5) for result in results],
         "in_time": [bool(result.outcome.in_time) for result in results],
-        "by": [result.executed_on for result in results],
+        "by": [names.get(result.executed_on, "device") for result in results],
         "fallbacks": sum(bool(result.fallback) for result in results),
-        "error": [abs(result.predicted_s / result.outcome.latency_s - 1) for result in results],
+        "error": [round(abs(result.predicted_s / result.outcome.latency_s - 1), 4) for result in results],
     }
 
 
