@@ -24,8 +24,8 @@ class Work:
 @pytest.mark.parametrize(
     ("took_s", "slowdown", "runs", "wanted_s"),
     [
-        ((0.002, 0.001), 10.0, 2, 0.01),  # cold caches count once, not ten times
-        ((0.001, 0.002), 10.0, 2, 0.01),
+        ((0.004, *[0.001] * 6, 0.003), 20.0, 8, 0.02),  # cold caches and a disturbance count once, not twenty times
+        ((0.001, 0.0015, 0.0015, 0.0015), 4.0, 2, 0.006),  # so often as there is time
         ((0.001,), 3.0, 1, 0.003),  # no time for a second run
         ((0.5,), 10.0, 1, 5.0),  # cold caches do not matter
     ],
