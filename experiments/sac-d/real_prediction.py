@@ -6,7 +6,7 @@ Options are drawn evenly from all of them, rates evenly in their logarithm from 
 settle and then three times, the median of which is compared with
 - learned: profile times the speeds that the device has learned of both processors by then, true rate;
 - nominal: profile times the slow-down factors, true rate; nothing learned but the round trip.
-Writes results/real/prediction.json and .png.
+Writes results/real/NAME.json and .png.
 """
 
 import json
@@ -30,6 +30,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="prediction", help="of the files written")
     parsed = parser.parse_args()
     rng = np.random.default_rng(parsed.seed)
     with site(parsed, all_options=True) as place:
@@ -47,8 +48,8 @@ def main() -> None:
         "rows": rows,
     }
     parsed.output.mkdir(parents=True, exist_ok=True)
-    (parsed.output / "prediction.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    plot(found, parsed.output / "prediction.png")
+    (parsed.output / f"{parsed.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    plot(found, parsed.output / f"{parsed.name}.png")
     json.dump(found["errors"], sys.stdout, indent=1)
     print()
 
@@ -134,9 +135,12 @@ def plot(found: dict[str, Any], path: Any) -> None:
         one.loglog(ends * 1e3, ends * 1e3, color="black", lw=1)
         one.fill_between(ends * 1e3, ends * 900, ends * 1100, color="black", alpha=0.12, label="10 %")
         error = found["errors"][name]
-        one.set(title=f"{title}: median error {error['median']:.1%}", xlabel="predicted latency, ms")
+        one.set(title=f"{title}:\nmedian error {error['median']:.1%}", xlabel="predicted latency, ms")
     axes[0].set(ylabel="measured latency, ms")
     axes[0].legend(fontsize=8)
+    figure.suptitle(
+        f"{found['model']}: device slowed {found['device_slowdown']:g} times, edge {found['edge_slowdown']:g}"
+    )
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
