@@ -107,9 +107,11 @@ def main() -> None:
         return worker(*sys.argv[2:])
     parser = harness.parser(__doc__, "resume")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--scheme", choices=list(ROUNDS_A_KILL), help="this one only")
     settings = parser.parse_args()
     parts = {}
-    for scheme, (_, rounds_a_kill) in ROUNDS_A_KILL.items():
+    for scheme in [settings.scheme] if settings.scheme else ROUNDS_A_KILL:
+        _, rounds_a_kill = ROUNDS_A_KILL[scheme]
         kills = 2 if settings.quick else settings.kills
         parts[scheme] = compare(scheme, kills, rounds_a_kill * max(3, kills))
         harness.CONSOLE.print(scheme, parts[scheme])

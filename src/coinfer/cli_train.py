@@ -83,7 +83,7 @@ def train(
     title = f"{scheme} (best of {seeds} by reward on held-out worlds) beside baselines, {runs[0].tasks:,} tasks"
     shown = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
     columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in shown}}
-    console.print(report.comparison(title, runs, columns))
+    console.print(*report.fitted(report.comparison(title, runs, columns), console.width))
     report.save(folder / "evaluation", trained.record, runs)
     console.print(f"\npolicy: {path}; curves and records: {folder}", soft_wrap=True)
 
@@ -102,7 +102,7 @@ def _spread(scheme: str, address: str | None) -> "Spread":
         console.print(f"{crew.count} agents and the controller on {nodes} node{'s' * (nodes > 1)} of the cluster")
 
     def told(loss: "Loss") -> None:
-        about = f"{loss.why} was lost and replaced within {loss.took_s:.1f} s"
+        about = f"{loss.who} was lost and replaced within {loss.took_s:.1f} s"
         console.print(f"{about}; {loss.age_s:.1f} s of training were played again")
 
     return lambda setting: playing(setting, address, told=told, seated=seated)

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from coinfer.learners import agents, cdo_dsac, checkpoint
@@ -109,7 +109,7 @@ def test_apart_is_the_stacked_loop_up_to_rounding_where_places_are_packed():
     )  # fmt: skip
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_deaths_cost_nothing_but_time(data):
     """Anybody at any call, several times, also while all are going back; chunks of any length."""
@@ -124,12 +124,17 @@ def test_deaths_cost_nothing_but_time(data):
     assert bool(conductor.losses) <= bool(deaths)
 
 
+def test_a_death_before_anything_was_kept():
+    found, _, _ = conducted(setting(), {6: 0, 40: SMALL.agents})
+    assert checkpoint.digest(found.tensors()) == checkpoint.digest(alone("flat")[1].tensors())
+
+
 def test_every_loss_is_told():
     _, _, crew = alone("flat")
     _, conductor, _ = conducted(setting(), {crew.calls // 2: SMALL.agents, crew.calls: 0})
     assert len(conductor.losses) == 2
     assert all(0 < loss.age_s < 1 and loss.took_s > 0 for loss in conductor.losses)
-    assert 0 < conductor.losses[0].round < conductor.losses[1].round < SMALL.rounds
+    assert 0 < conductor.losses[0].round < conductor.losses[1].round <= SMALL.rounds
 
 
 def test_who_stays_dead_ends_the_training(monkeypatch):

@@ -75,7 +75,7 @@ def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp
         digest = drive(loop, {"of": "a test"}, play=play, progress=kill, folder=tmp_path)
     assert digest == drive(alone, {})
     assert loop.points == alone.points
-    assert [loss.why for loss in losses] == ["agent 0", "the controller"]
+    assert [loss.who for loss in losses] == ["agent 0", "the controller"]
 
 
 def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

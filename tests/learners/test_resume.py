@@ -30,15 +30,13 @@ def loop(rounds: int, seeds: int = 2) -> Loop:
 
 def test_killed_and_resumed_is_the_same(tmp_path: Path):
     output = tmp_path / "resume.json"
-    command = [sys.executable, "benchmarks/resume.py", "--quick", "--output", str(output)]
+    command = [sys.executable, "benchmarks/resume.py", "--quick", "--scheme", "cdo-dsac", "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads(output.read_text())
-    assert set(record["schemes"]) == {"sac-d", "cdo-dsac"}
-    for part in record["schemes"].values():
-        assert part["kills"] >= 2
-        assert part["same"], part
+    assert record["schemes"]["cdo-dsac"]["kills"] >= 2
+    assert record["same"], record
 
 
 def test_resumed_at_any_round_it_has_the_same_state_and_curves(tmp_path: Path):

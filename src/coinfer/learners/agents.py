@@ -26,7 +26,8 @@ from coinfer.learners.training import TrainingError
 from coinfer.scenario.world import OffloadWorld
 
 BACKUP_S = 0.5
-"""Wanted time between two states that the conductor keeps; with what taking one takes, well below a second."""
+"""Wanted time from one state that the conductor keeps to the next, so that with what taking one takes it stays below a
+second. Judging the agents, which makes no new records, comes on top."""
 GIVE_UP_S = 120.0
 """After so long without a round that all members finished, the training ends."""
 
@@ -73,6 +74,7 @@ class _Member:
         if self.term < 0:
             torch.set_num_threads(setting.threads)
             self.setting, self.loop = setting, setting.loop(self.only)
+        self.loop.replay = None
         self.loop.restore(_tensors(state, setting.device))
         self.loop.points, self.loop.assessed = [], []
         self.term = term
@@ -94,7 +96,7 @@ class Agent(_Member):
         self.ended = True
 
     def step(self, term: int) -> Parts:
-        """Begins a round; what is to be remembered [S, W, ..]."""
+        """Begins a round, having ended the last; what is to be remembered [S, W, ..]."""
         self._check(term)
         self._end()
         self.ended = False
@@ -115,17 +117,22 @@ class Agent(_Member):
         self._check(term)
         self.loop.learner.restore(below("learner", _tensors(learners, self.setting.device)))
 
-    def state(self, term: int) -> tuple[Arrays, list[Point], list[Point]]:
+    def state(self, term: int) -> tuple[Arrays, list[Point]]:
         """Ends the round. All that the agent holds, and the points of its curves since it was last asked."""
         self._check(term)
         self._end()
-        points, assessed = self.loop.points, self.loop.assessed
-        self.loop.points, self.loop.assessed = [], []
-        return _arrays(self.loop.tensors()), points, assessed
+        points, self.loop.points = self.loop.points, []
+        return _arrays(self.loop.tensors()), points
+
+    def assess(self, term: int) -> Point:
+        """How the agent does on held-out worlds after this round."""
+        self._check(term)
+        self.loop.assess()
+        return self.loop.assessed.pop()
 
     def _end(self) -> None:
         if not self.ended:
-            self.loop.end()
+            self.loop.tell()
         self.ended = True
 
 
@@ -188,13 +195,15 @@ class Crew(Protocol):
 class Loss(NamedTuple):
     """A loss that was made good."""
 
-    why: str
+    who: str
     round: int
     """That all went back to."""
+    rounds: int
+    """After that one, which may have been played in part and are played again."""
     age_s: float
-    """Of that state when the loss was noticed."""
+    """From their beginning until the loss was noticed."""
     took_s: float
-    """From then until the next state that all have reached."""
+    """From then until the members have played on."""
 
 
 class Conductor:
@@ -225,28 +234,60 @@ class Conductor:
         Raises:
             TrainingError: where a lost member is not replaced in time.
         """
-        lost, kept_s = None, self.clock()
+        rounds = self._at_once(loop)
+        took_s = self._until_done(loop, rounds, lambda: self._play(loop, rounds))
+        self.rounds = max(1, min(2 * rounds, int(rounds * BACKUP_S / max(took_s, 1e-6))))
+        if loop.settings.assesses(loop.round):
+            self._until_done(loop, 0, lambda: self._assess(loop))
+
+    def _until_done(self, loop: Loop, rounds: int, act: Callable[[], None]) -> float:
+        """Acts from the loop's state, again after every loss; how long the last time took."""
+        lost, start = None, loop.round
         while True:
             began_s = self.clock()
             try:
                 if not self.placed:
                     self._place(loop)
-                rounds = min(self.rounds, loop.settings.rounds - loop.round)
-                *states, news = self.crew.wait(self._asked(loop, rounds))
+                    began_s = self.clock()
+                act()
                 break
             except Lost as error:
                 now_s, self.placed = self.clock(), False
-                lost = lost or (str(error), now_s)
-                if now_s - lost[1] > GIVE_UP_S:
+                lost = lost or (str(error), now_s - began_s, now_s)
+                if now_s - lost[2] > GIVE_UP_S:
                     raise TrainingError(f"a lost agent or controller was not replaced: {error}") from None
                 self.sleep(0.2)
-        keep(loop, states, news)
-        took_s = self.clock() - began_s
-        self.rounds = max(1, min(2 * rounds, int(rounds * BACKUP_S / max(took_s, 1e-6))))
+        now_s = self.clock()
         if lost:
-            why, at_s = lost
-            self.losses.append(Loss(why, loop.round - rounds, at_s - kept_s, self.clock() - at_s))
+            who, age_s, at_s = lost
+            self.losses.append(Loss(who, start, rounds, age_s, now_s - at_s))
             self.told(self.losses[-1])
+        return now_s - began_s
+
+    def _play(self, loop: Loop, rounds: int) -> None:
+        *states, news = self.crew.wait(self._asked(loop, rounds))
+        keep(loop, states, news)
+
+    def _assess(self, loop: Loop) -> None:
+        loop.assessed.append(_point(self.crew.wait(self._all("assess"))))
+
+    def _at_once(self, loop: Loop) -> int:
+        """How many rounds to ask for: what takes long comes last, an assessment, or is alone, a broadcast."""
+        most = min(self.rounds, loop.settings.rounds - loop.round)
+        learner: Any = loop.learner
+        updates = learner.sac.updates
+        for count in range(1, most + 1):
+            updates += len(loop.settings.draws(loop.round + count))
+            if self._broadcasts(loop, loop.round + count, updates):
+                return max(1, count - 1)
+            if loop.settings.assesses(loop.round + count):
+                return count
+        return most
+
+    def _broadcasts(self, loop: Loop, number: int, updates: int) -> bool:
+        """Whether the round does, that many updates being done with it."""
+        every = self.setting.settings.broadcast_every
+        return bool(every and loop.settings.draws(number) and updates % every == 0)
 
     def _place(self, loop: Loop) -> None:
         """Brings all members to the state of the loop."""
@@ -259,7 +300,7 @@ class Conductor:
 
     def _asked(self, loop: Loop, rounds: int) -> list[Any]:
         """Promises of the agents' states and of the controller's news after so many rounds."""
-        controller, every = len(self.agents), self.setting.settings.broadcast_every
+        controller = len(self.agents)
         learner: Any = loop.learner
         updates = learner.sac.updates
         for number in range(loop.round + 1, loop.round + rounds + 1):
@@ -268,7 +309,7 @@ class Conductor:
             if loop.settings.draws(number):
                 self._all("learn", batches)
                 updates += 1
-                if every and updates % every == 0:
+                if self._broadcasts(loop, number, updates):
                     learners = self._all("learners")
                     best = self.crew.ask(controller, "broadcast", self.term, *learners, answers=len(self.agents))
                     self._all("take", best)
@@ -279,14 +320,12 @@ class Conductor:
         return [self.crew.ask(i, what, self.term, *each[i]) for i in self.agents]
 
 
-def keep(loop: Loop, states: Sequence[tuple[Arrays, list[Point], list[Point]]], news: Sequence[Parts]) -> None:
+def keep(loop: Loop, states: Sequence[tuple[Arrays, list[Point]]], news: Sequence[Parts]) -> None:
     """Puts what the agents have become, and the controller's new records, into the loop of all."""
-    loop.restore(merged([_tensors(arrays) for arrays, _, _ in states], loop.tensors()))
+    loop.restore(merged([_tensors(arrays) for arrays, _ in states], loop.tensors()))
     for record in news:
         loop.remember(_transition(record, loop.keys.device))
-    for old, place in ((loop.points, 1), (loop.assessed, 2)):
-        for points in zip(*(state[place] for state in states), strict=True):
-            old.append(_point(points))
+    loop.points += [_point(points) for points in zip(*(points for _, points in states), strict=True)]
 
 
 def split(whole: Mapping[str, Tensor], agents: int, like: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -44,6 +44,10 @@ class LoopSettings:
         learns = number > self.warmup and number % self.every == 0
         return range(number * self.updates, (number + learns) * self.updates)
 
+    def assesses(self, number: int) -> bool:
+        """Whether this round ends with an assessment."""
+        return number == self.rounds or bool(self.assess_every and number % self.assess_every == 0)
+
 
 class Point(NamedTuple):
     """A point of the learning curves: means since the last one."""
@@ -82,7 +86,8 @@ class Loop:
         self.remember(self.step())
         for call in self.settings.draws(self.round):
             self.learn(self.drawn(call))
-        self.end()
+        self.tell()
+        self.assess()
 
     def step(self) -> Transition:
         """Begins a round: a step of all worlds, as it is to be remembered."""
@@ -104,12 +109,16 @@ class Loop:
     def learn(self, batch: Transition) -> None:
         self._count(self.learner.update(batch))
 
-    def end(self) -> None:
-        """Of a round: curves and assessment where they are due."""
+    def tell(self) -> None:
+        """A point of the curves, where a round ends with one."""
         if self.round % self.settings.tell_every == 0:
-            self._tell()
-        last = self.round == self.settings.rounds
-        if last or (self.settings.assess_every and self.round % self.settings.assess_every == 0):
+            means = {name: part.tolist() for name, part in self._means().items()}
+            self.points.append(Point(self.round, means))
+            self.sums, self.counts = {}, {}
+
+    def assess(self) -> None:
+        """Plays on held-out worlds, where a round ends with that; changes nothing but the curve."""
+        if self.settings.assesses(self.round):
             figures = assess(self.game, self.learner, self.settings.assess_rounds)
             self.assessed.append(Point(self.round, {name: part.tolist() for name, part in figures.items()}))
 
@@ -130,10 +139,6 @@ class Loop:
             whole = part.double().flatten(1) if part.dim() > 1 else part.double()[:, None]
             self.sums[name] = self.sums.get(name, 0.0) + whole.sum(1)
             self.counts[name] = self.counts.get(name, 0.0) + torch.full_like(whole[:, 0], whole.shape[1])
-
-    def _tell(self) -> None:
-        self.points.append(Point(self.round, {name: part.tolist() for name, part in self._means().items()}))
-        self.sums, self.counts = {}, {}
 
     def _means(self) -> dict[str, Tensor]:
         means = {name: part / self.counts[name] for name, part in self.sums.items()}

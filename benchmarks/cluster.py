@@ -1,0 +1,131 @@
+"""What a training on a cluster costs, and what the death of an agent, of the controller or of a node costs it.
+
+    python benchmarks/cluster.py [--kills 20]
+
+A Ray cluster of two nodes on this machine (loopback only) trains CDO-DSAC's quick preset: five agents and the
+controller in six processes. Members are killed (SIGKILL) at random moments, at last a whole node; the hash of the final
+state is held against that of a run that nobody disturbed. Writes benchmarks/results/cluster.json:
+- `rounds a second` of the stacked learner in one process, and on the cluster (here both share the same cores);
+- `at risk, s`: from the first step that was not kept until a loss was noticed. So much training is played again; the
+  records come out the same, none is lost;
+- `back, s`: from then until all members have played on.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from threading import Timer
+from typing import Any
+
+import harness
+import torch
+
+from coinfer.learners import cdo_dsac, cluster
+from coinfer.learners.agents import Loss, Setting
+from coinfer.learners.loop import run
+from coinfer.learners.training import Report, drive
+from coinfer.scenario.compile import open_world
+
+SOON_S, LATE_S = 0.2, 2.0
+"""A member dies so long after the last loss was made good."""
+ROUNDS_A_KILL = 25
+SPEED_ROUNDS = 200
+
+
+@contextmanager
+def two_nodes() -> Iterator[Any]:
+    os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_USAGE_STATS_ENABLED="0")
+    os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        made.add_node(**node)
+        yield made
+    finally:
+        made.shutdown()
+
+
+def setting_of(rounds: int, quick: bool) -> Setting:
+    agents = 2 if quick else 5
+    settings = replace(cdo_dsac.with_rounds(cdo_dsac.PRESETS["quick"], rounds), agents=agents, assess_every=rounds)
+    return Setting(settings, open_world("cdo-dsac", {}).world, [0])
+
+
+def speed(setting: Setting, address: str) -> dict[str, harness.Figure]:
+    """Rounds a second, the first (starting, warming up) not counted."""
+    loops = {"one process": setting.loop(), "cluster": setting.loop()}
+    found = {}
+    for name, loop in loops.items():
+        marks = [(time.monotonic(), 0)]
+
+        def mark(at: Any, _: Any = None, marks: list[tuple[float, int]] = marks) -> None:
+            if at.round - marks[-1][1] >= 25:
+                marks.append((time.monotonic(), at.round))
+
+        if name == "cluster":
+            with cluster.playing(setting, address) as play:
+                drive(loop, {}, play=play, progress=mark)
+        else:
+            run(loop, mark)
+        pairs = pairwise(marks[1:])
+        found[f"rounds a second, {name}"] = harness.figure([(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs])
+    return found
+
+
+def disturbed(setting: Setting, nodes: Any, kills: int) -> tuple[str, list[tuple[str, Loss]]]:
+    """Hash of the final state, and the losses by what was killed."""
+    losses: list[Loss] = []
+    killed: list[str] = []
+    crews: list[cluster.RayCrew] = []
+    drawn = random.Random(0)
+
+    def node() -> None:
+        nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+
+    def kill(_: Report) -> None:
+        if len(killed) != len(losses) or len(killed) > kills:
+            return
+        if len(killed) == kills:
+            killed.append("node")
+            node()
+            return
+        # every other time the controller, as there is but one
+        member = crews[0].count if len(killed) % 2 else drawn.randrange(crews[0].count)
+        killed.append("controller" if member == crews[0].count else "agent")
+        pid = crews[0].seats()[member].pid
+        Timer(drawn.uniform(SOON_S, LATE_S), os.kill, (pid, signal.SIGKILL)).start()
+
+    with cluster.playing(setting, nodes.address, told=losses.append, seated=crews.append) as play:
+        digest = drive(setting.loop(), {}, play=play, progress=kill if kills else lambda _: None)
+    return digest, list(zip(killed, losses, strict=False))
+
+
+def main() -> None:
+    parser = harness.parser(__doc__, "cluster")
+    parser.add_argument("--kills", type=int, default=20)
+    asked = parser.parse_args()
+    kills = 2 if asked.quick else asked.kills
+    torch.set_num_threads(1)
+    setting = setting_of(ROUNDS_A_KILL * (kills + 3), asked.quick)
+    with two_nodes() as nodes:
+        figures = speed(setting_of(100 if asked.quick else SPEED_ROUNDS, asked.quick), nodes.address)
+        whole, _ = disturbed(setting, nodes, 0)
+        digest, losses = disturbed(setting, nodes, kills)
+    for kind in ("agent", "controller", "node"):
+        of_kind = [loss for name, loss in losses if name == kind]
+        if of_kind:
+            figures[f"{kind} dies: at risk, s"] = harness.figure([loss.age_s for loss in of_kind])
+            figures[f"{kind} dies: back, s"] = harness.figure([loss.took_s for loss in of_kind])
+    told = [{"killed": name, **loss._asdict()} for name, loss in losses]
+    harness.save(asked, figures, same=digest == whole, hash=digest, undisturbed=whole, losses=told)
+
+
+if __name__ == "__main__":
+    main()
