@@ -136,9 +136,9 @@ def main() -> None:
     settings = parser.parse_args()
     count, steps = (2, 8_000) if settings.quick else (settings.learners, settings.steps)
     torch.set_num_threads(1)
+    played = PARTS[settings.only](count, steps)
     record: dict[str, Any] = json.loads(settings.output.read_text()) if settings.output.exists() else {}
-    curves = {part: curve for part, curve in record.get("curves", {}).items() if part != settings.only}
-    curves[settings.only] = PARTS[settings.only](count, steps)
+    curves = {**record.get("curves", {}), settings.only: played}
     harness.save(settings, figures({part: curves[part] for part in PARTS if part in curves}), curves=curves)
 
 

@@ -126,8 +126,7 @@ def main() -> None:
     settings = parser.parse_args()
     decisions, observations = (200, 200) if settings.quick else (settings.decisions, settings.observations)
     torch.set_num_threads(1)
-    before = json.loads(settings.output.read_text()) if settings.output.exists() else {}
-    figures: dict[str, harness.Figure] = before.get("figures", {})
+    figures: dict[str, harness.Figure] = {}
     for name in settings.only:
         scenario, changes, make = CASES[name]
         if make is packaged and not shipped.LEARNED.is_file():
@@ -147,7 +146,8 @@ def main() -> None:
             harness.CONSOLE.print(name, found)
             told = f"{label}: tasks decided unlike PyTorch, {observations:,} observations"
             figures[told] = harness.figure([found["decided otherwise"]], at_most=0)
-    harness.save(settings, figures)
+    before = json.loads(settings.output.read_text()) if settings.output.exists() else {}
+    harness.save(settings, {**before.get("figures", {}), **figures})
 
 
 if __name__ == "__main__":
