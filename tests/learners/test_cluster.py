@@ -57,7 +57,7 @@ def listening(pids: set[int]) -> set[str]:
 def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp_path: Path):
     """As the stacked loop, bit by bit: weights, optimisers, shared memory, worlds."""
     made = setting()
-    made = made._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
+    made = made._replace(settings=replace(SMALL, agents=2, rounds=60, assess_every=60))
     alone, loop, losses, killed = made.loop(), made.loop(), [], []
     crew: list[cluster.RayCrew] = []
 
@@ -90,7 +90,7 @@ def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(cluster, "playing", playing)
     monkeypatch.setitem(cdo_dsac.PRESETS, "quick", replace(SMALL, agents=2))
     small = ("slots=6", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
-    words = ["train", "cdo-dsac", "--steps", "48", "--out", str(tmp_path / "run"), "--cluster"]
+    words = ["train", "cdo-dsac", "--out", str(tmp_path / "run"), "--cluster"]
     words += [word for change in small for word in ("--set", change)]
     done = CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -69,13 +69,18 @@ class RayCrew:
             raise Lost(self._lost(error)) from None
 
     def seats(self) -> list[Seat]:
-        """Where everybody is now."""
+        """Where everybody is now.
+
+        Raises:
+            TrainingError: where they do not start.
+        """
         try:
             return self._ray.get([member.__ray_call__.remote(_seat) for member in self.members], timeout=PLACE_S)
         except self._errors.GetTimeoutError:
-            raise TrainingError(
-                f"the Ray cluster did not start {len(self.members)} processes within {PLACE_S:.0f} s: see `ray status`"
-            ) from None
+            why = f"not within {PLACE_S:.0f} s, see `ray status`"
+        except self._errors.RayError as error:
+            why = str(error).strip().splitlines()[-1]
+        raise TrainingError(f"the Ray cluster did not start {len(self.members)} processes with coinfer: {why}")
 
     def end(self) -> None:
         from ray.util.placement_group import remove_placement_group
