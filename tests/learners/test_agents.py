@@ -64,8 +64,11 @@ class Here:
         return list(promises)
 
 
-def conducted(setting: Setting, deaths: dict[int, int] | None = None, pace: tuple[float, ...] = (0.02,)):
-    """The loop and its conductor after the last round; `pace` are the seconds between looks at the clock, in turn."""
+def conducted(
+    setting: Setting, deaths: dict[int, int] | None = None, pace: tuple[float, ...] = (0.02,), begun: int = 0
+):
+    """The loop and its conductor after the last round; `pace` are the seconds between looks at the clock, in turn;
+    `begun` rounds were played in one process before."""
     now = [0.0, 0]
 
     def clock() -> float:
@@ -75,6 +78,8 @@ def conducted(setting: Setting, deaths: dict[int, int] | None = None, pace: tupl
 
     crew = Here(setting, deaths)
     conductor, loop = Conductor(crew, setting, clock=clock, sleep=lambda _: None), setting.loop()
+    for _ in range(begun):
+        loop.play()
     while loop.round < loop.settings.rounds:
         conductor.play(loop)
     return loop, conductor, crew
@@ -122,6 +127,12 @@ def test_deaths_cost_nothing_but_time(data):
     assert found.points == apart.points
     assert found.assessed == apart.assessed
     assert bool(conductor.losses) <= bool(deaths)
+
+
+def test_what_was_begun_here_goes_on_there():
+    found, _, _ = conducted(setting(), {90: 2}, begun=7)
+    assert checkpoint.digest(found.tensors()) == checkpoint.digest(alone("flat")[0].tensors())
+    assert found.assessed == alone("flat")[0].assessed
 
 
 def test_a_death_before_anything_was_kept():

@@ -1,5 +1,6 @@
 """Training on a Ray cluster of two nodes: whoever dies, it ends as if nothing had happened; mistakes are one line."""
 
+import json
 import os
 import re
 import signal
@@ -15,9 +16,10 @@ from tests.learners.test_agents import SMALL, Here, setting
 from typer.testing import CliRunner
 
 from coinfer.cli import app
-from coinfer.learners import cdo_dsac, cluster
+from coinfer.learners import cdo_dsac, cluster, finish
 from coinfer.learners.agents import Conductor
 from coinfer.learners.training import TrainingError, drive
+from coinfer.types import UserError
 
 
 @pytest.fixture
@@ -79,25 +81,29 @@ def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp
 
 
 def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """With a crew in this process instead of Ray's."""
-    asked = []
+    """With a crew in this process instead of Ray's; up to the export, which is as without a cluster."""
+    asked, trained = [], []
 
     @contextmanager
     def playing(setting, address, *, told, seated):
         asked.append((setting.settings.agents, address))
         yield Conductor(Here(setting, {60: 1}), setting, told, sleep=lambda _: None).play
 
+    def enough(found, *_):
+        trained.append(found)
+        raise UserError("that will do")
+
     monkeypatch.setattr(cluster, "playing", playing)
+    monkeypatch.setattr(finish, "export_best", enough)
     monkeypatch.setitem(cdo_dsac.PRESETS, "quick", replace(SMALL, agents=2))
     small = ("slots=6", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
-    words = ["train", "cdo-dsac", "--out", str(tmp_path / "run"), "--cluster"]
-    words += [word for change in small for word in ("--set", change)]
-    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    words = ["train", "cdo-dsac", "--out", str(tmp_path), "--cluster", "--seeds", "2"]
+    done = CliRunner().invoke(app, words + [word for change in small for word in ("--set", change)])
+    assert str(done.exception) == "that will do"
     assert asked == [(2, None)]
     assert re.search(r"agent 1 was lost and replaced within \S+ s; \S+ s of training were played again", done.output)
-    assert "sequential-greedy" in done.output
-    assert (tmp_path / "run" / "policy.onnx").exists()
+    assert len(trained[0].modules) == 2
+    assert json.loads((tmp_path / "curves.json").read_text())["assessed"][-1]["round"] == SMALL.rounds
 
 
 @pytest.mark.parametrize(
