@@ -37,10 +37,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
-POLICIES = (
-    "random", "random-place", "round-robin", "device-only", "server-only", "greedy", "best-cut", "two-choices",
-    "sequential-greedy", "slot-descent",
-)  # fmt: skip
+COLORS = {
+    "random": "silver", "random-place": "tan", "round-robin": "goldenrod", "device-only": "dimgrey",
+    "server-only": "plum", "greedy": "C3", "best-cut": "lightcoral", "two-choices": "C1", "sequential-greedy": "C0",
+    "insertion": "C2", "sequential-greedy-memory": "deepskyblue", "insertion-memory": "limegreen", "slot-descent": "C4",
+}  # fmt: skip
+POLICIES = tuple(COLORS)
 SEEDS, SLOTS = 10, 50
 CAMPUS_CAPACITY = (8, 8, 12, 12, 16, 16)
 CONSOLE = Console(highlight=False)
@@ -48,7 +50,8 @@ RATE, STALENESS = "arrival rate", "staleness"
 KEPT = ("mean_s", "p95_s", "p99_s", "in_time", "refused", "balance")
 EXCESSES = (
     ("greedy", "slot-descent"), ("two-choices", "slot-descent"), ("sequential-greedy", "slot-descent"),
-    ("greedy", limits.NAME), ("sequential-greedy", limits.NAME), ("slot-descent", limits.NAME),
+    ("insertion-memory", "slot-descent"), ("greedy", limits.NAME), ("sequential-greedy", limits.NAME),
+    ("insertion-memory", limits.NAME), ("slot-descent", limits.NAME),
 )  # fmt: skip
 Changes = dict[str, Any]
 Measures = dict[str, dict[str, list[float | None]]]
@@ -185,7 +188,8 @@ def figure(scenario: str, points: list[Point], path: Path) -> None:
                 axes[row, column].errorbar(at, mean, yerr=half, ms=4, capsize=2, lw=1.2, label=name, **style)
         axes[0, column].set(yscale="log", title=f"{scenario}: {sweep.name}")
         axes[1, column].set(xlabel=sweep.label, ylim=(0, 103))
-    axes[0, 0].set(ylabel="mean latency, ms")
+    least_s = min(values_of(point, limits.NAME, "mean_s").mean() for point in points)
+    axes[0, 0].set(ylabel="mean latency, ms", ylim=(0.7 * least_s / MILLI, None))
     axes[1, 0].set(ylabel="in time, %")
     chart.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     chart.savefig(path, dpi=100)
@@ -196,7 +200,12 @@ def _styles(here: list[Point]) -> dict[str, dict[str, Any]]:
     """Of the lines, by policy."""
     same = all(point["measures"]["best-cut"]["mean_s"] == point["measures"]["greedy"]["mean_s"] for point in here)
     names = [name for name in here[0]["measures"] if not (same and name == "best-cut")]
-    styles = {name: {"color": f"C{POLICIES.index(name)}", "marker": "o"} for name in names if name in POLICIES}
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": COLORS[name], "marker": "o", "ls": ":" if name.endswith("memory") else "-"}
+        for name in names
+        if name in COLORS
+    }
+    styles["greedy"]["zorder"] = 3  # best-cut is hardly ever better
     return styles | {limits.NAME: {"color": "black", "ls": "--"}}
 
 
@@ -224,32 +233,34 @@ def tables(scenario: str, points: list[Point]) -> str:
     return "\n".join(lines)
 
 
-ENDS = ("greedy", "two-choices", "sequential-greedy", "slot-descent", limits.NAME)
+ENDS = ("greedy", "two-choices", "sequential-greedy", "insertion-memory", "slot-descent", limits.NAME)
+ROOM = ("greedy", "sequential-greedy", "insertion-memory")
 
 
 def ends(scenario: str, points: list[Point]) -> str:
-    """Markdown, for each sweep: both its ends and the scenario itself, success below latency, and the room."""
-    lines = [
-        "| " + " | ".join((scenario, "at", *ENDS, "*greedy : descent*", "*sequential : descent*")) + " |",
-        "|---|---|" + "---:|" * (len(ENDS) + 2),
-    ]
+    """Markdown, for each sweep its ends and the scenario itself: latency and success; the room in a second table."""
+    reached = [f"| {scenario} | at | " + " | ".join(ENDS) + " |", "|---|---|" + "---:|" * len(ENDS)]
+    headings = [f"{name} : {other}" for other in ("slot-descent", limits.NAME) for name in ROOM]
+    room = [f"| {scenario} | at | " + " | ".join(headings) + " |", "|---|---|" + "---:|" * len(headings)]
     for sweep in sweeps(scenario):
         first, *_, last = sweep.points
         for value in sorted({first, sweep.base, last}):
             point = next(one for one in points if (one["sweep"], one["value"]) == (sweep.name, value))
-            cells = [
-                f"{values_of(point, name, 'mean_s').mean() / MILLI:,.0f}, "
-                f"{values_of(point, name, 'in_time').mean() / 0.01:.0f} %"
-                for name in ENDS
-            ]
-            room = [_room(point, name) for name in ("greedy", "sequential-greedy")]
-            lines.append(f"| {sweep.name} | {value:g} | " + " | ".join((*cells, *room)) + " |")
-    return "\n".join(lines)
+            start = f"| {sweep.name} | {value:g} | "
+            reached.append(start + " | ".join(_reached(point, name) for name in ENDS) + " |")
+            ratios = [_ratio(point, name, other) for other in ("slot-descent", limits.NAME) for name in ROOM]
+            room.append(start + " | ".join(ratios) + " |")
+    return "\n".join((*reached, "", *room))
 
 
-def _room(point: Point, name: str) -> str:
-    """How many times as long as slot descent takes, paired by seed."""
-    found = interval(values_of(point, name, "mean_s") / values_of(point, "slot-descent", "mean_s"))
+def _reached(point: Point, name: str) -> str:
+    mean_ms, in_time = values_of(point, name, "mean_s").mean() / MILLI, values_of(point, name, "in_time").mean()
+    return f"{mean_ms:,.0f} ms, {100 * in_time:.0f} %"
+
+
+def _ratio(point: Point, name: str, other: str) -> str:
+    """How many times as long it takes, paired by seed."""
+    found = interval(values_of(point, name, "mean_s") / values_of(point, other, "mean_s"))
     return f"{found.mean:.2f} ±{found.half:.2f}"
 
 
