@@ -74,8 +74,8 @@ def tiled(state: State, ways: int) -> State:
 
 
 def slot_descent(tables: offload.Tables) -> Decider:
-    """Coordinate descent on the true summed latency of each slot. Within a slot hardly anything is better, unless places
-    are so few that tasks would have to exchange them; it does not look ahead."""
+    """Coordinate descent on the true summed latency of each slot. Within a slot hardly anything is better, unless
+    places are so few that tasks would have to exchange them; it does not look ahead."""
 
     def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
         true = truth(tables, state)
