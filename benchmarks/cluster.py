@@ -14,6 +14,7 @@ state is held against that of a run that nobody disturbed. Writes benchmarks/res
 import os
 import random
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,13 +44,15 @@ def two_nodes() -> Iterator[Any]:
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        made.add_node(**node)
-        yield made
-    finally:
-        made.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-") as files:
+        os.environ["RAY_TMPDIR"] = files
+        node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            made.add_node(**node)
+            yield made
+        finally:
+            made.shutdown()
 
 
 def setting_of(rounds: int, quick: bool) -> Setting:

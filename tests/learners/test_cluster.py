@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,14 +33,16 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch):
     psutil = pytest.importorskip("psutil")
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        made.add_node(**node)
-        yield made.address
-        ours = psutil.Process().children(recursive=True)
-    finally:
-        made.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-") as files:
+        monkeypatch.setenv("RAY_TMPDIR", files)
+        node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            made.add_node(**node)
+            yield made.address
+            ours = psutil.Process().children(recursive=True)
+        finally:
+            made.shutdown()
     psutil.wait_procs(ours, timeout=20)
     assert not [process.name() for process in ours if process.is_running() and "ray" in process.name()]
 

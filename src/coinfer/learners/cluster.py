@@ -6,6 +6,7 @@ cluster of this machine alone is started, which listens on the loopback interfac
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -150,16 +151,20 @@ def _joined(address: str | None) -> Iterator[None]:
         return
     if address is not None and host is not None:
         _reach(address)
-    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address is None else {}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
-    except Exception as error:  # of many kinds
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"Ray cluster {address or 'on this machine'}: cannot be joined: {first}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="coinfer-") as files:
+        own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": files}
+        how: dict[str, Any] = own if address is None else {}
+        try:
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **how)
+        except Exception as error:  # of many kinds
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            if address == "auto" and isinstance(error, ConnectionError):
+                first = "none runs on this machine; `ray start` starts one"
+            raise TrainingError(f"Ray cluster {address or 'on this machine'}: cannot be joined: {first}") from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _host(address: str) -> str:
