@@ -1,13 +1,13 @@
-"""A trained policy on real nodes: several devices, three edge servers of unlike speed, links that follow traces.
+"""Trained policies on real nodes: several devices, three edge servers of unlike speed, links that follow traces.
 
-    python experiments/real-nodes/run.py --policy runs/.../policy.onnx [--first-round 6]
+    python experiments/real-nodes/run.py [--policies FILE.onnx ...] [--rounds 4] [--first-round 4]
 
 Servers are processes on loopback, devices are objects of this one; all processors are slowed by sleeping, and each
 device has its own links. Every scheme answers the same requests (Poisson, the same moments for all) on the same replay
-of the links: the trained policy; the planner, which takes for each request as it comes the least latency by the own
-estimates of the device, as sequential greedy does; and every device alone. In each round all take their turn, another
-one first, and what is compared are differences within a round. `--first-round N` adds rounds from N on to the record.
-Writes results/real-nodes.json and .png.
+of the links: the trained policies (without `--policies` the shipped one, and the one of train.py); the planner, which
+takes for each request as it comes the least latency by the own estimates of the device, as sequential greedy does; and
+every device alone. In each round all take their turn, another one first, and what is compared are differences within a
+round. `--first-round N` adds rounds from N on to the record. Writes results/real-nodes.json and .png.
 """
 
 import argparse
@@ -29,45 +29,50 @@ from coinfer.demo.cluster import edges
 from coinfer.demo.run import BURST_BITS, link_traces
 from coinfer.demo.schemes import device_only
 from coinfer.graph.zoo import open_model
+from coinfer.policies.exported import ExportedPolicy
 from coinfer.profile.measure import this_machine
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device import Device, Result
-from coinfer.runtime.images import load_images
+from coinfer.runtime.images import DATA, load_images
 from coinfer.runtime.links import Link
 from coinfer.runtime.profiling import profile_for
 from coinfer.traces import SHIPPED_TRACES, Trace
 from coinfer.types import Policy
 
+LEARNED = DATA / "policies" / "learned.onnx"
 RESULTS = Path(__file__).resolve().parent / "results"
+POLICIES = [path for path in (LEARNED, RESULTS / "site.onnx") if path.is_file()]
+NAMES = {"learned": "shipped policy", "site": "policy trained for this site"}
 CONCURRENT = 64
 REST_S = 1.5
-TRAINED = "trained policy"
+PLANNER = "planner (sequential greedy)"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", type=Path, default=None, help="a trained one (.onnx)")
+    parser.add_argument("--policies", type=Path, nargs="*", default=POLICIES, help="trained ones (.onnx)")
     parser.add_argument("--model", default="resnet32")
-    parser.add_argument("--device-slowdowns", type=_factors, default=(120.0, 90.0, 60.0))
-    parser.add_argument("--edge-slowdowns", type=_factors, default=(30.0, 15.0, 8.0))
+    parser.add_argument("--device-slowdowns", type=_factors, default=(160.0, 130.0, 100.0, 100.0, 80.0, 60.0))
+    parser.add_argument("--edge-slowdowns", type=_factors, default=(60.0, 30.0, 20.0))
     parser.add_argument("--link-scale", type=float, default=0.1)
-    parser.add_argument("--rate", type=float, default=6.0, help="requests per second of each device")
-    parser.add_argument("--deadline-ms", type=float, default=120.0)
+    parser.add_argument("--rate", type=float, default=4.0, help="requests per second of each device")
+    parser.add_argument("--deadline-ms", type=float, default=150.0)
     parser.add_argument("--round-s", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--first-round", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parsed = parser.parse_args()
     with ExitStack() as stack:
         devices, links, traces = site(stack, parsed)
-        schemes = {name: [policies[name] for policies in map(policies_of, devices)] for name in policies_of(devices[0])}
+        each = [policies_of(device, parsed.policies) for device in devices]
+        schemes = {name: [policies[name] for policies in each] for name in each[0]}
         found = before(parsed) if parsed.first_round else {name: [] for name in schemes}
         for number in range(parsed.first_round, parsed.first_round + parsed.rounds):
             for name in rotated(list(schemes), number):
                 found[name].append(round_of(devices, schemes[name], links, traces, parsed, number))
                 Console().print(name, {key: round(value, 4) for key, value in summary(found[name][-1:]).items()})
     written = {
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(parsed).items()},
+        "settings": json.loads(json.dumps(vars(parsed), default=lambda path: Path(path).stem)),
         "machine": this_machine().model_dump(),
         "schemes": {name: summary(rounds) for name, rounds in found.items()},
         "differences": differences(found),
@@ -95,17 +100,15 @@ def rotated(names: list[str], number: int) -> list[str]:
 
 
 def differences(found: Found) -> dict[str, dict[str, list[float]]]:
-    """Of the trained policy to the others by round: mean, and the 95 % interval of the mean (Student)."""
-    if TRAINED not in found:
-        return {}
+    """Of every scheme to the planner by round: mean, and the 95 % interval of the mean (Student)."""
     told: dict[str, dict[str, list[float]]] = {}
     for name in found:
-        if name != TRAINED:
+        if name != PLANNER:
             parts = {}
             for key in ("mean_s", "p95_s", "in_time"):
-                own, other = (np.array([summary([one])[key] for one in found[scheme]]) for scheme in (TRAINED, name))
+                own, other = (np.array([summary([one])[key] for one in found[scheme]]) for scheme in (name, PLANNER))
                 parts[key] = interval(own - other)
-            told[f"{TRAINED} less {name}"] = parts
+            told[f"{name} less {PLANNER}"] = parts
     return told
 
 
@@ -143,7 +146,7 @@ def site(stack: ExitStack, parsed: argparse.Namespace) -> tuple[list[Device], Li
     replay(links, traces, parsed.link_scale)
     devices = []
     for slowdown, ways in zip(parsed.device_slowdowns, links, strict=True):
-        settings = {"profile": table, "slowdown": slowdown, "links": ways, "policy": parsed.policy}
+        settings = {"profile": table, "slowdown": slowdown, "links": ways}
         device = Device(graph, list(ways), parsed.deadline_ms / 1e3, **settings)
         stack.callback(device.close)
         device.open()
@@ -157,9 +160,13 @@ def replay(links: Links, traces: Sequence[Mapping[str, Trace]], scale: float) ->
         ways |= {node: Link(trace, WallClock(), burst_bits=BURST_BITS * scale) for node, trace in own.items()}
 
 
-def policies_of(device: Device) -> dict[str, Policy]:
-    trained = {} if device.policy is device.planner else {TRAINED: device.policy}
-    return {**trained, "sequential greedy": device.planner, "device only": device_only(device.options)}
+def policies_of(device: Device, files: Sequence[Path]) -> dict[str, Policy]:
+    """By name. A trained one must take any options, or be made for these."""
+    trained: dict[str, Policy] = {
+        NAMES.get(file.stem, file.stem): ExportedPolicy.load(file).fitted(device.options.triples, len(device.servers))
+        for file in files
+    }
+    return {**trained, PLANNER: device.planner, "device only": device_only(device.options)}
 
 
 def round_of(
@@ -245,7 +252,7 @@ def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], deadline_s: float, pa
         axes.semilogx(latency_ms, np.arange(1, len(latency_ms) + 1) / len(latency_ms), label=name)
     axes.axvline(deadline_s * 1e3, color="black", ls="--", lw=1, label="deadline")
     axes.set(xlabel="latency, ms", ylabel="share of requests answered", ylim=(0, 1))
-    axes.set_title("Three devices, three edge servers, real processes")
+    axes.set_title("Six devices, three edge servers, real processes")
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
