@@ -170,6 +170,14 @@ def test_infer_answers_alike_alone_with_a_server_and_with_an_unreachable_one(she
             assert (record["sent_bits"] > 0) == (name == "server")
 
 
+def test_a_trained_policy_decides(shell: Shell, edge: Edge):
+    more = ["--servers", edge.address, "--slowdown", "300", "--policy", "learned", "-o", "learned.jsonl"]
+    shell("infer", MODEL, "photos", *more)
+    records = read_lines(shell.folder / "learned.jsonl")
+    assert edge.address in {record["executed_on"] for record in records}
+    assert [record["request"] for record in records] == list(range(len(PHOTOS)))
+
+
 def test_infer_says_when_pictures_miss_their_deadline(shell: Shell):
     shell("infer", MODEL, "photos", "--slowdown", "300", "--deadline-ms", "1", "-o", "late.jsonl")
     assert not any(record["outcome"]["in_time"] for record in read_lines(shell.folder / "late.jsonl"))
@@ -212,6 +220,8 @@ def mistakes(shell: Shell) -> Path:
     folder = shell.folder
     (folder / "text.onnx").write_text("hello\n")
     (folder / "folder.onnx").mkdir()
+    (folder / "junk.onnx").write_text("hello\n")
+    (folder / "junk.json").write_text('{"format": 1}\n')
     (folder / "empty").mkdir()
     (folder / "text.jpg").write_text("not a picture\n")
     (folder / "text.json").write_text("not a table\n")
@@ -265,6 +275,9 @@ DEMO = ("demo", "--model", MODEL)
         ((*DEMO, "--trace", "one.csv:b"), "one.csv: no trace 'b'; it holds a"),
         ((*DEMO, "--edge-slowdowns", "2,fast"), "--edge-slowdowns '2,fast': expected numbers of at least 1"),
         (("demo", "--model", "missing"), "no network 'missing'"),
+        ((*INFER, "--policy", "missing.onnx"), "missing.onnx: no such file"),
+        ((*INFER, "--policy", "one.csv"), "one.csv: expected a file that ends in .onnx"),
+        ((*INFER, "--policy", "junk.onnx"), "junk.json: not the side-car of a policy, 'kind' is missing"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
