@@ -78,10 +78,17 @@ def show(figures: Mapping[str, Figure]) -> None:
         CONSOLE.print(line, soft_wrap=True)
 
 
-def save(settings: argparse.Namespace, figures: Mapping[str, Figure], **more: Any) -> None:
-    """Shows the figures and writes them."""
+def save(settings: argparse.Namespace, figures: Mapping[str, Figure], keep: bool = False, **more: Any) -> None:
+    """Shows the figures and writes them.
+
+    Args:
+        keep: this run measured only a part; the record's other figures stay, with the commands that they came from.
+    """
     show(figures)
-    write(settings, figures=figures, **more)
+    before = json.loads(settings.output.read_text()) if keep and settings.output.exists() else {}
+    if before:
+        more["earlier_commands"] = [*before.get("earlier_commands", []), before["command"]]
+    write(settings, figures={**before.get("figures", {}), **figures}, **more)
 
 
 def write(settings: argparse.Namespace, **record: Any) -> None:

@@ -13,7 +13,6 @@ Times want a quiet machine and agreement does not, so `--only` and `--parts` do 
 Writes benchmarks/results/policy_latency.json.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -146,8 +145,7 @@ def main() -> None:
             harness.CONSOLE.print(name, found)
             told = f"{label}: tasks decided unlike PyTorch, {observations:,} observations"
             figures[told] = harness.figure([found["decided otherwise"]], at_most=0)
-    before = json.loads(settings.output.read_text()) if settings.output.exists() else {}
-    harness.save(settings, {**before.get("figures", {}), **figures})
+    harness.save(settings, figures, keep=True)
 
 
 if __name__ == "__main__":

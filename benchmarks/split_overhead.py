@@ -1,11 +1,12 @@
 """What running a network as head and tail in one process costs over running it whole.
 
-    python benchmarks/split_overhead.py
+    python benchmarks/split_overhead.py [--models mobilenetv2 --rounds 48]
 
 For the large networks of the zoo, at every cut that the planner may choose on some link (the hull of the measured
 options) and at the cut with half of the arithmetic before it. Head and tail, and the whole, are ONNX Runtime sessions
 that take turns of five runs; times are processor time of the one computing thread, so that other work on the machine
-stays out. The ratio is (head + tail) / whole of the same round. Writes benchmarks/results/split_overhead.json.
+stays out. The ratio is (head + tail) / whole of the same round. With `--models` the record's other
+networks stay. Writes benchmarks/results/split_overhead.json.
 """
 
 import time
@@ -66,7 +67,7 @@ def main() -> None:
         for cut in [mid_cut(graph)] if settings.quick else chosen_cuts(graph):
             name = f"{model} after {', '.join(cut)}"
             figures[name] = harness.figure(overhead(graph, cut, count), at_most=BAR)
-    harness.save(settings, figures)
+    harness.save(settings, figures, keep=settings.models != MODELS)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Throughput of one edge server on whole networks, beside a bare ONNX Runtime loop and beside MLServer.
 
-    python benchmarks/throughput.py
+    python benchmarks/throughput.py [--models mobilenetv2]
 
 All with one thread that computes. In each round the bare loop (`session.run` in this process), `coinfer edge` and
 MLServer work for some seconds, one after the other. The servers get the same float32 requests of the Open Inference
@@ -41,6 +41,7 @@ from coinfer.runtime.rpc import SERVICE
 from coinfer.runtime.wire import request_bytes
 
 BAR = 0.95
+MODELS = ("resnet50", "mobilenetv2")
 IN_FLIGHT = 4
 MLSERVER = "mlserver==1.7.1"
 ENVIRONMENT = Path(__file__).resolve().parent.parent / ".venv-mlserver"
@@ -179,7 +180,7 @@ def free_ports(count: int) -> list[int]:
 
 def main() -> None:
     parser = harness.parser(__doc__, "throughput")
-    parser.add_argument("--models", nargs="+", default=["resnet50", "mobilenetv2"], help="ONNX files or zoo networks")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="ONNX files or zoo networks")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=2.0, help="of work for each in a round")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="requests at a time")
@@ -203,7 +204,8 @@ def main() -> None:
             harness.CONSOLE.print(skipped)
         for graph in graphs:
             figures |= compare(graph, servers, count, duration_s, settings.in_flight)
-    harness.save(settings, figures, in_flight=settings.in_flight, skipped=skipped)
+    keep = settings.models != MODELS
+    harness.save(settings, figures, keep=keep, in_flight=settings.in_flight, skipped=skipped)
 
 
 def compare(
