@@ -7,7 +7,7 @@ of 10 seeds, one episode each. What is there already is not played again. Nothin
 training. `learned` is the training `all` with memory (`coinfer.policies.memory`).
 
 Groups of worlds:
-    main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; whole episodes
+    main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; long episodes
     slot: the same with fresh knowledge and short episodes, beside the best of each slot: `slot-descent`, which knows
           the truth, `seen-descent`, which knows what policies know, and `slot-optimum`, exact, for slots of few tasks
     servers: `cdo-dsac` with 2 to 20 servers, with the policy that was trained on 5 and those trained on the spot
@@ -41,10 +41,12 @@ WORLDS = (*(("cdo-dsac", rate) for rate in (1.2, 1.6, 2.0)), ("campus", 0.0), ("
 AGES = (0, 1, 3)
 FORGETFUL = ("two-choices", "sequential-greedy", "insertion", "learned-forgetful")
 TOLD = ("sequential-greedy-memory", "insertion-memory", "learned")
-SHORT = {"cdo-dsac": 50, "campus": 50, "city": 20}
+LONG = {"cdo-dsac": 100, "campus": 200, "city": 100}
+SHORT = {"cdo-dsac": 40, "campus": 50, "city": 12}
+"""Slots of an episode; the whole one of `city` has 300."""
 SERVERS = (2, 3, 5, 8, 10, 14, 20)
 ON_THE_SPOT = {2: "two", 5: "five", 10: "ten", 20: "twenty"}
-FEW = {"slot_s": 0.025, "tasks_per_slot": 5, "slots": 100}
+FEW = {"slot_s": 0.025, "tasks_per_slot": 12}
 """Changes that leave few enough ways to decide a slot to try them all."""
 
 
@@ -57,7 +59,6 @@ class Job(NamedTuple):
     servers: int
     """Of `cdo-dsac`; 0 for other scenarios."""
     slots: int
-    """0: as many as the scenario has."""
     policy: str
 
 
@@ -69,15 +70,15 @@ def jobs() -> list[Job]:
             found.append(Job("slot", scenario, rate, 0, servers, SHORT[scenario], policy))
     for rate in (1.2, 2.0):
         for policy in ("sequential-greedy", "insertion", "learned", "slot-descent", "slot-optimum"):
-            found.append(Job("few", "cdo-dsac", rate, 0, 5, FEW["slots"], policy))
+            found.append(Job("few", "cdo-dsac", rate, 0, 2, 100, policy))
     for servers in SERVERS:
         spot = [ON_THE_SPOT[servers]] if servers in ON_THE_SPOT else []
         for policy in dict.fromkeys(("sequential-greedy", "insertion", "five", "learned", *spot)):
-            found.append(Job("servers", "cdo-dsac", 2.0, 0, servers, 0, policy))
+            found.append(Job("servers", "cdo-dsac", 2.0, 0, servers, LONG["cdo-dsac"], policy))
     for scenario, rate in WORLDS:
         for age in AGES:
             for policy in (*FORGETFUL, *TOLD):
-                found.append(Job("main", scenario, rate, age, 5 if rate else 0, 0, policy))
+                found.append(Job("main", scenario, rate, age, 5 if rate else 0, LONG[scenario], policy))
     return found
 
 
@@ -108,8 +109,7 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
 def played(job: Job, folder: Path) -> dict[str, Any]:
     """What the policy came to."""
     changes: dict[str, Any] = cdo(job.rate, job.age, job.servers) if job.rate else {"staleness_slots": job.age}
-    if job.slots:
-        changes["slots"] = job.slots
+    changes["slots"] = job.slots
     if job.group == "few":
         changes |= FEW
     world: Any = open_world(job.scenario, changes).world

@@ -57,7 +57,7 @@ SETS: dict[str, tuple[list[Case], int]] = {
             *(aged("campus", age, 2) for age in (0, 0, 2)),
             aged("city", 0, 1),
         ],
-        120,
+        160,
     ),
     "five": (cases(RATES), 80),
     "two": (cases(RATES, 2, 4), 30),

@@ -31,6 +31,14 @@ def test_without_prices_and_keys_it_is_sequential_greedy(seed, tasks, options, s
         assert torch.equal(mine[seen.task_mask], theirs[seen.task_mask])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_task_that_is_alone_goes_where_it_is_done_first(seed):
+    seen = random_observation(seed, 50, 1, 4, 5)
+    own, greedy = scorer.decide(scorer.unpack(trained_like(seed)), seen), heuristics.sequential_greedy()(seen)
+    for mine, theirs in zip(own, greedy, strict=True):
+        assert torch.equal(mine[seen.task_mask], theirs[seen.task_mask])
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 6), options=st.integers(2, 4), servers=st.integers(1, 5))
 def test_only_possible_choices_are_taken(seed, tasks, options, servers):

@@ -13,8 +13,9 @@ servers work in the order of the decisions, though they serve first come, first 
 - of the decisions that come out, physics takes the best: least summed latency of the slot, served first come, first
   served, with the prices of what was chosen and one for each task that is late.
 
-The last layer being 0, there are no prices; all keys being 0, too, there is one order only, that of the numbers: that
-is sequential greedy.
+Prices are what others of the slot would pay: they count by 1 - 1 / tasks, so a task that is alone goes where it is done
+first. The last layer being 0, there are no prices; all keys being 0, too, there is one order only, that of the numbers:
+that is sequential greedy.
 
 The network sees features of the pair, the task, the server and the world, which are summed in the first layer; those of
 the world are means and least values over tasks and servers (deep sets, Zaheer et al., NeurIPS 2017). So permuted
@@ -190,9 +191,10 @@ def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, Tensor
     key = _times(task, weights.key)
     late_s = weights.late[:, 0].clamp(min=0) * LATE_SCALE_S
     late_s = late_s[:, None].expand(-1, key.shape[0] // late_s.shape[0]).reshape(-1)
-    price_s = price * PRICE_SCALE_S + by_service * found.service_s
+    others = (1 - 1 / seen.task_mask.sum(-1).clamp(min=1).to(price.dtype))[:, None, None]
+    price_s = (price * PRICE_SCALE_S + by_service * found.service_s) * others
     price_s = torch.minimum(torch.maximum(price_s, -LEAST_PART * latency_s), latency_s)
-    slope = (1 + steep * found.service_s / START_SCALE_S).clamp(min=LEAST_PART, max=MOST_SLOPE)
+    slope = (1 + steep * others * found.service_s / START_SCALE_S).clamp(min=LEAST_PART, max=MOST_SLOPE)
     return key, late_s, ways(found, price_s, slope)
 
 
