@@ -236,7 +236,9 @@ class Conductor:
         """
         rounds = self._at_once(loop)
         took_s = self._until_done(loop, rounds, lambda: self._play(loop, rounds))
-        self.rounds = max(1, min(2 * rounds, int(rounds * BACKUP_S / max(took_s, 1e-6))))
+        learner: Any = loop.learner
+        if not self._broadcasts(loop, loop.round, learner.sac.updates):
+            self.rounds = max(1, min(2 * self.rounds, int(rounds * BACKUP_S / max(took_s, 1e-6))))
         if loop.settings.assesses(loop.round):
             self._until_done(loop, 0, lambda: self._assess(loop))
 
