@@ -6,7 +6,7 @@ Expected: CDO-DSAC lowest in latency and highest in success at every rate; all a
 Writes results/arrival_rate.png and prints the tables of the README.
 """
 
-from figures import BESIDE, NAMES, PAPERS, Results, finish, line, plt, table
+from figures import BESIDE, NAMES, PAPERS, Results, finish, line, plain_log, plt, table
 
 from coinfer.units import MILLI
 
@@ -22,7 +22,8 @@ def main() -> None:
             for row, (measure, unit) in enumerate((("latency_s", MILLI), ("in_time", 0.01))):
                 found = [results.estimate(scheme, rate, measure, network) for rate in results.rates]
                 line(axes[row, column], results.rates, found, scheme, unit)
-        axes[0, column].set(title="all tasks" if network == "all" else results.networks[int(network)], yscale="log")
+        axes[0, column].set(title="all tasks" if network == "all" else results.networks[int(network)])
+        plain_log(axes[0, column])
         axes[1, column].set(xlabel="arrival rate", ylim=(0, 102))
     axes[0, 0].set(ylabel="mean latency, ms")
     axes[1, 0].set(ylabel="answered in time, %")

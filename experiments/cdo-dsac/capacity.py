@@ -6,7 +6,7 @@ Every scheme was trained at capacity 30 and is measured at all of them. Expected
 in time at all capacities; nobody gains beyond 30. Writes results/capacity.png and prints the tables of the README.
 """
 
-from figures import BESIDE, NAMES, PAPERS, Results, finish, line, plt, table
+from figures import BESIDE, NAMES, PAPERS, Results, finish, line, plain_log, plt, table
 
 from coinfer.units import MILLI
 
@@ -24,7 +24,8 @@ def main() -> None:
             for row, (measure, unit) in enumerate((("latency_s", MILLI), ("in_time", 0.01))):
                 found = [results.estimate(scheme, RATE, measure, network, capacity=n) for n in capacities]
                 line(axes[row, column], capacities, found, scheme, unit)
-        axes[0, column].set(title="all tasks" if network == "all" else results.networks[int(network)], yscale="log")
+        axes[0, column].set(title="all tasks" if network == "all" else results.networks[int(network)])
+        plain_log(axes[0, column])
         axes[1, column].set(xlabel="capacity, tasks in a server", ylim=(0, 102))
         axes[1, column].axhline(85, color="0.6", ls=":", lw=1)
     axes[0, 0].set(ylabel="mean latency, ms")

@@ -11,6 +11,7 @@ from coinfer.evaluate.statistics import Estimate, interval
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -70,6 +71,14 @@ def line(axes: Any, at: Any, estimates: list[Estimate], scheme: str, unit: float
     name, colour, marker = NAMES[scheme]
     mean, half = (np.array([getattr(one, part) for one in estimates]) / unit for part in ("mean", "half"))
     axes.errorbar(at, mean, yerr=half, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=name)
+
+
+def plain_log(axes: Any) -> None:
+    """A logarithmic axis of y with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def finish(chart: Any, name: str) -> None:

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--parts", type=Path)
     parser.add_argument("--rounds", type=int, default=600, help="slots that each of a seed's 10 worlds plays")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--assess-every", type=int, default=25)
+    parser.add_argument("--assess-every", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which all training ends")
     parser.add_argument("--only", nargs="*", default=[], help="schemes, or SCHEME@RATE")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from coinfer.envs import offload
@@ -13,7 +12,9 @@ from coinfer.evaluate.simulate import episode_seeds
 from coinfer.evaluate.statistics import jain
 from coinfer.learners import cdo_dsac, ddpg, online_rl
 from coinfer.learners import loop as loops
-from coinfer.learners.offer_game import OfferGame
+from coinfer.learners.offer_game import UNIT_S, OfferGame
+from coinfer.learners.records import Turn
+from coinfer.physics import random
 from coinfer.policies import heuristics
 from coinfer.policies.draws import pick, uniform
 from coinfer.policies.offer_policy import OfferPolicy
@@ -102,8 +103,50 @@ def _trained(policy: Policy, loop: loops.Loop, played: Played) -> Trained:
     return Trained(policy, played.curve, loop.round, weights, played.slots_per_s, played.kept_round)
 
 
+class Plain:
+    """The worlds that judge the learners (`learners.records.Game`), for policies that take whole observations."""
+
+    def __init__(self, world: OffloadWorld, device: str):
+        self.tables = offload.load(world, device)
+
+    def start(self, seeds: torch.Tensor) -> tuple[Any, Any]:
+        worlds = random.key(seeds[:, None], torch.arange(JUDGE_WORLDS, device=seeds.device))
+        state = offload.reset(self.tables, worlds.flatten())
+        return state, offload.observe(self.tables, state)
+
+    def step(self, state: Any, decision: OffloadDecision) -> Turn:
+        stepped = offload.step(self.tables, state, decision, lambda outcome, _: outcome.latency_s)
+        there, outcome = state.draws.task_mask, stepped.outcome
+        latency_s = outcome.latency_s.sum(-1)[None]
+        told = {
+            "tasks": there.sum(-1)[None],
+            "latency_s": latency_s,
+            "in_time": (outcome.in_time & there).sum(-1)[None],
+        }
+        view: Any = offload.observe(self.tables, stepped.state)
+        never = torch.zeros_like(latency_s)
+        return Turn(stepped.state, view, view, -latency_s / UNIT_S, never, never, told)
+
+
+class Fixed:
+    """A policy that does not learn, as one learner."""
+
+    def __init__(self, policy: Policy, device: str):
+        self.policy, self.keys = policy, torch.zeros(1, dtype=torch.int64, device=device)
+
+    def act(self, view: Any, call: int, explore: bool = True) -> Any:
+        return self.policy(view)
+
+
 def named(policy: Callable[[int], Policy]) -> Scheme:
-    return lambda world, budget: Trained(policy(0), [], 0, {}, 0.0, [])
+    def judge(world: OffloadWorld, budget: Budget) -> Trained:
+        game: Any = Plain(world, budget.device)
+        learner: Any = Fixed(policy(0), budget.device)
+        found = loops.assess(game, learner, budget.assess_rounds)
+        told = {name: [round(float(part[0]), 5)] * budget.seeds for name, part in found.items()}
+        return Trained(policy(0), [{"round": 0, **told}], 0, {}, 0.0, [])
+
+    return judge
 
 
 def random_server(seed: int = 0) -> Policy:
@@ -165,7 +208,8 @@ def _play(loop: loops.Loop, world: OffloadWorld, budget: Budget, weights: Callab
 def measure(
     world: OffloadWorld, policy: Policy, seeds: int, episodes: int, device: str
 ) -> dict[str, dict[str, list[float]]]:
-    """`latency_s`, `in_time`, `refused` of every network by its number, and of all with `balance`; one value a seed."""
+    """`latency_s`, `in_time`, `refused` of every network by its number, and of all, there with `balance` unless nothing
+    was sent to servers; one value a seed."""
     tables = offload.load(world, device)
     state = offload.reset(tables, episode_seeds(seeds, episodes))
     models = world.edge.models
@@ -188,5 +232,7 @@ def measure(
         return {name: (values / count).tolist() for name, values in zip(names, rest, strict=True)}
 
     found = {str(model): shares(sums[:, model]) for model in range(models)}
-    balance = jain(work.cpu().numpy().reshape(seeds, episodes, -1))
-    return {"all": {**shares(sums.sum(1)), "balance": np.nanmean(balance, 1).tolist()}, **found}
+    of_all = shares(sums.sum(1))
+    if bool((work.sum(-1) > 0).all()):
+        of_all["balance"] = jain(work.cpu().numpy().reshape(seeds, episodes, -1)).mean(1).tolist()
+    return {"all": of_all, **found}
