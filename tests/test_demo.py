@@ -1,14 +1,16 @@
 """The demo's schemes, its summary and the traces that it gives to links."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from tests.tables import analytic_table, made_up_accuracy
 
 from coinfer.demo import report
-from coinfer.demo.live import cells, headings
+from coinfer.demo.live import LiveTable, cells, headings
 from coinfer.demo.pictures import load_pictures
 from coinfer.demo.report import View
 from coinfer.demo.run import link_traces
@@ -147,3 +149,19 @@ def test_an_unknown_trace_is_named_with_the_known(tmp_path: Path):
         link_traces(f"{SHIPPED_TRACES}:moon", 3)
     with pytest.raises(TraceError, match="no such file"):
         link_traces(str(tmp_path / "none.csv"), 3)
+
+
+def test_the_live_table_fits_a_terminal_of_120_columns():
+    view = View(("input",), has_exits=True, has_labels=True)
+    hops = (Hop("device", ("exit2.conv.relu",), 16), Hop("127.0.0.1:37711", ("exit2",), 32))
+    outcome = Outcome(0.1, 0.123, 0.123, 0.123, 0.123, 0.999, 0.0, 0.8, True, True)
+    record = Record(
+        "fixed best cut", 120, 1.0, 1.05e6, Route(hops, 1, 0.2), "127.0.0.1:37711", "", 0.1, 1e4, outcome, 1, ()
+    )
+    console = Console(width=120, force_terminal=True, no_color=True, file=io.StringIO())
+    with LiveTable(console, ["fixed best cut"], 10, view) as live:
+        live.add(record, True)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert "exit2.conv.relu" in shown
+    assert ":37711" in shown

@@ -13,6 +13,8 @@ from coinfer.records import Record
 from coinfer.units import MEGA, MILLI
 
 ROWS = 12
+LOOPBACK = "127.0.0.1"
+"""Where all servers of the demo are: their ports tell them apart."""
 
 
 class LiveTable:
@@ -44,7 +46,7 @@ class LiveTable:
             self._console.print(" ".join(cells(record, is_right, self._view)), highlight=False)
 
     def _render(self) -> Group:
-        table = Table(title="requests", title_justify="left", expand=True)
+        table = Table(title="requests, times in ms", title_justify="left", box=None, padding=(0, 1, 0, 0))
         for heading, justify in headings(self._view):
             table.add_column(heading, justify=justify, no_wrap=True)
         for record, is_right in self._rows:
@@ -54,18 +56,18 @@ class LiveTable:
 
 HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
     ("scheme", "left"),
-    ("request", "right"),
-    ("link Mbit/s", "right"),
+    ("#", "right"),
+    ("Mbit/s", "right"),
     ("cut after", "left"),
     ("bits", "right"),
-    ("server", "left"),
+    ("by", "left"),
     ("device", "right"),
-    ("upload", "right"),
+    ("up", "right"),
     ("queue", "right"),
-    ("server ms", "right"),
-    ("download", "right"),
-    ("total ms", "right"),
-    ("in time", "left"),
+    ("server", "right"),
+    ("down", "right"),
+    ("total", "right"),
+    ("time", "left"),
 )
 
 
@@ -93,9 +95,9 @@ def cells(record: Record, is_right: bool, view: View) -> list[str]:
         *exits,
         "-" if sure else cut_name(record, view.inputs),
         str(head.bits) if offloaded else "-",
-        record.executed_on + (" (fallback)" if record.fallback else ""),
+        record.executed_on.removeprefix(LOOPBACK) + (" (fallback)" if record.fallback else ""),
         *(f"{part / MILLI:.0f}" for part in parts),
         f"{outcome.latency_s / MILLI:.0f}",
-        "yes" if outcome.in_time else "late",
+        "ok" if outcome.in_time else "late",
         *([("right" if is_right else "wrong")] if view.has_labels else []),
     ]
