@@ -115,7 +115,9 @@ def main() -> None:
         kills = 2 if settings.quick else settings.kills
         parts[scheme] = compare(scheme, kills, rounds_a_kill * max(3, kills))
         harness.CONSOLE.print(scheme, parts[scheme])
-    harness.write(settings, same=all(part["same"] for part in parts.values()), schemes=parts)
+    if not all(part["same"] for part in parts.values()):
+        sys.exit("resumed to another hash")
+    harness.write(settings, same=True, schemes=parts)
     return None
 
 

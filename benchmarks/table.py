@@ -24,6 +24,8 @@ SINGLE = (
     ("partition", "minimum cut, GoogLeNet, ms", "≤ 5", ("networks", "googlenet", "mincut_ms")),
     ("partition", "the same with NetworkX, ms", "", ("networks", "googlenet", "networkx_ms")),
     ("prediction", "error of a segment's predicted time, median over the zoo", "≤ 0.05", ("all", "median")),
+    ("resume", "SAC-d: kills after which it was resumed to the same hash", "20", ("schemes", "sac-d", "kills")),
+    ("resume", "CDO-DSAC, stacked: the same", "20", ("schemes", "cdo-dsac", "kills")),
     ("overload", "goodput under three times the load, of the calm rate", "≥ 0.95", ("3x", "goodput_ratio")),
 )
 """Figures without quartiles: (record, what, bar, where in the record)."""
