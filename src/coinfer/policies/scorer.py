@@ -7,7 +7,7 @@ servers work in the order of the decisions, though they serve first come, first 
 
 - a small network, the same for every (task, option, server), puts prices on the choices:
 
-      score = start * slope + service + price      start: when the server gets to it behind the running queue
+      score = ready + waiting * slope + service + price      waiting: until the server is done with the running queue
 
 - the tasks are taken in several orders at once, each by a weighted sum (key) of a task's features, smallest first;
 - of the decisions that come out, physics takes the best: least summed latency of the slot, served first come, first
@@ -36,7 +36,7 @@ PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
 PRICE_SCALE_S, START_SCALE_S, LATE_SCALE_S = 0.05, 0.2, 0.1
 FULL_S = 1e6
 """Start on servers without room, for each task too many: they are taken only where nothing else is left."""
-LEAST_PART, MOST_SLOPE = 0.5, 4.0
+LEAST_PART, SLOPES = 0.5, (0.8, 1.25)
 """A price is between minus this part of the latency predicted for the choice and all of it, and a slope between these:
 far from what training saw, learned weights do only so much harm."""
 MOST_S = 100.0
@@ -194,7 +194,7 @@ def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, Tensor
     others = (1 - 1 / seen.task_mask.sum(-1).clamp(min=1).to(price.dtype))[:, None, None]
     price_s = (price * PRICE_SCALE_S + by_service * found.service_s) * others
     price_s = torch.minimum(torch.maximum(price_s, -LEAST_PART * latency_s), latency_s)
-    slope = (1 + steep * others * found.service_s / START_SCALE_S).clamp(min=LEAST_PART, max=MOST_SLOPE)
+    slope = (1 + steep * others * found.service_s / START_SCALE_S).clamp(*SLOPES)
     return key, late_s, ways(found, price_s, slope)
 
 
@@ -207,7 +207,7 @@ def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
     own_s, own_price_s = (part.gather(-1, local) for part in (found.ready_s, price_s))
     zero = torch.zeros_like(local_s)
     price_s = torch.where(goes, price_s, 0.0)
-    fixed_s = torch.where(goes, found.service_s + price_s, torch.inf)
+    fixed_s = torch.where(goes, found.service_s + price_s + (1 - slope) * ready_s, torch.inf)
     pairs = (
         (ready_s, own_s),
         (found.service_s, zero),
