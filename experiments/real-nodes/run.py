@@ -4,9 +4,9 @@
 
 Servers are processes on loopback, devices are objects of this one; all processors are slowed by sleeping, and each
 device has its own links. Every scheme answers the same requests (Poisson, the same moments for all) on the same replay
-of the links: the trained policies (without `--policies` the shipped one, and the one of train.py); the planner, which
-takes for each request as it comes the least latency by the own estimates of the device, as sequential greedy does; and
-every device alone. In each round all take their turn, another one first, and what is compared are differences within a
+of the links: the trained policies (without `--policies` the one that comes with the package); the planner, which takes
+for each request as it comes the least latency by the own estimates of the device, as sequential greedy does; and every
+device alone. In each round all take their turn, another one first, and what is compared are differences within a
 round. `--first-round N` adds rounds from N on to the record. Writes results/real-nodes.json and .png.
 """
 
@@ -41,8 +41,7 @@ from coinfer.types import Policy
 
 LEARNED = DATA / "policies" / "learned.onnx"
 RESULTS = Path(__file__).resolve().parent / "results"
-POLICIES = [path for path in (LEARNED, RESULTS / "site.onnx") if path.is_file()]
-NAMES = {"learned": "shipped policy", "site": "policy trained for this site"}
+NAMES = {"learned": "learned policy"}
 CONCURRENT = 64
 REST_S = 1.5
 PLANNER = "planner (sequential greedy)"
@@ -50,13 +49,13 @@ PLANNER = "planner (sequential greedy)"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policies", type=Path, nargs="*", default=POLICIES, help="trained ones (.onnx)")
-    parser.add_argument("--model", default="resnet32")
-    parser.add_argument("--device-slowdowns", type=_factors, default=(160.0, 130.0, 100.0, 100.0, 80.0, 60.0))
-    parser.add_argument("--edge-slowdowns", type=_factors, default=(60.0, 30.0, 20.0))
-    parser.add_argument("--link-scale", type=float, default=0.1)
-    parser.add_argument("--rate", type=float, default=4.0, help="requests per second of each device")
-    parser.add_argument("--deadline-ms", type=float, default=150.0)
+    parser.add_argument("--policies", type=Path, nargs="*", default=[LEARNED], help="trained ones (.onnx)")
+    parser.add_argument("--model", default="mobilenetv2")
+    parser.add_argument("--device-slowdowns", type=_factors, default=(60.0, 50.0, 40.0, 40.0, 30.0, 20.0))
+    parser.add_argument("--edge-slowdowns", type=_factors, default=(12.0, 6.0, 4.0))
+    parser.add_argument("--link-scale", type=float, default=1.0)
+    parser.add_argument("--rate", type=float, default=2.0, help="requests per second of each device")
+    parser.add_argument("--deadline-ms", type=float, default=250.0)
     parser.add_argument("--round-s", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--first-round", type=int, default=0)
