@@ -2,9 +2,10 @@
 
     python experiments/own-policy/evaluate.py [--minutes 9] [--only GROUP] [--output FOLDER]
 
-Reads what train.py wrote to FOLDER, and writes FOLDER/evaluated.jsonl: for every world and policy the measures of each
-of 10 seeds, one episode each. What is there already is not played again. Nothing of the chance met here was met in
-training. `learned` is the training `all` with memory (`coinfer.policies.memory`).
+Reads what train.py and prune.py wrote to FOLDER, and writes FOLDER/evaluated.jsonl: for every world and policy the
+measures of each of 10 seeds, one episode each. What is there already is not played again. Nothing of the chance here was
+met in training. `learned` is what is shipped (the training `all`, by prune.py) with memory
+(`coinfer.policies.memory`).
 
 Groups of worlds:
     main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; long episodes
@@ -96,8 +97,8 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
         "insertion": insertion,
         "sequential-greedy-memory": lambda: remembering(OFFLOAD["sequential-greedy"](0), slot_s),
         "insertion-memory": lambda: remembering(insertion(), slot_s),
-        "learned-forgetful": lambda: trained("all"),
-        "learned": lambda: remembering(trained("all"), slot_s),
+        "learned-forgetful": lambda: trained("learned"),
+        "learned": lambda: remembering(trained("learned"), slot_s),
         "seen-descent": lambda: best_of_what_is_seen,
         **{which: lambda which=which: trained(which) for which in SETS},
     }

@@ -1,4 +1,4 @@
-"""Turns what train.py found into the policy that is shipped, and checks that file.
+"""Turns what prune.py left into the policy that is shipped, and checks that file.
 
     python experiments/own-policy/ship.py [--only export | latency | agreement] [--observations 100000]
 
@@ -40,7 +40,7 @@ def as_arrays(seen: OffloadObservation) -> OffloadObservation:
 
 def export(weights: torch.Tensor, trained: dict[str, Any], path: Path) -> None:
     record = {
-        **{key: trained[key] for key in ("settings", "cases", "minutes", "weights")},
+        **{key: trained[key] for key in ("settings", "cases", "minutes", "orders", "weights")},
         "by": "experiments/own-policy/train.py",
     }
     world = SETS[NAME][0][0].world()
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=10_000, help="timed decisions of each size")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    trained: dict[str, Any] = json.loads((arguments.folder / f"{NAME}.json").read_text())
+    trained: dict[str, Any] = json.loads((arguments.folder / "learned.json").read_text())
     weights, path = torch.tensor(trained["weights"]), arguments.into / "learned.onnx"
     if arguments.only in ("", "export"):
         export(weights, trained, path)

@@ -113,6 +113,16 @@ def test_tasks_that_are_not_there_change_nothing():
         assert torch.equal(mine[seen.task_mask], theirs[seen.task_mask])
 
 
+def test_with_one_order_it_is_the_first_of_them():
+    seen = random_observation(3, 40, 6, 3, 4)
+    flat = trained_like(5)[0]
+    whole, first = (scorer.unpack(weights[None]) for weights in (flat, scorer.with_orders(flat, [0])))
+    made = scorer.prepared(whole, seen)
+    way = scorer.sequence(seen, made.rows, made.order)[:, 0]
+    alone = scorer.prepared(first, seen)
+    assert torch.equal(scorer.sequence(seen, alone.rows, alone.order)[:, 0], way)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_it_judges_by_is_the_physics_of_the_queue(seed):
     """Without prices the cost of any decisions is their latency, as the bounds on a slot have it."""

@@ -61,7 +61,7 @@ class Weights(NamedTuple):
     """[P, HIDDEN, 3] to the price of the choice by itself, of each second of service, and the slope."""
     prices_bias: Tensor
     key: Tensor
-    """[P, TASK, ORDERS]"""
+    """[P, TASK, ORDERS], or fewer orders"""
     late: Tensor
     """[P, 1] price of a task that is late."""
 
@@ -103,7 +103,7 @@ SHAPES = {
     "late": (1,),
 }
 SIZE = sum(torch.Size(shape).numel() for shape in SHAPES.values())
-"""Numbers in the weights of one policy."""
+"""Numbers in the weights of one policy, with all orders."""
 
 
 def greedy_weights(seed: int = 0) -> Tensor:
@@ -136,9 +136,16 @@ _KEYS = {"ready": 2, "service": 3}
 
 
 def unpack(flat: Tensor) -> Weights:
-    """Weights from numbers [P, SIZE]."""
-    parts = flat.split([torch.Size(shape).numel() for shape in SHAPES.values()], dim=-1)
-    return Weights(*(part.reshape(-1, *shape) for part, shape in zip(parts, SHAPES.values(), strict=True)))
+    """Weights from numbers [P, SIZE], or fewer where some orders were left out."""
+    shapes = {**SHAPES, "key": (TASK, ORDERS - (SIZE - flat.shape[-1]) // TASK)}
+    parts = flat.split([torch.Size(shape).numel() for shape in shapes.values()], dim=-1)
+    return Weights(*(part.reshape(-1, *shape) for part, shape in zip(parts, shapes.values(), strict=True)))
+
+
+def with_orders(flat: Tensor, kept: list[int]) -> Tensor:
+    """The weights [SIZE] of one policy with some of its orders only."""
+    weights = unpack(flat[None])
+    return torch.cat([part.flatten() for part in weights._replace(key=weights.key[..., kept])])
 
 
 def scorer(weights: Weights) -> Policy:

@@ -68,13 +68,13 @@ class _Nodes:
         return names[0]
 
 
-def _constants(late_s: float) -> dict[str, np.ndarray]:
+def _constants(late_s: float, orders: int) -> dict[str, np.ndarray]:
     return {
         "never": np.array(scorer.NEVER_S, np.float32),
         "tie": np.array(scorer.TIE_S, np.float32),
         "full": np.array(scorer.FULL_S, np.float32),
         "late_s": np.array(late_s, np.float32),
-        "orders": np.array([scorer.ORDERS], np.int64),
+        "orders": np.array([orders], np.int64),
         "no": np.array(0, np.int64),
         "one": np.array(1, np.int64),
         "nobody": np.array(DEVICE, np.int64),
@@ -171,15 +171,16 @@ def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, trai
     """Writes `path` (.onnx) and its side-car (.json); any number of worlds, tasks, options and servers will do.
 
     Args:
-        weights: [scorer.SIZE]
+        weights: [scorer.SIZE], or fewer.
         scenario: what it was trained for.
         training: record of the training.
     """
-    late_s = scorer.unpack(weights[None]).late.clamp(min=0).item() * scorer.LATE_SCALE_S
+    unpacked = scorer.unpack(weights[None])
+    late_s, orders = unpacked.late.clamp(min=0).item() * scorer.LATE_SCALE_S, unpacked.key.shape[-1]
     model = _prepared_model(weights)
     graph = model.graph
     del graph.output[:]
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _constants(late_s).items())
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _constants(late_s, orders).items())
     nodes = _Nodes("a")
     _around(nodes)
     graph.node.extend(nodes.nodes)

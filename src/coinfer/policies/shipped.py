@@ -42,6 +42,6 @@ def learned(seed: int = 0) -> Policy:
 
 @cache
 def learned_weights() -> Tensor:
-    """[scorer.SIZE]"""
+    """For `scorer.unpack`."""
     sidecar = json.loads(LEARNED.with_suffix(".json").read_text(encoding="utf-8"))
     return torch.tensor(sidecar["training"]["weights"])
