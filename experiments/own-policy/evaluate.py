@@ -3,7 +3,7 @@
     python experiments/own-policy/evaluate.py [--minutes 9] [--only GROUP] [--output FOLDER]
 
 Reads what train.py and prune.py wrote to FOLDER, and writes FOLDER/evaluated.jsonl: for every world and policy the
-measures of each of 10 seeds, one episode each. What is there already is not played again. Nothing of the chance here was
+measures of each of 10 seeds, one episode each. What is there already is not played again. Nothing of this chance was
 met in training. `learned` is what is shipped (the training `all`, by prune.py) with memory
 (`coinfer.policies.memory`).
 
