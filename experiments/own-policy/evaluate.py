@@ -3,14 +3,15 @@
     python experiments/own-policy/evaluate.py [--minutes 9] [--only GROUP] [--output FOLDER]
 
 Reads what train.py and prune.py wrote to FOLDER, and writes FOLDER/evaluated.jsonl: for every world and policy the
-measures of each of 10 seeds, one episode each. What is there already is not played again. Nothing of this chance was
-met in training. `learned` is what is shipped (the training `all`, by prune.py) with memory
+measures of each of 10 seeds, mostly one episode each. What is there already is not played again. Nothing of this chance
+was met in training. `learned` is what is shipped (the training `all`, by prune.py) with memory
 (`coinfer.policies.memory`).
 
 Groups of worlds:
     main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; long episodes
     slot: the same with fresh knowledge and short episodes, beside the best of each slot: `slot-descent`, which knows
           the truth, `seen-descent`, which knows what policies know, and `slot-optimum`, exact, for slots of few tasks
+    more: the part of main on `cdo-dsac` with six episodes a seed, as hardly any task is late there
     servers: `cdo-dsac` with 2 to 20 servers, with the policy that was trained on 5 and those trained on the spot
 """
 
@@ -45,6 +46,8 @@ TOLD = ("sequential-greedy-memory", "insertion-memory", "learned")
 LONG = {"cdo-dsac": 100, "campus": 200, "city": 100}
 SHORT = {"cdo-dsac": 40, "campus": 50, "city": 12}
 """Slots of an episode; the whole one of `city` has 300."""
+EPISODES = {"more": 6}
+"""Of each seed, where not one."""
 SERVERS = (2, 3, 5, 8, 10, 14, 20)
 ON_THE_SPOT = {2: "two", 5: "five", 10: "ten", 20: "twenty"}
 FEW = {"slot_s": 0.025, "tasks_per_slot": 12}
@@ -80,6 +83,10 @@ def jobs() -> list[Job]:
         for age in AGES:
             for policy in (*FORGETFUL, *TOLD):
                 found.append(Job("main", scenario, rate, age, 5 if rate else 0, LONG[scenario], policy))
+    for rate in (1.2, 1.6, 2.0):
+        for age in AGES:
+            for policy in ("two-choices", "sequential-greedy", "learned"):
+                found.append(Job("more", "cdo-dsac", rate, age, 5, LONG["cdo-dsac"], policy))
     return found
 
 
@@ -115,7 +122,9 @@ def played(job: Job, folder: Path) -> dict[str, Any]:
         changes |= FEW
     world: Any = open_world(job.scenario, changes).world
     began_s = time.process_time()
-    found = run(world, job.policy, SEEDS, 1, maker=maker_of(job.policy, folder, world.edge.slot_s))
+    found = run(
+        world, job.policy, SEEDS, EPISODES.get(job.group, 1), maker=maker_of(job.policy, folder, world.edge.slot_s)
+    )
     measures = {key: [round(float(value), 6) for value in found.measures[key]] for key in KEPT}
     took_s = round(time.process_time() - began_s, 1)
     return {**job._asdict(), "tasks": found.tasks, "took_s": took_s, "measures": measures}

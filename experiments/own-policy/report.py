@@ -90,26 +90,26 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     CONSOLE.print()
 
 
-def main_group(found: Found) -> list[Compared]:
+def main_group(found: Found, group: str = "main", rivals: Sequence[str] = RIVALS) -> list[Compared]:
     """Against what a user would pick."""
     rows, kept = [], []
     for scenario, rate in WORLDS:
         for age in AGES:
-            at = {"group": "main", "scenario": scenario, "rate": rate, "age": age}
+            at = {"group": group, "scenario": scenario, "rate": rate, "age": age}
             mine = found.values("mean_s", policy="learned", **at)
             if mine is None:
                 continue
             in_time = found.values("in_time", policy="learned", **at)
             assert in_time is not None
             all_of = [
-                compared(found, "learned", other, f"{named(scenario, rate)}, age {age}", **at) for other in RIVALS
+                compared(found, "learned", other, f"{named(scenario, rate)}, age {age}", **at) for other in rivals
             ]
             ours = [f"{1e3 * mine.mean():.1f} ms", f"{100 * in_time.mean():.2f} %"]
             rows.append(
                 [named(scenario, rate), str(age), *ours, *(text for one in all_of if one for text in one.text())]
             )
             kept += [one for one in all_of if one]
-    heads = [head for other in RIVALS for head in (f"latency to {other}", "success")]
+    heads = [head for other in rivals for head in (f"latency to {other}", "success")]
     table(["world", "age", "latency", "in time", *heads], rows)
     return kept
 
@@ -234,7 +234,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=HERE / "results")
     folder = parser.parse_args().folder
     found = Found(folder / "evaluated.jsonl")
-    groups = {"main": main_group(found), "slot": slot_group(found), "servers": servers_group(found)}
+    groups = {
+        "main": main_group(found),
+        "more": main_group(found, "more", RIVALS[:2]),
+        "slot": slot_group(found),
+        "servers": servers_group(found),
+    }
     record = {
         name: [
             {"world": one.world, "other": one.other, "latency": one.latency._asdict(), "success": one.success._asdict()}
