@@ -8,14 +8,15 @@ writing of one. The hash is over all weights, optimisers, replay memories, world
 Writes benchmarks/results/resume.json.
 """
 
+import multiprocessing
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import harness
 import torch
@@ -23,6 +24,9 @@ import torch
 from coinfer.learners import cdo_dsac, offloading, sac_d, training
 from coinfer.learners.training import TrainSettings
 
+PROCESSES = multiprocessing.get_context("forkserver")
+"""New processes that have imported everything, from one that has done nothing else."""
+PROCESSES.set_forkserver_preload(["coinfer.learners.offloading", "coinfer.learners.sac_d"])
 SEEDS = 2
 FIRST_S, LONGEST_S = 0.05, 0.6
 """A process is killed so long after its first checkpoint."""
@@ -55,16 +59,17 @@ ROUNDS_A_KILL: dict[str, tuple[Callable[[Path, int], str], int]] = {
 """Each scheme's training, and how many rounds it is given for a kill, so that it is not done before the last."""
 
 
-def worker(scheme: str, folder: str, rounds: str) -> None:
-    """What the killed process runs."""
+def work(scheme: str, folder: Path, rounds: int) -> None:
+    """What the killed process does."""
     torch.set_num_threads(1)
     training.SAVE_EVERY_S = 0.0
-    print(ROUNDS_A_KILL[scheme][0](Path(folder), int(rounds)), flush=True)
+    (folder / "hash").write_text(ROUNDS_A_KILL[scheme][0](folder, rounds))
 
 
-def start(scheme: str, folder: Path, rounds: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker", scheme, str(folder), str(rounds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(scheme: str, folder: Path, rounds: int) -> Any:
+    process = PROCESSES.Process(target=work, args=(scheme, folder, rounds))
+    process.start()
+    return process
 
 
 def checkpoints(folder: Path) -> set[str]:
@@ -74,27 +79,29 @@ def checkpoints(folder: Path) -> set[str]:
 def killed(scheme: str, folder: Path, rounds: int, wait_s: float) -> bool:
     """Starts the training and kills it so long after its first new checkpoint; False where it was done before."""
     before, process = checkpoints(folder), start(scheme, folder, rounds)
-    while process.poll() is None and checkpoints(folder) <= before:
+    while process.is_alive() and checkpoints(folder) <= before:
         time.sleep(0.005)
     time.sleep(wait_s)
-    done = process.poll() is not None
+    done = not process.is_alive()
     process.kill()
-    process.communicate()
+    process.join()
     return not done
 
 
 def finished(scheme: str, folder: Path, rounds: int) -> str:
     """The hash of the training, run to its end."""
-    output, _ = start(scheme, folder, rounds).communicate()
-    return output.split()[-1]
+    start(scheme, folder, rounds).join()
+    return (folder / "hash").read_text()
 
 
 def compare(scheme: str, kills: int, rounds: int, seed: int = 0) -> dict[str, object]:
     """Hashes with and without kills."""
     drawn = random.Random(seed)
     with tempfile.TemporaryDirectory() as parent:
-        whole = finished(scheme, Path(parent) / "whole", rounds)
-        folder, died, at = Path(parent) / "killed", 0, []
+        alone, folder = Path(parent) / "whole", Path(parent) / "killed"
+        alone.mkdir()
+        folder.mkdir()
+        whole, died, at = finished(scheme, alone, rounds), 0, list[int]()
         for _ in harness.rounds(kills, f"killing {scheme}"):
             died += killed(scheme, folder, rounds, drawn.uniform(FIRST_S, LONGEST_S))
             at.append(max(int(name.split("-")[1].split(".")[0]) for name in checkpoints(folder)))
@@ -103,8 +110,6 @@ def compare(scheme: str, kills: int, rounds: int, seed: int = 0) -> dict[str, ob
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--worker"]:
-        return worker(*sys.argv[2:])
     parser = harness.parser(__doc__, "resume")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--scheme", choices=list(ROUNDS_A_KILL), help="this one only")
@@ -118,7 +123,6 @@ def main() -> None:
     if not all(part["same"] for part in parts.values()):
         sys.exit("resumed to another hash")
     harness.write(settings, same=True, schemes=parts)
-    return None
 
 
 if __name__ == "__main__":
