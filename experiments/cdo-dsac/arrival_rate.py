@@ -20,8 +20,9 @@ def main() -> None:
     for column, network in enumerate(names):
         for scheme in SCHEMES:
             for row, (measure, unit) in enumerate((("latency_s", MILLI), ("in_time", 0.01))):
-                found = [results.estimate(scheme, rate, measure, network) for rate in results.rates]
-                line(axes[row, column], results.rates, found, scheme, unit)
+                rates = results.rates_of(scheme)
+                found = [results.estimate(scheme, rate, measure, network) for rate in rates]
+                line(axes[row, column], rates, found, scheme, unit)
         axes[0, column].set(title="all tasks" if network == "all" else results.networks[int(network)])
         plain_log(axes[0, column])
         axes[1, column].set(xlabel="arrival rate", ylim=(0, 102))
@@ -35,8 +36,11 @@ def main() -> None:
     ):
         rows = []
         for scheme in SCHEMES:
-            cells = [results.estimate(scheme, rate, measure) for rate in results.rates]
-            rows.append([NAMES[scheme][0], *(f"{c.mean / unit:.{digits}f} ±{c.half / unit:.{digits}f}" for c in cells)])
+            cells = [
+                results.estimate(scheme, rate, measure) if results.has(scheme, rate) else None for rate in results.rates
+            ]
+            text = [f"{c.mean / unit:.{digits}f} ±{c.half / unit:.{digits}f}" if c else "" for c in cells]
+            rows.append([NAMES[scheme][0], *text])
         print(f"\n{title}\n\n" + table(["arrival rate", *(f"{rate:g}" for rate in results.rates)], rows))
 
 

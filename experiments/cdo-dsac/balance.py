@@ -13,7 +13,8 @@ def main() -> None:
     results = Results()
     chart, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
     for scheme in (*PAPERS, *BESIDE):
-        line(axes, results.rates, [results.estimate(scheme, rate, "balance") for rate in results.rates], scheme, 1.0)
+        rates = results.rates_of(scheme)
+        line(axes, rates, [results.estimate(scheme, rate, "balance") for rate in rates], scheme, 1.0)
     axes.set(xlabel="arrival rate", ylabel="Jain's index of the servers' work")
     axes.legend(fontsize=8)
     finish(chart, "balance")

@@ -31,9 +31,10 @@ def main() -> None:
     chart, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
     rows = []
     for scheme in LEARNERS:
-        found = [interval(cost(results, scheme, rate)) for rate in results.rates]
-        line(axes, results.rates, found, scheme, 1.0)
-        rows.append([NAMES[scheme][0], *(f"{one.mean:.0f} ±{one.half:.0f}" for one in found)])
+        found = {rate: interval(cost(results, scheme, rate)) for rate in results.rates_of(scheme)}
+        line(axes, list(found), list(found.values()), scheme, 1.0)
+        text = {rate: f"{one.mean:.0f} ±{one.half:.0f}" for rate, one in found.items()}
+        rows.append([NAMES[scheme][0], *(text.get(rate, "") for rate in results.rates)])
     axes.set(xlabel="arrival rate", ylabel="episodes until converged", ylim=(0, None))
     axes.legend()
     finish(chart, "exploration_cost")

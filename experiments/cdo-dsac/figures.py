@@ -53,6 +53,10 @@ class Results:
     def has(self, scheme: str, rate: float = 2.0) -> bool:
         return (scheme, rate) in self.parts
 
+    def rates_of(self, scheme: str) -> list[float]:
+        """Those that the scheme was trained at."""
+        return [rate for rate in self.rates if self.has(scheme, rate)]
+
     def values(self, scheme: str, rate: float, measure: str, network: str = "all", capacity: int = BASE) -> np.ndarray:
         """[S], one a seed."""
         return np.array(self.parts[scheme, rate]["measured"][str(capacity)][network][measure], dtype=float)
@@ -70,7 +74,8 @@ class Results:
 def line(axes: Any, at: Any, estimates: list[Estimate], scheme: str, unit: float) -> None:
     name, colour, marker = NAMES[scheme]
     mean, half = (np.array([getattr(one, part) for one in estimates]) / unit for part in ("mean", "half"))
-    axes.errorbar(at, mean, yerr=half, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=name)
+    style: dict[str, Any] = {"lw": 1.8, "zorder": 5} if scheme == PAPERS[0] else {"lw": 1.2}
+    axes.errorbar(at, mean, yerr=half, color=colour, marker=marker, ms=4, capsize=2, label=name, **style)
 
 
 def plain_log(axes: Any) -> None:

@@ -12,6 +12,7 @@ actors at rate 2).
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from schemes import SCHEMES, WORLDS, Budget, measure
 
 from coinfer.profile.measure import this_machine
@@ -96,7 +97,7 @@ def gather(settings: argparse.Namespace, parts: Path) -> None:
     world: Any = open_world("cdo-dsac").world
     device = torch.cuda.get_device_name() if settings.device.startswith("cuda") else "processor"
     record = {
-        "command": "python experiments/cdo-dsac/run.py " + " ".join(sys.argv[1:]),
+        "command": f"python experiments/cdo-dsac/run.py --rounds {settings.rounds} --seeds {settings.seeds}",
         "machine": this_machine().model_dump(),
         "device": device,
         "processor_s": round(sum(part["processor_s"] for part in found)),
@@ -109,11 +110,8 @@ def gather(settings: argparse.Namespace, parts: Path) -> None:
         "parts": found,
     }
     (settings.out / "results.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-    weights = {}
-    for path in sorted(parts.glob("*.safetensors")):
-        weights |= {f"{path.stem}.{name}": part for name, part in load_file(path).items() if "flat" not in path.stem}
-    if weights:
-        save_file(weights, settings.out / "policy.safetensors")
+    if (weights := parts / "cdo-dsac.safetensors").exists():
+        shutil.copyfile(weights, settings.out / "policy.safetensors")
     for path in sorted(parts.glob("*.log")):
         text = path.read_text(errors="replace").strip()
         if text:

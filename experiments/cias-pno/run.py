@@ -86,12 +86,16 @@ def decision_s(tasks: int, repeats: int = 30) -> list[float]:
     return took
 
 
+def rates_of(points: list[dict[str, Any]]) -> list[float]:
+    return sorted({point["rate"] for point in points})
+
+
 def draw(points: list[dict[str, Any]], decisions: dict[int, list[float]], folder: Path) -> None:
     chart, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     for row, (name, unit, label) in enumerate(
         (("latency_s", MILLI, "mean latency, ms"), ("in_time", 0.01, "answered in time, %"))
     ):
-        for number, rate in enumerate(RATES):
+        for number, rate in enumerate(rates_of(points)):
             here = [point for point in points if point["rate"] == rate]
             found = [interval(np.array(point["measured"]["all"][name])) for point in here]
             at = np.arange(len(here)) + 0.38 * number
@@ -114,7 +118,7 @@ def draw(points: list[dict[str, Any]], decisions: dict[int, list[float]], folder
 
 def tables(points: list[dict[str, Any]]) -> str:
     lines = []
-    for rate in RATES:
+    for rate in rates_of(points):
         here = [point for point in points if point["rate"] == rate]
         mine = np.array(here[0]["measured"]["all"]["latency_s"])
         lines += [f"\nArrival rate {rate:g}\n", "| scheme | ms | in time, % | cias-pno is lower by, % | "]
