@@ -1,6 +1,6 @@
 """Trained policies on real nodes: several devices, three edge servers of unlike speed, links that follow traces.
 
-    python experiments/real-nodes/run.py [--policies FILE.onnx ...] [--rounds 4] [--first-round 4]
+    python experiments/real-nodes/run.py [--policies FILE.onnx ...] [--rounds 6] [--first-round 6]
 
 Servers are processes on loopback, devices are objects of this one; all processors are slowed by sleeping, and each
 device has its own links. Every scheme answers the same requests (Poisson, the same moments for all) on the same replay
@@ -51,13 +51,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", type=Path, nargs="*", default=[LEARNED], help="trained ones (.onnx)")
     parser.add_argument("--model", default="mobilenetv2")
-    parser.add_argument("--device-slowdowns", type=_factors, default=(60.0, 50.0, 40.0, 40.0, 30.0, 20.0))
+    parser.add_argument("--device-slowdowns", type=_factors, default=(40.0, 34.0, 28.0, 24.0, 20.0, 16.0))
     parser.add_argument("--edge-slowdowns", type=_factors, default=(12.0, 6.0, 4.0))
     parser.add_argument("--link-scale", type=float, default=1.0)
-    parser.add_argument("--rate", type=float, default=2.0, help="requests per second of each device")
+    parser.add_argument("--rate", type=float, default=1.5, help="requests per second of each device")
     parser.add_argument("--deadline-ms", type=float, default=250.0)
-    parser.add_argument("--round-s", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--round-s", type=float, default=15.0)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--first-round", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parsed = parser.parse_args()
@@ -69,7 +69,17 @@ def main() -> None:
         for number in range(parsed.first_round, parsed.first_round + parsed.rounds):
             for name in rotated(list(schemes), number):
                 found[name].append(round_of(devices, schemes[name], links, traces, parsed, number))
-                Console().print(name, {key: round(value, 4) for key, value in summary(found[name][-1:]).items()})
+                Console().print(
+                    number, name, {key: round(value, 4) for key, value in summary(found[name][-1:]).items()}
+                )
+            save(found, parsed)
+    plot(found, parsed.deadline_ms / 1e3, parsed.output / "real-nodes.png")
+    show({name: summary(rounds) for name, rounds in found.items()})
+    for name, told in differences(found).items():
+        Console().print(name, told)
+
+
+def save(found: "Found", parsed: argparse.Namespace) -> None:
     written = {
         "settings": json.loads(json.dumps(vars(parsed), default=lambda path: Path(path).stem)),
         "machine": this_machine().model_dump(),
@@ -79,10 +89,6 @@ def main() -> None:
     }
     parsed.output.mkdir(parents=True, exist_ok=True)
     (parsed.output / "real-nodes.json").write_text(json.dumps(written) + "\n", encoding="utf-8")
-    plot(found, parsed.deadline_ms / 1e3, parsed.output / "real-nodes.png")
-    show(written["schemes"])
-    for name, told in written["differences"].items():
-        Console().print(name, told)
 
 
 Found = dict[str, list[dict[str, Any]]]
@@ -179,10 +185,9 @@ def round_of(
     """One scheme for `--round-s` seconds; moments, pictures and the part of the traces depend on the round's number
     only."""
     pictures = [picture for _, picture in load_images()]
+    with ThreadPoolExecutor(len(devices)) as pool:  # each finds out how fast it is now
+        list(pool.map(lambda device: settle(device, pictures), devices))
     for device, policy in zip(devices, policies, strict=True):
-        device.policy = device_only(device.options)
-        for picture in pictures * 2:
-            device.infer(picture)
         device.policy = policy
     traces = [{node: trace.shifted(number * parsed.round_s) for node, trace in own.items()} for own in traces]
     replay(links, traces, parsed.link_scale)
@@ -210,6 +215,12 @@ def round_of(
         "fallbacks": sum(bool(result.fallback) for result in results),
         "error": [round(abs(result.predicted_s / result.outcome.latency_s - 1), 4) for result in results],
     }
+
+
+def settle(device: Device, pictures: Sequence[np.ndarray]) -> None:
+    device.policy = device_only(device.options)
+    for picture in pictures:
+        device.infer(picture)
 
 
 def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -250,7 +261,10 @@ def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], deadline_s: float, pa
         latency_ms = np.sort(np.concatenate([one["latency_s"] for one in rounds])) * 1e3
         axes.semilogx(latency_ms, np.arange(1, len(latency_ms) + 1) / len(latency_ms), label=name)
     axes.axvline(deadline_s * 1e3, color="black", ls="--", lw=1, label="deadline")
-    axes.set(xlabel="latency, ms", ylabel="share of requests answered", ylim=(0, 1))
+    axes.set(xlabel="latency, ms", ylabel="share of requests answered", ylim=(0, 1), xlim=(50, 1500))
+    ticks = (50, 100, 200, 500, 1000)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set_title("Six devices, three edge servers, real processes")
     axes.legend()
     figure.savefig(path, dpi=120)
