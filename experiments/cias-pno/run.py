@@ -87,7 +87,7 @@ def decision_s(tasks: int, repeats: int = 30) -> list[float]:
 
 
 def rates_of(points: list[dict[str, Any]]) -> list[float]:
-    return sorted({point["rate"] for point in points})
+    return sorted({point["rate"] for point in points if point["scheme"] == "cias-pno"})
 
 
 def draw(points: list[dict[str, Any]], decisions: dict[int, list[float]], folder: Path) -> None:
@@ -139,7 +139,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--rounds", type=int, default=600, help="slots that each of a seed's 10 worlds plays")
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
     parser.add_argument("--only", nargs="*", default=[], help="SCHEME@RATE: these only, and no figures")
+    parser.add_argument("--draw", action="store_true", help="train nothing more, draw what there is")
     parser.add_argument("--quick", action="store_true", help="two seeds, 8 rounds: shows that it runs")
     settings = parser.parse_args()
     torch.set_num_threads(1)
@@ -150,7 +152,7 @@ def main() -> None:
     points = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []
     known = {(point["scheme"], point["rate"]) for point in points}
     with partial.open("a", encoding="utf-8") as file:
-        for rate in reversed(RATES):
+        for rate in [] if settings.draw else sorted(settings.rates, reverse=True):
             for name in SCHEMES:
                 if (name, rate) in known or (settings.only and f"{name}@{rate:g}" not in settings.only):
                     continue
@@ -162,10 +164,11 @@ def main() -> None:
     if settings.only:
         return
     order = list(SCHEMES)
+    points = [point for point in points if point["rate"] in settings.rates]
     points.sort(key=lambda point: (point["rate"], order.index(point["scheme"])))
     decisions = {tasks: decision_s(tasks) for tasks in (1, 4, 16, 64, 256, 1024)}
     record = {
-        "command": "python experiments/cias-pno/run.py",
+        "command": "python experiments/cias-pno/run.py --rates " + " ".join(f"{rate:g}" for rate in settings.rates),
         "machine": this_machine().model_dump(),
         "seeds": seeds,
         "fingerprint": fingerprint(world_of(2.0, {})),
