@@ -35,6 +35,7 @@ from schemes import Budget, Scheme, cdo, measure, named, random_server  # noqa: 
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # noqa: E402
 
 SCENARIO = HERE / "cias-pno.yaml"
 RATES, SEEDS, EPISODES = (1.2, 2.0), 10, 8
@@ -100,11 +101,15 @@ def draw(points: list[dict[str, Any]], decisions: dict[int, list[float]], folder
             found = [interval(np.array(point["measured"]["all"][name])) for point in here]
             at = np.arange(len(here)) + 0.38 * number
             mean, half = ([getattr(one, part) / unit for one in found] for part in ("mean", "half"))
-            axes[row].barh(at, mean, 0.36, xerr=half, capsize=2, label=f"rate {rate:g}")
-        axes[row].set(xlabel=label, yticks=np.arange(len(here)) + 0.19)
+            axes[row].errorbar(mean, at, xerr=half, fmt="o", capsize=2, label=f"rate {rate:g}")
+        axes[row].set(xlabel=label, yticks=np.arange(len(here)))
         axes[row].set_yticklabels([point["scheme"] for point in here] if row == 0 else [])
         axes[row].invert_yaxis()
+        axes[row].grid(alpha=0.3)
     axes[0].set(xscale="log")
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter(ScalarFormatter())
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
     axes[0].legend(fontsize=8)
     chart.savefig(folder / "latency.png", dpi=110)
     plt.close(chart)
