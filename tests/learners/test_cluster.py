@@ -26,11 +26,11 @@ from coinfer.types import UserError
 @pytest.fixture
 def two_nodes(monkeypatch: pytest.MonkeyPatch):
     """Address of a cluster of two nodes on this machine that nobody else can reach; all its processes end."""
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     pytest.importorskip("ray")
     psutil = pytest.importorskip("psutil")
+    cluster.stay_on_loopback()
     from ray.cluster_utils import Cluster
 
     with tempfile.TemporaryDirectory(prefix="ray-") as files:

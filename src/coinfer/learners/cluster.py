@@ -99,6 +99,16 @@ class RayCrew:
         return names.get(getattr(error, "actor_id", None) or "", f"a member of the cluster ({type(error).__name__})")
 
 
+def stay_on_loopback() -> None:
+    """Ray takes 127.0.0.1 as it is said, instead of looking for an address that others can reach: in processes to come,
+    by its switch for systems without clusters, and in this one, where Ray may have read that switch already.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
 def _seat(_: Any) -> Seat:
     import ray
 
@@ -139,10 +149,9 @@ def _joined(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of promises that a loss made void
     host = _host(address) if address not in (None, "auto") else None
-    if address is None or host in _LOOPBACK:
-        # Ray's switch for machines whose address is 127.0.0.1; otherwise it looks for one that others can reach.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
+        if address is None or host in _LOOPBACK:
+            stay_on_loopback()
         import ray
     except ModuleNotFoundError:
         raise TrainingError("training on a cluster needs Ray: pip install 'coinfer[cluster]'") from None
