@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from coinfer.demo.cluster import edges
 from coinfer.demo.run import BURST_BITS, link_traces
 from coinfer.demo.schemes import device_only
+from coinfer.evaluate.statistics import Estimate, paired_difference
 from coinfer.graph.zoo import open_model
 from coinfer.policies.exported import ExportedPolicy
 from coinfer.profile.measure import this_machine
@@ -112,17 +112,14 @@ def differences(found: Found) -> dict[str, dict[str, list[float]]]:
             parts = {}
             for key in ("mean_s", "p95_s", "in_time"):
                 own, other = (np.array([summary([one])[key] for one in found[scheme]]) for scheme in (name, PLANNER))
-                parts[key] = interval(own - other)
+                parts[key] = ends(paired_difference(own, other))
             told[f"{name} less {PLANNER}"] = parts
     return told
 
 
-def interval(values: np.ndarray) -> list[float]:
+def ends(estimate: Estimate) -> list[float]:
     """Mean, lower and upper end."""
-    mean, count = float(values.mean()), len(values)
-    if count < 2:
-        return [mean, math.nan, math.nan]
-    half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count))
+    mean, half = estimate
     return [mean, mean - half, mean + half]
 
 

@@ -37,6 +37,20 @@ class Checkpoint(NamedTuple):
     path: Path
 
 
+def write_whole(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Writes a file that is there wholly or not at all, also after a power cut; makes its folder.
+
+    Raises:
+        OSError: where that cannot be.
+    """
+    half = path.with_suffix(".writing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), half, metadata=dict(header))
+    _flush(half)
+    os.replace(half, path)
+    _flush(path.parent)
+
+
 def save(folder: Path, number: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
     """Writes a checkpoint and removes those before the last two.
 
@@ -44,14 +58,9 @@ def save(folder: Path, number: int, tensors: Mapping[str, Tensor], record: Mappi
         CheckpointError: where the folder cannot be written.
     """
     path = folder / f"round-{number}.safetensors"
-    half = path.with_suffix(".writing")
     header = {_HEADER: json.dumps({"format": FORMAT, **record}, allow_nan=True)}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(_apart(tensors), half, metadata=header)
-        _flush(half)
-        os.replace(half, path)
-        _flush(folder)
+        write_whole(path, _apart(tensors), header)
         for old in _numbered(folder)[:-KEPT]:
             old.unlink(missing_ok=True)
     except OSError as error:

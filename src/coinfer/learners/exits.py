@@ -9,7 +9,6 @@ replayed, so that the processor does not hold the GPU up.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -26,9 +25,10 @@ from torch import Tensor
 from coinfer.graph.ir import GraphError, ImageInput, ModelGraph
 from coinfer.graph.segment import save_model
 from coinfer.learners import augment
+from coinfer.learners.checkpoint import write_whole
 from coinfer.learners.modules import GraphModule
-from coinfer.profile.labelled import Labelled
-from coinfer.types import UserError
+from coinfer.learners.training import TrainingError
+from coinfer.profile.labelled import Labelled, misfit
 
 CHECKPOINT = "exits.safetensors"
 _FORMAT = 1
@@ -36,10 +36,6 @@ _EVALUATION_BATCH = 1000
 _WARM_STEPS = 3
 _many: Any = torch
 """Where the operations on many tensors at once lie; PyTorch does not announce them to type checkers."""
-
-
-class TrainingError(UserError):
-    """A training that cannot start or go on; the message is one line for a person."""
 
 
 @dataclass(frozen=True)
@@ -282,10 +278,7 @@ class Trainer:
         state = {name: value.detach().contiguous().cpu() for name, value in self._state().items()}
         state |= {f"best.{name}": value.contiguous().cpu() for name, value in self.best_state.items()}
         about = {"format": _FORMAT, "epochs": self.epochs, "best": self.best, "made_of": self._made_of()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file(state, partial, metadata={"coinfer": json.dumps(about)})
-        os.replace(partial, path)
+        write_whole(path, state, {"coinfer": json.dumps(about)})
 
     def load(self, path: Path) -> None:
         """Goes on where `save` left off.
@@ -389,16 +382,8 @@ def _checked(graph: ModelGraph, data: Labelled, settings: ExitSettings) -> Image
     """How the network takes pictures."""
     if graph.image is None:
         raise GraphError(f"{graph.name} does not say how it takes pictures; exits are trained on pictures")
-    height, width = data.images.shape[1:3]
-    if (height, width) != (graph.image.height, graph.image.width):
-        wanted = f"{graph.image.height}x{graph.image.width}"
-        raise TrainingError(f"pictures are {height}x{width}, {graph.name} takes {wanted}; scale them first")
-    for output in graph.outputs:
-        shape = graph.tensors[output].shape
-        if len(shape) != 2 or shape[1] != len(data.class_names):
-            raise TrainingError(
-                f"{graph.name}: output {output!r} is {list(shape)}, the pictures have {len(data.class_names)} classes"
-            )
+    if found := misfit(graph, graph.image, data):
+        raise TrainingError(found[0])
     if settings.weights and (len(settings.weights) != len(graph.outputs) or min(settings.weights) < 0):
         raise TrainingError(
             f"weights {list(settings.weights)} for {len(graph.outputs)} exits; expected one of at least 0 for each"

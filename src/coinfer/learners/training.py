@@ -25,7 +25,7 @@ SAVE_EVERY_S = 30.0
 
 
 class TrainingError(UserError):
-    """A training that cannot begin."""
+    """A training that cannot begin or go on; the message is one line for a person."""
 
 
 @dataclass(frozen=True)

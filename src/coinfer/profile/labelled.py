@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.types import UserError
 
 Split = Literal["train", "test"]
@@ -40,6 +41,23 @@ class Labelled(NamedTuple):
     def take(self, count: int) -> "Labelled":
         """The first so many."""
         return self._replace(images=self.images[:count], labels=self.labels[:count])
+
+
+def misfit(graph: ModelGraph, image: ImageInput, data: Labelled) -> tuple[str, bool] | None:
+    """Why the network cannot be trained or judged on these pictures, and whether it is for their classes; None if it
+    can."""
+    height, width = data.images.shape[1:3]
+    if (height, width) != (image.height, image.width):
+        return (
+            f"pictures are {height}x{width}, {graph.name} takes {image.height}x{image.width}; scale them first",
+            False,
+        )
+    classes = len(data.class_names)
+    for output in graph.outputs:
+        shape = graph.tensors[output].shape
+        if len(shape) != 2 or shape[1] != classes:
+            return f"{graph.name}: output {output!r} is {list(shape)}, the pictures have {classes} classes", True
+    return None
 
 
 def load_labelled(where: str | Path, split: Split, progress: Progress = lambda done, total: None) -> Labelled:

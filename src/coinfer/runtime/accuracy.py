@@ -13,7 +13,7 @@ import numpy as np
 
 from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, CascadePoint
-from coinfer.profile.labelled import Labelled
+from coinfer.profile.labelled import Labelled, misfit
 from coinfer.profile.options import IMAGE_BITS
 from coinfer.runtime.codec import decode, encode
 from coinfer.runtime.early import entropy
@@ -199,16 +199,7 @@ def _check(graph: ModelGraph, data: Labelled) -> ImageInput:
         raise AccuracyError(f"{graph.name} does not say how it takes pictures; its accuracy cannot be measured on them")
     if not graph.dynamic_batch:
         raise AccuracyError(f"{graph.name} takes one picture at a time; export it with a free first axis")
-    height, width = data.images.shape[1:3]
-    if (height, width) != (graph.image.height, graph.image.width):
-        wanted = f"{graph.image.height}x{graph.image.width}"
-        raise AccuracyError(f"pictures are {height}x{width}, {graph.name} takes {wanted}; scale them first")
-    for output in graph.outputs:
-        shape = graph.tensors[output].shape
-        if len(shape) != 2 or shape[1] != len(data.class_names):
-            classes = len(data.class_names)
-            raise AccuracyError(
-                f"{graph.name}: output {output!r} is {list(shape)}, the pictures have {classes} classes; measure it on "
-                "the data set that it was trained for"
-            )
+    if found := misfit(graph, graph.image, data):
+        told, of_classes = found
+        raise AccuracyError(f"{told}; measure it on the data set that it was trained for" if of_classes else told)
     return graph.image
