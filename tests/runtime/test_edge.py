@@ -399,7 +399,7 @@ def _ping_until_refused(transport, edge):
 
 
 def test_a_second_signal_ends_it_at_once():
-    with edge_process("('resnet32',), grpc_port=0, http_port=None, slowdown=300.0") as edge:
+    with edge_process("('resnet32',), grpc_port=0, http_port=None, slowdown=3000.0") as edge:
         transport = GrpcTransport()
         futures = [transport.send(edge.grpc, InferRequest("resnet32", (INPUT,)), 120.0) for _ in range(9)]
         while transport.ping(edge.grpc, 10.0).result(10).load.room > 0:
@@ -408,8 +408,8 @@ def test_a_second_signal_ends_it_at_once():
         with pytest.raises(TransportError, match="UNAVAILABLE"):
             _ping_until_refused(transport, edge)
         edge.process.send_signal(signal.SIGTERM)
-        with pytest.raises(TransportError):
-            futures[-1].result(60)
+        # They may arrive in any order, and the first may just be done: the rest, more than half a minute of work, is not.
+        assert sum(future.exception(60) is None for future in futures) <= 1
         assert edge.process.wait(60) == 1
         transport.close()
 
