@@ -4,11 +4,12 @@
 
 For the large networks of the zoo, at every cut that the planner may choose on some link (the hull of the measured
 options) and at the cut with half of the arithmetic before it. Head and tail, and the whole, are ONNX Runtime sessions
-that take turns of five runs; times are processor time of the one computing thread, so that other work on the machine
-stays out. The ratio is (head + tail) / whole of the same round. With `--models` the record's other
-networks stay. Writes benchmarks/results/split_overhead.json.
+that take turns of a fifth of a second and at least five runs; times are processor time of the one computing thread, so
+that other work on the machine stays out. The ratio is (head + tail) / whole of the same round. With `--models` the
+record's other networks stay. Writes benchmarks/results/split_overhead.json.
 """
 
+import math
 import time
 from typing import Any
 
@@ -26,8 +27,9 @@ from coinfer.runtime import planner
 from coinfer.runtime.profiling import profile_for
 
 BAR = 1.02
-TURN = 5
-"""Runs in a row, so that neither way finds the other's weights in the caches."""
+TURN, TURN_S = 5, 0.2
+"""Runs in a row at least, so that neither way finds the other's weights in the caches, and for how long, so that moments
+in which the processor is slow weigh little."""
 MODELS = ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet")
 
 
@@ -50,7 +52,10 @@ def overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
         return whole.run(None, feed)[0]
 
     assert np.allclose(run_split(), run_whole(), rtol=1e-3, atol=1e-4)
-    calls = {"split": lambda: [run_split() for _ in range(TURN)], "whole": lambda: [run_whole() for _ in range(TURN)]}
+    begun_s = time.thread_time()
+    run_whole()
+    turn = max(TURN, math.ceil(TURN_S / (time.thread_time() - begun_s)))
+    calls = {"split": lambda: [run_split() for _ in range(turn)], "whole": lambda: [run_whole() for _ in range(turn)]}
     took_s = harness.take_turns(calls, count, f"{graph.name} after {', '.join(cut)}", clock=time.thread_time)
     return took_s["split"] / took_s["whole"]
 
