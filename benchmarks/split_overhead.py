@@ -28,8 +28,8 @@ from coinfer.runtime.profiling import profile_for
 
 BAR = 1.02
 TURN, TURN_S = 5, 0.2
-"""Runs in a row at least, so that neither way finds the other's weights in the caches, and for how long, so that moments
-in which the processor is slow weigh little."""
+"""Runs in a row at least, so that neither way finds the other's weights in the caches, and for how long, so that a
+moment in which the processor is slow weighs little."""
 MODELS = ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet")
 
 
