@@ -6,16 +6,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from tests.patience import wait_until
 from tritonclient.grpc import InferenceServerClient
 
 READY = re.compile(r"^coinfer edge ready grpc=(\S+)(?: http=(\S+))? models=(\S+)$", re.MULTILINE)
 START_S = 120.0
-STOP_S = 30.0
+STOP_S = 120.0
 COMMAND = str(Path(sys.executable).with_name("coinfer"))
 
 
@@ -93,15 +93,6 @@ def edges(models: Sequence[str], each: Sequence[Sequence[str]]) -> Iterator[list
         for edge in started:
             edge.wait_ready()
         yield started
-
-
-def wait_until(holds: Callable[[], object], timeout_s: float, what: str) -> float:
-    """Waits for a condition and returns how long that took; the time-out only ends a test that has failed."""
-    began_s = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began_s < timeout_s, f"not after {timeout_s:.0f} s: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - began_s
 
 
 def relative_error(found: np.ndarray, exact: np.ndarray) -> float:

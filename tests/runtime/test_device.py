@@ -1,6 +1,7 @@
 """The device answers every request rightly, whatever its servers do. Servers live in memory here."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 from tests.tables import analytic_table
 
 from coinfer.graph import zoo
+from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.device import Device, DeviceError
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import ImageError, load_images, preprocess
@@ -68,7 +70,15 @@ def fails(code: str, reason: str = "", pushback_s: float | None = None) -> Calla
     return bad
 
 
+class SlowClock(WallClock):
+    """A thousandth of the time passes: what rests for a second does so for the whole test."""
+
+    def now_s(self) -> float:
+        return time.monotonic() / 1000
+
+
 def device(nodes: dict[str, Node], **settings) -> Device:
+    """`hedge=False` where a test wants the server's answer: on a busy machine the device may overtake any server."""
     # whatever the servers' names, they are asked in memory
     return Device(GRAPH, list(nodes), profile=TABLE, transport=InMemoryTransport(nodes), bits=(32,), **settings)
 
@@ -84,7 +94,7 @@ def test_without_servers_the_device_answers():
 
 
 def test_a_fast_server_answers_and_the_times_add_up():
-    with device({"a:1": good_node()}) as near:
+    with device({"a:1": good_node()}, hedge=False) as near:
         results = [near.infer(picture) for picture in PICTURES]
     for picture, result in zip(PICTURES, results, strict=True):
         np.testing.assert_allclose(result.output, exact(picture), rtol=1e-4)
@@ -100,7 +110,7 @@ def test_a_fast_server_answers_and_the_times_add_up():
 )
 def test_a_failing_server_is_replaced_by_the_other_or_the_device(code: str):
     bad, good = Switched(), good_node()
-    with device({"bad:1": bad, "good:1": good}) as both:
+    with device({"bad:1": bad, "good:1": good}, hedge=False) as both:
         bad.bad = fails(code)
         both.policy = lambda seen: OffloadDecision(np.array([0]), np.array([0]))  # insists on the bad one
         result = both.infer(PICTURES[0])
@@ -111,7 +121,7 @@ def test_a_failing_server_is_replaced_by_the_other_or_the_device(code: str):
 
 def test_all_servers_failing_leaves_the_device_itself():
     bad = {f"bad:{i}": Switched() for i in range(1, 4)}
-    with device(dict(bad)) as surrounded:
+    with device(dict(bad), hedge=False, clock=VirtualClock(1.0)) as surrounded:
         for node in bad.values():
             node.bad = fails("UNAVAILABLE")
         results = [surrounded.infer(picture) for picture in PICTURES * 3]
@@ -124,8 +134,8 @@ def test_all_servers_failing_leaves_the_device_itself():
 
 def test_a_hanging_server_is_overtaken_and_then_avoided():
     hang, release = Switched(), threading.Event()
-    with device({"hang:1": hang}) as waiting:
-        hang.bad = lambda: (release.wait(20), None)[1]
+    with device({"hang:1": hang}, clock=SlowClock()) as waiting:
+        hang.bad = lambda: (release.wait(200), None)[1]
         results = [waiting.infer(picture) for picture in PICTURES * 2]
         release.set()
     for picture, result in zip(PICTURES * 2, results, strict=True):
@@ -137,7 +147,7 @@ def test_a_hanging_server_is_overtaken_and_then_avoided():
 
 def test_a_full_server_is_not_asked_until_its_backlog_is_done():
     full = Switched()
-    with device({"full:1": full}) as alone:
+    with device({"full:1": full}, hedge=False, clock=VirtualClock(1.0)) as alone:
         full.bad = fails("RESOURCE_EXHAUSTED", "queue_full", 60.0)
         results = [alone.infer(picture) for picture in PICTURES]
     assert full.asked == 1
@@ -149,7 +159,7 @@ def test_a_reply_without_the_outputs_does_not_count():
     def liar(request: InferRequest) -> InferReply:
         return InferReply(request.model, (), load=LoadReport(0.0, 0, 8))
 
-    with device({"liar:1": liar}) as trusting:
+    with device({"liar:1": liar}, hedge=False) as trusting:
         result = trusting.infer(PICTURES[0])
     np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4)
     assert "lacks" in result.fallback
@@ -170,7 +180,7 @@ def test_a_given_route_is_followed_over_several_servers():
     nodes = ["a:1", "b:1", "c:1"]
     hops = [Hop("device", cuts[0].tensors, 32)]
     hops += [Hop(node, cut.tensors, 32) for node, cut in zip(nodes[:2], cuts[1:], strict=True)]
-    route = Route((*hops, Hop("c:1", GRAPH.outputs, 32)), 0, 10.0)
+    route = Route((*hops, Hop("c:1", GRAPH.outputs, 32)), 0, 60.0)
     asked: list[tuple[str, ...]] = []
 
     def forwarding(request: InferRequest) -> InferReply:
@@ -198,7 +208,7 @@ def test_a_route_that_fails_is_finished_on_the_device():
     with device({"bad:1": bad}) as near:
         bad.bad = fails("UNAVAILABLE")
         cut = GRAPH.useful_cuts()[4].tensors
-        result = near.follow(Route((Hop("device", cut, 8), Hop("bad:1", GRAPH.outputs, 32)), 0, 5.0), PICTURES[0])
+        result = near.follow(Route((Hop("device", cut, 8), Hop("bad:1", GRAPH.outputs, 32)), 0, 60.0), PICTURES[0])
     np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4, atol=1e-5)
     assert (result.executed_on, result.fallback) == ("device", "UNAVAILABLE on purpose")
 

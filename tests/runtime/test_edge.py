@@ -1,7 +1,9 @@
 """A real edge process against the stock clients, bad input of every kind, and signals."""
 
+import http.client
 import json
 import signal
+import statistics
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +16,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from edge_process import edge_process
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.patience import patient_transport
 from tritonclient.grpc import service_pb2 as pb
 
 from coinfer.graph import zoo
@@ -21,7 +24,7 @@ from coinfer.runtime import wire
 from coinfer.runtime.edge import EdgeSettings, check_settings
 from coinfer.runtime.executor import Executor, RequestError
 from coinfer.runtime.messages import InferRequest, TransportError, WireTensor, from_array, to_array
-from coinfer.runtime.rpc import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, GrpcTransport
+from coinfer.runtime.rpc import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE
 from coinfer.runtime.tensors import pack, unpack
 from coinfer.types import Hop
 
@@ -44,7 +47,7 @@ def edge():
 def call(edge):
     """A raw call: method and bytes to bytes."""
     channel = grpc.insecure_channel(edge.grpc, [("grpc.max_send_message_length", -1)])
-    yield lambda method, message: channel.unary_unary(f"/{SERVICE}/{method}")(message, timeout=30)
+    yield lambda method, message: channel.unary_unary(f"/{SERVICE}/{method}")(message, timeout=60)
     channel.close()
 
 
@@ -122,30 +125,30 @@ def test_health_service(edge):
     with grpc.insecure_channel(edge.grpc) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for name in ("", SERVICE, "resnet32"):
-            reply = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=10)
+            stub.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=60)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_every_fourth_cut_over_real_grpc(edge):
-    transport = GrpcTransport()
+    transport = patient_transport()
     for cut in GRAPH.useful_cuts()[::4]:
         head, _ = EXECUTOR.run({"input": IMAGE[:1]}, cut.tensors)
         inputs = tuple(from_array(name, array) for name, array in head.items())
         request = InferRequest("resnet32", inputs, ("logits",), fingerprint=GRAPH.fingerprint)
-        reply = transport.send(edge.grpc, request, 30.0).result(30)
+        reply = transport.send(edge.grpc, request, 60.0).result(60)
         np.testing.assert_allclose(to_array(reply.outputs[0]), WHOLE[:1], rtol=1e-4, atol=1e-5)
         coded = InferRequest("resnet32", tuple(pack(n, a, 8) for n, a in head.items()), ("logits",))
-        answer = to_array(transport.send(edge.grpc, coded, 30.0).result(30).outputs[0])
+        answer = to_array(transport.send(edge.grpc, coded, 60.0).result(60).outputs[0])
         np.testing.assert_allclose(answer, WHOLE[:1], rtol=0.2, atol=0.2)
     transport.close()
 
 
 def test_a_route_over_two_processes(edge):
     cuts = GRAPH.useful_cuts()
-    transport = GrpcTransport()
+    transport = patient_transport()
     with edge_process("('resnet32',), grpc_port=0, http_port=None") as second:
         request = InferRequest(
             "resnet32",
@@ -155,11 +158,11 @@ def test_a_route_over_two_processes(edge):
             bits=32,
             route=(Hop(second.grpc, ("logits",), 32),),
         )
-        reply = transport.send(edge.grpc, request, 30.0).result(30)
+        reply = transport.send(edge.grpc, request, 60.0).result(60)
         np.testing.assert_allclose(unpack(reply.outputs[0]), WHOLE[:1], rtol=1e-4, atol=1e-5)
         assert [hop.node for hop in reply.executed] == [edge.grpc, second.grpc]
     with pytest.raises(TransportError) as caught:
-        transport.send(edge.grpc, request, 30.0).result(30)
+        transport.send(edge.grpc, request, 60.0).result(60)
     assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "next_hop")
     transport.close()
 
@@ -293,7 +296,7 @@ def post(edge, path, body, **headers):
         f"http://{edge.http}{path}", body, headers, method="POST" if body is not None else "GET"
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             return reply.status, json.loads(reply.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -322,7 +325,6 @@ BAD_HTTP = {
     "bad route": (INFER, body(parameters={"route": "[1]"}), 400),
     "bad bits": (INFER, body(parameters={"bits": 7}), 400),
     "other network": (INFER, body(parameters={"fingerprint": "ab"}), 409),
-    "too large": (INFER, bytes(LIMIT + 1), 413),
 }
 
 
@@ -336,6 +338,18 @@ def test_bad_input_over_http(edge, case):
     assert post(edge, INFER, body())[0] == 200
 
 
+def test_too_large_a_body_is_refused_before_it_is_sent(edge):
+    connection = http.client.HTTPConnection(edge.http, timeout=60)
+    connection.putrequest("POST", INFER)
+    connection.putheader("Content-Length", str(LIMIT + 1))
+    connection.endheaders()
+    reply = connection.getresponse()
+    assert reply.status == 413
+    assert json.loads(reply.read())["reason"] == "too_large"
+    connection.close()
+    assert post(edge, INFER, body())[0] == 200
+
+
 def test_bad_http_headers(edge):
     assert post(edge, INFER, body(), **{"Inference-Header-Content-Length": "-5"})[0] == 400
     assert post(edge, INFER, body(), **{"Inference-Header-Content-Length": "9999999"})[0] == 400
@@ -343,7 +357,8 @@ def test_bad_http_headers(edge):
 
 
 def test_metrics_add_up(edge):
-    with urllib.request.urlopen(f"http://{edge.http}/metrics", timeout=30) as reply:
+    assert post(edge, INFER, body())[0] == 200
+    with urllib.request.urlopen(f"http://{edge.http}/metrics", timeout=60) as reply:
         text = reply.read().decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
     total = lambda name: sum(float(v) for k, v in values.items() if k.startswith(name + "{"))  # noqa: E731
@@ -355,30 +370,33 @@ def test_metrics_add_up(edge):
 
 
 def test_thousands_of_bad_requests_leave_no_memory_behind(edge, call):
+    """What leaks grows with every thousand of them; what an allocator or a new thread takes at some time does not."""
     process = psutil.Process(edge.process.pid)
     bad = [message for case, (message, _) in BAD.items() if "large" not in case]
-
-    def send(count):
-        for i in range(count):
+    grown = []
+    for _ in range(10):
+        before = process.memory_info().rss
+        for i in range(1000):
             with pytest.raises(grpc.RpcError):
                 call("ModelInfer", bad[i % len(bad)])
-
-    send(1000)
-    before = process.memory_info().rss
-    send(3000)
-    grown = process.memory_info().rss - before
-    print(f"RSS grew {grown / 3000:.0f} bytes per bad request")
-    assert grown < 2 * 1024 * 1024
+        grown.append(process.memory_info().rss - before)
+        typical = statistics.median(grown[1:] or grown)
+        if len(grown) > 3 and typical < 512 * 1024:
+            break
+    print(f"RSS grew {[size_bytes // 1000 for size_bytes in grown]} bytes per bad request")
+    assert typical < 512 * 1024
     assert process.num_threads() < 40
 
 
 def test_sigterm_finishes_what_was_admitted_and_refuses_the_rest():
     settings = "('resnet32',), grpc_port=0, http_port=0, slowdown=40.0, queue=30"
     with edge_process(settings) as edge:
-        transport = GrpcTransport()
+        transport = patient_transport()
         futures = [transport.send(edge.grpc, InferRequest("resnet32", (INPUT,)), 60.0) for _ in range(12)]
-        while transport.ping(edge.grpc, 10.0).result(10).load.room > 31 - 12 + sum(f.done() for f in futures):
+        done = 0
+        while transport.ping(edge.grpc, 60.0).result(60).load.room > 31 - 12 + done:
             time.sleep(0.005)
+            done = sum(future.done() for future in futures)  # before the ping: what is done later counts as not yet
         edge.process.send_signal(signal.SIGTERM)
         late = transport.send(edge.grpc, InferRequest("resnet32", (INPUT,)), 60.0)
         for future in futures:
@@ -395,20 +413,20 @@ def test_sigterm_finishes_what_was_admitted_and_refuses_the_rest():
 
 def _ping_until_refused(transport, edge):
     while True:
-        transport.ping(edge.grpc, 10.0).result(10)
+        transport.ping(edge.grpc, 60.0).result(60)
 
 
 def test_a_second_signal_ends_it_at_once():
     with edge_process("('resnet32',), grpc_port=0, http_port=None, slowdown=3000.0") as edge:
-        transport = GrpcTransport()
+        transport = patient_transport()
         futures = [transport.send(edge.grpc, InferRequest("resnet32", (INPUT,)), 120.0) for _ in range(9)]
-        while transport.ping(edge.grpc, 10.0).result(10).load.room > 0:
+        while transport.ping(edge.grpc, 60.0).result(60).load.room > 0:
             time.sleep(0.005)
         edge.process.send_signal(signal.SIGTERM)
         with pytest.raises(TransportError, match="UNAVAILABLE"):
             _ping_until_refused(transport, edge)
         edge.process.send_signal(signal.SIGTERM)
-        # They may arrive in any order, and the first may just be done: the rest, more than half a minute of work, is not.
+        # They may arrive in any order, and the first may just be done: the rest, half a minute of work and more, is not.
         assert sum(future.exception(60) is None for future in futures) <= 1
         assert edge.process.wait(60) == 1
         transport.close()

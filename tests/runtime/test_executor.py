@@ -1,6 +1,7 @@
 """Pieces of networks run as the whole does, and what does not fit is refused with one line."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -107,13 +108,16 @@ def test_an_output_that_does_not_follow_is_refused(executor):
 
 
 def test_the_slow_processor_takes_its_factor_longer():
-    """Reported time over that of a run that was not slowed; both in one executor, so a busy machine cancels out."""
-    executor = Executor(GRAPH)
-    slow = Executor(GRAPH, slowdown=4.0)
-    executor.prepare(("input",))
+    """Than the processor time that the run took here, whatever the machine does meanwhile. Up to a factor of 4 work is
+    done once."""
+    slow, images = Executor(GRAPH, slowdown=3.0), np.repeat(IMAGE, 4, axis=0)
     slow.prepare(("input",))
-    fast_s = min(executor.run({"input": IMAGE})[1] for _ in range(10))
-    assert slow.run({"input": IMAGE})[1] > 3 * fast_s
+    factors = []
+    for _ in range(5):
+        spent = time.thread_time()
+        took_s = slow.run({"input": images})[1]
+        factors.append(took_s / (time.thread_time() - spent))
+    assert max(factors) > 2.5, "all but the little that is not the run's own"
 
 
 @pytest.mark.parametrize("slowdown", [0.5, float("nan"), float("inf"), -1])

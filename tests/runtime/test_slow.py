@@ -1,7 +1,10 @@
 """The emulated slow processor takes its factor longer, whatever the first run cost."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from coinfer.runtime import slow
 from coinfer.runtime.slow import slowed
 
 
@@ -17,8 +20,20 @@ class Work:
         self.runs += 1
         return self.runs
 
-    def slowed(self, slowdown: float) -> int:
-        return slowed(self, slowdown, lambda: self.now_s, self.slept_s.append)[0]
+    def slowed(self, slowdown: float) -> tuple[int, float]:
+        return slowed(self, slowdown, lambda: self.now_s, self.sleep)
+
+    def sleep(self, duration_s: float) -> None:
+        self.slept_s.append(duration_s)
+        self.now_s += duration_s
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch, took_s: tuple[float, ...]) -> Work:
+    """Its clock is the wall's, too."""
+    work = Work(*took_s)
+    monkeypatch.setattr(slow, "time", SimpleNamespace(perf_counter=lambda: work.now_s))
+    return work
 
 
 @pytest.mark.parametrize(
@@ -30,14 +45,13 @@ class Work:
         ((0.5,), 10.0, 1, 5.0),  # cold caches do not matter
     ],
 )
-def test_sleeps_until_the_slow_processor_is_done(took_s, slowdown, runs, wanted_s):
-    work = Work(*took_s)
-    assert work.slowed(slowdown) == 1, "the first run's answer"
+def test_sleeps_until_the_slow_processor_is_done(work: Work, took_s, slowdown, runs, wanted_s):
+    assert work.slowed(slowdown) == (1, pytest.approx(wanted_s)), "the first run's answer"
     assert work.runs == runs
-    assert work.slept_s == [pytest.approx(wanted_s, abs=2e-3)]  # less what the test itself took
+    assert work.slept_s == [pytest.approx(wanted_s - sum(took_s[:runs]))]
 
 
-def test_this_processor_does_not_sleep():
-    work = Work(0.001)
-    work.slowed(1.0)
+@pytest.mark.parametrize("took_s", [(0.001,)])
+def test_this_processor_does_not_sleep(work: Work):
+    assert work.slowed(1.0) == (1, pytest.approx(0.001))
     assert (work.runs, work.slept_s) == (1, [])

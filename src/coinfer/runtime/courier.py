@@ -49,6 +49,8 @@ class Sent(NamedTuple):
     expected_s: float
     """Until the reply."""
     reply: Future[InferReply]
+    learned: threading.Event | None = None
+    """Set when the estimates have learned from the reply; none where nothing is learned."""
 
 
 class Courier:
@@ -91,6 +93,7 @@ class Courier:
         sent = self.carry(server, piece, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
             expected_s=upload_bits / known.link.rate_bps + est.backlog_now_s(known, now_s) + service_s,
+            learned=threading.Event(),
         )
         self.peers.change(server, partial(est.after_send, size_bits=sent.size_bits, service_s=service_s, now_s=now_s))
         sent.reply.add_done_callback(lambda _: self._learn(sent))
@@ -102,7 +105,10 @@ class Courier:
         return Sent(server, piece, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
 
     def read(self, sent: Sent) -> tuple[Answer | None, str]:
-        """The server's answer, or what was wrong with it."""
+        """The server's answer, or what was wrong with it. The estimates know of it by then, so that the next request is
+        not planned without."""
+        if sent.learned is not None:
+            sent.learned.wait()
         try:
             reply = sent.reply.result()
             outputs = {tensor.name: unpack(tensor) for tensor in reply.outputs}
@@ -124,6 +130,13 @@ class Courier:
 
     def _learn(self, sent: Sent) -> None:
         """Every reply and every failure teaches, also one that comes too late; runs on the transport's thread."""
+        try:
+            self._take_note(sent)
+        finally:
+            if sent.learned is not None:
+                sent.learned.set()
+
+    def _take_note(self, sent: Sent) -> None:
         now_s = self._clock.now_s()
         self.peers.change(sent.server, partial(est.after_end, now_s=now_s))
         if sent.reply.cancelled():
