@@ -426,7 +426,7 @@ def test_a_second_signal_ends_it_at_once():
         with pytest.raises(TransportError, match="UNAVAILABLE"):
             _ping_until_refused(transport, edge)
         edge.process.send_signal(signal.SIGTERM)
-        # They may arrive in any order, and the first may just be done: the rest, half a minute of work and more, is not.
+        # They arrive in any order, and the first may just be done; the rest is more than half a minute of work.
         assert sum(future.exception(60) is None for future in futures) <= 1
         assert edge.process.wait(60) == 1
         transport.close()
