@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from coinfer.console import console, resumable
+from coinfer.console import begin_pytorch, console, resumable
 from coinfer.types import UserError
 
 if TYPE_CHECKING:
@@ -55,14 +55,10 @@ def train(
 
     Example: [bold]coinfer exits train alexnet-cifar-exits --data cifar10/ --epochs 30[/bold]
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise UserError("training needs PyTorch: pip install 'coinfer[train]'") from None
+    begin_pytorch("training", device, threads)
     from coinfer.graph.zoo import open_model
     from coinfer.learners import exits as learner
 
-    torch.set_num_threads(threads)
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
     graph, pictures = open_model(model), _pictures(data, "train")

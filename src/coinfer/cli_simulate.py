@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.console import console
+from coinfer.console import begin_pytorch, console
 
 if TYPE_CHECKING:
     from coinfer.evaluate.simulate import Progress
@@ -45,16 +45,10 @@ def simulate(
 
     Example: [bold]coinfer simulate campus --policy greedy --policy sequential-greedy --seeds 10[/bold]
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        from coinfer.types import UserError
-
-        raise UserError("simulating needs PyTorch: pip install 'coinfer[train]'") from None
+    begin_pytorch("simulating", device, threads)
     from coinfer.evaluate import report
     from coinfer.evaluate.compare import Settings, compare
 
-    torch.set_num_threads(threads)
     settings = Settings(scenario, tuple(policy or ()), seeds, episodes, bound, tuple(changes or ()), device)
     with _bars() as progress:
         found = compare(settings, progress)

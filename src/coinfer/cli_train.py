@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.console import console, resumable
+from coinfer.console import begin_pytorch, console, resumable
 from coinfer.types import UserError
 
 if TYPE_CHECKING:
@@ -16,9 +16,17 @@ if TYPE_CHECKING:
     from coinfer.learners.offloading import Spread
     from coinfer.learners.training import Progress
 
+SHOWN = {
+    "reward": "return {:.3g}",
+    "latency_s": "{:.3g} s",
+    "in_time": "success {:.1%}",
+    "temperature": "temperature {:.2g}",
+}
+"""Figures that the bar tells, where a scheme has them; means over the worlds that it explores in."""
+
 
 def train(
-    scheme: Annotated[str, typer.Argument(help="sac-d or dqn; `coinfer train list` shows all.")],
+    scheme: Annotated[str, typer.Argument(help="cdo-dsac, sac-d, ...; `coinfer train list` shows all.")],
     scenario: Annotated[
         str | None, typer.Option(help="A preset of `coinfer scenario list`, or a file; the scheme's own without it.")
     ] = None,
@@ -52,10 +60,7 @@ def train(
 
     Example: [bold]coinfer train sac-d --seeds 10[/bold]
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise UserError("training needs PyTorch: pip install 'coinfer[train]'") from None
+    begin_pytorch("training", device, threads)
     from coinfer.evaluate import report
     from coinfer.learners import finish, registry
     from coinfer.learners.training import TrainSettings
@@ -66,11 +71,12 @@ def train(
         for name, one in registry.SCHEMES.items():
             console.print(f"{name:14s} {one.about}")
         return
-    torch.set_num_threads(threads)
     found = registry.scheme(scheme)
     name = scenario or found.scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
+    if resume and not any(folder.glob("checkpoints/*.safetensors")):
+        console.print(f"{folder} has no checkpoint yet: training begins anew", soft_wrap=True)
     how = {"spread": _spread(scheme, address)} if cluster or address else {}
     with resumable(), training_bar(scheme) as progress:
         trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **how)
@@ -120,10 +126,13 @@ def training_bar(scheme: str) -> Iterator["Progress"]:
         task = bar.add_task(scheme, total=None, told="")
 
         def told(report: Report) -> None:
-            names = {"reward": "return", "in_time": "success", "temperature": "temperature"}
-            parts = [f"{text} {report.figures[name]:.3g}" for name, text in names.items() if name in report.figures]
+            parts = [text.format(report.figures[name]) for name, text in SHOWN.items() if name in report.figures]
             speed = report.decisions / max(report.took_s, 1e-9)
             text = ", ".join([*parts, f"{speed:,.0f} slots/s"])
             bar.update(task, total=report.rounds, completed=report.round, told=text)
 
-        yield told
+        try:
+            yield told
+        except UserError:
+            bar.update(task, visible=False)  # nothing was trained
+            raise

@@ -69,6 +69,7 @@ def test_a_finished_training_is_not_repeated_unless_asked(trained: tuple[Path, s
     [
         (["sacd"], "no scheme 'sacd' to train; did you mean sac-d"),
         (["sac-d", "--preset", "slow"], "no preset 'slow'; there are quick, paper"),
+        (["ddpg", "--device", "gpu"], "--device 'gpu': PyTorch cannot compute there; use cpu"),
         (["sac-d", "--scenario", "campus"], "this scheme decides one kind of request"),
         (["dqn", "--scenario", "mtl-a3c"], "this scheme learns in environment offload only"),
     ],

@@ -120,7 +120,7 @@ def with_rounds(settings: CdoSettings, rounds: int) -> CdoSettings:
     sac = replace(settings.sac, entropy_updates=max(1, int(0.6 * updates)))
     if sac.rates_fall is not None:
         sac = replace(sac, rates_fall=(updates // 2, updates))
-    return replace(settings, rounds=rounds, assess_every=max(1, rounds // 20), sac=sac)
+    return replace(settings, rounds=rounds, assess_every=max(10, rounds // 20), sac=sac)
 
 
 class CdoDsac:

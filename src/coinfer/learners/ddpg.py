@@ -74,7 +74,7 @@ def with_rounds(settings: DdpgSettings, rounds: int) -> DdpgSettings:
     """The same with so many rounds, the noise falling over 60 % of them."""
     rounds = max(1, rounds)
     falls = max(1, int(0.6 * rounds))
-    return replace(settings, rounds=rounds, noise_updates=falls, assess_every=max(1, rounds // 20))
+    return replace(settings, rounds=rounds, noise_updates=falls, assess_every=max(10, rounds // 20))
 
 
 class Ddpg:

@@ -64,7 +64,7 @@ def with_rounds(settings: OnlineRlSettings, rounds: int) -> OnlineRlSettings:
     """The same with so many rounds, epsilon falling over 60 % of them."""
     rounds = max(1, rounds)
     falls = max(1, int(0.6 * rounds))
-    return replace(settings, rounds=rounds, epsilon_updates=falls, assess_every=max(1, rounds // 20))
+    return replace(settings, rounds=rounds, epsilon_updates=falls, assess_every=max(10, rounds // 20))
 
 
 @dataclass(frozen=True)
