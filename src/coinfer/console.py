@@ -40,4 +40,6 @@ def begin_pytorch(what: str, device: str, threads: int) -> None:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError):  # each kind of device has an error of its own
         has = "cuda" if torch.cuda.is_available() else "no CUDA device"
-        raise UserError(f"--device {device!r}: PyTorch cannot compute there; use cpu (this machine has {has})") from None
+        raise UserError(
+            f"--device {device!r}: PyTorch cannot compute there; use cpu (this machine has {has})"
+        ) from None
