@@ -25,7 +25,9 @@ THREADS = 8
 FAST_FIRST = (15.0, 30.0, 40.0)
 """Slow-down of each edge: about 7, 15 and 20 ms for a request, nearly all of it sleep."""
 DEVICE_SLOWDOWN = 80.0
-RETURN_S = 60.0
+LEFT_ALONE = 2 * THREADS + 2
+"""At most so many requests a dead edge gets: what is under way when it dies, and until two failures are known."""
+RETURN_S = 120.0
 """Only ends a test that has failed; a server that came back is asked after at most 8 s."""
 
 
@@ -38,13 +40,17 @@ class Answered(NamedTuple):
 
 @contextlib.contextmanager
 def site(
-    table: ProfileTable, slowdowns: Sequence[float] = FAST_FIRST, *flags: str, cut: str = GRAPH.inputs[0]
+    table: ProfileTable,
+    slowdowns: Sequence[float] = FAST_FIRST,
+    *flags: str,
+    cut: str = GRAPH.inputs[0],
+    device_slowdown: float = DEVICE_SLOWDOWN,
 ) -> Iterator[tuple[list[Edge], Device]]:
     """Three edges and a device that may send them what crosses `cut`; none may have logged an error in the end."""
     options = options_at(table, cut)
     with edges([GRAPH.name], [("--slowdown", str(slowdown), *flags) for slowdown in slowdowns]) as nodes:
         addresses = [node.address for node in nodes]
-        with Device(GRAPH, addresses, profile=table, options=options, slowdown=DEVICE_SLOWDOWN) as device:
+        with Device(GRAPH, addresses, profile=table, options=options, slowdown=device_slowdown) as device:
             yield nodes, device
         for node in nodes:
             assert "Traceback" not in node.log()
@@ -57,19 +63,27 @@ def options_at(table: ProfileTable, cut: str = GRAPH.inputs[0]) -> Options:
     return options.take(np.array([options.cuts.index((cut,)), len(options.cuts) - 1]))
 
 
+def ask(device: Device, request: int = 0) -> Answered:
+    asked_s = time.monotonic()
+    result = device.infer(PICTURES[request % len(PICTURES)])
+    return Answered(request, asked_s, time.monotonic(), result)
+
+
 def drive(
     device: Device,
     actions: Mapping[int, Callable[[], object]],
     count: int = REQUESTS,
     period_s: float = PERIOD_S,
+    answered: set[int] | None = None,
 ) -> list[Answered]:
     """Asks the device every `period_s`, whatever is still open; `actions` happen just before their request. A request
-    that raises ends the test."""
+    that raises ends the test. Requests that have their answer are put into `answered`."""
+    answered = set() if answered is None else answered
 
-    def ask(request: int) -> Answered:
-        asked_s = time.monotonic()
-        result = device.infer(PICTURES[request % len(PICTURES)])
-        return Answered(request, asked_s, time.monotonic(), result)
+    def ask_for(request: int) -> Answered:
+        found = ask(device, request)
+        answered.add(request)
+        return found
 
     began_s = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -77,7 +91,7 @@ def drive(
         for request in range(count):
             time.sleep(max(began_s + request * period_s - time.monotonic(), 0.0))
             actions.get(request, lambda: None)()
-            asked.append(pool.submit(ask, request))
+            asked.append(pool.submit(ask_for, request))
         return [future.result() for future in asked]
 
 

@@ -39,13 +39,17 @@ class Edge:
 
     def wait_ready(self) -> None:
         assert self.process is not None
-        wait_until(lambda: READY.search(self.log()) or self.process.poll() is not None, START_S, "an edge is ready")  # pyright: ignore[reportOptionalMemberAccess]
+        wait_until(lambda: READY.search(self.log()) or not self.is_running, START_S, "an edge is ready")
         found = READY.search(self.log())
         assert found, f"the edge ended with {self.process.returncode}: {self.log()}"
         self.address = found[1]
 
     def log(self) -> str:
         return Path(self._log.name).read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -75,10 +79,9 @@ class Edge:
         return sum(model.inference_count for model in statistics.model_stats)  # pyright: ignore
 
     def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.is_running:
             self.thaw()
-            self.process.kill()
-            self.process.wait()
+            self.kill()
         self._log.close()
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.e2e.sites import edges, relative_error
+from tests.patience import patient_transport
 from tests.tables import analytic_table, made_up_accuracy
 
 from coinfer.graph import exits
@@ -32,7 +33,15 @@ def test_every_exit_cut_and_number_of_bits_answers_as_the_codec_and_the_network_
     inputs = {graph.inputs[0]: preprocess(PICTURE, graph.image)}
     with (
         edges([str(file)], [()]) as (edge,),
-        Device(graph, [edge.address], profile=table, options=options, accuracy=accuracy, hedge=False) as device,
+        Device(
+            graph,
+            [edge.address],
+            profile=table,
+            options=options,
+            accuracy=accuracy,
+            hedge=False,
+            transport=patient_transport(),
+        ) as device,
     ):
         for option, (exit_, cut, bits) in enumerate(options.triples):
             outputs = (graph.outputs[exit_],)

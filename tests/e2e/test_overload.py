@@ -20,6 +20,7 @@ from tests.e2e.driving import (
     site,
 )
 from tests.e2e.sites import edges
+from tests.patience import one_round_right, patient_transport
 
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.images import preprocess
@@ -31,6 +32,7 @@ OVERLOADED = (40.0, 60.0, 60.0)
 """About 18 ms for a request on the edge that is overloaded: a capacity that three times of is cheap to ask for."""
 DEADLINE_S = 0.6
 """More than a full queue of 8 takes."""
+PATIENCE_S = 60.0
 CALM_S = 2.0
 GOODPUT = 0.95
 ROUNDS = 8
@@ -38,7 +40,8 @@ ROUNDS = 8
 which other work took the machine away says little. What a busy machine can spoil must come out right in one round of
 so many; an edge that collapses (a factor of 2), answers late or is slow to refuse does so in all of them."""
 FULL, TOO_LATE = "queue_full", ("hopeless", "expired")
-PATIENT, HURRIED = 12, 8
+PATIENT, HURRIED = 11, 5
+"""Together no more than the queue of 16 takes."""
 
 
 def whole_request(deadline_s: float) -> InferRequest:
@@ -54,7 +57,7 @@ def capacity(transport: GrpcTransport, address: str) -> float:
 
     def ask() -> None:
         while time.monotonic() < until_s:
-            transport.send(address, whole_request(10.0), 10.0).result()
+            transport.send(address, whole_request(PATIENCE_S), PATIENCE_S).result()
             finished_s.append(time.monotonic())
 
     with ThreadPoolExecutor(4) as pool:
@@ -98,7 +101,7 @@ class OpenLoad:
         while not self._over.is_set():
             time.sleep(max(self.began_s + sent / self._rate - time.monotonic(), 0.0))
             asked_s, sent = time.monotonic(), sent + 1
-            future = self._transport.send(self._address, whole_request(DEADLINE_S), 10.0)
+            future = self._transport.send(self._address, whole_request(DEADLINE_S), PATIENCE_S)
             future.add_done_callback(lambda done, asked_s=asked_s: self._count(done, asked_s))
 
     def _count(self, done: Future[InferReply], asked_s: float) -> None:
@@ -112,9 +115,9 @@ class OpenLoad:
 
 
 def test_an_overloaded_edge_keeps_its_goodput_and_the_device_its_answers(table: ProfileTable, exact: list[np.ndarray]):
-    with site(table, OVERLOADED, "--queue", "8") as (nodes, device), contextlib.closing(GrpcTransport()) as other:
-        told = []
-        for _ in range(ROUNDS):
+    with site(table, OVERLOADED, "--queue", "8") as (nodes, device), contextlib.closing(patient_transport()) as other:
+
+        def play() -> list[str]:
             calm = capacity(other, nodes[0].address)
             load = OpenLoad(other, nodes[0].address, 3 * calm)
             answers = drive(device, {50: load.start, 190: load.stop}, period_s=1.5 * PERIOD_S)
@@ -123,10 +126,9 @@ def test_an_overloaded_edge_keeps_its_goodput_and_the_device_its_answers(table: 
             refusals = {(error.code, error.reason) for error, _ in load.refusals}
             assert refusals <= {("RESOURCE_EXHAUSTED", FULL), *(("DEADLINE_EXCEEDED", why) for why in TOO_LATE)}
             assert all(error.pushback_s and error.pushback_s > 0 for error, _ in load.refusals if error.reason == FULL)
-            told.append(shortcomings(load, answers, calm))
-            if not told[-1]:
-                return
-        raise AssertionError(f"in every round something was wrong: {told}")
+            return shortcomings(load, answers, calm)
+
+        one_round_right(play, ROUNDS)
 
 
 def shortcomings(load: OpenLoad, answers: Sequence[Answered], calm: float) -> list[str]:
@@ -149,28 +151,32 @@ def shortcomings(load: OpenLoad, answers: Sequence[Answered], calm: float) -> li
 
 
 def test_a_deadline_that_cannot_be_held_costs_no_computing(table: ProfileTable):
-    with edges([GRAPH.name], [("--slowdown", "40")]) as (node,), contextlib.closing(GrpcTransport()) as transport:
+    with edges([GRAPH.name], [("--slowdown", "40")]) as (node,), contextlib.closing(patient_transport()) as transport:
 
         def send(count: int, deadline_s: float) -> list[Future[InferReply]]:
-            return [transport.send(node.address, whole_request(deadline_s), 10.0) for _ in range(count)]
+            return [transport.send(node.address, whole_request(deadline_s), PATIENCE_S) for _ in range(count)]
 
-        service_s = [send(1, 10.0)[0].result().server_s for _ in range(5)]
-        before = node.served()
-        for future in send(20, min(service_s) / 10):
-            error = future.exception()
-            assert isinstance(error, TransportError)
-            assert error.code == "DEADLINE_EXCEEDED"
-        assert node.served() == before, "none ran in vain"
-        for _ in range(ROUNDS):
+        def play() -> list[str]:
+            service_s = [send(1, PATIENCE_S)[0].result().server_s for _ in range(5)]
             before = node.served()
-            patient, hurried = send(PATIENT, 10.0), send(HURRIED, max(service_s) * 1.5)
+            hopeless = refused(send(HURRIED, min(service_s) / 10))
+            if hopeless < HURRIED:  # what was measured long ago is believed no more
+                return [f"{hopeless} of {HURRIED} refused"]
+            assert node.served() == before, "none ran in vain"
+            patient, hurried = send(PATIENT, PATIENCE_S), send(HURRIED, min(service_s) * 1.5)
             in_front = sum(not future.done() for future in patient)
             for future in patient:
                 assert unpack(future.result().outputs[0]).shape == (1, 10)
-            codes = [error.code for future in hurried if isinstance(error := future.exception(), TransportError)]
-            assert set(codes) <= {"DEADLINE_EXCEEDED"}
-            assert node.served() - before == PATIENT + HURRIED - len(codes), "none ran in vain"
-            if in_front >= PATIENT // 2:  # else the sender was held up for longer than the queue takes
-                assert len(codes) >= HURRIED - 1, f"{in_front} requests waited already"
-                return
-        raise AssertionError(f"{PATIENT} requests were answered before {HURRIED} more were sent, {ROUNDS} times")
+            late = refused(hurried)
+            assert node.served() - before == PATIENT + HURRIED - late, "none ran in vain"
+            return [] if late >= HURRIED - 1 else [f"{late} of {HURRIED} refused behind about {in_front}"]
+
+        one_round_right(play, ROUNDS)
+
+
+def refused(futures: Sequence[Future[InferReply]]) -> int:
+    """How many were refused, all of them for their deadline."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    assert {error.code for error in errors if isinstance(error, TransportError)} <= {"DEADLINE_EXCEEDED"}
+    assert {error.reason for error in errors if isinstance(error, TransportError)} <= set(TOO_LATE)
+    return len(errors)
