@@ -28,8 +28,8 @@ PROCESSES = multiprocessing.get_context("forkserver")
 """New processes that have imported everything, from one that has done nothing else."""
 PROCESSES.set_forkserver_preload(["coinfer.learners.offloading", "coinfer.learners.sac_d"])
 SEEDS = 2
-FIRST_S, LONGEST_S = 0.05, 0.6
-"""A process is killed so long after its first checkpoint."""
+LATEST, LONGEST_S = 0.5, 0.05
+"""A process is killed after at most so large a part of the rounds that it is given, and so long after a checkpoint."""
 SMALL_EDGE = ("slots=20", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
 
 
@@ -72,14 +72,17 @@ def start(scheme: str, folder: Path, rounds: int) -> Any:
     return process
 
 
-def checkpoints(folder: Path) -> set[str]:
-    return {path.name for path in (folder / "checkpoints").glob("round-*.safetensors")}
+def reached(folder: Path) -> int:
+    """The round of the newest checkpoint."""
+    found = (folder / "checkpoints").glob("round-*.safetensors")
+    return max((int(path.stem.removeprefix("round-")) for path in found), default=0)
 
 
-def killed(scheme: str, folder: Path, rounds: int, wait_s: float) -> bool:
-    """Starts the training and kills it so long after its first new checkpoint; False where it was done before."""
-    before, process = checkpoints(folder), start(scheme, folder, rounds)
-    while process.is_alive() and checkpoints(folder) <= before:
+def killed(scheme: str, folder: Path, rounds: int, after: int, wait_s: float) -> bool:
+    """Starts the training and kills it a moment after a checkpoint that is so many rounds later than the last; False
+    where it was done before."""
+    first, process = reached(folder), start(scheme, folder, rounds)
+    while process.is_alive() and reached(folder) < first + after:
         time.sleep(0.005)
     time.sleep(wait_s)
     done = not process.is_alive()
@@ -103,8 +106,9 @@ def compare(scheme: str, kills: int, rounds: int, seed: int = 0) -> dict[str, ob
         folder.mkdir()
         whole, died, at = finished(scheme, alone, rounds), 0, list[int]()
         for _ in harness.rounds(kills, f"killing {scheme}"):
-            died += killed(scheme, folder, rounds, drawn.uniform(FIRST_S, LONGEST_S))
-            at.append(max(int(name.split("-")[1].split(".")[0]) for name in checkpoints(folder)))
+            after = drawn.randint(1, int(LATEST * ROUNDS_A_KILL[scheme][1]))
+            died += killed(scheme, folder, rounds, after, drawn.uniform(0.0, LONGEST_S))
+            at.append(reached(folder))
         again = finished(scheme, folder, rounds)
     return {"kills": died, "at_rounds": at, "rounds": rounds, "whole": whole, "killed": again, "same": whole == again}
 

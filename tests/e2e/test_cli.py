@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.e2e.sites import COMMAND, Edge, edges
+from tests.patience import one_round_right
+from tests.tables import analytic_table
 
 from coinfer.graph import zoo
 from coinfer.profile.table import ProfileTable
@@ -41,7 +43,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=280,
         )
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
@@ -133,7 +135,17 @@ def test_profile_saves_a_table_that_plan_reads(shell: Shell):
 
 @pytest.mark.parametrize("rate", [0.5, 8.0, 300.0])
 def test_plan_marks_the_least_sum_of_its_parts_and_says_the_same_for_every_rate(shell: Shell, rate: float):
-    arguments = ("--device", "raspberry-pi-4", "--uplink-mbit-s", str(rate), "--wait-ms", "2")
+    analytic_table(GRAPH, whole_s=5e-4).save(shell.folder / "fixed.json")
+    arguments = (
+        "--profile",
+        "fixed.json",
+        "--device",
+        "raspberry-pi-4",
+        "--uplink-mbit-s",
+        str(rate),
+        "--wait-ms",
+        "2",
+    )
     found = rows(shell("plan", MODEL, *arguments).stdout)
     cuts = [row for row in found if len(row) == 8 and row[0] != "cut after"]
     assert len(cuts) == len(GRAPH.useful_cuts())
@@ -152,30 +164,52 @@ def test_plan_marks_the_least_sum_of_its_parts_and_says_the_same_for_every_rate(
 
 
 def test_infer_answers_alike_alone_with_a_server_and_with_an_unreachable_one(shell: Shell, edge: Edge):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+    with socket.socket() as bound:  # nobody listens there
+        bound.bind(("127.0.0.1", 0))
+        infer_all_ways(shell, edge, f"127.0.0.1:{bound.getsockname()[1]}")
+
+
+def infer_all_ways(shell: Shell, edge: Edge, nobody: str) -> None:
     ways = {"alone": [], "server": ["--servers", edge.address], "nobody": ["--servers", nobody]}
     for name, servers in ways.items():
-        more = ["--slowdown", "300", "--bits", "32", "-o", f"{name}.jsonl", *servers]
-        said = shell("infer", MODEL, "photos", *more).stdout
-        classes = {Path(row[0]).stem: int(row[1]) for row in rows(said) if row[0].endswith(".png")}
-        assert classes == exact_classes()
-        records = read_lines(shell.folder / f"{name}.jsonl")
-        assert len(records) == len(PHOTOS)
-        for record in records:
+        more = ["--slowdown", "300", "--bits", "32", *servers]
+        here = {"device", edge.address} if name == "server" else {"device"}
+        for record in answered_rightly(shell, *more):
             outcome = record["outcome"]
             parts = [outcome[part] for part in ("device_s", "upload_s", "queue_s", "server_s", "download_s")]
             assert sum(parts) == pytest.approx(outcome["latency_s"])
-            assert record["executed_on"] == (edge.address if name == "server" else "device")
-            assert (record["sent_bits"] > 0) == (name == "server")
+            assert record["executed_on"] in here
+            assert record["sent_bits"] > 0 or record["executed_on"] == "device"
+            assert record["sent_bits"] == 0 or name == "server"
+    one_round_right(lambda: all_there(shell, edge, "--bits", "32"))
+
+
+def answered_rightly(shell: Shell, *options: str) -> list[dict[str, Any]]:
+    """The records of all photos."""
+    (shell.folder / "answers.jsonl").unlink(missing_ok=True)
+    said = shell("infer", MODEL, "photos", "-o", "answers.jsonl", *options).stdout
+    classes = {Path(row[0]).stem: int(row[1]) for row in rows(said) if row[0].endswith(".png")}
+    assert classes == exact_classes()
+    records = read_lines(shell.folder / "answers.jsonl")
+    assert [record["request"] for record in records] == list(range(len(PHOTOS)))
+    return records
+
+
+def all_there(shell: Shell, edge: Edge, *options: str) -> list[str]:
+    """Complaints about pictures that the edge did not answer, though it is much faster. On a busy machine the device
+    may overtake it."""
+    records = answered_rightly(shell, "--servers", edge.address, "--slowdown", "300", *options)
+    where = [record["executed_on"] for record in records]
+    return [] if set(where) == {edge.address} else [f"answered by {where}"]
 
 
 def test_a_trained_policy_decides(shell: Shell, edge: Edge):
-    more = ["--servers", edge.address, "--slowdown", "300", "--policy", "learned", "-o", "learned.jsonl"]
-    shell("infer", MODEL, "photos", *more)
-    records = read_lines(shell.folder / "learned.jsonl")
-    assert edge.address in {record["executed_on"] for record in records}
-    assert [record["request"] for record in records] == list(range(len(PHOTOS)))
+    def play() -> list[str]:
+        records = answered_rightly(shell, "--servers", edge.address, "--slowdown", "300", "--policy", "learned")
+        where = {record["executed_on"] for record in records}
+        return [] if edge.address in where else [f"answered by {where}"]
+
+    one_round_right(play)
 
 
 def test_infer_says_when_pictures_miss_their_deadline(shell: Shell):

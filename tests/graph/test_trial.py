@@ -43,7 +43,7 @@ def test_a_trial_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.Monk
         helper.make_graph(nodes, "long", inputs, outputs), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
     )
     onnx.save(model, tmp_path / "long.onnx")
-    with pytest.raises(GraphError, match="more than 1 s of processor time"):
+    with pytest.raises(GraphError, match=r"more than 1 s of processor time|did not end within 10 s"):
         trial.try_model(tmp_path / "long.onnx")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.learners.probes import Matched
+from tests.patience import one_round_right
 
 from coinfer.learners import checkpoint
 from coinfer.learners.checkpoint import CheckpointError
@@ -32,11 +33,16 @@ def test_killed_and_resumed_is_the_same(tmp_path: Path):
     output = tmp_path / "resume.json"
     command = [sys.executable, "benchmarks/resume.py", "--quick", "--scheme", "cdo-dsac", "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    record = json.loads(output.read_text())
-    assert record["schemes"]["cdo-dsac"]["kills"] >= 2
-    assert record["same"], record
+
+    def play() -> list[str]:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(output.read_text())
+        assert record["same"], record
+        kills = record["schemes"]["cdo-dsac"]["kills"]
+        return [] if kills >= 2 else [f"done before it could be killed more than {kills} times"]
+
+    one_round_right(play)
 
 
 def test_resumed_at_any_round_it_has_the_same_state_and_curves(tmp_path: Path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from tests.graph.small_graphs import dags, perceptron
+from tests.patience import one_round_right
 
 from coinfer.graph import zoo
 from coinfer.graph.ir import ModelGraph
@@ -23,7 +24,7 @@ SHORT = Codec(lambda x: x.tobytes()[::4], lambda b: np.frombuffer(b, np.uint8))
 @pytest.fixture(scope="module")
 def table() -> ProfileTable:
     codecs = {32: PLAIN, 8: SHORT}
-    return measure(GRAPH, random_samples(GRAPH, 2), codecs, input_codecs={8: SHORT}, repeats=5)
+    return measure(GRAPH, random_samples(GRAPH, 2), codecs, input_codecs={8: SHORT}, repeats=25)
 
 
 def ticking() -> Engine:
@@ -38,11 +39,16 @@ def test_the_parts_explain_the_whole(table):
     assert table.segment_s(GRAPH, GRAPH.inputs, GRAPH.outputs) == pytest.approx(table.whole_s)
 
 
-def test_every_group_takes_time_and_arithmetic_most_of_it(table):
-    group_s = [sum(table.op_s[i] for i in group) for group in GRAPH.groups]
-    assert min(group_s) > 0
-    heavy_s = sum(s for s, op in zip(table.op_s, GRAPH.ops, strict=True) if op.kind in ("Conv", "Gemm"))
-    assert heavy_s > 0.7 * sum(table.op_s)
+def test_every_group_takes_time_and_arithmetic_most_of_it():
+    def play() -> list[str]:
+        table = measure(GRAPH, random_samples(GRAPH))
+        group_s = [sum(table.op_s[i] for i in group) for group in GRAPH.groups]
+        assert min(group_s) > 0
+        heavy_s = sum(s for s, op in zip(table.op_s, GRAPH.ops, strict=True) if op.kind in ("Conv", "Gemm"))
+        share = heavy_s / sum(table.op_s)
+        return [] if share > 0.7 else [f"only {share:.2f} of the time"]
+
+    one_round_right(play)
 
 
 def test_a_cut_costs_something_and_less_than_the_network(table):
@@ -134,7 +140,12 @@ def test_the_stamp_names_the_machine():
 
 def test_spread_is_measured_for_every_operation_and_is_smaller_than_the_time():
     graph = zoo.build("resnet32")
-    table = measure(graph, random_samples(graph))
-    assert len(table.op_spread_s) == len(graph.ops)
-    assert 0 < sum(table.op_spread_s) < sum(table.op_s)
-    assert table.with_op_s([1.0] * len(graph.ops)).op_spread_s == ()
+
+    def play() -> list[str]:
+        table = measure(graph, random_samples(graph))
+        assert len(table.op_spread_s) == len(graph.ops)
+        assert table.with_op_s([1.0] * len(graph.ops)).op_spread_s == ()
+        spread_s, took_s = sum(table.op_spread_s), sum(table.op_s)
+        return [] if 0 < spread_s < took_s else [f"spread of {spread_s} s in {took_s} s"]
+
+    one_round_right(play)
