@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
-from schemes import SCHEMES, WORLDS, Budget, measure
+from schemes import JUDGE_SLOTS, SCHEMES, WORLDS, Budget, measure
 
 from coinfer.profile.measure import this_machine
 from coinfer.scenario.compile import fingerprint, open_world
@@ -149,7 +149,7 @@ def main() -> None:
     if settings.job:
         scheme, rate = settings.job.split("@")
         until_s = time.monotonic() + settings.until - time.time()
-        budget = Budget(settings.rounds, settings.seeds, settings.assess_every, 25, until_s, settings.device)
+        budget = Budget(settings.rounds, settings.seeds, settings.assess_every, JUDGE_SLOTS, until_s, settings.device)
         work(scheme, float(rate), budget, parts)
         return
     run_all(settings, parts, settings.began + settings.limit)

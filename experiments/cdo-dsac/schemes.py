@@ -24,8 +24,14 @@ from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 AGENTS, WORLDS = 5, 10
 """Every scheme learns in ten worlds a seed at once: two for each of CDO-DSAC's five agents."""
-JUDGE_WORLDS = 4
-DDPG = {"memory": 1500, "actor_rate": 1e-3, "discount": 0.8, "follow": 0.02}
+JUDGE_WORLDS = 2
+JUDGE_SLOTS = 100
+"""A whole episode: a server that slowly fills up shows late."""
+TUNED = {"memory": 1500, "follow": 0.02}
+"""Of all forms of DDPG."""
+FLAT = {
+    "batch": 64, "softness": 0.3, "updates": 2, "actor_rate": 3e-4, "noise": (0.5, 0.1), "rates_fall": (0, 1), **TUNED,
+}  # fmt: skip
 
 
 class Budget(NamedTuple):
@@ -81,7 +87,9 @@ def deterministic(**changes: Any) -> Scheme:
         loop = ddpg.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
         played = _play(loop, world, budget, lambda: loop.learner.actor_flat.detach())
         return _trained(
-            OfferPolicy(loop.learner.actor, played.weights, ddpg.features_of(settings), fixed_cut), loop, played
+            OfferPolicy(loop.learner.actor, played.weights, ddpg.features_of(settings), ddpg.offers_of(settings)),
+            loop,
+            played,
         )
 
     return train
@@ -165,8 +173,12 @@ SCHEMES: dict[str, Scheme] = {
     "cdo-dsac": cdo(),
     "cdo-dsac-seen": cdo(running=False),
     "cdo-dsac-flat": cdo(form="flat", hidden=(256, 512, 256)),
-    "ddpg": deterministic(hidden=(64, 32), batch=64, **DDPG),
-    "ddpg-running": deterministic(form="places", hidden=(32, 32), batch=32, critic_rate=3e-3, **DDPG),
+    "cdo-dsac-ranked": cdo(form="ranked", hidden=(256, 512, 256)),
+    "ddpg": deterministic(form="ranked", hidden=(64, 32), discount=0.5, **FLAT),
+    "ddpg-flat": deterministic(hidden=(256, 512, 256), discount=0.3, **FLAT),
+    "ddpg-running": deterministic(
+        form="places", hidden=(32, 32), batch=32, critic_rate=3e-3, actor_rate=1e-3, discount=0.8, **TUNED
+    ),
     "online-rl": tabular(),
     "online-rl-running": tabular(running=True),
     "greedy": named(heuristics.greedy),

@@ -31,19 +31,22 @@ from coinfer.units import MILLI
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "cdo-dsac"))
 
-from schemes import Budget, Scheme, cdo, measure, named, random_server  # noqa: E402
+from schemes import JUDGE_SLOTS, Budget, Scheme, cdo, measure, named, random_server  # noqa: E402
+from schemes import SCHEMES as CDO_DSAC  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # noqa: E402
 
 SCENARIO = HERE / "cias-pno.yaml"
-RATES, SEEDS, EPISODES = (1.2, 2.0), 10, 8
+RATES, SEEDS, EPISODES = (1.2, 2.0, 2.4), 10, 8
 ENDS = {"cuts": "ends"}
 SCHEMES: dict[str, tuple[Scheme, dict[str, Any]]] = {
     "cias-pno": (cdo(), {}),
     "cias-pno-joint": (cdo(cuts="joint"), {}),
     "agents, no cuts": (cdo(), ENDS),
+    "CDLP, DDPG": (CDO_DSAC["ddpg"], {}),
+    "DDPG, no cuts": (CDO_DSAC["ddpg"], ENDS),
     "CDLP, Greedy": (named(heuristics.greedy), {}),
     "CDLP, Random": (named(random_server), {}),
     "Greedy, no cuts": (named(heuristics.greedy), ENDS),
@@ -151,7 +154,7 @@ def main() -> None:
     settings = parser.parse_args()
     torch.set_num_threads(1)
     rounds, seeds = (8, 2) if settings.quick else (settings.rounds, SEEDS)
-    budget = Budget(rounds, seeds, max(1, rounds // 20), 25, float("inf"), settings.device)
+    budget = Budget(rounds, seeds, max(1, rounds // 20), JUDGE_SLOTS, float("inf"), settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     partial = settings.out / "points.partial.jsonl"
     points = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []

@@ -104,6 +104,8 @@ def test_broadcast_makes_the_agents_of_a_seed_one():
 MAKERS = (
     small_loop,
     lambda: ddpg.loop_of(DDPG, world(), SEEDS),
+    lambda: ddpg.loop_of(TUNED, world(), SEEDS),
+    lambda: small_loop(replace(SMALL, form="ranked")),
     lambda: online_rl.loop_of(TABLE, world(), SEEDS),
     lambda: online_rl.loop_of(replace(TABLE, running=True), world(), SEEDS),
 )
@@ -129,6 +131,8 @@ def test_goes_on_exactly_where_it_was_stopped(make):
 
 TABLE = replace(online_rl.OnlineRlSettings(), worlds=4, rounds=24, batch=8, memory=64, assess_every=12)
 DDPG = replace(ddpg.DdpgSettings(), worlds=4, rounds=24, batch=8, memory=64, hidden=(16,), warmup=4, assess_every=12)
+
+TUNED = replace(DDPG, form="ranked", softness=0.3, updates=2, rates_fall=(24, 48))
 
 
 def test_trimming_changes_nothing_that_counts():

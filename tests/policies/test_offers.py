@@ -8,7 +8,18 @@ from tests.policies.observations import random_observation
 
 from coinfer.physics.cost import offload_latency_s
 from coinfer.policies.choices import choices, predicted_s
-from coinfer.policies.offers import OFFER_FEATURES, Offers, fixed_cut, flat_features, joint, offer_features, running_s
+from coinfer.policies.offers import (
+    OFFER_FEATURES,
+    Offers,
+    by_load,
+    fixed_cut,
+    flat_features,
+    joint,
+    offer_features,
+    ranked_cut,
+    ranked_features,
+    running_s,
+)
 from coinfer.types import DEVICE, OffloadObservation
 
 WORLDS, TASKS, OPTIONS, SERVERS = 3, 5, 4, 3
@@ -96,6 +107,30 @@ def test_features_are_numbers_of_about_one(seed):
     flat = flat_features(seen, fixed_cut(seen))
     assert flat.shape == (WORLDS, TASKS * (4 + SERVERS) + 2 * SERVERS)
     assert bool(flat.isfinite().all())
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_ranked_servers_are_the_same_ones_by_rising_load(seed):
+    loads = torch.rand(WORLDS, SERVERS, dtype=torch.float64)
+    loads[0] = loads[0, 0]
+    seen = drawn(seed)._replace(server_backlog_s=loads)
+    plain, ranked = fixed_cut(seen), ranked_cut(seen)
+    order = by_load(seen)
+    assert order[0].tolist() == list(range(SERVERS))
+    assert bool((loads.gather(-1, order).diff(dim=-1) >= 0).all())
+    assert torch.equal(ranked.server[..., SERVERS], plain.server[..., SERVERS])
+    for rank in range(SERVERS):
+        same = order[:, rank, None, None].expand(WORLDS, TASKS, 1)
+        for name in ("option", "server", "ready_s", "service_s", "mask"):
+            assert torch.equal(getattr(ranked, name)[..., rank], getattr(plain, name).gather(-1, same)[..., 0]), name
+    where = loads.sort(-1)
+    sorted_seen = seen._replace(
+        server_backlog_s=where.values,
+        server_room=seen.server_room.gather(-1, where.indices),
+        uplink_bps=seen.uplink_bps.gather(-1, where.indices[:, None].expand(WORLDS, TASKS, SERVERS)),
+    )
+    assert torch.equal(ranked_features(seen, ranked)[1:], flat_features(sorted_seen, plain)[1:])
 
 
 @given(SEEDS)

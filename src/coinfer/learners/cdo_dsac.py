@@ -41,7 +41,16 @@ from coinfer.learners.updater import broadcast, choose
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
 from coinfer.policies.offer_policy import MakeFeatures, OfferNet
-from coinfer.policies.offers import OFFER_FEATURES, Offers, fixed_cut, flat_features, joint, offer_features
+from coinfer.policies.offers import (
+    OFFER_FEATURES,
+    Offers,
+    fixed_cut,
+    flat_features,
+    joint,
+    offer_features,
+    ranked_cut,
+    ranked_features,
+)
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadObservation
 
@@ -66,7 +75,8 @@ class CdoSettings:
     """Slots in the shared memory of a seed. A task's value depends on what the others do, so old slots mislead."""
     hidden: tuple[int, ...] = (32, 32)
     form: str = "places"
-    """`places`: a shared network scores every place; `flat`: the paper's, over the whole state."""
+    """`places`: a shared network scores every place; `flat`: the paper's, over the whole state; `ranked`: the same with
+    the servers by rising load, in the state and in the choices."""
     running: bool = True
     """Whether the inputs know the running queues (`policies.offers.running_s`), or those at the slot's beginning."""
     cuts: str = "fixed"
@@ -188,13 +198,15 @@ def best_agents(learner: CdoDsac) -> Tensor:
 
 
 def offers_of(settings: CdoSettings) -> Callable[[OffloadObservation], Offers]:
-    return fixed_cut if settings.cuts == "fixed" else joint
+    if settings.cuts == "joint":
+        return joint
+    return ranked_cut if settings.form == "ranked" else fixed_cut
 
 
 def features_of(settings: CdoSettings, most: int | None = None) -> MakeFeatures:
     """`most` as of `policies.offers.running_s`."""
-    if settings.form == "flat":
-        return flat_features
+    if settings.form != "places":
+        return flat_features if settings.form == "flat" else ranked_features
     return lambda seen, offers: offer_features(seen, offers, settings.running, most)
 
 

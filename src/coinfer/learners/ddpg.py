@@ -8,23 +8,34 @@ sum, centred as in `learners.cdo_dsac`; the noise falls to a quarter, and large
 outputs are held back (`calm`). What Wu's work has beside DDPG (sampling rates,
 deficit queues, shares in closed form) belongs to its own problem.
 
-Form `flat` is the published one: the whole state, side by side. Form `places` gives it what CDO-DSAC has: the same
-inputs, one small network that scores every place, and a critic that sums over tasks.
+Form `flat` is the published one: the whole state, side by side. Form `ranked` is the same with equal servers in the
+order of their load, as Online RL's table has them; a fixed choice of places is then already an answer to the loads, and
+that is what makes it learn. Form `places` gives it what CDO-DSAC has: the same inputs, one small network that scores
+every place, and a critic that sums over tasks. With `softness` the critic judges what was done rather than the numbers
+that led to it; that, more updates to a round and rates that fall are what tuning brought (see experiments/cdo-dsac).
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from coinfer.learners.loop import Loop, LoopSettings
 from coinfer.learners.offer_game import OfferGame
 from coinfer.learners.records import Transition, View
-from coinfer.learners.stacked import Adam, below, follow, prefixed, uniform
+from coinfer.learners.stacked import FORBIDDEN, Adam, below, falling, follow, prefixed, uniform
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
-from coinfer.policies.offer_policy import MakeFeatures, OfferNet
-from coinfer.policies.offers import OFFER_FEATURES, fixed_cut, flat_features, offer_features
+from coinfer.policies.offer_policy import MakeFeatures, MakeOffers, OfferNet
+from coinfer.policies.offers import (
+    OFFER_FEATURES,
+    fixed_cut,
+    flat_features,
+    offer_features,
+    ranked_cut,
+    ranked_features,
+)
 from coinfer.scenario.world import OffloadWorld
 
 _ACTOR, _CRITIC, _NOISE = range(3)
@@ -41,6 +52,13 @@ class DdpgSettings:
     form: str = "flat"
     running: bool = True
     """As in `cdo_dsac.CdoSettings`, for form `places`."""
+    softness: float | None = None
+    """The critic is told what was carried out, 1 at the place of each task, and the actor has its slope through a
+    softmax of its outputs divided by this; None: the critic is told the outputs themselves."""
+    updates: int = 1
+    """To a round."""
+    rates_fall: tuple[int, int] | None = None
+    """Updates between which both rates fall to 0."""
     actor_rate: float = 1e-4
     critic_rate: float = 1e-3
     discount: float = 0.9
@@ -71,9 +89,13 @@ PRESETS = {"quick": QUICK, "paper": PAPER}
 
 
 def with_rounds(settings: DdpgSettings, rounds: int) -> DdpgSettings:
-    """The same with so many rounds, the noise falling over 60 % of them."""
+    """The same with so many rounds, the noise falling over 60 % of them; where the rates fall, over
+    the second half."""
     rounds = max(1, rounds)
-    falls = max(1, int(0.6 * rounds))
+    updates = rounds * settings.updates
+    if settings.rates_fall is not None:
+        settings = replace(settings, rates_fall=(updates // 2, updates))
+    falls = max(1, int(0.6 * updates))
     return replace(settings, rounds=rounds, noise_updates=falls, assess_every=max(10, rounds // 20))
 
 
@@ -114,16 +136,19 @@ class Ddpg:
                 share = max(settings.centring, 1 / (self.updates + 1))
                 self.mean_reward += share * (mean - self.mean_reward)
                 reward = reward - self.mean_reward[:, None] * there.sum(-1)
-            after = self._outputs(self.targets[0], batch.next_features)
+            after = self._told(self._outputs(self.targets[0], batch.next_features), batch.next_mask)
             ahead = self._value(self.targets[1], batch.next_features, after, batch.next_there)
             wanted = reward + settings.discount * batch.goes_on * ahead
-        found = self._value(self.critic_flat, batch.features, batch.action, batch.there)
+        carried_out = self._told(batch.action, batch.mask)
+        found = self._value(self.critic_flat, batch.features, carried_out, batch.there)
         loss = (found - wanted).square().mean(-1)
-        self._adam[1].step(loss)
+        share = falling(self.updates, settings.rates_fall)
+        self._adam[1].step(loss, share)
         raw = self.actor(self.actor_flat, batch.features)
-        gain = self._value(self.critic_flat.detach(), batch.features, raw.tanh(), batch.there).mean(-1)
+        wish = self._wish(raw.tanh(), batch.mask)
+        gain = self._value(self.critic_flat.detach(), batch.features, wish, batch.there).mean(-1)
         spread = (raw.square() * batch.there[..., None]).flatten(1).sum(1) / there.flatten(1).sum(1).clamp(min=1)
-        self._adam[0].step(settings.calm * spread - gain)
+        self._adam[0].step(settings.calm * spread - gain, share)
         for target, source in zip(self.targets, (self.actor_flat, self.critic_flat), strict=True):
             follow(target, source.detach(), settings.follow)
         self.updates += 1
@@ -132,9 +157,22 @@ class Ddpg:
     def _outputs(self, flat: Tensor, features: Tensor) -> Tensor:
         return self.actor(flat, features).tanh()
 
+    def _told(self, outputs: Tensor, mask: Tensor) -> Tensor:
+        """What the critic is told of outputs [L, B, K, C]."""
+        if self.settings.softness is None:
+            return outputs
+        place = torch.where(mask, outputs, -torch.inf).argmax(-1)
+        return functional.one_hot(place, outputs.shape[-1]).to(outputs.dtype)
+
+    def _wish(self, outputs: Tensor, mask: Tensor) -> Tensor:
+        """The same so that the actor has a slope."""
+        if self.settings.softness is None:
+            return outputs
+        return torch.where(mask, outputs / self.settings.softness, FORBIDDEN).softmax(-1)
+
     def _value(self, flat: Tensor, features: Tensor, outputs: Tensor, there: Tensor) -> Tensor:
         """[L, B] of outputs [L, B, K, C]."""
-        if self.settings.form == "flat":
+        if self.settings.form != "places":
             told = torch.cat((features, (outputs * there[..., None]).flatten(2)), -1)
             return self.critic(flat, told)[..., 0, 0]
         count, slots, tasks = features.shape[:3]
@@ -169,9 +207,13 @@ def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
 
 def features_of(settings: DdpgSettings, most: int | None = None) -> MakeFeatures:
     """`most` as of `policies.offers.running_s`."""
-    if settings.form == "flat":
-        return flat_features
+    if settings.form != "places":
+        return flat_features if settings.form == "flat" else ranked_features
     return lambda seen, offers: offer_features(seen, offers, settings.running, most)
+
+
+def offers_of(settings: DdpgSettings) -> MakeOffers:
+    return ranked_cut if settings.form == "ranked" else fixed_cut
 
 
 def nets_of(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:
@@ -188,12 +230,13 @@ def nets_of(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:
 
 def loop_of(settings: DdpgSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
     keys = random.key(seeds.to(device), 0)
-    game = OfferGame(world, settings.worlds, features_of(settings), fixed_cut, device)
+    game = OfferGame(world, settings.worlds, features_of(settings), offers_of(settings), device)
     of_loop = LoopSettings(
         rounds=settings.rounds,
         warmup=0,
         capacity=settings.memory,
         batch=settings.batch,
+        updates=settings.updates,
         tell_every=settings.assess_every,
         assess_every=settings.assess_every,
     )

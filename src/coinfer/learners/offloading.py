@@ -19,7 +19,6 @@ from coinfer.learners.agents import Setting
 from coinfer.learners.loop import Loop
 from coinfer.learners.training import Progress, Trained, TrainingError, TrainSettings, drive, settings_record
 from coinfer.policies.offer_policy import OfferNet, OfferPolicy
-from coinfer.policies.offers import fixed_cut
 from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import OffloadWorld
@@ -92,7 +91,7 @@ def train_ddpg(
     def finish(loop: Loop) -> Modules:
         learner: Any = loop.learner
         features = ddpg.features_of(made, world.edge.tasks)
-        return _modules(learner.actor, learner.actor_flat.detach().cpu(), features, fixed_cut)
+        return _modules(learner.actor, learner.actor_flat.detach().cpu(), features, ddpg.offers_of(made))
 
     loop = ddpg.loop_of(made, world, settings.learner_seeds(), settings.device)
     return _train("ddpg", loop, finish, world, made, settings, progress, folder, resume)

@@ -89,6 +89,23 @@ def fixed_cut(o: OffloadObservation) -> Offers:
     return offers._replace(mask=offers.mask & (~offers.on_device | stays[..., None]))
 
 
+def by_load(o: OffloadObservation) -> Tensor:
+    """[.., N] the servers' numbers by rising load, equal loads in the order of the numbers."""
+    load_s = o.server_backlog_s
+    number = torch.arange(load_s.shape[-1], device=load_s.device)
+    first = number[:, None] > number
+    less = (load_s[..., None, :] < load_s[..., None]) | ((load_s[..., None, :] == load_s[..., None]) & first)
+    return less.sum(-1).argsort(-1)
+
+
+def ranked_cut(o: OffloadObservation) -> Offers:
+    """`fixed_cut` with the servers in the order of `by_load`: place 0 is the least loaded one."""
+    found = fixed_cut(o)
+    order = by_load(o)[..., None, :].expand(*found.mask.shape[:-1], found.servers)
+    place = torch.cat((order, torch.full_like(order[..., :1], found.servers)), -1)
+    return Offers(*(part.gather(-1, place) for part in found[:-1]), servers=found.servers)
+
+
 def running_s(o: OffloadObservation, offers: Offers, most: int | None = None) -> Tensor:
     """[.., K, N] seconds until each server is free for each task, the tasks ahead of it being served.
 
@@ -196,6 +213,14 @@ def flat_features(o: OffloadObservation, offers: Offers) -> Tensor:
     links = logarithmic(o.uplink_bps, (1e6, 1e9)) * there[..., None]
     servers = torch.cat((_size(o.server_backlog_s), o.server_room.clamp(max=100.0) / 30), -1)
     return torch.cat((by_task.flatten(-2), links.flatten(-2), servers), -1)
+
+
+def ranked_features(o: OffloadObservation, offers: Offers) -> Tensor:
+    """`flat_features` with the servers in the order of `by_load`."""
+    order = by_load(o)
+    links = o.uplink_bps.gather(-1, order[..., None, :].expand_as(o.uplink_bps))
+    loads, room = (part.gather(-1, order) for part in (o.server_backlog_s, o.server_room))
+    return flat_features(o._replace(uplink_bps=links, server_backlog_s=loads, server_room=room), offers)
 
 
 def _size(time_s: Tensor) -> Tensor:
