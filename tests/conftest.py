@@ -5,6 +5,11 @@ luck. To look for new counterexamples, roll the dice anew: `pytest --hypothesis-
 and none is refused for being slow: how long one takes says nothing on a machine with other work to do.
 """
 
+import random
+import sys
+
+import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -12,3 +17,12 @@ settings.register_profile(
 )
 settings.register_profile("dice", settings.get_profile("same"), derandomize=False, print_blob=True)
 settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Whatever draws without a generator of its own draws the same in any order of tests."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)

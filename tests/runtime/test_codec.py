@@ -174,7 +174,7 @@ def test_lossless_pays_exactly_where_it_is_sooner(raw_bytes, ratio, speed, rate_
 
 def test_lossless_serves_slow_links_only():
     x = activations(300_000)
-    slow, fast = encode(x, 8, rate_bps=1e6), encode(x, 8, rate_bps=1e14)
+    slow, fast = encode(x, 8, rate_bps=1e3), encode(x, 8, rate_bps=1e14)
     assert read_header(slow).lossless
     assert not read_header(fast).lossless
     assert len(slow) < 0.8 * len(fast)
