@@ -70,6 +70,25 @@ def test_many_tasks_and_servers_decide_alike(tmp_path: Path):
     np.testing.assert_array_equal(found.server, wanted.server)
 
 
+def test_what_is_nearly_as_good_is_decided_alike(tmp_path: Path):
+    """Two choices that sum up the same in another order, and whose biases differ by one in the last place: in float32
+    the order of the sum decides, here the bias does."""
+    seen = observed(500)
+    net = Mlp(2, (32, 32), 1, 72)
+    flat = net.initial(torch.tensor([5]))
+    (inner, inner_bias), (weight, bias) = net.layers(flat)[-2:]
+    inner[..., 16:], inner_bias[..., 16:] = inner[..., :16], inner_bias[..., :16]
+    weight[0, :, 40], bias[0, 0, 20] = weight[0, :, 20].roll(16), 2.0
+    bias[0, 0, 40] = torch.nextafter(bias[0, 0, 20], torch.tensor(9.0))
+    policy = NetPolicy(net, flat[0], rate_features)
+    export(tmp_path / "p.onnx", policy, observed(2), scheme="test", scenario="sacd", scenario_fingerprint="")
+    wanted, found = policy(seen), ExportedPolicy.load(tmp_path / "p.onnx")(as_numpy(seen))
+    assert bias[0, 0, 40] > bias[0, 0, 20]
+    assert (wanted.option == 40).all()
+    assert (net(flat, rate_features(seen)[None]).argmax(-1) == 20).any()
+    np.testing.assert_array_equal(found.option, wanted.option)
+
+
 def test_options_in_another_order_mean_the_same(made):
     _, path, triples = made
     seen, order = as_numpy(observed(200)), np.random.default_rng(0).permutation(len(triples))

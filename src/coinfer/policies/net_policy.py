@@ -12,6 +12,9 @@ from coinfer.types import OffloadDecision, OffloadObservation
 class NetPolicy(nn.Module):
     """Takes, of what may be chosen, the choice of the greatest number. A module, so that `export` can take it.
 
+    It counts in float64, though the network was trained in float32: who sums in which order then matters 1e-16, not
+    1e-7, and two runtimes decide alike where two choices are nearly as good.
+
     Args:
         net: whose outputs [.., K, C] are logits or values; a choice is option * N + server.
         flat: [P] its parameters.
@@ -26,6 +29,13 @@ class NetPolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
-        found = choices(observation)
-        numbers = self.net(self.flat, self.features(observation)[None])[0]
+        seen = OffloadObservation(
+            *(torch.as_tensor(field) if _is_whole(field) else torch.as_tensor(field).double() for field in observation)
+        )
+        found = choices(seen)
+        numbers = self.net(self.flat.double(), self.features(seen)[None])[0]
         return found.decision(torch.where(found.mask, numbers, -torch.inf).argmax(-1))
+
+
+def _is_whole(field: Tensor | float) -> bool:
+    return isinstance(field, Tensor) and not field.is_floating_point()
