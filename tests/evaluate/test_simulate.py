@@ -55,6 +55,7 @@ def test_more_seeds_do_not_change_the_first_ones():
     for name, values in few.items():
         np.testing.assert_allclose(values, many[name][:2], rtol=1e-6)
     assert len(torch.unique(episode_seeds(50, 50))) == 2500
+    assert torch.equal(episode_seeds(2, 3, first=4), episode_seeds(6, 3)[12:])
 
 
 def test_a_policy_that_has_no_name_can_run_too():

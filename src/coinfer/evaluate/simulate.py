@@ -59,9 +59,9 @@ def known_policies(world: OffloadWorld | BlocksWorld) -> Mapping[str, Maker]:
     return {**OFFLOAD, **shipped.makers(world.edge.slot_s)} if isinstance(world, OffloadWorld) else BLOCKS
 
 
-def episode_seeds(seeds: int, episodes: int) -> Tensor:
-    """[seeds * episodes] int64, those of one seed side by side."""
-    number = torch.arange(seeds)
+def episode_seeds(seeds: int, episodes: int, first: int = 0) -> Tensor:
+    """[seeds * episodes] int64 of the seeds from `first` on, those of one seed side by side."""
+    number = torch.arange(first, first + seeds)
     return random.key(random.key(torch.zeros_like(number), number)[:, None], torch.arange(episodes)).flatten()
 
 
@@ -76,6 +76,7 @@ def run(
     device: str = "cpu",
     progress: Progress = lambda *_: None,
     oracle: oracles.Oracle | None = None,
+    first: int = 0,
 ) -> Run:
     """One policy in all episodes at once.
 
@@ -83,11 +84,12 @@ def run(
         episodes: of each seed; their mean is one value.
         maker: the policy where it is not one of the named ones.
         oracle: the same for one that knows the state.
+        first: of the seeds, which are numbered; whoever chose something by the first ones takes others to judge it.
     """
     environment = environment_of(world)
     tables = environment.load(world, device)
     decide = oracle(tables) if oracle else _decider(world, tables, name, maker)
-    state = environment.reset(tables, episode_seeds(seeds, episodes))
+    state = environment.reset(tables, episode_seeds(seeds, episodes, first))
     ledger = Ledger(seeds, world.edge.servers)
     took_s = 0.0
     for slot in range(world.edge.slots):
