@@ -2,8 +2,8 @@
 
     python experiments/cdo-dsac/convergence.py
 
-The paper draws the average return, which is minus the summed latency. All schemes are judged in the same four worlds,
-25 slots from the empty start, so latencies are lower than over whole episodes. Expected: the learners fall to their
+The paper draws the average return, which is minus the summed latency. All schemes are judged in the same two worlds, a
+whole episode each. Expected: the learners fall to their
 last value; Greedy and Random, which do not learn, are level. Writes results/convergence.png.
 """
 
@@ -14,7 +14,8 @@ from coinfer.units import MILLI
 
 RATE = 2.0
 LEARNERS = (
-    "cdo-dsac", "cdo-dsac-seen", "cdo-dsac-flat", "ddpg", "ddpg-running", "online-rl", "online-rl-running",
+    "cdo-dsac", "cdo-dsac-seen", "cdo-dsac-ranked", "cdo-dsac-flat", "ddpg", "ddpg-flat", "ddpg-running", "online-rl",
+    "online-rl-running",
 )  # fmt: skip
 LEVEL = ("greedy", "random", "sequential-greedy")
 

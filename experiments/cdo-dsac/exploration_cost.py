@@ -13,7 +13,7 @@ from figures import NAMES, Results, finish, line, plt, table
 
 from coinfer.evaluate.statistics import interval
 
-LEARNERS = ("cdo-dsac", "ddpg", "ddpg-running", "online-rl")
+LEARNERS = ("cdo-dsac", "ddpg", "ddpg-flat", "ddpg-running", "online-rl", "online-rl-running")
 SHARE = 0.95
 
 

@@ -25,12 +25,14 @@ NAMES = {
     "sequential-greedy": ("sequential greedy", "black", "+"),
     "cdo-dsac-seen": ("CDO-DSAC, queues as seen", "C5", "o"),
     "cdo-dsac-flat": ("CDO-DSAC, the paper's network", "C8", "o"),
+    "cdo-dsac-ranked": ("the same, servers by load", "tan", "o"),
+    "ddpg-flat": ("DDPG, servers by number", "lightblue", "s"),
     "ddpg-running": ("DDPG, inputs of CDO-DSAC", "C9", "s"),
     "online-rl-running": ("Online RL, counting its own", "C6", "^"),
 }
 """Scheme to its name, colour and marker."""
 PAPERS = ("cdo-dsac", "ddpg", "online-rl", "greedy", "random")
-BESIDE = ("ddpg-running", "two-choices", "sequential-greedy")
+BESIDE = ("ddpg-flat", "ddpg-running", "online-rl-running", "two-choices", "sequential-greedy")
 BASE = 30
 """Capacity of the preset."""
 

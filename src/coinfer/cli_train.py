@@ -127,9 +127,8 @@ def training_bar(scheme: str) -> Iterator["Progress"]:
 
         def told(report: Report) -> None:
             parts = [text.format(report.figures[name]) for name, text in SHOWN.items() if name in report.figures]
-            speed = report.decisions / max(report.took_s, 1e-9)
-            text = ", ".join([*parts, f"{speed:,.0f} slots/s"])
-            bar.update(task, total=report.rounds, completed=report.round, told=text)
+            speed = [f"{report.decisions / report.took_s:,.0f} slots/s"] if report.decisions else []
+            bar.update(task, total=report.rounds, completed=report.round, told=", ".join(parts + speed))
 
         try:
             yield told

@@ -60,6 +60,7 @@ def test_a_finished_training_is_not_repeated_unless_asked(trained: tuple[Path, s
     folder, _ = trained
     with pytest.raises(UserError, match="holds a training already; --resume goes on with it"):
         run("train", "sac-d", *QUICK, "--out", str(folder))
+    assert "sac-d ━━━━━━━━━━━━━━━━━━━━ 100 %" in run("train", "sac-d", *QUICK, "--resume", "--out", str(folder))
     with pytest.raises(UserError, match="of a training with seed 0, expected 5; give the same settings"):
         run("train", "sac-d", *QUICK, "--seed", "5", "--resume", "--out", str(folder))
 

@@ -122,6 +122,8 @@ def drive(
     with logs.Events(folder) as events:
         for point in loop.points:
             events.add(point)
+        if first:
+            progress(Report(first, loop.settings.rounds, 0, 0.0, _last(loop.points)))
         while loop.round < loop.settings.rounds:
             points = len(loop.points)
             play(loop)
