@@ -29,8 +29,8 @@ class Events:
             old.unlink()
         self._writer = SummaryWriter(str(events))
 
-    def add(self, point: Point) -> None:
-        """Mean and, for several learners, least and greatest of every figure."""
+    def add(self, point: Point, group: str = "") -> None:
+        """Mean and, for several learners, least and greatest of every figure, under `group/figure/`."""
         if self._writer is None:
             return
         for name, values in point.figures.items():
@@ -38,7 +38,7 @@ class Events:
             if len(values) > 1:
                 told |= {"least": min(values), "greatest": max(values)}
             for kind, value in told.items():
-                self._writer.add_scalar(f"{name}/{kind}", value, point.round)
+                self._writer.add_scalar(f"{group}{'/' * bool(group)}{name}/{kind}", value, point.round)
 
     def __enter__(self) -> "Events":
         return self

@@ -120,16 +120,14 @@ def drive(
         begin(loop, record, folder, resume)
     first, began_s, saved_s = loop.round, time.monotonic(), time.monotonic()
     with logs.Events(folder) as events:
-        for point in loop.points:
-            events.add(point)
+        _log(events, loop, 0, 0)
         if first:
             progress(Report(first, loop.settings.rounds, 0, 0.0, _last(loop.points)))
         while loop.round < loop.settings.rounds:
-            points = len(loop.points)
+            points, assessed = len(loop.points), len(loop.assessed)
             play(loop)
             now_s = time.monotonic()
-            for point in loop.points[points:]:
-                events.add(point)
+            _log(events, loop, points, assessed)
             decisions = (loop.round - first) * loop.view.there[..., 0].numel()
             progress(Report(loop.round, loop.settings.rounds, decisions, now_s - began_s, _last(loop.points)))
             if folder is not None and now_s - saved_s >= SAVE_EVERY_S:
@@ -140,6 +138,14 @@ def drive(
         curves = {"record": dict(record), **_curves(loop)}
         (folder / "curves.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
     return checkpoint.digest(loop.tensors())
+
+
+def _log(events: logs.Events, loop: Loop, points: int, assessed: int) -> None:
+    """Logs the curves from so many points on: what was met while exploring, and what held-out worlds say."""
+    for point in loop.points[points:]:
+        events.add(point)
+    for point in loop.assessed[assessed:]:
+        events.add(point, "held_out")
 
 
 def begin(loop: Loop, record: Mapping[str, Any], folder: Path, resume: bool) -> None:
