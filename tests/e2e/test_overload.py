@@ -34,7 +34,9 @@ DEADLINE_S = 0.6
 """More than a full queue of 8 takes."""
 PATIENCE_S = 60.0
 CALM_S = 2.0
-GOODPUT = 0.95
+GOODPUT = 0.75
+"""Of the calm rate. On a calm machine it is 0.98 and more (benchmarks/overload.py), an edge that collapses keeps half;
+on one core with eight others at work on it, 0.8 to 0.9 were seen. tests/runtime/test_scheduler.py has it exactly."""
 ROUNDS = 8
 """The capacity is that of an emulated processor, which follows the machine's moods, and so do the clients: a round in
 which other work took the machine away says little. What a busy machine can spoil must come out right in one round of
