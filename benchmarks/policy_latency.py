@@ -8,8 +8,8 @@ depend on them. And the policy that comes with the package, if one does. One obs
 `processor` is the time of the one thread that decides, `wall` what a clock shows. A round is 500 decisions of a policy
 after the other; the figures are those of a round, so that one in which other work shares the core does not count alone.
 
-Agreement is counted over random observations of the scenario, backlogs drawn so that they matter. Where two choices are
-as good as equal the last bit of a number decides, and PyTorch and ONNX Runtime may differ in it.
+Agreement is counted over random observations of the scenario, backlogs drawn so that they matter. Networks decide in
+float64, and what the scorer sums are whole numbers, so that no last bit tells PyTorch and ONNX Runtime apart.
 Times want a quiet machine and agreement does not, so `--only` and `--parts` do some and keep the rest of the record.
 Writes benchmarks/results/policy_latency.json.
 """

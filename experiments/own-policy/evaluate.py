@@ -1,10 +1,11 @@
 """Plays our own policy beside what a user would really pick, on the same chance.
 
-    python experiments/own-policy/evaluate.py [--minutes 9] [--only GROUP] [--output FOLDER]
+    python experiments/own-policy/evaluate.py [--minutes 9] [--only GROUP] [--first 100] [--output FOLDER]
 
 Reads what train.py and prune.py wrote to FOLDER, and writes FOLDER/evaluated.jsonl: for every world and policy the
 measures of each of 10 seeds, mostly one episode each. What is there already is not played again. Nothing of this chance
-was met in training. `learned` is what is shipped (the training `all`, by prune.py) with memory
+was met in training, and seeds from 100 on were looked at once, when all was chosen: that was done by the seeds from 50
+on, in a folder of their own. `learned` is what is shipped (the training `all`, by prune.py) with memory
 (`coinfer.policies.memory`).
 
 Groups of worlds:
@@ -114,7 +115,7 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
     return (lambda seed: makers[name]()) if name in makers else None
 
 
-def played(job: Job, folder: Path) -> dict[str, Any]:
+def played(job: Job, folder: Path, first: int) -> dict[str, Any]:
     """What the policy came to."""
     changes: dict[str, Any] = cdo(job.rate, job.age, job.servers) if job.rate else {"staleness_slots": job.age}
     changes["slots"] = job.slots
@@ -122,12 +123,11 @@ def played(job: Job, folder: Path) -> dict[str, Any]:
         changes |= FEW
     world: Any = open_world(job.scenario, changes).world
     began_s = time.process_time()
-    found = run(
-        world, job.policy, SEEDS, EPISODES.get(job.group, 1), maker=maker_of(job.policy, folder, world.edge.slot_s)
-    )
+    maker = maker_of(job.policy, folder, world.edge.slot_s)
+    found = run(world, job.policy, SEEDS, EPISODES.get(job.group, 1), maker=maker, first=first)
     measures = {key: [round(float(value), 6) for value in found.measures[key]] for key in KEPT}
     took_s = round(time.process_time() - began_s, 1)
-    return {**job._asdict(), "tasks": found.tasks, "took_s": took_s, "measures": measures}
+    return {**job._asdict(), "first": first, "tasks": found.tasks, "took_s": took_s, "measures": measures}
 
 
 def main() -> None:
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--only", default="", help="one group")
     parser.add_argument("--policies", default="", help="some policies, by commas")
+    parser.add_argument("--first", type=int, default=100, help="first of the seeds")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -150,7 +151,7 @@ def main() -> None:
         for job in left:
             if time.perf_counter() > ends_s:
                 break
-            found = played(job, arguments.output)
+            found = played(job, arguments.output, arguments.first)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(found) + "\n")
             done.add(tuple(job))

@@ -40,7 +40,7 @@ def as_arrays(seen: OffloadObservation) -> OffloadObservation:
 
 def export(weights: torch.Tensor, trained: dict[str, Any], path: Path) -> None:
     record = {
-        **{key: trained[key] for key in ("settings", "cases", "minutes", "orders", "weights")},
+        **{key: trained[key] for key in ("settings", "cases", "minutes", "late_s", "orders", "weights")},
         "by": "experiments/own-policy/train.py",
     }
     world = SETS[NAME][0][0].world()

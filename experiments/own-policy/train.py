@@ -3,7 +3,7 @@
     python experiments/own-policy/train.py NAME [--minutes 9] [--device cuda] [--output FOLDER]
 
 NAME is one of
-    all     what is shipped: `cdo-dsac` at three rates, `campus` and `city`
+    all     what is shipped: `cdo-dsac` at three rates and with 2, 10 and 20 servers, `campus` and `city`
     five    `cdo-dsac` with its 5 servers only, for the question how it does with 2 to 20
     two, ten, twenty    from `five` on, trained on the spot with so many servers
 
@@ -56,13 +56,16 @@ SETS: dict[str, tuple[list[Case], int]] = {
             Case("cdo-dsac", {**cdo(2.0, 3), "slots": SLOTS}, 2),
             *(aged("campus", age, 2) for age in (0, 0, 2)),
             aged("city", 0, 1),
+            *cases((2.0,), 2, 4),
+            *cases((2.0,), 10, 2),
+            *cases((1.6,), 20, 1),
         ],
-        160,
+        200,
     ),
     "five": (cases(RATES), 80),
-    "two": (cases(RATES, 2, 4), 30),
-    "ten": (cases(RATES, 10, 2), 30),
-    "twenty": (cases(RATES, 20, 1), 30),
+    "two": (cases(RATES, 2, 4), 60),
+    "ten": (cases(RATES, 10, 2), 60),
+    "twenty": (cases(RATES, 20, 1), 60),
 }
 """Cases of each training and how many generations it has."""
 AFTER = {"two": "five", "ten": "five", "twenty": "five"}

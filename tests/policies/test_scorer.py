@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.policies.observations import observation, random_observation
 
 from coinfer.policies import bounds, heuristics, scorer
-from coinfer.policies.choices import choices
+from coinfer.policies.choices import choices, predicted_s
 from coinfer.policies.insertion import insertion
 from coinfer.types import DEVICE, OffloadObservation
 
@@ -118,9 +118,8 @@ def test_with_one_order_it_is_the_first_of_them():
     flat = trained_like(5)[0]
     whole, first = (scorer.unpack(weights[None]) for weights in (flat, scorer.with_orders(flat, [0])))
     made = scorer.prepared(whole, seen)
-    way = scorer.sequence(seen, made.rows, made.order)[:, 0]
-    alone = scorer.prepared(first, seen)
-    assert torch.equal(scorer.sequence(seen, alone.rows, alone.order)[:, 0], way)
+    way = scorer.sequence(seen, made)[:, 0]
+    assert torch.equal(scorer.sequence(seen, scorer.prepared(first, seen))[:, 0], way)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -129,11 +128,11 @@ def test_what_it_judges_by_is_the_physics_of_the_queue(seed):
     seen = random_observation(seed, 50, 7, 3, 4)._replace(server_room=torch.full((50, 4), 9.0, dtype=torch.float64))
     found = choices(seen)
     made = scorer.prepared(FIRST, seen)
-    way = scorer.sequence(seen, made.rows, made.order)
+    way = scorer.sequence(seen, made)
     stays = way == made.rows.ready_s.shape[-1] - 1
     choice = torch.where(stays, (made.local * found.servers)[:, None], way)
     cost = bounds.slot_latency_s(seen, choice, found).sum(-1)
-    torch.testing.assert_close(scorer.judged(seen, made, way), cost)
+    torch.testing.assert_close(scorer.judged(seen, made, way) / scorer.TICKS, cost, rtol=0, atol=7 * 3 / scorer.TICKS)
 
 
 def test_those_ready_at_once_are_served_in_the_order_of_their_numbers():
@@ -146,7 +145,69 @@ def test_those_ready_at_once_are_served_in_the_order_of_their_numbers():
     )
     made = scorer.prepared(FIRST, seen)
     way = torch.zeros((1, scorer.ORDERS, 3), dtype=torch.int64)
-    torch.testing.assert_close(scorer.judged(seen, made, way), torch.full((1, scorer.ORDERS), 0.61 + 0.81 + 0.91))
+    expected_s = torch.full((1, scorer.ORDERS), 0.61 + 0.81 + 0.91, dtype=torch.float64)
+    torch.testing.assert_close(scorer.judged(seen, made, way) / scorer.TICKS, expected_s, rtol=0, atol=1e-4)
+
+
+def test_who_is_ready_first_goes_first_and_counts_the_delay_of_the_others():
+    """On server 0 the second task would be done at 0.11 + 0.3, but the first one, which comes later, would wait 0.3; on
+    server 1 it is done at 0.5."""
+    seen = observation(
+        device_s=torch.tensor([[[0.2, 9.0], [0.1, 9.0]]]),
+        upload_bits=torch.tensor([[[1e5, 0.0]] * 2]),
+        server_s=torch.tensor([[[[0.1, 9.0], [0.0, 0.0]], [[0.3, 0.39], [0.0, 0.0]]]]),
+        uplink_bps=torch.full((1, 2, 2), 1e7),
+        server_backlog_s=torch.zeros(1, 2),
+    )
+    flat = scorer.with_orders(scorer.greedy_weights(), [0])
+    assert scorer.decide(scorer.unpack(flat[None]), seen).server.tolist() == [[0, 1]]
+    flat[-2] = 1
+    behind = seen._replace(option_server_s=seen.option_server_s.clone())
+    behind.option_server_s[0, 1, 0, 1] = 0.65
+    assert scorer.decide(scorer.unpack(flat[None]), seen).server.tolist() == [[0, 1]]
+    assert scorer.decide(scorer.unpack(flat[None]), behind).server.tolist() == [[0, 0]]
+
+
+def single(seen: OffloadObservation) -> OffloadObservation:
+    return OffloadObservation(*(field.float() if field.is_floating_point() else field for field in seen))
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 4), (40, 2, 10)])
+def test_every_sum_is_exact_in_single_precision(shape):
+    """The same in float64 where only the sums are: what is summed are whole numbers that are small enough."""
+    seen = single(random_observation(1, 40, *shape))
+    flat = 9 * torch.randn((1, scorer.SIZE), generator=torch.Generator().manual_seed(3))
+    weights = scorer.unpack(flat)
+    found = choices(seen)
+    parts = scorer.features(seen, found, predicted_s(found, seen.server_backlog_s))
+    limits = zip(parts, (weights.pair, weights.task, weights.server, weights.world), strict=True)
+    most = weights.first_bias.abs().double() * scorer.STEPS
+    for part, matrix in limits:
+        assert torch.equal(part, part.round())
+        assert -2 * scorer.STEPS <= part.min() <= part.max() <= scorer.STEPS
+        most = most + (part.abs().flatten(0, -2).amax(0)[:, None] * matrix[0].abs()).sum(0)
+        exact = part.double().flatten(0, -2) @ matrix[0].double()
+        assert torch.equal((part.flatten(0, -2) @ matrix[0]).double(), exact)
+    assert most.max() * scorer.STEPS < 2**24
+    made = scorer.prepared(weights, seen)
+    way = scorer.sequence(seen, made)
+    twice = scorer.Prepared(
+        scorer.Rows(*(part.double() for part in made.rows)),
+        *(part.double() if part.is_floating_point() else part for part in made[1:]),
+    )
+    doubled = OffloadObservation(*(field.double() if field.is_floating_point() else field for field in seen))
+    assert torch.equal(scorer.judged(seen, made, way), scorer.judged(doubled, twice, way))
+
+
+def test_a_world_decides_the_same_in_any_batch():
+    seen = single(random_observation(6, 64, 9, 3, 4))
+    weights = scorer.unpack(trained_like(3))
+    together = scorer.decide(weights, seen)
+    for world in range(64):
+        alone = scorer.decide(weights, OffloadObservation(*(field[world] for field in seen)))
+        there = seen.task_mask[world]
+        for both, one in zip(together, alone, strict=True):
+            assert torch.equal(both[world][there], one[there])
 
 
 @pytest.mark.parametrize("seed", range(3))

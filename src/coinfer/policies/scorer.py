@@ -1,4 +1,4 @@
-"""A policy that decides task after task: sequential greedy with learned prices and orders, for any number of both.
+"""A policy that decides task after task: greedy with learned prices and orders, for any number of tasks and servers.
 
 Sequential greedy takes, task after task, the choice that is done first behind the running queues. Three things it does
 not do. It does not ask what a choice costs others: work on a busy server delays all that comes later, in this slot and
@@ -7,19 +7,26 @@ servers work in the order of the decisions, though they serve first come, first 
 
 - a small network, the same for every (task, option, server), puts prices on the choices:
 
-      score = ready + waiting * slope + service + price      waiting: until the server is done with the running queue
+      score = start * slope + service + price + delay       start: behind the running queue
 
+- a task that is ready before the last of those that have joined a server goes before all of them in our mind, and its
+  service counts as the delay of each;
 - the tasks are taken in several orders at once, each by a weighted sum (key) of a task's features, smallest first;
 - of the decisions that come out, physics takes the best: least summed latency of the slot, served first come, first
   served, with the prices of what was chosen and one for each task that is late.
 
 Prices are what others of the slot would pay: they count by 1 - 1 / tasks, so a task that is alone goes where it is done
-first. The last layer being 0, there are no prices; all keys being 0, too, there is one order only, that of the numbers:
-that is sequential greedy.
+first. The last layer being 0, there are no prices; all keys being 0, too, there is one order only, that of the numbers;
+`early` being 0, nobody goes before others: that is sequential greedy.
 
 The network sees features of the pair, the task, the server and the world, which are summed in the first layer; those of
 the world are means and least values over tasks and servers (deep sets, Zaheer et al., NeurIPS 2017). So permuted
 servers permute the decision, and nothing depends on how many there are.
+
+Sums of floats depend on who sums them in which order, and two orders often come to decisions that are just as good. So
+all that is summed, by a matrix or over tasks, are whole numbers small enough to be exact: features, weights and hidden
+values in steps, times in ticks. Everything else is one operation on one number, which IEEE 754 rounds alike everywhere.
+The same weights thus decide alike in PyTorch, in ONNX Runtime, in any batch and on any processor.
 """
 
 from typing import NamedTuple
@@ -30,20 +37,31 @@ from torch import Tensor
 from coinfer.policies.choices import Choices, choices, predicted_s
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
-HIDDEN, ORDERS = 8, 12
+HIDDEN, ORDERS = 8, 8
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
 """Features of each kind."""
 PRICE_SCALE_S, START_SCALE_S, LATE_SCALE_S = 0.05, 0.2, 0.1
-FULL_S = 1e6
+STEPS = 512.0
+"""Of one, in features, weights and hidden values."""
+MOST_WEIGHT, MOST_KEY, MOST_HIDDEN = 2.0, 4.0, 3.75
+"""With these, 28 features (of -2 to 1 or 0 to 1) and a bias, and as many hidden values as there are, sum up to less
+than 62, which is 24 bits in steps of steps."""
+TICKS = 2.0**17
+"""Of a second, in what is judged. Sums are exact up to 128 s of work for one server in one slot."""
+WORK_TICKS, MOST_WORK_S = 2.0**14, 8.0
+"""The same for the work of all tasks, where each counts no more than so much: exact up to 128 tasks."""
+FULL_S = 2.0**20
 """Start on servers without room, for each task too many: they are taken only where nothing else is left."""
 LEAST_PART, SLOPES = 0.5, (0.8, 1.25)
 """A price is between minus this part of the latency predicted for the choice and all of it, and a slope between these:
 far from what training saw, learned weights do only so much harm."""
 MOST_S = 100.0
 """Times above this are all the same to the networks."""
-NEVER_S = -1e30
-TIE_S = 1e-7
+NEVER = -1e30
+TIE_TICKS = 2.0**-10
 """Of tasks that are ready at once, the judgement has those with higher numbers come so much later."""
+HALF_S, HALF_BPS = 0.1, 2e7
+"""Times and rates that a feature shows as one half."""
 _TINY_S = 1e-6
 
 
@@ -62,6 +80,8 @@ class Weights(NamedTuple):
     prices_bias: Tensor
     key: Tensor
     """[P, TASK, ORDERS], or fewer orders"""
+    early: Tensor
+    """[P, ORDERS] 1 where tasks may go before others in our mind, 0 where they join the end; between them, some may."""
     late: Tensor
     """[P, 1] price of a task that is late."""
 
@@ -81,6 +101,8 @@ class Prepared(NamedTuple):
     """What the loop over tasks, and the judgement after it, begin with."""
 
     rows: Rows
+    early: Tensor
+    """[B, ORDERS]"""
     order: Tensor
     """[B, ORDERS, K] the tasks in the order of their decisions; those that are not there come last."""
     price_s: Tensor
@@ -100,6 +122,7 @@ SHAPES = {
     "prices": (HIDDEN, 3),
     "prices_bias": (3,),
     "key": (TASK, ORDERS),
+    "early": (ORDERS,),
     "late": (1,),
 }
 SIZE = sum(torch.Size(shape).numel() for shape in SHAPES.values())
@@ -120,15 +143,16 @@ def greedy_weights(seed: int = 0) -> Tensor:
 
 
 def first_weights(seed: int = 0) -> Tensor:
-    """[SIZE] the same with orders to choose from: as numbered, by readiness, by work, both, and any others."""
+    """[SIZE] the same with orders to choose from, in which tasks go before others: as numbered, by readiness and work,
+    by work, by readiness, and any others."""
     generator = torch.Generator().manual_seed(seed)
     key = torch.randn((TASK, ORDERS), generator=generator)
     key[:, :4] = 0
-    key[_KEYS["ready"], 1:4:2] = 1
-    key[_KEYS["service"], 2:4] = -1
+    key[_KEYS["ready"], [1, 3]] = 1
+    key[_KEYS["service"], 1] = 1
+    key[_KEYS["service"], 2] = -1
     flat = greedy_weights(seed)
-    flat[-1 - key.numel() : -1] = key.flatten()
-    return flat
+    return torch.cat((flat[: -1 - ORDERS - key.numel()], key.flatten(), torch.ones(ORDERS), flat[-1:]))
 
 
 _KEYS = {"ready": 2, "service": 3}
@@ -136,16 +160,31 @@ _KEYS = {"ready": 2, "service": 3}
 
 
 def unpack(flat: Tensor) -> Weights:
-    """Weights from numbers [P, SIZE], or fewer where some orders were left out."""
-    shapes = {**SHAPES, "key": (TASK, ORDERS - (SIZE - flat.shape[-1]) // TASK)}
+    """Weights from numbers [P, SIZE], or fewer where some orders were left out; in whole steps."""
+    orders = ORDERS - (SIZE - flat.shape[-1]) // (TASK + 1)
+    shapes = {**SHAPES, "key": (TASK, orders), "early": (orders,)}
     parts = flat.split([torch.Size(shape).numel() for shape in shapes.values()], dim=-1)
-    return Weights(*(part.reshape(-1, *shape) for part, shape in zip(parts, shapes.values(), strict=True)))
+    named = zip(shapes.items(), parts, strict=True)
+    return Weights(*(_limited(name, part).reshape(-1, *shape) for (name, shape), part in named))
+
+
+def _limited(name: str, part: Tensor) -> Tensor:
+    low, high = {"key": (-MOST_KEY, MOST_KEY), "early": (0.0, 1.0), "late": (0.0, MOST_WEIGHT)}.get(
+        name, (-MOST_WEIGHT, MOST_WEIGHT)
+    )
+    return _steps(part.clamp(low, high)) / STEPS
+
+
+def _steps(values: Tensor) -> Tensor:
+    """Whole numbers of them."""
+    return (values * STEPS).round()
 
 
 def with_orders(flat: Tensor, kept: list[int]) -> Tensor:
     """The weights [SIZE] of one policy with some of its orders only."""
     weights = unpack(flat[None])
-    return torch.cat([part.flatten() for part in weights._replace(key=weights.key[..., kept])])
+    kept_of = weights._replace(key=weights.key[..., kept], early=weights.early[..., kept])
+    return torch.cat([part.flatten() for part in kept_of])
 
 
 def scorer(weights: Weights) -> Policy:
@@ -161,7 +200,7 @@ def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision
     tasks = seen.task_mask.shape[-1]
     made = prepared(weights, seen)
     servers = seen.server_room.shape[-1]
-    way = sequence(seen, made.rows, made.order)
+    way = sequence(seen, made)
     cost = judged(seen, made, way)
     best = cost.argmin(-1)
     way = way.gather(1, best[:, None, None].expand(-1, 1, tasks))[:, 0]
@@ -176,14 +215,15 @@ def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision
 def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
     """All but the loop and the judgement."""
     weights = Weights(*(part.to(seen.deadline_s.dtype) for part in weights))
-    key, late_s, (ready_s, service_s, slope, fixed_s, price_s, local) = networks(weights, seen)
+    key, (ready_s, service_s, slope, fixed_s, price_s, local) = networks(weights, seen)
     there = seen.task_mask[:, None]
     order = torch.where(there, key.transpose(1, 2), torch.inf).argsort(dim=-1, stable=True)
-    return Prepared(Rows(ready_s, service_s, slope, fixed_s), order, price_s, local, late_s)
+    early, late_s = (part.repeat_interleave(len(key) // len(part), 0) for part in (weights.early, weights.late))
+    return Prepared(Rows(ready_s, service_s, slope, fixed_s), early, order, price_s, local, late_s[:, 0] * LATE_SCALE_S)
 
 
-def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Keys [B, K, ORDERS]; price of being late [B]; rows, prices and local options."""
+def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Keys [B, K, ORDERS]; rows, prices and local options."""
     found = choices(seen)
     latency_s = predicted_s(found, seen.server_backlog_s)
     pair, task, server, world = features(seen, found, latency_s)
@@ -192,24 +232,25 @@ def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, Tensor
     server_part = _times(server, weights.server)
     server_part = server_part.repeat(1, found.mask.shape[-1] // found.servers, 1)[:, None] * sends
     task_part = _times(task, weights.task)[:, :, None]
-    world_part = _biased(_times(world[:, None], weights.world), weights.first_bias)[:, :, None]
-    hidden = (_times(pair, weights.pair) + server_part + (task_part + world_part)).relu()
-    price, by_service, steep = _biased(_times(hidden, weights.prices), weights.prices_bias).unbind(-1)
-    key = _times(task, weights.key)
-    late_s = weights.late[:, 0].clamp(min=0) * LATE_SCALE_S
-    late_s = late_s[:, None].expand(-1, key.shape[0] // late_s.shape[0]).reshape(-1)
+    world_part = _biased(_times(world[:, None], weights.world), weights.first_bias * STEPS)[:, :, None]
+    hidden = _times(pair, weights.pair) + server_part + (task_part + world_part)
+    hidden = hidden.clamp(0.0, MOST_HIDDEN * STEPS).round()
+    prices = _biased(_times(hidden, weights.prices), weights.prices_bias * STEPS) / STEPS
+    price, by_service, steep = prices.unbind(-1)
     others = (1 - 1 / seen.task_mask.sum(-1).clamp(min=1).to(price.dtype))[:, None, None]
     price_s = (price * PRICE_SCALE_S + by_service * found.service_s) * others
     price_s = torch.minimum(torch.maximum(price_s, -LEAST_PART * latency_s), latency_s)
     slope = (1 + steep * others * found.service_s / START_SCALE_S).clamp(*SLOPES)
-    return key, late_s, ways(found, price_s, slope)
+    return _times(task, weights.key), ways(found, price_s, slope)
 
 
 def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
     """The rows, the prices [B, K, C], and the options [B, K] of the last way."""
     goes = found.mask & ~found.on_device
     stays = found.mask & found.on_device
-    local_s, local = torch.where(stays, found.ready_s + price_s, torch.inf).min(-1, keepdim=True)
+    score_s = torch.where(stays, found.ready_s + price_s, torch.inf)
+    local = score_s.argmin(-1, keepdim=True)
+    local_s = score_s.gather(-1, local)
     ready_s = torch.where(goes, found.ready_s, 0.0)
     own_s, own_price_s = (part.gather(-1, local) for part in (found.ready_s, price_s))
     zero = torch.zeros_like(local_s)
@@ -227,16 +268,15 @@ def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
 
 
 def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD]; all of size 1.
+    """Of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD]; in steps.
 
     Args:
         latency_s: [B, K, C] predicted, were the task the only one.
     """
     servers, dtype = found.servers, found.ready_s.dtype
     there = seen.task_mask.to(dtype)
-    count = there.sum(-1, keepdim=True)
-    best_s, best = latency_s.min(-1)
-    best_s = best_s.clamp(max=MOST_S)
+    count = there.sum(-1)
+    best = latency_s.argmin(-1)
     latency_s = latency_s.clamp(max=MOST_S)
     ready_s = found.ready_s.clamp(max=MOST_S)
     deadline_s = seen.deadline_s.clamp(min=_TINY_S, max=MOST_S)
@@ -244,71 +284,79 @@ def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tup
     air_s = seen.option_upload_bits[..., None] / seen.uplink_bps[..., None, :]
     air_s = torch.where(found.on_device, 0.0, air_s.flatten(-2).clamp(max=MOST_S))
     wait_s = (found.of_servers(seen.server_backlog_s)[:, None] - ready_s).clamp(min=0)
-    pair = (
-        _size(found.own_s.clamp(max=MOST_S)),
-        _size(air_s),
-        _size(ready_s),
-        _size(found.service_s),
-        torch.where(found.on_device, 0.0, _size(wait_s)),
-        found.on_device.to(dtype),
-        ((deadline_s[..., None] - latency_s) / deadline_s[..., None]).clamp(min=-2),
-        _size(latency_s - best_s[..., None]),
+    best_s, best_ready_s, best_service_s = (
+        part.gather(-1, best[..., None])[..., 0] for part in (latency_s, ready_s, found.service_s)
     )
-    best_ready_s, best_service_s = (part.gather(-1, best[..., None])[..., 0] for part in (ready_s, found.service_s))
-    task = (
-        _size(on_device_s),
-        _size(best_s),
-        _size(best_ready_s),
-        _size(best_service_s),
-        _size(deadline_s),
-        ((deadline_s - best_s) / deadline_s).clamp(min=-2),
-        found.on_device.gather(-1, best[..., None])[..., 0].to(dtype),
-    )
+    wait_s = torch.where(found.on_device, 0.0, wait_s)
+    spare = ((deadline_s[..., None] - latency_s) / deadline_s[..., None]).clamp(min=-2)
+    times_s = (found.own_s.clamp(max=MOST_S), air_s, ready_s, found.service_s, wait_s, latency_s - best_s[..., None])
+    sizes = _size(torch.stack(times_s, -1))
+    others = _steps(torch.stack((found.on_device.to(dtype), spare), -1))
+    pair = torch.cat((sizes[..., :5], others, sizes[..., 5:]), -1)
+    spare = ((deadline_s - best_s) / deadline_s).clamp(min=-2)
+    stays = found.on_device.gather(-1, best[..., None])[..., 0]
+    sizes = _size(torch.stack((on_device_s, best_s, best_ready_s, best_service_s, deadline_s), -1))
+    task = torch.cat((sizes, _steps(torch.stack((spare, stays.to(dtype)), -1))), -1)
     backlog = _size(seen.server_backlog_s)
+    mean_backlog = (backlog.sum(-1, keepdim=True) / servers).round()
     liked = best[..., None] == torch.arange(latency_s.shape[-1], device=best.device)
-    liked = liked.unflatten(-1, (-1, servers)).any(-2).to(dtype) * (there * (1 - task[-1]))[..., None]
+    liked = liked.unflatten(-1, (-1, servers)).any(-2) & (seen.task_mask & ~stays)[..., None]
+    work = (best_service_s.clamp(max=MOST_WORK_S) * WORK_TICKS).round()
     server = (
         backlog,
-        backlog - backlog.mean(-1, keepdim=True),
-        torch.log1p(seen.server_room.clamp(max=99.0)) / 4,
+        backlog - mean_backlog,
+        _part(seen.server_room.clamp(max=99.0).to(dtype), 10.0),
         _size(seen.observation_age_s),
-        torch.log1p(liked.sum(-2)) / 2,
-        _size((liked * best_service_s[..., None]).sum(-2)),
+        _part(liked.to(dtype).sum(-2), 4.0),
+        _size((liked * work[..., None]).sum(-2) / WORK_TICKS),
     )
-    rate = torch.log10(seen.uplink_bps.clamp(min=1e3)).mean(-1) / 4 - 1.5
+    rate = _part(seen.uplink_bps.clamp(max=1e12), HALF_BPS).sum(-1)
     world = (
-        torch.log1p(count[..., 0]) / 4,
-        torch.log1p(count[..., 0] / servers) / 2,
-        backlog.mean(-1),
+        _part(count, 10.0),
+        _part(count / servers, 2.0),
+        mean_backlog[..., 0],
         backlog.amin(-1),
-        _size((there * best_service_s).sum(-1) / servers),
-        torch.full_like(count[..., 0], servers).log1p() / 4,
-        (there * rate).sum(-1) / count[..., 0].clamp(min=1),
+        _size((there * work).sum(-1) / WORK_TICKS / servers),
+        _part(torch.full_like(count, servers), 5.0),
+        ((there * rate).sum(-1) / (count.clamp(min=1) * servers)).round(),
     )
-    return tuple(torch.stack(part, -1) for part in (pair, task, server, world))  # type: ignore[return-value]
+    return pair, task, torch.stack(server, -1), torch.stack(world, -1)
 
 
-def sequence(seen: OffloadObservation, rows: Rows, order: Tensor) -> Tensor:
-    """The ways [B, ORDERS, K] of the tasks, which decide one after another in each of the orders."""
+def sequence(seen: OffloadObservation, made: Prepared) -> Tensor:
+    """The ways [B, ORDERS, K] of the tasks, which decide one after another in each of the orders. Times are in units of
+    `FULL_S` here, so that a task more on a server that is full is 1."""
+    order = made.order
     worlds, orders, tasks = order.shape
-    ways_, servers = rows.ready_s.shape[-1], seen.server_room.shape[-1]
+    ways_, servers = made.rows.ready_s.shape[-1], seen.server_room.shape[-1]
     first = torch.arange(worlds, device=order.device)[:, None] * tasks
-    flat = [part.reshape(-1, ways_) for part in rows]
-    same = same_server(ways_, servers, order.device)
-    joins_s = same.to(rows.ready_s.dtype) * FULL_S
-    free_s, over_s = (part.repeat_interleave(orders, 0) for part in queues(seen, ways_))
+    flat = [part.reshape(-1, ways_) for part in in_full(made.rows)]
+    joins = same_server(ways_, servers, order.device).to(flat[0].dtype)
+    begun, empty = (part.repeat_interleave(orders, 0) for part in queues(seen, ways_))
+    early = made.early.reshape(-1, 1)
+    free, over, last = begun, empty, torch.zeros_like(begun)
     taken = []
     for k in range(tasks):
         at = (order[:, :, k] + first).flatten()
-        ready_s, service_s, slope, fixed_s = (part[at] for part in flat)
-        begin_s = torch.maximum(torch.maximum(ready_s, free_s), over_s)
-        way = (begin_s * slope + fixed_s).argmin(-1, keepdim=True)
-        end_s = (begin_s + service_s).gather(-1, way)
-        free_s = torch.where(same[way[:, 0]], end_s, free_s)
-        over_s = over_s + joins_s[way[:, 0]]
+        ready, service, slope, fixed = (part[at] for part in flat)
+        before = ready < last
+        start = torch.maximum(torch.maximum(torch.where(before, begun, free), ready), over)
+        delay = torch.where(before, over - empty, 0.0) * service
+        way = (start * slope + fixed + delay).argmin(-1, keepdim=True)
+        joined = joins[way[:, 0]]
+        end = (torch.maximum(start, free) + service).gather(-1, way)
+        free = torch.maximum(free, joined * end)
+        last = torch.maximum(last, joined * (ready * early).gather(-1, way))
+        over = over + joined
         taken.append(way)
     decided = torch.cat(taken, -1).reshape(order.shape)
     return torch.zeros_like(order).scatter(-1, order, decided)
+
+
+def in_full(rows: Rows) -> Rows:
+    """The same with times in units of `FULL_S`; exact, as that is a power of 2."""
+    ready, service, fixed = (part / FULL_S for part in (rows.ready_s, rows.service_s, rows.fixed_s))
+    return Rows(ready, service, rows.slope, fixed)
 
 
 def same_server(ways_: int, servers: int, device: torch.device) -> Tensor:
@@ -318,41 +366,51 @@ def same_server(ways_: int, servers: int, device: torch.device) -> Tensor:
 
 
 def queues(seen: OffloadObservation, ways_: int) -> tuple[Tensor, Tensor]:
-    """Of each way's server [B, C]: when it is done with what waits, and how long to wait for room."""
+    """Of each way's server [B, C], in units of `FULL_S`: when it is done with what waits, and how long to wait for
+    room."""
     repeats = (ways_ - 1) // seen.server_room.shape[-1]
-    over_s = (1 - seen.server_room.clamp(max=99.0).to(seen.deadline_s.dtype)) * FULL_S
-    parts = ((seen.server_backlog_s, 0.0), (over_s, 0.0))
+    over = 1 - seen.server_room.clamp(max=99.0).to(seen.deadline_s.dtype)
+    parts = ((seen.server_backlog_s / FULL_S, 0.0), (over, 0.0))
     return tuple(torch.nn.functional.pad(part.repeat(1, repeats), (0, 1), value=end) for part, end in parts)  # type: ignore[return-value]
 
 
 def judged(seen: OffloadObservation, made: Prepared, way: Tensor) -> Tensor:
-    """[B, ORDERS] cost of the slot where the tasks go these ways [B, ORDERS, K]: summed latency, served first come,
-    first served, with prices. All pairs of tasks are looked at, which is less to do than to sort them."""
+    """[B, ORDERS] cost of the slot, in ticks, where the tasks go these ways [B, ORDERS, K]: summed latency, served
+    first come, first served, with prices. All pairs of tasks are looked at, which is less to do than to sort them."""
     rows, servers = made.rows, seen.server_room.shape[-1]
     orders, tasks = way.shape[1:]
     stays = way == rows.ready_s.shape[-1] - 1
     taken = way[..., None]
-    ready_s, service_s, price_s = (
-        part[:, None].expand(-1, orders, -1, -1).gather(-1, taken)[..., 0]
+    ready, service, price = (
+        _ticks(part[:, None].expand(-1, orders, -1, -1).gather(-1, taken)[..., 0])
         for part in (rows.ready_s, rows.service_s, made.price_s)
     )
     number = torch.arange(tasks, device=way.device)
     queue = torch.where(stays | ~seen.task_mask[:, None], -1 - number, way % servers)
-    backlog_s = seen.server_backlog_s[:, None].expand(-1, orders, -1).gather(-1, queue.clamp(min=0))
-    arrival_s = ready_s + number * TIE_S
-    before = (arrival_s[..., None, :] <= arrival_s[..., :, None]) & (queue[..., None, :] == queue[..., :, None])
+    backlog = _ticks(seen.server_backlog_s)[:, None].expand(-1, orders, -1).gather(-1, queue.clamp(min=0))
+    arrival = ready.double() + number * TIE_TICKS
+    before = (arrival[..., None, :] <= arrival[..., :, None]) & (queue[..., None, :] == queue[..., :, None])
     # [.., k, j]: j is served no later than k
-    work_s = (before.to(service_s.dtype) @ service_s[..., None])[..., 0]
-    start_s = torch.where(before, (ready_s + service_s - work_s)[..., None, :], NEVER_S).amax(-1)
-    latency_s = torch.where(stays, ready_s, work_s + torch.maximum(backlog_s, start_s))
-    late = (latency_s > seen.deadline_s[:, None]).to(latency_s.dtype)
-    cost = latency_s + price_s + late * made.late_s[:, None, None]
-    return (cost * seen.task_mask[:, None].to(cost.dtype)).sum(-1)
+    work = (before.to(service.dtype) @ service[..., None])[..., 0]
+    start = torch.where(before, (ready + service - work)[..., None, :], NEVER).amax(-1)
+    latency = torch.where(stays, ready, work + torch.maximum(backlog, start))
+    late = (latency > _ticks(seen.deadline_s)[:, None]).to(latency.dtype)
+    cost = latency + price + late * _ticks(made.late_s)[:, None, None]
+    return (cost * seen.task_mask[:, None].to(cost.dtype)).double().sum(-1)
+
+
+def _ticks(time_s: Tensor) -> Tensor:
+    """Whole numbers of them."""
+    return (time_s * TICKS).round()
+
+
+def _part(value: Tensor, half: float) -> Tensor:
+    """Numbers from 0 on as steps of 0 to 1, those that are `half` as half."""
+    return (value * STEPS / (value + half)).round()
 
 
 def _size(time_s: Tensor) -> Tensor:
-    """Times of milliseconds to minutes as numbers of size 1."""
-    return torch.log1p(time_s * 100) / 3
+    return _part(time_s, HALF_S)
 
 
 def _times(values: Tensor, matrix: Tensor) -> Tensor:

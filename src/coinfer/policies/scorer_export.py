@@ -2,7 +2,7 @@
 
 The loop's body is written out by hand, as few and as simple nodes as can be: they run once for every task, and most of
 their time is that of calling them. It is the same arithmetic in the same order as `scorer.sequence` and `judged`, so
-both decide alike.
+both decide alike to the last bit (see there).
 """
 
 import json
@@ -34,7 +34,8 @@ class _Prepared(nn.Module):
 
     def __init__(self, weights: Tensor):
         super().__init__()
-        self.weights = nn.Parameter(weights.detach().cpu().float(), requires_grad=False)
+        unpacked = scorer.unpack(weights.detach().cpu().float()[None])
+        self.weights = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in unpacked)
 
     def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(FIELDS, fields, strict=True))
@@ -45,12 +46,23 @@ class _Prepared(nn.Module):
             option_device_j=torch.zeros_like(options),
             energy_left_j=torch.zeros_like(named["deadline_s"]),
         )
-        key, _, parts = scorer.networks(scorer.unpack(self.weights[None]), seen)
+        key, parts = scorer.networks(scorer.Weights(*self.weights), seen)
         key = torch.where(seen.task_mask[:, None], key.transpose(1, 2), torch.inf)
-        return key, *parts, *scorer.queues(seen, parts[0].shape[-1]), seen.task_mask.sum(-1).max().clamp(min=1)
+        rows = scorer.Rows(*parts[:4])
+        in_full = scorer.in_full(rows)
+        judged = rows.ready_s, rows.service_s, *parts[4:]
+        return (
+            key,
+            *in_full,
+            *judged,
+            *scorer.queues(seen, parts[0].shape[-1]),
+            seen.task_mask.sum(-1).max().clamp(min=1),
+        )
 
 
-_PREPARED = ("key", "ready", "service", "slope", "fixed", "price", "local", "free", "over", "count")
+_PREPARED = (
+    "key", "ready", "service", "slope", "fixed", "ready_s", "service_s", "price_s", "local", "free", "over", "count",
+)  # fmt: skip
 """What it gives: key [B, Q, K]; of every way [B, K, C]; local [B, K]; of the ways' servers [B, C]."""
 _ROWS = ("ready", "service", "slope", "fixed")
 
@@ -68,13 +80,16 @@ class _Nodes:
         return names[0]
 
 
-def _constants(late_s: float, orders: int) -> dict[str, np.ndarray]:
+def _constants(weights: scorer.Weights) -> dict[str, np.ndarray]:
+    late_s = weights.late[0] * scorer.LATE_SCALE_S
     return {
-        "never": np.array(scorer.NEVER_S, np.float32),
-        "tie": np.array(scorer.TIE_S, np.float32),
-        "full": np.array(scorer.FULL_S, np.float32),
-        "late_s": np.array(late_s, np.float32),
-        "orders": np.array([orders], np.int64),
+        "never": np.array(scorer.NEVER, np.float32),
+        "tie": np.array(scorer.TIE_TICKS, np.float64),
+        "ticks": np.array(scorer.TICKS, np.float32),
+        "ticks_in_full": np.array(scorer.TICKS * scorer.FULL_S, np.float32),
+        "late": (late_s * scorer.TICKS).round().reshape(()).numpy(),
+        "early": weights.early[0].numpy()[:, None],
+        "orders": np.array([weights.early.shape[-1]], np.int64),
         "no": np.array(0, np.int64),
         "one": np.array(1, np.int64),
         "nobody": np.array(DEVICE, np.int64),
@@ -86,19 +101,24 @@ def _constants(late_s: float, orders: int) -> dict[str, np.ndarray]:
 def _body() -> onnx.GraphProto:
     """One task in every order, R = worlds * orders: the body of the loop of `scorer.sequence`; all [R, C], by way."""
     n = _Nodes("b")
-    begin = n("Max", "ready", "free_in", "over_in")
-    score = n("Add", n("Mul", begin, "slope"), "fixed")
+    before = n("Less", "ready", "last_in")
+    start = n("Max", n("Where", before, "begun", "free_in"), "ready", "over_in")
+    ahead = n("Mul", n("Cast", before, to=TensorProto.FLOAT), n("Sub", "over_in", "empty"))
+    delay = n("Mul", ahead, "service")
+    score = n("Add", n("Add", n("Mul", start, "slope"), "fixed"), delay)
     way = n("ArgMin", score, outputs=["way"], axis=-1, keepdims=1)
-    end = n("GatherElements", n("Add", begin, "service"), way, axis=1)
-    n("Where", n("GatherND", "same", way), end, "free_in", outputs=["free_out"])
-    n("Add", "over_in", n("GatherND", "joins", way), outputs=["over_out"])
+    joined = n("GatherND", "joins", way)
+    end = n("GatherElements", n("Add", n("Max", start, "free_in"), "service"), way, axis=1)
+    n("Max", "free_in", n("Mul", joined, end), outputs=["free_out"])
+    n("Max", "last_in", n("Mul", joined, n("GatherElements", "latest", way, axis=1)), outputs=["last_out"])
+    n("Add", "over_in", joined, outputs=["over_out"])
 
     def value(name: str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, None)
 
-    given = [value(name) for name in ("free_in", "over_in", *_ROWS)]
-    results = [value("free_out"), value("over_out"), value("way", TensorProto.INT64)]
-    return helper.make_graph(n.nodes, "task", given, results)
+    given = [value(name) for name in ("free_in", "over_in", "last_in", *_ROWS, "latest")]
+    results = [value(name) for name in ("free_out", "over_out", "last_out")]
+    return helper.make_graph(n.nodes, "task", given, [*results, value("way", TensorProto.INT64)])
 
 
 def _around(n: _Nodes) -> None:
@@ -111,8 +131,7 @@ def _around(n: _Nodes) -> None:
     goes = n("Less", number, last)
     code = n("Where", goes, n("Mod", number, servers), n("Sub", "no", "one"))
     here = n("And", n("Equal", n("Unsqueeze", code, "at1"), code), goes)
-    n("Identity", here, outputs=["same"])
-    n("Mul", n("Cast", here, to=TensorProto.FLOAT), "full", outputs=["joins"])
+    n("Cast", here, outputs=["joins"], to=TensorProto.FLOAT)
     # the rows in every order, [count, R, C], and the queues [R, C] in which they begin
     n("TopK", "key", n("Unsqueeze", "count", "at0"), outputs=["keys", "order"], axis=-1, largest=0, sorted=1)
     world = n("Range", "no", n("Squeeze", worlds), "one")
@@ -122,8 +141,15 @@ def _around(n: _Nodes) -> None:
     flat = n("Concat", "any", ways, axis=0)
     rows = [n("Gather", n("Reshape", name, flat), rows_at, axis=0) for name in _ROWS]
     spread = n("Concat", worlds, "orders", ways, axis=0)
-    free, over = (n("Reshape", n("Expand", n("Unsqueeze", name, "at1"), spread), flat) for name in ("free", "over"))
-    n("Scan", free, over, *rows, outputs=["free_end", "over_end", "ways_by_task"], body=_body(), num_scan_inputs=4)
+    for name, state in (("free", "begun"), ("over", "empty")):
+        n("Reshape", n("Expand", n("Unsqueeze", name, "at1"), spread), flat, outputs=[state])
+    early = n(
+        "Reshape", n("Expand", "early", n("Concat", worlds, "orders", "at1", axis=0)), n("Concat", "any", "at1", axis=0)
+    )
+    latest = n("Mul", rows[0], early)
+    first_last = n("Sub", "begun", "begun")
+    ends = ["free_end", "over_end", "last_end", "ways_by_task"]
+    n("Scan", "begun", "empty", first_last, *rows, latest, outputs=ends, body=_body(), num_scan_inputs=len(_ROWS) + 1)
     by_task = n("Reshape", "ways_by_task", n("Concat", n("Unsqueeze", "count", "at0"), worlds, "orders", axis=0))
     by_task = n("Transpose", by_task, perm=[1, 2, 0])
     nowhere = n("Expand", "no", n("Concat", worlds, "orders", tasks, axis=0))
@@ -140,21 +166,26 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
     """From the ways decided [B, Q, K] to the costs [B, Q], as `scorer.judged`."""
     numbers = n("Range", "no", n("Squeeze", "tasks"), "one")
     entry = n("Add", n("Mul", n("Add", first, numbers), ways), "decided")
+
+    def ticks(name: str, unit: str = "ticks") -> str:
+        return n("Round", n("Mul", name, unit))
+
     ready, service, price = (
-        n("Gather", n("Reshape", name, "any"), entry, axis=0) for name in ("ready", "service", "price")
+        ticks(n("Gather", n("Reshape", name, "any"), entry, axis=0)) for name in ("ready_s", "service_s", "price_s")
     )
     stays = n("Equal", "decided", last)
     there = n("Unsqueeze", "task_mask", "at1")
     alone = n("Or", stays, n("Not", there))
     queue = n("Where", alone, n("Sub", "any", numbers), n("Mod", "decided", servers))
     of_world = n("Mul", n("Unsqueeze", world, n("Concat", "at1", "at2", axis=0)), ways)
-    backlog = n("Gather", n("Reshape", "free", "any"), n("Add", of_world, "decided"), axis=0)
+    backlog = ticks(n("Gather", n("Reshape", "free", "any"), n("Add", of_world, "decided"), axis=0), "ticks_in_full")
 
     def each(name: str) -> tuple[str, str]:
         """As of task k, and of task j, in [.., k, j]."""
         return n("Unsqueeze", name, "any"), n("Unsqueeze", name, "at2")
 
-    arrival = n("Add", ready, n("Mul", n("Cast", numbers, to=TensorProto.FLOAT), "tie"))
+    arrival = n("Cast", ready, to=TensorProto.DOUBLE)
+    arrival = n("Add", arrival, n("Mul", n("Cast", numbers, to=TensorProto.DOUBLE), "tie"))
     (mine, other), (mine_at, other_at) = each(arrival), each(queue)
     before = n("And", n("LessOrEqual", other, mine), n("Equal", mine_at, other_at))
     work = n("MatMul", n("Cast", before, to=TensorProto.FLOAT), n("Unsqueeze", service, "any"))
@@ -162,9 +193,10 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
     ahead = n("Unsqueeze", n("Sub", n("Add", ready, service), work), "at2")
     start = n("ReduceMax", n("Where", before, ahead, "never"), "any", keepdims=0)
     latency = n("Where", stays, ready, n("Add", work, n("Max", backlog, start)))
-    late = n("Cast", n("Greater", latency, n("Unsqueeze", "deadline_s", "at1")), to=TensorProto.FLOAT)
-    cost = n("Add", n("Add", latency, price), n("Mul", late, "late_s"))
-    n("ReduceSum", n("Mul", cost, n("Cast", there, to=TensorProto.FLOAT)), "any", outputs=["costs"], keepdims=0)
+    late = n("Cast", n("Greater", latency, n("Unsqueeze", ticks("deadline_s"), "at1")), to=TensorProto.FLOAT)
+    cost = n("Add", n("Add", latency, price), n("Mul", late, "late"))
+    cost = n("Cast", n("Mul", cost, n("Cast", there, to=TensorProto.FLOAT)), to=TensorProto.DOUBLE)
+    n("ReduceSum", cost, "any", outputs=["costs"], keepdims=0)
 
 
 def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, training: Mapping[str, Any]) -> None:
@@ -175,12 +207,11 @@ def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, trai
         scenario: what it was trained for.
         training: record of the training.
     """
-    unpacked = scorer.unpack(weights[None])
-    late_s, orders = unpacked.late.clamp(min=0).item() * scorer.LATE_SCALE_S, unpacked.key.shape[-1]
+    constants = _constants(scorer.unpack(weights.detach().cpu().float()[None]))
     model = _prepared_model(weights)
     graph = model.graph
     del graph.output[:]
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _constants(late_s, orders).items())
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     nodes = _Nodes("a")
     _around(nodes)
     graph.node.extend(nodes.nodes)
