@@ -30,15 +30,15 @@ def path(weights: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return found
 
 
-def single(seed: int, tasks: int, options: int, servers: int) -> OffloadObservation:
-    seen = random_observation(seed, 60, tasks, options, servers)
+def single(seed: int, tasks: int, options: int, servers: int, worlds: int = 60) -> OffloadObservation:
+    seen = random_observation(seed, worlds, tasks, options, servers)
     return OffloadObservation(*(field if field.dtype == torch.bool else field.float() for field in seen))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_decides_as_pytorch_does(weights: torch.Tensor, path: Path, shape: tuple[int, int, int]):
     policy = ExportedPolicy.load(path)
-    seen = single(sum(shape), *shape)
+    seen = single(sum(shape), *shape, worlds=1000)
     own = scorer.decide(scorer.unpack(weights[None]), seen)
     other = policy(OffloadObservation(*(field.numpy() for field in seen)))
     there = seen.task_mask.numpy()
