@@ -31,7 +31,7 @@ from coinfer.traces import SHIPPED_TRACES, Trace
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 from coinfer.units import BITS_PER_BYTE
 
-MEASURED = 12
+MEASURED = 6
 USED_S = 120.0
 BURST_BITS = 3200 * BITS_PER_BYTE
 FOLDER = Path(os.environ.get("COINFER_DATA", "nowhere")) / "traces"
@@ -190,7 +190,7 @@ def surplus_of(transfer: Transfer, capacity: Capacity) -> float:
     return (capacity(transfer.ended_s) - capacity(transfer.began_s)) / transfer.size_bits
 
 
-@pytest.mark.parametrize("rate_bps", [15e6, 80e6])
+@pytest.mark.parametrize("rate_bps", [5e6, 40e6])
 def test_a_constant_link_takes_bits_over_rate_and_is_believed_to(nodes: list[Edge], wide: Network, rate_bps: float):
     address = nodes[0].address
 
@@ -211,7 +211,7 @@ def test_a_constant_link_takes_bits_over_rate_and_is_believed_to(nodes: list[Edg
         print(f"{rate_bps / 1e6:g} Mbit/s: transfers took {typical:.3f} times bits / rate (median)")
         print(f"{rate_bps / 1e6:g} Mbit/s: believed {believed:.3f} of the true rate, after a first guess of 10 Mbit/s")
         wrong = {
-            f"transfers took {min(ratios):.3f} times bits / rate and more": min(ratios) >= 1.3,
+            f"transfers took {min(ratios):.3f} times bits / rate and more": min(ratios) >= 1.5,
             f"{believed:.3f} of the rate is believed where {1 / typical:.3f} was seen": not 0.6
             < believed * typical
             < 1.3,
