@@ -311,16 +311,13 @@ def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tup
         _size((liked * work[..., None]).sum(-2) / WORK_TICKS),
     )
     rate = _part(seen.uplink_bps.clamp(max=1e12), HALF_BPS).sum(-1)
-    world = (
-        _part(count, 10.0),
-        _part(count / servers, 2.0),
-        mean_backlog[..., 0],
-        backlog.amin(-1),
-        _size((there * work).sum(-1) / WORK_TICKS / servers),
-        _part(torch.full_like(count, servers), 5.0),
-        ((there * rate).sum(-1) / (count.clamp(min=1) * servers)).round(),
-    )
-    return pair, task, torch.stack(server, -1), torch.stack(world, -1)
+    work_s = (there * work).sum(-1) / WORK_TICKS
+    numbers = torch.stack((count, count / servers, work_s / servers, torch.full_like(count, servers)), -1)
+    parts = _part(numbers, numbers.new_tensor((10.0, 2.0, HALF_S, 5.0)))
+    backlogs = torch.stack((mean_backlog[..., 0], backlog.amin(-1)), -1)
+    mean_rate = ((there * rate).sum(-1) / (count.clamp(min=1) * servers)).round()[..., None]
+    world = torch.cat((parts[..., :2], backlogs, parts[..., 2:], mean_rate), -1)
+    return pair, task, torch.stack(server, -1), world
 
 
 def sequence(seen: OffloadObservation, made: Prepared) -> Tensor:
@@ -330,21 +327,22 @@ def sequence(seen: OffloadObservation, made: Prepared) -> Tensor:
     worlds, orders, tasks = order.shape
     ways_, servers = made.rows.ready_s.shape[-1], seen.server_room.shape[-1]
     first = torch.arange(worlds, device=order.device)[:, None] * tasks
-    flat = [part.reshape(-1, ways_) for part in in_full(made.rows)]
+    begun, empty = queues(seen, ways_)
+    rows = in_full(made.rows)
+    flat = [part.reshape(-1, ways_) for part in (*rows, first_scores(rows, begun))]
     joins = same_server(ways_, servers, order.device).to(flat[0].dtype)
-    begun, empty = (part.repeat_interleave(orders, 0) for part in queues(seen, ways_))
+    begun, empty = (part.repeat_interleave(orders, 0) for part in (begun, empty))
     early = made.early.reshape(-1, 1)
     free, over, last = begun, empty, torch.zeros_like(begun)
     taken = []
     for k in range(tasks):
         at = (order[:, :, k] + first).flatten()
-        ready, service, slope, fixed = (part[at] for part in flat)
-        before = ready < last
-        start = torch.maximum(torch.maximum(torch.where(before, begun, free), ready), over)
-        delay = torch.where(before, over - empty, 0.0) * service
-        way = (start * slope + fixed + delay).argmin(-1, keepdim=True)
+        ready, service, slope, fixed, first_fixed = (part[at] for part in flat)
+        start = torch.maximum(torch.maximum(free, ready), over)
+        delay = torch.maximum((over - empty) * service, over)
+        way = torch.where(ready < last, first_fixed + delay, start * slope + fixed).argmin(-1, keepdim=True)
         joined = joins[way[:, 0]]
-        end = (torch.maximum(start, free) + service).gather(-1, way)
+        end = (start + service).gather(-1, way)
         free = torch.maximum(free, joined * end)
         last = torch.maximum(last, joined * (ready * early).gather(-1, way))
         over = over + joined
@@ -357,6 +355,15 @@ def in_full(rows: Rows) -> Rows:
     """The same with times in units of `FULL_S`; exact, as that is a power of 2."""
     ready, service, fixed = (part / FULL_S for part in (rows.ready_s, rows.service_s, rows.fixed_s))
     return Rows(ready, service, rows.slope, fixed)
+
+
+def first_scores(rows: Rows, begun: Tensor) -> Tensor:
+    """[B, K, C] scores of going before all others, but for their delay.
+
+    Args:
+        rows: with times in units of `FULL_S`, as `begun` [B, C], when the servers are done with earlier slots.
+    """
+    return torch.maximum(rows.ready_s, begun[:, None]) * rows.slope + rows.fixed_s
 
 
 def same_server(ways_: int, servers: int, device: torch.device) -> Tensor:
@@ -404,7 +411,7 @@ def _ticks(time_s: Tensor) -> Tensor:
     return (time_s * TICKS).round()
 
 
-def _part(value: Tensor, half: float) -> Tensor:
+def _part(value: Tensor, half: float | Tensor) -> Tensor:
     """Numbers from 0 on as steps of 0 to 1, those that are `half` as half."""
     return (value * STEPS / (value + half)).round()
 
@@ -416,6 +423,8 @@ def _size(time_s: Tensor) -> Tensor:
 def _times(values: Tensor, matrix: Tensor) -> Tensor:
     """[P * W, .., F] times [P, F, H]."""
     policies = matrix.shape[0]
+    if policies == 1:
+        return values @ matrix[0]
     flat = values.reshape(policies, -1, values.shape[-1])
     return torch.bmm(flat, matrix).reshape(*values.shape[:-1], matrix.shape[-1])
 
@@ -423,6 +432,8 @@ def _times(values: Tensor, matrix: Tensor) -> Tensor:
 def _biased(values: Tensor, bias: Tensor) -> Tensor:
     """[P * W, .., H] plus [P, H]."""
     policies = bias.shape[0]
+    if policies == 1:
+        return values + bias[0]
     flat = values.reshape(policies, -1, values.shape[-1])
     return (flat + bias[:, None]).reshape(values.shape)
 

@@ -51,20 +51,17 @@ class _Prepared(nn.Module):
         rows = scorer.Rows(*parts[:4])
         in_full = scorer.in_full(rows)
         judged = rows.ready_s, rows.service_s, *parts[4:]
-        return (
-            key,
-            *in_full,
-            *judged,
-            *scorer.queues(seen, parts[0].shape[-1]),
-            seen.task_mask.sum(-1).max().clamp(min=1),
-        )
+        free, over = scorer.queues(seen, parts[0].shape[-1])
+        count = seen.task_mask.sum(-1).max().clamp(min=1)
+        return key, *in_full, scorer.first_scores(in_full, free), *judged, free, over, count
 
 
 _PREPARED = (
-    "key", "ready", "service", "slope", "fixed", "ready_s", "service_s", "price_s", "local", "free", "over", "count",
+    "key", "ready", "service", "slope", "fixed", "first", "ready_s", "service_s", "price_s", "local", "free", "over",
+    "count",
 )  # fmt: skip
 """What it gives: key [B, Q, K]; of every way [B, K, C]; local [B, K]; of the ways' servers [B, C]."""
-_ROWS = ("ready", "service", "slope", "fixed")
+_ROWS = ("ready", "service", "slope", "fixed", "first")
 
 
 class _Nodes:
@@ -101,14 +98,13 @@ def _constants(weights: scorer.Weights) -> dict[str, np.ndarray]:
 def _body() -> onnx.GraphProto:
     """One task in every order, R = worlds * orders: the body of the loop of `scorer.sequence`; all [R, C], by way."""
     n = _Nodes("b")
-    before = n("Less", "ready", "last_in")
-    start = n("Max", n("Where", before, "begun", "free_in"), "ready", "over_in")
-    ahead = n("Mul", n("Cast", before, to=TensorProto.FLOAT), n("Sub", "over_in", "empty"))
-    delay = n("Mul", ahead, "service")
-    score = n("Add", n("Add", n("Mul", start, "slope"), "fixed"), delay)
+    start = n("Max", "free_in", "ready", "over_in")
+    delay = n("Max", n("Mul", n("Sub", "over_in", "empty"), "service"), "over_in")
+    last = n("Add", n("Mul", start, "slope"), "fixed")
+    score = n("Where", n("Less", "ready", "last_in"), n("Add", "first", delay), last)
     way = n("ArgMin", score, outputs=["way"], axis=-1, keepdims=1)
     joined = n("GatherND", "joins", way)
-    end = n("GatherElements", n("Add", n("Max", start, "free_in"), "service"), way, axis=1)
+    end = n("GatherElements", n("Add", start, "service"), way, axis=1)
     n("Max", "free_in", n("Mul", joined, end), outputs=["free_out"])
     n("Max", "last_in", n("Mul", joined, n("GatherElements", "latest", way, axis=1)), outputs=["last_out"])
     n("Add", "over_in", joined, outputs=["over_out"])
@@ -186,7 +182,7 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
 
     arrival = n("Cast", ready, to=TensorProto.DOUBLE)
     arrival = n("Add", arrival, n("Mul", n("Cast", numbers, to=TensorProto.DOUBLE), "tie"))
-    (mine, other), (mine_at, other_at) = each(arrival), each(queue)
+    (mine, other), (mine_at, other_at) = each(arrival), each(n("Cast", queue, to=TensorProto.FLOAT))
     before = n("And", n("LessOrEqual", other, mine), n("Equal", mine_at, other_at))
     work = n("MatMul", n("Cast", before, to=TensorProto.FLOAT), n("Unsqueeze", service, "any"))
     work = n("Squeeze", work, "any")
