@@ -78,7 +78,7 @@ def listening(pids: set[int]) -> set[str]:
 def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp_path: Path):
     """As the stacked loop, bit by bit: weights, optimisers, shared memory, worlds."""
     made = setting()
-    made = made._replace(settings=replace(SMALL, agents=2, rounds=60, assess_every=60))
+    made = made._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
     alone, loop, losses, killed = made.loop(), made.loop(), [], list[Timer]()
     crew: list[cluster.RayCrew] = []
 
