@@ -30,7 +30,7 @@ JUDGE_SLOTS = 100
 TUNED = {"memory": 1500, "follow": 0.02}
 """Of all forms of DDPG."""
 FLAT = {
-    "batch": 64, "softness": 0.3, "updates": 2, "actor_rate": 3e-4, "noise": (0.5, 0.1), "rates_fall": (0, 1), **TUNED,
+    "batch": 64, "softness": 0.3, "updates": 2, "actor_rate": 3e-4, "rates_fall": (0, 1), **TUNED,
 }  # fmt: skip
 
 
@@ -174,10 +174,18 @@ SCHEMES: dict[str, Scheme] = {
     "cdo-dsac-seen": cdo(running=False),
     "cdo-dsac-flat": cdo(form="flat", hidden=(256, 512, 256)),
     "cdo-dsac-ranked": cdo(form="ranked", hidden=(256, 512, 256)),
-    "ddpg": deterministic(form="ranked", hidden=(64, 32), discount=0.5, **FLAT),
+    "ddpg": deterministic(form="ranked", hidden=(64, 32), discount=0.5, noise=(0.5, 0.1), **FLAT),
     "ddpg-flat": deterministic(hidden=(256, 512, 256), discount=0.3, **FLAT),
     "ddpg-running": deterministic(
-        form="places", hidden=(32, 32), batch=32, critic_rate=3e-3, actor_rate=1e-3, discount=0.8, **TUNED
+        form="places",
+        hidden=(32, 32),
+        batch=32,
+        critic_rate=3e-3,
+        actor_rate=1e-3,
+        discount=0.8,
+        softness=0.3,
+        rates_fall=(0, 1),
+        **TUNED,
     ),
     "online-rl": tabular(),
     "online-rl-running": tabular(running=True),

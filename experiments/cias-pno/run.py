@@ -154,7 +154,7 @@ def main() -> None:
     settings = parser.parse_args()
     torch.set_num_threads(1)
     rounds, seeds = (8, 2) if settings.quick else (settings.rounds, SEEDS)
-    budget = Budget(rounds, seeds, max(1, rounds // 20), JUDGE_SLOTS, float("inf"), settings.device)
+    budget = Budget(rounds, seeds, max(1, rounds // 10), JUDGE_SLOTS, float("inf"), settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     partial = settings.out / "points.partial.jsonl"
     points = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []

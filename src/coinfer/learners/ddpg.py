@@ -80,7 +80,7 @@ class DdpgSettings:
 
 QUICK = DdpgSettings(
     worlds=10, rounds=1000, batch=32, memory=1500, hidden=(32, 32), form="places", actor_rate=1e-3, critic_rate=3e-3,
-    discount=0.8, follow=0.02, noise_updates=600, assess_every=50,
+    discount=0.8, follow=0.02, noise_updates=600, softness=0.3, rates_fall=(500, 1000), assess_every=50,
 )  # fmt: skip
 """What learns something in a minute."""
 PAPER = DdpgSettings(rounds=500_000, discount=0.99, batch=256, memory=100_000, noise=(0.2, 0.2), assess_every=10_000)
