@@ -20,7 +20,7 @@ from coinfer.graph.segment import save_model
 from coinfer.graph.zoo import open_model
 from coinfer.profile.measure import random_samples
 from coinfer.runtime.messages import InferRequest, from_array
-from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.rpc import GrpcTransport, client_options
 
 MODELS = ("resnet50", "mobilenetv2")
 BARE = """
@@ -38,8 +38,8 @@ def start_edge(path: Path, request: InferRequest) -> tuple[float, float]:
     began_s = time.perf_counter()
     with edges(str(path), [1.0], ["--http-port", "-1"]) as [edge]:
         ready_s = time.perf_counter() - began_s
-        transport = GrpcTransport()
-        transport.send(edge.address, request, 30.0).result()
+        transport = GrpcTransport(options=client_options(patience_s=60.0))
+        transport.send(edge.address, request, 60.0).result()
         answered_s = time.perf_counter() - began_s
         transport.close()
     return ready_s, answered_s

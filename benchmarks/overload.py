@@ -18,7 +18,7 @@ import numpy as np
 
 from coinfer.demo.cluster import edges
 from coinfer.runtime.messages import InferRequest, TransportError, from_array
-from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.rpc import GrpcTransport, client_options
 
 MODEL, SLOWDOWN = "resnet32", 40.0
 DEADLINE_SERVICES = 12
@@ -30,7 +30,7 @@ def calm_rate(transport: GrpcTransport, node: str, duration_s: float) -> float:
     request = InferRequest(MODEL, (from_array("input", np.zeros((1, 3, 32, 32), np.float32)),))
     began_s, count = time.monotonic(), 0
     flying = [transport.send(node, request, 60.0) for _ in range(2)]
-    while time.monotonic() < began_s + duration_s:
+    while not count or time.monotonic() < began_s + duration_s:
         flying.pop(0).result(60)
         count += 1
         flying.append(transport.send(node, request, 60.0))
@@ -56,7 +56,7 @@ def overloaded(
 
     began_s = time.monotonic()
     while (now_s := time.monotonic()) < began_s + duration_s:
-        for _ in range(int((now_s - began_s) * rate) - len(pending)):
+        for _ in range(1 + int((now_s - began_s) * rate) - len(pending)):
             sent_s = time.monotonic()
             pending.append(transport.send(node, request, 60.0))
             pending[-1].add_done_callback(lambda future, sent_s=sent_s: note(future, sent_s))
@@ -71,8 +71,8 @@ def overloaded(
         "sent": len(pending),
         "ends": dict(Counter(what for what, _, _ in ends)),
         "goodput_per_s": round(in_time / (over_s - began_s), 2),
-        "in_time_of_answered": round(float(np.mean(np.array(answered) <= deadline_s)), 4),
-        "answered_p99_ms": round(float(np.quantile(answered, 0.99)) * 1e3, 1),
+        "in_time_of_answered": round(float(np.mean(np.array(answered) <= deadline_s)), 4) if answered else None,
+        "answered_p99_ms": round(float(np.quantile(answered, 0.99)) * 1e3, 1) if answered else None,
         "refused_p99_ms": round(float(np.quantile(refused, 0.99)) * 1e3, 1) if refused else None,
     }
 
@@ -83,7 +83,7 @@ def main() -> None:
     settings = parser.parse_args()
     seconds = 1.0 if settings.quick else settings.seconds
     found: dict[str, Any] = {}
-    transport = GrpcTransport()
+    transport = GrpcTransport(options=client_options(patience_s=60.0))
     with edges(MODEL, (SLOWDOWN,)) as (edge,):
         calm_rate(transport, edge.address, 1.0)
         for over in (3, 6):
@@ -92,7 +92,7 @@ def main() -> None:
             ratio = phase["goodput_per_s"] / calm
             found[f"{over}x"] = {"calm_per_s": round(calm, 2), "goodput_ratio": round(ratio, 4)} | phase
             print(
-                f"{over} x overload: goodput {ratio:.1%} of {calm:.1f}/s, {phase['in_time_of_answered']:.1%} "
+                f"{over} x overload: goodput {ratio:.1%} of {calm:.1f}/s, {phase['in_time_of_answered'] or 0:.1%} "
                 f"in time; p99 of an answer {phase['answered_p99_ms']} ms, of a refusal {phase['refused_p99_ms']} ms"
             )
     transport.close()

@@ -20,7 +20,7 @@ import numpy as np
 from coinfer.runtime import codec
 from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.messages import InferRequest, from_array, to_array
-from coinfer.runtime.rpc import GrpcTransport
+from coinfer.runtime.rpc import GrpcTransport, client_options
 from coinfer.runtime.served import ECHO
 from coinfer.runtime.tensors import pack, unpack
 from coinfer.units import MILLI
@@ -100,13 +100,13 @@ def cases(edge: str, bare: str, tcp: str) -> dict[str, dict[str, Callable[[], An
     random = np.random.default_rng(0)
     small = random.standard_normal(150_528, dtype=np.float32)
     large = np.maximum(random.standard_normal((1, 64, 112, 112), dtype=np.float32), 0)
-    transport = GrpcTransport()
+    transport = GrpcTransport(options=client_options(patience_s=60.0))
     channel = grpc.insecure_channel(bare, LIMIT)
     echo, sink = channel.unary_unary("/bare/echo"), channel.unary_unary("/bare/sink")
     raw = RawTcp(tcp)
 
     def ask(x: Any, outputs: tuple[str, ...], bits: int | None = None) -> Any:
-        return transport.send(edge, InferRequest(ECHO, (x,), outputs, bits=bits), 10.0).result().outputs[0]
+        return transport.send(edge, InferRequest(ECHO, (x,), outputs, bits=bits), 60.0).result().outputs[0]
 
     def coinfer_sends() -> None:
         assert to_array(ask(pack("x", large, 8), ("elements",)))[0] == large.size

@@ -31,5 +31,4 @@ def wait_until(holds: Callable[[], object], timeout_s: float, what: str) -> floa
 
 def patient_transport(limit_bytes: int = DEFAULT_LIMIT_BYTES) -> GrpcTransport:
     """Pings as often as a device does, but takes no node for lost that answers half a second late."""
-    patient = {"grpc.keepalive_timeout_ms": 60_000, "grpc.http2.ping_timeout_ms": 60_000}
-    return GrpcTransport(limit_bytes, list((dict(client_options(limit_bytes)) | patient).items()))
+    return GrpcTransport(limit_bytes, client_options(limit_bytes, patience_s=60.0))

@@ -29,23 +29,25 @@ Options = list[tuple[str, Any]]
 
 
 def client_options(
-    limit_bytes: int = DEFAULT_LIMIT_BYTES, keepalive_s: float = 1.0, idle_pings: bool = True
+    limit_bytes: int = DEFAULT_LIMIT_BYTES, keepalive_s: float = 1.0, idle_pings: bool = True, patience_s: float = 0.5
 ) -> Options:
     """Arguments of a client's channel.
 
-    A frozen peer or a cut link is noticed after at most `keepalive_s` plus half a second, and a peer that came back is
+    A frozen peer or a cut link is noticed after at most `keepalive_s` plus `patience_s`, and a peer that came back is
     found again within a second.
 
     Args:
         keepalive_s: between pings; longer saves a battery.
         idle_pings: also ping while no call is open.
+        patience_s: how long a peer may take to answer a ping. On a busy machine some take longer than half a second.
     """
+    patience_ms = int(patience_s * 1000)
     return [
         ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
-        ("grpc.keepalive_timeout_ms", 500),
+        ("grpc.keepalive_timeout_ms", patience_ms),
         ("grpc.keepalive_permit_without_calls", int(idle_pings)),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.ping_timeout_ms", 500),
+        ("grpc.http2.ping_timeout_ms", patience_ms),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 1000),
