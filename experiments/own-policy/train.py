@@ -5,6 +5,7 @@
 NAME is one of
     all     what is shipped: `cdo-dsac` at three rates and with 2, 10 and 20 servers, `campus` and `city`
     five    `cdo-dsac` with its 5 servers only, for the question how it does with 2 to 20
+    wide    the same, also with shorter slots
     two, ten, twenty    from `five` on, trained on the spot with so many servers
 
 Stops after so many minutes; the same command goes on from there, and comes out the same. Writes FOLDER/NAME.json:
@@ -28,6 +29,8 @@ from coinfer.learners.scorer import Case, Settings, Training
 HERE = Path(__file__).resolve().parent
 SLOTS = 30
 RATES = (1.2, 1.6, 2.0)
+SHORT = ((1.6, 0.05), (2.0, 0.05), (1.6, 0.025), (2.0, 0.025))
+"""Rates and slots in which each of 5 servers gets as few tasks as each of 10 or 20 does in theirs."""
 CONSOLE = Console(highlight=False)
 
 
@@ -63,6 +66,13 @@ SETS: dict[str, tuple[list[Case], int]] = {
         200,
     ),
     "five": (cases(RATES), 80),
+    "wide": (
+        [
+            *cases(RATES),
+            *(Case("cdo-dsac", {**cdo(rate, 0), "slots": SLOTS, "slot_s": slot_s}, 4) for rate, slot_s in SHORT),
+        ],
+        100,
+    ),
     "two": (cases(RATES, 2, 4), 60),
     "ten": (cases(RATES, 10, 2), 60),
     "twenty": (cases(RATES, 20, 1), 60),
