@@ -15,10 +15,11 @@ SCHEMES = (*PAPERS, *BESIDE)
 
 def main() -> None:
     results = Results()
+    schemes = [scheme for scheme in SCHEMES if results.rates_of(scheme)]
     names = ["all", *(str(n) for n in range(len(results.networks)))]
     chart, axes = plt.subplots(2, len(names), figsize=(15, 7), sharex=True, layout="constrained")
     for column, network in enumerate(names):
-        for scheme in SCHEMES:
+        for scheme in schemes:
             for row, (measure, unit) in enumerate((("latency_s", MILLI), ("in_time", 0.01))):
                 rates = results.rates_of(scheme)
                 found = [results.estimate(scheme, rate, measure, network) for rate in rates]
@@ -35,7 +36,7 @@ def main() -> None:
         ("In time, %", "in_time", 0.01, 1),
     ):
         rows = []
-        for scheme in SCHEMES:
+        for scheme in schemes:
             cells = [
                 results.estimate(scheme, rate, measure) if results.has(scheme, rate) else None for rate in results.rates
             ]

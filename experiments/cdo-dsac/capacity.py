@@ -16,11 +16,12 @@ SCHEMES = (*PAPERS, *BESIDE)
 
 def main() -> None:
     results = Results()
+    schemes = [scheme for scheme in SCHEMES if results.has(scheme, RATE)]
     capacities = sorted(int(key) for key in results.parts["cdo-dsac", RATE]["measured"])
     names = ["all", *(str(n) for n in range(len(results.networks)))]
     chart, axes = plt.subplots(2, len(names), figsize=(15, 7), sharex=True, layout="constrained")
     for column, network in enumerate(names):
-        for scheme in SCHEMES:
+        for scheme in schemes:
             for row, (measure, unit) in enumerate((("latency_s", MILLI), ("in_time", 0.01))):
                 found = [results.estimate(scheme, RATE, measure, network, capacity=n) for n in capacities]
                 line(axes[row, column], capacities, found, scheme, unit)
@@ -34,7 +35,7 @@ def main() -> None:
     finish(chart, "capacity")
     for title, measure, unit in (("Mean latency, ms", "latency_s", MILLI), ("In time, %", "in_time", 0.01)):
         rows = []
-        for scheme in SCHEMES:
+        for scheme in schemes:
             cells = [results.estimate(scheme, RATE, measure, capacity=n) for n in capacities]
             rows.append([NAMES[scheme][0], *(f"{c.mean / unit:.1f} ±{c.half / unit:.1f}" for c in cells)])
         print(f"\n{title}\n\n" + table(["capacity", *map(str, capacities)], rows))

@@ -8,7 +8,7 @@ last value; Greedy and Random, which do not learn, are level. Writes results/con
 """
 
 import numpy as np
-from figures import NAMES, PAPERS, Results, finish, plt
+from figures import NAMES, PAPERS, Results, finish, plain_log, plt
 
 from coinfer.units import MILLI
 
@@ -31,14 +31,15 @@ def main() -> None:
         mean, spread = values.mean(1) / MILLI, values.std(1, ddof=1) / MILLI
         axes.plot(episodes, mean, color=colour, marker=marker, ms=3, lw=1.2, label=name)
         if scheme in PAPERS:
-            axes.fill_between(episodes, np.maximum(mean - spread, 0), mean + spread, color=colour, alpha=0.15, lw=0)
+            axes.fill_between(episodes, np.maximum(mean - spread, 1), mean + spread, color=colour, alpha=0.15, lw=0)
     for scheme in LEVEL:
         name, colour, _ = NAMES[scheme]
         level = float(results.curve(scheme, RATE, "latency_s")[1].mean()) / MILLI
         axes.axhline(level, color=colour, ls="--", lw=1, label=f"{name} (level)")
-    axes.set(ylim=(0, 600), xlabel="episodes of 100 slots, all worlds of a seed", ylabel="mean latency, ms")
+    plain_log(axes)
+    axes.set(ylim=(100, 1700), xlabel="episodes of 100 slots, all worlds of a seed", ylabel="mean latency, ms")
     axes.set_title("mean of ten seeds; standard deviation of the paper's schemes")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=2, loc="upper right")
     finish(chart, "convergence")
 
 

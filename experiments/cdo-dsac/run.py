@@ -31,10 +31,9 @@ HERE = Path(__file__).resolve().parent
 RATES, BASE_RATE = (0.4, 0.8, 1.2, 1.6, 2.0), 2.0
 CAPACITIES, BASE_CAPACITY = (20, 25, 30, 35, 40, 45), 30
 EVERYWHERE = (
-    "cdo-dsac", "ddpg", "ddpg-flat", "ddpg-running", "online-rl", "online-rl-running", "greedy", "random",
-    "two-choices", "sequential-greedy",
+    "cdo-dsac", "ddpg", "ddpg-running", "online-rl", "greedy", "random", "two-choices", "sequential-greedy",
 )  # fmt: skip
-AT_BASE = ("cdo-dsac-seen", "cdo-dsac-ranked", "cdo-dsac-flat")
+AT_BASE = ("ddpg-flat", "online-rl-running", "cdo-dsac-seen", "cdo-dsac-ranked", "cdo-dsac-flat")
 SEEDS, EPISODES = 10, 8
 CONSOLE = Console(highlight=False)
 
