@@ -37,7 +37,7 @@ def main() -> None:
         level = float(results.curve(scheme, RATE, "latency_s")[1].mean()) / MILLI
         axes.axhline(level, color=colour, ls="--", lw=1, label=f"{name} (level)")
     plain_log(axes)
-    axes.set(ylim=(100, 1700), xlabel="episodes of 100 slots, all worlds of a seed", ylabel="mean latency, ms")
+    axes.set(ylim=(100, 5000), xlabel="episodes of 100 slots, all worlds of a seed", ylabel="mean latency, ms")
     axes.set_title("mean of ten seeds; standard deviation of the paper's schemes")
     axes.legend(fontsize=8, ncols=2, loc="upper right")
     finish(chart, "convergence")
