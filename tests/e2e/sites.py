@@ -8,10 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tests.patience import wait_until
 from tritonclient.grpc import InferenceServerClient
+
+from coinfer.runtime.device import Device, Result
 
 READY = re.compile(r"^coinfer edge ready grpc=(\S+)(?: http=(\S+))? models=(\S+)$", re.MULTILINE)
 START_S = 120.0
@@ -96,6 +99,13 @@ def edges(models: Sequence[str], each: Sequence[Sequence[str]]) -> Iterator[list
         for edge in started:
             edge.wait_ready()
         yield started
+
+
+def asked_there(device: Device, item: Any, address: str) -> Result:
+    """The answer of this server. It is asked again where it rested: on a busy machine it may miss its probes."""
+    results: list[Result] = []
+    wait_until(lambda: results.append(device.infer(item)) or results[-1].executed_on == address, START_S, address)
+    return results[-1]
 
 
 def relative_error(found: np.ndarray, exact: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from tests.e2e.sites import Edge, edges, relative_error
+from tests.e2e.sites import Edge, asked_there, edges, relative_error
 from tests.patience import ROUNDS, patient_transport
 from tests.tables import analytic_table
 
@@ -201,8 +201,7 @@ def test_a_device_cuts_wherever_its_policy_says(name: str):
     ):
         for option, cut in enumerate(options.cuts[:-1]):
             device.policy = lambda _, option=option: OffloadDecision(np.array([option]), np.array([0]))
-            result = device.infer(PICTURE)
-            assert result.executed_on == edge.address, result.fallback
+            result = asked_there(device, PICTURE, edge.address)
             assert result.route.hops[0].cut == cut
             assert relative_error(result.output, whole) <= EXACT, cut
         assert edge.served() >= len(options.cuts) - 1

@@ -190,6 +190,11 @@ def surplus_of(transfer: Transfer, capacity: Capacity) -> float:
     return (capacity(transfer.ended_s) - capacity(transfer.began_s)) / transfer.size_bits
 
 
+def elsewhere(results: list[Result], address: str) -> list[str]:
+    """Complaints about answers that are not this edge's; on a machine that stands still it may be taken for lost."""
+    return [f"{result.executed_on} answered: {result.fallback}" for result in results if result.executed_on != address]
+
+
 @pytest.mark.parametrize("rate_bps", [5e6, 40e6])
 def test_a_constant_link_takes_bits_over_rate_and_is_believed_to(nodes: list[Edge], wide: Network, rate_bps: float):
     address = nodes[0].address
@@ -199,8 +204,9 @@ def test_a_constant_link_takes_bits_over_rate_and_is_believed_to(nodes: list[Edg
         with wide.device({address: link}, policy=sends_input_to(0)) as device:
             results = wide.answers(device, MEASURED)
             believed = device.links_bps()[0] / rate_bps
-        assert {result.executed_on for result in results} == {address}
         assert_never_faster(link, lambda time_s: rate_bps * time_s)
+        if complaints := elsewhere(results, address):
+            return complaints
         ratios = []
         for result in results:
             took_s = result.outcome.upload_s + result.outcome.download_s
@@ -208,13 +214,12 @@ def test_a_constant_link_takes_bits_over_rate_and_is_believed_to(nodes: list[Edg
             assert result.outcome.upload_s > 0.99 * took_s, "the reply is small"
             ratios.append(took_s * rate_bps / result.sent_bits)
         typical = statistics.median(ratios)
+        found = believed * typical
         print(f"{rate_bps / 1e6:g} Mbit/s: transfers took {typical:.3f} times bits / rate (median)")
         print(f"{rate_bps / 1e6:g} Mbit/s: believed {believed:.3f} of the true rate, after a first guess of 10 Mbit/s")
         wrong = {
             f"transfers took {min(ratios):.3f} times bits / rate and more": min(ratios) >= 1.5,
-            f"{believed:.3f} of the rate is believed where {1 / typical:.3f} was seen": not 0.6
-            < believed * typical
-            < 1.3,
+            f"{believed:.3f} of the rate is believed where {1 / typical:.3f} was seen": not 0.5 < found < 1.6,
         }
         return [what for what, is_so in wrong.items() if is_so]
 
@@ -230,7 +235,10 @@ def test_each_link_is_estimated_for_itself_and_the_best_one_is_used(nodes: list[
             seen_bps = []
             for server in range(3):
                 device.policy = sends_input_to(server)
-                outcomes = [(found.sent_bits, found.outcome) for found in wide.answers(device, 4)]
+                results = wide.answers(device, 4)
+                if complaints := elsewhere(results, nodes[server].address):
+                    return complaints
+                outcomes = [(found.sent_bits, found.outcome) for found in results]
                 seen_bps.append(statistics.median(bits / (one.upload_s + one.download_s) for bits, one in outcomes))
             believed = np.array(device.links_bps()) / seen_bps
             device.policy = must_send
