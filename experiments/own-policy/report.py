@@ -24,6 +24,8 @@ from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 CONSOLE = Console(highlight=False, width=160)
+OURS = ("five", "wide", "learned")
+"""Trained on 5 servers, on 5 in shorter slots, too, and what is shipped."""
 RIVALS = ("sequential-greedy", "two-choices", "insertion-memory")
 COLOURS = {
     "two-choices": "#999999",
@@ -139,17 +141,17 @@ def servers_group(found: Found) -> list[Compared]:
     for servers in SERVERS:
         at = {"group": "servers", "servers": servers}
         row = [str(servers)]
-        for policy in ("sequential-greedy", "insertion", "five", "learned"):
+        for policy in ("sequential-greedy", "insertion", *OURS):
             values = found.values("mean_s", policy=policy, **at)
             row.append("-" if values is None else f"{1e3 * values.mean():.2f} ms")
-        for ours in ("five", "learned"):
+        for ours in OURS:
             spot = ON_THE_SPOT.get(servers)
             one = compared(found, ours, spot, f"{ours}, {servers} servers", **at) if spot and spot != ours else None
             row += one.text() if one else ["-", "-"]
             kept += [one] if one else []
         rows.append(row)
-    heads = [head for ours in ("five", "learned") for head in (f"latency, {ours} to on the spot", "success")]
-    table(["servers", "sequential greedy", "insertion", "five", "learned", *heads], rows)
+    heads = [head for ours in OURS for head in (f"latency, {ours} to on the spot", "success")]
+    table(["servers", "sequential greedy", "insertion", *OURS, *heads], rows)
     return kept
 
 
@@ -190,7 +192,7 @@ def draw_servers(found: Found, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6, 3.8))
     greedy = {n: found.values("mean_s", group="servers", servers=n, policy="sequential-greedy") for n in SERVERS}
     spots = {n: found.values("mean_s", group="servers", servers=n, policy=name) for n, name in ON_THE_SPOT.items()}
-    lines = {"insertion": "#2ca02c", "five": "#ff7f0e", "learned": "#d62728"}
+    lines = {"insertion": "#2ca02c", "five": "#ffb27f", "wide": "#ff7f0e", "learned": "#d62728"}
     for policy, colour in lines.items():
         values = {n: found.values("mean_s", group="servers", servers=n, policy=policy) for n in SERVERS}
         both = [(n, mine, greedy[n]) for n, mine in values.items() if mine is not None and greedy[n] is not None]
@@ -199,7 +201,7 @@ def draw_servers(found: Found, path: Path) -> None:
     points = [mine.mean() / other.mean() for _, mine, other in both]
     axis.plot([n for n, *_ in both], points, "kx", ms=9, mew=2, label="trained on the spot")
     axis.axhline(1, color="#1f77b4", lw=1, label="sequential greedy")
-    axis.set_xlabel("servers (`five` saw 5 in training)")
+    axis.set_xlabel("servers (`five` and `wide` saw 5 in training)")
     axis.set_ylabel("mean latency / sequential greedy's")
     axis.set_xticks(SERVERS)
     axis.grid(alpha=0.3)
@@ -211,7 +213,7 @@ def draw_servers(found: Found, path: Path) -> None:
 def draw_training(folder: Path, path: Path) -> None:
     """What training saw, generation by generation."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
-    for name in ("all", "five", "two", "ten", "twenty"):
+    for name in ("all", "five", "wide", "two", "ten", "twenty"):
         if not (folder / f"{name}.json").exists():
             continue
         history = json.loads((folder / f"{name}.json").read_text())["history"]
