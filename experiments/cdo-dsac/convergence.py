@@ -14,7 +14,7 @@ from coinfer.units import MILLI
 
 RATE = 2.0
 LEARNERS = (
-    "cdo-dsac", "cdo-dsac-seen", "cdo-dsac-ranked", "cdo-dsac-flat", "ddpg", "ddpg-flat", "ddpg-running", "online-rl",
+    "cdo-dsac", "cdo-dsac-seen", "cdo-dsac-flat", "cdo-dsac-ranked", "ddpg", "ddpg-flat", "ddpg-running", "online-rl",
     "online-rl-running",
 )  # fmt: skip
 LEVEL = ("greedy", "random", "sequential-greedy")

@@ -35,8 +35,8 @@ def main() -> None:
         line(axes, list(found), list(found.values()), scheme, 1.0)
         text = {rate: f"{one.mean:.0f} ±{one.half:.0f}" for rate, one in found.items()}
         rows.append([NAMES[scheme][0], *(text.get(rate, "") for rate in results.rates)])
-    axes.set(xlabel="arrival rate", ylabel="episodes until converged", ylim=(0, None))
-    axes.legend()
+    axes.set(xlabel="arrival rate", ylabel="episodes until converged", ylim=(0, 85))
+    axes.legend(fontsize=8, ncols=2, loc="upper center")
     finish(chart, "exploration_cost")
     print("\nEpisodes until converged\n\n" + table(["arrival rate", *(f"{rate:g}" for rate in results.rates)], rows))
 

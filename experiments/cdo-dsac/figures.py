@@ -25,7 +25,7 @@ NAMES = {
     "sequential-greedy": ("sequential greedy", "black", "+"),
     "cdo-dsac-seen": ("CDO-DSAC, queues as seen", "C5", "o"),
     "cdo-dsac-flat": ("CDO-DSAC, the paper's network", "C8", "o"),
-    "cdo-dsac-ranked": ("the same, servers by load", "tan", "o"),
+    "cdo-dsac-ranked": ("CDO-DSAC, the same, servers by load", "tan", "o"),
     "ddpg-flat": ("DDPG, servers by number", "lightblue", "s"),
     "ddpg-running": ("DDPG, inputs of CDO-DSAC", "C9", "s"),
     "online-rl-running": ("Online RL, counting its own", "C6", "^"),
@@ -83,6 +83,7 @@ def line(axes: Any, at: Any, estimates: list[Estimate], scheme: str, unit: float
 def plain_log(axes: Any) -> None:
     """A logarithmic axis of y with plain numbers."""
     axes.set_yscale("log")
+    axes.set_ylim(bottom=20)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
