@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from tests.e2e.sites import Edge, asked_there, edges, relative_error
-from tests.patience import ROUNDS, patient_transport
+from tests.patience import patient_transport
 from tests.tables import analytic_table
 
 from coinfer.graph import zoo
@@ -30,6 +31,7 @@ SENT_IN_8_BITS = 0.1
 PICTURE = load_images()[0][1]
 TIMEOUT_S = 200.0
 """Only ends a test that has failed."""
+TRIES, AGAIN_S = 30, 0.5
 DAGS = ("googlenet", "mobilenetv2", "resnet32")
 LARGE_PARAMS = 50e6
 """Networks over this take a second to open a piece: only at useful cuts here, at all of them in tests/graph."""
@@ -73,13 +75,14 @@ class Site:
 
     def ask(self, cuts: Sequence[tuple[str, ...]], bits: int = 32) -> InferReply:
         """The reply to `send`. An edge takes the next one for lost that answers no ping for half a second, as it may on
-        a busy machine; then once more."""
-        for _ in range(ROUNDS - 1):
+        a busy machine; then it is asked once more when it may have connected again."""
+        for _ in range(TRIES - 1):
             try:
                 return self.send(cuts, bits).result()
             except TransportError as error:
                 if error.code != "UNAVAILABLE":
                     raise
+                time.sleep(AGAIN_S)
         return self.send(cuts, bits).result()
 
     def answer(self, reply: InferReply) -> np.ndarray:
@@ -134,10 +137,11 @@ def test_a_device_follows_routes_over_several_edges(site: Site):
             cuts = [useful[i] for i in sorted(rng.sample(range(len(useful)), count))]
             hops = zip(["device", *addresses], [*cuts, site.graph.outputs], strict=False)
             route = Route(tuple(Hop(node, cut, 32) for node, cut in hops), 0, math.inf)
-            for _ in range(ROUNDS):
+            for _ in range(TRIES):
                 result = device.follow(route, PICTURE)
                 if "UNAVAILABLE" not in result.fallback:  # as in `Site.ask`
                     break
+                time.sleep(AGAIN_S)
             assert relative_error(result.output, site.whole) <= EXACT, cuts
             assert (result.executed_on, result.fallback) == (addresses[count - 1], "")
             assert sum(result.outcome[:5]) == pytest.approx(result.outcome.latency_s)
