@@ -40,17 +40,8 @@ from coinfer.learners.stacked import below, prefixed
 from coinfer.learners.updater import broadcast, choose
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
-from coinfer.policies.offer_policy import MakeFeatures, OfferNet
-from coinfer.policies.offers import (
-    OFFER_FEATURES,
-    Offers,
-    fixed_cut,
-    flat_features,
-    joint,
-    offer_features,
-    ranked_cut,
-    ranked_features,
-)
+from coinfer.policies.offer_policy import MakeFeatures, OfferNet, features_for, offers_for
+from coinfer.policies.offers import OFFER_FEATURES, Offers, joint
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadObservation
 
@@ -198,16 +189,12 @@ def best_agents(learner: CdoDsac) -> Tensor:
 
 
 def offers_of(settings: CdoSettings) -> Callable[[OffloadObservation], Offers]:
-    if settings.cuts == "joint":
-        return joint
-    return ranked_cut if settings.form == "ranked" else fixed_cut
+    return joint if settings.cuts == "joint" else offers_for(settings.form)
 
 
 def features_of(settings: CdoSettings, most: int | None = None) -> MakeFeatures:
     """`most` as of `policies.offers.running_s`."""
-    if settings.form != "places":
-        return flat_features if settings.form == "flat" else ranked_features
-    return lambda seen, offers: offer_features(seen, offers, settings.running, most)
+    return features_for(settings.form, settings.running, most)
 
 
 def net_of(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0) -> Net:

@@ -27,15 +27,8 @@ from coinfer.learners.records import Transition, View
 from coinfer.learners.stacked import FORBIDDEN, Adam, below, falling, follow, prefixed, uniform
 from coinfer.physics import random
 from coinfer.policies.nets import Mlp, Net
-from coinfer.policies.offer_policy import MakeFeatures, MakeOffers, OfferNet
-from coinfer.policies.offers import (
-    OFFER_FEATURES,
-    fixed_cut,
-    flat_features,
-    offer_features,
-    ranked_cut,
-    ranked_features,
-)
+from coinfer.policies.offer_policy import MakeFeatures, MakeOffers, OfferNet, features_for, offers_for
+from coinfer.policies.offers import OFFER_FEATURES
 from coinfer.scenario.world import OffloadWorld
 
 _ACTOR, _CRITIC, _NOISE = range(3)
@@ -207,13 +200,11 @@ def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
 
 def features_of(settings: DdpgSettings, most: int | None = None) -> MakeFeatures:
     """`most` as of `policies.offers.running_s`."""
-    if settings.form != "places":
-        return flat_features if settings.form == "flat" else ranked_features
-    return lambda seen, offers: offer_features(seen, offers, settings.running, most)
+    return features_for(settings.form, settings.running, most)
 
 
 def offers_of(settings: DdpgSettings) -> MakeOffers:
-    return ranked_cut if settings.form == "ranked" else fixed_cut
+    return offers_for(settings.form)
 
 
 def nets_of(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:

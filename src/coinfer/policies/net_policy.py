@@ -29,13 +29,11 @@ class NetPolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
-        seen = OffloadObservation(
-            *(torch.as_tensor(field) if _is_whole(field) else torch.as_tensor(field).double() for field in observation)
-        )
+        seen = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))
         found = choices(seen)
         numbers = self.net(self.flat.double(), self.features(seen)[None])[0]
         return found.decision(torch.where(found.mask, numbers, -torch.inf).argmax(-1))
 
 
-def _is_whole(field: Tensor | float) -> bool:
-    return isinstance(field, Tensor) and not field.is_floating_point()
+def _widened(field: Tensor) -> Tensor:
+    return field.double() if field.is_floating_point() else field

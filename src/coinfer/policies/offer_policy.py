@@ -7,11 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.policies.nets import Mlp, Net
-from coinfer.policies.offers import Offers
+from coinfer.policies.offers import (
+    Offers,
+    fixed_cut,
+    flat_features,
+    offer_features,
+    ranked_cut,
+    ranked_features,
+)
 from coinfer.types import OffloadDecision, OffloadObservation
 
 MakeOffers = Callable[[OffloadObservation], Offers]
 MakeFeatures = Callable[[OffloadObservation, Offers], Tensor]
+
+
+def offers_for(form: str) -> MakeOffers:
+    """What a network of such a form (`places`, `flat` or `ranked`) chooses from, the cut being fixed."""
+    return ranked_cut if form == "ranked" else fixed_cut
+
+
+def features_for(form: str, running: bool, most: int | None = None) -> MakeFeatures:
+    """What it is told; `running` and `most` as of `offers.offer_features`, for form `places`."""
+    if form != "places":
+        return flat_features if form == "flat" else ranked_features
+    return lambda seen, offers: offer_features(seen, offers, running, most)
 
 
 @dataclass(frozen=True)
