@@ -5,13 +5,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from coinfer.version import __version__
+
 if TYPE_CHECKING:
     from coinfer.graph.ir import ModelGraph
     from coinfer.graph.zoo import open_model
     from coinfer.runtime.device import Device, Result
 
-__all__ = ["Device", "ModelGraph", "Result", "open_model"]
-__version__ = "0.1.0"
+__all__ = ["Device", "ModelGraph", "Result", "__version__", "open_model"]
 
 _HOMES = {
     "Device": "coinfer.runtime.device",

@@ -15,6 +15,7 @@ from coinfer.cli_simulate import simulate
 from coinfer.cli_train import train
 from coinfer.console import console
 from coinfer.types import UserError
+from coinfer.version import __version__
 
 app = typer.Typer(
     name="coinfer",
@@ -47,6 +48,20 @@ ConfidenceLoss = Annotated[
     float | None, typer.Option(help="Choose these entropies so that so much accuracy is lost at most, such as 0.005.")
 ]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"coinfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
 
 
 app.command()(simulate)

@@ -4,11 +4,11 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from coinfer import __version__
 from coinfer.runtime import framing
 from coinfer.runtime.messages import MAX_NAME_BYTES, invalid
 from coinfer.runtime.metrics import ModelStats
 from coinfer.runtime.served import VERSION, Served
+from coinfer.version import __version__
 
 pb: Any = service_pb2
 config_pb: Any = model_config_pb2

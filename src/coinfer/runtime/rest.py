@@ -14,13 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coinfer import __version__
 from coinfer.runtime import control, rest_messages
 from coinfer.runtime.messages import Code, InferReply, WireError, invalid, too_large
 from coinfer.runtime.metrics import Exposition, ModelStats
 from coinfer.runtime.served import VERSION, Served
 from coinfer.runtime.service import EdgeService, PortError
 from coinfer.units import MIB
+from coinfer.version import __version__
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 STATUS: dict[Code, int] = {
