@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from coinfer.envs import gym_adapter, offload
-from coinfer.envs.sb3_adapter import Sb3Vector
-from coinfer.envs.torchrl_adapter import EdgeEnv
-from coinfer.policies.heuristics import OFFLOAD
+from coinfer.envs import offload
+from coinfer.envs.adapters import gymnasium_env
+from coinfer.envs.adapters.sb3_env import Sb3Vector
+from coinfer.envs.adapters.torchrl_env import EdgeEnv
+from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.scenario.compile import open_world
 
 TASKS, SLOTS, BAR = 10, 4, 300_000
@@ -29,14 +30,14 @@ CHANGES = {"arrivals": {"kind": "fixed", "tasks": TASKS}, "tasks_per_slot": TASK
 
 
 def through_gymnasium(worlds: int) -> Callable[[], object]:
-    envs = gymnasium.make_vec(gym_adapter.ID, num_envs=worlds, scenario="cdo-dsac", changes=CHANGES)
+    envs = gymnasium.make_vec(gymnasium_env.ID, num_envs=worlds, scenario="cdo-dsac", changes=CHANGES)
     envs.reset(seed=0)
     action = envs.action_space.sample()
     return lambda: [envs.step(action) for _ in range(SLOTS)]
 
 
 def through_stable_baselines3(worlds: int) -> Callable[[], object]:
-    copies = Sb3Vector(gym_adapter.EdgeVector(worlds, "cdo-dsac", CHANGES))
+    copies = Sb3Vector(gymnasium_env.EdgeVector(worlds, "cdo-dsac", CHANGES))
     copies.reset()
     action = np.zeros((worlds, TASKS), dtype=np.int64)
     return lambda: [copies.step(action) for _ in range(SLOTS)]

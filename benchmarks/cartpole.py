@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torchrl_sac import TorchRlSac, TorchRlSettings
 
-from coinfer.learners.cartpole import CartPole
-from coinfer.learners.loop import Loop, LoopSettings
-from coinfer.learners.records import View
-from coinfer.learners.sac import Sac, SacSettings
 from coinfer.physics import random
-from coinfer.policies.nets import Mlp
+from coinfer.policies.learned.nets import Mlp
+from coinfer.rl.algorithms.sac import Sac, SacSettings
+from coinfer.rl.core.cartpole import CartPole
+from coinfer.rl.core.loop import Loop, LoopSettings
+from coinfer.rl.core.records import View
 
 SOLVED, BUDGET = 475.0, 50_000
 WORLDS, HIDDEN, RATE, BATCH, WARMUP, UPDATES, FOLLOW = 8, (128, 128), 1e-3, 128, 100, 4, 0.02

@@ -27,10 +27,11 @@ from typing import Any
 import harness
 import torch
 
-from coinfer.learners import cdo_dsac, cluster
-from coinfer.learners.agents import Loss, Setting
-from coinfer.learners.loop import run
-from coinfer.learners.training import Report, drive
+from coinfer.rl.algorithms import cdo_dsac
+from coinfer.rl.core.loop import run
+from coinfer.rl.core.training import Report, drive
+from coinfer.rl.distributed import ray_workers
+from coinfer.rl.distributed.coordinator import Loss, Setting
 from coinfer.scenario.compile import open_world
 
 SOON_S, LATE_S = 0.2, 2.0
@@ -74,7 +75,7 @@ def speed(setting: Setting, address: str) -> dict[str, harness.Figure]:
                 marks.append((time.monotonic(), at.round))
 
         if name == "cluster":
-            with cluster.playing(setting, address) as play:
+            with ray_workers.playing(setting, address) as play:
                 drive(loop, {}, play=play, progress=mark)
         else:
             run(loop, mark)
@@ -87,7 +88,7 @@ def disturbed(setting: Setting, nodes: Any, kills: int) -> tuple[str, list[tuple
     """Hash of the final state, and the losses by what was killed."""
     losses: list[Loss] = []
     killed: list[str] = []
-    crews: list[cluster.RayCrew] = []
+    crews: list[ray_workers.RayCrew] = []
     drawn = random.Random(0)
 
     def node() -> None:
@@ -106,7 +107,7 @@ def disturbed(setting: Setting, nodes: Any, kills: int) -> tuple[str, list[tuple
         pid = crews[0].seats()[member].pid
         Timer(drawn.uniform(SOON_S, LATE_S), os.kill, (pid, signal.SIGKILL)).start()
 
-    with cluster.playing(setting, nodes.address, told=losses.append, seated=crews.append) as play:
+    with ray_workers.playing(setting, nodes.address, told=losses.append, seated=crews.append) as play:
         digest = drive(setting.loop(), {}, play=play, progress=kill if kills else lambda _: None)
     return digest, list(zip(killed, losses, strict=False))
 

@@ -16,9 +16,9 @@ import harness
 import numpy as np
 
 from coinfer.graph.ir import ImageInput
-from coinfer.runtime import codec
-from coinfer.runtime.allocator import keep_freed_memory
+from coinfer.runtime.codec import codec
 from coinfer.runtime.images import load_images, to_pixels
+from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.units import MILLI
 
 SHAPE = (1, 256, 56, 56)

@@ -17,10 +17,10 @@ import numpy as np
 
 from coinfer.demo.cluster import edges
 from coinfer.graph.segment import save_model
-from coinfer.graph.zoo import open_model
+from coinfer.graph.zoo.networks import open_model
 from coinfer.profile.measure import random_samples
-from coinfer.runtime.messages import InferRequest, from_array
-from coinfer.runtime.rpc import GrpcTransport, client_options
+from coinfer.runtime.protocol.messages import InferRequest, from_array
+from coinfer.runtime.transport.grpc_transport import GrpcTransport, client_options
 
 MODELS = ("resnet50", "mobilenetv2")
 BARE = """

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from coinfer.profile.predict import KINDS, OpRegressor
+from coinfer.resources import OP_REGRESSORS
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = ROOT / "src/coinfer/data/op_regressors.json"
 RESULT = ROOT / "benchmarks/results/op_regressors.json"
 SOURCE = "fitted to github:Tjyy-1223/Neurosurgeon, commit 0f352d82, predictor/dataset (machines not named there)"
 FOLDS = 5
@@ -49,8 +49,10 @@ def main() -> None:
         median, p90 = float(np.median(error)), float(np.quantile(error, 0.9))
         errors.setdefault(side, {})[kind] = {"rows": len(group), "median": round(median, 4), "p90": round(p90, 4)}
         print(f"{side:5s} {kind:10s} {len(group):6d} rows  held-out error: median {median:6.1%}  p90 {p90:6.1%}")
-    SHIPPED.parent.mkdir(parents=True, exist_ok=True)
-    SHIPPED.write_text(json.dumps({"source": SOURCE, "held_out_relative_error": errors, "sides": sides}, indent=1))
+    OP_REGRESSORS.parent.mkdir(parents=True, exist_ok=True)
+    OP_REGRESSORS.write_text(
+        json.dumps({"source": SOURCE, "held_out_relative_error": errors, "sides": sides}, indent=1)
+    )
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     command = "python benchmarks/fit_regressors.py OP_LATENCY_CSV"
     RESULT.write_text(json.dumps({"command": command, "source": SOURCE, "held_out_relative_error": errors}, indent=2))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-CATALOGUE = Path(__file__).resolve().parent.parent / "src/coinfer/data/devices.csv"
+from coinfer.resources import DEVICES
+
 NCNN = "github:Tencent/ncnn commit a4d2ea1d benchmark/README.md (BSD-3-Clause)"
 TIMM = "github:huggingface/pytorch-image-models commit aa4b5850 results/benchmark-infer (Apache-2.0)"
 
@@ -79,9 +80,9 @@ def main() -> None:
             for ours, theirs in NETWORKS.items()
         }
         out.append({"name": name, "description": description, "unit": unit, "source": source, **latency_s})
-    CATALOGUE.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(out).to_csv(CATALOGUE, index=False)
-    print(f"{len(out)} device classes in {CATALOGUE}")
+    DEVICES.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(out).to_csv(DEVICES, index=False)
+    print(f"{len(out)} device classes in {DEVICES}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.traces import COLUMNS, SHIPPED_TRACES
+from coinfer.resources import TRACES
+from coinfer.traces import COLUMNS
 from coinfer.units import BITS_PER_BYTE, MEGA
 
 SEED = 20240607
@@ -78,7 +79,7 @@ def text() -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path = SHIPPED_TRACES) -> None:
+def write(path: Path = TRACES) -> None:
     """Writes the compressed file, without a time stamp in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text().encode(), mtime=0))
@@ -86,4 +87,4 @@ def write(path: Path = SHIPPED_TRACES) -> None:
 
 if __name__ == "__main__":
     write()
-    print(f"wrote {SHIPPED_TRACES}")
+    print(f"wrote {TRACES}")

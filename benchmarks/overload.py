@@ -17,8 +17,8 @@ import harness
 import numpy as np
 
 from coinfer.demo.cluster import edges
-from coinfer.runtime.messages import InferRequest, TransportError, from_array
-from coinfer.runtime.rpc import GrpcTransport, client_options
+from coinfer.runtime.protocol.messages import InferRequest, TransportError, from_array
+from coinfer.runtime.transport.grpc_transport import GrpcTransport, client_options
 
 MODEL, SLOWDOWN = "resnet32", 40.0
 DEADLINE_SERVICES = 12

@@ -24,7 +24,7 @@ import networkx as nx
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo import ZOO, build
+from coinfer.graph.zoo.networks import ZOO, build
 from coinfer.partition.chain import chain, useful_heads
 from coinfer.partition.exhaustive import legal_heads
 from coinfer.partition.hull import Hull, best_of, server_hull

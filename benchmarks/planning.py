@@ -14,13 +14,13 @@ from contextlib import ExitStack
 import harness
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo import open_model
-from coinfer.profile.options import Options, compile_options
-from coinfer.runtime import planner
-from coinfer.runtime.device import Device
-from coinfer.runtime.messages import InferReply, InferRequest, LoadReport
+from coinfer.graph.zoo.networks import open_model
+from coinfer.options.compile import Options, compile_options
+from coinfer.runtime.device import planner
+from coinfer.runtime.device.device import Device
 from coinfer.runtime.profiling import profile_for
-from coinfer.runtime.transport import InMemoryTransport
+from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport
+from coinfer.runtime.transport.base import InMemoryTransport
 from coinfer.units import MILLI
 
 BAR_MS = 0.2

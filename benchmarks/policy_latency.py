@@ -26,12 +26,13 @@ import numpy as np
 import torch
 
 from coinfer.envs import offload
-from coinfer.policies import scorer, scorer_export, shipped
-from coinfer.policies.export import export
-from coinfer.policies.exported import ExportedPolicy
-from coinfer.policies.features import Features, rate_features, whole_features
-from coinfer.policies.net_policy import NetPolicy
-from coinfer.policies.nets import Mlp
+from coinfer.policies import shipped
+from coinfer.policies.learned import scorer, scorer_export
+from coinfer.policies.learned.export import export
+from coinfer.policies.learned.features import Features, rate_features, whole_features
+from coinfer.policies.learned.net_policy import NetPolicy
+from coinfer.policies.learned.nets import Mlp
+from coinfer.policies.onnx import ExportedPolicy
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation, Policy
 from coinfer.units import MILLI

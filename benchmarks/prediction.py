@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from coinfer.graph import zoo
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import open_session
+from coinfer.graph.zoo import networks
 from coinfer.profile.measure import WARM_UP, Engine, measure, random_samples, run_s, this_machine
 from coinfer.profile.table import ProfileTable
 
@@ -82,7 +82,7 @@ def summary(found: np.ndarray) -> dict[str, float | int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(zoo.ZOO), metavar="NAME", help="networks of the zoo")
+    parser.add_argument("--models", nargs="+", default=list(networks.ZOO), metavar="NAME", help="networks of the zoo")
     parser.add_argument("--segments", type=int, default=16, help="random segments of each network")
     parser.add_argument("--repeats", type=int, default=12, help="timed runs of each segment")
     parser.add_argument("--seed", type=int, default=0)
@@ -90,7 +90,7 @@ def main() -> None:
     settings = parser.parse_args()
     found = {}
     for name in settings.models:
-        graph = zoo.build(name)
+        graph = networks.build(name)
         table = measure(graph, random_samples(graph), engine=Engine(clock=time.thread_time))
         print(f"{name}: whole network {table.whole_s * 1e3:.2f} ms")
         found[name] = errors(graph, table, settings.segments, settings.repeats, settings.seed)

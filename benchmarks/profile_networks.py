@@ -1,7 +1,7 @@
 """Measures the networks that scenarios may name and writes src/coinfer/data/networks/*.json.
 
-Weights are random (coinfer.graph.zoo), so times, arithmetic and sizes mean something and answers do not. Inputs are the
-shipped photographs; payload sizes are those of the runtime's codec.
+Weights are random (coinfer.graph.zoo.networks), so times, arithmetic and sizes mean something and answers do not.
+Inputs are the shipped photographs; payload sizes are those of the runtime's codec.
 
     PYTHONPATH=src python benchmarks/profile_networks.py [NAME ...]
 """
@@ -11,23 +11,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from coinfer.graph import exits, zoo
+from coinfer.graph.zoo import early_exits, networks
+from coinfer.resources import NETWORKS
 from coinfer.runtime.profiling import measure_with_codec, samples_for
-from coinfer.scenario.network import FOLDER, network_table
+from coinfer.scenario.network import network_table
 
-TARGET = Path(__file__).resolve().parent.parent / "src" / "coinfer" / "data" / FOLDER
-NETWORKS = {**zoo.ZOO, **exits.EXITS}
+BUILDERS = {**networks.ZOO, **early_exits.EXITS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), help="which; all without")
-    parser.add_argument("--output", type=Path, default=TARGET, help="folder")
+    parser.add_argument("networks", nargs="*", default=list(BUILDERS), help="which; all without")
+    parser.add_argument("--output", type=Path, default=NETWORKS, help="folder")
     arguments = parser.parse_args()
     console = Console(highlight=False)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name in arguments.networks:
-        graph = NETWORKS[name](0)
+        graph = BUILDERS[name](0)
         chains = [graph.pruned((output,)) for output in graph.outputs]
         tables = [measure_with_codec(chain, 1, samples_for(chain)) for chain in chains]
         table = network_table(graph, tables)

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from harness import CONSOLE, parser, rounds, write
 
-from coinfer.envs import blocks, offload, reference, reference_blocks, rewards
-from coinfer.policies import blocks as block_policies
-from coinfer.policies import heuristics
+from coinfer.envs import blocks, offload, rewards
+from coinfer.envs.reference import blocks as reference_blocks
+from coinfer.envs.reference import offload as reference
+from coinfer.policies.heuristics import blocks as block_policies
+from coinfer.policies.heuristics import offload as heuristics
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import OffloadWorld
 

@@ -19,7 +19,9 @@ import harness
 import numpy as np
 import torch
 
-from coinfer.envs import blocks, chance, offload, reference, reference_blocks, rewards
+from coinfer.envs import blocks, exogenous, offload, rewards
+from coinfer.envs.reference import blocks as reference_blocks
+from coinfer.envs.reference import offload as reference
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 from coinfer.types import BlocksDecision, OffloadDecision
@@ -86,7 +88,7 @@ def tasks_a_slot(env: Any, tables: Any) -> float:
     """Mean over many worlds and over the slots of an episode."""
     state, slots = env.reset(tables, torch.arange(256)), tables.edge.edge.slots
     picked = np.unique(np.linspace(0, slots - 1, 50).astype(int))
-    masks = [chance.draw(tables.edge, state.seed, state.slot + int(slot)).task_mask for slot in picked]
+    masks = [exogenous.draw(tables.edge, state.seed, state.slot + int(slot)).task_mask for slot in picked]
     return float(np.mean([mask.sum(-1).float().mean().item() for mask in masks]))
 
 

@@ -21,16 +21,16 @@ from coinfer.demo.cluster import edges
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import split
 from coinfer.graph.session import open_session
-from coinfer.graph.zoo import open_model
+from coinfer.graph.zoo.networks import open_model
+from coinfer.options.compile import Options, compile_options
 from coinfer.profile.measure import measure, random_samples
-from coinfer.profile.options import Options, compile_options
 from coinfer.profile.payloads import Codec
 from coinfer.profile.table import ProfileTable
-from coinfer.runtime import codec
-from coinfer.runtime.allocator import keep_freed_memory
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device import Device, Result
-from coinfer.runtime.links import Link
+from coinfer.runtime.codec import codec
+from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.emulation.links import Link
+from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.profiling import profile_for
 from coinfer.traces import Trace
 from coinfer.types import OffloadDecision, OffloadObservation

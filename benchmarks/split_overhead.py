@@ -20,10 +20,10 @@ from split_latency import mid_cut
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment, split
 from coinfer.graph.session import open_session
-from coinfer.graph.zoo import open_model
+from coinfer.graph.zoo.networks import open_model
+from coinfer.options.compile import compile_options
 from coinfer.profile.measure import random_samples
-from coinfer.profile.options import compile_options
-from coinfer.runtime import planner
+from coinfer.runtime.device import planner
 from coinfer.runtime.profiling import profile_for
 
 BAR = 1.02

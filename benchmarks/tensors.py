@@ -17,23 +17,23 @@ import grpc
 import harness
 import numpy as np
 
-from coinfer.runtime import codec
-from coinfer.runtime.allocator import keep_freed_memory
-from coinfer.runtime.messages import InferRequest, from_array, to_array
-from coinfer.runtime.rpc import GrpcTransport, client_options
-from coinfer.runtime.served import ECHO
-from coinfer.runtime.tensors import pack, unpack
+from coinfer.runtime.codec import codec
+from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.edge.served_model import ECHO
+from coinfer.runtime.malloc import keep_freed_memory
+from coinfer.runtime.protocol.messages import InferRequest, from_array, to_array
+from coinfer.runtime.transport.grpc_transport import GrpcTransport, client_options
 from coinfer.units import MILLI
 
 BARS_MS = {"0.6 MB there and back": 2.0, "3.2 MB sent as 8 bits": 3.0}
 LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 EDGE = """
-from coinfer.runtime.edge import EdgeSettings, run_edge
+from coinfer.runtime.edge.server import EdgeSettings, run_edge
 run_edge(EdgeSettings((), grpc_port=0, http_port=None, echo=True))
 """
 BARE = """
 import asyncio, grpc
-from coinfer.runtime.allocator import keep_freed_memory
+from coinfer.runtime.malloc import keep_freed_memory
 keep_freed_memory()
 class Echo(grpc.GenericRpcHandler):
     def service(self, details):

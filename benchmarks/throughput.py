@@ -33,12 +33,12 @@ from coinfer.demo.cluster import edges
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import save_model, segment
 from coinfer.graph.session import open_session
-from coinfer.graph.zoo import open_model
+from coinfer.graph.zoo.networks import open_model
 from coinfer.profile.measure import random_samples
-from coinfer.runtime.allocator import keep_freed_memory
-from coinfer.runtime.messages import InferRequest, from_array
-from coinfer.runtime.rpc import SERVICE
-from coinfer.runtime.wire import request_bytes
+from coinfer.runtime.malloc import keep_freed_memory
+from coinfer.runtime.protocol.messages import InferRequest, from_array
+from coinfer.runtime.protocol.protobuf import request_bytes
+from coinfer.runtime.transport.grpc_transport import SERVICE
 
 BAR = 0.95
 MODELS = ("resnet50", "mobilenetv2")

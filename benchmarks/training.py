@@ -34,17 +34,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torchrl_sac import TorchRlSac, TorchRlSettings
 
-from coinfer.envs.worlds import reward_of
-from coinfer.learners import sac_d
-from coinfer.learners.dqn import Dqn
-from coinfer.learners.games import OffloadGame
-from coinfer.learners.loop import Loop
-from coinfer.learners.sac import Sac
+from coinfer.envs.batched_env import reward_of
 from coinfer.physics import random
-from coinfer.policies.choices import choices
-from coinfer.policies.features import rate_features
-from coinfer.policies.net_policy import NetPolicy
-from coinfer.policies.nets import Mlp
+from coinfer.policies.candidates import choices
+from coinfer.policies.learned.features import rate_features
+from coinfer.policies.learned.net_policy import NetPolicy
+from coinfer.policies.learned.nets import Mlp
+from coinfer.rl.algorithms import sac_d
+from coinfer.rl.algorithms.dqn import Dqn
+from coinfer.rl.algorithms.sac import Sac
+from coinfer.rl.core.loop import Loop
+from coinfer.rl.core.option_env import OffloadGame
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation, Policy
 

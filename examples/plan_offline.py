@@ -3,9 +3,9 @@
 import numpy as np
 
 import coinfer
+from coinfer.options.compile import compile_options
 from coinfer.partition.hull import Hull
 from coinfer.profile.devices import slowdown
-from coinfer.profile.options import compile_options
 from coinfer.runtime.profiling import profile_for
 
 graph = coinfer.open_model("alexnet-cifar")

@@ -10,8 +10,8 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
-from coinfer.envs.gym_adapter import EdgeVector
-from coinfer.envs.sb3_adapter import Sb3Vector
+from coinfer.envs.adapters.gymnasium_env import EdgeVector
+from coinfer.envs.adapters.sb3_env import Sb3Vector
 
 
 def mean_reward(agent: PPO, worlds: VecNormalize, slots: int = 50) -> float:

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 
-from coinfer.runtime.messages import DEFAULT_LIMIT_BYTES
-from coinfer.runtime.rpc import GrpcTransport, client_options
+from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
+from coinfer.runtime.transport.grpc_transport import GrpcTransport, client_options
 
 ROUNDS = 5
 

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.paths import ROOT
 
-from coinfer.graph import zoo
 from coinfer.graph.segment import save_model
-
-ROOT = Path(__file__).resolve().parent.parent
+from coinfer.graph.zoo import networks
 
 SCRIPT = """
 import importlib.util, pkgutil, re, subprocess, sys, time
@@ -21,12 +20,12 @@ from coinfer.types import DEVICE, OffloadDecision
 
 absent = ("torch", "matplotlib", "sklearn", "pandas", "openvino", "pytest")
 assert not any(importlib.util.find_spec(name) for name in absent), "the core pulls in what it should not"
-training = ("coinfer.envs", "coinfer.learners", "coinfer.policies", "coinfer.evaluate")
+training = ("coinfer.envs", "coinfer.rl", "coinfer.exit_training", "coinfer.policies", "coinfer.evaluate")
 training += ("coinfer.physics.queueing", "coinfer.physics.random", "coinfer.physics.wireless_power")
 for module in pkgutil.walk_packages(coinfer.__path__, "coinfer."):
     if not module.name.startswith(training) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-importlib.import_module("coinfer.policies.exported")
+importlib.import_module("coinfer.policies.onnx")
 
 command = [sys.executable, "-m", "coinfer", "edge", sys.argv[1], "--grpc-port", "0", "--http-port", "0"]
 edge = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -60,7 +59,7 @@ def test_core_installs_and_runs_without_torch(tmp_path: Path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
     subprocess.run([*install, str(ROOT)], check=True, cwd=tmp_path)
-    save_model(zoo.build("resnet32"), tmp_path / "resnet32.onnx")
+    save_model(networks.build("resnet32"), tmp_path / "resnet32.onnx")
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     command = [python, "-c", SCRIPT, str(tmp_path / "resnet32.onnx")]

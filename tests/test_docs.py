@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.paths import ROOT
 from typer.testing import CliRunner
 
-from coinfer.cli import app
+from coinfer.cli.main import app
 from coinfer.demo.cluster import edges
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {"simulator": 19, "adapters": 14, "service_order": 14}
 """How many each has."""
 

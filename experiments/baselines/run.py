@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from coinfer.envs.worlds import reward_of
+from coinfer.envs.batched_env import reward_of
 from coinfer.evaluate import limits, oracles
 from coinfer.evaluate.simulate import Run, run
 from coinfer.evaluate.statistics import interval

@@ -20,8 +20,9 @@ from rich.progress import track
 from coinfer.envs import offload, rewards
 from coinfer.evaluate import oracles
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.policies import bounds, slot_program
-from coinfer.policies.heuristics import sequential_greedy
+from coinfer.policies.bounds import slot as bounds
+from coinfer.policies.bounds import slot_program
+from coinfer.policies.heuristics.offload import sequential_greedy
 from coinfer.profile.measure import this_machine
 from coinfer.scenario.compile import open_world
 

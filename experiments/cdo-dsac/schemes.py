@@ -10,15 +10,15 @@ import torch
 from coinfer.envs import offload
 from coinfer.evaluate.simulate import episode_seeds
 from coinfer.evaluate.statistics import jain
-from coinfer.learners import cdo_dsac, ddpg, online_rl
-from coinfer.learners import loop as loops
-from coinfer.learners.offer_game import UNIT_S, OfferGame
-from coinfer.learners.records import Turn
 from coinfer.physics import random
-from coinfer.policies import heuristics
-from coinfer.policies.draws import pick, uniform
-from coinfer.policies.offer_policy import OfferPolicy
-from coinfer.policies.offers import fixed_cut
+from coinfer.policies.heuristics import offload as heuristics
+from coinfer.policies.learned.placement_policy import OfferPolicy
+from coinfer.policies.learned.placements import fixed_cut
+from coinfer.policies.sampling import pick, uniform
+from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
+from coinfer.rl.core import loop as loops
+from coinfer.rl.core.placement_env import UNIT_S, OfferGame
+from coinfer.rl.core.records import Turn
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
@@ -112,7 +112,7 @@ def _trained(policy: Policy, loop: loops.Loop, played: Played) -> Trained:
 
 
 class Plain:
-    """The worlds that judge the learners (`learners.records.Game`), for policies that take whole observations."""
+    """The worlds that judge the learners (`rl.core.records.Game`), for policies that take whole observations."""
 
     def __init__(self, world: OffloadWorld, device: str):
         self.tables = offload.load(world, device)

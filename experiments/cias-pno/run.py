@@ -23,8 +23,8 @@ from rich.console import Console
 
 from coinfer.envs import offload
 from coinfer.evaluate.statistics import interval
-from coinfer.policies import heuristics
-from coinfer.policies.offers import fixed_cut
+from coinfer.policies.heuristics import offload as heuristics
+from coinfer.policies.learned.placements import fixed_cut
 from coinfer.profile.measure import this_machine
 from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.units import MILLI

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coinfer.graph.trained import SHIPPED_MODELS
-from coinfer.profile.labelled import load_labelled
+from coinfer.profile.dataset import load_labelled
+from coinfer.resources import MODELS
 
 EACH = 10
 QUALITY = 75
@@ -35,7 +35,7 @@ def main() -> None:
     chosen = np.stack(of_class, axis=1).flatten()  # one of each class after the other
     files = [jpeg(data.images[i]) for i in chosen]
     np.savez(
-        SHIPPED_MODELS / "pictures" / "cifar10_test.npz",
+        MODELS / "pictures" / "cifar10_test.npz",
         jpeg=np.frombuffer(b"".join(files), np.uint8),
         offsets=np.cumsum([0, *map(len, files)]),
         labels=data.labels[chosen].astype(np.uint8),

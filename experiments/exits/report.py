@@ -17,9 +17,9 @@ import matplotlib
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo import open_model
+from coinfer.graph.zoo.networks import open_model
 from coinfer.profile.accuracy import Z_95, AccuracyTable, wilson
-from coinfer.profile.labelled import Labelled, load_labelled
+from coinfer.profile.dataset import Labelled, load_labelled
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
 

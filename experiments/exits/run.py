@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from coinfer.graph import exits, zoo
+from coinfer.exit_training.modules import GraphModule
+from coinfer.exit_training.train import ExitSettings, Pictures, Trainer, correct_answers, rounded
 from coinfer.graph.ir import ModelGraph
-from coinfer.learners.exits import ExitSettings, Pictures, Trainer, correct_answers, rounded
-from coinfer.learners.modules import GraphModule
-from coinfer.profile.labelled import Labelled, load_labelled
+from coinfer.graph.zoo import early_exits, networks
+from coinfer.profile.dataset import Labelled, load_labelled
 from coinfer.units import MIB
 
 JPEG, ORIGINAL = "jpeg", "original"
@@ -73,7 +73,7 @@ def wanted() -> list[Run]:
 
 
 def build(name: str) -> ModelGraph:
-    return exits.build(name) if name in exits.EXITS else zoo.build(name)
+    return early_exits.build(name) if name in early_exits.EXITS else networks.build(name)
 
 
 def load(folder: Path) -> dict[tuple[str, str], Labelled]:

@@ -6,7 +6,7 @@ Reads what train.py and prune.py wrote to FOLDER, and writes FOLDER/evaluated.js
 measures of each of 10 seeds, mostly one episode each. What is there already is not played again. Nothing of this chance
 was met in training, and seeds from 100 on were looked at once, when all was chosen: that was done by the seeds from 50
 on, in a folder of their own. `learned` is what is shipped (the training `all`, by prune.py) with memory
-(`coinfer.policies.memory`).
+(`coinfer.policies.heuristics.memory`).
 
 Groups of worlds:
     main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; long episodes
@@ -30,10 +30,11 @@ from rich.progress import Progress
 from train import SETS, cdo
 
 from coinfer.evaluate.simulate import run
-from coinfer.policies import bounds, scorer
-from coinfer.policies.heuristics import OFFLOAD
-from coinfer.policies.insertion import insertion
-from coinfer.policies.memory import remembering
+from coinfer.policies.bounds import slot
+from coinfer.policies.heuristics.insertion import insertion
+from coinfer.policies.heuristics.memory import remembering
+from coinfer.policies.heuristics.offload import OFFLOAD
+from coinfer.policies.learned import scorer
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
@@ -100,7 +101,7 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
         return scorer.scorer(scorer.unpack(flat[None]))
 
     def best_of_what_is_seen(seen: OffloadObservation) -> OffloadDecision:
-        return bounds.coordinate_descent(seen, start=insertion()(seen)).decision
+        return slot.coordinate_descent(seen, start=insertion()(seen)).decision
 
     makers: dict[str, Callable[[], Policy]] = {
         "insertion": insertion,

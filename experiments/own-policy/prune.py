@@ -18,7 +18,7 @@ from train import SETS
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.policies import scorer
+from coinfer.policies.learned import scorer
 
 HERE = Path(__file__).resolve().parent
 SLOTS, WORLDS = 15, 8

@@ -21,9 +21,10 @@ from train import SETS
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.policies import scorer, scorer_export
-from coinfer.policies.exported import SHIPPED, ExportedPolicy
+from coinfer.policies.learned import scorer, scorer_export
+from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.measure import this_machine
+from coinfer.resources import POLICIES
 from coinfer.scenario.compile import fingerprint
 from coinfer.types import OffloadObservation
 
@@ -117,7 +118,7 @@ def decision_ms(policy: ExportedPolicy, tasks: int, servers: int, options: int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=HERE / "results")
-    parser.add_argument("--into", type=Path, default=SHIPPED)
+    parser.add_argument("--into", type=Path, default=POLICIES)
     parser.add_argument("--only", default="", choices=("", "export", "latency", "agreement"))
     parser.add_argument("--observations", type=int, default=100_000)
     parser.add_argument("--calls", type=int, default=10_000, help="timed decisions of each size")

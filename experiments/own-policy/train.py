@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from coinfer.learners import scorer as learner
-from coinfer.learners.scorer import Case, Settings, Training
+from coinfer.rl.algorithms import scorer as learner
+from coinfer.rl.algorithms.scorer import Case, Settings, Training
 
 HERE = Path(__file__).resolve().parent
 SLOTS = 30

@@ -28,15 +28,16 @@ from coinfer.demo.cluster import edges
 from coinfer.demo.run import BURST_BITS, link_traces
 from coinfer.demo.schemes import device_only
 from coinfer.evaluate.statistics import Estimate, paired_difference
-from coinfer.graph.zoo import open_model
-from coinfer.policies.exported import ExportedPolicy
+from coinfer.graph.zoo.networks import open_model
+from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.measure import this_machine
+from coinfer.resources import TRACES
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device import Device, Result
+from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.images import DATA, load_images
-from coinfer.runtime.links import Link
 from coinfer.runtime.profiling import profile_for
-from coinfer.traces import SHIPPED_TRACES, Trace
+from coinfer.traces import Trace
 from coinfer.types import Policy
 
 LEARNED = DATA / "policies" / "learned.onnx"
@@ -136,7 +137,7 @@ def site(stack: ExitStack, parsed: argparse.Namespace) -> tuple[list[Device], Li
     table = profile_for(graph)
     running = stack.enter_context(edges(parsed.model, parsed.edge_slowdowns))
     count = len(parsed.device_slowdowns)
-    all_traces = link_traces(str(SHIPPED_TRACES), len(running), parsed.link_scale)
+    all_traces = link_traces(str(TRACES), len(running), parsed.link_scale)
     traces = [
         {
             edge.address: trace.shifted(trace.period_s * i / count)

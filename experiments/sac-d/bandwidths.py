@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from coinfer.envs import offload
+from coinfer.envs.batched_env import reward_of
 from coinfer.envs.core import State
 from coinfer.envs.rewards import Reward
-from coinfer.envs.worlds import reward_of
 from coinfer.evaluate.oracles import reward_optimum
-from coinfer.policies.choices import choices
-from coinfer.policies.heuristics import device_only, greedy
+from coinfer.policies.candidates import choices
+from coinfer.policies.heuristics.offload import device_only, greedy
 from coinfer.scenario.compile import Compiled, open_world
 from coinfer.types import OffloadDecision, OffloadObservation, Outcome, Policy
 from coinfer.units import BITS_PER_BYTE, MEGA

@@ -1,8 +1,8 @@
 """A slow device and a faster edge server as processes on loopback, behind a link of any constant rate.
 
 Both processors are emulated: each computes on one thread of this machine and then sleeps until the slower processor
-would have been done (the device: coding too; see `coinfer.runtime.slow`). The link is a token bucket without burst that
-carries requests and replies.
+would have been done (the device: coding too; see `coinfer.runtime.emulation.slowdown`). The link is a token
+bucket without burst that carries requests and replies.
 """
 
 import argparse
@@ -16,17 +16,17 @@ import numpy as np
 from coinfer.demo.cluster import edges
 from coinfer.demo.pictures import Pictures, load_pictures
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo import open_model
-from coinfer.profile.options import Options, compile_options
+from coinfer.graph.zoo.networks import open_model
+from coinfer.options.compile import Options, compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device import Device, Result
-from coinfer.runtime.links import Link
-from coinfer.runtime.planner import feasible_latency_s
+from coinfer.runtime.device.config import accuracy_of
+from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.message_size import with_messages
+from coinfer.runtime.device.objective import Wish
+from coinfer.runtime.device.planner import feasible_latency_s
+from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.profiling import profile_for
-from coinfer.runtime.settings import accuracy_of
-from coinfer.runtime.sizes import with_messages
-from coinfer.runtime.wishes import Wish
 from coinfer.traces import Trace
 from coinfer.types import DEVICE, OffloadDecision, Policy
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import bandwidths
 import torch
 
-from coinfer.cli_train import training_bar
-from coinfer.learners.registry import trainer
-from coinfer.learners.training import Trained, TrainSettings
+from coinfer.cli.train import training_bar
 from coinfer.profile.measure import this_machine
+from coinfer.rl.core.training import Trained, TrainSettings
+from coinfer.rl.registry import trainer
 
 SCHEMES = ("sac-d", "dqn")
 

@@ -9,16 +9,16 @@ from coinfer.version import __version__
 
 if TYPE_CHECKING:
     from coinfer.graph.ir import ModelGraph
-    from coinfer.graph.zoo import open_model
-    from coinfer.runtime.device import Device, Result
+    from coinfer.graph.zoo.networks import open_model
+    from coinfer.runtime.device.device import Device, Result
 
 __all__ = ["Device", "ModelGraph", "Result", "__version__", "open_model"]
 
 _HOMES = {
-    "Device": "coinfer.runtime.device",
-    "Result": "coinfer.runtime.device",
+    "Device": "coinfer.runtime.device.device",
+    "Result": "coinfer.runtime.device.device",
     "ModelGraph": "coinfer.graph.ir",
-    "open_model": "coinfer.graph.zoo",
+    "open_model": "coinfer.graph.zoo.networks",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m coinfer` is the `coinfer` command."""
 
-from coinfer.cli import main
+from coinfer.cli.main import main
 
 main()

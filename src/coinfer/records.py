@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coinfer.types import Outcome, Route, UserError
+from coinfer.errors import UserError
+from coinfer.types import Outcome, Route
 
 
 class RecordError(UserError):

@@ -15,11 +15,11 @@ from typing import TextIO, cast
 
 import numpy as np
 
-from coinfer.types import UserError, shown
+from coinfer.errors import UserError, shown
+from coinfer.resources import TRACES
 from coinfer.units import BITS_PER_BYTE
 
 COLUMNS = ("trace_id", "time_s", "throughput_bytes_per_s")
-SHIPPED_TRACES = Path(__file__).resolve().parent / "data" / "traces" / "synthetic.csv.gz"
 
 
 class TraceError(UserError):
@@ -55,7 +55,7 @@ class Trace:
         return Trace(np.zeros(1), np.array([rate_bps]))
 
     @staticmethod
-    def load(path: str | Path = SHIPPED_TRACES, trace_id: str | None = None) -> "Trace":
+    def load(path: str | Path = TRACES, trace_id: str | None = None) -> "Trace":
         """One trace of a file (`load_traces`), the first without an id."""
         traces = load_traces(path)
         if trace_id is None:
@@ -116,7 +116,7 @@ class Trace:
         return float(turns * self.cumulative_bits[-1] + inside)
 
 
-def load_traces(path: str | Path = SHIPPED_TRACES) -> dict[str, Trace]:
+def load_traces(path: str | Path = TRACES) -> dict[str, Trace]:
     """All traces of a CSV file (also .csv.gz) with the columns trace_id, time_s, throughput_bytes_per_s.
 
     Raises:

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from tests.e2e.sites import Edge, edges, relative_error, wait_until
 
-from coinfer.graph import zoo
-from coinfer.profile.options import Options, compile_options
+from coinfer.graph.zoo import networks
+from coinfer.options.compile import Options, compile_options
 from coinfer.profile.table import ProfileTable
-from coinfer.runtime.device import Device, Result
+from coinfer.runtime.device.device import Device, Result
 from coinfer.runtime.images import load_images
 from coinfer.types import OffloadDecision, Policy
 
-GRAPH = zoo.build("alexnet-cifar")
+GRAPH = networks.build("alexnet-cifar")
 PICTURES = [picture for _, picture in load_images()]
 REQUESTS = 200
 PERIOD_S = 0.02

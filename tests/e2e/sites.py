@@ -14,7 +14,7 @@ import numpy as np
 from tests.patience import wait_until
 from tritonclient.grpc import InferenceServerClient
 
-from coinfer.runtime.device import Device, Result
+from coinfer.runtime.device.device import Device, Result
 
 READY = re.compile(r"^coinfer edge ready grpc=(\S+)(?: http=(\S+))? models=(\S+)$", re.MULTILINE)
 START_S = 120.0

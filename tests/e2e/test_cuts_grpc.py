@@ -14,15 +14,15 @@ from tests.e2e.sites import Edge, asked_there, edges, relative_error
 from tests.patience import patient_transport
 from tests.tables import analytic_table
 
-from coinfer.graph import zoo
 from coinfer.graph.ir import Cut, ModelGraph
-from coinfer.profile.options import compile_options
-from coinfer.runtime.device import Device
+from coinfer.graph.zoo import networks
+from coinfer.options.compile import compile_options
+from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.device.device import Device
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import load_images, preprocess
-from coinfer.runtime.messages import InferReply, InferRequest, TransportError
-from coinfer.runtime.rpc import GrpcTransport
-from coinfer.runtime.tensors import pack, unpack
+from coinfer.runtime.protocol.messages import InferReply, InferRequest, TransportError
+from coinfer.runtime.transport.grpc_transport import GrpcTransport
 from coinfer.types import Hop, OffloadDecision, Route
 
 EXACT = 1e-4
@@ -90,10 +90,10 @@ class Site:
         return unpack(reply.outputs[0])
 
 
-@pytest.fixture(scope="module", params=list(zoo.ZOO))
+@pytest.fixture(scope="module", params=list(networks.ZOO))
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with edges([request.param], [()] * 3) as nodes, contextlib.closing(patient_transport()) as transport:
-        yield Site(zoo.build(request.param), nodes, transport)
+        yield Site(networks.build(request.param), nodes, transport)
 
 
 def test_head_here_and_tail_there_is_the_whole_at_every_single_tensor_cut(site: Site):
@@ -193,7 +193,7 @@ def test_eight_bits_lose_what_quantising_loses_and_nothing_more(site: Site):
 
 @pytest.mark.parametrize("name", ["resnet32", "alexnet-cifar", "googlenet"])
 def test_a_device_cuts_wherever_its_policy_says(name: str):
-    graph = zoo.build(name)
+    graph = networks.build(name)
     assert graph.image is not None
     whole = Executor(graph).run({graph.inputs[0]: preprocess(PICTURE, graph.image)})[0][graph.outputs[0]]
     table = analytic_table(graph)

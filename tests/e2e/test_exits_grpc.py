@@ -7,14 +7,14 @@ from tests.e2e.sites import asked_there, edges, relative_error
 from tests.patience import patient_transport
 from tests.tables import analytic_table, made_up_accuracy
 
-from coinfer.graph import exits
 from coinfer.graph.segment import save_model
-from coinfer.graph.zoo import open_model
-from coinfer.profile.options import compile_options
-from coinfer.runtime.device import Device
+from coinfer.graph.zoo import early_exits
+from coinfer.graph.zoo.networks import open_model
+from coinfer.options.compile import compile_options
+from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.device.device import Device
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import load_images, preprocess
-from coinfer.runtime.tensors import pack, unpack
 from coinfer.types import DEVICE, OffloadDecision
 
 EXACT = 1e-4
@@ -24,7 +24,7 @@ BITS = (32, 16, 12, 8, 4)
 
 def test_every_exit_cut_and_number_of_bits_answers_as_the_codec_and_the_network_say(tmp_path: Path):
     file = tmp_path / "net.onnx"
-    save_model(exits.build("alexnet-cifar-exits"), file)
+    save_model(early_exits.build("alexnet-cifar-exits"), file)
     graph = open_model(file)
     assert graph.image is not None
     table, accuracy = analytic_table(graph), made_up_accuracy(graph)

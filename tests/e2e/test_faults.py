@@ -41,12 +41,12 @@ from tests.e2e.sites import edges, relative_error, wait_until
 from tests.patience import one_round_right
 from tests.tables import analytic_table
 
-from coinfer.graph.zoo import open_model
-from coinfer.profile.options import compile_options
+from coinfer.graph.zoo.networks import open_model
+from coinfer.options.compile import compile_options
 from coinfer.profile.table import ProfileTable
-from coinfer.runtime.device import Device, Result
+from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.planner import least_latency
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.planner import least_latency
 from coinfer.types import Hop, OffloadDecision, OffloadObservation, Route
 from coinfer.units import bits_of_bytes
 

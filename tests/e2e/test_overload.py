@@ -10,23 +10,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from tests.e2e.driving import (
-    GRAPH,
-    PERIOD_S,
-    PICTURES,
-    Answered,
-    check,
-    drive,
-    site,
-)
+from tests.e2e.driving import GRAPH, PERIOD_S, PICTURES, Answered, check, drive, site
 from tests.e2e.sites import edges
 from tests.patience import one_round_right, patient_transport
 
 from coinfer.profile.table import ProfileTable
+from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.images import preprocess
-from coinfer.runtime.messages import InferReply, InferRequest, TransportError
-from coinfer.runtime.rpc import GrpcTransport
-from coinfer.runtime.tensors import pack, unpack
+from coinfer.runtime.protocol.messages import InferReply, InferRequest, TransportError
+from coinfer.runtime.transport.grpc_transport import GrpcTransport
 
 OVERLOADED = (160.0, 60.0, 60.0)
 """About 70 ms for a request on the edge that is overloaded: a capacity that three times of is cheap to ask for, and a
@@ -37,7 +29,7 @@ PATIENCE_S = 60.0
 CALM_S = 2.0
 GOODPUT = 0.75
 """Of the calm rate. On a calm machine it is 0.97 and more, an edge that collapses keeps half;
-tests/runtime/test_scheduler.py has it exactly."""
+tests/runtime/edge/test_scheduler.py has it exactly."""
 ROUNDS = 8
 """The capacity is that of an emulated processor, which follows the machine's moods, and so do the clients: a round in
 which other work took the machine away says little. What a busy machine can spoil must come out right in one round of

@@ -18,16 +18,17 @@ from tests.e2e.sites import Edge, edges, relative_error, wait_until
 from tests.patience import one_round_right, patient_transport
 from tests.tables import analytic_table
 
-from coinfer.graph import zoo
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.options import Options, compile_options
+from coinfer.graph.zoo import networks
+from coinfer.options.compile import Options, compile_options
 from coinfer.profile.table import ProfileTable
+from coinfer.resources import TRACES
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device import Device, Result
+from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.planner import least_latency
+from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.links import Link
-from coinfer.runtime.planner import least_latency
-from coinfer.traces import SHIPPED_TRACES, Trace
+from coinfer.traces import Trace
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 from coinfer.units import BITS_PER_BYTE
 
@@ -70,7 +71,7 @@ class Network(NamedTuple):
 
 def network(name: str, whole_s: float) -> Network:
     """Its input is sent as it is, or all stays on the device."""
-    graph = zoo.build(name)
+    graph = networks.build(name)
     table, rng, executor = analytic_table(graph, whole_s), np.random.default_rng(0), Executor(graph)
     options = compile_options(graph, table, (32,))
     ends = np.array([options.cuts.index(graph.inputs), len(options.cuts) - 1])
@@ -265,7 +266,7 @@ def test_shipped_traces(nodes: list[Edge], wide: Network):
                 device.policy = sends_input_to(server)
                 wide.answers(device, 4)
         for name, link in zip(names, links.values(), strict=True):
-            capacity = capacity_of(SHIPPED_TRACES, name)
+            capacity = capacity_of(TRACES, name)
             assert_never_faster(link, capacity)
             requests = [found for found in link.transfers if found.size_bits > 1e6 and found.was_idle]
             surplus = [surplus_of(found, capacity) for found in requests]

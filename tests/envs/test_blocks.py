@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.envs.worlds import random_blocks
 
-from coinfer.envs import blocks, offload, reference, reference_blocks, rewards
+from coinfer.envs import blocks, offload, rewards
+from coinfer.envs.reference import blocks as reference_blocks
+from coinfer.envs.reference import offload as reference
 from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
 from coinfer.types import BlocksDecision, OffloadDecision
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.envs.worlds import poisson_cdf, random_world
 
-from coinfer.envs import chance, offload, reference, rewards
+from coinfer.envs import exogenous, offload, rewards
+from coinfer.envs.reference import offload as reference
 from coinfer.scenario.world import Edge, OffloadWorld
 from coinfer.types import DEVICE, OffloadDecision
 
@@ -275,8 +276,10 @@ def test_a_slotted_m_d_1_queue_waits_as_the_closed_form_says(load):
 
 
 def test_arrivals_have_the_scenarios_mean():
-    tables = chance.load_edge(one_server(2.5), "cpu", torch.float32)
-    count = chance.draw(tables, torch.arange(40_000), torch.zeros(40_000, dtype=torch.int64)).task_mask.sum(-1).float()
+    tables = exogenous.load_edge(one_server(2.5), "cpu", torch.float32)
+    count = (
+        exogenous.draw(tables, torch.arange(40_000), torch.zeros(40_000, dtype=torch.int64)).task_mask.sum(-1).float()
+    )
     assert abs(count.mean().item() - 2.5) < 4 * (2.5 / 40_000) ** 0.5
     assert abs(count.var().item() - 2.5) < 0.1
 
@@ -293,9 +296,9 @@ def test_links_follow_their_bank_each_for_itself():
         download_s=np.zeros(4),
     )
     world = one_server(24.0)._replace(edge=edge, option_server_s=np.ones((1, 1, 2, 4)))
-    tables = chance.load_edge(world, "cpu", torch.float64)
+    tables = exogenous.load_edge(world, "cpu", torch.float64)
     seeds = torch.arange(3000)
-    draws = [chance.draw(tables, seeds, torch.full_like(seeds, slot)) for slot in (0, 19)]
+    draws = [exogenous.draw(tables, seeds, torch.full_like(seeds, slot)) for slot in (0, 19)]
     other = draws[0].device[:, 0] != draws[0].device[:, 1]
     link = draws[0].link_bps[other, :2].flatten(1) / 3.0
     error = 5 / link.shape[0] ** 0.5
@@ -304,11 +307,11 @@ def test_links_follow_their_bank_each_for_itself():
     assert (torch.corrcoef(link.T) - torch.eye(8)).abs().max() < error
     same = {float(value) for value in draws[1].link_bps.flatten()[:50] / 3.0}
     assert all(np.isclose(bank, value).any() for value in same)
-    mobile = chance.load_edge(world._replace(edge=edge._replace(one_path=True)), "cpu", torch.float64)
-    assert (chance.draw(mobile, seeds, seeds * 0).link_bps.std(-1) == 0).all()
+    mobile = exogenous.load_edge(world._replace(edge=edge._replace(one_path=True)), "cpu", torch.float64)
+    assert (exogenous.draw(mobile, seeds, seeds * 0).link_bps.std(-1) == 0).all()
 
 
-def links_of(draws: chance.Draws, world: int) -> list[tuple[int, float]]:
+def links_of(draws: exogenous.Draws, world: int) -> list[tuple[int, float]]:
     """(device, rate) of each task of a world with one server."""
     return list(zip(draws.device[world].tolist(), draws.link_bps[world, :, 0].tolist(), strict=True))
 
@@ -318,10 +321,10 @@ def test_a_path_goes_on_slot_after_slot():
     bank = np.arange(1, 101.0)[None]
     world = one_server(24.0)
     world = world._replace(edge=world.edge._replace(slots=60, link_bank=bank, mean_link=np.ones((1, 50, 1))))
-    tables = chance.load_edge(world, "cpu", torch.float64)
+    tables = exogenous.load_edge(world, "cpu", torch.float64)
     seeds = torch.arange(50)
-    first = chance.draw(tables, seeds, torch.zeros_like(seeds))
-    later = chance.draw(tables, seeds, torch.full_like(seeds, 60))
+    first = exogenous.draw(tables, seeds, torch.zeros_like(seeds))
+    later = exogenous.draw(tables, seeds, torch.full_like(seeds, 60))
     begun = {(w, d): bps for w in range(50) for d, bps in links_of(first, w)}
     pairs = [(begun[w, d], bps) for w in range(50) for d, bps in links_of(later, w) if (w, d) in begun]
     assert len(pairs) > 100

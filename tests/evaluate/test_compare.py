@@ -11,13 +11,13 @@ from rich.console import Console
 from tests.envs.worlds import random_blocks, random_world
 from typer.testing import CliRunner
 
-from coinfer import cli_simulate
-from coinfer.cli_simulate import simulate
+from coinfer.cli import simulate as cli_simulate
+from coinfer.cli.simulate import simulate
+from coinfer.errors import UserError
 from coinfer.evaluate import report
 from coinfer.evaluate.compare import Settings, check_policies, compare
 from coinfer.evaluate.simulate import MEASURES, Run
 from coinfer.evaluate.statistics import Estimate, interval
-from coinfer.types import UserError
 
 QUICK = ("slots=8",)
 APP = typer.Typer()

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from coinfer.envs import wireless_power
+from coinfer.errors import UserError
 from coinfer.evaluate import frames
 from coinfer.evaluate.compare import Settings, compare
 from coinfer.evaluate.simulate import episode_seeds
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import WirelessPowerWorld
-from coinfer.types import UserError
 
 
 def small() -> WirelessPowerWorld:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from coinfer.evaluate.simulate import known_policies, run
-from coinfer.policies.blocks import BLOCKS
-from coinfer.policies.heuristics import OFFLOAD
+from coinfer.policies.heuristics.blocks import BLOCKS
+from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.scenario.compile import open_world
 
 CASES = [("campus", name) for name in OFFLOAD] + [("mtl-a3c", name) for name in BLOCKS]

@@ -7,7 +7,7 @@ from tests.envs.worlds import random_blocks, random_world
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import MEASURES, episode_seeds, known_policies, run
-from coinfer.policies import heuristics
+from coinfer.policies.heuristics import offload as heuristics
 
 
 def test_measures_are_those_of_the_outcomes():
@@ -69,4 +69,4 @@ def test_progress_is_told_to_the_end():
     told = []
     world = random_world(np.random.default_rng(5))
     run(world, "random", 1, 1, progress=lambda *said: told.append(said))
-    assert told == [("random", slot, world.edge.slots) for slot in range(world.edge.slots + 1)]
+    assert told == [(slot, world.edge.slots, "random") for slot in range(world.edge.slots + 1)]

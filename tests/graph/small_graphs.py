@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.segment import segment
 from coinfer.graph.session import open_session
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from onnx import helper
-from small_graphs import model
+from tests.graph.small_graphs import model
 
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
 
 
 def flop(kind: str, inputs: dict[str, list[int]], weights: dict[str, tuple[int, ...]], **attributes: object) -> float:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 from onnx import helper
-from small_graphs import model
+from tests.graph.small_graphs import model
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.onnx_import import from_proto
-from coinfer.graph.zoo import build
+from coinfer.graph.onnx.load import from_proto
+from coinfer.graph.zoo.networks import build
 
 
 def kinds(graph: ModelGraph) -> list[list[str]]:

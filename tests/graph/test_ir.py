@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
-from small_graphs import WIDTH, dags, model, perceptron, relative_error, run
+from tests.graph.small_graphs import WIDTH, dags, model, perceptron, relative_error, run
 
 from coinfer.graph.ir import Cut, GraphError, ModelGraph
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.segment import segment
-from coinfer.graph.zoo import build
+from coinfer.graph.zoo.networks import build
 
 
 def closed_sets(graph: ModelGraph) -> set[frozenset[int]]:

@@ -3,14 +3,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from small_graphs import perceptron, run
-from test_ir import two_exits
+from tests.graph.small_graphs import perceptron, run
+from tests.graph.test_ir import two_exits
 
 from coinfer.graph.ir import GraphError
-from coinfer.graph.onnx_import import from_proto, load
+from coinfer.graph.onnx.load import from_proto, load
 from coinfer.graph.segment import save, save_model, segment, split
 from coinfer.graph.session import open_session
-from coinfer.graph.zoo import build
+from coinfer.graph.zoo.networks import build
 
 
 def test_a_segment_is_small_and_names_its_weights() -> None:

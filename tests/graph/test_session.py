@@ -2,16 +2,16 @@ import gc
 
 import numpy as np
 import pytest
-from small_graphs import perceptron, relative_error
+from tests.graph.small_graphs import perceptron, relative_error
 
 from coinfer.graph import session as session_module
-from coinfer.graph import zoo
 from coinfer.graph.ir import GraphError
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.segment import segment
 from coinfer.graph.session import HELD, hold_layout, open_session, session_options
+from coinfer.graph.zoo import networks
 
-RESNET = zoo.build("resnet32")
+RESNET = networks.build("resnet32")
 RESIDUAL = "layer1.2.relu"
 
 

@@ -2,7 +2,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_graphs import relative_error, run
+from tests.graph.small_graphs import relative_error, run
 
 from coinfer.graph.ir import GraphError, ImageInput
 from coinfer.graph.segment import split

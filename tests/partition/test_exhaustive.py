@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from dags import line, network
+from tests.partition.dags import line, network
 
 from coinfer.partition.exhaustive import exhaustive, legal_heads
 from coinfer.partition.problem import PartitionError, latency_s, plain_bits, star

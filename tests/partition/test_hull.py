@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from dags import line
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tests.partition.dags import line
 
 from coinfer.partition.hull import Hull, best_of, hull, server_hull
 from coinfer.partition.problem import PartitionError, plain_bits, star

@@ -3,8 +3,8 @@ from itertools import pairwise
 import networkx as nx
 import numpy as np
 import pytest
-from dags import diamond, line, network, networks, problems
 from hypothesis import given, settings
+from tests.partition.dags import diamond, line, network, networks, problems
 
 from coinfer.partition.chain import chain
 from coinfer.partition.exhaustive import exhaustive, legal_heads

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from dags import line, networks, problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.partition.dags import line, networks, problems
 
 from coinfer.partition.chain import chain
 from coinfer.partition.exhaustive import exhaustive

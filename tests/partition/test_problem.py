@@ -3,9 +3,9 @@ import re
 
 import numpy as np
 import pytest
-from dags import diamond, line, networks, problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.partition.dags import diamond, line, networks, problems
 
 from coinfer.partition.problem import (
     PartitionError,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo import ZOO, build
+from coinfer.graph.zoo.networks import ZOO, build
 from coinfer.partition.chain import chain
 from coinfer.partition.exhaustive import legal_heads
 from coinfer.partition.hull import server_hull

@@ -6,9 +6,10 @@ import torch
 from tests.policies.observations import random_observation
 
 from coinfer.evaluate.simulate import known_policies, run
-from coinfer.policies import scorer, shipped
-from coinfer.policies.exported import ExportedPolicy, PolicyError, shipped_path
-from coinfer.runtime.guides import guide
+from coinfer.policies import shipped
+from coinfer.policies.learned import scorer
+from coinfer.policies.onnx import ExportedPolicy, PolicyError, shipped_path
+from coinfer.runtime.device.policy_loader import guide
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from coinfer.graph.zoo import build
+from coinfer.graph.zoo.networks import build
 from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, CascadePoint, wilson
 
 

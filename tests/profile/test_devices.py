@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.tables import analytic_table
 
-from coinfer.graph import zoo
+from coinfer.graph.zoo import networks
 from coinfer.profile.devices import WORK_FLOP, device_class, names, slowdown
 from coinfer.profile.table import ProfileError
 
@@ -36,7 +36,7 @@ def test_an_unknown_class_is_refused_with_the_known_ones():
 
 
 def test_a_listed_network_slows_down_by_the_published_latency():
-    table = analytic_table(zoo.build("mobilenetv2"), whole_s=0.0055)
+    table = analytic_table(networks.build("mobilenetv2"), whole_s=0.0055)
     assert slowdown("raspberry-pi-4", table) == pytest.approx(0.06188 / 0.0055)
     assert slowdown("server-gpu", table) < 1
 
@@ -60,4 +60,4 @@ def test_the_stated_error_of_unlisted_networks_is_true():
 
 def test_arithmetic_of_the_listed_networks_is_that_of_the_zoo():
     for name in ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet"):
-        assert zoo.build(name).work_flop == pytest.approx(WORK_FLOP[name], rel=0.06)
+        assert networks.build(name).work_flop == pytest.approx(WORK_FLOP[name], rel=0.06)

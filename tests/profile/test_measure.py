@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from tests.graph.small_graphs import dags, perceptron
 from tests.patience import one_round_right
 
-from coinfer.graph import zoo
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
+from coinfer.graph.zoo import networks
 from coinfer.profile.measure import Engine, measure, random_samples, this_machine
 from coinfer.profile.payloads import Codec
 from coinfer.profile.table import ProfileError, ProfileTable
 
-GRAPH = zoo.build("alexnet-cifar")
+GRAPH = networks.build("alexnet-cifar")
 CUTS = [cut.tensors for cut in GRAPH.useful_cuts()]
 PLAIN = Codec(lambda x: x.tobytes(), lambda b: np.frombuffer(b, np.float32))
 SHORT = Codec(lambda x: x.tobytes()[::4], lambda b: np.frombuffer(b, np.uint8))
@@ -139,7 +139,7 @@ def test_the_stamp_names_the_machine():
 
 
 def test_spread_is_measured_for_every_operation_and_is_smaller_than_the_time():
-    graph = zoo.build("resnet32")
+    graph = networks.build("resnet32")
 
     def play() -> list[str]:
         table = measure(graph, random_samples(graph))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.graph.small_graphs import perceptron
 
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
 from coinfer.profile.payloads import Codec, measure_payloads
 
 GRAPH = from_proto(perceptron(), "perceptron")

@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from coinfer.graph import zoo
+from coinfer.graph.zoo import networks
 from coinfer.profile.predict import KINDS, OpRegressor, Side, op_dims, predict_ops
 
 pytest.importorskip("scipy")
@@ -71,7 +71,7 @@ def test_what_was_learned_survives_a_file():
     ],
 )
 def test_dimensions_are_read_from_the_graph(model, op, kind, dims):
-    graph = zoo.build(model)
+    graph = networks.build(model)
     index = next(i for i, candidate in enumerate(graph.ops) if candidate.name == op)
     found_kind, found = op_dims(graph, graph.ops[index], graph.proto.graph.node[index])
     assert found_kind == kind
@@ -83,22 +83,22 @@ def test_dimensions_are_read_from_the_graph(model, op, kind, dims):
 
 @pytest.mark.parametrize("side", get_args(Side))
 def test_networks_come_out_at_a_plausible_speed(side):
-    seconds = {name: predict_ops(zoo.build(name), side) for name in ("alexnet", "resnet50", "vgg16")}
+    seconds = {name: predict_ops(networks.build(name), side) for name in ("alexnet", "resnet50", "vgg16")}
     totals = {name: float(op_s.sum()) for name, op_s in seconds.items()}
     low, high = {"edge": (5e9, 150e9), "cloud": (50e9, 2000e9)}[side]
     for name in ("resnet50", "vgg16"):
-        assert low < zoo.build(name).work_flop / totals[name] < high
+        assert low < networks.build(name).work_flop / totals[name] < high
     assert totals["alexnet"] < totals["resnet50"] < totals["vgg16"]
     assert all((op_s >= 0).all() for op_s in seconds.values())
 
 
 def test_the_cloud_is_faster_than_the_edge():
-    graph = zoo.build("vgg16")
+    graph = networks.build("vgg16")
     assert predict_ops(graph, "cloud").sum() < predict_ops(graph, "edge").sum() / 3
 
 
 def test_fused_activations_cost_nothing_of_their_own():
-    graph = zoo.build("vgg16")
+    graph = networks.build("vgg16")
     op_s = predict_ops(graph, "edge")
     free = {op.kind for op, seconds in zip(graph.ops, op_s, strict=True) if seconds == 0}
     assert free == {"Relu", "Flatten"}
@@ -106,7 +106,7 @@ def test_fused_activations_cost_nothing_of_their_own():
 
 def test_an_unknown_side_is_refused():
     with pytest.raises(ValueError, match="no regressors for side 'fog': it is one of cloud, edge"):
-        predict_ops(zoo.build("nin"), "fog")  # pyright: ignore[reportArgumentType]
+        predict_ops(networks.build("nin"), "fog")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_shipped_file_states_source_and_error():

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from tests.graph.small_graphs import perceptron
 from tests.tables import analytic_table
 
-from coinfer.graph import zoo
 from coinfer.graph.ir import GraphError
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
+from coinfer.graph.zoo import networks
 from coinfer.profile.table import ProfileError, ProfileTable, by_group
 
-GRAPH = zoo.build("googlenet")
+GRAPH = networks.build("googlenet")
 CUTS = [cut.tensors for cut in GRAPH.useful_cuts()]
 RNG = np.random.default_rng(0)
 TABLE = analytic_table(GRAPH).model_copy(
@@ -74,7 +74,7 @@ def test_an_impossible_segment_is_refused():
 
 def test_the_table_of_another_network_is_refused():
     TABLE.check(GRAPH)
-    other = zoo.build("googlenet", seed=1)
+    other = networks.build("googlenet", seed=1)
     with pytest.raises(ProfileError, match="profile 'googlenet' anew") as refusal:
         TABLE.check(other)
     assert other.fingerprint[:12] in str(refusal.value)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from tests.graph.small_graphs import perceptron
 
-from coinfer.graph import zoo
-from coinfer.graph.onnx_import import from_proto
+from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.session import HELD
+from coinfer.graph.zoo import networks
 from coinfer.profile.trace import open_traced, read_trace
 
-GRAPH = zoo.build("alexnet-cifar")
+GRAPH = networks.build("alexnet-cifar")
 
 
 class Recorded:

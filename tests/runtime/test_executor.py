@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from coinfer.graph import zoo
+from coinfer.graph.zoo import networks
 from coinfer.runtime.executor import Abort, Executor, RequestError
-from coinfer.runtime.messages import WireError
+from coinfer.runtime.protocol.messages import WireError
 
-GRAPH = zoo.build("resnet32")
+GRAPH = networks.build("resnet32")
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
 
 

@@ -5,33 +5,34 @@ import pytest
 from safetensors.numpy import load_file
 from scipy.stats import binomtest
 
-from coinfer.graph import trained
-from coinfer.graph.zoo import open_model
+from coinfer.graph.zoo import pretrained
+from coinfer.graph.zoo.networks import open_model
 from coinfer.profile.accuracy import AccuracyTable
-from coinfer.profile.labelled import load_labelled
-from coinfer.runtime.accuracy import cascade
-from coinfer.runtime.early import entropy
+from coinfer.profile.dataset import load_labelled
+from coinfer.resources import MODELS
+from coinfer.runtime.device.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
+from coinfer.runtime.measure_accuracy import cascade
 
-PICTURES = load_labelled(trained.SHIPPED_MODELS / "pictures", "test")
+PICTURES = load_labelled(MODELS / "pictures", "test")
 
 
 def test_the_paper_s_network_is_there():
-    assert "alexnet-exits" in trained.names()
-    size_bytes = sum(file.stat().st_size for file in trained.SHIPPED_MODELS.rglob("*") if file.is_file())
+    assert "alexnet-exits" in pretrained.names()
+    size_bytes = sum(file.stat().st_size for file in MODELS.rglob("*") if file.is_file())
     assert size_bytes < 6e6
 
 
-@pytest.mark.parametrize("name", trained.names())
+@pytest.mark.parametrize("name", pretrained.names())
 def test_files_agree(name: str):
     graph = open_model(name)
     assert graph.name == name
-    table = AccuracyTable.load(trained.accuracy_file(name))
+    table = AccuracyTable.load(pretrained.accuracy_file(name))
     table.check(graph)
     assert table.samples == 10_000
     assert "JPEG copy" in table.dataset
-    stored = load_file(trained.SHIPPED_MODELS / f"{name}.safetensors")
+    stored = load_file(MODELS / f"{name}.safetensors")
     assert stored.keys() == graph.weights.keys()
     for key, value in graph.weights.items():
         assert stored[key].dtype == np.float16
@@ -41,10 +42,10 @@ def test_files_agree(name: str):
             assert all(0 < table.accuracy(exit_, cut.tensors, bits) < 1 for bits in (4, 8, 12, 16, 32))
 
 
-@pytest.mark.parametrize("name", trained.names())
+@pytest.mark.parametrize("name", pretrained.names())
 def test_what_is_stated_is_found_on_the_shipped_pictures(name: str):
     """Of a hundred pictures; one in a thousand honest tables would fail."""
-    graph, table = open_model(name), AccuracyTable.load(trained.accuracy_file(name))
+    graph, table = open_model(name), AccuracyTable.load(pretrained.accuracy_file(name))
     image = graph.image
     assert image is not None
     inputs = np.concatenate([normalise(one, image.mean, image.std) for one in PICTURES.images])
@@ -61,7 +62,7 @@ def test_what_is_stated_is_found_on_the_shipped_pictures(name: str):
 
 
 def test_exits_get_better_and_eight_bits_cost_little():
-    table = AccuracyTable.load(trained.accuracy_file("alexnet-exits"))
+    table = AccuracyTable.load(pretrained.accuracy_file("alexnet-exits"))
     shares = [table.accuracy(exit_) for exit_ in range(3)]
     assert shares == sorted(shares)
     for exit_ in range(3):

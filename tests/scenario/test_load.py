@@ -5,11 +5,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.scenario.worlds import SMALL
 
+from coinfer.errors import UserError
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import PRESETS, load, parse_changes, preset_text, read
 from coinfer.scenario.network import shipped_networks
-from coinfer.types import UserError
 
 
 def broken(old: str, new: str) -> str:

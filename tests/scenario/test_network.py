@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tables import analytic_table
 
-from coinfer.graph import exits, zoo
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.zoo import early_exits, networks
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.network import (
     ChainCut,
@@ -28,7 +28,7 @@ def table_of(graph: ModelGraph) -> tuple[NetworkTable, list]:
 
 
 @pytest.mark.parametrize(
-    "graph", [zoo.build("resnet32"), exits.build("alexnet-cifar-exits")], ids=lambda graph: graph.name
+    "graph", [networks.build("resnet32"), early_exits.build("alexnet-cifar-exits")], ids=lambda graph: graph.name
 )
 def test_times_and_sizes_are_those_of_the_profile(graph: ModelGraph):
     table, profiles = table_of(graph)
@@ -49,7 +49,7 @@ def test_times_and_sizes_are_those_of_the_profile(graph: ModelGraph):
 
 
 def test_a_saved_table_comes_back(tmp_path: Path):
-    table, _ = table_of(zoo.build("nin"))
+    table, _ = table_of(networks.build("nin"))
     table.save(tmp_path / "nin.json")
     assert load(tmp_path / "nin.json") == table.rounded()
     assert open_network("nin.json", tmp_path).network == "nin"
@@ -59,7 +59,7 @@ def test_a_saved_table_comes_back(tmp_path: Path):
 def test_shipped_tables_belong_to_networks_of_ours(name: str):
     """The large ones are only compared in structure: to hash their weights takes seconds."""
     table = open_network(name)
-    graph = zoo.open_model(name)
+    graph = networks.open_model(name)
     assert len(table.exits) == len(graph.outputs)
     assert table.work_flop == pytest.approx(graph.pruned(graph.outputs[-1:]).work_flop, rel=1e-4)
     for output, cuts in zip(graph.outputs, table.exits, strict=True):
@@ -80,7 +80,7 @@ def test_shipped_tables_belong_to_networks_of_ours(name: str):
     ],
 )
 def test_a_broken_table_is_refused_in_one_line(tmp_path: Path, change, said: str):
-    table, _ = table_of(zoo.build("nin"))
+    table, _ = table_of(networks.build("nin"))
     path = tmp_path / "nin.json"
     table.save(path)
     path.write_text(change(path.read_text()))

@@ -1,8 +1,8 @@
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.paths import ROOT
 
 from coinfer.physics.radio import shannon_bps
 from coinfer.scenario.compile import Compiled, compile_scenario, fingerprint, open_world
@@ -144,7 +144,7 @@ def test_campus_has_six_unlike_servers():
 
 
 def test_the_example_of_the_documentation_compiles():
-    page = Path(__file__).resolve().parents[2] / "docs" / "scenarios.md"
+    page = ROOT / "docs" / "scenarios.md"
     (text,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     compiled = compile_scenario(read(text, "scenarios.md"))
     assert compiled.notes == ()

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from tests.scenario.worlds import SMALL
 from tests.tables import analytic_table
 
-from coinfer.graph import zoo
+from coinfer.graph.zoo import networks
+from coinfer.options.compile import compile_options
 from coinfer.profile.devices import device_class
-from coinfer.profile.options import compile_options
 from coinfer.scenario import tables
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.load import read
@@ -67,7 +67,7 @@ def test_pruning_keeps_the_most_frugal_where_energy_is_short(data: st.DataObject
 
 def test_options_are_those_of_the_planner():
     """One network, one machine: what the runtime's planner compiles, but for the sizes' order."""
-    graph = zoo.build("nin")
+    graph = networks.build("nin")
     profile = analytic_table(graph)
     planned = compile_options(graph, profile, (8, 4))
     speed = Speed(network_table(graph, [profile]), 1.0, None)

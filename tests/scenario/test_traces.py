@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from coinfer.resources import TRACES
 from coinfer.scenario.traces import DATA_VARIABLE, Workload, find_file, load_workload
-from coinfer.traces import SHIPPED_TRACES, Trace, TraceError, load_traces
+from coinfer.traces import Trace, TraceError, load_traces
 
 HEAD = "trace_id,time_s,throughput_bytes_per_s\n"
 
@@ -113,7 +114,7 @@ def test_a_window_outside_is_refused():
 def test_files_are_looked_for_beside_then_in_the_data_folder_then_among_the_shipped(tmp_path: Path, monkeypatch):
     name, beside, data = "traces/synthetic.csv.gz", tmp_path / "beside", tmp_path / "data"
     shipped = find_file(name, beside)
-    assert shipped == SHIPPED_TRACES
+    assert shipped == TRACES
     for folder in (data, beside):
         (folder / "traces").mkdir(parents=True)
         (folder / name).write_bytes(b"")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from coinfer.types import UserError
+from coinfer.errors import UserError
 
 READY = re.compile(r"^coinfer edge ready grpc=(\S+)(?: http=(\S+))?", re.MULTILINE)
 STOP_S = 10.0

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.labelled import DataError, load_labelled
-from coinfer.runtime.images import DATA, load_images
+from coinfer.profile.dataset import DataError, load_labelled
+from coinfer.resources import MODELS
+from coinfer.runtime.images import load_images
 
-SHIPPED_LABELLED = DATA / "models" / "pictures"
+SHIPPED_LABELLED = MODELS / "pictures"
 """Pictures for the shipped networks, a folder for each class."""
 MOST = 1000
 """Pictures used; requests go round them."""

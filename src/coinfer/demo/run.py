@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from coinfer.commands import measuring
 from coinfer.demo import report
 from coinfer.demo.cluster import EdgeProcess, edges
 from coinfer.demo.live import LiveTable
@@ -18,14 +17,15 @@ from coinfer.demo.pictures import Pictures, load_pictures
 from coinfer.demo.report import View
 from coinfer.demo.schemes import ADAPTIVE, device_only, schemes
 from coinfer.demo.settings import DemoSettings, relative_to
-from coinfer.graph.zoo import open_model
+from coinfer.graph.zoo.networks import open_model
 from coinfer.profile.table import ProfileTable
+from coinfer.progress import progress_bar
 from coinfer.records import Record, RunLog
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device import Device, Result
+from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import preprocess
-from coinfer.runtime.links import Link
 from coinfer.runtime.profiling import profile_for
 from coinfer.traces import Trace, TraceError, load_traces
 from coinfer.types import Policy
@@ -50,7 +50,7 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
     """
     graph = open_model(settings.model)
     pictures = load_pictures(graph, settings.images)
-    with measuring(console, graph) as progress:
+    with progress_bar(console, f"measuring {graph.name}") as progress:
         table = profile_for(graph, progress=progress)
     traces = link_traces(settings.trace, len(settings.edge_slowdowns))
     with ExitStack() as stack:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coinfer.profile.options import Options
-from coinfer.runtime.device import Device
-from coinfer.runtime.planner import least_latency
+from coinfer.options.compile import Options
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.planner import least_latency
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 PLANNER = "planner"

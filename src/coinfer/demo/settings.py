@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coinfer.graph.trained import accuracy_file
+from coinfer.graph.zoo.pretrained import accuracy_file
 from coinfer.profile.accuracy import AccuracyTable
-from coinfer.runtime.settings import WishSettings
-from coinfer.traces import SHIPPED_TRACES
+from coinfer.resources import TRACES
+from coinfer.runtime.device.config import WishSettings
 
 
 @dataclass(frozen=True)
 class DemoSettings:
     model: str = "resnet50"
     images: str | None = None
-    """Folder of pictures, or labelled ones as `profile.labelled` reads them; the shipped ones without it."""
-    trace: str = str(SHIPPED_TRACES)
+    """Folder of pictures, or labelled ones as `profile.dataset` reads them; the shipped ones without it."""
+    trace: str = str(TRACES)
     """File, or `file:trace_id` for all links on one trace."""
     link_scale: float = 1.0
     """Rates of the links over the trace's. 0 fits them to the device: at the mean rate a picture takes `PICTURE_SHARE`

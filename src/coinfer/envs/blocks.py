@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import chance, core, stays
-from coinfer.envs.chance import EdgeTables
+from coinfer.envs import block_visits, core, exogenous
+from coinfer.envs.block_visits import Plan
 from coinfer.envs.core import Info, State
+from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
-from coinfer.envs.stays import Plan
 from coinfer.physics import compute, radio
-from coinfer.physics.cost import outcome_of
+from coinfer.physics.latency import outcome_of
 from coinfer.scenario.world import BlocksWorld
 from coinfer.types import DEVICE, BlocksDecision, BlocksObservation, Outcome
 
@@ -66,7 +66,7 @@ def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dt
     Raises:
         WorldError: where the scenario's arrays do not fit together.
     """
-    edge = chance.load_edge(world, device, dtype)
+    edge = exogenous.load_edge(world, device, dtype)
 
     def real(array: np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(array, dtype=np.float64)).to(device, dtype)
@@ -122,9 +122,9 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
     dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
     works = draws.task_mask & ~dropped
     plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
-    passage = stays.pass_through(edge, state, stays.stays_of(edge, plan, _work_s(tables, state, plan)))
+    passage = block_visits.pass_through(edge, state, block_visits.stays_of(edge, plan, _work_s(tables, state, plan)))
 
-    power_w = chance.pick(edge.transmit_power_w, draws.device_class)
+    power_w = exogenous.pick(edge.transmit_power_w, draws.device_class)
     device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
     energy_j = device_j + compute.transmit_j(power_w, passage.airtime_s)
     outcome = outcome_of(
@@ -134,7 +134,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
         server_s=passage.on_server_s,
         download_s=passage.download_s + _answer_s(tables, plan),
         energy_j=energy_j,
-        accuracy=chance.pick(tables.accuracy, draws.model) * works,
+        accuracy=exogenous.pick(tables.accuracy, draws.model) * works,
         admitted=draws.task_mask & ~refused,
         answered=works,
         deadline_s=draws.deadline_s,
@@ -165,7 +165,7 @@ def feasible(tables: Tables, state: State, decision: BlocksDecision) -> Tensor:
     can = (known & ~(exists & (place >= 0) & out) & ~dead).all(-1)
     if not tables.edge.limited_energy:
         return can
-    power_w = chance.pick(tables.edge.transmit_power_w, draws.device_class)
+    power_w = exogenous.pick(tables.edge.transmit_power_w, draws.device_class)
     airtime_s = (radio.upload_s(plan.bits, torch.where(dead, 1.0, plan.rate_bps)) * plan.up).sum(-1)
     device_j = (tables.device_j[_kind(tables, state)] * (exists & (place < 0))).sum(-1)
     spends_j = device_j + compute.transmit_j(power_w, airtime_s)
@@ -200,7 +200,7 @@ def _work_s(tables: Tables, state: State, plan: Plan) -> Tensor:
     entry = (draws.model[..., None] * blocks + block) * tables.edge.edge.servers + server
     there = plan.exists & (plan.place >= 0)
     share = torch.where(there, draws.share[:, None].expand(-1, server.shape[1], -1).gather(-1, server), 1.0)
-    on_server_s = chance.pick(tables.server_s.reshape(-1), entry) * draws.server_factor[..., None] / share
+    on_server_s = exogenous.pick(tables.server_s.reshape(-1), entry) * draws.server_factor[..., None] / share
     on_device_s = tables.device_s[_kind(tables, state)] * draws.device_factor[..., None]
     return torch.where(there, on_server_s, on_device_s) * plan.exists
 
@@ -209,4 +209,4 @@ def _answer_s(tables: Tables, plan: Plan) -> Tensor:
     """[B, K] way back from the last block's server."""
     last = (plan.exists.sum(-1, keepdim=True) - 1).clamp(min=0)
     place = torch.where(plan.exists, plan.place, DEVICE).gather(-1, last)[..., 0]
-    return chance.pick(tables.edge.download_s, place.clamp(min=0)) * (place >= 0)
+    return exogenous.pick(tables.edge.download_s, place.clamp(min=0)) * (place >= 0)

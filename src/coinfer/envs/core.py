@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coinfer.envs.chance import Draws, EdgeTables, draw, pick, server_share
+from coinfer.envs.exogenous import Draws, EdgeTables, draw, pick, server_share
 from coinfer.physics import queueing, random
 
 

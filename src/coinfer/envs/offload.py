@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import chance, core, service
-from coinfer.envs.chance import EdgeTables
+from coinfer.envs import core, exogenous, service
 from coinfer.envs.core import Info, State
+from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
 from coinfer.envs.service import DevicePass, ServerPass
 from coinfer.physics import compute, queueing, radio
-from coinfer.physics.cost import outcome_of
+from coinfer.physics.latency import outcome_of
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Outcome
 
@@ -77,7 +77,7 @@ def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.d
     Raises:
         WorldError: where the scenario's arrays do not fit together.
     """
-    edge = chance.load_edge(world, device, dtype)
+    edge = exogenous.load_edge(world, device, dtype)
     kinds = world.edge.models * world.edge.classes
 
     def real(array: np.ndarray) -> Tensor:
@@ -104,15 +104,15 @@ def observe(tables: Tables, state: State) -> OffloadObservation:
     """What a policy sees of each world, [B, ..]."""
     draws, kind = state.draws, _kind(tables, state)
     backlog_s, room, share = core.seen_servers(tables.edge, state)
-    server_s = chance.rows(tables.server_s, kind)
+    server_s = exogenous.rows(tables.server_s, kind)
     if tables.edge.shares.varies:
         server_s.mul_(torch.where(share > 0, share, 1.0).reciprocal_()[:, None, None, :])
     return OffloadObservation(
-        option_device_s=chance.rows(tables.device_s, kind),
-        option_upload_bits=chance.rows(tables.upload_bits, kind),
+        option_device_s=exogenous.rows(tables.device_s, kind),
+        option_upload_bits=exogenous.rows(tables.upload_bits, kind),
         option_server_s=server_s,
-        option_accuracy=chance.rows(tables.accuracy, kind),
-        option_device_j=chance.rows(tables.device_j, kind),
+        option_accuracy=exogenous.rows(tables.accuracy, kind),
+        option_device_j=exogenous.rows(tables.device_j, kind),
         option_mask=option_feasible(tables, state) & draws.task_mask[..., None],
         task_mask=draws.task_mask,
         deadline_s=draws.deadline_s,
@@ -130,7 +130,7 @@ def option_feasible(tables: Tables, state: State) -> Tensor:
     """[B, K, O] the options that can be carried out with some server that has room: with the best link, if with any."""
     kind = _kind(tables, state)
     best_bps = state.draws.link_bps.amax(-1, keepdim=True)
-    exists, bits, device_j = (chance.rows(t, kind) for t in (tables.exists, tables.upload_bits, tables.device_j))
+    exists, bits, device_j = (exogenous.rows(t, kind) for t in (tables.exists, tables.upload_bits, tables.device_j))
     return _feasible(tables, state, exists, bits, device_j, best_bps)
 
 
@@ -175,7 +175,7 @@ def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
     server_s = _server_s(tables, state, row, server, offloads)
     servers = service.through_servers(edge, state, server, offloads, devices.sent_s, server_s)
 
-    power_w = chance.pick(edge.transmit_power_w, draws.device_class)
+    power_w = exogenous.pick(edge.transmit_power_w, draws.device_class)
     energy_j = (_entry(tables.device_j, row) + compute.transmit_j(power_w, airtime_s)) * works
     spent_j = state.spent_j
     if edge.limited_energy:
@@ -188,7 +188,7 @@ def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
         upload_s=(devices.sent_s - devices.computed_s) * offloads,
         queue_s=queue_s,
         server_s=server_s,
-        download_s=chance.pick(edge.download_s, server) * offloads,
+        download_s=exogenous.pick(edge.download_s, server) * offloads,
         energy_j=energy_j,
         accuracy=_entry(tables.accuracy, row) * works,
         admitted=draws.task_mask & ~refused,
@@ -204,11 +204,11 @@ def _kind(tables: Tables, state: State) -> Tensor:
 
 def _local_row(tables: Tables, state: State) -> Tensor:
     kind = _kind(tables, state)
-    return kind * tables.exists.shape[1] + chance.pick(tables.local_option, kind)
+    return kind * tables.exists.shape[1] + exogenous.pick(tables.local_option, kind)
 
 
 def _entry(table: Tensor, row: Tensor) -> Tensor:
-    return chance.pick(table.reshape(-1), row)
+    return exogenous.pick(table.reshape(-1), row)
 
 
 def _asked(tables: Tables, state: State, decision: OffloadDecision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -230,7 +230,7 @@ def _feasible(tables: Tables, state: State, exists: Tensor, bits: Tensor, device
     if not tables.edge.limited_energy:
         return can
     power_w, left_j = (
-        chance.pick(tables.edge.transmit_power_w, state.draws.device_class),
+        exogenous.pick(tables.edge.transmit_power_w, state.draws.device_class),
         core.energy_left_j(tables.edge, state),
     )
     if bits.ndim > power_w.ndim:

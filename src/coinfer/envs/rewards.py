@@ -1,13 +1,13 @@
 """The papers' rewards as arguments of `step`: from the outcome and draws of a slot [B, K] to rewards [B].
 
-Each is a sum over the tasks of the slot of a formula in `physics.cost`."""
+Each is a sum over the tasks of the slot of a formula in `physics.latency`."""
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-from coinfer.envs.chance import Draws
-from coinfer.physics import cost
+from coinfer.envs.exogenous import Draws
+from coinfer.physics import latency as cost
 from coinfer.types import Outcome
 
 Reward = Callable[[Outcome, Draws], Tensor]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coinfer.envs.chance import EdgeTables
 from coinfer.envs.core import State
+from coinfer.envs.exogenous import EdgeTables
 from coinfer.physics import queueing
 
 

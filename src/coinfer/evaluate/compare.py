@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import torch
 
-from coinfer.envs.worlds import reward_of
+from coinfer.envs.batched_env import reward_of
+from coinfer.errors import UserError
 from coinfer.evaluate import frames, limits, policy_files, report
 from coinfer.evaluate.oracles import ORACLES
-from coinfer.evaluate.simulate import Maker, Progress, Run, known_policies, run
-from coinfer.policies.modes import MODES
+from coinfer.evaluate.simulate import Maker, Run, known_policies, run
+from coinfer.policies.heuristics.wireless_power import MODES
+from coinfer.progress import Progress, quiet
 from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import OffloadWorld, WirelessPowerWorld, World
-from coinfer.types import UserError
 
 REFERENCES = ("greedy", "coordinate-descent")
 
@@ -71,7 +72,7 @@ class Comparison(NamedTuple):
         return folder
 
 
-def compare(settings: Settings, progress: Progress = lambda *_: None) -> Comparison:
+def compare(settings: Settings, progress: Progress = quiet) -> Comparison:
     """Runs every policy on the same episodes.
 
     Raises:

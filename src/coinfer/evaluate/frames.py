@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from coinfer.envs import wireless_power
-from coinfer.evaluate.simulate import Progress, Run, episode_seeds
-from coinfer.policies.modes import MODES
+from coinfer.evaluate.simulate import Run, episode_seeds
+from coinfer.policies.heuristics.wireless_power import MODES
+from coinfer.progress import Progress, quiet
 from coinfer.scenario.world import WirelessPowerWorld
 
 UNASKED = tuple(name for name in MODES if name != "optimum")
@@ -22,7 +23,7 @@ def run(
     seeds: int,
     episodes: int,
     device: str = "cpu",
-    progress: Progress = lambda *_: None,
+    progress: Progress = quiet,
 ) -> Run:
     """One decider in all frames; no frame depends on another, so many are decided at once."""
     tables, policy = wireless_power.load(world, device), MODES[name](0)
@@ -31,7 +32,7 @@ def run(
     slot = torch.arange(world.slots).repeat(seeds * episodes)
     rate_bps, sends, took_s = [], [], 0.0
     for begin in range(0, frames, AT_ONCE):
-        progress(name, begin, frames)
+        progress(begin, frames, name)
         chunk = slice(begin, begin + AT_ONCE)
         state = wireless_power.at(tables, episode[chunk].to(device), slot[chunk].to(device))
         began_s = time.perf_counter()
@@ -39,7 +40,7 @@ def run(
         rate_bps.append(wireless_power.step(tables, state, modes).allocation.rate_bps.cpu().numpy())
         took_s += time.perf_counter() - began_s
         sends.append(modes.double().mean(-1).cpu().numpy())
-    progress(name, frames, frames)
+    progress(frames, frames, name)
     found = {"rate_bps": rate_bps, "sends": sends}
     measures = {key: np.concatenate(parts).reshape(seeds, -1).mean(-1) for key, parts in found.items()}
     return Run(name, measures, frames, frames / took_s)

@@ -5,9 +5,10 @@ from torch import Tensor
 
 from coinfer.envs import core, offload
 from coinfer.evaluate import oracles
-from coinfer.evaluate.simulate import MEASURES, Progress, Run, episode_seeds
-from coinfer.policies import episode_bound
-from coinfer.policies.episode_bound import Tasks
+from coinfer.evaluate.simulate import MEASURES, Run, episode_seeds
+from coinfer.policies.bounds import episode
+from coinfer.policies.bounds.episode import Tasks
+from coinfer.progress import Progress, quiet
 from coinfer.scenario.world import OffloadWorld
 
 NAME = "lower bound"
@@ -17,21 +18,19 @@ SLOTS_AT_ONCE = 20
 """Slots that share prices; servers start each such part idle, which is below the truth and saves time."""
 
 
-def lower_bound(
-    world: OffloadWorld, seeds: int, episodes: int, steps: int = 100, progress: Progress = lambda *_: None
-) -> Run:
+def lower_bound(world: OffloadWorld, seeds: int, episodes: int, steps: int = 100, progress: Progress = quiet) -> Run:
     """Bounds of mean latency (from below) and of success in time (from above), for the episodes of `simulate.run`."""
     tables = offload.load(world, dtype=torch.float64)
     starts = range(0, world.edge.slots, SLOTS_AT_ONCE)
     latency_s, late, count = (torch.zeros(seeds * episodes, dtype=torch.float64) for _ in range(3))
     for number, start in enumerate(starts):
-        progress(NAME, number, len(starts))
+        progress(number, len(starts), NAME)
         tasks = tasks_of(tables, episode_seeds(seeds, episodes), start, min(start + SLOTS_AT_ONCE, world.edge.slots))
         grid_s = _grid_s(tasks, world.edge.slot_s)
-        latency_s += episode_bound.least_latency(tasks, grid_s, steps).total
-        late += episode_bound.fewest_late(tasks, grid_s, steps).total
+        latency_s += episode.least_latency(tasks, grid_s, steps).total
+        late += episode.fewest_late(tasks, grid_s, steps).total
         count += tasks.there.sum(-1)
-    progress(NAME, len(starts), len(starts))
+    progress(len(starts), len(starts), NAME)
     by_seed = [part.reshape(seeds, episodes).sum(-1).numpy() for part in (latency_s, late, count)]
     nothing = torch.full((seeds,), torch.nan).numpy()
     measures = dict.fromkeys(MEASURES, nothing)
@@ -49,7 +48,7 @@ def tasks_of(tables: offload.Tables, seeds: Tensor, start: int, end: int) -> Tas
         state = state._replace(slot=number, draws=core.draw(tables.edge, seeds, number))
         slots.append(oracles.unloaded(tables, state))
     limited = bool(tables.edge.limited_energy)
-    return episode_bound.tasks_of(slots, edge.slot_s, tables.edge.download_s, edge.drop_refused or limited)
+    return episode.tasks_of(slots, edge.slot_s, tables.edge.download_s, edge.drop_refused or limited)
 
 
 def _grid_s(tasks: Tasks, slot_s: float) -> float:

@@ -8,8 +8,8 @@ from torch import Tensor
 from coinfer.envs import core, offload
 from coinfer.envs.core import State
 from coinfer.envs.rewards import Reward
-from coinfer.policies import bounds, slot_program
-from coinfer.policies.bounds import BoundError, Cost
+from coinfer.policies.bounds import slot, slot_program
+from coinfer.policies.bounds.slot import BoundError, Cost
 from coinfer.types import OffloadDecision, OffloadObservation
 
 Decider = Callable[[State, OffloadObservation], OffloadDecision]
@@ -79,7 +79,7 @@ def slot_descent(tables: offload.Tables) -> Decider:
 
     def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
         true = truth(tables, state)
-        return bounds.coordinate_descent(true, served_cost(tables, state)).decision
+        return slot.coordinate_descent(true, served_cost(tables, state)).decision
 
     return decide
 
@@ -88,7 +88,7 @@ def slot_optimum(tables: offload.Tables) -> Decider:
     """The very best decision of each slot by exhaustive search, for slots of few tasks."""
 
     def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
-        return bounds.exhaustive(truth(tables, state), served_cost(tables, state)).decision
+        return slot.exhaustive(truth(tables, state), served_cost(tables, state)).decision
 
     return decide
 
@@ -109,7 +109,7 @@ def _solved(one: OffloadObservation) -> OffloadDecision:
     try:
         return slot_program.least_latency(one, PROGRAM_LIMIT_S).decision
     except BoundError:
-        return bounds.coordinate_descent(one).decision
+        return slot.coordinate_descent(one).decision
 
 
 def reward_optimum(reward: Reward) -> Oracle:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from coinfer.evaluate.simulate import Maker
-from coinfer.policies.exported import ExportedPolicy, PolicyError, Triple
+from coinfer.policies.onnx import ExportedPolicy, PolicyError, Triple
 from coinfer.scenario.compile import Compiled, fingerprint
 from coinfer.scenario.tables import Label
 from coinfer.scenario.world import OffloadWorld

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from coinfer.envs import rewards
-from coinfer.envs.worlds import environment_of
+from coinfer.envs.batched_env import environment_of
 from coinfer.evaluate import oracles
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies import shipped
-from coinfer.policies.blocks import BLOCKS
-from coinfer.policies.heuristics import OFFLOAD
+from coinfer.policies.heuristics.blocks import BLOCKS
+from coinfer.policies.heuristics.offload import OFFLOAD
+from coinfer.progress import Progress, quiet
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 from coinfer.types import Outcome
 
 Maker = Callable[[int], Callable[[Any], Any]]
 """From a seed to a policy."""
-Progress = Callable[[str, int, int], None]
 """Is told the policy, the slots done and the slots to do."""
 
 MEASURES = {
@@ -74,7 +74,7 @@ def run(
     maker: Maker | None = None,
     reward: rewards.Reward = rewards.latency,
     device: str = "cpu",
-    progress: Progress = lambda *_: None,
+    progress: Progress = quiet,
     oracle: oracles.Oracle | None = None,
     first: int = 0,
 ) -> Run:
@@ -93,7 +93,7 @@ def run(
     ledger = Ledger(seeds, world.edge.servers)
     took_s = 0.0
     for slot in range(world.edge.slots):
-        progress(name, slot, world.edge.slots)
+        progress(slot, world.edge.slots, name)
         began_s = time.perf_counter()
         seen = environment.observe(tables, state)
         decision = decide(state, seen)
@@ -101,7 +101,7 @@ def run(
         took_s += time.perf_counter() - began_s
         state = stepped.state
         ledger.add(seen.task_mask, stepped.outcome, stepped.reward, stepped.info)
-    progress(name, world.edge.slots, world.edge.slots)
+    progress(world.edge.slots, world.edge.slots, name)
     return Run(name, ledger.measures(), ledger.tasks, ledger.tasks / took_s)
 
 

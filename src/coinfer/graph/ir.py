@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from coinfer.errors import UserError
 from coinfer.graph.fusion import fused_groups
-from coinfer.types import UserError
 from coinfer.units import BITS_PER_BYTE
 
 _MESSAGE_CHARACTERS = 1000

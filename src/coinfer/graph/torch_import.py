@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from coinfer.graph.ir import GraphError, ImageInput, ModelGraph
-from coinfer.graph.onnx_import import from_proto, image_property
+from coinfer.graph.onnx.load import from_proto, image_property
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from coinfer.errors import UserError
 from coinfer.graph.ir import Cut, ModelGraph
-from coinfer.types import UserError
 from coinfer.units import FLOAT32_BITS
 
 T = TypeVar("T")

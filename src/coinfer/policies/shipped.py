@@ -12,14 +12,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from coinfer.policies import scorer
-from coinfer.policies.exported import SHIPPED
-from coinfer.policies.heuristics import sequential_greedy
-from coinfer.policies.insertion import insertion
-from coinfer.policies.memory import remembering
+from coinfer.policies.heuristics.insertion import insertion
+from coinfer.policies.heuristics.memory import remembering
+from coinfer.policies.heuristics.offload import sequential_greedy
+from coinfer.policies.learned import scorer
+from coinfer.resources import POLICIES
 from coinfer.types import Policy
 
-LEARNED = SHIPPED / "learned.onnx"
+LEARNED = POLICIES / "learned.onnx"
 """The trained policy as a file that also nodes take; without memory, which is theirs to keep."""
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.table import Bits, _first
-from coinfer.types import UserError
 from coinfer.units import FLOAT32_BITS
 
 Z_95 = 1.959963984540054

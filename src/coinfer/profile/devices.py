@@ -7,12 +7,12 @@ from ours (ncnn or PyTorch there), so these figures are for planning before the 
 import csv
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from coinfer.profile.table import ProfileError, ProfileTable
+from coinfer.resources import DEVICES
 from coinfer.units import GIGA
 
 
@@ -52,7 +52,7 @@ WORK_FLOP: Mapping[str, float] = {
 
 @cache
 def _catalogue() -> Mapping[str, DeviceClass]:
-    text = files("coinfer").joinpath("data/devices.csv").read_text(encoding="utf-8")
+    text = DEVICES.read_text(encoding="utf-8")
     return {row["name"]: _device_class(row) for row in csv.DictReader(text.splitlines())}
 
 

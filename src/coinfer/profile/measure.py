@@ -24,12 +24,10 @@ from coinfer.graph.session import CPU, Session, open_session
 from coinfer.profile.payloads import Codec, measure_payloads
 from coinfer.profile.table import Machine, ProfileError, ProfileTable, by_group
 from coinfer.profile.trace import Trace, open_traced, read_trace
+from coinfer.progress import Progress, quiet
 
 Sample = Mapping[str, np.ndarray]
 """One value at batch 1 for each of the network's inputs."""
-
-Progress = Callable[[int, int, str], None]
-"""Called with the steps done, their number, and what comes next."""
 
 WARM_UP = 3
 REPEATS = 25
@@ -46,10 +44,6 @@ class Engine(NamedTuple):
 
 
 _ENGINE = Engine()
-
-
-def quiet(done: int, total: int, what: str) -> None:
-    """Tells nobody about progress."""
 
 
 def measure(

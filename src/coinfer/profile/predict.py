@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.resources import files
 from itertools import combinations_with_replacement
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +18,7 @@ import onnx
 
 from coinfer.graph.fusion import fused_groups
 from coinfer.graph.ir import ModelGraph, Op
+from coinfer.resources import OP_REGRESSORS
 
 Side = Literal["edge", "cloud"]
 """The two machines of the measurements; their source does not name them. Edge is a processor of some 10 to 100
@@ -237,7 +237,7 @@ def _side(sizes: tuple[int, ...]) -> float:
 @cache
 def _shipped(side: Side) -> Mapping[str, OpRegressor]:
     """The fitted regressors of `data/op_regressors.json`, written by benchmarks/fit_regressors.py."""
-    fitted = json.loads(files("coinfer").joinpath("data/op_regressors.json").read_text())["sides"]
+    fitted = json.loads(OP_REGRESSORS.read_text(encoding="utf-8"))["sides"]
     if side not in fitted:
         raise ValueError(f"no regressors for side {side!r}: it is one of {', '.join(sorted(fitted))}")
     return {kind: OpRegressor.from_dict(kind, learned) for kind, learned in fitted[side].items()}

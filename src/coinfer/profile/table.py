@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
-from coinfer.types import UserError
 from coinfer.units import bytes_of_bits
 
 BITS = (32, 16, 12, 8, 4)

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from coinfer.errors import UserError
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
-from coinfer.runtime.messages import WireError
-from coinfer.runtime.slow import slowed
-from coinfer.types import UserError
+from coinfer.runtime.emulation.slowdown import slowed
+from coinfer.runtime.protocol.messages import WireError
 
 Engine = Literal["onnxruntime", "openvino"]
 Arrays = Mapping[str, np.ndarray]

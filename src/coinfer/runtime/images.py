@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from coinfer.errors import UserError
 from coinfer.graph.ir import ImageInput
-from coinfer.types import UserError
+from coinfer.resources import PHOTOS
 
-DATA = Path(__file__).resolve().parent.parent / "data"
-SHIPPED_PHOTOS = DATA / "photos"
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 CROP_MARGIN = 256 / 224
 """The shorter side is scaled to this many times the input before the centre is cut out, as ImageNet networks expect."""
@@ -28,7 +27,7 @@ def load_images(folder: str | Path | None = None) -> list[tuple[str, np.ndarray]
     Raises:
         ImageError: where there is no picture, or one that cannot be read.
     """
-    where = SHIPPED_PHOTOS if folder is None else Path(folder)
+    where = PHOTOS if folder is None else Path(folder)
     if not where.is_dir():
         raise ImageError(f"{where}: not a folder; give one that holds .jpg or .png pictures")
     files = sorted(file for file in where.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
@@ -54,7 +53,7 @@ def load_image(path: str | Path) -> np.ndarray:
 
 def class_names() -> list[str]:
     """The 1000 ImageNet classes in the order of the networks' outputs."""
-    return (SHIPPED_PHOTOS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    return (PHOTOS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
 
 
 def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:

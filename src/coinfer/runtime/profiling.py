@@ -11,21 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from coinfer.graph.ir import ImageInput, ModelGraph
-from coinfer.profile.measure import (
-    Engine,
-    Progress,
-    Sample,
-    cut_tensors,
-    measure,
-    quiet,
-    random_samples,
-    this_machine,
-)
+from coinfer.profile.measure import Engine, Sample, cut_tensors, measure, random_samples, this_machine
 from coinfer.profile.payloads import Codec
 from coinfer.profile.table import ProfileError, ProfileTable
-from coinfer.runtime import codec
+from coinfer.progress import Progress, quiet
+from coinfer.runtime.codec import codec
 from coinfer.runtime.images import load_images, normalise, to_pixels
-from coinfer.runtime.messages import WIRE_BITS
+from coinfer.runtime.protocol.messages import WIRE_BITS
 from coinfer.units import bits_of_bytes
 
 SLOW_LINK_BPS = 10e6

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from coinfer.errors import shown
 from coinfer.physics import radio
 from coinfer.scenario.load import Scenario
 from coinfer.scenario.traces import DATA_VARIABLE, find_file
 from coinfer.traces import Trace, load_traces
-from coinfer.types import shown
 
 BANK_VALUES = 1 << 18
 """Values of a drawn bank; more would only fall out of the cache."""

@@ -1,6 +1,6 @@
 """What is said to a person whose scenario does not work."""
 
-from coinfer.types import UserError
+from coinfer.errors import UserError
 
 
 class ScenarioError(UserError):

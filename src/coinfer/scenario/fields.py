@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
+from coinfer.errors import shown
 from coinfer.profile.table import BITS
-from coinfer.types import shown
 
 
 def wrong(value: Any, expected: str) -> PydanticCustomError:

@@ -2,18 +2,18 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from coinfer.errors import shown
+from coinfer.resources import SCENARIOS
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.fields import said
 from coinfer.scenario.spec import ADAPTER, AnyScenario
 from coinfer.scenario.yaml_file import Document, Key, parse, read_text
-from coinfer.types import shown
 
 PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "droo", "city", "campus")
 """The papers' worlds and two of our own, as files that a user copies and edits."""
@@ -65,8 +65,7 @@ def preset_text(name: str) -> str:
     """
     if name not in PRESETS:
         raise ScenarioError(f"no preset {shown(name)}; there are {', '.join(PRESETS)}")
-    with as_file(files("coinfer").joinpath(f"data/scenarios/{name}.yaml")) as path:
-        return path.read_text(encoding="utf-8")
+    return (SCENARIOS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read(text: str, source: str, folder: Path | None = None, changes: Mapping[str, Any] | None = None) -> Scenario:

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from coinfer.errors import shown
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.options import IMAGE_BITS
+from coinfer.options.compile import IMAGE_BITS
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
+from coinfer.resources import NETWORKS
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.traces import find_file
-from coinfer.types import shown
 
 FOLDER = "networks"
 _DIGITS = 5
@@ -192,8 +193,7 @@ def _load(path: Path, changed_ns: int) -> NetworkTable:
 @cache
 def shipped_networks() -> tuple[str, ...]:
     """Names of the networks that come with coinfer."""
-    folder = Path(__file__).resolve().parent.parent / "data" / FOLDER
-    return tuple(sorted(path.stem for path in folder.glob("*.json")))
+    return tuple(sorted(path.stem for path in NETWORKS.glob("*.json")))
 
 
 def even_blocks(cuts: Sequence[ChainCut], blocks: int) -> tuple[int, ...]:

@@ -5,14 +5,14 @@ A workload has `time_s`, and may have a column that names the series (`series` o
 """
 
 import os
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from coinfer.errors import shown
+from coinfer.resources import DATA
 from coinfer.traces import TraceError, columns_of, number_of, rows_of
-from coinfer.types import shown
 
 DATA_VARIABLE = "COINFER_DATA"
 """Environment variable: a folder with traces, workloads and profiles that are not shipped."""
@@ -52,9 +52,8 @@ class Workload(NamedTuple):
 
 def find_file(name: str, folder: Path | None) -> Path | None:
     """A data file by name: beside the scenario, in the folder that `COINFER_DATA` names, or among those shipped."""
-    with as_file(files("coinfer").joinpath("data")) as shipped:
-        places = [folder, Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None, shipped]
-        candidates = [place / name for place in places if place is not None]
+    places = [folder, Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None, DATA]
+    candidates = [place / name for place in places if place is not None]
     try:
         return next((path for path in candidates if path.is_file()), None)
     except (OSError, ValueError):  # a name that no file system takes

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.types import UserError
+from coinfer.errors import UserError
 
 
 class WorldError(UserError):

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from coinfer.errors import shown
 from coinfer.scenario.errors import ScenarioError
-from coinfer.types import shown
 
 Key = tuple[str | int, ...]
 """Where a value stands: `("servers", 0, "capacity")`."""

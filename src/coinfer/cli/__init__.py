@@ -1,0 +1,1 @@
+"""The `coinfer` command: one file for each sub-command. Start in `main`."""

@@ -1,0 +1,119 @@
+"""`coinfer scenario`: list, show, copy and check the worlds that policies are tried in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from coinfer.cli.console import console
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Worlds to simulate: presets and your own files.")
+
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, such as servers.0.capacity=20; repeat."),
+]
+
+
+@app.command("list")
+def list_presets() -> None:
+    """The presets: the papers' worlds and two of our own.
+
+    Example: [bold]coinfer scenario list[/bold]
+    """
+    from coinfer.scenario.load import PRESETS, load
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "environment", "what it is"):
+        table.add_column(column)
+    for name in PRESETS:
+        spec = load(name).spec
+        table.add_row(name, spec.environment, spec.about)
+    console.print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A preset of `coinfer scenario list`.")],
+    output: Annotated[Path | None, typer.Option("-o", help="Write it to a file, to edit.")] = None,
+) -> None:
+    """Print a preset's file; with -o write a copy to edit.
+
+    Example: [bold]coinfer scenario show campus -o mine.yaml[/bold]
+    """
+    from coinfer.scenario.errors import ScenarioError
+    from coinfer.scenario.load import preset_text
+
+    text = preset_text(name)
+    if output is None:
+        console.print(text, end="", markup=False, soft_wrap=True)
+        return
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ScenarioError(f"{output}: there is such a file already; it is left as it is") from None
+    except OSError as error:
+        raise ScenarioError(f"{output}: cannot write here: {error.strerror}") from None
+    console.print(f"wrote {output}; `coinfer scenario check {output}` reads it", soft_wrap=True)
+
+
+@app.command()
+def check(
+    scenario: Annotated[str, typer.Argument(help="A file, or a preset.")],
+    changes: Changes = None,
+    options: Annotated[bool, typer.Option("--options", help="Also list what each network may choose from.")] = False,
+) -> None:
+    """Read a scenario, compile it, and say what came out; a mistake in it is one line and exit code 2.
+
+    Example: [bold]coinfer scenario check mine.yaml --set arrivals.rate_per_s=40[/bold]
+    """
+    from coinfer.scenario.compile import compile_scenario, fingerprint
+    from coinfer.scenario.load import load, parse_changes
+    from coinfer.scenario.report import option_rows, summary
+
+    compiled = compile_scenario(load(scenario, parse_changes(changes or [])))
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in summary(compiled):
+        table.add_row(key, value)
+    table.add_row("fingerprint", fingerprint(compiled.world)[:16])
+    console.print(table)
+    if options and compiled.labels:
+        listed = Table(box=None, pad_edge=False)
+        for column in ("network", "device", "exit", "sends", "bits", "kB", "device ms", "server ms", "accuracy"):
+            left = column in {"network", "device", "sends"}
+            listed.add_column(column, justify="left" if left else "right", overflow="fold")
+        for row in option_rows(compiled):
+            listed.add_row(*row)
+        console.print()
+        console.print(listed)
+    for note in compiled.notes:
+        console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="An ONNX file (several outputs are exits), or a network of the zoo.")],
+    output: Annotated[Path, typer.Option("-o", help="Where the network's table goes.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads to measure with.")] = 1,
+) -> None:
+    """Measure a network on this machine for scenarios: as `network` of a model, or in `profiles` of a device or server.
+
+    Example: [bold]coinfer scenario profile mymodel.onnx -o mymodel.json[/bold]
+    """
+    from coinfer.graph.zoo import early_exits
+    from coinfer.graph.zoo.networks import open_model
+    from coinfer.runtime.profiling import measure_with_codec, samples_for
+    from coinfer.scenario.network import network_table
+
+    graph = early_exits.build(model) if model in early_exits.EXITS else open_model(model)
+    chains = [graph.pruned((name,)) for name in graph.outputs]
+    with console.status(f"measuring {graph.name}") as status:
+        tables = []
+        for number, chain in enumerate(chains, start=1):
+            status.update(f"measuring {graph.name}, exit {number} of {len(chains)}")
+            tables.append(measure_with_codec(chain, threads, samples_for(chain)))
+    table = network_table(graph, tables)
+    table.save(output)
+    console.print(f"{output}: {graph.name}, {table.whole_s * 1e3:.3g} ms here, {len(chains)} exit(s)", soft_wrap=True)

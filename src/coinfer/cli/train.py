@@ -1,0 +1,137 @@
+"""`coinfer train`: a scheme learns in a scenario, is compared, and becomes a file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coinfer.cli.console import begin_pytorch, console, resumable
+from coinfer.errors import UserError
+
+if TYPE_CHECKING:
+    from coinfer.rl.algorithms.placement_schemes import Spread
+    from coinfer.rl.core.training import Progress
+    from coinfer.rl.distributed.coordinator import Loss
+    from coinfer.rl.distributed.ray_workers import RayCrew
+
+SHOWN = {
+    "reward": "return {:.3g}",
+    "latency_s": "{:.3g} s",
+    "in_time": "success {:.1%}",
+    "temperature": "temperature {:.2g}",
+}
+"""Figures that the bar tells, where a scheme has them; means over the worlds that it explores in."""
+
+
+def train(
+    scheme: Annotated[str, typer.Argument(help="cdo-dsac, sac-d, ...; `coinfer train list` shows all.")],
+    scenario: Annotated[
+        str | None, typer.Option(help="A preset of `coinfer scenario list`, or a file; the scheme's own without it.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Settings of the learner: quick, or paper.")] = "quick",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Learners, trained side by side.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the first learner.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Slots that each learner decides; the preset's without it.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the scenario; repeat."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the training; runs/SCHEME-SCENARIO without it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
+    device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Agents and controller as processes spread over a Ray cluster.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The cluster's head, or auto; one on this machine alone without it."),
+    ] = None,
+) -> None:
+    """Train a scheme, compare it with baselines, and export its policy.
+
+    The folder holds checkpoints, learning curves (curves.json, TensorBoard) and policy.onnx with policy.json, which
+    `coinfer simulate --policy` and `coinfer infer --policy` take. A training that was stopped at any moment and is
+    resumed ends exactly as if it had not been.
+
+    Example: [bold]coinfer train sac-d --seeds 10[/bold]
+    """
+    begin_pytorch("training", device, threads)
+    from coinfer.evaluate import report
+    from coinfer.rl import export, registry
+    from coinfer.rl.core.training import TrainSettings
+    from coinfer.scenario.compile import open_world
+    from coinfer.scenario.load import parse_changes
+
+    if scheme == "list":
+        for name, one in registry.SCHEMES.items():
+            console.print(f"{name:14s} {one.about}")
+        return
+    found = registry.scheme(scheme)
+    name = scenario or found.scenario
+    folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
+    settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
+    if resume and not any(folder.glob("checkpoints/*.safetensors")):
+        console.print(f"{folder} has no checkpoint yet: training begins anew", soft_wrap=True)
+    how = {"spread": _spread(scheme, address)} if cluster or address else {}
+    with resumable(), training_bar(scheme) as progress:
+        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **how)
+    compiled = open_world(name, parse_changes(changes or ()))
+    path = folder / "policy.onnx"
+    with console.status("exporting the policy"):
+        export.export_best(trained, compiled, path)
+    with console.status("comparing with baselines"):
+        runs = export.beside_baselines(path, scheme, compiled, seeds=10, episodes=2)
+    title = f"{scheme} (best of {seeds} by reward on held-out worlds) beside baselines, {runs[0].tasks:,} tasks"
+    shown = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
+    columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in shown}}
+    console.print(*report.fitted(report.comparison(title, runs, columns), console.width))
+    report.save(folder / "evaluation", trained.record, runs)
+    console.print(f"\npolicy: {path}; curves and records: {folder}", soft_wrap=True)
+
+
+def _spread(scheme: str, address: str | None) -> "Spread":
+    """What has the agents of the scheme live on the cluster."""
+    from coinfer.rl import registry
+    from coinfer.rl.distributed.ray_workers import playing
+
+    if not registry.scheme(scheme).agents:
+        able = ", ".join(name for name, one in registry.SCHEMES.items() if one.agents)
+        raise UserError(f"{scheme} has no agents to put on a cluster; schemes that have: {able}")
+
+    def seated(crew: "RayCrew") -> None:
+        nodes = len({seat.node for seat in crew.seats()})
+        console.print(f"{crew.count} agents and the controller on {nodes} node{'s' * (nodes > 1)} of the cluster")
+
+    def told(loss: "Loss") -> None:
+        about = f"{loss.who} was lost and replaced within {loss.took_s:.1f} s"
+        console.print(f"{about}; {loss.age_s:.1f} s of training were played again")
+
+    return lambda setting: playing(setting, address, told=told, seated=seated)
+
+
+@contextmanager
+def training_bar(scheme: str) -> Iterator["Progress"]:
+    """How far it is, what it has learned so far, how fast it goes, how long it still takes."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from coinfer.rl.core.training import Report
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=console) as bar:
+        task = bar.add_task(scheme, total=None, told="")
+
+        def told(report: Report) -> None:
+            parts = [text.format(report.figures[name]) for name, text in SHOWN.items() if name in report.figures]
+            speed = [f"{report.decisions / report.took_s:,.0f} slots/s"] if report.decisions else []
+            bar.update(task, total=report.rounds, completed=report.round, told=", ".join(parts + speed))
+
+        try:
+            yield told
+        except UserError:
+            bar.update(task, visible=False)  # nothing was trained
+            raise

@@ -1,0 +1,82 @@
+"""The worlds as a TorchRL environment, a batch of them.
+
+    env = EdgeEnv("campus", batch_size=1024)
+    rollout = env.rollout(50, policy)
+
+Observations and actions are those of `worlds`, the observations side by side in the tensordict under their names of
+`types`; `action_mask` is true for the values that can be carried out. Episodes never end before their last slot: then
+`truncated`. Worlds that are over begin anew with the next `reset`, as TorchRL's rollouts and collectors do it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Binary, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from coinfer.envs.batched_env import open_worlds
+from coinfer.physics import random
+from coinfer.scenario.world import BlocksWorld, OffloadWorld
+
+
+class EdgeEnv(EnvBase):
+    """Independent worlds of one scenario.
+
+    Args:
+        scenario: a preset, a file, or a compiled world.
+        batch_size: how many worlds.
+        changes: values to put into the file, by dotted key.
+        reward: the scenario's own without it.
+    """
+
+    def __init__(
+        self,
+        scenario: str | Path | OffloadWorld | BlocksWorld = "campus",
+        batch_size: int = 1,
+        changes: Mapping[str, Any] | None = None,
+        reward: Any = None,
+        device: str = "cpu",
+    ):
+        super().__init__(device=torch.device(device), batch_size=torch.Size([batch_size]))
+        self.worlds = open_worlds(batch_size, scenario, changes, reward, device)
+        self._seed, self._resets = 0, 0
+        mask = self.worlds.mask()
+        seen = {name: self._like(field) for name, field in self.worlds.observe().items()}
+        masked = Binary(mask.shape[-1], mask.shape, device=self.device, dtype=torch.bool)
+        self.observation_spec = Composite({**seen, "action_mask": masked}, shape=self.batch_size)
+        self.action_spec = Categorical(
+            mask.shape[-1], torch.Size(mask.shape[:-1]), device=self.device, dtype=torch.int64
+        )
+        column = torch.Size((batch_size, 1))
+        self.reward_spec = Unbounded(column, device=self.device)
+        flag = Binary(1, column, device=self.device, dtype=torch.bool)
+        flags = {name: flag.clone() for name in ("done", "terminated", "truncated")}
+        self.full_done_spec = Composite(flags, shape=self.batch_size)
+
+    def _like(self, field: Tensor) -> Unbounded:
+        return Unbounded(field.shape, device=self.device, dtype=field.dtype)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
+        over = None if tensordict is None else tensordict.get("_reset", None)
+        number = torch.arange(self.batch_size[0], device=self.device) + self._resets * self.batch_size[0]
+        self.worlds.reset(random.key(torch.full_like(number, self._seed), number), None if over is None else over[:, 0])
+        self._resets += 1
+        never = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return self._tensordict(self.worlds.observe(), done=never, terminated=never, truncated=never)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        found = self.worlds.step(tensordict["action"])
+        over, never = found.truncated[:, None], torch.zeros_like(found.truncated)[:, None]
+        reward = found.reward[:, None].to(torch.float32)
+        return self._tensordict(found.observation, reward=reward, done=over, terminated=never, truncated=over.clone())
+
+    def _tensordict(self, observation: dict[str, Tensor], **more: Tensor) -> TensorDict:
+        fields = {**observation, "action_mask": self.worlds.mask(), **more}
+        return TensorDict(fields, batch_size=self.batch_size, device=self.device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._seed, self._resets = 0 if seed is None else seed, 0

@@ -1,0 +1,1 @@
+"""ONNX files as graphs: validated, loaded, their shapes known. Start in `load`."""

@@ -1,0 +1,292 @@
+"""ONNX models as graphs: read, gated, constants folded, every tensor's shape known."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from coinfer.graph.flops import OpShapes, op_flop
+from coinfer.graph.ir import GraphError, ImageInput, ModelGraph, Op, Tensor
+from coinfer.graph.onnx import shapes, validate
+
+IMAGE_KEY = "coinfer.image"
+"""Key of the model's metadata that says, in JSON, how a picture becomes its input (`ImageInput`)."""
+WEIGHTS = "weights"
+"""Where the structure says its weights lie; ONNX Runtime is given them from memory under this name."""
+MAX_WORK_FLOP = 1e14
+"""At batch 1. What a large vision transformer does is a hundredth of it; a hostile file could ask for years."""
+
+_SETTING_KINDS = """
+CenterCropPad Clip ConstantOfShape CumSum DFT Dropout Expand OneHot Pad Range ReduceL1 ReduceL2 ReduceLogSum
+ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Resize Slice Split Squeeze
+Tile TopK Trilu Unsqueeze Upsample
+"""
+_SETTING_INPUTS = frozenset(_SETTING_KINDS.split())
+"""Operations whose constants set how they work; their values belong to the structure."""
+_MAX_SETTING_BYTES = 65_536
+
+
+def load(path: str | Path) -> ModelGraph:
+    """Read an ONNX file; weights that lie in other files beside it are read too.
+
+    Raises:
+        GraphError: where the file is no ONNX model, is refused by the gate (`gate`), or cannot be cut because shapes
+            are not known before it runs.
+    """
+    path = Path(path)
+    try:
+        return from_proto(validate.read_proto(path), path.stem, directory=path.parent, where=str(path))
+    except UnicodeDecodeError as error:
+        raise GraphError(f"{path}: holds a name that is no text; the file is damaged") from error
+
+
+def from_proto(
+    model: onnx.ModelProto,
+    name: str,
+    weights: Mapping[str, np.ndarray] | None = None,
+    directory: Path | None = None,
+    where: str | None = None,
+) -> ModelGraph:
+    """A model in memory as a graph.
+
+    Args:
+        weights: values of initializers that the model only refers to.
+        directory: below which other files with weights may lie; without it none are read.
+        where: how messages call the model.
+
+    Raises:
+        GraphError: as `load`.
+    """
+    where = where or name
+    validate.check_proto(model, where)
+    given = weights or {}
+    inline = [value for value in model.graph.initializer if value.name not in given]
+    values = {**given, **validate.read_weights(inline, where, directory)}
+    opset = next(opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"})
+    nodes, outputs = list(model.graph.node), tuple(value.name for value in model.graph.output)
+    _check_names(model.graph, where)
+    _check_order(nodes, {*values, *(value.name for value in model.graph.input)}, outputs, where)
+    sources = [value for value in model.graph.input if value.name not in values]
+    settled = _settled(_alive(nodes, outputs), values, sources, outputs, opset, where)
+    for output in outputs:
+        if output in settled.constants:
+            raise GraphError(f"{where}: output {output!r} does not depend on the input; drop it when exporting")
+        if output not in settled.tensors[0]:
+            raise GraphError(f"{where}: the shape of output {output!r} is not known; export with fixed shapes")
+    return _assemble(settled._replace(nodes=_alive(settled.nodes, outputs)), outputs, model, name, where)
+
+
+def _settled(
+    nodes: Sequence[onnx.NodeProto],
+    values: dict[str, np.ndarray],
+    sources: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[str],
+    opset: int,
+    where: str,
+) -> shapes.Settled:
+    """Shapes for one sample and for two where the batch is free; networks that only claim so are fixed at one."""
+    one = [_input(value, 1, where) for value in sources]
+    if sources and all(_first_axis_free(value) for value in sources):
+        try:
+            both = shapes.settle(nodes, values, [one, [_input(value, 2, where) for value in sources]], opset, where)
+        except GraphError:
+            return shapes.settle(nodes, values, [one], opset, where)
+        if all(_scales(output, both.tensors) for output in outputs):
+            return both
+    return shapes.settle(nodes, values, [one], opset, where)
+
+
+def _check_names(graph: onnx.GraphProto, where: str) -> None:
+    for role, values in (("input", graph.input), ("output", graph.output), ("weight", graph.initializer)):
+        seen = {""}
+        for value in values:
+            if value.name in seen:
+                raise GraphError(f"{where}: {role} {value.name!r} is nameless or named twice")
+            seen.add(value.name)
+
+
+def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequence[str], where: str) -> None:
+    """Every tensor is made once, before it is read."""
+    for node in nodes:
+        for source in node.input:
+            if source and source not in known:
+                raise GraphError(
+                    f"{where}: operation {node.op_type} ({node.name!r}) reads {source!r} before it is made"
+                )
+        for made in filter(None, node.output):
+            if made in known:
+                raise GraphError(f"{where}: tensor {made!r} is made twice")
+            known.add(made)
+    missing = [output for output in outputs if output not in known]
+    if missing:
+        raise GraphError(f"{where}: nothing makes the output {missing[0]!r}")
+
+
+def _first_axis_free(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) > 0 and not dims[0].HasField("dim_value")
+
+
+def _input(value: onnx.ValueInfoProto, batch: int, where: str) -> Tensor:
+    kind = value.type.tensor_type
+    if kind.elem_type not in validate.DTYPES or not kind.HasField("shape"):
+        raise GraphError(f"{where}: input {value.name!r} is no tensor of numbers with a known shape; export it so")
+    dims = list(kind.shape.dim)
+    shape = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in dims]
+    if dims and not dims[0].HasField("dim_value"):
+        shape[0] = batch
+    if any(size <= 0 for size in shape):
+        free = [axis for axis, size in enumerate(shape) if size <= 0]
+        raise GraphError(
+            f"{where}: input {value.name!r} has no size on axis {free[0]}; only the first axis may be free"
+        )
+    return Tensor(value.name, validate.DTYPES[kind.elem_type], tuple(shape))
+
+
+def _alive(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs need."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
+    """True where the first axis, and no other, is the batch."""
+    one, two = (found[name].shape if name in found else () for found in tensors)
+    return two == (2, *one[1:]) and one[:1] == (1,)
+
+
+def _assemble(
+    settled: shapes.Settled, outputs: tuple[str, ...], model: onnx.ModelProto, name: str, where: str
+) -> ModelGraph:
+    nodes, constants, tensors = settled
+    at_one = tensors[0]
+    read = {source for node in nodes for source in node.input}
+    given = [value.name for value in model.graph.input if value.name in at_one]
+    ends = tuple(source for source in given if source in read or source in outputs)
+    used = {source: at_one[source] for source in ends}
+    for node in nodes:
+        used |= {made: at_one[made] for made in node.output if made in read or made in outputs}
+    settings = _settings(nodes, constants)
+    weights = {n: np.ascontiguousarray(v) for n, v in constants.items() if n in read and n not in settings}
+    proto = _structure(nodes, constants, weights, read, model)
+    ops = tuple(_op(node, used, weights, constants, at_one, where) for node in proto.graph.node)
+    work_flop = sum(op.work_flop for op in ops)
+    if work_flop > MAX_WORK_FLOP:
+        raise GraphError(f"{where}: {work_flop:.3g} operations per input; at most {MAX_WORK_FLOP:.0e} are allowed")
+    values = {tensor: _value(tensor, tensors) for tensor in used}
+    proto.graph.input.extend(values[tensor] for tensor in ends)
+    proto.graph.output.extend(values[tensor] for tensor in outputs)
+    proto.graph.value_info.extend(v for tensor, v in values.items() if tensor not in ends and tensor not in outputs)
+    image = _image(model, used[ends[0]], where)
+    return ModelGraph(name, ops, used, ends, outputs, proto, weights, dynamic_batch=len(tensors) > 1, image=image)
+
+
+def _settings(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> set[str]:
+    """Constants that stay inside the structure: small, and no numbers that training made."""
+    read = {name for node in nodes if node.op_type in _SETTING_INPUTS for name in node.input if name in constants}
+    read |= {name for name, value in constants.items() if value.ndim == 0 or value.dtype in (np.int64, np.bool_)}
+    return {name for name in read if constants[name].nbytes <= _MAX_SETTING_BYTES}
+
+
+def _structure(
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+    read: set[str],
+    model: onnx.ModelProto,
+) -> onnx.ModelProto:
+    """The nodes with unique names and without notes, constants beside them; inputs and outputs are yet to come."""
+    opset = next(opset for opset in model.opset_import if opset.domain in {"", "ai.onnx"})
+    proto = onnx.ModelProto(ir_version=shapes.IR_VERSION, metadata_props=model.metadata_props)
+    proto.opset_import.add(domain="", version=opset.version)
+    proto.graph.name = model.graph.name or "network"
+    taken = set[str]()
+    for i, node in enumerate(nodes):
+        kept = proto.graph.node.add()
+        kept.CopyFrom(node)
+        choices = (node.name, next(filter(None, node.output)), f"{node.op_type}#{i}")
+        kept.name = next(choice for choice in choices if choice and choice not in taken)
+        kept.ClearField("doc_string")
+        kept.ClearField("metadata_props")
+        taken.add(kept.name)
+    for name, value in constants.items():
+        if name in weights:
+            proto.graph.initializer.append(reference(name, value))
+        elif name in read:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    return proto
+
+
+def reference(name: str, value: np.ndarray) -> onnx.TensorProto:
+    """An initializer whose value is handed over in memory."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor = onnx.TensorProto(name=name, data_type=kind, dims=value.shape, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=WEIGHTS)
+    return tensor
+
+
+def _op(
+    node: onnx.NodeProto,
+    used: Mapping[str, Tensor],
+    weights: Mapping[str, np.ndarray],
+    constants: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
+    where: str,
+) -> Op:
+    read = list(dict.fromkeys(filter(None, node.input)))
+    own = tuple(name for name in read if name in weights)
+    activations = tuple(name for name in read if name in used)
+    if not activations:
+        raise GraphError(f"{where}: operation {node.op_type} ({node.name!r}) reads no tensor that the input leads to")
+    sizes = [constants[n].shape if n in constants else tensors[n].shape if n else () for n in node.input]
+    try:
+        flop = op_flop(OpShapes(node, sizes, [tensors[n].shape for n in node.output if n in tensors]))
+    except (IndexError, ValueError, TypeError, AttributeError) as error:
+        raise GraphError(
+            f"{where}: operation {node.op_type} ({node.name!r}) does not fit its inputs {sizes}"
+        ) from error
+    params = sum(math.prod(weights[name].shape) for name in own)
+    return Op(node.name, node.op_type, activations, tuple(n for n in node.output if n in used), own, flop, params)
+
+
+def _value(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> onnx.ValueInfoProto:
+    """The tensor's type, its axes free where the batch sets them."""
+    _, dtype, shape = tensors[0][name]
+    dims: list[int | str | None] = list(shape)
+    if len(tensors) > 1 and name in tensors[1] and len(tensors[1][name].shape) == len(shape):
+        dims = [size if size == two else None for size, two in zip(shape, tensors[1][name].shape, strict=True)]
+        if _scales(name, tensors):
+            dims[0] = "N"
+    elif len(tensors) > 1:
+        dims = [None] * len(shape)
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), dims)
+
+
+def image_property(image: ImageInput) -> onnx.StringStringEntryProto:
+    """The metadata entry that states `image`."""
+    return onnx.StringStringEntryProto(key=IMAGE_KEY, value=json.dumps(image._asdict()))
+
+
+def _image(model: onnx.ModelProto, source: Tensor, where: str) -> ImageInput | None:
+    text = next((entry.value for entry in model.metadata_props if entry.key == IMAGE_KEY), None)
+    if text is None:
+        return None
+    problem = f"{where}: metadata {IMAGE_KEY!r} is {text[:100]!r}"
+    try:
+        entry = json.loads(text)
+        mean, std = (tuple(map(float, entry[key])) for key in ("mean", "std"))
+        image = ImageInput(int(entry["height"]), int(entry["width"]), mean, std)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise GraphError(f"{problem}; expected height, width, mean and std") from error
+    if not all(map(math.isfinite, mean + std)) or not std or min(std) <= 0:
+        raise GraphError(f"{problem}; expected a finite mean and a positive std for each channel")
+    if source.shape != (1, len(mean), image.height, image.width) or len(std) != len(mean):
+        raise GraphError(f"{problem}; the input {source.name!r} is {list(source.shape)}")
+    return image

@@ -1,0 +1,208 @@
+"""Shapes of every tensor, and the values that are known before any input is: constants and what follows from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+from coinfer.graph.flops import OpShapes, op_flop
+from coinfer.graph.ir import GraphError, Tensor
+from coinfer.graph.onnx.validate import DTYPES
+from coinfer.graph.session import CPU, session_options
+from coinfer.units import BITS_PER_BYTE, GIGA, MIB
+
+IR_VERSION = 10
+"""What ONNX Runtime reads in all versions that we support."""
+MAX_TENSOR_BYTES = 1024 * MIB
+MAX_CONSTANT_BYTES = 1024 * MIB
+_MAX_CONSTANT_FLOP = 10 * GIGA
+"""What computing a model's constants may take, all of them together; the file may be hostile."""
+_FATAL_ONLY = 4
+"""What goes wrong is raised; ONNX Runtime need not print it too."""
+_INLINE_ELEMENTS = 1024
+"""Larger constants cannot set a shape, so inference need not see their values."""
+
+Values = dict[str, np.ndarray]
+
+
+class Settled(NamedTuple):
+    nodes: list[onnx.NodeProto]
+    """What is left to compute once the inputs are there."""
+    constants: Values
+    tensors: list[dict[str, Tensor]]
+    """For each input size."""
+
+
+def settle(
+    nodes: Sequence[onnx.NodeProto], initializers: Values, inputs: Sequence[Sequence[Tensor]], opset: int, where: str
+) -> Settled:
+    """Fold what does not depend on the inputs, and tell all shapes for each of several input sizes.
+
+    Operation by operation, so that nothing absurd is handed on: the library that infers shapes ends the whole process
+    on some negative sizes.
+
+    Args:
+        inputs: the graph inputs, once for one batch size or for two; what differs between these is not constant.
+
+    Raises:
+        GraphError: where an operation does not fit its inputs, a tensor would be huge or its shape unknown, or
+            constants would take long to compute.
+    """
+    known = [dict(initializers) for _ in inputs]
+    tensors = [{tensor.name: tensor for tensor in sizes} for sizes in inputs]
+    budget = _Budget(MAX_CONSTANT_BYTES, _MAX_CONSTANT_FLOP)
+    for node in nodes:
+        read = [name for name in node.input if name]
+        if node.op_type in {"Shape", "Size"} and all(read[0] in found for found in tensors):
+            for values, found in zip(known, tensors, strict=True):
+                values[node.output[0]] = _measure(node, found[read[0]].shape)
+        elif all(name in known[0] for name in read):
+            shared = all(_same(known, name) for name in read)
+            first = _run(node, known[0], opset, where, budget)
+            for values in known:
+                values |= first if shared or values is known[0] else _run(node, values, opset, where, budget)
+        else:
+            for values, found in zip(known, tensors, strict=True):
+                found |= _infer(node, values, found, opset, where)
+    constants = {name: value for name, value in known[0].items() if _same(known, name)}
+    for values, found in zip(known, tensors, strict=True):
+        found |= {name: Tensor(name, v.dtype, v.shape) for name, v in values.items() if name not in constants}
+    kept = [node for node in nodes if not all(name in constants for name in node.output if name)]
+    return Settled([_freed(node, known, constants, tensors) for node in kept], constants, tensors)
+
+
+def _freed(
+    node: onnx.NodeProto, known: Sequence[Values], constants: Values, tensors: Sequence[Mapping[str, Tensor]]
+) -> onnx.NodeProto:
+    """A reshape whose target depends on the batch alone, with a constant target: `0` or `-1` stands for the batch.
+
+    Exporters compute such targets with a chain of small operations, which a cut would otherwise cross.
+    """
+    if node.op_type != "Reshape" or node.input[1] in constants or node.input[1] not in known[0]:
+        return node
+    one, two = (values[node.input[1]] for values in known)
+    differ = np.flatnonzero(one != two)
+    if len(differ) != 1 or any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute):
+        return node
+    axis, sources = int(differ[0]), [found[node.input[0]].shape for found in tensors if node.input[0] in found]
+    copied = len(sources) == 2 and all(
+        axis < len(shape) and shape[axis] == value[axis] for shape, value in zip(sources, (one, two), strict=True)
+    )
+    if not copied and -1 in one:
+        return node
+    target = one.copy()
+    target[axis] = 0 if copied else -1
+    freed = onnx.NodeProto()
+    freed.CopyFrom(node)
+    freed.input[1] = f"{node.output[0]}/shape"
+    constants[freed.input[1]] = target
+    return freed
+
+
+def _same(known: Sequence[Values], name: str) -> bool:
+    first = known[0][name]
+    return all(v[name] is first or (v[name].dtype == first.dtype and np.array_equal(v[name], first)) for v in known)
+
+
+@dataclass
+class _Budget:
+    size_bytes: float
+    work_flop: float
+
+
+def _measure(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
+    if node.op_type == "Size":
+        return np.array(np.prod(shape, dtype=np.int64))
+    ends = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], dtype=np.int64)
+
+
+def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _Budget) -> Values:
+    """Run one operation on constants, if the budget allows."""
+    label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
+    read = {name: values[name] for name in node.input if name}
+    outputs = [name for name in node.output if name]
+    found = _infer(node, values, {}, opset, where)
+    if node.op_type != "NonZero":  # whose size depends on the values, but is bounded by its input
+        if any(name not in found for name in outputs[:1]):
+            raise GraphError(f"{label} makes a constant whose shape cannot be told; fold constants when exporting")
+        shapes = [values[name].shape if name else () for name in node.input]
+        budget.size_bytes -= sum(found[name].size_bits for name in outputs if name in found) / BITS_PER_BYTE
+        budget.work_flop -= op_flop(OpShapes(node, shapes, [found[name].shape for name in outputs if name in found]))
+        if budget.size_bytes < 0 or budget.work_flop < 0:
+            raise GraphError(f"{label} makes constants too large or costly; fold constants when exporting")
+    graph = helper.make_graph(
+        [node], "constant", [onnx.ValueInfoProto(name=name, type=_type(v.dtype, v.shape)) for name, v in read.items()],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+    )  # fmt: skip
+    options = session_options()
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        session = ort.InferenceSession(_model(graph, opset).SerializeToString(), options, [CPU])
+        return {name: np.asarray(value) for name, value in zip(outputs, session.run(outputs, read), strict=True)}
+    except Exception as error:  # ONNX Runtime's exceptions share no base class below this one
+        raise GraphError(f"{label} cannot be computed: {error}") from error
+
+
+def _infer(
+    node: onnx.NodeProto, values: Values, tensors: Mapping[str, Tensor], opset: int, where: str
+) -> dict[str, Tensor]:
+    """What one operation makes, as far as that is known before it runs."""
+    label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
+    read = [name for name in node.input if name]
+    unknown = [name for name in read if name not in values and name not in tensors]
+    if unknown:
+        raise GraphError(f"{label} reads {unknown[0]!r}, whose shape is not known; export with fixed shapes")
+    types = {name: _type(*(tensors[name][1:] if name in tensors else _kind(values[name]))) for name in read}
+    small = {name: values[name] for name in read if name in values and values[name].size <= _INLINE_ELEMENTS}
+    data = {name: numpy_helper.from_array(value, name) for name, value in small.items()}
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    versions = [helper.make_opsetid("", opset)]
+    try:
+        made = onnx.shape_inference.infer_node_outputs(
+            schema, node, types, data, opset_imports=versions, ir_version=IR_VERSION
+        )
+        if not all(kind.tensor_type.HasField("shape") for kind in made.values()):
+            made = _infer_function(node, types, opset)
+    except Exception as error:  # InferenceError and others, by what is wrong
+        raise GraphError(f"{label} does not fit its inputs: {error}") from error
+    return _tensors(made, label)
+
+
+def _infer_function(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], opset: int) -> dict[str, onnx.TypeProto]:
+    """For the few operations that ONNX defines by others, whose shapes it tells only within a model."""
+    sources = [onnx.ValueInfoProto(name=name, type=kind) for name, kind in types.items()]
+    graph = helper.make_graph([node], "one", sources, [onnx.ValueInfoProto(name=name) for name in node.output if name])
+    inferred = onnx.shape_inference.infer_shapes(_model(graph, opset)).graph
+    return {value.name: value.type for value in (*inferred.value_info, *inferred.output)}
+
+
+def _tensors(made: Mapping[str, onnx.TypeProto], label: str) -> dict[str, Tensor]:
+    """Those whose shape is known."""
+    found = {}
+    for name, kind in made.items():
+        dims = kind.tensor_type.shape.dim
+        sized = kind.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims)
+        if name and sized and kind.tensor_type.elem_type in DTYPES:
+            shape = tuple(dim.dim_value for dim in dims)
+            found[name] = Tensor(name, DTYPES[kind.tensor_type.elem_type], shape)
+            size_bytes = found[name].size_bits / BITS_PER_BYTE
+            if min(shape, default=0) < 0 or size_bytes > MAX_TENSOR_BYTES:
+                raise GraphError(f"{label} makes {name!r} of shape {list(shape)}; at most 1024 MiB are allowed")
+    return found
+
+
+def _model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+
+
+def _type(dtype: np.dtype, shape: tuple[int, ...]) -> onnx.TypeProto:
+    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), shape)
+
+
+def _kind(value: np.ndarray) -> tuple[np.dtype, tuple[int, ...]]:
+    return value.dtype, value.shape

@@ -1,0 +1,1 @@
+"""Rules that decide without learning. Start in `offload`."""

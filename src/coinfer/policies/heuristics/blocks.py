@@ -1,0 +1,188 @@
+"""Baselines for worlds that place every block (multi-task A3C, IEEE TMC 2024). Places: 0 the device, n server n - 1.
+
+Every name is a function from a seed to a policy, as in `heuristics`.
+"""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coinfer.policies.sampling import uniform
+from coinfer.types import BlocksDecision, BlocksObservation
+
+BlocksPolicy = Callable[[BlocksObservation], BlocksDecision]
+
+
+def device_only(seed: int = 0) -> BlocksPolicy:
+    """Every block on the task's device."""
+    return lambda observation: BlocksDecision(observation.block_mask.long() * 0)
+
+
+def server_only(seed: int = 0) -> BlocksPolicy:
+    """All blocks of a task on one server, that of least predicted latency for the task alone."""
+
+    def decide(observation: BlocksObservation) -> BlocksDecision:
+        o = observation
+        arrives_s = _seconds(o.block_input_bits[..., :1], o.uplink_bps)
+        done_s = torch.maximum(arrives_s, _free_s(o)[..., None, 1:]) + o.block_server_s.sum(-2)
+        return _placed(o, (done_s.argmin(-1) + 1)[..., None].expand(o.block_mask.shape))
+
+    return decide
+
+
+def apdi(seed: int = 0) -> BlocksPolicy:
+    """The paper's APDI: a task's blocks are spread evenly over the servers, neighbours together; the next task begins
+    one server further."""
+
+    def decide(observation: BlocksObservation) -> BlocksDecision:
+        mask, servers = observation.block_mask.long(), observation.uplink_bps.shape[-1]
+        blocks = mask.sum(-1, keepdim=True).clamp(min=1)
+        share = torch.div((mask.cumsum(-1) - 1).clamp(min=0) * servers, blocks, rounding_mode="floor")
+        first = torch.arange(mask.shape[-2], device=mask.device)[:, None]
+        return _placed(observation, (share + first) % servers + 1)
+
+    return decide
+
+
+def rpdi(seed: int = 0) -> BlocksPolicy:
+    """The paper's RPDI: each block on the device or any server, each as likely."""
+    calls = count()
+
+    def decide(observation: BlocksObservation) -> BlocksDecision:
+        drawn = uniform(seed, next(calls), observation.block_mask.shape, observation.block_mask.device)
+        return _placed(observation, (drawn * (observation.uplink_bps.shape[-1] + 1)).long())
+
+    return decide
+
+
+def greedy(seed: int = 0) -> BlocksPolicy:
+    """The paper's Greedy: block after block to the least-loaded server; a task counts the blocks that it has placed
+    itself, not those of the slot's other tasks."""
+
+    def decide(observation: BlocksObservation) -> BlocksDecision:
+        o = observation
+        load_s = _free_s(o)[..., None, 1:].expand(o.uplink_bps.shape)
+        places = []
+        for work_s in o.block_server_s.unbind(-2):
+            server = load_s.argmin(-1)
+            added_s = work_s.gather(-1, server[..., None])
+            load_s = load_s.scatter_add(-1, server[..., None], added_s)
+            places.append(server + 1)
+        return _placed(o, torch.stack(places, -1))
+
+    return decide
+
+
+def best_cut(seed: int = 0) -> BlocksPolicy:
+    """Least predicted latency of each task, over all placements of its blocks, not knowing of the slot's others."""
+    return lambda o: BlocksDecision(fastest_places(o, _free_s(o)[..., None, :].expand(*o.task_mask.shape, -1)))
+
+
+def sequential_greedy(seed: int = 0) -> BlocksPolicy:
+    """The same, task after task, each adding its work to the queues that the next one sees."""
+
+    def decide(observation: BlocksObservation) -> BlocksDecision:
+        free_s, chosen = _free_s(observation)[..., None, :], []
+        for k in range(observation.task_mask.shape[-1]):
+            task = _one_task(observation, k)
+            place = fastest_places(task, free_s)
+            work_s = task.block_server_s.gather(-1, (place - 1).clamp(min=0)[..., None])[..., 0]
+            counts = (place > 0) & task.block_mask & task.task_mask[..., None]
+            free_s = free_s.scatter_add(-1, place, torch.where(counts, work_s, 0.0))
+            chosen.append(place)
+        return BlocksDecision(torch.cat(chosen, -2))
+
+    return decide
+
+
+BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
+    "rpdi": rpdi,
+    "apdi": apdi,
+    "device-only": device_only,
+    "server-only": server_only,
+    "greedy": greedy,
+    "best-cut": best_cut,
+    "sequential-greedy": sequential_greedy,
+}
+"""What the command line calls them."""
+
+
+def fastest_places(observation: BlocksObservation, free_s: Tensor) -> Tensor:
+    """The placement [.., K, M] of least latency of each task were it alone behind these queues.
+
+    To be done earlier with a block is never worse for the next, so the earliest time at which each place can have the
+    blocks so far done is all that has to be known (Bellman).
+
+    Args:
+        free_s: [.., K, N + 1] seconds until the device (not read) and each server has done what waits there.
+    """
+    o = observation
+    work_s = torch.cat([o.block_device_s[..., None], o.block_server_s], -1)
+    done_s = torch.full_like(work_s[..., 0, :], torch.inf)
+    done_s[..., 0] = 0
+    free_s = torch.cat([o.device_backlog_s[..., None], free_s[..., 1:]], -1)
+    links_bps, came_from = _links_bps(o), []
+    radio_s = torch.as_tensor(o.uplink_backlog_s, dtype=work_s.dtype).expand(o.deadline_s.shape)[..., None]
+    for m in range(work_s.shape[-2]):
+        leaves_s = torch.where(links_bps.isinf(), done_s[..., :, None], _after_radio(done_s, radio_s)[..., :, None])
+        arrives_s = leaves_s + _seconds(o.block_input_bits[..., m, None, None], links_bps)
+        there_s, before = arrives_s.min(-2)
+        there = o.block_mask[..., m, None]
+        came_from.append(torch.where(there, before, torch.arange(before.shape[-1], device=before.device)))
+        done_s = torch.where(there, torch.maximum(there_s, free_s) + work_s[..., m, :], done_s)
+    place, places = done_s.argmin(-1, keepdim=True), []
+    for before in reversed(came_from):
+        places.append(place)
+        place = before.gather(-1, place)
+    return torch.cat(places[::-1], -1)
+
+
+def _placed(observation: BlocksObservation, place: Tensor) -> BlocksDecision:
+    """These places, but the device instead of a server that is out or out of reach."""
+    reached = (observation.server_room > 0)[..., None, :] & (observation.uplink_bps > 0)
+    reached = torch.nn.functional.pad(reached, (1, 0), value=True)
+    return BlocksDecision(torch.where(reached.gather(-1, place), place, 0))
+
+
+def _after_radio(done_s: Tensor, radio_s: Tensor) -> Tensor:
+    """When what is done [.., P] can leave: from the device not before its radio is free."""
+    return torch.cat([torch.maximum(done_s[..., :1], radio_s), done_s[..., 1:]], -1)
+
+
+def _links_bps(o: BlocksObservation) -> Tensor:
+    """[.., K, P, P] rate from place to place; infinite from a place to itself."""
+    between = o.backhaul_bps[..., None, None].expand(*o.uplink_bps.shape, o.uplink_bps.shape[-1])
+    links = torch.nn.functional.pad(between, (1, 0, 1, 0))
+    links[..., 0, 1:] = o.uplink_bps
+    links[..., 1:, 0] = o.uplink_bps
+    links.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    return links
+
+
+def _seconds(bits: Tensor, rate_bps: Tensor) -> Tensor:
+    """Nothing takes no time even on a dead link."""
+    return torch.where(bits > 0, bits / rate_bps, 0.0)
+
+
+def _free_s(o: BlocksObservation) -> Tensor:
+    """[.., N + 1] backlog of each place, infinite where a server is out; 0 for the devices, which differ by task."""
+    backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, torch.inf)
+    return torch.nn.functional.pad(backlog_s, (1, 0))
+
+
+def _one_task(observation: BlocksObservation, k: int) -> BlocksObservation:
+    """Task k alone; K becomes 1."""
+    after = {"block_server_s": 2, "uplink_bps": 1, "block_device_s": 1, "block_input_bits": 1, "block_device_j": 1}
+    after |= {
+        "uplink_backlog_s": 0,
+        "block_mask": 1,
+        "task_mask": 0,
+        "deadline_s": 0,
+        "device_backlog_s": 0,
+        "energy_left_j": 0,
+    }
+    fields: dict[str, Any] = {name: getattr(observation, name).narrow(-1 - axes, k, 1) for name, axes in after.items()}
+    return observation._replace(**fields)

@@ -1,0 +1,1 @@
+"""Networks that decide, what they see, and their export. Start in `nets`."""

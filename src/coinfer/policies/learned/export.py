@@ -1,0 +1,124 @@
+"""A trained policy as an ONNX file whose inputs are the observation's fields, with a side-car in JSON.
+
+What is exported is a module from an `OffloadObservation` of tensors [B, ..] to an `OffloadDecision` [B, K]. Fields that
+it does not read are no inputs. `exported` loads the pair without PyTorch.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from coinfer.policies.onnx import AXES, FORMAT
+from coinfer.types import OffloadDecision, OffloadObservation
+
+Triple = tuple[int, tuple[str, ...], int]
+"""Exit from 0, tensors that leave the device (none where it does it all), bits."""
+
+
+class _ByFields(nn.Module):
+    """The same policy with one argument a field, and indices as int64."""
+
+    def __init__(self, policy: nn.Module):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
+        decision: OffloadDecision = self.policy(OffloadObservation(*fields))
+        return decision.option.to(torch.int64), decision.server.to(torch.int64)
+
+
+def export(
+    path: Path,
+    policy: nn.Module,
+    example: OffloadObservation,
+    *,
+    scheme: str,
+    scenario: str,
+    scenario_fingerprint: str,
+    options: Sequence[Triple] | None = None,
+    free: str = "B",
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `path` (.onnx) and its side-car beside it (.json).
+
+    Args:
+        example: an observation [B, ..] with B of at least 2; fixes the axes that are not free.
+        options: what the options mean, where the policy knows them by their number only; None where it reads them from
+            the observation.
+        free: letters of the axes (B, K, O, N) that may have any length.
+        training: record of the training.
+    """
+    fields = {name: _tensor(value, example) for name, value in example._asdict().items()}
+    letters = {name: AXES[name] for name in fields}
+    sizes = {letter: size for name in fields for letter, size in zip(letters[name], fields[name].shape, strict=True)}
+    dims = {letter: torch.export.Dim.DYNAMIC for letter in free}
+    shapes = tuple({i: dims[letter] for i, letter in enumerate(letters[name]) if letter in dims} for name in fields)
+    _quietly_export(path, _ByFields(policy).eval(), tuple(fields.values()), tuple(fields), (shapes,))
+    read = _drop_unread(path)
+    sidecar = {
+        "format": FORMAT,
+        "kind": "offload",
+        "scheme": scheme,
+        "scenario": scenario,
+        "scenario_fingerprint": scenario_fingerprint,
+        "sizes": {letter: None if letter in free else size for letter, size in sizes.items() if letter != "B"},
+        "options": None if options is None else [[exit_, list(cut), bits] for exit_, cut, bits in options],
+        "fields": read,
+        "training": dict(training or {}),
+    }
+    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+
+
+def _tensor(value: Any, example: OffloadObservation) -> Tensor:
+    """A field [B, ..]; a plain number becomes one for each task."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous()
+    return torch.full(example.deadline_s.shape, float(value))
+
+
+def _quietly_export(path: Path, module: nn.Module, fields: tuple, names: tuple[str, ...], shapes: Any) -> None:
+    """PyTorch's exporter and the optimiser it calls, without their chatter."""
+    loggers = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                fields,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(names),
+                output_names=["option", "server"],
+                verbose=False,
+            )
+    finally:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+    assert program is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = program.model_proto
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    onnx.save_model(model, str(path))
+
+
+def _drop_unread(path: Path) -> list[str]:
+    """Removes inputs that nothing reads; the names of the others."""
+    model = onnx.load_model(str(path))
+    used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    kept = [entry for entry in model.graph.input if entry.name in used]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    onnx.checker.check_model(model)
+    onnx.save_model(model, str(path))
+    return [entry.name for entry in kept]

@@ -1,0 +1,39 @@
+"""A trained network of one learner as a policy: from an observation of tensors to its best guess."""
+
+import torch
+from torch import Tensor, nn
+
+from coinfer.policies.candidates import choices
+from coinfer.policies.learned.features import Features
+from coinfer.policies.learned.nets import Net
+from coinfer.types import OffloadDecision, OffloadObservation
+
+
+class NetPolicy(nn.Module):
+    """Takes, of what may be chosen, the choice of the greatest number. A module, so that `export` can take it.
+
+    It counts in float64, though the network was trained in float32: who sums in which order then matters 1e-16, not
+    1e-7, and two runtimes decide alike where two choices are nearly as good.
+
+    Args:
+        net: whose outputs [.., K, C] are logits or values; a choice is option * N + server.
+        flat: [P] its parameters.
+    """
+
+    flat: Tensor
+
+    def __init__(self, net: Net, flat: Tensor, features: Features):
+        super().__init__()
+        self.net, self.features = net, features
+        self.register_buffer("flat", flat.detach()[None].clone())
+
+    @torch.no_grad()
+    def forward(self, observation: OffloadObservation) -> OffloadDecision:
+        seen = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))
+        found = choices(seen)
+        numbers = self.net(self.flat.double(), self.features(seen)[None])[0]
+        return found.decision(torch.where(found.mask, numbers, -torch.inf).argmax(-1))
+
+
+def _widened(field: Tensor) -> Tensor:
+    return field.double() if field.is_floating_point() else field

@@ -1,0 +1,464 @@
+"""A policy that decides task after task: greedy with learned prices and orders, for any number of tasks and servers.
+
+Sequential greedy takes, task after task, the choice that is done first behind the running queues. Three things it does
+not do. It does not ask what a choice costs others: work on a busy server delays all that comes later, in this slot and
+the next ones. It takes the tasks as they are numbered, though some orders end much better than others. And in its mind
+servers work in the order of the decisions, though they serve first come, first served. So here
+
+- a small network, the same for every (task, option, server), puts prices on the choices:
+
+      score = start * slope + service + price + delay       start: behind the running queue
+
+- a task that is ready before the last of those that have joined a server goes before all of them in our mind, and its
+  service counts as the delay of each;
+- the tasks are taken in several orders at once, each by a weighted sum (key) of a task's features, smallest first;
+- of the decisions that come out, physics takes the best: least summed latency of the slot, served first come, first
+  served, with the prices of what was chosen and one for each task that is late.
+
+Prices are what others of the slot would pay: they count by 1 - 1 / tasks, so a task that is alone goes where it is done
+first. The last layer being 0, there are no prices; all keys being 0, too, there is one order only, that of the numbers;
+`early` being 0, nobody goes before others: that is sequential greedy.
+
+The network sees features of the pair, the task, the server and the world, which are summed in the first layer; those of
+the world are means and least values over tasks and servers (deep sets, Zaheer et al., NeurIPS 2017). So permuted
+servers permute the decision, and nothing depends on how many there are.
+
+Sums of floats depend on who sums them in which order, and two orders often come to decisions that are just as good. So
+all that is summed, by a matrix or over tasks, are whole numbers small enough to be exact: features, weights and hidden
+values in steps, times in ticks. Everything else is one operation on one number, which IEEE 754 rounds alike everywhere.
+The same weights thus decide alike in PyTorch, in ONNX Runtime, in any batch and on any processor.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from coinfer.policies.candidates import Choices, choices, predicted_s
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
+
+HIDDEN, ORDERS = 8, 8
+PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
+"""Features of each kind."""
+PRICE_SCALE_S, START_SCALE_S, LATE_SCALE_S = 0.05, 0.2, 0.1
+STEPS = 512.0
+"""Of one, in features, weights and hidden values."""
+MOST_WEIGHT, MOST_KEY, MOST_HIDDEN = 2.0, 4.0, 3.75
+"""With these, 28 features (of -2 to 1 or 0 to 1) and a bias, and as many hidden values as there are, sum up to less
+than 62, which is 24 bits in steps of steps."""
+TICKS = 2.0**17
+"""Of a second, in what is judged. Sums are exact up to 128 s of work for one server in one slot."""
+WORK_TICKS, MOST_WORK_S = 2.0**14, 8.0
+"""The same for the work of all tasks, where each counts no more than so much: exact up to 128 tasks."""
+FULL_S = 2.0**20
+"""Start on servers without room, for each task too many: they are taken only where nothing else is left."""
+LEAST_PART, SLOPES = 0.5, (0.8, 1.25)
+"""A price is between minus this part of the latency predicted for the choice and all of it, and a slope between these:
+far from what training saw, learned weights do only so much harm."""
+MOST_S = 100.0
+"""Times above this are all the same to the networks."""
+NEVER = -1e30
+TIE_TICKS = 2.0**-10
+"""Of tasks that are ready at once, the judgement has those with higher numbers come so much later."""
+HALF_S, HALF_BPS = 0.1, 2e7
+"""Times and rates that a feature shows as one half."""
+_TINY_S = 1e-6
+
+
+class Weights(NamedTuple):
+    """Of P policies side by side, every array [P, ..]."""
+
+    pair: Tensor
+    """[P, PAIR, HIDDEN], and so on."""
+    task: Tensor
+    server: Tensor
+    world: Tensor
+    first_bias: Tensor
+    """[P, HIDDEN]"""
+    prices: Tensor
+    """[P, HIDDEN, 3] to the price of the choice by itself, of each second of service, and the slope."""
+    prices_bias: Tensor
+    key: Tensor
+    """[P, TASK, ORDERS], or fewer orders"""
+    early: Tensor
+    """[P, ORDERS] 1 where tasks may go before others in our mind, 0 where they join the end; between them, some may."""
+    late: Tensor
+    """[P, 1] price of a task that is late."""
+
+
+class Rows(NamedTuple):
+    """Of every task's C = O * N + 1 ways, all [B, K, C]; the last is the best option on its device, which joins no
+    queue."""
+
+    ready_s: Tensor
+    service_s: Tensor
+    slope: Tensor
+    """The score is start * slope + fixed."""
+    fixed_s: Tensor
+
+
+class Prepared(NamedTuple):
+    """What the loop over tasks, and the judgement after it, begin with."""
+
+    rows: Rows
+    early: Tensor
+    """[B, ORDERS]"""
+    order: Tensor
+    """[B, ORDERS, K] the tasks in the order of their decisions; those that are not there come last."""
+    price_s: Tensor
+    """[B, K, C]"""
+    local: Tensor
+    """[B, K] option of the last way."""
+    late_s: Tensor
+    """[B] price of a task that is late."""
+
+
+SHAPES = {
+    "pair": (PAIR, HIDDEN),
+    "task": (TASK, HIDDEN),
+    "server": (SERVER, HIDDEN),
+    "world": (WORLD, HIDDEN),
+    "first_bias": (HIDDEN,),
+    "prices": (HIDDEN, 3),
+    "prices_bias": (3,),
+    "key": (TASK, ORDERS),
+    "early": (ORDERS,),
+    "late": (1,),
+}
+SIZE = sum(torch.Size(shape).numel() for shape in SHAPES.values())
+"""Numbers in the weights of one policy, with all orders."""
+
+
+def greedy_weights(seed: int = 0) -> Tensor:
+    """[SIZE] weights that decide as sequential greedy does."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for name, shape in SHAPES.items():
+        if name in ("pair", "task", "server", "world"):
+            scale = (2.0 / (PAIR + TASK + SERVER + WORLD)) ** 0.5
+            parts.append(scale * torch.randn(shape, generator=generator))
+        else:
+            parts.append(torch.zeros(shape))
+    return torch.cat([part.flatten() for part in parts])
+
+
+def first_weights(seed: int = 0) -> Tensor:
+    """[SIZE] the same with orders to choose from, in which tasks go before others: as numbered, by readiness and work,
+    by work, by readiness, and any others."""
+    generator = torch.Generator().manual_seed(seed)
+    key = torch.randn((TASK, ORDERS), generator=generator)
+    key[:, :4] = 0
+    key[_KEYS["ready"], [1, 3]] = 1
+    key[_KEYS["service"], 1] = 1
+    key[_KEYS["service"], 2] = -1
+    flat = greedy_weights(seed)
+    return torch.cat((flat[: -1 - ORDERS - key.numel()], key.flatten(), torch.ones(ORDERS), flat[-1:]))
+
+
+_KEYS = {"ready": 2, "service": 3}
+"""Features of a task by number, of its best choice."""
+
+
+def unpack(flat: Tensor) -> Weights:
+    """Weights from numbers [P, SIZE], or fewer where some orders were left out; in whole steps."""
+    orders = ORDERS - (SIZE - flat.shape[-1]) // (TASK + 1)
+    shapes = {**SHAPES, "key": (TASK, orders), "early": (orders,)}
+    parts = flat.split([torch.Size(shape).numel() for shape in shapes.values()], dim=-1)
+    named = zip(shapes.items(), parts, strict=True)
+    return Weights(*(_limited(name, part).reshape(-1, *shape) for (name, shape), part in named))
+
+
+def _limited(name: str, part: Tensor) -> Tensor:
+    low, high = {"key": (-MOST_KEY, MOST_KEY), "early": (0.0, 1.0), "late": (0.0, MOST_WEIGHT)}.get(
+        name, (-MOST_WEIGHT, MOST_WEIGHT)
+    )
+    return _steps(part.clamp(low, high)) / STEPS
+
+
+def _steps(values: Tensor) -> Tensor:
+    """Whole numbers of them."""
+    return (values * STEPS).round()
+
+
+def with_orders(flat: Tensor, kept: list[int]) -> Tensor:
+    """The weights [SIZE] of one policy with some of its orders only."""
+    weights = unpack(flat[None])
+    kept_of = weights._replace(key=weights.key[..., kept], early=weights.early[..., kept])
+    return torch.cat([part.flatten() for part in kept_of])
+
+
+def scorer(weights: Weights) -> Policy:
+    """The policy of such weights; of P > 1 policies, each decides for its P-th part of the worlds [P * W, ..]."""
+    return lambda observation: decide(weights, observation)
+
+
+def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision:
+    """The decisions [.., K] for worlds [.., K, ..]."""
+    lead, places = observation.task_mask.shape[:-1], observation.task_mask.shape[-1]
+    whole = _with_one_batch_axis(observation)
+    seen = _up_to_last(whole) if whole.task_mask.device.type == "cpu" else whole
+    tasks = seen.task_mask.shape[-1]
+    made = prepared(weights, seen)
+    servers = seen.server_room.shape[-1]
+    way = sequence(seen, made)
+    cost = judged(seen, made, way)
+    best = cost.argmin(-1)
+    way = way.gather(1, best[:, None, None].expand(-1, 1, tasks))[:, 0]
+    stays = way == made.rows.ready_s.shape[-1] - 1
+    option = torch.where(stays, made.local, torch.div(way, servers, rounding_mode="floor"))
+    decision = OffloadDecision(option, torch.where(stays, DEVICE, way % servers))
+    if tasks < places:
+        decision = OffloadDecision(*(torch.cat(pair, -1) for pair in zip(decision, _rest(whole, tasks), strict=True)))
+    return OffloadDecision(*(part.reshape(*lead, -1) for part in decision))
+
+
+def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
+    """All but the loop and the judgement."""
+    weights = Weights(*(part.to(seen.deadline_s.dtype) for part in weights))
+    key, (ready_s, service_s, slope, fixed_s, price_s, local) = networks(weights, seen)
+    there = seen.task_mask[:, None]
+    order = torch.where(there, key.transpose(1, 2), torch.inf).argsort(dim=-1, stable=True)
+    early, late_s = (part.repeat_interleave(len(key) // len(part), 0) for part in (weights.early, weights.late))
+    return Prepared(Rows(ready_s, service_s, slope, fixed_s), early, order, price_s, local, late_s[:, 0] * LATE_SCALE_S)
+
+
+def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Keys [B, K, ORDERS]; rows, prices and local options."""
+    found = choices(seen)
+    latency_s = predicted_s(found, seen.server_backlog_s)
+    pair, task, server, world = features(seen, found, latency_s)
+    latency_s = latency_s.clamp(max=MOST_S)
+    sends = (~found.on_device).to(pair.dtype)[..., None]
+    server_part = _times(server, weights.server)
+    server_part = server_part.repeat(1, found.mask.shape[-1] // found.servers, 1)[:, None] * sends
+    task_part = _times(task, weights.task)[:, :, None]
+    world_part = _biased(_times(world[:, None], weights.world), weights.first_bias * STEPS)[:, :, None]
+    hidden = _times(pair, weights.pair) + server_part + (task_part + world_part)
+    hidden = hidden.clamp(0.0, MOST_HIDDEN * STEPS).round()
+    prices = _biased(_times(hidden, weights.prices), weights.prices_bias * STEPS) / STEPS
+    price, by_service, steep = prices.unbind(-1)
+    others = (1 - 1 / seen.task_mask.sum(-1).clamp(min=1).to(price.dtype))[:, None, None]
+    price_s = (price * PRICE_SCALE_S + by_service * found.service_s) * others
+    price_s = torch.minimum(torch.maximum(price_s, -LEAST_PART * latency_s), latency_s)
+    slope = (1 + steep * others * found.service_s / START_SCALE_S).clamp(*SLOPES)
+    return _times(task, weights.key), ways(found, price_s, slope)
+
+
+def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
+    """The rows, the prices [B, K, C], and the options [B, K] of the last way."""
+    goes = found.mask & ~found.on_device
+    stays = found.mask & found.on_device
+    score_s = torch.where(stays, found.ready_s + price_s, torch.inf)
+    local = score_s.argmin(-1, keepdim=True)
+    local_s = score_s.gather(-1, local)
+    ready_s = torch.where(goes, found.ready_s, 0.0)
+    own_s, own_price_s = (part.gather(-1, local) for part in (found.ready_s, price_s))
+    zero = torch.zeros_like(local_s)
+    price_s = torch.where(goes, price_s, 0.0)
+    fixed_s = torch.where(goes, found.service_s + price_s + (1 - slope) * ready_s, torch.inf)
+    pairs = (
+        (ready_s, own_s),
+        (found.service_s, zero),
+        (slope, zero),
+        (fixed_s, local_s),
+        (price_s, own_price_s),
+    )
+    joined = tuple(torch.cat(pair, -1) for pair in pairs)
+    return (*joined, torch.div(local[..., 0], found.servers, rounding_mode="floor"))
+
+
+def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD]; in steps.
+
+    Args:
+        latency_s: [B, K, C] predicted, were the task the only one.
+    """
+    servers, dtype = found.servers, found.ready_s.dtype
+    there = seen.task_mask.to(dtype)
+    count = there.sum(-1)
+    best = latency_s.argmin(-1)
+    latency_s = latency_s.clamp(max=MOST_S)
+    ready_s = found.ready_s.clamp(max=MOST_S)
+    deadline_s = seen.deadline_s.clamp(min=_TINY_S, max=MOST_S)
+    on_device_s = torch.where(found.on_device & found.mask, ready_s, MOST_S).amin(-1)
+    air_s = seen.option_upload_bits[..., None] / seen.uplink_bps[..., None, :]
+    air_s = torch.where(found.on_device, 0.0, air_s.flatten(-2).clamp(max=MOST_S))
+    wait_s = (found.of_servers(seen.server_backlog_s)[:, None] - ready_s).clamp(min=0)
+    best_s, best_ready_s, best_service_s = (
+        part.gather(-1, best[..., None])[..., 0] for part in (latency_s, ready_s, found.service_s)
+    )
+    wait_s = torch.where(found.on_device, 0.0, wait_s)
+    spare = ((deadline_s[..., None] - latency_s) / deadline_s[..., None]).clamp(min=-2)
+    times_s = (found.own_s.clamp(max=MOST_S), air_s, ready_s, found.service_s, wait_s, latency_s - best_s[..., None])
+    sizes = _size(torch.stack(times_s, -1))
+    others = _steps(torch.stack((found.on_device.to(dtype), spare), -1))
+    pair = torch.cat((sizes[..., :5], others, sizes[..., 5:]), -1)
+    spare = ((deadline_s - best_s) / deadline_s).clamp(min=-2)
+    stays = found.on_device.gather(-1, best[..., None])[..., 0]
+    sizes = _size(torch.stack((on_device_s, best_s, best_ready_s, best_service_s, deadline_s), -1))
+    task = torch.cat((sizes, _steps(torch.stack((spare, stays.to(dtype)), -1))), -1)
+    backlog = _size(seen.server_backlog_s)
+    mean_backlog = (backlog.sum(-1, keepdim=True) / servers).round()
+    liked = best[..., None] == torch.arange(latency_s.shape[-1], device=best.device)
+    liked = liked.unflatten(-1, (-1, servers)).any(-2) & (seen.task_mask & ~stays)[..., None]
+    work = (best_service_s.clamp(max=MOST_WORK_S) * WORK_TICKS).round()
+    server = (
+        backlog,
+        backlog - mean_backlog,
+        _part(seen.server_room.clamp(max=99.0).to(dtype), 10.0),
+        _size(seen.observation_age_s),
+        _part(liked.to(dtype).sum(-2), 4.0),
+        _size((liked * work[..., None]).sum(-2) / WORK_TICKS),
+    )
+    rate = _part(seen.uplink_bps.clamp(max=1e12), HALF_BPS).sum(-1)
+    work_s = (there * work).sum(-1) / WORK_TICKS
+    numbers = torch.stack((count, count / servers, work_s / servers, torch.full_like(count, servers)), -1)
+    parts = _part(numbers, numbers.new_tensor((10.0, 2.0, HALF_S, 5.0)))
+    backlogs = torch.stack((mean_backlog[..., 0], backlog.amin(-1)), -1)
+    mean_rate = ((there * rate).sum(-1) / (count.clamp(min=1) * servers)).round()[..., None]
+    world = torch.cat((parts[..., :2], backlogs, parts[..., 2:], mean_rate), -1)
+    return pair, task, torch.stack(server, -1), world
+
+
+def sequence(seen: OffloadObservation, made: Prepared) -> Tensor:
+    """The ways [B, ORDERS, K] of the tasks, which decide one after another in each of the orders. Times are in units of
+    `FULL_S` here, so that a task more on a server that is full is 1."""
+    order = made.order
+    worlds, orders, tasks = order.shape
+    ways_, servers = made.rows.ready_s.shape[-1], seen.server_room.shape[-1]
+    first = torch.arange(worlds, device=order.device)[:, None] * tasks
+    begun, empty = queues(seen, ways_)
+    rows = in_full(made.rows)
+    flat = [part.reshape(-1, ways_) for part in (*rows, first_scores(rows, begun))]
+    joins = same_server(ways_, servers, order.device).to(flat[0].dtype)
+    begun, empty = (part.repeat_interleave(orders, 0) for part in (begun, empty))
+    early = made.early.reshape(-1, 1)
+    free, over, last = begun, empty, torch.zeros_like(begun)
+    taken = []
+    for k in range(tasks):
+        at = (order[:, :, k] + first).flatten()
+        ready, service, slope, fixed, first_fixed = (part[at] for part in flat)
+        start = torch.maximum(torch.maximum(free, ready), over)
+        delay = torch.maximum((over - empty) * service, over)
+        way = torch.where(ready < last, first_fixed + delay, start * slope + fixed).argmin(-1, keepdim=True)
+        joined = joins[way[:, 0]]
+        end = (start + service).gather(-1, way)
+        free = torch.maximum(free, joined * end)
+        last = torch.maximum(last, joined * (ready * early).gather(-1, way))
+        over = over + joined
+        taken.append(way)
+    decided = torch.cat(taken, -1).reshape(order.shape)
+    return torch.zeros_like(order).scatter(-1, order, decided)
+
+
+def in_full(rows: Rows) -> Rows:
+    """The same with times in units of `FULL_S`; exact, as that is a power of 2."""
+    ready, service, fixed = (part / FULL_S for part in (rows.ready_s, rows.service_s, rows.fixed_s))
+    return Rows(ready, service, rows.slope, fixed)
+
+
+def first_scores(rows: Rows, begun: Tensor) -> Tensor:
+    """[B, K, C] scores of going before all others, but for their delay.
+
+    Args:
+        rows: with times in units of `FULL_S`, as `begun` [B, C], when the servers are done with earlier slots.
+    """
+    return torch.maximum(rows.ready_s, begun[:, None]) * rows.slope + rows.fixed_s
+
+
+def same_server(ways_: int, servers: int, device: torch.device) -> Tensor:
+    """[C, C] whether both ways lead to the same server; never where one stays on the device."""
+    number = torch.arange(ways_, device=device)
+    return (number[:, None] % servers == number % servers) & (number < ways_ - 1) & (number[:, None] < ways_ - 1)
+
+
+def queues(seen: OffloadObservation, ways_: int) -> tuple[Tensor, Tensor]:
+    """Of each way's server [B, C], in units of `FULL_S`: when it is done with what waits, and how long to wait for
+    room."""
+    repeats = (ways_ - 1) // seen.server_room.shape[-1]
+    over = 1 - seen.server_room.clamp(max=99.0).to(seen.deadline_s.dtype)
+    parts = ((seen.server_backlog_s / FULL_S, 0.0), (over, 0.0))
+    return tuple(torch.nn.functional.pad(part.repeat(1, repeats), (0, 1), value=end) for part, end in parts)  # type: ignore[return-value]
+
+
+def judged(seen: OffloadObservation, made: Prepared, way: Tensor) -> Tensor:
+    """[B, ORDERS] cost of the slot, in ticks, where the tasks go these ways [B, ORDERS, K]: summed latency, served
+    first come, first served, with prices. All pairs of tasks are looked at, which is less to do than to sort them."""
+    rows, servers = made.rows, seen.server_room.shape[-1]
+    orders, tasks = way.shape[1:]
+    stays = way == rows.ready_s.shape[-1] - 1
+    taken = way[..., None]
+    ready, service, price = (
+        _ticks(part[:, None].expand(-1, orders, -1, -1).gather(-1, taken)[..., 0])
+        for part in (rows.ready_s, rows.service_s, made.price_s)
+    )
+    number = torch.arange(tasks, device=way.device)
+    queue = torch.where(stays | ~seen.task_mask[:, None], -1 - number, way % servers)
+    backlog = _ticks(seen.server_backlog_s)[:, None].expand(-1, orders, -1).gather(-1, queue.clamp(min=0))
+    arrival = ready.double() + number * TIE_TICKS
+    before = (arrival[..., None, :] <= arrival[..., :, None]) & (queue[..., None, :] == queue[..., :, None])
+    # [.., k, j]: j is served no later than k
+    work = (before.to(service.dtype) @ service[..., None])[..., 0]
+    start = torch.where(before, (ready + service - work)[..., None, :], NEVER).amax(-1)
+    latency = torch.where(stays, ready, work + torch.maximum(backlog, start))
+    late = (latency > _ticks(seen.deadline_s)[:, None]).to(latency.dtype)
+    cost = latency + price + late * _ticks(made.late_s)[:, None, None]
+    return (cost * seen.task_mask[:, None].to(cost.dtype)).double().sum(-1)
+
+
+def _ticks(time_s: Tensor) -> Tensor:
+    """Whole numbers of them."""
+    return (time_s * TICKS).round()
+
+
+def _part(value: Tensor, half: float | Tensor) -> Tensor:
+    """Numbers from 0 on as steps of 0 to 1, those that are `half` as half."""
+    return (value * STEPS / (value + half)).round()
+
+
+def _size(time_s: Tensor) -> Tensor:
+    return _part(time_s, HALF_S)
+
+
+def _times(values: Tensor, matrix: Tensor) -> Tensor:
+    """[P * W, .., F] times [P, F, H]."""
+    policies = matrix.shape[0]
+    if policies == 1:
+        return values @ matrix[0]
+    flat = values.reshape(policies, -1, values.shape[-1])
+    return torch.bmm(flat, matrix).reshape(*values.shape[:-1], matrix.shape[-1])
+
+
+def _biased(values: Tensor, bias: Tensor) -> Tensor:
+    """[P * W, .., H] plus [P, H]."""
+    policies = bias.shape[0]
+    if policies == 1:
+        return values + bias[0]
+    flat = values.reshape(policies, -1, values.shape[-1])
+    return (flat + bias[:, None]).reshape(values.shape)
+
+
+def _up_to_last(seen: OffloadObservation) -> OffloadObservation:
+    """Without the places after the last one that has a task."""
+    places = seen.task_mask.any(0).nonzero()
+    tasks = int(places[-1]) + 1 if len(places) else 1
+    by_server = ("server_backlog_s", "server_room", "observation_age_s")
+    return OffloadObservation(
+        **{name: field if name in by_server else field[:, :tasks] for name, field in seen._asdict().items()}
+    )
+
+
+def _rest(seen: OffloadObservation, first: int) -> OffloadDecision:
+    """For the places from `first` on, where no tasks are: what stays on the device."""
+    stays = (seen.option_upload_bits == 0)[:, first:]
+    option = (stays.int() + (stays & seen.option_mask[:, first:]).int()).argmax(-1)
+    return OffloadDecision(option, torch.full_like(option, DEVICE))
+
+
+def _with_one_batch_axis(observation: OffloadObservation) -> OffloadObservation:
+    lead = observation.task_mask.dim() - 1
+    uplink_backlog_s = torch.as_tensor(observation.uplink_backlog_s, device=observation.deadline_s.device)
+    whole = observation._replace(
+        uplink_backlog_s=uplink_backlog_s.to(observation.deadline_s.dtype).expand(observation.deadline_s.shape)
+    )
+    return OffloadObservation(*(field.reshape(-1, *field.shape[lead:]) for field in whole))

@@ -1,0 +1,262 @@
+"""A scorer as one ONNX file: its networks as PyTorch exports them, its loop over tasks as ONNX's own `Scan`.
+
+The loop's body is written out by hand, as few and as simple nodes as can be: they run once for every task, and most of
+their time is that of calling them. It is the same arithmetic in the same order as `scorer.sequence` and `judged`, so
+both decide alike to the last bit (see there).
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from coinfer.policies.learned import scorer
+from coinfer.policies.onnx import AXES, FORMAT
+from coinfer.types import DEVICE, OffloadObservation
+
+FIELDS = (
+    "option_device_s", "option_upload_bits", "option_server_s", "option_mask", "task_mask", "deadline_s", "uplink_bps",
+    "device_backlog_s", "server_backlog_s", "server_room", "observation_age_s", "uplink_backlog_s",
+)  # fmt: skip
+"""Of the observation that the policy reads."""
+
+
+class _Prepared(nn.Module):
+    """From the fields to what the loop begins with."""
+
+    def __init__(self, weights: Tensor):
+        super().__init__()
+        unpacked = scorer.unpack(weights.detach().cpu().float()[None])
+        self.weights = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in unpacked)
+
+    def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(FIELDS, fields, strict=True))
+        options = named["option_device_s"]
+        seen = OffloadObservation(
+            **named,  # type: ignore[arg-type]
+            option_accuracy=torch.ones_like(options),
+            option_device_j=torch.zeros_like(options),
+            energy_left_j=torch.zeros_like(named["deadline_s"]),
+        )
+        key, parts = scorer.networks(scorer.Weights(*self.weights), seen)
+        key = torch.where(seen.task_mask[:, None], key.transpose(1, 2), torch.inf)
+        rows = scorer.Rows(*parts[:4])
+        in_full = scorer.in_full(rows)
+        judged = rows.ready_s, rows.service_s, *parts[4:]
+        free, over = scorer.queues(seen, parts[0].shape[-1])
+        count = seen.task_mask.sum(-1).max().clamp(min=1)
+        return key, *in_full, scorer.first_scores(in_full, free), *judged, free, over, count
+
+
+_PREPARED = (
+    "key", "ready", "service", "slope", "fixed", "first", "ready_s", "service_s", "price_s", "local", "free", "over",
+    "count",
+)  # fmt: skip
+"""What it gives: key [B, Q, K]; of every way [B, K, C]; local [B, K]; of the ways' servers [B, C]."""
+_ROWS = ("ready", "service", "slope", "fixed", "first")
+
+
+class _Nodes:
+    """Nodes of a graph, written as calls."""
+
+    def __init__(self, prefix: str):
+        self.nodes: list[onnx.NodeProto] = []
+        self.prefix = prefix
+
+    def __call__(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
+        names = list(outputs) or [f"{self.prefix}{len(self.nodes)}"]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names[0]
+
+
+def _constants(weights: scorer.Weights) -> dict[str, np.ndarray]:
+    late_s = weights.late[0] * scorer.LATE_SCALE_S
+    return {
+        "never": np.array(scorer.NEVER, np.float32),
+        "tie": np.array(scorer.TIE_TICKS, np.float64),
+        "ticks": np.array(scorer.TICKS, np.float32),
+        "ticks_in_full": np.array(scorer.TICKS * scorer.FULL_S, np.float32),
+        "late": (late_s * scorer.TICKS).round().reshape(()).numpy(),
+        "early": weights.early[0].numpy()[:, None],
+        "orders": np.array([weights.early.shape[-1]], np.int64),
+        "no": np.array(0, np.int64),
+        "one": np.array(1, np.int64),
+        "nobody": np.array(DEVICE, np.int64),
+        "any": np.array([-1], np.int64),
+        **{f"at{axis}": np.array([axis], np.int64) for axis in range(3)},
+    }
+
+
+def _body() -> onnx.GraphProto:
+    """One task in every order, R = worlds * orders: the body of the loop of `scorer.sequence`; all [R, C], by way."""
+    n = _Nodes("b")
+    start = n("Max", "free_in", "ready", "over_in")
+    delay = n("Max", n("Mul", n("Sub", "over_in", "empty"), "service"), "over_in")
+    last = n("Add", n("Mul", start, "slope"), "fixed")
+    score = n("Where", n("Less", "ready", "last_in"), n("Add", "first", delay), last)
+    way = n("ArgMin", score, outputs=["way"], axis=-1, keepdims=1)
+    joined = n("GatherND", "joins", way)
+    end = n("GatherElements", n("Add", start, "service"), way, axis=1)
+    n("Max", "free_in", n("Mul", joined, end), outputs=["free_out"])
+    n("Max", "last_in", n("Mul", joined, n("GatherElements", "latest", way, axis=1)), outputs=["last_out"])
+    n("Add", "over_in", joined, outputs=["over_out"])
+
+    def value(name: str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, None)
+
+    given = [value(name) for name in ("free_in", "over_in", "last_in", *_ROWS, "latest")]
+    results = [value(name) for name in ("free_out", "over_out", "last_out")]
+    return helper.make_graph(n.nodes, "task", given, [*results, value("way", TensorProto.INT64)])
+
+
+def _around(n: _Nodes) -> None:
+    """What stands between the networks and the loop, and after it."""
+    n("Split", n("Shape", "ready"), outputs=["worlds", "tasks", "ways"], num_outputs=3)
+    worlds, tasks, ways = "worlds", "tasks", "ways"
+    servers = n("Gather", n("Shape", "server_room"), "at1", axis=0)
+    last = n("Sub", ways, "at1")
+    number = n("Range", "no", n("Squeeze", ways), "one")
+    goes = n("Less", number, last)
+    code = n("Where", goes, n("Mod", number, servers), n("Sub", "no", "one"))
+    here = n("And", n("Equal", n("Unsqueeze", code, "at1"), code), goes)
+    n("Cast", here, outputs=["joins"], to=TensorProto.FLOAT)
+    # the rows in every order, [count, R, C], and the queues [R, C] in which they begin
+    n("TopK", "key", n("Unsqueeze", "count", "at0"), outputs=["keys", "order"], axis=-1, largest=0, sorted=1)
+    world = n("Range", "no", n("Squeeze", worlds), "one")
+    first = n("Mul", n("Unsqueeze", world, n("Concat", "at1", "at2", axis=0)), tasks)
+    rows_at = n("Transpose", n("Add", "order", first), perm=[2, 0, 1])
+    rows_at = n("Reshape", rows_at, n("Concat", n("Unsqueeze", "count", "at0"), "any", axis=0))
+    flat = n("Concat", "any", ways, axis=0)
+    rows = [n("Gather", n("Reshape", name, flat), rows_at, axis=0) for name in _ROWS]
+    spread = n("Concat", worlds, "orders", ways, axis=0)
+    for name, state in (("free", "begun"), ("over", "empty")):
+        n("Reshape", n("Expand", n("Unsqueeze", name, "at1"), spread), flat, outputs=[state])
+    early = n(
+        "Reshape", n("Expand", "early", n("Concat", worlds, "orders", "at1", axis=0)), n("Concat", "any", "at1", axis=0)
+    )
+    latest = n("Mul", rows[0], early)
+    first_last = n("Sub", "begun", "begun")
+    ends = ["free_end", "over_end", "last_end", "ways_by_task"]
+    n("Scan", "begun", "empty", first_last, *rows, latest, outputs=ends, body=_body(), num_scan_inputs=len(_ROWS) + 1)
+    by_task = n("Reshape", "ways_by_task", n("Concat", n("Unsqueeze", "count", "at0"), worlds, "orders", axis=0))
+    by_task = n("Transpose", by_task, perm=[1, 2, 0])
+    nowhere = n("Expand", "no", n("Concat", worlds, "orders", tasks, axis=0))
+    n("ScatterElements", nowhere, "order", by_task, outputs=["decided"], axis=2)
+    _judged(n, first, ways, last, servers, world)
+    best = n("ArgMin", "costs", axis=-1, keepdims=1)
+    way = n("GatherND", "decided", best, batch_dims=1)
+    stays = n("Equal", way, last)
+    n("Where", stays, "local", n("Div", way, servers), outputs=["option"])
+    n("Where", stays, "nobody", n("Mod", way, servers), outputs=["server"])
+
+
+def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: str) -> None:
+    """From the ways decided [B, Q, K] to the costs [B, Q], as `scorer.judged`."""
+    numbers = n("Range", "no", n("Squeeze", "tasks"), "one")
+    entry = n("Add", n("Mul", n("Add", first, numbers), ways), "decided")
+
+    def ticks(name: str, unit: str = "ticks") -> str:
+        return n("Round", n("Mul", name, unit))
+
+    ready, service, price = (
+        ticks(n("Gather", n("Reshape", name, "any"), entry, axis=0)) for name in ("ready_s", "service_s", "price_s")
+    )
+    stays = n("Equal", "decided", last)
+    there = n("Unsqueeze", "task_mask", "at1")
+    alone = n("Or", stays, n("Not", there))
+    queue = n("Where", alone, n("Sub", "any", numbers), n("Mod", "decided", servers))
+    of_world = n("Mul", n("Unsqueeze", world, n("Concat", "at1", "at2", axis=0)), ways)
+    backlog = ticks(n("Gather", n("Reshape", "free", "any"), n("Add", of_world, "decided"), axis=0), "ticks_in_full")
+
+    def each(name: str) -> tuple[str, str]:
+        """As of task k, and of task j, in [.., k, j]."""
+        return n("Unsqueeze", name, "any"), n("Unsqueeze", name, "at2")
+
+    arrival = n("Cast", ready, to=TensorProto.DOUBLE)
+    arrival = n("Add", arrival, n("Mul", n("Cast", numbers, to=TensorProto.DOUBLE), "tie"))
+    (mine, other), (mine_at, other_at) = each(arrival), each(n("Cast", queue, to=TensorProto.FLOAT))
+    before = n("And", n("LessOrEqual", other, mine), n("Equal", mine_at, other_at))
+    work = n("MatMul", n("Cast", before, to=TensorProto.FLOAT), n("Unsqueeze", service, "any"))
+    work = n("Squeeze", work, "any")
+    ahead = n("Unsqueeze", n("Sub", n("Add", ready, service), work), "at2")
+    start = n("ReduceMax", n("Where", before, ahead, "never"), "any", keepdims=0)
+    latency = n("Where", stays, ready, n("Add", work, n("Max", backlog, start)))
+    late = n("Cast", n("Greater", latency, n("Unsqueeze", ticks("deadline_s"), "at1")), to=TensorProto.FLOAT)
+    cost = n("Add", n("Add", latency, price), n("Mul", late, "late"))
+    cost = n("Cast", n("Mul", cost, n("Cast", there, to=TensorProto.FLOAT)), to=TensorProto.DOUBLE)
+    n("ReduceSum", cost, "any", outputs=["costs"], keepdims=0)
+
+
+def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, training: Mapping[str, Any]) -> None:
+    """Writes `path` (.onnx) and its side-car (.json); any number of worlds, tasks, options and servers will do.
+
+    Args:
+        weights: [scorer.SIZE], or fewer.
+        scenario: what it was trained for.
+        training: record of the training.
+    """
+    constants = _constants(scorer.unpack(weights.detach().cpu().float()[None]))
+    model = _prepared_model(weights)
+    graph = model.graph
+    del graph.output[:]
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    nodes = _Nodes("a")
+    _around(nodes)
+    graph.node.extend(nodes.nodes)
+    graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "K"]) for name in ("option", "server")
+    )
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(model, str(path))
+    sidecar = {
+        "format": FORMAT,
+        "kind": "offload",
+        "scheme": "scorer",
+        "scenario": scenario,
+        "scenario_fingerprint": fingerprint,
+        "sizes": dict.fromkeys("KON"),
+        "options": None,
+        "fields": list(FIELDS),
+        "training": dict(training),
+    }
+    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+
+
+def _prepared_model(weights: Tensor) -> onnx.ModelProto:
+    """The networks, without the exporter's chatter."""
+    sizes = {"B": 3, "K": 6, "O": 4, "N": 5}
+    fields = tuple(torch.ones([sizes[letter] for letter in AXES[name]]) for name in FIELDS)
+    fields = tuple(field > 0 if "mask" in name else field for name, field in zip(FIELDS, fields, strict=True))
+    shapes = tuple(dict.fromkeys(range(len(AXES[name])), torch.export.Dim.DYNAMIC) for name in FIELDS)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Prepared(weights).eval(),
+                fields,
+                dynamo=True,
+                dynamic_shapes=(shapes,),
+                input_names=list(FIELDS),
+                output_names=list(_PREPARED),
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    return model

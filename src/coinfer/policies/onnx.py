@@ -1,0 +1,199 @@
+"""A trained policy from its ONNX file, decided by ONNX Runtime: NumPy in and out, no PyTorch.
+
+Beside `NAME.onnx` lies `NAME.json`, the side-car: `format`, `kind`, `scheme`, `scenario` and its fingerprint; `sizes`,
+the lengths of the axes K, O, N (null where any will do); `options`, what the options mean where the policy knows them
+by number only (else null), each as [exit from 0, [tensors that leave the device], bits], without tensors where nothing
+leaves it; `fields` of the observation that it reads; `training`, the record of how it came about.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime as ort
+from pydantic import BaseModel, Field, ValidationError
+
+from coinfer.errors import UserError
+from coinfer.resources import POLICIES
+from coinfer.types import OffloadDecision, OffloadObservation
+
+FORMAT = 1
+AXES = {
+    "option_device_s": "BKO",
+    "option_upload_bits": "BKO",
+    "option_server_s": "BKON",
+    "option_accuracy": "BKO",
+    "option_device_j": "BKO",
+    "option_mask": "BKO",
+    "task_mask": "BK",
+    "deadline_s": "BK",
+    "uplink_bps": "BKN",
+    "device_backlog_s": "BK",
+    "server_backlog_s": "BN",
+    "server_room": "BN",
+    "energy_left_j": "BK",
+    "observation_age_s": "BN",
+    "uplink_backlog_s": "BK",
+}
+"""Axes of the fields: B worlds, K tasks, O options, N servers."""
+_MASKS = ("option_mask", "task_mask")
+_WHAT = {"K": "task", "O": "option", "N": "server"}
+Triple = tuple[int, tuple[str, ...], int]
+Count = Annotated[int, Field(ge=0, strict=True)]
+
+
+class PolicyError(UserError):
+    """A policy file that cannot be used, or not here."""
+
+
+class _Sidecar(BaseModel):
+    """What the file must hold; see above."""
+
+    format: int
+    kind: str
+    scheme: str
+    scenario: str
+    scenario_fingerprint: str
+    sizes: dict[str, Count | None]
+    options: Annotated[list[tuple[Count, tuple[str, ...], Count]], Field(min_length=1)] | None
+    fields: list[str]
+    training: dict[str, Any]
+
+
+class ExportedPolicy:
+    """Decides as the trained policy does, for one world (fields without B) or many.
+
+    Attributes:
+        sidecar: what the side-car says.
+    """
+
+    def __init__(self, session: ort.InferenceSession, sidecar: dict[str, Any], path: Path):
+        self.sidecar, self.path, self._session = sidecar, path, session
+        self._place: np.ndarray | None = None
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int = 1) -> "ExportedPolicy":
+        """
+        Args:
+            path: of the ONNX file, or the name of one that comes with the package (`learned`).
+
+        Raises:
+            PolicyError: where the file or its side-car is missing, damaged, or does not belong to it; one line.
+        """
+        path = shipped_path(path)
+        sidecar = _read_sidecar(path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except OSError as error:
+            raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
+        except Exception as error:
+            reason = str(error).splitlines()[0][:200]
+            raise PolicyError(f"{path}: not a policy that ONNX Runtime can load: {reason}") from None
+        inputs, outputs = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
+        if sorted(inputs) != sorted(sidecar["fields"]) or outputs != ["option", "server"]:
+            side = path.with_suffix(".json").name
+            raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
+        return cls(session, sidecar, path)
+
+    @property
+    def options(self) -> list[Triple] | None:
+        """What the options mean; None where the policy reads them from the observation."""
+        listed = self.sidecar["options"]
+        return None if listed is None else [(exit_, tuple(cut), bits) for exit_, cut, bits in listed]
+
+    def fitted(self, options: Sequence[Triple], servers: int, tasks: int = 1) -> "ExportedPolicy":
+        """The same policy for these options, in this order, and so many servers and tasks.
+
+        Args:
+            options: exit from 0, tensors that leave the device (none where it does it all), bits.
+
+        Raises:
+            PolicyError: where it was made for others.
+        """
+        self._check_sizes({"K": tasks, "N": servers, "O": None if self.options else len(options)})
+        own = self.options
+        if own is None:
+            return self
+        place = {triple: number for number, triple in enumerate(options)}
+        missing = next((triple for triple in own if triple not in place), None)
+        if missing is not None or len(own) != len(options):
+            told = f"{len(own)} options, {len(options)} are at hand"
+            if missing is not None:
+                exit_, cut, bits = missing
+                where = f"cut at {', '.join(cut)}, {bits} bits" if cut else "on the device"
+                told += f"; missing: exit {exit_ + 1}, {where}"
+            raise PolicyError(f"{self.path}: made for {told}; train it for these options")
+        fitted = ExportedPolicy(self._session, self.sidecar, self.path)
+        fitted._place = np.array([place[triple] for triple in own])
+        return fitted
+
+    def __call__(self, observation: OffloadObservation) -> OffloadDecision:
+        alone = np.ndim(observation.deadline_s) == 1
+        fed = {name: self._fed(observation, name, alone) for name in self.sidecar["fields"]}
+        if not fed:
+            raise PolicyError(f"{self.path}: reads nothing of the observation")
+        option, server = map(np.asarray, self._session.run(["option", "server"], fed))
+        if self._place is not None:
+            option = self._place[option]
+        return OffloadDecision(option[0], server[0]) if alone else OffloadDecision(option, server)
+
+    def _fed(self, observation: OffloadObservation, name: str, alone: bool) -> np.ndarray:
+        value = np.asarray(getattr(observation, name), dtype=bool if name in _MASKS else np.float32)
+        if value.ndim == 0:
+            value = np.broadcast_to(value, np.shape(observation.deadline_s))
+        value = value[None] if alone else value
+        if self._place is not None and "O" in AXES[name]:
+            value = np.take(value, self._place, axis=AXES[name].index("O"))
+        self._check_sizes(dict(zip(AXES[name], value.shape, strict=True)))
+        return np.ascontiguousarray(value)
+
+    def _check_sizes(self, found: dict[str, Any]) -> None:
+        for letter, size in self.sidecar["sizes"].items():
+            there = found.get(letter)
+            if size is not None and there is not None and there != size:
+                one = "s" if size != 1 else ""
+                raise PolicyError(f"{self.path}: made for {size} {_WHAT[letter]}{one}, {there} at hand")
+
+
+def shipped_path(path: str | Path) -> Path:
+    """Of the policy of that name which comes with the package; any other path as it is."""
+    shipped = POLICIES / f"{path}.onnx"
+    return shipped if Path(path).name == str(path) and shipped.is_file() else Path(path)
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    side = path.with_suffix(".json")
+    if path.suffix != ".onnx":
+        raise PolicyError(f"{path}: expected a file that ends in .onnx")
+    for one in (path, side):
+        if not one.is_file():
+            raise PolicyError(f"{one}: no such file; a policy is a pair of {path.name} and {side.name}")
+    try:
+        sidecar = json.loads(side.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{side}: not readable as JSON: {error}") from None
+    absent = [key for key in _Sidecar.model_fields if not isinstance(sidecar, dict) or key not in sidecar]
+    if absent:
+        raise PolicyError(f"{side}: not the side-car of a policy, {absent[0]!r} is missing")
+    if (sidecar["format"], sidecar["kind"]) != (FORMAT, "offload"):
+        got = f"{sidecar['format']} and kind {sidecar['kind']!r}"
+        raise PolicyError(f"{side}: expected format {FORMAT} and kind 'offload', got format {got}")
+    try:
+        _Sidecar.model_validate(sidecar)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise PolicyError(f"{side}: {place}: {first['msg']}, got {first['input']!r:.50}") from None
+    unknown = [name for name in sidecar["fields"] if name not in AXES]
+    if unknown:
+        raise PolicyError(f"{side}: no field {unknown[0]!r} in an observation")
+    strange = [letter for letter in sidecar["sizes"] if letter not in _WHAT]
+    if strange:
+        raise PolicyError(f"{side}: no axis {strange[0]!r} in sizes; there are {', '.join(_WHAT)}")
+    return sidecar

@@ -1,0 +1,201 @@
+"""Labelled pictures for training and measuring: CIFAR-10 as binary files or packed copies, or folders of classes."""
+
+import io
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from coinfer.errors import UserError
+from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.progress import Progress, quiet
+
+Split = Literal["train", "test"]
+
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_SIDE = 32
+_RECORD_BYTES = 1 + 3 * _SIDE * _SIDE
+"""CIFAR-10's binary files: a label, then the planes of red, green and blue (Krizhevsky 2009)."""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+class DataError(UserError):
+    """Pictures that cannot be used; the message is one line for a person."""
+
+
+class Labelled(NamedTuple):
+    """N pictures of one size and what they show."""
+
+    images: np.ndarray
+    """uint8 [N, height, width, 3], RGB."""
+    labels: np.ndarray
+    """int64 [N], below the number of classes."""
+    class_names: tuple[str, ...]
+    kind: str
+    """What they are, to be said wherever an accuracy is, such as "CIFAR-10, JPEG copy"."""
+
+    def take(self, count: int) -> "Labelled":
+        """The first so many."""
+        return self._replace(images=self.images[:count], labels=self.labels[:count])
+
+
+def misfit(graph: ModelGraph, image: ImageInput, data: Labelled) -> tuple[str, bool] | None:
+    """Why the network cannot be trained or judged on these pictures, and whether it is for their classes; None if it
+    can."""
+    height, width = data.images.shape[1:3]
+    if (height, width) != (image.height, image.width):
+        return (
+            f"pictures are {height}x{width}, {graph.name} takes {image.height}x{image.width}; scale them first",
+            False,
+        )
+    classes = len(data.class_names)
+    for output in graph.outputs:
+        shape = graph.tensors[output].shape
+        if len(shape) != 2 or shape[1] != classes:
+            return f"{graph.name}: output {output!r} is {list(shape)}, the pictures have {classes} classes", True
+    return None
+
+
+def load_labelled(where: str | Path, split: Split, progress: Progress = quiet) -> Labelled:
+    """The training or test pictures of a data set.
+
+    Args:
+        where: a folder with CIFAR-10's `data_batch_*.bin` and `test_batch.bin`; a folder of `*train*.npz` and
+            `*test*.npz`, or one npz file; or a folder with a sub-folder of pictures for each class, under `train` and
+            `test` or by itself.
+
+    Raises:
+        DataError: where there are no pictures, no labels, or pictures of several sizes.
+    """
+    where = Path(where)
+    if not where.exists():
+        raise DataError(f"{where}: no such file or folder; give a folder of CIFAR-10 files or of class sub-folders")
+    if where.is_file():
+        return _checked(_packed([where], split, progress), where)
+    binary = sorted(where.glob("data_batch_*.bin" if split == "train" else "test_batch.bin"))
+    if binary:
+        return _checked(_binary(binary, where), where)
+    packed = [path for path in sorted(where.glob("*.npz")) if split in path.stem]
+    if packed:
+        return _checked(_packed(packed, split, progress), where)
+    pickles = [path.name for path in (*where.glob("data_batch_?"), *where.glob("test_batch"))]
+    if pickles:
+        raise DataError(
+            f"{where / pickles[0]}: this is CIFAR-10 as Python pickles, which can run code and are not read; take the "
+            "binary version (data_batch_1.bin ...)"
+        )
+    found = where / split if (where / split).is_dir() else where
+    return _checked(_folders(found, progress), found)
+
+
+def _checked(found: Labelled, where: Path) -> Labelled:
+    if len(found.images) != len(found.labels):
+        raise DataError(f"{where}: {len(found.images)} pictures but {len(found.labels)} labels; expected one for each")
+    if len(found.images) == 0:
+        raise DataError(f"{where}: no pictures in it")
+    if found.images.dtype != np.uint8 or found.images.ndim != 4 or found.images.shape[-1] != 3:
+        shape = f"{found.images.dtype} {list(found.images.shape)}"
+        raise DataError(f"{where}: pictures are {shape}; expected uint8 [N, height, width, 3]")
+    if found.labels.min() < 0 or found.labels.max() >= len(found.class_names):
+        worst = int(found.labels.max() if found.labels.max() >= len(found.class_names) else found.labels.min())
+        raise DataError(f"{where}: label {worst} is no class; there are 0 to {len(found.class_names) - 1}")
+    return found
+
+
+def _binary(files: list[Path], folder: Path) -> Labelled:
+    """CIFAR-10's own files."""
+    parts = []
+    for file in files:
+        raw = np.fromfile(file, np.uint8)
+        if len(raw) == 0 or len(raw) % _RECORD_BYTES:
+            raise DataError(f"{file}: {len(raw)} bytes are no whole number of pictures of {_RECORD_BYTES} bytes each")
+        parts.append(raw.reshape(-1, _RECORD_BYTES))
+    records = np.concatenate(parts)
+    planes = records[:, 1:].reshape(-1, 3, _SIDE, _SIDE)
+    names = folder / "batches.meta.txt"
+    classes = tuple(names.read_text(encoding="utf-8").split()) if names.exists() else CIFAR_CLASSES
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return Labelled(images, records[:, 0].astype(np.int64), classes, "CIFAR-10, original pixels")
+
+
+def _packed(files: list[Path], split: Split, progress: Progress) -> Labelled:
+    parts = [_archive(file, split, progress) for file in files]
+    if len({(part.images.shape[1:], part.kind, part.class_names) for part in parts}) > 1:
+        raise DataError(f"{files[0].parent}: {', '.join(file.name for file in files)} hold different kinds of pictures")
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    return parts[0]._replace(images=images, labels=labels)
+
+
+def _archive(file: Path, split: Split, progress: Progress) -> Labelled:
+    """One npz file: `images`, or `jpeg` and `offsets`, and `labels`; names may start with `train_` or `test_`."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            held = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file}: not a readable npz file ({type(error).__name__})") from None
+    exact = f"{split}_images" in held
+    labels = held.get(f"{split}_labels" if exact else "labels")
+    if labels is None:
+        raise DataError(f"{file}: holds no labels for {split}; accuracy needs pictures whose class is known")
+    images = held[f"{split}_images"] if exact else held.get("images")
+    if images is None:
+        if "jpeg" not in held or "offsets" not in held:
+            raise DataError(f"{file}: holds no pictures for {split}; expected `images`, or `jpeg` and `offsets`")
+        images = _decoded(held["jpeg"], held["offsets"], file, progress)
+    numbers = np.arange(int(labels.max(initial=0)) + 1)
+    names = tuple(map(str, held.get("class_names", numbers)))
+    kind = f"CIFAR-10, {'original pixels' if exact else 'JPEG copy'}" if names == CIFAR_CLASSES else file.stem
+    return Labelled(images, labels.astype(np.int64), names, kind)
+
+
+def _decoded(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: Progress) -> np.ndarray:
+    data, images = jpeg.tobytes(), list[np.ndarray]()
+    for i, (start, end) in enumerate(pairwise(offsets)):
+        images.append(_picture(io.BytesIO(data[start:end]), f"{file}: picture {i}"))
+        if i % 500 == 0 or i == len(offsets) - 2:
+            progress(i + 1, len(offsets) - 1, "pictures")
+    return _stacked(images, [f"picture {i}" for i in range(len(images))], file)
+
+
+def _folders(where: Path, progress: Progress) -> Labelled:
+    """A sub-folder of pictures for each class, in the order of their names: one of each class after the other, so that
+    the first so many show all classes."""
+    classes = sorted(path for path in where.iterdir() if path.is_dir() and not path.name.startswith("."))
+    ranked = [(rank, label, file) for label, one in enumerate(classes) for rank, file in enumerate(_pictures(one))]
+    files = [(label, file) for _, label, file in sorted(ranked)]
+    if not files:
+        loose = _pictures(where)
+        problem = "pictures without labels" if loose else "no pictures in it"
+        raise DataError(f"{where}: {problem}; expected one sub-folder of pictures for each class")
+    images = []
+    for i, (_, file) in enumerate(files):
+        images.append(_picture(file, str(file)))
+        progress(i + 1, len(files), "pictures")
+    labels = np.array([label for label, _ in files], np.int64)
+    names = tuple(folder.name for folder in classes)
+    return Labelled(_stacked(images, [str(file) for _, file in files], where), labels, names, f"folder {where.name}")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+
+
+def _picture(file: Path | io.BytesIO, where: str) -> np.ndarray:
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: not a readable picture ({type(error).__name__})") from None
+
+
+def _stacked(images: list[np.ndarray], names: list[str], where: Path) -> np.ndarray:
+    for image, name in zip(images, names, strict=True):
+        if image.shape != images[0].shape:
+            sizes = (f"{shape[1]}x{shape[0]}" for shape in (images[0].shape, image.shape))
+            raise DataError(
+                f"{where}: pictures of several sizes: {' and '.join(sizes)} ({name}); scale them to one size"
+            )
+    return np.stack(images)

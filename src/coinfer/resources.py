@@ -1,0 +1,22 @@
+"""Where the data that is shipped with the package lies. Nobody else builds such a path."""
+
+from importlib.resources import files
+from pathlib import Path
+
+DATA = Path(str(files("coinfer") / "data"))
+DEVICES = DATA / "devices.csv"
+"""Catalogue of device classes; written by `benchmarks/make_device_catalogue.py`."""
+MODELS = DATA / "models"
+"""Trained networks (`NAME.onnx`) with their accuracy tables (`NAME.accuracy.json`)."""
+NETWORKS = DATA / "networks"
+"""Networks as chains with their costs (`NAME.json`), for scenarios."""
+OP_REGRESSORS = DATA / "op_regressors.json"
+"""Fitted regressors for each kind of operation."""
+PHOTOS = DATA / "photos"
+"""Photographs, and the names of ImageNet's classes."""
+POLICIES = DATA / "policies"
+"""Trained policies (`NAME.onnx`) with their side-cars (`NAME.json`)."""
+SCENARIOS = DATA / "scenarios"
+"""Preset scenarios (`NAME.yaml`)."""
+TRACES = DATA / "traces" / "synthetic.csv.gz"
+"""Bandwidth traces that the demo replays."""

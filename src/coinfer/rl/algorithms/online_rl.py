@@ -1,0 +1,254 @@
+"""Online RL: tabular Q-learning for requests that are decided one after another, after Xu et al. (IEEE TPDS 2021, DOI
+10.1109/TPDS.2020.3032443), a baseline of CDO-DSAC. Of the published method only the abstract and what CDO-DSAC's paper
+says of it are public, so the form is our reading: one central learner; a request's state is its network, how loaded
+each server is in a few steps, and how good its link is; its action is a server, or to be rejected, which leaves it to
+its device. Reward is minus the latency; the next request's state follows, after a slot's last one that of the next
+slot's first.
+
+Our choices. A load's steps are shares of the threshold, the greatest deadline. Servers are equal in the papers' world,
+so the table is over loads in ascending order (equal steps in the order of the servers), which shares what was learned
+of one order with all others. Slots are drawn from the same memory as the other learners', each about twice, and all
+requests of a draw learn side by side. Loads are those at the slot's beginning, which is the paper's state (III); with
+`running` the learner also counts what it has itself sent in this slot, as a central admission that takes one request
+after another could.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from coinfer.envs import offload
+from coinfer.physics import random
+from coinfer.policies.learned.placement_policy import MakeFeatures
+from coinfer.policies.learned.placements import Offers, fixed_cut
+from coinfer.rl.core.batched_optim import draw, uniform
+from coinfer.rl.core.loop import Loop, LoopSettings
+from coinfer.rl.core.placement_env import OfferGame
+from coinfer.rl.core.records import Transition, View
+from coinfer.scenario.world import OffloadWorld
+from coinfer.types import OffloadDecision, OffloadObservation
+
+_WHETHER, _WHICH = range(2)
+
+
+@dataclass(frozen=True)
+class OnlineRlSettings:
+    worlds: int = 20
+    """Of each learner."""
+    rounds: int = 3000
+    batch: int = 40
+    """Slots drawn for an update; one update a round."""
+    memory: int = 4000
+    steps: tuple[float, ...] = (0.1, 0.3, 0.7)
+    """Between two levels of load, as shares of the threshold: four levels."""
+    rates_bps: tuple[float, ...] = (30e6, 60e6)
+    """Between two levels of the mean link."""
+    rate: float = 0.1
+    """Of learning."""
+    discount: float = 0.99
+    epsilon: tuple[float, float] = (1.0, 0.01)
+    epsilon_updates: int = 2000
+    """Until epsilon is at its last value."""
+    running: bool = False
+    """Whether loads count what was sent earlier in the slot."""
+    assess_every: int = 250
+
+
+PAPER = OnlineRlSettings(rounds=500_000, epsilon_updates=300_000, memory=20_000, assess_every=10_000)
+PRESETS = {"quick": OnlineRlSettings(), "paper": PAPER}
+
+
+def with_rounds(settings: OnlineRlSettings, rounds: int) -> OnlineRlSettings:
+    """The same with so many rounds, epsilon falling over 60 % of them."""
+    rounds = max(1, rounds)
+    falls = max(1, int(0.6 * rounds))
+    return replace(settings, rounds=rounds, epsilon_updates=falls, assess_every=max(10, rounds // 20))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a request becomes a row of the table."""
+
+    servers: int
+    loads_s: tuple[float, ...]
+    rates_bps: tuple[float, ...]
+    works_s: tuple[float, ...]
+    """Between two kinds of request, by their work on a server."""
+    running: bool
+
+    @property
+    def levels(self) -> int:
+        return len(self.loads_s) + 1
+
+    @property
+    def rows(self) -> int:
+        return self.levels**self.servers * (len(self.rates_bps) + 1) * (len(self.works_s) + 1)
+
+    def features(self, seen: OffloadObservation, offers: Offers) -> Tensor:
+        """[.., K, 1 + 2 N] what the learner is told of a request: its kind and rate as one number, its work on each
+        server, and the servers' loads at the slot's beginning."""
+        work_s = offers.service_s[..., : self.servers]
+        kind = _level(work_s.mean(-1), self.works_s) * (len(self.rates_bps) + 1)
+        kind = kind + _level(seen.uplink_bps.mean(-1), self.rates_bps)
+        load_s = seen.server_backlog_s[..., None, :].expand_as(work_s)
+        return torch.cat((kind[..., None].to(work_s.dtype), work_s, load_s), -1)
+
+    def row(self, kind: Tensor, load_s: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [..] of requests of these kinds [..] with loads [.., N], and the servers by rising level."""
+        level = _level(load_s, self.loads_s)
+        number = torch.arange(self.servers, device=kind.device)
+        order = (level * self.servers + number).sort(-1).indices
+        weight = self.levels**number
+        return kind.long() * self.levels**self.servers + (level.gather(-1, order) * weight).sum(-1), order
+
+    def loads_s_of(self, features: Tensor, place: Tensor, there: Tensor) -> Tensor:
+        """[.., K, N] the loads that each request found, given where those before it went."""
+        work_s, load_s = features[..., 1 : 1 + self.servers], features[..., 1 + self.servers :]
+        if not self.running:
+            return load_s
+        sent = functional.one_hot(place, self.servers + 1)[..., : self.servers] * there[..., None]
+        added_s = work_s * sent
+        return load_s + added_s.cumsum(-2) - added_s
+
+
+class OnlineRl:
+    """L learners, one a seed; `values` [L, rows, N + 1] by place in the order of the loads, the last for rejecting."""
+
+    def __init__(self, settings: OnlineRlSettings, grid: Grid, keys: Tensor):
+        self.settings, self.grid, self.keys, self.updates = settings, grid, keys, 0
+        self.values = torch.zeros((len(keys), grid.rows, grid.servers + 1), device=keys.device)
+
+    @property
+    def epsilon(self) -> float:
+        first, last = self.settings.epsilon
+        return first + (last - first) * min(1.0, self.updates / self.settings.epsilon_updates)
+
+    @torch.no_grad()
+    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+        best = decide(self.grid, self.values, view.features, view.mask, view.there)
+        if not explore:
+            return best
+        shape = view.there.shape[1:]
+        any_ = draw(view.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
+        return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, any_, best)
+
+    @torch.no_grad()
+    def update(self, batch: Transition) -> dict[str, Tensor]:
+        """Q-learning of all requests of a batch; those of one row and action come in by their mean, weighed as if they
+        had come one after another."""
+        n, there = self.grid.servers, batch.there
+        row, order = self.grid.row(
+            batch.features[..., 0], self.grid.loads_s_of(batch.features, batch.action, batch.there)
+        )
+        action = torch.where(
+            batch.action < n, order.argsort(-1).gather(-1, batch.action.clamp(max=n - 1)[..., None])[..., 0], n
+        )
+        next_row, _ = self.grid.row(batch.next_features[..., 0, 0], batch.next_features[..., 0, 1 + n :])
+        last = there & ~functional.pad(there[..., 1:], (0, 1))
+        following = torch.cat((row[..., 1:], row[..., -1:]), -1)
+        following = torch.where(last, next_row[..., None], following)
+        rows = self.values.shape[1]
+        base = (torch.arange(len(row), device=row.device) * rows)[:, None, None]
+        flat = self.values.view(-1, n + 1)
+        wanted = batch.reward + self.settings.discount * flat[base + following].amax(-1) * batch.goes_on[..., None]
+        place = ((base + row) * (n + 1) + action)[there]
+        error = wanted[there] - flat.view(-1)[place]
+        unique, which = place.unique(return_inverse=True)
+        hits = torch.zeros(len(unique), device=flat.device).index_add_(0, which, torch.ones_like(error))
+        total = torch.zeros(len(unique), device=flat.device).index_add_(0, which, error)
+        flat.view(-1)[unique] += (1 - (1 - self.settings.rate) ** hits) * total / hits
+        self.updates += 1
+        return {"error": (wanted - flat[base + row].gather(-1, action[..., None])[..., 0]).abs().mean((1, 2))}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"values": self.values, "updates": torch.tensor(self.updates)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.values.copy_(tensors["values"])
+        self.updates = int(tensors["updates"])
+
+
+def decide(grid: Grid, values: Tensor, features: Tensor, mask: Tensor, there: Tensor) -> Tensor:
+    """Places [L, W, K] of greatest value."""
+    if not grid.running:
+        return _best(grid, values, features[..., 0], features[..., 1 + grid.servers :], mask)
+    load_s, found = features[..., 0, 1 + grid.servers :], []
+    for k in range(features.shape[-2]):
+        best = _best(grid, values, features[..., k : k + 1, 0], load_s[..., None, :], mask[..., k : k + 1, :])
+        sent = functional.one_hot(best[..., 0], grid.servers + 1)[..., : grid.servers] * there[..., k : k + 1]
+        load_s = load_s + features[..., k, 1 : 1 + grid.servers] * sent
+        found.append(best)
+    return torch.cat(found, -1)
+
+
+def _best(grid: Grid, values: Tensor, kind: Tensor, load_s: Tensor, mask: Tensor) -> Tensor:
+    n = grid.servers
+    row, order = grid.row(kind, load_s)
+    base = (torch.arange(values.shape[0], device=row.device) * values.shape[1]).reshape(-1, *[1] * (row.dim() - 1))
+    found = values.reshape(-1, n + 1)[row + base]
+    can = torch.cat((mask[..., :n].gather(-1, order), mask[..., n:]), -1)
+    action = torch.where(can, found, -torch.inf).argmax(-1)
+    server = order.gather(-1, action.clamp(max=n - 1)[..., None])[..., 0]
+    return torch.where(action < n, server, n)
+
+
+def _level(value: Tensor, steps: tuple[float, ...]) -> Tensor:
+    """How many of the steps a value lies above."""
+    level = torch.zeros_like(value, dtype=torch.int64)
+    for step in steps:
+        level = level + (value > step)
+    return level
+
+
+def grid_of(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
+    """The steps for one world: thresholds and works lie between what occurs there."""
+    deadlines = torch.as_tensor(world.edge.deadline_s).flatten()
+    finite = deadlines[deadlines.isfinite()]
+    threshold_s = float(finite.max()) if len(finite) else 1.0
+    tables = offload.load(world)
+    work_s = torch.where(tables.exists[..., None], tables.server_s, 0.0).amax(1).mean(-1).unique()
+    between = ((work_s[1:] * work_s[:-1]).clamp(min=1e-12).sqrt()).tolist()
+    loads_s = tuple(step * threshold_s for step in settings.steps)
+    return Grid(world.edge.servers, loads_s, settings.rates_bps, tuple(between), settings.running)
+
+
+def features_of(grid: Grid) -> MakeFeatures:
+    return grid.features
+
+
+class TablePolicy(nn.Module):
+    """What one learner decides; for `policies.learned.export` too."""
+
+    values: Tensor
+
+    def __init__(self, grid: Grid, values: Tensor):
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("values", values.detach().clone())
+
+    @torch.no_grad()
+    def forward(self, observation: OffloadObservation) -> OffloadDecision:
+        offers = fixed_cut(observation)
+        told = (self.grid.features(observation, offers), offers.mask, observation.task_mask)
+        count = self.values.shape[0]
+        features, mask, there = (
+            (part.unflatten(0, (count, -1)) for part in told) if count > 1 else (p[None] for p in told)
+        )
+        return offers.decision(decide(self.grid, self.values, features, mask, there).flatten(0, 1))
+
+
+def loop_of(settings: OnlineRlSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
+    keys = random.key(seeds.to(device), 0)
+    grid = grid_of(settings, world)
+    of_loop = LoopSettings(
+        rounds=settings.rounds,
+        warmup=0,
+        capacity=settings.memory,
+        batch=settings.batch,
+        tell_every=settings.assess_every,
+        assess_every=settings.assess_every,
+    )
+    game = OfferGame(world, settings.worlds, features_of(grid), fixed_cut, device)
+    return Loop(of_loop, game, OnlineRl(settings, grid, keys))

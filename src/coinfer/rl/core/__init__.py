@@ -1,0 +1,1 @@
+"""What all learning schemes share: loops, memories, checkpoints. Start in `loop`."""

@@ -1,0 +1,48 @@
+"""Learning curves for TensorBoard, where it is installed."""
+
+import math
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from coinfer.rl.core.loop import Point
+
+
+class Events:
+    """A writer of TensorBoard's events in a folder; does nothing without a folder or without TensorBoard.
+
+    A resumed run writes its points again from the first: TensorBoard shows the newest file's."""
+
+    def __init__(self, folder: Path | None):
+        self._writer: Any = None
+        if folder is None:
+            return
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from torch.utils.tensorboard.writer import SummaryWriter
+        except ModuleNotFoundError:
+            return
+        events = folder / "events"
+        for old in events.glob("events.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(events))
+
+    def add(self, point: Point, group: str = "") -> None:
+        """Mean and, for several learners, least and greatest of every figure, under `group/figure/`."""
+        if self._writer is None:
+            return
+        for name, values in point.figures.items():
+            told = {"mean": math.fsum(values) / len(values)}
+            if len(values) > 1:
+                told |= {"least": min(values), "greatest": max(values)}
+            for kind, value in told.items():
+                self._writer.add_scalar(f"{group}{'/' * bool(group)}{name}/{kind}", value, point.round)
+
+    def __enter__(self) -> "Events":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        if self._writer is not None:
+            self._writer.close()

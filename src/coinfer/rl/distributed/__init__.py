@@ -1,0 +1,1 @@
+"""Learning spread over processes and machines. Start in `coordinator`."""

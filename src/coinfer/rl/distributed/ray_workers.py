@@ -1,0 +1,197 @@
+"""The crew of `rl.distributed.coordinator` on Ray: every agent and the controller is an actor, spread over the
+cluster's nodes.
+
+Ray starts a process again when it dies, on another node where its own is gone; the conductor gives it its state back.
+Nodes trust each other (what they exchange is pickled): a cluster belongs on a network of its own. Without an address a
+cluster of this machine alone is started, which listens on the loopback interface only and ends with the training.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from coinfer.errors import TrainingError
+from coinfer.rl.core.loop import Loop
+from coinfer.rl.distributed.coordinator import Agent, Conductor, Controller, Loss, Lost, Setting, Stale
+
+REACH_S, PLACE_S = 5.0, 120.0
+"""How long an address may take to answer, and a cluster to start all processes."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Seat(NamedTuple):
+    """Where a member runs."""
+
+    node: str
+    """Ray's name of the node, hexadecimal."""
+    pid: int
+
+
+class RayCrew:
+    """A `Crew` of actors.
+
+    Raises:
+        TrainingError: where the cluster does not start them in time.
+    """
+
+    def __init__(self, agents: int, gpus: bool = False):
+        import ray
+        from ray import exceptions
+
+        self._ray, self._errors = ray, exceptions
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        self.count = agents
+        needs = {"CPU": 0.001, "GPU": 1 / (agents + 1)} if gpus else {"CPU": 0.001}
+        self.places = placement_group([needs] * (agents + 1), strategy="SPREAD")
+        if not self.places.wait(PLACE_S):
+            raise TrainingError(f"the Ray cluster has no room for {agents + 1} processes: see `ray status`")
+
+        def made(kind: type, place: int, *given: Any) -> Any:
+            where = PlacementGroupSchedulingStrategy(self.places, placement_group_bundle_index=place)
+            how = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_restarts": -1}
+            return ray.remote(kind).options(scheduling_strategy=where, **how).remote(*given)
+
+        self.members = [*(made(Agent, i, i) for i in range(agents)), made(Controller, agents)]
+
+    def ask(self, member: int, what: str, *given: Any, answers: int = 1) -> Any:
+        return getattr(self.members[member], what).options(num_returns=answers).remote(*given)
+
+    def wait(self, promises: Sequence[Any]) -> list[Any]:
+        try:
+            return self._ray.get(list(promises))
+        except self._errors.RayTaskError as error:
+            if isinstance(error.cause, Stale | self._errors.RayError):
+                raise Lost(self._lost(error.cause)) from None
+            raise
+        except self._errors.RayError as error:
+            raise Lost(self._lost(error)) from None
+
+    def seats(self) -> list[Seat]:
+        """Where everybody is now.
+
+        Raises:
+            TrainingError: where they do not start.
+        """
+        try:
+            return self._ray.get([member.__ray_call__.remote(_seat) for member in self.members], timeout=PLACE_S)
+        except self._errors.GetTimeoutError:
+            why = f"not within {PLACE_S:.0f} s, see `ray status`"
+        except self._errors.RayError as error:
+            why = str(error).strip().splitlines()[-1]
+        raise TrainingError(f"the Ray cluster did not start {len(self.members)} processes with coinfer: {why}")
+
+    def end(self) -> None:
+        from ray.util.placement_group import remove_placement_group
+
+        for member in self.members:
+            self._ray.kill(member)
+        remove_placement_group(self.places)
+
+    def _lost(self, error: Exception) -> str:
+        """Who was lost, as far as the error knows."""
+        if isinstance(error, Stale):
+            return str(error)
+        names = {member._actor_id.hex(): f"agent {i}" for i, member in enumerate(self.members)}
+        names[self.members[-1]._actor_id.hex()] = "the controller"
+        return names.get(getattr(error, "actor_id", None) or "", f"a member of the cluster ({type(error).__name__})")
+
+
+def stay_on_loopback() -> None:
+    """Ray takes 127.0.0.1 as it is said, instead of looking for an address that others can reach: in processes to come,
+    by its switch for systems without clusters, and in this one, where Ray may have read that switch already.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def _seat(_: Any) -> Seat:
+    import ray
+
+    return Seat(ray.get_runtime_context().get_node_id(), os.getpid())
+
+
+@contextmanager
+def playing(
+    setting: Setting,
+    address: str | None = None,
+    *,
+    told: Callable[[Loss], None] = lambda _: None,
+    seated: Callable[[RayCrew], None] = lambda _: None,
+) -> Iterator[Callable[[Loop], None]]:
+    """What plays a loop of `cdo_dsac.loop_of` on a cluster, in place of `Loop.play`.
+
+    Args:
+        address: `HOST:PORT` of the cluster's head, or `auto` for the one that this machine belongs to; without it that
+            of the environment variable RAY_ADDRESS, or else a cluster of this machine alone.
+        told: is told of every loss that was made good.
+        seated: is given the crew when all its members run.
+
+    Raises:
+        TrainingError: where Ray is not installed, or the cluster cannot be joined; one line.
+    """
+    with _joined(address or os.environ.get("RAY_ADDRESS") or None):
+        crew = RayCrew(setting.settings.agents, setting.device.startswith("cuda"))
+        try:
+            crew.seats()
+            seated(crew)
+            yield Conductor(crew, setting, told).play
+        finally:
+            crew.end()
+
+
+@contextmanager
+def _joined(address: str | None) -> Iterator[None]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of promises that a loss made void
+    host = _host(address) if address not in (None, "auto") else None
+    try:
+        if address is None or host in _LOOPBACK:
+            stay_on_loopback()
+        import ray
+    except ModuleNotFoundError:
+        raise TrainingError("training on a cluster needs Ray: pip install 'coinfer[cluster]'") from None
+    if ray.is_initialized():
+        yield
+        return
+    if address is not None and host is not None:
+        _reach(address)
+    with tempfile.TemporaryDirectory(prefix="coinfer-") as files:
+        own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": files}
+        how: dict[str, Any] = own if address is None else {}
+        try:
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **how)
+        except Exception as error:  # of many kinds
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            if address == "auto" and isinstance(error, ConnectionError):
+                first = "none runs on this machine; `ray start` starts one"
+            raise TrainingError(f"Ray cluster {address or 'on this machine'}: cannot be joined: {first}") from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _host(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "//" in host:
+        raise TrainingError(f"address {address!r}: expected HOST:PORT of a Ray head, such as 10.0.0.5:6379, or auto")
+    return host.strip("[]")
+
+
+def _reach(address: str) -> None:
+    """Ray itself would try for minutes."""
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=REACH_S)
+        except grpc.FutureTimeoutError:
+            raise TrainingError(
+                f"address {address}: no Ray head answers there; `ray start --head` starts one and tells its HOST:PORT"
+            ) from None

@@ -1,0 +1,1 @@
+"""Tensors and pictures to bytes and back. Start in `codec`."""

@@ -1,0 +1,37 @@
+"""Arrays to tensors on the wire and back, through the codec where bits are asked for."""
+
+import math
+from typing import cast
+
+import numpy as np
+
+from coinfer.runtime.codec import codec
+from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES, WireError, WireTensor, from_array, invalid, to_array
+
+
+def pack(name: str, array: np.ndarray, bits: int | None, rate_bps: float = math.inf) -> WireTensor:
+    """A tensor for the wire: plain without `bits`, else a payload of the codec."""
+    if bits is None:
+        return from_array(name, array)
+    payload = codec.encode(array, bits, rate_bps=rate_bps)
+    return WireTensor(name, "UINT8", (len(payload),), payload, codec=True)
+
+
+def unpack(tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> np.ndarray:
+    """The array of a tensor from the wire.
+
+    Raises:
+        WireError: RESOURCE_EXHAUSTED where it would decode to more than the limit, INVALID_ARGUMENT where damaged.
+    """
+    array = to_array(tensor)
+    if not tensor.codec:
+        return array
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise invalid(f"input {tensor.name!r}: a codec payload travels as UINT8 of one dimension")
+    try:
+        return codec.decode(cast(bytes, tensor.data), limit_bytes=limit_bytes)
+    except codec.PayloadTooLarge as error:
+        text = f"input {tensor.name!r}: {error}"
+        raise WireError("RESOURCE_EXHAUSTED", text, "too_large", pushback_s=-1.0) from None
+    except codec.CodecError as error:
+        raise WireError("INVALID_ARGUMENT", f"input {tensor.name!r}: {error}", "bad_payload") from None

@@ -1,0 +1,172 @@
+"""From estimates to a route: the device's decision, in arrays."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.options.compile import Options
+from coinfer.physics.latency import offload_latency_s
+from coinfer.runtime.device.estimate import ServerEstimate, backlog_now_s, room_now, service_now_s, usable
+from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Policy, Route
+
+SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
+"""How many times faster than the device a server may be, for pruning."""
+
+
+def prune(
+    options: Options, device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS, *, energy_counts: bool = False
+) -> Options:
+    """Only the options that can be best for some link rate, some speed of the server, and some wish for accuracy; each
+    exit's last, which stays on the device, is always kept.
+
+    Without energy, exact for unloaded latency: an option stays that is the fastest at some rate and speed of those that
+    are at least as accurate (CDLP, CIAS-PnO, on each level of accuracy). Where energy counts see `undominated`.
+    """
+    if energy_counts:
+        return options.take(np.flatnonzero(undominated([options], device_scale, speed_ratios)))
+    compute_s = (options.device_s + options.server_s / speed_ratios[:, None]) * device_scale
+    kept = _fastest_somewhere(compute_s, options.upload_bits, options.accuracy)
+    return options.take(np.flatnonzero(kept | (options.upload_bits == 0)))
+
+
+def undominated(views: Sequence[Options], device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS) -> np.ndarray:
+    """[O] the options that no other one equals or beats in all: accuracy, bits to send, time on the device, and
+    computing time at the slowest and at the fastest server, hence at all between. No wish, however its limits meet,
+    would miss the others. What stays on the device is always kept.
+
+    Args:
+        views: the same options as they are in several cases, all of which count.
+    """
+    columns = []
+    for view in views:
+        device_s, server_s = view.device_s * device_scale, view.server_s * device_scale
+        ends_s = device_s + server_s / speed_ratios[[0, -1]][:, None]
+        columns += [-view.accuracy, view.upload_bits, device_s, *ends_s]
+    return _undominated(np.column_stack(columns)) | (views[0].upload_bits == 0)
+
+
+def _fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """[O] whether an option has the least `compute_s + upload_bits x` of all that are at least as accurate, in a row of
+    `compute_s` [S, O] and for an x >= 0, seconds per bit: each of the others is worse only above or only below an x."""
+    rival = accuracy >= accuracy[:, None]  # [O, O] of row and column: the column may replace the row
+    same = upload_bits == upload_bits[:, None]
+    earlier = np.arange(len(accuracy)) < np.arange(len(accuracy))[:, None]
+    kept = np.zeros(len(accuracy), dtype=bool)
+    for times_s in compute_s:
+        ahead_s = times_s - times_s[:, None]  # how much later the column is without the upload
+        beaten = rival & same & ((ahead_s < 0) | ((ahead_s == 0) & ((accuracy > accuracy[:, None]) | earlier)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tie = ahead_s / (upload_bits[:, None] - upload_bits)
+        high = np.where(rival & (upload_bits < upload_bits[:, None]), tie, np.inf).min(axis=1)
+        low = np.where(rival & (upload_bits > upload_bits[:, None]), tie, 0.0).max(axis=1)
+        kept |= ~beaten.any(axis=1) & (low < high)
+    return kept
+
+
+def _undominated(costs: np.ndarray) -> np.ndarray:
+    """[O] where no other row of `costs` [O, C] is nowhere larger, and smaller somewhere or the same and earlier."""
+    no_worse = (costs[:, None] <= costs[None]).all(axis=-1)
+    better = (costs[:, None] < costs[None]).any(axis=-1)
+    earlier = np.arange(len(costs))[:, None] < np.arange(len(costs))
+    return np.asarray(~(no_worse & (better | earlier)).any(axis=0))
+
+
+def observe(
+    options: Options,
+    servers: Sequence[ServerEstimate],
+    deadline_s: float,
+    now_s: float,
+    *,
+    device_scale: float = 1.0,
+    device_backlog_s: float = 0.0,
+    device_power_w: float = 0.0,
+    energy_j: float = math.inf,
+) -> OffloadObservation:
+    """One task (K = 1) as a policy sees it. A server's round trip and its known service times are in `option_server_s`;
+    one that may not be asked has no room."""
+    count, n = len(options.bits), len(servers)
+    device_s = options.device_s * device_scale
+    server_s = np.empty((count, n))
+    for j, server in enumerate(servers):
+        times_s = map(partial(service_now_s, server, now_s=now_s), options.pieces, options.server_s)
+        server_s[:, j] = np.fromiter(times_s, float, count) + server.link.round_trip_s
+    return OffloadObservation(
+        option_device_s=device_s[None],
+        option_upload_bits=options.upload_bits[None],
+        option_server_s=server_s[None],
+        option_accuracy=options.accuracy[None],
+        option_device_j=device_s[None] * device_power_w,
+        option_mask=np.ones((1, count), dtype=bool),
+        task_mask=np.ones(1, dtype=bool),
+        deadline_s=np.array([deadline_s]),
+        uplink_bps=np.array([[server.link.rate_bps for server in servers]]).reshape(1, n),
+        device_backlog_s=np.array([device_backlog_s]),
+        server_backlog_s=np.array([backlog_now_s(server, now_s) for server in servers]),
+        server_room=np.array([room_now(server, now_s) if usable(server, now_s) else 0.0 for server in servers]),
+        energy_left_j=np.array([energy_j]),
+        observation_age_s=np.array([now_s - server.reported_s for server in servers]),
+    )
+
+
+def with_raw_input(observation: OffloadObservation, options: Options, graph: ModelGraph) -> OffloadObservation:
+    """The observation of a request whose input is no picture: it is sent exactly as it is."""
+    raw_bits = sum(graph.tensors[name].size_bits for name in graph.inputs)
+    sends_input = np.array([cut == graph.inputs for cut in options.cuts])
+    return observation._replace(option_upload_bits=np.where(sends_input, raw_bits, observation.option_upload_bits))
+
+
+def least_latency(observation: OffloadObservation) -> OffloadDecision:
+    """The policy that a user would pick first: per task the option and server of least predicted latency."""
+    latency_s = feasible_latency_s(observation)
+    tasks, _, servers = latency_s.shape
+    flat = latency_s.reshape(tasks, -1)
+    best = np.argmin(flat, axis=-1)
+    option, server = best // servers, best % servers
+    stays = np.take_along_axis(observation.option_upload_bits, option[:, None], axis=-1)[:, 0] == 0
+    return OffloadDecision(option=option, server=np.where(stays, DEVICE, server))
+
+
+def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
+    """Predicted latency [K, O, N + 1], infinite where the option is absent or the server has no room; the last column
+    holds what stays on the device."""
+    n = observation.uplink_bps.shape[-1]
+    local_s = observation.device_backlog_s[:, None] + observation.option_device_s
+    stays = observation.option_upload_bits == 0
+    latency_s = np.full((*local_s.shape, n + 1), np.inf)
+    latency_s[..., n] = np.where(stays & observation.option_mask, local_s, np.inf)
+    if n:
+        usable_option = (observation.option_mask & ~stays)[..., None] & (observation.server_room > 0)
+        latency_s[..., :n] = np.where(usable_option, offload_latency_s(observation), np.inf)
+    return latency_s
+
+
+def decide(
+    policy: Policy, observation: OffloadObservation, otherwise: Policy = least_latency
+) -> tuple[int, int, float]:
+    """Option, server and predicted latency of one task. A policy that raises or chooses what cannot be done is replaced
+    by `otherwise`: inference never fails for a policy."""
+    try:
+        chosen = _chosen(policy, observation)
+    except Exception:
+        chosen = _chosen(otherwise, observation)
+    return chosen if math.isfinite(chosen[2]) else _chosen(otherwise, observation)
+
+
+def _chosen(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
+    decision = policy(observation)
+    option, server = int(decision.option[0]), int(decision.server[0])
+    if observation.option_upload_bits[0, option] == 0:
+        server = DEVICE  # whatever a policy says of the server of what is not sent
+    return option, server, float(feasible_latency_s(observation)[0, option, server])
+
+
+def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:
+    """The route that a decision stands for; `names[server]` is the server's address."""
+    outputs, exit_ = options.outputs[option], int(options.exit[option])
+    if server == DEVICE:
+        return Route((Hop("device", outputs, 32),), exit_, deadline_s)
+    first = Hop("device", options.cuts[option], int(options.bits[option]))
+    return Route((first, Hop(names[server], outputs, 32)), exit_, deadline_s)

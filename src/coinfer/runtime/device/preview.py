@@ -1,0 +1,100 @@
+"""What would be decided at any link rate, before anything runs."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from coinfer.options.compile import Options
+from coinfer.partition.hull import Hull
+from coinfer.runtime.device.objective import Limit, Wish, choose, device_energy_j
+from coinfer.runtime.device.planner import feasible_latency_s
+from coinfer.types import OffloadObservation
+
+RATES_BPS = np.geomspace(1e3, 1e11, 2000)
+"""Where choices are compared; between two that differ, the border is found by bisection."""
+_ROUNDS = 40
+
+
+class Preview:
+    """Choices of one request on a device with one idle server.
+
+    Args:
+        options: with times as they are on device and server.
+    """
+
+    def __init__(self, options: Options, wish: Wish, deadline_s: float = math.inf):
+        self.options = options
+        self.wish = wish
+        self.deadline_s = deadline_s
+
+    @property
+    def has_exits(self) -> bool:
+        return bool(self.options.exit.max() > 0)
+
+    def best(self, rate_bps: float, among: np.ndarray | None = None) -> int:
+        """The option that is chosen at this rate, of those in the mask [O]."""
+        return int(self._choices(np.array([rate_bps]), among)[0])
+
+    def ranges(self) -> Iterator[tuple[float, float, int]]:
+        """From this rate to that, this option; from 0 to infinity."""
+        if not self.has_exits and self.wish == Wish() and math.isinf(self.deadline_s):
+            hull = Hull.build(self.options.device_s + self.options.server_s, self.options.upload_bits)
+            edges_bps, found = hull.threshold_bps.tolist(), hull.options.tolist()
+        else:
+            edges_bps, found = self._searched()
+        for (low_bps, high_bps), option in zip(pairwise([0.0, *edges_bps, math.inf]), found, strict=True):
+            yield low_bps, high_bps, option
+
+    def energy_j(self, option: int, rate_bps: float) -> float:
+        """Of the device."""
+        column = 0 if self.options.upload_bits[option] else 1
+        return float(device_energy_j(self.wish, self._observation(np.array([rate_bps])))[0, option, column])
+
+    def unmet(self, option: int, rate_bps: float) -> tuple[Limit, ...]:
+        """The limits that this option misses at this rate."""
+        latency_s = feasible_latency_s(self._observation(np.array([rate_bps])))[0, option].min()
+        energy_j = self.energy_j(option, rate_bps)
+        return self.wish.unmet(float(latency_s), self.deadline_s, float(self.options.accuracy[option]), energy_j)
+
+    def _searched(self) -> tuple[list[float], list[int]]:
+        """Rates at which the choice changes, and the choices between them."""
+        choices = self._choices(RATES_BPS)
+        changes = np.flatnonzero(np.diff(choices))
+        low, high = RATES_BPS[changes], RATES_BPS[changes + 1]
+        for _ in range(_ROUNDS if len(changes) else 0):
+            middle = np.sqrt(low * high)
+            before = self._choices(middle) == choices[changes]
+            low, high = np.where(before, middle, low), np.where(before, high, middle)
+        return high.tolist(), [*choices[changes].tolist(), int(choices[-1])]
+
+    def _choices(self, rates_bps: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        observation = self._observation(rates_bps)
+        if among is not None:
+            observation = observation._replace(option_mask=np.broadcast_to(among, observation.option_mask.shape))
+        return np.asarray(choose(self.wish, observation).option)
+
+    def _observation(self, rates_bps: np.ndarray) -> OffloadObservation:
+        """One task for each rate, K of them."""
+        tasks, options = len(rates_bps), self.options
+
+        def each(values: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(values, (tasks, *values.shape))
+
+        return OffloadObservation(
+            option_device_s=each(options.device_s),
+            option_upload_bits=each(options.upload_bits),
+            option_server_s=each(options.server_s[:, None]),
+            option_accuracy=each(options.accuracy),
+            option_device_j=each(options.device_s * self.wish.compute_power_w),
+            option_mask=np.ones((tasks, len(options.bits)), dtype=bool),
+            task_mask=np.ones(tasks, dtype=bool),
+            deadline_s=np.full(tasks, self.deadline_s),
+            uplink_bps=rates_bps[:, None],
+            device_backlog_s=np.zeros(tasks),
+            server_backlog_s=np.zeros(1),
+            server_room=np.ones(1),
+            energy_left_j=np.full(tasks, self.wish.energy_j),
+            observation_age_s=np.zeros(1),
+        )

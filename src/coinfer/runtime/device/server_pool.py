@@ -1,0 +1,137 @@
+"""The servers as the device knows them: estimates behind one lock, kept fresh by small probes."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+
+from coinfer.runtime.clock import Clock
+from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device.estimate import ServerEstimate
+from coinfer.runtime.transport.base import Pong, Transport, TransportError
+from coinfer.units import bits_of_bytes
+
+PROBE_INTERVAL_S = 0.5
+"""A link that carried nothing for so long is probed."""
+PROBE_SHARE = 0.02
+"""A probe takes about this share of the interval on the link that it measures."""
+PROBE_BYTES = (1_000, 64_000)
+"""Smallest and largest probe."""
+EMPTY_AT_FIRST, EMPTY_EVERY = 3, 4
+"""The first probes of a server that is up are empty, and later one of so many: they measure the round trip, of which
+the least counts. The very first one also opens the connection, so it alone would tell too much."""
+PROBE_TIMEOUT_S = 2.0
+START_S = 10.0
+"""Longest wait for servers to be ready; one that takes longer is used as soon as it is."""
+
+
+class Peers:
+    """Edge servers by index. `change` and the probes update them; `now` reads them.
+
+    Args:
+        on_up: called with an index, on a thread of its own, when a server answers for the first time or again.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        transport: Transport,
+        clock: Clock,
+        first_rate_bps: float,
+        on_up: Callable[[int], None],
+    ):
+        self.addresses = tuple(addresses)
+        self._transport = transport
+        self._clock = clock
+        self._on_up = on_up
+        self._lock = threading.Lock()
+        self._servers = [est.first_server(first_rate_bps, clock.now_s()) for _ in addresses]
+        self._probing = [False] * len(self.addresses)
+        self._answered = [0] * len(self.addresses)
+        """Probes since the server is up."""
+        self._preparing: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._probe_loop, name="coinfer-probe", daemon=True)
+
+    def now(self) -> tuple[ServerEstimate, ...]:
+        """What is believed of each server."""
+        with self._lock:
+            return tuple(self._servers)
+
+    def change(self, index: int, update: Callable[[ServerEstimate], ServerEstimate]) -> None:
+        with self._lock:
+            self._servers[index] = update(self._servers[index])
+
+    def start(self) -> None:
+        """Probes all servers (for the round trip, then for the rate), waits a while until those that answer are ready,
+        and goes on probing in the background."""
+        for _ in range(EMPTY_AT_FIRST + 1):
+            for learned in [self._probe(index) for index in range(len(self.addresses))]:
+                learned.wait()
+        until_s = self._clock.now_s() + START_S
+        for thread in self._preparing:
+            thread.join(max(until_s - self._clock.now_s(), 0.0))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join(PROBE_TIMEOUT_S)
+
+    def _probe_loop(self) -> None:
+        while not self._closing.wait(PROBE_INTERVAL_S / 4):
+            now_s = self._clock.now_s()
+            for index, server in enumerate(self.now()):
+                resting = now_s < server.down_until_s
+                quiet = now_s - max(server.link.at_s, server.reported_s) > PROBE_INTERVAL_S
+                if quiet and not resting and not self._probing[index]:
+                    self._probe(index)
+
+    def _probe(self, index: int) -> threading.Event:
+        """Sends as many bytes as the link should carry in a small share of the interval; the event is set when the
+        estimate has learned from it."""
+        self._probing[index] = True
+        learned = threading.Event()
+        server = self.now()[index]
+        size_bytes = 0
+        count = self._answered[index]
+        is_for_rate = count >= EMPTY_AT_FIRST and (count - EMPTY_AT_FIRST + 1) % EMPTY_EVERY
+        if est.usable(server, self._clock.now_s()) and is_for_rate:
+            share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
+            size_bytes = int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
+        sent = partial(est.after_send, size_bits=bits_of_bytes(size_bytes), service_s=0.0, now_s=self._clock.now_s())
+        self.change(index, sent)
+        future = self._transport.ping(self.addresses[index], PROBE_TIMEOUT_S, size_bytes)
+
+        def finish(done: Future[Pong]) -> None:
+            self._probed(index, size_bytes, done)
+            learned.set()
+
+        future.add_done_callback(finish)
+        return learned
+
+    def _probed(self, index: int, size_bytes: int, done: Future[Pong]) -> None:
+        now_s = self._clock.now_s()
+        self._probing[index] = False
+        self.change(index, partial(est.after_end, now_s=now_s))
+        error = done.exception() if not done.cancelled() else TransportError("CANCELLED", "probe cancelled")
+        self._answered[index] = 0 if error is not None else self._answered[index] + 1
+        if error is not None:
+            self.change(index, lambda server: est.after_failure(server, now_s))
+            return
+        was_down = not est.usable(self.now()[index], now_s)
+        self.change(index, lambda server: after_pong(server, done.result(), size_bytes, now_s))
+        if was_down and not self._closing.is_set():
+            thread = threading.Thread(target=self._on_up, args=(index,), name="coinfer-prepare", daemon=True)
+            self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
+            thread.start()
+
+
+def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float) -> ServerEstimate:
+    """The server answered a probe of `size_bytes` (an empty one measures the round trip)."""
+    backlog_s, room = (pong.load.backlog_s, pong.load.room) if pong.load else (0.0, math.inf)
+    server = est.after_reply(server, backlog_s, room, now_s)
+    if size_bytes == 0:
+        return server._replace(link=est.after_ping(server.link, pong.round_trip_s))
+    return server._replace(link=est.after_exchange(server.link, bits_of_bytes(size_bytes), pong.round_trip_s, now_s))

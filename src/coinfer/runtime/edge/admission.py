@@ -1,0 +1,288 @@
+"""The brain of an edge node, pure: what is admitted, when it starts, what is refused and why.
+
+`apply(state, event)` gives the next state; `plan(state, now_s)` says what to do now. A command, once carried out, is
+itself applied as an event. Work is served first come, first served by `workers`; at most `queue` jobs wait. A bounded
+queue is what keeps goodput under overload: with an unbounded one every answer comes too late.
+"""
+
+import statistics
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from coinfer.runtime.protocol.messages import Code, LoadReport
+
+RECENT = 9
+"""Service times of a kind that are remembered."""
+FORGET_HALF_LIFE_S = 5.0
+"""After this time without a measurement, half of a service time is believed. Otherwise one slow spell could make
+a node refuse all requests with a deadline for ever, as it would never measure again."""
+CAUTION = 1.1
+"""On arrival, wait and service are taken to last so many times longer than expected: the answer has to travel too, and
+one that is late by a hair has cost as much as one that is in time."""
+MAX_KINDS = 256
+LEAST_PUSHBACK_S = 1e-3
+
+Reason = Literal["queue_full", "hopeless", "expired", "draining"]
+CODES: Mapping[Reason, Code] = {
+    "queue_full": "RESOURCE_EXHAUSTED",
+    "hopeless": "DEADLINE_EXCEEDED",
+    "expired": "DEADLINE_EXCEEDED",
+    "draining": "UNAVAILABLE",
+}
+
+
+class Job(NamedTuple):
+    id: int
+    kind: Hashable
+    """Jobs of a kind take the same time: model, inputs and outputs."""
+    deadline_s: float
+    """On the node's clock; infinite where there is none."""
+
+
+class Running(NamedTuple):
+    job: Job
+    started_s: float
+    abandoned: bool = False
+    """Its caller gave up; the worker stays taken until the operation at hand ends."""
+
+
+class Service(NamedTuple):
+    """Measured service times of a kind."""
+
+    recent_s: tuple[float, ...]
+    """The newest last."""
+    measured_s: float
+    """When the last one ended."""
+
+    @property
+    def typical_s(self) -> float:
+        """Their mean without the longest: one cold run does not count."""
+        return typical(self.recent_s)
+
+
+def typical(times_s: tuple[float, ...]) -> float:
+    """The mean of times without the longest, unless it is the only one."""
+    return statistics.fmean(sorted(times_s)[: max(len(times_s) - 1, 1)])
+
+
+class Counts(NamedTuple):
+    """Since the start. received = finished + failed + refused + cancelled + arriving + waiting + running."""
+
+    received: int = 0
+    finished: int = 0
+    failed: int = 0
+    refused: int = 0
+    cancelled: int = 0
+
+
+@dataclass(frozen=True)
+class NodeState:
+    workers: int
+    queue: int
+    arriving: tuple[Job, ...] = ()
+    waiting: tuple[Job, ...] = ()
+    running: tuple[Running, ...] = ()
+    service: Mapping[Hashable, Service] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    draining: bool = False
+
+
+class Arrived(NamedTuple):
+    job: Job
+
+
+class Ended(NamedTuple):
+    """A worker is through with a job."""
+
+    id: int
+    now_s: float
+    ok: bool
+
+
+class Cancelled(NamedTuple):
+    """The caller gave up."""
+
+    id: int
+
+
+class Drained(NamedTuple):
+    """Nothing new is admitted from now on."""
+
+
+class Admit(NamedTuple):
+    """Let it wait."""
+
+    id: int
+
+
+class Start(NamedTuple):
+    """Give it to a worker."""
+
+    id: int
+    now_s: float
+
+
+class Refuse(NamedTuple):
+    id: int
+    reason: Reason
+    pushback_s: float
+    """When a try would be worthwhile again."""
+
+
+Command = Admit | Start | Refuse
+Event = Arrived | Ended | Cancelled | Drained | Command
+
+
+def apply(state: NodeState, event: Event) -> NodeState:
+    """The state after an event. Events about jobs that are no longer there change nothing."""
+    match event:
+        case Arrived(job):
+            return replace(state, arriving=(*state.arriving, job), counts=_count(state, "received"))
+        case Drained():
+            return replace(state, draining=True)
+        case Admit(id):
+            admitted = tuple(job for job in state.arriving if job.id == id)
+            return replace(_without(state, id), waiting=state.waiting + admitted)
+        case Start(id, now_s):
+            started = tuple(Running(job, now_s) for job in state.arriving + state.waiting if job.id == id)
+            return replace(_without(state, id), running=state.running + started)
+        case Refuse(id):
+            return replace(_without(state, id), counts=_count(state, "refused") if _queued(state, id) else state.counts)
+        case Cancelled(id):
+            running = tuple(run._replace(abandoned=True) if run.job.id == id else run for run in state.running)
+            counts = _count(state, "cancelled") if _queued(state, id) else state.counts
+            return replace(_without(state, id), running=running, counts=counts)
+        case Ended():
+            return _end(state, event)
+
+
+def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
+    """What to do now. Applying all of it leaves nothing more to do at this moment."""
+    commands: list[Command] = []
+    free = state.workers - len(state.running)
+    left = 0
+    for job in state.waiting:
+        late = _too_late(state, job, now_s, min)
+        if late is not None:
+            commands.append(Refuse(job.id, late, LEAST_PUSHBACK_S))
+        elif free > 0:
+            commands.append(Start(job.id, now_s))
+            free -= 1
+        else:
+            left += 1
+    for job in state.arriving:
+        reason = _refusal(state, job, now_s, free, left)
+        if reason is not None:
+            commands.append(Refuse(job.id, reason, pushback_s(state, now_s)))
+        elif free > 0:
+            commands.append(Start(job.id, now_s))
+            free -= 1
+        else:
+            commands.append(Admit(job.id))
+            left += 1
+    return tuple(commands)
+
+
+def load(state: NodeState, now_s: float) -> LoadReport:
+    """What the node says of itself."""
+    waiting = len(state.waiting) + len(state.arriving)
+    room = state.queue + state.workers - waiting - len(state.running)
+    return LoadReport(backlog_s(state, now_s), waiting, 0 if state.draining else max(room, 0))
+
+
+def backlog_s(state: NodeState, now_s: float) -> float:
+    """How long a job that came now would wait, as far as is known."""
+    if len(state.running) < state.workers and not state.waiting:
+        return 0.0
+    waiting = sum(expected_s(state, job) for job in state.waiting)
+    return (waiting + sum(_remaining_s(state, run, now_s) for run in state.running)) / state.workers
+
+
+def expected_s(state: NodeState, job: Job) -> float:
+    """Typical service time of the job's kind; the mean of all kinds where it is new; 0 where nothing is known."""
+    known = state.service.get(job.kind)
+    if known is not None:
+        return known.typical_s
+    return sum(s.typical_s for s in state.service.values()) / len(state.service) if state.service else 0.0
+
+
+def pushback_s(state: NodeState, now_s: float) -> float:
+    """Time until a place in the queue is likely to be free."""
+    soonest = min((_remaining_s(state, run, now_s) for run in state.running), default=0.0)
+    return max(soonest, LEAST_PUSHBACK_S)
+
+
+def wake_s(state: NodeState) -> float:
+    """When to plan again although nothing happened: the next deadline in the queue."""
+    return min((job.deadline_s for job in state.waiting), default=float("inf"))
+
+
+def is_idle(state: NodeState) -> bool:
+    """True where no job is left."""
+    return not (state.arriving or state.waiting or state.running)
+
+
+def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
+    if state.draining:
+        return "draining"
+    wait_s = 0.0 if free > 0 else CAUTION * backlog_s(state, now_s)
+    late = _too_late(state, job, now_s + wait_s, lambda times_s: CAUTION * typical(times_s))
+    if late is not None:
+        return "expired" if now_s >= job.deadline_s else "hopeless"
+    return "queue_full" if free <= 0 and waiting >= state.queue else None
+
+
+def _too_late(
+    state: NodeState, job: Job, start_s: float, expect: Callable[[tuple[float, ...]], float]
+) -> Reason | None:
+    """Why a job that starts then is of no use. `expect` makes one time of the recent ones: on arrival the typical,
+    as an answer that is late half the time wastes the worker; for what has waited already, the least."""
+    if start_s >= job.deadline_s:
+        return "expired"
+    known = state.service.get(job.kind)
+    if known is None:
+        return None
+    believed_s = expect(known.recent_s) * 0.5 ** (max(start_s - known.measured_s, 0.0) / FORGET_HALF_LIFE_S)
+    return "hopeless" if start_s + believed_s > job.deadline_s else None
+
+
+def _remaining_s(state: NodeState, run: Running, now_s: float) -> float:
+    return max(expected_s(state, run.job) - (now_s - run.started_s), 0.0)
+
+
+def _end(state: NodeState, event: Ended) -> NodeState:
+    run = next((run for run in state.running if run.job.id == event.id), None)
+    if run is None:
+        return state
+    what = "cancelled" if run.abandoned else "finished" if event.ok else "failed"
+    service = state.service
+    if what == "finished":
+        service = _learn(service, run.job.kind, event.now_s - run.started_s, event.now_s)
+    rest = tuple(other for other in state.running if other is not run)
+    return replace(state, running=rest, service=service, counts=_count(state, what))
+
+
+def _learn(
+    service: Mapping[Hashable, Service], kind: Hashable, service_s: float, now_s: float
+) -> Mapping[Hashable, Service]:
+    kept = dict(service)
+    old = kept.pop(kind, None)
+    if old is None and len(kept) >= MAX_KINDS:
+        del kept[min(kept, key=lambda k: kept[k].measured_s)]
+    recent_s = (*(old.recent_s if old else ()), service_s)[-RECENT:]
+    return kept | {kind: Service(recent_s, now_s)}
+
+
+def _queued(state: NodeState, id: int) -> bool:
+    return any(job.id == id for job in state.arriving + state.waiting)
+
+
+def _without(state: NodeState, id: int) -> NodeState:
+    """The state with the job neither arriving nor waiting."""
+    arriving = tuple(job for job in state.arriving if job.id != id)
+    return replace(state, arriving=arriving, waiting=tuple(job for job in state.waiting if job.id != id))
+
+
+def _count(state: NodeState, what: str) -> Counts:
+    return state.counts._replace(**{what: getattr(state.counts, what) + 1})

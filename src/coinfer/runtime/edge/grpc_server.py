@@ -1,0 +1,147 @@
+"""The Open Inference Protocol v2 over gRPC.
+
+Handlers get raw bytes and parse them themselves: gRPC's own parsing answers a malformed message with INTERNAL or
+UNKNOWN, and on some of its servers loses memory with each.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from coinfer.runtime.edge.service import EdgeService, PortError
+from coinfer.runtime.protocol import metadata, protobuf
+from coinfer.runtime.protocol.messages import WireError
+from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
+
+_SPARE_CALLS = 64
+"""Open calls beyond those that compute and wait: health, metadata, refusals on their way."""
+
+
+class Handlers(grpc.GenericRpcHandler):
+    """The methods of the protocol on raw bytes."""
+
+    def __init__(self, service: EdgeService):
+        self._service = service
+        methods: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._statistics,
+            "ModelInfer": self._infer,
+        }
+        self._handlers = {
+            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._guarded(method))
+            for name, method in methods.items()
+        }
+        self._handlers[f"/{SERVICE}/ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+    def _guarded(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+        """The method with `WireError` as the call's status, and every answer counted."""
+        metrics = self._service.metrics
+
+        async def call(message: bytes, context: aio.ServicerContext) -> bytes:
+            try:
+                reply = await method(message)
+            except WireError as error:
+                metrics.answered("grpc", error.code, len(message))
+                await context.abort(getattr(grpc.StatusCode, error.code), error.message, trailers(error))
+                raise
+            except asyncio.CancelledError:
+                metrics.answered("grpc", "CANCELLED", len(message))
+                raise
+            metrics.answered("grpc", "OK", len(message), len(reply))
+            return reply
+
+        return call
+
+    async def _infer(self, message: bytes) -> bytes:
+        request = protobuf.parse_request(message, self._service.limit_bytes)
+        return protobuf.reply_bytes(await self._service.infer(request))
+
+    async def _stream(self, messages: AsyncIterator[bytes], context: aio.ServicerContext) -> AsyncIterator[bytes]:
+        """Answers the requests of a stream in order; a failed one gets its error, the stream goes on."""
+        async for message in messages:
+            id = ""
+            try:
+                request = protobuf.parse_request(message, self._service.limit_bytes)
+                id = request.id
+                reply = metadata.stream_reply(protobuf.reply_bytes(await self._service.infer(request)))
+            except WireError as error:
+                reply = metadata.stream_error(id, f"[{error.code}] {error.message}")
+                self._service.metrics.answered("grpc_stream", error.code, len(message))
+            else:
+                self._service.metrics.answered("grpc_stream", "OK", len(message), len(reply))
+            yield reply
+
+    async def _live(self, message: bytes) -> bytes:
+        return metadata.live()
+
+    async def _ready(self, message: bytes) -> bytes:
+        return metadata.ready(self._service.is_ready)
+
+    async def _model_ready(self, message: bytes) -> bytes:
+        self._service.find(*metadata.model_asked_for(message))
+        return metadata.model_ready(self._service.is_ready)
+
+    async def _server_metadata(self, message: bytes) -> bytes:
+        return metadata.server_metadata()
+
+    async def _model_metadata(self, message: bytes) -> bytes:
+        return metadata.model_metadata(self._service.find(*metadata.model_asked_for(message)))
+
+    async def _model_config(self, message: bytes) -> bytes:
+        return metadata.model_config(self._service.find(*metadata.model_asked_for(message)))
+
+    async def _statistics(self, message: bytes) -> bytes:
+        name, version = metadata.model_asked_for(message)
+        names = [self._service.find(name, version).name] if name else list(self._service.served)
+        return metadata.statistics({name: self._service.metrics.models[name] for name in names})
+
+
+def trailers(error: WireError) -> tuple[tuple[str, str], ...]:
+    """What a refused client's program reads: why, and when to try again."""
+    found = [(REASON_TRAILER, error.reason)] if error.reason else []
+    if error.pushback_s is not None:
+        found.append((PUSHBACK_TRAILER, "-1" if error.pushback_s < 0 else str(round(error.pushback_s * 1000))))
+    return tuple(found)
+
+
+class GrpcFront:
+    """A gRPC server for a service, with `grpc.health.v1`."""
+
+    def __init__(self, service: EdgeService, host: str, port: int):
+        state = service.scheduler.state
+        options = server_options(service.limit_bytes)
+        self._server = aio.server(options=options, maximum_concurrent_rpcs=state.workers + state.queue + _SPARE_CALLS)
+        self._server.add_generic_rpc_handlers((Handlers(service),))
+        self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._names = ("", SERVICE, *service.served)
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            """The port that it got; 0 was any."""
+        except RuntimeError:
+            raise PortError(host, port) from None
+
+    async def start(self) -> None:
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+
+    async def drain(self) -> None:
+        """Tells health checks that nothing new should come."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Closes the port, and the connections once their calls are through or the grace is over."""
+        await self._server.stop(grace_s)

@@ -1,0 +1,257 @@
+"""The Open Inference Protocol v2 over HTTP, for the same service; and /metrics."""
+
+import asyncio
+import contextlib
+import json
+import math
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coinfer.runtime.edge.metrics import Exposition, ModelStats
+from coinfer.runtime.edge.served_model import VERSION, Served
+from coinfer.runtime.edge.service import EdgeService, PortError
+from coinfer.runtime.protocol import json_messages
+from coinfer.runtime.protocol import metadata as control
+from coinfer.runtime.protocol.messages import Code, InferReply, WireError, invalid, too_large
+from coinfer.units import MIB
+from coinfer.version import __version__
+
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+STATUS: dict[Code, int] = {
+    "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "FAILED_PRECONDITION": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNKNOWN": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+_SLOW_JSON_BYTES = MIB // 4
+"""Bodies over this size are parsed off the event loop, as JSON is slow."""
+_MODEL = "/v2/models/{model}"
+_VERSIONED = _MODEL + "/versions/{version}"
+_IDLE_S = 30
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(service: EdgeService) -> Starlette:
+    """The application; it holds no state of its own."""
+    app = Starlette()
+    exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
+
+    def found(request: Request) -> Served:
+        return service.find(request.path_params["model"], request.path_params.get("version", ""))
+
+    async def ready(request: Request) -> Response:
+        return Response(status_code=200 if service.is_ready else 503)
+
+    async def live(request: Request) -> Response:
+        return Response()
+
+    async def server(request: Request) -> Response:
+        return _json({"name": control.SERVER_NAME, "version": __version__, "extensions": control.EXTENSIONS})
+
+    async def model_ready(request: Request) -> Response:
+        found(request)
+        return await ready(request)
+
+    async def metadata(request: Request) -> Response:
+        return _json(_metadata(found(request)))
+
+    async def config(request: Request) -> Response:
+        return _json(_config(found(request)))
+
+    async def stats(request: Request) -> Response:
+        models = [found(request)] if "model" in request.path_params else list(service.served.values())
+        return _json({"model_stats": [_stats(m.name, service.metrics.models[m.name]) for m in models]})
+
+    async def metrics(request: Request) -> Response:
+        return Response(exposition.text(), media_type="text/plain; version=0.0.4")
+
+    async def infer(request: Request) -> Response:
+        model = found(request)
+        body = await _body(request, service.limit_bytes)
+        parse = (model.name, request.path_params.get("version", ""), body, _json_length(request))
+        slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None
+        parsed, is_binary = (
+            await asyncio.to_thread(json_messages.parse_request, *parse)
+            if slow
+            else json_messages.parse_request(*parse)
+        )
+        reply = await _unless_gone(request, service.infer(parsed))
+        return await _reply(reply, is_binary)
+
+    gets: dict[str, Handler] = {
+        "/v2": server,
+        "/v2/health/live": live,
+        "/v2/health/ready": ready,
+        "/v2/models/stats": stats,
+        "/metrics": metrics,
+    }
+    for prefix in (_MODEL, _VERSIONED):
+        gets |= {prefix: metadata, f"{prefix}/ready": model_ready}
+        gets |= {f"{prefix}/config": config, f"{prefix}/stats": stats}
+        app.add_route(f"{prefix}/infer", _guarded(service, infer), methods=["POST"])
+    for path, handler in gets.items():
+        app.add_route(path, _guarded(service, handler), methods=["GET"])
+    app.add_exception_handler(HTTPException, _unknown_path)
+    return app
+
+
+def _guarded(service: EdgeService, handler: Handler) -> Handler:
+    """The handler with `WireError` as the status, and every answer counted."""
+
+    async def call(request: Request) -> Response:
+        try:
+            response = await handler(request)
+        except WireError as error:
+            service.metrics.answered("http", error.code)
+            return _error(error)
+        service.metrics.answered("http", "OK", int(request.headers.get("content-length", 0)), len(response.body))
+        return response
+
+    return call
+
+
+def _error(error: WireError) -> Response:
+    """`{"error": ...}` as Triton has it, with a word for programs and when to try again."""
+    status = 413 if error.reason == "too_large" else STATUS[error.code]
+    content: dict[str, Any] = {"error": error.message, "code": error.code, "reason": error.reason}
+    headers = {}
+    if error.pushback_s is not None and error.pushback_s >= 0:
+        content["pushback_s"] = error.pushback_s
+        headers["Retry-After"] = str(math.ceil(error.pushback_s))
+    return _json(content, status, headers)
+
+
+async def _unknown_path(request: Request, problem: Exception) -> Response:
+    status = problem.status_code if isinstance(problem, HTTPException) else 500
+    text = f"{request.method} {request.url.path[:100]}: {problem.detail if isinstance(problem, HTTPException) else ''}"
+    return _json({"error": text}, status)
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(content), status, headers, "application/json")
+
+
+async def _body(request: Request, limit_bytes: int) -> bytes:
+    """The body, refused before it is read where it announces too much."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise WireError("UNIMPLEMENTED", "compressed bodies are not offered; send coinfer_codec tensors", "encoding")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit_bytes:
+        raise too_large(int(announced), limit_bytes)
+    chunks, size_bytes = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            raise too_large(size_bytes, limit_bytes)
+    return b"".join(chunks)
+
+
+def _json_length(request: Request) -> int | None:
+    text = request.headers.get(JSON_LENGTH_HEADER)
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise invalid(f"{JSON_LENGTH_HEADER}: expected a number of bytes, got {text[:32]!r}")
+    return None if text is None else int(text)
+
+
+async def _unless_gone(request: Request, answer: Any) -> InferReply:
+    """Waits for the answer; a caller that hangs up cancels it."""
+    task = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            raise WireError("CANCELLED", "the caller hung up", "cancelled")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _reply(reply: InferReply, is_binary: Any) -> Response:
+    body, json_bytes = await asyncio.to_thread(json_messages.reply_body, reply, is_binary)
+    if json_bytes is None:
+        return Response(body, media_type="application/json")
+    return Response(body, headers={JSON_LENGTH_HEADER: str(json_bytes)}, media_type="application/octet-stream")
+
+
+def _metadata(model: Served) -> dict[str, Any]:
+    tensors = {"inputs": model.inputs, "outputs": model.outputs}
+    described = {kind: [tensor._asdict() for tensor in signatures] for kind, signatures in tensors.items()}
+    return {"name": model.name, "versions": [VERSION], "platform": model.platform, **described}
+
+
+def _config(model: Served) -> dict[str, Any]:
+    tensors = {"input": model.inputs, "output": model.outputs}
+    described = {
+        kind: [
+            {"name": t.name, "data_type": control.config_type(t.datatype), "dims": list(t.shape)} for t in signatures
+        ]
+        for kind, signatures in tensors.items()
+    }
+    backend = model.platform.partition("_")[0]
+    return {"name": model.name, "platform": model.platform, "backend": backend, "max_batch_size": 0, **described}
+
+
+def _stats(name: str, stats: ModelStats) -> dict[str, Any]:
+    durations = {part: {"count": count, "ns": ns} for part, (count, ns) in control.durations(stats).items()}
+    return {
+        "name": name,
+        "version": VERSION,
+        "last_inference": stats.last_ms,
+        "inference_count": stats.inferences,
+        "execution_count": stats.executions,
+        "inference_stats": durations,
+    }
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpFront:
+    """An HTTP server for a service, on the running event loop."""
+
+    def __init__(self, service: EdgeService, host: str, port: int):
+        try:
+            self._socket = socket.create_server((host, port))
+        except OSError:
+            raise PortError(host, port) from None
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(make_app(service), log_level="warning", lifespan="off", timeout_keep_alive=_IDLE_S)
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.ensure_future(self._server.serve([self._socket]))
+        while not self._server.started and not self._task.done():
+            await asyncio.sleep(0.002)
+
+    async def stop(self, grace_s: float) -> None:
+        """Closes the port, and the connections once their requests are through or the grace is over."""
+        self._server.config.timeout_graceful_shutdown = math.ceil(grace_s)
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task

@@ -1,0 +1,171 @@
+"""Counters of an edge node: Triton's names with Triton's meaning, for boards that exist, and our own in base units."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from coinfer.runtime.edge.admission import Counts
+from coinfer.runtime.protocol.messages import LoadReport, WireError
+
+FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+_REJECTIONS = {"queue_full", "hopeless", "expired", "draining", "too_large"}
+
+
+@dataclass
+class ModelStats:
+    """Of one model since the start. received = success + failures + in flight."""
+
+    received: int = 0
+    success: int = 0
+    failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FAILURES, 0))
+    inferences: int = 0
+    """Samples computed; a batch of 4 counts 4."""
+    executions: int = 0
+    last_ms: int = 0
+    """When the last one ended, since the epoch."""
+    request_s: float = 0.0
+    """Times are sums over successful requests."""
+    queue_s: float = 0.0
+    decode_s: float = 0.0
+    compute_s: float = 0.0
+    encode_s: float = 0.0
+    failed_s: float = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        return self.received - self.success - sum(self.failures.values())
+
+
+@dataclass
+class Metrics:
+    """All counters of a node; touched on the event loop only."""
+
+    models: dict[str, ModelStats] = field(default_factory=dict)
+    codes: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(protocol, status) of every answer."""
+    refusals: dict[str, int] = field(default_factory=dict)
+    forwarded: int = 0
+    forward_failures: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+    def arrived(self, model: str) -> ModelStats:
+        stats = self.models.setdefault(model, ModelStats())
+        stats.received += 1
+        return stats
+
+    def succeeded(
+        self, stats: ModelStats, batch: int, request_s: float, queue_s: float, work_s: tuple[float, float, float]
+    ) -> None:
+        """A request was answered. `work_s`: decoding, computing, encoding."""
+        stats.success += 1
+        stats.executions += 1
+        stats.inferences += batch
+        stats.last_ms = int(time.time() * 1000)
+        stats.request_s += request_s
+        stats.queue_s += queue_s
+        stats.decode_s += work_s[0]
+        stats.compute_s += work_s[1]
+        stats.encode_s += work_s[2]
+
+    def failed(self, stats: ModelStats, error: WireError | None, request_s: float) -> None:
+        """A request was not answered; without an error its caller gave up."""
+        stats.failures[failure_kind(error)] += 1
+        stats.failed_s += request_s
+        if error is not None and error.reason in _REJECTIONS:
+            self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
+
+    def answered(self, protocol: str, code: str, received_bytes: int = 0, sent_bytes: int = 0) -> None:
+        self.codes[protocol, code] = self.codes.get((protocol, code), 0) + 1
+        self.received_bytes += received_bytes
+        self.sent_bytes += sent_bytes
+
+
+def failure_kind(error: WireError | None) -> str:
+    """Triton's word for why a request failed."""
+    if error is None or error.code == "CANCELLED":
+        return "CANCELED"
+    if error.reason in _REJECTIONS:
+        return "REJECTED"
+    return "BACKEND" if error.code == "INTERNAL" else "OTHER"
+
+
+class Exposition:
+    """The counters as Prometheus text.
+
+    Args:
+        load: of the node, now.
+        counts: of its scheduler, now.
+    """
+
+    def __init__(self, metrics: Metrics, load: Callable[[], LoadReport], counts: Callable[[], Counts]):
+        self._metrics = metrics
+        self._load = load
+        self._counts = counts
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._triton()
+        yield from self._own()
+
+    def _triton(self) -> Iterator[Metric]:
+        """Their names lack the suffix `_total`, so the client library must not take them for counters."""
+        rows: list[tuple[str, str, Callable[[ModelStats], float]]] = [
+            ("request_success", "Requests answered", lambda s: s.success),
+            ("count", "Inferences, a batch counting its samples", lambda s: s.inferences),
+            ("exec_count", "Executions", lambda s: s.executions),
+            ("pending_request_count", "Requests in flight", lambda s: s.in_flight),
+            ("request_duration_us", "Time of answered requests", lambda s: int(s.request_s * 1e6)),
+            ("queue_duration_us", "Time of waiting for a worker", lambda s: int(s.queue_s * 1e6)),
+            ("compute_input_duration_us", "Time of decoding inputs", lambda s: int(s.decode_s * 1e6)),
+            ("compute_infer_duration_us", "Time of computing", lambda s: int(s.compute_s * 1e6)),
+            ("compute_output_duration_us", "Time of encoding outputs", lambda s: int(s.encode_s * 1e6)),
+        ]
+        for name, text, read in rows:
+            metric = Metric(f"nv_inference_{name}", text, "gauge" if name.startswith("pending") else "unknown")
+            for model, stats in self._metrics.models.items():
+                metric.add_sample(metric.name, {"model": model, "version": "1"}, read(stats))
+            yield metric
+        failures = Metric("nv_inference_request_failure", "Requests not answered", "unknown")
+        for model, stats in self._metrics.models.items():
+            for reason, count in stats.failures.items():
+                failures.add_sample(failures.name, {"model": model, "version": "1", "reason": reason}, count)
+        yield failures
+
+    def _own(self) -> Iterator[Metric]:
+        received = CounterMetricFamily("coinfer_requests_received", "Inference requests", labels=["model"])
+        for model, stats in self._metrics.models.items():
+            received.add_metric([model], stats.received)
+        yield received
+        refused = CounterMetricFamily("coinfer_requests_refused", "Refused requests", labels=["reason"])
+        for reason, count in self._metrics.refusals.items():
+            refused.add_metric([reason], count)
+        yield refused
+        answers = CounterMetricFamily("coinfer_answers", "Answers by status code", labels=["protocol", "code"])
+        for labels, count in self._metrics.codes.items():
+            answers.add_metric(labels, count)
+        yield answers
+        jobs = CounterMetricFamily("coinfer_jobs", "Jobs of the queue by what became of them", labels=["what"])
+        for what, count in self._counts()._asdict().items():
+            jobs.add_metric([what], count)
+        yield jobs
+        m, load = self._metrics, self._load()
+        yield CounterMetricFamily("coinfer_forwarded", "Results sent on to a next hop", value=m.forwarded)
+        yield CounterMetricFamily("coinfer_forward_failures", "Next hops that did not answer", value=m.forward_failures)
+        yield CounterMetricFamily("coinfer_received_bytes", "Bytes of requests", value=m.received_bytes)
+        yield CounterMetricFamily("coinfer_sent_bytes", "Bytes of replies", value=m.sent_bytes)
+        yield GaugeMetricFamily("coinfer_backlog_seconds", "Work that waits or runs, per worker", value=load.backlog_s)
+        yield GaugeMetricFamily("coinfer_queue_length", "Requests that wait", value=load.queued)
+        yield GaugeMetricFamily("coinfer_room", "Requests that would still be admitted", value=load.room)

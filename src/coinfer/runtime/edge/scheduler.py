@@ -1,0 +1,172 @@
+"""Carries out what the node's pure core decides, on worker threads. Callers live on one event loop.
+
+A worker that is through with a job asks the core itself what comes next, and starts it before the event loop hears of
+the end: replies are written while the next job computes, and no worker waits for the loop between two jobs.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from threading import Lock
+from typing import Any, NamedTuple
+
+from coinfer.runtime.clock import Clock
+from coinfer.runtime.edge import admission
+from coinfer.runtime.edge.admission import Arrived, Cancelled, Drained, Ended, Event, Job, NodeState, Refuse, Start
+from coinfer.runtime.executor import Abort
+from coinfer.runtime.protocol.messages import LoadReport, WireError
+
+
+class _Entry(NamedTuple):
+    waiter: asyncio.Future[Any]
+    work: Callable[[Abort], Any]
+    abort: Abort
+    arrived_s: float
+
+
+class _News(NamedTuple):
+    """What a caller is to be told: a result or an error."""
+
+    waiter: asyncio.Future[Any]
+    outcome: Any
+
+
+class Scheduler:
+    """Admission, queue and workers.
+
+    Args:
+        workers: jobs at a time.
+        queue: jobs that may wait.
+    """
+
+    def __init__(self, workers: int, queue: int, clock: Clock):
+        self.state = NodeState(workers, queue)
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(workers, "coinfer-worker")
+        self._reporter = ThreadPoolExecutor(1, "coinfer-reporter")
+        """Wakes the event loop for a worker that goes on: waking it lets go of Python's lock, and the loop would take
+        it for as long as a reply needs."""
+        self._entries: dict[int, _Entry] = {}
+        self._ids = itertools.count()
+        self._lock = Lock()
+        """Of state and entries."""
+        self._closed = False
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def run(self, kind: Hashable, deadline_s: float, work: Callable[[Abort], Any]) -> tuple[Any, float]:
+        """What `work` returns, and the seconds that it waited for a worker.
+
+        Args:
+            kind: jobs of a kind take the same time.
+            deadline_s: on the scheduler's clock.
+
+        Raises:
+            WireError: where the job is refused; and whatever `work` raises.
+        """
+        job = Job(next(self._ids), kind, deadline_s)
+        entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s())
+        with self._lock:
+            self._entries[job.id] = entry
+        self._happened(Arrived(job))
+        try:
+            return await entry.waiter
+        except asyncio.CancelledError:
+            entry.abort.set()
+            self._happened(Cancelled(job.id))
+            raise
+
+    def drain(self) -> None:
+        """Admits nothing more."""
+        self._happened(Drained())
+
+    def load(self) -> LoadReport:
+        return admission.load(self.state, self._clock.now_s())
+
+    def close(self) -> None:
+        """Stops what still runs; what waits is not started any more."""
+        with self._lock:
+            self._closed = True
+            entries = tuple(self._entries.values())
+        for entry in entries:
+            entry.abort.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reporter.shutdown(wait=False)
+
+    def _happened(self, event: Event | None) -> None:
+        """Carries out what follows from an event, on the event loop."""
+        starts, news = self._follow(event)
+        for start in starts:
+            self._pool.submit(self._work, start, asyncio.get_running_loop())
+        self._tell(news)
+
+    def _follow(self, event: Event | None) -> tuple[list[Start], list[_News]]:
+        """The state after an event (None: time has passed) and after the plan; what is to be started, and who is to be
+        told of a refusal. On any thread."""
+        starts, news = list[Start](), list[_News]()
+        with self._lock:
+            if event is not None:
+                self.state = admission.apply(self.state, event)
+            for command in () if self._closed else admission.plan(self.state, self._clock.now_s()):
+                self.state = admission.apply(self.state, command)
+                match command:
+                    case Start():
+                        starts.append(command)
+                    case Refuse(id):
+                        news.append(_News(self._entries.pop(id).waiter, self._refusal(command)))
+            if isinstance(event, Cancelled) and all(run.job.id != event.id for run in self.state.running):
+                self._entries.pop(event.id, None)
+        return starts, news
+
+    def _tell(self, news: Sequence[_News]) -> None:
+        """Tells callers, and sets the alarm for the next deadline in the queue. On the event loop."""
+        for waiter, outcome in news:
+            if waiter.done():
+                continue
+            if isinstance(outcome, BaseException):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_result(outcome)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        due_s, loop = admission.wake_s(self.state), asyncio.get_running_loop()
+        wait_s = due_s - self._clock.now_s()
+        self._alarm = loop.call_later(wait_s, self._happened, None) if due_s < float("inf") else None
+
+    def _work(self, start: Start | None, loop: asyncio.AbstractEventLoop) -> None:
+        """A job, and after it whatever comes next, until nothing does. On a worker."""
+        while start is not None:
+            entry = self._entries[start.id]
+            try:
+                outcome: Any = (entry.work(entry.abort), start.now_s - entry.arrived_s)
+            except BaseException as error:
+                outcome = error
+            ok = not isinstance(outcome, BaseException)
+            starts, news = self._follow(Ended(start.id, self._clock.now_s(), ok))
+            with self._lock:
+                self._entries.pop(start.id, None)
+            start = starts[0] if starts else None
+            for other in starts[1:]:
+                self._pool.submit(self._work, other, loop)
+            told = partial(self._report, loop, [_News(entry.waiter, outcome), *news])
+            if start is None:
+                told()
+            else:
+                self._reporter.submit(told)
+
+    def _report(self, loop: asyncio.AbstractEventLoop, news: Sequence[_News]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._tell, news)
+
+    def _refusal(self, refuse: Refuse) -> WireError:
+        pushback_s = refuse.pushback_s if refuse.reason == "queue_full" else None
+        text = {
+            "queue_full": f"the queue is full ({self.state.queue} wait); try another node, or again in "
+            f"{refuse.pushback_s:.3f} s",
+            "hopeless": "the deadline cannot be met here any more",
+            "expired": "the deadline passed before a worker was free",
+            "draining": "this node is shutting down; use another",
+        }[refuse.reason]
+        return WireError(admission.CODES[refuse.reason], text, refuse.reason, pushback_s)

@@ -1,0 +1,101 @@
+"""What an edge node serves: a network, or the echo of a tensor."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.runtime.executor import Abort, Arrays, Executor, RequestError
+from coinfer.runtime.protocol.messages import DATATYPES
+
+ECHO = "echo"
+VERSION = "1"
+
+
+class Signature(NamedTuple):
+    """A tensor of a model as the protocol describes it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    """-1 where an axis is free."""
+
+
+class Runs(Protocol):
+    """What serves a model (`executor.Executor`)."""
+
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
+    ) -> tuple[dict[str, np.ndarray], float]: ...
+    def check(self, inputs: Arrays) -> None: ...
+    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool: ...
+    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None: ...
+    def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float: ...
+
+
+class Served(NamedTuple):
+    name: str
+    fingerprint: str
+    inputs: tuple[Signature, ...]
+    outputs: tuple[Signature, ...]
+    platform: str
+    runs: Runs
+
+
+def serve_graph(graph: ModelGraph, executor: Executor) -> Served:
+    """A network and all its pieces."""
+
+    def signature(name: str) -> Signature:
+        tensor = graph.tensors[name]
+        shape = (-1, *tensor.shape[1:]) if graph.dynamic_batch and tensor.shape[:1] == (1,) else tensor.shape
+        return Signature(name, DATATYPES.get(tensor.dtype, str(tensor.dtype)), shape)
+
+    inputs, outputs = tuple(map(signature, graph.inputs)), tuple(map(signature, graph.outputs))
+    return Served(graph.name, graph.fingerprint, inputs, outputs, "onnxruntime_onnx", executor)
+
+
+def serve_echo() -> Served:
+    """Answers a float32 tensor `x` with itself, or with its size; for measuring the way there and back."""
+    outputs = (Signature("y", "FP32", (-1,)), Signature("elements", "INT64", (1,)))
+    return Served(ECHO, "", (Signature("x", "FP32", (-1,)),), outputs, "coinfer_echo", _Echo())
+
+
+class _Echo:
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
+    ) -> tuple[dict[str, np.ndarray], float]:
+        self.check(inputs)
+        if "x" not in inputs:
+            raise RequestError(f"{ECHO} needs the input 'x'")
+        known = {"y": inputs["x"], "elements": np.array([inputs["x"].size])}
+        if set(outputs) - set(known):
+            raise RequestError(f"{ECHO} has the outputs y and elements, not {', '.join(outputs)}")
+        return {name: known[name] for name in outputs or known}, 0.0
+
+    def check(self, inputs: Arrays) -> None:
+        for name, array in inputs.items():
+            if name != "x" or array.dtype != np.float32:
+                raise RequestError(f"input {name!r}: expected 'x' of float32, got {array.dtype}")
+
+    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
+        return True
+
+    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        pass
+
+    def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
+        return 0.0
+
+
+def by_name(served: Sequence[Served]) -> Mapping[str, Served]:
+    """The models by name.
+
+    Raises:
+        RequestError: where two have the same one.
+    """
+    names = [model.name for model in served]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RequestError(f"two models are called {twice!r}; rename one of the files")
+    return dict(zip(names, served, strict=True))

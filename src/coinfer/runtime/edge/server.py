@@ -1,0 +1,174 @@
+"""The edge node as a process: start, serve, drain, end."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coinfer.graph.session import CPU
+from coinfer.graph.zoo.networks import open_model
+from coinfer.runtime.edge.grpc_server import GrpcFront
+from coinfer.runtime.edge.served_model import Served, serve_echo, serve_graph
+from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.executor import Engine, Executor, RequestError, check_slowdown
+from coinfer.runtime.malloc import keep_freed_memory
+from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
+from coinfer.runtime.transport.grpc_transport import GrpcTransport
+
+_HEARTBEAT_S = 0.2
+"""Long enough for clients to hear of the end from a health check or a refusal."""
+_LAST_ANSWERS_S = 1.0
+"""For answers that are on their way out."""
+_log = logging.getLogger("coinfer.edge")
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    models: tuple[str, ...]
+    """ONNX files or names of zoo networks."""
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    """0 takes any free port."""
+    http_port: int | None = 8000
+    """0 takes any free port; None serves no REST."""
+    threads: int = 1
+    """Within an operation."""
+    workers: int = 1
+    """Requests computed at a time."""
+    queue: int = 8
+    """Requests that may wait."""
+    slowdown: float = 1.0
+    """How many times slower than this machine the node pretends to be."""
+    engine: Engine = "onnxruntime"
+    providers: tuple[str, ...] = (CPU,)
+    echo: bool = False
+    """Also serve a model that answers a tensor with itself."""
+    limit_bytes: int = DEFAULT_LIMIT_BYTES
+    """Largest message."""
+    peers: tuple[str, ...] | None = ()
+    """The only nodes that routes may go on to; None allows any: then a client chooses what this node calls."""
+    grace_s: float = 30.0
+    """How long requests may take to finish after SIGTERM."""
+
+
+def run_edge(settings: EdgeSettings) -> int:
+    """Serves until SIGTERM or SIGINT, then finishes what was admitted; a second signal ends it at once.
+
+    Returns:
+        The exit status: 0, or 1 where a second signal cut requests off.
+
+    Raises:
+        GraphError, RequestError: for models or settings that cannot be served.
+        OSError: where a port is taken.
+    """
+    check_settings(settings)
+    keep_freed_memory()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    served = load_models(settings)
+    return asyncio.run(_serve(settings, served))
+
+
+def load_models(settings: EdgeSettings) -> tuple[Served, ...]:
+    """The models, each run once, so that ready means that they work."""
+    served = []
+    for spec in settings.models:
+        graph = open_model(spec)
+        executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
+        executor.warm(graph.inputs, runs=0)
+        served.append(serve_graph(graph, executor))
+    return (*served, serve_echo()) if settings.echo else tuple(served)
+
+
+async def _serve(settings: EdgeSettings, served: Sequence[Served]) -> int:
+    service = EdgeService(
+        served,
+        workers=settings.workers,
+        queue=settings.queue,
+        transport=GrpcTransport(settings.limit_bytes),
+        peers=settings.peers,
+        limit_bytes=settings.limit_bytes,
+    )
+    front = GrpcFront(service, settings.host, settings.grpc_port)
+    service.address = f"{settings.host}:{front.port}"
+    http = await _start_http(settings, service)
+    await front.start()
+    stopping = _on_signals()
+    where = f"grpc={service.address}" + (f" http={settings.host}:{http.port}" if http else "")
+    print(f"coinfer edge ready {where} models={','.join(service.served)}", flush=True)
+    await stopping.wait()
+    _log.info("draining: finishing what was admitted, at most %g s", settings.grace_s)
+    service.drain()
+    await front.drain()
+    hurry = _on_signals()
+    calm = asyncio.ensure_future(_finish(service, settings.grace_s))
+    await _first(calm, hurry.wait())
+    status = 0 if calm.done() and not calm.cancelled() else 1
+    await asyncio.gather(front.stop(_LAST_ANSWERS_S), *([http.stop(_LAST_ANSWERS_S)] if http else []))
+    service.close()
+    return status
+
+
+async def _finish(service: EdgeService, grace_s: float) -> None:
+    """Until all requests are answered. New ones are still heard meanwhile, and told to go elsewhere; closing the port
+    first would leave them without an answer."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + grace_s
+    await asyncio.sleep(_HEARTBEAT_S)
+    while service.in_flight and loop.time() < end_s:
+        await asyncio.sleep(_HEARTBEAT_S / 10)
+
+
+async def _start_http(settings: EdgeSettings, service: EdgeService) -> Any:
+    """The REST front, or None; its libraries are loaded only where it is wanted."""
+    if settings.http_port is None:
+        return None
+    from coinfer.runtime.edge.http_server import HttpFront
+
+    front = HttpFront(service, settings.host, settings.http_port)
+    await front.start()
+    return front
+
+
+def _on_signals() -> asyncio.Event:
+    """Set by the next SIGTERM or SIGINT."""
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    return event
+
+
+async def _first(*waits: Any) -> None:
+    """Until the first of these is through; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+
+
+def check_settings(settings: EdgeSettings) -> None:
+    """Settings that cannot work.
+
+    Raises:
+        RequestError: naming the first wrong one, what it was and what it may be.
+    """
+    ports = {"grpc port": settings.grpc_port, "http port": settings.http_port or 0}
+    for name, port in ports.items():
+        if not 0 <= port <= 65535:
+            raise RequestError(f"{name} {port} is not between 0 and 65535")
+    counts = {
+        "workers": (settings.workers, 1),
+        "threads": (settings.threads, 1),
+        "queue": (settings.queue, 0),
+        "grace_s": (settings.grace_s, 0),
+    }
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise RequestError(f"{name} {value} is less than {least}")
+    check_slowdown(settings.slowdown)
+    if not settings.models and not settings.echo:
+        raise RequestError("no model to serve; name an ONNX file or a zoo network")

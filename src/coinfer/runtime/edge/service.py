@@ -1,0 +1,252 @@
+"""What an edge node does with a request, whatever protocol brought it."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+from coinfer.errors import UserError
+from coinfer.runtime.clock import Clock, WallClock
+from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.edge.metrics import Metrics, ModelStats
+from coinfer.runtime.edge.scheduler import Scheduler
+from coinfer.runtime.edge.served_model import VERSION, Served, by_name
+from coinfer.runtime.executor import Abort, RequestError
+from coinfer.runtime.protocol.messages import (
+    DEFAULT_LIMIT_BYTES,
+    Executed,
+    InferReply,
+    InferRequest,
+    TransportError,
+    WireError,
+    WireTensor,
+    to_array,
+)
+from coinfer.runtime.transport.base import PING_MODEL, Transport
+
+MAX_PENDING_PIECES = 8
+"""Pieces of networks that wait to be opened; a client that asks for ever new cuts gets no further."""
+_PASSED_ON = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
+_log = logging.getLogger("coinfer.edge")
+
+
+class PortError(UserError):
+    """An address that a front cannot listen on."""
+
+    def __init__(self, host: str, port: int):
+        super().__init__(f"cannot listen on {host}:{port}: no such address here, or taken by another server")
+
+
+class _Work(NamedTuple):
+    """What a worker made of a request."""
+
+    outputs: tuple[WireTensor, ...]
+    decode_s: float
+    compute_s: float
+    encode_s: float
+    batch: int
+
+
+class EdgeService:
+    """Serves models through one bounded queue.
+
+    Args:
+        address: how this node calls itself in replies.
+        transport: reaches the next hops of a route; without one, routes are refused.
+        peers: the only next hops allowed; None allows any.
+    """
+
+    def __init__(
+        self,
+        served: Sequence[Served],
+        *,
+        workers: int = 1,
+        queue: int = 8,
+        address: str = "",
+        transport: Transport | None = None,
+        peers: Sequence[str] | None = None,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        clock: Clock | None = None,
+    ):
+        self.served = by_name(served)
+        self.metrics = Metrics({name: ModelStats() for name in self.served})
+        self.address = address
+        self.limit_bytes = limit_bytes
+        self._transport = transport
+        self._peers = None if peers is None else frozenset(peers)
+        self._clock = clock or WallClock()
+        self.scheduler = Scheduler(workers, queue, self._clock)
+        self._opener = ThreadPoolExecutor(1, "coinfer-opener")
+        self._opening = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.scheduler.state.draining
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that came and have no answer yet."""
+        return sum(stats.in_flight for stats in self.metrics.models.values())
+
+    def find(self, model: str, version: str = "") -> Served:
+        """The model.
+
+        Raises:
+            WireError: NOT_FOUND.
+        """
+        found = self.served.get(model)
+        if found is None:
+            known = ", ".join(self.served)
+            raise WireError("NOT_FOUND", f"no model {model[:64]!r} here; this node serves {known}", "unknown_model")
+        if version not in ("", VERSION):
+            raise WireError(
+                "NOT_FOUND", f"model {model!r} has no version {version[:64]!r}; it has {VERSION}", "version"
+            )
+        return found
+
+    async def infer(self, request: InferRequest) -> InferReply:
+        """The reply to a request.
+
+        Raises:
+            WireError: and nothing else, but for cancellation.
+        """
+        if request.model == PING_MODEL:
+            return self._pong(request)
+        began_s = self._clock.now_s()
+        stats = self.metrics.arrived(request.model if request.model in self.served else "")
+        try:
+            work, queue_s, reply = await self._serve(request, began_s)
+        except asyncio.CancelledError:
+            self.metrics.failed(stats, None, self._clock.now_s() - began_s)
+            raise
+        except Exception as problem:
+            error = _as_wire_error(problem, request)
+            self.metrics.failed(stats, error, self._clock.now_s() - began_s)
+            raise error from None
+        times = (work.decode_s, work.compute_s, work.encode_s)
+        self.metrics.succeeded(stats, work.batch, self._clock.now_s() - began_s, queue_s, times)
+        return reply
+
+    def drain(self) -> None:
+        """Refuses what is new from now on; what was admitted is finished."""
+        self.scheduler.drain()
+
+    def close(self) -> None:
+        self.scheduler.close()
+        self._opener.shutdown(wait=False, cancel_futures=True)
+        if self._transport is not None:
+            self._transport.close()
+
+    async def _serve(self, request: InferRequest, began_s: float) -> tuple[_Work, float, InferReply]:
+        model = self.find(request.model, request.version)
+        self._check(model, request)
+        deadline_s = began_s + request.deadline_s
+        inputs = tuple(tensor.name for tensor in request.inputs)
+        if not model.runs.is_ready(inputs, request.outputs):
+            await self._open(model, request)
+        kind = (model.name, inputs, request.outputs, request.warm)
+        task = _warm if request.warm else _compute
+        work, queue_s = await self.scheduler.run(
+            kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort)
+        )
+        done = Executed(self.address, request.outputs, work.compute_s, queue_s)
+        reply = InferReply(
+            model.name,
+            work.outputs,
+            request.id,
+            VERSION,
+            queue_s=queue_s,
+            server_s=work.compute_s,
+            codec_s=work.decode_s + work.encode_s,
+            executed=(done,),
+        )
+        if request.route and not request.warm:
+            reply = await self._forward(request, reply, deadline_s)
+        return work, queue_s, replace(reply, load=self.scheduler.load())
+
+    def _check(self, model: Served, request: InferRequest) -> None:
+        """What can be seen without decoding; it never gets as far as the queue."""
+        if request.fingerprint and request.fingerprint != model.fingerprint:
+            text = (
+                f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
+                f"got {request.fingerprint[:64]}; give both nodes the same file"
+            )
+            raise WireError("FAILED_PRECONDITION", text, "fingerprint")
+        if not request.warm:
+            model.runs.check({tensor.name: to_array(tensor) for tensor in request.inputs if not tensor.codec})
+        if request.route:
+            node = request.route[0].node
+            if self._transport is None or (self._peers is not None and node not in self._peers):
+                raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
+
+    async def _open(self, model: Served, request: InferRequest) -> None:
+        """Opens the piece off the workers, so that what waits there does not wait for it too."""
+        if self._opening >= MAX_PENDING_PIECES:
+            raise WireError("RESOURCE_EXHAUSTED", "too many new cuts are being opened; try later", "queue_full", 1.0)
+        self._opening += 1
+        try:
+            inputs = [tensor.name for tensor in request.inputs]
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._opener, model.runs.prepare, inputs, request.outputs)
+        finally:
+            self._opening -= 1
+
+    async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> InferReply:
+        """Sends the outputs on to the next hop and makes its reply ours."""
+        assert self._transport is not None
+        hop, began_s = request.route[0], self._clock.now_s()
+        onward = replace(
+            request,
+            inputs=reply.outputs,
+            outputs=hop.cut,
+            bits=hop.bits,
+            route=request.route[1:],
+            deadline_s=deadline_s - began_s,
+        )
+        if onward.deadline_s <= 0:
+            raise WireError("DEADLINE_EXCEEDED", "the deadline passed before the next hop", "expired")
+        self.metrics.forwarded += 1
+        try:
+            sent = self._transport.send(hop.node, onward, onward.deadline_s)
+            answer = await asyncio.wrap_future(sent)
+        except TransportError as error:
+            self.metrics.forward_failures += 1
+            code = error.code if error.code in _PASSED_ON else "UNAVAILABLE"
+            raise WireError(code, f"next hop {hop.node}: {error.message}", "next_hop", error.pushback_s) from None
+        forward_s = self._clock.now_s() - began_s
+        return replace(reply, outputs=answer.outputs, forward_s=forward_s, executed=reply.executed + answer.executed)
+
+    def _pong(self, request: InferRequest) -> InferReply:
+        if not self.is_ready:
+            raise WireError("UNAVAILABLE", "this node is shutting down; use another", "draining")
+        return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
+
+
+def _compute(model: Served, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
+    """Decode, run, encode; on a worker."""
+    clock = WallClock()
+    began_s = clock.now_s()
+    inputs = {tensor.name: unpack(tensor, limit_bytes) for tensor in request.inputs}
+    decoded_s = clock.now_s()
+    outputs, compute_s = model.runs.run(inputs, request.outputs, abort)
+    computed_s = clock.now_s()
+    packed = tuple(pack(name, array, request.bits) for name, array in outputs.items())
+    batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1)
+    return _Work(packed, decoded_s - began_s, compute_s, clock.now_s() - computed_s, batch)
+
+
+def _warm(model: Served, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
+    inputs = [tensor.name for tensor in request.inputs]
+    return _Work((), 0.0, model.runs.warm(inputs, request.outputs), 0.0, 0)
+
+
+def _as_wire_error(problem: Exception, request: InferRequest) -> WireError:
+    """What the caller is told: never a traceback, a path or a value."""
+    if isinstance(problem, WireError):
+        return problem
+    if isinstance(problem, RequestError):
+        return WireError("INVALID_ARGUMENT", str(problem), "invalid")
+    _log.error("request %s failed", request.id or "without id", exc_info=problem)
+    return WireError("INTERNAL", f"internal error; see the node's log for request {request.id or 'without id'}", "bug")

@@ -1,0 +1,1 @@
+"""Shaped links and slow processors, for runs on one machine. Start in `links`."""

@@ -1,0 +1,1 @@
+"""Messages between nodes and their forms on the wire. Start in `messages`."""

@@ -1,0 +1,1 @@
+"""How requests reach a node. Start in `base`."""

@@ -1,0 +1,220 @@
+"""How a request reaches a node: a small protocol, its twin in memory, and the link shaper around either."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from coinfer.runtime.emulation.links import TransferCancelled
+from coinfer.runtime.protocol.messages import (
+    InferReply,
+    InferRequest,
+    LoadReport,
+    TransportError,
+    WireError,
+    WireTensor,
+)
+from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
+
+PING_MODEL = "coinfer/ping"
+"""A node answers a request for it at once, whatever is queued, with its load."""
+
+
+class Pong(NamedTuple):
+    """A node's answer to a ping."""
+
+    round_trip_s: float
+    load: LoadReport | None
+
+
+class Transport(Protocol):
+    """Sends requests to nodes named `host:port`. Futures fail with `TransportError` only, and may be cancelled."""
+
+    def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]: ...
+
+    def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
+        """Carries `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LinkLike(Protocol):
+    """What the shaper needs of a link (`links.Link`)."""
+
+    def transmit(self, size_bits: float, cancel: threading.Event | None = None) -> float:
+        """Waits until the link has carried so many bits; returns the seconds this took."""
+        ...
+
+
+def ping_request(size_bytes: int) -> InferRequest:
+    """A ping as a request."""
+    return InferRequest(PING_MODEL, (WireTensor("padding", "UINT8", (size_bytes,), bytes(size_bytes)),))
+
+
+class InMemoryTransport:
+    """Calls nodes that live in this process.
+
+    Args:
+        nodes: what answers for each node; may raise `WireError`. A node that is missing is unreachable.
+    """
+
+    def __init__(self, nodes: Mapping[str, Callable[[InferRequest], InferReply]], threads: int = 16):
+        self._nodes = nodes
+        self._pool = ThreadPoolExecutor(threads, "coinfer-memory")
+
+    def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        outer: Future[InferReply] = Future()
+        _call_later(timeout_s, outer, lambda: settle(outer, _late(node, timeout_s)))
+        _submit(self._pool, outer, self._answer, outer, node, request)
+        return outer
+
+    def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
+        outer: Future[Pong] = Future()
+        settle(outer, Pong(0.0, None) if node in self._nodes else unreachable(node))
+        return outer
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, outer: Future[InferReply], node: str, request: InferRequest) -> None:
+        handler = self._nodes.get(node)
+        if handler is None:
+            return settle(outer, unreachable(node))
+        try:
+            settle(outer, handler(request))
+        except WireError as error:
+            settle(outer, TransportError(error.code, error.message, error.pushback_s, error.reason))
+        except Exception as error:
+            settle(outer, TransportError("INTERNAL", f"{node}: {type(error).__name__}"))
+
+
+class ShapedTransport:
+    """Sends through links: a request leaves when its link has carried its bits, and its reply likewise.
+
+    Args:
+        links: the link to each node; a node without one is not shaped.
+        downlinks: links that carry replies; None means that a link carries both directions in turn.
+        threads: transfers at a time.
+    """
+
+    def __init__(
+        self,
+        inner: Transport,
+        links: Mapping[str, LinkLike],
+        downlinks: Mapping[str, LinkLike] | None = None,
+        threads: int = 64,
+    ):
+        self._inner = inner
+        self._up = links
+        self._down = links if downlinks is None else downlinks
+        self._pool = ThreadPoolExecutor(threads, "coinfer-link")
+
+    def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        def call(upload_s: float, left_s: float) -> Future[InferReply]:
+            sent = replace(request, deadline_s=max(request.deadline_s - upload_s, 0.0))
+            return self._inner.send(node, sent, left_s)
+
+        def close(reply: InferReply, upload_s: float, download_s: float) -> InferReply:
+            return replace(reply, upload_s=upload_s, download_s=download_s)
+
+        return self._start(node, request_bits(request), call, reply_bits, close, timeout_s)
+
+    def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
+        def close(pong: Pong, upload_s: float, download_s: float) -> Pong:
+            return pong._replace(round_trip_s=pong.round_trip_s + upload_s + download_s)
+
+        size_bits = request_bits(ping_request(size_bytes))
+        empty_bits = reply_bits(InferReply(PING_MODEL, (), load=LoadReport(0.0, 0, 0)))
+        return self._start(
+            node, size_bits, lambda _, left_s: self._inner.ping(node, left_s, size_bytes), lambda _: empty_bits, close,
+            timeout_s,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._inner.close()
+
+    def _start(self, node: str, *args: Any) -> Future[Any]:
+        outer: Future[Any] = Future()
+        stop = threading.Event()
+        outer.add_done_callback(lambda _: stop.set())
+        _submit(self._pool, outer, self._carry, outer, stop, node, *args)
+        return outer
+
+    def _carry(
+        self,
+        outer: Future[Any],
+        stop: threading.Event,
+        node: str,
+        size_bits: float,
+        call: Callable[[float, float], Future[Any]],
+        size_of: Callable[[Any], float],
+        close: Callable[[Any, float, float], Any],
+        timeout_s: float,
+    ) -> None:
+        """Uplink, call, downlink, one after the other. `stop` is set when the caller gave up or the time is over."""
+        began_s = time.monotonic()
+        _call_later(timeout_s, outer, lambda: settle(outer, _late(node, timeout_s)))
+        try:
+            upload_s = _transmit(self._up.get(node), size_bits, stop)
+            inner = call(upload_s, max(timeout_s - (time.monotonic() - began_s), 0.0))
+            outer.add_done_callback(lambda _: inner.cancel())
+            reply = inner.result()
+            download_s = _transmit(self._down.get(node), size_of(reply), stop)
+            settle(outer, close(reply, upload_s, download_s))
+        except TransferCancelled:
+            pass  # whoever set `stop` has settled the future
+        except TransportError as error:
+            settle(outer, error)
+        except CancelledError:
+            settle(outer, TransportError("CANCELLED", f"{node}: the call was cancelled", reason="cancelled"))
+        except Exception as error:
+            settle(outer, TransportError("INTERNAL", f"{node}: {type(error).__name__}: {error}"))
+
+
+def _transmit(link: LinkLike | None, size_bits: float, stop: threading.Event) -> float:
+    return 0.0 if link is None else link.transmit(size_bits, stop)
+
+
+def _submit(pool: ThreadPoolExecutor, future: Future[Any], work: Callable[..., None], *args: Any) -> None:
+    """Starts work that settles a future; a closed pool settles it at once."""
+    try:
+        pool.submit(work, *args)
+    except RuntimeError:
+        settle(future, TransportError("CANCELLED", "the transport is closed", reason="closed"))
+
+
+def _call_later(delay_s: float, future: Future[Any], action: Callable[[], None]) -> None:
+    """Does something after a delay unless the future is done by then."""
+    if delay_s < math.inf:
+        timer = threading.Timer(delay_s, action)
+        timer.daemon = True
+        timer.start()
+        future.add_done_callback(lambda _: timer.cancel())
+
+
+def settle(future: Future[Any], outcome: Any) -> None:
+    """Gives a future its result or error, unless it was cancelled or settled before."""
+    with _SETTLE:
+        if future.done() or future.running() or not future.set_running_or_notify_cancel():
+            return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+_SETTLE = threading.Lock()
+
+
+def unreachable(node: str) -> TransportError:
+    """The error for a node that nothing listens at."""
+    return TransportError("UNAVAILABLE", f"{node}: unreachable; is its `coinfer edge` running?", reason="unreachable")
+
+
+def _late(node: str, timeout_s: float) -> TransportError:
+    return TransportError("DEADLINE_EXCEEDED", f"{node}: no reply within {timeout_s:.3f} s", reason="timeout")

@@ -1,0 +1,178 @@
+"""gRPC: the one profile of channel arguments, both sides, and the transport of clients.
+
+gRPC ignores an argument whose name it does not know, so each is tested by its effect (`test_grpc_transport`).
+Retries are ours: gRPC's own are off, as it silently never retries a message over 256 KiB and cannot hedge.
+"""
+
+import math
+import time
+from concurrent.futures import Future
+from threading import Lock
+from typing import Any
+
+import grpc
+
+from coinfer.runtime.protocol import protobuf
+from coinfer.runtime.protocol.messages import (
+    DEFAULT_LIMIT_BYTES,
+    InferReply,
+    InferRequest,
+    TransportError,
+    WireError,
+    too_large,
+)
+from coinfer.runtime.transport.base import Pong, ping_request, settle
+from coinfer.units import MIB
+
+SERVICE = "inference.GRPCInferenceService"
+PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+REASON_TRAILER = "coinfer-reason"
+MAX_NODES = 64
+"""Connections kept; a hostile route could name ever new nodes."""
+_HEADROOM_BYTES = MIB
+"""gRPC's own limit lies above ours, which is exact and says why."""
+
+Options = list[tuple[str, Any]]
+
+
+def client_options(
+    limit_bytes: int = DEFAULT_LIMIT_BYTES, keepalive_s: float = 1.0, idle_pings: bool = True, patience_s: float = 0.5
+) -> Options:
+    """Arguments of a client's channel.
+
+    A frozen peer or a cut link is noticed after at most `keepalive_s` plus `patience_s`, and a peer that came back is
+    found again within a second.
+
+    Args:
+        keepalive_s: between pings; longer saves a battery.
+        idle_pings: also ping while no call is open.
+        patience_s: how long a peer may take to answer a ping. On a busy machine some take longer than half a second.
+    """
+    patience_ms = int(patience_s * 1000)
+    return [
+        ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", patience_ms),
+        ("grpc.keepalive_permit_without_calls", int(idle_pings)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.ping_timeout_ms", patience_ms),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        *_both(limit_bytes),
+    ]
+
+
+def server_options(limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Options:
+    """Arguments of a server: the clients' pings are allowed, silent and old connections are closed."""
+    return [
+        ("grpc.http2.min_ping_interval_without_data_ms", 400),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 300_000),
+        ("grpc.max_connection_age_ms", 3_600_000),
+        ("grpc.max_connection_age_grace_ms", 30_000),
+        ("grpc.max_concurrent_streams", 100),
+        ("grpc.so_reuseport", 0),
+        *_both(limit_bytes),
+    ]
+
+
+def _both(limit_bytes: int) -> Options:
+    return [
+        ("grpc.max_send_message_length", limit_bytes + _HEADROOM_BYTES),
+        ("grpc.max_receive_message_length", limit_bytes + _HEADROOM_BYTES),
+    ]
+
+
+class GrpcTransport:
+    """Sends requests to edge nodes (or any OIP server); one connection to each, made when first needed."""
+
+    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, options: Options | None = None):
+        self._limit_bytes = limit_bytes
+        self._options = client_options(limit_bytes) if options is None else options
+        self._nodes: dict[str, tuple[grpc.Channel, Any]] = {}
+        """Connection and call of each node; the one used last at the end."""
+        self._lock = Lock()
+
+    def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        try:
+            message = protobuf.request_bytes(request)
+            if len(message) > self._limit_bytes:
+                raise too_large(len(message), self._limit_bytes)
+        except WireError as error:
+            failed: Future[InferReply] = Future()
+            settle(failed, TransportError(error.code, error.message, error.pushback_s, error.reason))
+            return failed
+        return self._call(node, message, timeout_s, protobuf.parse_reply)
+
+    def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
+        """Carries `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
+        message = protobuf.request_bytes(ping_request(size_bytes))
+        began_s = time.monotonic()
+
+        def read(reply: bytes) -> Pong:
+            return Pong(time.monotonic() - began_s, protobuf.parse_reply(reply).load)
+
+        return self._call(node, message, timeout_s, read)
+
+    def close(self) -> None:
+        with self._lock:
+            for channel, _ in self._nodes.values():
+                channel.close()
+            self._nodes.clear()
+
+    def _call(self, node: str, message: bytes, timeout_s: float, read: Any) -> Future[Any]:
+        outer: Future[Any] = Future()
+        timeout = timeout_s if timeout_s < math.inf else None
+        try:
+            call = self._infer(node).future(message, timeout=timeout)
+        except ValueError:  # the channel was closed
+            settle(outer, TransportError("CANCELLED", f"{node}: the transport is closed", reason="closed"))
+            return outer
+        outer.add_done_callback(lambda done: call.cancel() if done.cancelled() else None)
+        call.add_done_callback(lambda done: settle(outer, _outcome(node, done, read)))
+        return outer
+
+    def _infer(self, node: str) -> Any:
+        """The node's `ModelInfer`."""
+        with self._lock:
+            channel, infer = self._nodes.pop(node, (None, None))
+            if channel is None:
+                channel = grpc.insecure_channel(node, self._options)
+                infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            self._nodes[node] = channel, infer
+            if len(self._nodes) > MAX_NODES:
+                self._nodes.pop(next(iter(self._nodes)))[0].close()
+            return infer
+
+
+def _outcome(node: str, call: Any, read: Any) -> Any:
+    """What a finished call came to: what `read` makes of the reply, or a `TransportError`."""
+    try:
+        return read(call.result())
+    except grpc.FutureCancelledError:
+        return TransportError("CANCELLED", f"{node}: the call was cancelled", reason="cancelled")
+    except grpc.RpcError as error:
+        return _error(node, error)
+    except WireError as error:
+        return TransportError(error.code, f"{node}: {error.message}", error.pushback_s, error.reason)
+
+
+def _error(node: str, error: Any) -> TransportError:
+    trailers = {key: value for key, value in error.trailing_metadata() or ()}
+    try:
+        pushback_ms = float(trailers[PUSHBACK_TRAILER])
+        pushback_s = -1.0 if pushback_ms < 0 else pushback_ms / 1000
+    except (KeyError, ValueError):
+        pushback_s = None
+    code = error.code().name
+    reason = str(trailers.get(REASON_TRAILER, ""))
+    details = " ".join((error.details() or code).split())
+    if code == "CANCELLED" and not reason:  # not by us: a server that closes says this of calls that it did not begin
+        return TransportError("UNAVAILABLE", f"{node}: it is shutting down", pushback_s, "draining")
+    if code == "UNAVAILABLE" and not reason:
+        return TransportError(code, f"{node}: unreachable ({details[:120]})", pushback_s, "unreachable")
+    return TransportError(code, f"{node}: {details}", pushback_s, reason)

@@ -1,0 +1,352 @@
+"""The `coinfer` command as a user types it: what it prints, writes and says of mistakes."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.e2e.sites import COMMAND, Edge, edges
+from tests.patience import one_round_right
+from tests.tables import analytic_table
+
+from coinfer.graph.zoo import networks
+from coinfer.profile.table import ProfileTable
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import load_images, preprocess
+
+MODEL = "alexnet-cifar"
+GRAPH = networks.build(MODEL)
+PHOTOS = dict(load_images())
+SCHEMES = ["planner", "device only", "server only", "fixed best cut"]
+TRACE_HEADING = "trace_id,time_s,throughput_bytes_per_s\n"
+
+
+class Shell:
+    """A folder to work in, with its own cache, so that nothing of this machine's user is read or written."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "200", "NO_COLOR": "1"}
+
+    def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [COMMAND, *arguments],
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
+        return done
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "photos").mkdir()
+    for name, pixels in PHOTOS.items():
+        Image.fromarray(pixels).save((folder / "photos" / name).with_suffix(".png"))
+    return Shell(folder)
+
+
+@pytest.fixture(scope="module")
+def edge() -> Iterator[Edge]:
+    with edges([MODEL], [()]) as (running,):
+        yield running
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of all tables in the text, headings included."""
+    lines = [re.split("[│┃]", line) for line in text.splitlines() if line.startswith(("│", "┃"))]
+    return [[cell.strip() for cell in line[1:-1]] for line in lines]
+
+
+def exact_classes() -> dict[str, int]:
+    assert GRAPH.image is not None
+    executor = Executor(GRAPH)
+    outputs = {
+        name: executor.run({GRAPH.inputs[0]: preprocess(pixels, GRAPH.image)})[0][GRAPH.outputs[0]]
+        for name, pixels in PHOTOS.items()
+    }
+    return {Path(name).stem: int(found.argmax()) for name, found in outputs.items()}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- help
+
+
+@pytest.mark.parametrize(
+    ("command", "units"),
+    [
+        ("profile", ["milliseconds", "kilobytes", "seconds and bits"]),
+        ("plan", ["Mbit/s", "milliseconds", "10^6 bits per second"]),
+        ("edge", ["times slower"]),
+        ("infer", ["milliseconds", "bits per element"]),
+        ("demo", ["milliseconds", "Seconds", "throughput_bytes_per_s"]),
+    ],
+)
+def test_help_explains_units_and_shows_an_example_that_parses(shell: Shell, command: str, units: list[str]):
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", shell(command, "--help").stdout).split())
+    for unit in units:
+        assert unit.lower() in said.lower()
+    example = re.search(rf"Example: coinfer {command} (.*?) Arguments|Example: coinfer {command} (.*?) Options", said)
+    assert example
+    for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", example[1] or example[2]):
+        assert f"{option} " in said.split("Options", 1)[1], option
+
+
+def test_the_bare_command_lists_its_commands(shell: Shell):
+    said = shell("--help").stdout
+    assert all(re.search(rf"\b{command}\b", said) for command in ("profile", "plan", "edge", "infer", "demo"))
+
+
+# --- profile, plan, infer
+
+
+def test_profile_saves_a_table_that_plan_reads(shell: Shell):
+    said = shell("profile", MODEL, "-o", "table.json").stdout
+    table = ProfileTable.load(shell.folder / "table.json")
+    table.check(GRAPH)
+    cuts = [cut.tensors for cut in GRAPH.useful_cuts()]
+    shown = [row for row in rows(said) if re.fullmatch(r"[\d.]+", row[1])]
+    assert len(shown) == len(cuts)
+    columns = np.array([[float(cell) for cell in row[1:5]] for row in shown]).T
+    blocks_ms, spreads_ms, heads_ms, tails_ms = columns
+    assert sum(blocks_ms) == pytest.approx(sum(table.op_s) * 1e3, abs=0.06)
+    assert sum(spreads_ms) == pytest.approx(sum(table.op_spread_s) * 1e3, abs=0.06)
+    np.testing.assert_allclose(heads_ms, table.head_s(GRAPH, cuts) * 1e3, atol=0.006)
+    np.testing.assert_allclose(tails_ms, table.tail_s(GRAPH, cuts) * 1e3, atol=0.006)
+    told = shell("plan", MODEL, "--profile", "table.json").stdout
+    assert GRAPH.fingerprint[:12] in told
+
+
+@pytest.mark.parametrize("rate", [0.5, 8.0, 300.0])
+def test_plan_marks_the_least_sum_of_its_parts_and_says_the_same_for_every_rate(shell: Shell, rate: float):
+    analytic_table(GRAPH, whole_s=5e-4).save(shell.folder / "fixed.json")
+    arguments = (
+        "--profile",
+        "fixed.json",
+        "--device",
+        "raspberry-pi-4",
+        "--uplink-mbit-s",
+        str(rate),
+        "--wait-ms",
+        "2",
+    )
+    found = rows(shell("plan", MODEL, *arguments).stdout)
+    cuts = [row for row in found if len(row) == 8 and row[0] != "cut after"]
+    assert len(cuts) == len(GRAPH.useful_cuts())
+    for row in cuts:
+        device, upload, wait, server, total = map(float, row[3:])
+        assert device + upload + wait + server == pytest.approx(total, abs=0.21)
+        if row[2] != "-":
+            assert upload == pytest.approx(float(row[2]) * 8 / rate, rel=0.05, abs=0.05 + 0.4 / rate)
+    ranges = [row for row in found if len(row) == 4 and row[0] != "from Mbit/s"]
+    low = [float(row[0]) for row in ranges]
+    assert low == sorted(low)
+    chosen = [row for row in ranges if float(row[0]) <= rate < (np.inf if row[1] == "any" else float(row[1]))]
+    assert len(chosen) == 1
+    totals = {row[0]: float(row[7]) for row in cuts}
+    assert totals[chosen[0][2]] == pytest.approx(min(totals.values()), abs=0.11)
+
+
+def test_infer_answers_alike_alone_with_a_server_and_with_an_unreachable_one(shell: Shell, edge: Edge):
+    with socket.socket() as bound:  # nobody listens there
+        bound.bind(("127.0.0.1", 0))
+        infer_all_ways(shell, edge, f"127.0.0.1:{bound.getsockname()[1]}")
+
+
+def infer_all_ways(shell: Shell, edge: Edge, nobody: str) -> None:
+    ways = {"alone": [], "server": ["--servers", edge.address], "nobody": ["--servers", nobody]}
+    for name, servers in ways.items():
+        more = ["--slowdown", "300", "--bits", "32", *servers]
+        here = {"device", edge.address} if name == "server" else {"device"}
+        for record in answered_rightly(shell, *more):
+            outcome = record["outcome"]
+            parts = [outcome[part] for part in ("device_s", "upload_s", "queue_s", "server_s", "download_s")]
+            assert sum(parts) == pytest.approx(outcome["latency_s"])
+            assert record["executed_on"] in here
+            assert record["sent_bits"] > 0 or record["executed_on"] == "device"
+            assert record["sent_bits"] == 0 or name == "server"
+    one_round_right(lambda: all_there(shell, edge, "--bits", "32"))
+
+
+def answered_rightly(shell: Shell, *options: str) -> list[dict[str, Any]]:
+    """The records of all photos."""
+    (shell.folder / "answers.jsonl").unlink(missing_ok=True)
+    said = shell("infer", MODEL, "photos", "-o", "answers.jsonl", *options).stdout
+    classes = {Path(row[0]).stem: int(row[1]) for row in rows(said) if row[0].endswith(".png")}
+    assert classes == exact_classes()
+    records = read_lines(shell.folder / "answers.jsonl")
+    assert [record["request"] for record in records] == list(range(len(PHOTOS)))
+    return records
+
+
+def all_there(shell: Shell, edge: Edge, *options: str) -> list[str]:
+    """Complaints about pictures that the edge did not answer, though it is much faster. On a busy machine the device
+    may overtake it."""
+    records = answered_rightly(shell, "--servers", edge.address, "--slowdown", "300", *options)
+    where = [record["executed_on"] for record in records]
+    return [] if set(where) == {edge.address} else [f"answered by {where}"]
+
+
+def test_a_trained_policy_decides(shell: Shell, edge: Edge):
+    def play() -> list[str]:
+        records = answered_rightly(shell, "--servers", edge.address, "--slowdown", "300", "--policy", "learned")
+        where = {record["executed_on"] for record in records}
+        return [] if edge.address in where else [f"answered by {where}"]
+
+    one_round_right(play)
+
+
+def test_infer_says_when_pictures_miss_their_deadline(shell: Shell):
+    shell("infer", MODEL, "photos", "--slowdown", "300", "--deadline-ms", "1", "-o", "late.jsonl")
+    assert not any(record["outcome"]["in_time"] for record in read_lines(shell.folder / "late.jsonl"))
+
+
+def test_demo_compares_four_schemes_on_the_same_requests(shell: Shell):
+    options = ["--scheme-s", "2", "--device-slowdown", "150", "--edge-slowdowns", "3,2,1", "--deadline-ms", "100"]
+    said = shell("demo", "--model", MODEL, *options).stdout
+    (folder,) = (shell.folder / "runs").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    records = read_lines(folder / "requests.jsonl")
+    assert summary["settings"]["model"] == MODEL
+    assert [scheme["scheme"] for scheme in summary["schemes"]] == SCHEMES
+    assert len({scheme["requests"] for scheme in summary["schemes"]}) == 1
+    for scheme in summary["schemes"]:
+        mine = [record for record in records if record["scheme"] == scheme["scheme"]]
+        assert sorted(record["request"] for record in mine) == list(range(scheme["requests"]))
+        latency_s = np.array([record["outcome"]["latency_s"] for record in mine])
+        assert scheme["mean_s"] == pytest.approx(latency_s.mean())
+        assert scheme["p95_s"] == pytest.approx(np.percentile(latency_s, 95))
+        assert scheme["in_time"] == pytest.approx(np.mean(latency_s <= 0.1))
+        assert scheme["sent_bytes"] == pytest.approx(np.mean([record["sent_bits"] for record in mine]) / 8)
+        assert scheme["right"] == 1.0, "classes of the whole network, exactly"
+        assert any(row[0] == scheme["scheme"] and f"{scheme['in_time']:.0%}" in row for row in rows(said))
+    by_name = {scheme["scheme"]: scheme for scheme in summary["schemes"]}
+    assert by_name["device only"]["sent_bytes"] == 0 < by_name["server only"]["sent_bytes"]
+    assert {record["executed_on"] for record in records if record["scheme"] == "device only"} == {"device"}
+    with Image.open(folder / "comparison.png") as plot:
+        plot.load()
+        assert min(plot.size) > 300
+        assert len(plot.convert("RGB").getcolors(1 << 24) or ()) > 10, "something is drawn"
+
+
+# --- mistakes
+
+
+@pytest.fixture(scope="module")
+def mistakes(shell: Shell) -> Path:
+    """Files that are not what they should be."""
+    folder = shell.folder
+    (folder / "text.onnx").write_text("hello\n")
+    (folder / "folder.onnx").mkdir()
+    (folder / "junk.onnx").write_text("hello\n")
+    (folder / "junk.json").write_text('{"format": 1}\n')
+    (folder / "empty").mkdir()
+    (folder / "text.jpg").write_text("not a picture\n")
+    (folder / "text.json").write_text("not a table\n")
+    (folder / "fields.json").write_text('{"model": "x"}\n')
+    (folder / "heading.csv").write_text("when,rate\n0,1\n")
+    (folder / "negative.csv").write_text(f"{TRACE_HEADING}a,0,1000\na,1,-5\n")
+    (folder / "backwards.csv").write_text(f"{TRACE_HEADING}a,5,1000\na,1,1000\n")
+    (folder / "nothing.csv").write_text(TRACE_HEADING)
+    (folder / "one.csv").write_text(f"{TRACE_HEADING}a,0,100000\na,1,100000\n")
+    shell("profile", "nin", "-o", "other.json")
+    return folder
+
+
+INFER = ("infer", MODEL, "photos")
+DEMO = ("demo", "--model", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("infer", "missing.onnx", "photos"), "no network 'missing.onnx': neither a file nor one of the zoo: alexnet"),
+        (("infer", "text.onnx", "photos"), "text.onnx: not an ONNX model"),
+        (("edge", "folder.onnx"), "folder.onnx: not a regular file"),
+        (("edge", "text.onnx"), "text.onnx: not an ONNX model"),
+        (("edge", MODEL, MODEL), f"two models are called '{MODEL}'"),
+        (("edge", MODEL, "--host", "300.1.2.3"), "cannot listen on 300.1.2.3:8001"),
+        (("edge", MODEL, "--engine", "magic"), "--engine"),
+        (("infer", MODEL, "nowhere.jpg"), "nowhere.jpg: no such picture or folder"),
+        (("infer", MODEL, "text.jpg"), "text.jpg: not a readable picture"),
+        (("infer", MODEL, "empty"), "empty: no picture in it; expected files that end in .jpg"),
+        ((*INFER, "--servers", "127.0.0.1:99999"), "server '127.0.0.1:99999' is no address"),
+        ((*INFER, "--servers", "localhost"), "server 'localhost' is no address; expected host:port"),
+        ((*INFER, "--bits", "7"), "--bits '7': expected some of 32, 16, 12, 8, 4"),
+        ((*INFER, "--bits", ""), "--bits ''"),
+        ((*INFER, "--profile", "missing.json"), "missing.json: cannot read this profile: No such file"),
+        ((*INFER, "--profile", "text.json"), "text.json: no valid profile"),
+        ((*INFER, "--profile", "fields.json"), "fields.json: no valid profile: fingerprint"),
+        ((*INFER, "--profile", "other.json"), "this profile was measured on network 'nin'"),
+        (("plan", MODEL, "--uplink-mbit-s", "0"), "--uplink-mbit-s 0: expected a rate above 0"),
+        (("plan", MODEL, "--uplink-mbit-s", "nan"), "--uplink-mbit-s nan"),
+        (("plan", MODEL, "--device", "abacus"), "no device class 'abacus'; there are raspberry-pi"),
+        (("profile", MODEL, "--images", "empty"), "empty: no picture in it"),
+        (("profile", MODEL, "--images", "nowhere"), "nowhere: not a folder"),
+        (("profile", MODEL, "-o", "nowhere/table.json"), "nowhere/table.json"),
+        ((*DEMO, "--images", "empty"), "empty: no picture in it"),
+        ((*DEMO, "--trace", "missing.csv"), "missing.csv: no such file"),
+        ((*DEMO, "--trace", "heading.csv"), "heading.csv:1: columns are 'when,rate', expected 'trace_id,time_s"),
+        ((*DEMO, "--trace", "negative.csv"), "negative.csv:3: throughput_bytes_per_s is '-5'"),
+        ((*DEMO, "--trace", "backwards.csv"), "backwards.csv:3: time_s 1 of 'a' does not come after 5"),
+        ((*DEMO, "--trace", "nothing.csv"), "nothing.csv: holds no trace"),
+        ((*DEMO, "--trace", "one.csv:b"), "one.csv: no trace 'b'; it holds a"),
+        ((*DEMO, "--edge-slowdowns", "2,fast"), "--edge-slowdowns '2,fast': expected numbers of at least 1"),
+        (("demo", "--model", "missing"), "no network 'missing'"),
+        ((*INFER, "--policy", "missing.onnx"), "missing.onnx: no such file"),
+        ((*INFER, "--policy", "one.csv"), "one.csv: expected a file that ends in .onnx"),
+        ((*INFER, "--policy", "junk.onnx"), "junk.json: not the side-car of a policy, 'kind' is missing"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    shell: Shell, mistakes: Path, arguments: Sequence[str], message: str
+) -> None:
+    done = shell(*arguments, status=2)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert "Errno" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*INFER, "--deadline-ms", "-5"), "--deadline-ms"),
+        ((*INFER, "--slowdown", "0.5"), "--slowdown"),
+        ((*INFER, "--jpeg", "500"), "--jpeg"),
+        (("edge", MODEL, "--grpc-port", "70000"), "--grpc-port"),
+        (("edge", MODEL, "--queue", "-1"), "--queue"),
+        (("edge",), "models"),
+        (("infer", MODEL, "photos", "--speed", "9"), "--speed"),
+        (("teleport",), "teleport"),
+    ],
+)
+def test_a_mistyped_option_is_named(shell: Shell, arguments: Sequence[str], message: str) -> None:
+    done = shell(*arguments, status=2)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_port_that_is_taken_is_named(shell: Shell):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for options in (("--grpc-port", port, "--http-port", "-1"), ("--grpc-port", "0", "--http-port", port)):
+            line = shell("edge", MODEL, *options, status=2).stderr.strip().splitlines()[-1]
+            assert line.startswith(f"error: cannot listen on 127.0.0.1:{port}")

@@ -1,0 +1,168 @@
+"""The demo's schemes, its summary and the traces that it gives to links."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from tests.tables import analytic_table, made_up_accuracy
+
+from coinfer.demo import report
+from coinfer.demo.live import LiveTable, cells, headings
+from coinfer.demo.pictures import load_pictures
+from coinfer.demo.report import View
+from coinfer.demo.run import link_traces
+from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
+from coinfer.demo.settings import demo_settings, relative_to
+from coinfer.graph.zoo import early_exits, networks
+from coinfer.options.compile import compile_options
+from coinfer.records import Record
+from coinfer.resources import TRACES
+from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.planner import observe
+from coinfer.traces import TraceError
+from coinfer.types import DEVICE, Hop, Outcome, Route
+
+GRAPH = networks.build("alexnet-cifar")
+OPTIONS = compile_options(GRAPH, analytic_table(GRAPH), (32, 8))
+
+
+def seen(rates_bps, backlog_s=0.0, scale=1.0):
+    servers = [
+        est.after_reply(est.first_server(rate, 0.0), backlog_s, 4, 0.0)._replace(scale=scale) for rate in rates_bps
+    ]
+    return observe(OPTIONS, servers, np.inf, 0.0, device_scale=10.0)
+
+
+def test_each_scheme_does_what_its_name_says():
+    fast, slow = seen([1e9, 1e3]), seen([1e2, 1e2])
+    assert device_only(OPTIONS)(fast).server[0] == DEVICE
+    only = server_only(OPTIONS, GRAPH.inputs)
+    for observation in (fast, slow):
+        decision = only(observation)
+        assert OPTIONS.cuts[decision.option[0]] == GRAPH.inputs
+        assert decision.server[0] != DEVICE
+    assert only(fast).server[0] == 0
+    fixed = fixed_best(slow, [1e9, 1e3])
+    assert fixed(slow) == fixed(fast), "it never adapts"
+    assert fixed(slow).server[0] == 0, "chosen at the mean rates, not at those of the moment"
+    assert fixed_best(fast, [1e2, 1e2])(fast).server[0] == DEVICE
+    device = Device(GRAPH, profile=analytic_table(GRAPH), options=OPTIONS)
+    assert next(iter(schemes(device, fast, [1e9, 1e3]))) == PLANNER
+    device.policy = device_only(OPTIONS)
+    assert list(schemes(device, fast, [1e9, 1e3]))[:2] == [TRAINED_POLICY, PLANNER]
+
+
+def test_with_exits_rivals_use_the_last():
+    graph = early_exits.build("alexnet-cifar-exits")
+    options = compile_options(graph, analytic_table(graph), (32, 8), made_up_accuracy(graph))
+    observation = observe(options, [], np.inf, 0.0)
+    assert options.triples[device_only(options)(observation).option[0]] == (2, ("exit3",), 32)
+    server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4, 0.0)
+    there = server_only(options, graph.inputs)(observe(options, [server], np.inf, 0.0))
+    assert options.triples[there.option[0]] == (2, graph.inputs, 8)
+
+
+def record(i: int, latency_s: float, predicted_s: float = 0.1, fallback: str = "") -> Record:
+    outcome = Outcome(latency_s / 2, latency_s / 2, 0.0, 0.0, 0.0, latency_s, 0.0, 1.0, True, latency_s <= 0.15)
+    route = Route((Hop("device", ("input",), 8), Hop("a:1", ("logits",), 32)), 0, 0.15)
+    return Record("planner", i, 0.3 * i, 1e6, route, "a:1", fallback, predicted_s, 8e3, outcome)
+
+
+def test_the_summary_is_what_the_records_say():
+    records = [record(0, 0.1), record(1, 0.2, fallback="a:1: late"), record(2, 0.1), record(3, 0.4)]
+    found = report.summarise(records, [True, True, False, True])
+    assert found.requests == 4
+    assert found.mean_s == pytest.approx(0.2)
+    assert found.in_time == pytest.approx(0.5)
+    assert found.sent_bytes == pytest.approx(1000)
+    assert found.fallbacks == 1
+    assert found.prediction_error == pytest.approx(0.25)
+    assert found.right == pytest.approx(0.75)
+    assert found.exits == (1.0,)
+    assert 0.35 < found.p95_s < 0.4
+
+
+def test_exits_and_labels_are_shown_where_there_are_any():
+    early = record(0, 0.1)._replace(exit=1, route=record(0, 0.1).route._replace(exit=2))
+    full, plain = View(("input",), True, True), View(("input",))
+    for view in (full, plain):
+        assert len(cells(early, True, view)) == len(headings(view))
+    assert cells(early, False, full)[3:5] == ["2 sure", "-"]
+    assert cells(early, False, full)[-1] == "wrong"
+    assert report.choice_name(early, full) == "2 sure"
+    assert report.choice_name(record(0, 0.1), full) == "1 (input)"
+    assert report.choice_name(record(0, 0.1), plain) == "(input)"
+    table = report.comparison([report.summarise([early, record(1, 0.2)], [True, False])], 0.15, full)
+    shown = [column.header for column in table.columns]
+    assert shown[-3:] == ["right", "expected", "by exit, %"]
+    assert list(table.columns[-1].cells) == ["50 50"]
+
+
+def test_small_networks_are_slowed_with_their_links_unless_told():
+    small, plain = demo_settings("alexnet-exits", {}), demo_settings("resnet50", {})
+    assert (small.link_scale, small.deadline_s, small.bits) == (0, 0, (16, 8, 4))
+    assert small.wishes.min_accuracy > 0.7
+    assert (plain.link_scale, plain.wishes.min_accuracy, plain.deadline_s) == (1.0, 0.0, 0.25)
+    told = demo_settings("alexnet-exits", {"goal": "energy", "power_w": 3.0}, deadline_s=0.1, bits=(8,), runs=None)
+    assert (told.deadline_s, told.bits, told.wishes.goal, told.runs) == (0.1, (8,), "energy", "runs")
+    fitted = relative_to(0.08, 24e3, 10e6, small)
+    assert (fitted.deadline_s, fitted.link_scale) == (pytest.approx(0.072), pytest.approx(0.0375, rel=0.03))
+    assert relative_to(0.08, 24e3, 10e6, plain) == plain
+    scaled = link_traces(str(TRACES), 3, 0.03)
+    whole = link_traces(str(TRACES), 3)
+    assert [scaled[name].mean_bps / whole[name].mean_bps for name in whole] == pytest.approx([0.03] * 3)
+
+
+def test_labelled_pictures_are_judged_by_their_class(tmp_path: Path):
+    for name, level in (("cat", 10), ("dog", 200)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((32, 32, 3), level + i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    found = load_pictures(GRAPH, str(tmp_path))
+    assert found.labels is not None
+    assert sorted(
+        (int(label), picture.mean() > 100) for label, picture in zip(found.labels, found.images, strict=True)
+    ) == [
+        *[(0, False)] * 3,
+        *[(1, True)] * 3,
+    ]
+    plain = load_pictures(GRAPH, None)
+    assert (plain.labels, plain.kind) == (None, "6 photographs")
+
+
+def test_links_take_the_first_traces_of_a_file_or_one_at_different_times():
+    three = link_traces(str(TRACES), 3)
+    assert list(three) == ["near", "mid", "far"]
+    one = link_traces(f"{TRACES}:far", 3)
+    assert len(one) == 3
+    rates = [trace.rate_at(0.0) for trace in one.values()]
+    assert len(set(rates)) > 1
+    first, second = list(one.values())[:2]
+    assert second.rate_at(0.0) == first.rate_at(first.period_s / 3)
+
+
+def test_an_unknown_trace_is_named_with_the_known(tmp_path: Path):
+    with pytest.raises(TraceError, match="no trace 'moon'; it holds near, mid, far"):
+        link_traces(f"{TRACES}:moon", 3)
+    with pytest.raises(TraceError, match="no such file"):
+        link_traces(str(tmp_path / "none.csv"), 3)
+
+
+def test_the_live_table_fits_a_terminal_of_120_columns():
+    view = View(("input",), has_exits=True, has_labels=True)
+    hops = (Hop("device", ("exit2.conv.relu",), 16), Hop("127.0.0.1:37711", ("exit2",), 32))
+    outcome = Outcome(0.1, 0.123, 0.123, 0.123, 0.123, 0.999, 0.0, 0.8, True, True)
+    record = Record(
+        "fixed best cut", 120, 1.0, 1.05e6, Route(hops, 1, 0.2), "127.0.0.1:37711", "", 0.1, 1e4, outcome, 1, ()
+    )
+    console = Console(width=120, force_terminal=True, no_color=True, file=io.StringIO())
+    with LiveTable(console, ["fixed best cut"], 10, view) as live:
+        live.add(record, True)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert "exit2.conv.relu" in shown
+    assert ":37711" in shown

@@ -1,0 +1,199 @@
+"""CDO-DSAC, DDPG and Online RL on an edge small enough to see through."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from coinfer.evaluate.simulate import run
+from coinfer.policies.learned.placement_policy import OfferNet, OfferPolicy
+from coinfer.policies.learned.placements import OFFER_FEATURES, fixed_cut, offer_features
+from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
+from coinfer.rl.core import loop
+from coinfer.rl.core.placement_env import OfferGame, trimmed
+from coinfer.rl.core.records import Transition
+from coinfer.scenario.compile import open_world
+
+SEEDS = torch.arange(2)
+SMALL = replace(
+    cdo_dsac.CdoSettings(), agents=2, worlds=2, rounds=24, warmup=4, batch=8, memory=64, hidden=(16,),
+    broadcast_every=10, judge_rounds=3, judge_worlds=2, assess_every=12,
+)  # fmt: skip
+
+
+@cache
+def world(**changes):
+    """About five tasks in a slot for two servers, one three times as fast as the other."""
+    plain = {
+        "tasks_per_slot": 12, "slots": 20, "arrivals.mean": 0.6, "arrivals.variance": 0.06, "links.placements": 4,
+    }  # fmt: skip
+    found = open_world("cdo-dsac", {**plain, **changes}).world
+    return found
+
+
+def small_loop(settings=SMALL, seeds=SEEDS):
+    return cdo_dsac.loop_of(settings, world(), seeds)
+
+
+def test_a_liar_of_five_is_never_broadcast():
+    """Four agents with one network, one with a broken copy of it that reports a return beyond all others."""
+    settings = replace(SMALL, agents=5, judge_rounds=10)
+    learner = small_loop(settings).learner
+    with torch.no_grad():
+        good = greedy_weights(settings)
+        learner.sac.actor_flat.copy_(good)
+        learner.sac.actor_flat[[3, 7]] = -good
+    reported = torch.zeros(10)
+    reported[[3, 7]] = 1e6
+    learner.broadcast(reported)
+    assert learner.taken_over.unflatten(0, (2, 5))[[0, 1], [3, 2]].tolist() == [0, 0]
+    assert torch.equal(learner.sac.actor_flat, good.expand_as(learner.sac.actor_flat))
+
+
+@pytest.mark.parametrize("harm", ["turned", "no number", "huge"])
+def test_a_hostile_agent_of_five_is_never_broadcast_in_a_training(harm):
+    """It breaks its network before every judgement and says that it is the best."""
+    settings = replace(SMALL, agents=5, rounds=16, broadcast_every=0, assess_every=16)
+    found, hostile = small_loop(settings), [2, 5]
+    learner = found.learner
+    with torch.no_grad():
+        learner.sac.actor_flat.copy_(greedy_weights(settings))
+    while found.round < settings.rounds:
+        found.play()
+        if learner.sac.updates and found.round % 4 == 0:
+            with torch.no_grad():
+                parts = {"turned": (learner.sac.actor_flat, -1.0), "huge": (learner.sac.actor_flat, -1e30)}
+                flat, factor = parts.get(harm, (learner.sac.critic_flat, torch.nan))
+                flat[hostile] *= factor
+            reported = torch.full((10,), -1.0)
+            reported[hostile] = 1e9
+            learner.broadcast(reported)
+    taken_over = learner.taken_over.unflatten(0, (2, 5))
+    assert taken_over.sum(1).tolist() == [3, 3]
+    assert taken_over[[0, 1], [2, 0]].tolist() == [0, 0]
+    assert learner.sac.sound().all()
+
+
+def greedy_weights(settings):
+    """An actor whose score falls with the predicted latency (feature 0)."""
+    flat = torch.zeros(1, cdo_dsac.net_of(settings, world()).size)
+    layers = OfferNet(OFFER_FEATURES, settings.hidden).form.layers(flat)
+    layers[0][0][0, 0, 0], layers[1][0][0, 0, 0] = 1.0, -50.0
+    return flat
+
+
+def test_agents_of_a_seed_share_one_memory():
+    found = small_loop()
+    for _ in range(6):
+        found.play()
+    assert found.replay.rings == 2
+    assert found.replay.filled == 6 * 2 * 2
+    assert found.ring.tolist() == [0, 0, 1, 1]
+
+
+def test_broadcast_makes_the_agents_of_a_seed_one():
+    found = small_loop()
+    for _ in range(24):
+        found.play()
+        if found.learner.sac.updates in (9, 10):
+            flat = found.learner.sac.actor_flat.detach()
+            same = [torch.equal(flat[0], flat[1]), torch.equal(flat[2], flat[3]), torch.equal(flat[0], flat[2])]
+            assert same == [found.learner.sac.updates == 10] * 2 + [False]
+
+
+MAKERS = (
+    small_loop,
+    lambda: ddpg.loop_of(DDPG, world(), SEEDS),
+    lambda: ddpg.loop_of(TUNED, world(), SEEDS),
+    lambda: small_loop(replace(SMALL, form="ranked")),
+    lambda: online_rl.loop_of(TABLE, world(), SEEDS),
+    lambda: online_rl.loop_of(replace(TABLE, running=True), world(), SEEDS),
+)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_goes_on_exactly_where_it_was_stopped(make):
+    whole, first = make(), make()
+    for _ in range(24):
+        whole.play()
+    for _ in range(13):
+        first.play()
+    kept = {name: part.clone() for name, part in first.tensors().items()}
+    second = make()
+    second.restore(kept)
+    for _ in range(11):
+        second.play()
+    ours, theirs = second.tensors(), whole.tensors()
+    assert ours.keys() == theirs.keys()
+    for name, part in ours.items():
+        assert torch.equal(part, theirs[name]), name
+
+
+TABLE = replace(online_rl.OnlineRlSettings(), worlds=4, rounds=24, batch=8, memory=64, assess_every=12)
+DDPG = replace(ddpg.DdpgSettings(), worlds=4, rounds=24, batch=8, memory=64, hidden=(16,), warmup=4, assess_every=12)
+
+TUNED = replace(DDPG, form="ranked", softness=0.3, updates=2, rates_fall=(24, 48))
+
+
+def test_trimming_changes_nothing_that_counts():
+    game = OfferGame(world(), 2, lambda seen, offers: offer_features(seen, offers))
+    state, view = game.start(torch.arange(3))
+    turn = game.step(state, view.mask.int().argmax(-1))
+    batch = Transition(*view, view.mask.int().argmax(-1), turn.reward, torch.ones(3, 2), *turn.last_view)
+    short = trimmed(batch)
+    assert short.there.shape[-1] == max(batch.there.sum(-1).max(), batch.next_there.sum(-1).max())
+    assert short.there.sum() == batch.there.sum()
+    torch.testing.assert_close(short.reward.sum((1, 2)), batch.reward.sum((1, 2)))
+
+
+def test_a_game_pays_what_the_simulator_counts():
+    """The same policy in the game and in the evaluation: the same latency."""
+    settings = SMALL
+    net = OfferNet(OFFER_FEATURES, settings.hidden)
+    features = cdo_dsac.features_of(settings)
+    policy = OfferPolicy(net, greedy_weights(settings), features, fixed_cut)
+    measured = run(world(), "mine", 1, 4, maker=lambda seed: policy).measures
+    greedy = run(world(), "sequential-greedy", 1, 4).measures
+    assert measured["mean_s"][0] == pytest.approx(greedy["mean_s"][0], rel=0.25)
+    assert measured["in_time"][0] > 0.9
+
+
+def trained_cdo():
+    settings = replace(
+        SMALL, rounds=120, batch=32, memory=2000, worlds=4, assess_every=120, broadcast_every=60, hidden=(32,),
+    )  # fmt: skip
+    sac = replace(settings.sac, first_temperature=0.05, entropy=(0.3, 0.02), entropy_updates=80)
+    found = cdo_dsac.loop_of(replace(settings, sac=sac), world(), SEEDS)
+    loop.run(found)
+    flat = found.learner.sac.actor_flat.detach()[cdo_dsac.best_agents(found.learner)]
+    return OfferPolicy(found.learner.sac.actor, flat, cdo_dsac.features_of(settings), fixed_cut)
+
+
+def trained_ddpg():
+    settings = replace(
+        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", actor_rate=1e-3, critic_rate=3e-3,
+        follow=0.02, noise_updates=150, assess_every=200,
+    )  # fmt: skip
+    found = ddpg.loop_of(settings, world(), torch.arange(6))
+    loop.run(found)
+    return OfferPolicy(found.learner.actor, found.learner.actor_flat.detach(), ddpg.features_of(settings), fixed_cut)
+
+
+def trained_table():
+    found = online_rl.loop_of(replace(TABLE, worlds=8, rounds=300, epsilon_updates=200), world(), SEEDS)
+    loop.run(found)
+    return online_rl.TablePolicy(found.learner.grid, found.learner.values)
+
+
+def measured_s(policy, seeds=2):
+    return run(world(), "mine", seeds, 8, maker=lambda seed: policy).measures["mean_s"]
+
+
+def test_learners_beat_chance():
+    """After a few seconds of training; chance sends a task to any server, or to its device. DDPG does not with every
+    seed, and which these are depends on a processor's rounding."""
+    chance = run(world(), "random-place", 6, 8).measures["mean_s"]
+    assert (measured_s(trained_table()) < chance[:2]).all()
+    assert (measured_s(trained_ddpg(), 6) < 0.8 * chance).sum() >= 3
+    assert (measured_s(trained_cdo()) < 0.6 * chance[:2]).all()

@@ -1,0 +1,96 @@
+"""Games with exact answers (the idea is Rejax's): each needs one more thing of a learner than the one before.
+
+All have one task and one or two choices, W worlds of each learner, and episodes that truly end.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from coinfer.physics import random
+from coinfer.rl.core.records import Turn, View
+
+
+class ProbeState(NamedTuple):
+    seed: Tensor
+    """[L, W]"""
+    sign: Tensor
+    """[L, W] what is seen, -1 or 1."""
+    step: Tensor
+    """[L, W]"""
+
+
+class Probe:
+    """Base of the probes: worlds of one or two steps that begin anew by themselves.
+
+    Args:
+        length: steps of an episode.
+        choices: of the one task.
+        ends: True: the episode truly ends; False: it is cut short and would go on for ever.
+    """
+
+    def __init__(self, length: int = 1, choices: int = 2, worlds: int = 4, ends: bool = True):
+        self.length, self.choices, self.worlds, self.ends = length, choices, worlds, ends
+
+    def reward(self, state: ProbeState, action: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def start(self, seeds: Tensor) -> tuple[ProbeState, View]:
+        worlds = random.key(seeds[:, None], torch.arange(self.worlds))
+        state = ProbeState(worlds, self._sign(worlds), torch.zeros_like(worlds))
+        return state, self.view(state)
+
+    def view(self, state: ProbeState) -> View:
+        step = state.step if self.ends else torch.zeros_like(state.step)
+        features = torch.stack((state.sign.float(), step.float()), -1)
+        shape = (*state.sign.shape, 1)
+        return View(features, torch.ones(*shape, self.choices, dtype=torch.bool), torch.ones(shape, dtype=torch.bool))
+
+    def step(self, state: ProbeState, action: Tensor) -> Turn:
+        reward = self.reward(state, action[..., 0])
+        seed = random.mix(state.seed)
+        after = ProbeState(seed, self._sign(seed), state.step + 1)
+        over = after.step >= self.length
+        begun = after._replace(step=torch.where(over, 0, after.step))
+        flags = (over, torch.zeros_like(over))
+        terminated, truncated = flags if self.ends else flags[::-1]
+        return Turn(begun, self.view(begun), self.view(after), reward, terminated, truncated, {})
+
+    def _sign(self, seed: Tensor) -> Tensor:
+        return random.below(random.bits(seed, 0), 2) * 2 - 1
+
+
+class Constant(Probe):
+    """Reward 1: the value is 1."""
+
+    def reward(self, state: ProbeState, action: Tensor) -> Tensor:
+        return torch.ones(action.shape)
+
+
+class Seen(Probe):
+    """Reward is what is seen: the value depends on the observation."""
+
+    def reward(self, state: ProbeState, action: Tensor) -> Tensor:
+        return state.sign.float()
+
+
+class Delayed(Probe):
+    """Two steps, reward 1 at the second: the value of the first is the discount."""
+
+    def reward(self, state: ProbeState, action: Tensor) -> Tensor:
+        return (state.step == self.length - 1).float()
+
+
+class Chosen(Probe):
+    """Reward 1 for the second choice, 0 for the first."""
+
+    def reward(self, state: ProbeState, action: Tensor) -> Tensor:
+        return action.float()
+
+
+class Matched(Probe):
+    """Reward 1 where the choice is what is seen, else -1."""
+
+    def reward(self, state: ProbeState, action: Tensor) -> Tensor:
+        return state.sign.float() * (2 * action - 1)

@@ -1,0 +1,212 @@
+"""Stacked learners are so many single ones: against plain PyTorch, alone and beside others."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coinfer.physics import random
+from coinfer.policies.learned.nets import Mlp
+from coinfer.rl.algorithms.sac import Sac, SacSettings
+from coinfer.rl.core.batched_optim import draw
+from coinfer.rl.core.records import Transition, View
+from coinfer.rl.core.replay import Replay
+
+SETTINGS = SacSettings(discount=0.9, follow=0.1, actor_rate=1e-2, critic_rate=2e-2, temperature_rate=3e-2,
+                       first_temperature=0.5, entropy=(0.6, 0.6), most_norm=None)  # fmt: skip
+
+
+def keys(learners: int) -> Tensor:
+    return random.key(torch.zeros(learners, dtype=torch.int64), torch.arange(learners))
+
+
+def plain(net: Mlp, flat: Tensor) -> nn.Sequential:
+    """The same network of one learner in PyTorch's own modules."""
+    layers: list[nn.Module] = []
+    for weight, bias in net.layers(flat[None]):
+        linear = nn.Linear(weight.shape[1], weight.shape[2])
+        linear.weight.data, linear.bias.data = weight[0].T.detach().clone(), bias[0, 0].detach().clone()
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def random_batch(seed: int, learners: int, count: int, tasks: int, choices: int, by_task: bool = False) -> Transition:
+    made = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(learners, count, *shape, generator=made)
+
+    def mask() -> Tensor:
+        allowed = torch.rand(learners, count, tasks, choices, generator=made) < 0.7
+        allowed[..., 0] = True
+        return allowed
+
+    masks = mask(), mask()
+    action = torch.where(masks[0], torch.rand(masks[0].shape, generator=made), -1.0).argmax(-1)
+    there = torch.rand(2, learners, count, tasks, generator=made) < (1.0 if tasks == 1 else 0.8)
+    reward = normal(tasks) if by_task else normal()
+    goes_on = (torch.rand(learners, count, generator=made) < 0.8).float()
+    return Transition(normal(5), masks[0], there[0], action, reward, goes_on, normal(5), masks[1], there[1])
+
+
+class Reference:
+    """Christodoulou's update for one learner and one task, with PyTorch's modules, optimisers and distributions."""
+
+    def __init__(self, sac: Sac, learner: int):
+        count = len(sac.keys)
+        net = sac.actor
+        assert isinstance(net, Mlp)
+        self.actor = plain(net, sac.actor_flat[learner])
+        self.critics = [plain(net, sac.critic_flat[learner + twin * count]) for twin in range(2)]
+        self.targets = [plain(net, sac.target_flat[learner + twin * count]) for twin in range(2)]
+        self.log_temperature = torch.tensor(math.log(SETTINGS.first_temperature), requires_grad=True)
+        self.adams = [
+            torch.optim.Adam(self.actor.parameters(), SETTINGS.actor_rate),
+            torch.optim.Adam([p for c in self.critics for p in c.parameters()], SETTINGS.critic_rate),
+            torch.optim.Adam([self.log_temperature], SETTINGS.temperature_rate),
+        ]
+
+    def policy(self, features: Tensor, mask: Tensor) -> torch.distributions.Categorical:
+        return torch.distributions.Categorical(logits=self.actor(features).masked_fill(~mask, -1e9))
+
+    def update(self, b: Transition) -> None:
+        temperature = self.log_temperature.exp().detach()
+        with torch.no_grad():
+            ahead = self.policy(b.next_features, b.next_mask[:, 0])
+            least = torch.minimum(*(target(b.next_features) for target in self.targets))
+            soft = (ahead.probs * least).sum(-1) + temperature * ahead.entropy()
+            wanted = b.reward + SETTINGS.discount * b.goes_on * soft
+        loss = sum((critic(b.features).gather(1, b.action)[:, 0] - wanted).square().mean() for critic in self.critics)
+        self._step(1, loss)
+        now = self.policy(b.features, b.mask[:, 0])
+        with torch.no_grad():
+            least = torch.minimum(*(critic(b.features) for critic in self.critics))
+        self._step(0, -((now.probs * least).sum(-1) + temperature * now.entropy()).mean())
+        wish = SETTINGS.entropy[0] * b.mask[:, 0].sum(-1).log()
+        self._step(2, (self.log_temperature * (now.entropy().detach() - wish)).mean())
+        for target, critic in zip(self.targets, self.critics, strict=True):
+            for old, new in zip(target.parameters(), critic.parameters(), strict=True):
+                old.data.lerp_(new.data, SETTINGS.follow)
+
+    def _step(self, number: int, loss: Tensor) -> None:
+        for adam in self.adams:
+            adam.zero_grad()
+        loss.backward()
+        self.adams[number].step()
+
+
+def test_updates_are_those_of_plain_single_learners():
+    net = Mlp(5, (16, 16), 1, 4)
+    sac = Sac(SETTINGS, net, net, keys(3))
+    references = [Reference(sac, learner) for learner in range(3)]
+    for step in range(15):
+        batch = random_batch(step, 3, 32, 1, 4)
+        sac.update(batch)
+        for learner, reference in enumerate(references):
+            reference.update(Transition(*(part[learner] for part in batch)))
+    features = random_batch(99, 3, 20, 1, 4).features
+    values, targets = sac.values(sac.critic_flat, features), sac.values(sac.target_flat, features)
+    for learner, reference in enumerate(references):
+        close = {"atol": 1e-4, "rtol": 1e-4}
+        seen = features[learner]
+        torch.testing.assert_close(sac.actor(sac.actor_flat, features)[learner, :, 0], reference.actor(seen), **close)
+        for twin in range(2):
+            torch.testing.assert_close(values[twin, learner, :, 0], reference.critics[twin](seen), **close)
+            torch.testing.assert_close(targets[twin, learner, :, 0], reference.targets[twin](seen), **close)
+        torch.testing.assert_close(sac.temperature[learner], reference.log_temperature.exp().detach(), **close)
+
+
+@pytest.mark.parametrize("by_task", [False, True])
+def test_a_learner_does_not_feel_the_others(by_task: bool):
+    net = Mlp(5, (16,), 3, 4)
+    together, alone = Sac(SETTINGS, net, net, keys(4)), Sac(SETTINGS, net, net, keys(4)[2:3])
+    for step in range(5):
+        batch = random_batch(step, 4, 16, 3, 4, by_task)
+        together.update(batch)
+        alone.update(Transition(*(part[2:3] for part in batch)))
+    torch.testing.assert_close(together.actor_flat[2:3], alone.actor_flat, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.critic_flat[[2, 6]], alone.critic_flat, atol=1e-5, rtol=1e-5)
+    view = random_batch(9, 4, 50, 3, 4).view
+    one = View(*(part[2:3] for part in view))
+    assert (together.act(view, 7)[2:3] == alone.act(one, 7)).float().mean() > 0.98  # up to rounding at a boundary
+
+
+def test_tasks_that_are_not_there_change_nothing():
+    net = Mlp(5, (16,), 3, 4)
+    first, second = Sac(SETTINGS, net, net, keys(2)), Sac(SETTINGS, net, net, keys(2))
+    batch = random_batch(0, 2, 16, 3, 4)
+    first.update(batch)
+    second.update(batch._replace(action=torch.where(batch.there, batch.action, 0)))
+    torch.testing.assert_close(first.critic_flat, second.critic_flat, atol=0, rtol=0)
+    torch.testing.assert_close(first.actor_flat, second.actor_flat, atol=0, rtol=0)
+
+
+def test_copied_learners_go_on_alike():
+    net = Mlp(5, (16,), 2, 3)
+    sac = Sac(SETTINGS, net, net, keys(3))
+    sac.update(random_batch(0, 3, 16, 2, 3))
+    sac.copy(torch.tensor([2]), torch.tensor([0]))
+    batch = random_batch(1, 3, 16, 2, 3)
+    sac.update(Transition(*(part[[2, 1, 2]] for part in batch)))
+    for flat in (sac.actor_flat, sac.critic_flat[:3], sac.critic_flat[3:], sac.target_flat[:3], sac.log_temperature):
+        torch.testing.assert_close(flat[0], flat[2], atol=1e-6, rtol=0)
+        assert not torch.equal(flat[0], flat[1])
+
+
+def test_networks_are_those_of_pytorch():
+    net = Mlp(5, (8, 6), 2, 3)
+    flat, features = net.initial(keys(4)), torch.randn(4, 7, 5)
+    found = net(flat, features)
+    for learner in range(4):
+        wanted = plain(net, flat[learner])(features[learner])
+        torch.testing.assert_close(found[learner].flatten(1), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_a_shared_network_treats_tasks_alike():
+    net = Mlp(5, (8,), 4, 3, shared=True, normalise=True)
+    flat, features = net.initial(keys(2)), torch.randn(2, 7, 4, 5)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(net(flat, features)[:, :, order], net(flat, features[:, :, order]))
+
+
+def test_first_weights_depend_on_their_own_seed_only():
+    net = Mlp(50, (30,), 1, 2)
+    flat = net.initial(keys(5))
+    torch.testing.assert_close(net.initial(keys(5)[3:4])[0], flat[3], atol=0, rtol=0)
+    first = flat[:, : 50 * 30]
+    assert first.abs().max() <= 1 / math.sqrt(50)
+    assert abs(float(first.std()) * math.sqrt(3 * 50) - 1) < 0.03
+    assert not torch.equal(flat[0], flat[1])
+
+
+def test_draws_follow_the_weights():
+    weights = torch.tensor([0.0, 0.2, 0.0, 0.5, 0.3, 0.0])
+    drawn = (torch.arange(10_000) + 0.5) / 10_000
+    counts = torch.bincount(draw(weights.expand(10_000, -1), drawn), minlength=6)
+    torch.testing.assert_close(counts / 10_000, weights, atol=1e-3, rtol=0)
+    ends = draw(weights.expand(2, -1), torch.tensor([0.0, 1 - 2.0**-24]))
+    assert ends.tolist() == [1, 4]
+
+
+def test_memory_keeps_the_newest_and_draws_by_number():
+    like = Transition(*(torch.zeros(2, 3) for _ in range(9)))
+    replay = Replay(7, like)
+    for step in range(4):
+        value = torch.arange(3.0) + 3 * step + torch.tensor([[0.0], [100.0]])
+        replay.add(Transition(*(value for _ in range(9))))
+    kept = replay.sample(keys(2), 0, 500).reward
+    assert set(kept[0].tolist()) == set(range(5, 12))
+    assert set(kept[1].tolist()) == set(range(105, 112))
+    again = replay.sample(keys(2)[1:], 0, 500, ring=torch.tensor([1])).reward
+    torch.testing.assert_close(again[0], kept[1])
+    assert not torch.equal(replay.sample(keys(2), 1, 500).reward, kept)
+    other = Replay(7, like)
+    other.restore(replay.tensors())
+    torch.testing.assert_close(other.sample(keys(2), 5, 50), replay.sample(keys(2), 5, 50))
+
+
+def test_more_steps_at_once_than_the_memory_holds_are_refused():
+    like = Transition(*(torch.zeros(1, 5) for _ in range(9)))
+    with pytest.raises(ValueError, match="5 records at once do not fit into a replay memory of 4"):
+        Replay(4, like).add(like)

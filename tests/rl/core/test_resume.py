@@ -1,0 +1,102 @@
+"""Trainings that are killed and resumed end as if they had not been; damaged and foreign checkpoints are refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.paths import ROOT
+from tests.patience import one_round_right
+from tests.rl.core.probes import Matched
+
+from coinfer import checkpoint
+from coinfer.checkpoint import CheckpointError
+from coinfer.errors import TrainingError
+from coinfer.physics import random
+from coinfer.policies.learned.nets import Mlp
+from coinfer.rl.algorithms.sac import Sac, SacSettings
+from coinfer.rl.core.loop import Loop, LoopSettings
+from coinfer.rl.core.training import drive
+
+RECORD = {"scheme": "probe"}
+
+
+def loop(rounds: int, seeds: int = 2) -> Loop:
+    keys = random.key(torch.zeros(seeds, dtype=torch.int64), torch.arange(seeds))
+    learner = Sac(SacSettings(), Mlp(2, (8,), 1, 2), Mlp(2, (8,), 1, 2), keys)
+    return Loop(LoopSettings(rounds, 5, 50, 16, tell_every=7, assess_every=20, assess_rounds=2), Matched(), learner)
+
+
+@pytest.mark.timeout(900)
+def test_killed_and_resumed_is_the_same(tmp_path: Path):
+    output = tmp_path / "resume.json"
+    command = [sys.executable, "benchmarks/resume.py", "--quick", "--scheme", "cdo-dsac", "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def play() -> list[str]:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(output.read_text())
+        assert record["same"], record
+        kills = record["schemes"]["cdo-dsac"]["kills"]
+        return [] if kills >= 2 else [f"done before it could be killed more than {kills} times"]
+
+    one_round_right(play)
+
+
+def test_resumed_at_any_round_it_has_the_same_state_and_curves(tmp_path: Path):
+    whole = loop(60)
+    digest = drive(whole, RECORD)
+    for stop in (3, 21, 40, 59):
+        part = loop(stop)
+        drive(part, RECORD, folder=tmp_path / str(stop))
+        rest = loop(60)
+        assert drive(rest, RECORD, folder=tmp_path / str(stop), resume=True) == digest
+        assert rest.points == whole.points
+        assert rest.assessed[-1] == whole.assessed[-1]
+
+
+def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path):
+    for number in (1, 9, 10):
+        checkpoint.save(tmp_path, number, {"value": torch.tensor(number)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-10.safetensors", "round-9.safetensors"]
+    newest = tmp_path / "round-10.safetensors"
+    newest.write_bytes(newest.read_bytes()[:40])
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert int(found.tensors["value"]) == 9
+    (tmp_path / "round-9.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        checkpoint.latest(tmp_path)
+
+
+def test_half_written_files_are_no_checkpoints(tmp_path: Path):
+    (tmp_path / "round-3.writing").write_bytes(b"half")
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path):
+    base = torch.arange(6.0)
+    checkpoint.save(tmp_path, 0, {"a": base, "b": base, "c": base[2:], "d": base.reshape(2, 3).T}, {"word": "x"})
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert found.record["word"] == "x"
+    torch.testing.assert_close(found.tensors["c"], base[2:])
+    torch.testing.assert_close(found.tensors["d"], base.reshape(2, 3).T)
+    assert checkpoint.digest(found.tensors) == checkpoint.digest({"a": base, "b": base, "c": base[2:],
+                                                                  "d": base.reshape(2, 3).T})  # fmt: skip
+
+
+def test_a_folder_with_a_training_is_not_overwritten(tmp_path: Path):
+    drive(loop(10), RECORD, folder=tmp_path)
+    with pytest.raises(TrainingError, match="holds a training already; --resume"):
+        drive(loop(10), RECORD, folder=tmp_path)
+
+
+def test_another_training_is_not_gone_on_with(tmp_path: Path):
+    drive(loop(10), RECORD, folder=tmp_path)
+    with pytest.raises(CheckpointError, match="of a training with scheme 'probe', expected 'other'"):
+        drive(loop(10), {"scheme": "other"}, folder=tmp_path, resume=True)

@@ -1,0 +1,164 @@
+"""Training on a Ray cluster of two nodes: whoever dies, it ends as if nothing had happened; mistakes are one line."""
+
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+
+import pytest
+from tests.rl.distributed.test_coordinator import SMALL, Here, setting
+from typer.testing import CliRunner
+
+from coinfer.cli.main import app
+from coinfer.errors import TrainingError, UserError
+from coinfer.rl import export
+from coinfer.rl.algorithms import cdo_dsac
+from coinfer.rl.core.training import drive
+from coinfer.rl.distributed import ray_workers
+from coinfer.rl.distributed.coordinator import Conductor
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch):
+    """Address of a cluster of two nodes on this machine that nobody else can reach; all its processes end."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
+    monkeypatch.setattr(ray_workers, "REACH_S", 60.0)
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    ray_workers.stay_on_loopback()
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="ray-") as files:
+        monkeypatch.setenv("RAY_TMPDIR", files)
+        node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            made.add_node(**node)
+            yield made.address
+            ours = psutil.Process().children(recursive=True)
+        finally:
+            made.shutdown()
+    _, left = psutil.wait_procs([process for process in ours if "ray" in words(process)], timeout=120)
+    assert not [words(process) for process in left]
+
+
+def words(process) -> str:
+    """How it was called; nothing where it has ended."""
+    import psutil
+
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Addresses on which these processes and their children listen."""
+    import psutil
+
+    own = psutil.Process().children(recursive=True)
+    found = {process for process in own if "ray" in words(process)}
+    assert pids <= {process.pid for process in found}
+    addresses = set()
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            links = process.net_connections("inet")
+            addresses |= {link.laddr.ip for link in links if link.status == psutil.CONN_LISTEN}
+    return addresses
+
+
+@pytest.mark.timeout(900)
+def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp_path: Path):
+    """As the stacked loop, bit by bit: weights, optimisers, shared memory, worlds."""
+    made = setting()
+    made = made._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
+    alone, loop, losses, killed = made.loop(), made.loop(), [], list[Timer]()
+    crew: list[ray_workers.RayCrew] = []
+
+    def kill(report):
+        """Agent 0 in the first half, the controller later; both while rounds are left."""
+        for timer in killed:
+            timer.join()
+        for member, at in ((0, 5), (2, 20)):
+            if report.round >= at and len(killed) == (member > 0) and len(losses) == len(killed):
+                killed.append(Timer(0.05, os.kill, (crew[0].seats()[member].pid, signal.SIGKILL)))
+                killed[-1].start()
+
+    with ray_workers.playing(made, two_nodes, told=losses.append, seated=crew.append) as play:
+        seats = crew[0].seats()
+        assert len({seat.node for seat in seats}) == 2
+        assert listening({seat.pid for seat in seats}) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        digest = drive(loop, {"of": "a test"}, play=play, progress=kill, folder=tmp_path)
+    assert digest == drive(alone, {})
+    assert loop.points == alone.points
+    assert len(losses) == 2
+    for loss, who in zip(losses, ("agent 0", "the controller"), strict=True):
+        assert re.fullmatch(who + r"|a member of the cluster \(\w+\)", loss.who)  # Ray may know no better
+
+
+def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """With a crew in this process instead of Ray's; up to the export, which is as without a cluster."""
+    asked, trained = [], []
+
+    @contextmanager
+    def playing(setting, address, *, told, seated):
+        asked.append((setting.settings.agents, address))
+        yield Conductor(Here(setting, {60: 1}), setting, told, sleep=lambda _: None).play
+
+    def enough(found, *_):
+        trained.append(found)
+        raise UserError("that will do")
+
+    monkeypatch.setattr(ray_workers, "playing", playing)
+    monkeypatch.setattr(export, "export_best", enough)
+    monkeypatch.setitem(cdo_dsac.PRESETS, "quick", replace(SMALL, agents=2))
+    small = ("slots=6", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
+    words = ["train", "cdo-dsac", "--out", str(tmp_path), "--cluster", "--seeds", "2"]
+    done = CliRunner().invoke(app, words + [word for change in small for word in ("--set", change)])
+    assert str(done.exception) == "that will do"
+    assert asked == [(2, None)]
+    assert re.search(r"agent 1 was lost and replaced within \S+ s; \S+ s of training were played again", done.output)
+    assert len(trained[0].modules) == 2
+    assert json.loads((tmp_path / "curves.json").read_text())["assessed"][-1]["round"] == SMALL.rounds
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:9", "address 127.0.0.1:9: no Ray head answers there; `ray start --head` starts one"),
+        ("head", "address 'head': expected HOST:PORT of a Ray head, such as 10.0.0.5:6379, or auto"),
+        ("ray://10.0.0.5:10001", "address 'ray://10.0.0.5:10001': expected HOST:PORT"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, told: str):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_workers, "REACH_S", 0.5)
+    began_s = time.monotonic()
+    with pytest.raises(TrainingError, match=re.escape(told)) as caught, ray_workers.playing(setting(), address):
+        pass
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began_s < 60, "Ray itself would try for minutes"
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(TrainingError, match=r"needs Ray: pip install 'coinfer\[cluster\]'"),
+        ray_workers.playing(setting()),
+    ):
+        pass
+
+
+def test_what_has_no_agents_is_not_spread(tmp_path: Path):
+    words = ["train", "ddpg", "--cluster", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert "ddpg has no agents to put on a cluster; schemes that have: cdo-dsac, cias-pno" in str(done.exception)

@@ -1,0 +1,300 @@
+"""The device answers every request rightly, whatever its servers do. Servers live in memory here."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.tables import analytic_table
+
+from coinfer.graph.zoo import networks
+from coinfer.runtime.clock import VirtualClock, WallClock
+from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.device.device import Device, DeviceError
+from coinfer.runtime.device.inputs import InputError
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import ImageError, load_images, preprocess
+from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport, WireError
+from coinfer.runtime.transport.base import InMemoryTransport
+from coinfer.types import DEVICE, Hop, OffloadDecision, Route
+
+GRAPH = networks.build("alexnet-cifar")
+TABLE = analytic_table(GRAPH, whole_s=20.0)
+PICTURES = [picture for _, picture in load_images()]
+EXACT = Executor(GRAPH)
+Node = Callable[[InferRequest], InferReply]
+
+
+def exact(picture: np.ndarray) -> np.ndarray:
+    assert GRAPH.image is not None
+    return EXACT.run({"input": preprocess(picture, GRAPH.image)}, GRAPH.outputs)[0][GRAPH.outputs[0]]
+
+
+def good_node(server_s: float = 1e-4) -> Node:
+    """A server that computes what it is asked for."""
+
+    def handle(request: InferRequest) -> InferReply:
+        load = LoadReport(0.0, 0, 8)
+        if request.warm:
+            return InferReply(request.model, (), server_s=server_s, load=load)
+        inputs = {tensor.name: unpack(tensor) for tensor in request.inputs}
+        outputs, _ = EXACT.run(inputs, request.outputs)
+        packed = tuple(pack(name, array, request.bits) for name, array in outputs.items())
+        return InferReply(request.model, packed, server_s=server_s, load=load)
+
+    return handle
+
+
+class Switched:
+    """A good node until `bad` is set to something that raises or hangs."""
+
+    def __init__(self) -> None:
+        self.bad: Callable[[], None] | None = None
+        self.good = good_node()
+        self.asked = 0
+
+    def __call__(self, request: InferRequest) -> InferReply:
+        if self.bad is None or request.warm:
+            return self.good(request)
+        self.asked += 1
+        self.bad()
+        return self.good(request)
+
+
+def fails(code: str, reason: str = "", pushback_s: float | None = None) -> Callable[[], None]:
+    def bad() -> None:
+        raise WireError(code, "on purpose", reason, pushback_s)  # pyright: ignore[reportArgumentType]
+
+    return bad
+
+
+class SlowClock(WallClock):
+    """A thousandth of the time passes: what rests for a second does so for the whole test."""
+
+    def now_s(self) -> float:
+        return time.monotonic() / 1000
+
+
+def device(nodes: dict[str, Node], **settings) -> Device:
+    """`hedge=False` where a test wants the server's answer: on a busy machine the device may overtake any server."""
+    # whatever the servers' names, they are asked in memory
+    return Device(GRAPH, list(nodes), profile=TABLE, transport=InMemoryTransport(nodes), bits=(32,), **settings)
+
+
+def test_without_servers_the_device_answers():
+    with device({}) as alone:
+        result = alone.infer(PICTURES[0])
+    np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-5)
+    assert result.executed_on == "device"
+    assert result.fallback == ""
+    assert result.sent_bits == 0
+    assert result.outcome.admitted
+
+
+def test_a_fast_server_answers_and_the_times_add_up():
+    with device({"a:1": good_node()}, hedge=False) as near:
+        results = [near.infer(picture) for picture in PICTURES]
+    for picture, result in zip(PICTURES, results, strict=True):
+        np.testing.assert_allclose(result.output, exact(picture), rtol=1e-4)
+        assert result.executed_on == "a:1"
+        parts = result.outcome[:5]
+        assert sum(parts) == pytest.approx(result.outcome.latency_s)
+        assert min(parts) >= 0
+        assert result.sent_bits > 0
+
+
+@pytest.mark.parametrize(
+    "code", ["UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND", "FAILED_PRECONDITION", "UNKNOWN"]
+)
+def test_a_failing_server_is_replaced_by_the_other_or_the_device(code: str):
+    bad, good = Switched(), good_node()
+    with device({"bad:1": bad, "good:1": good}, hedge=False) as both:
+        bad.bad = fails(code)
+        both.policy = lambda seen: OffloadDecision(np.array([0]), np.array([0]))  # insists on the bad one
+        result = both.infer(PICTURES[0])
+    np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4)
+    assert result.executed_on in ("good:1", "device")
+    assert result.fallback.startswith(f"bad:1: {code}")
+
+
+def test_all_servers_failing_leaves_the_device_itself():
+    bad = {f"bad:{i}": Switched() for i in range(1, 4)}
+    with device(dict(bad), hedge=False, clock=VirtualClock(1.0)) as surrounded:
+        for node in bad.values():
+            node.bad = fails("UNAVAILABLE")
+        results = [surrounded.infer(picture) for picture in PICTURES * 3]
+    for picture, result in zip(PICTURES * 3, results, strict=True):
+        np.testing.assert_allclose(result.output, exact(picture), rtol=1e-4)
+        assert result.executed_on == "device"
+    asked = sum(node.asked for node in bad.values())
+    assert asked <= 2 * 3, "after two failures in a row a server rests"
+
+
+def test_a_hanging_server_is_overtaken_and_then_avoided():
+    hang, release = Switched(), threading.Event()
+    with device({"hang:1": hang}, clock=SlowClock()) as waiting:
+        hang.bad = lambda: (release.wait(200), None)[1]
+        results = [waiting.infer(picture) for picture in PICTURES * 2]
+        release.set()
+    for picture, result in zip(PICTURES * 2, results, strict=True):
+        np.testing.assert_allclose(result.output, exact(picture), rtol=1e-4)
+        assert result.executed_on == "device"
+    assert results[0].fallback.startswith("hang:1: no reply after")
+    assert hang.asked <= 3
+
+
+def test_a_full_server_is_not_asked_until_its_backlog_is_done():
+    full = Switched()
+    with device({"full:1": full}, hedge=False, clock=VirtualClock(1.0)) as alone:
+        full.bad = fails("RESOURCE_EXHAUSTED", "queue_full", 60.0)
+        results = [alone.infer(picture) for picture in PICTURES]
+    assert full.asked == 1
+    assert [result.executed_on for result in results] == ["device"] * len(PICTURES)
+    assert not results[0].outcome.admitted
+
+
+def test_a_reply_without_the_outputs_does_not_count():
+    def liar(request: InferRequest) -> InferReply:
+        return InferReply(request.model, (), load=LoadReport(0.0, 0, 8))
+
+    with device({"liar:1": liar}, hedge=False) as trusting:
+        result = trusting.infer(PICTURES[0])
+    np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4)
+    assert "lacks" in result.fallback
+
+
+def test_every_option_that_is_planned_computes_the_same():
+    with device({"a:1": good_node()}, hedge=False) as near:
+        for option in range(len(near.options.bits) - 1):
+            near.policy = lambda seen, option=option: OffloadDecision(np.array([option]), np.array([0]))
+            result = near.infer(PICTURES[1])
+            assert result.executed_on == "a:1"
+            assert result.route.hops[0].cut == near.options.cuts[option]
+            np.testing.assert_allclose(result.output, exact(PICTURES[1]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_given_route_is_followed_over_several_servers():
+    cuts = GRAPH.useful_cuts()[2:8:2]
+    nodes = ["a:1", "b:1", "c:1"]
+    hops = [Hop("device", cuts[0].tensors, 32)]
+    hops += [Hop(node, cut.tensors, 32) for node, cut in zip(nodes[:2], cuts[1:], strict=True)]
+    route = Route((*hops, Hop("c:1", GRAPH.outputs, 32)), 0, 60.0)
+    asked: list[tuple[str, ...]] = []
+
+    def forwarding(request: InferRequest) -> InferReply:
+        if request.warm or not request.route:
+            return good_node()(request)
+        asked.append(tuple(hop.node for hop in request.route))
+        first = good_node()(request)
+        return forwarding(replace(request, inputs=first.outputs, outputs=request.route[0].cut, route=request.route[1:]))
+
+    with device(dict.fromkeys(nodes, forwarding)) as near:
+        result = near.follow(route, PICTURES[2])
+        np.testing.assert_allclose(result.output, exact(PICTURES[2]), rtol=1e-4, atol=1e-5)
+        assert result.executed_on == "c:1"
+        assert asked == [("b:1", "c:1"), ("c:1",)]
+        with pytest.raises(DeviceError, match="expected 'device' first"):
+            near.follow(Route((Hop("a:1", GRAPH.outputs, 32),), 0, 1.0), PICTURES[0])
+        with pytest.raises(DeviceError, match="expected 'device' first"):
+            near.follow(Route((hops[0], Hop("z:9", GRAPH.outputs, 32)), 0, 1.0), PICTURES[0])
+        with pytest.raises(DeviceError, match="route ends at"):
+            near.follow(Route(tuple(hops), 0, 1.0), PICTURES[0])
+
+
+def test_a_route_that_fails_is_finished_on_the_device():
+    bad = Switched()
+    with device({"bad:1": bad}) as near:
+        bad.bad = fails("UNAVAILABLE")
+        cut = GRAPH.useful_cuts()[4].tensors
+        result = near.follow(Route((Hop("device", cut, 8), Hop("bad:1", GRAPH.outputs, 32)), 0, 60.0), PICTURES[0])
+    np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4, atol=1e-5)
+    assert (result.executed_on, result.fallback) == ("device", "UNAVAILABLE on purpose")
+
+
+def raises(_: object) -> OffloadDecision:
+    raise RuntimeError("a policy with a bug")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        raises,
+        lambda _: None,
+        lambda _: OffloadDecision(np.array([9999]), np.array([0])),
+        lambda _: OffloadDecision(np.array([0]), np.array([DEVICE])),
+        lambda _: OffloadDecision(np.array([np.nan]), np.array([0])),
+    ],
+)
+def test_a_broken_policy_never_breaks_inference(policy):
+    with device({"a:1": good_node()}, policy=policy) as near:
+        result = near.infer(PICTURES[0])
+    np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4)
+
+
+def test_many_threads_share_a_device():
+    with device({"a:1": good_node(), "b:1": good_node()}) as shared:
+        results: dict[int, np.ndarray] = {}
+
+        def work(i: int) -> None:
+            results[i] = shared.infer(PICTURES[i % len(PICTURES)]).output
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 24
+    for i, output in results.items():
+        np.testing.assert_allclose(output, exact(PICTURES[i % len(PICTURES)]), rtol=1e-4)
+
+
+def test_arrays_and_mappings_are_inputs_too():
+    assert GRAPH.image is not None
+    array = preprocess(PICTURES[0], GRAPH.image)
+    with device({"a:1": good_node()}) as near:
+        for item in (array, {"input": array}):
+            np.testing.assert_allclose(near.infer(item).output, exact(PICTURES[0]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"servers": "127.0.0.1:8001"}, "servers is one string"),
+        ({"servers": ["localhost"]}, "expected host:port"),
+        ({"servers": ["a:0"]}, "expected host:port"),
+        ({"deadline_s": -1.0}, "deadline_s is -1.0"),
+        ({"deadline_s": float("nan")}, "deadline_s is nan"),
+        ({"bits": (7,)}, "expected some of 32, 16, 12, 8, 4"),
+        ({"slowdown": 0.5}, "slowdown is 0.5"),
+    ],
+)
+def test_wrong_settings_are_one_line(settings: dict, message: str):
+    with pytest.raises(DeviceError, match=message):
+        Device(GRAPH, profile=TABLE, **settings)
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "message"),
+    [
+        ("missing.jpg", ImageError, "no such file"),
+        (np.zeros((4, 4), np.uint8), Exception, "expected"),
+        (np.zeros((1, 3, 32, 32), np.float64), Exception, "expected float32, got float64"),
+        (np.zeros((1, 3, 31, 32), np.float32), Exception, "expected shape"),
+        ({"nonsense": np.zeros(3, np.float32)}, Exception, "nonsense"),
+        (3.14, InputError, "cannot infer from a float"),
+    ],
+)
+def test_wrong_items_are_one_line(item, error: type[Exception], message: str):
+    with device({"a:1": good_node()}) as near, pytest.raises(error, match=message) as caught:
+        near.infer(item)
+    assert "\n" not in str(caught.value)
+
+
+def test_deadlines_that_passed_are_reported_not_hidden():
+    with device({}) as alone:
+        result = alone.infer(PICTURES[0], deadline_s=1e-9)
+        assert not result.outcome.in_time
+        with pytest.raises(DeviceError, match="deadline_s is -1"):
+            alone.infer(PICTURES[0], deadline_s=-1)

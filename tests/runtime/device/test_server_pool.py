@@ -1,0 +1,55 @@
+"""What probes teach: the round trip is that of an open connection, and one slow answer does not spoil the rate."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import pytest
+
+from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device.server_pool import EMPTY_AT_FIRST, Peers
+from coinfer.runtime.transport.base import Pong
+from coinfer.units import bits_of_bytes
+
+RATE_BPS, ROUND_TRIP_S = 80e6, 0.004
+
+
+class Scripted:
+    """A link of constant rate and round trip; the n-th probe takes `extra_s[n]` longer."""
+
+    def __init__(self, extra_s: Sequence[float]):
+        self.extra_s, self.sizes = list(extra_s), list[int]()
+
+    def ping(self, node: str, timeout_s: float, size_bytes: int = 0) -> Future[Pong]:
+        extra_s = self.extra_s[len(self.sizes)] if len(self.sizes) < len(self.extra_s) else 0.0
+        self.sizes.append(size_bytes)
+        done: Future[Pong] = Future()
+        done.set_result(Pong(ROUND_TRIP_S + extra_s + bits_of_bytes(size_bytes) / RATE_BPS, None))
+        return done
+
+
+def started(extra_s: Sequence[float]) -> tuple[Peers, Scripted]:
+    script = Scripted(extra_s)
+    peers = Peers(["a:1"], script, WallClock(), 10e6, lambda _: None)  # type: ignore[arg-type]
+    peers.start()
+    peers.close()
+    return peers, script
+
+
+@pytest.mark.parametrize("extra_s", [(), (0.05,), (0.3, 0.1), (0.05, 0.0, 0.2)])
+def test_the_way_to_a_server_is_known_though_opening_it_took_long(extra_s: Sequence[float]):
+    peers, script = started(extra_s)
+    link = peers.now()[0].link
+    assert script.sizes[:EMPTY_AT_FIRST] == [0] * EMPTY_AT_FIRST
+    assert script.sizes[EMPTY_AT_FIRST] > 0
+    assert link.round_trip_s == pytest.approx(ROUND_TRIP_S, rel=0.11)
+    for number in range(10):
+        link = est.after_exchange(link, 4.8e6, ROUND_TRIP_S + 4.8e6 / RATE_BPS, number * 0.1)
+    assert link.rate_bps == pytest.approx(RATE_BPS, rel=0.02)
+
+
+def test_what_was_exchanged_faster_shortens_the_round_trip_and_tells_no_rate():
+    link = est.after_ping(est.first_link(10e6, 0.0), 0.05)
+    assert est.after_exchange(link, 1e6, 0.02, 1.0) == link._replace(round_trip_s=0.02)
+    assert est.after_exchange(link, 1e6, -0.01, 1.0) == link
+    assert est.after_exchange(link, 1e6, 0.15, 1.0) == pytest.approx(est.after_transfer(link, 1e6, 0.1, 1.0))

@@ -1,0 +1,265 @@
+"""The node's brain, without sockets, threads or sleeps."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from coinfer.runtime.edge.admission import (
+    FORGET_HALF_LIFE_S,
+    MAX_KINDS,
+    Admit,
+    Arrived,
+    Cancelled,
+    Drained,
+    Ended,
+    Job,
+    NodeState,
+    Refuse,
+    Start,
+    apply,
+    backlog_s,
+    is_idle,
+    load,
+    plan,
+    wake_s,
+)
+
+
+def carried_out(state, now_s):
+    """The state after all that is to do now, and what that was."""
+    commands = plan(state, now_s)
+    for command in commands:
+        state = apply(state, command)
+    return state, commands
+
+
+def arrived(state, id, now_s=0.0, deadline_s=math.inf, kind="k"):
+    return carried_out(apply(state, Arrived(Job(id, kind, deadline_s))), now_s)
+
+
+def served(state, id, start_s, end_s, kind="k"):
+    """A job that came to an idle node and ran from start to end."""
+    state, _ = arrived(state, id, start_s, kind=kind)
+    return carried_out(apply(state, Ended(id, end_s, ok=True)), end_s)[0]
+
+
+def test_workers_first_then_the_queue_then_refusal():
+    state = NodeState(workers=2, queue=1)
+    said = []
+    for id in range(4):
+        state, commands = arrived(state, id)
+        said += commands
+    assert said[:3] == [Start(0, 0.0), Start(1, 0.0), Admit(2)]
+    assert (said[3].id, said[3].reason) == (3, "queue_full")
+    assert load(state, 0.0).room == 0
+    state, commands = carried_out(apply(state, Ended(0, 1.0, ok=True)), 1.0)
+    assert commands == (Start(2, 1.0),)
+    assert load(state, 1.0).room == 1
+
+
+def test_a_refusal_says_when_a_place_is_free():
+    state = served(NodeState(workers=1, queue=0), 0, 0.0, 0.1)
+    state, _ = arrived(state, 1, now_s=1.0)
+    state, (refused,) = arrived(state, 2, now_s=1.03)
+    assert refused.pushback_s == pytest.approx(0.07)
+
+
+def test_hopeless_requests_are_refused_at_once_and_hopeful_ones_are_not():
+    state = served(NodeState(workers=1, queue=5), 0, 0.0, 0.1)
+    assert arrived(state, 1, now_s=0.1, deadline_s=0.205)[1][0].reason == "hopeless"
+    assert arrived(state, 1, now_s=0.1, deadline_s=0.215)[1] == (Start(1, 0.1),)
+    assert arrived(state, 1, now_s=0.1, deadline_s=0.1)[1][0].reason == "expired"
+
+
+def test_the_queue_ahead_counts_towards_hopelessness():
+    state = served(NodeState(workers=1, queue=5), 0, 0.0, 0.1)
+    for id in (1, 2):
+        state, _ = arrived(state, id, now_s=0.1)
+    assert backlog_s(state, 0.1) == pytest.approx(0.2)
+    assert arrived(state, 3, now_s=0.1, deadline_s=0.42)[1][0].reason == "hopeless"
+    assert arrived(state, 3, now_s=0.1, deadline_s=0.44)[1] == (Admit(3),)
+
+
+def test_what_expired_in_the_queue_never_starts():
+    state = NodeState(workers=1, queue=5)
+    state, _ = arrived(state, 0)
+    state, _ = arrived(state, 1, deadline_s=1.0)
+    assert wake_s(state) == 1.0
+    assert plan(state, 0.99) == ()
+    state, (refused,) = carried_out(state, 1.0)
+    assert (refused.id, refused.reason) == (1, "expired")
+    assert wake_s(state) == math.inf
+
+
+def test_one_slow_spell_does_not_lock_a_kind_out_for_ever():
+    state = served(NodeState(workers=1, queue=1), 0, 0.0, 10.0)
+    assert arrived(state, 1, now_s=11.0, deadline_s=12.0)[1][0].reason == "hopeless"
+    later_s = 10.0 + 4 * FORGET_HALF_LIFE_S
+    assert arrived(state, 1, now_s=later_s, deadline_s=later_s + 1.0)[1] == (Start(1, later_s),)
+
+
+def test_a_cold_first_run_is_forgotten_with_the_next():
+    state = served(NodeState(workers=1, queue=1), 0, 0.0, 10.0)
+    state = served(state, 1, 20.0, 20.1)
+    assert arrived(state, 2, now_s=21.0, deadline_s=21.2)[1] == (Start(2, 21.0),)
+
+
+def test_a_new_kind_is_expected_to_take_what_others_take():
+    state = served(NodeState(workers=1, queue=9), 0, 0.0, 0.2, kind="a")
+    state, _ = arrived(state, 1, now_s=1.0, kind="new")
+    assert backlog_s(state, 1.0) == pytest.approx(0.2)
+
+
+def test_draining_finishes_what_was_admitted_and_takes_nothing_new():
+    state = NodeState(workers=1, queue=5)
+    for id in (0, 1):
+        state, _ = arrived(state, id)
+    state = apply(state, Drained())
+    state, (refused,) = arrived(state, 2)
+    assert (refused.reason, load(state, 0.0).room) == ("draining", 0)
+    state, commands = carried_out(apply(state, Ended(0, 1.0, ok=True)), 1.0)
+    assert commands == (Start(1, 1.0),)
+    assert not is_idle(state)
+    assert is_idle(apply(state, Ended(1, 2.0, ok=True)))
+
+
+def test_an_abandoned_job_holds_its_worker_until_it_ends():
+    state, _ = arrived(NodeState(workers=1, queue=5), 0)
+    state = apply(state, Cancelled(0))
+    state, commands = arrived(state, 1)
+    assert commands == (Admit(1),)
+    state, commands = carried_out(apply(state, Ended(0, 1.0, ok=False)), 1.0)
+    assert commands == (Start(1, 1.0),)
+    assert (state.counts.cancelled, state.counts.failed) == (1, 0)
+
+
+def test_events_about_unknown_jobs_change_nothing():
+    state, _ = arrived(NodeState(workers=1, queue=5), 0)
+    for event in (Cancelled(9), Ended(9, 1.0, ok=True), Refuse(9, "expired", 1.0), Admit(9), Start(9, 1.0)):
+        assert apply(state, event) == state
+
+
+def test_memory_of_kinds_is_bounded_and_forgets_the_oldest():
+    state = NodeState(workers=1, queue=1)
+    for id in range(MAX_KINDS + 10):
+        state = served(state, id, float(id), id + 0.5, kind=id)
+    assert set(state.service) == set(range(10, MAX_KINDS + 10))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    service_s=st.floats(0.001, 0.1),
+    over=st.floats(1.5, 6.0),
+    workers=st.integers(1, 3),
+    queue=st.integers(1, 16),
+    slack=st.floats(3.0, 20.0),
+)
+def test_goodput_survives_overload(service_s, over, workers, queue, slack):
+    """Open-loop overload on the pure core: once service times are known, workers only run what comes in time."""
+    state, ends, starts, now_s, in_time = NodeState(workers, queue), [], {}, 0.0, 0
+    gap_s, deadlines = service_s / workers / over, {}
+    arrivals = 400
+    for id in range(arrivals):
+        now_s = id * gap_s
+        while ends and ends[0][0] <= now_s:
+            end_s, ended = ends.pop(0)
+            in_time += end_s <= deadlines[ended]
+            state, commands = carried_out(apply(state, Ended(ended, end_s, ok=True)), end_s)
+            for c in commands:
+                if isinstance(c, Start):
+                    ends.append((end_s + service_s, c.id))
+            ends.sort()
+        deadlines[id] = now_s + slack * service_s
+        state, commands = arrived(state, id, now_s, deadlines[id])
+        for c in commands:
+            if isinstance(c, Start):
+                starts[c.id] = now_s
+                ends.append((now_s + service_s, c.id))
+        ends.sort()
+    capacity = now_s / service_s * workers
+    assert in_time >= 0.95 * capacity - 2 * workers
+
+
+class Node(RuleBasedStateMachine):
+    """Any order of events: nothing is lost, nothing overtakes, no limit is passed."""
+
+    @initialize(workers=st.integers(1, 3), queue=st.integers(0, 4))
+    def begin(self, workers, queue):
+        self.state = NodeState(workers, queue)
+        self.now_s = 0.0
+        self.next_id = 0
+        self.started = []
+        self.deadlines = {}
+        self.draining = False
+
+    def _carry_out(self):
+        commands = plan(self.state, self.now_s)
+        for command in commands:
+            if isinstance(command, Start):
+                assert self.now_s < self.deadlines[command.id]
+                self.started.append(command.id)
+            self.state = apply(self.state, command)
+        assert plan(self.state, self.now_s) == ()
+
+    @rule(kind=st.integers(0, 2), left_s=st.sampled_from([0.0, 0.1, 1.0, math.inf]), batch=st.integers(1, 3))
+    def arrive(self, kind, left_s, batch):
+        for _ in range(batch):
+            self.deadlines[self.next_id] = self.now_s + left_s
+            self.state = apply(self.state, Arrived(Job(self.next_id, kind, self.now_s + left_s)))
+            self.next_id += 1
+        self._carry_out()
+
+    @precondition(lambda self: self.state.running)
+    @rule(pick=st.integers(0, 99), took_s=st.floats(0.0, 2.0), ok=st.booleans())
+    def end(self, pick, took_s, ok):
+        self.now_s += took_s
+        run = self.state.running[pick % len(self.state.running)]
+        self.state = apply(self.state, Ended(run.job.id, self.now_s, ok))
+        self._carry_out()
+
+    @precondition(lambda self: self.next_id)
+    @rule(pick=st.integers(0, 99))
+    def cancel(self, pick):
+        self.state = apply(self.state, Cancelled(pick % self.next_id))
+        self._carry_out()
+
+    @rule(passed_s=st.floats(0.0, 1.0))
+    def wait(self, passed_s):
+        self.now_s += passed_s
+        self._carry_out()
+
+    @rule()
+    def drain(self):
+        self.state = apply(self.state, Drained())
+
+    @invariant()
+    def all_are_accounted_for(self):
+        s, c = self.state, self.state.counts
+        here = len(s.arriving) + len(s.waiting) + len(s.running)
+        assert c.received == c.finished + c.failed + c.refused + c.cancelled + here == self.next_id
+
+    @invariant()
+    def limits_hold(self):
+        assert len(self.state.running) <= self.state.workers
+        assert len(self.state.waiting) <= self.state.queue
+        assert not self.state.arriving
+        assert not self.state.waiting or len(self.state.running) == self.state.workers
+
+    @invariant()
+    def first_come_first_served(self):
+        assert self.started == sorted(self.started)
+
+    @invariant()
+    def the_report_is_honest(self):
+        report = load(self.state, self.now_s)
+        assert report.queued == len(self.state.waiting)
+        free = self.state.workers + self.state.queue - len(self.state.running) - len(self.state.waiting)
+        assert report.room == (0 if self.state.draining else free)
+        assert report.backlog_s >= 0
+
+
+Node.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestNode = Node.TestCase

@@ -1,0 +1,207 @@
+"""The effects around the pure core: overload, cancellation and drain on a real event loop."""
+
+import asyncio
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from coinfer.runtime.clock import VirtualClock, WallClock
+from coinfer.runtime.edge.admission import is_idle
+from coinfer.runtime.edge.scheduler import Scheduler
+from coinfer.runtime.executor import Abort
+from coinfer.runtime.protocol.messages import WireError
+
+CLOCK = WallClock()
+
+
+def sleep(duration_s):
+    return lambda abort: abort.event.wait(duration_s)
+
+
+async def settled(scheduler):
+    while not is_idle(scheduler.state):
+        await asyncio.sleep(0.005)
+
+
+class Workshop:
+    """Requests come open loop, and work takes `service_s`, on a clock that goes on only when all has been done and told
+    that was due until then; so the machine's speed does not matter."""
+
+    def __init__(self, queue: int, service_s: float):
+        self.clock = VirtualClock()
+        self.scheduler = Scheduler(1, queue, self.clock)
+        self.service_s = service_s
+        self.ends: list[tuple[float, threading.Event]] = []
+        """When each job at work is through, and what it waits for."""
+        self.answers: list[tuple[str, float]] = []
+        """What became of each request, and the seconds that it took."""
+
+    def work(self, abort: Abort) -> None:
+        done = threading.Event()
+        self.ends.append((self.clock.now_s() + self.service_s, done))
+        assert done.wait(60)
+
+    async def request(self, deadline_s: float) -> None:
+        began_s, what = self.clock.now_s(), "answered"
+        try:
+            await self.scheduler.run("k", began_s + deadline_s, self.work)
+        except WireError as error:
+            what = error.reason
+        self.answers.append((what, self.clock.now_s() - began_s))
+
+    async def quiet(self) -> None:
+        """Until every job that may run is at work, and everybody was told what is decided."""
+        while True:
+            state = self.scheduler.state
+            answered = sum(what == "answered" for what, _ in self.answers)
+            told = (answered, len(self.answers) - answered) == (state.counts.finished, state.counts.refused)
+            if told and len(state.running) == len(self.ends) and not state.arriving:
+                return
+            await asyncio.sleep(0.001)
+
+    async def until(self, at_s: float) -> None:
+        """Lets time pass, job by job."""
+        await self.quiet()
+        while self.ends and self.ends[0][0] <= at_s:
+            end_s, done = self.ends.pop(0)
+            self.clock.sleep(end_s - self.clock.now_s())
+            finished = self.scheduler.state.counts.finished
+            done.set()
+            while self.scheduler.state.counts.finished == finished:
+                await asyncio.sleep(0)
+            await self.quiet()
+        self.clock.sleep(at_s - self.clock.now_s())
+
+
+@pytest.mark.parametrize("over", [3, 6])
+@pytest.mark.parametrize(("queue", "deadline_s"), [(4, 0.5), (40, 0.26)])
+def test_goodput_under_overload(over: int, queue: int, deadline_s: float):
+    """At `over` times the capacity the worker is never idle and all that it does comes in time, whether the queue or
+    the deadline is the tighter limit."""
+
+    async def run() -> Workshop:
+        shop, tasks = Workshop(queue, service_s=0.05), []
+        for i in range(40 * over):
+            await shop.until(i * shop.service_s / over)
+            tasks.append(asyncio.ensure_future(shop.request(deadline_s)))
+            await asyncio.sleep(0)
+        await shop.until(100.0)
+        await asyncio.gather(*tasks)
+        shop.scheduler.close()
+        return shop
+
+    shop = asyncio.run(run())
+    said, counts = Counter(what for what, _ in shop.answers), shop.scheduler.state.counts
+    assert said["answered"] >= 40, "the worker was always at it"
+    assert all(took_s <= deadline_s + 1e-9 for what, took_s in shop.answers if what == "answered")
+    assert said["queue_full"] + said["hopeless"] + said["expired"] == counts.refused > 40 * (over - 2)
+    assert said["queue_full" if queue == 4 else "hopeless"] > 0
+
+
+def test_a_worker_goes_on_without_the_event_loop():
+    """Four jobs run one after the other while the loop is held up."""
+    ran: list[int] = []
+    over = threading.Event()
+
+    def job(number: int) -> Callable[[Abort], None]:
+        def work(abort: Abort) -> None:
+            ran.append(number)
+            if number == 3:
+                over.set()
+
+        return work
+
+    async def run() -> bool:
+        scheduler = Scheduler(1, 4, CLOCK)
+        tasks = [asyncio.ensure_future(scheduler.run("k", math.inf, job(number))) for number in range(4)]
+        await asyncio.sleep(0)
+        went_on = over.wait(60)
+        await asyncio.gather(*tasks)
+        scheduler.close()
+        return went_on
+
+    assert asyncio.run(run())
+    assert ran == [0, 1, 2, 3]
+
+
+def test_a_cancelled_job_stops_and_frees_its_worker():
+    async def run():
+        scheduler = Scheduler(1, 4, CLOCK)
+        long = asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60)))
+        waiting = asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60)))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        long.cancel()
+        value, _ = await scheduler.run("k", math.inf, lambda abort: "next")
+        await settled(scheduler)
+        scheduler.close()
+        return value, scheduler
+
+    value, scheduler = asyncio.run(run())
+    assert value == "next"
+    assert (scheduler.state.counts.cancelled, scheduler.state.counts.finished) == (2, 1)
+    assert not scheduler._entries
+
+
+def test_what_expires_in_the_queue_is_told_then_and_not_when_a_worker_is_free():
+    async def run():
+        scheduler = Scheduler(1, 4, CLOCK)
+        long = asyncio.ensure_future(scheduler.run("long", math.inf, sleep(60)))
+        await asyncio.sleep(0.02)
+        with pytest.raises(WireError) as caught:
+            await scheduler.run("short", CLOCK.now_s() + 0.1, sleep(0))
+        still_running = not long.done()
+        long.cancel()
+        await settled(scheduler)
+        scheduler.close()
+        return caught.value, still_running
+
+    error, still_running = asyncio.run(run())
+    assert (error.code, error.reason, still_running) == ("DEADLINE_EXCEEDED", "expired", True)
+
+
+def test_failures_reach_their_caller_only():
+    async def run():
+        scheduler = Scheduler(2, 4, CLOCK)
+
+        def fail(abort):
+            raise ZeroDivisionError
+
+        results = await asyncio.gather(
+            scheduler.run("k", math.inf, fail),
+            scheduler.run("k", math.inf, lambda abort: 1),
+            return_exceptions=True,
+        )
+        scheduler.close()
+        return results, scheduler.state.counts
+
+    (failed, (value, _)), counts = asyncio.run(run())
+    assert isinstance(failed, ZeroDivisionError)
+    assert value == 1
+    assert (counts.failed, counts.finished) == (1, 1)
+
+
+def test_draining_loses_nothing():
+    ran: list[int] = []
+
+    async def run():
+        scheduler = Scheduler(1, 10, CLOCK)
+        tasks = [
+            asyncio.ensure_future(scheduler.run("k", math.inf, lambda abort, number=number: ran.append(number)))
+            for number in range(8)
+        ]
+        await asyncio.sleep(0)
+        scheduler.drain()
+        with pytest.raises(WireError, match="shutting down"):
+            await scheduler.run("k", math.inf, sleep(0))
+        done = await asyncio.gather(*tasks)
+        scheduler.close()
+        return done, scheduler
+
+    done, scheduler = asyncio.run(run())
+    assert len(done) == scheduler.state.counts.finished == 8
+    assert is_idle(scheduler.state)
+    assert ran == sorted(ran), "first come, first served"

@@ -1,0 +1,278 @@
+"""What an edge node does with a request, without sockets: routes, fingerprints, deadlines, counters."""
+
+import asyncio
+import json
+import math
+
+import numpy as np
+import pytest
+
+from coinfer.graph.zoo import networks
+from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.edge.metrics import Exposition
+from coinfer.runtime.edge.served_model import serve_echo, serve_graph
+from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.executor import Executor, RequestError
+from coinfer.runtime.protocol import json_messages
+from coinfer.runtime.protocol.messages import InferRequest, WireError, WireTensor, from_array, to_array
+from coinfer.runtime.transport.base import PING_MODEL, InMemoryTransport
+from coinfer.types import Hop
+
+GRAPH = networks.build("resnet32")
+EXECUTOR = Executor(GRAPH)
+IMAGE = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+WHOLE = EXECUTOR.run({"input": IMAGE})[0]["logits"]
+CUTS = [cut.tensors for cut in GRAPH.useful_cuts()]
+INPUT = from_array("input", IMAGE)
+
+
+def node(transport=None, **settings):
+    return EdgeService([serve_graph(GRAPH, EXECUTOR), serve_echo()], transport=transport, **settings)
+
+
+def ask(service, *requests):
+    """The replies; each request on the same event loop."""
+
+    async def run():
+        try:
+            return await asyncio.gather(*(service.infer(request) for request in requests), return_exceptions=True)
+        finally:
+            service.close()
+
+    return asyncio.run(run())
+
+
+def request(inputs=(INPUT,), outputs=(), **fields):
+    return InferRequest("resnet32", inputs, outputs, **fields)
+
+
+def other_node(service):
+    """A node of its own event loop, as a handler for `InMemoryTransport`."""
+
+    def handle(message):
+        return asyncio.run(service().infer(message))
+
+    return handle
+
+
+def test_whole_pieces_and_codec_give_the_same_answer():
+    (whole,) = ask(node(), request())
+    np.testing.assert_array_equal(to_array(whole.outputs[0]), WHOLE)
+    middle, _ = EXECUTOR.run({"input": IMAGE}, CUTS[7])
+    for bits, tolerance in ((None, 1e-4), (32, 1e-4), (16, 1e-2), (8, 0.5)):
+        inputs = tuple(pack(name, array, bits) for name, array in middle.items())
+        (tail,) = ask(node(), request(inputs, ("logits",), bits=bits))
+        assert tail.outputs[0].codec == (bits is not None)
+        np.testing.assert_allclose(unpack(tail.outputs[0]), WHOLE, rtol=tolerance, atol=tolerance)
+        assert tail.executed[0].cut == ("logits",)
+        assert tail.server_s > 0
+    assert tail.load.room == 9, "nothing runs any more"
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_a_route_over_three_nodes_equals_the_whole(bits):
+    nodes = {}
+    transport = InMemoryTransport(nodes)
+    nodes["b:2"] = other_node(lambda: node(transport=transport, address="b:2"))
+    nodes["c:3"] = other_node(lambda: node(address="c:3"))
+    route = (Hop("b:2", CUTS[9], bits), Hop("c:3", ("logits",), 32))
+
+    async def run():
+        first = node(transport=transport, address="a:1")
+        return await first.infer(request(outputs=CUTS[3], bits=bits, route=route, deadline_s=60.0))
+
+    reply = asyncio.run(run())
+    transport.close()
+    np.testing.assert_allclose(unpack(reply.outputs[0]), WHOLE, rtol=1e-3, atol=1e-3 if bits == 16 else 1e-5)
+    assert [(hop.node, hop.cut) for hop in reply.executed] == [("a:1", CUTS[3]), ("b:2", CUTS[9]), ("c:3", ("logits",))]
+    assert reply.forward_s >= sum(hop.server_s for hop in reply.executed[1:])
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("UNAVAILABLE", "UNAVAILABLE"),
+        ("RESOURCE_EXHAUSTED", "UNAVAILABLE"),
+        ("INTERNAL", "UNAVAILABLE"),
+        ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+        ("INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+        ("FAILED_PRECONDITION", "FAILED_PRECONDITION"),
+    ],
+)
+def test_the_error_of_a_next_hop_says_which_one(code, expected):
+    def refuse(_):
+        raise WireError(code, "no", "because", 0.5)
+
+    transport = InMemoryTransport({"b:2": refuse})
+    service = node(transport=transport)
+    (error,) = ask(service, request(outputs=CUTS[3], route=(Hop("b:2", ("logits",), 32),)))
+    assert (error.code, error.reason) == (expected, "next_hop")
+    assert "next hop b:2" in error.message
+    assert service.metrics.forward_failures == 1
+
+
+def test_routes_go_to_allowed_peers_only():
+    route = (Hop("b:2", ("logits",), 32),)
+    (none,) = ask(node(), request(outputs=CUTS[3], route=route))
+    (other,) = ask(node(transport=InMemoryTransport({}), peers=("c:3",)), request(outputs=CUTS[3], route=route))
+    assert none.code == other.code == "INVALID_ARGUMENT"
+    assert "does not forward to b:2" in other.message
+
+
+def test_another_network_of_the_same_name_is_refused_with_the_right_fingerprint():
+    (right,) = ask(node(), request(fingerprint=GRAPH.fingerprint))
+    np.testing.assert_array_equal(to_array(right.outputs[0]), WHOLE)
+    (wrong,) = ask(node(), request(fingerprint="0" * 64))
+    assert wrong.code == "FAILED_PRECONDITION"
+    assert GRAPH.fingerprint in wrong.message
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (InferRequest("nope", (INPUT,)), "NOT_FOUND"),
+        (request(version="2"), "NOT_FOUND"),
+        (InferRequest("../resnet32", (INPUT,)), "NOT_FOUND"),
+        (request(deadline_s=0.0), "DEADLINE_EXCEEDED"),
+        (request(()), "INVALID_ARGUMENT"),
+        (request(outputs=("nope",)), "INVALID_ARGUMENT"),
+        (request((INPUT._replace(shape=(1, 3, 32, 31)),)), "INVALID_ARGUMENT"),
+        (request((WireTensor("input", "UINT8", (3,), b"abc", codec=True),)), "INVALID_ARGUMENT"),
+        (request((pack("input", IMAGE.astype(np.float64), 32),)), "INVALID_ARGUMENT"),
+        (request((pack("input", np.zeros((64, 3, 32, 32), np.float32), 4),)), "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_bad_requests_are_counted_and_do_not_disturb(bad, code):
+    service = node(limit_bytes=500_000)
+    error, good = ask(service, bad, request())
+    assert error.code == code
+    assert "\n" not in error.message
+    np.testing.assert_array_equal(to_array(good.outputs[0]), WHOLE)
+    stats = service.metrics.models[bad.model if bad.model == "resnet32" else ""]
+    assert sum(stats.failures.values()) == 1
+    assert sum(s.received for s in service.metrics.models.values()) == 2
+    assert sum(s.in_flight for s in service.metrics.models.values()) == 0
+
+
+def test_a_bug_is_told_without_its_traceback(caplog):
+    class Broken(Executor):
+        def run(self, inputs, outputs=(), abort=None):
+            raise KeyError("/secret/path")
+
+    service = EdgeService([serve_graph(GRAPH, Broken(GRAPH))])
+    (error,) = ask(service, request(id="r7"))
+    assert error.code == "INTERNAL"
+    assert "r7" in error.message
+    assert "secret" not in error.message
+    assert "secret" in caplog.text
+    assert service.metrics.models["resnet32"].failures["BACKEND"] == 1
+
+
+def test_warming_opens_a_piece_and_measures_it():
+    executor = Executor(GRAPH)
+    service = EdgeService([serve_graph(GRAPH, executor)])
+    placeholder = tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in CUTS[5])
+    (reply,) = ask(service, request(placeholder, ("logits",), warm=True))
+    assert executor.is_ready(CUTS[5], ("logits",))
+    assert reply.server_s > 0
+    assert reply.outputs == ()
+    (error,) = ask(EdgeService([serve_graph(GRAPH, executor)]), request(placeholder[:0], ("logits",), warm=True))
+    assert error.code == "INVALID_ARGUMENT"
+
+
+def test_pings_jump_the_queue_until_the_node_drains():
+    service = node()
+    (pong,) = ask(service, InferRequest(PING_MODEL, ()))
+    assert pong.load.room == 9
+
+    async def drained():
+        service = node()
+        service.drain()
+        assert not service.is_ready
+        return await asyncio.gather(
+            service.infer(InferRequest(PING_MODEL, ())), service.infer(request()), return_exceptions=True
+        )
+
+    assert [(error.code, error.reason) for error in asyncio.run(drained())] == [("UNAVAILABLE", "draining")] * 2
+
+
+def test_two_models_of_one_name_are_refused():
+    with pytest.raises(RequestError, match="two models are called 'echo'"):
+        EdgeService([serve_echo(), serve_echo()])
+
+
+def test_the_exposition_adds_up():
+    async def run():
+        service = node()
+        await asyncio.gather(*(service.infer(request()) for _ in range(4)))
+        await asyncio.gather(service.infer(request(())), return_exceptions=True)
+        exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
+        service.close()
+        return exposition.text().decode()
+
+    lines = dict(line.rsplit(" ", 1) for line in asyncio.run(run()).splitlines() if not line.startswith("#"))
+    assert float(lines['nv_inference_request_success{model="resnet32",version="1"}']) == 4
+    assert float(lines['nv_inference_request_failure{model="resnet32",reason="OTHER",version="1"}']) == 1
+    assert float(lines['nv_inference_pending_request_count{model="resnet32",version="1"}']) == 0
+    assert float(lines['coinfer_requests_received_total{model="resnet32"}']) == 5
+    assert float(lines['coinfer_jobs_total{what="finished"}']) == 4
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    spent = sum(float(lines[f'nv_inference_{part}_duration_us{{model="resnet32",version="1"}}']) for part in parts)
+    assert 0 < spent <= float(lines['nv_inference_request_duration_us{model="resnet32",version="1"}'])
+
+
+def rest(content, blobs=b"", binary=False):
+    text = json.dumps(content).encode()
+    return json_messages.parse_request("m", "", text + blobs, len(text) if binary else None)
+
+
+def test_rest_requests_in_numbers_and_in_bytes_are_the_same():
+    values = np.array([[1.5, -2.0]], np.float32)
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
+    numbers, _ = rest({"inputs": [entry | {"data": [[1.5, -2.0]]}], "parameters": {"deadline_s": 2, "bits": 8}})
+    blob = {"parameters": {"binary_data_size": 8}}
+    raw, is_binary = rest({"inputs": [entry | blob], "outputs": [{"name": "y"}]}, values.tobytes(), True)
+    np.testing.assert_array_equal(to_array(numbers.inputs[0]), values)
+    np.testing.assert_array_equal(to_array(raw.inputs[0]), values)
+    assert (numbers.deadline_s, numbers.bits, raw.deadline_s, raw.outputs) == (2.0, 8, math.inf, ("y",))
+    assert not is_binary("y")
+
+
+ENTRY = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([], "not a JSON object"),
+        ({}, "inputs: expected a list"),
+        ({"inputs": [{}]}, "input name"),
+        ({"inputs": [ENTRY | {"datatype": 3}]}, "expected a datatype"),
+        ({"inputs": [ENTRY | {"datatype": "BYTES"}]}, "expected a datatype"),
+        ({"inputs": [ENTRY | {"shape": [2.0]}]}, "shape as a list of integers"),
+        ({"inputs": [ENTRY | {"shape": [3]}]}, r"expected 3 numbers for shape \[3\], got 2"),
+        ({"inputs": [ENTRY | {"data": ["a", "b"]}]}, "numbers of FP32|no FP32"),
+        ({"inputs": [ENTRY | {"data": [[1], [1, 2]]}]}, "all rows of one length"),
+        ({"inputs": [ENTRY | {"datatype": "INT8", "data": [1, 300]}]}, "INT8"),
+        ({"inputs": [ENTRY | {"datatype": "INT8", "data": [1, 1.5]}]}, "no INT8"),
+        ({"inputs": [ENTRY, ENTRY]}, "'x' is given twice"),
+        ({"inputs": [ENTRY | {"parameters": {"binary_data_size": 8}}]}, "binary_data_size from 0 to 0, got 8"),
+        ({"inputs": [ENTRY], "outputs": [{"name": "y"}, {"name": "y"}]}, "asked for twice"),
+        ({"inputs": [ENTRY], "parameters": {"deadline_s": -1}}, "deadline_s"),
+        ({"inputs": [ENTRY], "parameters": []}, "parameters: expected an object"),
+        ({"inputs": [ENTRY], "id": 3}, "id: expected a string"),
+    ],
+)
+def test_bad_rest_requests_are_named(content, words):
+    with pytest.raises(WireError, match=words) as caught:
+        rest(content)
+    assert caught.value.code == "INVALID_ARGUMENT"
+
+
+def test_rest_bytes_that_belong_to_nothing_are_refused():
+    with pytest.raises(WireError, match="3 bytes after the last tensor"):
+        rest({"inputs": [ENTRY]}, b"abc", True)
+    with pytest.raises(WireError, match="not valid JSON"):
+        json_messages.parse_request("m", "", b"[" * 100_000, None)
+    with pytest.raises(WireError, match="Inference-Header-Content-Length"):
+        json_messages.parse_request("m", "", b"{}", 3)
