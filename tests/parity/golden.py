@@ -28,29 +28,32 @@ from tritonclient.grpc import service_pb2
 
 from coinfer import records
 from coinfer.envs import rewards, wireless_power
-from coinfer.envs.worlds import environment_of, reward_of
+from coinfer.envs.batched_env import environment_of, reward_of
 from coinfer.evaluate import limits, oracles
 from coinfer.evaluate.policy_files import on_tensors
 from coinfer.evaluate.simulate import episode_seeds, known_policies
-from coinfer.graph import exits, zoo
+from coinfer.exit_training import train as exit_training
 from coinfer.graph.ir import ImageInput, ModelGraph
-from coinfer.learners import cdo_dsac, ddpg, finish, online_rl, registry
-from coinfer.learners import exits as exit_training
-from coinfer.learners import scorer as scorer_training
-from coinfer.learners.training import TrainSettings
+from coinfer.graph.zoo import early_exits as exits
+from coinfer.graph.zoo import networks as zoo
+from coinfer.options.compile import compile_options
 from coinfer.partition.chain import chain
 from coinfer.partition.hull import hull
 from coinfer.partition.mincut import mincut
 from coinfer.partition.multiway import multiway
 from coinfer.partition.problem import plain_bits, star
-from coinfer.policies.exported import ExportedPolicy
-from coinfer.policies.modes import MODES
-from coinfer.profile.labelled import Labelled
-from coinfer.profile.options import compile_options
-from coinfer.runtime import codec, rest_messages, wire
-from coinfer.runtime.messages import Executed, InferReply, InferRequest, LoadReport, from_array
-from coinfer.runtime.planner import least_latency, observe, prune, route_of
-from coinfer.runtime.tensors import pack
+from coinfer.policies.heuristics.wireless_power import MODES
+from coinfer.policies.onnx import ExportedPolicy
+from coinfer.profile.dataset import Labelled
+from coinfer.rl import export, registry
+from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
+from coinfer.rl.algorithms import scorer as scorer_training
+from coinfer.rl.core.training import TrainSettings
+from coinfer.runtime.codec import codec
+from coinfer.runtime.codec.tensors import pack
+from coinfer.runtime.device.planner import least_latency, observe, prune, route_of
+from coinfer.runtime.protocol import json_messages, protobuf
+from coinfer.runtime.protocol.messages import Executed, InferReply, InferRequest, LoadReport, from_array
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.load import PRESETS, parse_changes
 from coinfer.types import Hop, OffloadObservation, Outcome, Route
@@ -302,18 +305,18 @@ def messages() -> Any:
         executed = (Executed("e:1", ("a",), 0.5, 0.25),)
         reply = InferReply("nin", tensors, "7", "1", 0.125, 0.25, 0.5, 1.0, LoadReport(0.5, 3, 4), executed)
         for name, kind, message in (
-            ("request", service_pb2.ModelInferRequest, wire.request_bytes(request)),
-            ("reply", service_pb2.ModelInferResponse, wire.reply_bytes(reply)),
+            ("request", service_pb2.ModelInferRequest, protobuf.request_bytes(request)),
+            ("reply", service_pb2.ModelInferResponse, protobuf.reply_bytes(reply)),
         ):
             parsed = kind.FromString(message)
             ordered = parsed.SerializeToString(deterministic=True)
             found[f"{name} {bits}"] = [len(message), sha(ordered), sorted(parsed.parameters)]
         plain = bits is None
-        body, json_bytes = rest_messages.reply_body(reply, lambda _, plain=plain: not plain)
-        asked, _ = rest_messages.parse_request("nin", "1", rest_request(tensors), None)
+        body, json_bytes = json_messages.reply_body(reply, lambda _, plain=plain: not plain)
+        asked, _ = json_messages.parse_request("nin", "1", rest_request(tensors), None)
         found[f"http {bits}"] = [sha(body), json_bytes, sha([[t.name, t.datatype, t.codec] for t in asked.inputs])]
-        assert wire.parse_request(wire.request_bytes(request)) == request
-    found["words"] = [wire.CODEC_PARAMETER, rest_messages.CODEC_PARAMETER, rest_messages.BINARY_SIZE]
+        assert protobuf.parse_request(protobuf.request_bytes(request)) == request
+    found["words"] = [protobuf.CODEC_PARAMETER, json_messages.CODEC_PARAMETER, json_messages.BINARY_SIZE]
     return found
 
 
@@ -365,7 +368,7 @@ def sidecar_of(name: str, found: Any, where: str, changes: tuple[str, ...]) -> A
         return {}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "policy.onnx"
-        finish.export_best(found, open_world(where, parse_changes(changes)), path)
+        export.export_best(found, open_world(where, parse_changes(changes)), path)
         sidecar = ExportedPolicy.load(path).sidecar
     kept = {key: sidecar[key] for key in ("format", "kind", "scheme", "sizes", "options", "fields")}
     return {"sidecar": sha(kept), "keys": sorted(sidecar)}
