@@ -6,7 +6,8 @@ import pytest
 from tests.tables import analytic_table, made_up_accuracy
 from typer.testing import CliRunner
 
-from coinfer.cli.main import app, parse_confidence
+from coinfer.cli.main import app
+from coinfer.cli.options import parse_confidence
 from coinfer.errors import UserError
 from coinfer.graph.segment import save_model
 from coinfer.graph.zoo import early_exits

@@ -1,0 +1,48 @@
+"""`coinfer edge`: serve networks."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from coinfer.cli.options import Engine, Slowdown, Threads
+
+
+def edge(
+    models: Annotated[list[str], typer.Argument(help="ONNX files or zoo networks to serve.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8001,
+    http_port: Annotated[int, typer.Option(min=-1, max=65535, help="REST and /metrics; 0 any, -1 none.")] = 8000,
+    threads: Threads = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 16,
+    slowdown: Slowdown = 1.0,
+    engine: Engine = "onnxruntime",
+    peers: Annotated[
+        str, typer.Option(help="Edge servers that a route may go on to, host:port,...; `any` allows all.")
+    ] = "",
+    echo: Annotated[bool, typer.Option("--echo", help="Also serve `echo`, which returns its input.")] = False,
+) -> None:
+    """Serve networks, whole or any part of them, over gRPC and REST (Open Inference Protocol v2).
+
+    SIGTERM drains: what was admitted is finished first.
+
+    Example: [bold]coinfer edge resnet50 mymodel.onnx --grpc-port 8001[/bold]
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own message says which port is taken
+    from coinfer.runtime.edge.server import EdgeSettings, run_edge
+
+    settings = EdgeSettings(
+        models=tuple(models),
+        host=host,
+        grpc_port=grpc_port,
+        http_port=None if http_port < 0 else http_port,
+        threads=threads,
+        workers=workers,
+        queue=queue,
+        slowdown=slowdown,
+        engine=engine,
+        peers=None if peers == "any" else tuple(peer for peer in peers.split(",") if peer),
+        echo=echo,
+    )
+    raise typer.Exit(run_edge(settings))

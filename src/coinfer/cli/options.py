@@ -1,0 +1,61 @@
+"""Options that several commands share, and how their texts are read."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from coinfer.errors import UserError
+
+Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
+Bits = Annotated[str, typer.Option(help="Allowed bits per element sent, from 32, 16, 12, 8, 4. 32 is exact.")]
+Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
+Engine = Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="onnxruntime or openvino (float32).")]
+Goal = Annotated[
+    Literal["latency", "accuracy", "energy"], typer.Option(help="What is best within the limits; see docs/wishes.md.")
+]
+MinAccuracy = Annotated[float, typer.Option(min=0, max=1, help="Limit: share of right answers, such as 0.75.")]
+EnergyMj = Annotated[float, typer.Option(min=0, help="Limit: millijoules of this device for a request; 0 is none.")]
+PowerW = Annotated[float, typer.Option(min=0, help="Watts of this device while it computes.")]
+TransmitPowerW = Annotated[float, typer.Option(min=0, help="Watts of this device while it sends.")]
+Accuracy = Annotated[
+    Path | None, typer.Option(help="Table of `coinfer exits measure`; makes each output an exit. Shipped ones without.")
+]
+Confidence = Annotated[
+    str, typer.Option(help="Leave at an exit whose entropy, 0 to 1, is below this: one for all, or A,B,...")
+]
+ConfidenceLoss = Annotated[
+    float | None, typer.Option(help="Choose these entropies so that so much accuracy is lost at most, such as 0.005.")
+]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """`32,16,8` as numbers."""
+    found = tuple(int(part) if part.strip().isdigit() else -1 for part in text.split(","))
+    if not set(found) <= {32, 16, 12, 8, 4}:
+        raise UserError(f"--bits {text!r}: expected some of 32, 16, 12, 8, 4, separated by commas")
+    return tuple(dict.fromkeys(found))
+
+
+def parse_confidence(text: str) -> tuple[float, ...] | float | None:
+    """`0.2` for all exits, `0.1,0.3` for one after the other; nothing where nothing is said."""
+    if not text:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--confidence {text!r}: expected entropies from 0 to 1, separated by commas") from None
+    return found[0] if len(found) == 1 else found
+
+
+def parse_factors(text: str) -> tuple[float, ...]:
+    """`3,2,1` as slow-down factors."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or any(not 1 <= factor < 1e6 for factor in found):
+        raise UserError(f"--edge-slowdowns {text!r}: expected numbers of at least 1, separated by commas")
+    return found

@@ -1,0 +1,120 @@
+"""Print the best option at one link rate, and which is best at every other."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from coinfer.cli.cut_name import cut_name
+from coinfer.errors import UserError
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.zoo.networks import open_model
+from coinfer.options.compile import compile_options
+from coinfer.profile import devices
+from coinfer.progress import progress_bar
+from coinfer.runtime.device.config import WishSettings, accuracy_of
+from coinfer.runtime.device.preview import Preview
+from coinfer.runtime.profiling import profile_for
+from coinfer.units import MEGA, MILLI, bytes_of_bits
+
+NO_WISH = WishSettings()
+
+
+def show_plan(
+    console: Console,
+    model: str,
+    uplink_bps: float,
+    device: str | None,
+    device_slowdown: float,
+    server_slowdown: float,
+    wait_s: float,
+    bits: Sequence[int],
+    threads: int,
+    table_file: Path | None,
+    deadline_s: float = math.inf,
+    wishes: WishSettings = NO_WISH,
+) -> None:
+    """The best option at this rate, and which is best at every other."""
+    if device == "list":
+        for name in devices.names():
+            console.print(f"[bold]{name}[/bold]  {devices.device_class(name).description}", highlight=False)
+        return
+    if not (uplink_bps > 0 and math.isfinite(uplink_bps)):
+        raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
+    graph = open_model(model)
+    with progress_bar(console, f"measuring {graph.name}") as progress:
+        table = profile_for(graph, table_file, threads, progress)
+    wish = wishes.wish
+    options = compile_options(graph, table, bits, accuracy_of(graph, wishes.accuracy, wish))
+    if device is not None:
+        device_slowdown *= devices.slowdown(device, table)
+    options = options._replace(
+        device_s=options.device_s * device_slowdown,
+        server_s=options.server_s * server_slowdown + wait_s * (options.upload_bits > 0),
+    )
+    here = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
+    console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
+    preview = Preview(options, wish, deadline_s)
+    console.print(_options_table(graph, preview, wait_s, uplink_bps))
+    console.print(_ranges_table(graph, preview))
+
+
+def _options_table(graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float) -> Table:
+    """Each exit and cut with the number of bits that is best for it at this rate."""
+    options = preview.options
+    best = preview.best(uplink_bps)
+    shown = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; the best is marked")
+    for heading in _cells_of_option(graph, preview, wait_s, uplink_bps, best):
+        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+    for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in options.triples):
+        among = [e == exit_ and names == cut for e, names, _ in options.triples]
+        i = preview.best(uplink_bps, np.array(among))
+        cells = _cells_of_option(graph, preview, wait_s, uplink_bps, i)
+        shown.add_row(*cells.values(), style="bold green" if i == best else "")
+    if unmet := preview.unmet(best, uplink_bps):
+        shown.caption = f"nothing meets every limit at this rate; the best misses: {', '.join(unmet)}"
+    return shown
+
+
+def _cells_of_option(
+    graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float, option: int
+) -> dict[str, str]:
+    """One row by heading."""
+    options, sent = preview.options, float(preview.options.upload_bits[option])
+    wait_s = wait_s if sent else 0.0
+    times_s = {
+        "device": options.device_s[option],
+        "upload": sent / uplink_bps,
+        "wait": wait_s,
+        "server": options.server_s[option] - wait_s,
+    }
+    times_s["total"] = sum(times_s.values())
+    cells = {"exit": str(options.exit[option] + 1)} if preview.has_exits else {}
+    cells |= {"cut after": cut_name(graph, options.cuts[option])}
+    cells |= {"bits": str(options.bits[option]) if sent else "-"}
+    cells |= {"kB sent": f"{bytes_of_bits(sent) / 1e3:.1f}" if sent else "-"}
+    cells |= {name: f"{seconds / MILLI:.1f}" for name, seconds in times_s.items()}
+    if preview.has_exits:
+        cells |= {"right": f"{options.accuracy[option]:.1%}"}
+    if preview.wish.counts_energy:
+        cells |= {"mJ": f"{preview.energy_j(option, uplink_bps) / MILLI:.1f}"}
+    return cells
+
+
+def _ranges_table(graph: ModelGraph, preview: Preview) -> Table:
+    shown = Table(title="best for every link rate")
+    options = preview.options
+    extra = ("exit", "right") if preview.has_exits else ()
+    for heading in ("from Mbit/s", "to Mbit/s", *extra[:1], "cut after", "bits", *extra[1:]):
+        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+    for low_bps, high_bps, option in preview.ranges():
+        to = "any" if math.isinf(high_bps) else f"{high_bps / MEGA:.3g}"
+        cells = [f"{low_bps / MEGA:.3g}", to, *([str(options.exit[option] + 1)] if preview.has_exits else [])]
+        cells += [cut_name(graph, options.cuts[option]), str(options.bits[option])]
+        if not options.upload_bits[option]:
+            cells[-1] = "-"
+        shown.add_row(*cells, *([f"{options.accuracy[option]:.1%}"] if preview.has_exits else []))
+    return shown

@@ -1,0 +1,27 @@
+"""`coinfer profile`: measure a network on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coinfer.cli.console import console
+from coinfer.cli.options import Bits, Model, Threads, parse_bits
+
+
+def profile(
+    model: Model,
+    threads: Threads = 1,
+    bits: Bits = "32,16,12,8,4",
+    images: Annotated[Path | None, typer.Option(help="Folder of sample pictures; shipped ones without it.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="Table to write; MODEL.profile.json without it.")] = None,
+) -> None:
+    """Measure a network on this machine: seconds per block, bits per cut.
+
+    Times are in milliseconds, sizes in kilobytes (1000 bytes). The saved table holds seconds and bits.
+
+    Example: [bold]coinfer profile resnet50 -o resnet50.profile.json[/bold]
+    """
+    from coinfer.cli.profile_table import profile_model
+
+    profile_model(console, model, threads, parse_bits(bits), images, output)
