@@ -17,7 +17,9 @@ from coinfer.demo.run import link_traces
 from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
 from coinfer.demo.settings import demo_settings, relative_to
 from coinfer.graph.zoo import early_exits, networks
+from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
+from coinfer.profile.dataset import CIFAR_CLASSES, DataError
 from coinfer.records import Record
 from coinfer.resources import TRACES
 from coinfer.runtime.device import estimate as est
@@ -117,21 +119,51 @@ def test_small_networks_are_slowed_with_their_links_unless_told():
     assert [scaled[name].mean_bps / whole[name].mean_bps for name in whole] == pytest.approx([0.03] * 3)
 
 
-def test_labelled_pictures_are_judged_by_their_class(tmp_path: Path):
-    for name, level in (("cat", 10), ("dog", 200)):
-        (tmp_path / name).mkdir()
+def write_classes(folder: Path, levels: dict[str, int]) -> str:
+    """Three pictures of each class, as bright as the level says."""
+    for name, level in levels.items():
+        (folder / name).mkdir()
         for i in range(3):
-            Image.fromarray(np.full((32, 32, 3), level + i, np.uint8)).save(tmp_path / name / f"{i}.png")
-    found = load_pictures(GRAPH, str(tmp_path))
+            Image.fromarray(np.full((32, 32, 3), level + i, np.uint8)).save(folder / name / f"{i}.png")
+    return str(folder)
+
+
+def test_labelled_pictures_are_judged_by_their_class(tmp_path: Path):
+    found = load_pictures(GRAPH, write_classes(tmp_path, {"dog": 200, "cat": 10}))
     assert found.labels is not None
-    assert sorted(
-        (int(label), picture.mean() > 100) for label, picture in zip(found.labels, found.images, strict=True)
-    ) == [
-        *[(0, False)] * 3,
-        *[(1, True)] * 3,
-    ]
+    levels = [int(picture.min()) for picture in found.images]
+    shown = sorted((CIFAR_CLASSES[label], level > 100) for label, level in zip(found.labels, levels, strict=True))
+    assert shown == [*[("cat", False)] * 3, *[("dog", True)] * 3]
     plain = load_pictures(GRAPH, None)
     assert (plain.labels, plain.kind) == (None, "6 photographs")
+
+
+def test_classes_that_the_network_does_not_know_are_refused_in_one_line(tmp_path: Path):
+    where = write_classes(tmp_path, {"dog": 200, "ant": 10})
+    with pytest.raises(
+        DataError, match="2 classes, alexnet-cifar knows 10; expected a folder for each class"
+    ) as caught:
+        load_pictures(GRAPH, where)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_s_own_classes_are_counted_in_the_order_of_their_names(tmp_path: Path):
+    where = write_classes(tmp_path, {f"kind {i}": 10 * i for i in reversed(range(10))})
+    found = load_pictures(GRAPH, where)
+    assert found.labels is not None
+    levels = [int(picture.min()) for picture in found.images]
+    assert [level // 10 for level in levels] == found.labels.tolist() == [*range(10)] * 3
+
+
+def test_the_trained_network_is_shown_labelled_views_of_the_shipped_photographs():
+    found = load_pictures(open_model("alexnet-exits"), None)
+    assert found.labels is not None
+    names = [CIFAR_CLASSES[label] for label in found.labels]
+    assert {name: names.count(name) for name in names} == {"cat": 12, "dog": 6, "bird": 6}
+    assert all(picture.shape == (32, 32, 3) for picture in found.images)
+    assert len({picture.tobytes() for picture in found.images}) == len(found.images), "no two views are the same"
+    assert "24 views of 4 photographs" in found.kind
+    assert "too few" in found.kind
 
 
 def test_links_take_the_first_traces_of_a_file_or_one_at_different_times():

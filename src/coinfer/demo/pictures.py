@@ -1,17 +1,21 @@
 """What the demo shows the network: photographs, or pictures whose class is known."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.graph.ir import ModelGraph
-from coinfer.profile.dataset import DataError, load_labelled
-from coinfer.resources import MODELS
-from coinfer.runtime.images import load_images
+from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.graph.zoo import pretrained
+from coinfer.profile.dataset import CIFAR_CLASSES, DataError, Labelled, load_labelled
+from coinfer.resources import PHOTOS
+from coinfer.runtime.images import load_image, load_images, to_pixels
 
-SHIPPED_LABELLED = MODELS / "pictures"
-"""Pictures for the shipped networks, a folder for each class."""
+CLASS_OF_PHOTO = {"cat.jpg": "cat", "dog.jpg": "dog", "hummingbird.jpg": "bird", "kitten.jpg": "cat"}
+"""The shipped photographs that show one of CIFAR-10's classes."""
+VIEW_SHARES = (1.0, 0.8, 0.6)
+"""Each photograph is shown this close: the share of its shorter side that is seen."""
 MOST = 1000
 """Pictures used; requests go round them."""
 
@@ -22,26 +26,63 @@ class Pictures(NamedTuple):
     images: list[np.ndarray]
     """uint8 [height, width, 3]."""
     labels: np.ndarray | None
-    """[N] index of the class, where known."""
+    """[N] index of the class, if known."""
     kind: str
     """What they are, for people."""
 
 
 def load_pictures(graph: ModelGraph, where: str | None) -> Pictures:
-    """Labelled pictures where there are any that fit the network's classes, else those of a folder, else the shipped.
+    """Return the labelled pictures or the photographs of a folder, or the shipped ones.
+
+    The shipped trained network for CIFAR-10 is shown views of those shipped photographs that show one of its classes.
 
     Raises:
-        ImageError, DataError: where there is no picture, or one that cannot be read.
+        ImageError, DataError: if there is no picture, an unreadable one, or a class that the network does not know.
     """
-    labelled = where if where is not None else SHIPPED_LABELLED if len(graph.outputs) > 1 else None
-    if labelled is not None and Path(labelled).exists() and _may_be_labelled(Path(labelled)):
-        found = load_labelled(labelled, "test").take(MOST)
-        classes = max(graph.tensors[name].shape[-1] for name in graph.outputs)
-        if len(found.class_names) > classes:
-            raise DataError(f"{labelled}: {len(found.class_names)} classes; {graph.name} knows {classes}")
-        return Pictures(list(found.images), found.labels, f"{len(found.labels)} of {found.kind}")
+    if where is None and graph.name in pretrained.names() and _class_count(graph) == len(CIFAR_CLASSES) and graph.image:
+        return _shipped_views(graph.image)
+    if where is not None and Path(where).exists() and _may_be_labelled(Path(where)):
+        found = load_labelled(where, "test").take(MOST)
+        return Pictures(list(found.images), _labels_for(graph, found, where), f"{len(found.labels)} of {found.kind}")
     images = [picture for _, picture in load_images(where)]
     return Pictures(images, None, f"{len(images)} photographs")
+
+
+def _class_count(graph: ModelGraph) -> int:
+    return max(graph.tensors[name].shape[-1] for name in graph.outputs)
+
+
+def _labels_for(graph: ModelGraph, found: Labelled, where: str) -> np.ndarray:
+    """Return the network's index of each picture's class: by name if the network may know CIFAR-10's classes."""
+    count = _class_count(graph)
+    if count == len(CIFAR_CLASSES) and set(found.class_names) <= set(CIFAR_CLASSES):
+        return np.array([CIFAR_CLASSES.index(name) for name in found.class_names])[found.labels]
+    if len(found.class_names) != count:
+        raise DataError(
+            f"{where}: {len(found.class_names)} classes, {graph.name} knows {count}; expected a folder for each class, "
+            f"or, for a network of ten, folders named like CIFAR-10's classes ({', '.join(CIFAR_CLASSES)})"
+        )
+    return found.labels
+
+
+def _shipped_views(image: ImageInput) -> Pictures:
+    """Return each labelled photograph whole and closer, each also mirrored, at the network's size."""
+    photos = [load_image(PHOTOS / name) for name in CLASS_OF_PHOTO]
+    views = zip(*(_views(photo) for photo in photos), strict=True)
+    images = [to_pixels(view, image) for of_all_photos in views for view in of_all_photos]
+    labels = [CIFAR_CLASSES.index(name) for name in CLASS_OF_PHOTO.values()]
+    kind = f"{len(images)} views of {len(photos)} photographs of cats, a dog and a bird: too few to tell an accuracy"
+    return Pictures(images, np.array(labels * (len(images) // len(photos))), kind)
+
+
+def _views(photo: np.ndarray) -> Iterator[np.ndarray]:
+    height, width = photo.shape[:2]
+    for share in VIEW_SHARES:
+        side = int(share * min(height, width))
+        top, left = (height - side) // 2, (width - side) // 2
+        view = photo[top : top + side, left : left + side]
+        yield view
+        yield np.ascontiguousarray(view[:, ::-1])
 
 
 def _may_be_labelled(where: Path) -> bool:

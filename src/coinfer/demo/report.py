@@ -114,12 +114,6 @@ def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> T
     return table
 
 
-def _by_exit(found: Summary, view: View) -> list[str]:
-    """Expected accuracy, and the share of each exit."""
-    shares = " ".join(f"{share * 100:.0f}" for share in found.exits)
-    return [f"{found.expected_right:.1%}", shares] if view.has_exits else []
-
-
 def write_json(
     path: Path, settings: Mapping[str, object], summaries: Sequence[Summary], pictures: str, view: View
 ) -> None:

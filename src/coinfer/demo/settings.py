@@ -14,7 +14,7 @@ from coinfer.runtime.device.config import WishSettings
 class DemoSettings:
     model: str = "resnet50"
     images: str | None = None
-    """Folder of pictures, or labelled ones as `profile.dataset` reads them; the shipped ones without it."""
+    """Folder of pictures, or labelled ones as `profile.dataset` reads them; None takes the shipped ones."""
     trace: str = str(TRACES)
     """File, or `file:trace_id` for all links on one trace."""
     link_scale: float = 1.0
