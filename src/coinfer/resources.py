@@ -5,7 +5,7 @@ from pathlib import Path
 
 DATA = Path(str(files("coinfer") / "data"))
 DEVICES = DATA / "devices.csv"
-"""Catalogue of device classes; written by `benchmarks/make_device_catalogue.py`."""
+"""Catalogue of device classes; written by `tools/make_device_catalogue.py`."""
 MODELS = DATA / "models"
 """Trained networks (`NAME.onnx`) with their accuracy tables (`NAME.accuracy.json`)."""
 NETWORKS = DATA / "networks"
@@ -20,3 +20,5 @@ SCENARIOS = DATA / "scenarios"
 """Preset scenarios (`NAME.yaml`)."""
 TRACES = DATA / "traces" / "synthetic.csv.gz"
 """Bandwidth traces that the demo replays."""
+WORKLOADS = DATA / "workloads"
+"""Measured arrivals of requests, for scenarios."""

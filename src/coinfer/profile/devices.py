@@ -1,6 +1,6 @@
 """A catalogue of device classes: how long whole networks take on them, as published.
 
-Every row of `data/devices.csv` names its source; benchmarks/make_device_catalogue.py writes the file. Runtimes differ
+Every row of `data/devices.csv` names its source; tools/make_device_catalogue.py writes the file. Runtimes differ
 from ours (ncnn or PyTorch there), so these figures are for planning before the device itself is profiled.
 """
 

@@ -236,7 +236,7 @@ def _side(sizes: tuple[int, ...]) -> float:
 
 @cache
 def _shipped(side: Side) -> Mapping[str, OpRegressor]:
-    """The fitted regressors of `data/op_regressors.json`, written by benchmarks/fit_regressors.py."""
+    """The fitted regressors of `data/op_regressors.json`, written by tools/fit_regressors.py."""
     fitted = json.loads(OP_REGRESSORS.read_text(encoding="utf-8"))["sides"]
     if side not in fitted:
         raise ValueError(f"no regressors for side {side!r}: it is one of {', '.join(sorted(fitted))}")

@@ -1,7 +1,7 @@
 """A network as a chain of blocks with what it costs: all that a scenario needs to know of it.
 
 Made once from a graph and its profile tables and kept in a small JSON file, so that nobody has to build VGG16 to
-simulate it. Those shipped (`data/networks`) are written by benchmarks/profile_networks.py on the machine they name.
+simulate it. Those shipped (`data/networks`) are written by tools/profile_networks.py on the machine they name.
 """
 
 import json

@@ -272,7 +272,7 @@ def test_constant_rates_that_are_none_are_refused(rate_bps):
 
 
 def test_shipped_traces_are_what_their_script_writes():
-    script = runpy.run_path(str(ROOT / "benchmarks" / "make_trace.py"))
+    script = runpy.run_path(str(ROOT / "tools" / "make_trace.py"))
     assert gzip.decompress(TRACES.read_bytes()).decode() == script["text"]()
 
 

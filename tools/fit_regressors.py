@@ -1,6 +1,6 @@
-"""Fit the operation regressors that the package ships, and report their error on sizes they have not seen.
+"""Fit the operation regressors that the package ships, and store their error on sizes that they have not seen.
 
-    python benchmarks/fit_regressors.py OP_LATENCY_CSV
+    python tools/fit_regressors.py OP_LATENCY_CSV
 
 The table (columns side, op, sizes, latency_ms) holds the measurements of github:Tjyy-1223/Neurosurgeon, commit
 0f352d82a3b3e0951a5a72a5a7ea2aa605605d43, predictor/dataset/. Its two machines are not named. Errors come from 5-fold
@@ -18,8 +18,6 @@ import pandas as pd
 from coinfer.profile.predict import KINDS, OpRegressor
 from coinfer.resources import OP_REGRESSORS
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks/results/op_regressors.json"
 SOURCE = "fitted to github:Tjyy-1223/Neurosurgeon, commit 0f352d82, predictor/dataset (machines not named there)"
 FOLDS = 5
 
@@ -53,9 +51,6 @@ def main() -> None:
     OP_REGRESSORS.write_text(
         json.dumps({"source": SOURCE, "held_out_relative_error": errors, "sides": sides}, indent=1)
     )
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    command = "python benchmarks/fit_regressors.py OP_LATENCY_CSV"
-    RESULT.write_text(json.dumps({"command": command, "source": SOURCE, "held_out_relative_error": errors}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write src/coinfer/data/devices.csv, the catalogue of device classes, from published whole-network latencies.
 
-    python benchmarks/make_device_catalogue.py MODEL_LATENCY_CSV
+    python tools/make_device_catalogue.py MODEL_LATENCY_CSV
 
 The table holds one row per source, device, unit, thread count and network (columns source, device, unit, precision,
 num_threads, batch, model, avg_ms). Taken are rows at batch 1 in the source's default precision of ncnn's benchmark page

@@ -1,9 +1,9 @@
-"""Measures the networks that scenarios may name and writes src/coinfer/data/networks/*.json.
+"""Measure the networks that scenarios may name and write src/coinfer/data/networks/*.json.
 
 Weights are random (coinfer.graph.zoo.networks), so times, arithmetic and sizes mean something and answers do not.
 Inputs are the shipped photographs; payload sizes are those of the runtime's codec.
 
-    PYTHONPATH=src python benchmarks/profile_networks.py [NAME ...]
+    python tools/profile_networks.py [NAME ...]
 """
 
 import argparse

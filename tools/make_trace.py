@@ -1,6 +1,6 @@
-"""Writes the bandwidth traces that ship with coinfer; the same command gives the same file.
+"""Write the bandwidth traces that ship with coinfer; the same command gives the same file.
 
-    python benchmarks/make_trace.py
+    python tools/make_trace.py
 
 Synthetic, no measurement: the logarithm of the rate is a first-order Gauss-Markov process around a median, and now and
 then a fade divides the rate for a few seconds. Spread and memory were chosen to resemble public LTE and 3G traces
