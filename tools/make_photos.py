@@ -2,8 +2,8 @@
 
     python tools/make_photos.py FOLDER
 
-FOLDER holds the originals under the names of the shipped files; `photos/ATTRIBUTION.md` names their sources. Each is made
-at most 512 pixels wide and high.
+FOLDER holds the originals under the names of the shipped files; `photos/ATTRIBUTION.md` names their sources. Each
+becomes at most 512 pixels wide and high.
 """
 
 import argparse
