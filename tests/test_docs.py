@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from coinfer.cli.main import app
 from coinfer.demo.cluster import edges
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -65,7 +67,7 @@ def test_commands_exist_with_their_options(where: str, line: str):
     elif words[0] in ("python", ".venv/bin/python"):
         assert (ROOT / words[1]).exists() or words[1] == "-m", f"{where}: no {words[1]}"
     else:
-        assert words[0] in ("pip", "git", "cd", "curl"), f"{where}: {line}"
+        assert words[0] in ("pip", "git", "cd", "curl", ".venv/bin/ruff"), f"{where}: {line}"
 
 
 @pytest.mark.parametrize("line", sorted({line for _, line in commands() if line.startswith("coinfer plan")}))
