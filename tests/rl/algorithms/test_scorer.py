@@ -37,16 +37,14 @@ def world() -> OffloadWorld:
 
 def test_a_player_counts_what_a_comparison_counts(world: OffloadWorld):
     weights = torch.stack([scorer.first_weights(), scorer.first_weights(3) + 0.3])
-    seeds = simulate.episode_seeds(6, 1)
     player = Player(world, 2, 6, world.edge.slots)
-    player.start(weights, seeds)
+    player.start(weights, simulate.episode_seeds(1, 6))
     latency_s, late = player.result()
     for number, flat in enumerate(weights):
         policy = scorer.scorer(scorer.unpack(flat[None]))
         found = simulate.run(world, "own", 1, 6, maker=lambda seed, policy=policy: policy)
-        if torch.equal(seeds, simulate.episode_seeds(1, 6)):
-            assert latency_s[number].item() == pytest.approx(found.measures["mean_s"][0], rel=1e-5)
-            assert late[number].item() == pytest.approx(1 - found.measures["in_time"][0], abs=1e-6)
+        assert latency_s[number].item() == pytest.approx(found.measures["mean_s"][0], rel=1e-5)
+        assert late[number].item() == pytest.approx(1 - found.measures["in_time"][0], abs=1e-6)
 
 
 def test_training_is_the_same_again(world: OffloadWorld):
@@ -73,14 +71,38 @@ def test_all_cases_have_their_turn():
     assert sorted(turns) == sorted(2 * list(range(5)))
 
 
-def test_it_learns_what_sequential_greedy_does_not_know():
-    """All tasks' uploads share a link, which only a price on further senders can tell."""
-    generator = np.random.default_rng(11)
-    shared = random_world(generator)
-    edge = shared.edge._replace(shared_bandwidth=True)
-    shared = shared._replace(edge=edge)
-    found = learner.train(settings(shared, generations=12, rate=0.1, spread=0.2))
-    player = Player(shared, 2, 64, edge.slots)
-    player.start(torch.stack([scorer.first_weights(), found.weights]), torch.arange(1000, 1064))
-    latency_s, _ = player.result()
-    assert latency_s[1] <= latency_s[0] * 1.005
+@pytest.fixture(scope="module")
+def shared() -> OffloadWorld:
+    """Three tasks a slot for four servers, whose uploads share the links: which only a price can tell."""
+    found = random_world(np.random.default_rng(2))
+    return found._replace(edge=found.edge._replace(shared_bandwidth=True))
+
+
+def held_out_s(world: OffloadWorld, *weights: torch.Tensor) -> list[float]:
+    """Mean latency in episodes that no training has seen."""
+    player = Player(world, len(weights), 64, world.edge.slots)
+    player.start(torch.stack(weights), torch.arange(1000, 1064))
+    return player.result()[0].tolist()
+
+
+def trained(world: OffloadWorld, seed: int, start: tuple[float, ...] = ()) -> torch.Tensor:
+    plan = settings(world, generations=12, rate=0.3, spread=0.2, seed=seed, start=start)
+    return learner.train(plan).weights
+
+
+def test_it_learns_what_sequential_greedy_does_not_know(shared: OffloadWorld):
+    """3 % on average, with some seeds more, with others less."""
+    first_s, *found_s = held_out_s(shared, scorer.first_weights(), *(trained(shared, seed) for seed in range(3)))
+    assert sum(found_s) / 3 < 0.99 * first_s
+
+
+def test_it_unlearns_a_price_that_does_harm(shared: OffloadWorld):
+    """A second of service that is thought to cost nothing, so that the slowest servers look best."""
+    wrong = scorer.first_weights()
+    price_of_service = sum(np.prod(shape) for shape in list(scorer.SHAPES.values())[:6]) + 1
+    wrong[int(price_of_service)] = -2.0
+    first_s, wrong_s, *found_s = held_out_s(
+        shared, scorer.first_weights(), wrong, *(trained(shared, seed, tuple(wrong.tolist())) for seed in range(2))
+    )
+    assert wrong_s > 1.25 * first_s
+    assert max(found_s) < 1.05 * first_s
