@@ -2,6 +2,8 @@
 
 BITS_PER_BYTE = 8
 FLOAT32_BITS = 32
+WIRE_BITS = (32, 16, 12, 8, 4)
+"""Numbers of bits per element with which tensors may be sent."""
 MEGA = 1e6
 GIGA = 1e9
 MILLI = 1e-3

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from coinfer.cli.console import begin_pytorch, console, resumable
+from coinfer.cli.options import Bits, parse_bits
 from coinfer.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def measure(
     model: Model,
     data: Data,
     output: Annotated[Path | None, typer.Option("-o", help="Table to write; MODEL.accuracy.json without it.")] = None,
-    bits: Annotated[str, typer.Option(help="Bits per element sent, from 32, 16, 12, 8, 4.")] = "4,8,12,16,32",
+    bits: Bits = "4,8,12,16,32",
     samples: Annotated[int, typer.Option(min=0, help="Only the first so many pictures; 0 takes all.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes of one thread each.")] = 1,
 ) -> None:
@@ -108,15 +109,17 @@ def measure(
     from coinfer.graph.zoo.networks import open_model
     from coinfer.runtime.measure_accuracy import measure_accuracy
 
-    widths = tuple(int(part) if part.strip().isdigit() else -1 for part in bits.split(","))
-    if not set(widths) <= {32, 16, 12, 8, 4}:
-        raise UserError(f"--bits {bits!r}: expected some of 32, 16, 12, 8, 4, separated by commas")
+    widths = parse_bits(bits)
     graph, pictures = open_model(model), _pictures(data, "test")
     if samples:
         pictures = pictures.take(samples)
     with _bar(f"measuring {graph.name}") as (bar, task):
         table = measure_accuracy(
-            graph, pictures, widths, jobs, lambda done, total, _: bar.update(task, completed=done, total=total)
+            graph,
+            pictures,
+            parse_bits(bits),
+            jobs,
+            lambda done, total, _: bar.update(task, completed=done, total=total),
         )
     console.print(_shown(graph, table, sorted(set(widths) - {32})))
     path = output or Path(f"{graph.name}.accuracy.json")

@@ -6,10 +6,13 @@ from typing import Annotated, Literal
 import typer
 
 from coinfer.errors import UserError
+from coinfer.units import WIRE_BITS
+
+_WIDTHS = ", ".join(map(str, WIRE_BITS))
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
-Bits = Annotated[str, typer.Option(help="Allowed bits per element sent, from 32, 16, 12, 8, 4. 32 is exact.")]
+Bits = Annotated[str, typer.Option(help=f"Allowed bits per element sent, from {_WIDTHS}. 32 is exact.")]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
 Engine = Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="onnxruntime or openvino (float32).")]
 Goal = Annotated[
@@ -34,8 +37,8 @@ PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained polic
 def parse_bits(text: str) -> tuple[int, ...]:
     """`32,16,8` as numbers."""
     found = tuple(int(part) if part.strip().isdigit() else -1 for part in text.split(","))
-    if not set(found) <= {32, 16, 12, 8, 4}:
-        raise UserError(f"--bits {text!r}: expected some of 32, 16, 12, 8, 4, separated by commas")
+    if not set(found) <= set(WIRE_BITS):
+        raise UserError(f"--bits {text!r}: expected some of {_WIDTHS}, separated by commas")
     return tuple(dict.fromkeys(found))
 
 

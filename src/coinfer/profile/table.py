@@ -9,10 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
-from coinfer.units import bytes_of_bits
-
-BITS = (32, 16, 12, 8, 4)
-"""Bits per element with which tensors are sent."""
+from coinfer.units import WIRE_BITS, bytes_of_bits
 
 
 class ProfileError(UserError):
@@ -26,8 +23,8 @@ def _finite(value: float) -> float:
 
 
 def _known_bits(value: int) -> int:
-    if value not in BITS:
-        raise ValueError(f"no encoding with {value} bits per element; there are {', '.join(map(str, BITS))}")
+    if value not in WIRE_BITS:
+        raise ValueError(f"no encoding with {value} bits per element; there are {', '.join(map(str, WIRE_BITS))}")
     return value
 
 

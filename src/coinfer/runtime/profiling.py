@@ -17,8 +17,7 @@ from coinfer.profile.table import ProfileError, ProfileTable
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.codec import codec
 from coinfer.runtime.images import load_images, normalise, to_pixels
-from coinfer.runtime.protocol.messages import WIRE_BITS
-from coinfer.units import bits_of_bytes
+from coinfer.units import WIRE_BITS, bits_of_bytes
 
 SLOW_LINK_BPS = 10e6
 """Payloads are measured as they are sent at this rate, where the lossless stage pays."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from coinfer.errors import shown
-from coinfer.profile.table import BITS
+from coinfer.units import WIRE_BITS
 
 
 def wrong(value: Any, expected: str) -> PydanticCustomError:
@@ -108,7 +108,8 @@ Hertz = Annotated[float, real("hertz", 0, 1e12, above=True)]
 Capacitance = Annotated[float, real("joule s^2 per cycle^3", 0, 1, above=True)]
 Below1 = Annotated[float, real("", 0, 0.999)]
 Count = Annotated[int, whole(1, 1_000_000)]
-BitWidth = Annotated[int, _checked(lambda v: v in BITS, f"one of {', '.join(map(str, BITS))} bits per element", int)]
+_WIDTHS = ", ".join(map(str, WIRE_BITS))
+BitWidth = Annotated[int, _checked(lambda v: v in WIRE_BITS, f"one of {_WIDTHS} bits per element", int)]
 
 
 def _bit_key(value: Any) -> Any:

@@ -11,7 +11,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.profile.accuracy import AccuracyError, AccuracyTable
 from coinfer.resources import MODELS
 from coinfer.runtime.device.objective import Goal, Wish
-from coinfer.runtime.protocol.messages import WIRE_BITS
+from coinfer.units import WIRE_BITS
 
 
 class DeviceError(UserError):
@@ -84,6 +84,6 @@ def check_settings(servers: Sequence[str], deadline_s: float, bits: Sequence[int
     if not deadline_s > 0:
         raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
     if not bits or any(width not in WIRE_BITS for width in bits):
-        raise DeviceError(f"bits is {tuple(bits)}; expected some of 32, 16, 12, 8, 4")
+        raise DeviceError(f"bits is {tuple(bits)}; expected some of {', '.join(map(str, WIRE_BITS))}")
     if not slowdown >= 1:
         raise DeviceError(f"slowdown is {slowdown}; expected 1 (this processor) or more")

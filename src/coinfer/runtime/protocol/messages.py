@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from coinfer.types import Hop
-from coinfer.units import MIB
+from coinfer.units import MIB, WIRE_BITS
 
 Code = Literal[
     "CANCELLED",
@@ -38,7 +38,6 @@ MAX_TENSORS = 64
 MAX_NAME_BYTES = 256
 MAX_RANK = 16
 MAX_HOPS = 16
-WIRE_BITS = (32, 16, 12, 8, 4)
 DTYPES = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
