@@ -13,6 +13,10 @@ class TrainingError(UserError):
 
 def shown(value: object, limit: int = 60) -> str:
     """A value from a file as it may stand in a message: on one line, printable, not too long."""
-    text = repr(value) if isinstance(value, str) else str(value)
+    return printable(repr(value) if isinstance(value, str) else str(value), limit)
+
+
+def printable(text: str, limit: int = 60) -> str:
+    """Return the text on one line, printable, not too long."""
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= limit else text[: limit - 3] + "..."

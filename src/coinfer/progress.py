@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from coinfer.errors import printable
+
 Progress = Callable[[int, int, str], None]
 """Called as work goes on, with the pieces done, their number, and what is being worked on."""
 
@@ -17,8 +19,13 @@ def quiet(done: int, total: int, what: str) -> None:
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Progress]:
-    """Show a bar that appears with the first report and vanishes at the end."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    """Show a bar that appears with the first report, says what is being worked on, and vanishes at the end."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(title, total=None, visible=False)
-        yield lambda done, total, _: bar.update(task, completed=done, total=total, visible=True)
+
+        def report(done: int, total: int, what: str) -> None:
+            text = f"{title}: {printable(what)}" if what else title
+            bar.update(task, completed=done, total=total, description=text, visible=True)
+
+        yield report

@@ -1,7 +1,6 @@
 """`coinfer exits`: branches on a network, trained together, and how often each answers rightly."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +8,11 @@ import typer
 from rich.table import Table
 
 from coinfer.cli.console import begin_pytorch, console, resumable
-from coinfer.cli.options import Bits, parse_bits
+from coinfer.cli.options import Bits, TorchDevice, TorchThreads, parse_bits
 from coinfer.errors import UserError
+from coinfer.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from coinfer.graph.ir import ModelGraph
     from coinfer.profile.accuracy import AccuracyTable
     from coinfer.profile.dataset import Labelled, Split
@@ -45,9 +43,9 @@ def train(
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs without a better one.")] = 30,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, order and changes of pictures.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch of the folder.")] = False,
-    device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda.")] = "cpu",
+    device: TorchDevice = "cpu",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+    threads: TorchThreads = 1,
 ) -> None:
     """Train all exits of a network together, from new weights.
 
@@ -76,14 +74,12 @@ def train(
         precision=precision,
     )
     console.print(f"{graph.name}: {len(graph.outputs)} exit(s), {len(pictures.labels)} pictures ({pictures.kind})")
-    with _bar("training") as (bar, task):
+    with progress_bar(console, "training") as report, resumable():
 
-        def told(done: int, total: int, loss: float, accuracy: Sequence[float]) -> None:
-            shares = " ".join(f"{share:.1%}" for share in accuracy)
-            bar.update(task, completed=done, total=total, description=f"loss {loss:.3f}  {shares}")
+        def progress(done: int, total: int, loss: float, accuracy: Sequence[float]) -> None:
+            report(done, total, f"loss {loss:.3f}  {' '.join(f'{share:.1%}' for share in accuracy)}")
 
-        with resumable():
-            trained = learner.train(graph, pictures, settings, progress=told, folder=folder, resume=resume)
+        trained = learner.train(graph, pictures, settings, progress=progress, folder=folder, resume=resume)
     best = trained.epochs[trained.best]
     shares = ", ".join(f"{share:.1%}" for share in best.holdout)
     path = learner.save(trained, pictures.kind, folder)
@@ -113,14 +109,8 @@ def measure(
     graph, pictures = open_model(model), _pictures(data, "test")
     if samples:
         pictures = pictures.take(samples)
-    with _bar(f"measuring {graph.name}") as (bar, task):
-        table = measure_accuracy(
-            graph,
-            pictures,
-            parse_bits(bits),
-            jobs,
-            lambda done, total, _: bar.update(task, completed=done, total=total),
-        )
+    with progress_bar(console, f"measuring {graph.name}") as progress:
+        table = measure_accuracy(graph, pictures, widths, jobs, progress)
     console.print(_shown(graph, table, sorted(set(widths) - {32})))
     path = output or Path(f"{graph.name}.accuracy.json")
     table.save(path)
@@ -158,8 +148,8 @@ def _plain(graph: "ModelGraph") -> "ModelGraph":
 def _pictures(where: Path, split: "Split") -> "Labelled":
     from coinfer.profile.dataset import load_labelled
 
-    with _bar(f"reading {where}") as (bar, task):
-        return load_labelled(where, split, lambda done, total, _: bar.update(task, completed=done, total=total))
+    with progress_bar(console, f"reading {where}") as progress:
+        return load_labelled(where, split, progress)
 
 
 def _shown(graph: "ModelGraph", table: "AccuracyTable", widths: Sequence[int]) -> Table:
@@ -183,13 +173,3 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise UserError(f"--weights {text!r}: expected numbers, separated by commas") from None
-
-
-@contextmanager
-def _bar(what: str) -> "Iterator[tuple[Progress, TaskID]]":
-    """A bar with the time that is left; gone when done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        yield bar, bar.add_task(what, total=None)

@@ -19,6 +19,7 @@ from coinfer.cli.options import (
     Model,
     PolicyFile,
     PowerW,
+    ProfileFile,
     Slowdown,
     Threads,
     TransmitPowerW,
@@ -37,9 +38,7 @@ def infer(
     slowdown: Slowdown = 1.0,
     threads: Threads = 1,
     engine: Engine = "onnxruntime",
-    table: Annotated[
-        Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
-    ] = None,
+    table: ProfileFile = None,
     output: Annotated[Path | None, typer.Option("-o", help="Also write a record per picture (JSON lines).")] = None,
     goal: Goal = "latency",
     min_accuracy: MinAccuracy = 0.0,

@@ -31,6 +31,15 @@ Confidence = Annotated[
 ConfidenceLoss = Annotated[
     float | None, typer.Option(help="Choose these entropies so that so much accuracy is lost at most, such as 0.005.")
 ]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, such as servers.0.capacity=20; repeat."),
+]
+TorchDevice = Annotated[str, typer.Option("--device", help="PyTorch device: cpu, cuda.")]
+TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of PyTorch.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
 
 

@@ -1,7 +1,6 @@
 """`coinfer plan`: what is best for a link, before anything runs."""
 
 import math
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from coinfer.cli.options import (
     MinAccuracy,
     Model,
     PowerW,
+    ProfileFile,
     Slowdown,
     Threads,
     TransmitPowerW,
@@ -34,9 +34,7 @@ def plan(
     wait_ms: Annotated[float, typer.Option(min=0, help="Queue and round trip of the server, milliseconds.")] = 0.0,
     bits: Bits = "32,16,8",
     threads: Threads = 1,
-    table: Annotated[
-        Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
-    ] = None,
+    table: ProfileFile = None,
     goal: Goal = "latency",
     min_accuracy: MinAccuracy = 0.0,
     deadline_ms: Annotated[float, typer.Option(min=0, help="Limit: milliseconds for a request; 0 is none.")] = 0.0,

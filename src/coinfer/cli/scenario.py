@@ -7,13 +7,9 @@ import typer
 from rich.table import Table
 
 from coinfer.cli.console import console
+from coinfer.cli.options import Changes
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Worlds to simulate: presets and your own files.")
-
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, such as servers.0.capacity=20; repeat."),
-]
 
 
 @app.command("list")

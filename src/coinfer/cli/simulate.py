@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import begin_pytorch, console
+from coinfer.cli.options import Changes, TorchDevice, TorchThreads
 
 if TYPE_CHECKING:
     from coinfer.progress import Progress
@@ -24,12 +25,9 @@ def simulate(
     bound: Annotated[
         bool, typer.Option("--bound", help="Also a lower bound of the latency: what is possible.")
     ] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the scenario; repeat."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+    changes: Changes = None,
+    device: TorchDevice = "cpu",
+    threads: TorchThreads = 1,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
 ) -> None:
     """Run policies in a simulated edge, all on the same chance, and compare.

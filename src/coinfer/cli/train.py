@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import begin_pytorch, console, resumable
+from coinfer.cli.options import Changes, TorchDevice, TorchThreads
 from coinfer.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,14 +37,11 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Slots that each learner decides; the preset's without it.")
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the scenario; repeat."),
-    ] = None,
+    changes: Changes = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the training; runs/SCHEME-SCENARIO without it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
-    device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+    device: TorchDevice = "cpu",
+    threads: TorchThreads = 1,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Agents and controller as processes spread over a Ray cluster.")
     ] = False,
