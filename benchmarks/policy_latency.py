@@ -2,7 +2,8 @@
 
     python benchmarks/policy_latency.py [--rounds 40] [--observations 100000] [--only scorer] [--parts times]
 
-SAC-d's policy (72 options); a policy of CDO-DSAC's size (256-512-256, every task by itself in all 50 x 10 x 2 choices);
+SAC-d's policy (94 options; 72 in the record); a policy of CDO-DSAC's size (256-512-256, every task by itself in all
+50 x 10 x 2 choices);
 the scorer that decides task after task, each 50 tasks on 10 servers. Untrained, with weights drawn: the time does not
 depend on them. And the policy that comes with the package, if one does. One observation at a time, as on a node;
 `processor` is the time of the one thread that decides, `wall` what a clock shows. A round is 500 decisions of a policy

@@ -2,12 +2,12 @@
 
     python benchmarks/training.py --seed 0     # and 1, 2: each adds its runs to the record
 
-SAC-d's world, two inputs, 72 choices, four hidden layers of 64, discount 0, one thread; processor time, as other work
-may run on the machine. `as it comes` is a learner with the settings of its authors: stable-baselines3's DQN steps one
-world and makes an update of 32 for 4 steps, its PPO takes 8 worlds, TorchRL's discrete SAC (example for CartPole) one
-world and an update of 256 for each step. `our worlds` is the same learner with what ours has: 128 of our worlds at a
-time, one update of 128 a round, our rate. Those know no masks: what may not be done the world refuses, and the device
-does it all; `without masks` is our SAC that way.
+SAC-d's world, two inputs, 94 choices (72 in the record), four hidden layers of 64, discount 0, one thread; processor
+time, as other work may run on the machine. `as it comes` is a learner with the settings of its authors:
+stable-baselines3's DQN steps one world and makes an update of 32 for 4 steps, its PPO takes 8 worlds, TorchRL's
+discrete SAC (example for CartPole) one world and an update of 256 for each step. `our worlds` is the same learner with
+what ours has: 128 of our worlds at a time, one update of 128 a round, our rate. Those know no masks: what may not be
+done the world refuses, and the device does it all; `without masks` is our SAC that way.
 
 `steps per second` are decisions simulated and learned from. On the way each policy is judged 40 times at 250
 bandwidths (that time does not count); its regret is its reward below the optimum's, in shares of the range between best

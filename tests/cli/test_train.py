@@ -39,7 +39,7 @@ def test_training_ends_with_a_table_and_a_policy(trained: tuple[Path, str]):
     assert any((folder / "events").iterdir())
     sidecar = json.loads((folder / "policy.json").read_text())
     assert sidecar["scheme"] == "sac-d"
-    assert sidecar["sizes"] == {"K": 1, "O": 72, "N": 1}
+    assert sidecar["sizes"] == {"K": 1, "O": 94, "N": 1}
     assert sidecar["training"]["seeds"] == 2
 
 

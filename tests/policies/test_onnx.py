@@ -75,7 +75,7 @@ def test_what_is_nearly_as_good_is_decided_alike(tmp_path: Path):
     """Two choices that sum up the same in another order, and whose biases differ by one in the last place: in float32
     the order of the sum decides, here the bias does."""
     seen = observed(500)
-    net = Mlp(2, (32, 32), 1, 72)
+    net = Mlp(2, (32, 32), 1, seen.option_mask.shape[-1])
     flat = net.initial(torch.tensor([5]))
     (inner, inner_bias), (weight, bias) = net.layers(flat)[-2:]
     inner[..., 16:], inner_bias[..., 16:] = inner[..., :16], inner_bias[..., :16]
@@ -104,7 +104,7 @@ def test_options_in_another_order_mean_the_same(made):
 def test_other_options_or_servers_are_refused(made):
     _, path, triples = made
     policy = ExportedPolicy.load(path)
-    with pytest.raises(PolicyError, match="made for 72 options, 71 are at hand; missing: exit 3, on the device"):
+    with pytest.raises(PolicyError, match="made for 94 options, 93 are at hand; missing: exit 3, on the device"):
         policy.fitted(triples[:-1], servers=1)
     policy.sidecar["options"][0] = [0, ["pool9"], 4]
     with pytest.raises(PolicyError, match="missing: exit 1, cut at pool9, 4 bits"):

@@ -20,7 +20,7 @@ def measured(**changes: object) -> AccuracyTable:
         AccuracyRow(exit=e, cut=(cut.tensor,), bits=bits, correct=100 * e + 10 * i + bits)
         for e, cuts in enumerate(network.exits)
         for i, cut in enumerate(cuts[1:-1], 1)
-        for bits in (4, 8, 12)
+        for bits in (4, 8, 12, 16)
     ]
     fields = {"model": network.network, "fingerprint": network.fingerprint, "dataset": "test", "samples": 1000}
     return AccuracyTable.model_validate({**fields, "exits": (700, 750, 800), "rows": rows, **changes})

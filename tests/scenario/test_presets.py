@@ -80,7 +80,7 @@ def test_sacd_has_the_papers_actions():
     compiled = open_world("sacd")
     labels = compiled.labels[0][0]
     assert {label.exit for label in labels} == {1, 2, 3}
-    assert {label.bits for label in labels if label.cut not in {"", "input"}} == {4, 8, 12}
+    assert {label.bits for label in labels if label.cut not in {"", "input"}} == {4, 8, 12, 16}
     assert compiled.world.edge.link_bank.max() <= 10 * 8e6
     assert (compiled.world.edge.devices, compiled.world.edge.servers, compiled.world.edge.tasks) == (1, 1, 1)
 
