@@ -6,11 +6,11 @@ Expected: CDO-DSAC lowest in latency and highest in success at every rate; all a
 Writes results/arrival_rate.png and prints the tables of the README.
 """
 
-from figures import BESIDE, NAMES, PAPERS, Results, finish, line, plain_log, plt, table
+from figures import BESIDE, NAMES, PAPERS, UNTRAINED, Results, finish, line, plain_log, plt, table
 
 from coinfer.units import MILLI
 
-SCHEMES = (*PAPERS, *BESIDE)
+SCHEMES = (*PAPERS, *UNTRAINED, *BESIDE)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ with the inputs that our CDO-DSAC has.
 import json
 
 from exploration_cost import cost
-from figures import BASE, NAMES, RESULTS, Results, table
+from figures import BASE, EVERY, NAMES, RATE, RESULTS, Results, reward_of, table
 
 from coinfer.evaluate.statistics import Estimate, interval
 from coinfer.units import MILLI
@@ -26,7 +26,7 @@ CLAIMS: tuple[tuple[str, str, int, float], ...] = (
     ("in_time", "ddpg", 25, 19.8),
     ("in_time", "random", 25, 33.4),
 )
-OURS, RATE = "cdo-dsac", 2.0
+OURS = "cdo-dsac"
 
 
 def claim(results: Results, measure: str, other: str, capacity: int) -> dict[str, dict[str, float]]:
@@ -83,10 +83,22 @@ def main() -> None:
     rows += converged(results)
     (RESULTS / "beside_the_paper.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(["", "paper", "ours", "baseline's servers by number", "baseline with our inputs"], rows))
-    for scheme in [name for name in NAMES if results.has(name, RATE)]:
+    print(f"\n{everybody(results)}")
+
+
+def everybody(results: Results) -> str:
+    """All schemes at one rate: what they learn from, the slots of a seed, and what comes out."""
+    rows = []
+    for scheme in [name for name in EVERY if results.has(name, RATE)]:
         mean, good = (results.estimate(scheme, RATE, name) for name in ("latency_s", "in_time"))
-        told = f"{mean.mean / MILLI:.1f} ±{mean.half / MILLI:.1f} ms, {good.mean / 0.01:.1f} ±{good.half / 0.01:.1f} %"
-        print(f"{NAMES[scheme][0]}: {told}")
+        slots = results.played(scheme)
+        told = [f"{slots[name]:,}" for name in ("learning", "updater", "choosing")] if slots else ["", "", ""]
+        first = f"{results.kept_untrained(scheme)} of {len(results.parts[scheme, RATE]['kept'])}"
+        figures = [f"{mean.mean / MILLI:.1f} ±{mean.half / MILLI:.1f}", f"{100 * good.mean:.1f} ±{100 * good.half:.1f}"]
+        learns = bool(slots and slots["learning"])
+        rows.append([NAMES[scheme][0], reward_of(scheme), *told, first if learns else "", *figures])
+    heads = ["learns from", "slots to learn", "of the updater", "to choose", "kept untrained", "mean latency, ms"]
+    return table([f"rate {RATE:g}, capacity {BASE}", *heads, "in time, %"], rows)
 
 
 if __name__ == "__main__":

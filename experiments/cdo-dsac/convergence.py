@@ -1,4 +1,4 @@
-"""Figure 3 (a): latency on held-out worlds against the episodes played, at arrival rate 2.0.
+"""Figure 3 (a): latency on held-out worlds against the episodes played, the updater's included, at arrival rate 2.0.
 
     python experiments/cdo-dsac/convergence.py
 
@@ -8,16 +8,16 @@ last value; Greedy and Random, which do not learn, are level. Writes results/con
 """
 
 import numpy as np
-from figures import NAMES, PAPERS, Results, finish, plain_log, plt
+from figures import NAMES, PAPERS, RATE, Results, finish, plain_log, plt
 
 from coinfer.units import MILLI
 
-RATE = 2.0
 LEARNERS = (
     "cdo-dsac", "cdo-dsac-seen", "cdo-dsac-flat", "cdo-dsac-ranked", "ddpg", "ddpg-flat", "ddpg-running", "online-rl",
     "online-rl-running",
 )  # fmt: skip
-LEVEL = ("greedy", "random", "sequential-greedy")
+LEVEL = ("greedy", "random", "untrained", "sequential-greedy")
+"""`untrained`: the mean of random networks with the inputs of CDO-DSAC, where its curve begins."""
 
 
 def main() -> None:

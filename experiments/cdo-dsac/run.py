@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
-from schemes import JUDGE_SLOTS, SCHEMES, WORLDS, Budget, measure
+from schemes import CANDIDATES, JUDGE_SLOTS, SCHEMES, WORLDS, Budget, measure
 
 from coinfer.profile.measure import this_machine
 from coinfer.scenario.compile import fingerprint, open_world
@@ -31,9 +31,15 @@ HERE = Path(__file__).resolve().parent
 RATES, BASE_RATE = (0.4, 0.8, 1.2, 1.6, 2.0), 2.0
 CAPACITIES, BASE_CAPACITY = (20, 25, 30, 35, 40, 45), 30
 EVERYWHERE = (
-    "cdo-dsac", "ddpg", "ddpg-running", "online-rl", "greedy", "random", "two-choices", "sequential-greedy",
+    "greedy", "random", "two-choices", "sequential-greedy", "untrained", "cdo-dsac", "untrained-table", "online-rl",
+    "untrained-ddpg", "ddpg", "ddpg-running",
 )  # fmt: skip
-AT_BASE = ("ddpg-flat", "online-rl-running", "cdo-dsac-seen", "cdo-dsac-ranked", "cdo-dsac-flat")
+AT_BASE = (
+    "cdo-dsac-one", "cdo-dsac-silent", "cdo-dsac-apart", "cdo-dsac-alone", "cdo-dsac-one-batch", "cdo-dsac-omega-10",
+    "cdo-dsac-omega-25", "cdo-dsac-omega-100", "cdo-dsac-omega-200", "untrained-seen", "cdo-dsac-seen",
+    "untrained-ranked", "cdo-dsac-ranked", "untrained-flat", "cdo-dsac-flat", "ddpg-flat", "untrained-table-running",
+    "online-rl-running",
+)  # fmt: skip
 SEEDS, EPISODES = 10, 8
 CONSOLE = Console(highlight=False)
 
@@ -44,8 +50,8 @@ def changes(rate: float, capacity: int = BASE_CAPACITY) -> dict[str, Any]:
 
 def jobs(only: list[str]) -> list[tuple[str, float]]:
     """What matters most comes first."""
-    named = [(scheme, rate) for rate in reversed(RATES) for scheme in EVERYWHERE]
-    named += [(scheme, BASE_RATE) for scheme in AT_BASE]
+    named = [(scheme, BASE_RATE) for scheme in (*EVERYWHERE[:8], *AT_BASE, *EVERYWHERE[8:])]
+    named += [(scheme, rate) for rate in reversed(RATES[:-1]) for scheme in EVERYWHERE]
     return [job for job in named if not only or job[0] in only or f"{job[0]}@{job[1]}" in only]
 
 
@@ -60,11 +66,11 @@ def work(scheme: str, rate: float, budget: Budget, parts: Path) -> None:
     found = {}
     for capacity in CAPACITIES if rate == BASE_RATE else (BASE_CAPACITY,):
         here: Any = open_world("cdo-dsac", changes(rate, capacity)).world
-        found[str(capacity)] = measure(here, trained.policy, budget.seeds, EPISODES, budget.device)
+        found[str(capacity)] = measure(here, trained.policy(), budget.seeds, EPISODES, budget.device)
     if trained.weights and rate == BASE_RATE:
         save_file({n: w.contiguous() for n, w in trained.weights.items()}, parts / f"{scheme}.safetensors")
     record = {
-        "scheme": scheme, "rate": rate, "rounds": trained.rounds, "kept_round": trained.kept_round,
+        "scheme": scheme, "rate": rate, "played": trained.played, "kept": trained.kept,
         "slots_per_s": round(trained.slots_per_s), "processor_s": round(time.process_time() - began_s, 1),
         "curve": trained.curve, "measured": found,
     }  # fmt: skip
@@ -97,12 +103,13 @@ def gather(settings: argparse.Namespace, parts: Path) -> None:
     world: Any = open_world("cdo-dsac").world
     device = torch.cuda.get_device_name() if settings.device.startswith("cuda") else "processor"
     record = {
-        "command": f"python experiments/cdo-dsac/run.py --rounds {settings.rounds} --seeds {settings.seeds}",
+        "command": f"python experiments/cdo-dsac/run.py --slots {settings.slots} --seeds {settings.seeds}",
         "machine": this_machine().model_dump(),
         "device": device,
         "processor_s": round(sum(part["processor_s"] for part in found)),
         "seeds": settings.seeds,
         "episodes": EPISODES,
+        "candidates": CANDIDATES,
         "worlds": WORLDS,
         "slots": world.edge.slots,
         "fingerprint": fingerprint(world),
@@ -121,7 +128,7 @@ def gather(settings: argparse.Namespace, parts: Path) -> None:
         mean, good = (sum(here[name]) / len(here[name]) for name in ("latency_s", "in_time"))
         CONSOLE.print(
             f"{part['rate']:.1f} {part['scheme']:18} {1000 * mean:7.1f} ms {100 * good:6.2f} % in time, "
-            f"{part['rounds']} rounds, {part['slots_per_s']:,} slots/s, {part['processor_s']} s"
+            f"{sum(part['played'].values()):,} slots, {part['slots_per_s']:,} slots/s, {part['processor_s']} s"
         )
 
 
@@ -130,26 +137,25 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--parts", type=Path)
-    parser.add_argument("--rounds", type=int, default=600, help="slots that each of a seed's 10 worlds plays")
+    parser.add_argument("--slots", type=int, default=6000, help="that a seed plays to learn, the updater's included")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--assess-every", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which all training ends")
     parser.add_argument("--only", nargs="*", default=[], help="schemes, or SCHEME@RATE")
-    parser.add_argument("--quick", action="store_true", help="two seeds, 12 rounds")
+    parser.add_argument("--quick", action="store_true", help="two seeds, few slots")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
     settings = parser.parse_args()
     settings.began = time.time()
     if settings.quick:
-        settings.rounds, settings.seeds, settings.assess_every = 12, 2, 6
+        settings.slots, settings.seeds = 400, 2
     parts = settings.parts or settings.out / "parts"
     for folder in (settings.out, parts):
         folder.mkdir(parents=True, exist_ok=True)
     if settings.job:
         scheme, rate = settings.job.split("@")
         until_s = time.monotonic() + settings.until - time.time()
-        budget = Budget(settings.rounds, settings.seeds, settings.assess_every, JUDGE_SLOTS, until_s, settings.device)
+        budget = Budget(settings.slots, settings.seeds, JUDGE_SLOTS, until_s, settings.device)
         work(scheme, float(rate), budget, parts)
         return
     run_all(settings, parts, settings.began + settings.limit)

@@ -1,4 +1,9 @@
-"""The schemes of the figures, each a function from a world to the trained policies of all seeds, and their measure."""
+"""The schemes of the figures, each a function from a world to the trained policies of all seeds, and their measure.
+
+Budgets are slots. A seed's training has the same number for every scheme, and what the updater of CDO-DSAC plays to
+judge its agents is part of it. What each seed keeps is the best of `CANDIDATES` networks by the same judging, for
+every scheme, and also where nothing is learned (`untrained`).
+"""
 
 import time
 from collections.abc import Callable
@@ -12,13 +17,15 @@ from coinfer.evaluate.simulate import episode_seeds
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies.heuristics import offload as heuristics
-from coinfer.policies.learned.placement_policy import OfferPolicy
+from coinfer.policies.learned.nets import Net
+from coinfer.policies.learned.placement_policy import MakeFeatures, MakeOffers, OfferPolicy
 from coinfer.policies.learned.placements import fixed_cut
 from coinfer.policies.sampling import pick, uniform
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.core import loop as loops
+from coinfer.rl.core.batched_optim import uniform as keyed
 from coinfer.rl.core.placement_env import UNIT_S, OfferGame
-from coinfer.rl.core.records import Turn
+from coinfer.rl.core.records import Transition, Turn, View
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
@@ -27,6 +34,8 @@ AGENTS, WORLDS = 5, 10
 JUDGE_WORLDS = 2
 JUDGE_SLOTS = 100
 """A whole episode: a server that slowly fills up shows late."""
+CANDIDATES = 21
+"""Networks that each seed keeps the best of: one before anything was learned, the others evenly over the training."""
 TUNED = {"memory": 1500, "follow": 0.02}
 """Of all forms of DDPG."""
 FLAT = {
@@ -35,62 +44,96 @@ FLAT = {
 
 
 class Budget(NamedTuple):
-    rounds: int
+    slots: int
+    """That a seed may play to learn, with those that the updater plays to judge its agents."""
     seeds: int
-    assess_every: int
-    assess_rounds: int
+    judge_slots: int
+    """Of each world, to judge one candidate."""
     until_s: float
     """Of `time.monotonic`: training ends then, whatever is left."""
     device: str
 
 
 class Trained(NamedTuple):
-    policy: Policy
-    """For S * E worlds, those of a seed side by side."""
+    policy: Callable[[], Policy]
+    """A new one for S * E worlds, those of a seed side by side; what one plays leaves no trace in the next."""
     curve: list[dict[str, Any]]
-    """On held-out worlds without exploring: rounds so far, and `reward`, `latency_s`, `in_time` of each seed, the mean
+    """On held-out worlds without exploring: slots so far, and `reward`, `latency_s`, `in_time` of each seed, the mean
     of its agents."""
-    rounds: int
+    played: dict[str, int]
+    """Slots of a seed: `learning`, `updater` (to judge the agents), `choosing` (to judge the candidates)."""
     weights: dict[str, torch.Tensor]
     slots_per_s: float
-    kept_round: list[int]
-    """When each seed's weights were those that are kept."""
+    kept: list[int]
+    """Which candidate each seed's weights were, 0 being that of before any learning."""
 
 
 class Played(NamedTuple):
     curve: list[dict[str, Any]]
     weights: torch.Tensor
-    """[S, ..] those of the greatest return on the held-out worlds, of all agents and assessments."""
-    kept_round: list[int]
+    """[S, ..] those of the greatest return on the held-out worlds, of all candidates."""
+    kept: list[int]
     slots_per_s: float
 
 
 Scheme = Callable[[OffloadWorld, Budget], Trained]
+Actor = tuple[Net, MakeFeatures, MakeOffers]
 
 
-def cdo(**changes: Any) -> Scheme:
+def updater_slots(settings: cdo_dsac.CdoSettings, rounds: int) -> int:
+    """What a seed's updater plays in so many rounds."""
+    if not settings.broadcast_every:
+        return 0
+    updates = rounds // settings.every - settings.warmup // settings.every
+    judged = settings.agents * settings.judge_worlds * settings.judge_rounds
+    return max(0, updates) // settings.broadcast_every * judged
+
+
+def rounds_within(settings: cdo_dsac.CdoSettings, slots: int) -> int:
+    """The most rounds whose slots, the updater's among them, are no more than these."""
+    rounds = slots // WORLDS
+    while rounds > 1 and rounds * WORLDS + updater_slots(settings, rounds) > slots:
+        rounds -= 1
+    return rounds
+
+
+def cdo(agents: int = AGENTS, sharing: bool = True, **changes: Any) -> Scheme:
+    """CDO-DSAC.
+
+    Args:
+        sharing: without it every agent learns from what it played itself, and remembers its part of the slots, so that
+            what is remembered is as old.
+    """
+
     def train(world: OffloadWorld, budget: Budget) -> Trained:
-        settings = cdo_dsac.preset("quick", agents=AGENTS, worlds=WORLDS // AGENTS, **changes)
-        settings = cdo_dsac.with_rounds(settings, budget.rounds)
+        settings = cdo_dsac.preset("quick", agents=agents, worlds=WORLDS // agents, **changes)
+        settings = cdo_dsac.with_rounds(settings, rounds_within(settings, budget.slots))
         loop = cdo_dsac.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
+        if not sharing:
+            loop.settings = replace(loop.settings, capacity=settings.memory // agents)
+            loop.share, loop.ring = _its_own, None
         sac = loop.learner.sac
-        played = _play(loop, world, budget, lambda: sac.actor_flat.detach())
-        features, offers = cdo_dsac.features_of(settings), cdo_dsac.offers_of(settings)
-        return _trained(OfferPolicy(sac.actor, played.weights, features, offers), loop, played)
+        played = _play(
+            loop, world, budget, lambda: sac.actor_flat.detach(), lambda rounds: updater_slots(settings, rounds)
+        )
+        actor = sac.actor, cdo_dsac.features_of(settings), cdo_dsac.offers_of(settings)
+        return _trained(actor, played, budget, _slots(loop.round, updater_slots(settings, loop.round), budget))
 
     return train
 
 
+def _its_own(step: Transition) -> Transition:
+    return step
+
+
 def deterministic(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
-        settings = ddpg.with_rounds(replace(ddpg.DdpgSettings(), worlds=WORLDS, **changes), budget.rounds)
+        settings = replace(ddpg.DdpgSettings(), worlds=WORLDS, **changes)
+        settings = ddpg.with_rounds(settings, budget.slots // WORLDS)
         loop = ddpg.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
         played = _play(loop, world, budget, lambda: loop.learner.actor_flat.detach())
-        return _trained(
-            OfferPolicy(loop.learner.actor, played.weights, ddpg.features_of(settings), ddpg.offers_of(settings)),
-            loop,
-            played,
-        )
+        actor = loop.learner.actor, ddpg.features_of(settings), ddpg.offers_of(settings)
+        return _trained(actor, played, budget, _slots(loop.round, 0, budget))
 
     return train
 
@@ -98,17 +141,87 @@ def deterministic(**changes: Any) -> Scheme:
 def tabular(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
         settings = replace(online_rl.OnlineRlSettings(), worlds=WORLDS, batch=2 * WORLDS, **changes)
-        settings = online_rl.with_rounds(settings, budget.rounds)
+        settings = online_rl.with_rounds(settings, budget.slots // WORLDS)
         loop = online_rl.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
         played = _play(loop, world, budget, lambda: loop.learner.values)
-        return _trained(online_rl.TablePolicy(loop.learner.grid, played.weights), loop, played)
+        return _table(loop.learner.grid, played, budget, _slots(loop.round, 0, budget))
 
     return train
 
 
-def _trained(policy: Policy, loop: loops.Loop, played: Played) -> Trained:
-    weights = {"actor": played.weights.cpu()} if isinstance(policy, OfferPolicy) else {}
-    return Trained(policy, played.curve, loop.round, weights, played.slots_per_s, played.kept_round)
+def untrained(make: Callable[[OffloadWorld], Actor]) -> Scheme:
+    """The best of random networks, by the judging that the trained ones are kept by; the first of a seed is the one
+    that its first agent would begin with."""
+
+    def judge(world: OffloadWorld, budget: Budget) -> Trained:
+        actor = make(world)
+        net, features, offers = actor
+        keys = _candidates(budget)
+        flat = net.initial(random.key(keys, 0))
+        game = OfferGame(world, JUDGE_WORLDS, features, offers, budget.device)
+        return _trained(actor, _best(game, Greatest(net, flat, keys), flat, budget), budget, _slots(0, 0, budget))
+
+    return judge
+
+
+def untrained_table(**changes: Any) -> Scheme:
+    """The best of tables of random numbers."""
+
+    def judge(world: OffloadWorld, budget: Budget) -> Trained:
+        keys, settings = _candidates(budget), replace(online_rl.OnlineRlSettings(), **changes)
+        learner = online_rl.OnlineRl(settings, online_rl.grid_of(settings, world), keys)
+        learner.values = keyed(keys, 0, learner.values.shape[1:])
+        game = OfferGame(world, JUDGE_WORLDS, online_rl.features_of(learner.grid), fixed_cut, budget.device)
+        return _table(learner.grid, _best(game, learner, learner.values, budget), budget, _slots(0, 0, budget))
+
+    return judge
+
+
+class Greatest:
+    """Networks of which each task takes the place of the greatest number, as learners that only act."""
+
+    def __init__(self, net: Net, flat: torch.Tensor, keys: torch.Tensor):
+        self.net, self.flat, self.keys = net, flat, keys
+
+    @torch.no_grad()
+    def act(self, view: View, call: int, explore: bool = True) -> torch.Tensor:
+        return torch.where(view.mask, self.net(self.flat, view.features), -torch.inf).argmax(-1)
+
+
+def _candidates(budget: Budget) -> torch.Tensor:
+    """[S * CANDIDATES] keys, those of a seed side by side."""
+    seeds = torch.arange(budget.seeds, device=budget.device)
+    return random.key(seeds[:, None], torch.arange(CANDIDATES, device=budget.device)).flatten()
+
+
+def _best(game: OfferGame, learner: Any, weights: torch.Tensor, budget: Budget) -> Played:
+    """Each seed's best of its random ones; the curve's only point is their mean."""
+    found = {n: part.cpu() for n, part in loops.assess(game, learner, budget.judge_slots).items()}
+    by_seed = {name: part.unflatten(0, (budget.seeds, -1)) for name, part in found.items()}
+    told = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
+    best = by_seed["reward"].argmax(1)
+    kept = weights.unflatten(0, (budget.seeds, -1))[torch.arange(budget.seeds), best]
+    return Played([{"slots": 0, **told}], kept, best.tolist(), 0.0)
+
+
+def _slots(rounds: int, updater: int, budget: Budget) -> dict[str, int]:
+    choosing = CANDIDATES * JUDGE_WORLDS * budget.judge_slots
+    return {"learning": rounds * WORLDS, "updater": updater, "choosing": choosing}
+
+
+def _trained(actor: Actor, played: Played, budget: Budget, slots: dict[str, int]) -> Trained:
+    net, features, offers = actor
+
+    def policy() -> Policy:
+        return OfferPolicy(net, played.weights, features, offers)
+
+    return Trained(policy, played.curve, slots, {"actor": played.weights.cpu()}, played.slots_per_s, played.kept)
+
+
+def _table(grid: online_rl.Grid, played: Played, budget: Budget, slots: dict[str, int]) -> Trained:
+    return Trained(
+        lambda: online_rl.TablePolicy(grid, played.weights), played.curve, slots, {}, played.slots_per_s, played.kept
+    )
 
 
 class Plain:
@@ -150,15 +263,16 @@ def named(policy: Callable[[int], Policy]) -> Scheme:
     def judge(world: OffloadWorld, budget: Budget) -> Trained:
         game: Any = Plain(world, budget.device)
         learner: Any = Fixed(policy(0), budget.device)
-        found = loops.assess(game, learner, budget.assess_rounds)
+        found = loops.assess(game, learner, budget.judge_slots)
         told = {name: [round(float(part[0]), 5)] * budget.seeds for name, part in found.items()}
-        return Trained(policy(0), [{"round": 0, **told}], 0, {}, 0.0, [])
+        return Trained(lambda: policy(0), [{"slots": 0, **told}], {}, {}, 0.0, [])
 
     return judge
 
 
 def random_server(seed: int = 0) -> Policy:
-    """Random of the paper: any server, each as likely, with CDLP's cut."""
+    """Random of the paper: any server, each as likely, with CDLP's cut. What it draws follows from seed, slot and
+    world, counted from its making."""
     calls = [0]
 
     def decide(seen: OffloadObservation) -> OffloadDecision:
@@ -169,13 +283,39 @@ def random_server(seed: int = 0) -> Policy:
     return decide
 
 
+def actor_of(**changes: Any) -> Callable[[OffloadWorld], Actor]:
+    """The actor of CDO-DSAC's agents, with these changes of their settings, and what it is told and chooses from."""
+    settings = cdo_dsac.preset("quick", **changes)
+    return lambda world: (
+        cdo_dsac.net_of(settings, world, last_gain=0.1),
+        cdo_dsac.features_of(settings),
+        cdo_dsac.offers_of(settings),
+    )
+
+
+WIDE = (256, 512, 256)
+"""Widths of the paper's network."""
 SCHEMES: dict[str, Scheme] = {
     "cdo-dsac": cdo(),
+    "cdo-dsac-one": cdo(agents=1, broadcast_every=0),
+    "cdo-dsac-one-batch": cdo(agents=1, broadcast_every=0, batch=80),
+    "cdo-dsac-apart": cdo(sharing=False),
+    "cdo-dsac-silent": cdo(broadcast_every=0),
+    "cdo-dsac-alone": cdo(sharing=False, broadcast_every=0),
+    "cdo-dsac-omega-10": cdo(broadcast_every=10),
+    "cdo-dsac-omega-25": cdo(broadcast_every=25),
+    "cdo-dsac-omega-100": cdo(broadcast_every=100),
+    "cdo-dsac-omega-200": cdo(broadcast_every=200),
+    "untrained": untrained(actor_of()),
     "cdo-dsac-seen": cdo(running=False),
-    "cdo-dsac-flat": cdo(form="flat", hidden=(256, 512, 256)),
-    "cdo-dsac-ranked": cdo(form="ranked", hidden=(256, 512, 256)),
+    "untrained-seen": untrained(actor_of(running=False)),
+    "cdo-dsac-flat": cdo(form="flat", hidden=WIDE),
+    "untrained-flat": untrained(actor_of(form="flat", hidden=WIDE)),
+    "cdo-dsac-ranked": cdo(form="ranked", hidden=WIDE),
+    "untrained-ranked": untrained(actor_of(form="ranked", hidden=WIDE)),
     "ddpg": deterministic(form="ranked", hidden=(64, 32), discount=0.5, noise=(0.5, 0.1), **FLAT),
-    "ddpg-flat": deterministic(hidden=(256, 512, 256), discount=0.3, **FLAT),
+    "untrained-ddpg": untrained(actor_of(form="ranked", hidden=(64, 32))),
+    "ddpg-flat": deterministic(hidden=WIDE, discount=0.3, **FLAT),
     "ddpg-running": deterministic(
         form="places",
         hidden=(32, 32),
@@ -188,7 +328,9 @@ SCHEMES: dict[str, Scheme] = {
         **TUNED,
     ),
     "online-rl": tabular(),
+    "untrained-table": untrained_table(),
     "online-rl-running": tabular(running=True),
+    "untrained-table-running": untrained_table(running=True),
     "greedy": named(heuristics.greedy),
     "random": named(random_server),
     "two-choices": named(heuristics.two_choices),
@@ -196,32 +338,46 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def _play(loop: loops.Loop, world: OffloadWorld, budget: Budget, weights: Callable[[], torch.Tensor]) -> Played:
+def _play(
+    loop: loops.Loop,
+    world: OffloadWorld,
+    budget: Budget,
+    weights: Callable[[], torch.Tensor],
+    updater: Callable[[int], int] = lambda rounds: 0,
+) -> Played:
     """Trains, and judges everybody now and then in worlds that are the same for all learners of all schemes; the first
-    time before anything was learned."""
+    time before anything was learned. Each judgement brings one candidate: where there are several agents, they take
+    turns.
+
+    Args:
+        updater: slots that the updater has played after so many rounds.
+    """
+    rounds = loop.settings.rounds
     loop.settings = replace(loop.settings, assess_every=0, assess_rounds=1)
     own: Any = loop.game
     judge = OfferGame(world, JUDGE_WORLDS, own.features, own.offers, budget.device)
     count, seeds = len(loop.keys), budget.seeds
+    agents = count // seeds
+    moments = [round(part * rounds / (CANDIDATES - 1)) for part in range(CANDIDATES)]
     curve, took_s = [], 0.0
-    kept, best = weights()[:: count // seeds].clone(), torch.full((seeds,), -torch.inf, dtype=torch.float64)
-    kept_round = [0] * seeds
-    while True:
-        if loop.round % budget.assess_every == 0 or loop.round == budget.rounds:
-            found = {n: part.cpu() for n, part in loops.assess(judge, loop.learner, budget.assess_rounds).items()}
-            by_seed = {name: part.unflatten(0, (seeds, -1)) for name, part in found.items()}
-            told = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
-            curve.append({"round": loop.round, **told})
-            reward, agent = by_seed["reward"].max(1)
-            for seed in (reward > best).nonzero()[:, 0].tolist():
-                kept[seed] = weights()[seed * (count // seeds) + int(agent[seed])]
-                best[seed], kept_round[seed] = reward[seed], loop.round
-        if loop.round == budget.rounds or time.monotonic() >= budget.until_s:
+    best = torch.full((seeds,), -torch.inf, dtype=torch.float64)
+    kept, which = weights()[::agents].clone(), [0] * seeds
+    for number, moment in enumerate(moments):
+        while loop.round < moment and time.monotonic() < budget.until_s:
+            began_s = time.process_time()
+            loop.play()
+            took_s += time.process_time() - began_s
+        found = {n: part.cpu() for n, part in loops.assess(judge, loop.learner, budget.judge_slots).items()}
+        by_seed = {name: part.unflatten(0, (seeds, -1)) for name, part in found.items()}
+        told = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
+        curve.append({"slots": loop.round * WORLDS + updater(loop.round), **told})
+        reward = by_seed["reward"][:, number % agents]
+        for seed in (reward > best).nonzero()[:, 0].tolist():
+            kept[seed] = weights()[seed * agents + number % agents]
+            best[seed], which[seed] = reward[seed], number
+        if loop.round < moment:
             break
-        began_s = time.process_time()
-        loop.play()
-        took_s += time.process_time() - began_s
-    return Played(curve, kept, kept_round, loop.round * count * loop.view.there.shape[1] / max(took_s, 1e-9))
+    return Played(curve, kept, which, loop.round * count * loop.view.there.shape[1] / max(took_s, 1e-9))
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@
 
 In cias-pno.yaml, ten seeds, at arrival rates 1.2, 2.0 and 2.4: CDLP's cuts with DSACO's agents (`cias-pno`), the
 agents choosing among all surviving cuts too (`cias-pno-joint`), the agents without any cut, and the same cuts with
-DDPG, Greedy and Random servers. What is stopped goes on; `--draw` trains nothing and takes what there is. Also how long
+DDPG, Greedy and Random servers. `untrained`: the best of random networks, judged as the trained ones. What is stopped
+goes on, and what results.json has is not trained again unless `--only` names it; `--draw` trains nothing. Also how long
 CDLP takes for all tasks of a slot, against their number. Expected: cuts and agents both gain, CDLP's time grows
 linearly or slower. Writes results/results.json, results/latency.png and results/decision.png.
 """
@@ -32,7 +33,18 @@ from coinfer.units import MILLI
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "cdo-dsac"))
 
-from schemes import JUDGE_SLOTS, Budget, Scheme, cdo, measure, named, random_server  # noqa: E402
+from schemes import (  # noqa: E402
+    CANDIDATES,
+    JUDGE_SLOTS,
+    Budget,
+    Scheme,
+    actor_of,
+    cdo,
+    measure,
+    named,
+    random_server,
+    untrained,
+)
 from schemes import SCHEMES as CDO_DSAC  # noqa: E402
 
 matplotlib.use("Agg")
@@ -46,6 +58,9 @@ SCHEMES: dict[str, tuple[Scheme, dict[str, Any]]] = {
     "cias-pno": (cdo(), {}),
     "cias-pno-joint": (cdo(cuts="joint"), {}),
     "agents, no cuts": (cdo(), ENDS),
+    "untrained": (untrained(actor_of()), {}),
+    "untrained, joint": (untrained(actor_of(cuts="joint")), {}),
+    "untrained, no cuts": (untrained(actor_of()), ENDS),
     "CDLP, DDPG": (CDO_DSAC["ddpg"], {}),
     "DDPG, no cuts": (CDO_DSAC["ddpg"], ENDS),
     "CDLP, Greedy": (named(heuristics.greedy), {}),
@@ -69,10 +84,10 @@ def trained(name: str, rate: float, budget: Budget) -> dict[str, Any]:
     return {
         "scheme": name,
         "rate": rate,
-        "rounds": found.rounds,
-        "kept_round": found.kept_round,
+        "played": found.played,
+        "kept": found.kept,
         "curve": found.curve,
-        "measured": measure(world, found.policy, budget.seeds, EPISODES, budget.device),
+        "measured": measure(world, found.policy(), budget.seeds, EPISODES, budget.device),
     }
 
 
@@ -89,6 +104,11 @@ def decision_s(tasks: int, repeats: int = 30) -> list[float]:
         fixed_cut(cut)
         took.append(time.perf_counter() - began_s)
     return took
+
+
+def _job(point: dict[str, Any]) -> str:
+    """As `--only` names it."""
+    return f"{point['scheme']}@{point['rate']:g}"
 
 
 def rates_of(points: list[dict[str, Any]]) -> list[float]:
@@ -150,18 +170,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--rounds", type=int, default=600, help="slots that each of a seed's 10 worlds plays")
+    parser.add_argument("--slots", type=int, default=6000, help="that a seed plays to learn, the updater's included")
     parser.add_argument("--rates", type=float, nargs="*", default=RATES)
     parser.add_argument("--only", nargs="*", default=[], help="SCHEME@RATE: these only, and no figures")
     parser.add_argument("--draw", action="store_true", help="train nothing more, draw what there is")
-    parser.add_argument("--quick", action="store_true", help="two seeds, 8 rounds: shows that it runs")
+    parser.add_argument("--quick", action="store_true", help="two seeds, few slots: shows that it runs")
     settings = parser.parse_args()
     torch.set_num_threads(1)
-    rounds, seeds = (8, 2) if settings.quick else (settings.rounds, SEEDS)
-    budget = Budget(rounds, seeds, max(1, rounds // 10), JUDGE_SLOTS, float("inf"), settings.device)
+    slots, seeds = (400, 2) if settings.quick else (settings.slots, SEEDS)
+    budget = Budget(slots, seeds, JUDGE_SLOTS, float("inf"), settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     partial = settings.out / "points.partial.jsonl"
     points = [json.loads(line) for line in partial.read_text().splitlines()] if partial.exists() else []
+    known = {(point["scheme"], point["rate"]) for point in points}
+    if (settings.out / "results.json").exists():
+        before = json.loads((settings.out / "results.json").read_text())["points"]
+        for point in before:
+            if (point["scheme"], point["rate"]) not in known and _job(point) not in settings.only:
+                points.append(point)
     known = {(point["scheme"], point["rate"]) for point in points}
     with partial.open("a", encoding="utf-8") as file:
         for rate in [] if settings.draw else sorted(settings.rates, reverse=True):
@@ -183,12 +209,13 @@ def main() -> None:
         "command": "python experiments/cias-pno/run.py --rates " + " ".join(f"{rate:g}" for rate in settings.rates),
         "machine": this_machine().model_dump(),
         "seeds": seeds,
+        "candidates": CANDIDATES,
         "fingerprint": fingerprint(world_of(2.0, {})),
         "points": points,
         "cdlp_median_s": {tasks: float(np.median(took)) for tasks, took in decisions.items()},
     }
     (settings.out / "results.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-    partial.unlink()
+    partial.unlink(missing_ok=True)
     draw(points, decisions, settings.out)
     print(tables(points))
     print("CDLP, median: " + ", ".join(f"{n} tasks {1000 * t:.2f} ms" for n, t in record["cdlp_median_s"].items()))

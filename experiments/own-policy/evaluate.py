@@ -6,10 +6,12 @@ Reads what train.py and prune.py wrote to FOLDER, and writes FOLDER/evaluated.js
 measures of each of 10 seeds, mostly one episode each. What is there already is not played again. Nothing of this chance
 was met in training, and seeds from 100 on were looked at once, when all was chosen: that was done by the seeds from 50
 on, in a folder of their own. `learned` is what is shipped (the training `all`, by prune.py) with memory
-(`coinfer.policies.heuristics.memory`).
+(`coinfer.policies.heuristics.memory`). `learned-1` to `learned-3` are the same from other seeds of the training, half
+as long, in FOLDER/seed-1 to seed-3; `untrained-0` to `untrained-3` are what these four trainings begin with.
 
 Groups of worlds:
-    main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; long episodes
+    main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; long episodes; training
+          seeds and untrained weights with fresh knowledge
     slot: the same with fresh knowledge and short episodes, beside the best of each slot: `slot-descent`, which knows
           the truth, `seen-descent`, which knows what policies know, and `slot-optimum`, exact, for slots of few tasks
     more: the part of main on `cdo-dsac` with six episodes a seed, as hardly any task is late there
@@ -46,6 +48,9 @@ WORLDS = (*(("cdo-dsac", rate) for rate in (1.2, 1.6, 2.0)), ("campus", 0.0), ("
 AGES = (0, 1, 3)
 FORGETFUL = ("two-choices", "sequential-greedy", "insertion", "learned-forgetful")
 TOLD = ("sequential-greedy-memory", "insertion-memory", "learned")
+TRAININGS = ("learned", "learned-1", "learned-2", "learned-3")
+BEGINNINGS = ("untrained-0", "untrained-1", "untrained-2", "untrained-3")
+"""Before training, of the same seeds."""
 LONG = {"cdo-dsac": 100, "campus": 200, "city": 100}
 SHORT = {"cdo-dsac": 40, "campus": 50, "city": 12}
 """Slots of an episode; the whole one of `city` has 300."""
@@ -76,7 +81,7 @@ def jobs() -> list[Job]:
         for policy in ("sequential-greedy", "insertion", "learned", "seen-descent", "slot-descent"):
             found.append(Job("slot", scenario, rate, 0, servers, SHORT[scenario], policy))
     for rate in (1.2, 2.0):
-        for policy in ("sequential-greedy", "insertion", "learned", "slot-descent", "slot-optimum"):
+        for policy in ("sequential-greedy", "insertion", "untrained-0", "learned", "slot-descent", "slot-optimum"):
             found.append(Job("few", "cdo-dsac", rate, 0, 2, 100, policy))
     for servers in SERVERS:
         spot = [ON_THE_SPOT[servers]] if servers in ON_THE_SPOT else []
@@ -84,7 +89,8 @@ def jobs() -> list[Job]:
             found.append(Job("servers", "cdo-dsac", 2.0, 0, servers, LONG["cdo-dsac"], policy))
     for scenario, rate in WORLDS:
         for age in AGES:
-            for policy in (*FORGETFUL, *TOLD):
+            of_training = (*TRAININGS[1:], *BEGINNINGS) if age == 0 else ()
+            for policy in (*FORGETFUL, *TOLD, *of_training):
                 found.append(Job("main", scenario, rate, age, 5 if rate else 0, LONG[scenario], policy))
     for rate in (1.2, 1.6, 2.0):
         for age in AGES:
@@ -97,7 +103,9 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
     """Nothing for those that `simulate` itself knows by name as knowing the truth."""
 
     def trained(which: str) -> Policy:
-        flat = torch.tensor(json.loads((folder / f"{which}.json").read_text())["weights"])
+        return scored(torch.tensor(json.loads((folder / f"{which}.json").read_text())["weights"]))
+
+    def scored(flat: torch.Tensor) -> Policy:
         return scorer.scorer(scorer.unpack(flat[None]))
 
     def best_of_what_is_seen(seen: OffloadObservation) -> OffloadDecision:
@@ -109,6 +117,14 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
         "insertion-memory": lambda: remembering(insertion(), slot_s),
         "learned-forgetful": lambda: trained("learned"),
         "learned": lambda: remembering(trained("learned"), slot_s),
+        **{
+            f"learned-{n}": lambda n=n: remembering(trained(f"seed-{n}/learned"), slot_s)
+            for n in range(1, len(TRAININGS))
+        },
+        **{
+            f"untrained-{n}": lambda n=n: remembering(scored(scorer.first_weights(n)), slot_s)
+            for n in range(len(BEGINNINGS))
+        },
         "seen-descent": lambda: best_of_what_is_seen,
         **{which: lambda which=which: trained(which) for which in SETS},
     }

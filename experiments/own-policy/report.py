@@ -4,6 +4,8 @@
 
 Prints the tables of the README, and writes FOLDER/report.json (every comparison with its interval) and FOLDER/*.png.
 Differences are seed by seed over 10 seeds, with 95 % intervals (Student's t); a * marks one whose interval holds 0.
+Where several trainings are compared (`trainings`), the interval is that over the trainings and that over the seeds of
+the evaluation together: the root of the sum of their squares.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
-from evaluate import AGES, ON_THE_SPOT, SERVERS, WORLDS
+from evaluate import AGES, BEGINNINGS, ON_THE_SPOT, SERVERS, TRAININGS, WORLDS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -122,7 +124,9 @@ def slot_group(found: Found) -> list[Compared]:
     worlds = [("slot", *world, ("seen-descent", "slot-descent")) for world in WORLDS]
     worlds += [("few", "cdo-dsac", rate, ("slot-descent", "slot-optimum")) for rate in (1.2, 2.0)]
     for group, scenario, rate, others in worlds:
-        for ours in ("learned", "insertion", "sequential-greedy"):
+        for ours in ("learned", "untrained-0", "insertion", "sequential-greedy"):
+            if group == "slot" and ours == "untrained-0":
+                continue
             where = f"{named(scenario, rate)}{', few tasks' if group == 'few' else ''}"
             row = [where, ours]
             for other in ("seen-descent", "slot-descent", "slot-optimum"):
@@ -153,6 +157,44 @@ def servers_group(found: Found) -> list[Compared]:
     heads = [head for ours in OURS for head in (f"latency, {ours} to on the spot", "success")]
     table(["servers", "sequential greedy", "insertion", *OURS, *heads], rows)
     return kept
+
+
+def trainings(found: Found) -> list[dict[str, Any]]:
+    """What training gives, with fresh knowledge: four trainings and what each began with, beside the strongest policy
+    without training; latency as a part of sequential greedy's."""
+    rows, kept = [], []
+    for scenario, rate in WORLDS:
+        at = {"group": "main", "scenario": scenario, "rate": rate, "age": 0}
+        greedy = found.values("mean_s", policy="sequential-greedy", **at)
+        assert greedy is not None
+        every = {}
+        for name, policies in (("insertion", ("insertion-memory",)), ("before", BEGINNINGS), ("after", TRAININGS)):
+            values = [found.values("mean_s", policy=policy, **at) for policy in policies]
+            every[name] = np.array([one for one in values if one is not None])
+        compared_to = {
+            "insertion": (every["insertion"], greedy), "before": (every["before"], greedy),
+            "after": (every["after"], greedy), "after_to_before": (every["after"], every["before"]),
+            "after_to_insertion": (every["after"], every["insertion"]),
+            "before_to_insertion": (every["before"], every["insertion"]),
+        }  # fmt: skip
+        estimates = {name: crossed(mine, theirs) for name, (mine, theirs) in compared_to.items()}
+        singles = [100 * (one.mean() / greedy.mean() - 1) for one in every["after"]]
+        rows.append(
+            [named(scenario, rate), *map(percent, estimates.values()), ", ".join(f"{one:.1f}" for one in singles)]
+        )
+        kept.append({"world": named(scenario, rate), **{name: one._asdict() for name, one in estimates.items()}})
+    heads = ["insertion", "before training", "after", "after to before", "after to insertion", "before to insertion"]
+    table(["world", *heads, "each training"], rows)
+    return kept
+
+
+def crossed(mine: np.ndarray, theirs: np.ndarray) -> Estimate:
+    """Difference of [T, S] to [T, S] or [S], as a part of the latter's mean, with an interval that holds for other
+    trainings (T) and other chance (S)."""
+    part = (mine - theirs) / theirs.mean()
+    over_seeds = interval(part.mean(0))
+    over_trainings = interval(part.mean(1)).half if len(part) > 1 else 0.0
+    return Estimate(over_seeds.mean, float(np.hypot(over_seeds.half, over_trainings)))
 
 
 def draw_main(found: Found, path: Path) -> None:
@@ -249,6 +291,7 @@ def main() -> None:
         ]
         for name, group in groups.items()
     }
+    record["trainings"] = trainings(found)
     (folder / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     draw_main(found, folder / "main.png")
     draw_servers(found, folder / "servers.png")

@@ -31,16 +31,16 @@ from coinfer.evaluate.statistics import Estimate, paired_difference
 from coinfer.graph.zoo.networks import open_model
 from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.measure import this_machine
-from coinfer.resources import TRACES
+from coinfer.resources import POLICIES, TRACES
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.device import Device, Result
 from coinfer.runtime.emulation.links import Link
-from coinfer.runtime.images import DATA, load_images
+from coinfer.runtime.images import load_images
 from coinfer.runtime.profiling import profile_for
 from coinfer.traces import Trace
 from coinfer.types import Policy
 
-LEARNED = DATA / "policies" / "learned.onnx"
+LEARNED = POLICIES / "learned.onnx"
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = {"learned": "learned policy"}
 CONCURRENT = 64

@@ -4,12 +4,14 @@
     python experiments/sac-d/train.py --scenario sacd-cifar
 
 Ten learners are one batch. Writes results/SCENARIO/training.json (learning curves) and results/SCENARIO/judged.json:
-for each scheme, seed and bandwidth what was decided and what came of it, beside the exhaustive optimum and the device
-alone. The figures are drawn from these by the other scripts. Goes on where it was stopped.
+for each scheme, seed and bandwidth what was decided and what came of it, beside the exhaustive optimum, the device
+alone, and SAC-d's networks before training (`untrained`; nothing is learned in the first round). The figures are drawn
+from these by the other scripts. Goes on where it was stopped.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import bandwidths
@@ -54,6 +56,8 @@ def main() -> None:
         curves = {"record": trained.record}
         curves["assessed"] = [[point.round, bandwidths.short(point.figures["reward"])] for point in trained.assessed]
         told["schemes"][name] = curves
+    first = replace(settings, steps=1)
+    judged["untrained"] = [bandwidths.judge(edge, policy) for policy in trainer("sac-d")(first).policies]
     (output / "training.json").write_text(json.dumps(told, indent=1) + "\n")
     bandwidths.save(output / "judged.json", edge, judged)
     print(bandwidths.summary(edge, judged))
