@@ -54,6 +54,18 @@ def test_a_quick_run_leaves_a_sane_record(name, home):
             assert found["reached"] == (found["median"] <= found["at_most"])
 
 
+def test_two_checkouts_are_compared_figure_by_figure(home):
+    output = home / "before_after.json"
+    command = [sys.executable, "benchmarks/before_after.py", str(ROOT), "--only", "planning", "--quick"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command += ["--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(output.read_text())["figures"]
+    assert len(figures) == FIGURES["planning"]
+    assert all(found["median"] > 0 for found in figures.values())
+
+
 def test_a_record_of_a_quick_run_is_never_kept():
     for path in (ROOT / "benchmarks/results").glob("*.json"):
         assert not json.loads(path.read_text()).get("quick"), path.name
