@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -91,3 +92,26 @@ def test_examples_say_what_they_should(example: str, arguments: list[str], said:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(said, done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/extending.md"])
+def test_places_that_guides_name_exist(page: str):
+    """Paths between backticks, from the root or from the package."""
+    named = re.findall(r"`([\w./-]+(?:/|\.py|\.md|\.yaml))`", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(named) > 10
+    missing = [name for name in named if not any((top / name).exists() for top in (ROOT, ROOT / "src/coinfer"))]
+    assert missing == []
+
+
+def test_the_picture_of_the_packages_is_that_of_the_enforced_layers():
+    """Run `python tools/draw_architecture.py` after a change of the layers in pyproject.toml."""
+    tool = runpy.run_path(str(ROOT / "tools" / "draw_architecture.py"))
+    assert (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8") == tool["svg"]()
+    packages = {
+        path.stem
+        for path in (ROOT / "src/coinfer").iterdir()
+        if path.suffix == ".py" or path.joinpath("__init__.py").exists()
+    }
+    assert (
+        packages - {"__init__", "__main__"} == {name for row in tool["layers"]() for name in row} == set(tool["PARTS"])
+    )
