@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from coinfer.addresses import parse_addresses
 from coinfer.cli.options import Engine, Slowdown, Threads
 
 
@@ -42,7 +43,7 @@ def edge(
         queue=queue,
         slowdown=slowdown,
         engine=engine,
-        peers=None if peers == "any" else tuple(peer for peer in peers.split(",") if peer),
+        peers=None if peers == "any" else parse_addresses(peers, "--peers"),
         echo=echo,
     )
     raise typer.Exit(run_edge(settings))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coinfer.addresses import parse_addresses
 from coinfer.cli.console import console
 from coinfer.cli.options import (
     Accuracy,
@@ -65,7 +66,7 @@ def infer(
         console,
         model,
         images,
-        [server for server in servers.split(",") if server],
+        parse_addresses(servers, "--servers"),
         deadline_ms / 1e3,
         parse_bits(bits),
         jpeg,

@@ -135,8 +135,8 @@ def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ("address", "told"),
     [
         ("127.0.0.1:9", "address 127.0.0.1:9: no Ray head answers there; `ray start --head` starts one"),
-        ("head", "address 'head': expected HOST:PORT of a Ray head, such as 10.0.0.5:6379, or auto"),
-        ("ray://10.0.0.5:10001", "address 'ray://10.0.0.5:10001': expected HOST:PORT"),
+        ("head", "address 'head': it has no port; expected host:port such as"),
+        ("ray://10.0.0.5:10001", "address 'ray://10.0.0.5:10001': it is a URL; expected host:port"),
     ],
 )
 def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, told: str):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import signal
+import socket
 import statistics
 import time
 import urllib.error
@@ -19,10 +20,13 @@ from tests.patience import patient_transport
 from tests.runtime.edge.edge_process import edge_process
 from tritonclient.grpc import service_pb2 as pb
 
+from coinfer.errors import UserError
 from coinfer.graph.zoo import networks
 from coinfer.runtime.codec.tensors import pack, unpack
-from coinfer.runtime.edge.server import EdgeSettings, check_settings
-from coinfer.runtime.executor import Executor, RequestError
+from coinfer.runtime.edge.http_server import listen
+from coinfer.runtime.edge.server import EdgeSettings, checked_settings
+from coinfer.runtime.edge.service import PortError
+from coinfer.runtime.executor import Executor
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferRequest, TransportError, WireTensor, from_array, to_array
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE
@@ -445,9 +449,47 @@ def test_a_second_signal_ends_it_at_once():
         ({"models": ()}, "no model to serve"),
         ({"grace_s": -1.0}, "grace_s -1.0 is less than 0"),
         ({"slowdown": 0.1}, "slowdown 0.1 is not a number from 1 up"),
+        ({"host": "[::1"}, "host .* is no IPv6 address"),
+        ({"peers": ("a",)}, "peer 'a': it has no port"),
     ],
 )
 def test_wrong_settings_are_refused(change, words):
     settings = EdgeSettings(**({"models": ("resnet32",)} | change))
-    with pytest.raises(RequestError, match=words):
-        check_settings(settings)
+    with pytest.raises(UserError, match=words):
+        checked_settings(settings)
+
+
+@pytest.mark.parametrize(("host", "shown", "clients"), [
+    ("::1", "[::1]", ["[::1]"]),
+    ("[0:0::1]", "[::1]", ["[::1]"]),
+    ("::", "[::]", ["[::1]", "127.0.0.1"]),
+    ("0.0.0.0", "0.0.0.0", ["127.0.0.1"]),
+])  # fmt: skip
+def test_both_protocols_listen_on_any_writing_of_a_host(host, shown, clients):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with edge_process(f"(), host={host!r}, grpc_port=0, http_port=0, echo=True") as edge:
+        assert [address.rpartition(":")[0] for address in (edge.grpc, edge.http)] == [shown] * 2
+        for client in clients:
+            grpc_client, http_client = (f"{client}:{address.rpartition(':')[2]}" for address in (edge.grpc, edge.http))
+            with triton_grpc.InferenceServerClient(grpc_client) as stock:
+                assert stock.is_server_ready()
+            with urllib.request.urlopen(f"http://{http_client}/v2/health/ready", timeout=60) as reply:
+                assert reply.status == 200
+
+
+def test_what_a_host_name_stands_for_is_listened_on(monkeypatch):
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    sockets = listen("edge.local", 0)
+    assert [one.getsockname()[0] for one in sockets] == ["127.0.0.1", "127.0.0.2"]
+    assert len({one.getsockname()[1] for one in sockets}) == 1
+    found[:] = found[1:]
+    with pytest.raises(PortError, match=r"cannot listen on edge.local:.*: no such address here, or taken"):
+        listen("edge.local", sockets[0].getsockname()[1])
+    for one in sockets:
+        one.close()

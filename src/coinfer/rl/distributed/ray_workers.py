@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from coinfer.addresses import AddressError, parse_address
 from coinfer.errors import TrainingError
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.distributed.coordinator import Agent, Conductor, Controller, Loss, Lost, Setting, Stale
@@ -178,10 +179,10 @@ def _joined(address: str | None) -> Iterator[None]:
 
 
 def _host(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "//" in host:
-        raise TrainingError(f"address {address!r}: expected HOST:PORT of a Ray head, such as 10.0.0.5:6379, or auto")
-    return host.strip("[]")
+    try:
+        return parse_address(address).host
+    except AddressError as error:
+        raise TrainingError(f"{error}; `auto` finds the cluster of this machine") from None
 
 
 def _reach(address: str) -> None:

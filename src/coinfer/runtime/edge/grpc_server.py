@@ -12,6 +12,7 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from coinfer.addresses import Address
 from coinfer.runtime.edge.service import EdgeService, PortError
 from coinfer.runtime.protocol import metadata, protobuf
 from coinfer.runtime.protocol.messages import WireError
@@ -128,7 +129,7 @@ class GrpcFront:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = ("", SERVICE, *service.served)
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            self.port = self._server.add_insecure_port(str(Address(host, port)))
             """The port that it got; 0 was any."""
         except RuntimeError:
             raise PortError(host, port) from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import math
 import socket
@@ -43,6 +44,8 @@ _SLOW_JSON_BYTES = MIB // 4
 _MODEL = "/v2/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
 _IDLE_S = 30
+ANY_IPV6 = "::"
+"""Takes what comes over IPv4 too, as gRPC's sockets do."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -231,21 +234,67 @@ class _Server(uvicorn.Server):
         yield
 
 
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Open a socket for each address of a host; they share one port.
+
+    The sockets name their protocol, since only then asyncio turns Nagle's algorithm off on what they accept. With it,
+    replies over a connection that is kept wait 40 ms for the client's delayed acknowledgement.
+
+    Args:
+        port: 0 takes any free port.
+
+    Raises:
+        PortError: if there is no such address here, or another server has taken the port.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+            bound_port = sockets[0].getsockname()[1] if sockets else port
+            with contextlib.suppress(_NoSuchAddress):
+                sockets.append(_listen_at(family, kind, (address[0], bound_port, *address[2:])))
+    except OSError:
+        for one in sockets:
+            one.close()
+        sockets = []
+    if not sockets:
+        raise PortError(host, port)
+    return sockets
+
+
+class _NoSuchAddress(Exception):
+    """This machine lacks the address, or IPv6 altogether."""
+
+
+def _listen_at(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
+    try:
+        found = socket.socket(family, kind, socket.IPPROTO_TCP)
+    except OSError:
+        raise _NoSuchAddress from None
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != ANY_IPV6))
+        found.bind(address)
+        found.listen()
+    except OSError as error:
+        found.close()
+        raise (_NoSuchAddress if error.errno == errno.EADDRNOTAVAIL else error) from None
+    return found
+
+
 class HttpFront:
     """An HTTP server for a service, on the running event loop."""
 
     def __init__(self, service: EdgeService, host: str, port: int):
-        try:
-            self._socket = socket.create_server((host, port))
-        except OSError:
-            raise PortError(host, port) from None
-        self.port: int = self._socket.getsockname()[1]
+        self._sockets = listen(host, port)
+        self.port: int = self._sockets[0].getsockname()[1]
+        """The port that it got; 0 was any."""
         config = uvicorn.Config(make_app(service), log_level="warning", lifespan="off", timeout_keep_alive=_IDLE_S)
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.ensure_future(self._server.serve([self._socket]))
+        self._task = asyncio.ensure_future(self._server.serve(self._sockets))
         while not self._server.started and not self._task.done():
             await asyncio.sleep(0.002)
 

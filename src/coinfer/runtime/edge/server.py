@@ -5,9 +5,10 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from coinfer.addresses import Address, parse_address, parse_host
 from coinfer.graph.session import CPU
 from coinfer.graph.zoo.networks import open_model
 from coinfer.runtime.edge.grpc_server import GrpcFront
@@ -30,6 +31,7 @@ class EdgeSettings:
     models: tuple[str, ...]
     """ONNX files or names of zoo networks."""
     host: str = "127.0.0.1"
+    """A name or an IP address to listen on; `::` and `0.0.0.0` are all addresses of this machine."""
     grpc_port: int = 8001
     """0 takes any free port."""
     http_port: int | None = 8000
@@ -64,7 +66,7 @@ def run_edge(settings: EdgeSettings) -> int:
         GraphError, RequestError: for models or settings that cannot be served.
         OSError: where a port is taken.
     """
-    check_settings(settings)
+    settings = checked_settings(settings)
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     served = load_models(settings)
@@ -92,11 +94,11 @@ async def _serve(settings: EdgeSettings, served: Sequence[Served]) -> int:
         limit_bytes=settings.limit_bytes,
     )
     front = GrpcFront(service, settings.host, settings.grpc_port)
-    service.address = f"{settings.host}:{front.port}"
+    service.address = str(Address(settings.host, front.port))
     http = await _start_http(settings, service)
     await front.start()
     stopping = _on_signals()
-    where = f"grpc={service.address}" + (f" http={settings.host}:{http.port}" if http else "")
+    where = f"grpc={service.address}" + (f" http={Address(settings.host, http.port)}" if http else "")
     print(f"coinfer edge ready {where} models={','.join(service.served)}", flush=True)
     await stopping.wait()
     _log.info("draining: finishing what was admitted, at most %g s", settings.grace_s)
@@ -150,11 +152,11 @@ async def _first(*waits: Any) -> None:
     await asyncio.gather(*pending, return_exceptions=True)
 
 
-def check_settings(settings: EdgeSettings) -> None:
-    """Settings that cannot work.
+def checked_settings(settings: EdgeSettings) -> EdgeSettings:
+    """Return the settings with all addresses in one form.
 
     Raises:
-        RequestError: naming the first wrong one, what it was and what it may be.
+        UserError: naming the first setting that cannot work, what it was and what it may be.
     """
     ports = {"grpc port": settings.grpc_port, "http port": settings.http_port or 0}
     for name, port in ports.items():
@@ -172,3 +174,5 @@ def check_settings(settings: EdgeSettings) -> None:
     check_slowdown(settings.slowdown)
     if not settings.models and not settings.echo:
         raise RequestError("no model to serve; name an ONNX file or a zoo network")
+    peers = None if settings.peers is None else tuple(str(parse_address(peer, "peer")) for peer in settings.peers)
+    return replace(settings, host=parse_host(settings.host), peers=peers)

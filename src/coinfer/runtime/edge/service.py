@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
+from coinfer.addresses import Address
 from coinfer.errors import UserError
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
@@ -36,7 +37,7 @@ class PortError(UserError):
     """An address that a front cannot listen on."""
 
     def __init__(self, host: str, port: int):
-        super().__init__(f"cannot listen on {host}:{port}: no such address here, or taken by another server")
+        super().__init__(f"cannot listen on {Address(host, port)}: no such address here, or taken by another server")
 
 
 class _Work(NamedTuple):

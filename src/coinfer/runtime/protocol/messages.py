@@ -7,12 +7,12 @@ rest.
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from coinfer.addresses import AddressError, parse_address
 from coinfer.types import Hop
 from coinfer.units import MIB, WIRE_BITS
 
@@ -54,7 +54,6 @@ DTYPES = {
 }
 """Datatypes of the protocol that networks use; BYTES and BF16 have no NumPy form here."""
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
-_NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 class WireError(Exception):
@@ -236,8 +235,10 @@ def _hop(i: int, hop: Any) -> Hop:
     if not isinstance(hop, dict) or set(hop) != {"node", "cut", "bits"}:
         raise invalid(f"parameter route, hop {i}: expected an object of node, cut and bits")
     node, cut, bits = hop["node"], hop["cut"], hop["bits"]
-    if not isinstance(node, str) or len(node) > MAX_NAME_BYTES or not _NODE.fullmatch(node):
-        raise invalid(f"parameter route, hop {i}: expected node as host:port, got {str(node)[:60]!r}")
+    try:
+        node = str(parse_address(str(node), "node"))
+    except AddressError as error:
+        raise invalid(f"parameter route, hop {i}: {error}") from None
     if not isinstance(cut, list) or not 0 < len(cut) <= MAX_TENSORS or not all(isinstance(name, str) for name in cut):
         raise invalid(f"parameter route, hop {i}: expected cut as a list of 1 to {MAX_TENSORS} tensor names")
     if isinstance(bits, bool) or bits not in WIRE_BITS:

@@ -141,7 +141,7 @@ class GrpcTransport:
         with self._lock:
             channel, infer = self._nodes.pop(node, (None, None))
             if channel is None:
-                channel = grpc.insecure_channel(node, self._options)
+                channel = grpc.insecure_channel(f"dns:///{node}", self._options)  # a host may be called "unix"
                 infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
             self._nodes[node] = channel, infer
             if len(self._nodes) > MAX_NODES:

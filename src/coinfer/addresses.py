@@ -1,0 +1,101 @@
+"""Addresses of servers, `host:port`: how they are read and written everywhere."""
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+from coinfer.errors import UserError, shown
+
+EXAMPLES = "host:port such as 127.0.0.1:8001, edge-1.local:8001 or [::1]:8001"
+MAX_HOST_CHARS = 253
+MAX_PORT = 65535
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
+
+
+class AddressError(UserError):
+    """A text that is no address; the message is one line for a person."""
+
+
+class Address(NamedTuple):
+    """Where a server listens. `str()` writes it as `parse_address` reads it."""
+
+    host: str
+    """A name, an IPv4 address, or an IPv6 address without brackets."""
+    port: int
+    """0 to 65535; 0 is any free port, for a server only."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, what: str = "address") -> Address:
+    """Read `host:port`; an IPv6 host stands in brackets.
+
+    Args:
+        what: names the setting in the error, such as "server".
+
+    Raises:
+        AddressError: if the host is no name and no IP address, or the port is not from 1 to 65535.
+    """
+    try:
+        host, _, port = text.strip().rpartition(":")
+        if not host or not (port.isascii() and port.isdigit()):
+            raise ValueError("it has no port")
+        if not 0 < int(port[:6]) <= MAX_PORT:
+            raise ValueError(f"port {port[:6]} is not from 1 to {MAX_PORT}")
+        return Address(_host(host), int(port))
+    except ValueError as error:
+        raise AddressError(f"{what} {shown(text)}: {error}; expected {EXAMPLES}") from None
+
+
+def parse_addresses(text: str, what: str = "address") -> tuple[str, ...]:
+    """Read addresses separated by commas and write each as `Address` does; an empty text has none.
+
+    Raises:
+        AddressError: for the first one that is wrong.
+    """
+    return tuple(str(parse_address(part, what)) for part in text.split(",") if part.strip())
+
+
+def parse_host(text: str) -> str:
+    """Read a host to listen on; brackets around an IPv6 address may be left out.
+
+    Raises:
+        AddressError: if it is no name and no IP address.
+    """
+    host = text.strip()
+    try:
+        return _host(f"[{host}]" if ":" in host and not host.startswith("[") else host)
+    except ValueError as error:
+        raise AddressError(f"host {shown(text)}: {error}; expected one such as 127.0.0.1, 0.0.0.0 or ::1") from None
+
+
+def _host(text: str) -> str:
+    """The host without brackets, an IPv6 address in its shortest form.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if text.startswith("["):
+        if not text.endswith("]") or not _is_ipv6(text[1:-1]):
+            raise ValueError("this host is no IPv6 address")
+        return str(ipaddress.IPv6Address(text[1:-1]))
+    if _is_ipv6(text) or "//" in text:
+        raise ValueError("it is a URL" if "//" in text else "an IPv6 address stands in brackets")
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            return str(ipaddress.IPv4Address(text))
+        except ValueError:
+            raise ValueError("this host is no IPv4 address") from None
+    if len(text) > MAX_HOST_CHARS or not _NAME.fullmatch(text):
+        raise ValueError("this host is neither a name nor an IP address")
+    return text
+
+
+def _is_ipv6(text: str) -> bool:
+    """True if it is an IPv6 address, perhaps with the name of an interface (`fe80::1%eth0`)."""
+    try:
+        return bool(_IPV6.fullmatch(text)) and ipaddress.IPv6Address(text) is not None
+    except ValueError:
+        return False
