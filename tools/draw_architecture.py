@@ -56,7 +56,8 @@ PARTS = {
     "physics": Part("radio, computing, queues, latency", "know"),
     "records": Part("the log of requests", "base"),
     "traces": Part("link rates in time", "base"),
-    "checkpoint": Part("tensors in files", "base"),
+    "checkpoint": Part("tensors in files", "base", torch=True),
+    "addresses": Part("HOST:PORT, read once", "base"),
     "types": Part("the contract", "base"),
     "units": Part("SI", "base"),
     "resources": Part("shipped files", "base"),
@@ -74,7 +75,9 @@ def layers() -> list[list[str]]:
 
 
 def box(x: float, y: float, width: float, name: str) -> list[str]:
-    part = PARTS[name]
+    part = PARTS.get(name)
+    if part is None:
+        raise SystemExit(f"{name} is a layer in pyproject.toml; say in PARTS of {Path(__file__).name} what it is for")
     drawn = [
         f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{ROW - GAP}" rx="6" fill="{COLOURS[part.group]}"/>',
         f'<text x="{x + 12:.0f}" y="{y + 21:.0f}" class="name">{escape(name)}</text>',
