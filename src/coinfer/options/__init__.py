@@ -1,1 +1,1 @@
-"""The compile step: a network and its profile become tables of options (exit, cut, code). Start in `compile`."""
+"""The compile step: what a network costs becomes a table of options (exit, cut, bits). Start in `table`."""

@@ -1,138 +1,69 @@
-"""The compile step: a graph and its profile become dense arrays of options; nobody touches the graph afterwards."""
+"""Options from a graph and its profile; nobody touches the graph afterwards."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.options.table import Names, Options, measured_accuracy, tabulate, whole_accuracy, widths
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileError, ProfileTable
-from coinfer.units import FLOAT32_BITS
-
-IMAGE_BITS = 8
-"""Bits per element of an image sent as its own bytes."""
-Names = tuple[str, ...]
-Piece = tuple[Names, Names]
-"""A rest of a network: the tensors that it starts from and the outputs that it ends at."""
-
-
-class Options(NamedTuple):
-    """All ways to run one network, O of them, at batch 1 on the profiled machine, by exit and cut. Each exit has one
-    that stays on the device, after its others; so the last of all stays on the device."""
-
-    cuts: tuple[Names, ...]
-    """Tensors that leave the device; the exit's outputs where nothing is left for a server."""
-    bits: np.ndarray
-    """[O] bits per element of these tensors."""
-    exit: np.ndarray
-    """[O] index of the exit."""
-    device_s: np.ndarray
-    """[O] head and encoding."""
-    upload_bits: np.ndarray
-    """[O] size of the encoded tensors; 0 for an option that stays on the device."""
-    server_s: np.ndarray
-    """[O] decoding and tail."""
-    accuracy: np.ndarray
-    """[O] measured, 0 to 1; 1 (relative to the whole network) without an accuracy table."""
-    outputs: tuple[Names, ...]
-    """What answers: the outputs of the option's exit."""
-
-    @property
-    def pieces(self) -> tuple[Piece, ...]:
-        """What a server computes, by option."""
-        return tuple(zip(self.cuts, self.outputs, strict=True))
-
-    @property
-    def triples(self) -> list[tuple[int, Names, int]]:
-        """(exit, cut, bits) by option."""
-        return list(zip(self.exit.tolist(), self.cuts, self.bits.tolist(), strict=True))
-
-    def take(self, index: np.ndarray) -> "Options":
-        """The options at these indices."""
-        columns: dict[str, Any] = {
-            name: tuple(values[i] for i in index) if isinstance(values, tuple) else values[index]
-            for name, values in self._asdict().items()
-        }
-        return Options(**columns)
 
 
 def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, ...]:
-    """The outputs of each exit, the earliest first. An accuracy table says that each output is an answer by itself;
-    without one, several outputs are one answer."""
+    """Return the outputs of each exit, the earliest first. An accuracy table says that each output is an answer by
+    itself; without one, several outputs are one answer."""
     return (graph.outputs,) if accuracy is None else tuple((name,) for name in graph.outputs)
 
 
 def compile_options(
     graph: ModelGraph, table: ProfileTable, bits: Sequence[int] = (32, 16, 8), accuracy: AccuracyTable | None = None
 ) -> Options:
-    """Every useful cut of every exit's network with every number of bits that the table has a measured size for, and
-    every exit whole on the device.
-
-    An image input is sent as its own bytes (8 bits, exact), any other input as it is (32).
+    """Return every useful cut of every exit's network with every number of bits, and every exit whole on the device.
 
     Args:
+        table: the network's profile; it stands for the device and for the one server (N = 1).
+        bits: allowed bits per element. An image input is sent as its own bytes (8 bits, exact), any other as it is.
         accuracy: makes each output of the network an exit.
 
     Raises:
-        ProfileError: where the table belongs to another network.
-        AccuracyError: where `accuracy` does, or lacks one of the options.
+        ProfileError: if the table belongs to another network, or lacks a size.
+        AccuracyError: if `accuracy` belongs to another network, or lacks one of the options.
     """
     table.check(graph)
     if accuracy is not None:
         accuracy.check(graph)
-    rows = [
-        (*row, outputs)
-        for exit_, outputs in enumerate(exits_of(graph, accuracy))
-        for row in _of_exit(graph, table, bits, accuracy, exit_, outputs)
-    ]
-    names, width, exits, device_s, upload_bits, server_s, right, outputs = zip(*rows, strict=True)
-    return Options(
-        cuts=names,
-        bits=np.array(width),
-        exit=np.array(exits),
-        device_s=np.array(device_s, dtype=float),
-        upload_bits=np.array(upload_bits, dtype=float),
-        server_s=np.array(server_s, dtype=float),
-        accuracy=np.array(right, dtype=float),
-        outputs=outputs,
-    )
+    exits = exits_of(graph, accuracy)
+    right = whole_accuracy if accuracy is None else measured_accuracy(accuracy)
+    return tabulate((_Exit(graph, table, bits, i, outputs) for i, outputs in enumerate(exits)), right)
 
 
-def _of_exit(
-    graph: ModelGraph,
-    table: ProfileTable,
-    bits: Sequence[int],
-    accuracy: AccuracyTable | None,
-    exit_: int,
-    outputs: Names,
-) -> Iterator[tuple[Names, int, int, float, float, float, float]]:
-    """Rows of cut, bits, exit, device_s, upload_bits, server_s, accuracy."""
-    exact = 1.0 if accuracy is None else accuracy.accuracy(exit_, outputs, FLOAT32_BITS)
-    for cut in graph.pruned(outputs).useful_cuts()[:-1]:
-        names = cut.tensors
-        head_s, tail_s = table.segment_s(graph, graph.inputs, names), table.segment_s(graph, names, outputs)
-        for width in _widths(graph, names, bits):
-            device_s = head_s + table.encoding_s(graph, names, width)
-            server_s = tail_s + table.decoding_s(graph, names, width)
-            upload_bits = sum(_payload_bits(table, name, width) for name in names)
-            if accuracy is None or names == graph.inputs:
-                right = exact
-            else:
-                right = min(accuracy.accuracy(exit_, names, width), exact)  # more than exact is chance
-            yield names, width, exit_, device_s, upload_bits, server_s, right
-    yield outputs, FLOAT32_BITS, exit_, table.segment_s(graph, graph.inputs, outputs), 0.0, 0.0, exact
+class _Exit:
+    """One exit's network as the profile knows it (`ExitCosts`); the server is the profiled machine itself."""
 
+    def __init__(self, graph: ModelGraph, table: ProfileTable, bits: Sequence[int], exit_: int, outputs: Names):
+        self.exit = exit_
+        self.cuts: list[Names] = [*(cut.tensors for cut in graph.pruned(outputs).useful_cuts()[:-1]), outputs]
+        self._graph, self._table, self._bits = graph, table, bits
 
-def _payload_bits(table: ProfileTable, name: str, width: int) -> float:
-    try:
-        return table.payload_bits[name][width]
-    except KeyError:
-        message = f"the profile of {table.model!r} has no size of tensor {name!r} at {width} bits: profile it anew"
-        raise ProfileError(message) from None
+    def sizes_bits(self, cut: int) -> Mapping[int, float]:
+        names, graph = self.cuts[cut], self._graph
+        allowed = widths(self._bits, is_input=names == graph.inputs, is_image=graph.image is not None)
+        return {bits: sum(self._size_bits(name, bits) for name in names) for bits in allowed}
 
+    def _size_bits(self, name: str, bits: int) -> float:
+        try:
+            return self._table.payload_bits[name][bits]
+        except KeyError:
+            where = f"the profile of {self._table.model!r}"
+            raise ProfileError(f"{where} has no size of tensor {name!r} at {bits} bits: profile it anew") from None
 
-def _widths(graph: ModelGraph, names: Names, bits: Sequence[int]) -> Sequence[int]:
-    if names == graph.inputs:
-        return (IMAGE_BITS,) if graph.image is not None else (FLOAT32_BITS,)
-    return bits
+    def head_s(self, cut: int) -> float:
+        return self._table.segment_s(self._graph, self._graph.inputs, self.cuts[cut])
+
+    def encode_s(self, cut: int, bits: int) -> float:
+        return self._table.encoding_s(self._graph, self.cuts[cut], bits)
+
+    def tail_s(self, cut: int) -> list[float]:
+        return [self._table.segment_s(self._graph, self.cuts[cut], self.cuts[-1])]
+
+    def decode_s(self, cut: int, bits: int) -> list[float]:
+        return [self._table.decoding_s(self._graph, self.cuts[cut], bits)]

@@ -4,12 +4,25 @@ A slot has a level of load, and each level a distribution of counts. Steady proc
 workload has many, and every world starts somewhere else in it.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
+from coinfer.errors import shown
+from coinfer.scenario.load import Source
+from coinfer.scenario.spec import Common, FixedArrivals, LognormalArrivals, MeasuredArrivals, PoissonArrivals
+from coinfer.scenario.traces import DATA_VARIABLE, find_file, load_workload
+from coinfer.traces import TraceError
+
 MAX_LEVELS = 256
+MAX_LOST = 0.01
+"""Largest share of arrivals that may find no place in a slot."""
+MIN_TASKS = 0.01
+"""Fewest tasks that must come in an episode on average."""
+MAX_SLOTS = 10_000_000
+"""Slots of a measured workload."""
 
 
 class Arrivals(NamedTuple):
@@ -32,6 +45,81 @@ class Arrivals(NamedTuple):
     def lost(self) -> float:
         """Share of the tasks that a slot has no place for."""
         return max(0.0, 1 - self.mean / self.offered) if self.offered else 0.0
+
+
+def build_arrivals(spec: Common, source: Source) -> tuple[Arrivals, tuple[str, ...]]:
+    """Return the table of a scenario's arrivals, and notes if some find no place or hardly any come.
+
+    Raises:
+        ScenarioError: if too many find no place, next to none come, or a workload cannot be used.
+    """
+    found = _table(spec, source, spec.tasks_per_slot)
+    return found, (*_lost(spec, source, found), *_rare(spec, source, found))
+
+
+def _lost(spec: Common, source: Source, found: Arrivals) -> Iterator[str]:
+    """Yield a note if some arrivals find no place in a slot; refuse a scenario in which many do not."""
+    most = spec.tasks_per_slot
+    if found.lost > MAX_LOST:
+        counts = (2**i for i in range(13))
+        enough = next((count for count in counts if _table(spec, source, count).lost <= MAX_LOST / 10), 4096)
+        raise source.error(
+            ("tasks_per_slot",),
+            f"got {most}, but {found.lost:.1%} of {found.offered:.3g} requests a slot would find no place; {enough} is "
+            "enough",
+        )
+    if found.lost > MAX_LOST / 10:
+        yield f"{found.lost:.2%} of the requests find no place in a slot (tasks_per_slot {most})"
+
+
+def _rare(spec: Common, source: Source, found: Arrivals) -> Iterator[str]:
+    """Yield a note if most episodes have no task; refuse a scenario in which hardly any ever has one."""
+    tasks = found.offered * spec.slots
+    episode = f"{tasks:.3g} requests come in an episode on average ({spec.slots} slots of {spec.slot_s:g} s)"
+    if tasks < MIN_TASKS:
+        raise source.error(
+            ("arrivals",), f"only {episode}, expected at least {MIN_TASKS:g}; raise slots, slot_s or the arrivals"
+        )
+    if tasks < 1:
+        yield f"{episode}, so most episodes have none"
+
+
+def _table(spec: Common, source: Source, most: int) -> Arrivals:
+    match spec.arrivals:
+        case FixedArrivals() as settings:
+            return fixed(settings.tasks, most)
+        case PoissonArrivals() as settings:
+            return poisson(settings.rate_per_s * spec.slot_s, most)
+        case LognormalArrivals() as settings:
+            return lognormal(settings.mean, settings.variance, spec.slot_s / settings.per_s, most)
+        case MeasuredArrivals() as settings:
+            return _of_workload(settings, spec.slot_s, source, most)
+
+
+def _of_workload(settings: MeasuredArrivals, slot_s: float, source: Source, most: int) -> Arrivals:
+    name = settings.file
+    path = find_file(name, source.folder)
+    if path is None:
+        where = f"beside the scenario, in {DATA_VARIABLE} or among those shipped"
+        raise source.error(("arrivals", "file"), f"no file {shown(name)} {where}")
+    try:
+        workload = load_workload(path, settings.series).window(settings.start_s, settings.length_s)
+    except TraceError:
+        raise
+    except ValueError as error:
+        raise source.error(("arrivals", "start_s"), f"{name} {error}") from None
+    end_s = settings.start_s + workload.period_s
+    if workload.period_s < slot_s:
+        raise source.error(
+            ("arrivals", "length_s"),
+            f"{name} has no whole slot of {slot_s:g} s between {settings.start_s:g} s and {end_s:g} s",
+        )
+    if workload.period_s > MAX_SLOTS * slot_s:
+        raise source.error(
+            ("arrivals", "length_s"),
+            f"{name} has more than {MAX_SLOTS:,} slots of {slot_s:g} s; take a part with length_s",
+        )
+    return measured(superposed(workload.per_bin(slot_s), settings.copies) * settings.scale, most)
 
 
 def fixed(count: int, most: int) -> Arrivals:

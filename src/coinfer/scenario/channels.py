@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from coinfer.errors import shown
 from coinfer.physics import radio
-from coinfer.scenario.load import Scenario
+from coinfer.scenario.load import Source
+from coinfer.scenario.spec import (
+    Common,
+    ConstantLinks,
+    Fading,
+    Outages,
+    RadioLinks,
+    TraceLinks,
+    UniformLinks,
+    WalkLinks,
+)
 from coinfer.scenario.traces import DATA_VARIABLE, find_file
 from coinfer.traces import Trace, load_traces
 
@@ -40,27 +50,26 @@ class Links(NamedTuple):
         return radio.shannon_bps(self.mean, self.bandwidth_hz).mean(axis=0)
 
 
-def build_links(scenario: Scenario, devices: int, servers: int, rng: np.random.Generator) -> Links:
+def build_links(spec: Common, source: Source, devices: int, servers: int, rng: np.random.Generator) -> Links:
     """The links that a scenario describes.
 
     Raises:
         UserError: where a trace cannot be used.
     """
-    spec = scenario.spec
-    links, plain = spec.links, np.ones((1, devices, servers))
-    match links.kind:
-        case "constant":
+    plain = np.ones((1, devices, servers))
+    match spec.links:
+        case ConstantLinks() as links:
             return Links(plain * links.rate_bps, fading(links.fading, spec.slots, rng), None, False)
-        case "uniform":
+        case UniformLinks() as links:
             hold = links.hold_slots or 0
             return Links(plain, held(links.low_bps, links.high_bps, hold, spec.slots, rng), None, False)
-        case "walk":
+        case WalkLinks() as links:
             return Links(plain, walk(links.low_bps, links.high_bps, links.step_bps, spec.slots, rng), None, False)
-        case "radio":
+        case RadioLinks() as links:
             snr = _placed(links, _powers_w(spec, devices), servers, rng)
             return Links(snr, fading(links.fading, spec.slots, rng), links.bandwidth_hz, links.shared)
-        case _:
-            traces, notes = _traces(scenario)
+        case TraceLinks() as links:
+            traces, notes = _traces(links, spec.slot_s, source)
             return Links(plain, windows(traces, links, spec.slot_s, spec.slots), None, False, notes)
 
 
@@ -70,7 +79,7 @@ def rows_and_slots(slots: int) -> tuple[int, int]:
     return min(BANK_VALUES // length, MOST_ROWS), length
 
 
-def fading(settings: Any, slots: int, rng: np.random.Generator) -> np.ndarray:
+def fading(settings: Fading, slots: int, rng: np.random.Generator) -> np.ndarray:
     """Power gains of mean 1, [R, L]."""
     if settings.kind == "none":
         return STEADY
@@ -106,7 +115,7 @@ def walk(low: float, high: float, step: float, slots: int, rng: np.random.Genera
     return low + np.minimum(unfolded, 2 * (high - low) - unfolded)
 
 
-def server_shares(spec: Any, rng: np.random.Generator) -> np.ndarray:
+def server_shares(spec: Common, rng: np.random.Generator) -> np.ndarray:
     """Share of its speed that a server has in each slot, [R, L]; 0 while it is out."""
     share = spec.server_share
     bank = held(share.low, share.high, share.hold_slots, spec.slots, rng) if share else STEADY
@@ -116,7 +125,7 @@ def server_shares(spec: Any, rng: np.random.Generator) -> np.ndarray:
     return bank * ~_out(spec.outages, spec.slot_s, rows, length, rng)
 
 
-def _out(outages: Any, slot_s: float, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
+def _out(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
     """Whether a server is out at the start of each slot, [rows, length]: an alternating renewal process, which for
     exponential times is a Markov chain from slot to slot."""
     up, down = 1 / outages.up_s, 1 / outages.down_s
@@ -130,7 +139,7 @@ def _out(outages: Any, slot_s: float, rows: int, length: int, rng: np.random.Gen
     return out
 
 
-def windows(traces: Sequence[Trace], links: Any, slot_s: float, slots: int) -> np.ndarray:
+def windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slots: int) -> np.ndarray:
     """Pieces [R, L] of measured traces, as many of each trace as of the others where they are long enough."""
     length = min(max(2 * slots, 64), BANK_VALUES // 16)
     most = max(BANK_VALUES // length, 16)
@@ -153,23 +162,22 @@ def moving_mean(values: np.ndarray, ahead: int) -> np.ndarray:
     return np.maximum(so_far[ahead:] - so_far[:-ahead], 0.0) / ahead
 
 
-def _traces(scenario: Scenario) -> tuple[list[Trace], tuple[str, ...]]:
-    links = scenario.spec.links
+def _traces(links: TraceLinks, slot_s: float, source: Source) -> tuple[list[Trace], tuple[str, ...]]:
     names, notes = links.files, ()
-    missing = _missing(names, scenario.folder)
+    missing = _missing(names, source.folder)
     if missing and links.otherwise:
         names = links.otherwise
         notes = (f"links follow {', '.join(names)}, as {missing} is not there (set {DATA_VARIABLE} to its folder)",)
-        missing = _missing(names, scenario.folder)
+        missing = _missing(names, source.folder)
     if missing:
-        raise scenario.error(
+        raise source.error(
             ("links", "files"),
             f"no file {shown(missing)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
         )
-    found = [find_file(name, scenario.folder) for name in names]
+    found = [find_file(name, source.folder) for name in names]
     traces = [trace for path in found if isinstance(path, Path) for trace in load_traces(path).values()]
-    if max(trace.period_s for trace in traces) > _MOST_SLOTS * scenario.spec.slot_s:
-        raise scenario.error(("slot_s",), f"a trace has more than {_MOST_SLOTS:,} slots of {scenario.spec.slot_s:g} s")
+    if max(trace.period_s for trace in traces) > _MOST_SLOTS * slot_s:
+        raise source.error(("slot_s",), f"a trace has more than {_MOST_SLOTS:,} slots of {slot_s:g} s")
     return traces, notes
 
 
@@ -177,12 +185,12 @@ def _missing(names: Sequence[str], folder: Path | None) -> str | None:
     return next((name for name in names if find_file(name, folder) is None), None)
 
 
-def _powers_w(spec: Any, devices: int) -> np.ndarray:
+def _powers_w(spec: Common, devices: int) -> np.ndarray:
     """[U] transmission power of each device."""
     return np.repeat([d.transmit_power_w for d in spec.devices], [d.count for d in spec.devices])[:devices]
 
 
-def _placed(links: Any, power_w: np.ndarray, servers: int, rng: np.random.Generator) -> np.ndarray:
+def _placed(links: RadioLinks, power_w: np.ndarray, servers: int, rng: np.random.Generator) -> np.ndarray:
     """Signal-to-noise ratio [G, U, N] of everybody dropped evenly on the disc."""
     radius_m = links.diameter_m / 2
     devices = _on_disc(radius_m, (links.placements, len(power_w), 1), rng)
@@ -196,19 +204,3 @@ def _placed(links: Any, power_w: np.ndarray, servers: int, rng: np.random.Genera
 def _on_disc(radius_m: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Places as complex numbers, evenly over the area."""
     return radius_m * np.sqrt(rng.random(shape)) * np.exp(2j * np.pi * rng.random(shape))
-
-
-def workload_path(scenario: Scenario) -> Path:
-    """The file of measured arrivals.
-
-    Raises:
-        ScenarioError: where there is none.
-    """
-    name = scenario.spec.arrivals.file
-    path = find_file(name, scenario.folder)
-    if path is None:
-        raise scenario.error(
-            ("arrivals", "file"),
-            f"no file {shown(name)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
-        )
-    return path

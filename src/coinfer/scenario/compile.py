@@ -1,27 +1,35 @@
 """From a scenario to a world: all that an environment needs, as arrays."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from coinfer.options.blocks import block_times_s, blocks_of
+from coinfer.options.chain import SizeError, Speed
+from coinfer.options.network import NetworkTable
+from coinfer.options.prune import Rule, best_only, prune
+from coinfer.options.table import Options
 from coinfer.physics.radio import free_space_gain
+from coinfer.profile.accuracy import AccuracyError
 from coinfer.scenario import arrivals as arrive
 from coinfer.scenario import tables
-from coinfer.scenario.channels import Links, build_links, server_shares, workload_path
-from coinfer.scenario.load import Scenario, load
-from coinfer.scenario.spec import Reward
-from coinfer.scenario.tables import Label, Options, Speed
-from coinfer.scenario.traces import load_workload
+from coinfer.scenario.channels import Links, build_links, server_shares
+from coinfer.scenario.load import Scenario, Source, load
+from coinfer.scenario.spec import (
+    BlocksScenario,
+    Common,
+    Computer,
+    Device,
+    OffloadScenario,
+    Reward,
+    WirelessPowerScenario,
+)
 from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, WirelessPowerWorld, World, check
 from coinfer.units import GIGA
 
-MOST_LOST = 0.01
-"""Largest share of arrivals that may find no place in a slot."""
-MOST_SLOTS = 10_000_000
-"""Slots of a measured workload."""
 _QUANTILES = 64
 
 
@@ -33,8 +41,8 @@ class Compiled(NamedTuple):
     """[X] names."""
     devices: tuple[str, ...]
     """[C] what each class of devices is."""
-    labels: tuple[tuple[tuple[Label, ...], ...], ...]
-    """[X][C] what each option means; empty for other environments than `offload`."""
+    options: tuple[tuple[Options, ...], ...]
+    """[X][C] what the options of a task are; empty for other environments than `offload`."""
     reward: Reward | None
     """The settings of what a learner is paid for; DROO's world has its own."""
     notes: tuple[str, ...]
@@ -42,54 +50,60 @@ class Compiled(NamedTuple):
 
 
 def open_world(name: str | Path, changes: Mapping[str, Any] | None = None) -> Compiled:
-    """The world of a preset or a file; arguments and errors as `load.load`."""
+    """Return the world of a preset or a file; arguments and errors as `load.load`."""
     return compile_scenario(load(name, changes))
 
 
 def compile_scenario(scenario: Scenario) -> Compiled:
-    """All arrays of a scenario, checked.
+    """Return all arrays of a scenario, checked.
 
     Raises:
         ScenarioError: naming file, line and key of what cannot be compiled.
     """
-    spec = scenario.spec
-    if spec.environment == "wireless-power":
+    spec, source = scenario
+    if isinstance(spec, WirelessPowerScenario):
         return Compiled(_wireless_power(spec), (), (), (), None, ())
     rng = np.random.default_rng(spec.seed)
-    networks = tables.open_networks(scenario)
-    on_device = tables.speeds(scenario, "devices", networks)
-    server_classes = tables.speeds(scenario, "servers", networks)
+    networks = tables.open_networks(spec, source)
+    on_device = tables.speeds(spec.devices, "devices", networks, source)
+    server_classes = tables.speeds(spec.servers, "servers", networks, source)
     on_server = [speeds for speeds, one in zip(server_classes, spec.servers, strict=True) for _ in range(one.count)]
     device_class = np.repeat(np.arange(len(spec.devices)), [device.count for device in spec.devices])
-    links = build_links(scenario, len(device_class), len(on_server), rng)
-    come, notes = _arrivals(scenario)
-    rates = _class_rates(links, device_class)
-    if spec.environment == "blocks":
-        world, least_s = _blocks(scenario, networks, on_device, on_server)
-        labels = ()
+    links = build_links(spec, source, len(device_class), len(on_server), rng)
+    come, notes = arrive.build_arrivals(spec, source)
+    rates, shares = _class_rates(links, device_class), server_shares(spec, rng)
+    options: list[list[Options]] = []
+    if isinstance(spec, BlocksScenario):
+        costs = _block_costs(spec, source, networks, on_device, on_server)
+        edge = _edge(spec, device_class, links, come, shares, _deadlines(spec, costs.device_s.sum(axis=-1)))
+        world: OffloadWorld | BlocksWorld = _blocks_world(spec, edge, costs)
     else:
-        options = _options(scenario, on_device, on_server, rates)
-        world, labels = _offload(spec.name, options)
+        options = _options(spec, source, on_device, on_server, rates)
         least_s = np.array([[one.latency_s(rates[c]).min() for c, one in enumerate(row)] for row in options])
-    edge = _edge(spec, device_class, links, come, server_shares(spec, rng), _deadlines(spec, least_s))
-    world = world._replace(edge=edge)
+        edge = _edge(spec, device_class, links, come, shares, _deadlines(spec, least_s))
+        world = _offload_world(spec, edge, options)
     check(world)
-    classes = tuple(_named(device) for device in spec.devices)
-    names = tuple(table.network for table in networks)
-    return Compiled(world, names, classes, labels, spec.reward, (*links.notes, *notes))
+    return Compiled(
+        world,
+        networks=tuple(table.network for table in networks),
+        devices=tuple(_named(device) for device in spec.devices),
+        options=tuple(map(tuple, options)),
+        reward=spec.reward,
+        notes=(*links.notes, *notes),
+    )
 
 
-def _named(computer: Any) -> str:
-    """How a person would call it."""
+def _named(computer: Computer) -> str:
+    """Return what a person would call it."""
     if computer.flop_per_s is not None:
         return f"{computer.flop_per_s / GIGA:g} GFLOP/s"
     if computer.slowdown is not None:
         return f"slowdown {computer.slowdown:g}"
-    return computer.catalogue or f"measured ({computer.profiles[0]})"
+    return computer.catalogue or f"measured ({', '.join((computer.profiles or ())[:1])})"
 
 
 def fingerprint(world: World) -> str:
-    """SHA-256 over all that the world holds, hex; two runs saw the same world only where it is equal."""
+    """Return the SHA-256 over all that the world holds, hex; two runs saw the same world only if it is equal."""
     digest = hashlib.sha256()
     _digest(digest, world)
     return digest.hexdigest()
@@ -108,7 +122,12 @@ def _digest(digest: Any, value: Any) -> None:
 
 
 def _edge(
-    spec: Any, device_class: np.ndarray, links: Links, come: arrive.Arrivals, shares: np.ndarray, deadline_s: np.ndarray
+    spec: Common,
+    device_class: np.ndarray,
+    links: Links,
+    come: arrive.Arrivals,
+    shares: np.ndarray,
+    deadline_s: np.ndarray,
 ) -> Edge:
     part = np.cumsum([model.share for model in spec.models])
     each = [server for server in spec.servers for _ in range(server.count)]
@@ -158,143 +177,108 @@ def _class_rates(links: Links, device_class: np.ndarray) -> np.ndarray:
     return np.array([mean_bps[device_class == c].mean(axis=0) for c in range(device_class.max() + 1)])
 
 
-def _arrivals(scenario: Scenario) -> tuple[arrive.Arrivals, tuple[str, ...]]:
-    """The table of arrivals, and a note where some find no place."""
-    most = scenario.spec.tasks_per_slot
-    found = _arrival_table(scenario, most)
-    if found.lost > MOST_LOST:
-        enough = next(
-            (n for n in (2**i for i in range(13)) if _arrival_table(scenario, n).lost <= MOST_LOST / 10), 4096
-        )
-        raise scenario.error(
-            ("tasks_per_slot",),
-            f"got {most}, but {found.lost:.1%} of {found.offered:.3g} requests a slot would find no place; {enough} is "
-            "enough",
-        )
-    lost = f"{found.lost:.2%} of the requests find no place in a slot (tasks_per_slot {most})"
-    return found, (lost,) if found.lost > MOST_LOST / 10 else ()
-
-
-def _arrival_table(scenario: Scenario, most: int) -> arrive.Arrivals:
-    spec, settings = scenario.spec, scenario.spec.arrivals
-    match settings.kind:
-        case "fixed":
-            return arrive.fixed(settings.tasks, most)
-        case "poisson":
-            return arrive.poisson(settings.rate_per_s * spec.slot_s, most)
-        case "lognormal":
-            return arrive.lognormal(settings.mean, settings.variance, spec.slot_s / settings.per_s, most)
-        case _:
-            return _measured(scenario, most)
-
-
-def _measured(scenario: Scenario, most: int) -> arrive.Arrivals:
-    spec, settings = scenario.spec, scenario.spec.arrivals
-    workload = load_workload(workload_path(scenario), settings.series)
-    try:
-        workload = workload.window(settings.start_s, settings.length_s)
-    except ValueError as error:
-        raise scenario.error(("arrivals", "start_s"), f"{settings.file} {error}") from None
-    end_s = settings.start_s + workload.period_s
-    if workload.period_s < spec.slot_s:
-        raise scenario.error(
-            ("arrivals", "length_s"),
-            f"{settings.file} has no whole slot of {spec.slot_s:g} s between {settings.start_s:g} s and {end_s:g} s",
-        )
-    if workload.period_s > MOST_SLOTS * spec.slot_s:
-        raise scenario.error(
-            ("arrivals", "length_s"),
-            f"{settings.file} has more than {MOST_SLOTS:,} slots of {spec.slot_s:g} s; take a part with length_s",
-        )
-    counts = arrive.superposed(workload.per_bin(spec.slot_s), settings.copies)
-    return arrive.measured(counts * settings.scale, most)
-
-
 def _options(
-    scenario: Scenario, on_device: list[list[Speed]], on_server: list[list[Speed]], rates: np.ndarray
+    spec: OffloadScenario,
+    source: Source,
+    on_device: Sequence[Sequence[Speed]],
+    on_server: Sequence[Sequence[Speed]],
+    rates_bps: np.ndarray,
 ) -> list[list[Options]]:
-    """[X][C]"""
-    spec = scenario.spec
-    found = []
+    """Return what each network may do on each class of devices, [X][C], given the mean link rates [C, N]."""
+    found: list[list[Options]] = []
     for x, model in enumerate(spec.models):
-        row, accuracy = [], tables.accuracy_of(scenario, x, on_device[0][x].table)
+        servers, row = [speeds[x] for speeds in on_server], list[Options]()
+        accuracy = tables.accuracy_of(model, ("models", x), on_device[0][x].table, source)
         for c, device in enumerate(spec.devices):
-            servers = [speeds[x] for speeds in on_server]
-            options = tables.all_options(model, device, on_device[c][x], servers, spec.cuts == "ends", accuracy)
-            if not (options.upload_bits > 0).any():
-                raise scenario.error(("models", x, "bits"), f"{model.network} has no measured sizes at these bits")
-            if spec.keep == "best":
-                options = tables.best_only(options, rates[c])
-            limited = device.task_energy_j is not None or device.battery_j is not None
-            row.append(tables.prune(options, "none" if spec.keep == "best" else spec.prune, limited))
+            try:
+                options = tables.model_options(model, on_device[c][x], servers, accuracy, ends_only=spec.cuts == "ends")
+            except SizeError as error:
+                raise source.error(("models", x, "bits"), f"{model.network}: {error}") from None
+            except AccuracyError as error:
+                raise source.error(("models", x, "accuracy_table"), str(error)) from None
+            row.append(best_only(options, rates_bps[c]) if spec.keep == "best" else prune(options, _rule(spec, device)))
         found.append(row)
     return found
 
 
-def _offload(name: str, options: list[list[Options]]) -> tuple[Any, Any]:
-    """The world without its edge, and the labels."""
-    most = max(len(one.labels) for row in options for one in row)
+def _rule(spec: OffloadScenario, device: Device) -> Rule:
+    """Return the rule of pruning for a device; the hull knows nothing of energy, which must not be limited then."""
+    limited = device.task_energy_j is not None or device.battery_j is not None
+    return "dominated" if spec.prune == "hull" and limited else spec.prune
 
-    def padded(field: str) -> np.ndarray:
-        return np.array([[_padded(getattr(one, field), most) for one in row] for row in options])
 
-    local = [[int(np.where(one.upload_bits == 0, one.accuracy, -1.0).argmax()) for one in row] for row in options]
-    mask = [[np.arange(most) < len(one.labels) for one in row] for row in options]
-    world = OffloadWorld(
-        name=name,
-        edge=_NO_EDGE,
-        option_device_s=padded("device_s"),
-        option_upload_bits=padded("upload_bits"),
-        option_server_s=padded("server_s"),
-        option_accuracy=padded("accuracy"),
-        option_device_j=padded("device_j"),
-        option_mask=np.array(mask),
+def _offload_world(spec: OffloadScenario, edge: Edge, options: Sequence[Sequence[Options]]) -> OffloadWorld:
+    most = max(len(one.bits) for row in options for one in row)
+
+    def padded(field: Callable[[int, Options], np.ndarray]) -> np.ndarray:
+        return np.array([[_padded(field(c, one), most) for c, one in enumerate(row)] for row in options])
+
+    local = [[int(np.where(one.stays, one.accuracy, -1.0).argmax()) for one in row] for row in options]
+    return OffloadWorld(
+        name=spec.name,
+        edge=edge,
+        option_device_s=padded(lambda _, one: one.device_s),
+        option_upload_bits=padded(lambda _, one: one.upload_bits),
+        option_server_s=padded(lambda _, one: one.server_s),
+        option_accuracy=padded(lambda _, one: one.accuracy),
+        option_device_j=padded(lambda c, one: tables.energy_j(spec.devices[c], one.device_s)),
+        option_mask=padded(lambda _, one: np.ones(len(one.bits), dtype=bool)),
         local_option=np.array(local),
     )
-    return world, tuple(tuple(one.labels for one in row) for row in options)
-
-
-_NO_EDGE: Any = None
 
 
 def _padded(array: np.ndarray, most: int) -> np.ndarray:
-    return np.concatenate([array, np.zeros((most - len(array), *array.shape[1:]))])
+    return np.concatenate([array, np.zeros((most - len(array), *array.shape[1:]), array.dtype)])
 
 
-def _blocks(
-    scenario: Scenario, networks: list[Any], on_device: list[list[Speed]], on_server: list[list[Speed]]
-) -> tuple[Any, np.ndarray]:
-    """The world without its edge, and the least latency [X, C]: all on the device."""
-    spec = scenario.spec
-    blocks, exits = [], [tables.exit_of(model, table) for model, table in zip(spec.models, networks, strict=True)]
+class _BlockCosts(NamedTuple):
+    device_s: np.ndarray
+    """[X, C, M]"""
+    server_s: np.ndarray
+    """[X, M, N]"""
+    input_bits: np.ndarray
+    """[X, M]"""
+
+
+def _block_costs(
+    spec: BlocksScenario,
+    source: Source,
+    networks: Sequence[NetworkTable],
+    on_device: Sequence[Sequence[Speed]],
+    on_server: Sequence[Sequence[Speed]],
+) -> _BlockCosts:
+    device_s, server_s, input_bits = [], [], []
     for x, (model, table) in enumerate(zip(spec.models, networks, strict=True)):
+        (exit_,) = tables.exits_of(model, table)
         try:
-            blocks.append(tables.blocks_of(model, table, spec.blocks))
+            blocks = blocks_of(table.exits[exit_], spec.blocks, tables.sending(model))
+        except SizeError as error:
+            raise source.error(("models", x, "bits"), f"{model.network}: {error}") from None
         except ValueError as error:
-            raise scenario.error(("blocks",), f"got {spec.blocks}, but {model.network} {error}") from None
-        except StopIteration:
-            raise scenario.error(
-                ("models", x, "bits"), f"{model.network} has no measured sizes at these bits"
-            ) from None
-    here = [[tables.block_times_s(one[x], exits[x], blocks[x].cuts) for one in on_device] for x in range(len(blocks))]
-    there = [[tables.block_times_s(one[x], exits[x], blocks[x].cuts) for one in on_server] for x in range(len(blocks))]
-    device_s = np.array(here)
-    joules = [[tables.energy_j(device, times) for device, times in zip(spec.devices, row, strict=True)] for row in here]
-    world = BlocksWorld(
+            raise source.error(("blocks",), f"got {spec.blocks}, but {model.network} {error}") from None
+        device_s.append([block_times_s(speeds[x], exit_, blocks.cuts) for speeds in on_device])
+        server_s.append([block_times_s(speeds[x], exit_, blocks.cuts) for speeds in on_server])
+        input_bits.append(blocks.input_bits)
+    return _BlockCosts(np.array(device_s), np.array(server_s).swapaxes(1, 2), np.array(input_bits))
+
+
+def _blocks_world(spec: BlocksScenario, edge: Edge, costs: _BlockCosts) -> BlocksWorld:
+    devices = spec.devices
+    joules = [[tables.energy_j(*one) for one in zip(devices, row, strict=True)] for row in costs.device_s]
+    return BlocksWorld(
         name=spec.name,
-        edge=_NO_EDGE,
-        block_device_s=device_s,
-        block_server_s=np.array(there).swapaxes(1, 2),
-        block_input_bits=np.array([one.input_bits for one in blocks]),
+        edge=edge,
+        block_device_s=costs.device_s,
+        block_server_s=costs.server_s,
+        block_input_bits=costs.input_bits,
         block_device_j=np.array(joules),
-        block_mask=np.ones((len(blocks), spec.blocks), dtype=bool),
+        block_mask=np.ones((len(spec.models), spec.blocks), dtype=bool),
         accuracy=np.array([model.accuracy[0] for model in spec.models]),
         backhaul_bps=spec.backhaul_bps,
     )
-    return world, device_s.sum(axis=-1)
 
 
-def _deadlines(spec: Any, least_s: np.ndarray) -> np.ndarray:
+def _deadlines(spec: Common, least_s: np.ndarray) -> np.ndarray:
     """[X, C, 2]"""
     found = np.full((*least_s.shape, 2), np.inf)
     for x, model in enumerate(spec.models):
@@ -305,7 +289,7 @@ def _deadlines(spec: Any, least_s: np.ndarray) -> np.ndarray:
     return found
 
 
-def _wireless_power(spec: Any) -> WirelessPowerWorld:
+def _wireless_power(spec: WirelessPowerScenario) -> WirelessPowerWorld:
     distance_m = spec.nearest_m + spec.step_m * np.arange(spec.devices)
     return WirelessPowerWorld(
         name=spec.name,

@@ -22,20 +22,25 @@ _MOST_LINKS = 20_000_000
 """Beyond it a world would not fit into memory."""
 
 
-class Scenario(NamedTuple):
-    """A scenario that was read, and where its values stand."""
+class Source(NamedTuple):
+    """Where the values of a scenario stand."""
 
-    spec: Any
-    """One of `spec.AnyScenario`."""
-    source: str
+    name: str
     """The file, or the preset's name."""
     folder: Path | None
-    """Where files that it names are looked for first."""
+    """Where files that the scenario names are looked for first."""
     lines: Mapping[Key, int]
 
     def error(self, key: Key, message: str) -> ScenarioError:
-        """An error about one of its values."""
-        return _error(self.source, self.lines, key, message)
+        """Return an error about one of the values."""
+        return _error(self.name, self.lines, key, message)
+
+
+class Scenario(NamedTuple):
+    """A scenario that was read, and where its values stand."""
+
+    spec: AnyScenario
+    source: Source
 
 
 def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Scenario:
@@ -77,9 +82,9 @@ def read(text: str, source: str, folder: Path | None = None, changes: Mapping[st
         spec: AnyScenario = ADAPTER.validate_python(document.values)
     except ValidationError as error:
         raise _first_error(error, document, source) from None
-    scenario = Scenario(spec, source, folder, document.lines)
+    scenario = Scenario(spec, Source(source, folder, document.lines))
     for key, message in _conditions(spec):
-        raise scenario.error(key, message)
+        raise scenario.source.error(key, message)
     return scenario
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from coinfer.physics.radio import shannon_bps
 from coinfer.scenario.compile import Compiled
-from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, WirelessPowerWorld
+from coinfer.scenario.world import BlocksWorld, Edge, WirelessPowerWorld
 from coinfer.units import BITS_PER_BYTE, MEGA
 
 _KILO = 1e3
@@ -40,25 +40,22 @@ def summary(compiled: Compiled) -> Iterator[tuple[str, str]]:
 
 
 def option_rows(compiled: Compiled) -> Iterator[tuple[str, ...]]:
-    """Each option of each network on each class of devices, as text; of the servers' times the least and greatest."""
-    world = compiled.world
-    if not isinstance(world, OffloadWorld):
-        return
-    for x, row in enumerate(compiled.labels):
-        for c, labels in enumerate(row):
-            for o, label in enumerate(labels):
-                sends = world.option_upload_bits[x, c, o] > 0
-                server_ms = world.option_server_s[x, c, o] * _KILO
+    """Yield each option of each network on each class of devices, as text; of the servers' times the
+    least and greatest."""
+    for network, row in zip(compiled.networks, compiled.options, strict=True):
+        for device, options in zip(compiled.devices, row, strict=True):
+            for o, (exit_, cut, bits) in enumerate(options.sent):
+                server_ms = options.server_s[o] * _KILO
                 yield (
-                    compiled.networks[x],
-                    compiled.devices[c],
-                    str(label.exit),
-                    label.cut or "nothing",
-                    str(label.bits) if sends else "",
-                    f"{world.option_upload_bits[x, c, o] / BITS_PER_BYTE / _KILO:.1f}",
-                    f"{world.option_device_s[x, c, o] * _KILO:.1f}",
-                    f"{server_ms.min():.1f}-{server_ms.max():.1f}" if sends else "",
-                    f"{world.option_accuracy[x, c, o]:.3f}",
+                    network,
+                    device,
+                    str(exit_ + 1),
+                    ", ".join(cut) or "nothing",
+                    str(bits) if cut else "",
+                    f"{options.upload_bits[o] / BITS_PER_BYTE / _KILO:.1f}",
+                    f"{options.device_s[o] * _KILO:.1f}",
+                    f"{server_ms.min():.1f}-{server_ms.max():.1f}" if cut else "",
+                    f"{options.accuracy[o]:.3f}",
                 )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from coinfer.options.prune import Rule
 from coinfer.scenario.fields import (
     Below1,
     BitKey,
@@ -295,9 +296,10 @@ class OffloadScenario(Common):
     environment: Literal["offload"]
     cuts: Annotated[str, one_of("all", "ends")] = "all"
     """`ends`: the whole network on the server or on the device."""
-    prune: Annotated[str, one_of("hull", "dominated", "none")] = "hull"
+    prune: Annotated[Rule, one_of("hull", "dominated", "none")] = "hull"
     """`hull` (CDLP): only options that some link rate makes the fastest with nobody else there; `dominated`: only those
-    that no other beats in everything, which loses nothing under any load."""
+    that no other beats in everything, which loses nothing under any load. Where a device's energy is limited, `hull`
+    means `dominated`."""
     keep: Annotated[str, one_of("all", "best")] = "all"
     """`best`: the one option that is fastest on the mean link, and the device alone."""
 

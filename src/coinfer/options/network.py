@@ -1,7 +1,7 @@
-"""A network as a chain of blocks with what it costs: all that a scenario needs to know of it.
+"""A network as a chain of cuts with what it costs: all that a scenario needs to know of it.
 
-Made once from a graph and its profile tables and kept in a small JSON file, so that nobody has to build VGG16 to
-simulate it. Those shipped (`data/networks`) are written by tools/profile_networks.py on the machine they name.
+It is made once from a graph and its profile tables and kept in a small JSON file, so that nobody has to build VGG16 to
+simulate it. tools/profile_networks.py writes those that are shipped (`data/networks`), on the machine they name.
 """
 
 import json
@@ -11,19 +11,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from coinfer.errors import shown
+from coinfer.errors import UserError, shown
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.compile import IMAGE_BITS
+from coinfer.options.table import IMAGE_BITS
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
-from coinfer.resources import NETWORKS
-from coinfer.scenario.errors import ScenarioError
-from coinfer.scenario.traces import find_file
 
-FOLDER = "networks"
 _DIGITS = 5
+
+
+class NetworkTableError(UserError):
+    """A network table that cannot be made or read; one line that names the network, or file and field."""
 
 
 class _Record(BaseModel):
@@ -31,7 +30,7 @@ class _Record(BaseModel):
 
 
 class ChainCut(_Record):
-    """Where the chain may be cut; the first is the input, the last the exit's output."""
+    """A place to cut the chain; the first is the input, the last the exit's output."""
 
     tensor: str
     kind: str
@@ -79,24 +78,24 @@ class NetworkTable(_Record):
         return self
 
     def rounded(self) -> "NetworkTable":
-        """The same with fewer digits, as it is saved."""
+        """Return the same with fewer digits, as it is saved."""
         return NetworkTable.model_validate(_rounded(self.model_dump()))
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write this table as JSON."""
         path.write_text(json.dumps(_rounded(self.model_dump()), indent=1) + "\n", encoding="utf-8")
 
 
 def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkTable:
-    """A network's table from the profiles of its exits.
+    """Return a network's table, made from the profiles of its exits.
 
     Args:
         graph: with one output for each exit, the earliest first.
         tables: one for each exit, of `graph.pruned((output,))`.
 
     Raises:
-        ProfileError: where a table belongs to another network.
-        ScenarioError: where the network has several inputs.
+        ProfileError: if a table belongs to another network.
+        NetworkTableError: if the network has several inputs.
     """
     exits = [graph.pruned((output,)) for output in graph.outputs]
     last = tables[-1]
@@ -119,7 +118,7 @@ def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
     found, last = [], len(graph.useful_cuts()) - 1
     for i, cut in enumerate(graph.useful_cuts()):
         if len(cut.tensors) != 1:
-            raise ScenarioError(
+            raise NetworkTableError(
                 f"{graph.name}: {len(cut.tensors)} tensors cross its {'end' if i else 'start'}, not one"
             )
         (name,) = cut.tensors
@@ -147,76 +146,29 @@ def _payloads(graph: ModelGraph, table: ProfileTable, name: str) -> dict[int, fl
     return sizes
 
 
-def open_network(name: str, folder: Path | None = None) -> NetworkTable:
-    """A shipped network by name, or the one in a file.
-
-    Raises:
-        ScenarioError: where there is neither, or the file is no network table.
-    """
-    if name.endswith(".onnx"):
-        raise ScenarioError(
-            f"{shown(name)} is a network without its costs; `coinfer scenario profile {name} -o FILE.json` measures it"
-        )
-    path = find_file(name if name.endswith(".json") else f"{FOLDER}/{name}.json", folder)
-    if path is None:
-        raise ScenarioError(
-            f"no network {shown(name)}; expected a .json file or one of {', '.join(shipped_networks())}"
-        )
-    return load(path)
-
-
 def load(path: Path) -> NetworkTable:
-    """Read a table.
+    """Read a table; a file that has not changed is read once.
 
     Raises:
-        ScenarioError: naming file and field.
+        NetworkTableError: if there is no such file or it holds no table; the message names file and field.
     """
     try:
         return _load(path, path.stat().st_mtime_ns)
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot read this network table: {error.strerror}") from None
+        raise NetworkTableError(f"{path}: cannot read this network table: {error.strerror}") from None
 
 
 @cache
-def _load(path: Path, changed_ns: int) -> NetworkTable:
+def _load(path: Path, _changed_ns: int) -> NetworkTable:
     try:
         return NetworkTable.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ScenarioError(
+        raise NetworkTableError(
             f"{path}: no valid network table: {place + ': ' if place else ''}{shown(first['msg'], 120)}; "
             "write it anew with `coinfer scenario profile`"
         ) from None
-
-
-@cache
-def shipped_networks() -> tuple[str, ...]:
-    """Names of the networks that come with coinfer."""
-    return tuple(sorted(path.stem for path in NETWORKS.glob("*.json")))
-
-
-def even_blocks(cuts: Sequence[ChainCut], blocks: int) -> tuple[int, ...]:
-    """Indices [blocks + 1] of the cuts between blocks, so that the block with the most arithmetic has as little as can
-    be.
-
-    Raises:
-        ValueError: where the chain has fewer blocks.
-    """
-    if blocks >= len(cuts):
-        raise ValueError(f"has {len(cuts) - 1} blocks at most")
-    flop = np.array([cut.done_flop for cut in cuts])
-    worst = np.where(np.arange(len(cuts)) > 0, flop - flop[0], np.inf)
-    before = []
-    for _ in range(blocks - 1):
-        heaviest = np.maximum(worst[:, None], flop[None, :] - flop[:, None])
-        heaviest[np.arange(len(cuts))[:, None] >= np.arange(len(cuts))] = np.inf
-        before.append(heaviest.argmin(axis=0))
-        worst = heaviest.min(axis=0)
-    chosen = [len(cuts) - 1]
-    for previous in reversed(before):
-        chosen.append(int(previous[chosen[-1]]))
-    return (0, *reversed(chosen))
 
 
 def _rounded(value: Any) -> Any:

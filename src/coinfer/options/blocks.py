@@ -1,0 +1,59 @@
+"""A network as blocks that are placed one by one (multi-task A3C, IEEE TMC 2024)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from coinfer.options.chain import Sending, Speed
+from coinfer.options.network import ChainCut
+
+
+class Blocks(NamedTuple):
+    """The blocks of one exit's network, M of them."""
+
+    cuts: tuple[int, ...]
+    """[M + 1] indices of the cuts between them, with both ends."""
+    input_bits: np.ndarray
+    """[M] size of what each block takes in."""
+
+
+def blocks_of(cuts: Sequence[ChainCut], count: int, sending: Sending) -> Blocks:
+    """Return blocks of equal arithmetic, as far as the cuts allow, with the first of the allowed numbers of bits.
+
+    Raises:
+        ValueError: if the chain has fewer blocks.
+        SizeError: if a size was not measured.
+    """
+    chosen = even_blocks(cuts, count)
+    sizes_bits = [sending.sizes_bits(cuts[i], is_input=i == 0) for i in chosen[:-1]]
+    return Blocks(chosen, np.array([next(iter(sizes.values())) for sizes in sizes_bits]))
+
+
+def block_times_s(speed: Speed, exit_: int, cuts: Sequence[int]) -> np.ndarray:
+    """Return the time [M] of each block between these cuts [M + 1]."""
+    return np.array([speed.segment_s(exit_, first, last) for first, last in pairwise(cuts)])
+
+
+def even_blocks(cuts: Sequence[ChainCut], blocks: int) -> tuple[int, ...]:
+    """Return the indices [blocks + 1] of the cuts between blocks, such that the block with the most arithmetic has as
+    little as can be.
+
+    Raises:
+        ValueError: if the chain has fewer blocks.
+    """
+    if blocks >= len(cuts):
+        raise ValueError(f"has {len(cuts) - 1} blocks at most")
+    flop = np.array([cut.done_flop for cut in cuts])
+    worst = np.where(np.arange(len(cuts)) > 0, flop - flop[0], np.inf)
+    before: list[np.ndarray] = []
+    for _ in range(blocks - 1):
+        heaviest = np.maximum(worst[:, None], flop[None, :] - flop[:, None])
+        heaviest[np.arange(len(cuts))[:, None] >= np.arange(len(cuts))] = np.inf
+        before.append(heaviest.argmin(axis=0))
+        worst = heaviest.min(axis=0)
+    chosen = [len(cuts) - 1]
+    for previous in reversed(before):
+        chosen.append(int(previous[chosen[-1]]))
+    return (0, *reversed(chosen))

@@ -1,0 +1,114 @@
+"""Options from a network table: what a scenario's devices and servers make of a chain of cuts."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from coinfer.errors import UserError
+from coinfer.options.network import ChainCut, NetworkTable
+from coinfer.options.table import IMAGE_BITS, Accuracy, Names, Options, tabulate, widths
+from coinfer.physics.compute import compute_s
+from coinfer.units import FLOAT32_BITS, bytes_of_bits
+
+
+class SizeError(UserError):
+    """A tensor whose encoded size nobody measured; the message is one line that names it."""
+
+
+class Speed(NamedTuple):
+    """How fast one computer runs one network."""
+
+    table: NetworkTable
+    factor: float
+    """How many times slower than the table's machine."""
+    flop_per_s: float | None
+    """Instead of the table's times: arithmetic only."""
+
+    def segment_s(self, exit_: int, first: int, last: int) -> float:
+        """Return the time from one cut of an exit's chain to another."""
+        start, end = self.table.exits[exit_][first], self.table.exits[exit_][last]
+        if first == last:
+            return 0.0
+        if self.flop_per_s is not None:
+            return float(compute_s(end.done_flop - start.done_flop, self.flop_per_s))
+        return self.factor * (self.table.call_s + end.done_s - start.done_s + start.enter_s + end.leave_s)
+
+    def coding_s(self, elements: int, per_byte: Mapping[int, float], bits: int) -> float:
+        """Return the time to encode or decode a tensor by the table's seconds per byte; none for arithmetic only."""
+        if self.flop_per_s is not None:
+            return 0.0
+        return self.factor * bytes_of_bits(elements * FLOAT32_BITS) * per_byte.get(bits, 0.0)
+
+
+class Sending(NamedTuple):
+    """How tensors are sent."""
+
+    bits: Sequence[int]
+    """Allowed bits per element of what the network computes."""
+    plain: bool = False
+    """Whether sizes are elements times bits instead of the measured ones."""
+
+    def sizes_bits(self, cut: ChainCut, *, is_input: bool) -> dict[int, float]:
+        """Return the size of what crosses a cut by bits per element.
+
+        Raises:
+            SizeError: if one of them was not measured.
+        """
+        is_image = set(cut.payload_bits) == {IMAGE_BITS}
+        allowed = widths(self.bits, is_input=is_input, is_image=is_image)
+        if self.plain:
+            return {bits: float(cut.elements * bits) for bits in allowed}
+        missing = next((bits for bits in allowed if bits not in cut.payload_bits), None)
+        if missing is not None:
+            raise SizeError(f"no measured size of tensor {cut.tensor!r} at {missing} bits")
+        return {bits: cut.payload_bits[bits] for bits in allowed}
+
+
+def chain_options(
+    device: Speed,
+    servers: Sequence[Speed],
+    exits: Sequence[int],
+    sending: Sending,
+    accuracy: Accuracy,
+    *,
+    ends_only: bool = False,
+) -> Options:
+    """Return every way to run a network on a device and N servers.
+
+    Args:
+        device: its table lists the cuts and their sizes.
+        servers: [N] speeds of the same network.
+        exits: indices of those that may answer, rising.
+        ends_only: leave out the cuts inside the network, so that it runs whole here or there.
+
+    Raises:
+        SizeError: if a size was not measured.
+        AccuracyError: if `accuracy` lacks something.
+    """
+    return tabulate((_Exit(exit_, device, servers, sending) for exit_ in exits), accuracy, ends_only=ends_only)
+
+
+class _Exit:
+    """One exit's chain on a device and servers (`ExitCosts`)."""
+
+    def __init__(self, exit_: int, device: Speed, servers: Sequence[Speed], sending: Sending):
+        self.exit = exit_
+        self._chain = device.table.exits[exit_]
+        self.cuts: list[Names] = [(cut.tensor,) for cut in self._chain]
+        self._device, self._servers, self._sending = device, servers, sending
+
+    def sizes_bits(self, cut: int) -> Mapping[int, float]:
+        return self._sending.sizes_bits(self._chain[cut], is_input=cut == 0)
+
+    def head_s(self, cut: int) -> float:
+        return self._device.segment_s(self.exit, 0, cut)
+
+    def encode_s(self, cut: int, bits: int) -> float:
+        device = self._device
+        return device.coding_s(self._chain[cut].elements, device.table.encode_s_per_byte, bits)
+
+    def tail_s(self, cut: int) -> list[float]:
+        return [speed.segment_s(self.exit, cut, len(self.cuts) - 1) for speed in self._servers]
+
+    def decode_s(self, cut: int, bits: int) -> list[float]:
+        elements = self._chain[cut].elements
+        return [speed.coding_s(elements, speed.table.decode_s_per_byte, bits) for speed in self._servers]

@@ -1,0 +1,91 @@
+"""Which options can be best at all; the others need not be looked at again.
+
+Two rules. `hull` (CDLP, CIAS-PnO: Xu et al., IJSEKE 2023) keeps what some link rate makes the fastest of all that are
+at least as accurate, when nobody else is there. `dominated` keeps what no other option equals or beats in everything:
+accuracy, bits to send, time on the device, time on every server. It keeps more, and loses nothing under any load and
+for any wish.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from coinfer.options.table import Options
+
+Rule = Literal["hull", "dominated", "none"]
+SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
+"""How many times faster than the device a server may be that nobody has measured yet."""
+_KNOWN_SPEED = np.ones(1)
+
+
+def prune(
+    options: Options,
+    rule: Rule = "hull",
+    *,
+    speed_ratios: np.ndarray = _KNOWN_SPEED,
+    also: Sequence[Options] = (),
+) -> Options:
+    """Return only the options that can be best, by one of the rules above; what stays on the device is always kept.
+
+    Args:
+        options: O of them.
+        rule: `none` returns all.
+        speed_ratios: [R] how many times faster than the table says each server may be; `dominated` needs none, as it
+            holds for all speeds.
+        also: the same options with the figures of other cases, all of which count under `dominated`; for example with
+            those of the mean request if some leave at an early exit.
+    """
+    if rule == "none":
+        return options
+    if rule == "dominated":
+        costs = np.unique(np.column_stack([_costs(view) for view in (options, *also)]), axis=1)
+        return options.take(~dominated(costs) | options.stays)
+    server_s = (options.server_s.T / speed_ratios[:, None, None]).reshape(-1, len(options.bits))
+    compute_s = np.unique(options.device_s + server_s, axis=0)
+    return options.take(fastest_somewhere(compute_s, options.upload_bits, options.accuracy) | options.stays)
+
+
+def _costs(options: Options) -> np.ndarray:
+    """[O, 3 + N] what is better when smaller."""
+    return np.column_stack([-options.accuracy, options.upload_bits, options.device_s, options.server_s])
+
+
+def dominated(costs: np.ndarray) -> np.ndarray:
+    """Return [O] true for a row of `costs` [O, C] if another is nowhere larger, and smaller somewhere or the same and
+    earlier."""
+    no_worse = (costs[:, None] <= costs[None]).all(axis=-1)
+    better = (costs[:, None] < costs[None]).any(axis=-1)
+    earlier = np.arange(len(costs))[:, None] < np.arange(len(costs))
+    return np.asarray((no_worse & (better | earlier)).any(axis=0))
+
+
+def fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Return [O] true for an option that has the least `compute_s + upload_bits x` of all that are at least as
+    accurate, in some row of `compute_s` [S, O] and for some x >= 0, seconds per bit.
+
+    Each rival is better only above or only below one x, so an option wins between the largest of the lower and the
+    smallest of the upper limits.
+    """
+    rival = accuracy >= accuracy[:, None]  # [O, O] of row and column: the column may replace the row
+    same = upload_bits == upload_bits[:, None]
+    earlier = np.arange(len(accuracy)) < np.arange(len(accuracy))[:, None]
+    kept = np.zeros(len(accuracy), dtype=bool)
+    for times_s in compute_s:
+        ahead_s = times_s - times_s[:, None]  # how much later the column is without the upload
+        beaten = rival & same & ((ahead_s < 0) | ((ahead_s == 0) & ((accuracy > accuracy[:, None]) | earlier)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tie = ahead_s / (upload_bits[:, None] - upload_bits)
+        high = np.where(rival & (upload_bits < upload_bits[:, None]), tie, np.inf).min(axis=1)
+        low = np.where(rival & (upload_bits > upload_bits[:, None]), tie, 0.0).max(axis=1)
+        kept |= ~beaten.any(axis=1) & (low < high)
+    return kept
+
+
+def best_only(options: Options, rate_bps: np.ndarray) -> Options:
+    """Return the fastest of the most accurate options over links of these rates [N] with nobody else there, and the
+    fastest of them that stays on the device."""
+    top = options.accuracy == options.accuracy.max()
+    fastest_s = np.where(top, options.latency_s(rate_bps).min(axis=1), np.inf)
+    alone_s = np.where(top & options.stays, options.device_s, np.inf)
+    return options.take(np.unique([np.where(options.stays, np.inf, fastest_s).argmin(), alone_s.argmin()]))

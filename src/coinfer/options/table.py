@@ -1,0 +1,191 @@
+"""The table of options that planner, simulator and policies choose from, and how its rows are put together."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from coinfer.profile.accuracy import AccuracyTable
+from coinfer.units import FLOAT32_BITS
+
+IMAGE_BITS = 8
+"""Bits per element of an image that is sent as its own bytes."""
+Names = tuple[str, ...]
+Piece = tuple[Names, Names]
+"""The rest of a network: the tensors that it starts from and the outputs that it ends at."""
+Triple = tuple[int, Names, int]
+"""What an option means: exit from 0, tensors that leave the device, bits per element."""
+Accuracy = Callable[[int, Names, int], float]
+"""Accuracy, 0 to 1, of an exit, the tensors that are quantised (none if nothing is), and bits per element."""
+
+
+class Options(NamedTuple):
+    """All ways to run one network at batch 1, O of them, by exit and cut, on a device and N servers.
+
+    The last option of each exit stays on the device, so the last of all does.
+    """
+
+    cuts: tuple[Names, ...]
+    """[O] tensors that leave the device; the exit's outputs if nothing is left for a server."""
+    bits: np.ndarray
+    """[O] bits per element of these tensors."""
+    exit: np.ndarray
+    """[O] index of the exit, from 0."""
+    device_s: np.ndarray
+    """[O] head and encoding."""
+    upload_bits: np.ndarray
+    """[O] size of the encoded tensors; 0 for an option that stays on the device."""
+    server_s: np.ndarray
+    """[O, N] decoding and tail on each server; 0 for an option that stays on the device. N is 1 for a network's own
+    profile, which knows one machine."""
+    accuracy: np.ndarray
+    """[O] 0 to 1; 1 (relative to the whole network) if no accuracy is known."""
+    outputs: tuple[Names, ...]
+    """[O] what answers: the outputs of the option's exit."""
+
+    @property
+    def stays(self) -> np.ndarray:
+        """[O] true if nothing leaves the device."""
+        return self.upload_bits == 0
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """[O] what a server computes."""
+        return tuple(zip(self.cuts, self.outputs, strict=True))
+
+    @property
+    def triples(self) -> list[Triple]:
+        """[O] exit, cut and bits."""
+        return list(zip(self.exit.tolist(), self.cuts, self.bits.tolist(), strict=True))
+
+    @property
+    def sent(self) -> list[Triple]:
+        """[O] the triples as the side-car of a policy writes them: without tensors if nothing leaves the device."""
+        pairs = zip(self.triples, self.stays.tolist(), strict=True)
+        return [(exit_, () if stays else cut, bits) for (exit_, cut, bits), stays in pairs]
+
+    def take(self, index: np.ndarray) -> "Options":
+        """Return the options at these indices, or those that a mask [O] marks."""
+        index = np.flatnonzero(index) if index.dtype == bool else index
+        return Options(
+            cuts=tuple(self.cuts[i] for i in index),
+            bits=self.bits[index],
+            exit=self.exit[index],
+            device_s=self.device_s[index],
+            upload_bits=self.upload_bits[index],
+            server_s=self.server_s[index],
+            accuracy=self.accuracy[index],
+            outputs=tuple(self.outputs[i] for i in index),
+        )
+
+    def latency_s(self, rate_bps: np.ndarray) -> np.ndarray:
+        """Return the latency [O, N] of one task alone, over links of these rates [N]."""
+        away_s = self.upload_bits[:, None] / rate_bps + self.server_s
+        return self.device_s[:, None] + np.where(self.stays[:, None], 0.0, away_s)
+
+
+class ExitCosts(Protocol):
+    """What one exit's network costs on a device and N servers, as I + 1 cuts from its input to its outputs."""
+
+    @property
+    def exit(self) -> int:
+        """Index of the exit, from 0."""
+        ...
+
+    @property
+    def cuts(self) -> Sequence[Names]:
+        """[I + 1] tensors that cross each cut; the last are the exit's outputs."""
+        ...
+
+    def sizes_bits(self, cut: int) -> Mapping[int, float]:
+        """Return the encoded size of what crosses a cut by each allowed number of bits per element."""
+        ...
+
+    def head_s(self, cut: int) -> float:
+        """Return the device's time up to a cut."""
+        ...
+
+    def encode_s(self, cut: int, bits: int) -> float:
+        """Return the device's time to encode what crosses a cut."""
+        ...
+
+    def tail_s(self, cut: int) -> Sequence[float]:
+        """Return each server's time [N] from a cut to the outputs."""
+        ...
+
+    def decode_s(self, cut: int, bits: int) -> Sequence[float]:
+        """Return each server's time [N] to decode what crosses a cut."""
+        ...
+
+
+def tabulate(exits: Iterable[ExitCosts], accuracy: Accuracy, *, ends_only: bool = False) -> Options:
+    """Return every cut of every exit with every number of bits that it may be sent with, and every exit whole on the
+    device.
+
+    Args:
+        exits: at least one, the earliest first.
+        accuracy: asked with no tensors if nothing is quantised, which is the case for an input and on the device.
+        ends_only: leave out the cuts inside the network, so that it runs whole here or there.
+    """
+    rows = [row for costs in exits for row in _rows(costs, accuracy, ends_only)]
+    cuts, bits, exit_, device_s, upload_bits, server_s, right, outputs = zip(*rows, strict=True)
+    return Options(
+        cuts=cuts,
+        bits=np.array(bits),
+        exit=np.array(exit_),
+        device_s=np.array(device_s, dtype=float),
+        upload_bits=np.array(upload_bits, dtype=float),
+        server_s=np.array(server_s, dtype=float),
+        accuracy=np.array(right, dtype=float),
+        outputs=outputs,
+    )
+
+
+_Row = tuple[Names, int, int, float, float, list[float], float, Names]
+
+
+def _rows(costs: ExitCosts, accuracy: Accuracy, ends_only: bool) -> Iterator[_Row]:
+    """Yield the columns of `Options` for one exit."""
+    last = len(costs.cuts) - 1
+    outputs, servers = costs.cuts[last], len(costs.tail_s(last))
+    for i, cut in enumerate(costs.cuts[: 1 if ends_only else last]):
+        head_s, tail_s = costs.head_s(i), costs.tail_s(i)
+        for bits, size_bits in costs.sizes_bits(i).items():
+            device_s = head_s + costs.encode_s(i, bits)
+            server_s = [tail + decode for tail, decode in zip(tail_s, costs.decode_s(i, bits), strict=True)]
+            right = accuracy(costs.exit, cut if i else (), bits)
+            yield cut, bits, costs.exit, device_s, size_bits, server_s, right, outputs
+    exact = accuracy(costs.exit, (), FLOAT32_BITS)
+    yield outputs, FLOAT32_BITS, costs.exit, costs.head_s(last), 0.0, [0.0] * servers, exact, outputs
+
+
+def widths(bits: Sequence[int], *, is_input: bool, is_image: bool) -> tuple[int, ...]:
+    """Return the numbers of bits per element that something may be sent with: an image input as its own bytes, any
+    other input as it is, what the network computes in those that are allowed."""
+    if is_input:
+        return (IMAGE_BITS,) if is_image else (FLOAT32_BITS,)
+    return tuple(dict.fromkeys(bits))
+
+
+def whole_accuracy(_exit: int, _cut: Names, _bits: int) -> float:
+    """Return 1: the `Accuracy`, relative to the whole network, if nothing is known of it."""
+    return 1.0
+
+
+def measured_accuracy(table: AccuracyTable) -> Accuracy:
+    """Return what was measured; more right answers than without quantising are chance, and count as equally many.
+
+    Raises:
+        AccuracyError: (the function returned) if something was not measured.
+    """
+
+    def accuracy(exit_: int, cut: Names, bits: int) -> float:
+        exact = table.accuracy(exit_)
+        return min(table.accuracy(exit_, cut, bits), exact) if cut else exact
+
+    return accuracy
+
+
+def stated_accuracy(exact: Mapping[int, float], drop: Mapping[int, float]) -> Accuracy:
+    """Return what somebody states: by exit without quantising, and by bits what quantising loses (0 if not given)."""
+    return lambda exit_, cut, bits: max(exact[exit_] - (drop.get(bits, 0.0) if cut else 0.0), 0.0)
