@@ -15,8 +15,9 @@ import harness
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo.networks import open_model
-from coinfer.options.compile import Options, compile_options
-from coinfer.runtime.device import planner
+from coinfer.options.compile import compile_options
+from coinfer.options.prune import SPEED_RATIOS, prune
+from coinfer.options.table import Options
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.profiling import profile_for
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport
@@ -54,7 +55,7 @@ def main() -> None:
     with ExitStack() as stack:
         for model in models:
             graph = open_model(model)
-            options = planner.prune(compile_options(graph, profile_for(graph)), 1.0)
+            options = prune(compile_options(graph, profile_for(graph)), speed_ratios=SPEED_RATIOS)
             options_left[model] = len(options.bits)
             for servers in SERVERS:
                 device = stack.enter_context(device_with(graph, options, servers))

@@ -22,7 +22,8 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import split
 from coinfer.graph.session import open_session
 from coinfer.graph.zoo.networks import open_model
-from coinfer.options.compile import Options, compile_options
+from coinfer.options.compile import compile_options
+from coinfer.options.table import Options
 from coinfer.profile.measure import measure, random_samples
 from coinfer.profile.payloads import Codec
 from coinfer.profile.table import ProfileTable

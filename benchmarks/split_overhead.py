@@ -22,8 +22,8 @@ from coinfer.graph.segment import segment, split
 from coinfer.graph.session import open_session
 from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
+from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.profile.measure import random_samples
-from coinfer.runtime.device import planner
 from coinfer.runtime.profiling import profile_for
 
 BAR = 1.02
@@ -35,7 +35,7 @@ MODELS = ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet")
 
 def chosen_cuts(graph: ModelGraph) -> list[tuple[str, ...]]:
     """The cuts worth considering that leave work on both sides, and the mid cut."""
-    hull = planner.prune(compile_options(graph, profile_for(graph)), 1.0).cuts
+    hull = prune(compile_options(graph, profile_for(graph)), speed_ratios=SPEED_RATIOS).cuts
     return [cut for cut in dict.fromkeys((mid_cut(graph), *hull)) if cut not in (graph.inputs, graph.outputs)]
 
 

@@ -11,7 +11,7 @@ from coinfer.runtime.profiling import profile_for
 graph = coinfer.open_model("alexnet-cifar")
 table = profile_for(graph)
 options = compile_options(graph, table, bits=(32, 8))
-hull = Hull.build(options.device_s * slowdown("raspberry-pi-4", table) + options.server_s, options.upload_bits)
+hull = Hull.build(options.device_s * slowdown("raspberry-pi-4", table) + options.server_s[:, 0], options.upload_bits)
 
 rates_bps = np.geomspace(1e5, 1e9, 9)
 for rate_bps, option in zip(rates_bps, hull.best(rates_bps), strict=True):

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from coinfer.graph.zoo import early_exits, networks
+from coinfer.options.network import network_table
 from coinfer.resources import NETWORKS
 from coinfer.runtime.profiling import measure_with_codec, samples_for
-from coinfer.scenario.network import network_table
 
 BUILDERS = {**networks.ZOO, **early_exits.EXITS}
 

@@ -71,7 +71,7 @@ def measured(place: Site, parsed: Any, option: int, rate_bps: float) -> dict[str
         results.append(place.ask(forced(option, server))[0])
     exit_, cut, bits = options.triples[option]
     sends = server != DEVICE
-    device_s, server_s = float(options.device_s[option]), float(options.server_s[option])
+    device_s, server_s = float(options.device_s[option]), float(options.server_s[option, 0])
     upload_s = float(options.upload_bits[option]) / rate_bps
     round_trip_s = device.observe().option_server_s[0, len(options.bits) - 1, 0]  # nothing but the round trip is left
     nominal_s = device_s * parsed.device_slowdown + sends * (

@@ -17,7 +17,8 @@ from coinfer.demo.cluster import edges
 from coinfer.demo.pictures import Pictures, load_pictures
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo.networks import open_model
-from coinfer.options.compile import Options, compile_options
+from coinfer.options.compile import compile_options
+from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.config import accuracy_of

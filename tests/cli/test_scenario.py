@@ -4,9 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from coinfer.cli.scenario import app
+from coinfer.options.network import load
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import PRESETS, preset_text
-from coinfer.scenario.network import load
 
 RUN = CliRunner()
 

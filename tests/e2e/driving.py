@@ -11,7 +11,8 @@ import numpy as np
 from tests.e2e.sites import Edge, edges, relative_error, wait_until
 
 from coinfer.graph.zoo import networks
-from coinfer.options.compile import Options, compile_options
+from coinfer.options.compile import compile_options
+from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device.device import Device, Result
 from coinfer.runtime.images import load_images

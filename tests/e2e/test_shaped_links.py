@@ -20,7 +20,8 @@ from tests.tables import analytic_table
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import networks
-from coinfer.options.compile import Options, compile_options
+from coinfer.options.compile import compile_options
+from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.resources import TRACES
 from coinfer.runtime.clock import WallClock

@@ -37,6 +37,7 @@ from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.graph.zoo import early_exits as exits
 from coinfer.graph.zoo import networks as zoo
 from coinfer.options.compile import compile_options
+from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.partition.chain import chain
 from coinfer.partition.hull import hull
 from coinfer.partition.mincut import mincut
@@ -51,7 +52,7 @@ from coinfer.rl.algorithms import scorer as scorer_training
 from coinfer.rl.core.training import TrainSettings
 from coinfer.runtime.codec import codec
 from coinfer.runtime.codec.tensors import pack
-from coinfer.runtime.device.planner import least_latency, observe, prune, route_of
+from coinfer.runtime.device.planner import least_latency, observe, route_of
 from coinfer.runtime.protocol import json_messages, protobuf
 from coinfer.runtime.protocol.messages import Executed, InferReply, InferRequest, LoadReport, from_array
 from coinfer.scenario.compile import open_world
@@ -161,7 +162,7 @@ def bounds() -> Any:
 def scenario(name: str) -> Any:
     """A preset's world: names of its options exactly, its arrays by their sums."""
     one = compiled(name)
-    labels = [[[list(label) for label in labels] for labels in row] for row in one.labels]
+    labels = [[[[e + 1, "".join(cut), b] for e, cut, b in kinds.sent] for kinds in row] for row in one.options]
     return {"labels": sha(labels), "names": [*one.networks, *one.devices], "arrays": [*arrays(one.world)]}
 
 
@@ -184,13 +185,13 @@ def option_table(name: str) -> Any:
     graph = network(name)
     accuracy = made_up_accuracy(graph) if name in exits.EXITS else None
     options = compile_options(graph, analytic_table(graph), (32, 16, 12, 8, 4), accuracy)
-    kept = prune(options, 1.5)
+    kept = prune(options, "hull", speed_ratios=SPEED_RATIOS)
     return {
         "options": [sha(listed(options)), len(options.bits)],
         "figures": [summary(part) for part in (options.device_s, options.upload_bits, options.server_s)],
         "accuracy": sha(options.accuracy.tolist()),
         "pruned": [sha(listed(kept)), len(kept.bits)],
-        "pruned for energy": sha(listed(prune(options, 1.5, energy_counts=True))),
+        "pruned for energy": sha(listed(prune(options, "dominated"))),
         "planned": planned(kept),
     }
 
@@ -205,7 +206,7 @@ def planned(options: Any) -> list[Any]:
     found = []
     for rate_bps in (1e5, 1e6, 1e7, 1e9):
         seen = alone._replace(
-            option_server_s=options.server_s[None, :, None] / 8 + 0.002,
+            option_server_s=options.server_s[None] / 8 + 0.002,
             uplink_bps=np.array([[rate_bps]]),
             server_backlog_s=np.zeros(1),
             server_room=np.ones(1),

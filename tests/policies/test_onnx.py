@@ -23,9 +23,8 @@ from coinfer.types import OffloadObservation
 def made(tmp_path_factory: pytest.TempPathFactory):
     """A policy of SAC-d's world, untrained, and its file."""
     compiled = open_world("sacd")
-    labels = compiled.labels[0][0]
-    triples = [(label.exit - 1, (label.cut,) if label.cut else (), label.bits) for label in labels]
-    net = Mlp(2, (32, 32), 1, len(labels))
+    triples = compiled.options[0][0].sent
+    net = Mlp(2, (32, 32), 1, len(triples))
     policy = NetPolicy(net, net.initial(torch.tensor([7]))[0], rate_features)
     path = tmp_path_factory.mktemp("policy") / "sacd.onnx"
     about = {"scheme": "sac-d", "scenario": "sacd", "scenario_fingerprint": "0" * 64}

@@ -8,7 +8,7 @@ from coinfer.profile.accuracy import AccuracyRow, AccuracyTable
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import preset_text, read
-from coinfer.scenario.network import open_network
+from coinfer.scenario.tables import open_network
 
 STATED = "    accuracy: [0.753, 0.770, 0.778]"
 
@@ -43,10 +43,10 @@ def compiled(folder: Path, table: AccuracyTable | None, more: str = ""):
 def test_every_option_has_its_measured_accuracy(tmp_path: Path):
     table = measured()
     found = compiled(tmp_path, table)
-    for label, accuracy in zip(found.labels[0][0], found.world.option_accuracy[0, 0], strict=True):
-        exact = label.cut in ("", open_network(_network()).exits[0][0].tensor)
-        wanted = table.accuracy(label.exit - 1, (label.cut,), 32 if exact else label.bits)
-        assert accuracy == pytest.approx(wanted), label
+    for option, accuracy in zip(found.options[0][0].sent, found.world.option_accuracy[0, 0], strict=True):
+        exit_, cut, bits = option
+        exact = cut in ((), (open_network(_network()).exits[0][0].tensor,))
+        assert accuracy == pytest.approx(table.accuracy(exit_, cut, 32 if exact else bits)), option
     assert len(set(found.world.option_accuracy[0, 0])) > 10
 
 
@@ -55,7 +55,7 @@ def test_quantising_does_not_make_answers_better(tmp_path: Path):
     rows = [row.model_copy(update={"correct": 720}) for row in measured().rows]
     found = compiled(tmp_path, measured(rows=rows))
     assert set(found.world.option_accuracy[0, 0].tolist()) == {0.70, 0.72, 0.75, 0.80}
-    first = [label.exit == 1 for label in found.labels[0][0]]
+    first = found.options[0][0].exit == 0
     assert set(found.world.option_accuracy[0, 0][first].tolist()) == {0.70}
 
 

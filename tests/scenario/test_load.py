@@ -9,7 +9,7 @@ from coinfer.errors import UserError
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import PRESETS, load, parse_changes, preset_text, read
-from coinfer.scenario.network import shipped_networks
+from coinfer.scenario.tables import shipped_networks
 
 
 def broken(old: str, new: str) -> str:

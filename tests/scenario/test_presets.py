@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tests.paths import ROOT
 
+from coinfer.options.table import Names
 from coinfer.physics.radio import shannon_bps
 from coinfer.scenario.compile import Compiled, compile_scenario, fingerprint, open_world
 from coinfer.scenario.load import PRESETS, load, preset_text, read
@@ -24,7 +25,7 @@ def test_a_preset_compiles_into_arrays_that_fit(compiled: Compiled):
     told = dict(summary(compiled))
     assert told["scenario"] == compiled.world.name
     rows = list(option_rows(compiled))
-    assert len(rows) == sum(len(labels) for row in compiled.labels for labels in row)
+    assert len(rows) == sum(len(options.bits) for row in compiled.options for options in row)
 
 
 def test_the_same_file_gives_the_same_world(compiled: Compiled):
@@ -78,9 +79,9 @@ def test_mtl_a3c_covers_the_papers_sweeps(servers: int, blocks: int, tasks: int)
 
 def test_sacd_has_the_papers_actions():
     compiled = open_world("sacd")
-    labels = compiled.labels[0][0]
-    assert {label.exit for label in labels} == {1, 2, 3}
-    assert {label.bits for label in labels if label.cut not in {"", "input"}} == {4, 8, 12, 16}
+    options = compiled.options[0][0]
+    assert set(options.exit.tolist()) == {0, 1, 2}
+    assert {bits for _, cut, bits in options.sent if cut not in {(), ("input",)}} == {4, 8, 12, 16}
     assert compiled.world.edge.link_bank.max() <= 10 * 8e6
     assert (compiled.world.edge.devices, compiled.world.edge.servers, compiled.world.edge.tasks) == (1, 1, 1)
 
@@ -89,20 +90,19 @@ def test_sacd_prefers_what_the_paper_saw():
     """Its section V: with a bad link exit 1 and all on the device; with more bandwidth the cut moves to the input; with
     the best link the last exit costs next to nothing."""
     compiled = open_world("sacd")
-    world, labels = compiled.world, compiled.labels[0][0]
+    world, options = compiled.world, compiled.options[0][0]
 
-    def fastest(rate_bps: float, exit_: int) -> tuple[str, float]:
+    def fastest(rate_bps: float, exit_: int) -> tuple[Names, float]:
         sends = world.option_upload_bits[0, 0] > 0
         upload_s = world.option_upload_bits[0, 0] / rate_bps
         latency_s = world.option_device_s[0, 0] + np.where(sends, upload_s + world.option_server_s[0, 0, :, 0], 0.0)
-        among = [o for o, label in enumerate(labels) if label.exit == exit_]
-        best = min(among, key=lambda o: latency_s[o])
-        return labels[best].cut, float(latency_s[best])
+        best = min(np.flatnonzero(options.exit == exit_), key=lambda o: latency_s[o])
+        return options.sent[best][1], float(latency_s[best])
 
-    assert fastest(0.1 * 8e6, 1)[0] == ""
-    assert fastest(9 * 8e6, 1)[0] == "input"
-    assert fastest(9 * 8e6, 3)[1] < 2 * fastest(9 * 8e6, 1)[1]
-    assert fastest(0.1 * 8e6, 3)[1] > 2 * fastest(0.1 * 8e6, 1)[1]
+    assert fastest(0.1 * 8e6, 0)[0] == ()
+    assert fastest(9 * 8e6, 0)[0] == ("input",)
+    assert fastest(9 * 8e6, 2)[1] < 2 * fastest(9 * 8e6, 0)[1]
+    assert fastest(0.1 * 8e6, 2)[1] > 2 * fastest(0.1 * 8e6, 0)[1]
 
 
 @pytest.mark.parametrize("devices", [6, 14])

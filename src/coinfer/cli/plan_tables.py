@@ -53,7 +53,7 @@ def show_plan(
         device_slowdown *= devices.slowdown(device, table)
     options = options._replace(
         device_s=options.device_s * device_slowdown,
-        server_s=options.server_s * server_slowdown + wait_s * (options.upload_bits > 0),
+        server_s=options.server_s * server_slowdown + wait_s * ~options.stays[:, None],
     )
     here = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
     console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
@@ -89,7 +89,7 @@ def _cells_of_option(
         "device": options.device_s[option],
         "upload": sent / uplink_bps,
         "wait": wait_s,
-        "server": options.server_s[option] - wait_s,
+        "server": options.server_s[option, 0] - wait_s,
     }
     times_s["total"] = sum(times_s.values())
     cells = {"exit": str(options.exit[option] + 1)} if preview.has_exits else {}

@@ -75,7 +75,7 @@ def check(
         table.add_row(key, value)
     table.add_row("fingerprint", fingerprint(compiled.world)[:16])
     console.print(table)
-    if options and compiled.labels:
+    if options and compiled.options:
         listed = Table(box=None, pad_edge=False)
         for column in ("network", "device", "exit", "sends", "bits", "kB", "device ms", "server ms", "accuracy"):
             left = column in {"network", "device", "sends"}
@@ -100,8 +100,8 @@ def profile(
     """
     from coinfer.graph.zoo import early_exits
     from coinfer.graph.zoo.networks import open_model
+    from coinfer.options.network import network_table
     from coinfer.runtime.profiling import measure_with_codec, samples_for
-    from coinfer.scenario.network import network_table
 
     graph = early_exits.build(model) if model in early_exits.EXITS else open_model(model)
     chains = [graph.pruned((name,)) for name in graph.outputs]

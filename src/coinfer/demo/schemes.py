@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coinfer.options.compile import Options
+from coinfer.options.table import Options
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.planner import least_latency
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy

@@ -1,24 +1,17 @@
 """Exported policies (ONNX) as policies of the simulator."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from coinfer.evaluate.simulate import Maker
-from coinfer.policies.onnx import ExportedPolicy, PolicyError, Triple
+from coinfer.policies.onnx import ExportedPolicy, PolicyError
 from coinfer.scenario.compile import Compiled, fingerprint
-from coinfer.scenario.tables import Label
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 SUFFIX = ".onnx"
-
-
-def triples(labels: Sequence[Label]) -> list[Triple]:
-    """What a scenario's options mean, in the words of a side-car."""
-    return [(label.exit - 1, (label.cut,) if label.cut else (), label.bits) for label in labels]
 
 
 def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str, ...]]:
@@ -30,7 +23,7 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
     world, policy = compiled.world, ExportedPolicy.load(path)
     if not isinstance(world, OffloadWorld):
         raise PolicyError(f"{path}: a policy for scenarios of environment offload, {world.name} is another")
-    kinds = [triples(labels) for row in compiled.labels for labels in row]
+    kinds = [options.sent for row in compiled.options for options in row]
     if policy.options is not None and any(kind != kinds[0] for kind in kinds):
         raise PolicyError(f"{path}: made for one network on one class of devices, {world.name} has {len(kinds)}")
     most = max(kinds, key=len)

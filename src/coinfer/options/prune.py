@@ -19,31 +19,33 @@ SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
 _KNOWN_SPEED = np.ones(1)
 
 
-def prune(
-    options: Options,
-    rule: Rule = "hull",
-    *,
-    speed_ratios: np.ndarray = _KNOWN_SPEED,
-    also: Sequence[Options] = (),
-) -> Options:
-    """Return only the options that can be best, by one of the rules above; what stays on the device is always kept.
+def prune(options: Options, rule: Rule = "hull", *, speed_ratios: np.ndarray = _KNOWN_SPEED) -> Options:
+    """Return only the options that can be best; arguments as `useful`."""
+    return options.take(useful(options, rule, speed_ratios=speed_ratios))
+
+
+def useful(
+    options: Options, rule: Rule, *, speed_ratios: np.ndarray = _KNOWN_SPEED, also: Sequence[Options] = ()
+) -> np.ndarray:
+    """Return [O] true for an option that can be best, by one of the rules above; what stays on the device is always
+    kept.
 
     Args:
         options: O of them.
-        rule: `none` returns all.
+        rule: `none` keeps all.
         speed_ratios: [R] how many times faster than the table says each server may be; `dominated` needs none, as it
             holds for all speeds.
         also: the same options with the figures of other cases, all of which count under `dominated`; for example with
             those of the mean request if some leave at an early exit.
     """
     if rule == "none":
-        return options
+        return np.ones(len(options.bits), dtype=bool)
     if rule == "dominated":
         costs = np.unique(np.column_stack([_costs(view) for view in (options, *also)]), axis=1)
-        return options.take(~dominated(costs) | options.stays)
+        return ~dominated(costs) | options.stays
     server_s = (options.server_s.T / speed_ratios[:, None, None]).reshape(-1, len(options.bits))
     compute_s = np.unique(options.device_s + server_s, axis=0)
-    return options.take(fastest_somewhere(compute_s, options.upload_bits, options.accuracy) | options.stays)
+    return fastest_somewhere(compute_s, options.upload_bits, options.accuracy) | options.stays
 
 
 def _costs(options: Options) -> np.ndarray:

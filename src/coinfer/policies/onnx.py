@@ -16,6 +16,7 @@ import onnxruntime as ort
 from pydantic import BaseModel, Field, ValidationError
 
 from coinfer.errors import UserError
+from coinfer.options.table import Triple
 from coinfer.resources import POLICIES
 from coinfer.types import OffloadDecision, OffloadObservation
 
@@ -40,7 +41,6 @@ AXES = {
 """Axes of the fields: B worlds, K tasks, O options, N servers."""
 _MASKS = ("option_mask", "task_mask")
 _WHAT = {"K": "task", "O": "option", "N": "server"}
-Triple = tuple[int, tuple[str, ...], int]
 Count = Annotated[int, Field(ge=0, strict=True)]
 
 

@@ -7,7 +7,7 @@ import torch
 from coinfer.envs import offload
 from coinfer.envs.batched_env import reward_of
 from coinfer.evaluate import oracles
-from coinfer.evaluate.policy_files import open_policy, triples
+from coinfer.evaluate.policy_files import open_policy
 from coinfer.evaluate.simulate import Run, run
 from coinfer.policies.learned.export import export
 from coinfer.progress import Progress
@@ -25,7 +25,7 @@ def export_best(trained: Trained, compiled: Compiled, path: Path) -> None:
     world = compiled.world
     assert isinstance(world, OffloadWorld)
     tables = offload.load(world)
-    kinds = [triples(labels) for row in compiled.labels for labels in row]
+    kinds = [options.sent for row in compiled.options for options in row]
     best = {"seed_of_best": trained.best, "digest": trained.digest}
     export(
         path,

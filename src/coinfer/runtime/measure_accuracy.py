@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.ir import ImageInput, ModelGraph
-from coinfer.options.compile import IMAGE_BITS
+from coinfer.options.table import IMAGE_BITS, Names
 from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, CascadePoint
 from coinfer.profile.dataset import Labelled, misfit
 from coinfer.progress import Progress, quiet
@@ -21,8 +21,6 @@ from coinfer.runtime.device.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
 from coinfer.units import FLOAT32_BITS
-
-Names = tuple[str, ...]
 
 BATCH = 250
 """Pictures that a network runs on at a time."""

@@ -42,7 +42,7 @@ def summary(compiled: Compiled) -> Iterator[tuple[str, str]]:
 def option_rows(compiled: Compiled) -> Iterator[tuple[str, ...]]:
     """Yield each option of each network on each class of devices, as text; of the servers' times the
     least and greatest."""
-    for network, row in zip(compiled.networks, compiled.options, strict=True):
+    for network, row in zip(compiled.networks if compiled.options else (), compiled.options, strict=True):
         for device, options in zip(compiled.devices, row, strict=True):
             for o, (exit_, cut, bits) in enumerate(options.sent):
                 server_ms = options.server_s[o] * _KILO

@@ -11,7 +11,9 @@ from tests.runtime.device.test_planner import NOW_S, plain_latency_s, up
 from tests.tables import analytic_table, made_up_accuracy
 
 from coinfer.graph.zoo import early_exits
-from coinfer.options.compile import Options, compile_options
+from coinfer.options.compile import compile_options
+from coinfer.options.prune import SPEED_RATIOS, Rule, prune
+from coinfer.options.table import Options
 from coinfer.runtime.device import planner
 from coinfer.runtime.device.objective import GOALS, LIMITS, Wish, WishError, choose, planned_for
 from coinfer.types import DEVICE, OffloadObservation
@@ -32,8 +34,12 @@ def random_options(rng: np.random.Generator, exits: int, cuts: int) -> Options:
                 rows.append(((f"t{i}",), width, exit_, head_s[i], size * width / 16, whole_s - head_s[i], accuracy))
         rows.append(((f"e{exit_}",), 32, exit_, whole_s, 0.0, 0.0, 0.7 + 0.05 * exit_))
     cut, bits, exit_, device_s, upload_bits, server_s, accuracy = zip(*rows, strict=True)
-    arrays = map(np.array, (bits, exit_, device_s, upload_bits, server_s, accuracy))
+    arrays = map(np.array, (bits, exit_, device_s, upload_bits, [[one] for one in server_s], accuracy))
     return Options(cut, *arrays, outputs=tuple((f"e{e}",) for e in exit_))
+
+
+def rule_of(energy_counts: bool) -> Rule:
+    return "dominated" if energy_counts else "hull"
 
 
 def draw_wish(rng: np.random.Generator) -> tuple[Wish, float]:
@@ -155,9 +161,9 @@ def test_pruning_changes_no_choice_at_any_rate_and_speed(seed: int):
     rng = np.random.default_rng(seed)
     options = random_options(rng, 3, 5)
     wish, deadline_s = draw_wish(rng)
-    pruned = planner.prune(options, 3.0, energy_counts=wish.counts_energy)
+    pruned = prune(options, rule_of(wish.counts_energy), speed_ratios=SPEED_RATIOS)
     assert len(pruned.bits) < len(options.bits) or wish.counts_energy
-    for rate_bps, ratio in product(np.geomspace(1e5, 1e9, 9), planner.SPEED_RATIOS[::6]):
+    for rate_bps, ratio in product(np.geomspace(1e5, 1e9, 9), SPEED_RATIOS[::6]):
         server = up(rate_bps, 3.0 / ratio, backlog_s=float(rng.choice([0.0, 0.1])))
         server = server._replace(link=server.link._replace(round_trip_s=0.0))
         same_worth(wish, deadline_s, options, pruned, [server], 3.0)
@@ -165,7 +171,7 @@ def test_pruning_changes_no_choice_at_any_rate_and_speed(seed: int):
 
 @pytest.mark.parametrize("energy_counts", [False, True])
 def test_pruning_a_real_network_with_exits(energy_counts: bool):
-    pruned = planner.prune(OPTIONS, 5.0, energy_counts=energy_counts)
+    pruned = prune(OPTIONS, rule_of(energy_counts), speed_ratios=SPEED_RATIOS)
     assert len(pruned.bits) < len(OPTIONS.bits)
     assert pruned.exit[pruned.upload_bits == 0].tolist() == [0, 1, 2], "each exit may stay on the device"
     limits = product(
@@ -175,7 +181,7 @@ def test_pruning_a_real_network_with_exits(energy_counts: bool):
         if goal == "energy" and not energy_counts:
             continue
         wish = Wish(goal, least, energy_j, 3.0, 1.0)
-        for rate_bps, ratio in product((1e4, 1e5, 1e6, 1e7), planner.SPEED_RATIOS[::12]):
+        for rate_bps, ratio in product((1e4, 1e5, 1e6, 1e7), SPEED_RATIOS[::12]):
             server = up(rate_bps, 5.0 / ratio)
             server = server._replace(link=server.link._replace(round_trip_s=0.0))
             same_worth(wish, deadline_s, OPTIONS, pruned, [server], 5.0)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinfer.options.compile import Options
+from coinfer.options.prune import SPEED_RATIOS, prune
+from coinfer.options.table import Options
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import planner
 from coinfer.types import DEVICE, OffloadObservation
@@ -28,7 +29,7 @@ def random_options(rng: np.random.Generator, cuts: int) -> Options:
             upload.append(size * width / 32)
             server_s.append(1 - head_s[i] + 5e-4)
     columns = (np.array([*bits, 32]), np.zeros(len(bits) + 1, int), np.array([*device_s, 1.0]))
-    sizes = (np.array([*upload, 0.0]), np.array([*server_s, 0.0]), np.ones(len(bits) + 1))
+    sizes = (np.array([*upload, 0.0]), np.array([*server_s, 0.0])[:, None], np.ones(len(bits) + 1))
     return Options((*names, ("out",)), *columns, *sizes, outputs=(("out",),) * (len(bits) + 1))
 
 
@@ -77,15 +78,15 @@ def test_least_latency_is_the_best_of_all_options_and_servers(seed: int, servers
 def test_pruning_loses_nothing_at_any_rate_and_speed(seed: int):
     rng = np.random.default_rng(seed)
     options = random_options(rng, 8)
-    pruned = planner.prune(options, device_scale=3.0)
+    pruned = prune(options, speed_ratios=SPEED_RATIOS)
     assert len(pruned.bits) < len(options.bits)
     assert set(zip(pruned.cuts, pruned.bits.tolist(), strict=True)) <= set(
         zip(options.cuts, options.bits.tolist(), strict=True)
     )
     for rate_bps in np.geomspace(1e4, 1e10, 40):
-        for ratio in planner.SPEED_RATIOS[::6]:
+        for ratio in SPEED_RATIOS[::6]:
             times = [
-                (found.device_s * 3 + found.server_s * 3 / ratio + found.upload_bits / rate_bps).min()
+                (found.device_s * 3 + found.server_s[:, 0] * 3 / ratio + found.upload_bits / rate_bps).min()
                 for found in (options, pruned)
             ]
             assert times[1] == pytest.approx(times[0], rel=1e-12)

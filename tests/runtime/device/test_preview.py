@@ -33,7 +33,7 @@ def test_ranges_hold_what_is_chosen_inside_them(seed: int):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_search_finds_the_thresholds_of_the_hull(seed: int):
     options = plain_options(np.random.default_rng(seed), 5)
-    hull = Hull.build(options.device_s + options.server_s, options.upload_bits)
+    hull = Hull.build(options.device_s + options.server_s[:, 0], options.upload_bits)
     assert [option for *_, option in Preview(options, Wish()).ranges()] == hull.options.tolist()
     searched = list(Preview(options, Wish(), deadline_s=1e9).ranges())  # a deadline that is always met
     wide = np.diff(np.log([1e3, *hull.threshold_bps, 1e11])) > 0.02  # narrower ranges may hide between two rates

@@ -15,11 +15,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from coinfer.options.table import Triple
 from coinfer.policies.onnx import AXES, FORMAT
 from coinfer.types import OffloadDecision, OffloadObservation
-
-Triple = tuple[int, tuple[str, ...], int]
-"""Exit from 0, tensors that leave the device (none where it does it all), bits."""
 
 
 class _ByFields(nn.Module):

@@ -11,7 +11,9 @@ import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo.networks import open_model
-from coinfer.options.compile import Names, Options, Piece, compile_options, exits_of
+from coinfer.options.compile import compile_options, exits_of
+from coinfer.options.prune import SPEED_RATIOS, prune, useful
+from coinfer.options.table import Names, Options, Piece
 from coinfer.physics.compute import transmit_j
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileTable
@@ -127,7 +129,7 @@ class Device:
         self._ladder = early_exit.Ladder(self.graph, self.exits, thresholds)
         self.planner = planned_for(self.wish, self._mean if thresholds else None)
         complete = partial(self._complete, table)
-        pruned = options or self._pruned(complete(bits), table, slowdown)
+        pruned = options or self._pruned(complete(bits), table)
         if isinstance(policy, str | Path):
             self._straight, self.policy = guide(policy, len(servers), pruned, complete)
         else:
@@ -272,13 +274,13 @@ class Device:
         """All that can be done with these numbers of bits."""
         return with_messages(compile_options(self.graph, table, bits, self.accuracy), self.graph)
 
-    def _pruned(self, options: Options, table: ProfileTable, slowdown: float) -> Options:
+    def _pruned(self, options: Options, table: ProfileTable) -> Options:
         """What may be best for the wish, also where exits are left early."""
         if not self._ladder.thresholds:
-            return planner.prune(options, slowdown, energy_counts=self.wish.counts_energy)
+            return prune(options, "dominated" if self.wish.counts_energy else "hull", speed_ratios=SPEED_RATIOS)
         unsure = self._ladder.unsure(options, table)
-        views = (unsure, self._ladder.chances(unsure, table, self.accuracy).mean(unsure))
-        return options.take(np.flatnonzero(planner.undominated(views, slowdown)))
+        mean = self._ladder.chances(unsure, table, self.accuracy).mean(unsure)
+        return options.take(useful(unsure, "dominated", also=(mean,)))
 
     def _mean(self, observation: OffloadObservation) -> OffloadObservation:
         """The mean request, where exits are left early."""

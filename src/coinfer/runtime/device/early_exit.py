@@ -11,7 +11,7 @@ import numpy as np
 
 from coinfer.errors import UserError
 from coinfer.graph.ir import GraphError, ModelGraph
-from coinfer.options.compile import Names, Options
+from coinfer.options.table import Names, Options
 from coinfer.profile.accuracy import AccuracyTable, CascadePoint
 from coinfer.profile.table import ProfileTable
 from coinfer.types import OffloadObservation
@@ -39,7 +39,7 @@ class Chances(NamedTuple):
         return options._replace(
             device_s=options.device_s * self.device_share,
             upload_bits=options.upload_bits * self.goes_on,
-            server_s=options.server_s * self.goes_on,
+            server_s=options.server_s * self.goes_on[:, None],
             accuracy=self.accuracy,
         )
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.options.compile import Piece
+from coinfer.options.table import Piece
 
 HALF_LIFE_S = 1.5
 """Age at which a transfer counts half in the link's rate."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.compile import Options, Piece
+from coinfer.options.table import Options, Piece
 from coinfer.runtime.codec.tensors import pack
 from coinfer.runtime.protocol.messages import Executed, InferReply, InferRequest, LoadReport, WireTensor
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits

@@ -7,71 +7,10 @@ from functools import partial
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.compile import Options
+from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
 from coinfer.runtime.device.estimate import ServerEstimate, backlog_now_s, room_now, service_now_s, usable
 from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Policy, Route
-
-SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
-"""How many times faster than the device a server may be, for pruning."""
-
-
-def prune(
-    options: Options, device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS, *, energy_counts: bool = False
-) -> Options:
-    """Only the options that can be best for some link rate, some speed of the server, and some wish for accuracy; each
-    exit's last, which stays on the device, is always kept.
-
-    Without energy, exact for unloaded latency: an option stays that is the fastest at some rate and speed of those that
-    are at least as accurate (CDLP, CIAS-PnO, on each level of accuracy). Where energy counts see `undominated`.
-    """
-    if energy_counts:
-        return options.take(np.flatnonzero(undominated([options], device_scale, speed_ratios)))
-    compute_s = (options.device_s + options.server_s / speed_ratios[:, None]) * device_scale
-    kept = _fastest_somewhere(compute_s, options.upload_bits, options.accuracy)
-    return options.take(np.flatnonzero(kept | (options.upload_bits == 0)))
-
-
-def undominated(views: Sequence[Options], device_scale: float, speed_ratios: np.ndarray = SPEED_RATIOS) -> np.ndarray:
-    """[O] the options that no other one equals or beats in all: accuracy, bits to send, time on the device, and
-    computing time at the slowest and at the fastest server, hence at all between. No wish, however its limits meet,
-    would miss the others. What stays on the device is always kept.
-
-    Args:
-        views: the same options as they are in several cases, all of which count.
-    """
-    columns = []
-    for view in views:
-        device_s, server_s = view.device_s * device_scale, view.server_s * device_scale
-        ends_s = device_s + server_s / speed_ratios[[0, -1]][:, None]
-        columns += [-view.accuracy, view.upload_bits, device_s, *ends_s]
-    return _undominated(np.column_stack(columns)) | (views[0].upload_bits == 0)
-
-
-def _fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """[O] whether an option has the least `compute_s + upload_bits x` of all that are at least as accurate, in a row of
-    `compute_s` [S, O] and for an x >= 0, seconds per bit: each of the others is worse only above or only below an x."""
-    rival = accuracy >= accuracy[:, None]  # [O, O] of row and column: the column may replace the row
-    same = upload_bits == upload_bits[:, None]
-    earlier = np.arange(len(accuracy)) < np.arange(len(accuracy))[:, None]
-    kept = np.zeros(len(accuracy), dtype=bool)
-    for times_s in compute_s:
-        ahead_s = times_s - times_s[:, None]  # how much later the column is without the upload
-        beaten = rival & same & ((ahead_s < 0) | ((ahead_s == 0) & ((accuracy > accuracy[:, None]) | earlier)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            tie = ahead_s / (upload_bits[:, None] - upload_bits)
-        high = np.where(rival & (upload_bits < upload_bits[:, None]), tie, np.inf).min(axis=1)
-        low = np.where(rival & (upload_bits > upload_bits[:, None]), tie, 0.0).max(axis=1)
-        kept |= ~beaten.any(axis=1) & (low < high)
-    return kept
-
-
-def _undominated(costs: np.ndarray) -> np.ndarray:
-    """[O] where no other row of `costs` [O, C] is nowhere larger, and smaller somewhere or the same and earlier."""
-    no_worse = (costs[:, None] <= costs[None]).all(axis=-1)
-    better = (costs[:, None] < costs[None]).any(axis=-1)
-    earlier = np.arange(len(costs))[:, None] < np.arange(len(costs))
-    return np.asarray(~(no_worse & (better | earlier)).any(axis=0))
 
 
 def observe(
@@ -91,7 +30,7 @@ def observe(
     device_s = options.device_s * device_scale
     server_s = np.empty((count, n))
     for j, server in enumerate(servers):
-        times_s = map(partial(service_now_s, server, now_s=now_s), options.pieces, options.server_s)
+        times_s = map(partial(service_now_s, server, now_s=now_s), options.pieces, options.server_s[:, 0])
         server_s[:, j] = np.fromiter(times_s, float, count) + server.link.round_trip_s
     return OffloadObservation(
         option_device_s=device_s[None],

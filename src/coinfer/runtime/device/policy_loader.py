@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from coinfer.errors import UserError
-from coinfer.options.compile import Options
-from coinfer.policies.onnx import ExportedPolicy, PolicyError, Triple
+from coinfer.options.table import Options, Triple
+from coinfer.policies.onnx import ExportedPolicy, PolicyError
 from coinfer.types import Policy
 
 
@@ -38,9 +38,7 @@ def _listed(found: ExportedPolicy, complete: Callable[[Sequence[int]], Options])
         raise
     except UserError as error:  # bits or tensors that this network or its tables do not know
         raise PolicyError(f"{found.path}: its options cannot be had here: {error}") from None
-    stays = options.upload_bits == 0
-    named = [(e, () if here else cut, b) for (e, cut, b), here in zip(options.triples, stays.tolist(), strict=True)]
-    place = {triple: number for number, triple in enumerate(named)}
+    place = {triple: number for number, triple in enumerate(options.sent)}
     place |= {triple: number for number, triple in enumerate(options.triples)}
     missing = next((triple for triple in wanted if triple not in place), None)
     if missing is not None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from coinfer.options.compile import Options
+from coinfer.options.table import Options
 from coinfer.partition.hull import Hull
 from coinfer.runtime.device.objective import Limit, Wish, choose, device_energy_j
 from coinfer.runtime.device.planner import feasible_latency_s
@@ -40,7 +40,7 @@ class Preview:
     def ranges(self) -> Iterator[tuple[float, float, int]]:
         """From this rate to that, this option; from 0 to infinity."""
         if not self.has_exits and self.wish == Wish() and math.isinf(self.deadline_s):
-            hull = Hull.build(self.options.device_s + self.options.server_s, self.options.upload_bits)
+            hull = Hull.build(self.options.device_s + self.options.server_s[:, 0], self.options.upload_bits)
             edges_bps, found = hull.threshold_bps.tolist(), hull.options.tolist()
         else:
             edges_bps, found = self._searched()
@@ -85,7 +85,7 @@ class Preview:
         return OffloadObservation(
             option_device_s=each(options.device_s),
             option_upload_bits=each(options.upload_bits),
-            option_server_s=each(options.server_s[:, None]),
+            option_server_s=each(options.server_s),
             option_accuracy=each(options.accuracy),
             option_device_j=each(options.device_s * self.wish.compute_power_w),
             option_mask=np.ones((tasks, len(options.bits)), dtype=bool),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.compile import Piece
+from coinfer.options.table import Piece
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.codec.tensors import unpack
 from coinfer.runtime.device import estimate as est

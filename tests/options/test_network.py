@@ -1,25 +1,14 @@
-import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.tables import analytic_table
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import early_exits, networks
-from coinfer.scenario.errors import ScenarioError
-from coinfer.scenario.network import (
-    ChainCut,
-    NetworkTable,
-    even_blocks,
-    load,
-    network_table,
-    open_network,
-    shipped_networks,
-)
-from coinfer.scenario.tables import Speed
+from coinfer.options.chain import Speed
+from coinfer.options.network import NetworkTable, NetworkTableError, load, network_table
+from coinfer.scenario.tables import open_network, shipped_networks
 
 
 def table_of(graph: ModelGraph) -> tuple[NetworkTable, list]:
@@ -84,30 +73,8 @@ def test_a_broken_table_is_refused_in_one_line(tmp_path: Path, change, said: str
     path = tmp_path / "nin.json"
     table.save(path)
     path.write_text(change(path.read_text()))
-    with pytest.raises(ScenarioError) as raised:
+    with pytest.raises(NetworkTableError) as raised:
         load(path)
     assert str(raised.value).startswith(f"{path}: no valid network table: ")
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.data())
-@settings(max_examples=100, deadline=None)
-def test_blocks_are_as_even_as_any(work: list[int], data: st.DataObject):
-    blocks = data.draw(st.integers(1, len(work)))
-    done = np.concatenate([[0], np.cumsum(work)])
-    cuts = [
-        ChainCut(tensor="t", kind="", elements=1, done_s=0, done_flop=flop, enter_s=0, leave_s=0, payload_bits={})
-        for flop in done.tolist()
-    ]
-    chosen = even_blocks(cuts, blocks)
-    assert len(chosen) == blocks + 1
-    assert (chosen[0], chosen[-1]) == (0, len(work))
-    assert all(a < b for a, b in itertools.pairwise(chosen))
-    every = ((0, *inner, len(work)) for inner in itertools.combinations(range(1, len(work)), blocks - 1))
-    assert np.diff(done[list(chosen)]).max() == min(np.diff(done[list(one)]).max() for one in every)
-
-
-def test_more_blocks_than_there_are_cuts():
-    with pytest.raises(ValueError, match="has 12 blocks at most"):
-        even_blocks(open_network("nin").exits[0], 13)
