@@ -1,6 +1,7 @@
 """Runs any piece of a network: from these named tensors to those. Pieces are opened when first asked for, and kept."""
 
 import math
+import re
 import statistics
 import threading
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from coinfer.errors import UserError
+from coinfer.errors import UserError, shown
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
@@ -34,6 +35,10 @@ class RequestError(UserError):
     """Inputs or outputs that do not fit the network; the message is one line for a person."""
 
 
+class InputError(RequestError):
+    """Values that the network cannot take although their names, types and shapes are right."""
+
+
 class Abort:
     """Stops a run from another thread, after the operation at hand."""
 
@@ -43,7 +48,7 @@ class Abort:
 
     def options(self) -> ort.RunOptions:
         """For the run that is to be stopped."""
-        self._options = options = ort.RunOptions()
+        self._options = options = _run_options()
         options.terminate = self.event.is_set()
         return options
 
@@ -231,16 +236,36 @@ def _onnxruntime(graph: ModelGraph, threads: int, providers: tuple[str, ...]) ->
         def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
             feed = {name: inputs[name] for name in piece.inputs}
             try:
-                found = session.run(outputs, feed, None if abort is None else abort.options())
-            except Exception:
+                found = session.run(outputs, feed, _run_options() if abort is None else abort.options())
+            except Exception as error:
                 if abort is not None and abort.event.is_set():
                     raise WireError("CANCELLED", "the caller gave up", "cancelled") from None
-                raise
+                raise _input_error(graph.name, str(error)) or error from None
             return [np.asarray(value) for value in found]
 
         return run
 
     return open_piece
+
+
+def _run_options() -> ort.RunOptions:
+    """Options of a run that writes no log of its own: what fails is told by its error."""
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
+
+
+_FAILED_NODE = re.compile(r"while running (\S+) node\. Name:'([^']*)' Status Message: (?:/.* was false\. )?([^\n]*)")
+_OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc")
+
+
+def _input_error(network: str, message: str) -> InputError | None:
+    """What ONNX Runtime says when an operation does not take its values; None if it says anything else."""
+    found = _FAILED_NODE.search(message)
+    if found is None or any(words in message for words in _OUT_OF_MEMORY):
+        return None
+    operation = " ".join(filter(None, (found[1], found[2] and repr(found[2]))))
+    return InputError(f"{network} cannot take these values: {operation}: {shown(found[3], 200)[1:-1]}")
 
 
 def _openvino(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Callable[[Segment], Runner]:

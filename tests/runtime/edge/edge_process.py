@@ -83,6 +83,11 @@ def edge_thread(make_service):
         edge.stop()
 
 
+async def unencoded(reply):
+    """The reply of a service as it is."""
+    return reply
+
+
 class Sleeper:
     """Serves by sleeping as long as its input says; computes nothing, so the machine's load does not matter."""
 

@@ -1,11 +1,10 @@
 """What an edge node does with a request, without sockets: routes, fingerprints, deadlines, counters."""
 
 import asyncio
-import json
-import math
 
 import numpy as np
 import pytest
+from tests.runtime.edge.edge_process import unencoded
 
 from coinfer.graph.zoo import networks
 from coinfer.runtime.codec.tensors import pack, unpack
@@ -13,7 +12,6 @@ from coinfer.runtime.edge.metrics import Exposition
 from coinfer.runtime.edge.served_model import serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, RequestError
-from coinfer.runtime.protocol import json_messages
 from coinfer.runtime.protocol.messages import InferRequest, WireError, WireTensor, from_array, to_array
 from coinfer.runtime.transport.base import PING_MODEL, InMemoryTransport
 from coinfer.types import Hop
@@ -35,7 +33,9 @@ def ask(service, *requests):
 
     async def run():
         try:
-            return await asyncio.gather(*(service.infer(request) for request in requests), return_exceptions=True)
+            return await asyncio.gather(
+                *(service.infer(request, unencoded) for request in requests), return_exceptions=True
+            )
         finally:
             service.close()
 
@@ -50,7 +50,7 @@ def other_node(service):
     """A node of its own event loop, as a handler for `InMemoryTransport`."""
 
     def handle(message):
-        return asyncio.run(service().infer(message))
+        return asyncio.run(service().infer(message, unencoded))
 
     return handle
 
@@ -79,7 +79,7 @@ def test_a_route_over_three_nodes_equals_the_whole(bits):
 
     async def run():
         first = node(transport=transport, address="a:1")
-        return await first.infer(request(outputs=CUTS[3], bits=bits, route=route, deadline_s=60.0))
+        return await first.infer(request(outputs=CUTS[3], bits=bits, route=route, deadline_s=60.0), unencoded)
 
     reply = asyncio.run(run())
     transport.close()
@@ -160,12 +160,17 @@ def test_a_bug_is_told_without_its_traceback(caplog):
             raise KeyError("/secret/path")
 
     service = EdgeService([serve_graph(GRAPH, Broken(GRAPH))])
-    (error,) = ask(service, request(id="r7"))
+    error, forged, nameless = ask(service, request(id="r7"), request(id="a\nrequest b failed"), request())
     assert error.code == "INTERNAL"
-    assert "r7" in error.message
-    assert "secret" not in error.message
-    assert "secret" in caplog.text
-    assert service.metrics.models["resnet32"].failures["BACKEND"] == 1
+    assert error.message == "internal error; see the node's log for request r7"
+    named = nameless.message.removeprefix("internal error; see the node's log for request ")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"request {id} failed: KeyError: '/secret/path'" for id in ("r7", r"a\nrequest b failed", named)
+    ]
+    assert forged.code == "INTERNAL"
+    assert len(named) == 8, "a request without an id is found in the log, too"
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False, False], "one traceback is enough"
+    assert service.metrics.models["resnet32"].failures["BACKEND"] == 3
 
 
 def test_warming_opens_a_piece_and_measures_it():
@@ -190,7 +195,9 @@ def test_pings_jump_the_queue_until_the_node_drains():
         service.drain()
         assert not service.is_ready
         return await asyncio.gather(
-            service.infer(InferRequest(PING_MODEL, ())), service.infer(request()), return_exceptions=True
+            service.infer(InferRequest(PING_MODEL, ()), unencoded),
+            service.infer(request(), unencoded),
+            return_exceptions=True,
         )
 
     assert [(error.code, error.reason) for error in asyncio.run(drained())] == [("UNAVAILABLE", "draining")] * 2
@@ -204,8 +211,8 @@ def test_two_models_of_one_name_are_refused():
 def test_the_exposition_adds_up():
     async def run():
         service = node()
-        await asyncio.gather(*(service.infer(request()) for _ in range(4)))
-        await asyncio.gather(service.infer(request(())), return_exceptions=True)
+        await asyncio.gather(*(service.infer(request(), unencoded) for _ in range(4)))
+        await asyncio.gather(service.infer(request(()), unencoded), return_exceptions=True)
         exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
         service.close()
         return exposition.text().decode()
@@ -221,58 +228,16 @@ def test_the_exposition_adds_up():
     assert 0 < spent <= float(lines['nv_inference_request_duration_us{model="resnet32",version="1"}'])
 
 
-def rest(content, blobs=b"", binary=False):
-    text = json.dumps(content).encode()
-    return json_messages.parse_request("m", "", text + blobs, len(text) if binary else None)
+def test_an_answer_over_the_limit_is_refused_before_it_is_encoded(caplog):
+    class Wide(Executor):
+        def run(self, inputs, outputs=(), abort=None):
+            return {"logits": np.zeros((1, 30_000), np.float32)}, 0.0
 
-
-def test_rest_requests_in_numbers_and_in_bytes_are_the_same():
-    values = np.array([[1.5, -2.0]], np.float32)
-    entry = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
-    numbers, _ = rest({"inputs": [entry | {"data": [[1.5, -2.0]]}], "parameters": {"deadline_s": 2, "bits": 8}})
-    blob = {"parameters": {"binary_data_size": 8}}
-    raw, is_binary = rest({"inputs": [entry | blob], "outputs": [{"name": "y"}]}, values.tobytes(), True)
-    np.testing.assert_array_equal(to_array(numbers.inputs[0]), values)
-    np.testing.assert_array_equal(to_array(raw.inputs[0]), values)
-    assert (numbers.deadline_s, numbers.bits, raw.deadline_s, raw.outputs) == (2.0, 8, math.inf, ("y",))
-    assert not is_binary("y")
-
-
-ENTRY = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ([], "not a JSON object"),
-        ({}, "inputs: expected a list"),
-        ({"inputs": [{}]}, "input name"),
-        ({"inputs": [ENTRY | {"datatype": 3}]}, "expected a datatype"),
-        ({"inputs": [ENTRY | {"datatype": "BYTES"}]}, "expected a datatype"),
-        ({"inputs": [ENTRY | {"shape": [2.0]}]}, "shape as a list of integers"),
-        ({"inputs": [ENTRY | {"shape": [3]}]}, r"expected 3 numbers for shape \[3\], got 2"),
-        ({"inputs": [ENTRY | {"data": ["a", "b"]}]}, "numbers of FP32|no FP32"),
-        ({"inputs": [ENTRY | {"data": [[1], [1, 2]]}]}, "all rows of one length"),
-        ({"inputs": [ENTRY | {"datatype": "INT8", "data": [1, 300]}]}, "INT8"),
-        ({"inputs": [ENTRY | {"datatype": "INT8", "data": [1, 1.5]}]}, "no INT8"),
-        ({"inputs": [ENTRY, ENTRY]}, "'x' is given twice"),
-        ({"inputs": [ENTRY | {"parameters": {"binary_data_size": 8}}]}, "binary_data_size from 0 to 0, got 8"),
-        ({"inputs": [ENTRY], "outputs": [{"name": "y"}, {"name": "y"}]}, "asked for twice"),
-        ({"inputs": [ENTRY], "parameters": {"deadline_s": -1}}, "deadline_s"),
-        ({"inputs": [ENTRY], "parameters": []}, "parameters: expected an object"),
-        ({"inputs": [ENTRY], "id": 3}, "id: expected a string"),
-    ],
-)
-def test_bad_rest_requests_are_named(content, words):
-    with pytest.raises(WireError, match=words) as caught:
-        rest(content)
-    assert caught.value.code == "INVALID_ARGUMENT"
-
-
-def test_rest_bytes_that_belong_to_nothing_are_refused():
-    with pytest.raises(WireError, match="3 bytes after the last tensor"):
-        rest({"inputs": [ENTRY]}, b"abc", True)
-    with pytest.raises(WireError, match="not valid JSON"):
-        json_messages.parse_request("m", "", b"[" * 100_000, None)
-    with pytest.raises(WireError, match="Inference-Header-Content-Length"):
-        json_messages.parse_request("m", "", b"{}", 3)
+    service = EdgeService([serve_graph(GRAPH, Wide(GRAPH))], limit_bytes=100_000)
+    plain, packed = ask(service, request(id="r8"), request(bits=16))
+    assert (plain.code, plain.reason, plain.pushback_s) == ("RESOURCE_EXHAUSTED", "too_large", -1.0)
+    assert plain.message.startswith("message of 120000 bytes is over the limit of 100000")
+    assert unpack(packed.outputs[0]).shape == (1, 30_000), "fewer bits, as the message says"
+    stats = service.metrics.models["resnet32"]
+    assert (stats.success, stats.failures["REJECTED"]) == (1, 1)
+    assert [record.getMessage() for record in caplog.records] == [f"request r8 to 'resnet32': {plain.message}"]

@@ -13,9 +13,12 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coinfer.addresses import Address
+from coinfer.runtime.edge import metadata
+from coinfer.runtime.edge.served_model import Served
 from coinfer.runtime.edge.service import EdgeService, PortError
-from coinfer.runtime.protocol import metadata, protobuf
-from coinfer.runtime.protocol.messages import WireError
+from coinfer.runtime.protocol import protobuf
+from coinfer.runtime.protocol.messages import InferReply, WireError, check_size
+from coinfer.runtime.protocol.metadata import message_bytes, requested_model, stream_error, stream_reply
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
 
 _SPARE_CALLS = 64
@@ -67,7 +70,12 @@ class Handlers(grpc.GenericRpcHandler):
 
     async def _infer(self, message: bytes) -> bytes:
         request = protobuf.parse_request(message, self._service.limit_bytes)
-        return protobuf.reply_bytes(await self._service.infer(request))
+        return await self._service.infer(request, self._encode)
+
+    async def _encode(self, reply: InferReply) -> bytes:
+        message = protobuf.reply_bytes(reply)
+        check_size(len(message), self._service.limit_bytes)
+        return message
 
     async def _stream(self, messages: AsyncIterator[bytes], context: aio.ServicerContext) -> AsyncIterator[bytes]:
         """Answers the requests of a stream in order; a failed one gets its error, the stream goes on."""
@@ -76,37 +84,39 @@ class Handlers(grpc.GenericRpcHandler):
             try:
                 request = protobuf.parse_request(message, self._service.limit_bytes)
                 id = request.id
-                reply = metadata.stream_reply(protobuf.reply_bytes(await self._service.infer(request)))
+                reply = stream_reply(await self._service.infer(request, self._encode))
             except WireError as error:
-                reply = metadata.stream_error(id, f"[{error.code}] {error.message}")
+                reply = stream_error(id, f"[{error.code}] {error.message}")
                 self._service.metrics.answered("grpc_stream", error.code, len(message))
             else:
                 self._service.metrics.answered("grpc_stream", "OK", len(message), len(reply))
             yield reply
 
     async def _live(self, message: bytes) -> bytes:
-        return metadata.live()
+        return message_bytes("ServerLiveResponse", {"live": True})
 
     async def _ready(self, message: bytes) -> bytes:
-        return metadata.ready(self._service.is_ready)
+        return message_bytes("ServerReadyResponse", {"ready": self._service.is_ready})
 
     async def _model_ready(self, message: bytes) -> bytes:
-        self._service.find(*metadata.model_asked_for(message))
-        return metadata.model_ready(self._service.is_ready)
+        self._find(message)
+        return message_bytes("ModelReadyResponse", {"ready": self._service.is_ready})
 
     async def _server_metadata(self, message: bytes) -> bytes:
-        return metadata.server_metadata()
+        return message_bytes("ServerMetadataResponse", metadata.server_metadata())
 
     async def _model_metadata(self, message: bytes) -> bytes:
-        return metadata.model_metadata(self._service.find(*metadata.model_asked_for(message)))
+        return message_bytes("ModelMetadataResponse", metadata.model_metadata(self._find(message)))
 
     async def _model_config(self, message: bytes) -> bytes:
-        return metadata.model_config(self._service.find(*metadata.model_asked_for(message)))
+        return message_bytes("ModelConfigResponse", {"config": metadata.model_config(self._find(message))})
 
     async def _statistics(self, message: bytes) -> bytes:
-        name, version = metadata.model_asked_for(message)
-        names = [self._service.find(name, version).name] if name else list(self._service.served)
-        return metadata.statistics({name: self._service.metrics.models[name] for name in names})
+        name, version = requested_model(message)
+        return message_bytes("ModelStatisticsResponse", metadata.statistics(self._service.stats(name, version)))
+
+    def _find(self, message: bytes) -> Served:
+        return self._service.find(*requested_model(message))
 
 
 def trailers(error: WireError) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import uvicorn
@@ -15,14 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coinfer.runtime.edge.metrics import Exposition, ModelStats
-from coinfer.runtime.edge.served_model import VERSION, Served
+from coinfer.runtime.edge import metadata
+from coinfer.runtime.edge.metrics import Exposition
+from coinfer.runtime.edge.served_model import Served
 from coinfer.runtime.edge.service import EdgeService, PortError
 from coinfer.runtime.protocol import json_messages
-from coinfer.runtime.protocol import metadata as control
-from coinfer.runtime.protocol.messages import Code, InferReply, WireError, invalid, too_large
+from coinfer.runtime.protocol.messages import Code, InferReply, WireError, check_size, invalid
 from coinfer.units import MIB
-from coinfer.version import __version__
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 STATUS: dict[Code, int] = {
@@ -56,7 +55,7 @@ def make_app(service: EdgeService) -> Starlette:
     exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
 
     def found(request: Request) -> Served:
-        return service.find(request.path_params["model"], request.path_params.get("version", ""))
+        return service.find(*_named(request))
 
     async def ready(request: Request) -> Response:
         return Response(status_code=200 if service.is_ready else 503)
@@ -65,37 +64,43 @@ def make_app(service: EdgeService) -> Starlette:
         return Response()
 
     async def server(request: Request) -> Response:
-        return _json({"name": control.SERVER_NAME, "version": __version__, "extensions": control.EXTENSIONS})
+        return _json(metadata.server_metadata())
 
     async def model_ready(request: Request) -> Response:
         found(request)
         return await ready(request)
 
-    async def metadata(request: Request) -> Response:
-        return _json(_metadata(found(request)))
+    async def model(request: Request) -> Response:
+        return _json(metadata.model_metadata(found(request)))
 
     async def config(request: Request) -> Response:
-        return _json(_config(found(request)))
+        return _json(metadata.model_config(found(request)))
 
     async def stats(request: Request) -> Response:
-        models = [found(request)] if "model" in request.path_params else list(service.served.values())
-        return _json({"model_stats": [_stats(m.name, service.metrics.models[m.name]) for m in models]})
+        return _json(metadata.statistics(service.stats(*_named(request))))
 
     async def metrics(request: Request) -> Response:
         return Response(exposition.text(), media_type="text/plain; version=0.0.4")
 
     async def infer(request: Request) -> Response:
-        model = found(request)
         body = await _body(request, service.limit_bytes)
-        parse = (model.name, request.path_params.get("version", ""), body, _json_length(request))
+        parse = (*_named(request), body, _json_length(request))
         slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None
         parsed, is_binary = (
             await asyncio.to_thread(json_messages.parse_request, *parse)
             if slow
             else json_messages.parse_request(*parse)
         )
-        reply = await _unless_gone(request, service.infer(parsed))
-        return await _reply(reply, is_binary)
+
+        async def encode(reply: InferReply) -> Response:
+            body, json_bytes = await asyncio.to_thread(json_messages.reply_body, reply, is_binary)
+            check_size(len(body), service.limit_bytes)
+            if json_bytes is None:
+                return Response(body, media_type="application/json")
+            headers = {JSON_LENGTH_HEADER: str(json_bytes)}
+            return Response(body, headers=headers, media_type="application/octet-stream")
+
+        return await _unless_gone(request, service.infer(parsed, encode))
 
     gets: dict[str, Handler] = {
         "/v2": server,
@@ -105,7 +110,7 @@ def make_app(service: EdgeService) -> Starlette:
         "/metrics": metrics,
     }
     for prefix in (_MODEL, _VERSIONED):
-        gets |= {prefix: metadata, f"{prefix}/ready": model_ready}
+        gets |= {prefix: model, f"{prefix}/ready": model_ready}
         gets |= {f"{prefix}/config": config, f"{prefix}/stats": stats}
         app.add_route(f"{prefix}/infer", _guarded(service, infer), methods=["POST"])
     for path, handler in gets.items():
@@ -155,14 +160,13 @@ async def _body(request: Request, limit_bytes: int) -> bytes:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise WireError("UNIMPLEMENTED", "compressed bodies are not offered; send coinfer_codec tensors", "encoding")
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit_bytes:
-        raise too_large(int(announced), limit_bytes)
+    if announced.isascii() and announced.isdigit():
+        check_size(int(announced), limit_bytes)
     chunks, size_bytes = [], 0
     async for chunk in request.stream():
         chunks.append(chunk)
         size_bytes += len(chunk)
-        if size_bytes > limit_bytes:
-            raise too_large(size_bytes, limit_bytes)
+        check_size(size_bytes, limit_bytes)
     return b"".join(chunks)
 
 
@@ -173,8 +177,8 @@ def _json_length(request: Request) -> int | None:
     return None if text is None else int(text)
 
 
-async def _unless_gone(request: Request, answer: Any) -> InferReply:
-    """Waits for the answer; a caller that hangs up cancels it."""
+async def _unless_gone(request: Request, answer: Coroutine[None, None, Response]) -> Response:
+    """Wait for the answer; a caller that hangs up cancels it."""
     task = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(request.receive())
     try:
@@ -189,41 +193,9 @@ async def _unless_gone(request: Request, answer: Any) -> InferReply:
         gone.cancel()
 
 
-async def _reply(reply: InferReply, is_binary: Any) -> Response:
-    body, json_bytes = await asyncio.to_thread(json_messages.reply_body, reply, is_binary)
-    if json_bytes is None:
-        return Response(body, media_type="application/json")
-    return Response(body, headers={JSON_LENGTH_HEADER: str(json_bytes)}, media_type="application/octet-stream")
-
-
-def _metadata(model: Served) -> dict[str, Any]:
-    tensors = {"inputs": model.inputs, "outputs": model.outputs}
-    described = {kind: [tensor._asdict() for tensor in signatures] for kind, signatures in tensors.items()}
-    return {"name": model.name, "versions": [VERSION], "platform": model.platform, **described}
-
-
-def _config(model: Served) -> dict[str, Any]:
-    tensors = {"input": model.inputs, "output": model.outputs}
-    described = {
-        kind: [
-            {"name": t.name, "data_type": control.config_type(t.datatype), "dims": list(t.shape)} for t in signatures
-        ]
-        for kind, signatures in tensors.items()
-    }
-    backend = model.platform.partition("_")[0]
-    return {"name": model.name, "platform": model.platform, "backend": backend, "max_batch_size": 0, **described}
-
-
-def _stats(name: str, stats: ModelStats) -> dict[str, Any]:
-    durations = {part: {"count": count, "ns": ns} for part, (count, ns) in control.durations(stats).items()}
-    return {
-        "name": name,
-        "version": VERSION,
-        "last_inference": stats.last_ms,
-        "inference_count": stats.inferences,
-        "execution_count": stats.executions,
-        "inference_stats": durations,
-    }
+def _named(request: Request) -> tuple[str, str]:
+    """Model and version in the path, or nothing."""
+    return request.path_params.get("model", ""), request.path_params.get("version", "")
 
 
 class _Server(uvicorn.Server):

@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from coinfer.addresses import Address
-from coinfer.errors import UserError
+from coinfer.errors import UserError, shown
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge.metrics import Metrics, ModelStats
 from coinfer.runtime.edge.scheduler import Scheduler
 from coinfer.runtime.edge.served_model import VERSION, Served, by_name
-from coinfer.runtime.executor import Abort, RequestError
+from coinfer.runtime.executor import Abort, InputError, RequestError
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
     Executed,
@@ -23,14 +25,17 @@ from coinfer.runtime.protocol.messages import (
     TransportError,
     WireError,
     WireTensor,
+    check_size,
     to_array,
 )
 from coinfer.runtime.transport.base import PING_MODEL, Transport
 
 MAX_PENDING_PIECES = 8
 """Pieces of networks that wait to be opened; a client that asks for ever new cuts gets no further."""
+MAX_TRACEBACKS = 64
 _PASSED_ON = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
 _log = logging.getLogger("coinfer.edge")
+Encoded = TypeVar("Encoded")
 
 
 class PortError(UserError):
@@ -81,6 +86,7 @@ class EdgeService:
         self.scheduler = Scheduler(workers, queue, self._clock)
         self._opener = ThreadPoolExecutor(1, "coinfer-opener")
         self._opening = 0
+        self._logged_bugs: set[tuple[str, str, int | None]] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -107,28 +113,41 @@ class EdgeService:
             )
         return found
 
-    async def infer(self, request: InferRequest) -> InferReply:
-        """The reply to a request.
+    def stats(self, model: str = "", version: str = "") -> dict[str, ModelStats]:
+        """Return the counters of one model, or of all.
+
+        Raises:
+            WireError: NOT_FOUND.
+        """
+        names = [self.find(model, version).name] if model else list(self.served)
+        return {name: self.metrics.models[name] for name in names}
+
+    async def infer(self, request: InferRequest, encode: Callable[[InferReply], Awaitable[Encoded]]) -> Encoded:
+        """Return the reply to a request in the form that it is sent in.
+
+        Args:
+            encode: makes that form; what it raises fails the request like anything before it.
 
         Raises:
             WireError: and nothing else, but for cancellation.
         """
         if request.model == PING_MODEL:
-            return self._pong(request)
+            return await encode(self._pong(request))
         began_s = self._clock.now_s()
         stats = self.metrics.arrived(request.model if request.model in self.served else "")
         try:
             work, queue_s, reply = await self._serve(request, began_s)
+            encoded = await encode(reply)
         except asyncio.CancelledError:
             self.metrics.failed(stats, None, self._clock.now_s() - began_s)
             raise
         except Exception as problem:
-            error = _as_wire_error(problem, request)
+            error = self._as_wire_error(problem, request)
             self.metrics.failed(stats, error, self._clock.now_s() - began_s)
             raise error from None
         times = (work.decode_s, work.compute_s, work.encode_s)
         self.metrics.succeeded(stats, work.batch, self._clock.now_s() - began_s, queue_s, times)
-        return reply
+        return encoded
 
     def drain(self) -> None:
         """Refuses what is new from now on; what was admitted is finished."""
@@ -152,6 +171,7 @@ class EdgeService:
         work, queue_s = await self.scheduler.run(
             kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort)
         )
+        check_size(sum(len(tensor.data) for tensor in work.outputs), self.limit_bytes)
         done = Executed(self.address, request.outputs, work.compute_s, queue_s)
         reply = InferReply(
             model.name,
@@ -224,6 +244,32 @@ class EdgeService:
             raise WireError("UNAVAILABLE", "this node is shutting down; use another", "draining")
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
 
+    def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
+        """What the caller is told: never a traceback, a path or a value of ours."""
+        id = shown(request.id)[1:-1] if request.id else secrets.token_hex(4)
+        match problem:
+            case WireError():
+                if problem.reason == "too_large":
+                    _log.warning("request %s to %s: %s", id, shown(request.model), problem.message)
+                return problem
+            case InputError():
+                _log.warning("request %s to %s: %s", id, shown(request.model), problem)
+                return WireError("INVALID_ARGUMENT", str(problem), "invalid")
+            case RequestError():
+                return WireError("INVALID_ARGUMENT", str(problem), "invalid")
+            case _:
+                self._log_bug(id, problem)
+                return WireError("INTERNAL", f"internal error; see the node's log for request {id}", "bug")
+
+    def _log_bug(self, id: str, problem: Exception) -> None:
+        """One line for each, and a traceback for the first of its kind: no client can fill the log."""
+        last = traceback.extract_tb(problem.__traceback__)[-1]
+        kind = (type(problem).__name__, last.filename, last.lineno)
+        is_new = kind not in self._logged_bugs and len(self._logged_bugs) < MAX_TRACEBACKS
+        self._logged_bugs |= {kind}
+        problem_shown = shown(str(problem), 200)[1:-1]
+        _log.error("request %s failed: %s: %s", id, kind[0], problem_shown, exc_info=problem if is_new else None)
+
 
 def _compute(model: Served, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
     """Decode, run, encode; on a worker."""
@@ -241,13 +287,3 @@ def _compute(model: Served, request: InferRequest, limit_bytes: int, abort: Abor
 def _warm(model: Served, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
     inputs = [tensor.name for tensor in request.inputs]
     return _Work((), 0.0, model.runs.warm(inputs, request.outputs), 0.0, 0)
-
-
-def _as_wire_error(problem: Exception, request: InferRequest) -> WireError:
-    """What the caller is told: never a traceback, a path or a value."""
-    if isinstance(problem, WireError):
-        return problem
-    if isinstance(problem, RequestError):
-        return WireError("INVALID_ARGUMENT", str(problem), "invalid")
-    _log.error("request %s failed", request.id or "without id", exc_info=problem)
-    return WireError("INTERNAL", f"internal error; see the node's log for request {request.id or 'without id'}", "bug")

@@ -5,16 +5,15 @@ not know (deadline, bits, route, fingerprint) is a request parameter, so that st
 rest.
 """
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from coinfer.addresses import AddressError, parse_address
 from coinfer.types import Hop
-from coinfer.units import MIB, WIRE_BITS
+from coinfer.units import MIB
 
 Code = Literal[
     "CANCELLED",
@@ -37,7 +36,6 @@ DEFAULT_LIMIT_BYTES = 64 * MIB
 MAX_TENSORS = 64
 MAX_NAME_BYTES = 256
 MAX_RANK = 16
-MAX_HOPS = 16
 DTYPES = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
@@ -53,6 +51,8 @@ DTYPES = {
     "FP64": np.dtype("<f8"),
 }
 """Datatypes of the protocol that networks use; BYTES and BF16 have no NumPy form here."""
+CODEC_PARAMETER = "coinfer_codec"
+"""Marks a tensor whose bytes are a payload of the codec."""
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -168,19 +168,12 @@ def from_array(name: str, array: np.ndarray) -> WireTensor:
 
 
 def to_array(tensor: WireTensor) -> np.ndarray:
-    """A read-only view of the tensor's bytes, or a copy where they lie unaligned; does not decode a codec payload.
+    """Return a read-only view of the tensor's bytes, or a copy if they lie unaligned; a codec payload stays encoded.
 
     Raises:
-        WireError: INVALID_ARGUMENT where datatype, shape and byte count do not fit together.
+        WireError: INVALID_ARGUMENT if datatype, shape and byte count do not fit together.
     """
-    dtype = DTYPES.get(tensor.datatype)
-    if dtype is None:
-        known = ", ".join(DTYPES)
-        raise invalid(f"input {tensor.name!r}: expected a datatype of {known}, got {tensor.datatype[:32]!r}")
-    if any(dim < 0 for dim in tensor.shape) or len(tensor.shape) > MAX_RANK:
-        raise invalid(
-            f"input {tensor.name!r}: expected at most {MAX_RANK} dimensions >= 0, got {list(tensor.shape[:32])}"
-        )
+    dtype = dtype_of(tensor.name, tensor.datatype, tensor.shape)
     expected, got = math.prod(tensor.shape) * dtype.itemsize, len(tensor.data)
     if expected != got:
         shape = "x".join(map(str, tensor.shape))
@@ -189,106 +182,31 @@ def to_array(tensor: WireTensor) -> np.ndarray:
     return array if array.flags.aligned else array.copy()
 
 
-def request_options(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Coinfer's own fields of a request from its parameters (either protocol), checked; others are ignored."""
-    deadline_s = _number(parameters, "deadline_s", math.inf)
-    if not deadline_s >= 0:
-        raise invalid(f"parameter deadline_s: expected the seconds left, 0 or more, got {deadline_s}")
-    bits = parameters.get("bits")
-    if bits is not None and (isinstance(bits, bool) or bits not in WIRE_BITS):
-        raise invalid(f"parameter bits: expected one of {WIRE_BITS}, got {bits!r}")
-    fingerprint, warm = parameters.get("fingerprint", ""), parameters.get("warm", False)
-    if not isinstance(fingerprint, str):
-        raise invalid(f"parameter fingerprint: expected a string, got {fingerprint!r}")
-    if not isinstance(warm, bool):
-        raise invalid(f"parameter warm: expected true or false, got {warm!r}")
-    return {
-        "deadline_s": deadline_s,
-        "bits": None if bits is None else int(bits),
-        "fingerprint": fingerprint,
-        "warm": warm,
-        "route": parse_route(parameters.get("route", "[]")),
-    }
-
-
-def route_json(route: tuple[Hop, ...]) -> str:
-    """A route as the parameter `route`."""
-    return json.dumps([{"node": hop.node, "cut": list(hop.cut), "bits": hop.bits} for hop in route])
-
-
-def parse_route(text: Any) -> tuple[Hop, ...]:
-    """The hops in the parameter `route`.
+def dtype_of(name: str, datatype: str, shape: Sequence[int], what: str = "input") -> np.dtype:
+    """Return the NumPy type of a tensor.
 
     Raises:
-        WireError: INVALID_ARGUMENT, saying which hop is wrong and what was expected.
+        WireError: INVALID_ARGUMENT if the datatype is unknown, or the shape cannot be one.
     """
-    try:
-        hops = json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        hops = None
-    if not isinstance(hops, list) or len(hops) > MAX_HOPS:
-        raise invalid(f"parameter route: expected a JSON list of at most {MAX_HOPS} hops, got {str(text)[:60]!r}")
-    return tuple(_hop(i, hop) for i, hop in enumerate(hops))
+    dtype = DTYPES.get(datatype)
+    if dtype is None:
+        raise invalid(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}, got {datatype[:32]!r}")
+    if any(dim < 0 for dim in shape) or len(shape) > MAX_RANK:
+        raise invalid(f"{what} {name!r}: expected at most {MAX_RANK} dimensions >= 0, got {list(shape[:32])}")
+    return dtype
 
 
-def _hop(i: int, hop: Any) -> Hop:
-    if not isinstance(hop, dict) or set(hop) != {"node", "cut", "bits"}:
-        raise invalid(f"parameter route, hop {i}: expected an object of node, cut and bits")
-    node, cut, bits = hop["node"], hop["cut"], hop["bits"]
-    try:
-        node = str(parse_address(str(node), "node"))
-    except AddressError as error:
-        raise invalid(f"parameter route, hop {i}: {error}") from None
-    if not isinstance(cut, list) or not 0 < len(cut) <= MAX_TENSORS or not all(isinstance(name, str) for name in cut):
-        raise invalid(f"parameter route, hop {i}: expected cut as a list of 1 to {MAX_TENSORS} tensor names")
-    if isinstance(bits, bool) or bits not in WIRE_BITS:
-        raise invalid(f"parameter route, hop {i}: expected bits as one of {WIRE_BITS}, got {str(bits)[:60]}")
-    return Hop(node, tuple(cut), int(bits))
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Refuse a message over the limit, be it a request or a reply.
 
-
-def report(reply: InferReply) -> dict[str, str | int | float]:
-    """What a reply says beside its tensors, as OIP parameters."""
-    parameters: dict[str, str | int | float] = {name: getattr(reply, name) for name in _TIMES}
-    if reply.load is not None:
-        parameters |= reply.load._asdict()
-    if reply.executed:
-        parameters["executed"] = json.dumps([done._asdict() for done in reply.executed])
-    return parameters
-
-
-def read_report(parameters: dict[str, Any]) -> tuple[dict[str, float], LoadReport | None, tuple[Executed, ...]]:
-    """The inverse of `report`: times, load and executed hops; what is missing is zero or empty."""
-    times = {name: _number(parameters, name, 0.0) for name in _TIMES}
-    load = None
-    if "backlog_s" in parameters:
-        queued, room = (int(_number(parameters, name, 0.0)) for name in ("queued", "room"))
-        load = LoadReport(_number(parameters, "backlog_s", 0.0), queued, room)
-    try:
-        hops = json.loads(parameters.get("executed", "[]"))
-        executed = tuple(
-            Executed(str(h["node"]), tuple(map(str, h["cut"])), float(h["server_s"]), float(h["queue_s"])) for h in hops
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise invalid("parameter executed: expected a JSON list of node, cut, server_s, queue_s") from None
-    return times, load, executed
-
-
-_TIMES = ("queue_s", "server_s", "codec_s", "forward_s")
-
-
-def too_large(size_bytes: int, limit_bytes: int) -> WireError:
-    """The error for a message over the limit; sending it again is of no use."""
-    text = f"message of {size_bytes} bytes is over the limit of {limit_bytes}; cut elsewhere or send fewer bits"
-    return WireError("RESOURCE_EXHAUSTED", text, "too_large", pushback_s=-1.0)
+    Raises:
+        WireError: RESOURCE_EXHAUSTED, `too_large`; sending it again is of no use.
+    """
+    if size_bytes > limit_bytes:
+        text = f"message of {size_bytes} bytes is over the limit of {limit_bytes}; cut elsewhere or send fewer bits"
+        raise WireError("RESOURCE_EXHAUSTED", text, "too_large", pushback_s=-1.0)
 
 
 def invalid(message: str) -> WireError:
     """The error for a request that is wrong in itself."""
     return WireError("INVALID_ARGUMENT", message, "invalid")
-
-
-def _number(parameters: dict[str, Any], name: str, default: float) -> float:
-    value = parameters.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise invalid(f"parameter {name}: expected a number, got {str(value)[:60]!r}")
-    return float(value)

@@ -1,34 +1,35 @@
-"""Messages to and from Open Inference Protocol v2 (gRPC) messages. Protobuf appears here and in `rpc` only."""
+"""Messages to and from Open Inference Protocol v2 (gRPC) messages. Protobuf appears in this folder only."""
 
 import math
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import service_pb2
 
 from coinfer.runtime.protocol import protobuf_framing
+from coinfer.runtime.protocol.checks import Described, TensorHeader, check_request, check_tensors, numbers_to_bytes
 from coinfer.runtime.protocol.messages import (
+    CODEC_PARAMETER,
     DEFAULT_LIMIT_BYTES,
-    DTYPES,
-    MAX_NAME_BYTES,
-    MAX_TENSORS,
     InferReply,
     InferRequest,
     WireError,
     WireTensor,
+    check_size,
     invalid,
-    read_report,
-    report,
-    request_options,
-    route_json,
-    too_large,
+)
+from coinfer.runtime.protocol.parameters import read_report, report, route_json
+from coinfer.runtime.protocol.protobuf_types import (
+    INFER_REPLY,
+    INFER_REQUEST,
+    InferMessage,
+    InferMessageType,
+    ParameterMessage,
+    TensorMessage,
+    TensorMessages,
 )
 from coinfer.units import BITS_PER_BYTE
 
-pb: Any = service_pb2
-CODEC_PARAMETER = "coinfer_codec"
-"""Marks a tensor whose bytes are a payload of the codec."""
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -64,29 +65,17 @@ def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Inf
     Raises:
         WireError: RESOURCE_EXHAUSTED where it is too large, INVALID_ARGUMENT for any other fault.
     """
-    if len(message) > limit_bytes:
-        raise too_large(len(message), limit_bytes)
-    proto, raws = _split(message, _RAW_INPUTS_FIELD, pb.ModelInferRequest)
-    inputs = _tensors(proto.inputs, raws)
-    if len(proto.outputs) > MAX_TENSORS:
-        raise invalid(f"expected at most {MAX_TENSORS} outputs, got {len(proto.outputs)}")
-    for output in proto.outputs:
-        _check_name(output.name, "output")
-        _refuse_shared_memory(output)
-    if len({output.name for output in proto.outputs}) < len(proto.outputs):
-        raise invalid("an output is asked for twice")
-    return InferRequest(
-        model=proto.model_name,
-        inputs=inputs,
-        outputs=tuple(output.name for output in proto.outputs),
-        id=proto.id,
-        version=proto.model_version,
-        **request_options({name: _value(value) for name, value in proto.parameters.items()}),
+    check_size(len(message), limit_bytes)
+    proto, raws = _split(message, _RAW_INPUTS_FIELD, INFER_REQUEST, "ModelInferRequest")
+    outputs = [Described(output.name, _parameters(output)) for output in proto.outputs]
+    request, headers = check_request(
+        proto.model_name, proto.model_version, proto.id, _described(proto.inputs), outputs, _parameters(proto)
     )
+    return replace(request, inputs=_tensors(headers, proto.inputs, raws))
 
 
-def _request_header(request: InferRequest) -> Any:
-    proto = pb.ModelInferRequest(model_name=request.model, model_version=request.version, id=request.id)
+def _request_header(request: InferRequest) -> InferMessage:
+    proto = INFER_REQUEST(model_name=request.model, model_version=request.version, id=request.id)
     for tensor in request.inputs:
         _describe(proto.inputs.add(), tensor)
     for name in request.outputs:
@@ -123,16 +112,16 @@ def parse_reply(message: bytes) -> InferReply:
         WireError: INTERNAL where the message is damaged.
     """
     try:
-        proto, raws = _split(message, _RAW_OUTPUTS_FIELD, pb.ModelInferResponse)
-        outputs = _tensors(proto.outputs, raws)
-        times, load, executed = read_report({name: _value(value) for name, value in proto.parameters.items()})
+        proto, raws = _split(message, _RAW_OUTPUTS_FIELD, INFER_REPLY, "ModelInferResponse")
+        outputs = _tensors(check_tensors(_described(proto.outputs), "output"), proto.outputs, raws)
+        times, load, executed = read_report(_parameters(proto))
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
     return InferReply(proto.model_name, outputs, proto.id, proto.model_version, **times, load=load, executed=executed)
 
 
-def _reply_header(reply: InferReply) -> Any:
-    proto = pb.ModelInferResponse(model_name=reply.model, model_version=reply.version, id=reply.id)
+def _reply_header(reply: InferReply) -> InferMessage:
+    proto = INFER_REPLY(model_name=reply.model, model_version=reply.version, id=reply.id)
     for tensor in reply.outputs:
         _describe(proto.outputs.add(), tensor)
     for name, value in report(reply).items():
@@ -141,68 +130,56 @@ def _reply_header(reply: InferReply) -> Any:
     return proto
 
 
-def _describe(proto: Any, tensor: WireTensor) -> None:
+def _describe(proto: TensorMessage, tensor: WireTensor) -> None:
     proto.name, proto.datatype = tensor.name, tensor.datatype
     proto.shape.extend(tensor.shape)
     if tensor.codec:
         proto.parameters[CODEC_PARAMETER].bool_param = True
 
 
-def _value(parameter: Any) -> Any:
+def _described(tensors: TensorMessages) -> list[Described]:
+    return [Described(tensor.name, _parameters(tensor), tensor.datatype, tuple(tensor.shape)) for tensor in tensors]
+
+
+def _parameters(proto: InferMessage | TensorMessage) -> dict[str, object]:
+    return {name: _value(value) for name, value in proto.parameters.items()}
+
+
+def _value(parameter: ParameterMessage) -> object:
     kind = parameter.WhichOneof("parameter_choice")
     return getattr(parameter, kind) if kind else None
 
 
-def _check_name(name: str, what: str) -> None:
-    if not name or len(name.encode()) > MAX_NAME_BYTES:
-        raise invalid(f"{what} name: expected 1 to {MAX_NAME_BYTES} bytes, got {len(name.encode())}")
-
-
-def _refuse_shared_memory(proto: Any) -> None:
-    if "shared_memory_region" in proto.parameters:
-        raise WireError("UNIMPLEMENTED", f"tensor {proto.name!r}: shared memory is not offered; send the bytes")
-
-
-def _split(message: bytes, raw_field: int, kind: Any) -> tuple[Any, list[memoryview]]:
+def _split(message: bytes, raw_field: int, kind: InferMessageType, name: str) -> tuple[InferMessage, list[memoryview]]:
     """The message without its raw contents, parsed, and those, uncopied."""
     try:
         rest, raws = protobuf_framing.split(message, raw_field)
         return kind.FromString(rest), raws
     except (protobuf_framing.FramingError, DecodeError, UnicodeDecodeError):
-        raise invalid(f"not a valid {kind.DESCRIPTOR.name} message") from None
+        raise invalid(f"not a valid {name} message") from None
 
 
-def _tensors(described: Any, raws: list[memoryview]) -> tuple[WireTensor, ...]:
-    """Tensors from their descriptions and either raw or typed contents."""
-    if len(described) > MAX_TENSORS:
-        raise invalid(f"expected at most {MAX_TENSORS} tensors, got {len(described)}")
-    if raws and len(raws) != len(described):
-        raise invalid(f"expected raw contents for all {len(described)} tensors, got {len(raws)}")
-    tensors = []
-    for i, proto in enumerate(described):
-        _check_name(proto.name, "tensor")
-        _refuse_shared_memory(proto)
+def _tensors(
+    headers: tuple[TensorHeader, ...], protos: TensorMessages, raws: list[memoryview]
+) -> tuple[WireTensor, ...]:
+    """Tensors with their data, which are either raw or typed contents."""
+    if raws and len(raws) != len(headers):
+        raise invalid(f"expected raw contents for all {len(headers)} tensors, got {len(raws)}")
+    tensors: list[WireTensor] = []
+    for i, (header, proto) in enumerate(zip(headers, protos, strict=True)):
         if raws and proto.HasField("contents"):
-            raise invalid(f"tensor {proto.name!r}: expected raw or typed contents, got both")
-        data = raws[i] if raws else _typed(proto)
-        codec = _value(proto.parameters[CODEC_PARAMETER]) is True if CODEC_PARAMETER in proto.parameters else False
-        tensors.append(WireTensor(proto.name, proto.datatype, tuple(proto.shape), data, codec))
-    names = [tensor.name for tensor in tensors]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise invalid(f"tensor {twice!r} is given twice")
+            raise invalid(f"input {header.name!r}: expected raw or typed contents, got both")
+        tensors.append(header.with_data(raws[i] if raws else _typed(header, proto)))
     return tuple(tensors)
 
 
-def _typed(proto: Any) -> bytes:
+def _typed(header: TensorHeader, proto: TensorMessage) -> bytes:
     """Typed contents as raw bytes."""
-    kind = _CONTENTS.get(proto.datatype)
-    filled = [found.name for found, _ in proto.contents.ListFields()]
+    kind = _CONTENTS.get(header.datatype)
+    filled = {field.name: values for field, values in proto.contents.ListFields()}
     if not filled:
         return b""
-    if filled != [kind]:
-        raise invalid(f"tensor {proto.name!r}: expected {kind or 'raw contents'} for {proto.datatype!r}, got {filled}")
-    values, dtype = np.array(getattr(proto.contents, filled[0])), DTYPES[proto.datatype]
-    if dtype.kind in "iu" and not np.array_equal(values, values.astype(dtype)):
-        raise invalid(f"tensor {proto.name!r}: a value lies outside {proto.datatype}")
-    return values.astype(dtype).tobytes()
+    if kind is None or list(filled) != [kind]:
+        expected = f"{kind or 'raw contents'} for {header.datatype!r}"
+        raise invalid(f"input {header.name!r}: expected {expected}, got {list(filled)}")
+    return numbers_to_bytes(header, np.array(filled[kind]))

@@ -19,7 +19,7 @@ from coinfer.runtime.protocol.messages import (
     InferRequest,
     TransportError,
     WireError,
-    too_large,
+    check_size,
 )
 from coinfer.runtime.transport.base import Pong, ping_request, settle
 from coinfer.units import MIB
@@ -100,8 +100,7 @@ class GrpcTransport:
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
         try:
             message = protobuf.request_bytes(request)
-            if len(message) > self._limit_bytes:
-                raise too_large(len(message), self._limit_bytes)
+            check_size(len(message), self._limit_bytes)
         except WireError as error:
             failed: Future[InferReply] = Future()
             settle(failed, TransportError(error.code, error.message, error.pushback_s, error.reason))

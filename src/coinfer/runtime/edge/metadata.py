@@ -1,0 +1,67 @@
+"""What a server says of itself and of its models, in the protocol's fields; the same for gRPC and REST."""
+
+from collections.abc import Mapping, Sequence
+
+from coinfer.runtime.edge.metrics import ModelStats
+from coinfer.runtime.edge.served_model import VERSION, Served, Signature
+from coinfer.version import __version__
+
+Content = dict[str, object]
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "coinfer_split", "coinfer_codec")
+
+
+def server_metadata() -> Content:
+    return {"name": "coinfer", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(model: Served) -> Content:
+    return {
+        "name": model.name,
+        "versions": [VERSION],
+        "platform": model.platform,
+        "inputs": [_described(tensor) for tensor in model.inputs],
+        "outputs": [_described(tensor) for tensor in model.outputs],
+    }
+
+
+def model_config(model: Served) -> Content:
+    return {
+        "name": model.name,
+        "platform": model.platform,
+        "backend": model.platform.partition("_")[0],
+        "max_batch_size": 0,
+        "input": [_configured(tensor) for tensor in model.inputs],
+        "output": [_configured(tensor) for tensor in model.outputs],
+    }
+
+
+def statistics(models: Mapping[str, ModelStats]) -> Content:
+    return {"model_stats": [_statistics(name, stats) for name, stats in models.items()]}
+
+
+def _described(tensor: Signature) -> Content:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _configured(tensor: Signature) -> Content:
+    return {"name": tensor.name, "data_type": f"TYPE_{tensor.datatype}", "dims": list(tensor.shape)}
+
+
+def _statistics(name: str, stats: ModelStats) -> Content:
+    done, failed = stats.success, sum(stats.failures.values())
+    parts: Sequence[tuple[str, int, float]] = (
+        ("success", done, stats.request_s),
+        ("fail", failed, stats.failed_s),
+        ("queue", done, stats.queue_s),
+        ("compute_input", done, stats.decode_s),
+        ("compute_infer", done, stats.compute_s),
+        ("compute_output", done, stats.encode_s),
+    )
+    return {
+        "name": name,
+        "version": VERSION,
+        "last_inference": stats.last_ms,
+        "inference_count": stats.inferences,
+        "execution_count": stats.executions,
+        "inference_stats": {part: {"count": count, "ns": int(total_s * 1e9)} for part, count, total_s in parts},
+    }

@@ -1,0 +1,141 @@
+"""The one check of requests: both protocols describe what came in the same terms, and get the same answer."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from coinfer.runtime.protocol.messages import (
+    CODEC_PARAMETER,
+    DTYPES,
+    MAX_NAME_BYTES,
+    MAX_TENSORS,
+    InferRequest,
+    WireTensor,
+    dtype_of,
+    invalid,
+)
+from coinfer.runtime.protocol.parameters import Parameters, flag, refuse_unoffered, request_options
+
+
+class Described(NamedTuple):
+    """A tensor as a protocol describes it; nothing is checked."""
+
+    name: object
+    parameters: Parameters
+    datatype: object = ""
+    shape: object = ()
+
+
+class TensorHeader(NamedTuple):
+    """A tensor as it was described, checked; its data come by other ways."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    codec: bool
+
+    def with_data(self, data: bytes | memoryview) -> WireTensor:
+        return WireTensor(self.name, self.datatype, self.shape, data, self.codec)
+
+
+def check_request(
+    model: str,
+    version: str,
+    id: object,
+    inputs: Sequence[Described],
+    outputs: Sequence[Described],
+    parameters: Parameters,
+) -> tuple[InferRequest, tuple[TensorHeader, ...]]:
+    """Check a request but for the data of its tensors; return it without inputs, and what they are.
+
+    Raises:
+        WireError: INVALID_ARGUMENT for what is wrong, UNIMPLEMENTED for what other servers offer and this one does not.
+    """
+    if id is not None and not isinstance(id, str):
+        raise invalid("id: expected a string")
+    options = request_options(parameters)
+    headers = check_tensors(inputs, "input")
+    _check_count(outputs, "output")
+    names = tuple(_name(output.name, "output") for output in outputs)
+    for name, output in zip(names, outputs, strict=True):
+        refuse_unoffered(output.parameters, f"output {name!r}")
+    _check_unique(names, "output", "asked for")
+    request = InferRequest(
+        model,
+        (),
+        names,
+        id or "",
+        version,
+        options.fingerprint,
+        options.deadline_s,
+        options.route,
+        options.bits,
+        options.warm,
+    )
+    return request, headers
+
+
+def check_tensors(described: Sequence[Described], what: str) -> tuple[TensorHeader, ...]:
+    """Check the descriptions of tensors that carry data.
+
+    Raises:
+        WireError: INVALID_ARGUMENT or UNIMPLEMENTED.
+    """
+    _check_count(described, what)
+    headers = tuple(_header(tensor, what) for tensor in described)
+    _check_unique([header.name for header in headers], what, "given")
+    return headers
+
+
+def numbers_to_bytes(header: TensorHeader, values: np.ndarray) -> bytes:
+    """Return numbers that stand in a message one by one as the tensor's bytes.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if a value is none of the tensor's datatype, or their count is not the shape's.
+    """
+    dtype = DTYPES[header.datatype]
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact = values.astype(dtype)
+    if dtype.kind == "f":
+        fits = values.dtype.kind in "biuf" and np.array_equal(np.isfinite(exact), np.isfinite(values))
+    else:
+        fits = values.dtype.kind in "biuf" and np.array_equal(exact, values)
+    if not fits and values.size:
+        raise invalid(f"input {header.name!r}: a value is no {header.datatype}")
+    expected = math.prod(header.shape)
+    if exact.size != expected:
+        shape = list(header.shape)
+        raise invalid(f"input {header.name!r}: expected {expected} numbers for shape {shape}, got {exact.size}")
+    return exact.tobytes()
+
+
+def _header(tensor: Described, what: str) -> TensorHeader:
+    name = _name(tensor.name, what)
+    refuse_unoffered(tensor.parameters, f"{what} {name!r}")
+    if not isinstance(tensor.datatype, str):
+        raise invalid(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}")
+    dims = cast(Sequence[object], tensor.shape) if isinstance(tensor.shape, Sequence) else ("",)
+    shape = tuple(dim for dim in dims if isinstance(dim, int) and not isinstance(dim, bool))
+    if len(shape) < len(dims):
+        raise invalid(f"{what} {name!r}: expected shape as a list of integers")
+    dtype_of(name, tensor.datatype, shape, what)
+    return TensorHeader(name, tensor.datatype, shape, flag(tensor.parameters, CODEC_PARAMETER))
+
+
+def _name(name: object, what: str) -> str:
+    if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MAX_NAME_BYTES:
+        raise invalid(f"{what} name: expected a string of 1 to {MAX_NAME_BYTES} bytes")
+    return name
+
+
+def _check_count(described: Sequence[object], what: str) -> None:
+    if len(described) > MAX_TENSORS:
+        raise invalid(f"expected at most {MAX_TENSORS} {what}s, got {len(described)}")
+
+
+def _check_unique(names: Sequence[str], what: str, done: str) -> None:
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise invalid(f"{what} {twice!r} is {done} twice")

@@ -1,0 +1,185 @@
+"""What requests and replies say beside their tensors, as parameters of the Open Inference Protocol."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+from coinfer.addresses import AddressError, parse_address
+from coinfer.errors import shown
+from coinfer.runtime.protocol.messages import (
+    MAX_TENSORS,
+    Executed,
+    InferReply,
+    LoadReport,
+    WireError,
+    invalid,
+)
+from coinfer.types import Hop
+from coinfer.units import WIRE_BITS
+
+Parameters = Mapping[str, object]
+"""By name; None counts as absent."""
+MAX_HOPS = 16
+UNOFFERED = {
+    "shared_memory_region": "shared memory is not offered; send the bytes",
+    "shared_memory_offset": "shared memory is not offered; send the bytes",
+    "shared_memory_byte_size": "shared memory is not offered; send the bytes",
+    "classification": "classification is not offered; take the largest of the raw values",
+    "sequence_id": "sequences are not offered; each request stands for itself",
+    "sequence_start": "sequences are not offered; each request stands for itself",
+    "sequence_end": "sequences are not offered; each request stands for itself",
+    "priority": "priorities are not offered; deadline_s says what is urgent",
+    "triton_enable_empty_final_response": "empty final responses are not offered; each request has one reply",
+}
+"""Parameters of other servers that change an answer, so that leaving them out would be a wrong one."""
+_BITS = ", ".join(map(str, WIRE_BITS))
+_TIMES = ("queue_s", "server_s", "codec_s", "forward_s")
+
+
+class RequestOptions(NamedTuple):
+    """Fields of `InferRequest` that travel as parameters."""
+
+    deadline_s: float = math.inf
+    bits: int | None = None
+    fingerprint: str = ""
+    warm: bool = False
+    route: tuple[Hop, ...] = ()
+
+
+def refuse_unoffered(parameters: Parameters, subject: str) -> None:
+    """Refuse what other servers offer and this one does not; 0, false and empty texts ask for nothing.
+
+    Raises:
+        WireError: UNIMPLEMENTED.
+    """
+    for name in UNOFFERED.keys() & parameters.keys():
+        if parameters[name]:
+            raise WireError("UNIMPLEMENTED", f"{subject}: {UNOFFERED[name]}", "unoffered")
+
+
+def request_options(parameters: Parameters) -> RequestOptions:
+    """Return the fields of a request that travel as parameters; parameters that nobody knows are ignored.
+
+    Raises:
+        WireError: INVALID_ARGUMENT for a value that cannot be, UNIMPLEMENTED for what is not offered.
+    """
+    refuse_unoffered(parameters, "request")
+    deadline_s = _number(parameters, "deadline_s", math.inf)
+    if not deadline_s >= 0:
+        raise invalid(f"parameter deadline_s: expected the seconds left, 0 or more, got {deadline_s}")
+    timeout_us = _number(parameters, "timeout", 0.0)
+    if not timeout_us >= 0:
+        raise invalid(f"parameter timeout: expected microseconds, 0 or more, got {timeout_us}")
+    bits = parameters.get("bits")
+    return RequestOptions(
+        min(deadline_s, timeout_us / 1e6 or math.inf),
+        None if bits is None else _bits(bits, "parameter bits: expected"),
+        _text(parameters, "fingerprint"),
+        flag(parameters, "warm"),
+        parse_route(_text(parameters, "route") or "[]"),
+    )
+
+
+def flag(parameters: Parameters, name: str, default: bool = False) -> bool:
+    """Return a parameter that is true or false.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if it is neither.
+    """
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise invalid(f"parameter {name}: expected true or false, got {shown(value)}")
+    return default if value is None else value
+
+
+def route_json(route: tuple[Hop, ...]) -> str:
+    """Return a route as the parameter `route`."""
+    return json.dumps([{"node": hop.node, "cut": list(hop.cut), "bits": hop.bits} for hop in route])
+
+
+def parse_route(text: str) -> tuple[Hop, ...]:
+    """Return the hops in the parameter `route`.
+
+    Raises:
+        WireError: INVALID_ARGUMENT, saying which hop is wrong and what was expected.
+    """
+    try:
+        hops: object = json.loads(text)
+    except (ValueError, RecursionError):
+        hops = None
+    if not isinstance(hops, list) or len(cast(list[object], hops)) > MAX_HOPS:
+        raise invalid(f"parameter route: expected a JSON list of at most {MAX_HOPS} hops, got {shown(text)}")
+    return tuple(_hop(i, hop) for i, hop in enumerate(cast(list[object], hops)))
+
+
+def _hop(i: int, hop: object) -> Hop:
+    where = f"parameter route, hop {i}"
+    fields = cast(dict[str, object], hop) if isinstance(hop, dict) else {}
+    if set(fields) != {"node", "cut", "bits"}:
+        raise invalid(f"{where}: expected an object of node, cut and bits")
+    try:
+        node = str(parse_address(str(fields["node"]), "node"))
+    except AddressError as error:
+        raise invalid(f"{where}: {error}") from None
+    names = cast(list[object], fields["cut"]) if isinstance(fields["cut"], list) else []
+    cut = tuple(name for name in names if isinstance(name, str))
+    if not 0 < len(cut) <= MAX_TENSORS or len(cut) < len(names):
+        raise invalid(f"{where}: expected cut as a list of 1 to {MAX_TENSORS} tensor names")
+    return Hop(node, cut, _bits(fields["bits"], f"{where}: expected bits as"))
+
+
+def report(reply: InferReply) -> dict[str, str | int | float]:
+    """Return what a reply says beside its tensors."""
+    parameters: dict[str, str | int | float] = {name: getattr(reply, name) for name in _TIMES}
+    if reply.load is not None:
+        parameters |= reply.load._asdict()
+    if reply.executed:
+        parameters["executed"] = json.dumps([done._asdict() for done in reply.executed])
+    return parameters
+
+
+def read_report(parameters: Parameters) -> tuple[dict[str, float], LoadReport | None, tuple[Executed, ...]]:
+    """Return times, load and executed hops from what `report` made; what is missing is zero or empty.
+
+    Raises:
+        WireError: INVALID_ARGUMENT.
+    """
+    times = {name: _number(parameters, name, 0.0) for name in _TIMES}
+    load = None
+    if parameters.get("backlog_s") is not None:
+        queued, room = (int(_number(parameters, name, 0.0)) for name in ("queued", "room"))
+        load = LoadReport(_number(parameters, "backlog_s", 0.0), queued, room)
+    try:
+        hops = json.loads(_text(parameters, "executed") or "[]")
+        executed = tuple(
+            Executed(str(h["node"]), tuple(map(str, h["cut"])), float(h["server_s"]), float(h["queue_s"])) for h in hops
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise invalid("parameter executed: expected a JSON list of node, cut, server_s, queue_s") from None
+    return times, load, executed
+
+
+def _bits(value: object, expected: str) -> int:
+    if isinstance(value, bool) or value not in WIRE_BITS:
+        raise invalid(f"{expected} one of {_BITS}, got {shown(value)}")
+    return int(cast(float, value))
+
+
+def _text(parameters: Parameters, name: str) -> str:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, str):
+        raise invalid(f"parameter {name}: expected a string, got {shown(value)}")
+    return value or ""
+
+
+def _number(parameters: Parameters, name: str, default: float) -> float:
+    value = parameters.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(f"parameter {name}: expected a number, got {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise invalid(f"parameter {name}: {shown(value)} is too large a number") from None
