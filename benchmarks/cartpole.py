@@ -29,7 +29,7 @@ from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings
 from coinfer.rl.core.cartpole import CartPole
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.records import View
+from coinfer.rl.core.records import Observation
 
 SOLVED, BUDGET = 475.0, 50_000
 WORLDS, HIDDEN, RATE, BATCH, WARMUP, UPDATES, FOLLOW = 8, (128, 128), 1e-3, 128, 100, 4, 0.02
@@ -43,30 +43,33 @@ def seeds_of(count: int, first: int = 0) -> Tensor:
     return random.key(torch.zeros(count, dtype=torch.int64), first + torch.arange(count))
 
 
-def judged(best: Callable[[View], Tensor], keys: Tensor) -> list[float]:
+def judged(best: Callable[[Observation], Tensor], keys: Tensor) -> list[float]:
     """[L] mean return of the greedy policy over as many episodes each."""
-    game = CartPole(EPISODES)
-    state, view = game.start(keys)
-    returns, alive = torch.zeros(view.there.shape[:2]), torch.ones(view.there.shape[:2], dtype=torch.bool)
+    env = CartPole(EPISODES)
+    state, observation = env.reset(keys)
+    returns, alive = (
+        torch.zeros(observation.task_mask.shape[:2]),
+        torch.ones(observation.task_mask.shape[:2], dtype=torch.bool),
+    )
     while alive.any():
-        turn = game.step(state, best(view))
-        returns += turn.reward * alive
-        alive &= ~(turn.terminated | turn.truncated)
-        state, view = turn.state, turn.view
+        result = env.step(state, best(observation))
+        returns += result.reward * alive
+        alive &= ~(result.terminated | result.truncated)
+        state, observation = result.state, result.observation
     return [round(float(value), 1) for value in returns.mean(1)]
 
 
 def ours(count: int, steps: int) -> Curve:
     rounds = steps // WORLDS
     settings = SacSettings(
-        discount=0.99,
-        follow=FOLLOW,
-        actor_rate=RATE,
-        critic_rate=RATE,
-        temperature_rate=RATE,
-        first_temperature=0.2,
-        entropy=(0.4, 0.2),
-        entropy_updates=rounds * UPDATES // 2,
+        gamma=0.99,
+        tau=FOLLOW,
+        actor_learning_rate=RATE,
+        critic_learning_rate=RATE,
+        temperature_learning_rate=RATE,
+        initial_temperature=0.2,
+        target_entropy=(0.4, 0.2),
+        target_entropy_updates=rounds * UPDATES // 2,
     )
     net = Mlp(4, HIDDEN, 1, 2)
     learner = Sac(settings, net, net, seeds_of(count))
@@ -77,7 +80,7 @@ def ours(count: int, steps: int) -> Curve:
     for _ in harness.rounds(rounds, "ours"):
         loop.play()
         if loop.round * WORLDS % JUDGE_EVERY == 0:
-            found = judged(lambda view: learner.act(view, 0, explore=False), learner.keys + loop.round)
+            found = judged(lambda observation: learner.act(observation, 0, explore=False), learner.keys + loop.round)
             curve.append((loop.round * WORLDS, found))
     return curve
 
@@ -88,25 +91,33 @@ def theirs(
     """One after the other; a round is a step of every world and so many updates."""
     columns = []
     for seed in range(count):
-        made, game, key = TorchRlSac(4, 2, hidden, settings, seed), CartPole(worlds), seeds_of(1, 1000 + seed)
-        state, view = game.start(key)
+        made, env, key = TorchRlSac(4, 2, hidden, settings, seed), CartPole(worlds), seeds_of(1, 1000 + seed)
+        state, observation = env.reset(key)
         column: Curve = []
         for number in harness.rounds(steps // worlds, f"TorchRL {seed}"):
             warm = number * worlds >= WARMUP * WORLDS
-            action = made.act(view.features[0]) if warm else torch.randint(2, (worlds,))
-            turn = game.step(state, action.reshape(1, -1, 1))
-            made.remember(view.features[0], action, turn.reward[0], turn.terminated[0], turn.last_view.features[0])
-            state, view = turn.state, turn.view
+            action = made.act(observation.features[0]) if warm else torch.randint(2, (worlds,))
+            result = env.step(state, action.reshape(1, -1, 1))
+            made.remember(
+                observation.features[0],
+                action,
+                result.reward[0],
+                result.terminated[0],
+                result.final_observation.features[0],
+            )
+            state, observation = result.state, result.observation
             for _ in range(updates * warm):
                 made.update()
             if (number + 1) * worlds % JUDGE_EVERY == 0:
-                found = judged(lambda view, made=made: made.best(view.features[0])[None, :, None], key + number)
+                found = judged(
+                    lambda observation, made=made: made.best(observation.features[0])[None, :, None], key + number
+                )
                 column.append(((number + 1) * worlds, found))
         columns.append(column)
     return [(rows[0][0], [row[1][0] for row in rows]) for rows in zip(*columns, strict=True)]
 
 
-ALIKE = TorchRlSettings(discount=0.99, batch=BATCH, rate=RATE, entropy=0.2, follow=FOLLOW, capacity=50_000)
+ALIKE = TorchRlSettings(gamma=0.99, batch=BATCH, learning_rate=RATE, entropy=0.2, tau=FOLLOW, capacity=50_000)
 PARTS: dict[str, Callable[[int, int], Curve]] = {
     "ours": ours,
     "alike": lambda count, steps: theirs(count, steps, WORLDS, UPDATES, HIDDEN, ALIKE),

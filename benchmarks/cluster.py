@@ -29,9 +29,9 @@ import torch
 
 from coinfer.rl.algorithms import cdo_dsac
 from coinfer.rl.core.loop import run
-from coinfer.rl.core.training import Report, drive
+from coinfer.rl.core.training import Report, run_training
 from coinfer.rl.distributed import ray_workers
-from coinfer.rl.distributed.coordinator import Loss, Setting
+from coinfer.rl.distributed.coordinator import Recovery, TrainingJob
 from coinfer.scenario.compile import open_world
 
 SOON_S, LATE_S = 0.2, 2.0
@@ -57,15 +57,15 @@ def two_nodes() -> Iterator[Any]:
             made.shutdown()
 
 
-def setting_of(rounds: int, quick: bool) -> Setting:
+def setting_of(rounds: int, quick: bool) -> TrainingJob:
     agents = 2 if quick else 5
     settings = replace(cdo_dsac.with_rounds(cdo_dsac.PRESETS["quick"], rounds), agents=agents, assess_every=rounds)
-    return Setting(settings, open_world("cdo-dsac", {}).world, [0])
+    return TrainingJob(settings, open_world("cdo-dsac", {}).world, [0])
 
 
-def speed(setting: Setting, address: str) -> dict[str, harness.Figure]:
+def speed(job: TrainingJob, address: str) -> dict[str, harness.Figure]:
     """Rounds a second, the first (starting, warming up) not counted."""
-    loops = {"one process": setting.loop(), "cluster": setting.loop()}
+    loops = {"one process": job.loop(), "cluster": job.loop()}
     found = {}
     for name, loop in loops.items():
         marks = [(time.monotonic(), 0)]
@@ -75,8 +75,8 @@ def speed(setting: Setting, address: str) -> dict[str, harness.Figure]:
                 marks.append((time.monotonic(), at.round))
 
         if name == "cluster":
-            with ray_workers.playing(setting, address) as play:
-                drive(loop, {}, play=play, progress=mark)
+            with ray_workers.cluster_player(job, address) as play:
+                run_training(loop, {}, play=play, progress=mark)
         else:
             run(loop, mark)
         pairs = pairwise(marks[1:])
@@ -84,32 +84,32 @@ def speed(setting: Setting, address: str) -> dict[str, harness.Figure]:
     return found
 
 
-def disturbed(setting: Setting, nodes: Any, kills: int) -> tuple[str, list[tuple[str, Loss]]]:
+def disturbed(job: TrainingJob, nodes: Any, kills: int) -> tuple[str, list[tuple[str, Recovery]]]:
     """Hash of the final state, and the losses by what was killed."""
-    losses: list[Loss] = []
+    recoveries: list[Recovery] = []
     killed: list[str] = []
-    crews: list[ray_workers.RayCrew] = []
+    groups: list[ray_workers.RayWorkerGroup] = []
     drawn = random.Random(0)
 
     def node() -> None:
         nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
 
     def kill(_: Report) -> None:
-        if len(killed) != len(losses) or len(killed) > kills:
+        if len(killed) != len(recoveries) or len(killed) > kills:
             return
         if len(killed) == kills:
             killed.append("node")
             node()
             return
         # every other time the controller, as there is but one
-        member = crews[0].count if len(killed) % 2 else drawn.randrange(crews[0].count)
-        killed.append("controller" if member == crews[0].count else "agent")
-        pid = crews[0].seats()[member].pid
+        worker = groups[0].count if len(killed) % 2 else drawn.randrange(groups[0].count)
+        killed.append("controller" if worker == groups[0].count else "agent")
+        pid = groups[0].worker_placements()[worker].pid
         Timer(drawn.uniform(SOON_S, LATE_S), os.kill, (pid, signal.SIGKILL)).start()
 
-    with ray_workers.playing(setting, nodes.address, told=losses.append, seated=crews.append) as play:
-        digest = drive(setting.loop(), {}, play=play, progress=kill if kills else lambda _: None)
-    return digest, list(zip(killed, losses, strict=False))
+    with ray_workers.cluster_player(job, nodes.address, on_recovery=recoveries.append, on_start=groups.append) as play:
+        digest = run_training(job.loop(), {}, play=play, progress=kill if kills else lambda _: None)
+    return digest, list(zip(killed, recoveries, strict=False))
 
 
 def main() -> None:
@@ -118,20 +118,20 @@ def main() -> None:
     asked = parser.parse_args()
     kills = 2 if asked.quick else asked.kills
     torch.set_num_threads(1)
-    setting = setting_of(ROUNDS_A_KILL * (kills + 3), asked.quick)
+    job = setting_of(ROUNDS_A_KILL * (kills + 3), asked.quick)
     with two_nodes() as nodes:
         figures = speed(setting_of(100 if asked.quick else SPEED_ROUNDS, asked.quick), nodes.address)
-        whole, _ = disturbed(setting, nodes, 0)
-        digest, losses = disturbed(setting, nodes, kills)
+        whole, _ = disturbed(job, nodes, 0)
+        digest, recoveries = disturbed(job, nodes, kills)
     for kind in ("agent", "controller", "node"):
-        of_kind = [loss for name, loss in losses if name == kind]
+        of_kind = [loss for name, loss in recoveries if name == kind]
         if of_kind:
             figures[f"{kind} dies: at risk, s"] = harness.figure([loss.age_s for loss in of_kind])
             figures[f"{kind} dies: back, s"] = harness.figure([loss.took_s for loss in of_kind])
     if digest != whole:
         sys.exit("disturbed, it ended with another hash")
-    told = [{"killed": name, **loss._asdict()} for name, loss in losses]
-    harness.save(asked, figures, same=True, hash=digest, losses=told)
+    rows = [{"killed": name, **loss._asdict()} for name, loss in recoveries]
+    harness.save(asked, figures, same=True, hash=digest, losses=rows)
 
 
 if __name__ == "__main__":

@@ -130,11 +130,11 @@ def agreement(made: Made, tables: offload.Tables, count: int) -> dict[str, int]:
     found = {"observations": 0, "tasks": 0, "decided otherwise": 0}
     for first in harness.rounds(-(-count // BATCH), "both forms"):
         seen = observed(tables, first * BATCH, min(BATCH, count - first * BATCH))
-        wanted, got, there = made.trained(seen), made.exported(as_numpy(seen)), np.asarray(seen.task_mask)
+        wanted, got, task_mask = made.trained(seen), made.exported(as_numpy(seen)), np.asarray(seen.task_mask)
         differs = (np.asarray(wanted.option) != got.option) | (np.asarray(wanted.server) != got.server)
-        found["observations"] += len(there)
-        found["tasks"] += int(there.sum())
-        found["decided otherwise"] += int((differs & there).sum())
+        found["observations"] += len(task_mask)
+        found["tasks"] += int(task_mask.sum())
+        found["decided otherwise"] += int((differs & task_mask).sum())
     return found
 
 

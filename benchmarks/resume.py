@@ -37,7 +37,7 @@ SMALL_EDGE = ("slots=20", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.va
 def train_sac_d(folder: Path, rounds: int) -> str:
     """The training; its hash."""
     preset = sac_d.with_rounds(sac_d.PRESETS["quick"], rounds)
-    loop = replace(preset.loop, warmup=10, capacity=500, batch=32, tell_every=7, assess_every=50, assess_rounds=3)
+    loop = replace(preset.loop, warmup=10, capacity=500, batch=32, log_every=7, assess_every=50, assess_rounds=3)
     small = replace(preset, loop=loop, worlds=4, hidden=(16, 16))
     settings = TrainSettings("sacd", seeds=SEEDS)
     return sac_d.train(settings, folder=folder, resume=True, preset=small).digest

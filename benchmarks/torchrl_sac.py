@@ -18,13 +18,13 @@ from torchrl.objectives import DiscreteSACLoss, SoftUpdate
 
 @dataclass(frozen=True)
 class TorchRlSettings:
-    discount: float = 0.99
+    gamma: float = 0.99
     batch: int = 256
-    rate: float = 3e-4
+    learning_rate: float = 3e-4
     """Of actor, critics and temperature."""
     entropy: float = 0.2
     """Wanted entropy as a share of the greatest."""
-    follow: float = 0.005
+    tau: float = 0.005
     capacity: int = 1_000_000
 
 
@@ -54,9 +54,9 @@ class TorchRlSac:
             target_entropy_weight=settings.entropy,
             delay_qvalue=True,
         )
-        self.loss.make_value_estimator(gamma=settings.discount)
-        self.targets = SoftUpdate(self.loss, tau=settings.follow)
-        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=settings.rate)
+        self.loss.make_value_estimator(gamma=settings.gamma)
+        self.targets = SoftUpdate(self.loss, tau=settings.tau)
+        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=settings.learning_rate)
         storage = LazyTensorStorage(settings.capacity)
         self.memory = TensorDictReplayBuffer(storage=storage, batch_size=settings.batch)
 

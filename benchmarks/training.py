@@ -44,7 +44,7 @@ from coinfer.rl.algorithms import sac_d
 from coinfer.rl.algorithms.dqn import Dqn
 from coinfer.rl.algorithms.sac import Sac
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.core.option_env import OffloadGame
+from coinfer.rl.core.option_env import OptionEnv
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation, Policy
 
@@ -67,7 +67,7 @@ class Watch:
             bandwidths.judge(self.edge, bandwidths.references(self.edge)[name]).reward
             for name in (bandwidths.OPTIMUM, bandwidths.WORST)
         )
-        self.every = self.next = max(1, steps // JUDGEMENTS)
+        self.update_every = self.next = max(1, steps // JUDGEMENTS)
         self.away_s, self.curve = 0.0, list[tuple[int, float, float]]()
         self.began_s = time.process_time()
 
@@ -79,7 +79,7 @@ class Watch:
         reward = bandwidths.judge(self.edge, policy()).reward
         regret = float((self.best - reward).mean() / (self.best - self.worst).mean())
         self.curve.append((steps, stopped_s - self.began_s - self.away_s, regret))
-        self.next += self.every
+        self.next += self.update_every
         self.away_s += time.process_time() - stopped_s
 
     def told(self) -> dict[str, Any]:
@@ -100,26 +100,29 @@ class Watch:
 class Plain(VecEnv):
     """Our game for one learner, with what stable-baselines3 asks of vectorised environments."""
 
-    def __init__(self, game: OffloadGame, seed: int):
+    def __init__(self, game: OptionEnv, seed: int):
         self.game = game
-        self.state, self.view = game.start(seeds_of(seed))
-        inputs = self.view.features.shape[-1]
+        self.state, self.observation = game.reset(seeds_of(seed))
+        inputs = self.observation.features.shape[-1]
         super().__init__(game.worlds, spaces.Box(-5, 5, (inputs,), np.float32), spaces.Discrete(game.choices))
 
     def reset(self) -> Any:
-        return self.view.features[0].numpy()
+        return self.observation.features[0].numpy()
 
     def step_async(self, actions: np.ndarray) -> None:
         self.action = torch.as_tensor(actions).reshape(1, -1, 1)
 
     def step_wait(self) -> Any:
-        turn = self.game.step(self.state, self.action)
-        self.state, self.view = turn.state, turn.view
-        over = turn.truncated[0].numpy()
+        result = self.game.step(self.state, self.action)
+        self.state, self.observation = result.state, result.observation
+        over = result.truncated[0].numpy()
         infos: list[dict[str, Any]] = [{} for _ in over]
         for i in np.flatnonzero(over):
-            infos[i] = {"TimeLimit.truncated": True, "terminal_observation": turn.last_view.features[0, i].numpy()}
-        return self.view.features[0].numpy(), turn.reward[0].numpy(), over, infos
+            infos[i] = {
+                "TimeLimit.truncated": True,
+                "terminal_observation": result.final_observation.features[0, i].numpy(),
+            }
+        return self.observation.features[0].numpy(), result.reward[0].numpy(), over, infos
 
     def close(self) -> None: ...
 
@@ -139,11 +142,11 @@ def seeds_of(seed: int, count: int = 1) -> torch.Tensor:
     return random.key(torch.zeros(count, dtype=torch.int64), seed + torch.arange(count))
 
 
-def game(worlds: int, unmasked: bool = True) -> OffloadGame:
+def game(worlds: int, unmasked: bool = True) -> OptionEnv:
     compiled = open_world(SCENARIO)
     world = sac_d.checked(compiled)
     reward = sac_d.reward_for(world, reward_of(compiled.reward), sac_d.PRESETS["quick"])
-    return OffloadGame(world, reward, worlds, rate_features, unmasked=unmasked)
+    return OptionEnv(world, reward, worlds, rate_features, unmasked=unmasked)
 
 
 def liking(numbers: Callable[[torch.Tensor], torch.Tensor]) -> Policy:
@@ -225,16 +228,22 @@ def their_ppo(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
 
 def their_sac(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
     played = game(WORLDS if tuned else 1)
-    settings = TorchRlSettings(discount=0.0)
+    settings = TorchRlSettings(gamma=0.0)
     settings = replace(settings, batch=BATCH, rate=RATE) if tuned else settings
     made = TorchRlSac(2, played.choices, HIDDEN, settings, seed)
     watch = Watch(steps)
-    state, view = played.start(seeds_of(seed))
+    state, observation = played.reset(seeds_of(seed))
     for number in range(1, steps // played.worlds + 1):
-        action = made.act(view.features[0]) if number > 50 else torch.randint(played.choices, (played.worlds,))
-        turn = played.step(state, action.reshape(1, -1, 1))
-        made.remember(view.features[0], action, turn.reward[0], turn.terminated[0], turn.last_view.features[0])
-        state, view = turn.state, turn.view
+        action = made.act(observation.features[0]) if number > 50 else torch.randint(played.choices, (played.worlds,))
+        result = played.step(state, action.reshape(1, -1, 1))
+        made.remember(
+            observation.features[0],
+            action,
+            result.reward[0],
+            result.terminated[0],
+            result.final_observation.features[0],
+        )
+        state, observation = result.state, result.observation
         if number > 50:
             made.update()
         watch.look(number * played.worlds, lambda: liking(made.logits))

@@ -18,14 +18,14 @@ from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies.heuristics import offload as heuristics
 from coinfer.policies.learned.nets import Net
-from coinfer.policies.learned.placement_policy import MakeFeatures, MakeOffers, OfferPolicy
+from coinfer.policies.learned.placement_policy import MakeFeatures, MakePlacements, PlacementPolicy
 from coinfer.policies.learned.placements import fixed_cut
 from coinfer.policies.sampling import pick, uniform
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.core import loop as loops
 from coinfer.rl.core.batched_optim import uniform as keyed
-from coinfer.rl.core.placement_env import UNIT_S, OfferGame
-from coinfer.rl.core.records import Transition, Turn, View
+from coinfer.rl.core.placement_env import UNIT_S, PlacementEnv
+from coinfer.rl.core.records import Observation, StepResult, Transition
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
@@ -36,11 +36,16 @@ JUDGE_SLOTS = 100
 """A whole episode: a server that slowly fills up shows late."""
 CANDIDATES = 21
 """Networks that each seed keeps the best of: one before anything was learned, the others evenly over the training."""
-TUNED = {"memory": 1500, "follow": 0.02}
+TUNED = {"memory": 1500, "tau": 0.02}
 """Of all forms of DDPG."""
 FLAT = {
-    "batch": 64, "softness": 0.3, "updates": 2, "actor_rate": 3e-4, "rates_fall": (0, 1), **TUNED,
-}  # fmt: skip
+    "batch": 64,
+    "softmax_temperature": 0.3,
+    "updates": 2,
+    "actor_learning_rate": 3e-4,
+    "learning_rate_decay": (0, 1),
+    **TUNED,
+}
 
 
 class Budget(NamedTuple):
@@ -77,14 +82,14 @@ class Played(NamedTuple):
 
 
 Scheme = Callable[[OffloadWorld, Budget], Trained]
-Actor = tuple[Net, MakeFeatures, MakeOffers]
+Actor = tuple[Net, MakeFeatures, MakePlacements]
 
 
 def updater_slots(settings: cdo_dsac.CdoSettings, rounds: int) -> int:
     """What a seed's updater plays in so many rounds."""
     if not settings.broadcast_every:
         return 0
-    updates = rounds // settings.every - settings.warmup // settings.every
+    updates = rounds // settings.update_every - settings.warmup // settings.update_every
     judged = settings.agents * settings.judge_worlds * settings.judge_rounds
     return max(0, updates) // settings.broadcast_every * judged
 
@@ -108,7 +113,7 @@ def cdo(agents: int = AGENTS, sharing: bool = True, **changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
         settings = cdo_dsac.preset("quick", agents=agents, worlds=WORLDS // agents, **changes)
         settings = cdo_dsac.with_rounds(settings, rounds_within(settings, budget.slots))
-        loop = cdo_dsac.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
+        loop = cdo_dsac.make_loop(settings, world, torch.arange(budget.seeds), budget.device)
         if not sharing:
             loop.settings = replace(loop.settings, capacity=settings.memory // agents)
             loop.share, loop.ring = _its_own, None
@@ -116,7 +121,7 @@ def cdo(agents: int = AGENTS, sharing: bool = True, **changes: Any) -> Scheme:
         played = _play(
             loop, world, budget, lambda: sac.actor_flat.detach(), lambda rounds: updater_slots(settings, rounds)
         )
-        actor = sac.actor, cdo_dsac.features_of(settings), cdo_dsac.offers_of(settings)
+        actor = sac.actor, cdo_dsac.features_of(settings), cdo_dsac.placements_of(settings)
         return _trained(actor, played, budget, _slots(loop.round, updater_slots(settings, loop.round), budget))
 
     return train
@@ -130,9 +135,9 @@ def deterministic(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
         settings = replace(ddpg.DdpgSettings(), worlds=WORLDS, **changes)
         settings = ddpg.with_rounds(settings, budget.slots // WORLDS)
-        loop = ddpg.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
+        loop = ddpg.make_loop(settings, world, torch.arange(budget.seeds), budget.device)
         played = _play(loop, world, budget, lambda: loop.learner.actor_flat.detach())
-        actor = loop.learner.actor, ddpg.features_of(settings), ddpg.offers_of(settings)
+        actor = loop.learner.actor, ddpg.features_of(settings), ddpg.placements_of(settings)
         return _trained(actor, played, budget, _slots(loop.round, 0, budget))
 
     return train
@@ -142,7 +147,7 @@ def tabular(**changes: Any) -> Scheme:
     def train(world: OffloadWorld, budget: Budget) -> Trained:
         settings = replace(online_rl.OnlineRlSettings(), worlds=WORLDS, batch=2 * WORLDS, **changes)
         settings = online_rl.with_rounds(settings, budget.slots // WORLDS)
-        loop = online_rl.loop_of(settings, world, torch.arange(budget.seeds), budget.device)
+        loop = online_rl.make_loop(settings, world, torch.arange(budget.seeds), budget.device)
         played = _play(loop, world, budget, lambda: loop.learner.values)
         return _table(loop.learner.grid, played, budget, _slots(loop.round, 0, budget))
 
@@ -155,11 +160,11 @@ def untrained(make: Callable[[OffloadWorld], Actor]) -> Scheme:
 
     def judge(world: OffloadWorld, budget: Budget) -> Trained:
         actor = make(world)
-        net, features, offers = actor
+        net, features, placements = actor
         keys = _candidates(budget)
         flat = net.initial(random.key(keys, 0))
-        game = OfferGame(world, JUDGE_WORLDS, features, offers, budget.device)
-        return _trained(actor, _best(game, Greatest(net, flat, keys), flat, budget), budget, _slots(0, 0, budget))
+        env = PlacementEnv(world, JUDGE_WORLDS, features, placements, budget.device)
+        return _trained(actor, _best(env, Greatest(net, flat, keys), flat, budget), budget, _slots(0, 0, budget))
 
     return judge
 
@@ -169,10 +174,10 @@ def untrained_table(**changes: Any) -> Scheme:
 
     def judge(world: OffloadWorld, budget: Budget) -> Trained:
         keys, settings = _candidates(budget), replace(online_rl.OnlineRlSettings(), **changes)
-        learner = online_rl.OnlineRl(settings, online_rl.grid_of(settings, world), keys)
+        learner = online_rl.OnlineRl(settings, online_rl.make_grid(settings, world), keys)
         learner.values = keyed(keys, 0, learner.values.shape[1:])
-        game = OfferGame(world, JUDGE_WORLDS, online_rl.features_of(learner.grid), fixed_cut, budget.device)
-        return _table(learner.grid, _best(game, learner, learner.values, budget), budget, _slots(0, 0, budget))
+        env = PlacementEnv(world, JUDGE_WORLDS, online_rl.features_of(learner.grid), fixed_cut, budget.device)
+        return _table(learner.grid, _best(env, learner, learner.values, budget), budget, _slots(0, 0, budget))
 
     return judge
 
@@ -184,8 +189,8 @@ class Greatest:
         self.net, self.flat, self.keys = net, flat, keys
 
     @torch.no_grad()
-    def act(self, view: View, call: int, explore: bool = True) -> torch.Tensor:
-        return torch.where(view.mask, self.net(self.flat, view.features), -torch.inf).argmax(-1)
+    def act(self, observation: Observation, call: int, explore: bool = True) -> torch.Tensor:
+        return torch.where(observation.mask, self.net(self.flat, observation.features), -torch.inf).argmax(-1)
 
 
 def _candidates(budget: Budget) -> torch.Tensor:
@@ -194,14 +199,14 @@ def _candidates(budget: Budget) -> torch.Tensor:
     return random.key(seeds[:, None], torch.arange(CANDIDATES, device=budget.device)).flatten()
 
 
-def _best(game: OfferGame, learner: Any, weights: torch.Tensor, budget: Budget) -> Played:
+def _best(env: PlacementEnv, learner: Any, weights: torch.Tensor, budget: Budget) -> Played:
     """Each seed's best of its random ones; the curve's only point is their mean."""
-    found = {n: part.cpu() for n, part in loops.assess(game, learner, budget.judge_slots).items()}
+    found = {n: part.cpu() for n, part in loops.assess(env, learner, budget.judge_slots).items()}
     by_seed = {name: part.unflatten(0, (budget.seeds, -1)) for name, part in found.items()}
-    told = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
+    metrics = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
     best = by_seed["reward"].argmax(1)
     kept = weights.unflatten(0, (budget.seeds, -1))[torch.arange(budget.seeds), best]
-    return Played([{"slots": 0, **told}], kept, best.tolist(), 0.0)
+    return Played([{"slots": 0, **metrics}], kept, best.tolist(), 0.0)
 
 
 def _slots(rounds: int, updater: int, budget: Budget) -> dict[str, int]:
@@ -210,10 +215,10 @@ def _slots(rounds: int, updater: int, budget: Budget) -> dict[str, int]:
 
 
 def _trained(actor: Actor, played: Played, budget: Budget, slots: dict[str, int]) -> Trained:
-    net, features, offers = actor
+    net, features, placements = actor
 
     def policy() -> Policy:
-        return OfferPolicy(net, played.weights, features, offers)
+        return PlacementPolicy(net, played.weights, features, placements)
 
     return Trained(policy, played.curve, slots, {"actor": played.weights.cpu()}, played.slots_per_s, played.kept)
 
@@ -230,23 +235,23 @@ class Plain:
     def __init__(self, world: OffloadWorld, device: str):
         self.tables = offload.load(world, device)
 
-    def start(self, seeds: torch.Tensor) -> tuple[Any, Any]:
+    def reset(self, seeds: torch.Tensor) -> tuple[Any, Any]:
         worlds = random.key(seeds[:, None], torch.arange(JUDGE_WORLDS, device=seeds.device))
         state = offload.reset(self.tables, worlds.flatten())
         return state, offload.observe(self.tables, state)
 
-    def step(self, state: Any, decision: OffloadDecision) -> Turn:
+    def step(self, state: Any, decision: OffloadDecision) -> StepResult:
         stepped = offload.step(self.tables, state, decision, lambda outcome, _: outcome.latency_s)
-        there, outcome = state.draws.task_mask, stepped.outcome
+        task_mask, outcome = state.draws.task_mask, stepped.outcome
         latency_s = outcome.latency_s.sum(-1)[None]
-        told = {
-            "tasks": there.sum(-1)[None],
+        metrics = {
+            "tasks": task_mask.sum(-1)[None],
             "latency_s": latency_s,
-            "in_time": (outcome.in_time & there).sum(-1)[None],
+            "in_time": (outcome.in_time & task_mask).sum(-1)[None],
         }
-        view: Any = offload.observe(self.tables, stepped.state)
+        observation: Any = offload.observe(self.tables, stepped.state)
         never = torch.zeros_like(latency_s)
-        return Turn(stepped.state, view, view, -latency_s / UNIT_S, never, never, told)
+        return StepResult(stepped.state, observation, observation, -latency_s / UNIT_S, never, never, metrics)
 
 
 class Fixed:
@@ -255,17 +260,17 @@ class Fixed:
     def __init__(self, policy: Policy, device: str):
         self.policy, self.keys = policy, torch.zeros(1, dtype=torch.int64, device=device)
 
-    def act(self, view: Any, call: int, explore: bool = True) -> Any:
-        return self.policy(view)
+    def act(self, observation: Any, call: int, explore: bool = True) -> Any:
+        return self.policy(observation)
 
 
 def named(policy: Callable[[int], Policy]) -> Scheme:
     def judge(world: OffloadWorld, budget: Budget) -> Trained:
-        game: Any = Plain(world, budget.device)
+        env: Any = Plain(world, budget.device)
         learner: Any = Fixed(policy(0), budget.device)
-        found = loops.assess(game, learner, budget.judge_slots)
-        told = {name: [round(float(part[0]), 5)] * budget.seeds for name, part in found.items()}
-        return Trained(lambda: policy(0), [{"slots": 0, **told}], {}, {}, 0.0, [])
+        found = loops.assess(env, learner, budget.judge_slots)
+        metrics = {name: [round(float(part[0]), 5)] * budget.seeds for name, part in found.items()}
+        return Trained(lambda: policy(0), [{"slots": 0, **metrics}], {}, {}, 0.0, [])
 
     return judge
 
@@ -287,9 +292,9 @@ def actor_of(**changes: Any) -> Callable[[OffloadWorld], Actor]:
     """The actor of CDO-DSAC's agents, with these changes of their settings, and what it is told and chooses from."""
     settings = cdo_dsac.preset("quick", **changes)
     return lambda world: (
-        cdo_dsac.net_of(settings, world, last_gain=0.1),
+        cdo_dsac.make_net(settings, world, last_gain=0.1),
         cdo_dsac.features_of(settings),
-        cdo_dsac.offers_of(settings),
+        cdo_dsac.placements_of(settings),
     )
 
 
@@ -307,30 +312,30 @@ SCHEMES: dict[str, Scheme] = {
     "cdo-dsac-omega-100": cdo(broadcast_every=100),
     "cdo-dsac-omega-200": cdo(broadcast_every=200),
     "untrained": untrained(actor_of()),
-    "cdo-dsac-seen": cdo(running=False),
-    "untrained-seen": untrained(actor_of(running=False)),
+    "cdo-dsac-seen": cdo(running_queues=False),
+    "untrained-seen": untrained(actor_of(running_queues=False)),
     "cdo-dsac-flat": cdo(form="flat", hidden=WIDE),
     "untrained-flat": untrained(actor_of(form="flat", hidden=WIDE)),
     "cdo-dsac-ranked": cdo(form="ranked", hidden=WIDE),
     "untrained-ranked": untrained(actor_of(form="ranked", hidden=WIDE)),
-    "ddpg": deterministic(form="ranked", hidden=(64, 32), discount=0.5, noise=(0.5, 0.1), **FLAT),
+    "ddpg": deterministic(form="ranked", hidden=(64, 32), gamma=0.5, noise=(0.5, 0.1), **FLAT),
     "untrained-ddpg": untrained(actor_of(form="ranked", hidden=(64, 32))),
-    "ddpg-flat": deterministic(hidden=WIDE, discount=0.3, **FLAT),
+    "ddpg-flat": deterministic(hidden=WIDE, gamma=0.3, **FLAT),
     "ddpg-running": deterministic(
         form="places",
         hidden=(32, 32),
         batch=32,
-        critic_rate=3e-3,
-        actor_rate=1e-3,
-        discount=0.8,
-        softness=0.3,
-        rates_fall=(0, 1),
+        critic_learning_rate=3e-3,
+        actor_learning_rate=1e-3,
+        gamma=0.8,
+        softmax_temperature=0.3,
+        learning_rate_decay=(0, 1),
         **TUNED,
     ),
     "online-rl": tabular(),
     "untrained-table": untrained_table(),
-    "online-rl-running": tabular(running=True),
-    "untrained-table-running": untrained_table(running=True),
+    "online-rl-running": tabular(running_queues=True),
+    "untrained-table-running": untrained_table(running_queues=True),
     "greedy": named(heuristics.greedy),
     "random": named(random_server),
     "two-choices": named(heuristics.two_choices),
@@ -354,8 +359,8 @@ def _play(
     """
     rounds = loop.settings.rounds
     loop.settings = replace(loop.settings, assess_every=0, assess_rounds=1)
-    own: Any = loop.game
-    judge = OfferGame(world, JUDGE_WORLDS, own.features, own.offers, budget.device)
+    own: Any = loop.env
+    judge = PlacementEnv(world, JUDGE_WORLDS, own.features, own.placements, budget.device)
     count, seeds = len(loop.keys), budget.seeds
     agents = count // seeds
     moments = [round(part * rounds / (CANDIDATES - 1)) for part in range(CANDIDATES)]
@@ -369,15 +374,15 @@ def _play(
             took_s += time.process_time() - began_s
         found = {n: part.cpu() for n, part in loops.assess(judge, loop.learner, budget.judge_slots).items()}
         by_seed = {name: part.unflatten(0, (seeds, -1)) for name, part in found.items()}
-        told = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
-        curve.append({"slots": loop.round * WORLDS + updater(loop.round), **told})
+        metrics = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
+        curve.append({"slots": loop.round * WORLDS + updater(loop.round), **metrics})
         reward = by_seed["reward"][:, number % agents]
         for seed in (reward > best).nonzero()[:, 0].tolist():
             kept[seed] = weights()[seed * agents + number % agents]
             best[seed], which[seed] = reward[seed], number
         if loop.round < moment:
             break
-    return Played(curve, kept, which, loop.round * count * loop.view.there.shape[1] / max(took_s, 1e-9))
+    return Played(curve, kept, which, loop.round * count * loop.observation.task_mask.shape[1] / max(took_s, 1e-9))
 
 
 @torch.no_grad()
@@ -394,10 +399,10 @@ def measure(
     for _ in range(world.edge.slots):
         decision = policy(offload.observe(tables, state))
         stepped = offload.step(tables, state, decision, lambda outcome, _: outcome.latency_s)
-        there, outcome = state.draws.task_mask, stepped.outcome
-        parts = (there, outcome.latency_s, outcome.in_time & there, stepped.info.refused)
+        task_mask, outcome = state.draws.task_mask, stepped.outcome
+        parts = (task_mask, outcome.latency_s, outcome.in_time & task_mask, stepped.info.refused)
         for model in range(models):
-            mine = there & (state.draws.model == model)
+            mine = task_mask & (state.draws.model == model)
             sums[:, model] += torch.stack([(part * mine).sum(-1).double() for part in parts])
         work += stepped.info.server_work_s
         state = stepped.state

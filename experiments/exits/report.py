@@ -55,7 +55,7 @@ def others(paths: Sequence[Path], tests: Sequence[Labelled]) -> list[dict[str, A
     for path in paths:
         graph = open_model(path)
         settings = json.loads((path.parent / "training.json").read_text())["settings"]
-        chosen = {key: settings[key] for key in ("seed", "weights", "rate", "epochs", "batch")}
+        chosen = {key: settings[key] for key in ("seed", "weights", "learning_rate", "epochs", "batch")}
         correct = {test.kind: right_answers(graph, test).sum(axis=0).tolist() for test in tests}
         found.append({"network": graph.name, "settings": chosen, "correct": correct})
         print(f"{graph.name}, {chosen}: {correct}")

@@ -138,7 +138,7 @@ def lanes_of(runs: list[Run], data: dict, device: str, captured: bool, quick: bo
             patience=epochs,
             seed=run.seed,
             weights=run.weights,
-            rate=run.rate,
+            learning_rate=run.rate,
             device=device,
         )
         if run.data not in pictures:
@@ -200,7 +200,7 @@ def judged(lane: Lane, data: dict, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: value.astype(np.float16) for key, value in graph.weights.items()}, folder / f"{lane.run.name}.st")
     epochs = [{"loss": e.loss, "holdout": e.holdout} for e in trainer.epochs]
-    facts = {"epochs": trainer.settings.epochs, "best": trained.best, "batch": trainer.batch, "low": trainer.low}
+    facts = {"epochs": trainer.settings.epochs, "best": trained.best, "batch": trainer.batch, "low": trainer.bfloat16}
     return lane.run._asdict() | facts | {"test": found, "history": epochs[:: max(1, len(epochs) // 20)]}
 
 

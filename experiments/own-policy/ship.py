@@ -60,13 +60,13 @@ def differences(weights: scorer.Weights, policy: ExportedPolicy, observations: i
         for _ in range(-(-each // worlds)):
             seen = offload.observe(tables, state)
             decision, other = scorer.decide(weights, seen), policy(as_arrays(seen))
-            there = seen.task_mask
+            task_mask = seen.task_mask
             same = (decision.option == torch.as_tensor(other.option)) & (
                 decision.server == torch.as_tensor(other.server)
             )
-            wrong = ~same & there
+            wrong = ~same & task_mask
             found["observations"] += worlds
-            found["tasks"] += int(there.sum())
+            found["tasks"] += int(task_mask.sum())
             found["otherwise"] += int(wrong.sum())
             found["observations_otherwise"] += int(wrong.any(-1).sum())
             state = offload.step(tables, state, decision, rewards.latency).state

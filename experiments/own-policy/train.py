@@ -93,7 +93,7 @@ def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
         cases_at_once=min(4, len(found)),
         generations=arguments.generations or generations,
         spread=arguments.spread,
-        rate=arguments.rate,
+        learning_rate=arguments.rate,
         device=arguments.device,
         seed=arguments.seed,
         processes=arguments.processes,

@@ -19,13 +19,13 @@ import torch
 
 from coinfer.cli.train import training_bar
 from coinfer.profile.measure import this_machine
-from coinfer.rl.core.training import Trained, TrainSettings
+from coinfer.rl.core.training import TrainingResult, TrainSettings
 from coinfer.rl.registry import trainer
 
 SCHEMES = ("sac-d", "dqn")
 
 
-def train(name: str, settings: TrainSettings, folder: Path) -> Trained:
+def train(name: str, settings: TrainSettings, folder: Path) -> TrainingResult:
     """The scheme's ten learners."""
     with training_bar(name) as progress:
         return trainer(name)(settings, progress=progress, folder=folder / name, resume=True)

@@ -41,11 +41,11 @@ def stripes(count: int, seed: int = 0) -> Labelled:
 
 
 DATA = stripes(120)
-QUICK = ExitSettings(epochs=3, batch=40, holdout=0.1, precision="float32", rate=0.02)
+QUICK = ExitSettings(epochs=3, batch=40, holdout=0.1, precision="float32", learning_rate=0.02)
 
 
 def test_all_exits_learn_colours():
-    settings = ExitSettings(epochs=12, batch=20, rate=0.01, precision="float32", cutout=0, crop=2, holdout=0.2)
+    settings = ExitSettings(epochs=12, batch=20, learning_rate=0.01, precision="float32", cutout=0, crop=2, holdout=0.2)
     trained = train(GRAPH, stripes(240), settings)
     test = stripes(100, seed=1)
     module = GraphModule(trained.graph)
@@ -95,7 +95,7 @@ def test_restarting_is_beginning_anew():
 
 def test_pictures_held_out_are_not_trained_on():
     trainer = Trainer(GRAPH, DATA, QUICK, Pictures.of(DATA, QUICK))
-    held = set(trainer.held.tolist())
+    held = set(trainer.holdout_rows.tolist())
     assert len(held) == 12
     for _ in range(3):
         trainer.begin_epoch()
@@ -105,7 +105,9 @@ def test_pictures_held_out_are_not_trained_on():
 
 def test_training_stops_when_nothing_gets_better():
     noise = DATA._replace(labels=np.random.default_rng(0).integers(0, 10, len(DATA.labels)))
-    trained = train(GRAPH, noise, ExitSettings(epochs=12, batch=60, patience=2, precision="float32", rate=1e-6))
+    trained = train(
+        GRAPH, noise, ExitSettings(epochs=12, batch=60, patience=2, precision="float32", learning_rate=1e-6)
+    )
     assert len(trained.epochs) == trained.best + 3 < 12
 
 
@@ -114,17 +116,17 @@ def test_a_step_is_nesterovs():
     trainer = Trainer(GRAPH, DATA, QUICK)
     ours = [value.detach().clone().requires_grad_() for value in trainer.parameters]
     decayed, plain = ([v for v in ours if (v.ndim > 1) == flag] for flag in (True, False))
-    groups = [{"params": decayed, "weight_decay": QUICK.decay}, {"params": plain}]
+    groups = [{"params": decayed, "weight_decay": QUICK.weight_decay}, {"params": plain}]
     theirs = torch.optim.SGD(groups, lr=0.1, momentum=QUICK.momentum, nesterov=True)
     for step in range(3):
         generator = torch.Generator().manual_seed(step)
         gradients = [torch.randn(value.shape, generator=generator) for value in ours]
-        theirs.param_groups[0]["lr"] = theirs.param_groups[1]["lr"] = float(trainer.rates[step])
+        theirs.param_groups[0]["lr"] = theirs.param_groups[1]["lr"] = float(trainer.learning_rates[step])
         for value, gradient in zip(ours, gradients, strict=True):
             value.grad = gradient.clone()
         theirs.step()
         trainer._descend(gradients)
-        trainer.done += 1
+        trainer.steps_done += 1
     for mine, other in zip(trainer.parameters, ours, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
@@ -197,8 +199,10 @@ def test_pictures_that_do_not_fit_are_refused():
 def test_checkpoints_of_another_training_are_refused(tmp_path):
     trainer = Trainer(GRAPH, DATA, QUICK)
     trainer.save(tmp_path / CHECKPOINT)
-    other = replace(QUICK, rate=0.07)
-    with pytest.raises(TrainingError, match=r"made with rate 0.02, now it is 0.07; train anew in another folder"):
+    other = replace(QUICK, learning_rate=0.07)
+    with pytest.raises(
+        TrainingError, match=r"made with learning_rate 0.02, now it is 0.07; train anew in another folder"
+    ):
         train(GRAPH, DATA, other, folder=tmp_path, resume=True)
     (tmp_path / CHECKPOINT).write_bytes(b"\x08" + bytes(7) + b"damaged!")
     with pytest.raises(TrainingError, match="no checkpoint of exits"):
@@ -206,5 +210,5 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
 
 
 def test_a_rate_that_is_too_large_is_said():
-    with pytest.raises(TrainingError, match=r"the loss is no number any more .* smaller rate than 1e\+30"):
-        train(GRAPH, DATA, ExitSettings(epochs=3, batch=40, rate=1e30, precision="float32"))
+    with pytest.raises(TrainingError, match=r"the loss is no number any more .* smaller learning rate than 1e\+30"):
+        train(GRAPH, DATA, ExitSettings(epochs=3, batch=40, learning_rate=1e30, precision="float32"))

@@ -382,20 +382,22 @@ def curves(found: Any) -> dict[str, Any]:
 
 
 LOOPS: dict[str, Callable[[Any, Any], Any]] = {
-    "cdo-dsac flat": lambda world, seeds: cdo_dsac.loop_of(replace(AGENTS, form="flat"), world, seeds),
-    "cdo-dsac ranked": lambda world, seeds: cdo_dsac.loop_of(replace(AGENTS, form="ranked"), world, seeds),
-    "cdo-dsac joint": lambda world, seeds: cdo_dsac.loop_of(replace(AGENTS, cuts="joint"), world, seeds),
-    "cdo-dsac still": lambda world, seeds: cdo_dsac.loop_of(replace(AGENTS, running=False), world, seeds),
-    "ddpg flat": lambda world, seeds: ddpg.loop_of(replace(CENTRAL, form="flat", softness=None), world, seeds),
-    "ddpg places": lambda world, seeds: ddpg.loop_of(CENTRAL, world, seeds),
-    "online-rl running": lambda world, seeds: online_rl.loop_of(TABLE, world, seeds),
+    "cdo-dsac flat": lambda world, seeds: cdo_dsac.make_loop(replace(AGENTS, form="flat"), world, seeds),
+    "cdo-dsac ranked": lambda world, seeds: cdo_dsac.make_loop(replace(AGENTS, form="ranked"), world, seeds),
+    "cdo-dsac joint": lambda world, seeds: cdo_dsac.make_loop(replace(AGENTS, cuts="joint"), world, seeds),
+    "cdo-dsac still": lambda world, seeds: cdo_dsac.make_loop(replace(AGENTS, running_queues=False), world, seeds),
+    "ddpg flat": lambda world, seeds: ddpg.make_loop(
+        replace(CENTRAL, form="flat", softmax_temperature=None), world, seeds
+    ),
+    "ddpg places": lambda world, seeds: ddpg.make_loop(CENTRAL, world, seeds),
+    "online-rl running": lambda world, seeds: online_rl.make_loop(TABLE, world, seeds),
 }
 AGENTS = replace(
     cdo_dsac.PRESETS["quick"], agents=2, rounds=24, warmup=4, batch=8, memory=64, hidden=(16,), broadcast_every=5,
     judge_rounds=3, judge_worlds=2, assess_every=12,
 )  # fmt: skip
 CENTRAL = replace(ddpg.PRESETS["quick"], worlds=4, rounds=24, batch=8, memory=64, hidden=(16,), warmup=4)
-TABLE = replace(online_rl.PRESETS["quick"], worlds=4, rounds=24, batch=8, memory=64, running=True)
+TABLE = replace(online_rl.PRESETS["quick"], worlds=4, rounds=24, batch=8, memory=64, running_queues=True)
 
 
 def looped(name: str) -> Any:
@@ -418,7 +420,7 @@ def exits_trained() -> Any:
     """Early exits, over two epochs."""
     pixels = (np.arange(40 * 32 * 32 * 3) * 7919 % 251).astype(np.uint8).reshape(40, 32, 32, 3)
     data = Labelled(pixels, np.arange(40) % 10, tuple("abcdefghij"), "made up")
-    settings = exit_training.ExitSettings(epochs=2, batch=20, holdout=0.1, precision="float32", rate=0.02)
+    settings = exit_training.ExitSettings(epochs=2, batch=20, holdout=0.1, precision="float32", learning_rate=0.02)
     found = exit_training.train(network("alexnet-cifar-exits"), data, settings)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in found.graph.weights.items()}
     return {"weights": digests(weights), "loose": numbers(epoch.loss for epoch in found.epochs)}

@@ -66,7 +66,7 @@ def train(
     settings = learner.ExitSettings(
         epochs=epochs,
         batch=batch,
-        rate=rate,
+        learning_rate=rate,
         weights=_numbers(weights),
         patience=patience,
         seed=seed,

@@ -14,8 +14,8 @@ from coinfer.errors import UserError
 if TYPE_CHECKING:
     from coinfer.rl.algorithms.placement_schemes import Spread
     from coinfer.rl.core.training import Progress
-    from coinfer.rl.distributed.coordinator import Loss
-    from coinfer.rl.distributed.ray_workers import RayCrew
+    from coinfer.rl.distributed.coordinator import Recovery
+    from coinfer.rl.distributed.ray_workers import RayWorkerGroup
 
 SHOWN = {
     "reward": "return {:.3g}",
@@ -95,21 +95,21 @@ def train(
 def _spread(scheme: str, address: str | None) -> "Spread":
     """What has the agents of the scheme live on the cluster."""
     from coinfer.rl import registry
-    from coinfer.rl.distributed.ray_workers import playing
+    from coinfer.rl.distributed.ray_workers import cluster_player
 
     if not registry.scheme(scheme).agents:
         able = ", ".join(name for name, one in registry.SCHEMES.items() if one.agents)
         raise UserError(f"{scheme} has no agents to put on a cluster; schemes that have: {able}")
 
-    def seated(crew: "RayCrew") -> None:
-        nodes = len({seat.node for seat in crew.seats()})
-        console.print(f"{crew.count} agents and the controller on {nodes} node{'s' * (nodes > 1)} of the cluster")
+    def on_start(workers: "RayWorkerGroup") -> None:
+        nodes = len({placement.node for placement in workers.worker_placements()})
+        console.print(f"{workers.count} agents and the controller on {nodes} node{'s' * (nodes > 1)} of the cluster")
 
-    def told(loss: "Loss") -> None:
-        about = f"{loss.who} was lost and replaced within {loss.took_s:.1f} s"
-        console.print(f"{about}; {loss.age_s:.1f} s of training were played again")
+    def show_recovery(recovery: "Recovery") -> None:
+        about = f"{recovery.who} was lost and replaced within {recovery.took_s:.1f} s"
+        console.print(f"{about}; {recovery.age_s:.1f} s of training were played again")
 
-    return lambda setting: playing(setting, address, told=told, seated=seated)
+    return lambda setting: cluster_player(setting, address, on_recovery=show_recovery, on_start=on_start)
 
 
 @contextmanager
@@ -120,16 +120,16 @@ def training_bar(scheme: str) -> Iterator["Progress"]:
     from coinfer.rl.core.training import Report
 
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=console) as bar:
-        task = bar.add_task(scheme, total=None, told="")
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[shown]}"), console=console) as bar:
+        task = bar.add_task(scheme, total=None, shown="")
 
-        def told(report: Report) -> None:
+        def show(report: Report) -> None:
             parts = [text.format(report.figures[name]) for name, text in SHOWN.items() if name in report.figures]
             speed = [f"{report.decisions / report.took_s:,.0f} slots/s"] if report.decisions else []
-            bar.update(task, total=report.rounds, completed=report.round, told=", ".join(parts + speed))
+            bar.update(task, total=report.rounds, completed=report.round, shown=", ".join(parts + speed))
 
         try:
-            yield told
+            yield show
         except UserError:
             bar.update(task, visible=False)  # nothing was trained
             raise

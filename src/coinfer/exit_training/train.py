@@ -44,12 +44,12 @@ class ExitSettings:
 
     epochs: int = 60
     batch: int = 128
-    rate: float = 0.05
+    learning_rate: float = 0.05
     """Largest learning rate."""
-    warm_share: float = 0.1
+    warmup_share: float = 0.1
     """Share of the steps in which the rate rises; then it falls to 0 along a cosine."""
     momentum: float = 0.9
-    decay: float = 5e-4
+    weight_decay: float = 5e-4
     """Of weights with two or more axes."""
     weights: tuple[float, ...] = ()
     """Of each exit's loss; equal without them."""
@@ -78,7 +78,7 @@ class Epoch(NamedTuple):
     seconds: float
 
 
-class Trained(NamedTuple):
+class ExitTrainingResult(NamedTuple):
     """The best epoch's network, and how it came about."""
 
     graph: ModelGraph
@@ -89,7 +89,7 @@ class Trained(NamedTuple):
 
 
 Progress = Callable[[int, int, float, tuple[float, ...]], None]
-"""Told steps done, steps in all, the loss of late and the accuracy of each exit (empty in the first epoch)."""
+"""Receives steps done, steps in all, the loss of late and the accuracy of each exit (empty in the first epoch)."""
 
 
 class Pictures(NamedTuple):
@@ -123,13 +123,13 @@ class Trainer:
         self.scale = augment.scale_of(self.image, self.device)
         self.graph, self.kind = graph, data.kind
         self.exits = len(graph.outputs)
-        self.low = _bfloat16(settings.precision, self.device)
+        self.bfloat16 = _bfloat16(settings.precision, self.device)
         self.pictures = pictures or Pictures.of(data, settings)
         order = np.random.default_rng(settings.seed).permutation(len(data.labels))
         held = max(1, round(settings.holdout * len(order)))
-        self.held, self.kept = torch.from_numpy(order[:held]).to(self.device), np.sort(order[held:])
-        self.steps = max(1, len(self.kept) // settings.batch)
-        self.batch = min(settings.batch, len(self.kept))
+        self.holdout_rows, self.training_rows = torch.from_numpy(order[:held]).to(self.device), np.sort(order[held:])
+        self.steps = max(1, len(self.training_rows) // settings.batch)
+        self.batch = min(settings.batch, len(self.training_rows))
         self.module = GraphModule(graph, norm=True)
         self.module = self.module.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.module.generator = torch.Generator(self.device)
@@ -137,12 +137,12 @@ class Trainer:
         self.momenta = [torch.zeros_like(value) for value in self.parameters]
         weights = settings.weights or (1.0,) * self.exits
         self.loss_weights = torch.tensor(weights, device=self.device)
-        self.rates = torch.zeros(self.steps * settings.epochs, device=self.device)
+        self.learning_rates = torch.zeros(self.steps * settings.epochs, device=self.device)
         self.plan = torch.zeros((1 + augment.DRAWS, self.steps, self.batch), dtype=torch.long, device=self.device)
         """Of this epoch: which pictures each step takes, and what is done to them."""
-        self.place = torch.zeros(1, dtype=torch.long, device=self.device)
+        self.step_in_epoch = torch.zeros(1, dtype=torch.long, device=self.device)
         """The step within the epoch."""
-        self.done = torch.zeros(1, dtype=torch.long, device=self.device)
+        self.steps_done = torch.zeros(1, dtype=torch.long, device=self.device)
         """Steps since the beginning."""
         self.loss_sum = torch.zeros((), device=self.device)
         self._captured: Any = None
@@ -152,9 +152,9 @@ class Trainer:
         """Begins anew; `epochs` may be fewer than before, not more."""
         self.settings = replace(self.settings, epochs=epochs)
         self.module.init(torch.Generator().manual_seed(self.settings.seed))
-        rates = torch.tensor(_rates(self.settings, self.steps), dtype=torch.float32)
-        self.rates[: len(rates)].copy_(rates)
-        for value in (*self.momenta, self.place, self.done, self.loss_sum):
+        rates = torch.tensor(_learning_rates(self.settings, self.steps), dtype=torch.float32)
+        self.learning_rates[: len(rates)].copy_(rates)
+        for value in (*self.momenta, self.step_in_epoch, self.steps_done, self.loss_sum):
             value.zero_()
         self.epochs: list[Epoch] = []
         self.best, self.best_state = -1, dict[str, Tensor]()
@@ -164,11 +164,11 @@ class Trainer:
         """Shuffles, and draws what is done to the pictures; the same for the same seed and epoch on every device."""
         random = np.random.default_rng((self.settings.seed, len(self.epochs)))
         count = self.steps * self.batch
-        rows = self.kept[random.permutation(len(self.kept))[:count]]
+        rows = self.training_rows[random.permutation(len(self.training_rows))[:count]]
         draws = augment.draw(random, count, self.image, self.settings.crop)
         plan = np.concatenate((rows[None], draws)).reshape(self.plan.shape)
         self.plan.copy_(torch.from_numpy(plan))
-        self.place.zero_()
+        self.step_in_epoch.zero_()
         self.loss_sum.zero_()
         if self.module.generator is not None:
             self.module.generator.manual_seed(self.settings.seed * 1_000_003 + len(self.epochs))
@@ -183,32 +183,32 @@ class Trainer:
             self._step()
 
     def _step(self) -> None:
-        rows, *draws = self.plan.index_select(1, self.place).squeeze(1)
+        rows, *draws = self.plan.index_select(1, self.step_in_epoch).squeeze(1)
         x = augment.augment(
             self.pictures.padded, rows, torch.stack(draws), self.scale, self.settings.crop, self.settings.cutout
         )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low, cache_enabled=False):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
             answers = self.module(x)
         labels = self.pictures.labels[rows]
         losses = torch.stack([F.cross_entropy(answer.float(), labels) for answer in answers])
         gradients = list(torch.autograd.grad((losses * self.loss_weights).sum(), self.parameters))
         self._descend(gradients)
         self.loss_sum += (losses.detach() * self.loss_weights).sum()
-        self.place += 1
-        self.done += 1
+        self.step_in_epoch += 1
+        self.steps_done += 1
 
     @torch.no_grad()
     def _descend(self, gradients: list[Tensor]) -> None:
         """Gradient descent with Nesterov's momentum (Sutskever et al., ICML 2013), decay added to the gradient."""
-        rate = self.rates.index_select(0, self.done)
+        learning_rate = self.learning_rates.index_select(0, self.steps_done)
         decayed = [i for i, value in enumerate(self.parameters) if value.ndim > 1]
         _many._foreach_add_(
-            [gradients[i] for i in decayed], [self.parameters[i] for i in decayed], alpha=self.settings.decay
+            [gradients[i] for i in decayed], [self.parameters[i] for i in decayed], alpha=self.settings.weight_decay
         )
         _many._foreach_mul_(self.momenta, self.settings.momentum)
         _many._foreach_add_(self.momenta, gradients)
         _many._foreach_add_(gradients, self.momenta, alpha=self.settings.momentum)
-        _many._foreach_mul_(gradients, rate.squeeze(0))
+        _many._foreach_mul_(gradients, learning_rate.squeeze(0))
         _many._foreach_sub_(self.parameters, gradients)
 
     def capture(self) -> None:
@@ -219,8 +219,8 @@ class Trainer:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_STEPS):
-                self.place.zero_()
-                self.done.zero_()
+                self.step_in_epoch.zero_()
+                self.steps_done.zero_()
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
         captured = torch.cuda.CUDAGraph()
@@ -234,13 +234,13 @@ class Trainer:
     def end_epoch(self) -> Epoch:
         """Judges the epoch on the pictures held out, and keeps its weights where it is the best so far."""
         crop, (height, width) = self.settings.crop, (self.image.height, self.image.width)
-        images = self.pictures.padded[self.held, crop : crop + height, crop : crop + width]
-        holdout = self.accuracy(images, self.pictures.labels[self.held])
+        images = self.pictures.padded[self.holdout_rows, crop : crop + height, crop : crop + width]
+        holdout = self.accuracy(images, self.pictures.labels[self.holdout_rows])
         loss = float(self.loss_sum) / self.steps
         if not np.isfinite(loss):
             raise TrainingError(
                 f"{self.graph.name}: the loss is no number any more in epoch {len(self.epochs) + 1}; "
-                f"train with a smaller rate than {self.settings.rate:g}"
+                f"train with a smaller learning rate than {self.settings.learning_rate:g}"
             )
         self.epochs.append(Epoch(loss, holdout, time.perf_counter() - self.began_s))
         if self.best < 0 or sum(holdout) > sum(self.epochs[self.best].holdout):
@@ -257,16 +257,16 @@ class Trainer:
         """Share of right answers of each exit; pictures uint8 [N, H, W, 3]."""
         return tuple((correct_answers(self.module, self.image, images, labels).double() / len(labels)).tolist())
 
-    def result(self) -> Trained:
+    def result(self) -> ExitTrainingResult:
         """The best epoch's network, its batch norms folded."""
         self.module.load_state_dict(self.best_state)
-        return Trained(self.module.graph(), tuple(self.epochs), self.best, self.settings)
+        return ExitTrainingResult(self.module.graph(), tuple(self.epochs), self.best, self.settings)
 
     def _state(self) -> dict[str, Tensor]:
         """Everything that a step changes."""
         momenta = {f"momentum.{i}": value for i, value in enumerate(self.momenta)}
         module = {f"module.{name}": value for name, value in self.module.state_dict().items()}
-        return module | momenta | {"done": self.done, "place": self.place, "loss": self.loss_sum}
+        return module | momenta | {"done": self.steps_done, "place": self.step_in_epoch, "loss": self.loss_sum}
 
     @torch.no_grad()
     def _restore(self, state: dict[str, Tensor]) -> None:
@@ -277,7 +277,7 @@ class Trainer:
         """Writes all that going on needs, in one file that is there wholly or not at all."""
         state = {name: value.detach().contiguous().cpu() for name, value in self._state().items()}
         state |= {f"best.{name}": value.contiguous().cpu() for name, value in self.best_state.items()}
-        about = {"format": _FORMAT, "epochs": self.epochs, "best": self.best, "made_of": self._made_of()}
+        about = {"format": _FORMAT, "epochs": self.epochs, "best": self.best, "made_of": self._fingerprint()}
         write_whole(path, state, {"coinfer": json.dumps(about)})
 
     def load(self, path: Path) -> None:
@@ -294,7 +294,7 @@ class Trainer:
             raise TrainingError(f"{path}: no checkpoint of exits ({error}); train anew in another folder") from None
         if about.get("format") != _FORMAT:
             raise TrainingError(f"{path}: checkpoint of format {about.get('format')}; this coinfer reads {_FORMAT}")
-        mine = json.loads(json.dumps(self._made_of()))
+        mine = json.loads(json.dumps(self._fingerprint()))
         other = [key for key, value in mine.items() if about["made_of"].get(key) != value]
         if other:
             key = other[0]
@@ -307,7 +307,7 @@ class Trainer:
             name.removeprefix("best."): value for name, value in state.items() if name.startswith("best.")
         }
 
-    def _made_of(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, Any]:
         """What must not change between a checkpoint and going on."""
         settings = {key: value for key, value in asdict(self.settings).items() if key not in ("device", "patience")}
         sizes = {"network": self.graph.fingerprint, "pictures": len(self.pictures.labels), "data": self.kind}
@@ -322,7 +322,7 @@ def train(
     progress: Progress = lambda done, total, loss, accuracy: None,
     folder: Path | None = None,
     resume: bool = False,
-) -> Trained:
+) -> ExitTrainingResult:
     """Trains all exits of a network together.
 
     Args:
@@ -369,13 +369,13 @@ def correct_answers(module: GraphModule, image: ImageInput, images: Tensor, labe
     return found
 
 
-def _rates(settings: ExitSettings, steps: int) -> np.ndarray:
+def _learning_rates(settings: ExitSettings, steps: int) -> np.ndarray:
     """Learning rate of every step."""
     total = steps * settings.epochs
     at = (np.arange(total) + 1) / total
-    rising = at / max(settings.warm_share, 1 / total)
-    falling = 0.5 + 0.5 * np.cos(np.pi * np.clip((at - settings.warm_share) / (1 - settings.warm_share), 0, 1))
-    return settings.rate * np.minimum(rising, falling)
+    rising = at / max(settings.warmup_share, 1 / total)
+    falling = 0.5 + 0.5 * np.cos(np.pi * np.clip((at - settings.warmup_share) / (1 - settings.warmup_share), 0, 1))
+    return settings.learning_rate * np.minimum(rising, falling)
 
 
 def _checked(graph: ModelGraph, data: Labelled, settings: ExitSettings) -> ImageInput:
@@ -413,7 +413,7 @@ def _on(device: torch.device, images: np.ndarray, labels: np.ndarray) -> tuple[T
     return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
 
 
-def save(trained: Trained, kind: str, folder: Path) -> Path:
+def save(trained: ExitTrainingResult, kind: str, folder: Path) -> Path:
     """Writes NAME.onnx, NAME.safetensors (float16, exactly what the ONNX file holds) and training.json.
 
     Args:

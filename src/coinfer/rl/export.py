@@ -11,7 +11,7 @@ from coinfer.evaluate.policy_files import open_policy
 from coinfer.evaluate.simulate import Run, run
 from coinfer.policies.learned.export import export
 from coinfer.progress import Progress
-from coinfer.rl.core.training import Trained
+from coinfer.rl.core.training import TrainingResult
 from coinfer.scenario.compile import Compiled
 from coinfer.scenario.world import OffloadWorld
 
@@ -20,7 +20,7 @@ OPTIMUM = "optimum of each slot"
 """By exhaustive search for the greatest reward, where a slot has one task."""
 
 
-def export_best(trained: Trained, compiled: Compiled, path: Path) -> None:
+def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None:
     """Writes the policy of the seed that did best on held-out worlds, with its side-car."""
     world = compiled.world
     assert isinstance(world, OffloadWorld)
@@ -34,8 +34,8 @@ def export_best(trained: Trained, compiled: Compiled, path: Path) -> None:
         scheme=trained.scheme,
         scenario=trained.record["scenario"],
         scenario_fingerprint=trained.record["scenario_fingerprint"],
-        options=kinds[0] if trained.by_number and len(kinds) == 1 else None,
-        free=trained.free,
+        options=kinds[0] if trained.options_by_index and len(kinds) == 1 else None,
+        dynamic_axes=trained.dynamic_axes,
         training={**trained.record, **best},
     )
 

@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import NamedTuple
 
 from coinfer.errors import UserError
-from coinfer.rl.core.training import Trained
+from coinfer.rl.core.training import TrainingResult
 
 
 class Scheme(NamedTuple):
     module: str
     """Of `coinfer.rl.algorithms`."""
     function: str
-    """`(settings, *, progress, folder, resume) -> Trained`"""
+    """`(settings, *, progress, folder, resume) -> TrainingResult`"""
     scenario: str
     """What it is trained in where nobody says."""
     about: str
@@ -53,7 +53,7 @@ def scheme(name: str) -> Scheme:
     raise UserError(f"no scheme {name!r} to train; {hint}")
 
 
-def trainer(name: str) -> Callable[..., Trained]:
+def trainer(name: str) -> Callable[..., TrainingResult]:
     """The scheme's function; brings what it imports."""
     found = scheme(name)
     return getattr(import_module(f"coinfer.rl.algorithms.{found.module}"), found.function)

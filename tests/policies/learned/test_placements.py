@@ -9,13 +9,13 @@ from tests.policies.observations import random_observation
 from coinfer.physics.latency import offload_latency_s
 from coinfer.policies.candidates import choices, predicted_s
 from coinfer.policies.learned.placements import (
-    OFFER_FEATURES,
-    Offers,
+    PLACEMENT_FEATURES,
+    Placements,
     by_load,
     fixed_cut,
     flat_features,
     joint,
-    offer_features,
+    placement_features,
     ranked_cut,
     ranked_features,
     running_s,
@@ -34,7 +34,7 @@ def drawn(seed: int) -> OffloadObservation:
 @settings(max_examples=30, deadline=None)
 def test_the_cut_is_the_best_one_were_the_server_idle(seed):
     seen = drawn(seed)
-    offers = fixed_cut(seen)
+    placements = fixed_cut(seen)
     idle_s = offload_latency_s(seen._replace(server_backlog_s=torch.zeros_like(seen.server_backlog_s)))
     idle_s = torch.where(seen.option_mask[..., None], idle_s, torch.inf)
     for world in range(WORLDS):
@@ -45,24 +45,24 @@ def test_the_cut_is_the_best_one_were_the_server_idle(seed):
             there_s = {n: by_option[:-1, n].min().item() for n in reachable if by_option[:-1, n].isfinite().any()}
             sensible = here_s <= max(seen.deadline_s[world, task].item(), min(there_s.values(), default=torch.inf))
             wanted = [n in there_s for n in range(SERVERS)] + [sensible]
-            assert offers.mask[world, task].tolist() == wanted
+            assert placements.mask[world, task].tolist() == wanted
             for n in there_s:
-                assert by_option[offers.option[world, task, n], n].item() == pytest.approx(there_s[n])
-            assert offers.server[world, task, -1] == DEVICE
+                assert by_option[placements.option[world, task, n], n].item() == pytest.approx(there_s[n])
+            assert placements.server[world, task, -1] == DEVICE
 
 
 @given(SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_joint_offers_are_the_choices(seed):
     seen = drawn(seed)
-    offers, found = joint(seen), choices(seen)
-    place = offers.mask.int().argmax(-1)
-    for mine, theirs in zip(offers.decision(place), found.decision(place), strict=True):
+    placements, found = joint(seen), choices(seen)
+    place = placements.mask.int().argmax(-1)
+    for mine, theirs in zip(placements.decision(place), found.decision(place), strict=True):
         assert mine.equal(theirs)
-    assert offers.mask.equal(found.mask)
+    assert placements.mask.equal(found.mask)
 
 
-def one_after_another(seen: OffloadObservation, offers: Offers) -> torch.Tensor:
+def one_after_another(seen: OffloadObservation, placements: Placements) -> torch.Tensor:
     """[.., K, N] the running queues, with plain loops."""
     rows = []
     for world in range(WORLDS):
@@ -70,10 +70,13 @@ def one_after_another(seen: OffloadObservation, offers: Offers) -> torch.Tensor:
         for task in range(TASKS):
             rows.append(list(free))
             latency = {}
-            for place in range(offers.mask.shape[-1]):
-                if offers.mask[world, task, place]:
-                    server, ready = int(offers.server[world, task, place]), float(offers.ready_s[world, task, place])
-                    service = float(offers.service_s[world, task, place])
+            for place in range(placements.mask.shape[-1]):
+                if placements.mask[world, task, place]:
+                    server, ready = (
+                        int(placements.server[world, task, place]),
+                        float(placements.ready_s[world, task, place]),
+                    )
+                    service = float(placements.service_s[world, task, place])
                     latency[place] = (ready if server == DEVICE else max(free[server], ready) + service), server
             soonest, server = min(latency.values(), key=lambda entry: entry[0])
             if server != DEVICE and seen.task_mask[world, task]:
@@ -86,11 +89,11 @@ def one_after_another(seen: OffloadObservation, offers: Offers) -> torch.Tensor:
 def test_running_queues_are_those_of_sequential_greedy(seed):
     """Behind the last task there is, nothing is looked at."""
     seen = drawn(seed)
-    offers = fixed_cut(seen)
+    placements = fixed_cut(seen)
     upto = int(seen.task_mask.sum(-1).amax())
     for most, count in ((TASKS, TASKS), (None, upto)):
-        found = running_s(seen, offers, most)
-        torch.testing.assert_close(found[:, :count], one_after_another(seen, offers)[:, :count])
+        found = running_s(seen, placements, most)
+        torch.testing.assert_close(found[:, :count], one_after_another(seen, placements)[:, :count])
 
 
 @given(SEEDS)
@@ -98,12 +101,12 @@ def test_running_queues_are_those_of_sequential_greedy(seed):
 def test_features_are_numbers_of_about_one(seed):
     seen = drawn(seed)
     for make in (fixed_cut, joint):
-        offers = make(seen)
-        found = offer_features(seen, offers)
-        assert found.shape == (*offers.mask.shape, OFFER_FEATURES)
+        placements = make(seen)
+        found = placement_features(seen, placements)
+        assert found.shape == (*placements.mask.shape, PLACEMENT_FEATURES)
         assert bool(found.isfinite().all())
         assert float(found.abs().max()) < 5
-        assert not found[~(offers.mask & seen.task_mask[..., None])].any()
+        assert not found[~(placements.mask & seen.task_mask[..., None])].any()
     flat = flat_features(seen, fixed_cut(seen))
     assert flat.shape == (WORLDS, TASKS * (4 + SERVERS) + 2 * SERVERS)
     assert bool(flat.isfinite().all())
@@ -144,7 +147,7 @@ def test_servers_in_another_order_look_the_same(seed):
         server_room=seen.server_room.flip(-1),
         observation_age_s=seen.observation_age_s.flip(-1),
     )
-    plain, other = (offer_features(o, fixed_cut(o), most=TASKS) for o in (seen, turned))
+    plain, other = (placement_features(o, fixed_cut(o), most=TASKS) for o in (seen, turned))
     torch.testing.assert_close(plain[..., :-1, :].flip(-2), other[..., :-1, :])
     torch.testing.assert_close(plain[..., -1, :], other[..., -1, :])
 
@@ -152,16 +155,18 @@ def test_servers_in_another_order_look_the_same(seed):
 def test_the_seen_queues_are_greedys():
     """Without rounds, the best place by the first feature is the papers' Greedy among servers."""
     seen = drawn(1)
-    offers = fixed_cut(seen)
-    found = torch.where(offers.mask, offer_features(seen, offers, running=False)[..., 0], torch.inf).argmin(-1)
+    placements = fixed_cut(seen)
+    found = torch.where(
+        placements.mask, placement_features(seen, placements, running_queues=False)[..., 0], torch.inf
+    ).argmin(-1)
     every = predicted_s(choices(seen), seen.server_backlog_s).unflatten(-1, (OPTIONS, SERVERS))
-    decision = offers.decision(found)
+    decision = placements.decision(found)
     for world in range(WORLDS):
         for task in range(TASKS):
             option, server = int(decision.option[world, task]), int(decision.server[world, task])
             if not seen.task_mask[world, task] or server == DEVICE:
                 continue
             mine = float(every[world, task, option, server])
-            options = offers.option[world, task, :SERVERS].tolist()
-            others = [every[world, task, o, n] for n, o in enumerate(options) if offers.mask[world, task, n]]
+            options = placements.option[world, task, :SERVERS].tolist()
+            others = [every[world, task, o, n] for n, o in enumerate(options) if placements.mask[world, task, n]]
             assert mine == pytest.approx(float(min(others)))

@@ -46,13 +46,13 @@ def test_a_task_that_is_alone_goes_where_it_is_done_first(seed):
 def test_only_possible_choices_are_taken(seed, tasks, options, servers):
     seen = random_observation(seed, 5, tasks, options, servers)
     decision = scorer.decide(scorer.unpack(trained_like(seed)), seen)
-    there = seen.task_mask
+    task_mask = seen.task_mask
     taken = seen.option_mask.gather(-1, decision.option[..., None])[..., 0]
     sends = seen.option_upload_bits.gather(-1, decision.option[..., None])[..., 0] > 0
     room = seen.server_room.gather(-1, decision.server.clamp(min=0))
-    assert (taken | ~there).all()
-    assert torch.equal((decision.server != DEVICE)[there], sends[there])
-    assert (~sends | (room > 0) | ~there).all()
+    assert (taken | ~task_mask).all()
+    assert torch.equal((decision.server != DEVICE)[task_mask], sends[task_mask])
+    assert (~sends | (room > 0) | ~task_mask).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -105,8 +105,8 @@ def test_tasks_that_are_not_there_change_nothing():
     def mixed(name: str, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         if name not in by_task:
             return mine
-        there = seen.task_mask.reshape(*seen.task_mask.shape, *[1] * (mine.dim() - 2))
-        return torch.where(there, mine, theirs)
+        task_mask = seen.task_mask.reshape(*seen.task_mask.shape, *[1] * (mine.dim() - 2))
+        return torch.where(task_mask, mine, theirs)
 
     pairs = zip(seen._asdict().items(), other, strict=True)
     changed = OffloadObservation(*(mixed(name, mine, theirs) for (name, mine), theirs in pairs))
@@ -207,9 +207,9 @@ def test_a_world_decides_the_same_in_any_batch():
     together = scorer.decide(weights, seen)
     for world in range(64):
         alone = scorer.decide(weights, OffloadObservation(*(field[world] for field in seen)))
-        there = seen.task_mask[world]
+        task_mask = seen.task_mask[world]
         for both, one in zip(together, alone, strict=True):
-            assert torch.equal(both[world][there], one[there])
+            assert torch.equal(both[world][task_mask], one[task_mask])
 
 
 @pytest.mark.parametrize("seed", range(3))

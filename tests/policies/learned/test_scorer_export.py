@@ -41,10 +41,10 @@ def test_it_decides_as_pytorch_does(weights: torch.Tensor, path: Path, shape: tu
     seen = single(sum(shape), *shape, worlds=1000)
     own = scorer.decide(scorer.unpack(weights[None]), seen)
     other = policy(OffloadObservation(*(field.numpy() for field in seen)))
-    there = seen.task_mask.numpy()
-    np.testing.assert_array_equal(own.option.numpy()[there], other.option[there])
-    np.testing.assert_array_equal(own.server.numpy()[there], other.server[there])
-    assert (own.server.numpy()[there] == DEVICE).any() or shape[0] > 1
+    task_mask = seen.task_mask.numpy()
+    np.testing.assert_array_equal(own.option.numpy()[task_mask], other.option[task_mask])
+    np.testing.assert_array_equal(own.server.numpy()[task_mask], other.server[task_mask])
+    assert (own.server.numpy()[task_mask] == DEVICE).any() or shape[0] > 1
 
 
 def test_a_world_decides_the_same_alone(path: Path):
@@ -53,9 +53,9 @@ def test_a_world_decides_the_same_alone(path: Path):
     together = policy(seen)
     for world in range(5):
         alone = policy(OffloadObservation(*(field[world] for field in seen)))
-        there = seen.task_mask[world]
-        np.testing.assert_array_equal(alone.option[there], together.option[world][there])
-        np.testing.assert_array_equal(alone.server[there], together.server[world][there])
+        task_mask = seen.task_mask[world]
+        np.testing.assert_array_equal(alone.option[task_mask], together.option[world][task_mask])
+        np.testing.assert_array_equal(alone.server[task_mask], together.server[world][task_mask])
 
 
 def test_a_slot_without_tasks_is_no_mistake(path: Path):

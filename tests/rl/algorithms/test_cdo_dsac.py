@@ -8,11 +8,11 @@ import torch
 
 from coinfer.evaluate.simulate import run
 from coinfer.physics import random
-from coinfer.policies.learned.placement_policy import OfferNet, OfferPolicy
-from coinfer.policies.learned.placements import OFFER_FEATURES, fixed_cut, offer_features
+from coinfer.policies.learned.placement_policy import PlacementNet, PlacementPolicy
+from coinfer.policies.learned.placements import PLACEMENT_FEATURES, fixed_cut, placement_features
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.core import loop
-from coinfer.rl.core.placement_env import UNIT_S, OfferGame, trimmed
+from coinfer.rl.core.placement_env import UNIT_S, PlacementEnv, trim_tasks
 from coinfer.rl.core.records import Transition
 from coinfer.scenario.compile import open_world
 
@@ -34,7 +34,7 @@ def world(**changes):
 
 
 def small_loop(settings=SMALL, seeds=SEEDS):
-    return cdo_dsac.loop_of(settings, world(), seeds)
+    return cdo_dsac.make_loop(settings, world(), seeds)
 
 
 def test_a_liar_of_five_is_never_broadcast():
@@ -48,7 +48,7 @@ def test_a_liar_of_five_is_never_broadcast():
     reported = torch.zeros(10)
     reported[[3, 7]] = 1e6
     learner.broadcast(reported)
-    assert learner.taken_over.unflatten(0, (2, 5))[[0, 1], [3, 2]].tolist() == [0, 0]
+    assert learner.broadcast_count.unflatten(0, (2, 5))[[0, 1], [3, 2]].tolist() == [0, 0]
     assert torch.equal(learner.sac.actor_flat, good.expand_as(learner.sac.actor_flat))
 
 
@@ -70,16 +70,16 @@ def test_a_hostile_agent_of_five_is_never_broadcast_in_a_training(harm):
             reported = torch.full((10,), -1.0)
             reported[hostile] = 1e9
             learner.broadcast(reported)
-    taken_over = learner.taken_over.unflatten(0, (2, 5))
-    assert taken_over.sum(1).tolist() == [3, 3]
-    assert taken_over[[0, 1], [2, 0]].tolist() == [0, 0]
-    assert learner.sac.sound().all()
+    broadcast_count = learner.broadcast_count.unflatten(0, (2, 5))
+    assert broadcast_count.sum(1).tolist() == [3, 3]
+    assert broadcast_count[[0, 1], [2, 0]].tolist() == [0, 0]
+    assert learner.sac.all_finite().all()
 
 
 def greedy_weights(settings):
     """An actor whose score falls with the predicted latency (feature 0)."""
-    flat = torch.zeros(1, cdo_dsac.net_of(settings, world()).size)
-    layers = OfferNet(OFFER_FEATURES, settings.hidden).form.layers(flat)
+    flat = torch.zeros(1, cdo_dsac.make_net(settings, world()).size)
+    layers = PlacementNet(PLACEMENT_FEATURES, settings.hidden).form.layers(flat)
     layers[0][0][0, 0, 0], layers[1][0][0, 0, 0] = 1.0, -50.0
     return flat
 
@@ -105,11 +105,11 @@ def test_broadcast_makes_the_agents_of_a_seed_one():
 
 MAKERS = (
     small_loop,
-    lambda: ddpg.loop_of(DDPG, world(), SEEDS),
-    lambda: ddpg.loop_of(TUNED, world(), SEEDS),
+    lambda: ddpg.make_loop(DDPG, world(), SEEDS),
+    lambda: ddpg.make_loop(TUNED, world(), SEEDS),
     lambda: small_loop(replace(SMALL, form="ranked")),
-    lambda: online_rl.loop_of(TABLE, world(), SEEDS),
-    lambda: online_rl.loop_of(replace(TABLE, running=True), world(), SEEDS),
+    lambda: online_rl.make_loop(TABLE, world(), SEEDS),
+    lambda: online_rl.make_loop(replace(TABLE, running_queues=True), world(), SEEDS),
 )
 
 
@@ -134,34 +134,38 @@ def test_goes_on_exactly_where_it_was_stopped(make):
 TABLE = replace(online_rl.OnlineRlSettings(), worlds=4, rounds=24, batch=8, memory=64, assess_every=12)
 DDPG = replace(ddpg.DdpgSettings(), worlds=4, rounds=24, batch=8, memory=64, hidden=(16,), warmup=4, assess_every=12)
 
-TUNED = replace(DDPG, form="ranked", softness=0.3, updates=2, rates_fall=(24, 48))
+TUNED = replace(DDPG, form="ranked", softmax_temperature=0.3, updates=2, learning_rate_decay=(24, 48))
 
 
 def test_trimming_changes_nothing_that_counts():
-    game = OfferGame(world(), 2, lambda seen, offers: offer_features(seen, offers))
-    state, view = game.start(torch.arange(3))
-    turn = game.step(state, view.mask.int().argmax(-1))
-    batch = Transition(*view, view.mask.int().argmax(-1), turn.reward, torch.ones(3, 2), *turn.last_view)
-    short = trimmed(batch)
-    assert short.there.shape[-1] == max(batch.there.sum(-1).max(), batch.next_there.sum(-1).max())
-    assert short.there.sum() == batch.there.sum()
+    env = PlacementEnv(world(), 2, lambda seen, placements: placement_features(seen, placements))
+    state, observation = env.reset(torch.arange(3))
+    result = env.step(state, observation.mask.int().argmax(-1))
+    batch = Transition(
+        *observation, observation.mask.int().argmax(-1), result.reward, torch.ones(3, 2), *result.final_observation
+    )
+    short = trim_tasks(batch)
+    assert short.task_mask.shape[-1] == max(batch.task_mask.sum(-1).max(), batch.next_task_mask.sum(-1).max())
+    assert short.task_mask.sum() == batch.task_mask.sum()
     torch.testing.assert_close(short.reward.sum((1, 2)), batch.reward.sum((1, 2)))
 
 
 def test_a_game_pays_what_the_simulator_counts():
     """The same policy in the same episodes, stepped in the game and in the evaluation: the same tasks and times."""
-    net, features = OfferNet(OFFER_FEATURES, SMALL.hidden), cdo_dsac.features_of(SMALL)
+    net, features = PlacementNet(PLACEMENT_FEATURES, SMALL.hidden), cdo_dsac.features_of(SMALL)
     weights = greedy_weights(SMALL)
-    game = OfferGame(world(), 4, features)
-    state, view = game.start(random.key(torch.zeros(1, dtype=torch.int64), torch.arange(1)))
+    env = PlacementEnv(world(), 4, features)
+    state, observation = env.reset(random.key(torch.zeros(1, dtype=torch.int64), torch.arange(1)))
     paid, tasks, latency_s, in_time = (torch.zeros(()) for _ in range(4))
     for _ in range(world().edge.slots):
-        turn = game.step(state, torch.where(view.mask, net(weights, view.features), -torch.inf).argmax(-1))
-        state, view = turn.state, turn.view
-        paid, tasks = paid + turn.reward.sum(), tasks + turn.told["tasks"].sum()
-        latency_s, in_time = latency_s + turn.told["latency_s"].sum(), in_time + turn.told["in_time"].sum()
-    assert turn.truncated.all()
-    policy = OfferPolicy(net, weights, features, fixed_cut)
+        result = env.step(
+            state, torch.where(observation.mask, net(weights, observation.features), -torch.inf).argmax(-1)
+        )
+        state, observation = result.state, result.observation
+        paid, tasks = paid + result.reward.sum(), tasks + result.metrics["tasks"].sum()
+        latency_s, in_time = latency_s + result.metrics["latency_s"].sum(), in_time + result.metrics["in_time"].sum()
+    assert result.truncated.all()
+    policy = PlacementPolicy(net, weights, features, fixed_cut)
     counted = run(world(), "mine", 1, 4, maker=lambda seed: policy)
     assert tasks.item() == counted.tasks
     assert (latency_s / tasks).item() == pytest.approx(counted.measures["mean_s"][0], rel=1e-5)
@@ -171,8 +175,8 @@ def test_a_game_pays_what_the_simulator_counts():
 
 def test_least_predicted_latency_behind_running_queues_is_sequential_greedy():
     """What the inputs give without any training: a network that reads only that one of them."""
-    policy = OfferPolicy(
-        OfferNet(OFFER_FEATURES, SMALL.hidden), greedy_weights(SMALL), cdo_dsac.features_of(SMALL), fixed_cut
+    policy = PlacementPolicy(
+        PlacementNet(PLACEMENT_FEATURES, SMALL.hidden), greedy_weights(SMALL), cdo_dsac.features_of(SMALL), fixed_cut
     )
     mine, greedy = (
         run(world(), name, 1, 4, maker=maker).measures
@@ -186,25 +190,27 @@ def trained_cdo():
     settings = replace(
         SMALL, rounds=120, batch=32, memory=2000, worlds=4, assess_every=120, broadcast_every=60, hidden=(32,),
     )  # fmt: skip
-    sac = replace(settings.sac, first_temperature=0.05, entropy=(0.3, 0.02), entropy_updates=80)
-    found = cdo_dsac.loop_of(replace(settings, sac=sac), world(), SEEDS)
+    sac = replace(settings.sac, initial_temperature=0.05, target_entropy=(0.3, 0.02), target_entropy_updates=80)
+    found = cdo_dsac.make_loop(replace(settings, sac=sac), world(), SEEDS)
     loop.run(found)
     flat = found.learner.sac.actor_flat.detach()[cdo_dsac.best_agents(found.learner)]
-    return OfferPolicy(found.learner.sac.actor, flat, cdo_dsac.features_of(settings), fixed_cut)
+    return PlacementPolicy(found.learner.sac.actor, flat, cdo_dsac.features_of(settings), fixed_cut)
 
 
 def trained_ddpg():
     settings = replace(
-        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", actor_rate=1e-3, critic_rate=3e-3,
-        follow=0.02, noise_updates=150, assess_every=200,
+        DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", actor_learning_rate=1e-3,
+        critic_learning_rate=3e-3, tau=0.02, noise_updates=150, assess_every=200,
     )  # fmt: skip
-    found = ddpg.loop_of(settings, world(), torch.arange(6))
+    found = ddpg.make_loop(settings, world(), torch.arange(6))
     loop.run(found)
-    return OfferPolicy(found.learner.actor, found.learner.actor_flat.detach(), ddpg.features_of(settings), fixed_cut)
+    return PlacementPolicy(
+        found.learner.actor, found.learner.actor_flat.detach(), ddpg.features_of(settings), fixed_cut
+    )
 
 
 def trained_table():
-    found = online_rl.loop_of(replace(TABLE, worlds=8, rounds=300, epsilon_updates=200), world(), SEEDS)
+    found = online_rl.make_loop(replace(TABLE, worlds=8, rounds=300, epsilon_updates=200), world(), SEEDS)
     loop.run(found)
     return online_rl.TablePolicy(found.learner.grid, found.learner.values)
 

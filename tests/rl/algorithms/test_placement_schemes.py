@@ -30,9 +30,9 @@ def test_the_exported_file_decides_as_the_trained_policy(name, tmp_path):
     seen = offload.observe(tables, offload.reset(tables, torch.arange(40)))
     mine = trained.policies[0](seen)
     theirs = exported(type(seen)(*(part.numpy() for part in seen)))
-    there = seen.task_mask.numpy()
-    assert (mine.option.numpy() == theirs.option)[there].all()
-    assert (mine.server.numpy() == theirs.server)[there].all()
+    task_mask = seen.task_mask.numpy()
+    assert (mine.option.numpy() == theirs.option)[task_mask].all()
+    assert (mine.server.numpy() == theirs.server)[task_mask].all()
 
 
 def test_a_seed_ships_one_policy_of_its_five_agents():

@@ -86,7 +86,7 @@ def held_out_s(world: OffloadWorld, *weights: torch.Tensor) -> list[float]:
 
 
 def trained(world: OffloadWorld, seed: int, start: tuple[float, ...] = ()) -> torch.Tensor:
-    plan = settings(world, generations=12, rate=0.3, spread=0.2, seed=seed, start=start)
+    plan = settings(world, generations=12, learning_rate=0.3, spread=0.2, seed=seed, start=start)
     return learner.train(plan).weights
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import random
-from coinfer.rl.core.records import Turn, View
+from coinfer.rl.core.records import Observation, StepResult
 
 
 class ProbeState(NamedTuple):
@@ -36,18 +36,20 @@ class Probe:
     def reward(self, state: ProbeState, action: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def start(self, seeds: Tensor) -> tuple[ProbeState, View]:
+    def reset(self, seeds: Tensor) -> tuple[ProbeState, Observation]:
         worlds = random.key(seeds[:, None], torch.arange(self.worlds))
         state = ProbeState(worlds, self._sign(worlds), torch.zeros_like(worlds))
-        return state, self.view(state)
+        return state, self.observe(state)
 
-    def view(self, state: ProbeState) -> View:
+    def observe(self, state: ProbeState) -> Observation:
         step = state.step if self.ends else torch.zeros_like(state.step)
         features = torch.stack((state.sign.float(), step.float()), -1)
         shape = (*state.sign.shape, 1)
-        return View(features, torch.ones(*shape, self.choices, dtype=torch.bool), torch.ones(shape, dtype=torch.bool))
+        return Observation(
+            features, torch.ones(*shape, self.choices, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
+        )
 
-    def step(self, state: ProbeState, action: Tensor) -> Turn:
+    def step(self, state: ProbeState, action: Tensor) -> StepResult:
         reward = self.reward(state, action[..., 0])
         seed = random.mix(state.seed)
         after = ProbeState(seed, self._sign(seed), state.step + 1)
@@ -55,7 +57,7 @@ class Probe:
         begun = after._replace(step=torch.where(over, 0, after.step))
         flags = (over, torch.zeros_like(over))
         terminated, truncated = flags if self.ends else flags[::-1]
-        return Turn(begun, self.view(begun), self.view(after), reward, terminated, truncated, {})
+        return StepResult(begun, self.observe(begun), self.observe(after), reward, terminated, truncated, {})
 
     def _sign(self, seed: Tensor) -> Tensor:
         return random.below(random.bits(seed, 0), 2) * 2 - 1

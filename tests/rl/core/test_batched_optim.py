@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings
-from coinfer.rl.core.batched_optim import draw
-from coinfer.rl.core.records import Transition, View
+from coinfer.rl.core.batched_optim import sample_categorical
+from coinfer.rl.core.records import Observation, Transition
 from coinfer.rl.core.replay import Replay
 
-SETTINGS = SacSettings(discount=0.9, follow=0.1, actor_rate=1e-2, critic_rate=2e-2, temperature_rate=3e-2,
-                       first_temperature=0.5, entropy=(0.6, 0.6), most_norm=None)  # fmt: skip
+SETTINGS = SacSettings(
+    gamma=0.9, tau=0.1, actor_learning_rate=1e-2, critic_learning_rate=2e-2, temperature_learning_rate=3e-2,
+    initial_temperature=0.5, target_entropy=(0.6, 0.6), max_grad_norm=None,
+)  # fmt: skip
 
 
 def keys(learners: int) -> Tensor:
@@ -44,10 +46,10 @@ def random_batch(seed: int, learners: int, count: int, tasks: int, choices: int,
 
     masks = mask(), mask()
     action = torch.where(masks[0], torch.rand(masks[0].shape, generator=made), -1.0).argmax(-1)
-    there = torch.rand(2, learners, count, tasks, generator=made) < (1.0 if tasks == 1 else 0.8)
+    task_mask = torch.rand(2, learners, count, tasks, generator=made) < (1.0 if tasks == 1 else 0.8)
     reward = normal(tasks) if by_task else normal()
-    goes_on = (torch.rand(learners, count, generator=made) < 0.8).float()
-    return Transition(normal(5), masks[0], there[0], action, reward, goes_on, normal(5), masks[1], there[1])
+    continues = (torch.rand(learners, count, generator=made) < 0.8).float()
+    return Transition(normal(5), masks[0], task_mask[0], action, reward, continues, normal(5), masks[1], task_mask[1])
 
 
 class Reference:
@@ -60,11 +62,11 @@ class Reference:
         self.actor = plain(net, sac.actor_flat[learner])
         self.critics = [plain(net, sac.critic_flat[learner + twin * count]) for twin in range(2)]
         self.targets = [plain(net, sac.target_flat[learner + twin * count]) for twin in range(2)]
-        self.log_temperature = torch.tensor(math.log(SETTINGS.first_temperature), requires_grad=True)
+        self.log_temperature = torch.tensor(math.log(SETTINGS.initial_temperature), requires_grad=True)
         self.adams = [
-            torch.optim.Adam(self.actor.parameters(), SETTINGS.actor_rate),
-            torch.optim.Adam([p for c in self.critics for p in c.parameters()], SETTINGS.critic_rate),
-            torch.optim.Adam([self.log_temperature], SETTINGS.temperature_rate),
+            torch.optim.Adam(self.actor.parameters(), SETTINGS.actor_learning_rate),
+            torch.optim.Adam([p for c in self.critics for p in c.parameters()], SETTINGS.critic_learning_rate),
+            torch.optim.Adam([self.log_temperature], SETTINGS.temperature_learning_rate),
         ]
 
     def policy(self, features: Tensor, mask: Tensor) -> torch.distributions.Categorical:
@@ -76,18 +78,18 @@ class Reference:
             ahead = self.policy(b.next_features, b.next_mask[:, 0])
             least = torch.minimum(*(target(b.next_features) for target in self.targets))
             soft = (ahead.probs * least).sum(-1) + temperature * ahead.entropy()
-            wanted = b.reward + SETTINGS.discount * b.goes_on * soft
+            wanted = b.reward + SETTINGS.gamma * b.continues * soft
         loss = sum((critic(b.features).gather(1, b.action)[:, 0] - wanted).square().mean() for critic in self.critics)
         self._step(1, loss)
         now = self.policy(b.features, b.mask[:, 0])
         with torch.no_grad():
             least = torch.minimum(*(critic(b.features) for critic in self.critics))
         self._step(0, -((now.probs * least).sum(-1) + temperature * now.entropy()).mean())
-        wish = SETTINGS.entropy[0] * b.mask[:, 0].sum(-1).log()
+        wish = SETTINGS.target_entropy[0] * b.mask[:, 0].sum(-1).log()
         self._step(2, (self.log_temperature * (now.entropy().detach() - wish)).mean())
         for target, critic in zip(self.targets, self.critics, strict=True):
             for old, new in zip(target.parameters(), critic.parameters(), strict=True):
-                old.data.lerp_(new.data, SETTINGS.follow)
+                old.data.lerp_(new.data, SETTINGS.tau)
 
     def _step(self, number: int, loss: Tensor) -> None:
         for adam in self.adams:
@@ -127,9 +129,11 @@ def test_a_learner_does_not_feel_the_others(by_task: bool):
         alone.update(Transition(*(part[2:3] for part in batch)))
     torch.testing.assert_close(together.actor_flat[2:3], alone.actor_flat, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together.critic_flat[[2, 6]], alone.critic_flat, atol=1e-5, rtol=1e-5)
-    view = random_batch(9, 4, 50, 3, 4).view
-    one = View(*(part[2:3] for part in view))
-    assert (together.act(view, 7)[2:3] == alone.act(one, 7)).float().mean() > 0.98  # up to rounding at a boundary
+    observation = random_batch(9, 4, 50, 3, 4).observation
+    one = Observation(*(part[2:3] for part in observation))
+    assert (
+        together.act(observation, 7)[2:3] == alone.act(one, 7)
+    ).float().mean() > 0.98  # up to rounding at a boundary
 
 
 def test_tasks_that_are_not_there_change_nothing():
@@ -137,7 +141,7 @@ def test_tasks_that_are_not_there_change_nothing():
     first, second = Sac(SETTINGS, net, net, keys(2)), Sac(SETTINGS, net, net, keys(2))
     batch = random_batch(0, 2, 16, 3, 4)
     first.update(batch)
-    second.update(batch._replace(action=torch.where(batch.there, batch.action, 0)))
+    second.update(batch._replace(action=torch.where(batch.task_mask, batch.action, 0)))
     torch.testing.assert_close(first.critic_flat, second.critic_flat, atol=0, rtol=0)
     torch.testing.assert_close(first.actor_flat, second.actor_flat, atol=0, rtol=0)
 
@@ -183,9 +187,9 @@ def test_first_weights_depend_on_their_own_seed_only():
 def test_draws_follow_the_weights():
     weights = torch.tensor([0.0, 0.2, 0.0, 0.5, 0.3, 0.0])
     drawn = (torch.arange(10_000) + 0.5) / 10_000
-    counts = torch.bincount(draw(weights.expand(10_000, -1), drawn), minlength=6)
+    counts = torch.bincount(sample_categorical(weights.expand(10_000, -1), drawn), minlength=6)
     torch.testing.assert_close(counts / 10_000, weights, atol=1e-3, rtol=0)
-    ends = draw(weights.expand(2, -1), torch.tensor([0.0, 1 - 2.0**-24]))
+    ends = sample_categorical(weights.expand(2, -1), torch.tensor([0.0, 1 - 2.0**-24]))
     assert ends.tolist() == [1, 4]
 
 

@@ -7,7 +7,7 @@ import torch
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings
-from coinfer.rl.core.cartpole import CartPole, CartPoleState, pushed
+from coinfer.rl.core.cartpole import CartPole, CartPoleState, advance
 from coinfer.rl.core.loop import Loop, LoopSettings, assess, run
 
 
@@ -15,14 +15,14 @@ def test_the_physics_is_gymnasiums():
     env, drawn = gymnasium.make("CartPole-v1"), np.random.default_rng(0)
     for episode in range(20):
         seen, _ = env.reset(seed=episode)
-        moving, over = torch.tensor(np.asarray(env.unwrapped.state), dtype=torch.float64), False
+        motion, over = torch.tensor(np.asarray(env.unwrapped.state), dtype=torch.float64), False
         while not over:
             action = int(drawn.integers(2))
             seen, _, over, _, _ = env.step(action)
-            moving = pushed(moving, torch.tensor(action))
-            np.testing.assert_allclose(moving.numpy(), seen, rtol=1e-5, atol=1e-6)
+            motion = advance(motion, torch.tensor(action))
+            np.testing.assert_allclose(motion.numpy(), seen, rtol=1e-5, atol=1e-6)
         fallen = CartPole(1).step(
-            CartPoleState(torch.zeros(1, 1, dtype=torch.int64), before(moving), torch.zeros(1, 1)), torch.zeros(1, 1, 1)
+            CartPoleState(torch.zeros(1, 1, dtype=torch.int64), before(motion), torch.zeros(1, 1)), torch.zeros(1, 1, 1)
         )
         assert bool(fallen.terminated[0, 0])
 
@@ -40,12 +40,12 @@ def test_learns_to_hold_the_pole():
     settings = SacSettings(0.98, 0.02, 2e-3, 2e-3, 2e-3, 0.1, (0.5, 0.1), rounds)
     learner = Sac(settings, net, net, seeds)
     run(Loop(LoopSettings(rounds, 50, 10_000, 64, assess_rounds=1), CartPole(8), learner))
-    game = CartPole(20)
-    state, view = game.start(seeds + 1)
+    env = CartPole(20)
+    state, observation = env.reset(seeds + 1)
     alive, lasted = torch.ones(2, 20), torch.zeros(2, 20)
     for _ in range(200):
-        turn = game.step(state, learner.act(view, 0, explore=False))
-        lasted, alive = lasted + alive, alive * ~turn.terminated
-        state, view = turn.state, turn.view
+        result = env.step(state, learner.act(observation, 0, explore=False))
+        lasted, alive = lasted + alive, alive * ~result.terminated
+        state, observation = result.state, result.observation
     assert lasted.mean(1).min() > 100  # at random it lasts 22 steps
-    assert assess(game, learner, 3)["reward"].tolist() == [1.0, 1.0]
+    assert assess(env, learner, 3)["reward"].tolist() == [1.0, 1.0]

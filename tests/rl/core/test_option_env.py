@@ -11,8 +11,8 @@ from coinfer.physics import random
 from coinfer.policies.candidates import choices
 from coinfer.policies.learned.features import rate_features
 from coinfer.rl.algorithms import sac_d
-from coinfer.rl.core.loop import any_choice
-from coinfer.rl.core.option_env import OffloadGame
+from coinfer.rl.core.loop import random_actions
+from coinfer.rl.core.option_env import OptionEnv
 from coinfer.scenario.compile import open_world
 
 SLOTS = 3
@@ -22,53 +22,55 @@ def seeds(learners: int) -> torch.Tensor:
     return random.key(torch.zeros(learners, dtype=torch.int64), torch.arange(learners))
 
 
-def game(worlds: int = 4, **more: object) -> OffloadGame:
+def env(worlds: int = 4, **more: object) -> OptionEnv:
     compiled = open_world("sacd", {"slots": SLOTS})
-    return OffloadGame(compiled.world, reward_of(compiled.reward), worlds, rate_features, **more)
+    return OptionEnv(compiled.world, reward_of(compiled.reward), worlds, rate_features, **more)
 
 
-def any_action(view, call: int) -> torch.Tensor:
-    return any_choice(view.mask, torch.rand(view.there.shape, generator=torch.Generator().manual_seed(call)))
+def any_action(observation, call: int) -> torch.Tensor:
+    return random_actions(
+        observation.mask, torch.rand(observation.task_mask.shape, generator=torch.Generator().manual_seed(call))
+    )
 
 
 def test_a_learners_worlds_are_its_own():
-    together, alone = game().start(seeds(3))[1], game().start(seeds(3)[1:2])[1]
+    together, alone = env().reset(seeds(3))[1], env().reset(seeds(3)[1:2])[1]
     torch.testing.assert_close(together.features[1:2], alone.features, atol=0, rtol=0)
     assert not torch.equal(together.features[0], together.features[1])
 
 
 def test_steps_are_those_of_the_environment_and_episodes_begin_anew():
-    played = game()
-    state, view = played.start(seeds(2))
+    played = env()
+    state, observation = played.reset(seeds(2))
     for step in range(2 * SLOTS):
         seen = offload.observe(played.tables, state)
-        torch.testing.assert_close(view.mask.flatten(0, 1), choices(seen).mask)
-        action = any_action(view, step)
+        torch.testing.assert_close(observation.mask.flatten(0, 1), choices(seen).mask)
+        action = any_action(observation, step)
         decision = choices(seen).decision(action.flatten(0, 1))
         wanted = offload.step(played.tables, state, decision, played.reward)
-        turn = played.step(state, action)
-        torch.testing.assert_close(turn.reward.flatten(), wanted.reward)
-        torch.testing.assert_close(turn.last_view.features, played.view(wanted.state).features)
+        result = played.step(state, action)
+        torch.testing.assert_close(result.reward.flatten(), wanted.reward)
+        torch.testing.assert_close(result.final_observation.features, played.observe(wanted.state).features)
         over = (step + 1) % SLOTS == 0
-        assert bool(turn.truncated.all()) == over
-        assert not turn.terminated.any()
+        assert bool(result.truncated.all()) == over
+        assert not result.terminated.any()
         if over:
-            assert (turn.state.slot == 0).all()
-            torch.testing.assert_close(turn.state.seed, core.next_seeds(state.seed))
-        state, view = turn.state, turn.view
+            assert (result.state.slot == 0).all()
+            torch.testing.assert_close(result.state.seed, core.next_seeds(state.seed))
+        state, observation = result.state, result.observation
 
 
 def test_without_the_mask_a_choice_beyond_the_limit_is_refused_and_costs_a_penalty():
-    free = game(64, unmasked=True)
-    state, view = free.start(seeds(1))
+    free = env(64, unmasked=True)
+    state, observation = free.reset(seeds(1))
     allowed = choices(offload.observe(free.tables, state)).mask
-    forbidden = (view.mask.flatten(0, 1) & ~allowed)[:, 0]
+    forbidden = (observation.mask.flatten(0, 1) & ~allowed)[:, 0]
     assert forbidden.any(-1).all()
-    assert (view.mask.flatten(0, 1) >= allowed).all()
+    assert (observation.mask.flatten(0, 1) >= allowed).all()
     preset = replace(sac_d.PRESETS["quick"], energy_penalty=0.75, reward_floor=-1e9)
     paid = sac_d.reward_for(free.world, free.reward, preset)
     action = forbidden.int().argmax(-1)[None, :, None]
-    plain, punished = free.step(state, action), OffloadGame(free.world, paid, 64, rate_features, unmasked=True)
+    plain, punished = free.step(state, action), OptionEnv(free.world, paid, 64, rate_features, unmasked=True)
     torch.testing.assert_close(punished.step(state, action).reward, plain.reward - 0.75)
 
 

@@ -10,7 +10,7 @@ from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.dqn import Dqn, DqnSettings
 from coinfer.rl.algorithms.sac import Sac, SacSettings
 from coinfer.rl.core.loop import Loop, LoopSettings, run
-from coinfer.rl.core.records import Learner, View
+from coinfer.rl.core.records import Learner, Observation
 
 SEEDS = random.key(torch.zeros(2, dtype=torch.int64), torch.arange(2))
 ROUNDS = LoopSettings(rounds=400, warmup=10, batch=32, capacity=1000, assess_rounds=4)
@@ -19,7 +19,7 @@ DISCOUNT = 0.9
 
 def sac(choices: int) -> Sac:
     net = Mlp(2, (32,), 1, choices)
-    settings = SacSettings(DISCOUNT, 0.05, 5e-3, 5e-3, 5e-3, first_temperature=0.01, entropy=(0.0, 0.0))
+    settings = SacSettings(DISCOUNT, 0.05, 5e-3, 5e-3, 5e-3, initial_temperature=0.01, target_entropy=(0.0, 0.0))
     return Sac(settings, net, net, SEEDS)
 
 
@@ -46,12 +46,12 @@ def learned(make, probe: Probe) -> Learner:
 
 
 def choice(learner: Learner, sign: int) -> list[int]:
-    view = View(
+    observation = Observation(
         torch.tensor([[float(sign), 0.0]]).expand(2, 1, 2),
         torch.ones(2, 1, 1, 2, dtype=torch.bool),
         torch.ones(2, 1, 1, dtype=torch.bool),
     )
-    return learner.act(view, 0, explore=False).flatten().tolist()
+    return learner.act(observation, 0, explore=False).flatten().tolist()
 
 
 @LEARNERS

@@ -19,7 +19,7 @@ from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.training import drive
+from coinfer.rl.core.training import run_training
 
 RECORD = {"scheme": "probe"}
 
@@ -27,7 +27,7 @@ RECORD = {"scheme": "probe"}
 def loop(rounds: int, seeds: int = 2) -> Loop:
     keys = random.key(torch.zeros(seeds, dtype=torch.int64), torch.arange(seeds))
     learner = Sac(SacSettings(), Mlp(2, (8,), 1, 2), Mlp(2, (8,), 1, 2), keys)
-    return Loop(LoopSettings(rounds, 5, 50, 16, tell_every=7, assess_every=20, assess_rounds=2), Matched(), learner)
+    return Loop(LoopSettings(rounds, 5, 50, 16, log_every=7, assess_every=20, assess_rounds=2), Matched(), learner)
 
 
 @pytest.mark.timeout(900)
@@ -49,12 +49,12 @@ def test_killed_and_resumed_is_the_same(tmp_path: Path):
 
 def test_resumed_at_any_round_it_has_the_same_state_and_curves(tmp_path: Path):
     whole = loop(60)
-    digest = drive(whole, RECORD)
+    digest = run_training(whole, RECORD)
     for stop in (3, 21, 40, 59):
         part = loop(stop)
-        drive(part, RECORD, folder=tmp_path / str(stop))
+        run_training(part, RECORD, folder=tmp_path / str(stop))
         rest = loop(60)
-        assert drive(rest, RECORD, folder=tmp_path / str(stop), resume=True) == digest
+        assert run_training(rest, RECORD, folder=tmp_path / str(stop), resume=True) == digest
         assert rest.points == whole.points
         assert rest.assessed[-1] == whole.assessed[-1]
 
@@ -91,12 +91,12 @@ def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path):
 
 
 def test_a_folder_with_a_training_is_not_overwritten(tmp_path: Path):
-    drive(loop(10), RECORD, folder=tmp_path)
+    run_training(loop(10), RECORD, folder=tmp_path)
     with pytest.raises(TrainingError, match="holds a training already; --resume"):
-        drive(loop(10), RECORD, folder=tmp_path)
+        run_training(loop(10), RECORD, folder=tmp_path)
 
 
 def test_another_training_is_not_gone_on_with(tmp_path: Path):
-    drive(loop(10), RECORD, folder=tmp_path)
+    run_training(loop(10), RECORD, folder=tmp_path)
     with pytest.raises(CheckpointError, match="of a training with scheme 'probe', expected 'other'"):
-        drive(loop(10), {"scheme": "other"}, folder=tmp_path, resume=True)
+        run_training(loop(10), {"scheme": "other"}, folder=tmp_path, resume=True)

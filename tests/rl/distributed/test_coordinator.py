@@ -14,7 +14,16 @@ from coinfer.errors import TrainingError
 from coinfer.rl.algorithms import cdo_dsac
 from coinfer.rl.core.loop import run
 from coinfer.rl.distributed import coordinator
-from coinfer.rl.distributed.coordinator import Agent, Conductor, Controller, Lost, Setting, Stale, merged, split
+from coinfer.rl.distributed.coordinator import (
+    Agent,
+    Controller,
+    Coordinator,
+    StaleStateError,
+    TrainingJob,
+    WorkerLostError,
+    merge_states,
+    split_state,
+)
 from coinfer.scenario.compile import open_world
 
 SMALL = replace(
@@ -24,10 +33,10 @@ SMALL = replace(
 
 
 @cache
-def setting(form: str = "flat") -> Setting:
+def job(form: str = "flat") -> TrainingJob:
     """Two seeds, some five tasks in a slot."""
     changes = {"tasks_per_slot": 12, "slots": 6, "arrivals.mean": 0.6, "arrivals.variance": 0.06, "links.placements": 4}
-    return Setting(replace(SMALL, form=form), open_world("cdo-dsac", changes).world, [5, 6])
+    return TrainingJob(replace(SMALL, form=form), open_world("cdo-dsac", changes).world, [5, 6])
 
 
 class Here:
@@ -37,37 +46,37 @@ class Here:
         deaths: number of a call to the member that dies of it.
     """
 
-    def __init__(self, setting: Setting, deaths: dict[int, int] | None = None):
-        self.agents, self.deaths, self.calls = setting.settings.agents, deaths or {}, 0
-        self.members = [self.made(i) for i in range(self.agents + 1)]
+    def __init__(self, job: TrainingJob, deaths: dict[int, int] | None = None):
+        self.agents, self.deaths, self.calls = job.settings.agents, deaths or {}, 0
+        self.workers = [self.made(i) for i in range(self.agents + 1)]
 
-    def made(self, member: int) -> Agent | Controller:
-        return Agent(member) if member < self.agents else Controller()
+    def made(self, worker: int) -> Agent | Controller:
+        return Agent(worker) if worker < self.agents else Controller()
 
-    def ask(self, member, what, *given, answers=1):
+    def call(self, worker, what, *given, answers=1):
         self.calls += 1
         dies = self.deaths.get(self.calls)
         if dies is not None:
-            self.members[dies] = self.made(dies)
+            self.workers[dies] = self.made(dies)
         failed = [part for part in given if isinstance(part, Exception)]
         try:
-            if dies == member or failed:
-                raise Lost("died")
-            found = getattr(self.members[member], what)(*pickle.loads(pickle.dumps(given)))
+            if dies == worker or failed:
+                raise WorkerLostError("died")
+            found = getattr(self.workers[worker], what)(*pickle.loads(pickle.dumps(given)))
             found = pickle.loads(pickle.dumps(found))
-        except (Lost, Stale) as error:
+        except (WorkerLostError, StaleStateError) as error:
             return [error] * answers if answers > 1 else error
         return found
 
     def wait(self, promises):
         for promise in promises:
             if isinstance(promise, Exception):
-                raise Lost(str(promise))
+                raise WorkerLostError(str(promise))
         return list(promises)
 
 
 def conducted(
-    setting: Setting, deaths: dict[int, int] | None = None, pace: tuple[float, ...] = (0.02,), begun: int = 0
+    job: TrainingJob, deaths: dict[int, int] | None = None, pace: tuple[float, ...] = (0.02,), begun: int = 0
 ):
     """The loop and its conductor after the last round; `pace` are the seconds between looks at the clock, in turn;
     `begun` rounds were played in one process before."""
@@ -78,21 +87,21 @@ def conducted(
         now[0] += pace[now[1] % len(pace)]
         return now[0]
 
-    crew = Here(setting, deaths)
-    conductor, loop = Conductor(crew, setting, clock=clock, sleep=lambda _: None), setting.loop()
+    workers = Here(job, deaths)
+    conductor, loop = Coordinator(workers, job, clock=clock, sleep=lambda _: None), job.loop()
     for _ in range(begun):
         loop.play()
     while loop.round < loop.settings.rounds:
         conductor.play(loop)
-    return loop, conductor, crew
+    return loop, conductor, workers
 
 
 @cache
 def alone(form: str):
     """As one loop of all, and apart without a loss."""
-    loop = setting(form).loop()
+    loop = job(form).loop()
     run(loop)
-    return loop, *conducted(setting(form))[::2]
+    return loop, *conducted(job(form))[::2]
 
 
 def test_apart_is_the_stacked_loop():
@@ -104,7 +113,7 @@ def test_apart_is_the_stacked_loop():
         assert torch.equal(part, theirs[name]), name
     assert apart.points == whole.points
     assert apart.assessed == whole.assessed
-    assert whole.learner.taken_over.sum() == 2 * 2
+    assert whole.learner.broadcast_count.sum() == 2 * 2
 
 
 def test_apart_is_the_stacked_loop_up_to_rounding_where_places_are_packed():
@@ -121,53 +130,53 @@ def test_apart_is_the_stacked_loop_up_to_rounding_where_places_are_packed():
 def test_deaths_cost_nothing_but_time(data):
     """Anybody at any call, several times, also while all are going back; chunks of any length."""
     form = data.draw(st.sampled_from(["flat", "places"]))
-    _, apart, crew = alone(form)
-    deaths = data.draw(st.dictionaries(st.integers(1, crew.calls), st.integers(0, SMALL.agents), max_size=4))
+    _, apart, workers = alone(form)
+    deaths = data.draw(st.dictionaries(st.integers(1, workers.calls), st.integers(0, SMALL.agents), max_size=4))
     pace = tuple(data.draw(st.lists(st.floats(0.0, 0.3), min_size=1, max_size=4)))
-    found, conductor, _ = conducted(setting(form), deaths, pace)
+    found, conductor, _ = conducted(job(form), deaths, pace)
     assert checkpoint.digest(found.tensors()) == checkpoint.digest(apart.tensors())
     assert found.points == apart.points
     assert found.assessed == apart.assessed
-    assert bool(conductor.losses) <= bool(deaths)
+    assert bool(conductor.recoveries) <= bool(deaths)
 
 
 def test_what_was_begun_here_goes_on_there():
-    found, _, _ = conducted(setting(), {90: 2}, begun=7)
+    found, _, _ = conducted(job(), {90: 2}, begun=7)
     assert checkpoint.digest(found.tensors()) == checkpoint.digest(alone("flat")[0].tensors())
     assert found.assessed == alone("flat")[0].assessed
 
 
 def test_a_death_before_anything_was_kept():
-    found, _, _ = conducted(setting(), {6: 0, 40: SMALL.agents})
+    found, _, _ = conducted(job(), {6: 0, 40: SMALL.agents})
     assert checkpoint.digest(found.tensors()) == checkpoint.digest(alone("flat")[1].tensors())
 
 
 def test_every_loss_is_told():
-    _, _, crew = alone("flat")
-    _, conductor, _ = conducted(setting(), {crew.calls // 2: SMALL.agents, crew.calls: 0})
-    assert len(conductor.losses) == 2
-    assert all(0 < loss.age_s < 1 and loss.took_s > 0 for loss in conductor.losses)
-    assert 0 < conductor.losses[0].round < conductor.losses[1].round <= SMALL.rounds
+    _, _, workers = alone("flat")
+    _, conductor, _ = conducted(job(), {workers.calls // 2: SMALL.agents, workers.calls: 0})
+    assert len(conductor.recoveries) == 2
+    assert all(0 < loss.age_s < 1 and loss.took_s > 0 for loss in conductor.recoveries)
+    assert 0 < conductor.recoveries[0].round < conductor.recoveries[1].round <= SMALL.rounds
 
 
 def test_who_stays_dead_ends_the_training(monkeypatch):
-    monkeypatch.setattr(coordinator, "GIVE_UP_S", 1.0)
+    monkeypatch.setattr(coordinator, "RECOVERY_TIMEOUT_S", 1.0)
     with pytest.raises(TrainingError, match="a lost agent or controller was not replaced: died"):
-        conducted(setting(), {call: 1 for call in range(20, 2000)})
+        conducted(job(), {call: 1 for call in range(20, 2000)})
 
 
 def test_a_member_that_has_nothing_refuses_to_go_on():
-    with pytest.raises(Stale):
+    with pytest.raises(StaleStateError):
         Agent(0).step(0)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_is_split_can_be_merged(count):
-    made = setting()
+    made = job()
     made = made._replace(settings=replace(made.settings, agents=count))
     whole = made.loop().tensors()
-    parts = split(whole, count, whole)
-    again = merged(parts, whole)
+    parts = split_state(whole, count, whole)
+    again = merge_states(parts, whole)
     assert again.keys() == whole.keys()
     for name, part in whole.items():
         assert torch.equal(part, again[name]), name

@@ -13,16 +13,16 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from tests.rl.distributed.test_coordinator import SMALL, Here, setting
+from tests.rl.distributed.test_coordinator import SMALL, Here, job
 from typer.testing import CliRunner
 
 from coinfer.cli.main import app
 from coinfer.errors import TrainingError, UserError
 from coinfer.rl import export
 from coinfer.rl.algorithms import cdo_dsac
-from coinfer.rl.core.training import drive
+from coinfer.rl.core.training import run_training
 from coinfer.rl.distributed import ray_workers
-from coinfer.rl.distributed.coordinator import Conductor
+from coinfer.rl.distributed.coordinator import Coordinator
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
-    monkeypatch.setattr(ray_workers, "REACH_S", 60.0)
+    monkeypatch.setattr(ray_workers, "CONNECT_TIMEOUT_S", 60.0)
     pytest.importorskip("ray")
     psutil = pytest.importorskip("psutil")
     ray_workers.stay_on_loopback()
@@ -79,71 +79,71 @@ def listening(pids: set[int]) -> set[str]:
 @pytest.mark.timeout(900)
 def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp_path: Path):
     """As the stacked loop, bit by bit: weights, optimisers, shared memory, worlds."""
-    made = setting()
+    made = job()
     made = made._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
-    alone, loop, losses, killed = made.loop(), made.loop(), [], list[Timer]()
-    crew: list[ray_workers.RayCrew] = []
+    alone, loop, recoveries, killed = made.loop(), made.loop(), [], list[Timer]()
+    workers: list[ray_workers.RayWorkerGroup] = []
 
     def kill(report):
         """Agent 0 in the first half, the controller later; both while rounds are left."""
         for timer in killed:
             timer.join()
-        for member, at in ((0, 5), (2, 20)):
-            if report.round >= at and len(killed) == (member > 0) and len(losses) == len(killed):
-                killed.append(Timer(0.05, os.kill, (crew[0].seats()[member].pid, signal.SIGKILL)))
+        for worker, at in ((0, 5), (2, 20)):
+            if report.round >= at and len(killed) == (worker > 0) and len(recoveries) == len(killed):
+                killed.append(Timer(0.05, os.kill, (workers[0].worker_placements()[worker].pid, signal.SIGKILL)))
                 killed[-1].start()
 
-    with ray_workers.playing(made, two_nodes, told=losses.append, seated=crew.append) as play:
-        seats = crew[0].seats()
-        assert len({seat.node for seat in seats}) == 2
-        assert listening({seat.pid for seat in seats}) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-        digest = drive(loop, {"of": "a test"}, play=play, progress=kill, folder=tmp_path)
-    assert digest == drive(alone, {})
+    with ray_workers.cluster_player(made, two_nodes, on_recovery=recoveries.append, on_start=workers.append) as play:
+        worker_placements = workers[0].worker_placements()
+        assert len({placement.node for placement in worker_placements}) == 2
+        assert listening({placement.pid for placement in worker_placements}) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        digest = run_training(loop, {"of": "a test"}, play=play, progress=kill, folder=tmp_path)
+    assert digest == run_training(alone, {})
     assert loop.points == alone.points
-    assert len(losses) == 2
-    for loss, who in zip(losses, ("agent 0", "the controller"), strict=True):
+    assert len(recoveries) == 2
+    for loss, who in zip(recoveries, ("agent 0", "the controller"), strict=True):
         assert re.fullmatch(who + r"|a member of the cluster \(\w+\)", loss.who)  # Ray may know no better
 
 
 def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With a crew in this process instead of Ray's; up to the export, which is as without a cluster."""
-    asked, trained = [], []
+    called, trained = [], []
 
     @contextmanager
-    def playing(setting, address, *, told, seated):
-        asked.append((setting.settings.agents, address))
-        yield Conductor(Here(setting, {60: 1}), setting, told, sleep=lambda _: None).play
+    def cluster_player(job, address, *, on_recovery, on_start):
+        called.append((job.settings.agents, address))
+        yield Coordinator(Here(job, {60: 1}), job, on_recovery, sleep=lambda _: None).play
 
     def enough(found, *_):
         trained.append(found)
         raise UserError("that will do")
 
-    monkeypatch.setattr(ray_workers, "playing", playing)
+    monkeypatch.setattr(ray_workers, "cluster_player", cluster_player)
     monkeypatch.setattr(export, "export_best", enough)
     monkeypatch.setitem(cdo_dsac.PRESETS, "quick", replace(SMALL, agents=2))
     small = ("slots=6", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
     words = ["train", "cdo-dsac", "--out", str(tmp_path), "--cluster", "--seeds", "2"]
     done = CliRunner().invoke(app, words + [word for change in small for word in ("--set", change)])
     assert str(done.exception) == "that will do"
-    assert asked == [(2, None)]
+    assert called == [(2, None)]
     assert re.search(r"agent 1 was lost and replaced within \S+ s; \S+ s of training were played again", done.output)
     assert len(trained[0].modules) == 2
     assert json.loads((tmp_path / "curves.json").read_text())["assessed"][-1]["round"] == SMALL.rounds
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         ("127.0.0.1:9", "address 127.0.0.1:9: no Ray head answers there; `ray start --head` starts one"),
         ("head", "address 'head': it has no port; expected host:port such as"),
         ("ray://10.0.0.5:10001", "address 'ray://10.0.0.5:10001': it is a URL; expected host:port"),
     ],
 )
-def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, told: str):
+def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, message: str):
     pytest.importorskip("ray")
-    monkeypatch.setattr(ray_workers, "REACH_S", 0.5)
+    monkeypatch.setattr(ray_workers, "CONNECT_TIMEOUT_S", 0.5)
     began_s = time.monotonic()
-    with pytest.raises(TrainingError, match=re.escape(told)) as caught, ray_workers.playing(setting(), address):
+    with pytest.raises(TrainingError, match=re.escape(message)) as caught, ray_workers.cluster_player(job(), address):
         pass
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began_s < 60, "Ray itself would try for minutes"
@@ -153,7 +153,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(TrainingError, match=r"needs Ray: pip install 'coinfer\[cluster\]'"),
-        ray_workers.playing(setting()),
+        ray_workers.cluster_player(job()),
     ):
         pass
 

@@ -41,7 +41,7 @@ def export(
     scenario: str,
     scenario_fingerprint: str,
     options: Sequence[Triple] | None = None,
-    free: str = "B",
+    dynamic_axes: str = "B",
     training: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `path` (.onnx) and its side-car beside it (.json).
@@ -56,7 +56,7 @@ def export(
     fields = {name: _tensor(value, example) for name, value in example._asdict().items()}
     letters = {name: AXES[name] for name in fields}
     sizes = {letter: size for name in fields for letter, size in zip(letters[name], fields[name].shape, strict=True)}
-    dims = {letter: torch.export.Dim.DYNAMIC for letter in free}
+    dims = {letter: torch.export.Dim.DYNAMIC for letter in dynamic_axes}
     shapes = tuple({i: dims[letter] for i, letter in enumerate(letters[name]) if letter in dims} for name in fields)
     _quietly_export(path, _ByFields(policy).eval(), tuple(fields.values()), tuple(fields), (shapes,))
     read = _drop_unread(path)
@@ -66,7 +66,7 @@ def export(
         "scheme": scheme,
         "scenario": scenario,
         "scenario_fingerprint": scenario_fingerprint,
-        "sizes": {letter: None if letter in free else size for letter, size in sizes.items() if letter != "B"},
+        "sizes": {letter: None if letter in dynamic_axes else size for letter, size in sizes.items() if letter != "B"},
         "options": None if options is None else [[exit_, list(cut), bits] for exit_, cut, bits in options],
         "fields": read,
         "training": dict(training or {}),

@@ -1,4 +1,4 @@
-"""The network that scores places (`offers`), and trained networks as policies."""
+"""The network that scores places (`placements`), and trained networks as policies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,33 +8,33 @@ from torch import Tensor, nn
 
 from coinfer.policies.learned.nets import Mlp, Net
 from coinfer.policies.learned.placements import (
-    Offers,
+    Placements,
     fixed_cut,
     flat_features,
-    offer_features,
+    placement_features,
     ranked_cut,
     ranked_features,
 )
 from coinfer.types import OffloadDecision, OffloadObservation
 
-MakeOffers = Callable[[OffloadObservation], Offers]
-MakeFeatures = Callable[[OffloadObservation, Offers], Tensor]
+MakePlacements = Callable[[OffloadObservation], Placements]
+MakeFeatures = Callable[[OffloadObservation, Placements], Tensor]
 
 
-def offers_for(form: str) -> MakeOffers:
+def placements_for(form: str) -> MakePlacements:
     """What a network of such a form (`places`, `flat` or `ranked`) chooses from, the cut being fixed."""
     return ranked_cut if form == "ranked" else fixed_cut
 
 
-def features_for(form: str, running: bool, most: int | None = None) -> MakeFeatures:
-    """What it is told; `running` and `most` as of `offers.offer_features`, for form `places`."""
+def features_for(form: str, running_queues: bool, most: int | None = None) -> MakeFeatures:
+    """What it is told; `running_queues` and `most` as of `placements.placement_features`, for form `places`."""
     if form != "places":
         return flat_features if form == "flat" else ranked_features
-    return lambda seen, offers: offer_features(seen, offers, running, most)
+    return lambda seen, placements: placement_features(seen, placements, running_queues, most)
 
 
 @dataclass(frozen=True)
-class OfferNet:
+class PlacementNet:
     """One small network that scores every place of every task: the same for all tasks and places, so it takes any
     number of both, and tasks or servers in another order are decided alike."""
 
@@ -61,24 +61,24 @@ class OfferNet:
         rows = features.flatten(1, 3)
         if not self.packed:
             return self.form(flat, rows[:, :, None])[:, :, 0, 0].reshape(features.shape[:-1])
-        index = _taken_rows(rows[..., -1] > 0)
-        taken = rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]).clamp(max=rows.shape[1] - 1))
-        score = self.form(flat, taken[:, :, None])[:, :, 0, 0]
+        index = _allowed_rows(rows[..., -1] > 0)
+        allowed = rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]).clamp(max=rows.shape[1] - 1))
+        score = self.form(flat, allowed[:, :, None])[:, :, 0, 0]
         every = score.new_zeros((rows.shape[0], rows.shape[1] + 1)).scatter(1, index, score)
         return every[:, :-1].reshape(features.shape[:-1])
 
 
-def _taken_rows(there: Tensor) -> Tensor:
-    """[L, M] the true entries of there [L, R], M being the most of them in a row; R for those that are not needed."""
-    counts = there.sum(1)
-    row, place = there.nonzero(as_tuple=True)
-    rank = torch.arange(len(row), device=there.device) - (counts.cumsum(0) - counts)[row]
-    index = torch.full((len(there), max(1, int(counts.max()))), there.shape[1], device=there.device)
+def _allowed_rows(allowed: Tensor) -> Tensor:
+    """[L, M] the true entries of allowed [L, R], M being the most of them in a row; R for those that are not needed."""
+    counts = allowed.sum(1)
+    row, place = allowed.nonzero(as_tuple=True)
+    rank = torch.arange(len(row), device=allowed.device) - (counts.cumsum(0) - counts)[row]
+    index = torch.full((len(allowed), max(1, int(counts.max()))), allowed.shape[1], device=allowed.device)
     index[row, rank] = place
     return index
 
 
-class OfferPolicy(nn.Module):
+class PlacementPolicy(nn.Module):
     """Takes each task's place of the greatest number; for `export` too.
 
     Args:
@@ -87,16 +87,16 @@ class OfferPolicy(nn.Module):
 
     flat: Tensor
 
-    def __init__(self, net: Net, flat: Tensor, features: MakeFeatures, offers: MakeOffers):
+    def __init__(self, net: Net, flat: Tensor, features: MakeFeatures, placements: MakePlacements):
         super().__init__()
-        self.net, self.features, self.offers = net, features, offers
+        self.net, self.features, self.placements = net, features, placements
         self.register_buffer("flat", flat.detach().clone())
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
-        found = self.offers(observation)
-        told = self.features(observation, found)
+        found = self.placements(observation)
+        features = self.features(observation, found)
         count = self.flat.shape[0]
-        told = told[None] if count == 1 else told.unflatten(0, (count, -1))
-        scores = self.net(self.flat, told).flatten(0, 1)
+        features = features[None] if count == 1 else features.unflatten(0, (count, -1))
+        scores = self.net(self.flat, features).flatten(0, 1)
         return found.decision(torch.where(found.mask, scores, -torch.inf).argmax(-1))

@@ -20,10 +20,10 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 SCALE_S = 0.02
 """Times about as long look linear to the networks, longer ones logarithmic."""
-OFFER_FEATURES = 20
+PLACEMENT_FEATURES = 20
 
 
-class Offers(NamedTuple):
+class Placements(NamedTuple):
     """All [.., K, C] but `servers`."""
 
     option: Tensor
@@ -52,12 +52,12 @@ class Offers(NamedTuple):
         return torch.where(self.on_device, device, values)
 
 
-def joint(o: OffloadObservation) -> Offers:
+def joint(o: OffloadObservation) -> Placements:
     """Every option on every server; place c is option c // N on server c % N, as in `choices`."""
     found = choices(o)
     place = torch.arange(found.mask.shape[-1], device=found.mask.device).expand(found.mask.shape)
     option = torch.div(place, found.servers, rounding_mode="floor")
-    return Offers(
+    return Placements(
         option=option,
         server=torch.where(found.on_device, DEVICE, place % found.servers),
         ready_s=found.ready_s,
@@ -69,7 +69,7 @@ def joint(o: OffloadObservation) -> Offers:
     )
 
 
-def fixed_cut(o: OffloadObservation) -> Offers:
+def fixed_cut(o: OffloadObservation) -> Placements:
     """The servers, each with CDLP's cut, and last the device: one call decides the cuts of all tasks (CIAS-PnO). The
     device is offered where it answers before the deadline, or sooner than any idle server, or nothing else is left."""
     every = joint(o)
@@ -77,16 +77,16 @@ def fixed_cut(o: OffloadObservation) -> Offers:
     idle_s = predicted_s(found, torch.zeros_like(o.server_backlog_s))
     sent_s = torch.where(every.on_device, torch.inf, idle_s).unflatten(-1, (-1, every.servers))
     index = torch.arange(every.servers, device=idle_s.device)
-    there = sent_s.argmin(-2) * every.servers + index
+    remote = sent_s.argmin(-2) * every.servers + index
     here_s = torch.where(every.on_device, idle_s, torch.inf)
     some = every.on_device.int().argmax(-1, keepdim=True)
     least = here_s.argmin(-1, keepdim=True)
-    here = torch.where(here_s.gather(-1, least).isfinite(), least, some)
-    taken = torch.cat((there, here), -1)
-    offers = Offers(*(part.gather(-1, taken) for part in every[:-1]), servers=every.servers)
+    local = torch.where(here_s.gather(-1, least).isfinite(), least, some)
+    index = torch.cat((remote, local), -1)
+    placements = Placements(*(part.gather(-1, index) for part in every[:-1]), servers=every.servers)
     soonest_s, own_s = sent_s.amin((-2, -1)), here_s.amin(-1)
     stays = (own_s <= soonest_s) | (own_s <= o.deadline_s) | soonest_s.isinf()
-    return offers._replace(mask=offers.mask & (~offers.on_device | stays[..., None]))
+    return placements._replace(mask=placements.mask & (~placements.on_device | stays[..., None]))
 
 
 def by_load(o: OffloadObservation) -> Tensor:
@@ -98,22 +98,22 @@ def by_load(o: OffloadObservation) -> Tensor:
     return less.sum(-1).argsort(-1)
 
 
-def ranked_cut(o: OffloadObservation) -> Offers:
+def ranked_cut(o: OffloadObservation) -> Placements:
     """`fixed_cut` with the servers in the order of `by_load`: place 0 is the least loaded one."""
     found = fixed_cut(o)
     order = by_load(o)[..., None, :].expand(*found.mask.shape[:-1], found.servers)
     place = torch.cat((order, torch.full_like(order[..., :1], found.servers)), -1)
-    return Offers(*(part.gather(-1, place) for part in found[:-1]), servers=found.servers)
+    return Placements(*(part.gather(-1, place) for part in found[:-1]), servers=found.servers)
 
 
-def running_s(o: OffloadObservation, offers: Offers, most: int | None = None) -> Tensor:
+def running_s(o: OffloadObservation, placements: Placements, most: int | None = None) -> Tensor:
     """[.., K, N] seconds until each server is free for each task, the tasks ahead of it being served.
 
     Args:
         most: only so many tasks are looked at; without it as many as there are in any world.
     """
-    n = offers.servers
-    ready_s, service_s, own_s = _by_server(offers)
+    n = placements.servers
+    ready_s, service_s, own_s = _by_server(placements)
     free_s, found, number = o.server_backlog_s, [], torch.arange(n, device=ready_s.device)
     tasks = ready_s.shape[-2]
     most = min(tasks, max(1, int(o.task_mask.sum(-1).amax()))) if most is None else most
@@ -126,33 +126,35 @@ def running_s(o: OffloadObservation, offers: Offers, most: int | None = None) ->
     return torch.stack(found + [free_s] * (tasks - most), -2)
 
 
-def _by_server(offers: Offers) -> tuple[Tensor, Tensor, Tensor]:
+def _by_server(placements: Placements) -> tuple[Tensor, Tensor, Tensor]:
     """Of each server [.., K, N] when its soonest place is ready and its work, infinite where there is none; and
     [.., K] when the device would be done, infinite likewise."""
-    n = offers.servers
-    own_s = torch.where(offers.mask & offers.on_device, offers.ready_s, torch.inf).amin(-1)
-    sent = offers.mask & ~offers.on_device
-    if offers.mask.shape[-1] == n + 1:
+    n = placements.servers
+    own_s = torch.where(placements.mask & placements.on_device, placements.ready_s, torch.inf).amin(-1)
+    sent = placements.mask & ~placements.on_device
+    if placements.mask.shape[-1] == n + 1:
         ready_s, service_s = (
-            torch.where(sent, part, torch.inf)[..., :n] for part in (offers.ready_s, offers.service_s)
+            torch.where(sent, part, torch.inf)[..., :n] for part in (placements.ready_s, placements.service_s)
         )
         return ready_s, service_s, own_s
-    done_s = torch.where(sent, offers.ready_s + offers.service_s, torch.inf).unflatten(-1, (-1, n))
+    done_s = torch.where(sent, placements.ready_s + placements.service_s, torch.inf).unflatten(-1, (-1, n))
     soonest = done_s.argmin(-2, keepdim=True)
     ready_s, service_s = (
         torch.where(sent, part, torch.inf).unflatten(-1, (-1, n)).gather(-2, soonest)[..., 0, :]
-        for part in (offers.ready_s, offers.service_s)
+        for part in (placements.ready_s, placements.service_s)
     )
     return ready_s, service_s, own_s
 
 
-def _predicted_s(offers: Offers, free_s: Tensor) -> Tensor:
+def _predicted_s(placements: Placements, free_s: Tensor) -> Tensor:
     """[.., K, C] latency with servers free at [.., K, N]; infinite where the place may not be taken."""
-    served_s = torch.maximum(offers.ready_s, offers.at(free_s, 0.0)) + offers.service_s
-    return torch.where(offers.mask, torch.where(offers.on_device, offers.ready_s, served_s), torch.inf)
+    served_s = torch.maximum(placements.ready_s, placements.at(free_s, 0.0)) + placements.service_s
+    return torch.where(placements.mask, torch.where(placements.on_device, placements.ready_s, served_s), torch.inf)
 
 
-def offer_features(o: OffloadObservation, offers: Offers, running: bool = True, most: int | None = None) -> Tensor:
+def placement_features(
+    o: OffloadObservation, placements: Placements, running_queues: bool = True, most: int | None = None
+) -> Tensor:
     """[.., K, C, OFFER_FEATURES] what a network is told of each place: predicted latency with the running queues and
     with the queues as seen, each also over the best place's; its parts; slack to the deadline; whether it is the place
     that the running queues count the task in; and, the same for all places of a task, how busy slot and servers are;
@@ -162,65 +164,69 @@ def offer_features(o: OffloadObservation, offers: Offers, running: bool = True, 
         running: False: the queues as seen stand also where the running ones would.
         most: as of `running_s`.
     """
-    there = o.task_mask.to(offers.ready_s.dtype)
+    task_mask = o.task_mask.to(placements.ready_s.dtype)
     seen_s = o.server_backlog_s[..., None, :].expand(*o.uplink_bps.shape)
-    free_s = running_s(o, offers, most) if running else seen_s
-    then_s, now_s = _predicted_s(offers, free_s), _predicted_s(offers, seen_s)
-    work_s = torch.where(offers.mask & ~offers.on_device, offers.service_s, torch.inf).amin(-1)
-    work_s = torch.where(work_s.isfinite(), work_s, 0.0) * there
+    free_s = running_s(o, placements, most) if running_queues else seen_s
+    then_s, now_s = _predicted_s(placements, free_s), _predicted_s(placements, seen_s)
+    work_s = torch.where(placements.mask & ~placements.on_device, placements.service_s, torch.inf).amin(-1)
+    work_s = torch.where(work_s.isfinite(), work_s, 0.0) * task_mask
     ahead_s, slot_s = work_s.cumsum(-1) - work_s, work_s.sum(-1, keepdim=True)
-    count, before = there.sum(-1, keepdim=True), there.cumsum(-1) - there
+    count, before = task_mask.sum(-1, keepdim=True), task_mask.cumsum(-1) - task_mask
     backlog_s = o.server_backlog_s.mean(-1)[..., None]
     age_s, room = o.observation_age_s, o.server_room.clamp(max=100.0)
     by_place = (
         _size(then_s),
         _over_least(then_s),
         _over_least(now_s),
-        _size(offers.ready_s),
-        _size(offers.service_s),
-        _over_least(torch.where(offers.mask & ~offers.on_device, offers.at(free_s, torch.inf), torch.inf)),
-        offers.on_device.to(then_s.dtype),
+        _size(placements.ready_s),
+        _size(placements.service_s),
+        _over_least(torch.where(placements.mask & ~placements.on_device, placements.at(free_s, torch.inf), torch.inf)),
+        placements.on_device.to(then_s.dtype),
         ((o.deadline_s[..., None] - then_s) / o.deadline_s[..., None]).clamp(-3, 1).nan_to_num(1.0),
-        offers.at(room[..., None, :].expand_as(o.uplink_bps), 100.0) / 30,
-        _size(offers.at(age_s[..., None, :].expand_as(o.uplink_bps), 0.0)),
-        2 * offers.accuracy - 1,
-        logarithmic(offers.device_j, ENERGY_J),
+        placements.at(room[..., None, :].expand_as(o.uplink_bps), 100.0) / 30,
+        _size(placements.at(age_s[..., None, :].expand_as(o.uplink_bps), 0.0)),
+        2 * placements.accuracy - 1,
+        logarithmic(placements.device_j, ENERGY_J),
         functional.one_hot(then_s.argmin(-1), then_s.shape[-1]).to(then_s.dtype),
     )
     by_task = (
-        _size(ahead_s / offers.servers),
-        _size(slot_s / offers.servers).expand_as(ahead_s),
+        _size(ahead_s / placements.servers),
+        _size(slot_s / placements.servers).expand_as(ahead_s),
         _size(backlog_s).expand_as(ahead_s),
         (count / 32).expand_as(ahead_s),
         (1 / count.clamp(min=1)).expand_as(ahead_s),
         before / 32,
     )
     parts = [*by_place, *(part[..., None].expand_as(then_s) for part in by_task), torch.ones_like(then_s)]
-    return torch.stack(parts, -1) * (offers.mask & o.task_mask[..., None])[..., None]
+    return torch.stack(parts, -1) * (placements.mask & o.task_mask[..., None])[..., None]
 
 
-def flat_features(o: OffloadObservation, offers: Offers) -> Tensor:
+def flat_features(o: OffloadObservation, placements: Placements) -> Tensor:
     """[.., K * (4 + N) + 2 N] the state of the paper (III) side by side: of each task its work on a server and on its
     device, its deadline and links; of each server its load and what it would still admit."""
-    there = o.task_mask.to(offers.ready_s.dtype)
-    sent = offers.mask & ~offers.on_device
-    work_s = torch.where(sent, offers.service_s, torch.inf).amin(-1)
-    here_s = torch.where(offers.mask & offers.on_device, offers.ready_s, torch.inf).amin(-1)
+    task_mask = o.task_mask.to(placements.ready_s.dtype)
+    sent = placements.mask & ~placements.on_device
+    work_s = torch.where(sent, placements.service_s, torch.inf).amin(-1)
+    here_s = torch.where(placements.mask & placements.on_device, placements.ready_s, torch.inf).amin(-1)
     deadline_s = o.deadline_s.clamp(max=10.0)
     by_task = torch.stack(
-        [there, *(_size(torch.where(part.isfinite(), part, 0.0)) * there for part in (work_s, here_s, deadline_s))], -1
+        [
+            task_mask,
+            *(_size(torch.where(part.isfinite(), part, 0.0)) * task_mask for part in (work_s, here_s, deadline_s)),
+        ],
+        -1,
     )
-    links = logarithmic(o.uplink_bps, (1e6, 1e9)) * there[..., None]
+    links = logarithmic(o.uplink_bps, (1e6, 1e9)) * task_mask[..., None]
     servers = torch.cat((_size(o.server_backlog_s), o.server_room.clamp(max=100.0) / 30), -1)
     return torch.cat((by_task.flatten(-2), links.flatten(-2), servers), -1)
 
 
-def ranked_features(o: OffloadObservation, offers: Offers) -> Tensor:
+def ranked_features(o: OffloadObservation, placements: Placements) -> Tensor:
     """`flat_features` with the servers in the order of `by_load`."""
     order = by_load(o)
     links = o.uplink_bps.gather(-1, order[..., None, :].expand_as(o.uplink_bps))
     loads, room = (part.gather(-1, order) for part in (o.server_backlog_s, o.server_room))
-    return flat_features(o._replace(uplink_bps=links, server_backlog_s=loads, server_room=room), offers)
+    return flat_features(o._replace(uplink_bps=links, server_backlog_s=loads, server_room=room), placements)
 
 
 def _size(time_s: Tensor) -> Tensor:

@@ -216,8 +216,8 @@ def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
     """All but the loop and the judgement."""
     weights = Weights(*(part.to(seen.deadline_s.dtype) for part in weights))
     key, (ready_s, service_s, slope, fixed_s, price_s, local) = networks(weights, seen)
-    there = seen.task_mask[:, None]
-    order = torch.where(there, key.transpose(1, 2), torch.inf).argsort(dim=-1, stable=True)
+    task_mask = seen.task_mask[:, None]
+    order = torch.where(task_mask, key.transpose(1, 2), torch.inf).argsort(dim=-1, stable=True)
     early, late_s = (part.repeat_interleave(len(key) // len(part), 0) for part in (weights.early, weights.late))
     return Prepared(Rows(ready_s, service_s, slope, fixed_s), early, order, price_s, local, late_s[:, 0] * LATE_SCALE_S)
 
@@ -274,8 +274,8 @@ def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tup
         latency_s: [B, K, C] predicted, were the task the only one.
     """
     servers, dtype = found.servers, found.ready_s.dtype
-    there = seen.task_mask.to(dtype)
-    count = there.sum(-1)
+    task_mask = seen.task_mask.to(dtype)
+    count = task_mask.sum(-1)
     best = latency_s.argmin(-1)
     latency_s = latency_s.clamp(max=MOST_S)
     ready_s = found.ready_s.clamp(max=MOST_S)
@@ -311,11 +311,11 @@ def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tup
         _size((liked * work[..., None]).sum(-2) / WORK_TICKS),
     )
     rate = _part(seen.uplink_bps.clamp(max=1e12), HALF_BPS).sum(-1)
-    work_s = (there * work).sum(-1) / WORK_TICKS
+    work_s = (task_mask * work).sum(-1) / WORK_TICKS
     numbers = torch.stack((count, count / servers, work_s / servers, torch.full_like(count, servers)), -1)
     parts = _part(numbers, numbers.new_tensor((10.0, 2.0, HALF_S, 5.0)))
     backlogs = torch.stack((mean_backlog[..., 0], backlog.amin(-1)), -1)
-    mean_rate = ((there * rate).sum(-1) / (count.clamp(min=1) * servers)).round()[..., None]
+    mean_rate = ((task_mask * rate).sum(-1) / (count.clamp(min=1) * servers)).round()[..., None]
     world = torch.cat((parts[..., :2], backlogs, parts[..., 2:], mean_rate), -1)
     return pair, task, torch.stack(server, -1), world
 

@@ -170,8 +170,8 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
         ticks(n("Gather", n("Reshape", name, "any"), entry, axis=0)) for name in ("ready_s", "service_s", "price_s")
     )
     stays = n("Equal", "decided", last)
-    there = n("Unsqueeze", "task_mask", "at1")
-    alone = n("Or", stays, n("Not", there))
+    task_mask = n("Unsqueeze", "task_mask", "at1")
+    alone = n("Or", stays, n("Not", task_mask))
     queue = n("Where", alone, n("Sub", "any", numbers), n("Mod", "decided", servers))
     of_world = n("Mul", n("Unsqueeze", world, n("Concat", "at1", "at2", axis=0)), ways)
     backlog = ticks(n("Gather", n("Reshape", "free", "any"), n("Add", of_world, "decided"), axis=0), "ticks_in_full")
@@ -191,7 +191,7 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
     latency = n("Where", stays, ready, n("Add", work, n("Max", backlog, start)))
     late = n("Cast", n("Greater", latency, n("Unsqueeze", ticks("deadline_s"), "at1")), to=TensorProto.FLOAT)
     cost = n("Add", n("Add", latency, price), n("Mul", late, "late"))
-    cost = n("Cast", n("Mul", cost, n("Cast", there, to=TensorProto.FLOAT)), to=TensorProto.DOUBLE)
+    cost = n("Cast", n("Mul", cost, n("Cast", task_mask, to=TensorProto.FLOAT)), to=TensorProto.DOUBLE)
     n("ReduceSum", cost, "any", outputs=["costs"], keepdims=0)
 
 

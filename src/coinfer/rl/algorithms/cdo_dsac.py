@@ -35,14 +35,14 @@ from torch import Tensor
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp, Net
-from coinfer.policies.learned.placement_policy import MakeFeatures, OfferNet, features_for, offers_for
-from coinfer.policies.learned.placements import OFFER_FEATURES, Offers, joint
+from coinfer.policies.learned.placement_policy import MakeFeatures, PlacementNet, features_for, placements_for
+from coinfer.policies.learned.placements import PLACEMENT_FEATURES, Placements, joint
 from coinfer.rl.algorithms.sac import Sac, SacSettings
-from coinfer.rl.core.batched_optim import below, prefixed
-from coinfer.rl.core.broadcast import broadcast, choose
+from coinfer.rl.core.batched_optim import add_prefix, strip_prefix
+from coinfer.rl.core.broadcast import broadcast, select_best
 from coinfer.rl.core.loop import Loop, LoopSettings, assess
-from coinfer.rl.core.placement_env import OfferGame, trimmed
-from coinfer.rl.core.records import Transition, View
+from coinfer.rl.core.placement_env import PlacementEnv, trim_tasks
+from coinfer.rl.core.records import Observation, Transition
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadObservation
 
@@ -59,7 +59,7 @@ class CdoSettings:
     """Of each agent."""
     rounds: int = 1000
     """Slots that each world plays."""
-    every: int = 2
+    update_every: int = 2
     """Rounds to an update."""
     batch: int = 16
     """Slots that an agent draws for an update."""
@@ -69,7 +69,7 @@ class CdoSettings:
     form: str = "places"
     """`places`: a shared network scores every place; `flat`: the paper's, over the whole state; `ranked`: the same with
     the servers by rising load, in the state and in the choices."""
-    running: bool = True
+    running_queues: bool = True
     """Whether the inputs know the running queues (`policies.learned.placements.running_s`), or those at the
     slot's beginning."""
     cuts: str = "fixed"
@@ -84,22 +84,22 @@ class CdoSettings:
     warmup: int = 20
     sac: SacSettings = field(
         default_factory=lambda: SacSettings(
-            discount=0.8,
-            follow=0.01,
-            actor_rate=1e-3,
-            critic_rate=1e-3,
-            temperature_rate=1e-2,
-            first_temperature=0.05,
-            entropy=(0.3, 0.02),
-            entropy_updates=300,
-            rates_fall=(250, 500),
+            gamma=0.8,
+            tau=0.01,
+            actor_learning_rate=1e-3,
+            critic_learning_rate=1e-3,
+            temperature_learning_rate=1e-2,
+            initial_temperature=0.05,
+            target_entropy=(0.3, 0.02),
+            target_entropy_updates=300,
+            learning_rate_decay=(250, 500),
         )
     )
 
 
 PAPER = CdoSettings(
     rounds=1_000_000,
-    every=1,
+    update_every=1,
     batch=256,
     memory=100_000,
     hidden=(256, 512, 256),
@@ -107,8 +107,8 @@ PAPER = CdoSettings(
     broadcast_every=1000,
     assess_every=10_000,
     sac=SacSettings(
-        discount=0.99, follow=5e-3, actor_rate=1e-4, critic_rate=3e-4, temperature_rate=1e-4, first_temperature=0.2,
-        entropy=(0.4, 0.4),
+        gamma=0.99, tau=5e-3, actor_learning_rate=1e-4, critic_learning_rate=3e-4, temperature_learning_rate=1e-4,
+        initial_temperature=0.2, target_entropy=(0.4, 0.4),
     ),
 )  # fmt: skip
 """Table I; 10^5 episodes of 100 slots in ten worlds are a million rounds."""
@@ -119,101 +119,101 @@ def with_rounds(settings: CdoSettings, rounds: int) -> CdoSettings:
     """The same with so many rounds, the wanted entropy falling over 60 % of them; where the rates fall, over the second
     half."""
     rounds = max(1, rounds)
-    updates = max(1, rounds // settings.every)
-    sac = replace(settings.sac, entropy_updates=max(1, int(0.6 * updates)))
-    if sac.rates_fall is not None:
-        sac = replace(sac, rates_fall=(updates // 2, updates))
+    updates = max(1, rounds // settings.update_every)
+    sac = replace(settings.sac, target_entropy_updates=max(1, int(0.6 * updates)))
+    if sac.learning_rate_decay is not None:
+        sac = replace(sac, learning_rate_decay=(updates // 2, updates))
     return replace(settings, rounds=rounds, assess_every=max(10, rounds // 20), sac=sac)
 
 
 class CdoDsac:
     """S * k agents as one learner of `rl.core.loop`."""
 
-    def __init__(self, settings: CdoSettings, actor: Net, critic: Net, keys: Tensor, judge: OfferGame):
+    def __init__(self, settings: CdoSettings, actor: Net, critic: Net, keys: Tensor, judge: PlacementEnv):
         self.settings, self.keys, self.judge = settings, keys, judge
         self.sac = Sac(settings.sac, actor, critic, keys)
         self.mean_reward = torch.zeros(len(keys), device=keys.device)
         self.centred = torch.zeros((), device=keys.device)
-        self.taken_over = torch.zeros(len(keys), device=keys.device)
+        self.broadcast_count = torch.zeros(len(keys), device=keys.device)
         """How often each agent's parameters were broadcast."""
 
-    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
-        return self.sac.act(view, call, explore)
+    def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
+        return self.sac.act(observation, call, explore)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
         if self.settings.form == "places":
-            batch = trimmed(batch)
-        told = self.sac.update(self._centre(batch))
+            batch = trim_tasks(batch)
+        metrics = self.sac.update(self._centre(batch))
         every = self.settings.broadcast_every
         if every and self.sac.updates % every == 0:
             self.broadcast()
-        return told
+        return metrics
 
     def broadcast(self, reported: Tensor | None = None) -> None:
         """Judges all agents and copies each seed's best over the others."""
-        chosen = choose(self.measure, self.settings.agents, reported)
-        source, to = broadcast(chosen)
+        selection = select_best(self.measure, self.settings.agents, reported)
+        source, to = broadcast(selection)
         self.sac.copy(source, to)
-        best = chosen.best + torch.arange(len(chosen.best), device=chosen.best.device) * self.settings.agents
-        self.taken_over[best] += 1
+        best = selection.best + torch.arange(len(selection.best), device=selection.best.device) * self.settings.agents
+        self.broadcast_count[best] += 1
 
     def measure(self) -> Tensor:
         """Returns [S * k] on worlds that are new at every judgement and the same for all agents; NaN for networks that
         hold what is no number, however well their first choice may do."""
         returns = assess(self.judge, self, self.settings.judge_rounds, seed=_JUDGED + self.sac.updates)["reward"]
-        return torch.where(self.sac.sound(), returns, torch.nan)
+        return torch.where(self.sac.all_finite(), returns, torch.nan)
 
     @torch.no_grad()
     def _centre(self, batch: Transition) -> Transition:
         if not self.settings.centring:
             return batch
-        there = batch.there.to(batch.reward.dtype)
-        now = batch.reward.sum((1, 2)) / there.sum((1, 2)).clamp(min=1)
+        task_mask = batch.task_mask.to(batch.reward.dtype)
+        now = batch.reward.sum((1, 2)) / task_mask.sum((1, 2)).clamp(min=1)
         self.centred += 1
         share = torch.maximum(1 / self.centred, torch.full_like(self.centred, self.settings.centring))
         self.mean_reward += share * (now - self.mean_reward)
-        return batch._replace(reward=batch.reward - self.mean_reward[:, None, None] * there)
+        return batch._replace(reward=batch.reward - self.mean_reward[:, None, None] * task_mask)
 
     def tensors(self) -> dict[str, Tensor]:
-        own = {"mean_reward": self.mean_reward, "centred": self.centred, "taken_over": self.taken_over}
-        return prefixed("sac", self.sac.tensors()) | own
+        own = {"mean_reward": self.mean_reward, "centred": self.centred, "broadcast_count": self.broadcast_count}
+        return add_prefix("sac", self.sac.tensors()) | own
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.sac.restore(below("sac", tensors))
-        for name in ("mean_reward", "centred", "taken_over"):
+        self.sac.restore(strip_prefix("sac", tensors))
+        for name in ("mean_reward", "centred", "broadcast_count"):
             getattr(self, name).copy_(tensors[name])
 
 
 def best_agents(learner: CdoDsac) -> Tensor:
     """[S] numbers of the learners that each seed ships: what the updater would broadcast now."""
-    chosen = choose(learner.measure, learner.settings.agents)
-    return chosen.best + torch.arange(len(chosen.best), device=chosen.best.device) * learner.settings.agents
+    selection = select_best(learner.measure, learner.settings.agents)
+    return selection.best + torch.arange(len(selection.best), device=selection.best.device) * learner.settings.agents
 
 
-def offers_of(settings: CdoSettings) -> Callable[[OffloadObservation], Offers]:
-    return joint if settings.cuts == "joint" else offers_for(settings.form)
+def placements_of(settings: CdoSettings) -> Callable[[OffloadObservation], Placements]:
+    return joint if settings.cuts == "joint" else placements_for(settings.form)
 
 
 def features_of(settings: CdoSettings, most: int | None = None) -> MakeFeatures:
     """`most` as of `policies.learned.placements.running_s`."""
-    return features_for(settings.form, settings.running, most)
+    return features_for(settings.form, settings.running_queues, most)
 
 
-def net_of(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0) -> Net:
+def make_net(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0) -> Net:
     if settings.form == "places":
-        return OfferNet(OFFER_FEATURES, settings.hidden, last_gain)
+        return PlacementNet(PLACEMENT_FEATURES, settings.hidden, last_gain)
     edge = world.edge
     inputs = edge.tasks * (4 + edge.servers) + 2 * edge.servers
     places = edge.servers + 1 if settings.cuts == "fixed" else edge.servers * world.options
     return Mlp(inputs, settings.hidden, edge.tasks, places, last_gain=last_gain)
 
 
-def shared(agents: int) -> Callable[[Transition], Transition]:
+def share_memory(agents: int) -> Callable[[Transition], Transition]:
     """From steps of S * k agents [S * k, W, ..] to those of S memories [S, k * W, ..]."""
     return lambda step: Transition(*(part.unflatten(0, (-1, agents)).flatten(1, 2) for part in step))
 
 
-def loop_of(
+def make_loop(
     settings: CdoSettings,
     world: OffloadWorld,
     seeds: Tensor,
@@ -231,22 +231,22 @@ def loop_of(
         agents, settings = agents[only : only + 1], replace(settings, agents=1, broadcast_every=0)
     keys = random.key(seeds.to(device)[:, None], agents).flatten()
 
-    def game(worlds: int) -> OfferGame:
-        return OfferGame(world, worlds, features_of(settings), offers_of(settings), device)
+    def make_env(worlds: int) -> PlacementEnv:
+        return PlacementEnv(world, worlds, features_of(settings), placements_of(settings), device)
 
-    actor, critic = net_of(settings, world, last_gain=0.1), net_of(settings, world)
-    learner = CdoDsac(settings, actor, critic, keys, game(settings.judge_worlds))
+    actor, critic = make_net(settings, world, last_gain=0.1), make_net(settings, world)
+    learner = CdoDsac(settings, actor, critic, keys, make_env(settings.judge_worlds))
     of_loop = LoopSettings(
         rounds=settings.rounds,
         warmup=settings.warmup,
         capacity=settings.memory,
         batch=settings.batch,
-        every=settings.every,
-        tell_every=settings.assess_every,
+        update_every=settings.update_every,
+        log_every=settings.assess_every,
         assess_every=settings.assess_every,
     )
     ring = torch.arange(len(keys), device=device) // settings.agents
-    return Loop(of_loop, game(settings.worlds), learner, shared(settings.agents), ring)
+    return Loop(of_loop, make_env(settings.worlds), learner, share_memory(settings.agents), ring)
 
 
 def preset(name: str, **changes: Any) -> CdoSettings:

@@ -5,14 +5,15 @@ Gaussian noise explores; one critic of state and outputs; target networks of bot
 Of Wu's settings we keep noise 0.2, ReLU and tanh, the target rate and the rates of learning; widths are those of
 CDO-DSAC, as its paper says of its baselines (V.A). Our choices: memory and batch are CDO-DSAC's; reward is the slot's
 sum, centred as in `rl.algorithms.cdo_dsac`; the noise falls to a quarter, and large
-outputs are held back (`calm`). What Wu's work has beside DDPG (sampling rates,
+outputs are held back (`output_penalty`). What Wu's work has beside DDPG (sampling rates,
 deficit queues, shares in closed form) belongs to its own problem.
 
 Form `flat` is the published one: the whole state, side by side. Form `ranked` is the same with equal servers in the
 order of their load, as Online RL's table has them; a fixed choice of places is then already an answer to the loads, and
 that is what makes it learn. Form `places` gives it what CDO-DSAC has: the same inputs, one small network that scores
-every place, and a critic that sums over tasks. With `softness` the critic judges what was done rather than the numbers
-that led to it; that, more updates to a round and rates that fall are what tuning brought (see experiments/cdo-dsac).
+every place, and a critic that sums over tasks. With `softmax_temperature` the critic judges what was done rather
+than the numbers that led to it; that, more updates to a round and learning rates that decay are what tuning brought
+(see experiments/cdo-dsac).
 """
 
 from dataclasses import dataclass, replace
@@ -23,12 +24,18 @@ from torch.nn import functional
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp, Net
-from coinfer.policies.learned.placement_policy import MakeFeatures, MakeOffers, OfferNet, features_for, offers_for
-from coinfer.policies.learned.placements import OFFER_FEATURES
-from coinfer.rl.core.batched_optim import FORBIDDEN, Adam, below, falling, follow, prefixed, uniform
+from coinfer.policies.learned.placement_policy import (
+    MakeFeatures,
+    MakePlacements,
+    PlacementNet,
+    features_for,
+    placements_for,
+)
+from coinfer.policies.learned.placements import PLACEMENT_FEATURES
+from coinfer.rl.core.batched_optim import MASKED, Adam, add_prefix, linear_decay, soft_update, strip_prefix, uniform
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.placement_env import OfferGame
-from coinfer.rl.core.records import Transition, View
+from coinfer.rl.core.placement_env import PlacementEnv
+from coinfer.rl.core.records import Observation, Transition
 from coinfer.scenario.world import OffloadWorld
 
 _ACTOR, _CRITIC, _NOISE = range(3)
@@ -43,19 +50,19 @@ class DdpgSettings:
     memory: int = 10_000
     hidden: tuple[int, ...] = (256, 512, 256)
     form: str = "flat"
-    running: bool = True
+    running_queues: bool = True
     """As in `cdo_dsac.CdoSettings`, for form `places`."""
-    softness: float | None = None
+    softmax_temperature: float | None = None
     """The critic is told what was carried out, 1 at the place of each task, and the actor has its slope through a
     softmax of its outputs divided by this; None: the critic is told the outputs themselves."""
     updates: int = 1
     """To a round."""
-    rates_fall: tuple[int, int] | None = None
+    learning_rate_decay: tuple[int, int] | None = None
     """Updates between which both rates fall to 0."""
-    actor_rate: float = 1e-4
-    critic_rate: float = 1e-3
-    discount: float = 0.9
-    follow: float = 5e-3
+    actor_learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-3
+    gamma: float = 0.9
+    tau: float = 5e-3
     noise: tuple[float, float] = (0.2, 0.05)
     """Standard deviation, at first and at last."""
     noise_updates: int = 1500
@@ -65,18 +72,19 @@ class DdpgSettings:
     assess_every: int = 250
     warmup: int = 20
     """Rounds whose outputs are noise alone."""
-    most_norm: float | None = 10.0
-    calm: float = 0.01
+    max_grad_norm: float | None = 10.0
+    output_penalty: float = 0.01
     """Weight of the squared outputs before tanh in the actor's loss, so that they do not all end at 1, where places are
     not told apart."""
 
 
 QUICK = DdpgSettings(
-    worlds=10, rounds=1000, batch=32, memory=1500, hidden=(32, 32), form="places", actor_rate=1e-3, critic_rate=3e-3,
-    discount=0.8, follow=0.02, noise_updates=600, softness=0.3, rates_fall=(500, 1000), assess_every=50,
+    worlds=10, rounds=1000, batch=32, memory=1500, hidden=(32, 32), form="places",
+    actor_learning_rate=1e-3, critic_learning_rate=3e-3, gamma=0.8, tau=0.02, noise_updates=600,
+    softmax_temperature=0.3, learning_rate_decay=(500, 1000), assess_every=50,
 )  # fmt: skip
 """What learns something in a minute."""
-PAPER = DdpgSettings(rounds=500_000, discount=0.99, batch=256, memory=100_000, noise=(0.2, 0.2), assess_every=10_000)
+PAPER = DdpgSettings(rounds=500_000, gamma=0.99, batch=256, memory=100_000, noise=(0.2, 0.2), assess_every=10_000)
 """Widths, discount and episodes as CDO-DSAC's paper shares them with its baselines."""
 PRESETS = {"quick": QUICK, "paper": PAPER}
 
@@ -86,8 +94,8 @@ def with_rounds(settings: DdpgSettings, rounds: int) -> DdpgSettings:
     the second half."""
     rounds = max(1, rounds)
     updates = rounds * settings.updates
-    if settings.rates_fall is not None:
-        settings = replace(settings, rates_fall=(updates // 2, updates))
+    if settings.learning_rate_decay is not None:
+        settings = replace(settings, learning_rate_decay=(updates // 2, updates))
     falls = max(1, int(0.6 * updates))
     return replace(settings, rounds=rounds, noise_updates=falls, assess_every=max(10, rounds // 20))
 
@@ -102,14 +110,14 @@ class Ddpg:
         self.targets = [self.actor_flat.detach().clone(), self.critic_flat.detach().clone()]
         self.mean_reward = torch.zeros(len(keys), device=keys.device)
         self._adam = [
-            Adam(self.actor_flat, settings.actor_rate, settings.most_norm),
-            Adam(self.critic_flat, settings.critic_rate, settings.most_norm),
+            Adam(self.actor_flat, settings.actor_learning_rate, settings.max_grad_norm),
+            Adam(self.critic_flat, settings.critic_learning_rate, settings.max_grad_norm),
         ]
 
     @torch.no_grad()
-    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+    def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
         """Outputs [L, W, K, C]."""
-        outputs = self._outputs(self.actor_flat, view.features)
+        outputs = self._outputs(self.actor_flat, observation.features)
         if not explore:
             return outputs
         first, last = self.settings.noise
@@ -121,64 +129,66 @@ class Ddpg:
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
         settings = self.settings
-        there = batch.there.to(batch.reward.dtype)
+        task_mask = batch.task_mask.to(batch.reward.dtype)
         reward = batch.reward.sum(-1) * settings.scale
         with torch.no_grad():
             if settings.centring:
-                mean = reward.sum(1) / there.sum((1, 2)).clamp(min=1)
+                mean = reward.sum(1) / task_mask.sum((1, 2)).clamp(min=1)
                 share = max(settings.centring, 1 / (self.updates + 1))
                 self.mean_reward += share * (mean - self.mean_reward)
-                reward = reward - self.mean_reward[:, None] * there.sum(-1)
-            after = self._told(self._outputs(self.targets[0], batch.next_features), batch.next_mask)
-            ahead = self._value(self.targets[1], batch.next_features, after, batch.next_there)
-            wanted = reward + settings.discount * batch.goes_on * ahead
-        carried_out = self._told(batch.action, batch.mask)
-        found = self._value(self.critic_flat, batch.features, carried_out, batch.there)
-        loss = (found - wanted).square().mean(-1)
-        share = falling(self.updates, settings.rates_fall)
+                reward = reward - self.mean_reward[:, None] * task_mask.sum(-1)
+            after = self._critic_actions(self._outputs(self.targets[0], batch.next_features), batch.next_mask)
+            ahead = self._value(self.targets[1], batch.next_features, after, batch.next_task_mask)
+            target = reward + settings.gamma * batch.continues * ahead
+        carried_out = self._critic_actions(batch.action, batch.mask)
+        found = self._value(self.critic_flat, batch.features, carried_out, batch.task_mask)
+        loss = (found - target).square().mean(-1)
+        share = linear_decay(self.updates, settings.learning_rate_decay)
         self._adam[1].step(loss, share)
         raw = self.actor(self.actor_flat, batch.features)
-        wish = self._wish(raw.tanh(), batch.mask)
-        gain = self._value(self.critic_flat.detach(), batch.features, wish, batch.there).mean(-1)
-        spread = (raw.square() * batch.there[..., None]).flatten(1).sum(1) / there.flatten(1).sum(1).clamp(min=1)
-        self._adam[0].step(settings.calm * spread - gain, share)
+        soft = self._soft_actions(raw.tanh(), batch.mask)
+        gain = self._value(self.critic_flat.detach(), batch.features, soft, batch.task_mask).mean(-1)
+        spread = (raw.square() * batch.task_mask[..., None]).flatten(1).sum(1) / task_mask.flatten(1).sum(1).clamp(
+            min=1
+        )
+        self._adam[0].step(settings.output_penalty * spread - gain, share)
         for target, source in zip(self.targets, (self.actor_flat, self.critic_flat), strict=True):
-            follow(target, source.detach(), settings.follow)
+            soft_update(target, source.detach(), settings.tau)
         self.updates += 1
         return {"critic_loss": loss.detach(), "value": found.detach().mean(-1)}
 
     def _outputs(self, flat: Tensor, features: Tensor) -> Tensor:
         return self.actor(flat, features).tanh()
 
-    def _told(self, outputs: Tensor, mask: Tensor) -> Tensor:
+    def _critic_actions(self, outputs: Tensor, mask: Tensor) -> Tensor:
         """What the critic is told of outputs [L, B, K, C]."""
-        if self.settings.softness is None:
+        if self.settings.softmax_temperature is None:
             return outputs
         place = torch.where(mask, outputs, -torch.inf).argmax(-1)
         return functional.one_hot(place, outputs.shape[-1]).to(outputs.dtype)
 
-    def _wish(self, outputs: Tensor, mask: Tensor) -> Tensor:
+    def _soft_actions(self, outputs: Tensor, mask: Tensor) -> Tensor:
         """The same so that the actor has a slope."""
-        if self.settings.softness is None:
+        if self.settings.softmax_temperature is None:
             return outputs
-        return torch.where(mask, outputs / self.settings.softness, FORBIDDEN).softmax(-1)
+        return torch.where(mask, outputs / self.settings.softmax_temperature, MASKED).softmax(-1)
 
-    def _value(self, flat: Tensor, features: Tensor, outputs: Tensor, there: Tensor) -> Tensor:
+    def _value(self, flat: Tensor, features: Tensor, outputs: Tensor, task_mask: Tensor) -> Tensor:
         """[L, B] of outputs [L, B, K, C]."""
         if self.settings.form != "places":
-            told = torch.cat((features, (outputs * there[..., None]).flatten(2)), -1)
-            return self.critic(flat, told)[..., 0, 0]
+            inputs = torch.cat((features, (outputs * task_mask[..., None]).flatten(2)), -1)
+            return self.critic(flat, inputs)[..., 0, 0]
         count, slots, tasks = features.shape[:3]
-        told = torch.cat((features.flatten(3), outputs), -1).flatten(1, 2)
-        value = self.critic(flat, told[:, :, None])[..., 0, 0].reshape(count, slots, tasks)
-        return (value * there).sum(-1)
+        inputs = torch.cat((features.flatten(3), outputs), -1).flatten(1, 2)
+        value = self.critic(flat, inputs[:, :, None])[..., 0, 0].reshape(count, slots, tasks)
+        return (value * task_mask).sum(-1)
 
     def tensors(self) -> dict[str, Tensor]:
         kept = {
             "actor": self.actor_flat.detach(), "critic": self.critic_flat.detach(), "target_actor": self.targets[0],
             "target_critic": self.targets[1], "mean_reward": self.mean_reward, "updates": torch.tensor(self.updates),
         }  # fmt: skip
-        return kept | prefixed("adam.0", self._adam[0].tensors()) | prefixed("adam.1", self._adam[1].tensors())
+        return kept | add_prefix("adam.0", self._adam[0].tensors()) | add_prefix("adam.1", self._adam[1].tensors())
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -189,7 +199,7 @@ class Ddpg:
             part.copy_(tensors[name])
         self.updates = int(tensors["updates"])
         for number in range(2):
-            self._adam[number].restore(below(f"adam.{number}", tensors))
+            self._adam[number].restore(strip_prefix(f"adam.{number}", tensors))
 
 
 def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
@@ -200,35 +210,35 @@ def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
 
 def features_of(settings: DdpgSettings, most: int | None = None) -> MakeFeatures:
     """`most` as of `policies.learned.placements.running_s`."""
-    return features_for(settings.form, settings.running, most)
+    return features_for(settings.form, settings.running_queues, most)
 
 
-def offers_of(settings: DdpgSettings) -> MakeOffers:
-    return offers_for(settings.form)
+def placements_of(settings: DdpgSettings) -> MakePlacements:
+    return placements_for(settings.form)
 
 
-def nets_of(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:
+def make_nets(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:
     """Actor and critic."""
     edge = world.edge
     places = edge.servers + 1
     if settings.form == "places":
-        inputs = places * (OFFER_FEATURES + 1)
-        return OfferNet(OFFER_FEATURES, settings.hidden, 0.1), Mlp(inputs, settings.hidden, 1, 1, shared=True)
+        inputs = places * (PLACEMENT_FEATURES + 1)
+        return PlacementNet(PLACEMENT_FEATURES, settings.hidden, 0.1), Mlp(inputs, settings.hidden, 1, 1, shared=True)
     inputs = edge.tasks * (4 + edge.servers) + 2 * edge.servers
     actor = Mlp(inputs, settings.hidden, edge.tasks, places, last_gain=0.1)
     return actor, Mlp(inputs + edge.tasks * places, settings.hidden, 1, 1)
 
 
-def loop_of(settings: DdpgSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
+def make_loop(settings: DdpgSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
     keys = random.key(seeds.to(device), 0)
-    game = OfferGame(world, settings.worlds, features_of(settings), offers_of(settings), device)
+    env = PlacementEnv(world, settings.worlds, features_of(settings), placements_of(settings), device)
     of_loop = LoopSettings(
         rounds=settings.rounds,
         warmup=0,
         capacity=settings.memory,
         batch=settings.batch,
         updates=settings.updates,
-        tell_every=settings.assess_every,
+        log_every=settings.assess_every,
         assess_every=settings.assess_every,
     )
-    return Loop(of_loop, game, Ddpg(settings, *nets_of(settings, world), keys))
+    return Loop(of_loop, env, Ddpg(settings, *make_nets(settings, world), keys))

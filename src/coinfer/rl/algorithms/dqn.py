@@ -13,22 +13,32 @@ from torch import Tensor
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Net
-from coinfer.rl.core.batched_optim import FORBIDDEN, Adam, below, draw, falling, follow, prefixed, taken, uniform
-from coinfer.rl.core.records import Transition, View
+from coinfer.rl.core.batched_optim import (
+    MASKED,
+    Adam,
+    add_prefix,
+    gather_actions,
+    linear_decay,
+    sample_categorical,
+    soft_update,
+    strip_prefix,
+    uniform,
+)
+from coinfer.rl.core.records import Observation, Transition
 
 _NET, _WHETHER, _WHICH = range(3)
 
 
 @dataclass(frozen=True)
 class DqnSettings:
-    discount: float = 0.99
-    follow: float = 0.005
-    rate: float = 3e-4
+    gamma: float = 0.99
+    tau: float = 0.005
+    learning_rate: float = 3e-4
     epsilon: tuple[float, float] = (1.0, 0.05)
     """Share of random choices, at first and at last."""
     epsilon_updates: int = 10_000
-    most_norm: float | None = 10.0
-    rates_fall: tuple[int, int] | None = None
+    max_grad_norm: float | None = 10.0
+    learning_rate_decay: tuple[int, int] | None = None
     """Updates between which the rate falls to 0."""
 
 
@@ -37,7 +47,7 @@ class Dqn:
         self.settings, self.net, self.keys, self.updates = settings, net, seeds, 0
         self.flat = net.initial(random.key(seeds, _NET)).requires_grad_()
         self.target_flat = self.flat.detach().clone()
-        self._adam = Adam(self.flat, settings.rate, settings.most_norm)
+        self._adam = Adam(self.flat, settings.learning_rate, settings.max_grad_norm)
 
     @property
     def epsilon(self) -> float:
@@ -45,36 +55,41 @@ class Dqn:
         return first + (last - first) * min(1.0, self.updates / self.settings.epsilon_updates)
 
     @torch.no_grad()
-    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+    def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
         """Choices [L, W, K]: the best by value, or now and then any."""
-        best = self._best(self.flat, view)
+        best = self._best(self.flat, observation)
         if not explore:
             return best
-        any_ = draw(view.mask.float(), uniform(random.key(self.keys, _WHICH), call, view.mask.shape[1:-1]))
-        random_ = uniform(random.key(self.keys, _WHETHER), call, view.mask.shape[1:-1]) < self.epsilon
+        any_ = sample_categorical(
+            observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, observation.mask.shape[1:-1])
+        )
+        random_ = uniform(random.key(self.keys, _WHETHER), call, observation.mask.shape[1:-1]) < self.epsilon
         return torch.where(random_, any_, best)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
         by_task = batch.reward.dim() == 3
         with torch.no_grad():
-            view = batch.next_view
-            ahead = taken(self.net(self.target_flat, view.features), self._best(self.flat, view)) * view.there
-            future = self.settings.discount * batch.goes_on * ahead.sum(-1)
+            observation = batch.next_observation
+            ahead = (
+                gather_actions(self.net(self.target_flat, observation.features), self._best(self.flat, observation))
+                * observation.task_mask
+            )
+            future = self.settings.gamma * batch.continues * ahead.sum(-1)
             if by_task:
-                share = batch.there / batch.there.sum(-1, keepdim=True).clamp(min=1)
-                wanted = (batch.reward + future[..., None] * share) * batch.there
+                share = batch.task_mask / batch.task_mask.sum(-1, keepdim=True).clamp(min=1)
+                target = (batch.reward + future[..., None] * share) * batch.task_mask
             else:
-                wanted = batch.reward + future
-        values = taken(self.net(self.flat, batch.features), batch.action) * batch.there
+                target = batch.reward + future
+        values = gather_actions(self.net(self.flat, batch.features), batch.action) * batch.task_mask
         found = values if by_task else values.sum(-1)
-        loss = (found - wanted).square().flatten(2).sum(-1) if by_task else (found - wanted).square()
-        self._adam.step(loss.mean(-1), falling(self.updates, self.settings.rates_fall))
-        follow(self.target_flat, self.flat, self.settings.follow)
+        loss = (found - target).square().flatten(2).sum(-1) if by_task else (found - target).square()
+        self._adam.step(loss.mean(-1), linear_decay(self.updates, self.settings.learning_rate_decay))
+        soft_update(self.target_flat, self.flat, self.settings.tau)
         self.updates += 1
         return {"critic_loss": loss.detach().mean(-1), "value": found.detach().flatten(1).mean(1)}
 
-    def _best(self, flat: Tensor, view: View) -> Tensor:
-        return torch.where(view.mask, self.net(flat, view.features), FORBIDDEN).argmax(-1)
+    def _best(self, flat: Tensor, observation: Observation) -> Tensor:
+        return torch.where(observation.mask, self.net(flat, observation.features), MASKED).argmax(-1)
 
     @torch.no_grad()
     def copy(self, source: Tensor, to: Tensor) -> None:
@@ -85,11 +100,11 @@ class Dqn:
 
     def tensors(self) -> dict[str, Tensor]:
         kept = {"net": self.flat.detach(), "target": self.target_flat, "updates": torch.tensor(self.updates)}
-        return kept | prefixed("adam", self._adam.tensors())
+        return kept | add_prefix("adam", self._adam.tensors())
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
         self.flat.copy_(tensors["net"])
         self.target_flat.copy_(tensors["target"])
         self.updates = int(tensors["updates"])
-        self._adam.restore(below("adam", tensors))
+        self._adam.restore(strip_prefix("adam", tensors))

@@ -9,8 +9,8 @@ Our choices. A load's steps are shares of the threshold, the greatest deadline. 
 so the table is over loads in ascending order (equal steps in the order of the servers), which shares what was learned
 of one order with all others. Slots are drawn from the same memory as the other learners', each about twice, and all
 requests of a draw learn side by side. Loads are those at the slot's beginning, which is the paper's state (III); with
-`running` the learner also counts what it has itself sent in this slot, as a central admission that takes one request
-after another could.
+`running_queues` the learner also counts what it has itself sent in this slot, as a central admission that takes one
+request after another could.
 """
 
 from dataclasses import dataclass, replace
@@ -22,11 +22,11 @@ from torch.nn import functional
 from coinfer.envs import offload
 from coinfer.physics import random
 from coinfer.policies.learned.placement_policy import MakeFeatures
-from coinfer.policies.learned.placements import Offers, fixed_cut
-from coinfer.rl.core.batched_optim import draw, uniform
+from coinfer.policies.learned.placements import Placements, fixed_cut
+from coinfer.rl.core.batched_optim import sample_categorical, uniform
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.placement_env import OfferGame
-from coinfer.rl.core.records import Transition, View
+from coinfer.rl.core.placement_env import PlacementEnv
+from coinfer.rl.core.records import Observation, Transition
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation
 
@@ -45,13 +45,13 @@ class OnlineRlSettings:
     """Between two levels of load, as shares of the threshold: four levels."""
     rates_bps: tuple[float, ...] = (30e6, 60e6)
     """Between two levels of the mean link."""
-    rate: float = 0.1
+    learning_rate: float = 0.1
     """Of learning."""
-    discount: float = 0.99
+    gamma: float = 0.99
     epsilon: tuple[float, float] = (1.0, 0.01)
     epsilon_updates: int = 2000
     """Until epsilon is at its last value."""
-    running: bool = False
+    running_queues: bool = False
     """Whether loads count what was sent earlier in the slot."""
     assess_every: int = 250
 
@@ -76,7 +76,7 @@ class Grid:
     rates_bps: tuple[float, ...]
     works_s: tuple[float, ...]
     """Between two kinds of request, by their work on a server."""
-    running: bool
+    running_queues: bool
 
     @property
     def levels(self) -> int:
@@ -86,10 +86,10 @@ class Grid:
     def rows(self) -> int:
         return self.levels**self.servers * (len(self.rates_bps) + 1) * (len(self.works_s) + 1)
 
-    def features(self, seen: OffloadObservation, offers: Offers) -> Tensor:
+    def features(self, seen: OffloadObservation, placements: Placements) -> Tensor:
         """[.., K, 1 + 2 N] what the learner is told of a request: its kind and rate as one number, its work on each
         server, and the servers' loads at the slot's beginning."""
-        work_s = offers.service_s[..., : self.servers]
+        work_s = placements.service_s[..., : self.servers]
         kind = _level(work_s.mean(-1), self.works_s) * (len(self.rates_bps) + 1)
         kind = kind + _level(seen.uplink_bps.mean(-1), self.rates_bps)
         load_s = seen.server_backlog_s[..., None, :].expand_as(work_s)
@@ -103,12 +103,12 @@ class Grid:
         weight = self.levels**number
         return kind.long() * self.levels**self.servers + (level.gather(-1, order) * weight).sum(-1), order
 
-    def loads_s_of(self, features: Tensor, place: Tensor, there: Tensor) -> Tensor:
+    def loads_s_of(self, features: Tensor, place: Tensor, task_mask: Tensor) -> Tensor:
         """[.., K, N] the loads that each request found, given where those before it went."""
         work_s, load_s = features[..., 1 : 1 + self.servers], features[..., 1 + self.servers :]
-        if not self.running:
+        if not self.running_queues:
             return load_s
-        sent = functional.one_hot(place, self.servers + 1)[..., : self.servers] * there[..., None]
+        sent = functional.one_hot(place, self.servers + 1)[..., : self.servers] * task_mask[..., None]
         added_s = work_s * sent
         return load_s + added_s.cumsum(-2) - added_s
 
@@ -126,41 +126,41 @@ class OnlineRl:
         return first + (last - first) * min(1.0, self.updates / self.settings.epsilon_updates)
 
     @torch.no_grad()
-    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
-        best = decide(self.grid, self.values, view.features, view.mask, view.there)
+    def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
+        best = decide(self.grid, self.values, observation.features, observation.mask, observation.task_mask)
         if not explore:
             return best
-        shape = view.there.shape[1:]
-        any_ = draw(view.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
+        shape = observation.task_mask.shape[1:]
+        any_ = sample_categorical(observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
         return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, any_, best)
 
     @torch.no_grad()
     def update(self, batch: Transition) -> dict[str, Tensor]:
         """Q-learning of all requests of a batch; those of one row and action come in by their mean, weighed as if they
         had come one after another."""
-        n, there = self.grid.servers, batch.there
+        n, task_mask = self.grid.servers, batch.task_mask
         row, order = self.grid.row(
-            batch.features[..., 0], self.grid.loads_s_of(batch.features, batch.action, batch.there)
+            batch.features[..., 0], self.grid.loads_s_of(batch.features, batch.action, batch.task_mask)
         )
         action = torch.where(
             batch.action < n, order.argsort(-1).gather(-1, batch.action.clamp(max=n - 1)[..., None])[..., 0], n
         )
         next_row, _ = self.grid.row(batch.next_features[..., 0, 0], batch.next_features[..., 0, 1 + n :])
-        last = there & ~functional.pad(there[..., 1:], (0, 1))
+        last = task_mask & ~functional.pad(task_mask[..., 1:], (0, 1))
         following = torch.cat((row[..., 1:], row[..., -1:]), -1)
         following = torch.where(last, next_row[..., None], following)
         rows = self.values.shape[1]
         base = (torch.arange(len(row), device=row.device) * rows)[:, None, None]
         flat = self.values.view(-1, n + 1)
-        wanted = batch.reward + self.settings.discount * flat[base + following].amax(-1) * batch.goes_on[..., None]
-        place = ((base + row) * (n + 1) + action)[there]
-        error = wanted[there] - flat.view(-1)[place]
+        target = batch.reward + self.settings.gamma * flat[base + following].amax(-1) * batch.continues[..., None]
+        place = ((base + row) * (n + 1) + action)[task_mask]
+        error = target[task_mask] - flat.view(-1)[place]
         unique, which = place.unique(return_inverse=True)
         hits = torch.zeros(len(unique), device=flat.device).index_add_(0, which, torch.ones_like(error))
         total = torch.zeros(len(unique), device=flat.device).index_add_(0, which, error)
-        flat.view(-1)[unique] += (1 - (1 - self.settings.rate) ** hits) * total / hits
+        flat.view(-1)[unique] += (1 - (1 - self.settings.learning_rate) ** hits) * total / hits
         self.updates += 1
-        return {"error": (wanted - flat[base + row].gather(-1, action[..., None])[..., 0]).abs().mean((1, 2))}
+        return {"error": (target - flat[base + row].gather(-1, action[..., None])[..., 0]).abs().mean((1, 2))}
 
     def tensors(self) -> dict[str, Tensor]:
         return {"values": self.values, "updates": torch.tensor(self.updates)}
@@ -170,14 +170,14 @@ class OnlineRl:
         self.updates = int(tensors["updates"])
 
 
-def decide(grid: Grid, values: Tensor, features: Tensor, mask: Tensor, there: Tensor) -> Tensor:
+def decide(grid: Grid, values: Tensor, features: Tensor, mask: Tensor, task_mask: Tensor) -> Tensor:
     """Places [L, W, K] of greatest value."""
-    if not grid.running:
+    if not grid.running_queues:
         return _best(grid, values, features[..., 0], features[..., 1 + grid.servers :], mask)
     load_s, found = features[..., 0, 1 + grid.servers :], []
     for k in range(features.shape[-2]):
         best = _best(grid, values, features[..., k : k + 1, 0], load_s[..., None, :], mask[..., k : k + 1, :])
-        sent = functional.one_hot(best[..., 0], grid.servers + 1)[..., : grid.servers] * there[..., k : k + 1]
+        sent = functional.one_hot(best[..., 0], grid.servers + 1)[..., : grid.servers] * task_mask[..., k : k + 1]
         load_s = load_s + features[..., k, 1 : 1 + grid.servers] * sent
         found.append(best)
     return torch.cat(found, -1)
@@ -202,7 +202,7 @@ def _level(value: Tensor, steps: tuple[float, ...]) -> Tensor:
     return level
 
 
-def grid_of(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
+def make_grid(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
     """The steps for one world: thresholds and works lie between what occurs there."""
     deadlines = torch.as_tensor(world.edge.deadline_s).flatten()
     finite = deadlines[deadlines.isfinite()]
@@ -211,7 +211,7 @@ def grid_of(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
     work_s = torch.where(tables.exists[..., None], tables.server_s, 0.0).amax(1).mean(-1).unique()
     between = ((work_s[1:] * work_s[:-1]).clamp(min=1e-12).sqrt()).tolist()
     loads_s = tuple(step * threshold_s for step in settings.steps)
-    return Grid(world.edge.servers, loads_s, settings.rates_bps, tuple(between), settings.running)
+    return Grid(world.edge.servers, loads_s, settings.rates_bps, tuple(between), settings.running_queues)
 
 
 def features_of(grid: Grid) -> MakeFeatures:
@@ -230,25 +230,27 @@ class TablePolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
-        offers = fixed_cut(observation)
-        told = (self.grid.features(observation, offers), offers.mask, observation.task_mask)
+        placements = fixed_cut(observation)
+        inputs = (self.grid.features(observation, placements), placements.mask, observation.task_mask)
         count = self.values.shape[0]
-        features, mask, there = (
-            (part.unflatten(0, (count, -1)) for part in told) if count > 1 else (p[None] for p in told)
+        features, mask, task_mask = (
+            (part.unflatten(0, (count, -1)) for part in inputs) if count > 1 else (p[None] for p in inputs)
         )
-        return offers.decision(decide(self.grid, self.values, features, mask, there).flatten(0, 1))
+        return placements.decision(decide(self.grid, self.values, features, mask, task_mask).flatten(0, 1))
 
 
-def loop_of(settings: OnlineRlSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu") -> Loop:
+def make_loop(
+    settings: OnlineRlSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu"
+) -> Loop:
     keys = random.key(seeds.to(device), 0)
-    grid = grid_of(settings, world)
+    grid = make_grid(settings, world)
     of_loop = LoopSettings(
         rounds=settings.rounds,
         warmup=0,
         capacity=settings.memory,
         batch=settings.batch,
-        tell_every=settings.assess_every,
+        log_every=settings.assess_every,
         assess_every=settings.assess_every,
     )
-    game = OfferGame(world, settings.worlds, features_of(grid), fixed_cut, device)
-    return Loop(of_loop, game, OnlineRl(settings, grid, keys))
+    env = PlacementEnv(world, settings.worlds, features_of(grid), fixed_cut, device)
+    return Loop(of_loop, env, OnlineRl(settings, grid, keys))

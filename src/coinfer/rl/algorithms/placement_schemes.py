@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.errors import TrainingError
-from coinfer.policies.learned.placement_policy import OfferNet, OfferPolicy
+from coinfer.policies.learned.placement_policy import PlacementNet, PlacementPolicy
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.core.training import Progress, Trained, TrainSettings, drive, settings_record
-from coinfer.rl.distributed.coordinator import Setting
+from coinfer.rl.core.training import Progress, TrainingResult, TrainSettings, run_training, settings_record
+from coinfer.rl.distributed.coordinator import TrainingJob
 from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import OffloadWorld
 
 Modules = tuple[nn.Module, ...]
-Spread = Callable[[Setting], AbstractContextManager[Callable[[Loop], None]]]
+Spread = Callable[[TrainingJob], AbstractContextManager[Callable[[Loop], None]]]
 
 
 def train_cdo_dsac(
@@ -37,11 +37,11 @@ def train_cdo_dsac(
     scheme: str = "cdo-dsac",
     cuts: str = "fixed",
     spread: Spread | None = None,
-) -> Trained:
+) -> TrainingResult:
     """CDO-DSAC: as many agents as `CdoSettings` has; a seed ships the one that does best on common worlds.
 
     Args:
-        spread: plays elsewhere, with the loop kept here: `rl.distributed.ray_workers.playing`, given what all
+        spread: plays elsewhere, with the loop kept here: `rl.distributed.ray_workers.cluster_player`, given what all
             must know.
 
     Raises:
@@ -56,23 +56,23 @@ def train_cdo_dsac(
         learner: Any = loop.learner
         rows = learner.sac.actor_flat.detach()[cdo_dsac.best_agents(learner)].cpu()
         features = cdo_dsac.features_of(made, world.edge.tasks)
-        return _modules(learner.sac.actor, rows, features, cdo_dsac.offers_of(made))
+        return _modules(learner.sac.actor, rows, features, cdo_dsac.placements_of(made))
 
     seeds = settings.learner_seeds()
     if spread is None:
-        loop = cdo_dsac.loop_of(made, world, seeds, settings.device)
+        loop = cdo_dsac.make_loop(made, world, seeds, settings.device)
         return _train(scheme, loop, finish, world, made, settings, progress, folder, resume)
-    loop = cdo_dsac.loop_of(made, world, seeds.cpu())
-    with spread(Setting(made, world, seeds.tolist(), settings.device, torch.get_num_threads())) as play:
+    loop = cdo_dsac.make_loop(made, world, seeds.cpu())
+    with spread(TrainingJob(made, world, seeds.tolist(), settings.device, torch.get_num_threads())) as play:
         return _train(scheme, loop, finish, world, made, settings, progress, folder, resume, play)
 
 
-def train_cias_pno(settings: TrainSettings, **how: Any) -> Trained:
+def train_cias_pno(settings: TrainSettings, **how: Any) -> TrainingResult:
     """CIAS-PnO: CDLP has fixed the cuts, DSACO's agents, which are CDO-DSAC's, choose the servers."""
     return train_cdo_dsac(settings, scheme="cias-pno", **how)
 
 
-def train_cias_pno_joint(settings: TrainSettings, **how: Any) -> Trained:
+def train_cias_pno_joint(settings: TrainSettings, **how: Any) -> TrainingResult:
     """Our variant: the agents choose among CDLP's surviving options and servers together."""
     return train_cdo_dsac(settings, scheme="cias-pno-joint", cuts="joint", **how)
 
@@ -83,7 +83,7 @@ def train_ddpg(
     progress: Progress = lambda _: None,
     folder: Path | None = None,
     resume: bool = False,
-) -> Trained:
+) -> TrainingResult:
     """DDPG; errors as `train_cdo_dsac`."""
     world = _world(settings)
     made = _preset(ddpg.PRESETS, settings)
@@ -93,9 +93,9 @@ def train_ddpg(
     def finish(loop: Loop) -> Modules:
         learner: Any = loop.learner
         features = ddpg.features_of(made, world.edge.tasks)
-        return _modules(learner.actor, learner.actor_flat.detach().cpu(), features, ddpg.offers_of(made))
+        return _modules(learner.actor, learner.actor_flat.detach().cpu(), features, ddpg.placements_of(made))
 
-    loop = ddpg.loop_of(made, world, settings.learner_seeds(), settings.device)
+    loop = ddpg.make_loop(made, world, settings.learner_seeds(), settings.device)
     return _train("ddpg", loop, finish, world, made, settings, progress, folder, resume)
 
 
@@ -105,7 +105,7 @@ def train_online_rl(
     progress: Progress = lambda _: None,
     folder: Path | None = None,
     resume: bool = False,
-) -> Trained:
+) -> TrainingResult:
     """Online RL; errors as `train_cdo_dsac`."""
     world = _world(settings)
     made = _preset(online_rl.PRESETS, settings)
@@ -116,7 +116,7 @@ def train_online_rl(
         learner: Any = loop.learner
         return tuple(online_rl.TablePolicy(learner.grid, row[None]) for row in learner.values.cpu())
 
-    loop = online_rl.loop_of(made, world, settings.learner_seeds(), settings.device)
+    loop = online_rl.make_loop(made, world, settings.learner_seeds(), settings.device)
     return _train("online-rl", loop, finish, world, made, settings, progress, folder, resume)
 
 
@@ -131,12 +131,14 @@ def _train(
     folder: Path | None,
     resume: bool,
     play: Callable[[Loop], None] = Loop.play,
-) -> Trained:
+) -> TrainingResult:
     record = settings_record(settings, scheme, fingerprint(world), preset=made)
-    digest = drive(loop, record, progress=progress, folder=folder, resume=resume, play=play)
+    digest = run_training(loop, record, progress=progress, folder=folder, resume=resume, play=play)
     modules = finish(loop)
     assessed = tuple(_by_seed(point, settings.seeds) for point in loop.assessed)
-    return Trained(scheme, modules, modules, tuple(loop.points), assessed, record, digest, by_number=False)
+    return TrainingResult(
+        scheme, modules, modules, tuple(loop.points), assessed, record, digest, options_by_index=False
+    )
 
 
 def _by_seed(point: Any, seeds: int) -> Any:
@@ -145,9 +147,9 @@ def _by_seed(point: Any, seeds: int) -> Any:
     return point._replace(figures=figures)
 
 
-def _modules(net: Any, rows: Tensor, features: Any, offers: Any) -> Modules:
-    plain = replace(net, packed=False) if isinstance(net, OfferNet) else net
-    return tuple(OfferPolicy(plain, row[None], features, offers) for row in rows)
+def _modules(net: Any, rows: Tensor, features: Any, placements: Any) -> Modules:
+    plain = replace(net, packed=False) if isinstance(net, PlacementNet) else net
+    return tuple(PlacementPolicy(plain, row[None], features, placements) for row in rows)
 
 
 def _world(settings: TrainSettings) -> OffloadWorld:

@@ -2,8 +2,8 @@
 many learners at once.
 
 How to use it. `sac = Sac(settings, actor_net, critic_net, seeds)` makes L learners, one for each seed [L] (agents are
-learners too: L = seeds * agents). `sac.act(view, call)` draws choices [L, W, K]; `sac.update(batch)` learns from a
-`Transition` [L, n, ..] that `Replay.sample` drew, and returns figures [L] (losses, entropy, temperature, mean value).
+learners too: L = seeds * agents). `sac.act(observation, call)` draws choices [L, W, K]; `sac.update(batch)` learns from
+a `Transition` [L, n, ..] that `Replay.sample` drew, and returns figures [L] (losses, entropy, temperature, mean value).
 `tensors` and `restore` hold all that a checkpoint needs; `copy(best, to)` lets learners take over another's state. The
 nets are forms (`policies.learned.nets.Net`): from features [L, B, ..] to [L, B, K, C]; nothing is asked of the
 features.
@@ -17,7 +17,7 @@ The policy is factorised: a categorical for every task, masked. The critics have
 With K = 1 both are the same, up to which minimum. Tasks that are not there count nowhere.
 
 Departures from Christodoulou: masks; the wanted entropy is a share of what the mask allows and may fall over the
-updates; gradient norms are limited for each learner. A time limit is not an end: `goes_on` is 1 there.
+updates; gradient norms are limited for each learner. A time limit is not an end: `continues` is 1 there.
 """
 
 from dataclasses import dataclass
@@ -27,39 +27,49 @@ from torch import Tensor
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Net
-from coinfer.rl.core.batched_optim import FORBIDDEN, Adam, below, draw, falling, follow, prefixed, taken, uniform
-from coinfer.rl.core.records import Transition, View
+from coinfer.rl.core.batched_optim import (
+    MASKED,
+    Adam,
+    add_prefix,
+    gather_actions,
+    linear_decay,
+    sample_categorical,
+    soft_update,
+    strip_prefix,
+    uniform,
+)
+from coinfer.rl.core.records import Observation, Transition
 
 _ACTOR, _CRITIC, _ACTS = range(3)
 
 
 @dataclass(frozen=True)
 class SacSettings:
-    discount: float = 0.99
-    follow: float = 0.005
+    gamma: float = 0.99
+    tau: float = 0.005
     """Share of the way that the target critics go in an update."""
-    actor_rate: float = 3e-4
-    critic_rate: float = 3e-4
-    temperature_rate: float = 3e-4
-    first_temperature: float = 1.0
-    entropy: tuple[float, float] = (0.98, 0.98)
+    actor_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    temperature_learning_rate: float = 3e-4
+    initial_temperature: float = 1.0
+    target_entropy: tuple[float, float] = (0.98, 0.98)
     """Wanted entropy as a share of the greatest, at first and at last."""
-    entropy_updates: int = 1
+    target_entropy_updates: int = 1
     """Updates from the one to the other."""
-    most_norm: float | None = 10.0
+    max_grad_norm: float | None = 10.0
     """Of a learner's gradient."""
-    rates_fall: tuple[int, int] | None = None
+    learning_rate_decay: tuple[int, int] | None = None
     """Updates between which the three rates fall to 0."""
     actor_every: int = 1
     """Updates of the critics to one of actor and temperature."""
 
 
-class Policy:
+class MaskedCategorical:
     """Masked log-probabilities and probabilities [L, B, K, C] of logits; both 0 where a choice is forbidden."""
 
-    def __init__(self, logits: Tensor, view: View):
-        self.log = torch.where(view.mask, logits, FORBIDDEN).log_softmax(-1) * view.mask
-        self.share = self.log.exp() * view.mask
+    def __init__(self, logits: Tensor, observation: Observation):
+        self.log = torch.where(observation.mask, logits, MASKED).log_softmax(-1) * observation.mask
+        self.share = self.log.exp() * observation.mask
 
     def mean(self, values: Tensor) -> Tensor:
         """[L, B, K] of values of the choices."""
@@ -80,12 +90,12 @@ class Sac:
         self.critic_flat = critic.initial(twins.flatten()).requires_grad_()
         """[2 L, P], the first twins of all learners first."""
         self.target_flat = self.critic_flat.detach().clone()
-        start = torch.full((len(seeds), 1), settings.first_temperature, device=seeds.device)
+        start = torch.full((len(seeds), 1), settings.initial_temperature, device=seeds.device)
         self.log_temperature = start.log().requires_grad_()
         self._optimisers = {
-            "actor": Adam(self.actor_flat, settings.actor_rate, settings.most_norm),
-            "critic": Adam(self.critic_flat, settings.critic_rate, settings.most_norm),
-            "temperature": Adam(self.log_temperature, settings.temperature_rate),
+            "actor": Adam(self.actor_flat, settings.actor_learning_rate, settings.max_grad_norm),
+            "critic": Adam(self.critic_flat, settings.critic_learning_rate, settings.max_grad_norm),
+            "temperature": Adam(self.log_temperature, settings.temperature_learning_rate),
         }
 
     @property
@@ -94,27 +104,27 @@ class Sac:
         return self.log_temperature.detach().exp()[:, 0]
 
     @torch.no_grad()
-    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+    def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
         """Choices [L, W, K]: drawn from the policy, or the likeliest."""
-        policy = Policy(self.actor(self.actor_flat, view.features), view)
+        policy = MaskedCategorical(self.actor(self.actor_flat, observation.features), observation)
         if not explore:
-            return torch.where(view.mask, policy.share, -1.0).argmax(-1)
+            return torch.where(observation.mask, policy.share, -1.0).argmax(-1)
         drawn = uniform(random.key(self.keys, _ACTS), call, policy.share.shape[1:-1])
-        return draw(policy.share, drawn)
+        return sample_categorical(policy.share, drawn)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
         """One step of critics, actor, temperature and targets."""
-        told = self._learn_values(batch)
+        metrics = self._learn_values(batch)
         if self.updates % self.settings.actor_every == 0:
-            told |= self._learn_policy(batch.view, batch.reward.dim() == 3)
-        follow(self.target_flat, self.critic_flat, self.settings.follow)
+            metrics |= self._learn_policy(batch.observation, batch.reward.dim() == 3)
+        soft_update(self.target_flat, self.critic_flat, self.settings.tau)
         self.updates += 1
-        return told
+        return metrics
 
-    def wanted_entropy(self) -> float:
+    def target_entropy(self) -> float:
         """As a share of the greatest."""
-        first, last = self.settings.entropy
-        return first + (last - first) * min(1.0, self.updates / self.settings.entropy_updates)
+        first, last = self.settings.target_entropy
+        return first + (last - first) * min(1.0, self.updates / self.settings.target_entropy_updates)
 
     def values(self, flat: Tensor, features: Tensor) -> Tensor:
         """[2, L, B, K, C] of the twins with these parameters [2 L, P]."""
@@ -122,57 +132,59 @@ class Sac:
 
     def _learn_values(self, batch: Transition) -> dict[str, Tensor]:
         by_task = batch.reward.dim() == 3
-        wanted = self._wanted_values(batch, by_task)
-        values = taken(self.values(self.critic_flat, batch.features), batch.action.expand(2, *batch.action.shape))
-        values = values * batch.there
+        target = self._target_values(batch, by_task)
+        values = gather_actions(
+            self.values(self.critic_flat, batch.features), batch.action.expand(2, *batch.action.shape)
+        )
+        values = values * batch.task_mask
         found = values if by_task else values.sum(-1)
-        loss = (found - wanted).square()
+        loss = (found - target).square()
         loss = loss.sum(-1) if by_task else loss
         self._optimisers["critic"].step(loss.mean(-1), self._share())
         return {"critic_loss": loss.detach().mean((0, 2)), "value": found.detach().mean(0).flatten(1).mean(1)}
 
     @torch.no_grad()
-    def _wanted_values(self, batch: Transition, by_task: bool) -> Tensor:
+    def _target_values(self, batch: Transition, by_task: bool) -> Tensor:
         """[L, n], or [L, n, K] by task."""
-        view = batch.next_view
-        policy = Policy(self.actor(self.actor_flat, view.features), view)
-        values = self._lower(self.values(self.target_flat, view.features), policy, view, by_task)
+        observation = batch.next_observation
+        policy = MaskedCategorical(self.actor(self.actor_flat, observation.features), observation)
+        values = self._lower_twin(self.values(self.target_flat, observation.features), policy, observation, by_task)
         soft = policy.mean(values) + self.temperature[:, None, None] * policy.entropy
-        future = self.settings.discount * batch.goes_on * (soft * view.there).sum(-1)
+        future = self.settings.gamma * batch.continues * (soft * observation.task_mask).sum(-1)
         if not by_task:
             return batch.reward + future
-        share = batch.there / batch.there.sum(-1, keepdim=True).clamp(min=1)
-        return (batch.reward + future[..., None] * share) * batch.there
+        share = batch.task_mask / batch.task_mask.sum(-1, keepdim=True).clamp(min=1)
+        return (batch.reward + future[..., None] * share) * batch.task_mask
 
-    def _lower(self, twins: Tensor, policy: Policy, view: View, by_task: bool) -> Tensor:
+    def _lower_twin(self, twins: Tensor, policy: MaskedCategorical, observation: Observation, by_task: bool) -> Tensor:
         """[L, B, K, C] of the twins [2, ..] those that count."""
         if by_task or twins.shape[-2] == 1:
             return twins.amin(0)
-        total = torch.stack([(policy.mean(twin) * view.there).sum(-1) for twin in twins])
+        total = torch.stack([(policy.mean(twin) * observation.task_mask).sum(-1) for twin in twins])
         return torch.where((total[0] <= total[1])[..., None, None], twins[0], twins[1])
 
-    def _learn_policy(self, view: View, by_task: bool) -> dict[str, Tensor]:
-        policy = Policy(self.actor(self.actor_flat, view.features), view)
+    def _learn_policy(self, observation: Observation, by_task: bool) -> dict[str, Tensor]:
+        policy = MaskedCategorical(self.actor(self.actor_flat, observation.features), observation)
         with torch.no_grad():
-            twins = self.values(self.critic_flat, view.features)
-            values = self._lower(twins, policy, view, by_task)
-            most = view.mask.sum(-1).log() * view.there
-        entropy = policy.entropy * view.there
-        loss = -(policy.mean(values) * view.there + self.temperature[:, None, None] * entropy).sum(-1)
+            twins = self.values(self.critic_flat, observation.features)
+            values = self._lower_twin(twins, policy, observation, by_task)
+            most = observation.mask.sum(-1).log() * observation.task_mask
+        entropy = policy.entropy * observation.task_mask
+        loss = -(policy.mean(values) * observation.task_mask + self.temperature[:, None, None] * entropy).sum(-1)
         self._optimisers["actor"].step(loss.mean(-1), self._share())
-        tasks = view.there.sum((1, 2)).clamp(min=1)
-        mean, wanted = entropy.detach().sum((1, 2)) / tasks, self.wanted_entropy() * most.sum((1, 2)) / tasks
-        self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - wanted), self._share())
+        tasks = observation.task_mask.sum((1, 2)).clamp(min=1)
+        mean, target = entropy.detach().sum((1, 2)) / tasks, self.target_entropy() * most.sum((1, 2)) / tasks
+        self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - target), self._share())
         return {"actor_loss": loss.detach().mean(-1), "entropy": mean, "temperature": self.temperature}
 
-    def sound(self) -> Tensor:
+    def all_finite(self) -> Tensor:
         """[L] whether every parameter of a learner is a number."""
         parts = (part.detach().unflatten(0, (-1, len(self.keys))) for part in self._parts().values())
         return torch.cat([part.isfinite().all(-1) for part in parts]).all(0)
 
     def _share(self) -> float:
         """Of the rates."""
-        return falling(self.updates, self.settings.rates_fall)
+        return linear_decay(self.updates, self.settings.learning_rate_decay)
 
     def _parts(self) -> dict[str, Tensor]:
         return {
@@ -195,7 +207,7 @@ class Sac:
     def tensors(self) -> dict[str, Tensor]:
         kept = {name: part.detach() for name, part in self._parts().items()} | {"updates": torch.tensor(self.updates)}
         for name, optimiser in self._optimisers.items():
-            kept |= prefixed(f"adam.{name}", optimiser.tensors())
+            kept |= add_prefix(f"adam.{name}", optimiser.tensors())
         return kept
 
     @torch.no_grad()
@@ -204,4 +216,4 @@ class Sac:
             part.copy_(tensors[name])
         self.updates = int(tensors["updates"])
         for name, optimiser in self._optimisers.items():
-            optimiser.restore(below(f"adam.{name}", tensors))
+            optimiser.restore(strip_prefix(f"adam.{name}", tensors))

@@ -35,8 +35,8 @@ from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.dqn import Dqn, DqnSettings
 from coinfer.rl.algorithms.sac import Sac, SacSettings
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.option_env import OffloadGame
-from coinfer.rl.core.training import Progress, Trained, TrainSettings, drive, settings_record
+from coinfer.rl.core.option_env import OptionEnv
+from coinfer.rl.core.training import Progress, TrainingResult, TrainSettings, run_training, settings_record
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import OffloadWorld
@@ -57,7 +57,7 @@ class Preset:
     """Instead of the mask: subtracted where a decision would break the energy limit (the device then does it all)."""
 
 
-_PLAIN = Preset(LoopSettings(1, batch=128, assess_rounds=50), SacSettings(first_temperature=0.2), DqnSettings())
+_PLAIN = Preset(LoopSettings(1, batch=128, assess_rounds=50), SacSettings(initial_temperature=0.2), DqnSettings())
 
 
 def with_rounds(preset: Preset, rounds: int) -> Preset:
@@ -66,14 +66,20 @@ def with_rounds(preset: Preset, rounds: int) -> Preset:
     return replace(
         preset,
         loop=replace(preset.loop, rounds=rounds, assess_every=max(1, rounds // 15)),
-        sac=replace(preset.sac, entropy=(0.98, 0.05), entropy_updates=explores, rates_fall=fall),
-        dqn=replace(preset.dqn, epsilon_updates=explores, rates_fall=fall),
+        sac=replace(preset.sac, target_entropy=(0.98, 0.05), target_entropy_updates=explores, learning_rate_decay=fall),
+        dqn=replace(preset.dqn, epsilon_updates=explores, learning_rate_decay=fall),
     )
 
 
-def _with(preset: Preset, discount: float, rate: float, hidden: tuple[int, ...]) -> Preset:
-    sac = replace(preset.sac, discount=discount, actor_rate=rate, critic_rate=rate, temperature_rate=rate)
-    return replace(preset, sac=sac, dqn=replace(preset.dqn, discount=discount, rate=rate), hidden=hidden)
+def _with(preset: Preset, gamma: float, learning_rate: float, hidden: tuple[int, ...]) -> Preset:
+    sac = replace(
+        preset.sac,
+        gamma=gamma,
+        actor_learning_rate=learning_rate,
+        critic_learning_rate=learning_rate,
+        temperature_learning_rate=learning_rate,
+    )
+    return replace(preset, sac=sac, dqn=replace(preset.dqn, gamma=gamma, learning_rate=learning_rate), hidden=hidden)
 
 
 PRESETS = {
@@ -90,7 +96,7 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     preset: Preset | None = None,
-) -> Trained:
+) -> TrainingResult:
     """SAC-d for every seed, side by side.
 
     Args:
@@ -114,7 +120,7 @@ def train_dqn(
     folder: Path | None = None,
     resume: bool = False,
     preset: Preset | None = None,
-) -> Trained:
+) -> TrainingResult:
     """The same with double DQN."""
     made = preset or _named(settings)
 
@@ -133,19 +139,19 @@ def _train(
     progress: Progress,
     folder: Path | None,
     resume: bool,
-) -> Trained:
+) -> TrainingResult:
     compiled = open_world(settings.scenario, parse_changes(settings.changes))
     world = checked(compiled)
     if settings.steps is not None:
         preset = with_rounds(preset, max(1, settings.steps // preset.worlds))
     reward = reward_for(world, reward_of(compiled.reward), preset)
-    game = OffloadGame(world, reward, preset.worlds, rate_features, settings.device, preset.energy_penalty is not None)
-    net = Mlp(2 * world.edge.servers, preset.hidden, 1, game.choices)
-    loop = Loop(preset.loop, game, make(net, settings.learner_seeds()))
+    env = OptionEnv(world, reward, preset.worlds, rate_features, settings.device, preset.energy_penalty is not None)
+    net = Mlp(2 * world.edge.servers, preset.hidden, 1, env.choices)
+    loop = Loop(preset.loop, env, make(net, settings.learner_seeds()))
     record = settings_record(settings, scheme, fingerprint(world), preset=preset)
-    digest = drive(loop, record, progress=progress, folder=folder, resume=resume)
+    digest = run_training(loop, record, progress=progress, folder=folder, resume=resume)
     modules = tuple(NetPolicy(net, row, rate_features) for row in weights(loop.learner).detach().cpu())
-    return Trained(scheme, modules, modules, tuple(loop.points), tuple(loop.assessed), record, digest)
+    return TrainingResult(scheme, modules, modules, tuple(loop.points), tuple(loop.assessed), record, digest)
 
 
 def checked(compiled: Compiled) -> OffloadWorld:

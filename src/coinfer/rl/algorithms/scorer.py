@@ -65,7 +65,7 @@ class Settings:
     generations: int = 300
     spread: float = 0.05
     """Standard deviation of the disturbance."""
-    rate: float = 0.03
+    learning_rate: float = 0.03
     """Adam's, going down to a tenth in a half cosine."""
     late_weight: float = 3.0
     seed: int = 0
@@ -122,12 +122,12 @@ def step(settings: Settings, played: "Played", training: Training) -> tuple[Trai
     second = (1 - _FAST) * training.second + _FAST * slope**2
     moved = (first / (1 - (1 - _SLOW) ** number)) / ((second / (1 - (1 - _FAST) ** number)).sqrt() + 1e-8)
     part = training.generation / settings.generations
-    rate = settings.rate * (0.55 + 0.45 * math.cos(math.pi * part))
+    learning_rate = settings.learning_rate * (0.55 + 0.45 * math.cos(math.pi * part))
     seen = {
         "latency": sum(one.latency for one in found) / len(found),
         "late": sum(one.late for one in found) / len(found),
     }
-    return Training(weights - rate * moved, first, second, number), seen
+    return Training(weights - learning_rate * moved, first, second, number), seen
 
 
 class Found(NamedTuple):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from coinfer.physics import random
 
-FORBIDDEN = -1e9
+MASKED = -1e9
 """Logit or value of a choice that may not be taken."""
 
 
@@ -18,9 +18,9 @@ class Adam:
         most_norm: longer gradients of a learner are shortened to it; None leaves them.
     """
 
-    def __init__(self, parameters: Tensor, rate: float, most_norm: float | None = None):
-        self.parameters, self.rate, self.most_norm = parameters, rate, most_norm
-        self._adam = torch.optim.Adam([parameters], lr=rate, fused=True)
+    def __init__(self, parameters: Tensor, learning_rate: float, max_grad_norm: float | None = None):
+        self.parameters, self.learning_rate, self.max_grad_norm = parameters, learning_rate, max_grad_norm
+        self._adam = torch.optim.Adam([parameters], lr=learning_rate, fused=True)
 
     def step(self, loss: Tensor, share: float = 1.0) -> None:
         """Goes down a loss [L] whose entries depend on their own learner's parameters only.
@@ -29,11 +29,11 @@ class Adam:
             share: of the rate.
         """
         (slope,) = torch.autograd.grad(loss.sum(), self.parameters)
-        if self.most_norm is not None:
+        if self.max_grad_norm is not None:
             norm = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
-            slope *= (self.most_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
+            slope *= (self.max_grad_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
         self.parameters.grad = slope
-        self._adam.param_groups[0]["lr"] = self.rate * share
+        self._adam.param_groups[0]["lr"] = self.learning_rate * share
         self._adam.step()
         self.parameters.grad = None
 
@@ -49,7 +49,7 @@ class Adam:
         self._adam.state[self.parameters] = kept
 
 
-def falling(updates: int, fall: tuple[int, int] | None) -> float:
+def linear_decay(updates: int, fall: tuple[int, int] | None) -> float:
     """Share of the rates after so many updates: 1, then evenly down to 0 between the two."""
     if fall is None:
         return 1.0
@@ -57,18 +57,18 @@ def falling(updates: int, fall: tuple[int, int] | None) -> float:
     return min(1.0, max(0.0, (last - updates) / max(1, last - first)))
 
 
-def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def add_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under `prefix.name`."""
     return {f"{prefix}.{name}": part for name, part in tensors.items()}
 
 
-def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `prefixed` put there."""
+def strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `add_prefix` put there."""
     return {name.removeprefix(f"{prefix}."): part for name, part in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 @torch.no_grad()
-def follow(target: Tensor, source: Tensor, share: float) -> None:
+def soft_update(target: Tensor, source: Tensor, share: float) -> None:
     """Polyak: the target goes this share of the way to its source."""
     target.lerp_(source, share)
 
@@ -79,7 +79,7 @@ def uniform(keys: Tensor, call: int, shape: torch.Size | tuple[int, ...]) -> Ten
     return random.uniform(random.bits(random.key(keys, call)[:, None], place), torch.float32).reshape(-1, *shape)
 
 
-def draw(weights: Tensor, drawn: Tensor) -> Tensor:
+def sample_categorical(weights: Tensor, drawn: Tensor) -> Tensor:
     """Index into the last axis with probability in proportion to weights [.., C] of 0 or more; `drawn` [..] is uniform
     in [0, 1)."""
     reached = weights.cumsum(-1)
@@ -87,6 +87,6 @@ def draw(weights: Tensor, drawn: Tensor) -> Tensor:
     return found.clamp(max=weights.shape[-1] - 1)
 
 
-def taken(values: Tensor, action: Tensor) -> Tensor:
+def gather_actions(values: Tensor, action: Tensor) -> Tensor:
     """Entries of values [.., C] at action [..]."""
     return values.gather(-1, action[..., None])[..., 0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Chosen(NamedTuple):
+class Selection(NamedTuple):
     best: Tensor
     """[S] the agent of each group that is to be broadcast."""
     returns: Tensor
@@ -22,9 +22,9 @@ class Chosen(NamedTuple):
     """[S, k] true where an agent reported more than was measured, by more than the tolerance."""
 
 
-def choose(
+def select_best(
     measure: Callable[[], Tensor], agents: int, reported: Tensor | None = None, tolerance: float = 0.1
-) -> Chosen:
+) -> Selection:
     """Measures the candidates of S groups of k agents and takes each group's best.
 
     Args:
@@ -37,13 +37,13 @@ def choose(
     finite = torch.where(returns.isfinite(), returns, -torch.inf)
     said = returns if reported is None else reported.unflatten(0, (-1, agents))
     doubtful = ~returns.isfinite() | (said - returns > tolerance * returns.abs())
-    return Chosen(finite.argmax(-1), returns, doubtful)
+    return Selection(finite.argmax(-1), returns, doubtful)
 
 
-def broadcast(chosen: Chosen) -> tuple[Tensor, Tensor]:
+def broadcast(selection: Selection) -> tuple[Tensor, Tensor]:
     """Which learner [n] is copied to which [n]: the best of each group to the others; learners lie group by group."""
-    groups, agents = chosen.returns.shape
-    everyone = torch.arange(groups * agents, device=chosen.best.device)
-    source = (chosen.best + torch.arange(groups, device=chosen.best.device) * agents).repeat_interleave(agents)
+    groups, agents = selection.returns.shape
+    everyone = torch.arange(groups * agents, device=selection.best.device)
+    source = (selection.best + torch.arange(groups, device=selection.best.device) * agents).repeat_interleave(agents)
     to = everyone[source != everyone]
     return source[to], to

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import random
-from coinfer.rl.core.records import Turn, View
+from coinfer.rl.core.records import Observation, StepResult
 
 GRAVITY, CART_KG, POLE_KG, HALF_POLE_M, FORCE_N, STEP_S = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
-MOST_M, MOST_RAD, MOST_STEPS = 2.4, 12 * 2 * math.pi / 360, 500
+MAX_M, MAX_RAD, MAX_STEPS = 2.4, 12 * 2 * math.pi / 360, 500
 FIRST = 0.05
 """Each number of a first state lies evenly within it."""
 
@@ -22,7 +22,7 @@ FIRST = 0.05
 class CartPoleState(NamedTuple):
     seed: Tensor
     """[L, W] int64"""
-    moving: Tensor
+    motion: Tensor
     """[L, W, 4] position, speed, angle, angular speed; metres, radians, seconds."""
     step: Tensor
     """[L, W]"""
@@ -34,38 +34,40 @@ class CartPole:
     def __init__(self, worlds: int):
         self.worlds = worlds
 
-    def start(self, seeds: Tensor) -> tuple[CartPoleState, View]:
+    def reset(self, seeds: Tensor) -> tuple[CartPoleState, Observation]:
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
         state = CartPoleState(worlds, _first(worlds), torch.zeros_like(worlds))
-        return state, self.view(state)
+        return state, self.observe(state)
 
-    def view(self, state: CartPoleState) -> View:
-        there = torch.ones((*state.step.shape, 1), dtype=torch.bool, device=state.step.device)
-        return View(state.moving, there[..., None].expand(*there.shape, 2), there)
+    def observe(self, state: CartPoleState) -> Observation:
+        task_mask = torch.ones((*state.step.shape, 1), dtype=torch.bool, device=state.step.device)
+        return Observation(state.motion, task_mask[..., None].expand(*task_mask.shape, 2), task_mask)
 
-    def step(self, state: CartPoleState, action: Tensor) -> Turn:
-        moved = state._replace(moving=pushed(state.moving, action[..., 0]), step=state.step + 1)
-        fallen = (moved.moving[..., 0].abs() > MOST_M) | (moved.moving[..., 2].abs() > MOST_RAD)
-        truncated = (moved.step >= MOST_STEPS) & ~fallen
+    def step(self, state: CartPoleState, action: Tensor) -> StepResult:
+        moved = state._replace(motion=advance(state.motion, action[..., 0]), step=state.step + 1)
+        fallen = (moved.motion[..., 0].abs() > MAX_M) | (moved.motion[..., 2].abs() > MAX_RAD)
+        truncated = (moved.step >= MAX_STEPS) & ~fallen
         over, seed = fallen | truncated, random.mix(state.seed)
         after = CartPoleState(
             torch.where(over, seed, state.seed),
-            torch.where(over[..., None], _first(seed), moved.moving),
+            torch.where(over[..., None], _first(seed), moved.motion),
             torch.where(over, 0, moved.step),
         )
-        reward = torch.ones_like(moved.moving[..., 0])
-        return Turn(after, self.view(after), self.view(moved), reward, fallen, truncated, {})
+        reward = torch.ones_like(moved.motion[..., 0])
+        return StepResult(after, self.observe(after), self.observe(moved), reward, fallen, truncated, {})
 
 
-def pushed(moving: Tensor, action: Tensor) -> Tensor:
+def advance(motion: Tensor, action: Tensor) -> Tensor:
     """The state [.., 4] a step after a push to the left (0) or right (1), by Euler's method."""
-    place, speed, angle, spin = moving.unbind(-1)
+    place, speed, angle, spin = motion.unbind(-1)
     force, cosine, sine = FORCE_N * (2.0 * action - 1.0), angle.cos(), angle.sin()
     all_kg, pole = CART_KG + POLE_KG, POLE_KG * HALF_POLE_M
     push = (force + pole * spin.square() * sine) / all_kg
-    turn = (GRAVITY * sine - cosine * push) / (HALF_POLE_M * (4 / 3 - POLE_KG * cosine.square() / all_kg))
-    pull = push - pole * turn * cosine / all_kg
-    return torch.stack((place + STEP_S * speed, speed + STEP_S * pull, angle + STEP_S * spin, spin + STEP_S * turn), -1)
+    angular = (GRAVITY * sine - cosine * push) / (HALF_POLE_M * (4 / 3 - POLE_KG * cosine.square() / all_kg))
+    pull = push - pole * angular * cosine / all_kg
+    return torch.stack(
+        (place + STEP_S * speed, speed + STEP_S * pull, angle + STEP_S * spin, spin + STEP_S * angular), -1
+    )
 
 
 def _first(seed: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from coinfer.rl.core.loop import Point
 
 
-class Events:
+class EventWriter:
     """A writer of TensorBoard's events in a folder; does nothing without a folder or without TensorBoard.
 
     A resumed run writes its points again from the first: TensorBoard shows the newest file's."""
@@ -34,13 +34,13 @@ class Events:
         if self._writer is None:
             return
         for name, values in point.figures.items():
-            told = {"mean": math.fsum(values) / len(values)}
+            statistics = {"mean": math.fsum(values) / len(values)}
             if len(values) > 1:
-                told |= {"least": min(values), "greatest": max(values)}
-            for kind, value in told.items():
+                statistics |= {"least": min(values), "greatest": max(values)}
+            for kind, value in statistics.items():
                 self._writer.add_scalar(f"{group}{'/' * bool(group)}{name}/{kind}", value, point.round)
 
-    def __enter__(self) -> "Events":
+    def __enter__(self) -> "EventWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from coinfer.checkpoint import flattened, rebuilt
 from coinfer.physics import random
-from coinfer.rl.core.batched_optim import below, draw, prefixed, uniform
-from coinfer.rl.core.records import Game, Learner, Transition
+from coinfer.rl.core.batched_optim import add_prefix, sample_categorical, strip_prefix, uniform
+from coinfer.rl.core.records import Env, Learner, Transition
 from coinfer.rl.core.replay import Replay
 
 _WORLDS, _WARMUP, _REPLAY, _HELD_OUT = range(100, 104)
@@ -29,19 +29,19 @@ class LoopSettings:
     capacity: int = 100_000
     """Steps that each learner's memory holds."""
     batch: int = 256
-    every: int = 1
+    update_every: int = 1
     """Rounds to a turn of learning."""
     updates: int = 1
     """In each such turn."""
-    tell_every: int = 100
+    log_every: int = 100
     """Rounds to a point of the curves."""
     assess_every: int = 0
     """Rounds to an assessment on held-out worlds; 0 for none but the last."""
     assess_rounds: int = 50
 
-    def draws(self, number: int) -> range:
+    def batch_numbers(self, number: int) -> range:
         """Numbers of the batches that this round, counted from 1, learns from."""
-        learns = number > self.warmup and number % self.every == 0
+        learns = number > self.warmup and number % self.update_every == 0
         return range(number * self.updates, (number + learns) * self.updates)
 
     def assesses(self, number: int) -> bool:
@@ -67,16 +67,16 @@ class Loop:
     def __init__(
         self,
         settings: LoopSettings,
-        game: Game,
+        env: Env,
         learner: Learner,
         share: Callable[[Transition], Transition] = lambda transition: transition,
         ring: Tensor | None = None,
     ):
-        self.settings, self.game, self.learner, self.share, self.ring = settings, game, learner, share, ring
+        self.settings, self.env, self.learner, self.share, self.ring = settings, env, learner, share, ring
         self.keys = learner.keys
         self.round, self.points = 0, list[Point]()
         self.assessed = list[Point]()
-        self.state, self.view = game.start(random.key(self.keys, _WORLDS))
+        self.state, self.observation = env.reset(random.key(self.keys, _WORLDS))
         self.replay: Replay | None = None
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
@@ -84,15 +84,15 @@ class Loop:
     def play(self) -> None:
         """One round."""
         self.remember(self.step())
-        for call in self.settings.draws(self.round):
-            self.learn(self.drawn(call))
-        self.tell()
+        for call in self.settings.batch_numbers(self.round):
+            self.learn(self.sample(call))
+        self.record_point()
         self.assess()
 
     def step(self) -> Transition:
         """Begins a round: a step of all worlds, as it is to be remembered."""
-        transition, told = self._step()
-        self._count(told)
+        transition, metrics = self._step()
+        self._count(metrics)
         self.round += 1
         return transition
 
@@ -101,7 +101,7 @@ class Loop:
             self.replay = Replay(self.settings.capacity, record)
         self.replay.add(record)
 
-    def drawn(self, call: int) -> Transition:
+    def sample(self, call: int) -> Transition:
         """The batch of this number, for each learner."""
         assert self.replay is not None
         return self.replay.sample(random.key(self.keys, _REPLAY), call, self.settings.batch, self.ring)
@@ -109,9 +109,9 @@ class Loop:
     def learn(self, batch: Transition) -> None:
         self._count(self.learner.update(batch))
 
-    def tell(self) -> None:
+    def record_point(self) -> None:
         """A point of the curves, where a round ends with one."""
-        if self.round % self.settings.tell_every == 0:
+        if self.round % self.settings.log_every == 0:
             means = {name: part.tolist() for name, part in self._means().items()}
             self.points.append(Point(self.round, means))
             self.sums, self.counts = {}, {}
@@ -119,23 +119,25 @@ class Loop:
     def assess(self) -> None:
         """Plays on held-out worlds, where a round ends with that; changes nothing but the curve."""
         if self.settings.assesses(self.round):
-            figures = assess(self.game, self.learner, self.settings.assess_rounds)
+            figures = assess(self.env, self.learner, self.settings.assess_rounds)
             self.assessed.append(Point(self.round, {name: part.tolist() for name, part in figures.items()}))
 
     def _step(self) -> tuple[Transition, dict[str, Tensor]]:
-        view = self.view
+        observation = self.observation
         if self.round < self.settings.warmup:
-            action = any_choice(view.mask, uniform(random.key(self.keys, _WARMUP), self.round, view.there.shape[1:]))
+            action = random_actions(
+                observation.mask, uniform(random.key(self.keys, _WARMUP), self.round, observation.task_mask.shape[1:])
+            )
         else:
-            action = self.learner.act(view, self.round)
-        turn = self.game.step(self.state, action)
-        self.state, self.view = turn.state, turn.view
-        goes_on = 1.0 - turn.terminated.to(turn.reward.dtype)
-        kept = self.share(Transition(*view, action, turn.reward, goes_on, *turn.last_view))
-        return kept, {"reward": _by_slot(turn.reward), **turn.told}
+            action = self.learner.act(observation, self.round)
+        result = self.env.step(self.state, action)
+        self.state, self.observation = result.state, result.observation
+        continues = 1.0 - result.terminated.to(result.reward.dtype)
+        kept = self.share(Transition(*observation, action, result.reward, continues, *result.final_observation))
+        return kept, {"reward": _by_slot(result.reward), **result.metrics}
 
-    def _count(self, told: dict[str, Tensor]) -> None:
-        for name, part in told.items():
+    def _count(self, metrics: dict[str, Tensor]) -> None:
+        for name, part in metrics.items():
             whole = part.double().flatten(1) if part.dim() > 1 else part.double()[:, None]
             self.sums[name] = self.sums.get(name, 0.0) + whole.sum(1)
             self.counts[name] = self.counts.get(name, 0.0) + torch.full_like(whole[:, 0], whole.shape[1])
@@ -147,22 +149,22 @@ class Loop:
     def tensors(self) -> dict[str, Tensor]:
         """All that the loop holds, but its curves."""
         kept = {"round": torch.tensor(self.round)}
-        kept |= prefixed("learner", self.learner.tensors()) | flattened("state", self.state)
+        kept |= add_prefix("learner", self.learner.tensors()) | flattened("state", self.state)
         if self.replay is not None:
-            kept |= prefixed("replay", self.replay.tensors())
-        return kept | prefixed("sums", self.sums) | prefixed("counts", self.counts)
+            kept |= add_prefix("replay", self.replay.tensors())
+        return kept | add_prefix("sums", self.sums) | add_prefix("counts", self.counts)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """What `tensors` gave."""
         self.round = int(tensors["round"])
-        self.learner.restore(below("learner", tensors))
+        self.learner.restore(strip_prefix("learner", tensors))
         self.state = rebuilt("state", self.state, tensors)
-        self.view = self.game.view(self.state)
+        self.observation = self.env.observe(self.state)
         self.sums, self.counts = (
-            {name: part.to(self.keys.device) for name, part in below(kind, tensors).items()}
+            {name: part.to(self.keys.device) for name, part in strip_prefix(kind, tensors).items()}
             for kind in ("sums", "counts")
         )
-        kept = below("replay", tensors)
+        kept = strip_prefix("replay", tensors)
         if kept:
             self.replay = Replay(self.settings.capacity, Transition(*(kept[name] for name in Transition._fields)))
             self.replay.store = [part.to(self.keys.device) for part in self.replay.store]
@@ -178,22 +180,22 @@ def run(loop: Loop, progress: Callable[[Loop, float], None] = lambda *_: None) -
 
 
 @torch.no_grad()
-def assess(game: Game, learner: Learner, rounds: int, seed: int = 0) -> dict[str, Tensor]:
+def assess(env: Env, learner: Learner, rounds: int, seed: int = 0) -> dict[str, Tensor]:
     """Means [L] over held-out worlds, the same for every learner, each doing what it thinks best."""
     same = random.key(torch.zeros_like(learner.keys) + seed, _HELD_OUT)
-    state, view = game.start(same)
+    state, observation = env.reset(same)
     sums: dict[str, Any] = {}
     for number in range(rounds):
-        turn = game.step(state, learner.act(view, number, explore=False))
-        for name, part in {"reward": _by_slot(turn.reward), **turn.told}.items():
+        result = env.step(state, learner.act(observation, number, explore=False))
+        for name, part in {"reward": _by_slot(result.reward), **result.metrics}.items():
             sums[name] = sums.get(name, 0.0) + part.double().mean(1)
-        state, view = turn.state, turn.view
+        state, observation = result.state, result.observation
     return _by_task({name: part / rounds for name, part in sums.items()})
 
 
-def any_choice(mask: Tensor, drawn: Tensor) -> Tensor:
+def random_actions(mask: Tensor, drawn: Tensor) -> Tensor:
     """Each allowed choice as likely; `drawn` [L, W, K] in [0, 1)."""
-    return draw(mask.float(), drawn)
+    return sample_categorical(mask.float(), drawn)
 
 
 def _by_slot(reward: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from coinfer.envs.rewards import Reward
 from coinfer.physics import random
 from coinfer.policies.candidates import choices
 from coinfer.policies.learned.features import Features, whole_features
-from coinfer.rl.core.records import Turn, View
+from coinfer.rl.core.records import Observation, StepResult
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation
 
 
-class OffloadGame:
+class OptionEnv:
     """Environment `offload`; a choice is option * N + server, as in `policies.candidates`.
 
     All worlds begin and end their episodes together. Episodes end by their time limit only.
@@ -50,17 +50,17 @@ class OffloadGame:
         """C"""
         return self.world.options * self.world.edge.servers
 
-    def start(self, seeds: Tensor) -> tuple[core.State, View]:
+    def reset(self, seeds: Tensor) -> tuple[core.State, Observation]:
         """Each learner's worlds follow from its seed [L] alone."""
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
         state = offload.reset(self.tables, worlds.flatten())
-        return state, self.view(state)
+        return state, self.observe(state)
 
-    def view(self, state: core.State) -> View:
+    def observe(self, state: core.State) -> Observation:
         """What the learners see."""
         seen = offload.observe(self.tables, state)
         parts = (self.features(seen), self._mask(seen, state), seen.task_mask)
-        return View(*(part.unflatten(0, (-1, self.worlds)) for part in parts))
+        return Observation(*(part.unflatten(0, (-1, self.worlds)) for part in parts))
 
     def _mask(self, seen: OffloadObservation, state: core.State) -> Tensor:
         """[B, K, C]"""
@@ -70,27 +70,27 @@ class OffloadGame:
         exists = self.tables.exists[draws.model * self.tables.edge.edge.classes + draws.device_class]
         return choices(seen._replace(option_mask=exists, server_room=torch.ones_like(seen.server_room))).mask
 
-    def step(self, state: Any, action: Tensor) -> Turn:
+    def step(self, state: Any, action: Tensor) -> StepResult:
         flat, servers = action.flatten(0, 1), self.world.edge.servers
         decision = OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
         stepped = offload.step(self.tables, state, decision, self.reward)
-        outcome, there = stepped.outcome, state.draws.task_mask
-        view = last_view = self.view(stepped.state)
+        outcome, task_mask = stepped.outcome, state.draws.task_mask
+        observation = final_observation = self.observe(stepped.state)
         after, truncated = stepped.state, stepped.info.truncated
         if bool(truncated.any()):
             after = offload.reset(self.tables, core.next_seeds(after.seed))
-            view = self.view(after)
-        told = {
-            "tasks": there.sum(-1),
+            observation = self.observe(after)
+        metrics = {
+            "tasks": task_mask.sum(-1),
             "latency_s": outcome.latency_s.sum(-1),
-            "in_time": (outcome.in_time & there).sum(-1),
+            "in_time": (outcome.in_time & task_mask).sum(-1),
         }
-        return Turn(
+        return StepResult(
             state=after,
-            view=view,
-            last_view=last_view,
+            observation=observation,
+            final_observation=final_observation,
             reward=stepped.reward.unflatten(0, (-1, self.worlds)),
             terminated=torch.zeros_like(truncated).unflatten(0, (-1, self.worlds)),
             truncated=truncated.unflatten(0, (-1, self.worlds)),
-            told={name: part.unflatten(0, (-1, self.worlds)) for name, part in told.items()},
+            metrics={name: part.unflatten(0, (-1, self.worlds)) for name, part in metrics.items()},
         )

@@ -10,9 +10,9 @@ from coinfer.envs import core, offload
 from coinfer.envs.exogenous import Draws
 from coinfer.physics import random
 from coinfer.physics.latency import latency_reward
-from coinfer.policies.learned.placement_policy import MakeFeatures, MakeOffers
+from coinfer.policies.learned.placement_policy import MakeFeatures, MakePlacements
 from coinfer.policies.learned.placements import fixed_cut
-from coinfer.rl.core.records import Transition, Turn, View
+from coinfer.rl.core.records import Observation, StepResult, Transition
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, Outcome
 
@@ -20,7 +20,7 @@ UNIT_S = 0.1
 """Rewards are minus latencies in this unit, so that they are about 1."""
 
 
-class GameState(NamedTuple):
+class PlacementState(NamedTuple):
     worlds: core.State
     option: Tensor
     """[B, K, C] of each place, with `server`: what a chosen place means."""
@@ -29,7 +29,7 @@ class GameState(NamedTuple):
     """[B, K, C]"""
 
 
-class OfferGame:
+class PlacementEnv:
     """W worlds of each of L learners; every task's own reward is minus its latency, in units of `UNIT_S`.
 
     An action is a place [L, W, K], or preferences [L, W, K, C] of which each task's highest allowed one is taken.
@@ -41,55 +41,57 @@ class OfferGame:
         world: OffloadWorld,
         worlds: int,
         features: MakeFeatures,
-        offers: MakeOffers = fixed_cut,
+        placements: MakePlacements = fixed_cut,
         device: str | torch.device = "cpu",
     ):
-        self.world, self.worlds, self.features, self.offers = world, worlds, features, offers
+        self.world, self.worlds, self.features, self.placements = world, worlds, features, placements
         self.tables = offload.load(world, device)
 
-    def start(self, seeds: Tensor) -> tuple[GameState, View]:
+    def reset(self, seeds: Tensor) -> tuple[PlacementState, Observation]:
         """Each learner's worlds follow from its seed [L] alone."""
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
         return self._seen(offload.reset(self.tables, worlds.flatten()))
 
-    def view(self, state: GameState) -> View:
+    def observe(self, state: PlacementState) -> Observation:
         """What the learners see."""
         return self._seen(state.worlds)[1]
 
-    def step(self, state: GameState, action: Tensor) -> Turn:
+    def step(self, state: PlacementState, action: Tensor) -> StepResult:
         place = action.flatten(0, 1)
         if place.dim() == state.mask.dim():
             place = torch.where(state.mask, place, -torch.inf).argmax(-1)
         option, server = (part.gather(-1, place[..., None])[..., 0] for part in (state.option, state.server))
         stepped = offload.step(self.tables, state.worlds, OffloadDecision(option, server), _no_reward)
-        outcome, there = stepped.outcome, state.worlds.draws.task_mask
-        after, view = self._seen(stepped.state)
-        last_view, truncated = view, stepped.info.truncated
+        outcome, task_mask = stepped.outcome, state.worlds.draws.task_mask
+        after, observation = self._seen(stepped.state)
+        final_observation, truncated = observation, stepped.info.truncated
         if self._last_slot(state):
-            after, view = self._seen(offload.reset(self.tables, core.next_seeds(stepped.state.seed)))
-        told = {
-            "tasks": there.sum(-1),
+            after, observation = self._seen(offload.reset(self.tables, core.next_seeds(stepped.state.seed)))
+        metrics = {
+            "tasks": task_mask.sum(-1),
             "latency_s": outcome.latency_s.sum(-1),
-            "in_time": (outcome.in_time & there).sum(-1),
+            "in_time": (outcome.in_time & task_mask).sum(-1),
         }
-        reward = latency_reward(outcome.latency_s) / UNIT_S * there
-        return Turn(
+        reward = latency_reward(outcome.latency_s) / UNIT_S * task_mask
+        return StepResult(
             state=after,
-            view=view,
-            last_view=last_view,
+            observation=observation,
+            final_observation=final_observation,
             reward=self._by_learner(reward),
             terminated=self._by_learner(torch.zeros_like(truncated)),
             truncated=self._by_learner(truncated),
-            told={name: self._by_learner(part) for name, part in told.items()},
+            metrics={name: self._by_learner(part) for name, part in metrics.items()},
         )
 
-    def _seen(self, worlds: core.State) -> tuple[GameState, View]:
+    def _seen(self, worlds: core.State) -> tuple[PlacementState, Observation]:
         seen = offload.observe(self.tables, worlds)
-        offers = self.offers(seen)
-        view = View(*map(self._by_learner, (self.features(seen, offers), offers.mask, seen.task_mask)))
-        return GameState(worlds, offers.option, offers.server, offers.mask), view
+        placements = self.placements(seen)
+        observation = Observation(
+            *map(self._by_learner, (self.features(seen, placements), placements.mask, seen.task_mask))
+        )
+        return PlacementState(worlds, placements.option, placements.server, placements.mask), observation
 
-    def _last_slot(self, state: GameState) -> bool:
+    def _last_slot(self, state: PlacementState) -> bool:
         return int(state.worlds.slot[0]) + 1 >= self.world.edge.slots
 
     def _by_learner(self, part: Tensor) -> Tensor:
@@ -100,9 +102,9 @@ def _no_reward(outcome: Outcome, draws: Draws) -> Tensor:
     return outcome.latency_s
 
 
-def trimmed(batch: Transition) -> Transition:
+def trim_tasks(batch: Transition) -> Transition:
     """The same without the last tasks that no slot of the batch has; for features [L, n, K, ..] of each task."""
-    most = int(torch.maximum(batch.there.sum(-1).amax(), batch.next_there.sum(-1).amax()))
-    most = max(1, min(batch.there.shape[-1], most))
-    by_task = {"goes_on"} if batch.reward.dim() == 3 else {"goes_on", "reward"}
+    most = int(torch.maximum(batch.task_mask.sum(-1).amax(), batch.next_task_mask.sum(-1).amax()))
+    most = max(1, min(batch.task_mask.shape[-1], most))
+    by_task = {"continues"} if batch.reward.dim() == 3 else {"continues", "reward"}
     return Transition(**{n: p if n in by_task else p[:, :, :most] for n, p in batch._asdict().items()})

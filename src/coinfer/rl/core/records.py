@@ -5,14 +5,14 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 
-class View(NamedTuple):
+class Observation(NamedTuple):
     """What a learner sees of its worlds."""
 
     features: Tensor
     """[L, W, ..] as the networks take them in."""
     mask: Tensor
     """[L, W, K, C] true for what may be chosen; every task has such a choice, also where there is no task."""
-    there: Tensor
+    task_mask: Tensor
     """[L, W, K] true where there is a task."""
 
 
@@ -21,35 +21,35 @@ class Transition(NamedTuple):
 
     features: Tensor
     mask: Tensor
-    there: Tensor
+    task_mask: Tensor
     action: Tensor
     """[L, W, K] int64, the choice of each task; any where there is none."""
     reward: Tensor
     """[L, W], or [L, W, K] where every task's own is known."""
-    goes_on: Tensor
+    continues: Tensor
     """[L, W] 1 where the future counts, also at a time limit; 0 where the episode truly ended."""
     next_features: Tensor
     next_mask: Tensor
-    next_there: Tensor
+    next_task_mask: Tensor
     """Of the state that the step led to, before any new episode was begun."""
 
     @property
-    def view(self) -> View:
-        return View(self.features, self.mask, self.there)
+    def observation(self) -> Observation:
+        return Observation(self.features, self.mask, self.task_mask)
 
     @property
-    def next_view(self) -> View:
-        return View(self.next_features, self.next_mask, self.next_there)
+    def next_observation(self) -> Observation:
+        return Observation(self.next_features, self.next_mask, self.next_task_mask)
 
 
-class Turn(NamedTuple):
+class StepResult(NamedTuple):
     """What a step of a game brings."""
 
     state: Any
     """Of the worlds, those that were over having begun anew."""
-    view: View
+    observation: Observation
     """Of that state."""
-    last_view: View
+    final_observation: Observation
     """Of the state that the step led to, before worlds began anew."""
     reward: Tensor
     """[L, W] or [L, W, K]"""
@@ -57,22 +57,22 @@ class Turn(NamedTuple):
     """[L, W] truly over: nothing comes after."""
     truncated: Tensor
     """[L, W] cut short by the time limit: the future still counts."""
-    told: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     """Figures [L, W] to show, by name."""
 
 
-class Game(Protocol):
+class Env(Protocol):
     """Worlds for L learners, as pure functions over a state that is a (nested) NamedTuple of tensors."""
 
-    def start(self, seeds: Tensor) -> tuple[Any, View]:
+    def reset(self, seeds: Tensor) -> tuple[Any, Observation]:
         """First state and view for the seeds [L] of the learners."""
         ...
 
-    def view(self, state: Any) -> View:
+    def observe(self, state: Any) -> Observation:
         """What the learners see of a state."""
         ...
 
-    def step(self, state: Any, action: Tensor) -> Turn:
+    def step(self, state: Any, action: Tensor) -> StepResult:
         """Carries an action [L, W, K] out."""
         ...
 
@@ -83,7 +83,7 @@ class Learner(Protocol):
     keys: Tensor
     """[L] int64, where their chance comes from."""
 
-    def act(self, view: View, call: int, explore: bool = True) -> Tensor:
+    def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
         """Choices [L, W, K]; `call` numbers the draws."""
         ...
 

@@ -22,7 +22,7 @@ class Totals(NamedTuple):
     late: Tensor
 
 
-class Game(NamedTuple):
+class Rollout(NamedTuple):
     state: core.State
     totals: Totals
 
@@ -39,7 +39,7 @@ class Player:
         self.tables = offload.load(world, device)
         self.policies, self.worlds, self.slots = policies, worlds, slots
         self.weights = torch.zeros((policies, scorer.SIZE), device=device)
-        self._game: Game | None = None
+        self._rollout: Rollout | None = None
         self._graph: Any = None
         self._stream: Any = torch.cuda.Stream() if self.tables.edge.device.type == "cuda" else None
 
@@ -48,20 +48,20 @@ class Player:
         """Begins to play with the weights [P, SIZE] and the episodes [W]."""
         if self._stream is None:
             self.weights = weights
-            game = self._begin(seeds)
+            rollout = self._begin(seeds)
             for _ in range(self.slots):
-                game = self._slot(game)
-            self._game = game
+                rollout = self._slot(rollout)
+            self._rollout = rollout
             return
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             begun = self._begin(seeds)
-            game: Game = self._game or _each(torch.clone, begun)
-            if self._game is None:
-                self._capture(game)
-            self._game = game
+            rollout: Rollout = self._rollout or _each(torch.clone, begun)
+            if self._rollout is None:
+                self._capture(rollout)
+            self._rollout = rollout
             self.weights.copy_(weights)
-            _each(torch.Tensor.copy_, game, begun)
+            _each(torch.Tensor.copy_, rollout, begun)
             for _ in range(self.slots):
                 self._graph.replay()
 
@@ -69,36 +69,36 @@ class Player:
         """Mean latency and share of late tasks of each policy, both [P]."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
-        assert self._game is not None
-        totals = self._game.totals
+        assert self._rollout is not None
+        totals = self._rollout.totals
         return totals.latency_s / totals.tasks, totals.late / totals.tasks
 
-    def _begin(self, seeds: Tensor) -> Game:
+    def _begin(self, seeds: Tensor) -> Rollout:
         zero = torch.zeros(self.policies, device=self.tables.edge.device)
-        return Game(offload.reset(self.tables, seeds.repeat(self.policies)), Totals(zero, zero, zero))
+        return Rollout(offload.reset(self.tables, seeds.repeat(self.policies)), Totals(zero, zero, zero))
 
-    def _slot(self, game: Game) -> Game:
-        state, totals = game
+    def _slot(self, rollout: Rollout) -> Rollout:
+        state, totals = rollout
         seen = offload.observe(self.tables, state)
         decision = scorer.decide(scorer.unpack(self.weights), seen)
         stepped = offload.step(self.tables, state, decision, rewards.latency)
-        there, outcome = state.draws.task_mask, stepped.outcome
+        task_mask, outcome = state.draws.task_mask, stepped.outcome
 
         def summed(values: Tensor) -> Tensor:
             return values.reshape(self.policies, -1).sum(-1)
 
         after = Totals(
             totals.latency_s + summed(outcome.latency_s),
-            totals.tasks + summed(there),
-            totals.late + summed(there & ~outcome.in_time),
+            totals.tasks + summed(task_mask),
+            totals.late + summed(task_mask & ~outcome.in_time),
         )
-        return Game(stepped.state, after)
+        return Rollout(stepped.state, after)
 
-    def _capture(self, game: Game) -> None:
-        """A slot as a graph that moves `game` on."""
+    def _capture(self, rollout: Rollout) -> None:
+        """A slot as a graph that moves `rollout` on."""
 
         def slot() -> None:
-            _each(torch.Tensor.copy_, game, self._slot(game))
+            _each(torch.Tensor.copy_, rollout, self._slot(rollout))
 
         for _ in range(2):
             slot()

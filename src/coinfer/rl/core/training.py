@@ -1,7 +1,7 @@
 """What every training has in common: its settings, its folder (checkpoints, curves, logs), going on after a kill.
 
 A run's folder holds `checkpoints/`, `curves.json`, TensorBoard's events (where it is installed) and what the scheme
-exports. A scheme is a module with `train(settings, *, progress, folder, resume) -> Trained`; see `registry`.
+exports. A scheme is a module with `train(settings, *, progress, folder, resume) -> TrainingResult`; see `registry`.
 """
 
 import json
@@ -63,7 +63,7 @@ class Report(NamedTuple):
 Progress = Callable[[Report], None]
 
 
-class Trained(NamedTuple):
+class TrainingResult(NamedTuple):
     """What came of a training."""
 
     scheme: str
@@ -79,9 +79,9 @@ class Trained(NamedTuple):
     """Of the training, for side-cars."""
     digest: str
     """SHA-256 of weights, optimisers, replay memory and states; equal for equal trainings, however often resumed."""
-    by_number: bool = True
+    options_by_index: bool = True
     """Whether the policies know options by their number only, rather than by what the observation says of them."""
-    free: str = "B"
+    dynamic_axes: str = "B"
     """Letters of the axes (B, K, O, N) that may have any length."""
 
     @property
@@ -91,7 +91,7 @@ class Trained(NamedTuple):
         return max(range(len(rewards)), key=rewards.__getitem__)
 
 
-def drive(
+def run_training(
     loop: Loop,
     record: Mapping[str, Any],
     *,
@@ -115,9 +115,9 @@ def drive(
         TrainingError: where the folder holds a training already and `resume` is not asked for.
     """
     if folder is not None:
-        begin(loop, record, folder, resume)
+        restore_latest(loop, record, folder, resume)
     first, began_s, saved_s = loop.round, time.monotonic(), time.monotonic()
-    with logs.Events(folder) as events:
+    with logs.EventWriter(folder) as events:
         _log(events, loop, 0, 0)
         if first:
             progress(Report(first, loop.settings.rounds, 0, 0.0, _last(loop.points)))
@@ -126,19 +126,19 @@ def drive(
             play(loop)
             now_s = time.monotonic()
             _log(events, loop, points, assessed)
-            decisions = (loop.round - first) * loop.view.there[..., 0].numel()
+            decisions = (loop.round - first) * loop.observation.task_mask[..., 0].numel()
             progress(Report(loop.round, loop.settings.rounds, decisions, now_s - began_s, _last(loop.points)))
             if folder is not None and now_s - saved_s >= SAVE_EVERY_S:
-                keep(loop, record, folder)
+                save_checkpoint(loop, record, folder)
                 saved_s = time.monotonic()
     if folder is not None:
-        keep(loop, record, folder)
+        save_checkpoint(loop, record, folder)
         curves = {"record": dict(record), **_curves(loop)}
         (folder / "curves.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
     return checkpoint.digest(loop.tensors())
 
 
-def _log(events: logs.Events, loop: Loop, points: int, assessed: int) -> None:
+def _log(events: logs.EventWriter, loop: Loop, points: int, assessed: int) -> None:
     """Logs the curves from so many points on: what was met while exploring, and what held-out worlds say."""
     for point in loop.points[points:]:
         events.add(point)
@@ -146,8 +146,8 @@ def _log(events: logs.Events, loop: Loop, points: int, assessed: int) -> None:
         events.add(point, "held_out")
 
 
-def begin(loop: Loop, record: Mapping[str, Any], folder: Path, resume: bool) -> None:
-    """Restores the loop from the folder's last checkpoint where `resume` asks for it; errors as `drive`."""
+def restore_latest(loop: Loop, record: Mapping[str, Any], folder: Path, resume: bool) -> None:
+    """Restores the loop from the folder's last checkpoint where `resume` asks for it; errors as `run_training`."""
     found = checkpoint.latest(folder / "checkpoints")
     if found is None:
         return
@@ -162,27 +162,27 @@ def begin(loop: Loop, record: Mapping[str, Any], folder: Path, resume: bool) -> 
     )
 
 
-def keep(loop: Loop, record: Mapping[str, Any], folder: Path) -> None:
+def save_checkpoint(loop: Loop, record: Mapping[str, Any], folder: Path) -> None:
     """Writes a checkpoint of the loop."""
     checkpoint.save(folder / "checkpoints", loop.round, loop.tensors(), {"training": dict(record), **_curves(loop)})
 
 
 def settings_record(settings: TrainSettings, scheme: str, fingerprint: str, **parts: Any) -> dict[str, Any]:
     """What a training is: the settings of all its parts (dataclasses), as JSON has them."""
-    told = {"scheme": scheme, "scenario_fingerprint": fingerprint, **asdict(settings)}
-    told |= {name: asdict(part) for name, part in parts.items()}
-    return json.loads(json.dumps(told))
+    record = {"scheme": scheme, "scenario_fingerprint": fingerprint, **asdict(settings)}
+    record |= {name: asdict(part) for name, part in parts.items()}
+    return json.loads(json.dumps(record))
 
 
-def _first_difference(theirs: Any, wanted: Any, name: str = "") -> str | None:
-    """`name.of.key theirs, expected wanted`, or None where they are equal."""
-    if theirs == wanted:
+def _first_difference(theirs: Any, expected: Any, name: str = "") -> str | None:
+    """`name.of.key theirs, expected expected`, or None where they are equal."""
+    if theirs == expected:
         return None
-    if not (isinstance(theirs, dict) and isinstance(wanted, dict)):
-        return f"{name} {theirs!r}, expected {wanted!r}"
-    keys = (key for key in {**wanted, **theirs} if theirs.get(key) != wanted.get(key))
+    if not (isinstance(theirs, dict) and isinstance(expected, dict)):
+        return f"{name} {theirs!r}, expected {expected!r}"
+    keys = (key for key in {**expected, **theirs} if theirs.get(key) != expected.get(key))
     key = next(keys)
-    return _first_difference(theirs.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    return _first_difference(theirs.get(key), expected.get(key), f"{name}.{key}" if name else key)
 
 
 def _curves(loop: Loop) -> dict[str, Any]:

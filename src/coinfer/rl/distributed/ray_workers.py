@@ -15,14 +15,22 @@ from typing import Any, NamedTuple
 from coinfer.addresses import AddressError, parse_address
 from coinfer.errors import TrainingError
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.distributed.coordinator import Agent, Conductor, Controller, Loss, Lost, Setting, Stale
+from coinfer.rl.distributed.coordinator import (
+    Agent,
+    Controller,
+    Coordinator,
+    Recovery,
+    StaleStateError,
+    TrainingJob,
+    WorkerLostError,
+)
 
-REACH_S, PLACE_S = 5.0, 120.0
+CONNECT_TIMEOUT_S, START_TIMEOUT_S = 5.0, 120.0
 """How long an address may take to answer, and a cluster to start all processes."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class Seat(NamedTuple):
+class WorkerPlacement(NamedTuple):
     """Where a member runs."""
 
     node: str
@@ -30,8 +38,8 @@ class Seat(NamedTuple):
     pid: int
 
 
-class RayCrew:
-    """A `Crew` of actors.
+class RayWorkerGroup:
+    """A `WorkerGroup` of actors.
 
     Raises:
         TrainingError: where the cluster does not start them in time.
@@ -48,7 +56,7 @@ class RayCrew:
         self.count = agents
         needs = {"CPU": 0.001, "GPU": 1 / (agents + 1)} if gpus else {"CPU": 0.001}
         self.places = placement_group([needs] * (agents + 1), strategy="SPREAD")
-        if not self.places.wait(PLACE_S):
+        if not self.places.wait(START_TIMEOUT_S):
             raise TrainingError(f"the Ray cluster has no room for {agents + 1} processes: see `ray status`")
 
         def made(kind: type, place: int, *given: Any) -> Any:
@@ -56,48 +64,50 @@ class RayCrew:
             how = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_restarts": -1}
             return ray.remote(kind).options(scheduling_strategy=where, **how).remote(*given)
 
-        self.members = [*(made(Agent, i, i) for i in range(agents)), made(Controller, agents)]
+        self.workers = [*(made(Agent, i, i) for i in range(agents)), made(Controller, agents)]
 
-    def ask(self, member: int, what: str, *given: Any, answers: int = 1) -> Any:
-        return getattr(self.members[member], what).options(num_returns=answers).remote(*given)
+    def call(self, worker: int, what: str, *given: Any, answers: int = 1) -> Any:
+        return getattr(self.workers[worker], what).options(num_returns=answers).remote(*given)
 
     def wait(self, promises: Sequence[Any]) -> list[Any]:
         try:
             return self._ray.get(list(promises))
         except self._errors.RayTaskError as error:
-            if isinstance(error.cause, Stale | self._errors.RayError):
-                raise Lost(self._lost(error.cause)) from None
+            if isinstance(error.cause, StaleStateError | self._errors.RayError):
+                raise WorkerLostError(self._lost(error.cause)) from None
             raise
         except self._errors.RayError as error:
-            raise Lost(self._lost(error)) from None
+            raise WorkerLostError(self._lost(error)) from None
 
-    def seats(self) -> list[Seat]:
+    def worker_placements(self) -> list[WorkerPlacement]:
         """Where everybody is now.
 
         Raises:
             TrainingError: where they do not start.
         """
         try:
-            return self._ray.get([member.__ray_call__.remote(_seat) for member in self.members], timeout=PLACE_S)
+            return self._ray.get(
+                [worker.__ray_call__.remote(_placement) for worker in self.workers], timeout=START_TIMEOUT_S
+            )
         except self._errors.GetTimeoutError:
-            why = f"not within {PLACE_S:.0f} s, see `ray status`"
+            why = f"not within {START_TIMEOUT_S:.0f} s, see `ray status`"
         except self._errors.RayError as error:
             why = str(error).strip().splitlines()[-1]
-        raise TrainingError(f"the Ray cluster did not start {len(self.members)} processes with coinfer: {why}")
+        raise TrainingError(f"the Ray cluster did not start {len(self.workers)} processes with coinfer: {why}")
 
     def end(self) -> None:
         from ray.util.placement_group import remove_placement_group
 
-        for member in self.members:
-            self._ray.kill(member)
+        for worker in self.workers:
+            self._ray.kill(worker)
         remove_placement_group(self.places)
 
     def _lost(self, error: Exception) -> str:
         """Who was lost, as far as the error knows."""
-        if isinstance(error, Stale):
+        if isinstance(error, StaleStateError):
             return str(error)
-        names = {member._actor_id.hex(): f"agent {i}" for i, member in enumerate(self.members)}
-        names[self.members[-1]._actor_id.hex()] = "the controller"
+        names = {worker._actor_id.hex(): f"agent {i}" for i, worker in enumerate(self.workers)}
+        names[self.workers[-1]._actor_id.hex()] = "the controller"
         return names.get(getattr(error, "actor_id", None) or "", f"a member of the cluster ({type(error).__name__})")
 
 
@@ -111,21 +121,21 @@ def stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def _seat(_: Any) -> Seat:
+def _placement(_: Any) -> WorkerPlacement:
     import ray
 
-    return Seat(ray.get_runtime_context().get_node_id(), os.getpid())
+    return WorkerPlacement(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
 @contextmanager
-def playing(
-    setting: Setting,
+def cluster_player(
+    job: TrainingJob,
     address: str | None = None,
     *,
-    told: Callable[[Loss], None] = lambda _: None,
-    seated: Callable[[RayCrew], None] = lambda _: None,
+    on_recovery: Callable[[Recovery], None] = lambda _: None,
+    on_start: Callable[[RayWorkerGroup], None] = lambda _: None,
 ) -> Iterator[Callable[[Loop], None]]:
-    """What plays a loop of `cdo_dsac.loop_of` on a cluster, in place of `Loop.play`.
+    """What plays a loop of `cdo_dsac.make_loop` on a cluster, in place of `Loop.play`.
 
     Args:
         address: `HOST:PORT` of the cluster's head, or `auto` for the one that this machine belongs to; without it that
@@ -137,13 +147,13 @@ def playing(
         TrainingError: where Ray is not installed, or the cluster cannot be joined; one line.
     """
     with _joined(address or os.environ.get("RAY_ADDRESS") or None):
-        crew = RayCrew(setting.settings.agents, setting.device.startswith("cuda"))
+        workers = RayWorkerGroup(job.settings.agents, job.device.startswith("cuda"))
         try:
-            crew.seats()
-            seated(crew)
-            yield Conductor(crew, setting, told).play
+            workers.worker_placements()
+            on_start(workers)
+            yield Coordinator(workers, job, on_recovery).play
         finally:
-            crew.end()
+            workers.end()
 
 
 @contextmanager
@@ -191,7 +201,7 @@ def _reach(address: str) -> None:
 
     with grpc.insecure_channel(address) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=REACH_S)
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
         except grpc.FutureTimeoutError:
             raise TrainingError(
                 f"address {address}: no Ray head answers there; `ray start --head` starts one and tells its HOST:PORT"
