@@ -39,7 +39,9 @@ def answer(request: InferRequest) -> InferReply:
 def device_with(graph: ModelGraph, options: Options, servers: int) -> Device:
     """A device that knows so many servers."""
     addresses = [f"127.0.0.1:{port}" for port in range(1, servers + 1)]
-    return Device(graph, addresses, options=options, transport=InMemoryTransport(dict.fromkeys(addresses, answer)))
+    return Device(
+        graph, servers=addresses, options=options, transport=InMemoryTransport(dict.fromkeys(addresses, answer))
+    )
 
 
 def decisions(device: Device) -> Callable[[], object]:

@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 import harness
 from rich.console import Console
 
-from coinfer.demo.run import DemoSettings, run_demo
+from coinfer.demo.run import run_demo
+from coinfer.demo.settings import DemoSettings
 
 FAMILIES = ("hsdpa_norway_3g", "cellular_us_mahimahi", "lte_nyc_2019", "ucc_5g_production", "lumos5g_mmwave")
 MODELS = ("alexnet",)

@@ -94,7 +94,11 @@ def main() -> None:
             for bits in WIDTHS:
                 links = {edge.address: Link(Trace.constant(RATE_BPS), WallClock())} if shape != "unshaped" else None
                 device = Device(
-                    graph, [edge.address], policy=first_option, options=one_option(options, cut, bits), links=links
+                    graph,
+                    servers=[edge.address],
+                    policy=first_option,
+                    options=one_option(options, cut, bits),
+                    links=links,
                 )
                 stack.enter_context(device)
                 name = f"{shape}, {bits} bits"

@@ -7,12 +7,11 @@ python examples/device.py resnet50 127.0.0.1:8001
 import sys
 
 import coinfer
-from coinfer.runtime.images import load_images
 
 model, *servers = sys.argv[1:] or ["alexnet-cifar"]
 
 with coinfer.Device(model=model, servers=servers, deadline_s=0.5) as device:
-    for name, picture in load_images():
+    for name, picture in coinfer.load_images():
         result = device.infer(picture)
         device_ms, upload_ms, queue_ms, server_ms, download_ms, total_ms = (1e3 * s for s in result.outcome[:6])
         print(

@@ -33,16 +33,14 @@ edge = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 try:
     address = re.search(r"grpc=(\\S+)", edge.stdout.readline())[1]
     picture = load_images()[0][1]
-    with coinfer.Device(sys.argv[1], [address], bits=(32,), hedge=False) as device:
+    with coinfer.Device(sys.argv[1], servers=[address], bits=(32,), hedge=False) as device:
         last = len(device.options.bits) - 1
-        device.policy = lambda seen: OffloadDecision(np.array([0]), np.array([0]))
         for _ in range(100):  # it is not asked yet where the machine was too busy for its first probes
-            remote = device.infer(picture)
+            remote = device.infer(picture, policy=lambda _: OffloadDecision(np.array([0]), np.array([0])))
             if remote.executed_on == address:
                 break
             time.sleep(0.1)
-        device.policy = lambda seen: OffloadDecision(np.array([last]), np.array([DEVICE]))
-        local = device.infer(picture)
+        local = device.infer(picture, policy=lambda _: OffloadDecision(np.array([last]), np.array([DEVICE])))
     assert remote.executed_on == address, remote
     assert local.executed_on == "device", local
     np.testing.assert_allclose(remote.output, local.output, rtol=1e-4, atol=1e-5)

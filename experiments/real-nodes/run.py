@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.demo.cluster import edges
-from coinfer.demo.run import BURST_BITS, link_traces
+from coinfer.demo.replay import BURST_BITS, link_traces
 from coinfer.demo.schemes import device_only
 from coinfer.evaluate.statistics import Estimate, paired_difference
 from coinfer.graph.zoo.networks import open_model
@@ -150,7 +150,7 @@ def site(stack: ExitStack, parsed: argparse.Namespace) -> tuple[list[Device], Li
     devices = []
     for slowdown, ways in zip(parsed.device_slowdowns, links, strict=True):
         settings = {"profile": table, "slowdown": slowdown, "links": ways}
-        device = Device(graph, list(ways), parsed.deadline_ms / 1e3, **settings)
+        device = Device(graph, servers=list(ways), deadline_s=parsed.deadline_ms / 1e3, **settings)
         stack.callback(device.close)
         device.open()
         devices.append(device)
@@ -169,7 +169,7 @@ def policies_of(device: Device, files: Sequence[Path]) -> dict[str, Policy]:
         NAMES.get(file.stem, file.stem): ExportedPolicy.load(file).fitted(device.options.triples, len(device.servers))
         for file in files
     }
-    return {**trained, PLANNER: device.planner, "device only": device_only(device.options)}
+    return {**trained, PLANNER: device.planner.objective_policy, "device only": device_only(device.options)}
 
 
 def round_of(
@@ -185,8 +185,6 @@ def round_of(
     pictures = [picture for _, picture in load_images()]
     with ThreadPoolExecutor(len(devices)) as pool:  # each finds out how fast it is now
         list(pool.map(lambda device: settle(device, pictures), devices))
-    for device, policy in zip(devices, policies, strict=True):
-        device.policy = policy
     traces = [{node: trace.shifted(number * parsed.round_s) for node, trace in own.items()} for own in traces]
     replay(links, traces, parsed.link_scale)
     time.sleep(REST_S)
@@ -204,7 +202,8 @@ def round_of(
         began_s = time.monotonic()
         for i, (at_s, which) in enumerate(asked):
             time.sleep(max(began_s + at_s - time.monotonic(), 0.0))
-            futures.append(pool.submit(devices[which].infer, pictures[i % len(pictures)]))
+            picture, policy = pictures[i % len(pictures)], policies[which]
+            futures.append(pool.submit(devices[which].infer, picture, policy=policy))
         results = [future.result() for future in futures]
     return {
         "latency_s": [round(result.outcome.latency_s, 5) for result in results],
@@ -216,9 +215,8 @@ def round_of(
 
 
 def settle(device: Device, pictures: Sequence[np.ndarray]) -> None:
-    device.policy = device_only(device.options)
     for picture in pictures:
-        device.infer(picture)
+        device.infer(picture, policy=device_only(device.options))
 
 
 def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -21,10 +21,10 @@ from coinfer.options.compile import compile_options
 from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device.config import accuracy_of
+from coinfer.runtime.device.accuracy_table import accuracy_for
 from coinfer.runtime.device.device import Device, Result
 from coinfer.runtime.device.message_size import with_messages
-from coinfer.runtime.device.objective import Wish
+from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planner import feasible_latency_s
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.profiling import profile_for
@@ -69,8 +69,7 @@ class Site:
         """The next picture, and whether the answer is its class."""
         number = self.asked % len(self.pictures.images)
         self.asked += 1
-        self.device.policy = policy
-        result = self.device.infer(self.pictures.images[number], deadline_s)
+        result = self.device.infer(self.pictures.images[number], deadline_s=deadline_s, policy=policy)
         assert not result.fallback, result.fallback
         labels = self.pictures.labels
         return result, labels is not None and int(np.argmax(result.output)) == int(labels[number])
@@ -104,20 +103,20 @@ def site(arguments: argparse.Namespace, all_options: bool) -> Iterator[Site]:
     with edges(arguments.model, [arguments.edge_slowdown], ("--http-port", "-1")) as (edge,):
         links: dict[str, Link] = {edge.address: Link(Trace.constant(Site.rate_bps), WallClock(), burst_bits=0.0)}
         settings = {
+            "servers": [edge.address],
             "profile": table,
             "bits": BITS,
             "links": links,
             "slowdown": arguments.device_slowdown,
             "hedge": False,
         }
-        accuracy = accuracy_of(graph, arguments.accuracy, Wish())
+        accuracy = accuracy_for(graph, arguments.accuracy, Objective())
         options = None
         if all_options:
             options = with_messages(compile_options(graph, table, BITS, accuracy), graph)
         policy = getattr(arguments, "policy", None)
-        device = Device(graph, [edge.address], accuracy=accuracy, options=options, policy=policy, **settings)
-        with device:
-            trained = device.policy if policy else None
+        with Device(graph, accuracy=accuracy, options=options, policy=policy, **settings) as device:
+            trained = device.planner.policy if policy else None
             yield Site(graph, table, device, links, load_pictures(graph, arguments.data), trained)
 
 

@@ -3,7 +3,7 @@
     python experiments/sac-d/real_speed.py --data DIR [--policy runs/.../policy.onnx]
 
 At each rate the same number of requests is answered by the device alone (last exit), by the planner under several
-wishes, and by a trained policy where one is given. Writes results/real/speed.json and .png.
+objectives, and by a trained policy where one is given. Writes results/real/speed.json and .png.
 """
 
 import json
@@ -18,7 +18,8 @@ from rich.progress import track
 from rich.table import Table
 
 from coinfer.profile.measure import this_machine
-from coinfer.runtime.device.objective import Wish, planned_for
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.objective_policy import policy_for
 from coinfer.types import Policy
 
 RATES_BYTE_PER_S = (0.005e6, 0.01e6, 0.02e6, 0.035e6, 0.05e6, 0.07e6, 0.1e6, 0.15e6, 0.2e6, 0.5e6, 1e6, 2e6, 5e6, 10e6)
@@ -36,16 +37,16 @@ def main() -> None:
     with site(parsed, all_options=False) as place:
         for _ in range(WARM_UP):
             place.ask(alone(place.device.options, place.device.options.exit.max()))
-        schemes = wished(place)
+        schemes = objectives(place)
         rows = []
         for rate in track(RATES_BYTE_PER_S, "measuring", transient=True):
             place.set_rate(rate * BYTE_PER_S)
             place.settle(next(i for i, cut in enumerate(place.device.options.cuts) if cut == place.graph.inputs))
             known = {name: one for name, one in schemes.items() if name != TRAINED or rate <= TRAINED_TO_BYTE_PER_S}
             rows += measured(place, known, rate, parsed.requests)
-        assert place.device.accuracy is not None
-        exits = [place.device.accuracy.accuracy(i) for i in range(len(place.device.exits))]
-        dataset = place.device.accuracy.dataset
+        assert place.device.planner.accuracy is not None
+        exits = [place.device.planner.accuracy.accuracy(i) for i in range(len(place.device.planner.exits))]
+        dataset = place.device.planner.accuracy.dataset
     found = {
         "model": parsed.model,
         "device_slowdown": parsed.device_slowdown,
@@ -62,18 +63,18 @@ def main() -> None:
     show(rows)
 
 
-def wished(place: Site) -> dict[str, tuple[Policy, float]]:
+def objectives(place: Site) -> dict[str, tuple[Policy, float]]:
     """Policies by name, each with the deadline of its requests."""
-    options, accuracy = place.device.options, place.device.accuracy
+    options, accuracy = place.device.options, place.device.planner.accuracy
     assert accuracy is not None, "the network has no accuracy table; see `coinfer exits measure`"
     best = accuracy.accuracy(len(accuracy.exits) - 1)
     own_s = place.predicted_s(int(np.flatnonzero(options.upload_bits == 0)[-1]))
     schemes = {
         ALONE: (alone(options, int(options.exit.max())), float("inf")),
-        "fastest": (planned_for(Wish()), float("inf")),
-        "fastest within 1 point": (planned_for(Wish(min_accuracy=best - 0.01)), float("inf")),
-        "most accurate in 1/2 of the time": (planned_for(Wish("accuracy")), own_s / 2),
-        "most accurate in 1/4 of the time": (planned_for(Wish("accuracy")), own_s / 4),
+        "fastest": (policy_for(Objective()), float("inf")),
+        "fastest within 1 point": (policy_for(Objective(min_accuracy=best - 0.01)), float("inf")),
+        "most accurate in 1/2 of the time": (policy_for(Objective("accuracy")), own_s / 2),
+        "most accurate in 1/4 of the time": (policy_for(Objective("accuracy")), own_s / 4),
     }
     if place.trained:
         schemes[TRAINED] = (place.trained, float("inf"))

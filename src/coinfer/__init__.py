@@ -1,31 +1,38 @@
-"""Collaborative DNN inference at the edge.
+"""Collaborative DNN inference at the edge. What is listed here is the public face; start with `Device`.
 
-`with coinfer.Device(model="resnet50", servers=["127.0.0.1:8001"], deadline_s=0.5) as device: device.infer(image)`
+with coinfer.Device("resnet50", servers=["127.0.0.1:8001"], deadline_s=0.5) as device:
+    result = device.infer("cat.jpg")
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from coinfer.version import __version__
 
 if TYPE_CHECKING:
     from coinfer.graph.ir import ModelGraph
     from coinfer.graph.zoo.networks import open_model
-    from coinfer.runtime.device.device import Device, Result
+    from coinfer.runtime.device.config import DeviceConfig
+    from coinfer.runtime.device.device import Device
+    from coinfer.runtime.device.objective import Objective
+    from coinfer.runtime.device.result import Result
+    from coinfer.runtime.images import load_images
 
-__all__ = ["Device", "ModelGraph", "Result", "__version__", "open_model"]
+__all__ = ["Device", "DeviceConfig", "ModelGraph", "Objective", "Result", "__version__", "load_images", "open_model"]
 
 _HOMES = {
     "Device": "coinfer.runtime.device.device",
-    "Result": "coinfer.runtime.device.device",
+    "DeviceConfig": "coinfer.runtime.device.config",
     "ModelGraph": "coinfer.graph.ir",
+    "Objective": "coinfer.runtime.device.objective",
+    "Result": "coinfer.runtime.device.result",
+    "load_images": "coinfer.runtime.images",
     "open_model": "coinfer.graph.zoo.networks",
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for, so that `import coinfer` stays cheap."""
+def __getattr__(name: str) -> object:
+    """Import what is asked for, so that `import coinfer` stays cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module 'coinfer' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_HOMES[name]), name)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Record(NamedTuple):
     executed_on: str
     """`device` or the address of the server that answered."""
     fallback: str
-    """Why the device answered although a server was chosen; empty otherwise."""
+    """What went wrong with the servers that were asked in vain, whoever answered in the end; empty if nothing did."""
     predicted_s: float
     """Latency that the planner expected."""
     sent_bits: float
@@ -37,7 +37,7 @@ class Record(NamedTuple):
     exit: int = 0
     """Index of the exit that answered; it may be earlier than the route's."""
     unmet: tuple[str, ...] = ()
-    """Limits of the user's wish that were missed: deadline, accuracy, energy."""
+    """Limits of the user's objective that were missed: deadline, accuracy, energy."""
 
 
 class RunLog:
@@ -65,7 +65,9 @@ class RunLog:
 
 
 def as_json(value: Any) -> Any:
-    """Named tuples become objects; what is not finite becomes null, as JSON has none."""
+    """Return named tuples as objects, and null for what is not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
     if hasattr(value, "_asdict"):
         return {key: as_json(item) for key, item in value._asdict().items()}
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Wishes on the command line: the tables that people see, and one line for each mistake."""
+"""Objectives on the command line: the tables that people see, and one line for each mistake."""
 
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def test_infer_says_which_exit_answered_and_what_was_missed(folder: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plan", "net.onnx", "--profile", "profile.json", "--min-accuracy", "0.7"], "a wish for accuracy needs"),
+        (["plan", "net.onnx", "--profile", "profile.json", "--min-accuracy", "0.7"], "an accuracy objective needs"),
         (["plan", "net.onnx", "--profile", "profile.json", "--goal", "energy"], "needs the device's power"),
         (
             ["plan", "other.onnx", "--accuracy", "accuracy.json"],

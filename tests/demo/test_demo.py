@@ -12,10 +12,10 @@ from tests.tables import analytic_table, made_up_accuracy
 from coinfer.demo import report
 from coinfer.demo.live import LiveTable, cells, headings
 from coinfer.demo.pictures import load_pictures
+from coinfer.demo.replay import link_traces
 from coinfer.demo.report import View
-from coinfer.demo.run import link_traces
 from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
-from coinfer.demo.settings import demo_settings, relative_to
+from coinfer.demo.settings import deadline_for, demo_settings, link_scale_for
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
@@ -23,7 +23,8 @@ from coinfer.profile.dataset import CIFAR_CLASSES, DataError
 from coinfer.records import Record
 from coinfer.resources import TRACES
 from coinfer.runtime.device import estimate as est
-from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.device_planner import Planner
 from coinfer.runtime.device.planner import observe
 from coinfer.traces import TraceError
 from coinfer.types import DEVICE, Hop, Outcome, Route
@@ -52,10 +53,12 @@ def test_each_scheme_does_what_its_name_says():
     assert fixed(slow) == fixed(fast), "it never adapts"
     assert fixed(slow).server[0] == 0, "chosen at the mean rates, not at those of the moment"
     assert fixed_best(fast, [1e2, 1e2])(fast).server[0] == DEVICE
-    device = Device(GRAPH, profile=analytic_table(GRAPH), options=OPTIONS)
-    assert next(iter(schemes(device, fast, [1e9, 1e3]))) == PLANNER
-    device.policy = device_only(OPTIONS)
-    assert list(schemes(device, fast, [1e9, 1e3]))[:2] == [TRAINED_POLICY, PLANNER]
+    plain = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(), OPTIONS)
+    assert next(iter(schemes(plain, fast, [1e9, 1e3]))) == PLANNER
+    trained = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(policy=device_only(OPTIONS)), OPTIONS)
+    found = schemes(trained, fast, [1e9, 1e3])
+    assert list(found)[:2] == [TRAINED_POLICY, PLANNER]
+    assert [name for name, scheme in found.items() if scheme.is_adaptive] == [TRAINED_POLICY, PLANNER]
 
 
 def test_with_exits_rivals_use_the_last():
@@ -105,15 +108,20 @@ def test_exits_and_labels_are_shown_where_there_are_any():
 
 
 def test_small_networks_are_slowed_with_their_links_unless_told():
-    small, plain = demo_settings("alexnet-exits", {}), demo_settings("resnet50", {})
-    assert (small.link_scale, small.deadline_s, small.bits) == (0, 0, (16, 8, 4))
-    assert small.wishes.min_accuracy > 0.7
-    assert (plain.link_scale, plain.wishes.min_accuracy, plain.deadline_s) == (1.0, 0.0, 0.25)
-    told = demo_settings("alexnet-exits", {"goal": "energy", "power_w": 3.0}, deadline_s=0.1, bits=(8,), runs=None)
-    assert (told.deadline_s, told.bits, told.wishes.goal, told.runs) == (0.1, (8,), "energy", "runs")
-    fitted = relative_to(0.08, 24e3, 10e6, small)
-    assert (fitted.deadline_s, fitted.link_scale) == (pytest.approx(0.072), pytest.approx(0.0375, rel=0.03))
-    assert relative_to(0.08, 24e3, 10e6, plain) == plain
+    small, plain = demo_settings("alexnet-exits", {}, {}), demo_settings("resnet50", {}, {})
+    assert (small.link_scale, small.deadline_s, small.device.bits) == (None, None, (16, 8, 4))
+    assert (small.device.slowdown, plain.device.slowdown) == (200.0, 6.0)
+    assert small.device.objective.min_accuracy > 0.7
+    assert (plain.link_scale, plain.device.objective.min_accuracy, plain.deadline_s) == (1.0, 0.0, 0.25)
+    energy = {"goal": "energy", "power_w": 3.0, "min_accuracy": None}
+    told = demo_settings("alexnet-exits", {"bits": (8,), "jpeg_quality": None}, energy, deadline_s=0.1, runs=None)
+    assert (told.deadline_s, told.device.bits, told.device.objective.goal, told.runs) == (0.1, (8,), "energy", "runs")
+    assert told.device.objective.min_accuracy == small.device.objective.min_accuracy
+    confident = demo_settings("alexnet-exits", {"confidence": 0.2}, {})
+    assert (small.device.confidence_loss, confident.device.confidence_loss) == (0.005, None)
+    assert deadline_for(small, 0.08) == pytest.approx(0.072)
+    assert link_scale_for(small, 0.08, 24e3, 10e6) == pytest.approx(0.0375, rel=0.03)
+    assert (deadline_for(plain, 0.08), link_scale_for(plain, 0.08, 24e3, 10e6)) == (0.25, 1.0)
     scaled = link_traces(str(TRACES), 3, 0.03)
     whole = link_traces(str(TRACES), 3)
     assert [scaled[name].mean_bps / whole[name].mean_bps for name in whole] == pytest.approx([0.03] * 3)

@@ -14,9 +14,10 @@ from coinfer.graph.zoo import networks
 from coinfer.options.compile import compile_options
 from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
-from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.result import Result
 from coinfer.runtime.images import load_images
-from coinfer.types import OffloadDecision, Policy
+from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 GRAPH = networks.build("alexnet-cifar")
 PICTURES = [picture for _, picture in load_images()]
@@ -51,7 +52,7 @@ def site(
     options = options_at(table, cut)
     with edges([GRAPH.name], [("--slowdown", str(slowdown), *flags) for slowdown in slowdowns]) as nodes:
         addresses = [node.address for node in nodes]
-        with Device(GRAPH, addresses, profile=table, options=options, slowdown=device_slowdown) as device:
+        with Device(GRAPH, servers=addresses, profile=table, options=options, slowdown=device_slowdown) as device:
             yield nodes, device
         for node in nodes:
             assert "Traceback" not in node.log()
@@ -64,9 +65,9 @@ def options_at(table: ProfileTable, cut: str = GRAPH.inputs[0]) -> Options:
     return options.take(np.array([options.cuts.index((cut,)), len(options.cuts) - 1]))
 
 
-def ask(device: Device, request: int = 0) -> Answered:
+def ask(device: Device, request: int = 0, policy: Policy | None = None) -> Answered:
     asked_s = time.monotonic()
-    result = device.infer(PICTURES[request % len(PICTURES)])
+    result = device.infer(PICTURES[request % len(PICTURES)], policy=policy)
     return Answered(request, asked_s, time.monotonic(), result)
 
 
@@ -76,13 +77,14 @@ def drive(
     count: int = REQUESTS,
     period_s: float = PERIOD_S,
     answered: set[int] | None = None,
+    policy: Policy | None = None,
 ) -> list[Answered]:
     """Asks the device every `period_s`, whatever is still open; `actions` happen just before their request. A request
     that raises ends the test. Requests that have their answer are put into `answered`."""
     answered = set() if answered is None else answered
 
     def ask_for(request: int) -> Answered:
-        found = ask(device, request)
+        found = ask(device, request, policy)
         answered.add(request)
         return found
 
@@ -131,12 +133,24 @@ def latency_s(answers: Sequence[Answered]) -> list[float]:
 
 def used_again(device: Device, node: Edge) -> float:
     """Waits until a request is answered there; returns how long that took."""
-    device.policy = prefers(device.servers.index(node.address))
+    policy = prefers(device.servers.index(node.address))
     return wait_until(
-        lambda: device.infer(PICTURES[0]).executed_on == node.address, RETURN_S, f"{node.address} is used again"
+        lambda: device.infer(PICTURES[0], policy=policy).executed_on == node.address,
+        RETURN_S,
+        f"{node.address} is used again",
     )
 
 
 def prefers(server: int) -> Policy:
     """Sends to one server as long as that may be asked; otherwise the device puts its own policy in place."""
     return lambda _: OffloadDecision(np.array([0]), np.array([server]))
+
+
+class SwitchedPolicy:
+    """A policy that a test changes while a device is asked."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    def __call__(self, observation: OffloadObservation) -> OffloadDecision:
+        return self.policy(observation)

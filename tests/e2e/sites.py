@@ -14,7 +14,9 @@ import numpy as np
 from tests.patience import wait_until
 from tritonclient.grpc import InferenceServerClient
 
-from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.result import Result
+from coinfer.types import Policy
 
 READY = re.compile(r"^coinfer edge ready grpc=(\S+)(?: http=(\S+))? models=(\S+)$", re.MULTILINE)
 START_S = 120.0
@@ -101,10 +103,14 @@ def edges(models: Sequence[str], each: Sequence[Sequence[str]]) -> Iterator[list
         yield started
 
 
-def asked_there(device: Device, item: Any, address: str) -> Result:
+def asked_there(device: Device, item: Any, address: str, policy: Policy | None = None) -> Result:
     """The answer of this server. It is asked again where it rested: on a busy machine it may miss its probes."""
     results: list[Result] = []
-    wait_until(lambda: results.append(device.infer(item)) or results[-1].executed_on == address, START_S, address)
+    wait_until(
+        lambda: results.append(device.infer(item, policy=policy)) or results[-1].executed_on == address,
+        START_S,
+        address,
+    )
     return results[-1]
 
 

@@ -131,14 +131,14 @@ def test_a_device_follows_routes_over_several_edges(site: Site):
     options = compile_options(site.graph, table, (32,))
     options = options.take(np.array([0, len(options.cuts) - 1]))
     addresses = [node.address for node in site.nodes]
-    with Device(site.graph, addresses, profile=table, options=options, transport=patient_transport()) as device:
+    with Device(site.graph, servers=addresses, profile=table, options=options, transport=patient_transport()) as device:
         for count in (1, 2, 3):
             useful = [cut.tensors for cut in site.graph.useful_cuts()[:-1]]
             cuts = [useful[i] for i in sorted(rng.sample(range(len(useful)), count))]
             hops = zip(["device", *addresses], [*cuts, site.graph.outputs], strict=False)
             route = Route(tuple(Hop(node, cut, 32) for node, cut in hops), 0, math.inf)
             for _ in range(TRIES):
-                result = device.follow(route, PICTURE)
+                result = device.infer_by_route(PICTURE, route)
                 if "UNAVAILABLE" not in result.fallback:  # as in `Site.ask`
                     break
                 time.sleep(AGAIN_S)
@@ -201,11 +201,11 @@ def test_a_device_cuts_wherever_its_policy_says(name: str):
     patient = {"hedge": False, "transport": patient_transport()}
     with (
         edges([name], [()]) as (edge,),
-        Device(graph, [edge.address], profile=table, options=options, **patient) as device,
+        Device(graph, servers=[edge.address], profile=table, options=options, **patient) as device,
     ):
         for option, cut in enumerate(options.cuts[:-1]):
-            device.policy = lambda _, option=option: OffloadDecision(np.array([option]), np.array([0]))
-            result = asked_there(device, PICTURE, edge.address)
+            decision = OffloadDecision(np.array([option]), np.array([0]))
+            result = asked_there(device, PICTURE, edge.address, policy=lambda _, decision=decision: decision)
             assert result.route.hops[0].cut == cut
             assert relative_error(result.output, whole) <= EXACT, cut
         assert edge.served() >= len(options.cuts) - 1

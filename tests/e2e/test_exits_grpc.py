@@ -35,7 +35,7 @@ def test_every_exit_cut_and_number_of_bits_answers_as_the_codec_and_the_network_
         edges([str(file)], [()]) as (edge,),
         Device(
             graph,
-            [edge.address],
+            servers=[edge.address],
             profile=table,
             options=options,
             accuracy=accuracy,
@@ -46,8 +46,9 @@ def test_every_exit_cut_and_number_of_bits_answers_as_the_codec_and_the_network_
         for option, (exit_, cut, bits) in enumerate(options.triples):
             outputs = (graph.outputs[exit_],)
             stays = cut == outputs
-            device.policy = lambda _, o=option, s=stays: OffloadDecision(np.array([o]), np.array([DEVICE if s else 0]))
-            result = asked_there(device, PICTURE, "device" if stays else edge.address)
+            decision = OffloadDecision(np.array([option]), np.array([DEVICE if stays else 0]))
+            node = "device" if stays else edge.address
+            result = asked_there(device, PICTURE, node, policy=lambda _, decision=decision: decision)
             width = 32 if cut == graph.inputs else bits  # a picture's own bytes lose nothing
             head = local.run(inputs, cut)[0]
             sent = head if stays else {name: unpack(pack(name, tensor, width)) for name, tensor in head.items()}

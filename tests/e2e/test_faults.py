@@ -25,6 +25,7 @@ from tests.e2e.driving import (
     REQUESTS,
     RETURN_S,
     Answered,
+    SwitchedPolicy,
     ask,
     assert_none_twice,
     by_node,
@@ -44,10 +45,11 @@ from tests.tables import analytic_table
 from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile.table import ProfileTable
-from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.planner import least_latency
+from coinfer.runtime.device.result import Result
 from coinfer.runtime.executor import Executor
-from coinfer.types import Hop, OffloadDecision, OffloadObservation, Route
+from coinfer.types import Hop, OffloadDecision, OffloadObservation, Policy, Route
 from coinfer.units import bits_of_bytes
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -65,7 +67,6 @@ def test_without_faults_nothing_falls_back_and_nothing_is_computed_twice(table: 
 @pytest.mark.parametrize("cut", ["input", "pool1"])
 def test_an_edge_is_killed(table: ProfileTable, exact: list[np.ndarray], cut: str):
     with site(table, cut=cut) as (nodes, device):
-        device.policy = prefers(0)
         killed_s = []
 
         def kill() -> None:
@@ -73,7 +74,7 @@ def test_an_edge_is_killed(table: ProfileTable, exact: list[np.ndarray], cut: st
             killed_s.append(time.monotonic())
             nodes[0].kill()
 
-        answers = drive(device, {70: kill, 120: nodes[0].launch})
+        answers = drive(device, {70: kill, 120: nodes[0].launch}, policy=prefers(0))
         check(answers, exact)
         dead = fallbacks(answers[:120], nodes[0], killed_s[0])
         assert len(dead) <= LEFT_ALONE, "an edge that fails is left alone after two failures in a row"
@@ -97,9 +98,13 @@ def test_a_large_tensor_goes_to_another_edge_when_one_is_killed(tmp_path: Path):
     whole = Executor(graph).run({"x": x})[0]["y"]
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(edges([str(path)], [("--slowdown", "5")] * 2))
-        device = stack.enter_context(Device(graph, [n.address for n in nodes], profile=table, options=options))
-        device.policy = prefers(0)
-        wait_until(lambda: device.infer(x).executed_on == nodes[0].address, RETURN_S, "the first edge answers")
+        addresses = [node.address for node in nodes]
+        device = stack.enter_context(Device(graph, servers=addresses, profile=table, options=options))
+
+        def infer(policy: Policy) -> Result:
+            return device.infer(x, policy=policy)
+
+        wait_until(lambda: infer(prefers(0)).executed_on == addresses[0], RETURN_S, "the first edge answers")
         results: list[Result] = []
 
         def kill_when_chosen(seen: OffloadObservation) -> OffloadDecision:
@@ -107,18 +112,18 @@ def test_a_large_tensor_goes_to_another_edge_when_one_is_killed(tmp_path: Path):
                 nodes[0].kill()
             return prefers(0)(seen)
 
-        device.policy = kill_when_chosen
         wait_until(
-            lambda: results.append(device.infer(x)) or not nodes[0].is_running, RETURN_S, "it is chosen and dies"
+            lambda: results.append(infer(kill_when_chosen)) or not nodes[0].is_running,
+            RETURN_S,
+            "it is chosen and dies",
         )
         assert nodes[0].address in results[-1].fallback
-        device.policy = prefers(1)
-        thread = threading.Thread(target=lambda: [results.append(device.infer(x)) for _ in range(20)])
+        thread = threading.Thread(target=lambda: [results.append(infer(prefers(1))) for _ in range(20)])
         thread.start()
         wait_until(lambda: len(results) >= 5, RETURN_S, "some are answered")
         nodes[1].kill()  # while a request is on its way, more often than not
         thread.join()
-        results.append(device.infer(x))
+        results.append(infer(prefers(1)))
     assert all(relative_error(result.output, whole) <= 1e-4 for result in results)
     assert results[-1].executed_on == "device"
 
@@ -155,22 +160,22 @@ def test_an_edge_freezes_and_thaws(table: ProfileTable, exact: list[np.ndarray])
         return prefers(0)(observed)
 
     def freeze() -> None:
-        device.policy = freeze_when_chosen
+        switched.policy = freeze_when_chosen
 
     def watch() -> None:
         seen["noticed_s"] = wait_until(lambda: device.observe().server_room[0] == 0, RETURN_S, "noticed")
 
     def thaw() -> None:
-        wait_until(lambda: seen or more.append(ask(device)), RETURN_S, "the edge is chosen")
+        wait_until(lambda: seen or more.append(ask(device, policy=switched)), RETURN_S, "the edge is chosen")
         wait_until(lambda: answered >= set(range(120)), RETURN_S, "nobody waits for the frozen edge")
         watching.join()
         nodes[0].thaw()
 
     with site(table) as (nodes, device):
         before = [node.served() for node in nodes]
-        device.policy = prefers(0)
+        switched = SwitchedPolicy(prefers(0))
         choosing, watching = threading.Lock(), threading.Thread(target=watch)
-        answers = drive(device, {50: freeze, 180: thaw}, answered=answered)
+        answers = drive(device, {50: freeze, 180: thaw}, answered=answered, policy=switched)
         served = [node.served() for node in nodes]
         check(answers, exact)
         meanwhile = [found for found in answers[:120] if found.asked_s > seen["frozen_s"]]
@@ -187,10 +192,10 @@ def test_a_grey_edge_that_runs_a_tenth_of_the_time(table: ProfileTable, exact: l
     with site(table) as (nodes, device):
 
         def play() -> list[str]:
-            over = threading.Event()
+            over, switched = threading.Event(), SwitchedPolicy(prefers(0))
 
             def turn_grey() -> None:
-                device.policy = least_latency
+                switched.policy = least_latency
                 thread.start()
 
             def stutter() -> None:
@@ -202,7 +207,7 @@ def test_a_grey_edge_that_runs_a_tenth_of_the_time(table: ProfileTable, exact: l
 
             used_again(device, nodes[0])
             thread = threading.Thread(target=stutter)
-            answers = drive(device, {50: turn_grey})
+            answers = drive(device, {50: turn_grey}, policy=switched)
             over.set()
             thread.join()
             check(answers, exact)
@@ -219,12 +224,13 @@ def test_an_edge_that_is_frozen_from_the_start_holds_nothing_up(table: ProfileTa
     with edges([GRAPH.name], [("--slowdown", "15")] * 2) as nodes:
         nodes[0].freeze()
         addresses = [node.address for node in nodes]
-        with Device(GRAPH, addresses, profile=table, options=options_at(table), slowdown=DEVICE_SLOWDOWN) as device:
-            device.policy = prefers(0)
-            answers = drive(device, {}, count=20)
+        with Device(
+            GRAPH, servers=addresses, profile=table, options=options_at(table), slowdown=DEVICE_SLOWDOWN
+        ) as device:
+            answers = drive(device, {}, count=20, policy=prefers(0))
             check(answers, exact, count=20)
             assert by_node(answers)[nodes[0].address] == 0
-            wait_until(lambda: device.infer(PICTURES[0]).executed_on == nodes[1].address, RETURN_S, "the other answers")
+            used_again(device, nodes[1])
             nodes[0].thaw()
             used_again(device, nodes[0])
 
@@ -235,24 +241,24 @@ def test_a_route_with_a_dead_or_frozen_hop_is_finished_by_the_device(table: Prof
         names = ["device", *device.servers]
         route = Route(tuple(Hop(name, end, 32) for name, end in zip(names, ends, strict=True)), 0, math.inf)
 
-        def follow() -> Result:
-            result = device.follow(route, PICTURES[0])
+        def infer() -> Result:
+            result = device.infer_by_route(PICTURES[0], route)
             assert relative_error(result.output, exact[0]) <= 1e-4
             return result
 
-        wait_until(lambda: follow().executed_on == nodes[2].address, RETURN_S, "the route works")
+        wait_until(lambda: infer().executed_on == nodes[2].address, RETURN_S, "the route works")
         for hop in range(3):
             nodes[hop].freeze()
-            result = follow()
+            result = infer()
             assert result.executed_on == "device"
             assert "UNAVAILABLE" in result.fallback
             nodes[hop].thaw()
-            wait_until(lambda: follow().executed_on == nodes[2].address, RETURN_S, "the route works again")
+            wait_until(lambda: infer().executed_on == nodes[2].address, RETURN_S, "the route works again")
         nodes[1].kill()
-        assert follow().executed_on == "device"
+        assert infer().executed_on == "device"
         nodes[1].launch()
         nodes[1].wait_ready()
-        wait_until(lambda: follow().executed_on == nodes[2].address, RETURN_S, "the route works again")
+        wait_until(lambda: infer().executed_on == nodes[2].address, RETURN_S, "the route works again")
 
 
 def test_random_faults_at_random_moments(table: ProfileTable, exact: list[np.ndarray]):
@@ -287,12 +293,11 @@ def test_random_faults_at_random_moments(table: ProfileTable, exact: list[np.nda
         return OffloadDecision(np.array([0]), np.array([rng.randrange(3)]))
 
     with site(table, cut="pool1") as (nodes, device):
-        device.policy = anything
-        drive(device, {}, count=20)
+        drive(device, {}, count=20, policy=anything)
         process = psutil.Process()
         files, threads = process.num_fds(), threading.active_count()
         thread = threading.Thread(target=torment)
-        answers = drive(device, {10: thread.start}, count=2 * REQUESTS)
+        answers = drive(device, {10: thread.start}, count=2 * REQUESTS, policy=anything)
         over.set()
         thread.join()
         check(answers, exact, count=2 * REQUESTS)
@@ -319,9 +324,8 @@ def test_all_edges_are_shut_down_and_started_again_one_after_the_other(table: Pr
             node.wait_ready()
 
     with site(table) as (nodes, device):
-        device.policy = prefers(0)
         thread = threading.Thread(target=roll)
-        answers = drive(device, {30: thread.start}, period_s=1.5 * PERIOD_S)
+        answers = drive(device, {30: thread.start}, period_s=1.5 * PERIOD_S, policy=prefers(0))
         thread.join()
         check(answers, exact)
         assert statuses == [0, 0, 0]

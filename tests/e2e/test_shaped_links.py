@@ -25,8 +25,9 @@ from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.resources import TRACES
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.planner import least_latency
+from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Executor
 from coinfer.traces import Trace
@@ -52,7 +53,7 @@ class Network(NamedTuple):
     def device(self, links: Mapping[str, Link], slowdown: float = 10.0, hedge: bool = False, **settings: Any) -> Device:
         return Device(
             self.graph,
-            list(links),
+            servers=list(links),
             profile=self.table,
             options=self.options,
             links=links,
@@ -62,9 +63,9 @@ class Network(NamedTuple):
             **settings,
         )
 
-    def answers(self, device: Device, count: int) -> list[Result]:
+    def answers(self, device: Device, count: int, policy: Policy | None = None) -> list[Result]:
         """Right ones."""
-        results = [device.infer(self.items[i % len(self.items)]) for i in range(count)]
+        results = [device.infer(self.items[i % len(self.items)], policy=policy) for i in range(count)]
         for i, result in enumerate(results):
             assert relative_error(result.output, self.exact[i % len(self.exact)]) <= 1e-4
         return results
@@ -236,15 +237,13 @@ def test_each_link_is_estimated_for_itself_and_the_best_one_is_used(nodes: list[
         with wide.device(links) as device:
             seen_bps = []
             for server in range(3):
-                device.policy = sends_input_to(server)
-                results = wide.answers(device, 4)
+                results = wide.answers(device, 4, sends_input_to(server))
                 if complaints := elsewhere(results, nodes[server].address):
                     return complaints
                 outcomes = [(found.sent_bits, found.outcome) for found in results]
                 seen_bps.append(statistics.median(bits / (one.upload_s + one.download_s) for bits, one in outcomes))
             believed = np.array(device.links_bps()) / seen_bps
-            device.policy = must_send
-            chosen = [result.executed_on for result in wide.answers(device, 6)]
+            chosen = [result.executed_on for result in wide.answers(device, 6, must_send)]
         shares = believed.round(3).tolist()
         print(f"believed rates as shares of the seen ones: {shares}, seen {np.round(seen_bps, -5)}")
         wrong = {
@@ -264,8 +263,7 @@ def test_shipped_traces(nodes: list[Edge], wide: Network):
         links = {node.address: NotedLink(Trace.load(trace_id=name)) for node, name in zip(nodes, names, strict=True)}
         with wide.device(links) as device:
             for server in range(3):
-                device.policy = sends_input_to(server)
-                wide.answers(device, 4)
+                wide.answers(device, 4, sends_input_to(server))
         for name, link in zip(names, links.values(), strict=True):
             capacity = capacity_of(TRACES, name)
             assert_never_faster(link, capacity)

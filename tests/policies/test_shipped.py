@@ -9,7 +9,7 @@ from coinfer.evaluate.simulate import known_policies, run
 from coinfer.policies import shipped
 from coinfer.policies.learned import scorer
 from coinfer.policies.onnx import ExportedPolicy, PolicyError, shipped_path
-from coinfer.runtime.device.policy_loader import guide
+from coinfer.runtime.device.policy_loader import load_policy_for
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation
 
@@ -49,7 +49,7 @@ def test_real_nodes_take_it_for_their_own_options():
     class Planned:
         triples = ((0, ("input",), 32), (0, (), 32))
 
-    options, policy = guide("learned", 3, Planned(), lambda bits: pytest.fail("it has no options of its own"))  # type: ignore[arg-type]
+    options, policy = load_policy_for("learned", 3, Planned(), lambda bits: pytest.fail("it has no options of its own"))  # type: ignore[arg-type]
     assert isinstance(options, Planned)
     seen = random_observation(1, 1, 1, 2, 3)
     alone = OffloadObservation(

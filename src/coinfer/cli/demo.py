@@ -1,8 +1,7 @@
 """`coinfer demo`: a device and edge servers on this machine, compared."""
 
-import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,10 +14,12 @@ from coinfer.cli.options import (
     PolicyFile,
     PowerW,
     TransmitPowerW,
+    no_limit,
     parse_bits,
     parse_confidence,
     parse_factors,
 )
+from coinfer.runtime.device.objective import Goal
 
 
 def demo(
@@ -49,7 +50,7 @@ def demo(
     scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 25.0,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
     goal: Annotated[
-        Literal["latency", "accuracy", "energy"] | None,
+        Goal | None,
         typer.Option(help="What the planner seeks within the limits."),
     ] = None,
     min_accuracy: Annotated[
@@ -74,28 +75,31 @@ def demo(
     from coinfer.demo.run import run_demo
     from coinfer.demo.settings import demo_settings
 
-    wishes = {
-        "goal": goal,
-        "min_accuracy": min_accuracy,
-        "energy_j": energy_mj / 1e3 or math.inf,
-        "power_w": power_w,
-        "transmit_power_w": transmit_power_w,
+    device = {
+        "policy": policy,
+        "bits": parse_bits(bits) if bits else None,
+        "jpeg_quality": jpeg,
         "accuracy": accuracy,
         "confidence": parse_confidence(confidence),
         "confidence_loss": confidence_loss,
-        "policy": policy,
+        "slowdown": device_slowdown,
+    }
+    objective = {
+        "goal": goal,
+        "min_accuracy": min_accuracy,
+        "energy_j": no_limit(energy_mj / 1e3),
+        "power_w": power_w,
+        "transmit_power_w": transmit_power_w,
     }
     settings = demo_settings(
         model,
-        wishes,
+        device,
+        objective,
         images=str(images) if images else None,
         trace=trace,
         link_scale=link_scale,
         deadline_s=deadline_ms / 1e3 if deadline_ms else None,
-        device_slowdown=device_slowdown,
         edge_slowdowns=parse_factors(edge_slowdowns),
-        bits=parse_bits(bits) if bits else None,
-        jpeg_quality=jpeg,
         scheme_s=scheme_s,
         runs=str(runs),
     )

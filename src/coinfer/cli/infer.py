@@ -1,6 +1,5 @@
 """`coinfer infer`: answer pictures from this device."""
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from coinfer.addresses import parse_addresses
 from coinfer.cli.console import console
 from coinfer.cli.options import (
+    DEFAULT_BITS,
     Accuracy,
     Bits,
     Confidence,
@@ -24,9 +24,12 @@ from coinfer.cli.options import (
     Slowdown,
     Threads,
     TransmitPowerW,
+    no_limit,
     parse_bits,
     parse_confidence,
 )
+from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
+from coinfer.runtime.device.objective import Objective
 
 
 def infer(
@@ -34,18 +37,18 @@ def infer(
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     servers: Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")] = "",
     deadline_ms: Annotated[float, typer.Option(min=0, help="Milliseconds for each request; 0 is none.")] = 0.0,
-    bits: Bits = "32,16,8",
+    bits: Bits = DEFAULT_BITS,
     jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
-    slowdown: Slowdown = 1.0,
-    threads: Threads = 1,
-    engine: Engine = "onnxruntime",
+    slowdown: Slowdown = DEFAULTS.slowdown,
+    threads: Threads = DEFAULTS.threads,
+    engine: Engine = DEFAULTS.engine,
     table: ProfileFile = None,
     output: Annotated[Path | None, typer.Option("-o", help="Also write a record per picture (JSON lines).")] = None,
-    goal: Goal = "latency",
-    min_accuracy: MinAccuracy = 0.0,
+    goal: Goal = DEFAULTS.objective.goal,
+    min_accuracy: MinAccuracy = DEFAULTS.objective.min_accuracy,
     energy_mj: EnergyMj = 0.0,
-    power_w: PowerW = 0.0,
-    transmit_power_w: TransmitPowerW = 0.0,
+    power_w: PowerW = DEFAULTS.objective.power_w,
+    transmit_power_w: TransmitPowerW = DEFAULTS.objective.transmit_power_w,
     accuracy: Accuracy = None,
     confidence: Confidence = "",
     confidence_loss: ConfidenceLoss = None,
@@ -58,22 +61,25 @@ def infer(
     Example: [bold]coinfer infer resnet50 photos/ --servers 127.0.0.1:8001,127.0.0.1:8002 --deadline-ms 500[/bold]
     """
     from coinfer.cli.infer_images import infer_images
-    from coinfer.runtime.device.config import WishSettings
 
-    sure = parse_confidence(confidence)
-    limits = (goal, min_accuracy, energy_mj / 1e3 or math.inf, power_w, transmit_power_w)
     infer_images(
         console,
         model,
         images,
-        parse_addresses(servers, "--servers"),
-        deadline_ms / 1e3,
-        parse_bits(bits),
-        jpeg,
-        slowdown,
-        threads,
-        engine,
-        table,
+        DeviceConfig(
+            servers=parse_addresses(servers, "--servers"),
+            deadline_s=no_limit(deadline_ms / 1e3),
+            objective=Objective(goal, min_accuracy, no_limit(energy_mj / 1e3), power_w, transmit_power_w),
+            policy=policy,
+            bits=parse_bits(bits),
+            jpeg_quality=jpeg,
+            accuracy=accuracy,
+            confidence=parse_confidence(confidence),
+            confidence_loss=confidence_loss,
+            profile=table,
+            slowdown=slowdown,
+            threads=threads,
+            engine=engine,
+        ),
         output,
-        WishSettings(*limits, accuracy, sure, confidence_loss, policy),
     )

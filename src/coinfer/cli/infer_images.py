@@ -1,9 +1,9 @@
 """Answer pictures and print a row for each."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo.networks import open_model
 from coinfer.progress import progress_bar
 from coinfer.records import RunLog
-from coinfer.runtime.device.config import WishSettings
-from coinfer.runtime.device.device import Device, Result
-from coinfer.runtime.executor import Engine
-from coinfer.runtime.images import PHOTO_SUFFIXES
+from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.result import Result
+from coinfer.runtime.images import image_files
 from coinfer.runtime.profiling import profile_for
 from coinfer.units import MILLI
 
@@ -36,70 +36,66 @@ INFER_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
     ("server", "right"),
     ("total", "right"),
 )
+PLANNER = "planner"
+"""Scheme of records if no policy is given."""
 EXIT_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (("exit", "right"), ("accuracy", "right"), ("missed", "left"))
-NO_WISH = WishSettings()
 
 
 def infer_images(
-    console: Console,
-    model: str,
-    images: Sequence[Path],
-    servers: Sequence[str],
-    deadline_s: float,
-    bits: Sequence[int],
-    jpeg_quality: int | None,
-    slowdown: float,
-    threads: int,
-    engine: Engine,
-    table_file: Path | None,
-    output: Path | None,
-    wishes: WishSettings = NO_WISH,
+    console: Console, model: str, images: Sequence[Path], config: DeviceConfig, output: Path | None
 ) -> None:
-    """Answers every picture, prints a row for each."""
+    """Answer every picture, print a row for each, and write a record of each.
+
+    A picture that cannot be answered does not stop the others.
+
+    Raises:
+        UserError: for what a user can mend, in one line; for pictures that were not answered, at the end.
+    """
     graph = open_model(model)
     files = list(_picture_files(images))
-    with progress_bar(console, f"measuring {graph.name}") as progress:
-        table = profile_for(graph, table_file, threads, progress)
-    device = Device(
-        graph,
-        servers,
-        deadline_s or math.inf,
-        profile=table,
-        bits=bits,
-        jpeg_quality=jpeg_quality,
-        slowdown=slowdown,
-        threads=threads,
-        engine=engine,
-        **wishes.for_device(),
-    )
-    log = RunLog(output) if output else None
-    shown = Table(title=f"{graph.name}, times in ms")
-    headings = INFER_HEADINGS if len(device.exits) == 1 else (*INFER_HEADINGS, *EXIT_HEADINGS)
-    for heading, justify in headings:
+    with ExitStack() as stack:
+        log = stack.enter_context(RunLog(output)) if output else None
+        with progress_bar(console, f"measuring {graph.name}") as progress:
+            table = profile_for(graph, config.profile, config.threads, progress)
+        device = Device(graph, replace(config, profile=table))
+        with console.status("connecting and preparing"):
+            stack.enter_context(device)
+        problems = _answer_all(console, device, files, log)
+    if problems:
+        raise UserError(f"{len(problems)} of {len(files)} pictures were not answered; the first: {problems[0]}")
+
+
+def _answer_all(console: Console, device: Device, files: Sequence[Path], log: RunLog | None) -> list[UserError]:
+    """Print the table of answers, and return why others are missing."""
+    has_exits = len(device.planner.exits) > 1
+    shown = Table(title=f"{device.graph.name}, times in ms")
+    for heading, justify in (*INFER_HEADINGS, *(EXIT_HEADINGS if has_exits else ())):
         shown.add_column(heading, justify=justify, overflow="fold")
-    with console.status("connecting and preparing"):
-        device.open()
+    scheme = PLANNER if device.config.policy is None else Path(str(device.config.policy)).stem
+    problems = list[UserError]()
     began_s = time.monotonic()
-    with closing(device):
-        for i, file in enumerate(track(files, "inferring", console=console, transient=True)):
-            at_s = time.monotonic() - began_s
+    for i, file in enumerate(track(files, "inferring", console=console, transient=True)):
+        at_s = time.monotonic() - began_s
+        try:
             result = device.infer(file)
-            _add_row(shown, graph, file, result, len(device.exits) > 1)
-            if log:
-                rates_bps = dict(zip(device.servers, device.links_bps(), strict=True))
-                log.append(result.record("planner", i, at_s, rates_bps.get(result.route.hops[-1].node, 0.0)))
-    console.print(shown)
-    if log:
-        log.close()
+        except UserError as error:
+            problems.append(error)
+            continue
+        _add_row(shown, device.graph, file, result, has_exits)
+        if log:
+            rates_bps = dict(zip(device.servers, device.links_bps(), strict=True))
+            log.append(result.record(scheme, i, at_s, rates_bps.get(result.route.hops[-1].node, 0.0)))
+    if shown.row_count:
+        console.print(shown)
+    for problem in problems:
+        console.print(f"not answered: {problem}", style="red", soft_wrap=True)
+    return problems
 
 
 def _picture_files(images: Sequence[Path]) -> Iterator[Path]:
     for path in images:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
-            if not found:
-                raise UserError(f"{path}: no picture in it; expected files that end in {', '.join(PHOTO_SUFFIXES)}")
-            yield from found
+            yield from image_files(path)
         elif path.exists():
             yield path
         else:

@@ -1,23 +1,26 @@
 """Options that several commands share, and how their texts are read."""
 
+import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from coinfer.errors import UserError
+from coinfer.runtime import engines
+from coinfer.runtime.device import objective
+from coinfer.runtime.device.config import DEFAULTS
 from coinfer.units import WIRE_BITS
 
 _WIDTHS = ", ".join(map(str, WIRE_BITS))
+DEFAULT_BITS = ",".join(map(str, DEFAULTS.bits))
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help=f"Allowed bits per element sent, from {_WIDTHS}. 32 is exact.")]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
-Engine = Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="onnxruntime or openvino (float32).")]
-Goal = Annotated[
-    Literal["latency", "accuracy", "energy"], typer.Option(help="What is best within the limits; see docs/wishes.md.")
-]
+Engine = Annotated[engines.Engine, typer.Option(help="onnxruntime or openvino (float32).")]
+Goal = Annotated[objective.Goal, typer.Option(help="What is best within the limits; see docs/objectives.md.")]
 MinAccuracy = Annotated[float, typer.Option(min=0, max=1, help="Limit: share of right answers, such as 0.75.")]
 EnergyMj = Annotated[float, typer.Option(min=0, help="Limit: millijoules of this device for a request; 0 is none.")]
 PowerW = Annotated[float, typer.Option(min=0, help="Watts of this device while it computes.")]
@@ -41,6 +44,11 @@ Changes = Annotated[
 TorchDevice = Annotated[str, typer.Option("--device", help="PyTorch device: cpu, cuda.")]
 TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of PyTorch.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
+
+
+def no_limit(value: float) -> float:
+    """Return a limit in which 0 says that there is none."""
+    return value or math.inf
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

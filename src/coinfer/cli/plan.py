@@ -1,12 +1,12 @@
 """`coinfer plan`: what is best for a link, before anything runs."""
 
-import math
 from typing import Annotated
 
 import typer
 
 from coinfer.cli.console import console
 from coinfer.cli.options import (
+    DEFAULT_BITS,
     Accuracy,
     Bits,
     EnergyMj,
@@ -18,8 +18,11 @@ from coinfer.cli.options import (
     Slowdown,
     Threads,
     TransmitPowerW,
+    no_limit,
     parse_bits,
 )
+from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
+from coinfer.runtime.device.objective import Objective
 
 
 def plan(
@@ -29,18 +32,18 @@ def plan(
         str | None,
         typer.Option(help="Device class, such as raspberry-pi-4; `list` shows all. This machine without it."),
     ] = None,
-    device_slowdown: Slowdown = 1.0,
+    device_slowdown: Slowdown = DEFAULTS.slowdown,
     server_slowdown: Slowdown = 1.0,
     wait_ms: Annotated[float, typer.Option(min=0, help="Queue and round trip of the server, milliseconds.")] = 0.0,
-    bits: Bits = "32,16,8",
-    threads: Threads = 1,
+    bits: Bits = DEFAULT_BITS,
+    threads: Threads = DEFAULTS.threads,
     table: ProfileFile = None,
-    goal: Goal = "latency",
-    min_accuracy: MinAccuracy = 0.0,
+    goal: Goal = DEFAULTS.objective.goal,
+    min_accuracy: MinAccuracy = DEFAULTS.objective.min_accuracy,
     deadline_ms: Annotated[float, typer.Option(min=0, help="Limit: milliseconds for a request; 0 is none.")] = 0.0,
     energy_mj: EnergyMj = 0.0,
-    power_w: PowerW = 0.0,
-    transmit_power_w: TransmitPowerW = 0.0,
+    power_w: PowerW = DEFAULTS.objective.power_w,
+    transmit_power_w: TransmitPowerW = DEFAULTS.objective.transmit_power_w,
     accuracy: Accuracy = None,
 ) -> None:
     """Show the best cut for a link, and for every other link rate.
@@ -50,19 +53,21 @@ def plan(
     Example: [bold]coinfer plan resnet50 --device raspberry-pi-4 --uplink-mbit-s 8[/bold]
     """
     from coinfer.cli.plan_tables import show_plan
-    from coinfer.runtime.device.config import WishSettings
 
     show_plan(
         console,
         model,
-        uplink_mbit_s * 1e6,
-        device,
-        device_slowdown,
-        server_slowdown,
-        wait_ms / 1e3,
-        parse_bits(bits),
-        threads,
-        table,
-        deadline_ms / 1e3 or math.inf,
-        WishSettings(goal, min_accuracy, energy_mj / 1e3 or math.inf, power_w, transmit_power_w, accuracy),
+        DeviceConfig(
+            deadline_s=no_limit(deadline_ms / 1e3),
+            objective=Objective(goal, min_accuracy, no_limit(energy_mj / 1e3), power_w, transmit_power_w),
+            bits=parse_bits(bits),
+            accuracy=accuracy,
+            profile=table,
+            slowdown=device_slowdown,
+            threads=threads,
+        ),
+        uplink_bps=uplink_mbit_s * 1e6,
+        device=device,
+        server_slowdown=server_slowdown,
+        wait_s=wait_ms / 1e3,
     )

@@ -1,8 +1,6 @@
 """Print the best option at one link rate, and which is best at every other."""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -15,29 +13,33 @@ from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile import devices
 from coinfer.progress import progress_bar
-from coinfer.runtime.device.config import WishSettings, accuracy_of
+from coinfer.runtime.device.accuracy_table import accuracy_for
+from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.preview import Preview
 from coinfer.runtime.profiling import profile_for
 from coinfer.units import MEGA, MILLI, bytes_of_bits
-
-NO_WISH = WishSettings()
 
 
 def show_plan(
     console: Console,
     model: str,
+    config: DeviceConfig,
+    *,
     uplink_bps: float,
     device: str | None,
-    device_slowdown: float,
     server_slowdown: float,
     wait_s: float,
-    bits: Sequence[int],
-    threads: int,
-    table_file: Path | None,
-    deadline_s: float = math.inf,
-    wishes: WishSettings = NO_WISH,
 ) -> None:
-    """The best option at this rate, and which is best at every other."""
+    """Print the best option at this rate, and which is best at every other.
+
+    Args:
+        device: class of devices; without it, this machine slowed as `config` says.
+        server_slowdown: how many times slower than this machine the server is.
+        wait_s: queue and round trip of the server.
+
+    Raises:
+        UserError: for what a user can mend, in one line.
+    """
     if device == "list":
         for name in devices.names():
             console.print(f"[bold]{name}[/bold]  {devices.device_class(name).description}", highlight=False)
@@ -46,18 +48,17 @@ def show_plan(
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
     graph = open_model(model)
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        table = profile_for(graph, table_file, threads, progress)
-    wish = wishes.wish
-    options = compile_options(graph, table, bits, accuracy_of(graph, wishes.accuracy, wish))
-    if device is not None:
-        device_slowdown *= devices.slowdown(device, table)
+        table = profile_for(graph, config.profile, config.threads, progress)
+    accuracy = accuracy_for(graph, config.accuracy, config.objective)
+    options = compile_options(graph, table, config.bits, accuracy)
+    device_slowdown = config.slowdown * (1.0 if device is None else devices.slowdown(device, table))
     options = options._replace(
         device_s=options.device_s * device_slowdown,
         server_s=options.server_s * server_slowdown + wait_s * ~options.stays[:, None],
     )
     here = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
     console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
-    preview = Preview(options, wish, deadline_s)
+    preview = Preview(options, config.objective, config.deadline_s)
     console.print(_options_table(graph, preview, wait_s, uplink_bps))
     console.print(_ranges_table(graph, preview))
 
@@ -99,7 +100,7 @@ def _cells_of_option(
     cells |= {name: f"{seconds / MILLI:.1f}" for name, seconds in times_s.items()}
     if preview.has_exits:
         cells |= {"right": f"{options.accuracy[option]:.1%}"}
-    if preview.wish.counts_energy:
+    if preview.objective.counts_energy:
         cells |= {"mJ": f"{preview.energy_j(option, uplink_bps) / MILLI:.1f}"}
     return cells
 

@@ -10,7 +10,7 @@ from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.graph.zoo import pretrained
 from coinfer.profile.dataset import CIFAR_CLASSES, DataError, Labelled, load_labelled
 from coinfer.resources import PHOTOS
-from coinfer.runtime.images import load_image, load_images, to_pixels
+from coinfer.runtime.images import ImageError, load_image, readable_images, to_pixels
 
 CLASS_OF_PHOTO = {"cat.jpg": "cat", "dog.jpg": "dog", "hummingbird.jpg": "bird", "kitten.jpg": "cat"}
 """The shipped photographs that show one of CIFAR-10's classes."""
@@ -29,6 +29,8 @@ class Pictures(NamedTuple):
     """[N] index of the class, if known."""
     kind: str
     """What they are, for people."""
+    unreadable: list[ImageError] = []  # noqa: RUF012, nobody changes it
+    """Why other pictures are left out."""
 
 
 def load_pictures(graph: ModelGraph, where: str | None) -> Pictures:
@@ -37,15 +39,15 @@ def load_pictures(graph: ModelGraph, where: str | None) -> Pictures:
     The shipped trained network for CIFAR-10 is shown views of those shipped photographs that show one of its classes.
 
     Raises:
-        ImageError, DataError: if there is no picture, an unreadable one, or a class that the network does not know.
+        ImageError, DataError: if there is no readable picture, or a class that the network does not know.
     """
     if where is None and graph.name in pretrained.names() and _class_count(graph) == len(CIFAR_CLASSES) and graph.image:
         return _shipped_views(graph.image)
     if where is not None and Path(where).exists() and _may_be_labelled(Path(where)):
         found = load_labelled(where, "test").take(MOST)
         return Pictures(list(found.images), _labels_for(graph, found, where), f"{len(found.labels)} of {found.kind}")
-    images = [picture for _, picture in load_images(where)]
-    return Pictures(images, None, f"{len(images)} photographs")
+    found, unreadable = readable_images(where)
+    return Pictures([picture for _, picture in found], None, f"{len(found)} photographs", unreadable)
 
 
 def _class_count(graph: ModelGraph) -> int:

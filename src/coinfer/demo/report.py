@@ -119,7 +119,7 @@ def write_json(
 ) -> None:
     """Settings and summaries; the single requests are in the run log beside it."""
     schemes = [as_json(summary) for summary in summaries]
-    found = {"settings": dict(settings), "pictures": pictures, "right means": view.judged, "schemes": schemes}
+    found = {"settings": as_json(settings), "pictures": pictures, "right means": view.judged, "schemes": schemes}
     path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
 
 

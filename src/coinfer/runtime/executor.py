@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,9 +19,9 @@ from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
 from coinfer.runtime.emulation.slowdown import slowed
+from coinfer.runtime.engines import Engine
 from coinfer.runtime.protocol.messages import WireError
 
-Engine = Literal["onnxruntime", "openvino"]
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[Arrays, "Abort | None"], list[np.ndarray]]
 CACHE_BYTES = 2 * 1024**3

@@ -22,10 +22,39 @@ class ImageError(UserError):
 
 
 def load_images(folder: str | Path | None = None) -> list[tuple[str, np.ndarray]]:
-    """All photographs of a folder (the shipped ones without one) by name, as uint8 [height, width, 3] RGB.
+    """Return all photographs of a folder (the shipped ones without one) by name, as uint8 [height, width, 3] RGB.
 
     Raises:
-        ImageError: where there is no picture, or one that cannot be read.
+        ImageError: if there is no picture, or one that cannot be read.
+    """
+    found, unreadable = readable_images(folder)
+    if unreadable:
+        raise unreadable[0]
+    return found
+
+
+def readable_images(folder: str | Path | None = None) -> tuple[list[tuple[str, np.ndarray]], list[ImageError]]:
+    """Return the photographs of a folder as `load_images` does, and an error for each that cannot be read.
+
+    Raises:
+        ImageError: if there is no picture, or none that can be read.
+    """
+    found, unreadable = list[tuple[str, np.ndarray]](), list[ImageError]()
+    for file in image_files(folder):
+        try:
+            found.append((file.name, load_image(file)))
+        except ImageError as error:
+            unreadable.append(error)
+    if not found:
+        raise unreadable[0]
+    return found, unreadable
+
+
+def image_files(folder: str | Path | None = None) -> list[Path]:
+    """Return the picture files of a folder (the shipped photographs without one), by name.
+
+    Raises:
+        ImageError: if it is no folder, or there is no picture in it.
     """
     where = PHOTOS if folder is None else Path(folder)
     if not where.is_dir():
@@ -33,14 +62,14 @@ def load_images(folder: str | Path | None = None) -> list[tuple[str, np.ndarray]
     files = sorted(file for file in where.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
     if not files:
         raise ImageError(f"{where}: no picture in it; expected files that end in {', '.join(PHOTO_SUFFIXES)}")
-    return [(file.name, load_image(file)) for file in files]
+    return files
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """One picture as uint8 [height, width, 3] RGB.
+    """Return one picture as uint8 [height, width, 3] RGB.
 
     Raises:
-        ImageError: where it is missing or no picture.
+        ImageError: if it is missing or no picture.
     """
     try:
         with Image.open(path) as picture:
@@ -52,15 +81,15 @@ def load_image(path: str | Path) -> np.ndarray:
 
 
 def class_names() -> list[str]:
-    """The 1000 ImageNet classes in the order of the networks' outputs."""
+    """Return the 1000 ImageNet classes in the order of the networks' outputs."""
     return (PHOTOS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
 
 
 def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
-    """The centre of a picture at the network's size, uint8 [height, width, 3]; a picture of that size is left alone.
+    """Return the centre of a picture at the network's size, uint8 [height, width, 3]; one of that size stays as it is.
 
     Raises:
-        ImageError: where an array is no uint8 [height, width, 3] picture.
+        ImageError: if an array is no uint8 [height, width, 3] picture.
     """
     if isinstance(picture, np.ndarray):
         check_pixels(picture)
@@ -74,7 +103,11 @@ def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarra
 
 
 def check_pixels(pixels: np.ndarray) -> None:
-    """Raises ImageError where this is no uint8 [height, width, 3] picture."""
+    """Refuse what is no uint8 [height, width, 3] picture.
+
+    Raises:
+        ImageError: naming what it is.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ImageError(
             f"a picture is uint8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}; "
@@ -83,7 +116,7 @@ def check_pixels(pixels: np.ndarray) -> None:
 
 
 def normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """`(pixel / 255 - mean) / std` for uint8 [height, width, 3], as float32 [1, 3, height, width].
+    """Return `(pixel / 255 - mean) / std` for uint8 [height, width, 3], as float32 [1, 3, height, width].
 
     Correctly rounded, so that all nodes compute the same bits.
     """
@@ -95,12 +128,12 @@ def normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...
 
 
 def preprocess(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
-    """A picture of any size as the network's input, float32 [1, 3, height, width]."""
+    """Return a picture of any size as the network's input, float32 [1, 3, height, width]."""
     return normalise(to_pixels(picture, image), image.mean, image.std)
 
 
 def _centre(picture: Image.Image, image: ImageInput) -> Image.Image:
-    """Scales the picture so that it covers the input with its margin, and cuts out the middle."""
+    """Scale the picture so that it covers the input with its margin, and cut out the middle."""
     margin = 1.0 if max(image.height, image.width) <= SMALL_INPUT else CROP_MARGIN
     scale = margin * max(image.width / picture.width, image.height / picture.height)
     crop_width, crop_height = image.width / scale, image.height / scale
@@ -111,6 +144,6 @@ def _centre(picture: Image.Image, image: ImageInput) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """What each of the 256 pixel values becomes, [channel, 256]."""
+    """Return what each of the 256 pixel values becomes, [channel, 256]."""
     levels = np.arange(256) / 255
     return ((levels - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)

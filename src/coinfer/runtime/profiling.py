@@ -27,17 +27,20 @@ PICTURES = 4
 
 
 def profile_for(
-    graph: ModelGraph, source: str | Path | None = None, threads: int = 1, progress: Progress = quiet
+    graph: ModelGraph,
+    source: ProfileTable | str | Path | None = None,
+    threads: int = 1,
+    progress: Progress = quiet,
 ) -> ProfileTable:
-    """The table in the file `source`; without one, that of this machine: remembered, or measured now.
+    """Return the table `source` or that of a file; without one, that of this machine: remembered, or measured now.
 
     Measured tables are kept in `~/.cache/coinfer` (`XDG_CACHE_HOME`), by network, machine and threads.
 
     Raises:
-        ProfileError: where the file is no table or belongs to another network.
+        ProfileError: if the file is no table, or the table belongs to another network.
     """
     if source is not None:
-        table = ProfileTable.load(source)
+        table = source if isinstance(source, ProfileTable) else ProfileTable.load(source)
         table.check(graph)
         return table
     path = _cache_path(graph, threads)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from tests.tables import analytic_table
 
+from coinfer.errors import UserError
 from coinfer.graph.zoo import networks
 from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
-from coinfer.runtime.device.device import Device, DeviceError
+from coinfer.runtime.device.config import DeviceError
+from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.inputs import InputError
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import ImageError, load_images, preprocess
@@ -80,7 +82,7 @@ class SlowClock(WallClock):
 def device(nodes: dict[str, Node], **settings) -> Device:
     """`hedge=False` where a test wants the server's answer: on a busy machine the device may overtake any server."""
     # whatever the servers' names, they are asked in memory
-    return Device(GRAPH, list(nodes), profile=TABLE, transport=InMemoryTransport(nodes), bits=(32,), **settings)
+    return Device(GRAPH, servers=list(nodes), profile=TABLE, transport=InMemoryTransport(nodes), bits=(32,), **settings)
 
 
 def test_without_servers_the_device_answers():
@@ -112,8 +114,7 @@ def test_a_failing_server_is_replaced_by_the_other_or_the_device(code: str):
     bad, good = Switched(), good_node()
     with device({"bad:1": bad, "good:1": good}, hedge=False) as both:
         bad.bad = fails(code)
-        both.policy = lambda seen: OffloadDecision(np.array([0]), np.array([0]))  # insists on the bad one
-        result = both.infer(PICTURES[0])
+        result = both.infer(PICTURES[0], policy=lambda _: OffloadDecision(np.array([0]), np.array([0])))
     np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4)
     assert result.executed_on in ("good:1", "device")
     assert result.fallback.startswith(f"bad:1: {code}")
@@ -168,8 +169,8 @@ def test_a_reply_without_the_outputs_does_not_count():
 def test_every_option_that_is_planned_computes_the_same():
     with device({"a:1": good_node()}, hedge=False) as near:
         for option in range(len(near.options.bits) - 1):
-            near.policy = lambda seen, option=option: OffloadDecision(np.array([option]), np.array([0]))
-            result = near.infer(PICTURES[1])
+            decision = OffloadDecision(np.array([option]), np.array([0]))
+            result = near.infer(PICTURES[1], policy=lambda _, decision=decision: decision)
             assert result.executed_on == "a:1"
             assert result.route.hops[0].cut == near.options.cuts[option]
             np.testing.assert_allclose(result.output, exact(PICTURES[1]), rtol=1e-4, atol=1e-5)
@@ -191,16 +192,16 @@ def test_a_given_route_is_followed_over_several_servers():
         return forwarding(replace(request, inputs=first.outputs, outputs=request.route[0].cut, route=request.route[1:]))
 
     with device(dict.fromkeys(nodes, forwarding)) as near:
-        result = near.follow(route, PICTURES[2])
+        result = near.infer_by_route(PICTURES[2], route)
         np.testing.assert_allclose(result.output, exact(PICTURES[2]), rtol=1e-4, atol=1e-5)
         assert result.executed_on == "c:1"
         assert asked == [("b:1", "c:1"), ("c:1",)]
         with pytest.raises(DeviceError, match="expected 'device' first"):
-            near.follow(Route((Hop("a:1", GRAPH.outputs, 32),), 0, 1.0), PICTURES[0])
+            near.infer_by_route(PICTURES[0], Route((Hop("a:1", GRAPH.outputs, 32),), 0, 1.0))
         with pytest.raises(DeviceError, match="expected 'device' first"):
-            near.follow(Route((hops[0], Hop("z:9", GRAPH.outputs, 32)), 0, 1.0), PICTURES[0])
+            near.infer_by_route(PICTURES[0], Route((hops[0], Hop("z:9", GRAPH.outputs, 32)), 0, 1.0))
         with pytest.raises(DeviceError, match="route ends at"):
-            near.follow(Route(tuple(hops), 0, 1.0), PICTURES[0])
+            near.infer_by_route(PICTURES[0], Route(tuple(hops), 0, 1.0))
 
 
 def test_a_route_that_fails_is_finished_on_the_device():
@@ -208,9 +209,10 @@ def test_a_route_that_fails_is_finished_on_the_device():
     with device({"bad:1": bad}) as near:
         bad.bad = fails("UNAVAILABLE")
         cut = GRAPH.useful_cuts()[4].tensors
-        result = near.follow(Route((Hop("device", cut, 8), Hop("bad:1", GRAPH.outputs, 32)), 0, 60.0), PICTURES[0])
+        route = Route((Hop("device", cut, 8), Hop("bad:1", GRAPH.outputs, 32)), 0, 60.0)
+        result = near.infer_by_route(PICTURES[0], route)
     np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4, atol=1e-5)
-    assert (result.executed_on, result.fallback) == ("device", "UNAVAILABLE on purpose")
+    assert (result.executed_on, result.fallback) == ("device", "bad:1: UNAVAILABLE on purpose")
 
 
 def raises(_: object) -> OffloadDecision:
@@ -267,11 +269,14 @@ def test_arrays_and_mappings_are_inputs_too():
         ({"deadline_s": -1.0}, "deadline_s is -1.0"),
         ({"deadline_s": float("nan")}, "deadline_s is nan"),
         ({"bits": (7,)}, "expected some of 32, 16, 12, 8, 4"),
+        ({"jpeg_quality": 96}, "jpeg_quality is 96; expected 1 to 95"),
+        ({"threads": 0}, "threads is 0"),
+        ({"engine": "magic"}, "engine is 'magic'; expected one of onnxruntime, openvino"),
         ({"slowdown": 0.5}, "slowdown is 0.5"),
     ],
 )
 def test_wrong_settings_are_one_line(settings: dict, message: str):
-    with pytest.raises(DeviceError, match=message):
+    with pytest.raises(UserError, match=message):
         Device(GRAPH, profile=TABLE, **settings)
 
 

@@ -16,7 +16,8 @@ from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.device import early_exit
 from coinfer.runtime.device.config import DeviceError
 from coinfer.runtime.device.device import Device
-from coinfer.runtime.device.objective import planned_for
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.objective_policy import policy_for
 from coinfer.runtime.device.planner import feasible_latency_s
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import preprocess
@@ -52,7 +53,7 @@ def node(request: InferRequest) -> InferReply:
 
 def device(nodes: dict[str, Node], **settings) -> Device:
     transport = InMemoryTransport(nodes)
-    return Device(GRAPH, list(nodes), profile=TABLE, transport=transport, accuracy=ACCURACY, **settings)
+    return Device(GRAPH, servers=list(nodes), profile=TABLE, transport=transport, accuracy=ACCURACY, **settings)
 
 
 @given(st.lists(st.floats(-30, 30), min_size=2, max_size=12))
@@ -67,9 +68,11 @@ def test_entropy_is_that_of_the_class_probabilities(logits: list[float]):
 def test_a_sure_and_a_clueless_answer():
     assert early_exit.entropy(np.array([[50.0, 0.0, 0.0]])) == pytest.approx(0, abs=1e-9)
     assert early_exit.entropy(np.array([[1.0, 1.0, 1.0]])) == pytest.approx(1)
-    assert early_exit.is_sure(np.array([[50.0, 0.0, 0.0]]), 0.01)
-    assert not early_exit.is_sure(np.array([[50.0, 0.0, 0.0], [1.0, 1.0, 1.0]]), 0.5), "each of a batch must be sure"
-    assert not early_exit.is_sure(np.array([[50.0, 0.0]]), 0.0), "at 0 nobody leaves"
+    assert early_exit.is_confident(np.array([[50.0, 0.0, 0.0]]), 0.01)
+    assert not early_exit.is_confident(np.array([[50.0, 0.0, 0.0], [1.0, 1.0, 1.0]]), 0.5), (
+        "each of a batch must be sure"
+    )
+    assert not early_exit.is_confident(np.array([[50.0, 0.0]]), 0.0), "at 0 nobody leaves"
 
 
 def stages(exit_: int, *cut: str) -> list[tuple[int, tuple[str, ...]]]:
@@ -89,10 +92,10 @@ def test_exits_lie_before_a_cut_where_their_branch_leaves_the_trunk_before_it():
 def test_steps_compute_every_cut_and_every_exit_without_doing_anything_twice(name: str):
     graph = early_exits.build(name)
     outputs = tuple((output,) for output in graph.outputs)
-    ladder = early_exit.Ladder(graph, outputs, [0.5] * (len(outputs) - 1))
+    cascade = early_exit.ExitCascade(graph, outputs, [0.5] * (len(outputs) - 1))
     for exit_, answer in enumerate(outputs):
         for cut in graph.pruned(answer).useful_cuts():
-            steps = list(ladder.steps(exit_, cut.tensors))
+            steps = list(cascade.segments(exit_, cut.tensors))
             done = [op for inputs, wanted in steps for op in graph.needed(inputs, wanted)]
             assert len(done) == len(set(done)), "no operation runs twice"
             assert set(graph.needed(graph.inputs, cut.tensors)) <= set(done)
@@ -101,8 +104,10 @@ def test_steps_compute_every_cut_and_every_exit_without_doing_anything_twice(nam
 
 def test_branches_on_the_way_take_their_time():
     options = compile_options(GRAPH, TABLE, (8,), ACCURACY)
-    branches_s = early_exit.Ladder(GRAPH, EXITS, (0.5, 0.5)).unsure(options, TABLE).device_s - options.device_s
-    assert (early_exit.Ladder(GRAPH, EXITS, ()).unsure(options, TABLE).device_s == options.device_s).all()
+    branches_s = (
+        early_exit.ExitCascade(GRAPH, EXITS, (0.5, 0.5)).with_branches(options, TABLE).device_s - options.device_s
+    )
+    assert (early_exit.ExitCascade(GRAPH, EXITS, ()).with_branches(options, TABLE).device_s == options.device_s).all()
     first_s = TABLE.segment_s(GRAPH, ("pool1",), ("exit1",))
     second_s = TABLE.segment_s(GRAPH, ("pool2",), ("exit2",))
     for (exit_, cut, _), extra_s in zip(options.triples, branches_s, strict=True):
@@ -110,40 +115,40 @@ def test_branches_on_the_way_take_their_time():
         assert extra_s == pytest.approx(sum((first_s, second_s)[i] for i in passed), abs=1e-9)
 
 
-def test_chances_are_the_means_of_the_cascade_that_was_measured():
+def test_stats_are_the_means_of_the_cascade_that_was_measured():
     """By hand: half leave at exit 1, 300 of the other 500 at exit 2; 776 of 1000 right instead of 780."""
     options = compile_options(GRAPH, TABLE, (8,), ACCURACY)
-    ladder = early_exit.Ladder(GRAPH, EXITS, (0.3, 0.4))
-    unsure = ladder.unsure(options, TABLE)
-    chances = ladder.chances(unsure, TABLE, ACCURACY)
-    mean = chances.mean(unsure)
+    cascade = early_exit.ExitCascade(GRAPH, EXITS, (0.3, 0.4))
+    branched = cascade.with_branches(options, TABLE)
+    stats = cascade.stats(branched, TABLE, ACCURACY)
+    mean = stats.mean(branched)
     for i, (exit_, cut, _) in enumerate(options.triples):
         passed = [exit_ for exit_, _ in stages(exit_, *cut)]
-        goes_on = 1 - sum((0.5, 0.3)[e] for e in passed)
-        assert chances.goes_on[i] == pytest.approx(goes_on)
-        assert mean.upload_bits[i] == pytest.approx(options.upload_bits[i] * goes_on)
+        continue_share = 1 - sum((0.5, 0.3)[e] for e in passed)
+        assert stats.continue_share[i] == pytest.approx(continue_share)
+        assert mean.upload_bits[i] == pytest.approx(options.upload_bits[i] * continue_share)
         assert mean.accuracy[i] == pytest.approx(options.accuracy[i] - (0.004 if passed else 0))
     last = len(options.bits) - 1
     first_s = TABLE.segment_s(GRAPH, ("input",), ("exit1", "pool1"))
     second_s = first_s + TABLE.segment_s(GRAPH, ("pool1",), ("exit2", "pool2"))
     whole_s = second_s + TABLE.segment_s(GRAPH, ("pool2",), ("exit3",))
-    assert unsure.device_s[last] == pytest.approx(whole_s)
+    assert branched.device_s[last] == pytest.approx(whole_s)
     assert mean.device_s[last] == pytest.approx(0.5 * first_s + 0.3 * second_s + 0.2 * whole_s)
-    unknown = early_exit.Ladder(GRAPH, EXITS, (0.31, 0.4)).chances(unsure, TABLE, ACCURACY)
-    assert (unknown.goes_on == 1).all(), "never measured: nobody is taken to leave"
+    unknown = early_exit.ExitCascade(GRAPH, EXITS, (0.31, 0.4)).stats(branched, TABLE, ACCURACY)
+    assert (unknown.continue_share == 1).all(), "never measured: nobody is taken to leave"
 
 
 def test_leaving_early_is_planned_for():
     """A slow link: sending the picture takes longer than asking the first exit, which answers half of them."""
-    with device({}, confidence_loss=0.01, min_accuracy=0.77) as ours:
+    with device({}, confidence_loss=0.01, objective=Objective(min_accuracy=0.77)) as ours:
         seen = ours.observe()._replace(uplink_bps=np.array([[3e5]]), server_backlog_s=np.zeros(1))
         seen = seen._replace(server_room=np.ones(1), option_server_s=seen.option_device_s[..., None] * 0)
-        mean = ours._mean(seen)
-        option = int(ours.planner(seen).option[0])
+        mean = ours.planner._stats.expected(seen)
+        option = int(ours.planner.objective_policy(seen).option[0])
         latency_s = feasible_latency_s(mean)[0].min(axis=1)
         accurate = ours.options.accuracy >= 0.77
         assert latency_s[option] == pytest.approx(latency_s[accurate].min())
-        plain = int(planned_for(ours.wish)(seen).option[0])
+        plain = int(policy_for(ours.config.objective)(seen).option[0])
         assert latency_s[option] < latency_s[plain], "it would choose otherwise if nobody left early"
 
 
@@ -151,7 +156,7 @@ def always(option: int, server: int):
     return lambda _: OffloadDecision(np.array([option]), np.array([server]))
 
 
-def test_a_device_leaves_at_the_first_exit_that_is_sure_and_goes_on_otherwise():
+def test_a_device_leaves_at_the_first_exit_that_is_sure_and_continue_share_otherwise():
     truth = [whole(picture) for picture in PICTURES]
     spread = [[float(early_exit.entropy(answers[name])[0]) for name in GRAPH.outputs[:2]] for answers in truth]
     levels = np.quantile(np.array(spread), 0.5, axis=0)
@@ -160,11 +165,10 @@ def test_a_device_leaves_at_the_first_exit_that_is_sure_and_goes_on_otherwise():
         triples = ours.options.triples
         sends = next(i for i, (e, cut, _) in enumerate(triples) if e == 2 and cut not in (("input",), ("exit3",)))
         for option, server in ((len(triples) - 1, DEVICE), (sends, 0)):
-            ours.policy = always(option, server)
             passed = [exit_ for exit_, _ in stages(2, *triples[option][1])]
             for picture, answers, found in zip(PICTURES, truth, spread, strict=True):
                 sure = next((i for i in passed if found[i] < levels[i]), 2)
-                result = ours.infer(picture)
+                result = ours.infer(picture, policy=always(option, server))
                 left.add(sure)
                 assert result.exit == sure
                 assert list(result.outputs) == [GRAPH.outputs[sure]]
@@ -179,8 +183,7 @@ def test_every_option_answers_as_its_exit_does():
     with device({"a:1": node}, bits=(32,), hedge=False) as ours:
         for option, (exit_, cut, _) in enumerate(ours.options.triples):
             stays = cut == EXITS[exit_]
-            ours.policy = always(option, DEVICE if stays else 0)
-            result = ours.infer(PICTURES[1])
+            result = ours.infer(PICTURES[1], policy=always(option, DEVICE if stays else 0))
             assert (result.exit, result.executed_on) == (exit_, "device" if stays else "a:1")
             assert list(result.outputs) == list(EXITS[exit_])
             np.testing.assert_allclose(result.output, truth[GRAPH.outputs[exit_]], rtol=1e-4, atol=1e-5)
@@ -189,36 +192,37 @@ def test_every_option_answers_as_its_exit_does():
 
 def test_a_given_route_to_an_exit_is_followed_and_a_wrong_one_refused():
     with device({"a:1": node}) as ours:
-        result = ours.follow(Route((Hop("device", ("pool1",), 32), Hop("a:1", ("exit2",), 32)), 1, 9.0), PICTURES[0])
+        result = ours.infer_by_route(
+            PICTURES[0], Route((Hop("device", ("pool1",), 32), Hop("a:1", ("exit2",), 32)), 1, 9.0)
+        )
         np.testing.assert_allclose(result.output, whole(PICTURES[0])["exit2"], rtol=1e-4, atol=1e-5)
         with pytest.raises(DeviceError, match=r"route ends at \['exit2'\]; expected \['exit3'\]"):
-            ours.follow(Route((Hop("device", ("exit2",), 32),), 2, 9.0), PICTURES[0])
+            ours.infer_by_route(PICTURES[0], Route((Hop("device", ("exit2",), 32),), 2, 9.0))
         with pytest.raises(DeviceError, match="route to exit 3; here alexnet-cifar-exits has 0 to 2"):
-            ours.follow(Route((Hop("device", ("exit3",), 32),), 3, 9.0), PICTURES[0])
+            ours.infer_by_route(PICTURES[0], Route((Hop("device", ("exit3",), 32),), 3, 9.0))
 
 
 def test_results_say_which_limit_is_missed_and_no_request_is_lost():
-    settings = {"min_accuracy": 0.9, "energy_j": 1e-9, "power_w": 5.0, "transmit_power_w": 1.0, "deadline_s": 1e-6}
-    with device({"a:1": node}, bits=(32,), **settings) as ours:
+    objective = Objective(min_accuracy=0.9, energy_j=1e-9, power_w=5.0, transmit_power_w=1.0)
+    with device({"a:1": node}, bits=(32,), objective=objective, deadline_s=1e-6) as ours:
         results = [ours.infer(picture) for picture in PICTURES]
     assert {result.unmet for result in results} == {("deadline", "accuracy", "energy")}
     for picture, result in zip(PICTURES, results, strict=True):
         expected = whole(picture)[GRAPH.outputs[result.exit]]
         np.testing.assert_allclose(result.output, expected, rtol=1e-4, atol=1e-5)
-    with device({"a:1": node}, min_accuracy=0.78, deadline_s=30.0) as ours:
+    with device({"a:1": node}, objective=Objective(min_accuracy=0.78), deadline_s=30.0) as ours:
         result = ours.infer(PICTURES[0])
     assert (result.unmet, result.outcome.accuracy, result.exit) == ((), 0.78, 2)
 
 
 def test_energy_is_computing_and_sending():
-    with device({"a:1": node}, power_w=4.0, transmit_power_w=2.0) as ours:
+    with device({"a:1": node}, objective=Objective(power_w=4.0, transmit_power_w=2.0)) as ours:
         for option, server in ((0, 0), (len(ours.options.bits) - 1, DEVICE)):
-            ours.policy = always(option, server)
-            outcome = ours.infer(PICTURES[0]).outcome
+            outcome = ours.infer(PICTURES[0], policy=always(option, server)).outcome
             assert outcome.energy_j == pytest.approx(4 * outcome.device_s + 2 * outcome.upload_s)
 
 
-def test_thresholds_come_from_the_wished_loss():
+def test_thresholds_come_from_the_allowed_loss():
     assert early_exit.thresholds_for(3, None, 0.01, ACCURACY) == (0.3, 0.4)
     assert early_exit.thresholds_for(3, None, 0.0, ACCURACY) == (0.0, 0.0)
     assert early_exit.thresholds_for(3, 0.2, None, ACCURACY) == (0.2, 0.2)
@@ -238,13 +242,13 @@ def test_thresholds_come_from_the_wished_loss():
         ({"confidence_loss": -0.1}, r"confidence_loss is -0\.1; expected a share"),
         (
             {"accuracy": None, "confidence": 0.1},
-            "leaving early needs a network with several exits and its accuracy table",
+            "an early exit needs a network with several exits and its accuracy table",
         ),
         (
-            {"accuracy": None, "min_accuracy": 0.7},
-            "a wish for accuracy needs the accuracy table of alexnet-cifar-exits",
+            {"accuracy": None, "objective": Objective(min_accuracy=0.7)},
+            "an accuracy objective needs the accuracy table of alexnet-cifar-exits",
         ),
-        ({"accuracy": None, "goal": "accuracy"}, "a wish for accuracy needs the accuracy table"),
+        ({"accuracy": None, "objective": Objective("accuracy")}, "an accuracy objective needs the accuracy table"),
         ({"accuracy": "nowhere.json"}, "nowhere.json: cannot read this accuracy table"),
     ],
 )

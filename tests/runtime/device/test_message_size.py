@@ -25,8 +25,8 @@ def test_messages_without_payloads_weigh_what_was_sent_beside_them():
             outputs = (GRAPH.outputs[exit_],)
             if cut == outputs:
                 continue
-            ours.policy = lambda _, o=option: OffloadDecision(np.array([o]), np.array([0]))
-            result = ours.infer(PICTURES[0])
+            decision = OffloadDecision(np.array([option]), np.array([0]))
+            result = ours.infer(PICTURES[0], policy=lambda _, decision=decision: decision)
             payload_bits, back_bits = carried[-1]
             beside_bits = message_bits(GRAPH, (cut, outputs))
             found_bits = result.sent_bits - payload_bits + back_bits  # this node leaves out some of what edges tell

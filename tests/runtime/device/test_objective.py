@@ -1,4 +1,4 @@
-"""What a wish chooses, against plain loops over all options; and pruning loses no wish anything."""
+"""What a objective chooses, against plain loops over all options; and pruning loses no objective anything."""
 
 import math
 from itertools import product
@@ -15,7 +15,8 @@ from coinfer.options.compile import compile_options
 from coinfer.options.prune import SPEED_RATIOS, Rule, prune
 from coinfer.options.table import Options
 from coinfer.runtime.device import planner
-from coinfer.runtime.device.objective import GOALS, LIMITS, Wish, WishError, choose, planned_for
+from coinfer.runtime.device.objective import GOALS, LIMITS, Objective, ObjectiveError
+from coinfer.runtime.device.objective_policy import choose, policy_for
 from coinfer.types import DEVICE, OffloadObservation
 
 GRAPH = early_exits.build("alexnet-cifar-exits")
@@ -42,14 +43,14 @@ def rule_of(energy_counts: bool) -> Rule:
     return "dominated" if energy_counts else "hull"
 
 
-def draw_wish(rng: np.random.Generator) -> tuple[Wish, float]:
-    """A wish and a deadline; each limit may be absent, easy, or out of reach."""
+def draw_objective(rng: np.random.Generator) -> tuple[Objective, float]:
+    """An objective and a deadline; each limit may be absent, easy, or out of reach."""
     return (
-        Wish(
+        Objective(
             goal=GOALS[rng.integers(3)],
             min_accuracy=float(rng.choice([0.0, 0.66, 0.7, 0.74, 0.79, 1.0])),
             energy_j=float(rng.choice([math.inf, 0.05, 0.5, 2.0, 10.0])),
-            compute_power_w=float(rng.choice([0.0, 3.0])) or 0.1,
+            power_w=float(rng.choice([0.0, 3.0])) or 0.1,
             transmit_power_w=float(rng.choice([0.0, 1.0])),
         ),
         float(rng.choice([math.inf, 1e-3, 0.1, 0.5, 2.0])),
@@ -63,7 +64,7 @@ def draw_servers(rng: np.random.Generator):
     ]
 
 
-def seen(options: Options, wish: Wish, deadline_s: float, servers, scale: float = 1.0) -> OffloadObservation:
+def seen(options: Options, objective: Objective, deadline_s: float, servers, scale: float = 1.0) -> OffloadObservation:
     return planner.observe(
         options,
         servers,
@@ -71,45 +72,47 @@ def seen(options: Options, wish: Wish, deadline_s: float, servers, scale: float 
         NOW_S,
         device_scale=scale,
         device_backlog_s=0.01,
-        device_power_w=wish.compute_power_w,
-        energy_j=wish.energy_j,
+        device_power_w=objective.power_w,
+        energy_j=objective.energy_j,
     )
 
 
-def plain_energy_j(wish: Wish, observation: OffloadObservation, option: int, server: int) -> float:
+def plain_energy_j(objective: Objective, observation: OffloadObservation, option: int, server: int) -> float:
     on_air_s = 0.0
     if server != DEVICE:
         on_air_s = observation.option_upload_bits[0][option] / observation.uplink_bps[0][server]
-    return observation.option_device_s[0][option] * wish.compute_power_w + on_air_s * wish.transmit_power_w
+    return observation.option_device_s[0][option] * objective.power_w + on_air_s * objective.transmit_power_w
 
 
-def plain_costs(wish: Wish, observation: OffloadObservation) -> dict[tuple[int, int], tuple[float, float, float]]:
+def plain_costs(
+    objective: Objective, observation: OffloadObservation
+) -> dict[tuple[int, int], tuple[float, float, float]]:
     """Latency, lacking accuracy and energy of everything that can be done."""
     costs = {}
     for option, bits in enumerate(observation.option_upload_bits[0]):
         nodes = [DEVICE] if bits == 0 else [n for n, room in enumerate(observation.server_room) if room > 0]
         for node in nodes:
-            energy_j = plain_energy_j(wish, observation, option, node)
+            energy_j = plain_energy_j(objective, observation, option, node)
             accuracy = observation.option_accuracy[0][option]
             costs[option, node] = (plain_latency_s(observation, option, node), -accuracy, energy_j)
     return costs
 
 
-def plain_worth(wish: Wish, deadline_s: float, costs: dict) -> tuple:
+def plain_worth(objective: Objective, deadline_s: float, costs: dict) -> tuple:
     """What the best choice is worth, in the order in which it counts, by loops."""
-    limits = (deadline_s, -wish.min_accuracy, wish.energy_j)
+    limits = (deadline_s, -objective.min_accuracy, objective.energy_j)
     left = dict(costs)
     for which, limit in enumerate(limits):
         fits = {key: cost for key, cost in left.items() if cost[which] <= limit}
         left = fits or left
-    worths = [worth_of(wish, deadline_s, cost) for cost in left.values()]
+    worths = [worth_of(objective, deadline_s, cost) for cost in left.values()]
     return min(worths)
 
 
-def worth_of(wish: Wish, deadline_s: float, cost: tuple[float, float, float]) -> tuple:
-    limits = (deadline_s, -wish.min_accuracy, wish.energy_j)
+def worth_of(objective: Objective, deadline_s: float, cost: tuple[float, float, float]) -> tuple:
+    limits = (deadline_s, -objective.min_accuracy, objective.energy_j)
     misses = tuple(max(c - limit, 0.0) if limit < math.inf else 0.0 for c, limit in zip(cost, limits, strict=True))
-    return (*misses, cost[GOALS.index(wish.goal)], cost[0])
+    return (*misses, cost[GOALS.index(objective.goal)], cost[0])
 
 
 @settings(deadline=None, max_examples=300)
@@ -117,41 +120,43 @@ def worth_of(wish: Wish, deadline_s: float, cost: tuple[float, float, float]) ->
 def test_the_choice_is_the_best_of_all_by_brute_force(seed: int):
     rng = np.random.default_rng(seed)
     options = random_options(rng, int(rng.integers(1, 4)), 4)
-    wish, deadline_s = draw_wish(rng)
-    observation = seen(options, wish, deadline_s, draw_servers(rng))
-    decision = choose(wish, observation)
-    costs = plain_costs(wish, observation)
+    objective, deadline_s = draw_objective(rng)
+    observation = seen(options, objective, deadline_s, draw_servers(rng))
+    decision = choose(objective, observation)
+    costs = plain_costs(objective, observation)
     chosen = costs[int(decision.option[0]), int(decision.server[0])]
-    assert worth_of(wish, deadline_s, chosen) == pytest.approx(plain_worth(wish, deadline_s, costs), rel=1e-9)
+    assert worth_of(objective, deadline_s, chosen) == pytest.approx(plain_worth(objective, deadline_s, costs), rel=1e-9)
 
 
 @settings(deadline=None, max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_limit_that_something_meets_with_those_before_it_is_met(seed: int):
     rng = np.random.default_rng(seed)
-    wish, deadline_s = draw_wish(rng)
-    observation = seen(random_options(rng, 3, 3), wish, deadline_s, draw_servers(rng))
-    decision = choose(wish, observation)
-    costs = plain_costs(wish, observation)
+    objective, deadline_s = draw_objective(rng)
+    observation = seen(random_options(rng, 3, 3), objective, deadline_s, draw_servers(rng))
+    decision = choose(objective, observation)
+    costs = plain_costs(objective, observation)
     chosen = costs[int(decision.option[0]), int(decision.server[0])]
-    unmet = wish.unmet(chosen[0], deadline_s, -chosen[1], chosen[2])
+    unmet = objective.unmet(chosen[0], deadline_s, -chosen[1], chosen[2])
     for limit in unmet:
         better = [
             cost
             for cost in costs.values()
-            if limit not in (missed := wish.unmet(cost[0], deadline_s, -cost[1], cost[2]))
+            if limit not in (missed := objective.unmet(cost[0], deadline_s, -cost[1], cost[2]))
             and not {name for name in missed if LIMITS.index(name) < LIMITS.index(limit)} - set(unmet)
         ]
         assert not better, f"{limit} could have been met"
 
 
-def same_worth(wish: Wish, deadline_s: float, options: Options, pruned: Options, servers, scale: float) -> None:
+def same_worth(
+    objective: Objective, deadline_s: float, options: Options, pruned: Options, servers, scale: float
+) -> None:
     worths = []
     for some in (options, pruned):
-        observation = seen(some, wish, deadline_s, servers, scale)
-        decision = choose(wish, observation)
-        cost = plain_costs(wish, observation)[int(decision.option[0]), int(decision.server[0])]
-        worths.append(worth_of(wish, deadline_s, cost))
+        observation = seen(some, objective, deadline_s, servers, scale)
+        decision = choose(objective, observation)
+        cost = plain_costs(objective, observation)[int(decision.option[0]), int(decision.server[0])]
+        worths.append(worth_of(objective, deadline_s, cost))
     assert worths[1] == pytest.approx(worths[0], rel=1e-9)
 
 
@@ -160,13 +165,13 @@ def same_worth(wish: Wish, deadline_s: float, options: Options, pruned: Options,
 def test_pruning_changes_no_choice_at_any_rate_and_speed(seed: int):
     rng = np.random.default_rng(seed)
     options = random_options(rng, 3, 5)
-    wish, deadline_s = draw_wish(rng)
-    pruned = prune(options, rule_of(wish.counts_energy), speed_ratios=SPEED_RATIOS)
-    assert len(pruned.bits) < len(options.bits) or wish.counts_energy
+    objective, deadline_s = draw_objective(rng)
+    pruned = prune(options, rule_of(objective.counts_energy), speed_ratios=SPEED_RATIOS)
+    assert len(pruned.bits) < len(options.bits) or objective.counts_energy
     for rate_bps, ratio in product(np.geomspace(1e5, 1e9, 9), SPEED_RATIOS[::6]):
         server = up(rate_bps, 3.0 / ratio, backlog_s=float(rng.choice([0.0, 0.1])))
         server = server._replace(link=server.link._replace(round_trip_s=0.0))
-        same_worth(wish, deadline_s, options, pruned, [server], 3.0)
+        same_worth(objective, deadline_s, options, pruned, [server], 3.0)
 
 
 @pytest.mark.parametrize("energy_counts", [False, True])
@@ -180,38 +185,32 @@ def test_pruning_a_real_network_with_exits(energy_counts: bool):
     for goal, least, deadline_s, energy_j in limits:
         if goal == "energy" and not energy_counts:
             continue
-        wish = Wish(goal, least, energy_j, 3.0, 1.0)
+        objective = Objective(goal, least, energy_j, 3.0, 1.0)
         for rate_bps, ratio in product((1e4, 1e5, 1e6, 1e7), SPEED_RATIOS[::12]):
             server = up(rate_bps, 5.0 / ratio)
             server = server._replace(link=server.link._replace(round_trip_s=0.0))
-            same_worth(wish, deadline_s, OPTIONS, pruned, [server], 5.0)
+            same_worth(objective, deadline_s, OPTIONS, pruned, [server], 5.0)
 
 
-def test_a_plain_wish_is_least_latency():
-    assert planned_for(Wish()) is planner.least_latency
+def test_a_plain_objective_is_least_latency():
+    assert policy_for(Objective()) is planner.least_latency
     rng = np.random.default_rng(3)
     for _ in range(20):
-        observation = seen(random_options(rng, 2, 4), Wish(), 0.3, draw_servers(rng))
-        ours, plain = choose(Wish(), observation), planner.least_latency(observation)
+        observation = seen(random_options(rng, 2, 4), Objective(), 0.3, draw_servers(rng))
+        ours, plain = choose(Objective(), observation), planner.least_latency(observation)
         assert (ours.option, ours.server) == (plain.option, plain.server)
 
 
 def test_tighter_limits_move_the_choice_as_one_would_expect():
-    servers = [up(2e6, 0.2)]
-    accurate = [
-        float(
-            OPTIONS.accuracy[choose(wish := Wish(min_accuracy=least), seen(OPTIONS, wish, 9.0, servers, 5.0)).option[0]]
-        )
-        for least in (0.0, 0.72, 0.76)
-    ]
+    def accuracy(objective: Objective, deadline_s: float) -> float:
+        observation = seen(OPTIONS, objective, deadline_s, [up(2e6, 0.2)], 5.0)
+        return float(OPTIONS.accuracy[choose(objective, observation).option[0]])
+
+    limits = (0.0, 0.72, 0.76)
+    accurate = [accuracy(Objective(min_accuracy=least), 9.0) for least in limits]
     assert accurate == sorted(accurate)
-    assert all(found >= least for found, least in zip(accurate, (0.0, 0.72, 0.76), strict=True))
-    best = [
-        float(
-            OPTIONS.accuracy[choose(Wish("accuracy"), seen(OPTIONS, Wish("accuracy"), limit_s, servers, 5.0)).option[0]]
-        )
-        for limit_s in (1e-4, 0.05, 0.2, 9.0)
-    ]
+    assert all(found >= least for found, least in zip(accurate, limits, strict=True))
+    best = [accuracy(Objective("accuracy"), limit_s) for limit_s in (1e-4, 0.05, 0.2, 9.0)]
     assert best == sorted(best)
     assert best[-1] == OPTIONS.accuracy.max()
 
@@ -225,11 +224,11 @@ def test_tighter_limits_move_the_choice_as_one_would_expect():
         ({"energy_j": 0.0}, "energy_j is 0; expected joules above 0"),
         ({"energy_j": 1.0}, "needs the device's power"),
         ({"goal": "energy"}, "needs the device's power"),
-        ({"compute_power_w": -1.0}, "power_w is -1; expected watts"),
+        ({"power_w": -1.0}, "power_w is -1; expected watts"),
         ({"transmit_power_w": math.inf}, "transmit_power_w is inf"),
     ],
 )
-def test_wishes_that_cannot_be_are_refused_in_one_line(settings, said):
-    with pytest.raises(WishError, match=said) as found:
-        Wish(**settings)
+def test_objectives_that_cannot_be_are_refused_in_one_line(settings, said):
+    with pytest.raises(ObjectiveError, match=said) as found:
+        Objective(**settings)
     assert "\n" not in str(found.value)

@@ -105,8 +105,7 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path: Path):
 
 def test_a_policy_that_fails_at_work_is_replaced_for_that_request(tmp_path: Path):
     with device({"a:1": node}, policy=made(tmp_path), bits=(32,)) as ours:
-        policy = ours.policy
-        ours.policy = lambda seen: policy(OffloadObservation(*(None for _ in seen)))
-        result = ours.infer(PICTURES[0])
+        policy = ours.planner.policy
+        result = ours.infer(PICTURES[0], policy=lambda seen: policy(OffloadObservation(*(None for _ in seen))))
     expected = whole(PICTURES[0])[GRAPH.outputs[result.exit]]
     np.testing.assert_allclose(result.output, expected, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device import estimate as est
-from coinfer.runtime.device.server_pool import EMPTY_AT_FIRST, Peers
+from coinfer.runtime.device.server_pool import FIRST_EMPTY, ServerPool
 from coinfer.runtime.transport.base import Pong
 from coinfer.units import bits_of_bytes
 
@@ -28,20 +28,20 @@ class Scripted:
         return done
 
 
-def started(extra_s: Sequence[float]) -> tuple[Peers, Scripted]:
+def started(extra_s: Sequence[float]) -> tuple[ServerPool, Scripted]:
     script = Scripted(extra_s)
-    peers = Peers(["a:1"], script, WallClock(), 10e6, lambda _: None)  # type: ignore[arg-type]
-    peers.start()
-    peers.close()
-    return peers, script
+    pool = ServerPool(["a:1"], script, WallClock(), 10e6, lambda _: None)  # type: ignore[arg-type]
+    pool.start()
+    pool.close()
+    return pool, script
 
 
 @pytest.mark.parametrize("extra_s", [(), (0.05,), (0.3, 0.1), (0.05, 0.0, 0.2)])
 def test_the_way_to_a_server_is_known_though_opening_it_took_long(extra_s: Sequence[float]):
-    peers, script = started(extra_s)
-    link = peers.now()[0].link
-    assert script.sizes[:EMPTY_AT_FIRST] == [0] * EMPTY_AT_FIRST
-    assert script.sizes[EMPTY_AT_FIRST] > 0
+    pool, script = started(extra_s)
+    link = pool.estimates()[0].link
+    assert script.sizes[:FIRST_EMPTY] == [0] * FIRST_EMPTY
+    assert script.sizes[FIRST_EMPTY] > 0
     assert link.round_trip_s == pytest.approx(ROUND_TRIP_S, rel=0.11)
     for number in range(10):
         link = est.after_exchange(link, 4.8e6, ROUND_TRIP_S + 4.8e6 / RATE_BPS, number * 0.1)

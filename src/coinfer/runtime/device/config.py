@@ -1,89 +1,97 @@
-"""What a device is set up with, checked before anything starts."""
+"""What a device is set up with: one description for Python, the command line and the demo."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from coinfer.addresses import parse_address
 from coinfer.errors import UserError
-from coinfer.graph.ir import ModelGraph
-from coinfer.profile.accuracy import AccuracyError, AccuracyTable
-from coinfer.resources import MODELS
-from coinfer.runtime.device.objective import Goal, Wish
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.engines import ENGINES, Engine
 from coinfer.units import WIRE_BITS
+
+if TYPE_CHECKING:  # only named here: the command line reads defaults from this module and stays cheap to start
+    from coinfer.profile.accuracy import AccuracyTable
+    from coinfer.profile.table import ProfileTable
+    from coinfer.types import Policy
+
+JPEG_QUALITIES = range(1, 96)
 
 
 class DeviceError(UserError):
-    """A wrong setting or input."""
+    """A wrong setting of a device, or a wrong use; the message is one line for a person."""
 
 
-@dataclass(frozen=True)
-class WishSettings:
-    """A wish, and who fulfils it, as a command line gives them; names and meanings are those of `Device`."""
-
-    goal: Goal = "latency"
-    min_accuracy: float = 0.0
-    energy_j: float = math.inf
-    power_w: float = 0.0
-    transmit_power_w: float = 0.0
-    accuracy: Path | None = None
-    confidence: tuple[float, ...] | float | None = None
-    confidence_loss: float | None = None
-    policy: Path | None = None
-
-    @property
-    def wish(self) -> Wish:
-        return Wish(self.goal, self.min_accuracy, self.energy_j, self.power_w, self.transmit_power_w)
-
-    def for_device(self) -> dict[str, Any]:
-        """Arguments of `Device`."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def accuracy_of(graph: ModelGraph, source: AccuracyTable | str | Path | None, wish: Wish) -> AccuracyTable | None:
-    """The accuracy table that a wish is judged by: the one given, else the one that is shipped with the network.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeviceConfig:
+    """Settings of a `Device`, checked when they are made; `dataclasses.replace` changes some.
 
     Raises:
-        AccuracyError: where it cannot be read or belongs to another network.
-        DeviceError: where the wish needs one and there is none.
+        UserError: naming the setting, its value and what is expected.
     """
-    if isinstance(source, str | Path):
-        table = AccuracyTable.load(source)
-        try:
-            table.check(graph)
-        except AccuracyError as error:
-            raise AccuracyError(f"{source}: {error}") from None
-    else:
-        table = source or shipped_accuracy(graph)
-    if table is not None:
-        table.check(graph)
-    elif wish.min_accuracy > 0 or wish.goal == "accuracy":
-        raise DeviceError(
-            f"a wish for accuracy needs the accuracy table of {graph.name}; make it with `coinfer exits measure` and "
-            "give it as accuracy"
-        )
-    return table
+
+    servers: Sequence[str] = ()
+    """`host:port` of edge servers that serve the same network."""
+    deadline_s: float = math.inf
+    """From the call of `infer` to the answer; infinite if there is none."""
+    objective: Objective = field(default_factory=Objective)
+    """What the planner seeks."""
+    policy: "Policy | str | Path | None" = None
+    """Decides instead of the planner: a function, or the file of a trained policy, which must be made for this
+    network's options and so many servers. If it fails on a request, the planner decides."""
+    bits: Sequence[int] = (32, 16, 8)
+    """Allowed bits per element of what is sent; (32,) keeps every answer exact."""
+    jpeg_quality: int | None = None
+    """Send pictures as JPEG of this quality, 1 to 95; None sends their own bytes, which is exact."""
+    accuracy: "AccuracyTable | str | Path | None" = None
+    """Measured table or its file, which makes each output of the network an exit; None takes the one that is shipped
+    with the network, if any."""
+    confidence: float | Sequence[float] | None = None
+    """Answer at an exit before the cut if the entropy of its class probabilities, 0 to 1, is below this threshold: one
+    for each exit but the last, or one for all."""
+    confidence_loss: float | None = None
+    """Choose these thresholds from the accuracy table, such that at most so much accuracy is lost."""
+    hedge: bool = True
+    """Answer from the device itself if a server is late; it always does if one fails."""
+    profile: "ProfileTable | str | Path | None" = None
+    """Measured times of the network or their file; None measures them here once and remembers them."""
+    slowdown: float = 1.0
+    """Emulate a processor so many times slower than this one."""
+    threads: int = 1
+    """Of the engine, within an operation."""
+    engine: Engine = "onnxruntime"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.servers, str):
+            raise DeviceError(f"servers is one string; expected a list such as [{self.servers!r}]")
+        object.__setattr__(self, "servers", tuple(str(parse_address(server, "server")) for server in self.servers))
+        object.__setattr__(self, "bits", tuple(self.bits))
+        check_deadline(self.deadline_s)
+        if not self.bits or any(width not in WIRE_BITS for width in self.bits):
+            raise DeviceError(f"bits is {self.bits}; expected some of {', '.join(map(str, WIRE_BITS))}")
+        if not 1 <= self.slowdown < math.inf:
+            raise DeviceError(f"slowdown is {self.slowdown}; expected 1 (this processor) or more")
+        if self.threads < 1:
+            raise DeviceError(f"threads is {self.threads}; expected 1 or more")
+        if self.engine not in ENGINES:
+            raise DeviceError(f"engine is {self.engine!r}; expected one of {', '.join(ENGINES)}")
+        if self.jpeg_quality is not None and self.jpeg_quality not in JPEG_QUALITIES:
+            raise DeviceError(f"jpeg_quality is {self.jpeg_quality}; expected 1 to {JPEG_QUALITIES[-1]}")
+        if self.confidence is not None and self.confidence_loss is not None:
+            raise DeviceError("confidence and confidence_loss are both given; expected one of them")
 
 
-def shipped_accuracy(graph: ModelGraph) -> AccuracyTable | None:
-    """The table in this package that was measured on exactly this network."""
-    if len(graph.outputs) == 1:
-        return None
-    tables = map(AccuracyTable.load, sorted(MODELS.glob("*accuracy*.json")))
-    return next((table for table in tables if table.fingerprint == graph.fingerprint), None)
+def check_deadline(deadline_s: float) -> None:
+    """Refuse what is no time to an answer.
 
-
-def check_settings(servers: Sequence[str], deadline_s: float, bits: Sequence[int], slowdown: float) -> None:
-    if isinstance(servers, str):
-        raise DeviceError(f"servers is one string; expected a list such as [{servers!r}]")
-    for server in servers:
-        host, _, port = str(server).rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise DeviceError(f"server {server!r} is no address; expected host:port such as 127.0.0.1:8001")
+    Raises:
+        DeviceError: if it is not above 0.
+    """
     if not deadline_s > 0:
         raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
-    if not bits or any(width not in WIRE_BITS for width in bits):
-        raise DeviceError(f"bits is {tuple(bits)}; expected some of {', '.join(map(str, WIRE_BITS))}")
-    if not slowdown >= 1:
-        raise DeviceError(f"slowdown is {slowdown}; expected 1 (this processor) or more")
+
+
+DEFAULTS = DeviceConfig()
+"""Of the command line and the demo too."""

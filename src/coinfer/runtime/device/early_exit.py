@@ -1,7 +1,7 @@
-"""Leaving early when sure: the device looks at the exits that lie before its cut, the earliest first.
+"""Early exits: the device looks at the exits that lie before its cut, the earliest first, and answers if confident.
 
-After Teerapittayanon et al., "BranchyNet" (ICPR 2016): an answer is sure where the entropy of its class probabilities
-is small. Here it is divided by the logarithm of the number of classes, so that thresholds lie between 0 and 1.
+After Teerapittayanon et al., "BranchyNet" (ICPR 2016): an answer is confident if the entropy of its class probabilities
+is small. Here the entropy is divided by the logarithm of the number of classes, so that thresholds lie between 0 and 1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,40 +16,40 @@ from coinfer.profile.accuracy import AccuracyTable, CascadePoint
 from coinfer.profile.table import ProfileTable
 from coinfer.types import OffloadObservation
 
-LEAST_SHARE = 1e-6
-"""Of requests that go on; what is sent must not seem to stay."""
+MIN_SHARE = 1e-6
+"""Of requests that continue past an exit; what is sent must not seem to stay."""
 
 
 class ConfidenceError(UserError):
     """Thresholds that do not fit the network; the message is one line for a person."""
 
 
-class Chances(NamedTuple):
-    """What leaving early changes on average; all [O]."""
+class ExitStats(NamedTuple):
+    """What early exits change on average; all [O]."""
 
-    goes_on: np.ndarray
-    """Share of requests that no exit before the cut is sure of."""
+    continue_share: np.ndarray
+    """Share of requests that no exit before the cut is confident of."""
     device_share: np.ndarray
-    """Mean time on the device over that of a request that is never sure."""
+    """Mean time on the device over that of a request that takes no early exit."""
     accuracy: np.ndarray
     """Of all answers, early ones included."""
 
     def mean(self, options: Options) -> Options:
-        """The mean request, where the options are of one that is never sure."""
+        """Return the options of the mean request, from those of a request that takes no early exit."""
         return options._replace(
             device_s=options.device_s * self.device_share,
-            upload_bits=options.upload_bits * self.goes_on,
-            server_s=options.server_s * self.goes_on[:, None],
+            upload_bits=options.upload_bits * self.continue_share,
+            server_s=options.server_s * self.continue_share[:, None],
             accuracy=self.accuracy,
         )
 
     def expected(self, observation: OffloadObservation) -> OffloadObservation:
-        """The same for what a policy sees."""
+        """Return the observation of the mean request, likewise."""
         return observation._replace(
             option_device_s=observation.option_device_s * self.device_share,
             option_device_j=observation.option_device_j * self.device_share,
-            option_upload_bits=observation.option_upload_bits * self.goes_on,
-            option_server_s=observation.option_server_s * self.goes_on[:, None],
+            option_upload_bits=observation.option_upload_bits * self.continue_share,
+            option_server_s=observation.option_server_s * self.continue_share[:, None],
         )
 
 
@@ -70,22 +70,21 @@ class Stage(NamedTuple):
 def thresholds_for(
     exits: int, confidence: float | Sequence[float] | None, loss: float | None, accuracy: AccuracyTable | None
 ) -> tuple[float, ...]:
-    """One threshold for each exit but the last; none where nobody wants to leave early.
+    """Return one threshold for each exit but the last; none if no early exit is wanted.
 
     Args:
+        exits: number of exits.
         confidence: the thresholds, or one for all exits.
         loss: accuracy that may be lost against the last exit, from which the table's cheapest cascade follows.
 
     Raises:
-        ConfidenceError: where both are given, or they do not fit the network.
-        AccuracyError: where the table holds no such cascade.
+        ConfidenceError: if they do not fit the network.
+        AccuracyError: if the table holds no such cascade.
     """
     if confidence is None and loss is None:
         return ()
-    if confidence is not None and loss is not None:
-        raise ConfidenceError("confidence and confidence_loss are both given; expected one of them")
     if exits < 2:
-        raise ConfidenceError("leaving early needs a network with several exits and its accuracy table")
+        raise ConfidenceError("an early exit needs a network with several exits and its accuracy table")
     if confidence is None:
         assert accuracy is not None
         assert loss is not None
@@ -95,30 +94,30 @@ def thresholds_for(
     found = tuple(map(float, confidence)) if isinstance(confidence, Sequence) else (float(confidence),) * (exits - 1)
     if len(found) != exits - 1 or not all(0 <= value <= 1 for value in found):
         raise ConfidenceError(
-            f"confidence is {list(found)}; expected entropies from 0 (never sure) to 1, {exits - 1} or one for all"
+            f"confidence is {list(found)}; expected entropies from 0 (never) to 1, {exits - 1} or one for all"
         )
     return found
 
 
-def calibrated(accuracy: AccuracyTable, thresholds: Sequence[float]) -> CascadePoint | None:
-    """What was measured with these thresholds, if they were."""
+def measured_point(accuracy: AccuracyTable, thresholds: Sequence[float]) -> CascadePoint | None:
+    """Return what was measured with these thresholds, if anything."""
     return next((point for point in accuracy.confidence if point.thresholds == tuple(thresholds)), None)
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:
-    """Entropy of the class probabilities [..] of logits [.., C], divided by ln C: 0 is sure, 1 knows nothing."""
+    """Return the entropy of the class probabilities [..] of logits [.., C], over ln C: 0 is certain, 1 uniform."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_total = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     log_share = shifted - log_total
     return -(np.exp(log_share) * log_share).sum(axis=-1) / np.log(logits.shape[-1])
 
 
-def is_sure(logits: np.ndarray, threshold: float) -> bool:
-    """True where every row's entropy is below the threshold."""
+def is_confident(logits: np.ndarray, threshold: float) -> bool:
+    """Return true if every row's entropy is below the threshold."""
     return bool((entropy(np.asarray(logits, np.float64)) < threshold).all())
 
 
-class Ladder:
+class ExitCascade:
     """The early exits of a network, as seen from any cut. Without thresholds there are none.
 
     Args:
@@ -133,59 +132,59 @@ class Ladder:
         self._known: dict[tuple[int, Names], tuple[Stage, ...]] = {}
 
     def stages(self, exit_: int, cut: Names) -> tuple[Stage, ...]:
-        """Where a request to `exit_` may be answered on its way to `cut`."""
+        """Return the stages at which a request to `exit_` may be answered before `cut`."""
         if not self.thresholds:
             return ()
         if (exit_, cut) not in self._known:
             self._known[exit_, cut] = stages_before(self._graph, self._exits, exit_, cut)
         return self._known[exit_, cut]
 
-    def steps(self, exit_: int, cut: Names) -> Iterator[tuple[Names, Names]]:
-        """The segments that the device runs one after another up to the cut: from these tensors to those."""
+    def segments(self, exit_: int, cut: Names) -> Iterator[tuple[Names, Names]]:
+        """Yield inputs and outputs of the segments that the device runs one after another up to the cut."""
         at_hand = self._graph.inputs
         for stage in self.stages(exit_, cut):
             yield at_hand, stage.outputs
             at_hand = stage.tap
         yield at_hand, cut
 
-    def reached_s(self, exit_: int, cut: Names, table: ProfileTable) -> dict[int, float]:
-        """Time on the profiled machine until each exit on the way has answered."""
-        reached, spent_s = {}, 0.0
-        for stage, step in zip(self.stages(exit_, cut), self.steps(exit_, cut), strict=False):
-            spent_s += table.segment_s(self._graph, *step)
-            reached[stage.exit] = spent_s
-        return reached
+    def exit_s(self, exit_: int, cut: Names, table: ProfileTable) -> dict[int, float]:
+        """Return the profiled machine's time until each exit before the cut has answered, by exit."""
+        found, spent_s = {}, 0.0
+        for stage, segment in zip(self.stages(exit_, cut), self.segments(exit_, cut), strict=False):
+            spent_s += table.segment_s(self._graph, *segment)
+            found[stage.exit] = spent_s
+        return found
 
-    def chances(self, options: Options, table: ProfileTable, accuracy: AccuracyTable | None) -> Chances:
-        """Averages over the test set of the accuracy table; where these thresholds were not measured, nobody is taken
-        to leave early.
+    def stats(self, options: Options, table: ProfileTable, accuracy: AccuracyTable | None) -> ExitStats:
+        """Return averages over the test set of the accuracy table.
 
-        What leaves at exits before a cut is taken to cost the accuracy that the whole cascade costs.
+        If these thresholds were not measured, no request is expected to exit early. Exits before a cut are expected to
+        cost the accuracy that the whole cascade costs.
         """
         ones = np.ones(len(options.bits))
-        point = calibrated(accuracy, self.thresholds) if accuracy else None
+        point = measured_point(accuracy, self.thresholds) if accuracy else None
         if point is None or accuracy is None:
-            return Chances(ones, ones, options.accuracy)
+            return ExitStats(ones, ones, options.accuracy)
         samples, whole = accuracy.samples, accuracy.accuracy(len(accuracy.exits) - 1)
         loss = max(whole - sum(point.correct) / samples, 0.0)
-        goes_on, device_share, right = ones.copy(), ones.copy(), options.accuracy.copy()
+        continue_share, device_share, right = ones.copy(), ones.copy(), options.accuracy.copy()
         for i, (exit_, cut, _) in enumerate(options.triples):
-            reached = self.reached_s(exit_, cut, table)
-            leaves = {early: point.left[early] / samples for early in reached}
-            goes_on[i] = max(1 - sum(leaves.values()), LEAST_SHARE)
-            mean_s = sum(leaves[early] * reached[early] for early in reached) + goes_on[i] * options.device_s[i]
-            device_share[i] = mean_s / options.device_s[i] if reached else 1.0
-            right[i] -= loss if reached else 0.0
-        return Chances(goes_on, device_share, right)
+            exit_s = self.exit_s(exit_, cut, table)
+            share = {early: point.left[early] / samples for early in exit_s}
+            continue_share[i] = max(1 - sum(share.values()), MIN_SHARE)
+            mean_s = sum(share[early] * exit_s[early] for early in exit_s) + continue_share[i] * options.device_s[i]
+            device_share[i] = mean_s / options.device_s[i] if exit_s else 1.0
+            right[i] -= loss if exit_s else 0.0
+        return ExitStats(continue_share, device_share, right)
 
-    def is_sure(self, stage: Stage, computed: Mapping[str, np.ndarray]) -> bool:
-        """True where the stage's answer will do."""
-        return all(is_sure(computed[name], self.thresholds[stage.exit]) for name in stage.answer)
+    def is_confident(self, stage: Stage, computed: Mapping[str, np.ndarray]) -> bool:
+        """Return true if the stage's answer will do."""
+        return all(is_confident(computed[name], self.thresholds[stage.exit]) for name in stage.answer)
 
-    def unsure(self, options: Options, table: ProfileTable) -> Options:
-        """Options with the answers at every exit on their way: the times of a request that is never sure."""
+    def with_branches(self, options: Options, table: ProfileTable) -> Options:
+        """Return the options of a request that computes every exit before its cut and takes none."""
         extra_s = [
-            sum(table.segment_s(self._graph, *step) for step in self.steps(exit_, cut))
+            sum(table.segment_s(self._graph, *segment) for segment in self.segments(exit_, cut))
             - table.segment_s(self._graph, self._graph.inputs, cut)
             for exit_, cut, _ in options.triples
         ]
@@ -193,8 +192,8 @@ class Ladder:
 
 
 def stages_before(graph: ModelGraph, exits: Sequence[Names], exit_: int, cut: Names) -> tuple[Stage, ...]:
-    """The stages of a head that ends at `cut`, for an answer of `exit_`: one for each earlier exit whose branch leaves
-    the trunk before the cut."""
+    """Return the stages of a head that ends at `cut`, for an answer of `exit_`: one for each earlier exit whose branch
+    leaves the trunk before the cut."""
     trunk = set(graph.needed(graph.inputs, exits[exit_]))
     head = set(graph.needed(graph.inputs, cut))
     return tuple(_stages(graph, exits[:exit_], trunk, head, cut))

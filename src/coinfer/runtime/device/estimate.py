@@ -176,6 +176,11 @@ def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     return server._replace(failures=failures, down_until_s=now_s + rest_s)
 
 
+def after_rejection(server: ServerEstimate, now_s: float) -> ServerEstimate:
+    """The server cannot serve the network: it rests for the longest time, and is then looked at again."""
+    return server._replace(failures=FAILURES_TO_EJECT, down_until_s=now_s + LONGEST_BACKOFF_S)
+
+
 def after_silence(server: ServerEstimate, size_bits: float, waited_s: float, now_s: float) -> ServerEstimate:
     """Nothing came back in `waited_s`: the server may have failed, or its link is at least so slow."""
     if size_bits / waited_s < server.link.rate_bps:

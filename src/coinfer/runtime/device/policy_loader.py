@@ -1,4 +1,4 @@
-"""A trained policy from its file, fitted to what a device can do."""
+"""A trained policy, fitted to what a device can do."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,41 +11,51 @@ from coinfer.policies.onnx import ExportedPolicy, PolicyError
 from coinfer.types import Policy
 
 
-def guide(
-    path: Path | str, servers: int, pruned: Options, complete: Callable[[Sequence[int]], Options]
-) -> tuple[Options, Policy]:
-    """The policy in the file, and the options that it decides about.
+def load_policy_for(
+    policy: Policy | str | Path | None,
+    servers: int,
+    pruned: Options,
+    all_options: Callable[[Sequence[int]], Options],
+) -> tuple[Options, Policy | None]:
+    """Return the options that a device chooses from, and its policy: a function as it is, a trained one fitted to them.
 
     Args:
-        pruned: the planner's options.
-        complete: all options for some numbers of bits.
+        policy: a function, a loaded policy, or its file; None leaves the choice to the planner.
+        servers: number of servers.
+        pruned: the planner's options, which are also those of a policy without options of its own.
+        all_options: from some numbers of bits to all options.
 
     Raises:
-        PolicyError: where the file is missing, damaged, no policy, or one for other options or servers.
+        PolicyError: if the file is missing, damaged, no policy, or one for other options or servers.
     """
-    found = ExportedPolicy.load(path)
-    options = pruned if found.options is None else _listed(found, complete)
-    listed = options.triples if found.options is None else found.options
-    return options, found.fitted(listed, servers)
+    if isinstance(policy, str | Path):
+        policy = ExportedPolicy.load(policy)
+    if not isinstance(policy, ExportedPolicy):
+        return pruned, policy
+    options = pruned if policy.options is None else _own_options(policy, policy.options, all_options)
+    return options, policy.fitted(policy.options or options.triples, servers)
 
 
-def _listed(found: ExportedPolicy, complete: Callable[[Sequence[int]], Options]) -> Options:
-    """The policy's options in its own order."""
-    wanted = found.options or []
+def _own_options(
+    policy: ExportedPolicy, wanted: Sequence[Triple], all_options: Callable[[Sequence[int]], Options]
+) -> Options:
+    """Return the policy's options in its own order."""
     try:
-        options = complete(tuple(dict.fromkeys(bits for _, _, bits in wanted)))
+        options = all_options(tuple(dict.fromkeys(bits for _, _, bits in wanted)))
     except PolicyError:
         raise
     except UserError as error:  # bits or tensors that this network or its tables do not know
-        raise PolicyError(f"{found.path}: its options cannot be had here: {error}") from None
+        raise PolicyError(f"{policy.path}: its options cannot be had here: {error}") from None
     place = {triple: number for number, triple in enumerate(options.sent)}
     place |= {triple: number for number, triple in enumerate(options.triples)}
     missing = next((triple for triple in wanted if triple not in place), None)
     if missing is not None:
-        raise PolicyError(f"{found.path}: made for other options; {_told(missing)} is not among those of this network")
+        raise PolicyError(
+            f"{policy.path}: made for other options; {_describe(missing)} is not among those of this network"
+        )
     return options.take(np.array([place[triple] for triple in wanted]))
 
 
-def _told(triple: Triple) -> str:
+def _describe(triple: Triple) -> str:
     exit_, cut, bits = triple
     return f"exit {exit_ + 1}, cut at {', '.join(cut) or 'no tensor'}, {bits} bits"

@@ -8,7 +8,8 @@ import numpy as np
 
 from coinfer.options.table import Options
 from coinfer.partition.hull import Hull
-from coinfer.runtime.device.objective import Limit, Wish, choose, device_energy_j
+from coinfer.runtime.device.objective import Limit, Objective
+from coinfer.runtime.device.objective_policy import choose, device_energy_j
 from coinfer.runtime.device.planner import feasible_latency_s
 from coinfer.types import OffloadObservation
 
@@ -24,9 +25,9 @@ class Preview:
         options: with times as they are on device and server.
     """
 
-    def __init__(self, options: Options, wish: Wish, deadline_s: float = math.inf):
+    def __init__(self, options: Options, objective: Objective, deadline_s: float = math.inf):
         self.options = options
-        self.wish = wish
+        self.objective = objective
         self.deadline_s = deadline_s
 
     @property
@@ -39,7 +40,7 @@ class Preview:
 
     def ranges(self) -> Iterator[tuple[float, float, int]]:
         """From this rate to that, this option; from 0 to infinity."""
-        if not self.has_exits and self.wish == Wish() and math.isinf(self.deadline_s):
+        if not self.has_exits and self.objective == Objective() and math.isinf(self.deadline_s):
             hull = Hull.build(self.options.device_s + self.options.server_s[:, 0], self.options.upload_bits)
             edges_bps, found = hull.threshold_bps.tolist(), hull.options.tolist()
         else:
@@ -50,13 +51,13 @@ class Preview:
     def energy_j(self, option: int, rate_bps: float) -> float:
         """Of the device."""
         column = 0 if self.options.upload_bits[option] else 1
-        return float(device_energy_j(self.wish, self._observation(np.array([rate_bps])))[0, option, column])
+        return float(device_energy_j(self.objective, self._observation(np.array([rate_bps])))[0, option, column])
 
     def unmet(self, option: int, rate_bps: float) -> tuple[Limit, ...]:
         """The limits that this option misses at this rate."""
         latency_s = feasible_latency_s(self._observation(np.array([rate_bps])))[0, option].min()
         energy_j = self.energy_j(option, rate_bps)
-        return self.wish.unmet(float(latency_s), self.deadline_s, float(self.options.accuracy[option]), energy_j)
+        return self.objective.unmet(float(latency_s), self.deadline_s, float(self.options.accuracy[option]), energy_j)
 
     def _searched(self) -> tuple[list[float], list[int]]:
         """Rates at which the choice changes, and the choices between them."""
@@ -73,7 +74,7 @@ class Preview:
         observation = self._observation(rates_bps)
         if among is not None:
             observation = observation._replace(option_mask=np.broadcast_to(among, observation.option_mask.shape))
-        return np.asarray(choose(self.wish, observation).option)
+        return np.asarray(choose(self.objective, observation).option)
 
     def _observation(self, rates_bps: np.ndarray) -> OffloadObservation:
         """One task for each rate, K of them."""
@@ -87,7 +88,7 @@ class Preview:
             option_upload_bits=each(options.upload_bits),
             option_server_s=each(options.server_s),
             option_accuracy=each(options.accuracy),
-            option_device_j=each(options.device_s * self.wish.compute_power_w),
+            option_device_j=each(options.device_s * self.objective.power_w),
             option_mask=np.ones((tasks, len(options.bits)), dtype=bool),
             task_mask=np.ones(tasks, dtype=bool),
             deadline_s=np.full(tasks, self.deadline_s),
@@ -95,6 +96,6 @@ class Preview:
             device_backlog_s=np.zeros(tasks),
             server_backlog_s=np.zeros(1),
             server_room=np.ones(1),
-            energy_left_j=np.full(tasks, self.wish.energy_j),
+            energy_left_j=np.full(tasks, self.objective.energy_j),
             observation_age_s=np.zeros(1),
         )

@@ -1,5 +1,6 @@
 """The servers as the device knows them: estimates behind one lock, kept fresh by small probes."""
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -12,25 +13,27 @@ from coinfer.runtime.device.estimate import ServerEstimate
 from coinfer.runtime.transport.base import Pong, Transport, TransportError
 from coinfer.units import bits_of_bytes
 
+_log = logging.getLogger(__name__)
+
 PROBE_INTERVAL_S = 0.5
-"""A link that carried nothing for so long is probed."""
+"""A link that has been idle for so long is probed."""
 PROBE_SHARE = 0.02
 """A probe takes about this share of the interval on the link that it measures."""
 PROBE_BYTES = (1_000, 64_000)
 """Smallest and largest probe."""
-EMPTY_AT_FIRST, EMPTY_EVERY = 3, 4
+FIRST_EMPTY, EMPTY_EVERY = 3, 4
 """The first probes of a server that is up are empty, and later one of so many: they measure the round trip, of which
-the least counts. The very first one also opens the connection, so it alone would tell too much."""
+the least counts. The very first one also opens the connection, so it alone would say too much."""
 PROBE_TIMEOUT_S = 2.0
 START_S = 10.0
-"""Longest wait for servers to be ready; one that takes longer is used as soon as it is."""
+"""Longest wait for servers to be ready; a slower one is used as soon as it is."""
 
 
-class Peers:
-    """Edge servers by index. `change` and the probes update them; `now` reads them.
+class ServerPool:
+    """Edge servers by index. `update` and the probes change what is believed of them; `estimates` reads it.
 
     Args:
-        on_up: called with an index, on a thread of its own, when a server answers for the first time or again.
+        on_up: called with an index, on a thread of its own, if a server answers for the first time or again.
     """
 
     def __init__(
@@ -48,33 +51,47 @@ class Peers:
         self._lock = threading.Lock()
         self._servers = [est.first_server(first_rate_bps, clock.now_s()) for _ in addresses]
         self._probing = [False] * len(self.addresses)
-        self._answered = [0] * len(self.addresses)
-        """Probes since the server is up."""
+        self._pongs = [0] * len(self.addresses)
+        """Probes answered since the server is up."""
+        self._last_error = [""] * len(self.addresses)
+        self._reported: set[tuple[int, str]] = set()
         self._preparing: list[threading.Thread] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._probe_loop, name="coinfer-probe", daemon=True)
 
-    def now(self) -> tuple[ServerEstimate, ...]:
-        """What is believed of each server."""
+    def estimates(self) -> tuple[ServerEstimate, ...]:
+        """Return what is believed of each server."""
         with self._lock:
             return tuple(self._servers)
 
-    def change(self, index: int, update: Callable[[ServerEstimate], ServerEstimate]) -> None:
+    def update(self, index: int, change: Callable[[ServerEstimate], ServerEstimate]) -> None:
+        """Change what is believed of a server."""
         with self._lock:
-            self._servers[index] = update(self._servers[index])
+            self._servers[index] = change(self._servers[index])
+
+    def reject(self, index: int, reason: str) -> None:
+        """Do not ask a server for a while that cannot serve the network, and say so once."""
+        self.update(index, partial(est.after_rejection, now_s=self._clock.now_s()))
+        self._report(index, f"cannot serve this network ({reason}); the device goes on without it")
 
     def start(self) -> None:
-        """Probes all servers (for the round trip, then for the rate), waits a while until those that answer are ready,
-        and goes on probing in the background."""
-        for _ in range(EMPTY_AT_FIRST + 1):
-            for learned in [self._probe(index) for index in range(len(self.addresses))]:
-                learned.wait()
+        """Probe all servers (for the round trip, then for the rate) and wait a while until those that answer are ready.
+
+        Probing goes on in the background. Servers that do not answer are named once in a warning.
+        """
+        for _ in range(FIRST_EMPTY + 1):
+            for update_done in [self._probe(index) for index in range(len(self.addresses))]:
+                update_done.wait()
         until_s = self._clock.now_s() + START_S
         for thread in self._preparing:
             thread.join(max(until_s - self._clock.now_s(), 0.0))
+        for index, error in enumerate(self._last_error):
+            if error:
+                self._report(index, f"does not answer ({error}); the device goes on without it until it does")
         self._thread.start()
 
     def close(self) -> None:
+        """Stop probing."""
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(PROBE_TIMEOUT_S)
@@ -82,54 +99,68 @@ class Peers:
     def _probe_loop(self) -> None:
         while not self._closing.wait(PROBE_INTERVAL_S / 4):
             now_s = self._clock.now_s()
-            for index, server in enumerate(self.now()):
+            for index, server in enumerate(self.estimates()):
                 resting = now_s < server.down_until_s
                 quiet = now_s - max(server.link.at_s, server.reported_s) > PROBE_INTERVAL_S
                 if quiet and not resting and not self._probing[index]:
                     self._probe(index)
 
     def _probe(self, index: int) -> threading.Event:
-        """Sends as many bytes as the link should carry in a small share of the interval; the event is set when the
-        estimate has learned from it."""
+        """Send as many bytes as the link should carry in a small share of the interval; the event is set once the
+        estimate is updated."""
         self._probing[index] = True
-        learned = threading.Event()
-        server = self.now()[index]
+        update_done = threading.Event()
+        server = self.estimates()[index]
         size_bytes = 0
-        count = self._answered[index]
-        is_for_rate = count >= EMPTY_AT_FIRST and (count - EMPTY_AT_FIRST + 1) % EMPTY_EVERY
+        count = self._pongs[index]
+        is_for_rate = count >= FIRST_EMPTY and (count - FIRST_EMPTY + 1) % EMPTY_EVERY
         if est.usable(server, self._clock.now_s()) and is_for_rate:
             share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
             size_bytes = int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
         sent = partial(est.after_send, size_bits=bits_of_bytes(size_bytes), service_s=0.0, now_s=self._clock.now_s())
-        self.change(index, sent)
+        self.update(index, sent)
         future = self._transport.ping(self.addresses[index], PROBE_TIMEOUT_S, size_bytes)
 
         def finish(done: Future[Pong]) -> None:
-            self._probed(index, size_bytes, done)
-            learned.set()
+            self._record(index, size_bytes, done)
+            update_done.set()
 
         future.add_done_callback(finish)
-        return learned
+        return update_done
 
-    def _probed(self, index: int, size_bytes: int, done: Future[Pong]) -> None:
+    def _record(self, index: int, size_bytes: int, done: Future[Pong]) -> None:
         now_s = self._clock.now_s()
         self._probing[index] = False
-        self.change(index, partial(est.after_end, now_s=now_s))
+        self.update(index, partial(est.after_end, now_s=now_s))
         error = done.exception() if not done.cancelled() else TransportError("CANCELLED", "probe cancelled")
-        self._answered[index] = 0 if error is not None else self._answered[index] + 1
+        self._pongs[index] = 0 if error is not None else self._pongs[index] + 1
+        self._last_error[index] = "" if error is None else _one_line(error)
         if error is not None:
-            self.change(index, lambda server: est.after_failure(server, now_s))
+            self.update(index, lambda server: est.after_failure(server, now_s))
             return
-        was_down = not est.usable(self.now()[index], now_s)
-        self.change(index, lambda server: after_pong(server, done.result(), size_bytes, now_s))
+        was_down = not est.usable(self.estimates()[index], now_s)
+        self.update(index, lambda server: after_pong(server, done.result(), size_bytes, now_s))
         if was_down and not self._closing.is_set():
             thread = threading.Thread(target=self._on_up, args=(index,), name="coinfer-prepare", daemon=True)
             self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
             thread.start()
 
+    def _report(self, index: int, problem: str) -> None:
+        """Say something about a server, unless it was said before."""
+        if (index, problem) not in self._reported:
+            self._reported.add((index, problem))
+            _log.warning("server %s %s", self.addresses[index], problem)
+
+
+def _one_line(error: BaseException) -> str:
+    """Return what went wrong with a probe."""
+    if isinstance(error, TransportError):
+        return f"{error.code} {error.reason or error.message}".partition("\n")[0]
+    return type(error).__name__
+
 
 def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float) -> ServerEstimate:
-    """The server answered a probe of `size_bytes` (an empty one measures the round trip)."""
+    """Return the estimate after a probe of `size_bytes` was answered (an empty one measures the round trip)."""
     backlog_s, room = (pong.load.backlog_s, pong.load.room) if pong.load else (0.0, math.inf)
     server = est.after_reply(server, backlog_s, room, now_s)
     if size_bytes == 0:

@@ -1,0 +1,49 @@
+"""Which accuracy table a device judges answers by."""
+
+from pathlib import Path
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.profile.accuracy import AccuracyError, AccuracyTable
+from coinfer.resources import MODELS
+from coinfer.runtime.device.config import DeviceError
+from coinfer.runtime.device.objective import Objective
+
+
+def accuracy_for(
+    graph: ModelGraph, source: AccuracyTable | str | Path | None, objective: Objective
+) -> AccuracyTable | None:
+    """Return the given table or that of a file; without one, the table that is shipped with the network, if any.
+
+    Raises:
+        AccuracyError: if it cannot be read or belongs to another network.
+        DeviceError: if the objective needs a table and there is none.
+    """
+    if isinstance(source, str | Path):
+        table = _loaded(graph, source)
+    else:
+        table = source or shipped_accuracy(graph)
+    if table is not None:
+        table.check(graph)
+    elif objective.counts_accuracy:
+        raise DeviceError(
+            f"an accuracy objective needs the accuracy table of {graph.name}; make it with `coinfer exits measure` and "
+            "give it as accuracy"
+        )
+    return table
+
+
+def shipped_accuracy(graph: ModelGraph) -> AccuracyTable | None:
+    """Return the table in this package that was measured on exactly this network, if there is one."""
+    if len(graph.outputs) == 1:
+        return None
+    tables = map(AccuracyTable.load, sorted(MODELS.glob("*accuracy*.json")))
+    return next((table for table in tables if table.fingerprint == graph.fingerprint), None)
+
+
+def _loaded(graph: ModelGraph, path: str | Path) -> AccuracyTable:
+    table = AccuracyTable.load(path)
+    try:
+        table.check(graph)
+    except AccuracyError as error:
+        raise AccuracyError(f"{path}: {error}") from None
+    return table

@@ -1,0 +1,268 @@
+"""Decides where each request runs: from what is believed of links and servers to a route."""
+
+import logging
+import math
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.options.compile import compile_options, exits_of
+from coinfer.options.prune import SPEED_RATIOS, prune, useful
+from coinfer.options.table import Names, Options, Piece
+from coinfer.policies.onnx import ExportedPolicy
+from coinfer.profile.accuracy import AccuracyTable
+from coinfer.profile.table import ProfileTable
+from coinfer.runtime.device import planner
+from coinfer.runtime.device.accuracy_table import accuracy_for
+from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.early_exit import ExitCascade, measured_point, thresholds_for
+from coinfer.runtime.device.estimate import ServerEstimate
+from coinfer.runtime.device.message_size import with_messages
+from coinfer.runtime.device.objective_policy import policy_for
+from coinfer.runtime.device.policy_loader import load_policy_for
+from coinfer.types import DEVICE, OffloadObservation, Policy, Route
+
+_log = logging.getLogger(__name__)
+
+
+class DeviceState(NamedTuple):
+    """What a device believes at a moment."""
+
+    now_s: float
+    servers: tuple[ServerEstimate, ...]
+    scale: float
+    """How many times slower its processor is than the profiled machine."""
+    backlog_s: float
+    """Work that waits on its processor."""
+
+
+class Plan(NamedTuple):
+    """What was decided about one request."""
+
+    observation: OffloadObservation
+    option: int
+    """Index into the planner's options."""
+    server: int
+    """Index of the server that is asked first, or `DEVICE`."""
+    predicted_s: float
+    """Latency that is expected of this choice; infinite for a given route."""
+    route: Route
+    raw_input: bool
+    """True if the input is no picture, and is sent exactly as it is."""
+    early_exit: bool
+    """True if the device answers at an exit before the cut that is confident."""
+
+    @property
+    def cut(self) -> Names:
+        """What leaves the device."""
+        return self.route.hops[0].cut
+
+    @property
+    def outputs(self) -> Names:
+        """What answers."""
+        return self.route.hops[-1].cut
+
+    @property
+    def piece(self) -> Piece:
+        """What a server computes."""
+        return self.cut, self.outputs
+
+
+class Planner:
+    """A device's options, and who chooses among them. Nothing in it changes, so threads share it.
+
+    Args:
+        table: measured times of the network.
+        options: what is chosen from; None takes what can be best of all useful cuts.
+
+    Raises:
+        UserError: for tables, thresholds or a policy that do not fit the network.
+    """
+
+    def __init__(self, graph: ModelGraph, table: ProfileTable, config: DeviceConfig, options: Options | None = None):
+        self.graph = graph
+        self.objective = config.objective
+        self.servers = tuple(config.servers)
+        self.accuracy = accuracy_for(graph, config.accuracy, config.objective)
+        self.exits = exits_of(graph, self.accuracy)
+        thresholds = thresholds_for(len(self.exits), config.confidence, config.confidence_loss, self.accuracy)
+        self.cascade = ExitCascade(graph, self.exits, thresholds)
+        all_options = partial(_all_options, graph, table, self.accuracy)
+        pruned = options or self._prune(all_options(config.bits), table)
+        self._plain_options, configured = load_policy_for(config.policy, len(self.servers), pruned, all_options)
+        branched = self.cascade.with_branches(self._plain_options, table)
+        self._stats = self.cascade.stats(branched, table, self.accuracy)
+        self.options = branched._replace(accuracy=self._stats.accuracy)
+        """What policies choose from."""
+        self.objective_policy = policy_for(self.objective, self._stats.expected if thresholds else None)
+        """Meets the objective as well as can be predicted."""
+        self.policy = configured or self.objective_policy
+        """Decides if a request names no other."""
+        self.tail_s = {piece: table.segment_s(graph, *piece) for piece in dict.fromkeys(self.options.pieces)}
+        """The profiled machine's time for each rest of the network."""
+        self._exit_s = partial(self.cascade.exit_s, table=table)
+        self._fitted: dict[ExportedPolicy, ExportedPolicy] = {}
+        self._reported: set[tuple[str, str]] = set()
+
+    @property
+    def exits_early(self) -> bool:
+        """True if there are thresholds at which the device may answer before the cut."""
+        return bool(self.cascade.thresholds)
+
+    def segments(self) -> list[tuple[Names, Names]]:
+        """Return inputs and outputs of all segments that the device may run."""
+        found = []
+        for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in self.options.triples):
+            whole = ((self.graph.inputs, cut), (cut, self.exits[exit_]))
+            found += [*whole, *self.cascade.segments(exit_, cut)]
+        return [(inputs, outputs) for inputs, outputs in dict.fromkeys(found) if set(inputs) != set(outputs)]
+
+    def observe(
+        self, state: DeviceState, deadline_s: float, *, raw_input: bool = False, early_exit: bool = True
+    ) -> OffloadObservation:
+        """Return what a policy sees of one request made at this moment.
+
+        Args:
+            raw_input: the request's input is no picture.
+            early_exit: the request may be answered at an exit before its cut.
+        """
+        observation = planner.observe(
+            self.options if early_exit and self.exits_early else self._plain_options,
+            state.servers,
+            deadline_s,
+            state.now_s,
+            device_scale=state.scale,
+            device_backlog_s=state.backlog_s,
+            device_power_w=self.objective.power_w,
+            energy_j=self.objective.energy_j,
+        )
+        return planner.with_raw_input(observation, self.options, self.graph) if raw_input else observation
+
+    def plan(
+        self,
+        state: DeviceState,
+        deadline_s: float,
+        *,
+        policy: Policy | None = None,
+        raw_input: bool = False,
+        early_exit: bool = True,
+    ) -> Plan:
+        """Decide about one request; see `observe` for the arguments.
+
+        Args:
+            policy: decides instead of the configured one.
+        """
+        observation = self.observe(state, deadline_s, raw_input=raw_input, early_exit=early_exit)
+        fallback = self.objective_policy if early_exit else policy_for(self.objective)
+        configured = fallback if self.policy is self.objective_policy else self.policy
+        option, server, predicted_s = self._decide(self._fit(policy or configured), observation, fallback)
+        route = planner.route_of(self.options, option, server, self.servers, deadline_s)
+        return Plan(observation, option, server, predicted_s, route, raw_input, early_exit and self.exits_early)
+
+    def given(self, route: Route, state: DeviceState, *, raw_input: bool) -> Plan:
+        """Return the plan of a route that was decided elsewhere; nothing is predicted of it."""
+        observation = self.observe(state, route.deadline_s, raw_input=raw_input, early_exit=False)
+        return Plan(observation, 0, DEVICE, math.inf, route, raw_input, early_exit=False)
+
+    def next_server(self, plan: Plan, state: DeviceState, tried: Collection[int]) -> int:
+        """Return the best other server for the same cut and bits once the head is computed, or `DEVICE` if the device's
+        own tail is faster.
+
+        Args:
+            state: what is believed now.
+            tried: servers that were asked in vain.
+        """
+        deadline_s = plan.route.deadline_s
+        observation = self.observe(state, deadline_s, raw_input=plan.raw_input, early_exit=plan.early_exit)
+        room = observation.server_room.copy()
+        room[sorted(tried)] = 0
+        behind_head = observation._replace(
+            server_room=room,
+            device_backlog_s=np.zeros_like(observation.device_backlog_s),
+            option_device_s=np.zeros_like(observation.option_device_s),
+        )
+        latency_s = planner.feasible_latency_s(behind_head)[0, plan.option, :-1]
+        best = int(np.argmin(latency_s))
+        return best if latency_s[best] < self.tail_on_device_s(plan.piece, state) else DEVICE
+
+    def tail_on_device_s(self, piece: Piece, state: DeviceState) -> float:
+        """Return the time until the device itself would have computed a rest of the network."""
+        return state.backlog_s + self.tail_s[piece] * state.scale
+
+    def predicted_exit_s(self, plan: Plan, exit_: int, scale: float) -> float:
+        """Return the latency that was expected of a request that leaves at this exit before its cut."""
+        return float(plan.observation.device_backlog_s[0]) + self._exit_s(plan.route.exit, plan.cut)[exit_] * scale
+
+    def expected_accuracy(self, route: Route, exit_: int, *, on_device: bool) -> float:
+        """Return the accuracy of an answer: that of its exit, with what quantising costs if a server computed it.
+
+        For an exit before the route's, it is that of the answers it was confident of, if that was measured.
+        """
+        if self.accuracy is None:
+            return 1.0
+        if exit_ != route.exit:
+            point = measured_point(self.accuracy, self.cascade.thresholds)
+            if point and point.left[exit_]:
+                return point.correct[exit_] / point.left[exit_]
+            return self.accuracy.accuracy(exit_)
+        first = route.hops[0]
+        if on_device or first.cut == self.graph.inputs:
+            return self.accuracy.accuracy(exit_)
+        return self.accuracy.accuracy(exit_, first.cut, first.bits)
+
+    def _prune(self, options: Options, table: ProfileTable) -> Options:
+        """Return what may be best for the objective, also if exits are taken early."""
+        if not self.exits_early:
+            rule = "dominated" if self.objective.counts_energy else "hull"
+            return prune(options, rule, speed_ratios=SPEED_RATIOS)
+        branched = self.cascade.with_branches(options, table)
+        mean = self.cascade.stats(branched, table, self.accuracy).mean(branched)
+        return options.take(useful(branched, "dominated", also=(mean,)))
+
+    def _decide(self, policy: Policy, observation: OffloadObservation, fallback: Policy) -> tuple[int, int, float]:
+        """Return option, server and predicted latency.
+
+        A policy that raises or chooses what cannot be done is replaced: inference never fails for a policy.
+        """
+        try:
+            chosen = _choice(policy, observation)
+        except Exception as error:
+            self._report(policy, error)
+            chosen = _choice(fallback, observation)
+        return chosen if math.isfinite(chosen[2]) else _choice(fallback, observation)
+
+    def _fit(self, policy: Policy) -> Policy:
+        """Return a loaded policy fitted to these options and servers, any other as it is."""
+        if not isinstance(policy, ExportedPolicy) or policy is self.policy:
+            return policy
+        if policy not in self._fitted:
+            self._fitted[policy] = policy.fitted(self.options.triples, len(self.servers))
+        return self._fitted[policy]
+
+    def _report(self, policy: Policy, error: Exception) -> None:
+        """Say once that a policy fails."""
+        problem = type(error).__name__
+        key = getattr(policy, "__qualname__", type(policy).__name__), problem
+        if key not in self._reported:
+            self._reported.add(key)
+            first_line = str(error).partition("\n")[0]
+            _log.warning("a policy failed and the planner decides instead: %s: %s", problem, first_line)
+
+
+def _all_options(
+    graph: ModelGraph, table: ProfileTable, accuracy: AccuracyTable | None, bits: Sequence[int]
+) -> Options:
+    """Return all that can be done with these numbers of bits."""
+    return with_messages(compile_options(graph, table, bits, accuracy), graph)
+
+
+def _choice(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
+    """Return option, server and predicted latency; infinite for what cannot be done."""
+    decision = policy(observation)
+    option, server = int(decision.option[0]), int(decision.server[0])
+    if observation.option_upload_bits[0, option] == 0:
+        server = DEVICE  # whatever a policy says of the server of what is not sent
+    return option, server, float(planner.feasible_latency_s(observation)[0, option, server])

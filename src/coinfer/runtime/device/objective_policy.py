@@ -1,0 +1,86 @@
+"""The policy that meets an objective as well as can be predicted."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from coinfer.physics.compute import transmit_j
+from coinfer.physics.radio import upload_s
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.planner import feasible_latency_s, least_latency
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
+
+
+def policy_for(
+    objective: Objective, expected: Callable[[OffloadObservation], OffloadObservation] | None = None
+) -> Policy:
+    """Return the policy of an objective; for latency alone it is the quicker `least_latency`.
+
+    Args:
+        expected: makes the observation of the mean request, if some requests are cheaper than the observation says;
+            see `choose`.
+    """
+    plain = objective.goal == "latency" and not objective.min_accuracy and not objective.counts_energy
+    if plain and expected is None:
+        return least_latency
+    return lambda observation: choose(objective, observation, expected and expected(observation))
+
+
+def choose(
+    objective: Objective, observation: OffloadObservation, mean: OffloadObservation | None = None
+) -> OffloadDecision:
+    """Choose the best option and server of each task.
+
+    Deadline, accuracy and energy, in this order, each exclude what misses them, unless nothing would be left. Of the
+    rest, what misses an unmet limit by the least comes first, then the goal, then latency.
+
+    Args:
+        mean: observation of the mean request, by which goal and latency are judged; limits hold for `observation`.
+    """
+    latency_s = feasible_latency_s(observation)
+    costs = _costs(objective, observation, latency_s)
+    means = costs if mean is None else _costs(objective, mean, feasible_latency_s(mean))
+    limits = {
+        "latency": observation.deadline_s,
+        "accuracy": np.full(len(latency_s), -objective.min_accuracy),
+        "energy": observation.energy_left_j,
+    }
+    kept = np.isfinite(latency_s)
+    misses = []
+    for name, limit in limits.items():
+        with np.errstate(invalid="ignore"):  # what is impossible against what is not limited
+            excess = costs[name] - np.asarray(limit)[:, None, None]
+        kept = _where_any(kept, kept & (excess <= 0))
+        misses.append(excess.clip(0))
+    for cost in (*misses, means[objective.goal], means["latency"]):
+        among = np.where(kept, cost, np.inf)
+        kept = kept & (among <= among.min(axis=(1, 2), keepdims=True))
+    tasks, _, nodes = latency_s.shape
+    best = kept.reshape(tasks, -1).argmax(axis=1)
+    option, server = best // nodes, best % nodes
+    return OffloadDecision(option=option, server=np.where(server == nodes - 1, DEVICE, server))
+
+
+def _costs(objective: Objective, observation: OffloadObservation, latency_s: np.ndarray) -> dict[str, np.ndarray]:
+    """Return latency, negative accuracy and energy, each [K, O, N + 1]; less is better."""
+    accuracy = np.asarray(observation.option_accuracy)[..., None]
+    return {
+        "latency": latency_s,
+        "accuracy": -np.broadcast_to(accuracy, latency_s.shape),
+        "energy": device_energy_j(objective, observation),
+    }
+
+
+def device_energy_j(objective: Objective, observation: OffloadObservation) -> np.ndarray:
+    """Predict the energy of the device [K, O, N + 1] for computing and sending (SAC-d, WCNC 2022, equation 3).
+
+    The last column is for what stays on the device.
+    """
+    sent_s = upload_s(observation.option_upload_bits[..., None], observation.uplink_bps[:, None, :])
+    sent_s = np.concatenate([sent_s, np.zeros((*sent_s.shape[:2], 1))], axis=-1)
+    return observation.option_device_j[..., None] + transmit_j(objective.transmit_power_w, sent_s)
+
+
+def _where_any(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return `after` for tasks in which it leaves something, else `before`; [K, O, N + 1]."""
+    return np.where(after.any(axis=(1, 2), keepdims=True), after, before)
