@@ -7,16 +7,19 @@ import typer
 
 from coinfer.addresses import parse_addresses
 from coinfer.cli.options import Engine, Slowdown, Threads
+from coinfer.runtime.edge import defaults
 
 
 def edge(
     models: Annotated[list[str], typer.Argument(help="ONNX files or zoo networks to serve.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8001,
-    http_port: Annotated[int, typer.Option(min=-1, max=65535, help="REST and /metrics; 0 any, -1 none.")] = 8000,
+    host: Annotated[str, typer.Option(help="Name or IP address to listen on; :: and 0.0.0.0 are all.")] = defaults.HOST,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = defaults.GRPC_PORT,
+    http_port: Annotated[
+        int, typer.Option(min=-1, max=65535, help="REST and /metrics; 0 any, -1 none.")
+    ] = defaults.HTTP_PORT,
     threads: Threads = 1,
     workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = defaults.QUEUE,
     slowdown: Slowdown = 1.0,
     engine: Engine = "onnxruntime",
     peers: Annotated[

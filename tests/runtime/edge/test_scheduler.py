@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from coinfer.runtime.clock import VirtualClock, WallClock
-from coinfer.runtime.edge.admission import is_idle
+from coinfer.runtime.edge.admission import Ended, is_idle
 from coinfer.runtime.edge.scheduler import Scheduler
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import WireError
@@ -205,3 +205,46 @@ def test_draining_loses_nothing():
     assert len(done) == scheduler.state.counts.finished == 8
     assert is_idle(scheduler.state)
     assert ran == sorted(ran), "first come, first served"
+
+
+def test_closing_between_two_jobs_leaves_no_caller_without_an_answer(monkeypatch: pytest.MonkeyPatch):
+    """A worker is through with the first job and has planned the second when all is closed."""
+    ran: list[str] = []
+
+    async def run():
+        scheduler = Scheduler(1, 4, CLOCK)
+        follow = scheduler._follow
+
+        def close_after(event):
+            found = follow(event)
+            if isinstance(event, Ended):
+                scheduler.close()
+            return found
+
+        monkeypatch.setattr(scheduler, "_follow", close_after)
+        jobs = (scheduler.run("k", math.inf, lambda abort, name=name: ran.append(name) or name) for name in "abc")
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    (first, _), second, third = asyncio.run(run())
+    assert first == "a"
+    assert ran == ["a"]
+    for error in (second, third):
+        assert (error.code, error.reason) == ("UNAVAILABLE", "draining")
+
+
+def test_what_is_planned_or_comes_when_all_is_closed_is_refused():
+    async def run():
+        scheduler = Scheduler(2, 4, CLOCK)
+        running = [asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60))) for _ in range(2)]
+        waiting = [asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60))) for _ in range(2)]
+        await asyncio.sleep(0)
+        (planned, *_), _ = scheduler._follow(Ended(0, CLOCK.now_s(), True))
+        scheduler.close()
+        scheduler._start(planned, asyncio.get_running_loop())
+        late = scheduler.run("k", math.inf, sleep(60))
+        found = await asyncio.gather(*running, *waiting, late, return_exceptions=True)
+        return found, scheduler
+
+    found, scheduler = asyncio.run(run())
+    assert [error.reason for error in found if isinstance(error, WireError)] == ["draining"] * 3
+    assert not scheduler._entries

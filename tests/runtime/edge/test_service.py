@@ -8,6 +8,7 @@ from tests.runtime.edge.edge_process import unencoded
 
 from coinfer.graph.zoo import networks
 from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.metrics import Exposition
 from coinfer.runtime.edge.served_model import serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
@@ -66,7 +67,7 @@ def test_whole_pieces_and_codec_give_the_same_answer():
         np.testing.assert_allclose(unpack(tail.outputs[0]), WHOLE, rtol=tolerance, atol=tolerance)
         assert tail.executed[0].cut == ("logits",)
         assert tail.server_s > 0
-    assert tail.load.room == 9, "nothing runs any more"
+    assert tail.load.room == 1 + defaults.QUEUE, "nothing runs any more"
 
 
 @pytest.mark.parametrize("bits", [32, 16])
@@ -188,7 +189,7 @@ def test_warming_opens_a_piece_and_measures_it():
 def test_pings_jump_the_queue_until_the_node_drains():
     service = node()
     (pong,) = ask(service, InferRequest(PING_MODEL, ()))
-    assert pong.load.room == 9
+    assert pong.load.room == 1 + defaults.QUEUE
 
     async def drained():
         service = node()

@@ -15,9 +15,22 @@ from typing import Any, NamedTuple
 
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.edge import admission
-from coinfer.runtime.edge.admission import Arrived, Cancelled, Drained, Ended, Event, Job, NodeState, Refuse, Start
+from coinfer.runtime.edge.admission import (
+    Arrived,
+    Cancelled,
+    Command,
+    Drained,
+    Ended,
+    Event,
+    Job,
+    NodeState,
+    Refuse,
+    Start,
+)
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import LoadReport, WireError
+
+SHUTTING_DOWN = "this node is shutting down; use another"
 
 
 class _Entry(NamedTuple):
@@ -86,30 +99,33 @@ class Scheduler:
         return admission.load(self.state, self._clock.now_s())
 
     def close(self) -> None:
-        """Stops what still runs; what waits is not started any more."""
+        """Stop what runs; what is not finished then is refused."""
         with self._lock:
             self._closed = True
-            entries = tuple(self._entries.values())
-        for entry in entries:
-            entry.abort.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._reporter.shutdown(wait=False)
+            queued = [job.id for job in self.state.arriving + self.state.waiting]
+            waiting = [self._entries.pop(id) for id in queued if id in self._entries]
+            for entry in self._entries.values():
+                entry.abort.set()
+            self._pool.shutdown(wait=False)
+            self._reporter.shutdown(wait=False)
+        for entry in waiting:
+            self._report(entry.waiter.get_loop(), [_News(entry.waiter, _shutting_down())])
 
     def _happened(self, event: Event | None) -> None:
-        """Carries out what follows from an event, on the event loop."""
+        """Carry out what follows from an event, on the event loop."""
         starts, news = self._follow(event)
         for start in starts:
-            self._pool.submit(self._work, start, asyncio.get_running_loop())
+            self._start(start, asyncio.get_running_loop())
         self._tell(news)
 
     def _follow(self, event: Event | None) -> tuple[list[Start], list[_News]]:
-        """The state after an event (None: time has passed) and after the plan; what is to be started, and who is to be
-        told of a refusal. On any thread."""
+        """Return what is to be started and who is to be told of a refusal, after an event (None: time has passed) and
+        the plan that follows from it. On any thread."""
         starts, news = list[Start](), list[_News]()
         with self._lock:
             if event is not None:
                 self.state = admission.apply(self.state, event)
-            for command in () if self._closed else admission.plan(self.state, self._clock.now_s()):
+            for command in self._plan():
                 self.state = admission.apply(self.state, command)
                 match command:
                     case Start():
@@ -119,6 +135,20 @@ class Scheduler:
             if isinstance(event, Cancelled) and all(run.job.id != event.id for run in self.state.running):
                 self._entries.pop(event.id, None)
         return starts, news
+
+    def _plan(self) -> Sequence[Command]:
+        if not self._closed:
+            return admission.plan(self.state, self._clock.now_s())
+        return [Refuse(job.id, "draining", 0.0) for job in self.state.arriving if job.id in self._entries]
+
+    def _start(self, start: Start, loop: asyncio.AbstractEventLoop) -> None:
+        """Give a job to a worker, unless all were sent home since it was planned."""
+        with self._lock:
+            if not self._closed:
+                self._pool.submit(self._work, start, loop)
+                return
+            entry = self._entries.pop(start.id)
+        self._report(loop, [_News(entry.waiter, _shutting_down())])
 
     def _tell(self, news: Sequence[_News]) -> None:
         """Tells callers, and sets the alarm for the next deadline in the queue. On the event loop."""
@@ -136,25 +166,31 @@ class Scheduler:
         self._alarm = loop.call_later(wait_s, self._happened, None) if due_s < float("inf") else None
 
     def _work(self, start: Start | None, loop: asyncio.AbstractEventLoop) -> None:
-        """A job, and after it whatever comes next, until nothing does. On a worker."""
+        """Do a job, and after it whatever comes next, until nothing does. On a worker."""
         while start is not None:
             entry = self._entries[start.id]
-            try:
-                outcome: Any = (entry.work(entry.abort), start.now_s - entry.arrived_s)
-            except BaseException as error:
-                outcome = error
+            outcome = self._outcome(entry, start)
             ok = not isinstance(outcome, BaseException)
             starts, news = self._follow(Ended(start.id, self._clock.now_s(), ok))
-            with self._lock:
-                self._entries.pop(start.id, None)
-            start = starts[0] if starts else None
+            start_of_entry, start = start, starts[0] if starts else None
             for other in starts[1:]:
-                self._pool.submit(self._work, other, loop)
-            told = partial(self._report, loop, [_News(entry.waiter, outcome), *news])
-            if start is None:
-                told()
-            else:
-                self._reporter.submit(told)
+                self._start(other, loop)
+            report = partial(self._report, loop, [_News(entry.waiter, outcome), *news])
+            with self._lock:
+                self._entries.pop(start_of_entry.id, None)
+                if start is not None and not self._closed:
+                    self._reporter.submit(report)
+                    continue
+            report()
+
+    def _outcome(self, entry: _Entry, start: Start) -> Any:
+        """The result with the wait for a worker, or the error."""
+        if self._closed:
+            return _shutting_down()
+        try:
+            return entry.work(entry.abort), start.now_s - entry.arrived_s
+        except BaseException as error:
+            return error
 
     def _report(self, loop: asyncio.AbstractEventLoop, news: Sequence[_News]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -167,6 +203,10 @@ class Scheduler:
             f"{refuse.pushback_s:.3f} s",
             "hopeless": "the deadline cannot be met here any more",
             "expired": "the deadline passed before a worker was free",
-            "draining": "this node is shutting down; use another",
+            "draining": SHUTTING_DOWN,
         }[refuse.reason]
         return WireError(admission.CODES[refuse.reason], text, refuse.reason, pushback_s)
+
+
+def _shutting_down() -> WireError:
+    return WireError(admission.CODES["draining"], SHUTTING_DOWN, "draining")

@@ -11,6 +11,7 @@ from typing import Any
 from coinfer.addresses import Address, parse_address, parse_host
 from coinfer.graph.session import CPU
 from coinfer.graph.zoo.networks import open_model
+from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.served_model import Served, serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
@@ -30,17 +31,17 @@ _log = logging.getLogger("coinfer.edge")
 class EdgeSettings:
     models: tuple[str, ...]
     """ONNX files or names of zoo networks."""
-    host: str = "127.0.0.1"
+    host: str = defaults.HOST
     """A name or an IP address to listen on; `::` and `0.0.0.0` are all addresses of this machine."""
-    grpc_port: int = 8001
+    grpc_port: int = defaults.GRPC_PORT
     """0 takes any free port."""
-    http_port: int | None = 8000
+    http_port: int | None = defaults.HTTP_PORT
     """0 takes any free port; None serves no REST."""
     threads: int = 1
     """Within an operation."""
     workers: int = 1
     """Requests computed at a time."""
-    queue: int = 8
+    queue: int = defaults.QUEUE
     """Requests that may wait."""
     slowdown: float = 1.0
     """How many times slower than this machine the node pretends to be."""
@@ -52,7 +53,7 @@ class EdgeSettings:
     """Largest message."""
     peers: tuple[str, ...] | None = ()
     """The only nodes that routes may go on to; None allows any: then a client chooses what this node calls."""
-    grace_s: float = 30.0
+    grace_s: float = defaults.GRACE_S
     """How long requests may take to finish after SIGTERM."""
 
 

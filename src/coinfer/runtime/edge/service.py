@@ -13,8 +13,9 @@ from coinfer.addresses import Address
 from coinfer.errors import UserError, shown
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
+from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.metrics import Metrics, ModelStats
-from coinfer.runtime.edge.scheduler import Scheduler
+from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Scheduler
 from coinfer.runtime.edge.served_model import VERSION, Served, by_name
 from coinfer.runtime.executor import Abort, InputError, RequestError
 from coinfer.runtime.protocol.messages import (
@@ -69,7 +70,7 @@ class EdgeService:
         served: Sequence[Served],
         *,
         workers: int = 1,
-        queue: int = 8,
+        queue: int = defaults.QUEUE,
         address: str = "",
         transport: Transport | None = None,
         peers: Sequence[str] | None = None,
@@ -241,7 +242,7 @@ class EdgeService:
 
     def _pong(self, request: InferRequest) -> InferReply:
         if not self.is_ready:
-            raise WireError("UNAVAILABLE", "this node is shutting down; use another", "draining")
+            raise WireError("UNAVAILABLE", SHUTTING_DOWN, "draining")
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
 
     def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
