@@ -4,6 +4,8 @@ BITS_PER_BYTE = 8
 FLOAT32_BITS = 32
 WIRE_BITS = (32, 16, 12, 8, 4)
 """Numbers of bits per element with which tensors may be sent."""
+WIRE_BITS_TEXT = ", ".join(map(str, WIRE_BITS))
+"""For messages."""
 MEGA = 1e6
 GIGA = 1e9
 MILLI = 1e-3

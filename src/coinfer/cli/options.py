@@ -10,14 +10,13 @@ from coinfer.errors import UserError
 from coinfer.runtime import engines
 from coinfer.runtime.device import objective
 from coinfer.runtime.device.config import DEFAULTS
-from coinfer.units import WIRE_BITS
+from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
-_WIDTHS = ", ".join(map(str, WIRE_BITS))
 DEFAULT_BITS = ",".join(map(str, DEFAULTS.bits))
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
-Bits = Annotated[str, typer.Option(help=f"Allowed bits per element sent, from {_WIDTHS}. 32 is exact.")]
+Bits = Annotated[str, typer.Option(help=f"Allowed bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
 Engine = Annotated[engines.Engine, typer.Option(help="onnxruntime or openvino (float32).")]
 Goal = Annotated[objective.Goal, typer.Option(help="What is best within the limits; see docs/objectives.md.")]
@@ -55,7 +54,7 @@ def parse_bits(text: str) -> tuple[int, ...]:
     """`32,16,8` as numbers."""
     found = tuple(int(part) if part.strip().isdigit() else -1 for part in text.split(","))
     if not set(found) <= set(WIRE_BITS):
-        raise UserError(f"--bits {text!r}: expected some of {_WIDTHS}, separated by commas")
+        raise UserError(f"--bits {text!r}: expected some of {WIRE_BITS_TEXT}, separated by commas")
     return tuple(dict.fromkeys(found))
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
-from coinfer.units import WIRE_BITS, bytes_of_bits
+from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT, bytes_of_bits
 
 
 class ProfileError(UserError):
@@ -24,7 +24,7 @@ def _finite(value: float) -> float:
 
 def _known_bits(value: int) -> int:
     if value not in WIRE_BITS:
-        raise ValueError(f"no encoding with {value} bits per element; there are {', '.join(map(str, WIRE_BITS))}")
+        raise ValueError(f"no encoding with {value} bits per element; there are {WIRE_BITS_TEXT}")
     return value
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from coinfer.errors import shown
-from coinfer.units import WIRE_BITS
+from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 
 def wrong(value: Any, expected: str) -> PydanticCustomError:
@@ -108,8 +108,7 @@ Hertz = Annotated[float, real("hertz", 0, 1e12, above=True)]
 Capacitance = Annotated[float, real("joule s^2 per cycle^3", 0, 1, above=True)]
 Below1 = Annotated[float, real("", 0, 0.999)]
 Count = Annotated[int, whole(1, 1_000_000)]
-_WIDTHS = ", ".join(map(str, WIRE_BITS))
-BitWidth = Annotated[int, _checked(lambda v: v in WIRE_BITS, f"one of {_WIDTHS} bits per element", int)]
+BitWidth = Annotated[int, _checked(lambda v: v in WIRE_BITS, f"one of {WIRE_BITS_TEXT} bits per element", int)]
 
 
 def _bit_key(value: Any) -> Any:

@@ -156,7 +156,7 @@ def test_rates_that_are_none_are_refused(rate_bps):
 @pytest.mark.parametrize(
     ("x", "bits", "text"),
     [
-        (np.ones(3, np.float32), 7, "7 bits; expected 32, 16, 12, 8 or 4"),
+        (np.ones(3, np.float32), 7, "7 bits; expected one of 32, 16, 12, 8, 4"),
         (np.ones(3, np.complex64), 8, "complex64"),
         (np.array(["a"]), 32, "real numbers"),
         (np.array([None]), 32, "object"),

@@ -28,7 +28,7 @@ from coinfer.errors import UserError
 from coinfer.graph.ir import ImageInput
 from coinfer.runtime.codec import packing
 from coinfer.runtime.images import check_pixels, normalise
-from coinfer.units import BITS_PER_BYTE, MIB
+from coinfer.units import BITS_PER_BYTE, FLOAT32_BITS, MIB, WIRE_BITS, WIRE_BITS_TEXT
 
 MAGIC = b"CINF"
 VERSION = 1
@@ -89,9 +89,9 @@ def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
     x = x.astype(x.dtype.newbyteorder("<"), copy=False)
     if x.dtype not in DTYPES or x.ndim > MAX_DIMS:
         raise CodecError(f"cannot encode {x.dtype} with {x.ndim} dimensions; expected real numbers, at most {MAX_DIMS}")
-    if bits not in (32, *packing.QUANTISED_BITS):
-        raise CodecError(f"cannot encode with {bits} bits; expected 32, 16, 12, 8 or 4")
-    quantisable = bits < min(32, x.dtype.itemsize * BITS_PER_BYTE) and x.dtype.kind == "f" and x.size > 0
+    if bits not in WIRE_BITS:
+        raise CodecError(f"cannot encode with {bits} bits; expected one of {WIRE_BITS_TEXT}")
+    quantisable = bits < min(FLOAT32_BITS, x.dtype.itemsize * BITS_PER_BYTE) and x.dtype.kind == "f" and x.size > 0
     scale = packing.scale_of(x, bits) if quantisable else None
     if scale is None:
         body = x.reshape(-1).view(np.uint8)
@@ -178,7 +178,7 @@ def compresses(raw_bytes: float, ratio: float, speed_bytes_per_s: float, rate_bp
 
 def payload_bytes(elements: int, bits: int, dims: int = 4) -> int:
     """Size of a float32 tensor's payload before the lossless stage, and so its largest."""
-    return _header_bytes(dims, int(bits < 32)) + packing.packed_bytes(elements, bits)
+    return _header_bytes(dims, int(bits < FLOAT32_BITS)) + packing.packed_bytes(elements, bits)
 
 
 class _Zstd(threading.local):

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinfer.units import FLOAT32_BITS, WIRE_BITS
+
 CHUNK = 32 * 1024
 """Elements at a time, even; their 128 KiB of float32 stay in a second-level cache."""
-QUANTISED_BITS = (16, 12, 8, 4)
+QUANTISED_BITS = tuple(bits for bits in WIRE_BITS if bits < FLOAT32_BITS)
 
 
 class Scale(NamedTuple):

@@ -10,7 +10,7 @@ from coinfer.addresses import parse_address
 from coinfer.errors import UserError
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.engines import ENGINES, Engine
-from coinfer.units import WIRE_BITS
+from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 if TYPE_CHECKING:  # only named here: the command line reads defaults from this module and stays cheap to start
     from coinfer.profile.accuracy import AccuracyTable
@@ -70,7 +70,7 @@ class DeviceConfig:
         object.__setattr__(self, "bits", tuple(self.bits))
         check_deadline(self.deadline_s)
         if not self.bits or any(width not in WIRE_BITS for width in self.bits):
-            raise DeviceError(f"bits is {self.bits}; expected some of {', '.join(map(str, WIRE_BITS))}")
+            raise DeviceError(f"bits is {self.bits}; expected some of {WIRE_BITS_TEXT}")
         if not 1 <= self.slowdown < math.inf:
             raise DeviceError(f"slowdown is {self.slowdown}; expected 1 (this processor) or more")
         if self.threads < 1:

@@ -16,7 +16,7 @@ from coinfer.runtime.protocol.messages import (
     invalid,
 )
 from coinfer.types import Hop
-from coinfer.units import WIRE_BITS
+from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 Parameters = Mapping[str, object]
 """By name; None counts as absent."""
@@ -33,7 +33,6 @@ UNOFFERED = {
     "triton_enable_empty_final_response": "empty final responses are not offered; each request has one reply",
 }
 """Parameters of other servers that change an answer, so that leaving them out would be a wrong one."""
-_BITS = ", ".join(map(str, WIRE_BITS))
 _TIMES = ("queue_s", "server_s", "codec_s", "forward_s")
 
 
@@ -162,7 +161,7 @@ def read_report(parameters: Parameters) -> tuple[dict[str, float], LoadReport | 
 
 def _bits(value: object, expected: str) -> int:
     if isinstance(value, bool) or value not in WIRE_BITS:
-        raise invalid(f"{expected} one of {_BITS}, got {shown(value)}")
+        raise invalid(f"{expected} one of {WIRE_BITS_TEXT}, got {shown(value)}")
     return int(cast(float, value))
 
 
