@@ -29,7 +29,8 @@ from coinfer.profile.payloads import Codec
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.codec import codec
-from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.profiling import profile_for

@@ -2,9 +2,12 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tests.paths import ROOT
 
 from coinfer import records
 from coinfer.types import Hop, Outcome, Route
@@ -46,3 +49,35 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named(tmp_path: Path)
     path.write_text("nonsense\n" + json.dumps({"request": 1}) + "\n")
     with pytest.raises(records.RecordError, match=r"log\.jsonl:1: not a JSON object"):
         list(records.read(path))
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from coinfer import records
+from tests.test_records import record
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+log = records.RunLog(Path(sys.argv[1]))
+try:
+    for i in range(100):
+        log.append(record(i))
+except records.RecordError as error:
+    print(i, error)
+"""
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    written, _, message = done.stdout.strip().partition(" ")
+    assert message.startswith(f"{path}: cannot write this record: ")
+    assert 0 < int(written) < 100
+    assert path.read_text().endswith("\n"), "nothing of the record that did not fit"
+    assert [entry["request"] for entry in records.read(path)] == list(range(int(written)))
+
+
+def test_values_that_json_does_not_have_become_null():
+    assert records.as_json({"a": math.inf, "b": [math.nan, 1.0], "c": OUTCOME._replace(energy_j=math.inf)})["a"] is None
+    assert json.dumps(records.as_json({"b": (math.nan, 1.0)})) == '{"b": [null, 1.0]}'

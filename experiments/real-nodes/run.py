@@ -33,7 +33,8 @@ from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.measure import this_machine
 from coinfer.resources import POLICIES, TRACES
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device.device import Device, Result
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.images import load_images
 from coinfer.runtime.profiling import profile_for

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +13,14 @@ from coinfer.types import Outcome, Route
 
 
 class RecordError(UserError):
-    """A run log that cannot be read; the message is one line for a person."""
+    """A run log that cannot be read or written; the message is one line for a person."""
 
 
 class Record(NamedTuple):
     """One request."""
 
     scheme: str
-    """Who decided: `planner`, `device only`, the name of a policy ..."""
+    """Who was to decide: `planner`, `device only`, the name of a policy. If a policy fails, the planner stands in."""
     request: int
     at_s: float
     """When it was made, from the start of the run."""
@@ -41,21 +42,39 @@ class Record(NamedTuple):
 
 
 class RunLog:
-    """Appends records to a file; each line is written whole and flushed, so a killed run keeps all that it reported."""
+    """Appends records to a file. A line is written whole or not at all, so a killed run keeps all that it reported.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
 
     def append(self, record: Record) -> None:
-        self._file.write(json.dumps(as_json(record)) + "\n")
-        self._file.flush()
+        """Write a record.
+
+        Raises:
+            RecordError: if it cannot be written whole; nothing of it stays in the file.
+        """
+        line = (json.dumps(as_json(record)) + "\n").encode()
+        begin = self._file.tell()
+        problem = "only a part was written; is the disk full?"
+        try:
+            if self._file.write(line) == len(line):
+                return
+        except OSError as error:
+            problem = str(error.strerror)
+        with suppress(OSError):
+            self._file.truncate(begin)
+        raise RecordError(f"{self.path}: cannot write this record: {problem}")
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Wait until all is on the disk."""
+        with self._file:
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "RunLog":
         return self
@@ -77,10 +96,10 @@ def as_json(value: Any) -> Any:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log as plain objects. A torn last line (the writer was killed) is left out.
+    """Yield the records of a log as plain objects, without a torn last line (the writer was killed).
 
     Raises:
-        RecordError: where another line is not a JSON object.
+        RecordError: if another line is not a JSON object.
     """
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines[:-1], start=1):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
+from coinfer.files import write_whole
 from coinfer.records import Record, as_json
 from coinfer.traces import Trace
 from coinfer.units import MEGA, MILLI, bytes_of_bits
@@ -120,7 +121,7 @@ def write_json(
     """Settings and summaries; the single requests are in the run log beside it."""
     schemes = [as_json(summary) for summary in summaries]
     found = {"settings": as_json(settings), "pictures": pictures, "right means": view.judged, "schemes": schemes}
-    path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(found, indent=2, default=str) + "\n")
 
 
 def plot(

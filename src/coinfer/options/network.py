@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError, shown
+from coinfer.files import write_whole
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import IMAGE_BITS
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
@@ -83,7 +84,7 @@ class NetworkTable(_Record):
 
     def save(self, path: Path) -> None:
         """Write this table as JSON."""
-        path.write_text(json.dumps(_rounded(self.model_dump()), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(_rounded(self.model_dump()), indent=1) + "\n")
 
 
 def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkTable:

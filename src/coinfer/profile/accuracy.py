@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError
+from coinfer.files import write_whole
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.table import Bits, _first
 from coinfer.units import FLOAT32_BITS
@@ -158,7 +159,7 @@ class AccuracyTable(_Record):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "AccuracyTable":

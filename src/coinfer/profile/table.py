@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError
+from coinfer.files import write_whole
 from coinfer.graph.ir import ModelGraph
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT, bytes_of_bits
 
@@ -174,7 +175,7 @@ class ProfileTable(_Record):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "ProfileTable":

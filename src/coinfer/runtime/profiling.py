@@ -54,9 +54,7 @@ def profile_for(
     table = measure_with_codec(graph, threads, samples_for(graph), progress)
     with suppress(OSError):  # a read-only home only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        table.save(part)
-        part.replace(path)
+        table.save(path)
     return table
 
 

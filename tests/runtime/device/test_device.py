@@ -15,7 +15,7 @@ from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.device.config import DeviceError
 from coinfer.runtime.device.device import Device
-from coinfer.runtime.device.inputs import InputError
+from coinfer.runtime.device.inputs import ItemError
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import ImageError, load_images, preprocess
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport, WireError
@@ -288,7 +288,7 @@ def test_wrong_settings_are_one_line(settings: dict, message: str):
         (np.zeros((1, 3, 32, 32), np.float64), Exception, "expected float32, got float64"),
         (np.zeros((1, 3, 31, 32), np.float32), Exception, "expected shape"),
         ({"nonsense": np.zeros(3, np.float32)}, Exception, "nonsense"),
-        (3.14, InputError, "cannot infer from a float"),
+        (3.14, ItemError, "cannot infer from a float"),
     ],
 )
 def test_wrong_items_are_one_line(item, error: type[Exception], message: str):

@@ -56,6 +56,8 @@ class Device:
         UserError: for settings that cannot work, in one line.
     """
 
+    __slots__ = ("_executor", "_parts", "_state")
+
     def __init__(
         self,
         model: str | Path | ModelGraph,

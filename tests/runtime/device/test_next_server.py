@@ -1,0 +1,59 @@
+"""Which server is asked after one failed: the head is computed by then, and what was sent is sent again as it is."""
+
+import numpy as np
+import pytest
+from tests.runtime.device.test_planner import NOW_S
+from tests.tables import analytic_table
+
+from coinfer.graph.zoo import networks
+from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.device_planner import DeviceState, Plan, Planner
+from coinfer.types import DEVICE, OffloadDecision
+
+GRAPH = networks.build("alexnet-cifar")
+WHOLE_S = 1.0
+PLANNER = Planner(GRAPH, analytic_table(GRAPH, whole_s=WHOLE_S), DeviceConfig(servers=["a:1", "b:1"], bits=(32,)))
+
+
+def server(rate_bps: float, scale: float) -> est.ServerEstimate:
+    known = est.after_reply(est.first_server(rate_bps, NOW_S), 0.0, 4.0, NOW_S)
+    return known._replace(scale=scale)
+
+
+def state(*servers: est.ServerEstimate, backlog_s: float = 0.0) -> DeviceState:
+    return DeviceState(NOW_S, servers, 1.0, backlog_s)
+
+
+def plan_of(cut: tuple[str, ...], at: DeviceState, raw_input: bool = False) -> Plan:
+    option = PLANNER.options.cuts.index(cut)
+    policy = lambda _: OffloadDecision(np.array([option]), np.array([0]))  # noqa: E731
+    return PLANNER.plan(at, np.inf, policy=policy, raw_input=raw_input)
+
+
+def test_the_faster_of_the_others_is_asked_and_none_twice():
+    two = state(server(1e9, 0.1), server(1e9, 0.2))
+    plan = plan_of(GRAPH.inputs, two)
+    assert plan.server == 0
+    assert PLANNER.next_server(plan, two, {0}) == 1
+    assert PLANNER.next_server(plan, two, {1}) == 0
+    assert PLANNER.next_server(plan, two, {0, 1}) == DEVICE
+    full = est.after_refusal(server(1e9, 0.2), 5.0, NOW_S)
+    assert PLANNER.next_server(plan, state(server(1e9, 0.1), full), {0}) == DEVICE
+
+
+@pytest.mark.parametrize(("scale", "chosen"), [(1.5, 1), (1.9, DEVICE)])
+def test_the_device_s_queue_holds_up_the_device_only(scale: float, chosen: int):
+    """The head is computed: a server begins at once, the device after 0.7 s of other work. Whole on the other server in
+    1.5 s, here in 1.7 s."""
+    busy = state(server(1e12, 1.0), server(1e12, scale), backlog_s=0.7)
+    assert PLANNER.next_server(plan_of(GRAPH.inputs, busy), busy, {0}) == chosen
+
+
+@pytest.mark.parametrize(("raw_input", "chosen"), [(False, 1), (True, DEVICE)])
+def test_an_array_is_sent_again_as_it_is(raw_input: bool, chosen: int):
+    """Four times what a picture's own bytes weigh."""
+    option = PLANNER.options.cuts.index(GRAPH.inputs)
+    rate_bps = PLANNER.options.upload_bits[option] / (0.5 * WHOLE_S)
+    near = state(server(rate_bps, 0.01), server(rate_bps, 0.01))
+    assert PLANNER.next_server(plan_of(GRAPH.inputs, near, raw_input), near, {0}) == chosen
