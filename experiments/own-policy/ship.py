@@ -97,7 +97,7 @@ def random_slot(tasks: int, servers: int, options: int, generator: torch.Generat
         server_room=torch.full((servers,), 30.0),
         energy_left_j=torch.full((tasks,), torch.inf),
         observation_age_s=torch.zeros(servers),
-        uplink_backlog_s=torch.zeros(tasks),
+        uplink_backlog_s=torch.zeros(tasks, servers),
     )
     return as_arrays(seen)
 

@@ -45,8 +45,9 @@ class OffloadObservation(NamedTuple):
     """[.., K] energy that the task may spend; infinite where there is no limit."""
     observation_age_s: Array
     """[.., N] how old the knowledge of server n is."""
-    uplink_backlog_s: Array = 0.0
-    """[.., K] uploads that wait on the task's device; a plain 0 where none ever do."""
+    uplink_backlog_s: Array
+    """[.., K, N] until the task's device can begin to send to server n, for the uploads that wait. The same for all N
+    if the device has one radio."""
 
 
 class OffloadDecision(NamedTuple):
@@ -87,8 +88,8 @@ class BlocksObservation(NamedTuple):
     """[.., K] energy that the task may spend; infinite where there is no limit."""
     observation_age_s: Array
     """[.., N] how old the knowledge of server n is."""
-    uplink_backlog_s: Array = 0.0
-    """[.., K] uploads that wait on the task's device; a plain 0 where none ever do."""
+    uplink_backlog_s: Array
+    """[.., K] until the radio of the task's device is done with the uploads that wait."""
 
 
 class BlocksDecision(NamedTuple):

@@ -388,3 +388,38 @@ def test_in_arrival_order_a_late_upload_holds_nobody_up():
     assert [slot[0].latency_s for slot in by_slot.outcomes] == pytest.approx([4.0, 4.0])
     assert [slot[0].latency_s for slot in by_arrival.outcomes] == pytest.approx([4.0, 1.0])
     assert by_slot.served == by_arrival.served == [2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_what_a_policy_sees_does_not_depend_on_true_rates(seed):
+    """Rates are believed, with errors: which links really carry how much shows in the outcome only."""
+    rng = np.random.default_rng(seed)
+    world = random_world(rng, rate_error=rng.uniform(0.3, 3.0, 5))
+    tables = offload.load(world, dtype=torch.float64)
+    state = offload.reset(tables, torch.tensor([seed]))
+    true_bps = torch.as_tensor(rng.uniform(-0.5, 2.0, state.draws.link_bps.shape).clip(0))
+    other = state._replace(draws=state.draws._replace(link_bps=true_bps))
+    for mine, theirs in zip(offload.observe(tables, state), offload.observe(tables, other), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_what_only_believed_rates_allow_is_seen_as_allowed_and_refused_when_it_is_tried():
+    """Energy for 1 s of sending; 2 bits at a believed rate of 4 bits a second would do, at the true rate of 1 not."""
+    world = random_world(np.random.default_rng(0), rate_error=np.array([4.0]))
+    edge, limits = world.edge, np.full(world.edge.classes, 1.0)
+    edge = edge._replace(
+        task_energy_j=limits, transmit_power_w=limits, battery_j=np.full(edge.classes, np.inf), bandwidth_hz=None,
+        mean_link=np.ones_like(edge.mean_link), link_bank=np.ones((1, 1)),
+        server_capacity=np.full(edge.servers, np.inf), share_bank=np.ones((1, 1)), staleness_slots=0,
+    )  # fmt: skip
+    bits = np.where(world.option_upload_bits > 0, 2.0, 0.0)
+    world = world._replace(edge=edge, option_upload_bits=bits, option_device_j=np.zeros_like(bits))
+    tables = offload.load(world, dtype=torch.float64)
+    state = offload.reset(tables, torch.arange(20))
+    seen = offload.observe(tables, state)
+    sends = seen.option_mask & (seen.option_upload_bits > 0)
+    tried = sends.any(-1) & seen.task_mask
+    assert tried.any()
+    served = offload.serve(tables, state, OffloadDecision(sends.int().argmax(-1), torch.zeros_like(tried, dtype=int)))
+    assert served.refused[tried].all()

@@ -211,6 +211,7 @@ def planned(options: Any) -> list[Any]:
             server_backlog_s=np.zeros(1),
             server_room=np.ones(1),
             observation_age_s=np.zeros(1),
+            uplink_backlog_s=np.zeros((1, 1)),
         )
         decision = least_latency(seen)
         route = route_of(options, int(decision.option[0]), int(decision.server[0]), ["edge:1"], 1.0)

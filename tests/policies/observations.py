@@ -32,7 +32,7 @@ def observation(
         server_room=torch.full((*worlds, servers), torch.inf),
         energy_left_j=torch.full(tasks, torch.inf),
         observation_age_s=torch.zeros(*worlds, servers),
-        uplink_backlog_s=torch.zeros(tasks),
+        uplink_backlog_s=torch.zeros_like(uplink_bps),
     )
     return plain._replace(**more)
 
@@ -63,5 +63,5 @@ def random_observation(seed: int, worlds: int, tasks: int, options: int, servers
         device_backlog_s=drawn(-0.2, 0.1, worlds, tasks).clamp(min=0),
         server_room=drawn(0, 5, worlds, servers).floor(),
         deadline_s=drawn(0.1, 1.0, worlds, tasks),
-        uplink_backlog_s=drawn(-0.2, 0.2, worlds, tasks).clamp(min=0),
+        uplink_backlog_s=drawn(-0.2, 0.2, worlds, tasks, servers).clamp(min=0),
     )

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from tests.policies.observations import random_observation
 
 from coinfer.envs import offload
@@ -138,6 +140,22 @@ def test_a_spoilt_pair_is_one_clear_line(made, tmp_path: Path, spoil, told: str)
     with pytest.raises(UserError, match=told) as caught:
         ExportedPolicy.load(tmp_path / "p.onnx")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_made_for_other_axes_is_refused(made, tmp_path: Path):
+    """Such as one from when uploads waited for one radio only, [B, K]."""
+    path, axes = tmp_path / "old.onnx", ["B", "K"]
+    field = helper.make_tensor_value_info("uplink_backlog_s", TensorProto.FLOAT, axes)
+    chosen = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in ("option", "server")]
+    casts = [helper.make_node("Cast", [field.name], [one.name], to=TensorProto.INT64) for one in chosen]
+    model = helper.make_model(
+        helper.make_graph(casts, "old", [field], chosen), ir_version=10, opset_imports=[helper.make_opsetid("", 18)]
+    )
+    onnx.save_model(model, str(path))
+    path.with_suffix(".json").write_bytes(made[1].with_suffix(".json").read_bytes())
+    changed(path, fields=[field.name])
+    with pytest.raises(PolicyError, match="uplink_backlog_s has 2 axes, expected B K N"):
+        ExportedPolicy.load(path)
 
 
 def changed(path: Path, **values: object) -> None:

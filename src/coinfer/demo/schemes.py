@@ -60,7 +60,10 @@ def fixed_best(observation: OffloadObservation, mean_bps: Sequence[float], plann
     server, or the device."""
     n = len(mean_bps)
     calm = observation._replace(
-        uplink_bps=np.array([mean_bps]), server_backlog_s=np.zeros(n), server_room=np.full(n, np.inf)
+        uplink_bps=np.array([mean_bps]),
+        uplink_backlog_s=np.zeros((1, n)),
+        server_backlog_s=np.zeros(n),
+        server_room=np.full(n, np.inf),
     )
     best = planner(calm)
     return lambda _: best

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coinfer.envs.core import State
 from coinfer.envs.exogenous import EdgeTables
-from coinfer.physics import queueing, radio
+from coinfer.physics import latency, queueing, radio
 
 
 class Plan(NamedTuple):
@@ -164,13 +164,13 @@ def _settled(edge: EdgeTables, state: State, stays: Stays) -> _Times:
     while True:
         left_s = torch.nn.functional.pad(done_s[..., :-1], (1, 0))
         if alone:
-            sent_s = torch.maximum(left_s, radio_free_s) + stays.moving_s
+            sent_s = latency.ready_s(left_s, radio_free_s, stays.moving_s)
         else:
             sent_s = _finish_s(radio_queue, left_s, stays.moving_s, stays.up, radio_free_s)
         ready_s = torch.where(stays.up, sent_s, left_s + stays.moving_s)
         finish_s = _finish_s(queue, ready_s, stays.work_s, queued, free_s)
         if alone:
-            finish_s = torch.where(stays.here, torch.maximum(ready_s, free_s) + stays.work_s, finish_s)
+            finish_s = torch.where(stays.here, latency.end_s(ready_s, free_s, stays.work_s), finish_s)
         before_s, done_s = done_s, torch.where(stays.here | stays.there, finish_s, ready_s)
         if done_s.equal(before_s):
             return _Times(left_s, sent_s, ready_s, done_s)

@@ -28,7 +28,6 @@ from coinfer.envs.core import Info, State
 from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
 from coinfer.physics import compute, radio
-from coinfer.physics.latency import outcome_of
 from coinfer.scenario.world import BlocksWorld
 from coinfer.types import DEVICE, BlocksDecision, BlocksObservation, Outcome
 
@@ -127,7 +126,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
     power_w = exogenous.pick(edge.transmit_power_w, draws.device_class)
     device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
     energy_j = device_j + compute.transmit_j(power_w, passage.airtime_s)
-    outcome = outcome_of(
+    outcome = core.outcome_of(
         device_s=passage.device_s,
         upload_s=passage.upload_s,
         queue_s=torch.where(dropped, draws.deadline_s, passage.queue_s),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coinfer.envs.exogenous import Draws, EdgeTables, draw, pick, server_share
 from coinfer.physics import queueing, random
+from coinfer.types import Outcome
 
 
 class State(NamedTuple):
@@ -128,4 +129,37 @@ def pass_slot(tables: EdgeTables, state: State, **now: Tensor) -> State:
         unfinished_s=after.unfinished_s - slot_s,
         draws=draw(tables, state.seed, state.slot + 1),
         **past,
+    )
+
+
+def outcome_of(
+    *,
+    device_s: Tensor,
+    upload_s: Tensor,
+    queue_s: Tensor,
+    server_s: Tensor,
+    download_s: Tensor,
+    energy_j: Tensor,
+    accuracy: Tensor,
+    admitted: Tensor,
+    answered: Tensor,
+    deadline_s: Tensor,
+) -> Outcome:
+    """Return the outcome of requests.
+
+    Its latency is the sum of the times (CDO-DSAC, SEKE 2023: T_j). It is in time if it was `answered` at all and not
+    after `deadline_s`.
+    """
+    latency_s = device_s + upload_s + queue_s + server_s + download_s
+    return Outcome(
+        device_s=device_s,
+        upload_s=upload_s,
+        queue_s=queue_s,
+        server_s=server_s,
+        download_s=download_s,
+        latency_s=latency_s,
+        energy_j=energy_j,
+        accuracy=accuracy,
+        admitted=admitted,
+        in_time=answered & (latency_s <= deadline_s),
     )

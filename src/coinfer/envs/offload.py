@@ -27,7 +27,6 @@ from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
 from coinfer.envs.service import DevicePass, ServerPass
 from coinfer.physics import compute, queueing, radio
-from coinfer.physics.latency import outcome_of
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Outcome
 
@@ -104,6 +103,7 @@ def observe(tables: Tables, state: State) -> OffloadObservation:
     """What a policy sees of each world, [B, ..]."""
     draws, kind = state.draws, _kind(tables, state)
     backlog_s, room, share = core.seen_servers(tables.edge, state)
+    radio_s = state.uplink_backlog_s.gather(-1, draws.device)
     server_s = exogenous.rows(tables.server_s, kind)
     if tables.edge.shares.varies:
         server_s.mul_(torch.where(share > 0, share, 1.0).reciprocal_()[:, None, None, :])
@@ -113,7 +113,7 @@ def observe(tables: Tables, state: State) -> OffloadObservation:
         option_server_s=server_s,
         option_accuracy=exogenous.rows(tables.accuracy, kind),
         option_device_j=exogenous.rows(tables.device_j, kind),
-        option_mask=option_feasible(tables, state) & draws.task_mask[..., None],
+        option_mask=option_feasible(tables, state, draws.believed_bps) & draws.task_mask[..., None],
         task_mask=draws.task_mask,
         deadline_s=draws.deadline_s,
         uplink_bps=draws.believed_bps,
@@ -122,14 +122,14 @@ def observe(tables: Tables, state: State) -> OffloadObservation:
         server_room=room,
         energy_left_j=core.energy_left_j(tables.edge, state),
         observation_age_s=torch.full_like(backlog_s, tables.edge.edge.staleness_slots * tables.edge.edge.slot_s),
-        uplink_backlog_s=state.uplink_backlog_s.gather(-1, draws.device),
+        uplink_backlog_s=radio_s[..., None].expand(draws.believed_bps.shape),
     )
 
 
-def option_feasible(tables: Tables, state: State) -> Tensor:
-    """[B, K, O] the options that can be carried out with some server that has room: with the best link, if with any."""
+def option_feasible(tables: Tables, state: State, link_bps: Tensor) -> Tensor:
+    """Return the options [B, K, O] that can be carried out over some link, were the rates those of `link_bps`."""
     kind = _kind(tables, state)
-    best_bps = state.draws.link_bps.amax(-1, keepdim=True)
+    best_bps = link_bps.amax(-1, keepdim=True)
     exists, bits, device_j = (exogenous.rows(t, kind) for t in (tables.exists, tables.upload_bits, tables.device_j))
     return _feasible(tables, state, exists, bits, device_j, best_bps)
 
@@ -183,7 +183,7 @@ def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
     queue_s = (servers.finish_s - server_s - devices.sent_s).clamp(min=0) * offloads
     if edge.edge.drop_refused or edge.limited_energy:
         queue_s = torch.where(dropped, draws.deadline_s, queue_s)
-    outcome = outcome_of(
+    outcome = core.outcome_of(
         device_s=devices.computed_s * works,
         upload_s=(devices.sent_s - devices.computed_s) * offloads,
         queue_s=queue_s,

@@ -1,13 +1,13 @@
 """The papers' rewards as arguments of `step`: from the outcome and draws of a slot [B, K] to rewards [B].
 
-Each is a sum over the tasks of the slot of a formula in `physics.latency`."""
+Each is a sum over the tasks of the slot of a formula in `physics.rewards`."""
 
 from collections.abc import Callable
 
 from torch import Tensor
 
 from coinfer.envs.exogenous import Draws
-from coinfer.physics import latency as cost
+from coinfer.physics import rewards as paid
 from coinfer.types import Outcome
 
 Reward = Callable[[Outcome, Draws], Tensor]
@@ -15,12 +15,12 @@ Reward = Callable[[Outcome, Draws], Tensor]
 
 def latency(outcome: Outcome, draws: Draws) -> Tensor:
     """CDO-DSAC: minus the summed latency."""
-    return _summed(cost.latency_reward(outcome.latency_s), draws)
+    return _summed(paid.latency_reward(outcome.latency_s), draws)
 
 
 def late(weight: float = 1.0) -> Reward:
     """Multi-task A3C: minus the summed latency and `weight` times what comes after the deadline."""
-    return lambda outcome, draws: _summed(cost.late_reward(outcome.latency_s, draws.deadline_s, weight), draws)
+    return lambda outcome, draws: _summed(paid.late_reward(outcome.latency_s, draws.deadline_s, weight), draws)
 
 
 def weighted(best_bps: float, sensitivity: float, scale_s: float) -> Reward:
@@ -29,7 +29,7 @@ def weighted(best_bps: float, sensitivity: float, scale_s: float) -> Reward:
     def reward(outcome: Outcome, draws: Draws) -> Tensor:
         rate_bps = draws.link_bps.amax(-1)
         return _summed(
-            cost.weighted_reward(outcome.accuracy, outcome.latency_s, rate_bps, best_bps, sensitivity, scale_s), draws
+            paid.weighted_reward(outcome.accuracy, outcome.latency_s, rate_bps, best_bps, sensitivity, scale_s), draws
         )
 
     return reward
@@ -39,7 +39,7 @@ def early_exit(latency_weight: float = 0.1, late_penalty: float = 0.5) -> Reward
     """GRLE: accuracy of what is in time, a penalty for what is late."""
 
     def reward(outcome: Outcome, draws: Draws) -> Tensor:
-        value = cost.early_exit_reward(
+        value = paid.early_exit_reward(
             outcome.accuracy, outcome.latency_s, draws.deadline_s, outcome.in_time, latency_weight, late_penalty
         )
         return _summed(value, draws)

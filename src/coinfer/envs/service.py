@@ -7,7 +7,7 @@ from torch import Tensor
 
 from coinfer.envs.core import State
 from coinfer.envs.exogenous import EdgeTables
-from coinfer.physics import queueing
+from coinfer.physics import latency, queueing
 
 
 class DevicePass(NamedTuple):
@@ -45,7 +45,7 @@ def through_devices(
     radio_s = state.uplink_backlog_s.gather(-1, device)
     if tables.edge.distinct_devices:
         computed_s = processor_s + device_s
-        sent_s = torch.maximum(computed_s, radio_s) + upload_s
+        sent_s = latency.ready_s(computed_s, radio_s, upload_s)
     else:
         order = queueing.in_order(device)
         queue, works, service_s, free_s = _arranged(order, device, computes, device_s, processor_s)

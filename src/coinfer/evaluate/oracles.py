@@ -27,6 +27,7 @@ def truth(tables: offload.Tables, state: State) -> OffloadObservation:
     return offload.observe(tables, state)._replace(
         option_device_s=tables.device_s[kind] * draws.device_factor[..., None],
         option_server_s=tables.server_s[kind] * draws.server_factor[..., None, None] / share,
+        option_mask=offload.option_feasible(tables, state, draws.link_bps) & draws.task_mask[..., None],
         uplink_bps=draws.link_bps,
         server_backlog_s=state.server_backlog_s,
         server_room=core.room(tables.edge, state),
@@ -40,7 +41,7 @@ def unloaded(tables: offload.Tables, state: State) -> OffloadObservation:
     return true._replace(
         option_mask=tables.exists[state.draws.model * tables.edge.edge.classes + state.draws.device_class],
         device_backlog_s=torch.zeros_like(true.device_backlog_s),
-        uplink_backlog_s=torch.zeros_like(true.device_backlog_s),
+        uplink_backlog_s=torch.zeros_like(true.uplink_bps),
         server_backlog_s=torch.zeros_like(true.server_backlog_s),
         server_room=torch.where(state.draws.share > 0, torch.inf, 0.0),
     )

@@ -1,94 +1,63 @@
-"""What a decision costs, and the papers' rewards. NumPy arrays and tensors may come in."""
+"""The predicted latency of a task behind queues: first come, first served, on the link and on the server.
 
-import math
+The one home of this rule. The runtime's planner, the policies and the simulator use it, with NumPy arrays or tensors
+that broadcast against each other; all times are in seconds from now.
+"""
 
-from coinfer.physics.radio import log2
-from coinfer.types import Array, OffloadObservation, Outcome
+import numpy as np
+
+from coinfer.physics.radio import upload_s
+from coinfer.types import Array, OffloadObservation
+
+
+def ready_s(computed_s: Array, uplink_free_s: Array, upload_s: Array) -> Array:
+    """Return when a task has reached its server.
+
+    The upload begins when the device has computed its part and the link has carried what was sent before.
+    """
+    return _maximum(computed_s, uplink_free_s) + upload_s
+
+
+def start_s(ready_s: Array, free_s: Array) -> Array:
+    """Return when a server begins with a task: when the task is there and all that came before it is done."""
+    return _maximum(ready_s, free_s)
+
+
+def end_s(ready_s: Array, free_s: Array, service_s: Array) -> Array:
+    """Return when a server has served a task that is `ready_s` and takes `service_s`."""
+    return start_s(ready_s, free_s) + service_s
+
+
+def offload_ready_s(observation: OffloadObservation) -> Array:
+    """Return when each option has reached each server, [.., K, O, N].
+
+    If an option uploads nothing, all its N entries are the time at which the device is done with it.
+    """
+    o = observation
+    computed_s = (o.device_backlog_s[..., None] + o.option_device_s)[..., None]
+    sends = (o.option_upload_bits > 0)[..., None]
+    on_air_s = upload_s(o.option_upload_bits[..., None], o.uplink_bps[..., None, :])
+    return _where(sends, ready_s(computed_s, o.uplink_backlog_s[..., None, :], on_air_s), computed_s)
 
 
 def offload_latency_s(observation: OffloadObservation) -> Array:
-    """Predicted latency of every option on every server, [.., K, O, N], were it the only task decided now.
+    """Return the predicted latency of every option on every server, [.., K, O, N], as if each task were alone.
 
-    Backlog of the device, computing and encoding there, backlog of its uplink, upload, backlog of the server, computing
-    there (CDO-DSAC, SEKE 2023: the sum of inference, transmission and queueing times). Where an option uploads nothing
-    the server plays no part, and all its N entries are the time on the device.
+    That is ready = max(device, link free) + upload, start = max(ready, server free), end = start + service, the sum of
+    the inference, transmission and queueing times of CDO-DSAC (SEKE 2023). If an option uploads nothing, the server
+    plays no part, and all its N entries are the time on the device.
     """
-    upload_bits = observation.option_upload_bits[..., None]
-    computed_s = (observation.device_backlog_s[..., None] + observation.option_device_s)[..., None]
-    radio_first_s = observation.uplink_backlog_s - observation.device_backlog_s
-    radio_wait_s = (radio_first_s[..., None] - observation.option_device_s).clip(0)[..., None]
-    on_server_s = (
-        radio_wait_s
-        + upload_bits / observation.uplink_bps[..., None, :]
-        + observation.server_backlog_s[..., None, None, :]
-        + observation.option_server_s
-    )
-    return computed_s + (upload_bits > 0) * on_server_s
+    o = observation
+    there_s = offload_ready_s(o)
+    served_s = end_s(there_s, o.server_backlog_s[..., None, None, :], o.option_server_s)
+    return _where((o.option_upload_bits > 0)[..., None], served_s, there_s)
 
 
-def outcome_of(
-    *,
-    device_s: Array,
-    upload_s: Array,
-    queue_s: Array,
-    server_s: Array,
-    download_s: Array,
-    energy_j: Array,
-    accuracy: Array,
-    admitted: Array,
-    answered: Array,
-    deadline_s: Array,
-) -> Outcome:
-    """The outcome of requests: its latency is the sum of the times (CDO-DSAC, SEKE 2023: T_j), and it is in time where
-    it was `answered` at all and not after `deadline_s`."""
-    latency_s = device_s + upload_s + queue_s + server_s + download_s
-    return Outcome(
-        device_s=device_s,
-        upload_s=upload_s,
-        queue_s=queue_s,
-        server_s=server_s,
-        download_s=download_s,
-        latency_s=latency_s,
-        energy_j=energy_j,
-        accuracy=accuracy,
-        admitted=admitted,
-        in_time=answered & (latency_s <= deadline_s),
-    )
+def _maximum(one: Array, other: Array) -> Array:
+    """The larger of tensors, NumPy arrays or plain numbers, element by element."""
+    return one.maximum(other) if hasattr(one, "maximum") else np.maximum(one, other)
 
 
-def latency_reward(latency_s: Array) -> Array:
-    """-T of each task (CDO-DSAC, SEKE 2023: R = -sum of T_j)."""
-    return -latency_s
-
-
-def late_reward(latency_s: Array, deadline_s: Array, weight: float = 1.0) -> Array:
-    """-(L + beta max(L - tau, 0)) of each task (multi-task A3C, IEEE TMC 2024: the reward; beta is not given).
-
-    The paper limits every block by tau; here the whole task is limited."""
-    return -(latency_s + weight * (latency_s - deadline_s).clip(0))
-
-
-def weighted_reward(
-    accuracy: Array, latency_s: Array, rate_bps: Array, best_bps: float, sensitivity: float, scale_s: float
-) -> Array:
-    """lambda A - (1 - lambda) T of each task, with a weight that grows with the rate: lambda = ln(1 + w B) / ln(1 + w
-    B_max) (SAC-d, WCNC 2022, equations 12 and 13; the paper's text lacks the symbols, the form is our reading).
-
-    Args:
-        accuracy: 0 to 1.
-        latency_s: divided by `scale_s`, as the paper standardises both.
-        rate_bps: of the link, at most `best_bps`.
-        best_bps: rate at which only accuracy counts.
-        sensitivity: w B_max, without unit.
-        scale_s: latency that weighs as much as full accuracy.
-    """
-    weight = log2(1.0 + sensitivity * (rate_bps / best_bps)) / math.log2(1.0 + sensitivity)
-    return weight * accuracy - (1.0 - weight) * (latency_s / scale_s)
-
-
-def early_exit_reward(
-    accuracy: Array, latency_s: Array, deadline_s: Array, in_time: Array, latency_weight: float, late_penalty: float
-) -> Array:
-    """phi (1 - eta T / delta) of a task in time, -psi of a late one (GRLE, arXiv 2210.13464; only the abstract is
-    public, the form is our reading)."""
-    return in_time * accuracy * (1.0 - latency_weight * latency_s / deadline_s) - ~in_time * late_penalty
+def _where(condition: Array, one: Array, other: Array) -> Array:
+    """`one` where the condition holds, else `other`, for tensors and NumPy arrays."""
+    return one.where(condition, other) if hasattr(one, "where") else np.where(condition, one, other)

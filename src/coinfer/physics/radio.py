@@ -62,5 +62,6 @@ def gauss_markov(previous: Array, normal: Array, correlation: float) -> Array:
 
 
 def upload_s(size_bits: Array, rate_bps: Array) -> Array:
-    """Size over rate; nothing takes no time, even on a dead link (rate 0), where anything takes for ever."""
-    return size_bits / (rate_bps + (size_bits <= 0))
+    """Return size over rate; nothing takes no time, even on a dead link (rate 0), where anything takes for ever."""
+    with np.errstate(divide="ignore"):
+        return size_bits / (rate_bps + (size_bits <= 0))

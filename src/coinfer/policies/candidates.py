@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from coinfer.physics import latency
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 
@@ -58,13 +59,10 @@ def choices(observation: OffloadObservation) -> Choices:
     nothing left gets its first choice on the device (every table has one), wise or not."""
     o = observation
     sends = (o.option_upload_bits > 0)[..., None]
-    sent_s = torch.where(sends, o.option_upload_bits[..., None] / o.uplink_bps[..., None, :], 0.0)
-    computed_s = o.device_backlog_s[..., None] + o.option_device_s
-    radio_s = torch.as_tensor(o.uplink_backlog_s, dtype=computed_s.dtype).expand(o.deadline_s.shape)
-    begins_s = torch.where(sends, torch.maximum(computed_s, radio_s[..., None])[..., None], computed_s[..., None])
-    ready_s = begins_s + sent_s
+    ready_s = latency.offload_ready_s(o)
     first = torch.arange(ready_s.shape[-1], device=ready_s.device) == 0
-    reachable = (sends & torch.isfinite(sent_s) & (o.server_room > 0)[..., None, None, :]) | (~sends & first)
+    reached = ((o.uplink_bps > 0) & (o.server_room > 0)[..., None, :])[..., None, :]
+    reachable = (sends & reached) | (~sends & first)
     parts = (
         o.option_device_s[..., None],
         ready_s,
@@ -89,5 +87,5 @@ def predicted_s(found: Choices, server_free_s: Tensor) -> Tensor:
         server_free_s: [.., N] or [.., K, N] seconds until each server has done what waits there.
     """
     free_s = server_free_s if server_free_s.dim() == found.mask.dim() else server_free_s[..., None, :]
-    served_s = torch.maximum(found.ready_s, found.of_servers(free_s)) + found.service_s
+    served_s = latency.end_s(found.ready_s, found.of_servers(free_s), found.service_s)
     return torch.where(found.mask, torch.where(found.on_device, found.ready_s, served_s), torch.inf)

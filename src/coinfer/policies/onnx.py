@@ -36,7 +36,7 @@ AXES = {
     "server_room": "BN",
     "energy_left_j": "BK",
     "observation_age_s": "BN",
-    "uplink_backlog_s": "BK",
+    "uplink_backlog_s": "BKN",
 }
 """Axes of the fields: B worlds, K tasks, O options, N servers."""
 _MASKS = ("option_mask", "task_mask")
@@ -99,6 +99,10 @@ class ExportedPolicy:
         if sorted(inputs) != sorted(sidecar["fields"]) or outputs != ["option", "server"]:
             side = path.with_suffix(".json").name
             raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
+        for entry in session.get_inputs():
+            if len(entry.shape) != len(AXES[entry.name]):
+                axes = " ".join(AXES[entry.name])
+                raise PolicyError(f"{path}: {entry.name} has {len(entry.shape)} axes, expected {axes}; export it anew")
         return cls(session, sidecar, path)
 
     @property
@@ -145,8 +149,6 @@ class ExportedPolicy:
 
     def _fed(self, observation: OffloadObservation, name: str, alone: bool) -> np.ndarray:
         value = np.asarray(getattr(observation, name), dtype=bool if name in _MASKS else np.float32)
-        if value.ndim == 0:
-            value = np.broadcast_to(value, np.shape(observation.deadline_s))
         value = value[None] if alone else value
         if self._place is not None and "O" in AXES[name]:
             value = np.take(value, self._place, axis=AXES[name].index("O"))

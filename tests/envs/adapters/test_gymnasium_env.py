@@ -130,7 +130,7 @@ def test_seeds_name_episodes_and_no_seed_draws_new_ones():
 
 def test_settings_reach_the_scenario_and_mistakes_are_one_line():
     env = Edge("campus", changes={"servers.0.capacity": 3})
-    assert env.worlds.world.edge.server_capacity[0] == 3
+    assert env.batched_env.world.edge.server_capacity[0] == 3
     with pytest.raises(ScenarioError, match="did you mean campus"):
         Edge("camus")
     with pytest.raises(ValueError, match="expected one of environment offload or blocks"):

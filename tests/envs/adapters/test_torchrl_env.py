@@ -51,7 +51,7 @@ def test_it_does_what_the_gymnasium_environment_does(make):
     env, envs = EdgeEnv(world, batch_size=4), EdgeVector(4, world)
     env.set_seed(2)
     seen = env.reset()
-    envs.batched_env.state = env.worlds.state
+    envs.batched_env.state = env.batched_env.state
     envs.action_space.seed(0)
     for _ in range(world.edge.slots - 1):
         action = envs.action_space.sample()

@@ -31,7 +31,7 @@ def by_hand(seen: OffloadObservation, chosen: list[tuple[int, int]]) -> float:
         if server == DEVICE:
             total_s += ready_s
             continue
-        ready_s = max(ready_s, float(seen.uplink_backlog_s[k]))
+        ready_s = max(ready_s, float(seen.uplink_backlog_s[k, server]))
         ready_s += float(seen.option_upload_bits[k, option] / seen.uplink_bps[k, server])
         waiting.setdefault(server, []).append((ready_s, k, float(seen.option_server_s[k, option, server])))
     for server, queue in waiting.items():

@@ -132,6 +132,7 @@ def test_ranked_servers_are_the_same_ones_by_rising_load(seed):
         server_backlog_s=where.values,
         server_room=seen.server_room.gather(-1, where.indices),
         uplink_bps=seen.uplink_bps.gather(-1, where.indices[:, None].expand(WORLDS, TASKS, SERVERS)),
+        uplink_backlog_s=seen.uplink_backlog_s.gather(-1, where.indices[:, None].expand(WORLDS, TASKS, SERVERS)),
     )
     assert torch.equal(ranked_features(seen, ranked)[1:], flat_features(sorted_seen, plain)[1:])
 
@@ -143,6 +144,7 @@ def test_servers_in_another_order_look_the_same(seed):
     turned = seen._replace(
         option_server_s=seen.option_server_s.flip(-1),
         uplink_bps=seen.uplink_bps.flip(-1),
+        uplink_backlog_s=seen.uplink_backlog_s.flip(-1),
         server_backlog_s=seen.server_backlog_s.flip(-1),
         server_room=seen.server_room.flip(-1),
         observation_age_s=seen.observation_age_s.flip(-1),

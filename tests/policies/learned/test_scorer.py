@@ -62,6 +62,7 @@ def test_permuted_servers_permute_the_decision(seed):
     permuted = seen._replace(
         option_server_s=seen.option_server_s[..., order],
         uplink_bps=seen.uplink_bps[..., order],
+        uplink_backlog_s=seen.uplink_backlog_s[..., order],
         server_backlog_s=seen.server_backlog_s[..., order],
         server_room=seen.server_room[..., order],
     )

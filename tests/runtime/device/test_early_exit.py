@@ -142,6 +142,7 @@ def test_leaving_early_is_planned_for():
     """A slow link: sending the picture takes longer than asking the first exit, which answers half of them."""
     with device({}, confidence_loss=0.01, objective=Objective(min_accuracy=0.77)) as ours:
         seen = ours.observe()._replace(uplink_bps=np.array([[3e5]]), server_backlog_s=np.zeros(1))
+        seen = seen._replace(uplink_backlog_s=np.zeros((1, 1)))
         seen = seen._replace(server_room=np.ones(1), option_server_s=seen.option_device_s[..., None] * 0)
         mean = ours.planner._stats.expected(seen)
         option = int(ours.planner.objective_policy(seen).option[0])

@@ -67,26 +67,40 @@ def test_a_full_server_has_room_again_when_its_backlog_is_worked_off():
 @given(backlog=st.floats(0, 100), wait=st.floats(0, 200))
 def test_backlog_is_worked_off_at_one_second_per_second(backlog: float, wait: float):
     server = est.after_reply(est.first_server(1e6, 0.0), backlog, 4.0, 5.0)
-    assert est.backlog_now_s(server, 5.0 + wait) == pytest.approx(max(backlog - wait, 0.0), abs=1e-9)
+    assert est.server_wait_s(server, 5.0 + wait) == pytest.approx(max(backlog - wait, 0.0), abs=1e-9)
 
 
-def test_requests_under_way_count_as_backlog_until_they_end():
+def waits_s(server: est.ServerEstimate, now_s: float) -> tuple[float, float]:
+    """For the link and for the server."""
+    return est.link_wait_s(server, now_s), est.server_wait_s(server, now_s)
+
+
+def test_requests_under_way_hold_up_the_link_and_then_the_server_until_they_end():
     server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0)
-    assert est.backlog_now_s(server, 0.0) == 0
+    assert waits_s(server, 0.0) == (0, 0)
     one = est.after_send(server, 1e6, 0.5, 0.0)
-    assert est.backlog_now_s(one, 0.0) == pytest.approx(1.5), "one second on the link, half a second of work"
+    assert waits_s(one, 0.0) == pytest.approx((1.0, 1.5)), "one second on the link, half a second of work"
+    assert waits_s(one, 1.2) == pytest.approx((0.0, 0.3)), "the link is free again, the server is not"
     two = est.after_send(one, 1e6, 0.5, 0.0)
-    assert est.backlog_now_s(two, 0.0) == pytest.approx(2.5), "the link is the bottleneck"
-    assert est.backlog_now_s(est.after_reply(est.after_end(two, 1.5), 0.0, 4.0, 1.5), 1.5) == pytest.approx(1.0)
+    assert waits_s(two, 0.0) == pytest.approx((2.0, 2.5)), "the link is the bottleneck"
+    answered = est.after_reply(est.after_end(two, 1.5), 0.0, 4.0, 1.5)
+    assert waits_s(answered, 1.5) == pytest.approx((0.5, 1.0))
     ended = est.after_end(est.after_end(two, 1.5), 2.0)
-    assert est.backlog_now_s(ended, 2.0) == 0
+    assert waits_s(ended, 2.0) == (0, 0)
+
+
+def test_work_of_others_on_the_server_does_not_hold_up_the_link():
+    server = est.after_reply(est.first_server(1e6, 0.0), 0.4, 4.0, 0.0)
+    assert waits_s(server, 0.1) == pytest.approx((0.0, 0.3))
 
 
 def test_what_is_overdue_is_expected_to_take_as_long_again():
     server = est.after_send(est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0), 1e5, 0.1, 0.0)
-    waits = [est.backlog_now_s(server, now_s) for now_s in (0.0, 0.1, 0.2, 0.3, 1.2)]
-    assert waits == pytest.approx([0.2, 0.1, 0.0, 0.1, 1.0])
-    assert est.backlog_now_s(est.after_end(server, 1.2), 1.2) == 0
+    times_s = (0.0, 0.1, 0.2, 0.3, 1.2)
+    assert [est.server_wait_s(server, now_s) for now_s in times_s] == pytest.approx([0.2, 0.1, 0.0, 0.1, 1.0])
+    on_link_s = [est.link_wait_s(server, now_s) for now_s in times_s]
+    assert on_link_s == pytest.approx([0.1, 0.0, 0.0, 0.1, 1.0]), "the link may be what holds it up"
+    assert waits_s(est.after_end(server, 1.2), 1.2) == (0, 0)
 
 
 def test_service_times_are_learned_for_each_cut_and_scale_the_rest():

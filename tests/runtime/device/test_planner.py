@@ -44,8 +44,8 @@ def plain_latency_s(observation: OffloadObservation, option: int, server: int) -
     bits = observation.option_upload_bits[0][option]
     if bits == 0:
         return total
-    total += bits / observation.uplink_bps[0][server]
-    return total + observation.server_backlog_s[server] + observation.option_server_s[0][option][server]
+    total = max(total, observation.uplink_backlog_s[0][server]) + bits / observation.uplink_bps[0][server]
+    return max(total, observation.server_backlog_s[server]) + observation.option_server_s[0][option][server]
 
 
 @settings(deadline=None, max_examples=60)
@@ -90,6 +90,15 @@ def test_pruning_loses_nothing_at_any_rate_and_speed(seed: int):
                 for found in (options, pruned)
             ]
             assert times[1] == pytest.approx(times[0], rel=1e-12)
+
+
+def test_what_is_under_way_to_one_server_does_not_hold_up_the_other():
+    options = random_options(np.random.default_rng(3), 4)
+    busy = est.after_send(up(1e7, 0.5), 2e7, 0.1, NOW_S)
+    seen = planner.observe(options, [busy, up(1e7, 0.5)], math.inf, NOW_S)
+    assert seen.uplink_backlog_s.tolist() == [[pytest.approx(2.0), 0.0]]
+    assert seen.server_backlog_s.tolist() == [pytest.approx(2.1), 0.0]
+    assert planner.least_latency(seen).server[0] == 1
 
 
 def test_servers_that_are_down_or_full_are_not_chosen():

@@ -50,10 +50,10 @@ class EdgeVector(VectorEnv[Any, Any, Any]):
         reward: Any = None,
         device: str = "cpu",
     ):
-        self.worlds = open_worlds(num_envs, scenario, changes, reward, device)
+        self.batched_env = open_worlds(num_envs, scenario, changes, reward, device)
         self.num_envs = num_envs
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space, self.single_action_space = _spaces(self.worlds)
+        self.single_observation_space, self.single_action_space = _spaces(self.batched_env)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -74,24 +74,24 @@ class EdgeVector(VectorEnv[Any, Any, Any]):
             fresh = self.np_random.integers(0, 2**62, self.num_envs)
             numbers = [fresh[i] if one is None else one for i, one in enumerate(seed)]
         mask = (options or {}).get("reset_mask")
-        self.worlds.reset(episode_of(numbers), None if mask is None else torch.as_tensor(mask))
-        return _arrays(self.worlds.observe()), {}
+        self.batched_env.reset(episode_of(numbers), None if mask is None else torch.as_tensor(mask))
+        return _arrays(self.batched_env.observe()), {}
 
     def step(self, actions: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One slot of every world."""
-        done = self.worlds.step(torch.as_tensor(actions))
+        done = self.batched_env.step(torch.as_tensor(actions))
         observation, info = _arrays(done.observation), _info(done)
         if bool(done.truncated.any()):
             over = done.truncated.cpu().numpy()
             info |= {"final_obs": _one_by_one(observation, over), "_final_obs": over}
-            self.worlds.next_episodes(done.truncated)
-            observation = _arrays(self.worlds.observe())
+            self.batched_env.next_episodes(done.truncated)
+            observation = _arrays(self.batched_env.observe())
         never = np.zeros(self.num_envs, dtype=bool)
         return observation, done.reward.double().cpu().numpy(), never, done.truncated.cpu().numpy(), info
 
     def action_masks(self) -> np.ndarray:
         """[B, A, C] bool, as `worlds.Worlds.mask`."""
-        return self.worlds.mask().cpu().numpy()
+        return self.batched_env.mask().cpu().numpy()
 
 
 class Edge(gymnasium.Env[Any, Any]):
@@ -106,26 +106,26 @@ class Edge(gymnasium.Env[Any, Any]):
         reward: Any = None,
         device: str = "cpu",
     ):
-        self.worlds = open_worlds(1, scenario, changes, reward, device)
-        self.observation_space, self.action_space = _spaces(self.worlds)
+        self.batched_env = open_worlds(1, scenario, changes, reward, device)
+        self.observation_space, self.action_space = _spaces(self.batched_env)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """The episode of a seed, or a new one."""
         super().reset(seed=seed)
-        self.worlds.reset(episode_of([int(self.np_random.integers(0, 2**62)) if seed is None else seed]))
-        return _first(_arrays(self.worlds.observe())), {}
+        self.batched_env.reset(episode_of([int(self.np_random.integers(0, 2**62)) if seed is None else seed]))
+        return _first(_arrays(self.batched_env.observe())), {}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One slot."""
-        done = self.worlds.step(torch.as_tensor(action)[None])
+        done = self.batched_env.step(torch.as_tensor(action)[None])
         info = {name: value[0] for name, value in _info(done).items()}
         return _first(_arrays(done.observation)), float(done.reward[0]), False, bool(done.truncated[0]), info
 
     def action_masks(self) -> np.ndarray:
         """[A, C] bool, as `worlds.Worlds.mask`."""
-        return self.worlds.mask()[0].cpu().numpy()
+        return self.batched_env.mask()[0].cpu().numpy()
 
 
 def episode_of(numbers: Any) -> Tensor:

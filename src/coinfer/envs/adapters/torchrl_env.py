@@ -42,10 +42,10 @@ class EdgeEnv(EnvBase):
         device: str = "cpu",
     ):
         super().__init__(device=torch.device(device), batch_size=torch.Size([batch_size]))
-        self.worlds = open_worlds(batch_size, scenario, changes, reward, device)
+        self.batched_env = open_worlds(batch_size, scenario, changes, reward, device)
         self._seed, self._resets = 0, 0
-        mask = self.worlds.mask()
-        seen = {name: self._like(field) for name, field in self.worlds.observe().items()}
+        mask = self.batched_env.mask()
+        seen = {name: self._like(field) for name, field in self.batched_env.observe().items()}
         masked = Binary(mask.shape[-1], mask.shape, device=self.device, dtype=torch.bool)
         self.observation_spec = Composite({**seen, "action_mask": masked}, shape=self.batch_size)
         self.action_spec = Categorical(
@@ -63,19 +63,21 @@ class EdgeEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
         over = None if tensordict is None else tensordict.get("_reset", None)
         number = torch.arange(self.batch_size[0], device=self.device) + self._resets * self.batch_size[0]
-        self.worlds.reset(random.key(torch.full_like(number, self._seed), number), None if over is None else over[:, 0])
+        self.batched_env.reset(
+            random.key(torch.full_like(number, self._seed), number), None if over is None else over[:, 0]
+        )
         self._resets += 1
         never = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
-        return self._tensordict(self.worlds.observe(), done=never, terminated=never, truncated=never)
+        return self._tensordict(self.batched_env.observe(), done=never, terminated=never, truncated=never)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        found = self.worlds.step(tensordict["action"])
+        found = self.batched_env.step(tensordict["action"])
         over, never = found.truncated[:, None], torch.zeros_like(found.truncated)[:, None]
         reward = found.reward[:, None].to(torch.float32)
         return self._tensordict(found.observation, reward=reward, done=over, terminated=never, truncated=over.clone())
 
     def _tensordict(self, observation: dict[str, Tensor], **more: Tensor) -> TensorDict:
-        fields = {**observation, "action_mask": self.worlds.mask(), **more}
+        fields = {**observation, "action_mask": self.batched_env.mask(), **more}
         return TensorDict(fields, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:

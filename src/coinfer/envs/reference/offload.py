@@ -63,7 +63,7 @@ def chance(world: OffloadWorld | BlocksWorld, seed: int) -> list[Slot]:
     """What chance brings in each slot of an episode, drawn as the vectorised environment draws it."""
     tables = load_edge(world, "cpu", torch.float64)
     seeds = torch.tensor([seed])
-    return [_plain(draw(tables, seeds, torch.tensor([slot]))) for slot in range(world.edge.slots)]
+    return [plain(draw(tables, seeds, torch.tensor([slot]))) for slot in range(world.edge.slots)]
 
 
 def run(world: OffloadWorld, slots: Sequence[Slot], decide: Decide, arrival_order: bool = False) -> Episode:
@@ -239,7 +239,8 @@ def lost(task: Task) -> Outcome:
     return Outcome(0.0, 0.0, task.deadline_s, 0.0, 0.0, task.deadline_s, 0.0, 0.0, False, False)
 
 
-def _plain(draws: Draws) -> Slot:
+def plain(draws: Draws) -> Slot:
+    """Return the draws of one world in a slot as plain numbers."""
     many = draws.deadline_s.shape
     rows = zip(
         draws.device[0].tolist(),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coinfer.physics import latency
 from coinfer.policies.sampling import uniform
 from coinfer.types import BlocksDecision, BlocksObservation
 
@@ -27,7 +28,7 @@ def server_only(seed: int = 0) -> BlocksPolicy:
     def decide(observation: BlocksObservation) -> BlocksDecision:
         o = observation
         arrives_s = _seconds(o.block_input_bits[..., :1], o.uplink_bps)
-        done_s = torch.maximum(arrives_s, _free_s(o)[..., None, 1:]) + o.block_server_s.sum(-2)
+        done_s = latency.end_s(arrives_s, _free_s(o)[..., None, 1:], o.block_server_s.sum(-2))
         return _placed(o, (done_s.argmin(-1) + 1)[..., None].expand(o.block_mask.shape))
 
     return decide
@@ -125,14 +126,14 @@ def fastest_places(observation: BlocksObservation, free_s: Tensor) -> Tensor:
     done_s[..., 0] = 0
     free_s = torch.cat([o.device_backlog_s[..., None], free_s[..., 1:]], -1)
     links_bps, came_from = _links_bps(o), []
-    radio_s = torch.as_tensor(o.uplink_backlog_s, dtype=work_s.dtype).expand(o.deadline_s.shape)[..., None]
+    radio_s = o.uplink_backlog_s[..., None]
     for m in range(work_s.shape[-2]):
         leaves_s = torch.where(links_bps.isinf(), done_s[..., :, None], _after_radio(done_s, radio_s)[..., :, None])
         arrives_s = leaves_s + _seconds(o.block_input_bits[..., m, None, None], links_bps)
         there_s, before = arrives_s.min(-2)
         there = o.block_mask[..., m, None]
         came_from.append(torch.where(there, before, torch.arange(before.shape[-1], device=before.device)))
-        done_s = torch.where(there, torch.maximum(there_s, free_s) + work_s[..., m, :], done_s)
+        done_s = torch.where(there, latency.end_s(there_s, free_s, work_s[..., m, :]), done_s)
     place, places = done_s.argmin(-1, keepdim=True), []
     for before in reversed(came_from):
         places.append(place)

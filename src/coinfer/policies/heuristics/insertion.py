@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from coinfer.physics import latency
 from coinfer.policies.candidates import choices, predicted_s
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
@@ -46,7 +47,7 @@ def _decide(observation: OffloadObservation) -> OffloadDecision:
             part.gather(-2, task[..., None].expand(*task.shape, part.shape[-1]))[..., 0, :] for part in parts
         )
         free_s, delayed = _inserted(jobs, number, ready_s, found.of_servers(backlog_s))
-        begin_s = torch.where(stays, ready_s, torch.maximum(ready_s, free_s))
+        begin_s = torch.where(stays, ready_s, latency.start_s(ready_s, free_s))
         score = begin_s + service_s * (1 + delayed * ~stays)
         score = torch.where(allowed & (stays | (found.of_servers(room) > 0)), score, torch.inf)
         taken = score.argmin(-1, keepdim=True)

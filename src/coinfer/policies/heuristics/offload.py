@@ -11,7 +11,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from coinfer.physics.latency import early_exit_reward
+from coinfer.physics import latency
+from coinfer.physics.rewards import early_exit_reward
 from coinfer.policies.candidates import Choices, choices, predicted_s
 from coinfer.policies.sampling import pick, uniform
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
@@ -196,6 +197,6 @@ def _sequential(observation: OffloadObservation, cost: Callable[[Choices, Tensor
         joins = joins & observation.task_mask[..., k : k + 1]
         room = room - joins.to(room.dtype)
         ready_s, service_s = (part.gather(-1, choice[..., None])[..., 0] for part in (task.ready_s, task.service_s))
-        free_s = torch.where(joins, torch.maximum(free_s, ready_s) + service_s, free_s)
+        free_s = torch.where(joins, latency.end_s(ready_s, free_s, service_s), free_s)
         chosen.append(choice)
     return found.decision(torch.cat(chosen, -1))

@@ -53,7 +53,7 @@ def export(
         free: letters of the axes (B, K, O, N) that may have any length.
         training: record of the training.
     """
-    fields = {name: _tensor(value, example) for name, value in example._asdict().items()}
+    fields = {name: value.detach().cpu().contiguous() for name, value in example._asdict().items()}
     letters = {name: AXES[name] for name in fields}
     sizes = {letter: size for name in fields for letter, size in zip(letters[name], fields[name].shape, strict=True)}
     dims = {letter: torch.export.Dim.DYNAMIC for letter in dynamic_axes}
@@ -72,13 +72,6 @@ def export(
         "training": dict(training or {}),
     }
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
-
-
-def _tensor(value: Any, example: OffloadObservation) -> Tensor:
-    """A field [B, ..]; a plain number becomes one for each task."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().contiguous()
-    return torch.full(example.deadline_s.shape, float(value))
 
 
 def _quietly_export(path: Path, module: nn.Module, fields: tuple, names: tuple[str, ...], shapes: Any) -> None:

@@ -30,12 +30,11 @@ def logarithmic(value: Tensor, ends: tuple[float, float]) -> Tensor:
 
 def task_features(o: OffloadObservation) -> Tensor:
     """[.., K, 5 + N] what concerns a task but its options."""
-    backlog_s = torch.as_tensor(o.uplink_backlog_s, dtype=o.deadline_s.dtype, device=o.deadline_s.device)
     parts = (
         o.task_mask.to(o.deadline_s.dtype),
         logarithmic(o.deadline_s, TIME_S),
         logarithmic(o.device_backlog_s, TIME_S),
-        logarithmic(backlog_s.expand(o.deadline_s.shape), TIME_S),
+        logarithmic(o.uplink_backlog_s.amin(-1), TIME_S),
         logarithmic(o.energy_left_j, ENERGY_J),
     )
     return torch.cat((torch.stack(parts, -1), logarithmic(o.uplink_bps, RATE_BPS)), -1)

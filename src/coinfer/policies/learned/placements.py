@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coinfer.physics import latency
 from coinfer.policies.candidates import choices, predicted_s
 from coinfer.policies.learned.features import ENERGY_J, logarithmic
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
@@ -119,7 +120,7 @@ def running_s(o: OffloadObservation, placements: Placements, most: int | None = 
     most = min(tasks, max(1, int(o.task_mask.sum(-1).amax()))) if most is None else most
     for k in range(most):
         found.append(free_s)
-        done_s = torch.maximum(free_s, ready_s[..., k, :]) + service_s[..., k, :]
+        done_s = latency.end_s(ready_s[..., k, :], free_s, service_s[..., k, :])
         soonest_s, server = done_s.min(-1, keepdim=True)
         goes = (soonest_s < own_s[..., k : k + 1]) & o.task_mask[..., k : k + 1]
         free_s = torch.where((server == number) & goes, done_s, free_s)
@@ -148,7 +149,7 @@ def _by_server(placements: Placements) -> tuple[Tensor, Tensor, Tensor]:
 
 def _predicted_s(placements: Placements, free_s: Tensor) -> Tensor:
     """[.., K, C] latency with servers free at [.., K, N]; infinite where the place may not be taken."""
-    served_s = torch.maximum(placements.ready_s, placements.at(free_s, 0.0)) + placements.service_s
+    served_s = latency.end_s(placements.ready_s, placements.at(free_s, 0.0), placements.service_s)
     return torch.where(placements.mask, torch.where(placements.on_device, placements.ready_s, served_s), torch.inf)
 
 

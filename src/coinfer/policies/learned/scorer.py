@@ -34,6 +34,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from coinfer.physics import latency as physics
 from coinfer.policies.candidates import Choices, choices, predicted_s
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
@@ -338,7 +339,7 @@ def sequence(seen: OffloadObservation, made: Prepared) -> Tensor:
     for k in range(tasks):
         at = (order[:, :, k] + first).flatten()
         ready, service, slope, fixed, first_fixed = (part[at] for part in flat)
-        start = torch.maximum(torch.maximum(free, ready), over)
+        start = torch.maximum(physics.start_s(ready, free), over)
         delay = torch.maximum((over - empty) * service, over)
         way = torch.where(ready < last, first_fixed + delay, start * slope + fixed).argmin(-1, keepdim=True)
         joined = joins[way[:, 0]]
@@ -457,8 +458,4 @@ def _rest(seen: OffloadObservation, first: int) -> OffloadDecision:
 
 def _with_one_batch_axis(observation: OffloadObservation) -> OffloadObservation:
     lead = observation.task_mask.dim() - 1
-    uplink_backlog_s = torch.as_tensor(observation.uplink_backlog_s, device=observation.deadline_s.device)
-    whole = observation._replace(
-        uplink_backlog_s=uplink_backlog_s.to(observation.deadline_s.dtype).expand(observation.deadline_s.shape)
-    )
-    return OffloadObservation(*(field.reshape(-1, *field.shape[lead:]) for field in whole))
+    return OffloadObservation(*(field.reshape(-1, *field.shape[lead:]) for field in observation))

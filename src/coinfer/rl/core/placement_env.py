@@ -9,7 +9,7 @@ from torch import Tensor
 from coinfer.envs import core, offload
 from coinfer.envs.exogenous import Draws
 from coinfer.physics import random
-from coinfer.physics.latency import latency_reward
+from coinfer.physics.rewards import latency_reward
 from coinfer.policies.learned.placement_policy import MakeFeatures, MakePlacements
 from coinfer.policies.learned.placements import fixed_cut
 from coinfer.rl.core.records import Observation, StepResult, Transition

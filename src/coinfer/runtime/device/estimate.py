@@ -193,16 +193,31 @@ def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> Se
     return server._replace(room=0.0, free_s=max(server.free_s, now_s + pushback_s), reported_s=now_s)
 
 
-def backlog_now_s(server: ServerEstimate, now_s: float) -> float:
-    """How long a request sent now would wait for the link and the server. What is overdue is expected to take as long
-    again: a link that has just died is known before any transfer over it has ended."""
-    wait_s = max(server.free_s, server.link_free_s) - now_s
-    return abs(wait_s) if server.in_flight else max(wait_s, 0.0)
+def overdue_s(server: ServerEstimate, now_s: float) -> float:
+    """Return for how long all that is under way should have been answered; 0 if nothing is under way."""
+    return max(now_s - max(server.free_s, server.link_free_s), 0.0) if server.in_flight else 0.0
+
+
+def link_wait_s(server: ServerEstimate, now_s: float) -> float:
+    """Return how long an upload that begins now would wait for the link.
+
+    What is overdue is expected to take as long again, and to hold up the link: a link that has just died is known
+    before any transfer over it has ended.
+    """
+    return max(server.link_free_s - now_s, overdue_s(server, now_s))
+
+
+def server_wait_s(server: ServerEstimate, now_s: float) -> float:
+    """Return when the server will have served all that was sent to it before, in seconds from now.
+
+    A request that is sent now does not wait so long: its upload takes time, too (`physics.latency`).
+    """
+    return max(server.free_s - now_s, overdue_s(server, now_s))
 
 
 def room_now(server: ServerEstimate, now_s: float) -> float:
     """Room of the queue; a full server is taken to have room again once its backlog is worked off."""
-    return server.room if server.room > 0 or backlog_now_s(server, now_s) > 0 else 1.0
+    return server.room if server.room > 0 or server_wait_s(server, now_s) > 0 else 1.0
 
 
 def usable(server: ServerEstimate, now_s: float) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
-from coinfer.runtime.device.estimate import ServerEstimate, backlog_now_s, room_now, service_now_s, usable
+from coinfer.runtime.device.estimate import ServerEstimate, link_wait_s, room_now, server_wait_s, service_now_s, usable
 from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Policy, Route
 
 
@@ -43,10 +43,11 @@ def observe(
         deadline_s=np.array([deadline_s]),
         uplink_bps=np.array([[server.link.rate_bps for server in servers]]).reshape(1, n),
         device_backlog_s=np.array([device_backlog_s]),
-        server_backlog_s=np.array([backlog_now_s(server, now_s) for server in servers]),
+        server_backlog_s=np.array([server_wait_s(server, now_s) for server in servers]),
         server_room=np.array([room_now(server, now_s) if usable(server, now_s) else 0.0 for server in servers]),
         energy_left_j=np.array([energy_j]),
         observation_age_s=np.array([now_s - server.reported_s for server in servers]),
+        uplink_backlog_s=np.array([[link_wait_s(server, now_s) for server in servers]]).reshape(1, n),
     )
 
 

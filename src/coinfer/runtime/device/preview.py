@@ -98,4 +98,5 @@ class Preview:
             server_room=np.ones(1),
             energy_left_j=np.full(tasks, self.objective.energy_j),
             observation_age_s=np.zeros(1),
+            uplink_backlog_s=np.zeros((tasks, 1)),
         )

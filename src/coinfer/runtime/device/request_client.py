@@ -12,6 +12,7 @@ import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Piece
+from coinfer.physics import latency
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.codec.tensors import unpack
 from coinfer.runtime.device import estimate as est
@@ -112,9 +113,10 @@ class RequestClient:
         """Send a request of about `upload_bits` that should take the server `service_s`."""
         now_s = self._clock.now_s()
         known = self.pool.estimates()[server]
+        ready_s = latency.ready_s(0.0, est.link_wait_s(known, now_s), upload_bits / known.link.rate_bps)
         pending = self.send_untracked(server, piece, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
-            expected_s=upload_bits / known.link.rate_bps + est.backlog_now_s(known, now_s) + service_s,
+            expected_s=latency.end_s(ready_s, est.server_wait_s(known, now_s), service_s),
             update_done=threading.Event(),
         )
         self.pool.update(server, partial(est.after_send, size_bits=pending.size_bits, service_s=service_s, now_s=now_s))

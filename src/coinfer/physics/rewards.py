@@ -1,0 +1,49 @@
+"""What the papers pay for a task, element by element: NumPy arrays or tensors in and out."""
+
+import math
+
+from coinfer.physics.radio import log2
+from coinfer.types import Array
+
+
+def latency_reward(latency_s: Array) -> Array:
+    """Return -T of each task (CDO-DSAC, SEKE 2023: R = -sum of T_j)."""
+    return -latency_s
+
+
+def late_reward(latency_s: Array, deadline_s: Array, weight: float = 1.0) -> Array:
+    """Return -(L + beta max(L - tau, 0)) of each task (multi-task A3C, IEEE TMC 2024; beta is not given).
+
+    The paper limits every block by tau; here the whole task is limited.
+    """
+    return -(latency_s + weight * (latency_s - deadline_s).clip(0))
+
+
+def weighted_reward(
+    accuracy: Array, latency_s: Array, rate_bps: Array, best_bps: float, sensitivity: float, scale_s: float
+) -> Array:
+    """Return lambda A - (1 - lambda) T of each task (SAC-d, WCNC 2022, equations 12 and 13).
+
+    The weight grows with the rate: lambda = ln(1 + w B) / ln(1 + w B_max). The paper's text lacks the symbols; the form
+    is our reading.
+
+    Args:
+        accuracy: 0 to 1.
+        latency_s: divided by `scale_s`, as the paper standardises both.
+        rate_bps: of the link, at most `best_bps`.
+        best_bps: rate at which only accuracy counts.
+        sensitivity: w B_max, without unit.
+        scale_s: latency that weighs as much as full accuracy.
+    """
+    weight = log2(1.0 + sensitivity * (rate_bps / best_bps)) / math.log2(1.0 + sensitivity)
+    return weight * accuracy - (1.0 - weight) * (latency_s / scale_s)
+
+
+def early_exit_reward(
+    accuracy: Array, latency_s: Array, deadline_s: Array, in_time: Array, latency_weight: float, late_penalty: float
+) -> Array:
+    """Return phi (1 - eta T / delta) of a task in time, -psi of a late one (GRLE, arXiv 2210.13464).
+
+    Only the abstract is public; the form is our reading.
+    """
+    return in_time * accuracy * (1.0 - latency_weight * latency_s / deadline_s) - ~in_time * late_penalty
