@@ -18,7 +18,7 @@ from tests.envs.worlds import random_world
 from coinfer.envs import offload, rewards
 from coinfer.envs.core import State
 from coinfer.envs.reference import offload as reference
-from coinfer.options.compile import Options
+from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
 from coinfer.policies.candidates import choices, predicted_s
 from coinfer.policies.learned import scorer
@@ -197,12 +197,12 @@ def test_estimates_of_the_device_predict_what_link_and_server_do(seed: int):
         exit=np.zeros(2, int),
         device_s=np.array([head_s, 1.0]),
         upload_bits=np.array([rate_bps * float(rng.uniform(0.01, 0.3)), 0.0]),
-        server_s=np.array([float(rng.uniform(0.01, 0.3)), 0.0]),
+        server_s=np.array([[float(rng.uniform(0.01, 0.3))], [0.0]]),
         accuracy=np.ones(2),
         outputs=(("end",),) * 2,
     )
     seen = planner.observe(options, [server], np.inf, now_s)
-    own = Sent(now_s + head_s, float(options.upload_bits[0]), float(options.server_s[0]))
+    own = Sent(now_s + head_s, float(options.upload_bits[0]), float(options.server_s[0, 0]))
     happens_s = last_end_s([*under_way, own], rate_bps) - now_s
     assert planner.feasible_latency_s(seen)[0, 0, 0] == pytest.approx(happens_s, abs=1e-9)
 

@@ -71,6 +71,7 @@ class EdgeVector(VectorEnv[Any, Any, Any]):
                 self.np_random.integers(0, 2**62, self.num_envs) if seed is None else seed + np.arange(self.num_envs)
             )
         else:
+            super().reset(seed=next((one for one in seed if one is not None), None))
             fresh = self.np_random.integers(0, 2**62, self.num_envs)
             numbers = [fresh[i] if one is None else one for i, one in enumerate(seed)]
         mask = (options or {}).get("reset_mask")
