@@ -17,7 +17,7 @@ LEARNERS = (
     "online-rl-running",
 )  # fmt: skip
 LEVEL = ("greedy", "random", "untrained", "sequential-greedy")
-"""`untrained`: the mean of random networks with the inputs of CDO-DSAC, where its curve begins."""
+"""`untrained`: the best of a seed's random networks with the inputs of CDO-DSAC."""
 
 
 def main() -> None:

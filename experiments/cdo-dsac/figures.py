@@ -113,8 +113,7 @@ class Results:
         return interval(self.values(*which, **more))
 
     def curve(self, scheme: str, rate: float, measure: str) -> tuple[np.ndarray, np.ndarray]:
-        """Episodes of each seed so far [P], the updater's included, and values [P, S] on held-out worlds; the mean of
-        a seed's agents."""
+        """Episodes of each seed so far [P], the updater's included, and values [P, S] on held-out worlds."""
         curve = self.parts[scheme, rate]["curve"]
         slots = np.array([point["slots"] for point in curve])
         return slots / self.record["slots"], np.array([point[measure] for point in curve])

@@ -34,9 +34,13 @@ EVERYWHERE = (
     "greedy", "random", "two-choices", "sequential-greedy", "untrained", "cdo-dsac", "untrained-table", "online-rl",
     "untrained-ddpg", "ddpg", "ddpg-running",
 )  # fmt: skip
-AT_BASE = (
+PARTS = (
     "cdo-dsac-one", "cdo-dsac-silent", "cdo-dsac-apart", "cdo-dsac-alone", "cdo-dsac-one-batch", "cdo-dsac-omega-10",
-    "cdo-dsac-omega-25", "cdo-dsac-omega-100", "cdo-dsac-omega-200", "untrained-seen", "cdo-dsac-seen",
+    "cdo-dsac-omega-25", "cdo-dsac-omega-100", "cdo-dsac-omega-200",
+)  # fmt: skip
+"""At one rate and one capacity."""
+AT_BASE = (
+    *PARTS, "untrained-seen", "cdo-dsac-seen",
     "untrained-ranked", "cdo-dsac-ranked", "untrained-flat", "cdo-dsac-flat", "ddpg-flat", "untrained-table-running",
     "online-rl-running",
 )  # fmt: skip
@@ -64,7 +68,7 @@ def work(scheme: str, rate: float, budget: Budget, parts: Path) -> None:
     world: Any = open_world("cdo-dsac", changes(rate)).world
     trained = SCHEMES[scheme](world, budget)
     found = {}
-    for capacity in CAPACITIES if rate == BASE_RATE else (BASE_CAPACITY,):
+    for capacity in CAPACITIES if rate == BASE_RATE and scheme not in PARTS else (BASE_CAPACITY,):
         here: Any = open_world("cdo-dsac", changes(rate, capacity)).world
         found[str(capacity)] = measure(here, trained.policy(), budget.seeds, EPISODES, budget.device)
     if trained.weights and rate == BASE_RATE:

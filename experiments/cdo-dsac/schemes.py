@@ -63,8 +63,8 @@ class Trained(NamedTuple):
     policy: Callable[[], Policy]
     """A new one for S * E worlds, those of a seed side by side; what one plays leaves no trace in the next."""
     curve: list[dict[str, Any]]
-    """On held-out worlds without exploring: slots so far, and `reward`, `latency_s`, `in_time` of each seed, the mean
-    of its agents."""
+    """Of the candidates, on held-out worlds without exploring: slots so far, and `reward`, `latency_s`, `in_time` of
+    each seed."""
     played: dict[str, int]
     """Slots of a seed: `learning`, `updater` (to judge the agents), `choosing` (to judge the candidates)."""
     weights: dict[str, torch.Tensor]
@@ -119,7 +119,12 @@ def cdo(agents: int = AGENTS, sharing: bool = True, **changes: Any) -> Scheme:
             loop.share, loop.ring = _its_own, None
         sac = loop.learner.sac
         played = _play(
-            loop, world, budget, lambda: sac.actor_flat.detach(), lambda rounds: updater_slots(settings, rounds)
+            loop,
+            world,
+            budget,
+            lambda: sac.actor_flat.detach(),
+            lambda agent: Greatest(sac.actor, sac.actor_flat.detach()[agent::agents], loop.keys[agent::agents]),
+            lambda rounds: updater_slots(settings, rounds),
         )
         actor = sac.actor, cdo_dsac.features_of(settings), cdo_dsac.placements_of(settings)
         return _trained(actor, played, budget, _slots(loop.round, updater_slots(settings, loop.round), budget))
@@ -200,12 +205,13 @@ def _candidates(budget: Budget) -> torch.Tensor:
 
 
 def _best(env: PlacementEnv, learner: Any, weights: torch.Tensor, budget: Budget) -> Played:
-    """Each seed's best of its random ones; the curve's only point is their mean."""
+    """Each seed's best of its random ones, which is the curve's only point."""
     found = {n: part.cpu() for n, part in loops.assess(env, learner, budget.judge_slots).items()}
     by_seed = {name: part.unflatten(0, (budget.seeds, -1)) for name, part in found.items()}
-    metrics = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
     best = by_seed["reward"].argmax(1)
-    kept = weights.unflatten(0, (budget.seeds, -1))[torch.arange(budget.seeds), best]
+    seeds = torch.arange(budget.seeds)
+    metrics = {name: [round(v, 5) for v in part[seeds, best].tolist()] for name, part in by_seed.items()}
+    kept = weights.unflatten(0, (budget.seeds, -1))[seeds, best]
     return Played([{"slots": 0, **metrics}], kept, best.tolist(), 0.0)
 
 
@@ -348,13 +354,15 @@ def _play(
     world: OffloadWorld,
     budget: Budget,
     weights: Callable[[], torch.Tensor],
+    agent_of: Callable[[int], Any] | None = None,
     updater: Callable[[int], int] = lambda rounds: 0,
 ) -> Played:
-    """Trains, and judges everybody now and then in worlds that are the same for all learners of all schemes; the first
-    time before anything was learned. Each judgement brings one candidate: where there are several agents, they take
-    turns.
+    """Trains, and judges now and then in worlds that are the same for all learners of all schemes; the first time
+    before anything was learned. Each judgement is of one candidate of each seed: where there are several agents, they
+    take turns.
 
     Args:
+        agent_of: from the number of an agent to these agents of all seeds, as one learner; None where there is one.
         updater: slots that the updater has played after so many rounds.
     """
     rounds = loop.settings.rounds
@@ -372,14 +380,14 @@ def _play(
             began_s = time.process_time()
             loop.play()
             took_s += time.process_time() - began_s
-        found = {n: part.cpu() for n, part in loops.assess(judge, loop.learner, budget.judge_slots).items()}
-        by_seed = {name: part.unflatten(0, (seeds, -1)) for name, part in found.items()}
-        metrics = {name: [round(v, 5) for v in part.mean(1).tolist()] for name, part in by_seed.items()}
+        agent = number % agents
+        learner = agent_of(agent) if agent_of else loop.learner
+        found = {n: part.cpu() for n, part in loops.assess(judge, learner, budget.judge_slots).items()}
+        metrics = {name: [round(v, 5) for v in part.tolist()] for name, part in found.items()}
         curve.append({"slots": loop.round * WORLDS + updater(loop.round), **metrics})
-        reward = by_seed["reward"][:, number % agents]
-        for seed in (reward > best).nonzero()[:, 0].tolist():
-            kept[seed] = weights()[seed * agents + number % agents]
-            best[seed], which[seed] = reward[seed], number
+        for seed in (found["reward"] > best).nonzero()[:, 0].tolist():
+            kept[seed] = weights()[seed * agents + agent]
+            best[seed], which[seed] = found["reward"][seed], number
         if loop.round < moment:
             break
     return Played(curve, kept, which, loop.round * count * loop.observation.task_mask.shape[1] / max(took_s, 1e-9))

@@ -85,7 +85,9 @@ def jobs() -> list[Job]:
             found.append(Job("few", "cdo-dsac", rate, 0, 2, 100, policy))
     for servers in SERVERS:
         spot = [ON_THE_SPOT[servers]] if servers in ON_THE_SPOT else []
-        for policy in dict.fromkeys(("sequential-greedy", "insertion", "five", "wide", "learned", *spot)):
+        for policy in dict.fromkeys(
+            ("sequential-greedy", "insertion", "untrained-0", "five", "wide", "learned", *spot)
+        ):
             found.append(Job("servers", "cdo-dsac", 2.0, 0, servers, LONG["cdo-dsac"], policy))
     for scenario, rate in WORLDS:
         for age in AGES:

@@ -145,7 +145,7 @@ def servers_group(found: Found) -> list[Compared]:
     for servers in SERVERS:
         at = {"group": "servers", "servers": servers}
         row = [str(servers)]
-        for policy in ("sequential-greedy", "insertion", *OURS):
+        for policy in ("sequential-greedy", "insertion", "untrained-0", *OURS):
             values = found.values("mean_s", policy=policy, **at)
             row.append("-" if values is None else f"{1e3 * values.mean():.2f} ms")
         for ours in OURS:
@@ -155,7 +155,7 @@ def servers_group(found: Found) -> list[Compared]:
             kept += [one] if one else []
         rows.append(row)
     heads = [head for ours in OURS for head in (f"latency, {ours} to on the spot", "success")]
-    table(["servers", "sequential greedy", "insertion", *OURS, *heads], rows)
+    table(["servers", "sequential greedy", "insertion", "untrained", *OURS, *heads], rows)
     return kept
 
 
@@ -171,12 +171,15 @@ def trainings(found: Found) -> list[dict[str, Any]]:
         for name, policies in (("insertion", ("insertion-memory",)), ("before", BEGINNINGS), ("after", TRAININGS)):
             values = [found.values("mean_s", policy=policy, **at) for policy in policies]
             every[name] = np.array([one for one in values if one is not None])
+        same_seeds = every["before"][: len(every["after"])]
         compared_to = {
-            "insertion": (every["insertion"], greedy), "before": (every["before"], greedy),
-            "after": (every["after"], greedy), "after_to_before": (every["after"], every["before"]),
+            "insertion": (every["insertion"], greedy),
+            "before": (every["before"], greedy),
+            "after": (every["after"], greedy),
+            "after_to_before": (every["after"], same_seeds),
             "after_to_insertion": (every["after"], every["insertion"]),
             "before_to_insertion": (every["before"], every["insertion"]),
-        }  # fmt: skip
+        }
         estimates = {name: crossed(mine, theirs) for name, (mine, theirs) in compared_to.items()}
         singles = [100 * (one.mean() / greedy.mean() - 1) for one in every["after"]]
         rows.append(

@@ -21,8 +21,9 @@ What the printed algorithm leaves open, and what we do:
   done within some ten slots.
 - Tasks that choose at once cannot agree who takes which of several equal servers, and with drawn choices none of them
   can rely on what the physics predicts of the tasks ahead; learning then drifts away from a good start. So the inputs
-  tell each task which place that prediction has it take: what all can agree on. It made the difference (see
-  experiments/cdo-dsac).
+  tell each task which place that prediction has it take: what all can agree on. It is these inputs that make the
+  difference, not the training: the best of a few random networks is nearly as good, and neither several agents nor
+  their shared memory nor the broadcast gained anything that could be seen (experiments/cdo-dsac).
 - Target entropy H_0, memory, batch and length of an episode are not given: see `CdoSettings`.
 """
 

@@ -9,11 +9,10 @@ outputs are held back (`output_penalty`). What Wu's work has beside DDPG (sampli
 deficit queues, shares in closed form) belongs to its own problem.
 
 Form `flat` is the published one: the whole state, side by side. Form `ranked` is the same with equal servers in the
-order of their load, as Online RL's table has them; a fixed choice of places is then already an answer to the loads, and
-that is what makes it learn. Form `places` gives it what CDO-DSAC has: the same inputs, one small network that scores
-every place, and a critic that sums over tasks. With `softmax_temperature` the critic judges what was done rather
-than the numbers that led to it; that, more updates to a round and learning rates that decay are what tuning brought
-(see experiments/cdo-dsac).
+order of their load, as Online RL's table has them; a fixed choice of places is then already an answer to the loads.
+Form `places` gives it what CDO-DSAC has: the same inputs, one small network that scores every place, and a critic that
+sums over tasks. With `softmax_temperature` the critic judges what was done rather than the numbers that led to it;
+that, more updates to a round and learning rates that decay are what tuning brought (see experiments/cdo-dsac).
 """
 
 from dataclasses import dataclass, replace

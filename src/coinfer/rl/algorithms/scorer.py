@@ -2,9 +2,9 @@
 
 Salimans et al. 2017 (arXiv:1703.03864), with mirrored pairs, centred ranks and Adam. A generation plays whole episodes
 with 2 * pairs disturbed copies of the weights, all of them and all worlds in one batch. All copies meet the same chance
-(common random numbers), so what differs between them is the weights' doing; that, and few weights (`scorer.SIZE`), is
-why so plain a method does well here, where the price of an action shows many slots later. Nothing is asked of the
-environment but to run it, with decisions that are made one after another within a slot.
+(common random numbers), so what differs between them is the weights' doing. There are few weights (`scorer.SIZE`), and
+nothing is asked of the environment but to run it, with decisions that are made one after another within a slot. What
+training takes off the latency of the weights that it begins with stands in experiments/own-policy.
 
 What is made small is the mean over the cases (scenarios, loads, ages of what is known) of
 
