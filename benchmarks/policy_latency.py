@@ -33,7 +33,7 @@ from coinfer.policies.learned.export import export
 from coinfer.policies.learned.features import Features, rate_features, whole_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
-from coinfer.policies.onnx import ExportedPolicy
+from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation, Policy
 from coinfer.units import MILLI
@@ -70,7 +70,7 @@ def network(tables: offload.Tables, path: Path, features: Features, hidden: tupl
     net = Mlp(features(seen).shape[-1], hidden, tasks, choices)
     policy = NetPolicy(net, net.initial(torch.tensor([1]))[0], features)
     export(path, policy, seen, scheme="benchmark", scenario="benchmark", scenario_fingerprint="")
-    return Made(policy, ExportedPolicy.load(path))
+    return Made(policy, load_policy(path))
 
 
 def prices(tables: offload.Tables, path: Path) -> Made:
@@ -78,11 +78,11 @@ def prices(tables: offload.Tables, path: Path) -> Made:
     weights = scorer.first_weights()
     weights = weights + 0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
     scorer_export.export(path, weights, scenario="benchmark", fingerprint="", training={})
-    return Made(scorer.scorer(scorer.unpack(weights[None])), ExportedPolicy.load(path))
+    return Made(scorer.scorer(scorer.unpack(weights[None])), load_policy(path))
 
 
 def packaged(tables: offload.Tables, path: Path) -> Made:
-    return Made(shipped.learned(), ExportedPolicy.load(shipped.LEARNED))
+    return Made(shipped.learned(), load_policy(shipped.LEARNED))
 
 
 Case = tuple[str, dict[str, object], Callable[[offload.Tables, Path], Made]]

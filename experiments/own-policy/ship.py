@@ -22,7 +22,7 @@ from train import SETS
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import episode_seeds
 from coinfer.policies.learned import scorer, scorer_export
-from coinfer.policies.onnx import ExportedPolicy
+from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.profile.measure import this_machine
 from coinfer.resources import POLICIES
 from coinfer.scenario.compile import fingerprint
@@ -128,7 +128,7 @@ def main() -> None:
     weights, path = torch.tensor(trained["weights"]), arguments.into / "learned.onnx"
     if arguments.only in ("", "export"):
         export(weights, trained, path)
-    policy = ExportedPolicy.load(path)
+    policy = load_policy(path)
     record = arguments.folder / "shipped.json"
     found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
     found["bytes"] = path.stat().st_size

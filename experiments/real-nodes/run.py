@@ -29,7 +29,7 @@ from coinfer.demo.replay import BURST_BITS, link_traces
 from coinfer.demo.schemes import device_only
 from coinfer.evaluate.statistics import Estimate, paired_difference
 from coinfer.graph.zoo.networks import open_model
-from coinfer.policies.onnx import ExportedPolicy
+from coinfer.policies.onnx import load_policy
 from coinfer.profile.measure import this_machine
 from coinfer.resources import POLICIES, TRACES
 from coinfer.runtime.clock import WallClock
@@ -167,7 +167,7 @@ def replay(links: Links, traces: Sequence[Mapping[str, Trace]], scale: float) ->
 def policies_of(device: Device, files: Sequence[Path]) -> dict[str, Policy]:
     """By name. A trained one must take any options, or be made for these."""
     trained: dict[str, Policy] = {
-        NAMES.get(file.stem, file.stem): ExportedPolicy.load(file).fitted(device.options.triples, len(device.servers))
+        NAMES.get(file.stem, file.stem): load_policy(file).fitted(device.options.triples, len(device.servers))
         for file in files
     }
     return {**trained, PLANNER: device.planner.objective_policy, "device only": device_only(device.options)}

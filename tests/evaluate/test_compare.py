@@ -75,8 +75,33 @@ def test_bounds_go_by_names(tmp_path: Path):
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path):
-    found = compare(Settings("grle", ("greedy",), 1, 1, changes=QUICK))
-    assert [found.save(tmp_path).name for _ in range(2)] == ["simulate-grle", "simulate-grle-2"]
+    found = [compare(Settings("grle", ("greedy",), 1, 1, changes=QUICK), results=tmp_path) for _ in range(2)]
+    assert [one.folder.name for one in found if one.folder] == ["simulate-grle", "simulate-grle-2"]
+
+
+def test_records_of_finished_policies_are_kept_when_a_later_one_is_stopped(tmp_path: Path):
+    def stopped(done: int, total: int, name: str) -> None:
+        if name == "best-cut":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(Settings("grle", ("greedy", "best-cut"), 2, 1, changes=QUICK), stopped, tmp_path)
+    lines = (tmp_path / "simulate-grle" / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["policy"] for line in lines] == ["greedy", "greedy"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(Settings("grle", ("best-cut",), 2, 1, changes=QUICK), stopped, tmp_path)
+    assert not (tmp_path / "simulate-grle-2").exists(), "nothing was done, nothing is left"
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_runs(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+
+    def ran(*_: object) -> None:
+        pytest.fail("it ran first")
+
+    with pytest.raises(UserError, match="cannot write results here") as caught:
+        compare(Settings("grle", ("greedy",), 1, 1, changes=QUICK), ran, tmp_path / "file" / "runs")
+    assert "\n" not in str(caught.value)
 
 
 def test_all_baselines_without_names_and_the_papers_greedy_as_reference():

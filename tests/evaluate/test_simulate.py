@@ -6,8 +6,10 @@ import torch
 from tests.envs.worlds import random_blocks, random_world
 
 from coinfer.envs import offload, rewards
+from coinfer.errors import UserError
 from coinfer.evaluate.simulate import MEASURES, episode_seeds, known_policies, run
 from coinfer.policies.heuristics import offload as heuristics
+from coinfer.types import BlocksDecision
 
 
 def test_measures_are_those_of_the_outcomes():
@@ -70,3 +72,33 @@ def test_progress_is_told_to_the_end():
     world = random_world(np.random.default_rng(5))
     run(world, "random", 1, 1, progress=lambda *said: told.append(said))
     assert told == [(slot, world.edge.slots, "random") for slot in range(world.edge.slots + 1)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            lambda seen, d: d._replace(server=d.server[:, :-1]),
+            r"decision.server has shape \[4, \d+\], expected \[B, K\] =",
+        ),
+        (lambda seen, d: d._replace(option=d.option.float()), "decision.option is of torch.float32, expected whole"),
+        (lambda seen, d: d._replace(option=d.option.tolist()), r"decision.option is a list, expected a tensor \[4, "),
+        (lambda seen, d: d.option, "decision.option is nothing, expected a tensor"),
+        (lambda seen, d: seen.no_such_field, "failed on an observation: AttributeError: .*no_such_field"),
+    ],
+)
+def test_a_policys_mistakes_are_one_line_that_names_field_and_shape(spoil, told: str):
+    world = random_world(np.random.default_rng(3))
+    good = heuristics.greedy(0)
+    run(world, "mine", 2, 2, lambda seed: good)
+    with pytest.raises(UserError, match=told) as caught:
+        run(world, "mine", 2, 2, lambda seed: lambda seen: spoil(seen, good(seen)))
+    assert str(caught.value).startswith("policy mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_places_of_blocks_are_checked_too():
+    world = random_blocks(np.random.default_rng(3))
+    mistake = lambda seed: lambda seen: BlocksDecision(torch.zeros_like(seen.task_mask, dtype=torch.int64))  # noqa: E731
+    with pytest.raises(UserError, match=r"decision.place has shape \[4, \d+\], expected \[B, K, M\] = \[4, "):
+        run(world, "mine", 2, 2, mistake)

@@ -44,7 +44,7 @@ from coinfer.partition.mincut import mincut
 from coinfer.partition.multiway import multiway
 from coinfer.partition.problem import plain_bits, star
 from coinfer.policies.heuristics.wireless_power import MODES
-from coinfer.policies.onnx import ExportedPolicy
+from coinfer.policies.onnx import load_policy
 from coinfer.profile.dataset import Labelled
 from coinfer.rl import export, registry
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
@@ -110,7 +110,7 @@ def decisions(name: str) -> Any:
         key: (lambda policy: lambda _, seen: policy(seen))(maker(0)) for key, maker in known_policies(world).items()
     }
     if name in KINDS["offload"]:
-        file = on_tensors(ExportedPolicy.load("learned"))
+        file = on_tensors(load_policy("learned"))
         deciders["the shipped file"] = lambda _, seen: file(seen)
     if name == "cdo-dsac":
         deciders["slot-descent"] = oracles.ORACLES["slot-descent"](tables)
@@ -336,7 +336,7 @@ def records_and_sidecars() -> Any:
     route = Route((Hop("device", ("pool1",), 8), Hop("e:1", ("logits",), 32)), 0, math.inf)
     outcome = Outcome(*np.arange(8) / 4, np.True_, np.False_)
     line = records.as_json(records.Record("planner", 3, 0.5, 1e6, route, "e:1", "", 0.25, 800.0, outcome))
-    sidecar = ExportedPolicy.load("learned").sidecar
+    sidecar = load_policy("learned").sidecar
     training = {key: value for key, value in sidecar["training"].items() if key != "weights"}
     return {
         "line": line,
@@ -371,7 +371,7 @@ def sidecar_of(name: str, found: Any, where: str, changes: tuple[str, ...]) -> A
     with TemporaryDirectory() as folder:
         path = Path(folder) / "policy.onnx"
         export.export_best(found, open_world(where, parse_changes(changes)), path)
-        sidecar = ExportedPolicy.load(path).sidecar
+        sidecar = load_policy(path).sidecar
     kept = {key: sidecar[key] for key in ("format", "kind", "scheme", "sizes", "options", "fields")}
     return {"sidecar": sha(kept), "keys": sorted(sidecar)}
 

@@ -22,7 +22,7 @@ from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
 from coinfer.policies.candidates import choices, predicted_s
 from coinfer.policies.learned import scorer
-from coinfer.policies.onnx import ExportedPolicy
+from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import planner
 from coinfer.scenario.world import OffloadWorld
@@ -97,7 +97,7 @@ def outcome_s(found: Moment, option: int, server: int) -> float:
 
 @cache
 def shipped() -> ExportedPolicy:
-    return ExportedPolicy.load("learned")
+    return load_policy("learned")
 
 
 def test_there_are_queues():

@@ -16,7 +16,7 @@ from coinfer.policies.learned.export import export
 from coinfer.policies.learned.features import rate_features, whole_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
-from coinfer.policies.onnx import ExportedPolicy, PolicyError
+from coinfer.policies.onnx import PolicyError, load_policy
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation
 
@@ -47,7 +47,7 @@ def as_numpy(seen: OffloadObservation) -> OffloadObservation:
 def test_file_and_module_decide_alike(made):
     policy, path, _ = made
     seen = observed(3000)
-    wanted, found = policy(seen), ExportedPolicy.load(path)(as_numpy(seen))
+    wanted, found = policy(seen), load_policy(path)(as_numpy(seen))
     np.testing.assert_array_equal(found.option, wanted.option)
     np.testing.assert_array_equal(found.server, wanted.server)
     assert len(np.unique(found.option)) > 1
@@ -55,7 +55,7 @@ def test_file_and_module_decide_alike(made):
 
 def test_one_world_needs_no_batch_axis(made):
     _, path, _ = made
-    seen, policy = as_numpy(observed(5)), ExportedPolicy.load(path)
+    seen, policy = as_numpy(observed(5)), load_policy(path)
     alone = [policy(OffloadObservation(*(field[i] for field in seen))) for i in range(5)]
     np.testing.assert_array_equal([one.option for one in alone], policy(seen).option)
 
@@ -67,7 +67,7 @@ def test_many_tasks_and_servers_decide_alike(tmp_path: Path):
     policy = NetPolicy(net, net.initial(torch.tensor([3]))[0], whole_features)
     about = {"scheme": "test", "scenario": "random", "scenario_fingerprint": ""}
     export(tmp_path / "p.onnx", policy, seen, **about)
-    wanted, found = policy(seen), ExportedPolicy.load(tmp_path / "p.onnx")(as_numpy(seen))
+    wanted, found = policy(seen), load_policy(tmp_path / "p.onnx")(as_numpy(seen))
     np.testing.assert_array_equal(found.option, wanted.option)
     np.testing.assert_array_equal(found.server, wanted.server)
 
@@ -84,7 +84,7 @@ def test_what_is_nearly_as_good_is_decided_alike(tmp_path: Path):
     bias[0, 0, 40] = torch.nextafter(bias[0, 0, 20], torch.tensor(9.0))
     policy = NetPolicy(net, flat[0], rate_features)
     export(tmp_path / "p.onnx", policy, observed(2), scheme="test", scenario="sacd", scenario_fingerprint="")
-    wanted, found = policy(seen), ExportedPolicy.load(tmp_path / "p.onnx")(as_numpy(seen))
+    wanted, found = policy(seen), load_policy(tmp_path / "p.onnx")(as_numpy(seen))
     assert bias[0, 0, 40] > bias[0, 0, 20]
     assert (wanted.option == 40).all()
     assert (net(flat, rate_features(seen)[None]).argmax(-1) == 20).any()
@@ -97,21 +97,21 @@ def test_options_in_another_order_mean_the_same(made):
     moved = seen._replace(
         **{name: getattr(seen, name)[:, :, order] for name in OffloadObservation._fields if name.startswith("option_")}
     )
-    policy = ExportedPolicy.load(path)
+    policy = load_policy(path)
     fitted = policy.fitted([triples[i] for i in order], servers=1)
     np.testing.assert_array_equal(order[fitted(moved).option], policy(seen).option)
 
 
 def test_other_options_or_servers_are_refused(made):
     _, path, triples = made
-    policy = ExportedPolicy.load(path)
+    policy = load_policy(path)
     with pytest.raises(PolicyError, match="made for 94 options, 93 are at hand; missing: exit 3, on the device"):
         policy.fitted(triples[:-1], servers=1)
     policy.sidecar["options"][0] = [0, ["pool9"], 4]
     with pytest.raises(PolicyError, match="missing: exit 1, cut at pool9, 4 bits"):
         policy.fitted(triples, servers=1)
     with pytest.raises(PolicyError, match="made for 1 server, 3 at hand"):
-        ExportedPolicy.load(path).fitted(triples, servers=3)
+        load_policy(path).fitted(triples, servers=3)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_spoilt_pair_is_one_clear_line(made, tmp_path: Path, spoil, told: str)
         (tmp_path / "p").with_suffix(suffix).write_bytes(made[1].with_suffix(suffix).read_bytes())
     spoil(tmp_path / "p.onnx")
     with pytest.raises(UserError, match=told) as caught:
-        ExportedPolicy.load(tmp_path / "p.onnx")
+        load_policy(tmp_path / "p.onnx")
     assert "\n" not in str(caught.value)
 
 
@@ -155,7 +155,7 @@ def test_a_file_made_for_other_axes_is_refused(made, tmp_path: Path):
     path.with_suffix(".json").write_bytes(made[1].with_suffix(".json").read_bytes())
     changed(path, fields=[field.name])
     with pytest.raises(PolicyError, match="uplink_backlog_s has 2 axes, expected B K N"):
-        ExportedPolicy.load(path)
+        load_policy(path)
 
 
 def changed(path: Path, **values: object) -> None:

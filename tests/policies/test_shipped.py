@@ -8,7 +8,7 @@ from tests.policies.observations import random_observation
 from coinfer.evaluate.simulate import known_policies, run
 from coinfer.policies import shipped
 from coinfer.policies.learned import scorer
-from coinfer.policies.onnx import ExportedPolicy, PolicyError, shipped_path
+from coinfer.policies.onnx import PolicyError, load_policy, shipped_path
 from coinfer.runtime.device.policy_loader import load_policy_for
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation
@@ -18,14 +18,14 @@ def test_it_is_known_by_its_name():
     world = open_world("campus", {}).world
     assert {"learned", "learned-forgetful", "insertion"} <= set(known_policies(world))
     assert shipped_path("learned") == shipped.LEARNED
-    assert ExportedPolicy.load("learned").sidecar["scheme"] == "scorer"
+    assert load_policy("learned").sidecar["scheme"] == "scorer"
     assert shipped_path("folder/learned").name == "learned"
     with pytest.raises(PolicyError):
-        ExportedPolicy.load("unlearned")
+        load_policy("unlearned")
 
 
 def test_the_file_and_the_weights_beside_it_decide_alike():
-    policy = ExportedPolicy.load("learned")
+    policy = load_policy("learned")
     assert scorer.unpack(shipped.learned_weights()[None]).key.shape[-1] <= scorer.ORDERS
     for seed, shape in enumerate([(1, 3, 2), (6, 2, 5), (12, 4, 3)]):
         seen = random_observation(seed, 100, *shape)

@@ -49,15 +49,14 @@ def simulate(
 
     settings = Settings(scenario, tuple(policy or ()), seeds, episodes, bound, tuple(changes or ()), device)
     with _bars() as progress:
-        found = compare(settings, progress)
+        found = compare(settings, progress, runs)
     for note in found.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
     console.print(*report.fitted(report.comparison(found.title, found.runs), console.width))
     if len(found.runs) > 1:
         console.print()
         console.print(*report.fitted(report.differences(found.runs, found.reference), console.width))
-    folder = found.save(runs)
-    console.print(f"\nrecords and plot: {folder}", soft_wrap=True)
+    console.print(f"\nrecords and plot: {found.folder}", soft_wrap=True)
 
 
 @contextmanager

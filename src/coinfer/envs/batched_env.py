@@ -54,8 +54,8 @@ def environment_of(world: Any) -> ModuleType:
     raise UserError(f"scenario {world.name}: expected one of environment offload or blocks")
 
 
-class Worlds:
-    """Worlds of one scenario.
+class BatchedEnv:
+    """Worlds of one scenario that step together.
 
     Args:
         world: an `OffloadWorld` or a `BlocksWorld`.
@@ -113,6 +113,27 @@ class Worlds:
             in_time=outcome.in_time.sum(-1),
         )
 
+    def check_action(self, action: np.ndarray) -> None:
+        """Refuse what is no action.
+
+        Args:
+            action: [B, A]
+
+        Raises:
+            UserError: if the shape is another, or a number is not whole or out of range; one line.
+        """
+        choices = self.choices
+        if action.shape != (self.count, len(choices)):
+            expected = [self.count, len(choices)]
+            raise UserError(f"action has shape {list(action.shape)}, expected {expected}: worlds, numbers")
+        if action.dtype.kind not in "iu":
+            raise UserError(f"action is of {action.dtype}, expected whole numbers")
+        wrong = np.argwhere((action < 0) | (action >= choices))
+        if len(wrong):
+            world, number = wrong[0]
+            value, last = action[world, number], choices[number] - 1
+            raise UserError(f"action {value} of number {number} in world {world}, expected 0 to {last}")
+
     def decision(self, action: Tensor) -> OffloadDecision | BlocksDecision:
         """What an action [B, A] means."""
         edge = self.world.edge
@@ -146,22 +167,27 @@ def reward_of(settings: Any) -> rewards.Reward:
             return rewards.latency
 
 
-def open_worlds(
+def make_batched_env(
     count: int,
     scenario: str | Path | OffloadWorld | BlocksWorld,
     changes: Mapping[str, Any] | None = None,
     reward: rewards.Reward | None = None,
     device: str | torch.device = "cpu",
-) -> Worlds:
-    """Worlds of a preset, of a file, or of a compiled world; with the file's reward if none is given.
+) -> BatchedEnv:
+    """Return `count` worlds of a scenario.
+
+    Args:
+        scenario: a preset, a file, or a compiled world.
+        changes: values to put into the file, by dotted key.
+        reward: the file's own if there is none.
 
     Raises:
-        UserError: where there is no such scenario, it is wrong, or of another environment.
+        UserError: if there is no such scenario, it is wrong, or of another environment.
     """
     if isinstance(scenario, OffloadWorld | BlocksWorld):
-        return Worlds(scenario, count, reward or rewards.latency, device)
+        return BatchedEnv(scenario, count, reward or rewards.latency, device)
     compiled = open_world(scenario, changes)
-    return Worlds(compiled.world, count, reward or reward_of(compiled.reward), device)
+    return BatchedEnv(compiled.world, count, reward or reward_of(compiled.reward), device)
 
 
 def _where(mask: Tensor, new: Any, old: Any, count: int) -> Any:

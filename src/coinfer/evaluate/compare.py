@@ -15,7 +15,7 @@ from coinfer.evaluate.oracles import ORACLES
 from coinfer.evaluate.simulate import Maker, Run, known_policies, run
 from coinfer.policies.heuristics.wireless_power import MODES
 from coinfer.progress import Progress, quiet
-from coinfer.scenario.compile import fingerprint, open_world
+from coinfer.scenario.compile import Compiled, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import OffloadWorld, WirelessPowerWorld, World
 
@@ -44,6 +44,8 @@ class Comparison(NamedTuple):
     runs: list[Run]
     notes: tuple[str, ...]
     """Where the world departs from what the scenario asks for."""
+    folder: Path | None = None
+    """Holds records, summary and plot, if they were asked for."""
 
     @property
     def title(self) -> str:
@@ -61,22 +63,31 @@ class Comparison(NamedTuple):
             return self.runs[0]
         return next(run for run in self.runs if run.policy in REFERENCES)
 
-    def save(self, runs: Path) -> Path:
-        """Records and a plot in a new folder of `runs`."""
-        folder = _new_folder(runs, f"simulate-{Path(self.world.name).name}")
-        report.save(folder, {**asdict(self.settings), "fingerprint": fingerprint(self.world)}, self.runs)
+    def save(self) -> None:
+        """Write records and summary of what has run so far into the folder, if there is one."""
+        if self.folder is not None:
+            about = {**asdict(self.settings), "fingerprint": fingerprint(self.world)}
+            report.save(self.folder, about, self.runs)
+
+    def plot(self) -> None:
+        """Draw a plot into the folder, if there is one."""
+        if self.folder is None:
+            return
         try:
-            report.plot(folder / "plot.png", self.title, self.runs)
+            report.plot(self.folder / "plot.png", self.title, self.runs)
         except ModuleNotFoundError:
-            (folder / "plot.txt").write_text("no plot: pip install 'coinfer[plot]'\n", encoding="utf-8")
-        return folder
+            (self.folder / "plot.txt").write_text("no plot: pip install 'coinfer[plot]'\n", encoding="utf-8")
 
 
-def compare(settings: Settings, progress: Progress = quiet) -> Comparison:
-    """Runs every policy on the same episodes.
+def compare(settings: Settings, progress: Progress = quiet, results: Path | None = None) -> Comparison:
+    """Run every policy on the same episodes.
+
+    Args:
+        results: a new folder is made in this one before anything runs; the records of each policy are in it as soon as
+            the policy is done, a plot at the end. None keeps nothing.
 
     Raises:
-        UserError: where scenario, policy or device is not there; one line.
+        UserError: if scenario, policy or device does not exist, or the folder cannot be written; one line.
     """
     compiled = open_world(settings.scenario, parse_changes(settings.changes))
     world = compiled.world
@@ -84,23 +95,34 @@ def compare(settings: Settings, progress: Progress = quiet) -> Comparison:
     _check_device(settings.device)
     if settings.bound and not isinstance(world, OffloadWorld):
         raise UserError(f"{world.name}: --bound is for scenarios of environment offload")
-    reward, runs, notes = reward_of(compiled.reward), [], compiled.notes
+    notes = compiled.notes
     makers: dict[str, Maker] = {}
     for name in filter(is_file, settings.policies):
         makers[name], more = policy_files.open_policy(name, compiled)
         notes += more
-    for name in settings.policies or unasked(world):
-        if isinstance(world, WirelessPowerWorld):
-            runs.append(frames.run(world, name, settings.seeds, settings.episodes, settings.device, progress))
-        elif name == limits.OPTION and isinstance(world, OffloadWorld):
-            runs.append(limits.lower_bound(world, settings.seeds, settings.episodes, progress=progress))
-        else:
-            count = (settings.seeds, settings.episodes)
-            maker = makers.get(name)
-            runs.append(run(world, called(name), *count, maker, reward, settings.device, progress))
-    if settings.bound and isinstance(world, OffloadWorld) and limits.OPTION not in settings.policies:
-        runs.append(limits.lower_bound(world, settings.seeds, settings.episodes, progress=progress))
-    return Comparison(settings, world, runs, notes)
+    names = [*(settings.policies or unasked(world))]
+    if settings.bound and limits.OPTION not in names:
+        names.append(limits.OPTION)
+    folder = None if results is None else _new_folder(results, f"simulate-{Path(world.name).name}")
+    found = Comparison(settings, world, [], notes, folder)
+    try:
+        for name in names:
+            found.runs.append(_run_one(name, settings, compiled, makers.get(name), progress))
+            found.save()
+    finally:
+        if folder is not None and not found.runs:
+            folder.rmdir()
+    found.plot()
+    return found
+
+
+def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Maker | None, progress: Progress) -> Run:
+    world, count = compiled.world, (settings.seeds, settings.episodes)
+    if isinstance(world, WirelessPowerWorld):
+        return frames.run(world, name, *count, settings.device, progress)
+    if name == limits.OPTION and isinstance(world, OffloadWorld):
+        return limits.lower_bound(world, *count, progress=progress)
+    return run(world, called(name), *count, maker, reward_of(compiled.reward), settings.device, progress)
 
 
 def unasked(world: World) -> tuple[str, ...]:

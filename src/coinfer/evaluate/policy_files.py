@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from coinfer.evaluate.simulate import Maker
-from coinfer.policies.onnx import ExportedPolicy, PolicyError
+from coinfer.policies.onnx import ExportedPolicy, PolicyError, load_policy
 from coinfer.scenario.compile import Compiled, fingerprint
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
@@ -20,7 +20,7 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
     Raises:
         PolicyError: where the file is none, or the policy was made for other options, tasks or servers; one line.
     """
-    world, policy = compiled.world, ExportedPolicy.load(path)
+    world, policy = compiled.world, load_policy(path)
     if not isinstance(world, OffloadWorld):
         raise PolicyError(f"{path}: a policy for scenarios of environment offload, {world.name} is another")
     kinds = [options.sent for row in compiled.options for options in row]

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
+from coinfer.files import write_whole
 from coinfer.records import as_json
 from coinfer.units import MEGA, MILLI
 
@@ -111,7 +112,7 @@ def save(folder: Path, settings: Mapping[str, Any], runs: Sequence[Run]) -> None
         for run in runs
         for seed in range(len(next(iter(run.measures.values()))))
     ]
-    (folder / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(folder / "records.jsonl", "\n".join(lines) + "\n")
     summary = {
         "settings": dict(settings),
         "policies": [
@@ -124,7 +125,7 @@ def save(folder: Path, settings: Mapping[str, Any], runs: Sequence[Run]) -> None
             for run in runs
         ],
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
 
 
 def _seed(run: Run, seed: int) -> dict[str, float | None]:

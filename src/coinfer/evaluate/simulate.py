@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coinfer.envs import rewards
 from coinfer.envs.batched_env import environment_of
+from coinfer.errors import UserError, printable
 from coinfer.evaluate import oracles
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
@@ -22,7 +23,7 @@ from coinfer.policies.heuristics.blocks import BLOCKS
 from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.progress import Progress, quiet
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
-from coinfer.types import Outcome
+from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, Outcome
 
 Maker = Callable[[int], Callable[[Any], Any]]
 """From a seed to a policy."""
@@ -110,7 +111,42 @@ def _decider(world: Any, tables: Any, name: str, maker: Maker | None) -> Callabl
     if maker is None and name in oracles.ORACLES:
         return oracles.ORACLES[name](tables)
     policy = (maker or known_policies(world)[name])(0)
-    return lambda _, seen: policy(seen)
+    return lambda _, seen: checked(name, policy, seen)
+
+
+def checked(name: str, policy: Callable[[Any], Any], seen: Any) -> Any:
+    """Return what a policy decides, if that is a decision for this observation.
+
+    Raises:
+        UserError: if the policy fails, or a field has another shape or no whole numbers; one line.
+    """
+    kind, shaped = DECISIONS[type(seen)]
+    try:
+        decision = policy(seen)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = printable(str(error), 200)
+        raise UserError(f"policy {name} failed on an observation: {type(error).__name__}: {reason}") from error
+    expected = getattr(seen, shaped).shape
+    for field in kind._fields:
+        value = getattr(decision, field, None)
+        if not isinstance(value, Tensor):
+            got = "nothing" if value is None else f"a {type(value).__name__}"
+            raise UserError(f"policy {name}: decision.{field} is {got}, expected a tensor {list(expected)} of int64")
+        if value.shape != expected:
+            axes, got = "[B, K, M]" if len(expected) == 3 else "[B, K]", list(value.shape)
+            raise UserError(f"policy {name}: decision.{field} has shape {got}, expected {axes} = {list(expected)}")
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise UserError(f"policy {name}: decision.{field} is of {value.dtype}, expected whole numbers (int64)")
+    return decision
+
+
+DECISIONS: dict[type, tuple[Any, str]] = {
+    OffloadObservation: (OffloadDecision, "task_mask"),
+    BlocksObservation: (BlocksDecision, "block_mask"),
+}
+"""For each observation, what a policy answers, and a field that has the axes of the answer's fields."""
 
 
 class Ledger:

@@ -73,38 +73,6 @@ class ExportedPolicy:
         self.sidecar, self.path, self._session = sidecar, path, session
         self._place: np.ndarray | None = None
 
-    @classmethod
-    def load(cls, path: str | Path, threads: int = 1) -> "ExportedPolicy":
-        """
-        Args:
-            path: of the ONNX file, or the name of one that comes with the package (`learned`).
-
-        Raises:
-            PolicyError: where the file or its side-car is missing, damaged, or does not belong to it; one line.
-        """
-        path = shipped_path(path)
-        sidecar = _read_sidecar(path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except OSError as error:
-            raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
-        except Exception as error:
-            reason = str(error).splitlines()[0][:200]
-            raise PolicyError(f"{path}: not a policy that ONNX Runtime can load: {reason}") from None
-        inputs, outputs = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
-        if sorted(inputs) != sorted(sidecar["fields"]) or outputs != ["option", "server"]:
-            side = path.with_suffix(".json").name
-            raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
-        for entry in session.get_inputs():
-            if len(entry.shape) != len(AXES[entry.name]):
-                axes = " ".join(AXES[entry.name])
-                raise PolicyError(f"{path}: {entry.name} has {len(entry.shape)} axes, expected {axes}; export it anew")
-        return cls(session, sidecar, path)
-
     @property
     def options(self) -> list[Triple] | None:
         """What the options mean; None where the policy reads them from the observation."""
@@ -161,6 +129,40 @@ class ExportedPolicy:
             if size is not None and there is not None and there != size:
                 one = "s" if size != 1 else ""
                 raise PolicyError(f"{self.path}: made for {size} {_WHAT[letter]}{one}, {there} at hand")
+
+
+def load_policy(path: str | Path, threads: int = 1) -> ExportedPolicy:
+    """Return a trained policy from its file.
+
+    Args:
+        path: the ONNX file, or the name of a policy that comes with the package (`learned`).
+        threads: of ONNX Runtime, for one decision.
+
+    Raises:
+        PolicyError: if the file or its side-car is missing, damaged, or does not belong to the other; one line.
+    """
+    path = shipped_path(path)
+    sidecar = _read_sidecar(path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise PolicyError(f"{path}: not a policy that ONNX Runtime can load: {reason}") from None
+    inputs, outputs = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
+    if sorted(inputs) != sorted(sidecar["fields"]) or outputs != ["option", "server"]:
+        side = path.with_suffix(".json").name
+        raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
+    for entry in session.get_inputs():
+        if len(entry.shape) != len(AXES[entry.name]):
+            axes = " ".join(AXES[entry.name])
+            raise PolicyError(f"{path}: {entry.name} has {len(entry.shape)} axes, expected {axes}; export it anew")
+    return ExportedPolicy(session, sidecar, path)
 
 
 def shipped_path(path: str | Path) -> Path:

@@ -9,7 +9,8 @@ from tests.envs.worlds import random_blocks, random_world
 
 from coinfer.envs import offload, rewards
 from coinfer.envs.adapters import gymnasium_env
-from coinfer.envs.adapters.gymnasium_env import Edge, EdgeVector, episode_of
+from coinfer.envs.adapters.gymnasium_env import Edge, EdgeVector, episode_of, make_env
+from coinfer.errors import UserError
 from coinfer.policies.candidates import choices
 from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.scenario.errors import ScenarioError
@@ -135,3 +136,31 @@ def test_settings_reach_the_scenario_and_mistakes_are_one_line():
         Edge("camus")
     with pytest.raises(ValueError, match="expected one of environment offload or blocks"):
         Edge("droo")
+
+
+def test_made_by_its_scenarios_name():
+    env = make_env("campus", changes={"slots": 2})
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    assert [env.step(env.action_space.sample())[3] for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda a: a[:-1], r"action has shape \[1, \d+\], expected \[1, \d+\]: worlds, numbers"),
+        (lambda a: a.astype(float), "action is of float64, expected whole numbers"),
+        (lambda a: a - 1, "action -1 of number 0 in world 0, expected 0 to "),
+        (lambda a: a + 10**6, "action 1000000 of number 0 in world 0, expected 0 to "),
+    ],
+)
+@pytest.mark.parametrize("world", [small(3), random_blocks(np.random.default_rng(2))])
+def test_what_is_no_action_is_refused_in_one_line(world, spoil, told: str):
+    env, envs = Edge(world), EdgeVector(3, world)
+    env.reset(seed=0), envs.reset(seed=0)
+    action = np.zeros(env.action_space.shape, dtype=np.int64)
+    with pytest.raises(UserError, match=told) as caught:
+        env.step(spoil(action))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=told.replace("[1", "[3")):
+        envs.step(np.stack([spoil(action)] * 3))
+    env.step(action), envs.step(np.stack([action] * 3))

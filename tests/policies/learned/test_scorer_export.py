@@ -9,7 +9,7 @@ import torch
 from tests.policies.observations import random_observation
 
 from coinfer.policies.learned import scorer, scorer_export
-from coinfer.policies.onnx import ExportedPolicy
+from coinfer.policies.onnx import load_policy
 from coinfer.types import DEVICE, OffloadObservation
 
 SHAPES = [(1, 2, 1), (3, 2, 5), (7, 4, 3), (9, 3, 6), (16, 2, 10)]
@@ -37,7 +37,7 @@ def single(seed: int, tasks: int, options: int, servers: int, worlds: int = 60) 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_decides_as_pytorch_does(weights: torch.Tensor, path: Path, shape: tuple[int, int, int]):
-    policy = ExportedPolicy.load(path)
+    policy = load_policy(path)
     seen = single(sum(shape), *shape, worlds=1000)
     own = scorer.decide(scorer.unpack(weights[None]), seen)
     other = policy(OffloadObservation(*(field.numpy() for field in seen)))
@@ -48,7 +48,7 @@ def test_it_decides_as_pytorch_does(weights: torch.Tensor, path: Path, shape: tu
 
 
 def test_a_world_decides_the_same_alone(path: Path):
-    policy = ExportedPolicy.load(path)
+    policy = load_policy(path)
     seen = OffloadObservation(*(field.numpy() for field in single(3, 6, 3, 4)))
     together = policy(seen)
     for world in range(5):
@@ -61,7 +61,7 @@ def test_a_world_decides_the_same_alone(path: Path):
 def test_a_slot_without_tasks_is_no_mistake(path: Path):
     seen = single(3, 4, 3, 2)
     nobody = OffloadObservation(*(field.numpy() for field in seen))._replace(task_mask=np.zeros((60, 4), dtype=bool))
-    assert ExportedPolicy.load(path)(nobody).option.shape == (60, 4)
+    assert load_policy(path)(nobody).option.shape == (60, 4)
 
 
 def test_the_sidecar_says_what_it_takes(path: Path):

@@ -5,7 +5,7 @@ import torch
 
 from coinfer.envs import offload
 from coinfer.errors import TrainingError
-from coinfer.policies.onnx import ExportedPolicy
+from coinfer.policies.onnx import load_policy
 from coinfer.rl import export, registry
 from coinfer.rl.core.training import TrainSettings
 from coinfer.scenario.compile import open_world
@@ -25,7 +25,7 @@ def test_the_exported_file_decides_as_the_trained_policy(name, tmp_path):
     trained = registry.trainer(name)(settings())
     compiled = open_world("cdo-dsac", parse_changes(CHANGES))
     export.export_best(trained, compiled, tmp_path / "policy.onnx")
-    exported = ExportedPolicy.load(tmp_path / "policy.onnx")
+    exported = load_policy(tmp_path / "policy.onnx")
     tables = offload.load(compiled.world)
     seen = offload.observe(tables, offload.reset(tables, torch.arange(40)))
     mine = trained.policies[0](seen)

@@ -6,8 +6,9 @@
     env = gymnasium.make("coinfer/Edge-v0", scenario="campus")
     envs = gymnasium.make_vec("coinfer/Edge-v0", num_envs=1024, scenario="campus")
 
-Observations and actions are those of `worlds`: a dictionary of the fields of `types` as float32 in SI units, and one
-whole number for each task (`offload`) or block (`blocks`). Episodes never end before their last slot: then `truncated`.
+Observations and actions are those of `batched_env`: a dictionary of the fields of `types` as float32 in SI units, and
+one whole number for each task (`offload`) or block (`blocks`). Episodes never end before their last slot: then
+`truncated`.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from coinfer.envs.batched_env import MOST, Transition, Worlds, open_worlds
+from coinfer.envs.batched_env import MOST, BatchedEnv, Transition, make_batched_env
+from coinfer.envs.rewards import Reward
 from coinfer.physics import random
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 
@@ -47,10 +49,10 @@ class EdgeVector(VectorEnv[Any, Any, Any]):
         num_envs: int = 1,
         scenario: str | Path | OffloadWorld | BlocksWorld = "campus",
         changes: Mapping[str, Any] | None = None,
-        reward: Any = None,
+        reward: Reward | None = None,
         device: str = "cpu",
     ):
-        self.batched_env = open_worlds(num_envs, scenario, changes, reward, device)
+        self.batched_env = make_batched_env(num_envs, scenario, changes, reward, device)
         self.num_envs = num_envs
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space, self.single_action_space = _spaces(self.batched_env)
@@ -79,7 +81,12 @@ class EdgeVector(VectorEnv[Any, Any, Any]):
         return _arrays(self.batched_env.observe()), {}
 
     def step(self, actions: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One slot of every world."""
+        """Carry out the actions [B, A] of one slot of every world.
+
+        Raises:
+            UserError: if an action is not in the action space.
+        """
+        self.batched_env.check_action(np.asarray(actions))
         done = self.batched_env.step(torch.as_tensor(actions))
         observation, info = _arrays(done.observation), _info(done)
         if bool(done.truncated.any()):
@@ -91,7 +98,7 @@ class EdgeVector(VectorEnv[Any, Any, Any]):
         return observation, done.reward.double().cpu().numpy(), never, done.truncated.cpu().numpy(), info
 
     def action_masks(self) -> np.ndarray:
-        """[B, A, C] bool, as `worlds.Worlds.mask`."""
+        """[B, A, C] bool, as `batched_env.BatchedEnv.mask`."""
         return self.batched_env.mask().cpu().numpy()
 
 
@@ -104,10 +111,10 @@ class Edge(gymnasium.Env[Any, Any]):
         self,
         scenario: str | Path | OffloadWorld | BlocksWorld = "campus",
         changes: Mapping[str, Any] | None = None,
-        reward: Any = None,
+        reward: Reward | None = None,
         device: str = "cpu",
     ):
-        self.batched_env = open_worlds(1, scenario, changes, reward, device)
+        self.batched_env = make_batched_env(1, scenario, changes, reward, device)
         self.observation_space, self.action_space = _spaces(self.batched_env)
 
     def reset(
@@ -119,14 +126,40 @@ class Edge(gymnasium.Env[Any, Any]):
         return _first(_arrays(self.batched_env.observe())), {}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One slot."""
+        """Carry out the action [A] of one slot.
+
+        Raises:
+            UserError: if it is not in the action space.
+        """
+        self.batched_env.check_action(np.asarray(action)[None])
         done = self.batched_env.step(torch.as_tensor(action)[None])
         info = {name: value[0] for name, value in _info(done).items()}
         return _first(_arrays(done.observation)), float(done.reward[0]), False, bool(done.truncated[0]), info
 
     def action_masks(self) -> np.ndarray:
-        """[A, C] bool, as `worlds.Worlds.mask`."""
+        """[A, C] bool, as `batched_env.BatchedEnv.mask`."""
         return self.batched_env.mask()[0].cpu().numpy()
+
+
+def make_env(
+    scenario: str | Path | OffloadWorld | BlocksWorld = "campus",
+    *,
+    changes: Mapping[str, Any] | None = None,
+    reward: Reward | None = None,
+    device: str = "cpu",
+) -> Edge:
+    """Return a scenario as a Gymnasium environment; `EdgeVector` is a batch of them.
+
+    Args:
+        scenario: a preset, a file, or a compiled world.
+        changes: values to put into the file, by dotted key, such as `{"servers.0.capacity": 3}`.
+        reward: the scenario's own if there is none.
+        device: of PyTorch.
+
+    Raises:
+        UserError: if there is no such scenario, it is wrong, or of an environment that decides otherwise.
+    """
+    return Edge(scenario, changes, reward, device)
 
 
 def episode_of(numbers: Any) -> Tensor:
@@ -134,7 +167,7 @@ def episode_of(numbers: Any) -> Tensor:
     return random.mix(torch.as_tensor(np.asarray(numbers, dtype=np.int64)))
 
 
-def _spaces(worlds: Worlds) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
+def _spaces(worlds: BatchedEnv) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
     """Of one world."""
     fields = worlds.observe()
     seen: dict[str, spaces.Space[Any]] = {

@@ -3,9 +3,9 @@
     env = EdgeEnv("campus", batch_size=1024)
     rollout = env.rollout(50, policy)
 
-Observations and actions are those of `worlds`, the observations side by side in the tensordict under their names of
-`types`; `action_mask` is true for the values that can be carried out. Episodes never end before their last slot: then
-`truncated`. Worlds that are over begin anew with the next `reset`, as TorchRL's rollouts and collectors do it.
+Observations and actions are those of `batched_env`, the observations side by side in the tensordict under their names
+of `types`; `action_mask` is true for the values that can be carried out. Episodes never end before their last slot:
+then `truncated`. Worlds that are over begin anew with the next `reset`, as TorchRL's rollouts and collectors do it.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from torch import Tensor
 from torchrl.data import Binary, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from coinfer.envs.batched_env import open_worlds
+from coinfer.envs.batched_env import make_batched_env
 from coinfer.physics import random
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 
@@ -42,7 +42,7 @@ class EdgeEnv(EnvBase):
         device: str = "cpu",
     ):
         super().__init__(device=torch.device(device), batch_size=torch.Size([batch_size]))
-        self.batched_env = open_worlds(batch_size, scenario, changes, reward, device)
+        self.batched_env = make_batched_env(batch_size, scenario, changes, reward, device)
         self._seed, self._resets = 0, 0
         mask = self.batched_env.mask()
         seen = {name: self._like(field) for name, field in self.batched_env.observe().items()}

@@ -7,7 +7,7 @@ import numpy as np
 
 from coinfer.errors import UserError
 from coinfer.options.table import Options, Triple
-from coinfer.policies.onnx import ExportedPolicy, PolicyError
+from coinfer.policies.onnx import ExportedPolicy, PolicyError, load_policy
 from coinfer.types import Policy
 
 
@@ -29,7 +29,7 @@ def load_policy_for(
         PolicyError: if the file is missing, damaged, no policy, or one for other options or servers.
     """
     if isinstance(policy, str | Path):
-        policy = ExportedPolicy.load(policy)
+        policy = load_policy(policy)
     if not isinstance(policy, ExportedPolicy):
         return pruned, policy
     options = pruned if policy.options is None else _own_options(policy, policy.options, all_options)
