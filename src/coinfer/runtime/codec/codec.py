@@ -17,6 +17,7 @@ import math
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,9 @@ VERSION = 1
 LIMIT_BYTES = 64 * MIB
 MAX_DIMS = 8
 RAW, MINMAX, PIXELS, JPEG = range(4)
-DTYPES = tuple(np.dtype(code) for code in ("?", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8"))
-DTYPES += tuple(np.dtype(code) for code in ("<f2", "<f4", "<f8"))
+DTYPES: tuple[np.dtype, ...] = tuple(
+    np.dtype(code) for code in ("?", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
+)
 
 _FIXED = struct.Struct("<4sQ8BQ")
 _CHECKED_FROM = 12
@@ -193,7 +195,13 @@ _zstd = _Zstd()
 
 
 def _seal(
-    kind: int, dtype: np.dtype, bits: int, shape: tuple, scales: tuple, raw: np.ndarray, rate_bps: float
+    kind: int,
+    dtype: np.dtype,
+    bits: int,
+    shape: tuple[int, ...],
+    scales: Sequence[tuple[float, float]],
+    raw: np.ndarray,
+    rate_bps: float,
 ) -> bytes:
     """Puts header, checksum and body together."""
     body, lossless = _shrink(raw.data, rate_bps)

@@ -83,7 +83,7 @@ class NodeState:
     arriving: tuple[Job, ...] = ()
     waiting: tuple[Job, ...] = ()
     running: tuple[Running, ...] = ()
-    service: Mapping[Hashable, Service] = field(default_factory=dict)
+    service: Mapping[Hashable, Service] = field(default_factory=dict[Hashable, Service])
     counts: Counts = field(default_factory=Counts)
     draining: bool = False
 

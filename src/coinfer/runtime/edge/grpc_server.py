@@ -6,7 +6,7 @@ UNKNOWN, and on some of its servers loses memory with each.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 from grpc import aio
@@ -25,6 +25,16 @@ _SPARE_CALLS = 64
 """Open calls beyond those that compute and wait: health, metadata, refusals on their way."""
 
 
+Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
+
+
+class HealthServicer(Protocol):
+    """`grpc_health.v1.health.aio.HealthServicer`, of which no types are known."""
+
+    async def set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None: ...
+    async def enter_graceful_shutdown(self) -> None: ...
+
+
 class Handlers(grpc.GenericRpcHandler):
     """The methods of the protocol on raw bytes."""
 
@@ -40,20 +50,20 @@ class Handlers(grpc.GenericRpcHandler):
             "ModelStatistics": self._statistics,
             "ModelInfer": self._infer,
         }
-        self._handlers = {
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._guarded(method))
             for name, method in methods.items()
         }
         self._handlers[f"/{SERVICE}/ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
 
-    def service(self, handler_call_details: Any) -> Any:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         return self._handlers.get(handler_call_details.method)
 
-    def _guarded(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+    def _guarded(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
         """The method with `WireError` as the call's status, and every answer counted."""
         metrics = self._service.metrics
 
-        async def call(message: bytes, context: aio.ServicerContext) -> bytes:
+        async def call(message: bytes, context: Context) -> bytes:
             try:
                 reply = await method(message)
             except WireError as error:
@@ -77,7 +87,7 @@ class Handlers(grpc.GenericRpcHandler):
         check_size(len(message), self._service.limit_bytes)
         return message
 
-    async def _stream(self, messages: AsyncIterator[bytes], context: aio.ServicerContext) -> AsyncIterator[bytes]:
+    async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answers the requests of a stream in order; a failed one gets its error, the stream goes on."""
         async for message in messages:
             id = ""
@@ -135,8 +145,9 @@ class GrpcFront:
         options = server_options(service.limit_bytes)
         self._server = aio.server(options=options, maximum_concurrent_rpcs=state.workers + state.queue + _SPARE_CALLS)
         self._server.add_generic_rpc_handlers((Handlers(service),))
-        self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        servicer = cast(Any, health).aio.HealthServicer()
+        cast(Any, health_pb2_grpc).add_HealthServicer_to_server(servicer, self._server)
+        self._health: HealthServicer = servicer
         self._names = ("", SERVICE, *service.served)
         try:
             self.port = self._server.add_insecure_port(str(Address(host, port)))

@@ -6,8 +6,7 @@ import errno
 import json
 import math
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 
 import uvicorn
 from starlette.applications import Starlette
@@ -137,8 +136,8 @@ def _guarded(service: EdgeService, handler: Handler) -> Handler:
 def _error(error: WireError) -> Response:
     """`{"error": ...}` as Triton has it, with a word for programs and when to try again."""
     status = 413 if error.reason == "too_large" else STATUS[error.code]
-    content: dict[str, Any] = {"error": error.message, "code": error.code, "reason": error.reason}
-    headers = {}
+    content: dict[str, object] = {"error": error.message, "code": error.code, "reason": error.reason}
+    headers: dict[str, str] = {}
     if error.pushback_s is not None and error.pushback_s >= 0:
         content["pushback_s"] = error.pushback_s
         headers["Retry-After"] = str(math.ceil(error.pushback_s))
@@ -151,7 +150,7 @@ async def _unknown_path(request: Request, problem: Exception) -> Response:
     return _json({"error": text}, status)
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(content: Mapping[str, object], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json.dumps(content), status, headers, "application/json")
 
 
@@ -162,7 +161,8 @@ async def _body(request: Request, limit_bytes: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit():
         check_size(int(announced), limit_bytes)
-    chunks, size_bytes = [], 0
+    chunks: list[bytes] = []
+    size_bytes = 0
     async for chunk in request.stream():
         chunks.append(chunk)
         size_bytes += len(chunk)
@@ -202,7 +202,7 @@ class _Server(uvicorn.Server):
     """Leaves signals to the process."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 
@@ -237,7 +237,7 @@ class _NoSuchAddress(Exception):
     """This machine lacks the address, or IPv6 altogether."""
 
 
-def _listen_at(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
+def _listen_at(family: int, kind: int, address: tuple[str | int, ...]) -> socket.socket:
     try:
         found = socket.socket(family, kind, socket.IPPROTO_TCP)
     except OSError:

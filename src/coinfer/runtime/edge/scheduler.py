@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.edge import admission
 from coinfer.runtime.edge.admission import (
+    Admit,
     Arrived,
     Cancelled,
     Command,
@@ -30,12 +31,13 @@ from coinfer.runtime.edge.admission import (
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import LoadReport, WireError
 
+Result = TypeVar("Result")
 SHUTTING_DOWN = "this node is shutting down; use another"
 
 
 class _Entry(NamedTuple):
-    waiter: asyncio.Future[Any]
-    work: Callable[[Abort], Any]
+    waiter: asyncio.Future[tuple[object, float]]
+    work: Callable[[Abort], object]
     abort: Abort
     arrived_s: float
 
@@ -43,8 +45,8 @@ class _Entry(NamedTuple):
 class _News(NamedTuple):
     """What a caller is to be told: a result or an error."""
 
-    waiter: asyncio.Future[Any]
-    outcome: Any
+    waiter: asyncio.Future[tuple[object, float]]
+    outcome: tuple[object, float] | BaseException
 
 
 class Scheduler:
@@ -69,7 +71,7 @@ class Scheduler:
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def run(self, kind: Hashable, deadline_s: float, work: Callable[[Abort], Any]) -> tuple[Any, float]:
+    async def run(self, kind: Hashable, deadline_s: float, work: Callable[[Abort], Result]) -> tuple[Result, float]:
         """What `work` returns, and the seconds that it waited for a worker.
 
         Args:
@@ -85,7 +87,7 @@ class Scheduler:
             self._entries[job.id] = entry
         self._happened(Arrived(job))
         try:
-            return await entry.waiter
+            return cast(tuple[Result, float], await entry.waiter)
         except asyncio.CancelledError:
             entry.abort.set()
             self._happened(Cancelled(job.id))
@@ -132,6 +134,8 @@ class Scheduler:
                         starts.append(command)
                     case Refuse(id):
                         news.append(_News(self._entries.pop(id).waiter, self._refusal(command)))
+                    case Admit():
+                        pass
             if isinstance(event, Cancelled) and all(run.job.id != event.id for run in self.state.running):
                 self._entries.pop(event.id, None)
         return starts, news
@@ -183,7 +187,7 @@ class Scheduler:
                     continue
             report()
 
-    def _outcome(self, entry: _Entry, start: Start) -> Any:
+    def _outcome(self, entry: _Entry, start: Start) -> tuple[object, float] | BaseException:
         """The result with the wait for a worker, or the error."""
         if self._closed:
             return _shutting_down()

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from coinfer.addresses import Address, parse_address, parse_host
 from coinfer.graph.session import CPU
@@ -19,6 +19,9 @@ from coinfer.runtime.executor import Engine, Executor, RequestError, check_slowd
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
 from coinfer.runtime.transport.grpc_transport import GrpcTransport
+
+if TYPE_CHECKING:
+    from coinfer.runtime.edge.http_server import HttpFront
 
 _HEARTBEAT_S = 0.2
 """Long enough for clients to hear of the end from a health check or a refusal."""
@@ -76,7 +79,7 @@ def run_edge(settings: EdgeSettings) -> int:
 
 def load_models(settings: EdgeSettings) -> tuple[Served, ...]:
     """The models, each run once, so that ready means that they work."""
-    served = []
+    served: list[Served] = []
     for spec in settings.models:
         graph = open_model(spec)
         executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
@@ -124,7 +127,7 @@ async def _finish(service: EdgeService, grace_s: float) -> None:
         await asyncio.sleep(_HEARTBEAT_S / 10)
 
 
-async def _start_http(settings: EdgeSettings, service: EdgeService) -> Any:
+async def _start_http(settings: EdgeSettings, service: EdgeService) -> "HttpFront | None":
     """The REST front, or None; its libraries are loaded only where it is wanted."""
     if settings.http_port is None:
         return None
@@ -144,7 +147,7 @@ def _on_signals() -> asyncio.Event:
     return event
 
 
-async def _first(*waits: Any) -> None:
+async def _first(*waits: Awaitable[object]) -> None:
     """Until the first of these is through; the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -28,8 +28,12 @@ Code = Literal[
     "UNKNOWN",
     "PERMISSION_DENIED",
     "UNAUTHENTICATED",
+    "ABORTED",
+    "ALREADY_EXISTS",
+    "DATA_LOSS",
+    "OUT_OF_RANGE",
 ]
-"""Names of the gRPC status codes in use."""
+"""Names of the gRPC status codes; the last four are used by foreign servers only."""
 
 DEFAULT_LIMIT_BYTES = 64 * MIB
 """Largest message; the first activation of VGG16 alone has 12.8 MB."""

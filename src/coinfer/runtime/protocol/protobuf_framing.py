@@ -40,7 +40,9 @@ def split(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
     Raises:
         FramingError: where the fields do not fill the message exactly.
     """
-    view, rest, blobs, at = memoryview(message), [], [], 0
+    view, at = memoryview(message), 0
+    rest: list[memoryview] = []
+    blobs: list[memoryview] = []
     for _ in range(MAX_FIELDS):
         if at == len(view):
             return b"".join(rest), blobs
@@ -79,7 +81,7 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
 
 def _prefixes(at: int, field: int, blobs: Sequence[bytes | memoryview]) -> list[bytes]:
     """What stands before each blob: its tag and size, and before that a field that nobody knows, to align it."""
-    found = []
+    found: list[bytes] = []
     for blob in blobs:
         prefix = _varint(field << 3 | _BYTES) + _varint(len(blob))
         if len(blob) >= ALIGNED_FROM:

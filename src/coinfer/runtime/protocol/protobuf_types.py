@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2  # pyright: ignore[reportMissingTypeStubs]
 
 
 class ParameterMessage(Protocol):

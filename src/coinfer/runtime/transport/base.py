@@ -5,8 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from coinfer.runtime.emulation.links import TransferCancelled
 from coinfer.runtime.protocol.messages import (
@@ -21,6 +21,9 @@ from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
 
 PING_MODEL = "coinfer/ping"
 """A node answers a request for it at once, whatever is queued, with its load."""
+
+
+Reply = TypeVar("Reply")
 
 
 class Pong(NamedTuple):
@@ -69,7 +72,7 @@ class InMemoryTransport:
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
         outer: Future[InferReply] = Future()
         _call_later(timeout_s, outer, lambda: settle(outer, _late(node, timeout_s)))
-        _submit(self._pool, outer, self._answer, outer, node, request)
+        _submit(self._pool, outer, lambda: self._answer(outer, node, request))
         return outer
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
@@ -90,6 +93,18 @@ class InMemoryTransport:
             settle(outer, TransportError(error.code, error.message, error.pushback_s, error.reason))
         except Exception as error:
             settle(outer, TransportError("INTERNAL", f"{node}: {type(error).__name__}"))
+
+
+@dataclass(frozen=True)
+class _Exchange(Generic[Reply]):
+    """What a shaped transport carries there and back."""
+
+    size_bits: float
+    call: Callable[[float, float], Future[Reply]]
+    """From the seconds of the upload and those that are left."""
+    size_of: Callable[[Reply], float]
+    close: Callable[[Reply, float, float], Reply]
+    """The reply with the seconds of upload and download."""
 
 
 class ShapedTransport:
@@ -121,51 +136,49 @@ class ShapedTransport:
         def close(reply: InferReply, upload_s: float, download_s: float) -> InferReply:
             return replace(reply, upload_s=upload_s, download_s=download_s)
 
-        return self._start(node, request_bits(request), call, reply_bits, close, timeout_s)
+        return self._start(node, _Exchange(request_bits(request), call, reply_bits, close), timeout_s)
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
+        def call(upload_s: float, left_s: float) -> Future[Pong]:
+            return self._inner.ping(node, left_s, size_bytes)
+
+        def size_of(pong: Pong) -> float:
+            return reply_bits(InferReply(PING_MODEL, (), load=LoadReport(0.0, 0, 0)))
+
         def close(pong: Pong, upload_s: float, download_s: float) -> Pong:
             return pong._replace(round_trip_s=pong.round_trip_s + upload_s + download_s)
 
-        size_bits = request_bits(ping_request(size_bytes))
-        empty_bits = reply_bits(InferReply(PING_MODEL, (), load=LoadReport(0.0, 0, 0)))
-        return self._start(
-            node, size_bits, lambda _, left_s: self._inner.ping(node, left_s, size_bytes), lambda _: empty_bits, close,
-            timeout_s,
-        )  # fmt: skip
+        return self._start(node, _Exchange(request_bits(ping_request(size_bytes)), call, size_of, close), timeout_s)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._inner.close()
 
-    def _start(self, node: str, *args: Any) -> Future[Any]:
-        outer: Future[Any] = Future()
+    def _start(self, node: str, exchange: "_Exchange[Reply]", timeout_s: float) -> "Future[Reply]":
+        outer: Future[Reply] = Future()
         stop = threading.Event()
         outer.add_done_callback(lambda _: stop.set())
-        _submit(self._pool, outer, self._carry, outer, stop, node, *args)
+        _submit(self._pool, outer, lambda: self._carry(outer, stop, node, exchange, timeout_s))
         return outer
 
     def _carry(
         self,
-        outer: Future[Any],
+        outer: "Future[Reply]",
         stop: threading.Event,
         node: str,
-        size_bits: float,
-        call: Callable[[float, float], Future[Any]],
-        size_of: Callable[[Any], float],
-        close: Callable[[Any, float, float], Any],
+        exchange: "_Exchange[Reply]",
         timeout_s: float,
     ) -> None:
         """Uplink, call, downlink, one after the other. `stop` is set when the caller gave up or the time is over."""
         began_s = time.monotonic()
         _call_later(timeout_s, outer, lambda: settle(outer, _late(node, timeout_s)))
         try:
-            upload_s = _transmit(self._up.get(node), size_bits, stop)
-            inner = call(upload_s, max(timeout_s - (time.monotonic() - began_s), 0.0))
+            upload_s = _transmit(self._up.get(node), exchange.size_bits, stop)
+            inner = exchange.call(upload_s, max(timeout_s - (time.monotonic() - began_s), 0.0))
             outer.add_done_callback(lambda _: inner.cancel())
             reply = inner.result()
-            download_s = _transmit(self._down.get(node), size_of(reply), stop)
-            settle(outer, close(reply, upload_s, download_s))
+            download_s = _transmit(self._down.get(node), exchange.size_of(reply), stop)
+            settle(outer, exchange.close(reply, upload_s, download_s))
         except TransferCancelled:
             pass  # whoever set `stop` has settled the future
         except TransportError as error:
@@ -180,15 +193,15 @@ def _transmit(link: LinkLike | None, size_bits: float, stop: threading.Event) ->
     return 0.0 if link is None else link.transmit(size_bits, stop)
 
 
-def _submit(pool: ThreadPoolExecutor, future: Future[Any], work: Callable[..., None], *args: Any) -> None:
+def _submit(pool: ThreadPoolExecutor, future: Future[Reply], work: Callable[[], None]) -> None:
     """Starts work that settles a future; a closed pool settles it at once."""
     try:
-        pool.submit(work, *args)
+        pool.submit(work)
     except RuntimeError:
         settle(future, TransportError("CANCELLED", "the transport is closed", reason="closed"))
 
 
-def _call_later(delay_s: float, future: Future[Any], action: Callable[[], None]) -> None:
+def _call_later(delay_s: float, future: Future[Reply], action: Callable[[], None]) -> None:
     """Does something after a delay unless the future is done by then."""
     if delay_s < math.inf:
         timer = threading.Timer(delay_s, action)
@@ -197,7 +210,7 @@ def _call_later(delay_s: float, future: Future[Any], action: Callable[[], None])
         future.add_done_callback(lambda _: timer.cancel())
 
 
-def settle(future: Future[Any], outcome: Any) -> None:
+def settle(future: Future[Reply], outcome: Reply | BaseException) -> None:
     """Gives a future its result or error, unless it was cancelled or settled before."""
     with _SETTLE:
         if future.done() or future.running() or not future.set_running_or_notify_cancel():

@@ -6,15 +6,17 @@ Retries are ours: gRPC's own are off, as it silently never retries a message ove
 
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock
-from typing import Any
+from typing import TypeAlias, TypeVar, cast
 
 import grpc
 
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
+    Code,
     InferReply,
     InferRequest,
     TransportError,
@@ -32,7 +34,9 @@ MAX_NODES = 64
 _HEADROOM_BYTES = MIB
 """gRPC's own limit lies above ours, which is exact and says why."""
 
-Options = list[tuple[str, Any]]
+Options = list[tuple[str, int]]
+_Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
+Reply = TypeVar("Reply")
 
 
 def client_options(
@@ -93,7 +97,7 @@ class GrpcTransport:
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, options: Options | None = None):
         self._limit_bytes = limit_bytes
         self._options = client_options(limit_bytes) if options is None else options
-        self._nodes: dict[str, tuple[grpc.Channel, Any]] = {}
+        self._nodes: dict[str, tuple[grpc.Channel, _Call]] = {}
         """Connection and call of each node; the one used last at the end."""
         self._lock = Lock()
 
@@ -123,51 +127,56 @@ class GrpcTransport:
                 channel.close()
             self._nodes.clear()
 
-    def _call(self, node: str, message: bytes, timeout_s: float, read: Any) -> Future[Any]:
-        outer: Future[Any] = Future()
+    def _call(self, node: str, message: bytes, timeout_s: float, read: Callable[[bytes], Reply]) -> Future[Reply]:
+        outer: Future[Reply] = Future()
         timeout = timeout_s if timeout_s < math.inf else None
         try:
             call = self._infer(node).future(message, timeout=timeout)
         except ValueError:  # the channel was closed
             settle(outer, TransportError("CANCELLED", f"{node}: the transport is closed", reason="closed"))
             return outer
-        outer.add_done_callback(lambda done: call.cancel() if done.cancelled() else None)
-        call.add_done_callback(lambda done: settle(outer, _outcome(node, done, read)))
+
+        def cancel(done: Future[Reply]) -> None:
+            if done.cancelled():
+                call.cancel()
+
+        outer.add_done_callback(cancel)
+        call.add_done_callback(lambda _: settle(outer, _outcome(node, call, read)))
         return outer
 
-    def _infer(self, node: str) -> Any:
+    def _infer(self, node: str) -> _Call:
         """The node's `ModelInfer`."""
         with self._lock:
-            channel, infer = self._nodes.pop(node, (None, None))
-            if channel is None:
+            found = self._nodes.pop(node, None)
+            if found is None:
                 channel = grpc.insecure_channel(f"dns:///{node}", self._options)  # a host may be called "unix"
-                infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-            self._nodes[node] = channel, infer
+                found = channel, cast(_Call, channel.unary_unary(f"/{SERVICE}/ModelInfer"))
+            self._nodes[node] = found
             if len(self._nodes) > MAX_NODES:
                 self._nodes.pop(next(iter(self._nodes)))[0].close()
-            return infer
+            return found[1]
 
 
-def _outcome(node: str, call: Any, read: Any) -> Any:
+def _outcome(node: str, call: "grpc.Future[bytes]", read: Callable[[bytes], Reply]) -> Reply | TransportError:
     """What a finished call came to: what `read` makes of the reply, or a `TransportError`."""
     try:
         return read(call.result())
     except grpc.FutureCancelledError:
         return TransportError("CANCELLED", f"{node}: the call was cancelled", reason="cancelled")
     except grpc.RpcError as error:
-        return _error(node, error)
+        return _error(node, cast(grpc.Call, error))
     except WireError as error:
         return TransportError(error.code, f"{node}: {error.message}", error.pushback_s, error.reason)
 
 
-def _error(node: str, error: Any) -> TransportError:
+def _error(node: str, error: grpc.Call) -> TransportError:
     trailers = {key: value for key, value in error.trailing_metadata() or ()}
     try:
         pushback_ms = float(trailers[PUSHBACK_TRAILER])
         pushback_s = -1.0 if pushback_ms < 0 else pushback_ms / 1000
     except (KeyError, ValueError):
         pushback_s = None
-    code = error.code().name
+    code = cast(Code, error.code().name)
     reason = str(trailers.get(REASON_TRAILER, ""))
     details = " ".join((error.details() or code).split())
     if code == "CANCELLED" and not reason:  # not by us: a server that closes says this of calls that it did not begin
