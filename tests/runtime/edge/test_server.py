@@ -425,7 +425,7 @@ def _ping_until_refused(transport, edge):
 
 
 def test_a_second_signal_ends_it_at_once():
-    with edge_process("('resnet32',), grpc_port=0, http_port=None, slowdown=3000.0") as edge:
+    with edge_process("('resnet32',), grpc_port=0, http_port=None, slowdown=3000.0, queue=8") as edge:
         transport = patient_transport()
         futures = [transport.send(edge.grpc, InferRequest("resnet32", (INPUT,)), 120.0) for _ in range(9)]
         while transport.ping(edge.grpc, 60.0).result(60).load.room > 0:

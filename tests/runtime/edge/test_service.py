@@ -161,7 +161,14 @@ def test_a_bug_is_told_without_its_traceback(caplog):
             raise KeyError("/secret/path")
 
     service = EdgeService([serve_graph(GRAPH, Broken(GRAPH))])
-    error, forged, nameless = ask(service, request(id="r7"), request(id="a\nrequest b failed"), request())
+
+    async def one_after_the_other():
+        requests = (request(id="r7"), request(id="a\nrequest b failed"), request())
+        found = [(await asyncio.gather(service.infer(r, unencoded), return_exceptions=True))[0] for r in requests]
+        service.close()
+        return found
+
+    error, forged, nameless = asyncio.run(one_after_the_other())
     assert error.code == "INTERNAL"
     assert error.message == "internal error; see the node's log for request r7"
     named = nameless.message.removeprefix("internal error; see the node's log for request ")
