@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import harness
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.options.table import Options

@@ -19,9 +19,9 @@ import numpy as np
 
 from coinfer.demo.cluster import edges
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import split
 from coinfer.graph.session import open_session
-from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
 from coinfer.options.table import Options
 from coinfer.profile.measure import measure, random_samples

@@ -18,9 +18,9 @@ import numpy as np
 from split_latency import mid_cut
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import segment, split
 from coinfer.graph.session import open_session
-from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
 from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.profile.measure import random_samples

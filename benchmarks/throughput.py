@@ -31,9 +31,9 @@ from tritonclient.grpc import service_pb2
 
 from coinfer.demo.cluster import edges
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model, segment
 from coinfer.graph.session import open_session
-from coinfer.graph.zoo.networks import open_model
 from coinfer.profile.measure import random_samples
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import InferRequest, from_array

@@ -1,6 +1,6 @@
 """Measure the networks that scenarios may name and write src/coinfer/data/networks/*.json.
 
-Weights are random (coinfer.graph.zoo.networks), so times, arithmetic and sizes mean something and answers do not.
+Weights are random (coinfer.graph.zoo), so times, arithmetic and sizes mean something and answers do not.
 Inputs are the shipped photographs; payload sizes are those of the runtime's codec.
 
     python tools/profile_networks.py [NAME ...]

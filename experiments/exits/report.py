@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.profile.accuracy import Z_95, AccuracyTable, wilson
 from coinfer.profile.dataset import Labelled, load_labelled
 from coinfer.runtime.executor import Executor

@@ -28,7 +28,7 @@ from coinfer.demo.cluster import edges
 from coinfer.demo.replay import BURST_BITS, link_traces
 from coinfer.demo.schemes import device_only
 from coinfer.evaluate.statistics import Estimate, paired_difference
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.policies.onnx import load_policy
 from coinfer.profile.measure import this_machine
 from coinfer.resources import POLICIES, TRACES

@@ -16,7 +16,7 @@ import numpy as np
 from coinfer.demo.cluster import edges
 from coinfer.demo.pictures import Pictures, load_pictures
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable

@@ -11,7 +11,7 @@ from coinfer.version import __version__
 
 if TYPE_CHECKING:
     from coinfer.graph.ir import ModelGraph
-    from coinfer.graph.zoo.networks import open_model
+    from coinfer.graph.open_model import open_model
     from coinfer.runtime.device.config import DeviceConfig
     from coinfer.runtime.device.device import Device
     from coinfer.runtime.device.objective import Objective
@@ -27,7 +27,7 @@ _HOMES = {
     "Objective": "coinfer.runtime.device.objective",
     "Result": "coinfer.runtime.device.result",
     "load_images": "coinfer.runtime.images",
-    "open_model": "coinfer.graph.zoo.networks",
+    "open_model": "coinfer.graph.open_model",
 }
 
 

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from coinfer.cli.main import app
 from coinfer.cli.options import parse_confidence
 from coinfer.errors import UserError
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model
 from coinfer.graph.zoo import early_exits
-from coinfer.graph.zoo.networks import build, open_model
+from coinfer.graph.zoo.networks import build
 from coinfer.resources import PHOTOS
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1"}

@@ -16,8 +16,8 @@ from coinfer.demo.replay import link_traces
 from coinfer.demo.report import View
 from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
 from coinfer.demo.settings import deadline_for, demo_settings, link_scale_for
+from coinfer.graph.open_model import open_model
 from coinfer.graph.zoo import early_exits, networks
-from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile.dataset import CIFAR_CLASSES, DataError
 from coinfer.records import Record

@@ -7,9 +7,9 @@ from tests.e2e.sites import asked_there, edges, relative_error
 from tests.patience import patient_transport
 from tests.tables import analytic_table, made_up_accuracy
 
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model
 from coinfer.graph.zoo import early_exits
-from coinfer.graph.zoo.networks import open_model
 from coinfer.options.compile import compile_options
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.device.device import Device

@@ -42,7 +42,7 @@ from tests.e2e.sites import edges, relative_error, wait_until
 from tests.patience import one_round_right
 from tests.tables import analytic_table
 
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device.device import Device

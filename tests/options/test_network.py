@@ -5,6 +5,7 @@ import pytest
 from tests.tables import analytic_table
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.open_model import open_model
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.options.chain import Speed
 from coinfer.options.network import NetworkTable, NetworkTableError, load, network_table
@@ -48,7 +49,7 @@ def test_a_saved_table_comes_back(tmp_path: Path):
 def test_shipped_tables_belong_to_networks_of_ours(name: str):
     """The large ones are only compared in structure: to hash their weights takes seconds."""
     table = open_network(name)
-    graph = networks.open_model(name)
+    graph = open_model(name)
     assert len(table.exits) == len(graph.outputs)
     assert table.work_flop == pytest.approx(graph.pruned(graph.outputs[-1:]).work_flop, rel=1e-4)
     for output, cuts in zip(graph.outputs, table.exits, strict=True):

@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from coinfer.demo.pictures import load_pictures
+from coinfer.graph.open_model import open_model
 from coinfer.graph.zoo import pretrained
-from coinfer.graph.zoo.networks import open_model
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.resources import MODELS
 from coinfer.runtime.device.early_exit import entropy

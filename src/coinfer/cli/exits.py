@@ -56,7 +56,7 @@ def train(
     """
     begin_pytorch("training", device, threads)
     from coinfer.exit_training import train as learner
-    from coinfer.graph.zoo.networks import open_model
+    from coinfer.graph.open_model import open_model
 
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
@@ -102,7 +102,7 @@ def measure(
 
     Example: [bold]coinfer exits measure runs/exits-resnet32/resnet32-exits.onnx --data cifar10/ --jobs 2[/bold]
     """
-    from coinfer.graph.zoo.networks import open_model
+    from coinfer.graph.open_model import open_model
     from coinfer.runtime.measure_accuracy import measure_accuracy
 
     widths = parse_bits(bits)

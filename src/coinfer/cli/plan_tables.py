@@ -9,7 +9,7 @@ from rich.table import Table
 from coinfer.cli.cut_name import cut_name
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile import devices
 from coinfer.progress import progress_bar

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.cli.cut_name import cut_name
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.progress import progress_bar
 from coinfer.runtime.images import load_images

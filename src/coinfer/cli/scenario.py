@@ -98,8 +98,8 @@ def profile(
 
     Example: [bold]coinfer scenario profile mymodel.onnx -o mymodel.json[/bold]
     """
+    from coinfer.graph.open_model import open_model
     from coinfer.graph.zoo import early_exits
-    from coinfer.graph.zoo.networks import open_model
     from coinfer.options.network import network_table
     from coinfer.runtime.profiling import measure_with_codec, samples_for
 

@@ -20,7 +20,7 @@ from coinfer.demo.report import View
 from coinfer.demo.schemes import device_only, schemes
 from coinfer.demo.settings import DemoSettings, deadline_for, link_scale_for
 from coinfer.errors import UserError
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.profile.table import ProfileTable
 from coinfer.progress import progress_bar
 from coinfer.records import Record, RunLog

@@ -1,9 +1,7 @@
 """Which operations executors run as one: no useful cut falls between them."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from coinfer.graph.ir import ModelGraph, Op
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul"})
 _FUSING = _LINEAR | {"Add", "Sum", "BatchNormalization"}
@@ -14,8 +12,33 @@ _ACTIVATION = frozenset(_ACTIVATION_KINDS.split())
 _RENAMING = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
-def fused_groups(graph: "ModelGraph") -> tuple[tuple[int, ...], ...]:
-    """Operations that belong together, as indices in ascending order; the groups are ordered by their last operation.
+class Operation(Protocol):
+    """What the rule needs to know of an operation, as `ir.Op` has it."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def weights(self) -> tuple[str, ...]: ...
+
+
+class Dataflow(NamedTuple):
+    """What the rule needs to know of a network; fields as `ir.ModelGraph` has them."""
+
+    ops: Sequence[Operation]
+    outputs: tuple[str, ...]
+    producer: Mapping[str, int]
+    consumers: Mapping[str, tuple[int, ...]]
+
+
+def fused_groups(graph: Dataflow) -> tuple[tuple[int, ...], ...]:
+    """Return the operations that belong together, as indices in ascending order, ordered by the last of each group.
 
     The rule follows what ONNX Runtime fuses on processors: a convolution, product or sum takes in the activation, batch
     norm, clip or constant bias that follows it; a residual sum joins the convolution that feeds it, if nothing else
@@ -35,8 +58,8 @@ def fused_groups(graph: "ModelGraph") -> tuple[tuple[int, ...], ...]:
     return tuple(sorted((tuple(group) for group in groups), key=lambda group: group[-1]))
 
 
-def _host(graph: "ModelGraph", index: int, op: "Op") -> int | None:
-    """The operation that takes this one in."""
+def _host(graph: Dataflow, index: int, op: Operation) -> int | None:
+    """Return the operation that takes this one in."""
     read = [name for name in op.inputs if name in graph.producer and _feeds_only(graph, name, index)]
     makers = [graph.producer[name] for name in read]
     if op.kind in _RENAMING and op.inputs:
@@ -49,7 +72,7 @@ def _host(graph: "ModelGraph", index: int, op: "Op") -> int | None:
     return None
 
 
-def _feeds_only(graph: "ModelGraph", name: str, index: int) -> bool:
-    """True where operation `index` alone reads this tensor, and its maker makes no other."""
+def _feeds_only(graph: Dataflow, name: str, index: int) -> bool:
+    """Return true if operation `index` alone reads this tensor, and its maker makes no other."""
     alone = graph.consumers[name] == (index,) and len(graph.ops[graph.producer[name]].outputs) == 1
     return alone and name not in graph.outputs

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from coinfer.errors import UserError
-from coinfer.graph.fusion import fused_groups
+from coinfer.graph.fusion import Dataflow, fused_groups
 from coinfer.units import BITS_PER_BYTE
 
 _MESSAGE_CHARACTERS = 1000
@@ -239,7 +239,7 @@ class ModelGraph:
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Indices of operations that executors run as one (`fusion.fused_groups`), ordered by their last operation."""
-        return fused_groups(self)
+        return fused_groups(Dataflow(self.ops, self.outputs, self.producer, self.consumers))
 
     @cached_property
     def _values(self) -> Mapping[str, onnx.ValueInfoProto]:

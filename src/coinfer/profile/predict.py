@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnx
 
-from coinfer.graph.fusion import fused_groups
 from coinfer.graph.ir import ModelGraph, Op
 from coinfer.resources import OP_REGRESSORS
 
@@ -180,7 +179,7 @@ def predict_ops(graph: ModelGraph, side: Side) -> np.ndarray:
     writes as many elements.
     """
     regressors = _shipped(side)
-    fused = {i for group in fused_groups(graph) for i in group[1:]}
+    fused = {i for group in graph.groups for i in group[1:]}
     seconds = np.zeros(len(graph.ops))
     for i, (op, node) in enumerate(zip(graph.ops, graph.proto.graph.node, strict=True)):
         if i not in fused and op.kind not in _FREE:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from coinfer.graph.ir import GraphError
 from coinfer.graph.onnx import sandbox
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model
 from coinfer.graph.zoo import networks
 
@@ -22,14 +23,14 @@ def good(tmp_path: Path) -> Path:
 
 def test_a_good_file_passes_and_opens(good: Path):
     sandbox.try_model(good)
-    assert len(networks.open_model(good).ops) == len(networks.build("resnet32").ops)
+    assert len(open_model(good).ops) == len(networks.build("resnet32").ops)
 
 
 def test_the_gate_s_own_words_come_through(tmp_path: Path):
     path = tmp_path / "text.onnx"
     path.write_text("not a model")
     with pytest.raises(GraphError, match="not an ONNX model") as caught:
-        networks.open_model(path)
+        open_model(path)
     assert "\n" not in str(caught.value)
 
 
@@ -64,4 +65,4 @@ def test_a_model_that_needs_more_memory_than_allowed_is_refused(tmp_path: Path):
     onnx.save(model, tmp_path / "bomb.onnx")
     assert size * size * np.float32().itemsize > sandbox.MEMORY_BYTES
     with pytest.raises(GraphError):
-        networks.open_model(tmp_path / "bomb.onnx")
+        open_model(tmp_path / "bomb.onnx")

@@ -5,6 +5,7 @@ import pytest
 
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.load import load
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model, segment, split
 from coinfer.graph.session import open_session
 from coinfer.graph.zoo import early_exits, networks, pretrained
@@ -98,6 +99,6 @@ def test_what_cannot_be_is_refused(name: str, at: list, classes: int, said: str)
 
 def test_all_kinds_of_names_open():
     for name in ("resnet32-cifar-exits", "alexnet-cifar", *pretrained.names()):
-        assert networks.open_model(name).name == name
-    with pytest.raises(GraphError, match="no trained network 'lenet'"):
-        pretrained.load_trained("lenet")
+        assert open_model(name).name == name
+    with pytest.raises(GraphError, match="no pretrained network 'lenet'"):
+        pretrained.load_pretrained("lenet")

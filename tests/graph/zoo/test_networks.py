@@ -6,8 +6,9 @@ import pytest
 from tests.graph.small_graphs import relative_error, run
 
 from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model, split
-from coinfer.graph.zoo.networks import ZOO, build, open_model
+from coinfer.graph.zoo.networks import ZOO, build
 
 # Published parameters and multiply-adds, and the number of channels whose batch norm (scale and shift) is folded into a
 # bias. torchvision's documentation for the first five, the papers or their usual re-implementations for the next three;

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.runtime.edge.edge_process import edge_thread
 from tritonclient.utils import InferenceServerException
 
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.runtime.edge.served_model import Served, Signature, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, InputError

@@ -11,7 +11,8 @@ import onnx
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.load import from_proto, reference
 from coinfer.graph.zoo import networks
-from coinfer.graph.zoo.networks import _RELU, _VGG16, CIFAR, IMAGENET, _Net
+from coinfer.graph.zoo.builder import CIFAR, IMAGENET, RELU, NetBuilder
+from coinfer.graph.zoo.networks import VGG16
 
 _PICTURE_AXES = 4
 _BRANCH_CHANNELS = 64
@@ -42,7 +43,7 @@ def with_exits(
         raise GraphError(f"{graph.name}: exits at {', '.join(map(str, at)) or 'no place'}; expected different places")
     places.sort(key=lambda tensor: graph.producer[tensor])
     nodes = [[node] for node in graph.proto.graph.node]
-    net, exits = _Net(graph.image, seed), list[str]()
+    net, exits = NetBuilder(graph.image, seed), list[str]()
     for number, tensor in enumerate(places, 1):
         if f"exit{number}" in graph.tensors:
             raise GraphError(f"{graph.name} has a tensor exit{number} already; it seems to have exits")
@@ -77,7 +78,7 @@ def _place(graph: ModelGraph, where: str | int) -> str:
     return where
 
 
-def _branch(net: _Net, name: str, x: str, shape: tuple[int, ...], classes: int) -> str:
+def _branch(net: NetBuilder, name: str, x: str, shape: tuple[int, ...], classes: int) -> str:
     if len(shape) != _PICTURE_AXES:
         flat = x if len(shape) == 2 else net.flat(x)
         return net.linear(name, flat, math.prod(shape[1:]), classes)
@@ -89,43 +90,43 @@ def _alexnet_cifar_exits(seed: int) -> ModelGraph:
     """Niu et al. (WCNC 2022): three exits of 9, 12 and 20 layers. The paper names no layers; the same head of six after
     the first and the second pool gives these counts. Sizes of the trunk are BranchyNet's (Teerapittayanon et al. 2016).
     """
-    net = _Net(CIFAR, seed)
+    net = NetBuilder(CIFAR, seed)
     x = net.max_pool("pool1", net.conv("conv1", "input", 32, 5), 3, 2)
     first = _head(net, "exit1", x, side=15)
     x = net.max_pool("pool2", net.conv("conv2", x, 64, 5), 3, 2)
     second = _head(net, "exit2", x, side=7)
     x = net.conv("conv5", net.conv("conv4", net.conv("conv3", x, 96, 3), 96, 3), 64, 3)
     x = net.flat(net.max_pool("pool3", x, 3, 2))
-    x = net.op("Dropout", "drop1", net.linear("fc1", x, 64 * 3 * 3, 256, _RELU))
-    x = net.op("Dropout", "drop2", net.linear("fc2", x, 256, 128, _RELU))
+    x = net.op("Dropout", "drop1", net.linear("fc1", x, 64 * 3 * 3, 256, RELU))
+    x = net.op("Dropout", "drop2", net.linear("fc2", x, 256, 128, RELU))
     return net.graph("alexnet-cifar-exits", (first, second, net.linear("exit3", x, 128, 10)), 10)
 
 
 def _alexnet_224_exits(seed: int) -> ModelGraph:
     """The same for pictures of 224 x 224: torchvision's AlexNet, which has 20 layers too, for ten classes."""
-    net = _Net(IMAGENET, seed)
+    net = NetBuilder(IMAGENET, seed)
     x = net.max_pool("pool1", net.conv("conv1", "input", 64, 11, stride=4, pad=2), 3, 2)
     first = _head(net, "exit1", x, side=27)
     x = net.max_pool("pool2", net.conv("conv2", x, 192, 5), 3, 2)
     second = _head(net, "exit2", x, side=13)
     x = net.conv("conv5", net.conv("conv4", net.conv("conv3", x, 384, 3), 256, 3), 256, 3)
     x = net.op("Dropout", "drop1", net.flat(net.max_pool("pool3", x, 3, 2)))
-    x = net.op("Dropout", "drop2", net.linear("fc1", x, 256 * 6 * 6, 4096, _RELU))
-    x = net.linear("fc2", x, 4096, 4096, _RELU)
+    x = net.op("Dropout", "drop2", net.linear("fc1", x, 256 * 6 * 6, 4096, RELU))
+    x = net.linear("fc2", x, 4096, 4096, RELU)
     return net.graph("alexnet-224-exits", (first, second, net.linear("exit3", x, 4096, 10)), 10)
 
 
-def _head(net: _Net, name: str, x: str, side: int) -> str:
+def _head(net: NetBuilder, name: str, x: str, side: int) -> str:
     """Conv, ReLU, pool, linear, ReLU, linear on a picture of side x side."""
     pooled = net.max_pool(f"{name}.pool", net.conv(f"{name}.conv", x, 32, 3), 3, 2)
-    hidden = net.linear(f"{name}.fc", net.flat(pooled), 32 * ((side - 1) // 2) ** 2, 128, _RELU)
+    hidden = net.linear(f"{name}.fc", net.flat(pooled), 32 * ((side - 1) // 2) ** 2, 128, RELU)
     return net.linear(name, hidden, 128, 10)
 
 
 def _vgg16_exits(seed: int) -> ModelGraph:
     """VGG16 for CIFAR-10 with an exit after every pool: mean over all places, then one linear layer."""
-    net, x, exits = _Net(CIFAR, seed), "input", list[str]()
-    for stage, (channels, count) in enumerate(_VGG16, 1):
+    net, x, exits = NetBuilder(CIFAR, seed), "input", list[str]()
+    for stage, (channels, count) in enumerate(VGG16, 1):
         for i in range(1, count + 1):
             x = net.conv(f"conv{stage}_{i}", x, channels, 3)
         x = net.max_pool(f"pool{stage}", x, 2, 2)

@@ -1,4 +1,4 @@
-"""The networks whose trained weights are shipped with the package."""
+"""Networks that come with trained weights."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ from coinfer.resources import MODELS
 
 
 def names() -> tuple[str, ...]:
-    """What `load_trained` knows."""
+    """Return the names that `load_pretrained` knows."""
     return tuple(sorted(path.stem for path in MODELS.glob("*.onnx")))
 
 
-def load_trained(name: str) -> ModelGraph:
-    """A trained network; its accuracy table lies beside it.
+def load_pretrained(name: str) -> ModelGraph:
+    """Return a network with its trained weights; its accuracy table lies beside it.
 
     Raises:
-        GraphError: for an unknown name, listing the known.
+        GraphError: if the name is unknown, listing the known.
     """
     if name not in names():
-        raise GraphError(f"no trained network {name!r}; there are {', '.join(names()) or 'none'}")
+        raise GraphError(f"no pretrained network {name!r}; there are {', '.join(names()) or 'none'}")
     return load(MODELS / f"{name}.onnx")
 
 
 def accuracy_file(name: str) -> Path:
-    """Where the accuracy table of a trained network lies."""
+    """Return the path of the accuracy table of a pretrained network."""
     return MODELS / f"{name}.accuracy.json"

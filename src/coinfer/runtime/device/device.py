@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo.networks import open_model
+from coinfer.graph.open_model import open_model
 from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import Clock, WallClock

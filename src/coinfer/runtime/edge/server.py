@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from coinfer.addresses import Address, parse_address, parse_host
+from coinfer.graph.open_model import open_model
 from coinfer.graph.session import CPU
-from coinfer.graph.zoo.networks import open_model
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.served_model import Served, serve_echo, serve_graph

@@ -1,0 +1,106 @@
+"""Networks layer by layer, as ONNX, with random weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.graph.onnx.load import from_proto, image_property, reference
+
+OPSET = 17
+IMAGENET = ImageInput(224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR = ImageInput(32, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+RELU, RELU6, LINEAR = "Relu", "Clip", None
+
+
+class NetBuilder:
+    """A network under construction. Each layer is called like the tensor that it makes."""
+
+    def __init__(self, image: ImageInput, seed: int) -> None:
+        self.image = image
+        self.random = np.random.Generator(np.random.SFC64(seed))
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, np.ndarray] = {}
+        self.settings: dict[str, np.ndarray] = {}
+        self.channels = {"input": len(image.mean)}
+
+    def op(self, kind: str, name: str, *inputs: str, channels: int | None = None, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        self.channels[name] = self.channels[inputs[0]] if channels is None else channels
+        return name
+
+    def conv(
+        self,
+        name: str,
+        x: str,
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        pad: int | None = None,
+        groups: int = 1,
+        activation: str | None = RELU,
+        gain: float = 1.0,
+    ) -> str:
+        """A convolution that keeps the size at stride 1 unless `pad` says otherwise, and its activation."""
+        pad = kernel // 2 if pad is None else pad
+        shape = (channels, self.channels[x] // groups, kernel, kernel)
+        weights = self._weights(name, shape, gain * (np.sqrt(2) if activation else 1))
+        sizes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "group": groups}
+        return self._activated(self.op("Conv", name, x, *weights, channels=channels, **sizes), activation)
+
+    def linear(self, name: str, x: str, inputs: int, outputs: int, activation: str | None = LINEAR) -> str:
+        weights = self._weights(name, (outputs, inputs), np.sqrt(2) if activation else 1)
+        return self._activated(self.op("Gemm", name, x, *weights, channels=outputs, transB=1), activation)
+
+    def _activated(self, x: str, activation: str | None) -> str:
+        if activation is None:
+            return x
+        limits = (self.setting("zero", np.float32(0)), self.setting("six", np.float32(6)))
+        return self.op(activation, f"{x}.relu", x, *(limits if activation == RELU6 else ()))
+
+    def _weights(self, name: str, shape: tuple[int, ...], gain: float) -> tuple[str, str]:
+        """Uniform with He's variance gain^2 / fan-in; a small bias."""
+        bound = gain * np.sqrt(3 / np.prod(shape[1:]))
+        for kind, size, reach in (("weight", shape, bound), ("bias", shape[:1], 0.1)):
+            values = self.random.random(size, dtype=np.float32)
+            values -= np.float32(0.5)
+            values *= np.float32(2 * reach)
+            self.weights[f"{name}.{kind}"] = values
+        return f"{name}.weight", f"{name}.bias"
+
+    def setting(self, name: str, value: np.ndarray | np.generic) -> str:
+        self.settings[name] = np.asarray(value)
+        return name
+
+    def max_pool(self, name: str, x: str, kernel: int, stride: int, pad: int = 0, ceil: bool = False) -> str:
+        sizes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "ceil_mode": int(ceil)}
+        return self.op("MaxPool", name, x, **sizes)
+
+    def flat(self, x: str) -> str:
+        return self.op("Flatten", f"{x}.flat", x)
+
+    def classes(self, x: str, count: int) -> str:
+        """The head of most networks: mean over all places, then one linear layer."""
+        flat = self.flat(self.op("GlobalAveragePool", "pool", x))
+        return self.linear("logits", flat, self.channels[flat], count)
+
+    def graph(self, name: str, logits: str | Sequence[str], classes: int) -> ModelGraph:
+        """The finished network; with several logits each is an exit of its own."""
+        exits = (logits,) if isinstance(logits, str) else logits
+        shape = ["N", len(self.image.mean), self.image.height, self.image.width]
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(exit_, onnx.TensorProto.FLOAT, ["N", classes]) for exit_ in exits],
+            [
+                *(onnx.numpy_helper.from_array(value, key) for key, value in self.settings.items()),
+                *(reference(key, value) for key, value in self.weights.items()),
+            ],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        model.metadata_props.append(image_property(self.image))
+        return from_proto(model, name, self.weights)
