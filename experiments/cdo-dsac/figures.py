@@ -123,6 +123,7 @@ def line(axes: Any, at: Any, estimates: list[Estimate], scheme: str, unit: float
     name, colour, marker = NAMES[scheme]
     mean, half = (np.array([getattr(one, part) for one in estimates]) / unit for part in ("mean", "half"))
     style: dict[str, Any] = {"lw": 1.8, "zorder": 5} if scheme == PAPERS[0] else {"lw": 1.2}
+    style["ls"] = ":" if scheme.startswith("untrained") else "-"
     axes.errorbar(at, mean, yerr=half, color=colour, marker=marker, ms=4, capsize=2, label=name, **style)
 
 

@@ -52,6 +52,11 @@ def main() -> None:
     finish(chart, "parts")
     heads = ["slots to learn", "of the updater", "mean latency, ms", "to CDO-DSAC, %", "in time, points"]
     print("\n" + table([f"rate {RATE:g}", *heads], [row(results, scheme) for scheme in schemes]))
+    rates = [rate for rate in results.rates if results.has("untrained", rate)]
+    cells = [told(difference(results, "untrained", "latency_s", rate)) for rate in rates]
+    kept = [f"{results.kept_untrained(OURS, rate)}" for rate in rates]
+    rows = [["untrained to CDO-DSAC, %", *cells], ["of ten networks kept untrained", *kept]]
+    print("\n" + table(["arrival rate", *(f"{rate:g}" for rate in rates)], rows))
 
 
 if __name__ == "__main__":
