@@ -21,11 +21,11 @@ from coinfer.options.compile import compile_options
 from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device.accuracy_table import accuracy_for
 from coinfer.runtime.device.device import Device
-from coinfer.runtime.device.message_size import with_messages
 from coinfer.runtime.device.objective import Objective
-from coinfer.runtime.device.planner import feasible_latency_s
+from coinfer.runtime.device.planning.accuracy_table import accuracy_for
+from coinfer.runtime.device.planning.message_size import with_messages
+from coinfer.runtime.device.planning.observation import feasible_latency_s
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.profiling import profile_for

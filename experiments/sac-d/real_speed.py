@@ -19,7 +19,7 @@ from rich.table import Table
 
 from coinfer.profile.measure import this_machine
 from coinfer.runtime.device.objective import Objective
-from coinfer.runtime.device.objective_policy import policy_for
+from coinfer.runtime.device.planning.objective_policy import policy_for
 from coinfer.types import Policy
 
 RATES_BYTE_PER_S = (0.005e6, 0.01e6, 0.02e6, 0.035e6, 0.05e6, 0.07e6, 0.1e6, 0.15e6, 0.2e6, 0.5e6, 1e6, 2e6, 5e6, 10e6)

@@ -24,8 +24,8 @@ from coinfer.records import Record
 from coinfer.resources import TRACES
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.device_planner import Planner
-from coinfer.runtime.device.planner import observe
+from coinfer.runtime.device.planning.observation import observe
+from coinfer.runtime.device.planning.planner import Planner
 from coinfer.traces import TraceError
 from coinfer.types import DEVICE, Hop, Outcome, Route
 

@@ -46,7 +46,7 @@ from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device.device import Device
-from coinfer.runtime.device.planner import least_latency
+from coinfer.runtime.device.planning.observation import least_latency
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.executor import Executor
 from coinfer.types import Hop, OffloadDecision, OffloadObservation, Policy, Route

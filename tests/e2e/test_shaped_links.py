@@ -26,7 +26,7 @@ from coinfer.profile.table import ProfileTable
 from coinfer.resources import TRACES
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.device import Device
-from coinfer.runtime.device.planner import least_latency
+from coinfer.runtime.device.planning.observation import least_latency
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Executor

@@ -52,7 +52,8 @@ from coinfer.rl.algorithms import scorer as scorer_training
 from coinfer.rl.core.training import TrainSettings
 from coinfer.runtime.codec import codec
 from coinfer.runtime.codec.tensors import pack
-from coinfer.runtime.device.planner import least_latency, observe, route_of
+from coinfer.runtime.device.planning.observation import least_latency, observe
+from coinfer.runtime.device.planning.planner import route_of
 from coinfer.runtime.protocol import json_messages, protobuf
 from coinfer.runtime.protocol.messages import Executed, InferReply, InferRequest, LoadReport, from_array
 from coinfer.scenario.compile import open_world

@@ -24,7 +24,7 @@ from coinfer.policies.candidates import choices, predicted_s
 from coinfer.policies.learned import scorer
 from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.runtime.device import estimate as est
-from coinfer.runtime.device import planner
+from coinfer.runtime.device.planning.observation import feasible_latency_s, observe
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
@@ -113,7 +113,7 @@ def test_there_are_queues():
 def test_planner_policies_and_environment_agree(seed: int):
     found = moment(seed)
     seen, k = found.seen, found.task
-    planned_s = planner.feasible_latency_s(as_runtime(seen, k))[0]
+    planned_s = feasible_latency_s(as_runtime(seen, k))[0]
     plain_s = offload_latency_s(as_runtime(seen, k))[0]
     tensors_s = offload_latency_s(seen)[0, k]
     candidates_s = predicted_s(choices(seen), seen.server_backlog_s)[0, k].unflatten(-1, plain_s.shape)
@@ -201,10 +201,10 @@ def test_estimates_of_the_device_predict_what_link_and_server_do(seed: int):
         accuracy=np.ones(2),
         outputs=(("end",),) * 2,
     )
-    seen = planner.observe(options, [server], np.inf, now_s)
+    seen = observe(options, [server], np.inf, now_s)
     own = Sent(now_s + head_s, float(options.upload_bits[0]), float(options.server_s[0, 0]))
     happens_s = last_end_s([*under_way, own], rate_bps) - now_s
-    assert planner.feasible_latency_s(seen)[0, 0, 0] == pytest.approx(happens_s, abs=1e-9)
+    assert feasible_latency_s(seen)[0, 0, 0] == pytest.approx(happens_s, abs=1e-9)
 
 
 def last_end_s(requests: list[Sent], rate_bps: float) -> float:

@@ -9,7 +9,7 @@ from coinfer.evaluate.simulate import known_policies, run
 from coinfer.policies import shipped
 from coinfer.policies.learned import scorer
 from coinfer.policies.onnx import PolicyError, load_policy, shipped_path
-from coinfer.runtime.device.policy_loader import load_policy_for
+from coinfer.runtime.device.planning.policy_loader import load_policy_for
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation
 

@@ -7,7 +7,7 @@ from coinfer.graph.zoo import early_exits, networks
 from coinfer.profile.accuracy import AccuracyError
 from coinfer.profile.dataset import CIFAR_CLASSES, Labelled
 from coinfer.runtime.codec.codec import decode, encode, encode_image
-from coinfer.runtime.device.early_exit import entropy
+from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.measure_accuracy import EVERYBODY, cascade, cascades, measure_accuracy, plan_of, through_codec
 

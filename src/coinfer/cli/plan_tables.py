@@ -13,9 +13,9 @@ from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile import devices
 from coinfer.progress import progress_bar
-from coinfer.runtime.device.accuracy_table import accuracy_for
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.preview import Preview
+from coinfer.runtime.device.planning.accuracy_table import accuracy_for
+from coinfer.runtime.device.planning.preview import Preview
 from coinfer.runtime.profiling import profile_for
 from coinfer.units import MEGA, MILLI, bytes_of_bits
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.options.table import Options
-from coinfer.runtime.device.device_planner import Planner
-from coinfer.runtime.device.objective_policy import policy_for
-from coinfer.runtime.device.planner import least_latency
+from coinfer.runtime.device.planning.objective_policy import policy_for
+from coinfer.runtime.device.planning.observation import least_latency
+from coinfer.runtime.device.planning.planner import Planner
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 PLANNER = "planner"

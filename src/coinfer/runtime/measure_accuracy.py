@@ -17,7 +17,7 @@ from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, 
 from coinfer.profile.dataset import Labelled, misfit
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.codec.codec import decode, encode
-from coinfer.runtime.device.early_exit import entropy
+from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
 from coinfer.units import FLOAT32_BITS

@@ -15,8 +15,8 @@ from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
-from coinfer.runtime.device.device_planner import Plan, Planner
 from coinfer.runtime.device.inputs import read_item
+from coinfer.runtime.device.planning.planner import Plan, Planner
 from coinfer.runtime.device.processor import Processor
 from coinfer.runtime.device.request import DeviceParts, Request
 from coinfer.runtime.device.request_client import RequestClient

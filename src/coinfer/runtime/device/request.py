@@ -11,7 +11,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.physics.compute import transmit_j
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.device_planner import DeviceState, Plan, Planner
+from coinfer.runtime.device.planning.planner import DeviceState, Plan, Planner
 from coinfer.runtime.device.processor import Processor
 from coinfer.runtime.device.request_client import MAX_WAIT_S, Answer, Failure, PendingRequest, RequestClient
 from coinfer.runtime.device.request_message import request_message

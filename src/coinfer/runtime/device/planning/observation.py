@@ -1,4 +1,4 @@
-"""From estimates to a route: the device's decision, in arrays."""
+"""What the planner and policies see of one request, and the latency that is predicted of every choice."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
 from coinfer.runtime.device.estimate import ServerEstimate, link_wait_s, room_now, server_wait_s, service_now_s, usable
-from coinfer.types import DEVICE, Hop, OffloadDecision, OffloadObservation, Policy, Route
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 
 def observe(
@@ -24,8 +24,19 @@ def observe(
     device_power_w: float = 0.0,
     energy_j: float = math.inf,
 ) -> OffloadObservation:
-    """One task (K = 1) as a policy sees it. A server's round trip and its known service times are in `option_server_s`;
-    one that may not be asked has no room."""
+    """Return one task (K = 1) as a policy sees it.
+
+    A server's round trip and its known service times are in `option_server_s`; one that may not be asked has no room.
+
+    Args:
+        options: O of them.
+        servers: what is believed of each.
+        now_s: on the clock of these estimates.
+        device_scale: how many times slower the device is than the profiled machine.
+        device_backlog_s: work that waits on its processor.
+        device_power_w: of the device while it computes.
+        energy_j: that the request may take of the device.
+    """
     count, n = len(options.bits), len(servers)
     device_s = options.device_s * device_scale
     server_s = np.empty((count, n))
@@ -52,14 +63,14 @@ def observe(
 
 
 def with_raw_input(observation: OffloadObservation, options: Options, graph: ModelGraph) -> OffloadObservation:
-    """The observation of a request whose input is no picture: it is sent exactly as it is."""
+    """Return the observation of a request whose input is no picture: it is sent exactly as it is."""
     raw_bits = sum(graph.tensors[name].size_bits for name in graph.inputs)
     sends_input = np.array([cut == graph.inputs for cut in options.cuts])
     return observation._replace(option_upload_bits=np.where(sends_input, raw_bits, observation.option_upload_bits))
 
 
 def least_latency(observation: OffloadObservation) -> OffloadDecision:
-    """The policy that a user would pick first: per task the option and server of least predicted latency."""
+    """Decide as a user would first: per task the option and server of least predicted latency."""
     latency_s = feasible_latency_s(observation)
     tasks, _, servers = latency_s.shape
     flat = latency_s.reshape(tasks, -1)
@@ -70,8 +81,10 @@ def least_latency(observation: OffloadObservation) -> OffloadDecision:
 
 
 def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
-    """Predicted latency [K, O, N + 1], infinite where the option is absent or the server has no room; the last column
-    holds what stays on the device."""
+    """Predict the latency [K, O, N + 1]; it is infinite if the option is absent or the server has no room.
+
+    The last column is for what stays on the device.
+    """
     n = observation.uplink_bps.shape[-1]
     local_s = observation.device_backlog_s[:, None] + observation.option_device_s
     stays = observation.option_upload_bits == 0
@@ -81,32 +94,3 @@ def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
         usable_option = (observation.option_mask & ~stays)[..., None] & (observation.server_room > 0)
         latency_s[..., :n] = np.where(usable_option, offload_latency_s(observation), np.inf)
     return latency_s
-
-
-def decide(
-    policy: Policy, observation: OffloadObservation, otherwise: Policy = least_latency
-) -> tuple[int, int, float]:
-    """Option, server and predicted latency of one task. A policy that raises or chooses what cannot be done is replaced
-    by `otherwise`: inference never fails for a policy."""
-    try:
-        chosen = _chosen(policy, observation)
-    except Exception:
-        chosen = _chosen(otherwise, observation)
-    return chosen if math.isfinite(chosen[2]) else _chosen(otherwise, observation)
-
-
-def _chosen(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
-    decision = policy(observation)
-    option, server = int(decision.option[0]), int(decision.server[0])
-    if observation.option_upload_bits[0, option] == 0:
-        server = DEVICE  # whatever a policy says of the server of what is not sent
-    return option, server, float(feasible_latency_s(observation)[0, option, server])
-
-
-def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:
-    """The route that a decision stands for; `names[server]` is the server's address."""
-    outputs, exit_ = options.outputs[option], int(options.exit[option])
-    if server == DEVICE:
-        return Route((Hop("device", outputs, 32),), exit_, deadline_s)
-    first = Hop("device", options.cuts[option], int(options.bits[option]))
-    return Route((first, Hop(names[server], outputs, 32)), exit_, deadline_s)

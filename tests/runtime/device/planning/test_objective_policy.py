@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.device.test_planner import NOW_S, plain_latency_s, up
+from tests.runtime.device.planning.test_observation import NOW_S, plain_latency_s, up
 from tests.tables import analytic_table, made_up_accuracy
 
 from coinfer.graph.zoo import early_exits
 from coinfer.options.compile import compile_options
 from coinfer.options.prune import SPEED_RATIOS, Rule, prune
 from coinfer.options.table import Options
-from coinfer.runtime.device import planner
 from coinfer.runtime.device.objective import GOALS, LIMITS, Objective, ObjectiveError
-from coinfer.runtime.device.objective_policy import choose, policy_for
+from coinfer.runtime.device.planning.objective_policy import choose, policy_for
+from coinfer.runtime.device.planning.observation import least_latency, observe
 from coinfer.types import DEVICE, OffloadObservation
 
 GRAPH = early_exits.build("alexnet-cifar-exits")
@@ -65,7 +65,7 @@ def draw_servers(rng: np.random.Generator):
 
 
 def seen(options: Options, objective: Objective, deadline_s: float, servers, scale: float = 1.0) -> OffloadObservation:
-    return planner.observe(
+    return observe(
         options,
         servers,
         deadline_s,
@@ -193,11 +193,11 @@ def test_pruning_a_real_network_with_exits(energy_counts: bool):
 
 
 def test_a_plain_objective_is_least_latency():
-    assert policy_for(Objective()) is planner.least_latency
+    assert policy_for(Objective()) is least_latency
     rng = np.random.default_rng(3)
     for _ in range(20):
         observation = seen(random_options(rng, 2, 4), Objective(), 0.3, draw_servers(rng))
-        ours, plain = choose(Objective(), observation), planner.least_latency(observation)
+        ours, plain = choose(Objective(), observation), least_latency(observation)
         assert (ours.option, ours.server) == (plain.option, plain.server)
 
 

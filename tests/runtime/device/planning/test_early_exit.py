@@ -13,12 +13,12 @@ from coinfer.graph.zoo import early_exits, networks
 from coinfer.options.compile import compile_options
 from coinfer.profile.accuracy import AccuracyError, AccuracyTable, CascadePoint
 from coinfer.runtime.codec.tensors import pack, unpack
-from coinfer.runtime.device import early_exit
 from coinfer.runtime.device.config import DeviceError
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.objective import Objective
-from coinfer.runtime.device.objective_policy import policy_for
-from coinfer.runtime.device.planner import feasible_latency_s
+from coinfer.runtime.device.planning import early_exit
+from coinfer.runtime.device.planning.objective_policy import policy_for
+from coinfer.runtime.device.planning.observation import feasible_latency_s
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import preprocess
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.device.test_objective import draw_objective, random_options
-from tests.runtime.device.test_planner import random_options as plain_options
+from tests.runtime.device.planning.test_objective_policy import draw_objective, random_options
+from tests.runtime.device.planning.test_observation import random_options as plain_options
 
 from coinfer.partition.hull import Hull
 from coinfer.runtime.device.objective import Objective
-from coinfer.runtime.device.preview import Preview
+from coinfer.runtime.device.planning.preview import Preview
 
 
 @settings(deadline=None, max_examples=30)

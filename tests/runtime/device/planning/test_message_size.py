@@ -1,12 +1,12 @@
 """What messages weigh is what is sent."""
 
 import numpy as np
+from tests.runtime.device.planning.test_early_exit import GRAPH, device, node
 from tests.runtime.device.test_device import PICTURES
-from tests.runtime.device.test_early_exit import GRAPH, device, node
 from tests.tables import analytic_table
 
 from coinfer.options.compile import compile_options
-from coinfer.runtime.device.message_size import message_bits, with_messages
+from coinfer.runtime.device.planning.message_size import message_bits, with_messages
 from coinfer.runtime.protocol.messages import InferReply, InferRequest
 from coinfer.runtime.protocol.protobuf import reply_bits
 from coinfer.types import OffloadDecision

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tests.runtime.device.test_planner import NOW_S
+from tests.runtime.device.planning.test_observation import NOW_S
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.device_planner import DeviceState, Plan, Planner
+from coinfer.runtime.device.planning.planner import DeviceState, Plan, Planner
 from coinfer.types import DEVICE, OffloadDecision
 
 GRAPH = networks.build("alexnet-cifar")

@@ -7,7 +7,7 @@ import numpy as np
 from coinfer.physics.compute import transmit_j
 from coinfer.physics.radio import upload_s
 from coinfer.runtime.device.objective import Objective
-from coinfer.runtime.device.planner import feasible_latency_s, least_latency
+from coinfer.runtime.device.planning.observation import feasible_latency_s, least_latency
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 

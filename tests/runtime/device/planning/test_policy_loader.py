@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.runtime.device.planning.test_early_exit import ACCURACY, GRAPH, TABLE, device, node, whole
 from tests.runtime.device.test_device import PICTURES
-from tests.runtime.device.test_early_exit import ACCURACY, GRAPH, TABLE, device, node, whole
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.options.table import Options
 from coinfer.runtime.device import estimate as est
-from coinfer.runtime.device import planner
+from coinfer.runtime.device.planning.observation import least_latency, observe
+from coinfer.runtime.device.planning.planner import route_of
 from coinfer.types import DEVICE, OffloadObservation
 
 NOW_S = 100.0
@@ -57,8 +58,8 @@ def test_least_latency_is_the_best_of_all_options_and_servers(seed: int, servers
         up(10 ** rng.uniform(5, 9), rng.uniform(0.1, 5), rng.uniform(0, 0.5), float(rng.integers(0, 3)))
         for _ in range(servers)
     ]
-    observation = planner.observe(options, known, math.inf, NOW_S, device_scale=device_scale, device_backlog_s=0.01)
-    decision = planner.least_latency(observation)
+    observation = observe(options, known, math.inf, NOW_S, device_scale=device_scale, device_backlog_s=0.01)
+    decision = least_latency(observation)
     option, server = int(decision.option[0]), int(decision.server[0])
     best = min(
         [plain_latency_s(observation, len(options.bits) - 1, DEVICE)]
@@ -95,35 +96,35 @@ def test_pruning_loses_nothing_at_any_rate_and_speed(seed: int):
 def test_what_is_under_way_to_one_server_does_not_hold_up_the_other():
     options = random_options(np.random.default_rng(3), 4)
     busy = est.after_send(up(1e7, 0.5), 2e7, 0.1, NOW_S)
-    seen = planner.observe(options, [busy, up(1e7, 0.5)], math.inf, NOW_S)
+    seen = observe(options, [busy, up(1e7, 0.5)], math.inf, NOW_S)
     assert seen.uplink_backlog_s.tolist() == [[pytest.approx(2.0), 0.0]]
     assert seen.server_backlog_s.tolist() == [pytest.approx(2.1), 0.0]
-    assert planner.least_latency(seen).server[0] == 1
+    assert least_latency(seen).server[0] == 1
 
 
 def test_servers_that_are_down_or_full_are_not_chosen():
     options = random_options(np.random.default_rng(0), 4)
     fast, slow = up(1e9, 0.01), up(1e9, 0.5)
-    assert planner.least_latency(planner.observe(options, [slow, fast], 1.0, NOW_S)).server[0] == 1
+    assert least_latency(observe(options, [slow, fast], 1.0, NOW_S)).server[0] == 1
     down = est.after_failure(est.after_failure(fast, NOW_S), NOW_S)
-    assert planner.least_latency(planner.observe(options, [slow, down], 1.0, NOW_S)).server[0] == 0
+    assert least_latency(observe(options, [slow, down], 1.0, NOW_S)).server[0] == 0
     full = est.after_refusal(fast, 5.0, NOW_S)
-    assert planner.least_latency(planner.observe(options, [slow, full], 1.0, NOW_S)).server[0] == 0
-    assert planner.least_latency(planner.observe(options, [down, full], 1.0, NOW_S)).server[0] == DEVICE
+    assert least_latency(observe(options, [slow, full], 1.0, NOW_S)).server[0] == 0
+    assert least_latency(observe(options, [down, full], 1.0, NOW_S)).server[0] == DEVICE
 
 
 def test_a_measured_service_time_replaces_the_scaled_profile():
     options = random_options(np.random.default_rng(1), 4)
     server = est.after_service(up(1e9, 1.0), options.pieces[0], 0.123, 0.5, NOW_S)
-    observation = planner.observe(options, [server], math.inf, NOW_S)
+    observation = observe(options, [server], math.inf, NOW_S)
     same = [i for i, cut in enumerate(options.cuts) if cut == options.cuts[0]]
     assert observation.option_server_s[0, same, 0] == pytest.approx(0.123 + 0.001)
 
 
 def test_routes_say_what_each_node_does():
     options = random_options(np.random.default_rng(2), 2)
-    route = planner.route_of(options, 2, 1, ["a:1", "b:2"], 0.5)
+    route = route_of(options, 2, 1, ["a:1", "b:2"], 0.5)
     assert [(hop.node, hop.cut, hop.bits) for hop in route.hops] == [("device", ("t0",), 8), ("b:2", ("out",), 32)]
     assert route.deadline_s == 0.5
-    local = planner.route_of(options, 6, DEVICE, ["a:1", "b:2"], 0.5)
+    local = route_of(options, 6, DEVICE, ["a:1", "b:2"], 0.5)
     assert [hop.node for hop in local.hops] == ["device"]

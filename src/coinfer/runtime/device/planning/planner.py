@@ -15,15 +15,16 @@ from coinfer.options.table import Names, Options, Piece
 from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileTable
-from coinfer.runtime.device import planner
-from coinfer.runtime.device.accuracy_table import accuracy_for
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.early_exit import ExitCascade, measured_point, thresholds_for
 from coinfer.runtime.device.estimate import ServerEstimate
-from coinfer.runtime.device.message_size import with_messages
-from coinfer.runtime.device.objective_policy import policy_for
-from coinfer.runtime.device.policy_loader import load_policy_for
-from coinfer.types import DEVICE, OffloadObservation, Policy, Route
+from coinfer.runtime.device.planning.accuracy_table import accuracy_for
+from coinfer.runtime.device.planning.early_exit import ExitCascade, measured_point, thresholds_for
+from coinfer.runtime.device.planning.message_size import with_messages
+from coinfer.runtime.device.planning.objective_policy import policy_for
+from coinfer.runtime.device.planning.observation import feasible_latency_s, observe, with_raw_input
+from coinfer.runtime.device.planning.policy_loader import load_policy_for
+from coinfer.types import DEVICE, Hop, OffloadObservation, Policy, Route
+from coinfer.units import FLOAT32_BITS
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class Planner:
             raw_input: the request's input is no picture.
             early_exit: the request may be answered at an exit before its cut.
         """
-        observation = planner.observe(
+        observation = observe(
             self.options if early_exit and self.exits_early else self._plain_options,
             state.servers,
             deadline_s,
@@ -139,7 +140,7 @@ class Planner:
             device_power_w=self.objective.power_w,
             energy_j=self.objective.energy_j,
         )
-        return planner.with_raw_input(observation, self.options, self.graph) if raw_input else observation
+        return with_raw_input(observation, self.options, self.graph) if raw_input else observation
 
     def plan(
         self,
@@ -159,7 +160,7 @@ class Planner:
         fallback = self.objective_policy if early_exit else policy_for(self.objective)
         configured = fallback if self.policy is self.objective_policy else self.policy
         option, server, predicted_s = self._decide(self._fit(policy or configured), observation, fallback)
-        route = planner.route_of(self.options, option, server, self.servers, deadline_s)
+        route = route_of(self.options, option, server, self.servers, deadline_s)
         return Plan(observation, option, server, predicted_s, route, raw_input, early_exit and self.exits_early)
 
     def given(self, route: Route, state: DeviceState, *, raw_input: bool) -> Plan:
@@ -184,7 +185,7 @@ class Planner:
             device_backlog_s=np.zeros_like(observation.device_backlog_s),
             option_device_s=np.zeros_like(observation.option_device_s),
         )
-        latency_s = planner.feasible_latency_s(behind_head)[0, plan.option, :-1]
+        latency_s = feasible_latency_s(behind_head)[0, plan.option, :-1]
         best = int(np.argmin(latency_s))
         return best if latency_s[best] < self.tail_on_device_s(plan.piece, state) else DEVICE
 
@@ -265,4 +266,19 @@ def _choice(policy: Policy, observation: OffloadObservation) -> tuple[int, int, 
     option, server = int(decision.option[0]), int(decision.server[0])
     if observation.option_upload_bits[0, option] == 0:
         server = DEVICE  # whatever a policy says of the server of what is not sent
-    return option, server, float(planner.feasible_latency_s(observation)[0, option, server])
+    return option, server, float(feasible_latency_s(observation)[0, option, server])
+
+
+def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:
+    """Return the route that a decision stands for.
+
+    Args:
+        option: index into `options`.
+        server: index into `names`, or `DEVICE`.
+        names: addresses of the servers.
+    """
+    outputs, exit_ = options.outputs[option], int(options.exit[option])
+    if server == DEVICE:
+        return Route((Hop("device", outputs, FLOAT32_BITS),), exit_, deadline_s)
+    first = Hop("device", options.cuts[option], int(options.bits[option]))
+    return Route((first, Hop(names[server], outputs, FLOAT32_BITS)), exit_, deadline_s)

@@ -9,8 +9,8 @@ import numpy as np
 from coinfer.options.table import Options
 from coinfer.partition.hull import Hull
 from coinfer.runtime.device.objective import Limit, Objective
-from coinfer.runtime.device.objective_policy import choose, device_energy_j
-from coinfer.runtime.device.planner import feasible_latency_s
+from coinfer.runtime.device.planning.objective_policy import choose, device_energy_j
+from coinfer.runtime.device.planning.observation import feasible_latency_s
 from coinfer.types import OffloadObservation
 
 RATES_BPS = np.geomspace(1e3, 1e11, 2000)
