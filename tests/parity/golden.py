@@ -55,7 +55,7 @@ from coinfer.runtime.codec.tensors import pack
 from coinfer.runtime.device.planning.observation import least_latency, observe
 from coinfer.runtime.device.planning.planner import route_of
 from coinfer.runtime.protocol import json_messages, protobuf
-from coinfer.runtime.protocol.messages import Executed, InferReply, InferRequest, LoadReport, from_array
+from coinfer.runtime.protocol.messages import ExecutedHop, InferReply, InferRequest, LoadReport, from_array
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.load import PRESETS, parse_changes
 from coinfer.types import Hop, OffloadObservation, Outcome, Route
@@ -305,7 +305,7 @@ def messages() -> Any:
     for bits in (None, 32, 16, 12, 8, 4):
         tensors = (pack("a/b.0", numbers_to_send(2, 3, 4), bits), from_array("n", np.arange(3, dtype=np.int64)))
         request = InferRequest("nin", tensors, ("pool1",), "7", "1", "f" * 64, 0.25, hops, bits, warm=bits is None)
-        executed = (Executed("e:1", ("a",), 0.5, 0.25),)
+        executed = (ExecutedHop("e:1", ("a",), 0.5, 0.25),)
         reply = InferReply("nin", tensors, "7", "1", 0.125, 0.25, 0.5, 1.0, LoadReport(0.5, 3, 4), executed)
         for name, kind, message in (
             ("request", service_pb2.ModelInferRequest, protobuf.request_bytes(request)),

@@ -17,7 +17,7 @@ from coinfer.runtime.codec import codec
 from coinfer.runtime.codec.codec import (
     CodecError,
     PayloadTooLarge,
-    compresses,
+    compression_pays,
     decode,
     encode,
     encode_image,
@@ -177,7 +177,7 @@ def test_lossless_pays_exactly_where_it_is_sooner(raw_bytes, ratio, speed, rate_
     plain_s = raw_bytes * 8 / rate_bps
     packed_s = raw_bytes * ratio * 8 / rate_bps + raw_bytes / speed + raw_bytes / (speed * codec.ZSTD_DECODE_SPEEDUP)
     if not math.isclose(plain_s, packed_s, rel_tol=1e-9):
-        assert compresses(raw_bytes, ratio, speed, rate_bps) == (packed_s < plain_s)
+        assert compression_pays(raw_bytes, ratio, speed, rate_bps) == (packed_s < plain_s)
 
 
 def test_lossless_serves_slow_links_only():
@@ -344,7 +344,7 @@ def test_bombs_are_refused_before_they_are_unpacked(monkeypatch):
         patched(PICTURE, DIMS, "4I", 1, 3, 60000, 60000),
         patched(PHOTO, DIMS, "4I", 1, 3, 60000, 60000),
     ]
-    monkeypatch.setattr(codec, "_expand", lambda *_: pytest.fail("was unpacked"))
+    monkeypatch.setattr(codec, "_decompress", lambda *_: pytest.fail("was unpacked"))
     monkeypatch.setattr(codec, "_jpeg_pixels", lambda *_: pytest.fail("was unpacked"))
     for bomb in bombs:
         with pytest.raises(PayloadTooLarge, match="67108864 are allowed"):

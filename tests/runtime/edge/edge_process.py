@@ -12,7 +12,7 @@ import numpy as np
 
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.http_server import HttpFront
-from coinfer.runtime.edge.served_model import Served, Signature
+from coinfer.runtime.edge.served_model import ServedModel, Signature
 
 PROGRAM = "import sys; from coinfer.runtime.edge.server import *; sys.exit(run_edge(EdgeSettings({settings})))"
 READY = re.compile(r"coinfer edge ready grpc=(\S+)(?: http=(\S+))? models=")
@@ -117,7 +117,7 @@ class Sleeper:
 
     def served(self, name="sleeper"):
         signature = (Signature("seconds", "FP32", (1,)),)
-        return Served(name, "", signature, signature, "test", self)
+        return ServedModel(name, "", signature, signature, "test", self)
 
 
 def seconds(value):

@@ -13,7 +13,7 @@ from tests.runtime.edge.edge_process import edge_thread
 from tritonclient.utils import InferenceServerException
 
 from coinfer.graph.open_model import open_model
-from coinfer.runtime.edge.served_model import Served, Signature, serve_graph
+from coinfer.runtime.edge.served_model import ServedModel, Signature, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, InputError
 
@@ -54,7 +54,7 @@ def words(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def edge(words):
     count, ones = Signature("count", "INT64", (1,)), Signature("ones", "FP32", (-1,))
-    served = [serve_graph(words, Executor(words)), Served("ones", "", (count,), (ones,), "test", Ones())]
+    served = [serve_graph(words, Executor(words)), ServedModel("ones", "", (count,), (ones,), "test", Ones())]
     with edge_thread(lambda: EdgeService(served, limit_bytes=LIMIT_BYTES)) as edge:
         yield edge
 

@@ -213,7 +213,7 @@ def test_closing_between_two_jobs_leaves_no_caller_without_an_answer(monkeypatch
 
     async def run():
         scheduler = Scheduler(1, 4, CLOCK)
-        follow = scheduler._follow
+        follow = scheduler._advance
 
         def close_after(event):
             found = follow(event)
@@ -221,7 +221,7 @@ def test_closing_between_two_jobs_leaves_no_caller_without_an_answer(monkeypatch
                 scheduler.close()
             return found
 
-        monkeypatch.setattr(scheduler, "_follow", close_after)
+        monkeypatch.setattr(scheduler, "_advance", close_after)
         jobs = (scheduler.run("k", math.inf, lambda abort, name=name: ran.append(name) or name) for name in "abc")
         return await asyncio.gather(*jobs, return_exceptions=True)
 
@@ -238,7 +238,7 @@ def test_what_is_planned_or_comes_when_all_is_closed_is_refused():
         running = [asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60))) for _ in range(2)]
         waiting = [asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60))) for _ in range(2)]
         await asyncio.sleep(0)
-        (planned, *_), _ = scheduler._follow(Ended(0, CLOCK.now_s(), True))
+        (planned, *_), _ = scheduler._advance(Ended(0, CLOCK.now_s(), True))
         scheduler.close()
         scheduler._start(planned, asyncio.get_running_loop())
         late = scheduler.run("k", math.inf, sleep(60))

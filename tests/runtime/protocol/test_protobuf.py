@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 from coinfer.runtime.protocol import protobuf, protobuf_framing
 from coinfer.runtime.protocol.messages import (
     DTYPES,
-    Executed,
+    ExecutedHop,
     InferReply,
     InferRequest,
     LoadReport,
@@ -68,7 +68,7 @@ replies = st.builds(
     forward_s=seconds,
     load=st.none() | st.builds(LoadReport, seconds, st.integers(0, 99), st.integers(0, 99)),
     executed=st.lists(
-        st.builds(Executed, names, st.lists(names, max_size=2).map(tuple), seconds, seconds), max_size=3
+        st.builds(ExecutedHop, names, st.lists(names, max_size=2).map(tuple), seconds, seconds), max_size=3
     ).map(tuple),
 )
 

@@ -97,10 +97,10 @@ def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
     scale = packing.scale_of(x, bits) if quantisable else None
     if scale is None:
         body = x.reshape(-1).view(np.uint8)
-        return _seal(RAW, x.dtype, x.dtype.itemsize * BITS_PER_BYTE, x.shape, (), body, rate_bps)
+        return _build_payload(RAW, x.dtype, x.dtype.itemsize * BITS_PER_BYTE, x.shape, (), body, rate_bps)
     body = np.empty(packing.packed_bytes(x.size, bits), np.uint8)
     packing.quantise(x.reshape(-1), bits, scale, body)
-    return _seal(MINMAX, x.dtype, bits, x.shape, (scale,), body, rate_bps)
+    return _build_payload(MINMAX, x.dtype, bits, x.shape, (scale,), body, rate_bps)
 
 
 def encode_image(
@@ -125,12 +125,14 @@ def encode_image(
     scales = tuple(zip(image.mean, image.std, strict=True))
     shape = (1, 3, image.height, image.width)
     if jpeg_quality is None:
-        return _seal(PIXELS, np.dtype("<f4"), 8, shape, scales, np.ascontiguousarray(pixels).reshape(-1), rate_bps)
+        return _build_payload(
+            PIXELS, np.dtype("<f4"), 8, shape, scales, np.ascontiguousarray(pixels).reshape(-1), rate_bps
+        )
     if not 1 <= jpeg_quality <= 95:
         raise CodecError(f"JPEG quality {jpeg_quality} is not between 1 and 95")
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=jpeg_quality)
-    return _seal(JPEG, np.dtype("<f4"), 8, shape, scales, np.frombuffer(file.getvalue(), np.uint8), math.inf)
+    return _build_payload(JPEG, np.dtype("<f4"), 8, shape, scales, np.frombuffer(file.getvalue(), np.uint8), math.inf)
 
 
 def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
@@ -140,13 +142,13 @@ def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
         PayloadTooLarge: before anything larger than `limit_bytes` is allocated.
         CodecError: where it is damaged or was never one.
     """
-    header, body = _open(memoryview(payload).cast("B"))
+    header, body = _parse(memoryview(payload).cast("B"))
     size_bytes = math.prod(max(side, 1) for side in header.shape) * header.dtype.itemsize
     if size_bytes > limit_bytes:
         raise PayloadTooLarge(f"payload decodes to {size_bytes} bytes, at most {limit_bytes} are allowed")
     if header.kind == JPEG:
         return normalise(_jpeg_pixels(body, header), *zip(*header.scales, strict=True))
-    raw = _expand(body, header) if header.lossless else body
+    raw = _decompress(body, header) if header.lossless else body
     if len(raw) != _raw_bytes(header):
         raise CodecError(f"payload of shape {list(header.shape)} holds {len(raw)} bytes, expected {_raw_bytes(header)}")
     values = np.frombuffer(raw, np.uint8)
@@ -164,10 +166,10 @@ def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
 
 def read_header(payload: bytes) -> Header:
     """What a payload holds, checksum and consistency verified, without decoding it."""
-    return _open(memoryview(payload).cast("B"))[0]
+    return _parse(memoryview(payload).cast("B"))[0]
 
 
-def compresses(raw_bytes: float, ratio: float, speed_bytes_per_s: float, rate_bps: float) -> bool:
+def compression_pays(raw_bytes: float, ratio: float, speed_bytes_per_s: float, rate_bps: float) -> bool:
     """Whether the lossless stage shortens a transfer: what it saves on the link outweighs doing and undoing it.
 
     Args:
@@ -194,7 +196,7 @@ class _Zstd(threading.local):
 _zstd = _Zstd()
 
 
-def _seal(
+def _build_payload(
     kind: int,
     dtype: np.dtype,
     bits: int,
@@ -204,7 +206,7 @@ def _seal(
     rate_bps: float,
 ) -> bytes:
     """Puts header, checksum and body together."""
-    body, lossless = _shrink(raw.data, rate_bps)
+    body, lossless = _compress(raw.data, rate_bps)
     rest = struct.pack(f"<{len(shape)}I{2 * len(scales)}d", *shape, *(value for pair in scales for value in pair))
     fields = (VERSION, kind, DTYPES.index(dtype), bits, len(shape), len(scales), lossless, 0, len(body))
     head = (_FIXED.pack(MAGIC, 0, *fields) + rest).ljust(_header_bytes(len(shape), len(scales)), b"\0")
@@ -213,7 +215,7 @@ def _seal(
     return b"".join((MAGIC, struct.pack("<Q", digest.intdigest()), head[_CHECKED_FROM:], body))
 
 
-def _shrink(raw: memoryview, rate_bps: float) -> tuple[memoryview | bytes, bool]:
+def _compress(raw: memoryview, rate_bps: float) -> tuple[memoryview | bytes, bool]:
     """The body after the lossless stage, and whether that was worth using."""
     if not rate_bps >= 0:
         raise CodecError(f"link rate {rate_bps} is no rate; expected bits per second, at least 0")
@@ -224,7 +226,7 @@ def _shrink(raw: memoryview, rate_bps: float) -> tuple[memoryview | bytes, bool]
     packed = _zstd.compressor.compress(sample)
     speed = len(sample) / max(time.perf_counter() - began_s, 1e-9)
     ratio = len(packed) / len(sample)
-    if rate_bps > 0 and not compresses(len(raw), ratio, speed, rate_bps):
+    if rate_bps > 0 and not compression_pays(len(raw), ratio, speed, rate_bps):
         return raw, False
     if sample is not raw:
         packed = _zstd.compressor.compress(raw)
@@ -244,7 +246,7 @@ def _header_bytes(dims: int, scales: int) -> int:
     return -(-used // _ALIGN) * _ALIGN
 
 
-def _open(payload: memoryview) -> tuple[Header, memoryview]:
+def _parse(payload: memoryview) -> tuple[Header, memoryview]:
     """Header and body of a whole, undamaged and consistent payload."""
     if len(payload) < _FIXED.size:
         raise CodecError(f"payload is truncated: {len(payload)} bytes, expected at least {_FIXED.size}")
@@ -298,7 +300,7 @@ def _raw_bytes(header: Header) -> int:
     return packing.packed_bytes(header.elements, header.bits)
 
 
-def _expand(body: memoryview, header: Header) -> bytes:
+def _decompress(body: memoryview, header: Header) -> bytes:
     """Undoes the lossless stage; the frame must announce the exact size before anything is allocated."""
     expected = _raw_bytes(header)
     try:

@@ -6,7 +6,14 @@ from typing import cast
 import numpy as np
 
 from coinfer.runtime.codec import codec
-from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES, WireError, WireTensor, from_array, invalid, to_array
+from coinfer.runtime.protocol.messages import (
+    DEFAULT_LIMIT_BYTES,
+    WireError,
+    WireTensor,
+    bad_request,
+    from_array,
+    to_array,
+)
 
 
 def pack(name: str, array: np.ndarray, bits: int | None, rate_bps: float = math.inf) -> WireTensor:
@@ -27,7 +34,7 @@ def unpack(tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> np.nda
     if not tensor.codec:
         return array
     if array.dtype != np.uint8 or array.ndim != 1:
-        raise invalid(f"input {tensor.name!r}: a codec payload travels as UINT8 of one dimension")
+        raise bad_request(f"input {tensor.name!r}: a codec payload travels as UINT8 of one dimension")
     try:
         return codec.decode(cast(bytes, tensor.data), limit_bytes=limit_bytes)
     except codec.PayloadTooLarge as error:

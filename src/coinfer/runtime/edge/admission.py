@@ -47,7 +47,7 @@ class Running(NamedTuple):
     """Its caller gave up; the worker stays taken until the operation at hand ends."""
 
 
-class Service(NamedTuple):
+class ServiceTimes(NamedTuple):
     """Measured service times of a kind."""
 
     recent_s: tuple[float, ...]
@@ -83,7 +83,7 @@ class NodeState:
     arriving: tuple[Job, ...] = ()
     waiting: tuple[Job, ...] = ()
     running: tuple[Running, ...] = ()
-    service: Mapping[Hashable, Service] = field(default_factory=dict[Hashable, Service])
+    service: Mapping[Hashable, ServiceTimes] = field(default_factory=dict[Hashable, ServiceTimes])
     counts: Counts = field(default_factory=Counts)
     draining: bool = False
 
@@ -264,14 +264,14 @@ def _end(state: NodeState, event: Ended) -> NodeState:
 
 
 def _learn(
-    service: Mapping[Hashable, Service], kind: Hashable, service_s: float, now_s: float
-) -> Mapping[Hashable, Service]:
+    service: Mapping[Hashable, ServiceTimes], kind: Hashable, service_s: float, now_s: float
+) -> Mapping[Hashable, ServiceTimes]:
     kept = dict(service)
     old = kept.pop(kind, None)
     if old is None and len(kept) >= MAX_KINDS:
         del kept[min(kept, key=lambda k: kept[k].measured_s)]
     recent_s = (*(old.recent_s if old else ()), service_s)[-RECENT:]
-    return kept | {kind: Service(recent_s, now_s)}
+    return kept | {kind: ServiceTimes(recent_s, now_s)}
 
 
 def _queued(state: NodeState, id: int) -> bool:

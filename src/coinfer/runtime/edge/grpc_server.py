@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coinfer.addresses import Address
 from coinfer.runtime.edge import metadata
-from coinfer.runtime.edge.served_model import Served
+from coinfer.runtime.edge.served_model import ServedModel
 from coinfer.runtime.edge.service import EdgeService, PortError
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferReply, WireError, check_size
@@ -67,13 +67,13 @@ class Handlers(grpc.GenericRpcHandler):
             try:
                 reply = await method(message)
             except WireError as error:
-                metrics.answered("grpc", error.code, len(message))
+                metrics.count_answer("grpc", error.code, len(message))
                 await context.abort(getattr(grpc.StatusCode, error.code), error.message, trailers(error))
                 raise
             except asyncio.CancelledError:
-                metrics.answered("grpc", "CANCELLED", len(message))
+                metrics.count_answer("grpc", "CANCELLED", len(message))
                 raise
-            metrics.answered("grpc", "OK", len(message), len(reply))
+            metrics.count_answer("grpc", "OK", len(message), len(reply))
             return reply
 
         return call
@@ -97,9 +97,9 @@ class Handlers(grpc.GenericRpcHandler):
                 reply = stream_reply(await self._service.infer(request, self._encode))
             except WireError as error:
                 reply = stream_error(id, f"[{error.code}] {error.message}")
-                self._service.metrics.answered("grpc_stream", error.code, len(message))
+                self._service.metrics.count_answer("grpc_stream", error.code, len(message))
             else:
-                self._service.metrics.answered("grpc_stream", "OK", len(message), len(reply))
+                self._service.metrics.count_answer("grpc_stream", "OK", len(message), len(reply))
             yield reply
 
     async def _live(self, message: bytes) -> bytes:
@@ -125,7 +125,7 @@ class Handlers(grpc.GenericRpcHandler):
         name, version = requested_model(message)
         return message_bytes("ModelStatisticsResponse", metadata.statistics(self._service.stats(name, version)))
 
-    def _find(self, message: bytes) -> Served:
+    def _find(self, message: bytes) -> ServedModel:
         return self._service.find(*requested_model(message))
 
 
@@ -148,7 +148,7 @@ class GrpcFront:
         servicer = cast(Any, health).aio.HealthServicer()
         cast(Any, health_pb2_grpc).add_HealthServicer_to_server(servicer, self._server)
         self._health: HealthServicer = servicer
-        self._names = ("", SERVICE, *service.served)
+        self._names = ("", SERVICE, *service.models)
         try:
             self.port = self._server.add_insecure_port(str(Address(host, port)))
             """The port that it got; 0 was any."""

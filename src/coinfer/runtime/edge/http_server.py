@@ -16,10 +16,9 @@ from starlette.responses import Response
 
 from coinfer.runtime.edge import metadata
 from coinfer.runtime.edge.metrics import Exposition
-from coinfer.runtime.edge.served_model import Served
 from coinfer.runtime.edge.service import EdgeService, PortError
 from coinfer.runtime.protocol import json_messages
-from coinfer.runtime.protocol.messages import Code, InferReply, WireError, check_size, invalid
+from coinfer.runtime.protocol.messages import Code, InferReply, WireError, bad_request, check_size
 from coinfer.units import MIB
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -49,12 +48,23 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(service: EdgeService) -> Starlette:
-    """The application; it holds no state of its own."""
+    """Return the application; it holds no state of its own."""
     app = Starlette()
-    exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
+    for path, handler in _get_handlers(service).items():
+        app.add_route(path, _guarded(service, handler), methods=["GET"])
 
-    def found(request: Request) -> Served:
-        return service.find(*_named(request))
+    async def infer(request: Request) -> Response:
+        return await _infer(service, request)
+
+    for prefix in (_MODEL, _VERSIONED):
+        app.add_route(f"{prefix}/infer", _guarded(service, infer), methods=["POST"])
+    app.add_exception_handler(HTTPException, _unknown_path)
+    return app
+
+
+def _get_handlers(service: EdgeService) -> dict[str, Handler]:
+    """What answers each path but the inferences."""
+    exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
 
     async def ready(request: Request) -> Response:
         return Response(status_code=200 if service.is_ready else 503)
@@ -66,56 +76,50 @@ def make_app(service: EdgeService) -> Starlette:
         return _json(metadata.server_metadata())
 
     async def model_ready(request: Request) -> Response:
-        found(request)
+        service.find(*_model_of(request))
         return await ready(request)
 
     async def model(request: Request) -> Response:
-        return _json(metadata.model_metadata(found(request)))
+        return _json(metadata.model_metadata(service.find(*_model_of(request))))
 
     async def config(request: Request) -> Response:
-        return _json(metadata.model_config(found(request)))
+        return _json(metadata.model_config(service.find(*_model_of(request))))
 
     async def stats(request: Request) -> Response:
-        return _json(metadata.statistics(service.stats(*_named(request))))
+        return _json(metadata.statistics(service.stats(*_model_of(request))))
 
     async def metrics(request: Request) -> Response:
         return Response(exposition.text(), media_type="text/plain; version=0.0.4")
 
-    async def infer(request: Request) -> Response:
-        body = await _body(request, service.limit_bytes)
-        parse = (*_named(request), body, _json_length(request))
-        slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None
-        parsed, is_binary = (
-            await asyncio.to_thread(json_messages.parse_request, *parse)
-            if slow
-            else json_messages.parse_request(*parse)
-        )
-
-        async def encode(reply: InferReply) -> Response:
-            body, json_bytes = await asyncio.to_thread(json_messages.reply_body, reply, is_binary)
-            check_size(len(body), service.limit_bytes)
-            if json_bytes is None:
-                return Response(body, media_type="application/json")
-            headers = {JSON_LENGTH_HEADER: str(json_bytes)}
-            return Response(body, headers=headers, media_type="application/octet-stream")
-
-        return await _unless_gone(request, service.infer(parsed, encode))
-
-    gets: dict[str, Handler] = {
-        "/v2": server,
-        "/v2/health/live": live,
-        "/v2/health/ready": ready,
-        "/v2/models/stats": stats,
-        "/metrics": metrics,
-    }
+    handlers: dict[str, Handler] = {"/v2": server, "/v2/health/live": live, "/v2/health/ready": ready}
+    handlers |= {"/v2/models/stats": stats, "/metrics": metrics}
     for prefix in (_MODEL, _VERSIONED):
-        gets |= {prefix: model, f"{prefix}/ready": model_ready}
-        gets |= {f"{prefix}/config": config, f"{prefix}/stats": stats}
-        app.add_route(f"{prefix}/infer", _guarded(service, infer), methods=["POST"])
-    for path, handler in gets.items():
-        app.add_route(path, _guarded(service, handler), methods=["GET"])
-    app.add_exception_handler(HTTPException, _unknown_path)
-    return app
+        handlers |= {
+            prefix: model,
+            f"{prefix}/ready": model_ready,
+            f"{prefix}/config": config,
+            f"{prefix}/stats": stats,
+        }
+    return handlers
+
+
+async def _infer(service: EdgeService, request: Request) -> Response:
+    body = await _body(request, service.limit_bytes)
+    parse = (*_model_of(request), body, _json_length(request))
+    slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None
+    parsed, is_binary = (
+        await asyncio.to_thread(json_messages.parse_request, *parse) if slow else json_messages.parse_request(*parse)
+    )
+
+    async def encode(reply: InferReply) -> Response:
+        body, json_bytes = await asyncio.to_thread(json_messages.reply_body, reply, is_binary)
+        check_size(len(body), service.limit_bytes)
+        if json_bytes is None:
+            return Response(body, media_type="application/json")
+        headers = {JSON_LENGTH_HEADER: str(json_bytes)}
+        return Response(body, headers=headers, media_type="application/octet-stream")
+
+    return await _cancel_on_disconnect(request, service.infer(parsed, encode))
 
 
 def _guarded(service: EdgeService, handler: Handler) -> Handler:
@@ -125,9 +129,9 @@ def _guarded(service: EdgeService, handler: Handler) -> Handler:
         try:
             response = await handler(request)
         except WireError as error:
-            service.metrics.answered("http", error.code)
+            service.metrics.count_answer("http", error.code)
             return _error(error)
-        service.metrics.answered("http", "OK", int(request.headers.get("content-length", 0)), len(response.body))
+        service.metrics.count_answer("http", "OK", int(request.headers.get("content-length", 0)), len(response.body))
         return response
 
     return call
@@ -173,16 +177,16 @@ async def _body(request: Request, limit_bytes: int) -> bytes:
 def _json_length(request: Request) -> int | None:
     text = request.headers.get(JSON_LENGTH_HEADER)
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise invalid(f"{JSON_LENGTH_HEADER}: expected a number of bytes, got {text[:32]!r}")
+        raise bad_request(f"{JSON_LENGTH_HEADER}: expected a number of bytes, got {text[:32]!r}")
     return None if text is None else int(text)
 
 
-async def _unless_gone(request: Request, answer: Coroutine[None, None, Response]) -> Response:
+async def _cancel_on_disconnect(request: Request, answer: Coroutine[None, None, Response]) -> Response:
     """Wait for the answer; a caller that hangs up cancels it."""
     task = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(request.receive())
+    disconnected = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
@@ -190,10 +194,10 @@ async def _unless_gone(request: Request, answer: Coroutine[None, None, Response]
         return task.result()
     finally:
         task.cancel()
-        gone.cancel()
+        disconnected.cancel()
 
 
-def _named(request: Request) -> tuple[str, str]:
+def _model_of(request: Request) -> tuple[str, str]:
     """Model and version in the path, or nothing."""
     return request.path_params.get("model", ""), request.path_params.get("version", "")
 

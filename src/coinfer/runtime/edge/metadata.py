@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from coinfer.runtime.edge.metrics import ModelStats
-from coinfer.runtime.edge.served_model import VERSION, Served, Signature
+from coinfer.runtime.edge.served_model import VERSION, ServedModel, Signature
 from coinfer.version import __version__
 
 Content = dict[str, object]
@@ -14,7 +14,7 @@ def server_metadata() -> Content:
     return {"name": "coinfer", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model_metadata(model: Served) -> Content:
+def model_metadata(model: ServedModel) -> Content:
     return {
         "name": model.name,
         "versions": [VERSION],
@@ -24,7 +24,7 @@ def model_metadata(model: Served) -> Content:
     }
 
 
-def model_config(model: Served) -> Content:
+def model_config(model: ServedModel) -> Content:
     return {
         "name": model.name,
         "platform": model.platform,

@@ -52,12 +52,12 @@ class Metrics:
     received_bytes: int = 0
     sent_bytes: int = 0
 
-    def arrived(self, model: str) -> ModelStats:
+    def count_arrival(self, model: str) -> ModelStats:
         stats = self.models.setdefault(model, ModelStats())
         stats.received += 1
         return stats
 
-    def succeeded(
+    def count_success(
         self, stats: ModelStats, batch: int, request_s: float, queue_s: float, work_s: tuple[float, float, float]
     ) -> None:
         """A request was answered. `work_s`: decoding, computing, encoding."""
@@ -71,14 +71,14 @@ class Metrics:
         stats.compute_s += work_s[1]
         stats.encode_s += work_s[2]
 
-    def failed(self, stats: ModelStats, error: WireError | None, request_s: float) -> None:
+    def count_failure(self, stats: ModelStats, error: WireError | None, request_s: float) -> None:
         """A request was not answered; without an error its caller gave up."""
         stats.failures[failure_kind(error)] += 1
         stats.failed_s += request_s
         if error is not None and error.reason in _REJECTIONS:
             self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
 
-    def answered(self, protocol: str, code: str, received_bytes: int = 0, sent_bytes: int = 0) -> None:
+    def count_answer(self, protocol: str, code: str, received_bytes: int = 0, sent_bytes: int = 0) -> None:
         self.codes[protocol, code] = self.codes.get((protocol, code), 0) + 1
         self.received_bytes += received_bytes
         self.sent_bytes += sent_bytes

@@ -42,7 +42,7 @@ class _Entry(NamedTuple):
     arrived_s: float
 
 
-class _News(NamedTuple):
+class _Notice(NamedTuple):
     """What a caller is to be told: a result or an error."""
 
     waiter: asyncio.Future[tuple[object, float]]
@@ -85,17 +85,17 @@ class Scheduler:
         entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s())
         with self._lock:
             self._entries[job.id] = entry
-        self._happened(Arrived(job))
+        self._handle(Arrived(job))
         try:
             return cast(tuple[Result, float], await entry.waiter)
         except asyncio.CancelledError:
             entry.abort.set()
-            self._happened(Cancelled(job.id))
+            self._handle(Cancelled(job.id))
             raise
 
     def drain(self) -> None:
         """Admits nothing more."""
-        self._happened(Drained())
+        self._handle(Drained())
 
     def load(self) -> LoadReport:
         return admission.load(self.state, self._clock.now_s())
@@ -111,19 +111,19 @@ class Scheduler:
             self._pool.shutdown(wait=False)
             self._reporter.shutdown(wait=False)
         for entry in waiting:
-            self._report(entry.waiter.get_loop(), [_News(entry.waiter, _shutting_down())])
+            self._report(entry.waiter.get_loop(), [_Notice(entry.waiter, _shutting_down())])
 
-    def _happened(self, event: Event | None) -> None:
+    def _handle(self, event: Event | None) -> None:
         """Carry out what follows from an event, on the event loop."""
-        starts, news = self._follow(event)
+        starts, notices = self._advance(event)
         for start in starts:
             self._start(start, asyncio.get_running_loop())
-        self._tell(news)
+        self._notify(notices)
 
-    def _follow(self, event: Event | None) -> tuple[list[Start], list[_News]]:
+    def _advance(self, event: Event | None) -> tuple[list[Start], list[_Notice]]:
         """Return what is to be started and who is to be told of a refusal, after an event (None: time has passed) and
         the plan that follows from it. On any thread."""
-        starts, news = list[Start](), list[_News]()
+        starts, notices = list[Start](), list[_Notice]()
         with self._lock:
             if event is not None:
                 self.state = admission.apply(self.state, event)
@@ -133,12 +133,12 @@ class Scheduler:
                     case Start():
                         starts.append(command)
                     case Refuse(id):
-                        news.append(_News(self._entries.pop(id).waiter, self._refusal(command)))
+                        notices.append(_Notice(self._entries.pop(id).waiter, self._refusal(command)))
                     case Admit():
                         pass
             if isinstance(event, Cancelled) and all(run.job.id != event.id for run in self.state.running):
                 self._entries.pop(event.id, None)
-        return starts, news
+        return starts, notices
 
     def _plan(self) -> Sequence[Command]:
         if not self._closed:
@@ -152,11 +152,11 @@ class Scheduler:
                 self._pool.submit(self._work, start, loop)
                 return
             entry = self._entries.pop(start.id)
-        self._report(loop, [_News(entry.waiter, _shutting_down())])
+        self._report(loop, [_Notice(entry.waiter, _shutting_down())])
 
-    def _tell(self, news: Sequence[_News]) -> None:
+    def _notify(self, notices: Sequence[_Notice]) -> None:
         """Tells callers, and sets the alarm for the next deadline in the queue. On the event loop."""
-        for waiter, outcome in news:
+        for waiter, outcome in notices:
             if waiter.done():
                 continue
             if isinstance(outcome, BaseException):
@@ -167,7 +167,7 @@ class Scheduler:
             self._alarm.cancel()
         due_s, loop = admission.wake_s(self.state), asyncio.get_running_loop()
         wait_s = due_s - self._clock.now_s()
-        self._alarm = loop.call_later(wait_s, self._happened, None) if due_s < float("inf") else None
+        self._alarm = loop.call_later(wait_s, self._handle, None) if due_s < float("inf") else None
 
     def _work(self, start: Start | None, loop: asyncio.AbstractEventLoop) -> None:
         """Do a job, and after it whatever comes next, until nothing does. On a worker."""
@@ -175,11 +175,11 @@ class Scheduler:
             entry = self._entries[start.id]
             outcome = self._outcome(entry, start)
             ok = not isinstance(outcome, BaseException)
-            starts, news = self._follow(Ended(start.id, self._clock.now_s(), ok))
+            starts, notices = self._advance(Ended(start.id, self._clock.now_s(), ok))
             start_of_entry, start = start, starts[0] if starts else None
             for other in starts[1:]:
                 self._start(other, loop)
-            report = partial(self._report, loop, [_News(entry.waiter, outcome), *news])
+            report = partial(self._report, loop, [_Notice(entry.waiter, outcome), *notices])
             with self._lock:
                 self._entries.pop(start_of_entry.id, None)
                 if start is not None and not self._closed:
@@ -196,9 +196,9 @@ class Scheduler:
         except BaseException as error:
             return error
 
-    def _report(self, loop: asyncio.AbstractEventLoop, news: Sequence[_News]) -> None:
+    def _report(self, loop: asyncio.AbstractEventLoop, notices: Sequence[_Notice]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._tell, news)
+            loop.call_soon_threadsafe(self._notify, notices)
 
     def _refusal(self, refuse: Refuse) -> WireError:
         pushback_s = refuse.pushback_s if refuse.reason == "queue_full" else None

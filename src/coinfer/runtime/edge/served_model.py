@@ -22,7 +22,7 @@ class Signature(NamedTuple):
     """-1 where an axis is free."""
 
 
-class Runs(Protocol):
+class ModelRunner(Protocol):
     """What serves a model (`executor.Executor`)."""
 
     def run(
@@ -34,16 +34,16 @@ class Runs(Protocol):
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float: ...
 
 
-class Served(NamedTuple):
+class ServedModel(NamedTuple):
     name: str
     fingerprint: str
     inputs: tuple[Signature, ...]
     outputs: tuple[Signature, ...]
     platform: str
-    runs: Runs
+    runs: ModelRunner
 
 
-def serve_graph(graph: ModelGraph, executor: Executor) -> Served:
+def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
     """A network and all its pieces."""
 
     def signature(name: str) -> Signature:
@@ -52,13 +52,13 @@ def serve_graph(graph: ModelGraph, executor: Executor) -> Served:
         return Signature(name, DATATYPES.get(tensor.dtype, str(tensor.dtype)), shape)
 
     inputs, outputs = tuple(map(signature, graph.inputs)), tuple(map(signature, graph.outputs))
-    return Served(graph.name, graph.fingerprint, inputs, outputs, "onnxruntime_onnx", executor)
+    return ServedModel(graph.name, graph.fingerprint, inputs, outputs, "onnxruntime_onnx", executor)
 
 
-def serve_echo() -> Served:
+def serve_echo() -> ServedModel:
     """Answers a float32 tensor `x` with itself, or with its size; for measuring the way there and back."""
     outputs = (Signature("y", "FP32", (-1,)), Signature("elements", "INT64", (1,)))
-    return Served(ECHO, "", (Signature("x", "FP32", (-1,)),), outputs, "coinfer_echo", _Echo())
+    return ServedModel(ECHO, "", (Signature("x", "FP32", (-1,)),), outputs, "coinfer_echo", _Echo())
 
 
 class _Echo:
@@ -88,7 +88,7 @@ class _Echo:
         return 0.0
 
 
-def by_name(served: Sequence[Served]) -> Mapping[str, Served]:
+def models_by_name(served: Sequence[ServedModel]) -> Mapping[str, ServedModel]:
     """The models by name.
 
     Raises:

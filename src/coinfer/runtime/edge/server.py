@@ -13,7 +13,7 @@ from coinfer.graph.open_model import open_model
 from coinfer.graph.session import CPU
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.grpc_server import GrpcFront
-from coinfer.runtime.edge.served_model import Served, serve_echo, serve_graph
+from coinfer.runtime.edge.served_model import ServedModel, serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Engine, Executor, RequestError, check_slowdown
 from coinfer.runtime.malloc import keep_freed_memory
@@ -77,9 +77,9 @@ def run_edge(settings: EdgeSettings) -> int:
     return asyncio.run(_serve(settings, served))
 
 
-def load_models(settings: EdgeSettings) -> tuple[Served, ...]:
+def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
     """The models, each run once, so that ready means that they work."""
-    served: list[Served] = []
+    served: list[ServedModel] = []
     for spec in settings.models:
         graph = open_model(spec)
         executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
@@ -88,7 +88,7 @@ def load_models(settings: EdgeSettings) -> tuple[Served, ...]:
     return (*served, serve_echo()) if settings.echo else tuple(served)
 
 
-async def _serve(settings: EdgeSettings, served: Sequence[Served]) -> int:
+async def _serve(settings: EdgeSettings, served: Sequence[ServedModel]) -> int:
     service = EdgeService(
         served,
         workers=settings.workers,
@@ -101,23 +101,23 @@ async def _serve(settings: EdgeSettings, served: Sequence[Served]) -> int:
     service.address = str(Address(settings.host, front.port))
     http = await _start_http(settings, service)
     await front.start()
-    stopping = _on_signals()
+    stopping = _signal_event()
     where = f"grpc={service.address}" + (f" http={Address(settings.host, http.port)}" if http else "")
-    print(f"coinfer edge ready {where} models={','.join(service.served)}", flush=True)
+    print(f"coinfer edge ready {where} models={','.join(service.models)}", flush=True)
     await stopping.wait()
     _log.info("draining: finishing what was admitted, at most %g s", settings.grace_s)
     service.drain()
     await front.drain()
-    hurry = _on_signals()
-    calm = asyncio.ensure_future(_finish(service, settings.grace_s))
-    await _first(calm, hurry.wait())
-    status = 0 if calm.done() and not calm.cancelled() else 1
+    second_signal = _signal_event()
+    answered = asyncio.ensure_future(_wait_until_answered(service, settings.grace_s))
+    await _wait_for_first(answered, second_signal.wait())
+    status = 0 if answered.done() and not answered.cancelled() else 1
     await asyncio.gather(front.stop(_LAST_ANSWERS_S), *([http.stop(_LAST_ANSWERS_S)] if http else []))
     service.close()
     return status
 
 
-async def _finish(service: EdgeService, grace_s: float) -> None:
+async def _wait_until_answered(service: EdgeService, grace_s: float) -> None:
     """Until all requests are answered. New ones are still heard meanwhile, and told to go elsewhere; closing the port
     first would leave them without an answer."""
     loop = asyncio.get_running_loop()
@@ -138,7 +138,7 @@ async def _start_http(settings: EdgeSettings, service: EdgeService) -> "HttpFron
     return front
 
 
-def _on_signals() -> asyncio.Event:
+def _signal_event() -> asyncio.Event:
     """Set by the next SIGTERM or SIGINT."""
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -147,7 +147,7 @@ def _on_signals() -> asyncio.Event:
     return event
 
 
-async def _first(*waits: Awaitable[object]) -> None:
+async def _wait_for_first(*waits: Awaitable[object]) -> None:
     """Until the first of these is through; the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -16,11 +16,11 @@ from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.metrics import Metrics, ModelStats
 from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Scheduler
-from coinfer.runtime.edge.served_model import VERSION, Served, by_name
+from coinfer.runtime.edge.served_model import VERSION, ServedModel, models_by_name
 from coinfer.runtime.executor import Abort, InputError, RequestError
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
-    Executed,
+    ExecutedHop,
     InferReply,
     InferRequest,
     TransportError,
@@ -67,7 +67,7 @@ class EdgeService:
 
     def __init__(
         self,
-        served: Sequence[Served],
+        served: Sequence[ServedModel],
         *,
         workers: int = 1,
         queue: int = defaults.QUEUE,
@@ -77,8 +77,8 @@ class EdgeService:
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         clock: Clock | None = None,
     ):
-        self.served = by_name(served)
-        self.metrics = Metrics({name: ModelStats() for name in self.served})
+        self.models = models_by_name(served)
+        self.metrics = Metrics({name: ModelStats() for name in self.models})
         self.address = address
         self.limit_bytes = limit_bytes
         self._transport = transport
@@ -98,15 +98,15 @@ class EdgeService:
         """Requests that came and have no answer yet."""
         return sum(stats.in_flight for stats in self.metrics.models.values())
 
-    def find(self, model: str, version: str = "") -> Served:
+    def find(self, model: str, version: str = "") -> ServedModel:
         """The model.
 
         Raises:
             WireError: NOT_FOUND.
         """
-        found = self.served.get(model)
+        found = self.models.get(model)
         if found is None:
-            known = ", ".join(self.served)
+            known = ", ".join(self.models)
             raise WireError("NOT_FOUND", f"no model {model[:64]!r} here; this node serves {known}", "unknown_model")
         if version not in ("", VERSION):
             raise WireError(
@@ -120,7 +120,7 @@ class EdgeService:
         Raises:
             WireError: NOT_FOUND.
         """
-        names = [self.find(model, version).name] if model else list(self.served)
+        names = [self.find(model, version).name] if model else list(self.models)
         return {name: self.metrics.models[name] for name in names}
 
     async def infer(self, request: InferRequest, encode: Callable[[InferReply], Awaitable[Encoded]]) -> Encoded:
@@ -135,19 +135,19 @@ class EdgeService:
         if request.model == PING_MODEL:
             return await encode(self._pong(request))
         began_s = self._clock.now_s()
-        stats = self.metrics.arrived(request.model if request.model in self.served else "")
+        stats = self.metrics.count_arrival(request.model if request.model in self.models else "")
         try:
             work, queue_s, reply = await self._serve(request, began_s)
             encoded = await encode(reply)
         except asyncio.CancelledError:
-            self.metrics.failed(stats, None, self._clock.now_s() - began_s)
+            self.metrics.count_failure(stats, None, self._clock.now_s() - began_s)
             raise
         except Exception as problem:
             error = self._as_wire_error(problem, request)
-            self.metrics.failed(stats, error, self._clock.now_s() - began_s)
+            self.metrics.count_failure(stats, error, self._clock.now_s() - began_s)
             raise error from None
         times = (work.decode_s, work.compute_s, work.encode_s)
-        self.metrics.succeeded(stats, work.batch, self._clock.now_s() - began_s, queue_s, times)
+        self.metrics.count_success(stats, work.batch, self._clock.now_s() - began_s, queue_s, times)
         return encoded
 
     def drain(self) -> None:
@@ -173,7 +173,7 @@ class EdgeService:
             kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort)
         )
         check_size(sum(len(tensor.data) for tensor in work.outputs), self.limit_bytes)
-        done = Executed(self.address, request.outputs, work.compute_s, queue_s)
+        done = ExecutedHop(self.address, request.outputs, work.compute_s, queue_s)
         reply = InferReply(
             model.name,
             work.outputs,
@@ -188,7 +188,7 @@ class EdgeService:
             reply = await self._forward(request, reply, deadline_s)
         return work, queue_s, replace(reply, load=self.scheduler.load())
 
-    def _check(self, model: Served, request: InferRequest) -> None:
+    def _check(self, model: ServedModel, request: InferRequest) -> None:
         """What can be seen without decoding; it never gets as far as the queue."""
         if request.fingerprint and request.fingerprint != model.fingerprint:
             text = (
@@ -203,7 +203,7 @@ class EdgeService:
             if self._transport is None or (self._peers is not None and node not in self._peers):
                 raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
 
-    async def _open(self, model: Served, request: InferRequest) -> None:
+    async def _open(self, model: ServedModel, request: InferRequest) -> None:
         """Opens the piece off the workers, so that what waits there does not wait for it too."""
         if self._opening >= MAX_PENDING_PIECES:
             raise WireError("RESOURCE_EXHAUSTED", "too many new cuts are being opened; try later", "queue_full", 1.0)
@@ -272,7 +272,7 @@ class EdgeService:
         _log.error("request %s failed: %s: %s", id, kind[0], problem_shown, exc_info=problem if is_new else None)
 
 
-def _compute(model: Served, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
+def _compute(model: ServedModel, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
     """Decode, run, encode; on a worker."""
     clock = WallClock()
     began_s = clock.now_s()
@@ -285,6 +285,6 @@ def _compute(model: Served, request: InferRequest, limit_bytes: int, abort: Abor
     return _Work(packed, decoded_s - began_s, compute_s, clock.now_s() - computed_s, batch)
 
 
-def _warm(model: Served, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
+def _warm(model: ServedModel, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
     inputs = [tensor.name for tensor in request.inputs]
     return _Work((), 0.0, model.runs.warm(inputs, request.outputs), 0.0, 0)

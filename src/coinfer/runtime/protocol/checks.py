@@ -13,8 +13,8 @@ from coinfer.runtime.protocol.messages import (
     MAX_TENSORS,
     InferRequest,
     WireTensor,
+    bad_request,
     dtype_of,
-    invalid,
 )
 from coinfer.runtime.protocol.parameters import Parameters, flag, refuse_unoffered, request_options
 
@@ -54,7 +54,7 @@ def check_request(
         WireError: INVALID_ARGUMENT for what is wrong, UNIMPLEMENTED for what other servers offer and this one does not.
     """
     if id is not None and not isinstance(id, str):
-        raise invalid("id: expected a string")
+        raise bad_request("id: expected a string")
     options = request_options(parameters)
     headers = check_tensors(inputs, "input")
     _check_count(outputs, "output")
@@ -103,11 +103,11 @@ def numbers_to_bytes(header: TensorHeader, values: np.ndarray) -> bytes:
     else:
         fits = values.dtype.kind in "biuf" and np.array_equal(exact, values)
     if not fits and values.size:
-        raise invalid(f"input {header.name!r}: a value is no {header.datatype}")
+        raise bad_request(f"input {header.name!r}: a value is no {header.datatype}")
     expected = math.prod(header.shape)
     if exact.size != expected:
         shape = list(header.shape)
-        raise invalid(f"input {header.name!r}: expected {expected} numbers for shape {shape}, got {exact.size}")
+        raise bad_request(f"input {header.name!r}: expected {expected} numbers for shape {shape}, got {exact.size}")
     return exact.tobytes()
 
 
@@ -115,27 +115,27 @@ def _header(tensor: Described, what: str) -> TensorHeader:
     name = _name(tensor.name, what)
     refuse_unoffered(tensor.parameters, f"{what} {name!r}")
     if not isinstance(tensor.datatype, str):
-        raise invalid(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}")
+        raise bad_request(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}")
     dims = cast(Sequence[object], tensor.shape) if isinstance(tensor.shape, Sequence) else ("",)
     shape = tuple(dim for dim in dims if isinstance(dim, int) and not isinstance(dim, bool))
     if len(shape) < len(dims):
-        raise invalid(f"{what} {name!r}: expected shape as a list of integers")
+        raise bad_request(f"{what} {name!r}: expected shape as a list of integers")
     dtype_of(name, tensor.datatype, shape, what)
     return TensorHeader(name, tensor.datatype, shape, flag(tensor.parameters, CODEC_PARAMETER))
 
 
 def _name(name: object, what: str) -> str:
     if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MAX_NAME_BYTES:
-        raise invalid(f"{what} name: expected a string of 1 to {MAX_NAME_BYTES} bytes")
+        raise bad_request(f"{what} name: expected a string of 1 to {MAX_NAME_BYTES} bytes")
     return name
 
 
 def _check_count(described: Sequence[object], what: str) -> None:
     if len(described) > MAX_TENSORS:
-        raise invalid(f"expected at most {MAX_TENSORS} {what}s, got {len(described)}")
+        raise bad_request(f"expected at most {MAX_TENSORS} {what}s, got {len(described)}")
 
 
 def _check_unique(names: Sequence[str], what: str, done: str) -> None:
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
-        raise invalid(f"{what} {twice!r} is {done} twice")
+        raise bad_request(f"{what} {twice!r} is {done} twice")

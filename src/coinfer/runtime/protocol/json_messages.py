@@ -14,7 +14,7 @@ from coinfer.runtime.protocol.messages import (
     InferReply,
     InferRequest,
     WireTensor,
-    invalid,
+    bad_request,
     to_array,
 )
 from coinfer.runtime.protocol.parameters import Parameters, flag, report
@@ -36,7 +36,7 @@ def parse_request(model: str, version: str, body: bytes, json_bytes: int | None)
         WireError: INVALID_ARGUMENT, or UNIMPLEMENTED for what is not offered.
     """
     if json_bytes is not None and not 0 <= json_bytes <= len(body):
-        raise invalid(f"Inference-Header-Content-Length: expected 0 to {len(body)}, got {json_bytes}")
+        raise bad_request(f"Inference-Header-Content-Length: expected 0 to {len(body)}, got {json_bytes}")
     end = len(body) if json_bytes is None else json_bytes
     content = _json_object(body[:end])
     inputs, outputs, parameters = _list(content, "inputs"), _list(content, "outputs"), _parameters(content)
@@ -84,7 +84,7 @@ def _numbers(tensor: WireTensor) -> list[bool | int | float | None]:
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return values
     if np.isinf(array).any():
-        raise invalid(
+        raise bad_request(
             f"output {tensor.name!r} holds infinity, which JSON cannot say; ask for it with the parameter binary_data"
         )
     return [None if value is None or math.isnan(value) else value for value in values]
@@ -94,9 +94,9 @@ def _json_object(text: bytes) -> _Object:
     try:
         content: object = json.loads(text)
     except (ValueError, RecursionError):
-        raise invalid("the body is not valid JSON; expected an inference request object") from None
+        raise bad_request("the body is not valid JSON; expected an inference request object") from None
     if not isinstance(content, dict):
-        raise invalid("the body is not a JSON object; expected an inference request object")
+        raise bad_request("the body is not a JSON object; expected an inference request object")
     return cast(_Object, content)
 
 
@@ -109,36 +109,38 @@ def _tensors(headers: Sequence[TensorHeader], entries: Sequence[_Object], blobs:
             tensors.append(header.with_data(_from_numbers(header, entry.get("data"))))
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(blobs):
-            raise invalid(f"input {header.name!r}: expected {BINARY_SIZE} from 0 to {len(blobs)}, got {size!r}")
+            raise bad_request(f"input {header.name!r}: expected {BINARY_SIZE} from 0 to {len(blobs)}, got {size!r}")
         if entry.get("data") is not None:
-            raise invalid(f"input {header.name!r}: expected data or {BINARY_SIZE}, got both")
+            raise bad_request(f"input {header.name!r}: expected data or {BINARY_SIZE}, got both")
         tensors.append(header.with_data(blobs[:size]))
         blobs = blobs[size:]
     if len(blobs):
-        raise invalid(f"{len(blobs)} bytes after the last tensor belong to none")
+        raise bad_request(f"{len(blobs)} bytes after the last tensor belong to none")
     return tuple(tensors)
 
 
 def _from_numbers(header: TensorHeader, data: object) -> bytes:
     """JSON numbers, flat or nested, as raw bytes."""
     if not isinstance(data, list):
-        raise invalid(f"input {header.name!r}: expected data as a list of numbers")
+        raise bad_request(f"input {header.name!r}: expected data as a list of numbers")
     try:
         return numbers_to_bytes(header, np.array(cast(list[object], data)))
     except (ValueError, TypeError, OverflowError, RecursionError):
-        raise invalid(f"input {header.name!r}: expected numbers of {header.datatype}, all rows of one length") from None
+        raise bad_request(
+            f"input {header.name!r}: expected numbers of {header.datatype}, all rows of one length"
+        ) from None
 
 
 def _list(content: _Object, name: str) -> list[_Object]:
     value = content.get(name)
     entries = [] if value is None else cast(list[object], value) if isinstance(value, list) else [None]
     if not all(isinstance(entry, dict) for entry in entries):
-        raise invalid(f"{name}: expected a list of objects")
+        raise bad_request(f"{name}: expected a list of objects")
     return cast(list[_Object], entries)
 
 
 def _parameters(entry: _Object) -> Parameters:
     value = entry.get("parameters")
     if value is not None and not isinstance(value, dict):
-        raise invalid("parameters: expected an object")
+        raise bad_request("parameters: expected an object")
     return cast(_Object, value or {})

@@ -130,7 +130,7 @@ class LoadReport(NamedTuple):
     """Requests that it would still admit."""
 
 
-class Executed(NamedTuple):
+class ExecutedHop(NamedTuple):
     """One hop of a route as it was carried out."""
 
     node: str
@@ -155,7 +155,7 @@ class InferReply:
     """From sending the outputs to the next hop to having its reply; 0 where there is none."""
     load: LoadReport | None = None
     """None where the server is no coinfer node."""
-    executed: tuple[Executed, ...] = ()
+    executed: tuple[ExecutedHop, ...] = ()
     """First hop first."""
     upload_s: float = 0.0
     """On a shaped link, filled in by the sender."""
@@ -181,7 +181,7 @@ def to_array(tensor: WireTensor) -> np.ndarray:
     expected, got = math.prod(tensor.shape) * dtype.itemsize, len(tensor.data)
     if expected != got:
         shape = "x".join(map(str, tensor.shape))
-        raise invalid(f"input {tensor.name!r}: expected {expected} bytes for {tensor.datatype} {shape}, got {got}")
+        raise bad_request(f"input {tensor.name!r}: expected {expected} bytes for {tensor.datatype} {shape}, got {got}")
     array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
     return array if array.flags.aligned else array.copy()
 
@@ -194,9 +194,9 @@ def dtype_of(name: str, datatype: str, shape: Sequence[int], what: str = "input"
     """
     dtype = DTYPES.get(datatype)
     if dtype is None:
-        raise invalid(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}, got {datatype[:32]!r}")
+        raise bad_request(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}, got {datatype[:32]!r}")
     if any(dim < 0 for dim in shape) or len(shape) > MAX_RANK:
-        raise invalid(f"{what} {name!r}: expected at most {MAX_RANK} dimensions >= 0, got {list(shape[:32])}")
+        raise bad_request(f"{what} {name!r}: expected at most {MAX_RANK} dimensions >= 0, got {list(shape[:32])}")
     return dtype
 
 
@@ -211,6 +211,6 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
         raise WireError("RESOURCE_EXHAUSTED", text, "too_large", pushback_s=-1.0)
 
 
-def invalid(message: str) -> WireError:
+def bad_request(message: str) -> WireError:
     """The error for a request that is wrong in itself."""
     return WireError("INVALID_ARGUMENT", message, "invalid")

@@ -10,7 +10,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from coinfer.runtime.protocol import protobuf_framing
-from coinfer.runtime.protocol.messages import MAX_NAME_BYTES, invalid
+from coinfer.runtime.protocol.messages import MAX_NAME_BYTES, bad_request
 from coinfer.runtime.protocol.protobuf_types import MODEL_REQUEST, message_type
 
 MessageName = Literal[
@@ -40,9 +40,9 @@ def requested_model(message: bytes) -> tuple[str, str]:
     try:
         request = MODEL_REQUEST.FromString(message)
     except (DecodeError, UnicodeDecodeError):
-        raise invalid("not a valid request for a model") from None
+        raise bad_request("not a valid request for a model") from None
     if len(request.name.encode()) > MAX_NAME_BYTES:
-        raise invalid(f"model name: expected at most {MAX_NAME_BYTES} bytes")
+        raise bad_request(f"model name: expected at most {MAX_NAME_BYTES} bytes")
     return request.name, request.version
 
 

@@ -9,11 +9,11 @@ from coinfer.addresses import AddressError, parse_address
 from coinfer.errors import shown
 from coinfer.runtime.protocol.messages import (
     MAX_TENSORS,
-    Executed,
+    ExecutedHop,
     InferReply,
     LoadReport,
     WireError,
-    invalid,
+    bad_request,
 )
 from coinfer.types import Hop
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
@@ -66,10 +66,10 @@ def request_options(parameters: Parameters) -> RequestOptions:
     refuse_unoffered(parameters, "request")
     deadline_s = _number(parameters, "deadline_s", math.inf)
     if not deadline_s >= 0:
-        raise invalid(f"parameter deadline_s: expected the seconds left, 0 or more, got {deadline_s}")
+        raise bad_request(f"parameter deadline_s: expected the seconds left, 0 or more, got {deadline_s}")
     timeout_us = _number(parameters, "timeout", 0.0)
     if not timeout_us >= 0:
-        raise invalid(f"parameter timeout: expected microseconds, 0 or more, got {timeout_us}")
+        raise bad_request(f"parameter timeout: expected microseconds, 0 or more, got {timeout_us}")
     bits = parameters.get("bits")
     return RequestOptions(
         min(deadline_s, timeout_us / 1e6 or math.inf),
@@ -88,7 +88,7 @@ def flag(parameters: Parameters, name: str, default: bool = False) -> bool:
     """
     value = parameters.get(name)
     if value is not None and not isinstance(value, bool):
-        raise invalid(f"parameter {name}: expected true or false, got {shown(value)}")
+        raise bad_request(f"parameter {name}: expected true or false, got {shown(value)}")
     return default if value is None else value
 
 
@@ -108,7 +108,7 @@ def parse_route(text: str) -> tuple[Hop, ...]:
     except (ValueError, RecursionError):
         hops = None
     if not isinstance(hops, list) or len(cast(list[object], hops)) > MAX_HOPS:
-        raise invalid(f"parameter route: expected a JSON list of at most {MAX_HOPS} hops, got {shown(text)}")
+        raise bad_request(f"parameter route: expected a JSON list of at most {MAX_HOPS} hops, got {shown(text)}")
     return tuple(_hop(i, hop) for i, hop in enumerate(cast(list[object], hops)))
 
 
@@ -116,15 +116,15 @@ def _hop(i: int, hop: object) -> Hop:
     where = f"parameter route, hop {i}"
     fields = cast(dict[str, object], hop) if isinstance(hop, dict) else {}
     if set(fields) != {"node", "cut", "bits"}:
-        raise invalid(f"{where}: expected an object of node, cut and bits")
+        raise bad_request(f"{where}: expected an object of node, cut and bits")
     try:
         node = str(parse_address(str(fields["node"]), "node"))
     except AddressError as error:
-        raise invalid(f"{where}: {error}") from None
+        raise bad_request(f"{where}: {error}") from None
     names = cast(list[object], fields["cut"]) if isinstance(fields["cut"], list) else []
     cut = tuple(name for name in names if isinstance(name, str))
     if not 0 < len(cut) <= MAX_TENSORS or len(cut) < len(names):
-        raise invalid(f"{where}: expected cut as a list of 1 to {MAX_TENSORS} tensor names")
+        raise bad_request(f"{where}: expected cut as a list of 1 to {MAX_TENSORS} tensor names")
     return Hop(node, cut, _bits(fields["bits"], f"{where}: expected bits as"))
 
 
@@ -138,7 +138,7 @@ def report(reply: InferReply) -> dict[str, str | int | float]:
     return parameters
 
 
-def read_report(parameters: Parameters) -> tuple[dict[str, float], LoadReport | None, tuple[Executed, ...]]:
+def read_report(parameters: Parameters) -> tuple[dict[str, float], LoadReport | None, tuple[ExecutedHop, ...]]:
     """Return times, load and executed hops from what `report` made; what is missing is zero or empty.
 
     Raises:
@@ -152,23 +152,24 @@ def read_report(parameters: Parameters) -> tuple[dict[str, float], LoadReport | 
     try:
         hops = json.loads(_text(parameters, "executed") or "[]")
         executed = tuple(
-            Executed(str(h["node"]), tuple(map(str, h["cut"])), float(h["server_s"]), float(h["queue_s"])) for h in hops
+            ExecutedHop(str(h["node"]), tuple(map(str, h["cut"])), float(h["server_s"]), float(h["queue_s"]))
+            for h in hops
         )
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise invalid("parameter executed: expected a JSON list of node, cut, server_s, queue_s") from None
+        raise bad_request("parameter executed: expected a JSON list of node, cut, server_s, queue_s") from None
     return times, load, executed
 
 
 def _bits(value: object, expected: str) -> int:
     if isinstance(value, bool) or value not in WIRE_BITS:
-        raise invalid(f"{expected} one of {WIRE_BITS_TEXT}, got {shown(value)}")
+        raise bad_request(f"{expected} one of {WIRE_BITS_TEXT}, got {shown(value)}")
     return int(cast(float, value))
 
 
 def _text(parameters: Parameters, name: str) -> str:
     value = parameters.get(name)
     if value is not None and not isinstance(value, str):
-        raise invalid(f"parameter {name}: expected a string, got {shown(value)}")
+        raise bad_request(f"parameter {name}: expected a string, got {shown(value)}")
     return value or ""
 
 
@@ -177,8 +178,8 @@ def _number(parameters: Parameters, name: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(f"parameter {name}: expected a number, got {shown(value)}")
+        raise bad_request(f"parameter {name}: expected a number, got {shown(value)}")
     try:
         return float(value)
     except OverflowError:
-        raise invalid(f"parameter {name}: {shown(value)} is too large a number") from None
+        raise bad_request(f"parameter {name}: {shown(value)} is too large a number") from None

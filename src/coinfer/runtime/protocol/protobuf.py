@@ -15,8 +15,8 @@ from coinfer.runtime.protocol.messages import (
     InferRequest,
     WireError,
     WireTensor,
+    bad_request,
     check_size,
-    invalid,
 )
 from coinfer.runtime.protocol.parameters import read_report, report, route_json
 from coinfer.runtime.protocol.protobuf_types import (
@@ -156,7 +156,7 @@ def _split(message: bytes, raw_field: int, kind: InferMessageType, name: str) ->
         rest, raws = protobuf_framing.split(message, raw_field)
         return kind.FromString(rest), raws
     except (protobuf_framing.FramingError, DecodeError, UnicodeDecodeError):
-        raise invalid(f"not a valid {name} message") from None
+        raise bad_request(f"not a valid {name} message") from None
 
 
 def _tensors(
@@ -164,11 +164,11 @@ def _tensors(
 ) -> tuple[WireTensor, ...]:
     """Tensors with their data, which are either raw or typed contents."""
     if raws and len(raws) != len(headers):
-        raise invalid(f"expected raw contents for all {len(headers)} tensors, got {len(raws)}")
+        raise bad_request(f"expected raw contents for all {len(headers)} tensors, got {len(raws)}")
     tensors: list[WireTensor] = []
     for i, (header, proto) in enumerate(zip(headers, protos, strict=True)):
         if raws and proto.HasField("contents"):
-            raise invalid(f"input {header.name!r}: expected raw or typed contents, got both")
+            raise bad_request(f"input {header.name!r}: expected raw or typed contents, got both")
         tensors.append(header.with_data(raws[i] if raws else _typed(header, proto)))
     return tuple(tensors)
 
@@ -181,5 +181,5 @@ def _typed(header: TensorHeader, proto: TensorMessage) -> bytes:
         return b""
     if kind is None or list(filled) != [kind]:
         expected = f"{kind or 'raw contents'} for {header.datatype!r}"
-        raise invalid(f"input {header.name!r}: expected {expected}, got {list(filled)}")
+        raise bad_request(f"input {header.name!r}: expected {expected}, got {list(filled)}")
     return numbers_to_bytes(header, np.array(filled[kind]))

@@ -71,13 +71,13 @@ class InMemoryTransport:
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
         outer: Future[InferReply] = Future()
-        _call_later(timeout_s, outer, lambda: settle(outer, _late(node, timeout_s)))
+        _call_later(timeout_s, outer, lambda: settle(outer, _timeout_error(node, timeout_s)))
         _submit(self._pool, outer, lambda: self._answer(outer, node, request))
         return outer
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
         outer: Future[Pong] = Future()
-        settle(outer, Pong(0.0, None) if node in self._nodes else unreachable(node))
+        settle(outer, Pong(0.0, None) if node in self._nodes else unreachable_error(node))
         return outer
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class InMemoryTransport:
     def _answer(self, outer: Future[InferReply], node: str, request: InferRequest) -> None:
         handler = self._nodes.get(node)
         if handler is None:
-            return settle(outer, unreachable(node))
+            return settle(outer, unreachable_error(node))
         try:
             settle(outer, handler(request))
         except WireError as error:
@@ -171,7 +171,7 @@ class ShapedTransport:
     ) -> None:
         """Uplink, call, downlink, one after the other. `stop` is set when the caller gave up or the time is over."""
         began_s = time.monotonic()
-        _call_later(timeout_s, outer, lambda: settle(outer, _late(node, timeout_s)))
+        _call_later(timeout_s, outer, lambda: settle(outer, _timeout_error(node, timeout_s)))
         try:
             upload_s = _transmit(self._up.get(node), exchange.size_bits, stop)
             inner = exchange.call(upload_s, max(timeout_s - (time.monotonic() - began_s), 0.0))
@@ -224,10 +224,10 @@ def settle(future: Future[Reply], outcome: Reply | BaseException) -> None:
 _SETTLE = threading.Lock()
 
 
-def unreachable(node: str) -> TransportError:
+def unreachable_error(node: str) -> TransportError:
     """The error for a node that nothing listens at."""
     return TransportError("UNAVAILABLE", f"{node}: unreachable; is its `coinfer edge` running?", reason="unreachable")
 
 
-def _late(node: str, timeout_s: float) -> TransportError:
+def _timeout_error(node: str, timeout_s: float) -> TransportError:
     return TransportError("DEADLINE_EXCEEDED", f"{node}: no reply within {timeout_s:.3f} s", reason="timeout")

@@ -5,7 +5,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options, Piece
 from coinfer.runtime.codec.tensors import pack
-from coinfer.runtime.protocol.messages import Executed, InferReply, InferRequest, LoadReport, WireTensor
+from coinfer.runtime.protocol.messages import ExecutedHop, InferReply, InferRequest, LoadReport, WireTensor
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
 
 _SECONDS = 0.1
@@ -20,7 +20,7 @@ def message_bits(graph: ModelGraph, piece: Piece) -> float:
     answers = tuple(
         pack(name, np.zeros(graph.tensors[name].shape, graph.tensors[name].dtype), None) for name in outputs
     )
-    done = (Executed("127.0.0.1:8001", outputs, _SECONDS, _SECONDS),)
+    done = (ExecutedHop("127.0.0.1:8001", outputs, _SECONDS, _SECONDS),)
     load, name = LoadReport(_SECONDS, 1, 1), graph.name
     reply = InferReply(name, answers, queue_s=_SECONDS, server_s=_SECONDS, codec_s=_SECONDS, load=load, executed=done)
     return float(request_bits(asked) + reply_bits(reply))
