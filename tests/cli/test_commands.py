@@ -172,6 +172,10 @@ def test_infer_answers_alike_alone_with_a_server_and_with_an_unreachable_one(she
 def infer_all_ways(shell: Shell, edge: Edge, nobody: str) -> None:
     ways = {"alone": [], "server": ["--servers", edge.address], "nobody": ["--servers", nobody]}
     for name, servers in ways.items():
+        told = shell("infer", MODEL, "photos", "--slowdown", "300", *servers).stderr.strip().splitlines()
+        assert [line.split()[:5] for line in told] == (
+            [["server", nobody, "does", "not", "answer"]] * (name == "nobody")
+        )
         more = ["--slowdown", "300", "--bits", "32", *servers]
         here = {"device", edge.address} if name == "server" else {"device"}
         for record in answered_rightly(shell, *more):
@@ -210,6 +214,34 @@ def test_a_trained_policy_decides(shell: Shell, edge: Edge):
         return [] if edge.address in where else [f"answered by {where}"]
 
     one_round_right(play)
+
+
+def test_one_broken_picture_does_not_stop_the_others(shell: Shell):
+    (shell.folder / "broken.png").write_text("not a picture")
+    arguments = ("photos", "broken.png", "photos", "-o", "some.jsonl")
+    done = shell("infer", MODEL, *arguments, status=2)
+    total = 2 * len(PHOTOS)
+    assert [record["request"] for record in read_lines(shell.folder / "some.jsonl")] == [
+        i for i in range(total + 1) if i != len(PHOTOS)
+    ]
+    assert len([row for row in rows(done.stdout) if row[0].endswith(".png")]) == total
+    assert "not answered: broken.png: not a readable picture" in done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: 1 of {total + 1} pictures were not answered; the first: broken.png")
+
+
+def test_records_name_who_was_to_decide(shell: Shell):
+    assert {record["scheme"] for record in answered_rightly(shell)} == {"planner"}
+    assert {record["scheme"] for record in answered_rightly(shell, "--policy", "learned")} == {"learned"}
+
+
+def test_a_file_for_records_that_cannot_be_written_is_found_before_anything_runs(shell: Shell):
+    said = shell("infer", MODEL, "photos", "-o", "photos", status=2).stderr
+    assert said == "error: photos: Is a directory\n"
+    (shell.folder / "file").write_text("")
+    said = shell("demo", "--model", MODEL, "--runs", "file/runs", status=2).stderr
+    assert said.startswith("error: file/runs/demo-")
+    assert said.endswith("Not a directory\n")
 
 
 def test_infer_says_when_pictures_miss_their_deadline(shell: Shell):

@@ -26,6 +26,7 @@ from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.observation import observe
 from coinfer.runtime.device.planning.planner import Planner
+from coinfer.runtime.images import ImageError
 from coinfer.traces import TraceError
 from coinfer.types import DEVICE, Hop, Outcome, Route
 
@@ -172,6 +173,19 @@ def test_the_trained_network_is_shown_labelled_views_of_the_shipped_photographs(
     assert len({picture.tobytes() for picture in found.images}) == len(found.images), "no two views are the same"
     assert "24 views of 4 photographs" in found.kind
     assert "too few" in found.kind
+
+
+def test_a_broken_picture_is_left_out_and_named(tmp_path: Path):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("not a picture")
+    found = load_pictures(GRAPH, str(tmp_path))
+    assert (len(found.images), found.kind) == (1, "1 photographs")
+    assert [str(problem) for problem in found.unreadable] == [
+        f"{tmp_path / 'bad.png'}: not a readable picture (UnidentifiedImageError); expected JPEG or PNG"
+    ]
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(ImageError, match=r"bad\.png: not a readable picture"):
+        load_pictures(GRAPH, str(tmp_path))
 
 
 def test_links_take_the_first_traces_of_a_file_or_one_at_different_times():
