@@ -53,7 +53,7 @@ class EdgeThread:
         self.run(self._start(make_service))
 
     def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
 
     async def _start(self, make_service):
         self.service = make_service()
@@ -70,7 +70,7 @@ class EdgeThread:
 
         self.run(end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
 

@@ -413,9 +413,9 @@ def test_sigterm_finishes_what_was_admitted_and_refuses_the_rest():
             np.testing.assert_array_equal(to_array(late.result(60).outputs[0]), WHOLE)
         except TransportError as error:
             assert error.code == "UNAVAILABLE"  # noqa: PT017
-        assert edge.process.wait(30) == 0
+        assert edge.process.wait(60) == 0
         with pytest.raises(TransportError):
-            transport.ping(edge.grpc, 1.0).result(10)
+            transport.ping(edge.grpc, 1.0).result(60)
         transport.close()
 
 

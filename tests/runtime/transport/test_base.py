@@ -23,7 +23,7 @@ def answer(request):
 
 def code_of(future):
     with pytest.raises(TransportError) as caught:
-        future.result(10)
+        future.result(60)
     return caught.value.code
 
 
@@ -35,11 +35,11 @@ def test_nodes_in_memory_answer_refuse_fail_or_are_missing():
         raise ZeroDivisionError
 
     never = threading.Event()
-    transport = InMemoryTransport({"a": answer, "full": refuse, "bad": fail, "slow": lambda _: never.wait(30)})
-    assert transport.send("a", REQUEST).result(10).outputs == answer(REQUEST).outputs
-    assert transport.ping("a").result(10).load is None
+    transport = InMemoryTransport({"a": answer, "full": refuse, "bad": fail, "slow": lambda _: never.wait(60)})
+    assert transport.send("a", REQUEST).result(60).outputs == answer(REQUEST).outputs
+    assert transport.ping("a").result(60).load is None
     with pytest.raises(TransportError) as caught:
-        transport.send("full", REQUEST).result(10)
+        transport.send("full", REQUEST).result(60)
     assert (caught.value.code, caught.value.reason, caught.value.pushback_s) == (
         "RESOURCE_EXHAUSTED",
         "queue_full",
@@ -61,12 +61,12 @@ def test_the_shaper_takes_what_the_links_take_and_says_so():
     seen = []
     inner = InMemoryTransport({"a": lambda request: (seen.append(request), answer(request))[1]})
     transport = ShapedTransport(inner, {"a": up}, {"a": down})
-    reply = transport.send("a", REQUEST, 60.0).result(10)
+    reply = transport.send("a", REQUEST, 60.0).result(60)
     assert reply.upload_s == pytest.approx(request_bits(REQUEST) / 1e6 + 0.01)
     assert reply.download_s == pytest.approx(reply_bits(answer(REQUEST)) / 4e6)
     assert clock.now_s() == pytest.approx(reply.upload_s + reply.download_s)
     assert seen[0].deadline_s == pytest.approx(5.0 - reply.upload_s), "the node gets the time that is left"
-    assert transport.ping("a", 60.0, size_bytes=12_500).result(10).round_trip_s > 0.11
+    assert transport.ping("a", 60.0, size_bytes=12_500).result(60).round_trip_s > 0.11
     transport.close()
 
 
@@ -74,7 +74,7 @@ def test_one_link_carries_both_ways_in_turn():
     clock = VirtualClock()
     link = Link(Trace.constant(1e6), clock, burst_bits=0)
     transport = ShapedTransport(InMemoryTransport({"a": answer}), {"a": link})
-    reply = transport.send("a", REQUEST, 60.0).result(10)
+    reply = transport.send("a", REQUEST, 60.0).result(60)
     bits = request_bits(REQUEST) + reply_bits(answer(REQUEST))
     assert reply.upload_s + reply.download_s == pytest.approx(bits / 1e6)
     transport.close()
@@ -99,10 +99,10 @@ def test_a_dead_link_times_out_and_can_be_given_up():
         if give_up:
             assert future.cancel()
             with pytest.raises(CancelledError):
-                future.result(10)
+                future.result(60)
         else:
             assert code_of(future) == "DEADLINE_EXCEEDED"
-        assert dead.cancelled.wait(10), "the link is free again"
+        assert dead.cancelled.wait(60), "the link is free again"
         transport.close()
 
 
@@ -114,14 +114,14 @@ def test_cancelling_a_shaped_request_cancels_the_call():
             return self.call
 
     never = threading.Event()
-    inner = Inner({"a": lambda _: never.wait(30)})
+    inner = Inner({"a": lambda _: never.wait(60)})
     inner.sent = threading.Event()
     transport = ShapedTransport(inner, {"a": Link(Trace.constant(1e9), WallClock())})
     future = transport.send("a", REQUEST)
-    assert inner.sent.wait(10)
+    assert inner.sent.wait(60)
     assert future.cancel()
     with pytest.raises(CancelledError):
-        inner.call.result(10)
+        inner.call.result(60)
     never.set()
     transport.close()
 
@@ -135,6 +135,6 @@ def test_errors_pass_through_the_shaper_and_a_closed_one_says_so():
 
 def test_a_node_without_a_link_is_not_shaped():
     transport = ShapedTransport(InMemoryTransport({"a": answer}), {})
-    reply = transport.send("a", REQUEST).result(10)
+    reply = transport.send("a", REQUEST).result(60)
     assert (reply.upload_s, reply.download_s) == (0.0, 0.0)
     transport.close()

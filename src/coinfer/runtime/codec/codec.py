@@ -9,7 +9,7 @@ A payload describes itself. Little-endian:
     28  dimensions (4 bytes each), scales (two 8-byte floats each), zeros up to a multiple of 16
         body
 
-The body is `bits` per element (`packing`), or a JPEG file; where lossless is 1 it is one zstd frame of that.
+The body is `bits` per element (`packing`), or a JPEG file; if lossless is 1 it is one zstd frame of that.
 """
 
 import io
@@ -79,13 +79,13 @@ class Header(NamedTuple):
 
 
 def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
-    """Encodes a tensor with 32 (exact), 16, 12, 8 or 4 bits per element.
+    """Encode a tensor with 32 (exact), 16, 12, 8 or 4 bits per element.
 
     Exact too, whatever `bits` says: integers, tensors with NaN or infinity, values too close or too far apart for a
     scale, and types that have no more bits anyway.
 
     Args:
-        rate_bps: of the link that will carry it; the lossless stage is used only where it shortens the transfer.
+        rate_bps: of the link that will carry it; the lossless stage is used only if it shortens the transfer.
     """
     x = np.asarray(x, order="C")
     x = x.astype(x.dtype.newbyteorder("<"), copy=False)
@@ -106,7 +106,7 @@ def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
 def encode_image(
     pixels: np.ndarray, image: ImageInput, jpeg_quality: int | None = None, *, rate_bps: float = math.inf
 ) -> bytes:
-    """Encodes a picture so that it decodes to the network's float32 input [1, 3, height, width].
+    """Encode a picture so that it decodes to the network's float32 input [1, 3, height, width].
 
     Args:
         pixels: uint8 [height, width, 3], at the network's size (`images.to_pixels`).
@@ -136,11 +136,11 @@ def encode_image(
 
 
 def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
-    """The tensor of a payload; an exact one may be a read-only view of it.
+    """Return the tensor of a payload; an exact one may be a read-only view of it.
 
     Raises:
         PayloadTooLarge: before anything larger than `limit_bytes` is allocated.
-        CodecError: where it is damaged or was never one.
+        CodecError: if it is damaged or was never one.
     """
     header, body = _parse(memoryview(payload).cast("B"))
     size_bytes = math.prod(max(side, 1) for side in header.shape) * header.dtype.itemsize
@@ -165,12 +165,16 @@ def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
 
 
 def read_header(payload: bytes) -> Header:
-    """What a payload holds, checksum and consistency verified, without decoding it."""
+    """Return what a payload holds, checksum and consistency verified, without decoding it.
+
+    Raises:
+        CodecError: if it is damaged or was never one.
+    """
     return _parse(memoryview(payload).cast("B"))[0]
 
 
 def compression_pays(raw_bytes: float, ratio: float, speed_bytes_per_s: float, rate_bps: float) -> bool:
-    """Whether the lossless stage shortens a transfer: what it saves on the link outweighs doing and undoing it.
+    """Return whether the lossless stage shortens a transfer: what it saves on the link outweighs doing and undoing it.
 
     Args:
         ratio: compressed size over `raw_bytes`.
@@ -181,7 +185,7 @@ def compression_pays(raw_bytes: float, ratio: float, speed_bytes_per_s: float, r
 
 
 def payload_bytes(elements: int, bits: int, dims: int = 4) -> int:
-    """Size of a float32 tensor's payload before the lossless stage, and so its largest."""
+    """Return the size of a float32 tensor's payload before the lossless stage, and so its largest."""
     return _header_bytes(dims, int(bits < FLOAT32_BITS)) + packing.packed_bytes(elements, bits)
 
 
@@ -205,7 +209,7 @@ def _build_payload(
     raw: np.ndarray,
     rate_bps: float,
 ) -> bytes:
-    """Puts header, checksum and body together."""
+    """Put header, checksum and body together."""
     body, lossless = _compress(raw.data, rate_bps)
     rest = struct.pack(f"<{len(shape)}I{2 * len(scales)}d", *shape, *(value for pair in scales for value in pair))
     fields = (VERSION, kind, DTYPES.index(dtype), bits, len(shape), len(scales), lossless, 0, len(body))
@@ -216,7 +220,7 @@ def _build_payload(
 
 
 def _compress(raw: memoryview, rate_bps: float) -> tuple[memoryview | bytes, bool]:
-    """The body after the lossless stage, and whether that was worth using."""
+    """Return the body after the lossless stage, and whether that was worth using."""
     if not rate_bps >= 0:
         raise CodecError(f"link rate {rate_bps} is no rate; expected bits per second, at least 0")
     if math.isinf(rate_bps) or len(raw) == 0:
@@ -234,7 +238,7 @@ def _compress(raw: memoryview, rate_bps: float) -> tuple[memoryview | bytes, boo
 
 
 def _sample(raw: memoryview) -> memoryview | bytes:
-    """Blocks from all over the body, or all of a small one."""
+    """Return blocks from all over the body, or all of a small one."""
     if len(raw) <= SAMPLE_BLOCKS * SAMPLE_BLOCK_BYTES:
         return raw
     gap = (len(raw) - SAMPLE_BLOCK_BYTES) // (SAMPLE_BLOCKS - 1)
@@ -247,7 +251,7 @@ def _header_bytes(dims: int, scales: int) -> int:
 
 
 def _parse(payload: memoryview) -> tuple[Header, memoryview]:
-    """Header and body of a whole, undamaged and consistent payload."""
+    """Return header and body of a whole, undamaged and consistent payload."""
     if len(payload) < _FIXED.size:
         raise CodecError(f"payload is truncated: {len(payload)} bytes, expected at least {_FIXED.size}")
     magic, checksum, version, kind, dtype, bits, dims, scales, lossless, _, body_bytes = _FIXED.unpack_from(payload)
@@ -301,7 +305,7 @@ def _raw_bytes(header: Header) -> int:
 
 
 def _decompress(body: memoryview, header: Header) -> bytes:
-    """Undoes the lossless stage; the frame must announce the exact size before anything is allocated."""
+    """Undo the lossless stage; the frame must announce the exact size before anything is allocated."""
     expected = _raw_bytes(header)
     try:
         announced = zstandard.frame_content_size(body)
@@ -313,7 +317,7 @@ def _decompress(body: memoryview, header: Header) -> bytes:
 
 
 def _jpeg_pixels(body: memoryview, header: Header) -> np.ndarray:
-    """Size and kind are checked before a pixel is decoded; many scans would make a small file slow, so one only."""
+    """Check size and kind before a pixel is decoded; many scans would make a small file slow, so one only."""
     height, width = header.shape[2:]
     try:
         with Image.open(io.BytesIO(body), formats=("JPEG",)) as picture:

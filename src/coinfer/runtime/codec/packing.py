@@ -27,17 +27,17 @@ class Scale(NamedTuple):
 
 
 def packed_bytes(elements: int, bits: int) -> int:
-    """Exact size of `elements` values of `bits` bits."""
+    """Return the size in bytes of `elements` values of `bits` bits."""
     return (elements * bits + 7) // 8
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
-    """The precision in which values of this floating type are scaled."""
+    """Return the precision in which values of this floating type are scaled."""
     return np.dtype(np.float64 if dtype.itemsize > 4 else np.float32)
 
 
 def scale_fits(scale: Scale, bits: int, dtype: np.dtype) -> bool:
-    """Whether all values of this scale are finite numbers of `dtype`, and the step has full precision."""
+    """Return whether all values of this scale are finite numbers of `dtype`, and the step has full precision."""
     work = working_dtype(dtype)
     step_ok = scale.step == 0 or scale.step >= float(np.finfo(work).tiny)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -47,8 +47,8 @@ def scale_fits(scale: Scale, bits: int, dtype: np.dtype) -> bool:
 
 
 def scale_of(values: np.ndarray, bits: int) -> Scale | None:
-    """The scale from smallest to largest value; none where they are not finite or too close or far apart for it."""
-    low, high = float(values.min()), float(values.max())  # both are NaN where any value is
+    """Return the scale from smallest to largest value; None if they are not finite, too close or too far apart."""
+    low, high = float(values.min()), float(values.max())  # both are NaN if any value is
     span = high - low
     if not math.isfinite(span):
         return None
@@ -60,7 +60,7 @@ def scale_of(values: np.ndarray, bits: int) -> Scale | None:
 
 
 def quantise(values: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> None:
-    """Writes flat `values`, rounded to the nearest step, into the bytes `out` of `packed_bytes` length."""
+    """Write flat `values`, rounded to the nearest step, into the bytes `out` of `packed_bytes` length."""
     work = working_dtype(values.dtype)
     buffer = np.empty(min(CHUNK, values.size), work)
     levels = np.empty(buffer.size, np.uint8 if bits <= 8 else np.uint16)
@@ -79,7 +79,7 @@ def quantise(values: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> No
 
 
 def dequantise(packed: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> None:
-    """Fills flat `out` from the bytes `packed`; all 2**bits values of the scale must fit `out`'s type."""
+    """Fill flat `out` from the bytes `packed`; all 2**bits values of the scale must fit `out`'s type."""
     work = working_dtype(out.dtype)
     direct = work == out.dtype
     buffer = np.empty(0 if direct else min(CHUNK, out.size), work)

@@ -1,4 +1,4 @@
-"""Arrays to tensors on the wire and back, through the codec where bits are asked for."""
+"""Arrays to tensors on the wire and back, through the codec if bits are asked for."""
 
 import math
 from typing import cast
@@ -17,7 +17,11 @@ from coinfer.runtime.protocol.messages import (
 
 
 def pack(name: str, array: np.ndarray, bits: int | None, rate_bps: float = math.inf) -> WireTensor:
-    """A tensor for the wire: plain without `bits`, else a payload of the codec."""
+    """Return a tensor for the wire: plain without `bits`, else a payload of the codec.
+
+    Args:
+        rate_bps: of the link that will carry it (`codec.encode`).
+    """
     if bits is None:
         return from_array(name, array)
     payload = codec.encode(array, bits, rate_bps=rate_bps)
@@ -25,10 +29,10 @@ def pack(name: str, array: np.ndarray, bits: int | None, rate_bps: float = math.
 
 
 def unpack(tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> np.ndarray:
-    """The array of a tensor from the wire.
+    """Return the array of a tensor from the wire.
 
     Raises:
-        WireError: RESOURCE_EXHAUSTED where it would decode to more than the limit, INVALID_ARGUMENT where damaged.
+        WireError: RESOURCE_EXHAUSTED if it would decode to more than the limit, INVALID_ARGUMENT if it is damaged.
     """
     array = to_array(tensor)
     if not tensor.codec:

@@ -1,1 +1,1 @@
-"""The edge server: admission, scheduling, and its two protocol fronts. Start in `server`."""
+"""The edge server: admission, scheduling, and its two protocol fronts. Start in `server`, then `service`."""

@@ -37,7 +37,7 @@ class Job(NamedTuple):
     kind: Hashable
     """Jobs of a kind take the same time: model, inputs and outputs."""
     deadline_s: float
-    """On the node's clock; infinite where there is none."""
+    """On the node's clock; infinite if there is none."""
 
 
 class Running(NamedTuple):
@@ -62,7 +62,7 @@ class ServiceTimes(NamedTuple):
 
 
 def typical(times_s: tuple[float, ...]) -> float:
-    """The mean of times without the longest, unless it is the only one."""
+    """Return the mean of times without the longest, unless it is the only one."""
     return statistics.fmean(sorted(times_s)[: max(len(times_s) - 1, 1)])
 
 
@@ -135,7 +135,7 @@ Event = Arrived | Ended | Cancelled | Drained | Command
 
 
 def apply(state: NodeState, event: Event) -> NodeState:
-    """The state after an event. Events about jobs that are no longer there change nothing."""
+    """Return the state after an event. Events about jobs that are no longer there change nothing."""
     match event:
         case Arrived(job):
             return replace(state, arriving=(*state.arriving, job), counts=_count(state, "received"))
@@ -158,7 +158,7 @@ def apply(state: NodeState, event: Event) -> NodeState:
 
 
 def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
-    """What to do now. Applying all of it leaves nothing more to do at this moment."""
+    """Return what to do now. Applying all of it leaves nothing more to do at this moment."""
     commands: list[Command] = []
     free = state.workers - len(state.running)
     left = 0
@@ -185,14 +185,14 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
 
 
 def load(state: NodeState, now_s: float) -> LoadReport:
-    """What the node says of itself."""
+    """Return what the node says of itself."""
     waiting = len(state.waiting) + len(state.arriving)
     room = state.queue + state.workers - waiting - len(state.running)
     return LoadReport(backlog_s(state, now_s), waiting, 0 if state.draining else max(room, 0))
 
 
 def backlog_s(state: NodeState, now_s: float) -> float:
-    """How long a job that came now would wait, as far as is known."""
+    """Return how long a job that came now would wait, as far as is known."""
     if len(state.running) < state.workers and not state.waiting:
         return 0.0
     waiting = sum(expected_s(state, job) for job in state.waiting)
@@ -200,7 +200,7 @@ def backlog_s(state: NodeState, now_s: float) -> float:
 
 
 def expected_s(state: NodeState, job: Job) -> float:
-    """Typical service time of the job's kind; the mean of all kinds where it is new; 0 where nothing is known."""
+    """Return the typical service time of the job's kind, of all kinds if it is new, or 0 if nothing is known."""
     known = state.service.get(job.kind)
     if known is not None:
         return known.typical_s
@@ -208,18 +208,18 @@ def expected_s(state: NodeState, job: Job) -> float:
 
 
 def pushback_s(state: NodeState, now_s: float) -> float:
-    """Time until a place in the queue is likely to be free."""
+    """Return the seconds until a place in the queue is likely to be free."""
     soonest = min((_remaining_s(state, run, now_s) for run in state.running), default=0.0)
     return max(soonest, LEAST_PUSHBACK_S)
 
 
 def wake_s(state: NodeState) -> float:
-    """When to plan again although nothing happened: the next deadline in the queue."""
+    """Return when to plan again although nothing happened: at the next deadline in the queue."""
     return min((job.deadline_s for job in state.waiting), default=float("inf"))
 
 
 def is_idle(state: NodeState) -> bool:
-    """True where no job is left."""
+    """Return true if no job is left."""
     return not (state.arriving or state.waiting or state.running)
 
 
@@ -236,8 +236,12 @@ def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) 
 def _too_late(
     state: NodeState, job: Job, start_s: float, expect: Callable[[tuple[float, ...]], float]
 ) -> Reason | None:
-    """Why a job that starts then is of no use. `expect` makes one time of the recent ones: on arrival the typical,
-    as an answer that is late half the time wastes the worker; for what has waited already, the least."""
+    """Return why a job that starts then is of no use.
+
+    Args:
+        expect: makes one time of the recent ones: on arrival the typical, as an answer that is late half the time
+            wastes the worker; for what has waited already, the least.
+    """
     if start_s >= job.deadline_s:
         return "expired"
     known = state.service.get(job.kind)
@@ -279,7 +283,7 @@ def _queued(state: NodeState, id: int) -> bool:
 
 
 def _without(state: NodeState, id: int) -> NodeState:
-    """The state with the job neither arriving nor waiting."""
+    """Return the state with the job neither arriving nor waiting."""
     arriving = tuple(job for job in state.arriving if job.id != id)
     return replace(state, arriving=arriving, waiting=tuple(job for job in state.waiting if job.id != id))
 

@@ -60,7 +60,7 @@ class Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     def _guarded(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """The method with `WireError` as the call's status, and every answer counted."""
+        """Wrap a method: a `WireError` becomes the call's status, and every answer is counted."""
         metrics = self._service.metrics
 
         async def call(message: bytes, context: Context) -> bytes:
@@ -88,7 +88,7 @@ class Handlers(grpc.GenericRpcHandler):
         return message
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        """Answers the requests of a stream in order; a failed one gets its error, the stream goes on."""
+        """Answer the requests of a stream in order; a failed one gets its error, the stream goes on."""
         async for message in messages:
             id = ""
             try:
@@ -130,7 +130,7 @@ class Handlers(grpc.GenericRpcHandler):
 
 
 def trailers(error: WireError) -> tuple[tuple[str, str], ...]:
-    """What a refused client's program reads: why, and when to try again."""
+    """Return what the program of a refused client reads: why, and when to try again."""
     found = [(REASON_TRAILER, error.reason)] if error.reason else []
     if error.pushback_s is not None:
         found.append((PUSHBACK_TRAILER, "-1" if error.pushback_s < 0 else str(round(error.pushback_s * 1000))))
@@ -161,9 +161,9 @@ class GrpcFront:
         await self._server.start()
 
     async def drain(self) -> None:
-        """Tells health checks that nothing new should come."""
+        """Tell health checks that nothing new should come."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
-        """Closes the port, and the connections once their calls are through or the grace is over."""
+        """Close the port, and the connections once their calls are through or the grace is over."""
         await self._server.stop(grace_s)

@@ -63,7 +63,7 @@ def make_app(service: EdgeService) -> Starlette:
 
 
 def _get_handlers(service: EdgeService) -> dict[str, Handler]:
-    """What answers each path but the inferences."""
+    """Return what answers each path but those of inferences."""
     exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
 
     async def ready(request: Request) -> Response:
@@ -123,7 +123,7 @@ async def _infer(service: EdgeService, request: Request) -> Response:
 
 
 def _guarded(service: EdgeService, handler: Handler) -> Handler:
-    """The handler with `WireError` as the status, and every answer counted."""
+    """Wrap a handler: a `WireError` becomes the status, and every answer is counted."""
 
     async def call(request: Request) -> Response:
         try:
@@ -138,7 +138,7 @@ def _guarded(service: EdgeService, handler: Handler) -> Handler:
 
 
 def _error(error: WireError) -> Response:
-    """`{"error": ...}` as Triton has it, with a word for programs and when to try again."""
+    """Return `{"error": ...}` as Triton has it, with a word for programs and when to try again."""
     status = 413 if error.reason == "too_large" else STATUS[error.code]
     content: dict[str, object] = {"error": error.message, "code": error.code, "reason": error.reason}
     headers: dict[str, str] = {}
@@ -159,7 +159,7 @@ def _json(content: Mapping[str, object], status: int = 200, headers: dict[str, s
 
 
 async def _body(request: Request, limit_bytes: int) -> bytes:
-    """The body, refused before it is read where it announces too much."""
+    """Return the body; one that announces too much is refused before it is read."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise WireError("UNIMPLEMENTED", "compressed bodies are not offered; send coinfer_codec tensors", "encoding")
     announced = request.headers.get("content-length", "")
@@ -198,7 +198,7 @@ async def _cancel_on_disconnect(request: Request, answer: Coroutine[None, None, 
 
 
 def _model_of(request: Request) -> tuple[str, str]:
-    """Model and version in the path, or nothing."""
+    """Return model and version in the path, or nothing."""
     return request.path_params.get("model", ""), request.path_params.get("version", "")
 
 
@@ -275,7 +275,7 @@ class HttpFront:
             await asyncio.sleep(0.002)
 
     async def stop(self, grace_s: float) -> None:
-        """Closes the port, and the connections once their requests are through or the grace is over."""
+        """Close the port, and the connections once their requests are through or the grace is over."""
         self._server.config.timeout_graceful_shutdown = math.ceil(grace_s)
         self._server.should_exit = True
         if self._task is not None:

@@ -60,7 +60,11 @@ class Metrics:
     def count_success(
         self, stats: ModelStats, batch: int, request_s: float, queue_s: float, work_s: tuple[float, float, float]
     ) -> None:
-        """A request was answered. `work_s`: decoding, computing, encoding."""
+        """Count a request that was answered.
+
+        Args:
+            work_s: of decoding, computing and encoding.
+        """
         stats.success += 1
         stats.executions += 1
         stats.inferences += batch
@@ -72,7 +76,7 @@ class Metrics:
         stats.encode_s += work_s[2]
 
     def count_failure(self, stats: ModelStats, error: WireError | None, request_s: float) -> None:
-        """A request was not answered; without an error its caller gave up."""
+        """Count a request that was not answered; without an error its caller gave up."""
         stats.failures[failure_kind(error)] += 1
         stats.failed_s += request_s
         if error is not None and error.reason in _REJECTIONS:
@@ -85,7 +89,7 @@ class Metrics:
 
 
 def failure_kind(error: WireError | None) -> str:
-    """Triton's word for why a request failed."""
+    """Return Triton's word for why a request failed."""
     if error is None or error.code == "CANCELLED":
         return "CANCELED"
     if error.reason in _REJECTIONS:
@@ -121,7 +125,7 @@ class Exposition:
         yield from self._own()
 
     def _triton(self) -> Iterator[Metric]:
-        """Their names lack the suffix `_total`, so the client library must not take them for counters."""
+        """Yield Triton's metrics; their names lack the suffix `_total`, which the library demands of counters."""
         rows: list[tuple[str, str, Callable[[ModelStats], float]]] = [
             ("request_success", "Requests answered", lambda s: s.success),
             ("count", "Inferences, a batch counting its samples", lambda s: s.inferences),

@@ -72,14 +72,14 @@ class Scheduler:
         self._alarm: asyncio.TimerHandle | None = None
 
     async def run(self, kind: Hashable, deadline_s: float, work: Callable[[Abort], Result]) -> tuple[Result, float]:
-        """What `work` returns, and the seconds that it waited for a worker.
+        """Return what `work` returns, and the seconds that it waited for a worker.
 
         Args:
             kind: jobs of a kind take the same time.
             deadline_s: on the scheduler's clock.
 
         Raises:
-            WireError: where the job is refused; and whatever `work` raises.
+            WireError: if the job is refused; and whatever `work` raises.
         """
         job = Job(next(self._ids), kind, deadline_s)
         entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s())
@@ -94,7 +94,7 @@ class Scheduler:
             raise
 
     def drain(self) -> None:
-        """Admits nothing more."""
+        """Admit nothing more."""
         self._handle(Drained())
 
     def load(self) -> LoadReport:
@@ -155,7 +155,7 @@ class Scheduler:
         self._report(loop, [_Notice(entry.waiter, _shutting_down())])
 
     def _notify(self, notices: Sequence[_Notice]) -> None:
-        """Tells callers, and sets the alarm for the next deadline in the queue. On the event loop."""
+        """Tell callers, and set the alarm for the next deadline in the queue. On the event loop."""
         for waiter, outcome in notices:
             if waiter.done():
                 continue

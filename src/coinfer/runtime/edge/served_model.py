@@ -19,7 +19,7 @@ class Signature(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    """-1 where an axis is free."""
+    """-1 for an axis that is free."""
 
 
 class ModelRunner(Protocol):
@@ -44,7 +44,7 @@ class ServedModel(NamedTuple):
 
 
 def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
-    """A network and all its pieces."""
+    """Return a network as a model, with all its pieces."""
 
     def signature(name: str) -> Signature:
         tensor = graph.tensors[name]
@@ -56,7 +56,7 @@ def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
 
 
 def serve_echo() -> ServedModel:
-    """Answers a float32 tensor `x` with itself, or with its size; for measuring the way there and back."""
+    """Return a model that answers a float32 tensor `x` with itself, or with its size, to measure links."""
     outputs = (Signature("y", "FP32", (-1,)), Signature("elements", "INT64", (1,)))
     return ServedModel(ECHO, "", (Signature("x", "FP32", (-1,)),), outputs, "coinfer_echo", _Echo())
 
@@ -89,10 +89,10 @@ class _Echo:
 
 
 def models_by_name(served: Sequence[ServedModel]) -> Mapping[str, ServedModel]:
-    """The models by name.
+    """Return the models by name.
 
     Raises:
-        RequestError: where two have the same one.
+        RequestError: if two have the same one.
     """
     names = [model.name for model in served]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -61,14 +61,14 @@ class EdgeSettings:
 
 
 def run_edge(settings: EdgeSettings) -> int:
-    """Serves until SIGTERM or SIGINT, then finishes what was admitted; a second signal ends it at once.
+    """Serve until SIGTERM or SIGINT, then finish what was admitted; a second signal ends it at once.
 
     Returns:
-        The exit status: 0, or 1 where a second signal cut requests off.
+        The exit status: 0, or 1 if a second signal cut requests off.
 
     Raises:
-        GraphError, RequestError: for models or settings that cannot be served.
-        OSError: where a port is taken.
+        UserError: if models or settings cannot be served.
+        PortError: if a port is taken.
     """
     settings = checked_settings(settings)
     keep_freed_memory()
@@ -78,7 +78,7 @@ def run_edge(settings: EdgeSettings) -> int:
 
 
 def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
-    """The models, each run once, so that ready means that they work."""
+    """Open the models and run each once, so that ready means that they work."""
     served: list[ServedModel] = []
     for spec in settings.models:
         graph = open_model(spec)
@@ -118,8 +118,8 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel]) -> int:
 
 
 async def _wait_until_answered(service: EdgeService, grace_s: float) -> None:
-    """Until all requests are answered. New ones are still heard meanwhile, and told to go elsewhere; closing the port
-    first would leave them without an answer."""
+    """Wait until all requests are answered. New ones are refused meanwhile; closing the port first would leave them
+    without an answer."""
     loop = asyncio.get_running_loop()
     end_s = loop.time() + grace_s
     await asyncio.sleep(_HEARTBEAT_S)
@@ -128,7 +128,7 @@ async def _wait_until_answered(service: EdgeService, grace_s: float) -> None:
 
 
 async def _start_http(settings: EdgeSettings, service: EdgeService) -> "HttpFront | None":
-    """The REST front, or None; its libraries are loaded only where it is wanted."""
+    """Start the REST front if it is wanted; its libraries are loaded only then."""
     if settings.http_port is None:
         return None
     from coinfer.runtime.edge.http_server import HttpFront
@@ -139,7 +139,7 @@ async def _start_http(settings: EdgeSettings, service: EdgeService) -> "HttpFron
 
 
 def _signal_event() -> asyncio.Event:
-    """Set by the next SIGTERM or SIGINT."""
+    """Return an event that the next SIGTERM or SIGINT sets."""
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,7 +148,7 @@ def _signal_event() -> asyncio.Event:
 
 
 async def _wait_for_first(*waits: Awaitable[object]) -> None:
-    """Until the first of these is through; the others are cancelled."""
+    """Wait until the first of these is through; cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:

@@ -95,11 +95,11 @@ class EdgeService:
 
     @property
     def in_flight(self) -> int:
-        """Requests that came and have no answer yet."""
+        """Requests that have no answer yet."""
         return sum(stats.in_flight for stats in self.metrics.models.values())
 
     def find(self, model: str, version: str = "") -> ServedModel:
-        """The model.
+        """Return the model.
 
         Raises:
             WireError: NOT_FOUND.
@@ -151,7 +151,7 @@ class EdgeService:
         return encoded
 
     def drain(self) -> None:
-        """Refuses what is new from now on; what was admitted is finished."""
+        """Refuse what is new from now on; what was admitted is finished."""
         self.scheduler.drain()
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class EdgeService:
         return work, queue_s, replace(reply, load=self.scheduler.load())
 
     def _check(self, model: ServedModel, request: InferRequest) -> None:
-        """What can be seen without decoding; it never gets as far as the queue."""
+        """Refuse what can be seen to be wrong without decoding; it never gets as far as the queue."""
         if request.fingerprint and request.fingerprint != model.fingerprint:
             text = (
                 f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
@@ -204,7 +204,7 @@ class EdgeService:
                 raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
 
     async def _open(self, model: ServedModel, request: InferRequest) -> None:
-        """Opens the piece off the workers, so that what waits there does not wait for it too."""
+        """Open the piece off the workers, so that what waits there does not wait for it too."""
         if self._opening >= MAX_PENDING_PIECES:
             raise WireError("RESOURCE_EXHAUSTED", "too many new cuts are being opened; try later", "queue_full", 1.0)
         self._opening += 1
@@ -216,7 +216,7 @@ class EdgeService:
             self._opening -= 1
 
     async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> InferReply:
-        """Sends the outputs on to the next hop and makes its reply ours."""
+        """Send the outputs on to the next hop and make its reply ours."""
         assert self._transport is not None
         hop, began_s = request.route[0], self._clock.now_s()
         onward = replace(
@@ -246,7 +246,7 @@ class EdgeService:
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
 
     def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
-        """What the caller is told: never a traceback, a path or a value of ours."""
+        """Return what the caller is told: never a traceback, a path or a value of ours."""
         id = shown(request.id)[1:-1] if request.id else secrets.token_hex(4)
         match problem:
             case WireError():
@@ -263,7 +263,7 @@ class EdgeService:
                 return WireError("INTERNAL", f"internal error; see the node's log for request {id}", "bug")
 
     def _log_bug(self, id: str, problem: Exception) -> None:
-        """One line for each, and a traceback for the first of its kind: no client can fill the log."""
+        """Log one line for each, and a traceback for the first of its kind: no client can fill the log."""
         last = traceback.extract_tb(problem.__traceback__)[-1]
         kind = (type(problem).__name__, last.filename, last.lineno)
         is_new = kind not in self._logged_bugs and len(self._logged_bugs) < MAX_TRACEBACKS

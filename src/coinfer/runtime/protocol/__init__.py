@@ -1,1 +1,1 @@
-"""Messages between nodes and their forms on the wire. Start in `messages`."""
+"""Messages between nodes, and their forms in protobuf and JSON. Start in `messages`; `checks` refuses what is wrong."""

@@ -78,7 +78,7 @@ def reply_body(reply: InferReply, is_binary: IsBinary) -> tuple[bytes, int | Non
 
 
 def _numbers(tensor: WireTensor) -> list[bool | int | float | None]:
-    """The tensor's values for JSON, which has neither NaN, written as null, nor infinity."""
+    """Return the tensor's values for JSON, which has neither NaN, written as null, nor infinity."""
     array = to_array(tensor).reshape(-1)
     values: list[bool | int | float | None] = array.tolist()
     if array.dtype.kind != "f" or np.isfinite(array).all():
@@ -101,7 +101,7 @@ def _json_object(text: bytes) -> _Object:
 
 
 def _tensors(headers: Sequence[TensorHeader], entries: Sequence[_Object], blobs: memoryview) -> tuple[WireTensor, ...]:
-    """Inputs with their data, which stand in their entry or in the bytes after the JSON."""
+    """Return inputs with their data, which stand in their entry or in the bytes after the JSON."""
     tensors: list[WireTensor] = []
     for header, entry in zip(headers, entries, strict=True):
         size = _parameters(entry).get(BINARY_SIZE)
@@ -120,7 +120,7 @@ def _tensors(headers: Sequence[TensorHeader], entries: Sequence[_Object], blobs:
 
 
 def _from_numbers(header: TensorHeader, data: object) -> bytes:
-    """JSON numbers, flat or nested, as raw bytes."""
+    """Return JSON numbers, flat or nested, as raw bytes."""
     if not isinstance(data, list):
         raise bad_request(f"input {header.name!r}: expected data as a list of numbers")
     try:

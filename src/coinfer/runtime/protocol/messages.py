@@ -95,7 +95,7 @@ class WireTensor(NamedTuple):
     data: bytes | memoryview
     """Little-endian, row-major."""
     codec: bool = False
-    """True where `data` is a payload of the codec, which knows the true dtype and shape."""
+    """True if `data` is a payload of the codec, which knows the true dtype and shape."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class InferRequest:
     id: str = ""
     version: str = ""
     fingerprint: str = ""
-    """`ModelGraph.fingerprint` of the sender; empty where it does not mind."""
+    """`ModelGraph.fingerprint` of the sender; empty if any will do."""
     deadline_s: float = math.inf
     """Time left."""
     route: tuple[Hop, ...] = ()
@@ -152,9 +152,9 @@ class InferReply:
     codec_s: float = 0.0
     """Decoding and encoding there."""
     forward_s: float = 0.0
-    """From sending the outputs to the next hop to having its reply; 0 where there is none."""
+    """From sending the outputs to the next hop to having its reply; 0 if there is none."""
     load: LoadReport | None = None
-    """None where the server is no coinfer node."""
+    """None if the server is no coinfer node."""
     executed: tuple[ExecutedHop, ...] = ()
     """First hop first."""
     upload_s: float = 0.0
@@ -163,7 +163,11 @@ class InferReply:
 
 
 def from_array(name: str, array: np.ndarray) -> WireTensor:
-    """A tensor that borrows the array's memory."""
+    """Return a tensor that borrows the array's memory.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if the protocol has no such datatype.
+    """
     array = np.ascontiguousarray(array)
     datatype = DATATYPES.get(array.dtype)
     if datatype is None:
@@ -212,5 +216,5 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
 
 
 def bad_request(message: str) -> WireError:
-    """The error for a request that is wrong in itself."""
+    """Return the error for a request that is wrong in itself."""
     return WireError("INVALID_ARGUMENT", message, "invalid")

@@ -48,22 +48,22 @@ _RAW_OUTPUTS_FIELD = 6
 
 
 def request_bytes(request: InferRequest) -> bytes:
-    """The request as a `ModelInferRequest` message."""
+    """Return the request as a `ModelInferRequest` message."""
     raws = [tensor.data for tensor in request.inputs]
     return protobuf_framing.join(_request_header(request).SerializeToString(), _RAW_INPUTS_FIELD, raws)
 
 
 def request_bits(request: InferRequest) -> int:
-    """Size of the request's message."""
+    """Return the size of the request's message."""
     raws = [tensor.data for tensor in request.inputs]
     return BITS_PER_BYTE * protobuf_framing.joined_bytes(_request_header(request).ByteSize(), _RAW_INPUTS_FIELD, raws)
 
 
 def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> InferRequest:
-    """The request in a `ModelInferRequest` message; its tensors borrow the message's memory.
+    """Return the request in a `ModelInferRequest` message; its tensors borrow the message's memory.
 
     Raises:
-        WireError: RESOURCE_EXHAUSTED where it is too large, INVALID_ARGUMENT for any other fault.
+        WireError: RESOURCE_EXHAUSTED if it is too large, UNIMPLEMENTED for what is not offered, else INVALID_ARGUMENT.
     """
     check_size(len(message), limit_bytes)
     proto, raws = _split(message, _RAW_INPUTS_FIELD, INFER_REQUEST, "ModelInferRequest")
@@ -94,22 +94,22 @@ def _request_header(request: InferRequest) -> InferMessage:
 
 
 def reply_bytes(reply: InferReply) -> bytes:
-    """The reply as a `ModelInferResponse` message."""
+    """Return the reply as a `ModelInferResponse` message."""
     raws = [tensor.data for tensor in reply.outputs]
     return protobuf_framing.join(_reply_header(reply).SerializeToString(), _RAW_OUTPUTS_FIELD, raws)
 
 
 def reply_bits(reply: InferReply) -> int:
-    """Size of the reply's message."""
+    """Return the size of the reply's message."""
     raws = [tensor.data for tensor in reply.outputs]
     return BITS_PER_BYTE * protobuf_framing.joined_bytes(_reply_header(reply).ByteSize(), _RAW_OUTPUTS_FIELD, raws)
 
 
 def parse_reply(message: bytes) -> InferReply:
-    """The reply in a `ModelInferResponse` message, of this or a foreign server.
+    """Return the reply in a `ModelInferResponse` message, of this or a foreign server.
 
     Raises:
-        WireError: INTERNAL where the message is damaged.
+        WireError: INTERNAL if the message is damaged.
     """
     try:
         proto, raws = _split(message, _RAW_OUTPUTS_FIELD, INFER_REPLY, "ModelInferResponse")
@@ -151,7 +151,7 @@ def _value(parameter: ParameterMessage) -> object:
 
 
 def _split(message: bytes, raw_field: int, kind: InferMessageType, name: str) -> tuple[InferMessage, list[memoryview]]:
-    """The message without its raw contents, parsed, and those, uncopied."""
+    """Return the message without its raw contents, parsed, and those, uncopied."""
     try:
         rest, raws = protobuf_framing.split(message, raw_field)
         return kind.FromString(rest), raws
@@ -162,7 +162,7 @@ def _split(message: bytes, raw_field: int, kind: InferMessageType, name: str) ->
 def _tensors(
     headers: tuple[TensorHeader, ...], protos: TensorMessages, raws: list[memoryview]
 ) -> tuple[WireTensor, ...]:
-    """Tensors with their data, which are either raw or typed contents."""
+    """Return tensors with their data, which are either raw or typed contents."""
     if raws and len(raws) != len(headers):
         raise bad_request(f"expected raw contents for all {len(headers)} tensors, got {len(raws)}")
     tensors: list[WireTensor] = []
@@ -174,7 +174,7 @@ def _tensors(
 
 
 def _typed(header: TensorHeader, proto: TensorMessage) -> bytes:
-    """Typed contents as raw bytes."""
+    """Return typed contents as raw bytes."""
     kind = _CONTENTS.get(header.datatype)
     filled = {field.name: values for field, values in proto.contents.ListFields()}
     if not filled:

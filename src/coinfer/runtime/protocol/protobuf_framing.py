@@ -21,8 +21,10 @@ class FramingError(ValueError):
 
 
 def join(header: bytes, field: int, blobs: Sequence[bytes | memoryview]) -> bytes:
-    """The message `header` with a field of bytes for each blob. Large blobs begin at a multiple of `ALIGNMENT`, so that
-    who receives them can compute on them where they lie."""
+    """Return the message `header` with a field of bytes for each blob.
+
+    Large blobs begin at a multiple of `ALIGNMENT`, so that a receiver can compute on them in place.
+    """
     parts: list[bytes | memoryview] = [header]
     for prefix, blob in zip(_prefixes(len(header), field, blobs), blobs, strict=True):
         parts += [prefix, blob]
@@ -30,15 +32,15 @@ def join(header: bytes, field: int, blobs: Sequence[bytes | memoryview]) -> byte
 
 
 def joined_bytes(header_bytes: int, field: int, blobs: Sequence[bytes | memoryview]) -> int:
-    """Size of what `join` would make."""
+    """Return the size of what `join` would make."""
     return header_bytes + sum(map(len, _prefixes(header_bytes, field, blobs))) + sum(map(len, blobs))
 
 
 def split(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
-    """The inverse of `join`: all other fields, and the blobs as views of the message.
+    """Return the other fields, and the blobs as views of the message: the inverse of `join`.
 
     Raises:
-        FramingError: where the fields do not fill the message exactly.
+        FramingError: if the fields do not fill the message exactly.
     """
     view, at = memoryview(message), 0
     rest: list[memoryview] = []
@@ -59,7 +61,7 @@ def split(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
 
 
 def _value_span(view: memoryview, at: int, kind: int) -> tuple[int, int]:
-    """Where a field's value begins and ends."""
+    """Return where a field's value begins and ends."""
     if kind == _BYTES:
         size, at = _read_varint(view, at)
         return at, at + size
@@ -80,7 +82,7 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _prefixes(at: int, field: int, blobs: Sequence[bytes | memoryview]) -> list[bytes]:
-    """What stands before each blob: its tag and size, and before that a field that nobody knows, to align it."""
+    """Return what stands before each blob: its tag and size, and before that a field that nobody knows, to align it."""
     found: list[bytes] = []
     for blob in blobs:
         prefix = _varint(field << 3 | _BYTES) + _varint(len(blob))

@@ -39,7 +39,7 @@ class Transport(Protocol):
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]: ...
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
-        """Carries `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
+        """Carry `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
         ...
 
     def close(self) -> None: ...
@@ -49,12 +49,12 @@ class LinkLike(Protocol):
     """What the shaper needs of a link (`links.Link`)."""
 
     def transmit(self, size_bits: float, cancel: threading.Event | None = None) -> float:
-        """Waits until the link has carried so many bits; returns the seconds this took."""
+        """Wait until the link has carried so many bits; return the seconds that this took."""
         ...
 
 
 def ping_request(size_bytes: int) -> InferRequest:
-    """A ping as a request."""
+    """Return a ping as a request."""
     return InferRequest(PING_MODEL, (WireTensor("padding", "UINT8", (size_bytes,), bytes(size_bytes)),))
 
 
@@ -169,7 +169,7 @@ class ShapedTransport:
         exchange: "_Exchange[Reply]",
         timeout_s: float,
     ) -> None:
-        """Uplink, call, downlink, one after the other. `stop` is set when the caller gave up or the time is over."""
+        """Use uplink, call and downlink in turn. `stop` is set when the caller gave up or the time is over."""
         began_s = time.monotonic()
         _call_later(timeout_s, outer, lambda: settle(outer, _timeout_error(node, timeout_s)))
         try:
@@ -194,7 +194,7 @@ def _transmit(link: LinkLike | None, size_bits: float, stop: threading.Event) ->
 
 
 def _submit(pool: ThreadPoolExecutor, future: Future[Reply], work: Callable[[], None]) -> None:
-    """Starts work that settles a future; a closed pool settles it at once."""
+    """Start work that settles a future; a closed pool settles it at once."""
     try:
         pool.submit(work)
     except RuntimeError:
@@ -202,7 +202,7 @@ def _submit(pool: ThreadPoolExecutor, future: Future[Reply], work: Callable[[], 
 
 
 def _call_later(delay_s: float, future: Future[Reply], action: Callable[[], None]) -> None:
-    """Does something after a delay unless the future is done by then."""
+    """Do something after a delay unless the future is done by then."""
     if delay_s < math.inf:
         timer = threading.Timer(delay_s, action)
         timer.daemon = True
@@ -211,7 +211,7 @@ def _call_later(delay_s: float, future: Future[Reply], action: Callable[[], None
 
 
 def settle(future: Future[Reply], outcome: Reply | BaseException) -> None:
-    """Gives a future its result or error, unless it was cancelled or settled before."""
+    """Give a future its result or error, unless it was cancelled or settled before."""
     with _SETTLE:
         if future.done() or future.running() or not future.set_running_or_notify_cancel():
             return
@@ -225,7 +225,7 @@ _SETTLE = threading.Lock()
 
 
 def unreachable_error(node: str) -> TransportError:
-    """The error for a node that nothing listens at."""
+    """Return the error for a node that nothing listens at."""
     return TransportError("UNAVAILABLE", f"{node}: unreachable; is its `coinfer edge` running?", reason="unreachable")
 
 

@@ -42,7 +42,7 @@ Reply = TypeVar("Reply")
 def client_options(
     limit_bytes: int = DEFAULT_LIMIT_BYTES, keepalive_s: float = 1.0, idle_pings: bool = True, patience_s: float = 0.5
 ) -> Options:
-    """Arguments of a client's channel.
+    """Return the arguments of a client's channel.
 
     A frozen peer or a cut link is noticed after at most `keepalive_s` plus `patience_s`, and a peer that came back is
     found again within a second.
@@ -70,7 +70,7 @@ def client_options(
 
 
 def server_options(limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Options:
-    """Arguments of a server: the clients' pings are allowed, silent and old connections are closed."""
+    """Return the arguments of a server: the clients' pings are allowed, silent and old connections are closed."""
     return [
         ("grpc.http2.min_ping_interval_without_data_ms", 400),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -112,7 +112,7 @@ class GrpcTransport:
         return self._call(node, message, timeout_s, protobuf.parse_reply)
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
-        """Carries `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
+        """Carry `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
         message = protobuf.request_bytes(ping_request(size_bytes))
         began_s = time.monotonic()
 
@@ -145,7 +145,7 @@ class GrpcTransport:
         return outer
 
     def _infer(self, node: str) -> _Call:
-        """The node's `ModelInfer`."""
+        """Return the node's `ModelInfer`."""
         with self._lock:
             found = self._nodes.pop(node, None)
             if found is None:
@@ -158,7 +158,7 @@ class GrpcTransport:
 
 
 def _outcome(node: str, call: "grpc.Future[bytes]", read: Callable[[bytes], Reply]) -> Reply | TransportError:
-    """What a finished call came to: what `read` makes of the reply, or a `TransportError`."""
+    """Return what a finished call came to: what `read` makes of the reply, or a `TransportError`."""
     try:
         return read(call.result())
     except grpc.FutureCancelledError:
