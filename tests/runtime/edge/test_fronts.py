@@ -1,5 +1,6 @@
 """Stock clients of both protocols get the same answer from one service, whatever is wrong."""
 
+import contextlib
 import urllib.request
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from onnx import TensorProto, helper, numpy_helper
+from tests.patience import patient_transport
 from tests.runtime.edge.edge_process import edge_thread
 from tritonclient.utils import InferenceServerException
 
@@ -16,6 +18,7 @@ from coinfer.graph.open_model import open_model
 from coinfer.runtime.edge.served_model import ServedModel, Signature, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, InputError
+from coinfer.runtime.protocol.messages import InferRequest, TransportError, from_array
 
 LIMIT_BYTES = 100_000
 
@@ -96,6 +99,23 @@ def test_an_answer_that_grows_over_the_limit_as_text(edge):
         tensor = triton_http.InferInput("count", [1], "INT64")
         tensor.set_data_from_numpy(np.array([24_000]))
         assert client.infer("ones", [tensor]).as_numpy("ones").sum() == 24_000
+
+
+def test_an_answer_over_the_limit_of_the_one_who_asked():
+    """The server may send more than this client takes."""
+    count, ones = Signature("count", "INT64", (1,)), Signature("ones", "FP32", (-1,))
+    served = [ServedModel("ones", "", (count,), (ones,), "test", Ones())]
+    with edge_thread(lambda: EdgeService(served)) as edge, contextlib.closing(patient_transport(1000)) as transport:
+        for elements, is_answered in ((10, True), (600_000, False)):
+            request = InferRequest("ones", (from_array("count", np.array([elements])),))
+            future = transport.send(edge.grpc, request, 60.0)
+            if is_answered:
+                assert future.result(60).outputs[0].shape == (elements,)
+                continue
+            with pytest.raises(TransportError, match="its reply is over the limit of this side") as caught:
+                future.result(60)
+            error = caught.value
+            assert (error.code, error.reason, error.pushback_s) == ("RESOURCE_EXHAUSTED", "too_large", -1.0)
 
 
 def test_values_that_a_network_cannot_take(edge, words, caplog, capfd):

@@ -31,6 +31,8 @@ PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 REASON_TRAILER = "coinfer-reason"
 MAX_NODES = 64
 """Connections kept; a hostile route could name ever new nodes."""
+_OVER_LIMIT = "larger than max"
+"""gRPC's words for a message that it does not take; there is no other sign of it."""
 _HEADROOM_BYTES = MIB
 """gRPC's own limit lies above ours, which is exact and says why."""
 
@@ -181,6 +183,8 @@ def _error(node: str, error: grpc.Call) -> TransportError:
     details = " ".join((error.details() or code).split())
     if code == "CANCELLED" and not reason:  # not by us: a server that closes says this of calls that it did not begin
         return TransportError("UNAVAILABLE", f"{node}: it is shutting down", pushback_s, "draining")
+    if code == "RESOURCE_EXHAUSTED" and not reason and _OVER_LIMIT in details:
+        return TransportError(code, f"{node}: its reply is over the limit of this side ({details})", -1.0, "too_large")
     if code == "UNAVAILABLE" and not reason:
         return TransportError(code, f"{node}: unreachable ({details[:120]})", pushback_s, "unreachable")
     return TransportError(code, f"{node}: {details}", pushback_s, reason)
