@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from coinfer.runtime.edge.admission import Counts
+from coinfer.runtime.edge.served_model import VERSION
 from coinfer.runtime.protocol.messages import LoadReport, WireError
 
 FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -140,12 +141,12 @@ class Exposition:
         for name, text, read in rows:
             metric = Metric(f"nv_inference_{name}", text, "gauge" if name.startswith("pending") else "unknown")
             for model, stats in self._metrics.models.items():
-                metric.add_sample(metric.name, {"model": model, "version": "1"}, read(stats))
+                metric.add_sample(metric.name, {"model": model, "version": VERSION}, read(stats))
             yield metric
         failures = Metric("nv_inference_request_failure", "Requests not answered", "unknown")
         for model, stats in self._metrics.models.items():
             for reason, count in stats.failures.items():
-                failures.add_sample(failures.name, {"model": model, "version": "1", "reason": reason}, count)
+                failures.add_sample(failures.name, {"model": model, "version": VERSION, "reason": reason}, count)
         yield failures
 
     def _own(self) -> Iterator[Metric]:
