@@ -37,10 +37,10 @@ class EdgeProcess:
 def edges(
     model: str, slowdowns: Sequence[float], extra: Sequence[str] = (), timeout_s: float = 90.0
 ) -> Iterator[list[EdgeProcess]]:
-    """Starts one edge server for each slow-down factor, all at once, and stops them at the end.
+    """Start one edge server for each slow-down factor, all at once, and stop them at the end.
 
     Raises:
-        ClusterError: where one ends or says nothing for `timeout_s`; with the last line that it wrote.
+        ClusterError: if one ends or says nothing for `timeout_s`; with the last line that it wrote.
     """
     with contextlib.ExitStack() as stack:
         started = [_start(stack, model, slowdown, extra) for slowdown in slowdowns]
@@ -77,7 +77,7 @@ def _wait_ready(process: subprocess.Popen[bytes], log: IO[bytes], timeout_s: flo
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL where that is not enough (also for a process that was frozen)."""
+    """Send SIGTERM, and SIGKILL if that is not enough (also to a process that was frozen)."""
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGCONT)

@@ -76,13 +76,13 @@ RIGHT_HEADING: tuple[tuple[str, JustifyMethod], ...] = (("class", "left"),)
 
 
 def headings(view: View) -> tuple[tuple[str, JustifyMethod], ...]:
-    """The columns: with exits which one answered, with labels whether it was right."""
+    """Return the columns: with exits which one answered, with labels whether it was right."""
     exits = EXIT_HEADING if view.has_exits else ()
     return (*HEADINGS[:3], *exits, *HEADINGS[3:], *(RIGHT_HEADING if view.has_labels else ()))
 
 
 def cells(record: Record, is_right: bool, view: View) -> list[str]:
-    """One row, times in milliseconds."""
+    """Return one row, times in milliseconds."""
     outcome, head = record.outcome, record.route.hops[0]
     sure = record.exit != record.route.exit
     offloaded = len(record.route.hops) > 1 and not sure

@@ -52,7 +52,7 @@ class Summary(NamedTuple):
 
 
 def choice_name(record: Record, view: View) -> str:
-    """What was done with a request, for people: exit, cut and bits where there are exits, else the cut."""
+    """Return what was done with a request, for people: exit, cut and bits if there are exits, else the cut."""
     if not view.has_exits:
         return cut_name(record, view.inputs)
     if record.exit != record.route.exit:
@@ -63,13 +63,17 @@ def choice_name(record: Record, view: View) -> str:
 
 
 def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
-    """Where a request left the device, for people."""
+    """Return where a request left the device, for people."""
     cut = record.route.hops[0].cut
     return "(all here)" if len(record.route.hops) == 1 else "(input)" if cut == inputs else "+".join(cut)
 
 
 def summarise(records: Sequence[Record], right: Sequence[bool]) -> Summary:
-    """Records of one scheme, and whether each answer was right."""
+    """Summarise the records of one scheme.
+
+    Args:
+        right: whether each answer was right.
+    """
     latency_s = np.array([record.outcome.latency_s for record in records])
     predicted_s = np.array([record.predicted_s for record in records])
     return Summary(
@@ -88,7 +92,7 @@ def summarise(records: Sequence[Record], right: Sequence[bool]) -> Summary:
 
 
 def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> Table:
-    """The table at the end of a run."""
+    """Return the table at the end of a run."""
     table = Table(title=f"same inputs, same trace, deadline {deadline_s / MILLI:.0f} ms", title_justify="left")
     table.add_column("scheme", no_wrap=True)
     for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fall- backs", "pred. error", view.judged):
@@ -118,7 +122,7 @@ def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> T
 def write_json(
     path: Path, settings: Mapping[str, object], summaries: Sequence[Summary], pictures: str, view: View
 ) -> None:
-    """Settings and summaries; the single requests are in the run log beside it."""
+    """Write settings and summaries; the single requests are in the run log beside it."""
     schemes = [as_json(summary) for summary in summaries]
     found = {"settings": as_json(settings), "pictures": pictures, "right means": view.judged, "schemes": schemes}
     write_whole(path, json.dumps(found, indent=2, default=str) + "\n")
@@ -132,7 +136,7 @@ def plot(
     view: View,
     deadline_s: float,
 ) -> None:
-    """Link rates, what the first scheme chose, latency of every request, and the means side by side.
+    """Draw link rates, what the first scheme chose, latency of every request, and the means side by side.
 
     Args:
         traces: of the links, by the address of the server.
@@ -167,7 +171,7 @@ def plot(
 
 
 def _choices(axes: Any, records: Sequence[Record], colours: Mapping[str, str], view: View) -> None:
-    """One row for each choice, one colour for each server; a cross where the device had to step in."""
+    """One row for each choice, one colour for each server; a cross if a server was asked in vain."""
     names = [choice_name(record, view) for record in records]
     rows = {name: row for row, name in enumerate(sorted(set(names), reverse=True))}
     for record, name in zip(records, names, strict=True):

@@ -7,11 +7,11 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now_s(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Return the seconds since some fixed moment; it never goes back."""
         ...
 
     def sleep(self, duration_s: float, cancel: threading.Event | None = None) -> bool:
-        """Waits, and returns true; false as soon as `cancel` is set."""
+        """Wait and return true; return false as soon as `cancel` is set."""
         ...
 
 

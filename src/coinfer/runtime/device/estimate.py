@@ -71,12 +71,12 @@ class ServerEstimate(NamedTuple):
 
 
 def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
-    """A guess to start from; it weighs as much as a transfer of 10 ms."""
+    """Return a guess to start from; it weighs as much as a transfer of 10 ms."""
     return LinkEstimate(rate_bps * 0.01, 0.01, now_s, 0.0)
 
 
 def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
-    """A server of which nothing is known yet: it must answer a probe before it is used."""
+    """Return a server of which nothing is known yet: it must answer a probe before it is used."""
     return ServerEstimate(
         link=first_link(rate_bps, now_s),
         scale=1.0,
@@ -92,7 +92,7 @@ def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
 
 
 def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
-    """The link after `size_bits` took `seconds`, the round trip's latency not counted."""
+    """Return the link after `size_bits` took `seconds`, the round trip's latency not counted."""
     weight = 0.5 ** (max(now_s - link.at_s, 0.0) / HALF_LIFE_S)
     return link._replace(
         bits=link.bits * weight + size_bits, seconds=link.seconds * weight + max(seconds, 1e-6), at_s=now_s
@@ -108,7 +108,7 @@ def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
 
 
 def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:
-    """The smallest round trip seen, forgetting slowly so that a changed path shows."""
+    """Return the link with the smallest round trip seen, forgetting slowly so that a changed path shows."""
     known = link.round_trip_s
     return link._replace(round_trip_s=round_trip_s if known == 0.0 else min(known * 1.05, round_trip_s))
 
@@ -150,8 +150,11 @@ def after_service(
 
 
 def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s: float) -> float:
-    """Expected time of a rest of the network: as measured, going back to the fastest time while there is no news; by
-    the server's scale where it was never measured."""
+    """Return the expected time of a rest of the network.
+
+    It is as measured, going back to the fastest time while there is no news, or by the server's scale if it was never
+    measured.
+    """
     known = server.service.get(piece)
     if known is None:
         return profiled_s * server.scale
@@ -160,8 +163,10 @@ def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s
 
 
 def patience(ratios: Sequence[float]) -> float:
-    """How many times the predicted time to wait before a reply counts as late: the 95 % quantile of measured over
-    predicted times, so that in calm about one request in twenty is hedged."""
+    """Return how many times the predicted time to wait before a reply counts as late.
+
+    It is the 95 % quantile of measured over predicted times, so that in calm about one request in twenty is hedged.
+    """
     if len(ratios) < PATIENCE_SAMPLES:
         return PATIENCE
     return float(np.clip(np.quantile(list(ratios), PATIENCE_QUANTILE), *PATIENCE_RANGE))
@@ -216,10 +221,10 @@ def server_wait_s(server: ServerEstimate, now_s: float) -> float:
 
 
 def room_now(server: ServerEstimate, now_s: float) -> float:
-    """Room of the queue; a full server is taken to have room again once its backlog is worked off."""
+    """Return the room of the queue; a full server is taken to have room again once its backlog is worked off."""
     return server.room if server.room > 0 or server_wait_s(server, now_s) > 0 else 1.0
 
 
 def usable(server: ServerEstimate, now_s: float) -> bool:
-    """True where the server may be asked."""
+    """Return true if the server may be asked."""
     return server.failures < FAILURES_TO_EJECT and now_s >= server.down_until_s

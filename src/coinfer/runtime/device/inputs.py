@@ -17,10 +17,10 @@ class ItemError(UserError):
 
 
 def read_item(graph: ModelGraph, item: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """The network's inputs by name, and the picture at the network's size where they were made from one.
+    """Return the network's inputs by name, and the picture at the network's size if they were made from one.
 
     Raises:
-        UserError: where the item is neither a picture that can be read nor an array.
+        UserError: if the item is neither a picture that can be read nor an array.
     """
     if isinstance(item, Mapping):
         if set(item) != set(graph.inputs):

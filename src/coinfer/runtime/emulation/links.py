@@ -32,15 +32,15 @@ class Link:
         self._lock = threading.Lock()
 
     def rate_bps(self) -> float:
-        """The trace's rate now."""
+        """Return the trace's rate now."""
         return self.trace.rate_at(self.clock.now_s() - self._began_s)
 
     def reserve(self, size_bits: float, now_s: float) -> float:
-        """Puts a transfer at the end of the queue and returns when its last bit arrives, on the link's clock."""
+        """Put a transfer at the end of the queue and return when its last bit arrives, on the link's clock."""
         return self._reserve(size_bits, now_s)[0]
 
     def transmit(self, size_bits: float, cancel: threading.Event | None = None) -> float:
-        """Waits until a transfer is through and returns how long that took, in seconds.
+        """Wait until a transfer is through and return how long that took, in seconds.
 
         Raises:
             TransferCancelled: as soon as `cancel` is set; what was not sent yet is given back to the link.

@@ -20,7 +20,7 @@ def slowed(
     clock: Callable[[], float] = time.thread_time,
     sleep: Callable[[float], object] = time.sleep,
 ) -> tuple[Found, float]:
-    """What `work` returns, and the seconds that it took the slow processor.
+    """Return what `work` returns, and the seconds that it took the slow processor.
 
     After a pause the first run finds cold caches, and any run may be disturbed for a moment. That costs as much on any
     processor, and counted `slowdown` times it would drown the work itself; so short work is done again while the slow

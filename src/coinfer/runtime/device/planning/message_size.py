@@ -13,7 +13,7 @@ _SECONDS = 0.1
 
 
 def message_bits(graph: ModelGraph, piece: Piece) -> float:
-    """Bits of the request without its payloads, and of the whole reply."""
+    """Return the bits of the request without its payloads, and of the whole reply."""
     cut, outputs = piece
     inputs = tuple(WireTensor(name, "UINT8", (1000,), b"", codec=True) for name in cut)
     asked = InferRequest(graph.name, inputs, outputs, fingerprint=graph.fingerprint, deadline_s=_SECONDS)
@@ -27,7 +27,7 @@ def message_bits(graph: ModelGraph, piece: Piece) -> float:
 
 
 def with_messages(options: Options, graph: ModelGraph) -> Options:
-    """Options whose upload counts all that the link carries for them."""
+    """Return the options with an upload that counts all that the link carries for them."""
     around = {piece: message_bits(graph, piece) for piece in dict.fromkeys(options.pieces)}
     bits = np.array([around[piece] for piece in options.pieces])
     return options._replace(upload_bits=options.upload_bits + np.where(options.upload_bits > 0, bits, 0.0))

@@ -35,11 +35,11 @@ class Preview:
         return bool(self.options.exit.max() > 0)
 
     def best(self, rate_bps: float, among: np.ndarray | None = None) -> int:
-        """The option that is chosen at this rate, of those in the mask [O]."""
+        """Return the option that is chosen at this rate, of those in the mask [O]."""
         return int(self._choices(np.array([rate_bps]), among)[0])
 
     def ranges(self) -> Iterator[tuple[float, float, int]]:
-        """From this rate to that, this option; from 0 to infinity."""
+        """Yield the lowest and the highest rate of each range and its option, from 0 to infinity."""
         if not self.has_exits and self.objective == Objective() and math.isinf(self.deadline_s):
             hull = Hull.build(self.options.device_s + self.options.server_s[:, 0], self.options.upload_bits)
             edges_bps, found = hull.threshold_bps.tolist(), hull.options.tolist()
@@ -49,18 +49,18 @@ class Preview:
             yield low_bps, high_bps, option
 
     def energy_j(self, option: int, rate_bps: float) -> float:
-        """Of the device."""
+        """Return the energy of the device."""
         column = 0 if self.options.upload_bits[option] else 1
         return float(device_energy_j(self.objective, self._observation(np.array([rate_bps])))[0, option, column])
 
     def unmet(self, option: int, rate_bps: float) -> tuple[Limit, ...]:
-        """The limits that this option misses at this rate."""
+        """Return the limits that this option misses at this rate."""
         latency_s = feasible_latency_s(self._observation(np.array([rate_bps])))[0, option].min()
         energy_j = self.energy_j(option, rate_bps)
         return self.objective.unmet(float(latency_s), self.deadline_s, float(self.options.accuracy[option]), energy_j)
 
     def _searched(self) -> tuple[list[float], list[int]]:
-        """Rates at which the choice changes, and the choices between them."""
+        """Return the rates at which the choice changes, and the choices between them."""
         choices = self._choices(RATES_BPS)
         changes = np.flatnonzero(np.diff(choices))
         low, high = RATES_BPS[changes], RATES_BPS[changes + 1]
@@ -77,7 +77,7 @@ class Preview:
         return np.asarray(choose(self.objective, observation).option)
 
     def _observation(self, rates_bps: np.ndarray) -> OffloadObservation:
-        """One task for each rate, K of them."""
+        """Return one task for each rate, K of them."""
         tasks, options = len(rates_bps), self.options
 
         def each(values: np.ndarray) -> np.ndarray:
