@@ -6,8 +6,8 @@ Reads what train.py and prune.py wrote to FOLDER, and writes FOLDER/evaluated.js
 measures of each of 10 seeds, mostly one episode each. What is there already is not played again. Nothing of this chance
 was met in training, and seeds from 100 on were looked at once, when all was chosen: that was done by the seeds from 50
 on, in a folder of their own. `learned` is what is shipped (the training `all`, by prune.py) with memory
-(`coinfer.policies.heuristics.memory`). `learned-1` to `learned-3` are the same from other seeds of the training, half
-as long, in FOLDER/seed-1 to seed-3; `untrained-0` to `untrained-3` are what these four trainings begin with.
+(`coinfer.policies.heuristics.memory`). `learned-1` to `learned-3` are the same from other seeds of the training,
+where there is one in FOLDER/seed-1 to seed-3; `untrained-0` to `untrained-3` are what these four trainings begin with.
 
 Groups of worlds:
     main: `cdo-dsac` at three rates, `campus` and `city`, with knowledge 0, 1 and 3 slots old; long episodes; training
@@ -135,6 +135,12 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
     return (lambda seed: makers[name]()) if name in makers else None
 
 
+def trained(policy: str, folder: Path) -> bool:
+    """Whether its weights are there; the trainings of further seeds may be left out."""
+    seed = TRAININGS.index(policy) if policy in TRAININGS else 0
+    return not seed or (folder / f"seed-{seed}" / "learned.json").exists()
+
+
 def played(job: Job, folder: Path, first: int) -> dict[str, Any]:
     """What the policy came to."""
     changes: dict[str, Any] = cdo(job.rate, job.age, job.servers) if job.rate else {"staleness_slots": job.age}
@@ -165,6 +171,7 @@ def main() -> None:
     done = {tuple(one[key] for key in Job._fields) for one in map(json.loads, lines)}
     asked = set(filter(None, arguments.policies.split(",")))
     wanted = [job for job in jobs() if arguments.only in ("", job.group) and (not asked or job.policy in asked)]
+    wanted = [job for job in wanted if trained(job.policy, arguments.output)]
     left = [job for job in wanted if tuple(job) not in done]
     with Progress(console=CONSOLE, transient=True) as bars:
         bar = bars.add_task("worlds and policies", total=len(wanted), completed=len(wanted) - len(left))

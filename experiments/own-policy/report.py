@@ -4,8 +4,9 @@
 
 Prints the tables of the README, and writes FOLDER/report.json (every comparison with its interval) and FOLDER/*.png.
 Differences are seed by seed over 10 seeds, with 95 % intervals (Student's t); a * marks one whose interval holds 0.
-Where several trainings are compared (`trainings`), the interval is that over the trainings and that over the seeds of
-the evaluation together: the root of the sum of their squares.
+Where several trainings are compared (`trainings`), or several weights to begin with, the interval is that over them and
+that over the seeds of the evaluation together: the root of the sum of their squares. A training is compared with what
+it began with; where there is only one, with all four beginnings.
 """
 
 import argparse
@@ -171,12 +172,13 @@ def trainings(found: Found) -> list[dict[str, Any]]:
         for name, policies in (("insertion", ("insertion-memory",)), ("before", BEGINNINGS), ("after", TRAININGS)):
             values = [found.values("mean_s", policy=policy, **at) for policy in policies]
             every[name] = np.array([one for one in values if one is not None])
-        same_seeds = every["before"][: len(every["after"])]
+        several = len(every["after"]) > 1
+        beginnings = every["before"][: len(every["after"])] if several else every["before"]
         compared_to = {
             "insertion": (every["insertion"], greedy),
             "before": (every["before"], greedy),
             "after": (every["after"], greedy),
-            "after_to_before": (every["after"], same_seeds),
+            "after_to_before": (every["after"], beginnings),
             "after_to_insertion": (every["after"], every["insertion"]),
             "before_to_insertion": (every["before"], every["insertion"]),
         }
