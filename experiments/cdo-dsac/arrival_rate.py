@@ -29,7 +29,7 @@ def main() -> None:
         axes[1, column].set(xlabel="arrival rate", ylim=(0, 102))
     axes[0, 0].set(ylabel="mean latency, ms")
     axes[1, 0].set(ylabel="answered in time, %")
-    axes[1, 0].legend(fontsize=8)
+    chart.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     finish(chart, "arrival_rate")
     for title, measure, unit, digits in (
         ("Mean latency, ms", "latency_s", MILLI, 1),

@@ -31,7 +31,7 @@ def main() -> None:
         axes[1, column].axhline(85, color="0.6", ls=":", lw=1)
     axes[0, 0].set(ylabel="mean latency, ms")
     axes[1, 0].set(ylabel="answered in time, %")
-    axes[1, 0].legend(fontsize=8)
+    chart.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     chart.suptitle("arrival rate 2.0; weights trained and chosen at capacity 30")
     finish(chart, "capacity")
     for title, measure, unit in (("Mean latency, ms", "latency_s", MILLI), ("In time, %", "in_time", 0.01)):

@@ -5,8 +5,8 @@
 Prints the tables of the README, and writes FOLDER/report.json (every comparison with its interval) and FOLDER/*.png.
 Differences are seed by seed over 10 seeds, with 95 % intervals (Student's t); a * marks one whose interval holds 0.
 Where several trainings are compared (`trainings`), or several weights to begin with, the interval is that over them and
-that over the seeds of the evaluation together: the root of the sum of their squares. A training is compared with what
-it began with; where there is only one, with all four beginnings.
+that over the seeds of the evaluation together: the root of the sum of their squares. Trainings are compared with what
+they began with; fewer than three allow no interval, so then the shipped one stands alone, beside all four beginnings.
 """
 
 import argparse
@@ -30,6 +30,8 @@ CONSOLE = Console(highlight=False, width=160)
 OURS = ("five", "wide", "learned")
 """Trained on 5 servers, on 5 in shorter slots, too, and what is shipped."""
 RIVALS = ("sequential-greedy", "two-choices", "insertion-memory")
+ENOUGH = 3
+"""Trainings for an interval over them."""
 COLOURS = {
     "two-choices": "#999999",
     "sequential-greedy": "#1f77b4",
@@ -172,8 +174,12 @@ def trainings(found: Found) -> list[dict[str, Any]]:
         for name, policies in (("insertion", ("insertion-memory",)), ("before", BEGINNINGS), ("after", TRAININGS)):
             values = [found.values("mean_s", policy=policy, **at) for policy in policies]
             every[name] = np.array([one for one in values if one is not None])
-        several = len(every["after"]) > 1
-        beginnings = every["before"][: len(every["after"])] if several else every["before"]
+        singles = [100 * (one.mean() / greedy.mean() - 1) for one in every["after"]]
+        beginnings = every["before"]
+        if len(every["after"]) < ENOUGH:
+            every["after"] = every["after"][:1]
+        else:
+            beginnings = every["before"][: len(every["after"])]
         compared_to = {
             "insertion": (every["insertion"], greedy),
             "before": (every["before"], greedy),
@@ -183,7 +189,6 @@ def trainings(found: Found) -> list[dict[str, Any]]:
             "before_to_insertion": (every["before"], every["insertion"]),
         }
         estimates = {name: crossed(mine, theirs) for name, (mine, theirs) in compared_to.items()}
-        singles = [100 * (one.mean() / greedy.mean() - 1) for one in every["after"]]
         rows.append(
             [named(scenario, rate), *map(percent, estimates.values()), ", ".join(f"{one:.1f}" for one in singles)]
         )
