@@ -184,19 +184,8 @@ def round_of(
     """One scheme for `--round-s` seconds; moments, pictures and the part of the traces depend on the round's number
     only."""
     pictures = [picture for _, picture in load_images()]
-    with ThreadPoolExecutor(len(devices)) as pool:  # each finds out how fast it is now
-        list(pool.map(lambda device: settle(device, pictures), devices))
-    traces = [{node: trace.shifted(number * parsed.round_s) for node, trace in own.items()} for own in traces]
-    replay(links, traces, parsed.link_scale)
-    time.sleep(REST_S)
-    replay(links, traces, parsed.link_scale)
-    rng = np.random.default_rng(number)
-    asked = sorted(
-        (float(at_s), which)
-        for which in range(len(devices))
-        for at_s in np.cumsum(rng.exponential(1 / parsed.rate, int(2 * parsed.rate * parsed.round_s)))
-        if at_s < parsed.round_s
-    )
+    begin(devices, pictures, links, traces, parsed, number)
+    asked = moments(len(devices), parsed.rate, parsed.round_s, number)
     names = {address: f"edge {i + 1}" for i, address in enumerate(devices[0].servers)}
     futures: list[Future[Result]] = []
     with ThreadPoolExecutor(CONCURRENT) as pool:
@@ -213,6 +202,34 @@ def round_of(
         "fallbacks": sum(bool(result.fallback) for result in results),
         "error": [round(abs(result.predicted_s / result.outcome.latency_s - 1), 4) for result in results],
     }
+
+
+def begin(
+    devices: Sequence[Device],
+    pictures: Sequence[np.ndarray],
+    links: Links,
+    traces: Sequence[Mapping[str, Trace]],
+    parsed: argparse.Namespace,
+    number: int,
+) -> None:
+    """Have every device find out how fast it is now, rest, and begin the replay of the round's part of the traces."""
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(lambda device: settle(device, pictures), devices))
+    traces = [{node: trace.shifted(number * parsed.round_s) for node, trace in own.items()} for own in traces]
+    replay(links, traces, parsed.link_scale)
+    time.sleep(REST_S)
+    replay(links, traces, parsed.link_scale)
+
+
+def moments(devices: int, rate: float, round_s: float, number: int) -> list[tuple[float, int]]:
+    """Return when which device is asked, the same for all schemes of a round."""
+    rng = np.random.default_rng(number)
+    return sorted(
+        (float(at_s), which)
+        for which in range(devices)
+        for at_s in np.cumsum(rng.exponential(1 / rate, int(2 * rate * round_s)))
+        if at_s < round_s
+    )
 
 
 def settle(device: Device, pictures: Sequence[np.ndarray]) -> None:
