@@ -1,121 +1,186 @@
 """The contract between planner, simulator and runtime.
 
-Index letters: B worlds, K concurrent tasks, O options of a task, N edge servers. Fields are arrays of
-any library in SI units, never normalised, with free leading batch axes (written `..`).
+Index letters: B worlds, K concurrent tasks, O options of a task, N edge servers, M blocks of a network. Fields are
+arrays of one library, NumPy in the runtime and tensors in the simulator, in SI units, never normalised. The annotation
+of a field says its axes and kind, `*B` for any number of leading batch axes, none included; whoever needs them reads
+them there (`fields_of`), and tests hold what is observed and decided against them.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
-Array = Any
-
+from jaxtyping import Bool, Float, Int
 
 DEVICE = -1
 """`OffloadDecision.server` of a task that stays on its device."""
 
 
-class OffloadObservation(NamedTuple):
+class Numeric(Protocol):
+    """What arrays, tensors and plain numbers can do, as far as formulas need it.
+
+    The others are `Any` as each library has overloads of its own; so are comparisons, which give masks.
+    """
+
+    def __add__(self, other: Any, /) -> Self: ...
+    def __radd__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __rsub__(self, other: Any, /) -> Self: ...
+    def __mul__(self, other: Any, /) -> Self: ...
+    def __rmul__(self, other: Any, /) -> Self: ...
+    def __truediv__(self, other: Any, /) -> Self: ...
+    def __rtruediv__(self, other: Any, /) -> Self: ...
+    def __pow__(self, other: Any, /) -> Any: ...
+    def __rpow__(self, other: Any, /) -> Any: ...
+    def __neg__(self) -> Self: ...
+    def __gt__(self, other: Any, /) -> Any: ...
+    def __lt__(self, other: Any, /) -> Any: ...
+    def __ge__(self, other: Any, /) -> Any: ...
+    def __le__(self, other: Any, /) -> Any: ...
+
+
+@runtime_checkable
+class Array(Numeric, Protocol):
+    """What NumPy arrays and tensors have in common, as far as formulas need it."""
+
+    @property
+    def shape(self) -> Any: ...
+    @property
+    def dtype(self) -> Any: ...
+    def __getitem__(self, index: Any, /) -> Self: ...
+    def __invert__(self) -> Self: ...
+    def clip(self, least: Any, /) -> Self: ...
+
+
+A = TypeVar("A", bound=Array)
+"""`np.ndarray` or `torch.Tensor`."""
+V = TypeVar("V", bound=Numeric)
+"""The same, or plain numbers."""
+
+
+class OffloadObservation(NamedTuple, Generic[A]):
     """What a policy sees. An option is an (exit, cut, bits) triple that survived pruning."""
 
-    option_device_s: Array
-    """[.., K, O] time on the task's device, encoding included."""
-    option_upload_bits: Array
-    """[.., K, O] bits sent; 0 where nothing leaves the device."""
-    option_server_s: Array
-    """[.., K, O, N] time on server n, decoding included."""
-    option_accuracy: Array
-    """[.., K, O] expected accuracy, 0 to 1; 1 where no accuracy table is at hand (relative to the whole network)."""
-    option_device_j: Array
-    """[.., K, O] energy of the device, computing only."""
-    option_mask: Array
-    """[.., K, O] true where the option exists."""
-    task_mask: Array
-    """[.., K] true where there is a task."""
-    deadline_s: Array
-    """[.., K] time from the request to its deadline; infinite where there is none."""
-    uplink_bps: Array
-    """[.., K, N] link rate from the task's device to server n, bits per second."""
-    device_backlog_s: Array
-    """[.., K] work that waits on the task's device."""
-    server_backlog_s: Array
-    """[.., N] work that waits on server n."""
-    server_room: Array
-    """[.., N] tasks that server n would still admit."""
-    energy_left_j: Array
-    """[.., K] energy that the task may spend; infinite where there is no limit."""
-    observation_age_s: Array
-    """[.., N] how old the knowledge of server n is."""
-    uplink_backlog_s: Array
-    """[.., K, N] until the task's device can begin to send to server n, for the uploads that wait. The same for all N
-    if the device has one radio."""
+    option_device_s: Float[A, "*B K O"]
+    """Time on the task's device, encoding included."""
+    option_upload_bits: Float[A, "*B K O"]
+    """Bits sent; 0 if nothing leaves the device."""
+    option_server_s: Float[A, "*B K O N"]
+    """Time on server n, decoding included."""
+    option_accuracy: Float[A, "*B K O"]
+    """Expected accuracy, 0 to 1; 1 if no accuracy table is at hand (relative to the whole network)."""
+    option_device_j: Float[A, "*B K O"]
+    """Energy of the device, computing only."""
+    option_mask: Bool[A, "*B K O"]
+    """True if the option exists."""
+    task_mask: Bool[A, "*B K"]
+    """True if there is a task."""
+    deadline_s: Float[A, "*B K"]
+    """Time from the request to its deadline; infinite if there is none."""
+    uplink_bps: Float[A, "*B K N"]
+    """Believed link rate from the task's device to server n, bits per second."""
+    device_backlog_s: Float[A, "*B K"]
+    """Work that waits on the task's device."""
+    server_backlog_s: Float[A, "*B N"]
+    """Until server n is done with what was sent to it before."""
+    server_room: Float[A, "*B N"]
+    """Tasks that server n would still admit."""
+    energy_left_j: Float[A, "*B K"]
+    """Energy that the task may spend; infinite if there is no limit."""
+    observation_age_s: Float[A, "*B N"]
+    """How old the knowledge of server n is."""
+    uplink_backlog_s: Float[A, "*B K N"]
+    """Until the task's device can begin to send to server n, for the uploads that wait. The same for all N if the
+    device has one radio."""
 
 
-class OffloadDecision(NamedTuple):
-    option: Array
-    """[.., K] index into the options."""
-    server: Array
-    """[.., K] index of the server, or `DEVICE`."""
+class OffloadDecision(NamedTuple, Generic[A]):
+    """What a policy answers to an `OffloadObservation`."""
+
+    option: Int[A, "*B K"]
+    """Index into the options."""
+    server: Int[A, "*B K"]
+    """Index of the server, or `DEVICE`."""
 
 
-class BlocksObservation(NamedTuple):
-    """What a policy sees that places every block of a network by itself (multi-task A3C, IEEE TMC 2024). M blocks."""
+class BlocksObservation(NamedTuple, Generic[A]):
+    """What a policy sees that places every block of a network by itself (multi-task A3C, IEEE TMC 2024)."""
 
-    block_device_s: Array
-    """[.., K, M] time on the task's device; 0 past the network's last block."""
-    block_server_s: Array
-    """[.., K, M, N] time on server n; 0 past the network's last block."""
-    block_input_bits: Array
-    """[.., K, M] what the block takes in; the first block's input lies on the device."""
-    block_device_j: Array
-    """[.., K, M] energy of the device for the block."""
-    block_mask: Array
-    """[.., K, M] true where the network has a block."""
-    task_mask: Array
-    """[.., K] true where there is a task."""
-    deadline_s: Array
-    """[.., K] time from the request to its deadline; infinite where there is none."""
-    uplink_bps: Array
-    """[.., K, N] link rate between the task's device and server n, either way, bits per second."""
-    backhaul_bps: Array
-    """[.., 1] rate between two servers."""
-    device_backlog_s: Array
-    """[.., K] work that waits on the task's device."""
-    server_backlog_s: Array
-    """[.., N] work that waits on server n."""
-    server_room: Array
-    """[.., N] tasks that server n would still admit: infinite, or 0 while it is out."""
-    energy_left_j: Array
-    """[.., K] energy that the task may spend; infinite where there is no limit."""
-    observation_age_s: Array
-    """[.., N] how old the knowledge of server n is."""
-    uplink_backlog_s: Array
-    """[.., K] until the radio of the task's device is done with the uploads that wait."""
-
-
-class BlocksDecision(NamedTuple):
-    place: Array
-    """[.., K, M] 0 is the task's own device, n is server n - 1 of the observation's axis; what it says past the
-    network's last block does not matter."""
+    block_device_s: Float[A, "*B K M"]
+    """Time on the task's device; 0 past the network's last block."""
+    block_server_s: Float[A, "*B K M N"]
+    """Time on server n; 0 past the network's last block."""
+    block_input_bits: Float[A, "*B K M"]
+    """What the block takes in; the first block's input lies on the device."""
+    block_device_j: Float[A, "*B K M"]
+    """Energy of the device for the block."""
+    block_mask: Bool[A, "*B K M"]
+    """True if the network has a block."""
+    task_mask: Bool[A, "*B K"]
+    """True if there is a task."""
+    deadline_s: Float[A, "*B K"]
+    """Time from the request to its deadline; infinite if there is none."""
+    uplink_bps: Float[A, "*B K N"]
+    """Believed link rate between the task's device and server n, either way, bits per second."""
+    backhaul_bps: Float[A, "*B 1"]
+    """Rate between two servers."""
+    device_backlog_s: Float[A, "*B K"]
+    """Work that waits on the task's device."""
+    server_backlog_s: Float[A, "*B N"]
+    """Work that waits on server n."""
+    server_room: Float[A, "*B N"]
+    """Tasks that server n would still admit: infinite, or 0 while it is out."""
+    energy_left_j: Float[A, "*B K"]
+    """Energy that the task may spend; infinite if there is no limit."""
+    observation_age_s: Float[A, "*B N"]
+    """How old the knowledge of server n is."""
+    uplink_backlog_s: Float[A, "*B K"]
+    """Until the radio of the task's device is done with the uploads that wait."""
 
 
-class Outcome(NamedTuple):
-    """What a request cost. All [.., K]; `latency_s` is the sum of the other times."""
+class BlocksDecision(NamedTuple, Generic[A]):
+    """What a policy answers to a `BlocksObservation`."""
 
-    device_s: Array
+    place: Int[A, "*B K M"]
+    """0 is the task's own device, n is server n - 1 of the observation's axis; what it says past the network's last
+    block does not matter."""
+
+
+class Outcome(NamedTuple, Generic[V]):
+    """What a request cost; `latency_s` is the sum of the other times."""
+
+    device_s: Float[V, "*B K"]
     """On the device, waiting there and encoding included."""
-    upload_s: Array
+    upload_s: Float[V, "*B K"]
     """Sending, waiting for the uplink included."""
-    queue_s: Array
+    queue_s: Float[V, "*B K"]
     """Waiting on the server; for a request that is given up, until its deadline."""
-    server_s: Array
+    server_s: Float[V, "*B K"]
     """Computing on the server(s), decoding and encoding included, and transfers between servers."""
-    download_s: Array
-    latency_s: Array
-    energy_j: Array
-    accuracy: Array
-    admitted: Array
-    """False where every server refused it and the device answered."""
-    in_time: Array
+    download_s: Float[V, "*B K"]
+    latency_s: Float[V, "*B K"]
+    energy_j: Float[V, "*B K"]
+    accuracy: Float[V, "*B K"]
+    admitted: Bool[V, "*B K"]
+    """False if every server refused it and the device answered."""
+    in_time: Bool[V, "*B K"]
+
+
+class Field(NamedTuple):
+    """What the annotation of a field says."""
+
+    axes: tuple[str, ...]
+    """Letters of the axes, the batch axes as one `B`."""
+    is_mask: bool
+    """True if it holds true and false, false if it holds numbers."""
+
+
+def fields_of(kind: type) -> dict[str, Field]:
+    """Return what the annotations of an observation, decision or outcome say, by field."""
+    annotated: dict[str, Any] = kind.__annotations__
+    return {
+        name: Field(tuple(annotation.dim_str.replace("*", "").split()), annotation.dtypes == ("bool",))
+        for name, annotation in annotated.items()
+    }
 
 
 class Hop(NamedTuple):
@@ -139,5 +204,5 @@ class Route(NamedTuple):
     deadline_s: float
 
 
-Policy = Callable[[OffloadObservation], OffloadDecision]
+Policy = Callable[[OffloadObservation[A]], OffloadDecision[A]]
 """Any callable from an observation to a decision."""

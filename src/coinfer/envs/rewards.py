@@ -28,9 +28,11 @@ def weighted(best_bps: float, sensitivity: float, scale_s: float) -> Reward:
 
     def reward(outcome: Outcome, draws: Draws) -> Tensor:
         rate_bps = draws.link_bps.amax(-1)
-        return _summed(
-            paid.weighted_reward(outcome.accuracy, outcome.latency_s, rate_bps, best_bps, sensitivity, scale_s), draws
+        accuracy, latency_s = outcome.accuracy, outcome.latency_s
+        value = paid.weighted_reward(
+            accuracy, latency_s, rate_bps, best_bps=best_bps, sensitivity=sensitivity, scale_s=scale_s
         )
+        return _summed(value, draws)
 
     return reward
 
@@ -39,8 +41,9 @@ def early_exit(latency_weight: float = 0.1, late_penalty: float = 0.5) -> Reward
     """GRLE: accuracy of what is in time, a penalty for what is late."""
 
     def reward(outcome: Outcome, draws: Draws) -> Tensor:
+        accuracy, latency_s, in_time = outcome.accuracy, outcome.latency_s, outcome.in_time
         value = paid.early_exit_reward(
-            outcome.accuracy, outcome.latency_s, draws.deadline_s, outcome.in_time, latency_weight, late_penalty
+            accuracy, latency_s, draws.deadline_s, in_time, latency_weight=latency_weight, late_penalty=late_penalty
         )
         return _summed(value, draws)
 

@@ -1,67 +1,69 @@
 """Radio links: path loss, noise, Shannon rate, fading. NumPy arrays, tensors or plain numbers, element by element."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 
-from coinfer.types import Array
+from coinfer.types import V
 
 LIGHT_M_PER_S = 299_792_458.0
 THERMAL_NOISE_DBM_PER_HZ = -174.0
 """Noise density at room temperature (Wu et al., IEEE TII 2020, settings)."""
 
 
-def log2(value: Array) -> Array:
-    """Of NumPy arrays, tensors and numbers."""
-    return value.log2() if hasattr(value, "log2") else np.log2(value)
+def log2(value: V) -> V:
+    """Return the logarithm of NumPy arrays, tensors and numbers to base 2."""
+    anything = cast(Any, value)
+    return anything.log2() if hasattr(anything, "log2") else np.log2(anything)
 
 
-def from_db(value_db: Array) -> Array:
-    """Decibels to a plain ratio."""
+def from_db(value_db: V) -> V:
+    """Return the plain ratio of decibels."""
     return 10.0 ** (value_db / 10.0)
 
 
-def watts_of_dbm(power_dbm: Array) -> Array:
-    """Decibel-milliwatts to watts."""
+def watts_of_dbm(power_dbm: V) -> V:
+    """Return the watts of decibel-milliwatts."""
     return from_db(power_dbm - 30.0)
 
 
-def path_loss_db(distance_km: Array) -> Array:
-    """140.7 + 36.7 log10(d / km) (CDO-DSAC, SEKE 2023, section V: "channel gain")."""
+def path_loss_db(distance_km: V) -> V:
+    """Return 140.7 + 36.7 log10(d / km) (CDO-DSAC, SEKE 2023, section V: "channel gain")."""
     return 140.7 + 36.7 * log2(distance_km) * math.log10(2.0)
 
 
-def free_space_gain(distance_m: Array, antenna_gain: float, carrier_hz: float, exponent: float) -> Array:
-    """Mean power gain A (c / (4 pi f d))^e (DROO, IEEE TMC 2020, section VI)."""
+def free_space_gain(distance_m: V, antenna_gain: float, carrier_hz: float, exponent: float) -> V:
+    """Return the mean power gain A (c / (4 pi f d))^e (DROO, IEEE TMC 2020, section VI)."""
     return antenna_gain * (LIGHT_M_PER_S / (4.0 * math.pi * carrier_hz * distance_m)) ** exponent
 
 
-def signal_to_noise(power_w: Array, gain: Array, bandwidth_hz: Array, noise_w_per_hz: Array) -> Array:
-    """p |h|^2 / (N0 B) (multi-task A3C, IEEE TMC 2024, the rate R; GRLE's r_mn is the same)."""
+def signal_to_noise(power_w: V | float, gain: V, bandwidth_hz: V | float, noise_w_per_hz: V | float) -> V:
+    """Return p |h|^2 / (N0 B) (multi-task A3C, IEEE TMC 2024, the rate R; GRLE's r_mn is the same)."""
     return power_w * gain / (noise_w_per_hz * bandwidth_hz)
 
 
-def shannon_bps(signal_to_noise: Array, bandwidth_hz: Array) -> Array:
-    """B log2(1 + SNR) (multi-task A3C, IEEE TMC 2024, the rate R; SAC-d, WCNC 2022, inside equation 2)."""
+def shannon_bps(signal_to_noise: V, bandwidth_hz: V | float) -> V:
+    """Return B log2(1 + SNR) (multi-task A3C, IEEE TMC 2024, the rate R; SAC-d, WCNC 2022, inside equation 2)."""
     return bandwidth_hz * log2(1.0 + signal_to_noise)
 
 
-def shared_bps(rate_bps: Array, senders: Array) -> Array:
-    """The part of each of `senders` who share a channel evenly; the whole where there is nobody else."""
+def shared_bps(rate_bps: V, senders: V) -> V:
+    """Return the part of each of `senders` who share a channel evenly; the whole if there is nobody else."""
     return rate_bps / (senders + (senders < 1))
 
 
-def rayleigh_gain(uniform: Array) -> Array:
-    """Power gain of mean 1 under Rayleigh fading, exponentially distributed, from uniform numbers in [0, 1)."""
+def rayleigh_gain(uniform: V) -> V:
+    """Return the power gain under Rayleigh fading, exponential with mean 1, from uniform numbers in [0, 1)."""
     return -log2(1.0 - uniform) * math.log(2.0)
 
 
-def gauss_markov(previous: Array, normal: Array, correlation: float) -> Array:
-    """The next value of a process of mean 0 and variance 1: r h + sqrt(1 - r^2) w, with a standard normal w."""
+def gauss_markov(previous: V, normal: V, correlation: float) -> V:
+    """Return the next value of a process of mean 0 and variance 1: r h + sqrt(1 - r^2) w, with a standard normal w."""
     return correlation * previous + math.sqrt(1.0 - correlation**2) * normal
 
 
-def upload_s(size_bits: Array, rate_bps: Array) -> Array:
+def upload_s(size_bits: V, rate_bps: V) -> V:
     """Return size over rate; nothing takes no time, even on a dead link (rate 0), where anything takes for ever."""
     with np.errstate(divide="ignore"):
         return size_bits / (rate_bps + (size_bits <= 0))

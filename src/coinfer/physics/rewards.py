@@ -3,15 +3,15 @@
 import math
 
 from coinfer.physics.radio import log2
-from coinfer.types import Array
+from coinfer.types import A, V
 
 
-def latency_reward(latency_s: Array) -> Array:
+def latency_reward(latency_s: V) -> V:
     """Return -T of each task (CDO-DSAC, SEKE 2023: R = -sum of T_j)."""
     return -latency_s
 
 
-def late_reward(latency_s: Array, deadline_s: Array, weight: float = 1.0) -> Array:
+def late_reward(latency_s: A, deadline_s: A, weight: float = 1.0) -> A:
     """Return -(L + beta max(L - tau, 0)) of each task (multi-task A3C, IEEE TMC 2024; beta is not given).
 
     The paper limits every block by tau; here the whole task is limited.
@@ -20,8 +20,8 @@ def late_reward(latency_s: Array, deadline_s: Array, weight: float = 1.0) -> Arr
 
 
 def weighted_reward(
-    accuracy: Array, latency_s: Array, rate_bps: Array, best_bps: float, sensitivity: float, scale_s: float
-) -> Array:
+    accuracy: V, latency_s: V, rate_bps: V, *, best_bps: float, sensitivity: float, scale_s: float
+) -> V:
     """Return lambda A - (1 - lambda) T of each task (SAC-d, WCNC 2022, equations 12 and 13).
 
     The weight grows with the rate: lambda = ln(1 + w B) / ln(1 + w B_max). The paper's text lacks the symbols; the form
@@ -40,8 +40,8 @@ def weighted_reward(
 
 
 def early_exit_reward(
-    accuracy: Array, latency_s: Array, deadline_s: Array, in_time: Array, latency_weight: float, late_penalty: float
-) -> Array:
+    accuracy: A, latency_s: A, deadline_s: A, in_time: A, *, latency_weight: float, late_penalty: float
+) -> A:
     """Return phi (1 - eta T / delta) of a task in time, -psi of a late one (GRLE, arXiv 2210.13464).
 
     Only the abstract is public; the form is our reading.

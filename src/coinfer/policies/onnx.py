@@ -18,28 +18,10 @@ from pydantic import BaseModel, Field, ValidationError
 from coinfer.errors import UserError
 from coinfer.options.table import Triple
 from coinfer.resources import POLICIES
-from coinfer.types import OffloadDecision, OffloadObservation
+from coinfer.types import OffloadDecision, OffloadObservation, fields_of
 
 FORMAT = 1
-AXES = {
-    "option_device_s": "BKO",
-    "option_upload_bits": "BKO",
-    "option_server_s": "BKON",
-    "option_accuracy": "BKO",
-    "option_device_j": "BKO",
-    "option_mask": "BKO",
-    "task_mask": "BK",
-    "deadline_s": "BK",
-    "uplink_bps": "BKN",
-    "device_backlog_s": "BK",
-    "server_backlog_s": "BN",
-    "server_room": "BN",
-    "energy_left_j": "BK",
-    "observation_age_s": "BN",
-    "uplink_backlog_s": "BKN",
-}
-"""Axes of the fields: B worlds, K tasks, O options, N servers."""
-_MASKS = ("option_mask", "task_mask")
+FIELDS = fields_of(OffloadObservation)
 _WHAT = {"K": "task", "O": "option", "N": "server"}
 Count = Annotated[int, Field(ge=0, strict=True)]
 
@@ -116,11 +98,12 @@ class ExportedPolicy:
         return OffloadDecision(option[0], server[0]) if alone else OffloadDecision(option, server)
 
     def _fed(self, observation: OffloadObservation, name: str, alone: bool) -> np.ndarray:
-        value = np.asarray(getattr(observation, name), dtype=bool if name in _MASKS else np.float32)
+        value = np.asarray(getattr(observation, name), dtype=bool if FIELDS[name].is_mask else np.float32)
         value = value[None] if alone else value
-        if self._place is not None and "O" in AXES[name]:
-            value = np.take(value, self._place, axis=AXES[name].index("O"))
-        self._check_sizes(dict(zip(AXES[name], value.shape, strict=True)))
+        axes = FIELDS[name].axes
+        if self._place is not None and "O" in axes:
+            value = np.take(value, self._place, axis=axes.index("O"))
+        self._check_sizes(dict(zip(axes, value.shape, strict=True)))
         return np.ascontiguousarray(value)
 
     def _check_sizes(self, found: dict[str, Any]) -> None:
@@ -159,9 +142,11 @@ def load_policy(path: str | Path, threads: int = 1) -> ExportedPolicy:
         side = path.with_suffix(".json").name
         raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
     for entry in session.get_inputs():
-        if len(entry.shape) != len(AXES[entry.name]):
-            axes = " ".join(AXES[entry.name])
-            raise PolicyError(f"{path}: {entry.name} has {len(entry.shape)} axes, expected {axes}; export it anew")
+        axes = FIELDS[entry.name].axes
+        if len(entry.shape) != len(axes):
+            raise PolicyError(
+                f"{path}: {entry.name} has {len(entry.shape)} axes, expected {' '.join(axes)}; export it anew"
+            )
     return ExportedPolicy(session, sidecar, path)
 
 
@@ -194,7 +179,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise PolicyError(f"{side}: {place}: {first['msg']}, got {first['input']!r:.50}") from None
-    unknown = [name for name in sidecar["fields"] if name not in AXES]
+    unknown = [name for name in sidecar["fields"] if name not in FIELDS]
     if unknown:
         raise PolicyError(f"{side}: no field {unknown[0]!r} in an observation")
     strange = [letter for letter in sidecar["sizes"] if letter not in _WHAT]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coinfer.physics import latency
 from coinfer.policies.sampling import uniform
-from coinfer.types import BlocksDecision, BlocksObservation
+from coinfer.types import BlocksDecision, BlocksObservation, fields_of
 
 BlocksPolicy = Callable[[BlocksObservation], BlocksDecision]
 
@@ -176,14 +176,9 @@ def _free_s(o: BlocksObservation) -> Tensor:
 
 def _one_task(observation: BlocksObservation, k: int) -> BlocksObservation:
     """Task k alone; K becomes 1."""
-    after = {"block_server_s": 2, "uplink_bps": 1, "block_device_s": 1, "block_input_bits": 1, "block_device_j": 1}
-    after |= {
-        "uplink_backlog_s": 0,
-        "block_mask": 1,
-        "task_mask": 0,
-        "deadline_s": 0,
-        "device_backlog_s": 0,
-        "energy_left_j": 0,
+    axes = {name: field.axes for name, field in fields_of(BlocksObservation).items() if "K" in field.axes}
+    fields: dict[str, Any] = {
+        name: getattr(observation, name).narrow(letters.index("K") - len(letters), k, 1)
+        for name, letters in axes.items()
     }
-    fields: dict[str, Any] = {name: getattr(observation, name).narrow(-1 - axes, k, 1) for name, axes in after.items()}
     return observation._replace(**fields)

@@ -178,7 +178,9 @@ def _regret(found: Choices, deadline_s: Tensor, server_free_s: Tensor) -> Tensor
     latency_s, deadline_s = predicted_s(found, server_free_s), deadline_s[..., None]
     finite_s = torch.where(found.mask, latency_s, 0.0)
     in_time = finite_s <= deadline_s
-    reward = early_exit_reward(found.accuracy, finite_s, deadline_s, in_time, LATENCY_WEIGHT, LATE_PENALTY)
+    reward = early_exit_reward(
+        found.accuracy, finite_s, deadline_s, in_time, latency_weight=LATENCY_WEIGHT, late_penalty=LATE_PENALTY
+    )
     regret = torch.where(in_time, -reward, -reward + finite_s)
     return torch.where(found.mask, torch.where(deadline_s.isfinite(), regret, latency_s), torch.inf)
 

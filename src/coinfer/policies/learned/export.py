@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.options.table import Triple
-from coinfer.policies.onnx import AXES, FORMAT
-from coinfer.types import OffloadDecision, OffloadObservation
+from coinfer.policies.onnx import FORMAT
+from coinfer.types import OffloadDecision, OffloadObservation, fields_of
 
 
 class _ByFields(nn.Module):
@@ -54,7 +54,7 @@ def export(
         training: record of the training.
     """
     fields = {name: value.detach().cpu().contiguous() for name, value in example._asdict().items()}
-    letters = {name: AXES[name] for name in fields}
+    letters = {name: field.axes for name, field in fields_of(OffloadObservation).items()}
     sizes = {letter: size for name in fields for letter, size in zip(letters[name], fields[name].shape, strict=True)}
     dims = {letter: torch.export.Dim.DYNAMIC for letter in dynamic_axes}
     shapes = tuple({i: dims[letter] for i, letter in enumerate(letters[name]) if letter in dims} for name in fields)

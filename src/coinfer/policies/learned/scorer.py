@@ -36,7 +36,7 @@ from torch import Tensor
 
 from coinfer.physics import latency as physics
 from coinfer.policies.candidates import Choices, choices, predicted_s
-from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy, fields_of
 
 HIDDEN, ORDERS = 8, 8
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
@@ -443,10 +443,8 @@ def _up_to_last(seen: OffloadObservation) -> OffloadObservation:
     """Without the places after the last one that has a task."""
     places = seen.task_mask.any(0).nonzero()
     tasks = int(places[-1]) + 1 if len(places) else 1
-    by_server = ("server_backlog_s", "server_room", "observation_age_s")
-    return OffloadObservation(
-        **{name: field if name in by_server else field[:, :tasks] for name, field in seen._asdict().items()}
-    )
+    named = zip(fields_of(OffloadObservation).values(), seen, strict=True)
+    return OffloadObservation(*(values[:, :tasks] if "K" in field.axes else values for field, values in named))
 
 
 def _rest(seen: OffloadObservation, first: int) -> OffloadDecision:

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from coinfer.policies.learned import scorer
-from coinfer.policies.onnx import AXES, FORMAT
-from coinfer.types import DEVICE, OffloadObservation
+from coinfer.policies.onnx import FORMAT
+from coinfer.types import DEVICE, OffloadObservation, fields_of
 
 FIELDS = (
     "option_device_s", "option_upload_bits", "option_server_s", "option_mask", "task_mask", "deadline_s", "uplink_bps",
@@ -234,9 +234,10 @@ def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, trai
 def _prepared_model(weights: Tensor) -> onnx.ModelProto:
     """The networks, without the exporter's chatter."""
     sizes = {"B": 3, "K": 6, "O": 4, "N": 5}
-    fields = tuple(torch.ones([sizes[letter] for letter in AXES[name]]) for name in FIELDS)
+    axes = {name: field.axes for name, field in fields_of(OffloadObservation).items()}
+    fields = tuple(torch.ones([sizes[letter] for letter in axes[name]]) for name in FIELDS)
     fields = tuple(field > 0 if "mask" in name else field for name, field in zip(FIELDS, fields, strict=True))
-    shapes = tuple(dict.fromkeys(range(len(AXES[name])), torch.export.Dim.DYNAMIC) for name in FIELDS)
+    shapes = tuple(dict.fromkeys(range(len(axes[name])), torch.export.Dim.DYNAMIC) for name in FIELDS)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

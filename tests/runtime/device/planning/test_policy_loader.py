@@ -13,7 +13,7 @@ from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
 from coinfer.options.compile import compile_options
-from coinfer.policies.onnx import AXES, PolicyError
+from coinfer.policies.onnx import FIELDS, PolicyError
 from coinfer.runtime.device.device import Device
 from coinfer.types import OffloadObservation
 
@@ -23,7 +23,7 @@ SOME = [COMPLETE.triples[i] for i in (20, 3, 41, len(COMPLETE.bits) - 1, 9)]
 
 def made(folder: Path, options: list | None = None, **sizes: int | None) -> Path:
     """A policy that takes the option of the most time on the device, and the first server."""
-    shape = [None if letter == "B" else sizes.get(letter, letter) for letter in AXES["option_device_s"]]
+    shape = [None if letter == "B" else sizes.get(letter, letter) for letter in FIELDS["option_device_s"].axes]
     nodes = [
         helper.make_node("ArgMax", ["option_device_s"], ["option"], axis=2, keepdims=0),
         helper.make_node("Sub", ["option", "option"], ["server"]),
