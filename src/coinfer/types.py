@@ -15,6 +15,7 @@ DEVICE = -1
 """`OffloadDecision.server` of a task that stays on its device."""
 
 
+@runtime_checkable
 class Numeric(Protocol):
     """What arrays, tensors and plain numbers can do, as far as formulas need it.
 
@@ -178,7 +179,7 @@ def fields_of(kind: type) -> dict[str, Field]:
     """Return what the annotations of an observation, decision or outcome say, by field."""
     annotated: dict[str, Any] = kind.__annotations__
     return {
-        name: Field(tuple(annotation.dim_str.replace("*", "").split()), annotation.dtypes == ("bool",))
+        name: Field(tuple(annotation.dim_str.replace("*", "").split()), "bool" in annotation.dtypes)
         for name, annotation in annotated.items()
     }
 

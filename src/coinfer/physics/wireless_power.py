@@ -60,7 +60,9 @@ def allocate(local_bps: Tensor, send_bps: Tensor, signal_to_noise: Tensor, offlo
     The root is searched by Newton's method from the price of an even division, and by halving the logarithm of a
     bracket where a step would leave it.
     """
-    local, send, ratio = torch.broadcast_tensors(local_bps, send_bps, signal_to_noise * offloads)
+    ratio = signal_to_noise * offloads
+    shape = (local_bps + send_bps + ratio).shape
+    local, send, ratio = (part.expand(shape) for part in (local_bps, send_bps, ratio))
     alone = (local * ~offloads).sum(-1)
     high = torch.maximum(alone, 60.0 * (send * offloads).amax(-1)) + 1.0
     low = torch.maximum(alone / 4, 1e-12 * send.amin(-1))
