@@ -9,12 +9,12 @@ import pytest
 import torch
 from jaxtyping import jaxtyped
 from tests.envs.worlds import random_blocks, random_world
-from tests.runtime.device.test_planner import NOW_S, random_options, up
+from tests.runtime.device.planning.test_observation import NOW_S, random_options, up
 
 from coinfer.envs import rewards
 from coinfer.envs.batched_env import environment_of
 from coinfer.evaluate.simulate import known_policies
-from coinfer.runtime.device import planner
+from coinfer.runtime.device.planning.observation import least_latency, observe
 from coinfer.types import (
     BlocksDecision,
     BlocksObservation,
@@ -55,19 +55,14 @@ def test_environments_and_policies_keep_the_contract(make, seed: int):
 @pytest.mark.parametrize("servers", [0, 1, 3])
 def test_the_runtime_keeps_the_contract(servers: int):
     options = random_options(np.random.default_rng(servers), 4)
-    seen = planner.observe(options, [up(1e7, 0.5)] * servers, 1.0, NOW_S)
-    assert wrong(seen, planner.least_latency(seen)) == []
+    seen = observe(options, [up(1e7, 0.5)] * servers, 1.0, NOW_S)
+    assert wrong(seen, least_latency(seen)) == []
 
 
 def test_other_axes_and_kinds_are_found():
     options = random_options(np.random.default_rng(0), 4)
-    seen = planner.observe(options, [up(1e7, 0.5)] * 3, 1.0, NOW_S)
-    assert wrong(seen._replace(uplink_bps=seen.uplink_bps[:, :2])) == [
-        "server_backlog_s",
-        "server_room",
-        "observation_age_s",
-        "uplink_backlog_s",
-    ]
+    seen = observe(options, [up(1e7, 0.5)] * 3, 1.0, NOW_S)
+    assert wrong(seen._replace(uplink_bps=seen.uplink_bps[:, :2])) == ["uplink_bps"]
     assert wrong(seen._replace(task_mask=np.ones(1))) == ["task_mask"]
     assert wrong(seen._replace(uplink_backlog_s=np.zeros(1))) == ["uplink_backlog_s"]
 

@@ -27,7 +27,7 @@ from coinfer.evaluate.statistics import paired_difference
 from coinfer.files import write_whole
 from coinfer.profile.measure import this_machine
 from coinfer.runtime.device.device import Device
-from coinfer.runtime.device.planner import feasible_latency_s
+from coinfer.runtime.device.planning.observation import feasible_latency_s
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.images import load_images
 from coinfer.traces import Trace
