@@ -61,6 +61,7 @@ PARTS = {
     "types": Part("the contract", "base"),
     "units": Part("SI", "base"),
     "resources": Part("shipped files", "base"),
+    "files": Part("written whole or not", "base"),
     "progress": Part("how far it is", "base"),
     "errors": Part("one line for people", "base"),
     "version": Part("one home", "base"),
