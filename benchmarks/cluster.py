@@ -28,10 +28,11 @@ import harness
 import torch
 
 from coinfer.rl.algorithms import cdo_dsac
+from coinfer.rl.algorithms.cdo_dsac import TrainingJob
 from coinfer.rl.core.loop import run
 from coinfer.rl.core.training import Report, run_training
 from coinfer.rl.distributed import ray_workers
-from coinfer.rl.distributed.coordinator import Recovery, TrainingJob
+from coinfer.rl.distributed.coordinator import Recovery
 from coinfer.scenario.compile import open_world
 
 SOON_S, LATE_S = 0.2, 2.0

@@ -21,13 +21,13 @@ from typing import Any
 import harness
 import torch
 
-from coinfer.rl.algorithms import cdo_dsac, placement_schemes, sac_d
+from coinfer.rl.algorithms import cdo_dsac, sac_d
 from coinfer.rl.core import training
 from coinfer.rl.core.training import TrainSettings
 
 PROCESSES = multiprocessing.get_context("forkserver")
 """New processes that have imported everything, from one that has done nothing else."""
-PROCESSES.set_forkserver_preload(["coinfer.rl.algorithms.placement_schemes", "coinfer.rl.algorithms.sac_d"])
+PROCESSES.set_forkserver_preload(["coinfer.rl.algorithms.cdo_dsac", "coinfer.rl.algorithms.sac_d"])
 SEEDS = 2
 LATEST, LONGEST_S = 0.5, 0.05
 """A process is killed after at most so large a part of the rounds that it is given, and so long after a checkpoint."""
@@ -40,7 +40,7 @@ def train_sac_d(folder: Path, rounds: int) -> str:
     loop = replace(preset.loop, warmup=10, capacity=500, batch=32, log_every=7, assess_every=50, assess_rounds=3)
     small = replace(preset, loop=loop, worlds=4, hidden=(16, 16))
     settings = TrainSettings("sacd", seeds=SEEDS)
-    return sac_d.train(settings, folder=folder, resume=True, preset=small).digest
+    return sac_d.train(settings, folder=folder, resume=True, own=small).digest
 
 
 def train_cdo_dsac(folder: Path, rounds: int) -> str:
@@ -50,7 +50,7 @@ def train_cdo_dsac(folder: Path, rounds: int) -> str:
         broadcast_every=5, judge_rounds=5,
     )  # fmt: skip
     settings = TrainSettings("cdo-dsac", SMALL_EDGE, seeds=SEEDS)
-    return placement_schemes.train_cdo_dsac(settings, folder=folder, resume=True).digest
+    return cdo_dsac.train(settings, folder=folder, resume=True).digest
 
 
 ROUNDS_A_KILL: dict[str, tuple[Callable[[Path, int], str], int]] = {

@@ -40,12 +40,14 @@ from coinfer.policies.candidates import choices
 from coinfer.policies.learned.features import rate_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
-from coinfer.rl.algorithms import sac_d
+from coinfer.rl.algorithms import dqn, sac_d
 from coinfer.rl.algorithms.dqn import Dqn
 from coinfer.rl.algorithms.sac import Sac
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.core.option_env import OptionEnv
+from coinfer.rl.core.option_training import reward_for
 from coinfer.scenario.compile import open_world
+from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadObservation, Policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments" / "sac-d"))
@@ -144,8 +146,9 @@ def seeds_of(seed: int, count: int = 1) -> torch.Tensor:
 
 def game(worlds: int, unmasked: bool = True) -> OptionEnv:
     compiled = open_world(SCENARIO)
-    world = sac_d.checked(compiled)
-    reward = sac_d.reward_for(world, reward_of(compiled.reward), sac_d.PRESETS["quick"])
+    world = compiled.world
+    assert isinstance(world, OffloadWorld)
+    reward = reward_for(reward_of(compiled.reward), sac_d.PRESETS["quick"])
     return OptionEnv(world, reward, worlds, rate_features, unmasked=unmasked)
 
 
@@ -160,13 +163,17 @@ def liking(numbers: Callable[[torch.Tensor], torch.Tensor]) -> Policy:
     return policy
 
 
-def ours(rounds: int, seed: int, dqn: bool = False, unmasked: bool = False, learners: int = 1) -> dict[str, Any]:
-    preset = sac_d.with_rounds(sac_d.PRESETS["quick"], rounds)
+def ours(rounds: int, seed: int, with_dqn: bool = False, unmasked: bool = False, learners: int = 1) -> dict[str, Any]:
+    sac_preset = sac_d.with_rounds(sac_d.PRESETS["quick"], rounds)
+    dqn_preset = dqn.with_rounds(dqn.PRESETS["quick"], rounds)
     played = game(WORLDS, unmasked)
     net = Mlp(2, HIDDEN, 1, played.choices)
     seeds = seeds_of(seed, learners)
-    learner = Dqn(preset.dqn, net, seeds) if dqn else Sac(preset.sac, replace(net, last_gain=0.1), net, seeds)
-    settings = replace(preset.loop, rounds=rounds + 1, batch=BATCH, assess_every=0)
+    if with_dqn:
+        learner = Dqn(dqn_preset.learner, net, seeds)
+    else:
+        learner = Sac(sac_preset.learner, replace(net, last_gain=0.1), net, seeds)
+    settings = replace(sac_preset.loop, rounds=rounds + 1, batch=BATCH, assess_every=0)
     watch = Watch(rounds * WORLDS * learners)
     loop = Loop(settings, played, learner)
 
@@ -253,7 +260,7 @@ def their_sac(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     OURS: partial(ours, 1500),
     "our SAC, without masks": partial(ours, 1500, unmasked=True),
-    "our DQN": partial(ours, 1500, dqn=True),
+    "our DQN": partial(ours, 1500, with_dqn=True),
     "our SAC, ten learners at once": partial(ours, 1500, learners=10),
     RIVALS[0]: partial(their_dqn, 40_000),
     RIVALS[1]: partial(their_sac, 4_000),

@@ -181,7 +181,7 @@ def untrained_table(**changes: Any) -> Scheme:
         keys, settings = _candidates(budget), replace(online_rl.OnlineRlSettings(), **changes)
         learner = online_rl.OnlineRl(settings, online_rl.make_grid(settings, world), keys)
         learner.values = keyed(keys, 0, learner.values.shape[1:])
-        env = PlacementEnv(world, JUDGE_WORLDS, online_rl.features_of(learner.grid), fixed_cut, budget.device)
+        env = PlacementEnv(world, JUDGE_WORLDS, learner.grid.features, fixed_cut, budget.device)
         return _table(learner.grid, _best(env, learner, learner.values, budget), budget, _slots(0, 0, budget))
 
     return judge

@@ -1,8 +1,8 @@
 """States of learning on disk: safetensors and JSON, whole or not at all.
 
 A checkpoint is one file, `round-N.safetensors`; its JSON lies in the file's own header, so that the two cannot part. It
-is written under another name, flushed to the disk and renamed, and the last two are kept: whatever the moment a process
-is killed at, a whole state is there. Nothing is pickled.
+is written under another name, flushed to the disk and renamed, and the last two stay: whatever the moment a process is
+killed at, a whole state is there. Nothing is pickled.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,27 +21,32 @@ from torch import Tensor
 from coinfer.errors import UserError
 
 FORMAT = 1
-KEPT = 2
+KEEP = 2
+"""Checkpoints that stay in a folder."""
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 _HEADER = "coinfer"
+Tree = TypeVar("Tree")
+"""A tensor, or a (nested) NamedTuple of tensors."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is not there, cannot be read, or is of another training."""
+    """A checkpoint that is missing, cannot be read, or is of another training."""
 
 
 class Checkpoint(NamedTuple):
+    """What a file holds."""
+
     tensors: dict[str, Tensor]
     record: dict[str, Any]
-    """What JSON says: of which training it is, its curves."""
+    """The file's JSON: of which training it is, its curves."""
     path: Path
 
 
-def write_whole(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Writes a file that is there wholly or not at all, also after a power cut; makes its folder.
+def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a file that is there wholly or not at all, also after a power cut; makes its folder.
 
     Raises:
-        OSError: where that cannot be.
+        OSError: if it cannot be written.
     """
     half = path.with_suffix(".writing")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,30 +57,34 @@ def write_whole(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, 
 
 
 def save(folder: Path, number: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
-    """Writes a checkpoint and removes those before the last two.
+    """Write a checkpoint, remove those before the last two, and return its path.
+
+    Args:
+        number: of the round; a greater one is newer.
+        record: JSON.
 
     Raises:
-        CheckpointError: where the folder cannot be written.
+        CheckpointError: if the folder cannot be written.
     """
     path = folder / f"round-{number}.safetensors"
     header = {_HEADER: json.dumps({"format": FORMAT, **record}, allow_nan=True)}
     try:
-        write_whole(path, _apart(tensors), header)
-        for old in _numbered(folder)[:-KEPT]:
+        write_atomically(path, _separate(tensors), header)
+        for old in numbered(folder)[:-KEEP]:
             old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint, or none where there never was one.
+def load_latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that can be read, or None if there never was one.
 
     Raises:
-        CheckpointError: where there are only damaged ones.
+        CheckpointError: if there are only damaged ones.
     """
     damage = None
-    for path in reversed(_numbered(folder)):
+    for path in reversed(numbered(folder)):
         try:
             return load(path)
         except CheckpointError as error:
@@ -86,8 +95,10 @@ def latest(folder: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Raises:
-    CheckpointError: where it cannot be read or is of another format.
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: if it cannot be read or is of another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -101,7 +112,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, hex."""
+    """Return the SHA-256 over names, types, shapes and values, hexadecimal."""
     whole = hashlib.sha256()
     for name in sorted(tensors):
         part = tensors[name].detach().cpu().contiguous()
@@ -110,25 +121,31 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
-    """The tensors of a (nested) NamedTuple by their path."""
-    if not isinstance(value, tuple):
-        return {prefix: value}
+def flatten_tree(prefix: str, tree: Any) -> dict[str, Tensor]:
+    """Return the tensors of a (nested) NamedTuple by their path."""
+    if not isinstance(tree, tuple):
+        return {prefix: tree}
     found: dict[str, Tensor] = {}
-    for name, part in value._asdict().items():  # type: ignore[attr-defined]
-        found |= flattened(f"{prefix}.{name}", part)
+    for name, part in tree._asdict().items():  # type: ignore[attr-defined]
+        found |= flatten_tree(f"{prefix}.{name}", part)
     return found
 
 
-def rebuilt(prefix: str, like: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """A value of the form of `like` from what `flattened` gave."""
-    if not isinstance(like, tuple):
-        return tensors[prefix].to(like.device)
-    names = like._fields  # type: ignore[attr-defined]
-    return type(like)(*(rebuilt(f"{prefix}.{name}", part, tensors) for name, part in zip(names, like, strict=True)))
+def unflatten_tree(prefix: str, like: Tree, tensors: Mapping[str, Tensor]) -> Tree:
+    """Return a tree of the form of `like`, on its device, from what `flatten_tree` returned."""
+    if isinstance(like, Tensor):
+        return tensors[prefix].to(like.device)  # pyright: ignore[reportReturnType]
+    named = like._asdict().items()  # type: ignore[attr-defined]
+    return type(like)(*(unflatten_tree(f"{prefix}.{name}", part, tensors) for name, part in named))
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def numbered(folder: Path) -> list[Path]:
+    """Return the folder's checkpoints, oldest first."""
+    matches = [(int(match[1]), path) for path in folder.glob("round-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(matches)]
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous, on the CPU, no two sharing memory."""
     found, seen = {}, set()
     for name, tensor in tensors.items():
@@ -139,12 +156,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(part.untyped_storage().data_ptr())
         found[name] = part
     return found
-
-
-def _numbered(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
-    matches = [(int(match[1]), path) for path in folder.glob("round-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(matches)]
 
 
 def _flush(path: Path) -> None:

@@ -73,6 +73,7 @@ def test_a_finished_training_is_not_repeated_unless_asked(trained: tuple[Path, s
         (["ddpg", "--device", "gpu"], "--device 'gpu': PyTorch cannot compute there; use cpu"),
         (["sac-d", "--scenario", "campus"], "this scheme decides one kind of request"),
         (["dqn", "--scenario", "mtl-a3c"], "this scheme learns in environment offload only"),
+        (["sac-d", "--resume"], "no checkpoint to resume from; leave out --resume to begin a training there"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], told: str, tmp_path: Path):

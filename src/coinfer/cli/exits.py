@@ -63,6 +63,8 @@ def train(
     graph, pictures = open_model(model), _pictures(data, "train")
     graph = _plain(graph) if no_exits else _branched(graph, at, len(pictures.class_names))
     folder = out or Path("runs") / f"exits-{graph.name}"
+    if resume and not (folder / learner.CHECKPOINT).exists():
+        raise UserError(f"{folder}: no checkpoint to resume from; leave out --resume to begin a training there")
     settings = learner.ExitSettings(
         epochs=epochs,
         batch=batch,

@@ -12,7 +12,7 @@ from coinfer.cli.options import Changes, TorchDevice, TorchThreads
 from coinfer.errors import UserError
 
 if TYPE_CHECKING:
-    from coinfer.rl.algorithms.placement_schemes import Spread
+    from coinfer.rl.algorithms.cdo_dsac import MakePlayer
     from coinfer.rl.core.training import Progress
     from coinfer.rl.distributed.coordinator import Recovery
     from coinfer.rl.distributed.ray_workers import RayWorkerGroup
@@ -59,6 +59,7 @@ def train(
     Example: [bold]coinfer train sac-d --seeds 10[/bold]
     """
     begin_pytorch("training", device, threads)
+    from coinfer import checkpoint
     from coinfer.evaluate import report
     from coinfer.rl import export, registry
     from coinfer.rl.core.training import TrainSettings
@@ -67,23 +68,23 @@ def train(
 
     if scheme == "list":
         for name, one in registry.SCHEMES.items():
-            console.print(f"{name:14s} {one.about}")
+            console.print(f"{name:14s} {one.description}")
         return
     found = registry.scheme(scheme)
     name = scenario or found.scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
-    if resume and not any(folder.glob("checkpoints/*.safetensors")):
-        console.print(f"{folder} has no checkpoint yet: training begins anew", soft_wrap=True)
-    how = {"spread": _spread(scheme, address)} if cluster or address else {}
+    if resume and not checkpoint.numbered(folder / "checkpoints"):
+        raise UserError(f"{folder}: no checkpoint to resume from; leave out --resume to begin a training there")
+    elsewhere = {"make_player": _make_player(scheme, address)} if cluster or address else {}
     with resumable(), training_bar(scheme) as progress:
-        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **how)
+        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **elsewhere)
     compiled = open_world(name, parse_changes(changes or ()))
     path = folder / "policy.onnx"
     with console.status("exporting the policy"):
         export.export_best(trained, compiled, path)
     with console.status("comparing with baselines"):
-        runs = export.beside_baselines(path, scheme, compiled, seeds=10, episodes=2)
+        runs = export.compare_with_baselines(path, scheme, compiled, seeds=10, episodes=2)
     title = f"{scheme} (best of {seeds} by reward on held-out worlds) beside baselines, {runs[0].tasks:,} tasks"
     shown = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
     columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in shown}}
@@ -92,13 +93,13 @@ def train(
     console.print(f"\npolicy: {path}; curves and records: {folder}", soft_wrap=True)
 
 
-def _spread(scheme: str, address: str | None) -> "Spread":
+def _make_player(scheme: str, address: str | None) -> "MakePlayer":
     """What has the agents of the scheme live on the cluster."""
     from coinfer.rl import registry
     from coinfer.rl.distributed.ray_workers import cluster_player
 
-    if not registry.scheme(scheme).agents:
-        able = ", ".join(name for name, one in registry.SCHEMES.items() if one.agents)
+    if not registry.scheme(scheme).distributable:
+        able = ", ".join(name for name, one in registry.SCHEMES.items() if one.distributable)
         raise UserError(f"{scheme} has no agents to put on a cluster; schemes that have: {able}")
 
     def on_start(workers: "RayWorkerGroup") -> None:
@@ -109,7 +110,7 @@ def _spread(scheme: str, address: str | None) -> "Spread":
         about = f"{recovery.who} was lost and replaced within {recovery.took_s:.1f} s"
         console.print(f"{about}; {recovery.age_s:.1f} s of training were played again")
 
-    return lambda setting: cluster_player(setting, address, on_recovery=show_recovery, on_start=on_start)
+    return lambda job: cluster_player(job, address, on_recovery=show_recovery, on_start=on_start)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coinfer.checkpoint import write_whole
+from coinfer.checkpoint import write_atomically
 from coinfer.errors import TrainingError
 from coinfer.exit_training import augment
 from coinfer.exit_training.modules import GraphModule
@@ -278,7 +278,7 @@ class Trainer:
         state = {name: value.detach().contiguous().cpu() for name, value in self._state().items()}
         state |= {f"best.{name}": value.contiguous().cpu() for name, value in self.best_state.items()}
         about = {"format": _FORMAT, "epochs": self.epochs, "best": self.best, "made_of": self._fingerprint()}
-        write_whole(path, state, {"coinfer": json.dumps(about)})
+        write_atomically(path, state, {"coinfer": json.dumps(about)})
 
     def load(self, path: Path) -> None:
         """Goes on where `save` left off.

@@ -1,1 +1,1 @@
-"""Learners of decisions, stacked: seeds and agents are one leading axis L of every tensor."""
+"""Learning to decide, batched: seeds and agents are one leading axis L of every tensor. Start in `algorithms.sac_d`."""

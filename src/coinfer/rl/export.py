@@ -17,11 +17,16 @@ from coinfer.scenario.world import OffloadWorld
 
 BASELINES = ("random", "device-only", "two-choices", "greedy", "sequential-greedy")
 OPTIMUM = "optimum of each slot"
-"""By exhaustive search for the greatest reward, where a slot has one task."""
+"""By exhaustive search for the greatest reward, if a slot has one task."""
 
 
 def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None:
-    """Writes the policy of the seed that did best on held-out worlds, with its side-car."""
+    """Write the policy of the seed that did best on held-out worlds, with its side-car.
+
+    Args:
+        compiled: the scenario that it was trained in.
+        path: of the ONNX file; the side-car stands beside it (.json).
+    """
     world = compiled.world
     assert isinstance(world, OffloadWorld)
     tables = offload.load(world)
@@ -40,10 +45,17 @@ def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None
     )
 
 
-def beside_baselines(
-    path: Path, name: str, compiled: Compiled, seeds: int, episodes: int, progress: Progress = lambda *_: None
+def compare_with_baselines(
+    path: Path, name: str, compiled: Compiled, *, seeds: int, episodes: int, progress: Progress = lambda *_: None
 ) -> list[Run]:
-    """The exported policy, as it will be used, and baselines on the same held-out episodes."""
+    """Return the runs of the exported policy, as it will be used, and of baselines on the same held-out episodes.
+
+    Args:
+        path: of the ONNX file.
+        name: that the policy's run carries.
+        compiled: the scenario to play.
+        episodes: of each seed.
+    """
     world = compiled.world
     assert isinstance(world, OffloadWorld)
     reward, (maker, _) = reward_of(compiled.reward), open_policy(path, compiled)

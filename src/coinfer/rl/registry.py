@@ -1,4 +1,4 @@
-"""The schemes by the names of the command line; a name is the only thing that crosses a process."""
+"""The learning schemes by the names of the command line."""
 
 import difflib
 from collections.abc import Callable
@@ -10,41 +10,41 @@ from coinfer.rl.core.training import TrainingResult
 
 
 class Scheme(NamedTuple):
+    """Where a scheme is found, and what it is."""
+
     module: str
     """Of `coinfer.rl.algorithms`."""
-    function: str
-    """`(settings, *, progress, folder, resume) -> TrainingResult`"""
     scenario: str
-    """What it is trained in where nobody says."""
-    about: str
-    agents: bool = False
-    """Whether it has several agents, which a cluster can hold: the function takes `spread`, too."""
+    """What it is trained in if nobody says."""
+    description: str
+    function: str = "train"
+    """`(settings, *, progress, folder, resume) -> TrainingResult`"""
+    distributable: bool = False
+    """Whether it has several agents, which a cluster can hold: the function takes `make_player`, too."""
 
 
 SCHEMES = {
-    "sac-d": Scheme("sac_d", "train", "sacd", "discrete soft actor-critic over exit, cut and bits (WCNC 2022)"),
-    "dqn": Scheme("sac_d", "train_dqn", "sacd", "double DQN with the same inputs and depth, SAC-d's baseline"),
+    "sac-d": Scheme("sac_d", "sacd", "discrete soft actor-critic over exit, cut and bits (WCNC 2022)"),
+    "dqn": Scheme("dqn", "sacd", "double DQN with the same inputs and depth, SAC-d's baseline"),
     "cdo-dsac": Scheme(
-        "placement_schemes",
-        "train_cdo_dsac",
-        "cdo-dsac",
-        "soft actor-critic agents that share a memory (SEKE 2023)",
-        True,
+        "cdo_dsac", "cdo-dsac", "soft actor-critic agents that share a memory (SEKE 2023)", distributable=True
     ),
     "cias-pno": Scheme(
-        "placement_schemes", "train_cias_pno", "cdo-dsac", "CDLP cuts, the agents choose servers (IJSEKE 2023)", True
+        "cias_pno", "cdo-dsac", "CDLP cuts, the agents choose servers (IJSEKE 2023)", distributable=True
     ),
     "cias-pno-joint": Scheme(
-        "placement_schemes", "train_cias_pno_joint", "cdo-dsac", "the agents choose cut and server", True
+        "cias_pno", "cdo-dsac", "the agents choose cut and server", "train_joint", distributable=True
     ),
-    "ddpg": Scheme("placement_schemes", "train_ddpg", "cdo-dsac", "central DDPG (after TII 2020), CDO-DSAC's baseline"),
-    "online-rl": Scheme("placement_schemes", "train_online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
+    "ddpg": Scheme("ddpg", "cdo-dsac", "central DDPG (after TII 2020), CDO-DSAC's baseline"),
+    "online-rl": Scheme("online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }
 
 
 def scheme(name: str) -> Scheme:
-    """Raises:
-    UserError: where there is none of this name.
+    """Return the scheme of this name.
+
+    Raises:
+        UserError: if there is none.
     """
     if name in SCHEMES:
         return SCHEMES[name]
@@ -54,6 +54,10 @@ def scheme(name: str) -> Scheme:
 
 
 def trainer(name: str) -> Callable[..., TrainingResult]:
-    """The scheme's function; brings what it imports."""
+    """Return the scheme's function; imports what it needs.
+
+    Raises:
+        UserError: if there is no scheme of this name.
+    """
     found = scheme(name)
     return getattr(import_module(f"coinfer.rl.algorithms.{found.module}"), found.function)

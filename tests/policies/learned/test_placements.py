@@ -91,8 +91,8 @@ def test_running_queues_are_those_of_sequential_greedy(seed):
     seen = drawn(seed)
     placements = fixed_cut(seen)
     upto = int(seen.task_mask.sum(-1).amax())
-    for most, count in ((TASKS, TASKS), (None, upto)):
-        found = running_s(seen, placements, most)
+    for max_tasks, count in ((TASKS, TASKS), (None, upto)):
+        found = running_s(seen, placements, max_tasks)
         torch.testing.assert_close(found[:, :count], one_after_another(seen, placements)[:, :count])
 
 
@@ -149,7 +149,7 @@ def test_servers_in_another_order_look_the_same(seed):
         server_room=seen.server_room.flip(-1),
         observation_age_s=seen.observation_age_s.flip(-1),
     )
-    plain, other = (placement_features(o, fixed_cut(o), most=TASKS) for o in (seen, turned))
+    plain, other = (placement_features(o, fixed_cut(o), max_tasks=TASKS) for o in (seen, turned))
     torch.testing.assert_close(plain[..., :-1, :].flip(-2), other[..., :-1, :])
     torch.testing.assert_close(plain[..., -1, :], other[..., -1, :])
 

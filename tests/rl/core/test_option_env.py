@@ -10,9 +10,11 @@ from coinfer.envs.batched_env import reward_of
 from coinfer.physics import random
 from coinfer.policies.candidates import choices
 from coinfer.policies.learned.features import rate_features
-from coinfer.rl.algorithms import sac_d
+from coinfer.rl.algorithms import dqn, sac_d
 from coinfer.rl.core.loop import random_actions
 from coinfer.rl.core.option_env import OptionEnv
+from coinfer.rl.core.option_training import reward_for
+from coinfer.rl.core.training import TrainSettings
 from coinfer.scenario.compile import open_world
 
 SLOTS = 3
@@ -68,16 +70,16 @@ def test_without_the_mask_a_choice_beyond_the_limit_is_refused_and_costs_a_penal
     assert forbidden.any(-1).all()
     assert (observation.mask.flatten(0, 1) >= allowed).all()
     preset = replace(sac_d.PRESETS["quick"], energy_penalty=0.75, reward_floor=-1e9)
-    paid = sac_d.reward_for(free.world, free.reward, preset)
+    paid = reward_for(free.reward, preset)
     action = forbidden.int().argmax(-1)[None, :, None]
     plain, punished = free.step(state, action), OptionEnv(free.world, paid, 64, rate_features, unmasked=True)
     torch.testing.assert_close(punished.step(state, action).reward, plain.reward - 0.75)
 
 
-@pytest.mark.parametrize("train", [sac_d.train, sac_d.train_dqn])
-def test_short_training_is_better_than_any_choice_at_random(train):
-    preset = sac_d.with_rounds(replace(sac_d.PRESETS["quick"], hidden=(32, 32)), 200)
-    preset = replace(preset, loop=replace(preset.loop, assess_rounds=20))
-    found = train(sac_d.TrainSettings("sacd", seeds=2), preset=preset)
+@pytest.mark.parametrize("scheme", [sac_d, dqn])
+def test_short_training_is_better_than_any_choice_at_random(scheme):
+    own = scheme.with_rounds(replace(scheme.PRESETS["quick"], hidden=(32, 32)), 200)
+    own = replace(own, loop=replace(own.loop, assess_rounds=20))
+    found = scheme.train(TrainSettings("sacd", seeds=2), own=own)
     assert min(found.assessed[-1].figures["reward"]) > 0.25  # at random -0.1, the best possible 0.36
     assert found.assessed[-1].round == 200

@@ -65,23 +65,23 @@ def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-10.safetensors", "round-9.safetensors"]
     newest = tmp_path / "round-10.safetensors"
     newest.write_bytes(newest.read_bytes()[:40])
-    found = checkpoint.latest(tmp_path)
+    found = checkpoint.load_latest(tmp_path)
     assert found is not None
     assert int(found.tensors["value"]) == 9
     (tmp_path / "round-9.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        checkpoint.latest(tmp_path)
+        checkpoint.load_latest(tmp_path)
 
 
 def test_half_written_files_are_no_checkpoints(tmp_path: Path):
     (tmp_path / "round-3.writing").write_bytes(b"half")
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.load_latest(tmp_path) is None
 
 
 def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path):
     base = torch.arange(6.0)
     checkpoint.save(tmp_path, 0, {"a": base, "b": base, "c": base[2:], "d": base.reshape(2, 3).T}, {"word": "x"})
-    found = checkpoint.latest(tmp_path)
+    found = checkpoint.load_latest(tmp_path)
     assert found is not None
     assert found.record["word"] == "x"
     torch.testing.assert_close(found.tensors["c"], base[2:])

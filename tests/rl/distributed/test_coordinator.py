@@ -12,18 +12,12 @@ from hypothesis import strategies as st
 from coinfer import checkpoint
 from coinfer.errors import TrainingError
 from coinfer.rl.algorithms import cdo_dsac
+from coinfer.rl.algorithms.cdo_dsac import TrainingJob
 from coinfer.rl.core.loop import run
 from coinfer.rl.distributed import coordinator
-from coinfer.rl.distributed.coordinator import (
-    Agent,
-    Controller,
-    Coordinator,
-    StaleStateError,
-    TrainingJob,
-    WorkerLostError,
-    merge_states,
-    split_state,
-)
+from coinfer.rl.distributed.coordinator import Coordinator, WorkerLostError
+from coinfer.rl.distributed.states import merge_states, split_state
+from coinfer.rl.distributed.workers import Agent, Controller, StaleStateError
 from coinfer.scenario.compile import open_world
 
 SMALL = replace(
@@ -53,7 +47,7 @@ class Here:
     def made(self, worker: int) -> Agent | Controller:
         return Agent(worker) if worker < self.agents else Controller()
 
-    def call(self, worker, what, *given, answers=1):
+    def call(self, worker, method, *given, answers=1):
         self.calls += 1
         dies = self.deaths.get(self.calls)
         if dies is not None:
@@ -62,7 +56,7 @@ class Here:
         try:
             if dies == worker or failed:
                 raise WorkerLostError("died")
-            found = getattr(self.workers[worker], what)(*pickle.loads(pickle.dumps(given)))
+            found = getattr(self.workers[worker], method)(*pickle.loads(pickle.dumps(given)))
             found = pickle.loads(pickle.dumps(found))
         except (WorkerLostError, StaleStateError) as error:
             return [error] * answers if answers > 1 else error
@@ -181,5 +175,5 @@ def test_what_is_split_can_be_merged(count):
     for name, part in whole.items():
         assert torch.equal(part, again[name]), name
     assert {name: part.shape for name, part in parts[0].items()} == {
-        name: part.shape for name, part in made.loop(only=0).tensors().items()
+        name: part.shape for name, part in made.loop(agent=0).tensors().items()
     }

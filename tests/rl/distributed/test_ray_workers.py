@@ -102,7 +102,7 @@ def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp
     assert loop.points == alone.points
     assert len(recoveries) == 2
     for loss, who in zip(recoveries, ("agent 0", "the controller"), strict=True):
-        assert re.fullmatch(who + r"|a member of the cluster \(\w+\)", loss.who)  # Ray may know no better
+        assert re.fullmatch(who + r"|a worker of the cluster \(\w+\)", loss.who)  # Ray may know no better
 
 
 def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -1,7 +1,7 @@
-"""From an observation in SI units to numbers of about -1 to 1, for networks.
+"""From an observation in SI units to numbers of about -1 to 1, for networks. Axes as in `types`.
 
 Times, rates and energies span decades, so their logarithm is taken between fixed ends; the ends are constants, never
-statistics of a run, so that a trained network means the same everywhere. Names of the axes as in `types`.
+statistics of a run, so that a trained network means the same everywhere.
 """
 
 import math
@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from coinfer.policies.candidates import Choices, predicted_s
 from coinfer.types import OffloadObservation
 
 Features = Callable[[OffloadObservation], Tensor]
@@ -18,18 +17,18 @@ Features = Callable[[OffloadObservation], Tensor]
 TIME_S = (1e-3, 1e2)
 RATE_BPS = (1e5, 1e9)
 ENERGY_J = (1e-3, 1e2)
-MOST_ROOM = 100.0
+MAX_ROOM = 100.0
 """Tasks; a server with more room looks like this."""
 
 
 def logarithmic(value: Tensor, ends: tuple[float, float]) -> Tensor:
-    """-1 to 1 from one end to the other on a logarithmic scale; what lies outside is at the end."""
+    """Return -1 to 1 from one end to the other on a logarithmic scale; what lies outside is at the end."""
     low, high = math.log(ends[0]), math.log(ends[1])
     return (value.clamp(*ends).log() - low) * (2 / (high - low)) - 1
 
 
 def task_features(o: OffloadObservation) -> Tensor:
-    """[.., K, 5 + N] what concerns a task but its options."""
+    """Return what concerns a task but its options [.., K, 5 + N]."""
     parts = (
         o.task_mask.to(o.deadline_s.dtype),
         logarithmic(o.deadline_s, TIME_S),
@@ -41,37 +40,24 @@ def task_features(o: OffloadObservation) -> Tensor:
 
 
 def server_features(o: OffloadObservation) -> Tensor:
-    """[.., N, 3] backlog, room and age of the knowledge."""
-    room = (o.server_room.clamp(max=MOST_ROOM) / MOST_ROOM).sqrt() * 2 - 1
+    """Return backlog, room and age of the knowledge of each server [.., N, 3]."""
+    room = (o.server_room.clamp(max=MAX_ROOM) / MAX_ROOM).sqrt() * 2 - 1
     return torch.stack((logarithmic(o.server_backlog_s, TIME_S), room, logarithmic(o.observation_age_s, TIME_S)), -1)
 
 
 def whole_features(o: OffloadObservation) -> Tensor:
-    """[.., K * (5 + N) + 3 N] all tasks and servers, one after the other, as the papers' networks take them in. The
-    options are left out: for worlds with one network and one class of devices they never change."""
+    """Return all tasks and servers, one after the other [.., K * (5 + N) + 3 N], as the papers' networks take them in.
+
+    The options are left out: for worlds with one network and one class of devices they never change.
+    """
     return torch.cat((task_features(o).flatten(-2), server_features(o).flatten(-2)), -1)
 
 
 def rate_features(o: OffloadObservation) -> Tensor:
-    """[.., 2 K N] every link's rate, on a logarithmic scale and in shares of 10 MB/s: all that varies in SAC-d's
-    world (its equation 5 names the bandwidth, and figures of the decision before, which say nothing new)."""
+    """Return every link's rate, on a logarithmic scale and in shares of 10 MB/s [.., 2 K N].
+
+    It is all that varies in SAC-d's world (its equation 5 names the bandwidth, and figures of the decision before,
+    which say nothing new).
+    """
     scaled = torch.cat((logarithmic(o.uplink_bps, RATE_BPS), o.uplink_bps.clamp(max=2e8) / 4e7 - 1), -1)
     return scaled.flatten(-2)
-
-
-def choice_features(o: OffloadObservation, found: Choices) -> Tensor:
-    """[.., K, C, 7] every choice of a task by what the physics says of it: predicted latency, its parts, latency over
-    the deadline, accuracy, energy of the device, whether something is sent. 0 where it may not be taken."""
-    latency_s = predicted_s(found, o.server_backlog_s)
-    finite_s = torch.where(found.mask, latency_s, TIME_S[1])
-    device_j = o.option_device_j[..., None].expand(*o.option_device_j.shape, found.servers).flatten(-2)
-    parts = (
-        logarithmic(finite_s, TIME_S),
-        logarithmic(torch.where(found.mask, found.ready_s, TIME_S[1]), TIME_S),
-        logarithmic(found.service_s, TIME_S),
-        logarithmic(finite_s / o.deadline_s[..., None], (1e-2, 1e2)),
-        2 * found.accuracy - 1,
-        logarithmic(device_j, ENERGY_J),
-        (~found.on_device).to(finite_s.dtype),
-    )
-    return torch.stack(parts, -1) * found.mask[..., None]

@@ -10,14 +10,15 @@ from coinfer.types import OffloadDecision, OffloadObservation
 
 
 class NetPolicy(nn.Module):
-    """Takes, of what may be chosen, the choice of the greatest number. A module, so that `export` can take it.
+    """Takes, of what may be chosen, the choice of the greatest number; a module, so that `export` can take it.
 
-    It counts in float64, though the network was trained in float32: who sums in which order then matters 1e-16, not
-    1e-7, and two runtimes decide alike where two choices are nearly as good.
+    It computes in float64, though the network was trained in float32: the order of a sum then matters 1e-16, not 1e-7,
+    and two runtimes decide alike if two choices are nearly as good.
 
     Args:
         net: whose outputs [.., K, C] are logits or values; a choice is option * N + server.
         flat: [P] its parameters.
+        features: what it takes in.
     """
 
     flat: Tensor
@@ -29,6 +30,7 @@ class NetPolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
+        """Return the decisions [.., K]."""
         seen = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))
         found = choices(seen)
         numbers = self.net(self.flat.double(), self.features(seen)[None])[0]

@@ -1,4 +1,4 @@
-"""Stacked networks: L independent networks of one form, evaluated by batched matrix products.
+"""Batched networks: L independent networks of one form, evaluated by batched matrix products.
 
 The parameters of a form are one flat tensor [L, P], so that an optimiser, a soft copy, a norm for each learner or a
 checkpoint is one operation on one tensor. A form (here `Mlp`) only knows how to read it. Others may write more forms:
@@ -19,7 +19,7 @@ from coinfer.physics import random
 
 
 class Net(Protocol):
-    """A form of network. K tasks, C choices of a task."""
+    """A form of network. L learners, K tasks, C choices of a task."""
 
     @property
     def size(self) -> int:
@@ -27,11 +27,11 @@ class Net(Protocol):
         ...
 
     def initial(self, seeds: Tensor) -> Tensor:
-        """Parameters [L, P] for these seeds [L] int64; those of a seed do not depend on the others."""
+        """Return parameters [L, P] for these seeds [L] int64; those of a seed do not depend on the others."""
         ...
 
     def __call__(self, flat: Tensor, features: Tensor) -> Tensor:
-        """From parameters [L, P] and features [L, B, ..] to a number for every choice of every task, [L, B, K, C]."""
+        """Return a number for every choice of every task [L, B, K, C], of parameters [L, P] and features [L, B, ..]."""
         ...
 
 
@@ -57,14 +57,16 @@ class Mlp:
 
     @property
     def widths(self) -> tuple[int, ...]:
+        """Of all layers, from the inputs to the outputs."""
         return (self.inputs, *self.hidden, self.choices * (1 if self.shared else self.tasks))
 
     @property
     def size(self) -> int:
+        """P, the number of parameters of one learner."""
         return sum(self._sizes())
 
     def initial(self, seeds: Tensor) -> Tensor:
-        """Evenly within 1 / sqrt(inputs of the layer), weights and biases."""
+        """Return parameters [L, P], weights and biases uniform within 1 / sqrt(inputs of the layer)."""
         parts = []
         for number, (inputs, outputs) in enumerate(_pairs(self.widths)):
             count = torch.arange((inputs + 1) * outputs, device=seeds.device)
@@ -74,6 +76,7 @@ class Mlp:
         return torch.cat(parts, 1)
 
     def __call__(self, flat: Tensor, features: Tensor) -> Tensor:
+        """Return the outputs [L, B, K, C]."""
         hidden = features.flatten(1, 2) if self.shared else features
         layers = self.layers(flat)
         for number, (weight, bias) in enumerate(layers):
@@ -85,7 +88,7 @@ class Mlp:
         return hidden.reshape(features.shape[0], features.shape[1], self.tasks, self.choices)
 
     def layers(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Weights [L, inputs, outputs] and biases [L, 1, outputs] of every layer."""
+        """Return weights [L, inputs, outputs] and biases [L, 1, outputs] of every layer."""
         parts = flat.split(self._sizes(), 1)
         return [
             (weight.reshape(-1, inputs, outputs), bias[:, None])

@@ -1,7 +1,8 @@
-"""The network that scores places (`placements`), and trained networks as policies."""
+"""The network that scores placements (`placements`), and trained networks as policies."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,45 +20,72 @@ from coinfer.types import OffloadDecision, OffloadObservation
 
 MakePlacements = Callable[[OffloadObservation], Placements]
 MakeFeatures = Callable[[OffloadObservation, Placements], Tensor]
+Form = Literal["places", "flat", "ranked"]
+"""Of a network: it scores every placement by itself, or takes in the whole state, as it is or with ranked servers."""
 
 
-def placements_for(form: str) -> MakePlacements:
-    """What a network of such a form (`places`, `flat` or `ranked`) chooses from, the cut being fixed."""
+def placements_for(form: Form) -> MakePlacements:
+    """Return what a network of this form chooses from if the cuts are fixed."""
     return ranked_cut if form == "ranked" else fixed_cut
 
 
-def features_for(form: str, running_queues: bool, most: int | None = None) -> MakeFeatures:
-    """What it is told; `running_queues` and `most` as of `placements.placement_features`, for form `places`."""
+def features_for(form: Form, running_queues: bool, max_tasks: int | None = None) -> MakeFeatures:
+    """Return what a network of this form takes in.
+
+    Args:
+        running_queues: as in `placements.placement_features`; for form `places` only, as `max_tasks`.
+    """
     if form != "places":
         return flat_features if form == "flat" else ranked_features
-    return lambda seen, placements: placement_features(seen, placements, running_queues, most)
+    return lambda seen, placements: placement_features(
+        seen, placements, running_queues=running_queues, max_tasks=max_tasks
+    )
+
+
+def flat_inputs(tasks: int, servers: int) -> int:
+    """Return how many numbers `placements.flat_features` and `ranked_features` are."""
+    return tasks * (4 + servers) + 2 * servers
 
 
 @dataclass(frozen=True)
 class PlacementNet:
-    """One small network that scores every place of every task: the same for all tasks and places, so it takes any
-    number of both, and tasks or servers in another order are decided alike."""
+    """One small network that scores every placement of every task.
+
+    It is the same for all tasks and placements, so it takes any number of both, and tasks or servers in another order
+    are decided alike.
+    """
 
     inputs: int
+    """Features of a placement."""
     hidden: tuple[int, ...]
+    """Widths of the hidden layers."""
     last_gain: float = 1.0
+    """As in `nets.Mlp`."""
     packed: bool = True
-    """Whether only places that may be taken are computed, as most slots have far fewer tasks than there is room for.
-    The others score 0; without it, anything."""
+    """Whether only placements that may be taken are computed, as most slots have far fewer tasks than there is room
+    for. The others score 0; without it, anything."""
 
     @property
     def form(self) -> Mlp:
+        """The network of one placement."""
         return Mlp(self.inputs, self.hidden, tasks=1, choices=1, shared=True, last_gain=self.last_gain)
 
     @property
     def size(self) -> int:
+        """P, the number of parameters of one learner."""
         return self.form.size
 
     def initial(self, seeds: Tensor) -> Tensor:
+        """Return parameters [L, P] for these seeds [L] int64."""
         return self.form.initial(seeds)
 
     def __call__(self, flat: Tensor, features: Tensor) -> Tensor:
-        """From [L, B, K, C, F], the last feature telling whether a place may be taken, to [L, B, K, C]."""
+        """Return scores [L, B, K, C].
+
+        Args:
+            flat: [L, P] parameters.
+            features: [L, B, K, C, F]; the last one is above 0 if a placement may be taken.
+        """
         rows = features.flatten(1, 3)
         if not self.packed:
             return self.form(flat, rows[:, :, None])[:, :, 0, 0].reshape(features.shape[:-1])
@@ -79,10 +107,12 @@ def _allowed_rows(allowed: Tensor) -> Tensor:
 
 
 class PlacementPolicy(nn.Module):
-    """Takes each task's place of the greatest number; for `export` too.
+    """Takes each task's placement of the greatest score; a module, so that `export` can take it.
 
     Args:
         flat: [L, P] parameters; observations [L * W, ..] are those of the L networks side by side, W of each.
+        features: what the network takes in.
+        placements: what the tasks choose from.
     """
 
     flat: Tensor
@@ -94,9 +124,18 @@ class PlacementPolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
+        """Return the decisions [.., K]."""
         found = self.placements(observation)
         features = self.features(observation, found)
         count = self.flat.shape[0]
         features = features[None] if count == 1 else features.unflatten(0, (count, -1))
         scores = self.net(self.flat, features).flatten(0, 1)
         return found.decision(torch.where(found.mask, scores, -torch.inf).argmax(-1))
+
+
+def policies_of(
+    net: Net, flat: Tensor, features: MakeFeatures, placements: MakePlacements
+) -> tuple[PlacementPolicy, ...]:
+    """Return one policy, fit for export, for each row of parameters [L, P]."""
+    plain = replace(net, packed=False) if isinstance(net, PlacementNet) else net
+    return tuple(PlacementPolicy(plain, row[None], features, placements) for row in flat)

@@ -1,48 +1,63 @@
 """Double DQN (van Hasselt et al. 2016) for K tasks of C choices, many learners at once: the baseline of SAC-d.
 
-The same inputs, masks, memory and form of network as `sac`. The value of a decision is the sum of its tasks' values;
-where each task's own reward is known, as in `sac`, every task's value is learned by itself. The target network follows
-softly. Exploration is epsilon-greedy, epsilon falling evenly over the updates. The paper (WCNC 2022) names a DQN of
+The same inputs, masks, memory and form of network as `sac_d`. The value of a decision is the sum of its tasks' values;
+if each task's own reward is known, every task's value is learned by itself, as in `sac`. The target network is updated
+softly. Exploration is epsilon-greedy, epsilon falling linearly over the updates. The paper (WCNC 2022) names a DQN of
 five fully connected layers and nothing else; everything else is our choice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from coinfer.physics import random
-from coinfer.policies.learned.nets import Net
+from coinfer.policies.learned.nets import Mlp, Net
 from coinfer.rl.core.batched_optim import (
     MASKED,
     Adam,
     add_prefix,
     gather_actions,
+    interpolate,
     linear_decay,
     sample_categorical,
     soft_update,
     strip_prefix,
     uniform,
 )
+from coinfer.rl.core.loop import LoopSettings
+from coinfer.rl.core.option_training import OptionSettings, train_on_options, with_loop_rounds
 from coinfer.rl.core.records import Observation, Transition
+from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
 _NET, _WHETHER, _WHICH = range(3)
 
 
 @dataclass(frozen=True)
 class DqnSettings:
+    """Of the learner."""
+
     gamma: float = 0.99
     tau: float = 0.005
     learning_rate: float = 3e-4
     epsilon: tuple[float, float] = (1.0, 0.05)
     """Share of random choices, at first and at last."""
     epsilon_updates: int = 10_000
+    """Updates from the one to the other."""
     max_grad_norm: float | None = 10.0
+    """Of a learner's gradient."""
     learning_rate_decay: tuple[int, int] | None = None
-    """Updates between which the rate falls to 0."""
+    """Updates between which the learning rate falls to 0."""
 
 
 class Dqn:
+    """L learners.
+
+    Args:
+        seeds: [L] int64, where weights and random choices come from.
+    """
+
     def __init__(self, settings: DqnSettings, net: Net, seeds: Tensor):
         self.settings, self.net, self.keys, self.updates = settings, net, seeds, 0
         self.flat = net.initial(random.key(seeds, _NET)).requires_grad_()
@@ -51,35 +66,23 @@ class Dqn:
 
     @property
     def epsilon(self) -> float:
-        first, last = self.settings.epsilon
-        return first + (last - first) * min(1.0, self.updates / self.settings.epsilon_updates)
+        """Share of random choices now."""
+        return interpolate(self.settings.epsilon, self.updates, self.settings.epsilon_updates)
 
     @torch.no_grad()
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
-        """Choices [L, W, K]: the best by value, or now and then any."""
+        """Return choices [L, W, K]: the best by value, or, with probability epsilon, any."""
         best = self._best(self.flat, observation)
         if not explore:
             return best
-        any_ = sample_categorical(
-            observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, observation.mask.shape[1:-1])
-        )
-        random_ = uniform(random.key(self.keys, _WHETHER), call, observation.mask.shape[1:-1]) < self.epsilon
-        return torch.where(random_, any_, best)
+        shape = observation.mask.shape[1:-1]
+        any_ = sample_categorical(observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
+        return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, any_, best)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
+        """Learn from one batch and return metrics [L]."""
         by_task = batch.reward.dim() == 3
-        with torch.no_grad():
-            observation = batch.next_observation
-            ahead = (
-                gather_actions(self.net(self.target_flat, observation.features), self._best(self.flat, observation))
-                * observation.task_mask
-            )
-            future = self.settings.gamma * batch.continues * ahead.sum(-1)
-            if by_task:
-                share = batch.task_mask / batch.task_mask.sum(-1, keepdim=True).clamp(min=1)
-                target = (batch.reward + future[..., None] * share) * batch.task_mask
-            else:
-                target = batch.reward + future
+        target = self._target_values(batch, by_task)
         values = gather_actions(self.net(self.flat, batch.features), batch.action) * batch.task_mask
         found = values if by_task else values.sum(-1)
         loss = (found - target).square().flatten(2).sum(-1) if by_task else (found - target).square()
@@ -88,23 +91,64 @@ class Dqn:
         self.updates += 1
         return {"critic_loss": loss.detach().mean(-1), "value": found.detach().flatten(1).mean(1)}
 
+    @torch.no_grad()
+    def _target_values(self, batch: Transition, by_task: bool) -> Tensor:
+        """[L, n], or [L, n, K] by task."""
+        observation = batch.next_observation
+        values = self.net(self.target_flat, observation.features)
+        ahead = gather_actions(values, self._best(self.flat, observation)) * observation.task_mask
+        future = self.settings.gamma * batch.continues * ahead.sum(-1)
+        if not by_task:
+            return batch.reward + future
+        share = batch.task_mask / batch.task_mask.sum(-1, keepdim=True).clamp(min=1)
+        return (batch.reward + future[..., None] * share) * batch.task_mask
+
     def _best(self, flat: Tensor, observation: Observation) -> Tensor:
         return torch.where(observation.mask, self.net(flat, observation.features), MASKED).argmax(-1)
 
-    @torch.no_grad()
-    def copy(self, source: Tensor, to: Tensor) -> None:
-        """Learners `to` [n] take over the state of learners `source` [n]."""
-        for part in (self.flat, self.target_flat, *self._adam.tensors().values()):
-            if part.dim():
-                part[to] = part[source]
-
     def tensors(self) -> dict[str, Tensor]:
-        kept = {"net": self.flat.detach(), "target": self.target_flat, "updates": torch.tensor(self.updates)}
-        return kept | add_prefix("adam", self._adam.tensors())
+        """Return all that a checkpoint must hold, by name."""
+        parts = {"net": self.flat.detach(), "target": self.target_flat, "updates": torch.tensor(self.updates)}
+        return parts | add_prefix("adam", self._adam.tensors())
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
         self.flat.copy_(tensors["net"])
         self.target_flat.copy_(tensors["target"])
         self.updates = int(tensors["updates"])
         self._adam.restore(strip_prefix("adam", tensors))
+
+
+def with_rounds(settings: OptionSettings[DqnSettings], rounds: int) -> OptionSettings[DqnSettings]:
+    """Return settings for so many rounds: epsilon falls over the first 70 % of them, the learning rate over the last
+    50 %."""
+    falls = max(1, rounds * 7 // 10)
+    dqn = replace(settings.learner, epsilon_updates=falls, learning_rate_decay=(rounds // 2, rounds))
+    return with_loop_rounds(replace(settings, learner=dqn), rounds)
+
+
+def _preset(rounds: int, gamma: float, learning_rate: float, hidden: tuple[int, ...]) -> OptionSettings[DqnSettings]:
+    dqn = DqnSettings(gamma=gamma, learning_rate=learning_rate)
+    return with_rounds(OptionSettings(LoopSettings(1, batch=128, assess_rounds=50), dqn, hidden=hidden), rounds)
+
+
+PRESETS = {
+    "quick": _preset(1500, 0.0, 2e-3, (64, 64, 64, 64)),
+    "paper": _preset(10_000, 0.99, 1e-3, (128, 128, 128, 128)),
+}
+"""As those of `sac_d`."""
+
+
+def train(
+    settings: TrainSettings, *, own: OptionSettings[DqnSettings] | None = None, **options: Unpack[RunOptions]
+) -> TrainingResult:
+    """Train DQN for every seed, side by side; arguments as of `sac_d.train`."""
+    chosen = own or settings.named_preset(PRESETS)
+    if settings.steps is not None:
+        chosen = with_loop_rounds(chosen, max(1, settings.steps // chosen.worlds))
+
+    def make_learner(net: Mlp, seeds: Tensor) -> Dqn:
+        return Dqn(chosen.learner, net, seeds)
+
+    return train_on_options("dqn", settings, chosen, make_learner, lambda learner: learner.flat, **options)

@@ -14,6 +14,7 @@ request after another could.
 """
 
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,12 @@ from torch.nn import functional
 
 from coinfer.envs import offload
 from coinfer.physics import random
-from coinfer.policies.learned.placement_policy import MakeFeatures
 from coinfer.policies.learned.placements import Placements, fixed_cut
-from coinfer.rl.core.batched_optim import sample_categorical, uniform
+from coinfer.rl.core.batched_optim import interpolate, sample_categorical, uniform
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.placement_env import PlacementEnv
 from coinfer.rl.core.records import Observation, Transition
+from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation
 
@@ -35,25 +36,30 @@ _WHETHER, _WHICH = range(2)
 
 @dataclass(frozen=True)
 class OnlineRlSettings:
+    """Defaults are preset `quick`."""
+
     worlds: int = 20
     """Of each learner."""
     rounds: int = 3000
+    """Slots that each world plays."""
     batch: int = 40
     """Slots drawn for an update; one update a round."""
     memory: int = 4000
+    """Slots."""
     steps: tuple[float, ...] = (0.1, 0.3, 0.7)
     """Between two levels of load, as shares of the threshold: four levels."""
     rates_bps: tuple[float, ...] = (30e6, 60e6)
     """Between two levels of the mean link."""
     learning_rate: float = 0.1
-    """Of learning."""
     gamma: float = 0.99
     epsilon: tuple[float, float] = (1.0, 0.01)
+    """Share of random choices, at first and at last."""
     epsilon_updates: int = 2000
-    """Until epsilon is at its last value."""
+    """Updates from the one to the other."""
     running_queues: bool = False
     """Whether loads count what was sent earlier in the slot."""
     assess_every: int = 250
+    """Rounds to an assessment on held-out worlds."""
 
 
 PAPER = OnlineRlSettings(rounds=500_000, epsilon_updates=300_000, memory=20_000, assess_every=10_000)
@@ -61,10 +67,10 @@ PRESETS = {"quick": OnlineRlSettings(), "paper": PAPER}
 
 
 def with_rounds(settings: OnlineRlSettings, rounds: int) -> OnlineRlSettings:
-    """The same with so many rounds, epsilon falling over 60 % of them."""
+    """Return settings for so many rounds: epsilon falls over 60 % of them."""
     rounds = max(1, rounds)
-    falls = max(1, int(0.6 * rounds))
-    return replace(settings, rounds=rounds, epsilon_updates=falls, assess_every=max(10, rounds // 20))
+    epsilon_updates = max(1, int(0.6 * rounds))
+    return replace(settings, rounds=rounds, epsilon_updates=epsilon_updates, assess_every=max(10, rounds // 20))
 
 
 @dataclass(frozen=True)
@@ -72,23 +78,29 @@ class Grid:
     """How a request becomes a row of the table."""
 
     servers: int
+    """N"""
     loads_s: tuple[float, ...]
+    """Between two levels of a server's load."""
     rates_bps: tuple[float, ...]
+    """Between two levels of the mean link."""
     works_s: tuple[float, ...]
     """Between two kinds of request, by their work on a server."""
     running_queues: bool
+    """As in `OnlineRlSettings`."""
 
     @property
     def levels(self) -> int:
+        """Levels of a server's load."""
         return len(self.loads_s) + 1
 
     @property
     def rows(self) -> int:
+        """Rows of the table."""
         return self.levels**self.servers * (len(self.rates_bps) + 1) * (len(self.works_s) + 1)
 
     def features(self, seen: OffloadObservation, placements: Placements) -> Tensor:
-        """[.., K, 1 + 2 N] what the learner is told of a request: its kind and rate as one number, its work on each
-        server, and the servers' loads at the slot's beginning."""
+        """Return what the learner sees of each request [.., K, 1 + 2 N]: its kind and rate as one number, its work on
+        each server, and the servers' loads at the slot's beginning."""
         work_s = placements.service_s[..., : self.servers]
         kind = _level(work_s.mean(-1), self.works_s) * (len(self.rates_bps) + 1)
         kind = kind + _level(seen.uplink_bps.mean(-1), self.rates_bps)
@@ -96,7 +108,7 @@ class Grid:
         return torch.cat((kind[..., None].to(work_s.dtype), work_s, load_s), -1)
 
     def row(self, kind: Tensor, load_s: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [..] of requests of these kinds [..] with loads [.., N], and the servers by rising level."""
+        """Return rows [..] for requests of kinds [..] with loads [.., N], and the servers [.., N] by rising level."""
         level = _level(load_s, self.loads_s)
         number = torch.arange(self.servers, device=kind.device)
         order = (level * self.servers + number).sort(-1).indices
@@ -104,7 +116,7 @@ class Grid:
         return kind.long() * self.levels**self.servers + (level.gather(-1, order) * weight).sum(-1), order
 
     def loads_s_of(self, features: Tensor, place: Tensor, task_mask: Tensor) -> Tensor:
-        """[.., K, N] the loads that each request found, given where those before it went."""
+        """Return the loads [.., K, N] that each request found, given the places [.., K] that those before it took."""
         work_s, load_s = features[..., 1 : 1 + self.servers], features[..., 1 + self.servers :]
         if not self.running_queues:
             return load_s
@@ -114,7 +126,11 @@ class Grid:
 
 
 class OnlineRl:
-    """L learners, one a seed; `values` [L, rows, N + 1] by place in the order of the loads, the last for rejecting."""
+    """L learners, one a seed; `values` [L, rows, N + 1] by place in the order of the loads, the last for rejecting.
+
+    Args:
+        keys: [L] int64, where random choices come from.
+    """
 
     def __init__(self, settings: OnlineRlSettings, grid: Grid, keys: Tensor):
         self.settings, self.grid, self.keys, self.updates = settings, grid, keys, 0
@@ -122,11 +138,12 @@ class OnlineRl:
 
     @property
     def epsilon(self) -> float:
-        first, last = self.settings.epsilon
-        return first + (last - first) * min(1.0, self.updates / self.settings.epsilon_updates)
+        """Share of random choices now."""
+        return interpolate(self.settings.epsilon, self.updates, self.settings.epsilon_updates)
 
     @torch.no_grad()
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
+        """Return places [L, W, K]: the best by value, or, with probability epsilon, any."""
         best = decide(self.grid, self.values, observation.features, observation.mask, observation.task_mask)
         if not explore:
             return best
@@ -136,8 +153,10 @@ class OnlineRl:
 
     @torch.no_grad()
     def update(self, batch: Transition) -> dict[str, Tensor]:
-        """Q-learning of all requests of a batch; those of one row and action come in by their mean, weighed as if they
-        had come one after another."""
+        """Learn from all requests of a batch and return metrics [L].
+
+        Requests of one row and action count by their mean, weighted as if they had come one after another.
+        """
         n, task_mask = self.grid.servers, batch.task_mask
         row, order = self.grid.row(
             batch.features[..., 0], self.grid.loads_s_of(batch.features, batch.action, batch.task_mask)
@@ -163,15 +182,17 @@ class OnlineRl:
         return {"error": (target - flat[base + row].gather(-1, action[..., None])[..., 0]).abs().mean((1, 2))}
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return all that a checkpoint must hold, by name."""
         return {"values": self.values, "updates": torch.tensor(self.updates)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
         self.values.copy_(tensors["values"])
         self.updates = int(tensors["updates"])
 
 
 def decide(grid: Grid, values: Tensor, features: Tensor, mask: Tensor, task_mask: Tensor) -> Tensor:
-    """Places [L, W, K] of greatest value."""
+    """Return the places [L, W, K] of greatest value, for features [L, W, K, ..] and mask [L, W, K, N + 1]."""
     if not grid.running_queues:
         return _best(grid, values, features[..., 0], features[..., 1 + grid.servers :], mask)
     load_s, found = features[..., 0, 1 + grid.servers :], []
@@ -203,7 +224,7 @@ def _level(value: Tensor, steps: tuple[float, ...]) -> Tensor:
 
 
 def make_grid(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
-    """The steps for one world: thresholds and works lie between what occurs there."""
+    """Return the steps for one world: thresholds and works lie between what occurs there."""
     deadlines = torch.as_tensor(world.edge.deadline_s).flatten()
     finite = deadlines[deadlines.isfinite()]
     threshold_s = float(finite.max()) if len(finite) else 1.0
@@ -214,12 +235,12 @@ def make_grid(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
     return Grid(world.edge.servers, loads_s, settings.rates_bps, tuple(between), settings.running_queues)
 
 
-def features_of(grid: Grid) -> MakeFeatures:
-    return grid.features
-
-
 class TablePolicy(nn.Module):
-    """What one learner decides; for `policies.learned.export` too."""
+    """What one learner decides; a module, so that `policies.learned.export` can take it.
+
+    Args:
+        values: [L, rows, N + 1]; observations [L * W, ..] are those of the L learners side by side, W of each.
+    """
 
     values: Tensor
 
@@ -241,10 +262,11 @@ class TablePolicy(nn.Module):
 
 def make_loop(
     settings: OnlineRlSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu"
-) -> Loop:
+) -> Loop[OnlineRl]:
+    """Return everything that trains L seeds [L], ready for `rl.core.loop.run`."""
     keys = random.key(seeds.to(device), 0)
     grid = make_grid(settings, world)
-    of_loop = LoopSettings(
+    loop_settings = LoopSettings(
         rounds=settings.rounds,
         warmup=0,
         capacity=settings.memory,
@@ -252,5 +274,27 @@ def make_loop(
         log_every=settings.assess_every,
         assess_every=settings.assess_every,
     )
-    env = PlacementEnv(world, settings.worlds, features_of(grid), fixed_cut, device)
-    return Loop(of_loop, env, OnlineRl(settings, grid, keys))
+    env = PlacementEnv(world, settings.worlds, grid.features, fixed_cut, device)
+    return Loop(loop_settings, env, OnlineRl(settings, grid, keys))
+
+
+def train(settings: TrainSettings, **options: Unpack[RunOptions]) -> TrainingResult:
+    """Train one table for every seed, from each task's latency, whatever the scenario's reward is.
+
+    Args:
+        options: as in `RunOptions`.
+
+    Raises:
+        UserError: if scenario, preset or folder are not as they must be; one line.
+    """
+    _, world = settings.open()
+    chosen = settings.named_preset(PRESETS)
+    if settings.steps is not None:
+        chosen = with_rounds(chosen, settings.steps // chosen.worlds)
+
+    def make_policies(learner: OnlineRl) -> tuple[nn.Module, ...]:
+        return tuple(TablePolicy(learner.grid, row[None]) for row in learner.values.cpu())
+
+    record = settings_record(settings, "online-rl", world, chosen)
+    loop = make_loop(chosen, world, settings.learner_seeds(), settings.device)
+    return train_loop("online-rl", loop, make_policies, record, **options)

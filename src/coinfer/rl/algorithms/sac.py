@@ -3,9 +3,9 @@ many learners at once.
 
 How to use it. `sac = Sac(settings, actor_net, critic_net, seeds)` makes L learners, one for each seed [L] (agents are
 learners too: L = seeds * agents). `sac.act(observation, call)` draws choices [L, W, K]; `sac.update(batch)` learns from
-a `Transition` [L, n, ..] that `Replay.sample` drew, and returns figures [L] (losses, entropy, temperature, mean value).
-`tensors` and `restore` hold all that a checkpoint needs; `copy(best, to)` lets learners take over another's state. The
-nets are forms (`policies.learned.nets.Net`): from features [L, B, ..] to [L, B, K, C]; nothing is asked of the
+a `Transition` [L, n, ..] that `Replay.sample` drew, and returns metrics [L] (losses, entropy, temperature, mean value).
+`tensors` and `restore` hold all that a checkpoint needs; `copy(best, others)` lets learners take over another's state.
+The nets are forms (`policies.learned.nets.Net`): from features [L, B, ..] to [L, B, K, C]; nothing is asked of the
 features.
 
 The policy is factorised: a categorical for every task, masked. The critics have a value for each choice of each task.
@@ -14,9 +14,9 @@ The policy is factorised: a categorical for every task, masked. The critics have
   expected under the policy, is lower, not the lower entry by entry.
 - Reward [L, n, K] (each task's own): every task's value is learned by itself, from its own reward and an even part of
   the whole future's value; the lower entry of the twins counts, as in the paper.
-With K = 1 both are the same, up to which minimum. Tasks that are not there count nowhere.
+With K = 1 both are the same, up to which minimum. Places without a task count nowhere.
 
-Departures from Christodoulou: masks; the wanted entropy is a share of what the mask allows and may fall over the
+Departures from Christodoulou: masks; the target entropy is a share of what the mask allows and may fall over the
 updates; gradient norms are limited for each learner. A time limit is not an end: `continues` is 1 there.
 """
 
@@ -32,6 +32,7 @@ from coinfer.rl.core.batched_optim import (
     Adam,
     add_prefix,
     gather_actions,
+    interpolate,
     linear_decay,
     sample_categorical,
     soft_update,
@@ -45,43 +46,55 @@ _ACTOR, _CRITIC, _ACTS = range(3)
 
 @dataclass(frozen=True)
 class SacSettings:
+    """Of the learner."""
+
     gamma: float = 0.99
     tau: float = 0.005
-    """Share of the way that the target critics go in an update."""
+    """Weight of the critics in an update of the target critics."""
     actor_learning_rate: float = 3e-4
     critic_learning_rate: float = 3e-4
     temperature_learning_rate: float = 3e-4
     initial_temperature: float = 1.0
     target_entropy: tuple[float, float] = (0.98, 0.98)
-    """Wanted entropy as a share of the greatest, at first and at last."""
+    """As a share of the greatest, at first and at last."""
     target_entropy_updates: int = 1
     """Updates from the one to the other."""
     max_grad_norm: float | None = 10.0
     """Of a learner's gradient."""
     learning_rate_decay: tuple[int, int] | None = None
-    """Updates between which the three rates fall to 0."""
+    """Updates between which the three learning rates fall to 0."""
     actor_every: int = 1
     """Updates of the critics to one of actor and temperature."""
 
 
 class MaskedCategorical:
-    """Masked log-probabilities and probabilities [L, B, K, C] of logits; both 0 where a choice is forbidden."""
+    """Log-probabilities and probabilities [L, B, K, C] of masked choices; both are 0 for a choice that is not allowed.
+
+    Args:
+        logits: [L, B, K, C]
+    """
 
     def __init__(self, logits: Tensor, observation: Observation):
-        self.log = torch.where(observation.mask, logits, MASKED).log_softmax(-1) * observation.mask
-        self.share = self.log.exp() * observation.mask
+        self.log_probs = torch.where(observation.mask, logits, MASKED).log_softmax(-1) * observation.mask
+        self.probs = self.log_probs.exp() * observation.mask
 
     def mean(self, values: Tensor) -> Tensor:
-        """[L, B, K] of values of the choices."""
-        return (self.share * values).sum(-1)
+        """Return the expectation [L, B, K] of values [L, B, K, C]."""
+        return (self.probs * values).sum(-1)
 
     @property
     def entropy(self) -> Tensor:
         """[L, B, K]"""
-        return -self.mean(self.log)
+        return -self.mean(self.log_probs)
 
 
 class Sac:
+    """L learners.
+
+    Args:
+        seeds: [L] int64, where weights and drawn choices come from.
+    """
+
     def __init__(self, settings: SacSettings, actor: Net, critic: Net, seeds: Tensor):
         self.settings, self.actor, self.critic, self.keys = settings, actor, critic, seeds
         self.updates = 0
@@ -105,15 +118,15 @@ class Sac:
 
     @torch.no_grad()
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
-        """Choices [L, W, K]: drawn from the policy, or the likeliest."""
+        """Return choices [L, W, K]: drawn from the policy, or the likeliest."""
         policy = MaskedCategorical(self.actor(self.actor_flat, observation.features), observation)
         if not explore:
-            return torch.where(observation.mask, policy.share, -1.0).argmax(-1)
-        drawn = uniform(random.key(self.keys, _ACTS), call, policy.share.shape[1:-1])
-        return sample_categorical(policy.share, drawn)
+            return torch.where(observation.mask, policy.probs, -1.0).argmax(-1)
+        drawn = uniform(random.key(self.keys, _ACTS), call, policy.probs.shape[1:-1])
+        return sample_categorical(policy.probs, drawn)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
-        """One step of critics, actor, temperature and targets."""
+        """Learn from one batch: critics, actor, temperature, targets; return metrics [L]."""
         metrics = self._learn_values(batch)
         if self.updates % self.settings.actor_every == 0:
             metrics |= self._learn_policy(batch.observation, batch.reward.dim() == 3)
@@ -122,12 +135,12 @@ class Sac:
         return metrics
 
     def target_entropy(self) -> float:
-        """As a share of the greatest."""
-        first, last = self.settings.target_entropy
-        return first + (last - first) * min(1.0, self.updates / self.settings.target_entropy_updates)
+        """Return the target entropy now, as a share of the greatest."""
+        settings = self.settings
+        return interpolate(settings.target_entropy, self.updates, settings.target_entropy_updates)
 
     def values(self, flat: Tensor, features: Tensor) -> Tensor:
-        """[2, L, B, K, C] of the twins with these parameters [2 L, P]."""
+        """Return the values [2, L, B, K, C] of the twins with these parameters [2 L, P]."""
         return self.critic(flat, features.repeat(2, *[1] * (features.dim() - 1))).unflatten(0, (2, -1))
 
     def _learn_values(self, batch: Transition) -> dict[str, Tensor]:
@@ -140,7 +153,7 @@ class Sac:
         found = values if by_task else values.sum(-1)
         loss = (found - target).square()
         loss = loss.sum(-1) if by_task else loss
-        self._optimisers["critic"].step(loss.mean(-1), self._share())
+        self._optimisers["critic"].step(loss.mean(-1), self._decay())
         return {"critic_loss": loss.detach().mean((0, 2)), "value": found.detach().mean(0).flatten(1).mean(1)}
 
     @torch.no_grad()
@@ -157,7 +170,7 @@ class Sac:
         return (batch.reward + future[..., None] * share) * batch.task_mask
 
     def _lower_twin(self, twins: Tensor, policy: MaskedCategorical, observation: Observation, by_task: bool) -> Tensor:
-        """[L, B, K, C] of the twins [2, ..] those that count."""
+        """[L, B, K, C]: of the twins [2, ..] those that count."""
         if by_task or twins.shape[-2] == 1:
             return twins.amin(0)
         total = torch.stack([(policy.mean(twin) * observation.task_mask).sum(-1) for twin in twins])
@@ -168,22 +181,22 @@ class Sac:
         with torch.no_grad():
             twins = self.values(self.critic_flat, observation.features)
             values = self._lower_twin(twins, policy, observation, by_task)
-            most = observation.mask.sum(-1).log() * observation.task_mask
+            max_entropy = observation.mask.sum(-1).log() * observation.task_mask
         entropy = policy.entropy * observation.task_mask
         loss = -(policy.mean(values) * observation.task_mask + self.temperature[:, None, None] * entropy).sum(-1)
-        self._optimisers["actor"].step(loss.mean(-1), self._share())
+        self._optimisers["actor"].step(loss.mean(-1), self._decay())
         tasks = observation.task_mask.sum((1, 2)).clamp(min=1)
-        mean, target = entropy.detach().sum((1, 2)) / tasks, self.target_entropy() * most.sum((1, 2)) / tasks
-        self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - target), self._share())
+        mean, target = entropy.detach().sum((1, 2)) / tasks, self.target_entropy() * max_entropy.sum((1, 2)) / tasks
+        self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - target), self._decay())
         return {"actor_loss": loss.detach().mean(-1), "entropy": mean, "temperature": self.temperature}
 
     def all_finite(self) -> Tensor:
-        """[L] whether every parameter of a learner is a number."""
+        """Return whether every parameter of a learner is finite [L]."""
         parts = (part.detach().unflatten(0, (-1, len(self.keys))) for part in self._parts().values())
         return torch.cat([part.isfinite().all(-1) for part in parts]).all(0)
 
-    def _share(self) -> float:
-        """Of the rates."""
+    def _decay(self) -> float:
+        """Factor of the learning rates."""
         return linear_decay(self.updates, self.settings.learning_rate_decay)
 
     def _parts(self) -> dict[str, Tensor]:
@@ -195,23 +208,25 @@ class Sac:
         }
 
     @torch.no_grad()
-    def copy(self, source: Tensor, to: Tensor) -> None:
-        """Learners `to` [n] take over weights, moments and temperature of learners `source` [n]."""
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Let learners `target` [n] take over weights, moments and temperature of learners `source` [n]."""
         count = len(self.keys)
         for parts in (self._parts(), *(optimiser.tensors() for optimiser in self._optimisers.values())):
             for part in parts.values():
                 if part.dim():
                     for twin in range(part.shape[0] // count):
-                        part[to + twin * count] = part[source + twin * count]
+                        part[target + twin * count] = part[source + twin * count]
 
     def tensors(self) -> dict[str, Tensor]:
-        kept = {name: part.detach() for name, part in self._parts().items()} | {"updates": torch.tensor(self.updates)}
+        """Return all that a checkpoint must hold, by name."""
+        parts = {name: part.detach() for name, part in self._parts().items()} | {"updates": torch.tensor(self.updates)}
         for name, optimiser in self._optimisers.items():
-            kept |= add_prefix(f"adam.{name}", optimiser.tensors())
-        return kept
+            parts |= add_prefix(f"adam.{name}", optimiser.tensors())
+        return parts
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
         for name, part in self._parts().items():
             part.copy_(tensors[name])
         self.updates = int(tensors["updates"])

@@ -1,7 +1,7 @@
-"""CartPole-v1 for stacked learners: a task that everybody knows, to see that a learner learns.
+"""CartPole-v1 for batched learners: a task that everybody knows, to see that a learner learns.
 
-The physics is that of Gymnasium (Barto, Sutton, Anderson 1983) for all worlds at once, as pure functions; a test holds
-it against Gymnasium's own.
+The physics is that of Gymnasium (Barto, Sutton, Anderson 1983) for all worlds at once, as pure functions; a test
+compares it with Gymnasium's own.
 """
 
 import math
@@ -16,10 +16,12 @@ from coinfer.rl.core.records import Observation, StepResult
 GRAVITY, CART_KG, POLE_KG, HALF_POLE_M, FORCE_N, STEP_S = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 MAX_M, MAX_RAD, MAX_STEPS = 2.4, 12 * 2 * math.pi / 360, 500
 FIRST = 0.05
-"""Each number of a first state lies evenly within it."""
+"""The numbers of a first state are uniform between minus this and this."""
 
 
 class CartPoleState(NamedTuple):
+    """Worlds of all learners."""
+
     seed: Tensor
     """[L, W] int64"""
     motion: Tensor
@@ -35,15 +37,18 @@ class CartPole:
         self.worlds = worlds
 
     def reset(self, seeds: Tensor) -> tuple[CartPoleState, Observation]:
+        """Return the first state and observation for the learners' seeds [L]."""
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
         state = CartPoleState(worlds, _first(worlds), torch.zeros_like(worlds))
         return state, self.observe(state)
 
     def observe(self, state: CartPoleState) -> Observation:
+        """Return what the learners see of a state: the motion."""
         task_mask = torch.ones((*state.step.shape, 1), dtype=torch.bool, device=state.step.device)
         return Observation(state.motion, task_mask[..., None].expand(*task_mask.shape, 2), task_mask)
 
     def step(self, state: CartPoleState, action: Tensor) -> StepResult:
+        """Push to the left (0) or right (1), as action [L, W, 1] says."""
         moved = state._replace(motion=advance(state.motion, action[..., 0]), step=state.step + 1)
         fallen = (moved.motion[..., 0].abs() > MAX_M) | (moved.motion[..., 2].abs() > MAX_RAD)
         truncated = (moved.step >= MAX_STEPS) & ~fallen
@@ -58,16 +63,15 @@ class CartPole:
 
 
 def advance(motion: Tensor, action: Tensor) -> Tensor:
-    """The state [.., 4] a step after a push to the left (0) or right (1), by Euler's method."""
-    place, speed, angle, spin = motion.unbind(-1)
+    """Return the motion [.., 4] a step after a push to the left (0) or right (1), by Euler's method."""
+    position, speed, angle, spin = motion.unbind(-1)
     force, cosine, sine = FORCE_N * (2.0 * action - 1.0), angle.cos(), angle.sin()
     all_kg, pole = CART_KG + POLE_KG, POLE_KG * HALF_POLE_M
     push = (force + pole * spin.square() * sine) / all_kg
     angular = (GRAVITY * sine - cosine * push) / (HALF_POLE_M * (4 / 3 - POLE_KG * cosine.square() / all_kg))
-    pull = push - pole * angular * cosine / all_kg
-    return torch.stack(
-        (place + STEP_S * speed, speed + STEP_S * pull, angle + STEP_S * spin, spin + STEP_S * angular), -1
-    )
+    linear = push - pole * angular * cosine / all_kg
+    parts = (position + STEP_S * speed, speed + STEP_S * linear, angle + STEP_S * spin, spin + STEP_S * angular)
+    return torch.stack(parts, -1)
 
 
 def _first(seed: Tensor) -> Tensor:

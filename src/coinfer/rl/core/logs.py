@@ -1,21 +1,25 @@
-"""Learning curves for TensorBoard, where it is installed."""
+"""Learning curves for TensorBoard, if it is installed."""
 
 import math
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from coinfer.rl.core.loop import Point
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter as Writer
+
 
 class EventWriter:
-    """A writer of TensorBoard's events in a folder; does nothing without a folder or without TensorBoard.
+    """A writer of TensorBoard's events into a folder; does nothing without a folder or without TensorBoard.
 
-    A resumed run writes its points again from the first: TensorBoard shows the newest file's."""
+    A resumed run writes its points again from the first, and older event files are removed.
+    """
 
     def __init__(self, folder: Path | None):
-        self._writer: Any = None
+        self._writer: Writer | None = None
         if folder is None:
             return
         try:
@@ -30,7 +34,11 @@ class EventWriter:
         self._writer = SummaryWriter(str(events))
 
     def add(self, point: Point, group: str = "") -> None:
-        """Mean and, for several learners, least and greatest of every figure, under `group/figure/`."""
+        """Write a point: the mean and, for several learners, the least and the greatest of every figure.
+
+        Args:
+            group: first part of the names, which are `group/figure/statistic`.
+        """
         if self._writer is None:
             return
         for name, values in point.figures.items():

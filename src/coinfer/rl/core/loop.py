@@ -1,51 +1,56 @@
-"""The loop of the off-policy learners: play, remember, learn, tell, assess.
+"""The loop of the off-policy learners: play, remember, learn, log, assess.
 
 A round is one step of all worlds of all learners. All that the loop holds between two rounds is in `tensors`, and
-chance is counted from the learners' keys and the round, so a loop that is restored goes on exactly.
+random numbers are counted from the learners' keys and the round, so a loop that is restored goes on exactly.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from coinfer.checkpoint import flattened, rebuilt
+from coinfer.checkpoint import flatten_tree, unflatten_tree
 from coinfer.physics import random
 from coinfer.rl.core.batched_optim import add_prefix, sample_categorical, strip_prefix, uniform
-from coinfer.rl.core.records import Env, Learner, Transition
+from coinfer.rl.core.records import Actor, Env, Learner, Observation, Transition
 from coinfer.rl.core.replay import Replay
 
 _WORLDS, _WARMUP, _REPLAY, _HELD_OUT = range(100, 104)
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
 
 @dataclass(frozen=True)
 class LoopSettings:
+    """How long a loop plays, and how often it learns, logs and assesses."""
+
     rounds: int
     warmup: int = 50
     """Rounds of random choices before the first update."""
     capacity: int = 100_000
     """Steps that each learner's memory holds."""
     batch: int = 256
+    """Steps that each learner samples for an update."""
     update_every: int = 1
-    """Rounds to a turn of learning."""
+    """Rounds from one learning to the next."""
     updates: int = 1
-    """In each such turn."""
+    """Each time."""
     log_every: int = 100
     """Rounds to a point of the curves."""
     assess_every: int = 0
     """Rounds to an assessment on held-out worlds; 0 for none but the last."""
     assess_rounds: int = 50
+    """Steps that an assessment plays."""
 
     def batch_numbers(self, number: int) -> range:
-        """Numbers of the batches that this round, counted from 1, learns from."""
+        """Return the numbers of the batches that this round, counted from 1, learns from."""
         learns = number > self.warmup and number % self.update_every == 0
         return range(number * self.updates, (number + learns) * self.updates)
 
     def assesses(self, number: int) -> bool:
-        """Whether this round ends with an assessment."""
+        """Return whether this round ends with an assessment."""
         return number == self.rounds or bool(self.assess_every and number % self.assess_every == 0)
 
 
@@ -57,18 +62,19 @@ class Point(NamedTuple):
     """Name to one value for each learner. `reward` is that of a slot."""
 
 
-class Loop:
+class Loop(Generic[AnyLearner]):
     """L learners in their worlds.
 
     Args:
-        share: takes each transition and gives the one to remember: where learners share memories, or rewards change.
+        share: from each transition to the one to remember, if learners share memories or rewards change.
+        ring: [L] int64, which memory each learner reads; without it, its own.
     """
 
     def __init__(
         self,
         settings: LoopSettings,
-        env: Env,
-        learner: Learner,
+        env: Env[Any],
+        learner: AnyLearner,
         share: Callable[[Transition], Transition] = lambda transition: transition,
         ring: Tensor | None = None,
     ):
@@ -76,13 +82,15 @@ class Loop:
         self.keys = learner.keys
         self.round, self.points = 0, list[Point]()
         self.assessed = list[Point]()
+        self.state: tuple[Any, ...]
+        self.observation: Observation
         self.state, self.observation = env.reset(random.key(self.keys, _WORLDS))
         self.replay: Replay | None = None
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 
     def play(self) -> None:
-        """One round."""
+        """Play one round."""
         self.remember(self.step())
         for call in self.settings.batch_numbers(self.round):
             self.learn(self.sample(call))
@@ -90,51 +98,47 @@ class Loop:
         self.assess()
 
     def step(self) -> Transition:
-        """Begins a round: a step of all worlds, as it is to be remembered."""
-        transition, metrics = self._step()
-        self._count(metrics)
-        self.round += 1
-        return transition
-
-    def remember(self, record: Transition) -> None:
-        if self.replay is None:
-            self.replay = Replay(self.settings.capacity, record)
-        self.replay.add(record)
-
-    def sample(self, call: int) -> Transition:
-        """The batch of this number, for each learner."""
-        assert self.replay is not None
-        return self.replay.sample(random.key(self.keys, _REPLAY), call, self.settings.batch, self.ring)
-
-    def learn(self, batch: Transition) -> None:
-        self._count(self.learner.update(batch))
-
-    def record_point(self) -> None:
-        """A point of the curves, where a round ends with one."""
-        if self.round % self.settings.log_every == 0:
-            means = {name: part.tolist() for name, part in self._means().items()}
-            self.points.append(Point(self.round, means))
-            self.sums, self.counts = {}, {}
-
-    def assess(self) -> None:
-        """Plays on held-out worlds, where a round ends with that; changes nothing but the curve."""
-        if self.settings.assesses(self.round):
-            figures = assess(self.env, self.learner, self.settings.assess_rounds)
-            self.assessed.append(Point(self.round, {name: part.tolist() for name, part in figures.items()}))
-
-    def _step(self) -> tuple[Transition, dict[str, Tensor]]:
+        """Begin a round: step all worlds, and return the transition to remember."""
         observation = self.observation
         if self.round < self.settings.warmup:
-            action = random_actions(
-                observation.mask, uniform(random.key(self.keys, _WARMUP), self.round, observation.task_mask.shape[1:])
-            )
+            drawn = uniform(random.key(self.keys, _WARMUP), self.round, observation.task_mask.shape[1:])
+            action = random_actions(observation.mask, drawn)
         else:
             action = self.learner.act(observation, self.round)
         result = self.env.step(self.state, action)
         self.state, self.observation = result.state, result.observation
         continues = 1.0 - result.terminated.to(result.reward.dtype)
-        kept = self.share(Transition(*observation, action, result.reward, continues, *result.final_observation))
-        return kept, {"reward": _by_slot(result.reward), **result.metrics}
+        self._count({"reward": _slot_reward(result.reward), **result.metrics})
+        self.round += 1
+        return self.share(Transition(*observation, action, result.reward, continues, *result.final_observation))
+
+    def remember(self, steps: Transition) -> None:
+        """Write a transition into the memories."""
+        if self.replay is None:
+            self.replay = Replay(self.settings.capacity, steps)
+        self.replay.add(steps)
+
+    def sample(self, call: int) -> Transition:
+        """Return the batch of this number, for each learner."""
+        assert self.replay is not None
+        return self.replay.sample(random.key(self.keys, _REPLAY), call, self.settings.batch, self.ring)
+
+    def learn(self, batch: Transition) -> None:
+        """Update the learners with a batch."""
+        self._count(self.learner.update(batch))
+
+    def record_point(self) -> None:
+        """Add a point to the curves if the round ends with one."""
+        if self.round % self.settings.log_every == 0:
+            means = _per_task({name: part / self.counts[name] for name, part in self.sums.items()})
+            self.points.append(Point(self.round, {name: part.tolist() for name, part in means.items()}))
+            self.sums, self.counts = {}, {}
+
+    def assess(self) -> None:
+        """Play on held-out worlds if the round ends with that; changes nothing but the curve."""
+        if self.settings.assesses(self.round):
+            figures = assess(self.env, self.learner, self.settings.assess_rounds)
+            self.assessed.append(Point(self.round, {name: part.tolist() for name, part in figures.items()}))
 
     def _count(self, metrics: dict[str, Tensor]) -> None:
         for name, part in metrics.items():
@@ -142,37 +146,37 @@ class Loop:
             self.sums[name] = self.sums.get(name, 0.0) + whole.sum(1)
             self.counts[name] = self.counts.get(name, 0.0) + torch.full_like(whole[:, 0], whole.shape[1])
 
-    def _means(self) -> dict[str, Tensor]:
-        means = {name: part / self.counts[name] for name, part in self.sums.items()}
-        return _by_task(means)
-
     def tensors(self) -> dict[str, Tensor]:
-        """All that the loop holds, but its curves."""
-        kept = {"round": torch.tensor(self.round)}
-        kept |= add_prefix("learner", self.learner.tensors()) | flattened("state", self.state)
+        """Return all that the loop holds but its curves, by name."""
+        parts = {"round": torch.tensor(self.round)}
+        parts |= add_prefix("learner", self.learner.tensors()) | flatten_tree("state", self.state)
         if self.replay is not None:
-            kept |= add_prefix("replay", self.replay.tensors())
-        return kept | add_prefix("sums", self.sums) | add_prefix("counts", self.counts)
+            parts |= add_prefix("replay", self.replay.tensors())
+        return parts | add_prefix("sums", self.sums) | add_prefix("counts", self.counts)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """What `tensors` gave."""
+        """Take over what `tensors` returned."""
         self.round = int(tensors["round"])
         self.learner.restore(strip_prefix("learner", tensors))
-        self.state = rebuilt("state", self.state, tensors)
+        self.state = unflatten_tree("state", self.state, tensors)
         self.observation = self.env.observe(self.state)
         self.sums, self.counts = (
             {name: part.to(self.keys.device) for name, part in strip_prefix(kind, tensors).items()}
             for kind in ("sums", "counts")
         )
-        kept = strip_prefix("replay", tensors)
-        if kept:
-            self.replay = Replay(self.settings.capacity, Transition(*(kept[name] for name in Transition._fields)))
-            self.replay.store = [part.to(self.keys.device) for part in self.replay.store]
-            self.replay.restore(kept)
+        parts = strip_prefix("replay", tensors)
+        if parts:
+            like = Transition(*(parts[name].to(self.keys.device) for name in Transition._fields))
+            self.replay = Replay(self.settings.capacity, like)
+            self.replay.restore(parts)
 
 
 def run(loop: Loop, progress: Callable[[Loop, float], None] = lambda *_: None) -> None:
-    """Plays until the last round; `progress` is told the loop and the seconds since the start of this call."""
+    """Play until the last round.
+
+    Args:
+        progress: called after each round with the loop and the seconds since the start of this call.
+    """
     began_s = time.monotonic()
     while loop.round < loop.settings.rounds:
         loop.play()
@@ -180,30 +184,39 @@ def run(loop: Loop, progress: Callable[[Loop, float], None] = lambda *_: None) -
 
 
 @torch.no_grad()
-def assess(env: Env, learner: Learner, rounds: int, seed: int = 0) -> dict[str, Tensor]:
-    """Means [L] over held-out worlds, the same for every learner, each doing what it thinks best."""
-    same = random.key(torch.zeros_like(learner.keys) + seed, _HELD_OUT)
+def assess(env: Env[Any], actor: Actor, rounds: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return means [L] over held-out worlds, the same for every learner, each doing what it thinks best.
+
+    Args:
+        rounds: steps to play.
+        seed: of the worlds.
+    """
+    same = random.key(torch.zeros_like(actor.keys) + seed, _HELD_OUT)
     state, observation = env.reset(same)
-    sums: dict[str, Any] = {}
+    sums: dict[str, Tensor] = {}
     for number in range(rounds):
-        result = env.step(state, learner.act(observation, number, explore=False))
-        for name, part in {"reward": _by_slot(result.reward), **result.metrics}.items():
+        result = env.step(state, actor.act(observation, number, explore=False))
+        for name, part in {"reward": _slot_reward(result.reward), **result.metrics}.items():
             sums[name] = sums.get(name, 0.0) + part.double().mean(1)
         state, observation = result.state, result.observation
-    return _by_task({name: part / rounds for name, part in sums.items()})
+    return _per_task({name: part / rounds for name, part in sums.items()})
 
 
 def random_actions(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Each allowed choice as likely; `drawn` [L, W, K] in [0, 1)."""
+    """Return choices [L, W, K], each allowed one of mask [L, W, K, C] as likely.
+
+    Args:
+        drawn: [L, W, K] uniform in [0, 1).
+    """
     return sample_categorical(mask.float(), drawn)
 
 
-def _by_slot(reward: Tensor) -> Tensor:
+def _slot_reward(reward: Tensor) -> Tensor:
     return reward.sum(-1) if reward.dim() == 3 else reward
 
 
-def _by_task(means: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Figures of tasks by task, where a game tells how many there were."""
+def _per_task(means: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Figures of tasks per task, if the environment counts the tasks."""
     tasks = means.pop("tasks", None)
     if tasks is None:
         return means

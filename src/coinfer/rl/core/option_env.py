@@ -1,6 +1,4 @@
-"""The simulated edge as a game for L learners with W worlds each."""
-
-from typing import Any
+"""The simulated edge as an environment whose actions are options: each task takes an option and a server."""
 
 import torch
 from torch import Tensor
@@ -16,14 +14,16 @@ from coinfer.types import OffloadDecision, OffloadObservation
 
 
 class OptionEnv:
-    """Environment `offload`; a choice is option * N + server, as in `policies.candidates`.
+    """Environment `offload` for L learners with W worlds each.
 
-    All worlds begin and end their episodes together. Episodes end by their time limit only.
+    A choice is option * N + server, as in `policies.candidates`. All worlds begin and end their episodes together, and
+    episodes end by their time limit only.
 
     Args:
-        worlds: W, of each learner.
         reward: from outcome and draws to [B] or, each task's own, [B, K].
-        unmasked: whether also decisions may be tried that break a limit on energy or find no room; the environment
+        worlds: W, of each learner.
+        features: what the networks take in.
+        unmasked: whether decisions that break a limit on energy or find no room may be tried, too; the environment
             refuses them.
     """
 
@@ -34,6 +34,7 @@ class OptionEnv:
         worlds: int,
         features: Features = whole_features,
         device: str | torch.device = "cpu",
+        *,
         unmasked: bool = False,
     ):
         self.world, self.reward, self.worlds, self.features = world, reward, worlds, features
@@ -51,16 +52,37 @@ class OptionEnv:
         return self.world.options * self.world.edge.servers
 
     def reset(self, seeds: Tensor) -> tuple[core.State, Observation]:
-        """Each learner's worlds follow from its seed [L] alone."""
+        """Return the first state and observation; each learner's worlds follow from its seed [L] alone."""
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
         state = offload.reset(self.tables, worlds.flatten())
         return state, self.observe(state)
 
     def observe(self, state: core.State) -> Observation:
-        """What the learners see."""
+        """Return what the learners see of a state."""
         seen = offload.observe(self.tables, state)
         parts = (self.features(seen), self._mask(seen, state), seen.task_mask)
-        return Observation(*(part.unflatten(0, (-1, self.worlds)) for part in parts))
+        return Observation(*map(self._by_learner, parts))
+
+    def step(self, state: core.State, action: Tensor) -> StepResult:
+        """Carry choices [L, W, K] out."""
+        flat, servers = action.flatten(0, 1), self.world.edge.servers
+        decision = OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
+        stepped = offload.step(self.tables, state, decision, self.reward)
+        observation = final_observation = self.observe(stepped.state)
+        after, truncated = stepped.state, self._by_learner(stepped.info.truncated)
+        if bool(truncated.any()):
+            after = offload.reset(self.tables, core.next_seeds(after.seed))
+            observation = self.observe(after)
+        metrics = task_metrics(stepped.outcome.latency_s, stepped.outcome.in_time, state.draws.task_mask)
+        return StepResult(
+            state=after,
+            observation=observation,
+            final_observation=final_observation,
+            reward=self._by_learner(stepped.reward),
+            terminated=torch.zeros_like(truncated),
+            truncated=truncated,
+            metrics={name: self._by_learner(part) for name, part in metrics.items()},
+        )
 
     def _mask(self, seen: OffloadObservation, state: core.State) -> Tensor:
         """[B, K, C]"""
@@ -70,27 +92,14 @@ class OptionEnv:
         exists = self.tables.exists[draws.model * self.tables.edge.edge.classes + draws.device_class]
         return choices(seen._replace(option_mask=exists, server_room=torch.ones_like(seen.server_room))).mask
 
-    def step(self, state: Any, action: Tensor) -> StepResult:
-        flat, servers = action.flatten(0, 1), self.world.edge.servers
-        decision = OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
-        stepped = offload.step(self.tables, state, decision, self.reward)
-        outcome, task_mask = stepped.outcome, state.draws.task_mask
-        observation = final_observation = self.observe(stepped.state)
-        after, truncated = stepped.state, stepped.info.truncated
-        if bool(truncated.any()):
-            after = offload.reset(self.tables, core.next_seeds(after.seed))
-            observation = self.observe(after)
-        metrics = {
-            "tasks": task_mask.sum(-1),
-            "latency_s": outcome.latency_s.sum(-1),
-            "in_time": (outcome.in_time & task_mask).sum(-1),
-        }
-        return StepResult(
-            state=after,
-            observation=observation,
-            final_observation=final_observation,
-            reward=stepped.reward.unflatten(0, (-1, self.worlds)),
-            terminated=torch.zeros_like(truncated).unflatten(0, (-1, self.worlds)),
-            truncated=truncated.unflatten(0, (-1, self.worlds)),
-            metrics={name: part.unflatten(0, (-1, self.worlds)) for name, part in metrics.items()},
-        )
+    def _by_learner(self, part: Tensor) -> Tensor:
+        return part.unflatten(0, (-1, self.worlds))
+
+
+def task_metrics(latency_s: Tensor, in_time: Tensor, task_mask: Tensor) -> dict[str, Tensor]:
+    """Return the sums [B] over a slot's tasks that `rl.core.loop` turns into means per task, of parts [B, K]."""
+    return {
+        "tasks": task_mask.sum(-1),
+        "latency_s": latency_s.sum(-1),
+        "in_time": (in_time & task_mask).sum(-1),
+    }

@@ -1,4 +1,4 @@
-"""The simulated edge as a game of places: each task of a slot takes a server, or its device
+"""The simulated edge as an environment whose actions are placements: each task of a slot takes a server, or its device
 (`policies.learned.placements`)."""
 
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from coinfer.physics import random
 from coinfer.physics.rewards import latency_reward
 from coinfer.policies.learned.placement_policy import MakeFeatures, MakePlacements
 from coinfer.policies.learned.placements import fixed_cut
+from coinfer.rl.core.option_env import task_metrics
 from coinfer.rl.core.records import Observation, StepResult, Transition
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, Outcome
@@ -21,9 +22,11 @@ UNIT_S = 0.1
 
 
 class PlacementState(NamedTuple):
+    """Worlds, and what each task may choose from in them."""
+
     worlds: core.State
     option: Tensor
-    """[B, K, C] of each place, with `server`: what a chosen place means."""
+    """[B, K, C] of each placement, with `server`: what choosing it means."""
     server: Tensor
     mask: Tensor
     """[B, K, C]"""
@@ -32,8 +35,13 @@ class PlacementState(NamedTuple):
 class PlacementEnv:
     """W worlds of each of L learners; every task's own reward is minus its latency, in units of `UNIT_S`.
 
-    An action is a place [L, W, K], or preferences [L, W, K, C] of which each task's highest allowed one is taken.
-    All worlds begin and end their episodes together, by the time limit only.
+    An action is the number of a placement [L, W, K], or preferences [L, W, K, C] of which each task's highest allowed
+    one is taken. All worlds begin and end their episodes together, by the time limit only.
+
+    Args:
+        worlds: W, of each learner.
+        features: what the networks take in.
+        placements: what the tasks choose from.
     """
 
     def __init__(
@@ -48,48 +56,43 @@ class PlacementEnv:
         self.tables = offload.load(world, device)
 
     def reset(self, seeds: Tensor) -> tuple[PlacementState, Observation]:
-        """Each learner's worlds follow from its seed [L] alone."""
+        """Return the first state and observation; each learner's worlds follow from its seed [L] alone."""
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
-        return self._seen(offload.reset(self.tables, worlds.flatten()))
+        return self._enter(offload.reset(self.tables, worlds.flatten()))
 
     def observe(self, state: PlacementState) -> Observation:
-        """What the learners see."""
-        return self._seen(state.worlds)[1]
+        """Return what the learners see of a state."""
+        return self._enter(state.worlds)[1]
 
     def step(self, state: PlacementState, action: Tensor) -> StepResult:
+        """Carry an action out."""
         place = action.flatten(0, 1)
         if place.dim() == state.mask.dim():
             place = torch.where(state.mask, place, -torch.inf).argmax(-1)
         option, server = (part.gather(-1, place[..., None])[..., 0] for part in (state.option, state.server))
         stepped = offload.step(self.tables, state.worlds, OffloadDecision(option, server), _no_reward)
         outcome, task_mask = stepped.outcome, state.worlds.draws.task_mask
-        after, observation = self._seen(stepped.state)
-        final_observation, truncated = observation, stepped.info.truncated
+        after, observation = self._enter(stepped.state)
+        final_observation, truncated = observation, self._by_learner(stepped.info.truncated)
         if self._last_slot(state):
-            after, observation = self._seen(offload.reset(self.tables, core.next_seeds(stepped.state.seed)))
-        metrics = {
-            "tasks": task_mask.sum(-1),
-            "latency_s": outcome.latency_s.sum(-1),
-            "in_time": (outcome.in_time & task_mask).sum(-1),
-        }
-        reward = latency_reward(outcome.latency_s) / UNIT_S * task_mask
+            after, observation = self._enter(offload.reset(self.tables, core.next_seeds(stepped.state.seed)))
+        metrics = task_metrics(outcome.latency_s, outcome.in_time, task_mask)
         return StepResult(
             state=after,
             observation=observation,
             final_observation=final_observation,
-            reward=self._by_learner(reward),
-            terminated=self._by_learner(torch.zeros_like(truncated)),
-            truncated=self._by_learner(truncated),
+            reward=self._by_learner(latency_reward(outcome.latency_s) / UNIT_S * task_mask),
+            terminated=torch.zeros_like(truncated),
+            truncated=truncated,
             metrics={name: self._by_learner(part) for name, part in metrics.items()},
         )
 
-    def _seen(self, worlds: core.State) -> tuple[PlacementState, Observation]:
+    def _enter(self, worlds: core.State) -> tuple[PlacementState, Observation]:
         seen = offload.observe(self.tables, worlds)
         placements = self.placements(seen)
-        observation = Observation(
-            *map(self._by_learner, (self.features(seen, placements), placements.mask, seen.task_mask))
-        )
-        return PlacementState(worlds, placements.option, placements.server, placements.mask), observation
+        parts = (self.features(seen, placements), placements.mask, seen.task_mask)
+        state = PlacementState(worlds, placements.option, placements.server, placements.mask)
+        return state, Observation(*map(self._by_learner, parts))
 
     def _last_slot(self, state: PlacementState) -> bool:
         return int(state.worlds.slot[0]) + 1 >= self.world.edge.slots
@@ -103,8 +106,8 @@ def _no_reward(outcome: Outcome, draws: Draws) -> Tensor:
 
 
 def trim_tasks(batch: Transition) -> Transition:
-    """The same without the last tasks that no slot of the batch has; for features [L, n, K, ..] of each task."""
-    most = int(torch.maximum(batch.task_mask.sum(-1).amax(), batch.next_task_mask.sum(-1).amax()))
-    most = max(1, min(batch.task_mask.shape[-1], most))
-    by_task = {"continues"} if batch.reward.dim() == 3 else {"continues", "reward"}
-    return Transition(**{n: p if n in by_task else p[:, :, :most] for n, p in batch._asdict().items()})
+    """Return a batch without the last tasks that no slot of it has; for features [L, n, K, ..] of each task."""
+    tasks = int(torch.maximum(batch.task_mask.sum(-1).amax(), batch.next_task_mask.sum(-1).amax()))
+    tasks = max(1, min(batch.task_mask.shape[-1], tasks))
+    whole = {"continues"} if batch.reward.dim() == 3 else {"continues", "reward"}
+    return Transition(**{n: p if n in whole else p[:, :, :tasks] for n, p in batch._asdict().items()})

@@ -1,9 +1,10 @@
-"""Many policies in the same worlds at once: what each of them came to.
+"""Rollouts of many policies in the same worlds at once.
 
-On a GPU a slot is one CUDA graph, which takes the state from where it left it, as a slot is thousands of short kernels;
+On a GPU a slot is one CUDA graph, which continues from the state that it left, as a slot is thousands of short kernels;
 players start side by side, each on a stream of its own.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ class Totals(NamedTuple):
 
 
 class Rollout(NamedTuple):
+    """Where a rollout is."""
+
     state: core.State
     totals: Totals
 
@@ -33,6 +36,7 @@ class Player:
     Args:
         policies: P copies.
         worlds: W, the same for each of them.
+        slots: of an episode.
     """
 
     def __init__(self, world: OffloadWorld, policies: int, worlds: int, slots: int, device: str = "cpu"):
@@ -40,33 +44,40 @@ class Player:
         self.policies, self.worlds, self.slots = policies, worlds, slots
         self.weights = torch.zeros((policies, scorer.SIZE), device=device)
         self._rollout: Rollout | None = None
-        self._graph: Any = None
-        self._stream: Any = torch.cuda.Stream() if self.tables.edge.device.type == "cuda" else None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream() if self.tables.edge.device.type == "cuda" else None
 
     @torch.no_grad()
     def start(self, weights: Tensor, seeds: Tensor) -> None:
-        """Begins to play with the weights [P, SIZE] and the episodes [W]."""
+        """Begin to play.
+
+        Args:
+            weights: [P, SIZE] of the copies.
+            seeds: [W] int64 of the episodes.
+        """
         if self._stream is None:
             self.weights = weights
             rollout = self._begin(seeds)
             for _ in range(self.slots):
                 rollout = self._slot(rollout)
             self._rollout = rollout
-            return
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        else:
+            self._start_on_gpu(self._stream, weights, seeds)
+
+    def _start_on_gpu(self, stream: torch.cuda.Stream, weights: Tensor, seeds: Tensor) -> None:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             begun = self._begin(seeds)
             rollout: Rollout = self._rollout or _each(torch.clone, begun)
-            if self._rollout is None:
-                self._capture(rollout)
-            self._rollout = rollout
+            graph = self._graph or self._capture(rollout)
+            self._rollout, self._graph = rollout, graph
             self.weights.copy_(weights)
             _each(torch.Tensor.copy_, rollout, begun)
             for _ in range(self.slots):
-                self._graph.replay()
+                graph.replay()
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Mean latency and share of late tasks of each policy, both [P]."""
+        """Wait for the end; return mean latency (seconds) and share of late tasks of each policy, both [P]."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
         assert self._rollout is not None
@@ -94,7 +105,7 @@ class Player:
         )
         return Rollout(stepped.state, after)
 
-    def _capture(self, rollout: Rollout) -> None:
+    def _capture(self, rollout: Rollout) -> torch.cuda.CUDAGraph:
         """A slot as a graph that moves `rollout` on."""
 
         def slot() -> None:
@@ -103,12 +114,13 @@ class Player:
         for _ in range(2):
             slot()
         torch.cuda.synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=self._stream):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
             slot()
+        return graph
 
 
-def _each(function: Any, *values: Any) -> Any:
+def _each(function: Callable[..., Tensor], *values: Any) -> Any:
     """The function of each tensor of nested tuples of one form."""
     if isinstance(values[0], tuple):
         return type(values[0])(*(_each(function, *parts) for parts in zip(*values, strict=True)))

@@ -1,1 +1,1 @@
-"""Learning spread over processes and machines. Start in `coordinator`."""
+"""Training spread over processes and machines. Start in `coordinator`."""

@@ -1,7 +1,7 @@
-"""The crew of `rl.distributed.coordinator` on Ray: every agent and the controller is an actor, spread over the
+"""The workers of `rl.distributed.coordinator` on Ray: every agent and the controller is an actor, spread over the
 cluster's nodes.
 
-Ray starts a process again when it dies, on another node where its own is gone; the conductor gives it its state back.
+Ray starts a process again when it dies, on another node if its own is gone; the coordinator gives it its state back.
 Nodes trust each other (what they exchange is pickled): a cluster belongs on a network of its own. Without an address a
 cluster of this machine alone is started, which listens on the loopback interface only and ends with the training.
 """
@@ -14,16 +14,10 @@ from typing import Any, NamedTuple
 
 from coinfer.addresses import AddressError, parse_address
 from coinfer.errors import TrainingError
+from coinfer.rl.algorithms.cdo_dsac import CdoDsac, TrainingJob
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.distributed.coordinator import (
-    Agent,
-    Controller,
-    Coordinator,
-    Recovery,
-    StaleStateError,
-    TrainingJob,
-    WorkerLostError,
-)
+from coinfer.rl.distributed.coordinator import Coordinator, Promise, Recovery, WorkerLostError
+from coinfer.rl.distributed.workers import Agent, Controller, StaleStateError
 
 CONNECT_TIMEOUT_S, START_TIMEOUT_S = 5.0, 120.0
 """How long an address may take to answer, and a cluster to start all processes."""
@@ -31,7 +25,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class WorkerPlacement(NamedTuple):
-    """Where a member runs."""
+    """Where a worker runs."""
 
     node: str
     """Ray's name of the node, hexadecimal."""
@@ -41,8 +35,12 @@ class WorkerPlacement(NamedTuple):
 class RayWorkerGroup:
     """A `WorkerGroup` of actors.
 
+    Args:
+        agents: k; the controller comes on top.
+        gpus: whether the workers share GPUs.
+
     Raises:
-        TrainingError: where the cluster does not start them in time.
+        TrainingError: if the cluster does not start them in time.
     """
 
     def __init__(self, agents: int, gpus: bool = False):
@@ -59,17 +57,19 @@ class RayWorkerGroup:
         if not self.places.wait(START_TIMEOUT_S):
             raise TrainingError(f"the Ray cluster has no room for {agents + 1} processes: see `ray status`")
 
-        def made(kind: type, place: int, *given: Any) -> Any:
-            where = PlacementGroupSchedulingStrategy(self.places, placement_group_bundle_index=place)
-            how = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_restarts": -1}
-            return ray.remote(kind).options(scheduling_strategy=where, **how).remote(*given)
+        def start(kind: type, place: int, *arguments: Any) -> Any:
+            strategy = PlacementGroupSchedulingStrategy(self.places, placement_group_bundle_index=place)
+            options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_restarts": -1}
+            return ray.remote(kind).options(scheduling_strategy=strategy, **options).remote(*arguments)
 
-        self.workers = [*(made(Agent, i, i) for i in range(agents)), made(Controller, agents)]
+        self.workers = [*(start(Agent, i, i) for i in range(agents)), start(Controller, agents)]
 
-    def call(self, worker: int, what: str, *given: Any, answers: int = 1) -> Any:
-        return getattr(self.workers[worker], what).options(num_returns=answers).remote(*given)
+    def call(self, worker: int, method: str, *arguments: Any, answers: int = 1) -> Promise | list[Promise]:
+        """As `WorkerGroup.call`."""
+        return getattr(self.workers[worker], method).options(num_returns=answers).remote(*arguments)
 
-    def wait(self, promises: Sequence[Any]) -> list[Any]:
+    def wait(self, promises: Sequence[Promise]) -> list[Any]:
+        """As `WorkerGroup.wait`."""
         try:
             return self._ray.get(list(promises))
         except self._errors.RayTaskError as error:
@@ -80,10 +80,10 @@ class RayWorkerGroup:
             raise WorkerLostError(self._lost(error)) from None
 
     def worker_placements(self) -> list[WorkerPlacement]:
-        """Where everybody is now.
+        """Return where the workers are now.
 
         Raises:
-            TrainingError: where they do not start.
+            TrainingError: if they do not start.
         """
         try:
             return self._ray.get(
@@ -96,6 +96,7 @@ class RayWorkerGroup:
         raise TrainingError(f"the Ray cluster did not start {len(self.workers)} processes with coinfer: {why}")
 
     def end(self) -> None:
+        """End all workers."""
         from ray.util.placement_group import remove_placement_group
 
         for worker in self.workers:
@@ -108,12 +109,14 @@ class RayWorkerGroup:
             return str(error)
         names = {worker._actor_id.hex(): f"agent {i}" for i, worker in enumerate(self.workers)}
         names[self.workers[-1]._actor_id.hex()] = "the controller"
-        return names.get(getattr(error, "actor_id", None) or "", f"a member of the cluster ({type(error).__name__})")
+        return names.get(getattr(error, "actor_id", None) or "", f"a worker of the cluster ({type(error).__name__})")
 
 
 def stay_on_loopback() -> None:
-    """Ray takes 127.0.0.1 as it is said, instead of looking for an address that others can reach: in processes to come,
-    by its switch for systems without clusters, and in this one, where Ray may have read that switch already.
+    """Have Ray take 127.0.0.1 as it is, instead of looking for an address that others can reach.
+
+    In processes to come, by its switch for systems without clusters, and in this one, if Ray has read that switch
+    already.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from ray._private import ray_constants
@@ -134,17 +137,17 @@ def cluster_player(
     *,
     on_recovery: Callable[[Recovery], None] = lambda _: None,
     on_start: Callable[[RayWorkerGroup], None] = lambda _: None,
-) -> Iterator[Callable[[Loop], None]]:
-    """What plays a loop of `cdo_dsac.make_loop` on a cluster, in place of `Loop.play`.
+) -> Iterator[Callable[[Loop[CdoDsac]], None]]:
+    """Yield what plays a loop of `cdo_dsac.make_loop` on a cluster, in place of `Loop.play`.
 
     Args:
         address: `HOST:PORT` of the cluster's head, or `auto` for the one that this machine belongs to; without it that
             of the environment variable RAY_ADDRESS, or else a cluster of this machine alone.
-        told: is told of every loss that was made good.
-        seated: is given the crew when all its members run.
+        on_recovery: called after every loss that was made good.
+        on_start: called with the group when all its workers run.
 
     Raises:
-        TrainingError: where Ray is not installed, or the cluster cannot be joined; one line.
+        TrainingError: if Ray is not installed, or the cluster cannot be joined; one line.
     """
     with _joined(address or os.environ.get("RAY_ADDRESS") or None):
         workers = RayWorkerGroup(job.settings.agents, job.device.startswith("cuda"))

@@ -1,0 +1,26 @@
+"""CIAS-PnO (IJSEKE 2023): CDLP cuts the networks, DSACO's agents choose the servers.
+
+DSACO's agents are CDO-DSAC's (`rl.algorithms.cdo_dsac`), and so are settings, presets and departures; CDLP's cuts are
+`policies.learned.placements.fixed_cut`. The joint variant is ours: the agents choose among CDLP's surviving options and
+the servers together.
+"""
+
+from typing import Unpack
+
+from coinfer.rl.algorithms import cdo_dsac
+from coinfer.rl.algorithms.cdo_dsac import MakePlayer
+from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
+
+
+def train(
+    settings: TrainSettings, *, make_player: MakePlayer | None = None, **options: Unpack[RunOptions]
+) -> TrainingResult:
+    """Train agents that choose servers for the cuts that CDLP has fixed; arguments as of `cdo_dsac.train`."""
+    return cdo_dsac.train(settings, scheme="cias-pno", make_player=make_player, **options)
+
+
+def train_joint(
+    settings: TrainSettings, *, make_player: MakePlayer | None = None, **options: Unpack[RunOptions]
+) -> TrainingResult:
+    """Train agents that choose option and server together; arguments as of `cdo_dsac.train`."""
+    return cdo_dsac.train(settings, scheme="cias-pno-joint", cuts="joint", make_player=make_player, **options)

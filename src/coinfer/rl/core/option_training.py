@@ -1,0 +1,107 @@
+"""Training in `OptionEnv`, with the scenario's reward: what SAC-d and DQN share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar, Unpack
+
+from torch import Tensor, nn
+
+from coinfer.envs.batched_env import reward_of
+from coinfer.envs.exogenous import Draws
+from coinfer.envs.rewards import Reward
+from coinfer.errors import TrainingError
+from coinfer.policies.learned.features import rate_features
+from coinfer.policies.learned.net_policy import NetPolicy
+from coinfer.policies.learned.nets import Mlp
+from coinfer.rl.core.loop import AnyLearner, Loop, LoopSettings
+from coinfer.rl.core.option_env import OptionEnv
+from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
+from coinfer.scenario.world import OffloadWorld
+from coinfer.types import Outcome
+
+Own = TypeVar("Own")
+
+
+@dataclass(frozen=True)
+class OptionSettings(Generic[Own]):
+    """Settings of a training in `OptionEnv`."""
+
+    loop: LoopSettings
+    learner: Own
+    """The learner's own settings: `SacSettings`, `DqnSettings`."""
+    worlds: int = 16
+    """W, of each learner; a step of a learner is one slot of one of them."""
+    hidden: tuple[int, ...] = (64, 64, 64, 64)
+    """Widths; with the last layer there are five."""
+    reward_floor: float = -2.0
+    """Lower rewards count as this."""
+    energy_penalty: float | None = None
+    """Instead of the mask: subtracted if a decision would break the energy limit (the device then does it all)."""
+
+
+def with_loop_rounds(settings: OptionSettings[Own], rounds: int) -> OptionSettings[Own]:
+    """Return settings whose loop plays so many rounds, with some 15 assessments."""
+    loop = replace(settings.loop, rounds=rounds, assess_every=max(1, rounds // 15))
+    return replace(settings, loop=loop)
+
+
+def train_on_options(
+    scheme: str,
+    settings: TrainSettings,
+    own: OptionSettings[Own],
+    make_learner: Callable[[Mlp, Tensor], AnyLearner],
+    weights: Callable[[AnyLearner], Tensor],
+    **options: Unpack[RunOptions],
+) -> TrainingResult:
+    """Train learners in the scenario's worlds, with its reward.
+
+    Args:
+        own: what is trained, and for how long.
+        make_learner: from the network's form and the seeds [L] to the learner.
+        weights: from the learner to the parameters [L, P] of the networks that decide.
+        options: as in `RunOptions`.
+
+    Raises:
+        UserError: if scenario or folder are not as they must be; one line.
+    """
+    compiled, world = settings.open()
+    check_world(world)
+    reward = reward_for(reward_of(compiled.reward), own)
+    unmasked = own.energy_penalty is not None
+    env = OptionEnv(world, reward, own.worlds, rate_features, settings.device, unmasked=unmasked)
+    net = Mlp(2 * world.edge.servers, own.hidden, 1, env.choices)
+    loop = Loop(own.loop, env, make_learner(net, settings.learner_seeds()))
+
+    def make_policies(learner: AnyLearner) -> tuple[nn.Module, ...]:
+        return tuple(NetPolicy(net, row, rate_features) for row in weights(learner).detach().cpu())
+
+    record = settings_record(settings, scheme, world, own)
+    return train_loop(scheme, loop, make_policies, record, options_by_index=True, **options)
+
+
+def check_world(world: OffloadWorld) -> None:
+    """Raise if these schemes cannot learn in the world.
+
+    Raises:
+        TrainingError: if its requests are of several kinds.
+    """
+    counts = {
+        "tasks_per_slot": world.edge.tasks,
+        "networks": world.edge.models,
+        "classes of devices": world.edge.classes,
+    }
+    for name, count in counts.items():
+        if count != 1:
+            raise TrainingError(f"scenario {world.name}: this scheme decides one kind of request, got {count} {name}")
+
+
+def reward_for(reward: Reward, own: OptionSettings[Own]) -> Reward:
+    """Return the scenario's reward with the settings' floor and penalty."""
+
+    def bounded(outcome: Outcome, draws: Draws) -> Tensor:
+        value = reward(outcome, draws)
+        if own.energy_penalty is not None:
+            value = value - own.energy_penalty * (~outcome.admitted & draws.task_mask).sum(-1)
+        return value.clamp(min=own.reward_floor)
+
+    return bounded
