@@ -26,7 +26,8 @@ import torch
 from safetensors.numpy import save_file
 
 from coinfer.exit_training.modules import GraphModule
-from coinfer.exit_training.train import ExitSettings, Pictures, Trainer, correct_answers, rounded
+from coinfer.exit_training.train import rounded
+from coinfer.exit_training.trainer import ExitSettings, Pictures, Trainer, correct_answers
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.profile.dataset import Labelled, load_labelled

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from coinfer.cli.main import app
 from coinfer.errors import UserError
-from coinfer.exit_training.train import Trainer
+from coinfer.exit_training.trainer import Trainer
 from coinfer.graph.onnx.load import load
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.dataset import CIFAR_CLASSES, load_labelled

@@ -10,17 +10,8 @@ from safetensors.torch import load_file
 
 from coinfer.exit_training import augment
 from coinfer.exit_training.modules import GraphModule
-from coinfer.exit_training.train import (
-    CHECKPOINT,
-    ExitSettings,
-    Pictures,
-    Trainer,
-    TrainingError,
-    correct_answers,
-    rounded,
-    save,
-    train,
-)
+from coinfer.exit_training.train import CHECKPOINT, TrainingError, rounded, save, train
+from coinfer.exit_training.trainer import ExitSettings, Pictures, Trainer, correct_answers
 from coinfer.graph.ir import GraphError, ImageInput
 from coinfer.graph.onnx.load import load
 from coinfer.graph.zoo import early_exits

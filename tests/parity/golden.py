@@ -33,6 +33,7 @@ from coinfer.evaluate import limits, oracles
 from coinfer.evaluate.policy_files import on_tensors
 from coinfer.evaluate.simulate import episode_seeds, known_policies
 from coinfer.exit_training import train as exit_training
+from coinfer.exit_training.trainer import ExitSettings
 from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.graph.zoo import early_exits as exits
 from coinfer.graph.zoo import networks as zoo
@@ -422,7 +423,7 @@ def exits_trained() -> Any:
     """Early exits, over two epochs."""
     pixels = (np.arange(40 * 32 * 32 * 3) * 7919 % 251).astype(np.uint8).reshape(40, 32, 32, 3)
     data = Labelled(pixels, np.arange(40) % 10, tuple("abcdefghij"), "made up")
-    settings = exit_training.ExitSettings(epochs=2, batch=20, holdout=0.1, precision="float32", learning_rate=0.02)
+    settings = ExitSettings(epochs=2, batch=20, holdout=0.1, precision="float32", learning_rate=0.02)
     found = exit_training.train(network("alexnet-cifar-exits"), data, settings)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in found.graph.weights.items()}
     return {"weights": digests(weights), "loose": numbers(epoch.loss for epoch in found.epochs)}

@@ -56,6 +56,7 @@ def train(
     """
     begin_pytorch("training", device, threads)
     from coinfer.exit_training import train as learner
+    from coinfer.exit_training.trainer import ExitSettings
     from coinfer.graph.open_model import open_model
 
     if precision not in ("auto", "float32", "bfloat16"):
@@ -65,7 +66,7 @@ def train(
     folder = out or Path("runs") / f"exits-{graph.name}"
     if resume and not (folder / learner.CHECKPOINT).exists():
         raise UserError(f"{folder}: no checkpoint to resume from; leave out --resume to begin a training there")
-    settings = learner.ExitSettings(
+    settings = ExitSettings(
         epochs=epochs,
         batch=batch,
         learning_rate=rate,
