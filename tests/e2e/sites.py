@@ -19,8 +19,8 @@ from coinfer.runtime.device.result import Result
 from coinfer.types import Policy
 
 READY = re.compile(r"^coinfer edge ready grpc=(\S+)(?: http=(\S+))? models=(\S+)$", re.MULTILINE)
-START_S = 120.0
-STOP_S = 120.0
+START_S = 240.0
+STOP_S = 240.0
 COMMAND = str(Path(sys.executable).with_name("coinfer"))
 
 

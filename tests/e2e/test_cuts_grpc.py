@@ -25,6 +25,7 @@ from coinfer.runtime.protocol.messages import InferReply, InferRequest, Transpor
 from coinfer.runtime.transport.grpc_transport import GrpcTransport
 from coinfer.types import Hop, OffloadDecision, Route
 
+pytestmark = pytest.mark.timeout(900)  # three edges with VGG16 take minutes to start on a busy core
 EXACT = 1e-4
 """Largest relative error of what is sent with 32 bits."""
 SENT_IN_8_BITS = 0.1
