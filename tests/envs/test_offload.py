@@ -318,6 +318,29 @@ def test_links_follow_their_bank_each_for_itself():
     assert (exogenous.draw(mobile, seeds, seeds * 0).link_bps.std(-1) == 0).all()
 
 
+def test_what_is_believed_of_links_errs_link_by_link_as_the_scenario_says():
+    """Each error as often as the others, for each link and slot anew; what is seen is what is believed."""
+    errors = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    edge = one_server(24.0).edge._replace(
+        rate_error=errors.numpy(),
+        mean_link=np.full((1, 50, 4), 3.0),
+        server_capacity=np.full(4, np.inf),
+        download_s=np.zeros(4),
+    )
+    world = one_server(24.0)._replace(edge=edge, option_server_s=np.ones((1, 1, 2, 4)))
+    tables, seeds = offload.load(world, dtype=torch.float64), torch.arange(3000)
+    state = offload.reset(tables, seeds)
+    found = state.draws.believed_bps / state.draws.link_bps
+    which = found[..., None].sub(errors).abs().argmin(-1)
+    torch.testing.assert_close(found, errors[which])
+    bound = 5 / len(seeds) ** 0.5
+    assert torch.allclose(which[:, 0, 0].bincount() / len(seeds), torch.tensor(0.25), atol=bound)
+    assert (torch.corrcoef(which[:, :2].flatten(1).double().T) - torch.eye(8)).abs().max() < bound
+    later = exogenous.draw(tables.edge, seeds, torch.ones_like(seeds))
+    assert 0.2 < (later.believed_bps / later.link_bps == found).double().mean() < 0.3
+    torch.testing.assert_close(offload.observe(tables, state).uplink_bps, state.draws.believed_bps)
+
+
 def links_of(draws: exogenous.Draws, world: int) -> list[tuple[int, float]]:
     """(device, rate) of each task of a world with one server."""
     return list(zip(draws.device[world].tolist(), draws.link_bps[world, :, 0].tolist(), strict=True))
