@@ -341,6 +341,30 @@ def test_what_is_believed_of_links_errs_link_by_link_as_the_scenario_says():
     torch.testing.assert_close(offload.observe(tables, state).uplink_bps, state.draws.believed_bps)
 
 
+def test_deadlines_are_spread_evenly_from_the_least_to_the_greatest():
+    """For each network and class of devices its own."""
+    least_s, greatest_s = torch.tensor([0.5, 2.0, 0.0]), torch.tensor([1.5, 2.0, 4.0])
+    world = one_server(24.0)
+    edge = world.edge._replace(
+        model_cdf=np.array([1 / 3, 2 / 3, 1.0]), deadline_s=torch.stack((least_s, greatest_s), -1).numpy()[:, None]
+    )
+    columns = {f"option_{name}": getattr(world, f"option_{name}").repeat(3, 0) for name in (
+        "device_s", "upload_bits", "server_s", "accuracy", "device_j", "mask"
+    )}  # fmt: skip
+    many = world._replace(edge=edge, local_option=world.local_option.repeat(3, 0), **columns)
+    state = offload.reset(offload.load(many), torch.arange(2000))
+    draws = state.draws
+    for model in range(3):
+        found_s = draws.deadline_s[draws.model == model]
+        assert len(found_s) > 5000
+        assert least_s[model] <= found_s.min()
+        assert found_s.max() <= greatest_s[model]
+        steps = torch.linspace(float(least_s[model]), float(greatest_s[model]), 9)[1:-1]
+        below = (found_s[:, None] <= steps).float().mean(0)
+        expected = torch.linspace(0, 1, 9)[1:-1] if model != 1 else torch.ones(7)
+        torch.testing.assert_close(below, expected, atol=0.03, rtol=0)
+
+
 def links_of(draws: exogenous.Draws, world: int) -> list[tuple[int, float]]:
     """(device, rate) of each task of a world with one server."""
     return list(zip(draws.device[world].tolist(), draws.link_bps[world, :, 0].tolist(), strict=True))
