@@ -1,7 +1,7 @@
 """A trained policy as an ONNX file whose inputs are the observation's fields, with a side-car in JSON.
 
 What is exported is a module from an `OffloadObservation` of tensors [B, ..] to an `OffloadDecision` [B, K]. Fields that
-it does not read are no inputs. `exported` loads the pair without PyTorch.
+it does not read are no inputs. `policies.onnx` loads the pair without PyTorch.
 """
 
 import json
@@ -44,13 +44,13 @@ def export(
     dynamic_axes: str = "B",
     training: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `path` (.onnx) and its side-car beside it (.json).
+    """Write `path` (.onnx) and its side-car beside it (.json).
 
     Args:
-        example: an observation [B, ..] with B of at least 2; fixes the axes that are not free.
-        options: what the options mean, where the policy knows them by their number only; None where it reads them from
-            the observation.
-        free: letters of the axes (B, K, O, N) that may have any length.
+        example: an observation [B, ..] with B of at least 2; fixes the axes that are not dynamic.
+        options: what the options mean, if the policy knows them by their number only; None if it reads them from the
+            observation.
+        dynamic_axes: letters of the axes (B, K, O, N) that may have any length.
         training: record of the training.
     """
     fields = {name: value.detach().cpu().contiguous() for name, value in example._asdict().items()}

@@ -36,34 +36,26 @@ from torch import Tensor
 
 from coinfer.physics import latency as physics
 from coinfer.policies.candidates import Choices, choices, predicted_s
+from coinfer.policies.learned.scorer_features import MAX_S, STEPS, features, to_steps
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy, fields_of
 
 HIDDEN, ORDERS = 8, 8
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7
 """Features of each kind."""
 PRICE_SCALE_S, START_SCALE_S, LATE_SCALE_S = 0.05, 0.2, 0.1
-STEPS = 512.0
-"""Of one, in features, weights and hidden values."""
-MOST_WEIGHT, MOST_KEY, MOST_HIDDEN = 2.0, 4.0, 3.75
+MAX_WEIGHT, MAX_KEY, MAX_HIDDEN = 2.0, 4.0, 3.75
 """With these, 28 features (of -2 to 1 or 0 to 1) and a bias, and as many hidden values as there are, sum up to less
 than 62, which is 24 bits in steps of steps."""
 TICKS = 2.0**17
-"""Of a second, in what is judged. Sums are exact up to 128 s of work for one server in one slot."""
-WORK_TICKS, MOST_WORK_S = 2.0**14, 8.0
-"""The same for the work of all tasks, where each counts no more than so much: exact up to 128 tasks."""
+"""In a second, for what is judged. Sums are exact up to 128 s of work for one server in one slot."""
 FULL_S = 2.0**20
 """Start on servers without room, for each task too many: they are taken only where nothing else is left."""
-LEAST_PART, SLOPES = 0.5, (0.8, 1.25)
+MIN_PART, SLOPES = 0.5, (0.8, 1.25)
 """A price is between minus this part of the latency predicted for the choice and all of it, and a slope between these:
 far from what training saw, learned weights do only so much harm."""
-MOST_S = 100.0
-"""Times above this are all the same to the networks."""
 NEVER = -1e30
 TIE_TICKS = 2.0**-10
 """Of tasks that are ready at once, the judgement has those with higher numbers come so much later."""
-HALF_S, HALF_BPS = 0.1, 2e7
-"""Times and rates that a feature shows as one half."""
-_TINY_S = 1e-6
 
 
 class Weights(NamedTuple):
@@ -131,7 +123,7 @@ SIZE = sum(torch.Size(shape).numel() for shape in SHAPES.values())
 
 
 def greedy_weights(seed: int = 0) -> Tensor:
-    """[SIZE] weights that decide as sequential greedy does."""
+    """Return weights [SIZE] that decide as sequential greedy does."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for name, shape in SHAPES.items():
@@ -144,8 +136,10 @@ def greedy_weights(seed: int = 0) -> Tensor:
 
 
 def first_weights(seed: int = 0) -> Tensor:
-    """[SIZE] the same with orders to choose from, in which tasks go before others: as numbered, by readiness and work,
-    by work, by readiness, and any others."""
+    """Return weights [SIZE] as `greedy_weights`, with orders to choose from, in which tasks go before others.
+
+    The orders are: as numbered, by readiness and work, by work, by readiness, and random ones.
+    """
     generator = torch.Generator().manual_seed(seed)
     key = torch.randn((TASK, ORDERS), generator=generator)
     key[:, :4] = 0
@@ -161,7 +155,7 @@ _KEYS = {"ready": 2, "service": 3}
 
 
 def unpack(flat: Tensor) -> Weights:
-    """Weights from numbers [P, SIZE], or fewer where some orders were left out; in whole steps."""
+    """Return weights from numbers [P, SIZE], or fewer if some orders were left out; in whole steps."""
     orders = ORDERS - (SIZE - flat.shape[-1]) // (TASK + 1)
     shapes = {**SHAPES, "key": (TASK, orders), "early": (orders,)}
     parts = flat.split([torch.Size(shape).numel() for shape in shapes.values()], dim=-1)
@@ -170,31 +164,30 @@ def unpack(flat: Tensor) -> Weights:
 
 
 def _limited(name: str, part: Tensor) -> Tensor:
-    low, high = {"key": (-MOST_KEY, MOST_KEY), "early": (0.0, 1.0), "late": (0.0, MOST_WEIGHT)}.get(
-        name, (-MOST_WEIGHT, MOST_WEIGHT)
+    low, high = {"key": (-MAX_KEY, MAX_KEY), "early": (0.0, 1.0), "late": (0.0, MAX_WEIGHT)}.get(
+        name, (-MAX_WEIGHT, MAX_WEIGHT)
     )
-    return _steps(part.clamp(low, high)) / STEPS
-
-
-def _steps(values: Tensor) -> Tensor:
-    """Whole numbers of them."""
-    return (values * STEPS).round()
+    return to_steps(part.clamp(low, high)) / STEPS
 
 
 def with_orders(flat: Tensor, kept: list[int]) -> Tensor:
-    """The weights [SIZE] of one policy with some of its orders only."""
+    """Return the weights [SIZE] of one policy with some of its orders only.
+
+    Args:
+        kept: numbers of the orders.
+    """
     weights = unpack(flat[None])
     kept_of = weights._replace(key=weights.key[..., kept], early=weights.early[..., kept])
     return torch.cat([part.flatten() for part in kept_of])
 
 
 def scorer(weights: Weights) -> Policy:
-    """The policy of such weights; of P > 1 policies, each decides for its P-th part of the worlds [P * W, ..]."""
+    """Return the policy of such weights; each of P policies decides for its part of the worlds [P * W, ..]."""
     return lambda observation: decide(weights, observation)
 
 
 def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision:
-    """The decisions [.., K] for worlds [.., K, ..]."""
+    """Return the decisions [.., K] for worlds [.., K, ..]."""
     lead, places = observation.task_mask.shape[:-1], observation.task_mask.shape[-1]
     whole = _with_one_batch_axis(observation)
     seen = _up_to_last(whole) if whole.task_mask.device.type == "cpu" else whole
@@ -214,7 +207,7 @@ def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision
 
 
 def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
-    """All but the loop and the judgement."""
+    """Return all that the loop over tasks and the judgement begin with."""
     weights = Weights(*(part.to(seen.deadline_s.dtype) for part in weights))
     key, (ready_s, service_s, slope, fixed_s, price_s, local) = networks(weights, seen)
     task_mask = seen.task_mask[:, None]
@@ -224,29 +217,29 @@ def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
 
 
 def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Keys [B, K, ORDERS]; rows, prices and local options."""
+    """Return keys [B, K, ORDERS]; rows, prices and local options as `ways`."""
     found = choices(seen)
     latency_s = predicted_s(found, seen.server_backlog_s)
     pair, task, server, world = features(seen, found, latency_s)
-    latency_s = latency_s.clamp(max=MOST_S)
+    latency_s = latency_s.clamp(max=MAX_S)
     sends = (~found.on_device).to(pair.dtype)[..., None]
     server_part = _times(server, weights.server)
     server_part = server_part.repeat(1, found.mask.shape[-1] // found.servers, 1)[:, None] * sends
     task_part = _times(task, weights.task)[:, :, None]
     world_part = _biased(_times(world[:, None], weights.world), weights.first_bias * STEPS)[:, :, None]
     hidden = _times(pair, weights.pair) + server_part + (task_part + world_part)
-    hidden = hidden.clamp(0.0, MOST_HIDDEN * STEPS).round()
+    hidden = hidden.clamp(0.0, MAX_HIDDEN * STEPS).round()
     prices = _biased(_times(hidden, weights.prices), weights.prices_bias * STEPS) / STEPS
     price, by_service, steep = prices.unbind(-1)
     others = (1 - 1 / seen.task_mask.sum(-1).clamp(min=1).to(price.dtype))[:, None, None]
     price_s = (price * PRICE_SCALE_S + by_service * found.service_s) * others
-    price_s = torch.minimum(torch.maximum(price_s, -LEAST_PART * latency_s), latency_s)
+    price_s = torch.minimum(torch.maximum(price_s, -MIN_PART * latency_s), latency_s)
     slope = (1 + steep * others * found.service_s / START_SCALE_S).clamp(*SLOPES)
     return _times(task, weights.key), ways(found, price_s, slope)
 
 
 def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
-    """The rows, the prices [B, K, C], and the options [B, K] of the last way."""
+    """Return rows, prices [B, K, C] and options [B, K] of the last way, from prices and slopes [B, K, C]."""
     goes = found.mask & ~found.on_device
     stays = found.mask & found.on_device
     score_s = torch.where(stays, found.ready_s + price_s, torch.inf)
@@ -268,62 +261,11 @@ def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
     return (*joined, torch.div(local[..., 0], found.servers, rounding_mode="floor"))
 
 
-def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD]; in steps.
-
-    Args:
-        latency_s: [B, K, C] predicted, were the task the only one.
-    """
-    servers, dtype = found.servers, found.ready_s.dtype
-    task_mask = seen.task_mask.to(dtype)
-    count = task_mask.sum(-1)
-    best = latency_s.argmin(-1)
-    latency_s = latency_s.clamp(max=MOST_S)
-    ready_s = found.ready_s.clamp(max=MOST_S)
-    deadline_s = seen.deadline_s.clamp(min=_TINY_S, max=MOST_S)
-    on_device_s = torch.where(found.on_device & found.mask, ready_s, MOST_S).amin(-1)
-    air_s = seen.option_upload_bits[..., None] / seen.uplink_bps[..., None, :]
-    air_s = torch.where(found.on_device, 0.0, air_s.flatten(-2).clamp(max=MOST_S))
-    wait_s = (found.of_servers(seen.server_backlog_s)[:, None] - ready_s).clamp(min=0)
-    best_s, best_ready_s, best_service_s = (
-        part.gather(-1, best[..., None])[..., 0] for part in (latency_s, ready_s, found.service_s)
-    )
-    wait_s = torch.where(found.on_device, 0.0, wait_s)
-    spare = ((deadline_s[..., None] - latency_s) / deadline_s[..., None]).clamp(min=-2)
-    times_s = (found.own_s.clamp(max=MOST_S), air_s, ready_s, found.service_s, wait_s, latency_s - best_s[..., None])
-    sizes = _size(torch.stack(times_s, -1))
-    others = _steps(torch.stack((found.on_device.to(dtype), spare), -1))
-    pair = torch.cat((sizes[..., :5], others, sizes[..., 5:]), -1)
-    spare = ((deadline_s - best_s) / deadline_s).clamp(min=-2)
-    stays = found.on_device.gather(-1, best[..., None])[..., 0]
-    sizes = _size(torch.stack((on_device_s, best_s, best_ready_s, best_service_s, deadline_s), -1))
-    task = torch.cat((sizes, _steps(torch.stack((spare, stays.to(dtype)), -1))), -1)
-    backlog = _size(seen.server_backlog_s)
-    mean_backlog = (backlog.sum(-1, keepdim=True) / servers).round()
-    liked = best[..., None] == torch.arange(latency_s.shape[-1], device=best.device)
-    liked = liked.unflatten(-1, (-1, servers)).any(-2) & (seen.task_mask & ~stays)[..., None]
-    work = (best_service_s.clamp(max=MOST_WORK_S) * WORK_TICKS).round()
-    server = (
-        backlog,
-        backlog - mean_backlog,
-        _part(seen.server_room.clamp(max=99.0).to(dtype), 10.0),
-        _size(seen.observation_age_s),
-        _part(liked.to(dtype).sum(-2), 4.0),
-        _size((liked * work[..., None]).sum(-2) / WORK_TICKS),
-    )
-    rate = _part(seen.uplink_bps.clamp(max=1e12), HALF_BPS).sum(-1)
-    work_s = (task_mask * work).sum(-1) / WORK_TICKS
-    numbers = torch.stack((count, count / servers, work_s / servers, torch.full_like(count, servers)), -1)
-    parts = _part(numbers, numbers.new_tensor((10.0, 2.0, HALF_S, 5.0)))
-    backlogs = torch.stack((mean_backlog[..., 0], backlog.amin(-1)), -1)
-    mean_rate = ((task_mask * rate).sum(-1) / (count.clamp(min=1) * servers)).round()[..., None]
-    world = torch.cat((parts[..., :2], backlogs, parts[..., 2:], mean_rate), -1)
-    return pair, task, torch.stack(server, -1), world
-
-
 def sequence(seen: OffloadObservation, made: Prepared) -> Tensor:
-    """The ways [B, ORDERS, K] of the tasks, which decide one after another in each of the orders. Times are in units of
-    `FULL_S` here, so that a task more on a server that is full is 1."""
+    """Return the ways [B, ORDERS, K] of the tasks, which decide one after another in each of the orders.
+
+    Times are in units of `FULL_S` here, so that a task more on a server that is full is 1.
+    """
     order = made.order
     worlds, orders, tasks = order.shape
     ways_, servers = made.rows.ready_s.shape[-1], seen.server_room.shape[-1]
@@ -353,13 +295,13 @@ def sequence(seen: OffloadObservation, made: Prepared) -> Tensor:
 
 
 def in_full(rows: Rows) -> Rows:
-    """The same with times in units of `FULL_S`; exact, as that is a power of 2."""
+    """Return the same rows with times in units of `FULL_S`; exact, as that is a power of 2."""
     ready, service, fixed = (part / FULL_S for part in (rows.ready_s, rows.service_s, rows.fixed_s))
     return Rows(ready, service, rows.slope, fixed)
 
 
 def first_scores(rows: Rows, begun: Tensor) -> Tensor:
-    """[B, K, C] scores of going before all others, but for their delay.
+    """Return the scores [B, K, C] of going before all others, but for their delay.
 
     Args:
         rows: with times in units of `FULL_S`, as `begun` [B, C], when the servers are done with earlier slots.
@@ -368,14 +310,16 @@ def first_scores(rows: Rows, begun: Tensor) -> Tensor:
 
 
 def same_server(ways_: int, servers: int, device: torch.device) -> Tensor:
-    """[C, C] whether both ways lead to the same server; never where one stays on the device."""
+    """Return whether both ways lead to the same server [C, C]; False if one stays on the device."""
     number = torch.arange(ways_, device=device)
     return (number[:, None] % servers == number % servers) & (number < ways_ - 1) & (number[:, None] < ways_ - 1)
 
 
 def queues(seen: OffloadObservation, ways_: int) -> tuple[Tensor, Tensor]:
-    """Of each way's server [B, C], in units of `FULL_S`: when it is done with what waits, and how long to wait for
-    room."""
+    """Return of each way's server [B, C] when it is done with what waits, and how long to wait for room.
+
+    Times are in units of `FULL_S`.
+    """
     repeats = (ways_ - 1) // seen.server_room.shape[-1]
     over = 1 - seen.server_room.clamp(max=99.0).to(seen.deadline_s.dtype)
     parts = ((seen.server_backlog_s / FULL_S, 0.0), (over, 0.0))
@@ -383,8 +327,11 @@ def queues(seen: OffloadObservation, ways_: int) -> tuple[Tensor, Tensor]:
 
 
 def judged(seen: OffloadObservation, made: Prepared, way: Tensor) -> Tensor:
-    """[B, ORDERS] cost of the slot, in ticks, where the tasks go these ways [B, ORDERS, K]: summed latency, served
-    first come, first served, with prices. All pairs of tasks are looked at, which is less to do than to sort them."""
+    """Return the cost of the slot [B, ORDERS], in ticks, if the tasks go these ways [B, ORDERS, K].
+
+    It is the summed latency, served first come, first served, with prices. All pairs of tasks are looked at, which is
+    less to do than to sort them.
+    """
     rows, servers = made.rows, seen.server_room.shape[-1]
     orders, tasks = way.shape[1:]
     stays = way == rows.ready_s.shape[-1] - 1
@@ -410,15 +357,6 @@ def judged(seen: OffloadObservation, made: Prepared, way: Tensor) -> Tensor:
 def _ticks(time_s: Tensor) -> Tensor:
     """Whole numbers of them."""
     return (time_s * TICKS).round()
-
-
-def _part(value: Tensor, half: float | Tensor) -> Tensor:
-    """Numbers from 0 on as steps of 0 to 1, those that are `half` as half."""
-    return (value * STEPS / (value + half)).round()
-
-
-def _size(time_s: Tensor) -> Tensor:
-    return _part(time_s, HALF_S)
 
 
 def _times(values: Tensor, matrix: Tensor) -> Tensor:

@@ -196,11 +196,12 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
 
 
 def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, training: Mapping[str, Any]) -> None:
-    """Writes `path` (.onnx) and its side-car (.json); any number of worlds, tasks, options and servers will do.
+    """Write `path` (.onnx) and its side-car (.json), for any number of worlds, tasks, options and servers.
 
     Args:
-        weights: [scorer.SIZE], or fewer.
+        weights: [scorer.SIZE], or fewer if some orders were left out.
         scenario: what it was trained for.
+        fingerprint: of the scenario.
         training: record of the training.
     """
     constants = _constants(scorer.unpack(weights.detach().cpu().float()[None]))

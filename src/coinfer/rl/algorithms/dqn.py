@@ -143,7 +143,7 @@ PRESETS = {
 def train(
     settings: TrainSettings, *, own: OptionSettings[DqnSettings] | None = None, **options: Unpack[RunOptions]
 ) -> TrainingResult:
-    """Train DQN for every seed, side by side; arguments as of `sac_d.train`."""
+    """Train DQN for every seed, side by side; arguments and effect of `settings.steps` as of `sac_d.train`."""
     chosen = own or settings.named_preset(PRESETS)
     if settings.steps is not None:
         chosen = with_loop_rounds(chosen, max(1, settings.steps // chosen.worlds))

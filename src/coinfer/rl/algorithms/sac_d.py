@@ -64,6 +64,8 @@ PRESETS = {
 def train(settings: TrainSettings, *, own: SacDSettings | None = None, **options: Unpack[RunOptions]) -> TrainingResult:
     """Train SAC-d for every seed, side by side.
 
+    `settings.steps` changes the number of rounds only: target entropy and learning rates follow the preset's updates.
+
     Args:
         own: instead of the preset that the settings name.
         options: as in `RunOptions`.

@@ -1,10 +1,10 @@
-"""Trains `policies.learned.scorer` by evolution strategies, from sequential greedy in several orders on.
+"""Training of `policies.learned.scorer` by evolution strategies, from sequential greedy in several orders on.
 
 Salimans et al. 2017 (arXiv:1703.03864), with mirrored pairs, centred ranks and Adam. A generation plays whole episodes
-with 2 * pairs disturbed copies of the weights, all of them and all worlds in one batch. All copies meet the same chance
-(common random numbers), so what differs between them is the weights' doing. There are few weights (`scorer.SIZE`), and
-nothing is asked of the environment but to run it, with decisions that are made one after another within a slot. What
-training takes off the latency of the weights that it begins with stands in experiments/own-policy.
+with 2 * pairs disturbed copies of the weights, all of them and all worlds in one batch. All copies see the same random
+numbers (common random numbers), so what differs between them is the weights' doing. There are few weights
+(`scorer.SIZE`), and nothing is asked of the environment but to run it, with decisions that are made one after another
+within a slot. What training takes off the latency of the weights that it begins with stands in experiments/own-policy.
 
 What is made small is the mean over the cases (scenarios, loads, ages of what is known) of
 
@@ -38,7 +38,7 @@ _USUAL_WORLDS = 24
 _SLOW, _FAST = 0.1, 0.02
 """Parts of Adam's moments that are new in each generation."""
 Progress = Callable[["Training", dict[str, float]], None]
-"""Is told where training is and what the last generation saw."""
+"""Takes where training is, and figures of the last generation: `latency`, `late`, `took_s`."""
 
 
 class Case(NamedTuple):
@@ -46,38 +46,45 @@ class Case(NamedTuple):
 
     scenario: str
     changes: Mapping[str, Any]
+    """Key to value, as in scenario files."""
     worlds: int = 8
     """Episodes that each copy plays in a generation."""
 
     def world(self) -> OffloadWorld:
-        """Compiled."""
-        world: Any = open_world(self.scenario, dict(self.changes)).world
+        """Return the compiled world; the scenario's environment must be `offload`."""
+        world = open_world(self.scenario, dict(self.changes)).world
+        assert isinstance(world, OffloadWorld)
         return world
 
 
 @dataclass(frozen=True)
 class Settings:
+    """What is trained, and how."""
+
     cases: tuple[Case, ...]
     pairs: int = 64
+    """Mirrored disturbances in each case of a generation."""
     slots: int = 60
     """Of an episode."""
     cases_at_once: int = 4
+    """In a generation."""
     generations: int = 300
     spread: float = 0.05
     """Standard deviation of the disturbance."""
     learning_rate: float = 0.03
-    """Adam's, going down to a tenth in a half cosine."""
+    """Adam's, falling to a tenth along a half cosine."""
     late_weight: float = 3.0
+    """Of the share of late tasks in what is made small."""
     seed: int = 0
     device: str = "cpu"
     processes: int = 1
-    """That play the cases of a generation."""
+    """Processes that play the cases of a generation."""
     start: tuple[float, ...] = field(default=(), repr=False)
-    """Weights to go on from; without any, those of `scorer.first_weights`."""
+    """Weights to begin with; if empty, those of `scorer.first_weights`."""
 
 
 class Training(NamedTuple):
-    """All there is to go on from."""
+    """The state of a training between two generations."""
 
     weights: Tensor
     """[SIZE]"""
@@ -88,7 +95,7 @@ class Training(NamedTuple):
 
 
 def begin(settings: Settings) -> Training:
-    """Before the first generation."""
+    """Return the state before the first generation."""
     weights = torch.tensor(settings.start) if settings.start else scorer.first_weights(settings.seed)
     weights = weights.to(settings.device)
     return Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0)
@@ -100,8 +107,15 @@ def train(
     progress: Progress = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Training:
-    """All generations that are left, or as many as there are before `stop` says so; what comes out does not depend on
-    where it stopped in between, nor on the number of processes."""
+    """Train for all generations that are left, or until `stop` says so, and return the state.
+
+    It does not depend on where training stopped in between, nor on the number of processes.
+
+    Args:
+        training: the state to go on from; None for the first.
+        progress: called after every generation.
+        stop: asked before every generation.
+    """
     training = training or begin(settings)
     began_s = time.perf_counter()
     with _workers(settings) as played:
@@ -112,7 +126,7 @@ def train(
 
 
 def step(settings: Settings, played: "Played", training: Training) -> tuple[Training, dict[str, float]]:
-    """One generation."""
+    """Play one generation; return the next state, and `latency` and `late` as in `Found`, means over the cases."""
     weights = training.weights
     tasks = [(number, training.generation, weights) for number in _chosen(settings, training.generation)]
     found = list(played(tasks))
@@ -147,7 +161,7 @@ Played = Callable[[list[Task]], Iterable[Found]]
 
 
 class Bench:
-    """Plays copies of the weights in the cases, and keeps what it needs for that."""
+    """Plays copies of the weights in the cases; keeps players and baselines between generations."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -155,6 +169,7 @@ class Bench:
 
     @torch.no_grad()
     def __call__(self, task: Task) -> Found:
+        """Return what the copies came to."""
         case, generation, weights = task
         settings, pairs = self.settings, self.settings.pairs
         player, usual_s, usual_late = self._case(case)
