@@ -37,11 +37,12 @@ def test_it_is_the_mean_of_the_frames_that_the_environment_steps_through():
 
 
 def test_a_comparison_of_its_own(tmp_path: Path):
-    found = compare(Settings("droo", (*frames.UNASKED, "optimum"), 2, 1, changes=("slots=20", "devices=6")))
+    settings = Settings("droo", (*frames.UNASKED, "optimum"), 2, 1, changes=("slots=20", "devices=6"))
+    found = compare(settings, results=tmp_path)
     assert found.title == "droo: 2 seeds of 1 episodes of 20 slots, 40 frames"
     rate = {run.policy: run.measures["rate_bps"].mean() for run in found.runs}
     assert max(rate.values()) == rate["optimum"]
     assert rate["coordinate-descent"] / rate["optimum"] > 0.999
-    assert (found.save(tmp_path) / "plot.png").exists()
+    assert (tmp_path / "simulate-droo" / "plot.png").exists()
     with pytest.raises(UserError, match="there are all-local, all-send"):
         compare(Settings("droo", ("greedy",)))
