@@ -19,7 +19,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.profile.accuracy import Z_95, AccuracyTable, wilson
-from coinfer.profile.dataset import Labelled, load_labelled
+from coinfer.profile.dataset import LabelledPictures, load_dataset
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
 
@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 BATCH = 250
 
 
-def right_answers(graph: ModelGraph, data: Labelled) -> np.ndarray:
+def right_answers(graph: ModelGraph, data: LabelledPictures) -> np.ndarray:
     """Bool [N, E]: which exits answer rightly."""
     executor, image, found = Executor(graph), graph.image, []
     assert image is not None
@@ -49,7 +49,7 @@ def paired(one: np.ndarray, other: np.ndarray) -> list[float]:
     return [float(difference.mean()), float(difference.mean() - half), float(difference.mean() + half)]
 
 
-def others(paths: Sequence[Path], tests: Sequence[Labelled]) -> list[dict[str, Any]]:
+def others(paths: Sequence[Path], tests: Sequence[LabelledPictures]) -> list[dict[str, Any]]:
     """Accuracies of networks that were trained with other settings."""
     found = []
     for path in paths:
@@ -62,7 +62,7 @@ def others(paths: Sequence[Path], tests: Sequence[Labelled]) -> list[dict[str, A
     return found
 
 
-def judged(exits: ModelGraph, plain: ModelGraph, data: Labelled) -> dict[str, Any]:
+def judged(exits: ModelGraph, plain: ModelGraph, data: LabelledPictures) -> dict[str, Any]:
     right, alone = right_answers(exits, data), right_answers(plain, data)
     counts = right.sum(axis=0).tolist()
     return {
@@ -121,7 +121,7 @@ def main() -> None:
     table.check(exits)
     found: dict[str, Any] = {"tests": []}
     places = (options.data, options.data / "cifar10_lossless_subset.npz")
-    pictures = [load_labelled(where, "test") for where in places]
+    pictures = [load_dataset(where, "test") for where in places]
     for data in pictures:
         test = judged(exits, plain, data)
         found["tests"].append(test)

@@ -11,6 +11,11 @@ class TrainingError(UserError):
     """A training that cannot begin or go on; the message is one line for a person."""
 
 
+class ScenarioError(UserError):
+    """A scenario that cannot be read or makes no sense; one line that names file, line, key, what was found and what is
+    expected."""
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value from a file as it may stand in a message: on one line, printable, not too long."""
     return printable(repr(value) if isinstance(value, str) else str(value), limit)

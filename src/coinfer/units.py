@@ -2,6 +2,8 @@
 
 BITS_PER_BYTE = 8
 FLOAT32_BITS = 32
+IMAGE_BITS = 8
+"""Bits per element of an image that is sent as its own bytes."""
 WIRE_BITS = (32, 16, 12, 8, 4)
 """Numbers of bits per element with which tensors may be sent."""
 WIRE_BITS_TEXT = ", ".join(map(str, WIRE_BITS))

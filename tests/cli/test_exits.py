@@ -12,7 +12,7 @@ from coinfer.errors import UserError
 from coinfer.exit_training.trainer import Trainer
 from coinfer.graph.onnx.load import load
 from coinfer.profile.accuracy import AccuracyTable
-from coinfer.profile.dataset import CIFAR_CLASSES, load_labelled
+from coinfer.profile.dataset import CIFAR_CLASSES, load_dataset
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1"}
 
@@ -80,7 +80,7 @@ def test_the_first_pictures_of_a_folder_show_all_classes(folder):
     (folder / "mine_test.npz").unlink()
     coinfer("measure", "alexnet-cifar-exits", "--data", ".", "--bits", "32", "--samples", "10", "-o", "a.json")
     assert AccuracyTable.load("a.json").dataset == "folder test, 10 test pictures"
-    found = load_labelled(folder, "test")
+    found = load_dataset(folder, "test")
     assert found.take(10).labels.tolist() == list(range(10))
 
 

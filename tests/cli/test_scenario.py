@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from coinfer.cli.scenario import app
+from coinfer.errors import ScenarioError
 from coinfer.options.network import load
-from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import PRESETS, preset_text
 
 RUN = CliRunner()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coinfer.profile.dataset import CIFAR_CLASSES, DataError, load_labelled
+from coinfer.profile.dataset import CIFAR_CLASSES, DataError, load_dataset
 
 RANDOM = np.random.default_rng(5)
 IMAGES = RANDOM.integers(0, 256, (12, 32, 32, 3), np.uint8)
@@ -48,7 +48,7 @@ def test_cifars_binary_files(tmp_path):
         write_binary(tmp_path, f"data_batch_{i + 1}.bin", IMAGES[4 * i : 4 * i + 4], LABELS[4 * i : 4 * i + 4])
     write_binary(tmp_path, "test_batch.bin", IMAGES[:2], LABELS[:2])
     (tmp_path / "batches.meta.txt").write_text("\n".join(reversed(CIFAR_CLASSES)) + "\n\n")
-    train, test = load_labelled(tmp_path, "train"), load_labelled(tmp_path, "test")
+    train, test = load_dataset(tmp_path, "train"), load_dataset(tmp_path, "test")
     np.testing.assert_array_equal(train.images, IMAGES)
     np.testing.assert_array_equal(train.labels, LABELS)
     np.testing.assert_array_equal(test.images, IMAGES[:2])
@@ -64,16 +64,16 @@ def test_packed_copies_say_which_kind_they_are(tmp_path):
     np.savez(tmp_path / "subset.npz", **subset, class_names=np.array(CIFAR_CLASSES))
     np.savez(tmp_path / "others.npz", images=IMAGES, labels=LABELS % 3)
     told = []
-    train = load_labelled(tmp_path, "train", lambda done, total, _: told.append((done, total)))
+    train = load_dataset(tmp_path, "train", lambda done, total, _: told.append((done, total)))
     for image, found in zip(IMAGES, train.images, strict=True):
         np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(jpeg_of(image)))))
     np.testing.assert_array_equal(train.labels, LABELS)
     assert told[-1] == (6, 6)
-    assert train.kind == load_labelled(tmp_path, "test").kind == "CIFAR-10, JPEG copy"
-    exact = load_labelled(tmp_path / "subset.npz", "test")
+    assert train.kind == load_dataset(tmp_path, "test").kind == "CIFAR-10, JPEG copy"
+    exact = load_dataset(tmp_path / "subset.npz", "test")
     np.testing.assert_array_equal(exact.images, IMAGES[:3])
     assert exact.kind == "CIFAR-10, original pixels"
-    others = load_labelled(tmp_path / "others.npz", "test")
+    others = load_dataset(tmp_path / "others.npz", "test")
     assert (others.kind, others.class_names) == ("others", ("0", "1", "2"))
     assert len(exact.take(2).labels) == len(exact.take(2).images) == 2
 
@@ -81,7 +81,7 @@ def test_packed_copies_say_which_kind_they_are(tmp_path):
 @pytest.mark.parametrize("inside", ["", "train"])
 def test_folders_of_classes(tmp_path, inside):
     write_folders(tmp_path / "mine" / inside)
-    found = load_labelled(tmp_path / "mine", "train")
+    found = load_dataset(tmp_path / "mine", "train")
     assert found.class_names == ("ant", "bee")
     assert found.labels.tolist() == [0, 1, 0, 1, 1]
     assert found.images.shape == (5, 6, 8, 3)
@@ -140,11 +140,11 @@ def test_what_is_wrong_is_said_in_one_line(name, tmp_path):
     write, said = WRONG[name]
     write(tmp_path)
     with pytest.raises(DataError, match=said) as caught:
-        load_labelled(tmp_path, "train")
+        load_dataset(tmp_path, "train")
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_folder_is_one_line(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
-        load_labelled(tmp_path / "none", "test")
+        load_dataset(tmp_path / "none", "test")

@@ -5,7 +5,7 @@ import pytest
 
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.profile.accuracy import AccuracyError
-from coinfer.profile.dataset import CIFAR_CLASSES, Labelled
+from coinfer.profile.dataset import CIFAR_CLASSES, LabelledPictures
 from coinfer.runtime.codec.codec import decode, encode, encode_image
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
@@ -14,7 +14,7 @@ from coinfer.runtime.measure_accuracy import EVERYBODY, cascade, cascades, measu
 GRAPH = early_exits.build("alexnet-cifar-exits")
 
 
-def data(count: int = 6) -> Labelled:
+def data(count: int = 6) -> LabelledPictures:
     """Pictures whose labels are what some exit answers, so that counts are neither none nor all."""
     random = np.random.default_rng(4)
     coarse = random.integers(0, 256, (count, 4, 4, 3), np.uint8)
@@ -26,7 +26,7 @@ def data(count: int = 6) -> Labelled:
     for i, one in enumerate(images):
         found, _ = executor.run({"input": decode(encode_image(one, image))})
         labels.append(int(found[GRAPH.outputs[i % 3]].argmax()))
-    return Labelled(images, np.array(labels), CIFAR_CLASSES, "blocks")
+    return LabelledPictures(images, np.array(labels), CIFAR_CLASSES, "blocks")
 
 
 DATA = data()

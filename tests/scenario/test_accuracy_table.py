@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from coinfer.errors import ScenarioError
 from coinfer.profile.accuracy import AccuracyRow, AccuracyTable
 from coinfer.scenario.compile import compile_scenario
-from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import preset_text, read
 from coinfer.scenario.tables import open_network
 

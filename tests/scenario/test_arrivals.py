@@ -3,8 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tests.scenario.worlds import SMALL
 
+from coinfer.errors import ScenarioError
 from coinfer.scenario import arrivals
+from coinfer.scenario.compile import compile_scenario
+from coinfer.scenario.load import read
 
 
 def moments(table: arrivals.Arrivals) -> tuple[float, float]:
@@ -70,3 +74,26 @@ def test_many_loads_share_levels_close_to_them():
     means = (1 - table.cdf).sum(axis=1)[table.level]
     assert len(table.cdf) == arrivals.MAX_LEVELS
     np.testing.assert_allclose(np.sqrt(means), np.sqrt(loads), atol=np.sqrt(loads.max()) / arrivals.MAX_LEVELS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("slot_s: 0.5", "slot_s: 1.0e-12"),
+        ("rate_per_s: 4", "rate_per_s: 1.0e-4"),
+        ("kind: poisson, rate_per_s: 4", "kind: lognormal, mean: 1.0e-9, variance: 1, per_s: 1"),
+    ],
+)
+def test_a_scenario_in_which_no_task_ever_comes_is_refused(change: tuple[str, str]):
+    with pytest.raises(
+        ScenarioError, match=r"arrivals: only \S+ requests come in an episode .* raise slots, slot_s or"
+    ):
+        compile_scenario(read(SMALL.replace(*change), "x"))
+
+
+def test_a_scenario_in_which_tasks_are_rare_says_so():
+    compiled = compile_scenario(read(SMALL.replace("rate_per_s: 4", "rate_per_s: 0.02"), "x"))
+    assert (
+        "0.2 requests come in an episode on average (20 slots of 0.5 s), so most episodes have none" in compiled.notes
+    )
+    assert not any("requests come" in note for note in compile_scenario(read(SMALL, "x")).notes)

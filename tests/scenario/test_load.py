@@ -5,9 +5,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.scenario.worlds import SMALL
 
-from coinfer.errors import UserError
+from coinfer.errors import ScenarioError, UserError
 from coinfer.scenario.compile import compile_scenario
-from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import PRESETS, load, parse_changes, preset_text, read
 from coinfer.scenario.tables import shipped_networks
 

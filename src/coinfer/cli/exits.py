@@ -15,7 +15,7 @@ from coinfer.progress import progress_bar
 if TYPE_CHECKING:
     from coinfer.graph.ir import ModelGraph
     from coinfer.profile.accuracy import AccuracyTable
-    from coinfer.profile.dataset import Labelled, Split
+    from coinfer.profile.dataset import LabelledPictures, Split
 
 app = typer.Typer(help="Early exits: train them, measure their accuracy.", no_args_is_help=True)
 
@@ -148,11 +148,11 @@ def _plain(graph: "ModelGraph") -> "ModelGraph":
     return replace(graph.pruned(graph.outputs[-1:]), name=f"{graph.name}-plain") if len(graph.outputs) > 1 else graph
 
 
-def _pictures(where: Path, split: "Split") -> "Labelled":
-    from coinfer.profile.dataset import load_labelled
+def _pictures(where: Path, split: "Split") -> "LabelledPictures":
+    from coinfer.profile.dataset import load_dataset
 
     with progress_bar(console, f"reading {where}") as progress:
-        return load_labelled(where, split, progress)
+        return load_dataset(where, split, progress)
 
 
 def _shown(graph: "ModelGraph", table: "AccuracyTable", widths: Sequence[int]) -> Table:

@@ -38,7 +38,7 @@ def show(
 
     Example: [bold]coinfer scenario show campus -o mine.yaml[/bold]
     """
-    from coinfer.scenario.errors import ScenarioError
+    from coinfer.errors import ScenarioError
     from coinfer.scenario.load import preset_text
 
     text = preset_text(name)

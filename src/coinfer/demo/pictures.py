@@ -8,7 +8,7 @@ import numpy as np
 
 from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.graph.zoo import pretrained
-from coinfer.profile.dataset import CIFAR_CLASSES, DataError, Labelled, load_labelled
+from coinfer.profile.dataset import CIFAR_CLASSES, DataError, LabelledPictures, load_dataset
 from coinfer.resources import PHOTOS
 from coinfer.runtime.images import ImageError, load_image, readable_images, to_pixels
 
@@ -44,7 +44,7 @@ def load_pictures(graph: ModelGraph, where: str | None) -> Pictures:
     if where is None and graph.name in pretrained.names() and _class_count(graph) == len(CIFAR_CLASSES) and graph.image:
         return _shipped_views(graph.image)
     if where is not None and Path(where).exists() and _may_be_labelled(Path(where)):
-        found = load_labelled(where, "test").take(MOST)
+        found = load_dataset(where, "test").take(MOST)
         return Pictures(list(found.images), _labels_for(graph, found, where), f"{len(found.labels)} of {found.kind}")
     found, unreadable = readable_images(where)
     return Pictures([picture for _, picture in found], None, f"{len(found)} photographs", unreadable)
@@ -54,7 +54,7 @@ def _class_count(graph: ModelGraph) -> int:
     return max(graph.tensors[name].shape[-1] for name in graph.outputs)
 
 
-def _labels_for(graph: ModelGraph, found: Labelled, where: str) -> np.ndarray:
+def _labels_for(graph: ModelGraph, found: LabelledPictures, where: str) -> np.ndarray:
     """Return the network's index of each picture's class: by name if the network may know CIFAR-10's classes."""
     count = _class_count(graph)
     if count == len(CIFAR_CLASSES) and set(found.class_names) <= set(CIFAR_CLASSES):

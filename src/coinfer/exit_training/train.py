@@ -18,7 +18,7 @@ from coinfer.errors import TrainingError
 from coinfer.exit_training.trainer import ExitSettings, ExitTrainingResult, Trainer
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import save_model
-from coinfer.profile.dataset import Labelled
+from coinfer.profile.dataset import LabelledPictures
 
 CHECKPOINT = "exits.safetensors"
 Progress = Callable[[int, int, float, tuple[float, ...]], None]
@@ -27,7 +27,7 @@ Progress = Callable[[int, int, float, tuple[float, ...]], None]
 
 def train(
     graph: ModelGraph,
-    data: Labelled,
+    data: LabelledPictures,
     settings: ExitSettings,
     *,
     progress: Progress = lambda done, total, loss, accuracy: None,

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from coinfer.errors import UserError
 from coinfer.options.network import ChainCut, NetworkTable
-from coinfer.options.table import IMAGE_BITS, Accuracy, Names, Options, tabulate, widths
+from coinfer.options.table import Accuracy, Names, Options, tabulate, widths
 from coinfer.physics.compute import compute_s
-from coinfer.units import FLOAT32_BITS, bytes_of_bits
+from coinfer.units import FLOAT32_BITS, IMAGE_BITS, bytes_of_bits
 
 
 class SizeError(UserError):

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError, shown
-from coinfer.files import write_whole
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.table import IMAGE_BITS
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
+from coinfer.units import IMAGE_BITS
 
 _DIGITS = 5
 
@@ -80,11 +79,15 @@ class NetworkTable(_Record):
 
     def rounded(self) -> "NetworkTable":
         """Return the same with fewer digits, as it is saved."""
-        return NetworkTable.model_validate(_rounded(self.model_dump()))
+        return NetworkTable.model_validate(self._short())
 
     def save(self, path: Path) -> None:
         """Write this table as JSON."""
-        write_whole(path, json.dumps(_rounded(self.model_dump()), indent=1) + "\n")
+        write_whole(path, json.dumps(self._short(), indent=1) + "\n")
+
+    def _short(self) -> object:
+        """Return the values with fewer digits."""
+        return json.loads(self.model_dump_json(), parse_float=lambda text: float(f"{float(text):.{_DIGITS}g}"))
 
 
 def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkTable:
@@ -116,7 +119,7 @@ def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkT
 
 def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
     table.check(graph)
-    found, last = [], len(graph.useful_cuts()) - 1
+    found, last = list[ChainCut](), len(graph.useful_cuts()) - 1
     for i, cut in enumerate(graph.useful_cuts()):
         if len(cut.tensors) != 1:
             raise NetworkTableError(
@@ -170,11 +173,3 @@ def _load(path: Path, _changed_ns: int) -> NetworkTable:
             f"{path}: no valid network table: {place + ': ' if place else ''}{shown(first['msg'], 120)}; "
             "write it anew with `coinfer scenario profile`"
         ) from None
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

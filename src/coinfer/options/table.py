@@ -6,10 +6,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from coinfer.profile.accuracy import AccuracyTable
-from coinfer.units import FLOAT32_BITS
+from coinfer.units import FLOAT32_BITS, IMAGE_BITS
 
-IMAGE_BITS = 8
-"""Bits per element of an image that is sent as its own bytes."""
 Names = tuple[str, ...]
 Piece = tuple[Names, Names]
 """The rest of a network: the tensors that it starts from and the outputs that it ends at."""
@@ -67,15 +65,16 @@ class Options(NamedTuple):
     def take(self, index: np.ndarray) -> "Options":
         """Return the options at these indices, or those that a mask [O] marks."""
         index = np.flatnonzero(index) if index.dtype == bool else index
+        rows: list[int] = index.tolist()
         return Options(
-            cuts=tuple(self.cuts[i] for i in index),
+            cuts=tuple(self.cuts[i] for i in rows),
             bits=self.bits[index],
             exit=self.exit[index],
             device_s=self.device_s[index],
             upload_bits=self.upload_bits[index],
             server_s=self.server_s[index],
             accuracy=self.accuracy[index],
-            outputs=tuple(self.outputs[i] for i in index),
+            outputs=tuple(self.outputs[i] for i in rows),
         )
 
     def latency_s(self, rate_bps: np.ndarray) -> np.ndarray:

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.ir import ImageInput, ModelGraph
-from coinfer.options.table import IMAGE_BITS, Names
+from coinfer.options.table import Names
 from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, CascadePoint
-from coinfer.profile.dataset import Labelled, misfit
+from coinfer.profile.dataset import LabelledPictures, misfit
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.codec.codec import decode, encode
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
-from coinfer.units import FLOAT32_BITS
+from coinfer.units import FLOAT32_BITS, IMAGE_BITS
 
 BATCH = 250
 """Pictures that a network runs on at a time."""
@@ -60,7 +60,7 @@ def plan_of(graph: ModelGraph, bits: Iterable[int]) -> Plan:
 
 def measure_accuracy(
     graph: ModelGraph,
-    data: Labelled,
+    data: LabelledPictures,
     bits: Sequence[int] = (4, 8, 12, 16, 32),
     jobs: int = 1,
     progress: Progress = quiet,
@@ -191,7 +191,7 @@ def _counts(part: tuple[np.ndarray, np.ndarray]) -> Counts:
     return counts_of(*_mine, *part)
 
 
-def _check(graph: ModelGraph, data: Labelled) -> ImageInput:
+def _check(graph: ModelGraph, data: LabelledPictures) -> ImageInput:
     """How the network takes these pictures."""
     if graph.image is None:
         raise AccuracyError(f"{graph.name} does not say how it takes pictures; its accuracy cannot be measured on them")

@@ -54,7 +54,7 @@ def build_arrivals(spec: Common, source: Source) -> tuple[Arrivals, tuple[str, .
         ScenarioError: if too many find no place, next to none come, or a workload cannot be used.
     """
     found = _table(spec, source, spec.tasks_per_slot)
-    return found, (*_lost(spec, source, found), *_rare(spec, source, found))
+    return found, (*_rare(spec, source, found), *_lost(spec, source, found))
 
 
 def _lost(spec: Common, source: Source, found: Arrivals) -> Iterator[str]:

@@ -49,7 +49,7 @@ class Compiled(NamedTuple):
     """Where the world departs from what the file asks for, one line each."""
 
 
-def open_world(name: str | Path, changes: Mapping[str, Any] | None = None) -> Compiled:
+def open_world(name: str | Path, changes: Mapping[str, object] | None = None) -> Compiled:
     """Return the world of a preset or a file; arguments and errors as `load.load`."""
     return compile_scenario(load(name, changes))
 

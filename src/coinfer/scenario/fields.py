@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -11,14 +11,14 @@ from coinfer.errors import shown
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 
-def wrong(value: Any, expected: str) -> PydanticCustomError:
+def wrong(value: object, expected: str) -> PydanticCustomError:
     """The complaint about a value."""
     return PydanticCustomError(
         "wrong_value", "got {got}, expected {expected}", {"got": said(value), "expected": expected}
     )
 
 
-def said(value: Any) -> str:
+def said(value: object) -> str:
     """A value as a person wrote it."""
     if value is None:
         return "nothing"
@@ -34,7 +34,7 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, data: Any) -> Any:
+    def _known_keys(cls, data: object) -> object:
         if isinstance(data, cls):
             return data
         keys = list(cls.model_fields)
@@ -47,8 +47,8 @@ class Spec(BaseModel):
         return data
 
 
-def _checked(check: Callable[[Any], bool], expected: str, convert: Callable[[Any], Any]) -> BeforeValidator:
-    def validate(value: Any) -> Any:
+def _checked(check: Callable[[object], bool], expected: str, convert: Callable[[Any], object]) -> BeforeValidator:
+    def validate(value: object) -> object:
         try:
             good = check(value)
         except (TypeError, ValueError, OverflowError):
@@ -60,7 +60,7 @@ def _checked(check: Callable[[Any], bool], expected: str, convert: Callable[[Any
     return BeforeValidator(validate)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(float(value))
 
 
@@ -111,7 +111,7 @@ Count = Annotated[int, whole(1, 1_000_000)]
 BitWidth = Annotated[int, _checked(lambda v: v in WIRE_BITS, f"one of {WIRE_BITS_TEXT} bits per element", int)]
 
 
-def _bit_key(value: Any) -> Any:
+def _bit_key(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdigit() and len(value) < 4 else value
 
 

@@ -3,23 +3,20 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from coinfer.errors import shown
+from coinfer.errors import ScenarioError, shown
 from coinfer.resources import SCENARIOS
-from coinfer.scenario.errors import ScenarioError
+from coinfer.scenario.conditions import contradictions
 from coinfer.scenario.fields import said
 from coinfer.scenario.spec import ADAPTER, AnyScenario
 from coinfer.scenario.yaml_file import Document, Key, parse, read_text
 
 PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "droo", "city", "campus")
 """The papers' worlds and two of our own, as files that a user copies and edits."""
-
-_MOST_LINKS = 20_000_000
-"""Beyond it a world would not fit into memory."""
 
 
 class Source(NamedTuple):
@@ -43,7 +40,7 @@ class Scenario(NamedTuple):
     source: Source
 
 
-def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Scenario:
+def load(name: str | Path, changes: Mapping[str, object] | None = None) -> Scenario:
     """A preset by its name, or a file by its path.
 
     Args:
@@ -73,7 +70,7 @@ def preset_text(name: str) -> str:
     return (SCENARIOS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def read(text: str, source: str, folder: Path | None = None, changes: Mapping[str, Any] | None = None) -> Scenario:
+def read(text: str, source: str, folder: Path | None = None, changes: Mapping[str, object] | None = None) -> Scenario:
     """A scenario from its text; arguments and errors as `load`."""
     document = parse(text, source)
     for key, value in (changes or {}).items():
@@ -83,18 +80,18 @@ def read(text: str, source: str, folder: Path | None = None, changes: Mapping[st
     except ValidationError as error:
         raise _first_error(error, document, source) from None
     scenario = Scenario(spec, Source(source, folder, document.lines))
-    for key, message in _conditions(spec):
+    for key, message in contradictions(spec):
         raise scenario.source.error(key, message)
     return scenario
 
 
-def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
+def parse_changes(texts: Sequence[str]) -> dict[str, object]:
     """`KEY=VALUE` from a command line, for `load`; values are read as in a file.
 
     Raises:
         ScenarioError: where there is no `=`, or the value is no YAML.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -103,25 +100,27 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _change(values: Any, dotted: str, new: Any, source: str) -> None:
-    """Puts a value in; the mappings and lists above it must be there."""
+def _change(values: object, dotted: str, new: object, source: str) -> None:
+    """Put a value in; the mappings and lists above it must be there."""
     *above, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
     place = values
     for part in above:
         place = _inside(place, part)
-    is_key = isinstance(place, dict) and isinstance(last, str)
-    if not is_key and _inside(place, last) is None:
+    if isinstance(place, dict) and isinstance(last, str):
+        place[last] = new
+    elif isinstance(place, list) and _inside(place, last) is not None:
+        place[int(last)] = new
+    else:
         raise ScenarioError(f"{source}: cannot change {shown(dotted)}: there is no such key")
-    place[last] = new
 
 
-def _inside(place: Any, part: str | int) -> Any:
+def _inside(place: object, part: str | int) -> object:
     if isinstance(place, list) and isinstance(part, int) and part < len(place):
         return place[part]
     return place.get(part) if isinstance(place, dict) else None
 
 
-def _names(place: Any, part: str | int) -> bool:
+def _names(place: object, part: str | int) -> bool:
     """Whether a mapping or a list holds something there, be it nothing."""
     return (isinstance(place, dict) and part in place) or (
         isinstance(place, list) and isinstance(part, int) and part < len(place)
@@ -158,7 +157,7 @@ def _first_error(error: ValidationError, document: Document, source: str) -> Sce
     return _error(source, document.lines, key, message + more)
 
 
-def _key(location: Sequence[str | int], values: Any, is_missing: bool) -> Key:
+def _key(location: Sequence[str | int], values: object, is_missing: bool) -> Key:
     """Where an error stands in the file; pydantic's location also names the kinds of alternatives."""
     key: list[str | int] = []
     kind_is_due = True
@@ -166,7 +165,7 @@ def _key(location: Sequence[str | int], values: Any, is_missing: bool) -> Key:
         if kind_is_due and isinstance(values, dict) and part in (values.get("environment"), values.get("kind")):
             kind_is_due = False
         elif _names(values, part):
-            key, values, kind_is_due = [*key, part], values[part], True
+            key, values, kind_is_due = [*key, part], _inside(values, part), True
     return (*key, location[-1]) if is_missing else tuple(key)
 
 
@@ -188,90 +187,3 @@ def _message(error: ErrorDetails) -> str:
             return f"got {said(error['input'])}, expected a mapping"
         case _:
             return f"got {said(error['input'])}: {shown(error['msg'], 200)}"
-
-
-def _conditions(spec: AnyScenario) -> Sequence[tuple[Key, str]]:
-    """What is wrong between values that are right one by one."""
-    return [] if spec.environment == "wireless-power" else [*_between(spec)]
-
-
-def _between(spec: Any) -> Any:
-    devices = sum(device.count for device in spec.devices)
-    servers = sum(server.count for server in spec.servers)
-    for key, found, most in (("devices", devices, 1_000_000), ("servers", servers, 1000)):
-        if found > most:
-            yield (key,), f"got {found:,}, expected at most {most:,}"
-    links = devices * servers * getattr(spec.links, "placements", 1)
-    if links > _MOST_LINKS:
-        yield ("links",), f"devices x servers x placements are {links:,}, expected at most {_MOST_LINKS:,}"
-    for kind in ("devices", "servers"):
-        for i, computer in enumerate(getattr(spec, kind)):
-            yield from _computer((kind, i), computer)
-    if spec.distinct_devices and spec.tasks_per_slot > devices:
-        yield (
-            ("tasks_per_slot",),
-            f"got {spec.tasks_per_slot}, expected at most {devices}, as many as devices, which are distinct",
-        )
-    if spec.arrivals.kind == "fixed" and spec.arrivals.tasks > spec.tasks_per_slot:
-        yield (
-            ("arrivals", "tasks"),
-            f"got {spec.arrivals.tasks}, expected at most tasks_per_slot, {spec.tasks_per_slot}",
-        )
-    for i, model in enumerate(spec.models):
-        yield from _model(("models", i), model, spec)
-    if spec.links.kind in {"uniform", "walk"} and spec.links.low_bps > spec.links.high_bps:
-        yield ("links", "low_bps"), f"got {spec.links.low_bps:g}, expected at most high_bps, {spec.links.high_bps:g}"
-    if spec.links.kind == "radio":
-        for i, device in enumerate(spec.devices):
-            if not device.transmit_power_w:
-                yield ("devices", i, "transmit_power_w"), "missing or 0; a radio link needs the power of its sender"
-        if spec.links.nearest_m >= spec.links.diameter_m / 2:
-            yield (
-                ("links", "nearest_m"),
-                f"got {spec.links.nearest_m:g}, expected below half the diameter, {spec.links.diameter_m / 2:g}",
-            )
-    if spec.server_share and spec.server_share.low > spec.server_share.high:
-        yield (
-            ("server_share", "low"),
-            f"got {spec.server_share.low:g}, expected at most high, {spec.server_share.high:g}",
-        )
-    if spec.environment == "blocks":
-        for i, server in enumerate(spec.servers):
-            if server.capacity is not None:
-                yield ("servers", i, "capacity"), "got one; in blocks servers queue without limit, leave it away"
-        if spec.refused == "drop":
-            yield ("refused",), "got drop; in blocks no task is refused"
-
-
-def _computer(key: Key, computer: Any) -> Any:
-    speeds = ("catalogue", "slowdown", "flop_per_s", "profiles")
-    given = [name for name in speeds if getattr(computer, name) is not None]
-    if len(given) != 1:
-        yield (key, f"has {' and '.join(given) or 'no speed'}; expected exactly one of {', '.join(speeds)}")
-    if key[0] == "devices" and (computer.capacitance is None) != (computer.freq_hz is None):
-        yield (key, "capacitance and freq_hz belong together")
-    if key[0] == "devices" and computer.capacitance is not None and computer.compute_power_w:
-        yield ((*key, "compute_power_w"), "expected either this or capacitance with freq_hz")
-
-
-def _model(key: Key, model: Any, spec: Any) -> Any:
-    stated = {"accuracy", "accuracy_drop"} & model.model_fields_set
-    if model.accuracy_table is not None and stated:
-        yield (*key, min(stated)), "expected either this or accuracy_table"
-    if model.accuracy_table is None and len(model.accuracy) != len(model.exits or (1,)):
-        wanted = (
-            f"{len(model.exits)} values, one for each exit"
-            if model.exits
-            else "one value, as only the last exit answers"
-        )
-        yield (*key, "accuracy"), f"got {len(model.accuracy)} values, expected {wanted}"
-    if model.exits and list(model.exits) != sorted(set(model.exits)):
-        yield (*key, "exits"), "expected rising numbers"
-    if model.deadline_s and model.deadline_s[0] > model.deadline_s[-1]:
-        yield (*key, "deadline_s"), "expected [least, greatest]"
-    if model.deadline_s and model.deadline_factor:
-        yield (*key, "deadline_factor"), "expected either this or deadline_s"
-    if spec.environment == "blocks" and model.exits and len(model.exits) > 1:
-        yield (*key, "exits"), "expected at most one exit; blocks do not choose"
-    if spec.refused == "drop" and not (model.deadline_s or model.deadline_factor):
-        yield key, "needs deadline_s or deadline_factor, as refused tasks are lost and count as waiting until then"

@@ -4,7 +4,7 @@ Where a key is missing its value is the default given here; a default switches s
 never a figure that somebody measured.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -342,4 +342,4 @@ class WirelessPowerScenario(Spec):
 
 
 AnyScenario = OffloadScenario | BlocksScenario | WirelessPowerScenario
-ADAPTER: TypeAdapter[Any] = TypeAdapter(Annotated[AnyScenario, Field(discriminator="environment")])
+ADAPTER: TypeAdapter[AnyScenario] = TypeAdapter(Annotated[AnyScenario, Field(discriminator="environment")])

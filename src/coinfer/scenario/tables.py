@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coinfer.errors import UserError, shown
+from coinfer.errors import ScenarioError, UserError, shown
 from coinfer.options.chain import Sending, Speed, chain_options
 from coinfer.options.network import NetworkTable, NetworkTableError
 from coinfer.options.network import load as load_network
@@ -16,7 +16,6 @@ from coinfer.profile.accuracy import AccuracyError, AccuracyTable
 from coinfer.profile.devices import device_class
 from coinfer.profile.table import ProfileError
 from coinfer.resources import DATA, NETWORKS
-from coinfer.scenario.errors import ScenarioError
 from coinfer.scenario.load import Key, Source
 from coinfer.scenario.spec import Common, Computer, Device, Model
 from coinfer.scenario.traces import find_file

@@ -6,12 +6,11 @@ and no aliases. Numbers are read as people write them: `1e9` is one, `no` is a w
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
-from coinfer.errors import shown
-from coinfer.scenario.errors import ScenarioError
+from coinfer.errors import ScenarioError, shown
 
 Key = tuple[str | int, ...]
 """Where a value stands: `("servers", 0, "capacity")`."""
@@ -20,7 +19,7 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]{0,30}")
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]{1,4})?")
-_WORDS: dict[str, Any] = {
+_WORDS: dict[str, object] = {
     "": None, "~": None, "null": None, "true": True, "false": False, ".inf": float("inf"), "inf": float("inf"),
 }  # fmt: skip
 _PLAIN_TAGS = frozenset({f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp")})
@@ -28,7 +27,7 @@ _OTHER_TAGS = frozenset({f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", 
 
 
 class Document(NamedTuple):
-    values: Any
+    values: object
     lines: dict[Key, int]
     """Line of each key and list item, from 1."""
 
@@ -91,7 +90,7 @@ class _Reader:
         self.source = source
         self.lines: dict[Key, int] = {}
 
-    def value(self, node: yaml.Node, key: Key) -> Any:
+    def value(self, node: yaml.Node, key: Key) -> object:
         self.lines.setdefault(key, node.start_mark.line + 1)
         if len(key) > MAX_DEPTH:
             raise self.error(node, f"nested too deeply; a scenario has at most {MAX_DEPTH} levels")
@@ -103,8 +102,8 @@ class _Reader:
             return [self.value(item, (*key, i)) for i, item in enumerate(node.value)]
         return self.scalar(node)
 
-    def mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, object]:
+        found: dict[str, object] = {}
         for name_node, value_node in node.value:
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else None
             if not isinstance(name, str):
@@ -115,7 +114,7 @@ class _Reader:
             found[name] = self.value(value_node, (*key, name))
         return found
 
-    def scalar(self, node: yaml.Node) -> Any:
+    def scalar(self, node: yaml.Node) -> object:
         text = node.value
         if getattr(node, "style", None):  # quoted
             return text

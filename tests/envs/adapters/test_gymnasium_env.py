@@ -10,10 +10,9 @@ from tests.envs.worlds import random_blocks, random_world
 from coinfer.envs import offload, rewards
 from coinfer.envs.adapters import gymnasium_env
 from coinfer.envs.adapters.gymnasium_env import Edge, EdgeVector, episode_of, make_env
-from coinfer.errors import UserError
+from coinfer.errors import ScenarioError, UserError
 from coinfer.policies.candidates import choices
 from coinfer.policies.heuristics.offload import OFFLOAD
-from coinfer.scenario.errors import ScenarioError
 
 PRESETS = ("campus", "cdo-dsac", "grle", "sacd", "mtl-a3c", "city")
 

@@ -1,4 +1,4 @@
-"""ONNX models as graphs: read, gated, constants folded, every tensor's shape known."""
+"""ONNX models as graphs: read, validated, constants folded, every tensor's shape known."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def load(path: str | Path) -> ModelGraph:
     """Read an ONNX file; weights that lie in other files beside it are read too.
 
     Raises:
-        GraphError: where the file is no ONNX model, is refused by the gate (`gate`), or cannot be cut because shapes
+        GraphError: where the file is no ONNX model, is refused by `validate`, or cannot be cut because shapes
             are not known before it runs.
     """
     path = Path(path)

@@ -1,6 +1,6 @@
-"""Loads a model file in a process of its own with little memory and time, before this process touches it.
+"""Load a model file in a process of its own with little memory and time, before this process touches it.
 
-The gate refuses what it knows to be hostile; a file that makes a library crash, eats memory or runs for ever ends the
+`validate` refuses what it knows to be hostile; a file that makes a library crash, eats memory or runs for ever ends the
 child only.
 """
 
@@ -23,7 +23,7 @@ REFUSED = 3
 
 
 def try_model(path: Path) -> None:
-    """Makes sure that a file loads and runs once on zeros within the limits.
+    """Make sure that a file loads and runs once on zeros within the limits.
 
     Raises:
         GraphError: with the child's own message, or that it crashed, ran out of memory or out of time.
@@ -34,14 +34,18 @@ def try_model(path: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10 * CPU_S, check=False)
     except subprocess.TimeoutExpired:
-        raise GraphError(f"{path}: a trial run did not end within {10 * CPU_S} s; this file is not loaded") from None
+        raise GraphError(
+            f"{path}: run in a sandbox, it did not end within {10 * CPU_S} s; this file is not loaded"
+        ) from None
     if done.returncode == REFUSED:
         raise GraphError(done.stdout.strip())
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise GraphError(f"{path}: a trial run took more than {CPU_S} s of processor time; this file is not loaded")
+        raise GraphError(
+            f"{path}: run in a sandbox, it took more than {CPU_S} s of processor time; this file is not loaded"
+        )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        raise GraphError(f"{path}: a trial run crashed ({last}); this file is not loaded")
+        raise GraphError(f"{path}: run in a sandbox, it crashed ({last}); this file is not loaded")
 
 
 def _main(path: str, memory_bytes: str, cpu_s: str) -> int:
