@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError, shown
+from coinfer.files import write_whole
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
 from coinfer.units import IMAGE_BITS
