@@ -5,9 +5,9 @@
     python benchmarks/cartpole.py --only example [--learners 2]   # and with those of its own example
 
 CartPole counts as solved where the mean return of 100 episodes is at least 475 (of 500). Ours: three learners, 8 worlds
-each, 4 updates of 128 for 8 steps, networks of 128-128, a wanted entropy of 0.4 to 0.2 of the greatest. (With one
+each, 4 updates of 128 for 8 steps, networks of 128-128, a target entropy of 0.4 to 0.2 of the greatest. (With one
 update for 8 steps nothing is solved in 48,000 steps: values then climb too slowly for the edge of the track to be
-seen.) TorchRL's discrete SAC with the same worlds, updates, networks and rates, and a wanted entropy of 0.2; and as its
+seen.) TorchRL's discrete SAC with the same worlds, updates, networks and rates, and a target entropy of 0.2; and as its
 example for CartPole has it (one world, one update of 256 a step, 256-256, rate 3e-4, 25,000 steps). The greedy policy
 is judged every 4,000 steps on 100 episodes. Known off-policy learners with settings of their own need some 20,000 to
 50,000 steps, which is the budget here. The physics is ours, which a test holds against Gymnasium's. Writes

@@ -5,7 +5,7 @@
 A Ray cluster of two nodes on this machine (loopback only) trains CDO-DSAC's quick preset: five agents and the
 controller in six processes. Members are killed (SIGKILL) at random moments, at last a whole node; the hash of the final
 state is held against that of a run that nobody disturbed. Writes benchmarks/results/cluster.json:
-- `rounds a second` of the stacked learner in one process, and on the cluster (here both share the same cores);
+- `rounds a second` of the batched learner in one process, and on the cluster (here both share the same cores);
 - `at risk, s`: from the first step that was not kept until a loss was noticed. So much training is played again; the
   records come out the same, none is lost;
 - `back, s`: from then until all members have played on.

@@ -2,7 +2,7 @@
 
     python benchmarks/resume.py [--kills 20]
 
-Small trainings, SAC-d's and stacked CDO-DSAC's (two seeds of five agents with a shared memory and broadcasts), each in
+Small trainings, SAC-d's and CDO-DSAC's (two seeds of five agents with a shared memory and broadcasts), each in
 a process of its own that writes a checkpoint after every round, so that many of the kills (SIGKILL) fall into the
 writing of one. The hash is over all weights, optimisers, replay memories, worlds (their random states) and counters.
 Writes benchmarks/results/resume.json.

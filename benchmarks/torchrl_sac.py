@@ -23,7 +23,7 @@ class TorchRlSettings:
     learning_rate: float = 3e-4
     """Of actor, critics and temperature."""
     entropy: float = 0.2
-    """Wanted entropy as a share of the greatest."""
+    """Target entropy as a share of the greatest."""
     tau: float = 0.005
     capacity: int = 1_000_000
 
@@ -79,8 +79,8 @@ class TorchRlSac:
         self.memory.extend(step)
 
     def update(self) -> None:
-        told = self.loss(self.memory.sample())
+        losses = self.loss(self.memory.sample())
         self.optimiser.zero_grad()
-        (told["loss_actor"] + told["loss_qvalue"] + told["loss_alpha"]).backward()
+        (losses["loss_actor"] + losses["loss_qvalue"] + losses["loss_alpha"]).backward()
         self.optimiser.step()
         self.targets.step()

@@ -84,7 +84,7 @@ class Watch:
         self.next += self.update_every
         self.away_s += time.process_time() - stopped_s
 
-    def told(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         steps, took_s, regret = map(np.array, zip(*self.curve, strict=True))
         good = np.flatnonzero(regret > REGRET)
         first = 0 if not len(good) else good[-1] + 1
@@ -100,13 +100,13 @@ class Watch:
 
 
 class Plain(VecEnv):
-    """Our game for one learner, with what stable-baselines3 asks of vectorised environments."""
+    """Our environment for one learner, with what stable-baselines3 asks of vectorised environments."""
 
-    def __init__(self, game: OptionEnv, seed: int):
-        self.game = game
-        self.state, self.observation = game.reset(seeds_of(seed))
+    def __init__(self, env: OptionEnv, seed: int):
+        self.env = env
+        self.state, self.observation = env.reset(seeds_of(seed))
         inputs = self.observation.features.shape[-1]
-        super().__init__(game.worlds, spaces.Box(-5, 5, (inputs,), np.float32), spaces.Discrete(game.choices))
+        super().__init__(env.worlds, spaces.Box(-5, 5, (inputs,), np.float32), spaces.Discrete(env.choices))
 
     def reset(self) -> Any:
         return self.observation.features[0].numpy()
@@ -115,7 +115,7 @@ class Plain(VecEnv):
         self.action = torch.as_tensor(actions).reshape(1, -1, 1)
 
     def step_wait(self) -> Any:
-        result = self.game.step(self.state, self.action)
+        result = self.env.step(self.state, self.action)
         self.state, self.observation = result.state, result.observation
         over = result.truncated[0].numpy()
         infos: list[dict[str, Any]] = [{} for _ in over]
@@ -132,7 +132,7 @@ class Plain(VecEnv):
         return [False] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self.game, attr_name, None)] * self.num_envs
+        return [getattr(self.env, attr_name, None)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None: ...
 
@@ -144,7 +144,7 @@ def seeds_of(seed: int, count: int = 1) -> torch.Tensor:
     return random.key(torch.zeros(count, dtype=torch.int64), seed + torch.arange(count))
 
 
-def game(worlds: int, unmasked: bool = True) -> OptionEnv:
+def make_env(worlds: int, unmasked: bool = True) -> OptionEnv:
     compiled = open_world(SCENARIO)
     world = compiled.world
     assert isinstance(world, OffloadWorld)
@@ -166,7 +166,7 @@ def liking(numbers: Callable[[torch.Tensor], torch.Tensor]) -> Policy:
 def ours(rounds: int, seed: int, with_dqn: bool = False, unmasked: bool = False, learners: int = 1) -> dict[str, Any]:
     sac_preset = sac_d.with_rounds(sac_d.PRESETS["quick"], rounds)
     dqn_preset = dqn.with_rounds(dqn.PRESETS["quick"], rounds)
-    played = game(WORLDS, unmasked)
+    played = make_env(WORLDS, unmasked)
     net = Mlp(2, HIDDEN, 1, played.choices)
     seeds = seeds_of(seed, learners)
     if with_dqn:
@@ -184,7 +184,7 @@ def ours(rounds: int, seed: int, with_dqn: bool = False, unmasked: bool = False,
     for number in range(1, rounds + 1):
         loop.play()
         watch.look(number * WORLDS * learners, policy)
-    return watch.told()
+    return watch.figures()
 
 
 class Look(BaseCallback):
@@ -205,7 +205,7 @@ class Look(BaseCallback):
 def their_dqn(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
     made = sb3.DQN(
         "MlpPolicy",
-        Plain(game(WORLDS if tuned else 1), seed),
+        Plain(make_env(WORLDS if tuned else 1), seed),
         policy_kwargs={"net_arch": list(HIDDEN)},
         gamma=0.0,
         seed=seed,
@@ -214,13 +214,13 @@ def their_dqn(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
     )
     watch = Watch(steps)
     made.learn(steps, Look(watch))
-    return watch.told()
+    return watch.figures()
 
 
 def their_ppo(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
     made = sb3.PPO(
         "MlpPolicy",
-        Plain(game(WORLDS if tuned else 8), seed),
+        Plain(make_env(WORLDS if tuned else 8), seed),
         policy_kwargs={"net_arch": list(HIDDEN)},
         gamma=0.0,
         gae_lambda=0.0,
@@ -230,11 +230,11 @@ def their_ppo(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
     )
     watch = Watch(steps)
     made.learn(steps, Look(watch))
-    return watch.told()
+    return watch.figures()
 
 
 def their_sac(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
-    played = game(WORLDS if tuned else 1)
+    played = make_env(WORLDS if tuned else 1)
     settings = TorchRlSettings(gamma=0.0)
     settings = replace(settings, batch=BATCH, rate=RATE) if tuned else settings
     made = TorchRlSac(2, played.choices, HIDDEN, settings, seed)
@@ -254,7 +254,7 @@ def their_sac(steps: int, seed: int, tuned: bool = False) -> dict[str, Any]:
         if number > 50:
             made.update()
         watch.look(number * played.worlds, lambda: liking(made.logits))
-    return watch.told()
+    return watch.figures()
 
 
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {

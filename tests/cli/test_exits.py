@@ -39,6 +39,8 @@ def coinfer(*arguments: str) -> str:
 
 def test_train_and_measure(folder):
     options = ("--data", ".", "--epochs", "2", "--batch", "20", "--precision", "float32")
+    with pytest.raises(UserError, match="out: no checkpoint to resume from; leave out --resume to begin a training"):
+        coinfer("train", "alexnet-cifar", "--out", "out", *options, "--resume")
     said = coinfer("train", "alexnet-cifar", "--at", "pool1,4", "--out", "out", *options)
     assert re.search(r"alexnet-cifar-exits: 3 exit\(s\), 60 pictures \(CIFAR-10, JPEG copy\)", said)
     graph = load("out/alexnet-cifar-exits.onnx")

@@ -44,8 +44,8 @@ def test_the_cut_is_the_best_one_were_the_server_idle(seed):
             reachable = [n for n in range(SERVERS) if seen.server_room[world, n] > 0]
             there_s = {n: by_option[:-1, n].min().item() for n in reachable if by_option[:-1, n].isfinite().any()}
             sensible = here_s <= max(seen.deadline_s[world, task].item(), min(there_s.values(), default=torch.inf))
-            wanted = [n in there_s for n in range(SERVERS)] + [sensible]
-            assert placements.mask[world, task].tolist() == wanted
+            expected = [n in there_s for n in range(SERVERS)] + [sensible]
+            assert placements.mask[world, task].tolist() == expected
             for n in there_s:
                 assert by_option[placements.option[world, task, n], n].item() == pytest.approx(there_s[n])
             assert placements.server[world, task, -1] == DEVICE

@@ -150,8 +150,8 @@ def test_trimming_changes_nothing_that_counts():
     torch.testing.assert_close(short.reward.sum((1, 2)), batch.reward.sum((1, 2)))
 
 
-def test_a_game_pays_what_the_simulator_counts():
-    """The same policy in the same episodes, stepped in the game and in the evaluation: the same tasks and times."""
+def test_the_environment_pays_what_the_simulator_counts():
+    """The same policy in the same episodes, stepped here and in the evaluation: the same tasks and times."""
     net, features = PlacementNet(PLACEMENT_FEATURES, SMALL.hidden), cdo_dsac.features_of(SMALL)
     weights = greedy_weights(SMALL)
     env = PlacementEnv(world(), 4, features)
@@ -191,7 +191,7 @@ def measured_s(policy, seeds):
 
 
 def test_cdo_dsacs_agents_do_better_than_untrained():
-    """Each of them, and not by the updater's choice alone: what they are told makes good agents of some random ones."""
+    """Each of them, and not by the updater's choice alone: what they see makes good agents of some random ones."""
     settings = replace(
         SMALL, rounds=120, batch=32, memory=2000, worlds=4, assess_every=120, broadcast_every=0, hidden=(32,),
     )  # fmt: skip

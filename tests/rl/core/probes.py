@@ -1,4 +1,4 @@
-"""Games with exact answers (the idea is Rejax's): each needs one more thing of a learner than the one before.
+"""Environments with exact answers (the idea is Rejax's): each needs one more thing of a learner than the one before.
 
 All have one task and one or two choices, W worlds of each learner, and episodes that truly end.
 """

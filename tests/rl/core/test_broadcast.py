@@ -28,5 +28,5 @@ def test_the_best_of_each_group_goes_to_all_others_of_it(groups, agents, seed):
     owner = torch.arange(groups * agents)
     source, to = broadcast(select_best(lambda: returns, agents))
     owner[to] = owner[source]
-    wanted = returns.unflatten(0, (groups, agents)).argmax(-1) + torch.arange(groups) * agents
-    assert owner.tolist() == wanted.repeat_interleave(agents).tolist()
+    expected = returns.unflatten(0, (groups, agents)).argmax(-1) + torch.arange(groups) * agents
+    assert owner.tolist() == expected.repeat_interleave(agents).tolist()

@@ -1,4 +1,4 @@
-"""The simulated edge as a game: what learners see, may do and are paid is what the environment says."""
+"""The simulated edge as an environment: what learners see, may do and are paid is what the simulator says."""
 
 from dataclasses import replace
 
@@ -49,10 +49,10 @@ def test_steps_are_those_of_the_environment_and_episodes_begin_anew():
         torch.testing.assert_close(observation.mask.flatten(0, 1), choices(seen).mask)
         action = any_action(observation, step)
         decision = choices(seen).decision(action.flatten(0, 1))
-        wanted = offload.step(played.tables, state, decision, played.reward)
+        expected = offload.step(played.tables, state, decision, played.reward)
         result = played.step(state, action)
-        torch.testing.assert_close(result.reward.flatten(), wanted.reward)
-        torch.testing.assert_close(result.final_observation.features, played.observe(wanted.state).features)
+        torch.testing.assert_close(result.reward.flatten(), expected.reward)
+        torch.testing.assert_close(result.final_observation.features, played.observe(expected.state).features)
         over = (step + 1) % SLOTS == 0
         assert bool(result.truncated.all()) == over
         assert not result.terminated.any()

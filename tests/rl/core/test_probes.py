@@ -1,4 +1,4 @@
-"""Every learner finds the exact answers of games that each need one more thing of it."""
+"""Every learner finds the exact answers of environments that each need one more thing of it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Agents and controller apart are the stacked loop, however the rounds are cut and whoever dies when."""
+"""Agents and controller apart are the loop of all, however the rounds are cut and whoever dies when."""
 
 import pickle
 from dataclasses import replace
@@ -34,7 +34,7 @@ def job(form: str = "flat") -> TrainingJob:
 
 
 class Here:
-    """A crew in this process; everything passes through pickle, as between processes.
+    """A group of workers in this process; everything passes through pickle, as between processes.
 
     Args:
         deaths: number of a call to the member that dies of it.
@@ -72,7 +72,7 @@ class Here:
 def conducted(
     job: TrainingJob, deaths: dict[int, int] | None = None, pace: tuple[float, ...] = (0.02,), begun: int = 0
 ):
-    """The loop and its conductor after the last round; `pace` are the seconds between looks at the clock, in turn;
+    """The loop and its coordinator after the last round; `pace` are the seconds between looks at the clock, in turn;
     `begun` rounds were played in one process before."""
     now = [0.0, 0]
 
@@ -82,12 +82,12 @@ def conducted(
         return now[0]
 
     workers = Here(job, deaths)
-    conductor, loop = Coordinator(workers, job, clock=clock, sleep=lambda _: None), job.loop()
+    coordinator, loop = Coordinator(workers, job, clock=clock, sleep=lambda _: None), job.loop()
     for _ in range(begun):
         loop.play()
     while loop.round < loop.settings.rounds:
-        conductor.play(loop)
-    return loop, conductor, workers
+        coordinator.play(loop)
+    return loop, coordinator, workers
 
 
 @cache
@@ -127,11 +127,11 @@ def test_deaths_cost_nothing_but_time(data):
     _, apart, workers = alone(form)
     deaths = data.draw(st.dictionaries(st.integers(1, workers.calls), st.integers(0, SMALL.agents), max_size=4))
     pace = tuple(data.draw(st.lists(st.floats(0.0, 0.3), min_size=1, max_size=4)))
-    found, conductor, _ = conducted(job(form), deaths, pace)
+    found, coordinator, _ = conducted(job(form), deaths, pace)
     assert checkpoint.digest(found.tensors()) == checkpoint.digest(apart.tensors())
     assert found.points == apart.points
     assert found.assessed == apart.assessed
-    assert bool(conductor.recoveries) <= bool(deaths)
+    assert bool(coordinator.recoveries) <= bool(deaths)
 
 
 def test_what_was_begun_here_goes_on_there():
@@ -147,10 +147,10 @@ def test_a_death_before_anything_was_kept():
 
 def test_every_loss_is_told():
     _, _, workers = alone("flat")
-    _, conductor, _ = conducted(job(), {workers.calls // 2: SMALL.agents, workers.calls: 0})
-    assert len(conductor.recoveries) == 2
-    assert all(0 < loss.age_s < 1 and loss.took_s > 0 for loss in conductor.recoveries)
-    assert 0 < conductor.recoveries[0].round < conductor.recoveries[1].round <= SMALL.rounds
+    _, coordinator, _ = conducted(job(), {workers.calls // 2: SMALL.agents, workers.calls: 0})
+    assert len(coordinator.recoveries) == 2
+    assert all(0 < loss.age_s < 1 and loss.took_s > 0 for loss in coordinator.recoveries)
+    assert 0 < coordinator.recoveries[0].round < coordinator.recoveries[1].round <= SMALL.rounds
 
 
 def test_who_stays_dead_ends_the_training(monkeypatch):

@@ -78,7 +78,7 @@ def listening(pids: set[int]) -> set[str]:
 
 @pytest.mark.timeout(900)
 def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp_path: Path):
-    """As the stacked loop, bit by bit: weights, optimisers, shared memory, worlds."""
+    """As the loop of all in one process, bit by bit: weights, optimisers, shared memory, worlds."""
     made = job()
     made = made._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
     alone, loop, recoveries, killed = made.loop(), made.loop(), [], list[Timer]()
@@ -106,7 +106,7 @@ def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp
 
 
 def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """With a crew in this process instead of Ray's; up to the export, which is as without a cluster."""
+    """With workers in this process instead of Ray's; up to the export, which is as without a cluster."""
     called, trained = [], []
 
     @contextmanager
