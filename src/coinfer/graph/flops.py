@@ -17,7 +17,7 @@ class OpShapes(NamedTuple):
 
 
 def op_flop(shapes: OpShapes) -> float:
-    """Floating-point operations of one node at the shapes given.
+    """Return the floating-point operations of one node at the shapes given.
 
     Exact for the linear kinds. For the others one operation per element made (or read, where that is more, as in
     reductions); operations that only move or rename elements count none.

@@ -122,10 +122,10 @@ class ModelGraph:
         return {name: tuple(found) for name, found in readers.items()}
 
     def cut(self, head: frozenset[int]) -> Cut:
-        """The cut after these operations.
+        """Return the cut after these operations.
 
         Raises:
-            GraphError: where an operation of the head needs one outside it.
+            GraphError: if an operation of the head needs one outside it.
         """
         crossing = []
         for name in self.tensors:
@@ -138,13 +138,13 @@ class ModelGraph:
         return Cut(tuple(crossing), head)
 
     def single_cuts(self) -> tuple[Cut, ...]:
-        """All cuts that cross one tensor, in order, from the input (cut 0) to the output (all on the device)."""
+        """Return all cuts that cross one tensor, in order, from the input (cut 0) to the output (all on the device)."""
         return tuple(_prefix_cut(count, live) for count, live in self._frontiers() if len(live) == 1)
 
     def useful_cuts(self) -> tuple[Cut, ...]:
-        """The single-tensor cuts that do not fall inside what executors fuse (`groups`), always with the cut before
-        all operations and the one after all. These are the block boundaries: block i lies between cut i and cut i + 1.
-        """
+        """Return the single-tensor cuts that do not fall inside what executors fuse (`groups`), always with the cut
+        before all operations and the one after all. These are the block boundaries: block i lies between cut i and cut
+        i + 1."""
         inside = {i for group in self.groups for i in range(group[0], group[-1])}
         last = len(self.ops)
         return tuple(
@@ -154,7 +154,7 @@ class ModelGraph:
         )
 
     def all_cuts(self, limit: int = 100_000) -> Iterator[Cut]:
-        """Every legal cut, also across several tensors: one for each downward-closed set of operations.
+        """Yield every legal cut, also across several tensors: one for each downward-closed set of operations.
 
         Raises:
             GraphError: beyond `limit` cuts; their number grows exponentially with parallel branches.
@@ -174,10 +174,10 @@ class ModelGraph:
             yield self.cut(frozenset(j for j in range(len(self.ops)) if head >> j & 1))
 
     def needed(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[int, ...]:
-        """Indices of the operations that compute `outputs` when `inputs` are given, in order.
+        """Return the indices of the operations that compute `outputs` when `inputs` are given, in order.
 
         Raises:
-            GraphError: where a tensor is unknown or the outputs need more than these inputs.
+            GraphError: if a tensor is unknown or the outputs need more than these inputs.
         """
         unknown = [name for name in (*inputs, *outputs) if name not in self.tensors]
         if unknown:
@@ -197,7 +197,7 @@ class ModelGraph:
         return tuple(sorted(found))
 
     def structure(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
-        """The model between these tensors; its weights are references to `weights`, in memory.
+        """Return the model between these tensors; its weights are references to `weights`, in memory.
 
         Raises:
             GraphError: as `needed`.
@@ -213,10 +213,10 @@ class ModelGraph:
         return proto
 
     def pruned(self, outputs: Sequence[str]) -> "ModelGraph":
-        """The network that computes these outputs and nothing else, as for one exit of several.
+        """Return the network that computes these outputs and nothing else, as for one exit of several.
 
         Raises:
-            GraphError: where an output is no tensor of the network.
+            GraphError: if an output is no tensor of the network.
         """
         if tuple(outputs) == self.outputs:
             return self
@@ -247,7 +247,7 @@ class ModelGraph:
         return {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
 
     def _frontiers(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """For the first 0, 1, .. operations: how many they are, and what crosses the cut after them.
+        """Yield, for the first 0, 1, .. operations, how many they are, and what crosses the cut after them.
 
         Every operation descends from an input and leads to an output, so the head of a single-tensor cut holds exactly
         the ancestors of its tensor, and these come first in any topological order: no single-tensor cut is missed.

@@ -28,12 +28,12 @@ class Segment(NamedTuple):
 
 
 def segment(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) -> Segment:
-    """The smallest piece that computes `outputs` from `inputs`; any tensors of the network will do.
+    """Return the smallest piece that computes `outputs` from `inputs`; any tensors of the network will do.
 
     A tensor may be both: it is passed through. Inputs that the outputs do not need are accepted and ignored.
 
     Raises:
-        GraphError: where a tensor is unknown, is named twice, or the outputs need more than these inputs.
+        GraphError: if a tensor is unknown, is named twice, or the outputs need more than these inputs.
     """
     for names in (inputs, outputs):
         twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -48,14 +48,14 @@ def segment(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) ->
 
 
 def split(graph: ModelGraph, cuts: Sequence[Cut | Sequence[str]], exit: int = 0) -> tuple[Segment, ...]:
-    """The network in one piece more than there are cuts, from its inputs to one of its outputs.
+    """Return the network in one piece more than there are cuts, from its inputs to one of its outputs.
 
     Args:
         cuts: in order, as cuts of `graph.pruned((graph.outputs[exit],))` or as the names of the tensors that cross.
         exit: which output.
 
     Raises:
-        GraphError: where a cut does not follow from the one before it.
+        GraphError: if a cut does not follow from the one before it.
     """
     if not 0 <= exit < len(graph.outputs):
         raise GraphError(f"{graph.name}: no exit {exit}; it has exits 0 to {len(graph.outputs) - 1}")
@@ -89,7 +89,7 @@ def save(graph: ModelGraph, segments: Sequence[Segment], directory: str | Path) 
 
 
 def _located(graph: ModelGraph, piece: Segment, file: str, places: dict[str, int]) -> onnx.ModelProto:
-    """The segment's model, its weights referring to their places in a file."""
+    """Return the segment's model, its weights referring to their places in a file."""
     proto = onnx.ModelProto()
     proto.CopyFrom(piece.proto)
     for tensor in proto.graph.initializer:
@@ -105,7 +105,7 @@ def save_model(graph: ModelGraph, path: str | Path) -> None:
     """Write the whole network as one ordinary ONNX file, weights included.
 
     Raises:
-        GraphError: where it would not fit into one file.
+        GraphError: if it would not fit into one file.
     """
     size_bytes = sum(value.nbytes for value in graph.weights.values())
     if size_bytes > _MAX_INLINE_BYTES:

@@ -40,7 +40,7 @@ def open_session(
     providers: Sequence[str] = (CPU,),
     profile_prefix: Path | None = None,
 ) -> Session:
-    """A session that runs `segment` of `graph`.
+    """Return a session that runs `segment` of `graph`.
 
     Spinning is off: with other work on the cores, threads that spin lose a factor of 2 to 10.
 
@@ -50,7 +50,7 @@ def open_session(
         profile_prefix: where given, ONNX Runtime writes its own profile to a file whose name starts so.
 
     Raises:
-        GraphError: where ONNX Runtime lacks a provider or refuses the segment.
+        GraphError: if ONNX Runtime lacks a provider or refuses the segment.
     """
     missing = [name for name in providers if name not in ort.get_available_providers()]
     if missing:
@@ -70,7 +70,8 @@ def open_session(
 
 
 def hold_layout(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same segment, such that a residual sum at its start keeps the channel-blocked layout of its convolutions.
+    """Return the same segment, such that a residual sum at its start keeps the channel-blocked layout of its
+    convolutions.
 
     ONNX Runtime adds in that layout only what an operation of its own brought into it. Where a segment's input goes
     into a sum, that sum and every later one of the stage fall back to the plain layout (up to 3 % of ResNet-50). A

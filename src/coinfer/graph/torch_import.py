@@ -23,7 +23,8 @@ def from_torch(
     outputs: Sequence[str] | None = None,
     image: ImageInput | None = None,
 ) -> ModelGraph:
-    """A module as it behaves when not training, its batch axis free; a module that returns a tuple has several exits.
+    """Return a module as it behaves when not training, its batch axis free; a module that returns a tuple has several
+    exits.
 
     Args:
         example_input: one tensor, or one per argument of `forward`; the first axis of each is the batch.
@@ -31,7 +32,7 @@ def from_torch(
         image: how pictures become the module's input, where they do.
 
     Raises:
-        GraphError: where PyTorch is missing or cannot export the module, or the graph cannot be cut.
+        GraphError: if PyTorch is missing or cannot export the module, or the graph cannot be cut.
     """
     try:
         import torch

@@ -49,7 +49,7 @@ def useful(
 
 
 def _costs(options: Options) -> np.ndarray:
-    """[O, 3 + N] what is better when smaller."""
+    """Return the columns [O, 3 + N] in which less is better."""
     return np.column_stack([-options.accuracy, options.upload_bits, options.device_s, options.server_s])
 
 

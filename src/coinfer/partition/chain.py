@@ -7,7 +7,7 @@ from coinfer.partition.problem import Partition, Problem, latency_s, partition, 
 
 
 def chain(problem: Problem) -> Partition:
-    """The best of all useful cuts with each server; exact where the network is a chain of blocks."""
+    """Return the best of all useful cuts with each server; exact where the network is a chain of blocks."""
     heads = useful_heads(problem.graph)
     best = heads[-1]
     places = np.concatenate([np.where(heads, 0, server) for server in range(1, problem.nodes)] or [best[None] * 0])
@@ -16,12 +16,12 @@ def chain(problem: Problem) -> Partition:
 
 @per_graph
 def useful_heads(graph: ModelGraph) -> np.ndarray:
-    """[C, ops] which operations lie before each useful cut."""
+    """Return [C, ops] which operations lie before each useful cut."""
     return heads_of(graph, [cut.head for cut in graph.useful_cuts()])
 
 
 def heads_of(graph: ModelGraph, heads: list[frozenset[int]]) -> np.ndarray:
-    """[C, ops] sets of operations as rows of booleans."""
+    """Return [C, ops] sets of operations as rows of booleans."""
     rows = np.zeros((len(heads), len(graph.ops)), dtype=bool)
     for row, head in zip(rows, heads, strict=True):
         row[list(head)] = True

@@ -16,7 +16,7 @@ _BATCH = 4096
 
 
 def exhaustive(problem: Problem) -> Partition:
-    """The best of every legal cut with every server, and of every route of blocks over several servers.
+    """Return the best of every legal cut with every server, and of every route of blocks over several servers.
 
     Raises:
         PartitionError: beyond `LIMIT` routes.
@@ -34,7 +34,7 @@ def exhaustive(problem: Problem) -> Partition:
 
 @per_graph
 def legal_heads(graph: ModelGraph) -> np.ndarray:
-    """[C, ops] which operations lie before each legal cut; those that split a fused group are left out."""
+    """Return [C, ops] which operations lie before each legal cut; those that split a fused group are left out."""
     heads = heads_of(graph, [cut.head for cut in graph.all_cuts()])
     whole = [heads[:, group].all(axis=1) | ~heads[:, group].any(axis=1) for group in map(list, graph.groups)]
     return heads[np.logical_and.reduce(whole)] if whole else heads
@@ -48,7 +48,7 @@ def _cuts(problem: Problem) -> Iterator[np.ndarray]:
 
 
 def _routes(problem: Problem) -> Iterator[np.ndarray]:
-    """Placements of whole blocks whose device part comes first; with one server they are cuts."""
+    """Yield placements of whole blocks whose device part comes first; with one server they are cuts."""
     block, _ = blocks(problem.graph)
     count, servers = int(block.max(initial=-1)) + 1, problem.nodes - 1
     if servers < 2:

@@ -19,7 +19,8 @@ from coinfer.types import DEVICE
 
 
 def hull(problem: Problem) -> Partition:
-    """The best of all legal cuts with each server, each server's from its hull; exact up to `mincut.ROUNDING`."""
+    """Return the best of all legal cuts with each server, each server's from its hull; exact up to
+    `mincut.ROUNDING`."""
     if problem.nodes == 1:
         return partition(problem, np.zeros(len(problem.graph.ops), dtype=int))
     hulls, places = zip(*(server_hull(problem, server) for server in range(1, problem.nodes)), strict=True)
@@ -28,8 +29,8 @@ def hull(problem: Problem) -> Partition:
 
 
 def server_hull(problem: Problem, server: int) -> tuple["Hull", np.ndarray]:
-    """The hull over all legal cuts with one server, and the placements [V, ops] that its options are indices of; it
-    answers for every link rate, whatever the problem's."""
+    """Return the hull over all legal cuts with one server, and the placements [V, ops] that its options are indices of;
+    it answers for every link rate, whatever the problem's."""
     places = frontier(problem, server)
     return Hull.build(compute_s(problem, places), sent_bits(problem, places)[:, 0, server]), places
 
@@ -60,10 +61,10 @@ class Hull:
 
     @staticmethod
     def build(compute_s: np.ndarray, upload_bits: np.ndarray) -> "Hull":
-        """The hull of options [O]; one with an infinite time never wins.
+        """Return the hull of options [O]; one with an infinite time never wins.
 
         Raises:
-            PartitionError: where no option is left, or a size is negative or not a number.
+            PartitionError: if no option is left, or a size is negative or not a number.
         """
         compute_s, upload_bits = np.asarray(compute_s, dtype=float), np.asarray(upload_bits, dtype=float)
         _check_options(compute_s, upload_bits)
@@ -73,11 +74,12 @@ class Hull:
         return Hull(options, upload_bits[options], compute_s[options], np.array(threshold_bps))
 
     def best(self, rate_bps: np.ndarray | float) -> np.ndarray:
-        """The option of least latency at each link rate [..], [..]; where two are equal, the one that sends less."""
+        """Return the option of least latency at each link rate [..], [..]; where two are equal, the one that sends
+        less."""
         return self.options[self._vertex(rate_bps)]
 
     def latency_s(self, rate_bps: np.ndarray | float) -> np.ndarray:
-        """Least latency at each link rate [..], [..], without waiting."""
+        """Return the least latency at each link rate [..], [..], without waiting."""
         vertex = self._vertex(rate_bps)
         return self.compute_s[vertex] + _upload_s(self.upload_bits[vertex], np.asarray(rate_bps, dtype=float))
 
@@ -89,7 +91,7 @@ class Hull:
 
 
 def best_of(hulls: Sequence[Hull], rate_bps: np.ndarray, wait_s: np.ndarray | float = 0.0) -> Choice:
-    """The best option and server for each of K tasks, given one hull for each of N servers.
+    """Return the best option and server for each of K tasks, given one hull for each of N servers.
 
     An option that sends nothing does not pay the wait. It hides no better one on its hull: where it wins without the
     wait, it wins with it.
@@ -125,7 +127,8 @@ def _upload_s(upload_bits: np.ndarray, rate_bps: np.ndarray) -> np.ndarray:
 
 
 def _winners(order: np.ndarray, compute_s: np.ndarray, upload_bits: np.ndarray) -> list[int]:
-    """Of options in the order of bits, then seconds: those that some rate makes the best, ties between them rising."""
+    """Return the options that some rate makes the best, ties between them rising, given all in the order of bits, then
+    seconds."""
     kept: list[int] = []
     for option in order.tolist():
         if kept and not compute_s[option] < compute_s[kept[-1]]:
@@ -139,7 +142,7 @@ def _winners(order: np.ndarray, compute_s: np.ndarray, upload_bits: np.ndarray) 
 
 
 def _tie_bps(compute_s: np.ndarray, upload_bits: np.ndarray, fewer: int, more: int) -> float:
-    """The rate at which the option with more bits and less computing catches up."""
+    """Return the rate at which the option with more bits and less computing catches up."""
     with np.errstate(over="ignore"):
         return float((upload_bits[more] - upload_bits[fewer]) / (compute_s[fewer] - compute_s[more]))
 

@@ -48,14 +48,15 @@ class Network(NamedTuple):
 
 
 def mincut(problem: Problem) -> Partition:
-    """The best of all legal cuts with each server."""
+    """Return the best of all legal cuts with each server."""
     here = np.zeros(len(problem.graph.ops), dtype=int)
     places = np.stack([here, *(least_place(problem, server) for server in range(1, problem.nodes))])
     return partition(problem, places[np.argmin(latency_s(problem, places))])
 
 
 def least_place(problem: Problem, server: int, rate_bps: float | None = None) -> np.ndarray:
-    """[ops] the best placement on the device and one server, but for the wait, at the problem's rate or another one.
+    """Return [ops] the best placement on the device and one server, but for the wait, at the problem's rate or another
+    one.
 
     A wait cannot change which of the cuts that send something is best; where nothing is sent, it is not paid.
     """
@@ -65,7 +66,7 @@ def least_place(problem: Problem, server: int, rate_bps: float | None = None) ->
 
 
 def arc_costs_s(problem: Problem, server: int, rate_bps: float | None = None) -> np.ndarray:
-    """What it costs to cut each of the first G + G + W arcs of the flow network."""
+    """Return what it costs to cut each of the first G + G + W arcs of the flow network."""
     network, groups = flow_network(problem.graph), len(problem.graph.groups)
     device_s, server_s = (np.bincount(network.group, problem.op_s[n], groups) for n in (0, server))
     transfer_s = problem.bits[network.carried] / (problem.rate_bps[0, server] if rate_bps is None else rate_bps)
@@ -73,7 +74,7 @@ def arc_costs_s(problem: Problem, server: int, rate_bps: float | None = None) ->
 
 
 def frontier(problem: Problem, server: int) -> np.ndarray:
-    """[V, ops] placements on the device and one server, among them the best one for every link rate there is.
+    """Return [V, ops] placements on the device and one server, among them the best one for every link rate there is.
 
     Their points (bits sent, computing time) are the corners of the lower convex hull over all legal cuts, also where
     these are too many to list: between two corners a minimum cut at the rate where these tie either finds a third or
@@ -99,10 +100,10 @@ def frontier(problem: Problem, server: int) -> np.ndarray:
 
 @per_graph
 def flow_network(graph: ModelGraph) -> Network:
-    """The flow network's arcs, made once; only its capacities depend on the problem.
+    """Return the flow network's arcs, made once; only its capacities depend on the problem.
 
     Raises:
-        PartitionError: where an operation belongs to no fused group.
+        PartitionError: if an operation belongs to no fused group.
     """
     group = _group_of(graph)
     vertex = group + FIRST
@@ -136,7 +137,7 @@ def _group_of(graph: ModelGraph) -> np.ndarray:
 
 
 def _least_side(network: Network, cost_s: np.ndarray) -> np.ndarray:
-    """[vertices] true on the source's side of a minimum cut, given the costs of the arcs that may be cut.
+    """Return [vertices] true on the source's side of a minimum cut, given the costs of the arcs that may be cut.
 
     Costs are counted in fractions of the best cut known, at first one of the two trivial ones; if a far better one is
     found, they are counted again in fractions of that.

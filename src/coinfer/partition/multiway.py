@@ -8,7 +8,7 @@ from coinfer.partition.problem import Partition, Problem, partition, per_graph, 
 
 
 def multiway(problem: Problem) -> Partition:
-    """The best route: the device runs the first blocks, maybe none, then server after server runs some.
+    """Return the best route: the device runs the first blocks, maybe none, then server after server runs some.
 
     Exact among the placements of whole blocks, so for every network that is a chain of blocks; O(blocks x nodes^2). A
     server may be visited twice, and is waited for twice; the route does not come back to the device.
@@ -31,7 +31,8 @@ def multiway(problem: Problem) -> Partition:
 
 @per_graph
 def blocks(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
-    """[ops] block of each operation, and [blocks, T] which tensors of `wiring` cross the cut before each block."""
+    """Return [ops] block of each operation, and [blocks, T] which tensors of `wiring` cross the cut before each
+    block."""
     heads = useful_heads(graph)
     wires = wiring(graph)
     made = np.concatenate([heads, np.ones((len(heads), 1), dtype=bool)], axis=1)[:, wires.maker]
@@ -42,7 +43,7 @@ def blocks(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trace(came_from: np.ndarray, last: int) -> np.ndarray:
-    """[blocks] the nodes on the best way to the node `last`."""
+    """Return [blocks] the nodes on the best way to the node `last`."""
     route = np.empty(len(came_from), dtype=int)
     for b in range(len(came_from) - 1, -1, -1):
         route[b] = last

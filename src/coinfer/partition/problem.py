@@ -95,7 +95,7 @@ def star(
     between_bps: float | None = None,
     wait_s: np.ndarray | float = 0.0,
 ) -> Problem:
-    """The problem of a device with a link to each of N servers, and one rate between any two servers.
+    """Return the problem of a device with a link to each of N servers, and one rate between any two servers.
 
     Args:
         op_s: [1 + N, ops], the device first.
@@ -115,24 +115,25 @@ def star(
 
 
 def plain_bits(graph: ModelGraph, bits: int = FLOAT32_BITS, input_bits: int | None = None) -> dict[str, float]:
-    """Size of every activation at so many bits per element, without headers; inputs may have a width of their own."""
+    """Return the size of every activation at so many bits per element, without headers; inputs may have a width of
+    their own."""
     width = {name: bits if input_bits is None else input_bits for name in graph.inputs}
     return {name: float(tensor.elements * width.get(name, bits)) for name, tensor in graph.tensors.items()}
 
 
 def latency_s(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """Latency of placements [.., ops] of one task alone, [..]: computing, sending, waiting."""
+    """Return the latency of placements [.., ops] of one task alone, [..]: computing, sending, waiting."""
     sending_s = (sent_bits(problem, place) / problem.rate_bps).sum(axis=(-2, -1))
     return compute_s(problem, place) + sending_s + visits(problem, place) @ problem.wait_s
 
 
 def compute_s(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """Computing time of placements [.., ops], on all nodes together, [..]."""
+    """Return the computing time of placements [.., ops], on all nodes together, [..]."""
     return problem.op_s[place, np.arange(place.shape[-1])].sum(axis=-1)
 
 
 def sent_bits(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """What goes from node to node in placements [.., ops], [.., 1 + N, 1 + N]; the diagonal holds what stays."""
+    """Return what goes from node to node in placements [.., ops], [.., 1 + N, 1 + N]; the diagonal holds what stays."""
     wires, nodes = wiring(problem.graph), problem.nodes
     flat = place.reshape(-1, place.shape[-1])
     rows = np.arange(len(flat))[:, None]
@@ -144,7 +145,7 @@ def sent_bits(problem: Problem, place: np.ndarray) -> np.ndarray:
 
 
 def visits(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """How often each node is visited in placements [.., ops], [.., 1 + N]."""
+    """Return how often each node is visited in placements [.., ops], [.., 1 + N]."""
     flat = place.reshape(-1, place.shape[-1])
     leg = legs(problem.graph, flat)
     visited = np.zeros((len(flat), leg.max(initial=0) + 1, problem.nodes), dtype=bool)
@@ -153,7 +154,8 @@ def visits(problem: Problem, place: np.ndarray) -> np.ndarray:
 
 
 def legs(graph: ModelGraph, place: np.ndarray) -> np.ndarray:
-    """Number of hand-overs before each operation of placements [P, ops], [P, ops]; 0 on the device with the input.
+    """Return the number of hand-overs before each operation of placements [P, ops], [P, ops]; 0 on the device with the
+    input.
 
     Operations of one leg on one node are one visit: all that they need from elsewhere was sent before it.
     """
@@ -169,7 +171,8 @@ def legs(graph: ModelGraph, place: np.ndarray) -> np.ndarray:
 
 
 def partition(problem: Problem, place: np.ndarray) -> Partition:
-    """The placement [ops] as a route with its cuts; each leg must lie on one node, as all solvers' answers do."""
+    """Return the placement [ops] as a route with its cuts; each leg must lie on one node, as all solvers' answers
+    do."""
     leg = legs(problem.graph, place[None])[0]
     nodes, cuts = [0], []
     for number in range(1, leg.max(initial=0) + 1):
@@ -179,7 +182,7 @@ def partition(problem: Problem, place: np.ndarray) -> Partition:
 
 
 def per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], T]:
-    """Keeps what `build` makes of a graph for as long as that graph lives."""
+    """Keep what `build` makes of a graph for as long as that graph lives."""
     kept: dict[int, T] = {}
 
     def get(graph: ModelGraph) -> T:
@@ -194,7 +197,7 @@ def per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], T]:
 
 @per_graph
 def wiring(graph: ModelGraph) -> Wiring:
-    """The graph's structure as arrays, made once."""
+    """Return the graph's structure as arrays, made once."""
     tensors = tuple(name for name, readers in graph.consumers.items() if readers)
     number = {name: i for i, name in enumerate(tensors)}
     maker = np.array([graph.producer.get(name, -1) for name in tensors], dtype=int)
@@ -205,7 +208,8 @@ def wiring(graph: ModelGraph) -> Wiring:
 
 @per_graph
 def downstream(graph: ModelGraph) -> np.ndarray:
-    """[E, ops] 1 where a reading of `wiring` is made by the operation or by one that it descends from, else 0."""
+    """Return [E, ops] 1 where a reading of `wiring` is made by the operation or by one that it descends from, else
+    0."""
     reach = np.eye(len(graph.ops), dtype=np.float32)
     for i in range(len(graph.ops) - 1, -1, -1):
         for name in graph.ops[i].outputs:
@@ -215,7 +219,8 @@ def downstream(graph: ModelGraph) -> np.ndarray:
 
 
 def _with_input(place: np.ndarray) -> np.ndarray:
-    """Placements [P, ops] with a last column for the network's input, which lies on the device: index -1 finds it."""
+    """Return placements [P, ops] with a last column for the network's input, which lies on the device: index -1 finds
+    it."""
     return np.concatenate([place, np.zeros((len(place), 1), dtype=place.dtype)], axis=1)
 
 

@@ -93,7 +93,7 @@ class AccuracyTable(_Record):
         """Make sure that this is the network's table.
 
         Raises:
-            AccuracyError: where it was measured on another network.
+            AccuracyError: if it was measured on another network.
         """
         if self.fingerprint != graph.fingerprint or len(self.exits) != len(graph.outputs):
             raise AccuracyError(
@@ -103,10 +103,10 @@ class AccuracyTable(_Record):
             )
 
     def correct(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> int:
-        """Right answers of an exit. With 32 bits nothing is lost, whatever the cut.
+        """Return the right answers of an exit. With 32 bits nothing is lost, whatever the cut.
 
         Raises:
-            AccuracyError: where there is no such exit or this was not measured.
+            AccuracyError: if there is no such exit or this was not measured.
         """
         if not 0 <= exit < len(self.exits):
             raise AccuracyError(
@@ -131,7 +131,7 @@ class AccuracyTable(_Record):
         return self.correct(exit, cut, bits) / self.samples
 
     def interval(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> tuple[float, float]:
-        """Where the accuracy lies with 95 % confidence (Wilson's interval).
+        """Return where the accuracy lies with 95 % confidence (Wilson's interval).
 
         Raises:
             AccuracyError: as `correct`.
@@ -139,13 +139,13 @@ class AccuracyTable(_Record):
         return wilson(self.correct(exit, cut, bits), self.samples)
 
     def cascade(self, min_accuracy: float, cost: Sequence[float] | None = None) -> CascadePoint:
-        """The cheapest measured cascade that is accurate enough.
+        """Return the cheapest measured cascade that is accurate enough.
 
         Args:
             cost: of answering at each exit, in any unit; without it an exit costs its number.
 
         Raises:
-            AccuracyError: where no cascade reaches `min_accuracy`, or none was measured.
+            AccuracyError: if no cascade reaches `min_accuracy`, or none was measured.
         """
         if not self.confidence:
             raise AccuracyError(f"{self.model}: its accuracy table holds no confidence thresholds; measure it anew")
@@ -166,7 +166,7 @@ class AccuracyTable(_Record):
         """Read a table.
 
         Raises:
-            AccuracyError: where there is no such file or it holds no table; the message names file, field and cure.
+            AccuracyError: if there is no such file or it holds no table; the message names file, field and cure.
         """
         try:
             return AccuracyTable.model_validate_json(Path(path).read_bytes())
@@ -178,7 +178,7 @@ class AccuracyTable(_Record):
 
 
 def wilson(correct: int, samples: int, z: float = Z_95) -> tuple[float, float]:
-    """Confidence interval of a share (Wilson 1927); unlike the usual one it stays within 0 and 1."""
+    """Return the confidence interval of a share (Wilson 1927); unlike the usual one it stays within 0 and 1."""
     share, extra = correct / samples, z * z / samples
     middle = (share + extra / 2) / (1 + extra)
     half = z / (1 + extra) * math.sqrt(share * (1 - share) / samples + extra / (4 * samples))

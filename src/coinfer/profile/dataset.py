@@ -38,13 +38,13 @@ class LabelledPictures(NamedTuple):
     """What they are, to be said wherever an accuracy is, such as "CIFAR-10, JPEG copy"."""
 
     def take(self, count: int) -> "LabelledPictures":
-        """The first so many."""
+        """Return the first so many."""
         return self._replace(images=self.images[:count], labels=self.labels[:count])
 
 
 def misfit(graph: ModelGraph, image: ImageInput, data: LabelledPictures) -> tuple[str, bool] | None:
-    """Why the network cannot be trained or judged on these pictures, and whether it is for their classes; None if it
-    can."""
+    """Return why the network cannot be trained or judged on these pictures, and whether it is for their classes; None
+    if it can."""
     height, width = data.images.shape[1:3]
     if (height, width) != (image.height, image.width):
         return (
@@ -60,7 +60,7 @@ def misfit(graph: ModelGraph, image: ImageInput, data: LabelledPictures) -> tupl
 
 
 def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) -> LabelledPictures:
-    """The training or test pictures of a data set.
+    """Return the training or test pictures of a data set.
 
     Args:
         where: a folder with CIFAR-10's `data_batch_*.bin` and `test_batch.bin`; a folder of `*train*.npz` and
@@ -68,7 +68,7 @@ def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) ->
             `test` or by itself.
 
     Raises:
-        DataError: where there are no pictures, no labels, or pictures of several sizes.
+        DataError: if there are no pictures, no labels, or pictures of several sizes.
     """
     where = Path(where)
     if not where.exists():

@@ -25,7 +25,7 @@ class DeviceClass(NamedTuple):
     """Whole network at batch 1, by the network's name."""
 
     def network_s(self, model: str, work_flop: float) -> float:
-        """Time of a whole network at batch 1: as published, or from its arithmetic where it is not listed.
+        """Return the time of a whole network at batch 1: as published, or from its arithmetic where it is not listed.
 
         The latter is a line in logarithms of flop and seconds through the listed networks. Leaving out each of them in
         turn, it errs by a factor of 1.3 in the median and 1.7 at the 90th percentile.
@@ -63,15 +63,15 @@ def _device_class(row: Mapping[str, str]) -> DeviceClass:
 
 
 def names() -> tuple[str, ...]:
-    """All device classes, the slow ones first."""
+    """Return all device classes, the slow ones first."""
     return tuple(sorted(_catalogue(), key=lambda name: -_catalogue()[name].latency_s["resnet50"]))
 
 
 def device_class(name: str) -> DeviceClass:
-    """One class of the catalogue.
+    """Return one class of the catalogue.
 
     Raises:
-        ProfileError: where there is none of this name.
+        ProfileError: if there is none of this name.
     """
     if name not in _catalogue():
         raise ProfileError(f"no device class {name!r}; there are {', '.join(names())}")
@@ -79,9 +79,9 @@ def device_class(name: str) -> DeviceClass:
 
 
 def slowdown(name: str, table: ProfileTable) -> float:
-    """How many times slower a device class runs this network than the machine of the table (below 1: faster).
+    """Return how many times slower a device class runs this network than the machine of the table (below 1: faster).
 
     Raises:
-        ProfileError: where there is no device class of this name.
+        ProfileError: if there is no device class of this name.
     """
     return device_class(name).network_s(table.model, table.work_flop) / table.whole_s

@@ -67,7 +67,7 @@ def measure(
         repeats: runs of the whole network, and as many under the profiler.
 
     Raises:
-        ProfileError: where there is no sample, or one that does not fit the network's inputs.
+        ProfileError: if there is no sample, or one that does not fit the network's inputs.
     """
     _check(graph, samples)
     blocks = _blocks(graph)
@@ -115,32 +115,32 @@ def measure(
 
 
 def cut_tensors(graph: ModelGraph) -> tuple[str, ...]:
-    """The tensors that may be sent: those of the useful cuts of the network, and of each of its outputs alone, for they
-    may be exits."""
+    """Return the tensors that may be sent: those of the useful cuts of the network, and of each of its outputs alone,
+    for they may be exits."""
     names = (name for cuts in _chains(graph) for cut in cuts[:-1] for name in cut)
     return tuple(dict.fromkeys(names))
 
 
 def _chains(graph: ModelGraph) -> list[list[tuple[str, ...]]]:
-    """The useful cuts of the network, and of the network of each output where there are several."""
+    """Return the useful cuts of the network, and of the network of each output where there are several."""
     alone = [graph.pruned((name,)) for name in graph.outputs] if len(graph.outputs) > 1 else []
     return [[cut.tensors for cut in one.useful_cuts()] for one in (graph, *alone)]
 
 
 def _blocks(graph: ModelGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """What lies between neighbouring cuts, each once."""
+    """Return what lies between neighbouring cuts, each once."""
     return list(dict.fromkeys(pair for cuts in _chains(graph) for pair in itertools.pairwise(cuts)))
 
 
 def random_samples(graph: ModelGraph, count: int = 1, seed: int = 0) -> list[Sample]:
-    """Normal noise, for networks without pictures at hand. Times are right, sizes of payloads are not."""
+    """Return normal noise, for networks without pictures at hand. Times are right, sizes of payloads are not."""
     rng = np.random.default_rng(seed)
     tensors = [graph.tensors[name] for name in graph.inputs]
     return [{t.name: rng.standard_normal(t.shape).astype(t.dtype) for t in tensors} for _ in range(count)]
 
 
 def this_machine() -> Machine:
-    """The stamp of this machine, now."""
+    """Return the stamp of this machine, now."""
     return Machine(
         cpu=_cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -201,7 +201,7 @@ def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engin
 
 
 def run_s(session: Session, feeds: Sample, clock: Callable[[], float]) -> float:
-    """Seconds of one run."""
+    """Return the seconds of one run."""
     feeds = dict(feeds)
     start_s = clock()
     session.run(None, feeds)
@@ -209,7 +209,7 @@ def run_s(session: Session, feeds: Sample, clock: Callable[[], float]) -> float:
 
 
 def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
-    """Seconds [ops], which with the call explain the whole."""
+    """Return the seconds [ops], which with the call explain the whole."""
     group_s = whole.trace.group_s + whole.trace.enter_s + whole.trace.leave_s
     if not group_s.any():  # an executor that reports no operations: share by arithmetic
         group_s = np.array([sum(graph.ops[i].work_flop for i in group) for group in graph.groups])
@@ -224,7 +224,7 @@ def _run_block(graph: ModelGraph, feeds: Sample, outputs: Sequence[str], folder:
 
 
 def _values(graph: ModelGraph, sample: Sample, names: Sequence[str], engine: Engine) -> dict[str, np.ndarray]:
-    """Tensors of the network, and its inputs, for one sample."""
+    """Return tensors of the network, and its inputs, for one sample."""
     made = [name for name in names if name not in graph.inputs]
     values = {name: np.asarray(sample[name]) for name in graph.inputs}
     if made:
@@ -249,7 +249,7 @@ def _add_ends(ends: _Ends, first: str, last: str, block: Trace, whole: Trace) ->
 
 
 def _complete(graph: ModelGraph, measured: _Ends, whole: Trace) -> _Ends:
-    """The ends measured, and the rest by their bytes where a neighbour computes in the executor's own layout."""
+    """Return the ends measured, and the rest by their bytes where a neighbour computes in the executor's own layout."""
     home = {i: k for k, group in enumerate(graph.groups) for i in group}
     enters = {name: any(whole.blocked[home[i]] for i in graph.consumers[name]) for name in graph.tensors}
     leaves = {name: bool(whole.blocked[home[i]]) for name, i in graph.producer.items()}
@@ -257,7 +257,7 @@ def _complete(graph: ModelGraph, measured: _Ends, whole: Trace) -> _Ends:
 
 
 def _by_bytes(graph: ModelGraph, known_s: Mapping[str, float], changes: Mapping[str, bool]) -> dict[str, float]:
-    """Seconds for every tensor; blocked layouts are for images, so only tensors of four axes change theirs."""
+    """Return seconds for every tensor; blocked layouts are for images, so only tensors of four axes change theirs."""
     images = {name for name, tensor in graph.tensors.items() if len(tensor.shape) == 4 and changes.get(name)}
     paid = [known_s[name] / graph.tensors[name].size_bits for name in images if known_s.get(name)]
     rate = float(np.median(paid)) if paid else 0.0

@@ -110,7 +110,7 @@ class OpRegressor:
         return self
 
     def predict(self, dims: np.ndarray) -> np.ndarray:
-        """Seconds [n] for dimensions [n, dims]."""
+        """Return seconds [n] for dimensions [n, dims]."""
         return _cost_terms(self.kind, dims) @ self.cost_ * np.exp(self._correction_terms(dims) @ self.coef_)
 
     def _correction_terms(self, dims: np.ndarray) -> np.ndarray:
@@ -120,12 +120,12 @@ class OpRegressor:
         return np.stack([np.prod(z[:, list(c)], axis=1) for c in powers], axis=1)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """What it has learned, for a file."""
+        """Return what it has learned, for a file."""
         return {name: [float(f"{v:.6g}") for v in getattr(self, name)] for name in _LEARNED}
 
     @staticmethod
     def from_dict(kind: str, learned: Mapping[str, list[float]]) -> "OpRegressor":
-        """The inverse of `to_dict`."""
+        """Return the inverse of `to_dict`."""
         regressor = OpRegressor(kind)
         for name in _LEARNED:
             setattr(regressor, name, np.array(learned[name]))
@@ -141,7 +141,8 @@ def _cost_terms(kind: str, dims: np.ndarray) -> np.ndarray:
 
 
 def _fit_cost(terms: np.ndarray, latency_s: np.ndarray, huber_delta: float) -> np.ndarray:
-    """Non-negative cost of each term, so that the logarithm of their sum meets that of the measured seconds."""
+    """Return the non-negative cost of each term, so that the logarithm of their sum meets that of the measured
+    seconds."""
     from scipy.optimize import least_squares
 
     scale = np.where(terms.any(0), terms.mean(0), 1.0)
@@ -161,7 +162,7 @@ def _fit_cost(terms: np.ndarray, latency_s: np.ndarray, huber_delta: float) -> n
 
 
 def _fit_huber(terms: np.ndarray, target: np.ndarray, delta: float) -> np.ndarray:
-    """Huber regression by iteratively reweighted least squares, with a slight ridge."""
+    """Return the coefficients of a Huber regression by iteratively reweighted least squares, with a slight ridge."""
     weight = np.ones(len(target))
     coef = np.zeros(terms.shape[1])
     for _ in range(_ROUNDS):
@@ -172,7 +173,7 @@ def _fit_huber(terms: np.ndarray, target: np.ndarray, delta: float) -> np.ndarra
 
 
 def predict_ops(graph: ModelGraph, side: Side) -> np.ndarray:
-    """Seconds [ops] of every operation at batch 1 on one of the two machines.
+    """Return the seconds [ops] of every operation at batch 1 on one of the two machines.
 
     Activations and sums that executors fuse into a convolution or product cost nothing of their own. Kinds that were
     not measured and touch every element (sums, concatenations, softmax ...) are timed as a batch norm that reads and
@@ -192,7 +193,7 @@ _FREE = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsq
 
 
 def op_dims(graph: ModelGraph, op: Op, node: onnx.NodeProto) -> tuple[str, tuple[float, ...]]:
-    """Which regressor times an operation, and the dimensions to ask it with."""
+    """Return which regressor times an operation, and the dimensions to ask it with."""
     attributes: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     shape = graph.tensors[op.inputs[0]].shape if op.inputs else ()
     out = graph.tensors[op.outputs[0]].shape
@@ -229,13 +230,13 @@ def _product_dims(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[str, tu
 
 
 def _side(sizes: tuple[int, ...]) -> float:
-    """Side of the square of equal area."""
+    """Return the side of the square of equal area."""
     return math.sqrt(math.prod(sizes))
 
 
 @cache
 def _shipped(side: Side) -> Mapping[str, OpRegressor]:
-    """The fitted regressors of `data/op_regressors.json`, written by tools/fit_regressors.py."""
+    """Return the fitted regressors of `data/op_regressors.json`, written by tools/fit_regressors.py."""
     fitted = json.loads(OP_REGRESSORS.read_text(encoding="utf-8"))["sides"]
     if side not in fitted:
         raise ValueError(f"no regressors for side {side!r}: it is one of {', '.join(sorted(fitted))}")

@@ -94,7 +94,7 @@ class ProfileTable(_Record):
         """Make sure that this is the network's table.
 
         Raises:
-            ProfileError: where it was measured on another network.
+            ProfileError: if it was measured on another network.
         """
         if self.fingerprint != graph.fingerprint or len(self.op_s) != len(graph.ops):
             raise ProfileError(
@@ -103,10 +103,10 @@ class ProfileTable(_Record):
             )
 
     def segment_s(self, graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) -> float:
-        """Predicted time to compute `outputs` from `inputs`; 0 where nothing is to be computed.
+        """Return the predicted time to compute `outputs` from `inputs`; 0 where nothing is to be computed.
 
         Raises:
-            GraphError: where the outputs do not follow from the inputs.
+            GraphError: if the outputs do not follow from the inputs.
         """
         ops = graph.needed(inputs, outputs)
         if not ops:
@@ -118,15 +118,15 @@ class ProfileTable(_Record):
         return self.call_s + sum(self.op_s[i] for i in ops) + enter_s + leave_s
 
     def encoding_s(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float:
-        """Predicted time to encode these tensors.
+        """Return the predicted time to encode these tensors.
 
         Raises:
-            ProfileError: where encoding with so many bits was not measured.
+            ProfileError: if encoding with so many bits was not measured.
         """
         return self._coding_s(graph, names, bits, self.encode_s, self.encode_s_per_byte)
 
     def decoding_s(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float:
-        """Predicted time to decode these tensors; errors as `encoding_s`."""
+        """Return the predicted time to decode these tensors; errors as `encoding_s`."""
         return self._coding_s(graph, names, bits, self.decode_s, self.decode_s_per_byte)
 
     def _coding_s(
@@ -143,15 +143,15 @@ class ProfileTable(_Record):
         return sum(measured_s.get(name, {}).get(bits, plain_s[name]) for name in names)
 
     def head_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
-        """Predicted time [C] from the network's inputs to each cut, given by its tensors."""
+        """Return the predicted time [C] from the network's inputs to each cut, given by its tensors."""
         return np.array([self.segment_s(graph, graph.inputs, cut) for cut in cuts])
 
     def tail_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
-        """Predicted time [C] from each cut to the network's outputs."""
+        """Return the predicted time [C] from each cut to the network's outputs."""
         return np.array([self.segment_s(graph, cut, graph.outputs) for cut in cuts])
 
     def with_op_s(self, op_s: Sequence[float]) -> "ProfileTable":
-        """The same network on another machine, given its operations' times; the ends of segments scale alike.
+        """Return the same network on another machine, given its operations' times; the ends of segments scale alike.
 
         Sizes of payloads stay. Use it with `predict.predict_ops`, or with a multiple of `op_s` for a device class.
         """
@@ -182,7 +182,7 @@ class ProfileTable(_Record):
         """Read a table.
 
         Raises:
-            ProfileError: where there is no such file or it holds no table; the message names file, field and cure.
+            ProfileError: if there is no such file or it holds no table; the message names file, field and cure.
         """
         path = Path(path)
         try:
@@ -196,7 +196,7 @@ class ProfileTable(_Record):
 
 
 def _first(error: ValidationError) -> str:
-    """The first of pydantic's complaints in one line."""
+    """Return the first of pydantic's complaints in one line."""
     found = error.errors(include_url=False)
     place = ".".join(str(part) for part in found[0]["loc"])
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -41,7 +41,8 @@ def open_traced(
     threads: int = 1,
     providers: Sequence[str] = (CPU,),
 ) -> Session:
-    """A segment's session under ONNX Runtime's profiler, which writes into `folder` when `read_trace` ends it."""
+    """Return a segment's session under ONNX Runtime's profiler, which writes into `folder` when `read_trace` ends
+    it."""
     piece = segment(graph, inputs, outputs)
     for node in piece.proto.graph.node:
         node.name = node.output[0]
@@ -70,15 +71,15 @@ def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
 
 
 def _column(trace: Trace, name: str, kind: str) -> np.ndarray:
-    """Where an event belongs."""
+    """Return where an event belongs."""
     if kind == "ReorderInput" or HELD in name:
         return trace.enter_s
     return trace.leave_s if kind == "ReorderOutput" else trace.group_s
 
 
 def _places(graph: ModelGraph, names: Sequence[str]) -> list[int]:
-    """The fused group of each event, in the order of execution. What the executor added itself, such as a change of
-    layout, goes with the operation before it (after it, at the start)."""
+    """Return the fused group of each event, in the order of execution. What the executor added itself, such as a change
+    of layout, goes with the operation before it (after it, at the start)."""
     group_of = {name: k for k, group in enumerate(graph.groups) for i in group for name in graph.ops[i].outputs}
     found = [group_of.get(_tensor(name)) for name in names]
     last = next((k for k in found if k is not None), 0)
@@ -90,13 +91,14 @@ def _places(graph: ModelGraph, names: Sequence[str]) -> list[int]:
 
 
 def _tensor(event: str) -> str:
-    """The tensor that an operation was named after by `open_traced`, before ONNX Runtime fused and renamed it."""
+    """Return the tensor that an operation was named after by `open_traced`, before ONNX Runtime fused and renamed
+    it."""
     return event.removesuffix(_KERNEL).removesuffix(_BLOCKED).removeprefix(_FUSED)
 
 
 def _typical_s(durations_s: Sequence[float]) -> float:
-    """Mean of the faster half: other work on the processor only ever adds, and ONNX Runtime counts whole microseconds,
-    which a median would keep."""
+    """Return the mean of the faster half: other work on the processor only ever adds, and ONNX Runtime counts whole
+    microseconds, which a median would keep."""
     ordered = np.sort(durations_s)
     return float(ordered[: (len(ordered) + 1) // 2].mean()) if len(ordered) else 0.0
 

@@ -123,12 +123,12 @@ def _of_workload(settings: MeasuredArrivals, slot_s: float, source: Source, most
 
 
 def fixed(count: int, most: int) -> Arrivals:
-    """The same number in every slot."""
+    """Return arrivals of the same number in every slot."""
     return Arrivals((np.arange(most) >= count)[None].astype(float), np.zeros(1, dtype=np.int64), float(count))
 
 
 def poisson(mean: float, most: int) -> Arrivals:
-    """Requests that come independently of each other, `mean` of them in a slot."""
+    """Return arrivals that come independently of each other, `mean` of them in a slot."""
     return _levels(np.array([mean]), np.zeros(1, dtype=np.int64), most)
 
 
@@ -147,13 +147,13 @@ def lognormal(mean: float, variance: float, per_unit: float, most: int) -> Arriv
 
 
 def superposed(counts: np.ndarray, copies: int) -> np.ndarray:
-    """The sum of so many of the same workload [L], begun at evenly spaced points."""
+    """Return the sum of so many of the same workload [L], begun at evenly spaced points."""
     starts = np.unique(np.linspace(0, len(counts), copies, endpoint=False).astype(int), return_counts=True)
     return np.sum([many * np.roll(counts, start) for start, many in zip(*starts, strict=True)], axis=0)
 
 
 def measured(means: np.ndarray, most: int) -> Arrivals:
-    """Poisson around a measured workload.
+    """Return Poisson arrivals around a measured workload.
 
     Args:
         means: [L] requests in each slot of the workload.

@@ -44,17 +44,17 @@ class Links(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def mean_bps(self) -> np.ndarray:
-        """[U, N] rate on the mean of the bank, averaged over the placements, nobody else sending."""
+        """Return [U, N] rate on the mean of the bank, averaged over the placements, nobody else sending."""
         if self.bandwidth_hz is None:
             return self.mean.mean(axis=0) * self.bank.mean()
         return radio.shannon_bps(self.mean, self.bandwidth_hz).mean(axis=0)
 
 
 def build_links(spec: Common, source: Source, devices: int, servers: int, rng: np.random.Generator) -> Links:
-    """The links that a scenario describes.
+    """Return the links that a scenario describes.
 
     Raises:
-        UserError: where a trace cannot be used.
+        UserError: if a trace cannot be used.
     """
     plain = np.ones((1, devices, servers))
     match spec.links:
@@ -74,13 +74,13 @@ def build_links(spec: Common, source: Source, devices: int, servers: int, rng: n
 
 
 def rows_and_slots(slots: int) -> tuple[int, int]:
-    """Size of a drawn bank for episodes of so many slots."""
+    """Return the size of a drawn bank for episodes of so many slots."""
     length = min(max(_EPISODES * slots, 256), BANK_VALUES // 16)
     return min(BANK_VALUES // length, MOST_ROWS), length
 
 
 def fading(settings: Fading, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """Power gains of mean 1, [R, L]."""
+    """Return the power gains of mean 1, [R, L]."""
     if settings.kind == "none":
         return STEADY
     rows, length = rows_and_slots(slots)
@@ -95,7 +95,7 @@ def fading(settings: Fading, slots: int, rng: np.random.Generator) -> np.ndarray
 
 
 def held(low: float, high: float, hold_slots: int, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """Evenly drawn values [R, L], each held for so many slots; 0 holds them for a whole episode."""
+    """Return evenly drawn values [R, L], each held for so many slots; 0 holds them for a whole episode."""
     if hold_slots == 0:
         return rng.uniform(low, high, (MOST_ROWS, 1))
     rows, length = rows_and_slots(slots)
@@ -105,7 +105,7 @@ def held(low: float, high: float, hold_slots: int, slots: int, rng: np.random.Ge
 
 
 def walk(low: float, high: float, step: float, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """A walk [R, L] with even steps of at most `step`, reflected at both ends, begun anywhere between them."""
+    """Return a walk [R, L] with even steps of at most `step`, reflected at both ends, begun anywhere between them."""
     rows, length = rows_and_slots(slots)
     steps = rng.uniform(-step, step, (rows, length))
     steps[:, 0] = rng.uniform(0, high - low, rows)
@@ -126,8 +126,8 @@ def server_shares(spec: Common, rng: np.random.Generator) -> np.ndarray:
 
 
 def _out(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Whether a server is out at the start of each slot, [rows, length]: an alternating renewal process, which for
-    exponential times is a Markov chain from slot to slot."""
+    """Return whether a server is out at the start of each slot, [rows, length]: an alternating renewal process, which
+    for exponential times is a Markov chain from slot to slot."""
     up, down = 1 / outages.up_s, 1 / outages.down_s
     long_run, memory = up / (up + down), np.exp(-(up + down) * slot_s)
     uniform = rng.random((rows, length))
@@ -140,7 +140,7 @@ def _out(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random
 
 
 def windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slots: int) -> np.ndarray:
-    """Pieces [R, L] of measured traces, as many of each trace as of the others where they are long enough."""
+    """Return pieces [R, L] of measured traces, as many of each trace as of the others where they are long enough."""
     length = min(max(2 * slots, 64), BANK_VALUES // 16)
     most = max(BANK_VALUES // length, 16)
     each = max(most // len(traces), 1)
@@ -156,7 +156,7 @@ def windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slots: in
 
 
 def moving_mean(values: np.ndarray, ahead: int) -> np.ndarray:
-    """Mean of each value and those after it, `ahead` in all, round the circle."""
+    """Return the mean of each value and those after it, `ahead` in all, round the circle."""
     ahead = min(ahead, len(values))
     so_far = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[: ahead - 1]]))])
     return np.maximum(so_far[ahead:] - so_far[:-ahead], 0.0) / ahead
@@ -186,12 +186,12 @@ def _missing(names: Sequence[str], folder: Path | None) -> str | None:
 
 
 def _powers_w(spec: Common, devices: int) -> np.ndarray:
-    """[U] transmission power of each device."""
+    """Return [U] transmission power of each device."""
     return np.repeat([d.transmit_power_w for d in spec.devices], [d.count for d in spec.devices])[:devices]
 
 
 def _placed(links: RadioLinks, power_w: np.ndarray, servers: int, rng: np.random.Generator) -> np.ndarray:
-    """Signal-to-noise ratio [G, U, N] of everybody dropped evenly on the disc."""
+    """Return signal-to-noise ratio [G, U, N] of everybody dropped evenly on the disc."""
     radius_m = links.diameter_m / 2
     devices = _on_disc(radius_m, (links.placements, len(power_w), 1), rng)
     others = _on_disc(radius_m, (links.placements, 1, servers), rng)
@@ -202,5 +202,5 @@ def _placed(links: RadioLinks, power_w: np.ndarray, servers: int, rng: np.random
 
 
 def _on_disc(radius_m: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Places as complex numbers, evenly over the area."""
+    """Return the places as complex numbers, evenly over the area."""
     return radius_m * np.sqrt(rng.random(shape)) * np.exp(2j * np.pi * rng.random(shape))

@@ -165,14 +165,14 @@ def _or_infinite(values: list[float | None]) -> np.ndarray:
 
 
 def _around_one(error: float) -> np.ndarray:
-    """Evenly spread values within this fraction of 1."""
+    """Return evenly spread values within this fraction of 1."""
     if error == 0:
         return np.ones(1)
     return 1 + error * (2 * (np.arange(_QUANTILES) + 0.5) / _QUANTILES - 1)
 
 
 def _class_rates(links: Links, device_class: np.ndarray) -> np.ndarray:
-    """[C, N] mean rate from the devices of a class to each server."""
+    """Return [C, N] mean rate from the devices of a class to each server."""
     mean_bps = links.mean_bps()
     return np.array([mean_bps[device_class == c].mean(axis=0) for c in range(device_class.max() + 1)])
 

@@ -12,14 +12,14 @@ from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 
 def wrong(value: object, expected: str) -> PydanticCustomError:
-    """The complaint about a value."""
+    """Return the complaint about a value."""
     return PydanticCustomError(
         "wrong_value", "got {got}, expected {expected}", {"got": said(value), "expected": expected}
     )
 
 
 def said(value: object) -> str:
-    """A value as a person wrote it."""
+    """Return a value as a person wrote it."""
     if value is None:
         return "nothing"
     if isinstance(value, dict | list):
@@ -65,25 +65,25 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def real(unit: str, low: float, high: float, above: bool = False) -> BeforeValidator:
-    """A finite number; `above` leaves out `low` itself."""
+    """Return the check of a finite number; `above` leaves out `low` itself."""
     start = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
     expected = f"a number {start}" + (f" ({unit})" if unit else "")
     return _checked(lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high, expected, float)
 
 
 def whole(low: int, high: int) -> BeforeValidator:
-    """A whole number."""
+    """Return the check of a whole number."""
     expected = f"a whole number from {low} to {high}"
     return _checked(lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, expected, int)
 
 
 def one_of(*words: str) -> BeforeValidator:
-    """A word out of a few."""
+    """Return the check of a word out of a few."""
     return _checked(lambda v: v in words, f"one of {', '.join(words)}", str)
 
 
 def listed(at_most: int) -> BeforeValidator:
-    """A list with at least one item; a value that is no list is a list of one."""
+    """Return the check of a list with at least one item; a value that is no list is a list of one."""
     expected = f"a value, or a list of 1 to {at_most} values"
     return _checked(
         lambda v: v is not None and (not isinstance(v, list | tuple) or 0 < len(v) <= at_most),

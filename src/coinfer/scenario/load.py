@@ -41,7 +41,7 @@ class Scenario(NamedTuple):
 
 
 def load(name: str | Path, changes: Mapping[str, object] | None = None) -> Scenario:
-    """A preset by its name, or a file by its path.
+    """Return a preset by its name, or a file by its path.
 
     Args:
         changes: values to put in, by dotted key: `{"arrivals.mean": 1.2, "servers.0.capacity": 20}`.
@@ -60,10 +60,10 @@ def load(name: str | Path, changes: Mapping[str, object] | None = None) -> Scena
 
 
 def preset_text(name: str) -> str:
-    """The file of a preset, comments included.
+    """Return the file of a preset, comments included.
 
     Raises:
-        ScenarioError: where there is none of this name.
+        ScenarioError: if there is none of this name.
     """
     if name not in PRESETS:
         raise ScenarioError(f"no preset {shown(name)}; there are {', '.join(PRESETS)}")
@@ -71,7 +71,7 @@ def preset_text(name: str) -> str:
 
 
 def read(text: str, source: str, folder: Path | None = None, changes: Mapping[str, object] | None = None) -> Scenario:
-    """A scenario from its text; arguments and errors as `load`."""
+    """Return a scenario from its text; arguments and errors as `load`."""
     document = parse(text, source)
     for key, value in (changes or {}).items():
         _change(document.values, key, value, source)
@@ -86,10 +86,10 @@ def read(text: str, source: str, folder: Path | None = None, changes: Mapping[st
 
 
 def parse_changes(texts: Sequence[str]) -> dict[str, object]:
-    """`KEY=VALUE` from a command line, for `load`; values are read as in a file.
+    """Return the changes that `KEY=VALUE` of a command line state, for `load`; values are read as in a file.
 
     Raises:
-        ScenarioError: where there is no `=`, or the value is no YAML.
+        ScenarioError: if there is no `=`, or the value is no YAML.
     """
     found: dict[str, object] = {}
     for text in texts:
@@ -121,7 +121,7 @@ def _inside(place: object, part: str | int) -> object:
 
 
 def _names(place: object, part: str | int) -> bool:
-    """Whether a mapping or a list holds something there, be it nothing."""
+    """Return whether a mapping or a list holds something there, be it nothing."""
     return (isinstance(place, dict) and part in place) or (
         isinstance(place, list) and isinstance(part, int) and part < len(place)
     )
@@ -137,7 +137,7 @@ def _error(source: str, lines: Mapping[Key, int], key: Key, message: str) -> Sce
 
 
 def shown_key(key: str) -> str:
-    """A key as it may stand in a message."""
+    """Return a key as it may stand in a message."""
     return key if key.replace("_", "").replace("-", "").isalnum() and len(key) <= 60 else shown(key)
 
 
@@ -158,7 +158,7 @@ def _first_error(error: ValidationError, document: Document, source: str) -> Sce
 
 
 def _key(location: Sequence[str | int], values: object, is_missing: bool) -> Key:
-    """Where an error stands in the file; pydantic's location also names the kinds of alternatives."""
+    """Return where an error stands in the file; pydantic's location also names the kinds of alternatives."""
     key: list[str | int] = []
     kind_is_due = True
     for part in location:

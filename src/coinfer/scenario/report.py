@@ -13,7 +13,7 @@ _KILO = 1e3
 
 
 def summary(compiled: Compiled) -> Iterator[tuple[str, str]]:
-    """What came out of a scenario, line by line."""
+    """Yield what came out of a scenario, line by line."""
     world = compiled.world
     yield "scenario", world.name
     if isinstance(world, WirelessPowerWorld):

@@ -31,17 +31,17 @@ class Workload(NamedTuple):
     period_s: float
 
     def per_bin(self, bin_s: float) -> np.ndarray:
-        """Requests in each whole interval of this length, [L]; within a row they are spread evenly."""
+        """Return the requests in each whole interval of this length, [L]; within a row they are spread evenly."""
         edges = np.append(self.times_s, self.period_s)
         so_far = np.concatenate([[0.0], np.cumsum(self.counts)])
         bins = max(int(self.period_s / bin_s + 1e-9), 1)
         return np.diff(np.interp(np.arange(bins + 1) * bin_s, edges, so_far))
 
     def window(self, start_s: float, length_s: float | None) -> "Workload":
-        """A part of it, which then stands for the whole.
+        """Return a part of it, which then stands for the whole.
 
         Raises:
-            ValueError: where no row lies inside.
+            ValueError: if no row lies inside.
         """
         end_s = self.period_s if length_s is None else min(start_s + length_s, self.period_s)
         inside = (self.times_s >= start_s) & (self.times_s < end_s)
@@ -51,7 +51,8 @@ class Workload(NamedTuple):
 
 
 def find_file(name: str, folder: Path | None) -> Path | None:
-    """A data file by name: beside the scenario, in the folder that `COINFER_DATA` names, or among those shipped."""
+    """Return a data file by name: beside the scenario, in the folder that `COINFER_DATA` names, or among those
+    shipped."""
     places = [folder, Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None, DATA]
     candidates = [place / name for place in places if place is not None]
     try:
@@ -61,7 +62,7 @@ def find_file(name: str, folder: Path | None) -> Path | None:
 
 
 def load_workload(path: Path, series: str | None) -> Workload:
-    """One workload of a file.
+    """Return one workload of a file.
 
     Args:
         series: which one, where the file has several.

@@ -178,7 +178,7 @@ World = OffloadWorld | BlocksWorld | WirelessPowerWorld
 
 
 def check(world: OffloadWorld | BlocksWorld) -> None:
-    """Holds the arrays against each other.
+    """Hold the arrays against each other.
 
     Raises:
         WorldError: naming the field, what it is and what it must be.

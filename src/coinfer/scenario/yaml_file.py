@@ -33,10 +33,10 @@ class Document(NamedTuple):
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
-        ScenarioError: where it cannot be read.
+        ScenarioError: if it cannot be read.
     """
     try:
         size = path.stat().st_size
@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, source: str) -> Document:
-    """A YAML document.
+    """Return a YAML document.
 
     Raises:
         ScenarioError: naming source and line.
@@ -76,7 +76,7 @@ def parse(text: str, source: str) -> Document:
 
 
 def _not_yaml(source: str, error: yaml.MarkedYAMLError) -> str:
-    """Where the reader stumbled, and where that began: a bracket left open is seen only lines later."""
+    """Return where the reader stumbled, and where that began: a bracket left open is seen only lines later."""
     at, begin = error.problem_mark, error.context_mark
     line = f":{at.line + 1}" if at else ""
     since = f", in what begins on line {begin.line + 1}" if at and begin and begin.line != at.line else ""

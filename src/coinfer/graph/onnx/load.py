@@ -33,7 +33,7 @@ def load(path: str | Path) -> ModelGraph:
     """Read an ONNX file; weights that lie in other files beside it are read too.
 
     Raises:
-        GraphError: where the file is no ONNX model, is refused by `validate`, or cannot be cut because shapes
+        GraphError: if the file is no ONNX model, is refused by `validate`, or cannot be cut because shapes
             are not known before it runs.
     """
     path = Path(path)
@@ -50,7 +50,7 @@ def from_proto(
     directory: Path | None = None,
     where: str | None = None,
 ) -> ModelGraph:
-    """A model in memory as a graph.
+    """Return a model in memory as a graph.
 
     Args:
         weights: values of initializers that the model only refers to.
@@ -147,7 +147,7 @@ def _input(value: onnx.ValueInfoProto, batch: int, where: str) -> Tensor:
 
 
 def _alive(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs need."""
+    """Return the nodes that the outputs need."""
     wanted, kept = set(outputs), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
@@ -157,7 +157,7 @@ def _alive(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx
 
 
 def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
-    """True where the first axis, and no other, is the batch."""
+    """Return true if the first axis, and no other, is the batch."""
     one, two = (found[name].shape if name in found else () for found in tensors)
     return two == (2, *one[1:]) and one[:1] == (1,)
 
@@ -189,7 +189,7 @@ def _assemble(
 
 
 def _settings(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> set[str]:
-    """Constants that stay inside the structure: small, and no numbers that training made."""
+    """Return the constants that stay inside the structure: small, and no numbers that training made."""
     read = {name for node in nodes if node.op_type in _SETTING_INPUTS for name in node.input if name in constants}
     read |= {name for name, value in constants.items() if value.ndim == 0 or value.dtype in (np.int64, np.bool_)}
     return {name for name in read if constants[name].nbytes <= _MAX_SETTING_BYTES}
@@ -202,7 +202,8 @@ def _structure(
     read: set[str],
     model: onnx.ModelProto,
 ) -> onnx.ModelProto:
-    """The nodes with unique names and without notes, constants beside them; inputs and outputs are yet to come."""
+    """Return the nodes with unique names and without notes, constants beside them; inputs and outputs are yet to
+    come."""
     opset = next(opset for opset in model.opset_import if opset.domain in {"", "ai.onnx"})
     proto = onnx.ModelProto(ir_version=shapes.IR_VERSION, metadata_props=model.metadata_props)
     proto.opset_import.add(domain="", version=opset.version)
@@ -225,7 +226,7 @@ def _structure(
 
 
 def reference(name: str, value: np.ndarray) -> onnx.TensorProto:
-    """An initializer whose value is handed over in memory."""
+    """Return an initializer whose value is handed over in memory."""
     kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
     tensor = onnx.TensorProto(name=name, data_type=kind, dims=value.shape, data_location=onnx.TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=WEIGHTS)
@@ -257,7 +258,7 @@ def _op(
 
 
 def _value(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> onnx.ValueInfoProto:
-    """The tensor's type, its axes free where the batch sets them."""
+    """Return the tensor's type, its axes free where the batch sets them."""
     _, dtype, shape = tensors[0][name]
     dims: list[int | str | None] = list(shape)
     if len(tensors) > 1 and name in tensors[1] and len(tensors[1][name].shape) == len(shape):
@@ -270,7 +271,7 @@ def _value(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> onnx.ValueInfo
 
 
 def image_property(image: ImageInput) -> onnx.StringStringEntryProto:
-    """The metadata entry that states `image`."""
+    """Return the metadata entry that states `image`."""
     return onnx.StringStringEntryProto(key=IMAGE_KEY, value=json.dumps(image._asdict()))
 
 

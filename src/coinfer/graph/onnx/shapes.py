@@ -49,7 +49,7 @@ def settle(
         inputs: the graph inputs, once for one batch size or for two; what differs between these is not constant.
 
     Raises:
-        GraphError: where an operation does not fit its inputs, a tensor would be huge or its shape unknown, or
+        GraphError: if an operation does not fit its inputs, a tensor would be huge or its shape unknown, or
             constants would take long to compute.
     """
     known = [dict(initializers) for _ in inputs]
@@ -151,7 +151,7 @@ def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _
 def _infer(
     node: onnx.NodeProto, values: Values, tensors: Mapping[str, Tensor], opset: int, where: str
 ) -> dict[str, Tensor]:
-    """What one operation makes, as far as that is known before it runs."""
+    """Return what one operation makes, as far as that is known before it runs."""
     label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
     read = [name for name in node.input if name]
     unknown = [name for name in read if name not in values and name not in tensors]
@@ -182,7 +182,7 @@ def _infer_function(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], o
 
 
 def _tensors(made: Mapping[str, onnx.TypeProto], label: str) -> dict[str, Tensor]:
-    """Those whose shape is known."""
+    """Return those whose shape is known."""
     found = {}
     for name, kind in made.items():
         dims = kind.tensor_type.shape.dim

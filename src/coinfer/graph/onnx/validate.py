@@ -60,10 +60,10 @@ every time: no loops, branches, sequences, strings, image decoders, random numbe
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """The model file, parsed; weights that it keeps in other files are still references.
+    """Return the model file, parsed; weights that it keeps in other files are still references.
 
     Raises:
-        GraphError: where the file is missing, no ONNX model, or too large.
+        GraphError: if the file is missing, no ONNX model, or too large.
     """
     try:
         status = path.stat()
@@ -148,10 +148,10 @@ def _check_signature(node: onnx.NodeProto, opset: int, where: str) -> None:
 
 
 def read_weights(tensors: Sequence[onnx.TensorProto], where: str, directory: Path | None) -> dict[str, np.ndarray]:
-    """The values of initializers, those in other files read from below `directory`.
+    """Return the values of initializers, those in other files read from below `directory`.
 
     Raises:
-        GraphError: where a value is missing, has the wrong size, or lies where it must not.
+        GraphError: if a value is missing, has the wrong size, or lies where it must not.
     """
     budget = MAX_WEIGHT_BYTES
     weights = {}
@@ -167,10 +167,10 @@ def read_weights(tensors: Sequence[onnx.TensorProto], where: str, directory: Pat
 
 
 def size_bytes(tensor: onnx.TensorProto, where: str) -> int:
-    """Size of a tensor's values in memory, from its type and shape.
+    """Return the size of a tensor's values in memory, from its type and shape.
 
     Raises:
-        GraphError: where the type cannot be held by NumPy or a dimension is negative.
+        GraphError: if the type cannot be held by NumPy or a dimension is negative.
     """
     if tensor.data_type not in DTYPES:
         name = onnx.TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in _TYPE_NUMBERS else "unknown"
@@ -184,10 +184,10 @@ _TYPE_NUMBERS = frozenset(onnx.TensorProto.DataType.values())
 
 
 def tensor_value(tensor: onnx.TensorProto, where: str) -> np.ndarray:
-    """A tensor that lies within the model file.
+    """Return a tensor that lies within the model file.
 
     Raises:
-        GraphError: where it holds more or fewer values than its shape says.
+        GraphError: if it holds more or fewer values than its shape says.
     """
     expected = size_bytes(tensor, where)
     if tensor.HasField("raw_data") and len(tensor.raw_data) != expected:
@@ -228,7 +228,7 @@ def _whole(text: str | int, problem: str) -> int:
 
 
 def _open_beside(location: str, directory: Path, problem: str) -> int:
-    """A descriptor of a plain file below `directory` that no link leads to or from."""
+    """Return a descriptor of a plain file below `directory` that no link leads to or from."""
     parts = PurePosixPath(location).parts
     if not parts or "\\" in location or "\0" in location or ".." in parts or PurePosixPath(location).is_absolute():
         raise GraphError(f"{problem} lies in {location!r}; expected a file beside the model, by a relative path")

@@ -44,7 +44,7 @@ class NetBuilder:
         activation: str | None = RELU,
         gain: float = 1.0,
     ) -> str:
-        """A convolution that keeps the size at stride 1 unless `pad` says otherwise, and its activation."""
+        """Return a convolution that keeps the size at stride 1 unless `pad` says otherwise, and its activation."""
         pad = kernel // 2 if pad is None else pad
         shape = (channels, self.channels[x] // groups, kernel, kernel)
         weights = self._weights(name, shape, gain * (np.sqrt(2) if activation else 1))
@@ -83,12 +83,12 @@ class NetBuilder:
         return self.op("Flatten", f"{x}.flat", x)
 
     def classes(self, x: str, count: int) -> str:
-        """The head of most networks: mean over all places, then one linear layer."""
+        """Return the head of most networks: mean over all places, then one linear layer."""
         flat = self.flat(self.op("GlobalAveragePool", "pool", x))
         return self.linear("logits", flat, self.channels[flat], count)
 
     def graph(self, name: str, logits: str | Sequence[str], classes: int) -> ModelGraph:
-        """The finished network; with several logits each is an exit of its own."""
+        """Return the finished network; with several logits each is an exit of its own."""
         exits = (logits,) if isinstance(logits, str) else logits
         shape = ["N", len(self.image.mean), self.image.height, self.image.width]
         graph = helper.make_graph(

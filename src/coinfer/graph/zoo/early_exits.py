@@ -21,7 +21,7 @@ _BRANCH_CHANNELS = 64
 def with_exits(
     graph: ModelGraph, at: Sequence[str | int], classes: int, seed: int = 0, name: str | None = None
 ) -> ModelGraph:
-    """The network with a branch of random weights at each of these places, and its own output as the last exit.
+    """Return the network with a branch of random weights at each of these places, and its own output as the last exit.
 
     A branch on feature maps is a 3 x 3 convolution to 64 channels, ReLU, mean over all places and one linear layer; on
     anything flat it is one linear layer.
@@ -31,7 +31,7 @@ def with_exits(
             after each. Their order does not matter.
 
     Raises:
-        GraphError: where a place is not there, is named twice, or the network does not end in one answer of `classes`.
+        GraphError: if a place is not there, is named twice, or the network does not end in one answer of `classes`.
     """
     if len(graph.outputs) != 1 or graph.tensors[graph.outputs[0]].shape[1:] != (classes,):
         found = ", ".join(f"{output} {list(graph.tensors[output].shape)}" for output in graph.outputs)
@@ -65,7 +65,7 @@ def with_exits(
 
 
 def _place(graph: ModelGraph, where: str | int) -> str:
-    """The tensor that a branch reads."""
+    """Return the tensor that a branch reads."""
     if isinstance(where, int):
         cuts = graph.useful_cuts()
         if not 1 <= where < len(cuts) - 1:
@@ -150,10 +150,10 @@ EXITS: Mapping[str, Callable[[int], ModelGraph]] = {
 
 
 def build(name: str, seed: int = 0) -> ModelGraph:
-    """A network with early exits; the same name and seed give the same weights on every machine.
+    """Return a network with early exits; the same name and seed give the same weights on every machine.
 
     Raises:
-        GraphError: for an unknown name, listing the known.
+        GraphError: if the name is unknown, listing the known.
     """
     if name not in EXITS:
         raise GraphError(f"no network {name!r} with exits; there are {', '.join(EXITS)}")
