@@ -39,6 +39,7 @@ class NetBuilder:
         channels: int,
         kernel: int,
         stride: int = 1,
+        *,
         pad: int | None = None,
         groups: int = 1,
         activation: str | None = RELU,

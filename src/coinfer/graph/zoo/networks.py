@@ -167,13 +167,14 @@ def _googlenet(seed: int) -> ModelGraph:
     x = net.conv("conv3", net.conv("conv2", x, 64, 1), 192, 3)
     x = net.max_pool("pool2", x, 3, 2, ceil=True)
     for name, widths in _INCEPTION.items():
-        x = _inception(net, f"inception{name}", x, *widths)
+        x = _inception(net, f"inception{name}", x, widths)
         if name in {"3b", "4e"}:
             x = net.max_pool(f"pool{name[0]}", x, *((3, 2) if name == "3b" else (2, 2)), ceil=True)
     return net.graph("googlenet", net.classes(x, 1000), 1000)
 
 
-def _inception(net: NetBuilder, name: str, x: str, a: int, b_in: int, b: int, c_in: int, c: int, d: int) -> str:
+def _inception(net: NetBuilder, name: str, x: str, widths: tuple[int, int, int, int, int, int]) -> str:
+    a, b_in, b, c_in, c, d = widths
     branches = (
         net.conv(f"{name}.a", x, a, 1),
         net.conv(f"{name}.b2", net.conv(f"{name}.b1", x, b_in, 1), b, 3),
