@@ -3,15 +3,12 @@
 import numpy as np
 
 import coinfer
-from coinfer.options.compile import compile_options
-from coinfer.partition.hull import Hull
-from coinfer.profile.devices import slowdown
-from coinfer.runtime.profiling import profile_for
 
 graph = coinfer.open_model("alexnet-cifar")
-table = profile_for(graph)
-options = compile_options(graph, table, bits=(32, 8))
-hull = Hull.build(options.device_s * slowdown("raspberry-pi-4", table) + options.server_s[:, 0], options.upload_bits)
+table = coinfer.profile_for(graph)
+options = coinfer.compile_options(graph, table, bits=(32, 8))
+device_s = options.device_s * coinfer.device_slowdown("raspberry-pi-4", table)
+hull = coinfer.Hull.build(device_s + options.server_s[:, 0], options.upload_bits)
 
 rates_bps = np.geomspace(1e5, 1e9, 9)
 for rate_bps, option in zip(rates_bps, hull.best(rates_bps), strict=True):

@@ -10,8 +10,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
-from coinfer.envs.adapters.gymnasium_env import EdgeVector
-from coinfer.envs.adapters.sb3_env import Sb3Vector
+import coinfer
 
 
 def mean_reward(agent: PPO, worlds: VecNormalize, slots: int = 50) -> float:
@@ -28,7 +27,7 @@ def mean_reward(agent: PPO, worlds: VecNormalize, slots: int = 50) -> float:
 
 def main(steps: int = 60_000) -> tuple[float, float]:
     torch.set_num_threads(1)
-    worlds = VecNormalize(Sb3Vector(EdgeVector(64, "sacd")), clip_obs=5.0)
+    worlds = VecNormalize(coinfer.make_sb3_env("sacd", worlds=64), clip_obs=5.0)
     agent = PPO("MultiInputPolicy", worlds, n_steps=32, batch_size=256, gamma=0.0, learning_rate=1e-3, seed=1)
     before = mean_reward(agent, worlds)
     agent.learn(steps)

@@ -26,7 +26,7 @@ from rich.progress import track
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.evaluate import limits, oracles
-from coinfer.evaluate.simulate import Run, run
+from coinfer.evaluate.simulate import Run, run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.profile.measure import this_machine
 from coinfer.records import as_json
@@ -127,7 +127,7 @@ def measure(piece: Piece, seeds: int, slots: int) -> Measures:
         return {limits.NAME: _kept(limits.lower_bound(world, seeds, 1, steps=60))}
     reward = reward_of(compiled.reward)
     names = [name for name in POLICIES if piece.sweep != STALENESS or name not in oracles.ORACLES]
-    return {name: _kept(run(world, name, seeds, 1, reward=reward)) for name in names}
+    return {name: _kept(run_policy(world, name, seeds, 1, reward=reward)) for name in names}
 
 
 def sweep_all(scenario: str, seeds: int, slots: int, partial: Path, jobs: int) -> list[Point]:

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 from train import SETS, cdo
 
-from coinfer.evaluate.simulate import run
+from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.bounds import slot
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.heuristics.memory import remembering
@@ -150,7 +150,7 @@ def played(job: Job, folder: Path, first: int) -> dict[str, Any]:
     world: Any = open_world(job.scenario, changes).world
     began_s = time.process_time()
     maker = maker_of(job.policy, folder, world.edge.slot_s)
-    found = run(world, job.policy, SEEDS, EPISODES.get(job.group, 1), maker=maker, first=first)
+    found = run_policy(world, job.policy, SEEDS, EPISODES.get(job.group, 1), maker=maker, first=first)
     measures = {key: [round(float(value), 6) for value in found.measures[key]] for key in KEPT}
     took_s = round(time.process_time() - began_s, 1)
     return {**job._asdict(), "first": first, "tasks": found.tasks, "took_s": took_s, "measures": measures}

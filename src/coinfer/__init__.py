@@ -10,39 +10,74 @@ from typing import TYPE_CHECKING
 from coinfer.version import __version__
 
 if TYPE_CHECKING:
-    from coinfer.envs.adapters.gymnasium_env import make_env
+    from coinfer.envs.adapters.gymnasium_env import make_env, make_vector_env
+    from coinfer.envs.adapters.sb3_env import make_sb3_env
+    from coinfer.evaluate.simulate import run_policy
     from coinfer.graph.ir import ModelGraph
     from coinfer.graph.open_model import open_model
+    from coinfer.graph.segment import save_model
+    from coinfer.graph.torch_import import from_torch
+    from coinfer.graph.zoo.early_exits import with_exits
+    from coinfer.options.compile import compile_options
+    from coinfer.partition.hull import Hull
     from coinfer.policies.onnx import load_policy
+    from coinfer.profile.accuracy import AccuracyTable
+    from coinfer.profile.devices import device_slowdown
     from coinfer.runtime.device.config import DeviceConfig
     from coinfer.runtime.device.device import Device
     from coinfer.runtime.device.objective import Objective
     from coinfer.runtime.device.result import Result
     from coinfer.runtime.images import load_images
+    from coinfer.runtime.profiling import profile_for
+    from coinfer.scenario.compile import open_world
 
 __all__ = [
+    "AccuracyTable",
     "Device",
     "DeviceConfig",
+    "Hull",
     "ModelGraph",
     "Objective",
     "Result",
     "__version__",
+    "compile_options",
+    "device_slowdown",
+    "from_torch",
     "load_images",
     "load_policy",
     "make_env",
+    "make_sb3_env",
+    "make_vector_env",
     "open_model",
+    "open_world",
+    "profile_for",
+    "run_policy",
+    "save_model",
+    "with_exits",
 ]
 
 _HOMES = {
+    "AccuracyTable": "coinfer.profile.accuracy",
     "Device": "coinfer.runtime.device.device",
     "DeviceConfig": "coinfer.runtime.device.config",
+    "Hull": "coinfer.partition.hull",
     "ModelGraph": "coinfer.graph.ir",
     "Objective": "coinfer.runtime.device.objective",
     "Result": "coinfer.runtime.device.result",
+    "compile_options": "coinfer.options.compile",
+    "device_slowdown": "coinfer.profile.devices",
+    "from_torch": "coinfer.graph.torch_import",
     "load_images": "coinfer.runtime.images",
     "load_policy": "coinfer.policies.onnx",
     "make_env": "coinfer.envs.adapters.gymnasium_env",
+    "make_sb3_env": "coinfer.envs.adapters.sb3_env",
+    "make_vector_env": "coinfer.envs.adapters.gymnasium_env",
     "open_model": "coinfer.graph.open_model",
+    "open_world": "coinfer.scenario.compile",
+    "profile_for": "coinfer.runtime.profiling",
+    "run_policy": "coinfer.evaluate.simulate",
+    "save_model": "coinfer.graph.segment",
+    "with_exits": "coinfer.graph.zoo.early_exits",
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coinfer.evaluate.simulate import known_policies, run
+from coinfer.evaluate.simulate import known_policies, run_policy
 from coinfer.policies.heuristics.blocks import BLOCKS
 from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.scenario.compile import open_world
@@ -18,7 +18,7 @@ def test_a_policy_comes_to_the_same_figures_on_a_gpu(scenario, policy):
     """In float32, where two equal choices may be told apart by rounding: so not task by task."""
     world = open_world(scenario, {"slots": 12}).world
     assert policy in known_policies(world)
-    here, there = (run(world, policy, seeds=8, episodes=2, device=device) for device in ("cpu", "cuda"))
+    here, there = (run_policy(world, policy, seeds=8, episodes=2, device=device) for device in ("cpu", "cuda"))
     assert here.tasks == there.tasks
     for name in ("mean_s", "in_time", "accuracy", "energy_j"):
         assert np.allclose(here.measures[name], there.measures[name], rtol=0.02), name

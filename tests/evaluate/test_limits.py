@@ -7,7 +7,7 @@ from tests.envs.worlds import random_world
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate import limits, oracles
-from coinfer.evaluate.simulate import episode_seeds, run
+from coinfer.evaluate.simulate import episode_seeds, run_policy
 from coinfer.policies.bounds import slot
 from coinfer.policies.candidates import choices
 from coinfer.policies.heuristics.offload import OFFLOAD
@@ -39,7 +39,7 @@ def test_no_policy_beats_the_lower_bound_of_an_episode(seed):
     world = small(seed)
     bound = limits.lower_bound(world, 2, EPISODES, steps=40).measures
     for name in [*OFFLOAD, "slot-descent"]:
-        found = run(world, name, 2, EPISODES).measures
+        found = run_policy(world, name, 2, EPISODES).measures
         there = ~np.isnan(found["mean_s"])
         assert (found["mean_s"] >= bound["mean_s"] * (1 - ROUNDING))[there].all(), name
         assert (found["in_time"] <= bound["in_time"] + ROUNDING)[there].all(), name

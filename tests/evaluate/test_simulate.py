@@ -7,14 +7,14 @@ from tests.envs.worlds import random_blocks, random_world
 
 from coinfer.envs import offload, rewards
 from coinfer.errors import UserError
-from coinfer.evaluate.simulate import MEASURES, episode_seeds, known_policies, run
+from coinfer.evaluate.simulate import MEASURES, episode_seeds, known_policies, run_policy
 from coinfer.policies.heuristics import offload as heuristics
 from coinfer.types import BlocksDecision
 
 
 def test_measures_are_those_of_the_outcomes():
     world = random_world(np.random.default_rng(6))
-    found = run(world, "sequential-greedy", seeds=2, episodes=3).measures
+    found = run_policy(world, "sequential-greedy", seeds=2, episodes=3).measures
     tables = offload.load(world)
     for seed in range(2):
         state = offload.reset(tables, episode_seeds(2, 3)[3 * seed : 3 * seed + 3])
@@ -43,7 +43,7 @@ def test_all_policies_meet_the_same_tasks_and_give_the_same_figures_again(make):
     world = make(np.random.default_rng(1))
     tasks = set()
     for name in known_policies(world):
-        first, again = (run(world, name, 2, 2) for _ in range(2))
+        first, again = (run_policy(world, name, 2, 2) for _ in range(2))
         tasks.add(first.tasks)
         assert set(first.measures) == set(MEASURES)
         for measure, values in first.measures.items():
@@ -53,7 +53,7 @@ def test_all_policies_meet_the_same_tasks_and_give_the_same_figures_again(make):
 
 def test_more_seeds_do_not_change_the_first_ones():
     world = random_world(np.random.default_rng(2))
-    few, many = run(world, "greedy", 2, 2).measures, run(world, "greedy", 4, 2).measures
+    few, many = run_policy(world, "greedy", 2, 2).measures, run_policy(world, "greedy", 4, 2).measures
     for name, values in few.items():
         np.testing.assert_allclose(values, many[name][:2], rtol=1e-6)
     assert len(torch.unique(episode_seeds(50, 50))) == 2500
@@ -62,7 +62,7 @@ def test_more_seeds_do_not_change_the_first_ones():
 
 def test_a_policy_that_has_no_name_can_run_too():
     world = random_world(np.random.default_rng(3))
-    named, own = run(world, "best-cut", 2, 2), run(world, "mine", 2, 2, maker=heuristics.best_cut)
+    named, own = run_policy(world, "best-cut", 2, 2), run_policy(world, "mine", 2, 2, maker=heuristics.best_cut)
     np.testing.assert_array_equal(named.measures["mean_s"], own.measures["mean_s"])
     assert own.policy == "mine"
 
@@ -70,7 +70,7 @@ def test_a_policy_that_has_no_name_can_run_too():
 def test_progress_is_told_to_the_end():
     told = []
     world = random_world(np.random.default_rng(5))
-    run(world, "random", 1, 1, progress=lambda *said: told.append(said))
+    run_policy(world, "random", 1, 1, progress=lambda *said: told.append(said))
     assert told == [(slot, world.edge.slots, "random") for slot in range(world.edge.slots + 1)]
 
 
@@ -90,9 +90,9 @@ def test_progress_is_told_to_the_end():
 def test_a_policys_mistakes_are_one_line_that_names_field_and_shape(spoil, told: str):
     world = random_world(np.random.default_rng(3))
     good = heuristics.greedy(0)
-    run(world, "mine", 2, 2, lambda seed: good)
+    run_policy(world, "mine", 2, 2, lambda seed: good)
     with pytest.raises(UserError, match=told) as caught:
-        run(world, "mine", 2, 2, lambda seed: lambda seen: spoil(seen, good(seen)))
+        run_policy(world, "mine", 2, 2, lambda seed: lambda seen: spoil(seen, good(seen)))
     assert str(caught.value).startswith("policy mine")
     assert "\n" not in str(caught.value)
 
@@ -101,4 +101,4 @@ def test_places_of_blocks_are_checked_too():
     world = random_blocks(np.random.default_rng(3))
     mistake = lambda seed: lambda seen: BlocksDecision(torch.zeros_like(seen.task_mask, dtype=torch.int64))  # noqa: E731
     with pytest.raises(UserError, match=r"decision.place has shape \[4, \d+\], expected \[B, K, M\] = \[4, "):
-        run(world, "mine", 2, 2, mistake)
+        run_policy(world, "mine", 2, 2, mistake)

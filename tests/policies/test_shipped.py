@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.policies.observations import random_observation
 
-from coinfer.evaluate.simulate import known_policies, run
+from coinfer.evaluate.simulate import known_policies, run_policy
 from coinfer.policies import shipped
 from coinfer.policies.learned import scorer
 from coinfer.policies.onnx import PolicyError, load_policy, shipped_path
@@ -39,7 +39,7 @@ def test_the_file_and_the_weights_beside_it_decide_alike():
 @pytest.mark.parametrize("age", [0, 3])
 def test_it_is_better_than_sequential_greedy(age):
     world = open_world("cdo-dsac", {"staleness_slots": age, "slots": 20}).world
-    ours, greedy = (run(world, name, 10, 1).measures for name in ("learned", "sequential-greedy"))
+    ours, greedy = (run_policy(world, name, 10, 1).measures for name in ("learned", "sequential-greedy"))
     difference_s = ours["mean_s"] - greedy["mean_s"]
     assert difference_s.mean() + 2.3 * difference_s.std(ddof=1) / 10**0.5 < 0
     assert ours["in_time"].mean() >= greedy["in_time"].mean()

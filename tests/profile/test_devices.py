@@ -5,7 +5,7 @@ import pytest
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
-from coinfer.profile.devices import WORK_FLOP, device_class, names, slowdown
+from coinfer.profile.devices import WORK_FLOP, device_class, device_slowdown, names
 from coinfer.profile.table import ProfileError
 
 
@@ -37,8 +37,8 @@ def test_an_unknown_class_is_refused_with_the_known_ones():
 
 def test_a_listed_network_slows_down_by_the_published_latency():
     table = analytic_table(networks.build("mobilenetv2"), whole_s=0.0055)
-    assert slowdown("raspberry-pi-4", table) == pytest.approx(0.06188 / 0.0055)
-    assert slowdown("server-gpu", table) < 1
+    assert device_slowdown("raspberry-pi-4", table) == pytest.approx(0.06188 / 0.0055)
+    assert device_slowdown("server-gpu", table) < 1
 
 
 def test_a_network_that_is_not_listed_is_placed_by_its_arithmetic():

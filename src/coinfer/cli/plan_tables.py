@@ -51,7 +51,7 @@ def show_plan(
         table = profile_for(graph, config.profile, config.threads, progress)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)
     options = compile_options(graph, table, config.bits, accuracy)
-    device_slowdown = config.slowdown * (1.0 if device is None else devices.slowdown(device, table))
+    device_slowdown = config.slowdown * (1.0 if device is None else devices.device_slowdown(device, table))
     options = options._replace(
         device_s=options.device_s * device_slowdown,
         server_s=options.server_s * server_slowdown + wait_s * ~options.stays[:, None],

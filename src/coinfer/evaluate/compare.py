@@ -12,7 +12,7 @@ from coinfer.envs.batched_env import reward_of
 from coinfer.errors import UserError
 from coinfer.evaluate import frames, limits, policy_files, report
 from coinfer.evaluate.oracles import ORACLES
-from coinfer.evaluate.simulate import Maker, Run, known_policies, run
+from coinfer.evaluate.simulate import Maker, Run, known_policies, run_policy
 from coinfer.policies.heuristics.wireless_power import MODES
 from coinfer.progress import Progress, quiet
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
@@ -122,7 +122,7 @@ def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Maker | N
         return frames.run(world, name, *count, settings.device, progress)
     if name == limits.OPTION and isinstance(world, OffloadWorld):
         return limits.lower_bound(world, *count, progress=progress)
-    return run(world, called(name), *count, maker, reward_of(compiled.reward), settings.device, progress)
+    return run_policy(world, called(name), *count, maker, reward_of(compiled.reward), settings.device, progress)
 
 
 def unasked(world: World) -> tuple[str, ...]:

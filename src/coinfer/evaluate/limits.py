@@ -19,7 +19,8 @@ SLOTS_AT_ONCE = 20
 
 
 def lower_bound(world: OffloadWorld, seeds: int, episodes: int, steps: int = 100, progress: Progress = quiet) -> Run:
-    """Bounds of mean latency (from below) and of success in time (from above), for the episodes of `simulate.run`."""
+    """Bounds of mean latency (from below) and of success in time (from above), for the episodes of
+    `simulate.run_policy`."""
     tables = offload.load(world, dtype=torch.float64)
     starts = range(0, world.edge.slots, SLOTS_AT_ONCE)
     latency_s, late, count = (torch.zeros(seeds * episodes, dtype=torch.float64) for _ in range(3))

@@ -67,7 +67,7 @@ def episode_seeds(seeds: int, episodes: int, first: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def run(
+def run_policy(
     world: OffloadWorld | BlocksWorld,
     name: str,
     seeds: int = 10,

@@ -78,7 +78,7 @@ def device_class(name: str) -> DeviceClass:
     return _catalogue()[name]
 
 
-def slowdown(name: str, table: ProfileTable) -> float:
+def device_slowdown(name: str, table: ProfileTable) -> float:
     """Return how many times slower a device class runs this network than the machine of the table (below 1: faster).
 
     Raises:

@@ -8,7 +8,7 @@ from coinfer.envs import offload
 from coinfer.envs.batched_env import reward_of
 from coinfer.evaluate import oracles
 from coinfer.evaluate.policy_files import open_policy
-from coinfer.evaluate.simulate import Run, run
+from coinfer.evaluate.simulate import Run, run_policy
 from coinfer.policies.learned.export import export
 from coinfer.progress import Progress
 from coinfer.rl.core.training import TrainingResult
@@ -59,10 +59,10 @@ def compare_with_baselines(
     world = compiled.world
     assert isinstance(world, OffloadWorld)
     reward, (maker, _) = reward_of(compiled.reward), open_policy(path, compiled)
-    runs = [run(world, name, seeds, episodes, maker, reward, progress=progress)]
+    runs = [run_policy(world, name, seeds, episodes, maker, reward, progress=progress)]
     for baseline in BASELINES:
-        runs.append(run(world, baseline, seeds, episodes, reward=reward, progress=progress))
+        runs.append(run_policy(world, baseline, seeds, episodes, reward=reward, progress=progress))
     if world.edge.tasks == 1:
         oracle = oracles.reward_optimum(reward)
-        runs.append(run(world, OPTIMUM, seeds, episodes, reward=reward, progress=progress, oracle=oracle))
+        runs.append(run_policy(world, OPTIMUM, seeds, episodes, reward=reward, progress=progress, oracle=oracle))
     return runs

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from coinfer.envs import core, offload, rewards
-from coinfer.evaluate.simulate import episode_seeds, run
+from coinfer.evaluate.simulate import episode_seeds, run_policy
 from coinfer.policies.heuristics import offload as heuristics
 from coinfer.policies.heuristics.memory import remembering
 from coinfer.scenario.compile import open_world
@@ -41,8 +41,8 @@ def test_told_backlogs_are_the_true_ones(staleness):
 
 def test_with_fresh_knowledge_nothing_changes():
     world = exact_world(0, slots=6)
-    plain = run(world, "sequential-greedy", 2, 1)
-    told = run(
+    plain = run_policy(world, "sequential-greedy", 2, 1)
+    told = run_policy(
         world, "told", 2, 1, maker=lambda seed: remembering(heuristics.sequential_greedy(seed), world.edge.slot_s)
     )
     assert plain.measures["mean_s"].tolist() == told.measures["mean_s"].tolist()

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from coinfer.evaluate.simulate import run
+from coinfer.evaluate.simulate import run_policy
 from coinfer.physics import random
 from coinfer.policies.learned.placement_policy import PlacementNet, PlacementPolicy
 from coinfer.policies.learned.placements import PLACEMENT_FEATURES, fixed_cut, placement_features
@@ -166,7 +166,7 @@ def test_the_environment_pays_what_the_simulator_counts():
         latency_s, in_time = latency_s + result.metrics["latency_s"].sum(), in_time + result.metrics["in_time"].sum()
     assert result.truncated.all()
     policy = PlacementPolicy(net, weights, features, fixed_cut)
-    counted = run(world(), "mine", 1, 4, maker=lambda seed: policy)
+    counted = run_policy(world(), "mine", 1, 4, maker=lambda seed: policy)
     assert tasks.item() == counted.tasks
     assert (latency_s / tasks).item() == pytest.approx(counted.measures["mean_s"][0], rel=1e-5)
     assert (in_time / tasks).item() == pytest.approx(counted.measures["in_time"][0], rel=1e-6)
@@ -179,7 +179,7 @@ def test_least_predicted_latency_behind_running_queues_is_sequential_greedy():
         PlacementNet(PLACEMENT_FEATURES, SMALL.hidden), greedy_weights(SMALL), cdo_dsac.features_of(SMALL), fixed_cut
     )
     mine, greedy = (
-        run(world(), name, 1, 4, maker=maker).measures
+        run_policy(world(), name, 1, 4, maker=maker).measures
         for name, maker in (("mine", lambda seed: policy), ("sequential-greedy", None))
     )
     assert mine["mean_s"][0] == pytest.approx(greedy["mean_s"][0], rel=1e-3)
@@ -187,7 +187,7 @@ def test_least_predicted_latency_behind_running_queues_is_sequential_greedy():
 
 
 def measured_s(policy, seeds):
-    return torch.from_numpy(run(world(), "mine", seeds, 8, maker=lambda seed: policy).measures["mean_s"])
+    return torch.from_numpy(run_policy(world(), "mine", seeds, 8, maker=lambda seed: policy).measures["mean_s"])
 
 
 def test_cdo_dsacs_agents_do_better_than_untrained():

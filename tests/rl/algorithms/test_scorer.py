@@ -42,7 +42,7 @@ def test_a_player_counts_what_a_comparison_counts(world: OffloadWorld):
     latency_s, late = player.result()
     for number, flat in enumerate(weights):
         policy = scorer.scorer(scorer.unpack(flat[None]))
-        found = simulate.run(world, "own", 1, 6, maker=lambda seed, policy=policy: policy)
+        found = simulate.run_policy(world, "own", 1, 6, maker=lambda seed, policy=policy: policy)
         assert latency_s[number].item() == pytest.approx(found.measures["mean_s"][0], rel=1e-5)
         assert late[number].item() == pytest.approx(1 - found.measures["in_time"][0], abs=1e-6)
 

@@ -148,7 +148,7 @@ def make_env(
     reward: Reward | None = None,
     device: str = "cpu",
 ) -> Edge:
-    """Return a scenario as a Gymnasium environment; `EdgeVector` is a batch of them.
+    """Return a scenario as a Gymnasium environment; `make_vector_env` makes a batch of them.
 
     Args:
         scenario: a preset, a file, or a compiled world.
@@ -160,6 +160,18 @@ def make_env(
         UserError: if there is no such scenario, it is wrong, or of an environment that decides otherwise.
     """
     return Edge(scenario, changes, reward, device)
+
+
+def make_vector_env(
+    scenario: str | Path | OffloadWorld | BlocksWorld = "campus",
+    worlds: int = 64,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    reward: Reward | None = None,
+    device: str = "cpu",
+) -> EdgeVector:
+    """Return a batch of independent worlds of a scenario, which step in one call; see `make_env` for the arguments."""
+    return EdgeVector(worlds, scenario, changes, reward, device)
 
 
 def episode_of(numbers: Any) -> Tensor:

@@ -1,11 +1,13 @@
 """A batch of worlds as stable-baselines3 wants its vectorised environments; all worlds step in one call."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from coinfer.envs.adapters.gymnasium_env import EdgeVector
+from coinfer.envs.adapters.gymnasium_env import EdgeVector, make_vector_env
 
 
 class Sb3Vector(VecEnv):
@@ -49,3 +51,10 @@ class Sb3Vector(VecEnv):
 
     def close(self) -> None:
         self.envs.close()
+
+
+def make_sb3_env(
+    scenario: str | Path = "campus", worlds: int = 64, *, changes: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> Sb3Vector:
+    """Return a batch of worlds as stable-baselines3 takes it; see `make_env` for the arguments."""
+    return Sb3Vector(make_vector_env(scenario, worlds, changes=changes, device=device))

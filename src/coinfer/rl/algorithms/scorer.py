@@ -220,7 +220,7 @@ def _usual(settings: Settings, case: Case) -> tuple[float, float]:
     """Mean latency and share of late tasks of sequential greedy."""
     world = case.world()
     world = world._replace(edge=world.edge._replace(slots=settings.slots))
-    found = simulate.run(world, "sequential-greedy", 1, _USUAL_WORLDS)
+    found = simulate.run_policy(world, "sequential-greedy", 1, _USUAL_WORLDS)
     return float(found.measures["mean_s"][0]), 1 - float(found.measures["in_time"][0])
 
 
