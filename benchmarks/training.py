@@ -36,7 +36,7 @@ from torchrl_sac import TorchRlSac, TorchRlSettings
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.physics import random
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.learned.features import rate_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
@@ -157,7 +157,7 @@ def liking(numbers: Callable[[torch.Tensor], torch.Tensor]) -> Policy:
 
     @torch.no_grad()
     def policy(seen: OffloadObservation) -> Any:
-        found = choices(seen)
+        found = candidates_of(seen)
         return found.decision(torch.where(found.mask, numbers(rate_features(seen))[:, None], -torch.inf).argmax(-1))
 
     return policy

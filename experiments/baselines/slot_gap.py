@@ -22,6 +22,7 @@ from coinfer.evaluate import oracles
 from coinfer.evaluate.simulate import episode_seeds
 from coinfer.policies.bounds import slot as bounds
 from coinfer.policies.bounds import slot_program
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.offload import sequential_greedy
 from coinfer.profile.measure import this_machine
 from coinfer.scenario.compile import open_world
@@ -52,7 +53,7 @@ def _one(true: Any) -> dict[str, float]:
     except bounds.BoundError:
         return {"tasks": int(true.task_mask.sum()), "program_s": np.inf, "bound_s": 0.0}
     cost, sequential = bounds.latency_cost(true), sequential_greedy()(true)
-    choice = bounds.as_choice(bounds.choices(true), sequential)
+    choice = bounds.as_choice(candidates_of(true), sequential)
     return {
         "tasks": int(true.task_mask.sum()),
         "program_s": solved.cost,

@@ -17,7 +17,7 @@ from coinfer.envs.batched_env import reward_of
 from coinfer.envs.core import State
 from coinfer.envs.rewards import Reward
 from coinfer.evaluate.oracles import reward_optimum
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.offload import device_only, greedy
 from coinfer.scenario.compile import Compiled, open_world
 from coinfer.types import OffloadDecision, OffloadObservation, Outcome, Policy
@@ -110,7 +110,7 @@ def whole(edge: AtBandwidths) -> Judged:
 
 def worst(edge: AtBandwidths) -> OffloadDecision:
     """The allowed choice of least reward: the other end of the range of rewards."""
-    found = choices(edge.seen)
+    found = candidates_of(edge.seen)
     ways = found.mask.shape[-1]
     rewards = [
         outcome(edge, found.decision(torch.full_like(edge.state.draws.device, way))).reward for way in range(ways)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from coinfer.graph.zoo.early_exits import with_exits
     from coinfer.options.compile import compile_options
     from coinfer.partition.hull import Hull
+    from coinfer.policies.candidates import candidates_of, predicted_s
     from coinfer.policies.onnx import load_policy
     from coinfer.profile.accuracy import AccuracyTable
     from coinfer.profile.devices import device_slowdown
@@ -40,6 +41,7 @@ __all__ = [
     "Objective",
     "Result",
     "__version__",
+    "candidates_of",
     "compile_options",
     "device_slowdown",
     "from_torch",
@@ -50,6 +52,7 @@ __all__ = [
     "make_vector_env",
     "open_model",
     "open_world",
+    "predicted_s",
     "profile_for",
     "run_policy",
     "save_model",
@@ -64,6 +67,7 @@ _HOMES = {
     "ModelGraph": "coinfer.graph.ir",
     "Objective": "coinfer.runtime.device.objective",
     "Result": "coinfer.runtime.device.result",
+    "candidates_of": "coinfer.policies.candidates",
     "compile_options": "coinfer.options.compile",
     "device_slowdown": "coinfer.profile.devices",
     "from_torch": "coinfer.graph.torch_import",
@@ -74,6 +78,7 @@ _HOMES = {
     "make_vector_env": "coinfer.envs.adapters.gymnasium_env",
     "open_model": "coinfer.graph.open_model",
     "open_world": "coinfer.scenario.compile",
+    "predicted_s": "coinfer.policies.candidates",
     "profile_for": "coinfer.runtime.profiling",
     "run_policy": "coinfer.evaluate.simulate",
     "save_model": "coinfer.graph.segment",

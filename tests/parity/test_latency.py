@@ -20,7 +20,7 @@ from coinfer.envs.core import State
 from coinfer.envs.reference import offload as reference
 from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
-from coinfer.policies.candidates import choices, predicted_s
+from coinfer.policies.candidates import candidates_of, predicted_s
 from coinfer.policies.learned import scorer
 from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.runtime.device import estimate as est
@@ -116,7 +116,7 @@ def test_planner_policies_and_environment_agree(seed: int):
     planned_s = feasible_latency_s(as_runtime(seen, k))[0]
     plain_s = offload_latency_s(as_runtime(seen, k))[0]
     tensors_s = offload_latency_s(seen)[0, k]
-    candidates_s = predicted_s(choices(seen), seen.server_backlog_s)[0, k].unflatten(-1, plain_s.shape)
+    candidates_s = predicted_s(candidates_of(seen), seen.server_backlog_s)[0, k].unflatten(-1, plain_s.shape)
     for option, server in found.asks():
         happens_s = pytest.approx(outcome_s(found, option, server), abs=1e-9)
         assert planned_s[option, server] == happens_s

@@ -13,7 +13,7 @@ from coinfer.physics import latency
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 
-class Choices(NamedTuple):
+class Candidates(NamedTuple):
     """All [.., K, C] but `servers`; times are seconds from now."""
 
     own_s: Tensor
@@ -29,14 +29,14 @@ class Choices(NamedTuple):
     """True where the choice may be taken; every task has such a choice."""
     servers: int
 
-    def limited_to(self, wanted: Tensor) -> "Choices":
+    def limited_to(self, wanted: Tensor) -> "Candidates":
         """Without the choices that are not wanted [.., K, C]; a task that would have none left keeps all."""
         mask = self.mask & wanted
         return self._replace(mask=mask | (self.mask & ~mask.any(-1, keepdim=True)))
 
-    def task(self, k: int) -> "Choices":
+    def task(self, k: int) -> "Candidates":
         """Those of task k alone; K becomes 1."""
-        return Choices(*(part[..., k : k + 1, :] for part in self[:-1]), servers=self.servers)
+        return Candidates(*(part[..., k : k + 1, :] for part in self[:-1]), servers=self.servers)
 
     def of_servers(self, values: Tensor) -> Tensor:
         """Values of servers [.., N] as values of choices [.., C]."""
@@ -54,7 +54,7 @@ class Choices(NamedTuple):
         return OffloadDecision(torch.div(choice, self.servers, rounding_mode="floor"), server)
 
 
-def choices(observation: OffloadObservation) -> Choices:
+def candidates_of(observation: OffloadObservation) -> Candidates:
     """What an observation leaves to choose. A server without room is left out, and so is a dead link; a task that has
     nothing left gets its first choice on the device (every table has one), wise or not."""
     o = observation
@@ -75,10 +75,10 @@ def choices(observation: OffloadObservation) -> Choices:
     number = torch.arange(mask.shape[-1], device=mask.device)
     fallback = on_device.int().argmax(-1)[..., None] == number  # `one_hot` would fix the number of choices on export
     mask = mask | (fallback & ~mask.any(-1, keepdim=True))
-    return Choices(own_s, ready_s, service_s, accuracy, on_device, mask, first.shape[0])
+    return Candidates(own_s, ready_s, service_s, accuracy, on_device, mask, first.shape[0])
 
 
-def predicted_s(found: Choices, server_free_s: Tensor) -> Tensor:
+def predicted_s(found: Candidates, server_free_s: Tensor) -> Tensor:
     """Latency of every choice [.., K, C], were it the only task decided now; infinite where it may not be taken.
 
     FIFO: the server starts when the task is there and all that waited before is done.

@@ -11,7 +11,7 @@ from coinfer.envs import offload, rewards
 from coinfer.envs.adapters import gymnasium_env
 from coinfer.envs.adapters.gymnasium_env import Edge, EdgeVector, episode_of, make_env
 from coinfer.errors import ScenarioError, UserError
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.offload import OFFLOAD
 
 PRESETS = ("campus", "cdo-dsac", "grle", "sacd", "mtl-a3c", "city")
@@ -102,7 +102,7 @@ def test_masks_of_tasks_are_what_policies_may_choose(seed):
         envs.step(np.zeros(envs.action_space.shape, dtype=np.int64))
     seen = envs.batched_env.environment.observe(envs.batched_env.tables, envs.batched_env.state)
     allowed = torch.from_numpy(envs.action_masks())
-    found = choices(seen)
+    found = candidates_of(seen)
     there = seen.task_mask[..., None] & seen.option_mask.any(-1, keepdim=True)
     once = ~found.on_device | (torch.arange(found.mask.shape[-1]) % found.servers == 0)
     assert torch.equal((allowed & once & there), found.mask & there)

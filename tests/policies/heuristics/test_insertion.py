@@ -5,7 +5,7 @@ import torch
 from tests.policies.observations import observation, random_observation
 
 from coinfer.policies.bounds import slot
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.heuristics.offload import sequential_greedy
 from coinfer.types import DEVICE
@@ -40,7 +40,7 @@ def test_it_counts_whom_it_would_delay():
 @pytest.mark.parametrize("seed", range(5))
 def test_only_possible_choices_are_taken(seed):
     seen = random_observation(seed, 40, 6, 3, 3)
-    found, decision = choices(seen), insertion()(seen)
+    found, decision = candidates_of(seen), insertion()(seen)
     choice = slot.as_choice(found, decision)
     allowed = found.mask.gather(-1, choice[..., None])[..., 0]
     assert (allowed | ~seen.task_mask).all()

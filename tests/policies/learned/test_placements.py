@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.policies.observations import random_observation
 
 from coinfer.physics.latency import offload_latency_s
-from coinfer.policies.candidates import choices, predicted_s
+from coinfer.policies.candidates import candidates_of, predicted_s
 from coinfer.policies.learned.placements import (
     PLACEMENT_FEATURES,
     Placements,
@@ -55,7 +55,7 @@ def test_the_cut_is_the_best_one_were_the_server_idle(seed):
 @settings(max_examples=20, deadline=None)
 def test_joint_offers_are_the_choices(seed):
     seen = drawn(seed)
-    placements, found = joint(seen), choices(seen)
+    placements, found = joint(seen), candidates_of(seen)
     place = placements.mask.int().argmax(-1)
     for mine, theirs in zip(placements.decision(place), found.decision(place), strict=True):
         assert mine.equal(theirs)
@@ -161,7 +161,7 @@ def test_the_seen_queues_are_greedys():
     found = torch.where(
         placements.mask, placement_features(seen, placements, running_queues=False)[..., 0], torch.inf
     ).argmin(-1)
-    every = predicted_s(choices(seen), seen.server_backlog_s).unflatten(-1, (OPTIONS, SERVERS))
+    every = predicted_s(candidates_of(seen), seen.server_backlog_s).unflatten(-1, (OPTIONS, SERVERS))
     decision = placements.decision(found)
     for world in range(WORLDS):
         for task in range(TASKS):

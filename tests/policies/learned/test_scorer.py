@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.policies.observations import observation, random_observation
 
 from coinfer.policies.bounds import slot
-from coinfer.policies.candidates import choices, predicted_s
+from coinfer.policies.candidates import candidates_of, predicted_s
 from coinfer.policies.heuristics import offload
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.learned import scorer
@@ -129,7 +129,7 @@ def test_with_one_order_it_is_the_first_of_them():
 def test_what_it_judges_by_is_the_physics_of_the_queue(seed):
     """Without prices the cost of any decisions is their latency, as the bounds on a slot have it."""
     seen = random_observation(seed, 50, 7, 3, 4)._replace(server_room=torch.full((50, 4), 9.0, dtype=torch.float64))
-    found = choices(seen)
+    found = candidates_of(seen)
     made = scorer.prepared(FIRST, seen)
     way = scorer.sequence(seen, made)
     stays = way == made.rows.ready_s.shape[-1] - 1
@@ -181,7 +181,7 @@ def test_every_sum_is_exact_in_single_precision(shape):
     seen = single(random_observation(1, 40, *shape))
     flat = 9 * torch.randn((1, scorer.SIZE), generator=torch.Generator().manual_seed(3))
     weights = scorer.unpack(flat)
-    found = choices(seen)
+    found = candidates_of(seen)
     parts = scorer.features(seen, found, predicted_s(found, seen.server_backlog_s))
     limits = zip(parts, (weights.pair, weights.task, weights.server, weights.world), strict=True)
     most = weights.first_bias.abs().double() * scorer.STEPS
@@ -220,7 +220,7 @@ def test_orders_bring_it_closer_to_the_best_of_a_slot_than_sequential_greedy(see
     cost = {}
     policies = {"greedy": scorer.scorer(GREEDY), "orders": scorer.scorer(FIRST), "insertion": insertion()}
     for name, policy in policies.items():
-        choice = slot.as_choice(choices(seen), policy(seen))[:, None]
+        choice = slot.as_choice(candidates_of(seen), policy(seen))[:, None]
         cost[name] = (slot.slot_latency_s(seen, choice).sum(-1)[:, 0] / best.clamp(min=1e-9))[best > 0].mean().item()
     assert 1 <= cost["orders"] < cost["greedy"] < 1.2
     assert 1 <= cost["insertion"] < cost["greedy"]

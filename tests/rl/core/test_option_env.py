@@ -8,7 +8,7 @@ import torch
 from coinfer.envs import core, offload
 from coinfer.envs.batched_env import reward_of
 from coinfer.physics import random
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.learned.features import rate_features
 from coinfer.rl.algorithms import dqn, sac_d
 from coinfer.rl.core.loop import random_actions
@@ -46,9 +46,9 @@ def test_steps_are_those_of_the_environment_and_episodes_begin_anew():
     state, observation = played.reset(seeds(2))
     for step in range(2 * SLOTS):
         seen = offload.observe(played.tables, state)
-        torch.testing.assert_close(observation.mask.flatten(0, 1), choices(seen).mask)
+        torch.testing.assert_close(observation.mask.flatten(0, 1), candidates_of(seen).mask)
         action = any_action(observation, step)
-        decision = choices(seen).decision(action.flatten(0, 1))
+        decision = candidates_of(seen).decision(action.flatten(0, 1))
         expected = offload.step(played.tables, state, decision, played.reward)
         result = played.step(state, action)
         torch.testing.assert_close(result.reward.flatten(), expected.reward)
@@ -65,7 +65,7 @@ def test_steps_are_those_of_the_environment_and_episodes_begin_anew():
 def test_without_the_mask_a_choice_beyond_the_limit_is_refused_and_costs_a_penalty():
     free = env(64, unmasked=True)
     state, observation = free.reset(seeds(1))
-    allowed = choices(offload.observe(free.tables, state)).mask
+    allowed = candidates_of(offload.observe(free.tables, state)).mask
     forbidden = (observation.mask.flatten(0, 1) & ~allowed)[:, 0]
     assert forbidden.any(-1).all()
     assert (observation.mask.flatten(0, 1) >= allowed).all()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coinfer.policies.candidates import Choices, choices
+from coinfer.policies.candidates import Candidates, candidates_of
 from coinfer.types import OffloadObservation
 
 
@@ -196,7 +196,7 @@ def _present(tasks: Tasks) -> Tasks:
 
 
 def _slot_tasks(slot: OffloadObservation, at_s: float, download_s: Tensor | float) -> tuple[Tensor, ...]:
-    found = choices(slot)
+    found = candidates_of(slot)
     server = (torch.arange(found.mask.shape[-1]) % found.servers).expand(found.mask.shape)
     after_s = torch.as_tensor(download_s, dtype=found.ready_s.dtype).expand(found.servers)
     after_s = torch.where(found.on_device, 0.0, found.of_servers(after_s))
@@ -205,7 +205,7 @@ def _slot_tasks(slot: OffloadObservation, at_s: float, download_s: Tensor | floa
     return at, slot.task_mask, ready_s, server, found.service_s, after_s, slot.deadline_s
 
 
-def _dominated(found: Choices) -> Tensor:
+def _dominated(found: Candidates) -> Tensor:
     """True for a choice that another one on the same server beats in readiness and in work, whatever the prices."""
     ready_s = torch.where(found.mask, found.ready_s, torch.inf).unflatten(-1, (-1, found.servers))
     service_s = found.service_s.unflatten(-1, (-1, found.servers))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coinfer.errors import UserError
 from coinfer.physics.queueing import counts, finish_s
-from coinfer.policies.candidates import Choices, choices
+from coinfer.policies.candidates import Candidates, candidates_of
 from coinfer.policies.heuristics.offload import sequential_greedy
 from coinfer.types import OffloadDecision, OffloadObservation
 
@@ -34,14 +34,14 @@ class Optimum(NamedTuple):
     """[..]"""
 
 
-def slot_latency_s(observation: OffloadObservation, choice: Tensor, found: Choices | None = None) -> Tensor:
+def slot_latency_s(observation: OffloadObservation, choice: Tensor, found: Candidates | None = None) -> Tensor:
     """Latency [.., S, K] of every task in S ways to decide one slot: 0 where there is no task, infinite for a choice
     that is not allowed or finds no room.
 
     Args:
-        choice: [.., S, K] entries of `choices(observation)`.
+        choice: [.., S, K] entries of `candidates_of(observation)`.
     """
-    found = found or choices(observation)
+    found = found or candidates_of(observation)
     chosen = choice[..., None]
     ready_s, service_s, on_device, allowed = (
         part[..., None, :, :].expand(*choice.shape, -1).gather(-1, chosen)[..., 0]
@@ -58,13 +58,13 @@ def slot_latency_s(observation: OffloadObservation, choice: Tensor, found: Choic
 
 def latency_cost(observation: OffloadObservation) -> Cost:
     """Summed latency of a slot's tasks."""
-    found = choices(observation)
+    found = candidates_of(observation)
     return lambda choice: slot_latency_s(observation, choice, found).sum(-1)
 
 
 def late_cost(observation: OffloadObservation) -> Cost:
     """How many of a slot's tasks miss their deadline."""
-    found = choices(observation)
+    found = candidates_of(observation)
 
     def cost(choice: Tensor) -> Tensor:
         latency_s = slot_latency_s(observation, choice, found)
@@ -80,7 +80,7 @@ def exhaustive(observation: OffloadObservation, cost: Cost | None = None) -> Opt
     Raises:
         BoundError: where there are more than `MAX_WAYS`.
     """
-    found, cost = choices(observation), cost or latency_cost(observation)
+    found, cost = candidates_of(observation), cost or latency_cost(observation)
     entries, size = _allowed_first(found, observation.task_mask)
     ways = int(np.prod([float(n) for n in size]))
     if ways > MAX_WAYS:
@@ -112,7 +112,7 @@ def coordinate_descent(
     Args:
         start: sequential greedy's decision without it.
     """
-    found, cost = choices(observation), cost or latency_cost(observation)
+    found, cost = candidates_of(observation), cost or latency_cost(observation)
     best = as_choice(found, start or sequential_greedy()(observation))
     entries, size = _allowed_first(found, observation.task_mask)
     least, gained = cost(best[..., None, :])[..., 0], True
@@ -130,12 +130,12 @@ def coordinate_descent(
     return Optimum(found.decision(best), least)
 
 
-def as_choice(found: Choices, decision: OffloadDecision) -> Tensor:
+def as_choice(found: Candidates, decision: OffloadDecision) -> Tensor:
     """The entries [.., K] that a decision takes."""
     return decision.option * found.servers + decision.server.clamp(min=0)
 
 
-def _allowed_first(found: Choices, task_mask: Tensor) -> tuple[Tensor, list[int]]:
+def _allowed_first(found: Candidates, task_mask: Tensor) -> tuple[Tensor, list[int]]:
     """Entries [.., K, S] with the allowed ones in front, and for each task how many have to be looked at; one where
     there is no task."""
     allowed = found.mask & task_mask[..., None]

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
 from coinfer.policies.bounds.slot import BoundError
-from coinfer.policies.candidates import Choices, choices, predicted_s
+from coinfer.policies.candidates import Candidates, candidates_of, predicted_s
 from coinfer.types import OffloadDecision, OffloadObservation
 
 
@@ -58,7 +58,7 @@ class _Items(NamedTuple):
 
 
 def _solve(observation: OffloadObservation, limit_s: float, late: bool) -> Solved:
-    found = choices(observation)
+    found = candidates_of(observation)
     items = _items(observation, found)
     free_s, room, deadline_s = (
         np.asarray(field, dtype=float)
@@ -78,7 +78,7 @@ def _solve(observation: OffloadObservation, limit_s: float, late: bool) -> Solve
     return Solved(found.decision(choice), float(solution.fun), float(solution.mip_dual_bound))
 
 
-def _items(observation: OffloadObservation, found: Choices) -> _Items:
+def _items(observation: OffloadObservation, found: Candidates) -> _Items:
     task, choice = np.nonzero((found.mask & observation.task_mask[:, None]).numpy())
     server = np.where(found.on_device.numpy()[task, choice], -1, choice % found.servers)
     alone_s = predicted_s(found, observation.server_backlog_s)

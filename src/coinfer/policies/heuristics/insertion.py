@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency
-from coinfer.policies.candidates import choices, predicted_s
+from coinfer.policies.candidates import candidates_of, predicted_s
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 
@@ -30,7 +30,7 @@ def insertion(seed: int = 0) -> Policy:
 
 
 def _decide(observation: OffloadObservation) -> OffloadDecision:
-    found = choices(observation)
+    found = candidates_of(observation)
     backlog_s, room = observation.server_backlog_s, observation.server_room
     best = predicted_s(found, backlog_s).argmin(-1, keepdim=True)
     work_s = found.service_s.gather(-1, best)[..., 0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics.queueing import busy_until_s, elapse, finish_s
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 
@@ -58,7 +58,7 @@ def _brought_up(observation: OffloadObservation, past: list[Sent], slot_s: float
 
 
 def _sent(observation: OffloadObservation, decision: OffloadDecision) -> Sent:
-    found = choices(observation)
+    found = candidates_of(observation)
     choice = (decision.option * found.servers + decision.server.clamp(min=0))[..., None]
     ready_s, service_s = (part.gather(-1, choice)[..., 0] for part in (found.ready_s, found.service_s))
     sends = (decision.server >= 0) & observation.task_mask & ready_s.isfinite()

@@ -1,8 +1,8 @@
 """Baselines that a user would really pick, and those of the papers, for worlds that decide `offload`.
 
 Every name is a function from a seed to a policy, because some draw and some remember whose turn it is. A policy takes
-an observation [.., K, ..] of tensors and decides for all worlds at once. "Predicted" is what `choices.predicted_s` says
-of the queues as they were seen.
+an observation [.., K, ..] of tensors and decides for all worlds at once. "Predicted" is what
+`candidates.predicted_s` says of the queues as they were seen.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coinfer.physics import latency
 from coinfer.physics.rewards import early_exit_reward
-from coinfer.policies.candidates import Choices, choices, predicted_s
+from coinfer.policies.candidates import Candidates, candidates_of, predicted_s
 from coinfer.policies.sampling import pick, uniform
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
@@ -25,7 +25,7 @@ def device_only(seed: int = 0) -> Policy:
     """Everything stays on its device, at the option that is done first there."""
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
-        found = choices(observation)
+        found = candidates_of(observation)
         return _least_predicted(observation, found.limited_to(found.on_device))
 
     return decide
@@ -35,7 +35,7 @@ def server_only(seed: int = 0) -> Policy:
     """The device does as little as it can (it sends the input where that is an option); least predicted server."""
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
-        found = choices(observation)
+        found = candidates_of(observation)
         found = found.limited_to(~found.on_device)
         on_device_s = torch.where(found.mask, found.own_s, torch.inf)
         return _least_predicted(observation, found.limited_to(on_device_s == on_device_s.amin(-1, keepdim=True)))
@@ -48,7 +48,7 @@ def greedy(seed: int = 0) -> Policy:
     that of least predicted latency. All tasks of a slot see the same queues, so they herd."""
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
-        found = choices(observation)
+        found = candidates_of(observation)
         return _least_predicted(observation, found.limited_to(_best_when_idle(observation, found)))
 
     return decide
@@ -57,7 +57,7 @@ def greedy(seed: int = 0) -> Policy:
 def best_cut(seed: int = 0) -> Policy:
     """CDLP with predicted queues: each device takes the option and server of least predicted latency and knows nothing
     of the slot's other tasks. They herd too."""
-    return lambda observation: _least_predicted(observation, choices(observation))
+    return lambda observation: _least_predicted(observation, candidates_of(observation))
 
 
 def accurate_cut(seed: int = 0) -> Policy:
@@ -65,7 +65,7 @@ def accurate_cut(seed: int = 0) -> Policy:
     latency."""
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
-        found = choices(observation)
+        found = candidates_of(observation)
         return found.decision(_regret(found, observation.deadline_s, observation.server_backlog_s).argmin(-1))
 
     return decide
@@ -103,7 +103,7 @@ def random(seed: int = 0) -> Policy:
     calls = count()
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
-        found = choices(observation)
+        found = candidates_of(observation)
         return found.decision(pick(found.mask, uniform(seed, next(calls), found.mask.shape[:-1], found.mask.device)))
 
     return decide
@@ -127,7 +127,7 @@ def two_choices(seed: int = 0) -> Policy:
     calls = count()
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
-        found = choices(observation)
+        found = candidates_of(observation)
         shape = (*found.mask.shape[:-1], found.servers)
         offered = uniform(seed, next(calls), shape, found.mask.device).argsort(-1).argsort(-1) < 2
         return _least_predicted(observation, found.limited_to(found.on_device | found.of_servers(offered)))
@@ -151,11 +151,11 @@ OFFLOAD: dict[str, Callable[[int], Policy]] = {
 """What the command line calls them."""
 
 
-def _least_predicted(observation: OffloadObservation, found: Choices) -> OffloadDecision:
+def _least_predicted(observation: OffloadObservation, found: Candidates) -> OffloadDecision:
     return found.decision(predicted_s(found, observation.server_backlog_s).argmin(-1))
 
 
-def _best_when_idle(observation: OffloadObservation, found: Choices) -> Tensor:
+def _best_when_idle(observation: OffloadObservation, found: Candidates) -> Tensor:
     """True for the best option to each server, were it idle, and for the best on the device."""
     idle_s = predicted_s(found, torch.zeros_like(observation.server_backlog_s))
     by_server = torch.where(found.on_device, torch.inf, idle_s).unflatten(-1, (-1, found.servers))
@@ -167,12 +167,12 @@ def _best_when_idle(observation: OffloadObservation, found: Choices) -> Tensor:
 def _on(observation: OffloadObservation, server: Tensor) -> OffloadDecision:
     """The best option for servers [.., K] that are given, `DEVICE` among them, were they idle; where a task cannot go
     there, what is best for it anywhere."""
-    found = choices(observation)
+    found = candidates_of(observation)
     found = found.limited_to(found.on_server(server))
     return found.decision(predicted_s(found, torch.zeros_like(observation.server_backlog_s)).argmin(-1))
 
 
-def _regret(found: Choices, deadline_s: Tensor, server_free_s: Tensor) -> Tensor:
+def _regret(found: Candidates, deadline_s: Tensor, server_free_s: Tensor) -> Tensor:
     """Minus GRLE's reward of every choice [.., K, C], its penalty growing with the latency so that even late tasks have
     a best choice; the latency itself where there is no deadline; infinite where the choice may not be taken."""
     latency_s, deadline_s = predicted_s(found, server_free_s), deadline_s[..., None]
@@ -185,9 +185,11 @@ def _regret(found: Choices, deadline_s: Tensor, server_free_s: Tensor) -> Tensor
     return torch.where(found.mask, torch.where(deadline_s.isfinite(), regret, latency_s), torch.inf)
 
 
-def _sequential(observation: OffloadObservation, cost: Callable[[Choices, Tensor, Tensor], Tensor]) -> OffloadDecision:
+def _sequential(
+    observation: OffloadObservation, cost: Callable[[Candidates, Tensor, Tensor], Tensor]
+) -> OffloadDecision:
     """Task after task the choice of least cost, which sees a task's choices, its deadline and the running queues."""
-    found = choices(observation)
+    found = candidates_of(observation)
     free_s, room = observation.server_backlog_s, observation.server_room
     chosen = []
     for k in range(found.mask.shape[-2]):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.learned.features import Features
 from coinfer.policies.learned.nets import Net
 from coinfer.types import OffloadDecision, OffloadObservation
@@ -32,7 +32,7 @@ class NetPolicy(nn.Module):
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
         """Return the decisions [.., K]."""
         seen = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))
-        found = choices(seen)
+        found = candidates_of(seen)
         numbers = self.net(self.flat.double(), self.features(seen)[None])[0]
         return found.decision(torch.where(found.mask, numbers, -torch.inf).argmax(-1))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from coinfer.physics import latency
-from coinfer.policies.candidates import choices, predicted_s
+from coinfer.policies.candidates import candidates_of, predicted_s
 from coinfer.policies.learned.features import ENERGY_J, logarithmic
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
@@ -61,8 +61,8 @@ class Placements(NamedTuple):
 
 
 def joint(o: OffloadObservation) -> Placements:
-    """Return every option on every server; placement c is option c // N on server c % N, as in `choices`."""
-    found = choices(o)
+    """Return every option on every server; placement c is option c // N on server c % N, as in `candidates_of`."""
+    found = candidates_of(o)
     place = torch.arange(found.mask.shape[-1], device=found.mask.device).expand(found.mask.shape)
     option = torch.div(place, found.servers, rounding_mode="floor")
     return Placements(
@@ -83,7 +83,7 @@ def fixed_cut(o: OffloadObservation) -> Placements:
     The device may be chosen if it answers before the deadline, or sooner than any idle server, or nothing else is left.
     """
     every = joint(o)
-    found = choices(o)
+    found = candidates_of(o)
     idle_s = predicted_s(found, torch.zeros_like(o.server_backlog_s))
     sent_s = torch.where(every.on_device, torch.inf, idle_s).unflatten(-1, (-1, every.servers))
     index = torch.arange(every.servers, device=idle_s.device)

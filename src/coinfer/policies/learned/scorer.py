@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency as physics
-from coinfer.policies.candidates import Choices, choices, predicted_s
+from coinfer.policies.candidates import Candidates, candidates_of, predicted_s
 from coinfer.policies.learned.scorer_features import MAX_S, STEPS, features, to_steps
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy, fields_of
 
@@ -218,7 +218,7 @@ def prepared(weights: Weights, seen: OffloadObservation) -> Prepared:
 
 def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return keys [B, K, ORDERS]; rows, prices and local options as `ways`."""
-    found = choices(seen)
+    found = candidates_of(seen)
     latency_s = predicted_s(found, seen.server_backlog_s)
     pair, task, server, world = features(seen, found, latency_s)
     latency_s = latency_s.clamp(max=MAX_S)
@@ -238,7 +238,7 @@ def networks(weights: Weights, seen: OffloadObservation) -> tuple[Tensor, tuple[
     return _times(task, weights.key), ways(found, price_s, slope)
 
 
-def ways(found: Choices, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
+def ways(found: Candidates, price_s: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
     """Return rows, prices [B, K, C] and options [B, K] of the last way, from prices and slopes [B, K, C]."""
     goes = found.mask & ~found.on_device
     stays = found.mask & found.on_device

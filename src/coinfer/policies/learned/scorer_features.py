@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from coinfer.policies.candidates import Choices
+from coinfer.policies.candidates import Candidates
 from coinfer.types import OffloadObservation
 
 STEPS = 512.0
@@ -18,7 +18,7 @@ HALF_S, HALF_BPS = 0.1, 2e7
 _TINY_S = 1e-6
 
 
-def features(seen: OffloadObservation, found: Choices, latency_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def features(seen: OffloadObservation, found: Candidates, latency_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return features of every pair [B, K, C, PAIR], task [B, K, TASK], server [B, N, SERVER] and world [B, WORLD].
 
     They are whole numbers of steps.

@@ -6,7 +6,7 @@ from torch import Tensor
 from coinfer.envs import core, offload
 from coinfer.envs.rewards import Reward
 from coinfer.physics import random
-from coinfer.policies.candidates import choices
+from coinfer.policies.candidates import candidates_of
 from coinfer.policies.learned.features import Features, whole_features
 from coinfer.rl.core.records import Observation, StepResult
 from coinfer.scenario.world import OffloadWorld
@@ -87,10 +87,10 @@ class OptionEnv:
     def _mask(self, seen: OffloadObservation, state: core.State) -> Tensor:
         """[B, K, C]"""
         if not self.unmasked:
-            return choices(seen).mask
+            return candidates_of(seen).mask
         draws = state.draws
         exists = self.tables.exists[draws.model * self.tables.edge.edge.classes + draws.device_class]
-        return choices(seen._replace(option_mask=exists, server_room=torch.ones_like(seen.server_room))).mask
+        return candidates_of(seen._replace(option_mask=exists, server_room=torch.ones_like(seen.server_room))).mask
 
     def _by_learner(self, part: Tensor) -> Tensor:
         return part.unflatten(0, (-1, self.worlds))
