@@ -187,6 +187,36 @@ def test_a_task_by_hand():
     assert float(step.outcome.latency_s[0, 0]) == pytest.approx(15.5)
 
 
+@pytest.mark.parametrize(("place", "refused"), [([1, 2, 0], True), ([2, 1, 0], True), ([1, 2, 2], False)])
+def test_a_dead_link_is_of_no_use_up_or_down(place, refused):
+    """The link to server 2 is dead: nothing goes up there or comes down from there, though it may be reached across."""
+    edge = plain_edge(random_blocks(np.random.default_rng(0)).edge, tasks=1)
+    world = BlocksWorld(
+        name="by hand",
+        edge=edge._replace(mean_link=np.array([[[1.0, 0.0]]])),
+        block_device_s=np.array([[[5.0, 5.0, 5.0]]]),
+        block_server_s=np.ones((1, 3, 2)),
+        block_input_bits=np.ones((1, 3)),
+        block_device_j=np.zeros((1, 1, 3)),
+        block_mask=np.ones((1, 3), bool),
+        accuracy=np.array([1.0]),
+        backhaul_bps=1.0,
+    )
+    [(_, step)] = rollout(world, torch.tensor([0]), torch.tensor([[[place]]]))
+    assert step.info.refused.tolist() == [[refused]]
+    assert step.outcome.latency_s.tolist() == [[15.0 if refused else 1.0 + 1.0 + 1.0 + 1.0 + 1.0]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_no_block_is_offered_where_there_is_no_task(seed):
+    rng = np.random.default_rng(seed)
+    world = random_blocks(rng, arrival_cdf=np.full((2, 4), 0.5), tasks=4, distinct_devices=False)
+    for seen, _ in rollout(world, torch.arange(20), decisions(rng, world)):
+        assert not seen.task_mask.all()
+        assert not seen.block_mask[~seen.task_mask].any()
+
+
 def test_a_later_stay_waits_for_nobody_slower():
     """Task 0 computes 1 s on server 1 and goes on to server 2, task 1 needs 9 s on its device before it sends its last
     block to server 2. Task 0 does not wait for it, though it comes to server 2 with its second stay."""

@@ -146,6 +146,16 @@ def test_the_mask_is_what_a_step_accepts(seed):
     assert accepted.equal(mask)
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_nothing_is_offered_where_there_is_no_task(seed):
+    rng = np.random.default_rng(seed)
+    world = random_world(rng, arrival_cdf=np.full((2, 4), 0.5), tasks=4, distinct_devices=False)
+    for seen, _ in rollout(world, torch.arange(20), decisions(rng, world)):
+        assert not seen.task_mask.all()
+        assert not seen.option_mask[~seen.task_mask].any()
+
+
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_nothing_is_lost_or_counted_twice(seed):
