@@ -137,6 +137,16 @@ DDPG = replace(ddpg.DdpgSettings(), worlds=4, rounds=24, batch=8, memory=64, hid
 TUNED = replace(DDPG, form="ranked", softmax_temperature=0.3, updates=2, learning_rate_decay=(24, 48))
 
 
+def test_a_reward_that_every_task_always_gets_is_centred_to_nothing():
+    """By the task, whether slots have few of them or many."""
+    learner = small_loop().learner
+    for step in range(3):
+        there = torch.rand((4, 5, 12), generator=torch.Generator().manual_seed(step)) < 0.1 + 0.3 * step
+        batch = Transition(*[None] * 9)._replace(task_mask=there, reward=-3.0 * there)
+        centred = learner._centre(batch).reward
+        torch.testing.assert_close(centred, torch.zeros_like(centred))
+
+
 def test_trimming_changes_nothing_that_counts():
     env = PlacementEnv(world(), 2, lambda seen, placements: placement_features(seen, placements))
     state, observation = env.reset(torch.arange(3))
