@@ -83,6 +83,15 @@ def test_the_queue_ahead_counts_towards_hopelessness():
     assert arrived(state, 3, now_s=0.1, deadline_s=0.44)[1] == (Admit(3),)
 
 
+def test_the_backlog_is_shared_by_the_workers():
+    """Two run, for 0.3 s each, and have 0.2 s left; two wait: 1 s of work for two workers."""
+    state = served(NodeState(workers=2, queue=5), 0, 0.0, 0.3)
+    for id in range(1, 5):
+        state, _ = arrived(state, id, now_s=1.0)
+    assert backlog_s(state, 1.1) == pytest.approx((2 * 0.2 + 2 * 0.3) / 2)
+    assert load(state, 1.1).backlog_s == backlog_s(state, 1.1)
+
+
 def test_what_expired_in_the_queue_never_starts():
     state = NodeState(workers=1, queue=5)
     state, _ = arrived(state, 0)

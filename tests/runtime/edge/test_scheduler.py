@@ -128,9 +128,12 @@ def test_a_worker_goes_on_without_the_event_loop():
 
 
 def test_a_cancelled_job_stops_and_frees_its_worker():
+    told: list[bool] = []
+
     async def run():
         scheduler = Scheduler(1, 4, CLOCK)
-        long = asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60)))
+        work = sleep(60)
+        long = asyncio.ensure_future(scheduler.run("k", math.inf, lambda abort: told.append(work(abort))))
         waiting = asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60)))
         await asyncio.sleep(0.05)
         waiting.cancel()
@@ -142,6 +145,7 @@ def test_a_cancelled_job_stops_and_frees_its_worker():
 
     value, scheduler = asyncio.run(run())
     assert value == "next"
+    assert told == [True], "the job at work was told to stop, and the one that waited never began"
     assert (scheduler.state.counts.cancelled, scheduler.state.counts.finished) == (2, 1)
     assert not scheduler._entries
 
@@ -161,6 +165,29 @@ def test_what_expires_in_the_queue_is_told_then_and_not_when_a_worker_is_free():
 
     error, still_running = asyncio.run(run())
     assert (error.code, error.reason, still_running) == ("DEADLINE_EXCEEDED", "expired", True)
+
+
+def test_waiting_for_a_worker_is_told_apart_from_the_work():
+    clock, begun, over = VirtualClock(), threading.Event(), threading.Event()
+
+    def work(abort: Abort) -> str:
+        begun.set()
+        assert over.wait(60)
+        clock.sleep(0.5)
+        return "first"
+
+    async def run():
+        scheduler = Scheduler(1, 4, clock)
+        first = asyncio.ensure_future(scheduler.run("k", math.inf, work))
+        second = asyncio.ensure_future(scheduler.run("k", math.inf, lambda abort: "second"))
+        await asyncio.to_thread(begun.wait, 60)
+        clock.sleep(0.25)
+        over.set()
+        found = await asyncio.gather(first, second)
+        scheduler.close()
+        return found
+
+    assert asyncio.run(run()) == [("first", 0.0), ("second", 0.75)]
 
 
 def test_failures_reach_their_caller_only():

@@ -7,6 +7,7 @@ import pytest
 from tests.runtime.edge.edge_process import unencoded
 
 from coinfer.graph.zoo import networks
+from coinfer.runtime.clock import VirtualClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.metrics import Exposition
@@ -87,6 +88,38 @@ def test_a_route_over_three_nodes_equals_the_whole(bits):
     np.testing.assert_allclose(unpack(reply.outputs[0]), WHOLE, rtol=1e-3, atol=1e-3 if bits == 16 else 1e-5)
     assert [(hop.node, hop.cut) for hop in reply.executed] == [("a:1", CUTS[3]), ("b:2", CUTS[9]), ("c:3", ("logits",))]
     assert reply.forward_s >= sum(hop.server_s for hop in reply.executed[1:])
+
+
+def two_hops(deadline_s: float):
+    """The reply, and the deadlines that the second hop was given, where the first takes 2 s."""
+    clock, given_s = VirtualClock(), []
+
+    class Slow(Executor):
+        def run(self, inputs, outputs=(), abort=None):
+            clock.sleep(2.0)
+            return super().run(inputs, outputs, abort)
+
+    def second(message):
+        given_s.append(message.deadline_s)
+        return asyncio.run(node().infer(message, unencoded))
+
+    transport = InMemoryTransport({"b:2": second})
+    first = EdgeService([serve_graph(GRAPH, Slow(GRAPH))], transport=transport, clock=clock)
+    route = (Hop("b:2", ("logits",), 32),)
+    (reply,) = ask(first, request(outputs=CUTS[3], route=route, deadline_s=deadline_s))
+    transport.close()
+    return reply, given_s
+
+
+def test_the_next_hop_gets_what_is_left_of_the_deadline():
+    reply, given_s = two_hops(10.0)
+    np.testing.assert_allclose(unpack(reply.outputs[0]), WHOLE, rtol=1e-4, atol=1e-5)
+    assert given_s == [8.0]
+
+
+def test_the_next_hop_is_not_asked_when_nothing_is_left():
+    error, given_s = two_hops(1.5)
+    assert (error.code, error.reason, given_s) == ("DEADLINE_EXCEEDED", "expired", [])
 
 
 @pytest.mark.parametrize(
