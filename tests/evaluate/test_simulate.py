@@ -19,12 +19,17 @@ def test_measures_are_those_of_the_outcomes():
     for seed in range(2):
         state = offload.reset(tables, episode_seeds(2, 3)[3 * seed : 3 * seed + 3])
         policy, latency_s, in_time, dropped, load = heuristics.sequential_greedy(0), [], [], [], 0
+        accuracy, energy_j, refused, reward = [], [], [], []
         for _ in range(world.edge.slots):
             seen = offload.observe(tables, state)
             stepped = offload.step(tables, state, policy(seen), rewards.latency)
             latency_s += stepped.outcome.latency_s[seen.task_mask].tolist()
             in_time += stepped.outcome.in_time[seen.task_mask].tolist()
             dropped += stepped.info.dropped[seen.task_mask].tolist()
+            accuracy += stepped.outcome.accuracy[seen.task_mask].tolist()
+            energy_j += stepped.outcome.energy_j[seen.task_mask].tolist()
+            refused += stepped.info.refused[seen.task_mask].tolist()
+            reward += stepped.reward.tolist()
             load = load + stepped.info.server_work_s.double()
             state = stepped.state
         assert found["mean_s"][seed] == pytest.approx(np.mean(latency_s))
@@ -32,6 +37,13 @@ def test_measures_are_those_of_the_outcomes():
         assert found["p99_s"][seed] == pytest.approx(np.percentile(latency_s, 99))
         assert found["in_time"][seed] == pytest.approx(np.mean(in_time))
         assert found["dropped"][seed] == pytest.approx(np.mean(dropped))
+        assert found["refused"][seed] == pytest.approx(np.mean(refused))
+        assert found["energy_j"][seed] == pytest.approx(np.mean(energy_j))
+        assert found["reward"][seed] == pytest.approx(np.mean(reward))
+        assert found["accuracy"][seed] == pytest.approx(np.mean(accuracy))
+        assert not all(in_time)
+        timely = [right for right, is_in_time in zip(accuracy, in_time, strict=True) if is_in_time]
+        assert found["timely_accuracy"][seed] == pytest.approx(sum(timely) / len(in_time))
         even = load.sum(-1) ** 2 / (load.shape[-1] * (load**2).sum(-1))
         known = [float(value) for value in even if not torch.isnan(value)]
         expected = np.mean(known) if known else np.nan  # where nothing was sent there is no balance

@@ -90,6 +90,19 @@ def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path):
                                                                   "d": base.reshape(2, 3).T})  # fmt: skip
 
 
+def test_a_digest_tells_names_types_shapes_and_values_apart():
+    state = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([1.0, 2.0])}
+    others = [
+        {"a": state["a"], "c": state["b"]},
+        {"a": state["a"], "b": state["b"].view(torch.int32)},
+        {"a": state["a"], "b": state["b"][None]},
+        {"a": state["a"], "b": state["b"] + 1e-6},
+        {"a": state["a"]},
+    ]
+    assert len({checkpoint.digest(tensors) for tensors in (state, *others)}) == 6
+    assert checkpoint.digest(dict(reversed(state.items()))) == checkpoint.digest(state)
+
+
 def test_a_folder_with_a_training_is_not_overwritten(tmp_path: Path):
     run_training(loop(10), RECORD, folder=tmp_path)
     with pytest.raises(TrainingError, match="holds a training already; --resume"):
