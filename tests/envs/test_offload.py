@@ -351,6 +351,24 @@ def test_what_is_believed_of_links_errs_link_by_link_as_the_scenario_says():
     torch.testing.assert_close(offload.observe(tables, state).uplink_bps, state.draws.believed_bps)
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(0, 3))
+def test_the_share_of_a_server_is_seen_as_old_as_the_rest(seed, age):
+    """Times on servers are those at the share that a server had so many slots ago, at first that of the first slot."""
+    rng = np.random.default_rng(seed)
+    world = random_world(rng, staleness_slots=age, share_bank=rng.uniform(0.2, 1.0, (3, 30)))
+    tables, seeds = offload.load(world, dtype=torch.float64), torch.arange(5)
+    shares = [exogenous.server_share(tables.edge, seeds, torch.full_like(seeds, t)) for t in range(world.edge.slots)]
+    state = offload.reset(tables, seeds)
+    for t, decision in enumerate(decisions(rng, world)):
+        seen = offload.observe(tables, state)
+        kind = state.draws.model * world.edge.classes + state.draws.device_class
+        expected = tables.server_s[kind] / shares[max(0, t - age)][:, None, None]
+        torch.testing.assert_close(seen.option_server_s, expected)
+        state = offload.step(tables, state, everywhere(decision, 5), rewards.latency).state
+    assert not torch.equal(shares[0], shares[-1])
+
+
 def test_deadlines_are_spread_evenly_from_the_least_to_the_greatest():
     """For each network and class of devices its own."""
     least_s, greatest_s = torch.tensor([0.5, 2.0, 0.0]), torch.tensor([1.5, 2.0, 4.0])

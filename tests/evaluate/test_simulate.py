@@ -12,8 +12,10 @@ from coinfer.policies.heuristics import offload as heuristics
 from coinfer.types import BlocksDecision
 
 
-def test_measures_are_those_of_the_outcomes():
-    world = random_world(np.random.default_rng(6))
+@pytest.mark.parametrize(("number", "what"), [(6, "dropped"), (7, "refused")])
+def test_measures_are_those_of_the_outcomes(number: int, what: str):
+    """Of a world that loses what no server takes, and of one in which the device answers instead, sometimes late."""
+    world = random_world(np.random.default_rng(number))
     found = run_policy(world, "sequential-greedy", seeds=2, episodes=3).measures
     tables = offload.load(world)
     for seed in range(2):
@@ -41,7 +43,8 @@ def test_measures_are_those_of_the_outcomes():
         assert found["energy_j"][seed] == pytest.approx(np.mean(energy_j))
         assert found["reward"][seed] == pytest.approx(np.mean(reward))
         assert found["accuracy"][seed] == pytest.approx(np.mean(accuracy))
-        assert not all(in_time)
+        assert found[what][seed] > 0
+        assert number == 6 or found["timely_accuracy"][seed] < found["accuracy"][seed]
         timely = [right for right, is_in_time in zip(accuracy, in_time, strict=True) if is_in_time]
         assert found["timely_accuracy"][seed] == pytest.approx(sum(timely) / len(in_time))
         even = load.sum(-1) ** 2 / (load.shape[-1] * (load**2).sum(-1))

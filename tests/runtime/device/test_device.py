@@ -1,8 +1,10 @@
 """The device answers every request rightly, whatever its servers do. Servers live in memory here."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -131,6 +133,43 @@ def test_all_servers_failing_leaves_the_device_itself():
         assert result.executed_on == "device"
     asked = sum(node.asked for node in bad.values())
     assert asked <= 2 * 3, "after two failures in a row a server rests"
+
+
+def test_a_request_asks_two_servers_and_no_third():
+    bad = {f"bad:{i}": Switched() for i in range(1, 5)}
+    with device(dict(bad), hedge=False, clock=VirtualClock(1.0)) as surrounded:
+        for node in bad.values():
+            node.bad = fails("UNAVAILABLE")
+        result = surrounded.infer(PICTURES[0])
+    assert sum(node.asked for node in bad.values()) == 2
+    assert result.executed_on == "device"
+    assert result.fallback.count("UNAVAILABLE") == 2
+
+
+class Noting(InMemoryTransport):
+    """Keeps what was sent, but for requests to prepare."""
+
+    def __init__(self, nodes: dict[str, Node]):
+        super().__init__(nodes)
+        self.sent: list[Future[InferReply]] = []
+
+    def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        reply = super().send(node, request, timeout_s)
+        self.sent += [] if request.warm else [reply]
+        return reply
+
+
+def test_a_request_that_was_overtaken_is_cancelled():
+    hang, release = Switched(), threading.Event()
+    transport = Noting({"hang:1": hang})
+    with Device(
+        GRAPH, servers=["hang:1"], profile=TABLE, transport=transport, bits=(32,), clock=SlowClock()
+    ) as waiting:
+        hang.bad = lambda: (release.wait(200), None)[1]
+        result = waiting.infer(PICTURES[0])
+        release.set()
+    assert result.executed_on == "device"
+    assert [reply.cancelled() for reply in transport.sent] == [True]
 
 
 def test_a_hanging_server_is_overtaken_and_then_avoided():

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import pairwise
 
 import pytest
 
-from coinfer.runtime.clock import WallClock
+from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.server_pool import FIRST_EMPTY, ServerPool
+from coinfer.runtime.protocol.messages import TransportError
 from coinfer.runtime.transport.base import Pong
 from coinfer.units import bits_of_bytes
 
@@ -53,3 +55,38 @@ def test_what_was_exchanged_faster_shortens_the_round_trip_and_tells_no_rate():
     assert est.after_exchange(link, 1e6, 0.02, 1.0) == link._replace(round_trip_s=0.02)
     assert est.after_exchange(link, 1e6, -0.01, 1.0) == link
     assert est.after_exchange(link, 1e6, 0.15, 1.0) == pytest.approx(est.after_transfer(link, 1e6, 0.1, 1.0))
+
+
+class Ticks:
+    """A minute of waiting, on a virtual clock."""
+
+    def __init__(self, clock: VirtualClock):
+        self.clock = clock
+
+    def wait(self, interval_s: float) -> bool:
+        return not self.clock.sleep(interval_s) or self.clock.now_s() > 60.0
+
+
+class Dead:
+    """Nobody answers; it notes when it was asked."""
+
+    def __init__(self, clock: VirtualClock):
+        self.clock, self.asked_s = clock, list[float]()
+
+    def ping(self, node: str, timeout_s: float, size_bytes: int = 0) -> Future[Pong]:
+        self.asked_s.append(self.clock.now_s())
+        done: Future[Pong] = Future()
+        done.set_exception(TransportError("UNAVAILABLE", "nobody"))
+        return done
+
+
+def test_a_server_that_does_not_answer_is_left_alone_for_longer_and_longer():
+    clock = VirtualClock()
+    dead = Dead(clock)
+    pool = ServerPool(["a:1"], dead, clock, 10e6, lambda _: None)  # type: ignore[arg-type]
+    pool._closing = Ticks(clock)  # type: ignore[assignment]
+    pool._probe_loop()
+    gaps_s = [later - earlier for earlier, later in pairwise(dead.asked_s)]
+    assert gaps_s[0] < 2
+    assert gaps_s == sorted(gaps_s)
+    assert gaps_s[-2:] == [pytest.approx(est.LONGEST_BACKOFF_S, abs=0.25)] * 2

@@ -1,0 +1,48 @@
+"""How long a request waits for a server, and until when a server is of use, worked out by hand."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coinfer.runtime.clock import VirtualClock
+from coinfer.runtime.device.request import SLACK_S, Request
+
+PIECE = (("pool1",), ("logits",))
+SENT_S = 10.0
+
+
+def request(deadline_s: float) -> Request:
+    """Begun at 9.5 s. A server is waited for twice as long as expected; the device takes 0.3 s for the rest once it
+    begins with it, and 3 s with what waits there."""
+    parts: Any = SimpleNamespace(
+        client=SimpleNamespace(patience=2.0),
+        planner=SimpleNamespace(tail_s={PIECE: 0.1}, tail_on_device_s=lambda piece, state: 3.0),
+        processor=SimpleNamespace(scale=3.0),
+        clock=VirtualClock(SENT_S),
+        state=lambda: None,
+    )
+    seen = SimpleNamespace(option_upload_bits=np.array([[1e6]]), uplink_bps=np.array([[2e6]]))
+    plan: Any = SimpleNamespace(route=SimpleNamespace(deadline_s=deadline_s), observation=seen, option=0, piece=PIECE)
+    return Request(parts, plan, {}, None, began_s=9.5, hedge=True)
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "patience_s"),
+    [
+        (math.inf, 2.0 + SLACK_S),
+        (2.7, 2.2 - 0.3 - SLACK_S),  # the device must begin then to meet it
+        (1.5, 2.0 + SLACK_S),  # it would have to begin before most replies come
+    ],
+)
+def test_a_server_is_waited_for_as_long_as_the_device_could_still_make_it(deadline_s: float, patience_s: float):
+    pending: Any = SimpleNamespace(expected_s=1.0, at_s=SENT_S, piece=PIECE)
+    assert request(deadline_s)._patience_s(pending) == pytest.approx(patience_s)
+
+
+@pytest.mark.parametrize(("deadline_s", "useless_after_s"), [(10.0, 9.5), (1.0, 0.5 + 3.0), (0.1, 0.5 + 3.0)])
+def test_a_late_answer_is_better_than_a_later_one(deadline_s: float, useless_after_s: float):
+    """If the deadline cannot be met, a server has until the device would have answered had it refused."""
+    assert request(deadline_s)._useless_after_s(0) == pytest.approx(useless_after_s)
