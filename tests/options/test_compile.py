@@ -52,6 +52,22 @@ def test_times_are_of_the_operations_that_the_exit_needs():
         np.testing.assert_allclose(mine.server_s, own.server_s, atol=codec_s)
 
 
+def test_what_is_sent_is_encoded_on_the_device_and_decoded_on_the_server():
+    """With a codec so slow that nothing else counts, each number of bits at a speed of its own."""
+    slow = TABLE.model_copy(
+        update={
+            "encode_s_per_byte": {width: 1.0 * width for width in (*BITS, 12)},
+            "decode_s_per_byte": {width: 0.1 * width for width in (*BITS, 12)},
+        }
+    )
+    options = compile_options(GRAPH, slow, BITS, ACCURACY)
+    sent_bytes = np.array([sum(GRAPH.tensors[name].elements * 4 for name in cut) for cut in options.cuts])
+    sent_bytes[options.upload_bits == 0] = 0
+    spare_s = TABLE.whole_s
+    np.testing.assert_allclose(options.device_s, sent_bytes * options.bits, atol=spare_s)
+    np.testing.assert_allclose(options.server_s[:, 0], 0.1 * sent_bytes * options.bits, atol=spare_s)
+
+
 def test_accuracy_is_the_tables_and_nothing_is_lost_where_nothing_is_quantised():
     for (exit_, cut, width), accuracy in zip(OPTIONS.triples, OPTIONS.accuracy, strict=True):
         exact = cut in (GRAPH.inputs, (GRAPH.outputs[exit_],)) or width == 32
