@@ -7,7 +7,8 @@ differs in its last bits: then choices and results may differ as far as `figures
 not compared. Names, cuts, options and bytes on the wire must be equal everywhere.
 
 Who changes what is computed on purpose records it anew, and says so: scenarios `sacd` and `sacd-cifar`, and SAC-d's and
-DQN's trainings in them, were, when 16 bits joined their actions.
+DQN's trainings in them, were, when 16 bits joined their actions; these trainings again, when their schedules came
+to span the steps that are asked for.
 """
 
 import json

@@ -35,7 +35,8 @@ def train(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Learners, trained side by side.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the first learner.")] = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Slots that each learner decides; the preset's without it.")
+        int | None,
+        typer.Option(min=1, help="Slots that each learner decides; schedules span them. The preset's without it."),
     ] = None,
     changes: Changes = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the training; runs/SCHEME-SCENARIO without it.")] = None,

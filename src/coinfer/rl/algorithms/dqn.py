@@ -121,8 +121,14 @@ class Dqn:
 
 
 def with_rounds(settings: OptionSettings[DqnSettings], rounds: int) -> OptionSettings[DqnSettings]:
-    """Return settings for so many rounds: epsilon falls over the first 70 % of them, the learning rate over the last
-    50 %."""
+    """Return settings whose training and schedules span a number of rounds.
+
+    Epsilon falls over the first 70 % of the rounds, the learning rate over the last 50 %.
+
+    Args:
+        settings: the settings to change, for instance a preset's.
+        rounds: slots that each world plays, at least 1.
+    """
     falls = max(1, rounds * 7 // 10)
     dqn = replace(settings.learner, epsilon_updates=falls, learning_rate_decay=(rounds // 2, rounds))
     return with_loop_rounds(replace(settings, learner=dqn), rounds)
@@ -146,7 +152,7 @@ def train(
     """Train DQN for every seed, side by side; arguments and effect of `settings.steps` as of `sac_d.train`."""
     chosen = own or settings.named_preset(PRESETS)
     if settings.steps is not None:
-        chosen = with_loop_rounds(chosen, max(1, settings.steps // chosen.worlds))
+        chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))
 
     def make_learner(net: Mlp, seeds: Tensor) -> Dqn:
         return Dqn(chosen.learner, net, seeds)

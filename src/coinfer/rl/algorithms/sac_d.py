@@ -33,13 +33,16 @@ SacDSettings = OptionSettings[SacSettings]
 
 
 def with_rounds(settings: SacDSettings, rounds: int) -> SacDSettings:
-    """Return settings for so many rounds: the target entropy falls over the first 70 % of them, learning rates over the
-    last 50 %."""
+    """Return settings whose training and schedules span a number of rounds.
+
+    The target entropy falls over the first 70 % of the rounds, the learning rates over the last 50 %.
+
+    Args:
+        settings: the settings to change, for instance a preset's.
+        rounds: slots that each world plays, at least 1.
+    """
     falls = max(1, rounds * 7 // 10)
-    decay = (rounds // 2, rounds)
-    sac = replace(
-        settings.learner, target_entropy=(0.98, 0.05), target_entropy_updates=falls, learning_rate_decay=decay
-    )
+    sac = replace(settings.learner, target_entropy_updates=falls, learning_rate_decay=(rounds // 2, rounds))
     return with_loop_rounds(replace(settings, learner=sac), rounds)
 
 
@@ -50,6 +53,7 @@ def _preset(rounds: int, gamma: float, learning_rate: float, hidden: tuple[int, 
         critic_learning_rate=learning_rate,
         temperature_learning_rate=learning_rate,
         initial_temperature=0.2,
+        target_entropy=(0.98, 0.05),
     )
     return with_rounds(OptionSettings(LoopSettings(1, batch=128, assess_rounds=50), sac, hidden=hidden), rounds)
 
@@ -64,7 +68,7 @@ PRESETS = {
 def train(settings: TrainSettings, *, own: SacDSettings | None = None, **options: Unpack[RunOptions]) -> TrainingResult:
     """Train SAC-d for every seed, side by side.
 
-    `settings.steps` changes the number of rounds only: target entropy and learning rates follow the preset's updates.
+    If `settings.steps` is given, target entropy and learning rates fall over that training, as `with_rounds` says.
 
     Args:
         own: instead of the preset that the settings name.
@@ -75,7 +79,7 @@ def train(settings: TrainSettings, *, own: SacDSettings | None = None, **options
     """
     chosen = own or settings.named_preset(PRESETS)
     if settings.steps is not None:
-        chosen = with_loop_rounds(chosen, max(1, settings.steps // chosen.worlds))
+        chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))
 
     def make_learner(net: Mlp, seeds: Tensor) -> Sac:
         return Sac(chosen.learner, replace(net, last_gain=0.1), net, seeds)

@@ -40,8 +40,16 @@ class OptionSettings(Generic[Own]):
 
 
 def with_loop_rounds(settings: OptionSettings[Own], rounds: int) -> OptionSettings[Own]:
-    """Return settings whose loop plays so many rounds, with some 15 assessments."""
-    loop = replace(settings.loop, rounds=rounds, assess_every=max(1, rounds // 15))
+    """Return settings whose loop plays a number of rounds, with some 15 assessments.
+
+    The warm-up takes at most a thirtieth of the rounds (but one of them), so that a short training learns too.
+
+    Args:
+        settings: the settings to change; the learner's own stay as they are.
+        rounds: at least 1.
+    """
+    warmup = min(settings.loop.warmup, max(1, rounds // 30))
+    loop = replace(settings.loop, rounds=rounds, warmup=warmup, assess_every=max(1, rounds // 15))
     return replace(settings, loop=loop)
 
 
