@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.options.tables import ACCURACIES, option_tables
 
-from coinfer.options.prune import SPEED_RATIOS, best_only, dominated, prune, useful
+from coinfer.options.prune import SPEED_RATIOS, TOLERANCE, best_only, dominated, prune, useful
 from coinfer.options.table import Options
 from coinfer.partition.hull import Hull
 
@@ -31,6 +31,9 @@ def best(options: Options, rates_bps: list[float], free_s: list[float], weight: 
 
 RATES = st.lists(st.floats(0.1, 10), min_size=2, max_size=2)
 IDLE = [0.0, 0.0]
+STEPS = np.geomspace(1 / 256, 256, 33).tolist()
+"""Uploads of the largest option, as parts of the time on the device alone."""
+QUEUES = np.geomspace(1 / 256, 4, 21).tolist()
 
 
 @given(option_tables(2), RATES, st.lists(st.floats(0, 20), min_size=2, max_size=2), st.floats(0, 20))
@@ -41,6 +44,35 @@ def test_pruning_never_loses_the_best(options: Options, rates_bps: list[float], 
     assert best(hull, rates_bps, IDLE, weight) == pytest.approx(best(options, rates_bps, IDLE, weight))
     assert best(strict, rates_bps, free_s, weight) == pytest.approx(best(options, rates_bps, free_s, weight))
     assert set(hull.triples) <= set(strict.triples) <= set(options.triples)
+
+
+@given(
+    option_tables(2),
+    st.sampled_from(STEPS),
+    st.sampled_from([0.0, *QUEUES]),
+    st.sampled_from(SPEED_RATIOS.tolist()),
+    st.sampled_from(ACCURACIES),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_near_best_loses_little_behind_a_queue(
+    options: Options, upload: float, queue: float, ratio: float, least: float
+):
+    """Of all options that are accurate enough: at most the tolerance, on either server at any of the speeds."""
+    alone_s = float(max(options.device_s[options.stays]))
+    assume(alone_s > 0)
+    rate_bps = float(max(options.upload_bits)) / (alone_s * upload) if max(options.upload_bits) else 1.0
+
+    def fastest_s(some: Options, server: int) -> float:
+        at_speed = some._replace(server_s=some.server_s / ratio)
+        enough = np.flatnonzero(some.accuracy >= least).tolist()
+        return min(latency_s(at_speed, o, server, rate_bps, alone_s * queue) for o in enough)
+
+    near, hull, strict = (
+        prune(options, rule, speed_ratios=SPEED_RATIOS) for rule in ("near-best", "hull", "dominated")
+    )
+    assert set(hull.triples) <= set(near.triples)
+    for server in range(2):
+        assert fastest_s(near, server) <= (1 + TOLERANCE) * fastest_s(strict, server) + 1e-9
 
 
 @given(option_tables(1), st.floats(0.1, 10), st.sampled_from(SPEED_RATIOS.tolist()), st.sampled_from(ACCURACIES))

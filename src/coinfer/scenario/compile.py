@@ -202,9 +202,10 @@ def _options(
 
 
 def _rule(spec: OffloadScenario, device: Device) -> Rule:
-    """Return the rule of pruning for a device; the hull knows nothing of energy, which must not be limited then."""
+    """Return the rule of pruning for a device; what goes by latency alone must not leave anything out if energy is
+    limited."""
     limited = device.task_energy_j is not None or device.battery_j is not None
-    return "dominated" if spec.prune == "hull" and limited else spec.prune
+    return "dominated" if spec.prune in ("hull", "near-best") and limited else spec.prune
 
 
 def _offload_world(spec: OffloadScenario, edge: Edge, options: Sequence[Sequence[Options]]) -> OffloadWorld:

@@ -296,7 +296,7 @@ class OffloadScenario(Common):
     environment: Literal["offload"]
     cuts: Annotated[str, one_of("all", "ends")] = "all"
     """`ends`: the whole network on the server or on the device."""
-    prune: Annotated[Rule, one_of("hull", "dominated", "none")] = "hull"
+    prune: Annotated[Rule, one_of("hull", "near-best", "dominated", "none")] = "hull"
     """`hull` (CDLP): only options that some link rate makes the fastest with nobody else there; `dominated`: only those
     that no other beats in everything, which loses nothing under any load. Where a device's energy is limited, `hull`
     means `dominated`."""

@@ -217,7 +217,7 @@ class Planner:
     def _prune(self, options: Options, table: ProfileTable) -> Options:
         """Return what may be best for the objective, also if exits are taken early."""
         if not self.exits_early:
-            rule = "dominated" if self.objective.counts_energy else "hull"
+            rule = "dominated" if self.objective.counts_energy else "near-best"
             return prune(options, rule, speed_ratios=SPEED_RATIOS)
         branched = self.cascade.with_branches(options, table)
         mean = self.cascade.stats(branched, table, self.accuracy).mean(branched)
