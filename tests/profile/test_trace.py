@@ -7,6 +7,7 @@ from tests.graph.small_graphs import perceptron
 from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.session import HELD
 from coinfer.graph.zoo import networks
+from coinfer.profile.table import ProfileError
 from coinfer.profile.trace import open_traced, read_trace
 
 GRAPH = networks.build("alexnet-cifar")
@@ -110,3 +111,11 @@ def test_operations_without_names_are_found_by_their_tensors(tmp_path):
     session.run(None, {"x": np.ones((1, 4), np.float32)})
     trace = read_trace(graph, session, warm_up=0)
     assert (trace.group_s > 0).all()
+
+
+@pytest.mark.parametrize("left", ["", '[{"cat": "Node", "na'])
+def test_a_trace_cut_off_by_a_full_disk_is_said_in_one_line(tmp_path, left):
+    session = Recorded(tmp_path / "trace.json", [])
+    session.path.write_text(left)
+    with pytest.raises(ProfileError, match=f"^{tmp_path}: .* not whole; is the disk full\\? .*TMPDIR$"):
+        read_trace(GRAPH, session)  # pyright: ignore[reportArgumentType]

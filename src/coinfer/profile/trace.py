@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import CPU, HELD, Session, open_session
+from coinfer.profile.table import ProfileError
 
 _KERNEL = "_kernel_time"
 _FUSED = "fused "
@@ -50,10 +51,12 @@ def open_traced(
 
 
 def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
-    """End the profile of a session that has run, and sum it up; the first `warm_up` runs are left out."""
-    path = Path(session.end_profiling())
-    events = json.loads(path.read_text())
-    path.unlink()
+    """End the profile of a session that has run, and sum it up; the first `warm_up` runs are left out.
+
+    Raises:
+        ProfileError: if what ONNX Runtime wrote is not whole, as on a full disk.
+    """
+    events = _events(Path(session.end_profiling()))
     nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith(_KERNEL)]
     durations: dict[str, list[float]] = {}
     for event in sorted(nodes, key=lambda event: event["ts"]):
@@ -68,6 +71,19 @@ def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
         trace.spread_s[group] += _spread_s(durations[name][warm_up:])
         trace.blocked[group] |= column is trace.group_s and name.endswith(_BLOCKED + _KERNEL)
     return trace
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a trace file, and delete it."""
+    try:
+        events = json.loads(path.read_text())
+        path.unlink()
+    except (OSError, ValueError):
+        raise ProfileError(
+            f"{path.parent}: the times that ONNX Runtime wrote there are not whole; is the disk full? "
+            "Free some of it, or name another folder for temporary files with TMPDIR"
+        ) from None
+    return events
 
 
 def _column(trace: Trace, name: str, kind: str) -> np.ndarray:
