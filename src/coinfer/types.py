@@ -2,8 +2,8 @@
 
 Index letters: B worlds, K concurrent tasks, O options of a task, N edge servers, M blocks of a network. Fields are
 arrays of one library, NumPy in the runtime and tensors in the simulator, in SI units, never normalised. The annotation
-of a field says its axes and kind, `*B` for any number of leading batch axes, none included; whoever needs them reads
-them there (`fields_of`), and tests hold what is observed and decided against them.
+of a field states its axes and kind; `*B` stands for any number of leading batch axes, including none. Code that needs
+the axes reads them from the annotations (`fields_of`), and tests check observations and decisions against them.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,10 @@ DEVICE = -1
 
 @runtime_checkable
 class Numeric(Protocol):
-    """What arrays, tensors and plain numbers can do, as far as formulas need it.
+    """The operations of arrays, tensors and plain numbers that formulas need.
 
-    The others are `Any` as each library has overloads of its own; so are comparisons, which give masks.
+    The other operand is `Any` because each library has overloads of its own; comparisons return `Any` because they give
+    masks.
     """
 
     def __add__(self, other: Any, /) -> Self: ...
@@ -41,15 +42,27 @@ class Numeric(Protocol):
 
 @runtime_checkable
 class Array(Numeric, Protocol):
-    """What NumPy arrays and tensors have in common, as far as formulas need it."""
+    """The operations that NumPy arrays and tensors share and that formulas need."""
 
     @property
-    def shape(self) -> Any: ...
+    def shape(self) -> tuple[int, ...]:
+        """Return the length of each axis."""
+        ...
+
     @property
-    def dtype(self) -> Any: ...
+    def dtype(self) -> object:
+        """Return the type of the elements, an object of the array's library."""
+        ...
+
     def __getitem__(self, index: Any, /) -> Self: ...
     def __invert__(self) -> Self: ...
-    def clip(self, least: Any, /) -> Self: ...
+    def clip(self, least: Any, /) -> Self:
+        """Return a copy in which no element is below a limit.
+
+        Args:
+            least: lower limit, a number or an array that broadcasts.
+        """
+        ...
 
 
 A = TypeVar("A", bound=Array)
@@ -59,7 +72,7 @@ V = TypeVar("V", bound=Numeric)
 
 
 class OffloadObservation(NamedTuple, Generic[A]):
-    """What a policy sees. An option is an (exit, cut, bits) triple that survived pruning."""
+    """What a policy observes. An option is an (exit, cut, bits) triple that survived pruning."""
 
     option_device_s: Float[A, "*B K O"]
     """Time on the task's device, encoding included."""
@@ -82,20 +95,20 @@ class OffloadObservation(NamedTuple, Generic[A]):
     device_backlog_s: Float[A, "*B K"]
     """Work that waits on the task's device."""
     server_backlog_s: Float[A, "*B N"]
-    """Until server n is done with what was sent to it before."""
+    """Time until server n has done all work that was sent to it earlier."""
     server_room: Float[A, "*B N"]
     """Tasks that server n would still admit."""
     energy_left_j: Float[A, "*B K"]
     """Energy that the task may spend; infinite if there is no limit."""
     observation_age_s: Float[A, "*B N"]
-    """How old the knowledge of server n is."""
+    """Age of the knowledge about server n."""
     uplink_backlog_s: Float[A, "*B K N"]
-    """Until the task's device can begin to send to server n, for the uploads that wait. The same for all N if the
+    """Time until the task's device can begin to send to server n, because uploads wait. The same for all N if the
     device has one radio."""
 
 
 class OffloadDecision(NamedTuple, Generic[A]):
-    """What a policy answers to an `OffloadObservation`."""
+    """A policy's answer to an `OffloadObservation`."""
 
     option: Int[A, "*B K"]
     """Index into the options."""
@@ -104,14 +117,14 @@ class OffloadDecision(NamedTuple, Generic[A]):
 
 
 class BlocksObservation(NamedTuple, Generic[A]):
-    """What a policy sees that places every block of a network by itself (multi-task A3C, IEEE TMC 2024)."""
+    """What a policy observes that places every block of a network separately (multi-task A3C, IEEE TMC 2024)."""
 
     block_device_s: Float[A, "*B K M"]
     """Time on the task's device; 0 past the network's last block."""
     block_server_s: Float[A, "*B K M N"]
     """Time on server n; 0 past the network's last block."""
     block_input_bits: Float[A, "*B K M"]
-    """What the block takes in; the first block's input lies on the device."""
+    """Size of the block's input; the first block's input lies on the device."""
     block_device_j: Float[A, "*B K M"]
     """Energy of the device for the block."""
     block_mask: Bool[A, "*B K M"]
@@ -129,34 +142,34 @@ class BlocksObservation(NamedTuple, Generic[A]):
     server_backlog_s: Float[A, "*B N"]
     """Work that waits on server n."""
     server_room: Float[A, "*B N"]
-    """Tasks that server n would still admit: infinite, or 0 while it is out."""
+    """Tasks that server n would still admit: infinite, or 0 during an outage."""
     energy_left_j: Float[A, "*B K"]
     """Energy that the task may spend; infinite if there is no limit."""
     observation_age_s: Float[A, "*B N"]
-    """How old the knowledge of server n is."""
+    """Age of the knowledge about server n."""
     uplink_backlog_s: Float[A, "*B K"]
-    """Until the radio of the task's device is done with the uploads that wait."""
+    """Time until the radio of the task's device has sent all uploads that wait."""
 
 
 class BlocksDecision(NamedTuple, Generic[A]):
-    """What a policy answers to a `BlocksObservation`."""
+    """A policy's answer to a `BlocksObservation`."""
 
     place: Int[A, "*B K M"]
-    """0 is the task's own device, n is server n - 1 of the observation's axis; what it says past the network's last
-    block does not matter."""
+    """0 is the task's own device, n is server n - 1 of the observation's axis; entries past the network's last block do
+    not matter."""
 
 
 class Outcome(NamedTuple, Generic[V]):
-    """What a request cost; `latency_s` is the sum of the other times."""
+    """Times, energy and result of a request; `latency_s` is the sum of the other times."""
 
     device_s: Float[V, "*B K"]
-    """On the device, waiting there and encoding included."""
+    """Time on the device, including waiting and encoding."""
     upload_s: Float[V, "*B K"]
-    """Sending, waiting for the uplink included."""
+    """Time for sending, including waiting for the uplink."""
     queue_s: Float[V, "*B K"]
-    """Waiting on the server; for a request that is given up, until its deadline."""
+    """Time of waiting on the server; for a request that is given up, the time until its deadline."""
     server_s: Float[V, "*B K"]
-    """Computing on the server(s), decoding and encoding included, and transfers between servers."""
+    """Time of computing on the servers, including decoding, encoding and transfers between servers."""
     download_s: Float[V, "*B K"]
     latency_s: Float[V, "*B K"]
     energy_j: Float[V, "*B K"]
@@ -167,16 +180,20 @@ class Outcome(NamedTuple, Generic[V]):
 
 
 class Field(NamedTuple):
-    """What the annotation of a field says."""
+    """What the annotation of a field states."""
 
     axes: tuple[str, ...]
     """Letters of the axes, the batch axes as one `B`."""
     is_mask: bool
-    """True if it holds true and false, false if it holds numbers."""
+    """True if the field holds booleans, false if it holds numbers."""
 
 
 def fields_of(kind: type) -> dict[str, Field]:
-    """Return what the annotations of an observation, decision or outcome say, by field."""
+    """Return the axes and kind of every field, by name and in the order of the fields.
+
+    Args:
+        kind: a class whose fields have jaxtyping annotations: an observation, a decision or an outcome.
+    """
     annotated: dict[str, Any] = kind.__annotations__
     return {
         name: Field(tuple(annotation.dim_str.replace("*", "").split()), "bool" in annotation.dtypes)
@@ -197,7 +214,7 @@ class Hop(NamedTuple):
 
 
 class Route(NamedTuple):
-    """What the runtime executes."""
+    """The plan of one request, which the runtime executes."""
 
     hops: tuple[Hop, ...]
     exit: int

@@ -7,7 +7,7 @@ IMAGE_BITS = 8
 WIRE_BITS = (32, 16, 12, 8, 4)
 """Numbers of bits per element with which tensors may be sent."""
 WIRE_BITS_TEXT = ", ".join(map(str, WIRE_BITS))
-"""For messages."""
+"""The same as text, for messages."""
 MEGA = 1e6
 GIGA = 1e9
 MILLI = 1e-3
@@ -15,10 +15,18 @@ MIB = 1024 * 1024
 
 
 def bits_of_bytes(size_bytes: float) -> float:
-    """Bytes to bits."""
+    """Return a number of bytes as bits.
+
+    Args:
+        size_bytes: at least 0; may be a fraction.
+    """
     return size_bytes * BITS_PER_BYTE
 
 
 def bytes_of_bits(size_bits: float) -> float:
-    """Bits to bytes."""
+    """Return a number of bits as bytes, not rounded.
+
+    Args:
+        size_bits: at least 0; need not be a multiple of 8.
+    """
     return size_bits / BITS_PER_BYTE

@@ -55,9 +55,9 @@ def test_a_task_that_is_ready_sooner_keeps_its_queue_busy_no_longer(slot, which,
 def test_places_are_given_in_the_order_of_the_numbers_and_to_nobody_who_does_not_ask():
     server = torch.tensor([[0, 0, 1, 0, 0, 1]])
     asks = torch.tensor([[True, False, True, True, True, True]])
-    found = queueing.admitted(server, asks, torch.tensor([[2.0, 0.0]]))
+    found = queueing.admission(server, asks, torch.tensor([[2.0, 0.0]]))
     assert found.tolist() == [[True, False, False, True, False, False]]
-    assert queueing.admitted(server, asks, torch.tensor([[torch.inf, torch.inf]])).equal(asks)
+    assert queueing.admission(server, asks, torch.tensor([[torch.inf, torch.inf]])).equal(asks)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7])
@@ -71,7 +71,7 @@ def test_waiting_of_m_m_1_and_m_d_1(load, service):
     service_s = torch.tensor(rng.exponential(1.0, shape) if service == "exponential" else np.ones(shape))
     queue = torch.zeros(shape, dtype=torch.int64)
     everybody = torch.ones(shape, dtype=torch.bool)
-    finish_s = queueing.finish_in_order_s(queue, ready_s, service_s, everybody, torch.zeros(shape, dtype=torch.float64))
+    finish_s = queueing.ordered_finish_s(queue, ready_s, service_s, everybody, torch.zeros(shape, dtype=torch.float64))
     waits_s = (finish_s - service_s - ready_s)[:, warm_up:].mean(-1).numpy()
     wanted_s = load / (1 - load) * (1.0 if service == "exponential" else 0.5)
     half_width_s = 3.3 * waits_s.std(ddof=1) / np.sqrt(worlds)

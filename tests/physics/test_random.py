@@ -35,8 +35,8 @@ def test_both_halves_are_uniform_and_independent():
         chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
         assert chi2 < 63 + 5 * (2 * 63) ** 0.5
     assert abs(torch.corrcoef(torch.stack((first, second)))[0, 1]) < 4 / many.shape[0] ** 0.5
-    assert random.below(many, 7).bincount().tolist() == torch.bincount((first * 7).long()).tolist()
-    assert random.second_below(many, 1000).max() == 999
+    assert random.integer(many, 7).bincount().tolist() == torch.bincount((first * 7).long()).tolist()
+    assert random.second_integer(many, 1000).max() == 999
 
 
 def test_float32_and_float64_draw_the_same_numbers():

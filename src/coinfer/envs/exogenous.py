@@ -145,7 +145,9 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
             -1, edge.servers
         ),
         links=links,
-        link_shift=random.below(random.bits(whole(0), whole(np.arange(edge.servers))), links.rows * links.starts).int(),
+        link_shift=random.integer(
+            random.bits(whole(0), whole(np.arange(edge.servers))), links.rows * links.starts
+        ).int(),
         rate_error=real(edge.rate_error),
         transmit_power_w=real(edge.transmit_power_w),
         server_capacity=real(edge.server_capacity),
@@ -177,8 +179,10 @@ def draw(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Draws:
         model=model,
         device_class=device_class,
         deadline_s=_deadline_s(tables, model * edge.classes + device_class, random.bits(task_key, task + 2)),
-        device_factor=_quantile(tables.device_factor, random.below(factor_bits, tables.device_factor.shape[0])),
-        server_factor=_quantile(tables.server_factor, random.second_below(factor_bits, tables.server_factor.shape[0])),
+        device_factor=_quantile(tables.device_factor, random.integer(factor_bits, tables.device_factor.shape[0])),
+        server_factor=_quantile(
+            tables.server_factor, random.second_integer(factor_bits, tables.server_factor.shape[0])
+        ),
         link_bps=link_bps,
         believed_bps=_believed_bps(tables, slot_key, link_bps),
         share=server_share(tables, seeds, slot),
@@ -198,8 +202,8 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
 def _devices(tables: EdgeTables, slot_key: Tensor, who: Tensor) -> Tensor:
     devices = tables.edge.devices
     if not tables.edge.distinct_devices:
-        return random.below(who, devices)
-    shift = random.below(random.bits(slot_key, _COUNT), devices)
+        return random.integer(who, devices)
+    shift = random.integer(random.bits(slot_key, _COUNT), devices)
     return (shift[:, None] + torch.arange(who.shape[1], device=who.device)) % devices
 
 
@@ -216,7 +220,7 @@ def _deadline_s(tables: EdgeTables, kind: Tensor, random_bits: Tensor) -> Tensor
 
 def _link_bps(tables: EdgeTables, seeds: Tensor, slot: Tensor, device: Tensor) -> Tensor:
     edge, (worlds, tasks) = tables.edge, device.shape
-    placement = random.below(random.key(seeds, _EPISODE), edge.mean_link.shape[0])
+    placement = random.integer(random.key(seeds, _EPISODE), edge.mean_link.shape[0])
     row = placement[:, None] * edge.devices + device
     bps = tables.mean_link.index_select(0, row.reshape(-1)).reshape(worlds, tasks, edge.servers)
     if tables.links.varies:
@@ -232,7 +236,7 @@ def _believed_bps(tables: EdgeTables, slot_key: Tensor, link_bps: Tensor) -> Ten
         return link_bps if error == 1 else link_bps * error
     number = torch.arange(link_bps.shape[1] * link_bps.shape[2], device=tables.device).reshape(link_bps.shape[1:])
     error_bits = random.bits(random.key(slot_key, _RATES)[:, None, None], number)
-    return link_bps * _quantile(tables.rate_error, random.below(error_bits, tables.rate_error.shape[0]))
+    return link_bps * _quantile(tables.rate_error, random.integer(error_bits, tables.rate_error.shape[0]))
 
 
 def server_share(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Tensor:
@@ -246,7 +250,7 @@ def server_share(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Tensor:
 
 def _path(bank: Bank, random_bits: Tensor) -> Tensor:
     """A row and a first slot of the bank, as one number."""
-    return random.below(random_bits, bank.rows * bank.starts).to(torch.int32)
+    return random.integer(random_bits, bank.rows * bank.starts).to(torch.int32)
 
 
 def _shifted(bank: Bank, path: Tensor, shift: Tensor) -> Tensor:

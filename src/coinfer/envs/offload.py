@@ -4,7 +4,7 @@ Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule o
 
 1. Its tasks are decided on, and start, when the slot begins. A decision is feasible (`option_feasible`) where the
    option exists, its energy is within what the task may spend, and, where it sends something, the link is alive.
-2. Servers give places in the order of the tasks' numbers (`queueing.admitted`); a server that is out has none.
+2. Servers give places in the order of the tasks' numbers (`queueing.admission`); a server that is out has none.
 3. A task that is refused, for want of feasibility or of a place, does it all on its device, before anything was sent;
    where the scenario drops refused tasks, or the energy does not suffice for that, it is lost and counts as waiting
    until its deadline.
@@ -163,7 +163,7 @@ def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
     row, server, sends, can = _asked(tables, state, decision)
     offloads = draws.task_mask & can & sends
     if not edge.always_room:
-        offloads = queueing.admitted(server, offloads, core.room(edge, state))
+        offloads = queueing.admission(server, offloads, core.room(edge, state))
     refused = draws.task_mask & ~(can & (offloads | ~sends))
     row = torch.where(refused, _local_row(tables, state), row)
     dropped = _dropped(tables, state, refused)

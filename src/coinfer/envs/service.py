@@ -47,11 +47,11 @@ def through_devices(
         computed_s = processor_s + device_s
         sent_s = latency.ready_s(computed_s, radio_s, upload_s)
     else:
-        order = queueing.in_order(device)
+        order = queueing.service_order(device)
         queue, works, service_s, free_s = _arranged(order, device, computes, device_s, processor_s)
-        done_s = queueing.finish_in_order_s(queue, torch.zeros_like(service_s), service_s, works, free_s)
+        done_s = queueing.ordered_finish_s(queue, torch.zeros_like(service_s), service_s, works, free_s)
         uses, airtime_s, free_s = _arranged(order, sends, upload_s, radio_s)
-        away_s = queueing.finish_in_order_s(queue, done_s, airtime_s, uses, free_s)
+        away_s = queueing.ordered_finish_s(queue, done_s, airtime_s, uses, free_s)
         computed_s, sent_s = _put_back(order, done_s), _put_back(order, away_s)
     return DevicePass(
         computed_s=computed_s,
@@ -67,10 +67,10 @@ def through_servers(
     """All [B, K]; `server` is within the servers also for tasks that use none."""
     servers = tables.edge.servers
     queue = torch.where(uses, server, servers)
-    order = queueing.in_order(queue, ready_s)
+    order = queueing.service_order(queue, ready_s)
     queue, active = queue.gather(-1, order), uses.gather(-1, order)
     ready, service_s, free_s = _arranged(order, ready_s, server_s, state.server_backlog_s.gather(-1, server))
-    done_s = queueing.finish_in_order_s(queue, ready, service_s, active, free_s)
+    done_s = queueing.ordered_finish_s(queue, ready, service_s, active, free_s)
     finish_s = _put_back(order, done_s)
     tasks = queueing.counts(server, uses, servers)
     unfinished_s, ring_head = state.unfinished_s, state.ring_head

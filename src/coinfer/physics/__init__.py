@@ -1,1 +1,1 @@
-"""Formulas of radio, computing, queueing and cost: free functions, arrays in and out."""
+"""Formulas of radio, computing, queueing and cost: free functions, arrays in and arrays out. Start in `latency`."""

@@ -1,7 +1,7 @@
-"""The predicted latency of a task behind queues: first come, first served, on the link and on the server.
+"""The predicted latency of a task behind queues, which links and servers serve first come, first served.
 
-The one home of this rule. The runtime's planner, the policies and the simulator use it, with NumPy arrays or tensors
-that broadcast against each other; all times are in seconds from now.
+This is the only place of this rule. The runtime's planner, the policies and the simulator use it, with NumPy arrays or
+tensors that broadcast against each other; all times are in seconds from now.
 """
 
 from typing import Any, cast
@@ -13,27 +13,47 @@ from coinfer.types import A, OffloadObservation, V
 
 
 def ready_s(computed_s: V, uplink_free_s: V, upload_s: V) -> V:
-    """Return when a task has reached its server.
+    """Return when a task arrives at its server.
 
     The upload begins when the device has computed its part and the link has carried what was sent before.
+
+    Args:
+        computed_s: when the device has computed its part.
+        uplink_free_s: when the link has carried everything that was sent before.
+        upload_s: time on air of this task.
     """
     return _maximum(computed_s, uplink_free_s) + upload_s
 
 
 def start_s(ready_s: V, free_s: V) -> V:
-    """Return when a server begins with a task: when the task is there and all that came before it is done."""
+    """Return when a server begins with a task: after the task has arrived and all earlier work is done.
+
+    Args:
+        ready_s: when the task arrives at the server.
+        free_s: when the server has done all earlier work.
+    """
     return _maximum(ready_s, free_s)
 
 
 def end_s(ready_s: V, free_s: V, service_s: V) -> V:
-    """Return when a server has served a task that is `ready_s` and takes `service_s`."""
+    """Return when a server has finished a task.
+
+    Args:
+        ready_s: when the task arrives at the server.
+        free_s: when the server has done all earlier work.
+        service_s: time that the server takes for the task.
+    """
     return start_s(ready_s, free_s) + service_s
 
 
 def offload_ready_s(observation: OffloadObservation[A]) -> A:
-    """Return when each option has reached each server, [.., K, O, N].
+    """Return when each option arrives at each server, [.., K, O, N].
 
-    If an option uploads nothing, all its N entries are the time at which the device is done with it.
+    If an option uploads nothing, all its N entries are the time at which the device has finished it. On a dead link an
+    upload never arrives: the entry is infinite.
+
+    Args:
+        observation: of one world or with leading batch axes.
     """
     o = observation
     computed_s = (o.device_backlog_s[..., None] + o.option_device_s)[..., None]
@@ -48,11 +68,14 @@ def offload_latency_s(observation: OffloadObservation[A]) -> A:
     That is ready = max(device, link free) + upload, start = max(ready, server free), end = start + service, the sum of
     the inference, transmission and queueing times of CDO-DSAC (SEKE 2023). If an option uploads nothing, the server
     plays no part, and all its N entries are the time on the device.
+
+    Args:
+        observation: of one world or with leading batch axes.
     """
     o = observation
-    there_s = offload_ready_s(o)
-    served_s = end_s(there_s, o.server_backlog_s[..., None, None, :], o.option_server_s)
-    return _where((o.option_upload_bits > 0)[..., None], served_s, there_s)
+    at_server_s = offload_ready_s(o)
+    served_s = end_s(at_server_s, o.server_backlog_s[..., None, None, :], o.option_server_s)
+    return _where((o.option_upload_bits > 0)[..., None], served_s, at_server_s)
 
 
 def _maximum(one: V, other: V) -> V:

@@ -1,101 +1,146 @@
 """First come, first served: many queues of many worlds at once, without a loop over tasks.
 
 A task that is ready at r and takes s turns the time x at which its queue is free into max(x, r) + s. Such functions
-compose: x -> max(x + A, M), A the summed services and M the finish time of the last task if the queue was free from the
-beginning. So the finish times of all tasks are a prefix scan, in log2(K) rounds, which is the identity
-`finish = cumsum(service) + cummax(ready - previous cumsum)` (design, section 3) for any number of queues at once.
+compose: x -> max(x + A, M), where A is the sum of the services and M the finish time of the last task if the queue was
+free from the beginning. So the finish times of all tasks are a prefix scan, in log2(K) rounds, which is the identity
+`finish = cumsum(service) + cummax(ready - previous cumsum)` for any number of queues at once.
 
-Admission: a server holds at most `capacity` tasks, admitted and unfinished. Places are given in the order of the tasks'
-numbers when a slot begins, before anything is sent; a task that finds none is refused.
+Admission: a server holds at most `capacity` tasks, admitted and unfinished. When a slot begins and before anything is
+sent, places are given in the order of the tasks' numbers; a task that finds none is refused.
 """
 
 import torch
 from torch import Tensor
 
 NEVER_S = 1e30
-"""Added or taken away where something must not count: as good as infinite, but 0 times it is 0."""
+"""Added or subtracted to exclude something: as good as infinite, but finite, so that 0 times it is 0."""
 
 
-def in_order(queue: Tensor, ready_s: Tensor | None = None) -> Tensor:
-    """Numbers [.., K] of the tasks, by queue, then readiness, then number; without `ready_s` all are ready at once."""
+def service_order(queue: Tensor, ready_s: Tensor | None = None) -> Tensor:
+    """Return the numbers [.., K] of the tasks sorted by queue, then readiness, then number.
+
+    Args:
+        queue: [.., K] int, queue of each task.
+        ready_s: [.., K]; if None, all tasks are ready at the same time.
+    """
     if ready_s is None:
         return queue.argsort(dim=-1, stable=True)
     by_time = ready_s.argsort(dim=-1, stable=True)
     return by_time.gather(-1, queue.gather(-1, by_time).argsort(dim=-1, stable=True))
 
 
-def finish_in_order_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
-    """Finish times [.., K] of tasks in the order of service, those of one queue side by side.
+def ordered_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
+    """Return the finish times [.., K] of tasks that are already sorted by `service_order`.
 
     Args:
-        queue: [.., K] int.
-        ready_s: [.., K]
-        service_s: [.., K]
-        active: [.., K] false where a task passes through the queue without using it; its result means nothing.
-        free_s: [.., K] when the task's queue is done with all that came before these tasks.
+        queue: [.., K] int, queue of each task; the tasks of one queue are neighbours.
+        ready_s: [.., K] when each task joins its queue.
+        service_s: [.., K] time that its service takes.
+        active: [.., K] bool, false if a task passes through the queue without using it; its finish time then means
+            nothing.
+        free_s: [.., K] when the task's queue has done all work that came before these tasks.
     """
     total_s = service_s * active
-    finish_s = (ready_s + service_s) + _barred(active, service_s.dtype)
+    finish_s = (ready_s + service_s) + _inactive_penalty_s(active, service_s.dtype)
     step = 1
     while step < queue.shape[-1]:
         same = (queue[..., step:] == queue[..., :-step]).to(service_s.dtype)
-        here_s = total_s[..., step:]
-        earlier_s = finish_s[..., :-step] + here_s + (same - 1.0) * NEVER_S
+        own_s = total_s[..., step:]
+        earlier_s = finish_s[..., :-step] + own_s + (same - 1.0) * NEVER_S
         finish_s = _with_tail(finish_s, step, torch.maximum(earlier_s, finish_s[..., step:]))
-        total_s = _with_tail(total_s, step, here_s + total_s[..., :-step] * same)
+        total_s = _with_tail(total_s, step, own_s + total_s[..., :-step] * same)
         step *= 2
     return torch.maximum(free_s + total_s, finish_s)
 
 
 def finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
-    """Finish times [.., K] of tasks in any order; arguments and meaning as in `finish_in_order_s`."""
-    order = in_order(queue, ready_s)
+    """Return the finish times [.., K] of tasks in any order.
+
+    Args:
+        queue: [.., K] int, queue of each task.
+        ready_s: [.., K] when each task joins its queue.
+        service_s: [.., K] time that its service takes.
+        active: [.., K] bool, false if a task does not use its queue; its finish time then means nothing.
+        free_s: [.., K] when the task's queue has done all work that came before these tasks.
+    """
+    order = service_order(queue, ready_s)
     arranged = (array.gather(-1, order) for array in (queue, ready_s, service_s, active, free_s))
-    return torch.empty_like(ready_s).scatter_(-1, order, finish_in_order_s(*arranged))
+    return torch.empty_like(ready_s).scatter_(-1, order, ordered_finish_s(*arranged))
 
 
 def busy_until_s(free_s: Tensor, queue: Tensor, finish_s: Tensor, active: Tensor) -> Tensor:
-    """When each queue [.., Q], never before 0, is done with these tasks [.., K] too."""
+    """Return when each queue [.., Q] has done its earlier work and these tasks.
+
+    Args:
+        free_s: [.., Q] when the earlier work is done, at least 0.
+        queue: [.., K] int below Q, also for tasks that are not active.
+        finish_s: [.., K] finish times; finite also for tasks that are not active.
+        active: [.., K] bool, whether the task uses its queue.
+    """
     return free_s.scatter_reduce(-1, queue, finish_s * active, "amax")
 
 
 def counts(queue: Tensor, active: Tensor, queues: int) -> Tensor:
-    """Active tasks of each queue, [.., queues] int64."""
+    """Return the number of active tasks in each queue, [.., queues] int64.
+
+    Args:
+        queue: [.., K] int below `queues`, also for tasks that are not active.
+        active: [.., K] bool, whether the task counts.
+        queues: number of queues.
+    """
     zero = torch.zeros((*queue.shape[:-1], queues), dtype=torch.int64, device=queue.device)
     return zero.scatter_add_(-1, queue, active.long())
 
 
 def sums(queue: Tensor, values: Tensor, queues: int) -> Tensor:
-    """Sum of the values of each queue, [.., queues]."""
+    """Return the sum of the values in each queue, [.., queues].
+
+    Args:
+        queue: [.., K] int below `queues`.
+        values: [.., K], 0 for what must not count.
+        queues: number of queues.
+    """
     zero = torch.zeros((*queue.shape[:-1], queues), dtype=values.dtype, device=queue.device)
     return zero.scatter_add_(-1, queue, values)
 
 
-def admitted(server: Tensor, asks: Tensor, room: Tensor) -> Tensor:
-    """Which tasks [.., K] get a place: those whose server has more room [.., N] than tasks with lower numbers ask for.
+def admission(server: Tensor, asks: Tensor, room: Tensor) -> Tensor:
+    """Return which tasks [.., K] (bool) get a place on their server; lower numbers come first.
 
-    `server` is an index into N also where a task asks for nothing.
+    Args:
+        server: [.., K] int, an index into N also if the task asks for nothing.
+        asks: [.., K] bool, whether the task asks for a place.
+        room: [.., N] places that each server has left; may be infinite.
     """
     queue = torch.where(asks, server, room.shape[-1])
-    order = in_order(queue)
+    order = service_order(queue)
     ahead = ranks(queue.gather(-1, order), counts(server, asks, room.shape[-1]))
     return asks & (torch.empty_like(ahead).scatter_(-1, order, ahead) < room.gather(-1, server))
 
 
 def ranks(queue: Tensor, tasks: Tensor) -> Tensor:
-    """How many tasks [.., K] stand before each in its queue, given `counts` [.., Q] and the queues in order; a queue
-    number of Q stands for no queue."""
+    """Return how many tasks are ahead of each task in its queue, [.., K] int.
+
+    Args:
+        queue: [.., K] int, sorted; Q stands for no queue.
+        tasks: [.., Q] tasks of each queue, from `counts`.
+    """
     begins = torch.nn.functional.pad(tasks.cumsum(-1), (1, 0))
     return torch.arange(queue.shape[-1], device=queue.device) - begins.gather(-1, queue)
 
 
 def elapse(backlog_s: Tensor, passed_s: float) -> Tensor:
-    """What is left of a backlog after some time."""
+    """Return the part of a backlog that is left after some time, at least 0.
+
+    Args:
+        backlog_s: any shape; unchanged.
+        passed_s: time that passes, at least 0.
+    """
     return (backlog_s - passed_s).clamp_(min=0)
 
 
-def _barred(active: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where active, else as good as minus infinity."""
+def _inactive_penalty_s(active: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 if active, else a time that is as good as minus infinity."""
     return (active.to(dtype) - 1.0) * NEVER_S
 
 

@@ -14,39 +14,73 @@ SECOND_FACTOR = 0x94D049BB133111EB - 2**64
 
 
 def mix(value: Tensor) -> Tensor:
-    """SplitMix64's output function on int64 tensors."""
+    """Return the output function of SplitMix64, a bijection on 64 bits.
+
+    Args:
+        value: int64, any shape.
+    """
     value = (value ^ _shifted(value, 30)) * FIRST_FACTOR
     value = (value ^ _shifted(value, 27)) * SECOND_FACTOR
     return value ^ _shifted(value, 31)
 
 
 def key(parent: Tensor, child: Tensor | int) -> Tensor:
-    """The key of a sub-stream: child 0, 1, 2 .. of a parent key."""
+    """Return the keys of sub-streams, int64; the two arguments broadcast against each other.
+
+    Args:
+        parent: int64 keys.
+        child: number of the sub-stream, 0, 1, 2 and so on.
+    """
     return mix(mix(parent + GOLDEN) + _stride(child))
 
 
 def bits(keys: Tensor, counters: Tensor | int) -> Tensor:
-    """64 random bits for each key and counter, which broadcast against each other."""
+    """Return 64 random bits for each key and counter, which broadcast against each other, as int64.
+
+    Args:
+        keys: int64 keys of streams.
+        counters: place in the stream, from 0.
+    """
     return mix(keys + _stride(counters))
 
 
 def uniform(random_bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """A number in [0, 1) from the upper half of the bits."""
+    """Return numbers in [0, 1), made of the upper 24 bits, so that they are the same in float32 and float64.
+
+    Args:
+        random_bits: int64, from `bits`.
+        dtype: float32 or float64.
+    """
     return ((random_bits >> 40) & 0xFFFFFF).to(dtype) * 2.0**-24
 
 
 def second_uniform(random_bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """A number in [0, 1) from the lower half."""
+    """Return numbers in [0, 1), made of bits that `uniform` does not use.
+
+    Args:
+        random_bits: int64, from `bits`.
+        dtype: float32 or float64.
+    """
     return ((random_bits >> 8) & 0xFFFFFF).to(dtype) * 2.0**-24
 
 
-def below(random_bits: Tensor, count: int) -> Tensor:
-    """A whole number in [0, count) from the upper half, for counts below 2^31."""
+def integer(random_bits: Tensor, count: int) -> Tensor:
+    """Return whole numbers in [0, count) as int64, made of the upper 32 bits.
+
+    Args:
+        random_bits: int64, from `bits`.
+        count: from 1 to below 2^31.
+    """
     return (((random_bits >> 32) & 0xFFFFFFFF) * count) >> 32
 
 
-def second_below(random_bits: Tensor, count: int) -> Tensor:
-    """A whole number in [0, count) from the lower half."""
+def second_integer(random_bits: Tensor, count: int) -> Tensor:
+    """Return whole numbers in [0, count) as int64, made of the lower 32 bits, which `integer` does not use.
+
+    Args:
+        random_bits: int64, from `bits`.
+        count: from 1 to below 2^31.
+    """
     return ((random_bits & 0xFFFFFFFF) * count) >> 32
 
 
@@ -57,5 +91,5 @@ def _stride(counter: Tensor | int) -> Tensor | int:
 
 
 def _shifted(value: Tensor, places: int) -> Tensor:
-    """Shifted right, zeros coming in."""
+    """Return the bits shifted right, with zeros coming in."""
     return (value >> places) & ((1 << (64 - places)) - 1)

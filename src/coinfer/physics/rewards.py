@@ -1,4 +1,4 @@
-"""What the papers pay for a task, element by element: NumPy arrays or tensors in and out."""
+"""The papers' rewards for one task, element by element: NumPy arrays or tensors in and out."""
 
 import math
 
@@ -7,7 +7,11 @@ from coinfer.types import A, V
 
 
 def latency_reward(latency_s: V) -> V:
-    """Return -T of each task (CDO-DSAC, SEKE 2023: R = -sum of T_j)."""
+    """Return -T of each task (CDO-DSAC, SEKE 2023: R = -sum of T_j).
+
+    Args:
+        latency_s: T.
+    """
     return -latency_s
 
 
@@ -15,6 +19,11 @@ def late_reward(latency_s: A, deadline_s: A, weight: float = 1.0) -> A:
     """Return -(L + beta max(L - tau, 0)) of each task (multi-task A3C, IEEE TMC 2024; beta is not given).
 
     The paper limits every block by tau; here the whole task is limited.
+
+    Args:
+        latency_s: L.
+        deadline_s: tau, from the request; infinite if there is none.
+        weight: beta, without unit.
     """
     return -(latency_s + weight * (latency_s - deadline_s).clip(0))
 
@@ -28,10 +37,10 @@ def weighted_reward(
     is our reading.
 
     Args:
-        accuracy: 0 to 1.
-        latency_s: divided by `scale_s`, as the paper standardises both.
-        rate_bps: of the link, at most `best_bps`.
-        best_bps: rate at which only accuracy counts.
+        accuracy: A, 0 to 1.
+        latency_s: T once divided by `scale_s`, as the paper standardises both.
+        rate_bps: B, rate of the link, at most `best_bps`.
+        best_bps: B_max, the rate at which only accuracy counts.
         sensitivity: w B_max, without unit.
         scale_s: latency that weighs as much as full accuracy.
     """
@@ -45,5 +54,13 @@ def early_exit_reward(
     """Return phi (1 - eta T / delta) of a task in time, -psi of a late one (GRLE, arXiv 2210.13464).
 
     Only the abstract is public; the form is our reading.
+
+    Args:
+        accuracy: phi, 0 to 1.
+        latency_s: T.
+        deadline_s: delta, from the request.
+        in_time: bool, whether the task was answered in time.
+        latency_weight: eta, without unit.
+        late_penalty: psi, at least 0.
     """
     return in_time * accuracy * (1.0 - latency_weight * latency_s / deadline_s) - ~in_time * late_penalty

@@ -60,7 +60,7 @@ class Probe:
         return StepResult(begun, self.observe(begun), self.observe(after), reward, terminated, truncated, {})
 
     def _sign(self, seed: Tensor) -> Tensor:
-        return random.below(random.bits(seed, 0), 2) * 2 - 1
+        return random.integer(random.bits(seed, 0), 2) * 2 - 1
 
 
 class Constant(Probe):

@@ -56,7 +56,7 @@ class Replay:
             ring: [L] int64, which ring each reader reads; without it, reader l reads ring l.
         """
         drawn = random.bits(random.key(keys, call)[:, None], torch.arange(count, device=keys.device))
-        place = random.below(drawn, self.filled)
+        place = random.integer(drawn, self.filled)
         ring = torch.arange(len(keys), device=keys.device) if ring is None else ring
         flat = (place + ring[:, None] * self.capacity).flatten()
         return Transition(
