@@ -141,3 +141,14 @@ def test_round_trip_is_the_smallest_seen_but_forgets():
         link = est.after_ping(link, 0.5)
     assert link.round_trip_s == pytest.approx(0.5)
     assert math.isfinite(link.rate_bps)
+
+
+def test_a_server_that_was_restarted_may_have_another_limit():
+    server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0)
+    server = est.after_oversize(est.after_oversize(server, 2e6), 3e6)
+    assert server.limit_bits == 2e6, "the smallest that was refused"
+    assert est.usable(server, 0.0)
+    assert est.after_reply(server, 0.0, 4.0, 1.0).limit_bits == 2e6, "it was up all the time"
+    for _ in range(est.FAILURES_TO_EJECT):
+        server = est.after_failure(server, 1.0)
+    assert est.after_reply(server, 0.0, 4.0, 9.0).limit_bits == math.inf

@@ -68,6 +68,8 @@ class ServerEstimate(NamedTuple):
     """In a row."""
     down_until_s: float
     """Not asked before this time; infinite past means that it may be asked."""
+    limit_bits: float
+    """Smallest upload that was too large for it; infinite if none was."""
 
 
 def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
@@ -88,6 +90,7 @@ def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
         reported_s=now_s,
         failures=FAILURES_TO_EJECT,
         down_until_s=now_s,
+        limit_bits=math.inf,
     )
 
 
@@ -131,8 +134,15 @@ def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:
 def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: float) -> ServerEstimate:
     """The server answered: it is up, and said how loaded it is."""
     expected_s = server.free_s if server.in_flight else -math.inf
-    free_s = max(now_s + backlog_s, expected_s)
-    return server._replace(free_s=free_s, room=room, reported_s=now_s, failures=0, down_until_s=-math.inf)
+    limit_bits = server.limit_bits if server.failures < FAILURES_TO_EJECT else math.inf  # may differ after a restart
+    return server._replace(
+        free_s=max(now_s + backlog_s, expected_s),
+        room=room,
+        reported_s=now_s,
+        failures=0,
+        down_until_s=-math.inf,
+        limit_bits=limit_bits,
+    )
 
 
 def after_service(
@@ -196,6 +206,16 @@ def after_silence(server: ServerEstimate, size_bits: float, waited_s: float, now
 def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> ServerEstimate:
     """The server is full: not broken, but not to be asked for a while."""
     return server._replace(room=0.0, free_s=max(server.free_s, now_s + pushback_s), reported_s=now_s)
+
+
+def after_oversize(server: ServerEstimate, upload_bits: float) -> ServerEstimate:
+    """Return the server after an upload was too large for it: neither broken nor full, but never to be sent as much.
+
+    Args:
+        server: what was believed before.
+        upload_bits: upload that the planner expected of the refused option.
+    """
+    return server._replace(limit_bits=min(server.limit_bits, upload_bits))
 
 
 def overdue_s(server: ServerEstimate, now_s: float) -> float:

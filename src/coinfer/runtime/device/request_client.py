@@ -68,8 +68,20 @@ class PendingRequest(NamedTuple):
     expected_s: float
     """Until the reply."""
     reply: Future[InferReply]
+    upload_bits: float = math.inf
+    """Of the option, as the planner expected them; infinite if nothing is learned from the reply."""
     update_done: threading.Event | None = None
     """Set once the estimates are updated from the reply; None if nothing is learned from it."""
+
+
+def can_retry(error: TransportError | WireError) -> bool:
+    """Return true if a server that lacks a resource may take the same request later: it is full, not too small.
+
+    Args:
+        error: why the server did not answer.
+    """
+    is_final = error.reason == "too_large" or (error.pushback_s is not None and error.pushback_s < 0)
+    return error.code == "RESOURCE_EXHAUSTED" and not is_final
 
 
 class RequestClient:
@@ -117,6 +129,7 @@ class RequestClient:
         pending = self.send_untracked(server, piece, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
             expected_s=latency.end_s(ready_s, est.server_wait_s(known, now_s), service_s),
+            upload_bits=upload_bits,
             update_done=threading.Event(),
         )
         self.pool.update(server, partial(est.after_send, size_bits=pending.size_bits, service_s=service_s, now_s=now_s))
@@ -140,7 +153,7 @@ class RequestClient:
             reply = pending.reply.result()
             outputs = {tensor.name: unpack(tensor) for tensor in reply.outputs}
         except (TransportError, WireError) as error:
-            refused = error.code == "RESOURCE_EXHAUSTED" or error.reason in REFUSAL_REASONS
+            refused = can_retry(error) or error.reason in REFUSAL_REASONS
             return Failure(address, f"{error.code} {error.reason or error.message}", refused)
         missing = set(pending.piece[1]) - set(outputs)
         if missing:
@@ -173,9 +186,11 @@ class RequestClient:
         if error is None:
             self._ratios.append((now_s - pending.at_s) / max(pending.expected_s, 1e-4))
             self.pool.update(pending.server, lambda known: self._after_reply(known, pending, now_s))
-        elif isinstance(error, TransportError) and error.code == "RESOURCE_EXHAUSTED":
+        elif isinstance(error, TransportError) and can_retry(error):
             pushback_s = max(error.pushback_s or 0.0, MIN_PUSHBACK_S)
             self.pool.update(pending.server, partial(est.after_refusal, pushback_s=pushback_s, now_s=now_s))
+        elif isinstance(error, TransportError) and error.code == "RESOURCE_EXHAUSTED":
+            self.pool.update(pending.server, partial(est.after_oversize, upload_bits=pending.upload_bits))
         elif not (isinstance(error, TransportError) and error.code == "DEADLINE_EXCEEDED"):
             self.pool.update(pending.server, partial(est.after_failure, now_s=now_s))
 

@@ -69,6 +69,18 @@ def with_raw_input(observation: OffloadObservation, options: Options, graph: Mod
     return observation._replace(option_upload_bits=np.where(sends_input, raw_bits, observation.option_upload_bits))
 
 
+def within_limits(observation: OffloadObservation, servers: Sequence[ServerEstimate]) -> OffloadObservation:
+    """Return the observation in which no server ever finishes an upload that is too large for it.
+
+    Args:
+        observation: of one task; its upload bits are final.
+        servers: what is believed of each, in the order of the observation's server axis.
+    """
+    limit_bits = np.array([server.limit_bits for server in servers])
+    too_large = observation.option_upload_bits[..., None] >= limit_bits
+    return observation._replace(option_server_s=np.where(too_large, math.inf, observation.option_server_s))
+
+
 def least_latency(observation: OffloadObservation) -> OffloadDecision:
     """Decide as a user would first: per task the option and server of least predicted latency."""
     latency_s = feasible_latency_s(observation)

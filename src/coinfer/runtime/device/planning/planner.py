@@ -21,7 +21,7 @@ from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.early_exit import ExitCascade, measured_point, thresholds_for
 from coinfer.runtime.device.planning.message_size import with_messages
 from coinfer.runtime.device.planning.objective_policy import policy_for
-from coinfer.runtime.device.planning.observation import feasible_latency_s, observe, with_raw_input
+from coinfer.runtime.device.planning.observation import feasible_latency_s, observe, with_raw_input, within_limits
 from coinfer.runtime.device.planning.policy_loader import load_policy_for
 from coinfer.types import DEVICE, Hop, OffloadObservation, Policy, Route
 from coinfer.units import FLOAT32_BITS
@@ -140,7 +140,9 @@ class Planner:
             device_power_w=self.objective.power_w,
             energy_j=self.objective.energy_j,
         )
-        return with_raw_input(observation, self.options, self.graph) if raw_input else observation
+        if raw_input:
+            observation = with_raw_input(observation, self.options, self.graph)
+        return within_limits(observation, state.servers)
 
     def plan(
         self,
