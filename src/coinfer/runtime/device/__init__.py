@@ -1,1 +1,1 @@
-"""The weak device: it decides for every request, runs the head, sends the rest. Start in `device`."""
+"""The weak device: it decides, computes, asks servers, and always answers. Start in `device`."""

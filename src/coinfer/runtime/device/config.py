@@ -1,4 +1,4 @@
-"""What a device is set up with: one description for Python, the command line and the demo."""
+"""The settings of a device: one description for Python, the command line and the demo."""
 
 import math
 from collections.abc import Sequence
@@ -26,41 +26,41 @@ class DeviceError(UserError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DeviceConfig:
-    """Settings of a `Device`, checked when they are made; `dataclasses.replace` changes some.
+    """Settings of a `Device`, checked on construction; `dataclasses.replace` changes some of them.
 
     Raises:
-        UserError: naming the setting, its value and what is expected.
+        UserError: if a setting is out of range; the message names it, its value and what is expected.
     """
 
     servers: Sequence[str] = ()
     """`host:port` of edge servers that serve the same network."""
     deadline_s: float = math.inf
-    """From the call of `infer` to the answer; infinite if there is none."""
+    """Time from the call of `infer` to the answer; infinity for no deadline."""
     objective: Objective = field(default_factory=Objective)
-    """What the planner seeks."""
+    """What the planner optimises."""
     policy: "Policy | str | Path | None" = None
-    """Decides instead of the planner: a function, or the file of a trained policy, which must be made for this
-    network's options and so many servers. If it fails on a request, the planner decides."""
+    """Decides instead of the planner: a function, or the file of a policy that was trained for this network's options
+    and this number of servers. If it fails on a request, the planner decides."""
     bits: Sequence[int] = (32, 16, 8)
     """Allowed bits per element of what is sent; (32,) keeps every answer exact."""
     jpeg_quality: int | None = None
-    """Send pictures as JPEG of this quality, 1 to 95; None sends their own bytes, which is exact."""
+    """Quality of the JPEG that pictures are sent as, 1 to 95; None sends their pixels unchanged."""
     accuracy: "AccuracyTable | str | Path | None" = None
-    """Measured table or its file, which makes each output of the network an exit; None takes the one that is shipped
-    with the network, if any."""
+    """Measured accuracy table or its file, which makes each output of the network an exit; None takes the table that is
+    shipped with the network, if any."""
     confidence: float | Sequence[float] | None = None
-    """Answer at an exit before the cut if the entropy of its class probabilities, 0 to 1, is below this threshold: one
-    for each exit but the last, or one for all."""
+    """Thresholds of early exits: the device answers at an exit before the cut if the entropy of its class
+    probabilities, 0 to 1, is below its threshold. One for each exit but the last, or one for all."""
     confidence_loss: float | None = None
-    """Choose these thresholds from the accuracy table, such that at most so much accuracy is lost."""
+    """Accuracy that early exits may lose against the last exit; chooses the thresholds from the accuracy table."""
     hedge: bool = True
-    """Answer from the device itself if a server is late; it always does if one fails."""
+    """Whether the device starts on the rest itself if a server is late; it always does if one fails."""
     profile: "ProfileTable | str | Path | None" = None
-    """Measured times of the network or their file; None measures them here once and remembers them."""
+    """Measured times of the network or their file; None measures them on this machine and caches them."""
     slowdown: float = 1.0
-    """Emulate a processor so many times slower than this one."""
+    """Emulate a processor that is this many times slower than this one."""
     threads: int = 1
-    """Of the engine, within an operation."""
+    """Threads of the engine within one operation."""
     engine: Engine = "onnxruntime"
 
     def __post_init__(self) -> None:
@@ -84,14 +84,17 @@ class DeviceConfig:
 
 
 def check_deadline(deadline_s: float) -> None:
-    """Refuse what is no time to an answer.
+    """Refuse a deadline that is not above 0.
+
+    Args:
+        deadline_s: from the request to its answer; infinity stands for none.
 
     Raises:
-        DeviceError: if it is not above 0.
+        DeviceError: if it is 0, negative or NaN.
     """
     if not deadline_s > 0:
         raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
 
 
 DEFAULTS = DeviceConfig()
-"""Of the command line and the demo too."""
+"""The command line and the demo take their defaults from here too."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -30,9 +30,9 @@ from coinfer.runtime.transport.grpc_transport import GrpcTransport
 from coinfer.types import OffloadObservation, Policy, Route
 
 FIRST_RATE_BPS = 10e6
-"""Believed of a link until the first transfer."""
+"""Believed rate of a link until the first transfer."""
 Item = str | Path | Image.Image | np.ndarray | Mapping[str, np.ndarray]
-"""What a request may be made of; see `Device.infer`."""
+"""What a request may consist of; see `Device.infer`."""
 
 
 class Device:
@@ -41,19 +41,20 @@ class Device:
         with Device("resnet50", servers=["127.0.0.1:8001"], deadline_s=0.5) as device:
             result = device.infer("cat.jpg")
 
-    Any number of threads may ask it; each request may have its own deadline and policy.
+    Several threads may use it at once; each request may have its own deadline and policy.
 
     Args:
         model: an ONNX file, the name of a zoo network, or a `ModelGraph`.
-        config: settings; the defaults without it.
-        options: what a policy chooses from; without them, what can be best of all useful cuts.
-        links: shapes the links to these servers, for runs on one machine.
-        transport: how nodes are reached; gRPC by default. The device closes it.
-        clock: the wall clock by default.
+        config: settings; without it, the defaults.
+        options: the options that a policy chooses from; None takes all that can be best among the useful cuts.
+        links: emulated links by server address, for runs on one machine; None leaves the network as it is.
+        transport: carries requests to servers; None takes gRPC. The device closes it.
+        clock: None takes the wall clock.
         settings: fields of `DeviceConfig` by name; they replace those of `config`.
 
     Raises:
-        UserError: for settings that cannot work, in one line.
+        UserError: if settings are out of range, contradict each other, or do not fit the network.
+        TypeError: if a setting is no field of `DeviceConfig`.
     """
 
     __slots__ = ("_executor", "_parts", "_state")
@@ -67,7 +68,7 @@ class Device:
         links: Mapping[str, Link] | None = None,
         transport: Transport | None = None,
         clock: Clock | None = None,
-        **settings: Any,
+        **settings: object,
     ):
         config = replace(config, **settings)
         graph = model if isinstance(model, ModelGraph) else open_model(str(model))
@@ -96,12 +97,14 @@ class Device:
         self.close()
 
     def open(self) -> None:
-        """Build what the planner may choose, here and on the servers, and measure the links once.
+        """Prepare every segment that the planner may choose, here and on the servers, and measure the links once.
 
-        A server that does not answer is named in a warning of the log, and is used as soon as it does.
+        A log warning names each server that does not answer; the device uses it as soon as it does. Opening an open
+        device does nothing.
 
         Raises:
             DeviceError: if the device is closed.
+            UserError: if a segment cannot be prepared on the device.
         """
         if self._state == "closed":
             raise DeviceError("this device is closed; make a new one")
@@ -118,7 +121,7 @@ class Device:
         self._state = "open"
 
     def close(self) -> None:
-        """Stop the probes and connections; what the device computes is finished first."""
+        """Stop the probes and close the connections, after what the device computes is finished."""
         if self._state == "closed":
             return
         self._state = "closed"
@@ -128,41 +131,57 @@ class Device:
 
     @property
     def graph(self) -> ModelGraph:
-        """The network."""
+        """Return the network."""
         return self._parts.graph
 
     @property
     def config(self) -> DeviceConfig:
-        """The settings."""
+        """Return the settings."""
         return self._parts.config
 
     @property
     def planner(self) -> Planner:
-        """Options, exits, and who decides."""
+        """Return the planner, which holds options, exits and the default policy."""
         return self._parts.planner
 
     @property
     def options(self) -> Options:
-        """What policies choose from."""
+        """Return the O options that policies choose from."""
         return self._parts.planner.options
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """Addresses, in the order of a policy's server axis."""
+        """Return the servers' addresses, in the order of a policy's server axis."""
         return self._parts.planner.servers
 
     def links_bps(self) -> tuple[float, ...]:
-        """Return the believed rate of each server's link."""
+        """Return the believed rate of each server's link, in the order of `servers`."""
         return tuple(server.link.rate_bps for server in self._parts.client.pool.estimates())
 
     def observe(self, deadline_s: float | None = None, *, early_exit: bool = True) -> OffloadObservation:
-        """Return what a policy would see of a request made now; see `infer` for the arguments."""
+        """Return what a policy would see of a request made now (K = 1).
+
+        Args:
+            deadline_s: of the request, from now; None takes the device's.
+            early_exit: false shows the options as if no exit before the cut may answer.
+
+        Raises:
+            DeviceError: if the device is not open.
+        """
         self._check_open()
         deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
         return self.planner.observe(self._parts.state(), deadline_s, early_exit=early_exit)
 
     def plan(self, deadline_s: float | None = None, *, policy: Policy | None = None) -> Route:
-        """Return where a request made now would go; nothing is sent."""
+        """Return the route that a request made now would take; nothing is sent.
+
+        Args:
+            deadline_s: of the request, from now; None takes the device's.
+            policy: decides about this request; None takes the device's.
+
+        Raises:
+            DeviceError: if the device is not open, or the deadline is not above 0.
+        """
         self._check_open()
         return self._plan(deadline_s, policy, raw_input=False, early_exit=True).route
 
@@ -175,20 +194,21 @@ class Device:
         hedge: bool | None = None,
         early_exit: bool = True,
     ) -> Result:
-        """Answer one request. Safe to call from several threads.
-
-        A failing server raises nothing: the device answers.
+        """Answer one request. A failing server raises nothing: the device then answers itself.
 
         Args:
             item: a picture (file, PIL image or uint8 [H, W, 3]) if the network takes one; else its input as an array,
                 or a mapping of input names to arrays.
-            deadline_s: from now, for this request; None takes the device's.
+            deadline_s: of this request, from now; None takes the device's.
             policy: decides about this request; None takes the device's.
-            hedge: for this request; None takes the device's.
-            early_exit: false lets no exit before the cut answer, also if the device has thresholds for them.
+            hedge: whether the device starts on the rest itself if a server is late; None takes the device's setting.
+            early_exit: false lets no exit before the cut answer, even if the device has thresholds for them.
+
+        Returns:
+            The outputs, with the route, the measured times, and what went wrong with servers.
 
         Raises:
-            UserError: if the item does not fit the network, or the device is not open.
+            UserError: if the item does not fit the network, the deadline is not above 0, or the device is not open.
         """
         began_s = self._parts.clock.now_s()
         self._check_open()
@@ -198,20 +218,26 @@ class Device:
         return Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=hedge).answer()
 
     def infer_by_route(self, item: Item, route: Route) -> Result:
-        """Answer one request by a given route, through any cuts and over several servers.
+        """Answer one request along a given route, through any cuts and over several servers.
 
-        The device answers if the route fails.
+        Args:
+            item: as for `infer`.
+            route: hops from `device` to the outputs of one exit; its deadline counts from now.
+
+        Returns:
+            The outputs, as from `infer`; if the route fails, the device answers.
 
         Raises:
-            UserError: if the item does not fit the network, or the route starts elsewhere, names an unknown server or
-                does not end at the outputs of its exit.
+            UserError: if the item does not fit the network, the route does not start on the device, names an unknown
+                server or does not end at the outputs of its exit, the deadline is not above 0, or the device is not
+                open.
         """
         began_s = self._parts.clock.now_s()
         self._check_open()
         check_deadline(route.deadline_s)
         servers = _servers_of(route, self.planner)
         tensors, pixels = self._read(item)
-        plan = self.planner.given(route, self._parts.state(), raw_input=pixels is None)
+        plan = self.planner.plan_by_route(route, self._parts.state(), raw_input=pixels is None)
         request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=self.config.hedge)
         return request.answer_by_route(servers)
 

@@ -1,4 +1,4 @@
-"""What a device believes of its links and servers, learned from its own transfers. Pure functions over values."""
+"""What a device believes about its links and servers, learned from its own transfers. Pure functions over values."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SERVICE_GAIN = 0.3
 SERVICE_HALF_LIFE_S = 10.0
 """A slow spell of a server is half forgotten after this time without news, so that it is tried again."""
 PATIENCE = 2.0
-"""A reply that takes this many times what was predicted is late, until it is known how far predictions err."""
+"""A reply that takes this many times what was predicted is late, until enough replies show how far predictions err."""
 PATIENCE_RANGE = (1.15, 3.0)
 PATIENCE_QUANTILE = 0.95
 PATIENCE_SAMPLES = 20
@@ -25,7 +25,7 @@ FAILURES_TO_EJECT = 2
 
 
 class LinkEstimate(NamedTuple):
-    """Decayed sums: the rate is `bits / seconds`, so long transfers count for what they are."""
+    """Decayed sums over transfers; their quotient is the rate, so that long transfers count more."""
 
     bits: float
     seconds: float
@@ -36,49 +36,64 @@ class LinkEstimate(NamedTuple):
 
     @property
     def rate_bps(self) -> float:
+        """Return the mean rate of recent transfers, weighted by their duration and age."""
         return self.bits / self.seconds
 
 
 class ServiceEstimate(NamedTuple):
-    """How long a server takes for the rest of the network between one cut and one exit."""
+    """How long a server takes for one piece of the network, from a cut to an exit."""
 
     mean_s: float
-    """Of the newest runs."""
+    """Exponential mean of its runs."""
     fastest_s: float
+    """Shortest run."""
     at_s: float
     """When it last ran."""
 
 
 class ServerEstimate(NamedTuple):
+    """What a device believes about one server and the link to it. Moments are on the device's clock."""
+
     link: LinkEstimate
     scale: float
     """Service time over the profiled machine's time for the same work."""
     service: dict[Piece, ServiceEstimate]
-    """By the rest that it computes."""
+    """By the piece that it computes."""
     free_s: float
-    """When it will have worked off what it reported and what was sent to it since."""
+    """When it will be done with the backlog that it reported and with all that was sent to it since."""
     link_free_s: float
     """When the link will have carried what was sent."""
     in_flight: int
     """Requests sent to it that it has not answered."""
     room: float
+    """Requests that its queue still takes, as it last reported; infinite if it does not say."""
     reported_s: float
     """When it last reported."""
     failures: int
     """In a row."""
     down_until_s: float
-    """Not asked before this time; infinite past means that it may be asked."""
+    """The device does not ask it before this time; minus infinity if it does not rest."""
     limit_bits: float
     """Smallest upload that was too large for it; infinite if none was."""
 
 
 def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
-    """Return a guess to start from; it weighs as much as a transfer of 10 ms."""
+    """Return a first guess about a link; it weighs as much as a transfer of 10 ms.
+
+    Args:
+        rate_bps: guessed rate, above 0.
+        now_s: on the device's clock.
+    """
     return LinkEstimate(rate_bps * 0.01, 0.01, now_s, 0.0)
 
 
 def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
-    """Return a server of which nothing is known yet: it must answer a probe before it is used."""
+    """Return the estimate of a server about which nothing is known: it must answer a probe before it is used.
+
+    Args:
+        rate_bps: guessed rate of its link, above 0.
+        now_s: on the device's clock.
+    """
     return ServerEstimate(
         link=first_link(rate_bps, now_s),
         scale=1.0,
@@ -95,7 +110,14 @@ def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
 
 
 def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
-    """Return the link after `size_bits` took `seconds`, the round trip's latency not counted."""
+    """Return the link after a transfer, with older transfers discounted by `HALF_LIFE_S`.
+
+    Args:
+        link: what was believed before.
+        size_bits: carried by the transfer.
+        seconds: time on the link, without the round trip's latency.
+        now_s: when the transfer ended.
+    """
     weight = 0.5 ** (max(now_s - link.at_s, 0.0) / HALF_LIFE_S)
     return link._replace(
         bits=link.bits * weight + size_bits, seconds=link.seconds * weight + max(seconds, 1e-6), at_s=now_s
@@ -103,28 +125,56 @@ def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
 
 
 def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
-    """The link after `size_bits` there and back took `seconds`, the round trip's latency included. Whatever was
-    exchanged in less than the round trip shows that this is shorter, and says nothing of the rate."""
+    """Return the link after a message and its reply.
+
+    An exchange that took no longer than the believed round trip shows that the round trip is shorter, and says nothing
+    about the rate.
+
+    Args:
+        link: what was believed before.
+        size_bits: of the message and its reply together.
+        seconds: from sending to the reply, including the round trip's latency and without the server's work.
+        now_s: when the reply arrived.
+    """
     if seconds <= link.round_trip_s:
         return link._replace(round_trip_s=seconds) if seconds > 0 else link
     return after_transfer(link, size_bits, seconds - link.round_trip_s, now_s)
 
 
 def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:
-    """Return the link with the smallest round trip seen, forgetting slowly so that a changed path shows."""
+    """Return the link with the smallest round trip seen; it grows by 5 % per ping, so that a changed path shows.
+
+    Args:
+        link: what was believed before.
+        round_trip_s: of an empty message.
+    """
     known = link.round_trip_s
     return link._replace(round_trip_s=round_trip_s if known == 0.0 else min(known * 1.05, round_trip_s))
 
 
 def after_send(server: ServerEstimate, size_bits: float, service_s: float, now_s: float) -> ServerEstimate:
-    """A request is on its way: the link and then the server are taken."""
+    """Return the server with one more request in flight, which occupies first the link and then the server.
+
+    Args:
+        server: what was believed before.
+        size_bits: of the request's message.
+        service_s: how long the server is expected to compute.
+        now_s: when the request was sent.
+    """
     link_free_s = max(server.link_free_s, now_s) + size_bits / server.link.rate_bps
     free_s = max(server.free_s, link_free_s) + service_s
     return server._replace(link_free_s=link_free_s, free_s=free_s, in_flight=server.in_flight + 1)
 
 
 def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:
-    """A request was answered, failed or was given up; with the last of them, what was expected of it is void."""
+    """Return the server with one request less in flight: answered, failed or abandoned.
+
+    If it was the last one, link and server count as free now, whatever was expected of it.
+
+    Args:
+        server: what was believed before.
+        now_s: when the request ended.
+    """
     in_flight = server.in_flight - 1
     if in_flight > 0:
         return server._replace(in_flight=in_flight)
@@ -132,7 +182,14 @@ def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:
 
 
 def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: float) -> ServerEstimate:
-    """The server answered: it is up, and said how loaded it is."""
+    """Return the server after a reply or pong: it is up, and has said how loaded it is.
+
+    Args:
+        server: what was believed before.
+        backlog_s: work that waits there, as it reports.
+        room: requests that its queue still takes; infinite if it does not say.
+        now_s: when the reply arrived.
+    """
     expected_s = server.free_s if server.in_flight else -math.inf
     limit_bits = server.limit_bits if server.failures < FAILURES_TO_EJECT else math.inf  # may differ after a restart
     return server._replace(
@@ -148,7 +205,15 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
 def after_service(
     server: ServerEstimate, piece: Piece, service_s: float, profiled_s: float, now_s: float
 ) -> ServerEstimate:
-    """The server computed a rest of the network in `service_s`; the profiled machine takes `profiled_s`."""
+    """Return the server after it computed a piece of the network.
+
+    Args:
+        server: what was believed before.
+        piece: cut and outputs of what it computed.
+        service_s: how long that took it.
+        profiled_s: how long the profiled machine takes; if 0, the server's scale stays as it is.
+        now_s: when it was done.
+    """
     old = server.service.get(piece, ServiceEstimate(service_s, service_s, now_s))
     mean_s = old.mean_s + SERVICE_GAIN * (service_s - old.mean_s)
     new = ServiceEstimate(mean_s, min(old.fastest_s, service_s), now_s)
@@ -160,10 +225,16 @@ def after_service(
 
 
 def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s: float) -> float:
-    """Return the expected time of a rest of the network.
+    """Return the expected time of a piece on a server.
 
-    It is as measured, going back to the fastest time while there is no news, or by the server's scale if it was never
-    measured.
+    A measured piece takes its mean time, which decays to its fastest one while there is no news; a piece that was never
+    measured takes the profiled time, scaled by how slow the server is.
+
+    Args:
+        server: what is believed now.
+        piece: cut and outputs of what it would compute.
+        profiled_s: time on the profiled machine.
+        now_s: on the device's clock.
     """
     known = server.service.get(piece)
     if known is None:
@@ -173,9 +244,12 @@ def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s
 
 
 def patience(ratios: Sequence[float]) -> float:
-    """Return how many times the predicted time to wait before a reply counts as late.
+    """Return after how many times the predicted time a reply counts as late.
 
     It is the 95 % quantile of measured over predicted times, so that in calm about one request in twenty is hedged.
+
+    Args:
+        ratios: measured over predicted time of recent replies; fewer than `PATIENCE_SAMPLES` give `PATIENCE`.
     """
     if len(ratios) < PATIENCE_SAMPLES:
         return PATIENCE
@@ -183,7 +257,15 @@ def patience(ratios: Sequence[float]) -> float:
 
 
 def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
-    """The server failed: after `FAILURES_TO_EJECT` in a row it rests, twice as long each time up to 8 s."""
+    """Return the server after a failure.
+
+    After `FAILURES_TO_EJECT` failures in a row it rests: half a second at first, then twice as long each time, at most
+    8 s.
+
+    Args:
+        server: what was believed before.
+        now_s: when it failed.
+    """
     failures = server.failures + 1
     if failures < FAILURES_TO_EJECT:
         return server._replace(failures=failures)
@@ -192,19 +274,37 @@ def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
 
 
 def after_rejection(server: ServerEstimate, now_s: float) -> ServerEstimate:
-    """The server cannot serve the network: it rests for the longest time, and is then looked at again."""
+    """Return a server that cannot serve the network: it rests for the longest time, and is then probed again.
+
+    Args:
+        server: what was believed before.
+        now_s: when it said so.
+    """
     return server._replace(failures=FAILURES_TO_EJECT, down_until_s=now_s + LONGEST_BACKOFF_S)
 
 
 def after_silence(server: ServerEstimate, size_bits: float, waited_s: float, now_s: float) -> ServerEstimate:
-    """Nothing came back in `waited_s`: the server may have failed, or its link is at least so slow."""
+    """Return the server after a late reply: it may have failed, or its link is at most as fast as the silence shows.
+
+    Args:
+        server: what was believed before.
+        size_bits: of the request that is unanswered.
+        waited_s: time since it was sent, above 0.
+        now_s: on the device's clock.
+    """
     if size_bits / waited_s < server.link.rate_bps:
         server = server._replace(link=after_transfer(server.link, size_bits, waited_s, now_s))
     return after_failure(server, now_s)
 
 
 def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> ServerEstimate:
-    """The server is full: not broken, but not to be asked for a while."""
+    """Return the server after it refused a request because it is full: it has no room until its backlog is worked off.
+
+    Args:
+        server: what was believed before.
+        pushback_s: time after which it may be asked again.
+        now_s: when the refusal arrived.
+    """
     return server._replace(room=0.0, free_s=max(server.free_s, now_s + pushback_s), reported_s=now_s)
 
 
@@ -219,32 +319,55 @@ def after_oversize(server: ServerEstimate, upload_bits: float) -> ServerEstimate
 
 
 def overdue_s(server: ServerEstimate, now_s: float) -> float:
-    """Return for how long all that is under way should have been answered; 0 if nothing is under way."""
+    """Return how long ago everything in flight should have been answered; 0 if nothing is in flight or overdue.
+
+    Args:
+        server: what is believed now.
+        now_s: on the device's clock.
+    """
     return max(now_s - max(server.free_s, server.link_free_s), 0.0) if server.in_flight else 0.0
 
 
 def link_wait_s(server: ServerEstimate, now_s: float) -> float:
-    """Return how long an upload that begins now would wait for the link.
+    """Return how long an upload that begins now would wait for the link, in seconds.
 
-    What is overdue is expected to take as long again, and to hold up the link: a link that has just died is known
-    before any transfer over it has ended.
+    Overdue requests are expected to take as long again and to hold up the link, so that a dead link is noticed before
+    any transfer over it has ended.
+
+    Args:
+        server: what is believed now.
+        now_s: on the device's clock.
     """
     return max(server.link_free_s - now_s, overdue_s(server, now_s))
 
 
 def server_wait_s(server: ServerEstimate, now_s: float) -> float:
-    """Return when the server will have served all that was sent to it before, in seconds from now.
+    """Return when the server will have served everything sent to it so far, in seconds from now.
 
-    A request that is sent now does not wait so long: its upload takes time, too (`physics.latency`).
+    A request that is sent now waits less than this, as its upload takes time too (`physics.latency`).
+
+    Args:
+        server: what is believed now.
+        now_s: on the device's clock.
     """
     return max(server.free_s - now_s, overdue_s(server, now_s))
 
 
 def room_now(server: ServerEstimate, now_s: float) -> float:
-    """Return the room of the queue; a full server is taken to have room again once its backlog is worked off."""
+    """Return how many requests the server's queue takes; a full server is assumed to take one once its backlog is done.
+
+    Args:
+        server: what is believed now.
+        now_s: on the device's clock.
+    """
     return server.room if server.room > 0 or server_wait_s(server, now_s) > 0 else 1.0
 
 
 def usable(server: ServerEstimate, now_s: float) -> bool:
-    """Return true if the server may be asked."""
+    """Return true if the server may be asked: it answers, and does not rest after failures.
+
+    Args:
+        server: what is believed now.
+        now_s: on the device's clock.
+    """
     return server.failures < FAILURES_TO_EJECT and now_s >= server.down_until_s

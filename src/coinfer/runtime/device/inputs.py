@@ -1,8 +1,7 @@
-"""What people hand to a device becomes the network's inputs."""
+"""What users hand to a device becomes the network's inputs."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,11 +15,20 @@ class ItemError(UserError):
     """An item that does not fit the network."""
 
 
-def read_item(graph: ModelGraph, item: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Return the network's inputs by name, and the picture at the network's size if they were made from one.
+def read_item(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Return the network's inputs by name, and the picture that they were made from, if any.
+
+    Args:
+        graph: the network; without image settings it takes no pictures.
+        item: a picture (file, PIL image or uint8 [H, W, 3]), an array for the first input, or a mapping of input names
+            to arrays. Types and shapes of arrays are not checked here.
+
+    Returns:
+        Arrays by input name; and uint8 [height, width, 3] at the network's size, or None if the item is no picture.
 
     Raises:
-        UserError: if the item is neither a picture that can be read nor an array.
+        ItemError: if the item is neither a picture nor an array, or input names do not match.
+        ImageError: if a picture cannot be read.
     """
     if isinstance(item, Mapping):
         if set(item) != set(graph.inputs):
@@ -29,12 +37,12 @@ def read_item(graph: ModelGraph, item: Any) -> tuple[dict[str, np.ndarray], np.n
     if isinstance(item, np.ndarray) and not (item.dtype == np.uint8 and item.ndim == 3):
         return {graph.inputs[0]: item}, None
     tensor = graph.tensors[graph.inputs[0]]
-    wanted = f"a {tensor.dtype} array of shape {list(tensor.shape)}"
+    expected = f"a {tensor.dtype} array of shape {list(tensor.shape)}"
     if graph.image is None:
-        raise ItemError(f"{graph.name} does not say how it takes pictures; expected {wanted}")
+        raise ItemError(f"{graph.name} does not say how it takes pictures; expected {expected}")
     if isinstance(item, str | Path):
         item = load_image(item)
     if not isinstance(item, np.ndarray | Image.Image):
-        raise ItemError(f"cannot infer from a {type(item).__name__}; expected a picture or {wanted}")
+        raise ItemError(f"cannot infer from a {type(item).__name__}; expected a picture or {expected}")
     pixels = to_pixels(item, graph.image)
     return {graph.inputs[0]: normalise(pixels, graph.image.mean, graph.image.std)}, pixels

@@ -1,4 +1,4 @@
-"""What a user wants of an answer: limits, and a goal out of latency, accuracy and the device's energy."""
+"""What a user wants from answers: limits, and a goal among latency, accuracy and the device's energy."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from coinfer.errors import UserError
 Goal = Literal["latency", "accuracy", "energy"]
 Limit = Literal["deadline", "accuracy", "energy"]
 LIMITS: tuple[Limit, ...] = get_args(Limit)
-"""In the order in which they count if not all can be met."""
+"""In order of priority if not all can be met."""
 GOALS: tuple[Goal, ...] = get_args(Goal)
 
 
@@ -19,24 +19,24 @@ class ObjectiveError(UserError):
 
 @dataclass(frozen=True)
 class Objective:
-    """A goal and its limits. The deadline is the request's own; the other limits are here.
+    """A goal and its limits. Each request brings its own deadline; the other limits are here.
 
-    A limit on the goal itself is allowed: it changes no choice and is reported if it is missed.
+    A limit on the goal itself is allowed: it changes no choice, and results report if it is missed.
 
     Raises:
-        ObjectiveError: for a value out of range, and for an energy objective without the device's power.
+        ObjectiveError: if a value is out of range, or energy matters and no power is given.
     """
 
     goal: Goal = "latency"
-    """Least latency, highest accuracy, or least energy of the device, among what meets the limits."""
+    """What to optimise among choices that meet the limits: least latency, highest accuracy, or least device energy."""
     min_accuracy: float = 0.0
-    """Limit, 0 to 1."""
+    """Limit on the expected accuracy, 0 to 1."""
     energy_j: float = math.inf
     """Limit on the device's energy for a request, computing and sending."""
     power_w: float = 0.0
-    """Of the device while it computes; 0 does not meter it."""
+    """Power of the device while it computes; 0 leaves that energy uncounted."""
     transmit_power_w: float = 0.0
-    """Of the device while it sends, likewise."""
+    """Power of the device while it sends; 0 leaves that energy uncounted."""
 
     def __post_init__(self) -> None:
         if self.goal not in GOALS:
@@ -56,15 +56,22 @@ class Objective:
 
     @property
     def counts_energy(self) -> bool:
-        """True if energy is the goal or limited."""
+        """Return true if energy is the goal or limited."""
         return self.goal == "energy" or self.energy_j < math.inf
 
     @property
     def counts_accuracy(self) -> bool:
-        """True if accuracy is the goal or limited."""
+        """Return true if accuracy is the goal or limited."""
         return self.goal == "accuracy" or self.min_accuracy > 0
 
     def unmet(self, latency_s: float, deadline_s: float, accuracy: float, energy_j: float) -> tuple[Limit, ...]:
-        """Return the limits that an answer misses."""
+        """Return the limits that an answer misses, in the order of `LIMITS`.
+
+        Args:
+            latency_s: from the request to its answer.
+            deadline_s: of the request; infinite if it has none.
+            accuracy: expected, 0 to 1.
+            energy_j: that the request took from the device.
+        """
         missed = (latency_s > deadline_s, accuracy < self.min_accuracy, energy_j > self.energy_j)
         return tuple(limit for limit, is_missed in zip(LIMITS, missed, strict=True) if is_missed)

@@ -1,4 +1,4 @@
-"""The device's own processor: one piece of work after another, with a backlog that the planner sees."""
+"""The device's own processor: it runs one segment after another, with a backlog that the planner sees."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -10,18 +10,19 @@ from coinfer.options.table import Names
 from coinfer.runtime.executor import Abort, Executor
 
 SCALE_GAIN = 0.2
-"""Weight of the newest run in the processor's speed."""
+"""Weight of the newest run in the estimated speed."""
 RATIO_RANGE = (0.2, 5.0)
-"""A run outside this range of what was expected says little of the next one."""
+"""Measured over expected time is clipped to this range; a run outside it says little about the next one."""
 Tensors = Mapping[str, np.ndarray]
 
 
 class Processor:
-    """Runs segments in the order in which they are submitted.
+    """Runs segments in the order in which they are submitted, on a thread of its own.
 
     Args:
-        profiled_s: time of a segment, given by inputs and outputs, on the profiled machine.
-        scale: first guess of how many times slower than the profiled machine it is; runs correct it.
+        executor: computes segments.
+        profiled_s: from a segment's inputs and outputs to its time on the profiled machine.
+        scale: first guess of the device's time over the profiled machine's; runs correct it.
     """
 
     def __init__(self, executor: Executor, profiled_s: Callable[[Names, Names], float], scale: float):
@@ -33,18 +34,28 @@ class Processor:
         self._pool = ThreadPoolExecutor(1, "coinfer-processor")
 
     def submit(self, tensors: Tensors, outputs: Names, abort: Abort | None = None) -> Future[dict[str, np.ndarray]]:
-        """Queue the segment from these tensors to those; what is there already does not wait. `abort` stops it."""
+        """Queue a segment.
+
+        Args:
+            tensors: the segment's inputs by name.
+            outputs: names of the tensors to compute; if `tensors` has them all, nothing is queued.
+            abort: stops the run.
+
+        Returns:
+            A future of the outputs by name. It raises `RequestError` if the outputs do not follow from the inputs, and
+            `WireError` if the run was aborted.
+        """
         if set(outputs) <= set(tensors):
-            done: Future[dict[str, np.ndarray]] = Future()
-            done.set_result({name: tensors[name] for name in outputs})
-            return done
+            result: Future[dict[str, np.ndarray]] = Future()
+            result.set_result({name: tensors[name] for name in outputs})
+            return result
         expected_s = self._profiled_s(tuple(tensors), outputs) * self.scale
         with self._lock:
             self.backlog_s += expected_s
         return self._pool.submit(self._run, dict(tensors), outputs, expected_s, abort)
 
     def close(self) -> None:
-        """Finish what was queued."""
+        """Finish what is queued, and stop the thread."""
         self._pool.shutdown(wait=True)
 
     def _run(

@@ -1,4 +1,4 @@
-"""One request on its way: the device's head, the servers that are asked, and the device itself if they fail."""
+"""One request from head to answer: the device's head, the servers that are asked, the device itself if they fail."""
 
 import math
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ from coinfer.runtime.protocol.messages import InferRequest
 from coinfer.types import DEVICE, Outcome
 
 MIN_PATIENCE = 1.25
-"""A server gets at least this many times what was predicted, even if the deadline asks for less."""
+"""A server gets at least this many times the predicted time, even if the deadline leaves less."""
 SLACK_S = 0.02
-"""For what no prediction covers."""
+"""Allowance for delays that no prediction covers."""
 MAX_SERVERS_ASKED = 2
-"""For one request, before the device answers itself."""
+"""Servers that one request asks before the device answers itself."""
 Tensors = Mapping[str, np.ndarray]
 
 
 class DeviceParts(NamedTuple):
-    """What all requests of a device share."""
+    """The parts that all requests of a device share."""
 
     graph: ModelGraph
     config: DeviceConfig
@@ -41,7 +41,7 @@ class DeviceParts(NamedTuple):
     clock: Clock
 
     def state(self) -> DeviceState:
-        """Return what is believed now."""
+        """Return what the device believes now."""
         now_s, servers = self.clock.now_s(), self.client.pool.estimates()
         return DeviceState(now_s, servers, self.processor.scale, self.processor.backlog_s)
 
@@ -50,10 +50,12 @@ class Request:
     """Carries out the plan for one request; used once, by one thread.
 
     Args:
-        tensors: the network's inputs.
-        pixels: the picture that they were made from, if any.
+        parts: shared parts of the device.
+        plan: the decision about this request.
+        tensors: the network's inputs by name.
+        pixels: the picture that they were made from, uint8 [height, width, 3], if any.
         began_s: when `infer` was called.
-        hedge: run the rest on the device too if a server is late, and take what comes first.
+        hedge: run the rest on the device too if a server is late, and take the answer that comes first.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Request:
         self._waited_s = 0.0
 
     def answer(self) -> Result:
-        """Run the head, and have the rest computed where the plan says."""
+        """Return the answer: run the head, and have the rest computed where the plan says."""
         at_cut, exit_ = self._head()
         if exit_ is not None:
             predicted_s = self._parts.planner.predicted_exit_s(self._plan, exit_, self._parts.processor.scale)
@@ -86,7 +88,11 @@ class Request:
         return self._rest(at_cut, self._plan.server)
 
     def answer_by_route(self, servers: list[int]) -> Result:
-        """Run the head, and send the rest along the plan's route over these servers, in order."""
+        """Return the answer: run the head, and send the rest along the plan's route. If it fails, the device answers.
+
+        Args:
+            servers: indices of the route's servers, in order; empty if the route stays on the device.
+        """
         at_cut = self._parts.processor.submit(self._tensors, self._plan.cut).result()
         if not servers:
             return self._result(Answer(at_cut), DEVICE)
@@ -95,11 +101,11 @@ class Request:
         pending = self._parts.client.send_untracked(servers[0], self._plan.piece, request)
         self._sent_bits += pending.size_bits
         done, _ = wait((pending.reply,), min(left_s, MAX_WAIT_S))
-        found = self._parts.client.read(pending) if done else self._late(pending)
+        reply = self._parts.client.read(pending) if done else self._late(pending)
         pending.reply.cancel()
-        if isinstance(found, Answer):
-            return self._result(found, servers[-1])
-        self._failures.append(found)
+        if isinstance(reply, Answer):
+            return self._result(reply, servers[-1])
+        self._failures.append(reply)
         self._waited_s += self._parts.clock.now_s() - pending.at_s
         return self._rest(at_cut, DEVICE)
 
@@ -118,7 +124,7 @@ class Request:
     # --- a request that leaves the device
 
     def _rest(self, at_cut: Tensors, server: int) -> Result:
-        """Ask this server, if that fails at most one more, and last the device itself."""
+        """Ask this server; if it fails, at most one more; last, compute on the device itself."""
         tried = set[int]()
         while server != DEVICE:
             tried.add(server)
@@ -130,28 +136,28 @@ class Request:
         return self._result(Answer(outputs), DEVICE)
 
     def _ask(self, server: int, at_cut: Tensors) -> tuple[Answer | None, int]:
-        """Return an answer and who gave it; no answer if the server failed.
+        """Return an answer and the node that gave it; no answer if the server failed.
 
-        A server that is late runs against the device itself, and the first to finish answers.
+        A late server races against the device itself, and the first to finish answers.
         """
-        client, seen, option = self._parts.client, self._plan.observation, self._plan.option
+        client, observation, option = self._parts.client, self._plan.observation, self._plan.option
         request = self._message(at_cut, server, self._useless_after_s(server) if self._hedge else math.inf)
-        upload_bits = float(seen.option_upload_bits[0, option])
-        service_s = float(seen.option_server_s[0, option, server])
+        upload_bits = float(observation.option_upload_bits[0, option])
+        service_s = float(observation.option_server_s[0, option, server])
         pending = client.send(server, self._plan.piece, request, upload_bits, service_s)
         self._sent_bits += pending.size_bits
         done, _ = wait((pending.reply,), self._patience_s(pending) if self._hedge else None)
         if not done:
             return self._race(pending, at_cut)
-        found = client.read(pending)
-        if isinstance(found, Answer):
-            return found, server
-        self._failures.append(found)
+        reply = client.read(pending)
+        if isinstance(reply, Answer):
+            return reply, server
+        self._failures.append(reply)
         self._waited_s += self._parts.clock.now_s() - pending.at_s
         return None, server
 
     def _race(self, pending: PendingRequest, at_cut: Tensors) -> tuple[Answer, int]:
-        """Start on the rest here while the server is late; return the first answer and who gave it."""
+        """Start on the rest here while the server is late; return the first answer and the node that gave it."""
         late = self._late(pending)
         self._parts.client.record_silence(pending)
         abort, waited_s = Abort(), self._parts.clock.now_s() - pending.at_s
@@ -159,10 +165,10 @@ class Request:
         racers: list[Future] = [pending.reply, local]
         wait(racers, return_when=FIRST_COMPLETED)
         if pending.reply.done():
-            found = self._parts.client.read(pending)
-            if isinstance(found, Answer):
+            reply = self._parts.client.read(pending)
+            if isinstance(reply, Answer):
                 abort.set()
-                return found, pending.server
+                return reply, pending.server
         outputs = local.result()
         pending.reply.cancel()
         self._failures.append(late)
@@ -189,8 +195,8 @@ class Request:
     def _useless_after_s(self, server: int) -> float:
         """Return the deadline for a server: the request's own or, if that cannot be met, when the device would have
         answered had the server refused. A late answer is better than a later one."""
-        seen, option = self._plan.observation, self._plan.option
-        upload_s = float(seen.option_upload_bits[0, option] / seen.uplink_bps[0, server])
+        observation, option = self._plan.observation, self._plan.option
+        upload_s = float(observation.option_upload_bits[0, option] / observation.uplink_bps[0, server])
         tail_s = self._parts.planner.tail_on_device_s(self._plan.piece, self._parts.state())
         return max(self._left_s(), upload_s + tail_s)
 
@@ -222,8 +228,10 @@ class Request:
         """Return the answer of a node with its measures.
 
         Args:
-            exit_: that answered, if it is not the route's.
-            predicted_s: latency of that exit.
+            answer: outputs and times.
+            node: index of the server that answered, or `DEVICE`.
+            exit_: index of the exit that answered; None takes the route's.
+            predicted_s: latency that was predicted of that exit; None takes the plan's.
         """
         planner, on_device = self._parts.planner, node == DEVICE
         exit_ = self._plan.route.exit if exit_ is None else exit_

@@ -1,4 +1,4 @@
-"""Sends requests to servers, reads their answers, and updates the estimates from every one of them."""
+"""Sends requests to servers, reads their answers, and updates the estimates with each of them."""
 
 import math
 import threading
@@ -22,18 +22,18 @@ from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
 from coinfer.runtime.transport.base import Transport
 
 MAX_WAIT_S = 30.0
-"""For a reply."""
+"""Longest wait for a reply."""
 MIN_PUSHBACK_S = 0.02
 RATIO_WINDOW = 100
-"""Replies from which the patience is learned."""
+"""Number of latest replies from which the patience is learned."""
 UNFIT_CODES = {"NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 """A server that answers a preparation with one of these does not serve this network to this device."""
 REFUSAL_REASONS = {"queue_full", "hopeless", "draining"}
-"""Admission control's reasons for not taking a request."""
+"""Reasons with which admission control refuses a request."""
 
 
 class Answer(NamedTuple):
-    """Outputs and what their times were; `upload_s` of a device's answer is what it waited in vain."""
+    """The outputs and their times. If the device answers, `upload_s` is the time that it waited for servers in vain."""
 
     outputs: dict[str, np.ndarray]
     upload_s: float = 0.0
@@ -66,16 +66,16 @@ class PendingRequest(NamedTuple):
     link_wait_s: float
     """Expected wait for transfers before it."""
     expected_s: float
-    """Until the reply."""
+    """Expected time until the reply; infinite if nothing is learned from it."""
     reply: Future[InferReply]
     upload_bits: float = math.inf
-    """Of the option, as the planner expected them; infinite if nothing is learned from the reply."""
+    """Upload that the planner expected of the option; infinite if nothing is learned from the reply."""
     update_done: threading.Event | None = None
     """Set once the estimates are updated from the reply; None if nothing is learned from it."""
 
 
 def can_retry(error: TransportError | WireError) -> bool:
-    """Return true if a server that lacks a resource may take the same request later: it is full, not too small.
+    """Return true if a server without a resource may take the same request later: it is full, not too small.
 
     Args:
         error: why the server did not answer.
@@ -88,7 +88,12 @@ class RequestClient:
     """Carries requests to all servers.
 
     Args:
-        tail_s: time of each rest of the network on the profiled machine; servers prepare these.
+        graph: the network.
+        addresses: of the servers, `host:port`.
+        transport: carries messages; the client closes it.
+        clock: the device's.
+        first_rate_bps: believed rate of each link until the first transfer.
+        tail_s: profiled time of each piece that a server may compute; servers prepare these.
     """
 
     def __init__(
@@ -111,7 +116,7 @@ class RequestClient:
 
     @property
     def patience(self) -> float:
-        """How many times the expected time to wait before a reply is late."""
+        """Return after how many times the expected time a reply counts as late."""
         return est.patience(self._ratios)
 
     def close(self) -> None:
@@ -122,7 +127,18 @@ class RequestClient:
     def send(
         self, server: int, piece: Piece, request: InferRequest, upload_bits: float, service_s: float
     ) -> PendingRequest:
-        """Send a request of about `upload_bits` that should take the server `service_s`."""
+        """Send a request, count it as in flight, and learn from its reply.
+
+        Args:
+            server: index of the server.
+            piece: cut and outputs of what the server computes.
+            request: the message.
+            upload_bits: expected size of the message; the measured size is in the result.
+            service_s: expected time of the server for the piece.
+
+        Returns:
+            The pending request, whose `read` waits for the reply.
+        """
         now_s = self._clock.now_s()
         known = self.pool.estimates()[server]
         ready_s = latency.ready_s(0.0, est.link_wait_s(known, now_s), upload_bits / known.link.rate_bps)
@@ -137,14 +153,26 @@ class RequestClient:
         return pending
 
     def send_untracked(self, server: int, piece: Piece, request: InferRequest) -> PendingRequest:
-        """Send a request from which nothing is learned, such as one that visits several servers."""
+        """Send a request from which nothing is learned, such as one that visits several servers.
+
+        Args:
+            server: index of the first server.
+            piece: cut of the device and outputs of the whole request.
+            request: the message.
+
+        Returns:
+            The pending request; no reply is expected at any time.
+        """
         reply = self._transport.send(self.pool.addresses[server], request, MAX_WAIT_S)
         return PendingRequest(server, piece, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
 
     def read(self, pending: PendingRequest) -> Answer | Failure:
-        """Return the server's answer, or why there is none.
+        """Return the server's answer, or why there is none; wait until the reply has come.
 
-        The estimates are updated by then, so that the next request is planned with what this one taught.
+        By then the estimates are updated, so that the next plan uses what this request showed.
+
+        Args:
+            pending: from `send` or `send_untracked`.
         """
         if pending.update_done is not None:
             pending.update_done.wait()
@@ -164,7 +192,11 @@ class RequestClient:
         return Answer(outputs, upload_s, reply.queue_s, service_s, transfer_s - upload_s)
 
     def record_silence(self, pending: PendingRequest) -> None:
-        """Update the estimates: nothing came back in time."""
+        """Update the estimates because no reply came in time.
+
+        Args:
+            pending: from `send`.
+        """
         now_s = self._clock.now_s()
         silence = partial(est.after_silence, size_bits=pending.size_bits, waited_s=now_s - pending.at_s, now_s=now_s)
         self.pool.update(pending.server, silence)

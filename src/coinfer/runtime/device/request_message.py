@@ -1,4 +1,4 @@
-"""The message that takes a request from the device to a server."""
+"""The message that carries a request from the device to a server."""
 
 from collections.abc import Mapping
 
@@ -22,14 +22,16 @@ def request_message(
     deadline_s: float,
     jpeg_quality: int | None = None,
 ) -> InferRequest:
-    """Encode what crosses the route's first cut, for the server of its second hop.
+    """Return the message with what crosses the route's first cut, for the server of its second hop.
 
     Args:
+        graph: the network.
+        route: at least two hops, the first on the device.
         tensors: what crosses the cut, by name.
         pixels: the picture at the network's size, uint8 [height, width, 3], if the input was made from one.
         rate_bps: of the link; lossless coding is worth its time on slow ones.
         deadline_s: time from now after which an answer is useless.
-        jpeg_quality: 1 to 95; None sends a picture's own bytes.
+        jpeg_quality: 1 to 95; None sends a picture's pixels unchanged.
     """
     hop, after, *further = route.hops
     payloads = [_payload(graph, name, tensors[name], pixels, hop.bits, rate_bps, jpeg_quality) for name in hop.cut]

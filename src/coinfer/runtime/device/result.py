@@ -1,4 +1,4 @@
-"""What a device answers."""
+"""The result of a request."""
 
 from typing import NamedTuple
 
@@ -10,19 +10,19 @@ from coinfer.types import Outcome, Route
 
 
 class Result(NamedTuple):
-    """The answer to one request."""
+    """The answer to one request, with the times that it took."""
 
     outputs: dict[str, np.ndarray]
     outcome: Outcome
     """The times in seconds; `outcome.latency_s` is the sum of its parts."""
     route: Route
-    """What was decided first."""
+    """The route that was planned at the start."""
     executed_on: str
     """`device`, or the address of the server that answered."""
     fallback: str
-    """What went wrong with the servers that were asked in vain, whoever answered in the end; empty if nothing did."""
+    """What went wrong with servers that were asked in vain, even if another answered in the end; else empty."""
     predicted_s: float
-    """Latency that was expected of a request that takes this route."""
+    """Latency that was predicted for this route."""
     sent_bits: float
     """All bits of messages sent for it, lost ones included."""
     exit: int
@@ -32,10 +32,17 @@ class Result(NamedTuple):
 
     @property
     def output(self) -> np.ndarray:
-        """The first output."""
+        """Return the first output."""
         return next(iter(self.outputs.values()))
 
     def record(self, scheme: str, request: int, at_s: float, link_bps: float) -> Record:
-        """Return what the run log keeps of it; see `Record` for the arguments."""
-        kept = {name: getattr(self, name) for name in self._fields if name != "outputs"}
-        return Record(scheme=scheme, request=request, at_s=at_s, link_bps=link_bps, **kept)
+        """Return what the run log stores of this result: all but the outputs.
+
+        Args:
+            scheme: name of the policy that decided.
+            request: number of the request in its run.
+            at_s: when it was made, from the start of the run.
+            link_bps: rate of the chosen server's link then; 0 if the request stayed on the device.
+        """
+        fields = {name: getattr(self, name) for name in self._fields if name != "outputs"}
+        return Record(scheme=scheme, request=request, at_s=at_s, link_bps=link_bps, **fields)

@@ -1,4 +1,4 @@
-"""The servers as the device knows them: estimates behind one lock, kept fresh by small probes."""
+"""The servers as the device knows them: estimates behind one lock, updated by small probes."""
 
 import logging
 import math
@@ -16,14 +16,14 @@ from coinfer.units import bits_of_bytes
 _log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 0.5
-"""A link that has been idle for so long is probed."""
+"""A link is probed after this idle time."""
 PROBE_SHARE = 0.02
 """A probe takes about this share of the interval on the link that it measures."""
 PROBE_BYTES = (1_000, 64_000)
-"""Smallest and largest probe."""
+"""Smallest and largest probe for the rate."""
 FIRST_EMPTY, EMPTY_EVERY = 3, 4
-"""The first probes of a server that is up are empty, and later one of so many: they measure the round trip, of which
-the least counts. The very first one also opens the connection, so it alone would say too much."""
+"""The first probes after a server comes up are empty, and later one in `EMPTY_EVERY`: they measure the round trip. Its
+minimum counts, as the very first probe also opens the connection and takes too long."""
 PROBE_TIMEOUT_S = 2.0
 START_S = 10.0
 """Longest wait for servers to be ready; a slower one is used as soon as it is."""
@@ -33,7 +33,11 @@ class ServerPool:
     """Edge servers by index. `update` and the probes change what is believed of them; `estimates` reads it.
 
     Args:
-        on_up: called with an index, on a thread of its own, if a server answers for the first time or again.
+        addresses: of the servers, `host:port`.
+        transport: carries probes; the pool does not close it.
+        clock: the device's.
+        first_rate_bps: believed rate of each link until the first transfer.
+        on_up: called with a server's index, on a thread of its own, if it answers for the first time or again.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class ServerPool:
         self._servers = [est.first_server(first_rate_bps, clock.now_s()) for _ in addresses]
         self._probing = [False] * len(self.addresses)
         self._pongs = [0] * len(self.addresses)
-        """Probes answered since the server is up."""
+        """Probes that each server has answered in a row."""
         self._last_error = [""] * len(self.addresses)
         self._reported: set[tuple[int, str]] = set()
         self._preparing: list[threading.Thread] = []
@@ -60,24 +64,35 @@ class ServerPool:
         self._thread = threading.Thread(target=self._probe_loop, name="coinfer-probe", daemon=True)
 
     def estimates(self) -> tuple[ServerEstimate, ...]:
-        """Return what is believed of each server."""
+        """Return what is believed of each server, in the order of the addresses."""
         with self._lock:
             return tuple(self._servers)
 
     def update(self, index: int, change: Callable[[ServerEstimate], ServerEstimate]) -> None:
-        """Change what is believed of a server."""
+        """Change what is believed of a server.
+
+        Args:
+            index: of the server.
+            change: from the old estimate to the new one; it runs under the pool's lock.
+        """
         with self._lock:
             self._servers[index] = change(self._servers[index])
 
     def reject(self, index: int, reason: str) -> None:
-        """Do not ask a server for a while that cannot serve the network, and say so once."""
+        """Let a server that cannot serve the network rest for a while, and say so in the log once.
+
+        Args:
+            index: of the server.
+            reason: one line for people.
+        """
         self.update(index, partial(est.after_rejection, now_s=self._clock.now_s()))
         self._report(index, f"cannot serve this network ({reason}); the device goes on without it")
 
     def start(self) -> None:
-        """Probe all servers (for the round trip, then for the rate) and wait a while until those that answer are ready.
+        """Probe all servers, and wait at most `START_S` until those that answer have prepared their segments.
 
-        Probing goes on in the background. Servers that do not answer are named once in a warning.
+        The first probes measure the round trip, later ones the rate too. Probing continues in the background. A log
+        warning names each server that does not answer, once.
         """
         for _ in range(FIRST_EMPTY + 1):
             for update_done in [self._probe(index) for index in range(len(self.addresses))]:
@@ -128,18 +143,18 @@ class ServerPool:
         future.add_done_callback(finish)
         return update_done
 
-    def _record(self, index: int, size_bytes: int, done: Future[Pong]) -> None:
+    def _record(self, index: int, size_bytes: int, reply: Future[Pong]) -> None:
         now_s = self._clock.now_s()
         self._probing[index] = False
         self.update(index, partial(est.after_end, now_s=now_s))
-        error = done.exception() if not done.cancelled() else TransportError("CANCELLED", "probe cancelled")
+        error = reply.exception() if not reply.cancelled() else TransportError("CANCELLED", "probe cancelled")
         self._pongs[index] = 0 if error is not None else self._pongs[index] + 1
         self._last_error[index] = "" if error is None else _one_line(error)
         if error is not None:
             self.update(index, lambda server: est.after_failure(server, now_s))
             return
         was_down = not est.usable(self.estimates()[index], now_s)
-        self.update(index, lambda server: after_pong(server, done.result(), size_bytes, now_s))
+        self.update(index, lambda server: after_pong(server, reply.result(), size_bytes, now_s))
         if was_down and not self._closing.is_set():
             thread = threading.Thread(target=self._on_up, args=(index,), name="coinfer-prepare", daemon=True)
             self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
@@ -160,7 +175,14 @@ def _one_line(error: BaseException) -> str:
 
 
 def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float) -> ServerEstimate:
-    """Return the estimate after a probe of `size_bytes` was answered (an empty one measures the round trip)."""
+    """Return the estimate after a probe was answered.
+
+    Args:
+        server: what was believed before.
+        pong: the answer.
+        size_bytes: of the probe; an empty one measures the round trip, others the rate.
+        now_s: when the answer arrived.
+    """
     backlog_s, room = (pong.load.backlog_s, pong.load.room) if pong.load else (0.0, math.inf)
     server = est.after_reply(server, backlog_s, room, now_s)
     if size_bytes == 0:

@@ -144,7 +144,7 @@ def test_leaving_early_is_planned_for():
         seen = ours.observe()._replace(uplink_bps=np.array([[3e5]]), server_backlog_s=np.zeros(1))
         seen = seen._replace(uplink_backlog_s=np.zeros((1, 1)))
         seen = seen._replace(server_room=np.ones(1), option_server_s=seen.option_device_s[..., None] * 0)
-        mean = ours.planner._stats.expected(seen)
+        mean = ours.planner._stats.mean_observation(seen)
         option = int(ours.planner.objective_policy(seen).option[0])
         latency_s = feasible_latency_s(mean)[0].min(axis=1)
         accurate = ours.options.accuracy >= 0.77

@@ -1,1 +1,1 @@
-"""From what a device believes of links and servers to the route of a request. Start in `planner`."""
+"""From what a device believes about links and servers to the route of a request. Start in `planner`."""

@@ -1,4 +1,4 @@
-"""Which accuracy table a device judges answers by."""
+"""The accuracy table by which a device judges answers."""
 
 from pathlib import Path
 
@@ -12,10 +12,16 @@ from coinfer.runtime.device.objective import Objective
 def accuracy_for(
     graph: ModelGraph, source: AccuracyTable | str | Path | None, objective: Objective
 ) -> AccuracyTable | None:
-    """Return the given table or that of a file; without one, the table that is shipped with the network, if any.
+    """Return the accuracy table of a network: the given one or, without one, the table shipped with the network, if
+    any.
+
+    Args:
+        graph: the network that the table must belong to.
+        source: a table, its file, or None for the shipped one.
+        objective: decides whether a table is needed.
 
     Raises:
-        AccuracyError: if it cannot be read or belongs to another network.
+        AccuracyError: if the file cannot be read, or the table belongs to another network.
         DeviceError: if the objective needs a table and there is none.
     """
     if isinstance(source, str | Path):
@@ -33,7 +39,14 @@ def accuracy_for(
 
 
 def shipped_accuracy(graph: ModelGraph) -> AccuracyTable | None:
-    """Return the table in this package that was measured on exactly this network, if there is one."""
+    """Return the table in this package that was measured on exactly this network (same fingerprint), or None.
+
+    Args:
+        graph: the network; with a single output it has no table.
+
+    Raises:
+        AccuracyError: if a shipped table is damaged.
+    """
     if len(graph.outputs) == 1:
         return None
     tables = map(AccuracyTable.load, sorted(MODELS.glob("*accuracy*.json")))

@@ -1,4 +1,4 @@
-"""Early exits: the device looks at the exits that lie before its cut, the earliest first, and answers if confident.
+"""Early exits: the device computes the exits before its cut, the earliest first, and answers if one is confident.
 
 After Teerapittayanon et al., "BranchyNet" (ICPR 2016): an answer is confident if the entropy of its class probabilities
 is small. Here the entropy is divided by the logarithm of the number of classes, so that thresholds lie between 0 and 1.
@@ -17,7 +17,7 @@ from coinfer.profile.table import ProfileTable
 from coinfer.types import OffloadObservation
 
 MIN_SHARE = 1e-6
-"""Of requests that continue past an exit; what is sent must not seem to stay."""
+"""Smallest share of requests that continue past an exit; at 0, an option that sends would look as if it did not."""
 
 
 class ConfidenceError(UserError):
@@ -25,17 +25,21 @@ class ConfidenceError(UserError):
 
 
 class ExitStats(NamedTuple):
-    """What early exits change on average; all [O]."""
+    """How early exits change the mean request, for each of O options; all fields are [O]."""
 
     continue_share: np.ndarray
-    """Share of requests that no exit before the cut is confident of."""
+    """Share of requests for which no exit before the cut is confident."""
     device_share: np.ndarray
     """Mean time on the device over that of a request that takes no early exit."""
     accuracy: np.ndarray
-    """Of all answers, early ones included."""
+    """Mean over all answers, early ones included."""
 
     def mean(self, options: Options) -> Options:
-        """Return the options of the mean request, from those of a request that takes no early exit."""
+        """Return the options of the mean request.
+
+        Args:
+            options: O options of a request that takes no early exit but computes each one before its cut.
+        """
         return options._replace(
             device_s=options.device_s * self.device_share,
             upload_bits=options.upload_bits * self.continue_share,
@@ -43,8 +47,19 @@ class ExitStats(NamedTuple):
             accuracy=self.accuracy,
         )
 
-    def expected(self, observation: OffloadObservation) -> OffloadObservation:
-        """Return the observation of the mean request, likewise."""
+    def mean_observation(self, observation: OffloadObservation) -> OffloadObservation:
+        """Return the observation of the mean request, from which the mean latency is predicted.
+
+        The prediction is an approximation: it is the latency of the mean request (device time times `device_share`,
+        upload and service time times `continue_share`), not the mean over the latencies of requests that exit and
+        requests that continue. Both are equal if the mean request finds link and server free when it gets there, since
+        latency is then a sum. If it has to wait for one of them, the prediction is too high, by at most the share of
+        early exits times the wait: it makes every request wait, but those that exit early do not. The shares are
+        averages over the accuracy table's test set; a request's own picture plays no part.
+
+        Args:
+            observation: of a request that takes no early exit, with O options.
+        """
         return observation._replace(
             option_device_s=observation.option_device_s * self.device_share,
             option_device_j=observation.option_device_j * self.device_share,
@@ -54,32 +69,34 @@ class ExitStats(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A piece of the head that ends with an exit's answer and with what the rest of the head starts from."""
+    """A piece of the head that computes an exit's outputs and the tensors from which the rest of the head starts."""
 
     exit: int
     answer: Names
     """Outputs of the exit."""
     tap: Names
-    """Where the exit's branch leaves the trunk."""
+    """Tensors at which the exit's branch leaves the trunk."""
 
     @property
     def outputs(self) -> Names:
+        """Return the tensors that the piece computes: the exit's outputs, then the tap, each once."""
         return (*self.answer, *(name for name in self.tap if name not in self.answer))
 
 
 def thresholds_for(
     exits: int, confidence: float | Sequence[float] | None, loss: float | None, accuracy: AccuracyTable | None
 ) -> tuple[float, ...]:
-    """Return one threshold for each exit but the last; none if no early exit is wanted.
+    """Return one threshold for each exit but the last; none if no early exit is asked for.
 
     Args:
         exits: number of exits.
-        confidence: the thresholds, or one for all exits.
-        loss: accuracy that may be lost against the last exit, from which the table's cheapest cascade follows.
+        confidence: the thresholds, 0 (never confident) to 1, or one for all exits.
+        loss: accuracy that may be lost against the last exit, 0 to 1; the table's cheapest cascade within it is taken.
+        accuracy: the network's accuracy table; needed if `loss` is given and `confidence` is not.
 
     Raises:
-        ConfidenceError: if they do not fit the network.
-        AccuracyError: if the table holds no such cascade.
+        ConfidenceError: if there is only one exit, or a value or their number is wrong.
+        AccuracyError: if the table holds no cascade within the loss.
     """
     if confidence is None and loss is None:
         return ()
@@ -91,21 +108,32 @@ def thresholds_for(
         if not 0 <= loss < 1:
             raise ConfidenceError(f"confidence_loss is {loss:g}; expected a share from 0 to 1, such as 0.005")
         return accuracy.cascade(max(accuracy.accuracy(exits - 1) - loss, 0.0)).thresholds
-    found = tuple(map(float, confidence)) if isinstance(confidence, Sequence) else (float(confidence),) * (exits - 1)
-    if len(found) != exits - 1 or not all(0 <= value <= 1 for value in found):
+    thresholds = (
+        tuple(map(float, confidence)) if isinstance(confidence, Sequence) else (float(confidence),) * (exits - 1)
+    )
+    if len(thresholds) != exits - 1 or not all(0 <= value <= 1 for value in thresholds):
         raise ConfidenceError(
-            f"confidence is {list(found)}; expected entropies from 0 (never) to 1, {exits - 1} or one for all"
+            f"confidence is {list(thresholds)}; expected entropies from 0 (never) to 1, {exits - 1} or one for all"
         )
-    return found
+    return thresholds
 
 
 def measured_point(accuracy: AccuracyTable, thresholds: Sequence[float]) -> CascadePoint | None:
-    """Return what was measured with these thresholds, if anything."""
+    """Return the cascade that was measured with exactly these thresholds, or None.
+
+    Args:
+        accuracy: table whose cascades are searched.
+        thresholds: of each exit but the last.
+    """
     return next((point for point in accuracy.confidence if point.thresholds == tuple(thresholds)), None)
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:
-    """Return the entropy of the class probabilities [..] of logits [.., C], over ln C: 0 is certain, 1 uniform."""
+    """Return the entropy of class probabilities, [..], divided by ln C: 0 is certain, 1 is uniform.
+
+    Args:
+        logits: [.., C] with C of at least 2.
+    """
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_total = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     log_share = shifted - log_total
@@ -113,16 +141,22 @@ def entropy(logits: np.ndarray) -> np.ndarray:
 
 
 def is_confident(logits: np.ndarray, threshold: float) -> bool:
-    """Return true if every row's entropy is below the threshold."""
+    """Return true if the entropy of every row is below the threshold.
+
+    Args:
+        logits: [.., C].
+        threshold: 0 (never confident) to 1.
+    """
     return bool((entropy(np.asarray(logits, np.float64)) < threshold).all())
 
 
 class ExitCascade:
-    """The early exits of a network, as seen from any cut. Without thresholds there are none.
+    """The early exits of a network, for any cut. Without thresholds there are none.
 
     Args:
+        graph: the network.
         exits: outputs of each exit, the earliest first.
-        thresholds: of each exit but the last.
+        thresholds: of each exit but the last, or none.
     """
 
     def __init__(self, graph: ModelGraph, exits: Sequence[Names], thresholds: Sequence[float]):
@@ -132,7 +166,12 @@ class ExitCascade:
         self._known: dict[tuple[int, Names], tuple[Stage, ...]] = {}
 
     def stages(self, exit_: int, cut: Names) -> tuple[Stage, ...]:
-        """Return the stages at which a request to `exit_` may be answered before `cut`."""
+        """Return the stages at which the device may answer before the cut, the earliest first.
+
+        Args:
+            exit_: index of the exit that the request is routed to.
+            cut: tensors that leave the device.
+        """
         if not self.thresholds:
             return ()
         if (exit_, cut) not in self._known:
@@ -140,26 +179,43 @@ class ExitCascade:
         return self._known[exit_, cut]
 
     def segments(self, exit_: int, cut: Names) -> Iterator[tuple[Names, Names]]:
-        """Yield inputs and outputs of the segments that the device runs one after another up to the cut."""
-        at_hand = self._graph.inputs
+        """Yield inputs and outputs of the segments that the device runs one after another up to the cut.
+
+        Args:
+            exit_: index of the exit that the request is routed to.
+            cut: tensors that leave the device.
+        """
+        inputs = self._graph.inputs
         for stage in self.stages(exit_, cut):
-            yield at_hand, stage.outputs
-            at_hand = stage.tap
-        yield at_hand, cut
+            yield inputs, stage.outputs
+            inputs = stage.tap
+        yield inputs, cut
 
     def exit_s(self, exit_: int, cut: Names, table: ProfileTable) -> dict[int, float]:
-        """Return the profiled machine's time until each exit before the cut has answered, by exit."""
-        found, spent_s = {}, 0.0
+        """Return the profiled machine's time in seconds until each exit before the cut has answered, by index of the
+        exit.
+
+        Args:
+            exit_: index of the exit that the request is routed to.
+            cut: tensors that leave the device.
+            table: measured times of the network.
+        """
+        exit_s, elapsed_s = {}, 0.0
         for stage, segment in zip(self.stages(exit_, cut), self.segments(exit_, cut), strict=False):
-            spent_s += table.segment_s(self._graph, *segment)
-            found[stage.exit] = spent_s
-        return found
+            elapsed_s += table.segment_s(self._graph, *segment)
+            exit_s[stage.exit] = elapsed_s
+        return exit_s
 
     def stats(self, options: Options, table: ProfileTable, accuracy: AccuracyTable | None) -> ExitStats:
         """Return averages over the test set of the accuracy table.
 
-        If these thresholds were not measured, no request is expected to exit early. Exits before a cut are expected to
-        cost the accuracy that the whole cascade costs.
+        If these thresholds were not measured, no request is expected to exit early. If any exit lies before a cut, the
+        answers are expected to lose the accuracy that the whole cascade loses.
+
+        Args:
+            options: O options of a request that takes no early exit but computes each one before its cut.
+            table: measured times of the network.
+            accuracy: the network's accuracy table, if any.
         """
         ones = np.ones(len(options.bits))
         point = measured_point(accuracy, self.thresholds) if accuracy else None
@@ -178,11 +234,21 @@ class ExitCascade:
         return ExitStats(continue_share, device_share, right)
 
     def is_confident(self, stage: Stage, computed: Mapping[str, np.ndarray]) -> bool:
-        """Return true if the stage's answer will do."""
+        """Return true if the device may answer with a stage's outputs.
+
+        Args:
+            stage: one of `stages`.
+            computed: tensors by name, among them the stage's outputs; every row of a batch must be confident.
+        """
         return all(is_confident(computed[name], self.thresholds[stage.exit]) for name in stage.answer)
 
     def with_branches(self, options: Options, table: ProfileTable) -> Options:
-        """Return the options of a request that computes every exit before its cut and takes none."""
+        """Return the options of a request that computes every exit before its cut and takes none.
+
+        Args:
+            options: O options whose device times hold no exit before the cut.
+            table: measured times of the network.
+        """
         extra_s = [
             sum(table.segment_s(self._graph, *segment) for segment in self.segments(exit_, cut))
             - table.segment_s(self._graph, self._graph.inputs, cut)
@@ -192,24 +258,33 @@ class ExitCascade:
 
 
 def stages_before(graph: ModelGraph, exits: Sequence[Names], exit_: int, cut: Names) -> tuple[Stage, ...]:
-    """Return the stages of a head that ends at `cut`, for an answer of `exit_`: one for each earlier exit whose branch
-    leaves the trunk before the cut."""
+    """Return one stage for each exit before `exit_` whose branch leaves the trunk before the cut.
+
+    Args:
+        graph: the network.
+        exits: outputs of each exit, the earliest first.
+        exit_: index of the exit that the request is routed to; the trunk is what it needs.
+        cut: tensors that leave the device.
+
+    Raises:
+        GraphError: if the exit or the cut cannot be computed from the network's inputs.
+    """
     trunk = set(graph.needed(graph.inputs, exits[exit_]))
     head = set(graph.needed(graph.inputs, cut))
     return tuple(_stages(graph, exits[:exit_], trunk, head, cut))
 
 
 def _stages(graph: ModelGraph, exits: Sequence[Names], trunk: set[int], head: set[int], cut: Names) -> Iterator[Stage]:
-    at_hand: Names = graph.inputs
+    inputs: Names = graph.inputs
     for exit_, answer in enumerate(exits):
         needed = set(graph.needed(graph.inputs, answer))
         branch = needed - trunk
         read = {name for i in branch for name in graph.ops[i].inputs} | set(answer)
-        made = {name for i in branch for name in graph.ops[i].outputs}
-        tap = tuple(name for name in graph.tensors if name in read - made)
-        if needed & trunk <= head and _follows(graph, at_hand, (*answer, *tap)) and _follows(graph, tap, cut):
+        written = {name for i in branch for name in graph.ops[i].outputs}
+        tap = tuple(name for name in graph.tensors if name in read - written)
+        if needed & trunk <= head and _follows(graph, inputs, (*answer, *tap)) and _follows(graph, tap, cut):
             yield Stage(exit_, answer, tap)
-            at_hand = tap
+            inputs = tap
 
 
 def _follows(graph: ModelGraph, inputs: Names, outputs: Names) -> bool:

@@ -1,4 +1,4 @@
-"""The policy that meets an objective as well as can be predicted."""
+"""The policy that meets an objective as well as latency, accuracy and energy can be predicted."""
 
 from collections.abc import Callable
 
@@ -12,30 +12,37 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 
 def policy_for(
-    objective: Objective, expected: Callable[[OffloadObservation], OffloadObservation] | None = None
+    objective: Objective, to_mean: Callable[[OffloadObservation], OffloadObservation] | None = None
 ) -> Policy:
-    """Return the policy of an objective; for latency alone it is the quicker `least_latency`.
+    """Return the policy of an objective; for latency alone that is the faster `least_latency`.
 
     Args:
-        expected: makes the observation of the mean request, if some requests are cheaper than the observation says;
-            see `choose`.
+        objective: goal and limits.
+        to_mean: turns the observation of a request into that of the mean request, if some requests exit early; see
+            `choose`. None if none do.
     """
     plain = objective.goal == "latency" and not objective.min_accuracy and not objective.counts_energy
-    if plain and expected is None:
+    if plain and to_mean is None:
         return least_latency
-    return lambda observation: choose(objective, observation, expected and expected(observation))
+    return lambda observation: choose(objective, observation, to_mean and to_mean(observation))
 
 
 def choose(
     objective: Objective, observation: OffloadObservation, mean: OffloadObservation | None = None
 ) -> OffloadDecision:
-    """Choose the best option and server of each task.
+    """Return the best option and server of each of K tasks.
 
-    Deadline, accuracy and energy, in this order, each exclude what misses them, unless nothing would be left. Of the
-    rest, what misses an unmet limit by the least comes first, then the goal, then latency.
+    Latency, accuracy and energy limits, in this order, each exclude the choices that miss them, unless none would be
+    left. Among the rest, choices that exceed a missed limit by the least win, then those best for the goal, then the
+    fastest.
 
     Args:
-        mean: observation of the mean request, by which goal and latency are judged; limits hold for `observation`.
+        objective: goal, least accuracy and transmit power; the other limits are the observation's.
+        observation: of a request that takes no early exit; limits are judged by it.
+        mean: of the mean request; goal and latency are judged by it. None stands for `observation`.
+
+    Returns:
+        Option [K] and server [K], which is `DEVICE` for what stays there.
     """
     latency_s = feasible_latency_s(observation)
     costs = _costs(objective, observation, latency_s)
@@ -45,18 +52,18 @@ def choose(
         "accuracy": np.full(len(latency_s), -objective.min_accuracy),
         "energy": observation.energy_left_j,
     }
-    kept = np.isfinite(latency_s)
+    candidates = np.isfinite(latency_s)
     misses = []
     for name, limit in limits.items():
         with np.errstate(invalid="ignore"):  # what is impossible against what is not limited
             excess = costs[name] - np.asarray(limit)[:, None, None]
-        kept = _where_any(kept, kept & (excess <= 0))
+        candidates = _where_any(candidates, candidates & (excess <= 0))
         misses.append(excess.clip(0))
     for cost in (*misses, means[objective.goal], means["latency"]):
-        among = np.where(kept, cost, np.inf)
-        kept = kept & (among <= among.min(axis=(1, 2), keepdims=True))
+        candidate_cost = np.where(candidates, cost, np.inf)
+        candidates = candidates & (candidate_cost <= candidate_cost.min(axis=(1, 2), keepdims=True))
     tasks, _, nodes = latency_s.shape
-    best = kept.reshape(tasks, -1).argmax(axis=1)
+    best = candidates.reshape(tasks, -1).argmax(axis=1)
     option, server = best // nodes, best % nodes
     return OffloadDecision(option=option, server=np.where(server == nodes - 1, DEVICE, server))
 
@@ -72,9 +79,13 @@ def _costs(objective: Objective, observation: OffloadObservation, latency_s: np.
 
 
 def device_energy_j(objective: Objective, observation: OffloadObservation) -> np.ndarray:
-    """Predict the energy of the device [K, O, N + 1] for computing and sending (SAC-d, WCNC 2022, equation 3).
+    """Return the predicted energy [K, O, N + 1] of the device for computing and sending (SAC-d, WCNC 2022, equation 3).
 
     The last column is for what stays on the device.
+
+    Args:
+        objective: its transmit power counts; the energy of computing is in the observation.
+        observation: K tasks with O options, N servers.
     """
     sent_s = upload_s(observation.option_upload_bits[..., None], observation.uplink_bps[:, None, :])
     sent_s = np.concatenate([sent_s, np.zeros((*sent_s.shape[:2], 1))], axis=-1)

@@ -1,4 +1,4 @@
-"""What the planner and policies see of one request, and the latency that is predicted of every choice."""
+"""What planner and policies see of one request, and the predicted latency of every choice."""
 
 import math
 from collections.abc import Sequence
@@ -24,18 +24,20 @@ def observe(
     device_power_w: float = 0.0,
     energy_j: float = math.inf,
 ) -> OffloadObservation:
-    """Return one task (K = 1) as a policy sees it.
+    """Return one task (K = 1) with O options and N servers, as a policy sees it.
 
-    A server's round trip and its known service times are in `option_server_s`; one that may not be asked has no room.
+    A server's round trip and its known service times are in `option_server_s`; a server that may not be asked has no
+    room.
 
     Args:
-        options: O of them.
+        options: what may be chosen, with times of the profiled machine.
         servers: what is believed of each.
+        deadline_s: of the request, from now; infinite if it has none.
         now_s: on the clock of these estimates.
-        device_scale: how many times slower the device is than the profiled machine.
-        device_backlog_s: work that waits on its processor.
-        device_power_w: of the device while it computes.
-        energy_j: that the request may take of the device.
+        device_scale: device time over the profiled machine's time for the same work.
+        device_backlog_s: work that waits on the device's processor.
+        device_power_w: of the device while it computes; 0 counts no energy.
+        energy_j: limit on the device's energy for this request.
     """
     count, n = len(options.bits), len(servers)
     device_s = options.device_s * device_scale
@@ -63,7 +65,13 @@ def observe(
 
 
 def with_raw_input(observation: OffloadObservation, options: Options, graph: ModelGraph) -> OffloadObservation:
-    """Return the observation of a request whose input is no picture: it is sent exactly as it is."""
+    """Return the observation of a request whose input is no picture: it is sent without loss, at its size in memory.
+
+    Args:
+        observation: of the same request with a picture.
+        options: the O options of the observation.
+        graph: the network of these options.
+    """
     raw_bits = sum(graph.tensors[name].size_bits for name in graph.inputs)
     sends_input = np.array([cut == graph.inputs for cut in options.cuts])
     return observation._replace(option_upload_bits=np.where(sends_input, raw_bits, observation.option_upload_bits))
@@ -82,7 +90,11 @@ def within_limits(observation: OffloadObservation, servers: Sequence[ServerEstim
 
 
 def least_latency(observation: OffloadObservation) -> OffloadDecision:
-    """Decide as a user would first: per task the option and server of least predicted latency."""
+    """Return the option [K] and server [K] of least predicted latency for each task, the default policy.
+
+    Args:
+        observation: K tasks with O options, N servers.
+    """
     latency_s = feasible_latency_s(observation)
     tasks, _, servers = latency_s.shape
     flat = latency_s.reshape(tasks, -1)
@@ -93,9 +105,13 @@ def least_latency(observation: OffloadObservation) -> OffloadDecision:
 
 
 def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
-    """Predict the latency [K, O, N + 1]; it is infinite if the option is absent or the server has no room.
+    """Return the predicted latency of every choice, [K, O, N + 1]; it is infinite if the choice is not possible.
 
-    The last column is for what stays on the device.
+    A choice is not possible if the option is masked out, the server has no room, or the option needs no server. The
+    last column is for options that stay on the device.
+
+    Args:
+        observation: K tasks with O options, N servers.
     """
     n = observation.uplink_bps.shape[-1]
     local_s = observation.device_backlog_s[:, None] + observation.option_device_s

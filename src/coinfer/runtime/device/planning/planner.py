@@ -1,4 +1,4 @@
-"""Decides where each request runs: from what is believed of links and servers to a route."""
+"""Decides where each request runs: from what is believed about links and servers to a route."""
 
 import logging
 import math
@@ -30,18 +30,18 @@ _log = logging.getLogger(__name__)
 
 
 class DeviceState(NamedTuple):
-    """What a device believes at a moment."""
+    """What a device believes at one moment."""
 
     now_s: float
     servers: tuple[ServerEstimate, ...]
     scale: float
-    """How many times slower its processor is than the profiled machine."""
+    """Device time over the profiled machine's time for the same work."""
     backlog_s: float
     """Work that waits on its processor."""
 
 
 class Plan(NamedTuple):
-    """What was decided about one request."""
+    """The decision about one request, and what it was based on."""
 
     observation: OffloadObservation
     option: int
@@ -49,38 +49,40 @@ class Plan(NamedTuple):
     server: int
     """Index of the server that is asked first, or `DEVICE`."""
     predicted_s: float
-    """Latency that is expected of this choice; infinite for a given route."""
+    """Predicted latency of this choice; infinite if the route was decided elsewhere."""
     route: Route
     raw_input: bool
-    """True if the input is no picture, and is sent exactly as it is."""
+    """True if the input is no picture, so that it is sent without loss."""
     early_exit: bool
-    """True if the device answers at an exit before the cut that is confident."""
+    """True if the device may answer at an exit before the cut."""
 
     @property
     def cut(self) -> Names:
-        """What leaves the device."""
+        """Return the tensors that leave the device; the outputs themselves if nothing is sent."""
         return self.route.hops[0].cut
 
     @property
     def outputs(self) -> Names:
-        """What answers."""
+        """Return the tensors that answer the request."""
         return self.route.hops[-1].cut
 
     @property
     def piece(self) -> Piece:
-        """What a server computes."""
+        """Return cut and outputs of what a server computes."""
         return self.cut, self.outputs
 
 
 class Planner:
-    """A device's options, and who chooses among them. Nothing in it changes, so threads share it.
+    """A device's options, and the policy that chooses among them. Only caches change, so threads may share it.
 
     Args:
+        graph: the network.
         table: measured times of the network.
-        options: what is chosen from; None takes what can be best of all useful cuts.
+        config: the device's settings.
+        options: what is chosen from; None takes all that can be best among the useful cuts.
 
     Raises:
-        UserError: for tables, thresholds or a policy that do not fit the network.
+        UserError: if tables, thresholds or a policy do not fit the network.
     """
 
     def __init__(self, graph: ModelGraph, table: ProfileTable, config: DeviceConfig, options: Options | None = None):
@@ -97,29 +99,29 @@ class Planner:
         branched = self.cascade.with_branches(self._plain_options, table)
         self._stats = self.cascade.stats(branched, table, self.accuracy)
         self.options = branched._replace(accuracy=self._stats.accuracy)
-        """What policies choose from."""
-        self.objective_policy = policy_for(self.objective, self._stats.expected if thresholds else None)
-        """Meets the objective as well as can be predicted."""
+        """The O options that policies choose from."""
+        self.objective_policy = policy_for(self.objective, self._stats.mean_observation if thresholds else None)
+        """The planner's own policy."""
         self.policy = configured or self.objective_policy
-        """Decides if a request names no other."""
+        """The policy of requests that bring none of their own."""
         self.tail_s = {piece: table.segment_s(graph, *piece) for piece in dict.fromkeys(self.options.pieces)}
-        """The profiled machine's time for each rest of the network."""
+        """The profiled machine's time for each piece that a server may compute."""
         self._exit_s = partial(self.cascade.exit_s, table=table)
         self._fitted: dict[ExportedPolicy, ExportedPolicy] = {}
         self._reported: set[tuple[str, str]] = set()
 
     @property
     def exits_early(self) -> bool:
-        """True if there are thresholds at which the device may answer before the cut."""
+        """Return true if there are thresholds at which the device may answer before the cut."""
         return bool(self.cascade.thresholds)
 
     def segments(self) -> list[tuple[Names, Names]]:
-        """Return inputs and outputs of all segments that the device may run."""
-        found = []
+        """Return inputs and outputs of all segments that the device may run, each once."""
+        segments = []
         for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in self.options.triples):
             whole = ((self.graph.inputs, cut), (cut, self.exits[exit_]))
-            found += [*whole, *self.cascade.segments(exit_, cut)]
-        return [(inputs, outputs) for inputs, outputs in dict.fromkeys(found) if set(inputs) != set(outputs)]
+            segments += [*whole, *self.cascade.segments(exit_, cut)]
+        return [(inputs, outputs) for inputs, outputs in dict.fromkeys(segments) if set(inputs) != set(outputs)]
 
     def observe(
         self, state: DeviceState, deadline_s: float, *, raw_input: bool = False, early_exit: bool = True
@@ -127,6 +129,8 @@ class Planner:
         """Return what a policy sees of one request made at this moment.
 
         Args:
+            state: what the device believes now.
+            deadline_s: of the request, from now; infinite if it has none.
             raw_input: the request's input is no picture.
             early_exit: the request may be answered at an exit before its cut.
         """
@@ -153,10 +157,17 @@ class Planner:
         raw_input: bool = False,
         early_exit: bool = True,
     ) -> Plan:
-        """Decide about one request; see `observe` for the arguments.
+        """Return the decision about one request made at this moment.
+
+        A policy that raises, or chooses what is not possible, is replaced by the planner's own; a log warning says so
+        once.
 
         Args:
-            policy: decides instead of the configured one.
+            state: what the device believes now.
+            deadline_s: of the request, from now; infinite if it has none.
+            policy: decides instead of the configured one; None takes that.
+            raw_input: the request's input is no picture.
+            early_exit: the request may be answered at an exit before its cut.
         """
         observation = self.observe(state, deadline_s, raw_input=raw_input, early_exit=early_exit)
         fallback = self.objective_policy if early_exit else policy_for(self.objective)
@@ -165,18 +176,27 @@ class Planner:
         route = route_of(self.options, option, server, self.servers, deadline_s)
         return Plan(observation, option, server, predicted_s, route, raw_input, early_exit and self.exits_early)
 
-    def given(self, route: Route, state: DeviceState, *, raw_input: bool) -> Plan:
-        """Return the plan of a route that was decided elsewhere; nothing is predicted of it."""
+    def plan_by_route(self, route: Route, state: DeviceState, *, raw_input: bool) -> Plan:
+        """Return the plan of a route that was decided elsewhere; its predicted latency is infinite.
+
+        Args:
+            route: hops that start on the device.
+            state: what the device believes now.
+            raw_input: the request's input is no picture.
+        """
         observation = self.observe(state, route.deadline_s, raw_input=raw_input, early_exit=False)
         return Plan(observation, 0, DEVICE, math.inf, route, raw_input, early_exit=False)
 
     def next_server(self, plan: Plan, state: DeviceState, tried: Collection[int]) -> int:
-        """Return the best other server for the same cut and bits once the head is computed, or `DEVICE` if the device's
-        own tail is faster.
+        """Return the best other server for the same cut and bits once the head is computed.
 
         Args:
-            state: what is believed now.
-            tried: servers that were asked in vain.
+            plan: of the request; its cut is computed.
+            state: what the device believes now.
+            tried: indices of the servers that were asked in vain.
+
+        Returns:
+            The server's index, or `DEVICE` if the device itself would be faster.
         """
         deadline_s = plan.route.deadline_s
         observation = self.observe(state, deadline_s, raw_input=plan.raw_input, early_exit=plan.early_exit)
@@ -192,17 +212,34 @@ class Planner:
         return best if latency_s[best] < self.tail_on_device_s(plan.piece, state) else DEVICE
 
     def tail_on_device_s(self, piece: Piece, state: DeviceState) -> float:
-        """Return the time until the device itself would have computed a rest of the network."""
+        """Return the time until the device itself would have computed a piece, its backlog included.
+
+        Args:
+            piece: cut and outputs, of one of the options.
+            state: what the device believes now.
+        """
         return state.backlog_s + self.tail_s[piece] * state.scale
 
     def predicted_exit_s(self, plan: Plan, exit_: int, scale: float) -> float:
-        """Return the latency that was expected of a request that leaves at this exit before its cut."""
+        """Return the latency that the plan predicts for a request that exits before its cut.
+
+        Args:
+            plan: of the request.
+            exit_: index of the exit that answered.
+            scale: device time over the profiled machine's time.
+        """
         return float(plan.observation.device_backlog_s[0]) + self._exit_s(plan.route.exit, plan.cut)[exit_] * scale
 
     def expected_accuracy(self, route: Route, exit_: int, *, on_device: bool) -> float:
-        """Return the accuracy of an answer: that of its exit, with what quantising costs if a server computed it.
+        """Return the expected accuracy of an answer, 0 to 1; 1 without an accuracy table.
 
-        For an exit before the route's, it is that of the answers it was confident of, if that was measured.
+        At the route's exit it is that exit's accuracy, reduced by quantising if a server computed it. At an earlier
+        exit it is the accuracy of the answers that this exit is confident of, if that was measured.
+
+        Args:
+            route: of the request.
+            exit_: index of the exit that answered.
+            on_device: nothing was sent, or the device computed the rest itself.
         """
         if self.accuracy is None:
             return 1.0
@@ -217,7 +254,12 @@ class Planner:
         return self.accuracy.accuracy(exit_, first.cut, first.bits)
 
     def _prune(self, options: Options, table: ProfileTable) -> Options:
-        """Return what may be best for the objective, also if exits are taken early."""
+        """Return the options that may be best for the objective, with early exits or without.
+
+        Args:
+            options: all options.
+            table: measured times of the network.
+        """
         if not self.exits_early:
             rule = "dominated" if self.objective.counts_energy else "near-best"
             return prune(options, rule, speed_ratios=SPEED_RATIOS)
@@ -275,9 +317,11 @@ def route_of(options: Options, option: int, server: int, names: Sequence[str], d
     """Return the route that a decision stands for.
 
     Args:
+        options: what was chosen from.
         option: index into `options`.
         server: index into `names`, or `DEVICE`.
         names: addresses of the servers.
+        deadline_s: of the request, from now.
     """
     outputs, exit_ = options.outputs[option], int(options.exit[option])
     if server == DEVICE:

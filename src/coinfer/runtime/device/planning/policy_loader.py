@@ -1,4 +1,4 @@
-"""A trained policy, fitted to what a device can do."""
+"""A trained policy, fitted to a device's options and servers."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ def load_policy_for(
     Args:
         policy: a function, a loaded policy, or its file; None leaves the choice to the planner.
         servers: number of servers.
-        pruned: the planner's options, which are also those of a policy without options of its own.
-        all_options: from some numbers of bits to all options.
+        pruned: the planner's options, also used by a policy without options of its own.
+        all_options: from some numbers of bits to all options with these bits.
 
     Raises:
-        PolicyError: if the file is missing, damaged, no policy, or one for other options or servers.
+        PolicyError: if the file is missing, damaged or no policy, or the policy was made for other options or servers.
     """
     if isinstance(policy, str | Path):
         policy = load_policy(policy)
@@ -37,23 +37,23 @@ def load_policy_for(
 
 
 def _own_options(
-    policy: ExportedPolicy, wanted: Sequence[Triple], all_options: Callable[[Sequence[int]], Options]
+    policy: ExportedPolicy, triples: Sequence[Triple], all_options: Callable[[Sequence[int]], Options]
 ) -> Options:
     """Return the policy's options in its own order."""
     try:
-        options = all_options(tuple(dict.fromkeys(bits for _, _, bits in wanted)))
+        options = all_options(tuple(dict.fromkeys(bits for _, _, bits in triples)))
     except PolicyError:
         raise
     except UserError as error:  # bits or tensors that this network or its tables do not know
         raise PolicyError(f"{policy.path}: its options cannot be had here: {error}") from None
-    place = {triple: number for number, triple in enumerate(options.sent)}
-    place |= {triple: number for number, triple in enumerate(options.triples)}
-    missing = next((triple for triple in wanted if triple not in place), None)
+    index_of = {triple: number for number, triple in enumerate(options.sent)}
+    index_of |= {triple: number for number, triple in enumerate(options.triples)}
+    missing = next((triple for triple in triples if triple not in index_of), None)
     if missing is not None:
         raise PolicyError(
             f"{policy.path}: made for other options; {_describe(missing)} is not among those of this network"
         )
-    return options.take(np.array([place[triple] for triple in wanted]))
+    return options.take(np.array([index_of[triple] for triple in triples]))
 
 
 def _describe(triple: Triple) -> str:

@@ -1,4 +1,4 @@
-"""What would be decided at any link rate, before anything runs."""
+"""The choice at any link rate, before anything runs."""
 
 import math
 from collections.abc import Iterator
@@ -14,15 +14,17 @@ from coinfer.runtime.device.planning.observation import feasible_latency_s
 from coinfer.types import OffloadObservation
 
 RATES_BPS = np.geomspace(1e3, 1e11, 2000)
-"""Where choices are compared; between two that differ, the border is found by bisection."""
+"""Rates at which choices are compared; between two that differ, bisection finds the border."""
 _ROUNDS = 40
 
 
 class Preview:
-    """Choices of one request on a device with one idle server.
+    """The choices of one request on a device with one idle server.
 
     Args:
         options: with times as they are on device and server.
+        objective: goal and limits.
+        deadline_s: of the request; infinite if it has none.
     """
 
     def __init__(self, options: Options, objective: Objective, deadline_s: float = math.inf):
@@ -32,29 +34,45 @@ class Preview:
 
     @property
     def has_exits(self) -> bool:
+        """Return true if the options end at more than one exit."""
         return bool(self.options.exit.max() > 0)
 
     def best(self, rate_bps: float, among: np.ndarray | None = None) -> int:
-        """Return the option that is chosen at this rate, of those in the mask [O]."""
+        """Return the index of the option that is chosen at a link rate.
+
+        Args:
+            rate_bps: above 0.
+            among: bool [O], the options to choose from; None takes all.
+        """
         return int(self._choices(np.array([rate_bps]), among)[0])
 
     def ranges(self) -> Iterator[tuple[float, float, int]]:
-        """Yield the lowest and the highest rate of each range and its option, from 0 to infinity."""
+        """Yield lowest rate, highest rate (bit/s) and option of each range of rates, from 0 to infinity."""
         if not self.has_exits and self.objective == Objective() and math.isinf(self.deadline_s):
             hull = Hull.build(self.options.device_s + self.options.server_s[:, 0], self.options.upload_bits)
-            edges_bps, found = hull.threshold_bps.tolist(), hull.options.tolist()
+            edges_bps, options = hull.threshold_bps.tolist(), hull.options.tolist()
         else:
-            edges_bps, found = self._searched()
-        for (low_bps, high_bps), option in zip(pairwise([0.0, *edges_bps, math.inf]), found, strict=True):
+            edges_bps, options = self._searched()
+        for (low_bps, high_bps), option in zip(pairwise([0.0, *edges_bps, math.inf]), options, strict=True):
             yield low_bps, high_bps, option
 
     def energy_j(self, option: int, rate_bps: float) -> float:
-        """Return the energy of the device."""
+        """Return the energy that an option takes from the device.
+
+        Args:
+            option: index of the option.
+            rate_bps: of the link, above 0.
+        """
         column = 0 if self.options.upload_bits[option] else 1
         return float(device_energy_j(self.objective, self._observation(np.array([rate_bps])))[0, option, column])
 
     def unmet(self, option: int, rate_bps: float) -> tuple[Limit, ...]:
-        """Return the limits that this option misses at this rate."""
+        """Return the limits that an option misses, in the order of `LIMITS`.
+
+        Args:
+            option: index of the option.
+            rate_bps: of the link, above 0.
+        """
         latency_s = feasible_latency_s(self._observation(np.array([rate_bps])))[0, option].min()
         energy_j = self.energy_j(option, rate_bps)
         return self.objective.unmet(float(latency_s), self.deadline_s, float(self.options.accuracy[option]), energy_j)
