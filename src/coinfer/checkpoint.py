@@ -1,8 +1,8 @@
-"""States of learning on disk: safetensors and JSON, whole or not at all.
+"""Checkpoints of trainings on disk: safetensors with JSON, written completely or not at all.
 
-A checkpoint is one file, `round-N.safetensors`; its JSON lies in the file's own header, so that the two cannot part. It
-is written under another name, flushed to the disk and renamed, and the last two stay: whatever the moment a process is
-killed at, a whole state is there. Nothing is pickled.
+A checkpoint is one file, `round-N.safetensors`; its JSON record is part of the file's header, so that the two cannot be
+separated. The file is written under another name, flushed to the disk and renamed, and the last two files are kept: at
+whatever moment a process is killed, the folder holds a complete state. Nothing is pickled.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,7 @@ from coinfer.errors import UserError
 
 FORMAT = 1
 KEEP = 2
-"""Checkpoints that stay in a folder."""
+"""Number of checkpoints that stay in a folder."""
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 _HEADER = "coinfer"
 Tree = TypeVar("Tree")
@@ -30,23 +30,29 @@ Tree = TypeVar("Tree")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, cannot be read, or is of another training."""
+    """A checkpoint that cannot be read or written, or belongs to another training."""
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds."""
+    """Contents of a checkpoint's file."""
 
     tensors: dict[str, Tensor]
-    record: dict[str, Any]
-    """The file's JSON: of which training it is, its curves."""
+    """The state by name, on the CPU."""
+    record: dict[str, object]
+    """JSON object beside the state: which training it belongs to, its curves."""
     path: Path
 
 
 def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a file that is there wholly or not at all, also after a power cut; makes its folder.
+    """Write a safetensors file so that it is complete or absent, even after a power cut.
+
+    Args:
+        path: the file to write or replace; its folder is created if necessary.
+        tensors: tensors by name, contiguous and without shared memory.
+        header: text for the file's header, by key.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     half = path.with_suffix(".writing")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,12 +62,17 @@ def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[
     _flush(path.parent)
 
 
-def save(folder: Path, number: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
-    """Write a checkpoint, remove those before the last two, and return its path.
+def save(folder: Path, number: int, tensors: Mapping[str, Tensor], record: Mapping[str, object]) -> Path:
+    """Write a checkpoint and remove all but the last two of the folder.
 
     Args:
-        number: of the round; a greater one is newer.
-        record: JSON.
+        folder: folder of the checkpoints; created if necessary.
+        number: number of the round; the greatest is the newest.
+        tensors: the state by name, on any device; tensors may share memory.
+        record: JSON object to store beside the state.
+
+    Returns:
+        The path of the file.
 
     Raises:
         CheckpointError: if the folder cannot be written.
@@ -78,10 +89,13 @@ def save(folder: Path, number: int, tensors: Mapping[str, Tensor], record: Mappi
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that can be read, or None if there never was one.
+    """Return the newest readable checkpoint of a folder, or None if it has no checkpoints.
+
+    Args:
+        folder: folder of the checkpoints, which may not exist.
 
     Raises:
-        CheckpointError: if there are only damaged ones.
+        CheckpointError: if all checkpoints are damaged.
     """
     damage = None
     for path in reversed(numbered(folder)):
@@ -95,10 +109,13 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Return the contents of a checkpoint.
+
+    Args:
+        path: a file that `save` wrote.
 
     Raises:
-        CheckpointError: if it cannot be read or is of another format.
+        CheckpointError: if the file cannot be read or has another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -112,27 +129,42 @@ def load(path: Path) -> Checkpoint:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and values, hexadecimal."""
-    whole = hashlib.sha256()
+    """Return the SHA-256 over names, number types, shapes and values, in hexadecimal.
+
+    Args:
+        tensors: tensors by name, on any device; their order does not matter.
+    """
+    hashed = hashlib.sha256()
     for name in sorted(tensors):
         part = tensors[name].detach().cpu().contiguous()
-        whole.update(f"{name} {part.dtype} {list(part.shape)}".encode())
-        whole.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
+        hashed.update(f"{name} {part.dtype} {list(part.shape)}".encode())
+        hashed.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
-def flatten_tree(prefix: str, tree: Any) -> dict[str, Tensor]:
-    """Return the tensors of a (nested) NamedTuple by their path."""
-    if not isinstance(tree, tuple):
+def flatten_tree(prefix: str, tree: object) -> dict[str, Tensor]:
+    """Return the tensors of a tree by their path, such as `prefix.field.field`.
+
+    Args:
+        prefix: first part of every path.
+        tree: a tensor, or a (nested) NamedTuple of tensors.
+    """
+    if isinstance(tree, Tensor):
         return {prefix: tree}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, part in tree._asdict().items():  # type: ignore[attr-defined]
-        found |= flatten_tree(f"{prefix}.{name}", part)
-    return found
+        tensors |= flatten_tree(f"{prefix}.{name}", part)
+    return tensors
 
 
 def unflatten_tree(prefix: str, like: Tree, tensors: Mapping[str, Tensor]) -> Tree:
-    """Return a tree of the form of `like`, on its device, from what `flatten_tree` returned."""
+    """Return the tree that `flatten_tree` flattened.
+
+    Args:
+        prefix: first part of every path.
+        like: a tree of the same form; it gives the devices, its values are not used.
+        tensors: what `flatten_tree` returned; it may hold other tensors too.
+    """
     if isinstance(like, Tensor):
         return tensors[prefix].to(like.device)  # pyright: ignore[reportReturnType]
     named = like._asdict().items()  # type: ignore[attr-defined]
@@ -140,22 +172,26 @@ def unflatten_tree(prefix: str, like: Tree, tensors: Mapping[str, Tensor]) -> Tr
 
 
 def numbered(folder: Path) -> list[Path]:
-    """Return the folder's checkpoints, oldest first."""
+    """Return the paths of a folder's checkpoints, oldest first.
+
+    Args:
+        folder: folder of the checkpoints, which may not exist.
+    """
     matches = [(int(match[1]), path) for path in folder.glob("round-*") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(matches)]
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous, on the CPU, no two sharing memory."""
-    found, seen = {}, set()
+    """Return contiguous tensors on the CPU, no two of which share memory."""
+    separate, seen = {}, set()
     for name, tensor in tensors.items():
         part = tensor.detach().cpu().contiguous()
         storage = part.untyped_storage()
         if storage.data_ptr() in seen or storage.nbytes() != part.numel() * part.element_size():
             part = part.clone()
         seen.add(part.untyped_storage().data_ptr())
-        found[name] = part
-    return found
+        separate[name] = part
+    return separate
 
 
 def _flush(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How long work tells how far it is, and the bar that people see."""
+"""Progress of long work: the callback that reports it, and a bar on the terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +10,30 @@ from rich.progress import Progress as Bar
 from coinfer.errors import printable
 
 Progress = Callable[[int, int, str], None]
-"""Called as work goes on, with the pieces done, their number, and what is being worked on."""
+"""Called as work goes on, with the number of pieces done, their total, and the name of the current piece."""
 
 
 def quiet(done: int, total: int, what: str) -> None:
-    """Show nothing."""
+    """Ignore a report: the `Progress` that shows nothing.
+
+    Args:
+        done: pieces done.
+        total: pieces in all.
+        what: name of the current piece.
+    """
 
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Progress]:
-    """Show a bar that appears with the first report, says what is being worked on, and vanishes at the end."""
+    """Show a bar that appears with the first report, names the current piece, and vanishes at the end.
+
+    Args:
+        console: where to draw it.
+        title: text before the name of the current piece.
+
+    Yields:
+        The callback to report progress with.
+    """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(title, total=None, visible=False)

@@ -1,1 +1,1 @@
-"""Learning to decide, batched: seeds and agents are one leading axis L of every tensor. Start in `algorithms.sac_d`."""
+"""Batched reinforcement learning: seeds and agents are one leading axis L of all tensors. Start in `algorithms.sac_d`."""

@@ -1,4 +1,4 @@
-"""The end of a training: the best learner's policy as a file, and how it does beside baselines."""
+"""The end of a training: export of the best learner's policy, and its comparison with baselines."""
 
 from pathlib import Path
 
@@ -17,15 +17,16 @@ from coinfer.scenario.world import OffloadWorld
 
 BASELINES = ("random", "device-only", "two-choices", "greedy", "sequential-greedy")
 OPTIMUM = "optimum of each slot"
-"""By exhaustive search for the greatest reward, if a slot has one task."""
+"""Name of the decisions of greatest reward, found by exhaustive search if a slot has one task."""
 
 
 def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None:
-    """Write the policy of the seed that did best on held-out worlds, with its side-car.
+    """Write the policy of the seed with the greatest reward on held-out worlds, with its side-car.
 
     Args:
-        compiled: the scenario that it was trained in.
-        path: of the ONNX file; the side-car stands beside it (.json).
+        trained: a training in environment `offload`.
+        compiled: the scenario of the training.
+        path: path of the ONNX file to write; the side-car gets the same name with `.json`.
     """
     world = compiled.world
     assert isinstance(world, OffloadWorld)
@@ -37,8 +38,8 @@ def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None
         trained.modules[trained.best],
         offload.observe(tables, offload.reset(tables, torch.arange(2))),
         scheme=trained.scheme,
-        scenario=trained.record["scenario"],
-        scenario_fingerprint=trained.record["scenario_fingerprint"],
+        scenario=str(trained.record["scenario"]),
+        scenario_fingerprint=str(trained.record["scenario_fingerprint"]),
         options=kinds[0] if trained.options_by_index and len(kinds) == 1 else None,
         dynamic_axes=trained.dynamic_axes,
         training={**trained.record, **best},
@@ -48,13 +49,18 @@ def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None
 def compare_with_baselines(
     path: Path, name: str, compiled: Compiled, *, seeds: int, episodes: int, progress: Progress = lambda *_: None
 ) -> list[Run]:
-    """Return the runs of the exported policy, as it will be used, and of baselines on the same held-out episodes.
+    """Return the runs of an exported policy and of baselines on the same held-out episodes.
 
     Args:
-        path: of the ONNX file.
-        name: that the policy's run carries.
-        compiled: the scenario to play.
-        episodes: of each seed.
+        path: path of the ONNX file, which decides by ONNX Runtime as it will in use.
+        name: name of the policy's run.
+        compiled: the scenario to play, in environment `offload`.
+        seeds: number of seeds.
+        episodes: episodes of each seed.
+        progress: called as each policy plays.
+
+    Raises:
+        UserError: if the file is no policy for this scenario.
     """
     world = compiled.world
     assert isinstance(world, OffloadWorld)

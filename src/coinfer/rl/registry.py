@@ -1,4 +1,4 @@
-"""The learning schemes by the names of the command line."""
+"""The learning schemes by their names on the command line."""
 
 import difflib
 from collections.abc import Callable
@@ -10,17 +10,18 @@ from coinfer.rl.core.training import TrainingResult
 
 
 class Scheme(NamedTuple):
-    """Where a scheme is found, and what it is."""
+    """A learning scheme: its training function, default scenario and description."""
 
     module: str
-    """Of `coinfer.rl.algorithms`."""
+    """Name of its module in `coinfer.rl.algorithms`."""
     scenario: str
-    """What it is trained in if nobody says."""
+    """Preset scenario to train in by default."""
     description: str
+    """One line for `coinfer train list`."""
     function: str = "train"
-    """`(settings, *, progress, folder, resume) -> TrainingResult`"""
+    """Name of the training function `(settings, *, progress, folder, resume) -> TrainingResult`."""
     distributable: bool = False
-    """Whether it has several agents, which a cluster can hold: the function takes `make_player`, too."""
+    """Whether its agents can train on a cluster; the function then takes `make_player`, too."""
 
 
 SCHEMES = {
@@ -41,10 +42,13 @@ SCHEMES = {
 
 
 def scheme(name: str) -> Scheme:
-    """Return the scheme of this name.
+    """Return a scheme.
+
+    Args:
+        name: its name on the command line.
 
     Raises:
-        UserError: if there is none.
+        UserError: if no scheme has this name; the message suggests the nearest one.
     """
     if name in SCHEMES:
         return SCHEMES[name]
@@ -54,10 +58,13 @@ def scheme(name: str) -> Scheme:
 
 
 def trainer(name: str) -> Callable[..., TrainingResult]:
-    """Return the scheme's function; imports what it needs.
+    """Return a scheme's training function, and import PyTorch and the scheme's module for it.
+
+    Args:
+        name: its name on the command line.
 
     Raises:
-        UserError: if there is no scheme of this name.
+        UserError: if no scheme has this name.
     """
-    found = scheme(name)
-    return getattr(import_module(f"coinfer.rl.algorithms.{found.module}"), found.function)
+    known = scheme(name)
+    return getattr(import_module(f"coinfer.rl.algorithms.{known.module}"), known.function)

@@ -1,1 +1,1 @@
-"""What all learning schemes share: environments, the loop, replay memory, checkpoints and curves. Start in `loop`."""
+"""What all learning schemes share: environments, training loop, replay memory, checkpoints, curves. Start in `loop`."""

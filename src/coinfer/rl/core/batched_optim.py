@@ -6,7 +6,7 @@ from torch import Tensor
 from coinfer.physics import random
 
 MASKED = -1e9
-"""Logit or value of a choice that may not be taken."""
+"""Logit or value of a choice that is not allowed."""
 
 
 class Adam:
@@ -15,8 +15,9 @@ class Adam:
     It works element by element, so no learner influences another.
 
     Args:
-        parameters: [L, P], changed in place.
-        max_grad_norm: the gradient of each learner is scaled down to this norm; None for no limit.
+        parameters: [L, P] leaf tensor that requires gradients; changed in place.
+        learning_rate: before the scale that `step` gets.
+        max_grad_norm: limit to the norm of each learner's gradient, which is scaled down to it; None for no limit.
     """
 
     def __init__(self, parameters: Tensor, learning_rate: float, max_grad_norm: float | None = None):
@@ -24,10 +25,11 @@ class Adam:
         self._adam = torch.optim.Adam([parameters], lr=learning_rate, fused=True)
 
     def step(self, loss: Tensor, scale: float = 1.0) -> None:
-        """Descend a loss [L] whose entries depend on their own learner's parameters only.
+        """Make one step of gradient descent.
 
         Args:
-            scale: of the learning rate.
+            loss: [L] each entry depending on its own learner's parameters only, with its graph.
+            scale: factor of the learning rate, see `linear_decay`.
         """
         (gradient,) = torch.autograd.grad(loss.sum(), self.parameters)
         if self.max_grad_norm is not None:
@@ -39,22 +41,28 @@ class Adam:
         self.parameters.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return moments and step count; before the first step, those that the first step starts from."""
+        """Return moments and step count by name; before the first step, they are 0."""
         state = self._adam.state.get(self.parameters, {})
         zeros = torch.zeros_like(self.parameters)
         moments = {name: state.get(name, zeros) for name in ("exp_avg", "exp_avg_sq")}
         return {**moments, "step": state.get("step", torch.zeros((), device=zeros.device))}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set moments and step count to saved ones.
+
+        Args:
+            tensors: what `tensors` returned; copied.
+        """
         state = {name: part.to(self.parameters.device).clone() for name, part in tensors.items()}
         self._adam.state[self.parameters] = state
 
 
 def linear_decay(updates: int, between: tuple[int, int] | None) -> float:
-    """Return a factor for learning rates: 1 up to the first number of updates, then linearly down to 0 at the second.
+    """Return a factor in [0, 1] for learning rates, which falls linearly.
 
-    Without numbers it is always 1.
+    Args:
+        updates: updates done so far.
+        between: updates until which the factor is 1, and from which it is 0; None for a factor that stays 1.
     """
     if between is None:
         return 1.0
@@ -63,45 +71,78 @@ def linear_decay(updates: int, between: tuple[int, int] | None) -> float:
 
 
 def interpolate(ends: tuple[float, float], updates: int, span: int) -> float:
-    """Return a schedule's value: linear from the first end to the second over `span` updates."""
+    """Return the value of a linear schedule.
+
+    Args:
+        ends: values at first and at last.
+        updates: updates done so far.
+        span: updates from the first value to the last, at least 1; afterwards the last one stays.
+    """
     first, last = ends
     return first + (last - first) * min(1.0, updates / span)
 
 
 def add_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors by the names `prefix.name`."""
+    """Return the same tensors under the names `prefix.name`.
+
+    Args:
+        prefix: without the dot.
+        tensors: tensors by name; not copied.
+    """
     return {f"{prefix}.{name}": part for name, part in tensors.items()}
 
 
 def strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that `add_prefix` named, by their own names."""
+    """Return the tensors that `add_prefix` named with this prefix, under their own names.
+
+    Args:
+        prefix: without the dot.
+        tensors: tensors by name; those with other prefixes are left out.
+    """
     return {name.removeprefix(f"{prefix}."): part for name, part in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 @torch.no_grad()
 def soft_update(target: Tensor, source: Tensor, tau: float) -> None:
-    """Polyak averaging, in place: target = (1 - tau) * target + tau * source."""
+    """Average in place (Polyak): target = (1 - tau) * target + tau * source.
+
+    Args:
+        target: parameters to change.
+        source: parameters of the same shape.
+        tau: weight of the source, in [0, 1].
+    """
     target.lerp_(source, tau)
 
 
 def uniform(keys: Tensor, call: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """Return numbers [L, *shape] in [0, 1) that follow from the keys [L] and the number of the call alone."""
+    """Return random numbers [L, *shape] in [0, 1) that depend on keys and call only.
+
+    Args:
+        keys: [L] int64, one for each learner.
+        call: number of this draw.
+        shape: shape of each learner's numbers.
+    """
     place = torch.arange(torch.Size(shape).numel(), device=keys.device)
     return random.uniform(random.bits(random.key(keys, call)[:, None], place), torch.float32).reshape(-1, *shape)
 
 
 def sample_categorical(weights: Tensor, drawn: Tensor) -> Tensor:
-    """Return indices [..] into the last axis of `weights`, with probability in proportion to them.
+    """Return drawn indices [..] into the last axis of `weights`, with probabilities in proportion to the weights.
 
     Args:
-        weights: [.., C] of 0 or more.
-        drawn: [..] uniform in [0, 1).
+        weights: [.., C] of at least 0, and one above 0.
+        drawn: [..] uniform random numbers in [0, 1).
     """
-    reached = weights.cumsum(-1)
-    found = (reached <= drawn[..., None] * reached[..., -1:]).sum(-1)
-    return found.clamp(max=weights.shape[-1] - 1)
+    cumulated = weights.cumsum(-1)
+    index = (cumulated <= drawn[..., None] * cumulated[..., -1:]).sum(-1)
+    return index.clamp(max=weights.shape[-1] - 1)
 
 
 def gather_actions(values: Tensor, action: Tensor) -> Tensor:
-    """Return the entries [..] of values [.., C] at the actions [..]."""
+    """Return the value [..] of each action.
+
+    Args:
+        values: [.., C] of all choices.
+        action: [..] int64 indices into the last axis.
+    """
     return values.gather(-1, action[..., None])[..., 0]

@@ -1,9 +1,9 @@
-"""The optimal policy updater of CDO-DSAC (SEKE 2023, section IV.A and equation 4): now and then the best agent's
-parameters become everybody's.
+"""The optimal policy updater of CDO-DSAC (SEKE 2023, section IV.A and equation 4): from time to time the best agent's
+parameters are copied to all agents.
 
-The paper takes the agent with the largest average return that it reports. A report can be luck, a fault or a lie, and a
-wrong one overwrites every agent; so here reports decide nothing. All candidates play the same worlds (common random
-numbers), and the updater measures their returns itself; a report is only compared with what was measured.
+The paper takes the agent that reports the largest average return. A report can be luck, a fault or a lie, and a wrong
+one overwrites every agent; so here reports decide nothing. All agents play the same worlds (common random numbers), the
+updater measures their returns itself, and a report is only compared with the measured return.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ class Selection(NamedTuple):
     """The best of each group of agents."""
 
     best: Tensor
-    """[S] the agent of each group whose parameters are to be broadcast."""
+    """[S] number in 0 .. k - 1 of each group's best agent, whose parameters are to be broadcast."""
     returns: Tensor
-    """[S, k] measured."""
+    """[S, k] measured returns."""
     doubtful: Tensor
     """[S, k] true if an agent's return is not finite, or lies below what it reported by more than the tolerance."""
 
@@ -27,13 +27,16 @@ class Selection(NamedTuple):
 def select_best(
     measure: Callable[[], Tensor], agents: int, reported: Tensor | None = None, tolerance: float = 0.1
 ) -> Selection:
-    """Measure the candidates of S groups of k agents and select each group's best.
+    """Measure the agents of S groups of k and select each group's best.
 
     Args:
-        measure: plays all S * k candidates on worlds that are the same within a group; returns their returns [S * k].
+        measure: plays all S * k agents on worlds that are the same within a group; returns their returns [S * k].
         agents: k.
-        reported: [S * k] what the agents report of themselves.
-        tolerance: how far above its measured return a report may lie, as a share of that.
+        reported: [S * k] returns that the agents report of themselves; None if they report nothing.
+        tolerance: how far a report may lie above the measured return, as a share of its size.
+
+    Returns:
+        The best of each group; an agent whose return is not finite is never chosen unless all are.
     """
     returns = measure().unflatten(0, (-1, agents))
     finite = torch.where(returns.isfinite(), returns, -torch.inf)
@@ -43,13 +46,21 @@ def select_best(
 
 
 def best_learners(selection: Selection) -> Tensor:
-    """Return the number [S] of each group's best among all learners, which lie group by group."""
+    """Return the index [S] of each group's best agent among all S * k learners, which are ordered by group.
+
+    Args:
+        selection: what `select_best` returned.
+    """
     groups, agents = selection.returns.shape
     return selection.best + torch.arange(groups, device=selection.best.device) * agents
 
 
 def broadcast(selection: Selection) -> tuple[Tensor, Tensor]:
-    """Return which learners [n] are copied to which [n]: the best of each group to the others of it."""
+    """Return the learners [n] to copy from and those [n] to copy to: each group's best, to the others of the group.
+
+    Args:
+        selection: what `select_best` returned.
+    """
     agents = selection.returns.shape[1]
     everyone = torch.arange(selection.returns.numel(), device=selection.best.device)
     source = best_learners(selection).repeat_interleave(agents)

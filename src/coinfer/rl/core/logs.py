@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 
 class EventWriter:
-    """A writer of TensorBoard's events into a folder; does nothing without a folder or without TensorBoard.
+    """A writer of TensorBoard events; does nothing without a folder or without TensorBoard.
 
     A resumed run writes its points again from the first, and older event files are removed.
+
+    Args:
+        folder: the run's folder; events go into `events/` there. None to write nothing.
     """
 
     def __init__(self, folder: Path | None):
@@ -37,7 +40,8 @@ class EventWriter:
         """Write a point: the mean and, for several learners, the least and the greatest of every figure.
 
         Args:
-            group: first part of the names, which are `group/figure/statistic`.
+            point: one value of each figure for each learner.
+            group: first part of the names, which are `group/figure/statistic`; empty for none.
         """
         if self._writer is None:
             return

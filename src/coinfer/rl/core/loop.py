@@ -1,7 +1,7 @@
-"""The loop of the off-policy learners: play, remember, learn, log, assess.
+"""The training loop of the off-policy learners: play, remember, learn, log, assess.
 
-A round is one step of all worlds of all learners. All that the loop holds between two rounds is in `tensors`, and
-random numbers are counted from the learners' keys and the round, so a loop that is restored goes on exactly.
+A round is one step of all worlds of all learners. `tensors` returns the loop's whole state between two rounds, and
+random numbers depend on the learners' keys and the round only, so a restored loop continues exactly.
 """
 
 import time
@@ -15,7 +15,7 @@ from torch import Tensor
 from coinfer.checkpoint import flatten_tree, unflatten_tree
 from coinfer.physics import random
 from coinfer.rl.core.batched_optim import add_prefix, sample_categorical, strip_prefix, uniform
-from coinfer.rl.core.records import Actor, Env, Learner, Observation, Transition
+from coinfer.rl.core.records import Actor, Env, Learner, Observation, State, Transition
 from coinfer.rl.core.replay import Replay
 
 _WORLDS, _WARMUP, _REPLAY, _HELD_OUT = range(100, 104)
@@ -27,6 +27,7 @@ class LoopSettings:
     """How long a loop plays, and how often it learns, logs and assesses."""
 
     rounds: int
+    """Steps that each world plays in the whole training."""
     warmup: int = 50
     """Rounds of random choices before the first update."""
     capacity: int = 100_000
@@ -34,40 +35,52 @@ class LoopSettings:
     batch: int = 256
     """Steps that each learner samples for an update."""
     update_every: int = 1
-    """Rounds from one learning to the next."""
+    """Rounds between two rounds that learn."""
     updates: int = 1
-    """Each time."""
+    """Updates in each round that learns."""
     log_every: int = 100
-    """Rounds to a point of the curves."""
+    """Rounds between two points of the curves."""
     assess_every: int = 0
-    """Rounds to an assessment on held-out worlds; 0 for none but the last."""
+    """Rounds between two assessments on held-out worlds; 0 for one at the end only."""
     assess_rounds: int = 50
     """Steps that an assessment plays."""
 
     def batch_numbers(self, number: int) -> range:
-        """Return the numbers of the batches that this round, counted from 1, learns from."""
+        """Return the numbers of the batches that a round learns from; empty if it does not learn.
+
+        Args:
+            number: number of the round, counted from 1.
+        """
         learns = number > self.warmup and number % self.update_every == 0
         return range(number * self.updates, (number + learns) * self.updates)
 
     def assesses(self, number: int) -> bool:
-        """Return whether this round ends with an assessment."""
+        """Return whether a round ends with an assessment; the last one always does.
+
+        Args:
+            number: number of the round, counted from 1.
+        """
         return number == self.rounds or bool(self.assess_every and number % self.assess_every == 0)
 
 
 class Point(NamedTuple):
-    """A point of the learning curves: means since the last one."""
+    """A point of the learning curves: means over the rounds since the point before."""
 
     round: int
+    """Number of the round that ends with it, counted from 1."""
     figures: dict[str, list[float]]
-    """Name to one value for each learner. `reward` is that of a slot."""
+    """One value for each learner, by name. `reward` is the mean of a slot's sum."""
 
 
 class Loop(Generic[AnyLearner]):
-    """L learners in their worlds.
+    """A training of L learners, each in worlds of its own.
 
     Args:
-        share: from each transition to the one to remember, if learners share memories or rewards change.
-        ring: [L] int64, which memory each learner reads; without it, its own.
+        settings: how long to play, and how often to learn, log and assess.
+        env: the environment; it also plays the held-out worlds.
+        learner: L learners as one object; changed by `play`.
+        share: maps each transition to the one to remember, for learners that share memories.
+        ring: [L] int64 number of the memory that each learner reads; None if each has its own.
     """
 
     def __init__(
@@ -82,7 +95,7 @@ class Loop(Generic[AnyLearner]):
         self.keys = learner.keys
         self.round, self.points = 0, list[Point]()
         self.assessed = list[Point]()
-        self.state: tuple[Any, ...]
+        self.state: tuple[object, ...]
         self.observation: Observation
         self.state, self.observation = env.reset(random.key(self.keys, _WORLDS))
         self.replay: Replay | None = None
@@ -90,7 +103,7 @@ class Loop(Generic[AnyLearner]):
         self.counts: dict[str, Tensor] = {}
 
     def play(self) -> None:
-        """Play one round."""
+        """Play one round, with the updates, the point of the curves and the assessment that belong to it."""
         self.remember(self.step())
         for call in self.settings.batch_numbers(self.round):
             self.learn(self.sample(call))
@@ -98,7 +111,11 @@ class Loop(Generic[AnyLearner]):
         self.assess()
 
     def step(self) -> Transition:
-        """Begin a round: step all worlds, and return the transition to remember."""
+        """Begin a round: make one step in all worlds.
+
+        Returns:
+            The transition to give to `remember`.
+        """
         observation = self.observation
         if self.round < self.settings.warmup:
             drawn = uniform(random.key(self.keys, _WARMUP), self.round, observation.task_mask.shape[1:])
@@ -113,29 +130,41 @@ class Loop(Generic[AnyLearner]):
         return self.share(Transition(*observation, action, result.reward, continues, *result.final_observation))
 
     def remember(self, steps: Transition) -> None:
-        """Write a transition into the memories."""
+        """Write a transition into the replay memories.
+
+        Args:
+            steps: [R, W, ..] what `step` returned; R is the number of memories.
+        """
         if self.replay is None:
             self.replay = Replay(self.settings.capacity, steps)
         self.replay.add(steps)
 
     def sample(self, call: int) -> Transition:
-        """Return the batch of this number, for each learner."""
+        """Return a batch [L, batch, ..] for each learner; needs at least one remembered transition.
+
+        Args:
+            call: number of the batch, of `LoopSettings.batch_numbers`; the same number samples the same places.
+        """
         assert self.replay is not None
         return self.replay.sample(random.key(self.keys, _REPLAY), call, self.settings.batch, self.ring)
 
     def learn(self, batch: Transition) -> None:
-        """Update the learners with a batch."""
+        """Update the learners and add their metrics to the next point of the curves.
+
+        Args:
+            batch: [L, n, ..] what `sample` returned.
+        """
         self._count(self.learner.update(batch))
 
     def record_point(self) -> None:
-        """Add a point to the curves if the round ends with one."""
+        """Add a point to the curves if this round ends with one."""
         if self.round % self.settings.log_every == 0:
             means = _per_task({name: part / self.counts[name] for name, part in self.sums.items()})
             self.points.append(Point(self.round, {name: part.tolist() for name, part in means.items()}))
             self.sums, self.counts = {}, {}
 
     def assess(self) -> None:
-        """Play on held-out worlds if the round ends with that; changes nothing but the curve."""
+        """Play on held-out worlds if this round ends with an assessment; changes nothing but `assessed`."""
         if self.settings.assesses(self.round):
             figures = assess(self.env, self.learner, self.settings.assess_rounds)
             self.assessed.append(Point(self.round, {name: part.tolist() for name, part in figures.items()}))
@@ -147,7 +176,7 @@ class Loop(Generic[AnyLearner]):
             self.counts[name] = self.counts.get(name, 0.0) + torch.full_like(whole[:, 0], whole.shape[1])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the loop holds but its curves, by name."""
+        """Return the loop's state without its curves, by name: learners, worlds, replay memory, round."""
         parts = {"round": torch.tensor(self.round)}
         parts |= add_prefix("learner", self.learner.tensors()) | flatten_tree("state", self.state)
         if self.replay is not None:
@@ -155,7 +184,11 @@ class Loop(Generic[AnyLearner]):
         return parts | add_prefix("sums", self.sums) | add_prefix("counts", self.counts)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set the loop's state to a saved one; the curves stay as they are.
+
+        Args:
+            tensors: what `tensors` returned, of a loop with the same settings.
+        """
         self.round = int(tensors["round"])
         self.learner.restore(strip_prefix("learner", tensors))
         self.state = unflatten_tree("state", self.state, tensors)
@@ -172,9 +205,10 @@ class Loop(Generic[AnyLearner]):
 
 
 def run(loop: Loop, progress: Callable[[Loop, float], None] = lambda *_: None) -> None:
-    """Play until the last round.
+    """Play a loop to its last round.
 
     Args:
+        loop: the loop to play; a restored one continues.
         progress: called after each round with the loop and the seconds since the start of this call.
     """
     began_s = time.monotonic()
@@ -184,12 +218,14 @@ def run(loop: Loop, progress: Callable[[Loop, float], None] = lambda *_: None) -
 
 
 @torch.no_grad()
-def assess(env: Env[Any], actor: Actor, rounds: int, seed: int = 0) -> dict[str, Tensor]:
-    """Return means [L] over held-out worlds, the same for every learner, each doing what it thinks best.
+def assess(env: Env[State], actor: Actor, rounds: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return mean figures [L] over held-out worlds, which are the same for every learner; none of them explores.
 
     Args:
+        env: the environment, with the number of worlds to play.
+        actor: the L policies.
         rounds: steps to play.
-        seed: of the worlds.
+        seed: seed of the worlds.
     """
     same = random.key(torch.zeros_like(actor.keys) + seed, _HELD_OUT)
     state, observation = env.reset(same)
@@ -203,10 +239,11 @@ def assess(env: Env[Any], actor: Actor, rounds: int, seed: int = 0) -> dict[str,
 
 
 def random_actions(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Return choices [L, W, K], each allowed one of mask [L, W, K, C] as likely.
+    """Return random choices [L, W, K], all allowed ones with the same probability.
 
     Args:
-        drawn: [L, W, K] uniform in [0, 1).
+        mask: [L, W, K, C] true for allowed choices.
+        drawn: [L, W, K] uniform random numbers in [0, 1).
     """
     return sample_categorical(mask.float(), drawn)
 
@@ -216,7 +253,7 @@ def _slot_reward(reward: Tensor) -> Tensor:
 
 
 def _per_task(means: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Figures of tasks per task, if the environment counts the tasks."""
+    """Divide latency and success by the number of tasks, if the environment counts them."""
     tasks = means.pop("tasks", None)
     if tasks is None:
         return means

@@ -1,4 +1,4 @@
-"""The simulated edge as an environment whose actions are options: each task takes an option and a server."""
+"""The simulated edge as an environment whose actions are options: each task chooses an option and a server."""
 
 import torch
 from torch import Tensor
@@ -20,10 +20,12 @@ class OptionEnv:
     episodes end by their time limit only.
 
     Args:
-        reward: from outcome and draws to [B] or, each task's own, [B, K].
-        worlds: W, of each learner.
-        features: what the networks take in.
-        unmasked: whether decisions that break a limit on energy or find no room may be tried, too; the environment
+        world: the compiled scenario.
+        reward: maps outcome and draws to rewards [B] of slots or [B, K] of tasks.
+        worlds: W, worlds of each learner.
+        features: maps an observation to the inputs of the networks.
+        device: PyTorch device of the worlds.
+        unmasked: whether the mask also allows decisions that break the energy limit or find no room; the environment
             refuses them.
     """
 
@@ -43,28 +45,44 @@ class OptionEnv:
 
     @property
     def tasks(self) -> int:
-        """K"""
+        """Return K, the number of tasks of a slot."""
         return self.world.edge.tasks
 
     @property
     def choices(self) -> int:
-        """C"""
+        """Return C, the number of choices of a task."""
         return self.world.options * self.world.edge.servers
 
     def reset(self, seeds: Tensor) -> tuple[core.State, Observation]:
-        """Return the first state and observation; each learner's worlds follow from its seed [L] alone."""
+        """Return the first state and its observation.
+
+        Args:
+            seeds: [L] int64, one for each learner; its worlds depend on nothing else.
+        """
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
         state = offload.reset(self.tables, worlds.flatten())
         return state, self.observe(state)
 
     def observe(self, state: core.State) -> Observation:
-        """Return what the learners see of a state."""
+        """Return what the learners see of a state.
+
+        Args:
+            state: a state of L * W worlds.
+        """
         seen = offload.observe(self.tables, state)
         parts = (self.features(seen), self._mask(seen, state), seen.task_mask)
         return Observation(*map(self._by_learner, parts))
 
-    def step(self, state: core.State, action: Tensor) -> StepResult:
-        """Carry choices [L, W, K] out."""
+    def step(self, state: core.State, action: Tensor) -> StepResult[core.State]:
+        """Simulate a slot and begin new episodes if the time limit is reached.
+
+        Args:
+            state: the state before the slot.
+            action: [L, W, K] int64 choices option * N + server.
+
+        Returns:
+            The next state; metrics are the sums of `task_metrics`.
+        """
         flat, servers = action.flatten(0, 1), self.world.edge.servers
         decision = OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
         stepped = offload.step(self.tables, state, decision, self.reward)
@@ -97,7 +115,13 @@ class OptionEnv:
 
 
 def task_metrics(latency_s: Tensor, in_time: Tensor, task_mask: Tensor) -> dict[str, Tensor]:
-    """Return the sums [B] over a slot's tasks that `rl.core.loop` turns into means per task, of parts [B, K]."""
+    """Return sums [B] over a slot's tasks, by name; `rl.core.loop` divides them by `tasks`.
+
+    Args:
+        latency_s: [B, K] seconds, 0 if there is no task.
+        in_time: [B, K] whether the deadline was met.
+        task_mask: [B, K] true if there is a task.
+    """
     return {
         "tasks": task_mask.sum(-1),
         "latency_s": latency_s.sum(-1),

@@ -1,4 +1,4 @@
-"""Training in `OptionEnv`, with the scenario's reward: what SAC-d and DQN share."""
+"""Training in `OptionEnv` with the scenario's reward: the part that SAC-d and DQN share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,15 +28,16 @@ class OptionSettings(Generic[Own]):
 
     loop: LoopSettings
     learner: Own
-    """The learner's own settings: `SacSettings`, `DqnSettings`."""
+    """The learner's own settings: `SacSettings` or `DqnSettings`."""
     worlds: int = 16
-    """W, of each learner; a step of a learner is one slot of one of them."""
+    """W, worlds of each learner; a step of a learner is one slot of one of them."""
     hidden: tuple[int, ...] = (64, 64, 64, 64)
-    """Widths; with the last layer there are five."""
+    """Widths of the hidden layers; with the last layer there are five."""
     reward_floor: float = -2.0
-    """Lower rewards count as this."""
+    """Lower rewards count as this value."""
     energy_penalty: float | None = None
-    """Instead of the mask: subtracted if a decision would break the energy limit (the device then does it all)."""
+    """Subtracted from the reward if a decision would break the energy limit (the device then computes everything);
+    None for a mask that forbids such decisions."""
 
 
 def with_loop_rounds(settings: OptionSettings[Own], rounds: int) -> OptionSettings[Own]:
@@ -64,13 +65,18 @@ def train_on_options(
     """Train learners in the scenario's worlds, with its reward.
 
     Args:
-        own: what is trained, and for how long.
-        make_learner: from the network's form and the seeds [L] to the learner.
-        weights: from the learner to the parameters [L, P] of the networks that decide.
+        scheme: name that the result carries.
+        settings: scenario, seeds and device; `steps` and `preset` are only recorded.
+        own: settings of loop, learner and reward.
+        make_learner: makes the learner from the form of its networks and the seeds [L].
+        weights: returns the parameters [L, P] of a learner's networks that decide.
         options: as in `RunOptions`.
 
+    Returns:
+        The trained policies, one for each seed, with their curves.
+
     Raises:
-        UserError: if scenario or folder are not as they must be; one line.
+        UserError: if the scenario, a change or the folder is not valid.
     """
     compiled, world = settings.open()
     check_world(world)
@@ -88,10 +94,13 @@ def train_on_options(
 
 
 def check_world(world: OffloadWorld) -> None:
-    """Raise if these schemes cannot learn in the world.
+    """Check that these schemes can learn in a world.
+
+    Args:
+        world: the compiled scenario.
 
     Raises:
-        TrainingError: if its requests are of several kinds.
+        TrainingError: if it has several tasks a slot, networks or classes of devices.
     """
     counts = {
         "tasks_per_slot": world.edge.tasks,
@@ -104,7 +113,12 @@ def check_world(world: OffloadWorld) -> None:
 
 
 def reward_for(reward: Reward, own: OptionSettings[Own]) -> Reward:
-    """Return the scenario's reward with the settings' floor and penalty."""
+    """Return the scenario's reward with the settings' floor and penalty.
+
+    Args:
+        reward: the scenario's reward [B] of slots.
+        own: settings with `reward_floor` and `energy_penalty`.
+    """
 
     def bounded(outcome: Outcome, draws: Draws) -> Tensor:
         value = reward(outcome, draws)

@@ -1,5 +1,5 @@
-"""The simulated edge as an environment whose actions are placements: each task of a slot takes a server, or its device
-(`policies.learned.placements`)."""
+"""The simulated edge as an environment whose actions are placements: each task of a slot chooses a server, or its own
+device (`policies.learned.placements`)."""
 
 from typing import NamedTuple
 
@@ -18,18 +18,19 @@ from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, Outcome
 
 UNIT_S = 0.1
-"""Rewards are minus latencies in this unit, so that they are about 1."""
+"""Unit of the rewards, which are minus latencies, so that they are about -1."""
 
 
 class PlacementState(NamedTuple):
-    """Worlds, and what each task may choose from in them."""
+    """State of the worlds, and the placements that each task can choose from."""
 
     worlds: core.State
     option: Tensor
-    """[B, K, C] of each placement, with `server`: what choosing it means."""
+    """[B, K, C] int64 option of each placement."""
     server: Tensor
+    """[B, K, C] int64 server of each placement."""
     mask: Tensor
-    """[B, K, C]"""
+    """[B, K, C] true for allowed placements."""
 
 
 class PlacementEnv:
@@ -39,9 +40,11 @@ class PlacementEnv:
     one is taken. All worlds begin and end their episodes together, by the time limit only.
 
     Args:
-        worlds: W, of each learner.
-        features: what the networks take in.
-        placements: what the tasks choose from.
+        world: the compiled scenario.
+        worlds: W, worlds of each learner.
+        features: maps observation and placements to the inputs of the networks.
+        placements: maps an observation to the placements that tasks choose from.
+        device: PyTorch device of the worlds.
     """
 
     def __init__(
@@ -56,16 +59,32 @@ class PlacementEnv:
         self.tables = offload.load(world, device)
 
     def reset(self, seeds: Tensor) -> tuple[PlacementState, Observation]:
-        """Return the first state and observation; each learner's worlds follow from its seed [L] alone."""
+        """Return the first state and its observation.
+
+        Args:
+            seeds: [L] int64, one for each learner; its worlds depend on nothing else.
+        """
         worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
         return self._enter(offload.reset(self.tables, worlds.flatten()))
 
     def observe(self, state: PlacementState) -> Observation:
-        """Return what the learners see of a state."""
+        """Return what the learners see of a state.
+
+        Args:
+            state: a state of L * W worlds.
+        """
         return self._enter(state.worlds)[1]
 
-    def step(self, state: PlacementState, action: Tensor) -> StepResult:
-        """Carry an action out."""
+    def step(self, state: PlacementState, action: Tensor) -> StepResult[PlacementState]:
+        """Simulate a slot and begin new episodes if it was the last one.
+
+        Args:
+            state: the state before the slot.
+            action: [L, W, K] int64 numbers of placements, or [L, W, K, C] preferences.
+
+        Returns:
+            The next state; rewards are [L, W, K] in units of `UNIT_S`, metrics the sums of `task_metrics`.
+        """
         place = action.flatten(0, 1)
         if place.dim() == state.mask.dim():
             place = torch.where(state.mask, place, -torch.inf).argmax(-1)
@@ -106,7 +125,11 @@ def _no_reward(outcome: Outcome, draws: Draws) -> Tensor:
 
 
 def trim_tasks(batch: Transition) -> Transition:
-    """Return a batch without the last tasks that no slot of it has; for features [L, n, K, ..] of each task."""
+    """Return a batch without the last places for tasks, if no slot of the batch has a task there.
+
+    Args:
+        batch: [L, n, ..] steps whose features are [L, n, K, ..], by task.
+    """
     tasks = int(torch.maximum(batch.task_mask.sum(-1).amax(), batch.next_task_mask.sum(-1).amax()))
     tasks = max(1, min(batch.task_mask.shape[-1], tasks))
     whole = {"continues"} if batch.reward.dim() == 3 else {"continues", "reward"}

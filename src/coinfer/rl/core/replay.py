@@ -1,8 +1,8 @@
-"""Replay memory, on the device where the learning is done.
+"""Replay memory, on the device that learns.
 
-Every learner has a ring buffer of its own, or several read one. Which steps are sampled follows from the reader's key
-and the number of the draw alone (`physics.random`), not from what was drawn before or who else draws: a resumed run
-draws what the uninterrupted one would have drawn, and a learner draws the same beside any number of others.
+Every learner has a ring buffer of its own, or several read the same one. The sampled places depend on the reader's key
+and the number of the draw only (`physics.random`), not on earlier draws or other readers: a resumed run draws the same
+as an uninterrupted one, and a learner draws the same beside any number of others.
 """
 
 import torch
@@ -17,7 +17,7 @@ class Replay:
 
     Args:
         capacity: steps that each ring holds; new ones overwrite the oldest.
-        like: a transition with shapes [R, W, ..], for its types and shapes; its values do not matter.
+        like: a transition [R, W, ..] that gives number types, shapes and device; its values are not used.
     """
 
     def __init__(self, capacity: int, like: Transition):
@@ -27,14 +27,17 @@ class Replay:
 
     @property
     def filled(self) -> int:
-        """Steps in each ring."""
+        """Return the number of steps in each ring."""
         return min(self.written, self.capacity)
 
     def add(self, steps: Transition) -> None:
-        """Write W steps [R, W, ..] into every ring.
+        """Write steps into every ring, over the oldest ones if it is full.
+
+        Args:
+            steps: [R, W, ..] W steps for each ring.
 
         Raises:
-            ValueError: if they are more than a ring holds.
+            ValueError: if W is larger than the capacity.
         """
         count = steps[0].shape[1]
         if count > self.capacity:
@@ -48,12 +51,13 @@ class Replay:
         self.written += count
 
     def sample(self, keys: Tensor, call: int, count: int, ring: Tensor | None = None) -> Transition:
-        """Return `count` steps [L, count, ..] for each of L readers, drawn with replacement.
+        """Return a batch of steps [L, count, ..], drawn uniformly with replacement; the memory must not be empty.
 
         Args:
-            keys: [L] int64 of the readers.
-            call: the number of this draw.
-            ring: [L] int64, which ring each reader reads; without it, reader l reads ring l.
+            keys: [L] int64 keys of the readers.
+            call: number of this draw.
+            count: steps for each reader.
+            ring: [L] int64 number of the ring that each reader reads; None if reader l reads ring l.
         """
         drawn = random.bits(random.key(keys, call)[:, None], torch.arange(count, device=keys.device))
         place = random.integer(drawn, self.filled)
@@ -64,12 +68,16 @@ class Replay:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint must hold, by name."""
+        """Return the filled part of the rings and the write count, by name; views, not copies."""
         named = zip(Transition._fields, self.store, strict=True)
         return {**{name: store[:, : self.filled] for name, store in named}, "written": torch.tensor(self.written)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set the contents to saved ones.
+
+        Args:
+            tensors: what `tensors` returned, of a memory of the same capacity; copied.
+        """
         self.written = int(tensors["written"])
         for name, store in zip(Transition._fields, self.store, strict=True):
             store[:, : self.filled] = tensors[name].to(store.device)

@@ -1,11 +1,11 @@
 """Rollouts of many policies in the same worlds at once.
 
-On a GPU a slot is one CUDA graph, which continues from the state that it left, as a slot is thousands of short kernels;
-players start side by side, each on a stream of its own.
+A slot is thousands of short kernels. On a GPU they are captured once as a CUDA graph, which is replayed for every slot
+and continues from the state that it left; several players run side by side, each on a stream of its own.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,29 +14,35 @@ from coinfer.envs import core, offload, rewards
 from coinfer.policies.learned import scorer
 from coinfer.scenario.world import OffloadWorld
 
+Tree = TypeVar("Tree")
+"""A tensor, or nested tuples of tensors."""
+
 
 class Totals(NamedTuple):
-    """Of P policies, all [P]."""
+    """Sums over the slots and worlds of each of P policies, all [P]."""
 
     latency_s: Tensor
     tasks: Tensor
     late: Tensor
+    """Tasks that missed their deadline."""
 
 
 class Rollout(NamedTuple):
-    """Where a rollout is."""
+    """State of a rollout between two slots."""
 
     state: core.State
     totals: Totals
 
 
 class Player:
-    """Plays episodes of one scenario with copies of a scorer.
+    """A player of episodes of one scenario with P copies of a scorer that have different weights.
 
     Args:
-        policies: P copies.
-        worlds: W, the same for each of them.
-        slots: of an episode.
+        world: the compiled scenario.
+        policies: P, number of copies.
+        worlds: W, number of worlds; the same ones for each copy.
+        slots: length of an episode.
+        device: PyTorch device of the worlds.
     """
 
     def __init__(self, world: OffloadWorld, policies: int, worlds: int, slots: int, device: str = "cpu"):
@@ -49,11 +55,11 @@ class Player:
 
     @torch.no_grad()
     def start(self, weights: Tensor, seeds: Tensor) -> None:
-        """Begin to play.
+        """Begin to play one episode; on a GPU this returns before it is played.
 
         Args:
-            weights: [P, SIZE] of the copies.
-            seeds: [W] int64 of the episodes.
+            weights: [P, SIZE] weights of the copies.
+            seeds: [W] int64 seeds of the episodes.
         """
         if self._stream is None:
             self.weights = weights
@@ -67,17 +73,21 @@ class Player:
     def _start_on_gpu(self, stream: torch.cuda.Stream, weights: Tensor, seeds: Tensor) -> None:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            begun = self._begin(seeds)
-            rollout: Rollout = self._rollout or _each(torch.clone, begun)
+            first = self._begin(seeds)
+            rollout = self._rollout or _map_tensors(torch.clone, first)
             graph = self._graph or self._capture(rollout)
             self._rollout, self._graph = rollout, graph
             self.weights.copy_(weights)
-            _each(torch.Tensor.copy_, rollout, begun)
+            _map_tensors(torch.Tensor.copy_, rollout, first)
             for _ in range(self.slots):
                 graph.replay()
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Wait for the end; return mean latency (seconds) and share of late tasks of each policy, both [P]."""
+        """Wait for the end of the episode that `start` began.
+
+        Returns:
+            Mean latency in seconds and share of late tasks of each copy, both [P].
+        """
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
         assert self._rollout is not None
@@ -106,10 +116,10 @@ class Player:
         return Rollout(stepped.state, after)
 
     def _capture(self, rollout: Rollout) -> torch.cuda.CUDAGraph:
-        """A slot as a graph that moves `rollout` on."""
+        """Capture a slot as a CUDA graph that changes `rollout` in place."""
 
         def slot() -> None:
-            _each(torch.Tensor.copy_, rollout, self._slot(rollout))
+            _map_tensors(torch.Tensor.copy_, rollout, self._slot(rollout))
 
         for _ in range(2):
             slot()
@@ -120,8 +130,10 @@ class Player:
         return graph
 
 
-def _each(function: Callable[..., Tensor], *values: Any) -> Any:
-    """The function of each tensor of nested tuples of one form."""
-    if isinstance(values[0], tuple):
-        return type(values[0])(*(_each(function, *parts) for parts in zip(*values, strict=True)))
-    return function(*values)
+def _map_tensors(function: Callable[..., Tensor], first: Tree, *others: Tree) -> Tree:
+    """Apply a function to the tensors at each place of nested tuples of one form."""
+    if isinstance(first, Tensor):
+        return function(first, *others)  # pyright: ignore[reportReturnType]
+    places = zip(first, *others, strict=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    parts = [_map_tensors(function, *each) for each in places]
+    return type(first)(*parts)  # pyright: ignore[reportCallIssue]

@@ -1,8 +1,8 @@
-"""What every training has in common: its settings, its folder (checkpoints, curves, logs), and how it is resumed.
+"""The part that all trainings share: settings, folder (checkpoints, curves, logs), and resuming.
 
-A run's folder holds `checkpoints/`, `curves.json`, TensorBoard's events (if it is installed) and what the scheme
-exports. A scheme is a module with `train(settings, *, progress, folder, resume) -> TrainingResult`; see `registry`. It
-makes a `Loop` and leaves the rest to `train_loop`.
+A run's folder holds `checkpoints/`, `curves.json`, TensorBoard's events (if it is installed) and the exported policy. A
+scheme is a module with `train(settings, *, progress, folder, resume) -> TrainingResult`; see `registry`. It makes a
+`Loop` and leaves the rest to `train_loop`.
 """
 
 import json
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -26,31 +26,37 @@ from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import Policy
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 SAVE_EVERY_S = 30.0
-"""A checkpoint at least so often."""
-Record = Mapping[str, Any]
-"""JSON: what a training is."""
+"""Seconds from one checkpoint to the next, up to the end of a round."""
+Record = Mapping[str, object]
+"""JSON object that says what a training is: scheme, scenario and all settings."""
 Preset = TypeVar("Preset")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a training was asked for."""
+    """What to train, and for how long: the arguments of `coinfer train`."""
 
     scenario: str
+    """Name of a preset scenario, or path of a file."""
     changes: tuple[str, ...] = ()
-    """`KEY=VALUE`, as on the command line."""
+    """Changes to the scenario, `KEY=VALUE` as on the command line."""
     seeds: int = 1
-    """Learners, trained side by side."""
+    """Number of learners, trained side by side."""
     seed: int = 0
-    """Of the first; the others follow."""
+    """Seed of the first learner; the others have the seeds that follow."""
     steps: int | None = None
-    """Decided slots of each learner; None for the preset's."""
+    """Slots that each learner decides; None for the number of the preset."""
     preset: str = "quick"
+    """Name of the learner's settings, see `PRESETS` of each scheme."""
     device: str = "cpu"
+    """PyTorch device of learners and worlds."""
 
     def learner_seeds(self) -> Tensor:
-        """Return [L] int64; those of a seed are the same however many there are beside it."""
+        """Return the learners' seeds [L] int64; a learner's seed does not depend on how many others there are."""
         first = torch.zeros(self.seeds, dtype=torch.int64, device=self.device)
         return random.key(first, self.seed + torch.arange(self.seeds, device=self.device))
 
@@ -58,7 +64,7 @@ class TrainSettings:
         """Return the scenario, compiled with the changes, and its world.
 
         Raises:
-            UserError: if the scenario or a change is not valid; one line.
+            UserError: if the scenario or a change is not valid.
             TrainingError: if its environment is not `offload`.
         """
         compiled = open_world(self.scenario, parse_changes(self.changes))
@@ -67,10 +73,13 @@ class TrainSettings:
         return compiled, compiled.world
 
     def named_preset(self, presets: Mapping[str, Preset]) -> Preset:
-        """Return the preset of this name.
+        """Return the preset that `preset` names.
+
+        Args:
+            presets: a scheme's presets by name.
 
         Raises:
-            TrainingError: if there is none.
+            TrainingError: if none has this name.
         """
         if self.preset not in presets:
             raise TrainingError(f"no preset {self.preset!r}; there are {', '.join(presets)}")
@@ -78,57 +87,71 @@ class TrainSettings:
 
 
 class Report(NamedTuple):
-    """How far a training is."""
+    """Progress of a training after a round."""
 
     round: int
+    """Rounds done, counted from the beginning of the training."""
     rounds: int
+    """Rounds of the whole training."""
     decisions: int
-    """Slots decided by all learners in this call."""
+    """Slots decided by all learners since this process began or resumed."""
     took_s: float
+    """Seconds since this process began or resumed."""
     figures: Mapping[str, float]
-    """Means over the learners at the last point of the curves."""
+    """Means over the learners at the last point of the curves; empty before the first."""
 
 
 Progress = Callable[[Report], None]
 
 
 class RunOptions(TypedDict, total=False):
-    """What every scheme's `train` takes beside its settings."""
+    """Arguments that every scheme's `train` takes beside its settings."""
 
     progress: Progress
     """Called after every round."""
     folder: Path | None
-    """For checkpoints, curves and logs; None writes nothing."""
+    """Folder for checkpoints, curves and logs; None to write nothing."""
     resume: bool
-    """Whether to go on from the folder's last checkpoint, if there is one."""
+    """Whether to continue from the folder's last checkpoint, if there is one."""
 
 
 class TrainingResult(NamedTuple):
-    """What came of a training."""
+    """Policies and learning curves of a finished training."""
 
     scheme: str
+    """Name of the scheme."""
     policies: tuple[Policy, ...]
-    """By seed: from observations as tensors to decisions, each its best guess, nothing drawn."""
+    """One policy for each seed, from observations as tensors to decisions; none of them explores."""
     modules: tuple[torch.nn.Module, ...]
-    """The same by seed, as modules that `policies.learned.export` takes; empty if the scheme cannot be exported."""
+    """The same policies as modules that `policies.learned.export` takes; empty if the scheme cannot be exported."""
     points: tuple[Point, ...]
-    """Of the learning curves, one value for each learner."""
+    """Learning curves, one value for each learner."""
     assessed: tuple[Point, ...]
-    """On held-out worlds, one value for each seed: the mean of its learners."""
-    record: dict[str, Any]
-    """Of the training, for side-cars."""
+    """Results on held-out worlds, one value for each seed: the mean of its learners."""
+    record: dict[str, object]
+    """JSON object that says what the training is, for side-cars."""
     digest: str
     """SHA-256 of weights, optimisers, replay memory and states; equal for equal trainings, however often resumed."""
     options_by_index: bool = True
-    """Whether the policies know options by their number only, rather than by what the observation says of them."""
+    """Whether the policies know options by their number only, instead of reading them from the observation."""
     dynamic_axes: str = "B"
-    """Letters of the axes (B, K, O, N) that may have any length."""
+    """Letters of the axes (B, K, O, N) that may have any length in an exported policy."""
 
     @property
     def best(self) -> int:
-        """The seed of the greatest reward on held-out worlds, 0 if none was assessed."""
+        """Return the index of the seed with the greatest reward on held-out worlds; 0 if there was no assessment."""
         rewards = self.assessed[-1].figures["reward"] if self.assessed else [0.0]
         return max(range(len(rewards)), key=rewards.__getitem__)
+
+
+class _Point(TypedDict):
+    round: int
+    figures: dict[str, list[float]]
+
+
+class _Curves(TypedDict):
+    points: list[_Point]
+    assessed: list[_Point]
 
 
 def train_loop(
@@ -141,22 +164,28 @@ def train_loop(
     play: Callable[[Loop[AnyLearner]], None] = Loop.play,
     **options: Unpack[RunOptions],
 ) -> TrainingResult:
-    """Run a loop to its end and return what came of it: the last step of every scheme's `train`.
+    """Run a loop to its end: the last step of every scheme's `train`.
 
     Args:
-        make_policies: returns the policy of each seed once training is over.
-        record: of `settings_record`.
+        scheme: name that the result carries.
+        loop: the training, at its beginning.
+        make_policies: returns the policy of each seed from the trained learner.
+        record: what `settings_record` returned.
         options_by_index: as in `TrainingResult`.
-        play: brings the loop one or several rounds forward.
+        play: plays one or several rounds of the loop.
+        options: as in `RunOptions`.
+
+    Returns:
+        The policies of all seeds, with their curves.
 
     Raises:
-        UserError: as `run_training`.
+        UserError: as in `run_training`.
     """
     digest = run_training(loop, record, play=play, **options)
     policies = make_policies(loop.learner)
     assessed = tuple(_mean_by_seed(point, len(policies)) for point in loop.assessed)
-    found = dict(record)
-    return TrainingResult(scheme, policies, policies, tuple(loop.points), assessed, found, digest, options_by_index)
+    points = tuple(loop.points)
+    return TrainingResult(scheme, policies, policies, points, assessed, dict(record), digest, options_by_index)
 
 
 def run_training(
@@ -168,19 +197,22 @@ def run_training(
     resume: bool = False,
     play: Callable[[Loop[AnyLearner]], None] = Loop.play,
 ) -> str:
-    """Run a loop to its end, with checkpoints, curves and logs in the folder.
+    """Run a loop to its end, with checkpoints, curves and logs in a folder.
 
     Args:
-        record: what the training is; a checkpoint of another one is refused.
-        resume: whether to go on from the folder's last checkpoint, if there is one.
-        play: brings the loop one or several rounds forward.
+        loop: the training, at its beginning; changed.
+        record: what the training is; a checkpoint with another record is refused.
+        progress: called after every call of `play`, and once at first if the training is resumed.
+        folder: the run's folder; None to write nothing.
+        resume: whether to continue from the folder's last checkpoint, if there is one.
+        play: plays one or several rounds of the loop.
 
     Returns:
-        The digest of the final state.
+        The digest of the final state, as in `TrainingResult`.
 
     Raises:
-        CheckpointError: if the checkpoint is damaged or of another training.
-        TrainingError: if the folder holds a training already and `resume` is not asked for.
+        CheckpointError: if the checkpoint is damaged or of another training, or cannot be written.
+        TrainingError: if the folder holds a training and `resume` is false.
     """
     if folder is not None:
         restore_latest(loop, record, folder, resume)
@@ -207,28 +239,38 @@ def run_training(
 
 
 def restore_latest(loop: Loop, record: Record, folder: Path, resume: bool) -> None:
-    """Restore the loop from the folder's last checkpoint if `resume` asks for it.
+    """Restore a loop and its curves from the folder's last checkpoint; without a checkpoint nothing changes.
+
+    Args:
+        loop: a loop with the settings of the checkpoint's training.
+        record: what the training is.
+        folder: the run's folder, which may not exist yet.
+        resume: whether a checkpoint may be there.
 
     Raises:
         CheckpointError: if the checkpoint is damaged or of another training.
-        TrainingError: if there is a checkpoint and `resume` is not asked for.
+        TrainingError: if there is a checkpoint and `resume` is false.
     """
-    found = checkpoint.load_latest(folder / "checkpoints")
-    if found is None:
+    latest = checkpoint.load_latest(folder / "checkpoints")
+    if latest is None:
         return
     if not resume:
         raise TrainingError(f"{folder}: holds a training already; --resume goes on with it, or choose another folder")
-    differs = _first_difference(found.record["training"], json.loads(json.dumps(dict(record))))
+    differs = _first_difference(latest.record["training"], json.loads(json.dumps(dict(record))))
     if differs:
-        raise CheckpointError(f"{found.path}: of a training with {differs}; give the same settings or another folder")
-    loop.restore(found.tensors)
-    loop.points, loop.assessed = (
-        [Point(point["round"], point["figures"]) for point in found.record[kind]] for kind in ("points", "assessed")
-    )
+        raise CheckpointError(f"{latest.path}: of a training with {differs}; give the same settings or another folder")
+    loop.restore(latest.tensors)
+    curves = cast(_Curves, latest.record)
+    loop.points, loop.assessed = ([Point(**point) for point in curves[kind]] for kind in ("points", "assessed"))
 
 
 def save_checkpoint(loop: Loop, record: Record, folder: Path) -> None:
-    """Write a checkpoint of the loop.
+    """Write a checkpoint of the loop and its curves.
+
+    Args:
+        loop: the training, between two rounds.
+        record: what the training is, as a JSON object.
+        folder: the run's folder; the file goes into `checkpoints/` there.
 
     Raises:
         CheckpointError: if the folder cannot be written.
@@ -236,18 +278,23 @@ def save_checkpoint(loop: Loop, record: Record, folder: Path) -> None:
     checkpoint.save(folder / "checkpoints", loop.round, loop.tensors(), {"training": dict(record), **_curves(loop)})
 
 
-def settings_record(settings: TrainSettings, scheme: str, world: OffloadWorld, preset: Any) -> dict[str, Any]:
-    """Return what a training is, as JSON has it.
+def settings_record(
+    settings: TrainSettings, scheme: str, world: OffloadWorld, preset: "DataclassInstance"
+) -> dict[str, object]:
+    """Return what a training is as a JSON object: scheme, fingerprint of the scenario, and all settings.
 
     Args:
-        preset: a dataclass with the scheme's own settings.
+        settings: what was asked for.
+        scheme: name of the scheme.
+        world: the compiled scenario.
+        preset: the scheme's own settings.
     """
     record = {"scheme": scheme, "scenario_fingerprint": fingerprint(world), **asdict(settings)}
     return json.loads(json.dumps({**record, "preset": asdict(preset)}))
 
 
 def _mean_by_seed(point: Point, seeds: int) -> Point:
-    """A point with the learners of each seed by their mean."""
+    """Return a point with one value for each seed: the mean of its learners."""
     means = {
         name: torch.tensor(values, dtype=torch.float64).unflatten(0, (seeds, -1)).mean(1).tolist()
         for name, values in point.figures.items()
@@ -256,15 +303,15 @@ def _mean_by_seed(point: Point, seeds: int) -> Point:
 
 
 def _log(events: logs.EventWriter, loop: Loop, points: int, assessed: int) -> None:
-    """Log the curves from so many points on: what was seen while exploring, and what held-out worlds say."""
+    """Log the points of both curves from these indices on."""
     for point in loop.points[points:]:
         events.add(point)
     for point in loop.assessed[assessed:]:
         events.add(point, "held_out")
 
 
-def _first_difference(theirs: Any, expected: Any, name: str = "") -> str | None:
-    """`name.of.key theirs, expected ours`, or None if they are equal."""
+def _first_difference(theirs: object, expected: object, name: str = "") -> str | None:
+    """Return `name.of.key theirs, expected ours` for the first difference of JSON values, None if they are equal."""
     if theirs == expected:
         return None
     if not (isinstance(theirs, dict) and isinstance(expected, dict)):
@@ -274,7 +321,8 @@ def _first_difference(theirs: Any, expected: Any, name: str = "") -> str | None:
     return _first_difference(theirs.get(key), expected.get(key), f"{name}.{key}" if name else key)
 
 
-def _curves(loop: Loop) -> dict[str, Any]:
+def _curves(loop: Loop) -> dict[str, list[dict[str, object]]]:
+    """Return both curves as JSON objects; `_Curves` is their form when they are read."""
     return {"points": [point._asdict() for point in loop.points], "assessed": [p._asdict() for p in loop.assessed]}
 
 
