@@ -1,4 +1,4 @@
-"""The run log: append-only records of what was decided and what came out, one JSON object a line."""
+"""The run log: append-only records of what was decided and what it came to, one JSON object per line."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from coinfer.errors import UserError
 from coinfer.types import Outcome, Route
@@ -17,22 +17,23 @@ class RecordError(UserError):
 
 
 class Record(NamedTuple):
-    """One request."""
+    """One request of a run."""
 
     scheme: str
-    """Who was to decide: `planner`, `device only`, the name of a policy. If a policy fails, the planner stands in."""
+    """What decided: `planner`, `device only`, or the name of a policy. If a policy fails, the planner decides."""
     request: int
+    """Number of the request in its run."""
     at_s: float
-    """When it was made, from the start of the run."""
+    """Time of the request, from the start of the run."""
     link_bps: float
-    """Rate of the chosen server's link then, true on a shaped link, else as believed; 0 on the device."""
+    """Rate of the chosen server's link at that time: true on an emulated link, else believed; 0 on the device."""
     route: Route
     executed_on: str
     """`device` or the address of the server that answered."""
     fallback: str
-    """What went wrong with the servers that were asked in vain, whoever answered in the end; empty if nothing did."""
+    """What went wrong with servers that were asked in vain, even if another answered in the end; else empty."""
     predicted_s: float
-    """Latency that the planner expected."""
+    """Latency that the planner predicted."""
     sent_bits: float
     outcome: Outcome
     exit: int = 0
@@ -42,7 +43,12 @@ class Record(NamedTuple):
 
 
 class RunLog:
-    """Appends records to a file. A line is written whole or not at all, so a killed run keeps all that it reported.
+    """Appends records to a file, as a context manager.
+
+    A line is written whole or not at all, so that the file of a killed run holds every reported record.
+
+    Args:
+        path: is created with its folders if it does not exist, else appended to.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -56,8 +62,11 @@ class RunLog:
     def append(self, record: Record) -> None:
         """Write a record.
 
+        Args:
+            record: its outcome may hold NumPy numbers; what is not finite is written as null.
+
         Raises:
-            RecordError: if it cannot be written whole; nothing of it stays in the file.
+            RecordError: if it cannot be written whole; the file then holds nothing of it.
         """
         line = (json.dumps(as_json(record)) + "\n").encode()
         begin = self._file.tell()
@@ -72,7 +81,11 @@ class RunLog:
         raise RecordError(f"{self.path}: cannot write this record: {problem}")
 
     def close(self) -> None:
-        """Wait until all is on the disk."""
+        """Wait until everything is on the disk, and close the file.
+
+        Raises:
+            OSError: if the disk fails.
+        """
         with self._file:
             os.fsync(self._file.fileno())
 
@@ -83,22 +96,33 @@ class RunLog:
         self.close()
 
 
-def as_json(value: Any) -> Any:
-    """Return named tuples as objects, and null for what is not finite, which JSON does not have."""
+def as_json(value: object) -> object:
+    """Return a value in the types of JSON: named tuples as objects, and null for numbers that are not finite.
+
+    Args:
+        value: mappings, tuples and lists are converted with all that they hold; NumPy numbers become plain ones;
+            anything else stays as it is.
+    """
     if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}
-    if hasattr(value, "_asdict"):
-        return {key: as_json(item) for key, item in value._asdict().items()}
+    fields = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and fields is not None:
+        return {name: as_json(item) for name, item in zip(fields, value, strict=True)}
     if isinstance(value, tuple | list):
         return [as_json(item) for item in value]
-    plain = value.item() if hasattr(value, "item") else value
+    item = getattr(value, "item", None)
+    plain = item() if callable(item) else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a log as plain objects, without a torn last line (the writer was killed).
+def read(path: Path) -> Iterator[dict[str, object]]:
+    """Yield the records of a log as plain objects, without a torn last line of a writer that was killed.
+
+    Args:
+        path: of a log that a `RunLog` wrote.
 
     Raises:
+        OSError: if the file cannot be read.
         RecordError: if another line is not a JSON object.
     """
     lines = path.read_text(encoding="utf-8").split("\n")

@@ -1,6 +1,6 @@
-"""Link rates over time, and the files with measured series that the runtime replays and the simulator plays.
+"""Link rates over time, and the files of measured series that the runtime replays and the simulator plays.
 
-A link trace is CSV or .csv.gz with the columns `trace_id, time_s, throughput_bytes_per_s`; other columns are ignored.
+A link trace is a .csv or .csv.gz file with the columns `trace_id, time_s, throughput_bytes_per_s`; others are ignored.
 """
 
 import csv
@@ -28,15 +28,20 @@ class TraceError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A link rate over time. A value holds until the next one, the last as long as the one before it; then the trace
-    starts again."""
+    """A link rate over time, as a step function that repeats.
+
+    A rate holds until the next row; the last one holds as long as the one before it, then the trace starts again.
+
+    Raises:
+        TraceError: if times do not increase, a rate is negative or not finite, or all rates are 0.
+    """
 
     times_s: np.ndarray
-    """[rows] from 0, increasing."""
+    """[rows], from 0 after construction, increasing."""
     rate_bps: np.ndarray
-    """[rows] at least 0, not all 0."""
+    """[rows], at least 0, not all 0."""
     start_s: float = 0.0
-    """Where in the trace time 0 lies."""
+    """Moment of the first period that is time 0."""
     cumulative_bits: np.ndarray = field(init=False, repr=False)
     """[rows + 1] bits carried from the first row to the start of each, and to the end."""
 
@@ -51,12 +56,27 @@ class Trace:
 
     @staticmethod
     def constant(rate_bps: float) -> "Trace":
-        """The same rate for ever."""
+        """Return a trace with the same rate at all times.
+
+        Args:
+            rate_bps: above 0.
+
+        Raises:
+            TraceError: if the rate is not above 0 and finite.
+        """
         return Trace(np.zeros(1), np.array([rate_bps]))
 
     @staticmethod
     def load(path: str | Path = TRACES, trace_id: str | None = None) -> "Trace":
-        """One trace of a file (`load_traces`), the first without an id."""
+        """Return one trace of a file.
+
+        Args:
+            path: a .csv or .csv.gz file; the shipped traces by default.
+            trace_id: None takes the file's first trace.
+
+        Raises:
+            TraceError: if the file cannot be used, or holds no such trace.
+        """
         traces = load_traces(path)
         if trace_id is None:
             return next(iter(traces.values()))
@@ -66,80 +86,119 @@ class Trace:
 
     @cached_property
     def period_s(self) -> float:
-        """How long until it starts again."""
+        """Return the time after which the trace starts again."""
         times = self.times_s
         return float(times[-1] + (times[-1] - times[-2])) if len(times) > 1 else 1.0
 
     @property
     def mean_bps(self) -> float:
+        """Return the mean rate over one period."""
         return float(self.cumulative_bits[-1] / self.period_s)
 
     def shifted(self, offset_s: float) -> "Trace":
-        """The same trace, begun this much later in it."""
+        """Return the trace with time 0 moved to a later moment.
+
+        Args:
+            offset_s: how much later; it wraps around at the period.
+        """
         return replace(self, start_s=self.start_s + offset_s)
 
     def scaled(self, factor: float) -> "Trace":
-        """The same trace at so many times its rate."""
+        """Return the trace with all rates multiplied.
+
+        Args:
+            factor: above 0.
+
+        Raises:
+            TraceError: if the rates are no longer finite and above 0.
+        """
         return replace(self, rate_bps=self.rate_bps * factor)
 
     def rate_at(self, time_s: float) -> float:
-        """Bits per second at a moment."""
+        """Return the rate at a moment, in bit/s.
+
+        Args:
+            time_s: from the trace's time 0; may be negative, or later than the period.
+        """
         row = np.searchsorted(self.times_s, (time_s + self.start_s) % self.period_s, side="right") - 1
         return float(self.rate_bps[row])
 
     def bits_until(self, time_s: float) -> float:
-        """Bits that the link carries from time 0 to this one; negative before it."""
+        """Return the bits that the link carries from time 0 to a moment; negative for a moment before time 0.
+
+        Args:
+            time_s: from the trace's time 0; may be negative, or later than the period.
+        """
         return self._bits_from_first_row(time_s + self.start_s) - self._bits_from_first_row(self.start_s)
 
     def time_of(self, bits: float) -> float:
-        """The earliest moment by which the link has carried this much since time 0; the inverse of `bits_until`."""
+        """Return the earliest moment by which the link has carried some bits since time 0; the inverse of `bits_until`.
+
+        Args:
+            bits: may be negative.
+        """
         total = self.cumulative_bits[-1]
         bits = bits + self._bits_from_first_row(self.start_s)
-        turns, rest = divmod(bits, total)
-        if rest == 0:  # the end of a turn, not the start of the next: the trace may end at rate 0
-            turns, rest = turns - 1, total
-        row = int(np.searchsorted(self.cumulative_bits, rest)) - 1
-        inside_s = self.times_s[row] + (rest - self.cumulative_bits[row]) / self.rate_bps[row]
-        return float(turns * self.period_s + inside_s - self.start_s)
+        periods, rest_bits = divmod(bits, total)
+        if rest_bits == 0:  # the end of a period, not the start of the next: the trace may end at rate 0
+            periods, rest_bits = periods - 1, total
+        row = int(np.searchsorted(self.cumulative_bits, rest_bits)) - 1
+        in_period_s = self.times_s[row] + (rest_bits - self.cumulative_bits[row]) / self.rate_bps[row]
+        return float(periods * self.period_s + in_period_s - self.start_s)
 
     def per_slot(self, slot_s: float) -> np.ndarray:
-        """Mean rate of each whole slot [L] of one turn, from the first row on; a trace shorter than a slot is one."""
+        """Return the mean rate in each whole slot of one period, [L], from the first row on.
+
+        Args:
+            slot_s: above 0; a trace shorter than one slot gives a single rate.
+        """
         slots = max(int(self.period_s / slot_s), 1)
         ends_s = np.minimum(np.arange(slots + 1) * slot_s, self.period_s)
         bits = np.interp(ends_s, np.append(self.times_s, self.period_s), self.cumulative_bits)
         return np.diff(bits) / np.diff(ends_s)
 
     def _bits_from_first_row(self, time_s: float) -> float:
-        turns, rest_s = divmod(time_s, self.period_s)
+        periods, rest_s = divmod(time_s, self.period_s)
         row = int(np.searchsorted(self.times_s, rest_s, side="right")) - 1
-        inside = self.cumulative_bits[row] + self.rate_bps[row] * (rest_s - self.times_s[row])
-        return float(turns * self.cumulative_bits[-1] + inside)
+        in_period_bits = self.cumulative_bits[row] + self.rate_bps[row] * (rest_s - self.times_s[row])
+        return float(periods * self.cumulative_bits[-1] + in_period_bits)
 
 
 def load_traces(path: str | Path = TRACES) -> dict[str, Trace]:
-    """All traces of a CSV file (also .csv.gz) with the columns trace_id, time_s, throughput_bytes_per_s.
+    """Return all traces of a file by their id, in the order of the file.
+
+    Args:
+        path: a .csv or .csv.gz file; the shipped traces by default.
 
     Raises:
-        TraceError: naming file and line.
+        TraceError: if it cannot be read, lacks a column, or a row is wrong; the message names file and line.
     """
     path = Path(path)
-    columns_of(path, COLUMNS)
+    read_columns(path, COLUMNS)
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for line, row in rows_of(path):
+    for line, row in read_rows(path):
         times, rates = series.setdefault(row["trace_id"], ([], []))
-        time_s = number_of(path, line, row, "time_s")
+        time_s = parse_number(path, line, row, "time_s")
         if times and time_s <= times[-1]:
             name = shown(row["trace_id"])
             raise TraceError(f"{path}:{line}: time_s {time_s:g} of {name} does not come after {times[-1]:g}")
         times.append(time_s)
-        rates.append(number_of(path, line, row, "throughput_bytes_per_s") * BITS_PER_BYTE)
+        rates.append(parse_number(path, line, row, "throughput_bytes_per_s") * BITS_PER_BYTE)
     if not series:
         raise TraceError(f"{path}: holds no trace; expected rows of {','.join(COLUMNS)}")
     return {trace_id: _trace(path, trace_id, *values) for trace_id, values in series.items()}
 
 
-def columns_of(path: Path, needed: Sequence[str]) -> list[str]:
-    """The heading of a CSV or .csv.gz file, which must have the needed columns."""
+def read_columns(path: Path, needed: Sequence[str]) -> list[str]:
+    """Return the column names of a CSV file.
+
+    Args:
+        path: a .csv or .csv.gz file.
+        needed: columns that must be among them.
+
+    Raises:
+        TraceError: if the file cannot be read, or lacks a column.
+    """
     try:
         with _opened(path) as file:
             columns = next(csv.reader(file), [])
@@ -150,23 +209,40 @@ def columns_of(path: Path, needed: Sequence[str]) -> list[str]:
     return columns
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row) of such a file, after its heading."""
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and values by column of each row after the heading.
+
+    Args:
+        path: a .csv or .csv.gz file that `read_columns` has accepted.
+
+    Raises:
+        TraceError: if the file cannot be read, or a row has too few or too many values.
+    """
     try:
         with _opened(path) as file:
             reader = csv.reader(file)
             columns = next(reader)
             for row in reader:
                 if len(row) != len(columns):
-                    wanted = f"expected {len(columns)}: {','.join(columns)}"
-                    raise TraceError(f"{path}:{reader.line_num}: {len(row)} values, {wanted}")
+                    expected = f"expected {len(columns)}: {','.join(columns)}"
+                    raise TraceError(f"{path}:{reader.line_num}: {len(row)} values, {expected}")
                 yield reader.line_num, dict(zip(columns, row, strict=True))
     except _UNREADABLE as error:
         raise _unreadable(path, error) from None
 
 
-def number_of(path: Path, line: int, row: Mapping[str, str], column: str) -> float:
-    """A value of a row, at least 0 and finite."""
+def parse_number(path: Path, line: int, row: Mapping[str, str], column: str) -> float:
+    """Return a value of a row as a finite number of at least 0.
+
+    Args:
+        path: of the file, for the message.
+        line: of the row, for the message.
+        row: values by column.
+        column: name of the value's column.
+
+    Raises:
+        TraceError: if it is no such number.
+    """
     try:
         value = float(row[column])
     except ValueError:

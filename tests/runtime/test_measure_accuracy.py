@@ -9,7 +9,14 @@ from coinfer.profile.dataset import CIFAR_CLASSES, LabelledPictures
 from coinfer.runtime.codec.codec import decode, encode, encode_image
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.measure_accuracy import EVERYBODY, cascade, cascades, measure_accuracy, plan_of, through_codec
+from coinfer.runtime.measure_accuracy import (
+    ALWAYS_CONFIDENT,
+    codec_round_trip,
+    measure_accuracy,
+    measurement_plan,
+    pareto_cascades,
+    run_cascade,
+)
 
 GRAPH = early_exits.build("alexnet-cifar-exits")
 
@@ -59,7 +66,7 @@ def test_counts_equal_those_of_single_requests():
 
 
 def test_every_exit_has_each_of_its_useful_cuts():
-    plan = plan_of(GRAPH, (4, 32))
+    plan = measurement_plan(GRAPH, (4, 32))
     assert plan.bits == (4,)
     assert plan.cuts["pool1",] == (0, 1, 2)
     assert plan.cuts["pool2",] == (1, 2)
@@ -69,7 +76,7 @@ def test_every_exit_has_each_of_its_useful_cuts():
 
 def test_each_sample_is_quantised_by_itself():
     batch = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32) * np.array([1, 10, 100])[:, None, None]
-    found = through_codec(batch.astype(np.float32), 8)
+    found = codec_round_trip(batch.astype(np.float32), 8)
     assert found.shape == batch.shape
     for sent, arrived in zip(batch, found, strict=True):
         assert 0 < np.abs(sent - arrived).max() <= 0.51 * (sent.max() - sent.min()) / 255
@@ -78,20 +85,20 @@ def test_each_sample_is_quantised_by_itself():
 def test_a_cascade_is_what_a_loop_over_samples_finds():
     random = np.random.default_rng(1)
     right, entropies = random.random((200, 3)) < 0.7, random.random((200, 3))
-    for thresholds in ((0.0, 0.0), (0.3, 0.6), (EVERYBODY, 0.5), (0.0, EVERYBODY)):
+    for thresholds in ((0.0, 0.0), (0.3, 0.6), (ALWAYS_CONFIDENT, 0.5), (0.0, ALWAYS_CONFIDENT)):
         left, correct = [0, 0, 0], [0, 0, 0]
         for i in range(200):
             taken = next((e for e in range(2) if entropies[i, e] < thresholds[e]), 2)
             left[taken] += 1
             correct[taken] += right[i, taken]
-        point = cascade(right, entropies, thresholds)
+        point = run_cascade(right, entropies, thresholds)
         assert (point.left, point.correct) == (tuple(left), tuple(correct))
 
 
 def test_cascades_that_others_beat_are_left_out():
     random = np.random.default_rng(2)
     right, entropies = random.random((300, 3)) < [0.6, 0.7, 0.8], random.random((300, 3))
-    points = cascades(right, entropies)
+    points = pareto_cascades(right, entropies)
     assert len(points) > 5
     for i, one in enumerate(points):
         for j, other in enumerate(points):
@@ -99,7 +106,7 @@ def test_cascades_that_others_beat_are_left_out():
             assert i == j or not (later and sum(other.correct) >= sum(one.correct))
     assert any(point.left[0] == 300 for point in points)  # everybody at the first
     assert max(sum(point.correct) for point in points) >= right[:, 2].sum()
-    assert cascades(right[:, :1], entropies[:, :1]) == ()
+    assert pareto_cascades(right[:, :1], entropies[:, :1]) == ()
 
 
 def test_entropy_is_one_for_a_guess_and_nothing_for_certainty():

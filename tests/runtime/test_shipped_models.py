@@ -12,7 +12,7 @@ from coinfer.resources import MODELS
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
-from coinfer.runtime.measure_accuracy import cascade
+from coinfer.runtime.measure_accuracy import run_cascade
 
 
 def test_the_paper_s_network_is_there():
@@ -52,7 +52,7 @@ def test_it_names_the_shipped_photographs_and_leaves_early_when_sure():
     assert (right.sum(axis=0) >= 21).all(), right.sum(axis=0)  # 24, 23 and 23 were found
     point = table.cascade(table.accuracy(len(graph.outputs) - 1) - 0.005)
     assert point.left[0] > 0.3 * table.samples  # half a point less lets many leave at the first exit
-    found = cascade(right, entropy(answers), point.thresholds)
+    found = run_cascade(right, entropy(answers), point.thresholds)
     assert sum(found.left) == len(right)
     assert all(left > 0 for left in found.left), found.left  # 13, 8 and 3 were found
     assert sum(found.correct) >= 21

@@ -1,4 +1,4 @@
-"""Runs any piece of a network: from these named tensors to those. Pieces are opened when first asked for, and kept."""
+"""Runs any piece of a network, from named tensors to named tensors. Pieces are opened on first use and cached."""
 
 import math
 import re
@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,17 +17,17 @@ from coinfer.errors import UserError, shown
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
-from coinfer.runtime.emulation.slowdown import slowed
+from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.engines import Engine
 from coinfer.runtime.protocol.messages import WireError
 
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[Arrays, "Abort | None"], list[np.ndarray]]
 CACHE_BYTES = 2 * 1024**3
-"""Weights of opened pieces; engines keep rearranged copies of their own, so it bounds the memory too."""
+"""Weights of opened pieces that stay cached. Engines hold rearranged copies, so this also bounds their memory."""
 MAX_PIECES = 64
 WARM_S = 0.2
-"""Measuring when warming up stops after this time."""
+"""`Executor.warm` measures no longer than this."""
 
 
 class RequestError(UserError):
@@ -36,33 +35,37 @@ class RequestError(UserError):
 
 
 class InputError(RequestError):
-    """Values that the network cannot take although their names, types and shapes are right."""
+    """Values that the network cannot take, although their names, types and shapes fit."""
 
 
 class Abort:
-    """Stops a run from another thread, after the operation at hand."""
+    """Stops a run from another thread, after the current operation. OpenVINO does not stop: it runs to the end."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self._options: ort.RunOptions | None = None
 
     def options(self) -> ort.RunOptions:
-        """For the run that is to be stopped."""
+        """Return the run options of the run that is to be stopped."""
         self._options = options = _run_options()
         options.terminate = self.event.is_set()
         return options
 
     def set(self) -> None:
+        """Stop the run, also if it has not begun."""
         self.event.set()
         if self._options is not None:
             self._options.terminate = True
 
 
 def check_slowdown(slowdown: float) -> None:
-    """Refuses what is no slow-down factor.
+    """Refuse a slow-down factor that is out of range.
+
+    Args:
+        slowdown: emulated over real time; 1 is this machine's own speed.
 
     Raises:
-        RequestError: where it is below 1 or not finite.
+        RequestError: if it is below 1 or not finite.
     """
     if not 1 <= slowdown < math.inf:
         raise RequestError(f"slowdown {slowdown} is not a number from 1 up; 2 is half as fast as this machine")
@@ -72,11 +75,16 @@ class Executor:
     """Runs pieces of a network, from any number of threads.
 
     Args:
+        graph: the network.
         threads: threads within an operation.
-        providers: ONNX Runtime's execution providers, the preferred first.
-        slowdown: emulates a processor so many times slower than this one (`slow`). With one thread the processor time
-            counts, so that neighbours on the cores do not make the emulated one slower.
-        engine: OpenVINO computes with float32 here; its own default on many processors is bfloat16.
+        providers: ONNX Runtime's execution providers, the preferred one first.
+        slowdown: emulated over real time of a run (`emulation.slowdown`). With one thread the processor time counts, so
+            that other load on the machine does not slow the emulated processor.
+        engine: OpenVINO computes in float32 here; its own default on many processors is bfloat16.
+        cache_bytes: weights of opened pieces that stay cached; the last used piece always does.
+
+    Raises:
+        RequestError: if a setting is out of range, or the engine is not installed.
     """
 
     def __init__(
@@ -102,29 +110,42 @@ class Executor:
     def run(
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
     ) -> tuple[dict[str, np.ndarray], float]:
-        """The tensors `outputs` (the network's own where none are named) and the seconds that computing took.
+        """Compute tensors from others.
+
+        Args:
+            inputs: arrays by name; a batch axis may have any size if the network allows it.
+            outputs: names of the tensors to compute; none stands for the network's outputs.
+            abort: stops the run.
+
+        Returns:
+            The outputs by name, and the seconds that computing took; inputs that are also outputs are passed through.
 
         Raises:
-            RequestError: where the inputs do not fit, or the outputs do not follow from them.
+            RequestError: if the inputs do not fit the network, or the outputs do not follow from them.
+            InputError: if an operation refuses the values.
+            WireError: CANCELLED if `abort` stopped the run.
         """
         outputs = tuple(outputs) or self.graph.outputs
         self.check(inputs)
         passed = {name: inputs[name] for name in outputs if name in inputs}
-        wanted = tuple(name for name in outputs if name not in passed)
-        runner = self._runner(tuple(inputs), wanted)
-        if not wanted:
+        missing = tuple(name for name in outputs if name not in passed)
+        runner = self._runner(tuple(inputs), missing)
+        if not missing:
             return {name: passed[name] for name in outputs}, 0.0
         clock = time.thread_time if self._threads == 1 else time.perf_counter
         sleep = time.sleep if abort is None else abort.event.wait
-        found, took_s = slowed(lambda: runner(inputs, abort), self.slowdown, clock, sleep)
-        computed = passed | dict(zip(wanted, found, strict=True))
+        values, took_s = emulate_slowdown(lambda: runner(inputs, abort), self.slowdown, clock, sleep)
+        computed = passed | dict(zip(missing, values, strict=True))
         return {name: computed[name] for name in outputs}, took_s
 
     def check(self, inputs: Arrays) -> None:
-        """Names, dtypes and shapes of inputs.
+        """Check names, dtypes, shapes and the common batch size of inputs.
+
+        Args:
+            inputs: arrays by name.
 
         Raises:
-            RequestError: naming the input, what was expected and what came.
+            RequestError: if one does not fit; the message names it, what was expected and what came.
         """
         batches = set()
         for name, array in inputs.items():
@@ -145,24 +166,37 @@ class Executor:
             raise RequestError(f"inputs have different batch sizes: {sorted(batches)}")
 
     def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
-        """True where a run would not have to open a piece first."""
-        found = self._pieces.get(self._key(inputs, outputs))
-        return found is not None and found.done()
+        """Return true if a run would find its piece open.
+
+        Args:
+            inputs: names of the piece's inputs, in the order in which `run` gets them.
+            outputs: names of its outputs; none stands for the network's outputs.
+        """
+        piece = self._pieces.get(self._key(inputs, outputs))
+        return piece is not None and piece.done()
 
     def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
-        """Opens the piece for a later run.
+        """Open a piece for later runs; wait if another thread is opening it.
+
+        Args:
+            inputs: names of the piece's inputs.
+            outputs: names of its outputs; none stands for the network's outputs.
 
         Raises:
-            RequestError: where a tensor is unknown or the outputs do not follow from the inputs.
+            RequestError: if a tensor is unknown, or the outputs do not follow from the inputs.
         """
         self._runner(*self._key(inputs, outputs))
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
-        """Opens the piece, runs it on zeros and returns the median of the seconds that computing took.
+        """Return the median of the seconds that a piece takes on zeros at batch 1, after opening it.
 
         Args:
-            runs: measured ones, after one that counts only where there is no other; fewer where they take longer than
-                `WARM_S`.
+            inputs: names of the piece's inputs.
+            outputs: names of its outputs; none stands for the network's outputs.
+            runs: measured runs after a first one, fewer if they take longer than `WARM_S`; if 0, the first one counts.
+
+        Raises:
+            RequestError: if a tensor is unknown, or the outputs do not follow from the inputs.
         """
         self.prepare(inputs, outputs)
         tensors = (self.graph.tensors[name] for name in inputs)
@@ -181,21 +215,21 @@ class Executor:
         return tuple(inputs), tuple(name for name in tuple(outputs) or self.graph.outputs if name not in inputs)
 
     def _runner(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Runner:
-        """The opened piece. It is opened once, by whoever asks first; others wait for it."""
+        """Return the opened piece. The first thread that asks for it opens it; others wait."""
         key = inputs, outputs
         if not outputs:
             return lambda arrays, abort: []
         with self._lock:
-            found = self._pieces.get(key)
-            if found is None:
-                mine: Future[tuple[Runner, int]] | None = Future()
-                self._pieces[key] = found = mine
+            piece = self._pieces.get(key)
+            if piece is None:
+                created: Future[tuple[Runner, int]] | None = Future()
+                self._pieces[key] = piece = created
             else:
-                mine = None
+                created = None
             self._pieces.move_to_end(key)
-        if mine is not None:
-            self._build(key, mine)
-        return found.result()[0]
+        if created is not None:
+            self._build(key, created)
+        return piece.result()[0]
 
     def _build(self, key: tuple[tuple[str, ...], tuple[str, ...]], future: Future[tuple[Runner, int]]) -> None:
         try:
@@ -210,11 +244,11 @@ class Executor:
         self._evict()
 
     def _evict(self) -> None:
-        """Drops the pieces that were not used for longest, but never the last one."""
+        """Drop the pieces that were not used for longest, but never the last one."""
         with self._lock:
-            sizes = {key: built.result()[1] for key, built in self._pieces.items() if built.done()}
-            total = sum(sizes.values())
-            for key, size_bytes in list(sizes.items())[:-1]:
+            size_of = {key: built.result()[1] for key, built in self._pieces.items() if built.done()}
+            total = sum(size_of.values())
+            for key, size_bytes in list(size_of.items())[:-1]:
                 if total <= self._cache_bytes and len(self._pieces) <= MAX_PIECES:
                     return
                 total -= size_bytes
@@ -222,7 +256,7 @@ class Executor:
 
 
 def _needed(graph: ModelGraph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Segment:
-    """The piece, without inputs that the outputs do not need (engines refuse them)."""
+    """Return the piece without inputs that the outputs do not need (engines refuse them)."""
     piece = segment(graph, inputs, outputs)
     read = {name for node in piece.proto.graph.node for name in node.input}
     return segment(graph, tuple(name for name in inputs if name in read), outputs)
@@ -236,12 +270,12 @@ def _onnxruntime(graph: ModelGraph, threads: int, providers: tuple[str, ...]) ->
         def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
             feed = {name: inputs[name] for name in piece.inputs}
             try:
-                found = session.run(outputs, feed, _run_options() if abort is None else abort.options())
+                values = session.run(outputs, feed, _run_options() if abort is None else abort.options())
             except Exception as error:
                 if abort is not None and abort.event.is_set():
                     raise WireError("CANCELLED", "the caller gave up", "cancelled") from None
                 raise _input_error(graph.name, str(error)) or error from None
-            return [np.asarray(value) for value in found]
+            return [np.asarray(value) for value in values]
 
         return run
 
@@ -249,7 +283,7 @@ def _onnxruntime(graph: ModelGraph, threads: int, providers: tuple[str, ...]) ->
 
 
 def _run_options() -> ort.RunOptions:
-    """Options of a run that writes no log of its own: what fails is told by its error."""
+    """Return options of a run that prints nothing; errors are raised."""
     options = ort.RunOptions()
     options.log_severity_level = 4
     return options
@@ -260,12 +294,12 @@ _OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc")
 
 
 def _input_error(network: str, message: str) -> InputError | None:
-    """What ONNX Runtime says when an operation does not take its values; None if it says anything else."""
-    found = _FAILED_NODE.search(message)
-    if found is None or any(words in message for words in _OUT_OF_MEMORY):
+    """Return the error for an operation that refuses its values; None if the message says anything else."""
+    match = _FAILED_NODE.search(message)
+    if match is None or any(words in message for words in _OUT_OF_MEMORY):
         return None
-    operation = " ".join(filter(None, (found[1], found[2] and repr(found[2]))))
-    return InputError(f"{network} cannot take these values: {operation}: {shown(found[3], 200)[1:-1]}")
+    operation = " ".join(filter(None, (match[1], match[2] and repr(match[2]))))
+    return InputError(f"{network} cannot take these values: {operation}: {shown(match[3], 200)[1:-1]}")
 
 
 def _openvino(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Callable[[Segment], Runner]:
@@ -273,18 +307,18 @@ def _openvino(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Ca
         import openvino
     except ImportError:
         raise RequestError("engine openvino is not installed; pip install 'coinfer[openvino]'") from None
-    core: Any = openvino.Core()
+    core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
 
     def open_piece(piece: Segment) -> Runner:
         compiled = core.compile_model(core.read_model(_inline(graph, piece)), "CPU", settings)
         outputs = [compiled.output(name) for name in piece.outputs]
-        idle: list[Any] = []  # requests that no thread uses now
+        idle: list[openvino.InferRequest] = []  # requests that no thread uses now
 
         def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
             request = idle.pop() if idle else compiled.create_infer_request()
-            found = request.infer({name: inputs[name] for name in piece.inputs}, share_inputs=True)
-            copies = [np.array(found[output]) for output in outputs]
+            values = request.infer({name: inputs[name] for name in piece.inputs}, share_inputs=True)
+            copies = [np.array(values[output]) for output in outputs]
             idle.append(request)
             return copies
 
@@ -294,7 +328,7 @@ def _openvino(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Ca
 
 
 def _inline(graph: ModelGraph, piece: Segment) -> bytes:
-    """The piece as one model with its weights."""
+    """Return the piece as one model with its weights."""
     proto = onnx.ModelProto()
     proto.CopyFrom(piece.proto)
     for tensor in proto.graph.initializer:

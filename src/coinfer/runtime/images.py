@@ -14,7 +14,7 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 CROP_MARGIN = 256 / 224
 """The shorter side is scaled to this many times the input before the centre is cut out, as ImageNet networks expect."""
 SMALL_INPUT = 64
-"""Up to this side there is no margin: small pictures are shown whole."""
+"""Networks whose input has at most this side get the picture without margin."""
 
 
 class ImageError(UserError):
@@ -22,39 +22,48 @@ class ImageError(UserError):
 
 
 def load_images(folder: str | Path | None = None) -> list[tuple[str, np.ndarray]]:
-    """Return all photographs of a folder (the shipped ones without one) by name, as uint8 [height, width, 3] RGB.
+    """Return all photographs of a folder, sorted by file name, each with its name, as uint8 [height, width, 3] RGB.
+
+    Args:
+        folder: holds JPEG or PNG files; None takes the shipped photographs.
 
     Raises:
-        ImageError: if there is no picture, or one that cannot be read.
+        ImageError: if it is no folder, has no pictures, or one of them cannot be read.
     """
-    found, unreadable = readable_images(folder)
+    images, unreadable = readable_images(folder)
     if unreadable:
         raise unreadable[0]
-    return found
+    return images
 
 
 def readable_images(folder: str | Path | None = None) -> tuple[list[tuple[str, np.ndarray]], list[ImageError]]:
-    """Return the photographs of a folder as `load_images` does, and an error for each that cannot be read.
+    """Return the photographs of a folder as `load_images` does, and one error for each file that cannot be read.
+
+    Args:
+        folder: holds JPEG or PNG files; None takes the shipped photographs.
 
     Raises:
-        ImageError: if there is no picture, or none that can be read.
+        ImageError: if it is no folder, or has no picture that can be read.
     """
-    found, unreadable = list[tuple[str, np.ndarray]](), list[ImageError]()
+    images, unreadable = list[tuple[str, np.ndarray]](), list[ImageError]()
     for file in image_files(folder):
         try:
-            found.append((file.name, load_image(file)))
+            images.append((file.name, load_image(file)))
         except ImageError as error:
             unreadable.append(error)
-    if not found:
+    if not images:
         raise unreadable[0]
-    return found, unreadable
+    return images, unreadable
 
 
 def image_files(folder: str | Path | None = None) -> list[Path]:
-    """Return the picture files of a folder (the shipped photographs without one), by name.
+    """Return the picture files of a folder, sorted by name.
+
+    Args:
+        folder: holds JPEG or PNG files; None takes the shipped photographs.
 
     Raises:
-        ImageError: if it is no folder, or there is no picture in it.
+        ImageError: if it is no folder, or has no pictures.
     """
     where = PHOTOS if folder is None else Path(folder)
     if not where.is_dir():
@@ -66,10 +75,13 @@ def image_files(folder: str | Path | None = None) -> list[Path]:
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """Return one picture as uint8 [height, width, 3] RGB.
+    """Return one picture as uint8 [height, width, 3] RGB, turned upright as its EXIF data say.
+
+    Args:
+        path: of a JPEG, PNG or any other file that Pillow reads.
 
     Raises:
-        ImageError: if it is missing or no picture.
+        ImageError: if the file is missing or no picture.
     """
     try:
         with Image.open(path) as picture:
@@ -88,6 +100,10 @@ def class_names() -> list[str]:
 def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
     """Return the centre of a picture at the network's size, uint8 [height, width, 3]; one of that size stays as it is.
 
+    Args:
+        picture: a PIL image, or uint8 [height, width, 3] RGB.
+        image: the network's size.
+
     Raises:
         ImageError: if an array is no uint8 [height, width, 3] picture.
     """
@@ -103,10 +119,13 @@ def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarra
 
 
 def check_pixels(pixels: np.ndarray) -> None:
-    """Refuse what is no uint8 [height, width, 3] picture.
+    """Refuse an array that is no uint8 [height, width, 3] picture.
+
+    Args:
+        pixels: any array.
 
     Raises:
-        ImageError: naming what it is.
+        ImageError: if dtype or shape differ; the message says what they are.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ImageError(
@@ -116,9 +135,14 @@ def check_pixels(pixels: np.ndarray) -> None:
 
 
 def normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Return `(pixel / 255 - mean) / std` for uint8 [height, width, 3], as float32 [1, 3, height, width].
+    """Return `(pixel / 255 - mean) / std` as float32 [1, 3, height, width].
 
-    Correctly rounded, so that all nodes compute the same bits.
+    It is correctly rounded, so that all nodes compute the same bits.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        mean: of each of the three channels.
+        std: of each of the three channels, above 0.
     """
     tables = _tables(tuple(mean), tuple(std))
     out = np.empty((1, 3, *pixels.shape[:2]), np.float32)
@@ -128,7 +152,15 @@ def normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...
 
 
 def preprocess(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
-    """Return a picture of any size as the network's input, float32 [1, 3, height, width]."""
+    """Return a picture of any size as the network's input, float32 [1, 3, height, width].
+
+    Args:
+        picture: a PIL image, or uint8 [height, width, 3] RGB.
+        image: the network's size and normalisation.
+
+    Raises:
+        ImageError: if an array is no uint8 [height, width, 3] picture.
+    """
     return normalise(to_pixels(picture, image), image.mean, image.std)
 
 

@@ -1,4 +1,4 @@
-"""Tells the C library to keep the memory of big messages instead of giving it back to the kernel after each."""
+"""Lets the C library keep the memory of large messages instead of returning it to the kernel after each one."""
 
 import ctypes
 import sys
@@ -9,10 +9,10 @@ _TRIM_THRESHOLD_BYTES = 256 * 1024 * 1024
 
 
 def keep_freed_memory() -> bool:
-    """Tensors up to 32 MiB then reuse memory that is mapped already: several milliseconds per 10 MB of page faults.
+    """Let the C library reuse the memory of tensors up to 32 MiB, which saves milliseconds of page faults per 10 MB.
 
     Returns:
-        False where the C library has no such setting; nothing is lost but speed.
+        False if the C library has no such setting; only speed is lost.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -20,5 +20,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    wanted = ((_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD_BYTES), (_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES))
-    return all(mallopt(name, value) == 1 for name, value in wanted)
+    settings = ((_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD_BYTES), (_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES))
+    return all(mallopt(name, value) == 1 for name, value in settings)

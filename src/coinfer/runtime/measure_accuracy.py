@@ -1,6 +1,6 @@
-"""How often each exit answers rightly when what crosses a cut goes through the runtime's own codec.
+"""Measures how often each exit is right if what crosses a cut passes through the runtime's own codec.
 
-Networks run on many pictures at a time; the codec sees every picture by itself, as on a real link.
+Networks run on many pictures at a time; the codec gets every picture by itself, as on a real link.
 """
 
 import itertools
@@ -23,39 +23,46 @@ from coinfer.runtime.images import normalise
 from coinfer.units import FLOAT32_BITS, IMAGE_BITS
 
 BATCH = 250
-"""Pictures that a network runs on at a time."""
+"""Pictures in one run of the network."""
 MAX_CASCADES = 400
-EVERYBODY = 2.0
-"""A threshold that every entropy is below."""
+ALWAYS_CONFIDENT = 2.0
+"""A threshold above every entropy."""
 
 
-class Plan(NamedTuple):
-    """What is measured."""
+class MeasurementPlan(NamedTuple):
+    """The cuts, exits and numbers of bits that are measured."""
 
     cuts: Mapping[Names, tuple[int, ...]]
-    """The exits that are computed behind each cut, the earliest first; without the input and the outputs."""
+    """Exits behind each cut, the earliest first; input and outputs are no cuts here."""
     bits: tuple[int, ...]
-    """Below 32, which is exact."""
+    """Bits per element below 32, which is exact."""
 
 
 class Counts(NamedTuple):
-    """What came of some pictures."""
+    """The results for N pictures with E exits."""
 
     answers: np.ndarray
-    """int64 [N, E]: the class that each exit names, nothing quantised."""
+    """int64 [N, E], the class that each exit names without quantising."""
     entropies: np.ndarray
-    """[N, E], of these answers."""
+    """[N, E], of these answers, over the logarithm of the number of classes."""
     correct: Mapping[tuple[int, Names, int], int]
     """Right answers by exit, cut and bits."""
 
 
-def plan_of(graph: ModelGraph, bits: Iterable[int]) -> Plan:
-    """Every useful cut of every exit."""
+def measurement_plan(graph: ModelGraph, bits: Iterable[int]) -> MeasurementPlan:
+    """Return the plan for every useful cut of every exit.
+
+    Args:
+        graph: a network with one output for each exit.
+        bits: bits per element of what is sent; 32 is left out, as it is exact.
+    """
     cuts: dict[Names, list[int]] = {}
     for exit_, output in enumerate(graph.outputs):
         for cut in graph.pruned((output,)).useful_cuts()[1:-1]:
             cuts.setdefault(cut.tensors, []).append(exit_)
-    return Plan({cut: tuple(found) for cut, found in cuts.items()}, tuple(b for b in bits if b != FLOAT32_BITS))
+    return MeasurementPlan(
+        {cut: tuple(exits) for cut, exits in cuts.items()}, tuple(b for b in bits if b != FLOAT32_BITS)
+    )
 
 
 def measure_accuracy(
@@ -65,27 +72,32 @@ def measure_accuracy(
     jobs: int = 1,
     progress: Progress = quiet,
 ) -> AccuracyTable:
-    """The network's accuracy table on these pictures. The input is sent as the picture's own bytes, which is exact.
+    """Return the accuracy table of a network on a data set; its input is sent as the picture's pixels, which is exact.
 
     Args:
+        graph: a network with one output for each exit, the earliest first.
+        data: test pictures at the network's size.
+        bits: bits per element of what is sent.
         jobs: processes that share the work, each with one thread.
-        progress: told pictures done and pictures in all.
+        progress: called with pictures done and their total.
 
     Raises:
-        AccuracyError: where pictures do not fit the network.
+        AccuracyError: if the network takes no such pictures, has other classes, or no free batch axis.
     """
     _check(graph, data)
-    plan, total = plan_of(graph, bits), len(data.labels)
+    plan, total = measurement_plan(graph, bits), len(data.labels)
     parts = [(data.images[i : i + BATCH], data.labels[i : i + BATCH]) for i in range(0, total, BATCH)]
-    found, done = list[Counts](), 0
+    all_counts, done = list[Counts](), 0
     for counts in _all_counts(graph, plan, parts, jobs):
-        found.append(counts)
+        all_counts.append(counts)
         done += len(counts.answers)
         progress(done, total, "pictures")
-    right = np.concatenate([counts.answers for counts in found]) == data.labels[:, None]
+    right = np.concatenate([counts.answers for counts in all_counts]) == data.labels[:, None]
     exact = right.sum(axis=0).tolist()
     rows = [
-        AccuracyRow(exit=exit_, cut=cut, bits=width, correct=sum(counts.correct[exit_, cut, width] for counts in found))
+        AccuracyRow(
+            exit=exit_, cut=cut, bits=width, correct=sum(counts.correct[exit_, cut, width] for counts in all_counts)
+        )
         for cut, exits in plan.cuts.items()
         for exit_ in exits
         for width in plan.bits
@@ -98,52 +110,73 @@ def measure_accuracy(
         samples=total,
         exits=exact,
         rows=tuple(sorted(rows, key=lambda row: (row.exit, row.cut != graph.inputs))),
-        confidence=cascades(right, np.concatenate([counts.entropies for counts in found])),
+        confidence=pareto_cascades(right, np.concatenate([counts.entropies for counts in all_counts])),
     )
 
 
-def cascades(right: np.ndarray, entropies: np.ndarray) -> tuple[CascadePoint, ...]:
-    """What comes of leaving early, for thresholds such that rising shares of the samples leave at each exit.
+def pareto_cascades(right: np.ndarray, entropies: np.ndarray) -> tuple[CascadePoint, ...]:
+    """Return what cascades answer, for thresholds at which rising shares of the samples leave at each exit.
 
-    Of two cascades of which one answers no later and no less rightly only that one is kept.
+    A cascade is left out if another one lets as many leave early and is right as often. A single exit gives none.
 
     Args:
-        right: bool [N, E], whether each exit answers rightly.
-        entropies: [N, E], over the logarithm of the number of classes.
+        right: bool [N, E], whether each exit is right.
+        entropies: [N, E], divided by the logarithm of the number of classes.
     """
     exits = right.shape[1]
     if exits < 2:
         return ()
     shares = np.linspace(0, 1, max(2, min(21, int(MAX_CASCADES ** (1 / (exits - 1))))))[1:-1]
     grids = [
-        sorted({0.0, EVERYBODY, *(float(f"{value:.3g}") for value in np.quantile(entropies[:, exit_], shares))})
+        sorted({0.0, ALWAYS_CONFIDENT, *(float(f"{value:.3g}") for value in np.quantile(entropies[:, exit_], shares))})
         for exit_ in range(exits - 1)
     ]
-    points = [cascade(right, entropies, thresholds) for thresholds in itertools.product(*grids)]
-    early = np.array([np.cumsum(point.left) for point in points])
+    points = [run_cascade(right, entropies, thresholds) for thresholds in itertools.product(*grids)]
+    left_by = np.array([np.cumsum(point.left) for point in points])
     correct = np.array([sum(point.correct) for point in points])
-    kept = []
+    pareto = []
     for i, point in enumerate(points):
-        as_good = (early >= early[i]).all(axis=1) & (correct >= correct[i])
-        better = as_good & ((early > early[i]).any(axis=1) | (correct > correct[i]))
+        as_good = (left_by >= left_by[i]).all(axis=1) & (correct >= correct[i])
+        better = as_good & ((left_by > left_by[i]).any(axis=1) | (correct > correct[i]))
         equal_before = as_good[:i] & ~better[:i]
         if not better.any() and not equal_before.any():
-            kept.append(point)
-    return tuple(kept)
+            pareto.append(point)
+    return tuple(pareto)
 
 
-def cascade(right: np.ndarray, entropies: np.ndarray, thresholds: Sequence[float]) -> CascadePoint:
-    """Who leaves where when every sample leaves at the first exit whose entropy is below its threshold."""
-    sure = np.column_stack([entropies[:, :-1] < np.array(thresholds), np.ones(len(right), bool)])
-    taken = sure.argmax(axis=1)
-    hits = right[np.arange(len(right)), taken]
+def run_cascade(right: np.ndarray, entropies: np.ndarray, thresholds: Sequence[float]) -> CascadePoint:
+    """Return how many samples leave at each exit, and how many of them are right.
+
+    Each sample leaves at its first confident exit.
+
+    Args:
+        right: bool [N, E], whether each exit is right.
+        entropies: [N, E], divided by the logarithm of the number of classes.
+        thresholds: [E - 1]; an exit is confident below its own, and the last always.
+    """
+    confident = np.column_stack([entropies[:, :-1] < np.array(thresholds), np.ones(len(right), bool)])
+    exit_of = confident.argmax(axis=1)
+    is_right = right[np.arange(len(right)), exit_of]
     exits = range(right.shape[1])
-    left, correct = tuple(int((taken == e).sum()) for e in exits), tuple(int(hits[taken == e].sum()) for e in exits)
+    left, correct = (
+        tuple(int((exit_of == e).sum()) for e in exits),
+        tuple(int(is_right[exit_of == e].sum()) for e in exits),
+    )
     return CascadePoint(thresholds=tuple(map(float, thresholds)), left=left, correct=correct)
 
 
-def counts_of(executor: Executor, plan: Plan, images: np.ndarray, labels: np.ndarray) -> Counts:
-    """Runs the network whole, and behind every cut with what the codec leaves of the cut's tensors."""
+def count_correct(executor: Executor, plan: MeasurementPlan, images: np.ndarray, labels: np.ndarray) -> Counts:
+    """Run a network whole, and behind every cut on what the codec leaves of the cut's tensors.
+
+    Args:
+        executor: of a network that takes pictures.
+        plan: what to measure.
+        images: uint8 [N, height, width, 3] at the network's size.
+        labels: [N], index of each picture's class.
+
+    Returns:
+        Answers and entropies without quantising, and right answers by exit, cut and bits.
+    """
     graph = executor.graph
     image = graph.image
     assert image is not None
@@ -156,48 +189,59 @@ def counts_of(executor: Executor, plan: Plan, images: np.ndarray, labels: np.nda
     for cut, exits in plan.cuts.items():
         outputs = tuple(graph.outputs[exit_] for exit_ in exits)
         for width in plan.bits:
-            found, _ = executor.run({name: through_codec(values[name], width) for name in cut}, outputs)
+            computed, _ = executor.run({name: codec_round_trip(values[name], width) for name in cut}, outputs)
             for exit_, output in zip(exits, outputs, strict=True):
-                correct[exit_, cut, width] = int((found[output].argmax(axis=1) == labels).sum())
+                correct[exit_, cut, width] = int((computed[output].argmax(axis=1) == labels).sum())
     return Counts(answers, entropies, correct)
 
 
-def through_codec(batch: np.ndarray, bits: int) -> np.ndarray:
-    """What arrives of each sample of a batch [N, ..] that is sent by itself."""
+def codec_round_trip(batch: np.ndarray, bits: int) -> np.ndarray:
+    """Return a batch after encoding and decoding each sample by itself.
+
+    Args:
+        batch: float32 [N, ..].
+        bits: bits per element, one of `units.WIRE_BITS`.
+    """
     return np.concatenate([decode(encode(batch[i : i + 1], bits)) for i in range(len(batch))])
 
 
 def _all_counts(
-    graph: ModelGraph, plan: Plan, parts: Sequence[tuple[np.ndarray, np.ndarray]], jobs: int
+    graph: ModelGraph, plan: MeasurementPlan, parts: Sequence[tuple[np.ndarray, np.ndarray]], jobs: int
 ) -> Iterable[Counts]:
     if jobs == 1:
         executor = Executor(graph)
-        yield from (counts_of(executor, plan, *part) for part in parts)
+        yield from (count_correct(executor, plan, *part) for part in parts)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (graph, plan)) as pool:
         yield from pool.map(_counts, parts)
 
 
-_mine: tuple[Executor, Plan]
-"""Of a process of the pool."""
+_worker: tuple[Executor, MeasurementPlan]
+"""What a process of the pool works with."""
 
 
-def _start(graph: ModelGraph, plan: Plan) -> None:
-    global _mine
-    _mine = Executor(graph), plan
+def _start(graph: ModelGraph, plan: MeasurementPlan) -> None:
+    global _worker
+    _worker = Executor(graph), plan
 
 
 def _counts(part: tuple[np.ndarray, np.ndarray]) -> Counts:
-    return counts_of(*_mine, *part)
+    return count_correct(*_worker, *part)
 
 
 def _check(graph: ModelGraph, data: LabelledPictures) -> ImageInput:
-    """How the network takes these pictures."""
+    """Return how the network takes these pictures.
+
+    Raises:
+        AccuracyError: if it does not.
+    """
     if graph.image is None:
         raise AccuracyError(f"{graph.name} does not say how it takes pictures; its accuracy cannot be measured on them")
     if not graph.dynamic_batch:
         raise AccuracyError(f"{graph.name} takes one picture at a time; export it with a free first axis")
-    if found := misfit(graph, graph.image, data):
-        told, of_classes = found
-        raise AccuracyError(f"{told}; measure it on the data set that it was trained for" if of_classes else told)
+    if mismatch := misfit(graph, graph.image, data):
+        problem, is_about_classes = mismatch
+        raise AccuracyError(
+            f"{problem}; measure it on the data set that it was trained for" if is_about_classes else problem
+        )
     return graph.image

@@ -1,4 +1,4 @@
-"""Measuring a network together with the codec that will carry its tensors, and remembering the result."""
+"""Measures a network together with the codec that carries its tensors, and caches the result."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from coinfer.runtime.images import load_images, normalise, to_pixels
 from coinfer.units import WIRE_BITS, bits_of_bytes
 
 SLOW_LINK_BPS = 10e6
-"""Payloads are measured as they are sent at this rate, where the lossless stage pays."""
+"""Payloads are measured as they are sent at this rate, at which lossless coding pays."""
 PICTURE_RUNS = 3
 PICTURES = 4
 """Sample pictures for the sizes of payloads."""
@@ -32,9 +32,15 @@ def profile_for(
     threads: int = 1,
     progress: Progress = quiet,
 ) -> ProfileTable:
-    """Return the table `source` or that of a file; without one, that of this machine: remembered, or measured now.
+    """Return the measured times of a network: the given table, the one cached for this machine, or one measured now.
 
-    Measured tables are kept in `~/.cache/coinfer` (`XDG_CACHE_HOME`), by network, machine and threads.
+    The cache is in `~/.cache/coinfer` (`XDG_CACHE_HOME`), by network, machine and threads.
+
+    Args:
+        graph: the network that the table must belong to.
+        source: a table or its file; None takes the cache or measures.
+        threads: threads within an operation, for a table of this machine.
+        progress: called while it measures.
 
     Raises:
         ProfileError: if the file is no table, or the table belongs to another network.
@@ -47,9 +53,9 @@ def profile_for(
     with suppress(ProfileError):
         table = ProfileTable.load(path)
         table.check(graph)
-        sent = set(cut_tensors(graph))
-        timed = sent - set(() if graph.image else graph.inputs)
-        if table.payload_bits.keys() >= sent and table.encode_s.keys() >= timed:
+        sent_tensors = set(cut_tensors(graph))
+        timed_tensors = sent_tensors - set(() if graph.image else graph.inputs)
+        if table.payload_bits.keys() >= sent_tensors and table.encode_s.keys() >= timed_tensors:
             return table
     table = measure_with_codec(graph, threads, samples_for(graph), progress)
     with suppress(OSError):  # a read-only home only costs the next start
@@ -61,8 +67,19 @@ def profile_for(
 def measure_with_codec(
     graph: ModelGraph, threads: int, samples: Sequence[Sample], progress: Progress = quiet
 ) -> ProfileTable:
-    """Measures operations and payloads of every width. With one thread its processor time counts, so that other work on
-    the machine does not."""
+    """Measure the operations of a network, and the payloads of its tensors with every number of bits.
+
+    With one thread the processor time counts, so that other load on the machine does not.
+
+    Args:
+        graph: the network.
+        threads: threads within an operation.
+        samples: inputs by name, one mapping for each sample; see `samples_for`.
+        progress: called while it measures.
+
+    Returns:
+        The measured table; it is not cached.
+    """
     codecs = {bits: Codec(partial(_encode, bits), codec.decode) for bits in WIRE_BITS}
     image = graph.image
     input_codecs = codecs if image is None else {8: Codec(lambda x: _encode_picture(x, image, None), codec.decode)}
@@ -74,16 +91,32 @@ def measure_with_codec(
 def samples_for(
     graph: ModelGraph, pictures: Sequence[tuple[str, np.ndarray]] | None = None
 ) -> list[Mapping[str, np.ndarray]]:
-    """Inputs to measure on: pictures (the shipped ones unless given) where the network takes them, else noise."""
+    """Return inputs to measure on, one mapping of names for each sample: pictures if the network takes them, else
+    noise.
+
+    Args:
+        graph: the network.
+        pictures: name and uint8 [height, width, 3] of each, of which the first four are used; None takes the shipped
+            ones.
+    """
     image = graph.image
     if image is None or len(graph.inputs) != 1:
         return random_samples(graph)
-    found = [picture for _, picture in (pictures or load_images())][:PICTURES]
-    return [{graph.inputs[0]: normalise(to_pixels(picture, image), image.mean, image.std)} for picture in found]
+    images = [picture for _, picture in (pictures or load_images())][:PICTURES]
+    return [{graph.inputs[0]: normalise(to_pixels(picture, image), image.mean, image.std)} for picture in images]
 
 
 def with_jpeg(graph: ModelGraph, table: ProfileTable, quality: int) -> ProfileTable:
-    """The table with the input's size as a JPEG of this quality, the mean of the shipped photographs."""
+    """Return the table with the input's size as JPEG, the mean over the shipped photographs.
+
+    Args:
+        graph: the network of the table.
+        table: stays as it is.
+        quality: of the JPEG, 1 to 95.
+
+    Raises:
+        ProfileError: if the network takes no pictures.
+    """
     image = graph.image
     if image is None:
         raise ProfileError(f"{graph.name} takes no pictures, so none can be sent as JPEG")
@@ -95,16 +128,16 @@ def with_jpeg(graph: ModelGraph, table: ProfileTable, quality: int) -> ProfileTa
 def _with_picture_times(
     graph: ModelGraph, image: ImageInput, table: ProfileTable, samples: Sequence[Sample], engine: Engine
 ) -> ProfileTable:
-    """The table with the times that a picture's own bytes take to encode and to decode: medians over runs in turns."""
-    spent_s = []
+    """Return the table with the times that a picture takes to encode and to decode, medians over interleaved runs."""
+    runs_s = []
     for sample in [*samples, *samples] * PICTURE_RUNS:
         pixels = _pixels_of(sample[graph.inputs[0]], image)
         began_s = engine.clock()
         payload = codec.encode_image(pixels, image, rate_bps=SLOW_LINK_BPS)
         encoded_s = engine.clock()
         codec.decode(payload)
-        spent_s.append((encoded_s - began_s, engine.clock() - encoded_s))
-    encode_s, decode_s = np.median(spent_s, axis=0).tolist()
+        runs_s.append((encoded_s - began_s, engine.clock() - encoded_s))
+    encode_s, decode_s = np.median(runs_s, axis=0).tolist()
     name = graph.inputs[0]
     times = {
         "encode_s": {**table.encode_s, name: {8: encode_s}},
@@ -118,12 +151,12 @@ def _encode(bits: int, x: np.ndarray) -> bytes:
 
 
 def _encode_picture(x: np.ndarray, image: ImageInput, jpeg_quality: int | None) -> bytes:
-    """Encodes the picture that a normalised input was made from."""
+    """Return the encoded picture from which a normalised input was made."""
     return codec.encode_image(_pixels_of(x, image), image, jpeg_quality, rate_bps=SLOW_LINK_BPS)
 
 
 def _pixels_of(x: np.ndarray, image: ImageInput) -> np.ndarray:
-    """The picture that a normalised input was made from."""
+    """Return the picture from which a normalised input was made."""
     channels_last = np.moveaxis(x[0], 0, -1)
     return np.rint((channels_last * np.array(image.std) + np.array(image.mean)) * 255).astype(np.uint8)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from coinfer.errors import shown
 from coinfer.resources import DATA
-from coinfer.traces import TraceError, columns_of, number_of, rows_of
+from coinfer.traces import TraceError, parse_number, read_columns, read_rows
 
 DATA_VARIABLE = "COINFER_DATA"
 """Environment variable: a folder with traces, workloads and profiles that are not shipped."""
@@ -70,19 +70,19 @@ def load_workload(path: Path, series: str | None) -> Workload:
     Raises:
         TraceError: naming file and line.
     """
-    columns = columns_of(path, ("time_s",))
+    columns = read_columns(path, ("time_s",))
     name_column = next((name for name in SERIES_COLUMNS if name in columns), None)
     count_column = next((name for name in COUNT_COLUMNS if name in columns), None)
     times, counts, found = list[float](), list[float](), dict[str, None]()
-    for line, row in rows_of(path):
+    for line, row in read_rows(path):
         if name_column:
             found[row[name_column]] = None
             if row[name_column] != series:
                 continue
-        times.append(number_of(path, line, row, "time_s"))
+        times.append(parse_number(path, line, row, "time_s"))
         if len(times) > 1 and times[-1] < times[-2]:
             raise TraceError(f"{path}:{line}: time_s {times[-1]:g} does not come after {times[-2]:g}")
-        counts.append(number_of(path, line, row, count_column) if count_column else 1.0)
+        counts.append(parse_number(path, line, row, count_column) if count_column else 1.0)
     if name_column and series not in found:
         lacks = "holds several, name one with `series`" if series is None else f"no series {shown(series)}; it holds"
         raise TraceError(f"{path}: {lacks}: {', '.join(map(shown, list(found)[:12]))}")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from coinfer.runtime.emulation import slowdown as slow
-from coinfer.runtime.emulation.slowdown import slowed
+from coinfer.runtime.emulation.slowdown import emulate_slowdown
 
 
 class Work:
@@ -21,7 +21,7 @@ class Work:
         return self.runs
 
     def slowed(self, slowdown: float) -> tuple[int, float]:
-        return slowed(self, slowdown, lambda: self.now_s, self.sleep)
+        return emulate_slowdown(self, slowdown, lambda: self.now_s, self.sleep)
 
     def sleep(self, duration_s: float) -> None:
         self.slept_s.append(duration_s)

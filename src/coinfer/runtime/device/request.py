@@ -16,7 +16,7 @@ from coinfer.runtime.device.processor import Processor
 from coinfer.runtime.device.request_client import MAX_WAIT_S, Answer, Failure, PendingRequest, RequestClient
 from coinfer.runtime.device.request_message import request_message
 from coinfer.runtime.device.result import Result
-from coinfer.runtime.emulation.slowdown import slowed
+from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import InferRequest
 from coinfer.types import DEVICE, Outcome
@@ -207,7 +207,7 @@ class Request:
     def _message(self, at_cut: Tensors, server: int, deadline_s: float) -> InferRequest:
         """Encode what crosses the cut, in the time that the emulated processor takes for it."""
         config, graph, route = self._parts.config, self._parts.graph, self._plan.route
-        message, _ = slowed(
+        message, _ = emulate_slowdown(
             lambda: request_message(
                 graph,
                 route,

@@ -9,14 +9,23 @@ from coinfer.units import BITS_PER_BYTE
 
 
 class TransferCancelled(Exception):
-    """The transfer was given up before it was through."""
+    """The transfer was cancelled before it was complete."""
 
 
 class Link:
-    """A token bucket filled by a trace, served first come, first served.
+    """A token bucket that a trace fills; transfers are served first come, first served.
 
-    A transfer may use at once what the idle link saved up, at most `burst_bits`; the rest goes at the trace's rate.
-    The trace's time 0 is the moment the link is made.
+    A transfer may use at once what the idle link saved up, at most `burst_bits`; the rest passes at the trace's rate.
+    The trace's time 0 is the moment at which the link is made.
+
+    Args:
+        trace: rate over time.
+        clock: time of the link.
+        burst_bits: most that an idle link saves up; the default is 3200 bytes.
+        latency_s: added to every transfer.
+
+    Raises:
+        ValueError: if burst or latency are negative or infinite.
     """
 
     def __init__(self, trace: Trace, clock: Clock, burst_bits: float = 3200 * BITS_PER_BYTE, latency_s: float = 0.0):
@@ -28,7 +37,7 @@ class Link:
         self.latency_s = latency_s
         self._began_s = clock.now_s()
         self._sent_bits = -math.inf
-        """Up to where the trace's capacity, in bits since the link was made, is spoken for."""
+        """Capacity of the trace, in bits since the link was made, that transfers have reserved."""
         self._lock = threading.Lock()
 
     def rate_bps(self) -> float:
@@ -36,14 +45,34 @@ class Link:
         return self.trace.rate_at(self.clock.now_s() - self._began_s)
 
     def reserve(self, size_bits: float, now_s: float) -> float:
-        """Put a transfer at the end of the queue and return when its last bit arrives, on the link's clock."""
+        """Put a transfer at the end of the queue.
+
+        Args:
+            size_bits: at least 0.
+            now_s: on the link's clock.
+
+        Returns:
+            When the transfer's last bit arrives, on the link's clock.
+
+        Raises:
+            ValueError: if the size is negative or infinite.
+        """
         return self._reserve(size_bits, now_s)[0]
 
     def transmit(self, size_bits: float, cancel: threading.Event | None = None) -> float:
-        """Wait until a transfer is through and return how long that took, in seconds.
+        """Wait until a transfer is complete.
+
+        Args:
+            size_bits: at least 0.
+            cancel: ends the transfer as soon as it is set; the unsent part is given back if no other transfer came
+                after.
+
+        Returns:
+            The seconds that the transfer took, waiting included.
 
         Raises:
-            TransferCancelled: as soon as `cancel` is set; what was not sent yet is given back to the link.
+            TransferCancelled: if `cancel` was set.
+            ValueError: if the size is negative or infinite.
         """
         began_s = self.clock.now_s()
         finish_s, end_bits = self._reserve(size_bits, began_s)
@@ -63,7 +92,7 @@ class Link:
             return self._began_s + arrival_s + self.latency_s, self._sent_bits
 
     def _give_back(self, size_bits: float, end_bits: float) -> None:
-        """Only the last transfer of the queue can shrink: others were already told when they finish."""
+        """Give back the unsent part if the transfer is the queue's last; others already know when they finish."""
         with self._lock:
             if self._sent_bits == end_bits:
                 passed = self.trace.bits_until(self.clock.now_s() - self._began_s)

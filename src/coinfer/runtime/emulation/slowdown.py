@@ -1,43 +1,46 @@
-"""A slow processor, emulated on this one: do the work, then sleep until the slow one would be done."""
+"""A slow processor, emulated on this one: do the work, then sleep until the slow one would have finished."""
 
 import statistics
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-Found = TypeVar("Found")
-AGAIN_FROM = 4.0
-"""From this factor on, short work is done again."""
+Returned = TypeVar("Returned")
+REPEAT_FROM = 4.0
+"""Smallest factor at which short work is repeated."""
 SHORT_S = 0.005
-"""What cold caches cost, some tenths of a millisecond, matters to work that is shorter."""
-RUNS, BUSY = 8, 0.75
-"""At most so many runs, and in so large a share of the slow processor's time."""
+"""Work shorter than this is repeated, as cold caches cost some tenths of a millisecond."""
+MAX_RUNS, MAX_SHARE = 8, 0.75
+"""Most runs, and the largest share of the slow processor's time that they may take."""
 
 
-def slowed(
-    work: Callable[[], Found],
+def emulate_slowdown(
+    work: Callable[[], Returned],
     slowdown: float,
     clock: Callable[[], float] = time.thread_time,
     sleep: Callable[[float], object] = time.sleep,
-) -> tuple[Found, float]:
-    """Return what `work` returns, and the seconds that it took the slow processor.
+) -> tuple[Returned, float]:
+    """Return what the work returns, and the seconds that it took the emulated processor.
 
-    After a pause the first run finds cold caches, and any run may be disturbed for a moment. That costs as much on any
-    processor, and counted `slowdown` times it would drown the work itself; so short work is done again while the slow
-    processor is still at it, and the median without the first run counts.
+    After a pause the first run finds cold caches, and any run may be disturbed for a moment. These costs do not grow
+    with the slow-down, so multiplied by it they would dominate short work. Short work is therefore repeated while the
+    slow processor would still be busy, and the median without the first run counts.
 
     Args:
-        clock: tells the time that counts; processor time is not longer for neighbours on the cores.
+        work: is called once or several times, and must return the same each time.
+        slowdown: emulated over real time, at least 1.
+        clock: returns the time that counts in seconds; processor time does not grow with other load on the machine.
+        sleep: waits for the given seconds.
     """
-    began_s, spent = time.perf_counter(), clock()
-    found = work()
-    spent_s = [clock() - spent]
-    if slowdown >= AGAIN_FROM and 0 < spent_s[0] < SHORT_S:
-        while len(spent_s) < RUNS and sum(spent_s) + min(spent_s) <= BUSY * slowdown * min(spent_s):
-            again_s = clock()
+    began_s, started = time.perf_counter(), clock()
+    result = work()
+    runs_s = [clock() - started]
+    if slowdown >= REPEAT_FROM and 0 < runs_s[0] < SHORT_S:
+        while len(runs_s) < MAX_RUNS and sum(runs_s) + min(runs_s) <= MAX_SHARE * slowdown * min(runs_s):
+            run_began_s = clock()
             work()
-            spent_s.append(clock() - again_s)
+            runs_s.append(clock() - run_began_s)
     if slowdown > 1:
-        counts_s = statistics.median(spent_s[1:] or spent_s)
-        sleep(max(slowdown * counts_s - (time.perf_counter() - began_s), 0.0))
-    return found, time.perf_counter() - began_s
+        typical_s = statistics.median(runs_s[1:] or runs_s)
+        sleep(max(slowdown * typical_s - (time.perf_counter() - began_s), 0.0))
+    return result, time.perf_counter() - began_s
