@@ -9,7 +9,7 @@ A payload describes itself. Little-endian:
     28  dimensions (4 bytes each), scales (two 8-byte floats each), zeros up to a multiple of 16
         body
 
-The body is `bits` per element (`packing`), or a JPEG file; if lossless is 1 it is one zstd frame of that.
+The body is `bits` per element (`packing`), or a JPEG file; if lossless is 1, it is one zstd frame of that.
 """
 
 import io
@@ -75,17 +75,24 @@ class Header(NamedTuple):
 
     @property
     def elements(self) -> int:
+        """Number of elements of the decoded tensor."""
         return math.prod(self.shape)
 
 
 def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
-    """Encode a tensor with 32 (exact), 16, 12, 8 or 4 bits per element.
+    """Return a tensor as a payload, with 32 (exact), 16, 12, 8 or 4 bits per element.
 
-    Exact too, whatever `bits` says: integers, tensors with NaN or infinity, values too close or too far apart for a
-    scale, and types that have no more bits anyway.
+    Some tensors stay exact whatever `bits` says: integers, types that have no more bits anyway, and tensors with NaN or
+    infinity or with values too close or too far apart for a scale.
 
     Args:
-        rate_bps: of the link that will carry it; the lossless stage is used only if it shortens the transfer.
+        x: any shape of at most `MAX_DIMS` axes; not changed.
+        bits: per element, one of `WIRE_BITS`.
+        rate_bps: of the link that will carry it; the lossless stage is used only if it shortens the transfer. Infinite
+            turns that stage off.
+
+    Raises:
+        CodecError: if dtype, dimensions, bits or rate are not allowed.
     """
     x = np.asarray(x, order="C")
     x = x.astype(x.dtype.newbyteorder("<"), copy=False)
@@ -106,11 +113,17 @@ def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
 def encode_image(
     pixels: np.ndarray, image: ImageInput, jpeg_quality: int | None = None, *, rate_bps: float = math.inf
 ) -> bytes:
-    """Encode a picture so that it decodes to the network's float32 input [1, 3, height, width].
+    """Return a picture as a payload that decodes to the network's float32 input [1, 3, height, width].
 
     Args:
         pixels: uint8 [height, width, 3], at the network's size (`images.to_pixels`).
+        image: size, mean and deviation of the network's input.
         jpeg_quality: 1 to 95 for a JPEG; without it the pixels travel as they are and the input is bit-identical.
+        rate_bps: of the link that will carry it (`encode`); a JPEG is never compressed again.
+
+    Raises:
+        CodecError: if the picture does not fit the network, or the quality is out of range.
+        ImageError: if the pixels are not uint8 [height, width, 3].
     """
     check_pixels(pixels)
     if pixels.shape[:2] != (image.height, image.width):
@@ -138,9 +151,13 @@ def encode_image(
 def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
     """Return the tensor of a payload; an exact one may be a read-only view of it.
 
+    Args:
+        payload: may come from a hostile sender.
+        limit_bytes: largest decoded tensor.
+
     Raises:
-        PayloadTooLarge: before anything larger than `limit_bytes` is allocated.
-        CodecError: if it is damaged or was never one.
+        PayloadTooLarge: if it would decode to more than `limit_bytes`; nothing that large is allocated.
+        CodecError: if it is damaged, or no payload.
     """
     header, body = _parse(memoryview(payload).cast("B"))
     size_bytes = math.prod(max(side, 1) for side in header.shape) * header.dtype.itemsize
@@ -165,32 +182,43 @@ def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
 
 
 def read_header(payload: bytes) -> Header:
-    """Return what a payload holds, checksum and consistency verified, without decoding it.
+    """Return what a payload says about itself, without decoding it; checksum and consistency are verified.
+
+    Args:
+        payload: as `encode` returned it.
 
     Raises:
-        CodecError: if it is damaged or was never one.
+        CodecError: if it is damaged, or no payload.
     """
     return _parse(memoryview(payload).cast("B"))[0]
 
 
 def compression_pays(raw_bytes: float, ratio: float, speed_bytes_per_s: float, rate_bps: float) -> bool:
-    """Return whether the lossless stage shortens a transfer: what it saves on the link outweighs doing and undoing it.
+    """Return true if the lossless stage shortens a transfer: it saves more time on the link than both of its ends cost.
 
     Args:
+        raw_bytes: size without it.
         ratio: compressed size over `raw_bytes`.
         speed_bytes_per_s: of compressing.
+        rate_bps: of the link; above 0.
     """
     saved_s = raw_bytes * (1 - ratio) * BITS_PER_BYTE / rate_bps
     return saved_s > raw_bytes / speed_bytes_per_s * (1 + 1 / ZSTD_DECODE_SPEEDUP)
 
 
 def payload_bytes(elements: int, bits: int, dims: int = 4) -> int:
-    """Return the size of a float32 tensor's payload before the lossless stage, and so its largest."""
+    """Return the size of a float32 tensor's payload before the lossless stage, which is its largest.
+
+    Args:
+        elements: of the tensor.
+        bits: per element.
+        dims: axes of the tensor.
+    """
     return _header_bytes(dims, int(bits < FLOAT32_BITS)) + packing.packed_bytes(elements, bits)
 
 
 class _Zstd(threading.local):
-    """zstd contexts; one may not be used by two threads at once."""
+    """Each thread's own zstd contexts: two threads must not use one at the same time."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
@@ -220,7 +248,7 @@ def _build_payload(
 
 
 def _compress(raw: memoryview, rate_bps: float) -> tuple[memoryview | bytes, bool]:
-    """Return the body after the lossless stage, and whether that was worth using."""
+    """Return the body after the lossless stage, and whether the stage was used."""
     if not rate_bps >= 0:
         raise CodecError(f"link rate {rate_bps} is no rate; expected bits per second, at least 0")
     if math.isinf(rate_bps) or len(raw) == 0:
@@ -238,7 +266,7 @@ def _compress(raw: memoryview, rate_bps: float) -> tuple[memoryview | bytes, boo
 
 
 def _sample(raw: memoryview) -> memoryview | bytes:
-    """Return blocks from all over the body, or all of a small one."""
+    """Return evenly spaced blocks of the body, or all of a small one."""
     if len(raw) <= SAMPLE_BLOCKS * SAMPLE_BLOCK_BYTES:
         return raw
     gap = (len(raw) - SAMPLE_BLOCK_BYTES) // (SAMPLE_BLOCKS - 1)
@@ -317,7 +345,10 @@ def _decompress(body: memoryview, header: Header) -> bytes:
 
 
 def _jpeg_pixels(body: memoryview, header: Header) -> np.ndarray:
-    """Check size and kind before a pixel is decoded; many scans would make a small file slow, so one only."""
+    """Return a JPEG's pixels; size and kind are checked before a pixel is decoded.
+
+    A progressive file is refused: its many scans would make a small file slow.
+    """
     height, width = header.shape[2:]
     try:
         with Image.open(io.BytesIO(body), formats=("JPEG",)) as picture:

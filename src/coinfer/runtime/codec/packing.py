@@ -1,10 +1,10 @@
 """Min-max quantisation of tensors to 16, 12, 8 or 4 bits, packed without gaps.
 
-Works chunk by chunk so that every intermediate stays in the processor's cache.
+It works chunk by chunk, so that every intermediate result stays in the processor's cache.
 
-Packed layout: 8 bits one byte each; 4 bits two to a byte, the first in the low half; 16 and 12 bits as a plane of low
-bytes followed by a plane of high bytes or packed high halves. High bits are alike, so planes mostly
-shrink better than pairs.
+Packed layout: 8 bits take one byte each. 4 bits come two to a byte, the first in the low half. 16 and 12 bits are a
+plane of low bytes followed by a plane of high bytes or of packed high halves: high bits are alike, so planes mostly
+compress better than pairs.
 """
 
 import math
@@ -27,17 +27,32 @@ class Scale(NamedTuple):
 
 
 def packed_bytes(elements: int, bits: int) -> int:
-    """Return the size in bytes of `elements` values of `bits` bits."""
+    """Return the size in bytes of packed values.
+
+    Args:
+        elements: number of values.
+        bits: per value.
+    """
     return (elements * bits + 7) // 8
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
-    """Return the precision in which values of this floating type are scaled."""
+    """Return the precision in which values of a floating type are scaled: float64 for float64, else float32.
+
+    Args:
+        dtype: of the tensor.
+    """
     return np.dtype(np.float64 if dtype.itemsize > 4 else np.float32)
 
 
 def scale_fits(scale: Scale, bits: int, dtype: np.dtype) -> bool:
-    """Return whether all values of this scale are finite numbers of `dtype`, and the step has full precision."""
+    """Return true if all values of a scale are finite numbers of `dtype`, and its step has full precision.
+
+    Args:
+        scale: as read from a payload or made by `scale_of`.
+        bits: per value; the largest value is `2**bits - 1`.
+        dtype: of the tensor, a floating type.
+    """
     work = working_dtype(dtype)
     step_ok = scale.step == 0 or scale.step >= float(np.finfo(work).tiny)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -47,7 +62,12 @@ def scale_fits(scale: Scale, bits: int, dtype: np.dtype) -> bool:
 
 
 def scale_of(values: np.ndarray, bits: int) -> Scale | None:
-    """Return the scale from smallest to largest value; None if they are not finite, too close or too far apart."""
+    """Return the scale from the smallest to the largest value, or None if quantising is impossible.
+
+    Args:
+        values: not empty; None results if they are not finite, or too close together or too far apart.
+        bits: per value.
+    """
     low, high = float(values.min()), float(values.max())  # both are NaN if any value is
     span = high - low
     if not math.isfinite(span):
@@ -60,7 +80,14 @@ def scale_of(values: np.ndarray, bits: int) -> Scale | None:
 
 
 def quantise(values: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> None:
-    """Write flat `values`, rounded to the nearest step, into the bytes `out` of `packed_bytes` length."""
+    """Write values, rounded to the nearest step, as packed bytes.
+
+    Args:
+        values: flat, of a floating type, all within the scale.
+        bits: per value.
+        scale: from `scale_of` for these values.
+        out: uint8, of `packed_bytes` length; filled.
+    """
     work = working_dtype(values.dtype)
     buffer = np.empty(min(CHUNK, values.size), work)
     levels = np.empty(buffer.size, np.uint8 if bits <= 8 else np.uint16)
@@ -79,7 +106,14 @@ def quantise(values: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> No
 
 
 def dequantise(packed: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> None:
-    """Fill flat `out` from the bytes `packed`; all 2**bits values of the scale must fit `out`'s type."""
+    """Fill a tensor from packed bytes.
+
+    Args:
+        packed: uint8, of `packed_bytes` length.
+        bits: per value.
+        scale: all of its values must fit the type of `out` (`scale_fits`).
+        out: flat, of a floating type; filled.
+    """
     work = working_dtype(out.dtype)
     direct = work == out.dtype
     buffer = np.empty(0 if direct else min(CHUNK, out.size), work)

@@ -1,4 +1,4 @@
-"""Arrays to tensors on the wire and back, through the codec if bits are asked for."""
+"""Arrays to tensors on the wire and back, through the codec if a number of bits is given."""
 
 import math
 from typing import cast
@@ -17,10 +17,17 @@ from coinfer.runtime.protocol.messages import (
 
 
 def pack(name: str, array: np.ndarray, bits: int | None, rate_bps: float = math.inf) -> WireTensor:
-    """Return a tensor for the wire: plain without `bits`, else a payload of the codec.
+    """Return an array as a tensor for the wire.
 
     Args:
+        name: of the tensor in the network.
+        array: shares its memory with a plain tensor.
+        bits: per element, for a payload of the codec; None sends a plain tensor.
         rate_bps: of the link that will carry it (`codec.encode`).
+
+    Raises:
+        WireError: INVALID_ARGUMENT if a plain tensor cannot have this dtype.
+        CodecError: if the codec cannot encode it.
     """
     if bits is None:
         return from_array(name, array)
@@ -30,6 +37,10 @@ def pack(name: str, array: np.ndarray, bits: int | None, rate_bps: float = math.
 
 def unpack(tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> np.ndarray:
     """Return the array of a tensor from the wire.
+
+    Args:
+        tensor: plain, or a payload of the codec.
+        limit_bytes: largest decoded array.
 
     Raises:
         WireError: RESOURCE_EXHAUSTED if it would decode to more than the limit, INVALID_ARGUMENT if it is damaged.

@@ -1,8 +1,8 @@
-"""The brain of an edge node, pure: what is admitted, when it starts, what is refused and why.
+"""The pure decisions of an edge node: which requests it admits, when each starts, which it refuses and why.
 
-`apply(state, event)` gives the next state; `plan(state, now_s)` says what to do now. A command, once carried out, is
-itself applied as an event. Work is served first come, first served by `workers`; at most `queue` jobs wait. A bounded
-queue is what keeps goodput under overload: with an unbounded one every answer comes too late.
+`apply(state, event)` returns the next state; `plan(state, now_s)` returns what to do now. The caller applies each
+command that it has carried out as an event. `workers` serve the jobs first come, first served; at most `queue` jobs
+wait. The bounded queue keeps goodput up under overload: with an unbounded one every answer comes too late.
 """
 
 import statistics
@@ -33,6 +33,7 @@ CODES: Mapping[Reason, Code] = {
 
 
 class Job(NamedTuple):
+    """A request that waits for a worker or runs on one."""
     id: int
     kind: Hashable
     """Jobs of a kind take the same time: model, inputs and outputs."""
@@ -41,6 +42,7 @@ class Job(NamedTuple):
 
 
 class Running(NamedTuple):
+    """A job on a worker."""
     job: Job
     started_s: float
     abandoned: bool = False
@@ -48,7 +50,7 @@ class Running(NamedTuple):
 
 
 class ServiceTimes(NamedTuple):
-    """Measured service times of a kind."""
+    """Measured service times of one kind of job."""
 
     recent_s: tuple[float, ...]
     """The newest last."""
@@ -57,17 +59,24 @@ class ServiceTimes(NamedTuple):
 
     @property
     def typical_s(self) -> float:
-        """Their mean without the longest: one cold run does not count."""
+        """Return the mean of the recent times without the longest, so that one cold run does not count."""
         return typical(self.recent_s)
 
 
 def typical(times_s: tuple[float, ...]) -> float:
-    """Return the mean of times without the longest, unless it is the only one."""
+    """Return the mean of service times without the longest one.
+
+    Args:
+        times_s: at least one; a single time is returned as it is.
+    """
     return statistics.fmean(sorted(times_s)[: max(len(times_s) - 1, 1)])
 
 
 class Counts(NamedTuple):
-    """Since the start. received = finished + failed + refused + cancelled + arriving + waiting + running."""
+    """Counts of jobs since the start.
+
+    received = finished + failed + refused + cancelled + arriving + waiting + running.
+    """
 
     received: int = 0
     finished: int = 0
@@ -78,6 +87,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class NodeState:
+    """The whole state of admission: the limits of the node, and every job that has no answer yet."""
     workers: int
     queue: int
     arriving: tuple[Job, ...] = ()
@@ -89,11 +99,12 @@ class NodeState:
 
 
 class Arrived(NamedTuple):
+    """A new job has come in."""
     job: Job
 
 
 class Ended(NamedTuple):
-    """A worker is through with a job."""
+    """A worker has finished a job."""
 
     id: int
     now_s: float
@@ -101,29 +112,30 @@ class Ended(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """The caller gave up."""
+    """The caller of a job has given up."""
 
     id: int
 
 
 class Drained(NamedTuple):
-    """Nothing new is admitted from now on."""
+    """The node admits no new job from now on."""
 
 
 class Admit(NamedTuple):
-    """Let it wait."""
+    """Put a job into the queue."""
 
     id: int
 
 
 class Start(NamedTuple):
-    """Give it to a worker."""
+    """Give a job to a worker."""
 
     id: int
     now_s: float
 
 
 class Refuse(NamedTuple):
+    """Refuse a job."""
     id: int
     reason: Reason
     pushback_s: float
@@ -135,7 +147,12 @@ Event = Arrived | Ended | Cancelled | Drained | Command
 
 
 def apply(state: NodeState, event: Event) -> NodeState:
-    """Return the state after an event. Events about jobs that are no longer there change nothing."""
+    """Return the state after an event.
+
+    Args:
+        state: the state before; it is not changed.
+        event: what happened. An event about a job that the state does not hold changes nothing.
+    """
     match event:
         case Arrived(job):
             return replace(state, arriving=(*state.arriving, job), counts=_count(state, "received"))
@@ -158,7 +175,12 @@ def apply(state: NodeState, event: Event) -> NodeState:
 
 
 def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
-    """Return what to do now. Applying all of it leaves nothing more to do at this moment."""
+    """Return the commands to carry out now; once all of them are applied, nothing is left to do at this moment.
+
+    Args:
+        state: jobs that wait come before jobs that have just arrived.
+        now_s: on the node's clock.
+    """
     commands: list[Command] = []
     free = state.workers - len(state.running)
     left = 0
@@ -185,14 +207,24 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
 
 
 def load(state: NodeState, now_s: float) -> LoadReport:
-    """Return what the node says of itself."""
+    """Return the node's load as it reports it to clients.
+
+    Args:
+        state: a draining node reports no room.
+        now_s: on the node's clock.
+    """
     waiting = len(state.waiting) + len(state.arriving)
     room = state.queue + state.workers - waiting - len(state.running)
     return LoadReport(backlog_s(state, now_s), waiting, 0 if state.draining else max(room, 0))
 
 
 def backlog_s(state: NodeState, now_s: float) -> float:
-    """Return how long a job that came now would wait, as far as is known."""
+    """Return how long a job that arrives now would wait, as far as service times are known.
+
+    Args:
+        state: 0 results if a worker is free and no job waits.
+        now_s: on the node's clock.
+    """
     if len(state.running) < state.workers and not state.waiting:
         return 0.0
     waiting = sum(expected_s(state, job) for job in state.waiting)
@@ -200,7 +232,12 @@ def backlog_s(state: NodeState, now_s: float) -> float:
 
 
 def expected_s(state: NodeState, job: Job) -> float:
-    """Return the typical service time of the job's kind, of all kinds if it is new, or 0 if nothing is known."""
+    """Return the expected service time of a job.
+
+    Args:
+        state: holds the measured times.
+        job: the typical time of its kind counts; for a new kind the mean over all kinds, and 0 if none is known.
+    """
     known = state.service.get(job.kind)
     if known is not None:
         return known.typical_s
@@ -208,18 +245,31 @@ def expected_s(state: NodeState, job: Job) -> float:
 
 
 def pushback_s(state: NodeState, now_s: float) -> float:
-    """Return the seconds until a place in the queue is likely to be free."""
+    """Return the seconds until a place in the queue is likely to be free.
+
+    Args:
+        state: the job that is expected to finish first frees the place.
+        now_s: on the node's clock.
+    """
     soonest = min((_remaining_s(state, run, now_s) for run in state.running), default=0.0)
     return max(soonest, LEAST_PUSHBACK_S)
 
 
 def wake_s(state: NodeState) -> float:
-    """Return when to plan again although nothing happened: at the next deadline in the queue."""
+    """Return when to plan again if no event comes before: at the earliest deadline in the queue.
+
+    Args:
+        state: the time is on the node's clock, and infinite if no waiting job has a deadline.
+    """
     return min((job.deadline_s for job in state.waiting), default=float("inf"))
 
 
 def is_idle(state: NodeState) -> bool:
-    """Return true if no job is left."""
+    """Return true if no job arrives, waits or runs.
+
+    Args:
+        state: jobs whose caller has given up count for as long as they run.
+    """
     return not (state.arriving or state.waiting or state.running)
 
 
@@ -236,11 +286,11 @@ def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) 
 def _too_late(
     state: NodeState, job: Job, start_s: float, expect: Callable[[tuple[float, ...]], float]
 ) -> Reason | None:
-    """Return why a job that starts then is of no use.
+    """Return why a job that starts at `start_s` is of no use, or None if it is.
 
     Args:
-        expect: makes one time of the recent ones: on arrival the typical, as an answer that is late half the time
-            wastes the worker; for what has waited already, the least.
+        expect: reduces the recent service times to one. For an arriving job it takes the typical time, because an
+            answer that is late half of the time wastes the worker; for a waiting job the least.
     """
     if start_s >= job.deadline_s:
         return "expired"

@@ -1,4 +1,4 @@
-"""How an edge server is set up if nothing else is said: the command line and `EdgeSettings` read it here."""
+"""Defaults of an edge server; the command line and `EdgeSettings` both read them here."""
 
 HOST = "127.0.0.1"
 GRPC_PORT = 8001

@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over gRPC.
 
-Handlers get raw bytes and parse them themselves: gRPC's own parsing answers a malformed message with INTERNAL or
-UNKNOWN, and on some of its servers loses memory with each.
+Handlers take raw bytes and parse them themselves: gRPC's own parsing answers a malformed message with INTERNAL or
+UNKNOWN, and some of its servers lose memory with each.
 """
 
 import asyncio
@@ -29,10 +29,17 @@ Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 
 
 class HealthServicer(Protocol):
-    """`grpc_health.v1.health.aio.HealthServicer`, of which no types are known."""
+    """`grpc_health.v1.health.aio.HealthServicer`, which ships without types."""
 
-    async def set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None: ...
-    async def enter_graceful_shutdown(self) -> None: ...
+    async def set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        """Set the status that health checks report.
+
+        Args:
+            service: name of the service; empty for the whole server.
+            status: such as SERVING.
+        """
+    async def enter_graceful_shutdown(self) -> None:
+        """Report NOT_SERVING for every service from now on."""
 
 
 class Handlers(grpc.GenericRpcHandler):
@@ -57,6 +64,11 @@ class Handlers(grpc.GenericRpcHandler):
         self._handlers[f"/{SERVICE}/ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        """Return the handler of a call, or None if the protocol has no such method (gRPC then answers UNIMPLEMENTED).
+
+        Args:
+            handler_call_details: `method` is the full name, such as `/inference.GRPCInferenceService/ModelInfer`.
+        """
         return self._handlers.get(handler_call_details.method)
 
     def _guarded(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
@@ -130,7 +142,11 @@ class Handlers(grpc.GenericRpcHandler):
 
 
 def trailers(error: WireError) -> tuple[tuple[str, str], ...]:
-    """Return what the program of a refused client reads: why, and when to try again."""
+    """Return the trailers of a refused call: the reason, and when the client may try again.
+
+    Args:
+        error: a negative `pushback_s` becomes "-1", which tells gRPC never to retry.
+    """
     found = [(REASON_TRAILER, error.reason)] if error.reason else []
     if error.pushback_s is not None:
         found.append((PUSHBACK_TRAILER, "-1" if error.pushback_s < 0 else str(round(error.pushback_s * 1000))))
@@ -138,7 +154,16 @@ def trailers(error: WireError) -> tuple[tuple[str, str], ...]:
 
 
 class GrpcFront:
-    """A gRPC server for a service, with `grpc.health.v1`."""
+    """A gRPC server for a service, with `grpc.health.v1`.
+
+    Args:
+        service: answers the requests.
+        host: name or IP address to listen on.
+        port: 0 takes any free port.
+
+    Raises:
+        PortError: if the server cannot listen there.
+    """
 
     def __init__(self, service: EdgeService, host: str, port: int):
         state = service.scheduler.state
@@ -156,14 +181,19 @@ class GrpcFront:
             raise PortError(host, port) from None
 
     async def start(self) -> None:
+        """Open the port and report every model as SERVING."""
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
 
     async def drain(self) -> None:
-        """Tell health checks that nothing new should come."""
+        """Make health checks report that no new request should come."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
-        """Close the port, and the connections once their calls are through or the grace is over."""
+        """Close the port, and every connection once its calls have ended or the grace period is over.
+
+        Args:
+            grace_s: how long calls may still take.
+        """
         await self._server.stop(grace_s)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over HTTP, for the same service; and /metrics."""
+"""The Open Inference Protocol v2 over HTTP, for the same service as gRPC, and /metrics."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,11 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(service: EdgeService) -> Starlette:
-    """Return the application; it holds no state of its own."""
+    """Return the HTTP application of a service.
+
+    Args:
+        service: holds all state; the application has none of its own.
+    """
     app = Starlette()
     for path, handler in _get_handlers(service).items():
         app.add_route(path, _guarded(service, handler), methods=["GET"])
@@ -63,7 +67,7 @@ def make_app(service: EdgeService) -> Starlette:
 
 
 def _get_handlers(service: EdgeService) -> dict[str, Handler]:
-    """Return what answers each path but those of inferences."""
+    """Return the handler of each path that GET may ask for."""
     exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
 
     async def ready(request: Request) -> Response:
@@ -138,7 +142,7 @@ def _guarded(service: EdgeService, handler: Handler) -> Handler:
 
 
 def _error(error: WireError) -> Response:
-    """Return `{"error": ...}` as Triton has it, with a word for programs and when to try again."""
+    """Return `{"error": ...}` as Triton does, with the reason for programs and when to try again."""
     status = 413 if error.reason == "too_large" else STATUS[error.code]
     content: dict[str, object] = {"error": error.message, "code": error.code, "reason": error.reason}
     headers: dict[str, str] = {}
@@ -159,7 +163,7 @@ def _json(content: Mapping[str, object], status: int = 200, headers: dict[str, s
 
 
 async def _body(request: Request, limit_bytes: int) -> bytes:
-    """Return the body; one that announces too much is refused before it is read."""
+    """Return the body of a request; refuse one that announces too many bytes before it is read."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise WireError("UNIMPLEMENTED", "compressed bodies are not offered; send coinfer_codec tensors", "encoding")
     announced = request.headers.get("content-length", "")
@@ -198,12 +202,12 @@ async def _cancel_on_disconnect(request: Request, answer: Coroutine[None, None, 
 
 
 def _model_of(request: Request) -> tuple[str, str]:
-    """Return model and version in the path, or nothing."""
+    """Return model and version from the path; empty if the path does not name them."""
     return request.path_params.get("model", ""), request.path_params.get("version", "")
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process."""
+    """A uvicorn server that leaves signals to the process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -211,16 +215,17 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Open a socket for each address of a host; they share one port.
+    """Return one listening socket for each address of a host; they share one port.
 
-    The sockets name their protocol, since only then asyncio turns Nagle's algorithm off on what they accept. With it,
-    replies over a connection that is kept wait 40 ms for the client's delayed acknowledgement.
+    The sockets name their protocol, because only then does asyncio turn Nagle's algorithm off on the connections that
+    they accept. With it, replies over a persistent connection wait 40 ms for the client's delayed acknowledgement.
 
     Args:
+        host: name or IP address; `::` takes IPv4 too.
         port: 0 takes any free port.
 
     Raises:
-        PortError: if there is no such address here, or another server has taken the port.
+        PortError: if this machine has no such address, or another server has taken the port.
     """
     sockets: list[socket.socket] = []
     try:
@@ -259,7 +264,16 @@ def _listen_at(family: int, kind: int, address: tuple[str | int, ...]) -> socket
 
 
 class HttpFront:
-    """An HTTP server for a service, on the running event loop."""
+    """An HTTP server for a service, on the running event loop.
+
+    Args:
+        service: answers the requests.
+        host: name or IP address to listen on.
+        port: 0 takes any free port.
+
+    Raises:
+        PortError: if the server cannot listen there.
+    """
 
     def __init__(self, service: EdgeService, host: str, port: int):
         self._sockets = listen(host, port)
@@ -270,12 +284,17 @@ class HttpFront:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """Start to serve, and wait until the server accepts connections."""
         self._task = asyncio.ensure_future(self._server.serve(self._sockets))
         while not self._server.started and not self._task.done():
             await asyncio.sleep(0.002)
 
     async def stop(self, grace_s: float) -> None:
-        """Close the port, and the connections once their requests are through or the grace is over."""
+        """Close the port, and every connection once its requests have ended or the grace period is over.
+
+        Args:
+            grace_s: how long requests may still take; rounded up to whole seconds.
+        """
         self._server.config.timeout_graceful_shutdown = math.ceil(grace_s)
         self._server.should_exit = True
         if self._task is not None:

@@ -1,4 +1,4 @@
-"""What a server says of itself and of its models, in the protocol's fields; the same for gRPC and REST."""
+"""What a server reports about itself and its models, in the protocol's fields; the same for gRPC and REST."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +11,16 @@ EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "coinfe
 
 
 def server_metadata() -> Content:
+    """Return name, version and extensions of the server."""
     return {"name": "coinfer", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(model: ServedModel) -> Content:
+    """Return name, versions, platform and tensors of a model (`ModelMetadataResponse`).
+
+    Args:
+        model: -1 in a shape marks an axis of any size.
+    """
     return {
         "name": model.name,
         "versions": [VERSION],
@@ -25,6 +31,11 @@ def model_metadata(model: ServedModel) -> Content:
 
 
 def model_config(model: ServedModel) -> Content:
+    """Return the configuration of a model in Triton's fields (`ModelConfig`).
+
+    Args:
+        model: batching is the client's business, so `max_batch_size` is 0.
+    """
     return {
         "name": model.name,
         "platform": model.platform,
@@ -36,6 +47,11 @@ def model_config(model: ServedModel) -> Content:
 
 
 def statistics(models: Mapping[str, ModelStats]) -> Content:
+    """Return the counters of models in Triton's fields (`ModelStatisticsResponse`).
+
+    Args:
+        models: counters by the model's name; times become nanoseconds.
+    """
     return {"model_stats": [_statistics(name, stats) for name, stats in models.items()]}
 
 

@@ -1,4 +1,4 @@
-"""Counters of an edge node: Triton's names with Triton's meaning, for boards that exist, and our own in base units."""
+"""Counters of an edge node: Triton's names and meanings, for dashboards that exist, and our own in base units."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _REJECTIONS = {"queue_full", "hopeless", "expired", "draining", "too_large"}
 
 @dataclass
 class ModelStats:
-    """Of one model since the start. received = success + failures + in flight."""
+    """Counters of one model since the start: received = success + failures + in flight."""
 
     received: int = 0
     success: int = 0
@@ -37,12 +37,13 @@ class ModelStats:
 
     @property
     def in_flight(self) -> int:
+        """Requests that have no answer yet."""
         return self.received - self.success - sum(self.failures.values())
 
 
 @dataclass
 class Metrics:
-    """All counters of a node; touched on the event loop only."""
+    """All counters of a node; only the event loop may touch them."""
 
     models: dict[str, ModelStats] = field(default_factory=dict)
     codes: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -54,6 +55,11 @@ class Metrics:
     sent_bytes: int = 0
 
     def count_arrival(self, model: str) -> ModelStats:
+        """Count a request that came in, and return the counters of its model.
+
+        Args:
+            model: name; empty for a model that this node does not serve.
+        """
         stats = self.models.setdefault(model, ModelStats())
         stats.received += 1
         return stats
@@ -64,7 +70,11 @@ class Metrics:
         """Count a request that was answered.
 
         Args:
-            work_s: of decoding, computing and encoding.
+            stats: counters of the request's model.
+            batch: samples in the request.
+            request_s: from arrival to reply.
+            queue_s: wait for a worker.
+            work_s: seconds of decoding, computing and encoding.
         """
         stats.success += 1
         stats.executions += 1
@@ -77,20 +87,38 @@ class Metrics:
         stats.encode_s += work_s[2]
 
     def count_failure(self, stats: ModelStats, error: WireError | None, request_s: float) -> None:
-        """Count a request that was not answered; without an error its caller gave up."""
+        """Count a request that was not answered.
+
+        Args:
+            stats: counters of the request's model.
+            error: what the client was told; None if its caller gave up.
+            request_s: from arrival to the error.
+        """
         stats.failures[failure_kind(error)] += 1
         stats.failed_s += request_s
         if error is not None and error.reason in _REJECTIONS:
             self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
 
     def count_answer(self, protocol: str, code: str, received_bytes: int = 0, sent_bytes: int = 0) -> None:
+        """Count an answer of any method, with its bytes.
+
+        Args:
+            protocol: `grpc`, `grpc_stream` or `http`.
+            code: gRPC status code; `OK` for a success.
+            received_bytes: size of the request.
+            sent_bytes: size of the reply; 0 for an error.
+        """
         self.codes[protocol, code] = self.codes.get((protocol, code), 0) + 1
         self.received_bytes += received_bytes
         self.sent_bytes += sent_bytes
 
 
 def failure_kind(error: WireError | None) -> str:
-    """Return Triton's word for why a request failed."""
+    """Return Triton's word for why a request failed.
+
+    Args:
+        error: None if the caller gave up.
+    """
     if error is None or error.code == "CANCELLED":
         return "CANCELED"
     if error.reason in _REJECTIONS:
@@ -102,8 +130,9 @@ class Exposition:
     """The counters as Prometheus text.
 
     Args:
-        load: of the node, now.
-        counts: of its scheduler, now.
+        metrics: counters of the node.
+        load: returns the load of the node now.
+        counts: returns the counts of its scheduler now.
     """
 
     def __init__(self, metrics: Metrics, load: Callable[[], LoadReport], counts: Callable[[], Counts]):
@@ -116,12 +145,15 @@ class Exposition:
         PlatformCollector(registry=self._registry)
 
     def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def describe(self) -> list[Metric]:
+        """Return no metrics: the registry then does not call `collect` when the collector registers."""
         return []
 
     def collect(self) -> Iterator[Metric]:
+        """Yield all metrics as they are now (`prometheus_client`'s collector protocol)."""
         yield from self._triton()
         yield from self._own()
 

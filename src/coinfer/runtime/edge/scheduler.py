@@ -1,7 +1,7 @@
-"""Carries out what the node's pure core decides, on worker threads. Callers live on one event loop.
+"""Carries out what `admission` decides, on worker threads. Callers live on one event loop.
 
-A worker that is through with a job asks the core itself what comes next, and starts it before the event loop hears of
-the end: replies are written while the next job computes, and no worker waits for the loop between two jobs.
+A worker that has finished a job asks `admission` itself for the next one, and starts it before the event loop learns
+of the end: replies are written while the next job computes, and no worker waits for the loop between two jobs.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ SHUTTING_DOWN = "this node is shutting down; use another"
 
 
 class _Entry(NamedTuple):
+    """What the scheduler holds of a job until its caller has the outcome."""
     waiter: asyncio.Future[tuple[object, float]]
     work: Callable[[Abort], object]
     abort: Abort
@@ -43,18 +44,19 @@ class _Entry(NamedTuple):
 
 
 class _Notice(NamedTuple):
-    """What a caller is to be told: a result or an error."""
+    """The outcome that a caller is to get: a result or an error."""
 
     waiter: asyncio.Future[tuple[object, float]]
     outcome: tuple[object, float] | BaseException
 
 
 class Scheduler:
-    """Admission, queue and workers.
+    """Admission, queue and workers of a node.
 
     Args:
-        workers: jobs at a time.
+        workers: jobs that run at the same time.
         queue: jobs that may wait.
+        clock: deadlines and waits are on it.
     """
 
     def __init__(self, workers: int, queue: int, clock: Clock):
@@ -75,11 +77,12 @@ class Scheduler:
         """Return what `work` returns, and the seconds that it waited for a worker.
 
         Args:
-            kind: jobs of a kind take the same time.
-            deadline_s: on the scheduler's clock.
+            kind: jobs of one kind take the same time.
+            deadline_s: on the scheduler's clock; infinite for none.
+            work: runs on a worker thread; it should stop soon after its argument is set.
 
         Raises:
-            WireError: if the job is refused; and whatever `work` raises.
+            WireError: if the job is refused. What `work` raises is raised too.
         """
         job = Job(next(self._ids), kind, deadline_s)
         entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s())
@@ -94,14 +97,15 @@ class Scheduler:
             raise
 
     def drain(self) -> None:
-        """Admit nothing more."""
+        """Refuse every new job; admitted jobs still run."""
         self._handle(Drained())
 
     def load(self) -> LoadReport:
+        """Return the load of the node now."""
         return admission.load(self.state, self._clock.now_s())
 
     def close(self) -> None:
-        """Stop what runs; what is not finished then is refused."""
+        """Abort the jobs that run, refuse those that wait, and release the threads."""
         with self._lock:
             self._closed = True
             queued = [job.id for job in self.state.arriving + self.state.waiting]
@@ -114,15 +118,18 @@ class Scheduler:
             self._report(entry.waiter.get_loop(), [_Notice(entry.waiter, _shutting_down())])
 
     def _handle(self, event: Event | None) -> None:
-        """Carry out what follows from an event, on the event loop."""
+        """Carry out what follows from an event. On the event loop."""
         starts, notices = self._advance(event)
         for start in starts:
             self._start(start, asyncio.get_running_loop())
         self._notify(notices)
 
     def _advance(self, event: Event | None) -> tuple[list[Start], list[_Notice]]:
-        """Return what is to be started and who is to be told of a refusal, after an event (None: time has passed) and
-        the plan that follows from it. On any thread."""
+        """Apply an event (None: time has passed) and the plan that follows from it. On any thread.
+
+        Returns:
+            The jobs to start, and the callers to notify of a refusal.
+        """
         starts, notices = list[Start](), list[_Notice]()
         with self._lock:
             if event is not None:
@@ -146,7 +153,7 @@ class Scheduler:
         return [Refuse(job.id, "draining", 0.0) for job in self.state.arriving if job.id in self._entries]
 
     def _start(self, start: Start, loop: asyncio.AbstractEventLoop) -> None:
-        """Give a job to a worker, unless all were sent home since it was planned."""
+        """Give a job to a worker, unless the scheduler was closed since the plan."""
         with self._lock:
             if not self._closed:
                 self._pool.submit(self._work, start, loop)
@@ -155,7 +162,7 @@ class Scheduler:
         self._report(loop, [_Notice(entry.waiter, _shutting_down())])
 
     def _notify(self, notices: Sequence[_Notice]) -> None:
-        """Tell callers, and set the alarm for the next deadline in the queue. On the event loop."""
+        """Give callers their outcomes, and set the alarm for the next deadline in the queue. On the event loop."""
         for waiter, outcome in notices:
             if waiter.done():
                 continue
@@ -170,7 +177,7 @@ class Scheduler:
         self._alarm = loop.call_later(wait_s, self._handle, None) if due_s < float("inf") else None
 
     def _work(self, start: Start | None, loop: asyncio.AbstractEventLoop) -> None:
-        """Do a job, and after it whatever comes next, until nothing does. On a worker."""
+        """Do a job, and then the next one, until none is left. On a worker."""
         while start is not None:
             entry = self._entries[start.id]
             outcome = self._outcome(entry, start)
@@ -188,7 +195,7 @@ class Scheduler:
             report()
 
     def _outcome(self, entry: _Entry, start: Start) -> tuple[object, float] | BaseException:
-        """The result with the wait for a worker, or the error."""
+        """Return the result with the wait for a worker, or the error."""
         if self._closed:
             return _shutting_down()
         try:

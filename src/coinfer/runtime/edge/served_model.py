@@ -23,18 +23,62 @@ class Signature(NamedTuple):
 
 
 class ModelRunner(Protocol):
-    """What serves a model (`executor.Executor`)."""
+    """Computes the requests for a model (`executor.Executor`)."""
 
     def run(
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
-    ) -> tuple[dict[str, np.ndarray], float]: ...
-    def check(self, inputs: Arrays) -> None: ...
-    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool: ...
-    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None: ...
-    def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float: ...
+    ) -> tuple[dict[str, np.ndarray], float]:
+        """Return the outputs by name, and the seconds of computing.
+
+        Args:
+            inputs: arrays by tensor name; any tensors of the network.
+            outputs: names of the tensors to compute; empty for the network's outputs.
+            abort: stops the run between operations once it is set.
+
+        Raises:
+            RequestError: if the inputs do not fit the network, or the outputs do not follow from them.
+        """
+    def check(self, inputs: Arrays) -> None:
+        """Check the inputs of a request without computing anything.
+
+        Args:
+            inputs: arrays by tensor name; may lack inputs that travel encoded.
+
+        Raises:
+            RequestError: if a name, type or shape is wrong.
+        """
+    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
+        """Return true if the piece from inputs to outputs can run without being opened first.
+
+        Args:
+            inputs: names of the tensors that a request brings.
+            outputs: names of the tensors to compute; empty for the network's outputs.
+        """
+    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        """Open the piece from inputs to outputs; may take seconds.
+
+        Args:
+            inputs: names of the tensors that a request brings.
+            outputs: names of the tensors to compute; empty for the network's outputs.
+
+        Raises:
+            RequestError: if the outputs do not follow from the inputs.
+        """
+    def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
+        """Run the piece on zeros, and return the median seconds of a run.
+
+        Args:
+            inputs: names of the tensors that a request brings.
+            outputs: names of the tensors to compute; empty for the network's outputs.
+            runs: timed runs.
+
+        Raises:
+            RequestError: if the outputs do not follow from the inputs.
+        """
 
 
 class ServedModel(NamedTuple):
+    """A model with its description and the runner that computes it."""
     name: str
     fingerprint: str
     inputs: tuple[Signature, ...]
@@ -44,7 +88,12 @@ class ServedModel(NamedTuple):
 
 
 def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
-    """Return a network as a model, with all its pieces."""
+    """Return a network as a model; clients may ask for any part of it.
+
+    Args:
+        graph: names and describes the model.
+        executor: computes it; must be of the same graph.
+    """
 
     def signature(name: str) -> Signature:
         tensor = graph.tensors[name]
@@ -91,8 +140,11 @@ class _Echo:
 def models_by_name(served: Sequence[ServedModel]) -> Mapping[str, ServedModel]:
     """Return the models by name.
 
+    Args:
+        served: may be empty.
+
     Raises:
-        RequestError: if two have the same one.
+        RequestError: if two models have the same name.
     """
     names = [model.name for model in served]
     twice = next((name for name in names if names.count(name) > 1), None)

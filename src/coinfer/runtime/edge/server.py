@@ -1,4 +1,4 @@
-"""The edge node as a process: start, serve, drain, end."""
+"""The edge node as a process: it starts, serves, drains and ends."""
 
 import asyncio
 import logging
@@ -32,6 +32,7 @@ _log = logging.getLogger("coinfer.edge")
 
 @dataclass(frozen=True)
 class EdgeSettings:
+    """Settings of an edge node; `checked_settings` refuses those that cannot work."""
     models: tuple[str, ...]
     """ONNX files or names of zoo networks."""
     host: str = defaults.HOST
@@ -61,7 +62,10 @@ class EdgeSettings:
 
 
 def run_edge(settings: EdgeSettings) -> int:
-    """Serve until SIGTERM or SIGINT, then finish what was admitted; a second signal ends it at once.
+    """Serve until SIGTERM or SIGINT, then finish the admitted requests; a second signal ends the process at once.
+
+    Args:
+        settings: `checked_settings` checks them.
 
     Returns:
         The exit status: 0, or 1 if a second signal cut requests off.
@@ -78,7 +82,17 @@ def run_edge(settings: EdgeSettings) -> int:
 
 
 def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
-    """Open the models and run each once, so that ready means that they work."""
+    """Open the models and run each once, so that a server that is ready can compute.
+
+    Args:
+        settings: names the models, and how to run them.
+
+    Returns:
+        The models in the order of the settings, the echo last.
+
+    Raises:
+        UserError: if a model cannot be opened.
+    """
     served: list[ServedModel] = []
     for spec in settings.models:
         graph = open_model(spec)
@@ -118,8 +132,10 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel]) -> int:
 
 
 async def _wait_until_answered(service: EdgeService, grace_s: float) -> None:
-    """Wait until all requests are answered. New ones are refused meanwhile; closing the port first would leave them
-    without an answer."""
+    """Wait until all requests are answered.
+
+    New ones are refused meanwhile; closing the port first would leave them without an answer.
+    """
     loop = asyncio.get_running_loop()
     end_s = loop.time() + grace_s
     await asyncio.sleep(_HEARTBEAT_S)
@@ -128,7 +144,7 @@ async def _wait_until_answered(service: EdgeService, grace_s: float) -> None:
 
 
 async def _start_http(settings: EdgeSettings, service: EdgeService) -> "HttpFront | None":
-    """Start the REST front if it is wanted; its libraries are loaded only then."""
+    """Start the REST front if the settings ask for it; its libraries are loaded only then."""
     if settings.http_port is None:
         return None
     from coinfer.runtime.edge.http_server import HttpFront
@@ -148,7 +164,7 @@ def _signal_event() -> asyncio.Event:
 
 
 async def _wait_for_first(*waits: Awaitable[object]) -> None:
-    """Wait until the first of these is through; cancel the others."""
+    """Wait until the first of these has ended; cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
@@ -159,8 +175,11 @@ async def _wait_for_first(*waits: Awaitable[object]) -> None:
 def checked_settings(settings: EdgeSettings) -> EdgeSettings:
     """Return the settings with all addresses in one form.
 
+    Args:
+        settings: as the user gave them.
+
     Raises:
-        UserError: naming the first setting that cannot work, what it was and what it may be.
+        UserError: for the first setting that cannot work; the message names it, its value and what is allowed.
     """
     ports = {"grpc port": settings.grpc_port, "http port": settings.http_port or 0}
     for name, port in ports.items():

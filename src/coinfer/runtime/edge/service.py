@@ -1,4 +1,4 @@
-"""What an edge node does with a request, whatever protocol brought it."""
+"""How an edge node answers a request, whatever protocol carried it."""
 
 import asyncio
 import logging
@@ -40,14 +40,19 @@ Encoded = TypeVar("Encoded")
 
 
 class PortError(UserError):
-    """An address that a front cannot listen on."""
+    """An address that a front cannot listen on.
+
+    Args:
+        host: name or IP address that was asked for.
+        port: port that was asked for.
+    """
 
     def __init__(self, host: str, port: int):
         super().__init__(f"cannot listen on {Address(host, port)}: no such address here, or taken by another server")
 
 
 class _Work(NamedTuple):
-    """What a worker made of a request."""
+    """What a worker made of a request, and how long each step took."""
 
     outputs: tuple[WireTensor, ...]
     decode_s: float
@@ -60,9 +65,17 @@ class EdgeService:
     """Serves models through one bounded queue.
 
     Args:
-        address: how this node calls itself in replies.
-        transport: reaches the next hops of a route; without one, routes are refused.
-        peers: the only next hops allowed; None allows any.
+        served: models with different names.
+        workers: requests that are computed at the same time.
+        queue: requests that may wait.
+        address: how this node names itself in replies.
+        transport: reaches the next hops of a route; without one, routes are refused. `close` closes it.
+        peers: the only next hops that are allowed; None allows any.
+        limit_bytes: largest request, reply and decoded tensor.
+        clock: deadlines and durations are on it; the wall clock without it.
+
+    Raises:
+        RequestError: if two models have the same name.
     """
 
     def __init__(
@@ -91,18 +104,23 @@ class EdgeService:
 
     @property
     def is_ready(self) -> bool:
+        """Whether the node admits requests; false once it drains."""
         return not self.scheduler.state.draining
 
     @property
     def in_flight(self) -> int:
-        """Requests that have no answer yet."""
+        """Number of requests that have no answer yet."""
         return sum(stats.in_flight for stats in self.metrics.models.values())
 
     def find(self, model: str, version: str = "") -> ServedModel:
-        """Return the model.
+        """Return the model that a request names.
+
+        Args:
+            model: its name.
+            version: empty for any.
 
         Raises:
-            WireError: NOT_FOUND.
+            WireError: NOT_FOUND if this node has no such model or version.
         """
         found = self.models.get(model)
         if found is None:
@@ -115,22 +133,27 @@ class EdgeService:
         return found
 
     def stats(self, model: str = "", version: str = "") -> dict[str, ModelStats]:
-        """Return the counters of one model, or of all.
+        """Return the counters of one model, or of all, by name.
+
+        Args:
+            model: empty for all.
+            version: empty for any.
 
         Raises:
-            WireError: NOT_FOUND.
+            WireError: NOT_FOUND if this node has no such model or version.
         """
         names = [self.find(model, version).name] if model else list(self.models)
         return {name: self.metrics.models[name] for name in names}
 
     async def infer(self, request: InferRequest, encode: Callable[[InferReply], Awaitable[Encoded]]) -> Encoded:
-        """Return the reply to a request in the form that it is sent in.
+        """Return the reply to a request in the form in which it is sent.
 
         Args:
-            encode: makes that form; what it raises fails the request like anything before it.
+            request: its deadline counts from now.
+            encode: makes that form; an error that it raises fails the request like any other.
 
         Raises:
-            WireError: and nothing else, but for cancellation.
+            WireError: for every failure; only cancellation passes through as it is.
         """
         if request.model == PING_MODEL:
             return await encode(self._pong(request))
@@ -151,10 +174,11 @@ class EdgeService:
         return encoded
 
     def drain(self) -> None:
-        """Refuse what is new from now on; what was admitted is finished."""
+        """Refuse new requests from now on; admitted ones are finished."""
         self.scheduler.drain()
 
     def close(self) -> None:
+        """Abort what runs, and close the transport."""
         self.scheduler.close()
         self._opener.shutdown(wait=False, cancel_futures=True)
         if self._transport is not None:
@@ -189,7 +213,7 @@ class EdgeService:
         return work, queue_s, replace(reply, load=self.scheduler.load())
 
     def _check(self, model: ServedModel, request: InferRequest) -> None:
-        """Refuse what can be seen to be wrong without decoding; it never gets as far as the queue."""
+        """Refuse what is wrong as far as that shows without decoding; such a request never reaches the queue."""
         if request.fingerprint and request.fingerprint != model.fingerprint:
             text = (
                 f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
@@ -204,7 +228,7 @@ class EdgeService:
                 raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
 
     async def _open(self, model: ServedModel, request: InferRequest) -> None:
-        """Open the piece off the workers, so that what waits there does not wait for it too."""
+        """Open the piece off the workers, so that requests in the queue do not wait for it too."""
         if self._opening >= MAX_PENDING_PIECES:
             raise WireError("RESOURCE_EXHAUSTED", "too many new cuts are being opened; try later", "queue_full", 1.0)
         self._opening += 1
@@ -216,7 +240,7 @@ class EdgeService:
             self._opening -= 1
 
     async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> InferReply:
-        """Send the outputs on to the next hop and make its reply ours."""
+        """Send the outputs on to the next hop, and return its reply as ours."""
         assert self._transport is not None
         hop, began_s = request.route[0], self._clock.now_s()
         onward = replace(
@@ -246,7 +270,7 @@ class EdgeService:
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
 
     def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
-        """Return what the caller is told: never a traceback, a path or a value of ours."""
+        """Return the error that the caller gets: never a traceback, a path or a value of ours."""
         id = shown(request.id)[1:-1] if request.id else secrets.token_hex(4)
         match problem:
             case WireError():
@@ -263,7 +287,7 @@ class EdgeService:
                 return WireError("INTERNAL", f"internal error; see the node's log for request {id}", "bug")
 
     def _log_bug(self, id: str, problem: Exception) -> None:
-        """Log one line for each, and a traceback for the first of its kind: no client can fill the log."""
+        """Log one line for each bug, and a traceback for the first of its kind, so that no client can fill the log."""
         last = traceback.extract_tb(problem.__traceback__)[-1]
         kind = (type(problem).__name__, last.filename, last.lineno)
         is_new = kind not in self._logged_bugs and len(self._logged_bugs) < MAX_TRACEBACKS
@@ -273,7 +297,7 @@ class EdgeService:
 
 
 def _compute(model: ServedModel, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
-    """Decode, run, encode; on a worker."""
+    """Decode, run and encode. On a worker."""
     clock = WallClock()
     began_s = clock.now_s()
     inputs = {tensor.name: unpack(tensor, limit_bytes) for tensor in request.inputs}

@@ -1,1 +1,4 @@
-"""Messages between nodes, and their forms in protobuf and JSON. Start in `messages`; `checks` refuses what is wrong."""
+"""Messages between nodes, and their forms in protobuf and JSON.
+
+Start in `messages`; `checks` refuses what is wrong.
+"""

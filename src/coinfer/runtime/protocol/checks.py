@@ -1,4 +1,4 @@
-"""The one check of requests: both protocols describe what came in the same terms, and get the same answer."""
+"""The one check of requests: both protocols describe a request in the same terms, and get the same answer."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Described(NamedTuple):
 
 
 class TensorHeader(NamedTuple):
-    """A tensor as it was described, checked; its data come by other ways."""
+    """A checked description of a tensor, without its data."""
 
     name: str
     datatype: str
@@ -37,6 +37,11 @@ class TensorHeader(NamedTuple):
     codec: bool
 
     def with_data(self, data: bytes | memoryview) -> WireTensor:
+        """Return the whole tensor.
+
+        Args:
+            data: little-endian, row-major; its length is not checked here.
+        """
         return WireTensor(self.name, self.datatype, self.shape, data, self.codec)
 
 
@@ -48,7 +53,18 @@ def check_request(
     outputs: Sequence[Described],
     parameters: Parameters,
 ) -> tuple[InferRequest, tuple[TensorHeader, ...]]:
-    """Check a request but for the data of its tensors; return it without inputs, and what they are.
+    """Check everything in a request but the data of its tensors.
+
+    Args:
+        model: name from the message or path; whether the node serves it is not checked.
+        version: empty for any.
+        id: the caller's name for the request; None if it gave none.
+        inputs: tensors that carry data.
+        outputs: tensors to compute; empty for the network's outputs.
+        parameters: of the request as a whole.
+
+    Returns:
+        The request without inputs, and the headers of its inputs in order.
 
     Raises:
         WireError: INVALID_ARGUMENT for what is wrong, UNIMPLEMENTED for what other servers offer and this one does not.
@@ -78,10 +94,14 @@ def check_request(
 
 
 def check_tensors(described: Sequence[Described], what: str) -> tuple[TensorHeader, ...]:
-    """Check the descriptions of tensors that carry data.
+    """Check the descriptions of tensors that carry data, and return their headers in order.
+
+    Args:
+        described: as the message has them.
+        what: `input` or `output`, for the error.
 
     Raises:
-        WireError: INVALID_ARGUMENT or UNIMPLEMENTED.
+        WireError: INVALID_ARGUMENT for what is wrong, UNIMPLEMENTED for what is not offered.
     """
     _check_count(described, what)
     headers = tuple(_header(tensor, what) for tensor in described)
@@ -90,10 +110,14 @@ def check_tensors(described: Sequence[Described], what: str) -> tuple[TensorHead
 
 
 def numbers_to_bytes(header: TensorHeader, values: np.ndarray) -> bytes:
-    """Return numbers that stand in a message one by one as the tensor's bytes.
+    """Return the bytes of a tensor that a message lists number by number.
+
+    Args:
+        header: says which datatype and shape the numbers must have.
+        values: of any shape; read in row-major order.
 
     Raises:
-        WireError: INVALID_ARGUMENT if a value is none of the tensor's datatype, or their count is not the shape's.
+        WireError: INVALID_ARGUMENT if the datatype cannot hold a value, or their number does not fit the shape.
     """
     dtype = DTYPES[header.datatype]
     with np.errstate(invalid="ignore", over="ignore"):

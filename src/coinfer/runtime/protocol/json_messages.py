@@ -27,13 +27,16 @@ _Object = dict[str, object]
 
 
 def parse_request(model: str, version: str, body: bytes, json_bytes: int | None) -> tuple[InferRequest, IsBinary]:
-    """Return the request in a body, and which outputs it wants as bytes.
+    """Return the request in an HTTP body, and which outputs it asks for as bytes.
 
     Args:
-        json_bytes: size of the JSON at the start of the body; bytes of tensors follow it. None if there are none.
+        model: name from the path.
+        version: from the path; empty for any.
+        body: JSON, then the bytes of binary tensors; they are borrowed, not copied.
+        json_bytes: size of the JSON; None if it is the whole body.
 
     Raises:
-        WireError: INVALID_ARGUMENT, or UNIMPLEMENTED for what is not offered.
+        WireError: INVALID_ARGUMENT for what is wrong, UNIMPLEMENTED for what is not offered.
     """
     if json_bytes is not None and not 0 <= json_bytes <= len(body):
         raise bad_request(f"Inference-Header-Content-Length: expected 0 to {len(body)}, got {json_bytes}")
@@ -55,10 +58,14 @@ def parse_request(model: str, version: str, body: bytes, json_bytes: int | None)
 
 
 def reply_body(reply: InferReply, is_binary: IsBinary) -> tuple[bytes, int | None]:
-    """Return the body of a reply and the size of the JSON at its start; None if there is nothing else.
+    """Return the HTTP body of a reply, and the size of its JSON; None if the JSON is the whole body.
+
+    Args:
+        reply: its outputs become bytes after the JSON or numbers in it.
+        is_binary: says by name which outputs become bytes.
 
     Raises:
-        WireError: INVALID_ARGUMENT if an output that was not asked for as bytes holds infinity.
+        WireError: INVALID_ARGUMENT if an output that becomes numbers holds infinity.
     """
     described: list[_Object] = []
     blobs: list[bytes | memoryview] = []
@@ -78,7 +85,7 @@ def reply_body(reply: InferReply, is_binary: IsBinary) -> tuple[bytes, int | Non
 
 
 def _numbers(tensor: WireTensor) -> list[bool | int | float | None]:
-    """Return the tensor's values for JSON, which has neither NaN, written as null, nor infinity."""
+    """Return a tensor's values for JSON, which has no NaN (written as null) and no infinity (refused)."""
     array = to_array(tensor).reshape(-1)
     values: list[bool | int | float | None] = array.tolist()
     if array.dtype.kind != "f" or np.isfinite(array).all():
@@ -101,7 +108,7 @@ def _json_object(text: bytes) -> _Object:
 
 
 def _tensors(headers: Sequence[TensorHeader], entries: Sequence[_Object], blobs: memoryview) -> tuple[WireTensor, ...]:
-    """Return inputs with their data, which stand in their entry or in the bytes after the JSON."""
+    """Return the inputs with their data, from their entry or from the bytes after the JSON."""
     tensors: list[WireTensor] = []
     for header, entry in zip(headers, entries, strict=True):
         size = _parameters(entry).get(BINARY_SIZE)

@@ -1,8 +1,8 @@
 """Messages between nodes, whatever protocol carries them.
 
-A request asks a node to compute from some named tensors of a network to others. What the Open Inference Protocol does
-not know (deadline, bits, route, fingerprint) is a request parameter, so that stock clients and servers understand the
-rest.
+A request asks a node to compute some named tensors of a network from others. What the Open Inference Protocol does not
+know (deadline, bits, route, fingerprint) travels as request parameters, so that stock clients and servers understand
+the rest.
 """
 
 import math
@@ -61,7 +61,14 @@ DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class WireError(Exception):
-    """What a caller is told: a gRPC status code, one line for a person, and one word for a program."""
+    """The error that a caller gets.
+
+    Args:
+        code: gRPC status code.
+        message: one line for a person.
+        reason: one word for a program, such as `queue_full`.
+        pushback_s: when to try this node again; negative means never, None that the code decides.
+    """
 
     def __init__(self, code: Code, message: str, reason: str = "", pushback_s: float | None = None):
         super().__init__(message)
@@ -73,7 +80,14 @@ class WireError(Exception):
 
 
 class TransportError(Exception):
-    """A request that got no reply."""
+    """A request that got no reply.
+
+    Args:
+        code: gRPC status code.
+        message: one line for a person.
+        pushback_s: when the node may be asked again; negative means not with this request, None that it did not say.
+        reason: one word for a program, such as `unreachable`.
+    """
 
     def __init__(self, code: Code, message: str, pushback_s: float | None = None, reason: str = ""):
         super().__init__(f"{code}: {message}")
@@ -121,7 +135,7 @@ class InferRequest:
 
 
 class LoadReport(NamedTuple):
-    """What a node says of itself in every reply."""
+    """The load of a node, which it puts into every reply."""
 
     backlog_s: float
     """Work that waits or runs, divided by the workers."""
@@ -131,7 +145,7 @@ class LoadReport(NamedTuple):
 
 
 class ExecutedHop(NamedTuple):
-    """One hop of a route as it was carried out."""
+    """What one hop of a route did."""
 
     node: str
     cut: tuple[str, ...]
@@ -141,6 +155,7 @@ class ExecutedHop(NamedTuple):
 
 @dataclass(frozen=True)
 class InferReply:
+    """The outputs of a request, and what the nodes on its route measured."""
     model: str
     outputs: tuple[WireTensor, ...]
     id: str = ""
@@ -163,10 +178,14 @@ class InferReply:
 
 
 def from_array(name: str, array: np.ndarray) -> WireTensor:
-    """Return a tensor that borrows the array's memory.
+    """Return an array as a tensor that shares its memory.
+
+    Args:
+        name: of the tensor in the network.
+        array: copied only if it is not contiguous.
 
     Raises:
-        WireError: INVALID_ARGUMENT if the protocol has no such datatype.
+        WireError: INVALID_ARGUMENT if the protocol has no datatype for the array's.
     """
     array = np.ascontiguousarray(array)
     datatype = DATATYPES.get(array.dtype)
@@ -176,10 +195,13 @@ def from_array(name: str, array: np.ndarray) -> WireTensor:
 
 
 def to_array(tensor: WireTensor) -> np.ndarray:
-    """Return a read-only view of the tensor's bytes, or a copy if they lie unaligned; a codec payload stays encoded.
+    """Return a tensor as a read-only array that shares its memory, or as a copy if its bytes are not aligned.
+
+    Args:
+        tensor: a payload of the codec stays encoded, as uint8.
 
     Raises:
-        WireError: INVALID_ARGUMENT if datatype, shape and byte count do not fit together.
+        WireError: INVALID_ARGUMENT if datatype, shape and number of bytes do not fit together.
     """
     dtype = dtype_of(tensor.name, tensor.datatype, tensor.shape)
     expected, got = math.prod(tensor.shape) * dtype.itemsize, len(tensor.data)
@@ -191,10 +213,16 @@ def to_array(tensor: WireTensor) -> np.ndarray:
 
 
 def dtype_of(name: str, datatype: str, shape: Sequence[int], what: str = "input") -> np.dtype:
-    """Return the NumPy type of a tensor.
+    """Return the NumPy type of a tensor, after a check of its datatype and shape.
+
+    Args:
+        name: for the error.
+        datatype: such as `FP32`.
+        shape: no axis may be negative.
+        what: `input` or `output`, for the error.
 
     Raises:
-        WireError: INVALID_ARGUMENT if the datatype is unknown, or the shape cannot be one.
+        WireError: INVALID_ARGUMENT if the datatype is unknown or the shape is impossible.
     """
     dtype = DTYPES.get(datatype)
     if dtype is None:
@@ -205,10 +233,14 @@ def dtype_of(name: str, datatype: str, shape: Sequence[int], what: str = "input"
 
 
 def check_size(size_bytes: int, limit_bytes: int) -> None:
-    """Refuse a message over the limit, be it a request or a reply.
+    """Refuse a request or reply that is too large.
+
+    Args:
+        size_bytes: of the message.
+        limit_bytes: largest size that is allowed.
 
     Raises:
-        WireError: RESOURCE_EXHAUSTED, `too_large`; sending it again is of no use.
+        WireError: RESOURCE_EXHAUSTED, `too_large`; a retry is of no use.
     """
     if size_bytes > limit_bytes:
         text = f"message of {size_bytes} bytes is over the limit of {limit_bytes}; cut elsewhere or send fewer bits"
@@ -216,5 +248,9 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
 
 
 def bad_request(message: str) -> WireError:
-    """Return the error for a request that is wrong in itself."""
+    """Return the error for a request that is wrong in itself.
+
+    Args:
+        message: says what is wrong and what is expected, in one line.
+    """
     return WireError("INVALID_ARGUMENT", message, "invalid")

@@ -1,6 +1,6 @@
 """Messages about servers and models (health, metadata, configuration, statistics) as protobuf.
 
-What they say is made once, for JSON (`edge.metadata`); protobuf has the same fields.
+`edge.metadata` makes their content once, for JSON; protobuf has the same fields.
 """
 
 from collections.abc import Mapping
@@ -27,15 +27,23 @@ _STREAM_REPLY_FIELD = 2
 
 
 def message_bytes(name: MessageName, content: Mapping[str, object]) -> bytes:
-    """Return a message whose fields are given as for JSON."""
+    """Return a protobuf message as bytes.
+
+    Args:
+        name: of the message's type.
+        content: its fields in the form of JSON.
+    """
     return ParseDict(dict(content), message_type(name)()).SerializeToString()
 
 
 def requested_model(message: bytes) -> tuple[str, str]:
-    """Return name and version from any request about one model (they all have the same fields).
+    """Return model and version from a request about one model.
+
+    Args:
+        message: any of these requests; they all have the same fields.
 
     Raises:
-        WireError: INVALID_ARGUMENT.
+        WireError: INVALID_ARGUMENT if the message is damaged or the name too long.
     """
     try:
         request = MODEL_REQUEST.FromString(message)
@@ -47,10 +55,19 @@ def requested_model(message: bytes) -> tuple[str, str]:
 
 
 def stream_reply(reply: bytes) -> bytes:
-    """Return a `ModelInferResponse` as an item of a stream."""
+    """Return a reply as an item of a stream.
+
+    Args:
+        reply: a `ModelInferResponse` message; it is embedded as it is.
+    """
     return protobuf_framing.join(b"", _STREAM_REPLY_FIELD, [reply])
 
 
 def stream_error(id: str, message: str) -> bytes:
-    """Return an error as an item of a stream."""
+    """Return an error as an item of a stream.
+
+    Args:
+        id: of the request that failed; empty if it could not be read.
+        message: one line for a person.
+    """
     return message_bytes("ModelStreamInferResponse", {"error_message": message, "infer_response": {"id": id}})

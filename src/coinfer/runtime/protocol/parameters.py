@@ -1,4 +1,4 @@
-"""What requests and replies say beside their tensors, as parameters of the Open Inference Protocol."""
+"""What requests and replies carry beside their tensors, as parameters of the Open Inference Protocol."""
 
 import json
 import math
@@ -58,10 +58,13 @@ def refuse_unoffered(parameters: Parameters, subject: str) -> None:
 
 
 def request_options(parameters: Parameters) -> RequestOptions:
-    """Return the fields of a request that travel as parameters; parameters that nobody knows are ignored.
+    """Return the fields of a request that travel as parameters.
+
+    Args:
+        parameters: unknown ones are ignored; of `deadline_s` and Triton's `timeout` the shorter counts.
 
     Raises:
-        WireError: INVALID_ARGUMENT for a value that cannot be, UNIMPLEMENTED for what is not offered.
+        WireError: INVALID_ARGUMENT for an impossible value, UNIMPLEMENTED for what is not offered.
     """
     refuse_unoffered(parameters, "request")
     deadline_s = _number(parameters, "deadline_s", math.inf)
@@ -83,8 +86,13 @@ def request_options(parameters: Parameters) -> RequestOptions:
 def flag(parameters: Parameters, name: str, default: bool = False) -> bool:
     """Return a parameter that is true or false.
 
+    Args:
+        parameters: by name.
+        name: of the parameter.
+        default: result if the parameter is absent.
+
     Raises:
-        WireError: INVALID_ARGUMENT if it is neither.
+        WireError: INVALID_ARGUMENT if it is neither true nor false.
     """
     value = parameters.get(name)
     if value is not None and not isinstance(value, bool):
@@ -93,15 +101,22 @@ def flag(parameters: Parameters, name: str, default: bool = False) -> bool:
 
 
 def route_json(route: tuple[Hop, ...]) -> str:
-    """Return a route as the parameter `route`."""
+    """Return a route in the form of the parameter `route`; `parse_route` is the inverse.
+
+    Args:
+        route: the next hop first.
+    """
     return json.dumps([{"node": hop.node, "cut": list(hop.cut), "bits": hop.bits} for hop in route])
 
 
 def parse_route(text: str) -> tuple[Hop, ...]:
-    """Return the hops in the parameter `route`.
+    """Return the hops of the parameter `route`, with their addresses in one form.
+
+    Args:
+        text: a JSON list of objects with node, cut and bits.
 
     Raises:
-        WireError: INVALID_ARGUMENT, saying which hop is wrong and what was expected.
+        WireError: INVALID_ARGUMENT; the message says which hop is wrong and what is expected.
     """
     try:
         hops: object = json.loads(text)

@@ -1,4 +1,4 @@
-"""Messages to and from Open Inference Protocol v2 (gRPC) messages. Protobuf appears in this folder only."""
+"""Requests and replies as Open Inference Protocol v2 (gRPC) messages. Only this folder knows protobuf."""
 
 import math
 from dataclasses import replace
@@ -48,19 +48,31 @@ _RAW_OUTPUTS_FIELD = 6
 
 
 def request_bytes(request: InferRequest) -> bytes:
-    """Return the request as a `ModelInferRequest` message."""
+    """Return a request as a `ModelInferRequest` message.
+
+    Args:
+        request: the tensors' data is copied once, into the message.
+    """
     raws = [tensor.data for tensor in request.inputs]
     return protobuf_framing.join(_request_header(request).SerializeToString(), _RAW_INPUTS_FIELD, raws)
 
 
 def request_bits(request: InferRequest) -> int:
-    """Return the size of the request's message."""
+    """Return the size of a request's message in bits, without building it.
+
+    Args:
+        request: the one that `request_bytes` would turn into a message.
+    """
     raws = [tensor.data for tensor in request.inputs]
     return BITS_PER_BYTE * protobuf_framing.joined_bytes(_request_header(request).ByteSize(), _RAW_INPUTS_FIELD, raws)
 
 
 def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> InferRequest:
-    """Return the request in a `ModelInferRequest` message; its tensors borrow the message's memory.
+    """Return the request in a `ModelInferRequest` message; its tensors share the message's memory.
+
+    Args:
+        message: from any client.
+        limit_bytes: largest message that is accepted.
 
     Raises:
         WireError: RESOURCE_EXHAUSTED if it is too large, UNIMPLEMENTED for what is not offered, else INVALID_ARGUMENT.
@@ -94,19 +106,30 @@ def _request_header(request: InferRequest) -> InferMessage:
 
 
 def reply_bytes(reply: InferReply) -> bytes:
-    """Return the reply as a `ModelInferResponse` message."""
+    """Return a reply as a `ModelInferResponse` message.
+
+    Args:
+        reply: the tensors' data is copied once, into the message.
+    """
     raws = [tensor.data for tensor in reply.outputs]
     return protobuf_framing.join(_reply_header(reply).SerializeToString(), _RAW_OUTPUTS_FIELD, raws)
 
 
 def reply_bits(reply: InferReply) -> int:
-    """Return the size of the reply's message."""
+    """Return the size of a reply's message in bits, without building it.
+
+    Args:
+        reply: the one that `reply_bytes` would turn into a message.
+    """
     raws = [tensor.data for tensor in reply.outputs]
     return BITS_PER_BYTE * protobuf_framing.joined_bytes(_reply_header(reply).ByteSize(), _RAW_OUTPUTS_FIELD, raws)
 
 
 def parse_reply(message: bytes) -> InferReply:
-    """Return the reply in a `ModelInferResponse` message, of this or a foreign server.
+    """Return the reply in a `ModelInferResponse` message; its tensors share the message's memory.
+
+    Args:
+        message: from this or any other server.
 
     Raises:
         WireError: INTERNAL if the message is damaged.
@@ -151,7 +174,7 @@ def _value(parameter: ParameterMessage) -> object:
 
 
 def _split(message: bytes, raw_field: int, kind: InferMessageType, name: str) -> tuple[InferMessage, list[memoryview]]:
-    """Return the message without its raw contents, parsed, and those, uncopied."""
+    """Return the parsed message without its raw contents, and the raw contents without copying them."""
     try:
         rest, raws = protobuf_framing.split(message, raw_field)
         return kind.FromString(rest), raws
@@ -162,7 +185,7 @@ def _split(message: bytes, raw_field: int, kind: InferMessageType, name: str) ->
 def _tensors(
     headers: tuple[TensorHeader, ...], protos: TensorMessages, raws: list[memoryview]
 ) -> tuple[WireTensor, ...]:
-    """Return tensors with their data, which are either raw or typed contents."""
+    """Return the tensors with their data, from raw or typed contents."""
     if raws and len(raws) != len(headers):
         raise bad_request(f"expected raw contents for all {len(headers)} tensors, got {len(raws)}")
     tensors: list[WireTensor] = []

@@ -1,7 +1,7 @@
-"""The outer layer of a protobuf message, by hand, so that tensors are not copied into and out of the library.
+"""The outer layer of a protobuf message, by hand, so that the library copies no tensor.
 
-A protobuf message is its fields one after the other in any order, so the fields that hold tensors can be appended to,
-and taken from, what the library writes and reads.
+A protobuf message is its fields one after the other in any order. So the fields that hold tensors can be appended to
+what the library writes, and taken out of what it reads.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,11 @@ def join(header: bytes, field: int, blobs: Sequence[bytes | memoryview]) -> byte
     """Return the message `header` with a field of bytes for each blob.
 
     Large blobs begin at a multiple of `ALIGNMENT`, so that a receiver can compute on them in place.
+
+    Args:
+        header: a whole message.
+        field: number of the field that holds the blobs.
+        blobs: in the order in which a reader shall find them.
     """
     parts: list[bytes | memoryview] = [header]
     for prefix, blob in zip(_prefixes(len(header), field, blobs), blobs, strict=True):
@@ -32,15 +37,25 @@ def join(header: bytes, field: int, blobs: Sequence[bytes | memoryview]) -> byte
 
 
 def joined_bytes(header_bytes: int, field: int, blobs: Sequence[bytes | memoryview]) -> int:
-    """Return the size of what `join` would make."""
+    """Return the size in bytes of what `join` would return.
+
+    Args:
+        header_bytes: size of the header.
+        field: number of the field that holds the blobs.
+        blobs: only their sizes count.
+    """
     return header_bytes + sum(map(len, _prefixes(header_bytes, field, blobs))) + sum(map(len, blobs))
 
 
 def split(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
-    """Return the other fields, and the blobs as views of the message: the inverse of `join`.
+    """Return the other fields as one message, and the blobs as views of it: the inverse of `join`.
+
+    Args:
+        message: may come from a hostile client.
+        field: number of the field that holds the blobs.
 
     Raises:
-        FramingError: if the fields do not fill the message exactly.
+        FramingError: if the fields do not fill the message exactly, or are more than `MAX_FIELDS`.
     """
     view, at = memoryview(message), 0
     rest: list[memoryview] = []
@@ -82,7 +97,7 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _prefixes(at: int, field: int, blobs: Sequence[bytes | memoryview]) -> list[bytes]:
-    """Return what stands before each blob: its tag and size, and before that a field that nobody knows, to align it."""
+    """Return what precedes each blob: its tag and size, and before a large one a padding field that readers skip."""
     found: list[bytes] = []
     for blob in blobs:
         prefix = _varint(field << 3 | _BYTES) + _varint(len(blob))

@@ -1,6 +1,6 @@
 """Types for the protocol's protobuf classes, which tritonclient generates without any.
 
-`service_pb2` is imported here and nowhere else; what is said of its classes is checked by the tests of the messages.
+Only this module imports `service_pb2`; the tests of the messages check what it says about the classes.
 """
 
 from collections.abc import Iterator, MutableMapping, MutableSequence, Sequence
@@ -12,69 +12,110 @@ from tritonclient.grpc import service_pb2  # pyright: ignore[reportMissingTypeSt
 
 
 class ParameterMessage(Protocol):
+    """`InferParameter`: one value of one of several kinds."""
     bool_param: bool
     int64_param: int
     string_param: str
     double_param: float
 
-    def WhichOneof(self, oneof_group: str) -> str | None: ...
+    def WhichOneof(self, oneof_group: str) -> str | None:
+        """Return the name of the field that is set, or None.
+
+        Args:
+            oneof_group: `parameter_choice`.
+        """
 
 
 class ContentsMessage(Protocol):
+    def ListFields(self) -> Sequence[tuple[FieldDescriptor, Sequence[float]]]:
+        """Return the fields that hold numbers, with them."""
     def ListFields(self) -> Sequence[tuple[FieldDescriptor, Sequence[float]]]: ...
 
 
 class TensorMessage(Protocol):
-    """`InferInputTensor`, `InferOutputTensor`; a requested output has no contents."""
+    """`InferInputTensor`, `InferOutputTensor` or `InferRequestedOutputTensor`, which has no contents."""
 
     name: str
     datatype: str
 
     @property
-    def shape(self) -> MutableSequence[int]: ...
+    def shape(self) -> MutableSequence[int]:
+        """Sizes of the axes; changed in place."""
     @property
-    def parameters(self) -> MutableMapping[str, ParameterMessage]: ...
+    def parameters(self) -> MutableMapping[str, ParameterMessage]:
+        """Parameters by name; a name that is looked up comes into being."""
     @property
-    def contents(self) -> ContentsMessage: ...
-    def HasField(self, field_name: str) -> bool: ...
+    def contents(self) -> ContentsMessage:
+        """Numbers listed one by one; empty if the data is raw."""
+    def HasField(self, field_name: str) -> bool:
+        """Return true if a field is set.
+
+        Args:
+            field_name: `contents`.
+        """
 
 
 class TensorMessages(Protocol):
+    def add(self) -> TensorMessage:
+        """Append an empty tensor, and return it to be filled."""
     def add(self) -> TensorMessage: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[TensorMessage]: ...
 
 
 class InferMessage(Protocol):
-    """What `ModelInferRequest` and `ModelInferResponse` have in common, and what one of them has."""
+    """What `ModelInferRequest` and `ModelInferResponse` have in common, and `inputs`, which only the request has."""
 
     model_name: str
     model_version: str
     id: str
 
     @property
-    def parameters(self) -> MutableMapping[str, ParameterMessage]: ...
+    def parameters(self) -> MutableMapping[str, ParameterMessage]:
+        """Parameters by name; a name that is looked up comes into being."""
     @property
-    def inputs(self) -> TensorMessages: ...
+    def inputs(self) -> TensorMessages:
+        """Input tensors of a request."""
     @property
-    def outputs(self) -> TensorMessages: ...
-    def SerializeToString(self) -> bytes: ...
-    def ByteSize(self) -> int: ...
+    def outputs(self) -> TensorMessages:
+        """Requested outputs of a request, or outputs of a reply."""
+    def SerializeToString(self) -> bytes:
+        """Return the message as bytes."""
+    def ByteSize(self) -> int:
+        """Return the size of the message in bytes."""
 
 
 class InferMessageType(Protocol):
+    """The class of an `InferMessage`."""
     def __call__(self, *, model_name: str = "", model_version: str = "", id: str = "") -> InferMessage: ...
-    def FromString(self, s: bytes) -> InferMessage: ...
+    def FromString(self, s: bytes) -> InferMessage:
+        """Return the message that bytes hold.
+
+        Args:
+            s: a serialised message.
+
+        Raises:
+            DecodeError: if they hold none.
+        """
 
 
 class ModelRequestMessage(Protocol):
-    """`ModelReadyRequest`, and all requests about one model, which have the same fields."""
+    """`ModelReadyRequest`, and any request about one model: they all have the same fields."""
 
     name: str
     version: str
 
 
 class ModelRequestType(Protocol):
+    def FromString(self, s: bytes) -> ModelRequestMessage:
+        """Return the message that bytes hold.
+
+        Args:
+            s: a serialised message.
+
+        Raises:
+            DecodeError: if they hold none.
+        """
     def FromString(self, s: bytes) -> ModelRequestMessage: ...
 
 
@@ -85,5 +126,9 @@ MODEL_REQUEST: ModelRequestType = _pb.ModelReadyRequest
 
 
 def message_type(name: str) -> type[Message]:
-    """Return the class of a message of the protocol."""
+    """Return the class of a message of the protocol.
+
+    Args:
+        name: such as `ModelMetadataResponse`; must exist.
+    """
     return cast(type[Message], getattr(_pb, name))

@@ -1,1 +1,1 @@
-"""How requests reach a node. Start in `base`."""
+"""How requests reach a node: over gRPC, in memory, or through emulated links. Start in `base`."""

@@ -1,4 +1,4 @@
-"""How a request reaches a node: a small protocol, its twin in memory, and the link shaper around either."""
+"""The transport protocol, its version in memory, and the link shaper around either."""
 
 import math
 import threading
@@ -36,25 +36,51 @@ class Pong(NamedTuple):
 class Transport(Protocol):
     """Sends requests to nodes named `host:port`. Futures fail with `TransportError` only, and may be cancelled."""
 
-    def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]: ...
+    def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        """Send a request, and return a future of its reply.
+
+        Args:
+            node: `host:port`.
+            request: may be retried by the caller; the transport sends it once.
+            timeout_s: after it the future fails with DEADLINE_EXCEEDED.
+        """
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
-        """Carry `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
+        """Return a future of the node's pong; it fails if the node is not ready to work.
+
+        Args:
+            node: `host:port`.
+            timeout_s: after it the future fails with DEADLINE_EXCEEDED.
+            size_bytes: padding that the ping carries, to measure the uplink.
+        """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close all connections; calls that are open fail."""
 
 
 class LinkLike(Protocol):
     """What the shaper needs of a link (`links.Link`)."""
 
     def transmit(self, size_bits: float, cancel: threading.Event | None = None) -> float:
-        """Wait until the link has carried so many bits; return the seconds that this took."""
+        """Wait until the link has carried a transfer, and return the seconds that it took.
+
+        Args:
+            size_bits: of the transfer.
+            cancel: ends the wait once it is set.
+
+        Raises:
+            TransferCancelled: if `cancel` was set before the end.
+        """
         ...
 
 
 def ping_request(size_bytes: int) -> InferRequest:
-    """Return a ping as a request."""
+    """Return a ping as a request.
+
+    Args:
+        size_bytes: padding that it carries.
+    """
     return InferRequest(PING_MODEL, (WireTensor("padding", "UINT8", (size_bytes,), bytes(size_bytes)),))
 
 
@@ -62,7 +88,8 @@ class InMemoryTransport:
     """Calls nodes that live in this process.
 
     Args:
-        nodes: what answers for each node; may raise `WireError`. A node that is missing is unreachable.
+        nodes: the function that answers for each node; it may raise `WireError`. A missing node is unreachable.
+        threads: requests that are answered at the same time.
     """
 
     def __init__(self, nodes: Mapping[str, Callable[[InferRequest], InferReply]], threads: int = 16):
@@ -70,17 +97,32 @@ class InMemoryTransport:
         self._pool = ThreadPoolExecutor(threads, "coinfer-memory")
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        """Return a future of the node's reply (`Transport.send`).
+
+        Args:
+            node: key of `nodes`.
+            request: handed to the node as it is.
+            timeout_s: the node goes on after it, but its reply is dropped.
+        """
         outer: Future[InferReply] = Future()
         _call_later(timeout_s, outer, lambda: settle(outer, _timeout_error(node, timeout_s)))
         _submit(self._pool, outer, lambda: self._answer(outer, node, request))
         return outer
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
+        """Return a future that is done already: a pong after no time and without load, or unreachable.
+
+        Args:
+            node: key of `nodes`.
+            timeout_s: ignored.
+            size_bytes: ignored.
+        """
         outer: Future[Pong] = Future()
         settle(outer, Pong(0.0, None) if node in self._nodes else unreachable_error(node))
         return outer
 
     def close(self) -> None:
+        """Cancel the requests that no thread has begun; those that run go on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, outer: Future[InferReply], node: str, request: InferRequest) -> None:
@@ -97,7 +139,7 @@ class InMemoryTransport:
 
 @dataclass(frozen=True)
 class _Exchange(Generic[Reply]):
-    """What a shaped transport carries there and back."""
+    """What a shaped transport carries up and down the link."""
 
     size_bits: float
     call: Callable[[float, float], Future[Reply]]
@@ -108,12 +150,13 @@ class _Exchange(Generic[Reply]):
 
 
 class ShapedTransport:
-    """Sends through links: a request leaves when its link has carried its bits, and its reply likewise.
+    """Sends through emulated links: a request leaves once its link has carried its bits, and a reply likewise.
 
     Args:
+        inner: does the sending; `close` closes it too.
         links: the link to each node; a node without one is not shaped.
         downlinks: links that carry replies; None means that a link carries both directions in turn.
-        threads: transfers at a time.
+        threads: transfers at the same time.
     """
 
     def __init__(
@@ -129,6 +172,13 @@ class ShapedTransport:
         self._pool = ThreadPoolExecutor(threads, "coinfer-link")
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        """Return a future of the reply, with `upload_s` and `download_s` of the links (`Transport.send`).
+
+        Args:
+            node: `host:port`.
+            request: the time of the upload is taken off its deadline.
+            timeout_s: covers upload, call and download.
+        """
         def call(upload_s: float, left_s: float) -> Future[InferReply]:
             sent = replace(request, deadline_s=max(request.deadline_s - upload_s, 0.0))
             return self._inner.send(node, sent, left_s)
@@ -139,6 +189,13 @@ class ShapedTransport:
         return self._start(node, _Exchange(request_bits(request), call, reply_bits, close), timeout_s)
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
+        """Return a future of the pong, with the links' times in its round trip (`Transport.ping`).
+
+        Args:
+            node: `host:port`.
+            timeout_s: covers upload, call and download.
+            size_bytes: padding that the link carries up.
+        """
         def call(upload_s: float, left_s: float) -> Future[Pong]:
             return self._inner.ping(node, left_s, size_bytes)
 
@@ -151,6 +208,7 @@ class ShapedTransport:
         return self._start(node, _Exchange(request_bits(ping_request(size_bytes)), call, size_of, close), timeout_s)
 
     def close(self) -> None:
+        """Cancel the transfers that no thread has begun, and close the inner transport."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._inner.close()
 
@@ -169,7 +227,7 @@ class ShapedTransport:
         exchange: "_Exchange[Reply]",
         timeout_s: float,
     ) -> None:
-        """Use uplink, call and downlink in turn. `stop` is set when the caller gave up or the time is over."""
+        """Use uplink, call and downlink in turn. `stop` is set once the caller gave up or the time is over."""
         began_s = time.monotonic()
         _call_later(timeout_s, outer, lambda: settle(outer, _timeout_error(node, timeout_s)))
         try:
@@ -202,7 +260,7 @@ def _submit(pool: ThreadPoolExecutor, future: Future[Reply], work: Callable[[], 
 
 
 def _call_later(delay_s: float, future: Future[Reply], action: Callable[[], None]) -> None:
-    """Do something after a delay unless the future is done by then."""
+    """Run an action after a delay unless the future is done by then."""
     if delay_s < math.inf:
         timer = threading.Timer(delay_s, action)
         timer.daemon = True
@@ -211,7 +269,12 @@ def _call_later(delay_s: float, future: Future[Reply], action: Callable[[], None
 
 
 def settle(future: Future[Reply], outcome: Reply | BaseException) -> None:
-    """Give a future its result or error, unless it was cancelled or settled before."""
+    """Give a future its result or error; do nothing if it was cancelled or settled before.
+
+    Args:
+        future: may be settled from several threads; the first one wins.
+        outcome: an exception becomes the future's error.
+    """
     with _SETTLE:
         if future.done() or future.running() or not future.set_running_or_notify_cancel():
             return
@@ -225,7 +288,11 @@ _SETTLE = threading.Lock()
 
 
 def unreachable_error(node: str) -> TransportError:
-    """Return the error for a node that nothing listens at."""
+    """Return the error for a node on whose address no server listens.
+
+    Args:
+        node: `host:port`.
+    """
     return TransportError("UNAVAILABLE", f"{node}: unreachable; is its `coinfer edge` running?", reason="unreachable")
 
 

@@ -1,7 +1,7 @@
-"""gRPC: the one profile of channel arguments, both sides, and the transport of clients.
+"""The transport over gRPC, and the channel arguments of both sides.
 
-gRPC ignores an argument whose name it does not know, so each is tested by its effect (`test_grpc_transport`).
-Retries are ours: gRPC's own are off, as it silently never retries a message over 256 KiB and cannot hedge.
+gRPC ignores an argument whose name it does not know, so a test checks each by its effect (`test_grpc_transport`).
+gRPC's own retries are off: it silently never retries a message over 256 KiB, and cannot hedge.
 """
 
 import math
@@ -46,12 +46,13 @@ def client_options(
 ) -> Options:
     """Return the arguments of a client's channel.
 
-    A frozen peer or a cut link is noticed after at most `keepalive_s` plus `patience_s`, and a peer that came back is
-    found again within a second.
+    A frozen peer or a cut link is noticed after at most `keepalive_s` plus `patience_s`; a peer that came back is
+    reached again within a second.
 
     Args:
-        keepalive_s: between pings; longer saves a battery.
-        idle_pings: also ping while no call is open.
+        limit_bytes: largest message; gRPC itself allows a little more, so that our own check can say why.
+        keepalive_s: between pings; longer saves battery.
+        idle_pings: ping also while no call is open.
         patience_s: how long a peer may take to answer a ping. On a busy machine some take longer than half a second.
     """
     patience_ms = int(patience_s * 1000)
@@ -72,7 +73,11 @@ def client_options(
 
 
 def server_options(limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Options:
-    """Return the arguments of a server: the clients' pings are allowed, silent and old connections are closed."""
+    """Return the arguments of a server: it accepts the clients' pings and closes silent and old connections.
+
+    Args:
+        limit_bytes: largest message; gRPC itself allows a little more, so that our own check can say why.
+    """
     return [
         ("grpc.http2.min_ping_interval_without_data_ms", 400),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -94,7 +99,12 @@ def _both(limit_bytes: int) -> Options:
 
 
 class GrpcTransport:
-    """Sends requests to edge nodes (or any OIP server); one connection to each, made when first needed."""
+    """Sends requests to edge nodes (or any OIP server) over one connection to each, opened when first needed.
+
+    Args:
+        limit_bytes: largest request that is sent.
+        options: arguments of the channels; `client_options` without them.
+    """
 
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, options: Options | None = None):
         self._limit_bytes = limit_bytes
@@ -104,6 +114,13 @@ class GrpcTransport:
         self._lock = Lock()
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
+        """Return a future of the reply (`Transport.send`).
+
+        Args:
+            node: `host:port`.
+            request: if its message is over the limit, the future has failed already (RESOURCE_EXHAUSTED).
+            timeout_s: gRPC's deadline of the call.
+        """
         try:
             message = protobuf.request_bytes(request)
             check_size(len(message), self._limit_bytes)
@@ -114,7 +131,13 @@ class GrpcTransport:
         return self._call(node, message, timeout_s, protobuf.parse_reply)
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
-        """Carry `size_bytes` there and the node's load back; it fails while the node is not ready to work."""
+        """Return a future of the node's pong; it fails if the node is not ready to work (`Transport.ping`).
+
+        Args:
+            node: `host:port`.
+            timeout_s: gRPC's deadline of the call.
+            size_bytes: padding that the ping carries, to measure the uplink.
+        """
         message = protobuf.request_bytes(ping_request(size_bytes))
         began_s = time.monotonic()
 
@@ -124,6 +147,7 @@ class GrpcTransport:
         return self._call(node, message, timeout_s, read)
 
     def close(self) -> None:
+        """Close all connections; calls that are open fail."""
         with self._lock:
             for channel, _ in self._nodes.values():
                 channel.close()
@@ -147,7 +171,7 @@ class GrpcTransport:
         return outer
 
     def _infer(self, node: str) -> _Call:
-        """Return the node's `ModelInfer`."""
+        """Return the call of the node's `ModelInfer`."""
         with self._lock:
             found = self._nodes.pop(node, None)
             if found is None:
@@ -160,7 +184,7 @@ class GrpcTransport:
 
 
 def _outcome(node: str, call: "grpc.Future[bytes]", read: Callable[[bytes], Reply]) -> Reply | TransportError:
-    """Return what a finished call came to: what `read` makes of the reply, or a `TransportError`."""
+    """Return what `read` makes of the reply of a finished call, or the error of the call."""
     try:
         return read(call.result())
     except grpc.FutureCancelledError:
