@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from coinfer.files import write_whole
+from coinfer.files import write_atomic
 
 FULL_DISK = """
 import resource, sys
-from coinfer.files import write_whole
+from coinfer.files import write_atomic
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    write_whole(sys.argv[1], "x" * 10_000)
+    write_atomic(sys.argv[1], "x" * 10_000)
 except OSError as error:
     print(error.filename, error.strerror)
 """
@@ -23,7 +23,7 @@ except OSError as error:
 def test_the_new_text_stands_in_place_of_the_old(tmp_path: Path):
     path = tmp_path / "table.json"
     for text in ("one", "two, with ümlaut"):
-        write_whole(path, text)
+        write_atomic(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert list(tmp_path.iterdir()) == [path]
 
@@ -39,5 +39,5 @@ def test_a_full_disk_leaves_the_old_text_and_nothing_beside(tmp_path: Path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(OSError, match="No such file or directory") as caught:
-        write_whole(tmp_path / "nowhere" / "table.json", "text")
+        write_atomic(tmp_path / "nowhere" / "table.json", "text")
     assert caught.value.filename == str(tmp_path / "nowhere" / "table.json")

@@ -19,7 +19,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.profile.accuracy import Z_95, AccuracyTable, wilson
-from coinfer.profile.dataset import LabelledPictures, load_dataset
+from coinfer.profile.dataset import ImageDataset, load_dataset
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
 
@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 BATCH = 250
 
 
-def right_answers(graph: ModelGraph, data: LabelledPictures) -> np.ndarray:
+def right_answers(graph: ModelGraph, data: ImageDataset) -> np.ndarray:
     """Bool [N, E]: which exits answer rightly."""
     executor, image, found = Executor(graph), graph.image, []
     assert image is not None
@@ -49,7 +49,7 @@ def paired(one: np.ndarray, other: np.ndarray) -> list[float]:
     return [float(difference.mean()), float(difference.mean() - half), float(difference.mean() + half)]
 
 
-def others(paths: Sequence[Path], tests: Sequence[LabelledPictures]) -> list[dict[str, Any]]:
+def others(paths: Sequence[Path], tests: Sequence[ImageDataset]) -> list[dict[str, Any]]:
     """Accuracies of networks that were trained with other settings."""
     found = []
     for path in paths:
@@ -62,7 +62,7 @@ def others(paths: Sequence[Path], tests: Sequence[LabelledPictures]) -> list[dic
     return found
 
 
-def judged(exits: ModelGraph, plain: ModelGraph, data: LabelledPictures) -> dict[str, Any]:
+def judged(exits: ModelGraph, plain: ModelGraph, data: ImageDataset) -> dict[str, Any]:
     right, alone = right_answers(exits, data), right_answers(plain, data)
     counts = right.sum(axis=0).tolist()
     return {

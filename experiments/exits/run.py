@@ -30,7 +30,7 @@ from coinfer.exit_training.train import rounded
 from coinfer.exit_training.trainer import ExitSettings, Pictures, Trainer, correct_answers
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import early_exits, networks
-from coinfer.profile.dataset import LabelledPictures, load_dataset
+from coinfer.profile.dataset import ImageDataset, load_dataset
 from coinfer.units import MIB
 
 JPEG, ORIGINAL = "jpeg", "original"
@@ -77,7 +77,7 @@ def build(name: str) -> ModelGraph:
     return early_exits.build(name) if name in early_exits.EXITS else networks.build(name)
 
 
-def load(folder: Path) -> dict[tuple[str, str], LabelledPictures]:
+def load(folder: Path) -> dict[tuple[str, str], ImageDataset]:
     subset = folder / "cifar10_lossless_subset.npz"
     places = {JPEG: folder, ORIGINAL: subset}
     return {(kind, split): load_dataset(where, split) for kind, where in places.items() for split in ("train", "test")}
@@ -87,7 +87,7 @@ class Lane:
     """One training on its own stream of the GPU."""
 
     def __init__(
-        self, run: Run, data: LabelledPictures, settings: ExitSettings, pictures: Pictures, captured: bool
+        self, run: Run, data: ImageDataset, settings: ExitSettings, pictures: Pictures, captured: bool
     ) -> None:
         self.run = run
         self.stream = torch.cuda.Stream() if settings.device == "cuda" else None

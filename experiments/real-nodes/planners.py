@@ -24,7 +24,7 @@ from rich.console import Console
 from run import CONCURRENT, RESULTS, Links, begin, ends, moments, rotated, site
 
 from coinfer.evaluate.statistics import paired_difference
-from coinfer.files import write_whole
+from coinfer.files import write_atomic
 from coinfer.profile.measure import this_machine
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.planning.observation import feasible_latency_s
@@ -156,7 +156,7 @@ def main() -> None:
                     "overlap less sum": compared(found) if number else {},
                     "rounds": found,
                 }
-                write_whole(parsed.output / "planners.json", json.dumps(written) + "\n")
+                write_atomic(parsed.output / "planners.json", json.dumps(written) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def accuracies(scenario: str, folder: Path) -> dict[str, Any]:
     opened, compiled = load(scenario), open_world(scenario)
     options = compiled.options[0][0]
     rows = [
-        (e + 1, "".join(cut), bits, value) for (e, cut, bits), value in zip(options.sent, options.accuracy, strict=True)
+        (e + 1, "".join(cut), bits, value)
+        for (e, cut, bits), value in zip(options.sidecar_triples, options.accuracy, strict=True)
     ]
     assert isinstance(opened.spec, OffloadScenario)
     measured = opened.spec.models[0].accuracy_table

@@ -28,7 +28,7 @@ def sizes(scenario: str, folder: Path) -> dict[str, Any]:
     plain = np.array([cut.elements * 4 for cut in cuts])
     encoded = {bits: np.full(len(cuts), np.nan) for bits in (8, *model.bits)}
     for i, cut in enumerate(cuts):
-        for bits, size in tables.sending(model).sizes_bits(cut, is_input=i == 0).items():
+        for bits, size in tables.encoding_of(model).sizes_bits(cut, is_input=i == 0).items():
             encoded.setdefault(bits, np.full(len(cuts), np.nan))[i] = size / BITS_PER_BYTE
     figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
     place, width = np.arange(len(cuts)), 0.8 / (len(encoded) + 1)

@@ -17,7 +17,7 @@ def strategy(scenario: str, folder: Path) -> None:
     """Exit, cut and bits that SAC-d and the optimum choose, against bandwidth."""
     mbyte_s, runs = bandwidths.load(scenario)
     compiled = open_world(scenario)
-    options = compiled.options[0][0].sent
+    options = compiled.options[0][0].sidecar_triples
     cuts = list(dict.fromkeys(cut for _, cut, _ in options if cut))
     rows = {
         "exit": lambda exit_, _, __: exit_ + 1,

@@ -17,7 +17,7 @@ from pathlib import Path
 import bandwidths
 import torch
 
-from coinfer.cli.train import training_bar
+from coinfer.cli.train import training_progress
 from coinfer.profile.measure import this_machine
 from coinfer.rl.core.training import TrainingResult, TrainSettings
 from coinfer.rl.registry import trainer
@@ -27,7 +27,7 @@ SCHEMES = ("sac-d", "dqn")
 
 def train(name: str, settings: TrainSettings, folder: Path) -> TrainingResult:
     """The scheme's ten learners."""
-    with training_bar(name) as progress:
+    with training_progress(name) as progress:
         return trainer(name)(settings, progress=progress, folder=folder / name, resume=True)
 
 

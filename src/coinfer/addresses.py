@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-from coinfer.errors import UserError, shown
+from coinfer.errors import UserError, short_repr
 
 EXAMPLES = "host:port such as 127.0.0.1:8001, edge-1.local:8001 or [::1]:8001"
 MAX_HOST_CHARS = 253
@@ -46,7 +46,7 @@ def parse_address(text: str, what: str = "address") -> Address:
             raise ValueError(f"port {port[:6]} is not from 1 to {MAX_PORT}")
         return Address(_host(host), int(port))
     except ValueError as error:
-        raise AddressError(f"{what} {shown(text)}: {error}; expected {EXAMPLES}") from None
+        raise AddressError(f"{what} {short_repr(text)}: {error}; expected {EXAMPLES}") from None
 
 
 def parse_addresses(text: str, what: str = "address") -> tuple[str, ...]:
@@ -68,7 +68,9 @@ def parse_host(text: str) -> str:
     try:
         return _host(f"[{host}]" if ":" in host and not host.startswith("[") else host)
     except ValueError as error:
-        raise AddressError(f"host {shown(text)}: {error}; expected one such as 127.0.0.1, 0.0.0.0 or ::1") from None
+        raise AddressError(
+            f"host {short_repr(text)}: {error}; expected one such as 127.0.0.1, 0.0.0.0 or ::1"
+        ) from None
 
 
 def _host(text: str) -> str:

@@ -16,7 +16,7 @@ class ScenarioError(UserError):
     expected."""
 
 
-def shown(value: object, limit: int = 60) -> str:
+def short_repr(value: object, limit: int = 60) -> str:
     """A value from a file as it may stand in a message: on one line, printable, not too long."""
     return printable(repr(value) if isinstance(value, str) else str(value), limit)
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(path: str | Path, text: str) -> None:
+def write_atomic(path: str | Path, text: str) -> None:
     """Write a text file in such a way that a full disk or a killed process leaves the old file as it was.
 
     Raises:

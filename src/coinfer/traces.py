@@ -15,7 +15,7 @@ from typing import TextIO, cast
 
 import numpy as np
 
-from coinfer.errors import UserError, shown
+from coinfer.errors import UserError, short_repr
 from coinfer.resources import TRACES
 from coinfer.units import BITS_PER_BYTE
 
@@ -180,7 +180,7 @@ def load_traces(path: str | Path = TRACES) -> dict[str, Trace]:
         times, rates = series.setdefault(row["trace_id"], ([], []))
         time_s = parse_number(path, line, row, "time_s")
         if times and time_s <= times[-1]:
-            name = shown(row["trace_id"])
+            name = short_repr(row["trace_id"])
             raise TraceError(f"{path}:{line}: time_s {time_s:g} of {name} does not come after {times[-1]:g}")
         times.append(time_s)
         rates.append(parse_number(path, line, row, "throughput_bytes_per_s") * BITS_PER_BYTE)
@@ -205,7 +205,7 @@ def read_columns(path: Path, needed: Sequence[str]) -> list[str]:
     except _UNREADABLE as error:
         raise _unreadable(path, error) from None
     if any(name not in columns for name in needed):
-        raise TraceError(f"{path}:1: columns are {shown(','.join(columns))}, expected '{','.join(needed)}'")
+        raise TraceError(f"{path}:1: columns are {short_repr(','.join(columns))}, expected '{','.join(needed)}'")
     return columns
 
 
@@ -248,7 +248,7 @@ def parse_number(path: Path, line: int, row: Mapping[str, str], column: str) -> 
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise TraceError(f"{path}:{line}: {column} is {shown(row[column])}, expected a number of at least 0")
+        raise TraceError(f"{path}:{line}: {column} is {short_repr(row[column])}, expected a number of at least 0")
     return value
 
 
@@ -264,14 +264,14 @@ _UNREADABLE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)
 def _unreadable(path: Path, error: Exception) -> TraceError:
     if isinstance(error, FileNotFoundError):
         return TraceError(f"{path}: no such file")
-    return TraceError(f"{path}: not a readable trace file ({shown(str(error))}); expected .csv or .csv.gz")
+    return TraceError(f"{path}: not a readable trace file ({short_repr(str(error))}); expected .csv or .csv.gz")
 
 
 def _trace(path: str | Path, trace_id: str, times_s: Sequence[float], rate_bps: Sequence[float]) -> Trace:
     try:
         return Trace(np.array(times_s), np.array(rate_bps))
     except TraceError as error:
-        raise TraceError(f"{path}: trace {shown(trace_id)}: {error}") from None
+        raise TraceError(f"{path}: trace {short_repr(trace_id)}: {error}") from None
 
 
 def _check(times_s: np.ndarray, rate_bps: np.ndarray) -> None:

@@ -15,20 +15,20 @@ from coinfer.exit_training.trainer import ExitSettings, Pictures, Trainer, corre
 from coinfer.graph.ir import GraphError, ImageInput
 from coinfer.graph.onnx.load import load
 from coinfer.graph.zoo import early_exits
-from coinfer.profile.dataset import LabelledPictures
+from coinfer.profile.dataset import ImageDataset
 
 GRAPH = early_exits.build("alexnet-cifar-exits")
 CLASSES = tuple("abcdefghij")
 IMAGE = ImageInput(6, 5, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
 
 
-def stripes(count: int, seed: int = 0) -> LabelledPictures:
+def stripes(count: int, seed: int = 0) -> ImageDataset:
     """Class k is a colour, so that every exit can tell; with noise."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 10
     colours = np.random.default_rng(9).integers(30, 226, (10, 3))
     images = colours[labels][:, None, None] + random.normal(0, 25, (count, 32, 32, 3))
-    return LabelledPictures(np.clip(images, 0, 255).astype(np.uint8), labels, CLASSES, "colours")
+    return ImageDataset(np.clip(images, 0, 255).astype(np.uint8), labels, CLASSES, "colours")
 
 
 DATA = stripes(120)

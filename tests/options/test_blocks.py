@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinfer.options.blocks import blocks_of, even_blocks
-from coinfer.options.chain import Sending, SizeError
+from coinfer.options.chain import Encoding, SizeError
 from coinfer.options.network import ChainCut
 from coinfer.scenario.tables import open_network
 
@@ -37,11 +37,11 @@ def test_more_blocks_than_there_are_cuts():
 
 def test_sizes_of_blocks_are_those_of_what_they_take_in():
     cuts = open_network("nin").exits[0]
-    blocks = blocks_of(cuts, 3, Sending((4, 8)))
+    blocks = blocks_of(cuts, 3, Encoding((4, 8)))
     inner = [cuts[i].payload_bits[4] for i in blocks.cuts[1:-1]]
     np.testing.assert_array_equal(blocks.input_bits, [cuts[0].payload_bits[8], *inner])  # a picture is its own bytes
-    plain = blocks_of(cuts, 3, Sending((16,), plain=True))
+    plain = blocks_of(cuts, 3, Encoding((16,), plain=True))
     assert plain.input_bits.tolist() == [8 * cuts[0].elements, *(16 * cuts[i].elements for i in plain.cuts[1:-1])]
     unknown = [cut.model_copy(update={"payload_bits": {32: 1e6}}) for cut in cuts]
     with pytest.raises(SizeError, match=r"no measured size of tensor '\S+' at 4 bits"):
-        blocks_of(unknown, 3, Sending((4, 8)))
+        blocks_of(unknown, 3, Encoding((4, 8)))

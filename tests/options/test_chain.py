@@ -5,10 +5,10 @@ import pytest
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
-from coinfer.options.chain import Sending, SizeError, Speed, chain_options
+from coinfer.options.chain import Encoding, SizeError, Speed, chain_options
 from coinfer.options.compile import compile_options
 from coinfer.options.network import network_table
-from coinfer.options.table import stated_accuracy, whole_accuracy
+from coinfer.options.table import full_accuracy, stated_accuracy
 
 
 @pytest.mark.parametrize("name", ["nin", "resnet32", "alexnet-cifar"])
@@ -17,9 +17,9 @@ def test_the_chain_and_the_graph_give_the_same_table(name: str):
     graph = networks.build(name)
     profile = analytic_table(graph)
     speed = Speed(network_table(graph, [profile]), 1.0, None)
-    ours = chain_options(speed, [speed], [0], Sending((8, 4)), whole_accuracy)
+    ours = chain_options(speed, [speed], [0], Encoding((8, 4)), full_accuracy)
     theirs = compile_options(graph, profile, (8, 4))
-    assert (ours.triples, ours.pieces, ours.sent) == (theirs.triples, theirs.pieces, theirs.sent)
+    assert (ours.triples, ours.pieces, ours.sidecar_triples) == (theirs.triples, theirs.pieces, theirs.sidecar_triples)
     for column in ("device_s", "upload_bits", "server_s", "accuracy"):
         np.testing.assert_allclose(getattr(ours, column), getattr(theirs, column), rtol=1e-9)
 
@@ -28,14 +28,14 @@ def test_each_server_has_its_own_times():
     graph = networks.build("nin")
     table = network_table(graph, [analytic_table(graph)])
     speeds = [Speed(table, factor, None) for factor in (1.0, 3.0)]
-    both = chain_options(speeds[0], speeds, [0], Sending((8,)), whole_accuracy)
+    both = chain_options(speeds[0], speeds, [0], Encoding((8,)), full_accuracy)
     np.testing.assert_allclose(both.server_s[:, 1], 3 * both.server_s[:, 0])
-    assert (both.server_s[~both.stays] > 0).all()
+    assert (both.server_s[~both.is_local] > 0).all()
     rate_bps = np.array([1e6, 1e7])
     latency_s = both.latency_s(rate_bps)
-    np.testing.assert_allclose(latency_s[both.stays], both.device_s[both.stays][:, None].repeat(2, axis=1))
+    np.testing.assert_allclose(latency_s[both.is_local], both.device_s[both.is_local][:, None].repeat(2, axis=1))
     away_s = both.device_s[:, None] + both.upload_bits[:, None] / rate_bps + both.server_s
-    np.testing.assert_allclose(latency_s[~both.stays], away_s[~both.stays])
+    np.testing.assert_allclose(latency_s[~both.is_local], away_s[~both.is_local])
 
 
 def test_an_unknown_size_is_named():
@@ -44,7 +44,7 @@ def test_an_unknown_size_is_named():
     cuts = [cut.model_copy(update={"payload_bits": {8: 1e5}}) for cut in table.exits[0]]
     speed = Speed(table.model_copy(update={"exits": (tuple(cuts),)}), 1.0, None)
     with pytest.raises(SizeError, match=r"^no measured size of tensor '\S+' at 4 bits$"):
-        chain_options(speed, [speed], [0], Sending((8, 4)), whole_accuracy)
+        chain_options(speed, [speed], [0], Encoding((8, 4)), full_accuracy)
 
 
 def test_stated_accuracy_loses_what_is_said_for_so_many_bits():

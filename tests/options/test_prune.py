@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.options.tables import ACCURACIES, option_tables
 
-from coinfer.options.prune import SPEED_RATIOS, TOLERANCE, best_only, dominated, prune, useful
+from coinfer.options.prune import SPEED_RATIOS, TOLERANCE, best_only, dominated_mask, prune, useful_mask
 from coinfer.options.table import Options
 from coinfer.partition.hull import Hull
 
@@ -58,7 +58,7 @@ def test_what_is_near_best_loses_little_behind_a_queue(
     options: Options, upload: float, queue: float, ratio: float, least: float
 ):
     """Of all options that are accurate enough: at most the tolerance, on either server at any of the speeds."""
-    alone_s = float(max(options.device_s[options.stays]))
+    alone_s = float(max(options.device_s[options.is_local]))
     assume(alone_s > 0)
     rate_bps = float(max(options.upload_bits)) / (alone_s * upload) if max(options.upload_bits) else 1.0
 
@@ -111,21 +111,21 @@ def test_dominance_against_loops(rows: list[list[int]]):
         return rows[a] != rows[b] or a < b
 
     expected = [any(beats(a, b) for a in range(len(rows)) if a != b) for b in range(len(rows))]
-    assert dominated(np.array(rows, dtype=float)).tolist() == expected
+    assert dominated_mask(np.array(rows, dtype=float)).tolist() == expected
 
 
 @given(option_tables(2, most=10))
 @settings(max_examples=300, deadline=None)
 def test_the_hull_against_that_of_each_level_of_accuracy(options: Options):
     """A level holds what is at least as accurate. Where two options cost the same, either may stand for both."""
-    found = useful(options, "hull")
-    for o in np.flatnonzero(~found & ~options.stays):
+    found = useful_mask(options, "hull")
+    for o in np.flatnonzero(~found & ~options.is_local):
         for server in range(2):
             twins = np.flatnonzero(found & (options.accuracy >= options.accuracy[o]))
             assert not _wins(options, o, server) or any(
                 _point(options, p, server) == _point(options, o, server) for p in twins
             )
-    for o in np.flatnonzero(found & ~options.stays):
+    for o in np.flatnonzero(found & ~options.is_local):
         assert any(_wins(options, o, server) for server in range(2)), o
 
 
@@ -154,8 +154,8 @@ def test_other_cases_keep_what_is_best_in_one_of_them():
         outputs=(("y",),) * 3,
     )
     mean = table._replace(upload_bits=np.array([1.0, 0.2, 0.0]))
-    assert useful(table, "dominated").tolist() == [True, False, True]
-    assert useful(table, "dominated", also=[mean]).tolist() == [True, True, True]
+    assert useful_mask(table, "dominated").tolist() == [True, False, True]
+    assert useful_mask(table, "dominated", also=[mean]).tolist() == [True, True, True]
 
 
 @given(option_tables(2), RATES)

@@ -46,7 +46,7 @@ from coinfer.partition.multiway import multiway
 from coinfer.partition.problem import plain_bits, star
 from coinfer.policies.heuristics.wireless_power import MODES
 from coinfer.policies.onnx import load_policy
-from coinfer.profile.dataset import LabelledPictures
+from coinfer.profile.dataset import ImageDataset
 from coinfer.rl import export, registry
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.algorithms import scorer as scorer_training
@@ -164,7 +164,9 @@ def bounds() -> Any:
 def scenario(name: str) -> Any:
     """A preset's world: names of its options exactly, its arrays by their sums."""
     one = compiled(name)
-    labels = [[[[e + 1, "".join(cut), b] for e, cut, b in kinds.sent] for kinds in row] for row in one.options]
+    labels = [
+        [[[e + 1, "".join(cut), b] for e, cut, b in kinds.sidecar_triples] for kinds in row] for row in one.options
+    ]
     return {"labels": sha(labels), "names": [*one.networks, *one.devices], "arrays": [*arrays(one.world)]}
 
 
@@ -422,7 +424,7 @@ def evolved() -> Any:
 def exits_trained() -> Any:
     """Early exits, over two epochs."""
     pixels = (np.arange(40 * 32 * 32 * 3) * 7919 % 251).astype(np.uint8).reshape(40, 32, 32, 3)
-    data = LabelledPictures(pixels, np.arange(40) % 10, tuple("abcdefghij"), "made up")
+    data = ImageDataset(pixels, np.arange(40) % 10, tuple("abcdefghij"), "made up")
     settings = ExitSettings(epochs=2, batch=20, holdout=0.1, precision="float32", learning_rate=0.02)
     found = exit_training.train(network("alexnet-cifar-exits"), data, settings)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in found.graph.weights.items()}

@@ -10,9 +10,9 @@ from tests.partition.dags import diamond, line, networks, problems
 from coinfer.partition.problem import (
     PartitionError,
     Problem,
+    cache_per_graph,
     latency_s,
     partition,
-    per_graph,
     plain_bits,
     star,
     visits,
@@ -104,7 +104,7 @@ def test_plain_bits_gives_inputs_their_own_width() -> None:
 
 def test_what_is_kept_for_a_graph_goes_with_it() -> None:
     made = []
-    keep = per_graph(lambda graph: made.append(graph.name) or object())
+    keep = cache_per_graph(lambda graph: made.append(graph.name) or object())
     graph = line(2, [3, 2, 1])
     assert keep(graph) is keep(graph)
     assert len(made) == 1

@@ -25,7 +25,7 @@ from coinfer.types import OffloadObservation
 def made(tmp_path_factory: pytest.TempPathFactory):
     """A policy of SAC-d's world, untrained, and its file."""
     compiled = open_world("sacd")
-    triples = compiled.options[0][0].sent
+    triples = compiled.options[0][0].sidecar_triples
     net = Mlp(2, (32, 32), 1, len(triples))
     policy = NetPolicy(net, net.initial(torch.tensor([7]))[0], rate_features)
     path = tmp_path_factory.mktemp("policy") / "sacd.onnx"

@@ -10,7 +10,7 @@ from tests.tables import analytic_table
 from coinfer.graph.ir import GraphError
 from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.zoo import networks
-from coinfer.profile.table import ProfileError, ProfileTable, by_group
+from coinfer.profile.table import ProfileError, ProfileTable, split_by_work
 
 GRAPH = networks.build("googlenet")
 CUTS = [cut.tensors for cut in GRAPH.useful_cuts()]
@@ -128,7 +128,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 def test_a_groups_time_goes_where_its_arithmetic_is():
     graph = from_proto(perceptron(), "perceptron")
     assert graph.groups == ((0, 1), (2,))
-    op_s = by_group(graph, [3.0, 5.0])
+    op_s = split_by_work(graph, [3.0, 5.0])
     work = [op.work_flop for op in graph.ops]
     assert op_s == pytest.approx([3 * work[0] / (work[0] + work[1]), 3 * work[1] / (work[0] + work[1]), 5.0])
 

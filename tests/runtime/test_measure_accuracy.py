@@ -5,7 +5,7 @@ import pytest
 
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.profile.accuracy import AccuracyError
-from coinfer.profile.dataset import CIFAR_CLASSES, LabelledPictures
+from coinfer.profile.dataset import CIFAR_CLASSES, ImageDataset
 from coinfer.runtime.codec.codec import decode, encode, encode_image
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
@@ -21,7 +21,7 @@ from coinfer.runtime.measure_accuracy import (
 GRAPH = early_exits.build("alexnet-cifar-exits")
 
 
-def data(count: int = 6) -> LabelledPictures:
+def data(count: int = 6) -> ImageDataset:
     """Pictures whose labels are what some exit answers, so that counts are neither none nor all."""
     random = np.random.default_rng(4)
     coarse = random.integers(0, 256, (count, 4, 4, 3), np.uint8)
@@ -33,7 +33,7 @@ def data(count: int = 6) -> LabelledPictures:
     for i, one in enumerate(images):
         found, _ = executor.run({"input": decode(encode_image(one, image))})
         labels.append(int(found[GRAPH.outputs[i % 3]].argmax()))
-    return LabelledPictures(images, np.array(labels), CIFAR_CLASSES, "blocks")
+    return ImageDataset(images, np.array(labels), CIFAR_CLASSES, "blocks")
 
 
 DATA = data()

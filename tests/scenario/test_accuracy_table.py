@@ -43,7 +43,7 @@ def compiled(folder: Path, table: AccuracyTable | None, more: str = ""):
 def test_every_option_has_its_measured_accuracy(tmp_path: Path):
     table = measured()
     found = compiled(tmp_path, table)
-    for option, accuracy in zip(found.options[0][0].sent, found.world.option_accuracy[0, 0], strict=True):
+    for option, accuracy in zip(found.options[0][0].sidecar_triples, found.world.option_accuracy[0, 0], strict=True):
         exit_, cut, bits = option
         exact = cut in ((), (open_network(_network()).exits[0][0].tensor,))
         assert accuracy == pytest.approx(table.accuracy(exit_, cut, 32 if exact else bits)), option

@@ -38,22 +38,22 @@ def test_gauss_markov_gains_keep_rayleighs_distribution_and_remember(correlation
 @given(st.floats(1, 50), st.floats(0, 50), st.floats(0.1, 500))
 @settings(max_examples=50, deadline=None)
 def test_a_walk_stays_between_its_ends(low: float, width: float, step: float):
-    paths = channels.walk(low, low + width, step, 50, rng())
+    paths = channels.random_walk(low, low + width, step, 50, rng())
     assert paths.min() >= low - 1e-9
     assert paths.max() <= low + width + 1e-9
     assert np.abs(np.diff(paths)).max() <= step + 1e-9
 
 
 def test_a_walk_is_spread_evenly():
-    paths = channels.walk(2.0, 6.0, 1.0, 50, rng())
+    paths = channels.random_walk(2.0, 6.0, 1.0, 50, rng())
     assert np.histogram(paths, 8, (2, 6))[0] / paths.size == pytest.approx(np.full(8, 1 / 8), abs=0.02)
 
 
 def test_drawn_rates_are_held():
-    paths = channels.held(1.0, 3.0, 5, 40, rng())
+    paths = channels.piecewise_constant(1.0, 3.0, 5, 40, rng())
     assert (np.diff(paths.reshape(len(paths), -1, 5), axis=-1) == 0).all()
     assert paths.mean() == pytest.approx(2, abs=0.05)
-    assert channels.held(1.0, 3.0, 0, 40, rng()).shape[1] == 1
+    assert channels.piecewise_constant(1.0, 3.0, 0, 40, rng()).shape[1] == 1
 
 
 def test_servers_are_out_as_long_as_the_scenario_says():
@@ -83,13 +83,13 @@ def test_radio_rates_are_those_of_the_papers_figures():
 def test_windows_are_pieces_of_the_traces():
     trace = Trace(np.arange(1000.0), np.arange(1000.0) % 77 + 1)
     links = SimpleNamespace(average_s=None, scale=2.0, floor_bps=0.0)
-    bank = channels.windows([trace], links, 1.0, 100)
+    bank = channels.trace_windows([trace], links, 1.0, 100)
     for row in bank:
         starts = np.flatnonzero(trace.rate_bps * 2 == row[0])
         assert any(
             (trace.rate_bps[s : s + bank.shape[1]] * 2 == row).all() for s in starts if s + bank.shape[1] <= 1000
         )
-    assert channels.windows([trace], SimpleNamespace(average_s=None, scale=1, floor_bps=5.0), 1.0, 10).min() == 5
+    assert channels.trace_windows([trace], SimpleNamespace(average_s=None, scale=1, floor_bps=5.0), 1.0, 10).min() == 5
 
 
 def test_moving_means_look_ahead_round_the_circle():

@@ -81,7 +81,7 @@ def test_sacd_has_the_papers_actions():
     compiled = open_world("sacd")
     options = compiled.options[0][0]
     assert set(options.exit.tolist()) == {0, 1, 2}
-    assert {bits for _, cut, bits in options.sent if cut not in {(), ("input",)}} == {4, 8, 12, 16}
+    assert {bits for _, cut, bits in options.sidecar_triples if cut not in {(), ("input",)}} == {4, 8, 12, 16}
     assert compiled.world.edge.link_bank.max() <= 10 * 8e6
     assert (compiled.world.edge.devices, compiled.world.edge.servers, compiled.world.edge.tasks) == (1, 1, 1)
 
@@ -97,7 +97,7 @@ def test_sacd_prefers_what_the_paper_saw():
         upload_s = world.option_upload_bits[0, 0] / rate_bps
         latency_s = world.option_device_s[0, 0] + np.where(sends, upload_s + world.option_server_s[0, 0, :, 0], 0.0)
         best = min(np.flatnonzero(options.exit == exit_), key=lambda o: latency_s[o])
-        return options.sent[best][1], float(latency_s[best])
+        return options.sidecar_triples[best][1], float(latency_s[best])
 
     assert fastest(0.1 * 8e6, 0)[0] == ()
     assert fastest(9 * 8e6, 0)[0] == ("input",)

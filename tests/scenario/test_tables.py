@@ -16,7 +16,7 @@ def test_exits_bits_and_accuracies():
     text = text.replace("    deadline_s", "    exits: [1, 3]\n    accuracy: [0.7, 0.8]\n    deadline_s")
     compiled = compile_scenario(read(text + "prune: none\n", "x"))
     world = compiled.world
-    options = compiled.options[0][0].sent
+    options = compiled.options[0][0].sidecar_triples
     for (exit_, _, bits), accuracy in zip(options, world.option_accuracy[0, 0], strict=True):
         assert accuracy == pytest.approx({0: 0.7, 2: 0.8}[exit_] - (0.03 if bits == 4 else 0.0))
     assert {exit_ for exit_, *_ in options} == {0, 2}
@@ -41,13 +41,13 @@ def test_the_best_option_is_the_fastest_on_the_mean_link():
     latency_s = world.option_device_s[0, 0] + upload_s + world.option_server_s[0, 0].min(axis=-1)
     sends = world.option_upload_bits[0, 0] > 0
     fastest = int(np.where(sends, latency_s, np.inf).argmin())
-    assert best.options[0][0].sent == [every.options[0][0].sent[fastest], (0, (), 32)]
+    assert best.options[0][0].sidecar_triples == [every.options[0][0].sidecar_triples[fastest], (0, (), 32)]
 
 
 @pytest.mark.parametrize("prune", ["hull", "dominated", "none"])
 def test_only_the_ends_are_left_where_the_scenario_says_so(prune: str):
     compiled = compile_scenario(read(SMALL + f"cuts: ends\nprune: {prune}\n", "x"))
-    assert [cut for _, cut, _ in compiled.options[0][0].sent] == [("input",), ()]
+    assert [cut for _, cut, _ in compiled.options[0][0].sidecar_triples] == [("input",), ()]
 
 
 def test_energy_by_power_and_by_capacitance():

@@ -22,7 +22,7 @@ def resumable() -> Iterator[None]:
         raise
 
 
-def begin_pytorch(what: str, device: str, threads: int) -> None:
+def setup_pytorch(what: str, device: str, threads: int) -> None:
     """Sets PyTorch's threads, where it is there and can compute on the device.
 
     Args:

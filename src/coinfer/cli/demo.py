@@ -14,7 +14,7 @@ from coinfer.cli.options import (
     PolicyFile,
     PowerW,
     TransmitPowerW,
-    no_limit,
+    limit_or_inf,
     parse_bits,
     parse_confidence,
     parse_factors,
@@ -87,7 +87,7 @@ def demo(
     objective = {
         "goal": goal,
         "min_accuracy": min_accuracy,
-        "energy_j": no_limit(energy_mj / 1e3),
+        "energy_j": limit_or_inf(energy_mj / 1e3),
         "power_w": power_w,
         "transmit_power_w": transmit_power_w,
     }

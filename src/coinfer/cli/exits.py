@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from coinfer.cli.console import begin_pytorch, console, resumable
+from coinfer.cli.console import console, resumable, setup_pytorch
 from coinfer.cli.options import Bits, TorchDevice, TorchThreads, parse_bits
 from coinfer.errors import UserError
 from coinfer.progress import progress_bar
@@ -15,7 +15,7 @@ from coinfer.progress import progress_bar
 if TYPE_CHECKING:
     from coinfer.graph.ir import ModelGraph
     from coinfer.profile.accuracy import AccuracyTable
-    from coinfer.profile.dataset import LabelledPictures, Split
+    from coinfer.profile.dataset import ImageDataset, Split
 
 app = typer.Typer(help="Early exits: train them, measure their accuracy.", no_args_is_help=True)
 
@@ -54,7 +54,7 @@ def train(
 
     Example: [bold]coinfer exits train alexnet-cifar-exits --data cifar10/ --epochs 30[/bold]
     """
-    begin_pytorch("training", device, threads)
+    setup_pytorch("training", device, threads)
     from coinfer.exit_training import train as learner
     from coinfer.exit_training.trainer import ExitSettings
     from coinfer.graph.open_model import open_model
@@ -148,7 +148,7 @@ def _plain(graph: "ModelGraph") -> "ModelGraph":
     return replace(graph.pruned(graph.outputs[-1:]), name=f"{graph.name}-plain") if len(graph.outputs) > 1 else graph
 
 
-def _pictures(where: Path, split: "Split") -> "LabelledPictures":
+def _pictures(where: Path, split: "Split") -> "ImageDataset":
     from coinfer.profile.dataset import load_dataset
 
     with progress_bar(console, f"reading {where}") as progress:

@@ -24,7 +24,7 @@ from coinfer.cli.options import (
     Slowdown,
     Threads,
     TransmitPowerW,
-    no_limit,
+    limit_or_inf,
     parse_bits,
     parse_confidence,
 )
@@ -68,8 +68,8 @@ def infer(
         images,
         DeviceConfig(
             servers=parse_addresses(servers, "--servers"),
-            deadline_s=no_limit(deadline_ms / 1e3),
-            objective=Objective(goal, min_accuracy, no_limit(energy_mj / 1e3), power_w, transmit_power_w),
+            deadline_s=limit_or_inf(deadline_ms / 1e3),
+            objective=Objective(goal, min_accuracy, limit_or_inf(energy_mj / 1e3), power_w, transmit_power_w),
             policy=policy,
             bits=parse_bits(bits),
             jpeg_quality=jpeg,

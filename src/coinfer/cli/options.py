@@ -45,7 +45,7 @@ TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of 
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
 
 
-def no_limit(value: float) -> float:
+def limit_or_inf(value: float) -> float:
     """Return a limit in which 0 says that there is none."""
     return value or math.inf
 

@@ -18,7 +18,7 @@ from coinfer.cli.options import (
     Slowdown,
     Threads,
     TransmitPowerW,
-    no_limit,
+    limit_or_inf,
     parse_bits,
 )
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
@@ -58,8 +58,8 @@ def plan(
         console,
         model,
         DeviceConfig(
-            deadline_s=no_limit(deadline_ms / 1e3),
-            objective=Objective(goal, min_accuracy, no_limit(energy_mj / 1e3), power_w, transmit_power_w),
+            deadline_s=limit_or_inf(deadline_ms / 1e3),
+            objective=Objective(goal, min_accuracy, limit_or_inf(energy_mj / 1e3), power_w, transmit_power_w),
             bits=parse_bits(bits),
             accuracy=accuracy,
             profile=table,

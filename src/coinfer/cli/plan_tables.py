@@ -54,7 +54,7 @@ def show_plan(
     device_slowdown = config.slowdown * (1.0 if device is None else devices.device_slowdown(device, table))
     options = options._replace(
         device_s=options.device_s * device_slowdown,
-        server_s=options.server_s * server_slowdown + wait_s * ~options.stays[:, None],
+        server_s=options.server_s * server_slowdown + wait_s * ~options.is_local[:, None],
     )
     here = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
     console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")

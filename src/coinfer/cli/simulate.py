@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.cli.console import begin_pytorch, console
+from coinfer.cli.console import console, setup_pytorch
 from coinfer.cli.options import Changes, TorchDevice, TorchThreads
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def simulate(
 
     Example: [bold]coinfer simulate campus --policy greedy --policy sequential-greedy --seeds 10[/bold]
     """
-    begin_pytorch("simulating", device, threads)
+    setup_pytorch("simulating", device, threads)
     from coinfer.evaluate import report
     from coinfer.evaluate.compare import Settings, compare
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.cli.console import begin_pytorch, console, resumable
+from coinfer.cli.console import console, resumable, setup_pytorch
 from coinfer.cli.options import Changes, TorchDevice, TorchThreads
 from coinfer.errors import UserError
 
@@ -59,7 +59,7 @@ def train(
 
     Example: [bold]coinfer train sac-d --seeds 10[/bold]
     """
-    begin_pytorch("training", device, threads)
+    setup_pytorch("training", device, threads)
     from coinfer import checkpoint
     from coinfer.evaluate import report
     from coinfer.rl import export, registry
@@ -78,7 +78,7 @@ def train(
     if resume and not checkpoint.numbered(folder / "checkpoints"):
         raise UserError(f"{folder}: no checkpoint to resume from; leave out --resume to begin a training there")
     elsewhere = {"make_player": _make_player(scheme, address)} if cluster or address else {}
-    with resumable(), training_bar(scheme) as progress:
+    with resumable(), training_progress(scheme) as progress:
         trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **elsewhere)
     compiled = open_world(name, parse_changes(changes or ()))
     path = folder / "policy.onnx"
@@ -115,7 +115,7 @@ def _make_player(scheme: str, address: str | None) -> "MakePlayer":
 
 
 @contextmanager
-def training_bar(scheme: str) -> Iterator["Progress"]:
+def training_progress(scheme: str) -> Iterator["Progress"]:
     """How far it is, what it has learned so far, how fast it goes, how long it still takes."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

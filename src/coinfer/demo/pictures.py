@@ -8,7 +8,7 @@ import numpy as np
 
 from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.graph.zoo import pretrained
-from coinfer.profile.dataset import CIFAR_CLASSES, DataError, LabelledPictures, load_dataset
+from coinfer.profile.dataset import CIFAR_CLASSES, DataError, ImageDataset, load_dataset
 from coinfer.resources import PHOTOS
 from coinfer.runtime.images import ImageError, load_image, readable_images, to_pixels
 
@@ -54,7 +54,7 @@ def _class_count(graph: ModelGraph) -> int:
     return max(graph.tensors[name].shape[-1] for name in graph.outputs)
 
 
-def _labels_for(graph: ModelGraph, found: LabelledPictures, where: str) -> np.ndarray:
+def _labels_for(graph: ModelGraph, found: ImageDataset, where: str) -> np.ndarray:
     """Return the network's index of each picture's class: by name if the network may know CIFAR-10's classes."""
     count = _class_count(graph)
     if count == len(CIFAR_CLASSES) and set(found.class_names) <= set(CIFAR_CLASSES):

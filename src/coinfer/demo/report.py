@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from coinfer.files import write_whole
+from coinfer.files import write_atomic
 from coinfer.records import Record, as_json
 from coinfer.traces import Trace
 from coinfer.units import MEGA, MILLI, bytes_of_bits
@@ -125,7 +125,7 @@ def write_json(
     """Write settings and summaries; the single requests are in the run log beside it."""
     schemes = [as_json(summary) for summary in summaries]
     found = {"settings": as_json(settings), "pictures": pictures, "right means": view.judged, "schemes": schemes}
-    write_whole(path, json.dumps(found, indent=2, default=str) + "\n")
+    write_atomic(path, json.dumps(found, indent=2, default=str) + "\n")
 
 
 def plot(

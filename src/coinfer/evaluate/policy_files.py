@@ -23,7 +23,7 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
     world, policy = compiled.world, load_policy(path)
     if not isinstance(world, OffloadWorld):
         raise PolicyError(f"{path}: a policy for scenarios of environment offload, {world.name} is another")
-    kinds = [options.sent for row in compiled.options for options in row]
+    kinds = [options.sidecar_triples for row in compiled.options for options in row]
     if policy.options is not None and any(kind != kinds[0] for kind in kinds):
         raise PolicyError(f"{path}: made for one network on one class of devices, {world.name} has {len(kinds)}")
     most = max(kinds, key=len)

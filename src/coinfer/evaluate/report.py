@@ -12,7 +12,7 @@ from rich.text import Text
 
 from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
-from coinfer.files import write_whole
+from coinfer.files import write_atomic
 from coinfer.records import as_json
 from coinfer.units import MEGA, MILLI
 
@@ -112,7 +112,7 @@ def save(folder: Path, settings: Mapping[str, Any], runs: Sequence[Run]) -> None
         for run in runs
         for seed in range(len(next(iter(run.measures.values()))))
     ]
-    write_whole(folder / "records.jsonl", "\n".join(lines) + "\n")
+    write_atomic(folder / "records.jsonl", "\n".join(lines) + "\n")
     summary = {
         "settings": dict(settings),
         "policies": [
@@ -125,7 +125,7 @@ def save(folder: Path, settings: Mapping[str, Any], runs: Sequence[Run]) -> None
             for run in runs
         ],
     }
-    write_whole(folder / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
+    write_atomic(folder / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
 
 
 def _seed(run: Run, seed: int) -> dict[str, float | None]:

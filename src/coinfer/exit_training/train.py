@@ -18,7 +18,7 @@ from coinfer.errors import TrainingError
 from coinfer.exit_training.trainer import ExitSettings, ExitTrainingResult, Trainer
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import save_model
-from coinfer.profile.dataset import LabelledPictures
+from coinfer.profile.dataset import ImageDataset
 
 CHECKPOINT = "exits.safetensors"
 Progress = Callable[[int, int, float, tuple[float, ...]], None]
@@ -27,7 +27,7 @@ Progress = Callable[[int, int, float, tuple[float, ...]], None]
 
 def train(
     graph: ModelGraph,
-    data: LabelledPictures,
+    data: ImageDataset,
     settings: ExitSettings,
     *,
     progress: Progress = lambda done, total, loss, accuracy: None,

@@ -21,7 +21,7 @@ from coinfer.errors import TrainingError
 from coinfer.exit_training import augment
 from coinfer.exit_training.modules import GraphModule
 from coinfer.graph.ir import GraphError, ImageInput, ModelGraph
-from coinfer.profile.dataset import LabelledPictures, misfit
+from coinfer.profile.dataset import ImageDataset, misfit
 
 _FORMAT = 1
 _EVALUATION_BATCH = 1000
@@ -91,7 +91,7 @@ class Pictures(NamedTuple):
     """[N]"""
 
     @staticmethod
-    def of(data: LabelledPictures, settings: ExitSettings) -> "Pictures":
+    def of(data: ImageDataset, settings: ExitSettings) -> "Pictures":
         """Return the data set on the settings' device, padded for its crops."""
         return Pictures(*_on(_device(settings.device), augment.pad(data.images, settings.crop), data.labels))
 
@@ -108,7 +108,7 @@ class Trainer:
     """
 
     def __init__(
-        self, graph: ModelGraph, data: LabelledPictures, settings: ExitSettings, pictures: Pictures | None = None
+        self, graph: ModelGraph, data: ImageDataset, settings: ExitSettings, pictures: Pictures | None = None
     ) -> None:
         self.settings, self.device = settings, _device(settings.device)
         self.image = _checked(graph, data, settings)
@@ -336,7 +336,7 @@ def _learning_rates(settings: ExitSettings, steps: int) -> np.ndarray:
     return settings.learning_rate * np.minimum(rising, falling)
 
 
-def _checked(graph: ModelGraph, data: LabelledPictures, settings: ExitSettings) -> ImageInput:
+def _checked(graph: ModelGraph, data: ImageDataset, settings: ExitSettings) -> ImageInput:
     """How the network takes pictures."""
     if graph.image is None:
         raise GraphError(f"{graph.name} does not say how it takes pictures; exits are trained on pictures")

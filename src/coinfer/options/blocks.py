@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.options.chain import Sending, Speed
+from coinfer.options.chain import Encoding, Speed
 from coinfer.options.network import ChainCut
 
 
@@ -19,7 +19,7 @@ class Blocks(NamedTuple):
     """[M] size of what each block takes in."""
 
 
-def blocks_of(cuts: Sequence[ChainCut], count: int, sending: Sending) -> Blocks:
+def blocks_of(cuts: Sequence[ChainCut], count: int, encoding: Encoding) -> Blocks:
     """Return blocks of equal arithmetic, as far as the cuts allow, with the first of the allowed numbers of bits.
 
     Raises:
@@ -27,7 +27,7 @@ def blocks_of(cuts: Sequence[ChainCut], count: int, sending: Sending) -> Blocks:
         SizeError: if a size was not measured.
     """
     chosen = even_blocks(cuts, count)
-    sizes_bits = [sending.sizes_bits(cuts[i], is_input=i == 0) for i in chosen[:-1]]
+    sizes_bits = [encoding.sizes_bits(cuts[i], is_input=i == 0) for i in chosen[:-1]]
     return Blocks(chosen, np.array([next(iter(sizes.values())) for sizes in sizes_bits]))
 
 

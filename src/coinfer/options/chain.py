@@ -39,7 +39,7 @@ class Speed(NamedTuple):
         return self.factor * bytes_of_bits(elements * FLOAT32_BITS) * per_byte.get(bits, 0.0)
 
 
-class Sending(NamedTuple):
+class Encoding(NamedTuple):
     """How tensors are sent."""
 
     bits: Sequence[int]
@@ -67,7 +67,7 @@ def chain_options(
     device: Speed,
     servers: Sequence[Speed],
     exits: Sequence[int],
-    sending: Sending,
+    encoding: Encoding,
     accuracy: Accuracy,
     *,
     ends_only: bool = False,
@@ -84,20 +84,20 @@ def chain_options(
         SizeError: if a size was not measured.
         AccuracyError: if `accuracy` lacks something.
     """
-    return tabulate((_Exit(exit_, device, servers, sending) for exit_ in exits), accuracy, ends_only=ends_only)
+    return tabulate((_Exit(exit_, device, servers, encoding) for exit_ in exits), accuracy, ends_only=ends_only)
 
 
 class _Exit:
     """One exit's chain on a device and servers (`ExitCosts`)."""
 
-    def __init__(self, exit_: int, device: Speed, servers: Sequence[Speed], sending: Sending):
+    def __init__(self, exit_: int, device: Speed, servers: Sequence[Speed], encoding: Encoding):
         self.exit = exit_
         self._chain = device.table.exits[exit_]
         self.cuts: list[Names] = [(cut.tensor,) for cut in self._chain]
-        self._device, self._servers, self._sending = device, servers, sending
+        self._device, self._servers, self._encoding = device, servers, encoding
 
     def sizes_bits(self, cut: int) -> Mapping[int, float]:
-        return self._sending.sizes_bits(self._chain[cut], is_input=cut == 0)
+        return self._encoding.sizes_bits(self._chain[cut], is_input=cut == 0)
 
     def head_s(self, cut: int) -> float:
         return self._device.segment_s(self.exit, 0, cut)

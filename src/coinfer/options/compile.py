@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.table import Names, Options, measured_accuracy, tabulate, whole_accuracy, widths
+from coinfer.options.table import Names, Options, full_accuracy, measured_accuracy, tabulate, widths
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileError, ProfileTable
 
@@ -32,7 +32,7 @@ def compile_options(
     if accuracy is not None:
         accuracy.check(graph)
     exits = exits_of(graph, accuracy)
-    right = whole_accuracy if accuracy is None else measured_accuracy(accuracy)
+    right = full_accuracy if accuracy is None else measured_accuracy(accuracy)
     return tabulate((_Exit(graph, table, bits, i, outputs) for i, outputs in enumerate(exits)), right)
 
 

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from coinfer.errors import UserError, shown
-from coinfer.files import write_whole
+from coinfer.errors import UserError, short_repr
+from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
 from coinfer.units import IMAGE_BITS
@@ -84,7 +84,7 @@ class NetworkTable(_Record):
 
     def save(self, path: Path) -> None:
         """Write this table as JSON."""
-        write_whole(path, json.dumps(self._short(), indent=1) + "\n")
+        write_atomic(path, json.dumps(self._short(), indent=1) + "\n")
 
     def _short(self) -> object:
         """Return the values with fewer digits."""
@@ -171,6 +171,6 @@ def _load(path: Path, _changed_ns: int) -> NetworkTable:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise NetworkTableError(
-            f"{path}: no valid network table: {place + ': ' if place else ''}{shown(first['msg'], 120)}; "
+            f"{path}: no valid network table: {place + ': ' if place else ''}{short_repr(first['msg'], 120)}; "
             "write it anew with `coinfer scenario profile`"
         ) from None

@@ -25,15 +25,15 @@ _KNOWN_SPEED = np.ones(1)
 
 
 def prune(options: Options, rule: Rule = "hull", *, speed_ratios: np.ndarray = _KNOWN_SPEED) -> Options:
-    """Return only the options that can be best; arguments as `useful`."""
-    return options.take(useful(options, rule, speed_ratios=speed_ratios))
+    """Return only the options that can be best; arguments as `useful_mask`."""
+    return options.take(useful_mask(options, rule, speed_ratios=speed_ratios))
 
 
-def useful(
+def useful_mask(
     options: Options, rule: Rule, *, speed_ratios: np.ndarray = _KNOWN_SPEED, also: Sequence[Options] = ()
 ) -> np.ndarray:
     """Return [O] true for an option that can be best, by one of the rules above; what stays on the device is always
-    kept.
+    mask.
 
     Args:
         options: O of them.
@@ -47,40 +47,40 @@ def useful(
         return np.ones(len(options.bits), dtype=bool)
     if rule == "dominated":
         costs = np.unique(np.column_stack([_costs(view) for view in (options, *also)]), axis=1)
-        return ~dominated(costs) | options.stays
+        return ~dominated_mask(costs) | options.is_local
     server_s = (options.server_s.T / speed_ratios[:, None, None]).reshape(-1, len(options.bits))
     compute_s = np.unique(options.device_s + server_s, axis=0)
-    hull = fastest_somewhere(compute_s, options.upload_bits, options.accuracy) | options.stays
-    return hull if rule == "hull" else hull | _behind_queues(options, server_s, hull)
+    hull = hull_mask(compute_s, options.upload_bits, options.accuracy) | options.is_local
+    return hull if rule == "hull" else hull | _queue_mask(options, server_s, hull)
 
 
-def _behind_queues(options: Options, server_s: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return [O] true for `kept`, and for options that bring the fastest of each accuracy to within `TOLERANCE` of the
+def _queue_mask(options: Options, server_s: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return [O] true for `mask`, and for options that bring the fastest of each accuracy to within `TOLERANCE` of the
     fastest of all that are at least as accurate, over uploads and queues from far shorter to far longer than the
     computation.
 
     Args:
         server_s: [S, O] service times, a row for each server and each speed that it may have.
-        kept: [O] true for options that stay in any case.
+        mask: [O] true for options that stay in any case.
     """
-    alone_s = max(float(options.device_s[options.stays].max()), np.finfo(float).tiny)
+    alone_s = max(float(options.device_s[options.is_local].max()), np.finfo(float).tiny)
     free_s = alone_s * np.concatenate([[0.0], np.geomspace(1 / 256, 4, 21)])  # when the server is free
     largest_bits = max(float(options.upload_bits.max()), 1.0)
     s_per_bit = alone_s / largest_bits * np.geomspace(1 / 256, 256, 33)
     ready_s = options.device_s + options.upload_bits * s_per_bit[:, None]  # [R, O]
     start_s = np.maximum(ready_s[:, None], free_s[:, None]).reshape(-1, len(options.bits))  # [R F, O]
-    kept = kept.copy()
+    mask = mask.copy()
     for service_s in server_s:
-        latency_s = np.where(options.stays, options.device_s, start_s + service_s)
+        latency_s = np.where(options.is_local, options.device_s, start_s + service_s)
         for accuracy in np.unique(options.accuracy)[::-1]:
             enough_s = np.where(options.accuracy >= accuracy, latency_s, np.inf)
             near = enough_s <= (1 + TOLERANCE) * enough_s.min(axis=1, keepdims=True)
-            uncovered = near[~near[:, kept].any(axis=1)]
+            uncovered = near[~near[:, mask].any(axis=1)]
             while len(uncovered):
                 best = int(uncovered.sum(axis=0).argmax())
-                kept[best] = True
+                mask[best] = True
                 uncovered = uncovered[~uncovered[:, best]]
-    return kept
+    return mask
 
 
 def _costs(options: Options) -> np.ndarray:
@@ -88,7 +88,7 @@ def _costs(options: Options) -> np.ndarray:
     return np.column_stack([-options.accuracy, options.upload_bits, options.device_s, options.server_s])
 
 
-def dominated(costs: np.ndarray) -> np.ndarray:
+def dominated_mask(costs: np.ndarray) -> np.ndarray:
     """Return [O] true for a row of `costs` [O, C] if another is nowhere larger, and smaller somewhere or the same and
     earlier."""
     no_worse = (costs[:, None] <= costs[None]).all(axis=-1)
@@ -97,7 +97,7 @@ def dominated(costs: np.ndarray) -> np.ndarray:
     return np.asarray((no_worse & (better | earlier)).any(axis=0))
 
 
-def fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+def hull_mask(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
     """Return [O] true for an option that has the least `compute_s + upload_bits x` of all that are at least as
     accurate, in some row of `compute_s` [S, O] and for some x >= 0, seconds per bit.
 
@@ -107,7 +107,7 @@ def fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: 
     rival = accuracy >= accuracy[:, None]  # [O, O] of row and column: the column may replace the row
     same = upload_bits == upload_bits[:, None]
     earlier = np.arange(len(accuracy)) < np.arange(len(accuracy))[:, None]
-    kept = np.zeros(len(accuracy), dtype=bool)
+    mask = np.zeros(len(accuracy), dtype=bool)
     for times_s in compute_s:
         ahead_s = times_s - times_s[:, None]  # how much later the column is without the upload
         beaten = rival & same & ((ahead_s < 0) | ((ahead_s == 0) & ((accuracy > accuracy[:, None]) | earlier)))
@@ -115,8 +115,8 @@ def fastest_somewhere(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: 
             tie = ahead_s / (upload_bits[:, None] - upload_bits)
         high = np.where(rival & (upload_bits < upload_bits[:, None]), tie, np.inf).min(axis=1)
         low = np.where(rival & (upload_bits > upload_bits[:, None]), tie, 0.0).max(axis=1)
-        kept |= ~beaten.any(axis=1) & (low < high)
-    return kept
+        mask |= ~beaten.any(axis=1) & (low < high)
+    return mask
 
 
 def best_only(options: Options, rate_bps: np.ndarray) -> Options:
@@ -124,5 +124,5 @@ def best_only(options: Options, rate_bps: np.ndarray) -> Options:
     fastest of them that stays on the device."""
     top = options.accuracy == options.accuracy.max()
     fastest_s = np.where(top, options.latency_s(rate_bps).min(axis=1), np.inf)
-    alone_s = np.where(top & options.stays, options.device_s, np.inf)
-    return options.take(np.unique([np.where(options.stays, np.inf, fastest_s).argmin(), alone_s.argmin()]))
+    alone_s = np.where(top & options.is_local, options.device_s, np.inf)
+    return options.take(np.unique([np.where(options.is_local, np.inf, fastest_s).argmin(), alone_s.argmin()]))

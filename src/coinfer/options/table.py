@@ -42,7 +42,7 @@ class Options(NamedTuple):
     """[O] what answers: the outputs of the option's exit."""
 
     @property
-    def stays(self) -> np.ndarray:
+    def is_local(self) -> np.ndarray:
         """[O] true if nothing leaves the device."""
         return self.upload_bits == 0
 
@@ -57,9 +57,9 @@ class Options(NamedTuple):
         return list(zip(self.exit.tolist(), self.cuts, self.bits.tolist(), strict=True))
 
     @property
-    def sent(self) -> list[Triple]:
+    def sidecar_triples(self) -> list[Triple]:
         """[O] the triples as the side-car of a policy writes them: without tensors if nothing leaves the device."""
-        pairs = zip(self.triples, self.stays.tolist(), strict=True)
+        pairs = zip(self.triples, self.is_local.tolist(), strict=True)
         return [(exit_, () if stays else cut, bits) for (exit_, cut, bits), stays in pairs]
 
     def take(self, index: np.ndarray) -> "Options":
@@ -80,7 +80,7 @@ class Options(NamedTuple):
     def latency_s(self, rate_bps: np.ndarray) -> np.ndarray:
         """Return the latency [O, N] of one task alone, over links of these rates [N]."""
         away_s = self.upload_bits[:, None] / rate_bps + self.server_s
-        return self.device_s[:, None] + np.where(self.stays[:, None], 0.0, away_s)
+        return self.device_s[:, None] + np.where(self.is_local[:, None], 0.0, away_s)
 
 
 class ExitCosts(Protocol):
@@ -166,7 +166,7 @@ def widths(bits: Sequence[int], *, is_input: bool, is_image: bool) -> tuple[int,
     return tuple(dict.fromkeys(bits))
 
 
-def whole_accuracy(_exit: int, _cut: Names, _bits: int) -> float:
+def full_accuracy(_exit: int, _cut: Names, _bits: int) -> float:
     """Return 1: the `Accuracy`, relative to the whole network, if nothing is known of it."""
     return 1.0
 

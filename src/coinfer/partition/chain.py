@@ -3,7 +3,7 @@
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.partition.problem import Partition, Problem, latency_s, partition, per_graph
+from coinfer.partition.problem import Partition, Problem, cache_per_graph, latency_s, partition
 
 
 def chain(problem: Problem) -> Partition:
@@ -14,7 +14,7 @@ def chain(problem: Problem) -> Partition:
     return partition(problem, places[np.argmin(latency_s(problem, places))])
 
 
-@per_graph
+@cache_per_graph
 def useful_heads(graph: ModelGraph) -> np.ndarray:
     """Return [C, ops] which operations lie before each useful cut."""
     return heads_of(graph, [cut.head for cut in graph.useful_cuts()])

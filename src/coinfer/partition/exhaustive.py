@@ -8,7 +8,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.partition.chain import heads_of
 from coinfer.partition.multiway import blocks
-from coinfer.partition.problem import Partition, PartitionError, Problem, latency_s, partition, per_graph
+from coinfer.partition.problem import Partition, PartitionError, Problem, cache_per_graph, latency_s, partition
 
 LIMIT = 200_000
 """Placements; some seconds for a small network."""
@@ -32,7 +32,7 @@ def exhaustive(problem: Problem) -> Partition:
     return partition(problem, best)
 
 
-@per_graph
+@cache_per_graph
 def legal_heads(graph: ModelGraph) -> np.ndarray:
     """Return [C, ops] which operations lie before each legal cut; those that split a fused group are left out."""
     heads = heads_of(graph, [cut.head for cut in graph.all_cuts()])

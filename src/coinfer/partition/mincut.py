@@ -18,10 +18,10 @@ from coinfer.partition.problem import (
     Partition,
     PartitionError,
     Problem,
+    cache_per_graph,
     compute_s,
     latency_s,
     partition,
-    per_graph,
     sent_bits,
     wiring,
 )
@@ -50,11 +50,11 @@ class Network(NamedTuple):
 def mincut(problem: Problem) -> Partition:
     """Return the best of all legal cuts with each server."""
     here = np.zeros(len(problem.graph.ops), dtype=int)
-    places = np.stack([here, *(least_place(problem, server) for server in range(1, problem.nodes))])
+    places = np.stack([here, *(cut_placement(problem, server) for server in range(1, problem.nodes))])
     return partition(problem, places[np.argmin(latency_s(problem, places))])
 
 
-def least_place(problem: Problem, server: int, rate_bps: float | None = None) -> np.ndarray:
+def cut_placement(problem: Problem, server: int, rate_bps: float | None = None) -> np.ndarray:
     """Return [ops] the best placement on the device and one server, but for the wait, at the problem's rate or another
     one.
 
@@ -80,7 +80,7 @@ def frontier(problem: Problem, server: int) -> np.ndarray:
     these are too many to list: between two corners a minimum cut at the rate where these tie either finds a third or
     proves that there is none (Eisner and Severance, J. ACM 23(4), 1976).
     """
-    corners = [np.zeros(len(problem.graph.ops), dtype=int), least_place(problem, server, np.inf)]
+    corners = [np.zeros(len(problem.graph.ops), dtype=int), cut_placement(problem, server, np.inf)]
     points = [_point(problem, server, place) for place in corners]
     pending = [(0, 1)]
     while pending:
@@ -89,7 +89,7 @@ def frontier(problem: Problem, server: int) -> np.ndarray:
         if not (more_bits > fewer_bits and fast_s < slow_s):
             continue
         tie_bps = (more_bits - fewer_bits) / (slow_s - fast_s)
-        place = least_place(problem, server, tie_bps)
+        place = cut_placement(problem, server, tie_bps)
         bits, seconds = _point(problem, server, place)
         if seconds + bits / tie_bps < (slow_s + fewer_bits / tie_bps) * (1 - ROUNDING):
             corners.append(place)
@@ -98,7 +98,7 @@ def frontier(problem: Problem, server: int) -> np.ndarray:
     return np.stack(corners)
 
 
-@per_graph
+@cache_per_graph
 def flow_network(graph: ModelGraph) -> Network:
     """Return the flow network's arcs, made once; only its capacities depend on the problem.
 

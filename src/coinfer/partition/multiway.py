@@ -4,7 +4,7 @@ import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.partition.chain import useful_heads
-from coinfer.partition.problem import Partition, Problem, partition, per_graph, wiring
+from coinfer.partition.problem import Partition, Problem, cache_per_graph, partition, wiring
 
 
 def multiway(problem: Problem) -> Partition:
@@ -29,7 +29,7 @@ def multiway(problem: Problem) -> Partition:
     return partition(problem, _trace(came_from, int(np.argmin(spent_s)))[block])
 
 
-@per_graph
+@cache_per_graph
 def blocks(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
     """Return [ops] block of each operation, and [blocks, T] which tensors of `wiring` cross the cut before each
     block."""

@@ -181,7 +181,7 @@ def partition(problem: Problem, place: np.ndarray) -> Partition:
     return Partition(place, tuple(nodes), tuple(cuts), float(latency_s(problem, place)))
 
 
-def per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], T]:
+def cache_per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], T]:
     """Keep what `build` makes of a graph for as long as that graph lives."""
     kept: dict[int, T] = {}
 
@@ -195,7 +195,7 @@ def per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], T]:
     return get
 
 
-@per_graph
+@cache_per_graph
 def wiring(graph: ModelGraph) -> Wiring:
     """Return the graph's structure as arrays, made once."""
     tensors = tuple(name for name, readers in graph.consumers.items() if readers)
@@ -206,7 +206,7 @@ def wiring(graph: ModelGraph) -> Wiring:
     return Wiring(tensors, maker, edge_tensor, edge_op)
 
 
-@per_graph
+@cache_per_graph
 def downstream(graph: ModelGraph) -> np.ndarray:
     """Return [E, ops] 1 where a reading of `wiring` is made by the operation or by one that it descends from, else
     0."""

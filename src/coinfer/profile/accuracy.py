@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError
-from coinfer.files import write_whole
+from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.table import Bits, _first
+from coinfer.profile.table import Bits, first_problem
 from coinfer.units import FLOAT32_BITS
 
 Z_95 = 1.959963984540054
@@ -159,7 +159,7 @@ class AccuracyTable(_Record):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        write_whole(path, self.model_dump_json(indent=1) + "\n")
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "AccuracyTable":
@@ -174,7 +174,7 @@ class AccuracyTable(_Record):
             raise AccuracyError(f"{path}: cannot read this accuracy table: {error.strerror}") from error
         except ValidationError as error:
             cure = "write it anew with `coinfer exits measure`"
-            raise AccuracyError(f"{path}: no valid accuracy table: {_first(error)}; {cure}") from error
+            raise AccuracyError(f"{path}: no valid accuracy table: {first_problem(error)}; {cure}") from error
 
 
 def wilson(correct: int, samples: int, z: float = Z_95) -> tuple[float, float]:

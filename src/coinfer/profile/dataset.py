@@ -26,7 +26,7 @@ class DataError(UserError):
     """Pictures that cannot be used; the message is one line for a person."""
 
 
-class LabelledPictures(NamedTuple):
+class ImageDataset(NamedTuple):
     """N pictures of one size and what they show."""
 
     images: np.ndarray
@@ -37,12 +37,12 @@ class LabelledPictures(NamedTuple):
     kind: str
     """What they are, to be said wherever an accuracy is, such as "CIFAR-10, JPEG copy"."""
 
-    def take(self, count: int) -> "LabelledPictures":
+    def take(self, count: int) -> "ImageDataset":
         """Return the first so many."""
         return self._replace(images=self.images[:count], labels=self.labels[:count])
 
 
-def misfit(graph: ModelGraph, image: ImageInput, data: LabelledPictures) -> tuple[str, bool] | None:
+def misfit(graph: ModelGraph, image: ImageInput, data: ImageDataset) -> tuple[str, bool] | None:
     """Return why the network cannot be trained or judged on these pictures, and whether it is for their classes; None
     if it can."""
     height, width = data.images.shape[1:3]
@@ -59,7 +59,7 @@ def misfit(graph: ModelGraph, image: ImageInput, data: LabelledPictures) -> tupl
     return None
 
 
-def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) -> LabelledPictures:
+def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) -> ImageDataset:
     """Return the training or test pictures of a data set.
 
     Args:
@@ -91,7 +91,7 @@ def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) ->
     return _checked(_folders(found, progress), found)
 
 
-def _checked(found: LabelledPictures, where: Path) -> LabelledPictures:
+def _checked(found: ImageDataset, where: Path) -> ImageDataset:
     if len(found.images) != len(found.labels):
         raise DataError(f"{where}: {len(found.images)} pictures but {len(found.labels)} labels; expected one for each")
     if len(found.images) == 0:
@@ -105,7 +105,7 @@ def _checked(found: LabelledPictures, where: Path) -> LabelledPictures:
     return found
 
 
-def _binary(files: list[Path], folder: Path) -> LabelledPictures:
+def _binary(files: list[Path], folder: Path) -> ImageDataset:
     """CIFAR-10's own files."""
     parts = []
     for file in files:
@@ -118,10 +118,10 @@ def _binary(files: list[Path], folder: Path) -> LabelledPictures:
     names = folder / "batches.meta.txt"
     classes = tuple(names.read_text(encoding="utf-8").split()) if names.exists() else CIFAR_CLASSES
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-    return LabelledPictures(images, records[:, 0].astype(np.int64), classes, "CIFAR-10, original pixels")
+    return ImageDataset(images, records[:, 0].astype(np.int64), classes, "CIFAR-10, original pixels")
 
 
-def _packed(files: list[Path], split: Split, progress: Progress) -> LabelledPictures:
+def _packed(files: list[Path], split: Split, progress: Progress) -> ImageDataset:
     parts = [_archive(file, split, progress) for file in files]
     if len({(part.images.shape[1:], part.kind, part.class_names) for part in parts}) > 1:
         raise DataError(f"{files[0].parent}: {', '.join(file.name for file in files)} hold different kinds of pictures")
@@ -129,7 +129,7 @@ def _packed(files: list[Path], split: Split, progress: Progress) -> LabelledPict
     return parts[0]._replace(images=images, labels=labels)
 
 
-def _archive(file: Path, split: Split, progress: Progress) -> LabelledPictures:
+def _archive(file: Path, split: Split, progress: Progress) -> ImageDataset:
     """One npz file: `images`, or `jpeg` and `offsets`, and `labels`; names may start with `train_` or `test_`."""
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -148,7 +148,7 @@ def _archive(file: Path, split: Split, progress: Progress) -> LabelledPictures:
     numbers = np.arange(int(labels.max(initial=0)) + 1)
     names = tuple(map(str, held.get("class_names", numbers)))
     kind = f"CIFAR-10, {'original pixels' if exact else 'JPEG copy'}" if names == CIFAR_CLASSES else file.stem
-    return LabelledPictures(images, labels.astype(np.int64), names, kind)
+    return ImageDataset(images, labels.astype(np.int64), names, kind)
 
 
 def _decoded(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: Progress) -> np.ndarray:
@@ -160,7 +160,7 @@ def _decoded(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: Progre
     return _stacked(images, [f"picture {i}" for i in range(len(images))], file)
 
 
-def _folders(where: Path, progress: Progress) -> LabelledPictures:
+def _folders(where: Path, progress: Progress) -> ImageDataset:
     """A sub-folder of pictures for each class, in the order of their names: one of each class after the other, so that
     the first so many show all classes."""
     classes = sorted(path for path in where.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -176,7 +176,7 @@ def _folders(where: Path, progress: Progress) -> LabelledPictures:
         progress(i + 1, len(files), "pictures")
     labels = np.array([label for label, _ in files], np.int64)
     names = tuple(folder.name for folder in classes)
-    return LabelledPictures(
+    return ImageDataset(
         _stacked(images, [str(file) for _, file in files], where), labels, names, f"folder {where.name}"
     )
 

@@ -22,7 +22,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import CPU, Session, open_session
 from coinfer.profile.payloads import Codec, measure_payloads
-from coinfer.profile.table import Machine, ProfileError, ProfileTable, by_group
+from coinfer.profile.table import Machine, ProfileError, ProfileTable, split_by_work
 from coinfer.profile.trace import Trace, open_traced, read_trace
 from coinfer.progress import Progress, quiet
 
@@ -103,7 +103,7 @@ def measure(
         whole_spread_s=whole.spread_s,
         call_s=whole.call_s,
         op_s=tuple(_op_s(graph, whole).tolist()),
-        op_spread_s=tuple(by_group(graph, whole.trace.spread_s.tolist()).tolist()),
+        op_spread_s=tuple(split_by_work(graph, whole.trace.spread_s.tolist()).tolist()),
         enter_s=enter_s,
         leave_s=leave_s,
         payload_bits=payloads.bits,
@@ -213,7 +213,7 @@ def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
     group_s = whole.trace.group_s + whole.trace.enter_s + whole.trace.leave_s
     if not group_s.any():  # an executor that reports no operations: share by arithmetic
         group_s = np.array([sum(graph.ops[i].work_flop for i in group) for group in graph.groups])
-    return by_group(graph, group_s * (whole.median_s - whole.call_s) / group_s.sum())
+    return split_by_work(graph, group_s * (whole.median_s - whole.call_s) / group_s.sum())
 
 
 def _run_block(graph: ModelGraph, feeds: Sample, outputs: Sequence[str], folder: Path, engine: Engine) -> Trace:

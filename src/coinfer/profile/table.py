@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError
-from coinfer.files import write_whole
+from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT, bytes_of_bits
 
@@ -175,7 +175,7 @@ class ProfileTable(_Record):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        write_whole(path, self.model_dump_json(indent=1) + "\n")
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "ProfileTable":
@@ -191,11 +191,11 @@ class ProfileTable(_Record):
             raise ProfileError(f"{path}: cannot read this profile: {error.strerror}") from error
         except ValidationError as error:
             raise ProfileError(
-                f"{path}: no valid profile: {_first(error)}; write it anew with `coinfer profile`"
+                f"{path}: no valid profile: {first_problem(error)}; write it anew with `coinfer profile`"
             ) from error
 
 
-def _first(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """Return the first of pydantic's complaints in one line."""
     found = error.errors(include_url=False)
     place = ".".join(str(part) for part in found[0]["loc"])
@@ -204,7 +204,7 @@ def _first(error: ValidationError) -> str:
     return f"{place + ': ' if place else ''}{message}{more}"
 
 
-def by_group(graph: ModelGraph, group_s: Sequence[float]) -> np.ndarray:
+def split_by_work(graph: ModelGraph, group_s: Sequence[float]) -> np.ndarray:
     """Share each fused group's time [groups] among its operations [ops] by their arithmetic, equally where there is
     none."""
     op_s = np.zeros(len(graph.ops))

@@ -31,7 +31,7 @@ def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None
     world = compiled.world
     assert isinstance(world, OffloadWorld)
     tables = offload.load(world)
-    kinds = [options.sent for row in compiled.options for options in row]
+    kinds = [options.sidecar_triples for row in compiled.options for options in row]
     best = {"seed_of_best": trained.best, "digest": trained.digest}
     export(
         path,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from coinfer.errors import UserError, shown
+from coinfer.errors import UserError, short_repr
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
@@ -299,7 +299,7 @@ def _input_error(network: str, message: str) -> InputError | None:
     if match is None or any(words in message for words in _OUT_OF_MEMORY):
         return None
     operation = " ".join(filter(None, (match[1], match[2] and repr(match[2]))))
-    return InputError(f"{network} cannot take these values: {operation}: {shown(match[3], 200)[1:-1]}")
+    return InputError(f"{network} cannot take these values: {operation}: {short_repr(match[3], 200)[1:-1]}")
 
 
 def _openvino(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Callable[[Segment], Runner]:

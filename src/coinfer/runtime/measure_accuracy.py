@@ -14,7 +14,7 @@ import numpy as np
 from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.options.table import Names
 from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, CascadePoint
-from coinfer.profile.dataset import LabelledPictures, misfit
+from coinfer.profile.dataset import ImageDataset, misfit
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.codec.codec import decode, encode
 from coinfer.runtime.device.planning.early_exit import entropy
@@ -67,7 +67,7 @@ def measurement_plan(graph: ModelGraph, bits: Iterable[int]) -> MeasurementPlan:
 
 def measure_accuracy(
     graph: ModelGraph,
-    data: LabelledPictures,
+    data: ImageDataset,
     bits: Sequence[int] = (4, 8, 12, 16, 32),
     jobs: int = 1,
     progress: Progress = quiet,
@@ -229,7 +229,7 @@ def _counts(part: tuple[np.ndarray, np.ndarray]) -> Counts:
     return count_correct(*_worker, *part)
 
 
-def _check(graph: ModelGraph, data: LabelledPictures) -> ImageInput:
+def _check(graph: ModelGraph, data: ImageDataset) -> ImageInput:
     """Return how the network takes these pictures.
 
     Raises:

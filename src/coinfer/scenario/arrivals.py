@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from coinfer.errors import shown
+from coinfer.errors import short_repr
 from coinfer.scenario.load import Source
-from coinfer.scenario.spec import Common, FixedArrivals, LognormalArrivals, MeasuredArrivals, PoissonArrivals
+from coinfer.scenario.spec import BaseScenario, FixedArrivals, LognormalArrivals, MeasuredArrivals, PoissonArrivals
 from coinfer.scenario.traces import DATA_VARIABLE, find_file, load_workload
 from coinfer.traces import TraceError
 
@@ -47,7 +47,7 @@ class Arrivals(NamedTuple):
         return max(0.0, 1 - self.mean / self.offered) if self.offered else 0.0
 
 
-def build_arrivals(spec: Common, source: Source) -> tuple[Arrivals, tuple[str, ...]]:
+def build_arrivals(spec: BaseScenario, source: Source) -> tuple[Arrivals, tuple[str, ...]]:
     """Return the table of a scenario's arrivals, and notes if some find no place or hardly any come.
 
     Raises:
@@ -57,22 +57,22 @@ def build_arrivals(spec: Common, source: Source) -> tuple[Arrivals, tuple[str, .
     return found, (*_rare(spec, source, found), *_lost(spec, source, found))
 
 
-def _lost(spec: Common, source: Source, found: Arrivals) -> Iterator[str]:
+def _lost(spec: BaseScenario, source: Source, found: Arrivals) -> Iterator[str]:
     """Yield a note if some arrivals find no place in a slot; refuse a scenario in which many do not."""
-    most = spec.tasks_per_slot
+    max_tasks = spec.tasks_per_slot
     if found.lost > MAX_LOST:
         counts = (2**i for i in range(13))
         enough = next((count for count in counts if _table(spec, source, count).lost <= MAX_LOST / 10), 4096)
         raise source.error(
             ("tasks_per_slot",),
-            f"got {most}, but {found.lost:.1%} of {found.offered:.3g} requests a slot would find no place; {enough} is "
-            "enough",
+            f"got {max_tasks}, but {found.lost:.1%} of {found.offered:.3g} requests a slot would find no place; "
+            f"{enough} is enough",
         )
     if found.lost > MAX_LOST / 10:
-        yield f"{found.lost:.2%} of the requests find no place in a slot (tasks_per_slot {most})"
+        yield f"{found.lost:.2%} of the requests find no place in a slot (tasks_per_slot {max_tasks})"
 
 
-def _rare(spec: Common, source: Source, found: Arrivals) -> Iterator[str]:
+def _rare(spec: BaseScenario, source: Source, found: Arrivals) -> Iterator[str]:
     """Yield a note if most episodes have no task; refuse a scenario in which hardly any ever has one."""
     tasks = found.offered * spec.slots
     episode = f"{tasks:.3g} requests come in an episode on average ({spec.slots} slots of {spec.slot_s:g} s)"
@@ -84,24 +84,24 @@ def _rare(spec: Common, source: Source, found: Arrivals) -> Iterator[str]:
         yield f"{episode}, so most episodes have none"
 
 
-def _table(spec: Common, source: Source, most: int) -> Arrivals:
+def _table(spec: BaseScenario, source: Source, max_tasks: int) -> Arrivals:
     match spec.arrivals:
         case FixedArrivals() as settings:
-            return fixed(settings.tasks, most)
+            return fixed_arrivals(settings.tasks, max_tasks)
         case PoissonArrivals() as settings:
-            return poisson(settings.rate_per_s * spec.slot_s, most)
+            return poisson_arrivals(settings.rate_per_s * spec.slot_s, max_tasks)
         case LognormalArrivals() as settings:
-            return lognormal(settings.mean, settings.variance, spec.slot_s / settings.per_s, most)
+            return lognormal_arrivals(settings.mean, settings.variance, spec.slot_s / settings.per_s, max_tasks)
         case MeasuredArrivals() as settings:
-            return _of_workload(settings, spec.slot_s, source, most)
+            return _of_workload(settings, spec.slot_s, source, max_tasks)
 
 
-def _of_workload(settings: MeasuredArrivals, slot_s: float, source: Source, most: int) -> Arrivals:
+def _of_workload(settings: MeasuredArrivals, slot_s: float, source: Source, max_tasks: int) -> Arrivals:
     name = settings.file
     path = find_file(name, source.folder)
     if path is None:
         where = f"beside the scenario, in {DATA_VARIABLE} or among those shipped"
-        raise source.error(("arrivals", "file"), f"no file {shown(name)} {where}")
+        raise source.error(("arrivals", "file"), f"no file {short_repr(name)} {where}")
     try:
         workload = load_workload(path, settings.series).window(settings.start_s, settings.length_s)
     except TraceError:
@@ -119,20 +119,20 @@ def _of_workload(settings: MeasuredArrivals, slot_s: float, source: Source, most
             ("arrivals", "length_s"),
             f"{name} has more than {MAX_SLOTS:,} slots of {slot_s:g} s; take a part with length_s",
         )
-    return measured(superposed(workload.per_bin(slot_s), settings.copies) * settings.scale, most)
+    return workload_arrivals(superpose(workload.per_bin(slot_s), settings.copies) * settings.scale, max_tasks)
 
 
-def fixed(count: int, most: int) -> Arrivals:
+def fixed_arrivals(count: int, max_tasks: int) -> Arrivals:
     """Return arrivals of the same number in every slot."""
-    return Arrivals((np.arange(most) >= count)[None].astype(float), np.zeros(1, dtype=np.int64), float(count))
+    return Arrivals((np.arange(max_tasks) >= count)[None].astype(float), np.zeros(1, dtype=np.int64), float(count))
 
 
-def poisson(mean: float, most: int) -> Arrivals:
+def poisson_arrivals(mean: float, max_tasks: int) -> Arrivals:
     """Return arrivals that come independently of each other, `mean` of them in a slot."""
-    return _levels(np.array([mean]), np.zeros(1, dtype=np.int64), most)
+    return _levels(np.array([mean]), np.zeros(1, dtype=np.int64), max_tasks)
 
 
-def lognormal(mean: float, variance: float, per_unit: float, most: int) -> Arrivals:
+def lognormal_arrivals(mean: float, variance: float, per_unit: float, max_tasks: int) -> Arrivals:
     """CDO-DSAC (SEKE 2023, section V.A): the rate of each slot is lognormal; given the rate, arrivals are Poisson.
 
     Args:
@@ -142,17 +142,17 @@ def lognormal(mean: float, variance: float, per_unit: float, most: int) -> Arriv
     log_variance = np.log1p(variance / mean**2)
     nodes, weights = np.polynomial.hermite_e.hermegauss(96)
     rates = np.exp(np.log(mean) - log_variance / 2 + np.sqrt(log_variance) * nodes)
-    cdf = weights / weights.sum() @ special.pdtr(np.arange(most), per_unit * rates[:, None])
+    cdf = weights / weights.sum() @ special.pdtr(np.arange(max_tasks), per_unit * rates[:, None])
     return Arrivals(cdf[None], np.zeros(1, dtype=np.int64), mean * per_unit)
 
 
-def superposed(counts: np.ndarray, copies: int) -> np.ndarray:
+def superpose(counts: np.ndarray, copies: int) -> np.ndarray:
     """Return the sum of so many of the same workload [L], begun at evenly spaced points."""
     starts = np.unique(np.linspace(0, len(counts), copies, endpoint=False).astype(int), return_counts=True)
     return np.sum([many * np.roll(counts, start) for start, many in zip(*starts, strict=True)], axis=0)
 
 
-def measured(means: np.ndarray, most: int) -> Arrivals:
+def workload_arrivals(means: np.ndarray, max_tasks: int) -> Arrivals:
     """Return Poisson arrivals around a measured workload.
 
     Args:
@@ -162,7 +162,7 @@ def measured(means: np.ndarray, most: int) -> Arrivals:
     if len(levels) > MAX_LEVELS:  # closer together where loads are small
         levels = np.linspace(0, np.sqrt(levels[-1]), MAX_LEVELS) ** 2
         level = _nearest(levels, means)
-    return _levels(levels, level.astype(np.int64), most, float(means.mean()))
+    return _levels(levels, level.astype(np.int64), max_tasks, float(means.mean()))
 
 
 def _nearest(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -170,6 +170,6 @@ def _nearest(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(values - edges[above - 1] < edges[above] - values, above - 1, above)
 
 
-def _levels(means: np.ndarray, level: np.ndarray, most: int, offered: float | None = None) -> Arrivals:
-    cdf = special.pdtr(np.arange(most), means[:, None])
+def _levels(means: np.ndarray, level: np.ndarray, max_tasks: int, offered: float | None = None) -> Arrivals:
+    cdf = special.pdtr(np.arange(max_tasks), means[:, None])
     return Arrivals(cdf, level, float(means[level].mean()) if offered is None else offered)

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.errors import shown
+from coinfer.errors import short_repr
 from coinfer.physics import radio
 from coinfer.scenario.load import Source
 from coinfer.scenario.spec import (
-    Common,
+    BaseScenario,
     ConstantLinks,
     Fading,
     Outages,
@@ -24,10 +24,10 @@ from coinfer.traces import Trace, load_traces
 
 BANK_VALUES = 1 << 18
 """Values of a drawn bank; more would only fall out of the cache."""
-MOST_ROWS = 4096
-_MOST_SLOTS = 1_000_000
+MAX_ROWS = 4096
+_MAX_TRACE_SLOTS = 1_000_000
 """Of a trace."""
-STEADY = np.ones((1, 1))
+CONSTANT_BANK = np.ones((1, 1))
 _EPISODES = 4
 """A row is as long as this many episodes where that is short enough, so that starts differ."""
 
@@ -50,7 +50,7 @@ class Links(NamedTuple):
         return radio.shannon_bps(self.mean, self.bandwidth_hz).mean(axis=0)
 
 
-def build_links(spec: Common, source: Source, devices: int, servers: int, rng: np.random.Generator) -> Links:
+def build_links(spec: BaseScenario, source: Source, devices: int, servers: int, rng: np.random.Generator) -> Links:
     """Return the links that a scenario describes.
 
     Raises:
@@ -62,27 +62,29 @@ def build_links(spec: Common, source: Source, devices: int, servers: int, rng: n
             return Links(plain * links.rate_bps, fading(links.fading, spec.slots, rng), None, False)
         case UniformLinks() as links:
             hold = links.hold_slots or 0
-            return Links(plain, held(links.low_bps, links.high_bps, hold, spec.slots, rng), None, False)
+            return Links(plain, piecewise_constant(links.low_bps, links.high_bps, hold, spec.slots, rng), None, False)
         case WalkLinks() as links:
-            return Links(plain, walk(links.low_bps, links.high_bps, links.step_bps, spec.slots, rng), None, False)
+            return Links(
+                plain, random_walk(links.low_bps, links.high_bps, links.step_bps, spec.slots, rng), None, False
+            )
         case RadioLinks() as links:
             snr = _placed(links, _powers_w(spec, devices), servers, rng)
             return Links(snr, fading(links.fading, spec.slots, rng), links.bandwidth_hz, links.shared)
         case TraceLinks() as links:
             traces, notes = _traces(links, spec.slot_s, source)
-            return Links(plain, windows(traces, links, spec.slot_s, spec.slots), None, False, notes)
+            return Links(plain, trace_windows(traces, links, spec.slot_s, spec.slots), None, False, notes)
 
 
 def rows_and_slots(slots: int) -> tuple[int, int]:
     """Return the size of a drawn bank for episodes of so many slots."""
     length = min(max(_EPISODES * slots, 256), BANK_VALUES // 16)
-    return min(BANK_VALUES // length, MOST_ROWS), length
+    return min(BANK_VALUES // length, MAX_ROWS), length
 
 
 def fading(settings: Fading, slots: int, rng: np.random.Generator) -> np.ndarray:
     """Return the power gains of mean 1, [R, L]."""
     if settings.kind == "none":
-        return STEADY
+        return CONSTANT_BANK
     rows, length = rows_and_slots(slots)
     if settings.kind == "rayleigh":
         return radio.rayleigh_gain(rng.random((rows, length)))
@@ -94,17 +96,17 @@ def fading(settings: Fading, slots: int, rng: np.random.Generator) -> np.ndarray
     return gains
 
 
-def held(low: float, high: float, hold_slots: int, slots: int, rng: np.random.Generator) -> np.ndarray:
+def piecewise_constant(low: float, high: float, hold_slots: int, slots: int, rng: np.random.Generator) -> np.ndarray:
     """Return evenly drawn values [R, L], each held for so many slots; 0 holds them for a whole episode."""
     if hold_slots == 0:
-        return rng.uniform(low, high, (MOST_ROWS, 1))
+        return rng.uniform(low, high, (MAX_ROWS, 1))
     rows, length = rows_and_slots(slots)
     hold_slots = min(hold_slots, BANK_VALUES)
     drawn = rng.uniform(low, high, (rows, -(-length // hold_slots)))
     return np.repeat(drawn, hold_slots, axis=1)
 
 
-def walk(low: float, high: float, step: float, slots: int, rng: np.random.Generator) -> np.ndarray:
+def random_walk(low: float, high: float, step: float, slots: int, rng: np.random.Generator) -> np.ndarray:
     """Return a walk [R, L] with even steps of at most `step`, reflected at both ends, begun anywhere between them."""
     rows, length = rows_and_slots(slots)
     steps = rng.uniform(-step, step, (rows, length))
@@ -115,10 +117,10 @@ def walk(low: float, high: float, step: float, slots: int, rng: np.random.Genera
     return low + np.minimum(unfolded, 2 * (high - low) - unfolded)
 
 
-def server_shares(spec: Common, rng: np.random.Generator) -> np.ndarray:
+def server_shares(spec: BaseScenario, rng: np.random.Generator) -> np.ndarray:
     """Share of its speed that a server has in each slot, [R, L]; 0 while it is out."""
     share = spec.server_share
-    bank = held(share.low, share.high, share.hold_slots, spec.slots, rng) if share else STEADY
+    bank = piecewise_constant(share.low, share.high, share.hold_slots, spec.slots, rng) if share else CONSTANT_BANK
     if spec.outages is None:
         return bank
     rows, length = (bank.shape[0], bank.shape[1]) if share else rows_and_slots(spec.slots)
@@ -139,7 +141,7 @@ def _out(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random
     return out
 
 
-def windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slots: int) -> np.ndarray:
+def trace_windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slots: int) -> np.ndarray:
     """Return pieces [R, L] of measured traces, as many of each trace as of the others where they are long enough."""
     length = min(max(2 * slots, 64), BANK_VALUES // 16)
     most = max(BANK_VALUES // length, 16)
@@ -172,12 +174,12 @@ def _traces(links: TraceLinks, slot_s: float, source: Source) -> tuple[list[Trac
     if missing:
         raise source.error(
             ("links", "files"),
-            f"no file {shown(missing)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
+            f"no file {short_repr(missing)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
         )
     found = [find_file(name, source.folder) for name in names]
     traces = [trace for path in found if isinstance(path, Path) for trace in load_traces(path).values()]
-    if max(trace.period_s for trace in traces) > _MOST_SLOTS * slot_s:
-        raise source.error(("slot_s",), f"a trace has more than {_MOST_SLOTS:,} slots of {slot_s:g} s")
+    if max(trace.period_s for trace in traces) > _MAX_TRACE_SLOTS * slot_s:
+        raise source.error(("slot_s",), f"a trace has more than {_MAX_TRACE_SLOTS:,} slots of {slot_s:g} s")
     return traces, notes
 
 
@@ -185,7 +187,7 @@ def _missing(names: Sequence[str], folder: Path | None) -> str | None:
     return next((name for name in names if find_file(name, folder) is None), None)
 
 
-def _powers_w(spec: Common, devices: int) -> np.ndarray:
+def _powers_w(spec: BaseScenario, devices: int) -> np.ndarray:
     """Return [U] transmission power of each device."""
     return np.repeat([d.transmit_power_w for d in spec.devices], [d.count for d in spec.devices])[:devices]
 

@@ -19,8 +19,8 @@ from coinfer.scenario import tables
 from coinfer.scenario.channels import Links, build_links, server_shares
 from coinfer.scenario.load import Scenario, Source, load
 from coinfer.scenario.spec import (
+    BaseScenario,
     BlocksScenario,
-    Common,
     Computer,
     Device,
     OffloadScenario,
@@ -122,7 +122,7 @@ def _digest(digest: Any, value: Any) -> None:
 
 
 def _edge(
-    spec: Common,
+    spec: BaseScenario,
     device_class: np.ndarray,
     links: Links,
     come: arrive.Arrivals,
@@ -214,7 +214,7 @@ def _offload_world(spec: OffloadScenario, edge: Edge, options: Sequence[Sequence
     def padded(field: Callable[[int, Options], np.ndarray]) -> np.ndarray:
         return np.array([[_padded(field(c, one), most) for c, one in enumerate(row)] for row in options])
 
-    local = [[int(np.where(one.stays, one.accuracy, -1.0).argmax()) for one in row] for row in options]
+    local = [[int(np.where(one.is_local, one.accuracy, -1.0).argmax()) for one in row] for row in options]
     return OffloadWorld(
         name=spec.name,
         edge=edge,
@@ -252,7 +252,7 @@ def _block_costs(
     for x, (model, table) in enumerate(zip(spec.models, networks, strict=True)):
         (exit_,) = tables.exits_of(model, table)
         try:
-            blocks = blocks_of(table.exits[exit_], spec.blocks, tables.sending(model))
+            blocks = blocks_of(table.exits[exit_], spec.blocks, tables.encoding_of(model))
         except SizeError as error:
             raise source.error(("models", x, "bits"), f"{model.network}: {error}") from None
         except ValueError as error:
@@ -279,7 +279,7 @@ def _blocks_world(spec: BlocksScenario, edge: Edge, costs: _BlockCosts) -> Block
     )
 
 
-def _deadlines(spec: Common, least_s: np.ndarray) -> np.ndarray:
+def _deadlines(spec: BaseScenario, least_s: np.ndarray) -> np.ndarray:
     """[X, C, 2]"""
     found = np.full((*least_s.shape, 2), np.inf)
     for x, model in enumerate(spec.models):

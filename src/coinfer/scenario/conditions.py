@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from coinfer.scenario.spec import (
     AnyScenario,
+    BaseScenario,
     BlocksScenario,
-    Common,
     Computer,
     Device,
     FixedArrivals,
@@ -42,7 +42,7 @@ def contradictions(spec: AnyScenario) -> Iterator[Fault]:
         yield from _blocks(spec)
 
 
-def _sizes(spec: Common) -> Iterator[Fault]:
+def _sizes(spec: BaseScenario) -> Iterator[Fault]:
     devices = sum(device.count for device in spec.devices)
     servers = sum(server.count for server in spec.servers)
     for key, found, most in (("devices", devices, MAX_DEVICES), ("servers", servers, MAX_SERVERS)):
@@ -67,7 +67,7 @@ def _computers(kind: str, computers: Sequence[Computer]) -> Iterator[Fault]:
             yield (kind, i, "compute_power_w"), "expected either this or capacitance with freq_hz"
 
 
-def _tasks(spec: Common) -> Iterator[Fault]:
+def _tasks(spec: BaseScenario) -> Iterator[Fault]:
     devices = sum(device.count for device in spec.devices)
     if spec.distinct_devices and spec.tasks_per_slot > devices:
         yield (
@@ -81,7 +81,7 @@ def _tasks(spec: Common) -> Iterator[Fault]:
         )
 
 
-def _model(key: Key, model: Model, spec: Common) -> Iterator[Fault]:
+def _model(key: Key, model: Model, spec: BaseScenario) -> Iterator[Fault]:
     stated = {"accuracy", "accuracy_drop"} & model.model_fields_set
     if model.accuracy_table is not None and stated:
         yield (*key, min(stated)), "expected either this or accuracy_table"
@@ -104,7 +104,7 @@ def _model(key: Key, model: Model, spec: Common) -> Iterator[Fault]:
         yield key, "needs deadline_s or deadline_factor, as refused tasks are lost and count as waiting until then"
 
 
-def _links(spec: Common) -> Iterator[Fault]:
+def _links(spec: BaseScenario) -> Iterator[Fault]:
     links = spec.links
     if isinstance(links, UniformLinks | WalkLinks) and links.low_bps > links.high_bps:
         yield ("links", "low_bps"), f"got {links.low_bps:g}, expected at most high_bps, {links.high_bps:g}"

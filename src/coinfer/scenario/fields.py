@@ -7,24 +7,24 @@ from typing import Annotated, Any, TypeGuard
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
-from coinfer.errors import shown
+from coinfer.errors import short_repr
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 
-def wrong(value: object, expected: str) -> PydanticCustomError:
+def wrong_value(value: object, expected: str) -> PydanticCustomError:
     """Return the complaint about a value."""
     return PydanticCustomError(
-        "wrong_value", "got {got}, expected {expected}", {"got": said(value), "expected": expected}
+        "wrong_value", "got {got}, expected {expected}", {"got": display_value(value), "expected": expected}
     )
 
 
-def said(value: object) -> str:
+def display_value(value: object) -> str:
     """Return a value as a person wrote it."""
     if value is None:
         return "nothing"
     if isinstance(value, dict | list):
         return f"a {'mapping' if isinstance(value, dict) else 'list'}"
-    return str(value).lower() if isinstance(value, bool) else shown(value)
+    return str(value).lower() if isinstance(value, bool) else short_repr(value)
 
 
 class Spec(BaseModel):
@@ -39,7 +39,7 @@ class Spec(BaseModel):
             return data
         keys = list(cls.model_fields)
         if not isinstance(data, dict):
-            raise wrong(data, f"a mapping with the keys {', '.join(keys)}")
+            raise wrong_value(data, f"a mapping with the keys {', '.join(keys)}")
         unknown = [key for key in data if key not in keys]
         if unknown:
             context = {"key": unknown[0], "known": ", ".join(keys)}
@@ -54,7 +54,7 @@ def _checked(check: Callable[[object], bool], expected: str, convert: Callable[[
         except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
-            raise wrong(value, expected)
+            raise wrong_value(value, expected)
         return convert(value)
 
     return BeforeValidator(validate)
@@ -71,7 +71,7 @@ def real(unit: str, low: float, high: float, above: bool = False) -> BeforeValid
     return _checked(lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high, expected, float)
 
 
-def whole(low: int, high: int) -> BeforeValidator:
+def integer(low: int, high: int) -> BeforeValidator:
     """Return the check of a whole number."""
     expected = f"a whole number from {low} to {high}"
     return _checked(lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, expected, int)
@@ -82,7 +82,7 @@ def one_of(*words: str) -> BeforeValidator:
     return _checked(lambda v: v in words, f"one of {', '.join(words)}", str)
 
 
-def listed(at_most: int) -> BeforeValidator:
+def list_of(at_most: int) -> BeforeValidator:
     """Return the check of a list with at least one item; a value that is no list is a list of one."""
     expected = f"a value, or a list of 1 to {at_most} values"
     return _checked(
@@ -106,8 +106,8 @@ Joules = Annotated[float, real("joules", 0, 1e12)]
 Metres = Annotated[float, real("metres", 0, 1e6, above=True)]
 Hertz = Annotated[float, real("hertz", 0, 1e12, above=True)]
 Capacitance = Annotated[float, real("joule s^2 per cycle^3", 0, 1, above=True)]
-Below1 = Annotated[float, real("", 0, 0.999)]
-Count = Annotated[int, whole(1, 1_000_000)]
+Fraction = Annotated[float, real("", 0, 0.999)]
+Count = Annotated[int, integer(1, 1_000_000)]
 BitWidth = Annotated[int, _checked(lambda v: v in WIRE_BITS, f"one of {WIRE_BITS_TEXT} bits per element", int)]
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from coinfer.errors import ScenarioError, shown
+from coinfer.errors import ScenarioError, short_repr
 from coinfer.resources import SCENARIOS
 from coinfer.scenario.conditions import contradictions
-from coinfer.scenario.fields import said
+from coinfer.scenario.fields import display_value
 from coinfer.scenario.spec import ADAPTER, AnyScenario
 from coinfer.scenario.yaml_file import Document, Key, parse, read_text
 
@@ -55,7 +55,7 @@ def load(name: str | Path, changes: Mapping[str, object] | None = None) -> Scena
     if path.suffix not in {".yaml", ".yml"} and not path.exists():
         near = difflib.get_close_matches(str(name), PRESETS, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; presets are {', '.join(PRESETS)}"
-        raise ScenarioError(f"no scenario {shown(str(name))}: neither a file nor a preset{hint}")
+        raise ScenarioError(f"no scenario {short_repr(str(name))}: neither a file nor a preset{hint}")
     return read(read_text(path), str(path), path.parent, changes)
 
 
@@ -66,7 +66,7 @@ def preset_text(name: str) -> str:
         ScenarioError: if there is none of this name.
     """
     if name not in PRESETS:
-        raise ScenarioError(f"no preset {shown(name)}; there are {', '.join(PRESETS)}")
+        raise ScenarioError(f"no preset {short_repr(name)}; there are {', '.join(PRESETS)}")
     return (SCENARIOS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -95,7 +95,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, object]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ScenarioError(f"--set {shown(text)}: expected KEY=VALUE, such as arrivals.mean=1.2")
+            raise ScenarioError(f"--set {short_repr(text)}: expected KEY=VALUE, such as arrivals.mean=1.2")
         found[key] = parse(value, f"--set {key}").values if value.strip() else None
     return found
 
@@ -111,7 +111,7 @@ def _change(values: object, dotted: str, new: object, source: str) -> None:
     elif isinstance(place, list) and _inside(place, last) is not None:
         place[int(last)] = new
     else:
-        raise ScenarioError(f"{source}: cannot change {shown(dotted)}: there is no such key")
+        raise ScenarioError(f"{source}: cannot change {short_repr(dotted)}: there is no such key")
 
 
 def _inside(place: object, part: str | int) -> object:
@@ -132,13 +132,13 @@ def _error(source: str, lines: Mapping[Key, int], key: Key, message: str) -> Sce
     while known and known not in lines:
         known = known[:-1]
     line = f":{lines[known]}" if known in lines else ""
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{shown_key(part)}" for part in key).lstrip(".")
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{display_key(part)}" for part in key).lstrip(".")
     return ScenarioError(f"{source}{line}: {name + ': ' if name else ''}{message}")
 
 
-def shown_key(key: str) -> str:
+def display_key(key: str) -> str:
     """Return a key as it may stand in a message."""
-    return key if key.replace("_", "").replace("-", "").isalnum() and len(key) <= 60 else shown(key)
+    return key if key.replace("_", "").replace("-", "").isalnum() and len(key) <= 60 else short_repr(key)
 
 
 def _first_error(error: ValidationError, document: Document, source: str) -> ScenarioError:
@@ -178,12 +178,12 @@ def _message(error: ErrorDetails) -> str:
             return f"{context['discriminator'].replace(chr(39), '')} is missing; it says which kind this is"
         case "union_tag_invalid":
             expected = context["expected_tags"].replace("'", "")
-            return f"{context['discriminator']} is {shown(context['tag'])}, expected one of {expected}".replace(
+            return f"{context['discriminator']} is {short_repr(context['tag'])}, expected one of {expected}".replace(
                 "'", "", 2
             )
         case "wrong_value":
             return error["msg"]
         case "model_attributes_type" | "dict_type":
-            return f"got {said(error['input'])}, expected a mapping"
+            return f"got {display_value(error['input'])}, expected a mapping"
         case _:
-            return f"got {said(error['input'])}: {shown(error['msg'], 200)}"
+            return f"got {display_value(error['input'])}: {short_repr(error['msg'], 200)}"

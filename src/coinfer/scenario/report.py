@@ -44,7 +44,7 @@ def option_rows(compiled: Compiled) -> Iterator[tuple[str, ...]]:
     least and greatest."""
     for network, row in zip(compiled.networks if compiled.options else (), compiled.options, strict=True):
         for device, options in zip(compiled.devices, row, strict=True):
-            for o, (exit_, cut, bits) in enumerate(options.sent):
+            for o, (exit_, cut, bits) in enumerate(options.sidecar_triples):
                 server_ms = options.server_s[o] * _KILO
                 yield (
                     network,

@@ -10,12 +10,12 @@ from pydantic import Field, TypeAdapter
 
 from coinfer.options.prune import Rule
 from coinfer.scenario.fields import (
-    Below1,
     BitKey,
     BitWidth,
     Capacitance,
     Count,
     Flag,
+    Fraction,
     Hertz,
     Joules,
     Metres,
@@ -27,10 +27,10 @@ from coinfer.scenario.fields import (
     Spec,
     Text,
     Watts,
-    listed,
+    integer,
+    list_of,
     one_of,
     real,
-    whole,
 )
 
 
@@ -55,7 +55,7 @@ class FixedArrivals(Spec):
     """The same number of requests in every slot."""
 
     kind: Literal["fixed"]
-    tasks: Annotated[int, whole(1, 4096)]
+    tasks: Annotated[int, integer(1, 4096)]
 
 
 class MeasuredArrivals(Spec):
@@ -68,7 +68,7 @@ class MeasuredArrivals(Spec):
     """Which, where the file has several."""
     scale: Positive = 1.0
     """How many times as many requests here: bursts grow with it."""
-    copies: Annotated[int, whole(1, 10_000)] = 1
+    copies: Annotated[int, integer(1, 10_000)] = 1
     """How many such workloads come at once, begun at evenly spaced points; bursts of one hide in the others'."""
     start_s: SecondsOrNone = 0.0
     length_s: Seconds | None = None
@@ -86,19 +86,19 @@ class Model(Spec):
     """One that is shipped, or the file that `coinfer scenario profile` wrote."""
     share: Positive = 1.0
     """Of the requests, in proportion to the other networks' shares."""
-    bits: Annotated[tuple[BitWidth, ...], listed(5)] = (8,)
+    bits: Annotated[tuple[BitWidth, ...], list_of(5)] = (8,)
     """Bits per element in which intermediate tensors may be sent. An image input has its own 8."""
     sizes: Annotated[str, one_of("measured", "plain")] = "measured"
     """What is sent: the codec's output on sample pictures, or elements times bits."""
-    exits: Annotated[tuple[Annotated[int, whole(1, 100)], ...], listed(100)] | None = None
+    exits: Annotated[tuple[Annotated[int, integer(1, 100)], ...], list_of(100)] | None = None
     """Which exits may answer, from 1; without it the last one."""
-    accuracy: Annotated[tuple[Share, ...], listed(100)] = (1.0,)
+    accuracy: Annotated[tuple[Share, ...], list_of(100)] = (1.0,)
     """Of each of these exits."""
     accuracy_drop: dict[BitKey, Share] = Field(default_factory=dict)
     """What is lost where a tensor other than the input is sent in so many bits; 0 where none is given."""
     accuracy_table: Text | None = None
     """Instead of `accuracy` and `accuracy_drop`: the file that `coinfer exits measure` wrote for this network."""
-    deadline_s: Annotated[tuple[Seconds, ...], listed(2)] | None = None
+    deadline_s: Annotated[tuple[Seconds, ...], list_of(2)] | None = None
     """One deadline, or [least, greatest] of evenly drawn ones."""
     deadline_factor: Positive | None = None
     """Instead: the deadline as a multiple of the least latency on the mean link with nobody else there."""
@@ -112,7 +112,7 @@ class Computer(Spec):
     slowdown: Annotated[float, real("times slower than the measured machine", 1e-4, 1e6)] | None = None
     flop_per_s: Annotated[float, real("FLOP per second", 0, 1e18, above=True)] | None = None
     """Time is arithmetic over speed; coding takes none."""
-    profiles: Annotated[tuple[Text, ...], listed(100)] | None = None
+    profiles: Annotated[tuple[Text, ...], list_of(100)] | None = None
     """Network tables measured on this very machine, one for each network."""
     count: Count = 1
 
@@ -131,7 +131,7 @@ class Device(Computer):
 
 
 class Server(Computer):
-    capacity: Annotated[int, whole(0, 1_000_000)] | None = None
+    capacity: Annotated[int, integer(0, 1_000_000)] | None = None
     """Tasks that it holds at most, admitted and unfinished."""
     download_s: SecondsOrNone = 0.0
     """The answer's way back."""
@@ -140,7 +140,7 @@ class Server(Computer):
 class Fading(Spec):
     kind: Annotated[str, one_of("none", "rayleigh", "gauss-markov")] = "none"
     """`rayleigh`: anew in every slot; `gauss-markov`: Rayleigh's distribution, correlated from slot to slot."""
-    correlation: Below1 = 0.0
+    correlation: Fraction = 0.0
 
 
 class ConstantLinks(Spec):
@@ -180,7 +180,7 @@ class RadioLinks(Spec):
     noise_dbm_per_hz: Annotated[float, real("dBm per hertz", -250, 0)] = -174.0
     shared: Flag = False
     """Whether those who send to a server at a time share its channel."""
-    placements: Annotated[int, whole(1, 1024)] = 32
+    placements: Annotated[int, integer(1, 1024)] = 32
     """Ways to place everybody, of which each episode draws one."""
     fading: Fading = Fading()
 
@@ -189,9 +189,9 @@ class TraceLinks(Spec):
     """Measured rates; each device starts somewhere else in one of the traces."""
 
     kind: Literal["traces"]
-    files: Annotated[tuple[Text, ...], listed(20)]
+    files: Annotated[tuple[Text, ...], list_of(20)]
     """CSV as `traces` describes them; looked for beside the scenario, in `COINFER_DATA`, and among those shipped."""
-    otherwise: Annotated[tuple[Text, ...], listed(20)] | None = None
+    otherwise: Annotated[tuple[Text, ...], list_of(20)] | None = None
     """Files to take, with a notice, where one of `files` is not there."""
     scale: Positive = 1.0
     """Factor on every rate."""
@@ -250,39 +250,39 @@ class EarlyExitReward(Spec):
     """Accuracy of what is in time, less a little for its latency, and a penalty for what is late (GRLE)."""
 
     kind: Literal["early-exit"]
-    latency_weight: Below1
+    latency_weight: Fraction
     late_penalty: Annotated[float, real("", 0, 1e6)]
 
 
 Reward = Annotated[LatencyReward | LateReward | WeightedReward | EarlyExitReward, Field(discriminator="kind")]
 
 
-class Common(Spec):
+class BaseScenario(Spec):
     """What `offload` and `blocks` share."""
 
     name: Text
     about: Text
-    seed: Annotated[int, whole(0, 2**31 - 1)] = 0
+    seed: Annotated[int, integer(0, 2**31 - 1)] = 0
     """Of what is drawn once for all: places, sample paths. Runs have seeds of their own."""
     slot_s: Seconds
-    slots: Annotated[int, whole(1, 1_000_000)]
+    slots: Annotated[int, integer(1, 1_000_000)]
     """Slots of an episode."""
-    tasks_per_slot: Annotated[int, whole(1, 4096)]
+    tasks_per_slot: Annotated[int, integer(1, 4096)]
     """Places for tasks; arrivals beyond it do not happen."""
     distinct_devices: Flag = False
     """Whether a device has at most one task in a slot."""
     arrivals: Arrivals
-    models: Annotated[tuple[Model, ...], listed(100)]
-    devices: Annotated[tuple[Device, ...], listed(1000)]
-    servers: Annotated[tuple[Server, ...], listed(1000)]
+    models: Annotated[tuple[Model, ...], list_of(100)]
+    devices: Annotated[tuple[Device, ...], list_of(1000)]
+    servers: Annotated[tuple[Server, ...], list_of(1000)]
     links: Links
     server_share: ServerShare | None = None
     outages: Outages | None = None
-    staleness_slots: Annotated[int, whole(0, 10_000)] = 0
+    staleness_slots: Annotated[int, integer(0, 10_000)] = 0
     """Age of what is known about the servers."""
-    compute_error: Below1 = 0.0
+    compute_error: Fraction = 0.0
     """True computing times lie evenly within this fraction of the expected, known to nobody."""
-    rate_error: Below1 = 0.0
+    rate_error: Fraction = 0.0
     """Believed link rates lie evenly within this fraction of the true."""
     refused: Annotated[str, one_of("device", "drop")] = "device"
     """A task that no server admits finishes on its device, or is lost."""
@@ -290,7 +290,7 @@ class Common(Spec):
     """What a learner is paid for; baselines do not ask."""
 
 
-class OffloadScenario(Common):
+class OffloadScenario(BaseScenario):
     """Each task takes one option and one server."""
 
     environment: Literal["offload"]
@@ -304,11 +304,11 @@ class OffloadScenario(Common):
     """`best`: the one option that is fastest on the mean link, and the device alone."""
 
 
-class BlocksScenario(Common):
+class BlocksScenario(BaseScenario):
     """Each block of a task's network takes a place."""
 
     environment: Literal["blocks"]
-    blocks: Annotated[int, whole(1, 1000)]
+    blocks: Annotated[int, integer(1, 1000)]
     """Of equal arithmetic, as far as the network's cuts allow."""
     backhaul_bps: Rate
     """Between two servers."""
@@ -320,9 +320,9 @@ class WirelessPowerScenario(Spec):
     environment: Literal["wireless-power"]
     name: Text
     about: Text
-    devices: Annotated[int, whole(1, 1000)]
-    slots: Annotated[int, whole(1, 1_000_000)]
-    weights: Annotated[tuple[Positive, ...], listed(1000)]
+    devices: Annotated[int, integer(1, 1000)]
+    slots: Annotated[int, integer(1, 1_000_000)]
+    weights: Annotated[tuple[Positive, ...], list_of(1000)]
     """Of the devices' rates, in turn."""
     nearest_m: Annotated[float, real("metres", 0, 1e5, above=True)]
     step_m: Annotated[float, real("metres", 0, 1e5)]

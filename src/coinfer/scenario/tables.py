@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coinfer.errors import ScenarioError, UserError, shown
-from coinfer.options.chain import Sending, Speed, chain_options
+from coinfer.errors import ScenarioError, UserError, short_repr
+from coinfer.options.chain import Encoding, Speed, chain_options
 from coinfer.options.network import NetworkTable, NetworkTableError
 from coinfer.options.network import load as load_network
 from coinfer.options.table import Accuracy, Options, measured_accuracy, stated_accuracy
@@ -17,11 +17,11 @@ from coinfer.profile.devices import device_class
 from coinfer.profile.table import ProfileError
 from coinfer.resources import DATA, NETWORKS
 from coinfer.scenario.load import Key, Source
-from coinfer.scenario.spec import Common, Computer, Device, Model
+from coinfer.scenario.spec import BaseScenario, Computer, Device, Model
 from coinfer.scenario.traces import find_file
 
 
-def open_networks(spec: Common, source: Source) -> list[NetworkTable]:
+def open_networks(spec: BaseScenario, source: Source) -> list[NetworkTable]:
     """Return the table of each model of a scenario.
 
     Raises:
@@ -51,12 +51,13 @@ def open_network(name: str, folder: Path | None = None) -> NetworkTable:
     """
     if name.endswith(".onnx"):
         raise ScenarioError(
-            f"{shown(name)} is a network without its costs; `coinfer scenario profile {name} -o FILE.json` measures it"
+            f"{short_repr(name)} is a network without its costs; "
+            f"`coinfer scenario profile {name} -o FILE.json` measures it"
         )
     path = find_file(name if name.endswith(".json") else f"{NETWORKS.relative_to(DATA)}/{name}.json", folder)
     if path is None:
         raise ScenarioError(
-            f"no network {shown(name)}; expected a .json file or one of {', '.join(shipped_networks())}"
+            f"no network {short_repr(name)}; expected a .json file or one of {', '.join(shipped_networks())}"
         )
     return load_network(path)
 
@@ -107,9 +108,9 @@ def exits_of(model: Model, table: NetworkTable) -> list[int]:
     return [number - 1 for number in model.exits] if model.exits else [len(table.exits) - 1]
 
 
-def sending(model: Model) -> Sending:
+def encoding_of(model: Model) -> Encoding:
     """Return how a model's tensors are sent."""
-    return Sending(model.bits, plain=model.sizes == "plain")
+    return Encoding(model.bits, plain=model.sizes == "plain")
 
 
 def accuracy_of(model: Model, key: Key, table: NetworkTable, source: Source) -> Accuracy:
@@ -148,7 +149,7 @@ def model_options(
         AccuracyError: if `accuracy` lacks something.
     """
     exits = exits_of(model, device.table)
-    return chain_options(device, servers, exits, sending(model), accuracy, ends_only=ends_only)
+    return chain_options(device, servers, exits, encoding_of(model), accuracy, ends_only=ends_only)
 
 
 def energy_j(device: Device, busy_s: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.errors import shown
+from coinfer.errors import short_repr
 from coinfer.resources import DATA
 from coinfer.traces import TraceError, parse_number, read_columns, read_rows
 
@@ -84,8 +84,10 @@ def load_workload(path: Path, series: str | None) -> Workload:
             raise TraceError(f"{path}:{line}: time_s {times[-1]:g} does not come after {times[-2]:g}")
         counts.append(parse_number(path, line, row, count_column) if count_column else 1.0)
     if name_column and series not in found:
-        lacks = "holds several, name one with `series`" if series is None else f"no series {shown(series)}; it holds"
-        raise TraceError(f"{path}: {lacks}: {', '.join(map(shown, list(found)[:12]))}")
+        lacks = (
+            "holds several, name one with `series`" if series is None else f"no series {short_repr(series)}; it holds"
+        )
+        raise TraceError(f"{path}: {lacks}: {', '.join(map(short_repr, list(found)[:12]))}")
     if name_column is None and series is not None:
         raise TraceError(f"{path}: has no column that names a series; leave `series` away")
     if sum(counts) == 0:

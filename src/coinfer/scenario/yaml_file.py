@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
-from coinfer.errors import ScenarioError, shown
+from coinfer.errors import ScenarioError, short_repr
 
 Key = tuple[str | int, ...]
 """Where a value stands: `("servers", 0, "capacity")`."""
@@ -66,7 +66,7 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         raise ScenarioError(_not_yaml(source, error)) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ScenarioError(f"{source}: not YAML: {shown(str(error).splitlines()[0])}") from None
+        raise ScenarioError(f"{source}: not YAML: {short_repr(str(error).splitlines()[0])}") from None
     except RecursionError:
         raise ScenarioError(f"{source}: nested too deeply; a scenario has at most {MAX_DEPTH} levels") from None
     if root is None:
@@ -80,7 +80,7 @@ def _not_yaml(source: str, error: yaml.MarkedYAMLError) -> str:
     at, begin = error.problem_mark, error.context_mark
     line = f":{at.line + 1}" if at else ""
     since = f", in what begins on line {begin.line + 1}" if at and begin and begin.line != at.line else ""
-    return f"{source}{line}: not YAML: {shown(error.problem or error.context or 'malformed')}{since}"
+    return f"{source}{line}: not YAML: {short_repr(error.problem or error.context or 'malformed')}{since}"
 
 
 class _Reader:
@@ -95,7 +95,7 @@ class _Reader:
         if len(key) > MAX_DEPTH:
             raise self.error(node, f"nested too deeply; a scenario has at most {MAX_DEPTH} levels")
         if node.tag not in _PLAIN_TAGS | _OTHER_TAGS:
-            raise self.error(node, f"tag {shown(node.tag)} is not read here; write a plain value")
+            raise self.error(node, f"tag {short_repr(node.tag)} is not read here; write a plain value")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, key)
         if isinstance(node, yaml.SequenceNode):
@@ -109,7 +109,7 @@ class _Reader:
             if not isinstance(name, str):
                 raise self.error(name_node, "a key must be a word")
             if name in found:
-                raise self.error(name_node, f"key {shown(name)} stands here twice")
+                raise self.error(name_node, f"key {short_repr(name)} stands here twice")
             self.lines[(*key, name)] = name_node.start_mark.line + 1
             found[name] = self.value(value_node, (*key, name))
         return found

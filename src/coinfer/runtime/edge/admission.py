@@ -17,11 +17,11 @@ RECENT = 9
 FORGET_HALF_LIFE_S = 5.0
 """After this time without a measurement, half of a service time is believed. Otherwise one slow spell could make
 a node refuse all requests with a deadline for ever, as it would never measure again."""
-CAUTION = 1.1
+SAFETY_FACTOR = 1.1
 """On arrival, wait and service are taken to last so many times longer than expected: the answer has to travel too, and
 one that is late by a hair has cost as much as one that is in time."""
 MAX_KINDS = 256
-LEAST_PUSHBACK_S = 1e-3
+MIN_PUSHBACK_S = 1e-3
 
 Reason = Literal["queue_full", "hopeless", "expired", "draining"]
 CODES: Mapping[Reason, Code] = {
@@ -34,6 +34,7 @@ CODES: Mapping[Reason, Code] = {
 
 class Job(NamedTuple):
     """A request that waits for a worker or runs on one."""
+
     id: int
     kind: Hashable
     """Jobs of a kind take the same time: model, inputs and outputs."""
@@ -43,6 +44,7 @@ class Job(NamedTuple):
 
 class Running(NamedTuple):
     """A job on a worker."""
+
     job: Job
     started_s: float
     abandoned: bool = False
@@ -88,6 +90,7 @@ class Counts(NamedTuple):
 @dataclass(frozen=True)
 class NodeState:
     """The whole state of admission: the limits of the node, and every job that has no answer yet."""
+
     workers: int
     queue: int
     arriving: tuple[Job, ...] = ()
@@ -100,6 +103,7 @@ class NodeState:
 
 class Arrived(NamedTuple):
     """A new job has come in."""
+
     job: Job
 
 
@@ -136,6 +140,7 @@ class Start(NamedTuple):
 
 class Refuse(NamedTuple):
     """Refuse a job."""
+
     id: int
     reason: Reason
     pushback_s: float
@@ -187,7 +192,7 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
     for job in state.waiting:
         late = _too_late(state, job, now_s, min)
         if late is not None:
-            commands.append(Refuse(job.id, late, LEAST_PUSHBACK_S))
+            commands.append(Refuse(job.id, late, MIN_PUSHBACK_S))
         elif free > 0:
             commands.append(Start(job.id, now_s))
             free -= 1
@@ -252,7 +257,7 @@ def pushback_s(state: NodeState, now_s: float) -> float:
         now_s: on the node's clock.
     """
     soonest = min((_remaining_s(state, run, now_s) for run in state.running), default=0.0)
-    return max(soonest, LEAST_PUSHBACK_S)
+    return max(soonest, MIN_PUSHBACK_S)
 
 
 def wake_s(state: NodeState) -> float:
@@ -276,8 +281,8 @@ def is_idle(state: NodeState) -> bool:
 def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
     if state.draining:
         return "draining"
-    wait_s = 0.0 if free > 0 else CAUTION * backlog_s(state, now_s)
-    late = _too_late(state, job, now_s + wait_s, lambda times_s: CAUTION * typical(times_s))
+    wait_s = 0.0 if free > 0 else SAFETY_FACTOR * backlog_s(state, now_s)
+    late = _too_late(state, job, now_s + wait_s, lambda times_s: SAFETY_FACTOR * typical(times_s))
     if late is not None:
         return "expired" if now_s >= job.deadline_s else "hopeless"
     return "queue_full" if free <= 0 and waiting >= state.queue else None

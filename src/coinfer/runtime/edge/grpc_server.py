@@ -38,8 +38,11 @@ class HealthServicer(Protocol):
             service: name of the service; empty for the whole server.
             status: such as SERVING.
         """
+        ...
+
     async def enter_graceful_shutdown(self) -> None:
         """Report NOT_SERVING for every service from now on."""
+        ...
 
 
 class Handlers(grpc.GenericRpcHandler):

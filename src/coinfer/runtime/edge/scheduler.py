@@ -37,6 +37,7 @@ SHUTTING_DOWN = "this node is shutting down; use another"
 
 class _Entry(NamedTuple):
     """What the scheduler holds of a job until its caller has the outcome."""
+
     waiter: asyncio.Future[tuple[object, float]]
     work: Callable[[Abort], object]
     abort: Abort

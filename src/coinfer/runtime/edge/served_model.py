@@ -38,6 +38,8 @@ class ModelRunner(Protocol):
         Raises:
             RequestError: if the inputs do not fit the network, or the outputs do not follow from them.
         """
+        ...
+
     def check(self, inputs: Arrays) -> None:
         """Check the inputs of a request without computing anything.
 
@@ -47,6 +49,8 @@ class ModelRunner(Protocol):
         Raises:
             RequestError: if a name, type or shape is wrong.
         """
+        ...
+
     def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
         """Return true if the piece from inputs to outputs can run without being opened first.
 
@@ -54,6 +58,8 @@ class ModelRunner(Protocol):
             inputs: names of the tensors that a request brings.
             outputs: names of the tensors to compute; empty for the network's outputs.
         """
+        ...
+
     def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
         """Open the piece from inputs to outputs; may take seconds.
 
@@ -64,6 +70,8 @@ class ModelRunner(Protocol):
         Raises:
             RequestError: if the outputs do not follow from the inputs.
         """
+        ...
+
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
         """Run the piece on zeros, and return the median seconds of a run.
 
@@ -75,10 +83,12 @@ class ModelRunner(Protocol):
         Raises:
             RequestError: if the outputs do not follow from the inputs.
         """
+        ...
 
 
 class ServedModel(NamedTuple):
     """A model with its description and the runner that computes it."""
+
     name: str
     fingerprint: str
     inputs: tuple[Signature, ...]

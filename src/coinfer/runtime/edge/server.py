@@ -33,6 +33,7 @@ _log = logging.getLogger("coinfer.edge")
 @dataclass(frozen=True)
 class EdgeSettings:
     """Settings of an edge node; `checked_settings` refuses those that cannot work."""
+
     models: tuple[str, ...]
     """ONNX files or names of zoo networks."""
     host: str = defaults.HOST

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from coinfer.addresses import Address
-from coinfer.errors import UserError, shown
+from coinfer.errors import UserError, short_repr
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
@@ -34,7 +34,7 @@ from coinfer.runtime.transport.base import PING_MODEL, Transport
 MAX_PENDING_PIECES = 8
 """Pieces of networks that wait to be opened; a client that asks for ever new cuts gets no further."""
 MAX_TRACEBACKS = 64
-_PASSED_ON = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
+_FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
 _log = logging.getLogger("coinfer.edge")
 Encoded = TypeVar("Encoded")
 
@@ -259,7 +259,7 @@ class EdgeService:
             answer = await asyncio.wrap_future(sent)
         except TransportError as error:
             self.metrics.forward_failures += 1
-            code = error.code if error.code in _PASSED_ON else "UNAVAILABLE"
+            code = error.code if error.code in _FORWARDED_CODES else "UNAVAILABLE"
             raise WireError(code, f"next hop {hop.node}: {error.message}", "next_hop", error.pushback_s) from None
         forward_s = self._clock.now_s() - began_s
         return replace(reply, outputs=answer.outputs, forward_s=forward_s, executed=reply.executed + answer.executed)
@@ -271,14 +271,14 @@ class EdgeService:
 
     def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
         """Return the error that the caller gets: never a traceback, a path or a value of ours."""
-        id = shown(request.id)[1:-1] if request.id else secrets.token_hex(4)
+        id = short_repr(request.id)[1:-1] if request.id else secrets.token_hex(4)
         match problem:
             case WireError():
                 if problem.reason == "too_large":
-                    _log.warning("request %s to %s: %s", id, shown(request.model), problem.message)
+                    _log.warning("request %s to %s: %s", id, short_repr(request.model), problem.message)
                 return problem
             case InputError():
-                _log.warning("request %s to %s: %s", id, shown(request.model), problem)
+                _log.warning("request %s to %s: %s", id, short_repr(request.model), problem)
                 return WireError("INVALID_ARGUMENT", str(problem), "invalid")
             case RequestError():
                 return WireError("INVALID_ARGUMENT", str(problem), "invalid")
@@ -292,7 +292,7 @@ class EdgeService:
         kind = (type(problem).__name__, last.filename, last.lineno)
         is_new = kind not in self._logged_bugs and len(self._logged_bugs) < MAX_TRACEBACKS
         self._logged_bugs |= {kind}
-        problem_shown = shown(str(problem), 200)[1:-1]
+        problem_shown = short_repr(str(problem), 200)[1:-1]
         _log.error("request %s failed: %s: %s", id, kind[0], problem_shown, exc_info=problem if is_new else None)
 
 

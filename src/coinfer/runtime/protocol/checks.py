@@ -16,11 +16,11 @@ from coinfer.runtime.protocol.messages import (
     bad_request,
     dtype_of,
 )
-from coinfer.runtime.protocol.parameters import Parameters, flag, refuse_unoffered, request_options
+from coinfer.runtime.protocol.parameters import Parameters, flag, refuse_unsupported, request_options
 
 
-class Described(NamedTuple):
-    """A tensor as a protocol describes it; nothing is checked."""
+class TensorDescription(NamedTuple):
+    """A tensor as a protocol message describes it, unchecked."""
 
     name: object
     parameters: Parameters
@@ -49,8 +49,8 @@ def check_request(
     model: str,
     version: str,
     id: object,
-    inputs: Sequence[Described],
-    outputs: Sequence[Described],
+    inputs: Sequence[TensorDescription],
+    outputs: Sequence[TensorDescription],
     parameters: Parameters,
 ) -> tuple[InferRequest, tuple[TensorHeader, ...]]:
     """Check everything in a request but the data of its tensors.
@@ -76,7 +76,7 @@ def check_request(
     _check_count(outputs, "output")
     names = tuple(_name(output.name, "output") for output in outputs)
     for name, output in zip(names, outputs, strict=True):
-        refuse_unoffered(output.parameters, f"output {name!r}")
+        refuse_unsupported(output.parameters, f"output {name!r}")
     _check_unique(names, "output", "asked for")
     request = InferRequest(
         model,
@@ -93,7 +93,7 @@ def check_request(
     return request, headers
 
 
-def check_tensors(described: Sequence[Described], what: str) -> tuple[TensorHeader, ...]:
+def check_tensors(described: Sequence[TensorDescription], what: str) -> tuple[TensorHeader, ...]:
     """Check the descriptions of tensors that carry data, and return their headers in order.
 
     Args:
@@ -135,9 +135,9 @@ def numbers_to_bytes(header: TensorHeader, values: np.ndarray) -> bytes:
     return exact.tobytes()
 
 
-def _header(tensor: Described, what: str) -> TensorHeader:
+def _header(tensor: TensorDescription, what: str) -> TensorHeader:
     name = _name(tensor.name, what)
-    refuse_unoffered(tensor.parameters, f"{what} {name!r}")
+    refuse_unsupported(tensor.parameters, f"{what} {name!r}")
     if not isinstance(tensor.datatype, str):
         raise bad_request(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}")
     dims = cast(Sequence[object], tensor.shape) if isinstance(tensor.shape, Sequence) else ("",)

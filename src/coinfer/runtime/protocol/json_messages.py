@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from coinfer.runtime.protocol.checks import Described, TensorHeader, check_request, numbers_to_bytes
+from coinfer.runtime.protocol.checks import TensorDescription, TensorHeader, check_request, numbers_to_bytes
 from coinfer.runtime.protocol.messages import (
     CODEC_PARAMETER,
     InferReply,
@@ -17,7 +17,7 @@ from coinfer.runtime.protocol.messages import (
     bad_request,
     to_array,
 )
-from coinfer.runtime.protocol.parameters import Parameters, flag, report
+from coinfer.runtime.protocol.parameters import Parameters, flag, reply_parameters
 
 BINARY_SIZE = "binary_data_size"
 
@@ -44,9 +44,10 @@ def parse_request(model: str, version: str, body: bytes, json_bytes: int | None)
     content = _json_object(body[:end])
     inputs, outputs, parameters = _list(content, "inputs"), _list(content, "outputs"), _parameters(content)
     described = [
-        Described(entry.get("name"), _parameters(entry), entry.get("datatype"), entry.get("shape")) for entry in inputs
+        TensorDescription(entry.get("name"), _parameters(entry), entry.get("datatype"), entry.get("shape"))
+        for entry in inputs
     ]
-    asked = [Described(entry.get("name"), _parameters(entry)) for entry in outputs]
+    asked = [TensorDescription(entry.get("name"), _parameters(entry)) for entry in outputs]
     request, headers = check_request(model, version, content.get("id"), described, asked, parameters)
     default = flag(parameters, "binary_data_output")
     binary = {
@@ -80,7 +81,7 @@ def reply_body(reply: InferReply, is_binary: IsBinary) -> tuple[bytes, int | Non
         described.append(entry | ({"parameters": parameters} if parameters else {}))
     content: _Object = {"model_name": reply.model, "model_version": reply.version, "outputs": described}
     content |= {"id": reply.id} if reply.id else {}
-    text = json.dumps(content | {"parameters": report(reply)}).encode()
+    text = json.dumps(content | {"parameters": reply_parameters(reply)}).encode()
     return b"".join([text, *blobs]), len(text) if blobs else None
 
 

@@ -156,6 +156,7 @@ class ExecutedHop(NamedTuple):
 @dataclass(frozen=True)
 class InferReply:
     """The outputs of a request, and what the nodes on its route measured."""
+
     model: str
     outputs: tuple[WireTensor, ...]
     id: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from coinfer.addresses import AddressError, parse_address
-from coinfer.errors import shown
+from coinfer.errors import short_repr
 from coinfer.runtime.protocol.messages import (
     MAX_TENSORS,
     ExecutedHop,
@@ -21,7 +21,7 @@ from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 Parameters = Mapping[str, object]
 """By name; None counts as absent."""
 MAX_HOPS = 16
-UNOFFERED = {
+UNSUPPORTED = {
     "shared_memory_region": "shared memory is not offered; send the bytes",
     "shared_memory_offset": "shared memory is not offered; send the bytes",
     "shared_memory_byte_size": "shared memory is not offered; send the bytes",
@@ -46,15 +46,19 @@ class RequestOptions(NamedTuple):
     route: tuple[Hop, ...] = ()
 
 
-def refuse_unoffered(parameters: Parameters, subject: str) -> None:
-    """Refuse what other servers offer and this one does not; 0, false and empty texts ask for nothing.
+def refuse_unsupported(parameters: Parameters, subject: str) -> None:
+    """Refuse parameters of other servers that this one does not support.
+
+    Args:
+        parameters: 0, false and empty texts ask for nothing and pass.
+        subject: whose parameters they are, for the error.
 
     Raises:
-        WireError: UNIMPLEMENTED.
+        WireError: UNIMPLEMENTED for the first one.
     """
-    for name in UNOFFERED.keys() & parameters.keys():
+    for name in UNSUPPORTED.keys() & parameters.keys():
         if parameters[name]:
-            raise WireError("UNIMPLEMENTED", f"{subject}: {UNOFFERED[name]}", "unoffered")
+            raise WireError("UNIMPLEMENTED", f"{subject}: {UNSUPPORTED[name]}", "unoffered")
 
 
 def request_options(parameters: Parameters) -> RequestOptions:
@@ -66,7 +70,7 @@ def request_options(parameters: Parameters) -> RequestOptions:
     Raises:
         WireError: INVALID_ARGUMENT for an impossible value, UNIMPLEMENTED for what is not offered.
     """
-    refuse_unoffered(parameters, "request")
+    refuse_unsupported(parameters, "request")
     deadline_s = _number(parameters, "deadline_s", math.inf)
     if not deadline_s >= 0:
         raise bad_request(f"parameter deadline_s: expected the seconds left, 0 or more, got {deadline_s}")
@@ -96,7 +100,7 @@ def flag(parameters: Parameters, name: str, default: bool = False) -> bool:
     """
     value = parameters.get(name)
     if value is not None and not isinstance(value, bool):
-        raise bad_request(f"parameter {name}: expected true or false, got {shown(value)}")
+        raise bad_request(f"parameter {name}: expected true or false, got {short_repr(value)}")
     return default if value is None else value
 
 
@@ -123,7 +127,7 @@ def parse_route(text: str) -> tuple[Hop, ...]:
     except (ValueError, RecursionError):
         hops = None
     if not isinstance(hops, list) or len(cast(list[object], hops)) > MAX_HOPS:
-        raise bad_request(f"parameter route: expected a JSON list of at most {MAX_HOPS} hops, got {shown(text)}")
+        raise bad_request(f"parameter route: expected a JSON list of at most {MAX_HOPS} hops, got {short_repr(text)}")
     return tuple(_hop(i, hop) for i, hop in enumerate(cast(list[object], hops)))
 
 
@@ -143,8 +147,12 @@ def _hop(i: int, hop: object) -> Hop:
     return Hop(node, cut, _bits(fields["bits"], f"{where}: expected bits as"))
 
 
-def report(reply: InferReply) -> dict[str, str | int | float]:
-    """Return what a reply says beside its tensors."""
+def reply_parameters(reply: InferReply) -> dict[str, str | int | float]:
+    """Return what a reply carries beside its tensors: times, load and executed hops.
+
+    Args:
+        reply: a load of None is left out.
+    """
     parameters: dict[str, str | int | float] = {name: getattr(reply, name) for name in _TIMES}
     if reply.load is not None:
         parameters |= reply.load._asdict()
@@ -153,11 +161,16 @@ def report(reply: InferReply) -> dict[str, str | int | float]:
     return parameters
 
 
-def read_report(parameters: Parameters) -> tuple[dict[str, float], LoadReport | None, tuple[ExecutedHop, ...]]:
-    """Return times, load and executed hops from what `report` made; what is missing is zero or empty.
+def parse_reply_parameters(
+    parameters: Parameters,
+) -> tuple[dict[str, float], LoadReport | None, tuple[ExecutedHop, ...]]:
+    """Return times by name, load and executed hops: the inverse of `reply_parameters`.
+
+    Args:
+        parameters: of a reply of any server; what is missing becomes zero, None or empty.
 
     Raises:
-        WireError: INVALID_ARGUMENT.
+        WireError: INVALID_ARGUMENT if a value is of the wrong kind.
     """
     times = {name: _number(parameters, name, 0.0) for name in _TIMES}
     load = None
@@ -177,14 +190,14 @@ def read_report(parameters: Parameters) -> tuple[dict[str, float], LoadReport | 
 
 def _bits(value: object, expected: str) -> int:
     if isinstance(value, bool) or value not in WIRE_BITS:
-        raise bad_request(f"{expected} one of {WIRE_BITS_TEXT}, got {shown(value)}")
+        raise bad_request(f"{expected} one of {WIRE_BITS_TEXT}, got {short_repr(value)}")
     return int(cast(float, value))
 
 
 def _text(parameters: Parameters, name: str) -> str:
     value = parameters.get(name)
     if value is not None and not isinstance(value, str):
-        raise bad_request(f"parameter {name}: expected a string, got {shown(value)}")
+        raise bad_request(f"parameter {name}: expected a string, got {short_repr(value)}")
     return value or ""
 
 
@@ -193,8 +206,8 @@ def _number(parameters: Parameters, name: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise bad_request(f"parameter {name}: expected a number, got {shown(value)}")
+        raise bad_request(f"parameter {name}: expected a number, got {short_repr(value)}")
     try:
         return float(value)
     except OverflowError:
-        raise bad_request(f"parameter {name}: {shown(value)} is too large a number") from None
+        raise bad_request(f"parameter {name}: {short_repr(value)} is too large a number") from None

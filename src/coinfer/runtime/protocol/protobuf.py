@@ -7,7 +7,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from coinfer.runtime.protocol import protobuf_framing
-from coinfer.runtime.protocol.checks import Described, TensorHeader, check_request, check_tensors, numbers_to_bytes
+from coinfer.runtime.protocol.checks import (
+    TensorDescription,
+    TensorHeader,
+    check_request,
+    check_tensors,
+    numbers_to_bytes,
+)
 from coinfer.runtime.protocol.messages import (
     CODEC_PARAMETER,
     DEFAULT_LIMIT_BYTES,
@@ -18,7 +24,7 @@ from coinfer.runtime.protocol.messages import (
     bad_request,
     check_size,
 )
-from coinfer.runtime.protocol.parameters import read_report, report, route_json
+from coinfer.runtime.protocol.parameters import parse_reply_parameters, reply_parameters, route_json
 from coinfer.runtime.protocol.protobuf_types import (
     INFER_REPLY,
     INFER_REQUEST,
@@ -79,7 +85,7 @@ def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Inf
     """
     check_size(len(message), limit_bytes)
     proto, raws = _split(message, _RAW_INPUTS_FIELD, INFER_REQUEST, "ModelInferRequest")
-    outputs = [Described(output.name, _parameters(output)) for output in proto.outputs]
+    outputs = [TensorDescription(output.name, _parameters(output)) for output in proto.outputs]
     request, headers = check_request(
         proto.model_name, proto.model_version, proto.id, _described(proto.inputs), outputs, _parameters(proto)
     )
@@ -137,7 +143,7 @@ def parse_reply(message: bytes) -> InferReply:
     try:
         proto, raws = _split(message, _RAW_OUTPUTS_FIELD, INFER_REPLY, "ModelInferResponse")
         outputs = _tensors(check_tensors(_described(proto.outputs), "output"), proto.outputs, raws)
-        times, load, executed = read_report(_parameters(proto))
+        times, load, executed = parse_reply_parameters(_parameters(proto))
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
     return InferReply(proto.model_name, outputs, proto.id, proto.model_version, **times, load=load, executed=executed)
@@ -147,7 +153,7 @@ def _reply_header(reply: InferReply) -> InferMessage:
     proto = INFER_REPLY(model_name=reply.model, model_version=reply.version, id=reply.id)
     for tensor in reply.outputs:
         _describe(proto.outputs.add(), tensor)
-    for name, value in report(reply).items():
+    for name, value in reply_parameters(reply).items():
         kind = {str: "string_param", int: "int64_param", float: "double_param"}[type(value)]
         setattr(proto.parameters[name], kind, value)
     return proto
@@ -160,8 +166,10 @@ def _describe(proto: TensorMessage, tensor: WireTensor) -> None:
         proto.parameters[CODEC_PARAMETER].bool_param = True
 
 
-def _described(tensors: TensorMessages) -> list[Described]:
-    return [Described(tensor.name, _parameters(tensor), tensor.datatype, tuple(tensor.shape)) for tensor in tensors]
+def _described(tensors: TensorMessages) -> list[TensorDescription]:
+    return [
+        TensorDescription(tensor.name, _parameters(tensor), tensor.datatype, tuple(tensor.shape)) for tensor in tensors
+    ]
 
 
 def _parameters(proto: InferMessage | TensorMessage) -> dict[str, object]:

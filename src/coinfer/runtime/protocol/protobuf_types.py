@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2  # pyright: ignore[reportMissingTypeSt
 
 class ParameterMessage(Protocol):
     """`InferParameter`: one value of one of several kinds."""
+
     bool_param: bool
     int64_param: int
     string_param: str
@@ -24,12 +25,15 @@ class ParameterMessage(Protocol):
         Args:
             oneof_group: `parameter_choice`.
         """
+        ...
 
 
 class ContentsMessage(Protocol):
+    """`InferTensorContents`: numbers listed one by one."""
+
     def ListFields(self) -> Sequence[tuple[FieldDescriptor, Sequence[float]]]:
         """Return the fields that hold numbers, with them."""
-    def ListFields(self) -> Sequence[tuple[FieldDescriptor, Sequence[float]]]: ...
+        ...
 
 
 class TensorMessage(Protocol):
@@ -41,24 +45,34 @@ class TensorMessage(Protocol):
     @property
     def shape(self) -> MutableSequence[int]:
         """Sizes of the axes; changed in place."""
+        ...
+
     @property
     def parameters(self) -> MutableMapping[str, ParameterMessage]:
         """Parameters by name; a name that is looked up comes into being."""
+        ...
+
     @property
     def contents(self) -> ContentsMessage:
         """Numbers listed one by one; empty if the data is raw."""
+        ...
+
     def HasField(self, field_name: str) -> bool:
         """Return true if a field is set.
 
         Args:
             field_name: `contents`.
         """
+        ...
 
 
 class TensorMessages(Protocol):
+    """A repeated field of tensors."""
+
     def add(self) -> TensorMessage:
         """Append an empty tensor, and return it to be filled."""
-    def add(self) -> TensorMessage: ...
+        ...
+
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[TensorMessage]: ...
 
@@ -73,20 +87,30 @@ class InferMessage(Protocol):
     @property
     def parameters(self) -> MutableMapping[str, ParameterMessage]:
         """Parameters by name; a name that is looked up comes into being."""
+        ...
+
     @property
     def inputs(self) -> TensorMessages:
         """Input tensors of a request."""
+        ...
+
     @property
     def outputs(self) -> TensorMessages:
         """Requested outputs of a request, or outputs of a reply."""
+        ...
+
     def SerializeToString(self) -> bytes:
         """Return the message as bytes."""
+        ...
+
     def ByteSize(self) -> int:
         """Return the size of the message in bytes."""
+        ...
 
 
 class InferMessageType(Protocol):
     """The class of an `InferMessage`."""
+
     def __call__(self, *, model_name: str = "", model_version: str = "", id: str = "") -> InferMessage: ...
     def FromString(self, s: bytes) -> InferMessage:
         """Return the message that bytes hold.
@@ -97,6 +121,7 @@ class InferMessageType(Protocol):
         Raises:
             DecodeError: if they hold none.
         """
+        ...
 
 
 class ModelRequestMessage(Protocol):
@@ -107,6 +132,8 @@ class ModelRequestMessage(Protocol):
 
 
 class ModelRequestType(Protocol):
+    """The class of a `ModelRequestMessage`."""
+
     def FromString(self, s: bytes) -> ModelRequestMessage:
         """Return the message that bytes hold.
 
@@ -116,7 +143,7 @@ class ModelRequestType(Protocol):
         Raises:
             DecodeError: if they hold none.
         """
-    def FromString(self, s: bytes) -> ModelRequestMessage: ...
+        ...
 
 
 _pb = cast(Any, service_pb2)

@@ -44,6 +44,7 @@ class Transport(Protocol):
             request: may be retried by the caller; the transport sends it once.
             timeout_s: after it the future fails with DEADLINE_EXCEEDED.
         """
+        ...
 
     def ping(self, node: str, timeout_s: float = 1.0, size_bytes: int = 0) -> Future[Pong]:
         """Return a future of the node's pong; it fails if the node is not ready to work.
@@ -57,6 +58,7 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Close all connections; calls that are open fail."""
+        ...
 
 
 class LinkLike(Protocol):
@@ -179,6 +181,7 @@ class ShapedTransport:
             request: the time of the upload is taken off its deadline.
             timeout_s: covers upload, call and download.
         """
+
         def call(upload_s: float, left_s: float) -> Future[InferReply]:
             sent = replace(request, deadline_s=max(request.deadline_s - upload_s, 0.0))
             return self._inner.send(node, sent, left_s)
@@ -196,6 +199,7 @@ class ShapedTransport:
             timeout_s: covers upload, call and download.
             size_bytes: padding that the link carries up.
         """
+
         def call(upload_s: float, left_s: float) -> Future[Pong]:
             return self._inner.ping(node, left_s, size_bytes)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.compile import compile_options, exits_of
-from coinfer.options.prune import SPEED_RATIOS, prune, useful
+from coinfer.options.prune import SPEED_RATIOS, prune, useful_mask
 from coinfer.options.table import Names, Options, Piece
 from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.accuracy import AccuracyTable
@@ -265,7 +265,7 @@ class Planner:
             return prune(options, rule, speed_ratios=SPEED_RATIOS)
         branched = self.cascade.with_branches(options, table)
         mean = self.cascade.stats(branched, table, self.accuracy).mean(branched)
-        return options.take(useful(branched, "dominated", also=(mean,)))
+        return options.take(useful_mask(branched, "dominated", also=(mean,)))
 
     def _decide(self, policy: Policy, observation: OffloadObservation, fallback: Policy) -> tuple[int, int, float]:
         """Return option, server and predicted latency.

@@ -46,7 +46,7 @@ def _own_options(
         raise
     except UserError as error:  # bits or tensors that this network or its tables do not know
         raise PolicyError(f"{policy.path}: its options cannot be had here: {error}") from None
-    index_of = {triple: number for number, triple in enumerate(options.sent)}
+    index_of = {triple: number for number, triple in enumerate(options.sidecar_triples)}
     index_of |= {triple: number for number, triple in enumerate(options.triples)}
     missing = next((triple for triple in triples if triple not in index_of), None)
     if missing is not None:
