@@ -1,4 +1,4 @@
-"""Addresses of servers, `host:port`: how they are read and written everywhere."""
+"""Addresses of servers, `host:port`: every part of coinfer reads and writes them through this module."""
 
 import ipaddress
 import re
@@ -18,7 +18,7 @@ class AddressError(UserError):
 
 
 class Address(NamedTuple):
-    """Where a server listens. `str()` writes it as `parse_address` reads it."""
+    """Where a server listens. `str()` writes it in the form that `parse_address` reads."""
 
     host: str
     """A name, an IPv4 address, or an IPv6 address without brackets."""
@@ -30,13 +30,14 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str, what: str = "address") -> Address:
-    """Read `host:port`; an IPv6 host stands in brackets.
+    """Return the address that a text `host:port` names.
 
     Args:
+        text: an IPv6 host stands in brackets.
         what: names the setting in the error, such as "server".
 
     Raises:
-        AddressError: if the host is no name and no IP address, or the port is not from 1 to 65535.
+        AddressError: if the host is neither a name nor an IP address, or the port is not from 1 to 65535.
     """
     try:
         host, _, port = text.strip().rpartition(":")
@@ -50,7 +51,11 @@ def parse_address(text: str, what: str = "address") -> Address:
 
 
 def parse_addresses(text: str, what: str = "address") -> tuple[str, ...]:
-    """Read addresses separated by commas and write each as `Address` does; an empty text has none.
+    """Return the addresses in a text, each in the form that `Address` writes.
+
+    Args:
+        text: `host:port`, separated by commas; an empty text has none.
+        what: names the setting in the error.
 
     Raises:
         AddressError: for the first one that is wrong.
@@ -59,10 +64,13 @@ def parse_addresses(text: str, what: str = "address") -> tuple[str, ...]:
 
 
 def parse_host(text: str) -> str:
-    """Read a host to listen on; brackets around an IPv6 address may be left out.
+    """Return a host to listen on: a name, an IPv4 address, or an IPv6 address without brackets.
+
+    Args:
+        text: brackets around an IPv6 address may be left out.
 
     Raises:
-        AddressError: if it is no name and no IP address.
+        AddressError: if it is neither a name nor an IP address.
     """
     host = text.strip()
     try:
@@ -74,10 +82,10 @@ def parse_host(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    """The host without brackets, an IPv6 address in its shortest form.
+    """Return the host without brackets, an IPv6 address in its shortest form.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: if it is none; the message says what is wrong.
     """
     if text.startswith("["):
         if not text.endswith("]") or not _is_ipv6(text[1:-1]):
@@ -96,7 +104,7 @@ def _host(text: str) -> str:
 
 
 def _is_ipv6(text: str) -> bool:
-    """True if it is an IPv6 address, perhaps with the name of an interface (`fe80::1%eth0`)."""
+    """Return true for an IPv6 address, with or without the name of an interface (`fe80::1%eth0`)."""
     try:
         return bool(_IPV6.fullmatch(text)) and ipaddress.IPv6Address(text) is not None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a file is either complete or as it was before."""
 
 import os
 from contextlib import suppress
@@ -6,10 +6,14 @@ from pathlib import Path
 
 
 def write_atomic(path: str | Path, text: str) -> None:
-    """Write a text file in such a way that a full disk or a killed process leaves the old file as it was.
+    """Write a text file so that a full disk or a killed process leaves the old file as it was.
+
+    Args:
+        path: its folder must exist. A pipe or a terminal is written to directly.
+        text: becomes UTF-8.
 
     Raises:
-        OSError: naming the file, if it cannot be written.
+        OSError: if the file cannot be written; it names the file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # a pipe or a terminal, which nothing can be put in place of

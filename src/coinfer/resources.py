@@ -1,4 +1,4 @@
-"""Where the data that is shipped with the package lies. Nobody else builds such a path."""
+"""Paths of the data that the package ships; no other module builds such a path."""
 
 from importlib.resources import files
 from pathlib import Path

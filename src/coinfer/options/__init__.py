@@ -1,1 +1,1 @@
-"""The compile step: what a network costs becomes a table of options (exit, cut, bits). Start in `table`."""
+"""The compile step: the costs of a network become a table of options (exit, cut, bits). Start in `table`."""

@@ -20,7 +20,12 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(cuts: Sequence[ChainCut], count: int, encoding: Encoding) -> Blocks:
-    """Return blocks of equal arithmetic, as far as the cuts allow, with the first of the allowed numbers of bits.
+    """Return blocks of equal arithmetic, as far as the cuts allow.
+
+    Args:
+        cuts: of one exit's chain.
+        count: of blocks.
+        encoding: how each block's input is sent; the first of its allowed numbers of bits counts.
 
     Raises:
         ValueError: if the chain has fewer blocks.
@@ -32,13 +37,22 @@ def blocks_of(cuts: Sequence[ChainCut], count: int, encoding: Encoding) -> Block
 
 
 def block_times_s(speed: Speed, exit_: int, cuts: Sequence[int]) -> np.ndarray:
-    """Return the time [M] of each block between these cuts [M + 1]."""
+    """Return the time [M] of each block.
+
+    Args:
+        speed: of the computer.
+        exit_: index of the exit whose chain the cuts belong to.
+        cuts: [M + 1] indices of the cuts between the blocks, with both ends.
+    """
     return np.array([speed.segment_s(exit_, first, last) for first, last in pairwise(cuts)])
 
 
 def even_blocks(cuts: Sequence[ChainCut], blocks: int) -> tuple[int, ...]:
-    """Return the indices [blocks + 1] of the cuts between blocks, such that the block with the most arithmetic has as
-    little as can be.
+    """Return the indices [blocks + 1] of the cuts that keep the largest block as small as possible.
+
+    Args:
+        cuts: of one exit's chain.
+        blocks: number of blocks.
 
     Raises:
         ValueError: if the chain has fewer blocks.

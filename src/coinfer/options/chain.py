@@ -1,4 +1,4 @@
-"""Options from a network table: what a scenario's devices and servers make of a chain of cuts."""
+"""Options from network tables: every way to run a chain of cuts on the devices and servers of a scenario."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from coinfer.units import FLOAT32_BITS, IMAGE_BITS, bytes_of_bits
 
 
 class SizeError(UserError):
-    """A tensor whose encoded size nobody measured; the message is one line that names it."""
+    """A tensor whose encoded size was not measured; the message is one line that names it."""
 
 
 class Speed(NamedTuple):
@@ -24,7 +24,13 @@ class Speed(NamedTuple):
     """Instead of the table's times: arithmetic only."""
 
     def segment_s(self, exit_: int, first: int, last: int) -> float:
-        """Return the time from one cut of an exit's chain to another."""
+        """Return the time of a segment of an exit's chain; 0 for an empty one.
+
+        Args:
+            exit_: index of the exit.
+            first: index of the cut at which the segment starts.
+            last: index of the cut at which it ends, not before `first`.
+        """
         start, end = self.table.exits[exit_][first], self.table.exits[exit_][last]
         if first == last:
             return 0.0
@@ -33,14 +39,20 @@ class Speed(NamedTuple):
         return self.factor * (self.table.call_s + end.done_s - start.done_s + start.enter_s + end.leave_s)
 
     def coding_s(self, elements: int, per_byte: Mapping[int, float], bits: int) -> float:
-        """Return the time to encode or decode a tensor by the table's seconds per byte; none for arithmetic only."""
+        """Return the time to encode or decode a tensor; 0 if only arithmetic counts.
+
+        Args:
+            elements: of the tensor.
+            per_byte: the table's seconds per byte of float32, by bits per element.
+            bits: per element; a number that is not in the table takes no time.
+        """
         if self.flop_per_s is not None:
             return 0.0
         return self.factor * bytes_of_bits(elements * FLOAT32_BITS) * per_byte.get(bits, 0.0)
 
 
 class Encoding(NamedTuple):
-    """How tensors are sent."""
+    """How tensors are encoded for the link."""
 
     bits: Sequence[int]
     """Allowed bits per element of what the network computes."""
@@ -48,10 +60,14 @@ class Encoding(NamedTuple):
     """Whether sizes are elements times bits instead of the measured ones."""
 
     def sizes_bits(self, cut: ChainCut, *, is_input: bool) -> dict[int, float]:
-        """Return the size of what crosses a cut by bits per element.
+        """Return the encoded size of what crosses a cut, by bits per element.
+
+        Args:
+            cut: of any exit's chain.
+            is_input: true for the network's input, which has a width of its own.
 
         Raises:
-            SizeError: if one of them was not measured.
+            SizeError: if one of the sizes was not measured.
         """
         is_image = set(cut.payload_bits) == {IMAGE_BITS}
         allowed = widths(self.bits, is_input=is_input, is_image=is_image)
@@ -77,12 +93,14 @@ def chain_options(
     Args:
         device: its table lists the cuts and their sizes.
         servers: [N] speeds of the same network.
-        exits: indices of those that may answer, rising.
+        exits: indices of the exits that may answer, rising.
+        encoding: how tensors are sent.
+        accuracy: of each exit with each encoding.
         ends_only: leave out the cuts inside the network, so that it runs whole here or there.
 
     Raises:
         SizeError: if a size was not measured.
-        AccuracyError: if `accuracy` lacks something.
+        AccuracyError: if `accuracy` lacks one of the options.
     """
     return tabulate((_Exit(exit_, device, servers, encoding) for exit_ in exits), accuracy, ends_only=ends_only)
 

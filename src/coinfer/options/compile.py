@@ -1,4 +1,4 @@
-"""Options from a graph and its profile; nobody touches the graph afterwards."""
+"""Options from a graph and its profile; whoever plans needs only the options, not the graph."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,8 +9,12 @@ from coinfer.profile.table import ProfileError, ProfileTable
 
 
 def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, ...]:
-    """Return the outputs of each exit, the earliest first. An accuracy table says that each output is an answer by
-    itself; without one, several outputs are one answer."""
+    """Return the outputs of each exit, the earliest exit first.
+
+    Args:
+        graph: its outputs are in the order of the exits.
+        accuracy: a table makes each output an answer by itself; without one, all outputs are one answer.
+    """
     return (graph.outputs,) if accuracy is None else tuple((name,) for name in graph.outputs)
 
 
@@ -20,6 +24,7 @@ def compile_options(
     """Return every useful cut of every exit's network with every number of bits, and every exit whole on the device.
 
     Args:
+        graph: the network.
         table: the network's profile; it stands for the device and for the one server (N = 1).
         bits: allowed bits per element. An image input is sent as its own bytes (8 bits, exact), any other as it is.
         accuracy: makes each output of the network an exit.

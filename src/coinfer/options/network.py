@@ -1,7 +1,7 @@
-"""A network as a chain of cuts with what it costs: all that a scenario needs to know of it.
+"""A network as a chain of cuts with its costs: all that a scenario needs to know about it.
 
-It is made once from a graph and its profile tables and kept in a small JSON file, so that nobody has to build VGG16 to
-simulate it. tools/profile_networks.py writes those that are shipped (`data/networks`), on the machine they name.
+The table is made once from a graph and its profiles, and lies in a small JSON file, so that a simulation of VGG16 need
+not build VGG16. tools/profile_networks.py writes the shipped ones (`data/networks`), on the machine that they name.
 """
 
 import json
@@ -23,7 +23,7 @@ _DIGITS = 5
 
 
 class NetworkTableError(UserError):
-    """A network table that cannot be made or read; one line that names the network, or file and field."""
+    """A network table that cannot be made or read; the message is one line that names network, or file and field."""
 
 
 class _Record(BaseModel):
@@ -79,11 +79,18 @@ class NetworkTable(_Record):
         return self
 
     def rounded(self) -> "NetworkTable":
-        """Return the same with fewer digits, as it is saved."""
+        """Return the table with fewer digits, as `save` writes it."""
         return NetworkTable.model_validate(self._short())
 
     def save(self, path: Path) -> None:
-        """Write this table as JSON."""
+        """Write the table as JSON.
+
+        Args:
+            path: an old file there is replaced as a whole.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
         write_atomic(path, json.dumps(self._short(), indent=1) + "\n")
 
     def _short(self) -> object:
@@ -152,10 +159,13 @@ def _payloads(graph: ModelGraph, table: ProfileTable, name: str) -> dict[int, fl
 
 
 def load(path: Path) -> NetworkTable:
-    """Read a table; a file that has not changed is read once.
+    """Return the table in a file; a file that has not changed is read once.
+
+    Args:
+        path: as `NetworkTable.save` wrote it.
 
     Raises:
-        NetworkTableError: if there is no such file or it holds no table; the message names file and field.
+        NetworkTableError: if the file does not exist or holds no table; the message names file and field.
     """
     try:
         return _load(path, path.stat().st_mtime_ns)

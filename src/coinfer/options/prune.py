@@ -25,15 +25,20 @@ _KNOWN_SPEED = np.ones(1)
 
 
 def prune(options: Options, rule: Rule = "hull", *, speed_ratios: np.ndarray = _KNOWN_SPEED) -> Options:
-    """Return only the options that can be best; arguments as `useful_mask`."""
+    """Return only the options that can be best.
+
+    Args:
+        options: O of them; an option that stays on the device always remains.
+        rule: as in `useful_mask`.
+        speed_ratios: as in `useful_mask`.
+    """
     return options.take(useful_mask(options, rule, speed_ratios=speed_ratios))
 
 
 def useful_mask(
     options: Options, rule: Rule, *, speed_ratios: np.ndarray = _KNOWN_SPEED, also: Sequence[Options] = ()
 ) -> np.ndarray:
-    """Return [O] true for an option that can be best, by one of the rules above; what stays on the device is always
-    mask.
+    """Return [O] true for each option that can be best by one of the rules above, or that stays on the device.
 
     Args:
         options: O of them.
@@ -55,13 +60,14 @@ def useful_mask(
 
 
 def _queue_mask(options: Options, server_s: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return [O] true for `mask`, and for options that bring the fastest of each accuracy to within `TOLERANCE` of the
-    fastest of all that are at least as accurate, over uploads and queues from far shorter to far longer than the
-    computation.
+    """Return [O] true for the options of `mask` and for those that are needed behind queues.
+
+    They bring the fastest of each accuracy to within `TOLERANCE` of the fastest of all that are at least as accurate,
+    over uploads and queues from far shorter to far longer than the computation.
 
     Args:
         server_s: [S, O] service times, a row for each server and each speed that it may have.
-        mask: [O] true for options that stay in any case.
+        mask: [O] true for options that remain in any case.
     """
     alone_s = max(float(options.device_s[options.is_local].max()), np.finfo(float).tiny)
     free_s = alone_s * np.concatenate([[0.0], np.geomspace(1 / 256, 4, 21)])  # when the server is free
@@ -89,8 +95,13 @@ def _costs(options: Options) -> np.ndarray:
 
 
 def dominated_mask(costs: np.ndarray) -> np.ndarray:
-    """Return [O] true for a row of `costs` [O, C] if another is nowhere larger, and smaller somewhere or the same and
-    earlier."""
+    """Return [O] true for each row that another row makes superfluous.
+
+    That other row is nowhere larger, and is smaller somewhere, or equal and earlier.
+
+    Args:
+        costs: [O, C], less is better.
+    """
     no_worse = (costs[:, None] <= costs[None]).all(axis=-1)
     better = (costs[:, None] < costs[None]).any(axis=-1)
     earlier = np.arange(len(costs))[:, None] < np.arange(len(costs))
@@ -98,11 +109,16 @@ def dominated_mask(costs: np.ndarray) -> np.ndarray:
 
 
 def hull_mask(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Return [O] true for an option that has the least `compute_s + upload_bits x` of all that are at least as
-    accurate, in some row of `compute_s` [S, O] and for some x >= 0, seconds per bit.
+    """Return [O] true for each option that some link rate makes the fastest of all that are at least as accurate.
 
-    Each rival is better only above or only below one x, so an option wins between the largest of the lower and the
-    smallest of the upper limits.
+    It has the least `compute_s + upload_bits x` in some row of `compute_s`, for some x >= 0 in seconds per bit. Each
+    rival is better only above or only below one x, so an option wins between the largest of the lower limits and the
+    smallest of the upper ones.
+
+    Args:
+        compute_s: [S, O] time on device and server together, a row for each case.
+        upload_bits: [O]
+        accuracy: [O]
     """
     rival = accuracy >= accuracy[:, None]  # [O, O] of row and column: the column may replace the row
     same = upload_bits == upload_bits[:, None]
@@ -120,8 +136,12 @@ def hull_mask(compute_s: np.ndarray, upload_bits: np.ndarray, accuracy: np.ndarr
 
 
 def best_only(options: Options, rate_bps: np.ndarray) -> Options:
-    """Return the fastest of the most accurate options over links of these rates [N] with nobody else there, and the
-    fastest of them that stays on the device."""
+    """Return two of the most accurate options: the fastest over these links, and the fastest that stays on the device.
+
+    Args:
+        options: O of them.
+        rate_bps: [N] rate to each server; no other task uses link or server.
+    """
     top = options.accuracy == options.accuracy.max()
     fastest_s = np.where(top, options.latency_s(rate_bps).min(axis=1), np.inf)
     alone_s = np.where(top & options.is_local, options.device_s, np.inf)

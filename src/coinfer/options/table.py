@@ -1,4 +1,4 @@
-"""The table of options that planner, simulator and policies choose from, and how its rows are put together."""
+"""The table of options from which planner, simulator and policies choose, and how its rows are made."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -58,12 +58,16 @@ class Options(NamedTuple):
 
     @property
     def sidecar_triples(self) -> list[Triple]:
-        """[O] the triples as the side-car of a policy writes them: without tensors if nothing leaves the device."""
+        """[O] the triples in the form of a policy's side-car: without tensors if nothing leaves the device."""
         pairs = zip(self.triples, self.is_local.tolist(), strict=True)
         return [(exit_, () if stays else cut, bits) for (exit_, cut, bits), stays in pairs]
 
     def take(self, index: np.ndarray) -> "Options":
-        """Return the options at these indices, or those that a mask [O] marks."""
+        """Return some of the options.
+
+        Args:
+            index: indices in the order wanted, or a mask [O].
+        """
         index = np.flatnonzero(index) if index.dtype == bool else index
         rows: list[int] = index.tolist()
         return Options(
@@ -78,7 +82,11 @@ class Options(NamedTuple):
         )
 
     def latency_s(self, rate_bps: np.ndarray) -> np.ndarray:
-        """Return the latency [O, N] of one task alone, over links of these rates [N]."""
+        """Return the latency [O, N] of one task alone.
+
+        Args:
+            rate_bps: [N] rate of the link to each server.
+        """
         away_s = self.upload_bits[:, None] / rate_bps + self.server_s
         return self.device_s[:, None] + np.where(self.is_local[:, None], 0.0, away_s)
 
@@ -97,29 +105,50 @@ class ExitCosts(Protocol):
         ...
 
     def sizes_bits(self, cut: int) -> Mapping[int, float]:
-        """Return the encoded size of what crosses a cut by each allowed number of bits per element."""
+        """Return the encoded size of what crosses a cut, by each allowed number of bits per element.
+
+        Args:
+            cut: index of the cut; the last one is never asked for.
+        """
         ...
 
     def head_s(self, cut: int) -> float:
-        """Return the device's time up to a cut."""
+        """Return the device's time from the input to a cut.
+
+        Args:
+            cut: index of the cut.
+        """
         ...
 
     def encode_s(self, cut: int, bits: int) -> float:
-        """Return the device's time to encode what crosses a cut."""
+        """Return the device's time to encode what crosses a cut.
+
+        Args:
+            cut: index of the cut.
+            bits: per element.
+        """
         ...
 
     def tail_s(self, cut: int) -> Sequence[float]:
-        """Return each server's time [N] from a cut to the outputs."""
+        """Return each server's time [N] from a cut to the outputs.
+
+        Args:
+            cut: index of the cut.
+        """
         ...
 
     def decode_s(self, cut: int, bits: int) -> Sequence[float]:
-        """Return each server's time [N] to decode what crosses a cut."""
+        """Return each server's time [N] to decode what crosses a cut.
+
+        Args:
+            cut: index of the cut.
+            bits: per element.
+        """
         ...
 
 
 def tabulate(exits: Iterable[ExitCosts], accuracy: Accuracy, *, ends_only: bool = False) -> Options:
-    """Return every cut of every exit with every number of bits that it may be sent with, and every exit whole on the
-    device.
+    """Return every cut of every exit with every allowed number of bits, and every exit whole on the device.
 
     Args:
         exits: at least one, the earliest first.
@@ -159,23 +188,33 @@ def _rows(costs: ExitCosts, accuracy: Accuracy, ends_only: bool) -> Iterator[_Ro
 
 
 def widths(bits: Sequence[int], *, is_input: bool, is_image: bool) -> tuple[int, ...]:
-    """Return the numbers of bits per element that something may be sent with: an image input as its own bytes, any
-    other input as it is, what the network computes in those that are allowed."""
+    """Return the allowed numbers of bits per element for a tensor.
+
+    Args:
+        bits: allowed for what the network computes.
+        is_input: an image input goes as its own bytes, any other input as it is.
+        is_image: whether the network's input is an image.
+    """
     if is_input:
         return (IMAGE_BITS,) if is_image else (FLOAT32_BITS,)
     return tuple(dict.fromkeys(bits))
 
 
 def full_accuracy(_exit: int, _cut: Names, _bits: int) -> float:
-    """Return 1: the `Accuracy`, relative to the whole network, if nothing is known of it."""
+    """Return 1, the accuracy relative to the whole network: the `Accuracy` if none is known."""
     return 1.0
 
 
 def measured_accuracy(table: AccuracyTable) -> Accuracy:
-    """Return what was measured; more right answers than without quantising are chance, and count as equally many.
+    """Return the `Accuracy` that a table measured.
+
+    More right answers than without quantising are chance, and count as equally many.
+
+    Args:
+        table: must hold every option that is asked for.
 
     Raises:
-        AccuracyError: (the function returned) if something was not measured.
+        AccuracyError: (the returned function) if something was not measured.
     """
 
     def accuracy(exit_: int, cut: Names, bits: int) -> float:
@@ -186,5 +225,10 @@ def measured_accuracy(table: AccuracyTable) -> Accuracy:
 
 
 def stated_accuracy(exact: Mapping[int, float], drop: Mapping[int, float]) -> Accuracy:
-    """Return what somebody states: by exit without quantising, and by bits what quantising loses (0 if not given)."""
+    """Return an `Accuracy` from figures that a person states.
+
+    Args:
+        exact: by exit, without quantising.
+        drop: by bits, what quantising loses; 0 if not given.
+    """
     return lambda exit_, cut, bits: max(exact[exit_] - (drop.get(bits, 0.0) if cut else 0.0), 0.0)

@@ -1,1 +1,4 @@
-"""Where to cut a network. Every solver takes a `Problem` and returns a `Partition`."""
+"""Solvers that place the operations of a network on a device and servers.
+
+Each takes a `Problem` and returns a `Partition`. Start in `problem`, then `hull`.
+"""

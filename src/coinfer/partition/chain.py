@@ -7,7 +7,11 @@ from coinfer.partition.problem import Partition, Problem, cache_per_graph, laten
 
 
 def chain(problem: Problem) -> Partition:
-    """Return the best of all useful cuts with each server; exact where the network is a chain of blocks."""
+    """Return the best of all useful cuts with each server; exact if the network is a chain of blocks.
+
+    Args:
+        problem: of any number of servers.
+    """
     heads = useful_heads(problem.graph)
     best = heads[-1]
     places = np.concatenate([np.where(heads, 0, server) for server in range(1, problem.nodes)] or [best[None] * 0])
@@ -16,12 +20,21 @@ def chain(problem: Problem) -> Partition:
 
 @cache_per_graph
 def useful_heads(graph: ModelGraph) -> np.ndarray:
-    """Return [C, ops] which operations lie before each useful cut."""
+    """Return [C, ops] which operations lie before each useful cut.
+
+    Args:
+        graph: the result is cached for as long as it lives.
+    """
     return heads_of(graph, [cut.head for cut in graph.useful_cuts()])
 
 
 def heads_of(graph: ModelGraph, heads: list[frozenset[int]]) -> np.ndarray:
-    """Return [C, ops] sets of operations as rows of booleans."""
+    """Return [C, ops] sets of operations as rows of booleans.
+
+    Args:
+        graph: the network.
+        heads: [C] indices of the operations before each cut.
+    """
     rows = np.zeros((len(heads), len(graph.ops)), dtype=bool)
     for row, head in zip(rows, heads, strict=True):
         row[list(head)] = True

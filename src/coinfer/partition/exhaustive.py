@@ -1,4 +1,4 @@
-"""Every placement, one by one: the oracle that the other solvers are held against."""
+"""Every placement, one by one: the oracle for tests of the other solvers."""
 
 from collections.abc import Iterator
 from itertools import chain, islice, product
@@ -18,9 +18,12 @@ _BATCH = 4096
 def exhaustive(problem: Problem) -> Partition:
     """Return the best of every legal cut with every server, and of every route of blocks over several servers.
 
+    Args:
+        problem: of a small network and few servers.
+
     Raises:
-        PartitionError: beyond `LIMIT` routes.
-        GraphError: beyond the limit of `ModelGraph.all_cuts`.
+        PartitionError: if there are more than `LIMIT` routes.
+        GraphError: if there are more cuts than `ModelGraph.all_cuts` lists.
     """
     best, least_s = np.zeros(len(problem.graph.ops), dtype=int), np.inf
     rows = chain(_cuts(problem), _routes(problem))
@@ -34,7 +37,11 @@ def exhaustive(problem: Problem) -> Partition:
 
 @cache_per_graph
 def legal_heads(graph: ModelGraph) -> np.ndarray:
-    """Return [C, ops] which operations lie before each legal cut; those that split a fused group are left out."""
+    """Return [C, ops] which operations lie before each legal cut, without those that split a fused group.
+
+    Args:
+        graph: the result is cached for as long as it lives.
+    """
     heads = heads_of(graph, [cut.head for cut in graph.all_cuts()])
     whole = [heads[:, group].all(axis=1) | ~heads[:, group].any(axis=1) for group in map(list, graph.groups)]
     return heads[np.logical_and.reduce(whole)] if whole else heads

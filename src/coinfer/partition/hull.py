@@ -1,9 +1,9 @@
-"""CDLP: which options can be best at any link rate at all, and which of them is best at this one.
+"""CDLP: which options can be best at any link rate, and which of them is best at a given one.
 
 CIAS-PnO (Xu et al., IJSEKE 2023, DOI 10.1142/S0218194023410085) prunes the cuts of concurrent tasks before it decides;
 only its abstract is public, so the pruning is ours. The latency `compute_s + upload_bits / rate_bps` of an option is a
 line over 1 / rate, so the options that win somewhere are the lower convex hull of the points (upload_bits, compute_s),
-and the best one at a rate is found by binary search among the rates where neighbours on the hull tie.
+and a binary search among the rates at which neighbours on the hull tie finds the best one at a rate.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,11 @@ from coinfer.types import DEVICE
 
 
 def hull(problem: Problem) -> Partition:
-    """Return the best of all legal cuts with each server, each server's from its hull; exact up to
-    `mincut.ROUNDING`."""
+    """Return the best of all legal cuts with each server, each from that server's hull; exact up to `mincut.ROUNDING`.
+
+    Args:
+        problem: of any number of servers.
+    """
     if problem.nodes == 1:
         return partition(problem, np.zeros(len(problem.graph.ops), dtype=int))
     hulls, places = zip(*(server_hull(problem, server) for server in range(1, problem.nodes)), strict=True)
@@ -29,14 +32,18 @@ def hull(problem: Problem) -> Partition:
 
 
 def server_hull(problem: Problem, server: int) -> tuple["Hull", np.ndarray]:
-    """Return the hull over all legal cuts with one server, and the placements [V, ops] that its options are indices of;
-    it answers for every link rate, whatever the problem's."""
+    """Return the hull over all legal cuts with one server, and the placements [V, ops] that its options index.
+
+    Args:
+        problem: its link rates do not matter: the hull answers for every rate.
+        server: 1 to N.
+    """
     places = frontier(problem, server)
     return Hull.build(compute_s(problem, places), sent_bits(problem, places)[:, 0, server]), places
 
 
 class Choice(NamedTuple):
-    """Decisions for many tasks at once, all [..]."""
+    """Decisions for many tasks at once; all arrays have the tasks' shape [..]."""
 
     option: np.ndarray
     """Index into the options that the chosen server's hull was built from."""
@@ -61,7 +68,11 @@ class Hull:
 
     @staticmethod
     def build(compute_s: np.ndarray, upload_bits: np.ndarray) -> "Hull":
-        """Return the hull of options [O]; one with an infinite time never wins.
+        """Return the hull of options.
+
+        Args:
+            compute_s: [O] on device and server together; an infinite time never wins.
+            upload_bits: [O]
 
         Raises:
             PartitionError: if no option is left, or a size is negative or not a number.
@@ -74,12 +85,25 @@ class Hull:
         return Hull(options, upload_bits[options], compute_s[options], np.array(threshold_bps))
 
     def best(self, rate_bps: np.ndarray | float) -> np.ndarray:
-        """Return the option of least latency at each link rate [..], [..]; where two are equal, the one that sends
-        less."""
+        """Return the index [..] of the option with the least latency; of two equal ones, the one that sends less.
+
+        Args:
+            rate_bps: [..] link rates; 0 is a dead link.
+
+        Raises:
+            PartitionError: if a rate is negative or not a number.
+        """
         return self.options[self._vertex(rate_bps)]
 
     def latency_s(self, rate_bps: np.ndarray | float) -> np.ndarray:
-        """Return the least latency at each link rate [..], [..], without waiting."""
+        """Return the least latency [..] at each link rate, without waiting.
+
+        Args:
+            rate_bps: [..] link rates; 0 is a dead link.
+
+        Raises:
+            PartitionError: if a rate is negative or not a number.
+        """
         vertex = self._vertex(rate_bps)
         return self.compute_s[vertex] + _upload_s(self.upload_bits[vertex], np.asarray(rate_bps, dtype=float))
 
@@ -91,15 +115,18 @@ class Hull:
 
 
 def best_of(hulls: Sequence[Hull], rate_bps: np.ndarray, wait_s: np.ndarray | float = 0.0) -> Choice:
-    """Return the best option and server for each of K tasks, given one hull for each of N servers.
+    """Return the best option and server for each of many tasks.
 
-    An option that sends nothing does not pay the wait. It hides no better one on its hull: where it wins without the
-    wait, it wins with it.
+    An option that sends nothing does not pay the wait. It hides no better one on its hull: if it wins without the wait,
+    it wins with it.
 
     Args:
-        hulls: built from the same options, with times of server n in hull n.
+        hulls: [N] built from the same options, with the times of server n in hull n.
         rate_bps: [.., N] from each task's device to each server.
         wait_s: [.., N] queue and round trip of each server, or one for all.
+
+    Raises:
+        PartitionError: if there is no hull, or the rates are not [.., N] or not at least 0.
     """
     rate_bps = np.asarray(rate_bps, dtype=float)
     if not hulls or rate_bps.shape[-1] != len(hulls):
@@ -121,14 +148,17 @@ def best_of(hulls: Sequence[Hull], rate_bps: np.ndarray, wait_s: np.ndarray | fl
 
 
 def _upload_s(upload_bits: np.ndarray, rate_bps: np.ndarray) -> np.ndarray:
-    """Nothing takes no time even on a dead link."""
+    """Return the time of uploads; sending nothing takes no time even on a dead link."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(upload_bits > 0, upload_bits / rate_bps, 0.0)
 
 
 def _winners(order: np.ndarray, compute_s: np.ndarray, upload_bits: np.ndarray) -> list[int]:
-    """Return the options that some rate makes the best, ties between them rising, given all in the order of bits, then
-    seconds."""
+    """Return the options that some rate makes the best, in the order of rising bits.
+
+    Args:
+        order: indices of the options by rising bits, then seconds.
+    """
     kept: list[int] = []
     for option in order.tolist():
         if kept and not compute_s[option] < compute_s[kept[-1]]:

@@ -1,12 +1,13 @@
 """The best cut of any network, also across several tensors, as a minimum cut (DADS, Hu et al., INFOCOM 2019).
 
-Source side is the device, sink side the server. An operation is joined to the source by its time on the server and to
-the sink by its time on the device, so the cut pays where it runs. A tensor is an arc that costs its transfer, through
-an auxiliary vertex where several operations read it, so that it is paid once. Two departures: operations that executors
-fuse are one vertex, and infinite arcs from readers back to makers keep the head closed also where the server is slower
-than the device (DADS takes the server to be faster; then no cut crosses backwards).
+The source side is the device, the sink side the server. An arc from the source to each operation costs its time on the
+server, and an arc from it to the sink its time on the device, so the cut pays for the side on which it runs. A tensor
+is an arc that costs its transfer; if several operations read it, the arc leads to an auxiliary vertex, so that it is
+paid once. Two departures from DADS: operations that executors fuse are one vertex, and infinite arcs from readers back
+to makers keep the head closed even if the server is slower than the device (DADS assumes that it is faster; then no cut
+crosses backwards).
 
-SciPy's maximum flow counts in whole numbers: the answer is optimal within `ROUNDING` of the latency.
+SciPy's maximum flow counts in whole numbers, so the answer is optimal within `ROUNDING` of the latency.
 """
 
 from typing import NamedTuple
@@ -48,17 +49,25 @@ class Network(NamedTuple):
 
 
 def mincut(problem: Problem) -> Partition:
-    """Return the best of all legal cuts with each server."""
+    """Return the best of all legal cuts with each server.
+
+    Args:
+        problem: of any number of servers.
+    """
     here = np.zeros(len(problem.graph.ops), dtype=int)
     places = np.stack([here, *(cut_placement(problem, server) for server in range(1, problem.nodes))])
     return partition(problem, places[np.argmin(latency_s(problem, places))])
 
 
 def cut_placement(problem: Problem, server: int, rate_bps: float | None = None) -> np.ndarray:
-    """Return [ops] the best placement on the device and one server, but for the wait, at the problem's rate or another
-    one.
+    """Return [ops] the best placement on the device and one server, without the wait.
 
-    A wait cannot change which of the cuts that send something is best; where nothing is sent, it is not paid.
+    A wait cannot change which of the cuts that send something is best, and a cut that sends nothing does not pay it.
+
+    Args:
+        problem: gives times and sizes.
+        server: 1 to N.
+        rate_bps: of the link; the problem's without it.
     """
     network = flow_network(problem.graph)
     on_device = _least_side(network, arc_costs_s(problem, server, rate_bps))[network.group + FIRST]
@@ -66,7 +75,13 @@ def cut_placement(problem: Problem, server: int, rate_bps: float | None = None) 
 
 
 def arc_costs_s(problem: Problem, server: int, rate_bps: float | None = None) -> np.ndarray:
-    """Return what it costs to cut each of the first G + G + W arcs of the flow network."""
+    """Return what it costs to cut each of the first G + G + W arcs of the flow network.
+
+    Args:
+        problem: gives times and sizes.
+        server: 1 to N.
+        rate_bps: of the link; the problem's without it.
+    """
     network, groups = flow_network(problem.graph), len(problem.graph.groups)
     device_s, server_s = (np.bincount(network.group, problem.op_s[n], groups) for n in (0, server))
     transfer_s = problem.bits[network.carried] / (problem.rate_bps[0, server] if rate_bps is None else rate_bps)
@@ -74,11 +89,15 @@ def arc_costs_s(problem: Problem, server: int, rate_bps: float | None = None) ->
 
 
 def frontier(problem: Problem, server: int) -> np.ndarray:
-    """Return [V, ops] placements on the device and one server, among them the best one for every link rate there is.
+    """Return [V, ops] placements on the device and one server that contain the best one for every link rate.
 
-    Their points (bits sent, computing time) are the corners of the lower convex hull over all legal cuts, also where
-    these are too many to list: between two corners a minimum cut at the rate where these tie either finds a third or
+    Their points (bits sent, computing time) are the corners of the lower convex hull over all legal cuts, even if there
+    are too many cuts to list: between two corners, a minimum cut at the rate at which they tie either finds a third or
     proves that there is none (Eisner and Severance, J. ACM 23(4), 1976).
+
+    Args:
+        problem: gives times and sizes; its rates do not matter.
+        server: 1 to N.
     """
     corners = [np.zeros(len(problem.graph.ops), dtype=int), cut_placement(problem, server, np.inf)]
     points = [_point(problem, server, place) for place in corners]
@@ -100,7 +119,10 @@ def frontier(problem: Problem, server: int) -> np.ndarray:
 
 @cache_per_graph
 def flow_network(graph: ModelGraph) -> Network:
-    """Return the flow network's arcs, made once; only its capacities depend on the problem.
+    """Return the arcs of the flow network; only its capacities depend on the problem.
+
+    Args:
+        graph: the result is cached for as long as it lives.
 
     Raises:
         PartitionError: if an operation belongs to no fused group.
@@ -139,8 +161,8 @@ def _group_of(graph: ModelGraph) -> np.ndarray:
 def _least_side(network: Network, cost_s: np.ndarray) -> np.ndarray:
     """Return [vertices] true on the source's side of a minimum cut, given the costs of the arcs that may be cut.
 
-    Costs are counted in fractions of the best cut known, at first one of the two trivial ones; if a far better one is
-    found, they are counted again in fractions of that.
+    Costs are counted in fractions of the best cut that is known, at first one of the two trivial ones. If the flow
+    finds a far better one, they are counted again in fractions of that.
     """
     tail, head = network.tail[: len(cost_s)], network.head[: len(cost_s)]
     vertices = np.arange(network.vertices)
@@ -158,7 +180,7 @@ def _least_side(network: Network, cost_s: np.ndarray) -> np.ndarray:
 
 
 def _flow_side(network: Network, cuttable: np.ndarray) -> np.ndarray:
-    """As `_least_side`, of capacities in whole numbers."""
+    """Return [vertices] true on the source's side of a minimum cut, given capacities in whole numbers."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 

@@ -8,10 +8,13 @@ from coinfer.partition.problem import Partition, Problem, cache_per_graph, parti
 
 
 def multiway(problem: Problem) -> Partition:
-    """Return the best route: the device runs the first blocks, maybe none, then server after server runs some.
+    """Return the best route: the device runs the first blocks, or none, then one server after the other runs some.
 
     Exact among the placements of whole blocks, so for every network that is a chain of blocks; O(blocks x nodes^2). A
-    server may be visited twice, and is waited for twice; the route does not come back to the device.
+    server may be visited twice, and then its wait counts twice; the route does not come back to the device.
+
+    Args:
+        problem: of any number of servers.
     """
     block, crossing = blocks(problem.graph)
     count, nodes = int(block.max(initial=-1)) + 1, np.arange(problem.nodes)
@@ -31,8 +34,11 @@ def multiway(problem: Problem) -> Partition:
 
 @cache_per_graph
 def blocks(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
-    """Return [ops] block of each operation, and [blocks, T] which tensors of `wiring` cross the cut before each
-    block."""
+    """Return [ops] the block of each operation, and [blocks, T] which tensors of `wiring` cross the cut before a block.
+
+    Args:
+        graph: the result is cached for as long as it lives.
+    """
     heads = useful_heads(graph)
     wires = wiring(graph)
     made = np.concatenate([heads, np.ones((len(heads), 1), dtype=bool)], axis=1)[:, wires.maker]
@@ -43,7 +49,7 @@ def blocks(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trace(came_from: np.ndarray, last: int) -> np.ndarray:
-    """Return [blocks] the nodes on the best way to the node `last`."""
+    """Return [blocks] the nodes on the best route that ends at the node `last`."""
     route = np.empty(len(came_from), dtype=int)
     for b in range(len(came_from) - 1, -1, -1):
         route[b] = last

@@ -1,6 +1,6 @@
-"""The placement problem, and the one home of its objective.
+"""The placement problem and its objective.
 
-Node 0 is the device, node n is server n. A task's operations run one after another, each on its node; a tensor is sent
+Node 0 is the device, node n is server n. A task's operations run one after another, each on its node. A tensor is sent
 once from the node that made it to each other node that reads it; the input lies on the device.
 """
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class PartitionError(UserError):
-    """A placement problem that makes no sense or is too large for its solver; one line for a person."""
+    """A placement problem that makes no sense or is too large for its solver; the message is one line for a person."""
 
 
 class Wiring(NamedTuple):
-    """A graph's structure as arrays. T tensors that some operation reads, E readings."""
+    """A graph's structure as arrays: T tensors that some operation reads, and E readings."""
 
     tensors: tuple[str, ...]
     maker: np.ndarray
@@ -36,10 +36,10 @@ class Wiring(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Which node should compute what? N servers; all at batch 1.
+    """Which node should compute what? One device and N servers, at batch 1.
 
     Raises:
-        PartitionError: where a size, a sign or a tensor is wrong.
+        PartitionError: if a size or a sign is wrong, or a tensor is missing.
     """
 
     graph: ModelGraph
@@ -66,12 +66,12 @@ class Problem:
 
     @property
     def nodes(self) -> int:
-        """1 + N."""
+        """Number of nodes, 1 + N."""
         return len(self.op_s)
 
     @property
     def bits(self) -> np.ndarray:
-        """[T] of `tensor_bits`, in the order of `wiring(graph).tensors`."""
+        """[T] sizes of `tensor_bits`, in the order of `wiring(graph).tensors`."""
         return np.array([self.tensor_bits[name] for name in wiring(self.graph).tensors], dtype=float)
 
 
@@ -98,10 +98,15 @@ def star(
     """Return the problem of a device with a link to each of N servers, and one rate between any two servers.
 
     Args:
-        op_s: [1 + N, ops], the device first.
+        graph: the network.
+        op_s: [1 + N, ops] time of each operation, the device first.
+        tensor_bits: size of each activation as it is sent (`plain_bits`).
         uplink_bps: [N] or one for all.
-        between_bps: needed where there are several servers.
+        between_bps: needed if there are several servers.
         wait_s: [N] or one for all.
+
+    Raises:
+        PartitionError: if `between_bps` is missing, or as for `Problem`.
     """
     servers = len(op_s) - 1
     if servers > 1 and between_bps is None:
@@ -115,25 +120,45 @@ def star(
 
 
 def plain_bits(graph: ModelGraph, bits: int = FLOAT32_BITS, input_bits: int | None = None) -> dict[str, float]:
-    """Return the size of every activation at so many bits per element, without headers; inputs may have a width of
-    their own."""
+    """Return the size of every activation by name, without headers.
+
+    Args:
+        graph: the network.
+        bits: per element.
+        input_bits: per element of the network's inputs; `bits` without it.
+    """
     width = {name: bits if input_bits is None else input_bits for name in graph.inputs}
     return {name: float(tensor.elements * width.get(name, bits)) for name, tensor in graph.tensors.items()}
 
 
 def latency_s(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """Return the latency of placements [.., ops] of one task alone, [..]: computing, sending, waiting."""
+    """Return the latency [..] of placements for one task alone: computing, sending and waiting.
+
+    Args:
+        problem: gives times, sizes, rates and waits.
+        place: [.., ops] node of each operation.
+    """
     sending_s = (sent_bits(problem, place) / problem.rate_bps).sum(axis=(-2, -1))
     return compute_s(problem, place) + sending_s + visits(problem, place) @ problem.wait_s
 
 
 def compute_s(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """Return the computing time of placements [.., ops], on all nodes together, [..]."""
+    """Return the computing time [..] of placements, on all nodes together.
+
+    Args:
+        problem: gives the times.
+        place: [.., ops] node of each operation.
+    """
     return problem.op_s[place, np.arange(place.shape[-1])].sum(axis=-1)
 
 
 def sent_bits(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """Return what goes from node to node in placements [.., ops], [.., 1 + N, 1 + N]; the diagonal holds what stays."""
+    """Return the bits that placements send from node to node, [.., 1 + N, 1 + N]; the diagonal holds what is not sent.
+
+    Args:
+        problem: gives the sizes.
+        place: [.., ops] node of each operation.
+    """
     wires, nodes = wiring(problem.graph), problem.nodes
     flat = place.reshape(-1, place.shape[-1])
     rows = np.arange(len(flat))[:, None]
@@ -145,7 +170,12 @@ def sent_bits(problem: Problem, place: np.ndarray) -> np.ndarray:
 
 
 def visits(problem: Problem, place: np.ndarray) -> np.ndarray:
-    """Return how often each node is visited in placements [.., ops], [.., 1 + N]."""
+    """Return how often placements visit each node, [.., 1 + N].
+
+    Args:
+        problem: gives graph and number of nodes.
+        place: [.., ops] node of each operation.
+    """
     flat = place.reshape(-1, place.shape[-1])
     leg = legs(problem.graph, flat)
     visited = np.zeros((len(flat), leg.max(initial=0) + 1, problem.nodes), dtype=bool)
@@ -154,10 +184,13 @@ def visits(problem: Problem, place: np.ndarray) -> np.ndarray:
 
 
 def legs(graph: ModelGraph, place: np.ndarray) -> np.ndarray:
-    """Return the number of hand-overs before each operation of placements [P, ops], [P, ops]; 0 on the device with the
-    input.
+    """Return [P, ops] how many hand-overs precede each operation; 0 on the device with the input.
 
-    Operations of one leg on one node are one visit: all that they need from elsewhere was sent before it.
+    Operations of one leg on one node are one visit: everything that they need from other nodes was sent before it.
+
+    Args:
+        graph: the network.
+        place: [P, ops] node of each operation.
     """
     wires = wiring(graph)
     maker = wires.maker[wires.edge_tensor]
@@ -171,8 +204,12 @@ def legs(graph: ModelGraph, place: np.ndarray) -> np.ndarray:
 
 
 def partition(problem: Problem, place: np.ndarray) -> Partition:
-    """Return the placement [ops] as a route with its cuts; each leg must lie on one node, as all solvers' answers
-    do."""
+    """Return a placement as a route with its cuts and its latency.
+
+    Args:
+        problem: that the placement answers.
+        place: [ops] node of each operation; each leg must lie on one node, as it does in all solvers' answers.
+    """
     leg = legs(problem.graph, place[None])[0]
     nodes, cuts = [0], []
     for number in range(1, leg.max(initial=0) + 1):
@@ -182,7 +219,11 @@ def partition(problem: Problem, place: np.ndarray) -> Partition:
 
 
 def cache_per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], T]:
-    """Keep what `build` makes of a graph for as long as that graph lives."""
+    """Return a function that builds something of a graph once, and keeps it for as long as that graph lives.
+
+    Args:
+        build: must depend on the graph only.
+    """
     kept: dict[int, T] = {}
 
     def get(graph: ModelGraph) -> T:
@@ -197,7 +238,11 @@ def cache_per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], 
 
 @cache_per_graph
 def wiring(graph: ModelGraph) -> Wiring:
-    """Return the graph's structure as arrays, made once."""
+    """Return the graph's structure as arrays.
+
+    Args:
+        graph: the result is cached for as long as it lives.
+    """
     tensors = tuple(name for name, readers in graph.consumers.items() if readers)
     number = {name: i for i, name in enumerate(tensors)}
     maker = np.array([graph.producer.get(name, -1) for name in tensors], dtype=int)
@@ -208,8 +253,11 @@ def wiring(graph: ModelGraph) -> Wiring:
 
 @cache_per_graph
 def downstream(graph: ModelGraph) -> np.ndarray:
-    """Return [E, ops] 1 where a reading of `wiring` is made by the operation or by one that it descends from, else
-    0."""
+    """Return [E, ops] 1 if the operation makes a reading of `wiring`, or depends on the operation that does, else 0.
+
+    Args:
+        graph: the result is cached for as long as it lives.
+    """
     reach = np.eye(len(graph.ops), dtype=np.float32)
     for i in range(len(graph.ops) - 1, -1, -1):
         for name in graph.ops[i].outputs:
@@ -219,8 +267,7 @@ def downstream(graph: ModelGraph) -> np.ndarray:
 
 
 def _with_input(place: np.ndarray) -> np.ndarray:
-    """Return placements [P, ops] with a last column for the network's input, which lies on the device: index -1 finds
-    it."""
+    """Return placements [P, ops] with a last column for the network's input, on the device; index -1 selects it."""
     return np.concatenate([place, np.zeros((len(place), 1), dtype=place.dtype)], axis=1)
 
 
