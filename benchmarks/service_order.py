@@ -44,7 +44,7 @@ def decisions(world, policy: str, seed: int) -> list:
 
 def mean_latency_s(world, decided: list, seed: int, arrival_order: bool) -> float:
     """Of all tasks of an episode."""
-    slots = reference.chance(world, seed)
+    slots = reference.draw_episode(world, seed)
     if isinstance(world, OffloadWorld):
         outcomes = reference.run(world, slots, lambda t, k: decided[t][k], arrival_order).outcomes
     else:

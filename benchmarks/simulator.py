@@ -94,7 +94,7 @@ def tasks_a_slot(env: Any, tables: Any) -> float:
 
 def one_by_one(world: Any) -> Case:
     """The event-driven reference through one episode; what chance brings is drawn before the clock starts."""
-    slots = reference.chance(world, 0)
+    slots = reference.draw_episode(world, 0)
     rng = np.random.default_rng(0)
     if isinstance(world, BlocksWorld):
         place = rng.integers(0, world.edge.servers + 1, (len(slots), world.edge.tasks, world.blocks)).tolist()

@@ -27,7 +27,7 @@ def mean_reward(agent: PPO, worlds: VecNormalize, slots: int = 50) -> float:
 
 def main(steps: int = 60_000) -> tuple[float, float]:
     torch.set_num_threads(1)
-    worlds = VecNormalize(coinfer.make_sb3_env("sacd", worlds=64), clip_obs=5.0)
+    worlds = VecNormalize(coinfer.make_sb3_env("sacd", num_envs=64), clip_obs=5.0)
     agent = PPO("MultiInputPolicy", worlds, n_steps=32, batch_size=256, gamma=0.0, learning_rate=1e-3, seed=1)
     before = mean_reward(agent, worlds)
     agent.learn(steps)

@@ -71,7 +71,7 @@ def test_equals_the_event_driven_reference(seed):
     rng = np.random.default_rng(seed)
     world = random_blocks(rng)
     places = decisions(rng, world)
-    found = reference_blocks.run(world, reference.chance(world, seed), lambda t, k: places[t, 0, k].tolist())
+    found = reference_blocks.run(world, reference.draw_episode(world, seed), lambda t, k: places[t, 0, k].tolist())
     for t, (seen, step) in enumerate(rollout(world, torch.tensor([seed]), places)):
         assert set(found[t]) == set(seen.task_mask[0].nonzero().flatten().tolist())
         for k, outcome in found[t].items():

@@ -59,7 +59,7 @@ def test_equals_the_event_driven_reference(seed, radios_are_busy):
     rng = np.random.default_rng(seed)
     world = busy_radios(random_world(rng)) if radios_are_busy else random_world(rng)
     decided = decisions(rng, world)
-    slots = reference.chance(world, seed)
+    slots = reference.draw_episode(world, seed)
     episode = reference.run(world, slots, lambda t, k: (int(decided[t].option[0, k]), int(decided[t].server[0, k])))
     for t, (seen, step) in enumerate(rollout(world, torch.tensor([seed]), decided)):
         assert set(episode.outcomes[t]) == set(seen.task_mask[0].nonzero().flatten().tolist())
@@ -448,7 +448,7 @@ def test_the_orders_of_service_agree_where_no_upload_outlasts_its_slot(seed):
     world = random_world(rng)
     edge = world.edge._replace(mean_link=world.edge.mean_link * 1e9, link_bank=np.ones((1, 1)), slot_s=10.0)
     world = world._replace(edge=edge)
-    decided, slots = decisions(rng, world), reference.chance(world, seed)
+    decided, slots = decisions(rng, world), reference.draw_episode(world, seed)
 
     def decide(t: int, k: int) -> tuple[int, int]:
         return int(decided[t].option[0, k]), int(decided[t].server[0, k])

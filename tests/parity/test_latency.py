@@ -132,8 +132,8 @@ def test_event_driven_reference_agrees(seed: int, pick: int):
     asks = found.asks()
     option, server = asks[pick % len(asks)]
     now = len(found.decided)
-    slots = reference.chance(found.world, seed)[: now + 1]
-    (own,) = reference.plain(found.state.draws).tasks
+    slots = reference.draw_episode(found.world, seed)[: now + 1]
+    (own,) = reference.plain_slot(found.state.draws).tasks
     slots[now] = slots[now]._replace(tasks=(own,))
 
     def decide(slot: int, task: int) -> tuple[int, int]:

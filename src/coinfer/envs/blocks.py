@@ -2,18 +2,19 @@
 
 Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule of a slot:
 
-1. Its tasks are decided on, and start, when the slot begins. A decision is feasible where every block has a place that
-   exists, no server in it is out, every link that it needs is alive, and its energy is within what the task may spend.
-2. A task that is refused runs whole on its device; where the scenario drops refused tasks, or the energy does not
-   suffice for that, it is lost and counts as waiting until its deadline.
-3. Neighbouring blocks in one place are one piece of work (`stays`). Processors and radios of devices and the servers
-   serve first come, first served, slot after slot, what a slot brings in the order of readiness.
-4. What a block takes in travels where places change: up over the device's radio, one at a time; down at the same link's
-   rate and between servers over the backhaul, without waiting. The answer takes the last server's `download_s`.
-5. `device_s` and `upload_s` of the outcome hold the waiting for the device's processor and radio; `server_s` holds the
-   transfers between servers.
+1. All tasks are decided and start when the slot begins. A decision is feasible if every block has a place that exists,
+   none of its servers is out, every link that it needs works, and the task may spend the energy that it takes.
+2. A task that is refused runs completely on its device. If the scenario drops refused tasks, or the energy does not
+   suffice for that, the task is lost and counts as waiting until its deadline.
+3. Neighbouring blocks in one place are one piece of work (a visit, `block_visits`). Processors and radios of devices
+   and the servers serve first come, first served: slot after slot, and within a slot in the order of readiness.
+4. A block's input travels if its place differs from that of the block before: up over the device's radio, one at a
+   time; down at the same link's rate and between servers over the backhaul, without waiting. The answer takes the last
+   server's `download_s`.
+5. `device_s` and `upload_s` of the outcome include the waiting for the device's processor and radio; `server_s`
+   includes the transfers between servers.
 
-All fields of the outcome are 0, and the flags false, where there is no task.
+All fields of the outcome are 0, and the flags false, for entries without a task.
 """
 
 from typing import NamedTuple
@@ -60,10 +61,15 @@ class Step(NamedTuple):
 
 
 def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
-    """Checks a scenario and puts it on a device.
+    """Return the tables of a scenario, on a device.
+
+    Args:
+        world: a compiled scenario.
+        device: where the tensors live.
+        dtype: of all real numbers, float32 or float64.
 
     Raises:
-        WorldError: where the scenario's arrays do not fit together.
+        WorldError: if the scenario's arrays do not fit together; one line.
     """
     edge = exogenous.load_edge(world, device, dtype)
 
@@ -83,14 +89,24 @@ def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dt
 
 
 def reset(tables: Tables, seeds: Tensor) -> State:
-    """Worlds at the first slot of the episodes that the seeds [B] (int64) name."""
-    return core.start(tables.edge, seeds)
+    """Return idle worlds at the first slot of their episodes.
+
+    Args:
+        tables: from `load`.
+        seeds: [B] int64, one episode each.
+    """
+    return core.initial_state(tables.edge, seeds)
 
 
 def observe(tables: Tables, state: State) -> BlocksObservation:
-    """What a policy sees of each world, [B, ..]."""
+    """Return the observation of each world, [B, ..], with stale servers and believed link rates.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of a slot.
+    """
     draws = state.draws
-    backlog_s, room, share = core.seen_servers(tables.edge, state)
+    backlog_s, room, share = core.observed_servers(tables.edge, state)
     server_s = tables.server_s[draws.model]
     if tables.edge.shares.varies:
         server_s = server_s / torch.where(share > 0, share, 1.0)[:, None, None, :]
@@ -114,61 +130,80 @@ def observe(tables: Tables, state: State) -> BlocksObservation:
 
 
 def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward) -> Step:
-    """Carries the decisions [B, K, M] of a slot out and goes to the next one."""
+    """Run the tasks of a slot as decided and go to the next slot.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of the slot; unchanged.
+        decision: [B, K, M]; entries without a block do not matter.
+        reward: from the outcome and draws of the slot to rewards [B].
+
+    Returns:
+        The next state, the outcome [B, K] and reward [B] of the slot, and `Info`. Reset the worlds that are `truncated`
+            before the next step.
+    """
     edge, draws = tables.edge, state.draws
     refused = draws.task_mask & ~feasible(tables, state, decision)
     local_j = tables.device_j[_kind(tables, state)].sum(-1)
     dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
     works = draws.task_mask & ~dropped
     plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
-    passage = block_visits.pass_through(edge, state, block_visits.stays_of(edge, plan, _work_s(tables, state, plan)))
+    usage = block_visits.run_visits(edge, state, block_visits.visits_of(edge, plan, _work_s(tables, state, plan)))
 
-    power_w = exogenous.pick(edge.transmit_power_w, draws.device_class)
+    power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
     device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
-    energy_j = device_j + compute.transmit_j(power_w, passage.airtime_s)
+    energy_j = device_j + compute.transmit_j(power_w, usage.airtime_s)
     outcome = core.outcome_of(
-        device_s=passage.device_s,
-        upload_s=passage.upload_s,
-        queue_s=torch.where(dropped, draws.deadline_s, passage.queue_s),
-        server_s=passage.on_server_s,
-        download_s=passage.download_s + _answer_s(tables, plan),
+        device_s=usage.device_s,
+        upload_s=usage.upload_s,
+        queue_s=torch.where(dropped, draws.deadline_s, usage.queue_s),
+        server_s=usage.on_server_s,
+        download_s=usage.download_s + _answer_s(tables, plan),
         energy_j=energy_j,
-        accuracy=exogenous.pick(tables.accuracy, draws.model) * works,
+        accuracy=exogenous.take(tables.accuracy, draws.model) * works,
         admitted=draws.task_mask & ~refused,
         answered=works,
         deadline_s=draws.deadline_s,
     )
     spent_j = state.spent_j.scatter_add(-1, draws.device, energy_j) if edge.limited_energy else state.spent_j
-    after = core.pass_slot(
+    after = core.next_slot(
         edge,
         state,
-        device_backlog_s=passage.processor_s,
-        uplink_backlog_s=passage.radio_s,
-        server_backlog_s=passage.server_s,
+        device_backlog_s=usage.processor_s,
+        uplink_backlog_s=usage.radio_s,
+        server_backlog_s=usage.server_s,
         spent_j=spent_j,
     )
     truncated = after.slot >= edge.edge.slots
-    info = Info(truncated, refused, dropped, passage.server_tasks, passage.server_work_s)
+    info = Info(truncated, refused, dropped, usage.server_tasks, usage.server_work_s)
     return Step(after, outcome, reward(outcome, draws), info)
 
 
 def feasible(tables: Tables, state: State, decision: BlocksDecision) -> Tensor:
-    """[B, K] whether each task's decision can be carried out: the one home of feasibility."""
+    """Return whether each task's decision can be carried out, [B, K] bool: the only place of this rule.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of the slot.
+        decision: [B, K, M]; places out of range are not feasible.
+    """
     draws, servers = state.draws, tables.edge.edge.servers
     exists = tables.exists[draws.model]
-    known = ((decision.place >= 0) & (decision.place <= servers)) | ~exists
+    valid = ((decision.place >= 0) & (decision.place <= servers)) | ~exists
     place = _place(tables, decision)
     plan = _plan(tables, state, place, torch.ones_like(draws.task_mask))
-    out = core.room(tables.edge, state)[:, None].expand(-1, place.shape[1], -1).gather(-1, place.clamp(min=0)) <= 0
-    dead = (plan.up | plan.down) & (plan.bits > 0) & (plan.rate_bps <= 0)
-    can = (known & ~(exists & (place >= 0) & out) & ~dead).all(-1)
+    no_server = (
+        core.room(tables.edge, state)[:, None].expand(-1, place.shape[1], -1).gather(-1, place.clamp(min=0)) <= 0
+    )
+    broken = (plan.uploads | plan.downloads) & (plan.bits > 0) & (plan.rate_bps <= 0)
+    possible = (valid & ~(exists & (place >= 0) & no_server) & ~broken).all(-1)
     if not tables.edge.limited_energy:
-        return can
-    power_w = exogenous.pick(tables.edge.transmit_power_w, draws.device_class)
-    airtime_s = (radio.upload_s(plan.bits, torch.where(dead, 1.0, plan.rate_bps)) * plan.up).sum(-1)
+        return possible
+    power_w = exogenous.take(tables.edge.transmit_power_w, draws.device_class)
+    airtime_s = (radio.upload_s(plan.bits, torch.where(broken, 1.0, plan.rate_bps)) * plan.uploads).sum(-1)
     device_j = (tables.device_j[_kind(tables, state)] * (exists & (place < 0))).sum(-1)
     spends_j = device_j + compute.transmit_j(power_w, airtime_s)
-    return can & (spends_j <= core.energy_left_j(tables.edge, state))
+    return possible & (spends_j <= core.energy_left_j(tables.edge, state))
 
 
 def _kind(tables: Tables, state: State) -> Tensor:
@@ -176,36 +211,36 @@ def _kind(tables: Tables, state: State) -> Tensor:
 
 
 def _place(tables: Tables, decision: BlocksDecision) -> Tensor:
-    """Places as the plan has them, those out of range moved into it."""
+    """Return the places as a plan has them: `DEVICE`, else the server; those out of range are moved into it."""
     return (decision.place - 1).clamp(DEVICE, tables.edge.edge.servers - 1)
 
 
 def _plan(tables: Tables, state: State, place: Tensor, works: Tensor) -> Plan:
     draws = state.draws
     exists = tables.exists[draws.model] & works[..., None]
-    before = torch.nn.functional.pad(place[..., :-1], (1, 0), value=DEVICE)
-    moves = exists & (place != before)
-    link_bps = draws.link_bps.gather(-1, torch.maximum(place, before).clamp(min=0))
-    across = (place >= 0) & (before >= 0)
+    previous = torch.nn.functional.pad(place[..., :-1], (1, 0), value=DEVICE)
+    moves = exists & (place != previous)
+    link_bps = draws.link_bps.gather(-1, torch.maximum(place, previous).clamp(min=0))
+    across = (place >= 0) & (previous >= 0)
     bits = tables.input_bits[draws.model] * moves
-    return Plan(exists, place, before, bits, torch.where(across, tables.backhaul_bps, link_bps))
+    return Plan(exists, place, previous, bits, torch.where(across, tables.backhaul_bps, link_bps))
 
 
 def _work_s(tables: Tables, state: State, plan: Plan) -> Tensor:
-    """[B, K, M] what each block takes where it is run; 0 where there is none."""
+    """Return the time of each block in its place, [B, K, M]; 0 if there is no block."""
     draws, blocks = state.draws, plan.place.shape[-1]
     block = torch.arange(blocks, device=plan.place.device)
     server = plan.place.clamp(min=0)
     entry = (draws.model[..., None] * blocks + block) * tables.edge.edge.servers + server
-    there = plan.exists & (plan.place >= 0)
-    share = torch.where(there, draws.share[:, None].expand(-1, server.shape[1], -1).gather(-1, server), 1.0)
-    on_server_s = exogenous.pick(tables.server_s.reshape(-1), entry) * draws.server_factor[..., None] / share
+    on_server = plan.exists & (plan.place >= 0)
+    share = torch.where(on_server, draws.share[:, None].expand(-1, server.shape[1], -1).gather(-1, server), 1.0)
+    on_server_s = exogenous.take(tables.server_s.reshape(-1), entry) * draws.server_factor[..., None] / share
     on_device_s = tables.device_s[_kind(tables, state)] * draws.device_factor[..., None]
-    return torch.where(there, on_server_s, on_device_s) * plan.exists
+    return torch.where(on_server, on_server_s, on_device_s) * plan.exists
 
 
 def _answer_s(tables: Tables, plan: Plan) -> Tensor:
-    """[B, K] way back from the last block's server."""
+    """Return the time of the way back from the server of the last block, [B, K]."""
     last = (plan.exists.sum(-1, keepdim=True) - 1).clamp(min=0)
     place = torch.where(plan.exists, plan.place, DEVICE).gather(-1, last)[..., 0]
-    return exogenous.pick(tables.edge.download_s, place.clamp(min=0)) * (place >= 0)
+    return exogenous.take(tables.edge.download_s, place.clamp(min=0)) * (place >= 0)

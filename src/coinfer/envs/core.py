@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coinfer.envs.exogenous import Draws, EdgeTables, draw, pick, server_share
+from coinfer.envs.exogenous import Draws, EdgeTables, draw, server_share, take
 from coinfer.physics import queueing, random
 from coinfer.types import Outcome
 
@@ -28,21 +28,21 @@ class State(NamedTuple):
     server_backlog_s: Tensor
     """[B, N] until the server is done."""
     unfinished_s: Tensor
-    """[B, N, Q] ring: time until each of the last Q admitted tasks is done; 0 or less where it is. [B, N, 0] where no
+    """[B, N, Q] ring buffer: time until each of the last Q admitted tasks is done, 0 or less if it is. [B, N, 0] if no
     capacity is finite."""
     ring_head: Tensor
-    """[B, N] int64, where the ring goes on."""
+    """[B, N] int64, the next entry of the ring to write."""
     spent_j: Tensor
     """[B, U] energy that the device has spent in this episode."""
     past_backlog_s: Tensor
     """[B, S, N] server backlog of the last S slots, latest first; S is the staleness."""
     past_room: Tensor
-    """[B, S, N] room then."""
+    """[B, S, N] room on the servers in the same slots."""
     draws: Draws
 
 
 class Info(NamedTuple):
-    """What a step did beside the outcome."""
+    """Results of a step beside the outcome."""
 
     truncated: Tensor
     """[B] bool, the episode is over: reset with new seeds before the next step."""
@@ -51,13 +51,18 @@ class Info(NamedTuple):
     dropped: Tensor
     """[B, K] the task was lost."""
     server_tasks: Tensor
-    """[B, N] tasks (for `blocks`: blocks) that each server took on."""
+    """[B, N] tasks that each server took; for `blocks`, visits of tasks."""
     server_work_s: Tensor
-    """[B, N] time that they take there."""
+    """[B, N] time that these take on the server."""
 
 
-def start(tables: EdgeTables, seeds: Tensor) -> State:
-    """Idle worlds, each at the first slot of the episode that its seed names."""
+def initial_state(tables: EdgeTables, seeds: Tensor) -> State:
+    """Return idle worlds at the first slot of their episodes.
+
+    Args:
+        tables: of the scenario.
+        seeds: [B] int64, one episode each; on any device.
+    """
     edge, worlds = tables.edge, seeds.shape[0]
 
     def zeros(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -82,12 +87,21 @@ def start(tables: EdgeTables, seeds: Tensor) -> State:
 
 
 def next_seeds(seeds: Tensor) -> Tensor:
-    """Seeds of the episodes that follow these."""
+    """Return the seeds of the episodes that follow these, same shape.
+
+    Args:
+        seeds: int64 seeds of episodes.
+    """
     return random.mix(seeds)
 
 
 def room(tables: EdgeTables, state: State) -> Tensor:
-    """[B, N] tasks that each server would admit now; none while it is out."""
+    """Return how many tasks each server would admit now, [B, N]; 0 during an outage.
+
+    Args:
+        tables: of the scenario.
+        state: before any task of the slot is served.
+    """
     free = tables.server_capacity.expand_as(state.server_backlog_s)
     if tables.places:
         free = free - state.unfinished_s.sign().clamp_(min=0).sum(-1) * tables.server_capacity.isfinite()
@@ -95,16 +109,26 @@ def room(tables: EdgeTables, state: State) -> Tensor:
 
 
 def energy_left_j(tables: EdgeTables, state: State) -> Tensor:
-    """[B, K] what each task may spend."""
+    """Return how much energy each task may spend, [B, K]; infinite if there is no limit.
+
+    Args:
+        tables: of the scenario.
+        state: before any task of the slot is served.
+    """
     device_class = state.draws.device_class
     if not tables.limited_energy:
         return torch.full_like(state.draws.deadline_s, torch.inf)
-    battery_j = pick(tables.battery_j, device_class) - state.spent_j.gather(-1, state.draws.device)
-    return torch.minimum(pick(tables.task_energy_j, device_class), battery_j.clamp(min=0))
+    battery_j = take(tables.battery_j, device_class) - state.spent_j.gather(-1, state.draws.device)
+    return torch.minimum(take(tables.task_energy_j, device_class), battery_j.clamp(min=0))
 
 
-def seen_servers(tables: EdgeTables, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Backlog, room and share [B, N] as old as the scenario says."""
+def observed_servers(tables: EdgeTables, state: State) -> tuple[Tensor, Tensor, Tensor]:
+    """Return backlog, room and share of each server, all [B, N], as old as the scenario's staleness.
+
+    Args:
+        tables: of the scenario.
+        state: at the beginning of a slot.
+    """
     stale = tables.edge.staleness_slots
     if not stale:
         return state.server_backlog_s, room(tables, state), state.draws.share
@@ -112,15 +136,20 @@ def seen_servers(tables: EdgeTables, state: State) -> tuple[Tensor, Tensor, Tens
     return state.past_backlog_s[:, -1], state.past_room[:, -1], share
 
 
-def pass_slot(tables: EdgeTables, state: State, **now: Tensor) -> State:
-    """The state at the beginning of the next slot, given the fields that the tasks of this slot changed, in times from
-    the beginning of this slot."""
+def next_slot(tables: EdgeTables, state: State, **changes: Tensor) -> State:
+    """Return the state at the beginning of the next slot.
+
+    Args:
+        tables: of the scenario.
+        state: at the beginning of this slot; unchanged.
+        changes: fields that the tasks of this slot changed, in times from the beginning of this slot.
+    """
     slot_s, stale = tables.edge.slot_s, tables.edge.staleness_slots
     past = {}
     if stale:
         past["past_backlog_s"] = torch.cat((state.server_backlog_s[:, None], state.past_backlog_s[:, :-1]), dim=1)
         past["past_room"] = torch.cat((room(tables, state)[:, None], state.past_room[:, :-1]), dim=1)
-    after = state._replace(**now)
+    after = state._replace(**changes)
     return after._replace(
         slot=state.slot + 1,
         device_backlog_s=queueing.elapse(after.device_backlog_s, slot_s),
@@ -145,10 +174,22 @@ def outcome_of(
     answered: Tensor,
     deadline_s: Tensor,
 ) -> Outcome:
-    """Return the outcome of requests.
+    """Return the outcome of requests; all arguments are [B, K].
 
-    Its latency is the sum of the times (CDO-DSAC, SEKE 2023: T_j). It is in time if it was `answered` at all and not
-    after `deadline_s`.
+    Args:
+        device_s: on the device, including waiting.
+        upload_s: sending, including waiting.
+        queue_s: waiting on the server; until the deadline for a lost task.
+        server_s: computing on the server.
+        download_s: way back of the answer.
+        energy_j: of the device.
+        accuracy: 0 to 1; 0 for a lost task.
+        admitted: bool, whether the decision was carried out.
+        answered: bool, whether there was an answer at all.
+        deadline_s: from the request.
+
+    Returns:
+        Outcome with the sum of the times as latency (CDO-DSAC, SEKE 2023: T_j); `in_time` if answered and not late.
     """
     latency_s = device_s + upload_s + queue_s + server_s + download_s
     return Outcome(

@@ -1,12 +1,14 @@
-"""What chance brings to an edge: who comes in a slot, over which links, to servers of which speed.
+"""Random inputs of an edge: the tasks of a slot, their links, and the speed of the servers.
 
-Chance is counter-based (`random`): the draws depend on the seed of the episode and the slot alone, so they are the same
-on any batch size, device and number type. Links, servers and arrivals follow sample paths of a bank (`scenario.world`).
+Draws are counter-based (`physics.random`): they depend on the seed of the episode and the slot alone, so they are the
+same for any batch size, device and number type. Links, servers and arrivals follow sample paths of a bank
+(`scenario.world`).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,19 +23,20 @@ class Bank(NamedTuple):
     """Sample paths of a process."""
 
     values: Tensor
-    """[L * R], slot after slot."""
+    """[L * R], slot after slot; R paths of L slots."""
     rows: int
+    """R, number of paths."""
     starts: int
-    """How many of a path's slots an episode may start at."""
+    """Number of slots of a path at which an episode may start."""
 
     @property
     def varies(self) -> bool:
-        """Whether there is anything to look up."""
+        """Whether the process has more than one value."""
         return self.values.shape[0] > 1
 
     @property
     def circular(self) -> bool:
-        """Whether paths are read in a circle, an episode being as long as they are or longer."""
+        """Whether paths are read in a circle, because an episode is at least as long as they are."""
         return self.values.shape[0] == self.rows * self.starts
 
 
@@ -46,14 +49,14 @@ class EdgeTables(NamedTuple):
     device_class: Tensor
     """[U] int64"""
     model_cdf: Tensor
-    """[X - 1] without the last, which is 1."""
+    """[X - 1]; the last entry, which is 1, is left out."""
     arrival_cdf: Tensor
     """[A, K]"""
     arrivals: Bank
-    least_s: Tensor
+    min_deadline_s: Tensor
     """[X * C] least deadline."""
-    spread_s: Tensor
-    """[X * C] from the least to the greatest deadline; 0 where they are infinite."""
+    deadline_range_s: Tensor
+    """[X * C] greatest less least deadline; 0 if they are infinite."""
     device_factor: Tensor
     """[Q]"""
     server_factor: Tensor
@@ -62,7 +65,7 @@ class EdgeTables(NamedTuple):
     """[G * U, N]"""
     links: Bank
     link_shift: Tensor
-    """[N] int32, how far a device's path to each server lies from its first."""
+    """[N] int32, offset of a device's path to each server from its first path."""
     rate_error: Tensor
     """[Q]"""
     transmit_power_w: Tensor
@@ -77,7 +80,7 @@ class EdgeTables(NamedTuple):
     battery_j: Tensor
     """[C]"""
     places: int
-    """Q, the greatest finite capacity of a server; 0 where all are infinite."""
+    """Q, the greatest finite capacity of a server; 0 if all are infinite."""
     always_room: bool
     """Whether no server ever refuses a task."""
     limited_energy: bool
@@ -85,10 +88,10 @@ class EdgeTables(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What chance brought in this slot. Policies see parts of it, and the rates with an error."""
+    """The random inputs of one slot. Policies observe parts of them, and the rates with an error."""
 
     task_mask: Tensor
-    """[B, K] true where there is a task."""
+    """[B, K] true if there is a task."""
     device: Tensor
     """[B, K] int64, device of the task."""
     model: Tensor
@@ -98,29 +101,38 @@ class Draws(NamedTuple):
     deadline_s: Tensor
     """[B, K]"""
     device_factor: Tensor
-    """[B, K] true time on the device over the expected one; [1] where it is always 1."""
+    """[B, K] true over expected time on the device; [1] if all are the same."""
     server_factor: Tensor
-    """[B, K] the same on the server."""
+    """[B, K] or [1], the same for the server."""
     link_bps: Tensor
     """[B, K, N] true rate of each link."""
     believed_bps: Tensor
-    """[B, K, N] what the device believes it is."""
+    """[B, K, N] rate that the device believes each link has."""
     share: Tensor
     """[B, N] part of its speed that a server has; 0 while it is out."""
 
 
 def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dtype: torch.dtype) -> EdgeTables:
-    """Checks the world and puts its processes on a device."""
+    """Return the processes of a world as tensors.
+
+    Args:
+        world: a compiled scenario.
+        device: where the tensors live.
+        dtype: of all real numbers, float32 or float64.
+
+    Raises:
+        WorldError: if the arrays of the world do not fit together; one line.
+    """
     check(world)
     edge = world.edge
     finite = edge.server_capacity[np.isfinite(edge.server_capacity)]
-    least_s, most_s = edge.deadline_s.astype(np.float64).reshape(-1, 2).T
+    min_deadline_s, max_deadline_s = edge.deadline_s.astype(np.float64).reshape(-1, 2).T
     limits = np.concatenate((edge.task_energy_j, edge.battery_j))
 
-    def real(array: Any) -> Tensor:
+    def real(array: npt.ArrayLike) -> Tensor:
         return torch.as_tensor(np.asarray(array, dtype=np.float64)).to(device, dtype)
 
-    def whole(array: Any) -> Tensor:
+    def whole(array: npt.ArrayLike) -> Tensor:
         return torch.as_tensor(np.asarray(array, dtype=np.int64)).to(device)
 
     def bank(values: Tensor) -> Bank:
@@ -137,8 +149,12 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
         model_cdf=real(edge.model_cdf[:-1]),
         arrival_cdf=real(edge.arrival_cdf),
         arrivals=bank(whole(edge.arrival_state)),
-        least_s=real(least_s),
-        spread_s=real(np.subtract(most_s, least_s, where=most_s > least_s, out=np.zeros_like(least_s))),
+        min_deadline_s=real(min_deadline_s),
+        deadline_range_s=real(
+            np.subtract(
+                max_deadline_s, min_deadline_s, where=max_deadline_s > min_deadline_s, out=np.zeros_like(min_deadline_s)
+            )
+        ),
         device_factor=real(edge.device_factor),
         server_factor=real(edge.server_factor),
         mean_link=real(edge.mean_link * (edge.link_bank[0, 0] if edge.link_bank.size == 1 else 1)).reshape(
@@ -162,15 +178,21 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
 
 
 def draw(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Draws:
-    """What chance brings in a slot [B] of the episodes [B]."""
+    """Return the random inputs of one slot of each episode.
+
+    Args:
+        tables: of the scenario.
+        seeds: [B] int64, seeds of the episodes.
+        slot: [B] int64, number of the slot in each episode.
+    """
     edge = tables.edge
     slot_key = random.key(random.key(seeds, _SLOTS), slot)
     task = 3 * torch.arange(edge.tasks, device=tables.device)
     task_key = random.key(slot_key, _TASKS)[:, None]
-    who = random.bits(task_key, task)
-    device = _devices(tables, slot_key, who)
-    device_class = pick(tables.device_class, device)
-    model = (random.second_uniform(who, tables.dtype)[..., None] >= tables.model_cdf).sum(-1)
+    task_bits = random.bits(task_key, task)
+    device = _devices(tables, slot_key, task_bits)
+    device_class = take(tables.device_class, device)
+    model = (random.second_uniform(task_bits, tables.dtype)[..., None] >= tables.model_cdf).sum(-1)
     factor_bits = random.bits(task_key, task + 1)
     link_bps = _link_bps(tables, seeds, slot, device)
     return Draws(
@@ -189,33 +211,45 @@ def draw(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Draws:
     )
 
 
-def pick(table: Tensor, index: Tensor) -> Tensor:
-    """table[index] for a table [L] and an index of any shape; faster than indexing."""
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """Return table[index]; faster than indexing.
+
+    Args:
+        table: [L]
+        index: int64, any shape, which the result has too.
+    """
     return table.index_select(0, index.reshape(-1)).reshape(index.shape)
 
 
-def rows(table: Tensor, index: Tensor) -> Tensor:
-    """Rows table[index] of a table [L, ..] for an index of any shape: fresh memory, and faster than indexing."""
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return the rows table[index] in fresh memory; faster than indexing.
+
+    Args:
+        table: [L, ..]
+        index: int64, any shape; the result is [*index, ..] and may be changed in place.
+    """
     return table.index_select(0, index.reshape(-1)).reshape(*index.shape, *table.shape[1:])
 
 
-def _devices(tables: EdgeTables, slot_key: Tensor, who: Tensor) -> Tensor:
+def _devices(tables: EdgeTables, slot_key: Tensor, task_bits: Tensor) -> Tensor:
     devices = tables.edge.devices
     if not tables.edge.distinct_devices:
-        return random.integer(who, devices)
+        return random.integer(task_bits, devices)
     shift = random.integer(random.bits(slot_key, _COUNT), devices)
-    return (shift[:, None] + torch.arange(who.shape[1], device=who.device)) % devices
+    return (shift[:, None] + torch.arange(task_bits.shape[1], device=task_bits.device)) % devices
 
 
 def _task_mask(tables: EdgeTables, seeds: Tensor, slot: Tensor, slot_key: Tensor) -> Tensor:
     cdf = tables.arrival_cdf
     if cdf.shape[0] > 1:
-        cdf = cdf[_at(tables.arrivals, _path(tables.arrivals, random.key(seeds, _ARRIVALS)), slot)]
+        cdf = cdf[_bank_values(tables.arrivals, _path(tables.arrivals, random.key(seeds, _ARRIVALS)), slot)]
     return random.second_uniform(random.bits(slot_key, _COUNT), tables.dtype)[:, None] >= cdf
 
 
 def _deadline_s(tables: EdgeTables, kind: Tensor, random_bits: Tensor) -> Tensor:
-    return pick(tables.least_s, kind) + pick(tables.spread_s, kind) * random.uniform(random_bits, tables.dtype)
+    return take(tables.min_deadline_s, kind) + take(tables.deadline_range_s, kind) * random.uniform(
+        random_bits, tables.dtype
+    )
 
 
 def _link_bps(tables: EdgeTables, seeds: Tensor, slot: Tensor, device: Tensor) -> Tensor:
@@ -226,7 +260,7 @@ def _link_bps(tables: EdgeTables, seeds: Tensor, slot: Tensor, device: Tensor) -
     if tables.links.varies:
         path = _path(tables.links, random.bits(random.key(seeds, _LINKS)[:, None], device))[..., None]
         path = path if edge.one_path else _shifted(tables.links, path, tables.link_shift)
-        bps.mul_(_at(tables.links, path, slot[:, None, None]))
+        bps.mul_(_bank_values(tables.links, path, slot[:, None, None]))
     return bps if edge.bandwidth_hz is None else radio.shannon_bps(bps, edge.bandwidth_hz)
 
 
@@ -240,32 +274,38 @@ def _believed_bps(tables: EdgeTables, slot_key: Tensor, link_bps: Tensor) -> Ten
 
 
 def server_share(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Tensor:
-    """[B, N] part of its speed that each server has in a slot [B]."""
+    """Return the part of its speed that each server has, [B, N]; 0 during an outage. Do not change it in place.
+
+    Args:
+        tables: of the scenario.
+        seeds: [B] int64, seeds of the episodes.
+        slot: [B] int64, number of the slot in each episode.
+    """
     if not tables.shares.varies:
         return tables.shares.values.expand(seeds.shape[0], tables.edge.servers)
     servers = torch.arange(tables.edge.servers, device=tables.device)
     path = _path(tables.shares, random.bits(random.key(seeds, _SERVERS)[:, None], servers))
-    return _at(tables.shares, path, slot[:, None])
+    return _bank_values(tables.shares, path, slot[:, None])
 
 
 def _path(bank: Bank, random_bits: Tensor) -> Tensor:
-    """A row and a first slot of the bank, as one number."""
+    """Return a random row and first slot of the bank, as one number."""
     return random.integer(random_bits, bank.rows * bank.starts).to(torch.int32)
 
 
 def _shifted(bank: Bank, path: Tensor, shift: Tensor) -> Tensor:
-    """Other paths, as many as there are shifts: each is as random as the first."""
+    """Return other paths, one for each shift; each is as random as the first."""
     path, paths = path + shift, bank.rows * bank.starts
     return path.sub_((path >= paths).int().mul_(paths))
 
 
-def _at(bank: Bank, path: Tensor, slot: Tensor) -> Tensor:
-    """Values of paths in a slot, which broadcasts against them."""
+def _bank_values(bank: Bank, path: Tensor, slot: Tensor) -> Tensor:
+    """Return the values of paths in a slot, which broadcasts against them."""
     position = path + (slot * bank.rows).to(torch.int32)
     if bank.circular:
         position = position % bank.values.shape[0]
-    return pick(bank.values, position)
+    return take(bank.values, position)
 
 
 def _quantile(values: Tensor, index: Tensor) -> Tensor:
-    return values if values.shape[0] == 1 else pick(values, index)
+    return values if values.shape[0] == 1 else take(values, index)

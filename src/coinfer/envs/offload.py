@@ -2,17 +2,18 @@
 
 Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule of a slot:
 
-1. Its tasks are decided on, and start, when the slot begins. A decision is feasible (`option_feasible`) where the
-   option exists, its energy is within what the task may spend, and, where it sends something, the link is alive.
+1. All tasks are decided and start when the slot begins. A decision is feasible (`option_feasible`) if the option
+   exists, the task may spend the energy that it takes, and, if it sends something, the link works.
 2. Servers give places in the order of the tasks' numbers (`queueing.admission`); a server that is out has none.
-3. A task that is refused, for want of feasibility or of a place, does it all on its device, before anything was sent;
-   where the scenario drops refused tasks, or the energy does not suffice for that, it is lost and counts as waiting
-   until its deadline.
-4. Processor and radio of the device and the servers serve first come, first served, slot after slot, what a slot brings
+3. A task is refused if its decision is not feasible or finds no place. It then runs completely on its device, and
+   nothing is sent. If the scenario drops refused tasks, or the energy does not suffice for that, the task is lost and
+   counts as waiting until its deadline.
+4. Processor and radio of the device and the servers serve first come, first served: slot after slot, and within a slot
    in the order of readiness.
-5. `device_s` and `upload_s` of the outcome hold the waiting for the device's processor and radio.
+5. `device_s` and `upload_s` of the outcome include the waiting for the device's processor and radio.
 
-Decisions out of range are not feasible. All fields of the outcome are 0, and the flags false, where there is no task.
+Decisions out of range are not feasible. All fields of the outcome are 0, and the flags false, for entries without a
+task.
 """
 
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from coinfer.envs import core, exogenous, service
 from coinfer.envs.core import Info, State
 from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
-from coinfer.envs.service import DevicePass, ServerPass
+from coinfer.envs.service import DeviceStage, ServerStage
 from coinfer.physics import compute, queueing, radio
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Outcome
@@ -36,7 +37,7 @@ class Tables(NamedTuple):
 
     edge: EdgeTables
     device_s: Tensor
-    """[X * C, O], and so on, as in the world."""
+    """[X * C, O], as all fields without a comment; names and units as in the world."""
     upload_bits: Tensor
     server_s: Tensor
     """[X * C, O, N]"""
@@ -55,8 +56,8 @@ class Step(NamedTuple):
     info: Info
 
 
-class Served(NamedTuple):
-    """What came of the decisions of a slot, in times from its beginning."""
+class SlotResult(NamedTuple):
+    """The results of the decisions of a slot, in times from its beginning."""
 
     outcome: Outcome
     """[B, K]"""
@@ -64,17 +65,22 @@ class Served(NamedTuple):
     """[B, K]"""
     dropped: Tensor
     """[B, K]"""
-    devices: DevicePass
-    servers: ServerPass
+    devices: DeviceStage
+    servers: ServerStage
     spent_j: Tensor
-    """[B, U], or [B, 0] where no energy is limited."""
+    """[B, U], or [B, 0] if no energy is limited."""
 
 
 def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
-    """Checks a scenario and puts it on a device.
+    """Return the tables of a scenario, on a device.
+
+    Args:
+        world: a compiled scenario.
+        device: where the tensors live.
+        dtype: of all real numbers, float32 or float64.
 
     Raises:
-        WorldError: where the scenario's arrays do not fit together.
+        WorldError: if the scenario's arrays do not fit together; one line.
     """
     edge = exogenous.load_edge(world, device, dtype)
     kinds = world.edge.models * world.edge.classes
@@ -95,24 +101,34 @@ def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.d
 
 
 def reset(tables: Tables, seeds: Tensor) -> State:
-    """Worlds at the first slot of the episodes that the seeds [B] (int64) name."""
-    return core.start(tables.edge, seeds)
+    """Return idle worlds at the first slot of their episodes.
+
+    Args:
+        tables: from `load`.
+        seeds: [B] int64, one episode each.
+    """
+    return core.initial_state(tables.edge, seeds)
 
 
 def observe(tables: Tables, state: State) -> OffloadObservation:
-    """What a policy sees of each world, [B, ..]."""
+    """Return the observation of each world, [B, ..], with stale servers and believed link rates.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of a slot.
+    """
     draws, kind = state.draws, _kind(tables, state)
-    backlog_s, room, share = core.seen_servers(tables.edge, state)
+    backlog_s, room, share = core.observed_servers(tables.edge, state)
     radio_s = state.uplink_backlog_s.gather(-1, draws.device)
-    server_s = exogenous.rows(tables.server_s, kind)
+    server_s = exogenous.take_rows(tables.server_s, kind)
     if tables.edge.shares.varies:
         server_s.mul_(torch.where(share > 0, share, 1.0).reciprocal_()[:, None, None, :])
     return OffloadObservation(
-        option_device_s=exogenous.rows(tables.device_s, kind),
-        option_upload_bits=exogenous.rows(tables.upload_bits, kind),
+        option_device_s=exogenous.take_rows(tables.device_s, kind),
+        option_upload_bits=exogenous.take_rows(tables.upload_bits, kind),
         option_server_s=server_s,
-        option_accuracy=exogenous.rows(tables.accuracy, kind),
-        option_device_j=exogenous.rows(tables.device_j, kind),
+        option_accuracy=exogenous.take_rows(tables.accuracy, kind),
+        option_device_j=exogenous.take_rows(tables.device_j, kind),
         option_mask=option_feasible(tables, state, draws.believed_bps) & draws.task_mask[..., None],
         task_mask=draws.task_mask,
         deadline_s=draws.deadline_s,
@@ -127,17 +143,36 @@ def observe(tables: Tables, state: State) -> OffloadObservation:
 
 
 def option_feasible(tables: Tables, state: State, link_bps: Tensor) -> Tensor:
-    """Return the options [B, K, O] that can be carried out over some link, were the rates those of `link_bps`."""
+    """Return which options can be carried out over at least one link, [B, K, O] bool.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of a slot.
+        link_bps: [B, K, N] link rates to assume, true or believed ones.
+    """
     kind = _kind(tables, state)
     best_bps = link_bps.amax(-1, keepdim=True)
-    exists, bits, device_j = (exogenous.rows(t, kind) for t in (tables.exists, tables.upload_bits, tables.device_j))
+    exists, bits, device_j = (
+        exogenous.take_rows(t, kind) for t in (tables.exists, tables.upload_bits, tables.device_j)
+    )
     return _feasible(tables, state, exists, bits, device_j, best_bps)
 
 
 def step(tables: Tables, state: State, decision: OffloadDecision, reward: Reward) -> Step:
-    """Carries the decisions [B, K] of a slot out and goes to the next one."""
+    """Serve the tasks of a slot as decided and go to the next slot.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of the slot; unchanged.
+        decision: [B, K]; entries without a task do not matter.
+        reward: from the outcome and draws of the slot to rewards [B].
+
+    Returns:
+        The next state, the outcome [B, K] and reward [B] of the slot, and `Info`. Reset the worlds that are `truncated`
+            before the next step.
+    """
     served = serve(tables, state, decision)
-    after = core.pass_slot(
+    after = core.next_slot(
         tables.edge,
         state,
         device_backlog_s=served.devices.device_until_s,
@@ -157,25 +192,31 @@ def step(tables: Tables, state: State, decision: OffloadDecision, reward: Reward
     return Step(after, served.outcome, reward(served.outcome, state.draws), info)
 
 
-def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
-    """What becomes of the decisions [B, K] of a slot, with the state left as it is: for bounds that try many."""
+def serve(tables: Tables, state: State, decision: OffloadDecision) -> SlotResult:
+    """Return the results of the decisions of a slot without going to the next one, for bounds that try many decisions.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of the slot; unchanged.
+        decision: [B, K]; entries without a task do not matter.
+    """
     edge, draws = tables.edge, state.draws
-    row, server, sends, can = _asked(tables, state, decision)
-    offloads = draws.task_mask & can & sends
+    row, server, sends, feasible = _requested(tables, state, decision)
+    offloads = draws.task_mask & feasible & sends
     if not edge.always_room:
         offloads = queueing.admission(server, offloads, core.room(edge, state))
-    refused = draws.task_mask & ~(can & (offloads | ~sends))
+    refused = draws.task_mask & ~(feasible & (offloads | ~sends))
     row = torch.where(refused, _local_row(tables, state), row)
     dropped = _dropped(tables, state, refused)
     works = draws.task_mask & ~dropped
 
     device_s = _entry(tables.device_s, row) * draws.device_factor
     airtime_s = _airtime_s(tables, state, row, server, offloads)
-    devices = service.through_devices(edge, state, works, device_s, offloads, airtime_s)
+    devices = service.device_stage(edge, state, works, device_s, offloads, airtime_s)
     server_s = _server_s(tables, state, row, server, offloads)
-    servers = service.through_servers(edge, state, server, offloads, devices.sent_s, server_s)
+    servers = service.server_stage(edge, state, server, offloads, devices.sent_s, server_s)
 
-    power_w = exogenous.pick(edge.transmit_power_w, draws.device_class)
+    power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
     energy_j = (_entry(tables.device_j, row) + compute.transmit_j(power_w, airtime_s)) * works
     spent_j = state.spent_j
     if edge.limited_energy:
@@ -188,14 +229,14 @@ def serve(tables: Tables, state: State, decision: OffloadDecision) -> Served:
         upload_s=(devices.sent_s - devices.computed_s) * offloads,
         queue_s=queue_s,
         server_s=server_s,
-        download_s=exogenous.pick(edge.download_s, server) * offloads,
+        download_s=exogenous.take(edge.download_s, server) * offloads,
         energy_j=energy_j,
         accuracy=_entry(tables.accuracy, row) * works,
         admitted=draws.task_mask & ~refused,
         answered=works,
         deadline_s=draws.deadline_s,
     )
-    return Served(outcome, refused, dropped, devices, servers, spent_j)
+    return SlotResult(outcome, refused, dropped, devices, servers, spent_j)
 
 
 def _kind(tables: Tables, state: State) -> Tensor:
@@ -204,38 +245,40 @@ def _kind(tables: Tables, state: State) -> Tensor:
 
 def _local_row(tables: Tables, state: State) -> Tensor:
     kind = _kind(tables, state)
-    return kind * tables.exists.shape[1] + exogenous.pick(tables.local_option, kind)
+    return kind * tables.exists.shape[1] + exogenous.take(tables.local_option, kind)
 
 
 def _entry(table: Tensor, row: Tensor) -> Tensor:
-    return exogenous.pick(table.reshape(-1), row)
+    return exogenous.take(table.reshape(-1), row)
 
 
-def _asked(tables: Tables, state: State, decision: OffloadDecision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The row of the option tables, the server (any where nothing is sent), whether something is sent, and whether the
-    decision is feasible; all [B, K]."""
+def _requested(tables: Tables, state: State, decision: OffloadDecision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the rows of the option tables, the servers, whether something is sent, and whether that is feasible.
+
+    All are [B, K]; the server is any if nothing is sent.
+    """
     options, servers = tables.exists.shape[1], tables.edge.edge.servers
     option, server = decision.option.clamp(0, options - 1), decision.server.clamp(0, servers - 1)
     row = _kind(tables, state) * options + option
     bits = _entry(tables.upload_bits, row)
     rate_bps = state.draws.link_bps.gather(-1, server[..., None])[..., 0]
-    known = (option == decision.option) & ((server == decision.server) | (bits == 0))
-    can = _feasible(tables, state, _entry(tables.exists, row), bits, _entry(tables.device_j, row), rate_bps)
-    return row, server, bits > 0, known & can
+    valid = (option == decision.option) & ((server == decision.server) | (bits == 0))
+    feasible = _feasible(tables, state, _entry(tables.exists, row), bits, _entry(tables.device_j, row), rate_bps)
+    return row, server, bits > 0, valid & feasible
 
 
 def _feasible(tables: Tables, state: State, exists: Tensor, bits: Tensor, device_j: Tensor, rate_bps: Tensor) -> Tensor:
-    """Whether options [B, K, ..] can be carried out on links [B, K, ..]: the one home of feasibility."""
-    can = exists & ((bits == 0) | (rate_bps > 0))
+    """Return whether options [B, K, ..] can be carried out on links [B, K, ..]: the only place of this rule."""
+    possible = exists & ((bits == 0) | (rate_bps > 0))
     if not tables.edge.limited_energy:
-        return can
+        return possible
     power_w, left_j = (
-        exogenous.pick(tables.edge.transmit_power_w, state.draws.device_class),
+        exogenous.take(tables.edge.transmit_power_w, state.draws.device_class),
         core.energy_left_j(tables.edge, state),
     )
     if bits.ndim > power_w.ndim:
         power_w, left_j = power_w[..., None], left_j[..., None]
-    return can & (device_j + compute.transmit_j(power_w, radio.upload_s(bits, rate_bps)) <= left_j)
+    return possible & (device_j + compute.transmit_j(power_w, radio.upload_s(bits, rate_bps)) <= left_j)
 
 
 def _dropped(tables: Tables, state: State, refused: Tensor) -> Tensor:
@@ -247,7 +290,7 @@ def _dropped(tables: Tables, state: State, refused: Tensor) -> Tensor:
 
 
 def _airtime_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloads: Tensor) -> Tensor:
-    """How long each task's device sends."""
+    """Return how long each task's device sends, [B, K]."""
     rate_bps = state.draws.link_bps.gather(-1, server[..., None])[..., 0]
     if tables.edge.edge.shared_bandwidth:
         senders = queueing.counts(server, offloads, tables.edge.edge.servers)

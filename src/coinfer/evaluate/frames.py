@@ -34,7 +34,7 @@ def run(
     for begin in range(0, frames, AT_ONCE):
         progress(begin, frames, name)
         chunk = slice(begin, begin + AT_ONCE)
-        state = wireless_power.at(tables, episode[chunk].to(device), slot[chunk].to(device))
+        state = wireless_power.state_at(tables, episode[chunk].to(device), slot[chunk].to(device))
         began_s = time.perf_counter()
         modes = policy(state.gain, lambda modes, state=state: wireless_power.rates_bps(tables, state, modes))
         rate_bps.append(wireless_power.step(tables, state, modes).allocation.rate_bps.cpu().numpy())

@@ -85,6 +85,6 @@ def _maximum(one: V, other: V) -> V:
 
 
 def _where(condition: A, one: A, other: A) -> A:
-    """Return `one` where the condition holds, else `other`, for tensors and NumPy arrays."""
+    """Return `one` if the condition holds, else `other`, element by element."""
     mask, first, second = cast(Any, condition), cast(Any, one), cast(Any, other)
     return first.where(mask, second) if hasattr(first, "where") else cast(A, np.where(mask, first, second))

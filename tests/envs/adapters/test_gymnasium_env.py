@@ -9,7 +9,7 @@ from tests.envs.worlds import random_blocks, random_world
 
 from coinfer.envs import offload, rewards
 from coinfer.envs.adapters import gymnasium_env
-from coinfer.envs.adapters.gymnasium_env import Edge, EdgeVector, episode_of, make_env
+from coinfer.envs.adapters.gymnasium_env import Edge, EdgeVector, hash_seeds, make_env
 from coinfer.errors import ScenarioError, UserError
 from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.offload import OFFLOAD
@@ -80,7 +80,7 @@ def test_a_policy_plays_the_same_through_the_adapter():
     envs = EdgeVector(6, world, reward=rewards.latency)
     envs.reset(seed=3)
     tables = offload.load(world)
-    state = offload.reset(tables, episode_of(3 + np.arange(6)))
+    state = offload.reset(tables, hash_seeds(3 + np.arange(6)))
     for _ in range(world.edge.slots - 1):
         seen = offload.observe(tables, state)
         decision = policy(seen)

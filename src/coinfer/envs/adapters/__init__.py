@@ -1,1 +1,1 @@
-"""The environments as Gymnasium, stable-baselines3 and TorchRL want them. Start in `gymnasium_env`."""
+"""The environments in the forms of Gymnasium, stable-baselines3 and TorchRL. Start in `gymnasium_env`."""

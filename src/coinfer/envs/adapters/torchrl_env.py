@@ -1,16 +1,16 @@
-"""The worlds as a TorchRL environment, a batch of them.
+"""A batch of worlds as a TorchRL environment.
 
     env = EdgeEnv("campus", batch_size=1024)
     rollout = env.rollout(50, policy)
 
-Observations and actions are those of `batched_env`, the observations side by side in the tensordict under their names
-of `types`; `action_mask` is true for the values that can be carried out. Episodes never end before their last slot:
-then `truncated`. Worlds that are over begin anew with the next `reset`, as TorchRL's rollouts and collectors do it.
+Observations and actions are those of `batched_env`; the fields of the observation are entries of the tensordict, under
+their names of `types`. `action_mask` is true for the values that can be carried out. Episodes never end before their
+last slot: then they are `truncated`. Worlds whose episode is over begin a new one at the next `reset`, as TorchRL's
+rollouts and collectors do it.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -19,6 +19,7 @@ from torchrl.data import Binary, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from coinfer.envs.batched_env import make_batched_env
+from coinfer.envs.rewards import Reward
 from coinfer.physics import random
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 
@@ -28,17 +29,18 @@ class EdgeEnv(EnvBase):
 
     Args:
         scenario: a preset, a file, or a compiled world.
-        batch_size: how many worlds.
+        batch_size: number of worlds.
         changes: values to put into the file, by dotted key.
-        reward: the scenario's own without it.
+        reward: the scenario's own if None.
+        device: of PyTorch.
     """
 
     def __init__(
         self,
         scenario: str | Path | OffloadWorld | BlocksWorld = "campus",
         batch_size: int = 1,
-        changes: Mapping[str, Any] | None = None,
-        reward: Any = None,
+        changes: Mapping[str, object] | None = None,
+        reward: Reward | None = None,
         device: str = "cpu",
     ):
         super().__init__(device=torch.device(device), batch_size=torch.Size([batch_size]))
@@ -60,21 +62,22 @@ class EdgeEnv(EnvBase):
     def _like(self, field: Tensor) -> Unbounded:
         return Unbounded(field.shape, device=self.device, dtype=field.dtype)
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
-        over = None if tensordict is None else tensordict.get("_reset", None)
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDictBase:
+        finished = None if tensordict is None else tensordict.get("_reset", None)
         number = torch.arange(self.batch_size[0], device=self.device) + self._resets * self.batch_size[0]
         self.batched_env.reset(
-            random.key(torch.full_like(number, self._seed), number), None if over is None else over[:, 0]
+            random.key(torch.full_like(number, self._seed), number), None if finished is None else finished[:, 0]
         )
         self._resets += 1
-        never = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
-        return self._tensordict(self.batched_env.observe(), done=never, terminated=never, truncated=never)
+        false = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return self._tensordict(self.batched_env.observe(), done=false, terminated=false, truncated=false)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        found = self.batched_env.step(tensordict["action"])
-        over, never = found.truncated[:, None], torch.zeros_like(found.truncated)[:, None]
-        reward = found.reward[:, None].to(torch.float32)
-        return self._tensordict(found.observation, reward=reward, done=over, terminated=never, truncated=over.clone())
+        transition = self.batched_env.step(tensordict["action"])
+        finished = transition.truncated[:, None]
+        reward = transition.reward[:, None].to(torch.float32)
+        flags = {"done": finished, "terminated": torch.zeros_like(finished), "truncated": finished.clone()}
+        return self._tensordict(transition.observation, reward=reward, **flags)
 
     def _tensordict(self, observation: dict[str, Tensor], **more: Tensor) -> TensorDict:
         fields = {**observation, "action_mask": self.batched_env.mask(), **more}

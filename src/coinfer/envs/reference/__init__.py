@@ -1,1 +1,1 @@
-"""The environments once more, event by event in plain floats: exact, slow, independent. Start in `offload`."""
+"""The environments a second time, event by event in plain floats: exact, slow and independent. Start in `offload`."""

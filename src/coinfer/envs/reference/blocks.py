@@ -1,12 +1,13 @@
-"""The environment `blocks` once more: one world, event by event, in plain floats (simpy); see `reference`."""
+"""The environment `blocks` a second time: one world, event by event, in plain floats (simpy); see `reference.offload`.
+The environment `blocks` a second time: one world, event by event, in plain floats (simpy); see `reference.offload`."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import simpy
 
-from coinfer.envs.reference.fifo_groups import Events, Turn
-from coinfer.envs.reference.offload import Slot, Task, lost
+from coinfer.envs.reference.fifo_groups import Events, FifoGroup
+from coinfer.envs.reference.offload import Slot, Task, lost_outcome
 from coinfer.scenario.world import BlocksWorld
 from coinfer.types import DEVICE, Outcome
 
@@ -18,18 +19,19 @@ Queue = tuple[str, int]
 
 
 class Leg(NamedTuple):
-    """Neighbouring blocks of a task in one place: a wait for a radio or a free transfer, then a resource."""
+    """Neighbouring blocks of a task in one place: a transfer, by radio or without waiting, then the use of a resource.
+    Neighbouring blocks of a task in one place: a transfer, by radio or without waiting, then the use of a resource."""
 
     radio: Queue | None
     airtime_s: float
     free_s: float
-    """Transfer that waits for nobody: down, or between servers."""
+    """Time of a transfer that does not wait: down, or between servers."""
     queue: Queue
     service_s: float
 
 
-class Life(NamedTuple):
-    """A task that runs."""
+class Job(NamedTuple):
+    """The work of a task that is carried out."""
 
     task: Task
     legs: list[Leg]
@@ -42,7 +44,17 @@ class Life(NamedTuple):
 def run(
     world: BlocksWorld, slots: Sequence[Slot], decide: Decide, arrival_order: bool = False
 ) -> list[dict[int, Outcome]]:
-    """Serves an episode to the end of its last task; for each slot, the plain outcome of each task by its number."""
+    """Serve an episode until its last task is done.
+
+    Args:
+        world: a compiled scenario.
+        slots: random inputs of each slot, from `offload.draw_episode`.
+        decide: from the number of the slot and of the task to the places of its blocks.
+        arrival_order: serve tasks strictly in the order of their arrival, also across slots; see `offload`.
+
+    Returns:
+        For each slot, the plain outcome of each task by its number.
+    """
     return _Run(world, slots, decide, arrival_order).outcomes()
 
 
@@ -51,51 +63,51 @@ class _Run:
         self.world, self.slots, self.decide, self.arrival_order = world, slots, decide, arrival_order
         self.clock = simpy.Environment()
         self.resources: dict[Queue, simpy.Resource] = {}
-        self.turns: dict[tuple[int, Queue], Turn] = {}
+        self.groups: dict[tuple[int, Queue], FifoGroup] = {}
         self.spent_j = [0.0] * world.edge.devices
-        self.found: list[dict[int, Outcome]] = [{} for _ in slots]
+        self.by_slot: list[dict[int, Outcome]] = [{} for _ in slots]
 
     def outcomes(self) -> list[dict[int, Outcome]]:
         self.clock.process(self._arrivals())
         self.clock.run()
-        return self.found
+        return self.by_slot
 
     def _arrivals(self) -> Events:
         for number, slot in enumerate(self.slots):
             yield self.clock.timeout(max(0.0, number * self.world.edge.slot_s - self.clock.now))
             left_j = [self._left_j(task) for task in slot.tasks]
             plans = [self._plan(number, slot, task, limit_j) for task, limit_j in zip(slot.tasks, left_j, strict=True)]
-            lives = [self._life(slot, plans, i, left_j[i]) for i in range(len(plans))]
-            self._announce(number, [life for life in lives if life is not None])
-            for task, life in zip(slot.tasks, lives, strict=True):
-                if life is None:
-                    self.found[number][task.number] = lost(task)
+            jobs = [self._job(slot, plans, i, left_j[i]) for i in range(len(plans))]
+            self._announce(number, [job for job in jobs if job is not None])
+            for task, job in zip(slot.tasks, jobs, strict=True):
+                if job is None:
+                    self.by_slot[number][task.number] = lost_outcome(task)
                 else:
-                    self.spent_j[task.device] += life.energy_j
-                    self.clock.process(self._live(number, life))
+                    self.spent_j[task.device] += job.energy_j
+                    self.clock.process(self._run_job(number, job))
 
     def _plan(self, number: int, slot: Slot, task: Task, limit_j: float) -> list[int] | None:
-        """Places of the task's blocks, `DEVICE` or a server; None where they cannot be."""
+        """Return the places of the task's blocks, `DEVICE` or a server; None if they are not feasible."""
         servers, blocks = self.world.edge.servers, int(self.world.block_mask[task.model].sum())
         places = [place - 1 for place in self.decide(number, task.number)][:blocks]
         if any(not DEVICE <= place < servers or (place >= 0 and slot.share[place] <= 0) for place in places):
             return None
-        spends_j, before = 0.0, DEVICE
+        spends_j, previous = 0.0, DEVICE
         for block, place in enumerate(places):
             bits = self.world.block_input_bits[task.model, block]
-            if place != before and DEVICE in (place, before):
-                rate_bps = task.link_bps[max(place, before)]
+            if place != previous and DEVICE in (place, previous):
+                rate_bps = task.link_bps[max(place, previous)]
                 if rate_bps <= 0:
                     return None
                 if place >= 0:
                     spends_j += self.world.edge.transmit_power_w[task.device_class] * bits / rate_bps
             if place == DEVICE:
                 spends_j += self.world.block_device_j[task.model, task.device_class, block]
-            before = place
+            previous = place
         return places if spends_j <= limit_j else None
 
-    def _life(self, slot: Slot, plans: list[list[int] | None], index: int, limit_j: float) -> Life | None:
-        """What the task does; None where it is lost."""
+    def _job(self, slot: Slot, plans: list[list[int] | None], index: int, limit_j: float) -> Job | None:
+        """Return what the task does; None if it is lost."""
         edge, task, places = self.world.edge, slot.tasks[index], plans[index]
         blocks = int(self.world.block_mask[task.model].sum())
         device_j = self.world.block_device_j[task.model, task.device_class]
@@ -105,15 +117,15 @@ class _Run:
                 return None
             places = [DEVICE] * blocks
         legs: list[Leg] = []
-        before, energy_j = DEVICE, 0.0
+        previous, energy_j = DEVICE, 0.0
         for block, place in enumerate(places):
             bits = float(self.world.block_input_bits[task.model, block])
             airtime_s = free_s = 0.0
-            if place != before and before == DEVICE:
+            if place != previous and previous == DEVICE:
                 sharing = sum(_uploads(plan, place) for plan in plans) if edge.shared_bandwidth else 1
                 airtime_s = bits / (task.link_bps[place] / sharing)
-            elif place != before:
-                free_s = bits / (task.link_bps[before] if place == DEVICE else self.world.backhaul_bps)
+            elif place != previous:
+                free_s = bits / (task.link_bps[previous] if place == DEVICE else self.world.backhaul_bps)
             energy_j += airtime_s * edge.transmit_power_w[task.device_class]
             if place == DEVICE:
                 energy_j += device_j[block]
@@ -122,60 +134,60 @@ class _Run:
             else:
                 queue = ("server", place)
                 service_s = self.world.block_server_s[task.model, block, place] * task.server_factor / slot.share[place]
-            up = ("radio", task.device) if place != before and before == DEVICE else None
-            if legs and place == before:
+            uplink = ("radio", task.device) if place != previous and previous == DEVICE else None
+            if legs and place == previous:
                 legs[-1] = legs[-1]._replace(service_s=legs[-1].service_s + float(service_s))
             else:
-                legs.append(Leg(up, airtime_s, free_s, queue, float(service_s)))
-            before = place
-        answer_s = 0.0 if before == DEVICE else float(edge.download_s[before])
-        return Life(task, legs, answer_s, float(energy_j), float(self.world.accuracy[task.model]), admitted)
+                legs.append(Leg(uplink, airtime_s, free_s, queue, float(service_s)))
+            previous = place
+        answer_s = 0.0 if previous == DEVICE else float(edge.download_s[previous])
+        return Job(task, legs, answer_s, float(energy_j), float(self.world.accuracy[task.model]), admitted)
 
-    def _announce(self, number: int, lives: list[Life]) -> None:
-        """Takes a turn at every resource that somebody of this slot will use."""
+    def _announce(self, number: int, jobs: list[Job]) -> None:
+        """Join the groups of this slot at all resources that its tasks will use."""
         if self.arrival_order:
             return
-        legs = [leg for life in lives for leg in life.legs]
+        legs = [leg for job in jobs for leg in job.legs]
         queues = [leg.queue for leg in legs] + [leg.radio for leg in legs if leg.radio is not None]
         for queue in set(queues):
-            self.turns[number, queue] = Turn(self.clock, self._resource(queue), queues.count(queue))
+            self.groups[number, queue] = FifoGroup(self.clock, self._resource(queue), queues.count(queue))
 
-    def _live(self, number: int, life: Life) -> Events:
+    def _run_job(self, number: int, job: Job) -> Events:
         began_s = self.clock.now
         device_s = upload_s = queue_s = server_s = download_s = 0.0
-        for leg in life.legs:
+        for leg in job.legs:
             if leg.radio is not None:
                 asked_s = self.clock.now
-                yield from self._use(number, leg.radio, life.task.number, leg.airtime_s)
+                yield from self._use(number, leg.radio, job.task.number, leg.airtime_s)
                 upload_s += self.clock.now - asked_s
             yield self.clock.timeout(leg.free_s)
             asked_s = self.clock.now
-            yield from self._use(number, leg.queue, life.task.number, leg.service_s)
+            yield from self._use(number, leg.queue, job.task.number, leg.service_s)
             took_s = self.clock.now - asked_s
             if leg.queue[0] == "processor":
                 device_s, download_s = device_s + took_s, download_s + leg.free_s
             else:
                 queue_s, server_s = queue_s + took_s - leg.service_s, server_s + leg.service_s + leg.free_s
-        latency_s = self.clock.now - began_s + life.answer_s
-        self.found[number][life.task.number] = Outcome(
+        latency_s = self.clock.now - began_s + job.answer_s
+        self.by_slot[number][job.task.number] = Outcome(
             device_s=device_s,
             upload_s=upload_s,
             queue_s=queue_s,
             server_s=server_s,
-            download_s=download_s + life.answer_s,
+            download_s=download_s + job.answer_s,
             latency_s=latency_s,
-            energy_j=life.energy_j,
-            accuracy=life.accuracy,
-            admitted=life.admitted,
-            in_time=latency_s <= life.task.deadline_s,
+            energy_j=job.energy_j,
+            accuracy=job.accuracy,
+            admitted=job.admitted,
+            in_time=latency_s <= job.task.deadline_s,
         )
 
     def _use(self, number: int, queue: Queue, task: int, service_s: float) -> Events:
         if not self.arrival_order:
-            yield self.turns[number, queue].join(task, service_s)
+            yield self.groups[number, queue].join(task, service_s)
             return
-        with self._resource(queue).request() as mine:
-            yield mine
+        with self._resource(queue).request() as request:
+            yield request
             yield self.clock.timeout(service_s)
 
     def _resource(self, queue: Queue) -> simpy.Resource:
@@ -188,7 +200,9 @@ class _Run:
 
 
 def _uploads(places: list[int] | None, server: int) -> int:
-    """How often a task goes from its device to a server."""
+    """Return how often a task goes from its device to a server."""
     if places is None:
         return 0
-    return sum(place == server and before == DEVICE for before, place in zip([DEVICE, *places], places, strict=False))
+    return sum(
+        place == server and previous == DEVICE for previous, place in zip([DEVICE, *places], places, strict=False)
+    )

@@ -1,5 +1,7 @@
-"""A simpy resource that serves whole groups in the order in which they were announced (slot after slot), and who is in
-a group in the order of readiness."""
+"""Groups of tasks at a simpy resource, which serves them in the order in which the groups were created.
+
+Within a group, tasks are served in the order of readiness.
+"""
 
 from collections.abc import Generator
 
@@ -8,30 +10,44 @@ import simpy
 Events = Generator[simpy.Event, None, None]
 
 
-class Turn:
-    """One group at one resource: who is ready waits here."""
+class FifoGroup:
+    """One group (the tasks of a slot) at one resource.
 
-    def __init__(self, clock: simpy.Environment, resource: simpy.Resource, expected: int):
-        self._clock, self._resource, self._expected = clock, resource, expected
+    Args:
+        clock: of the simulation.
+        resource: with one place; the group requests it at once and holds it until its last task is done.
+        size: number of tasks that will join.
+    """
+
+    def __init__(self, clock: simpy.Environment, resource: simpy.Resource, size: int):
+        self._clock, self._resource, self._size = clock, resource, size
         self._ready: list[tuple[float, int, float, simpy.Event]] = []
-        self._someone = clock.event()
+        self._arrival = clock.event()
         clock.process(self._serve())
 
     def join(self, number: int, service_s: float) -> simpy.Event:
-        """The event that the task, now ready, is done."""
+        """Add a task that is ready now.
+
+        Args:
+            number: of the task; breaks ties of readiness.
+            service_s: time that the task takes.
+
+        Returns:
+            The event that the task is done.
+        """
         finished = self._clock.event()
         self._ready.append((self._clock.now, number, service_s, finished))
-        if not self._someone.triggered:
-            self._someone.succeed()
+        if not self._arrival.triggered:
+            self._arrival.succeed()
         return finished
 
     def _serve(self) -> Events:
-        with self._resource.request() as mine:
-            yield mine
-            for _ in range(self._expected):
+        with self._resource.request() as request:
+            yield request
+            for _ in range(self._size):
                 if not self._ready:
-                    self._someone = self._clock.event()
-                    yield self._someone
+                    self._arrival = self._clock.event()
+                    yield self._arrival
                 yield self._clock.timeout(0)
                 first = min(self._ready, key=lambda entry: entry[:2])
                 self._ready.remove(first)
