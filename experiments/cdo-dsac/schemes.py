@@ -111,7 +111,7 @@ def cdo(agents: int = AGENTS, sharing: bool = True, **changes: Any) -> Scheme:
     """
 
     def train(world: OffloadWorld, budget: Budget) -> Trained:
-        settings = cdo_dsac.preset("quick", agents=agents, worlds=WORLDS // agents, **changes)
+        settings = replace(cdo_dsac.PRESETS["quick"], agents=agents, worlds=WORLDS // agents, **changes)
         settings = cdo_dsac.with_rounds(settings, rounds_within(settings, budget.slots))
         loop = cdo_dsac.make_loop(settings, world, torch.arange(budget.seeds), budget.device)
         if not sharing:
@@ -296,7 +296,7 @@ def random_server(seed: int = 0) -> Policy:
 
 def actor_of(**changes: Any) -> Callable[[OffloadWorld], Actor]:
     """The actor of CDO-DSAC's agents, with these changes of their settings, and what it is told and chooses from."""
-    settings = cdo_dsac.preset("quick", **changes)
+    settings = replace(cdo_dsac.PRESETS["quick"], **changes)
     return lambda world: (
         cdo_dsac.make_net(settings, world, last_gain=0.1),
         cdo_dsac.features_of(settings),

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from coinfer.rl.algorithms import scorer as learner
-from coinfer.rl.algorithms.scorer import Case, Settings, Training
+from coinfer.rl.algorithms.scorer import Case, Settings, TrainingState
 
 HERE = Path(__file__).resolve().parent
 SLOTS = 30
@@ -92,7 +92,7 @@ def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
         slots=SLOTS,
         cases_at_once=min(4, len(found)),
         generations=arguments.generations or generations,
-        spread=arguments.spread,
+        sigma=arguments.spread,
         learning_rate=arguments.rate,
         device=arguments.device,
         seed=arguments.seed,
@@ -101,16 +101,16 @@ def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
     )
 
 
-def read(path: Path) -> tuple[Training | None, list[dict[str, float]]]:
+def read(path: Path) -> tuple[TrainingState | None, list[dict[str, float]]]:
     """Where training was, and what it saw; from the beginning if there is no such file."""
     if not path.exists():
         return None, []
     kept = json.loads(path.read_text())
     parts = (torch.tensor(kept[name]) for name in ("weights", "first", "second"))
-    return Training(*parts, kept["generation"]), kept["history"]
+    return TrainingState(*parts, kept["generation"]), kept["history"]
 
 
-def write(path: Path, training: Training, history: list[dict[str, float]]) -> None:
+def write(path: Path, training: TrainingState, history: list[dict[str, float]]) -> None:
     kept = {name: value.tolist() for name, value in training._asdict().items() if name != "generation"}
     new = path.with_suffix(".new")
     new.write_text(json.dumps({**kept, "generation": training.generation, "history": history}), encoding="utf-8")
@@ -149,7 +149,7 @@ def main() -> None:
     with Progress(*columns, console=CONSOLE, transient=True) as bars:
         bar = bars.add_task(arguments.name, total=settings.generations, completed=len(history))
 
-        def told(training: Training, seen: dict[str, float]) -> None:
+        def report(training: TrainingState, seen: dict[str, float]) -> None:
             nonlocal last_s
             took_s, last_s = time.perf_counter() - last_s, time.perf_counter()
             history.append({key: round(value, 5) for key, value in {**seen, "took_s": took_s}.items()})
@@ -161,13 +161,13 @@ def main() -> None:
                 now = means(history[-10:])
                 CONSOLE.print(f"{arguments.name} {shown}, {now['took_s']:.1f} s a generation")
 
-        training = learner.train(settings, training, told, lambda: time.perf_counter() > ends_s)
+        training = learner.train(settings, training, report, lambda: time.perf_counter() > ends_s)
     if training.generation < settings.generations:
         CONSOLE.print(f"{arguments.name}: {training.generation} of {settings.generations}; the same command goes on")
         return
-    plain = {key: value for key, value in asdict(settings).items() if key not in ("cases", "start")}
+    plain = {key: value for key, value in asdict(settings).items() if key not in ("cases", "start", "sigma")}
     found = {
-        "settings": plain,
+        "settings": {**plain, "spread": settings.sigma},
         "cases": [case._asdict() for case in settings.cases],
         "minutes": round(sum(one["took_s"] for one in history) / 60, 1),
         "weights": [round(value, 6) for value in training.weights.tolist()],

@@ -1,1 +1,1 @@
-"""Batched reinforcement learning: seeds and agents are one leading axis L of all tensors. Start in `algorithms.sac_d`."""
+"""Batched reinforcement learning: axis L of all tensors holds seeds and agents. Start in `algorithms.sac_d`."""

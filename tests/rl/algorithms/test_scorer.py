@@ -26,7 +26,7 @@ class Known(NamedTuple):
 
 
 def settings(world: OffloadWorld, **changes: object) -> Settings:
-    plain = {"pairs": 6, "slots": world.edge.slots, "cases_at_once": 1, "generations": 2, "spread": 0.1}
+    plain = {"pairs": 6, "slots": world.edge.slots, "cases_at_once": 1, "generations": 2, "sigma": 0.1}
     return Settings(cases=(Known(world),), **{**plain, **changes})  # type: ignore[arg-type]
 
 
@@ -58,16 +58,16 @@ def test_training_is_the_same_again(world: OffloadWorld):
 def test_training_goes_on_from_where_it_was(world: OffloadWorld):
     whole = learner.train(settings(world, generations=4))
     half = learner.begin(settings(world, generations=4))
-    bench = learner.Bench(settings(world, generations=4))
+    evaluator = learner.CaseEvaluator(settings(world, generations=4))
     for _ in range(2):
-        half, _ = learner.step(bench.settings, lambda tasks: map(bench, tasks), half)
+        half, _ = learner.step(evaluator.settings, lambda tasks: map(evaluator, tasks), half)
     assert torch.equal(learner.train(settings(world, generations=4), half).weights, whole.weights)
 
 
 def test_all_cases_have_their_turn():
     cases = tuple(Known(None, 1) for _ in range(5))  # type: ignore[arg-type]
     plan = Settings(cases=cases, cases_at_once=2)
-    turns = [number for generation in range(5) for number in learner._chosen(plan, generation)]
+    turns = [number for generation in range(5) for number in learner._case_numbers(plan, generation)]
     assert sorted(turns) == sorted(2 * list(range(5)))
 
 
@@ -86,7 +86,7 @@ def held_out_s(world: OffloadWorld, *weights: torch.Tensor) -> list[float]:
 
 
 def trained(world: OffloadWorld, seed: int, start: tuple[float, ...] = ()) -> torch.Tensor:
-    plan = settings(world, generations=12, learning_rate=0.3, spread=0.2, seed=seed, start=start)
+    plan = settings(world, generations=12, learning_rate=0.3, sigma=0.2, seed=seed, start=start)
     return learner.train(plan).weights
 
 

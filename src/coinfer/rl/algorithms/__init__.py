@@ -1,1 +1,1 @@
-"""One file for each learning scheme, with its settings, networks, losses and `train`. Start in `sac_d`."""
+"""Learning schemes, one file each with settings, networks, losses and `train`. Start in `sac_d`."""

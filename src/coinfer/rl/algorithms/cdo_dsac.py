@@ -1,36 +1,37 @@
-"""CDO-DSAC (Xu, Chen, Tu; SEKE 2023, DOI 10.18293/SEKE2023-150): k soft actor-critic agents that explore in parallel,
-share what they saw, and from time to time take over the best one's parameters. Seeds and agents are batched: learner
-l is agent l % k of seed l // k, and everything is one batch.
+"""CDO-DSAC (Xu, Chen, Tu; SEKE 2023, DOI 10.18293/SEKE2023-150): k soft actor-critic agents explore in parallel, share
+their replay memory, and from time to time copy the best agent's parameters. Seeds and agents are one batch: learner l
+is agent l % k of seed l // k.
 
-What the printed algorithm leaves open, and what we do:
-- The actor gives a Gaussian, then tanh, then a step to 0 or 1, which has no gradient and may pick no server or several.
-  Here: a categorical for every task (`rl.algorithms.sac`), which is what "there is only one e_i = 1" asks for.
-- Equation 5 has no entropy in the target; with it (discrete SAC, reference 14) equations 2 and 3 are what is learned.
-- The target actor of equation 8 is used nowhere in the printed losses; discrete SAC needs none, and there is none.
-- Each agent's memory D_e is uploaded to the shared D before anything is drawn; here a slot is uploaded at once, so
-  agent i's own memory is the part of D that it wrote (every k-th block of W records).
-- Equation 1 rewards the slot's sum. Here every task learns from its own latency and an even share of the future, the
-  agents' common goal being the same sum: with one number for some 16 tasks, most of what a task sees is the others.
-- The largest average return is not believed but measured on common worlds (`rl.core.broadcast`).
+Our choices where the printed algorithm is incomplete, and departures from it:
+- The paper's actor returns a Gaussian, then tanh, then a step to 0 or 1, which has no gradient and may choose no server
+  or several. Here it is a categorical for every task (`rl.algorithms.sac`), as "there is only one e_i = 1" requires.
+- Equation 5 has no entropy in the target; with the entropy (discrete SAC, reference 14) the agents learn equations 2
+  and 3.
+- The target actor of equation 8 does not occur in the printed losses; discrete SAC needs none, so we have none.
+- In the paper, each agent uploads its memory D_e to the shared D before it samples; here it uploads every slot at once,
+  so agent i's own memory is the part of D that it wrote (every k-th block of W records).
+- Equation 1 rewards the slot's sum. Here every task learns from its own latency and an even share of the future; the
+  agents' common goal is the same sum. With one number for some 16 tasks, most of a task's reward is the others' doing.
+- The updater does not believe the reported returns but measures them on common worlds (`rl.core.broadcast`).
 - omega counts episodes in the paper; here it counts updates.
-- Discount 0.99 over rewards that are never 0 gives values of which an action changes a thousandth. So rewards are
-  centred: less the running mean reward per task (Naik et al. 2024, "Reward centering"). Which action is best stays.
+- With discount 0.99 and rewards that are never 0, an action changes about a thousandth of a value. So the running mean
+  reward per task is subtracted (Naik et al. 2024, "Reward centering"), which keeps the best action.
 - The state is not normalised in the paper. Preset `paper` has its network (256, 512, 256 over the whole state, side by
-  side) and Table I; the other presets score every placement of every task with one small network, which knows what the
-  physics predicts of it (`policies.learned.placements`), and have a discount of 0.8: a slot's work is done within some
-  ten slots.
-- Tasks that choose at once cannot agree who takes which of several equal servers, and with drawn choices none of them
-  can rely on what the physics predicts of the tasks ahead; learning then drifts away from a good start. So the inputs
-  tell each task which placement that prediction has it take: what all can agree on. It is these inputs that make the
-  difference, not the training: the best of a few random networks is nearly as good, and neither several agents nor
-  their shared memory nor the broadcast gained anything that could be seen (experiments/cdo-dsac).
+  side) and Table I; preset `quick` scores every placement of every task with one small network, whose inputs include
+  predictions of the physics (`policies.learned.placements`), and has a discount of 0.8: a slot's work is done within
+  some ten slots.
+- Tasks that choose at the same time cannot agree which of them takes which of several equal servers, and as choices are
+  drawn, no task can rely on the predicted choices of the tasks ahead; learning then drifts away from a good start. So
+  the inputs include the placement that the prediction assigns to each task, on which all of them can agree. These
+  inputs make the difference, not the training: the best of a few random networks is nearly as good, and neither several
+  agents nor their shared memory nor the broadcast gained anything measurable (experiments/cdo-dsac).
 - Target entropy H_0, memory, batch and length of an episode are not given: see `CdoSettings`.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -65,36 +66,38 @@ class CdoSettings:
     """Defaults are preset `quick`."""
 
     agents: int = 5
-    """k, one for each edge server in the paper."""
+    """k; one agent for each edge server in the paper."""
     worlds: int = 2
-    """Of each agent."""
+    """Worlds of each agent."""
     rounds: int = 1000
     """Slots that each world plays."""
     update_every: int = 2
-    """Rounds to an update."""
+    """Rounds between two updates."""
     batch: int = 16
     """Slots that an agent samples for an update."""
     memory: int = 1500
-    """Slots in the shared memory of a seed. A task's value depends on what the others do, so old slots mislead."""
+    """Slots in the shared memory of a seed. A task's value depends on the others' choices, so old slots mislead."""
     hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers."""
     form: Form = "places"
-    """`places`: a shared network scores every placement; `flat`: the paper's, over the whole state; `ranked`: the same
-    with the servers by rising load, in the state and in the choices."""
+    """`places`: a shared network scores every placement; `flat`: the paper's network over the whole state; `ranked`:
+    the same with the servers in the order of their load, in the state and in the choices."""
     running_queues: bool = True
-    """Whether the inputs know the running queues (`policies.learned.placements.running_s`), or those at the slot's
-    beginning."""
+    """Whether the inputs count the tasks ahead in the slot (`policies.learned.placements.running_s`), or only the
+    queues at its beginning."""
     cuts: Literal["fixed", "joint"] = "fixed"
-    """`fixed`: CDLP's; `joint`: the agent chooses among CDLP's surviving options too (CIAS-PnO, our variant)."""
+    """`fixed`: CDLP chooses the cuts; `joint`: the agent chooses among CDLP's surviving options too (CIAS-PnO, our
+    variant)."""
     broadcast_every: int = 50
-    """omega, in updates; 0 for never."""
+    """omega: updates between two broadcasts; 0 for none."""
     judge_rounds: int = 25
     """Slots that the updater plays in each world to judge an agent."""
     judge_worlds: int = 4
+    """Worlds in which the updater judges an agent."""
     centring: float = 0.005
     """Weight of the newest batch in the running mean reward; 0 for no centring."""
     assess_every: int = 50
-    """Rounds to an assessment on held-out worlds."""
+    """Rounds between two assessments on held-out worlds."""
     warmup: int = 20
     """Rounds of random choices."""
     sac: SacSettings = field(
@@ -130,14 +133,16 @@ PAPER = CdoSettings(
 PRESETS = {"quick": CdoSettings(), "paper": PAPER}
 
 
-def preset(name: str, **changes: Any) -> CdoSettings:
-    """Return a preset with other values for some settings."""
-    return replace(PRESETS[name], **changes)
-
-
 def with_rounds(settings: CdoSettings, rounds: int) -> CdoSettings:
-    """Return settings for so many rounds: the target entropy falls over 60 % of them, learning rates (if they decay at
-    all) over the second half."""
+    """Return settings whose training and schedules span a number of rounds.
+
+    The target entropy changes over the first 60 % of the rounds; the learning rates fall over the second half, unless
+    `learning_rate_decay` is None.
+
+    Args:
+        settings: the settings to change, for instance a preset's.
+        rounds: slots that each world plays; less than 1 counts as 1.
+    """
     rounds = max(1, rounds)
     updates = max(1, rounds // settings.update_every)
     sac = replace(settings.sac, target_entropy_updates=max(1, int(0.6 * updates)))
@@ -150,7 +155,10 @@ class CdoDsac:
     """S * k agents as one learner of `rl.core.loop`.
 
     Args:
-        keys: [S * k] int64, where the agents' random numbers come from.
+        settings: settings of the agents and the updater.
+        actor: form of the actors' networks.
+        critic: form of the critics' networks.
+        keys: [S * k] int64 keys of the agents' random numbers.
         judge_env: the worlds in which the updater judges the agents.
     """
 
@@ -159,16 +167,29 @@ class CdoDsac:
         self.sac = Sac(settings.sac, actor, critic, keys)
         self.mean_reward = torch.zeros(len(keys), device=keys.device)
         self.centred = torch.zeros((), device=keys.device)
-        """Batches that were centred."""
+        """Number of centred batches."""
         self.broadcast_count = torch.zeros(len(keys), device=keys.device)
         """How often each agent's parameters were broadcast."""
 
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
-        """Return choices [S * k, W, K]."""
+        """Return choices [S * k, W, K] int64.
+
+        Args:
+            observation: [S * k, W, ..] the worlds to decide in.
+            call: number of this draw; the same call draws the same numbers.
+            explore: whether to draw; if false, take the most probable choices.
+        """
         return self.sac.act(observation, call, explore)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
-        """Learn from one batch, broadcast if it is time, and return metrics [S * k]."""
+        """Update all agents once, and broadcast every `broadcast_every` updates.
+
+        Args:
+            batch: [S * k, n, ..] steps with rewards [S * k, n, K].
+
+        Returns:
+            Metrics [S * k] by name.
+        """
         if self.settings.form == "places":
             batch = trim_tasks(batch)
         metrics = self.sac.update(self._centre(batch))
@@ -178,10 +199,10 @@ class CdoDsac:
         return metrics
 
     def broadcast(self, reported: Tensor | None = None) -> None:
-        """Judge all agents and copy each seed's best over the others.
+        """Judge all agents and copy each seed's best to the others.
 
         Args:
-            reported: [S * k] returns that the agents report of themselves.
+            reported: [S * k] returns that the agents report of themselves; they decide nothing.
         """
         selection = select_best(self.measure, self.settings.agents, reported)
         source, target = broadcast(selection)
@@ -189,8 +210,8 @@ class CdoDsac:
         self.broadcast_count[best_learners(selection)] += 1
 
     def measure(self) -> Tensor:
-        """Return returns [S * k] on worlds that are new at every judgement and the same for all agents; NaN for an
-        agent with a parameter that is not finite, however well its first choice may do."""
+        """Return the agents' returns [S * k] on worlds that are the same for all and new after every update; NaN for an
+        agent with a parameter that is not finite."""
         seed = _JUDGED + self.sac.updates
         returns = assess(self.judge_env, self, self.settings.judge_rounds, seed=seed)["reward"]
         return torch.where(self.sac.all_finite(), returns, torch.nan)
@@ -207,35 +228,54 @@ class CdoDsac:
         return batch._replace(reward=batch.reward - self.mean_reward[:, None, None] * task_mask)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint must hold, by name."""
+        """Return the learner's state for checkpoints, by name."""
         own = {"mean_reward": self.mean_reward, "centred": self.centred, "broadcast_count": self.broadcast_count}
         return add_prefix("sac", self.sac.tensors()) | own
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set the learner's state to a saved one.
+
+        Args:
+            tensors: what `tensors` returned, of a learner with the same settings; copied.
+        """
         self.sac.restore(strip_prefix("sac", tensors))
         self.mean_reward.copy_(tensors["mean_reward"])
         self.centred.copy_(tensors["centred"])
         self.broadcast_count.copy_(tensors["broadcast_count"])
 
 
-def best_agents(learner: CdoDsac) -> Tensor:
-    """Return the learner [S] that each seed ships: the one that the updater would broadcast now."""
+def _best_agents(learner: CdoDsac) -> Tensor:
+    """Return the index [S] of the learner that each seed exports: the one that the updater would broadcast now."""
     return best_learners(select_best(learner.measure, learner.settings.agents))
 
 
 def placements_of(settings: CdoSettings) -> MakePlacements:
-    """Return what the tasks choose from."""
+    """Return the function that lists the placements of the tasks.
+
+    Args:
+        settings: `cuts` and `form` decide.
+    """
     return joint if settings.cuts == "joint" else placements_for(settings.form)
 
 
 def features_of(settings: CdoSettings, max_tasks: int | None = None) -> MakeFeatures:
-    """Return what the networks take in; `max_tasks` as in `policies.learned.placements.running_s`."""
+    """Return the function that computes the networks' inputs.
+
+    Args:
+        settings: `form` and `running_queues` decide.
+        max_tasks: as in `policies.learned.placements.running_s`.
+    """
     return features_for(settings.form, settings.running_queues, max_tasks)
 
 
 def make_net(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0) -> Net:
-    """Return the form of actor and critics; `last_gain` as in `policies.learned.nets.Mlp`."""
+    """Return the form of the actors' or critics' networks.
+
+    Args:
+        settings: `form`, `hidden` and `cuts` decide.
+        world: the compiled scenario, for numbers of tasks, servers and options.
+        last_gain: as in `policies.learned.nets.Mlp`.
+    """
     if settings.form == "places":
         return PlacementNet(PLACEMENT_FEATURES, settings.hidden, last_gain)
     edge = world.edge
@@ -243,8 +283,8 @@ def make_net(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0)
     return Mlp(flat_inputs(edge.tasks, edge.servers), settings.hidden, edge.tasks, places, last_gain=last_gain)
 
 
-def share_memory(agents: int) -> Callable[[Transition], Transition]:
-    """Return the map from steps of S * k agents [S * k, W, ..] to those of S memories [S, k * W, ..]."""
+def _share_memory(agents: int) -> Callable[[Transition], Transition]:
+    """Return the function that maps steps [S * k, W, ..] of the agents to steps [S, k * W, ..] of S memories."""
     return lambda step: Transition(*(part.unflatten(0, (-1, agents)).flatten(1, 2) for part in step))
 
 
@@ -255,12 +295,15 @@ def make_loop(
     device: str | torch.device = "cpu",
     agent: int | None = None,
 ) -> Loop[CdoDsac]:
-    """Return everything that trains S seeds, ready for `rl.core.loop.run`.
+    """Return the loop that trains S seeds, ready for `rl.core.loop.run`.
 
     Args:
-        seeds: [S] int64.
-        agent: only this agent of each seed, as it is beside the others; it broadcasts nothing
-            (`rl.distributed.coordinator`).
+        settings: settings of the agents and the training.
+        world: the compiled scenario.
+        seeds: [S] int64 seeds.
+        device: PyTorch device of agents and worlds.
+        agent: number of the only agent of each seed to train, with the random numbers that it has beside the others and
+            without broadcasts (`rl.distributed.coordinator`); None for all agents.
     """
     agents = torch.arange(settings.agents, device=device)
     if agent is not None:
@@ -282,27 +325,33 @@ def make_loop(
         assess_every=settings.assess_every,
     )
     ring = torch.arange(len(keys), device=device) // settings.agents
-    return Loop(loop_settings, make_env(settings.worlds), learner, share_memory(settings.agents), ring)
+    return Loop(loop_settings, make_env(settings.worlds), learner, _share_memory(settings.agents), ring)
 
 
 class TrainingJob(NamedTuple):
-    """What every process that takes part in a training must know."""
+    """Description of a training, for every process that takes part in it."""
 
     settings: CdoSettings
     world: OffloadWorld
     seeds: list[int]
-    """S"""
+    """S seeds."""
     device: str = "cpu"
+    """PyTorch device of agents and worlds."""
     threads: int = 1
-    """Of PyTorch, in each process."""
+    """Threads of PyTorch in each process."""
 
     def loop(self, agent: int | None = None) -> Loop[CdoDsac]:
-        """Return the loop of all agents, or of one agent of each seed."""
+        """Return the loop of all agents, or of one agent of each seed.
+
+        Args:
+            agent: number of the agent; None for all.
+        """
         seeds = torch.tensor(self.seeds, dtype=torch.int64, device=self.device)
         return make_loop(self.settings, self.world, seeds, self.device, agent)
 
 
 MakePlayer = Callable[[TrainingJob], AbstractContextManager[Callable[[Loop[CdoDsac]], None]]]
+"""Returns a context manager that yields a function in place of `Loop.play`."""
 
 
 def train(
@@ -313,19 +362,24 @@ def train(
     make_player: MakePlayer | None = None,
     **options: Unpack[RunOptions],
 ) -> TrainingResult:
-    """Train as many agents as `CdoSettings` has; a seed ships the one that does best on common worlds.
+    """Train k agents for every seed; each seed exports the one with the greatest return on common worlds.
 
-    Agents learn from each task's latency, whatever the scenario's reward is. A step is a decided slot; a seed's worlds
-    decide side by side, and so do its agents.
+    Agents learn from each task's latency, whatever the scenario's reward is. `settings.steps` counts the slots that a
+    seed's agents decide together.
 
     Args:
-        scheme: the name that the result carries.
+        settings: scenario, seeds, length and preset.
+        scheme: name that the result carries.
         cuts: as in `CdoSettings`.
-        make_player: plays elsewhere, with the loop kept here: `rl.distributed.ray_workers.cluster_player`.
+        make_player: has the agents play in other processes (`rl.distributed.ray_workers.cluster_player`); None to train
+            in this one.
         options: as in `RunOptions`.
 
+    Returns:
+        One policy for each seed.
+
     Raises:
-        UserError: if scenario, preset or folder are not as they must be; one line.
+        UserError: if scenario, preset or folder is not valid.
     """
     _, world = settings.open()
     chosen = replace(settings.named_preset(PRESETS), cuts=cuts)
@@ -334,7 +388,7 @@ def train(
     record = settings_record(settings, scheme, world, chosen)
 
     def make_policies(learner: CdoDsac) -> tuple[nn.Module, ...]:
-        rows = learner.sac.actor_flat.detach()[best_agents(learner)].cpu()
+        rows = learner.sac.actor_flat.detach()[_best_agents(learner)].cpu()
         return policies_of(learner.sac.actor, rows, features_of(chosen, world.edge.tasks), placements_of(chosen))
 
     seeds = settings.learner_seeds()

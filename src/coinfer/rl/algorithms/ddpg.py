@@ -1,17 +1,18 @@
-"""DDPG after Wu et al. (IEEE TII 2020, DOI 10.1109/TII.2020.3017573), the baseline of CDO-DSAC: one central agent, a
-deterministic actor with a tanh output for every task and placement, of which each task takes the greatest allowed one;
-Gaussian noise explores; one critic of state and outputs; target networks of both.
+"""DDPG after Wu et al. (IEEE TII 2020, DOI 10.1109/TII.2020.3017573), the baseline of CDO-DSAC: one central agent. Its
+deterministic actor has a tanh output for every task and placement; each task takes the allowed placement with the
+greatest output. Gaussian noise explores; one critic judges state and outputs; both have target networks.
 
 Of Wu's settings we keep noise 0.2, ReLU and tanh, tau and the learning rates; widths are those of CDO-DSAC, as its
-paper says of its baselines (V.A). Our choices: memory and batch are CDO-DSAC's; the reward is the slot's sum, centred
-as in `rl.algorithms.cdo_dsac`; the noise falls to a quarter, and large outputs are penalised (`output_penalty`). What
-Wu's work has beside DDPG (sampling rates, deficit queues, shares in closed form) belongs to its own problem.
+paper says of its baselines (V.A). Our choices: memory and batch are those of CDO-DSAC; the reward is the slot's sum,
+centred as in `rl.algorithms.cdo_dsac`; the noise falls to a quarter, and large outputs are penalised
+(`output_penalty`). The rest of Wu's work (sampling rates, deficit queues, shares in closed form) belongs to its own
+problem.
 
 Form `flat` is the published one: the whole state, side by side. Form `ranked` is the same with equal servers in the
-order of their load, as Online RL's table has them; a fixed choice of places is then already an answer to the loads.
-Form `places` gives it what CDO-DSAC has: the same inputs, one small network that scores every place, and a critic that
-sums over tasks. With `softmax_temperature` the critic judges what was done rather than the numbers that led to it;
-that, more updates to a round and learning rates that decay are what tuning brought (see experiments/cdo-dsac).
+order of their load, as in Online RL's table; a fixed choice of places then already responds to the loads. Form `places`
+has the inputs of CDO-DSAC, one small network that scores every place, and a critic that sums over tasks. With
+`softmax_temperature` the critic judges the decision instead of the outputs that led to it. Tuning chose this
+temperature, more updates in a round, and learning rates that decay (see experiments/cdo-dsac).
 """
 
 from dataclasses import dataclass, replace
@@ -58,45 +59,49 @@ class DdpgSettings:
     """Defaults are the published form with a short training."""
 
     worlds: int = 20
-    """Of each learner."""
+    """Worlds of each learner."""
     rounds: int = 2000
     """Slots that each world plays."""
     batch: int = 128
     """Slots sampled for an update."""
     memory: int = 10_000
-    """Slots."""
+    """Slots in the replay memory."""
     hidden: tuple[int, ...] = (256, 512, 256)
     """Widths of the hidden layers."""
     form: Form = "flat"
+    """`flat`, `ranked` or `places`, see the module."""
     running_queues: bool = True
     """As in `cdo_dsac.CdoSettings`, for form `places`."""
     softmax_temperature: float | None = None
-    """The critic sees what was carried out, 1 at the placement of each task, and the actor gets its gradient through a
-    softmax of its outputs over this temperature; None: the critic sees the outputs themselves."""
+    """Temperature of a softmax over the actor's outputs, through which the actor gets its gradient; the critic then
+    sees the decision, 1 at the placement of each task. None if the critic sees the outputs."""
     updates: int = 1
-    """Of each round."""
+    """Updates in each round."""
     learning_rate_decay: tuple[int, int] | None = None
-    """Updates between which both learning rates fall to 0."""
+    """Updates between which both learning rates fall to 0; None if they stay."""
     actor_learning_rate: float = 1e-4
     critic_learning_rate: float = 1e-3
     gamma: float = 0.9
+    """Discount of the next slot's value."""
     tau: float = 5e-3
+    """Weight of the networks in an update of the target networks."""
     noise: tuple[float, float] = (0.2, 0.05)
-    """Standard deviation, at first and at last."""
+    """Standard deviation of the noise at first and at last."""
     noise_updates: int = 1500
-    """Updates from the one to the other."""
+    """Updates over which the noise changes from the first to the last."""
     reward_scale: float = 0.05
-    """Of the slot's sum of rewards, so that values are about 1: some 20 tasks."""
+    """Factor of the slot's sum of rewards, for values of about 1 with some 20 tasks."""
     centring: float = 0.005
     """As in `cdo_dsac.CdoSettings`."""
     assess_every: int = 250
-    """Rounds to an assessment on held-out worlds."""
+    """Rounds between two assessments on held-out worlds."""
     warmup: int = 20
-    """Rounds whose outputs are noise alone."""
+    """Rounds whose outputs are only noise."""
     max_grad_norm: float | None = 10.0
+    """Limit to the norm of each learner's gradient; None for no limit."""
     output_penalty: float = 0.01
-    """Weight of the squared outputs before tanh in the actor's loss, so that they do not all end at 1, where placements
-    are not told apart."""
+    """Weight of the squared outputs before tanh in the actor's loss, which keeps them from all ending at 1, where
+    placements cannot be distinguished."""
 
 
 QUICK = DdpgSettings(
@@ -111,8 +116,15 @@ PRESETS = {"quick": QUICK, "paper": PAPER}
 
 
 def with_rounds(settings: DdpgSettings, rounds: int) -> DdpgSettings:
-    """Return settings for so many rounds: the noise falls over 60 % of them, learning rates (if they decay at all) over
-    the second half."""
+    """Return settings whose training and schedules span a number of rounds.
+
+    The noise falls over the first 60 % of the rounds; the learning rates fall over the second half, unless
+    `learning_rate_decay` is None.
+
+    Args:
+        settings: the settings to change, for instance a preset's.
+        rounds: slots that each world plays; less than 1 counts as 1.
+    """
     rounds = max(1, rounds)
     updates = rounds * settings.updates
     if settings.learning_rate_decay is not None:
@@ -122,10 +134,13 @@ def with_rounds(settings: DdpgSettings, rounds: int) -> DdpgSettings:
 
 
 class Ddpg:
-    """L agents, one a seed.
+    """L central agents, one for each seed.
 
     Args:
-        keys: [L] int64, where the agents' random numbers come from.
+        settings: settings of every agent.
+        actor: form of the actors' networks.
+        critic: form of the critics' networks.
+        keys: [L] int64 keys of the agents' random numbers.
     """
 
     def __init__(self, settings: DdpgSettings, actor: Net, critic: Mlp, keys: Tensor):
@@ -141,7 +156,13 @@ class Ddpg:
 
     @torch.no_grad()
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
-        """Return outputs [L, W, K, C], with noise if the agents explore."""
+        """Return the actors' outputs [L, W, K, C] in [-1, 1]; only noise during the warm-up.
+
+        Args:
+            observation: [L, W, ..] the worlds to decide in.
+            call: number of the round; the same call draws the same noise.
+            explore: whether to add noise.
+        """
         outputs = self._outputs(self.actor_flat, observation.features)
         if not explore:
             return outputs
@@ -152,11 +173,18 @@ class Ddpg:
         return (outputs + std * noise).clamp(-1, 1)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
-        """Learn from one batch: critic, actor, targets; return metrics [L]."""
+        """Update critics, actors and target networks once.
+
+        Args:
+            batch: [L, n, ..] steps with rewards [L, n, K].
+
+        Returns:
+            Metrics [L] by name.
+        """
         scale = linear_decay(self.updates, self.settings.learning_rate_decay)
         target = self._target_values(batch)
-        carried_out = self._critic_actions(batch.action, batch.mask)
-        value = self._value(self.critic_flat, batch.features, carried_out, batch.task_mask)
+        actions = self._critic_actions(batch.action, batch.mask)
+        value = self._value(self.critic_flat, batch.features, actions, batch.task_mask)
         loss = (value - target).square().mean(-1)
         self._adam[1].step(loss, scale)
         self._adam[0].step(self._actor_loss(batch), scale)
@@ -167,7 +195,7 @@ class Ddpg:
 
     @torch.no_grad()
     def _target_values(self, batch: Transition) -> Tensor:
-        """[L, B]"""
+        """Return target values [L, B]."""
         task_mask = batch.task_mask.to(batch.reward.dtype)
         reward = batch.reward.sum(-1) * self.settings.reward_scale
         if self.settings.centring:
@@ -180,7 +208,7 @@ class Ddpg:
         return reward + self.settings.gamma * batch.continues * ahead
 
     def _actor_loss(self, batch: Transition) -> Tensor:
-        """[L]"""
+        """Return the actors' losses [L]."""
         raw = self.actor(self.actor_flat, batch.features)
         actions = self._soft_actions(raw.tanh(), batch.mask)
         value = self._value(self.critic_flat.detach(), batch.features, actions, batch.task_mask).mean(-1)
@@ -192,20 +220,20 @@ class Ddpg:
         return self.actor(flat, features).tanh()
 
     def _critic_actions(self, outputs: Tensor, mask: Tensor) -> Tensor:
-        """What the critic sees of outputs [L, B, K, C]."""
+        """Return the critic's inputs for outputs [L, B, K, C]."""
         if self.settings.softmax_temperature is None:
             return outputs
         place = torch.where(mask, outputs, -torch.inf).argmax(-1)
         return functional.one_hot(place, outputs.shape[-1]).to(outputs.dtype)
 
     def _soft_actions(self, outputs: Tensor, mask: Tensor) -> Tensor:
-        """The same, differentiable."""
+        """Return a differentiable form of `_critic_actions`."""
         if self.settings.softmax_temperature is None:
             return outputs
         return torch.where(mask, outputs / self.settings.softmax_temperature, MASKED).softmax(-1)
 
     def _value(self, flat: Tensor, features: Tensor, outputs: Tensor, task_mask: Tensor) -> Tensor:
-        """[L, B] of outputs [L, B, K, C]."""
+        """Return the critic's values [L, B] of outputs [L, B, K, C]."""
         if self.settings.form != "places":
             inputs = torch.cat((features, (outputs * task_mask[..., None]).flatten(2)), -1)
             return self.critic(flat, inputs)[..., 0, 0]
@@ -221,13 +249,17 @@ class Ddpg:
         }  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint must hold, by name."""
+        """Return the learner's state for checkpoints, by name."""
         parts = {name: part.detach() for name, part in self._parts().items()} | {"updates": torch.tensor(self.updates)}
         return parts | add_prefix("adam.0", self._adam[0].tensors()) | add_prefix("adam.1", self._adam[1].tensors())
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set the learner's state to a saved one.
+
+        Args:
+            tensors: what `tensors` returned, of a learner with the same settings; copied.
+        """
         for name, part in self._parts().items():
             part.copy_(tensors[name])
         self.updates = int(tensors["updates"])
@@ -236,23 +268,37 @@ class Ddpg:
 
 
 def _gauss(keys: Tensor, call: int, shape: torch.Size) -> Tensor:
-    """Standard normal [L, *shape], counted as `uniform` (Box and Muller 1958)."""
+    """Return standard normal numbers [L, *shape] that depend on keys and call only (Box and Muller 1958)."""
     pair = uniform(keys, call, (2, *shape))
     return (-2 * (1 - pair[:, 0]).log()).sqrt() * (2 * torch.pi * pair[:, 1]).cos()
 
 
 def features_of(settings: DdpgSettings, max_tasks: int | None = None) -> MakeFeatures:
-    """Return what the networks take in; `max_tasks` as in `policies.learned.placements.running_s`."""
+    """Return the function that computes the networks' inputs.
+
+    Args:
+        settings: `form` and `running_queues` decide.
+        max_tasks: as in `policies.learned.placements.running_s`.
+    """
     return features_for(settings.form, settings.running_queues, max_tasks)
 
 
 def placements_of(settings: DdpgSettings) -> MakePlacements:
-    """Return what the tasks choose from."""
+    """Return the function that lists the placements of the tasks.
+
+    Args:
+        settings: `form` decides.
+    """
     return placements_for(settings.form)
 
 
 def make_nets(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:
-    """Return the forms of actor and critic."""
+    """Return the forms of the actor's and the critic's networks.
+
+    Args:
+        settings: `form` and `hidden` decide.
+        world: the compiled scenario, for numbers of tasks and servers.
+    """
     edge = world.edge
     places = edge.servers + 1
     if settings.form == "places":
@@ -266,7 +312,14 @@ def make_nets(settings: DdpgSettings, world: OffloadWorld) -> tuple[Net, Mlp]:
 def make_loop(
     settings: DdpgSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu"
 ) -> Loop[Ddpg]:
-    """Return everything that trains L seeds [L], ready for `rl.core.loop.run`."""
+    """Return the loop that trains L agents, ready for `rl.core.loop.run`.
+
+    Args:
+        settings: settings of the agents and the training.
+        world: the compiled scenario.
+        seeds: [L] int64 seeds.
+        device: PyTorch device of agents and worlds.
+    """
     keys = random.key(seeds.to(device), 0)
     env = PlacementEnv(world, settings.worlds, features_of(settings), placements_of(settings), device)
     loop_settings = LoopSettings(
@@ -285,10 +338,14 @@ def train(settings: TrainSettings, **options: Unpack[RunOptions]) -> TrainingRes
     """Train one agent for every seed, from the slot's latency, whatever the scenario's reward is.
 
     Args:
+        settings: scenario, seeds, length and preset.
         options: as in `RunOptions`.
 
+    Returns:
+        One policy for each seed.
+
     Raises:
-        UserError: if scenario, preset or folder are not as they must be; one line.
+        UserError: if scenario, preset or folder is not valid.
     """
     _, world = settings.open()
     chosen = settings.named_preset(PRESETS)

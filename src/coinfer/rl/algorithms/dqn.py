@@ -1,9 +1,9 @@
 """Double DQN (van Hasselt et al. 2016) for K tasks of C choices, many learners at once: the baseline of SAC-d.
 
-The same inputs, masks, memory and form of network as `sac_d`. The value of a decision is the sum of its tasks' values;
-if each task's own reward is known, every task's value is learned by itself, as in `sac`. The target network is updated
-softly. Exploration is epsilon-greedy, epsilon falling linearly over the updates. The paper (WCNC 2022) names a DQN of
-five fully connected layers and nothing else; everything else is our choice.
+It has the same inputs, masks, memory and form of network as `sac_d`. The value of a decision is the sum of its tasks'
+values; if each task's own reward is known, every task's value is learned by itself, as in `sac`. The target network is
+updated softly. Exploration is epsilon-greedy with an epsilon that falls linearly over the updates. The paper (WCNC
+2022) names a DQN of five fully connected layers and nothing else; everything else is our choice.
 """
 
 from dataclasses import dataclass, replace
@@ -36,26 +36,30 @@ _NET, _WHETHER, _WHICH = range(3)
 
 @dataclass(frozen=True)
 class DqnSettings:
-    """Of the learner."""
+    """Settings of the learner."""
 
     gamma: float = 0.99
+    """Discount of the next step's value."""
     tau: float = 0.005
+    """Weight of the network in an update of the target network."""
     learning_rate: float = 3e-4
     epsilon: tuple[float, float] = (1.0, 0.05)
-    """Share of random choices, at first and at last."""
+    """Share of random choices at first and at last."""
     epsilon_updates: int = 10_000
-    """Updates from the one to the other."""
+    """Updates over which epsilon changes from the first to the last."""
     max_grad_norm: float | None = 10.0
-    """Of a learner's gradient."""
+    """Limit to the norm of each learner's gradient; None for no limit."""
     learning_rate_decay: tuple[int, int] | None = None
-    """Updates between which the learning rate falls to 0."""
+    """Updates between which the learning rate falls to 0; None if it stays."""
 
 
 class Dqn:
-    """L learners.
+    """L double DQNs, trained side by side.
 
     Args:
-        seeds: [L] int64, where weights and random choices come from.
+        settings: settings of every learner.
+        net: form of the networks.
+        seeds: [L] int64 seeds of first weights and random choices.
     """
 
     def __init__(self, settings: DqnSettings, net: Net, seeds: Tensor):
@@ -66,34 +70,47 @@ class Dqn:
 
     @property
     def epsilon(self) -> float:
-        """Share of random choices now."""
+        """Return the current share of random choices."""
         return interpolate(self.settings.epsilon, self.updates, self.settings.epsilon_updates)
 
     @torch.no_grad()
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
-        """Return choices [L, W, K]: the best by value, or, with probability epsilon, any."""
+        """Return choices [L, W, K] int64 of greatest value, replaced by random ones with probability epsilon.
+
+        Args:
+            observation: [L, W, ..] the worlds to decide in.
+            call: number of this draw; the same call draws the same numbers.
+            explore: whether to explore; if false, take the best choices.
+        """
         best = self._best(self.flat, observation)
         if not explore:
             return best
         shape = observation.mask.shape[1:-1]
-        any_ = sample_categorical(observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
-        return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, any_, best)
+        allowed = sample_categorical(observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
+        return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, allowed, best)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
-        """Learn from one batch and return metrics [L]."""
+        """Update the networks and their targets once.
+
+        Args:
+            batch: [L, n, ..] steps; rewards [L, n] of slots or [L, n, K] of tasks.
+
+        Returns:
+            Metrics [L] by name.
+        """
         by_task = batch.reward.dim() == 3
         target = self._target_values(batch, by_task)
         values = gather_actions(self.net(self.flat, batch.features), batch.action) * batch.task_mask
-        found = values if by_task else values.sum(-1)
-        loss = (found - target).square().flatten(2).sum(-1) if by_task else (found - target).square()
+        value = values if by_task else values.sum(-1)
+        loss = (value - target).square().flatten(2).sum(-1) if by_task else (value - target).square()
         self._adam.step(loss.mean(-1), linear_decay(self.updates, self.settings.learning_rate_decay))
         soft_update(self.target_flat, self.flat, self.settings.tau)
         self.updates += 1
-        return {"critic_loss": loss.detach().mean(-1), "value": found.detach().flatten(1).mean(1)}
+        return {"critic_loss": loss.detach().mean(-1), "value": value.detach().flatten(1).mean(1)}
 
     @torch.no_grad()
     def _target_values(self, batch: Transition, by_task: bool) -> Tensor:
-        """[L, n], or [L, n, K] by task."""
+        """Return target values [L, n], or [L, n, K] by task."""
         observation = batch.next_observation
         values = self.net(self.target_flat, observation.features)
         ahead = gather_actions(values, self._best(self.flat, observation)) * observation.task_mask
@@ -107,13 +124,17 @@ class Dqn:
         return torch.where(observation.mask, self.net(flat, observation.features), MASKED).argmax(-1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint must hold, by name."""
+        """Return the learner's state for checkpoints, by name."""
         parts = {"net": self.flat.detach(), "target": self.target_flat, "updates": torch.tensor(self.updates)}
         return parts | add_prefix("adam", self._adam.tensors())
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set the learner's state to a saved one.
+
+        Args:
+            tensors: what `tensors` returned, of a learner with the same settings; copied.
+        """
         self.flat.copy_(tensors["net"])
         self.target_flat.copy_(tensors["target"])
         self.updates = int(tensors["updates"])
@@ -143,13 +164,27 @@ PRESETS = {
     "quick": _preset(1500, 0.0, 2e-3, (64, 64, 64, 64)),
     "paper": _preset(10_000, 0.99, 1e-3, (128, 128, 128, 128)),
 }
-"""As those of `sac_d`."""
+"""Settings of the same length, discount and widths as those of `sac_d`."""
 
 
 def train(
     settings: TrainSettings, *, own: OptionSettings[DqnSettings] | None = None, **options: Unpack[RunOptions]
 ) -> TrainingResult:
-    """Train DQN for every seed, side by side; arguments and effect of `settings.steps` as of `sac_d.train`."""
+    """Train DQN for every seed, side by side.
+
+    If `settings.steps` is given, epsilon and learning rate fall over that training, as `with_rounds` says.
+
+    Args:
+        settings: scenario, seeds, length and preset.
+        own: settings to use instead of the preset that `settings` names.
+        options: as in `RunOptions`.
+
+    Returns:
+        One policy for each seed.
+
+    Raises:
+        UserError: if scenario, preset or folder is not valid.
+    """
     chosen = own or settings.named_preset(PRESETS)
     if settings.steps is not None:
         chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))

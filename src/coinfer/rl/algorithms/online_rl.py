@@ -1,15 +1,15 @@
-"""Online RL: tabular Q-learning for requests that are decided one after another, after Xu et al. (IEEE TPDS 2021, DOI
-10.1109/TPDS.2020.3032443), a baseline of CDO-DSAC. Of the published method only the abstract and what CDO-DSAC's paper
-says of it are public, so the form is our reading: one central learner; a request's state is its network, how loaded
-each server is in a few steps, and how good its link is; its action is a server, or to be rejected, which leaves it to
-its device. Reward is minus the latency; the next request's state follows, after a slot's last one that of the next
-slot's first.
+"""Online RL: tabular Q-learning that decides requests one after another, after Xu et al. (IEEE TPDS 2021, DOI
+10.1109/TPDS.2020.3032443), a baseline of CDO-DSAC. Only the abstract of the published method and the description in
+CDO-DSAC's paper are public, so the form is our reading: one central learner; a request's state is its network, the load
+of each server in a few levels, and the quality of its link; its action is a server, or rejection, which leaves it to
+its device. The reward is minus the latency; the next state is that of the next request, which after a slot's last one
+is the next slot's first.
 
-Our choices. A load's steps are shares of the threshold, the greatest deadline. Servers are equal in the papers' world,
-so the table is over loads in ascending order (equal steps in the order of the servers), which shares what was learned
-of one order with all others. Slots are drawn from the same memory as the other learners', each about twice, and all
-requests of a draw learn side by side. Loads are those at the slot's beginning, which is the paper's state (III); with
-`running_queues` the learner also counts what it has itself sent in this slot, as a central admission that takes one
+Our choices. The levels of load are shares of the threshold, which is the greatest deadline. Servers are equal in the
+papers' world, so the table is over loads in ascending order (equal levels in the order of the servers), and all orders
+share what is learned of one. Slots are sampled from a memory like that of the other learners, each about twice, and all
+requests of a sample learn side by side. Loads are those at the slot's beginning, which is the paper's state (III); with
+`running_queues` the learner also counts its own earlier requests of the slot, as a central admission that decides one
 request after another could.
 """
 
@@ -39,27 +39,28 @@ class OnlineRlSettings:
     """Defaults are preset `quick`."""
 
     worlds: int = 20
-    """Of each learner."""
+    """Worlds of each learner."""
     rounds: int = 3000
     """Slots that each world plays."""
     batch: int = 40
-    """Slots drawn for an update; one update a round."""
+    """Slots sampled for an update; each round makes one update."""
     memory: int = 4000
-    """Slots."""
+    """Slots in the replay memory."""
     steps: tuple[float, ...] = (0.1, 0.3, 0.7)
-    """Between two levels of load, as shares of the threshold: four levels."""
+    """Bounds between the four levels of load, ascending, as shares of the threshold."""
     rates_bps: tuple[float, ...] = (30e6, 60e6)
-    """Between two levels of the mean link."""
+    """Bounds between the levels of a request's mean link rate, ascending."""
     learning_rate: float = 0.1
     gamma: float = 0.99
+    """Discount of the next request's value."""
     epsilon: tuple[float, float] = (1.0, 0.01)
-    """Share of random choices, at first and at last."""
+    """Share of random choices at first and at last."""
     epsilon_updates: int = 2000
-    """Updates from the one to the other."""
+    """Updates over which epsilon changes from the first to the last."""
     running_queues: bool = False
-    """Whether loads count what was sent earlier in the slot."""
+    """Whether loads count the requests decided earlier in the slot."""
     assess_every: int = 250
-    """Rounds to an assessment on held-out worlds."""
+    """Rounds between two assessments on held-out worlds."""
 
 
 PAPER = OnlineRlSettings(rounds=500_000, epsilon_updates=300_000, memory=20_000, assess_every=10_000)
@@ -67,7 +68,12 @@ PRESETS = {"quick": OnlineRlSettings(), "paper": PAPER}
 
 
 def with_rounds(settings: OnlineRlSettings, rounds: int) -> OnlineRlSettings:
-    """Return settings for so many rounds: epsilon falls over 60 % of them."""
+    """Return settings whose training spans a number of rounds; epsilon falls over the first 60 % of them.
+
+    Args:
+        settings: the settings to change, for instance a preset's.
+        rounds: slots that each world plays; less than 1 counts as 1.
+    """
     rounds = max(1, rounds)
     epsilon_updates = max(1, int(0.6 * rounds))
     return replace(settings, rounds=rounds, epsilon_updates=epsilon_updates, assess_every=max(10, rounds // 20))
@@ -75,32 +81,37 @@ def with_rounds(settings: OnlineRlSettings, rounds: int) -> OnlineRlSettings:
 
 @dataclass(frozen=True)
 class Grid:
-    """How a request becomes a row of the table."""
+    """Discretisation of requests into rows of the table; all bounds ascend."""
 
     servers: int
-    """N"""
+    """N, number of servers."""
     loads_s: tuple[float, ...]
-    """Between two levels of a server's load."""
+    """Bounds between the levels of a server's load."""
     rates_bps: tuple[float, ...]
-    """Between two levels of the mean link."""
+    """Bounds between the levels of a request's mean link rate."""
     works_s: tuple[float, ...]
-    """Between two kinds of request, by their work on a server."""
+    """Bounds between the kinds of request, by their mean work on the servers."""
     running_queues: bool
     """As in `OnlineRlSettings`."""
 
     @property
     def levels(self) -> int:
-        """Levels of a server's load."""
+        """Return the number of levels of a server's load."""
         return len(self.loads_s) + 1
 
     @property
     def rows(self) -> int:
-        """Rows of the table."""
+        """Return the number of rows of the table."""
         return self.levels**self.servers * (len(self.rates_bps) + 1) * (len(self.works_s) + 1)
 
     def features(self, seen: OffloadObservation, placements: Placements) -> Tensor:
-        """Return what the learner sees of each request [.., K, 1 + 2 N]: its kind and rate as one number, its work on
-        each server, and the servers' loads at the slot's beginning."""
+        """Return the features [.., K, 1 + 2 N] of each request: its kind and rate as one number, its work on each
+        server, and the servers' loads at the slot's beginning, both in seconds.
+
+        Args:
+            seen: the observation [..].
+            placements: the placements of `fixed_cut`, servers first.
+        """
         work_s = placements.service_s[..., : self.servers]
         kind = _level(work_s.mean(-1), self.works_s) * (len(self.rates_bps) + 1)
         kind = kind + _level(seen.uplink_bps.mean(-1), self.rates_bps)
@@ -108,7 +119,12 @@ class Grid:
         return torch.cat((kind[..., None].to(work_s.dtype), work_s, load_s), -1)
 
     def row(self, kind: Tensor, load_s: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows [..] for requests of kinds [..] with loads [.., N], and the servers [.., N] by rising level."""
+        """Return the rows [..] of requests, and the servers [.., N] in the order of their level of load.
+
+        Args:
+            kind: [..] kind and rate as one number, the first of `features`.
+            load_s: [.., N] load of each server in seconds.
+        """
         level = _level(load_s, self.loads_s)
         number = torch.arange(self.servers, device=kind.device)
         order = (level * self.servers + number).sort(-1).indices
@@ -116,7 +132,13 @@ class Grid:
         return kind.long() * self.levels**self.servers + (level.gather(-1, order) * weight).sum(-1), order
 
     def loads_s_of(self, features: Tensor, place: Tensor, task_mask: Tensor) -> Tensor:
-        """Return the loads [.., K, N] that each request found, given the places [.., K] that those before it took."""
+        """Return the loads [.., K, N] in seconds at the time of each request's decision.
+
+        Args:
+            features: [.., K, 1 + 2 N] what `features` returned.
+            place: [.., K] int64 places that the requests took: a server, or N for the device.
+            task_mask: [.., K] true if there is a request.
+        """
         work_s, load_s = features[..., 1 : 1 + self.servers], features[..., 1 + self.servers :]
         if not self.running_queues:
             return load_s
@@ -126,10 +148,14 @@ class Grid:
 
 
 class OnlineRl:
-    """L learners, one a seed; `values` [L, rows, N + 1] by place in the order of the loads, the last for rejecting.
+    """L tabular learners, one for each seed.
+
+    `values` [L, rows, N + 1] holds a row's value of each server, in the order of their levels, and of rejection.
 
     Args:
-        keys: [L] int64, where random choices come from.
+        settings: settings of every learner.
+        grid: discretisation of the requests.
+        keys: [L] int64 keys of random choices.
     """
 
     def __init__(self, settings: OnlineRlSettings, grid: Grid, keys: Tensor):
@@ -138,24 +164,37 @@ class OnlineRl:
 
     @property
     def epsilon(self) -> float:
-        """Share of random choices now."""
+        """Return the current share of random choices."""
         return interpolate(self.settings.epsilon, self.updates, self.settings.epsilon_updates)
 
     @torch.no_grad()
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
-        """Return places [L, W, K]: the best by value, or, with probability epsilon, any."""
+        """Return places [L, W, K] int64 of greatest value, replaced by random ones with probability epsilon.
+
+        Args:
+            observation: [L, W, ..] the worlds to decide in.
+            call: number of this draw; the same call draws the same numbers.
+            explore: whether to explore; if false, take the best places.
+        """
         best = decide(self.grid, self.values, observation.features, observation.mask, observation.task_mask)
         if not explore:
             return best
         shape = observation.task_mask.shape[1:]
-        any_ = sample_categorical(observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
-        return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, any_, best)
+        allowed = sample_categorical(observation.mask.float(), uniform(random.key(self.keys, _WHICH), call, shape))
+        return torch.where(uniform(random.key(self.keys, _WHETHER), call, shape) < self.epsilon, allowed, best)
 
     @torch.no_grad()
     def update(self, batch: Transition) -> dict[str, Tensor]:
-        """Learn from all requests of a batch and return metrics [L].
+        """Update the tables from all requests of a batch.
 
-        Requests of one row and action count by their mean, weighted as if they had come one after another.
+        Requests of the same row and action change its value by their mean error, weighted as if they had been learned
+        one after another.
+
+        Args:
+            batch: [L, n, ..] steps with rewards [L, n, K].
+
+        Returns:
+            The mean error [L], by name.
         """
         n, task_mask = self.grid.servers, batch.task_mask
         row, order = self.grid.row(
@@ -182,41 +221,53 @@ class OnlineRl:
         return {"error": (target - flat[base + row].gather(-1, action[..., None])[..., 0]).abs().mean((1, 2))}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint must hold, by name."""
+        """Return the learner's state for checkpoints, by name."""
         return {"values": self.values, "updates": torch.tensor(self.updates)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set the learner's state to a saved one.
+
+        Args:
+            tensors: what `tensors` returned, of a learner with the same settings; copied.
+        """
         self.values.copy_(tensors["values"])
         self.updates = int(tensors["updates"])
 
 
 def decide(grid: Grid, values: Tensor, features: Tensor, mask: Tensor, task_mask: Tensor) -> Tensor:
-    """Return the places [L, W, K] of greatest value, for features [L, W, K, ..] and mask [L, W, K, N + 1]."""
+    """Return the allowed places [L, W, K] of greatest value: a server, or N for the device.
+
+    Args:
+        grid: discretisation of the requests.
+        values: [L, rows, N + 1] tables.
+        features: [L, W, K, 1 + 2 N] what `Grid.features` returned.
+        mask: [L, W, K, N + 1] true for allowed places.
+        task_mask: [L, W, K] true if there is a request.
+    """
     if not grid.running_queues:
         return _best(grid, values, features[..., 0], features[..., 1 + grid.servers :], mask)
-    load_s, found = features[..., 0, 1 + grid.servers :], []
+    load_s, places = features[..., 0, 1 + grid.servers :], []
     for k in range(features.shape[-2]):
         best = _best(grid, values, features[..., k : k + 1, 0], load_s[..., None, :], mask[..., k : k + 1, :])
         sent = functional.one_hot(best[..., 0], grid.servers + 1)[..., : grid.servers] * task_mask[..., k : k + 1]
         load_s = load_s + features[..., k, 1 : 1 + grid.servers] * sent
-        found.append(best)
-    return torch.cat(found, -1)
+        places.append(best)
+    return torch.cat(places, -1)
 
 
 def _best(grid: Grid, values: Tensor, kind: Tensor, load_s: Tensor, mask: Tensor) -> Tensor:
     n = grid.servers
     row, order = grid.row(kind, load_s)
     base = (torch.arange(values.shape[0], device=row.device) * values.shape[1]).reshape(-1, *[1] * (row.dim() - 1))
-    found = values.reshape(-1, n + 1)[row + base]
-    can = torch.cat((mask[..., :n].gather(-1, order), mask[..., n:]), -1)
-    action = torch.where(can, found, -torch.inf).argmax(-1)
+    row_values = values.reshape(-1, n + 1)[row + base]
+    allowed = torch.cat((mask[..., :n].gather(-1, order), mask[..., n:]), -1)
+    action = torch.where(allowed, row_values, -torch.inf).argmax(-1)
     server = order.gather(-1, action.clamp(max=n - 1)[..., None])[..., 0]
     return torch.where(action < n, server, n)
 
 
 def _level(value: Tensor, steps: tuple[float, ...]) -> Tensor:
-    """How many of the steps a value lies above."""
+    """Return the number of bounds that each value exceeds."""
     level = torch.zeros_like(value, dtype=torch.int64)
     for step in steps:
         level = level + (value > step)
@@ -224,7 +275,12 @@ def _level(value: Tensor, steps: tuple[float, ...]) -> Tensor:
 
 
 def make_grid(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
-    """Return the steps for one world: thresholds and works lie between what occurs there."""
+    """Return the discretisation for a world, with bounds between the works that occur there.
+
+    Args:
+        settings: steps of load as shares of the greatest finite deadline (1 s if all are infinite), and rates.
+        world: the compiled scenario.
+    """
     deadlines = torch.as_tensor(world.edge.deadline_s).flatten()
     finite = deadlines[deadlines.isfinite()]
     threshold_s = float(finite.max()) if len(finite) else 1.0
@@ -236,10 +292,11 @@ def make_grid(settings: OnlineRlSettings, world: OffloadWorld) -> Grid:
 
 
 class TablePolicy(nn.Module):
-    """What one learner decides; a module, so that `policies.learned.export` can take it.
+    """Policy of trained tables, as a module for `policies.learned.export`.
 
     Args:
-        values: [L, rows, N + 1]; observations [L * W, ..] are those of the L learners side by side, W of each.
+        grid: discretisation of the requests.
+        values: [L, rows, N + 1] tables; observations [L * W, ..] are those of the L learners side by side, W of each.
     """
 
     values: Tensor
@@ -251,6 +308,11 @@ class TablePolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
+        """Return the decisions [B, K] of greatest value.
+
+        Args:
+            observation: [B, ..] with B a multiple of L.
+        """
         placements = fixed_cut(observation)
         inputs = (self.grid.features(observation, placements), placements.mask, observation.task_mask)
         count = self.values.shape[0]
@@ -263,7 +325,14 @@ class TablePolicy(nn.Module):
 def make_loop(
     settings: OnlineRlSettings, world: OffloadWorld, seeds: Tensor, device: str | torch.device = "cpu"
 ) -> Loop[OnlineRl]:
-    """Return everything that trains L seeds [L], ready for `rl.core.loop.run`."""
+    """Return the loop that trains L tables, ready for `rl.core.loop.run`.
+
+    Args:
+        settings: settings of the learners and the training.
+        world: the compiled scenario.
+        seeds: [L] int64 seeds.
+        device: PyTorch device of tables and worlds.
+    """
     keys = random.key(seeds.to(device), 0)
     grid = make_grid(settings, world)
     loop_settings = LoopSettings(
@@ -282,10 +351,14 @@ def train(settings: TrainSettings, **options: Unpack[RunOptions]) -> TrainingRes
     """Train one table for every seed, from each task's latency, whatever the scenario's reward is.
 
     Args:
+        settings: scenario, seeds, length and preset.
         options: as in `RunOptions`.
 
+    Returns:
+        One policy for each seed.
+
     Raises:
-        UserError: if scenario, preset or folder are not as they must be; one line.
+        UserError: if scenario, preset or folder is not valid.
     """
     _, world = settings.open()
     chosen = settings.named_preset(PRESETS)

@@ -1,20 +1,20 @@
 """Discrete soft actor-critic (Haarnoja et al. 2018; Christodoulou, arXiv 1910.07207) for K tasks of C choices each,
 many learners at once.
 
-How to use it. `sac = Sac(settings, actor_net, critic_net, seeds)` makes L learners, one for each seed [L] (agents are
+How to use it: `sac = Sac(settings, actor_net, critic_net, seeds)` makes L learners, one for each seed [L] (agents are
 learners too: L = seeds * agents). `sac.act(observation, call)` draws choices [L, W, K]; `sac.update(batch)` learns from
-a `Transition` [L, n, ..] that `Replay.sample` drew, and returns metrics [L] (losses, entropy, temperature, mean value).
-`tensors` and `restore` hold all that a checkpoint needs; `copy(best, others)` lets learners take over another's state.
-The nets are forms (`policies.learned.nets.Net`): from features [L, B, ..] to [L, B, K, C]; nothing is asked of the
-features.
+a `Transition` [L, n, ..] that `Replay.sample` returned, and returns metrics [L] (losses, entropy, temperature, mean
+value). `tensors` and `restore` save and restore the whole state; `copy(source, target)` copies the state of learners to
+others. The nets are forms (`policies.learned.nets.Net`) that map features [L, B, ..] to [L, B, K, C]; the features may
+have any shape that the form reads.
 
-The policy is factorised: a categorical for every task, masked. The critics have a value for each choice of each task.
-- Reward [L, n] (of the whole slot): the value of a decision is the sum of its tasks' values (Sunehag et al. 2018). Only
-  the sum is learned, and values of tasks may shift against each other; so the twin that counts is the one whose sum,
-  expected under the policy, is lower, not the lower entry by entry.
-- Reward [L, n, K] (each task's own): every task's value is learned by itself, from its own reward and an even part of
-  the whole future's value; the lower entry of the twins counts, as in the paper.
-With K = 1 both are the same, up to which minimum. Places without a task count nowhere.
+The policy is factorised: a masked categorical for every task. The critics have a value for each choice of each task.
+- Reward [L, n] of the whole slot: the value of a decision is the sum of its tasks' values (Sunehag et al. 2018). Only
+  the sum is learned, and values of tasks may shift against each other; so the target takes the twin with the lower sum,
+  expected under the policy, instead of the lower entry of each choice.
+- Reward [L, n, K] of each task: every task's value is learned by itself, from its own reward and an even share of the
+  whole future's value; the target takes the lower entry of the twins, as in the paper.
+With K = 1 both are the same, up to which minimum. Places without a task do not contribute.
 
 Departures from Christodoulou: masks; the target entropy is a share of what the mask allows and may fall over the
 updates; gradient norms are limited for each learner. A time limit is not an end: `continues` is 1 there.
@@ -46,9 +46,10 @@ _ACTOR, _CRITIC, _ACTS = range(3)
 
 @dataclass(frozen=True)
 class SacSettings:
-    """Of the learner."""
+    """Settings of the learner."""
 
     gamma: float = 0.99
+    """Discount of the next step's value."""
     tau: float = 0.005
     """Weight of the critics in an update of the target critics."""
     actor_learning_rate: float = 3e-4
@@ -56,22 +57,23 @@ class SacSettings:
     temperature_learning_rate: float = 3e-4
     initial_temperature: float = 1.0
     target_entropy: tuple[float, float] = (0.98, 0.98)
-    """As a share of the greatest, at first and at last."""
+    """Target entropy at first and at last, as shares of the greatest possible."""
     target_entropy_updates: int = 1
-    """Updates from the one to the other."""
+    """Updates over which the target entropy changes from the first to the last."""
     max_grad_norm: float | None = 10.0
-    """Of a learner's gradient."""
+    """Limit to the norm of each learner's gradient; None for no limit."""
     learning_rate_decay: tuple[int, int] | None = None
-    """Updates between which the three learning rates fall to 0."""
+    """Updates between which the three learning rates fall to 0; None if they stay."""
     actor_every: int = 1
-    """Updates of the critics to one of actor and temperature."""
+    """Updates of the critics for each update of actor and temperature."""
 
 
 class MaskedCategorical:
-    """Log-probabilities and probabilities [L, B, K, C] of masked choices; both are 0 for a choice that is not allowed.
+    """Log-probabilities and probabilities [L, B, K, C] of choices; both are 0 for a choice that is not allowed.
 
     Args:
-        logits: [L, B, K, C]
+        logits: [L, B, K, C] outputs of the actor.
+        observation: gives the mask.
     """
 
     def __init__(self, logits: Tensor, observation: Observation):
@@ -79,20 +81,27 @@ class MaskedCategorical:
         self.probs = self.log_probs.exp() * observation.mask
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the expectation [L, B, K] of values [L, B, K, C]."""
+        """Return the expectation [L, B, K] of values.
+
+        Args:
+            values: [L, B, K, C] value of each choice.
+        """
         return (self.probs * values).sum(-1)
 
     @property
     def entropy(self) -> Tensor:
-        """[L, B, K]"""
+        """Return the entropy [L, B, K] in nats."""
         return -self.mean(self.log_probs)
 
 
 class Sac:
-    """L learners.
+    """L soft actor-critics, trained side by side.
 
     Args:
-        seeds: [L] int64, where weights and drawn choices come from.
+        settings: settings of every learner.
+        actor: form of the actors' networks.
+        critic: form of the critics' networks.
+        seeds: [L] int64 seeds of first weights and drawn choices.
     """
 
     def __init__(self, settings: SacSettings, actor: Net, critic: Net, seeds: Tensor):
@@ -113,12 +122,18 @@ class Sac:
 
     @property
     def temperature(self) -> Tensor:
-        """[L]"""
+        """Return the temperatures [L]."""
         return self.log_temperature.detach().exp()[:, 0]
 
     @torch.no_grad()
     def act(self, observation: Observation, call: int, explore: bool = True) -> Tensor:
-        """Return choices [L, W, K]: drawn from the policy, or the likeliest."""
+        """Return choices [L, W, K] int64: drawn from the policies, or the most probable ones.
+
+        Args:
+            observation: [L, W, ..] the worlds to decide in.
+            call: number of this draw; the same call draws the same numbers.
+            explore: whether to draw; if false, take the most probable choices.
+        """
         policy = MaskedCategorical(self.actor(self.actor_flat, observation.features), observation)
         if not explore:
             return torch.where(observation.mask, policy.probs, -1.0).argmax(-1)
@@ -126,7 +141,14 @@ class Sac:
         return sample_categorical(policy.probs, drawn)
 
     def update(self, batch: Transition) -> dict[str, Tensor]:
-        """Learn from one batch: critics, actor, temperature, targets; return metrics [L]."""
+        """Update critics, actors, temperatures and target critics once.
+
+        Args:
+            batch: [L, n, ..] steps; rewards [L, n] or [L, n, K], see the module.
+
+        Returns:
+            Metrics [L] by name; those of the actors only in updates that change them.
+        """
         metrics = self._learn_values(batch)
         if self.updates % self.settings.actor_every == 0:
             metrics |= self._learn_policy(batch.observation, batch.reward.dim() == 3)
@@ -135,12 +157,17 @@ class Sac:
         return metrics
 
     def target_entropy(self) -> float:
-        """Return the target entropy now, as a share of the greatest."""
+        """Return the current target entropy, as a share of the greatest possible."""
         settings = self.settings
         return interpolate(settings.target_entropy, self.updates, settings.target_entropy_updates)
 
     def values(self, flat: Tensor, features: Tensor) -> Tensor:
-        """Return the values [2, L, B, K, C] of the twins with these parameters [2 L, P]."""
+        """Return the values [2, L, B, K, C] of both twins.
+
+        Args:
+            flat: [2 L, P] parameters, those of all first twins first.
+            features: [L, B, ..] inputs of the networks.
+        """
         return self.critic(flat, features.repeat(2, *[1] * (features.dim() - 1))).unflatten(0, (2, -1))
 
     def _learn_values(self, batch: Transition) -> dict[str, Tensor]:
@@ -150,15 +177,15 @@ class Sac:
             self.values(self.critic_flat, batch.features), batch.action.expand(2, *batch.action.shape)
         )
         values = values * batch.task_mask
-        found = values if by_task else values.sum(-1)
-        loss = (found - target).square()
+        value = values if by_task else values.sum(-1)
+        loss = (value - target).square()
         loss = loss.sum(-1) if by_task else loss
         self._optimisers["critic"].step(loss.mean(-1), self._decay())
-        return {"critic_loss": loss.detach().mean((0, 2)), "value": found.detach().mean(0).flatten(1).mean(1)}
+        return {"critic_loss": loss.detach().mean((0, 2)), "value": value.detach().mean(0).flatten(1).mean(1)}
 
     @torch.no_grad()
     def _target_values(self, batch: Transition, by_task: bool) -> Tensor:
-        """[L, n], or [L, n, K] by task."""
+        """Return target values [L, n], or [L, n, K] by task."""
         observation = batch.next_observation
         policy = MaskedCategorical(self.actor(self.actor_flat, observation.features), observation)
         values = self._lower_twin(self.values(self.target_flat, observation.features), policy, observation, by_task)
@@ -170,7 +197,7 @@ class Sac:
         return (batch.reward + future[..., None] * share) * batch.task_mask
 
     def _lower_twin(self, twins: Tensor, policy: MaskedCategorical, observation: Observation, by_task: bool) -> Tensor:
-        """[L, B, K, C]: of the twins [2, ..] those that count."""
+        """Return the values [L, B, K, C] of the twins [2, ..] that the target takes."""
         if by_task or twins.shape[-2] == 1:
             return twins.amin(0)
         total = torch.stack([(policy.mean(twin) * observation.task_mask).sum(-1) for twin in twins])
@@ -191,12 +218,12 @@ class Sac:
         return {"actor_loss": loss.detach().mean(-1), "entropy": mean, "temperature": self.temperature}
 
     def all_finite(self) -> Tensor:
-        """Return whether every parameter of a learner is finite [L]."""
+        """Return whether all parameters of each learner are finite, [L]."""
         parts = (part.detach().unflatten(0, (-1, len(self.keys))) for part in self._parts().values())
         return torch.cat([part.isfinite().all(-1) for part in parts]).all(0)
 
     def _decay(self) -> float:
-        """Factor of the learning rates."""
+        """Return the current factor of the learning rates."""
         return linear_decay(self.updates, self.settings.learning_rate_decay)
 
     def _parts(self) -> dict[str, Tensor]:
@@ -209,7 +236,12 @@ class Sac:
 
     @torch.no_grad()
     def copy(self, source: Tensor, target: Tensor) -> None:
-        """Let learners `target` [n] take over weights, moments and temperature of learners `source` [n]."""
+        """Copy weights, optimiser moments and temperatures of learners to others.
+
+        Args:
+            source: [n] int64 learners to copy from.
+            target: [n] int64 learners to overwrite.
+        """
         count = len(self.keys)
         for parts in (self._parts(), *(optimiser.tensors() for optimiser in self._optimisers.values())):
             for part in parts.values():
@@ -218,7 +250,7 @@ class Sac:
                         part[target + twin * count] = part[source + twin * count]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint must hold, by name."""
+        """Return the learner's state for checkpoints, by name."""
         parts = {name: part.detach() for name, part in self._parts().items()} | {"updates": torch.tensor(self.updates)}
         for name, optimiser in self._optimisers.items():
             parts |= add_prefix(f"adam.{name}", optimiser.tensors())
@@ -226,7 +258,11 @@ class Sac:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Set the learner's state to a saved one.
+
+        Args:
+            tensors: what `tensors` returned, of a learner with the same settings; copied.
+        """
         for name, part in self._parts().items():
             part.copy_(tensors[name])
         self.updates = int(tensors["updates"])

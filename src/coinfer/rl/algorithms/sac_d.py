@@ -1,21 +1,23 @@
-"""SAC-d (Niu et al., WCNC 2022): one request at a time chooses exit, cut and bits together.
+"""SAC-d (Niu et al., WCNC 2022): the agent chooses exit, cut and bits of one request at a time together.
 
 A flat categorical over all options, actor and critics of five fully connected layers, twin critics with soft targets,
 automatic temperature (equations 7 to 11), the reward with the bandwidth-dependent weight (12, 13, `envs.rewards`), and
 the limit on the device's energy (14) as a mask, or as a penalty. Its baseline is `dqn`.
 
-Where the paper says nothing, or its text lost the symbols, our choices:
-- What the agent sees is the rate of the link, on two scales (`features.rate_features`), not latency, energy and
-  accuracy of the decision before (5), which say nothing about the next one.
-- Widths, memory, batch, and so on as in `PRESETS`. The paper's 0.99 and 0.001 are read as discount and learning rate.
-- Requests do not meet, so a decision changes nothing that comes after, and any discount has the same optimum. The
-  preset `quick` takes 0: the value of a far future that no choice changes only adds noise to differences of a hundredth
-  between choices. `paper` takes 0.99.
-- The target entropy falls from 0.98 of the greatest to a small share, so that the policy decides in the end; DQN's
-  epsilon falls over the same updates. The learning rates of both fall to 0 over the last half.
-- Rewards below `reward_floor` count as that: they are mistakes by seconds, and their size would drown the rest.
+Our choices where the paper says nothing, or its text lost the symbols:
+- The agent observes the rate of the link, on two scales (`features.rate_features`), not latency, energy and accuracy of
+  the previous decision (5), which say nothing about the next one.
+- Widths, memory and batch are those of `PRESETS`. The paper's 0.99 and 0.001 are read as discount and learning rate.
+- Requests do not share resources over time, so a decision does not change later ones, and any discount has the same
+  optimum. Preset `quick` takes 0: the value of a far future that no choice changes only adds noise to differences of a
+  hundredth between choices. `paper` takes 0.99.
+- The target entropy falls from 0.98 of the greatest to a small share, so that the policy is nearly deterministic in the
+  end; DQN's epsilon falls over the same updates. The learning rates of both fall over the last half.
+- Rewards below `reward_floor` count as the floor: they come from delays of seconds, and their size would hide all other
+  differences.
 
-It also runs in any other scenario of environment `offload` with one task at a time that knows one network.
+It also trains in any other scenario of environment `offload` with one task at a time, one network and one class of
+devices.
 """
 
 from dataclasses import replace
@@ -62,7 +64,7 @@ PRESETS = {
     "quick": _preset(1500, 0.0, 2e-3, (64, 64, 64, 64)),
     "paper": _preset(10_000, 0.99, 1e-3, (128, 128, 128, 128)),
 }
-"""`TrainSettings.steps` are rounds times worlds."""
+"""Settings by name; `TrainSettings.steps` is rounds times worlds."""
 
 
 def train(settings: TrainSettings, *, own: SacDSettings | None = None, **options: Unpack[RunOptions]) -> TrainingResult:
@@ -71,11 +73,15 @@ def train(settings: TrainSettings, *, own: SacDSettings | None = None, **options
     If `settings.steps` is given, target entropy and learning rates fall over that training, as `with_rounds` says.
 
     Args:
-        own: instead of the preset that the settings name.
+        settings: scenario, seeds, length and preset.
+        own: settings to use instead of the preset that `settings` names.
         options: as in `RunOptions`.
 
+    Returns:
+        One policy for each seed.
+
     Raises:
-        UserError: if scenario, preset or folder are not as they must be; one line.
+        UserError: if scenario, preset or folder is not valid.
     """
     chosen = own or settings.named_preset(PRESETS)
     if settings.steps is not None:
