@@ -1,1 +1,4 @@
-"""Networks as graphs: read them, know their operations and cuts, cut them into runnable pieces."""
+"""Networks as graphs: read them, know their operations and legal cuts, cut them into runnable segments.
+
+Start in `ir`, and in `open_model` for how a network is opened.
+"""

@@ -1,26 +1,32 @@
-"""How much arithmetic an operation does, from its shapes alone. A multiply-add counts two."""
+"""How much arithmetic an operation does, from its shapes alone. A multiply-add counts as two operations."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import onnx
 
 Shape = tuple[int, ...]
+Value = TypeVar("Value")
 
 
 class OpShapes(NamedTuple):
+    """A node with the shapes of its inputs and outputs."""
+
     node: onnx.NodeProto
     inputs: Sequence[Shape]
-    """Of all inputs in ONNX's order, weights included; empty for one left out."""
+    """Shapes of all inputs in ONNX's order, weights included; empty for an optional input that is left out."""
     outputs: Sequence[Shape]
 
 
 def op_flop(shapes: OpShapes) -> float:
-    """Return the floating-point operations of one node at the shapes given.
+    """Return the floating-point operations of one node at the given shapes.
 
-    Exact for the linear kinds. For the others one operation per element made (or read, where that is more, as in
-    reductions); operations that only move or rename elements count none.
+    The count is exact for linear operations. The others count one operation for each element that they make (or read,
+    if that is more, as in reductions); operations that only move or rename elements count none.
+
+    Args:
+        shapes: the node with its shapes, at the batch size that is to be counted.
     """
     kind = shapes.node.op_type
     return float(_RULES.get(kind, _elementwise)(shapes)) if kind not in _MOVING else 0.0
@@ -105,9 +111,9 @@ def _local_response(s: OpShapes) -> int:
     return (int(_attribute(s.node, "size", 1)) + 3) * _elements(s.outputs[0])
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else onnx.helper.get_attribute_value(found)
+def _attribute(node: onnx.NodeProto, name: str, default: Value) -> Value:
+    attribute = next((a for a in node.attribute if a.name == name), None)
+    return default if attribute is None else onnx.helper.get_attribute_value(attribute)
 
 
 _RULES: Mapping[str, Callable[[OpShapes], int]] = {

@@ -1,4 +1,4 @@
-"""Which operations executors run as one: no useful cut falls between them."""
+"""Which operations executors run as one, so that no useful cut lies between them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -13,23 +13,31 @@ _RENAMING = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "
 
 
 class Operation(Protocol):
-    """What the rule needs to know of an operation, as `ir.Op` has it."""
+    """What the fusion rule needs to know about an operation; `ir.Op` has it."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """Return the ONNX operator type, such as `Conv`."""
+        ...
 
     @property
-    def inputs(self) -> tuple[str, ...]: ...
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the activations that the operation reads."""
+        ...
 
     @property
-    def outputs(self) -> tuple[str, ...]: ...
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of the activations that it makes."""
+        ...
 
     @property
-    def weights(self) -> tuple[str, ...]: ...
+    def weights(self) -> tuple[str, ...]:
+        """Return the names of the weights that it reads."""
+        ...
 
 
 class Dataflow(NamedTuple):
-    """What the rule needs to know of a network; fields as `ir.ModelGraph` has them."""
+    """What the fusion rule needs to know about a network; the fields are those of `ir.ModelGraph`."""
 
     ops: Sequence[Operation]
     outputs: tuple[str, ...]
@@ -38,37 +46,40 @@ class Dataflow(NamedTuple):
 
 
 def fused_groups(graph: Dataflow) -> tuple[tuple[int, ...], ...]:
-    """Return the operations that belong together, as indices in ascending order, ordered by the last of each group.
+    """Return the groups of operations that run as one, ordered by their last operation; each is ascending indices.
 
-    The rule follows what ONNX Runtime fuses on processors: a convolution, product or sum takes in the activation, batch
+    The rule follows what ONNX Runtime fuses on processors: a convolution, product or sum absorbs the activation, batch
     norm, clip or constant bias that follows it; a residual sum joins the convolution that feeds it, if nothing else
-    reads that one. What only renames elements (flatten, reshape, dropout) joins its source. Inside a group every
-    tensor has one reader, so a group is always convex.
+    reads the convolution's output. Operations that only rename elements (flatten, reshape, dropout) join their source.
+    Inside a group every tensor has one reader, so a group is always convex.
+
+    Args:
+        graph: operations in topological order.
     """
     groups: list[list[int]] = []
-    home: list[int] = []
+    group_of: list[int] = []
     for i, op in enumerate(graph.ops):
-        source = _host(graph, i, op)
-        if source is None:
-            home.append(len(groups))
+        host = _host(graph, i, op)
+        if host is None:
+            group_of.append(len(groups))
             groups.append([i])
         else:
-            home.append(home[source])
-            groups[home[source]].append(i)
+            group_of.append(group_of[host])
+            groups[group_of[host]].append(i)
     return tuple(sorted((tuple(group) for group in groups), key=lambda group: group[-1]))
 
 
 def _host(graph: Dataflow, index: int, op: Operation) -> int | None:
-    """Return the operation that takes this one in."""
+    """Return the operation that absorbs this one, or None."""
     read = [name for name in op.inputs if name in graph.producer and _feeds_only(graph, name, index)]
-    makers = [graph.producer[name] for name in read]
+    producers = [graph.producer[name] for name in read]
     if op.kind in _RENAMING and op.inputs:
-        return next((i for i in makers if op.inputs[0] in graph.ops[i].outputs), None)
+        return next((i for i in producers if op.inputs[0] in graph.ops[i].outputs), None)
     if len(op.inputs) == 1 and (op.kind in _ACTIVATION or (op.kind == "Add" and op.weights)):
-        wanted = _LINEAR if op.kind == "Add" else _FUSING
-        return next((i for i in makers if graph.ops[i].kind in wanted), None)
+        kinds = _LINEAR if op.kind == "Add" else _FUSING
+        return next((i for i in producers if graph.ops[i].kind in kinds), None)
     if len(op.inputs) == 2 and op.kind in {"Add", "Sum"}:
-        return next((i for i in makers if graph.ops[i].kind == "Conv"), None)
+        return next((i for i in producers if graph.ops[i].kind == "Conv"), None)
     return None
 
 

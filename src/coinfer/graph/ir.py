@@ -1,4 +1,4 @@
-"""A network as operations and tensors, and its legal cuts."""
+"""A network as operations and tensors, with its legal cuts."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,26 +33,29 @@ class Tensor(NamedTuple):
 
     @property
     def elements(self) -> int:
+        """Return the number of elements at batch 1."""
         return int(np.prod(self.shape, dtype=object))
 
     @property
     def size_bits(self) -> int:
-        """Size as it lies in memory."""
+        """Return the size in memory at batch 1."""
         return self.elements * self.dtype.itemsize * BITS_PER_BYTE
 
 
 class Op(NamedTuple):
+    """An operation of a network."""
+
     name: str
     kind: str
     """ONNX operator type, such as `Conv`."""
     inputs: tuple[str, ...]
-    """Activations it reads, each once."""
+    """Activations that it reads, each once."""
     outputs: tuple[str, ...]
     weights: tuple[str, ...]
-    """Names of the `ModelGraph.weights` it reads; constants that set how it works (a shape, a clip limit) stay in
+    """Names of the `ModelGraph.weights` that it reads. Constants that configure it (a shape, a clip limit) stay in
     `proto` and are not among them."""
     work_flop: float
-    """At batch 1; a multiply-add counts two."""
+    """At batch 1; a multiply-add counts as two."""
     params: int
 
 
@@ -60,9 +63,9 @@ class Cut(NamedTuple):
     """A partition of the operations into a head, closed under predecessors, and a tail."""
 
     tensors: tuple[str, ...]
-    """What crosses it, in graph order."""
+    """Names of the tensors that cross it, in graph order."""
     head: frozenset[int]
-    """Indices of the operations before it."""
+    """Indices of the operations before the cut."""
 
 
 class ImageInput(NamedTuple):
@@ -76,7 +79,7 @@ class ImageInput(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """A network. `proto` holds the structure without weight values; `weights` holds those."""
+    """A network. `proto` holds the structure without the values of weights; `weights` holds those."""
 
     name: str
     ops: tuple[Op, ...]
@@ -87,20 +90,22 @@ class ModelGraph:
     proto: onnx.ModelProto = field(repr=False)
     weights: Mapping[str, np.ndarray] = field(repr=False)
     dynamic_batch: bool = False
-    """True where the first axis of inputs and outputs is free."""
+    """True if the first axis of inputs and outputs may have any size."""
     image: ImageInput | None = None
 
     @property
     def work_flop(self) -> float:
+        """Return the floating-point operations of the whole network at batch 1."""
         return sum(op.work_flop for op in self.ops)
 
     @property
     def params(self) -> int:
+        """Return the number of trained parameters."""
         return sum(int(w.size) for w in self.weights.values())
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over structure and weights, hex; two nodes cut the same network only where it is equal."""
+        """Return the SHA-256 over structure and weights, hex; nodes share a network only if it is equal."""
         digest = hashlib.sha256(self.proto.SerializeToString(deterministic=True))
         for name in sorted(self.weights):
             digest.update(name.encode())
@@ -109,28 +114,31 @@ class ModelGraph:
 
     @cached_property
     def producer(self) -> Mapping[str, int]:
-        """Index of the operation that makes each tensor; graph inputs have none."""
+        """Return the index of the operation that makes each tensor; graph inputs are not among them."""
         return {name: i for i, op in enumerate(self.ops) for name in op.outputs}
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[int, ...]]:
-        """Indices of the operations that read each tensor."""
+        """Return the indices of the operations that read each tensor, ascending."""
         readers: dict[str, list[int]] = {name: [] for name in self.tensors}
         for i, op in enumerate(self.ops):
             for name in op.inputs:
                 readers[name].append(i)
-        return {name: tuple(found) for name, found in readers.items()}
+        return {name: tuple(indices) for name, indices in readers.items()}
 
     def cut(self, head: frozenset[int]) -> Cut:
-        """Return the cut after these operations.
+        """Return the cut after some operations.
+
+        Args:
+            head: indices of the operations before the cut; with each one, all that it needs.
 
         Raises:
             GraphError: if an operation of the head needs one outside it.
         """
         crossing = []
         for name in self.tensors:
-            maker = self.producer.get(name)
-            inside = maker is None or maker in head
+            producer = self.producer.get(name)
+            inside = producer is None or producer in head
             if not inside and any(i in head for i in self.consumers[name]):
                 raise GraphError(f"{self.name}: no legal cut: an operation before it needs {name!r} from after it")
             if inside and (any(i not in head for i in self.consumers[name]) or (name in self.outputs)):
@@ -138,13 +146,18 @@ class ModelGraph:
         return Cut(tuple(crossing), head)
 
     def single_cuts(self) -> tuple[Cut, ...]:
-        """Return all cuts that cross one tensor, in order, from the input (cut 0) to the output (all on the device)."""
+        """Return all cuts that a single tensor crosses, in order.
+
+        The first lies at the input (nothing runs on the device), the last at the output (everything does).
+        """
         return tuple(_prefix_cut(count, live) for count, live in self._frontiers() if len(live) == 1)
 
     def useful_cuts(self) -> tuple[Cut, ...]:
-        """Return the single-tensor cuts that do not fall inside what executors fuse (`groups`), always with the cut
-        before all operations and the one after all. These are the block boundaries: block i lies between cut i and cut
-        i + 1."""
+        """Return the single-tensor cuts that do not lie inside a fused group (`groups`), in order.
+
+        The cut before all operations and the one after all are always among them. The cuts are the block boundaries:
+        block i lies between cut i and cut i + 1.
+        """
         inside = {i for group in self.groups for i in range(group[0], group[-1])}
         last = len(self.ops)
         return tuple(
@@ -156,51 +169,62 @@ class ModelGraph:
     def all_cuts(self, limit: int = 100_000) -> Iterator[Cut]:
         """Yield every legal cut, also across several tensors: one for each downward-closed set of operations.
 
+        Args:
+            limit: largest number of cuts; it grows exponentially with parallel branches.
+
         Raises:
-            GraphError: beyond `limit` cuts; their number grows exponentially with parallel branches.
+            GraphError: if there are more than `limit` cuts.
         """
-        makers = [{self.producer[name] for name in op.inputs if name in self.producer} for op in self.ops]
-        needs = [sum(1 << maker for maker in found) for found in makers]
-        found, open_sets = 0, [(0, 0)]
+        producers = [{self.producer[name] for name in op.inputs if name in self.producer} for op in self.ops]
+        needs = [sum(1 << index for index in direct) for direct in producers]
+        count, open_sets = 0, [(0, 0)]
         while open_sets:
             head, i = open_sets.pop()
             while i < len(self.ops):
                 if needs[i] & ~head == 0:
                     open_sets.append((head | 1 << i, i + 1))
                 i += 1
-            found += 1
-            if found > limit:
+            count += 1
+            if count > limit:
                 raise GraphError(f"{self.name}: more than {limit} legal cuts; use single_cuts(), or raise the limit")
             yield self.cut(frozenset(j for j in range(len(self.ops)) if head >> j & 1))
 
     def needed(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[int, ...]:
-        """Return the indices of the operations that compute `outputs` when `inputs` are given, in order.
+        """Return the indices of the operations that compute `outputs` from `inputs`, ascending.
+
+        Args:
+            inputs: names of the given tensors.
+            outputs: names of the tensors to compute; those among the inputs need nothing.
 
         Raises:
-            GraphError: if a tensor is unknown or the outputs need more than these inputs.
+            GraphError: if a tensor is unknown, or the outputs need more than these inputs.
         """
         unknown = [name for name in (*inputs, *outputs) if name not in self.tensors]
         if unknown:
             raise GraphError(f"{self.name}: no tensor {', '.join(map(repr, unknown))} in this network")
-        given, found = set(inputs), set[int]()
-        wanted = [name for name in outputs if name not in given]
-        while wanted:
-            name = wanted.pop()
+        sources, indices = set(inputs), set[int]()
+        pending = [name for name in outputs if name not in sources]
+        while pending:
+            name = pending.pop()
             if name not in self.producer:
-                have = ", ".join(inputs) or "nothing"
+                names = ", ".join(inputs) or "nothing"
                 raise GraphError(
-                    f"{self.name}: cannot compute {', '.join(outputs)} from {have}: graph input {name!r} is needed too"
+                    f"{self.name}: cannot compute {', '.join(outputs)} from {names}: graph input {name!r} is needed too"
                 )
-            if self.producer[name] not in found:
-                found.add(self.producer[name])
-                wanted += [source for source in self.ops[self.producer[name]].inputs if source not in given]
-        return tuple(sorted(found))
+            if self.producer[name] not in indices:
+                indices.add(self.producer[name])
+                pending += [source for source in self.ops[self.producer[name]].inputs if source not in sources]
+        return tuple(sorted(indices))
 
     def structure(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
-        """Return the model between these tensors; its weights are references to `weights`, in memory.
+        """Return the model between some tensors; its weights are references to `weights`, in memory.
+
+        Args:
+            inputs: names of the model's inputs.
+            outputs: names of its outputs.
 
         Raises:
-            GraphError: as `needed`.
+            GraphError: if a tensor is unknown, or the outputs need more than these inputs.
         """
         nodes = [self.proto.graph.node[i] for i in self.needed(inputs, outputs)]
         read = {name for node in nodes for name in node.input}
@@ -213,16 +237,19 @@ class ModelGraph:
         return proto
 
     def pruned(self, outputs: Sequence[str]) -> "ModelGraph":
-        """Return the network that computes these outputs and nothing else, as for one exit of several.
+        """Return the network that computes some tensors and nothing else, such as one exit of several.
+
+        Args:
+            outputs: names of its outputs; for the network's own ones it is the network itself.
 
         Raises:
             GraphError: if an output is no tensor of the network.
         """
         if tuple(outputs) == self.outputs:
             return self
-        kept = [self.ops[i] for i in self.needed(self.inputs, outputs)]
-        read = {name for op in kept for name in op.inputs} | set(outputs)
-        ops = tuple(op._replace(outputs=tuple(name for name in op.outputs if name in read)) for op in kept)
+        needed_ops = [self.ops[i] for i in self.needed(self.inputs, outputs)]
+        read = {name for op in needed_ops for name in op.inputs} | set(outputs)
+        ops = tuple(op._replace(outputs=tuple(name for name in op.outputs if name in read)) for op in needed_ops)
         inputs = tuple(name for name in self.inputs if name in read)
         known = {*inputs, *(name for op in ops for name in op.outputs)}
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in known}
@@ -238,7 +265,7 @@ class ModelGraph:
 
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Indices of operations that executors run as one (`fusion.fused_groups`), ordered by their last operation."""
+        """Return the groups of operations that executors run as one; see `fusion.fused_groups`."""
         return fused_groups(Dataflow(self.ops, self.outputs, self.producer, self.consumers))
 
     @cached_property
@@ -247,12 +274,12 @@ class ModelGraph:
         return {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
 
     def _frontiers(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield, for the first 0, 1, .. operations, how many they are, and what crosses the cut after them.
+        """Yield the number of operations and the tensors across the cut after them, for the first 0, 1, .. operations.
 
         Every operation descends from an input and leads to an output, so the head of a single-tensor cut holds exactly
         the ancestors of its tensor, and these come first in any topological order: no single-tensor cut is missed.
         """
-        readers = {name: len(found) + (name in self.outputs) for name, found in self.consumers.items()}
+        readers = {name: len(indices) + (name in self.outputs) for name, indices in self.consumers.items()}
         live = dict.fromkeys(name for name in self.inputs if readers[name])
         yield 0, tuple(live)
         for i, op in enumerate(self.ops):

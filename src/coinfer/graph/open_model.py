@@ -1,4 +1,4 @@
-"""Any network by one word: the name of one that comes with coinfer, or the path of an ONNX file."""
+"""Opens any network by name or path: one that is shipped with coinfer, or an ONNX file."""
 
 from pathlib import Path
 
@@ -9,14 +9,15 @@ from coinfer.graph.zoo import early_exits, networks, pretrained
 
 
 def open_model(spec: str | Path) -> ModelGraph:
-    """Return a network of the zoo (plain, with exits, or pretrained), or the one in an ONNX file after a first run in a
-    sandbox.
+    """Return a network of the zoo (plain, with exits, or pretrained), or the network of an ONNX file.
+
+    A file first runs once in a sandbox (`onnx.sandbox`).
 
     Args:
-        spec: name or path; a name of the zoo comes first.
+        spec: name or path; names of the zoo take precedence over files.
 
     Raises:
-        GraphError: if there is neither, or as `sandbox.try_model` and `onnx.load.load`.
+        GraphError: if there is neither such a name nor such a file, or the file is refused.
     """
     name = str(spec)
     if name in networks.ZOO:

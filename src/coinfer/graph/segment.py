@@ -1,4 +1,4 @@
-"""Pieces of a network that run by themselves. They hold structure only, a few kB; the weights stay with the graph."""
+"""Pieces of a network that run by themselves. They hold only structure, a few kB; the weights stay with the graph."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _MAX_INLINE_BYTES = 2000 * MIB
 
 
 class Segment(NamedTuple):
-    """What computes some tensors of a network from others."""
+    """A piece of a network that computes some tensors from others."""
 
     name: str
     inputs: tuple[str, ...]
@@ -28,17 +28,20 @@ class Segment(NamedTuple):
 
 
 def segment(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) -> Segment:
-    """Return the smallest piece that computes `outputs` from `inputs`; any tensors of the network will do.
+    """Return the smallest piece that computes `outputs` from `inputs`.
 
-    A tensor may be both: it is passed through. Inputs that the outputs do not need are accepted and ignored.
+    Args:
+        graph: the network.
+        inputs: names of any tensors; those that the outputs do not need are accepted and ignored.
+        outputs: names of any tensors; one that is also an input is passed through.
 
     Raises:
-        GraphError: if a tensor is unknown, is named twice, or the outputs need more than these inputs.
+        GraphError: if a tensor is unknown or named twice, there are no outputs, or they need more than these inputs.
     """
     for names in (inputs, outputs):
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
-            raise GraphError(f"{graph.name}: tensor {twice!r} is named twice")
+        repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if repeated is not None:
+            raise GraphError(f"{graph.name}: tensor {repeated!r} is named twice")
     if not outputs:
         raise GraphError(f"{graph.name}: no outputs asked for; the network's own are {', '.join(graph.outputs)}")
     proto = graph.structure(inputs, outputs)
@@ -48,14 +51,15 @@ def segment(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) ->
 
 
 def split(graph: ModelGraph, cuts: Sequence[Cut | Sequence[str]], exit: int = 0) -> tuple[Segment, ...]:
-    """Return the network in one piece more than there are cuts, from its inputs to one of its outputs.
+    """Return the network in one segment more than there are cuts, from its inputs to one of its outputs.
 
     Args:
-        cuts: in order, as cuts of `graph.pruned((graph.outputs[exit],))` or as the names of the tensors that cross.
-        exit: which output.
+        graph: the network.
+        cuts: in order, as cuts of `graph.pruned((graph.outputs[exit],))` or as names of the tensors that cross.
+        exit: index of the output.
 
     Raises:
-        GraphError: if a cut does not follow from the one before it.
+        GraphError: if there is no such output, or a cut does not follow from the one before it.
     """
     if not 0 <= exit < len(graph.outputs):
         raise GraphError(f"{graph.name}: no exit {exit}; it has exits 0 to {len(graph.outputs) - 1}")
@@ -66,37 +70,47 @@ def split(graph: ModelGraph, cuts: Sequence[Cut | Sequence[str]], exit: int = 0)
 
 
 def save(graph: ModelGraph, segments: Sequence[Segment], directory: str | Path) -> tuple[Path, ...]:
-    """Write segments as ONNX files of a few kB and their weights once, in one file beside them.
+    """Write segments as ONNX files of a few kB, and their weights once, in a file beside them.
+
+    Args:
+        graph: the network of the segments.
+        segments: from `segment` or `split`.
+        directory: is created if it does not exist; existing files are replaced.
 
     Returns:
-        The paths of the ONNX files, `<network>.<index>.onnx`. Keep them beside `<network>.weights`.
+        The paths of the ONNX files, `<network>.<index>.onnx`. They must stay beside `<network>.weights`.
+
+    Raises:
+        OSError: if a file cannot be written.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^\w.-]", "_", graph.name)
     names = sorted({name for piece in segments for name in piece.weights})
-    places: dict[str, int] = {}
+    offset_of: dict[str, int] = {}
     with (directory / f"{stem}.weights").open("wb") as file:
         for name in names:
             file.write(bytes(-file.tell() % _ALIGNMENT_BYTES))
-            places[name] = file.tell()
+            offset_of[name] = file.tell()
             graph.weights[name].tofile(file)
     paths = []
     for i, piece in enumerate(segments):
         paths.append(directory / f"{stem}.{i}.onnx")
-        paths[-1].write_bytes(_located(graph, piece, f"{stem}.weights", places).SerializeToString(deterministic=True))
+        paths[-1].write_bytes(
+            _located(graph, piece, f"{stem}.weights", offset_of).SerializeToString(deterministic=True)
+        )
     return tuple(paths)
 
 
-def _located(graph: ModelGraph, piece: Segment, file: str, places: dict[str, int]) -> onnx.ModelProto:
+def _located(graph: ModelGraph, piece: Segment, file: str, offset_of: dict[str, int]) -> onnx.ModelProto:
     """Return the segment's model, its weights referring to their places in a file."""
     proto = onnx.ModelProto()
     proto.CopyFrom(piece.proto)
     for tensor in proto.graph.initializer:
-        if tensor.name in places:
+        if tensor.name in offset_of:
             size_bytes = graph.weights[tensor.name].nbytes
             del tensor.external_data[:]
-            for key, value in (("location", file), ("offset", places[tensor.name]), ("length", size_bytes)):
+            for key, value in (("location", file), ("offset", offset_of[tensor.name]), ("length", size_bytes)):
                 tensor.external_data.add(key=key, value=str(value))
     return proto
 
@@ -104,8 +118,13 @@ def _located(graph: ModelGraph, piece: Segment, file: str, places: dict[str, int
 def save_model(graph: ModelGraph, path: str | Path) -> None:
     """Write the whole network as one ordinary ONNX file, weights included.
 
+    Args:
+        graph: the network.
+        path: of the file; an existing one is replaced.
+
     Raises:
-        GraphError: if it would not fit into one file.
+        GraphError: if the weights do not fit into one file (2000 MiB).
+        OSError: if the file cannot be written.
     """
     size_bytes = sum(value.nbytes for value in graph.weights.values())
     if size_bytes > _MAX_INLINE_BYTES:

@@ -1,4 +1,4 @@
-"""Open a piece of a network in ONNX Runtime. The weights stay where the graph holds them, in memory once."""
+"""Opens a segment in ONNX Runtime. The weights stay where the graph holds them, so they are in memory once."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _BLOCKED_LAYOUT = platform.machine().lower() in {"x86_64", "amd64"}
 
 
 class Session(ort.InferenceSession):
-    """An ONNX Runtime session that keeps the weights alive whose memory it borrows."""
+    """An ONNX Runtime session that keeps alive the weights whose memory it borrows."""
 
     def __init__(
         self, model: bytes, options: ort.SessionOptions, providers: Sequence[str], weights: Mapping[str, np.ndarray]
@@ -40,14 +40,16 @@ def open_session(
     providers: Sequence[str] = (CPU,),
     profile_prefix: Path | None = None,
 ) -> Session:
-    """Return a session that runs `segment` of `graph`.
+    """Return a session that runs a segment.
 
     Spinning is off: with other work on the cores, threads that spin lose a factor of 2 to 10.
 
     Args:
+        graph: the network, which holds the weights.
+        segment: of that network.
         threads: threads within an operation; operations run one after another.
-        providers: ONNX Runtime's execution providers, the preferred first.
-        profile_prefix: where given, ONNX Runtime writes its own profile to a file whose name starts so.
+        providers: ONNX Runtime's execution providers, the preferred one first.
+        profile_prefix: ONNX Runtime writes a profile to a file whose name starts with it; None writes none.
 
     Raises:
         GraphError: if ONNX Runtime lacks a provider or refuses the segment.
@@ -70,37 +72,43 @@ def open_session(
 
 
 def hold_layout(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same segment, such that a residual sum at its start keeps the channel-blocked layout of its
-    convolutions.
+    """Return the segment, changed so that a residual sum at its start keeps the channel-blocked layout of convolutions.
 
-    ONNX Runtime adds in that layout only what an operation of its own brought into it. Where a segment's input goes
-    into a sum, that sum and every later one of the stage fall back to the plain layout (up to 3 % of ResNet-50). A
+    ONNX Runtime adds in that layout only tensors that another operation brought into it. If a segment's input goes into
+    a sum, that sum and every later one of the stage fall back to the plain layout (up to 3 % of ResNet-50's time). A
     pooling over single pixels changes no value and brings the input into the layout once for all.
+
+    Args:
+        proto: a segment's model; it stays as it is, and is returned itself if nothing has to change.
     """
     if not any(node.op_type == "Conv" for node in proto.graph.node):
         return proto
-    added = {name for node in proto.graph.node if node.op_type in {"Add", "Sum"} for name in node.input}
+    summands = {name for node in proto.graph.node if node.op_type in {"Add", "Sum"} for name in node.input}
     inputs = (value.name for value in proto.graph.input if _may_block(value))
-    held = {name: f"{name}{HELD}" for name in inputs if name in added}
-    if not held:
+    new_name_of = {name: f"{name}{HELD}" for name in inputs if name in summands}
+    if not new_name_of:
         return proto
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
     for node in changed.graph.node:
-        node.input[:] = [held.get(name, name) for name in node.input]
-    for name, new in held.items():
+        node.input[:] = [new_name_of.get(name, name) for name in node.input]
+    for name, new in new_name_of.items():
         changed.graph.node.insert(0, onnx.helper.make_node("MaxPool", [name], [new], new, kernel_shape=[1, 1]))
     return changed
 
 
 def _may_block(value: onnx.ValueInfoProto) -> bool:
-    """ONNX Runtime blocks by 8 or 16 channels."""
+    """Return true if ONNX Runtime may block the tensor, by 8 or 16 channels."""
     kind = value.type.tensor_type
     return kind.elem_type == onnx.TensorProto.FLOAT and len(dim := kind.shape.dim) == 4 and dim[1].dim_value % 16 == 0
 
 
 def session_options(threads: int = 1) -> ort.SessionOptions:
-    """One thread pool per session that never spins, operations in sequence."""
+    """Return options for a session with its own thread pool, which never spins, and operations in sequence.
+
+    Args:
+        threads: threads within an operation.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

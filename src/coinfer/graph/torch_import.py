@@ -1,11 +1,11 @@
-"""PyTorch modules as graphs. Only calling `from_torch` imports PyTorch (the `train` extra)."""
+"""PyTorch modules as graphs. PyTorch (the `train` extra) is imported only when `from_torch` is called."""
 
 import contextlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -23,24 +23,27 @@ def from_torch(
     outputs: Sequence[str] | None = None,
     image: ImageInput | None = None,
 ) -> ModelGraph:
-    """Return a module as it behaves when not training, its batch axis free; a module that returns a tuple has several
-    exits.
+    """Return a module in evaluation mode as a network with a free batch axis.
+
+    A module that returns a tuple becomes a network with several exits.
 
     Args:
-        example_input: one tensor, or one per argument of `forward`; the first axis of each is the batch.
-        outputs: names for what the module returns, in order.
-        image: how pictures become the module's input, where they do.
+        module: is left in the mode in which it was.
+        example_input: one tensor, or one for each argument of `forward`; the first axis of each is the batch.
+        name: of the network.
+        outputs: names for what the module returns, in order; None lets the exporter choose.
+        image: how pictures become the module's input, if they do.
 
     Raises:
-        GraphError: if PyTorch is missing or cannot export the module, or the graph cannot be cut.
+        GraphError: if PyTorch is missing or cannot export the module, or the network is refused (`onnx.validate`).
     """
     try:
         import torch
     except ImportError as error:
         raise GraphError(f"{name}: reading a module needs PyTorch: pip install 'coinfer[train]'") from error
-    given = (example_input,) if isinstance(example_input, torch.Tensor) else tuple(example_input)
+    inputs = (example_input,) if isinstance(example_input, torch.Tensor) else tuple(example_input)
     # The exporter takes an axis of size 1 for fixed, so two samples stand for any number.
-    examples = tuple(x[:1].repeat(2, *[1] * (x.ndim - 1)) for x in given)
+    examples = tuple(x[:1].repeat(2, *[1] * (x.ndim - 1)) for x in inputs)
     training = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -55,11 +58,13 @@ def from_torch(
     return from_proto(model, name)
 
 
-def _export(module: "torch.nn.Module", examples: tuple[Any, ...], outputs: Sequence[str] | None) -> onnx.ModelProto:
+def _export(
+    module: "torch.nn.Module", examples: tuple["torch.Tensor", ...], outputs: Sequence[str] | None
+) -> onnx.ModelProto:
     import torch
 
     batch = torch.export.Dim("batch")
-    # Progress lines and notes on PyTorch's own internals are of no use to who calls us.
+    # Progress lines and notes on PyTorch's own internals are of no use to our callers.
     with warnings.catch_warnings(), _quiet("torch.onnx"), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -1,1 +1,1 @@
-"""ONNX files as graphs: validated, loaded, their shapes known. Start in `load`."""
+"""ONNX files as graphs: validated, with constants folded and every shape known. Start in `load`."""

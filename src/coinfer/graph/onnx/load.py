@@ -1,4 +1,4 @@
-"""ONNX models as graphs: read, validated, constants folded, every tensor's shape known."""
+"""ONNX models as graphs: read, validated, with constants folded and the shape of every tensor known."""
 
 import json
 import math
@@ -15,9 +15,9 @@ from coinfer.graph.onnx import shapes, validate
 IMAGE_KEY = "coinfer.image"
 """Key of the model's metadata that says, in JSON, how a picture becomes its input (`ImageInput`)."""
 WEIGHTS = "weights"
-"""Where the structure says its weights lie; ONNX Runtime is given them from memory under this name."""
+"""Location that the structure states for its weights; ONNX Runtime gets them from memory under this name."""
 MAX_WORK_FLOP = 1e14
-"""At batch 1. What a large vision transformer does is a hundredth of it; a hostile file could ask for years."""
+"""At batch 1; a hundred times a large vision transformer. A hostile file could take years."""
 
 _SETTING_KINDS = """
 CenterCropPad Clip ConstantOfShape CumSum DFT Dropout Expand OneHot Pad Range ReduceL1 ReduceL2 ReduceLogSum
@@ -25,15 +25,18 @@ ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSqu
 Tile TopK Trilu Unsqueeze Upsample
 """
 _SETTING_INPUTS = frozenset(_SETTING_KINDS.split())
-"""Operations whose constants set how they work; their values belong to the structure."""
+"""Operations that constants configure; their values belong to the structure."""
 _MAX_SETTING_BYTES = 65_536
 
 
 def load(path: str | Path) -> ModelGraph:
-    """Read an ONNX file; weights that lie in other files beside it are read too.
+    """Return the network in an ONNX file; weights in other files beside it are read too.
+
+    Args:
+        path: of the file; its stem becomes the network's name.
 
     Raises:
-        GraphError: if the file is no ONNX model, is refused by `validate`, or cannot be cut because shapes
+        GraphError: if the file is missing or no ONNX model, `validate` refuses it, it takes too much work, or shapes
             are not known before it runs.
     """
     path = Path(path)
@@ -50,53 +53,57 @@ def from_proto(
     directory: Path | None = None,
     where: str | None = None,
 ) -> ModelGraph:
-    """Return a model in memory as a graph.
+    """Return a model in memory as a network.
 
     Args:
-        weights: values of initializers that the model only refers to.
-        directory: below which other files with weights may lie; without it none are read.
-        where: how messages call the model.
+        model: validated here; it stays as it is.
+        name: of the network.
+        weights: values of initializers that the model only refers to, by name.
+        directory: folder below which other files with weights may lie; None reads none.
+        where: what messages call the model; None takes `name`.
 
     Raises:
-        GraphError: as `load`.
+        GraphError: if `validate` refuses the model, it takes too much work, or shapes are not known before it runs.
     """
     where = where or name
     validate.check_proto(model, where)
-    given = weights or {}
-    inline = [value for value in model.graph.initializer if value.name not in given]
-    values = {**given, **validate.read_weights(inline, where, directory)}
+    referenced = weights or {}
+    inline = [value for value in model.graph.initializer if value.name not in referenced]
+    values = {**referenced, **validate.read_weights(inline, where, directory)}
     opset = next(opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"})
     nodes, outputs = list(model.graph.node), tuple(value.name for value in model.graph.output)
     _check_names(model.graph, where)
     _check_order(nodes, {*values, *(value.name for value in model.graph.input)}, outputs, where)
     sources = [value for value in model.graph.input if value.name not in values]
-    settled = _settled(_alive(nodes, outputs), values, sources, outputs, opset, where)
+    inferred = _infer_shapes(_needed_nodes(nodes, outputs), values, sources, outputs, opset, where)
     for output in outputs:
-        if output in settled.constants:
+        if output in inferred.constants:
             raise GraphError(f"{where}: output {output!r} does not depend on the input; drop it when exporting")
-        if output not in settled.tensors[0]:
+        if output not in inferred.tensors[0]:
             raise GraphError(f"{where}: the shape of output {output!r} is not known; export with fixed shapes")
-    return _assemble(settled._replace(nodes=_alive(settled.nodes, outputs)), outputs, model, name, where)
+    return _assemble(inferred._replace(nodes=_needed_nodes(inferred.nodes, outputs)), outputs, model, name, where)
 
 
-def _settled(
+def _infer_shapes(
     nodes: Sequence[onnx.NodeProto],
     values: dict[str, np.ndarray],
     sources: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[str],
     opset: int,
     where: str,
-) -> shapes.Settled:
-    """Shapes for one sample and for two where the batch is free; networks that only claim so are fixed at one."""
+) -> shapes.InferredShapes:
+    """Return shapes for one sample, and for two if the batch is free; networks that only claim so are fixed at one."""
     one = [_input(value, 1, where) for value in sources]
     if sources and all(_first_axis_free(value) for value in sources):
         try:
-            both = shapes.settle(nodes, values, [one, [_input(value, 2, where) for value in sources]], opset, where)
+            both = shapes.infer_shapes(
+                nodes, values, [one, [_input(value, 2, where) for value in sources]], opset, where
+            )
         except GraphError:
-            return shapes.settle(nodes, values, [one], opset, where)
+            return shapes.infer_shapes(nodes, values, [one], opset, where)
         if all(_scales(output, both.tensors) for output in outputs):
             return both
-    return shapes.settle(nodes, values, [one], opset, where)
+    return shapes.infer_shapes(nodes, values, [one], opset, where)
 
 
 def _check_names(graph: onnx.GraphProto, where: str) -> None:
@@ -109,7 +116,7 @@ def _check_names(graph: onnx.GraphProto, where: str) -> None:
 
 
 def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequence[str], where: str) -> None:
-    """Every tensor is made once, before it is read."""
+    """Refuse operations that read a tensor before it is made, or make one twice."""
     for node in nodes:
         for source in node.input:
             if source and source not in known:
@@ -146,14 +153,14 @@ def _input(value: onnx.ValueInfoProto, batch: int, where: str) -> Tensor:
     return Tensor(value.name, validate.DTYPES[kind.elem_type], tuple(shape))
 
 
-def _alive(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
     """Return the nodes that the outputs need."""
-    wanted, kept = set(outputs), []
+    names, needed = set(outputs), []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return kept[::-1]
+        if names.intersection(node.output):
+            names.update(node.input)
+            needed.append(node)
+    return needed[::-1]
 
 
 def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
@@ -163,13 +170,13 @@ def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
 
 
 def _assemble(
-    settled: shapes.Settled, outputs: tuple[str, ...], model: onnx.ModelProto, name: str, where: str
+    inferred: shapes.InferredShapes, outputs: tuple[str, ...], model: onnx.ModelProto, name: str, where: str
 ) -> ModelGraph:
-    nodes, constants, tensors = settled
+    nodes, constants, tensors = inferred
     at_one = tensors[0]
     read = {source for node in nodes for source in node.input}
-    given = [value.name for value in model.graph.input if value.name in at_one]
-    ends = tuple(source for source in given if source in read or source in outputs)
+    sources = [value.name for value in model.graph.input if value.name in at_one]
+    ends = tuple(source for source in sources if source in read or source in outputs)
     used = {source: at_one[source] for source in ends}
     for node in nodes:
         used |= {made: at_one[made] for made in node.output if made in read or made in outputs}
@@ -189,7 +196,7 @@ def _assemble(
 
 
 def _settings(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> set[str]:
-    """Return the constants that stay inside the structure: small, and no numbers that training made."""
+    """Return the constants that stay inside the structure: small ones that training did not make."""
     read = {name for node in nodes if node.op_type in _SETTING_INPUTS for name in node.input if name in constants}
     read |= {name for name, value in constants.items() if value.ndim == 0 or value.dtype in (np.int64, np.bool_)}
     return {name for name in read if constants[name].nbytes <= _MAX_SETTING_BYTES}
@@ -202,21 +209,20 @@ def _structure(
     read: set[str],
     model: onnx.ModelProto,
 ) -> onnx.ModelProto:
-    """Return the nodes with unique names and without notes, constants beside them; inputs and outputs are yet to
-    come."""
+    """Return nodes with unique names and without notes, with their constants; inputs and outputs are added later."""
     opset = next(opset for opset in model.opset_import if opset.domain in {"", "ai.onnx"})
     proto = onnx.ModelProto(ir_version=shapes.IR_VERSION, metadata_props=model.metadata_props)
     proto.opset_import.add(domain="", version=opset.version)
     proto.graph.name = model.graph.name or "network"
-    taken = set[str]()
+    names = set[str]()
     for i, node in enumerate(nodes):
-        kept = proto.graph.node.add()
-        kept.CopyFrom(node)
+        copy = proto.graph.node.add()
+        copy.CopyFrom(node)
         choices = (node.name, next(filter(None, node.output)), f"{node.op_type}#{i}")
-        kept.name = next(choice for choice in choices if choice and choice not in taken)
-        kept.ClearField("doc_string")
-        kept.ClearField("metadata_props")
-        taken.add(kept.name)
+        copy.name = next(choice for choice in choices if choice and choice not in names)
+        copy.ClearField("doc_string")
+        copy.ClearField("metadata_props")
+        names.add(copy.name)
     for name, value in constants.items():
         if name in weights:
             proto.graph.initializer.append(reference(name, value))
@@ -226,7 +232,12 @@ def _structure(
 
 
 def reference(name: str, value: np.ndarray) -> onnx.TensorProto:
-    """Return an initializer whose value is handed over in memory."""
+    """Return an initializer whose value is handed over in memory.
+
+    Args:
+        name: of the weight.
+        value: sets type and shape only.
+    """
     kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
     tensor = onnx.TensorProto(name=name, data_type=kind, dims=value.shape, data_location=onnx.TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=WEIGHTS)
@@ -258,7 +269,7 @@ def _op(
 
 
 def _value(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> onnx.ValueInfoProto:
-    """Return the tensor's type, its axes free where the batch sets them."""
+    """Return the tensor's type, with free axes if the batch sets them."""
     _, dtype, shape = tensors[0][name]
     dims: list[int | str | None] = list(shape)
     if len(tensors) > 1 and name in tensors[1] and len(tensors[1][name].shape) == len(shape):
@@ -271,7 +282,11 @@ def _value(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> onnx.ValueInfo
 
 
 def image_property(image: ImageInput) -> onnx.StringStringEntryProto:
-    """Return the metadata entry that states `image`."""
+    """Return the metadata entry that says how pictures become a model's input.
+
+    Args:
+        image: size and normalisation.
+    """
     return onnx.StringStringEntryProto(key=IMAGE_KEY, value=json.dumps(image._asdict()))
 
 

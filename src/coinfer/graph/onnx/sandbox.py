@@ -1,7 +1,7 @@
-"""Load a model file in a process of its own with little memory and time, before this process touches it.
+"""Loads a model file in a process of its own with little memory and time, before this process touches it.
 
-`validate` refuses what it knows to be hostile; a file that makes a library crash, eats memory or runs for ever ends the
-child only.
+`validate` refuses what is known to be hostile; a file that makes a library crash, exhausts memory or runs for ever
+ends only the child process.
 """
 
 import resource
@@ -23,10 +23,13 @@ REFUSED = 3
 
 
 def try_model(path: Path) -> None:
-    """Make sure that a file loads and runs once on zeros within the limits.
+    """Check that a file loads and runs once on zeros within the limits of time and memory.
+
+    Args:
+        path: of an ONNX file; files beside it whose names begin with its stem count as its weights.
 
     Raises:
-        GraphError: with the child's own message, or that it crashed, ran out of memory or out of time.
+        GraphError: with the child's own message, or saying that it crashed, ran out of memory or out of time.
     """
     size_bytes = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*") if file.is_file())
     limit_bytes = MEMORY_BYTES + MEMORY_PER_FILE_BYTE * size_bytes

@@ -1,4 +1,4 @@
-"""Shapes of every tensor, and the values that are known before any input is: constants and what follows from them."""
+"""Shapes of all tensors, and values that are known before there is any input: constants and what follows from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,41 +16,48 @@ from coinfer.graph.session import CPU, session_options
 from coinfer.units import BITS_PER_BYTE, GIGA, MIB
 
 IR_VERSION = 10
-"""What ONNX Runtime reads in all versions that we support."""
+"""Version of the format that ONNX Runtime reads in all versions that we support."""
 MAX_TENSOR_BYTES = 1024 * MIB
 MAX_CONSTANT_BYTES = 1024 * MIB
 _MAX_CONSTANT_FLOP = 10 * GIGA
-"""What computing a model's constants may take, all of them together; the file may be hostile."""
+"""Most work for all constants of a model together; the file may be hostile."""
 _FATAL_ONLY = 4
-"""What goes wrong is raised; ONNX Runtime need not print it too."""
+"""Log level of ONNX Runtime: errors are raised, so it need not print them too."""
 _INLINE_ELEMENTS = 1024
 """Larger constants cannot set a shape, so inference need not see their values."""
 
 Values = dict[str, np.ndarray]
 
 
-class Settled(NamedTuple):
+class InferredShapes(NamedTuple):
+    """A model with its constants folded and all its shapes known."""
+
     nodes: list[onnx.NodeProto]
-    """What is left to compute once the inputs are there."""
+    """Operations that depend on the inputs."""
     constants: Values
+    """Values by name."""
     tensors: list[dict[str, Tensor]]
-    """For each input size."""
+    """By name, once for each input size."""
 
 
-def settle(
+def infer_shapes(
     nodes: Sequence[onnx.NodeProto], initializers: Values, inputs: Sequence[Sequence[Tensor]], opset: int, where: str
-) -> Settled:
-    """Fold what does not depend on the inputs, and tell all shapes for each of several input sizes.
+) -> InferredShapes:
+    """Return the model with constants folded and all shapes known, for each of several input sizes.
 
-    Operation by operation, so that nothing absurd is handed on: the library that infers shapes ends the whole process
-    on some negative sizes.
+    It proceeds operation by operation so that no absurd shape is passed on: the library that infers shapes ends the
+    whole process on some negative sizes.
 
     Args:
-        inputs: the graph inputs, once for one batch size or for two; what differs between these is not constant.
+        nodes: operations in topological order.
+        initializers: values of constants by name.
+        inputs: the graph inputs, once for one batch size or twice for two; what differs between these is not constant.
+        opset: version of the ai.onnx operations.
+        where: what messages call the model.
 
     Raises:
-        GraphError: if an operation does not fit its inputs, a tensor would be huge or its shape unknown, or
-            constants would take long to compute.
+        GraphError: if an operation does not fit its inputs, a tensor would be huge or its shape unknown, or constants
+            would be large or take long to compute.
     """
     known = [dict(initializers) for _ in inputs]
     tensors = [{tensor.name: tensor for tensor in sizes} for sizes in inputs]
@@ -71,16 +78,19 @@ def settle(
     constants = {name: value for name, value in known[0].items() if _same(known, name)}
     for values, found in zip(known, tensors, strict=True):
         found |= {name: Tensor(name, v.dtype, v.shape) for name, v in values.items() if name not in constants}
-    kept = [node for node in nodes if not all(name in constants for name in node.output if name)]
-    return Settled([_freed(node, known, constants, tensors) for node in kept], constants, tensors)
+    remaining = [node for node in nodes if not all(name in constants for name in node.output if name)]
+    return InferredShapes(
+        [_with_constant_target(node, known, constants, tensors) for node in remaining], constants, tensors
+    )
 
 
-def _freed(
+def _with_constant_target(
     node: onnx.NodeProto, known: Sequence[Values], constants: Values, tensors: Sequence[Mapping[str, Tensor]]
 ) -> onnx.NodeProto:
-    """A reshape whose target depends on the batch alone, with a constant target: `0` or `-1` stands for the batch.
+    """Return the node; if it is a reshape whose target depends only on the batch, with a constant target.
 
-    Exporters compute such targets with a chain of small operations, which a cut would otherwise cross.
+    `0` or `-1` then stands for the batch. Exporters compute such targets with a chain of small operations, which a cut
+    would otherwise cross.
     """
     if node.op_type != "Reshape" or node.input[1] in constants or node.input[1] not in known[0]:
         return node
@@ -89,18 +99,18 @@ def _freed(
     if len(differ) != 1 or any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute):
         return node
     axis, sources = int(differ[0]), [found[node.input[0]].shape for found in tensors if node.input[0] in found]
-    copied = len(sources) == 2 and all(
+    is_copied = len(sources) == 2 and all(
         axis < len(shape) and shape[axis] == value[axis] for shape, value in zip(sources, (one, two), strict=True)
     )
-    if not copied and -1 in one:
+    if not is_copied and -1 in one:
         return node
     target = one.copy()
-    target[axis] = 0 if copied else -1
-    freed = onnx.NodeProto()
-    freed.CopyFrom(node)
-    freed.input[1] = f"{node.output[0]}/shape"
-    constants[freed.input[1]] = target
-    return freed
+    target[axis] = 0 if is_copied else -1
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    changed.input[1] = f"{node.output[0]}/shape"
+    constants[changed.input[1]] = target
+    return changed
 
 
 def _same(known: Sequence[Values], name: str) -> bool:
@@ -110,6 +120,8 @@ def _same(known: Sequence[Values], name: str) -> bool:
 
 @dataclass
 class _Budget:
+    """What computing constants may still take."""
+
     size_bytes: float
     work_flop: float
 
@@ -122,17 +134,17 @@ def _measure(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _Budget) -> Values:
-    """Run one operation on constants, if the budget allows."""
+    """Return the outputs of one operation on constants, if the budget allows."""
     label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
     read = {name: values[name] for name in node.input if name}
     outputs = [name for name in node.output if name]
-    found = _infer(node, values, {}, opset, where)
+    made = _infer(node, values, {}, opset, where)
     if node.op_type != "NonZero":  # whose size depends on the values, but is bounded by its input
-        if any(name not in found for name in outputs[:1]):
+        if any(name not in made for name in outputs[:1]):
             raise GraphError(f"{label} makes a constant whose shape cannot be told; fold constants when exporting")
         shapes = [values[name].shape if name else () for name in node.input]
-        budget.size_bytes -= sum(found[name].size_bits for name in outputs if name in found) / BITS_PER_BYTE
-        budget.work_flop -= op_flop(OpShapes(node, shapes, [found[name].shape for name in outputs if name in found]))
+        budget.size_bytes -= sum(made[name].size_bits for name in outputs if name in made) / BITS_PER_BYTE
+        budget.work_flop -= op_flop(OpShapes(node, shapes, [made[name].shape for name in outputs if name in made]))
         if budget.size_bytes < 0 or budget.work_flop < 0:
             raise GraphError(f"{label} makes constants too large or costly; fold constants when exporting")
     graph = helper.make_graph(
@@ -151,7 +163,7 @@ def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _
 def _infer(
     node: onnx.NodeProto, values: Values, tensors: Mapping[str, Tensor], opset: int, where: str
 ) -> dict[str, Tensor]:
-    """Return what one operation makes, as far as that is known before it runs."""
+    """Return the outputs of one operation, as far as their shapes are known before it runs."""
     label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
     read = [name for name in node.input if name]
     unknown = [name for name in read if name not in values and name not in tensors]
@@ -163,37 +175,37 @@ def _infer(
     schema = onnx.defs.get_schema(node.op_type, opset)
     versions = [helper.make_opsetid("", opset)]
     try:
-        made = onnx.shape_inference.infer_node_outputs(
+        types_of = onnx.shape_inference.infer_node_outputs(
             schema, node, types, data, opset_imports=versions, ir_version=IR_VERSION
         )
-        if not all(kind.tensor_type.HasField("shape") for kind in made.values()):
-            made = _infer_function(node, types, opset)
+        if not all(kind.tensor_type.HasField("shape") for kind in types_of.values()):
+            types_of = _infer_function(node, types, opset)
     except Exception as error:  # InferenceError and others, by what is wrong
         raise GraphError(f"{label} does not fit its inputs: {error}") from error
-    return _tensors(made, label)
+    return _tensors(types_of, label)
 
 
 def _infer_function(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], opset: int) -> dict[str, onnx.TypeProto]:
-    """For the few operations that ONNX defines by others, whose shapes it tells only within a model."""
+    """Return the types of operations that ONNX defines by others; it infers these only within a model."""
     sources = [onnx.ValueInfoProto(name=name, type=kind) for name, kind in types.items()]
     graph = helper.make_graph([node], "one", sources, [onnx.ValueInfoProto(name=name) for name in node.output if name])
     inferred = onnx.shape_inference.infer_shapes(_model(graph, opset)).graph
     return {value.name: value.type for value in (*inferred.value_info, *inferred.output)}
 
 
-def _tensors(made: Mapping[str, onnx.TypeProto], label: str) -> dict[str, Tensor]:
-    """Return those whose shape is known."""
-    found = {}
-    for name, kind in made.items():
+def _tensors(types: Mapping[str, onnx.TypeProto], label: str) -> dict[str, Tensor]:
+    """Return the tensors whose shape is known."""
+    tensors = {}
+    for name, kind in types.items():
         dims = kind.tensor_type.shape.dim
         sized = kind.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims)
         if name and sized and kind.tensor_type.elem_type in DTYPES:
             shape = tuple(dim.dim_value for dim in dims)
-            found[name] = Tensor(name, DTYPES[kind.tensor_type.elem_type], shape)
-            size_bytes = found[name].size_bits / BITS_PER_BYTE
+            tensors[name] = Tensor(name, DTYPES[kind.tensor_type.elem_type], shape)
+            size_bytes = tensors[name].size_bits / BITS_PER_BYTE
             if min(shape, default=0) < 0 or size_bytes > MAX_TENSOR_BYTES:
                 raise GraphError(f"{label} makes {name!r} of shape {list(shape)}; at most 1024 MiB are allowed")
-    return found
+    return tensors
 
 
 def _model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:

@@ -1,7 +1,7 @@
-"""What a model file must be before anything else touches it: a foreign file is hostile until it has passed here.
+"""What a model file must satisfy before anything else touches it: a foreign file is hostile until it has passed here.
 
 ONNX Runtime itself refuses most bad paths, but reads through hard links, and runs a loop of 2^62 steps for ever. So
-weights outside the model file are read by our own code, and only known operations of bounded work are let in.
+our own code reads weights outside the model file, and only known operations of bounded work are accepted.
 """
 
 import math
@@ -55,15 +55,18 @@ Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToD
 Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
 """
 ALLOWED_OPS = frozenset(_ALLOWED.split())
-"""Operations of ai.onnx that take bounded time, hold no graphs of their own, read no files and give the same result
-every time: no loops, branches, sequences, strings, image decoders, random numbers or training."""
+"""Operations of ai.onnx that take bounded time, contain no graphs, read no files and always give the same result: no
+loops, branches, sequences, strings, image decoders, random numbers or training."""
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """Return the model file, parsed; weights that it keeps in other files are still references.
+    """Return the parsed model file; weights in other files are still references.
+
+    Args:
+        path: of the model file.
 
     Raises:
-        GraphError: if the file is missing, no ONNX model, or too large.
+        GraphError: if the file is missing, no ONNX model, or larger than `MAX_FILE_BYTES`.
     """
     try:
         status = path.stat()
@@ -86,10 +89,14 @@ def read_proto(path: Path) -> onnx.ModelProto:
 
 
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
-    """Let in only what `ALLOWED_OPS` names, within the limits.
+    """Refuse a model with operations outside `ALLOWED_OPS`, or beyond the limits.
+
+    Args:
+        proto: the whole model.
+        where: what messages call the model.
 
     Raises:
-        GraphError: naming the first thing refused.
+        GraphError: if anything is refused; the message names the first such thing.
     """
     versions = [opset.version for opset in proto.opset_import if opset.domain in {"", "ai.onnx"}]
     if not versions:
@@ -127,7 +134,7 @@ def _check_node(node: onnx.NodeProto, where: str) -> None:
 
 
 def _check_signature(node: onnx.NodeProto, opset: int, where: str) -> None:
-    """As many inputs and outputs as the operation has in this version, and attributes that it knows."""
+    """Refuse wrong numbers of inputs or outputs for the operation's version, and unknown attributes."""
     problem = f"{where}: operation {node.op_type} ({node.name!r})"
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
@@ -148,10 +155,16 @@ def _check_signature(node: onnx.NodeProto, opset: int, where: str) -> None:
 
 
 def read_weights(tensors: Sequence[onnx.TensorProto], where: str, directory: Path | None) -> dict[str, np.ndarray]:
-    """Return the values of initializers, those in other files read from below `directory`.
+    """Return the values of initializers by name.
+
+    Args:
+        tensors: the initializers.
+        where: what messages call the model.
+        directory: folder below which files with weights may lie; None refuses such weights.
 
     Raises:
-        GraphError: if a value is missing, has the wrong size, or lies where it must not.
+        GraphError: if a value is missing, has the wrong size, or lies where it must not, or there are more than
+            `MAX_WEIGHT_BYTES`.
     """
     budget = MAX_WEIGHT_BYTES
     weights = {}
@@ -169,8 +182,12 @@ def read_weights(tensors: Sequence[onnx.TensorProto], where: str, directory: Pat
 def size_bytes(tensor: onnx.TensorProto, where: str) -> int:
     """Return the size of a tensor's values in memory, from its type and shape.
 
+    Args:
+        tensor: its values need not be present.
+        where: what messages call the model.
+
     Raises:
-        GraphError: if the type cannot be held by NumPy or a dimension is negative.
+        GraphError: if NumPy has no such type, or a dimension is negative.
     """
     if tensor.data_type not in DTYPES:
         name = onnx.TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in _TYPE_NUMBERS else "unknown"
@@ -184,10 +201,14 @@ _TYPE_NUMBERS = frozenset(onnx.TensorProto.DataType.values())
 
 
 def tensor_value(tensor: onnx.TensorProto, where: str) -> np.ndarray:
-    """Return a tensor that lies within the model file.
+    """Return the values of a tensor that lies within the model file.
+
+    Args:
+        tensor: with its values.
+        where: what messages call the model.
 
     Raises:
-        GraphError: if it holds more or fewer values than its shape says.
+        GraphError: if it holds more or fewer values than its shape says, or has an unknown type.
     """
     expected = size_bytes(tensor, where)
     if tensor.HasField("raw_data") and len(tensor.raw_data) != expected:

@@ -1,1 +1,1 @@
-"""The networks that come with coinfer. Start in `networks`."""
+"""The networks that come with coinfer: plain, with early exits, and pretrained. Start in `networks`."""

@@ -1,6 +1,6 @@
-"""Networks with early exits: several outputs, the first the earliest. `ModelGraph.pruned` gives the network of one.
+"""Networks with early exits: several outputs, the earliest first. `ModelGraph.pruned` returns the network of one exit.
 
-Random weights, as in `zoo`; accuracies come with training.
+Weights are random, as in `networks`; training (`exit_training`) makes the exits accurate.
 """
 
 import math
@@ -21,21 +21,25 @@ _BRANCH_CHANNELS = 64
 def with_exits(
     graph: ModelGraph, at: Sequence[str | int], classes: int, seed: int = 0, name: str | None = None
 ) -> ModelGraph:
-    """Return the network with a branch of random weights at each of these places, and its own output as the last exit.
+    """Return a network with additional exits of random weights; its own output is the last exit.
 
     A branch on feature maps is a 3 x 3 convolution to 64 channels, ReLU, mean over all places and one linear layer; on
-    anything flat it is one linear layer.
+    flat tensors it is one linear layer.
 
     Args:
-        at: names of tensors, or numbers of blocks (1 is the first, as `useful_cuts` divides them): a branch stands
-            after each. Their order does not matter.
+        graph: takes pictures and has one output; it stays as it is.
+        at: names of tensors, or numbers of blocks (1 is the first, as `useful_cuts` divides them), after each of which
+            an exit is added. Their order does not matter.
+        classes: number of classes of the network's output.
+        seed: of the branches' weights.
+        name: of the new network; None appends `-exits` to the old name.
 
     Raises:
-        GraphError: if a place is not there, is named twice, or the network does not end in one answer of `classes`.
+        GraphError: if a place does not exist or is named twice, or the network has no single output of `classes`.
     """
     if len(graph.outputs) != 1 or graph.tensors[graph.outputs[0]].shape[1:] != (classes,):
-        found = ", ".join(f"{output} {list(graph.tensors[output].shape)}" for output in graph.outputs)
-        raise GraphError(f"{graph.name}: exits need one output of {classes} classes, [N, {classes}]; it has {found}")
+        outputs = ", ".join(f"{output} {list(graph.tensors[output].shape)}" for output in graph.outputs)
+        raise GraphError(f"{graph.name}: exits need one output of {classes} classes, [N, {classes}]; it has {outputs}")
     if graph.image is None:
         raise GraphError(f"{graph.name} does not say how it takes pictures; exits are for networks of pictures")
     places = [_place(graph, where) for where in at]
@@ -65,7 +69,7 @@ def with_exits(
 
 
 def _place(graph: ModelGraph, where: str | int) -> str:
-    """Return the tensor that a branch reads."""
+    """Return the name of the tensor that a branch reads."""
     if isinstance(where, int):
         cuts = graph.useful_cuts()
         if not 1 <= where < len(cuts) - 1:
@@ -87,8 +91,10 @@ def _branch(net: NetBuilder, name: str, x: str, shape: tuple[int, ...], classes:
 
 
 def _alexnet_cifar_exits(seed: int) -> ModelGraph:
-    """Niu et al. (WCNC 2022): three exits of 9, 12 and 20 layers. The paper names no layers; the same head of six after
-    the first and the second pool gives these counts. Sizes of the trunk are BranchyNet's (Teerapittayanon et al. 2016).
+    """Return the AlexNet of Niu et al. (WCNC 2022) with three exits of 9, 12 and 20 layers.
+
+    The paper names no layers; the same head of six after the first and the second pool gives these counts. Sizes of the
+    trunk are those of BranchyNet (Teerapittayanon et al. 2016).
     """
     net = NetBuilder(CIFAR, seed)
     x = net.max_pool("pool1", net.conv("conv1", "input", 32, 5), 3, 2)
@@ -103,7 +109,7 @@ def _alexnet_cifar_exits(seed: int) -> ModelGraph:
 
 
 def _alexnet_224_exits(seed: int) -> ModelGraph:
-    """The same for pictures of 224 x 224: torchvision's AlexNet, which has 20 layers too, for ten classes."""
+    """Return the same for pictures of 224 x 224: torchvision's AlexNet, also of 20 layers, for ten classes."""
     net = NetBuilder(IMAGENET, seed)
     x = net.max_pool("pool1", net.conv("conv1", "input", 64, 11, stride=4, pad=2), 3, 2)
     first = _head(net, "exit1", x, side=27)
@@ -117,14 +123,14 @@ def _alexnet_224_exits(seed: int) -> ModelGraph:
 
 
 def _head(net: NetBuilder, name: str, x: str, side: int) -> str:
-    """Conv, ReLU, pool, linear, ReLU, linear on a picture of side x side."""
+    """Add conv, ReLU, pool, linear, ReLU and linear on feature maps of side x side; return the logits' name."""
     pooled = net.max_pool(f"{name}.pool", net.conv(f"{name}.conv", x, 32, 3), 3, 2)
     hidden = net.linear(f"{name}.fc", net.flat(pooled), 32 * ((side - 1) // 2) ** 2, 128, RELU)
     return net.linear(name, hidden, 128, 10)
 
 
 def _vgg16_exits(seed: int) -> ModelGraph:
-    """VGG16 for CIFAR-10 with an exit after every pool: mean over all places, then one linear layer."""
+    """Return VGG16 for CIFAR-10 with an exit after every pool: mean over all places, then one linear layer."""
     net, x, exits = NetBuilder(CIFAR, seed), "input", list[str]()
     for stage, (channels, count) in enumerate(VGG16, 1):
         for i in range(1, count + 1):
@@ -136,7 +142,7 @@ def _vgg16_exits(seed: int) -> ModelGraph:
 
 
 def _resnet32_exits(seed: int) -> ModelGraph:
-    """ResNet-32 with an exit after each of its three stages."""
+    """Return ResNet-32 with an exit after each of its three stages."""
     places = ("layer1.4.relu", "layer2.4.relu")
     return with_exits(networks.build("resnet32", seed), places, 10, seed, "resnet32-cifar-exits")
 
@@ -150,10 +156,14 @@ EXITS: Mapping[str, Callable[[int], ModelGraph]] = {
 
 
 def build(name: str, seed: int = 0) -> ModelGraph:
-    """Return a network with early exits; the same name and seed give the same weights on every machine.
+    """Return a network with early exits.
+
+    Args:
+        name: one of `EXITS`.
+        seed: of the weights; they are the same on every machine.
 
     Raises:
-        GraphError: if the name is unknown, listing the known.
+        GraphError: if the name is unknown; the message lists the known ones.
     """
     if name not in EXITS:
         raise GraphError(f"no network {name!r} with exits; there are {', '.join(EXITS)}")

@@ -6,8 +6,8 @@ weights), VGG16 with one linear layer as is usual for CIFAR-10, AlexNet as Branc
 cut it down, without its local normalisation. Batch norm is folded into the convolution before it, as in deployed
 networks.
 
-Weights are random: He's scale, so that activations stay near 1, which is what speed, sizes and cuts depend on.
-What such a network answers means nothing; for answers open a trained ONNX file.
+Weights are random, at He's scale: activations stay near 1, which is what speed, sizes and cuts depend on. The answers
+of such a network mean nothing; for answers open a trained ONNX file.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.zoo.builder import CIFAR, IMAGENET, LINEAR, RELU, RELU6, NetBuilder
 
 _RESIDUAL_GAIN = 0.5
-"""Of the last layer of a residual branch, so that sums of many branches do not grow."""
+"""Gain of the last layer of a residual branch, so that sums of many branches do not grow."""
 
 
 def _alexnet(seed: int) -> ModelGraph:
@@ -33,7 +33,7 @@ def _alexnet(seed: int) -> ModelGraph:
 
 
 def _alexnet_cifar(seed: int) -> ModelGraph:
-    """Niu et al. (WCNC 2022) count 20 layers, dropout among them, so it stays in the graph; it does nothing."""
+    """Return the AlexNet of Niu et al. (WCNC 2022), with the dropout layers that they count; they do nothing here."""
     net = NetBuilder(CIFAR, seed)
     x = net.max_pool("pool1", net.conv("conv1", "input", 32, 5), 3, 2)
     x = net.max_pool("pool2", net.conv("conv2", x, 64, 5), 3, 2)
@@ -104,15 +104,15 @@ def _basic_block(net: NetBuilder, name: str, x: str, width: int, stride: int) ->
 
 
 def _thinned(net: NetBuilder, name: str, x: str, width: int) -> str:
-    """The shortcut without weights (He et al. 2016, option A): every other place, zeros for the new channels."""
+    """Return the shortcut without weights (He et al. 2016, option A): every other place, zeros for new channels."""
     start, end, axes, steps = (
         net.setting(key, np.array(value, np.int64))
         for key, value in (("starts", [0, 0]), ("ends", [2**31, 2**31]), ("axes", [2, 3]), ("steps", [2, 2]))
     )
-    thin = net.op("Slice", f"{name}.slice", x, start, end, axes, steps)
-    each = (width - net.channels[x]) // 2
-    pads = net.setting(f"pads{width}", np.array([0, each, 0, 0, 0, each, 0, 0], np.int64))
-    return net.op("Pad", f"{name}.pad", thin, pads, channels=width)
+    halved = net.op("Slice", f"{name}.slice", x, start, end, axes, steps)
+    pad_channels = (width - net.channels[x]) // 2
+    pads = net.setting(f"pads{width}", np.array([0, pad_channels, 0, 0, 0, pad_channels, 0, 0], np.int64))
+    return net.op("Pad", f"{name}.pad", halved, pads, channels=width)
 
 
 def _nin(seed: int) -> ModelGraph:
@@ -161,7 +161,7 @@ _INCEPTION = {
 
 
 def _googlenet(seed: int) -> ModelGraph:
-    """The third branch has 3 x 3 filters where the paper has 5 x 5: so do the weights that everybody uses."""
+    """Return GoogLeNet with 3 x 3 filters in the third branch where the paper has 5 x 5, like torchvision's weights."""
     net = NetBuilder(IMAGENET, seed)
     x = net.max_pool("pool1", net.conv("conv1", "input", 64, 7, stride=2), 3, 2, ceil=True)
     x = net.conv("conv3", net.conv("conv2", x, 64, 1), 192, 3)
@@ -198,10 +198,14 @@ ZOO: Mapping[str, Callable[[int], ModelGraph]] = {
 
 
 def build(name: str, seed: int = 0) -> ModelGraph:
-    """Return a network of the zoo; the same name and seed give the same weights on every machine.
+    """Return a network of the zoo.
+
+    Args:
+        name: one of `ZOO`.
+        seed: of the weights; they are the same on every machine.
 
     Raises:
-        GraphError: if the name is unknown, listing the known.
+        GraphError: if the name is unknown; the message lists the known ones.
     """
     if name not in ZOO:
         raise GraphError(f"no network {name!r} in the zoo; it has {', '.join(ZOO)}")
