@@ -1,1 +1,4 @@
-"""The main job on one machine: a device and edge servers as processes, shaped links, photographs, a comparison."""
+"""The demo on one machine: a device, edge servers as processes, shaped links, pictures, and a comparison of schemes.
+
+Start in `run`.
+"""

@@ -1,4 +1,4 @@
-"""Edge servers as processes of their own on loopback."""
+"""Edge servers as processes of their own, on loopback."""
 
 import contextlib
 import re
@@ -18,7 +18,7 @@ STOP_S = 10.0
 
 
 class ClusterError(UserError):
-    """An edge server that did not come up; the message is one line for a person."""
+    """An edge server that did not start; the message is one line for a person."""
 
 
 @dataclass
@@ -39,8 +39,17 @@ def edges(
 ) -> Iterator[list[EdgeProcess]]:
     """Start one edge server for each slow-down factor, all at once, and stop them at the end.
 
+    Args:
+        model: name or file of the network, as for `coinfer edge`.
+        slowdowns: of the servers, each at least 1.
+        extra: further options of `coinfer edge`, for every server.
+        timeout_s: longest wait until all are ready.
+
+    Yields:
+        The running servers, in the order of the slow-down factors.
+
     Raises:
-        ClusterError: if one ends or says nothing for `timeout_s`; with the last line that it wrote.
+        ClusterError: if one ends or is not ready in time; the message holds the last line that it wrote.
     """
     with contextlib.ExitStack() as stack:
         started = [_start(stack, model, slowdown, extra) for slowdown in slowdowns]
@@ -65,19 +74,19 @@ def _start(
 
 def _wait_ready(process: subprocess.Popen[bytes], log: IO[bytes], timeout_s: float) -> tuple[str, str]:
     for _ in range(int(timeout_s * 20)):
-        said = Path(log.name).read_text(encoding="utf-8", errors="replace")
-        if found := READY.search(said):
-            return found[1], found[2] or ""
+        output = Path(log.name).read_text(encoding="utf-8", errors="replace")
+        if ready := READY.search(output):
+            return ready[1], ready[2] or ""
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
-            said = Path(log.name).read_text(encoding="utf-8", errors="replace")
-            last = (said.strip().splitlines() or ["nothing"])[-1]
+            output = Path(log.name).read_text(encoding="utf-8", errors="replace")
+            last = (output.strip().splitlines() or ["nothing"])[-1]
             raise ClusterError(f"an edge server ended with {process.returncode} before it was ready; it said: {last}")
     raise ClusterError(f"an edge server was not ready after {timeout_s:.0f} s; is the machine very busy?")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGTERM, and SIGKILL if that is not enough (also to a process that was frozen)."""
+    """Stop a process with SIGTERM, and with SIGKILL if that is not enough; a frozen process is woken first."""
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGCONT)

@@ -18,7 +18,16 @@ LOOPBACK = "127.0.0.1"
 
 
 class LiveTable:
-    """Shows the last requests and how far the run is. A context manager; plain lines where there is no terminal."""
+    """Shows the last requests and the progress of the run, as a context manager.
+
+    Without a terminal it prints one plain line for each request.
+
+    Args:
+        console: to print on.
+        names: of the schemes, in the order in which they run.
+        requests: of each scheme.
+        view: which columns are shown.
+    """
 
     def __init__(self, console: Console, names: Sequence[str], requests: int, view: View):
         self._console = console
@@ -40,6 +49,12 @@ class LiveTable:
             self._live.stop()
 
     def add(self, record: Record, is_right: bool) -> None:
+        """Show one more request.
+
+        Args:
+            record: of a scheme in `names`.
+            is_right: whether the answer is right.
+        """
         self._rows.append((record, is_right))
         self._progress.advance(self._tasks[record.scheme])
         if not self._console.is_terminal:
@@ -76,24 +91,34 @@ RIGHT_HEADING: tuple[tuple[str, JustifyMethod], ...] = (("class", "left"),)
 
 
 def headings(view: View) -> tuple[tuple[str, JustifyMethod], ...]:
-    """Return the columns: with exits which one answered, with labels whether it was right."""
+    """Return heading and alignment of each column.
+
+    Args:
+        view: with exits, one column says which exit answered; with labels, one says whether the answer is right.
+    """
     exits = EXIT_HEADING if view.has_exits else ()
     return (*HEADINGS[:3], *exits, *HEADINGS[3:], *(RIGHT_HEADING if view.has_labels else ()))
 
 
 def cells(record: Record, is_right: bool, view: View) -> list[str]:
-    """Return one row, times in milliseconds."""
+    """Return one row of the table, with times in milliseconds.
+
+    Args:
+        record: of the request.
+        is_right: whether the answer is right; shown only with labels.
+        view: which columns are shown.
+    """
     outcome, head = record.outcome, record.route.hops[0]
-    sure = record.exit != record.route.exit
-    offloaded = len(record.route.hops) > 1 and not sure
+    exited_early = record.exit != record.route.exit
+    offloaded = len(record.route.hops) > 1 and not exited_early
     parts = (outcome.device_s, outcome.upload_s, outcome.queue_s, outcome.server_s, outcome.download_s)
-    exits = [f"{record.exit + 1}{' sure' if sure else ''}"] if view.has_exits else []
+    exits = [f"{record.exit + 1}{' sure' if exited_early else ''}"] if view.has_exits else []
     return [
         record.scheme,
         str(record.request),
         f"{record.link_bps / MEGA:.2g}" if offloaded else "-",
         *exits,
-        "-" if sure else cut_name(record, view.inputs),
+        "-" if exited_early else cut_name(record, view.inputs),
         str(head.bits) if offloaded else "-",
         record.executed_on.removeprefix(LOOPBACK) + (" (fallback)" if record.fallback else ""),
         *(f"{part / MILLI:.0f}" for part in parts),

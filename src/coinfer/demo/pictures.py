@@ -1,4 +1,4 @@
-"""What the demo shows the network: photographs, or pictures whose class is known."""
+"""The pictures of the demo: photographs, or pictures whose class is known."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +15,9 @@ from coinfer.runtime.images import ImageError, load_image, readable_images, to_p
 CLASS_OF_PHOTO = {"cat.jpg": "cat", "dog.jpg": "dog", "hummingbird.jpg": "bird", "kitten.jpg": "cat"}
 """The shipped photographs that show one of CIFAR-10's classes."""
 VIEW_SHARES = (1.0, 0.8, 0.6)
-"""Each photograph is shown this close: the share of its shorter side that is seen."""
-MOST = 1000
-"""Pictures used; requests go round them."""
+"""Share of a photograph's shorter side that each of its views shows."""
+MAX_PICTURES = 1000
+"""Labelled pictures that are used at most; requests repeat them in turn."""
 
 
 class Pictures(NamedTuple):
@@ -28,47 +28,51 @@ class Pictures(NamedTuple):
     labels: np.ndarray | None
     """[N] index of the class, if known."""
     kind: str
-    """What they are, for people."""
+    """Description for people."""
     unreadable: list[ImageError] = []  # noqa: RUF012, nobody changes it
-    """Why other pictures are left out."""
+    """Errors of the pictures that are left out."""
 
 
 def load_pictures(graph: ModelGraph, where: str | None) -> Pictures:
-    """Return the labelled pictures or the photographs of a folder, or the shipped ones.
+    """Return the pictures that the demo's requests show the network.
 
-    The shipped trained network for CIFAR-10 is shown views of those shipped photographs that show one of its classes.
+    Args:
+        graph: a network that takes pictures.
+        where: a folder of photographs, or labelled pictures as `profile.dataset` reads them. None takes the shipped
+            photographs; the shipped network for CIFAR-10 gets views of those that show one of its classes.
 
     Raises:
-        ImageError, DataError: if there is no readable picture, or a class that the network does not know.
+        ImageError: if there is no picture that can be read.
+        DataError: if the labelled pictures are damaged, or their classes are not those of the network.
     """
     if where is None and graph.name in pretrained.names() and _class_count(graph) == len(CIFAR_CLASSES) and graph.image:
         return _shipped_views(graph.image)
     if where is not None and Path(where).exists() and _may_be_labelled(Path(where)):
-        found = load_dataset(where, "test").take(MOST)
-        return Pictures(list(found.images), _labels_for(graph, found, where), f"{len(found.labels)} of {found.kind}")
-    found, unreadable = readable_images(where)
-    return Pictures([picture for _, picture in found], None, f"{len(found)} photographs", unreadable)
+        data = load_dataset(where, "test").take(MAX_PICTURES)
+        return Pictures(list(data.images), _labels_for(graph, data, where), f"{len(data.labels)} of {data.kind}")
+    photos, unreadable = readable_images(where)
+    return Pictures([photo for _, photo in photos], None, f"{len(photos)} photographs", unreadable)
 
 
 def _class_count(graph: ModelGraph) -> int:
     return max(graph.tensors[name].shape[-1] for name in graph.outputs)
 
 
-def _labels_for(graph: ModelGraph, found: ImageDataset, where: str) -> np.ndarray:
+def _labels_for(graph: ModelGraph, data: ImageDataset, where: str) -> np.ndarray:
     """Return the network's index of each picture's class: by name if the network may know CIFAR-10's classes."""
     count = _class_count(graph)
-    if count == len(CIFAR_CLASSES) and set(found.class_names) <= set(CIFAR_CLASSES):
-        return np.array([CIFAR_CLASSES.index(name) for name in found.class_names])[found.labels]
-    if len(found.class_names) != count:
+    if count == len(CIFAR_CLASSES) and set(data.class_names) <= set(CIFAR_CLASSES):
+        return np.array([CIFAR_CLASSES.index(name) for name in data.class_names])[data.labels]
+    if len(data.class_names) != count:
         raise DataError(
-            f"{where}: {len(found.class_names)} classes, {graph.name} knows {count}; expected a folder for each class, "
+            f"{where}: {len(data.class_names)} classes, {graph.name} knows {count}; expected a folder for each class, "
             f"or, for a network of ten, folders named like CIFAR-10's classes ({', '.join(CIFAR_CLASSES)})"
         )
-    return found.labels
+    return data.labels
 
 
 def _shipped_views(image: ImageInput) -> Pictures:
-    """Return each labelled photograph whole and closer, each also mirrored, at the network's size."""
+    """Return each labelled photograph whole and closer, both also mirrored, at the network's size."""
     photos = [load_image(PHOTOS / name) for name in CLASS_OF_PHOTO]
     views = zip(*(_views(photo) for photo in photos), strict=True)
     images = [to_pixels(view, image) for of_all_photos in views for view in of_all_photos]
@@ -88,7 +92,7 @@ def _views(photo: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _may_be_labelled(where: Path) -> bool:
-    """Data files, or sub-folders for classes."""
+    """Return true for data files, and for folders with such files or sub-folders for classes."""
     if where.is_file():
         return True
     return any(path.is_dir() or path.suffix in {".npz", ".bin"} for path in where.iterdir())

@@ -1,4 +1,4 @@
-"""The same requests and links for every scheme: links begin their traces anew, requests come at fixed times."""
+"""The same requests and links for every scheme: links start their traces anew, requests come at fixed times."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -20,57 +20,69 @@ from coinfer.units import BITS_PER_BYTE
 
 BURST_BITS = 3200 * BITS_PER_BYTE
 REST_S = 1.5
-"""Between schemes, so that the links' estimates forget the last one."""
+"""Pause between schemes, in which the estimates of links forget the last one."""
 CONCURRENT = 32
-"""Requests under way at a time."""
+"""Most requests in flight at a time."""
 
 
 class Load(NamedTuple):
     """The requests of each scheme."""
 
     pictures: list[np.ndarray]
-    """Requests go round them."""
+    """uint8 [height, width, 3] each; requests repeat them in turn."""
     period_s: float
-    """Between two requests."""
+    """Time between two requests."""
     requests: int
-    """Of each scheme."""
+    """Number of requests of each scheme."""
     deadline_s: float
 
 
 def link_traces(source: str, count: int, scale: float = 1.0) -> dict[str, Trace]:
-    """Return one trace for each link: the first ones of the file, or one trace at different times if it holds fewer.
+    """Return one trace for each link by name: the file's first ones, or one trace at different times if it holds fewer.
 
     Args:
-        source: a file, or `file:trace_id`.
-        scale: of the rates.
+        source: a file, or `file:trace_id` for all links on one trace.
+        count: number of links.
+        scale: factor on all rates, above 0.
 
     Raises:
-        TraceError: naming the file and what is wrong with it.
+        TraceError: if the file cannot be used, or holds no such trace.
     """
     path, _, trace_id = source.partition(":") if not Path(source).exists() else (source, "", "")
-    found = {name: replace(trace, rate_bps=trace.rate_bps * scale) for name, trace in load_traces(path).items()}
+    traces = {name: replace(trace, rate_bps=trace.rate_bps * scale) for name, trace in load_traces(path).items()}
     if trace_id:
-        if trace_id not in found:
-            raise TraceError(f"{path}: no trace {trace_id!r}; it holds {', '.join(list(found)[:8])}")
-        found = {trace_id: found[trace_id]}
-    if len(found) >= count:
-        return dict(list(found.items())[:count])
-    name, trace = next(iter(found.items()))
+        if trace_id not in traces:
+            raise TraceError(f"{path}: no trace {trace_id!r}; it holds {', '.join(list(traces)[:8])}")
+        traces = {trace_id: traces[trace_id]}
+    if len(traces) >= count:
+        return dict(list(traces.items())[:count])
+    name, trace = next(iter(traces.items()))
     offsets_s = [trace.period_s * i / count for i in range(count)]
     return {f"{name} +{offset_s:.0f} s": trace.shifted(offset_s) for offset_s in offsets_s}
 
 
 def start_links(links: dict[str, Link], traces: Mapping[str, Trace], scale: float) -> None:
-    """Put links at the beginning of their traces into `links`, by address.
+    """Put links at the start of their traces into `links`.
 
-    What an idle link saves up is scaled like its rate, or small pictures would weigh nothing.
+    What an idle link saves up is scaled like its rate; otherwise small pictures would pass at once.
+
+    Args:
+        links: by server address; entries are added or replaced.
+        traces: of the links, by server address.
+        scale: of the traces' rates.
     """
     for address, trace in traces.items():
         links[address] = Link(trace, WallClock(), burst_bits=BURST_BITS * scale)
 
 
 def restart_links(links: dict[str, Link], traces: Mapping[str, Trace], scale: float) -> None:
-    """Let the device forget the last scheme's links, and start all links again."""
+    """Start all links again, after a pause in which the device forgets the last scheme's links.
+
+    Args:
+        links: by server address; entries are replaced.
+        traces: of the links, by server address.
+        scale: of the traces' rates.
+    """
     start_links(links, traces, scale)
     time.sleep(REST_S)
     start_links(links, traces, scale)
@@ -79,7 +91,18 @@ def restart_links(links: dict[str, Link], traces: Mapping[str, Trace], scale: fl
 def requests(
     device: Device, name: str, scheme: Scheme, links: Mapping[str, Link], load: Load
 ) -> Iterator[tuple[Record, Result]]:
-    """Make the requests, whether those before are answered or not; yield them as they are answered."""
+    """Make the requests of one scheme at fixed times, whether earlier ones are answered or not.
+
+    Args:
+        device: answers them.
+        name: of the scheme, for the records.
+        scheme: decides.
+        links: emulated links by server address.
+        load: what is requested, and when.
+
+    Yields:
+        Record and result of each request, in the order of the answers.
+    """
     began_s = time.monotonic()
 
     def request(i: int) -> tuple[Record, Result]:

@@ -1,9 +1,9 @@
-"""What came out: a comparison on the same inputs and the same trace, as a table, a JSON record and a plot."""
+"""The results of a run: a comparison on the same inputs and traces, as a table, a JSON record and a plot."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -13,23 +13,26 @@ from coinfer.records import Record, as_json
 from coinfer.traces import Trace
 from coinfer.units import MEGA, MILLI, bytes_of_bits
 
+if TYPE_CHECKING:  # an extra, needed for the plot only
+    from matplotlib.axes import Axes
+
 
 class View(NamedTuple):
-    """What there is to show."""
+    """What tables and plots show of a run."""
 
     inputs: tuple[str, ...]
-    """Of the network."""
+    """Names of the network's inputs."""
     has_exits: bool = False
     has_labels: bool = False
 
     @property
-    def judged(self) -> str:
-        """What a right answer is."""
+    def criterion(self) -> str:
+        """Return what counts as a right answer, as a heading."""
         return "right" if self.has_labels else "top-1 as exact"
 
 
 class Summary(NamedTuple):
-    """One scheme over the whole run."""
+    """The results of one scheme over the whole run."""
 
     scheme: str
     requests: int
@@ -43,16 +46,20 @@ class Summary(NamedTuple):
     prediction_error: float
     """Median of |predicted - measured| / measured latency."""
     right: float
-    """Share of answers with the picture's class, or where that is not known with the class that the whole network
-    finds."""
+    """Share of answers with the picture's class or, if that is unknown, with the class that the whole network names."""
     expected_right: float
-    """Mean of the accuracies that were expected of the answers; 1 without an accuracy table."""
+    """Mean expected accuracy of the answers; 1 without an accuracy table."""
     exits: tuple[float, ...]
-    """Share of answers by exit, up to the last that answered."""
+    """Share of answers by exit, up to the last exit that answered."""
 
 
 def choice_name(record: Record, view: View) -> str:
-    """Return what was done with a request, for people: exit, cut and bits if there are exits, else the cut."""
+    """Return what was done with a request, for people: exit, cut and bits if there are exits, else the cut.
+
+    Args:
+        record: of the request.
+        view: of the run.
+    """
     if not view.has_exits:
         return cut_name(record, view.inputs)
     if record.exit != record.route.exit:
@@ -63,16 +70,22 @@ def choice_name(record: Record, view: View) -> str:
 
 
 def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
-    """Return where a request left the device, for people."""
+    """Return where a request left the device, for people.
+
+    Args:
+        record: of the request.
+        inputs: names of the network's inputs.
+    """
     cut = record.route.hops[0].cut
     return "(all here)" if len(record.route.hops) == 1 else "(input)" if cut == inputs else "+".join(cut)
 
 
 def summarise(records: Sequence[Record], right: Sequence[bool]) -> Summary:
-    """Summarise the records of one scheme.
+    """Return the summary of one scheme.
 
     Args:
-        right: whether each answer was right.
+        records: of its requests, at least one.
+        right: whether each answer is right.
     """
     latency_s = np.array([record.outcome.latency_s for record in records])
     predicted_s = np.array([record.predicted_s for record in records])
@@ -92,26 +105,32 @@ def summarise(records: Sequence[Record], right: Sequence[bool]) -> Summary:
 
 
 def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> Table:
-    """Return the table at the end of a run."""
+    """Return the table at the end of a run.
+
+    Args:
+        summaries: one for each row.
+        deadline_s: of the requests, for the title.
+        view: which columns are shown.
+    """
     table = Table(title=f"same inputs, same trace, deadline {deadline_s / MILLI:.0f} ms", title_justify="left")
     table.add_column("scheme", no_wrap=True)
-    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fall- backs", "pred. error", view.judged):
+    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fall- backs", "pred. error", view.criterion):
         table.add_column(heading, justify="right")
     if view.has_exits:
         table.add_column("expected", justify="right")
         table.add_column("by exit, %", justify="right", no_wrap=True)
-    for found in summaries:
+    for summary in summaries:
         table.add_row(
-            found.scheme,
-            f"{found.mean_s / MILLI:.0f}",
-            f"{found.p95_s / MILLI:.0f}",
-            f"{found.in_time:.0%}",
-            f"{found.sent_bytes / 1e3:.0f}",
-            str(found.fallbacks),
-            f"{found.prediction_error:.0%}",
-            f"{found.right:.1%}",
+            summary.scheme,
+            f"{summary.mean_s / MILLI:.0f}",
+            f"{summary.p95_s / MILLI:.0f}",
+            f"{summary.in_time:.0%}",
+            f"{summary.sent_bytes / 1e3:.0f}",
+            str(summary.fallbacks),
+            f"{summary.prediction_error:.0%}",
+            f"{summary.right:.1%}",
             *(
-                (f"{found.expected_right:.1%}", " ".join(f"{s * 100:.0f}" for s in found.exits))
+                (f"{summary.expected_right:.1%}", " ".join(f"{s * 100:.0f}" for s in summary.exits))
                 if view.has_exits
                 else ()
             ),
@@ -122,10 +141,21 @@ def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> T
 def write_json(
     path: Path, settings: Mapping[str, object], summaries: Sequence[Summary], pictures: str, view: View
 ) -> None:
-    """Write settings and summaries; the single requests are in the run log beside it."""
+    """Write settings and summaries; the run log beside the file holds the single requests.
+
+    Args:
+        path: of the file; an existing one is replaced.
+        settings: of the demo, by name.
+        summaries: of the schemes.
+        pictures: description of the pictures.
+        view: of the run.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
     schemes = [as_json(summary) for summary in summaries]
-    found = {"settings": as_json(settings), "pictures": pictures, "right means": view.judged, "schemes": schemes}
-    write_atomic(path, json.dumps(found, indent=2, default=str) + "\n")
+    content = {"settings": as_json(settings), "pictures": pictures, "right means": view.criterion, "schemes": schemes}
+    write_atomic(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def plot(
@@ -136,10 +166,15 @@ def plot(
     view: View,
     deadline_s: float,
 ) -> None:
-    """Draw link rates, what the first scheme chose, latency of every request, and the means side by side.
+    """Draw link rates, the first scheme's choices, the latency of every request, and mean latencies side by side.
 
     Args:
-        traces: of the links, by the address of the server.
+        path: of the PNG file.
+        records: by scheme, each sorted by time.
+        summaries: of the schemes, in the same order.
+        traces: of the links, by server address.
+        view: of the run.
+        deadline_s: of the requests.
     """
     import matplotlib
 
@@ -149,7 +184,7 @@ def plot(
     figure, (rates, chosen, latencies, bars) = plt.subplots(
         4, 1, figsize=(9, 11.5), height_ratios=(1, 0.8, 1.5, 1), layout="constrained"
     )
-    end_s = max(record.at_s for found in records.values() for record in found)
+    end_s = max(record.at_s for scheme_records in records.values() for record in scheme_records)
     colours = {address: f"C{i + 4}" for i, address in enumerate(traces)} | {"device": "black"}
     grid = np.linspace(0, end_s, 600)
     for address, trace in traces.items():
@@ -158,10 +193,10 @@ def plot(
     rates.legend(loc="upper right", fontsize=8, ncols=len(traces))
     _choices(chosen, next(iter(records.values())), colours, view)
     chosen.set(xlim=(0, end_s))
-    for found, marker in zip(records.values(), "osv^DPX", strict=False):
-        times = [record.at_s for record in found]
-        latency = [record.outcome.latency_s / MILLI for record in found]
-        latencies.plot(times, latency, marker=marker, ms=4, lw=0.9, label=found[0].scheme)
+    for scheme_records, marker in zip(records.values(), "osv^DPX", strict=False):
+        times = [record.at_s for record in scheme_records]
+        latency = [record.outcome.latency_s / MILLI for record in scheme_records]
+        latencies.plot(times, latency, marker=marker, ms=4, lw=0.9, label=scheme_records[0].scheme)
     latencies.axhline(deadline_s / MILLI, color="black", ls="--", lw=1, label="deadline")
     latencies.set(ylabel="latency, ms", xlabel="time of the request, s", xlim=(0, end_s), ylim=(0, None))
     latencies.legend(loc="upper left", fontsize=8, ncols=3)
@@ -170,8 +205,8 @@ def plot(
     plt.close(figure)
 
 
-def _choices(axes: Any, records: Sequence[Record], colours: Mapping[str, str], view: View) -> None:
-    """One row for each choice, one colour for each server; a cross if a server was asked in vain."""
+def _choices(axes: "Axes", records: Sequence[Record], colours: Mapping[str, str], view: View) -> None:
+    """Draw one row for each choice and one colour for each server; a cross marks servers that were asked in vain."""
     names = [choice_name(record, view) for record in records]
     rows = {name: row for row, name in enumerate(sorted(set(names), reverse=True))}
     for record, name in zip(records, names, strict=True):
@@ -185,8 +220,8 @@ def _choices(axes: Any, records: Sequence[Record], colours: Mapping[str, str], v
 PARTS = ("device_s", "upload_s", "queue_s", "server_s", "download_s")
 
 
-def _bars(axes: Any, records: Mapping[str, Sequence[Record]], summaries: Sequence[Summary], view: View) -> None:
-    """Mean latency of each scheme, split into its parts."""
+def _bars(axes: "Axes", records: Mapping[str, Sequence[Record]], summaries: Sequence[Summary], view: View) -> None:
+    """Draw the mean latency of each scheme, split into its parts."""
     names = [summary.scheme for summary in summaries]
     left = np.zeros(len(names))
     for part in PARTS:
@@ -195,8 +230,8 @@ def _bars(axes: Any, records: Mapping[str, Sequence[Record]], summaries: Sequenc
         left += width / MILLI
     for row, summary in enumerate(summaries):
         right = f", {summary.right:.1%} right" if view.has_labels else ""
-        told = f" {summary.mean_s / MILLI:.0f} ms, {summary.in_time:.0%} in time{right}"
-        axes.text(left[row], row, told, va="center")
+        text = f" {summary.mean_s / MILLI:.0f} ms, {summary.in_time:.0%} in time{right}"
+        axes.text(left[row], row, text, va="center")
     axes.invert_yaxis()
     axes.set(xlabel="mean latency, ms", xlim=(0, left.max() * 1.6))
     axes.legend(fontsize=8, loc="center right")

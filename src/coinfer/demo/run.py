@@ -31,46 +31,54 @@ from coinfer.runtime.images import preprocess
 from coinfer.runtime.profiling import profile_for
 from coinfer.traces import Trace
 
-SETTLE_S, SETTLE_RUNS = 2.0, 15
-"""The device's own answers before the first scheme: at most so long, and so many."""
+WARM_UP_S, WARM_UP_RUNS = 2.0, 15
+"""Longest time and largest number of the device's own answers before the first scheme."""
 PERIOD = 1.5
-"""Between two requests, in times of the device's own answer: alone, it has a third of its time free."""
+"""Time between two requests over that of the device's own answer: alone, it is idle for a third of the time."""
 MIN_REQUESTS = 5
-"""Of each scheme."""
+"""Fewest requests of each scheme."""
 
 
 class Setup(NamedTuple):
     """What runs, and on what."""
 
     settings: DemoSettings
-    """Nothing in it is left to be fitted."""
+    """With deadline and link scale set."""
     device: Device
     edges: Sequence[EdgeProcess]
     links: dict[str, Link]
     traces: Mapping[str, Trace]
-    """By the name of the trace, in the order of the edges."""
+    """By name of the trace, in the order of the edges."""
     pictures: Pictures
     load: Load
     own_s: float
     """The device's own time for the whole network."""
 
     @property
-    def trace_of(self) -> dict[str, Trace]:
-        """By the address of the server."""
+    def traces_by_address(self) -> dict[str, Trace]:
+        """Return the links' traces by server address."""
         return {edge.address: trace for edge, trace in zip(self.edges, self.traces.values(), strict=True)}
 
 
 Records = dict[str, list[Record]]
-"""By scheme."""
+"""Records by scheme."""
 
 
 def run_demo(settings: DemoSettings, console: Console) -> Path:
-    """Run all schemes and return the folder with run log, summary and plot.
+    """Run all schemes, and write run log, summary and plot.
 
     Ctrl-C ends the run; the schemes that are complete by then are compared.
 
+    Args:
+        settings: what to run.
+        console: for the live table and the comparison.
+
+    Returns:
+        The new folder with the results.
+
     Raises:
-        UserError: for what a user can mend, in one line; for pictures that cannot be read, after the run.
+        UserError: if a setting does not fit, in one line; after the run, if some pictures could not be read.
+        KeyboardInterrupt: if Ctrl-C ended the run, after the comparison.
     """
     if find_spec("matplotlib") is None:
         raise UserError("the demo draws a plot and needs Matplotlib: pip install 'coinfer[plot]'")
@@ -93,9 +101,9 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
         config = replace(settings.device, servers=tuple(links), profile=table)
         with console.status("preparing the segments that may be chosen, here and on the servers"):
             device = stack.enter_context(Device(graph, config, links=links))
-        _settle(device, pictures.images[0])
-        setup = _fit(settings, device, table, traces, running, links, pictures)
-        _introduce(console, setup)
+        _warm_up(device, pictures.images[0])
+        setup = _fit_setup(settings, device, table, traces, running, links, pictures)
+        _print_setup(console, setup)
         _compare(console, setup, folder)
     if pictures.unreadable:
         count = len(pictures.unreadable)
@@ -107,16 +115,16 @@ def _by_address(running: Sequence[EdgeProcess], traces: Mapping[str, Trace]) -> 
     return {edge.address: trace for edge, trace in zip(running, traces.values(), strict=True)}
 
 
-def _settle(device: Device, picture: np.ndarray) -> None:
-    """Let the device find out how fast it is now, from its own answers."""
+def _warm_up(device: Device, picture: np.ndarray) -> None:
+    """Let the device learn its present speed from its own answers."""
     policy = device_only(device.options)
-    until_s = time.monotonic() + SETTLE_S
-    for _ in range(SETTLE_RUNS):
+    until_s = time.monotonic() + WARM_UP_S
+    for _ in range(WARM_UP_RUNS):
         if time.monotonic() < until_s:
             device.infer(picture, policy=policy, early_exit=False)
 
 
-def _fit(
+def _fit_setup(
     settings: DemoSettings,
     device: Device,
     table: ProfileTable,
@@ -125,7 +133,7 @@ def _fit(
     links: dict[str, Link],
     pictures: Pictures,
 ) -> Setup:
-    """Fit deadline, links and number of requests to the device's speed, if they are not given."""
+    """Return the setup; deadline, links and number of requests that are not given fit the device's speed."""
     own_s = float(device.observe(early_exit=False).option_device_s[0, -1])
     picture_bits = sum(max(table.payload_bits[name].values()) for name in device.graph.inputs)
     mean_bps = float(np.mean([trace.mean_bps for trace in traces.values()]))
@@ -139,27 +147,27 @@ def _fit(
 
 
 def _compare(console: Console, setup: Setup, folder: Path) -> None:
-    """Run the schemes and write what came out."""
+    """Run the schemes and write the results."""
     device, pictures, load = setup.device, setup.pictures, setup.load
     observation = device.observe(load.deadline_s, early_exit=False)
-    rivals = schemes(device.planner, observation, [trace.mean_bps for trace in setup.traces.values()])
+    compared = schemes(device.planner, observation, [trace.mean_bps for trace in setup.traces.values()])
     truth = _exact_classes(device, pictures) if pictures.labels is None else pictures.labels
     view = View(device.graph.inputs, len(device.planner.exits) > 1, pictures.labels is not None)
     records: Records = {}
     right: dict[str, list[bool]] = {}
     stopped = False
-    with RunLog(folder / "requests.jsonl") as log, LiveTable(console, list(rivals), load.requests, view) as live:
+    with RunLog(folder / "requests.jsonl") as log, LiveTable(console, list(compared), load.requests, view) as live:
         try:
-            for name, scheme in rivals.items():
-                restart_links(setup.links, setup.trace_of, setup.settings.link_scale or 1.0)
-                done, good = list[Record](), list[bool]()
+            for name, scheme in compared.items():
+                restart_links(setup.links, setup.traces_by_address, setup.settings.link_scale or 1.0)
+                scheme_records, scheme_right = list[Record](), list[bool]()
                 for record, result in requests(device, name, scheme, setup.links, load):
                     is_right = int(np.argmax(result.output)) == int(truth[record.request % len(truth)])
                     log.append(record)
                     live.add(record, is_right)
-                    done.append(record)
-                    good.append(is_right)
-                records[name], right[name] = done, good
+                    scheme_records.append(record)
+                    scheme_right.append(is_right)
+                records[name], right[name] = scheme_records, scheme_right
         except KeyboardInterrupt:
             stopped = True
     if records:
@@ -178,18 +186,18 @@ def _report(
     right: Mapping[str, Sequence[bool]],
 ) -> None:
     """Print the comparison, and write summary and plot."""
-    summaries = [report.summarise(found, right[name]) for name, found in records.items()]
+    summaries = [report.summarise(scheme_records, right[name]) for name, scheme_records in records.items()]
     console.print(report.comparison(summaries, setup.load.deadline_s, view))
     report.write_json(folder / "summary.json", asdict(setup.settings), summaries, setup.pictures.kind, view)
-    for found in records.values():
-        found.sort(key=lambda record: record.request)
+    for scheme_records in records.values():
+        scheme_records.sort(key=lambda record: record.request)
     plot = folder / "comparison.png"
-    report.plot(plot, records, summaries, setup.trace_of, view, setup.load.deadline_s)
+    report.plot(plot, records, summaries, setup.traces_by_address, view, setup.load.deadline_s)
     console.print(f"plot {plot}, record {folder / 'summary.json'}, every request {folder / 'requests.jsonl'}")
 
 
-def _introduce(console: Console, setup: Setup) -> None:
-    """Say what runs."""
+def _print_setup(console: Console, setup: Setup) -> None:
+    """Print what runs."""
     settings, device, planner = setup.settings, setup.device, setup.device.planner
     graph, accuracy = device.graph, planner.accuracy
     trained = "" if accuracy else " (seeded random weights unless the model is your own file)"
@@ -213,7 +221,11 @@ def _introduce(console: Console, setup: Setup) -> None:
 
 
 def objective_text(setup: Setup) -> str:
-    """Return the planner's objective in words."""
+    """Return the planner's objective in words.
+
+    Args:
+        setup: of the run.
+    """
     objective, limits = setup.device.config.objective, [f"latency at most {setup.load.deadline_s * 1e3:g} ms"]
     limits += [f"accuracy at least {objective.min_accuracy:.1%}"] if objective.min_accuracy else []
     limits += [f"energy at most {objective.energy_j * 1e3:g} mJ"] if objective.energy_j < float("inf") else []
@@ -221,10 +233,10 @@ def objective_text(setup: Setup) -> str:
 
 
 def _exact_classes(device: Device, pictures: Pictures) -> np.ndarray:
-    """Return the first class of every picture by the whole network, nothing sent."""
+    """Return the class of every picture that the whole network names, without sending anything."""
     image = device.graph.image
     assert image is not None, "checked before anything runs"
     executor = Executor(device.graph)
     name, outputs = device.graph.inputs[0], device.planner.exits[-1]
     runs = (executor.run({name: preprocess(picture, image)}, outputs)[0] for picture in pictures.images)
-    return np.array([int(np.argmax(found[outputs[0]])) for found in runs])
+    return np.array([int(np.argmax(values[outputs[0]])) for values in runs])

@@ -1,4 +1,4 @@
-"""Who decides: the planner, and what a user would otherwise do. All are policies over the same observation."""
+"""The schemes: the planner, and what a user would do without it. All are policies over the same observation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,18 +16,19 @@ TRAINED_POLICY = "policy"
 
 
 class Scheme(NamedTuple):
-    """A policy and how the device carries out its decisions."""
+    """A policy, and how the device carries out its decisions."""
 
     policy: Policy
     is_adaptive: bool
-    """True if the device hedges, and answers at early exits if that is configured."""
+    """True if the device hedges, and may answer at early exits."""
 
 
 def schemes(planner: Planner, observation: OffloadObservation, mean_bps: Sequence[float]) -> dict[str, Scheme]:
-    """Return those that adapt, then their rivals, by name. Without exits or limits the planner seeks least latency.
+    """Return the compared schemes by name, first those that adapt.
 
     Args:
-        observation: of unloaded servers and without early exits, from which the best fixed cut is chosen.
+        planner: of the device; without exits or limits it seeks least latency.
+        observation: of idle servers and without early exits, from which the best fixed cut is chosen.
         mean_bps: of each server's link over the whole trace.
     """
     own = planner.objective_policy
@@ -42,22 +43,37 @@ def schemes(planner: Planner, observation: OffloadObservation, mean_bps: Sequenc
 
 
 def device_only(options: Options) -> Policy:
-    """Return a policy that sends nothing; of several exits the last answers."""
+    """Return a policy that sends nothing; of several exits the last answers.
+
+    Args:
+        options: what it chooses from; the last one stays on the device.
+    """
     last = len(options.bits) - 1
     return lambda _: OffloadDecision(np.array([last]), np.array([DEVICE]))
 
 
 def server_only(options: Options, inputs: tuple[str, ...]) -> Policy:
-    """Return a policy that sends the network's input, for the last exit, to the server that is predicted to answer
-    first."""
+    """Return a policy that sends the network's input to the server that is predicted to answer first.
+
+    Args:
+        options: what it chooses from; of those that send the input, the last one (of the last exit) is taken.
+        inputs: names of the network's inputs.
+    """
     sends = [i for i, cut in enumerate(options.cuts) if cut == inputs]
     sends_input = np.isin(np.arange(len(options.cuts)), sends[-1:])
     return lambda observation: least_latency(observation._replace(option_mask=sends_input[None]))
 
 
 def fixed_best(observation: OffloadObservation, mean_bps: Sequence[float], planner: Policy = least_latency) -> Policy:
-    """Return a policy that always takes what is best at the links' mean rates with idle servers: exit, cut, bits and a
-    server, or the device."""
+    """Return a policy that always takes the same exit, cut, bits and node.
+
+    They are the best at the links' mean rates with idle servers.
+
+    Args:
+        observation: of any one request without early exits.
+        mean_bps: of each server's link over the whole trace.
+        planner: chooses at these rates.
+    """
     n = len(mean_bps)
     calm = observation._replace(
         uplink_bps=np.array([mean_bps]),
