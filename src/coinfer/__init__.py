@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from coinfer.envs.adapters.gymnasium_env import make_env, make_vector_env
     from coinfer.envs.adapters.sb3_env import make_sb3_env
     from coinfer.evaluate.simulate import run_policy
-    from coinfer.graph.ir import ModelGraph
+    from coinfer.graph.ir import ImageInput, ModelGraph
     from coinfer.graph.open_model import open_model
     from coinfer.graph.segment import save_model
     from coinfer.graph.torch_import import from_torch
@@ -31,14 +31,19 @@ if TYPE_CHECKING:
     from coinfer.runtime.images import load_images
     from coinfer.runtime.profiling import profile_for
     from coinfer.scenario.compile import open_world
+    from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 __all__ = [
+    "DEVICE",
     "AccuracyTable",
     "Device",
     "DeviceConfig",
     "Hull",
+    "ImageInput",
     "ModelGraph",
     "Objective",
+    "OffloadDecision",
+    "OffloadObservation",
     "Result",
     "__version__",
     "candidates_of",
@@ -60,12 +65,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DEVICE": "coinfer.types",
     "AccuracyTable": "coinfer.profile.accuracy",
     "Device": "coinfer.runtime.device.device",
     "DeviceConfig": "coinfer.runtime.device.config",
     "Hull": "coinfer.partition.hull",
+    "ImageInput": "coinfer.graph.ir",
     "ModelGraph": "coinfer.graph.ir",
     "Objective": "coinfer.runtime.device.objective",
+    "OffloadDecision": "coinfer.types",
+    "OffloadObservation": "coinfer.types",
     "Result": "coinfer.runtime.device.result",
     "candidates_of": "coinfer.policies.candidates",
     "compile_options": "coinfer.options.compile",
