@@ -12,6 +12,7 @@ import pytest
 from tests.paths import ROOT
 from typer.testing import CliRunner
 
+import coinfer
 from coinfer.cli.main import app
 from coinfer.demo.cluster import edges
 
@@ -72,7 +73,9 @@ def test_commands_exist_with_their_options(where: str, line: str):
 
 
 @pytest.mark.parametrize("line", sorted({line for _, line in commands() if line.startswith("coinfer plan")}))
-def test_plan_commands_run(line: str):
+def test_plan_commands_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    coinfer.save_model(coinfer.open_model("resnet32"), tmp_path / "mynet.onnx")  # stands for the reader's own file
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, shlex.split(line)[1:])
     assert done.exit_code == 0, done.output
 
