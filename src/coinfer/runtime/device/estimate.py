@@ -1,10 +1,7 @@
 """What a device believes about its links and servers, learned from its own transfers. Pure functions over values."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from coinfer.options.table import Piece
 
@@ -12,13 +9,6 @@ HALF_LIFE_S = 1.5
 """Age at which a transfer counts half in the link's rate."""
 SERVICE_GAIN = 0.3
 """Weight of the newest measured service time."""
-SERVICE_HALF_LIFE_S = 10.0
-"""A slow spell of a server is half forgotten after this time without news, so that it is tried again."""
-PATIENCE = 2.0
-"""A reply that takes this many times what was predicted is late, until enough replies show how far predictions err."""
-PATIENCE_RANGE = (1.15, 3.0)
-PATIENCE_QUANTILE = 0.95
-PATIENCE_SAMPLES = 20
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 8.0
 FAILURES_TO_EJECT = 2
@@ -113,7 +103,7 @@ def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
     """Return the link after a transfer, with older transfers discounted by `HALF_LIFE_S`.
 
     Args:
-        link: what was believed before.
+        link: estimate so far.
         size_bits: carried by the transfer.
         seconds: time on the link, without the round trip's latency.
         now_s: when the transfer ended.
@@ -131,7 +121,7 @@ def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
     about the rate.
 
     Args:
-        link: what was believed before.
+        link: estimate so far.
         size_bits: of the message and its reply together.
         seconds: from sending to the reply, including the round trip's latency and without the server's work.
         now_s: when the reply arrived.
@@ -145,7 +135,7 @@ def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:
     """Return the link with the smallest round trip seen; it grows by 5 % per ping, so that a changed path shows.
 
     Args:
-        link: what was believed before.
+        link: estimate so far.
         round_trip_s: of an empty message.
     """
     known = link.round_trip_s
@@ -156,7 +146,7 @@ def after_send(server: ServerEstimate, size_bits: float, service_s: float, now_s
     """Return the server with one more request in flight, which occupies first the link and then the server.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         size_bits: of the request's message.
         service_s: how long the server is expected to compute.
         now_s: when the request was sent.
@@ -172,7 +162,7 @@ def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:
     If it was the last one, link and server count as free now, whatever was expected of it.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         now_s: when the request ended.
     """
     in_flight = server.in_flight - 1
@@ -185,7 +175,7 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
     """Return the server after a reply or pong: it is up, and has said how loaded it is.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         backlog_s: work that waits there, as it reports.
         room: requests that its queue still takes; infinite if it does not say.
         now_s: when the reply arrived.
@@ -208,7 +198,7 @@ def after_service(
     """Return the server after it computed a piece of the network.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         piece: cut and outputs of what it computed.
         service_s: how long that took it.
         profiled_s: how long the profiled machine takes; if 0, the server's scale stays as it is.
@@ -224,38 +214,6 @@ def after_service(
     return server._replace(service={**server.service, piece: new}, scale=scale)
 
 
-def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s: float) -> float:
-    """Return the expected time of a piece on a server.
-
-    A measured piece takes its mean time, which decays to its fastest one while there is no news; a piece that was never
-    measured takes the profiled time, scaled by how slow the server is.
-
-    Args:
-        server: what is believed now.
-        piece: cut and outputs of what it would compute.
-        profiled_s: time on the profiled machine.
-        now_s: on the device's clock.
-    """
-    known = server.service.get(piece)
-    if known is None:
-        return profiled_s * server.scale
-    weight = 0.5 ** ((now_s - known.at_s) / SERVICE_HALF_LIFE_S)
-    return known.fastest_s + weight * (known.mean_s - known.fastest_s)
-
-
-def patience(ratios: Sequence[float]) -> float:
-    """Return after how many times the predicted time a reply counts as late.
-
-    It is the 95 % quantile of measured over predicted times, so that in calm about one request in twenty is hedged.
-
-    Args:
-        ratios: measured over predicted time of recent replies; fewer than `PATIENCE_SAMPLES` give `PATIENCE`.
-    """
-    if len(ratios) < PATIENCE_SAMPLES:
-        return PATIENCE
-    return float(np.clip(np.quantile(list(ratios), PATIENCE_QUANTILE), *PATIENCE_RANGE))
-
-
 def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     """Return the server after a failure.
 
@@ -263,7 +221,7 @@ def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     8 s.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         now_s: when it failed.
     """
     failures = server.failures + 1
@@ -277,7 +235,7 @@ def after_rejection(server: ServerEstimate, now_s: float) -> ServerEstimate:
     """Return a server that cannot serve the network: it rests for the longest time, and is then probed again.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         now_s: when it said so.
     """
     return server._replace(failures=FAILURES_TO_EJECT, down_until_s=now_s + LONGEST_BACKOFF_S)
@@ -287,7 +245,7 @@ def after_silence(server: ServerEstimate, size_bits: float, waited_s: float, now
     """Return the server after a late reply: it may have failed, or its link is at most as fast as the silence shows.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         size_bits: of the request that is unanswered.
         waited_s: time since it was sent, above 0.
         now_s: on the device's clock.
@@ -301,7 +259,7 @@ def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> Se
     """Return the server after it refused a request because it is full: it has no room until its backlog is worked off.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         pushback_s: time after which it may be asked again.
         now_s: when the refusal arrived.
     """
@@ -312,62 +270,7 @@ def after_oversize(server: ServerEstimate, upload_bits: float) -> ServerEstimate
     """Return the server after an upload was too large for it: neither broken nor full, but never to be sent as much.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         upload_bits: upload that the planner expected of the refused option.
     """
     return server._replace(limit_bits=min(server.limit_bits, upload_bits))
-
-
-def overdue_s(server: ServerEstimate, now_s: float) -> float:
-    """Return how long ago everything in flight should have been answered; 0 if nothing is in flight or overdue.
-
-    Args:
-        server: what is believed now.
-        now_s: on the device's clock.
-    """
-    return max(now_s - max(server.free_s, server.link_free_s), 0.0) if server.in_flight else 0.0
-
-
-def link_wait_s(server: ServerEstimate, now_s: float) -> float:
-    """Return how long an upload that begins now would wait for the link, in seconds.
-
-    Overdue requests are expected to take as long again and to hold up the link, so that a dead link is noticed before
-    any transfer over it has ended.
-
-    Args:
-        server: what is believed now.
-        now_s: on the device's clock.
-    """
-    return max(server.link_free_s - now_s, overdue_s(server, now_s))
-
-
-def server_wait_s(server: ServerEstimate, now_s: float) -> float:
-    """Return when the server will have served everything sent to it so far, in seconds from now.
-
-    A request that is sent now waits less than this, as its upload takes time too (`physics.latency`).
-
-    Args:
-        server: what is believed now.
-        now_s: on the device's clock.
-    """
-    return max(server.free_s - now_s, overdue_s(server, now_s))
-
-
-def room_now(server: ServerEstimate, now_s: float) -> float:
-    """Return how many requests the server's queue takes; a full server is assumed to take one once its backlog is done.
-
-    Args:
-        server: what is believed now.
-        now_s: on the device's clock.
-    """
-    return server.room if server.room > 0 or server_wait_s(server, now_s) > 0 else 1.0
-
-
-def usable(server: ServerEstimate, now_s: float) -> bool:
-    """Return true if the server may be asked: it answers, and does not rest after failures.
-
-    Args:
-        server: what is believed now.
-        now_s: on the device's clock.
-    """
-    return server.failures < FAILURES_TO_EJECT and now_s >= server.down_until_s

@@ -16,6 +16,7 @@ from coinfer.physics import latency
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.codec.tensors import unpack
 from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device import forecast
 from coinfer.runtime.device.server_pool import ServerPool
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, TransportError, WireError, WireTensor
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
@@ -117,7 +118,7 @@ class RequestClient:
     @property
     def patience(self) -> float:
         """Return after how many times the expected time a reply counts as late."""
-        return est.patience(self._ratios)
+        return forecast.patience(self._ratios)
 
     def close(self) -> None:
         """Stop probing and close all connections."""
@@ -141,10 +142,10 @@ class RequestClient:
         """
         now_s = self._clock.now_s()
         known = self.pool.estimates()[server]
-        ready_s = latency.ready_s(0.0, est.link_wait_s(known, now_s), upload_bits / known.link.rate_bps)
+        ready_s = latency.ready_s(0.0, forecast.link_wait_s(known, now_s), upload_bits / known.link.rate_bps)
         pending = self.send_untracked(server, piece, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
-            expected_s=latency.end_s(ready_s, est.server_wait_s(known, now_s), service_s),
+            expected_s=latency.end_s(ready_s, forecast.server_wait_s(known, now_s), service_s),
             upload_bits=upload_bits,
             update_done=threading.Event(),
         )

@@ -9,6 +9,7 @@ from functools import partial
 
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device import forecast
 from coinfer.runtime.device.estimate import ServerEstimate
 from coinfer.runtime.transport.base import Pong, Transport, TransportError
 from coinfer.units import bits_of_bytes
@@ -30,7 +31,7 @@ START_S = 10.0
 
 
 class ServerPool:
-    """Edge servers by index. `update` and the probes change what is believed of them; `estimates` reads it.
+    """Edge servers by index. `update` and the probes change the estimates; `estimates` reads it.
 
     Args:
         addresses: of the servers, `host:port`.
@@ -64,12 +65,12 @@ class ServerPool:
         self._thread = threading.Thread(target=self._probe_loop, name="coinfer-probe", daemon=True)
 
     def estimates(self) -> tuple[ServerEstimate, ...]:
-        """Return what is believed of each server, in the order of the addresses."""
+        """Return the estimate of each server, in the order of the addresses."""
         with self._lock:
             return tuple(self._servers)
 
     def update(self, index: int, change: Callable[[ServerEstimate], ServerEstimate]) -> None:
-        """Change what is believed of a server.
+        """Change the estimate of a server.
 
         Args:
             index: of the server.
@@ -129,7 +130,7 @@ class ServerPool:
         size_bytes = 0
         count = self._pongs[index]
         is_for_rate = count >= FIRST_EMPTY and (count - FIRST_EMPTY + 1) % EMPTY_EVERY
-        if est.usable(server, self._clock.now_s()) and is_for_rate:
+        if forecast.usable(server, self._clock.now_s()) and is_for_rate:
             share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
             size_bytes = int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
         sent = partial(est.after_send, size_bits=bits_of_bytes(size_bytes), service_s=0.0, now_s=self._clock.now_s())
@@ -153,7 +154,7 @@ class ServerPool:
         if error is not None:
             self.update(index, lambda server: est.after_failure(server, now_s))
             return
-        was_down = not est.usable(self.estimates()[index], now_s)
+        was_down = not forecast.usable(self.estimates()[index], now_s)
         self.update(index, lambda server: after_pong(server, reply.result(), size_bytes, now_s))
         if was_down and not self._closing.is_set():
             thread = threading.Thread(target=self._on_up, args=(index,), name="coinfer-prepare", daemon=True)
@@ -178,7 +179,7 @@ def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float
     """Return the estimate after a probe was answered.
 
     Args:
-        server: what was believed before.
+        server: estimate so far.
         pong: the answer.
         size_bytes: of the probe; an empty one measures the round trip, others the rate.
         now_s: when the answer arrived.

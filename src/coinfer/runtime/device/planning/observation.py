@@ -9,7 +9,8 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
-from coinfer.runtime.device.estimate import ServerEstimate, link_wait_s, room_now, server_wait_s, service_now_s, usable
+from coinfer.runtime.device.estimate import ServerEstimate
+from coinfer.runtime.device.forecast import link_wait_s, room_now, server_wait_s, service_now_s, usable
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 
@@ -31,7 +32,7 @@ def observe(
 
     Args:
         options: what may be chosen, with times of the profiled machine.
-        servers: what is believed of each.
+        servers: the estimate of each.
         deadline_s: of the request, from now; infinite if it has none.
         now_s: on the clock of these estimates.
         device_scale: device time over the profiled machine's time for the same work.
@@ -82,7 +83,7 @@ def within_limits(observation: OffloadObservation, servers: Sequence[ServerEstim
 
     Args:
         observation: of one task; its upload bits are final.
-        servers: what is believed of each, in the order of the observation's server axis.
+        servers: the estimate of each, in the order of the observation's server axis.
     """
     limit_bits = np.array([server.limit_bits for server in servers])
     too_large = observation.option_upload_bits[..., None] >= limit_bits

@@ -1,0 +1,103 @@
+"""What estimates predict for a request that is made now: waits, service times, and which servers may be asked."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from coinfer.options.table import Piece
+from coinfer.runtime.device.estimate import FAILURES_TO_EJECT, ServerEstimate
+
+SERVICE_HALF_LIFE_S = 10.0
+"""A slow spell of a server is half forgotten after this time without news, so that it is tried again."""
+PATIENCE = 2.0
+"""A reply that takes this many times what was predicted is late, until enough replies show how far predictions err."""
+PATIENCE_RANGE = (1.15, 3.0)
+PATIENCE_QUANTILE = 0.95
+PATIENCE_SAMPLES = 20
+
+
+def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s: float) -> float:
+    """Return the expected time of a piece on a server.
+
+    A measured piece takes its mean time, which decays to its fastest one while there is no news; a piece that was never
+    measured takes the profiled time, scaled by how slow the server is.
+
+    Args:
+        server: present estimate.
+        piece: cut and outputs of what it would compute.
+        profiled_s: time on the profiled machine.
+        now_s: on the device's clock.
+    """
+    known = server.service.get(piece)
+    if known is None:
+        return profiled_s * server.scale
+    weight = 0.5 ** ((now_s - known.at_s) / SERVICE_HALF_LIFE_S)
+    return known.fastest_s + weight * (known.mean_s - known.fastest_s)
+
+
+def patience(ratios: Sequence[float]) -> float:
+    """Return after how many times the predicted time a reply counts as late.
+
+    It is the 95 % quantile of measured over predicted times, so that in calm about one request in twenty is hedged.
+
+    Args:
+        ratios: measured over predicted time of recent replies; fewer than `PATIENCE_SAMPLES` give `PATIENCE`.
+    """
+    if len(ratios) < PATIENCE_SAMPLES:
+        return PATIENCE
+    return float(np.clip(np.quantile(list(ratios), PATIENCE_QUANTILE), *PATIENCE_RANGE))
+
+
+def overdue_s(server: ServerEstimate, now_s: float) -> float:
+    """Return how long ago everything in flight should have been answered; 0 if nothing is in flight or overdue.
+
+    Args:
+        server: present estimate.
+        now_s: on the device's clock.
+    """
+    return max(now_s - max(server.free_s, server.link_free_s), 0.0) if server.in_flight else 0.0
+
+
+def link_wait_s(server: ServerEstimate, now_s: float) -> float:
+    """Return how long an upload that begins now would wait for the link, in seconds.
+
+    Overdue requests are expected to take as long again and to hold up the link, so that a dead link is noticed before
+    any transfer over it has ended.
+
+    Args:
+        server: present estimate.
+        now_s: on the device's clock.
+    """
+    return max(server.link_free_s - now_s, overdue_s(server, now_s))
+
+
+def server_wait_s(server: ServerEstimate, now_s: float) -> float:
+    """Return when the server will have served everything sent to it so far, in seconds from now.
+
+    A request that is sent now waits less than this, as its upload takes time too (`physics.latency`).
+
+    Args:
+        server: present estimate.
+        now_s: on the device's clock.
+    """
+    return max(server.free_s - now_s, overdue_s(server, now_s))
+
+
+def room_now(server: ServerEstimate, now_s: float) -> float:
+    """Return how many requests the server's queue takes; a full server is assumed to take one once its backlog is done.
+
+    Args:
+        server: present estimate.
+        now_s: on the device's clock.
+    """
+    return server.room if server.room > 0 or server_wait_s(server, now_s) > 0 else 1.0
+
+
+def usable(server: ServerEstimate, now_s: float) -> bool:
+    """Return true if the server may be asked: it answers, and does not rest after failures.
+
+    Args:
+        server: present estimate.
+        now_s: on the device's clock.
+    """
+    return server.failures < FAILURES_TO_EJECT and now_s >= server.down_until_s
