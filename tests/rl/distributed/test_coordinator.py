@@ -47,7 +47,7 @@ class Here:
     def made(self, worker: int) -> Agent | Controller:
         return Agent(worker) if worker < self.agents else Controller()
 
-    def call(self, worker, method, *given, answers=1):
+    def call(self, worker, method, *given):
         self.calls += 1
         dies = self.deaths.get(self.calls)
         if dies is not None:
@@ -56,11 +56,14 @@ class Here:
         try:
             if dies == worker or failed:
                 raise WorkerLostError("died")
-            found = getattr(self.workers[worker], method)(*pickle.loads(pickle.dumps(given)))
-            found = pickle.loads(pickle.dumps(found))
+            result = getattr(self.workers[worker], method)(*pickle.loads(pickle.dumps(given)))
+            return pickle.loads(pickle.dumps(result))
         except (WorkerLostError, StaleStateError) as error:
-            return [error] * answers if answers > 1 else error
-        return found
+            return error
+
+    def call_parts(self, worker, method, *given, parts):
+        result = self.call(worker, method, *given)
+        return [result] * parts if parts == 1 or isinstance(result, Exception) else result
 
     def wait(self, promises):
         for promise in promises:
@@ -108,6 +111,16 @@ def test_apart_is_the_stacked_loop():
     assert apart.points == whole.points
     assert apart.assessed == whole.assessed
     assert whole.learner.broadcast_count.sum() == 2 * 2
+
+
+def test_one_agent_and_its_controller_are_the_loop_of_all():
+    made = job()
+    made = made._replace(settings=replace(made.settings, agents=1))
+    whole = made.loop()
+    run(whole)
+    apart, _, _ = conducted(made, {20: 1})
+    assert checkpoint.digest(apart.tensors()) == checkpoint.digest(whole.tensors())
+    assert apart.points == whole.points
 
 
 def test_apart_is_the_stacked_loop_up_to_rounding_where_places_are_packed():

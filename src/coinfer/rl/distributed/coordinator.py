@@ -41,12 +41,24 @@ class WorkerLostError(Exception):
 class WorkerGroup(Protocol):
     """Workers 0 to k - 1 are the agents, k the controller. Each does what it is asked in the order of asking."""
 
-    def call(self, worker: int, method: str, *arguments: Any, answers: int = 1) -> Promise | list[Promise]:
-        """Call a worker's method and return a promise of its result.
+    def call(self, worker: int, method: str, *arguments: object) -> Promise:
+        """Return a promise of the result of a worker's method.
 
         Args:
-            arguments: promises among them are replaced by what they promise.
-            answers: as many promises are returned, of the result's parts if there are several.
+            worker: number of the worker.
+            method: name of its method.
+            arguments: promises among them are replaced by their results.
+        """
+        ...
+
+    def call_parts(self, worker: int, method: str, *arguments: object, parts: int) -> list[Promise]:
+        """Return promises of the parts of a result, one for each.
+
+        Args:
+            worker: number of the worker.
+            method: name of its method, which returns a list of so many parts, or the only part itself.
+            arguments: promises among them are replaced by their results.
+            parts: number of parts, at least 1.
         """
         ...
 
@@ -169,17 +181,17 @@ class Coordinator:
 
     def _call_rounds(self, loop: Loop[CdoDsac], rounds: int) -> list[Promise]:
         """Promises of the agents' states and of the controller's new records after so many rounds."""
-        controller = len(self.agents)
+        agents = controller = len(self.agents)
         updates = loop.learner.sac.updates
         for number in range(loop.round + 1, loop.round + rounds + 1):
             records = self._call_agents("step")
-            batches = self.workers.call(controller, "exchange", self.term, number, *records, answers=len(self.agents))
+            batches = self.workers.call_parts(controller, "exchange", self.term, number, *records, parts=agents)
             if loop.settings.batch_numbers(number):
                 self._call_agents("learn", batches)
                 updates += 1
                 if self._broadcasts(loop, number, updates):
                     learners = self._call_agents("learners")
-                    best = self.workers.call(controller, "broadcast", self.term, *learners, answers=len(self.agents))
+                    best = self.workers.call_parts(controller, "broadcast", self.term, *learners, parts=agents)
                     self._call_agents("load_learners", best)
         return [*self._call_agents("state"), self.workers.call(controller, "new_records", self.term)]
 

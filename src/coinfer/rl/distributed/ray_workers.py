@@ -64,9 +64,27 @@ class RayWorkerGroup:
 
         self.workers = [*(start(Agent, i, i) for i in range(agents)), start(Controller, agents)]
 
-    def call(self, worker: int, method: str, *arguments: Any, answers: int = 1) -> Promise | list[Promise]:
-        """As `WorkerGroup.call`."""
-        return getattr(self.workers[worker], method).options(num_returns=answers).remote(*arguments)
+    def call(self, worker: int, method: str, *arguments: object) -> Promise:
+        """Return a promise of the result of a worker's method.
+
+        Args:
+            worker: number of the worker; the controller is the last one.
+            method: name of its method.
+            arguments: promises among them are replaced by their results.
+        """
+        return getattr(self.workers[worker], method).remote(*arguments)
+
+    def call_parts(self, worker: int, method: str, *arguments: object, parts: int) -> list[Promise]:
+        """Return promises of the parts of a result, one for each.
+
+        Args:
+            worker: number of the worker; the controller is the last one.
+            method: name of its method, which returns a list of so many parts, or the only part itself.
+            arguments: promises among them are replaced by their results.
+            parts: number of parts, at least 1.
+        """
+        promises = getattr(self.workers[worker], method).options(num_returns=parts).remote(*arguments)
+        return promises if parts > 1 else [promises]
 
     def wait(self, promises: Sequence[Promise]) -> list[Any]:
         """As `WorkerGroup.wait`."""
