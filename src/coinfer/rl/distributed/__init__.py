@@ -1,1 +1,1 @@
-"""Training spread over processes and machines. Start in `coordinator`."""
+"""Training distributed over processes and machines. Start in `coordinator`."""

@@ -1,10 +1,10 @@
-"""CDO-DSAC taken apart: each agent and the central controller is a worker (`workers`) that may live on a machine of its
-own (`ray_workers`).
+"""Distributed CDO-DSAC: each agent and the central controller is a worker (`workers`), which may run on its own machine
+(`ray_workers`).
 
-A `Coordinator` asks a group of workers to play a loop's next rounds, and brings that loop to the state that they reach:
-the loop on the coordinator's side is the whole training, as if it had been played there. When a worker is lost, all go
-back to that state, which is at most about `BACKUP_INTERVAL_S` old, and the rounds since are played again. As random
-numbers are counted from keys and rounds, they come out as they were: a loss costs time and nothing else.
+A `Coordinator` has a group of workers play the next rounds of a loop, and restores its own copy of the loop to the
+state that they reach: that copy is the whole training, as if the coordinator had played it itself. If a worker is lost,
+all workers are restored to the copy's state, which is about `BACKUP_INTERVAL_S` old at most, and play the rounds since
+then again. As random numbers depend on keys and rounds only, the results are the same: a loss only costs time.
 """
 
 import time
@@ -26,20 +26,20 @@ from coinfer.rl.distributed.states import (
 )
 
 BACKUP_INTERVAL_S = 0.5
-"""Target for the time from one state that the coordinator takes over to the next; with what taking one over costs it
-stays below a second. Judging the agents, which makes no new records, comes on top."""
+"""Seconds from one state that the coordinator takes over to the next; including the transfer it stays below a second.
+Judging the agents, which makes no new records, may take longer."""
 RECOVERY_TIMEOUT_S = 120.0
-"""After so long without a round that all workers finished, the training ends."""
-Promise = Any
-"""Of a result: what a group's `call` returns."""
+"""Seconds after the first loss without a completed step after which the training ends with an error."""
+Promise = object
+"""A future result: what a group's `call` returns and its `wait` takes."""
 
 
 class WorkerLostError(Exception):
-    """A worker, or what it returned, is lost."""
+    """A worker, or a result that it returned, is lost."""
 
 
 class WorkerGroup(Protocol):
-    """Workers 0 to k - 1 are the agents, k the controller. Each does what it is asked in the order of asking."""
+    """Workers 0 to k - 1 are the agents, worker k is the controller; each executes its calls in order."""
 
     def call(self, worker: int, method: str, *arguments: object) -> Promise:
         """Return a promise of the result of a worker's method.
@@ -63,34 +63,44 @@ class WorkerGroup(Protocol):
         ...
 
     def wait(self, promises: Sequence[Promise]) -> list[Any]:
-        """Return what the promises promise.
+        """Wait for results and return them, in the order of the promises.
+
+        Args:
+            promises: what `call` and `call_parts` returned.
+
+        Returns:
+            The results of the methods.
 
         Raises:
-            WorkerLostError: if a worker that they need is lost.
+            WorkerLostError: if a worker that a result needs is lost.
         """
         ...
 
 
 class Recovery(NamedTuple):
-    """A lost worker that was replaced."""
+    """Loss of a worker that was made good."""
 
     who: str
+    """Name of the lost worker, as far as it is known."""
     round: int
-    """That all went back to."""
+    """Round to whose state all workers were restored."""
     rounds: int
-    """After that one, which may have been played in part and are played again."""
+    """Rounds after it that were played again."""
     age_s: float
-    """From their beginning until the loss was noticed."""
+    """Seconds from the beginning of these rounds until the loss was noticed."""
     took_s: float
-    """From then until the workers have played on."""
+    """Seconds from the notice until the workers had played these rounds."""
 
 
 class Coordinator:
-    """Plays a loop of `cdo_dsac.make_loop` on a group of workers.
+    """A player of a loop of `cdo_dsac.make_loop` on a group of workers.
 
     Args:
+        workers: k agents and the controller, not yet restored to any state.
+        job: description of the training.
         on_recovery: called after every loss that was made good.
-        clock: seconds.
+        clock: returns seconds, monotonic.
+        sleep: waits for a number of seconds before another attempt.
     """
 
     def __init__(
@@ -104,44 +114,47 @@ class Coordinator:
     ):
         self.workers, self.job, self.on_recovery, self.clock, self.sleep = workers, job, on_recovery, clock, sleep
         self.agents = range(job.settings.agents)
-        self.term, self.placed = 0, False
-        self.rounds = 1
-        """That are asked for at once."""
+        self.term, self.restored = 0, False
+        self.chunk = 1
+        """Number of rounds that the workers play between two states that the coordinator takes over."""
         self.recoveries: list[Recovery] = []
 
     def play(self, loop: Loop[CdoDsac]) -> None:
-        """Play some rounds, about `BACKUP_INTERVAL_S` long; the loop is then as if it had played them itself.
+        """Play some rounds, for about `BACKUP_INTERVAL_S`.
+
+        Args:
+            loop: the loop, which then has the state and curves as if it had played the rounds itself.
 
         Raises:
-            TrainingError: if a lost worker is not replaced in time.
+            TrainingError: if a lost worker is not replaced within `RECOVERY_TIMEOUT_S`.
         """
-        rounds = self._at_once(loop)
-        took_s = self._until_done(loop, rounds, lambda: self._play(loop, rounds))
+        rounds = self._next_rounds(loop)
+        took_s = self._retry(loop, rounds, lambda: self._play(loop, rounds))
         if not self._broadcasts(loop, loop.round, loop.learner.sac.updates):
-            self.rounds = max(1, min(2 * self.rounds, int(rounds * BACKUP_INTERVAL_S / max(took_s, 1e-6))))
+            self.chunk = max(1, min(2 * self.chunk, int(rounds * BACKUP_INTERVAL_S / max(took_s, 1e-6))))
         if loop.settings.assesses(loop.round):
-            self._until_done(loop, 0, lambda: self._assess(loop))
+            self._retry(loop, 0, lambda: self._assess(loop))
 
-    def _until_done(self, loop: Loop[CdoDsac], rounds: int, act: Callable[[], None]) -> float:
-        """Act from the loop's state, again after every loss; returns how long the last attempt took."""
-        lost, start = None, loop.round
+    def _retry(self, loop: Loop[CdoDsac], rounds: int, act: Callable[[], None]) -> float:
+        """Act from the loop's state, and again after every loss; return the seconds of the last attempt."""
+        loss, start = None, loop.round
         while True:
             began_s = self.clock()
             try:
-                if not self.placed:
-                    self._place(loop)
+                if not self.restored:
+                    self._restore(loop)
                     began_s = self.clock()
                 act()
                 break
             except WorkerLostError as error:
-                now_s, self.placed = self.clock(), False
-                lost = lost or (str(error), now_s - began_s, now_s)
-                if now_s - lost[2] > RECOVERY_TIMEOUT_S:
+                now_s, self.restored = self.clock(), False
+                loss = loss or (str(error), now_s - began_s, now_s)
+                if now_s - loss[2] > RECOVERY_TIMEOUT_S:
                     raise TrainingError(f"a lost agent or controller was not replaced: {error}") from None
                 self.sleep(0.2)
         now_s = self.clock()
-        if lost:
-            who, age_s, at_s = lost
+        if loss:
+            who, age_s, at_s = loss
             self.recoveries.append(Recovery(who, start, rounds, age_s, now_s - at_s))
             self.on_recovery(self.recoveries[-1])
         return now_s - began_s
@@ -153,34 +166,34 @@ class Coordinator:
     def _assess(self, loop: Loop[CdoDsac]) -> None:
         loop.assessed.append(merge_points(self.workers.wait(self._call_agents("assess"))))
 
-    def _at_once(self, loop: Loop[CdoDsac]) -> int:
-        """How many rounds to ask for: what takes long comes last, an assessment, or is alone, a broadcast."""
-        at_once = min(self.rounds, loop.settings.rounds - loop.round)
+    def _next_rounds(self, loop: Loop[CdoDsac]) -> int:
+        """Return how many rounds to play next: one with an assessment ends them, one with a broadcast is alone."""
+        chunk = min(self.chunk, loop.settings.rounds - loop.round)
         updates = loop.learner.sac.updates
-        for count in range(1, at_once + 1):
+        for count in range(1, chunk + 1):
             updates += len(loop.settings.batch_numbers(loop.round + count))
             if self._broadcasts(loop, loop.round + count, updates):
                 return max(1, count - 1)
             if loop.settings.assesses(loop.round + count):
                 return count
-        return at_once
+        return chunk
 
     def _broadcasts(self, loop: Loop[CdoDsac], number: int, updates: int) -> bool:
-        """Whether the round broadcasts; so many updates are done with it."""
+        """Return whether a round broadcasts, given the number of updates that are done after it."""
         every = self.job.settings.broadcast_every
         return bool(every and loop.settings.batch_numbers(number) and updates % every == 0)
 
-    def _place(self, loop: Loop[CdoDsac]) -> None:
-        """Bring all workers to the state of the loop."""
+    def _restore(self, loop: Loop[CdoDsac]) -> None:
+        """Restore all workers to the state of the loop, in a new term."""
         self.term += 1
         whole = loop.tensors()
         states = [*map(to_arrays, split_state(whole, len(self.agents), whole)), to_arrays(whole)]
         promises = [self.workers.call(i, "restore", self.term, self.job, state) for i, state in enumerate(states)]
         self.workers.wait(promises)
-        self.placed = True
+        self.restored = True
 
     def _call_rounds(self, loop: Loop[CdoDsac], rounds: int) -> list[Promise]:
-        """Promises of the agents' states and of the controller's new records after so many rounds."""
+        """Return promises of the agents' states and of the controller's new records after the next rounds."""
         agents = controller = len(self.agents)
         updates = loop.learner.sac.updates
         for number in range(loop.round + 1, loop.round + rounds + 1):
@@ -203,7 +216,13 @@ class Coordinator:
 def update_loop(
     loop: Loop[CdoDsac], states: Sequence[tuple[Arrays, list[Point]]], new_records: Sequence[Parts]
 ) -> None:
-    """Bring the loop of all to the states that the agents have reached, with the controller's new records."""
+    """Restore the loop of all agents to the states that they have reached.
+
+    Args:
+        loop: the loop to change, with its replay memory and curves.
+        states: state and new points of each agent, as `Agent.state` returns them.
+        new_records: steps since the last state, as `Controller.new_records` returns them.
+    """
     loop.restore(merge_states([to_tensors(arrays) for arrays, _ in states], loop.tensors()))
     for record in new_records:
         loop.remember(to_transition(record, loop.keys.device))

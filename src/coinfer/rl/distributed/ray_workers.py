@@ -1,9 +1,9 @@
-"""The workers of `rl.distributed.coordinator` on Ray: every agent and the controller is an actor, spread over the
-cluster's nodes.
+"""The workers of `rl.distributed.coordinator` on Ray: every agent and the controller is an actor, and the actors are
+spread over the cluster's nodes.
 
-Ray starts a process again when it dies, on another node if its own is gone; the coordinator gives it its state back.
-Nodes trust each other (what they exchange is pickled): a cluster belongs on a network of its own. Without an address a
-cluster of this machine alone is started, which listens on the loopback interface only and ends with the training.
+If a process dies, Ray starts it again, on another node if its own is lost, and the coordinator restores its state.
+Nodes trust each other (Ray pickles the messages): a cluster belongs on a network of its own. Without an address, this
+module starts a cluster of this machine alone, which listens on the loopback interface only and ends with the training.
 """
 
 import os
@@ -20,27 +20,28 @@ from coinfer.rl.distributed.coordinator import Coordinator, Promise, Recovery, W
 from coinfer.rl.distributed.workers import Agent, Controller, StaleStateError
 
 CONNECT_TIMEOUT_S, START_TIMEOUT_S = 5.0, 120.0
-"""How long an address may take to answer, and a cluster to start all processes."""
+"""Seconds within which an address must answer, and a cluster must start all processes."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class WorkerPlacement(NamedTuple):
-    """Where a worker runs."""
+    """Node and process of a worker."""
 
     node: str
-    """Ray's name of the node, hexadecimal."""
+    """Ray's hexadecimal ID of the node."""
     pid: int
+    """Process ID on that node."""
 
 
 class RayWorkerGroup:
-    """A `WorkerGroup` of actors.
+    """A `WorkerGroup` of Ray actors; Ray must be initialised.
 
     Args:
-        agents: k; the controller comes on top.
-        gpus: whether the workers share GPUs.
+        agents: k, the number of agents without the controller.
+        gpus: whether the workers share GPUs, of which each then gets a part.
 
     Raises:
-        TrainingError: if the cluster does not start them in time.
+        TrainingError: if the cluster has no room for them within `START_TIMEOUT_S`.
     """
 
     def __init__(self, agents: int, gpus: bool = False):
@@ -57,7 +58,7 @@ class RayWorkerGroup:
         if not self.places.wait(START_TIMEOUT_S):
             raise TrainingError(f"the Ray cluster has no room for {agents + 1} processes: see `ray status`")
 
-        def start(kind: type, place: int, *arguments: Any) -> Any:
+        def start(kind: type, place: int, *arguments: int) -> Any:
             strategy = PlacementGroupSchedulingStrategy(self.places, placement_group_bundle_index=place)
             options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_restarts": -1}
             return ray.remote(kind).options(scheduling_strategy=strategy, **options).remote(*arguments)
@@ -87,7 +88,18 @@ class RayWorkerGroup:
         return promises if parts > 1 else [promises]
 
     def wait(self, promises: Sequence[Promise]) -> list[Any]:
-        """As `WorkerGroup.wait`."""
+        """Wait for results and return them, in the order of the promises.
+
+        Args:
+            promises: what `call` and `call_parts` returned.
+
+        Returns:
+            The results of the methods.
+
+        Raises:
+            WorkerLostError: if a worker that a result needs is lost.
+            ray.exceptions.RayTaskError: if a method failed for another reason.
+        """
         try:
             return self._ray.get(list(promises))
         except self._errors.RayTaskError as error:
@@ -98,10 +110,10 @@ class RayWorkerGroup:
             raise WorkerLostError(self._lost(error)) from None
 
     def worker_placements(self) -> list[WorkerPlacement]:
-        """Return where the workers are now.
+        """Return the current placement of all workers, once all of them run.
 
         Raises:
-            TrainingError: if they do not start.
+            TrainingError: if they do not start within `START_TIMEOUT_S`.
         """
         try:
             return self._ray.get(
@@ -114,7 +126,7 @@ class RayWorkerGroup:
         raise TrainingError(f"the Ray cluster did not start {len(self.workers)} processes with coinfer: {why}")
 
     def end(self) -> None:
-        """End all workers."""
+        """End all workers and free their places; the cluster stays."""
         from ray.util.placement_group import remove_placement_group
 
         for worker in self.workers:
@@ -122,7 +134,7 @@ class RayWorkerGroup:
         remove_placement_group(self.places)
 
     def _lost(self, error: Exception) -> str:
-        """Who was lost, as far as the error knows."""
+        """Return the name of the lost worker, as far as the error knows it."""
         if isinstance(error, StaleStateError):
             return str(error)
         names = {worker._actor_id.hex(): f"agent {i}" for i, worker in enumerate(self.workers)}
@@ -131,10 +143,10 @@ class RayWorkerGroup:
 
 
 def stay_on_loopback() -> None:
-    """Have Ray take 127.0.0.1 as it is, instead of looking for an address that others can reach.
+    """Make Ray use 127.0.0.1 as it is, instead of an address that other machines can reach.
 
-    In processes to come, by its switch for systems without clusters, and in this one, if Ray has read that switch
-    already.
+    This sets Ray's switch for systems without clusters, for processes to come and for this one, where Ray may have read
+    it already.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from ray._private import ray_constants
@@ -142,7 +154,7 @@ def stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def _placement(_: Any) -> WorkerPlacement:
+def _placement(_: object) -> WorkerPlacement:
     import ray
 
     return WorkerPlacement(ray.get_runtime_context().get_node_id(), os.getpid())
@@ -156,16 +168,20 @@ def cluster_player(
     on_recovery: Callable[[Recovery], None] = lambda _: None,
     on_start: Callable[[RayWorkerGroup], None] = lambda _: None,
 ) -> Iterator[Callable[[Loop[CdoDsac]], None]]:
-    """Yield what plays a loop of `cdo_dsac.make_loop` on a cluster, in place of `Loop.play`.
+    """Join a cluster, start a training's workers there, and end them afterwards.
 
     Args:
-        address: `HOST:PORT` of the cluster's head, or `auto` for the one that this machine belongs to; without it that
-            of the environment variable RAY_ADDRESS, or else a cluster of this machine alone.
+        job: description of the training.
+        address: `HOST:PORT` of the cluster's head, or `auto` for the cluster that this machine belongs to; None for the
+            environment variable RAY_ADDRESS, or else a cluster of this machine alone.
         on_recovery: called after every loss that was made good.
         on_start: called with the group when all its workers run.
 
+    Yields:
+        A function in place of `Loop.play`, for a loop of `cdo_dsac.make_loop`.
+
     Raises:
-        TrainingError: if Ray is not installed, or the cluster cannot be joined; one line.
+        TrainingError: if Ray is not installed, or the cluster cannot be joined or does not start the workers.
     """
     with _joined(address or os.environ.get("RAY_ADDRESS") or None):
         workers = RayWorkerGroup(job.settings.agents, job.device.startswith("cuda"))
@@ -195,9 +211,9 @@ def _joined(address: str | None) -> Iterator[None]:
         _reach(address)
     with tempfile.TemporaryDirectory(prefix="coinfer-") as files:
         own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": files}
-        how: dict[str, Any] = own if address is None else {}
+        options: dict[str, Any] = own if address is None else {}
         try:
-            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **how)
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **options)
         except Exception as error:  # of many kinds
             first = (str(error).splitlines() or [type(error).__name__])[0]
             if address == "auto" and isinstance(error, ConnectionError):
@@ -217,7 +233,7 @@ def _host(address: str) -> str:
 
 
 def _reach(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Check quickly that a Ray head answers; Ray itself would try for minutes."""
     import grpc
 
     with grpc.insecure_channel(address) as channel:

@@ -1,5 +1,9 @@
-"""The workers of a training of CDO-DSAC: each agent by itself, and the central controller with the shared memory and
-the optimal policy updater. Loop and updates are those of `rl.algorithms.cdo_dsac`."""
+"""The workers of a distributed CDO-DSAC: each agent by itself, and the central controller with the shared memory and
+the optimal policy updater. Loop and updates are those of `rl.algorithms.cdo_dsac`.
+
+Every method takes a term: the number of the coordinator's attempt to continue from a state. A worker that does not have
+the state of that term raises `StaleStateError`.
+"""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -26,126 +30,198 @@ Part = TypeVar("Part")
 
 
 class StaleStateError(Exception):
-    """A worker was asked to go on from a state that it does not have: it is new, or its group has gone back."""
+    """A worker does not have the state of the term: it is new, or its group has been restored since."""
 
 
-class _Worker:
-    """What has a state of a certain term; another term is another attempt to go on from the same state.
+class LoopReplica:
+    """A worker's copy of a training's loop, with the state of one term.
 
     Args:
-        agent: its number; None for the controller.
+        agent: number of the agent whose part of the loop it holds; None for the controller, which holds all agents.
     """
 
     job: TrainingJob
-    loop: Loop[CdoDsac]
 
     def __init__(self, agent: int | None):
         self.agent, self.term = agent, -1
+        self._loop: Loop[CdoDsac] | None = None
 
     def restore(self, term: int, job: TrainingJob, state: Arrays) -> None:
-        """Take over a state."""
-        if self.term < 0:
-            torch.set_num_threads(job.threads)
-            self.job, self.loop = job, job.loop(self.agent)
-        self.loop.replay = None
-        self.loop.restore(to_tensors(state, job.device))
-        self.loop.points, self.loop.assessed = [], []
-        self.term = term
-
-    def _check(self, term: int) -> None:
-        if term != self.term:
-            raise StaleStateError("the controller" if self.agent is None else f"agent {self.agent}")
-
-
-class Agent(_Worker):
-    """One agent of every seed, with its own worlds. All methods take the term, and raise `StaleStateError`."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.ended = True
-
-    def restore(self, term: int, job: TrainingJob, state: Arrays) -> None:
-        """Take over a state."""
-        super().restore(term, job, state)
-        self.ended = True
-
-    def step(self, term: int) -> Parts:
-        """End the last round, begin the next, and return the transition to remember [S, W, ..]."""
-        self._check(term)
-        self._end()
-        self.ended = False
-        return to_parts(self.loop.step())
-
-    def learn(self, term: int, batch: Parts) -> None:
-        """Update from a batch [S, n, ..]."""
-        self._check(term)
-        self.loop.learn(to_transition(batch, self.job.device))
-
-    def learners(self, term: int) -> Arrays:
-        """Return what the updater judges."""
-        self._check(term)
-        return to_arrays(add_prefix("learner", self.loop.learner.tensors()))
-
-    def load_learners(self, term: int, learners: Arrays) -> None:
-        """Go on with these parameters."""
-        self._check(term)
-        self.loop.learner.restore(strip_prefix("learner", to_tensors(learners, self.job.device)))
-
-    def state(self, term: int) -> tuple[Arrays, list[Point]]:
-        """End the round; return all that the agent holds, and the points of its curves since the last call."""
-        self._check(term)
-        self._end()
-        points, self.loop.points = self.loop.points, []
-        return to_arrays(self.loop.tensors()), points
-
-    def assess(self, term: int) -> Point:
-        """Return how the agent does on held-out worlds after this round."""
-        self._check(term)
-        self.loop.assess()
-        return self.loop.assessed.pop()
-
-    def _end(self) -> None:
-        if not self.ended:
-            self.loop.record_point()
-        self.ended = True
-
-
-class Controller(_Worker):
-    """The shared memory of every seed, and the optimal policy updater. Methods as those of `Agent`."""
-
-    def __init__(self):
-        super().__init__(None)
-        self.fresh: list[Parts] = []
-
-    def restore(self, term: int, job: TrainingJob, state: Arrays) -> None:
-        """Take over a state."""
-        super().restore(term, job, state)
-        self.fresh = []
-
-    def exchange(self, term: int, number: int, *records: Parts) -> Parts | list[Parts] | list[None] | None:
-        """Remember all agents' records of a round, and return each agent's batch, None if the round learns nothing.
+        """Begin a term with a state, without replay memory and curves.
 
         Args:
-            number: of the round, counted from 1.
-            records: of each agent [S, W, ..].
+            term: number of the term.
+            job: description of the training, the same in every call.
+            state: state by name, of the agent's or all learners.
         """
-        self._check(term)
+        if self._loop is None:
+            torch.set_num_threads(job.threads)
+            self.job, self._loop = job, job.loop(self.agent)
+        self._loop.replay = None
+        self._loop.restore(to_tensors(state, job.device))
+        self._loop.points, self._loop.assessed = [], []
+        self.term = term
+
+    def loop(self, term: int) -> Loop[CdoDsac]:
+        """Return the loop of a term.
+
+        Args:
+            term: number of the term.
+
+        Raises:
+            StaleStateError: if the loop has the state of another term, or none.
+        """
+        if term != self.term or self._loop is None:
+            raise StaleStateError("the controller" if self.agent is None else f"agent {self.agent}")
+        return self._loop
+
+
+class Agent:
+    """One agent of every seed, with its own worlds.
+
+    Args:
+        number: number of the agent, from 0.
+    """
+
+    def __init__(self, number: int):
+        self._replica = LoopReplica(number)
+        self._in_round = False
+
+    def restore(self, term: int, job: TrainingJob, state: Arrays) -> None:
+        """Begin a term with a state.
+
+        Args:
+            term: number of the term.
+            job: description of the training.
+            state: state of this agent's learners, of `split_state`.
+        """
+        self._replica.restore(term, job, state)
+        self._in_round = False
+
+    def step(self, term: int) -> Parts:
+        """End the last round and begin the next with a step in all worlds.
+
+        Args:
+            term: number of the term.
+
+        Returns:
+            The transition to remember, [S, W, ..].
+        """
+        loop = self._replica.loop(term)
+        self._end_round(loop)
+        self._in_round = True
+        return to_parts(loop.step())
+
+    def learn(self, term: int, batch: Parts) -> None:
+        """Update the learners once.
+
+        Args:
+            term: number of the term.
+            batch: [S, n, ..] sampled steps.
+        """
+        self._replica.loop(term).learn(to_transition(batch, self._replica.job.device))
+
+    def learners(self, term: int) -> Arrays:
+        """Return the learners' state, for the updater to judge.
+
+        Args:
+            term: number of the term.
+        """
+        return to_arrays(add_prefix("learner", self._replica.loop(term).learner.tensors()))
+
+    def load_learners(self, term: int, learners: Arrays) -> None:
+        """Continue with another state of the learners.
+
+        Args:
+            term: number of the term.
+            learners: the state that the updater broadcast.
+        """
+        loop = self._replica.loop(term)
+        loop.learner.restore(strip_prefix("learner", to_tensors(learners, self._replica.job.device)))
+
+    def state(self, term: int) -> tuple[Arrays, list[Point]]:
+        """End the round.
+
+        Args:
+            term: number of the term.
+
+        Returns:
+            The agent's whole state, and the points of its curves since the last call.
+        """
+        loop = self._replica.loop(term)
+        self._end_round(loop)
+        points, loop.points = loop.points, []
+        return to_arrays(loop.tensors()), points
+
+    def assess(self, term: int) -> Point:
+        """Return the agent's figures on held-out worlds, after a round that ends with an assessment.
+
+        Args:
+            term: number of the term.
+        """
+        loop = self._replica.loop(term)
+        loop.assess()
+        return loop.assessed.pop()
+
+    def _end_round(self, loop: Loop[CdoDsac]) -> None:
+        if self._in_round:
+            loop.record_point()
+        self._in_round = False
+
+
+class Controller:
+    """The shared memory of every seed, and the optimal policy updater."""
+
+    def __init__(self):
+        self._replica = LoopReplica(None)
+        self._new_records: list[Parts] = []
+
+    def restore(self, term: int, job: TrainingJob, state: Arrays) -> None:
+        """Begin a term with a state.
+
+        Args:
+            term: number of the term.
+            job: description of the training.
+            state: state of all learners, with the replay memory.
+        """
+        self._replica.restore(term, job, state)
+        self._new_records = []
+
+    def exchange(self, term: int, number: int, *records: Parts) -> Parts | list[Parts] | list[None] | None:
+        """Remember the agents' steps of a round and sample their batches.
+
+        Args:
+            term: number of the term.
+            number: number of the round, counted from 1.
+            records: [S, W, ..] the steps of each agent.
+
+        Returns:
+            Each agent's batch [S, n, ..], or None if the round does not learn; without a list if there is one agent.
+        """
+        loop = self._replica.loop(term)
         record = tuple(np.concatenate(parts, 1) for parts in zip(*records, strict=True))
-        self.fresh.append(record)
-        self.loop.remember(to_transition(record, self.job.device))
-        numbers = self.loop.settings.batch_numbers(number)
+        self._new_records.append(record)
+        loop.remember(to_transition(record, self._replica.job.device))
+        numbers = loop.settings.batch_numbers(number)
         if not numbers:
             return _results([None] * len(records))
-        batch = self.loop.sample(numbers[0])
-        if self.job.settings.form == "places":
+        batch = loop.sample(numbers[0])
+        if self._replica.job.settings.form == "places":
             batch = trim_tasks(batch)
         by_agent = [part.unflatten(0, (-1, len(records))).unbind(1) for part in batch]
         return _results([to_parts(parts) for parts in zip(*by_agent, strict=True)])
 
     def broadcast(self, term: int, *learners: Arrays) -> Arrays | list[Arrays]:
-        """Judge all agents on common worlds, and return each agent's new parameters: those of its seed's best."""
-        self._check(term)
-        learner = self.loop.learner
+        """Judge all agents on common worlds and copy each seed's best to the others.
+
+        Args:
+            term: number of the term.
+            learners: state of each agent's learners.
+
+        Returns:
+            Each agent's new state of its learners; without a list if there is one agent.
+        """
+        learner = self._replica.loop(term).learner
         like = add_prefix("learner", learner.tensors())
         learner.restore(strip_prefix("learner", merge_states([to_tensors(part) for part in learners], like)))
         learner.broadcast()
@@ -153,12 +229,16 @@ class Controller(_Worker):
         return _results([to_arrays(part) for part in parts])
 
     def new_records(self, term: int) -> list[Parts]:
-        """Return the records since the last call."""
-        self._check(term)
-        fresh, self.fresh = self.fresh, []
-        return fresh
+        """Return the steps of all agents since the last call, [S, k * W, ..] for each round.
+
+        Args:
+            term: number of the term.
+        """
+        self._replica.loop(term)
+        records, self._new_records = self._new_records, []
+        return records
 
 
 def _results(parts: Sequence[Part]) -> Part | list[Part]:
-    """As many results as a caller that wants that many unpacks; one is itself."""
+    """Return the parts as a list, or the only part itself, as `WorkerGroup.call_parts` asks for."""
     return list(parts) if len(parts) > 1 else parts[0]
