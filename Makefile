@@ -9,7 +9,7 @@ demo: .venv/demo
 	.venv/bin/coinfer demo $(DEMO)
 
 test: check
-	.venv/bin/python -m pytest $(TESTS)
+	.venv/bin/python -m pytest -n auto --dist loadfile $(TESTS)
 
 check: .venv/dev
 	.venv/bin/ruff check .

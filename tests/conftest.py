@@ -5,6 +5,7 @@ luck. To look for new counterexamples, roll the dice anew: `pytest --hypothesis-
 and none is refused for being slow: how long one takes says nothing on a machine with other work to do.
 """
 
+import os
 import random
 import sys
 
@@ -17,6 +18,11 @@ settings.register_profile(
 )
 settings.register_profile("dice", settings.get_profile("same"), derandomize=False, print_blob=True)
 settings.load_profile("same")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`, as many processes as this one may use cores; each takes whole files (`--dist loadfile`)."""
+    return min(len(os.sched_getaffinity(0)), 8)
 
 
 @pytest.hookimpl(tryfirst=True)
