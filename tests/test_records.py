@@ -25,11 +25,11 @@ def test_what_is_appended_is_read_back(tmp_path: Path):
     with records.RunLog(path) as log:
         for i in range(3):
             log.append(record(i))
-    found = list(records.read(path))
-    assert [entry["request"] for entry in found] == [0, 1, 2]
-    assert found[1]["route"]["hops"][1] == {"node": "127.0.0.1:8001", "cut": ["y"], "bits": 32}
-    assert found[1]["route"]["deadline_s"] is None, "JSON has no infinity"
-    assert found[2]["outcome"]["latency_s"] == 0.61
+    entries = list(records.read(path))
+    assert [entry["request"] for entry in entries] == [0, 1, 2]
+    assert entries[1]["route"]["hops"][1] == {"node": "127.0.0.1:8001", "cut": ["y"], "bits": 32}
+    assert entries[1]["route"]["deadline_s"] is None, "JSON has no infinity"
+    assert entries[2]["outcome"]["latency_s"] == 0.61
 
 
 def test_opening_again_appends(tmp_path: Path):

@@ -34,7 +34,7 @@ GRAPH = networks.build("alexnet-cifar")
 OPTIONS = compile_options(GRAPH, analytic_table(GRAPH), (32, 8))
 
 
-def seen(rates_bps, backlog_s=0.0, scale=1.0):
+def observation_at(rates_bps, backlog_s=0.0, scale=1.0):
     servers = [
         est.after_reply(est.first_server(rate, 0.0), backlog_s, 4, 0.0)._replace(scale=scale) for rate in rates_bps
     ]
@@ -42,7 +42,7 @@ def seen(rates_bps, backlog_s=0.0, scale=1.0):
 
 
 def test_each_scheme_does_what_its_name_says():
-    fast, slow = seen([1e9, 1e3]), seen([1e2, 1e2])
+    fast, slow = observation_at([1e9, 1e3]), observation_at([1e2, 1e2])
     assert device_only(OPTIONS)(fast).server[0] == DEVICE
     only = server_only(OPTIONS, GRAPH.inputs)
     for observation in (fast, slow):
@@ -57,9 +57,9 @@ def test_each_scheme_does_what_its_name_says():
     plain = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(), OPTIONS)
     assert next(iter(schemes(plain, fast, [1e9, 1e3]))) == PLANNER
     trained = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(policy=device_only(OPTIONS)), OPTIONS)
-    found = schemes(trained, fast, [1e9, 1e3])
-    assert list(found)[:2] == [TRAINED_POLICY, PLANNER]
-    assert [name for name, scheme in found.items() if scheme.is_adaptive] == [TRAINED_POLICY, PLANNER]
+    compared = schemes(trained, fast, [1e9, 1e3])
+    assert list(compared)[:2] == [TRAINED_POLICY, PLANNER]
+    assert [name for name, scheme in compared.items() if scheme.is_adaptive] == [TRAINED_POLICY, PLANNER]
 
 
 def test_with_exits_rivals_use_the_last():
@@ -68,8 +68,8 @@ def test_with_exits_rivals_use_the_last():
     observation = observe(options, [], np.inf, 0.0)
     assert options.triples[device_only(options)(observation).option[0]] == (2, ("exit3",), 32)
     server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4, 0.0)
-    there = server_only(options, graph.inputs)(observe(options, [server], np.inf, 0.0))
-    assert options.triples[there.option[0]] == (2, graph.inputs, 8)
+    decision = server_only(options, graph.inputs)(observe(options, [server], np.inf, 0.0))
+    assert options.triples[decision.option[0]] == (2, graph.inputs, 8)
 
 
 def record(i: int, latency_s: float, predicted_s: float = 0.1, fallback: str = "") -> Record:
@@ -80,16 +80,16 @@ def record(i: int, latency_s: float, predicted_s: float = 0.1, fallback: str = "
 
 def test_the_summary_is_what_the_records_say():
     records = [record(0, 0.1), record(1, 0.2, fallback="a:1: late"), record(2, 0.1), record(3, 0.4)]
-    found = report.summarise(records, [True, True, False, True])
-    assert found.requests == 4
-    assert found.mean_s == pytest.approx(0.2)
-    assert found.in_time == pytest.approx(0.5)
-    assert found.sent_bytes == pytest.approx(1000)
-    assert found.fallbacks == 1
-    assert found.prediction_error == pytest.approx(0.25)
-    assert found.right == pytest.approx(0.75)
-    assert found.exits == (1.0,)
-    assert 0.35 < found.p95_s < 0.4
+    summary = report.summarise(records, [True, True, False, True])
+    assert summary.requests == 4
+    assert summary.mean_s == pytest.approx(0.2)
+    assert summary.in_time == pytest.approx(0.5)
+    assert summary.sent_bytes == pytest.approx(1000)
+    assert summary.fallbacks == 1
+    assert summary.prediction_error == pytest.approx(0.25)
+    assert summary.right == pytest.approx(0.75)
+    assert summary.exits == (1.0,)
+    assert 0.35 < summary.p95_s < 0.4
 
 
 def test_exits_and_labels_are_shown_where_there_are_any():
@@ -115,9 +115,14 @@ def test_small_networks_are_slowed_with_their_links_unless_told():
     assert small.device.objective.min_accuracy > 0.7
     assert (plain.link_scale, plain.device.objective.min_accuracy, plain.deadline_s) == (1.0, 0.0, 0.25)
     energy = {"goal": "energy", "power_w": 3.0, "min_accuracy": None}
-    told = demo_settings("alexnet-exits", {"bits": (8,), "jpeg_quality": None}, energy, deadline_s=0.1, runs=None)
-    assert (told.deadline_s, told.device.bits, told.device.objective.goal, told.runs) == (0.1, (8,), "energy", "runs")
-    assert told.device.objective.min_accuracy == small.device.objective.min_accuracy
+    custom = demo_settings("alexnet-exits", {"bits": (8,), "jpeg_quality": None}, energy, deadline_s=0.1, runs=None)
+    assert (custom.deadline_s, custom.device.bits, custom.device.objective.goal, custom.runs) == (
+        0.1,
+        (8,),
+        "energy",
+        "runs",
+    )
+    assert custom.device.objective.min_accuracy == small.device.objective.min_accuracy
     confident = demo_settings("alexnet-exits", {"confidence": 0.2}, {})
     assert (small.device.confidence_loss, confident.device.confidence_loss) == (0.005, None)
     assert deadline_for(small, 0.08) == pytest.approx(0.072)
@@ -138,10 +143,10 @@ def write_classes(folder: Path, levels: dict[str, int]) -> str:
 
 
 def test_labelled_pictures_are_judged_by_their_class(tmp_path: Path):
-    found = load_pictures(GRAPH, write_classes(tmp_path, {"dog": 200, "cat": 10}))
-    assert found.labels is not None
-    levels = [int(picture.min()) for picture in found.images]
-    shown = sorted((CIFAR_CLASSES[label], level > 100) for label, level in zip(found.labels, levels, strict=True))
+    pictures = load_pictures(GRAPH, write_classes(tmp_path, {"dog": 200, "cat": 10}))
+    assert pictures.labels is not None
+    levels = [int(picture.min()) for picture in pictures.images]
+    shown = sorted((CIFAR_CLASSES[label], level > 100) for label, level in zip(pictures.labels, levels, strict=True))
     assert shown == [*[("cat", False)] * 3, *[("dog", True)] * 3]
     plain = load_pictures(GRAPH, None)
     assert (plain.labels, plain.kind) == (None, "6 photographs")
@@ -158,29 +163,29 @@ def test_classes_that_the_network_does_not_know_are_refused_in_one_line(tmp_path
 
 def test_a_network_s_own_classes_are_counted_in_the_order_of_their_names(tmp_path: Path):
     where = write_classes(tmp_path, {f"kind {i}": 10 * i for i in reversed(range(10))})
-    found = load_pictures(GRAPH, where)
-    assert found.labels is not None
-    levels = [int(picture.min()) for picture in found.images]
-    assert [level // 10 for level in levels] == found.labels.tolist() == [*range(10)] * 3
+    pictures = load_pictures(GRAPH, where)
+    assert pictures.labels is not None
+    levels = [int(picture.min()) for picture in pictures.images]
+    assert [level // 10 for level in levels] == pictures.labels.tolist() == [*range(10)] * 3
 
 
 def test_the_trained_network_is_shown_labelled_views_of_the_shipped_photographs():
-    found = load_pictures(open_model("alexnet-exits"), None)
-    assert found.labels is not None
-    names = [CIFAR_CLASSES[label] for label in found.labels]
+    pictures = load_pictures(open_model("alexnet-exits"), None)
+    assert pictures.labels is not None
+    names = [CIFAR_CLASSES[label] for label in pictures.labels]
     assert {name: names.count(name) for name in names} == {"cat": 12, "dog": 6, "bird": 6}
-    assert all(picture.shape == (32, 32, 3) for picture in found.images)
-    assert len({picture.tobytes() for picture in found.images}) == len(found.images), "no two views are the same"
-    assert "24 views of 4 photographs" in found.kind
-    assert "too few" in found.kind
+    assert all(picture.shape == (32, 32, 3) for picture in pictures.images)
+    assert len({picture.tobytes() for picture in pictures.images}) == len(pictures.images), "no two views are the same"
+    assert "24 views of 4 photographs" in pictures.kind
+    assert "too few" in pictures.kind
 
 
 def test_a_broken_picture_is_left_out_and_named(tmp_path: Path):
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("not a picture")
-    found = load_pictures(GRAPH, str(tmp_path))
-    assert (len(found.images), found.kind) == (1, "1 photographs")
-    assert [str(problem) for problem in found.unreadable] == [
+    pictures = load_pictures(GRAPH, str(tmp_path))
+    assert (len(pictures.images), pictures.kind) == (1, "1 photographs")
+    assert [str(problem) for problem in pictures.unreadable] == [
         f"{tmp_path / 'bad.png'}: not a readable picture (UnidentifiedImageError); expected JPEG or PNG"
     ]
     (tmp_path / "good.png").unlink()

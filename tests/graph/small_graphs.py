@@ -52,9 +52,9 @@ def run(graph: ModelGraph, values: dict[str, np.ndarray], outputs: Sequence[str]
     return dict(zip(outputs, session.run(list(outputs), values), strict=True))
 
 
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
+def relative_error(actual: np.ndarray, truth: np.ndarray) -> float:
     """Largest difference relative to the largest true value."""
-    return float(np.abs(found - truth).max() / np.abs(truth).max())
+    return float(np.abs(actual - truth).max() / np.abs(truth).max())
 
 
 @st.composite
@@ -85,6 +85,6 @@ def dags(draw: st.DrawFn, max_ops: int = 7) -> ModelGraph:
             weights[f"w{i}"] = random.standard_normal((width, WIDTH)).astype(np.float32)
             names.append(f"w{i}")
         nodes.append(helper.make_node(kind, names, [f"t{i}"]))
-    read = {j for found in sources for j in found}
+    read = {j for indices in sources for j in indices}
     outputs = [f"t{i}" for i in range(1, len(sources) + 1) if i not in read]
     return from_proto(model(nodes, {"t0": ["N", WIDTH]}, outputs, weights, opset=18), "random")

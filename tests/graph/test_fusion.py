@@ -67,6 +67,6 @@ def test_a_residual_sum_joins_the_convolution_that_only_it_reads(other_reader: b
 
 def test_a_bottleneck_of_resnet_is_four_convolutions_the_last_with_sum_and_activation() -> None:
     graph = build("resnet50")
-    block = [found for group, found in zip(graph.groups, kinds(graph), strict=True)
+    block = [group_kinds for group, group_kinds in zip(graph.groups, kinds(graph), strict=True)
              if graph.ops[group[-1]].name.startswith("layer2.0")]  # fmt: skip
     assert sorted(block) == [["Conv"], ["Conv", "Add", "Relu"], ["Conv", "Relu"], ["Conv", "Relu"]]

@@ -44,10 +44,10 @@ def test_every_cut_recomposes_the_network(graph: ModelGraph, random) -> None:
 @settings(max_examples=60, deadline=None)
 @given(dags())
 def test_single_cuts_are_the_cuts_across_one_tensor(graph: ModelGraph) -> None:
-    found = graph.single_cuts()
-    assert set(found) == {cut for cut in graph.all_cuts() if len(cut.tensors) == 1}
-    assert [len(cut.head) for cut in found] == sorted(len(cut.head) for cut in found)
-    assert all(graph.cut(cut.head) == cut for cut in found)
+    cuts = graph.single_cuts()
+    assert set(cuts) == {cut for cut in graph.all_cuts() if len(cut.tensors) == 1}
+    assert [len(cut.head) for cut in cuts] == sorted(len(cut.head) for cut in cuts)
+    assert all(graph.cut(cut.head) == cut for cut in cuts)
 
 
 @settings(max_examples=40, deadline=None)

@@ -44,10 +44,10 @@ def test_segments_that_cannot_be(inputs: tuple[str, ...], outputs: tuple[str, ..
 def test_a_tensor_may_pass_through_and_inputs_may_be_of_no_use() -> None:
     graph = from_proto(perceptron(), "mlp")
     values = {"x": np.ones((2, 4), np.float32), "r": np.full((2, 8), 0.5, np.float32)}
-    found = run(graph, values, ("r", "y"))
-    np.testing.assert_array_equal(found["r"], values["r"])
+    outputs = run(graph, values, ("r", "y"))
+    np.testing.assert_array_equal(outputs["r"], values["r"])
     expected = values["r"] @ graph.weights["w2"].T + graph.weights["b2"]
-    np.testing.assert_allclose(found["y"], expected, rtol=1e-5)
+    np.testing.assert_allclose(outputs["y"], expected, rtol=1e-5)
     np.testing.assert_array_equal(run(graph, values, ("x",))["x"], values["x"])
 
 

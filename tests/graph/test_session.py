@@ -72,12 +72,12 @@ def test_what_the_executor_cannot_run_is_refused_in_one_line():
 
 def test_a_residual_input_is_brought_into_the_layout_once():
     proto = segment(RESNET, (RESIDUAL,), RESNET.outputs).proto
-    held = hold_layout(proto)
-    assert held.graph.node[0].op_type == "MaxPool"
-    assert len(held.graph.node) == len(proto.graph.node) + 1
-    readers = [node.op_type for node in held.graph.node if RESIDUAL + HELD in node.input]
+    changed = hold_layout(proto)
+    assert changed.graph.node[0].op_type == "MaxPool"
+    assert len(changed.graph.node) == len(proto.graph.node) + 1
+    readers = [node.op_type for node in changed.graph.node if RESIDUAL + HELD in node.input]
     assert sorted(readers) == ["Add", "Conv"]
-    assert [node.op_type for node in held.graph.node if RESIDUAL in node.input] == ["MaxPool"]
+    assert [node.op_type for node in changed.graph.node if RESIDUAL in node.input] == ["MaxPool"]
     assert len(proto.graph.node) == len(segment(RESNET, (RESIDUAL,), RESNET.outputs).proto.graph.node)
 
 

@@ -49,9 +49,9 @@ def test_both_exits_equal_the_module_for_any_batch(residual) -> None:
         x = torch.randn(batch, 3, 8, 8)
         with torch.no_grad():
             truth = module(x)
-        found = run(graph, {graph.inputs[0]: x.numpy()}, graph.outputs)
+        outputs = run(graph, {graph.inputs[0]: x.numpy()}, graph.outputs)
         for name, expected in zip(graph.outputs, truth, strict=True):
-            assert relative_error(found[name], expected.numpy()) < 1e-4
+            assert relative_error(outputs[name], expected.numpy()) < 1e-4
 
 
 def test_every_cut_of_every_exit_equals_the_module(residual) -> None:

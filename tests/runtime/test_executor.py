@@ -42,10 +42,10 @@ def test_a_batch_is_its_rows(executor):
 
 def test_tensors_pass_through_and_unneeded_ones_do_not_disturb(executor):
     last = GRAPH.useful_cuts()[-2].tensors[0]
-    made, _ = executor.run({"input": IMAGE}, (last, "input"))
-    assert made["input"] is IMAGE
-    answer, _ = executor.run(made, ("logits",))
-    np.testing.assert_array_equal(answer["logits"], executor.run({last: made[last]}, ("logits",))[0]["logits"])
+    tensors, _ = executor.run({"input": IMAGE}, (last, "input"))
+    assert tensors["input"] is IMAGE
+    answer, _ = executor.run(tensors, ("logits",))
+    np.testing.assert_array_equal(answer["logits"], executor.run({last: tensors[last]}, ("logits",))[0]["logits"])
     assert list(executor.run({"input": IMAGE}, ("input",))[0]) == ["input"]
 
 
@@ -69,8 +69,8 @@ def test_a_failed_opening_is_not_remembered(executor):
     for _ in range(2):
         with pytest.raises(RequestError):
             fresh.run({}, ("logits",))
-    found, expected = (one.run({"input": IMAGE})[0]["logits"] for one in (fresh, executor))
-    np.testing.assert_array_equal(found, expected)
+    actual, expected = (one.run({"input": IMAGE})[0]["logits"] for one in (fresh, executor))
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_memory_of_pieces_is_bounded():
@@ -78,8 +78,8 @@ def test_memory_of_pieces_is_bounded():
     cuts = GRAPH.useful_cuts()
     for cut in cuts[:6]:
         executor.prepare(cut.tensors)
-    kept = [cut for cut in cuts[:6] if executor.is_ready(cut.tensors)]
-    assert kept == [cuts[5]]
+    cached = [cut for cut in cuts[:6] if executor.is_ready(cut.tensors)]
+    assert cached == [cuts[5]]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_the_slow_processor_takes_its_factor_longer():
     slow.prepare(("input",))
     factors = []
     for _ in range(5):
-        spent = time.thread_time()
+        began_s = time.thread_time()
         took_s = slow.run({"input": images})[1]
-        factors.append(took_s / (time.thread_time() - spent))
+        factors.append(took_s / (time.thread_time() - began_s))
     assert max(factors) > 2.5, "all but the little that is not the run's own"
 
 

@@ -40,10 +40,10 @@ DATA = data()
 
 
 def test_counts_equal_those_of_single_requests():
-    told = []
-    table = measure_accuracy(GRAPH, DATA, (4, 8, 32), progress=lambda done, total, _: told.append((done, total)))
+    reports = []
+    table = measure_accuracy(GRAPH, DATA, (4, 8, 32), progress=lambda done, total, _: reports.append((done, total)))
     table.check(GRAPH)
-    assert told == [(6, 6)]
+    assert reports == [(6, 6)]
     assert table.dataset == "blocks, 6 test pictures"
     assert table == measure_accuracy(GRAPH, DATA, (4, 8, 32), jobs=2)
     executor = Executor(GRAPH)
@@ -88,9 +88,9 @@ def test_a_cascade_is_what_a_loop_over_samples_finds():
     for thresholds in ((0.0, 0.0), (0.3, 0.6), (ALWAYS_CONFIDENT, 0.5), (0.0, ALWAYS_CONFIDENT)):
         left, correct = [0, 0, 0], [0, 0, 0]
         for i in range(200):
-            taken = next((e for e in range(2) if entropies[i, e] < thresholds[e]), 2)
-            left[taken] += 1
-            correct[taken] += right[i, taken]
+            exit_ = next((e for e in range(2) if entropies[i, e] < thresholds[e]), 2)
+            left[exit_] += 1
+            correct[exit_] += right[i, exit_]
         point = run_cascade(right, entropies, thresholds)
         assert (point.left, point.correct) == (tuple(left), tuple(correct))
 

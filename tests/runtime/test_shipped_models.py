@@ -52,10 +52,10 @@ def test_it_names_the_shipped_photographs_and_leaves_early_when_sure():
     assert (right.sum(axis=0) >= 21).all(), right.sum(axis=0)  # 24, 23 and 23 were found
     point = table.cascade(table.accuracy(len(graph.outputs) - 1) - 0.005)
     assert point.left[0] > 0.3 * table.samples  # half a point less lets many leave at the first exit
-    found = run_cascade(right, entropy(answers), point.thresholds)
-    assert sum(found.left) == len(right)
-    assert all(left > 0 for left in found.left), found.left  # 13, 8 and 3 were found
-    assert sum(found.correct) >= 21
+    cascade = run_cascade(right, entropy(answers), point.thresholds)
+    assert sum(cascade.left) == len(right)
+    assert all(left > 0 for left in cascade.left), cascade.left  # 13, 8 and 3 were found
+    assert sum(cascade.correct) >= 21
 
 
 def test_exits_get_better_and_eight_bits_cost_little():
@@ -63,5 +63,5 @@ def test_exits_get_better_and_eight_bits_cost_little():
     shares = [table.accuracy(exit_) for exit_ in range(3)]
     assert shares == sorted(shares)
     for exit_ in range(3):
-        kept = [row.correct for row in table.rows if row.exit == exit_ and row.bits == 8 and row.cut != ("input",)]
-        assert table.exits[exit_] - max(kept) < 0.005 * table.samples
+        correct = [row.correct for row in table.rows if row.exit == exit_ and row.bits == 8 and row.cut != ("input",)]
+        assert table.exits[exit_] - max(correct) < 0.005 * table.samples

@@ -181,8 +181,8 @@ def test_trained_networks_of_others(name: str) -> None:
     truth = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(list(graph.outputs), {source: x})
     assert len(graph.useful_cuts()) > 8
     for cut in graph.useful_cuts()[1:-1]:
-        found = run(graph, run(graph, {source: x}, cut.tensors), graph.outputs)
-        for answer, expected in zip(found.values(), truth, strict=True):
+        outputs = run(graph, run(graph, {source: x}, cut.tensors), graph.outputs)
+        for answer, expected in zip(outputs.values(), truth, strict=True):
             assert relative_error(answer.astype(np.float64), expected.astype(np.float64)) < (
                 1e-4 if graph.dynamic_batch else 2e-2
             )

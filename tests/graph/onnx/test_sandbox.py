@@ -52,7 +52,7 @@ def test_a_trial_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_model_that_needs_more_memory_than_allowed_is_refused(tmp_path: Path):
     """A few bytes of file that compute 3 GB: two outer products of a vector with itself."""
     size = 28_000
-    ones = helper.make_tensor("shape", TensorProto.INT64, [2], [size, 1])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [size, 1])
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["column"]),
         helper.make_node("Mul", ["column", "x"], ["square"]),
@@ -60,7 +60,7 @@ def test_a_model_that_needs_more_memory_than_allowed_is_refused(tmp_path: Path):
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, size])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])]
-    graph = helper.make_graph(nodes, "bomb", inputs, outputs, [ones])
+    graph = helper.make_graph(nodes, "bomb", inputs, outputs, [shape])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, tmp_path / "bomb.onnx")
     assert size * size * np.float32().itemsize > sandbox.MEMORY_BYTES

@@ -52,8 +52,8 @@ def test_a_view_that_computes_its_shape_becomes_a_reshape() -> None:
     assert [cut.tensors for cut in graph.single_cuts()] == [("x",), ("t",), ("f",), ("y",)]
     for batch in (1, 2, 5):
         x = np.random.default_rng(batch).standard_normal((batch, 2, 3)).astype(np.float32)
-        found = run(graph, run(graph, {"x": x}, ("t",)), ("y",))["y"]
-        np.testing.assert_allclose(found, np.maximum(np.tanh(x), 0).reshape(batch, 6), rtol=1e-5, atol=1e-7)
+        output = run(graph, run(graph, {"x": x}, ("t",)), ("y",))["y"]
+        np.testing.assert_allclose(output, np.maximum(np.tanh(x), 0).reshape(batch, 6), rtol=1e-5, atol=1e-7)
 
 
 def test_a_reshape_that_merges_the_batch_keeps_it_free() -> None:

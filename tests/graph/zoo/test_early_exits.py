@@ -12,9 +12,9 @@ from coinfer.graph.zoo import early_exits, networks, pretrained
 from coinfer.graph.zoo.early_exits import with_exits
 
 
-def run(graph: ModelGraph, given: dict[str, np.ndarray], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-    piece = segment(graph, tuple(given), wanted)
-    return dict(zip(wanted, open_session(graph, piece).run(None, given), strict=True))
+def run(graph: ModelGraph, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+    piece = segment(graph, tuple(inputs), outputs)
+    return dict(zip(outputs, open_session(graph, piece).run(None, inputs), strict=True))
 
 
 def pictures(graph: ModelGraph, count: int = 2) -> dict[str, np.ndarray]:
@@ -22,29 +22,29 @@ def pictures(graph: ModelGraph, count: int = 2) -> dict[str, np.ndarray]:
     return {"input": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
 
 
-def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+def assert_alike(actual: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", early_exits.EXITS)
 def test_every_exit_in_two_pieces_answers_as_the_whole(name: str):
     graph = early_exits.build(name)
-    given = pictures(graph)
-    whole = run(graph, given, graph.outputs)
+    inputs = pictures(graph)
+    whole = run(graph, inputs, graph.outputs)
     step = 5 if "224" in name else 3 if "vgg" in name or "resnet" in name else 1
     for exit_, output in enumerate(graph.outputs):
         alone = graph.pruned((output,))
-        assert_alike(run(alone, given, (output,))[output], whole[output])
+        assert_alike(run(alone, inputs, (output,))[output], whole[output])
         for cut in alone.useful_cuts()[1:-1:step]:
             assert split(graph, [cut], exit_)[1].outputs == (output,)
-            crossing = run(graph, given, cut.tensors)
+            crossing = run(graph, inputs, cut.tensors)
             assert_alike(run(graph, crossing, (output,))[output], whole[output])
 
 
 def test_the_papers_network_has_9_12_and_20_layers():
     graph = early_exits.build("alexnet-cifar-exits")
     layers = [[op for op in graph.pruned((name,)).ops if op.kind != "Flatten"] for name in graph.outputs]
-    assert [len(found) for found in layers] == [9, 12, 20]
+    assert [len(ops) for ops in layers] == [9, 12, 20]
 
 
 @pytest.mark.parametrize("at", [[2, 5], ["conv2_2.relu", "pool3"], ["pool4", 1], [3]])
@@ -52,10 +52,10 @@ def test_a_branch_stands_where_it_is_asked_for_and_leaves_the_trunk_alone(at: li
     trunk = networks.build("vgg16-cifar")
     graph = with_exits(trunk, at, 10)
     assert graph.outputs == (*(f"exit{i}" for i in range(1, len(at) + 1)), "logits")
-    given = pictures(trunk)
-    found = run(graph, given, graph.outputs)
-    np.testing.assert_array_equal(found["logits"], run(trunk, given, ("logits",))["logits"])
-    assert all(found[name].shape == (2, 10) for name in graph.outputs)
+    inputs = pictures(trunk)
+    outputs = run(graph, inputs, graph.outputs)
+    np.testing.assert_array_equal(outputs["logits"], run(trunk, inputs, ("logits",))["logits"])
+    assert all(outputs[name].shape == (2, 10) for name in graph.outputs)
     works = [graph.pruned((name,)).work_flop for name in graph.outputs]
     assert works == sorted(works)
     for place in at:

@@ -79,8 +79,8 @@ def test_sizes_at_the_known_cuts() -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_activations_stay_of_the_order_of_one(name: str) -> None:
     """Codecs and quantisers are measured on these; vanishing or exploding ones would tell nothing."""
-    spread = {key: float(value.std()) for key, value in everything(name).items()}
-    assert {key: value for key, value in spread.items() if not 0.02 < value < 20} == {}
+    deviations = {key: float(value.std()) for key, value in everything(name).items()}
+    assert {key: value for key, value in deviations.items() if not 0.02 < value < 20} == {}
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -98,8 +98,8 @@ def test_without_servers_the_device_answers():
 
 
 def test_a_fast_server_answers_and_the_times_add_up():
-    with device({"a:1": good_node()}, hedge=False) as near:
-        results = [near.infer(picture) for picture in PICTURES]
+    with device({"a:1": good_node()}, hedge=False) as ours:
+        results = [ours.infer(picture) for picture in PICTURES]
     for picture, result in zip(PICTURES, results, strict=True):
         np.testing.assert_allclose(result.output, exact(picture), rtol=1e-4)
         assert result.executed_on == "a:1"
@@ -229,12 +229,12 @@ def test_a_reply_without_the_outputs_does_not_count():
 
 
 def test_every_option_that_is_planned_computes_the_same():
-    with device({"a:1": good_node()}, hedge=False) as near:
-        for option in range(len(near.options.bits) - 1):
+    with device({"a:1": good_node()}, hedge=False) as ours:
+        for option in range(len(ours.options.bits) - 1):
             decision = OffloadDecision(np.array([option]), np.array([0]))
-            result = near.infer(PICTURES[1], policy=lambda _, decision=decision: decision)
+            result = ours.infer(PICTURES[1], policy=lambda _, decision=decision: decision)
             assert result.executed_on == "a:1"
-            assert result.route.hops[0].cut == near.options.cuts[option]
+            assert result.route.hops[0].cut == ours.options.cuts[option]
             np.testing.assert_allclose(result.output, exact(PICTURES[1]), rtol=1e-4, atol=1e-5)
 
 
@@ -253,26 +253,26 @@ def test_a_given_route_is_followed_over_several_servers():
         first = good_node()(request)
         return forwarding(replace(request, inputs=first.outputs, outputs=request.route[0].cut, route=request.route[1:]))
 
-    with device(dict.fromkeys(nodes, forwarding)) as near:
-        result = near.infer_by_route(PICTURES[2], route)
+    with device(dict.fromkeys(nodes, forwarding)) as ours:
+        result = ours.infer_by_route(PICTURES[2], route)
         np.testing.assert_allclose(result.output, exact(PICTURES[2]), rtol=1e-4, atol=1e-5)
         assert result.executed_on == "c:1"
         assert asked == [("b:1", "c:1"), ("c:1",)]
         with pytest.raises(DeviceError, match="expected 'device' first"):
-            near.infer_by_route(PICTURES[0], Route((Hop("a:1", GRAPH.outputs, 32),), 0, 1.0))
+            ours.infer_by_route(PICTURES[0], Route((Hop("a:1", GRAPH.outputs, 32),), 0, 1.0))
         with pytest.raises(DeviceError, match="expected 'device' first"):
-            near.infer_by_route(PICTURES[0], Route((hops[0], Hop("z:9", GRAPH.outputs, 32)), 0, 1.0))
+            ours.infer_by_route(PICTURES[0], Route((hops[0], Hop("z:9", GRAPH.outputs, 32)), 0, 1.0))
         with pytest.raises(DeviceError, match="route ends at"):
-            near.infer_by_route(PICTURES[0], Route(tuple(hops), 0, 1.0))
+            ours.infer_by_route(PICTURES[0], Route(tuple(hops), 0, 1.0))
 
 
 def test_a_route_that_fails_is_finished_on_the_device():
     bad = Switched()
-    with device({"bad:1": bad}) as near:
+    with device({"bad:1": bad}) as ours:
         bad.bad = fails("UNAVAILABLE")
         cut = GRAPH.useful_cuts()[4].tensors
         route = Route((Hop("device", cut, 8), Hop("bad:1", GRAPH.outputs, 32)), 0, 60.0)
-        result = near.infer_by_route(PICTURES[0], route)
+        result = ours.infer_by_route(PICTURES[0], route)
     np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4, atol=1e-5)
     assert (result.executed_on, result.fallback) == ("device", "bad:1: UNAVAILABLE on purpose")
 
@@ -292,8 +292,8 @@ def raises(_: object) -> OffloadDecision:
     ],
 )
 def test_a_broken_policy_never_breaks_inference(policy):
-    with device({"a:1": good_node()}, policy=policy) as near:
-        result = near.infer(PICTURES[0])
+    with device({"a:1": good_node()}, policy=policy) as ours:
+        result = ours.infer(PICTURES[0])
     np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4)
 
 
@@ -317,9 +317,9 @@ def test_many_threads_share_a_device():
 def test_arrays_and_mappings_are_inputs_too():
     assert GRAPH.image is not None
     array = preprocess(PICTURES[0], GRAPH.image)
-    with device({"a:1": good_node()}) as near:
+    with device({"a:1": good_node()}) as ours:
         for item in (array, {"input": array}):
-            np.testing.assert_allclose(near.infer(item).output, exact(PICTURES[0]), rtol=1e-4)
+            np.testing.assert_allclose(ours.infer(item).output, exact(PICTURES[0]), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -354,8 +354,8 @@ def test_wrong_settings_are_one_line(settings: dict, message: str):
     ],
 )
 def test_wrong_items_are_one_line(item, error: type[Exception], message: str):
-    with device({"a:1": good_node()}) as near, pytest.raises(error, match=message) as caught:
-        near.infer(item)
+    with device({"a:1": good_node()}) as ours, pytest.raises(error, match=message) as caught:
+        ours.infer(item)
     assert "\n" not in str(caught.value)
 
 

@@ -147,22 +147,22 @@ def test_servers_that_do_not_answer_are_named_once(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING), nobody as ours:
         results = [ours.infer(picture) for picture in PICTURES]
     assert {result.executed_on for result in results} == {"device"}
-    said = [record.getMessage() for record in caplog.records]
-    assert [message.split()[1] for message in said] == ["gone:1", "away:2"]
-    assert all("does not answer (" in message and "\n" not in message for message in said)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.split()[1] for message in messages] == ["gone:1", "away:2"]
+    assert all("does not answer (" in message and "\n" not in message for message in messages)
 
 
 def test_a_server_of_another_network_is_named_once_and_not_asked(caplog: pytest.LogCaptureFixture):
-    asked: list[InferRequest] = []
+    requests: list[InferRequest] = []
 
     def other(request: InferRequest) -> InferReply:
         if not request.warm:
-            asked.append(request)
+            requests.append(request)
         raise WireError("NOT_FOUND", "no model 'alexnet-cifar'", "not_found")
 
     with caplog.at_level(logging.WARNING), device({"other:1": other}) as ours:
         results = [ours.infer(picture) for picture in PICTURES]
-    assert not asked
+    assert not requests
     assert {(result.executed_on, result.fallback) for result in results} == {("device", "")}
     (record,) = caplog.records
     assert record.getMessage().startswith("server other:1 cannot serve this network (NOT_FOUND")

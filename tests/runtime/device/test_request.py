@@ -24,8 +24,10 @@ def request(deadline_s: float) -> Request:
         clock=VirtualClock(SENT_S),
         state=lambda: None,
     )
-    seen = SimpleNamespace(option_upload_bits=np.array([[1e6]]), uplink_bps=np.array([[2e6]]))
-    plan: Any = SimpleNamespace(route=SimpleNamespace(deadline_s=deadline_s), observation=seen, option=0, piece=PIECE)
+    observation = SimpleNamespace(option_upload_bits=np.array([[1e6]]), uplink_bps=np.array([[2e6]]))
+    plan: Any = SimpleNamespace(
+        route=SimpleNamespace(deadline_s=deadline_s), observation=observation, option=0, piece=PIECE
+    )
     return Request(parts, plan, {}, None, began_s=9.5, hedge=True)
 
 

@@ -108,11 +108,11 @@ def _infer_shapes(
 
 def _check_names(graph: onnx.GraphProto, where: str) -> None:
     for role, values in (("input", graph.input), ("output", graph.output), ("weight", graph.initializer)):
-        seen = {""}
+        names = {""}
         for value in values:
-            if value.name in seen:
+            if value.name in names:
                 raise GraphError(f"{where}: {role} {value.name!r} is nameless or named twice")
-            seen.add(value.name)
+            names.add(value.name)
 
 
 def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequence[str], where: str) -> None:
@@ -123,10 +123,10 @@ def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequ
                 raise GraphError(
                     f"{where}: operation {node.op_type} ({node.name!r}) reads {source!r} before it is made"
                 )
-        for made in filter(None, node.output):
-            if made in known:
-                raise GraphError(f"{where}: tensor {made!r} is made twice")
-            known.add(made)
+        for output in filter(None, node.output):
+            if output in known:
+                raise GraphError(f"{where}: tensor {output!r} is made twice")
+            known.add(output)
     missing = [output for output in outputs if output not in known]
     if missing:
         raise GraphError(f"{where}: nothing makes the output {missing[0]!r}")
@@ -165,7 +165,7 @@ def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> li
 
 def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
     """Return true if the first axis, and no other, is the batch."""
-    one, two = (found[name].shape if name in found else () for found in tensors)
+    one, two = (by_name[name].shape if name in by_name else () for by_name in tensors)
     return two == (2, *one[1:]) and one[:1] == (1,)
 
 
@@ -179,7 +179,7 @@ def _assemble(
     ends = tuple(source for source in sources if source in read or source in outputs)
     used = {source: at_one[source] for source in ends}
     for node in nodes:
-        used |= {made: at_one[made] for made in node.output if made in read or made in outputs}
+        used |= {output: at_one[output] for output in node.output if output in read or output in outputs}
     settings = _settings(nodes, constants)
     weights = {n: np.ascontiguousarray(v) for n, v in constants.items() if n in read and n not in settings}
     proto = _structure(nodes, constants, weights, read, model)

@@ -64,20 +64,20 @@ def infer_shapes(
     budget = _Budget(MAX_CONSTANT_BYTES, _MAX_CONSTANT_FLOP)
     for node in nodes:
         read = [name for name in node.input if name]
-        if node.op_type in {"Shape", "Size"} and all(read[0] in found for found in tensors):
-            for values, found in zip(known, tensors, strict=True):
-                values[node.output[0]] = _measure(node, found[read[0]].shape)
+        if node.op_type in {"Shape", "Size"} and all(read[0] in by_name for by_name in tensors):
+            for values, by_name in zip(known, tensors, strict=True):
+                values[node.output[0]] = _measure(node, by_name[read[0]].shape)
         elif all(name in known[0] for name in read):
             shared = all(_same(known, name) for name in read)
             first = _run(node, known[0], opset, where, budget)
             for values in known:
                 values |= first if shared or values is known[0] else _run(node, values, opset, where, budget)
         else:
-            for values, found in zip(known, tensors, strict=True):
-                found |= _infer(node, values, found, opset, where)
+            for values, by_name in zip(known, tensors, strict=True):
+                by_name |= _infer(node, values, by_name, opset, where)
     constants = {name: value for name, value in known[0].items() if _same(known, name)}
-    for values, found in zip(known, tensors, strict=True):
-        found |= {name: Tensor(name, v.dtype, v.shape) for name, v in values.items() if name not in constants}
+    for values, by_name in zip(known, tensors, strict=True):
+        by_name |= {name: Tensor(name, v.dtype, v.shape) for name, v in values.items() if name not in constants}
     remaining = [node for node in nodes if not all(name in constants for name in node.output if name)]
     return InferredShapes(
         [_with_constant_target(node, known, constants, tensors) for node in remaining], constants, tensors
@@ -98,7 +98,7 @@ def _with_constant_target(
     differ = np.flatnonzero(one != two)
     if len(differ) != 1 or any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute):
         return node
-    axis, sources = int(differ[0]), [found[node.input[0]].shape for found in tensors if node.input[0] in found]
+    axis, sources = int(differ[0]), [by_name[node.input[0]].shape for by_name in tensors if node.input[0] in by_name]
     is_copied = len(sources) == 2 and all(
         axis < len(shape) and shape[axis] == value[axis] for shape, value in zip(sources, (one, two), strict=True)
     )
@@ -138,13 +138,15 @@ def _run(node: onnx.NodeProto, values: Values, opset: int, where: str, budget: _
     label = f"{where}: operation {node.op_type} ({node.name or node.output[0]!r})"
     read = {name: values[name] for name in node.input if name}
     outputs = [name for name in node.output if name]
-    made = _infer(node, values, {}, opset, where)
+    inferred = _infer(node, values, {}, opset, where)
     if node.op_type != "NonZero":  # whose size depends on the values, but is bounded by its input
-        if any(name not in made for name in outputs[:1]):
+        if any(name not in inferred for name in outputs[:1]):
             raise GraphError(f"{label} makes a constant whose shape cannot be told; fold constants when exporting")
         shapes = [values[name].shape if name else () for name in node.input]
-        budget.size_bytes -= sum(made[name].size_bits for name in outputs if name in made) / BITS_PER_BYTE
-        budget.work_flop -= op_flop(OpShapes(node, shapes, [made[name].shape for name in outputs if name in made]))
+        budget.size_bytes -= sum(inferred[name].size_bits for name in outputs if name in inferred) / BITS_PER_BYTE
+        budget.work_flop -= op_flop(
+            OpShapes(node, shapes, [inferred[name].shape for name in outputs if name in inferred])
+        )
         if budget.size_bytes < 0 or budget.work_flop < 0:
             raise GraphError(f"{label} makes constants too large or costly; fold constants when exporting")
     graph = helper.make_graph(

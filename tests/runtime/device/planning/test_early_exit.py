@@ -96,7 +96,7 @@ def test_steps_compute_every_cut_and_every_exit_without_doing_anything_twice(nam
     for exit_, answer in enumerate(outputs):
         for cut in graph.pruned(answer).useful_cuts():
             steps = list(cascade.segments(exit_, cut.tensors))
-            done = [op for inputs, wanted in steps for op in graph.needed(inputs, wanted)]
+            done = [op for inputs, ends in steps for op in graph.needed(inputs, ends)]
             assert len(done) == len(set(done)), "no operation runs twice"
             assert set(graph.needed(graph.inputs, cut.tensors)) <= set(done)
             assert steps[-1][1] == cut.tensors
@@ -141,15 +141,17 @@ def test_stats_are_the_means_of_the_cascade_that_was_measured():
 def test_leaving_early_is_planned_for():
     """A slow link: sending the picture takes longer than asking the first exit, which answers half of them."""
     with device({}, confidence_loss=0.01, objective=Objective(min_accuracy=0.77)) as ours:
-        seen = ours.observe()._replace(uplink_bps=np.array([[3e5]]), server_backlog_s=np.zeros(1))
-        seen = seen._replace(uplink_backlog_s=np.zeros((1, 1)))
-        seen = seen._replace(server_room=np.ones(1), option_server_s=seen.option_device_s[..., None] * 0)
-        mean = ours.planner._stats.mean_observation(seen)
-        option = int(ours.planner.objective_policy(seen).option[0])
+        observation = ours.observe()._replace(uplink_bps=np.array([[3e5]]), server_backlog_s=np.zeros(1))
+        observation = observation._replace(uplink_backlog_s=np.zeros((1, 1)))
+        observation = observation._replace(
+            server_room=np.ones(1), option_server_s=observation.option_device_s[..., None] * 0
+        )
+        mean = ours.planner._stats.mean_observation(observation)
+        option = int(ours.planner.objective_policy(observation).option[0])
         latency_s = feasible_latency_s(mean)[0].min(axis=1)
         accurate = ours.options.accuracy >= 0.77
         assert latency_s[option] == pytest.approx(latency_s[accurate].min())
-        plain = int(policy_for(ours.config.objective)(seen).option[0])
+        plain = int(policy_for(ours.config.objective)(observation).option[0])
         assert latency_s[option] < latency_s[plain], "it would choose otherwise if nobody left early"
 
 
@@ -159,23 +161,23 @@ def always(option: int, server: int):
 
 def test_a_device_leaves_at_the_first_exit_that_is_sure_and_continue_share_otherwise():
     truth = [whole(picture) for picture in PICTURES]
-    spread = [[float(early_exit.entropy(answers[name])[0]) for name in GRAPH.outputs[:2]] for answers in truth]
-    levels = np.quantile(np.array(spread), 0.5, axis=0)
+    entropies = [[float(early_exit.entropy(answers[name])[0]) for name in GRAPH.outputs[:2]] for answers in truth]
+    levels = np.quantile(np.array(entropies), 0.5, axis=0)
     left = set()
     with device({"a:1": node}, confidence=levels.tolist(), bits=(32,), hedge=False) as ours:
         triples = ours.options.triples
         sends = next(i for i, (e, cut, _) in enumerate(triples) if e == 2 and cut not in (("input",), ("exit3",)))
         for option, server in ((len(triples) - 1, DEVICE), (sends, 0)):
             passed = [exit_ for exit_, _ in stages(2, *triples[option][1])]
-            for picture, answers, found in zip(PICTURES, truth, spread, strict=True):
-                sure = next((i for i in passed if found[i] < levels[i]), 2)
+            for picture, answers, of_picture in zip(PICTURES, truth, entropies, strict=True):
+                exit_ = next((i for i in passed if of_picture[i] < levels[i]), 2)
                 result = ours.infer(picture, policy=always(option, server))
-                left.add(sure)
-                assert result.exit == sure
-                assert list(result.outputs) == [GRAPH.outputs[sure]]
-                np.testing.assert_allclose(result.output, answers[GRAPH.outputs[sure]], rtol=1e-4, atol=1e-5)
-                assert (result.sent_bits > 0) == (sure == 2 and server == 0)
-                assert result.record("s", 0, 0.0, 0.0).exit == sure
+                left.add(exit_)
+                assert result.exit == exit_
+                assert list(result.outputs) == [GRAPH.outputs[exit_]]
+                np.testing.assert_allclose(result.output, answers[GRAPH.outputs[exit_]], rtol=1e-4, atol=1e-5)
+                assert (result.sent_bits > 0) == (exit_ == 2 and server == 0)
+                assert result.record("s", 0, 0.0, 0.0).exit == exit_
     assert len(left) > 1, "some left early, some did not"
 
 

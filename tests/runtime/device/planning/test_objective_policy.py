@@ -64,7 +64,9 @@ def draw_servers(rng: np.random.Generator):
     ]
 
 
-def seen(options: Options, objective: Objective, deadline_s: float, servers, scale: float = 1.0) -> OffloadObservation:
+def observation_of(
+    options: Options, objective: Objective, deadline_s: float, servers, scale: float = 1.0
+) -> OffloadObservation:
     return observe(
         options,
         servers,
@@ -121,7 +123,7 @@ def test_the_choice_is_the_best_of_all_by_brute_force(seed: int):
     rng = np.random.default_rng(seed)
     options = random_options(rng, int(rng.integers(1, 4)), 4)
     objective, deadline_s = draw_objective(rng)
-    observation = seen(options, objective, deadline_s, draw_servers(rng))
+    observation = observation_of(options, objective, deadline_s, draw_servers(rng))
     decision = choose(objective, observation)
     costs = plain_costs(objective, observation)
     chosen = costs[int(decision.option[0]), int(decision.server[0])]
@@ -133,7 +135,7 @@ def test_the_choice_is_the_best_of_all_by_brute_force(seed: int):
 def test_a_limit_that_something_meets_with_those_before_it_is_met(seed: int):
     rng = np.random.default_rng(seed)
     objective, deadline_s = draw_objective(rng)
-    observation = seen(random_options(rng, 3, 3), objective, deadline_s, draw_servers(rng))
+    observation = observation_of(random_options(rng, 3, 3), objective, deadline_s, draw_servers(rng))
     decision = choose(objective, observation)
     costs = plain_costs(objective, observation)
     chosen = costs[int(decision.option[0]), int(decision.server[0])]
@@ -153,7 +155,7 @@ def same_worth(
 ) -> None:
     worths = []
     for some in (options, pruned):
-        observation = seen(some, objective, deadline_s, servers, scale)
+        observation = observation_of(some, objective, deadline_s, servers, scale)
         decision = choose(objective, observation)
         cost = plain_costs(objective, observation)[int(decision.option[0]), int(decision.server[0])]
         worths.append(worth_of(objective, deadline_s, cost))
@@ -196,14 +198,14 @@ def test_a_plain_objective_is_least_latency():
     assert policy_for(Objective()) is least_latency
     rng = np.random.default_rng(3)
     for _ in range(20):
-        observation = seen(random_options(rng, 2, 4), Objective(), 0.3, draw_servers(rng))
+        observation = observation_of(random_options(rng, 2, 4), Objective(), 0.3, draw_servers(rng))
         ours, plain = choose(Objective(), observation), least_latency(observation)
         assert (ours.option, ours.server) == (plain.option, plain.server)
 
 
 def test_tighter_limits_move_the_choice_as_one_would_expect():
     def accuracy(objective: Objective, deadline_s: float) -> float:
-        observation = seen(OPTIONS, objective, deadline_s, [up(2e6, 0.2)], 5.0)
+        observation = observation_of(OPTIONS, objective, deadline_s, [up(2e6, 0.2)], 5.0)
         return float(OPTIONS.accuracy[choose(objective, observation).option[0]])
 
     limits = (0.0, 0.72, 0.76)

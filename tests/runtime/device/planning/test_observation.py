@@ -96,10 +96,10 @@ def test_pruning_loses_nothing_at_any_rate_and_speed(seed: int):
 def test_what_is_under_way_to_one_server_does_not_hold_up_the_other():
     options = random_options(np.random.default_rng(3), 4)
     busy = est.after_send(up(1e7, 0.5), 2e7, 0.1, NOW_S)
-    seen = observe(options, [busy, up(1e7, 0.5)], math.inf, NOW_S)
-    assert seen.uplink_backlog_s.tolist() == [[pytest.approx(2.0), 0.0]]
-    assert seen.server_backlog_s.tolist() == [pytest.approx(2.1), 0.0]
-    assert least_latency(seen).server[0] == 1
+    observation = observe(options, [busy, up(1e7, 0.5)], math.inf, NOW_S)
+    assert observation.uplink_backlog_s.tolist() == [[pytest.approx(2.0), 0.0]]
+    assert observation.server_backlog_s.tolist() == [pytest.approx(2.1), 0.0]
+    assert least_latency(observation).server[0] == 1
 
 
 def test_servers_that_are_down_or_full_are_not_chosen():

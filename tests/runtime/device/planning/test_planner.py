@@ -25,7 +25,7 @@ def state(*servers: est.ServerEstimate, backlog_s: float = 0.0) -> DeviceState:
     return DeviceState(NOW_S, servers, 1.0, backlog_s)
 
 
-def plan_of(cut: tuple[str, ...], at: DeviceState, raw_input: bool = False) -> Plan:
+def plan_for(cut: tuple[str, ...], at: DeviceState, raw_input: bool = False) -> Plan:
     option = PLANNER.options.cuts.index(cut)
     policy = lambda _: OffloadDecision(np.array([option]), np.array([0]))  # noqa: E731
     return PLANNER.plan(at, np.inf, policy=policy, raw_input=raw_input)
@@ -33,7 +33,7 @@ def plan_of(cut: tuple[str, ...], at: DeviceState, raw_input: bool = False) -> P
 
 def test_the_faster_of_the_others_is_asked_and_none_twice():
     two = state(server(1e9, 0.1), server(1e9, 0.2))
-    plan = plan_of(GRAPH.inputs, two)
+    plan = plan_for(GRAPH.inputs, two)
     assert plan.server == 0
     assert PLANNER.next_server(plan, two, {0}) == 1
     assert PLANNER.next_server(plan, two, {1}) == 0
@@ -47,7 +47,7 @@ def test_the_device_s_queue_holds_up_the_device_only(scale: float, chosen: int):
     """The head is computed: a server begins at once, the device after 0.7 s of other work. Whole on the other server in
     1.5 s, here in 1.7 s."""
     busy = state(server(1e12, 1.0), server(1e12, scale), backlog_s=0.7)
-    assert PLANNER.next_server(plan_of(GRAPH.inputs, busy), busy, {0}) == chosen
+    assert PLANNER.next_server(plan_for(GRAPH.inputs, busy), busy, {0}) == chosen
 
 
 @pytest.mark.parametrize(("raw_input", "chosen"), [(False, 1), (True, DEVICE)])
@@ -55,5 +55,5 @@ def test_an_array_is_sent_again_as_it_is(raw_input: bool, chosen: int):
     """Four times what a picture's own bytes weigh."""
     option = PLANNER.options.cuts.index(GRAPH.inputs)
     rate_bps = PLANNER.options.upload_bits[option] / (0.5 * WHOLE_S)
-    near = state(server(rate_bps, 0.01), server(rate_bps, 0.01))
-    assert PLANNER.next_server(plan_of(GRAPH.inputs, near, raw_input), near, {0}) == chosen
+    now = state(server(rate_bps, 0.01), server(rate_bps, 0.01))
+    assert PLANNER.next_server(plan_for(GRAPH.inputs, now, raw_input), now, {0}) == chosen

@@ -21,7 +21,7 @@ COMPLETE = compile_options(GRAPH, TABLE, (12, 8), ACCURACY)
 SOME = [COMPLETE.triples[i] for i in (20, 3, 41, len(COMPLETE.bits) - 1, 9)]
 
 
-def made(folder: Path, options: list | None = None, **sizes: int | None) -> Path:
+def policy_file(folder: Path, options: list | None = None, **sizes: int | None) -> Path:
     """A policy that takes the option of the most time on the device, and the first server."""
     shape = [None if letter == "B" else sizes.get(letter, letter) for letter in FIELDS["option_device_s"].axes]
     nodes = [
@@ -53,7 +53,7 @@ def made(folder: Path, options: list | None = None, **sizes: int | None) -> Path
 
 
 def test_a_policy_with_options_of_its_own_decides_among_them(tmp_path: Path):
-    with device({"a:1": node}, policy=made(tmp_path, SOME, O=5), bits=(32,)) as ours:
+    with device({"a:1": node}, policy=policy_file(tmp_path, SOME, O=5), bits=(32,)) as ours:
         assert ours.options.triples == SOME
         slowest = int(np.argmax(ours.options.device_s))
         result = ours.infer(PICTURES[0])
@@ -62,12 +62,12 @@ def test_a_policy_with_options_of_its_own_decides_among_them(tmp_path: Path):
 
 
 def test_what_stays_on_the_device_may_be_named_by_no_tensor(tmp_path: Path):
-    with device({}, policy=made(tmp_path, [*SOME[:3], (2, (), 32), SOME[4]]), bits=(32,)) as ours:
+    with device({}, policy=policy_file(tmp_path, [*SOME[:3], (2, (), 32), SOME[4]]), bits=(32,)) as ours:
         assert ours.options.triples == SOME
 
 
 def test_a_policy_that_reads_its_options_gets_the_planners(tmp_path: Path):
-    with device({"a:1": node}, policy=str(made(tmp_path))) as ours, device({"a:1": node}) as plain:
+    with device({"a:1": node}, policy=str(policy_file(tmp_path))) as ours, device({"a:1": node}) as plain:
         assert ours.options.triples == plain.options.triples
         assert ours.infer(PICTURES[0]).exit == ours.options.exit[ours.options.device_s.argmax()]
 
@@ -84,27 +84,27 @@ def test_a_policy_that_reads_its_options_gets_the_planners(tmp_path: Path):
 )
 def test_a_policy_for_others_is_refused(tmp_path: Path, options, sizes, said):
     with pytest.raises(PolicyError, match=said) as caught:
-        device({"a:1": node}, policy=made(tmp_path, options, **sizes))
+        device({"a:1": node}, policy=policy_file(tmp_path, options, **sizes))
     assert "\n" not in str(caught.value)
 
 
 def test_a_plain_network_has_none_of_the_exits(tmp_path: Path):
     plain = networks.build("alexnet-cifar")
     with pytest.raises(PolicyError, match="made for other options"):
-        Device(plain, profile=analytic_table(plain), policy=made(tmp_path, SOME))
+        Device(plain, profile=analytic_table(plain), policy=policy_file(tmp_path, SOME))
 
 
 def test_a_file_that_is_no_policy_is_refused(tmp_path: Path):
     with pytest.raises(PolicyError, match="no such file"):
         device({}, policy=tmp_path / "none.onnx")
-    path = made(tmp_path)
+    path = policy_file(tmp_path)
     path.with_suffix(".json").write_text("{}")
     with pytest.raises(PolicyError, match="not the side-car of a policy"):
         device({}, policy=path)
 
 
 def test_a_policy_that_fails_at_work_is_replaced_for_that_request(tmp_path: Path):
-    with device({"a:1": node}, policy=made(tmp_path), bits=(32,)) as ours:
+    with device({"a:1": node}, policy=policy_file(tmp_path), bits=(32,)) as ours:
         policy = ours.planner.policy
         result = ours.infer(PICTURES[0], policy=lambda seen: policy(OffloadObservation(*(None for _ in seen))))
     expected = whole(PICTURES[0])[GRAPH.outputs[result.exit]]
