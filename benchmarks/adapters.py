@@ -1,12 +1,12 @@
-"""How many task decisions a second pass through the adapters for trainers, and how fast the baselines decide.
+"""Measure how many task decisions per second pass through the adapters for trainers, and how fast the baselines decide.
 
     python benchmarks/adapters.py
 
 The world is `offload` with 10 tasks in every slot and 5 servers (cdo-dsac, all options kept), 1,024 copies, one thread.
-A call is four slots: through Gymnasium's vector interface, through stable-baselines3's and through TorchRL's, each with
-random actions drawn beforehand, observations and rewards delivered as the library wants them. The baselines decide on
-one observation of these worlds. Bars: stable-baselines3's own environments step at some thousands a second.
-Writes benchmarks/results/adapters.json.
+A call is four slots through Gymnasium's vector interface, stable-baselines3's or TorchRL's. Random actions are drawn
+beforehand; observations and rewards are delivered as the library expects them. The baselines decide on one observation
+of these worlds. For comparison, stable-baselines3's own environments make some thousand steps per second. Writes
+benchmarks/results/adapters.json.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""Run the same benchmarks in two checkouts, in turns, and print what each figure of the second is over the first.
+"""Run the same benchmarks in two checkouts, in turns, and print each figure of the second relative to the first.
 
-    git worktree add ../before v0.1.0
+    git worktree add ../before COMMIT
     python benchmarks/before_after.py ../before --only simulator planning --turns 3
 
-Both run with this interpreter and its installed packages, each with its own `src` first on the path. Only ratios of the
-same turn are compared, so a machine whose speed drifts does not matter. `--options` goes to the benchmarks, which write
+Both run with this interpreter and its installed packages, each with its own `src` first on the path. Only ratios within
+a turn are compared, so a machine whose speed drifts does not matter. `--options` goes to the benchmarks, which write
 their records into a temporary folder. Writes benchmarks/results/before_after.json.
 """
 
@@ -22,15 +22,15 @@ import harness
 HERE = Path(__file__).resolve().parent.parent
 NAMES = ("simulator", "planning", "partition", "split_latency")
 SPEEDS = ("_ms", "_s", "per_s")
-"""Endings of what a benchmark without `figures` calls a time or a speed."""
+"""Endings of names that are times or speeds in the record of a benchmark without `figures`."""
 
 
 def main() -> None:
     parser = harness.parser(__doc__, "before_after")
     parser.add_argument("before", type=Path, help="folder of the other checkout")
-    parser.add_argument("--only", nargs="+", default=NAMES, help="benchmarks")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--options", default="", help="for the benchmarks, such as '--rounds 20'")
+    parser.add_argument("--only", nargs="+", default=NAMES, help="benchmarks to run")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each checkout")
+    parser.add_argument("--options", default="", help="options for the benchmarks, such as '--rounds 20'")
     settings = parser.parse_args()
     ratios: dict[str, list[float]] = {}
     for turn in range(1 if settings.quick else settings.turns):

@@ -1,17 +1,21 @@
-"""Discrete SAC on Gymnasium's CartPole-v1, ours and TorchRL's: how many steps until it is solved.
+"""Count the steps that discrete SAC, ours and TorchRL's, needs to solve Gymnasium's CartPole-v1.
 
     python benchmarks/cartpole.py [--learners 3] [--steps 28000]
     python benchmarks/cartpole.py --only alike [--learners 3]     # adds TorchRL's with our worlds and settings
-    python benchmarks/cartpole.py --only example [--learners 2]   # and with those of its own example
+    python benchmarks/cartpole.py --only example [--learners 2]   # adds TorchRL's with those of its own example
 
-CartPole counts as solved where the mean return of 100 episodes is at least 475 (of 500). Ours: three learners, 8 worlds
-each, 4 updates of 128 for 8 steps, networks of 128-128, a target entropy of 0.4 to 0.2 of the greatest. (With one
-update for 8 steps nothing is solved in 48,000 steps: values then climb too slowly for the edge of the track to be
-seen.) TorchRL's discrete SAC with the same worlds, updates, networks and rates, and a target entropy of 0.2; and as its
-example for CartPole has it (one world, one update of 256 a step, 256-256, rate 3e-4, 25,000 steps). The greedy policy
-is judged every 4,000 steps on 100 episodes. Known off-policy learners with settings of their own need some 20,000 to
-50,000 steps, which is the budget here. The physics is ours, which a test holds against Gymnasium's. Writes
-benchmarks/results/cartpole.json.
+CartPole counts as solved if the mean return of 100 episodes is at least 475 (of 500). The greedy policy is judged every
+4,000 steps. Known off-policy learners with settings of their own need some 20,000 to 50,000 steps, which is the budget
+here.
+
+- `ours`: 8 worlds per learner, 4 updates of 128 for 8 steps, networks of 128-128, a target entropy of 0.4 to 0.2 of the
+  greatest. (With one update for 8 steps nothing is solved in 48,000 steps: values then rise too slowly for the learner
+  to see the edge of the track.)
+- `alike`: TorchRL's with the same worlds, updates, networks and rates, and a target entropy of 0.2.
+- `example`: TorchRL's with the settings of its example (one world, one update of 256 per step, 256-256, rate 3e-4,
+  25,000 steps).
+
+The physics is ours, and a test compares it with Gymnasium's. Writes benchmarks/results/cartpole.json.
 """
 
 import json
@@ -44,7 +48,7 @@ def seeds_of(count: int, first: int = 0) -> Tensor:
 
 
 def judged(best: Callable[[Observation], Tensor], keys: Tensor) -> list[float]:
-    """[L] mean return of the greedy policy over as many episodes each."""
+    """Return the mean return [L] of the greedy policies over `EPISODES` episodes each."""
     env = CartPole(EPISODES)
     state, observation = env.reset(keys)
     returns, alive = (
@@ -88,7 +92,7 @@ def ours(count: int, steps: int) -> Curve:
 def theirs(
     count: int, steps: int, worlds: int, updates: int, hidden: tuple[int, ...], settings: TorchRlSettings
 ) -> Curve:
-    """One after the other; a round is a step of every world and so many updates."""
+    """Train TorchRL's learners one after another; a round is a step of every world, then the updates."""
     columns = []
     for seed in range(count):
         made, env, key = TorchRlSac(4, 2, hidden, settings, seed), CartPole(worlds), seeds_of(1, 1000 + seed)
@@ -141,9 +145,9 @@ def figures(curves: dict[str, Curve]) -> dict[str, harness.Figure]:
 
 def main() -> None:
     parser = harness.parser(__doc__, "cartpole")
-    parser.add_argument("--only", choices=list(PARTS), default="ours")
-    parser.add_argument("--learners", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=28_000)
+    parser.add_argument("--only", choices=list(PARTS), default="ours", help="which learners to train")
+    parser.add_argument("--learners", type=int, default=3, help="number of learners (seeds)")
+    parser.add_argument("--steps", type=int, default=28_000, help="steps of each learner")
     settings = parser.parse_args()
     count, steps = (2, 8_000) if settings.quick else (settings.learners, settings.steps)
     torch.set_num_threads(1)

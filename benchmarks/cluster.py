@@ -1,13 +1,13 @@
-"""What a training on a cluster costs, and what the death of an agent, of the controller or of a node costs it.
+"""Measure what a training on a cluster costs, and what the death of an agent, the controller or a node costs it.
 
     python benchmarks/cluster.py [--kills 20]
 
 A Ray cluster of two nodes on this machine (loopback only) trains CDO-DSAC's quick preset: five agents and the
-controller in six processes. Members are killed (SIGKILL) at random moments, at last a whole node; the hash of the final
-state is held against that of a run that nobody disturbed. Writes benchmarks/results/cluster.json:
+controller in six processes. Members are killed (SIGKILL) at random moments, a whole node last. The hash of the final
+state is compared with that of an undisturbed run. Writes benchmarks/results/cluster.json:
 - `rounds a second` of the batched learner in one process, and on the cluster (here both share the same cores);
-- `at risk, s`: from the first step that was not kept until a loss was noticed. So much training is played again; the
-  records come out the same, none is lost;
+- `at risk, s`: from the first step that was not saved until a loss was noticed. This much training is played again; the
+  records come out the same and none is lost;
 - `back, s`: from then until all members have played on.
 """
 
@@ -36,7 +36,7 @@ from coinfer.rl.distributed.coordinator import Recovery
 from coinfer.scenario.compile import open_world
 
 SOON_S, LATE_S = 0.2, 2.0
-"""A member dies so long after the last loss was made good."""
+"""A member dies between these times after the last recovery."""
 ROUNDS_A_KILL = 25
 SPEED_ROUNDS = 200
 
@@ -65,7 +65,7 @@ def setting_of(rounds: int, quick: bool) -> TrainingJob:
 
 
 def speed(job: TrainingJob, address: str) -> dict[str, harness.Figure]:
-    """Rounds a second, the first (starting, warming up) not counted."""
+    """Return rounds per second without the first ones (start, warm-up)."""
     loops = {"one process": job.loop(), "cluster": job.loop()}
     found = {}
     for name, loop in loops.items():
@@ -86,7 +86,7 @@ def speed(job: TrainingJob, address: str) -> dict[str, harness.Figure]:
 
 
 def disturbed(job: TrainingJob, nodes: Any, kills: int) -> tuple[str, list[tuple[str, Recovery]]]:
-    """Hash of the final state, and the losses by what was killed."""
+    """Return the hash of the final state, and the losses by what was killed."""
     recoveries: list[Recovery] = []
     killed: list[str] = []
     groups: list[ray_workers.RayWorkerGroup] = []
@@ -115,7 +115,7 @@ def disturbed(job: TrainingJob, nodes: Any, kills: int) -> tuple[str, list[tuple
 
 def main() -> None:
     parser = harness.parser(__doc__, "cluster")
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="members to kill")
     asked = parser.parse_args()
     kills = 2 if asked.quick else asked.kills
     torch.set_num_threads(1)

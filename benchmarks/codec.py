@@ -1,10 +1,10 @@
-"""How fast the codec is and how small its payloads are, at every width, with and without the lossless stage.
+"""Measure how fast the codec is and how small its payloads are, at every width, with and without the lossless stage.
 
     python benchmarks/codec.py
 
-The tensor is the output of ResNet-50's first stage in size (3.2 MB of float32) and noise after a ReLU in content; the
-picture is a shipped photograph. One thread. A copy of the tensor stands beside it as the measure of this machine's
-memory. Writes benchmarks/results/codec.json.
+The tensor has the size of the output of ResNet-50's first stage (3.2 MB of float32) and holds noise after a ReLU; the
+picture is a shipped photograph. One thread computes. A copy of the tensor measures this machine's memory. Writes
+benchmarks/results/codec.json.
 """
 
 import math
@@ -27,7 +27,7 @@ IMAGENET = ImageInput(224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def median_ms(call: Callable[[], object], repeats: int) -> float:
-    """Median time of a call."""
+    """Return the median time of a call."""
     times = []
     for _ in range(repeats):
         began_s = time.perf_counter()
@@ -37,7 +37,7 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
 
 
 def case(encode: Callable[[], bytes], repeats: int) -> dict[str, float]:
-    """Times and size of one way to encode."""
+    """Return times and size of one way to encode."""
     payload = encode()
     times = {"encode_ms": median_ms(encode, repeats), "decode_ms": median_ms(lambda: codec.decode(payload), repeats)}
     return {**times, "payload_bytes": len(payload)}
@@ -58,7 +58,7 @@ def cases(repeats: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = harness.parser(__doc__, "codec")
-    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=100, help="timed calls of each case")
     settings = parser.parse_args()
     keep_freed_memory()
     found = cases(3 if settings.quick else settings.repeats)

@@ -1,9 +1,10 @@
-"""Cold start of `coinfer edge` with one network: from the start of the process to its ready line and its first answer.
+"""Measure the cold start of `coinfer edge` with one network: from the start of the process to its ready line and its
+first answer.
 
     python benchmarks/cold_start.py
 
-The network is an ONNX file. Beside it, in the same rounds, a bare Python process that imports ONNX Runtime, opens the
-same file and runs it once. Both find their files in the page cache. Writes benchmarks/results/cold_start.json.
+The network is an ONNX file. In the same rounds, a bare Python process imports ONNX Runtime, opens the same file and
+runs it once. Both find their files in the page cache. Writes benchmarks/results/cold_start.json.
 """
 
 import subprocess
@@ -34,7 +35,7 @@ session.run(None, {session.get_inputs()[0].name: numpy.zeros((1, *session.get_in
 
 
 def start_edge(path: Path, request: InferRequest) -> tuple[float, float]:
-    """Seconds to the ready line and to the first answer."""
+    """Return the seconds to the ready line and to the first answer."""
     began_s = time.perf_counter()
     with edges(str(path), [1.0], ["--http-port", "-1"]) as [edge]:
         ready_s = time.perf_counter() - began_s
@@ -46,7 +47,7 @@ def start_edge(path: Path, request: InferRequest) -> tuple[float, float]:
 
 
 def start_bare(path: Path) -> float:
-    """Seconds of a whole process that opens the file and runs it once."""
+    """Return the seconds of a whole process that opens the file and runs it once."""
     began_s = time.perf_counter()
     subprocess.run([sys.executable, "-c", BARE, str(path)], check=True)
     return time.perf_counter() - began_s
@@ -54,7 +55,7 @@ def start_bare(path: Path) -> float:
 
 def main() -> None:
     parser = harness.parser(__doc__, "cold_start")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="rounds to measure")
     settings = parser.parse_args()
     models, count = (["nin"], 1) if settings.quick else (MODELS, settings.rounds)
     figures = dict[str, harness.Figure]()

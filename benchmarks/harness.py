@@ -1,6 +1,7 @@
-"""What the benchmarks share: calls that take turns, medians with quartiles, and one machine-stamped JSON for each.
+"""What the benchmarks share: calls that take turns, medians with quartiles, and one JSON record each that names the
+machine.
 
-Other work may run on the machine, so what is compared runs in the same rounds, and ratios are those of a round.
+Other work may run on the machine, so compared calls run in the same rounds, and ratios are those of a round.
 """
 
 import argparse
@@ -24,15 +25,15 @@ Figure = dict[str, float | int | bool]
 
 
 def parser(about: str | None, name: str) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+    """Return a parser with the options that all benchmarks have."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--quick", action="store_true", help="few rounds, small cases: shows that it runs, no figures")
-    made.add_argument("--output", type=Path, default=RESULTS / f"{name}.json", help="where the record goes")
+    made.add_argument("--quick", action="store_true", help="few rounds and small cases: only shows that it runs")
+    made.add_argument("--output", type=Path, default=RESULTS / f"{name}.json", help="file of the record")
     return made
 
 
 def rounds(count: int, about: str) -> Any:
-    """Numbers of rounds, with a progress bar."""
+    """Yield the numbers of rounds, with a progress bar."""
     return track(range(count), description=f"{about:32s}", console=CONSOLE)
 
 
@@ -43,7 +44,7 @@ def take_turns(
     warm_up: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
-    """Seconds [count] of each call. Every round calls each once, another one first each time."""
+    """Return the seconds [count] of each call. Every round calls each once, another one first each time."""
     names = list(calls)
     took_s: dict[str, list[float]] = {name: [] for name in names}
     for i in rounds(warm_up + count, about):
@@ -57,7 +58,7 @@ def take_turns(
 
 
 def figure(values: np.ndarray | Sequence[float], at_most: float | None = None, at_least: float | None = None) -> Figure:
-    """Median and quartiles, and whether the median is on the right side of a bar."""
+    """Return median and quartiles, and whether the median is on the right side of a bar."""
     low, median, high = (round(float(q), 6) for q in np.quantile(np.asarray(values, float), QUARTILES))
     found: Figure = {"median": median, "low": low, "high": high, "rounds": len(values)}
     if at_most is not None:
@@ -68,7 +69,7 @@ def figure(values: np.ndarray | Sequence[float], at_most: float | None = None, a
 
 
 def show(figures: Mapping[str, Figure]) -> None:
-    """One line for each figure."""
+    """Print one line for each figure."""
     width = max(map(len, figures))
     for name, found in figures.items():
         line = f"{name:{width}s}  {found['median']:10.4g}  ({found['low']:.4g} to {found['high']:.4g})"
@@ -79,10 +80,10 @@ def show(figures: Mapping[str, Figure]) -> None:
 
 
 def save(settings: argparse.Namespace, figures: Mapping[str, Figure], keep: bool = False, **more: Any) -> None:
-    """Shows the figures and writes them.
+    """Print the figures and write them.
 
     Args:
-        keep: this run measured only a part; the record's other figures stay, with the commands that they came from.
+        keep: whether the record's other figures stay, with their commands, because this run measured only a part.
     """
     show(figures)
     before = json.loads(settings.output.read_text()) if keep and settings.output.exists() else {}
@@ -92,7 +93,7 @@ def save(settings: argparse.Namespace, figures: Mapping[str, Figure], keep: bool
 
 
 def write(settings: argparse.Namespace, **record: Any) -> None:
-    """The record of a run, with the exact command and the machine."""
+    """Write the record of a run, with the exact command and the machine."""
     command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     stamped = {"command": " ".join(command), "machine": this_machine().model_dump(), "quick": settings.quick, **record}
     settings.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """A model for MLServer that runs an ONNX file in ONNX Runtime; `throughput.py` starts it, in MLServer's environment.
 
-PyPI has MLServer but no ONNX runtime for it. Computing happens on a thread of its own, so that MLServer can receive the
+PyPI has MLServer but no ONNX runtime for it. This one computes on a thread of its own, so that MLServer can receive the
 next request meanwhile, with the session settings of coinfer.
 """
 

@@ -1,10 +1,10 @@
-"""One edge server under more load than it can bear: how much of its goodput stays.
+"""Measure how much of its goodput one edge server keeps under more load than it can serve.
 
     python benchmarks/overload.py
 
 Requests with a deadline arrive at fixed times, whether or not others were answered (open loop), at 3 and 6 times the
-capacity, which is measured just before each. The network is ResNet-32 on a processor that pretends to be 40 times
-slower, so that its time is sleep and the load generator does not compete with it. Writes
+capacity, which is measured just before each. The network is ResNet-32 on a processor that is emulated 40 times slower,
+so that most of its time is sleep and the load generator does not compete with it. Writes
 benchmarks/results/overload.json.
 """
 
@@ -26,7 +26,7 @@ DEADLINE_SERVICES = 12
 
 
 def calm_rate(transport: GrpcTransport, node: str, duration_s: float) -> float:
-    """Requests per second with always two on their way, so that the worker never waits for the next."""
+    """Return requests per second with always two in flight, so that the worker never waits for the next."""
     request = InferRequest(MODEL, (from_array("input", np.zeros((1, 3, 32, 32), np.float32)),))
     began_s, count = time.monotonic(), 0
     flying = [transport.send(node, request, 60.0) for _ in range(2)]
@@ -43,7 +43,7 @@ def calm_rate(transport: GrpcTransport, node: str, duration_s: float) -> float:
 def overloaded(
     transport: GrpcTransport, node: str, rate: float, deadline_s: float, duration_s: float
 ) -> dict[str, Any]:
-    """What became of requests that arrive at `rate` per second."""
+    """Return what became of requests that arrive at `rate` per second."""
     tensor = from_array("input", np.zeros((1, 3, 32, 32), np.float32))
     request = InferRequest(MODEL, (tensor,), deadline_s=deadline_s)
     ends: list[tuple[str, float, float]] = []
@@ -79,7 +79,7 @@ def overloaded(
 
 def main() -> None:
     parser = harness.parser(__doc__, "overload")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each phase")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds of each phase")
     settings = parser.parse_args()
     seconds = 1.0 if settings.quick else settings.seconds
     found: dict[str, Any] = {}

@@ -1,14 +1,15 @@
-"""How fast the partitioners decide, for every network of the zoo, in one run.
+"""Measure how fast the partitioners decide, for every network of the zoo, in one run.
 
     python benchmarks/partition.py
 
 Times of operations are modelled, not measured: a roofline (arithmetic and memory traffic) of a small board with
 5 GFLOP/s and 4 GB/s, and of a server with 200 GFLOP/s and 20 GB/s. Cuts are timed at 32 bits per element and an image
-of 8 bits, over the uplinks of DADS (Hu et al., INFOCOM 2019; 0.13 to 18.88 Mbit/s) and three faster ones: the median
-and the slowest of the seven medians. The hull is that of all useful cuts at 32, 16, 8 and 4 bits. NetworkX gets the
-very arcs that our minimum cut gets and, as `networkx_per_op`, a vertex for every operation, as DADS has it. Its graphs
-are ready before the clock starts, and it only cuts; our `mincut` also sets the capacities, prices its answer and names
-the cut. Writes benchmarks/results/partition.json.
+of 8 bits, over the uplinks of DADS (Hu et al., INFOCOM 2019; 0.13 to 18.88 Mbit/s) and three faster ones; the figures
+are the median and the slowest of the seven medians. The hull is that of all useful cuts at 32, 16, 8 and 4 bits.
+
+NetworkX gets the same arcs as our minimum cut and, as `networkx_per_op`, a vertex for every operation, as in DADS. Its
+graphs are ready before the clock starts, and it only cuts; our `mincut` also sets the capacities, computes the latency
+of its answer and names the cut. Writes benchmarks/results/partition.json.
 """
 
 import gc
@@ -40,7 +41,7 @@ LIMITS = {"decisions_per_s": 1e6, "hull_build_ms": 50, "mincut_ms": 5}
 
 
 def roofline_s(graph: ModelGraph, flop_per_s: float, byte_per_s: float) -> np.ndarray:
-    """[ops] modelled times."""
+    """Return the modelled times [ops]."""
     traffic = [
         sum(graph.tensors[name].size_bits for name in (*op.inputs, *op.outputs)) / BITS_PER_BYTE + 4 * op.params
         for op in graph.ops
@@ -54,7 +55,7 @@ def problem_of(graph: ModelGraph, uplink_bps: float, servers: int = 1, bits: int
 
 
 def options_of(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
-    """[O] computing time and [O] bits of every useful cut at every width, coding at 1 GB/s on either side."""
+    """Return computing times [O] and bits [O] of every useful cut at every width, coding at 1 GB/s on either side."""
     places = np.where(useful_heads(graph), 0, 1)
     sized = [problem_of(graph, MEGA, bits=bits) for bits in WIDTHS]
     upload_bits = np.stack([sent_bits(problem, places)[:, 0, 1] for problem in sized])
@@ -63,7 +64,7 @@ def options_of(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
 
 
 def same_graph(problem: Problem) -> nx.DiGraph:
-    """The flow network of `mincut`, for NetworkX."""
+    """Return the flow network of `mincut`, for NetworkX."""
     network, flow = flow_network(problem.graph), nx.DiGraph()
     costs = arc_costs_s(problem, 1)
     for i, (tail, head) in enumerate(zip(network.tail.tolist(), network.head.tolist(), strict=True)):
@@ -72,7 +73,7 @@ def same_graph(problem: Problem) -> nx.DiGraph:
 
 
 def per_op_graph(problem: Problem) -> nx.DiGraph:
-    """DADS's graph: a vertex for each operation, one more for each tensor with several readers."""
+    """Return DADS's graph: a vertex for each operation, one more for each tensor with several readers."""
     graph, flow = problem.graph, nx.DiGraph()
     for i in range(len(graph.ops)):
         flow.add_edge(SOURCE, f"op{i}", capacity=float(problem.op_s[1, i]))
@@ -102,13 +103,13 @@ def median_ms(run: Callable[[], object], repeats: int) -> float:
 
 
 def over_uplinks_ms(solve: Callable[[Any], object], problems: Sequence[Any], repeats: int) -> tuple[float, float]:
-    """The median and the slowest of the medians at each link rate."""
+    """Return the median and the slowest of the medians at each link rate."""
     taken_ms = [median_ms(lambda problem=problem: solve(problem), repeats) for problem in problems]
     return median(taken_ms), max(taken_ms)
 
 
 def first_ms(name: str) -> float:
-    """A cut of a network that was never cut before: nothing of its structure is at hand, its fused groups neither."""
+    """Return the time of the first cut of a network: nothing of its structure is cached, nor its fused groups."""
     problem = problem_of(build(name), MEGA)
     start = perf_counter()
     mincut(problem)
@@ -116,7 +117,7 @@ def first_ms(name: str) -> float:
 
 
 def is_optimal(problem: Problem) -> bool:
-    """Is the minimum cut the best of every legal cut, and of leaving all on the device?"""
+    """Return true if the minimum cut is the best of every legal cut, and of leaving all on the device."""
     heads = legal_heads(problem.graph)
     optimum_s = latency_s(problem, np.where(np.concatenate([heads, np.ones_like(heads[:1])]), 0, 1)).min()
     return bool(abs(mincut(problem).latency_s / optimum_s - 1) < ROUNDING)
@@ -160,7 +161,7 @@ def measure(name: str) -> dict[str, float | int | bool]:
 
 def main() -> None:
     parser = harness.parser(__doc__, "partition")
-    parser.add_argument("--models", nargs="+", choices=sorted(ZOO), default=sorted(ZOO))
+    parser.add_argument("--models", nargs="+", choices=sorted(ZOO), default=sorted(ZOO), help="networks of the zoo")
     settings = parser.parse_args()
     rows = {}
     for name in ["nin"] if settings.quick else settings.models:

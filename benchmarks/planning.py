@@ -1,10 +1,10 @@
-"""One decision of the device, from what it believes of links and servers to a route.
+"""Measure one decision of the device, from its estimates of links and servers to a route.
 
     python benchmarks/planning.py
 
-`Device.plan` of ResNet-50 and GoogLeNet with 1, 3 and 16 servers in memory: it reads the estimates, predicts the
-latency of every option on every server, takes the least and names the route. A round is many decisions; the figure is
-their mean time. How many decisions the hull makes in one call is in benchmarks/partition.py. Writes
+`Device.plan` of ResNet-50 and GoogLeNet with 1, 3 and 16 servers in memory reads the estimates, predicts the latency of
+every option on every server, takes the least and names the route. A round is many decisions; the figure is their mean
+time. How many decisions the hull makes in one call is in benchmarks/partition.py. Writes
 benchmarks/results/planning.json.
 """
 
@@ -28,16 +28,16 @@ BAR_MS = 0.2
 MODELS = ("resnet50", "googlenet")
 SERVERS = (1, 3, 16)
 DECISIONS = 200
-"""In a round."""
+"""Decisions in a round."""
 
 
 def answer(request: InferRequest) -> InferReply:
-    """An idle server that takes 20 ms for anything."""
+    """Reply as an idle server that takes 20 ms for anything."""
     return InferReply(request.model, (), server_s=20 * MILLI, load=LoadReport(0.0, 0, 8))
 
 
 def device_with(graph: ModelGraph, options: Options, servers: int) -> Device:
-    """A device that knows so many servers."""
+    """Return a device with a number of servers."""
     addresses = [f"127.0.0.1:{port}" for port in range(1, servers + 1)]
     return Device(
         graph, servers=addresses, options=options, transport=InMemoryTransport(dict.fromkeys(addresses, answer))
@@ -50,7 +50,7 @@ def decisions(device: Device) -> Callable[[], object]:
 
 def main() -> None:
     parser = harness.parser(__doc__, "planning")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=30, help="rounds to measure")
     settings = parser.parse_args()
     models, count = (["nin"], 3) if settings.quick else (MODELS, settings.rounds)
     calls, options_left = dict[str, Callable[[], object]](), dict[str, int]()

@@ -1,18 +1,18 @@
-"""How long an exported policy takes to decide on one core, and whether it decides as the trained one does.
+"""Measure how long an exported policy takes to decide on one core, and whether it decides as the trained one does.
 
     python benchmarks/policy_latency.py [--rounds 40] [--observations 100000] [--only scorer] [--parts times]
 
-SAC-d's policy (94 options; 72 in the record); a policy of CDO-DSAC's size (256-512-256, every task by itself in all
-50 x 10 x 2 choices);
-the scorer that decides task after task, each 50 tasks on 10 servers. Untrained, with weights drawn: the time does not
-depend on them. And the policy that comes with the package, if one does. One observation at a time, as on a node;
-`processor` is the time of the one thread that decides, `wall` what a clock shows. A round is 500 decisions of a policy
-after the other; the figures are those of a round, so that one in which other work shares the core does not count alone.
+The policies are SAC-d's (94 options; 72 in the record), one of CDO-DSAC's size (256-512-256, every task by itself in
+all 50 x 10 x 2 choices), the scorer that decides task after task (50 tasks on 10 servers, as is CDO-DSAC's), and the
+shipped one, if there is one. All but the last are untrained, because the time does not depend on the weights. They
+decide one observation at a time, as on a node. `processor` is the time of the one thread that decides, `wall` that of a
+clock. A round is 500 decisions of one policy after another; the figures are those of a round, so that a round in which
+other work shares the core does not count alone.
 
-Agreement is counted over random observations of the scenario, backlogs drawn so that they matter. Networks decide in
-float64, and what the scorer sums are whole numbers, so that no last bit tells PyTorch and ONNX Runtime apart.
-Times want a quiet machine and agreement does not, so `--only` and `--parts` do some and keep the rest of the record.
-Writes benchmarks/results/policy_latency.json.
+Agreement is counted over random observations of the scenario, with backlogs drawn so that they matter. Networks decide
+in float64 and the scorer sums whole numbers, so that rounding does not tell PyTorch and ONNX Runtime apart. Times need
+a quiet machine and agreement does not, so `--only` and `--parts` measure some and keep the rest of the record. Writes
+benchmarks/results/policy_latency.json.
 """
 
 import tempfile
@@ -41,7 +41,7 @@ from coinfer.units import MILLI
 BAR_MS = 1.0
 SERVERS, TASKS = 10, 50
 FULL = {"tasks_per_slot": TASKS, "servers.0.count": SERVERS, "arrivals": {"kind": "fixed", "tasks": TASKS}}
-"""Every slot has all of its tasks."""
+"""All places for tasks are taken in every slot."""
 BATCH, DECISIONS = 1000, 500
 Figures = dict[str, harness.Figure]
 
@@ -54,7 +54,7 @@ class Made(NamedTuple):
 
 
 def observed(tables: offload.Tables, first: int, count: int) -> OffloadObservation:
-    """Episodes' first slots, the servers' backlog drawn so that it matters."""
+    """Return the first slots of episodes, with random backlogs of the servers."""
     seen = offload.observe(tables, offload.reset(tables, torch.arange(first, first + count)))
     drawn = torch.rand(seen.server_backlog_s.shape, generator=torch.Generator().manual_seed(first))
     return seen._replace(server_backlog_s=drawn)
@@ -74,7 +74,7 @@ def network(tables: offload.Tables, path: Path, features: Features, hidden: tupl
 
 
 def prices(tables: offload.Tables, path: Path) -> Made:
-    """The scorer with prices drawn at random."""
+    """Return the scorer with random prices."""
     weights = scorer.first_weights()
     weights = weights + 0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
     scorer_export.export(path, weights, scenario="benchmark", fingerprint="", training={})
@@ -95,7 +95,7 @@ CASES: dict[str, Case] = {
 
 
 def took_ms(policy: ExportedPolicy, alone: Sequence[OffloadObservation], count: int) -> np.ndarray:
-    """Milliseconds [2, count] of one decision each, of the thread and by the clock."""
+    """Return milliseconds [2, count] of one decision each, of the thread and by the clock."""
     took = []
     for number in range(count):
         began_s = time.thread_time(), time.perf_counter()
@@ -105,7 +105,7 @@ def took_ms(policy: ExportedPolicy, alone: Sequence[OffloadObservation], count: 
 
 
 def times(policies: Mapping[str, ExportedPolicy], seen: Mapping[str, OffloadObservation], rounds: int) -> Figures:
-    """Median and 99th percentile of every round."""
+    """Return median and 99th percentile of every round."""
     each = {
         name: [OffloadObservation(*(field[i] for field in one)) for i in range(len(one.deadline_s))]
         for name, one in seen.items()
@@ -126,7 +126,7 @@ def times(policies: Mapping[str, ExportedPolicy], seen: Mapping[str, OffloadObse
 
 
 def agreement(made: Made, tables: offload.Tables, count: int) -> dict[str, int]:
-    """Observations, their tasks, and tasks that are decided otherwise."""
+    """Return the numbers of observations, of their tasks, and of tasks that are decided differently."""
     found = {"observations": 0, "tasks": 0, "decided otherwise": 0}
     for first in harness.rounds(-(-count // BATCH), "both forms"):
         seen = observed(tables, first * BATCH, min(BATCH, count - first * BATCH))
@@ -140,10 +140,12 @@ def agreement(made: Made, tables: offload.Tables, count: int) -> dict[str, int]:
 
 def main() -> None:
     parser = harness.parser(__doc__, "policy_latency")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--observations", type=int, default=100_000)
-    parser.add_argument("--only", nargs="*", default=list(CASES), help="some of the policies")
-    parser.add_argument("--parts", nargs="*", default=["times", "agreement"], choices=["times", "agreement"])
+    parser.add_argument("--rounds", type=int, default=40, help="rounds to measure")
+    parser.add_argument("--observations", type=int, default=100_000, help="observations to compare")
+    parser.add_argument("--only", nargs="*", default=list(CASES), help="policies to measure")
+    parser.add_argument(
+        "--parts", nargs="*", default=["times", "agreement"], choices=["times", "agreement"], help="what to measure"
+    )
     settings = parser.parse_args()
     rounds, observations = (2, 200) if settings.quick else (settings.rounds, settings.observations)
     torch.set_num_threads(1)

@@ -1,11 +1,12 @@
-"""How well a profile predicts segments: random pieces of the zoo's networks, predicted from the parts and then run.
+"""Measure how well a profile predicts segments: random pieces of the zoo's networks, predicted from their parts, then
+run.
 
     python benchmarks/prediction.py [--models resnet50 ...] [--segments 16] [--repeats 12]
 
 Each network is profiled once. Then random segments between two of its useful cuts, with at least 2 % of its arithmetic,
 run in turns with the whole network. Times are processor time of the one computing thread, so that other work on the
-machine stays out; the machine's drift since the profile is divided out by the whole network's time in the same turns
-(`median`, `p90`, `worst`), or not (`median_undivided`). Writes benchmarks/results/prediction.json.
+machine does not count. The machine's drift since the profile is divided out by the whole network's time in the same
+turns (`median`, `p90`, `worst`), or not (`median_undivided`). Writes benchmarks/results/prediction.json.
 """
 
 import argparse
@@ -26,12 +27,12 @@ from coinfer.profile.table import ProfileTable
 
 RESULT = Path(__file__).resolve().parent / "results/prediction.json"
 LEAST_SHARE = 0.02
-"""Of the network's arithmetic, in a segment that is worth predicting."""
+"""Smallest share of the network's arithmetic in a segment."""
 Names = tuple[str, ...]
 
 
 def random_segments(graph: ModelGraph, count: int, rng: np.random.Generator) -> list[tuple[Names, Names]]:
-    """Pairs of useful cuts, without the pair that is the whole network."""
+    """Return pairs of useful cuts, without the pair that is the whole network."""
     cuts = [cut.tensors for cut in graph.useful_cuts()]
     pairs = [(a, b) for a, b in combinations(cuts, 2) if (a, b) != (graph.inputs, graph.outputs)]
     work = [sum(graph.ops[i].work_flop for i in graph.needed(a, b)) for a, b in pairs]
@@ -41,7 +42,7 @@ def random_segments(graph: ModelGraph, count: int, rng: np.random.Generator) -> 
 
 
 def true_s(graph: ModelGraph, inputs: Names, outputs: Names, repeats: int) -> tuple[float, float]:
-    """Lower quartile of the times of a segment and of the whole network, run in turns: other work only ever adds."""
+    """Return the lower quartiles of the times of a segment and of the whole network; other work only ever adds."""
     values = dict(random_samples(graph)[0])
     if inputs != graph.inputs:
         head = open_session(graph, segment(graph, graph.inputs, inputs))
@@ -58,7 +59,7 @@ def true_s(graph: ModelGraph, inputs: Names, outputs: Names, repeats: int) -> tu
 
 
 def errors(graph: ModelGraph, table: ProfileTable, count: int, repeats: int, seed: int) -> np.ndarray:
-    """Relative errors [segments, 2], drift divided out and not; positive where the prediction is too high."""
+    """Return relative errors [segments, 2], drift divided out and not; positive if the prediction is too high."""
     rows = []
     for inputs, outputs in random_segments(graph, count, np.random.default_rng(seed)):
         predicted_s = table.segment_s(graph, inputs, outputs)
@@ -85,8 +86,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(networks.ZOO), metavar="NAME", help="networks of the zoo")
     parser.add_argument("--segments", type=int, default=16, help="random segments of each network")
     parser.add_argument("--repeats", type=int, default=12, help="timed runs of each segment")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the segments")
+    parser.add_argument("--output", type=Path, default=RESULT, help="file of the record")
     settings = parser.parse_args()
     found = {}
     for name in settings.models:

@@ -1,9 +1,10 @@
-"""The demo's comparison on measured bandwidth traces, from 3G to 5G: planner, device only, server only, fixed best cut.
+"""Compare planner, device only, server only and fixed best cut on measured bandwidth traces, from 3G to 5G, as the demo
+does.
 
     python benchmarks/real_traces.py --data FOLDER
 
 FOLDER holds one `<family>.csv.gz` for each family, columns trace_id, time_s, throughput_bytes_per_s; the three links of
-a run follow the first three traces of a family.
+a run follow the first three traces of a family. Writes benchmarks/results/real_traces.json.
 """
 
 import json
@@ -21,7 +22,7 @@ MODELS = ("alexnet",)
 
 
 def compare(trace: str | None, model: str, scheme_s: float) -> list[dict]:
-    """The schemes' summaries for one network on one family of traces; the shipped ones without a file."""
+    """Return the schemes' summaries for one network on one family of traces; the shipped ones without a file."""
     with TemporaryDirectory(prefix="coinfer-") as folder:
         settings = DemoSettings(model=model, scheme_s=scheme_s, runs=folder)
         if trace is not None:
@@ -32,7 +33,7 @@ def compare(trace: str | None, model: str, scheme_s: float) -> list[dict]:
 
 def main() -> None:
     options = harness.parser(__doc__, "real_traces")
-    options.add_argument("--data", type=Path, help="folder with the traces; only the shipped ones without it")
+    options.add_argument("--data", type=Path, help="folder with the traces; without it only the shipped ones")
     options.add_argument("--scheme-s", type=float, default=20.0, help="seconds that each scheme runs")
     given = options.parse_args()
     families = {"shipped": None}

@@ -1,11 +1,11 @@
-"""Whether a training that is killed at random moments and resumed ends as if it had not been.
+"""Check that a training that is killed at random moments and resumed ends as an undisturbed one.
 
     python benchmarks/resume.py [--kills 20]
 
-Small trainings, SAC-d's and CDO-DSAC's (two seeds of five agents with a shared memory and broadcasts), each in
-a process of its own that writes a checkpoint after every round, so that many of the kills (SIGKILL) fall into the
-writing of one. The hash is over all weights, optimisers, replay memories, worlds (their random states) and counters.
-Writes benchmarks/results/resume.json.
+Small trainings, SAC-d's and CDO-DSAC's (two seeds of five agents with a shared memory and broadcasts), run in processes
+of their own that write a checkpoint after every round, so that many of the kills (SIGKILL) hit the writing of one. The
+hash is over all weights, optimisers, replay memories, worlds (with their random states) and counters. Writes
+benchmarks/results/resume.json.
 """
 
 import multiprocessing
@@ -26,16 +26,16 @@ from coinfer.rl.core import training
 from coinfer.rl.core.training import TrainSettings
 
 PROCESSES = multiprocessing.get_context("forkserver")
-"""New processes that have imported everything, from one that has done nothing else."""
+"""Starts processes from one that has imported everything and done nothing else."""
 PROCESSES.set_forkserver_preload(["coinfer.rl.algorithms.cdo_dsac", "coinfer.rl.algorithms.sac_d"])
 SEEDS = 2
 LATEST, LONGEST_S = 0.5, 0.05
-"""A process is killed after at most so large a part of the rounds that it is given, and so long after a checkpoint."""
+"""Largest share of its rounds that a process plays before it is killed, and longest time after a checkpoint."""
 SMALL_EDGE = ("slots=20", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
 
 
 def train_sac_d(folder: Path, rounds: int) -> str:
-    """The training; its hash."""
+    """Train SAC-d and return the hash."""
     preset = sac_d.with_rounds(sac_d.PRESETS["quick"], rounds)
     loop = replace(preset.loop, warmup=10, capacity=500, batch=32, log_every=7, assess_every=50, assess_rounds=3)
     small = replace(preset, loop=loop, worlds=4, hidden=(16, 16))
@@ -44,7 +44,7 @@ def train_sac_d(folder: Path, rounds: int) -> str:
 
 
 def train_cdo_dsac(folder: Path, rounds: int) -> str:
-    """The same."""
+    """Train CDO-DSAC and return the hash."""
     cdo_dsac.PRESETS["quick"] = replace(
         cdo_dsac.PRESETS["quick"], rounds=rounds, warmup=6, memory=300, hidden=(16, 16), assess_every=rounds // 2,
         broadcast_every=5, judge_rounds=5,
@@ -57,11 +57,11 @@ ROUNDS_A_KILL: dict[str, tuple[Callable[[Path, int], str], int]] = {
     "sac-d": (train_sac_d, 70),
     "cdo-dsac": (train_cdo_dsac, 25),
 }
-"""Each scheme's training, and how many rounds it is given for a kill, so that it is not done before the last."""
+"""Each scheme's training, and its rounds per kill, so that it does not end before the last kill."""
 
 
 def work(scheme: str, folder: Path, rounds: int) -> None:
-    """What the killed process does."""
+    """Do the work of the process that is killed."""
     torch.set_num_threads(1)
     training.SAVE_EVERY_S = 0.0
     (folder / "hash").write_text(ROUNDS_A_KILL[scheme][0](folder, rounds))
@@ -74,14 +74,14 @@ def start(scheme: str, folder: Path, rounds: int) -> Any:
 
 
 def reached(folder: Path) -> int:
-    """The round of the newest checkpoint."""
+    """Return the round of the newest checkpoint."""
     found = (folder / "checkpoints").glob("round-*.safetensors")
     return max((int(path.stem.removeprefix("round-")) for path in found), default=0)
 
 
 def killed(scheme: str, folder: Path, rounds: int, after: int, wait_s: float) -> bool:
-    """Starts the training and kills it a moment after a checkpoint that is so many rounds later than the last; False
-    where it was done before."""
+    """Start the training and kill it soon after a checkpoint some rounds after the last; return false if it ended
+    before."""
     first, process = reached(folder), start(scheme, folder, rounds)
     while process.is_alive() and reached(folder) < first + after:
         time.sleep(0.005)
@@ -93,13 +93,13 @@ def killed(scheme: str, folder: Path, rounds: int, after: int, wait_s: float) ->
 
 
 def finished(scheme: str, folder: Path, rounds: int) -> str:
-    """The hash of the training, run to its end."""
+    """Return the hash of the training, run to its end."""
     start(scheme, folder, rounds).join()
     return (folder / "hash").read_text()
 
 
 def compare(scheme: str, kills: int, rounds: int, seed: int = 0) -> dict[str, object]:
-    """Hashes with and without kills."""
+    """Return hashes with and without kills."""
     drawn = random.Random(seed)
     with tempfile.TemporaryDirectory() as parent:
         alone, folder = Path(parent) / "whole", Path(parent) / "killed"
@@ -116,8 +116,8 @@ def compare(scheme: str, kills: int, rounds: int, seed: int = 0) -> dict[str, ob
 
 def main() -> None:
     parser = harness.parser(__doc__, "resume")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--scheme", choices=list(ROUNDS_A_KILL), help="this one only")
+    parser.add_argument("--kills", type=int, default=20, help="kills of each training")
+    parser.add_argument("--scheme", choices=list(ROUNDS_A_KILL), help="train only this one")
     settings = parser.parse_args()
     parts = {}
     for scheme in [settings.scheme] if settings.scheme else ROUNDS_A_KILL:

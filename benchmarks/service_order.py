@@ -1,9 +1,10 @@
-"""How much the rule "servers serve a slot's tasks before the next slot's" departs from serving in order of arrival.
-
-For every preset with queues: the decisions of two policies are carried out by the event-driven reference under both
-rules; the mean latency of each, and the departure. A preset where one of them departs by more than 2 % says so.
+"""Measure how far "servers serve a slot's tasks before the next slot's" departs from service in order of arrival.
 
     python benchmarks/service_order.py [--quick]
+
+For every preset with queues, the event-driven reference carries out the decisions of two policies under both rules, and
+the mean latencies are compared. Presets that depart by more than 2 % say so in their file. Writes
+benchmarks/results/service_order.json.
 """
 
 import numpy as np
@@ -31,7 +32,7 @@ POLICIES = ("greedy", "sequential_greedy")
 
 
 def decisions(world, policy: str, seed: int) -> list:
-    """What a policy decides in each slot of an episode, [K] plain."""
+    """Return what a policy decides in each slot of an episode, as plain numbers [K]."""
     environment, policies = (offload, heuristics) if isinstance(world, OffloadWorld) else (blocks, block_policies)
     tables = environment.load(world, dtype=torch.float64)
     state, decide, found = environment.reset(tables, torch.tensor([seed])), getattr(policies, policy)(seed), []
@@ -43,7 +44,7 @@ def decisions(world, policy: str, seed: int) -> list:
 
 
 def mean_latency_s(world, decided: list, seed: int, arrival_order: bool) -> float:
-    """Of all tasks of an episode."""
+    """Return the mean latency of all tasks of an episode."""
     slots = reference.draw_episode(world, seed)
     if isinstance(world, OffloadWorld):
         outcomes = reference.run(world, slots, lambda t, k: decided[t][k], arrival_order).outcomes

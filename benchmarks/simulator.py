@@ -1,14 +1,17 @@
-"""How many task decisions a second the simulated edge carries out, its event-driven reference beside it, in one run.
+"""Measure how many task decisions per second the simulated edge carries out, and its event-driven reference in the same
+run.
 
     python benchmarks/simulator.py
 
-A decision is one task that is really there: observed, served, paid for (latency reward). The policy costs nothing: its
-random decisions are drawn beforehand. `offload` is the preset cdo-dsac with 10 tasks in every slot, 5 servers and all
-options kept; the presets are as they are shipped. Worlds are divided among the threads of a case, each with PyTorch on
-one thread. `flat` and `linear` are ratios of times of the same round: of a decision among more worlds, of a step with
-more tasks or servers to as many times the step with fewer. Bars of the field, tasks a second, as measured or claimed
-elsewhere (they do other work, so only orders of magnitude compare): RayCloudSim 4,642 to 12,183, RL environments that
-people copy 5,500 to 8,600, PureEdgeSim (Java, its own claim) 63,000. Writes benchmarks/results/simulator.json.
+A decision is one task that exists: observed, served and rewarded (latency reward). The policy costs nothing: its random
+decisions are drawn beforehand. `offload` is the preset cdo-dsac with 10 tasks in every slot, 5 servers and all options
+kept; the presets are as shipped. Worlds are divided among the threads of a case, each with PyTorch on one thread.
+`flat` and `linear` are ratios of times of the same round: a decision among more worlds relative to one among fewer; a
+step with more tasks or servers relative to that many times the step with fewer.
+
+Speeds of others in tasks per second, as measured or claimed elsewhere (they do other work, so only orders of magnitude
+compare): RayCloudSim 4,642 to 12,183, RL environments that people copy 5,500 to 8,600, PureEdgeSim (Java, its own
+claim) 63,000. Writes benchmarks/results/simulator.json.
 """
 
 from collections.abc import Callable
@@ -31,7 +34,7 @@ SLOTS = 4
 """Slots of one timed call."""
 GPU_WORLDS = 65_536
 PRESETS = {"city": 512, "campus": 1024, "cdo-dsac": 1024, "grle": 4096, "sacd": 8192, "mtl-a3c": 128}
-"""Worlds of each."""
+"""Number of worlds of each preset."""
 
 
 class Case(NamedTuple):
@@ -39,11 +42,11 @@ class Case(NamedTuple):
 
     advance: Callable[[], object]
     decisions: float
-    """Tasks of one call, as expected."""
+    """Expected tasks of one call."""
 
 
 def fixed(tasks: int, servers: int) -> Any:
-    """cdo-dsac with as many tasks in every slot."""
+    """Return cdo-dsac with the same number of tasks in every slot."""
     arrivals = {"kind": "fixed", "tasks": tasks}
     changes = {"arrivals": arrivals, "tasks_per_slot": tasks, "servers.0.count": servers, "keep": "all"}
     return open_world("cdo-dsac", changes).world
@@ -59,7 +62,7 @@ def random_decision(world: Any, worlds: int, device: str) -> Any:
 
 
 def vectorised(world: Any, worlds: int, pool: ThreadPoolExecutor, threads: int = 1, device: str = "cpu") -> Case:
-    """`worlds` worlds, in as many parts as threads."""
+    """Return the case of `worlds` worlds, in as many parts as threads."""
     env: Any = offload if isinstance(world, OffloadWorld) else blocks
     tables, part = env.load(world, device), worlds // threads
     decision = random_decision(world, part, device)
@@ -85,7 +88,7 @@ def vectorised(world: Any, worlds: int, pool: ThreadPoolExecutor, threads: int =
 
 
 def tasks_a_slot(env: Any, tables: Any) -> float:
-    """Mean over many worlds and over the slots of an episode."""
+    """Return the mean number of tasks in a slot, over many worlds and the slots of an episode."""
     state, slots = env.reset(tables, torch.arange(256)), tables.edge.edge.slots
     picked = np.unique(np.linspace(0, slots - 1, 50).astype(int))
     masks = [exogenous.draw(tables.edge, state.seed, state.slot + int(slot)).task_mask for slot in picked]
@@ -93,7 +96,7 @@ def tasks_a_slot(env: Any, tables: Any) -> float:
 
 
 def one_by_one(world: Any) -> Case:
-    """The event-driven reference through one episode; what chance brings is drawn before the clock starts."""
+    """Return the case of the event-driven reference in one episode; its draws are made before the clock starts."""
     slots = reference.draw_episode(world, 0)
     rng = np.random.default_rng(0)
     if isinstance(world, BlocksWorld):
@@ -110,7 +113,7 @@ def one_by_one(world: Any) -> Case:
 
 
 def speeds(cases: dict[str, Case], count: int, about: str, at_least: dict[str, float]) -> tuple[dict, dict]:
-    """Seconds of each case, and its figure in decisions a second."""
+    """Return the seconds of each case, and its figure in decisions per second."""
     took_s = harness.take_turns({name: case.advance for name, case in cases.items()}, count, about)
     figures = {
         f"{name}, decisions/s": harness.figure(cases[name].decisions / seconds, at_least=at_least.get(name))

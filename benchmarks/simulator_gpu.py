@@ -1,13 +1,14 @@
-"""How many task decisions a second the simulated edge carries out on a GPU, and that it gives there what it gives here.
+"""Measure how many task decisions per second the simulated edge carries out on a GPU, and compare its results with the
+processor's.
 
     python benchmarks/simulator_gpu.py [--device cuda]
 
-A call is one whole episode of all worlds, beginning included: every slot is observed, decided (random decisions that
-lie on the device), served and paid for. `graph` replays a slot as one CUDA graph, so that the processor has nothing to
-do (not for `blocks`, which looks at its values); `eager` launches every kernel from Python. `offload` is cdo-dsac with
+A call is one whole episode of all worlds with its beginning: every slot is observed, decided (random decisions that lie
+on the device), served and rewarded. `graph` replays a slot as one CUDA graph, so that the processor has nothing to do
+(not for `blocks`, whose steps depend on values); `eager` launches every kernel from Python. `offload` is cdo-dsac with
 10 tasks in every slot and 5 servers. Before anything is timed, an episode is played on the processor and on the device,
-in float32 and in float64: the greatest relative difference of a latency, and the share of tasks where it is above 1e-4
-(where two tasks come to a server within rounding of each other, their order may differ). Writes
+in float32 and in float64: the greatest relative difference of a latency, and the share of tasks whose difference is
+above 1e-4 (if two tasks reach a server within rounding of each other, their order may differ). Writes
 benchmarks/results/simulator_gpu.json; `--device cpu` tries the script out.
 """
 
@@ -24,9 +25,9 @@ from coinfer.scenario.world import OffloadWorld
 
 BAR, WORLDS = 5e7, simulator.GPU_WORLDS
 PRESETS = {"city": 4096, "campus": 16384, "cdo-dsac": 16384, "grle": 65536, "mtl-a3c": 1024}
-"""Worlds of each."""
+"""Number of worlds of each preset."""
 SLOTS = 100
-"""Of an episode, at most."""
+"""Largest number of slots of an episode."""
 
 
 class Plan(NamedTuple):
@@ -50,7 +51,7 @@ def plan(world: Any, worlds: int, device: str, dtype: torch.dtype = torch.float3
 
 
 def eager(case: Plan) -> Callable[[], Any]:
-    """Kernel after kernel."""
+    """Return a function that plays an episode, kernel after kernel."""
 
     def episode() -> Any:
         state = case.environment.reset(case.tables, case.seeds)
@@ -64,7 +65,7 @@ def eager(case: Plan) -> Callable[[], Any]:
 
 
 def graphed(case: Plan) -> Callable[[], Any]:
-    """A slot as one CUDA graph, which takes the state from where it leaves the next one."""
+    """Return a function that plays an episode with one CUDA graph per slot, which updates the state in place."""
     state = _each(torch.clone, case.environment.reset(case.tables, case.seeds))
 
     def slot() -> None:
@@ -98,7 +99,7 @@ def synchronise(case: Plan) -> None:
 
 
 def decisions(case: Plan) -> float:
-    """Tasks of an episode of all worlds."""
+    """Return the tasks of an episode of all worlds."""
     state, found = case.environment.reset(case.tables, case.seeds), 0.0
     for _ in range(case.slots):
         found += float(state.draws.task_mask.sum())
@@ -107,7 +108,7 @@ def decisions(case: Plan) -> float:
 
 
 def difference(world: Any, device: str, dtype: torch.dtype, worlds: int = 64) -> dict[str, float]:
-    """Between processor and device: of tasks' latencies, relative."""
+    """Return the relative differences of the tasks' latencies between processor and device."""
     here, there = plan(world, worlds, "cpu", dtype), plan(world, worlds, device, dtype)
     states = [case.environment.reset(case.tables, case.seeds) for case in (here, there)]
     found = []
@@ -125,7 +126,7 @@ def difference(world: Any, device: str, dtype: torch.dtype, worlds: int = 64) ->
 
 
 def _each(call: Callable[..., torch.Tensor], *trees: Any) -> Any:
-    """Tensor by tensor of states."""
+    """Apply a function to the tensors of states, one by one."""
     if isinstance(trees[0], torch.Tensor):
         return call(*trees)
     return type(trees[0])(*(_each(call, *branches) for branches in zip(*trees, strict=True)))
@@ -133,8 +134,8 @@ def _each(call: Callable[..., torch.Tensor], *trees: Any) -> Any:
 
 def main() -> None:
     parser = harness.parser(__doc__, "simulator_gpu")
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu")
-    parser.add_argument("--eager-only", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--device", default="cuda", help="PyTorch device: cuda, cuda:1 or cpu")
+    parser.add_argument("--eager-only", action="store_true", help="leave out CUDA graphs")
     settings = parser.parse_args()
     device, scale, count = settings.device, 64 if settings.quick else 1, 2 if settings.quick else 7
     graphs = device.startswith("cuda") and not settings.eager_only

@@ -1,9 +1,10 @@
-"""End-to-end latency of split inference: ResNet-50 at its mid cut, a device and a `coinfer edge` process on loopback.
+"""Measure the end-to-end latency of split inference: ResNet-50 at its mid cut, a device and a `coinfer edge` process on
+loopback.
 
     python benchmarks/split_latency.py
 
-`Device.infer` with a policy that always takes the mid cut, beside the two segments' own ONNX Runtime times (`compute`),
-measured in the same rounds. The bars allow 2 ms on top, so the ratios are, unshaped and on a link of 10 MB/s,
+`Device.infer` runs with a policy that always takes the mid cut. In the same rounds, the two segments run in ONNX
+Runtime alone (`compute`). The bars allow 2 ms on top, so the ratios are, unshaped and on a link of 10 MB/s,
 
     (latency - 2 ms) / compute <= 1.15   and   (latency - 2 ms) / (compute + bits / rate) <= 1.10
 
@@ -45,32 +46,32 @@ UNSHAPED_BAR, SHAPED_BAR = 1.15, 1.10
 
 
 def mid_cut(graph: ModelGraph) -> tuple[str, ...]:
-    """The useful cut with about half of the arithmetic on either side."""
+    """Return the useful cut with about half of the arithmetic on either side."""
     cuts = [cut.tensors for cut in graph.useful_cuts()]
     flop = [sum(graph.ops[i].work_flop for i in graph.needed(graph.inputs, cut)) for cut in cuts]
     return min(zip(cuts, flop, strict=True), key=lambda pair: abs(pair[1] - graph.work_flop / 2))[0]
 
 
 def one_option(options: Options, cut: tuple[str, ...], bits: int) -> Options:
-    """This cut at this width, and the whole network on the device."""
+    """Return the options of this cut at this width, and of the whole network on the device."""
     wanted = [i for i, names in enumerate(options.cuts) if names == cut and options.bits[i] == bits]
     return options.take(np.array([*wanted, len(options.cuts) - 1]))
 
 
 def first_option(observation: OffloadObservation) -> OffloadDecision:
-    """A policy without choice."""
+    """Choose the first option and server, whatever is observed."""
     return OffloadDecision(np.array([0]), np.array([0]))
 
 
 def own_times(graph: ModelGraph, cut: tuple[str, ...], x: np.ndarray) -> dict[str, Callable[[], object]]:
-    """Head and tail in ONNX Runtime and nothing else."""
+    """Return the calls that run head and tail in ONNX Runtime and nothing else."""
     head, tail = (open_session(graph, piece) for piece in split(graph, [cut]))
     at_cut = {name: np.asarray(y) for name, y in zip(cut, head.run(None, {graph.inputs[0]: x}), strict=True)}
     return {"head": lambda: head.run(None, {graph.inputs[0]: x}), "tail": lambda: tail.run(None, at_cut)}
 
 
 def quick_profile(graph: ModelGraph) -> ProfileTable:
-    """Good enough for a device that has no choice."""
+    """Return a quick profile, good enough for a device that has no choice."""
     codecs = {bits: Codec(lambda x, bits=bits: codec.encode(x, bits), codec.decode) for bits in WIDTHS}
     image = {8: codecs[8]}
     return measure(graph, random_samples(graph), codecs, input_codecs=image, repeats=5)
@@ -79,7 +80,7 @@ def quick_profile(graph: ModelGraph) -> ProfileTable:
 def main() -> None:
     parser = harness.parser(__doc__, "split_latency")
     parser.add_argument("--model", default="resnet50", help="ONNX file or zoo network")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=60, help="rounds to measure")
     settings = parser.parse_args()
     model = "nin" if settings.quick else settings.model
     count = 3 if settings.quick else settings.rounds
@@ -112,7 +113,7 @@ def main() -> None:
 
 
 def figures_of(took_s: dict[str, np.ndarray], results: dict[str, list[Result]]) -> dict[str, harness.Figure]:
-    """Ratios to the bars, and what they are made of, milliseconds."""
+    """Return the ratios to the bars, and their parts in milliseconds."""
     compute_s = took_s["head"] + took_s["tail"]
     found = {"compute, ms": harness.figure(compute_s / MILLI)}
     for name, answers in results.items():

@@ -1,12 +1,12 @@
-"""What running a network as head and tail in one process costs over running it whole.
+"""Measure what running a network as head and tail in one process costs over running it whole.
 
     python benchmarks/split_overhead.py [--models mobilenetv2 --rounds 48]
 
 For the large networks of the zoo, at every cut that the planner may choose on some link (the hull of the measured
 options) and at the cut with half of the arithmetic before it. Head and tail, and the whole, are ONNX Runtime sessions
-that take turns of a fifth of a second and at least five runs; times are processor time of the one computing thread, so
-that other work on the machine stays out. The ratio is (head + tail) / whole of the same round. With `--models` the
-record's other networks stay. Writes benchmarks/results/split_overhead.json.
+that take turns of a fifth of a second and at least five runs. Times are processor time of the one computing thread, so
+that other work on the machine does not count. The ratio is (head + tail) / whole of the same round. With `--models`,
+the record keeps its other networks. Writes benchmarks/results/split_overhead.json.
 """
 
 import math
@@ -28,19 +28,19 @@ from coinfer.runtime.profiling import profile_for
 
 BAR = 1.02
 TURN, TURN_S = 5, 0.2
-"""Runs in a row at least, so that neither way finds the other's weights in the caches, and for how long, so that a
-moment in which the processor is slow weighs little."""
+"""Fewest runs in a row, so that neither way finds the other's weights in the caches, and least time, so that a slow
+moment of the processor counts little."""
 MODELS = ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet")
 
 
 def chosen_cuts(graph: ModelGraph) -> list[tuple[str, ...]]:
-    """The cuts worth considering that leave work on both sides, and the mid cut."""
+    """Return the cuts of the hull that leave work on both sides, and the mid cut."""
     hull = prune(compile_options(graph, profile_for(graph)), speed_ratios=SPEED_RATIOS).cuts
     return [cut for cut in dict.fromkeys((mid_cut(graph), *hull)) if cut not in (graph.inputs, graph.outputs)]
 
 
 def overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
-    """[count] time of head and tail over that of the whole."""
+    """Return the time of head and tail over that of the whole, [count]."""
     feed = dict(random_samples(graph)[0])
     head, tail = (open_session(graph, piece) for piece in split(graph, [cut]))
     whole = open_session(graph, segment(graph, graph.inputs, graph.outputs))
@@ -63,7 +63,7 @@ def overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
 def main() -> None:
     parser = harness.parser(__doc__, "split_overhead")
     parser.add_argument("--models", nargs="+", default=MODELS, help="ONNX files or zoo networks")
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=16, help="rounds to measure")
     settings = parser.parse_args()
     models, count = (["nin"], 5) if settings.quick else (settings.models, settings.rounds)
     figures = dict[str, harness.Figure]()

@@ -1,4 +1,4 @@
-"""Writes the table of benchmarks/README.md from the records in benchmarks/results.
+"""Write the table of benchmarks/README.md from the records in benchmarks/results.
 
 python benchmarks/table.py
 """
@@ -32,7 +32,7 @@ SINGLE = (
 
 
 def rows(name: str, record: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """(figure, bar, measured, command) of a record."""
+    """Yield (figure, bar, measured, command) of a record."""
     command = f"`{record['command']}`"
     for figure, found in record.get("figures", {}).items():
         if "departure" in found:
@@ -54,7 +54,7 @@ def rows(name: str, record: dict[str, Any]) -> Iterator[tuple[str, str, str, str
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Return a number with three significant digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 

@@ -1,9 +1,9 @@
-"""Tensors to an edge server and back over loopback, beside raw TCP and a bare gRPC call in the same run.
+"""Measure tensors to an edge server and back over loopback, and raw TCP and a bare gRPC call in the same run.
 
     python benchmarks/tensors.py
 
-The servers are processes of their own. Calls alternate, so that all see the same machine. Sent as 8 bits: coinfer's
-server decodes the tensor and answers with its number of elements, the other two only take the bytes. Writes
+The servers are processes of their own. Calls alternate, so that all see the same machine. For tensors sent as 8 bits,
+coinfer's server decodes the tensor and answers with its number of elements; the other two only take the bytes. Writes
 benchmarks/results/tensors.json.
 """
 
@@ -71,14 +71,14 @@ while True:
 
 
 def start(program: str) -> tuple[subprocess.Popen[str], str]:
-    """A server and its address, which it prints."""
+    """Start a server and return it with its address, which it prints."""
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().split("grpc=")[1].split()[0]
 
 
 class RawTcp:
-    """Sends bytes and waits for some back."""
+    """A connection that sends bytes and waits for the answer."""
 
     def __init__(self, address: str):
         host, port = address.split(":")
@@ -96,7 +96,7 @@ class RawTcp:
 
 
 def cases(edge: str, bare: str, tcp: str) -> dict[str, dict[str, Callable[[], Any]]]:
-    """What is timed, by case and way."""
+    """Return the timed calls, by case and way."""
     random = np.random.default_rng(0)
     small = random.standard_normal(150_528, dtype=np.float32)
     large = np.maximum(random.standard_normal((1, 64, 112, 112), dtype=np.float32), 0)
@@ -133,7 +133,7 @@ def cases(edge: str, bare: str, tcp: str) -> dict[str, dict[str, Callable[[], An
 
 def main() -> None:
     parser = harness.parser(__doc__, "tensors")
-    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=500, help="rounds to measure")
     settings = parser.parse_args()
     keep_freed_memory()
     servers = [start(program) for program in (EDGE, BARE, TCP)]

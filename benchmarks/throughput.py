@@ -1,14 +1,14 @@
-"""Throughput of one edge server on whole networks, beside a bare ONNX Runtime loop and beside MLServer.
+"""Measure the throughput of one edge server on whole networks, and of a bare ONNX Runtime loop and MLServer.
 
     python benchmarks/throughput.py [--models mobilenetv2]
 
-All with one thread that computes. In each round the bare loop (`session.run` in this process), `coinfer edge` and
-MLServer work for some seconds, one after the other. The servers get the same float32 requests of the Open Inference
-Protocol over gRPC, ready serialised, a few in flight at a time, from the same client in this process. The bar is on
-the server's rate over that of the bare loop in the same round.
+Each has one thread that computes. In each round the bare loop (`session.run` in this process), `coinfer edge` and
+MLServer work for some seconds, one after another. The servers get the same float32 requests of the Open Inference
+Protocol over gRPC, already serialised, a few in flight at a time, from the same client in this process. The bar is on
+the server's rate relative to that of the bare loop in the same round.
 
-MLServer comes from PyPI into an environment of its own, `.venv-mlserver`, which this script makes; where that fails the
-rest is measured without it. Writes benchmarks/results/throughput.json.
+This script installs MLServer from PyPI into an environment of its own, `.venv-mlserver`; if that fails, the rest is
+measured without it. Writes benchmarks/results/throughput.json.
 """
 
 import json
@@ -54,7 +54,7 @@ class Unavailable(Exception):
 
 
 def bare_loop(graph: ModelGraph, x: np.ndarray) -> Callable[[float], float]:
-    """Runs of the whole network per second, over about so many seconds."""
+    """Return a function that measures runs of the whole network per second, over a number of seconds."""
     session = open_session(graph, segment(graph, graph.inputs, graph.outputs))
     feed = {graph.inputs[0]: x}
 
@@ -69,7 +69,7 @@ def bare_loop(graph: ModelGraph, x: np.ndarray) -> Callable[[float], float]:
 
 
 def client(address: str, message: bytes, in_flight: int) -> Callable[[float], float]:
-    """Requests answered per second while so many are always in flight."""
+    """Return a function that measures answered requests per second, with a number always in flight."""
     channel = grpc.insecure_channel(address)
     call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
 
@@ -95,17 +95,17 @@ def client(address: str, message: bytes, in_flight: int) -> Callable[[float], fl
 
 
 def answer_of(address: str, message: bytes) -> np.ndarray:
-    """One reply's first output, to see that both servers compute the same."""
+    """Return the first output of a reply, to check that both servers compute the same."""
     with grpc.insecure_channel(address) as channel:
         reply = service_pb2.ModelInferResponse.FromString(channel.unary_unary(f"/{SERVICE}/ModelInfer")(message))
     return np.frombuffer(reply.raw_output_contents[0], np.float32)
 
 
 def mlserver_environment() -> Path:
-    """Folder of the programs of an environment that holds MLServer and our version of ONNX Runtime.
+    """Return the folder of programs of an environment with MLServer and our version of ONNX Runtime.
 
     Raises:
-        Unavailable: where it cannot be installed.
+        Unavailable: if it cannot be installed.
     """
     programs = ENVIRONMENT / "bin"
     if (programs / "mlserver").exists():
@@ -125,7 +125,7 @@ def mlserver_environment() -> Path:
 
 @contextmanager
 def mlserver(graphs: Sequence[ModelGraph]) -> Iterator[str]:
-    """The gRPC address of an MLServer with these networks, in one process (its own default of a worker process is
+    """Yield the gRPC address of an MLServer with these networks, in one process (its own default of a worker process is
     slower, as it copies every tensor between the two)."""
     programs = mlserver_environment()
     ports = free_ports(3)
@@ -155,7 +155,7 @@ def mlserver(graphs: Sequence[ModelGraph]) -> Iterator[str]:
 
 
 def wait_ready(process: subprocess.Popen[bytes], address: str, models: Sequence[str], log: Path) -> None:
-    """Until the server says that all models are ready."""
+    """Wait until the server says that all models are ready."""
     questions = [service_pb2.ModelReadyRequest(name=model).SerializeToString() for model in models]
     for _ in range(int(START_S * 10)):
         time.sleep(0.1)
@@ -173,7 +173,7 @@ def wait_ready(process: subprocess.Popen[bytes], address: str, models: Sequence[
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listened on a moment ago."""
+    """Return ports that nothing listened on a moment ago."""
     with ExitStack() as stack:
         return [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
 
@@ -181,10 +181,10 @@ def free_ports(count: int) -> list[int]:
 def main() -> None:
     parser = harness.parser(__doc__, "throughput")
     parser.add_argument("--models", nargs="+", default=MODELS, help="ONNX files or zoo networks")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of work for each in a round")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds to measure")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of work for each in a round")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="requests at a time")
-    parser.add_argument("--without-mlserver", action="store_true")
+    parser.add_argument("--without-mlserver", action="store_true", help="leave out MLServer")
     settings = parser.parse_args()
     models, count, duration_s = settings.models, settings.rounds, settings.seconds
     if settings.quick:
@@ -211,7 +211,7 @@ def main() -> None:
 def compare(
     graph: ModelGraph, servers: dict[str, str], count: int, duration_s: float, in_flight: int
 ) -> dict[str, harness.Figure]:
-    """Rates of a network, and the servers' over the bare loop's."""
+    """Return the rates of a network, and the servers' relative to the bare loop's."""
     x = dict(random_samples(graph)[0])[graph.inputs[0]]
     message = request_bytes(InferRequest(graph.name, (from_array(graph.inputs[0], x),)))
     answers = [answer_of(address, message) for address in servers.values()]

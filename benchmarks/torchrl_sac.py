@@ -1,8 +1,8 @@
 """TorchRL's discrete SAC, for the benchmarks: an implementation that shares nothing with ours.
 
-Loss, target networks, memory and networks are TorchRL's, put together as in its own example for CartPole, whose
-settings are the defaults here. Left out are its collector and its logs, which would only slow it down: whoever uses
-this class steps the worlds.
+Loss, target networks, memory and networks are TorchRL's, put together as in its example for CartPole, whose settings
+are the defaults here. Its collector and logs are left out, because they would only slow it down: the caller steps the
+worlds.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class TorchRlSettings:
     gamma: float = 0.99
     batch: int = 256
     learning_rate: float = 3e-4
-    """Of actor, critics and temperature."""
+    """Learning rate of actor, critics and temperature."""
     entropy: float = 0.2
     """Target entropy as a share of the greatest."""
     tau: float = 0.005
@@ -29,7 +29,7 @@ class TorchRlSettings:
 
 
 class TorchRlSac:
-    """From features [W, F] to one of C choices each."""
+    """A learner that maps features [W, F] to one of C choices each."""
 
     def __init__(self, inputs: int, choices: int, hidden: tuple[int, ...], settings: TorchRlSettings, seed: int):
         torch.manual_seed(seed)
@@ -62,16 +62,16 @@ class TorchRlSac:
 
     @torch.no_grad()
     def act(self, features: Tensor) -> Tensor:
-        """[W] drawn from the policy."""
+        """Draw choices [W] from the policy."""
         return torch.distributions.Categorical(logits=self.logits(features)).sample()
 
     @torch.no_grad()
     def best(self, features: Tensor) -> Tensor:
-        """[W] the likeliest."""
+        """Return the most probable choices [W]."""
         return self.logits(features).argmax(-1)
 
     def remember(self, features: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, after: Tensor) -> None:
-        """One step [W, ..] of the worlds. A time limit is not `terminated`."""
+        """Remember one step [W, ..] of the worlds. A time limit is not `terminated`."""
         terminated = terminated[:, None]
         parts = {"reward": reward[:, None], "done": terminated, "terminated": terminated, "observation": after}
         count = len(action)

@@ -1,4 +1,5 @@
-"""How fast our learners train, beside stable-baselines3 and TorchRL in the same world, with networks of the same size.
+"""Measure how fast our learners train, and stable-baselines3's and TorchRL's in the same world, with networks of one
+size.
 
     python benchmarks/training.py --seed 0     # and 1, 2: each adds its runs to the record
 
@@ -6,14 +7,14 @@ SAC-d's world, two inputs, 94 choices (72 in the record), four hidden layers of 
 time, as other work may run on the machine. `as it comes` is a learner with the settings of its authors:
 stable-baselines3's DQN steps one world and makes an update of 32 for 4 steps, its PPO takes 8 worlds, TorchRL's
 discrete SAC (example for CartPole) one world and an update of 256 for each step. `our worlds` is the same learner with
-what ours has: 128 of our worlds at a time, one update of 128 a round, our rate. Those know no masks: what may not be
-done the world refuses, and the device does it all; `without masks` is our SAC that way.
+what ours has: 128 of our worlds at a time, one update of 128 per round, our learning rate. These learners know no
+masks: the world refuses what is not allowed, and the device computes everything. `without masks` is our SAC in that
+way.
 
-`steps per second` are decisions simulated and learned from. On the way each policy is judged 40 times at 250
-bandwidths (that time does not count); its regret is its reward below the optimum's, in shares of the range between best
-and worst choice. A learner is done when it is within 0.5 % of that from some judgement on to its end (who
-always takes the fastest choice is just not).
-Writes benchmarks/results/training.json.
+`steps per second` are decisions simulated and learned from. During training each policy is judged 40 times at 250
+bandwidths (that time does not count). Its regret is its reward below the optimum's, relative to the range between the
+best and the worst choice. A learner is done at the first judgement from which on its regret stays within 0.5 % (always
+taking the fastest choice is just above that). Writes benchmarks/results/training.json.
 """
 
 import json
@@ -57,11 +58,11 @@ SCENARIO, HIDDEN, RATE, BATCH, WORLDS = "sacd", (64, 64, 64, 64), 2e-3, 128, 128
 TIMES, REGRET, JUDGEMENTS = 10.0, 0.005, 40
 OURS = "our SAC"
 RIVALS = ("stable-baselines3 DQN", "TorchRL discrete SAC")
-"""Those that learn off-policy."""
+"""The learners of others that learn off-policy."""
 
 
 class Watch:
-    """Judges a policy on the way; the clock stands still meanwhile."""
+    """Judges a policy during training; the clock stands still meanwhile."""
 
     def __init__(self, steps: int):
         self.edge = bandwidths.open_edge(SCENARIO)
@@ -74,7 +75,7 @@ class Watch:
         self.began_s = time.process_time()
 
     def look(self, steps: int, policy: Callable[[], Policy]) -> None:
-        """To be called after every step or round."""
+        """Judge the policy if it is time; call this after every step or round."""
         if steps < self.next:
             return
         stopped_s = time.process_time()
@@ -100,7 +101,7 @@ class Watch:
 
 
 class Plain(VecEnv):
-    """Our environment for one learner, with what stable-baselines3 asks of vectorised environments."""
+    """Our environment for one learner, as stable-baselines3 takes vectorised environments."""
 
     def __init__(self, env: OptionEnv, seed: int):
         self.env = env
@@ -153,7 +154,7 @@ def make_env(worlds: int, unmasked: bool = True) -> OptionEnv:
 
 
 def liking(numbers: Callable[[torch.Tensor], torch.Tensor]) -> Policy:
-    """Of what may be done, what gets the greatest number."""
+    """Return the policy that takes the allowed choice with the greatest number."""
 
     @torch.no_grad()
     def policy(seen: OffloadObservation) -> Any:
@@ -272,7 +273,7 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, harness.Figure]:
-    """Over the seeds; ratios are those of a seed."""
+    """Return the figures over the seeds; ratios are those of a seed."""
     found = dict[str, harness.Figure]()
     for name, rows in runs.items():
         found[f"{name}: steps per second"] = harness.figure([row["steps_per_s"] for row in rows])
@@ -289,8 +290,8 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, harness.Figure]:
 
 def main() -> None:
     parser = harness.parser(__doc__, "training")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=list(RUNS), help="some of the learners; nothing is written then")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the learners")
+    parser.add_argument("--only", nargs="*", default=list(RUNS), help="learners to train; then nothing is written")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.only}

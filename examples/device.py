@@ -1,4 +1,6 @@
-"""Answer pictures from a weak device, with edge servers where that is faster.
+"""Answer pictures from a weak device, with edge servers if they are faster.
+
+Without arguments the device answers alone, with AlexNet.
 
 coinfer edge resnet50 --grpc-port 8001 &
 python examples/device.py resnet50 127.0.0.1:8001

@@ -1,4 +1,7 @@
-"""Which cut is best for every link rate, for a network on a Raspberry Pi 4 beside a server like this machine."""
+"""Print the best cut at several link rates, for a network on a Raspberry Pi 4 and a server as fast as this machine.
+
+python examples/plan_offline.py
+"""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""Train any agent of stable-baselines3 on a scenario: here PPO on SAC-d's world, 64 copies of it in one call.
+"""Train an agent of stable-baselines3 in a scenario: PPO in SAC-d's world, 64 copies of which step in one call.
 
-pip install stable-baselines3
+pip install '.[train,adapters]'
 python examples/sb3.py [STEPS]
 """
 
@@ -14,7 +14,7 @@ import coinfer
 
 
 def mean_reward(agent: PPO, worlds: VecNormalize, slots: int = 50) -> float:
-    """Of a slot, over so many slots of every world."""
+    """Return the mean reward of a slot, over some slots of every world."""
     worlds.training = False
     worlds.seed(2)
     seen, total = worlds.reset(), 0.0

@@ -1,4 +1,4 @@
-"""An edge server is a plain model server for any Open Inference Protocol client, here NVIDIA's.
+"""Ask an edge server with a stock client of the Open Inference Protocol, NVIDIA's.
 
 coinfer edge resnet32 --grpc-port 8001 &
 python examples/stock_client.py 127.0.0.1:8001

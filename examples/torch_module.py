@@ -1,4 +1,7 @@
-"""Any PyTorch module becomes a graph with its cuts. Needs the extra `train`."""
+"""Turn a PyTorch module into a graph and print its cuts. Needs the extra `train`.
+
+python examples/torch_module.py
+"""
 
 import torch
 
