@@ -26,8 +26,10 @@ import torch
 from safetensors.numpy import save_file
 
 from coinfer.exit_training.modules import GraphModule
-from coinfer.exit_training.train import rounded
-from coinfer.exit_training.trainer import ExitSettings, Pictures, Trainer, correct_answers
+from coinfer.exit_training.pictures import Pictures
+from coinfer.exit_training.settings import ExitSettings
+from coinfer.exit_training.train import round_weights
+from coinfer.exit_training.trainer import Trainer, count_correct
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.profile.dataset import ImageDataset, load_dataset
@@ -145,7 +147,7 @@ def lanes_of(runs: list[Run], data: dict, device: str, captured: bool, quick: bo
             device=device,
         )
         if run.data not in pictures:
-            pictures[run.data] = Pictures.of(train, settings)
+            pictures[run.data] = Pictures.load(train, settings)
             if device == "cuda":
                 torch.cuda.synchronize()
         found.append(Lane(run, train, settings, pictures[run.data], captured))
@@ -191,14 +193,14 @@ def judged(lane: Lane, data: dict, folder: Path) -> dict[str, Any]:
         with lane.active():
             trainer.end_epoch()
     trained = trainer.result()
-    graph = rounded(trained.graph)
+    graph = round_weights(trained.graph)
     found = {}
     for key, one in (("float32", trained.graph), ("float16", graph)):
         module = GraphModule(one).to(trainer.device)
         for kind in (JPEG, ORIGINAL):
             test = data[kind, "test"]
             images, labels = (torch.from_numpy(values).to(trainer.device) for values in (test.images, test.labels))
-            correct = correct_answers(module, trainer.image, images, labels).tolist()
+            correct = count_correct(module, trainer.image, images, labels).tolist()
             found[f"{kind} {key}"] = {"correct": correct, "samples": len(test.labels), "kind": test.kind}
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: value.astype(np.float16) for key, value in graph.weights.items()}, folder / f"{lane.run.name}.st")

@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from coinfer.exit_training import augment
 from coinfer.exit_training.modules import GraphModule
-from coinfer.exit_training.train import CHECKPOINT, TrainingError, rounded, save, train
-from coinfer.exit_training.trainer import ExitSettings, Pictures, Trainer, correct_answers
+from coinfer.exit_training.pictures import Pictures
+from coinfer.exit_training.settings import ExitSettings
+from coinfer.exit_training.train import CHECKPOINT, TrainingError, round_weights, save, train
+from coinfer.exit_training.trainer import Trainer, count_correct
 from coinfer.graph.ir import GraphError, ImageInput
 from coinfer.graph.onnx.load import load
 from coinfer.graph.zoo import early_exits
@@ -40,7 +42,7 @@ def test_all_exits_learn_colours():
     trained = train(GRAPH, stripes(240), settings)
     test = stripes(100, seed=1)
     module = GraphModule(trained.graph)
-    correct = correct_answers(module, GRAPH.image, torch.from_numpy(test.images), torch.from_numpy(test.labels))
+    correct = count_correct(module, GRAPH.image, torch.from_numpy(test.images), torch.from_numpy(test.labels))
     assert min(correct.tolist()) >= 80  # nearly all, with any seed and any processor's rounding; ten at random
     assert trained.epochs[-1].loss < trained.epochs[0].loss
 
@@ -85,7 +87,7 @@ def test_restarting_is_beginning_anew():
 
 
 def test_pictures_held_out_are_not_trained_on():
-    trainer = Trainer(GRAPH, DATA, QUICK, Pictures.of(DATA, QUICK))
+    trainer = Trainer(GRAPH, DATA, QUICK, Pictures.load(DATA, QUICK))
     held = set(trainer.holdout_rows.tolist())
     assert len(held) == 12
     for _ in range(3):
@@ -126,7 +128,7 @@ def test_saved_files_hold_the_same_network(tmp_path):
     trained = train(GRAPH, DATA, QUICK)
     path = save(trained, DATA.kind, tmp_path)
     graph = load(path)
-    assert graph.fingerprint == rounded(trained.graph).fingerprint
+    assert graph.fingerprint == round_weights(trained.graph).fingerprint
     stored = load_file(tmp_path / "alexnet-cifar-exits.safetensors")
     for name, value in graph.weights.items():
         assert stored[name].dtype == torch.float16
@@ -145,7 +147,7 @@ def test_a_batch_is_shifted_mirrored_and_cut_as_drawn():
     padded = augment.pad(images, crop)
     rows = np.array([2, 0, 3, 3, 1])
     draws = augment.draw(random, 5, IMAGE, crop)
-    scale = augment.scale_of(IMAGE, torch.device("cpu"))
+    scale = augment.channel_scale(IMAGE, torch.device("cpu"))
     tensors = (torch.from_numpy(value) for value in (padded, rows, draws))
     found = augment.augment(*tensors, scale, crop, cutout)
     for b, row in enumerate(rows):

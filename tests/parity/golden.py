@@ -33,7 +33,7 @@ from coinfer.evaluate import limits, oracles
 from coinfer.evaluate.policy_files import on_tensors
 from coinfer.evaluate.simulate import episode_seeds, known_policies
 from coinfer.exit_training import train as exit_training
-from coinfer.exit_training.trainer import ExitSettings
+from coinfer.exit_training.settings import ExitSettings
 from coinfer.graph.ir import ImageInput, ModelGraph
 from coinfer.graph.zoo import early_exits as exits
 from coinfer.graph.zoo import networks as zoo

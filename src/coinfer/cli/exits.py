@@ -56,7 +56,7 @@ def train(
     """
     setup_pytorch("training", device, threads)
     from coinfer.exit_training import train as learner
-    from coinfer.exit_training.trainer import ExitSettings
+    from coinfer.exit_training.settings import ExitSettings
     from coinfer.graph.open_model import open_model
 
     if precision not in ("auto", "float32", "bfloat16"):

@@ -1,1 +1,1 @@
-"""Supervised training of networks with early exits. Start in `train`."""
+"""Supervised training of networks with early exits, all exits together. Start in `train`."""

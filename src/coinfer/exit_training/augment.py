@@ -1,4 +1,4 @@
-"""Pictures changed at random while training, a batch at a time, on the device where they lie."""
+"""Random changes of the training pictures, one batch at a time, on the device that holds them."""
 
 import numpy as np
 import torch
@@ -7,37 +7,55 @@ from torch import Tensor
 from coinfer.graph.ir import ImageInput
 
 DRAWS = 5
-"""Random numbers of a picture: shift down, shift right, mirrored, and the middle of what is cut out (down, right)."""
+"""Random numbers of a picture: shift down, shift right, mirror (0 or 1), centre of the cut-out (down, right)."""
 
 
 def draw(random: np.random.Generator, count: int, image: ImageInput, crop: int) -> np.ndarray:
-    """What is done to so many pictures, int64 [DRAWS, count]."""
+    """Return the random numbers [DRAWS, count] int64 that change pictures, for `augment`.
+
+    Args:
+        random: the generator to draw from.
+        count: number of pictures.
+        image: gives height and width.
+        crop: largest shift in pixels.
+    """
     limits = (2 * crop + 1, 2 * crop + 1, 2, image.height, image.width)
     return np.stack([random.integers(0, limit, count) for limit in limits])
 
 
 def pad(images: np.ndarray, crop: int) -> np.ndarray:
-    """Pictures [N, H, W, 3] with a mirrored border, out of which `augment` cuts."""
+    """Return pictures with a mirrored border, from which `augment` crops.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        crop: width of the border in pixels; 0 returns the pictures themselves.
+    """
     return np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)), mode="reflect") if crop else images
 
 
-def scale_of(image: ImageInput, device: torch.device) -> Tensor:
-    """Mean and standard deviation of each channel [2, 3], for `normalised`."""
+def channel_scale(image: ImageInput, device: torch.device) -> Tensor:
+    """Return mean and standard deviation of each channel [2, 3], for `augment` and `normalise`.
+
+    Args:
+        image: the network's input.
+        device: device of the tensor.
+    """
     return torch.tensor((image.mean, image.std), device=device)
 
 
 def augment(padded: Tensor, rows: Tensor, draws: Tensor, scale: Tensor, crop: int, cutout: int) -> Tensor:
-    """A batch of inputs, float32 [B, 3, H, W] with the channels last in memory.
+    """Return a batch of randomly changed inputs, float32 [B, 3, H, W] with the channels last in memory.
 
-    Shifted by some pixels, mirrored half of the time, and a square of `cutout` pixels a side set to the mean
-    (DeVries and Taylor 2017); the square may reach over the border.
+    The pictures are shifted, half of them are mirrored, and a square is set to the mean (DeVries and Taylor 2017); the
+    square may extend over the border.
 
     Args:
-        padded: uint8 [N, H + 2 crop, W + 2 crop, 3], of `pad`.
-        rows: [B] which of them.
-        draws: [DRAWS, B], of `draw`.
-        scale: of `scale_of`.
-        crop: as `pad` was given it.
+        padded: uint8 [N, H + 2 crop, W + 2 crop, 3], what `pad` returned.
+        rows: [B] int64 indices of the pictures.
+        draws: [DRAWS, B] int64, what `draw` returned.
+        scale: [2, 3] what `channel_scale` returned.
+        crop: the same as for `pad` and `draw`.
+        cutout: side of the square in pixels; 0 for none.
     """
     down, right, mirrored, middle_y, middle_x = draws
     y = torch.arange(padded.shape[1] - 2 * crop, device=padded.device)
@@ -52,6 +70,11 @@ def augment(padded: Tensor, rows: Tensor, draws: Tensor, scale: Tensor, crop: in
     return inputs.permute(0, 3, 1, 2)
 
 
-def normalised(pixels: Tensor, scale: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] as the network's input [B, 3, H, W]."""
+def normalise(pixels: Tensor, scale: Tensor) -> Tensor:
+    """Return pictures as the network's input, float32 [B, 3, H, W].
+
+    Args:
+        pixels: uint8 [B, H, W, 3].
+        scale: [2, 3] what `channel_scale` returned.
+    """
     return ((pixels / 255 - scale[0]) / scale[1]).permute(0, 3, 1, 2)

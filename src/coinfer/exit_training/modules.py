@@ -1,7 +1,7 @@
 """A `ModelGraph` as a PyTorch module that can be trained, and its trained weights back in the graph.
 
-Networks of the zoo have their batch norm folded into the convolutions, as deployed networks do. Trained like that they
-learn slowly or not at all, so while training a batch norm stands behind every convolution; `graph()` folds it again.
+Networks of the zoo have their batch norm folded into the convolutions, as deployed networks do. In that form they learn
+slowly or not at all, so training inserts a batch norm after every convolution; `graph()` folds it again.
 """
 
 import math
@@ -22,13 +22,15 @@ NORM_MOMENTUM = 0.1
 
 
 class GraphModule(nn.Module):
-    """Computes the graph's outputs from its one input.
+    """A PyTorch module that computes a graph's outputs from its one input.
 
-    Parameters are called like the graph's weights, with `/` for `.`; an inserted batch norm like its convolution.
+    Parameters have the names of the graph's weights, with `/` for `.`; an inserted batch norm has that of its
+    convolution.
 
     Args:
-        norm: insert a batch norm behind every convolution; its own bias is then left out. The module no longer computes
-            what the graph does until it has seen data (`init` and training, or `graph()` after them).
+        graph: the network; its weights are copied.
+        norm: whether to insert a batch norm after every convolution, whose bias is then not used. The module then
+            computes something else than `graph`, until it is trained and `graph()` folds the norms.
 
     Raises:
         GraphError: if an operation cannot be trained here; the message names it and lists those that can.
@@ -42,7 +44,7 @@ class GraphModule(nn.Module):
         self.norms = nn.ModuleDict()
         self.weights = nn.ParameterDict()
         self.generator: torch.Generator | None = None
-        """Where dropout draws from; PyTorch's own generator without it."""
+        """Generator of dropout; None for PyTorch's own."""
         constants = {value.name: value for value in graph.proto.graph.initializer if value.name not in graph.weights}
         self._settings = {name: onnx.numpy_helper.to_array(value) for name, value in constants.items()}
         for name, value in graph.weights.items():
@@ -57,7 +59,7 @@ class GraphModule(nn.Module):
             if op.kind not in OPERATIONS or len(op.outputs) != 1:
                 known = ", ".join(sorted(OPERATIONS))
                 raise GraphError(f"{graph.name}: cannot train operation {op.kind} ({op.name!r}); can train {known}")
-            if norm and op.kind == "Conv" and not self._normed(op):
+            if norm and op.kind == "Conv" and not self._has_norm(op):
                 channels = graph.weights[node.input[1]].shape[0]
                 self.norms[parameter_name(op.name)] = nn.BatchNorm2d(channels, EPS, NORM_MOMENTUM)
                 if len(node.input) > 2:
@@ -65,7 +67,11 @@ class GraphModule(nn.Module):
             self._steps.append((op.outputs[0], OPERATIONS[op.kind](self, node)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return every output of the graph, in its order; x is the graph's input [N, ..]."""
+        """Return the graph's outputs, in its order.
+
+        Args:
+            x: [N, ..] the graph's input.
+        """
         values = {self.source.inputs[0]: x}
         for name, step in self._steps:
             values[name] = step(values)
@@ -73,11 +79,14 @@ class GraphModule(nn.Module):
 
     @torch.no_grad()
     def init(self, generator: torch.Generator) -> None:
-        """Draw all weights anew: normal with variance 2 / fan-in (He et al., ICCV 2015), biases 0, norms at rest.
+        """Draw all weights anew: normal with variance 2 / fan-in (He et al., ICCV 2015), biases 0, norms reset.
 
-        Layers that answer start small, so that the first losses are those of guessing.
+        The layers of the outputs start at a tenth, so that the first losses are those of guessing.
+
+        Args:
+            generator: a generator of the CPU.
         """
-        last = {self._maker(name) for name in self.source.outputs}
+        last = {self._producer(name) for name in self.source.outputs}
         for op, node in zip(self.source.ops, self.source.proto.graph.node, strict=True):
             for place, name in enumerate(node.input):
                 if name not in self.source.weights:
@@ -95,7 +104,11 @@ class GraphModule(nn.Module):
             norm.reset_parameters()
 
     def graph(self, name: str | None = None) -> ModelGraph:
-        """Return the graph with these weights, batch norms folded into their convolutions."""
+        """Return the graph with the module's weights, the inserted batch norms folded into their convolutions.
+
+        Args:
+            name: name of the new graph; None for that of the source.
+        """
         weights = {
             name_: self.weights[parameter_name(name_)].detach().float().cpu().numpy().copy()
             for name_ in self.source.weights
@@ -117,17 +130,28 @@ class GraphModule(nn.Module):
         return with_weights(self.source, weights, name)
 
     def setting(self, name: str) -> np.ndarray:
-        """Return a constant that sets how an operation works.
+        """Return a constant input that configures an operation, such as a shape or pads.
+
+        Args:
+            name: name of the tensor.
 
         Raises:
-            GraphError: if it is computed while running.
+            GraphError: if the tensor is computed at run time.
         """
         if name not in self._settings:
             raise GraphError(f"{self.source.name}: {name!r} is computed while running; training takes constants only")
         return self._settings[name]
 
     def read(self, values: Mapping[str, Tensor], name: str) -> Tensor:
-        """Return an activation, a weight, or a constant."""
+        """Return an activation, a weight, or a constant.
+
+        Args:
+            values: activations computed so far, by name.
+            name: name of the tensor.
+
+        Raises:
+            GraphError: if there is no such tensor.
+        """
         if name in values:
             return values[name]
         if name in self.source.weights:
@@ -138,24 +162,30 @@ class GraphModule(nn.Module):
             )
         return self._constants[name]
 
-    def _normed(self, op: Op) -> bool:
-        """Whether the graph itself has a batch norm behind this operation."""
+    def _has_norm(self, op: Op) -> bool:
+        """Return whether the graph itself has a batch norm after this operation."""
         readers = [self.source.ops[i].kind for i in self.source.consumers[op.outputs[0]]]
         return readers == ["BatchNormalization"]
 
-    def _maker(self, output: str) -> str:
+    def _producer(self, output: str) -> str:
+        """Return the name of the operation that computes an output."""
         return self.source.ops[self.source.producer[output]].name
 
 
 def with_weights(graph: ModelGraph, weights: Mapping[str, np.ndarray], name: str | None = None) -> ModelGraph:
-    """Return the same structure with other weights.
+    """Return a graph of the same structure with other weights.
+
+    Args:
+        graph: the structure.
+        weights: all weights by name; they are converted to the graph's number types.
+        name: name of the new graph; None for that of `graph`.
 
     Raises:
         GraphError: if a weight is missing or has another shape.
     """
     for key, value in graph.weights.items():
         if key not in weights or weights[key].shape != value.shape:
-            found = list(weights[key].shape) if key in weights else "nothing"
-            raise GraphError(f"{graph.name}: weight {key!r} is {found}; expected {list(value.shape)}")
-    kept = {key: np.ascontiguousarray(weights[key], value.dtype) for key, value in graph.weights.items()}
-    return replace(graph, name=name or graph.name, weights=kept)
+            shape = list(weights[key].shape) if key in weights else "nothing"
+            raise GraphError(f"{graph.name}: weight {key!r} is {shape}; expected {list(value.shape)}")
+    converted = {key: np.ascontiguousarray(weights[key], value.dtype) for key, value in graph.weights.items()}
+    return replace(graph, name=name or graph.name, weights=converted)

@@ -1,11 +1,11 @@
-"""The operations of a graph as PyTorch computes them, differentiably: one function for each kind of ONNX node.
+"""The operations of a graph in differentiable PyTorch: one function for each kind of ONNX node.
 
-Each takes the network that the node belongs to and the node, and returns the step that computes it.
+Each function takes the network and one of its nodes, and returns the step that computes the node.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx
@@ -16,72 +16,112 @@ from torch import Tensor, nn
 from coinfer.graph.ir import GraphError, ModelGraph
 
 Step = Callable[[dict[str, Tensor]], Tensor]
-"""From the values computed so far, by name, to the node's output."""
+"""Maps the values computed so far, by name, to the node's output."""
 
 
 class Network(Protocol):
-    """What the operations must know of the network that they belong to."""
+    """The network of a node, as the operations use it."""
 
     source: ModelGraph
+    """The graph that it computes."""
     norms: nn.ModuleDict
     """Batch norms to insert, by the `parameter_name` of their convolution."""
     weights: nn.ParameterDict
-    """By `parameter_name`."""
+    """Weights of the graph, by `parameter_name`."""
     generator: torch.Generator | None
-    """Where dropout draws from."""
+    """Generator of dropout; None for PyTorch's own."""
     training: bool
+    """Whether dropout and batch norms act as in training."""
 
     def setting(self, name: str) -> np.ndarray:
-        """Return a constant that sets how an operation works."""
+        """Return a constant input that configures an operation, such as a shape or pads.
+
+        Args:
+            name: name of the tensor.
+        """
         ...
 
     def read(self, values: Mapping[str, Tensor], name: str) -> Tensor:
-        """Return an activation, a weight, or a constant."""
+        """Return an activation, a weight, or a constant.
+
+        Args:
+            values: activations computed so far, by name.
+            name: name of the tensor.
+        """
         ...
 
 
+class _Window(NamedTuple):
+    """Attributes of a two-dimensional window operation."""
+
+    kernel: list[int]
+    """[2] or empty if the node does not say."""
+    pads: list[int]
+    """[4] all begins, then all ends."""
+    strides: list[int]
+    dilations: list[int]
+    groups: int
+    ceil: bool
+    """Whether an incomplete last window counts."""
+    count_pads: bool
+    """Whether an average includes the pads."""
+
+
 def parameter_name(name: str) -> str:
-    """Return a name as PyTorch allows it."""
+    """Return the name that a parameter has in PyTorch, which allows no dots.
+
+    Args:
+        name: name of a weight or an operation in the graph.
+    """
     return name.replace(".", "/")
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return a node's attributes by name."""
+    """Return a node's attributes by name: numbers, bytes, tensors or lists.
+
+    Args:
+        node: the ONNX node; attributes with default values may be absent.
+    """
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _padded(x: Tensor, pads: Sequence[int], value: float) -> Tensor:
-    """ONNX order (all begins, then all ends) to PyTorch's (last axis first, begin and end)."""
+    """Return x with pads in ONNX's order: all begins, then all ends."""
     axes = len(pads) // 2
     order = [side for axis in reversed(range(axes)) for side in (pads[axis], pads[axis + axes])]
     return F.pad(x, order, value=value) if any(order) else x
 
 
-def _window(module: Network, node: onnx.NodeProto) -> dict[str, Any]:
-    """Sizes of a two-dimensional window operation."""
-    found = attributes(node)
-    if found.get("auto_pad", b"NOTSET") not in (b"NOTSET", b""):
+def _window(module: Network, node: onnx.NodeProto) -> _Window:
+    given = attributes(node)
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b""):
         raise GraphError(f"{module.source.name}: {node.name!r} pads by itself (auto_pad); export explicit pads")
-    pads = list(found.get("pads", [0] * 4))
+    pads = list(given.get("pads", [0] * 4))
     if len(pads) != 4:
         raise GraphError(f"{module.source.name}: {node.name!r} is no operation on pictures; only those can be trained")
-    strides, dilations = (list(found.get(one, [1, 1])) for one in ("strides", "dilations"))
-    return found | {"pads": pads, "strides": strides, "dilations": dilations}
+    return _Window(
+        kernel=list(given.get("kernel_shape", [])),
+        pads=pads,
+        strides=list(given.get("strides", [1, 1])),
+        dilations=list(given.get("dilations", [1, 1])),
+        groups=given.get("group", 1),
+        ceil=bool(given.get("ceil_mode", 0)),
+        count_pads=bool(given.get("count_include_pad", 0)),
+    )
 
 
 def _conv(module: Network, node: onnx.NodeProto) -> Step:
-    sizes = _window(module, node)
-    pads, groups = sizes["pads"], sizes.get("group", 1)
-    even = pads[:2] == pads[2:]
+    window = _window(module, node)
+    symmetric = window.pads[:2] == window.pads[2:]
     name = parameter_name(node.name)
 
     def step(values: dict[str, Tensor]) -> Tensor:
         norm = module.norms[name] if name in module.norms else None  # noqa: SIM401
         bias = module.read(values, node.input[2]) if len(node.input) > 2 and norm is None else None
-        x = values[node.input[0]] if even else _padded(values[node.input[0]], pads, 0.0)
+        x = values[node.input[0]] if symmetric else _padded(values[node.input[0]], window.pads, 0.0)
         kernel = module.read(values, node.input[1])
-        padding = pads[:2] if even else 0
-        x = F.conv2d(x, kernel, bias, sizes["strides"], padding, sizes["dilations"], groups)
+        padding = window.pads[:2] if symmetric else 0
+        x = F.conv2d(x, kernel, bias, window.strides, padding, window.dilations, window.groups)
         return x if norm is None else norm(x)
 
     if name in module.norms and len(node.input) < 3:
@@ -92,50 +132,48 @@ def _conv(module: Network, node: onnx.NodeProto) -> Step:
 
 
 def _max_pool(module: Network, node: onnx.NodeProto) -> Step:
-    sizes = _window(module, node)
-    kernel, ceil = sizes["kernel_shape"], bool(sizes.get("ceil_mode", 0))
+    window = _window(module, node)
 
     def step(values: dict[str, Tensor]) -> Tensor:
-        x = _padded(values[node.input[0]], sizes["pads"], -math.inf)
-        return F.max_pool2d(x, kernel, sizes["strides"], 0, sizes["dilations"], ceil)
+        x = _padded(values[node.input[0]], window.pads, -math.inf)
+        return F.max_pool2d(x, window.kernel, window.strides, 0, window.dilations, window.ceil)
 
     return step
 
 
 def _average_pool(module: Network, node: onnx.NodeProto) -> Step:
-    sizes = _window(module, node)
-    pads = sizes["pads"]
+    kernel, pads, strides, _, _, ceil, count_pads = _window(module, node)
     if pads[:2] != pads[2:]:
         raise GraphError(f"{module.source.name}: {node.name!r} averages over uneven pads; they cannot be trained here")
-    counted = bool(sizes.get("count_include_pad", 0))
-    kernel, ceil = sizes["kernel_shape"], bool(sizes.get("ceil_mode", 0))
-    return lambda values: F.avg_pool2d(values[node.input[0]], kernel, sizes["strides"], pads[:2], ceil, counted)
+    return lambda values: F.avg_pool2d(values[node.input[0]], kernel, strides, pads[:2], ceil, count_pads)
 
 
 def _gemm(module: Network, node: onnx.NodeProto) -> Step:
-    found = attributes(node)
-    if found.get("alpha", 1.0) != 1.0 or found.get("beta", 1.0) != 1.0 or found.get("transA", 0):
-        raise GraphError(f"{module.source.name}: {node.name!r} scales or turns its input; export a plain linear layer")
-    turned = bool(found.get("transB", 0))
+    given = attributes(node)
+    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
+        raise GraphError(
+            f"{module.source.name}: {node.name!r} scales or transposes its input; export a plain linear layer"
+        )
+    outputs_first = bool(given.get("transB", 0))
 
     def step(values: dict[str, Tensor]) -> Tensor:
         weight = module.read(values, node.input[1])
         bias = module.read(values, node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        return F.linear(values[node.input[0]], weight if turned else weight.T, bias)
+        return F.linear(values[node.input[0]], weight if outputs_first else weight.T, bias)
 
     return step
 
 
 def _batch_norm(module: Network, node: onnx.NodeProto) -> Step:
-    found = attributes(node)
-    eps, kept = found.get("epsilon", 1e-5), found.get("momentum", 0.9)
+    given = attributes(node)
+    eps, momentum = given.get("epsilon", 1e-5), given.get("momentum", 0.9)
     for name in node.input[3:5]:
         module.weights[parameter_name(name)].requires_grad_(False)
 
     def step(values: dict[str, Tensor]) -> Tensor:
         gain, shift, mean, var = (module.read(values, name) for name in node.input[1:5])
         x = values[node.input[0]]
-        return F.batch_norm(x, mean.detach(), var.detach(), gain, shift, module.training, 1 - kept, eps)
+        return F.batch_norm(x, mean.detach(), var.detach(), gain, shift, module.training, 1 - momentum, eps)
 
     return step
 
@@ -154,8 +192,8 @@ def _dropout(module: Network, node: onnx.NodeProto) -> Step:
         x = values[node.input[0]]
         if not module.training or share == 0:
             return x
-        kept = torch.rand(x.shape, device=x.device, generator=module.generator) >= share
-        return x * kept / (1 - share)
+        mask = torch.rand(x.shape, device=x.device, generator=module.generator) >= share
+        return x * mask / (1 - share)
 
     return step
 
@@ -203,23 +241,23 @@ def _concat(module: Network, node: onnx.NodeProto) -> Step:
 
 
 def _local_norm(module: Network, node: onnx.NodeProto) -> Step:
-    found = attributes(node)
-    alpha, beta, bias = (found.get(one, default) for one, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
-    return lambda values: F.local_response_norm(values[node.input[0]], found["size"], alpha, beta, bias)
+    given = attributes(node)
+    alpha, beta, bias = given.get("alpha", 1e-4), given.get("beta", 0.75), given.get("bias", 1.0)
+    return lambda values: F.local_response_norm(values[node.input[0]], given["size"], alpha, beta, bias)
 
 
-def _two(compute: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Network, onnx.NodeProto], Step]:
-    """An operation of two operands."""
+def _binary(compute: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Network, onnx.NodeProto], Step]:
+    """Return the maker of steps for an operation with two operands."""
     return lambda module, node: lambda values: compute(*(module.read(values, name) for name in node.input))
 
 
-def _one(compute: Callable[[Tensor], Tensor]) -> Callable[[Network, onnx.NodeProto], Step]:
-    """An operation of one operand."""
+def _unary(compute: Callable[[Tensor], Tensor]) -> Callable[[Network, onnx.NodeProto], Step]:
+    """Return the maker of steps for an operation with one operand."""
     return lambda module, node: lambda values: compute(values[node.input[0]])
 
 
 OPERATIONS: Mapping[str, Callable[[Network, onnx.NodeProto], Step]] = {
-    "Add": _two(torch.add),
+    "Add": _binary(torch.add),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
@@ -228,17 +266,17 @@ OPERATIONS: Mapping[str, Callable[[Network, onnx.NodeProto], Step]] = {
     "Dropout": _dropout,
     "Flatten": _flatten,
     "Gemm": _gemm,
-    "GlobalAveragePool": _one(lambda x: x.mean((2, 3), keepdim=True)),
-    "Identity": _one(lambda x: x),
+    "GlobalAveragePool": _unary(lambda x: x.mean((2, 3), keepdim=True)),
+    "Identity": _unary(lambda x: x),
     "LRN": _local_norm,
-    "MatMul": _two(torch.matmul),
+    "MatMul": _binary(torch.matmul),
     "MaxPool": _max_pool,
-    "Mul": _two(torch.mul),
+    "Mul": _binary(torch.mul),
     "Pad": _pad,
-    "Relu": _one(torch.relu),
+    "Relu": _unary(torch.relu),
     "Reshape": _reshape,
-    "Sigmoid": _one(torch.sigmoid),
+    "Sigmoid": _unary(torch.sigmoid),
     "Slice": _slice,
-    "Tanh": _one(torch.tanh),
+    "Tanh": _unary(torch.tanh),
 }
-"""By the kind of ONNX node."""
+"""The operations that can be trained, by the kind of ONNX node."""

@@ -1,8 +1,8 @@
-"""All exits of a network trained together, from labelled pictures (Teerapittayanon et al., BranchyNet, ICPR 2016).
+"""Training of all exits of a network together, from labelled pictures (Teerapittayanon et al., BranchyNet, ICPR 2016).
 
-The loss is the weighted sum of the cross entropies of all exits (their equation 2). Departures from the paper: weights
-are drawn anew instead of taken from the trained trunk, stochastic gradient descent with Nesterov's momentum and one
-cosine instead of Adam, batch norm while training (`modules`), shifts, mirrors and cut-outs of the pictures.
+The loss is the weighted sum of the cross entropies of all exits (their equation 2). Departures from the paper: the
+weights start at random instead of from the trained trunk; stochastic gradient descent with Nesterov's momentum and one
+cosine replaces Adam; training inserts batch norms (`modules`) and shifts, mirrors and cuts out parts of the pictures.
 """
 
 import json
@@ -15,14 +15,16 @@ import torch
 from safetensors.torch import save_file
 
 from coinfer.errors import TrainingError
-from coinfer.exit_training.trainer import ExitSettings, ExitTrainingResult, Trainer
+from coinfer.exit_training.settings import ExitSettings, ExitTrainingResult
+from coinfer.exit_training.trainer import Trainer
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import save_model
 from coinfer.profile.dataset import ImageDataset
 
 CHECKPOINT = "exits.safetensors"
 Progress = Callable[[int, int, float, tuple[float, ...]], None]
-"""Takes steps done, steps in all, mean loss of the epoch, accuracy of each exit (empty in the first epoch)."""
+"""Called with steps done, steps in all, mean loss of the epoch so far, and accuracy of each exit on the held-out
+pictures after the epoch before (empty in the first epoch)."""
 
 
 def train(
@@ -34,37 +36,43 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
 ) -> ExitTrainingResult:
-    """Train all exits of a network together.
+    """Train all exits of a network together, from new weights.
 
     Args:
-        progress: called every ten steps.
-        folder: where a checkpoint is written after each epoch; None for none.
-        resume: whether to go on from that checkpoint, if there is one; the result is the same as without the
+        graph: the network with its exits; it is not changed.
+        data: labelled pictures of the network's size; some are held out to choose the best epoch.
+        settings: how to train.
+        progress: called every ten steps and at the end of an epoch.
+        folder: folder of the checkpoint, which is written after each epoch; None for no checkpoint.
+        resume: whether to continue from the folder's checkpoint, if there is one; the result is the same as without the
             interruption.
 
+    Returns:
+        The network of the best epoch, with figures of all epochs.
+
     Raises:
-        GraphError: if the network does not say how it takes pictures, or cannot be trained.
-        TrainingError: if pictures, settings or checkpoint do not fit the network, or the folder holds a training
-            already and `resume` is not asked for.
+        GraphError: if the graph has no description of its picture input, or cannot be trained.
+        TrainingError: if pictures, settings or checkpoint do not fit the network, the folder holds a training and
+            `resume` is false, or the loss is not finite.
     """
     checkpoint = folder / CHECKPOINT if folder else None
-    begun = checkpoint is not None and checkpoint.exists()
-    if begun and not resume:
+    exists = checkpoint is not None and checkpoint.exists()
+    if exists and not resume:
         raise TrainingError(f"{folder}: holds a training already; --resume goes on with it, or choose another folder")
     trainer = Trainer(graph, data, settings)
-    if checkpoint is not None and begun:
+    if checkpoint is not None and exists:
         trainer.load(checkpoint)
     if trainer.device.type == "cuda":
         trainer.capture()
     total = trainer.steps * settings.epochs
     while not trainer.finished:
         trainer.begin_epoch()
-        seen = trainer.epochs[-1].holdout if trainer.epochs else ()
+        accuracy = trainer.epochs[-1].holdout if trainer.epochs else ()
         for i in range(1, trainer.steps + 1):
             trainer.step()
             if i % 10 == 0 or i == trainer.steps:
                 done = len(trainer.epochs) * trainer.steps + i
-                progress(done, total, float(trainer.loss_sum) / i, seen)
+                progress(done, total, float(trainer.loss_sum) / i, accuracy)
         trainer.end_epoch()
         if checkpoint:
             trainer.save(checkpoint)
@@ -72,15 +80,17 @@ def train(
 
 
 def save(trained: ExitTrainingResult, kind: str, folder: Path) -> Path:
-    """Write NAME.onnx, NAME.safetensors (float16, exactly what the ONNX file holds) and training.json.
+    """Write NAME.onnx, NAME.safetensors (the same weights as float16) and training.json.
 
     Args:
-        kind: of the pictures that it was trained on.
+        trained: what `train` returned.
+        kind: `ImageDataset.kind` of the training pictures, for the record.
+        folder: folder of the files; created if necessary.
 
     Returns:
         The path of the ONNX file.
     """
-    graph = rounded(trained.graph)
+    graph = round_weights(trained.graph)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{graph.name}.onnx"
     save_model(graph, path)
@@ -93,7 +103,11 @@ def save(trained: ExitTrainingResult, kind: str, folder: Path) -> Path:
     return path
 
 
-def rounded(graph: ModelGraph) -> ModelGraph:
-    """Return the network with weights that float16 holds, so that storing them so loses nothing."""
+def round_weights(graph: ModelGraph) -> ModelGraph:
+    """Return the network with weights rounded to float16, which can be stored as float16 without loss.
+
+    Args:
+        graph: the network; its number types stay.
+    """
     weights = {name: value.astype(np.float16).astype(value.dtype) for name, value in graph.weights.items()}
     return replace(graph, weights=weights)
