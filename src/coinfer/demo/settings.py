@@ -62,19 +62,19 @@ def demo_settings(
     """
     small = model in SMALL_MODELS
     shipped_device, shipped_objective = _shipped(model)
-    objective_fields = shipped_objective | _given(objective)
-    device_fields = (SMALL_DEVICE if small else {}) | shipped_device | _given(device)
-    if "confidence" in _given(device):
+    objective_fields = shipped_objective | _without_none(objective)
+    device_fields = (SMALL_DEVICE if small else {}) | shipped_device | _without_none(device)
+    if "confidence" in _without_none(device):
         device_fields.pop("confidence_loss", None)
     defaults = DemoSettings(model=model)
     return replace(
         defaults,
         device=replace(defaults.device, objective=replace(Objective(), **objective_fields), **device_fields),
-        **((FITTED if small else {}) | _given(settings)),
+        **((FITTED if small else {}) | _without_none(settings)),
     )
 
 
-def _given(values: Mapping[str, object]) -> dict[str, object]:
+def _without_none(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -100,7 +100,7 @@ class ModelGraph:
 
     @property
     def params(self) -> int:
-        """Return the number of trained parameters."""
+        """Return the number of values in all weights."""
         return sum(int(w.size) for w in self.weights.values())
 
     @cached_property

@@ -117,7 +117,8 @@ def measure_accuracy(
 def pareto_cascades(right: np.ndarray, entropies: np.ndarray) -> tuple[CascadePoint, ...]:
     """Return what cascades answer, for thresholds at which rising shares of the samples leave at each exit.
 
-    A cascade is left out if another one lets as many leave early and is right as often. A single exit gives none.
+    A cascade is left out if another one lets at least as many leave by each exit and is right at least as often. A
+    single exit gives none.
 
     Args:
         right: bool [N, E], whether each exit is right.

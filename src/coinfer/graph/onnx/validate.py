@@ -140,12 +140,12 @@ def _check_signature(node: onnx.NodeProto, opset: int, where: str) -> None:
         schema = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError as error:
         raise GraphError(f"{problem} does not exist in opset {opset}") from error
-    for role, count, least, most in (
+    for role, count, low, high in (
         ("inputs", len(node.input), schema.min_input, schema.max_input),
         ("outputs", len(node.output), schema.min_output, schema.max_output),
     ):
-        if not least <= count <= most:
-            raise GraphError(f"{problem} has {count} {role}; expected {least} to {most}")
+        if not low <= count <= high:
+            raise GraphError(f"{problem} has {count} {role}; expected {low} to {high}")
     if not any(node.output) or not all(node.input[: schema.min_input]):
         raise GraphError(f"{problem} lacks an input that it needs, or makes nothing")
     for attribute in node.attribute:

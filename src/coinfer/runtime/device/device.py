@@ -121,7 +121,7 @@ class Device:
         self._state = "open"
 
     def close(self) -> None:
-        """Stop the probes and close the connections, after what the device computes is finished."""
+        """Stop the probes, finish what the device computes, and close the connections."""
         if self._state == "closed":
             return
         self._state = "closed"

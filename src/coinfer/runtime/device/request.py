@@ -125,13 +125,13 @@ class Request:
 
     def _rest(self, at_cut: Tensors, server: int) -> Result:
         """Ask this server; if it fails, at most one more; last, compute on the device itself."""
-        tried = set[int]()
+        excluded = set[int]()
         while server != DEVICE:
-            tried.add(server)
+            excluded.add(server)
             answer, node = self._ask(server, at_cut)
             if answer is not None:
                 return self._result(answer, node)
-            server = self._next_server(tried)
+            server = self._next_server(excluded)
         outputs = self._parts.processor.submit(at_cut, self._plan.outputs).result()
         return self._result(Answer(outputs), DEVICE)
 
@@ -178,11 +178,11 @@ class Request:
         waited_s = self._parts.clock.now_s() - pending.at_s
         return Failure(self._parts.planner.servers[pending.server], f"no reply after {waited_s:.3f} s")
 
-    def _next_server(self, tried: set[int]) -> int:
+    def _next_server(self, excluded: set[int]) -> int:
         """Return the server to ask now, or `DEVICE`."""
-        if len(tried) >= MAX_SERVERS_ASKED:
+        if len(excluded) >= MAX_SERVERS_ASKED:
             return DEVICE
-        return self._parts.planner.next_server(self._plan, self._parts.state(), tried)
+        return self._parts.planner.next_server(self._plan, self._parts.state(), excluded)
 
     def _patience_s(self, pending: PendingRequest) -> float:
         """Return how long to wait for a server before the device starts on the rest itself: longer than nearly all

@@ -134,7 +134,7 @@ class RequestClient:
             server: index of the server.
             piece: cut and outputs of what the server computes.
             request: the message.
-            upload_bits: expected size of the message; the measured size is in the result.
+            upload_bits: upload that the planner expects of the option; nothing as large is sent again if it is refused.
             service_s: expected time of the server for the piece.
 
         Returns:

@@ -137,11 +137,11 @@ class ServerPool:
         self.update(index, sent)
         future = self._transport.ping(self.addresses[index], PROBE_TIMEOUT_S, size_bytes)
 
-        def finish(done: Future[Pong]) -> None:
+        def on_reply(done: Future[Pong]) -> None:
             self._record(index, size_bytes, done)
             update_done.set()
 
-        future.add_done_callback(finish)
+        future.add_done_callback(on_reply)
         return update_done
 
     def _record(self, index: int, size_bytes: int, reply: Future[Pong]) -> None:

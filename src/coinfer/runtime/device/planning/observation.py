@@ -108,8 +108,8 @@ def least_latency(observation: OffloadObservation) -> OffloadDecision:
 def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
     """Return the predicted latency of every choice, [K, O, N + 1]; it is infinite if the choice is not possible.
 
-    A choice is not possible if the option is masked out, the server has no room, or the option needs no server. The
-    last column is for options that stay on the device.
+    A server is not possible if it has no room, or the option sends nothing. The last column is the device itself, which
+    is possible only for options that send nothing. No choice of an option that is masked out is possible.
 
     Args:
         observation: K tasks with O options, N servers.

@@ -128,6 +128,8 @@ class Planner:
     ) -> OffloadObservation:
         """Return what a policy sees of one request made at this moment.
 
+        A server takes infinitely long for options whose upload it has refused as too large.
+
         Args:
             state: what the device believes now.
             deadline_s: of the request, from now; infinite if it has none.
@@ -187,13 +189,13 @@ class Planner:
         observation = self.observe(state, route.deadline_s, raw_input=raw_input, early_exit=False)
         return Plan(observation, 0, DEVICE, math.inf, route, raw_input, early_exit=False)
 
-    def next_server(self, plan: Plan, state: DeviceState, tried: Collection[int]) -> int:
+    def next_server(self, plan: Plan, state: DeviceState, excluded: Collection[int]) -> int:
         """Return the best other server for the same cut and bits once the head is computed.
 
         Args:
             plan: of the request; its cut is computed.
             state: what the device believes now.
-            tried: indices of the servers that were asked in vain.
+            excluded: indices of the servers that were asked in vain.
 
         Returns:
             The server's index, or `DEVICE` if the device itself would be faster.
@@ -201,7 +203,7 @@ class Planner:
         deadline_s = plan.route.deadline_s
         observation = self.observe(state, deadline_s, raw_input=plan.raw_input, early_exit=plan.early_exit)
         room = observation.server_room.copy()
-        room[sorted(tried)] = 0
+        room[sorted(excluded)] = 0
         behind_head = observation._replace(
             server_room=room,
             device_backlog_s=np.zeros_like(observation.device_backlog_s),
