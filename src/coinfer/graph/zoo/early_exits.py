@@ -35,8 +35,8 @@ def with_exits(
         name: of the new network; None appends `-exits` to the old name.
 
     Raises:
-        GraphError: if a place does not exist or is named twice, or the network takes no pictures or has no single output
-            of `classes`.
+        GraphError: if a place does not exist or is named twice, or the network takes no pictures or has no single
+            output of `classes`.
     """
     if len(graph.outputs) != 1 or graph.tensors[graph.outputs[0]].shape[1:] != (classes,):
         outputs = ", ".join(f"{output} {list(graph.tensors[output].shape)}" for output in graph.outputs)
