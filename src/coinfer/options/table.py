@@ -43,22 +43,22 @@ class Options(NamedTuple):
 
     @property
     def is_local(self) -> np.ndarray:
-        """[O] true if nothing leaves the device."""
+        """Return [O] true if nothing leaves the device."""
         return self.upload_bits == 0
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """[O] what a server computes."""
+        """Return [O] what a server computes."""
         return tuple(zip(self.cuts, self.outputs, strict=True))
 
     @property
     def triples(self) -> list[Triple]:
-        """[O] exit, cut and bits."""
+        """Return [O] exit, cut and bits."""
         return list(zip(self.exit.tolist(), self.cuts, self.bits.tolist(), strict=True))
 
     @property
     def sidecar_triples(self) -> list[Triple]:
-        """[O] the triples in the form of a policy's side-car: without tensors if nothing leaves the device."""
+        """Return [O] the triples in the form of a policy's side-car: without tensors if nothing leaves the device."""
         pairs = zip(self.triples, self.is_local.tolist(), strict=True)
         return [(exit_, () if stays else cut, bits) for (exit_, cut, bits), stays in pairs]
 
@@ -96,12 +96,12 @@ class ExitCosts(Protocol):
 
     @property
     def exit(self) -> int:
-        """Index of the exit, from 0."""
+        """Return the index of the exit, from 0."""
         ...
 
     @property
     def cuts(self) -> Sequence[Names]:
-        """[I + 1] tensors that cross each cut; the last are the exit's outputs."""
+        """Return the tensors [I + 1] that cross each cut; the last are the exit's outputs."""
         ...
 
     def sizes_bits(self, cut: int) -> Mapping[int, float]:
@@ -201,7 +201,13 @@ def widths(bits: Sequence[int], *, is_input: bool, is_image: bool) -> tuple[int,
 
 
 def full_accuracy(_exit: int, _cut: Names, _bits: int) -> float:
-    """Return 1, the accuracy relative to the whole network: the `Accuracy` if none is known."""
+    """Return 1, the accuracy relative to the whole network: the `Accuracy` if none is known.
+
+    Args:
+        _exit: ignored.
+        _cut: ignored.
+        _bits: ignored.
+    """
     return 1.0
 
 

@@ -66,12 +66,12 @@ class Problem:
 
     @property
     def nodes(self) -> int:
-        """Number of nodes, 1 + N."""
+        """Return the number of nodes, 1 + N."""
         return len(self.op_s)
 
     @property
     def bits(self) -> np.ndarray:
-        """[T] sizes of `tensor_bits`, in the order of `wiring(graph).tensors`."""
+        """Return the sizes [T] of `tensor_bits`, in the order of `wiring(graph).tensors`."""
         return np.array([self.tensor_bits[name] for name in wiring(self.graph).tensors], dtype=float)
 
 

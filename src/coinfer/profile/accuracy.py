@@ -1,4 +1,4 @@
-"""How often a network answers rightly: counted once on a test set, saved as JSON, read by everything that plans."""
+"""How often a network answers correctly: counted once on a test set, saved as JSON, read by everything that plans."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class AccuracyError(UserError):
-    """An accuracy table that cannot be read, or does not belong to the network, or lacks what was asked for."""
+    """An accuracy table that cannot be read, belongs to another network, or lacks an entry."""
 
 
 class _Record(BaseModel):
@@ -29,7 +29,7 @@ class _Record(BaseModel):
 
 
 class AccuracyRow(_Record):
-    """Right answers of one exit when what crosses a cut is sent with so many bits per element."""
+    """Correct answers of one exit if what crosses a cut is sent with some number of bits per element."""
 
     exit: Count
     """Index, 0 is the first."""
@@ -40,7 +40,7 @@ class AccuracyRow(_Record):
 
 
 class CascadePoint(_Record):
-    """What comes of leaving at the first exit that is sure (Teerapittayanon et al., BranchyNet, ICPR 2016)."""
+    """The result of leaving at the first exit that is confident (Teerapittayanon et al., BranchyNet, ICPR 2016)."""
 
     thresholds: tuple[Annotated[float, Field(ge=0)], ...]
     """One for each exit but the last: a sample leaves where the entropy of the answer, divided by the logarithm of the
@@ -52,7 +52,7 @@ class CascadePoint(_Record):
 
 
 class AccuracyTable(_Record):
-    """Right answers on one test set, with the runtime's own codec in the loop."""
+    """Correct answers on one test set, with the runtime's own codec in the loop."""
 
     format: Literal[1] = 1
     model: str
@@ -90,7 +90,10 @@ class AccuracyTable(_Record):
         return {(row.exit, row.cut, row.bits): row.correct for row in self.rows}
 
     def check(self, graph: ModelGraph) -> None:
-        """Make sure that this is the network's table.
+        """Check that this table belongs to a network.
+
+        Args:
+            graph: the network that it is to be used for.
 
         Raises:
             AccuracyError: if it was measured on another network.
@@ -103,10 +106,15 @@ class AccuracyTable(_Record):
             )
 
     def correct(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> int:
-        """Return the right answers of an exit. With 32 bits nothing is lost, whatever the cut.
+        """Return the number of correct answers of an exit.
+
+        Args:
+            exit: index, 0 is the first.
+            cut: names of the tensors that are sent.
+            bits: per element; with 32 nothing is lost, whatever the cut.
 
         Raises:
-            AccuracyError: if there is no such exit or this was not measured.
+            AccuracyError: if the network has no such exit or this was not measured.
         """
         if not 0 <= exit < len(self.exits):
             raise AccuracyError(
@@ -123,7 +131,12 @@ class AccuracyTable(_Record):
         return found
 
     def accuracy(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> float:
-        """Share of right answers, 0 to 1.
+        """Return the share of correct answers, 0 to 1.
+
+        Args:
+            exit: index, 0 is the first.
+            cut: names of the tensors that are sent.
+            bits: per element; with 32 nothing is lost, whatever the cut.
 
         Raises:
             AccuracyError: as `correct`.
@@ -131,7 +144,12 @@ class AccuracyTable(_Record):
         return self.correct(exit, cut, bits) / self.samples
 
     def interval(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> tuple[float, float]:
-        """Return where the accuracy lies with 95 % confidence (Wilson's interval).
+        """Return the 95 % confidence interval of the accuracy (Wilson).
+
+        Args:
+            exit: index, 0 is the first.
+            cut: names of the tensors that are sent.
+            bits: per element; with 32 nothing is lost, whatever the cut.
 
         Raises:
             AccuracyError: as `correct`.
@@ -142,6 +160,7 @@ class AccuracyTable(_Record):
         """Return the cheapest measured cascade that is accurate enough.
 
         Args:
+            min_accuracy: 0 to 1.
             cost: of answering at each exit, in any unit; without it an exit costs its number.
 
         Raises:
@@ -158,15 +177,25 @@ class AccuracyTable(_Record):
         return enough[min(range(len(enough)), key=lambda i: (spent[i], -sum(enough[i].correct)))]
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write the table as JSON.
+
+        Args:
+            path: an old file there is replaced as a whole.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
         write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "AccuracyTable":
-        """Read a table.
+        """Return the table in a file.
+
+        Args:
+            path: as `save` wrote it.
 
         Raises:
-            AccuracyError: if there is no such file or it holds no table; the message names file, field and cure.
+            AccuracyError: if the file does not exist or holds no table; the message names file, field and remedy.
         """
         try:
             return AccuracyTable.model_validate_json(Path(path).read_bytes())
@@ -178,7 +207,13 @@ class AccuracyTable(_Record):
 
 
 def wilson(correct: int, samples: int, z: float = Z_95) -> tuple[float, float]:
-    """Return the confidence interval of a share (Wilson 1927); unlike the usual one it stays within 0 and 1."""
+    """Return the confidence interval of a share (Wilson, 1927); unlike the usual one it stays within 0 and 1.
+
+    Args:
+        correct: 0 to `samples`.
+        samples: at least 1.
+        z: quantile of the normal distribution; 95 % without it.
+    """
     share, extra = correct / samples, z * z / samples
     middle = (share + extra / 2) / (1 + extra)
     half = z / (1 + extra) * math.sqrt(share * (1 - share) / samples + extra / (4 * samples))

@@ -1,4 +1,4 @@
-"""Labelled pictures for training and measuring: CIFAR-10 as binary files or packed copies, or folders of classes."""
+"""Labelled pictures to train and measure with: CIFAR-10 as binary files or packed copies, or folders of classes."""
 
 import io
 import zipfile
@@ -27,7 +27,7 @@ class DataError(UserError):
 
 
 class ImageDataset(NamedTuple):
-    """N pictures of one size and what they show."""
+    """N pictures of one size, and the class of each."""
 
     images: np.ndarray
     """uint8 [N, height, width, 3], RGB."""
@@ -38,13 +38,25 @@ class ImageDataset(NamedTuple):
     """What they are, to be said wherever an accuracy is, such as "CIFAR-10, JPEG copy"."""
 
     def take(self, count: int) -> "ImageDataset":
-        """Return the first so many."""
+        """Return the first pictures only.
+
+        Args:
+            count: how many; all if there are fewer.
+        """
         return self._replace(images=self.images[:count], labels=self.labels[:count])
 
 
 def misfit(graph: ModelGraph, image: ImageInput, data: ImageDataset) -> tuple[str, bool] | None:
-    """Return why the network cannot be trained or judged on these pictures, and whether it is for their classes; None
-    if it can."""
+    """Return why a network cannot be trained or measured on pictures; None if it can.
+
+    Args:
+        graph: must have one output of [1, classes] for each exit.
+        image: how the network takes pictures.
+        data: the pictures.
+
+    Returns:
+        The reason, and whether it is the number of classes.
+    """
     height, width = data.images.shape[1:3]
     if (height, width) != (image.height, image.width):
         return (
@@ -66,6 +78,8 @@ def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) ->
         where: a folder with CIFAR-10's `data_batch_*.bin` and `test_batch.bin`; a folder of `*train*.npz` and
             `*test*.npz`, or one npz file; or a folder with a sub-folder of pictures for each class, under `train` and
             `test` or by itself.
+        split: `train` or `test`.
+        progress: called as pictures are decoded.
 
     Raises:
         DataError: if there are no pictures, no labels, or pictures of several sizes.
@@ -106,7 +120,7 @@ def _checked(found: ImageDataset, where: Path) -> ImageDataset:
 
 
 def _binary(files: list[Path], folder: Path) -> ImageDataset:
-    """CIFAR-10's own files."""
+    """Return the pictures of CIFAR-10's own files."""
     parts = []
     for file in files:
         raw = np.fromfile(file, np.uint8)
@@ -130,7 +144,10 @@ def _packed(files: list[Path], split: Split, progress: Progress) -> ImageDataset
 
 
 def _archive(file: Path, split: Split, progress: Progress) -> ImageDataset:
-    """One npz file: `images`, or `jpeg` and `offsets`, and `labels`; names may start with `train_` or `test_`."""
+    """Return the pictures of one npz file.
+
+    It holds `labels`, and `images` or `jpeg` with `offsets`; names may start with `train_` or `test_`.
+    """
     try:
         with np.load(file, allow_pickle=False) as archive:
             held = {name: archive[name] for name in archive.files}
@@ -161,8 +178,10 @@ def _decoded(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: Progre
 
 
 def _folders(where: Path, progress: Progress) -> ImageDataset:
-    """A sub-folder of pictures for each class, in the order of their names: one of each class after the other, so that
-    the first so many show all classes."""
+    """Return the pictures of a folder with a sub-folder for each class.
+
+    Pictures of the classes alternate, so that the first few show all classes.
+    """
     classes = sorted(path for path in where.iterdir() if path.is_dir() and not path.name.startswith("."))
     ranked = [(rank, label, file) for label, one in enumerate(classes) for rank, file in enumerate(_pictures(one))]
     files = [(label, file) for _, label, file in sorted(ranked)]

@@ -1,7 +1,7 @@
 """A catalogue of device classes: how long whole networks take on them, as published.
 
-Every row of `data/devices.csv` names its source; tools/make_device_catalogue.py writes the file. Runtimes differ
-from ours (ncnn or PyTorch there), so these figures are for planning before the device itself is profiled.
+Every row of `data/devices.csv` names its source; tools/make_device_catalogue.py writes the file. The publications use
+other runtimes than ours (ncnn or PyTorch), so plan with these figures only until the device itself is profiled.
 """
 
 import csv
@@ -17,6 +17,8 @@ from coinfer.units import GIGA
 
 
 class DeviceClass(NamedTuple):
+    """A kind of device, and the published times of whole networks on it."""
+
     name: str
     description: str
     unit: Literal["cpu", "gpu"]
@@ -25,10 +27,14 @@ class DeviceClass(NamedTuple):
     """Whole network at batch 1, by the network's name."""
 
     def network_s(self, model: str, work_flop: float) -> float:
-        """Return the time of a whole network at batch 1: as published, or from its arithmetic where it is not listed.
+        """Return the time of a whole network at batch 1: as published, or estimated from its arithmetic.
 
-        The latter is a line in logarithms of flop and seconds through the listed networks. Leaving out each of them in
-        turn, it errs by a factor of 1.3 in the median and 1.7 at the 90th percentile.
+        The estimate is a line in logarithms of flop and seconds through the listed networks. Leaving out each of them
+        in turn, it errs by a factor of 1.3 in the median and 1.7 at the 90th percentile.
+
+        Args:
+            model: name of the network; the catalogue may not list it.
+            work_flop: arithmetic of the network, above 0.
         """
         if model in self.latency_s:
             return self.latency_s[model]
@@ -63,15 +69,18 @@ def _device_class(row: Mapping[str, str]) -> DeviceClass:
 
 
 def names() -> tuple[str, ...]:
-    """Return all device classes, the slow ones first."""
+    """Return the names of all device classes, the slow ones first."""
     return tuple(sorted(_catalogue(), key=lambda name: -_catalogue()[name].latency_s["resnet50"]))
 
 
 def device_class(name: str) -> DeviceClass:
     """Return one class of the catalogue.
 
+    Args:
+        name: one of `names()`.
+
     Raises:
-        ProfileError: if there is none of this name.
+        ProfileError: if the catalogue has no such class.
     """
     if name not in _catalogue():
         raise ProfileError(f"no device class {name!r}; there are {', '.join(names())}")
@@ -79,9 +88,13 @@ def device_class(name: str) -> DeviceClass:
 
 
 def device_slowdown(name: str, table: ProfileTable) -> float:
-    """Return how many times slower a device class runs this network than the machine of the table (below 1: faster).
+    """Return how many times slower a device class runs a network than the machine of its table; below 1 is faster.
+
+    Args:
+        name: one of `names()`.
+        table: the network's profile on any machine.
 
     Raises:
-        ProfileError: if there is no device class of this name.
+        ProfileError: if the catalogue has no such class.
     """
     return device_class(name).network_s(table.model, table.work_flop) / table.whole_s

@@ -1,8 +1,8 @@
 """Measure a network on this machine.
 
-The whole network runs under ONNX Runtime's own profiler, and its time is shared among the operations as the profile
-says. Timing operations one by one instead would err by tens of percent: alone they find their weights in the cache and
-are not fused with their neighbours. What a segment pays extra at its ends is read from the profiles of the blocks.
+The whole network runs under ONNX Runtime's own profiler, and its time is shared among the operations as that profile
+says. Timing operations one by one would err by tens of percent: alone they find their weights in the cache and are not
+fused with their neighbours. The profiles of the blocks tell what a segment pays extra at its ends.
 """
 
 import itertools
@@ -57,14 +57,17 @@ def measure(
     repeats: int = REPEATS,
     progress: Progress = quiet,
 ) -> ProfileTable:
-    """Profile a network on this machine; takes as long as running the whole of it some 70 times.
+    """Return the profile of a network on this machine; takes as long as some 70 runs of the whole network.
 
     Args:
+        graph: the network.
         samples: inputs to run it on; sizes of payloads are means over them.
         codecs: by bits per element; without them the table holds no payloads.
         input_codecs: used instead for the network's inputs, as an image is sent as its own bytes.
         tensors: whose payloads to measure; those that may be sent (`cut_tensors`) if not given.
+        engine: threads, providers and clock.
         repeats: runs of the whole network, and as many under the profiler.
+        progress: called before each block and each sample.
 
     Raises:
         ProfileError: if there is no sample, or one that does not fit the network's inputs.
@@ -115,25 +118,34 @@ def measure(
 
 
 def cut_tensors(graph: ModelGraph) -> tuple[str, ...]:
-    """Return the tensors that may be sent: those of the useful cuts of the network, and of each of its outputs alone,
-    for they may be exits."""
+    """Return the tensors that may be sent: those of the useful cuts of the network, and of each of its outputs alone.
+
+    Args:
+        graph: each of several outputs may be an exit.
+    """
     names = (name for cuts in _chains(graph) for cut in cuts[:-1] for name in cut)
     return tuple(dict.fromkeys(names))
 
 
 def _chains(graph: ModelGraph) -> list[list[tuple[str, ...]]]:
-    """Return the useful cuts of the network, and of the network of each output where there are several."""
+    """Return the useful cuts of the network, and of the network of each output if there are several."""
     alone = [graph.pruned((name,)) for name in graph.outputs] if len(graph.outputs) > 1 else []
     return [[cut.tensors for cut in one.useful_cuts()] for one in (graph, *alone)]
 
 
 def _blocks(graph: ModelGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return what lies between neighbouring cuts, each once."""
+    """Return the pairs of neighbouring cuts, each once."""
     return list(dict.fromkeys(pair for cuts in _chains(graph) for pair in itertools.pairwise(cuts)))
 
 
 def random_samples(graph: ModelGraph, count: int = 1, seed: int = 0) -> list[Sample]:
-    """Return normal noise, for networks without pictures at hand. Times are right, sizes of payloads are not."""
+    """Return normal noise as samples, if no pictures are at hand. Times are right, sizes of payloads are not.
+
+    Args:
+        graph: says what its inputs are.
+        count: of samples.
+        seed: equal seeds make equal samples.
+    """
     rng = np.random.default_rng(seed)
     tensors = [graph.tensors[name] for name in graph.inputs]
     return [{t.name: rng.standard_normal(t.shape).astype(t.dtype) for t in tensors} for _ in range(count)]
@@ -173,7 +185,7 @@ def _check(graph: ModelGraph, samples: Sequence[Sample]) -> None:
 
 
 class _Whole(NamedTuple):
-    """The undivided network."""
+    """Times of the undivided network."""
 
     median_s: float
     spread_s: float
@@ -183,8 +195,10 @@ class _Whole(NamedTuple):
 
 
 def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engine: Engine, repeats: int) -> _Whole:
-    """Runs without and with the profiler, and of a segment that only hands its inputs on, take turns: all see the same
-    machine, and caches that other work has used in between, as in service."""
+    """Time the undivided network without and with the profiler, and a segment that only passes its inputs on.
+
+    The three take turns: all see the same machine, and caches that other work has used in between, as in service.
+    """
     plain = open_session(graph, segment(graph, graph.inputs, graph.outputs), engine.threads, engine.providers)
     traced = open_traced(graph, graph.inputs, graph.outputs, folder, engine.threads, engine.providers)
     idle = open_session(graph, segment(graph, graph.outputs, graph.outputs), engine.threads, engine.providers)
@@ -201,7 +215,13 @@ def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engin
 
 
 def run_s(session: Session, feeds: Sample, clock: Callable[[], float]) -> float:
-    """Return the seconds of one run."""
+    """Return the seconds of one run.
+
+    Args:
+        session: of any segment.
+        feeds: one array for each of its inputs.
+        clock: returns seconds.
+    """
     feeds = dict(feeds)
     start_s = clock()
     session.run(None, feeds)
@@ -209,7 +229,7 @@ def run_s(session: Session, feeds: Sample, clock: Callable[[], float]) -> float:
 
 
 def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
-    """Return the seconds [ops], which with the call explain the whole."""
+    """Return the seconds [ops] of the operations, which add up to the whole without the call."""
     group_s = whole.trace.group_s + whole.trace.enter_s + whole.trace.leave_s
     if not group_s.any():  # an executor that reports no operations: share by arithmetic
         group_s = np.array([sum(graph.ops[i].work_flop for i in group) for group in graph.groups])
@@ -242,7 +262,7 @@ class _Ends(NamedTuple):
 
 
 def _add_ends(ends: _Ends, first: str, last: str, block: Trace, whole: Trace) -> None:
-    """Changes of layout in a block that the same operations do not need in the midst of the network."""
+    """Add the changes of layout in a block that the same operations do not need in the middle of the network."""
     ran = block.group_s > 0
     ends.enter_s[first] = max(0.0, float((block.enter_s - whole.enter_s * ran).sum()))
     ends.leave_s[last] = max(0.0, float((block.leave_s - whole.leave_s * ran).sum()))

@@ -19,6 +19,8 @@ class Codec(NamedTuple):
 
 
 class Payloads(NamedTuple):
+    """Sizes and coding times of tensors."""
+
     bits: dict[str, dict[int, float]]
     """Mean encoded size by tensor and bits per element."""
     encode_s_per_byte: dict[int, float]
@@ -42,7 +44,18 @@ def measure_payloads(
     input_codecs: Mapping[int, Codec],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Payloads:
-    """Encode and decode every tensor of every sample with every codec, each twice: the first time warms up."""
+    """Encode and decode every tensor of every sample with every codec, each twice: the first time warms up.
+
+    Args:
+        graph: says which tensors are inputs.
+        activations: arrays by tensor name, for each sample.
+        codecs: by bits per element, for what the network computes.
+        input_codecs: by bits per element, for the network's inputs.
+        clock: returns seconds.
+
+    Returns:
+        Means over the samples.
+    """
     sizes: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     spent: dict[str, dict[int, list[_Spent]]] = defaultdict(lambda: defaultdict(list))
     for values in activations:

@@ -1,9 +1,9 @@
-"""How long operations take on machines that nobody can measure: one regressor per kind of operation.
+"""How long operations take on machines that cannot be measured: one regressor for each kind of operation.
 
 After Kang et al., "Neurosurgeon" (ASPLOS 2017), who fit one linear model per layer kind to the layer's dimensions.
 Departures: a regressor here is a cost model that extrapolates (seconds = a + b flop + c read + d written + e weights,
-none negative) times a correction, a cubic in the logarithms of the dimensions that is held at the edge of the fitted
-range. Both are fitted to the logarithm of the time with a robust loss, for the measurements hold wild rows.
+none negative) times a correction, a cubic in the logarithms of the dimensions that stays constant outside the fitted
+range. Both are fitted to the logarithm of the time with a robust loss, because the measurements contain outliers.
 """
 
 import json
@@ -69,6 +69,8 @@ def _batch_norm_work(c_in: np.ndarray, hw: np.ndarray) -> Work:
 
 
 class OpKind(NamedTuple):
+    """The dimensions of one kind of operation, and the work that follows from them."""
+
     dims: tuple[str, ...]
     """What the regressor looks at. Heights and widths are those of a square: `hw` side of the input, `output_hw`."""
     work: Callable[..., Work]
@@ -87,8 +89,12 @@ KINDS: Mapping[str, OpKind] = {
 class OpRegressor:
     """Seconds of one kind of operation on one machine, from its dimensions.
 
-    Learned: `cost_` [5] seconds fixed, per flop, per element read, written, and of weights; `coef_` [terms] of the
+    Fitted: `cost_` [5] seconds fixed, per flop, per element read, written, and of weights; `coef_` [terms] of the
     correction; `low_`, `high_` [dims] the fitted range in logarithms.
+
+    Args:
+        kind: a key of `KINDS`.
+        huber_delta: residuals beyond this, in natural logarithms of seconds, count linearly.
     """
 
     def __init__(self, kind: str, huber_delta: float = HUBER_DELTA) -> None:
@@ -101,6 +107,9 @@ class OpRegressor:
         Args:
             dims: [n, dims] in the order of `KINDS[kind].dims`, all positive.
             latency_s: [n] seconds, all positive.
+
+        Returns:
+            This regressor.
         """
         logs = np.log(dims)
         self.low_, self.high_ = logs.min(0), logs.max(0)
@@ -110,7 +119,11 @@ class OpRegressor:
         return self
 
     def predict(self, dims: np.ndarray) -> np.ndarray:
-        """Return seconds [n] for dimensions [n, dims]."""
+        """Return the seconds [n] of operations.
+
+        Args:
+            dims: [n, dims] in the order of `KINDS[kind].dims`, all positive.
+        """
         return _cost_terms(self.kind, dims) @ self.cost_ * np.exp(self._correction_terms(dims) @ self.coef_)
 
     def _correction_terms(self, dims: np.ndarray) -> np.ndarray:
@@ -120,12 +133,17 @@ class OpRegressor:
         return np.stack([np.prod(z[:, list(c)], axis=1) for c in powers], axis=1)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return what it has learned, for a file."""
+        """Return the fitted parameters, for a file."""
         return {name: [float(f"{v:.6g}") for v in getattr(self, name)] for name in _LEARNED}
 
     @staticmethod
     def from_dict(kind: str, learned: Mapping[str, list[float]]) -> "OpRegressor":
-        """Return the inverse of `to_dict`."""
+        """Return the regressor with parameters from a file: the inverse of `to_dict`.
+
+        Args:
+            kind: a key of `KINDS`.
+            learned: parameters by name.
+        """
         regressor = OpRegressor(kind)
         for name in _LEARNED:
             setattr(regressor, name, np.array(learned[name]))
@@ -141,8 +159,7 @@ def _cost_terms(kind: str, dims: np.ndarray) -> np.ndarray:
 
 
 def _fit_cost(terms: np.ndarray, latency_s: np.ndarray, huber_delta: float) -> np.ndarray:
-    """Return the non-negative cost of each term, so that the logarithm of their sum meets that of the measured
-    seconds."""
+    """Return the non-negative cost of each term; the logarithm of their sum fits that of the measured seconds."""
     from scipy.optimize import least_squares
 
     scale = np.where(terms.any(0), terms.mean(0), 1.0)
@@ -173,11 +190,18 @@ def _fit_huber(terms: np.ndarray, target: np.ndarray, delta: float) -> np.ndarra
 
 
 def predict_ops(graph: ModelGraph, side: Side) -> np.ndarray:
-    """Return the seconds [ops] of every operation at batch 1 on one of the two machines.
+    """Return the predicted seconds [ops] of every operation at batch 1.
 
     Activations and sums that executors fuse into a convolution or product cost nothing of their own. Kinds that were
     not measured and touch every element (sums, concatenations, softmax ...) are timed as a batch norm that reads and
     writes as many elements.
+
+    Args:
+        graph: the network.
+        side: one of the two machines.
+
+    Raises:
+        ValueError: if no such machine was measured.
     """
     regressors = _shipped(side)
     fused = {i for group in graph.groups for i in group[1:]}
@@ -193,7 +217,13 @@ _FREE = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsq
 
 
 def op_dims(graph: ModelGraph, op: Op, node: onnx.NodeProto) -> tuple[str, tuple[float, ...]]:
-    """Return which regressor times an operation, and the dimensions to ask it with."""
+    """Return which regressor times an operation, and the dimensions for it.
+
+    Args:
+        graph: gives the shapes.
+        op: the operation.
+        node: the same operation in ONNX, which has its attributes.
+    """
     attributes: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     shape = graph.tensors[op.inputs[0]].shape if op.inputs else ()
     out = graph.tensors[op.outputs[0]].shape
@@ -222,7 +252,7 @@ def _conv_dims(
 
 
 def _product_dims(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[str, tuple[float, ...]]:
-    """A product over several rows is a convolution of kernel 1 over as many pixels."""
+    """Return the dimensions of a product; over several rows it is a convolution of kernel 1 over as many pixels."""
     rows = math.prod(out[:-1])
     if rows == 1:
         return "linear", (shape[-1], out[-1])

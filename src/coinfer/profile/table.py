@@ -14,7 +14,7 @@ from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT, bytes_of_bits
 
 
 class ProfileError(UserError):
-    """A profile that cannot be read, or that does not belong to the network; the message is one line for a person."""
+    """A profile that cannot be read or belongs to another network; the message is one line for a person."""
 
 
 def _finite(value: float) -> float:
@@ -39,7 +39,7 @@ class _Record(BaseModel):
 
 
 class Machine(_Record):
-    """Where and when it was measured."""
+    """Where and when a profile was measured."""
 
     cpu: str
     cores: int
@@ -51,7 +51,7 @@ class Machine(_Record):
 
 
 class ProfileTable(_Record):
-    """Times at batch 1. A segment of the network takes `call_s`, its operations, and what crosses its ends."""
+    """Times at batch 1. A segment of the network takes `call_s`, its operations, and what its ends cost extra."""
 
     format: Literal[1] = 1
     model: str
@@ -91,7 +91,10 @@ class ProfileTable(_Record):
         return self
 
     def check(self, graph: ModelGraph) -> None:
-        """Make sure that this is the network's table.
+        """Check that this profile belongs to a network.
+
+        Args:
+            graph: the network that it is to be used for.
 
         Raises:
             ProfileError: if it was measured on another network.
@@ -103,7 +106,12 @@ class ProfileTable(_Record):
             )
 
     def segment_s(self, graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) -> float:
-        """Return the predicted time to compute `outputs` from `inputs`; 0 where nothing is to be computed.
+        """Return the predicted time to compute some tensors from others; 0 if nothing must be computed.
+
+        Args:
+            graph: the profiled network.
+            inputs: names of the tensors that are given.
+            outputs: names of the tensors to compute.
 
         Raises:
             GraphError: if the outputs do not follow from the inputs.
@@ -118,15 +126,29 @@ class ProfileTable(_Record):
         return self.call_s + sum(self.op_s[i] for i in ops) + enter_s + leave_s
 
     def encoding_s(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float:
-        """Return the predicted time to encode these tensors.
+        """Return the predicted time to encode tensors.
+
+        Args:
+            graph: the profiled network.
+            names: of the tensors.
+            bits: per element.
 
         Raises:
-            ProfileError: if encoding with so many bits was not measured.
+            ProfileError: if encoding with this number of bits was not measured.
         """
         return self._coding_s(graph, names, bits, self.encode_s, self.encode_s_per_byte)
 
     def decoding_s(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float:
-        """Return the predicted time to decode these tensors; errors as `encoding_s`."""
+        """Return the predicted time to decode tensors.
+
+        Args:
+            graph: the profiled network.
+            names: of the tensors.
+            bits: per element.
+
+        Raises:
+            ProfileError: if decoding with this number of bits was not measured.
+        """
         return self._coding_s(graph, names, bits, self.decode_s, self.decode_s_per_byte)
 
     def _coding_s(
@@ -143,17 +165,36 @@ class ProfileTable(_Record):
         return sum(measured_s.get(name, {}).get(bits, plain_s[name]) for name in names)
 
     def head_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return the predicted time [C] from the network's inputs to each cut, given by its tensors."""
+        """Return the predicted time [C] from the network's inputs to each cut.
+
+        Args:
+            graph: the profiled network.
+            cuts: [C] names of the tensors that cross each cut.
+
+        Raises:
+            GraphError: if a cut has unknown tensors.
+        """
         return np.array([self.segment_s(graph, graph.inputs, cut) for cut in cuts])
 
     def tail_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return the predicted time [C] from each cut to the network's outputs."""
+        """Return the predicted time [C] from each cut to the network's outputs.
+
+        Args:
+            graph: the profiled network.
+            cuts: [C] names of the tensors that cross each cut.
+
+        Raises:
+            GraphError: if the outputs do not follow from a cut.
+        """
         return np.array([self.segment_s(graph, cut, graph.outputs) for cut in cuts])
 
     def with_op_s(self, op_s: Sequence[float]) -> "ProfileTable":
-        """Return the same network on another machine, given its operations' times; the ends of segments scale alike.
+        """Return the profile of the same network on another machine; all other times scale with the operations'.
 
         Sizes of payloads stay. Use it with `predict.predict_ops`, or with a multiple of `op_s` for a device class.
+
+        Args:
+            op_s: [ops] seconds of each operation on the other machine.
         """
         whole_s = float(sum(op_s))
         ratio = whole_s / max(sum(self.op_s), 1e-12)
@@ -174,15 +215,25 @@ class ProfileTable(_Record):
         return self.model_copy(update=scaled | times)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write the profile as JSON.
+
+        Args:
+            path: an old file there is replaced as a whole.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
         write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "ProfileTable":
-        """Read a table.
+        """Return the profile in a file.
+
+        Args:
+            path: as `save` wrote it.
 
         Raises:
-            ProfileError: if there is no such file or it holds no table; the message names file, field and cure.
+            ProfileError: if the file does not exist or holds no profile; the message names file, field and remedy.
         """
         path = Path(path)
         try:
@@ -196,7 +247,11 @@ class ProfileTable(_Record):
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the first of pydantic's complaints in one line."""
+    """Return the first of pydantic's complaints in one line, with the number of the others.
+
+    Args:
+        error: of a file that does not fit its model.
+    """
     found = error.errors(include_url=False)
     place = ".".join(str(part) for part in found[0]["loc"])
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -205,8 +260,12 @@ def first_problem(error: ValidationError) -> str:
 
 
 def split_by_work(graph: ModelGraph, group_s: Sequence[float]) -> np.ndarray:
-    """Share each fused group's time [groups] among its operations [ops] by their arithmetic, equally where there is
-    none."""
+    """Return the time of each operation [ops], given that of its fused group.
+
+    Args:
+        graph: its operations share their group's time by arithmetic, or equally if the group has none.
+        group_s: [groups] seconds.
+    """
     op_s = np.zeros(len(graph.ops))
     for group, seconds in zip(graph.groups, group_s, strict=True):
         work = np.array([graph.ops[i].work_flop for i in group])

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own profile of a session, read back per fused group of the network."""
+"""ONNX Runtime's own profile of a session, summed up per fused group of the network."""
 
 import json
 from collections.abc import Sequence
@@ -42,8 +42,19 @@ def open_traced(
     threads: int = 1,
     providers: Sequence[str] = (CPU,),
 ) -> Session:
-    """Return a segment's session under ONNX Runtime's profiler, which writes into `folder` when `read_trace` ends
-    it."""
+    """Return a segment's session under ONNX Runtime's profiler.
+
+    Args:
+        graph: the network.
+        inputs: names of the tensors from which the segment starts.
+        outputs: names of the tensors that it computes.
+        folder: where the profiler writes once `read_trace` ends it.
+        threads: within an operation.
+        providers: of ONNX Runtime, the preferred one first.
+
+    Raises:
+        GraphError: if the outputs do not follow from the inputs.
+    """
     piece = segment(graph, inputs, outputs)
     for node in piece.proto.graph.node:
         node.name = node.output[0]
@@ -51,10 +62,15 @@ def open_traced(
 
 
 def read_trace(graph: ModelGraph, session: Session, warm_up: int = 2) -> Trace:
-    """End the profile of a session that has run, and sum it up; the first `warm_up` runs are left out.
+    """End the profile of a session that has run, and sum it up.
 
-    Raises:
-        ProfileError: if what ONNX Runtime wrote is not whole, as on a full disk.
+    Args:
+        graph: the network that the session's segment is part of.
+        session: from `open_traced`; the file of its profile is deleted.
+        warm_up: first runs, which do not count.
+
+    Returns:
+        Typical times of a run.
     """
     events = _events(Path(session.end_profiling()))
     nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith(_KERNEL)]
@@ -87,15 +103,18 @@ def _events(path: Path) -> list[dict[str, Any]]:
 
 
 def _column(trace: Trace, name: str, kind: str) -> np.ndarray:
-    """Return where an event belongs."""
+    """Return the array of times that an event belongs to."""
     if kind == "ReorderInput" or HELD in name:
         return trace.enter_s
     return trace.leave_s if kind == "ReorderOutput" else trace.group_s
 
 
 def _places(graph: ModelGraph, names: Sequence[str]) -> list[int]:
-    """Return the fused group of each event, in the order of execution. What the executor added itself, such as a change
-    of layout, goes with the operation before it (after it, at the start)."""
+    """Return the fused group of each event, in the order of execution.
+
+    What the executor added itself, such as a change of layout, counts to the operation before it; at the start, to the
+    one after it.
+    """
     group_of = {name: k for k, group in enumerate(graph.groups) for i in group for name in graph.ops[i].outputs}
     found = [group_of.get(_tensor(name)) for name in names]
     last = next((k for k in found if k is not None), 0)
@@ -107,14 +126,16 @@ def _places(graph: ModelGraph, names: Sequence[str]) -> list[int]:
 
 
 def _tensor(event: str) -> str:
-    """Return the tensor that an operation was named after by `open_traced`, before ONNX Runtime fused and renamed
-    it."""
+    """Return the tensor that `open_traced` named an operation after, before ONNX Runtime fused and renamed it."""
     return event.removesuffix(_KERNEL).removesuffix(_BLOCKED).removeprefix(_FUSED)
 
 
 def _typical_s(durations_s: Sequence[float]) -> float:
-    """Return the mean of the faster half: other work on the processor only ever adds, and ONNX Runtime counts whole
-    microseconds, which a median would keep."""
+    """Return the mean of the faster half.
+
+    Other work on the processor only ever adds time, and ONNX Runtime counts whole microseconds, which a median would
+    keep.
+    """
     ordered = np.sort(durations_s)
     return float(ordered[: (len(ordered) + 1) // 2].mean()) if len(ordered) else 0.0
 

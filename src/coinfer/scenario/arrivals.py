@@ -1,7 +1,7 @@
-"""How many requests come in a slot, as a table that one uniform number looks its count up in.
+"""How many requests arrive in a slot, as a table: one uniform random number looks the count up.
 
-A slot has a level of load, and each level a distribution of counts. Steady processes have one level; a measured
-workload has many, and every world starts somewhere else in it.
+Each slot has a level of load, and each level a distribution of counts. Steady processes have one level; a measured
+workload has many, and every world starts at another point of it.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ MAX_SLOTS = 10_000_000
 
 
 class Arrivals(NamedTuple):
-    """K tasks of a slot, R levels, L slots until the workload starts again."""
+    """The distribution of counts: K tasks in a slot, R levels, L slots until the workload starts again."""
 
     cdf: np.ndarray
     """[R, K] probability that at most 0 .. K - 1 tasks come; the count is the number of entries at or below a uniform
@@ -38,20 +38,24 @@ class Arrivals(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Tasks in a slot on average, at most K."""
+        """Return the mean number of tasks in a slot, without those beyond K."""
         return float((1 - self.cdf).sum(axis=1)[self.level].mean())
 
     @property
     def lost(self) -> float:
-        """Share of the tasks that a slot has no place for."""
+        """Return the share of the tasks that find no place in a slot."""
         return max(0.0, 1 - self.mean / self.offered) if self.offered else 0.0
 
 
 def build_arrivals(spec: BaseScenario, source: Source) -> tuple[Arrivals, tuple[str, ...]]:
-    """Return the table of a scenario's arrivals, and notes if some find no place or hardly any come.
+    """Return the table of a scenario's arrivals, and notes if some find no place or hardly any arrive.
+
+    Args:
+        spec: says how requests arrive, and how many a slot holds.
+        source: locates files and errors.
 
     Raises:
-        ScenarioError: if too many find no place, next to none come, or a workload cannot be used.
+        ScenarioError: if too many find no place, next to none arrive, or a workload cannot be used.
     """
     found = _table(spec, source, spec.tasks_per_slot)
     return found, (*_rare(spec, source, found), *_lost(spec, source, found))
@@ -123,21 +127,33 @@ def _of_workload(settings: MeasuredArrivals, slot_s: float, source: Source, max_
 
 
 def fixed_arrivals(count: int, max_tasks: int) -> Arrivals:
-    """Return arrivals of the same number in every slot."""
+    """Return arrivals of the same number in every slot.
+
+    Args:
+        count: of tasks.
+        max_tasks: places in a slot, K.
+    """
     return Arrivals((np.arange(max_tasks) >= count)[None].astype(float), np.zeros(1, dtype=np.int64), float(count))
 
 
 def poisson_arrivals(mean: float, max_tasks: int) -> Arrivals:
-    """Return arrivals that come independently of each other, `mean` of them in a slot."""
+    """Return arrivals that are independent of each other.
+
+    Args:
+        mean: tasks in a slot.
+        max_tasks: places in a slot, K.
+    """
     return _levels(np.array([mean]), np.zeros(1, dtype=np.int64), max_tasks)
 
 
 def lognormal_arrivals(mean: float, variance: float, per_unit: float, max_tasks: int) -> Arrivals:
-    """CDO-DSAC (SEKE 2023, section V.A): the rate of each slot is lognormal; given the rate, arrivals are Poisson.
+    """Return Poisson arrivals whose rate is lognormal in each slot (CDO-DSAC, SEKE 2023, section V.A).
 
     Args:
-        mean, variance: of the rate itself, not of its logarithm.
+        mean: of the rate itself, not of its logarithm.
+        variance: of the rate itself.
         per_unit: tasks in a slot for each unit of rate.
+        max_tasks: places in a slot, K.
     """
     log_variance = np.log1p(variance / mean**2)
     nodes, weights = np.polynomial.hermite_e.hermegauss(96)
@@ -147,7 +163,12 @@ def lognormal_arrivals(mean: float, variance: float, per_unit: float, max_tasks:
 
 
 def superpose(counts: np.ndarray, copies: int) -> np.ndarray:
-    """Return the sum of so many of the same workload [L], begun at evenly spaced points."""
+    """Return the sum [L] of several copies of a workload that start at evenly spaced points of it.
+
+    Args:
+        counts: [L] requests in each slot.
+        copies: at least 1.
+    """
     starts = np.unique(np.linspace(0, len(counts), copies, endpoint=False).astype(int), return_counts=True)
     return np.sum([many * np.roll(counts, start) for start, many in zip(*starts, strict=True)], axis=0)
 
@@ -157,6 +178,7 @@ def workload_arrivals(means: np.ndarray, max_tasks: int) -> Arrivals:
 
     Args:
         means: [L] requests in each slot of the workload.
+        max_tasks: places in a slot, K.
     """
     levels, level = np.unique(means, return_inverse=True)
     if len(levels) > MAX_LEVELS:  # closer together where loads are small

@@ -1,4 +1,4 @@
-"""Links and servers that vary: means by place, and banks of sample paths (see `world`)."""
+"""Links and servers that vary: mean links for each placement, and banks of sample paths (see `world`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ _EPISODES = 4
 
 
 class Links(NamedTuple):
-    """As `world.Edge` has them."""
+    """The links of a scenario, in the form of `world.Edge`."""
 
     mean: np.ndarray
     """[G, U, N] signal-to-noise ratio, or bits per second."""
@@ -44,7 +44,7 @@ class Links(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def mean_bps(self) -> np.ndarray:
-        """Return [U, N] rate on the mean of the bank, averaged over the placements, nobody else sending."""
+        """Return the rate [U, N] at the mean of the bank, averaged over the placements, if no other device sends."""
         if self.bandwidth_hz is None:
             return self.mean.mean(axis=0) * self.bank.mean()
         return radio.shannon_bps(self.mean, self.bandwidth_hz).mean(axis=0)
@@ -52,6 +52,13 @@ class Links(NamedTuple):
 
 def build_links(spec: BaseScenario, source: Source, devices: int, servers: int, rng: np.random.Generator) -> Links:
     """Return the links that a scenario describes.
+
+    Args:
+        spec: says which kind of links.
+        source: locates files and errors.
+        devices: U.
+        servers: N.
+        rng: draws places and sample paths.
 
     Raises:
         UserError: if a trace cannot be used.
@@ -76,13 +83,23 @@ def build_links(spec: BaseScenario, source: Source, devices: int, servers: int, 
 
 
 def rows_and_slots(slots: int) -> tuple[int, int]:
-    """Return the size of a drawn bank for episodes of so many slots."""
+    """Return the size [R, L] of a drawn bank.
+
+    Args:
+        slots: of an episode.
+    """
     length = min(max(_EPISODES * slots, 256), BANK_VALUES // 16)
     return min(BANK_VALUES // length, MAX_ROWS), length
 
 
 def fading(settings: Fading, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the power gains of mean 1, [R, L]."""
+    """Return power gains [R, L] of mean 1.
+
+    Args:
+        settings: kind of fading, and its correlation from slot to slot.
+        slots: of an episode.
+        rng: draws them.
+    """
     if settings.kind == "none":
         return CONSTANT_BANK
     rows, length = rows_and_slots(slots)
@@ -97,7 +114,15 @@ def fading(settings: Fading, slots: int, rng: np.random.Generator) -> np.ndarray
 
 
 def piecewise_constant(low: float, high: float, hold_slots: int, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """Return evenly drawn values [R, L], each held for so many slots; 0 holds them for a whole episode."""
+    """Return uniformly drawn values [R, L] that change every few slots.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        hold_slots: slots for which a value stays; 0 keeps it for a whole episode.
+        slots: of an episode.
+        rng: draws them.
+    """
     if hold_slots == 0:
         return rng.uniform(low, high, (MAX_ROWS, 1))
     rows, length = rows_and_slots(slots)
@@ -107,7 +132,15 @@ def piecewise_constant(low: float, high: float, hold_slots: int, slots: int, rng
 
 
 def random_walk(low: float, high: float, step: float, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a walk [R, L] with even steps of at most `step`, reflected at both ends, begun anywhere between them."""
+    """Return a walk [R, L] with uniform steps, reflected at both ends, from a uniformly drawn start.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        step: largest step.
+        slots: of an episode.
+        rng: draws them.
+    """
     rows, length = rows_and_slots(slots)
     steps = rng.uniform(-step, step, (rows, length))
     steps[:, 0] = rng.uniform(0, high - low, rows)
@@ -118,7 +151,12 @@ def random_walk(low: float, high: float, step: float, slots: int, rng: np.random
 
 
 def server_shares(spec: BaseScenario, rng: np.random.Generator) -> np.ndarray:
-    """Share of its speed that a server has in each slot, [R, L]; 0 while it is out."""
+    """Return the share of its speed that a server has in each slot, [R, L]; 0 during an outage.
+
+    Args:
+        spec: says how shares vary and how long outages are.
+        rng: draws them.
+    """
     share = spec.server_share
     bank = piecewise_constant(share.low, share.high, share.hold_slots, spec.slots, rng) if share else CONSTANT_BANK
     if spec.outages is None:
@@ -128,8 +166,10 @@ def server_shares(spec: BaseScenario, rng: np.random.Generator) -> np.ndarray:
 
 
 def _out(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Return whether a server is out at the start of each slot, [rows, length]: an alternating renewal process, which
-    for exponential times is a Markov chain from slot to slot."""
+    """Return whether a server is out at the start of each slot, [rows, length].
+
+    It is an alternating renewal process, which for exponential times is a Markov chain from slot to slot.
+    """
     up, down = 1 / outages.up_s, 1 / outages.down_s
     long_run, memory = up / (up + down), np.exp(-(up + down) * slot_s)
     uniform = rng.random((rows, length))
@@ -142,7 +182,14 @@ def _out(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random
 
 
 def trace_windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slots: int) -> np.ndarray:
-    """Return pieces [R, L] of measured traces, as many of each trace as of the others where they are long enough."""
+    """Return pieces [R, L] of measured traces; each trace gives as many as the others if it is long enough.
+
+    Args:
+        traces: at least one.
+        links: scale, floor and averaging of the rates.
+        slot_s: length of a slot.
+        slots: of an episode.
+    """
     length = min(max(2 * slots, 64), BANK_VALUES // 16)
     most = max(BANK_VALUES // length, 16)
     each = max(most // len(traces), 1)
@@ -158,7 +205,12 @@ def trace_windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slo
 
 
 def moving_mean(values: np.ndarray, ahead: int) -> np.ndarray:
-    """Return the mean of each value and those after it, `ahead` in all, round the circle."""
+    """Return the mean [L] of each value and those that follow it, in a circle.
+
+    Args:
+        values: [L]
+        ahead: values in a mean, the first included; at most L count.
+    """
     ahead = min(ahead, len(values))
     so_far = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[: ahead - 1]]))])
     return np.maximum(so_far[ahead:] - so_far[:-ahead], 0.0) / ahead
@@ -188,7 +240,7 @@ def _missing(names: Sequence[str], folder: Path | None) -> str | None:
 
 
 def _powers_w(spec: BaseScenario, devices: int) -> np.ndarray:
-    """Return [U] transmission power of each device."""
+    """Return the transmission power [U] of each device."""
     return np.repeat([d.transmit_power_w for d in spec.devices], [d.count for d in spec.devices])[:devices]
 
 

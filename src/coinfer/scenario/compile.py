@@ -1,4 +1,4 @@
-"""From a scenario to a world: all that an environment needs, as arrays."""
+"""From a scenario to a world: everything that an environment needs, as arrays."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ _QUANTILES = 64
 
 
 class Compiled(NamedTuple):
-    """A world and what a person wants to know about it."""
+    """A world, and what a person wants to know about it."""
 
     world: World
     networks: tuple[str, ...]
@@ -50,12 +50,23 @@ class Compiled(NamedTuple):
 
 
 def open_world(name: str | Path, changes: Mapping[str, object] | None = None) -> Compiled:
-    """Return the world of a preset or a file; arguments and errors as `load.load`."""
+    """Return the world of a preset or a file.
+
+    Args:
+        name: of a preset, or path of a file.
+        changes: values to put in, by dotted key (`load.load`).
+
+    Raises:
+        ScenarioError: naming file, line and key of what is wrong or cannot be compiled.
+    """
     return compile_scenario(load(name, changes))
 
 
 def compile_scenario(scenario: Scenario) -> Compiled:
     """Return all arrays of a scenario, checked.
+
+    Args:
+        scenario: as `load.load` returned it.
 
     Raises:
         ScenarioError: naming file, line and key of what cannot be compiled.
@@ -103,7 +114,11 @@ def _named(computer: Computer) -> str:
 
 
 def fingerprint(world: World) -> str:
-    """Return the SHA-256 over all that the world holds, hex; two runs saw the same world only if it is equal."""
+    """Return the SHA-256 of a world in hex; two runs saw the same world only if it is equal.
+
+    Args:
+        world: every field and array counts, with its name.
+    """
     digest = hashlib.sha256()
     _digest(digest, world)
     return digest.hexdigest()

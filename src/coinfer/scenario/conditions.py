@@ -25,7 +25,11 @@ Fault = tuple[Key, str]
 
 
 def contradictions(spec: AnyScenario) -> Iterator[Fault]:
-    """Yield what does not go together in a scenario."""
+    """Yield the values of a scenario that do not fit together.
+
+    Args:
+        spec: each of its values is within its own range.
+    """
     if isinstance(spec, WirelessPowerScenario):
         return
     yield from _sizes(spec)

@@ -1,4 +1,4 @@
-"""Kinds of values in a scenario, each with the range that it tells when a value is wrong."""
+"""Kinds of values in a scenario, each with its range and the words for an error."""
 
 import math
 from collections.abc import Callable
@@ -12,14 +12,23 @@ from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 
 def wrong_value(value: object, expected: str) -> PydanticCustomError:
-    """Return the complaint about a value."""
+    """Return the error for a value that is not allowed.
+
+    Args:
+        value: as it was read.
+        expected: what is allowed, in words.
+    """
     return PydanticCustomError(
         "wrong_value", "got {got}, expected {expected}", {"got": display_value(value), "expected": expected}
     )
 
 
 def display_value(value: object) -> str:
-    """Return a value as a person wrote it."""
+    """Return a value as a person wrote it.
+
+    Args:
+        value: as it was read from YAML.
+    """
     if value is None:
         return "nothing"
     if isinstance(value, dict | list):
@@ -65,25 +74,45 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def real(unit: str, low: float, high: float, above: bool = False) -> BeforeValidator:
-    """Return the check of a finite number; `above` leaves out `low` itself."""
+    """Return the check of a finite number.
+
+    Args:
+        unit: for the error; empty for none.
+        low: smallest value.
+        high: largest value.
+        above: leave out `low` itself.
+    """
     start = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
     expected = f"a number {start}" + (f" ({unit})" if unit else "")
     return _checked(lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high, expected, float)
 
 
 def integer(low: int, high: int) -> BeforeValidator:
-    """Return the check of a whole number."""
+    """Return the check of a whole number.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+    """
     expected = f"a whole number from {low} to {high}"
     return _checked(lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, expected, int)
 
 
 def one_of(*words: str) -> BeforeValidator:
-    """Return the check of a word out of a few."""
+    """Return the check of a word out of a few.
+
+    Args:
+        words: that are allowed.
+    """
     return _checked(lambda v: v in words, f"one of {', '.join(words)}", str)
 
 
 def list_of(at_most: int) -> BeforeValidator:
-    """Return the check of a list with at least one item; a value that is no list is a list of one."""
+    """Return the check of a list; a value that is no list becomes a list of one.
+
+    Args:
+        at_most: items of the list; it has at least one.
+    """
     expected = f"a value, or a list of 1 to {at_most} values"
     return _checked(
         lambda v: v is not None and (not isinstance(v, list | tuple) or 0 < len(v) <= at_most),

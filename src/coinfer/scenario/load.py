@@ -1,4 +1,4 @@
-"""Reading a scenario: a file or a preset, values changed from outside, and one clear line where something is wrong."""
+"""Read a scenario: a file or a preset, with some values changed; an error is one clear line."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "droo", "city", 
 
 
 class Source(NamedTuple):
-    """Where the values of a scenario stand."""
+    """Where the values of a scenario come from."""
 
     name: str
     """The file, or the preset's name."""
@@ -29,12 +29,17 @@ class Source(NamedTuple):
     lines: Mapping[Key, int]
 
     def error(self, key: Key, message: str) -> ScenarioError:
-        """Return an error about one of the values."""
+        """Return an error about one of the values.
+
+        Args:
+            key: of the value; the nearest key above it that has a line gives the line.
+            message: what is wrong, and what is expected.
+        """
         return _error(self.name, self.lines, key, message)
 
 
 class Scenario(NamedTuple):
-    """A scenario that was read, and where its values stand."""
+    """A scenario, and where its values come from."""
 
     spec: AnyScenario
     source: Source
@@ -44,10 +49,11 @@ def load(name: str | Path, changes: Mapping[str, object] | None = None) -> Scena
     """Return a preset by its name, or a file by its path.
 
     Args:
+        name: of a preset, or path of a file.
         changes: values to put in, by dotted key: `{"arrivals.mean": 1.2, "servers.0.capacity": 20}`.
 
     Raises:
-        ScenarioError: one line that names file, line and key, what was found and what is expected.
+        ScenarioError: one line that names file, line and key, the value and what is expected.
     """
     if str(name) in PRESETS:
         return read(preset_text(str(name)), str(name), None, changes)
@@ -62,8 +68,11 @@ def load(name: str | Path, changes: Mapping[str, object] | None = None) -> Scena
 def preset_text(name: str) -> str:
     """Return the file of a preset, comments included.
 
+    Args:
+        name: one of `PRESETS`.
+
     Raises:
-        ScenarioError: if there is none of this name.
+        ScenarioError: if there is no such preset.
     """
     if name not in PRESETS:
         raise ScenarioError(f"no preset {short_repr(name)}; there are {', '.join(PRESETS)}")
@@ -71,7 +80,17 @@ def preset_text(name: str) -> str:
 
 
 def read(text: str, source: str, folder: Path | None = None, changes: Mapping[str, object] | None = None) -> Scenario:
-    """Return a scenario from its text; arguments and errors as `load`."""
+    """Return a scenario from its text.
+
+    Args:
+        text: YAML.
+        source: name of file or preset, for errors.
+        folder: where files that the scenario names are looked for first.
+        changes: values to put in, by dotted key (`load`).
+
+    Raises:
+        ScenarioError: one line that names file, line and key, the value and what is expected.
+    """
     document = parse(text, source)
     for key, value in (changes or {}).items():
         _change(document.values, key, value, source)
@@ -86,10 +105,13 @@ def read(text: str, source: str, folder: Path | None = None, changes: Mapping[st
 
 
 def parse_changes(texts: Sequence[str]) -> dict[str, object]:
-    """Return the changes that `KEY=VALUE` of a command line state, for `load`; values are read as in a file.
+    """Return the changes that `KEY=VALUE` on a command line state, for `load`.
+
+    Args:
+        texts: each value is read as in a file; an empty one means none.
 
     Raises:
-        ScenarioError: if there is no `=`, or the value is no YAML.
+        ScenarioError: if a text has no `=`, or its value is no YAML.
     """
     found: dict[str, object] = {}
     for text in texts:
@@ -101,7 +123,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, object]:
 
 
 def _change(values: object, dotted: str, new: object, source: str) -> None:
-    """Put a value in; the mappings and lists above it must be there."""
+    """Put a value in; the mappings and lists above it must exist."""
     *above, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
     place = values
     for part in above:
@@ -121,7 +143,7 @@ def _inside(place: object, part: str | int) -> object:
 
 
 def _names(place: object, part: str | int) -> bool:
-    """Return whether a mapping or a list holds something there, be it nothing."""
+    """Return whether a mapping or a list has an entry for this key or index, even an empty one."""
     return (isinstance(place, dict) and part in place) or (
         isinstance(place, list) and isinstance(part, int) and part < len(place)
     )
@@ -137,7 +159,11 @@ def _error(source: str, lines: Mapping[Key, int], key: Key, message: str) -> Sce
 
 
 def display_key(key: str) -> str:
-    """Return a key as it may stand in a message."""
+    """Return a key as it may stand in a message.
+
+    Args:
+        key: from a file, so it may hold anything.
+    """
     return key if key.replace("_", "").replace("-", "").isalnum() and len(key) <= 60 else short_repr(key)
 
 
@@ -158,7 +184,7 @@ def _first_error(error: ValidationError, document: Document, source: str) -> Sce
 
 
 def _key(location: Sequence[str | int], values: object, is_missing: bool) -> Key:
-    """Return where an error stands in the file; pydantic's location also names the kinds of alternatives."""
+    """Return where an error lies in the file; pydantic's location also names the kinds of alternatives."""
     key: list[str | int] = []
     kind_is_due = True
     for part in location:

@@ -1,4 +1,4 @@
-"""What a compiled scenario holds, in words and rows for a person."""
+"""A compiled scenario in words and rows for a person."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,11 @@ _KILO = 1e3
 
 
 def summary(compiled: Compiled) -> Iterator[tuple[str, str]]:
-    """Yield what came out of a scenario, line by line."""
+    """Yield the main figures of a scenario as pairs of name and text.
+
+    Args:
+        compiled: of any environment.
+    """
     world = compiled.world
     yield "scenario", world.name
     if isinstance(world, WirelessPowerWorld):
@@ -40,8 +44,11 @@ def summary(compiled: Compiled) -> Iterator[tuple[str, str]]:
 
 
 def option_rows(compiled: Compiled) -> Iterator[tuple[str, ...]]:
-    """Yield each option of each network on each class of devices, as text; of the servers' times the
-    least and greatest."""
+    """Yield each option of each network on each class of devices as a row of texts.
+
+    Args:
+        compiled: without options it yields nothing; of the servers' times the row shows the least and the greatest.
+    """
     for network, row in zip(compiled.networks if compiled.options else (), compiled.options, strict=True):
         for device, options in zip(compiled.devices, row, strict=True):
             for o, (exit_, cut, bits) in enumerate(options.sidecar_triples):

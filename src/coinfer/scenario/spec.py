@@ -1,7 +1,7 @@
-"""What a scenario file may say. Units stand in the names of the keys; `load` reads the files and words the errors.
+"""What a scenario file may contain. Keys name their units; `load` reads the files and words the errors.
 
-Where a key is missing its value is the default given here; a default switches something off or is the plain case,
-never a figure that somebody measured.
+A missing key has the default given here. A default switches something off or is the plain case, never a measured
+figure.
 """
 
 from typing import Annotated, Literal

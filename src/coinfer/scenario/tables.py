@@ -1,4 +1,4 @@
-"""What a scenario's networks cost on its devices and servers: names and figures of the file become tables."""
+"""What a scenario's networks cost on its devices and servers: names and figures in the file become tables."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -24,8 +24,12 @@ from coinfer.scenario.traces import find_file
 def open_networks(spec: BaseScenario, source: Source) -> list[NetworkTable]:
     """Return the table of each model of a scenario.
 
+    Args:
+        spec: names the networks.
+        source: locates files and errors.
+
     Raises:
-        ScenarioError: if a network or one of its exits is not there.
+        ScenarioError: if a network or one of its exits does not exist.
     """
     found: list[NetworkTable] = []
     for i, model in enumerate(spec.models):
@@ -43,10 +47,11 @@ def open_network(name: str, folder: Path | None = None) -> NetworkTable:
     """Return a shipped network by name, or the one in a file.
 
     Args:
+        name: of a shipped network, or of a `.json` file.
         folder: where a file is looked for first.
 
     Raises:
-        ScenarioError: if there is neither.
+        ScenarioError: if neither exists.
         NetworkTableError: if the file is no network table.
     """
     if name.endswith(".onnx"):
@@ -74,10 +79,13 @@ def speeds(
     """Return how fast each class of computers runs each network, [class][network].
 
     Args:
+        computers: classes of devices or of servers.
         key: `devices` or `servers`, for errors.
+        networks: tables of the scenario's models.
+        source: locates files and errors.
 
     Raises:
-        ScenarioError: if the catalogue or the profiles lack what is asked for.
+        ScenarioError: if the catalogue or the profiles lack a class or network.
     """
     return [[_speed(one, (key, i), table, source) for table in networks] for i, one in enumerate(computers)]
 
@@ -104,20 +112,35 @@ def _speed(computer: Computer, key: Key, table: NetworkTable, source: Source) ->
 
 
 def exits_of(model: Model, table: NetworkTable) -> list[int]:
-    """Return the indices of the exits that may answer."""
+    """Return the indices of the exits that may answer, rising.
+
+    Args:
+        model: may name exits; without, the last one answers.
+        table: of the model's network.
+    """
     return [number - 1 for number in model.exits] if model.exits else [len(table.exits) - 1]
 
 
 def encoding_of(model: Model) -> Encoding:
-    """Return how a model's tensors are sent."""
+    """Return how a model's tensors are encoded for the link.
+
+    Args:
+        model: gives allowed bits, and whether measured sizes count.
+    """
     return Encoding(model.bits, plain=model.sizes == "plain")
 
 
 def accuracy_of(model: Model, key: Key, table: NetworkTable, source: Source) -> Accuracy:
     """Return the measured or stated accuracy of a model.
 
+    Args:
+        model: states it, or names a table.
+        key: of the model in the file, for errors.
+        table: of the model's network.
+        source: locates files and errors.
+
     Raises:
-        ScenarioError: if the accuracy table is not there, damaged, or of another network.
+        ScenarioError: if the accuracy table does not exist, is damaged, or belongs to another network.
     """
     if model.accuracy_table is None:
         exact = dict(zip(exits_of(model, table), model.accuracy, strict=True))
@@ -142,18 +165,27 @@ def model_options(
     """Return every way to run a model on a device and N servers.
 
     Args:
+        model: gives exits and allowed bits.
+        device: speed of the device for the model's network.
+        servers: [N] speeds of the servers for it.
+        accuracy: of each exit with each encoding.
         ends_only: leave out the cuts inside the network.
 
     Raises:
         SizeError: if the size of something that is sent is not known.
-        AccuracyError: if `accuracy` lacks something.
+        AccuracyError: if `accuracy` lacks one of the options.
     """
     exits = exits_of(model, device.table)
     return chain_options(device, servers, exits, encoding_of(model), accuracy, ends_only=ends_only)
 
 
 def energy_j(device: Device, busy_s: np.ndarray) -> np.ndarray:
-    """Return the energy of a device that computes for so long."""
+    """Return the energy of a device that computes, of the shape of `busy_s`.
+
+    Args:
+        device: with a constant power, or with capacitance and frequency (E = kappa f^2 cycles).
+        busy_s: computing time, of any shape.
+    """
     if device.capacitance is not None and device.freq_hz is not None:
         return np.asarray(compute_j(device.capacitance, device.freq_hz, device.freq_hz * busy_s))
     return device.compute_power_w * busy_s

@@ -1,6 +1,6 @@
-"""Measured workloads from CSV files, and where they and measured links (`coinfer.traces`) are looked for.
+"""Measured workloads from CSV files, and where these and measured links (`coinfer.traces`) are looked for.
 
-A workload has `time_s`, and may have a column that names the series (`series` or `service`) and one that counts
+A workload has a column `time_s`, and may have one that names the series (`series` or `service`) and one that counts
 (`requests`, `count_per_5min`); without a count every row is one request. Other columns are ignored.
 """
 
@@ -31,14 +31,22 @@ class Workload(NamedTuple):
     period_s: float
 
     def per_bin(self, bin_s: float) -> np.ndarray:
-        """Return the requests in each whole interval of this length, [L]; within a row they are spread evenly."""
+        """Return the requests [L] in each whole interval; within a row they are spread evenly.
+
+        Args:
+            bin_s: length of an interval; a shorter workload still makes one.
+        """
         edges = np.append(self.times_s, self.period_s)
         so_far = np.concatenate([[0.0], np.cumsum(self.counts)])
         bins = max(int(self.period_s / bin_s + 1e-9), 1)
         return np.diff(np.interp(np.arange(bins + 1) * bin_s, edges, so_far))
 
     def window(self, start_s: float, length_s: float | None) -> "Workload":
-        """Return a part of it, which then stands for the whole.
+        """Return a part of the workload, which then stands for the whole.
+
+        Args:
+            start_s: of the part.
+            length_s: of the part; up to the end without it.
 
         Raises:
             ValueError: if no row lies inside.
@@ -51,8 +59,12 @@ class Workload(NamedTuple):
 
 
 def find_file(name: str, folder: Path | None) -> Path | None:
-    """Return a data file by name: beside the scenario, in the folder that `COINFER_DATA` names, or among those
-    shipped."""
+    """Return the path of a data file, or None if it does not exist.
+
+    Args:
+        name: looked for beside the scenario, in the folder that `COINFER_DATA` names, and among the shipped files.
+        folder: of the scenario; None for a preset.
+    """
     places = [folder, Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None, DATA]
     candidates = [place / name for place in places if place is not None]
     try:
@@ -65,7 +77,8 @@ def load_workload(path: Path, series: str | None) -> Workload:
     """Return one workload of a file.
 
     Args:
-        series: which one, where the file has several.
+        path: of the CSV file.
+        series: which one, if the file has several.
 
     Raises:
         TraceError: naming file and line.
@@ -96,7 +109,7 @@ def load_workload(path: Path, series: str | None) -> Workload:
 
 
 def _workload(times_s: np.ndarray, counts: np.ndarray, row_s: float) -> Workload:
-    """Rows of one moment become one row."""
+    """Return the workload of these rows; rows of the same moment become one."""
     moments, first = np.unique(times_s - times_s[0], return_index=True)
     last_s = row_s or float(moments[-1] / max(len(moments) - 1, 1)) or 1.0
     return Workload(moments, np.add.reduceat(counts, first), float(moments[-1] + last_s))

@@ -1,12 +1,12 @@
-"""The compiled scenario: dense tables and the parameters of its processes. An environment needs nothing else.
+"""The compiled scenario: dense tables, and the parameters of its processes. An environment needs nothing else.
 
 Letters, beside those of `types`: G placements of the devices, C device classes, X networks (models), A states of the
 arrivals, R rows and L slots of a bank, Q equally likely values.
 
-A **bank** [R, L] holds R sample paths of a process, one value a slot: fading, a measured trace, outages, a walk,
-whatever the scenario names. Each link and each server draws a row and a first slot once an episode (the first slot
-leaves room for the whole episode where L allows, else the row is read in a circle), so nothing about a process is left
-to the environment and any process costs one look-up. A process that does not vary is a bank [[1.0]].
+A **bank** [R, L] holds R sample paths of a process with one value for each slot: fading, a measured trace, outages, a
+walk, whatever the scenario names. Each link and each server draws a row and a first slot once an episode (if L allows,
+the first slot leaves room for the whole episode; otherwise the row is read in a circle). So the environment knows
+nothing about the process, and any process costs one look-up. A process that does not vary is a bank [[1.0]].
 
 A **quantile table** [Q] holds equally likely values; [1.0] switches it off.
 """
@@ -24,7 +24,7 @@ class WorldError(UserError):
 
 
 class Edge(NamedTuple):
-    """Everything but the decision space: who asks, over which link, of which servers."""
+    """Everything but the decision space: who asks, over which link, and which servers answer."""
 
     slots: int
     """Slots of an episode."""
@@ -82,22 +82,22 @@ class Edge(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """U"""
+        """Return U, the number of devices."""
         return self.device_class.shape[0]
 
     @property
     def servers(self) -> int:
-        """N"""
+        """Return N, the number of servers."""
         return self.server_capacity.shape[0]
 
     @property
     def classes(self) -> int:
-        """C"""
+        """Return C, the number of device classes."""
         return self.transmit_power_w.shape[0]
 
     @property
     def models(self) -> int:
-        """X"""
+        """Return X, the number of networks."""
         return self.model_cdf.shape[0]
 
 
@@ -123,14 +123,15 @@ class OffloadWorld(NamedTuple):
 
     @property
     def options(self) -> int:
-        """O"""
+        """Return O, the largest number of options of a task."""
         return self.option_mask.shape[-1]
 
 
 class BlocksWorld(NamedTuple):
     """A scenario in which each block of a task's network chooses its place (environment `blocks`).
 
-    The servers' capacity must be infinite."""
+    The servers' capacity must be infinite.
+    """
 
     name: str
     edge: Edge
@@ -151,12 +152,12 @@ class BlocksWorld(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """M"""
+        """Return M, the largest number of blocks of a network."""
         return self.block_mask.shape[-1]
 
 
 class WirelessPowerWorld(NamedTuple):
-    """DROO's setting (Huang, Bi, Zhang, IEEE TMC 2020). N devices."""
+    """DROO's setting (Huang, Bi, Zhang, IEEE TMC 2020), with N devices."""
 
     name: str
     slots: int
@@ -178,10 +179,13 @@ World = OffloadWorld | BlocksWorld | WirelessPowerWorld
 
 
 def check(world: OffloadWorld | BlocksWorld) -> None:
-    """Hold the arrays against each other.
+    """Check that the arrays of a world fit together.
+
+    Args:
+        world: of the environment `offload` or `blocks`.
 
     Raises:
-        WorldError: naming the field, what it is and what it must be.
+        WorldError: naming the field, its value and what it must be.
     """
     edge = world.edge
     sizes = {"U": edge.devices, "N": edge.servers, "C": edge.classes, "X": edge.models, "K": edge.tasks}
@@ -250,7 +254,7 @@ def _check_array(world: str, name: str, array: np.ndarray, letters: str, sizes: 
 
 
 def _conditions(world: OffloadWorld | BlocksWorld) -> Iterator[tuple[str, bool, str]]:
-    """(field, whether it is good, what it must be); a later one may take the earlier ones for granted."""
+    """Yield field, whether it is good, and what it must be; a later condition may rely on the earlier ones."""
     edge = world.edge
     yield "slots", edge.slots >= 1, f"must be at least 1, got {edge.slots}"
     yield "slot_s", 0 < edge.slot_s < np.inf, f"must be above 0, got {edge.slot_s}"

@@ -1,7 +1,7 @@
-"""YAML as scenarios use it: mappings, lists, numbers, words; every value remembers the line that it stands on.
+"""YAML as scenarios use it: mappings, lists, numbers, words; every value has the line on which it stands.
 
-Stricter than YAML, so that a slip of the pen is found and not interpreted: a key may stand once, and there are no tags
-and no aliases. Numbers are read as people write them: `1e9` is one, `no` is a word.
+It is stricter than YAML, so that a slip of the pen is an error and not interpreted: a key may appear once, and tags and
+aliases are refused. Numbers are read as people write them: `1e9` is one, `no` is a word.
 """
 
 import re
@@ -27,6 +27,8 @@ _OTHER_TAGS = frozenset({f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", 
 
 
 class Document(NamedTuple):
+    """The values of a YAML text."""
+
     values: object
     lines: dict[Key, int]
     """Line of each key and list item, from 1."""
@@ -34,6 +36,9 @@ class Document(NamedTuple):
 
 def read_text(path: Path) -> str:
     """Return the text of a file.
+
+    Args:
+        path: UTF-8, of at most `MAX_BYTES`.
 
     Raises:
         ScenarioError: if it cannot be read.
@@ -51,6 +56,10 @@ def read_text(path: Path) -> str:
 
 def parse(text: str, source: str) -> Document:
     """Return a YAML document.
+
+    Args:
+        text: may come from anywhere; it cannot grow in memory or run code.
+        source: name of the text, for errors.
 
     Raises:
         ScenarioError: naming source and line.
@@ -76,7 +85,7 @@ def parse(text: str, source: str) -> Document:
 
 
 def _not_yaml(source: str, error: yaml.MarkedYAMLError) -> str:
-    """Return where the reader stumbled, and where that began: a bracket left open is seen only lines later."""
+    """Return where the parser failed, and where the part began that it was in: a missing bracket shows only lines later."""
     at, begin = error.problem_mark, error.context_mark
     line = f":{at.line + 1}" if at else ""
     since = f", in what begins on line {begin.line + 1}" if at and begin and begin.line != at.line else ""
@@ -84,7 +93,7 @@ def _not_yaml(source: str, error: yaml.MarkedYAMLError) -> str:
 
 
 class _Reader:
-    """Turns nodes into values and notes their lines."""
+    """Turns YAML nodes into values and notes their lines."""
 
     def __init__(self, source: str) -> None:
         self.source = source

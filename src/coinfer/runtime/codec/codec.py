@@ -75,7 +75,7 @@ class Header(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Number of elements of the decoded tensor."""
+        """Return the number of elements of the decoded tensor."""
         return math.prod(self.shape)
 
 

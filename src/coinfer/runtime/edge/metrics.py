@@ -37,7 +37,7 @@ class ModelStats:
 
     @property
     def in_flight(self) -> int:
-        """Requests that have no answer yet."""
+        """Return the number of requests that have no answer yet."""
         return self.received - self.success - sum(self.failures.values())
 
 
@@ -55,10 +55,13 @@ class Metrics:
     sent_bytes: int = 0
 
     def count_arrival(self, model: str) -> ModelStats:
-        """Count a request that came in, and return the counters of its model.
+        """Count a request that came in.
 
         Args:
             model: name; empty for a model that this node does not serve.
+
+        Returns:
+            The counters of the model; the caller counts the outcome in them.
         """
         stats = self.models.setdefault(model, ModelStats())
         stats.received += 1

@@ -73,12 +73,15 @@ class ModelRunner(Protocol):
         ...
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
-        """Run the piece on zeros, and return the median seconds of a run.
+        """Run the piece on zeros, to open it and to time it.
 
         Args:
             inputs: names of the tensors that a request brings.
             outputs: names of the tensors to compute; empty for the network's outputs.
             runs: timed runs.
+
+        Returns:
+            The median seconds of a run.
 
         Raises:
             RequestError: if the outputs do not follow from the inputs.

@@ -109,7 +109,7 @@ class EdgeService:
 
     @property
     def in_flight(self) -> int:
-        """Number of requests that have no answer yet."""
+        """Return the number of requests that have no answer yet."""
         return sum(stats.in_flight for stats in self.metrics.models.values())
 
     def find(self, model: str, version: str = "") -> ServedModel:

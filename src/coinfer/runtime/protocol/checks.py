@@ -94,11 +94,14 @@ def check_request(
 
 
 def check_tensors(described: Sequence[TensorDescription], what: str) -> tuple[TensorHeader, ...]:
-    """Check the descriptions of tensors that carry data, and return their headers in order.
+    """Check the descriptions of tensors that carry data.
 
     Args:
         described: as the message has them.
         what: `input` or `output`, for the error.
+
+    Returns:
+        Their headers, in the same order.
 
     Raises:
         WireError: INVALID_ARGUMENT for what is wrong, UNIMPLEMENTED for what is not offered.

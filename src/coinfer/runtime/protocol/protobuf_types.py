@@ -44,17 +44,17 @@ class TensorMessage(Protocol):
 
     @property
     def shape(self) -> MutableSequence[int]:
-        """Sizes of the axes; changed in place."""
+        """Return the sizes of the axes, to be read or changed in place."""
         ...
 
     @property
     def parameters(self) -> MutableMapping[str, ParameterMessage]:
-        """Parameters by name; a name that is looked up comes into being."""
+        """Return the parameters by name; a name that is looked up comes into being."""
         ...
 
     @property
     def contents(self) -> ContentsMessage:
-        """Numbers listed one by one; empty if the data is raw."""
+        """Return the numbers listed one by one; empty if the data is raw."""
         ...
 
     def HasField(self, field_name: str) -> bool:
@@ -70,7 +70,11 @@ class TensorMessages(Protocol):
     """A repeated field of tensors."""
 
     def add(self) -> TensorMessage:
-        """Append an empty tensor, and return it to be filled."""
+        """Append a tensor.
+
+        Returns:
+            The new tensor, empty, to be filled.
+        """
         ...
 
     def __len__(self) -> int: ...
@@ -86,17 +90,17 @@ class InferMessage(Protocol):
 
     @property
     def parameters(self) -> MutableMapping[str, ParameterMessage]:
-        """Parameters by name; a name that is looked up comes into being."""
+        """Return the parameters by name; a name that is looked up comes into being."""
         ...
 
     @property
     def inputs(self) -> TensorMessages:
-        """Input tensors of a request."""
+        """Return the input tensors of a request."""
         ...
 
     @property
     def outputs(self) -> TensorMessages:
-        """Requested outputs of a request, or outputs of a reply."""
+        """Return the requested outputs of a request, or the outputs of a reply."""
         ...
 
     def SerializeToString(self) -> bytes:

@@ -37,12 +37,15 @@ class Transport(Protocol):
     """Sends requests to nodes named `host:port`. Futures fail with `TransportError` only, and may be cancelled."""
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
-        """Send a request, and return a future of its reply.
+        """Send a request to a node once; retries are the caller's business.
 
         Args:
             node: `host:port`.
-            request: may be retried by the caller; the transport sends it once.
+            request: what to compute.
             timeout_s: after it the future fails with DEADLINE_EXCEEDED.
+
+        Returns:
+            A future of the reply; cancelling it cancels the call.
         """
         ...
 
@@ -65,11 +68,14 @@ class LinkLike(Protocol):
     """What the shaper needs of a link (`links.Link`)."""
 
     def transmit(self, size_bits: float, cancel: threading.Event | None = None) -> float:
-        """Wait until the link has carried a transfer, and return the seconds that it took.
+        """Wait until the link has carried a transfer.
 
         Args:
             size_bits: of the transfer.
             cancel: ends the wait once it is set.
+
+        Returns:
+            The seconds that it took, the wait for earlier transfers included.
 
         Raises:
             TransferCancelled: if `cancel` was set before the end.
