@@ -85,7 +85,7 @@ def parse(text: str, source: str) -> Document:
 
 
 def _not_yaml(source: str, error: yaml.MarkedYAMLError) -> str:
-    """Return where the parser failed, and where the part began that it was in: a missing bracket shows only lines later."""
+    """Return where the parser failed, and where the part that it was in began: a missing bracket shows late."""
     at, begin = error.problem_mark, error.context_mark
     line = f":{at.line + 1}" if at else ""
     since = f", in what begins on line {begin.line + 1}" if at and begin and begin.line != at.line else ""

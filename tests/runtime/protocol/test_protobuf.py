@@ -247,6 +247,24 @@ def test_bad_parameters_are_named(name, kind, value):
     assert len(caught.value.message) < 200
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "value"),
+    [
+        ("queued", "double_param", math.inf),
+        ("room", "double_param", math.nan),
+        ("server_s", "string_param", "soon"),
+        ("executed", "string_param", "{"),
+        ("executed", "string_param", '[{"node": "a:1", "cut": ["x"], "server_s": 1' + "0" * 400 + ', "queue_s": 0}]'),
+    ],
+)
+def test_a_reply_with_impossible_figures_is_damaged(name, kind, value):
+    proto = pb.ModelInferResponse.FromString(protobuf.reply_bytes(InferReply("m", (), load=LoadReport(1.0, 2, 3))))
+    setattr(proto.parameters[name], kind, value)
+    with pytest.raises(WireError, match=f"damaged reply: parameter {name}") as caught:
+        protobuf.parse_reply(proto.SerializeToString())
+    assert caught.value.code == "INTERNAL"
+
+
 def test_foreign_parameters_are_ignored():
     assert protobuf.parse_request(_changed(tenant=("int64_param", 3)).SerializeToString()).model == "m"
 

@@ -175,15 +175,16 @@ def parse_reply_parameters(
     times = {name: _number(parameters, name, 0.0) for name in _TIMES}
     load = None
     if parameters.get("backlog_s") is not None:
-        queued, room = (int(_number(parameters, name, 0.0)) for name in ("queued", "room"))
-        load = LoadReport(_number(parameters, "backlog_s", 0.0), queued, room)
+        load = LoadReport(
+            _number(parameters, "backlog_s", 0.0), _count(parameters, "queued"), _count(parameters, "room")
+        )
     try:
         hops = json.loads(_text(parameters, "executed") or "[]")
         executed = tuple(
             ExecutedHop(str(h["node"]), tuple(map(str, h["cut"])), float(h["server_s"]), float(h["queue_s"]))
             for h in hops
         )
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise bad_request("parameter executed: expected a JSON list of node, cut, server_s, queue_s") from None
     return times, load, executed
 
@@ -199,6 +200,13 @@ def _text(parameters: Parameters, name: str) -> str:
     if value is not None and not isinstance(value, str):
         raise bad_request(f"parameter {name}: expected a string, got {short_repr(value)}")
     return value or ""
+
+
+def _count(parameters: Parameters, name: str) -> int:
+    value = _number(parameters, name, 0.0)
+    if not math.isfinite(value):
+        raise bad_request(f"parameter {name}: expected a whole number, got {value}")
+    return int(value)
 
 
 def _number(parameters: Parameters, name: str, default: float) -> float:
