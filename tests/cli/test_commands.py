@@ -325,6 +325,7 @@ DEMO = ("demo", "--model", MODEL)
         ((*INFER, "--servers", "localhost"), "--servers 'localhost': it has no port; expected host:port such as"),
         ((*INFER, "--bits", "7"), "--bits '7': expected some of 32, 16, 12, 8, 4"),
         ((*INFER, "--bits", ""), "--bits ''"),
+        ((*INFER, "--bits", "²"), "--bits '²': expected some of 32, 16, 12, 8, 4"),
         ((*INFER, "--profile", "missing.json"), "missing.json: cannot read this profile: No such file"),
         ((*INFER, "--profile", "text.json"), "text.json: no valid profile"),
         ((*INFER, "--profile", "fields.json"), "fields.json: no valid profile: fingerprint"),

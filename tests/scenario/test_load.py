@@ -196,11 +196,16 @@ def test_changes_come_from_outside():
     assert spec.servers[0].capacity == 7
     assert spec.models[0].deadline_s == (0.1, 0.2)
     assert spec.servers[1].capacity is None
-    for wrong in ("servers.7.capacity", "nothing.there", "slots.0"):
+    for wrong in ("servers.7.capacity", "servers.²", "nothing.there", "slots.0"):
         with pytest.raises(ScenarioError, match="no such key"):
             read(SMALL, "x", changes={wrong: 1})
     with pytest.raises(ScenarioError, match="expected KEY=VALUE"):
         parse_changes(["slots"])
+
+
+def test_a_key_of_digits_in_a_mapping_can_be_changed():
+    drops = load("sacd", {"models.0.accuracy_drop.8": 0.25}).spec.models[0].accuracy_drop
+    assert drops == {**load("sacd").spec.models[0].accuracy_drop, 8: 0.25}
 
 
 def _compiles_or_says_why(text: str) -> None:

@@ -129,7 +129,7 @@ def _branched(graph: "ModelGraph", at: str, classes: int) -> "ModelGraph":
             raise UserError(f"--at {at!r}: {graph.name} has exits already; leave it out")
         return graph
     places = [part.strip() for part in at.split(",") if part.strip()]
-    numbered = [int(place) if place.isdigit() else place for place in places]
+    numbered = [int(place) if place.isdecimal() else place for place in places]
     return with_exits(graph, numbered or _thirds(graph), classes)
 
 

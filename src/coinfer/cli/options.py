@@ -52,7 +52,7 @@ def limit_or_inf(value: float) -> float:
 
 def parse_bits(text: str) -> tuple[int, ...]:
     """`32,16,8` as numbers."""
-    found = tuple(int(part) if part.strip().isdigit() else -1 for part in text.split(","))
+    found = tuple(int(part) if part.strip().isdecimal() else -1 for part in text.split(","))
     if not set(found) <= set(WIRE_BITS):
         raise UserError(f"--bits {text!r}: expected some of {WIRE_BITS_TEXT}, separated by commas")
     return tuple(dict.fromkeys(found))

@@ -141,7 +141,7 @@ BitWidth = Annotated[int, _checked(lambda v: v in WIRE_BITS, f"one of {WIRE_BITS
 
 
 def _bit_key(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdigit() and len(value) < 4 else value
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 4 else value
 
 
 BitKey = Annotated[BitWidth, BeforeValidator(_bit_key)]

@@ -124,16 +124,22 @@ def parse_changes(texts: Sequence[str]) -> dict[str, object]:
 
 def _change(values: object, dotted: str, new: object, source: str) -> None:
     """Put a value in; the mappings and lists above it must exist."""
-    *above, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
+    *above, last = dotted.split(".")
     place = values
     for part in above:
-        place = _inside(place, part)
-    if isinstance(place, dict) and isinstance(last, str):
-        place[last] = new
-    elif isinstance(place, list) and _inside(place, last) is not None:
-        place[int(last)] = new
+        place = _inside(place, _index(place, part))
+    key = _index(place, last)
+    if isinstance(place, dict):
+        place[key] = new
+    elif isinstance(place, list) and isinstance(key, int) and _names(place, key):
+        place[key] = new
     else:
         raise ScenarioError(f"{source}: cannot change {short_repr(dotted)}: there is no such key")
+
+
+def _index(place: object, part: str) -> str | int:
+    """Return a part of a dotted key as an index if it is one into a list; a mapping's keys are all texts."""
+    return int(part) if isinstance(place, list) and part.isdecimal() else part
 
 
 def _inside(place: object, part: str | int) -> object:
