@@ -1,1 +1,1 @@
-"""The `coinfer` command: one file for each sub-command. Start in `main`."""
+"""The `coinfer` command: one file for each sub-command, and in `reports` what they print. Start in `main`."""

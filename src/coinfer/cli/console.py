@@ -1,9 +1,12 @@
-"""What commands share: where they print (as wide as the terminal, or 120 columns into a pipe, so that tables keep their
-words), and what they say before long work."""
+"""What commands share: the console that they print on, and what they check and say before long work.
+
+The console is as wide as the terminal, or 120 columns into a pipe, so that tables keep their words.
+"""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -14,7 +17,7 @@ console = Console(emoji=False, highlight=False, width=None if sys.stdout.isatty(
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Says how to go on with what is interrupted."""
+    """Yield; if a person interrupts the work inside, print how to resume it."""
     try:
         yield
     except KeyboardInterrupt:
@@ -22,14 +25,31 @@ def resumable() -> Iterator[None]:
         raise
 
 
-def setup_pytorch(what: str, device: str, threads: int) -> None:
-    """Sets PyTorch's threads, where it is there and can compute on the device.
+def check_resume(folder: Path, resume: bool, has_checkpoint: bool) -> None:
+    """Check that a training which is to be resumed has a checkpoint.
 
     Args:
-        what: needs it; begins the message.
+        folder: of the training, for the error.
+        resume: whether --resume was given.
+        has_checkpoint: whether the folder holds one.
 
     Raises:
-        UserError: where it is not, or cannot.
+        UserError: if there is nothing to resume from.
+    """
+    if resume and not has_checkpoint:
+        raise UserError(f"{folder}: no checkpoint to resume from; leave out --resume to begin a training there")
+
+
+def setup_pytorch(what: str, device: str, threads: int) -> None:
+    """Set PyTorch's threads, after a check that it is installed and can compute on the device.
+
+    Args:
+        what: the work that needs it; begins the message.
+        device: PyTorch's name of the device, such as `cuda`.
+        threads: of PyTorch on the processor.
+
+    Raises:
+        UserError: if PyTorch is missing, or cannot compute on the device.
     """
     try:
         import torch

@@ -1,4 +1,4 @@
-"""`coinfer demo`: a device and edge servers on this machine, compared."""
+"""`coinfer demo`: run a device and edge servers on this machine, and compare schemes."""
 
 from pathlib import Path
 from typing import Annotated

@@ -60,7 +60,7 @@ def infer(
 
     Example: [bold]coinfer infer resnet50 photos/ --servers 127.0.0.1:8001,127.0.0.1:8002 --deadline-ms 500[/bold]
     """
-    from coinfer.cli.infer_images import infer_images
+    from coinfer.cli.reports.infer_images import infer_images
 
     infer_images(
         console,

@@ -49,7 +49,7 @@ app.add_typer(exits.app, name="exits")
 
 
 def main() -> None:
-    """Runs the command; a user's mistake is one line on standard error and exit code 2."""
+    """Run the command; a user's mistake becomes one line on standard error and exit code 2."""
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except (UserError, OSError, UsageError) as error:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _line(error: Any) -> str:
-    """What went wrong, for a person."""
+    """Return what went wrong, for a person."""
     if isinstance(error, UsageError):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "coinfer"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and the parsers of their texts."""
 
 import math
 from pathlib import Path
@@ -46,35 +46,85 @@ PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained polic
 
 
 def limit_or_inf(value: float) -> float:
-    """Return a limit in which 0 says that there is none."""
+    """Return a limit as a number; infinity if there is none.
+
+    Args:
+        value: 0 means no limit.
+    """
     return value or math.inf
 
 
 def parse_bits(text: str) -> tuple[int, ...]:
-    """`32,16,8` as numbers."""
-    found = tuple(int(part) if part.strip().isdecimal() else -1 for part in text.split(","))
-    if not set(found) <= set(WIRE_BITS):
+    """Return the numbers of bits per element in a text, each once.
+
+    Args:
+        text: such as `32,16,8`.
+
+    Raises:
+        UserError: if one of them is not allowed.
+    """
+    bits = tuple(int(part) if part.strip().isdecimal() else -1 for part in text.split(","))
+    if not set(bits) <= set(WIRE_BITS):
         raise UserError(f"--bits {text!r}: expected some of {WIRE_BITS_TEXT}, separated by commas")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(bits))
 
 
 def parse_confidence(text: str) -> tuple[float, ...] | float | None:
-    """`0.2` for all exits, `0.1,0.3` for one after the other; nothing where nothing is said."""
+    """Return the entropies below which an answer leaves early: one for all exits, one for each, or None.
+
+    Args:
+        text: `0.2` for all exits, `0.1,0.3` for one after the other; empty for none.
+
+    Raises:
+        UserError: if one of them is no number.
+    """
     if not text:
         return None
     try:
-        found = tuple(float(part) for part in text.split(","))
+        entropies = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--confidence {text!r}: expected entropies from 0 to 1, separated by commas") from None
-    return found[0] if len(found) == 1 else found
+    return entropies[0] if len(entropies) == 1 else entropies
 
 
 def parse_factors(text: str) -> tuple[float, ...]:
-    """`3,2,1` as slow-down factors."""
+    """Return the slow-down factors in a text.
+
+    Args:
+        text: such as `3,2,1`.
+
+    Raises:
+        UserError: if one of them is no number, or not from 1 to a million.
+    """
     try:
-        found = tuple(float(part) for part in text.split(","))
+        factors = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or any(not 1 <= factor < 1e6 for factor in found):
+        factors = ()
+    if not factors or any(not 1 <= factor < 1e6 for factor in factors):
         raise UserError(f"--edge-slowdowns {text!r}: expected numbers of at least 1, separated by commas")
-    return found
+    return factors
+
+
+def parse_places(text: str) -> tuple[str | int, ...]:
+    """Return places in a network: names of tensors, or numbers of blocks.
+
+    Args:
+        text: separated by commas; empty for none.
+    """
+    places = [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(int(place) if place.isdecimal() else place for place in places)
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """Return the weights in a text.
+
+    Args:
+        text: separated by commas; empty for none.
+
+    Raises:
+        UserError: if one of them is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UserError(f"--weights {text!r}: expected numbers, separated by commas") from None

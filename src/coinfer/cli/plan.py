@@ -1,4 +1,4 @@
-"""`coinfer plan`: what is best for a link, before anything runs."""
+"""`coinfer plan`: show the best cut for a link, before anything runs."""
 
 from typing import Annotated
 
@@ -52,7 +52,7 @@ def plan(
 
     Example: [bold]coinfer plan resnet50 --device raspberry-pi-4 --uplink-mbit-s 8[/bold]
     """
-    from coinfer.cli.plan_tables import show_plan
+    from coinfer.cli.reports.plan_tables import show_plan
 
     show_plan(
         console,

@@ -22,6 +22,6 @@ def profile(
 
     Example: [bold]coinfer profile resnet50 -o resnet50.profile.json[/bold]
     """
-    from coinfer.cli.profile_table import profile_model
+    from coinfer.cli.reports.profile_table import profile_model
 
     profile_model(console, model, threads, parse_bits(bits), images, output)

@@ -1,4 +1,4 @@
-"""`coinfer scenario`: list, show, copy and check the worlds that policies are tried in."""
+"""`coinfer scenario`: list, show, copy and check the worlds in which policies are tried."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`coinfer simulate`: policies in a scenario, side by side."""
+"""`coinfer simulate`: run policies in a scenario, and compare them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,33 +49,33 @@ def simulate(
 
     settings = Settings(scenario, tuple(policy or ()), seeds, episodes, bound, tuple(changes or ()), device)
     with _bars() as progress:
-        found = compare(settings, progress, runs)
-    for note in found.notes:
+        comparison = compare(settings, progress, runs)
+    for note in comparison.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
-    console.print(*report.fitted(report.comparison(found.title, found.runs), console.width))
-    if len(found.runs) > 1:
+    console.print(*report.fitted(report.comparison(comparison.title, comparison.runs), console.width))
+    if len(comparison.runs) > 1:
         console.print()
-        console.print(*report.fitted(report.differences(found.runs, found.reference), console.width))
-    console.print(f"\nrecords and plot: {found.folder}", soft_wrap=True)
+        console.print(*report.fitted(report.differences(comparison.runs, comparison.reference), console.width))
+    console.print(f"\nrecords and plot: {comparison.folder}", soft_wrap=True)
 
 
 @contextmanager
 def _bars() -> Iterator["Progress"]:
-    """A bar for each policy that runs."""
+    """Show a bar for each policy that runs."""
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:20s}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     known: dict[str, TaskID] = {}
 
-    def told(done: int, total: int, name: str) -> None:
+    def show(done: int, total: int, name: str) -> None:
         if name not in known:
             known[name] = bars.add_task(name, total=total)
             bars.start()
         bars.update(known[name], completed=done)
 
     try:
-        yield told
+        yield show
     finally:
         if known:
             bars.stop()

@@ -1,29 +1,30 @@
-"""`coinfer train`: a scheme learns in a scenario, is compared, and becomes a file."""
+"""`coinfer train`: train a scheme in a scenario, compare it with baselines, and export its policy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.cli.console import console, resumable, setup_pytorch
+from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
 from coinfer.cli.options import Changes, TorchDevice, TorchThreads
 from coinfer.errors import UserError
 
 if TYPE_CHECKING:
+    from coinfer.evaluate.simulate import Run
     from coinfer.rl.algorithms.cdo_dsac import MakePlayer
     from coinfer.rl.core.training import Progress
     from coinfer.rl.distributed.coordinator import Recovery
     from coinfer.rl.distributed.ray_workers import RayWorkerGroup
 
-SHOWN = {
+FIGURES = {
     "reward": "return {:.3g}",
     "latency_s": "{:.3g} s",
     "in_time": "success {:.1%}",
     "temperature": "temperature {:.2g}",
 }
-"""Figures that the bar tells, where a scheme has them; means over the worlds that it explores in."""
+"""Figures that the bar shows if a scheme has them; means over the worlds in which it explores."""
 
 
 def train(
@@ -61,47 +62,52 @@ def train(
     """
     setup_pytorch("training", device, threads)
     from coinfer import checkpoint
-    from coinfer.evaluate import report
-    from coinfer.rl import export, registry
+    from coinfer.rl import registry
     from coinfer.rl.core.training import TrainSettings
+    from coinfer.rl.export import export_and_compare
     from coinfer.scenario.compile import open_world
     from coinfer.scenario.load import parse_changes
 
     if scheme == "list":
-        for name, one in registry.SCHEMES.items():
-            console.print(f"{name:14s} {one.description}")
+        _print_schemes()
         return
-    found = registry.scheme(scheme)
-    name = scenario or found.scenario
+    name = scenario or registry.scheme(scheme).scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
-    if resume and not checkpoint.numbered(folder / "checkpoints"):
-        raise UserError(f"{folder}: no checkpoint to resume from; leave out --resume to begin a training there")
-    elsewhere = {"make_player": _make_player(scheme, address)} if cluster or address else {}
+    check_resume(folder, resume, bool(checkpoint.numbered(folder / "checkpoints")))
+    distributed = {"make_player": _make_player(scheme, address)} if cluster or address else {}
     with resumable(), training_progress(scheme) as progress:
-        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **elsewhere)
-    compiled = open_world(name, parse_changes(changes or ()))
-    path = folder / "policy.onnx"
-    with console.status("exporting the policy"):
-        export.export_best(trained, compiled, path)
-    with console.status("comparing with baselines"):
-        runs = export.compare_with_baselines(path, scheme, compiled, seeds=10, episodes=2)
-    title = f"{scheme} (best of {seeds} by reward on held-out worlds) beside baselines, {runs[0].tasks:,} tasks"
-    shown = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
-    columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in shown}}
+        trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **distributed)
+    runs = export_and_compare(trained, open_world(name, parse_changes(changes or ())), folder, status=console.status)
+    _print_comparison(f"{scheme} (best of {seeds} by reward on held-out worlds)", runs)
+    console.print(f"\npolicy: {folder / 'policy.onnx'}; curves and records: {folder}", soft_wrap=True)
+
+
+def _print_schemes() -> None:
+    from coinfer.rl import registry
+
+    for name, scheme in registry.SCHEMES.items():
+        console.print(f"{name:14s} {scheme.description}")
+
+
+def _print_comparison(who: str, runs: "Sequence[Run]") -> None:
+    """Print the measures of a policy and of baselines, side by side."""
+    from coinfer.evaluate import report
+
+    measures = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
+    columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in measures}}
+    title = f"{who} beside baselines, {runs[0].tasks:,} tasks"
     console.print(*report.fitted(report.comparison(title, runs, columns), console.width))
-    report.save(folder / "evaluation", trained.record, runs)
-    console.print(f"\npolicy: {path}; curves and records: {folder}", soft_wrap=True)
 
 
 def _make_player(scheme: str, address: str | None) -> "MakePlayer":
-    """What has the agents of the scheme live on the cluster."""
+    """Return what puts the agents of the scheme on the cluster."""
     from coinfer.rl import registry
     from coinfer.rl.distributed.ray_workers import cluster_player
 
     if not registry.scheme(scheme).distributable:
-        able = ", ".join(name for name, one in registry.SCHEMES.items() if one.distributable)
-        raise UserError(f"{scheme} has no agents to put on a cluster; schemes that have: {able}")
+        names = ", ".join(name for name, one in registry.SCHEMES.items() if one.distributable)
+        raise UserError(f"{scheme} has no agents to put on a cluster; schemes that have: {names}")
 
     def on_start(workers: "RayWorkerGroup") -> None:
         nodes = len({placement.node for placement in workers.worker_placements()})
@@ -116,19 +122,26 @@ def _make_player(scheme: str, address: str | None) -> "MakePlayer":
 
 @contextmanager
 def training_progress(scheme: str) -> Iterator["Progress"]:
-    """How far it is, what it has learned so far, how fast it goes, how long it still takes."""
+    """Show a bar with the share that is done, figures, speed and the time that is left.
+
+    Args:
+        scheme: begins the bar.
+
+    Yields:
+        A function that takes each report of the training.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from coinfer.rl.core.training import Report
 
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[shown]}"), console=console) as bar:
-        task = bar.add_task(scheme, total=None, shown="")
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=console) as bar:
+        task = bar.add_task(scheme, total=None, figures="")
 
         def show(report: Report) -> None:
-            parts = [text.format(report.figures[name]) for name, text in SHOWN.items() if name in report.figures]
+            parts = [text.format(report.figures[name]) for name, text in FIGURES.items() if name in report.figures]
             speed = [f"{report.decisions / report.took_s:,.0f} slots/s"] if report.decisions else []
-            bar.update(task, total=report.rounds, completed=report.round, shown=", ".join(parts + speed))
+            bar.update(task, total=report.rounds, completed=report.round, figures=", ".join(parts + speed))
 
         try:
             yield show

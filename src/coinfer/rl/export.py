@@ -1,12 +1,14 @@
 """The end of a training: export of the best learner's policy, and its comparison with baselines."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 
 from coinfer.envs import offload
 from coinfer.envs.batched_env import reward_of
-from coinfer.evaluate import oracles
+from coinfer.evaluate import oracles, report
 from coinfer.evaluate.policy_files import open_policy
 from coinfer.evaluate.simulate import Run, run_policy
 from coinfer.policies.learned.export import export
@@ -71,4 +73,31 @@ def compare_with_baselines(
     if world.edge.tasks == 1:
         oracle = oracles.reward_optimum(reward)
         runs.append(run_policy(world, OPTIMUM, seeds, episodes, reward=reward, progress=progress, oracle=oracle))
+    return runs
+
+
+def export_and_compare(
+    trained: TrainingResult,
+    compiled: Compiled,
+    folder: Path,
+    *,
+    status: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> list[Run]:
+    """Export the best policy of a training, compare it with baselines, and save the records of both.
+
+    Args:
+        trained: a training in environment `offload`.
+        compiled: the scenario of the training.
+        folder: gets `policy.onnx` with its side-car, and the records as `evaluation`.
+        status: entered with the name of each step, to show it.
+
+    Returns:
+        The runs of the policy and of the baselines, the policy's first.
+    """
+    path = folder / "policy.onnx"
+    with status("exporting the policy"):
+        export_best(trained, compiled, path)
+    with status("comparing with baselines"):
+        runs = compare_with_baselines(path, trained.scheme, compiled, seeds=10, episodes=2)
+    report.save(folder / "evaluation", trained.record, runs)
     return runs

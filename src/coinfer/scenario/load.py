@@ -129,9 +129,7 @@ def _change(values: object, dotted: str, new: object, source: str) -> None:
     for part in above:
         place = _inside(place, _index(place, part))
     key = _index(place, last)
-    if isinstance(place, dict):
-        place[key] = new
-    elif isinstance(place, list) and isinstance(key, int) and _names(place, key):
+    if isinstance(place, dict) or (isinstance(place, list) and isinstance(key, int) and _names(place, key)):
         place[key] = new
     else:
         raise ScenarioError(f"{source}: cannot change {short_repr(dotted)}: there is no such key")

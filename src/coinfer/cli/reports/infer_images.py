@@ -1,4 +1,4 @@
-"""Answer pictures and print a row for each."""
+"""Answer pictures and print a row for each: `coinfer infer`."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from rich.console import Console, JustifyMethod
 from rich.progress import track
 from rich.table import Table
 
-from coinfer.cli.cut_name import cut_name
+from coinfer.cli.reports.cut_name import cut_name
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
@@ -48,6 +48,13 @@ def infer_images(
 
     A picture that cannot be answered does not stop the others.
 
+    Args:
+        console: prints table and progress.
+        model: an ONNX file, or a network of the zoo.
+        images: files and folders of pictures.
+        config: of the device; its profile is a path or None.
+        output: file of the records (JSON lines); None writes none.
+
     Raises:
         UserError: for what a user can mend, in one line; for pictures that were not answered, at the end.
     """
@@ -66,11 +73,11 @@ def infer_images(
 
 
 def _answer_all(console: Console, device: Device, files: Sequence[Path], log: RunLog | None) -> list[UserError]:
-    """Print the table of answers, and return why others are missing."""
+    """Print the table of answers, and return why the missing ones are missing."""
     has_exits = len(device.planner.exits) > 1
-    shown = Table(title=f"{device.graph.name}, times in ms")
+    table = Table(title=f"{device.graph.name}, times in ms")
     for heading, justify in (*INFER_HEADINGS, *(EXIT_HEADINGS if has_exits else ())):
-        shown.add_column(heading, justify=justify, overflow="fold")
+        table.add_column(heading, justify=justify, overflow="fold")
     scheme = PLANNER if device.config.policy is None else Path(str(device.config.policy)).stem
     problems = list[UserError]()
     began_s = time.monotonic()
@@ -81,12 +88,12 @@ def _answer_all(console: Console, device: Device, files: Sequence[Path], log: Ru
         except UserError as error:
             problems.append(error)
             continue
-        _add_row(shown, device.graph, file, result, has_exits)
+        _add_row(table, device.graph, file, result, has_exits)
         if log:
             rates_bps = dict(zip(device.servers, device.links_bps(), strict=True))
             log.append(result.record(scheme, i, at_s, rates_bps.get(result.route.hops[-1].node, 0.0)))
-    if shown.row_count:
-        console.print(shown)
+    if table.row_count:
+        console.print(table)
     for problem in problems:
         console.print(f"not answered: {problem}", style="red", soft_wrap=True)
     return problems
@@ -102,12 +109,12 @@ def _picture_files(images: Sequence[Path]) -> Iterator[Path]:
             raise UserError(f"{path}: no such picture or folder")
 
 
-def _add_row(shown: Table, graph: ModelGraph, file: Path, result: Result, has_exits: bool) -> None:
+def _add_row(table: Table, graph: ModelGraph, file: Path, result: Result, has_exits: bool) -> None:
     outcome, head = result.outcome, result.route.hops[0]
     sent = len(result.route.hops) > 1
     parts = (outcome.device_s, outcome.upload_s + outcome.download_s, outcome.queue_s, outcome.server_s)
     early = result.exit != result.route.exit
-    shown.add_row(
+    table.add_row(
         file.name,
         str(int(np.argmax(result.output))),
         "(sure)" if early else cut_name(graph, head.cut),

@@ -1,4 +1,4 @@
-"""Print the best option at one link rate, and which is best at every other."""
+"""Print the best option at one link rate, and the best one at every other: `coinfer plan`."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from coinfer.cli.cut_name import cut_name
+from coinfer.cli.reports.cut_name import cut_name
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
@@ -30,10 +30,14 @@ def show_plan(
     server_slowdown: float,
     wait_s: float,
 ) -> None:
-    """Print the best option at this rate, and which is best at every other.
+    """Print the best option at one link rate, and the best one at every other.
 
     Args:
-        device: class of devices; without it, this machine slowed as `config` says.
+        console: prints tables and progress.
+        model: an ONNX file, or a network of the zoo.
+        config: of the device; its profile is a path or None.
+        uplink_bps: rate of the link to the server.
+        device: class of devices; None for this machine, slowed as `config` says; `list` prints all classes instead.
         server_slowdown: how many times slower than this machine the server is.
         wait_s: queue and round trip of the server.
 
@@ -64,26 +68,26 @@ def show_plan(
 
 
 def _options_table(graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float) -> Table:
-    """Each exit and cut with the number of bits that is best for it at this rate."""
+    """Return a row for each exit and cut with the number of bits that is best for it at this rate."""
     options = preview.options
     best = preview.best(uplink_bps)
-    shown = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; the best is marked")
+    table = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; the best is marked")
     for heading in _cells_of_option(graph, preview, wait_s, uplink_bps, best):
-        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+        table.add_column(heading, justify="left" if heading == "cut after" else "right")
     for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in options.triples):
         among = [e == exit_ and names == cut for e, names, _ in options.triples]
         i = preview.best(uplink_bps, np.array(among))
         cells = _cells_of_option(graph, preview, wait_s, uplink_bps, i)
-        shown.add_row(*cells.values(), style="bold green" if i == best else "")
+        table.add_row(*cells.values(), style="bold green" if i == best else "")
     if unmet := preview.unmet(best, uplink_bps):
-        shown.caption = f"nothing meets every limit at this rate; the best misses: {', '.join(unmet)}"
-    return shown
+        table.caption = f"nothing meets every limit at this rate; the best misses: {', '.join(unmet)}"
+    return table
 
 
 def _cells_of_option(
     graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float, option: int
 ) -> dict[str, str]:
-    """One row by heading."""
+    """Return the cells of one row by heading."""
     options, sent = preview.options, float(preview.options.upload_bits[option])
     wait_s = wait_s if sent else 0.0
     times_s = {
@@ -106,16 +110,17 @@ def _cells_of_option(
 
 
 def _ranges_table(graph: ModelGraph, preview: Preview) -> Table:
-    shown = Table(title="best for every link rate")
+    """Return a row for each range of link rates, with the option that is best in it."""
+    table = Table(title="best for every link rate")
     options = preview.options
     extra = ("exit", "right") if preview.has_exits else ()
     for heading in ("from Mbit/s", "to Mbit/s", *extra[:1], "cut after", "bits", *extra[1:]):
-        shown.add_column(heading, justify="left" if heading == "cut after" else "right")
+        table.add_column(heading, justify="left" if heading == "cut after" else "right")
     for low_bps, high_bps, option in preview.ranges():
         to = "any" if math.isinf(high_bps) else f"{high_bps / MEGA:.3g}"
         cells = [f"{low_bps / MEGA:.3g}", to, *([str(options.exit[option] + 1)] if preview.has_exits else [])]
         cells += [cut_name(graph, options.cuts[option]), str(options.bits[option])]
         if not options.upload_bits[option]:
             cells[-1] = "-"
-        shown.add_row(*cells, *([f"{options.accuracy[option]:.1%}"] if preview.has_exits else []))
-    return shown
+        table.add_row(*cells, *([f"{options.accuracy[option]:.1%}"] if preview.has_exits else []))
+    return table
