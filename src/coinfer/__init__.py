@@ -1,4 +1,4 @@
-"""Collaborative DNN inference at the edge. What is listed here is the public face; start with `Device`.
+"""Collaborative DNN inference at the edge. The names listed in `__all__` are the public interface; start with `Device`.
 
 with coinfer.Device("resnet50", servers=["127.0.0.1:8001"], deadline_s=0.5) as device:
     result = device.infer("cat.jpg")
@@ -96,7 +96,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for, so that `import coinfer` stays cheap."""
+    """Import a public name when it is first used, so that `import coinfer` stays cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module 'coinfer' has no attribute {name!r}")
     try:

@@ -16,7 +16,7 @@ class Blocks(NamedTuple):
     cuts: tuple[int, ...]
     """[M + 1] indices of the cuts between them, with both ends."""
     input_bits: np.ndarray
-    """[M] size of what each block takes in."""
+    """[M] size of each block's input."""
 
 
 def blocks_of(cuts: Sequence[ChainCut], count: int, encoding: Encoding) -> Blocks:

@@ -19,9 +19,9 @@ class Speed(NamedTuple):
 
     table: NetworkTable
     factor: float
-    """How many times slower than the table's machine."""
+    """Factor on the table's times: how much slower the computer is than the table's machine."""
     flop_per_s: float | None
-    """Instead of the table's times: arithmetic only."""
+    """Speed that counts instead of the table's times, with arithmetic only; None uses the times."""
 
     def segment_s(self, exit_: int, first: int, last: int) -> float:
         """Return the time of a segment of an exit's chain; 0 for an empty one.

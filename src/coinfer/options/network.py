@@ -55,7 +55,7 @@ class NetworkTable(_Record):
     format: Literal[1] = 1
     network: str
     fingerprint: str
-    """Of the whole `ModelGraph`."""
+    """Fingerprint of the whole `ModelGraph`."""
     machine: Machine
     threads: Annotated[int, Field(ge=1)]
     work_flop: Positive
@@ -127,7 +127,7 @@ def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkT
 
 def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
     table.check(graph)
-    found, last = list[ChainCut](), len(graph.useful_cuts()) - 1
+    chain, last = list[ChainCut](), len(graph.useful_cuts()) - 1
     for i, cut in enumerate(graph.useful_cuts()):
         if len(cut.tensors) != 1:
             raise NetworkTableError(
@@ -136,7 +136,7 @@ def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
         (name,) = cut.tensors
         maker = graph.producer.get(name)
         done = sorted(cut.head)
-        found.append(
+        chain.append(
             ChainCut(
                 tensor=name,
                 kind="" if maker is None else graph.ops[maker].kind,
@@ -148,7 +148,7 @@ def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
                 payload_bits=_payloads(graph, table, name),
             )
         )
-    return tuple(found)
+    return tuple(chain)
 
 
 def _payloads(graph: ModelGraph, table: ProfileTable, name: str) -> dict[int, float]:

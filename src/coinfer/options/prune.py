@@ -20,7 +20,7 @@ Rule = Literal["hull", "near-best", "dominated", "none"]
 TOLERANCE = 0.05
 """Share of the least latency that `near-best` gives up at most, in the states that it looks at."""
 SPEED_RATIOS = np.geomspace(1 / 4, 64, 25)
-"""How many times faster than the device a server may be that nobody has measured yet."""
+"""How many times faster than the device a server may be whose speed is unknown."""
 _KNOWN_SPEED = np.ones(1)
 
 

@@ -29,9 +29,9 @@ def exhaustive(problem: Problem) -> Partition:
     rows = chain(_cuts(problem), _routes(problem))
     while batch := list(islice(rows, _BATCH)):
         places = np.stack(batch)
-        found_s = latency_s(problem, places)
-        if found_s.min() < least_s:
-            best, least_s = places[np.argmin(found_s)], found_s.min()
+        latencies_s = latency_s(problem, places)
+        if latencies_s.min() < least_s:
+            best, least_s = places[np.argmin(latencies_s)], latencies_s.min()
     return partition(problem, best)
 
 

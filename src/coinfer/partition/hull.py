@@ -48,9 +48,9 @@ class Choice(NamedTuple):
     option: np.ndarray
     """Index into the options that the chosen server's hull was built from."""
     server: np.ndarray
-    """Index into the hulls, or `DEVICE` where nothing is sent."""
+    """Index into the hulls, or `DEVICE` if nothing is sent."""
     latency_s: np.ndarray
-    """Infinite where no option is possible."""
+    """Infinite if no option is possible."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,16 +159,16 @@ def _winners(order: np.ndarray, compute_s: np.ndarray, upload_bits: np.ndarray) 
     Args:
         order: indices of the options by rising bits, then seconds.
     """
-    kept: list[int] = []
+    winners: list[int] = []
     for option in order.tolist():
-        if kept and not compute_s[option] < compute_s[kept[-1]]:
+        if winners and not compute_s[option] < compute_s[winners[-1]]:
             continue
-        while len(kept) > 1 and not (
-            _tie_bps(compute_s, upload_bits, *kept[-2:]) < _tie_bps(compute_s, upload_bits, kept[-1], option)
+        while len(winners) > 1 and not (
+            _tie_bps(compute_s, upload_bits, *winners[-2:]) < _tie_bps(compute_s, upload_bits, winners[-1], option)
         ):
-            kept.pop()
-        kept.append(option)
-    return kept
+            winners.pop()
+        winners.append(option)
+    return winners
 
 
 def _tie_bps(compute_s: np.ndarray, upload_bits: np.ndarray, fewer: int, more: int) -> float:

@@ -172,10 +172,10 @@ def _least_side(network: Network, cost_s: np.ndarray) -> np.ndarray:
     side, value_s, bound_s = trivial[best], values_s[best], np.inf
     while 0 < 2 * value_s < bound_s:
         bound_s = value_s
-        found = _flow_side(network, np.minimum(np.rint(cost_s * (_UNITS / bound_s)), _UNCUTTABLE))
-        found_s = float(cost_s[found[tail] & ~found[head]].sum())
-        if found_s < value_s:
-            side, value_s = found, found_s
+        cut_side = _flow_side(network, np.minimum(np.rint(cost_s * (_UNITS / bound_s)), _UNCUTTABLE))
+        cut_s = float(cost_s[cut_side[tail] & ~cut_side[head]].sum())
+        if cut_s < value_s:
+            side, value_s = cut_side, cut_s
     return side
 
 

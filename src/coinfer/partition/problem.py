@@ -50,7 +50,7 @@ class Problem:
     rate_bps: np.ndarray
     """[1 + N, 1 + N] rate from node to node; from a node to itself it is infinite, whatever is given."""
     wait_s: np.ndarray
-    """[1 + N] paid on each visit of a node: its queue, the round trip, the way back of the answer; 0 for the device."""
+    """[1 + N] cost of each visit of a node: queue, round trip, and the answer's way back; 0 for the device."""
 
     def __post_init__(self) -> None:
         for name in ("op_s", "rate_bps", "wait_s"):
@@ -81,7 +81,7 @@ class Partition(NamedTuple):
     place: np.ndarray
     """[ops] node of each operation."""
     nodes: tuple[int, ...]
-    """The nodes visited, in order; the first is the device, even where it only sends the input."""
+    """The nodes visited, in order; the first is the device, even if it only sends the input."""
     cuts: tuple[Cut, ...]
     """Cut i lies between nodes i and i + 1."""
     latency_s: float
@@ -224,14 +224,14 @@ def cache_per_graph(build: Callable[[ModelGraph], T]) -> Callable[[ModelGraph], 
     Args:
         build: must depend on the graph only.
     """
-    kept: dict[int, T] = {}
+    cache: dict[int, T] = {}
 
     def get(graph: ModelGraph) -> T:
         key = id(graph)
-        if key not in kept:
-            kept[key] = build(graph)
-            weakref.finalize(graph, kept.pop, key, None)
-        return kept[key]
+        if key not in cache:
+            cache[key] = build(graph)
+            weakref.finalize(graph, cache.pop, key, None)
+        return cache[key]
 
     return get
 

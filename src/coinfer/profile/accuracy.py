@@ -43,12 +43,12 @@ class CascadePoint(_Record):
     """The result of leaving at the first exit that is confident (Teerapittayanon et al., BranchyNet, ICPR 2016)."""
 
     thresholds: tuple[Annotated[float, Field(ge=0)], ...]
-    """One for each exit but the last: a sample leaves where the entropy of the answer, divided by the logarithm of the
-    number of classes, is below it. At 0 nobody leaves, above 1 everybody."""
+    """One for each exit but the last: a sample leaves at an exit if the entropy of its answer, divided by the logarithm
+    of the number of classes, is below the threshold. At 0 no sample leaves, above 1 all do."""
     left: tuple[Count, ...]
     """Samples that each exit answered."""
     correct: tuple[Count, ...]
-    """How many of these it answered rightly."""
+    """How many of these each exit answered correctly."""
 
 
 class AccuracyTable(_Record):
@@ -57,15 +57,15 @@ class AccuracyTable(_Record):
     format: Literal[1] = 1
     model: str
     fingerprint: str
-    """Of the `ModelGraph`."""
+    """Fingerprint of the `ModelGraph`."""
     dataset: Annotated[str, Field(min_length=1)]
     """Which pictures, and of what kind, such as "CIFAR-10 test, JPEG copy"."""
     samples: Annotated[int, Field(ge=1)]
     exits: Annotated[tuple[Count, ...], Field(min_length=1)]
-    """Right answers of each exit where nothing is quantised."""
+    """Correct answers of each exit without quantising."""
     rows: tuple[AccuracyRow, ...] = ()
     confidence: tuple[CascadePoint, ...] = ()
-    """Cascades to choose thresholds from; empty where none were measured."""
+    """Cascades from which thresholds are chosen; empty if none were measured."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "AccuracyTable":
@@ -122,13 +122,13 @@ class AccuracyTable(_Record):
             )
         if bits == FLOAT32_BITS:
             return self.exits[exit]
-        found = self._correct.get((exit, tuple(cut), bits))
-        if found is None:
+        count = self._correct.get((exit, tuple(cut), bits))
+        if count is None:
             raise AccuracyError(
                 f"{self.model}: accuracy of exit {exit}, cut {', '.join(cut) or 'nowhere'}, {bits} bits was not "
                 "measured; measure it with `coinfer exits measure`"
             )
-        return found
+        return count
 
     def accuracy(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> float:
         """Return the share of correct answers, 0 to 1.

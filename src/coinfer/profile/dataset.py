@@ -35,7 +35,7 @@ class ImageDataset(NamedTuple):
     """int64 [N], below the number of classes."""
     class_names: tuple[str, ...]
     kind: str
-    """What they are, to be said wherever an accuracy is, such as "CIFAR-10, JPEG copy"."""
+    """Name of the data that goes with every accuracy, such as "CIFAR-10, JPEG copy"."""
 
     def take(self, count: int) -> "ImageDataset":
         """Return the first pictures only.
@@ -101,22 +101,22 @@ def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) ->
             f"{where / pickles[0]}: this is CIFAR-10 as Python pickles, which can run code and are not read; take the "
             "binary version (data_batch_1.bin ...)"
         )
-    found = where / split if (where / split).is_dir() else where
-    return _checked(_folders(found, progress), found)
+    folder = where / split if (where / split).is_dir() else where
+    return _checked(_folders(folder, progress), folder)
 
 
-def _checked(found: ImageDataset, where: Path) -> ImageDataset:
-    if len(found.images) != len(found.labels):
-        raise DataError(f"{where}: {len(found.images)} pictures but {len(found.labels)} labels; expected one for each")
-    if len(found.images) == 0:
+def _checked(data: ImageDataset, where: Path) -> ImageDataset:
+    if len(data.images) != len(data.labels):
+        raise DataError(f"{where}: {len(data.images)} pictures but {len(data.labels)} labels; expected one for each")
+    if len(data.images) == 0:
         raise DataError(f"{where}: no pictures in it")
-    if found.images.dtype != np.uint8 or found.images.ndim != 4 or found.images.shape[-1] != 3:
-        shape = f"{found.images.dtype} {list(found.images.shape)}"
+    if data.images.dtype != np.uint8 or data.images.ndim != 4 or data.images.shape[-1] != 3:
+        shape = f"{data.images.dtype} {list(data.images.shape)}"
         raise DataError(f"{where}: pictures are {shape}; expected uint8 [N, height, width, 3]")
-    if found.labels.min() < 0 or found.labels.max() >= len(found.class_names):
-        worst = int(found.labels.max() if found.labels.max() >= len(found.class_names) else found.labels.min())
-        raise DataError(f"{where}: label {worst} is no class; there are 0 to {len(found.class_names) - 1}")
-    return found
+    if data.labels.min() < 0 or data.labels.max() >= len(data.class_names):
+        worst = int(data.labels.max() if data.labels.max() >= len(data.class_names) else data.labels.min())
+        raise DataError(f"{where}: label {worst} is no class; there are 0 to {len(data.class_names) - 1}")
+    return data
 
 
 def _binary(files: list[Path], folder: Path) -> ImageDataset:
@@ -150,20 +150,20 @@ def _archive(file: Path, split: Split, progress: Progress) -> ImageDataset:
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
-            held = {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{file}: not a readable npz file ({type(error).__name__})") from None
-    exact = f"{split}_images" in held
-    labels = held.get(f"{split}_labels" if exact else "labels")
+    exact = f"{split}_images" in arrays
+    labels = arrays.get(f"{split}_labels" if exact else "labels")
     if labels is None:
         raise DataError(f"{file}: holds no labels for {split}; accuracy needs pictures whose class is known")
-    images = held[f"{split}_images"] if exact else held.get("images")
+    images = arrays[f"{split}_images"] if exact else arrays.get("images")
     if images is None:
-        if "jpeg" not in held or "offsets" not in held:
+        if "jpeg" not in arrays or "offsets" not in arrays:
             raise DataError(f"{file}: holds no pictures for {split}; expected `images`, or `jpeg` and `offsets`")
-        images = _decoded(held["jpeg"], held["offsets"], file, progress)
+        images = _decoded(arrays["jpeg"], arrays["offsets"], file, progress)
     numbers = np.arange(int(labels.max(initial=0)) + 1)
-    names = tuple(map(str, held.get("class_names", numbers)))
+    names = tuple(map(str, arrays.get("class_names", numbers)))
     kind = f"CIFAR-10, {'original pixels' if exact else 'JPEG copy'}" if names == CIFAR_CLASSES else file.stem
     return ImageDataset(images, labels.astype(np.int64), names, kind)
 

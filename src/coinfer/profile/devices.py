@@ -24,7 +24,7 @@ class DeviceClass(NamedTuple):
     unit: Literal["cpu", "gpu"]
     source: str
     latency_s: Mapping[str, float]
-    """Whole network at batch 1, by the network's name."""
+    """Time of whole networks at batch 1, by their names."""
 
     def network_s(self, model: str, work_flop: float) -> float:
         """Return the time of a whole network at batch 1: as published, or estimated from its arithmetic.

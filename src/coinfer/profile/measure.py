@@ -40,7 +40,7 @@ class Engine(NamedTuple):
     threads: int = 1
     providers: Sequence[str] = (CPU,)
     clock: Callable[[], float] = time.perf_counter
-    """Seconds. Where one thread computes on a busy machine, `time.thread_time` leaves the other work out."""
+    """Returns seconds. If one thread computes on a busy machine, `time.thread_time` leaves out the other work."""
 
 
 _ENGINE = Engine()
@@ -177,11 +177,11 @@ def _check(graph: ModelGraph, samples: Sequence[Sample]) -> None:
         raise ProfileError(f"{graph.name}: no samples to run it on; random_samples makes some")
     for k, sample in enumerate(samples):
         for tensor in map(graph.tensors.__getitem__, graph.inputs):
-            found = sample.get(tensor.name)
-            if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
-                got = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
-                wanted = f"{tensor.dtype} {list(tensor.shape)}"
-                raise ProfileError(f"{graph.name}: input {tensor.name!r} of sample {k} is {got}, expected {wanted}")
+            array = sample.get(tensor.name)
+            if array is None or array.shape != tensor.shape or array.dtype != tensor.dtype:
+                got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+                expected = f"{tensor.dtype} {list(tensor.shape)}"
+                raise ProfileError(f"{graph.name}: input {tensor.name!r} of sample {k} is {got}, expected {expected}")
 
 
 class _Whole(NamedTuple):
@@ -190,7 +190,7 @@ class _Whole(NamedTuple):
     median_s: float
     spread_s: float
     call_s: float
-    """What running any segment costs beside its operations."""
+    """Cost of running any segment beside its operations."""
     trace: Trace
 
 
@@ -202,13 +202,13 @@ def _run_whole(graph: ModelGraph, samples: Sequence[Sample], folder: Path, engin
     plain = open_session(graph, segment(graph, graph.inputs, graph.outputs), engine.threads, engine.providers)
     traced = open_traced(graph, graph.inputs, graph.outputs, folder, engine.threads, engine.providers)
     idle = open_session(graph, segment(graph, graph.outputs, graph.outputs), engine.threads, engine.providers)
-    handed_on = _values(graph, samples[0], graph.outputs, engine)
+    outputs = _values(graph, samples[0], graph.outputs, engine)
     plain_s, idle_s = np.empty((2, WARM_UP + repeats))
     for i in range(WARM_UP + repeats):
         feeds = samples[i % len(samples)]
         plain_s[i] = run_s(plain, feeds, engine.clock)
         run_s(traced, feeds, engine.clock)
-        idle_s[i] = run_s(idle, {name: handed_on[name] for name in graph.outputs}, engine.clock)
+        idle_s[i] = run_s(idle, {name: outputs[name] for name in graph.outputs}, engine.clock)
     low_s, median_s, high_s = np.quantile(plain_s[WARM_UP:], [0.25, 0.5, 0.75]).tolist()
     call_s = min(float(np.median(idle_s[WARM_UP:])), median_s / 2)
     return _Whole(median_s, high_s - low_s, call_s, read_trace(graph, traced, WARM_UP))
@@ -255,7 +255,7 @@ def _values(graph: ModelGraph, sample: Sample, names: Sequence[str], engine: Eng
 
 
 class _Ends(NamedTuple):
-    """Extra seconds by tensor, of segments that start and end there."""
+    """Extra seconds of segments that start and end at a tensor, by its name."""
 
     enter_s: dict[str, float]
     leave_s: dict[str, float]
@@ -269,10 +269,10 @@ def _add_ends(ends: _Ends, first: str, last: str, block: Trace, whole: Trace) ->
 
 
 def _complete(graph: ModelGraph, measured: _Ends, whole: Trace) -> _Ends:
-    """Return the ends measured, and the rest by their bytes where a neighbour computes in the executor's own layout."""
-    home = {i: k for k, group in enumerate(graph.groups) for i in group}
-    enters = {name: any(whole.blocked[home[i]] for i in graph.consumers[name]) for name in graph.tensors}
-    leaves = {name: bool(whole.blocked[home[i]]) for name, i in graph.producer.items()}
+    """Return the ends of all tensors: as measured, or by their bytes if a neighbour uses the executor's own layout."""
+    group_of = {i: k for k, group in enumerate(graph.groups) for i in group}
+    enters = {name: any(whole.blocked[group_of[i]] for i in graph.consumers[name]) for name in graph.tensors}
+    leaves = {name: bool(whole.blocked[group_of[i]]) for name, i in graph.producer.items()}
     return _Ends(_by_bytes(graph, measured.enter_s, enters), _by_bytes(graph, measured.leave_s, leaves))
 
 

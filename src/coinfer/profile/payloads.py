@@ -24,14 +24,14 @@ class Payloads(NamedTuple):
     bits: dict[str, dict[int, float]]
     """Mean encoded size by tensor and bits per element."""
     encode_s_per_byte: dict[int, float]
-    """By bits per element; per byte of the tensors as they lie in memory. Without the network's inputs."""
+    """Seconds per byte of the tensors in memory, by bits per element; without the network's inputs."""
     decode_s_per_byte: dict[int, float]
     encode_s: dict[str, dict[int, float]]
     """Mean time by tensor and bits per element, without the network's inputs."""
     decode_s: dict[str, dict[int, float]]
 
 
-class _Spent(NamedTuple):
+class _CodingTimes(NamedTuple):
     size_bytes: float = 0.0
     encode_s: float = 0.0
     decode_s: float = 0.0
@@ -57,7 +57,7 @@ def measure_payloads(
         Means over the samples.
     """
     sizes: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    spent: dict[str, dict[int, list[_Spent]]] = defaultdict(lambda: defaultdict(list))
+    spent: dict[str, dict[int, list[_CodingTimes]]] = defaultdict(lambda: defaultdict(list))
     for values in activations:
         for name, value in values.items():
             is_input = name in graph.inputs
@@ -65,9 +65,9 @@ def measure_payloads(
                 payload, encode_s, decode_s = _timed(codec, value, clock)
                 sizes[name][bits].append(len(payload))
                 if not is_input:
-                    spent[name][bits].append(_Spent(value.nbytes, encode_s, decode_s))
+                    spent[name][bits].append(_CodingTimes(value.nbytes, encode_s, decode_s))
     totals = {bits: _total(by_bits[bits] for by_bits in spent.values()) for bits in codecs} if spent else {}
-    means = {name: {bits: _mean(found) for bits, found in by_bits.items()} for name, by_bits in spent.items()}
+    means = {name: {bits: _mean(times) for bits, times in by_bits.items()} for name, by_bits in spent.items()}
     return Payloads(
         {name: {b: bits_of_bytes(float(np.mean(n))) for b, n in by_bits.items()} for name, by_bits in sizes.items()},
         {bits: total.encode_s / total.size_bytes for bits, total in totals.items()},
@@ -77,12 +77,12 @@ def measure_payloads(
     )
 
 
-def _total(found: Iterable[Iterable[_Spent]]) -> _Spent:
-    return _Spent(*np.sum([one for some in found for one in some], axis=0).tolist())
+def _total(times: Iterable[Iterable[_CodingTimes]]) -> _CodingTimes:
+    return _CodingTimes(*np.sum([one for some in times for one in some], axis=0).tolist())
 
 
-def _mean(found: Sequence[_Spent]) -> _Spent:
-    return _Spent(*np.mean(found, axis=0).tolist())
+def _mean(times: Sequence[_CodingTimes]) -> _CodingTimes:
+    return _CodingTimes(*np.mean(times, axis=0).tolist())
 
 
 def _timed(codec: Codec, value: np.ndarray, clock: Callable[[], float]) -> tuple[bytes, float, float]:

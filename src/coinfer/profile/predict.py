@@ -30,7 +30,7 @@ _ROUNDS = 20
 
 
 class Work(NamedTuple):
-    """What an operation does, each [n]; reading, writing and weights in elements."""
+    """Work of n operations: arithmetic, and elements read, written, and of weights."""
 
     flop: np.ndarray
     read: np.ndarray
@@ -72,7 +72,7 @@ class OpKind(NamedTuple):
     """The dimensions of one kind of operation, and the work that follows from them."""
 
     dims: tuple[str, ...]
-    """What the regressor looks at. Heights and widths are those of a square: `hw` side of the input, `output_hw`."""
+    """Names of the dimensions. Heights and widths are those of a square: `hw` is the side of the input."""
     work: Callable[..., Work]
 
 
@@ -174,8 +174,8 @@ def _fit_cost(terms: np.ndarray, latency_s: np.ndarray, huber_delta: float) -> n
 
     start = np.full(terms.shape[1], np.log(np.median(latency_s) / terms.shape[1]))
     options: dict[str, Any] = {"jac": jacobian, "loss": "soft_l1", "f_scale": huber_delta, "bounds": (-60.0, 20.0)}
-    found = least_squares(residual, start, **options)
-    return np.where(terms.any(0), np.exp(found.x) / scale, 0.0)
+    solution = least_squares(residual, start, **options)
+    return np.where(terms.any(0), np.exp(solution.x) / scale, 0.0)
 
 
 def _fit_huber(terms: np.ndarray, target: np.ndarray, delta: float) -> np.ndarray:

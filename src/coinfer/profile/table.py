@@ -56,7 +56,7 @@ class ProfileTable(_Record):
     format: Literal[1] = 1
     model: str
     fingerprint: str
-    """Of the `ModelGraph`."""
+    """Fingerprint of the `ModelGraph`."""
     machine: Machine
     threads: Annotated[int, Field(ge=1)]
     work_flop: Annotated[float, Field(ge=0), AfterValidator(_finite)]
@@ -69,7 +69,7 @@ class ProfileTable(_Record):
     op_s: tuple[Seconds, ...]
     """By operation, in graph order; a fused group's time is shared among its operations by their arithmetic."""
     op_spread_s: tuple[Seconds, ...] = ()
-    """Inter-quartile range over the runs, by operation and shared alike; empty where it was not measured."""
+    """Inter-quartile range over the runs, by operation and shared alike; empty if it was not measured."""
     enter_s: dict[str, Seconds]
     """Extra time for a segment that starts at this tensor: its change into the layout that the executor computes in."""
     leave_s: dict[str, Seconds]
@@ -77,10 +77,10 @@ class ProfileTable(_Record):
     payload_bits: dict[str, dict[Bits, Positive]] = {}
     """Encoded size of a tensor by bits per element, on sample inputs."""
     encode_s_per_byte: dict[Bits, Seconds] = {}
-    """Seconds of encoding per byte of the tensor as it lies in memory, by bits per element."""
+    """Seconds of encoding per byte of the tensor in memory, by bits per element."""
     decode_s_per_byte: dict[Bits, Seconds] = {}
     encode_s: dict[str, dict[Bits, Seconds]] = {}
-    """Time of encoding by tensor and bits per element; `encode_s_per_byte` counts where it was not measured."""
+    """Time of encoding by tensor and bits per element; `encode_s_per_byte` counts for tensors that it lacks."""
     decode_s: dict[str, dict[Bits, Seconds]] = {}
 
     @model_validator(mode="after")
@@ -252,10 +252,10 @@ def first_problem(error: ValidationError) -> str:
     Args:
         error: of a file that does not fit its model.
     """
-    found = error.errors(include_url=False)
-    place = ".".join(str(part) for part in found[0]["loc"])
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    message = " ".join(found[0]["msg"].removeprefix("Value error, ").split())
+    problems = error.errors(include_url=False)
+    place = ".".join(str(part) for part in problems[0]["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = " ".join(problems[0]["msg"].removeprefix("Value error, ").split())
     return f"{place + ': ' if place else ''}{message}{more}"
 
 

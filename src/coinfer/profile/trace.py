@@ -15,7 +15,7 @@ from coinfer.profile.table import ProfileError
 _KERNEL = "_kernel_time"
 _FUSED = "fused "
 _BLOCKED = "_nchwc"
-"""ONNX Runtime names an operation in its channel-blocked layout so, after the tensor that it makes."""
+"""Suffix with which ONNX Runtime names an operation in its channel-blocked layout, after the tensor that it makes."""
 _MICROSECOND = 1e-6
 
 
@@ -23,13 +23,13 @@ class Trace(NamedTuple):
     """Typical times of a segment's parts. Arrays are [groups], of all the network's fused groups."""
 
     group_s: np.ndarray
-    """Everything but changes of layout."""
+    """Time of everything but changes of layout."""
     enter_s: np.ndarray
-    """Changes into the channel-blocked layout, before the group that needs them."""
+    """Time of changes into the channel-blocked layout, before the group that needs them."""
     leave_s: np.ndarray
-    """Changes out of it, after the group that makes the tensor."""
+    """Time of changes out of that layout, after the group that makes the tensor."""
     blocked: np.ndarray
-    """True where the group computes in that layout."""
+    """True if the group computes in that layout."""
     spread_s: np.ndarray
     """Inter-quartile ranges over the runs, of everything in and around the group."""
 
@@ -116,10 +116,10 @@ def _places(graph: ModelGraph, names: Sequence[str]) -> list[int]:
     one after it.
     """
     group_of = {name: k for k, group in enumerate(graph.groups) for i in group for name in graph.ops[i].outputs}
-    found = [group_of.get(_tensor(name)) for name in names]
-    last = next((k for k in found if k is not None), 0)
+    groups = [group_of.get(_tensor(name)) for name in names]
+    last = next((k for k in groups if k is not None), 0)
     places = []
-    for place in found:
+    for place in groups:
         last = place if place is not None else last
         places.append(last)
     return places

@@ -20,21 +20,21 @@ MAX_LEVELS = 256
 MAX_LOST = 0.01
 """Largest share of arrivals that may find no place in a slot."""
 MIN_TASKS = 0.01
-"""Fewest tasks that must come in an episode on average."""
+"""Least mean number of tasks in an episode."""
 MAX_SLOTS = 10_000_000
-"""Slots of a measured workload."""
+"""Slots of a measured workload at most."""
 
 
 class Arrivals(NamedTuple):
     """The distribution of counts: K tasks in a slot, R levels, L slots until the workload starts again."""
 
     cdf: np.ndarray
-    """[R, K] probability that at most 0 .. K - 1 tasks come; the count is the number of entries at or below a uniform
+    """[R, K] probability that at most 0 .. K - 1 tasks arrive; the count is the number of entries at or below a uniform
     number, so at most K."""
     level: np.ndarray
     """[L] level of each slot."""
     offered: float
-    """Tasks that come in a slot on average, those beyond K included."""
+    """Mean number of tasks that arrive in a slot, those beyond K included."""
 
     @property
     def mean(self) -> float:
@@ -57,28 +57,28 @@ def build_arrivals(spec: BaseScenario, source: Source) -> tuple[Arrivals, tuple[
     Raises:
         ScenarioError: if too many find no place, next to none arrive, or a workload cannot be used.
     """
-    found = _table(spec, source, spec.tasks_per_slot)
-    return found, (*_rare(spec, source, found), *_lost(spec, source, found))
+    arrivals = _table(spec, source, spec.tasks_per_slot)
+    return arrivals, (*_rare(spec, source, arrivals), *_lost(spec, source, arrivals))
 
 
-def _lost(spec: BaseScenario, source: Source, found: Arrivals) -> Iterator[str]:
+def _lost(spec: BaseScenario, source: Source, arrivals: Arrivals) -> Iterator[str]:
     """Yield a note if some arrivals find no place in a slot; refuse a scenario in which many do not."""
     max_tasks = spec.tasks_per_slot
-    if found.lost > MAX_LOST:
+    if arrivals.lost > MAX_LOST:
         counts = (2**i for i in range(13))
         enough = next((count for count in counts if _table(spec, source, count).lost <= MAX_LOST / 10), 4096)
         raise source.error(
             ("tasks_per_slot",),
-            f"got {max_tasks}, but {found.lost:.1%} of {found.offered:.3g} requests a slot would find no place; "
+            f"got {max_tasks}, but {arrivals.lost:.1%} of {arrivals.offered:.3g} requests a slot would find no place; "
             f"{enough} is enough",
         )
-    if found.lost > MAX_LOST / 10:
-        yield f"{found.lost:.2%} of the requests find no place in a slot (tasks_per_slot {max_tasks})"
+    if arrivals.lost > MAX_LOST / 10:
+        yield f"{arrivals.lost:.2%} of the requests find no place in a slot (tasks_per_slot {max_tasks})"
 
 
-def _rare(spec: BaseScenario, source: Source, found: Arrivals) -> Iterator[str]:
+def _rare(spec: BaseScenario, source: Source, arrivals: Arrivals) -> Iterator[str]:
     """Yield a note if most episodes have no task; refuse a scenario in which hardly any ever has one."""
-    tasks = found.offered * spec.slots
+    tasks = arrivals.offered * spec.slots
     episode = f"{tasks:.3g} requests come in an episode on average ({spec.slots} slots of {spec.slot_s:g} s)"
     if tasks < MIN_TASKS:
         raise source.error(

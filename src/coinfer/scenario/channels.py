@@ -23,13 +23,13 @@ from coinfer.scenario.traces import DATA_VARIABLE, find_file
 from coinfer.traces import Trace, load_traces
 
 BANK_VALUES = 1 << 18
-"""Values of a drawn bank; more would only fall out of the cache."""
+"""Values of a drawn bank; more would not fit into the cache."""
 MAX_ROWS = 4096
 _MAX_TRACE_SLOTS = 1_000_000
-"""Of a trace."""
+"""Slots of a trace at most."""
 CONSTANT_BANK = np.ones((1, 1))
 _EPISODES = 4
-"""A row is as long as this many episodes where that is short enough, so that starts differ."""
+"""Length of a row in episodes, if that is short enough; so starts differ."""
 
 
 class Links(NamedTuple):
@@ -75,7 +75,7 @@ def build_links(spec: BaseScenario, source: Source, devices: int, servers: int, 
                 plain, random_walk(links.low_bps, links.high_bps, links.step_bps, spec.slots, rng), None, False
             )
         case RadioLinks() as links:
-            snr = _placed(links, _powers_w(spec, devices), servers, rng)
+            snr = _place_devices(links, _powers_w(spec, devices), servers, rng)
             return Links(snr, fading(links.fading, spec.slots, rng), links.bandwidth_hz, links.shared)
         case TraceLinks() as links:
             traces, notes = _traces(links, spec.slot_s, source)
@@ -162,10 +162,10 @@ def server_shares(spec: BaseScenario, rng: np.random.Generator) -> np.ndarray:
     if spec.outages is None:
         return bank
     rows, length = (bank.shape[0], bank.shape[1]) if share else rows_and_slots(spec.slots)
-    return bank * ~_out(spec.outages, spec.slot_s, rows, length, rng)
+    return bank * ~_outage_bank(spec.outages, spec.slot_s, rows, length, rng)
 
 
-def _out(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
+def _outage_bank(outages: Outages, slot_s: float, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
     """Return whether a server is out at the start of each slot, [rows, length].
 
     It is an alternating renewal process, which for exponential times is a Markov chain from slot to slot.
@@ -191,10 +191,10 @@ def trace_windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slo
         slots: of an episode.
     """
     length = min(max(2 * slots, 64), BANK_VALUES // 16)
-    most = max(BANK_VALUES // length, 16)
-    each = max(most // len(traces), 1)
+    max_rows = max(BANK_VALUES // length, 16)
+    each = max(max_rows // len(traces), 1)
     rows = []
-    for trace in traces[:: max(len(traces) // most, 1)]:
+    for trace in traces[:: max(len(traces) // max_rows, 1)]:
         rates = trace.per_slot(slot_s)
         rates = np.resize(rates, max(len(rates), length))
         ahead = max(round(links.average_s / slot_s), 1) if links.average_s else 1
@@ -228,8 +228,8 @@ def _traces(links: TraceLinks, slot_s: float, source: Source) -> tuple[list[Trac
             ("links", "files"),
             f"no file {short_repr(missing)} beside the scenario, in {DATA_VARIABLE} or among those shipped",
         )
-    found = [find_file(name, source.folder) for name in names]
-    traces = [trace for path in found if isinstance(path, Path) for trace in load_traces(path).values()]
+    paths = [find_file(name, source.folder) for name in names]
+    traces = [trace for path in paths if isinstance(path, Path) for trace in load_traces(path).values()]
     if max(trace.period_s for trace in traces) > _MAX_TRACE_SLOTS * slot_s:
         raise source.error(("slot_s",), f"a trace has more than {_MAX_TRACE_SLOTS:,} slots of {slot_s:g} s")
     return traces, notes
@@ -244,17 +244,17 @@ def _powers_w(spec: BaseScenario, devices: int) -> np.ndarray:
     return np.repeat([d.transmit_power_w for d in spec.devices], [d.count for d in spec.devices])[:devices]
 
 
-def _placed(links: RadioLinks, power_w: np.ndarray, servers: int, rng: np.random.Generator) -> np.ndarray:
-    """Return signal-to-noise ratio [G, U, N] of everybody dropped evenly on the disc."""
+def _place_devices(links: RadioLinks, power_w: np.ndarray, servers: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the signal-to-noise ratio [G, U, N] of devices and servers placed uniformly on the disc."""
     radius_m = links.diameter_m / 2
-    devices = _on_disc(radius_m, (links.placements, len(power_w), 1), rng)
-    others = _on_disc(radius_m, (links.placements, 1, servers), rng)
+    devices = _disc_positions(radius_m, (links.placements, len(power_w), 1), rng)
+    others = _disc_positions(radius_m, (links.placements, 1, servers), rng)
     distance_km = np.maximum(np.abs(devices - others), links.nearest_m) / 1e3
     gain = radio.from_db(-radio.path_loss_db(distance_km))
     noise_w_per_hz = float(radio.watts_of_dbm(links.noise_dbm_per_hz))
     return np.asarray(radio.signal_to_noise(power_w[:, None], gain, links.bandwidth_hz, noise_w_per_hz))
 
 
-def _on_disc(radius_m: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Return the places as complex numbers, evenly over the area."""
+def _disc_positions(radius_m: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Return positions as complex numbers, uniform over the area."""
     return radius_m * np.sqrt(rng.random(shape)) * np.exp(2j * np.pi * rng.random(shape))

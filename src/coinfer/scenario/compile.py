@@ -40,13 +40,13 @@ class Compiled(NamedTuple):
     networks: tuple[str, ...]
     """[X] names."""
     devices: tuple[str, ...]
-    """[C] what each class of devices is."""
+    """[C] description of each class of devices."""
     options: tuple[tuple[Options, ...], ...]
     """[X][C] what the options of a task are; empty for other environments than `offload`."""
     reward: Reward | None
-    """The settings of what a learner is paid for; DROO's world has its own."""
+    """Settings of a learner's reward; None for DROO's world, which has its own."""
     notes: tuple[str, ...]
-    """Where the world departs from what the file asks for, one line each."""
+    """Departures of the world from the file, one line each."""
 
 
 def open_world(name: str | Path, changes: Mapping[str, object] | None = None) -> Compiled:
@@ -97,15 +97,15 @@ def compile_scenario(scenario: Scenario) -> Compiled:
     return Compiled(
         world,
         networks=tuple(table.network for table in networks),
-        devices=tuple(_named(device) for device in spec.devices),
+        devices=tuple(_describe(device) for device in spec.devices),
         options=tuple(map(tuple, options)),
         reward=spec.reward,
         notes=(*links.notes, *notes),
     )
 
 
-def _named(computer: Computer) -> str:
-    """Return what a person would call it."""
+def _describe(computer: Computer) -> str:
+    """Return a short description of a computer's speed."""
     if computer.flop_per_s is not None:
         return f"{computer.flop_per_s / GIGA:g} GFLOP/s"
     if computer.slowdown is not None:
@@ -156,30 +156,30 @@ def _edge(
         arrival_cdf=come.cdf,
         arrival_state=come.level[None],
         deadline_s=deadline_s,
-        device_factor=_around_one(spec.compute_error),
-        server_factor=_around_one(spec.compute_error),
+        device_factor=_error_quantiles(spec.compute_error),
+        server_factor=_error_quantiles(spec.compute_error),
         mean_link=links.mean,
         link_bank=links.bank,
         bandwidth_hz=links.bandwidth_hz,
         shared_bandwidth=links.shared,
-        rate_error=_around_one(spec.rate_error),
+        rate_error=_error_quantiles(spec.rate_error),
         transmit_power_w=np.array([device.transmit_power_w for device in spec.devices]),
-        server_capacity=_or_infinite([server.capacity for server in each]),
+        server_capacity=_infinity_for_none([server.capacity for server in each]),
         share_bank=shares,
         staleness_slots=spec.staleness_slots,
         download_s=np.array([server.download_s for server in each]),
         drop_refused=spec.refused == "drop",
-        task_energy_j=_or_infinite([device.task_energy_j for device in spec.devices]),
-        battery_j=_or_infinite([device.battery_j for device in spec.devices]),
+        task_energy_j=_infinity_for_none([device.task_energy_j for device in spec.devices]),
+        battery_j=_infinity_for_none([device.battery_j for device in spec.devices]),
         one_path=spec.links.kind == "traces" and spec.links.one_path,
     )
 
 
-def _or_infinite(values: list[float | None]) -> np.ndarray:
+def _infinity_for_none(values: list[float | None]) -> np.ndarray:
     return np.array([np.inf if value is None else value for value in values], dtype=float)
 
 
-def _around_one(error: float) -> np.ndarray:
+def _error_quantiles(error: float) -> np.ndarray:
     """Return evenly spread values within this fraction of 1."""
     if error == 0:
         return np.ones(1)
@@ -200,7 +200,7 @@ def _options(
     rates_bps: np.ndarray,
 ) -> list[list[Options]]:
     """Return what each network may do on each class of devices, [X][C], given the mean link rates [C, N]."""
-    found: list[list[Options]] = []
+    rows: list[list[Options]] = []
     for x, model in enumerate(spec.models):
         servers, row = [speeds[x] for speeds in on_server], list[Options]()
         accuracy = tables.accuracy_of(model, ("models", x), on_device[0][x].table, source)
@@ -212,8 +212,8 @@ def _options(
             except AccuracyError as error:
                 raise source.error(("models", x, "accuracy_table"), str(error)) from None
             row.append(best_only(options, rates_bps[c]) if spec.keep == "best" else prune(options, _rule(spec, device)))
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def _rule(spec: OffloadScenario, device: Device) -> Rule:
@@ -224,26 +224,26 @@ def _rule(spec: OffloadScenario, device: Device) -> Rule:
 
 
 def _offload_world(spec: OffloadScenario, edge: Edge, options: Sequence[Sequence[Options]]) -> OffloadWorld:
-    most = max(len(one.bits) for row in options for one in row)
+    max_options = max(len(one.bits) for row in options for one in row)
 
-    def padded(field: Callable[[int, Options], np.ndarray]) -> np.ndarray:
-        return np.array([[_padded(field(c, one), most) for c, one in enumerate(row)] for row in options])
+    def pad_field(field: Callable[[int, Options], np.ndarray]) -> np.ndarray:
+        return np.array([[_pad(field(c, one), max_options) for c, one in enumerate(row)] for row in options])
 
     local = [[int(np.where(one.is_local, one.accuracy, -1.0).argmax()) for one in row] for row in options]
     return OffloadWorld(
         name=spec.name,
         edge=edge,
-        option_device_s=padded(lambda _, one: one.device_s),
-        option_upload_bits=padded(lambda _, one: one.upload_bits),
-        option_server_s=padded(lambda _, one: one.server_s),
-        option_accuracy=padded(lambda _, one: one.accuracy),
-        option_device_j=padded(lambda c, one: tables.energy_j(spec.devices[c], one.device_s)),
-        option_mask=padded(lambda _, one: np.ones(len(one.bits), dtype=bool)),
+        option_device_s=pad_field(lambda _, one: one.device_s),
+        option_upload_bits=pad_field(lambda _, one: one.upload_bits),
+        option_server_s=pad_field(lambda _, one: one.server_s),
+        option_accuracy=pad_field(lambda _, one: one.accuracy),
+        option_device_j=pad_field(lambda c, one: tables.energy_j(spec.devices[c], one.device_s)),
+        option_mask=pad_field(lambda _, one: np.ones(len(one.bits), dtype=bool)),
         local_option=np.array(local),
     )
 
 
-def _padded(array: np.ndarray, most: int) -> np.ndarray:
+def _pad(array: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate([array, np.zeros((most - len(array), *array.shape[1:]), array.dtype)])
 
 
@@ -296,13 +296,13 @@ def _blocks_world(spec: BlocksScenario, edge: Edge, costs: _BlockCosts) -> Block
 
 def _deadlines(spec: BaseScenario, least_s: np.ndarray) -> np.ndarray:
     """[X, C, 2]"""
-    found = np.full((*least_s.shape, 2), np.inf)
+    deadlines = np.full((*least_s.shape, 2), np.inf)
     for x, model in enumerate(spec.models):
         if model.deadline_s:
-            found[x] = (model.deadline_s[0], model.deadline_s[-1])
+            deadlines[x] = (model.deadline_s[0], model.deadline_s[-1])
         elif model.deadline_factor:
-            found[x] = model.deadline_factor * least_s[x][:, None]
-    return found
+            deadlines[x] = model.deadline_factor * least_s[x][:, None]
+    return deadlines
 
 
 def _wireless_power(spec: WirelessPowerScenario) -> WirelessPowerWorld:

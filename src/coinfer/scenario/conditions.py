@@ -19,9 +19,9 @@ from coinfer.scenario.yaml_file import Key
 
 MAX_DEVICES, MAX_SERVERS = 1_000_000, 1000
 MAX_LINKS = 20_000_000
-"""Beyond it a world would not fit into memory."""
+"""More would not fit into memory."""
 Fault = tuple[Key, str]
-"""Where a value stands, and what is wrong with it."""
+"""Key of a value, and what is wrong with it."""
 
 
 def contradictions(spec: AnyScenario) -> Iterator[Fault]:
@@ -49,9 +49,9 @@ def contradictions(spec: AnyScenario) -> Iterator[Fault]:
 def _sizes(spec: BaseScenario) -> Iterator[Fault]:
     devices = sum(device.count for device in spec.devices)
     servers = sum(server.count for server in spec.servers)
-    for key, found, most in (("devices", devices, MAX_DEVICES), ("servers", servers, MAX_SERVERS)):
-        if found > most:
-            yield (key,), f"got {found:,}, expected at most {most:,}"
+    for key, count, limit in (("devices", devices, MAX_DEVICES), ("servers", servers, MAX_SERVERS)):
+        if count > limit:
+            yield (key,), f"got {count:,}, expected at most {limit:,}"
     links = devices * servers * (spec.links.placements if isinstance(spec.links, RadioLinks) else 1)
     if links > MAX_LINKS:
         yield ("links",), f"devices x servers x placements are {links:,}, expected at most {MAX_LINKS:,}"
@@ -90,12 +90,12 @@ def _model(key: Key, model: Model, spec: BaseScenario) -> Iterator[Fault]:
     if model.accuracy_table is not None and stated:
         yield (*key, min(stated)), "expected either this or accuracy_table"
     if model.accuracy_table is None and len(model.accuracy) != len(model.exits or (1,)):
-        wanted = (
+        expected = (
             f"{len(model.exits)} values, one for each exit"
             if model.exits
             else "one value, as only the last exit answers"
         )
-        yield (*key, "accuracy"), f"got {len(model.accuracy)} values, expected {wanted}"
+        yield (*key, "accuracy"), f"got {len(model.accuracy)} values, expected {expected}"
     if model.exits and list(model.exits) != sorted(set(model.exits)):
         yield (*key, "exits"), "expected rising numbers"
     if model.deadline_s and model.deadline_s[0] > model.deadline_s[-1]:

@@ -113,13 +113,13 @@ def parse_changes(texts: Sequence[str]) -> dict[str, object]:
     Raises:
         ScenarioError: if a text has no `=`, or its value is no YAML.
     """
-    found: dict[str, object] = {}
+    changes: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ScenarioError(f"--set {short_repr(text)}: expected KEY=VALUE, such as arrivals.mean=1.2")
-        found[key] = parse(value, f"--set {key}").values if value.strip() else None
-    return found
+        changes[key] = parse(value, f"--set {key}").values if value.strip() else None
+    return changes
 
 
 def _change(values: object, dotted: str, new: object, source: str) -> None:
@@ -129,10 +129,12 @@ def _change(values: object, dotted: str, new: object, source: str) -> None:
     for part in above:
         place = _inside(place, _index(place, part))
     key = _index(place, last)
-    if isinstance(place, dict) or (isinstance(place, list) and isinstance(key, int) and _names(place, key)):
+    if isinstance(place, list) and isinstance(key, int) and _names(place, key):
         place[key] = new
-    else:
+        return
+    if not isinstance(place, dict):
         raise ScenarioError(f"{source}: cannot change {short_repr(dotted)}: there is no such key")
+    place[key] = new
 
 
 def _index(place: object, part: str) -> str | int:
@@ -172,8 +174,8 @@ def display_key(key: str) -> str:
 
 
 def _first_error(error: ValidationError, document: Document, source: str) -> ScenarioError:
-    found = error.errors(include_url=False)
-    first = found[0]
+    problems = error.errors(include_url=False)
+    first = problems[0]
     key, message = _key(first["loc"], document.values, first["type"] == "missing"), _message(first)
     if first["type"] == "unknown_key":
         context = first.get("ctx", {})
@@ -183,7 +185,7 @@ def _first_error(error: ValidationError, document: Document, source: str) -> Sce
         message = (
             f"unknown key; did you mean {near[0]}?" if near else f"unknown key; expected one of {', '.join(known)}"
         )
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return _error(source, document.lines, key, message + more)
 
 

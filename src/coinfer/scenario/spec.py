@@ -46,7 +46,7 @@ class LognormalArrivals(Spec):
 
     kind: Literal["lognormal"]
     mean: Positive
-    """Of the rate, in requests per `per_s`."""
+    """Mean of the rate, in requests per `per_s`."""
     variance: Positive
     per_s: Seconds
 
@@ -59,17 +59,17 @@ class FixedArrivals(Spec):
 
 
 class MeasuredArrivals(Spec):
-    """Poisson around a workload from a file; each world starts somewhere else in it."""
+    """Poisson around a workload from a file; each world starts at another point of it."""
 
     kind: Literal["measured"]
     file: Text
     """CSV as `traces` describes it."""
     series: Text | None = None
-    """Which, where the file has several."""
+    """Which series, if the file has several."""
     scale: Positive = 1.0
-    """How many times as many requests here: bursts grow with it."""
+    """Factor on the number of requests: bursts grow with it."""
     copies: Annotated[int, integer(1, 10_000)] = 1
-    """How many such workloads come at once, begun at evenly spaced points; bursts of one hide in the others'."""
+    """Number of such workloads at the same time, from evenly spaced points of it; their bursts even out."""
     start_s: SecondsOrNone = 0.0
     length_s: Seconds | None = None
 
@@ -85,23 +85,23 @@ class Model(Spec):
     network: Text
     """One that is shipped, or the file that `coinfer scenario profile` wrote."""
     share: Positive = 1.0
-    """Of the requests, in proportion to the other networks' shares."""
+    """Share of the requests, in proportion to the other networks' shares."""
     bits: Annotated[tuple[BitWidth, ...], list_of(5)] = (8,)
     """Bits per element in which intermediate tensors may be sent. An image input has its own 8."""
     sizes: Annotated[str, one_of("measured", "plain")] = "measured"
     """What is sent: the codec's output on sample pictures, or elements times bits."""
     exits: Annotated[tuple[Annotated[int, integer(1, 100)], ...], list_of(100)] | None = None
-    """Which exits may answer, from 1; without it the last one."""
+    """Numbers of the exits that may answer, from 1; without it only the last one."""
     accuracy: Annotated[tuple[Share, ...], list_of(100)] = (1.0,)
-    """Of each of these exits."""
+    """Accuracy of each of these exits."""
     accuracy_drop: dict[BitKey, Share] = Field(default_factory=dict)
-    """What is lost where a tensor other than the input is sent in so many bits; 0 where none is given."""
+    """Loss of accuracy by bits, if a tensor other than the input is sent in them; 0 if not given."""
     accuracy_table: Text | None = None
     """Instead of `accuracy` and `accuracy_drop`: the file that `coinfer exits measure` wrote for this network."""
     deadline_s: Annotated[tuple[Seconds, ...], list_of(2)] | None = None
     """One deadline, or [least, greatest] of evenly drawn ones."""
     deadline_factor: Positive | None = None
-    """Instead: the deadline as a multiple of the least latency on the mean link with nobody else there."""
+    """Instead: the deadline as a multiple of the least latency of one task alone on the mean link."""
 
 
 class Computer(Spec):
@@ -119,27 +119,27 @@ class Computer(Spec):
 
 class Device(Computer):
     compute_power_w: Watts = 0.0
-    """While it computes, beside what it always draws."""
+    """Power while it computes, beyond what it always draws."""
     capacitance: Capacitance | None = None
     """Instead of `compute_power_w`: kappa of E = kappa f^2 cycles, with `freq_hz`."""
     freq_hz: Annotated[float, real("cycles per second", 0, 1e12, above=True)] | None = None
     transmit_power_w: Watts = 0.0
     task_energy_j: Joules | None = None
-    """Most that one task may spend."""
+    """Largest energy that one task may spend."""
     battery_j: Joules | None = None
-    """Most that a device may spend in an episode."""
+    """Largest energy that a device may spend in an episode."""
 
 
 class Server(Computer):
     capacity: Annotated[int, integer(0, 1_000_000)] | None = None
     """Tasks that it holds at most, admitted and unfinished."""
     download_s: SecondsOrNone = 0.0
-    """The answer's way back."""
+    """Time of the answer's download."""
 
 
 class Fading(Spec):
     kind: Annotated[str, one_of("none", "rayleigh", "gauss-markov")] = "none"
-    """`rayleigh`: anew in every slot; `gauss-markov`: Rayleigh's distribution, correlated from slot to slot."""
+    """`rayleigh`: independent in every slot; `gauss-markov`: Rayleigh's distribution, correlated from slot to slot."""
     correlation: Fraction = 0.0
 
 
@@ -152,7 +152,7 @@ class ConstantLinks(Spec):
 
 
 class UniformLinks(Spec):
-    """Rates drawn evenly, anew every `hold_slots`, or once an episode without it."""
+    """Rates drawn uniformly, again every `hold_slots`, or once an episode without it."""
 
     kind: Literal["uniform"]
     low_bps: Rate
@@ -161,7 +161,7 @@ class UniformLinks(Spec):
 
 
 class WalkLinks(Spec):
-    """Each rate takes an even step of at most `step_bps` every slot, and turns back at the ends."""
+    """Each rate takes a uniform step of at most `step_bps` every slot, and turns back at the ends."""
 
     kind: Literal["walk"]
     low_bps: Rate
@@ -176,30 +176,30 @@ class RadioLinks(Spec):
     bandwidth_hz: Hertz
     diameter_m: Metres
     nearest_m: Metres = 1.0
-    """Nobody stands nearer to a server."""
+    """Least distance of a device from a server."""
     noise_dbm_per_hz: Annotated[float, real("dBm per hertz", -250, 0)] = -174.0
     shared: Flag = False
-    """Whether those who send to a server at a time share its channel."""
+    """Whether the devices that send to a server in the same slot share its channel."""
     placements: Annotated[int, integer(1, 1024)] = 32
-    """Ways to place everybody, of which each episode draws one."""
+    """Number of random placements of devices and servers, of which each episode draws one."""
     fading: Fading = Fading()
 
 
 class TraceLinks(Spec):
-    """Measured rates; each device starts somewhere else in one of the traces."""
+    """Measured rates; each device starts at another point of one of the traces."""
 
     kind: Literal["traces"]
     files: Annotated[tuple[Text, ...], list_of(20)]
     """CSV as `traces` describes them; looked for beside the scenario, in `COINFER_DATA`, and among those shipped."""
     otherwise: Annotated[tuple[Text, ...], list_of(20)] | None = None
-    """Files to take, with a notice, where one of `files` is not there."""
+    """Files to use, with a note, if one of `files` does not exist."""
     scale: Positive = 1.0
     """Factor on every rate."""
     average_s: Seconds | None = None
     """A slot's rate is the mean over this time from its start on; one slot without it. A transfer that outlasts its
     slot sees the rate of its first one, so this should be about as long as a transfer."""
     floor_bps: Annotated[float, real("bits per second", 0, 1e13)] = 0.0
-    """Rates below are raised to it."""
+    """Lower rates are raised to it."""
     one_path: Flag = True
     """Whether a device has the same link to all servers, as over one mobile network."""
 
@@ -208,7 +208,7 @@ Links = Annotated[ConstantLinks | UniformLinks | WalkLinks | RadioLinks | TraceL
 
 
 class ServerShare(Spec):
-    """Share of its speed that a server has for us: drawn evenly, anew every `hold_slots`."""
+    """Share of its speed that a server has for these tasks: drawn uniformly, again every `hold_slots`."""
 
     low: Annotated[float, real("", 0.001, 1)]
     high: Annotated[float, real("", 0.001, 1)]
@@ -229,7 +229,7 @@ class LatencyReward(Spec):
 
 
 class LateReward(Spec):
-    """Minus the latency, and minus `weight` times what comes after the deadline (multi-task A3C)."""
+    """Minus the latency, and minus `weight` times the time after the deadline (multi-task A3C)."""
 
     kind: Literal["late"]
     weight: Annotated[float, real("", 0, 1e6)]
@@ -247,7 +247,7 @@ class WeightedReward(Spec):
 
 
 class EarlyExitReward(Spec):
-    """Accuracy of what is in time, less a little for its latency, and a penalty for what is late (GRLE)."""
+    """Accuracy less a share for the latency if a task is in time, and a penalty if it is late (GRLE)."""
 
     kind: Literal["early-exit"]
     latency_weight: Fraction
@@ -258,17 +258,17 @@ Reward = Annotated[LatencyReward | LateReward | WeightedReward | EarlyExitReward
 
 
 class BaseScenario(Spec):
-    """What `offload` and `blocks` share."""
+    """Keys that the environments `offload` and `blocks` share."""
 
     name: Text
     about: Text
     seed: Annotated[int, integer(0, 2**31 - 1)] = 0
-    """Of what is drawn once for all: places, sample paths. Runs have seeds of their own."""
+    """Seed of what is drawn once for all: placements, sample paths. Runs have seeds of their own."""
     slot_s: Seconds
     slots: Annotated[int, integer(1, 1_000_000)]
     """Slots of an episode."""
     tasks_per_slot: Annotated[int, integer(1, 4096)]
-    """Places for tasks; arrivals beyond it do not happen."""
+    """Largest number of tasks in a slot; more do not arrive."""
     distinct_devices: Flag = False
     """Whether a device has at most one task in a slot."""
     arrivals: Arrivals
@@ -279,39 +279,39 @@ class BaseScenario(Spec):
     server_share: ServerShare | None = None
     outages: Outages | None = None
     staleness_slots: Annotated[int, integer(0, 10_000)] = 0
-    """Age of what is known about the servers."""
+    """Age of the observation of the servers."""
     compute_error: Fraction = 0.0
-    """True computing times lie evenly within this fraction of the expected, known to nobody."""
+    """True computing times lie uniformly within this fraction of the expected ones, and are not observed."""
     rate_error: Fraction = 0.0
-    """Believed link rates lie evenly within this fraction of the true."""
+    """Believed link rates lie uniformly within this fraction of the true ones."""
     refused: Annotated[str, one_of("device", "drop")] = "device"
-    """A task that no server admits finishes on its device, or is lost."""
+    """Whether a task that no server admits finishes on its device, or is lost."""
     reward: Reward = LatencyReward(kind="latency")
-    """What a learner is paid for; baselines do not ask."""
+    """Reward of a learner; baselines ignore it."""
 
 
 class OffloadScenario(BaseScenario):
-    """Each task takes one option and one server."""
+    """Each task gets one option and one server."""
 
     environment: Literal["offload"]
     cuts: Annotated[str, one_of("all", "ends")] = "all"
     """`ends`: the whole network on the server or on the device."""
     prune: Annotated[Rule, one_of("hull", "near-best", "dominated", "none")] = "hull"
-    """`hull` (CDLP): only options that some link rate makes the fastest with nobody else there; `dominated`: only those
-    that no other beats in everything, which loses nothing under any load. Where a device's energy is limited, `hull`
+    """`hull` (CDLP): only options that some link rate makes the fastest for one task alone; `dominated`: only those
+    that no other beats in everything, which loses nothing under any load. If a device's energy is limited, `hull`
     means `dominated`."""
     keep: Annotated[str, one_of("all", "best")] = "all"
     """`best`: the one option that is fastest on the mean link, and the device alone."""
 
 
 class BlocksScenario(BaseScenario):
-    """Each block of a task's network takes a place."""
+    """Each block of a task's network gets a place."""
 
     environment: Literal["blocks"]
     blocks: Annotated[int, integer(1, 1000)]
-    """Of equal arithmetic, as far as the network's cuts allow."""
+    """Number of blocks of equal arithmetic, as far as the network's cuts allow."""
     backhaul_bps: Rate
-    """Between two servers."""
+    """Rate between two servers."""
 
 
 class WirelessPowerScenario(Spec):
@@ -323,7 +323,7 @@ class WirelessPowerScenario(Spec):
     devices: Annotated[int, integer(1, 1000)]
     slots: Annotated[int, integer(1, 1_000_000)]
     weights: Annotated[tuple[Positive, ...], list_of(1000)]
-    """Of the devices' rates, in turn."""
+    """Weights of the devices' rates, in turn."""
     nearest_m: Annotated[float, real("metres", 0, 1e5, above=True)]
     step_m: Annotated[float, real("metres", 0, 1e5)]
     """Device i stands at `nearest_m` + i `step_m`."""
@@ -331,7 +331,7 @@ class WirelessPowerScenario(Spec):
     carrier_hz: Hertz
     path_loss_exponent: Annotated[float, real("", 1, 8)]
     power_w: Annotated[float, real("watts", 0, 1e6, above=True)]
-    """Of the station."""
+    """Power of the station."""
     harvest_efficiency: Annotated[float, real("", 0, 1, above=True)]
     cycles_per_bit: Positive
     capacitance: Capacitance

@@ -31,7 +31,7 @@ def open_networks(spec: BaseScenario, source: Source) -> list[NetworkTable]:
     Raises:
         ScenarioError: if a network or one of its exits does not exist.
     """
-    found: list[NetworkTable] = []
+    opened: list[NetworkTable] = []
     for i, model in enumerate(spec.models):
         try:
             table = open_network(model.network, source.folder)
@@ -39,8 +39,8 @@ def open_networks(spec: BaseScenario, source: Source) -> list[NetworkTable]:
             raise source.error(("models", i, "network"), str(error)) from None
         if model.exits and model.exits[-1] > len(table.exits):
             raise source.error(("models", i, "exits"), f"got exit {model.exits[-1]}, expected 1 to {len(table.exits)}")
-        found.append(table)
-    return found
+        opened.append(table)
+    return opened
 
 
 def open_network(name: str, folder: Path | None = None) -> NetworkTable:

@@ -18,7 +18,7 @@ DATA_VARIABLE = "COINFER_DATA"
 """Environment variable: a folder with traces, workloads and profiles that are not shipped."""
 SERIES_COLUMNS = ("series", "service")
 COUNT_COLUMNS = {"requests": 1.0, "count_per_5min": 300.0}
-"""Column of counts, and how many seconds each counts where only one row tells."""
+"""Columns of counts, and the seconds that one row of each covers."""
 
 
 class Workload(NamedTuple):
@@ -86,21 +86,21 @@ def load_workload(path: Path, series: str | None) -> Workload:
     columns = read_columns(path, ("time_s",))
     name_column = next((name for name in SERIES_COLUMNS if name in columns), None)
     count_column = next((name for name in COUNT_COLUMNS if name in columns), None)
-    times, counts, found = list[float](), list[float](), dict[str, None]()
+    times, counts, names = list[float](), list[float](), dict[str, None]()
     for line, row in read_rows(path):
         if name_column:
-            found[row[name_column]] = None
+            names[row[name_column]] = None
             if row[name_column] != series:
                 continue
         times.append(parse_number(path, line, row, "time_s"))
         if len(times) > 1 and times[-1] < times[-2]:
             raise TraceError(f"{path}:{line}: time_s {times[-1]:g} does not come after {times[-2]:g}")
         counts.append(parse_number(path, line, row, count_column) if count_column else 1.0)
-    if name_column and series not in found:
+    if name_column and series not in names:
         lacks = (
             "holds several, name one with `series`" if series is None else f"no series {short_repr(series)}; it holds"
         )
-        raise TraceError(f"{path}: {lacks}: {', '.join(map(short_repr, list(found)[:12]))}")
+        raise TraceError(f"{path}: {lacks}: {', '.join(map(short_repr, list(names)[:12]))}")
     if name_column is None and series is not None:
         raise TraceError(f"{path}: has no column that names a series; leave `series` away")
     if sum(counts) == 0:

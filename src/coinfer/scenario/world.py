@@ -31,7 +31,7 @@ class Edge(NamedTuple):
     slot_s: float
     """Length of a slot. The tasks of a slot are decided on, and start to be served, when it begins."""
     tasks: int
-    """K, most tasks in a slot; more arrivals than this do not happen (`arrival_cdf` ends here)."""
+    """K, the largest number of tasks in a slot; more do not arrive (`arrival_cdf` ends at it)."""
     distinct_devices: bool
     """Whether the tasks of a slot come from different devices (needs K <= U); else each is drawn by itself."""
     device_class: np.ndarray
@@ -41,41 +41,41 @@ class Edge(NamedTuple):
     arrival_cdf: np.ndarray
     """[A, K] probability of at most 0, 1, .. K - 1 tasks in a slot, by state of the arrivals. All zero: always K."""
     arrival_state: np.ndarray
-    """[R, L] int bank, one row for a world: the state of the arrivals in each slot; [[0]] where they do not vary."""
+    """[R, L] int bank, one row for a world: the state of the arrivals in each slot; [[0]] if they do not vary."""
     deadline_s: np.ndarray
-    """[X, C, 2] least and greatest deadline, drawn uniformly between them; infinite where there is none."""
+    """[X, C, 2] least and greatest deadline, drawn uniformly between them; infinite for none."""
     device_factor: np.ndarray
-    """[Q] quantile table: true time on the device over the expected one, drawn for each task, seen by nobody."""
+    """[Q] quantile table: true time on the device over the expected one, drawn for each task and not observed."""
     server_factor: np.ndarray
     """[Q] quantile table: the same for the time on the server."""
     mean_link: np.ndarray
-    """[G, U, N] mean of each link: signal-to-noise ratio (not dB) where `bandwidth_hz` is given, else bits per second.
+    """[G, U, N] mean of each link: signal-to-noise ratio (not dB) if `bandwidth_hz` is given, else bits per second.
     Each world draws one of the G placements an episode."""
     link_bank: np.ndarray
     """[R, L] bank, one row for a device and server: factor on `mean_link` in each slot; 0 is a dead link."""
     bandwidth_hz: float | None
-    """Of each server's channel; the rate is then Shannon's. None where `mean_link` is a rate itself."""
+    """Bandwidth of each server's channel; the rate is then Shannon's. None if `mean_link` is a rate itself."""
     shared_bandwidth: bool
     """Whether the tasks that send to a server in the same slot share its rate evenly."""
     rate_error: np.ndarray
     """[Q] quantile table: believed link rate over the true one, drawn for each task and server."""
     transmit_power_w: np.ndarray
-    """[C] of the radio while it sends."""
+    """[C] power of the radio while it sends."""
     server_capacity: np.ndarray
     """[N] tasks that a server holds at most, admitted and unfinished; whole numbers, or infinite."""
     share_bank: np.ndarray
     """[R, L] bank, one row for a server: share of its speed that it has for us in each slot, 0 to 1. At 0 it is out:
-    it admits nobody, while what it has admitted before goes on. The share is observed, as stale as the rest."""
+    it admits no task, but continues with those that it has admitted. The share is observed, as stale as the rest."""
     staleness_slots: int
     """Age of what is observed about the servers."""
     download_s: np.ndarray
-    """[N] time of the answer's way back."""
+    """[N] time of the answer's download."""
     drop_refused: bool
     """True: a refused task is lost and counts as waiting until its deadline. False: its device does it all."""
     task_energy_j: np.ndarray
-    """[C] most that a device may spend on one task; infinite where there is no limit."""
+    """[C] largest energy that a device may spend on one task; infinite for no limit."""
     battery_j: np.ndarray
-    """[C] what a device may spend in an episode; infinite where there is no limit."""
+    """[C] largest energy that a device may spend in an episode; infinite for no limit."""
     one_path: bool = False
     """Whether a device's links to all servers are one and the same, as over one mobile network; else each has a row of
     the bank for itself."""
@@ -109,7 +109,7 @@ class OffloadWorld(NamedTuple):
     option_device_s: np.ndarray
     """[X, C, O] time on a device of the class, encoding included."""
     option_upload_bits: np.ndarray
-    """[X, C, O] bits sent; 0 where nothing leaves the device."""
+    """[X, C, O] bits sent; 0 if nothing leaves the device."""
     option_server_s: np.ndarray
     """[X, C, O, N] time on each server when it has its whole speed, decoding included."""
     option_accuracy: np.ndarray
@@ -117,7 +117,7 @@ class OffloadWorld(NamedTuple):
     option_device_j: np.ndarray
     """[X, C, O] energy of the device, computing only."""
     option_mask: np.ndarray
-    """[X, C, O] bool, true where the option exists; where it does not, the other tables hold 0."""
+    """[X, C, O] bool, true if the option exists; otherwise the other tables hold 0."""
     local_option: np.ndarray
     """[X, C] int, the option that a refused task falls back to: it sends nothing."""
 
@@ -140,13 +140,13 @@ class BlocksWorld(NamedTuple):
     block_server_s: np.ndarray
     """[X, M, N] time of each block on each server; 0 past the network's last block."""
     block_input_bits: np.ndarray
-    """[X, M] size of what the block takes in."""
+    """[X, M] size of the block's input."""
     block_device_j: np.ndarray
     """[X, C, M] energy of the device for the block."""
     block_mask: np.ndarray
-    """[X, M] bool, true where the network has a block."""
+    """[X, M] bool, true if the network has this block."""
     accuracy: np.ndarray
-    """[X] of the whole network; no placement changes it."""
+    """[X] accuracy of the whole network; no placement changes it."""
     backhaul_bps: float
     """Rate between two servers."""
 
@@ -164,7 +164,7 @@ class WirelessPowerWorld(NamedTuple):
     mean_gain: np.ndarray
     """[N] mean channel gain of each device; in a slot the gain is exponential around it."""
     weight: np.ndarray
-    """[N] of its rate in the sum."""
+    """[N] weight of its rate in the sum."""
     power_w: float
     harvest_efficiency: float
     cycles_per_bit: float
@@ -193,9 +193,9 @@ def check(world: OffloadWorld | BlocksWorld) -> None:
     for name, letters in {**_EDGE_AXES, **_AXES[type(world)]}.items():
         holder = edge if name in Edge._fields else world
         _check_array(world.name, name, np.asarray(getattr(holder, name)), letters, sizes)
-    for name, good, wanted in _conditions(world):
+    for name, good, problem in _conditions(world):
         if not good:
-            raise WorldError(f"scenario {world.name}: {name} {wanted}")
+            raise WorldError(f"scenario {world.name}: {name} {problem}")
 
 
 # '?' is any size but 0.
@@ -240,13 +240,13 @@ _MAY_BE_INFINITE = {"deadline_s", "server_capacity", "task_energy_j", "battery_j
 
 
 def _check_array(world: str, name: str, array: np.ndarray, letters: str, sizes: dict[str, int]) -> None:
-    wanted = [sizes.get(letter, int(letter) if letter.isdigit() else 0) for letter in letters]
+    expected = [sizes.get(letter, int(letter) if letter.isdigit() else 0) for letter in letters]
     if (
-        array.ndim != len(wanted)
+        array.ndim != len(expected)
         or array.size == 0
-        or any(w and w != n for n, w in zip(array.shape, wanted, strict=True))
+        or any(w and w != n for n, w in zip(array.shape, expected, strict=True))
     ):
-        shape = ", ".join(f"{letter} = {w}" if w else "any" for letter, w in zip(letters, wanted, strict=True))
+        shape = ", ".join(f"{letter} = {w}" if w else "any" for letter, w in zip(letters, expected, strict=True))
         raise WorldError(f"scenario {world}: {name} must be [{shape}], got {list(array.shape)}")
     good = array >= 0 if name in _MAY_BE_INFINITE else (array >= 0) & np.isfinite(array)
     if not good.all():
@@ -260,8 +260,8 @@ def _conditions(world: OffloadWorld | BlocksWorld) -> Iterator[tuple[str, bool, 
     yield "slot_s", 0 < edge.slot_s < np.inf, f"must be above 0, got {edge.slot_s}"
     yield "staleness_slots", edge.staleness_slots >= 0, f"must not be negative, got {edge.staleness_slots}"
     if edge.distinct_devices:
-        wanted = f"needs as many devices as tasks in a slot, got {edge.devices} devices and {edge.tasks} tasks"
-        yield "distinct_devices", edge.tasks <= edge.devices, wanted
+        problem = f"needs as many devices as tasks in a slot, got {edge.devices} devices and {edge.tasks} tasks"
+        yield "distinct_devices", edge.tasks <= edge.devices, problem
     yield "device_class", bool((edge.device_class < edge.classes).all()), f"must be below {edge.classes}"
     yield "model_cdf", bool((np.diff(edge.model_cdf) >= 0).all() and edge.model_cdf[-1] == 1), "must rise to 1"
     rises = (np.diff(edge.arrival_cdf, axis=1) >= 0).all() and (edge.arrival_cdf <= 1).all()

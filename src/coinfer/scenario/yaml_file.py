@@ -13,7 +13,7 @@ import yaml
 from coinfer.errors import ScenarioError, short_repr
 
 Key = tuple[str | int, ...]
-"""Where a value stands: `("servers", 0, "capacity")`."""
+"""Path of a value in the document: `("servers", 0, "capacity")`."""
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -112,16 +112,16 @@ class _Reader:
         return self.scalar(node)
 
     def mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, object]:
-        found: dict[str, object] = {}
+        values: dict[str, object] = {}
         for name_node, value_node in node.value:
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else None
             if not isinstance(name, str):
                 raise self.error(name_node, "a key must be a word")
-            if name in found:
+            if name in values:
                 raise self.error(name_node, f"key {short_repr(name)} stands here twice")
             self.lines[(*key, name)] = name_node.start_mark.line + 1
-            found[name] = self.value(value_node, (*key, name))
-        return found
+            values[name] = self.value(value_node, (*key, name))
+        return values
 
     def scalar(self, node: yaml.Node) -> object:
         text = node.value

@@ -46,7 +46,7 @@ _ALIGN = 16
 ZSTD_LEVEL = 1
 SAMPLE_BLOCKS, SAMPLE_BLOCK_BYTES = 4, 8 * 1024
 ZSTD_DECODE_SPEEDUP = 3.0
-"""How many times faster level 1 is undone than done; 3.5 to 4 was measured on activations."""
+"""How many times faster decompressing is than compressing at level 1; measured on activations: 3.5 to 4."""
 
 
 class CodecError(UserError):
@@ -63,11 +63,11 @@ class Header(NamedTuple):
     kind: int
     """RAW, MINMAX, PIXELS or JPEG."""
     dtype: np.dtype
-    """Of the decoded tensor."""
+    """Type of the decoded tensor."""
     bits: int
-    """Per element, before the lossless stage."""
+    """Bits per element, before the lossless stage."""
     shape: tuple[int, ...]
-    """Of the decoded tensor."""
+    """Shape of the decoded tensor."""
     scales: tuple[tuple[float, float], ...]
     """MINMAX: one (offset, step); PIXELS and JPEG: (mean, std) of each channel."""
     lossless: bool
@@ -333,7 +333,7 @@ def _raw_bytes(header: Header) -> int:
 
 
 def _decompress(body: memoryview, header: Header) -> bytes:
-    """Undo the lossless stage; the frame must announce the exact size before anything is allocated."""
+    """Undo the lossless stage; the frame must announce its exact size before memory is allocated."""
     expected = _raw_bytes(header)
     try:
         announced = zstandard.frame_content_size(body)
@@ -353,8 +353,8 @@ def _jpeg_pixels(body: memoryview, header: Header) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(body), formats=("JPEG",)) as picture:
             if picture.size != (width, height) or picture.mode != "RGB" or "progressive" in picture.info:
-                found = f"{picture.mode} {picture.height}x{picture.width}"
-                raise CodecError(f"JPEG payload is {found}, expected RGB {height}x{width}, not progressive")
+                kind = f"{picture.mode} {picture.height}x{picture.width}"
+                raise CodecError(f"JPEG payload is {kind}, expected RGB {height}x{width}, not progressive")
             return np.asarray(picture)
     except CodecError:
         raise

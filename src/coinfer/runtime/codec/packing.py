@@ -15,7 +15,7 @@ import numpy as np
 from coinfer.units import FLOAT32_BITS, WIRE_BITS
 
 CHUNK = 32 * 1024
-"""Elements at a time, even; their 128 KiB of float32 stay in a second-level cache."""
+"""Elements at a time, an even number; their 128 KiB of float32 fit into a second-level cache."""
 QUANTISED_BITS = tuple(bits for bits in WIRE_BITS if bits < FLOAT32_BITS)
 
 
@@ -129,11 +129,11 @@ def dequantise(packed: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> 
 
 
 def _pack_8(levels: np.ndarray, start: int, total: int, out: np.ndarray) -> None:
-    """The levels were written in place."""
+    """Do nothing: `quantise` has written the levels in place."""
 
 
 def _pack_4(levels: np.ndarray, start: int, total: int, out: np.ndarray) -> None:
-    """Pairs of bytes, seen as 16-bit numbers, become one byte each; `start` is even."""
+    """Pack each pair of bytes, read as a 16-bit number, into one byte; `start` is even."""
     even = levels.size // 2 * 2
     pairs = levels[:even].view("<u2")
     out[start // 2 : (start + even) // 2] = pairs | (pairs >> 4)

@@ -13,13 +13,13 @@ from typing import Literal, NamedTuple
 from coinfer.runtime.protocol.messages import Code, LoadReport
 
 RECENT = 9
-"""Service times of a kind that are remembered."""
+"""Number of service times that are remembered of each kind."""
 FORGET_HALF_LIFE_S = 5.0
-"""After this time without a measurement, half of a service time is believed. Otherwise one slow spell could make
-a node refuse all requests with a deadline for ever, as it would never measure again."""
+"""After this time without a measurement, a service time counts half. Otherwise one slow period could make a node
+refuse all requests with a deadline for ever, because it would never measure again."""
 SAFETY_FACTOR = 1.1
-"""On arrival, wait and service are taken to last so many times longer than expected: the answer has to travel too, and
-one that is late by a hair has cost as much as one that is in time."""
+"""Factor on the expected wait and service of an arriving job: the answer has to travel too, and one that is just late
+has cost as much as one that is in time."""
 MAX_KINDS = 256
 MIN_PUSHBACK_S = 1e-3
 
@@ -37,9 +37,9 @@ class Job(NamedTuple):
 
     id: int
     kind: Hashable
-    """Jobs of a kind take the same time: model, inputs and outputs."""
+    """Model, inputs and outputs; jobs of one kind take the same time."""
     deadline_s: float
-    """On the node's clock; infinite if there is none."""
+    """On the node's clock; infinite for none."""
 
 
 class Running(NamedTuple):
@@ -48,16 +48,16 @@ class Running(NamedTuple):
     job: Job
     started_s: float
     abandoned: bool = False
-    """Its caller gave up; the worker stays taken until the operation at hand ends."""
+    """Its caller gave up; the worker is busy until the current operation ends."""
 
 
 class ServiceTimes(NamedTuple):
     """Measured service times of one kind of job."""
 
     recent_s: tuple[float, ...]
-    """The newest last."""
+    """The most recent ones, the newest last."""
     measured_s: float
-    """When the last one ended."""
+    """When the newest one ended, on the node's clock."""
 
     @property
     def typical_s(self) -> float:
@@ -144,7 +144,7 @@ class Refuse(NamedTuple):
     id: int
     reason: Reason
     pushback_s: float
-    """When a try would be worthwhile again."""
+    """Seconds until another try is worthwhile."""
 
 
 Command = Admit | Start | Refuse
@@ -325,12 +325,12 @@ def _end(state: NodeState, event: Ended) -> NodeState:
 def _learn(
     service: Mapping[Hashable, ServiceTimes], kind: Hashable, service_s: float, now_s: float
 ) -> Mapping[Hashable, ServiceTimes]:
-    kept = dict(service)
-    old = kept.pop(kind, None)
-    if old is None and len(kept) >= MAX_KINDS:
-        del kept[min(kept, key=lambda k: kept[k].measured_s)]
+    times = dict(service)
+    old = times.pop(kind, None)
+    if old is None and len(times) >= MAX_KINDS:
+        del times[min(times, key=lambda k: times[k].measured_s)]
     recent_s = (*(old.recent_s if old else ()), service_s)[-RECENT:]
-    return kept | {kind: ServiceTimes(recent_s, now_s)}
+    return times | {kind: ServiceTimes(recent_s, now_s)}
 
 
 def _queued(state: NodeState, id: int) -> bool:

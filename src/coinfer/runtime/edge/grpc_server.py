@@ -22,7 +22,7 @@ from coinfer.runtime.protocol.metadata import message_bytes, requested_model, st
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
 
 _SPARE_CALLS = 64
-"""Open calls beyond those that compute and wait: health, metadata, refusals on their way."""
+"""Open calls beyond those that compute or wait: health, metadata, refusals that are being sent."""
 
 
 Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
@@ -150,10 +150,10 @@ def trailers(error: WireError) -> tuple[tuple[str, str], ...]:
     Args:
         error: a negative `pushback_s` becomes "-1", which tells gRPC never to retry.
     """
-    found = [(REASON_TRAILER, error.reason)] if error.reason else []
+    pairs = [(REASON_TRAILER, error.reason)] if error.reason else []
     if error.pushback_s is not None:
-        found.append((PUSHBACK_TRAILER, "-1" if error.pushback_s < 0 else str(round(error.pushback_s * 1000))))
-    return tuple(found)
+        pairs.append((PUSHBACK_TRAILER, "-1" if error.pushback_s < 0 else str(round(error.pushback_s * 1000))))
+    return tuple(pairs)
 
 
 class GrpcFront:
@@ -179,7 +179,7 @@ class GrpcFront:
         self._names = ("", SERVICE, *service.models)
         try:
             self.port = self._server.add_insecure_port(str(Address(host, port)))
-            """The port that it got; 0 was any."""
+            """The port that it listens on, also if 0 was asked for."""
         except RuntimeError:
             raise PortError(host, port) from None
 

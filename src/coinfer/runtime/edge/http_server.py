@@ -37,12 +37,12 @@ STATUS: dict[Code, int] = {
     "DEADLINE_EXCEEDED": 504,
 }
 _SLOW_JSON_BYTES = MIB // 4
-"""Bodies over this size are parsed off the event loop, as JSON is slow."""
+"""Larger bodies are parsed off the event loop, because JSON is slow."""
 _MODEL = "/v2/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
 _IDLE_S = 30
 ANY_IPV6 = "::"
-"""Takes what comes over IPv4 too, as gRPC's sockets do."""
+"""Accepts IPv4 too, as gRPC's sockets do."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -248,19 +248,19 @@ class _NoSuchAddress(Exception):
 
 def _listen_at(family: int, kind: int, address: tuple[str | int, ...]) -> socket.socket:
     try:
-        found = socket.socket(family, kind, socket.IPPROTO_TCP)
+        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     except OSError:
         raise _NoSuchAddress from None
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != ANY_IPV6))
-        found.bind(address)
-        found.listen()
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != ANY_IPV6))
+        listener.bind(address)
+        listener.listen()
     except OSError as error:
-        found.close()
+        listener.close()
         raise (_NoSuchAddress if error.errno == errno.EADDRNOTAVAIL else error) from None
-    return found
+    return listener
 
 
 class HttpFront:
@@ -278,7 +278,7 @@ class HttpFront:
     def __init__(self, service: EdgeService, host: str, port: int):
         self._sockets = listen(host, port)
         self.port: int = self._sockets[0].getsockname()[1]
-        """The port that it got; 0 was any."""
+        """The port that it listens on, also if 0 was asked for."""
         config = uvicorn.Config(make_app(service), log_level="warning", lifespan="off", timeout_keep_alive=_IDLE_S)
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None

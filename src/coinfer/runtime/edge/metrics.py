@@ -26,9 +26,9 @@ class ModelStats:
     """Samples computed; a batch of 4 counts 4."""
     executions: int = 0
     last_ms: int = 0
-    """When the last one ended, since the epoch."""
+    """End of the last execution, milliseconds since the epoch."""
     request_s: float = 0.0
-    """Times are sums over successful requests."""
+    """Sum over successful requests, as are the times that follow."""
     queue_s: float = 0.0
     decode_s: float = 0.0
     compute_s: float = 0.0

@@ -65,12 +65,12 @@ class Scheduler:
         self._clock = clock
         self._pool = ThreadPoolExecutor(workers, "coinfer-worker")
         self._reporter = ThreadPoolExecutor(1, "coinfer-reporter")
-        """Wakes the event loop for a worker that goes on: waking it lets go of Python's lock, and the loop would take
-        it for as long as a reply needs."""
+        """Wakes the event loop for a worker that continues: waking it releases Python's lock, and the loop would hold
+        that for as long as a reply needs."""
         self._entries: dict[int, _Entry] = {}
         self._ids = itertools.count()
         self._lock = Lock()
-        """Of state and entries."""
+        """Guards state and entries."""
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
 

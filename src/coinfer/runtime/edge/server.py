@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from coinfer.runtime.edge.http_server import HttpFront
 
 _HEARTBEAT_S = 0.2
-"""Long enough for clients to hear of the end from a health check or a refusal."""
+"""Long enough for clients to learn of the end from a health check or a refusal."""
 _LAST_ANSWERS_S = 1.0
-"""For answers that are on their way out."""
+"""Grace for answers that are being sent."""
 _log = logging.getLogger("coinfer.edge")
 
 
@@ -43,21 +43,21 @@ class EdgeSettings:
     http_port: int | None = defaults.HTTP_PORT
     """0 takes any free port; None serves no REST."""
     threads: int = 1
-    """Within an operation."""
+    """Threads within an operation."""
     workers: int = 1
     """Requests computed at a time."""
     queue: int = defaults.QUEUE
     """Requests that may wait."""
     slowdown: float = 1.0
-    """How many times slower than this machine the node pretends to be."""
+    """Emulate a node that is this many times slower than this machine."""
     engine: Engine = "onnxruntime"
     providers: tuple[str, ...] = (CPU,)
     echo: bool = False
     """Also serve a model that answers a tensor with itself."""
     limit_bytes: int = DEFAULT_LIMIT_BYTES
-    """Largest message."""
+    """Largest message in either direction."""
     peers: tuple[str, ...] | None = ()
-    """The only nodes that routes may go on to; None allows any: then a client chooses what this node calls."""
+    """The only nodes to which routes may lead; None allows any, so that a client chooses which nodes this one calls."""
     grace_s: float = defaults.GRACE_S
     """How long requests may take to finish after SIGTERM."""
 

@@ -32,7 +32,7 @@ from coinfer.runtime.protocol.messages import (
 from coinfer.runtime.transport.base import PING_MODEL, Transport
 
 MAX_PENDING_PIECES = 8
-"""Pieces of networks that wait to be opened; a client that asks for ever new cuts gets no further."""
+"""Pieces of networks that may wait to be opened; it limits a client that asks for one new cut after the other."""
 MAX_TRACEBACKS = 64
 _FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
 _log = logging.getLogger("coinfer.edge")
@@ -122,15 +122,15 @@ class EdgeService:
         Raises:
             WireError: NOT_FOUND if this node has no such model or version.
         """
-        found = self.models.get(model)
-        if found is None:
+        served = self.models.get(model)
+        if served is None:
             known = ", ".join(self.models)
             raise WireError("NOT_FOUND", f"no model {model[:64]!r} here; this node serves {known}", "unknown_model")
         if version not in ("", VERSION):
             raise WireError(
                 "NOT_FOUND", f"model {model!r} has no version {version[:64]!r}; it has {VERSION}", "version"
             )
-        return found
+        return served
 
     def stats(self, model: str = "", version: str = "") -> dict[str, ModelStats]:
         """Return the counters of one model, or of all, by name.

@@ -22,7 +22,7 @@ from coinfer.runtime.protocol.parameters import Parameters, flag, reply_paramete
 BINARY_SIZE = "binary_data_size"
 
 IsBinary = Callable[[str], bool]
-"""Whether an output is wanted as bytes, by its name."""
+"""Returns true for the name of an output that becomes bytes."""
 _Object = dict[str, object]
 
 

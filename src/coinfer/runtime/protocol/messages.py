@@ -54,7 +54,7 @@ DTYPES = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""Datatypes of the protocol that networks use; BYTES and BF16 have no NumPy form here."""
+"""Datatypes of the protocol that networks use; BYTES and BF16 have no NumPy type."""
 CODEC_PARAMETER = "coinfer_codec"
 """Marks a tensor whose bytes are a payload of the codec."""
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
@@ -76,7 +76,7 @@ class WireError(Exception):
         self.message = message
         self.reason = reason
         self.pushback_s = pushback_s
-        """When to try this node again; negative means never; None means the code decides."""
+        """When to try this node again; negative means never, None that the code decides."""
 
 
 class TransportError(Exception):
@@ -94,7 +94,7 @@ class TransportError(Exception):
         self.code: Code = code
         self.message = message
         self.pushback_s = pushback_s
-        """When the node may be asked again; negative means not with this request; None means it did not say."""
+        """When the node may be asked again; negative means not with this request, None that it did not say."""
         self.reason = reason
         """One word for programs, such as `queue_full`, `hopeless`, `draining`, `too_large`."""
 
@@ -119,19 +119,19 @@ class InferRequest:
     model: str
     inputs: tuple[WireTensor, ...]
     outputs: tuple[str, ...] = ()
-    """Any tensors of the network; empty asks for its outputs."""
+    """Names of any tensors of the network; empty asks for its outputs."""
     id: str = ""
     version: str = ""
     fingerprint: str = ""
     """`ModelGraph.fingerprint` of the sender; empty if any will do."""
     deadline_s: float = math.inf
-    """Time left."""
+    """Time that is left."""
     route: tuple[Hop, ...] = ()
     """Hops after this node; the first of them gets the outputs."""
     bits: int | None = None
-    """With how many bits per element the outputs leave this node; None sends plain tensors."""
+    """Bits per element with which the outputs leave this node; None sends plain tensors."""
     warm: bool = False
-    """Asks only for the session to be built and run on zeros; `InferReply.server_s` is the median."""
+    """Only build the session and run it on zeros; `InferReply.server_s` is the median time."""
 
 
 class LoadReport(NamedTuple):
@@ -162,19 +162,19 @@ class InferReply:
     id: str = ""
     version: str = ""
     queue_s: float = 0.0
-    """Waiting for a worker of the node that was asked."""
+    """Wait for a worker of the first node."""
     server_s: float = 0.0
-    """Computing there."""
+    """Time of computing on the first node."""
     codec_s: float = 0.0
-    """Decoding and encoding there."""
+    """Time of decoding and encoding on the first node."""
     forward_s: float = 0.0
-    """From sending the outputs to the next hop to having its reply; 0 if there is none."""
+    """Time from sending the outputs to the next hop until its reply; 0 without a next hop."""
     load: LoadReport | None = None
     """None if the server is no coinfer node."""
     executed: tuple[ExecutedHop, ...] = ()
-    """First hop first."""
+    """The first hop first."""
     upload_s: float = 0.0
-    """On a shaped link, filled in by the sender."""
+    """Time on a shaped link; the sender fills it in."""
     download_s: float = 0.0
 
 

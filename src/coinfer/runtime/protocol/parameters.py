@@ -32,7 +32,7 @@ UNSUPPORTED = {
     "priority": "priorities are not offered; deadline_s says what is urgent",
     "triton_enable_empty_final_response": "empty final responses are not offered; each request has one reply",
 }
-"""Parameters of other servers that change an answer, so that leaving them out would be a wrong one."""
+"""Parameters of other servers that change an answer, so that ignoring them would give a wrong one."""
 _TIMES = ("queue_s", "server_s", "codec_s", "forward_s")
 
 

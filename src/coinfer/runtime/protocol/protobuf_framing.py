@@ -98,15 +98,15 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
 
 def _prefixes(at: int, field: int, blobs: Sequence[bytes | memoryview]) -> list[bytes]:
     """Return what precedes each blob: its tag and size, and before a large one a padding field that readers skip."""
-    found: list[bytes] = []
+    prefixes: list[bytes] = []
     for blob in blobs:
         prefix = _varint(field << 3 | _BYTES) + _varint(len(blob))
         if len(blob) >= ALIGNED_FROM:
             gap = -(at + len(prefix) + len(_PADDING) + 1) % ALIGNMENT
             prefix = _PADDING + _varint(gap) + bytes(gap) + prefix
-        found.append(prefix)
+        prefixes.append(prefix)
         at += len(prefix) + len(blob)
-    return found
+    return prefixes
 
 
 def _varint(value: int) -> bytes:

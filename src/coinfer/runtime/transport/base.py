@@ -20,7 +20,7 @@ from coinfer.runtime.protocol.messages import (
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
 
 PING_MODEL = "coinfer/ping"
-"""A node answers a request for it at once, whatever is queued, with its load."""
+"""A request for this model is answered at once with the node's load, whatever waits in the queue."""
 
 
 Reply = TypeVar("Reply")
@@ -151,10 +151,10 @@ class _Exchange(Generic[Reply]):
 
     size_bits: float
     call: Callable[[float, float], Future[Reply]]
-    """From the seconds of the upload and those that are left."""
+    """Makes the call, given the seconds of the upload and those that are left."""
     size_of: Callable[[Reply], float]
     close: Callable[[Reply, float, float], Reply]
-    """The reply with the seconds of upload and download."""
+    """Returns the reply with the seconds of upload and download."""
 
 
 class ShapedTransport:

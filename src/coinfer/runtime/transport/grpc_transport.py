@@ -30,11 +30,11 @@ SERVICE = "inference.GRPCInferenceService"
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 REASON_TRAILER = "coinfer-reason"
 MAX_NODES = 64
-"""Connections kept; a hostile route could name ever new nodes."""
+"""Open connections at most; a hostile route could name one new node after the other."""
 _OVER_LIMIT = "larger than max"
-"""gRPC's words for a message that it does not take; there is no other sign of it."""
+"""gRPC's words for a message that it does not accept; it gives no other sign."""
 _HEADROOM_BYTES = MIB
-"""gRPC's own limit lies above ours, which is exact and says why."""
+"""gRPC's own limit exceeds ours by this much; ours is exact and says why."""
 
 Options = list[tuple[str, int]]
 _Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
@@ -110,7 +110,7 @@ class GrpcTransport:
         self._limit_bytes = limit_bytes
         self._options = client_options(limit_bytes) if options is None else options
         self._nodes: dict[str, tuple[grpc.Channel, _Call]] = {}
-        """Connection and call of each node; the one used last at the end."""
+        """Connection and call of each node, the most recently used last."""
         self._lock = Lock()
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
@@ -173,14 +173,14 @@ class GrpcTransport:
     def _infer(self, node: str) -> _Call:
         """Return the call of the node's `ModelInfer`."""
         with self._lock:
-            found = self._nodes.pop(node, None)
-            if found is None:
+            connection = self._nodes.pop(node, None)
+            if connection is None:
                 channel = grpc.insecure_channel(f"dns:///{node}", self._options)  # a host may be called "unix"
-                found = channel, cast(_Call, channel.unary_unary(f"/{SERVICE}/ModelInfer"))
-            self._nodes[node] = found
+                connection = channel, cast(_Call, channel.unary_unary(f"/{SERVICE}/ModelInfer"))
+            self._nodes[node] = connection
             if len(self._nodes) > MAX_NODES:
                 self._nodes.pop(next(iter(self._nodes)))[0].close()
-            return found[1]
+            return connection[1]
 
 
 def _outcome(node: str, call: "grpc.Future[bytes]", read: Callable[[bytes], Reply]) -> Reply | TransportError:
