@@ -72,11 +72,11 @@ def test_radio_rates_are_those_of_the_papers_figures():
     """20 dBm, 6 MHz, -174 dBm/Hz, 140.7 + 36.7 log10(d / km): 53.4 Mbit/s at 75 m, 31.6 at 150 m."""
     spec = load("cdo-dsac").spec
     links = spec.links.model_copy(update={"placements": 200})
-    snr = channels._placed(links, np.array([0.1]), 1, rng())
+    snr = channels._place_devices(links, np.array([0.1]), 1, rng())
     rates_bps = shannon_bps(snr, links.bandwidth_hz)
     assert rates_bps.min() > 31.6e6 - 0.1e6
     far = links.model_copy(update={"diameter_m": 1e-3, "nearest_m": 75.0})
-    at_75_m = shannon_bps(channels._placed(far, np.array([0.1]), 1, rng()), links.bandwidth_hz)
+    at_75_m = shannon_bps(channels._place_devices(far, np.array([0.1]), 1, rng()), links.bandwidth_hz)
     np.testing.assert_allclose(at_75_m, 53.4e6, rtol=2e-3)
 
 
