@@ -1,7 +1,7 @@
 """The `coinfer` command."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-UsageError: Any = typer.BadParameter.__bases__[0]  # its home differs between versions of typer
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # its home differs between versions of typer
 
 
 def _print_version(asked: bool) -> None:
@@ -59,12 +59,13 @@ def main() -> None:
         sys.exit(130)
 
 
-def _line(error: Any) -> str:
+def _line(error: Exception) -> str:
     """Return what went wrong, for a person."""
     if isinstance(error, UsageError):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "coinfer"
-        return f"{error.format_message().removesuffix('.')}; see `{command} --help`"
+        message = cast(typer.BadParameter, error).format_message()
+        return f"{message.removesuffix('.')}; see `{command} --help`"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -21,7 +21,7 @@ import onnxruntime
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import CPU, Session, open_session
-from coinfer.profile.payloads import Codec, measure_payloads
+from coinfer.profile.payloads import Codec, Payloads, measure_payloads
 from coinfer.profile.table import Machine, ProfileError, ProfileTable, split_by_work
 from coinfer.profile.trace import Trace, open_traced, read_trace
 from coinfer.progress import Progress, quiet
@@ -73,28 +73,24 @@ def measure(
         ProfileError: if there is no sample, or one that does not fit the network's inputs.
     """
     _check(graph, samples)
-    blocks = _blocks(graph)
-    inner = list(cut_tensors(graph))
-    sent = inner if tensors is None else tensors
-    steps = len(blocks) + 1 + len(samples)
+    sent = cut_tensors(graph) if tensors is None else tensors
+    steps, step = len(_blocks(graph)) + 1 + len(samples), itertools.count()
+
+    def report(what: str) -> None:
+        progress(next(step), steps, what)
+
     with TemporaryDirectory(prefix="coinfer-") as folder:
-        progress(0, steps, f"running {graph.name}")
+        report(f"running {graph.name}")
         whole = _run_whole(graph, samples, Path(folder), engine, repeats)
-        values = _values(graph, samples[0], inner, engine)
-        ends = _Ends({}, {})
-        for done, (first, last) in enumerate(blocks, start=1):
-            progress(done, steps, f"running the block before {', '.join(last)}")
-            block = _run_block(graph, {name: values[name] for name in first}, last, Path(folder), engine)
-            _add_ends(ends, first[0], last[0], block, whole.trace)
+        ends = _run_blocks(graph, samples[0], whole.trace, Path(folder), engine, report)
+    activations = _activations(graph, samples, sent, engine, report)
+    payloads = measure_payloads(graph, activations, codecs or {}, input_codecs or codecs or {}, engine.clock)
+    report("done")
+    return _table(graph, engine, whole, ends, payloads)
 
-    def activations() -> Iterator[Mapping[str, np.ndarray]]:
-        for done, sample in enumerate(samples, start=len(blocks) + 1):
-            progress(done, steps, "encoding activations")
-            values = _values(graph, sample, sent, engine)
-            yield {name: values[name] for name in sent}
 
-    payloads = measure_payloads(graph, activations(), codecs or {}, input_codecs or codecs or {}, engine.clock)
-    progress(steps, steps, "done")
+def _table(graph: ModelGraph, engine: Engine, whole: "_Whole", ends: "_Ends", payloads: Payloads) -> ProfileTable:
+    """Return the profile that these measurements make."""
     enter_s, leave_s = _complete(graph, ends, whole.trace)
     return ProfileTable(
         model=graph.name,
@@ -236,6 +232,19 @@ def _op_s(graph: ModelGraph, whole: _Whole) -> np.ndarray:
     return split_by_work(graph, group_s * (whole.median_s - whole.call_s) / group_s.sum())
 
 
+def _run_blocks(
+    graph: ModelGraph, sample: Sample, whole: Trace, folder: Path, engine: Engine, report: Callable[[str], None]
+) -> "_Ends":
+    """Run each block between neighbouring cuts, and return what segments pay extra at the ends of blocks."""
+    values = _values(graph, sample, cut_tensors(graph), engine)
+    ends = _Ends({}, {})
+    for first, last in _blocks(graph):
+        report(f"running the block before {', '.join(last)}")
+        block = _run_block(graph, {name: values[name] for name in first}, last, folder, engine)
+        _add_ends(ends, first[0], last[0], block, whole)
+    return ends
+
+
 def _run_block(graph: ModelGraph, feeds: Sample, outputs: Sequence[str], folder: Path, engine: Engine) -> Trace:
     session = open_traced(graph, tuple(feeds), outputs, folder, engine.threads, engine.providers)
     for _ in range(BLOCK_RUNS):
@@ -252,6 +261,16 @@ def _values(graph: ModelGraph, sample: Sample, names: Sequence[str], engine: Eng
         results = map(np.asarray, session.run(made, dict(sample)))
         values |= dict(zip(made, results, strict=True))
     return values
+
+
+def _activations(
+    graph: ModelGraph, samples: Sequence[Sample], names: Sequence[str], engine: Engine, report: Callable[[str], None]
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yield some tensors of the network for each sample."""
+    for sample in samples:
+        report("encoding activations")
+        values = _values(graph, sample, names, engine)
+        yield {name: values[name] for name in names}
 
 
 class _Ends(NamedTuple):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -173,8 +173,14 @@ def _fit_cost(terms: np.ndarray, latency_s: np.ndarray, huber_delta: float) -> n
         return parts / parts.sum(1, keepdims=True)
 
     start = np.full(terms.shape[1], np.log(np.median(latency_s) / terms.shape[1]))
-    options: dict[str, Any] = {"jac": jacobian, "loss": "soft_l1", "f_scale": huber_delta, "bounds": (-60.0, 20.0)}
-    solution = least_squares(residual, start, **options)
+    solution = least_squares(
+        residual,
+        start,
+        jac=jacobian,  # pyright: ignore[reportArgumentType]  # SciPy's stub knows names of methods only
+        bounds=(-60.0, 20.0),
+        loss="soft_l1",
+        f_scale=huber_delta,
+    )
     return np.where(terms.any(0), np.exp(solution.x) / scale, 0.0)
 
 
@@ -224,17 +230,16 @@ def op_dims(graph: ModelGraph, op: Op, node: onnx.NodeProto) -> tuple[str, tuple
         op: the operation.
         node: the same operation in ONNX, which has its attributes.
     """
-    attributes: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     shape = graph.tensors[op.inputs[0]].shape if op.inputs else ()
     out = graph.tensors[op.outputs[0]].shape
     weights = [graph.weights[name].shape for name in op.weights]
     if op.kind == "Conv" and len(shape) == 4 and weights:
-        return _conv_dims(shape, weights[0], attributes)
+        return _conv_dims(shape, weights[0], node)
     if op.kind in {"Gemm", "MatMul"} and weights:
         return _product_dims(shape, out)
     if op.kind == "MaxPool" and len(shape) == 4:
-        stride = _side(attributes.get("strides", (1, 1)))
-        return "maxpool", (shape[1], _side(shape[2:]), _side(attributes["kernel_shape"]), stride)
+        kernel, stride = _side(_attribute(node, "kernel_shape")), _side(_attribute(node, "strides"))
+        return "maxpool", (shape[1], _side(shape[2:]), kernel, stride)
     if op.kind in {"AveragePool", "GlobalAveragePool"} and len(shape) == 4:
         return "avgpool", (shape[1], _side(shape[2:]), _side(out[2:]))
     touched = sum(graph.tensors[name].elements for name in (*op.inputs, *op.outputs)) / 2
@@ -242,11 +247,9 @@ def op_dims(graph: ModelGraph, op: Op, node: onnx.NodeProto) -> tuple[str, tuple
     return "batchnorm", (channels, math.sqrt(max(touched / channels, 1.0)))
 
 
-def _conv_dims(
-    shape: tuple[int, ...], weight: tuple[int, ...], attributes: Mapping[str, Any]
-) -> tuple[str, tuple[float, ...]]:
-    hw, kernel, stride = _side(shape[2:]), _side(weight[2:]), _side(attributes.get("strides", (1, 1)))
-    if attributes.get("group", 1) > 1 and weight[1] == 1:
+def _conv_dims(shape: tuple[int, ...], weight: tuple[int, ...], node: onnx.NodeProto) -> tuple[str, tuple[float, ...]]:
+    hw, kernel, stride = _side(shape[2:]), _side(weight[2:]), _side(_attribute(node, "strides"))
+    if any(a.name == "group" and a.i > 1 for a in node.attribute) and weight[1] == 1:
         return "dw_conv", (weight[0], hw, kernel, stride)
     return "conv", (weight[1], weight[0], hw, kernel, stride)
 
@@ -257,6 +260,11 @@ def _product_dims(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[str, tu
     if rows == 1:
         return "linear", (shape[-1], out[-1])
     return "conv", (shape[-1], out[-1], math.sqrt(rows), 1, 1)
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
+    """Return an attribute that lists sizes; ones if the node does not have it."""
+    return next((tuple(a.ints) for a in node.attribute if a.name == name), (1, 1))
 
 
 def _side(sizes: tuple[int, ...]) -> float:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from coinfer.options.prune import Rule, best_only, prune
 from coinfer.options.table import Options
 from coinfer.physics.radio import free_space_gain
 from coinfer.profile.accuracy import AccuracyError
-from coinfer.scenario import arrivals as arrive
 from coinfer.scenario import tables
+from coinfer.scenario.arrivals import Arrivals, build_arrivals
 from coinfer.scenario.channels import Links, build_links, server_shares
 from coinfer.scenario.load import Scenario, Source, load
 from coinfer.scenario.spec import (
@@ -81,17 +81,17 @@ def compile_scenario(scenario: Scenario) -> Compiled:
     on_server = [speeds for speeds, one in zip(server_classes, spec.servers, strict=True) for _ in range(one.count)]
     device_class = np.repeat(np.arange(len(spec.devices)), [device.count for device in spec.devices])
     links = build_links(spec, source, len(device_class), len(on_server), rng)
-    come, notes = arrive.build_arrivals(spec, source)
+    arrivals, notes = build_arrivals(spec, source)
     rates, shares = _class_rates(links, device_class), server_shares(spec, rng)
     options: list[list[Options]] = []
     if isinstance(spec, BlocksScenario):
         costs = _block_costs(spec, source, networks, on_device, on_server)
-        edge = _edge(spec, device_class, links, come, shares, _deadlines(spec, costs.device_s.sum(axis=-1)))
+        edge = _edge(spec, device_class, links, arrivals, shares, _deadlines(spec, costs.device_s.sum(axis=-1)))
         world: OffloadWorld | BlocksWorld = _blocks_world(spec, edge, costs)
     else:
         options = _options(spec, source, on_device, on_server, rates)
         least_s = np.array([[one.latency_s(rates[c]).min() for c, one in enumerate(row)] for row in options])
-        edge = _edge(spec, device_class, links, come, shares, _deadlines(spec, least_s))
+        edge = _edge(spec, device_class, links, arrivals, shares, _deadlines(spec, least_s))
         world = _offload_world(spec, edge, options)
     check(world)
     return Compiled(
@@ -120,27 +120,28 @@ def fingerprint(world: World) -> str:
         world: every field and array counts, with its name.
     """
     digest = hashlib.sha256()
-    _digest(digest, world)
+    _add_to_digest(digest.update, world)
     return digest.hexdigest()
 
 
-def _digest(digest: Any, value: Any) -> None:
-    if hasattr(value, "_asdict"):
-        for name, item in value._asdict().items():
-            digest.update(name.encode())
-            _digest(digest, item)
+def _add_to_digest(update: Callable[[bytes | memoryview], None], value: object) -> None:
+    """Add a value to a digest: named tuples field by field, arrays with type and shape."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        for name, item in zip(getattr(value, "_fields"), value, strict=True):  # noqa: B009
+            update(name.encode())
+            _add_to_digest(update, item)
     elif isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).data)
+        update(f"{value.dtype}{value.shape}".encode())
+        update(np.ascontiguousarray(value).data)
     else:
-        digest.update(repr(value).encode())
+        update(repr(value).encode())
 
 
 def _edge(
     spec: BaseScenario,
     device_class: np.ndarray,
     links: Links,
-    come: arrive.Arrivals,
+    arrivals: Arrivals,
     shares: np.ndarray,
     deadline_s: np.ndarray,
 ) -> Edge:
@@ -153,8 +154,8 @@ def _edge(
         distinct_devices=spec.distinct_devices,
         device_class=device_class,
         model_cdf=np.append(part[:-1] / part[-1], 1.0),
-        arrival_cdf=come.cdf,
-        arrival_state=come.level[None],
+        arrival_cdf=arrivals.cdf,
+        arrival_state=arrivals.level[None],
         deadline_s=deadline_s,
         device_factor=_error_quantiles(spec.compute_error),
         server_factor=_error_quantiles(spec.compute_error),

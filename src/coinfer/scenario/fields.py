@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -56,7 +56,7 @@ class Spec(BaseModel):
         return data
 
 
-def _checked(check: Callable[[object], bool], expected: str, convert: Callable[[Any], object]) -> BeforeValidator:
+def _checked(check: Callable[[object], bool], expected: str, convert: Callable[..., object]) -> BeforeValidator:
     def validate(value: object) -> object:
         try:
             good = check(value)

@@ -118,6 +118,8 @@ class Computer(Spec):
 
 
 class Device(Computer):
+    """A class of devices: their speed, and the energy that they spend."""
+
     compute_power_w: Watts = 0.0
     """Power while it computes, beyond what it always draws."""
     capacitance: Capacitance | None = None
@@ -131,6 +133,8 @@ class Device(Computer):
 
 
 class Server(Computer):
+    """A class of edge servers."""
+
     capacity: Annotated[int, integer(0, 1_000_000)] | None = None
     """Tasks that it holds at most, admitted and unfinished."""
     download_s: SecondsOrNone = 0.0
@@ -138,6 +142,8 @@ class Server(Computer):
 
 
 class Fading(Spec):
+    """How the power of a radio link varies from slot to slot, around a mean of 1."""
+
     kind: Annotated[str, one_of("none", "rayleigh", "gauss-markov")] = "none"
     """`rayleigh`: independent in every slot; `gauss-markov`: Rayleigh's distribution, correlated from slot to slot."""
     correlation: Fraction = 0.0

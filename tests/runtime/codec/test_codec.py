@@ -14,16 +14,10 @@ from PIL import Image
 
 from coinfer.graph.ir import ImageInput
 from coinfer.runtime.codec import codec
-from coinfer.runtime.codec.codec import (
-    CodecError,
-    PayloadTooLarge,
-    compression_pays,
-    decode,
-    encode,
-    encode_image,
-    read_header,
-)
+from coinfer.runtime.codec.codec import LIMIT_BYTES, PayloadTooLarge, decode, encode, encode_image
+from coinfer.runtime.codec.lossless import ZSTD_DECODE_SPEEDUP, compression_pays
 from coinfer.runtime.codec.packing import packed_bytes
+from coinfer.runtime.codec.payload import DTYPES, MINMAX, RAW, CodecError, payload_bytes, read_header
 from coinfer.runtime.images import load_images, preprocess, to_pixels
 
 IMAGENET = ImageInput(224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -61,9 +55,7 @@ def activations(size: int) -> np.ndarray:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    hnp.arrays(
-        st.sampled_from([*codec.DTYPES, np.dtype(">f4"), np.dtype(">i2")]), hnp.array_shapes(min_dims=0, min_side=0)
-    ),
+    hnp.arrays(st.sampled_from([*DTYPES, np.dtype(">f4"), np.dtype(">i2")]), hnp.array_shapes(min_dims=0, min_side=0)),
     RATES,
 )
 def test_32_bits_are_exact_for_every_type_and_every_bit_pattern(x, rate_bps):
@@ -111,7 +103,7 @@ def test_encoding_again_changes_nothing_more(x, bits):
 def test_sizes_are_exactly_as_announced(elements, bits):
     x = np.linspace(-1, 1, elements + 1, dtype=np.float32)[1:].reshape(1, -1)
     payload = encode(x, bits)
-    assert len(payload) == codec.payload_bytes(elements, bits, 2)
+    assert len(payload) == payload_bytes(elements, bits, 2)
     header = read_header(payload)
     assert header.body_bytes == packed_bytes(elements, bits)
     assert (header.bits, header.shape, header.lossless) == (bits, (1, elements), False)
@@ -137,14 +129,14 @@ def test_constants_and_layouts_decode_right(bits):
 def test_integers_and_non_finite_tensors_are_sent_exactly():
     for x in (np.arange(300), np.array([True, False]), np.array([1.0, np.inf], np.float32)):
         payload = encode(x, 4)
-        assert read_header(payload).kind == codec.RAW
+        assert read_header(payload).kind == RAW
         assert decode(payload).tolist() == x.tolist()
 
 
 def test_half_precision_is_not_blown_up():
     x = activations(100).astype(np.float16)
-    assert read_header(encode(x, 16)).kind == codec.RAW
-    assert read_header(encode(x, 12)).kind == codec.MINMAX
+    assert read_header(encode(x, 16)).kind == RAW
+    assert read_header(encode(x, 12)).kind == MINMAX
 
 
 @pytest.mark.parametrize("rate_bps", [-1.0, math.nan])
@@ -175,7 +167,7 @@ def test_what_cannot_be_encoded_is_named(x, bits, text):
 @given(st.floats(1, 1e9), st.floats(0, 2), st.floats(1e6, 1e10), st.floats(1e3, 1e11))
 def test_lossless_pays_exactly_where_it_is_sooner(raw_bytes, ratio, speed, rate_bps):
     plain_s = raw_bytes * 8 / rate_bps
-    packed_s = raw_bytes * ratio * 8 / rate_bps + raw_bytes / speed + raw_bytes / (speed * codec.ZSTD_DECODE_SPEEDUP)
+    packed_s = raw_bytes * ratio * 8 / rate_bps + raw_bytes / speed + raw_bytes / (speed * ZSTD_DECODE_SPEEDUP)
     if not math.isclose(plain_s, packed_s, rel_tol=1e-9):
         assert compression_pays(raw_bytes, ratio, speed, rate_bps) == (packed_s < plain_s)
 
@@ -344,7 +336,7 @@ def test_bombs_are_refused_before_they_are_unpacked(monkeypatch):
         patched(PICTURE, DIMS, "4I", 1, 3, 60000, 60000),
         patched(PHOTO, DIMS, "4I", 1, 3, 60000, 60000),
     ]
-    monkeypatch.setattr(codec, "_decompress", lambda *_: pytest.fail("was unpacked"))
+    monkeypatch.setattr(codec, "decompress", lambda *_: pytest.fail("was unpacked"))
     monkeypatch.setattr(codec, "_jpeg_pixels", lambda *_: pytest.fail("was unpacked"))
     for bomb in bombs:
         with pytest.raises(PayloadTooLarge, match="67108864 are allowed"):
@@ -374,8 +366,8 @@ def test_mutated_payloads_are_refused_or_give_a_sound_tensor(payload, changes):
         tensor = decode(sealed(bytes(changed)))
     except CodecError:
         return
-    assert tensor.nbytes <= codec.LIMIT_BYTES
-    assert tensor.dtype in codec.DTYPES
+    assert tensor.nbytes <= LIMIT_BYTES
+    assert tensor.dtype in DTYPES
 
 
 def test_threads_do_not_disturb_each_other():

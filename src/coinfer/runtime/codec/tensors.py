@@ -6,6 +6,7 @@ from typing import cast
 import numpy as np
 
 from coinfer.runtime.codec import codec
+from coinfer.runtime.codec.payload import CodecError
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
     WireError,
@@ -55,5 +56,5 @@ def unpack(tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> np.nda
     except codec.PayloadTooLarge as error:
         text = f"input {tensor.name!r}: {error}"
         raise WireError("RESOURCE_EXHAUSTED", text, "too_large", pushback_s=-1.0) from None
-    except codec.CodecError as error:
+    except CodecError as error:
         raise WireError("INVALID_ARGUMENT", f"input {tensor.name!r}: {error}", "bad_payload") from None
