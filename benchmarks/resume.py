@@ -40,7 +40,7 @@ def train_sac_d(folder: Path, rounds: int) -> str:
     loop = replace(preset.loop, warmup=10, capacity=500, batch=32, log_every=7, assess_every=50, assess_rounds=3)
     small = replace(preset, loop=loop, worlds=4, hidden=(16, 16))
     settings = TrainSettings("sacd", seeds=SEEDS)
-    return sac_d.train(settings, folder=folder, resume=True, own=small).digest
+    return sac_d.train(settings, folder=folder, resume=True, option_settings=small).digest
 
 
 def train_cdo_dsac(folder: Path, rounds: int) -> str:

@@ -183,13 +183,13 @@ def numbered(folder: Path) -> list[Path]:
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous tensors on the CPU, no two of which share memory."""
-    separate, seen = {}, set()
+    separate, storages = {}, set()
     for name, tensor in tensors.items():
         part = tensor.detach().cpu().contiguous()
         storage = part.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != part.numel() * part.element_size():
+        if storage.data_ptr() in storages or storage.nbytes() != part.numel() * part.element_size():
             part = part.clone()
-        seen.add(part.untyped_storage().data_ptr())
+        storages.add(part.untyped_storage().data_ptr())
         separate[name] = part
     return separate
 

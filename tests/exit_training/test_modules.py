@@ -54,10 +54,10 @@ def test_trained_with_batch_norm_it_folds_to_the_same_answers(name: str):
         torch.stack([answer.square().mean() for answer in module.train()(pictures(graph, 4))]).sum().backward()
         optimiser.step()
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in parameters)
-    found = module.graph("mine")
-    assert found.name == "mine"
-    assert found.fingerprint != graph.fingerprint
-    assert_alike(module.eval(), found, pictures(graph))
+    trained = module.graph("mine")
+    assert trained.name == "mine"
+    assert trained.fingerprint != graph.fingerprint
+    assert_alike(module.eval(), trained, pictures(graph))
 
 
 class Small(nn.Module):

@@ -88,11 +88,11 @@ def test_restarting_is_beginning_anew():
 
 def test_pictures_held_out_are_not_trained_on():
     trainer = Trainer(GRAPH, DATA, QUICK, Pictures.load(DATA, QUICK))
-    held = set(trainer.holdout_rows.tolist())
-    assert len(held) == 12
+    holdout = set(trainer.holdout_rows.tolist())
+    assert len(holdout) == 12
     for _ in range(3):
         trainer.begin_epoch()
-        assert not held & set(trainer.plan[0].flatten().tolist())
+        assert not holdout & set(trainer.plan[0].flatten().tolist())
         trainer.epochs.append(None)  # pyright: ignore[reportArgumentType]
 
 
@@ -149,7 +149,7 @@ def test_a_batch_is_shifted_mirrored_and_cut_as_drawn():
     draws = augment.draw(random, 5, IMAGE, crop)
     scale = augment.channel_scale(IMAGE, torch.device("cpu"))
     tensors = (torch.from_numpy(value) for value in (padded, rows, draws))
-    found = augment.augment(*tensors, scale, crop, cutout)
+    batch = augment.augment(*tensors, scale, crop, cutout)
     for b, row in enumerate(rows):
         down, right, mirrored, middle_y, middle_x = draws[:, b]
         for y in range(6):
@@ -158,23 +158,23 @@ def test_a_batch_is_shifted_mirrored_and_cut_as_drawn():
                 expected = (pixel / 255 - np.array(IMAGE.mean)) / np.array(IMAGE.std)
                 if abs(y - middle_y + 0.5) < cutout / 2 and abs(x - middle_x + 0.5) < cutout / 2:
                     expected = np.zeros(3)
-                np.testing.assert_allclose(found[b, :, y, x].numpy(), expected, atol=1e-5)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+                np.testing.assert_allclose(batch[b, :, y, x].numpy(), expected, atol=1e-5)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
     limits = (5, 5, 2, 6, 5)
     many = augment.draw(random, 2000, IMAGE, crop)
     assert [sorted(set(values.tolist())) for values in many] == [list(range(limit)) for limit in limits]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"weights": (1.0, 0.3)}, r"weights \[1.0, 0.3\] for 3 exits"),
         ({"device": "nowhere"}, "device 'nowhere': "),
         ({"batch": 1}, "batches of at least 2"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, said):
-    with pytest.raises(TrainingError, match=said) as caught:
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(TrainingError, match=message) as caught:
         train(GRAPH, DATA, replace(QUICK, **changes))
     assert "\n" not in str(caught.value)
 

@@ -27,10 +27,10 @@ def test_the_exported_file_decides_as_the_trained_policy(name, tmp_path):
     export.export_best(trained, compiled, tmp_path / "policy.onnx")
     exported = load_policy(tmp_path / "policy.onnx")
     tables = offload.load(compiled.world)
-    seen = offload.observe(tables, offload.reset(tables, torch.arange(40)))
-    mine = trained.policies[0](seen)
-    theirs = exported(type(seen)(*(part.numpy() for part in seen)))
-    task_mask = seen.task_mask.numpy()
+    observation = offload.observe(tables, offload.reset(tables, torch.arange(40)))
+    mine = trained.policies[0](observation)
+    theirs = exported(type(observation)(*(part.numpy() for part in observation)))
+    task_mask = observation.task_mask.numpy()
     assert (mine.option.numpy() == theirs.option)[task_mask].all()
     assert (mine.server.numpy() == theirs.server)[task_mask].all()
 
@@ -47,9 +47,9 @@ def test_the_others_train_and_decide_too(name):
     trained = registry.trainer(name)(settings(steps=60))
     world = open_world("cdo-dsac", parse_changes(CHANGES)).world
     tables = offload.load(world)
-    seen = offload.observe(tables, offload.reset(tables, torch.arange(4)))
-    decision = trained.policies[0](seen)
-    assert bool(seen.option_mask.gather(-1, decision.option[..., None])[..., 0][seen.task_mask].all())
+    observation = offload.observe(tables, offload.reset(tables, torch.arange(4)))
+    decision = trained.policies[0](observation)
+    assert bool(observation.option_mask.gather(-1, decision.option[..., None])[..., 0][observation.task_mask].all())
 
 
 def test_one_line_tells_what_is_wrong():

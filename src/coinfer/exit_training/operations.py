@@ -93,20 +93,20 @@ def _padded(x: Tensor, pads: Sequence[int], value: float) -> Tensor:
 
 
 def _window(module: Network, node: onnx.NodeProto) -> _Window:
-    given = attributes(node)
-    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b""):
+    attrs = attributes(node)
+    if attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b""):
         raise GraphError(f"{module.source.name}: {node.name!r} pads by itself (auto_pad); export explicit pads")
-    pads = list(given.get("pads", [0] * 4))
+    pads = list(attrs.get("pads", [0] * 4))
     if len(pads) != 4:
         raise GraphError(f"{module.source.name}: {node.name!r} is no operation on pictures; only those can be trained")
     return _Window(
-        kernel=list(given.get("kernel_shape", [])),
+        kernel=list(attrs.get("kernel_shape", [])),
         pads=pads,
-        strides=list(given.get("strides", [1, 1])),
-        dilations=list(given.get("dilations", [1, 1])),
-        groups=given.get("group", 1),
-        ceil=bool(given.get("ceil_mode", 0)),
-        count_pads=bool(given.get("count_include_pad", 0)),
+        strides=list(attrs.get("strides", [1, 1])),
+        dilations=list(attrs.get("dilations", [1, 1])),
+        groups=attrs.get("group", 1),
+        ceil=bool(attrs.get("ceil_mode", 0)),
+        count_pads=bool(attrs.get("count_include_pad", 0)),
     )
 
 
@@ -149,12 +149,12 @@ def _average_pool(module: Network, node: onnx.NodeProto) -> Step:
 
 
 def _gemm(module: Network, node: onnx.NodeProto) -> Step:
-    given = attributes(node)
-    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
+    attrs = attributes(node)
+    if attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0 or attrs.get("transA", 0):
         raise GraphError(
             f"{module.source.name}: {node.name!r} scales or transposes its input; export a plain linear layer"
         )
-    outputs_first = bool(given.get("transB", 0))
+    outputs_first = bool(attrs.get("transB", 0))
 
     def step(values: dict[str, Tensor]) -> Tensor:
         weight = module.read(values, node.input[1])
@@ -165,8 +165,8 @@ def _gemm(module: Network, node: onnx.NodeProto) -> Step:
 
 
 def _batch_norm(module: Network, node: onnx.NodeProto) -> Step:
-    given = attributes(node)
-    eps, momentum = given.get("epsilon", 1e-5), given.get("momentum", 0.9)
+    attrs = attributes(node)
+    eps, momentum = attrs.get("epsilon", 1e-5), attrs.get("momentum", 0.9)
     for name in node.input[3:5]:
         module.weights[parameter_name(name)].requires_grad_(False)
 
@@ -241,9 +241,9 @@ def _concat(module: Network, node: onnx.NodeProto) -> Step:
 
 
 def _local_norm(module: Network, node: onnx.NodeProto) -> Step:
-    given = attributes(node)
-    alpha, beta, bias = given.get("alpha", 1e-4), given.get("beta", 0.75), given.get("bias", 1.0)
-    return lambda values: F.local_response_norm(values[node.input[0]], given["size"], alpha, beta, bias)
+    attrs = attributes(node)
+    alpha, beta, bias = attrs.get("alpha", 1e-4), attrs.get("beta", 0.75), attrs.get("bias", 1.0)
+    return lambda values: F.local_response_norm(values[node.input[0]], attrs["size"], alpha, beta, bias)
 
 
 def _binary(compute: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Network, onnx.NodeProto], Step]:

@@ -29,8 +29,7 @@ def world(**changes):
     plain = {
         "tasks_per_slot": 12, "slots": 20, "arrivals.mean": 0.6, "arrivals.variance": 0.06, "links.placements": 4,
     }  # fmt: skip
-    found = open_world("cdo-dsac", {**plain, **changes}).world
-    return found
+    return open_world("cdo-dsac", {**plain, **changes}).world
 
 
 def small_loop(settings=SMALL, seeds=SEEDS):
@@ -56,13 +55,13 @@ def test_a_liar_of_five_is_never_broadcast():
 def test_a_hostile_agent_of_five_is_never_broadcast_in_a_training(harm):
     """It breaks its network before every judgement and says that it is the best."""
     settings = replace(SMALL, agents=5, rounds=16, broadcast_every=0, assess_every=16)
-    found, hostile = small_loop(settings), [2, 5]
-    learner = found.learner
+    training, hostile = small_loop(settings), [2, 5]
+    learner = training.learner
     with torch.no_grad():
         learner.sac.actor_flat.copy_(greedy_weights(settings))
-    while found.round < settings.rounds:
-        found.play()
-        if learner.sac.updates and found.round % 4 == 0:
+    while training.round < settings.rounds:
+        training.play()
+        if learner.sac.updates and training.round % 4 == 0:
             with torch.no_grad():
                 parts = {"turned": (learner.sac.actor_flat, -1.0), "huge": (learner.sac.actor_flat, -1e30)}
                 flat, factor = parts.get(harm, (learner.sac.critic_flat, torch.nan))
@@ -85,22 +84,22 @@ def greedy_weights(settings):
 
 
 def test_agents_of_a_seed_share_one_memory():
-    found = small_loop()
+    training = small_loop()
     for _ in range(6):
-        found.play()
-    assert found.replay.rings == 2
-    assert found.replay.filled == 6 * 2 * 2
-    assert found.ring.tolist() == [0, 0, 1, 1]
+        training.play()
+    assert training.replay.rings == 2
+    assert training.replay.size == 6 * 2 * 2
+    assert training.ring.tolist() == [0, 0, 1, 1]
 
 
 def test_broadcast_makes_the_agents_of_a_seed_one():
-    found = small_loop()
+    training = small_loop()
     for _ in range(24):
-        found.play()
-        if found.learner.sac.updates in (9, 10):
-            flat = found.learner.sac.actor_flat.detach()
+        training.play()
+        if training.learner.sac.updates in (9, 10):
+            flat = training.learner.sac.actor_flat.detach()
             same = [torch.equal(flat[0], flat[1]), torch.equal(flat[2], flat[3]), torch.equal(flat[0], flat[2])]
-            assert same == [found.learner.sac.updates == 10] * 2 + [False]
+            assert same == [training.learner.sac.updates == 10] * 2 + [False]
 
 
 MAKERS = (
@@ -120,9 +119,9 @@ def test_goes_on_exactly_where_it_was_stopped(make):
         whole.play()
     for _ in range(13):
         first.play()
-    kept = {name: part.clone() for name, part in first.tensors().items()}
+    state = {name: part.clone() for name, part in first.tensors().items()}
     second = make()
-    second.restore(kept)
+    second.restore(state)
     for _ in range(11):
         second.play()
     ours, theirs = second.tensors(), whole.tensors()
@@ -141,8 +140,8 @@ def test_a_reward_that_every_task_always_gets_is_centred_to_nothing():
     """By the task, whether slots have few of them or many."""
     learner = small_loop().learner
     for step in range(3):
-        there = torch.rand((4, 5, 12), generator=torch.Generator().manual_seed(step)) < 0.1 + 0.3 * step
-        batch = Transition(*[None] * 9)._replace(task_mask=there, reward=-3.0 * there)
+        task_mask = torch.rand((4, 5, 12), generator=torch.Generator().manual_seed(step)) < 0.1 + 0.3 * step
+        batch = Transition(*[None] * 9)._replace(task_mask=task_mask, reward=-3.0 * task_mask)
         centred = learner._centre(batch).reward
         torch.testing.assert_close(centred, torch.zeros_like(centred))
 
@@ -176,10 +175,10 @@ def test_the_environment_pays_what_the_simulator_counts():
         latency_s, in_time = latency_s + result.metrics["latency_s"].sum(), in_time + result.metrics["in_time"].sum()
     assert result.truncated.all()
     policy = PlacementPolicy(net, weights, features, fixed_cut)
-    counted = run_policy(world(), "mine", 1, 4, maker=lambda seed: policy)
-    assert tasks.item() == counted.tasks
-    assert (latency_s / tasks).item() == pytest.approx(counted.measures["mean_s"][0], rel=1e-5)
-    assert (in_time / tasks).item() == pytest.approx(counted.measures["in_time"][0], rel=1e-6)
+    run = run_policy(world(), "mine", 1, 4, maker=lambda seed: policy)
+    assert tasks.item() == run.tasks
+    assert (latency_s / tasks).item() == pytest.approx(run.measures["mean_s"][0], rel=1e-5)
+    assert (in_time / tasks).item() == pytest.approx(run.measures["in_time"][0], rel=1e-6)
     assert (-UNIT_S * paid).item() == pytest.approx(latency_s.item(), rel=1e-5)
 
 
@@ -206,14 +205,14 @@ def test_cdo_dsacs_agents_do_better_than_untrained():
         SMALL, rounds=120, batch=32, memory=2000, worlds=4, assess_every=120, broadcast_every=0, hidden=(32,),
     )  # fmt: skip
     sac = replace(settings.sac, initial_temperature=0.05, target_entropy=(0.3, 0.02), target_entropy_updates=80)
-    found = cdo_dsac.make_loop(replace(settings, sac=sac), world(), SEEDS)
+    training = cdo_dsac.make_loop(replace(settings, sac=sac), world(), SEEDS)
 
     def agents():
-        flat = found.learner.sac.actor_flat.detach()
-        return PlacementPolicy(found.learner.sac.actor, flat, cdo_dsac.features_of(settings), fixed_cut)
+        flat = training.learner.sac.actor_flat.detach()
+        return PlacementPolicy(training.learner.sac.actor, flat, cdo_dsac.features_of(settings), fixed_cut)
 
     untrained_s = measured_s(agents(), 4)
-    loop.run(found)
+    loop.run(training)
     assert (measured_s(agents(), 4) < 0.9 * untrained_s).all()
 
 
@@ -223,20 +222,20 @@ def test_ddpg_does_better_than_untrained():
         DDPG, rounds=200, batch=32, memory=2000, worlds=8, form="places", actor_learning_rate=1e-3,
         critic_learning_rate=3e-3, tau=0.02, noise_updates=150, assess_every=200, softmax_temperature=0.3,
     )  # fmt: skip
-    found = ddpg.make_loop(settings, world(), torch.arange(6))
+    training = ddpg.make_loop(settings, world(), torch.arange(6))
 
     def actors():
-        flat = found.learner.actor_flat.detach()
-        return PlacementPolicy(found.learner.actor, flat, ddpg.features_of(settings), fixed_cut)
+        flat = training.learner.actor_flat.detach()
+        return PlacementPolicy(training.learner.actor, flat, ddpg.features_of(settings), fixed_cut)
 
     untrained_s = measured_s(actors(), 6)
-    loop.run(found)
+    loop.run(training)
     assert (measured_s(actors(), 6) / untrained_s).log().mean().exp() < 0.9
 
 
 def test_a_table_does_better_than_an_empty_one():
-    """An empty one sends each request to the least loaded server, or the first of them, whatever it takes there."""
-    found = online_rl.make_loop(replace(TABLE, worlds=8, rounds=100, epsilon_updates=70), world(), SEEDS)
-    empty_s = measured_s(online_rl.TablePolicy(found.learner.grid, found.learner.values), 2)
-    loop.run(found)
-    assert (measured_s(online_rl.TablePolicy(found.learner.grid, found.learner.values), 2) < 0.8 * empty_s).all()
+    """An empty one sends each request to the least loaded server, or the first of them, whatever it takes task_mask."""
+    training = online_rl.make_loop(replace(TABLE, worlds=8, rounds=100, epsilon_updates=70), world(), SEEDS)
+    empty_s = measured_s(online_rl.TablePolicy(training.learner.grid, training.learner.values), 2)
+    loop.run(training)
+    assert (measured_s(online_rl.TablePolicy(training.learner.grid, training.learner.values), 2) < 0.8 * empty_s).all()

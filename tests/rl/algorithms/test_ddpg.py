@@ -21,8 +21,8 @@ SETTINGS = DdpgSettings(
 def batch_of(seed: int, learners: int) -> Transition:
     """Actions are the outputs that were carried out."""
     batch = random_batch(seed, learners, 32, TASKS, CHOICES, by_task=True)
-    made = torch.Generator().manual_seed(1000 + seed)
-    return batch._replace(action=2 * torch.rand(batch.mask.shape, generator=made) - 1)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    return batch._replace(action=2 * torch.rand(batch.mask.shape, generator=generator) - 1)
 
 
 def ddpg_of(settings: DdpgSettings, learners: int) -> Ddpg:
@@ -45,16 +45,16 @@ class Reference:
         ]
 
     @staticmethod
-    def value(critic: torch.nn.Module, features: torch.Tensor, outputs: torch.Tensor, there: torch.Tensor):
-        return critic(torch.cat((features, (outputs * there[..., None]).flatten(1)), 1))[:, 0]
+    def value(critic: torch.nn.Module, features: torch.Tensor, outputs: torch.Tensor, task_mask: torch.Tensor):
+        return critic(torch.cat((features, (outputs * task_mask[..., None]).flatten(1)), 1))[:, 0]
 
     def update(self, b: Transition) -> None:
         with torch.no_grad():
             after = self.target_actor(b.next_features).tanh().unflatten(1, (TASKS, CHOICES))
             ahead = self.value(self.target_critic, b.next_features, after, b.next_task_mask)
             target = SETTINGS.reward_scale * b.reward.sum(1) + SETTINGS.gamma * b.continues * ahead
-        found = self.value(self.critic, b.features, b.action, b.task_mask)
-        self._step(1, (found - target).square().mean())
+        predicted = self.value(self.critic, b.features, b.action, b.task_mask)
+        self._step(1, (predicted - target).square().mean())
         raw = self.actor(b.features).unflatten(1, (TASKS, CHOICES))
         size = (raw.square() * b.task_mask[..., None]).sum() / b.task_mask.sum()
         value = self.value(self.critic, b.features, raw.tanh(), b.task_mask).mean()
@@ -86,10 +86,10 @@ def test_updates_are_those_of_plain_single_learners():
         (ddpg.critic, ddpg.critic_flat, "critic", outputs),
         (ddpg.critic, ddpg.targets[1], "target_critic", outputs),
     ]
-    for net, flat, name, seen in pairs:
+    for net, flat, name, inputs in pairs:
         for learner, reference in enumerate(references):
-            expected = getattr(reference, name)(seen[learner])
-            torch.testing.assert_close(net(flat, seen)[learner].flatten(1), expected, atol=1e-4, rtol=1e-4)
+            expected = getattr(reference, name)(inputs[learner])
+            torch.testing.assert_close(net(flat, inputs)[learner].flatten(1), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [None, 0.3])

@@ -42,16 +42,16 @@ def test_updates_are_those_of_plain_single_learners():
     features = random_batch(99, 3, 20, 1, 4).features
     close = {"atol": 1e-4, "rtol": 1e-4}
     for learner, reference in enumerate(references):
-        seen = features[learner]
-        torch.testing.assert_close(dqn.net(dqn.flat, features)[learner, :, 0], reference.net(seen), **close)
-        torch.testing.assert_close(dqn.net(dqn.target_flat, features)[learner, :, 0], reference.target(seen), **close)
+        inputs = features[learner]
+        torch.testing.assert_close(dqn.net(dqn.flat, features)[learner, :, 0], reference.net(inputs), **close)
+        torch.testing.assert_close(dqn.net(dqn.target_flat, features)[learner, :, 0], reference.target(inputs), **close)
 
 
 @pytest.mark.parametrize("explore", [False, True])
 def test_what_is_masked_is_never_chosen(explore: bool):
     dqn = Dqn(SETTINGS, Mlp(5, (16,), 3, 4), keys(2))
-    seen = random_batch(0, 2, 500, 3, 4).observation
-    chosen = dqn.act(seen, 3, explore)
-    assert not seen.mask.all()
-    assert seen.mask.gather(-1, chosen[..., None]).all()
-    assert (chosen != dqn.act(seen, 3, False)).any() == explore
+    observation = random_batch(0, 2, 500, 3, 4).observation
+    chosen = dqn.act(observation, 3, explore)
+    assert not observation.mask.all()
+    assert observation.mask.gather(-1, chosen[..., None]).all()
+    assert (chosen != dqn.act(observation, 3, False)).any() == explore

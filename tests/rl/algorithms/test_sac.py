@@ -1,4 +1,4 @@
-"""Batched soft actor-critics are so many single ones: against plain PyTorch, alone and beside others."""
+"""Batched soft actor-critics are so many single ones: against plain PyTorch, single and beside others."""
 
 import math
 
@@ -18,21 +18,21 @@ SETTINGS = SacSettings(
 
 
 def random_batch(seed: int, learners: int, count: int, tasks: int, choices: int, by_task: bool = False) -> Transition:
-    made = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(learners, count, *shape, generator=made)
+        return torch.randn(learners, count, *shape, generator=generator)
 
     def mask() -> Tensor:
-        allowed = torch.rand(learners, count, tasks, choices, generator=made) < 0.7
+        allowed = torch.rand(learners, count, tasks, choices, generator=generator) < 0.7
         allowed[..., 0] = True
         return allowed
 
     masks = mask(), mask()
-    action = torch.where(masks[0], torch.rand(masks[0].shape, generator=made), -1.0).argmax(-1)
-    task_mask = torch.rand(2, learners, count, tasks, generator=made) < (1.0 if tasks == 1 else 0.8)
+    action = torch.where(masks[0], torch.rand(masks[0].shape, generator=generator), -1.0).argmax(-1)
+    task_mask = torch.rand(2, learners, count, tasks, generator=generator) < (1.0 if tasks == 1 else 0.8)
     reward = normal(tasks) if by_task else normal()
-    continues = (torch.rand(learners, count, generator=made) < 0.8).float()
+    continues = (torch.rand(learners, count, generator=generator) < 0.8).float()
     return Transition(normal(5), masks[0], task_mask[0], action, reward, continues, normal(5), masks[1], task_mask[1])
 
 
@@ -69,8 +69,8 @@ class Reference:
         with torch.no_grad():
             least = torch.minimum(*(critic(b.features) for critic in self.critics))
         self._step(0, -((now.probs * least).sum(-1) + temperature * now.entropy()).mean())
-        wish = SETTINGS.target_entropy[0] * b.mask[:, 0].sum(-1).log()
-        self._step(2, (self.log_temperature * (now.entropy().detach() - wish)).mean())
+        target = SETTINGS.target_entropy[0] * b.mask[:, 0].sum(-1).log()
+        self._step(2, (self.log_temperature * (now.entropy().detach() - target)).mean())
         for target, critic in zip(self.targets, self.critics, strict=True):
             for old, new in zip(target.parameters(), critic.parameters(), strict=True):
                 old.data.lerp_(new.data, SETTINGS.tau)
@@ -95,28 +95,28 @@ def test_updates_are_those_of_plain_single_learners():
     values, targets = sac.values(sac.critic_flat, features), sac.values(sac.target_flat, features)
     for learner, reference in enumerate(references):
         close = {"atol": 1e-4, "rtol": 1e-4}
-        seen = features[learner]
-        torch.testing.assert_close(sac.actor(sac.actor_flat, features)[learner, :, 0], reference.actor(seen), **close)
+        inputs = features[learner]
+        torch.testing.assert_close(sac.actor(sac.actor_flat, features)[learner, :, 0], reference.actor(inputs), **close)
         for twin in range(2):
-            torch.testing.assert_close(values[twin, learner, :, 0], reference.critics[twin](seen), **close)
-            torch.testing.assert_close(targets[twin, learner, :, 0], reference.targets[twin](seen), **close)
+            torch.testing.assert_close(values[twin, learner, :, 0], reference.critics[twin](inputs), **close)
+            torch.testing.assert_close(targets[twin, learner, :, 0], reference.targets[twin](inputs), **close)
         torch.testing.assert_close(sac.temperature[learner], reference.log_temperature.exp().detach(), **close)
 
 
 @pytest.mark.parametrize("by_task", [False, True])
 def test_a_learner_does_not_feel_the_others(by_task: bool):
     net = Mlp(5, (16,), 3, 4)
-    together, alone = Sac(SETTINGS, net, net, keys(4)), Sac(SETTINGS, net, net, keys(4)[2:3])
+    together, single = Sac(SETTINGS, net, net, keys(4)), Sac(SETTINGS, net, net, keys(4)[2:3])
     for step in range(5):
         batch = random_batch(step, 4, 16, 3, 4, by_task)
         together.update(batch)
-        alone.update(Transition(*(part[2:3] for part in batch)))
-    torch.testing.assert_close(together.actor_flat[2:3], alone.actor_flat, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(together.critic_flat[[2, 6]], alone.critic_flat, atol=1e-5, rtol=1e-5)
+        single.update(Transition(*(part[2:3] for part in batch)))
+    torch.testing.assert_close(together.actor_flat[2:3], single.actor_flat, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.critic_flat[[2, 6]], single.critic_flat, atol=1e-5, rtol=1e-5)
     observation = random_batch(9, 4, 50, 3, 4).observation
     one = Observation(*(part[2:3] for part in observation))
     assert (
-        together.act(observation, 7)[2:3] == alone.act(one, 7)
+        together.act(observation, 7)[2:3] == single.act(one, 7)
     ).float().mean() > 0.98  # up to rounding at a boundary
 
 

@@ -15,19 +15,19 @@ from coinfer.rl.core.rollout import Player
 from coinfer.scenario.world import OffloadWorld
 
 
-class Known(NamedTuple):
-    """A case whose world is at hand."""
+class CompiledCase(NamedTuple):
+    """A case with a compiled world."""
 
-    given: OffloadWorld
+    compiled: OffloadWorld
     worlds: int = 4
 
     def world(self) -> OffloadWorld:
-        return self.given
+        return self.compiled
 
 
 def settings(world: OffloadWorld, **changes: object) -> Settings:
     plain = {"pairs": 6, "slots": world.edge.slots, "cases_at_once": 1, "generations": 2, "sigma": 0.1}
-    return Settings(cases=(Known(world),), **{**plain, **changes})  # type: ignore[arg-type]
+    return Settings(cases=(CompiledCase(world),), **{**plain, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def test_a_player_counts_what_a_comparison_counts(world: OffloadWorld):
     latency_s, late = player.result()
     for number, flat in enumerate(weights):
         policy = scorer.scorer(scorer.unpack(flat[None]))
-        found = simulate.run_policy(world, "own", 1, 6, maker=lambda seed, policy=policy: policy)
-        assert latency_s[number].item() == pytest.approx(found.measures["mean_s"][0], rel=1e-5)
-        assert late[number].item() == pytest.approx(1 - found.measures["in_time"][0], abs=1e-6)
+        run = simulate.run_policy(world, "own", 1, 6, maker=lambda seed, policy=policy: policy)
+        assert latency_s[number].item() == pytest.approx(run.measures["mean_s"][0], rel=1e-5)
+        assert late[number].item() == pytest.approx(1 - run.measures["in_time"][0], abs=1e-6)
 
 
 def test_training_is_the_same_again(world: OffloadWorld):
@@ -65,7 +65,7 @@ def test_training_goes_on_from_where_it_was(world: OffloadWorld):
 
 
 def test_all_cases_have_their_turn():
-    cases = tuple(Known(None, 1) for _ in range(5))  # type: ignore[arg-type]
+    cases = tuple(CompiledCase(None, 1) for _ in range(5))  # type: ignore[arg-type]
     plan = Settings(cases=cases, cases_at_once=2)
     turns = [number for generation in range(5) for number in learner._case_numbers(plan, generation)]
     assert sorted(turns) == sorted(2 * list(range(5)))
@@ -73,9 +73,9 @@ def test_all_cases_have_their_turn():
 
 @pytest.fixture(scope="module")
 def shared() -> OffloadWorld:
-    """Three tasks a slot for four servers, whose uploads share the links: which only a price can tell."""
-    found = random_world(np.random.default_rng(2))
-    return found._replace(edge=found.edge._replace(shared_bandwidth=True))
+    """Three tasks a slot for four servers, whose uploads share the links: which only a price can express."""
+    plain = random_world(np.random.default_rng(2))
+    return plain._replace(edge=plain.edge._replace(shared_bandwidth=True))
 
 
 def held_out_s(world: OffloadWorld, *weights: torch.Tensor) -> list[float]:
@@ -92,8 +92,8 @@ def trained(world: OffloadWorld, seed: int, start: tuple[float, ...] = ()) -> to
 
 def test_it_learns_what_sequential_greedy_does_not_know(shared: OffloadWorld):
     """3 % on average, with some seeds more, with others less."""
-    first_s, *found_s = held_out_s(shared, scorer.first_weights(), *(trained(shared, seed) for seed in range(3)))
-    assert sum(found_s) / 3 < 0.99 * first_s
+    first_s, *trained_s = held_out_s(shared, scorer.first_weights(), *(trained(shared, seed) for seed in range(3)))
+    assert sum(trained_s) / 3 < 0.99 * first_s
 
 
 def test_it_unlearns_a_price_that_does_harm(shared: OffloadWorld):
@@ -101,8 +101,8 @@ def test_it_unlearns_a_price_that_does_harm(shared: OffloadWorld):
     wrong = scorer.first_weights()
     price_of_service = sum(np.prod(shape) for shape in list(scorer.SHAPES.values())[:6]) + 1
     wrong[int(price_of_service)] = -2.0
-    first_s, wrong_s, *found_s = held_out_s(
+    first_s, wrong_s, *trained_s = held_out_s(
         shared, scorer.first_weights(), wrong, *(trained(shared, seed, tuple(wrong.tolist())) for seed in range(2))
     )
     assert wrong_s > 1.25 * first_s
-    assert max(found_s) < 1.05 * first_s
+    assert max(trained_s) < 1.05 * first_s

@@ -1,6 +1,6 @@
-"""Environments with exact answers (the idea is Rejax's): each needs one more thing of a learner than the one before.
+"""Environments with exact answers, after Rejax: each asks for one more ability of a learner than the one before.
 
-All have one task and one or two choices, W worlds of each learner, and episodes that truly end.
+All have one task and one or two choices, W worlds of each learner, and episodes that terminate.
 """
 
 from typing import NamedTuple
@@ -16,18 +16,19 @@ class ProbeState(NamedTuple):
     seed: Tensor
     """[L, W]"""
     sign: Tensor
-    """[L, W] what is seen, -1 or 1."""
+    """[L, W] the observation, -1 or 1."""
     step: Tensor
     """[L, W]"""
 
 
 class Probe:
-    """Base of the probes: worlds of one or two steps that begin anew by themselves.
+    """Base of the probes: worlds with episodes of a fixed length.
 
     Args:
         length: steps of an episode.
-        choices: of the one task.
-        ends: True: the episode truly ends; False: it is cut short and would go on for ever.
+        choices: number of choices of the one task.
+        worlds: worlds of each learner.
+        ends: whether an episode terminates; if false, it is truncated and would go on for ever.
     """
 
     def __init__(self, length: int = 1, choices: int = 2, worlds: int = 4, ends: bool = True):
@@ -54,45 +55,45 @@ class Probe:
         seed = random.mix(state.seed)
         after = ProbeState(seed, self._sign(seed), state.step + 1)
         over = after.step >= self.length
-        begun = after._replace(step=torch.where(over, 0, after.step))
+        fresh = after._replace(step=torch.where(over, 0, after.step))
         flags = (over, torch.zeros_like(over))
         terminated, truncated = flags if self.ends else flags[::-1]
-        return StepResult(begun, self.observe(begun), self.observe(after), reward, terminated, truncated, {})
+        return StepResult(fresh, self.observe(fresh), self.observe(after), reward, terminated, truncated, {})
 
     def _sign(self, seed: Tensor) -> Tensor:
         return random.integer(random.bits(seed, 0), 2) * 2 - 1
 
 
-class Constant(Probe):
+class ConstantReward(Probe):
     """Reward 1: the value is 1."""
 
     def reward(self, state: ProbeState, action: Tensor) -> Tensor:
         return torch.ones(action.shape)
 
 
-class Seen(Probe):
-    """Reward is what is seen: the value depends on the observation."""
+class ObservationReward(Probe):
+    """Reward equal to the observation, on which the value then depends."""
 
     def reward(self, state: ProbeState, action: Tensor) -> Tensor:
         return state.sign.float()
 
 
-class Delayed(Probe):
+class DelayedReward(Probe):
     """Two steps, reward 1 at the second: the value of the first is the discount."""
 
     def reward(self, state: ProbeState, action: Tensor) -> Tensor:
         return (state.step == self.length - 1).float()
 
 
-class Chosen(Probe):
+class ChoiceReward(Probe):
     """Reward 1 for the second choice, 0 for the first."""
 
     def reward(self, state: ProbeState, action: Tensor) -> Tensor:
         return action.float()
 
 
-class Matched(Probe):
-    """Reward 1 where the choice is what is seen, else -1."""
+class MatchReward(Probe):
+    """Reward 1 if the choice matches the observation, else -1."""
 
     def reward(self, state: ProbeState, action: Tensor) -> Tensor:
         return state.sign.float() * (2 * action - 1)

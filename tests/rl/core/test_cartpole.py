@@ -14,13 +14,13 @@ from coinfer.rl.core.loop import Loop, LoopSettings, assess, run
 def test_the_physics_is_gymnasiums():
     env, drawn = gymnasium.make("CartPole-v1"), np.random.default_rng(0)
     for episode in range(20):
-        seen, _ = env.reset(seed=episode)
+        expected, _ = env.reset(seed=episode)
         motion, over = torch.tensor(np.asarray(env.unwrapped.state), dtype=torch.float64), False
         while not over:
             action = int(drawn.integers(2))
-            seen, _, over, _, _ = env.step(action)
+            expected, _, over, _, _ = env.step(action)
             motion = advance(motion, torch.tensor(action))
-            np.testing.assert_allclose(motion.numpy(), seen, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(motion.numpy(), expected, rtol=1e-5, atol=1e-6)
         fallen = CartPole(1).step(
             CartPoleState(torch.zeros(1, 1, dtype=torch.int64), before(motion), torch.zeros(1, 1)), torch.zeros(1, 1, 1)
         )

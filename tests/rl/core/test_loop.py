@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.rl.core.probes import Constant as Probe
+from tests.rl.core.probes import ConstantReward as Probe
 from tests.rl.core.probes import ProbeState
 from tests.rl.core.test_probes import dqn
 
@@ -10,23 +10,23 @@ from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.records import Observation
 
 
-class Counted(Probe):
-    """Also an episode that is cut short shows its step."""
+class StepProbe(Probe):
+    """A probe that shows the step of truncated episodes too."""
 
     def observe(self, state: ProbeState) -> Observation:
-        seen = super().observe(state)
-        return seen._replace(features=torch.stack((state.sign.float(), state.step.float()), -1))
+        observation = super().observe(state)
+        return observation._replace(features=torch.stack((state.sign.float(), state.step.float()), -1))
 
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_follows_is_of_the_same_episode_and_counts_unless_that_truly_ended(ends: bool):
     settings = LoopSettings(rounds=20, warmup=20, capacity=200, batch=4)
-    loop = Loop(settings, Counted(length=3, choices=2, ends=ends), dqn(2))
+    loop = Loop(settings, StepProbe(length=3, choices=2, ends=ends), dqn(2))
     while loop.round < loop.settings.rounds:
         loop.play()
     assert loop.replay is not None
-    kept = loop.replay.tensors()
-    step, after = kept["features"][..., 1], kept["next_features"][..., 1]
+    memory = loop.replay.tensors()
+    step, after = memory["features"][..., 1], memory["next_features"][..., 1]
     assert sorted(step.unique().tolist()) == [0, 1, 2]
     torch.testing.assert_close(after, step + 1)
-    torch.testing.assert_close(kept["continues"], 1.0 - (step == 2).float() * ends)
+    torch.testing.assert_close(memory["continues"], 1.0 - (step == 2).float() * ends)

@@ -36,23 +36,23 @@ def any_action(observation, call: int) -> torch.Tensor:
 
 
 def test_a_learners_worlds_are_its_own():
-    together, alone = env().reset(seeds(3))[1], env().reset(seeds(3)[1:2])[1]
-    torch.testing.assert_close(together.features[1:2], alone.features, atol=0, rtol=0)
+    together, single = env().reset(seeds(3))[1], env().reset(seeds(3)[1:2])[1]
+    torch.testing.assert_close(together.features[1:2], single.features, atol=0, rtol=0)
     assert not torch.equal(together.features[0], together.features[1])
 
 
 def test_steps_are_those_of_the_environment_and_episodes_begin_anew():
-    played = env()
-    state, observation = played.reset(seeds(2))
+    edge = env()
+    state, observation = edge.reset(seeds(2))
     for step in range(2 * SLOTS):
-        seen = offload.observe(played.tables, state)
-        torch.testing.assert_close(observation.mask.flatten(0, 1), candidates_of(seen).mask)
+        observed = offload.observe(edge.tables, state)
+        torch.testing.assert_close(observation.mask.flatten(0, 1), candidates_of(observed).mask)
         action = any_action(observation, step)
-        decision = candidates_of(seen).decision(action.flatten(0, 1))
-        expected = offload.step(played.tables, state, decision, played.reward)
-        result = played.step(state, action)
+        decision = candidates_of(observed).decision(action.flatten(0, 1))
+        expected = offload.step(edge.tables, state, decision, edge.reward)
+        result = edge.step(state, action)
         torch.testing.assert_close(result.reward.flatten(), expected.reward)
-        torch.testing.assert_close(result.final_observation.features, played.observe(expected.state).features)
+        torch.testing.assert_close(result.final_observation.features, edge.observe(expected.state).features)
         over = (step + 1) % SLOTS == 0
         assert bool(result.truncated.all()) == over
         assert not result.terminated.any()
@@ -78,8 +78,8 @@ def test_without_the_mask_a_choice_beyond_the_limit_is_refused_and_costs_a_penal
 
 @pytest.mark.parametrize("scheme", [sac_d, dqn])
 def test_short_training_is_better_than_any_choice_at_random(scheme):
-    own = scheme.with_rounds(replace(scheme.PRESETS["quick"], hidden=(32, 32)), 200)
-    own = replace(own, loop=replace(own.loop, assess_rounds=20))
-    found = scheme.train(TrainSettings("sacd", seeds=2), own=own)
-    assert min(found.assessed[-1].figures["reward"]) > 0.25  # at random -0.1, the best possible 0.36
-    assert found.assessed[-1].round == 200
+    option_settings = scheme.with_rounds(replace(scheme.PRESETS["quick"], hidden=(32, 32)), 200)
+    option_settings = replace(option_settings, loop=replace(option_settings.loop, assess_rounds=20))
+    trained = scheme.train(TrainSettings("sacd", seeds=2), option_settings=option_settings)
+    assert min(trained.assessed[-1].figures["reward"]) > 0.25  # at random -0.1, the best possible 0.36
+    assert trained.assessed[-1].round == 200

@@ -17,13 +17,13 @@ WORLDS = sac_d.PRESETS["quick"].worlds
 @pytest.mark.parametrize("scheme", [sac_d, dqn])
 def test_schedules_span_the_steps_asked_for(scheme, rounds: int | None, preset: str, monkeypatch: pytest.MonkeyPatch):
     """What `train` hands over is looked at, instead of a training of up to 30 000 rounds."""
-    seen = []
-    monkeypatch.setattr(scheme, "train_on_options", lambda *arguments, **_: seen.append(arguments))
+    calls = []
+    monkeypatch.setattr(scheme, "train_on_options", lambda *arguments, **_: calls.append(arguments))
     scheme.train(TrainSettings("sacd", steps=rounds and rounds * WORLDS, preset=preset))
-    _, _, own, make_learner, _ = seen[0]
+    _, _, option_settings, make_learner, _ = calls[0]
     rounds = rounds or scheme.PRESETS[preset].loop.rounds
-    assert own.loop.rounds == rounds
-    updates = sum(len(own.loop.batch_numbers(number)) for number in range(1, rounds + 1))
+    assert option_settings.loop.rounds == rounds
+    updates = sum(len(option_settings.loop.batch_numbers(number)) for number in range(1, rounds + 1))
     assert updates >= 0.95 * rounds
 
     learner = make_learner(Mlp(2, (4,), 1, 3), torch.arange(1))
@@ -31,9 +31,9 @@ def test_schedules_span_the_steps_asked_for(scheme, rounds: int | None, preset: 
     def schedules(done: int) -> tuple[float, float]:
         learner.updates = done
         exploration = learner.epsilon if isinstance(learner, Dqn) else learner.target_entropy()
-        return exploration, linear_decay(done, own.learner.learning_rate_decay)
+        return exploration, linear_decay(done, option_settings.learner.learning_rate_decay)
 
-    ends = own.learner.epsilon if isinstance(learner, Dqn) else own.learner.target_entropy
+    ends = option_settings.learner.epsilon if isinstance(learner, Dqn) else option_settings.learner.target_entropy
     assert ends[0] > 0.9
     assert ends[1] == 0.05
     assert schedules(0) == (ends[0], 1.0)
@@ -46,5 +46,5 @@ def test_schedules_span_the_steps_asked_for(scheme, rounds: int | None, preset: 
 @pytest.mark.parametrize("scheme", [sac_d, dqn])
 def test_a_training_of_one_round_learns_nothing(scheme):
     """What the experiments show as untrained networks."""
-    own = scheme.with_rounds(scheme.PRESETS["quick"], 1)
-    assert [len(own.loop.batch_numbers(number)) for number in (1,)] == [0]
+    option_settings = scheme.with_rounds(scheme.PRESETS["quick"], 1)
+    assert [len(option_settings.loop.batch_numbers(number)) for number in (1,)] == [0]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.rl.core.probes import Chosen, Constant, Delayed, Matched, Probe, Seen
+from tests.rl.core.probes import ChoiceReward, ConstantReward, DelayedReward, MatchReward, ObservationReward, Probe
 from torch import Tensor
 
 from coinfer.physics import random
@@ -39,7 +39,7 @@ def value(learner: Learner, sign: int, step: int, choice: int = 0) -> Tensor:
     return learner.net(learner.flat, features)[:, 0, 0, choice].detach()
 
 
-def learned(make, probe: Probe) -> Learner:
+def train(make, probe: Probe) -> Learner:
     learner = make(probe.choices)
     run(Loop(ROUNDS, probe, learner))
     return learner
@@ -56,29 +56,29 @@ def choice(learner: Learner, sign: int) -> list[int]:
 
 @LEARNERS
 def test_learns_a_constant(make):
-    found = learned(make, Constant(choices=1))
-    torch.testing.assert_close(value(found, 1, 0), torch.ones(2), atol=0.05, rtol=0)
+    learner = train(make, ConstantReward(choices=1))
+    torch.testing.assert_close(value(learner, 1, 0), torch.ones(2), atol=0.05, rtol=0)
 
 
 @LEARNERS
 def test_reads_the_observation(make):
-    found = learned(make, Seen(choices=1))
+    learner = train(make, ObservationReward(choices=1))
     for sign in (-1, 1):
-        torch.testing.assert_close(value(found, sign, 0), torch.full((2,), float(sign)), atol=0.05, rtol=0)
+        torch.testing.assert_close(value(learner, sign, 0), torch.full((2,), float(sign)), atol=0.05, rtol=0)
 
 
 @LEARNERS
 def test_discounts_what_comes_later(make):
-    found = learned(make, Delayed(length=2, choices=1))
-    torch.testing.assert_close(value(found, 1, 1), torch.ones(2), atol=0.07, rtol=0)
-    torch.testing.assert_close(value(found, 1, 0), torch.full((2,), DISCOUNT), atol=0.07, rtol=0)
+    learner = train(make, DelayedReward(length=2, choices=1))
+    torch.testing.assert_close(value(learner, 1, 1), torch.ones(2), atol=0.07, rtol=0)
+    torch.testing.assert_close(value(learner, 1, 0), torch.full((2,), DISCOUNT), atol=0.07, rtol=0)
 
 
 @LEARNERS
 def test_a_time_limit_is_not_an_end(make):
     """One choice and reward 1 for ever: 1 / (1 - discount), however short the episodes are cut; were the cut an end,
     the value would be 4.1 at most. It has not quite arrived after so few updates."""
-    cut = Constant(length=5, choices=1, ends=False)
+    cut = ConstantReward(length=5, choices=1, ends=False)
     learner = make(1)
     run(Loop(LoopSettings(600, 10, 1000, 32, assess_rounds=4), cut, learner))
     torch.testing.assert_close(value(learner, 1, 0), torch.full((2,), 1 / (1 - DISCOUNT)), atol=1.0, rtol=0)
@@ -86,13 +86,13 @@ def test_a_time_limit_is_not_an_end(make):
 
 @LEARNERS
 def test_chooses(make):
-    found = learned(make, Chosen())
-    assert choice(found, 1) == [1, 1]
-    torch.testing.assert_close(value(found, 1, 0, 1), torch.ones(2), atol=0.05, rtol=0)
+    learner = train(make, ChoiceReward())
+    assert choice(learner, 1) == [1, 1]
+    torch.testing.assert_close(value(learner, 1, 0, 1), torch.ones(2), atol=0.05, rtol=0)
 
 
 @LEARNERS
 def test_chooses_by_what_it_sees(make):
-    found = learned(make, Matched())
-    assert choice(found, 1) == [1, 1]
-    assert choice(found, -1) == [0, 0]
+    learner = train(make, MatchReward())
+    assert choice(learner, 1) == [1, 1]
+    assert choice(learner, -1) == [0, 0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.paths import ROOT
 from tests.patience import one_round_right
-from tests.rl.core.probes import Matched
+from tests.rl.core.probes import MatchReward
 
 from coinfer import checkpoint
 from coinfer.checkpoint import CheckpointError
@@ -27,7 +27,7 @@ RECORD = {"scheme": "probe"}
 def loop(rounds: int, seeds: int = 2) -> Loop:
     keys = random.key(torch.zeros(seeds, dtype=torch.int64), torch.arange(seeds))
     learner = Sac(SacSettings(), Mlp(2, (8,), 1, 2), Mlp(2, (8,), 1, 2), keys)
-    return Loop(LoopSettings(rounds, 5, 50, 16, log_every=7, assess_every=20, assess_rounds=2), Matched(), learner)
+    return Loop(LoopSettings(rounds, 5, 50, 16, log_every=7, assess_every=20, assess_rounds=2), MatchReward(), learner)
 
 
 @pytest.mark.timeout(900)
@@ -65,9 +65,9 @@ def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-10.safetensors", "round-9.safetensors"]
     newest = tmp_path / "round-10.safetensors"
     newest.write_bytes(newest.read_bytes()[:40])
-    found = checkpoint.load_latest(tmp_path)
-    assert found is not None
-    assert int(found.tensors["value"]) == 9
+    latest = checkpoint.load_latest(tmp_path)
+    assert latest is not None
+    assert int(latest.tensors["value"]) == 9
     (tmp_path / "round-9.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         checkpoint.load_latest(tmp_path)
@@ -81,12 +81,12 @@ def test_half_written_files_are_no_checkpoints(tmp_path: Path):
 def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path):
     base = torch.arange(6.0)
     checkpoint.save(tmp_path, 0, {"a": base, "b": base, "c": base[2:], "d": base.reshape(2, 3).T}, {"word": "x"})
-    found = checkpoint.load_latest(tmp_path)
-    assert found is not None
-    assert found.record["word"] == "x"
-    torch.testing.assert_close(found.tensors["c"], base[2:])
-    torch.testing.assert_close(found.tensors["d"], base.reshape(2, 3).T)
-    assert checkpoint.digest(found.tensors) == checkpoint.digest({"a": base, "b": base, "c": base[2:],
+    latest = checkpoint.load_latest(tmp_path)
+    assert latest is not None
+    assert latest.record["word"] == "x"
+    torch.testing.assert_close(latest.tensors["c"], base[2:])
+    torch.testing.assert_close(latest.tensors["d"], base.reshape(2, 3).T)
+    assert checkpoint.digest(latest.tensors) == checkpoint.digest({"a": base, "b": base, "c": base[2:],
                                                                   "d": base.reshape(2, 3).T})  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Agents and controller apart are the loop of all, however the rounds are cut and whoever dies when."""
+"""A distributed training equals that of one process, however its rounds are divided and whichever workers die."""
 
 import pickle
 from dataclasses import replace
@@ -33,36 +33,36 @@ def job(form: str = "flat") -> TrainingJob:
     return TrainingJob(replace(SMALL, form=form), open_world("cdo-dsac", changes).world, [5, 6])
 
 
-class Here:
+class LocalWorkerGroup:
     """A group of workers in this process; everything passes through pickle, as between processes.
 
     Args:
-        deaths: number of a call to the member that dies of it.
+        deaths: workers that die, by the number of the call in which they do.
     """
 
     def __init__(self, job: TrainingJob, deaths: dict[int, int] | None = None):
         self.agents, self.deaths, self.calls = job.settings.agents, deaths or {}, 0
-        self.workers = [self.made(i) for i in range(self.agents + 1)]
+        self.workers = [self.make_worker(i) for i in range(self.agents + 1)]
 
-    def made(self, worker: int) -> Agent | Controller:
+    def make_worker(self, worker: int) -> Agent | Controller:
         return Agent(worker) if worker < self.agents else Controller()
 
-    def call(self, worker, method, *given):
+    def call(self, worker, method, *arguments):
         self.calls += 1
         dies = self.deaths.get(self.calls)
         if dies is not None:
-            self.workers[dies] = self.made(dies)
-        failed = [part for part in given if isinstance(part, Exception)]
+            self.workers[dies] = self.make_worker(dies)
+        failed = [part for part in arguments if isinstance(part, Exception)]
         try:
             if dies == worker or failed:
                 raise WorkerLostError("died")
-            result = getattr(self.workers[worker], method)(*pickle.loads(pickle.dumps(given)))
+            result = getattr(self.workers[worker], method)(*pickle.loads(pickle.dumps(arguments)))
             return pickle.loads(pickle.dumps(result))
         except (WorkerLostError, StaleStateError) as error:
             return error
 
-    def call_parts(self, worker, method, *given, parts):
-        result = self.call(worker, method, *given)
+    def call_parts(self, worker, method, *arguments, parts):
+        result = self.call(worker, method, *arguments)
         return [result] * parts if parts == 1 or isinstance(result, Exception) else result
 
     def wait(self, promises):
@@ -72,11 +72,15 @@ class Here:
         return list(promises)
 
 
-def conducted(
-    job: TrainingJob, deaths: dict[int, int] | None = None, pace: tuple[float, ...] = (0.02,), begun: int = 0
+def play_distributed(
+    job: TrainingJob, deaths: dict[int, int] | None = None, pace: tuple[float, ...] = (0.02,), rounds_before: int = 0
 ):
-    """The loop and its coordinator after the last round; `pace` are the seconds between looks at the clock, in turn;
-    `begun` rounds were played in one process before."""
+    """Play a training and return loop, coordinator and workers.
+
+    Args:
+        pace: seconds between two readings of the clock, in turn.
+        rounds_before: rounds that one process played before.
+    """
     now = [0.0, 0]
 
     def clock() -> float:
@@ -84,9 +88,9 @@ def conducted(
         now[0] += pace[now[1] % len(pace)]
         return now[0]
 
-    workers = Here(job, deaths)
+    workers = LocalWorkerGroup(job, deaths)
     coordinator, loop = Coordinator(workers, job, clock=clock, sleep=lambda _: None), job.loop()
-    for _ in range(begun):
+    for _ in range(rounds_before):
         loop.play()
     while loop.round < loop.settings.rounds:
         coordinator.play(loop)
@@ -94,99 +98,97 @@ def conducted(
 
 
 @cache
-def alone(form: str):
-    """As one loop of all, and apart without a loss."""
+def both(form: str):
+    """The loop after a training in one process, that of a distributed one without a loss, and its workers."""
     loop = job(form).loop()
     run(loop)
-    return loop, *conducted(job(form))[::2]
+    return loop, *play_distributed(job(form))[::2]
 
 
-def test_apart_is_the_stacked_loop():
-    """Bit by bit where the form of the network leaves the sums in their order: with the paper's."""
-    whole, apart, _ = alone("flat")
-    ours, theirs = apart.tensors(), whole.tensors()
+def test_a_distributed_training_is_that_of_one_process():
+    """Bit by bit with the paper's form of network, which leaves sums in their order."""
+    single, distributed, _ = both("flat")
+    ours, theirs = distributed.tensors(), single.tensors()
     assert ours.keys() == theirs.keys()
     for name, part in ours.items():
         assert torch.equal(part, theirs[name]), name
-    assert apart.points == whole.points
-    assert apart.assessed == whole.assessed
-    assert whole.learner.broadcast_count.sum() == 2 * 2
+    assert distributed.points == single.points
+    assert distributed.assessed == single.assessed
+    assert single.learner.broadcast_count.sum() == 2 * 2
 
 
-def test_one_agent_and_its_controller_are_the_loop_of_all():
-    made = job()
-    made = made._replace(settings=replace(made.settings, agents=1))
-    whole = made.loop()
-    run(whole)
-    apart, _, _ = conducted(made, {20: 1})
-    assert checkpoint.digest(apart.tensors()) == checkpoint.digest(whole.tensors())
-    assert apart.points == whole.points
+def test_one_agent_and_its_controller_train_like_one_process():
+    small_job = job()
+    small_job = small_job._replace(settings=replace(small_job.settings, agents=1))
+    single = small_job.loop()
+    run(single)
+    distributed, _, _ = play_distributed(small_job, {20: 1})
+    assert checkpoint.digest(distributed.tensors()) == checkpoint.digest(single.tensors())
+    assert distributed.points == single.points
 
 
-def test_apart_is_the_stacked_loop_up_to_rounding_where_places_are_packed():
-    whole, apart, _ = alone("places")
-    assert torch.equal(apart.replay.store[0][:, :24], whole.replay.store[0][:, :24])
-    torch.testing.assert_close(
-        torch.tensor(apart.points[0].figures["critic_loss"]), torch.tensor(whole.points[0].figures["critic_loss"]),
-        rtol=0.01, atol=0,
-    )  # fmt: skip
+def test_a_distributed_training_is_that_of_one_process_up_to_rounding_if_places_are_packed():
+    single, distributed, _ = both("places")
+    assert torch.equal(distributed.replay.store[0][:, :24], single.replay.store[0][:, :24])
+    ours, theirs = (torch.tensor(loop.points[0].figures["critic_loss"]) for loop in (distributed, single))
+    torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0)
 
 
 @settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_deaths_cost_nothing_but_time(data):
-    """Anybody at any call, several times, also while all are going back; chunks of any length."""
+    """Any worker at any call, several times, also while workers are restored; chunks of any length."""
     form = data.draw(st.sampled_from(["flat", "places"]))
-    _, apart, workers = alone(form)
+    _, distributed, workers = both(form)
     deaths = data.draw(st.dictionaries(st.integers(1, workers.calls), st.integers(0, SMALL.agents), max_size=4))
     pace = tuple(data.draw(st.lists(st.floats(0.0, 0.3), min_size=1, max_size=4)))
-    found, coordinator, _ = conducted(job(form), deaths, pace)
-    assert checkpoint.digest(found.tensors()) == checkpoint.digest(apart.tensors())
-    assert found.points == apart.points
-    assert found.assessed == apart.assessed
+    loop, coordinator, _ = play_distributed(job(form), deaths, pace)
+    assert checkpoint.digest(loop.tensors()) == checkpoint.digest(distributed.tensors())
+    assert loop.points == distributed.points
+    assert loop.assessed == distributed.assessed
     assert bool(coordinator.recoveries) <= bool(deaths)
 
 
-def test_what_was_begun_here_goes_on_there():
-    found, _, _ = conducted(job(), {90: 2}, begun=7)
-    assert checkpoint.digest(found.tensors()) == checkpoint.digest(alone("flat")[0].tensors())
-    assert found.assessed == alone("flat")[0].assessed
+def test_a_training_begun_in_one_process_continues_distributed():
+    loop, _, _ = play_distributed(job(), {90: 2}, rounds_before=7)
+    assert checkpoint.digest(loop.tensors()) == checkpoint.digest(both("flat")[0].tensors())
+    assert loop.assessed == both("flat")[0].assessed
 
 
-def test_a_death_before_anything_was_kept():
-    found, _, _ = conducted(job(), {6: 0, 40: SMALL.agents})
-    assert checkpoint.digest(found.tensors()) == checkpoint.digest(alone("flat")[1].tensors())
+def test_a_death_before_the_first_state():
+    loop, _, _ = play_distributed(job(), {6: 0, 40: SMALL.agents})
+    assert checkpoint.digest(loop.tensors()) == checkpoint.digest(both("flat")[1].tensors())
 
 
-def test_every_loss_is_told():
-    _, _, workers = alone("flat")
-    _, coordinator, _ = conducted(job(), {workers.calls // 2: SMALL.agents, workers.calls: 0})
+def test_every_loss_is_reported():
+    _, _, workers = both("flat")
+    _, coordinator, _ = play_distributed(job(), {workers.calls // 2: SMALL.agents, workers.calls: 0})
     assert len(coordinator.recoveries) == 2
     assert all(0 < loss.age_s < 1 and loss.took_s > 0 for loss in coordinator.recoveries)
     assert 0 < coordinator.recoveries[0].round < coordinator.recoveries[1].round <= SMALL.rounds
 
 
-def test_who_stays_dead_ends_the_training(monkeypatch):
+def test_a_worker_that_stays_dead_ends_the_training(monkeypatch):
     monkeypatch.setattr(coordinator, "RECOVERY_TIMEOUT_S", 1.0)
     with pytest.raises(TrainingError, match="a lost agent or controller was not replaced: died"):
-        conducted(job(), {call: 1 for call in range(20, 2000)})
+        play_distributed(job(), {call: 1 for call in range(20, 2000)})
 
 
-def test_a_member_that_has_nothing_refuses_to_go_on():
+def test_a_worker_without_a_state_refuses_to_continue():
     with pytest.raises(StaleStateError):
         Agent(0).step(0)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_is_split_can_be_merged(count):
-    made = job()
-    made = made._replace(settings=replace(made.settings, agents=count))
-    whole = made.loop().tensors()
-    parts = split_state(whole, count, whole)
-    again = merge_states(parts, whole)
-    assert again.keys() == whole.keys()
-    for name, part in whole.items():
+    small_job = job()
+    small_job = small_job._replace(settings=replace(small_job.settings, agents=count))
+    single = small_job.loop().tensors()
+    parts = split_state(single, count, single)
+    again = merge_states(parts, single)
+    assert again.keys() == single.keys()
+    for name, part in single.items():
         assert torch.equal(part, again[name]), name
     assert {name: part.shape for name, part in parts[0].items()} == {
-        name: part.shape for name, part in made.loop(agent=0).tensors().items()
+        name: part.shape for name, part in small_job.loop(agent=0).tensors().items()
     }

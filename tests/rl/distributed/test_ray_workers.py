@@ -1,4 +1,4 @@
-"""Training on a Ray cluster of two nodes: whoever dies, it ends as if nothing had happened; mistakes are one line."""
+"""Training on a Ray cluster of two nodes: whichever worker dies, the result is the same; mistakes are one line."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from tests.rl.distributed.test_coordinator import SMALL, Here, job
+from tests.rl.distributed.test_coordinator import SMALL, LocalWorkerGroup, job
 from typer.testing import CliRunner
 
 from coinfer.cli.main import app
@@ -40,19 +40,19 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch):
     with tempfile.TemporaryDirectory(prefix="ray-") as files:
         monkeypatch.setenv("RAY_TMPDIR", files)
         node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=node)
+        cluster = Cluster(initialize_head=True, head_node_args=node)
         try:
-            made.add_node(**node)
-            yield made.address
+            cluster.add_node(**node)
+            yield cluster.address
             ours = psutil.Process().children(recursive=True)
         finally:
-            made.shutdown()
+            cluster.shutdown()
     _, left = psutil.wait_procs([process for process in ours if "ray" in words(process)], timeout=120)
     assert not [words(process) for process in left]
 
 
 def words(process) -> str:
-    """How it was called; nothing where it has ended."""
+    """Return the command line of a process; empty if it has ended."""
     import psutil
 
     try:
@@ -65,11 +65,11 @@ def listening(pids: set[int]) -> set[str]:
     """Addresses on which these processes and their children listen."""
     import psutil
 
-    own = psutil.Process().children(recursive=True)
-    found = {process for process in own if "ray" in words(process)}
-    assert pids <= {process.pid for process in found}
+    children = psutil.Process().children(recursive=True)
+    ray_processes = {process for process in children if "ray" in words(process)}
+    assert pids <= {process.pid for process in ray_processes}
     addresses = set()
-    for process in found:
+    for process in ray_processes:
         with suppress(psutil.NoSuchProcess):
             links = process.net_connections("inet")
             addresses |= {link.laddr.ip for link in links if link.status == psutil.CONN_LISTEN}
@@ -77,11 +77,11 @@ def listening(pids: set[int]) -> set[str]:
 
 
 @pytest.mark.timeout(900)
-def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp_path: Path):
-    """As the loop of all in one process, bit by bit: weights, optimisers, shared memory, worlds."""
-    made = job()
-    made = made._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
-    alone, loop, recoveries, killed = made.loop(), made.loop(), [], list[Timer]()
+def test_an_agent_and_the_controller_die_and_the_result_is_the_same(two_nodes: str, tmp_path: Path):
+    """Bit by bit as in one process: weights, optimisers, shared memory, worlds."""
+    small_job = job()
+    small_job = small_job._replace(settings=replace(SMALL, agents=2, rounds=40, assess_every=40))
+    single, loop, recoveries, killed = small_job.loop(), small_job.loop(), [], list[Timer]()
     workers: list[ray_workers.RayWorkerGroup] = []
 
     def kill(report):
@@ -93,13 +93,15 @@ def test_an_agent_and_the_controller_die_and_nothing_is_lost(two_nodes: str, tmp
                 killed.append(Timer(0.05, os.kill, (workers[0].worker_placements()[worker].pid, signal.SIGKILL)))
                 killed[-1].start()
 
-    with ray_workers.cluster_player(made, two_nodes, on_recovery=recoveries.append, on_start=workers.append) as play:
+    with ray_workers.cluster_player(
+        small_job, two_nodes, on_recovery=recoveries.append, on_start=workers.append
+    ) as play:
         worker_placements = workers[0].worker_placements()
         assert len({placement.node for placement in worker_placements}) == 2
         assert listening({placement.pid for placement in worker_placements}) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         digest = run_training(loop, {"of": "a test"}, play=play, progress=kill, folder=tmp_path)
-    assert digest == run_training(alone, {})
-    assert loop.points == alone.points
+    assert digest == run_training(single, {})
+    assert loop.points == single.points
     assert len(recoveries) == 2
     for loss, who in zip(recoveries, ("agent 0", "the controller"), strict=True):
         assert re.fullmatch(who + r"|a worker of the cluster \(\w+\)", loss.who)  # Ray may know no better
@@ -112,14 +114,14 @@ def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_pat
     @contextmanager
     def cluster_player(job, address, *, on_recovery, on_start):
         called.append((job.settings.agents, address))
-        yield Coordinator(Here(job, {60: 1}), job, on_recovery, sleep=lambda _: None).play
+        yield Coordinator(LocalWorkerGroup(job, {60: 1}), job, on_recovery, sleep=lambda _: None).play
 
-    def enough(found, *_):
-        trained.append(found)
+    def stop(result, *_):
+        trained.append(result)
         raise UserError("that will do")
 
     monkeypatch.setattr(ray_workers, "cluster_player", cluster_player)
-    monkeypatch.setattr(export, "export_best", enough)
+    monkeypatch.setattr(export, "export_best", stop)
     monkeypatch.setitem(cdo_dsac.PRESETS, "quick", replace(SMALL, agents=2))
     small = ("slots=6", "tasks_per_slot=12", "arrivals.mean=0.6", "arrivals.variance=0.06", "links.placements=4")
     words = ["train", "cdo-dsac", "--out", str(tmp_path), "--cluster", "--seeds", "2"]

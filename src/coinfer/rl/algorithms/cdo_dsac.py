@@ -229,8 +229,8 @@ class CdoDsac:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learner's state for checkpoints, by name."""
-        own = {"mean_reward": self.mean_reward, "centred": self.centred, "broadcast_count": self.broadcast_count}
-        return add_prefix("sac", self.sac.tensors()) | own
+        state = {"mean_reward": self.mean_reward, "centred": self.centred, "broadcast_count": self.broadcast_count}
+        return add_prefix("sac", self.sac.tensors()) | state
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Set the learner's state to a saved one.
@@ -382,7 +382,7 @@ def train(
         UserError: if scenario, preset or folder is not valid.
     """
     _, world = settings.open()
-    chosen = replace(settings.named_preset(PRESETS), cuts=cuts)
+    chosen = replace(settings.find_preset(PRESETS), cuts=cuts)
     if settings.steps is not None:
         chosen = with_rounds(chosen, settings.steps // (chosen.agents * chosen.worlds))
     record = settings_record(settings, scheme, world, chosen)

@@ -348,7 +348,7 @@ def train(settings: TrainSettings, **options: Unpack[RunOptions]) -> TrainingRes
         UserError: if scenario, preset or folder is not valid.
     """
     _, world = settings.open()
-    chosen = settings.named_preset(PRESETS)
+    chosen = settings.find_preset(PRESETS)
     if settings.steps is not None:
         chosen = with_rounds(chosen, settings.steps // chosen.worlds)
 

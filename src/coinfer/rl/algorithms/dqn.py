@@ -168,7 +168,10 @@ PRESETS = {
 
 
 def train(
-    settings: TrainSettings, *, own: OptionSettings[DqnSettings] | None = None, **options: Unpack[RunOptions]
+    settings: TrainSettings,
+    *,
+    option_settings: OptionSettings[DqnSettings] | None = None,
+    **options: Unpack[RunOptions],
 ) -> TrainingResult:
     """Train DQN for every seed, side by side.
 
@@ -176,7 +179,7 @@ def train(
 
     Args:
         settings: scenario, seeds, length and preset.
-        own: settings to use instead of the preset that `settings` names.
+        option_settings: settings to use instead of the preset that `settings` names.
         options: as in `RunOptions`.
 
     Returns:
@@ -185,7 +188,7 @@ def train(
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
-    chosen = own or settings.named_preset(PRESETS)
+    chosen = option_settings or settings.find_preset(PRESETS)
     if settings.steps is not None:
         chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))
 

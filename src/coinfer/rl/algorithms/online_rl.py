@@ -104,18 +104,18 @@ class Grid:
         """Return the number of rows of the table."""
         return self.levels**self.servers * (len(self.rates_bps) + 1) * (len(self.works_s) + 1)
 
-    def features(self, seen: OffloadObservation, placements: Placements) -> Tensor:
+    def features(self, observation: OffloadObservation, placements: Placements) -> Tensor:
         """Return the features [.., K, 1 + 2 N] of each request: its kind and rate as one number, its work on each
         server, and the servers' loads at the slot's beginning, both in seconds.
 
         Args:
-            seen: the observation [..].
+            observation: the observation [..].
             placements: the placements of `fixed_cut`, servers first.
         """
         work_s = placements.service_s[..., : self.servers]
         kind = _level(work_s.mean(-1), self.works_s) * (len(self.rates_bps) + 1)
-        kind = kind + _level(seen.uplink_bps.mean(-1), self.rates_bps)
-        load_s = seen.server_backlog_s[..., None, :].expand_as(work_s)
+        kind = kind + _level(observation.uplink_bps.mean(-1), self.rates_bps)
+        load_s = observation.server_backlog_s[..., None, :].expand_as(work_s)
         return torch.cat((kind[..., None].to(work_s.dtype), work_s, load_s), -1)
 
     def row(self, kind: Tensor, load_s: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class Grid:
         weight = self.levels**number
         return kind.long() * self.levels**self.servers + (level.gather(-1, order) * weight).sum(-1), order
 
-    def loads_s_of(self, features: Tensor, place: Tensor, task_mask: Tensor) -> Tensor:
+    def decision_loads_s(self, features: Tensor, place: Tensor, task_mask: Tensor) -> Tensor:
         """Return the loads [.., K, N] in seconds at the time of each request's decision.
 
         Args:
@@ -198,7 +198,7 @@ class OnlineRl:
         """
         n, task_mask = self.grid.servers, batch.task_mask
         row, order = self.grid.row(
-            batch.features[..., 0], self.grid.loads_s_of(batch.features, batch.action, batch.task_mask)
+            batch.features[..., 0], self.grid.decision_loads_s(batch.features, batch.action, batch.task_mask)
         )
         action = torch.where(
             batch.action < n, order.argsort(-1).gather(-1, batch.action.clamp(max=n - 1)[..., None])[..., 0], n
@@ -361,7 +361,7 @@ def train(settings: TrainSettings, **options: Unpack[RunOptions]) -> TrainingRes
         UserError: if scenario, preset or folder is not valid.
     """
     _, world = settings.open()
-    chosen = settings.named_preset(PRESETS)
+    chosen = settings.find_preset(PRESETS)
     if settings.steps is not None:
         chosen = with_rounds(chosen, settings.steps // chosen.worlds)
 

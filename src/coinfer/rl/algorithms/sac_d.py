@@ -67,14 +67,16 @@ PRESETS = {
 """Settings by name; `TrainSettings.steps` is rounds times worlds."""
 
 
-def train(settings: TrainSettings, *, own: SacDSettings | None = None, **options: Unpack[RunOptions]) -> TrainingResult:
+def train(
+    settings: TrainSettings, *, option_settings: SacDSettings | None = None, **options: Unpack[RunOptions]
+) -> TrainingResult:
     """Train SAC-d for every seed, side by side.
 
     If `settings.steps` is given, target entropy and learning rates fall over that training, as `with_rounds` says.
 
     Args:
         settings: scenario, seeds, length and preset.
-        own: settings to use instead of the preset that `settings` names.
+        option_settings: settings to use instead of the preset that `settings` names.
         options: as in `RunOptions`.
 
     Returns:
@@ -83,7 +85,7 @@ def train(settings: TrainSettings, *, own: SacDSettings | None = None, **options
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
-    chosen = own or settings.named_preset(PRESETS)
+    chosen = option_settings or settings.find_preset(PRESETS)
     if settings.steps is not None:
         chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))
 

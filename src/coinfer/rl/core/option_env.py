@@ -69,8 +69,8 @@ class OptionEnv:
         Args:
             state: a state of L * W worlds.
         """
-        seen = offload.observe(self.tables, state)
-        parts = (self.features(seen), self._mask(seen, state), seen.task_mask)
+        observation = offload.observe(self.tables, state)
+        parts = (self.features(observation), self._mask(observation, state), observation.task_mask)
         return Observation(*map(self._by_learner, parts))
 
     def step(self, state: core.State, action: Tensor) -> StepResult[core.State]:
@@ -102,13 +102,14 @@ class OptionEnv:
             metrics={name: self._by_learner(part) for name, part in metrics.items()},
         )
 
-    def _mask(self, seen: OffloadObservation, state: core.State) -> Tensor:
-        """[B, K, C]"""
+    def _mask(self, observation: OffloadObservation, state: core.State) -> Tensor:
+        """Return which choices are allowed [B, K, C]."""
         if not self.unmasked:
-            return candidates_of(seen).mask
+            return candidates_of(observation).mask
         draws = state.draws
         exists = self.tables.exists[draws.model * self.tables.edge.edge.classes + draws.device_class]
-        return candidates_of(seen._replace(option_mask=exists, server_room=torch.ones_like(seen.server_room))).mask
+        room = torch.ones_like(observation.server_room)
+        return candidates_of(observation._replace(option_mask=exists, server_room=room)).mask
 
     def _by_learner(self, part: Tensor) -> Tensor:
         return part.unflatten(0, (-1, self.worlds))

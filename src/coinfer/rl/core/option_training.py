@@ -19,15 +19,15 @@ from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, 
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import Outcome
 
-Own = TypeVar("Own")
+LearnerSettings = TypeVar("LearnerSettings")
 
 
 @dataclass(frozen=True)
-class OptionSettings(Generic[Own]):
+class OptionSettings(Generic[LearnerSettings]):
     """Settings of a training in `OptionEnv`."""
 
     loop: LoopSettings
-    learner: Own
+    learner: LearnerSettings
     """The learner's own settings: `SacSettings` or `DqnSettings`."""
     worlds: int = 16
     """W, worlds of each learner; a step of a learner is one slot of one of them."""
@@ -40,13 +40,13 @@ class OptionSettings(Generic[Own]):
     None for a mask that forbids such decisions."""
 
 
-def with_loop_rounds(settings: OptionSettings[Own], rounds: int) -> OptionSettings[Own]:
+def with_loop_rounds(settings: OptionSettings[LearnerSettings], rounds: int) -> OptionSettings[LearnerSettings]:
     """Return settings whose loop plays a number of rounds, with some 15 assessments.
 
-    The warm-up takes at most a thirtieth of the rounds (but one of them), so that a short training learns too.
+    The warm-up takes at most a thirtieth of the rounds (but at least one), so that a short training learns too.
 
     Args:
-        settings: the settings to change; the learner's own stay as they are.
+        settings: the settings to change; the learner's settings stay as they are.
         rounds: at least 1.
     """
     warmup = min(settings.loop.warmup, max(1, rounds // 30))
@@ -57,7 +57,7 @@ def with_loop_rounds(settings: OptionSettings[Own], rounds: int) -> OptionSettin
 def train_on_options(
     scheme: str,
     settings: TrainSettings,
-    own: OptionSettings[Own],
+    option_settings: OptionSettings[LearnerSettings],
     make_learner: Callable[[Mlp, Tensor], AnyLearner],
     weights: Callable[[AnyLearner], Tensor],
     **options: Unpack[RunOptions],
@@ -67,7 +67,7 @@ def train_on_options(
     Args:
         scheme: name that the result carries.
         settings: scenario, seeds and device; `steps` and `preset` are only recorded.
-        own: settings of loop, learner and reward.
+        option_settings: settings of loop, learner and reward.
         make_learner: makes the learner from the form of its networks and the seeds [L].
         weights: returns the parameters [L, P] of a learner's networks that decide.
         options: as in `RunOptions`.
@@ -80,16 +80,16 @@ def train_on_options(
     """
     compiled, world = settings.open()
     check_world(world)
-    reward = reward_for(reward_of(compiled.reward), own)
-    unmasked = own.energy_penalty is not None
-    env = OptionEnv(world, reward, own.worlds, rate_features, settings.device, unmasked=unmasked)
-    net = Mlp(2 * world.edge.servers, own.hidden, 1, env.choices)
-    loop = Loop(own.loop, env, make_learner(net, settings.learner_seeds()))
+    reward = reward_for(reward_of(compiled.reward), option_settings)
+    unmasked = option_settings.energy_penalty is not None
+    env = OptionEnv(world, reward, option_settings.worlds, rate_features, settings.device, unmasked=unmasked)
+    net = Mlp(2 * world.edge.servers, option_settings.hidden, 1, env.choices)
+    loop = Loop(option_settings.loop, env, make_learner(net, settings.learner_seeds()))
 
     def make_policies(learner: AnyLearner) -> tuple[nn.Module, ...]:
         return tuple(NetPolicy(net, row, rate_features) for row in weights(learner).detach().cpu())
 
-    record = settings_record(settings, scheme, world, own)
+    record = settings_record(settings, scheme, world, option_settings)
     return train_loop(scheme, loop, make_policies, record, options_by_index=True, **options)
 
 
@@ -112,18 +112,18 @@ def check_world(world: OffloadWorld) -> None:
             raise TrainingError(f"scenario {world.name}: this scheme decides one kind of request, got {count} {name}")
 
 
-def reward_for(reward: Reward, own: OptionSettings[Own]) -> Reward:
+def reward_for(reward: Reward, option_settings: OptionSettings[LearnerSettings]) -> Reward:
     """Return the scenario's reward with the settings' floor and penalty.
 
     Args:
         reward: the scenario's reward [B] of slots.
-        own: settings with `reward_floor` and `energy_penalty`.
+        option_settings: settings with `reward_floor` and `energy_penalty`.
     """
 
     def bounded(outcome: Outcome, draws: Draws) -> Tensor:
         value = reward(outcome, draws)
-        if own.energy_penalty is not None:
-            value = value - own.energy_penalty * (~outcome.admitted & draws.task_mask).sum(-1)
-        return value.clamp(min=own.reward_floor)
+        if option_settings.energy_penalty is not None:
+            value = value - option_settings.energy_penalty * (~outcome.admitted & draws.task_mask).sum(-1)
+        return value.clamp(min=option_settings.reward_floor)
 
     return bounded

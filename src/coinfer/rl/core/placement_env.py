@@ -107,9 +107,9 @@ class PlacementEnv:
         )
 
     def _enter(self, worlds: core.State) -> tuple[PlacementState, Observation]:
-        seen = offload.observe(self.tables, worlds)
-        placements = self.placements(seen)
-        parts = (self.features(seen, placements), placements.mask, seen.task_mask)
+        observed = offload.observe(self.tables, worlds)
+        placements = self.placements(observed)
+        parts = (self.features(observed, placements), placements.mask, observed.task_mask)
         state = PlacementState(worlds, placements.option, placements.server, placements.mask)
         return state, Observation(*map(self._by_learner, parts))
 

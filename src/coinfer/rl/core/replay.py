@@ -26,7 +26,7 @@ class Replay:
         self.written = 0
 
     @property
-    def filled(self) -> int:
+    def size(self) -> int:
         """Return the number of steps in each ring."""
         return min(self.written, self.capacity)
 
@@ -60,7 +60,7 @@ class Replay:
             ring: [L] int64 number of the ring that each reader reads; None if reader l reads ring l.
         """
         drawn = random.bits(random.key(keys, call)[:, None], torch.arange(count, device=keys.device))
-        place = random.integer(drawn, self.filled)
+        place = random.integer(drawn, self.size)
         ring = torch.arange(len(keys), device=keys.device) if ring is None else ring
         flat = (place + ring[:, None] * self.capacity).flatten()
         return Transition(
@@ -70,7 +70,7 @@ class Replay:
     def tensors(self) -> dict[str, Tensor]:
         """Return the filled part of the rings and the write count, by name; views, not copies."""
         named = zip(Transition._fields, self.store, strict=True)
-        return {**{name: store[:, : self.filled] for name, store in named}, "written": torch.tensor(self.written)}
+        return {**{name: store[:, : self.size] for name, store in named}, "written": torch.tensor(self.written)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Set the contents to saved ones.
@@ -80,4 +80,4 @@ class Replay:
         """
         self.written = int(tensors["written"])
         for name, store in zip(Transition._fields, self.store, strict=True):
-            store[:, : self.filled] = tensors[name].to(store.device)
+            store[:, : self.size] = tensors[name].to(store.device)

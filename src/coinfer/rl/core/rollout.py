@@ -100,8 +100,8 @@ class Player:
 
     def _slot(self, rollout: Rollout) -> Rollout:
         state, totals = rollout
-        seen = offload.observe(self.tables, state)
-        decision = scorer.decide(scorer.unpack(self.weights), seen)
+        observation = offload.observe(self.tables, state)
+        decision = scorer.decide(scorer.unpack(self.weights), observation)
         stepped = offload.step(self.tables, state, decision, rewards.latency)
         task_mask, outcome = state.draws.task_mask, stepped.outcome
 

@@ -72,7 +72,7 @@ class TrainSettings:
             raise TrainingError(f"scenario {compiled.world.name}: this scheme learns in environment offload only")
         return compiled, compiled.world
 
-    def named_preset(self, presets: Mapping[str, Preset]) -> Preset:
+    def find_preset(self, presets: Mapping[str, Preset]) -> Preset:
         """Return the preset that `preset` names.
 
         Args:

@@ -210,8 +210,8 @@ def _joined(address: str | None) -> Iterator[None]:
     if address is not None and host is not None:
         _reach(address)
     with tempfile.TemporaryDirectory(prefix="coinfer-") as files:
-        own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": files}
-        options: dict[str, Any] = own if address is None else {}
+        cluster_options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": files}
+        options: dict[str, Any] = cluster_options if address is None else {}
         try:
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **options)
         except Exception as error:  # of many kinds
