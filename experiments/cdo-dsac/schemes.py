@@ -236,7 +236,7 @@ def _table(grid: online_rl.Grid, played: Played, budget: Budget, slots: dict[str
 
 
 class Plain:
-    """The worlds that judge the learners (`rl.core.records.Game`), for policies that take whole observations."""
+    """The worlds that judge the learners (`rl.core.records.Env`), for policies that take whole observations."""
 
     def __init__(self, world: OffloadWorld, device: str):
         self.tables = offload.load(world, device)
