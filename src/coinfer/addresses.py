@@ -29,12 +29,12 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: str, what: str = "address") -> Address:
+def parse_address(text: str, setting: str = "address") -> Address:
     """Return the address that a text `host:port` names.
 
     Args:
         text: an IPv6 host stands in brackets.
-        what: names the setting in the error, such as "server".
+        setting: its name for the error, such as "server".
 
     Raises:
         AddressError: if the host is neither a name nor an IP address, or the port is not from 1 to 65535.
@@ -47,20 +47,20 @@ def parse_address(text: str, what: str = "address") -> Address:
             raise ValueError(f"port {port[:6]} is not from 1 to {MAX_PORT}")
         return Address(_host(host), int(port))
     except ValueError as error:
-        raise AddressError(f"{what} {short_repr(text)}: {error}; expected {EXAMPLES}") from None
+        raise AddressError(f"{setting} {short_repr(text)}: {error}; expected {EXAMPLES}") from None
 
 
-def parse_addresses(text: str, what: str = "address") -> tuple[str, ...]:
+def parse_addresses(text: str, setting: str = "address") -> tuple[str, ...]:
     """Return the addresses in a text, each in the form that `Address` writes.
 
     Args:
         text: `host:port`, separated by commas; an empty text has none.
-        what: names the setting in the error.
+        setting: its name for the error.
 
     Raises:
         AddressError: for the first one that is wrong.
     """
-    return tuple(str(parse_address(part, what)) for part in text.split(",") if part.strip())
+    return tuple(str(parse_address(part, setting)) for part in text.split(",") if part.strip())
 
 
 def parse_host(text: str) -> str:

@@ -155,7 +155,7 @@ def test_other_cases_keep_what_is_best_in_one_of_them():
     )
     mean = table._replace(upload_bits=np.array([1.0, 0.2, 0.0]))
     assert useful_mask(table, "dominated").tolist() == [True, False, True]
-    assert useful_mask(table, "dominated", also=[mean]).tolist() == [True, True, True]
+    assert useful_mask(table, "dominated", other_cases=[mean]).tolist() == [True, True, True]
 
 
 @given(option_tables(2), RATES)

@@ -76,14 +76,14 @@ def check(
     table.add_row("fingerprint", fingerprint(compiled.world)[:16])
     console.print(table)
     if options and compiled.options:
-        listed = Table(box=None, pad_edge=False)
+        options_table = Table(box=None, pad_edge=False)
         for column in ("network", "device", "exit", "sends", "bits", "kB", "device ms", "server ms", "accuracy"):
             left = column in {"network", "device", "sends"}
-            listed.add_column(column, justify="left" if left else "right", overflow="fold")
+            options_table.add_column(column, justify="left" if left else "right", overflow="fold")
         for row in option_rows(compiled):
-            listed.add_row(*row)
+            options_table.add_row(*row)
         console.print()
-        console.print(listed)
+        console.print(options_table)
     for note in compiled.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
 

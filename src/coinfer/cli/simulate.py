@@ -66,16 +66,16 @@ def _bars() -> Iterator["Progress"]:
 
     columns = (TextColumn("{task.description:20s}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-    known: dict[str, TaskID] = {}
+    tasks: dict[str, TaskID] = {}
 
     def show(done: int, total: int, name: str) -> None:
-        if name not in known:
-            known[name] = bars.add_task(name, total=total)
+        if name not in tasks:
+            tasks[name] = bars.add_task(name, total=total)
             bars.start()
-        bars.update(known[name], completed=done)
+        bars.update(tasks[name], completed=done)
 
     try:
         yield show
     finally:
-        if known:
+        if tasks:
             bars.stop()

@@ -36,7 +36,7 @@ def prune(options: Options, rule: Rule = "hull", *, speed_ratios: np.ndarray = _
 
 
 def useful_mask(
-    options: Options, rule: Rule, *, speed_ratios: np.ndarray = _KNOWN_SPEED, also: Sequence[Options] = ()
+    options: Options, rule: Rule, *, speed_ratios: np.ndarray = _KNOWN_SPEED, other_cases: Sequence[Options] = ()
 ) -> np.ndarray:
     """Return [O] true for each option that can be best by one of the rules above, or that stays on the device.
 
@@ -45,13 +45,13 @@ def useful_mask(
         rule: `none` keeps all.
         speed_ratios: [R] how many times faster than the table says each server may be; `dominated` needs none, as it
             holds for all speeds.
-        also: the same options with the figures of other cases, all of which count under `dominated`; for example with
-            those of the mean request if some leave at an early exit.
+        other_cases: the same options with the figures of other cases, all of which count under `dominated`; for
+            example with those of the mean request if some leave at an early exit.
     """
     if rule == "none":
         return np.ones(len(options.bits), dtype=bool)
     if rule == "dominated":
-        costs = np.unique(np.column_stack([_costs(view) for view in (options, *also)]), axis=1)
+        costs = np.unique(np.column_stack([_costs(view) for view in (options, *other_cases)]), axis=1)
         return ~dominated_mask(costs) | options.is_local
     server_s = (options.server_s.T / speed_ratios[:, None, None]).reshape(-1, len(options.bits))
     compute_s = np.unique(options.device_s + server_s, axis=0)

@@ -60,7 +60,7 @@ class Options(NamedTuple):
     def sidecar_triples(self) -> list[Triple]:
         """Return [O] the triples in the form of a policy's side-car: without tensors if nothing leaves the device."""
         pairs = zip(self.triples, self.is_local.tolist(), strict=True)
-        return [(exit_, () if stays else cut, bits) for (exit_, cut, bits), stays in pairs]
+        return [(exit_, () if is_local else cut, bits) for (exit_, cut, bits), is_local in pairs]
 
     def take(self, index: np.ndarray) -> "Options":
         """Return some of the options.

@@ -25,13 +25,13 @@ def exhaustive(problem: Problem) -> Partition:
         PartitionError: if there are more than `LIMIT` routes.
         GraphError: if there are more cuts than `ModelGraph.all_cuts` lists.
     """
-    best, least_s = np.zeros(len(problem.graph.ops), dtype=int), np.inf
+    best, best_s = np.zeros(len(problem.graph.ops), dtype=int), np.inf
     rows = chain(_cuts(problem), _routes(problem))
     while batch := list(islice(rows, _BATCH)):
         places = np.stack(batch)
         latencies_s = latency_s(problem, places)
-        if latencies_s.min() < least_s:
-            best, least_s = places[np.argmin(latencies_s)], latencies_s.min()
+        if latencies_s.min() < best_s:
+            best, best_s = places[np.argmin(latencies_s)], latencies_s.min()
     return partition(problem, best)
 
 

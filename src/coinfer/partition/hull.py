@@ -132,19 +132,19 @@ def best_of(hulls: Sequence[Hull], rate_bps: np.ndarray, wait_s: np.ndarray | fl
     if not hulls or rate_bps.shape[-1] != len(hulls):
         raise PartitionError(f"rate_bps must be [.., {len(hulls)}], one for each hull, got {list(rate_bps.shape)}")
     wait_s = np.broadcast_to(np.asarray(wait_s, dtype=float), rate_bps.shape)
-    here_s = hulls[0].compute_s[0] if hulls[0].upload_bits[0] == 0 else np.inf
-    least_s = np.full(rate_bps.shape[:-1], here_s)
+    local_s = hulls[0].compute_s[0] if hulls[0].upload_bits[0] == 0 else np.inf
+    best_s = np.full(rate_bps.shape[:-1], local_s)
     option = np.full(rate_bps.shape[:-1], hulls[0].options[0])
     server = np.full(rate_bps.shape[:-1], DEVICE)
     for n, hull in enumerate(hulls):
         vertex = hull._vertex(rate_bps[..., n])
         upload_bits = hull.upload_bits[vertex]
         offered_s = hull.compute_s[vertex] + _upload_s(upload_bits, rate_bps[..., n]) + wait_s[..., n]
-        better = (offered_s < least_s) & (upload_bits > 0)
+        better = (offered_s < best_s) & (upload_bits > 0)
         option = np.where(better, hull.options[vertex], option)
         server = np.where(better, n, server)
-        least_s = np.where(better, offered_s, least_s)
-    return Choice(option, server, least_s)
+        best_s = np.where(better, offered_s, best_s)
+    return Choice(option, server, best_s)
 
 
 def _upload_s(upload_bits: np.ndarray, rate_bps: np.ndarray) -> np.ndarray:

@@ -54,8 +54,8 @@ def mincut(problem: Problem) -> Partition:
     Args:
         problem: of any number of servers.
     """
-    here = np.zeros(len(problem.graph.ops), dtype=int)
-    places = np.stack([here, *(cut_placement(problem, server) for server in range(1, problem.nodes))])
+    local = np.zeros(len(problem.graph.ops), dtype=int)
+    places = np.stack([local, *(cut_placement(problem, server) for server in range(1, problem.nodes))])
     return partition(problem, places[np.argmin(latency_s(problem, places))])
 
 
@@ -70,7 +70,7 @@ def cut_placement(problem: Problem, server: int, rate_bps: float | None = None) 
         rate_bps: of the link; the problem's without it.
     """
     network = flow_network(problem.graph)
-    on_device = _least_side(network, arc_costs_s(problem, server, rate_bps))[network.group + FIRST]
+    on_device = _min_cut_side(network, arc_costs_s(problem, server, rate_bps))[network.group + FIRST]
     return np.where(on_device, 0, server)
 
 
@@ -158,7 +158,7 @@ def _group_of(graph: ModelGraph) -> np.ndarray:
     return group
 
 
-def _least_side(network: Network, cost_s: np.ndarray) -> np.ndarray:
+def _min_cut_side(network: Network, cost_s: np.ndarray) -> np.ndarray:
     """Return [vertices] true on the source's side of a minimum cut, given the costs of the arcs that may be cut.
 
     Costs are counted in fractions of the best cut that is known, at first one of the two trivial ones. If the flow

@@ -20,16 +20,16 @@ def multiway(problem: Problem) -> Partition:
     count, nodes = int(block.max(initial=-1)) + 1, np.arange(problem.nodes)
     block_s = np.stack([np.bincount(block, times, count) for times in problem.op_s], axis=1)
     bits = crossing @ problem.bits
-    spent_s = np.where(nodes == 0, 0.0, np.inf)
-    came_from = np.empty((count, problem.nodes), dtype=int)
+    arrival_s = np.where(nodes == 0, 0.0, np.inf)
+    previous = np.empty((count, problem.nodes), dtype=int)
     for b in range(count):
         enter_s = bits[b] / problem.rate_bps + problem.wait_s
         enter_s[:, 0] = np.inf
         np.fill_diagonal(enter_s, 0.0)
-        through_s = spent_s[:, None] + enter_s
-        came_from[b] = np.argmin(through_s, axis=0)
-        spent_s = through_s[came_from[b], nodes] + block_s[b]
-    return partition(problem, _trace(came_from, int(np.argmin(spent_s)))[block])
+        entry_s = arrival_s[:, None] + enter_s
+        previous[b] = np.argmin(entry_s, axis=0)
+        arrival_s = entry_s[previous[b], nodes] + block_s[b]
+    return partition(problem, _trace(previous, int(np.argmin(arrival_s)))[block])
 
 
 @cache_per_graph
@@ -48,10 +48,10 @@ def blocks(graph: ModelGraph) -> tuple[np.ndarray, np.ndarray]:
     return (~heads).sum(axis=0) - 1, (made & read_later)[:-1].astype(float)
 
 
-def _trace(came_from: np.ndarray, last: int) -> np.ndarray:
+def _trace(previous: np.ndarray, last: int) -> np.ndarray:
     """Return [blocks] the nodes on the best route that ends at the node `last`."""
-    route = np.empty(len(came_from), dtype=int)
-    for b in range(len(came_from) - 1, -1, -1):
+    route = np.empty(len(previous), dtype=int)
+    for b in range(len(previous) - 1, -1, -1):
         route[b] = last
-        last = came_from[b, last]
+        last = previous[b, last]
     return route

@@ -202,8 +202,8 @@ class AccuracyTable(_Record):
         except OSError as error:
             raise AccuracyError(f"{path}: cannot read this accuracy table: {error.strerror}") from error
         except ValidationError as error:
-            cure = "write it anew with `coinfer exits measure`"
-            raise AccuracyError(f"{path}: no valid accuracy table: {first_problem(error)}; {cure}") from error
+            remedy = "write it anew with `coinfer exits measure`"
+            raise AccuracyError(f"{path}: no valid accuracy table: {first_problem(error)}; {remedy}") from error
 
 
 def wilson(correct: int, samples: int, z: float = Z_95) -> tuple[float, float]:

@@ -71,11 +71,11 @@ def misfit(graph: ModelGraph, image: ImageInput, data: ImageDataset) -> tuple[st
     return None
 
 
-def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) -> ImageDataset:
+def load_dataset(source: str | Path, split: Split, progress: Progress = quiet) -> ImageDataset:
     """Return the training or test pictures of a data set.
 
     Args:
-        where: a folder with CIFAR-10's `data_batch_*.bin` and `test_batch.bin`; a folder of `*train*.npz` and
+        source: a folder with CIFAR-10's `data_batch_*.bin` and `test_batch.bin`; a folder of `*train*.npz` and
             `*test*.npz`, or one npz file; or a folder with a sub-folder of pictures for each class, under `train` and
             `test` or by itself.
         split: `train` or `test`.
@@ -84,42 +84,42 @@ def load_dataset(where: str | Path, split: Split, progress: Progress = quiet) ->
     Raises:
         DataError: if there are no pictures, no labels, or pictures of several sizes.
     """
-    where = Path(where)
-    if not where.exists():
-        raise DataError(f"{where}: no such file or folder; give a folder of CIFAR-10 files or of class sub-folders")
-    if where.is_file():
-        return _checked(_packed([where], split, progress), where)
-    binary = sorted(where.glob("data_batch_*.bin" if split == "train" else "test_batch.bin"))
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder; give a folder of CIFAR-10 files or of class sub-folders")
+    if source.is_file():
+        return _check_dataset(_read_archives([source], split, progress), source)
+    binary = sorted(source.glob("data_batch_*.bin" if split == "train" else "test_batch.bin"))
     if binary:
-        return _checked(_binary(binary, where), where)
-    packed = [path for path in sorted(where.glob("*.npz")) if split in path.stem]
+        return _check_dataset(_read_binary(binary, source), source)
+    packed = [path for path in sorted(source.glob("*.npz")) if split in path.stem]
     if packed:
-        return _checked(_packed(packed, split, progress), where)
-    pickles = [path.name for path in (*where.glob("data_batch_?"), *where.glob("test_batch"))]
+        return _check_dataset(_read_archives(packed, split, progress), source)
+    pickles = [path.name for path in (*source.glob("data_batch_?"), *source.glob("test_batch"))]
     if pickles:
         raise DataError(
-            f"{where / pickles[0]}: this is CIFAR-10 as Python pickles, which can run code and are not read; take the "
+            f"{source / pickles[0]}: this is CIFAR-10 as Python pickles, which can run code and are not read; take the "
             "binary version (data_batch_1.bin ...)"
         )
-    folder = where / split if (where / split).is_dir() else where
-    return _checked(_folders(folder, progress), folder)
+    folder = source / split if (source / split).is_dir() else source
+    return _check_dataset(_read_folders(folder, progress), folder)
 
 
-def _checked(data: ImageDataset, where: Path) -> ImageDataset:
+def _check_dataset(data: ImageDataset, source: Path) -> ImageDataset:
     if len(data.images) != len(data.labels):
-        raise DataError(f"{where}: {len(data.images)} pictures but {len(data.labels)} labels; expected one for each")
+        raise DataError(f"{source}: {len(data.images)} pictures but {len(data.labels)} labels; expected one for each")
     if len(data.images) == 0:
-        raise DataError(f"{where}: no pictures in it")
+        raise DataError(f"{source}: no pictures in it")
     if data.images.dtype != np.uint8 or data.images.ndim != 4 or data.images.shape[-1] != 3:
         shape = f"{data.images.dtype} {list(data.images.shape)}"
-        raise DataError(f"{where}: pictures are {shape}; expected uint8 [N, height, width, 3]")
+        raise DataError(f"{source}: pictures are {shape}; expected uint8 [N, height, width, 3]")
     if data.labels.min() < 0 or data.labels.max() >= len(data.class_names):
         worst = int(data.labels.max() if data.labels.max() >= len(data.class_names) else data.labels.min())
-        raise DataError(f"{where}: label {worst} is no class; there are 0 to {len(data.class_names) - 1}")
+        raise DataError(f"{source}: label {worst} is no class; there are 0 to {len(data.class_names) - 1}")
     return data
 
 
-def _binary(files: list[Path], folder: Path) -> ImageDataset:
+def _read_binary(files: list[Path], folder: Path) -> ImageDataset:
     """Return the pictures of CIFAR-10's own files."""
     parts = []
     for file in files:
@@ -135,15 +135,15 @@ def _binary(files: list[Path], folder: Path) -> ImageDataset:
     return ImageDataset(images, records[:, 0].astype(np.int64), classes, "CIFAR-10, original pixels")
 
 
-def _packed(files: list[Path], split: Split, progress: Progress) -> ImageDataset:
-    parts = [_archive(file, split, progress) for file in files]
+def _read_archives(files: list[Path], split: Split, progress: Progress) -> ImageDataset:
+    parts = [_read_archive(file, split, progress) for file in files]
     if len({(part.images.shape[1:], part.kind, part.class_names) for part in parts}) > 1:
         raise DataError(f"{files[0].parent}: {', '.join(file.name for file in files)} hold different kinds of pictures")
     images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
     return parts[0]._replace(images=images, labels=labels)
 
 
-def _archive(file: Path, split: Split, progress: Progress) -> ImageDataset:
+def _read_archive(file: Path, split: Split, progress: Progress) -> ImageDataset:
     """Return the pictures of one npz file.
 
     It holds `labels`, and `images` or `jpeg` with `offsets`; names may start with `train_` or `test_`.
@@ -161,23 +161,23 @@ def _archive(file: Path, split: Split, progress: Progress) -> ImageDataset:
     if images is None:
         if "jpeg" not in arrays or "offsets" not in arrays:
             raise DataError(f"{file}: holds no pictures for {split}; expected `images`, or `jpeg` and `offsets`")
-        images = _decoded(arrays["jpeg"], arrays["offsets"], file, progress)
+        images = _decode_jpegs(arrays["jpeg"], arrays["offsets"], file, progress)
     numbers = np.arange(int(labels.max(initial=0)) + 1)
     names = tuple(map(str, arrays.get("class_names", numbers)))
     kind = f"CIFAR-10, {'original pixels' if exact else 'JPEG copy'}" if names == CIFAR_CLASSES else file.stem
     return ImageDataset(images, labels.astype(np.int64), names, kind)
 
 
-def _decoded(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: Progress) -> np.ndarray:
+def _decode_jpegs(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: Progress) -> np.ndarray:
     data, images = jpeg.tobytes(), list[np.ndarray]()
     for i, (start, end) in enumerate(pairwise(offsets)):
         images.append(_picture(io.BytesIO(data[start:end]), f"{file}: picture {i}"))
         if i % 500 == 0 or i == len(offsets) - 2:
             progress(i + 1, len(offsets) - 1, "pictures")
-    return _stacked(images, [f"picture {i}" for i in range(len(images))], file)
+    return _stack(images, [f"picture {i}" for i in range(len(images))], file)
 
 
-def _folders(where: Path, progress: Progress) -> ImageDataset:
+def _read_folders(where: Path, progress: Progress) -> ImageDataset:
     """Return the pictures of a folder with a sub-folder for each class.
 
     Pictures of the classes alternate, so that the first few show all classes.
@@ -195,9 +195,7 @@ def _folders(where: Path, progress: Progress) -> ImageDataset:
         progress(i + 1, len(files), "pictures")
     labels = np.array([label for label, _ in files], np.int64)
     names = tuple(folder.name for folder in classes)
-    return ImageDataset(
-        _stacked(images, [str(file) for _, file in files], where), labels, names, f"folder {where.name}"
-    )
+    return ImageDataset(_stack(images, [str(file) for _, file in files], where), labels, names, f"folder {where.name}")
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -212,7 +210,7 @@ def _picture(file: Path | io.BytesIO, where: str) -> np.ndarray:
         raise DataError(f"{where}: not a readable picture ({type(error).__name__})") from None
 
 
-def _stacked(images: list[np.ndarray], names: list[str], where: Path) -> np.ndarray:
+def _stack(images: list[np.ndarray], names: list[str], where: Path) -> np.ndarray:
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
             sizes = (f"{shape[1]}x{shape[0]}" for shape in (images[0].shape, image.shape))

@@ -57,17 +57,19 @@ def measure_payloads(
         Means over the samples.
     """
     sizes: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    spent: dict[str, dict[int, list[_CodingTimes]]] = defaultdict(lambda: defaultdict(list))
+    coding_times: dict[str, dict[int, list[_CodingTimes]]] = defaultdict(lambda: defaultdict(list))
     for values in activations:
         for name, value in values.items():
             is_input = name in graph.inputs
             for bits, codec in (input_codecs if is_input else codecs).items():
-                payload, encode_s, decode_s = _timed(codec, value, clock)
+                payload, encode_s, decode_s = _time_codec(codec, value, clock)
                 sizes[name][bits].append(len(payload))
                 if not is_input:
-                    spent[name][bits].append(_CodingTimes(value.nbytes, encode_s, decode_s))
-    totals = {bits: _total(by_bits[bits] for by_bits in spent.values()) for bits in codecs} if spent else {}
-    means = {name: {bits: _mean(times) for bits, times in by_bits.items()} for name, by_bits in spent.items()}
+                    coding_times[name][bits].append(_CodingTimes(value.nbytes, encode_s, decode_s))
+    totals = (
+        {bits: _total(by_bits[bits] for by_bits in coding_times.values()) for bits in codecs} if coding_times else {}
+    )
+    means = {name: {bits: _mean(times) for bits, times in by_bits.items()} for name, by_bits in coding_times.items()}
     return Payloads(
         {name: {b: bits_of_bytes(float(np.mean(n))) for b, n in by_bits.items()} for name, by_bits in sizes.items()},
         {bits: total.encode_s / total.size_bytes for bits, total in totals.items()},
@@ -85,7 +87,7 @@ def _mean(times: Sequence[_CodingTimes]) -> _CodingTimes:
     return _CodingTimes(*np.mean(times, axis=0).tolist())
 
 
-def _timed(codec: Codec, value: np.ndarray, clock: Callable[[], float]) -> tuple[bytes, float, float]:
+def _time_codec(codec: Codec, value: np.ndarray, clock: Callable[[], float]) -> tuple[bytes, float, float]:
     payload = codec.encode(value)
     codec.decode(payload)
     start_s = clock()

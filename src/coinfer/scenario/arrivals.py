@@ -58,10 +58,10 @@ def build_arrivals(spec: BaseScenario, source: Source) -> tuple[Arrivals, tuple[
         ScenarioError: if too many find no place, next to none arrive, or a workload cannot be used.
     """
     arrivals = _table(spec, source, spec.tasks_per_slot)
-    return arrivals, (*_rare(spec, source, arrivals), *_lost(spec, source, arrivals))
+    return arrivals, (*_check_rare(spec, source, arrivals), *_check_lost(spec, source, arrivals))
 
 
-def _lost(spec: BaseScenario, source: Source, arrivals: Arrivals) -> Iterator[str]:
+def _check_lost(spec: BaseScenario, source: Source, arrivals: Arrivals) -> Iterator[str]:
     """Yield a note if some arrivals find no place in a slot; refuse a scenario in which many do not."""
     max_tasks = spec.tasks_per_slot
     if arrivals.lost > MAX_LOST:
@@ -76,7 +76,7 @@ def _lost(spec: BaseScenario, source: Source, arrivals: Arrivals) -> Iterator[st
         yield f"{arrivals.lost:.2%} of the requests find no place in a slot (tasks_per_slot {max_tasks})"
 
 
-def _rare(spec: BaseScenario, source: Source, arrivals: Arrivals) -> Iterator[str]:
+def _check_rare(spec: BaseScenario, source: Source, arrivals: Arrivals) -> Iterator[str]:
     """Yield a note if most episodes have no task; refuse a scenario in which hardly any ever has one."""
     tasks = arrivals.offered * spec.slots
     episode = f"{tasks:.3g} requests come in an episode on average ({spec.slots} slots of {spec.slot_s:g} s)"
@@ -97,10 +97,10 @@ def _table(spec: BaseScenario, source: Source, max_tasks: int) -> Arrivals:
         case LognormalArrivals() as settings:
             return lognormal_arrivals(settings.mean, settings.variance, spec.slot_s / settings.per_s, max_tasks)
         case MeasuredArrivals() as settings:
-            return _of_workload(settings, spec.slot_s, source, max_tasks)
+            return _workload_table(settings, spec.slot_s, source, max_tasks)
 
 
-def _of_workload(settings: MeasuredArrivals, slot_s: float, source: Source, max_tasks: int) -> Arrivals:
+def _workload_table(settings: MeasuredArrivals, slot_s: float, source: Source, max_tasks: int) -> Arrivals:
     name = settings.file
     path = find_file(name, source.folder)
     if path is None:
@@ -170,7 +170,7 @@ def superpose(counts: np.ndarray, copies: int) -> np.ndarray:
         copies: at least 1.
     """
     starts = np.unique(np.linspace(0, len(counts), copies, endpoint=False).astype(int), return_counts=True)
-    return np.sum([many * np.roll(counts, start) for start, many in zip(*starts, strict=True)], axis=0)
+    return np.sum([count * np.roll(counts, start) for start, count in zip(*starts, strict=True)], axis=0)
 
 
 def workload_arrivals(means: np.ndarray, max_tasks: int) -> Arrivals:

@@ -192,28 +192,30 @@ def trace_windows(traces: Sequence[Trace], links: TraceLinks, slot_s: float, slo
     """
     length = min(max(2 * slots, 64), BANK_VALUES // 16)
     max_rows = max(BANK_VALUES // length, 16)
-    each = max(max_rows // len(traces), 1)
+    rows_per_trace = max(max_rows // len(traces), 1)
     rows = []
     for trace in traces[:: max(len(traces) // max_rows, 1)]:
         rates = trace.per_slot(slot_s)
         rates = np.resize(rates, max(len(rates), length))
-        ahead = max(round(links.average_s / slot_s), 1) if links.average_s else 1
-        rates = moving_mean(rates, ahead)
-        starts = np.unique(np.linspace(0, len(rates) - length, min(each, -(-len(rates) // length))).astype(int))
+        window = max(round(links.average_s / slot_s), 1) if links.average_s else 1
+        rates = moving_mean(rates, window)
+        starts = np.unique(
+            np.linspace(0, len(rates) - length, min(rows_per_trace, -(-len(rates) // length))).astype(int)
+        )
         rows += [rates[start : start + length] for start in starts]
     return np.maximum(np.array(rows) * links.scale, links.floor_bps)
 
 
-def moving_mean(values: np.ndarray, ahead: int) -> np.ndarray:
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Return the mean [L] of each value and those that follow it, in a circle.
 
     Args:
         values: [L]
-        ahead: values in a mean, the first included; at most L count.
+        window: values in a mean, the first included; at most L count.
     """
-    ahead = min(ahead, len(values))
-    so_far = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[: ahead - 1]]))])
-    return np.maximum(so_far[ahead:] - so_far[:-ahead], 0.0) / ahead
+    window = min(window, len(values))
+    total = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[: window - 1]]))])
+    return np.maximum(total[window:] - total[:-window], 0.0) / window
 
 
 def _traces(links: TraceLinks, slot_s: float, source: Source) -> tuple[list[Trace], tuple[str, ...]]:

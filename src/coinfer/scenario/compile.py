@@ -146,7 +146,7 @@ def _edge(
     deadline_s: np.ndarray,
 ) -> Edge:
     part = np.cumsum([model.share for model in spec.models])
-    each = [server for server in spec.servers for _ in range(server.count)]
+    servers = [server for server in spec.servers for _ in range(server.count)]
     return Edge(
         slots=spec.slots,
         slot_s=spec.slot_s,
@@ -165,10 +165,10 @@ def _edge(
         shared_bandwidth=links.shared,
         rate_error=_error_quantiles(spec.rate_error),
         transmit_power_w=np.array([device.transmit_power_w for device in spec.devices]),
-        server_capacity=_infinity_for_none([server.capacity for server in each]),
+        server_capacity=_infinity_for_none([server.capacity for server in servers]),
         share_bank=shares,
         staleness_slots=spec.staleness_slots,
-        download_s=np.array([server.download_s for server in each]),
+        download_s=np.array([server.download_s for server in servers]),
         drop_refused=spec.refused == "drop",
         task_energy_j=_infinity_for_none([device.task_energy_j for device in spec.devices]),
         battery_j=_infinity_for_none([device.battery_j for device in spec.devices]),
@@ -228,7 +228,7 @@ def _offload_world(spec: OffloadScenario, edge: Edge, options: Sequence[Sequence
     max_options = max(len(one.bits) for row in options for one in row)
 
     def pad_field(field: Callable[[int, Options], np.ndarray]) -> np.ndarray:
-        return np.array([[_pad(field(c, one), max_options) for c, one in enumerate(row)] for row in options])
+        return np.array([[_pad_options(field(c, one), max_options) for c, one in enumerate(row)] for row in options])
 
     local = [[int(np.where(one.is_local, one.accuracy, -1.0).argmax()) for one in row] for row in options]
     return OffloadWorld(
@@ -244,7 +244,7 @@ def _offload_world(spec: OffloadScenario, edge: Edge, options: Sequence[Sequence
     )
 
 
-def _pad(array: np.ndarray, most: int) -> np.ndarray:
+def _pad_options(array: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate([array, np.zeros((most - len(array), *array.shape[1:]), array.dtype)])
 
 

@@ -60,9 +60,9 @@ def _sizes(spec: BaseScenario) -> Iterator[Fault]:
 def _computers(kind: str, computers: Sequence[Computer]) -> Iterator[Fault]:
     speeds = ("catalogue", "slowdown", "flop_per_s", "profiles")
     for i, computer in enumerate(computers):
-        given = [name for name in speeds if getattr(computer, name) is not None]
-        if len(given) != 1:
-            yield (kind, i), f"has {' and '.join(given) or 'no speed'}; expected exactly one of {', '.join(speeds)}"
+        keys = [name for name in speeds if getattr(computer, name) is not None]
+        if len(keys) != 1:
+            yield (kind, i), f"has {' and '.join(keys) or 'no speed'}; expected exactly one of {', '.join(speeds)}"
         if not isinstance(computer, Device):
             continue
         if (computer.capacitance is None) != (computer.freq_hz is None):

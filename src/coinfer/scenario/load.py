@@ -127,9 +127,9 @@ def _change(values: object, dotted: str, new: object, source: str) -> None:
     *above, last = dotted.split(".")
     place = values
     for part in above:
-        place = _inside(place, _index(place, part))
+        place = _child(place, _index(place, part))
     key = _index(place, last)
-    if isinstance(place, list) and isinstance(key, int) and _names(place, key):
+    if isinstance(place, list) and isinstance(key, int) and _contains(place, key):
         place[key] = new
         return
     if not isinstance(place, dict):
@@ -142,13 +142,13 @@ def _index(place: object, part: str) -> str | int:
     return int(part) if isinstance(place, list) and part.isdecimal() else part
 
 
-def _inside(place: object, part: str | int) -> object:
+def _child(place: object, part: str | int) -> object:
     if isinstance(place, list) and isinstance(part, int) and part < len(place):
         return place[part]
     return place.get(part) if isinstance(place, dict) else None
 
 
-def _names(place: object, part: str | int) -> bool:
+def _contains(place: object, part: str | int) -> bool:
     """Return whether a mapping or a list has an entry for this key or index, even an empty one."""
     return (isinstance(place, dict) and part in place) or (
         isinstance(place, list) and isinstance(part, int) and part < len(place)
@@ -196,8 +196,8 @@ def _key(location: Sequence[str | int], values: object, is_missing: bool) -> Key
     for part in location:
         if kind_is_due and isinstance(values, dict) and part in (values.get("environment"), values.get("kind")):
             kind_is_due = False
-        elif _names(values, part):
-            key, values, kind_is_due = [*key, part], _inside(values, part), True
+        elif _contains(values, part):
+            key, values, kind_is_due = [*key, part], _child(values, part), True
     return (*key, location[-1]) if is_missing else tuple(key)
 
 

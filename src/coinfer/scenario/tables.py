@@ -154,8 +154,8 @@ def accuracy_of(model: Model, key: Key, table: NetworkTable, source: Source) -> 
     except AccuracyError as error:
         raise source.error(key, str(error)) from None
     if measured.fingerprint != table.fingerprint:
-        said = f"{path.name} was measured on network {measured.model!r} ({measured.fingerprint[:12]})"
-        raise source.error(key, f"{said}, expected {table.network!r} ({table.fingerprint[:12]})")
+        measured_on = f"{path.name} was measured on network {measured.model!r} ({measured.fingerprint[:12]})"
+        raise source.error(key, f"{measured_on}, expected {table.network!r} ({table.fingerprint[:12]})")
     return measured_accuracy(measured)
 
 

@@ -60,8 +60,8 @@ def show_plan(
         device_s=options.device_s * device_slowdown,
         server_s=options.server_s * server_slowdown + wait_s * ~options.is_local[:, None],
     )
-    here = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
-    console.print(f"{graph.name} on {here}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
+    machine = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
+    console.print(f"{graph.name} on {machine}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
     preview = Preview(options, config.objective, config.deadline_s)
     console.print(_options_table(graph, preview, wait_s, uplink_bps))
     console.print(_ranges_table(graph, preview))
@@ -117,8 +117,8 @@ def _ranges_table(graph: ModelGraph, preview: Preview) -> Table:
     for heading in ("from Mbit/s", "to Mbit/s", *extra[:1], "cut after", "bits", *extra[1:]):
         table.add_column(heading, justify="left" if heading == "cut after" else "right")
     for low_bps, high_bps, option in preview.ranges():
-        to = "any" if math.isinf(high_bps) else f"{high_bps / MEGA:.3g}"
-        cells = [f"{low_bps / MEGA:.3g}", to, *([str(options.exit[option] + 1)] if preview.has_exits else [])]
+        upper = "any" if math.isinf(high_bps) else f"{high_bps / MEGA:.3g}"
+        cells = [f"{low_bps / MEGA:.3g}", upper, *([str(options.exit[option] + 1)] if preview.has_exits else [])]
         cells += [cut_name(graph, options.cuts[option]), str(options.bits[option])]
         if not options.upload_bits[option]:
             cells[-1] = "-"

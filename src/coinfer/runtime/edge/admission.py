@@ -165,16 +165,18 @@ def apply(state: NodeState, event: Event) -> NodeState:
             return replace(state, draining=True)
         case Admit(id):
             admitted = tuple(job for job in state.arriving if job.id == id)
-            return replace(_without(state, id), waiting=state.waiting + admitted)
+            return replace(_remove(state, id), waiting=state.waiting + admitted)
         case Start(id, now_s):
             started = tuple(Running(job, now_s) for job in state.arriving + state.waiting if job.id == id)
-            return replace(_without(state, id), running=state.running + started)
+            return replace(_remove(state, id), running=state.running + started)
         case Refuse(id):
-            return replace(_without(state, id), counts=_count(state, "refused") if _queued(state, id) else state.counts)
+            return replace(
+                _remove(state, id), counts=_count(state, "refused") if _is_queued(state, id) else state.counts
+            )
         case Cancelled(id):
             running = tuple(run._replace(abandoned=True) if run.job.id == id else run for run in state.running)
-            counts = _count(state, "cancelled") if _queued(state, id) else state.counts
-            return replace(_without(state, id), running=running, counts=counts)
+            counts = _count(state, "cancelled") if _is_queued(state, id) else state.counts
+            return replace(_remove(state, id), running=running, counts=counts)
         case Ended():
             return _end(state, event)
 
@@ -188,18 +190,18 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
     """
     commands: list[Command] = []
     free = state.workers - len(state.running)
-    left = 0
+    queued = 0
     for job in state.waiting:
-        late = _too_late(state, job, now_s, min)
+        late = _late_reason(state, job, now_s, min)
         if late is not None:
             commands.append(Refuse(job.id, late, MIN_PUSHBACK_S))
         elif free > 0:
             commands.append(Start(job.id, now_s))
             free -= 1
         else:
-            left += 1
+            queued += 1
     for job in state.arriving:
-        reason = _refusal(state, job, now_s, free, left)
+        reason = _refusal(state, job, now_s, free, queued)
         if reason is not None:
             commands.append(Refuse(job.id, reason, pushback_s(state, now_s)))
         elif free > 0:
@@ -207,7 +209,7 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
             free -= 1
         else:
             commands.append(Admit(job.id))
-            left += 1
+            queued += 1
     return tuple(commands)
 
 
@@ -282,13 +284,13 @@ def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) 
     if state.draining:
         return "draining"
     wait_s = 0.0 if free > 0 else SAFETY_FACTOR * backlog_s(state, now_s)
-    late = _too_late(state, job, now_s + wait_s, lambda times_s: SAFETY_FACTOR * typical(times_s))
+    late = _late_reason(state, job, now_s + wait_s, lambda times_s: SAFETY_FACTOR * typical(times_s))
     if late is not None:
         return "expired" if now_s >= job.deadline_s else "hopeless"
     return "queue_full" if free <= 0 and waiting >= state.queue else None
 
 
-def _too_late(
+def _late_reason(
     state: NodeState, job: Job, start_s: float, expect: Callable[[tuple[float, ...]], float]
 ) -> Reason | None:
     """Return why a job that starts at `start_s` is of no use, or None if it is.
@@ -333,11 +335,11 @@ def _learn(
     return times | {kind: ServiceTimes(recent_s, now_s)}
 
 
-def _queued(state: NodeState, id: int) -> bool:
+def _is_queued(state: NodeState, id: int) -> bool:
     return any(job.id == id for job in state.arriving + state.waiting)
 
 
-def _without(state: NodeState, id: int) -> NodeState:
+def _remove(state: NodeState, id: int) -> NodeState:
     """Return the state with the job neither arriving nor waiting."""
     arriving = tuple(job for job in state.arriving if job.id != id)
     return replace(state, arriving=arriving, waiting=tuple(job for job in state.waiting if job.id != id))

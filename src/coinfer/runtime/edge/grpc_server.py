@@ -61,7 +61,7 @@ class Handlers(grpc.GenericRpcHandler):
             "ModelInfer": self._infer,
         }
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._guarded(method))
+            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._wrap(method))
             for name, method in methods.items()
         }
         self._handlers[f"/{SERVICE}/ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
@@ -74,7 +74,7 @@ class Handlers(grpc.GenericRpcHandler):
         """
         return self._handlers.get(handler_call_details.method)
 
-    def _guarded(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _wrap(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
         """Wrap a method: a `WireError` becomes the call's status, and every answer is counted."""
         metrics = self._service.metrics
 

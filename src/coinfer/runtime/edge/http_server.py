@@ -55,13 +55,13 @@ def make_app(service: EdgeService) -> Starlette:
     """
     app = Starlette()
     for path, handler in _get_handlers(service).items():
-        app.add_route(path, _guarded(service, handler), methods=["GET"])
+        app.add_route(path, _wrap(service, handler), methods=["GET"])
 
     async def infer(request: Request) -> Response:
         return await _infer(service, request)
 
     for prefix in (_MODEL, _VERSIONED):
-        app.add_route(f"{prefix}/infer", _guarded(service, infer), methods=["POST"])
+        app.add_route(f"{prefix}/infer", _wrap(service, infer), methods=["POST"])
     app.add_exception_handler(HTTPException, _unknown_path)
     return app
 
@@ -126,7 +126,7 @@ async def _infer(service: EdgeService, request: Request) -> Response:
     return await _cancel_on_disconnect(request, service.infer(parsed, encode))
 
 
-def _guarded(service: EdgeService, handler: Handler) -> Handler:
+def _wrap(service: EdgeService, handler: Handler) -> Handler:
     """Wrap a handler: a `WireError` becomes the status, and every answer is counted."""
 
     async def call(request: Request) -> Response:

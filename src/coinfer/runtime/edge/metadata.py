@@ -25,8 +25,8 @@ def model_metadata(model: ServedModel) -> Content:
         "name": model.name,
         "versions": [VERSION],
         "platform": model.platform,
-        "inputs": [_described(tensor) for tensor in model.inputs],
-        "outputs": [_described(tensor) for tensor in model.outputs],
+        "inputs": [_tensor_fields(tensor) for tensor in model.inputs],
+        "outputs": [_tensor_fields(tensor) for tensor in model.outputs],
     }
 
 
@@ -41,8 +41,8 @@ def model_config(model: ServedModel) -> Content:
         "platform": model.platform,
         "backend": model.platform.partition("_")[0],
         "max_batch_size": 0,
-        "input": [_configured(tensor) for tensor in model.inputs],
-        "output": [_configured(tensor) for tensor in model.outputs],
+        "input": [_config_fields(tensor) for tensor in model.inputs],
+        "output": [_config_fields(tensor) for tensor in model.outputs],
     }
 
 
@@ -55,11 +55,11 @@ def statistics(models: Mapping[str, ModelStats]) -> Content:
     return {"model_stats": [_statistics(name, stats) for name, stats in models.items()]}
 
 
-def _described(tensor: Signature) -> Content:
+def _tensor_fields(tensor: Signature) -> Content:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
-def _configured(tensor: Signature) -> Content:
+def _config_fields(tensor: Signature) -> Content:
     return {"name": tensor.name, "data_type": f"TYPE_{tensor.datatype}", "dims": list(tensor.shape)}
 
 

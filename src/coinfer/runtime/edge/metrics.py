@@ -157,10 +157,10 @@ class Exposition:
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics as they are now (`prometheus_client`'s collector protocol)."""
-        yield from self._triton()
-        yield from self._own()
+        yield from self._triton_metrics()
+        yield from self._coinfer_metrics()
 
-    def _triton(self) -> Iterator[Metric]:
+    def _triton_metrics(self) -> Iterator[Metric]:
         """Yield Triton's metrics; their names lack the suffix `_total`, which the library demands of counters."""
         rows: list[tuple[str, str, Callable[[ModelStats], float]]] = [
             ("request_success", "Requests answered", lambda s: s.success),
@@ -184,7 +184,7 @@ class Exposition:
                 failures.add_sample(failures.name, {"model": model, "version": VERSION, "reason": reason}, count)
         yield failures
 
-    def _own(self) -> Iterator[Metric]:
+    def _coinfer_metrics(self) -> Iterator[Metric]:
         received = CounterMetricFamily("coinfer_requests_received", "Inference requests", labels=["model"])
         for model, stats in self._metrics.models.items():
             received.add_metric([model], stats.received)

@@ -116,7 +116,7 @@ class Scheduler:
             self._pool.shutdown(wait=False)
             self._reporter.shutdown(wait=False)
         for entry in waiting:
-            self._report(entry.waiter.get_loop(), [_Notice(entry.waiter, _shutting_down())])
+            self._report(entry.waiter.get_loop(), [_Notice(entry.waiter, _shutdown_error())])
 
     def _handle(self, event: Event | None) -> None:
         """Carry out what follows from an event. On the event loop."""
@@ -160,7 +160,7 @@ class Scheduler:
                 self._pool.submit(self._work, start, loop)
                 return
             entry = self._entries.pop(start.id)
-        self._report(loop, [_Notice(entry.waiter, _shutting_down())])
+        self._report(loop, [_Notice(entry.waiter, _shutdown_error())])
 
     def _notify(self, notices: Sequence[_Notice]) -> None:
         """Give callers their outcomes, and set the alarm for the next deadline in the queue. On the event loop."""
@@ -198,7 +198,7 @@ class Scheduler:
     def _outcome(self, entry: _Entry, start: Start) -> tuple[object, float] | BaseException:
         """Return the result with the wait for a worker, or the error."""
         if self._closed:
-            return _shutting_down()
+            return _shutdown_error()
         try:
             return entry.work(entry.abort), start.now_s - entry.arrived_s
         except BaseException as error:
@@ -220,5 +220,5 @@ class Scheduler:
         return WireError(admission.CODES[refuse.reason], text, refuse.reason, pushback_s)
 
 
-def _shutting_down() -> WireError:
+def _shutdown_error() -> WireError:
     return WireError(admission.CODES["draining"], SHUTTING_DOWN, "draining")

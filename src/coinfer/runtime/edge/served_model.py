@@ -160,7 +160,7 @@ def models_by_name(served: Sequence[ServedModel]) -> Mapping[str, ServedModel]:
         RequestError: if two models have the same name.
     """
     names = [model.name for model in served]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RequestError(f"two models are called {twice!r}; rename one of the files")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise RequestError(f"two models are called {duplicate!r}; rename one of the files")
     return dict(zip(names, served, strict=True))

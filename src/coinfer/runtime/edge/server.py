@@ -116,17 +116,17 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel]) -> int:
     service.address = str(Address(settings.host, front.port))
     http = await _start_http(settings, service)
     await front.start()
-    stopping = _signal_event()
+    stop_signal = _signal_event()
     where = f"grpc={service.address}" + (f" http={Address(settings.host, http.port)}" if http else "")
     print(f"coinfer edge ready {where} models={','.join(service.models)}", flush=True)
-    await stopping.wait()
+    await stop_signal.wait()
     _log.info("draining: finishing what was admitted, at most %g s", settings.grace_s)
     service.drain()
     await front.drain()
     second_signal = _signal_event()
-    answered = asyncio.ensure_future(_wait_until_answered(service, settings.grace_s))
-    await _wait_for_first(answered, second_signal.wait())
-    status = 0 if answered.done() and not answered.cancelled() else 1
+    all_answered = asyncio.ensure_future(_wait_until_answered(service, settings.grace_s))
+    await _wait_for_first(all_answered, second_signal.wait())
+    status = 0 if all_answered.done() and not all_answered.cancelled() else 1
     await asyncio.gather(front.stop(_LAST_ANSWERS_S), *([http.stop(_LAST_ANSWERS_S)] if http else []))
     service.close()
     return status
@@ -192,9 +192,9 @@ def checked_settings(settings: EdgeSettings) -> EdgeSettings:
         "queue": (settings.queue, 0),
         "grace_s": (settings.grace_s, 0),
     }
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise RequestError(f"{name} {value} is less than {least}")
+    for name, (value, minimum) in counts.items():
+        if value < minimum:
+            raise RequestError(f"{name} {value} is less than {minimum}")
     check_slowdown(settings.slowdown)
     if not settings.models and not settings.echo:
         raise RequestError("no model to serve; name an ONNX file or a zoo network")

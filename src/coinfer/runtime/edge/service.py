@@ -197,7 +197,7 @@ class EdgeService:
             kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort)
         )
         check_size(sum(len(tensor.data) for tensor in work.outputs), self.limit_bytes)
-        done = ExecutedHop(self.address, request.outputs, work.compute_s, queue_s)
+        executed_hop = ExecutedHop(self.address, request.outputs, work.compute_s, queue_s)
         reply = InferReply(
             model.name,
             work.outputs,
@@ -206,7 +206,7 @@ class EdgeService:
             queue_s=queue_s,
             server_s=work.compute_s,
             codec_s=work.decode_s + work.encode_s,
-            executed=(done,),
+            executed=(executed_hop,),
         )
         if request.route and not request.warm:
             reply = await self._forward(request, reply, deadline_s)

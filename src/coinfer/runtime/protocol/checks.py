@@ -93,12 +93,12 @@ def check_request(
     return request, headers
 
 
-def check_tensors(described: Sequence[TensorDescription], what: str) -> tuple[TensorHeader, ...]:
+def check_tensors(descriptions: Sequence[TensorDescription], role: str) -> tuple[TensorHeader, ...]:
     """Check the descriptions of tensors that carry data.
 
     Args:
-        described: as the message has them.
-        what: `input` or `output`, for the error.
+        descriptions: as the message has them.
+        role: `input` or `output`, for the error.
 
     Returns:
         Their headers, in the same order.
@@ -106,9 +106,9 @@ def check_tensors(described: Sequence[TensorDescription], what: str) -> tuple[Te
     Raises:
         WireError: INVALID_ARGUMENT for what is wrong, UNIMPLEMENTED for what is not offered.
     """
-    _check_count(described, what)
-    headers = tuple(_header(tensor, what) for tensor in described)
-    _check_unique([header.name for header in headers], what, "given")
+    _check_count(descriptions, role)
+    headers = tuple(_header(tensor, role) for tensor in descriptions)
+    _check_unique([header.name for header in headers], role, "given")
     return headers
 
 
@@ -138,31 +138,31 @@ def numbers_to_bytes(header: TensorHeader, values: np.ndarray) -> bytes:
     return exact.tobytes()
 
 
-def _header(tensor: TensorDescription, what: str) -> TensorHeader:
-    name = _name(tensor.name, what)
-    refuse_unsupported(tensor.parameters, f"{what} {name!r}")
+def _header(tensor: TensorDescription, role: str) -> TensorHeader:
+    name = _name(tensor.name, role)
+    refuse_unsupported(tensor.parameters, f"{role} {name!r}")
     if not isinstance(tensor.datatype, str):
-        raise bad_request(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}")
+        raise bad_request(f"{role} {name!r}: expected a datatype of {', '.join(DTYPES)}")
     dims = cast(Sequence[object], tensor.shape) if isinstance(tensor.shape, Sequence) else ("",)
     shape = tuple(dim for dim in dims if isinstance(dim, int) and not isinstance(dim, bool))
     if len(shape) < len(dims):
-        raise bad_request(f"{what} {name!r}: expected shape as a list of integers")
-    dtype_of(name, tensor.datatype, shape, what)
+        raise bad_request(f"{role} {name!r}: expected shape as a list of integers")
+    dtype_of(name, tensor.datatype, shape, role)
     return TensorHeader(name, tensor.datatype, shape, flag(tensor.parameters, CODEC_PARAMETER))
 
 
-def _name(name: object, what: str) -> str:
+def _name(name: object, role: str) -> str:
     if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MAX_NAME_BYTES:
-        raise bad_request(f"{what} name: expected a string of 1 to {MAX_NAME_BYTES} bytes")
+        raise bad_request(f"{role} name: expected a string of 1 to {MAX_NAME_BYTES} bytes")
     return name
 
 
-def _check_count(described: Sequence[object], what: str) -> None:
-    if len(described) > MAX_TENSORS:
-        raise bad_request(f"expected at most {MAX_TENSORS} {what}s, got {len(described)}")
+def _check_count(descriptions: Sequence[object], role: str) -> None:
+    if len(descriptions) > MAX_TENSORS:
+        raise bad_request(f"expected at most {MAX_TENSORS} {role}s, got {len(descriptions)}")
 
 
-def _check_unique(names: Sequence[str], what: str, done: str) -> None:
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise bad_request(f"{what} {twice!r} is {done} twice")
+def _check_unique(names: Sequence[str], role: str, verb: str) -> None:
+    duplicate = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if duplicate is not None:
+        raise bad_request(f"{role} {duplicate!r} is {verb} twice")

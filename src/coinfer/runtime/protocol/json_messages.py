@@ -43,16 +43,18 @@ def parse_request(model: str, version: str, body: bytes, json_bytes: int | None)
     end = len(body) if json_bytes is None else json_bytes
     content = _json_object(body[:end])
     inputs, outputs, parameters = _list(content, "inputs"), _list(content, "outputs"), _parameters(content)
-    described = [
+    input_descriptions = [
         TensorDescription(entry.get("name"), _parameters(entry), entry.get("datatype"), entry.get("shape"))
         for entry in inputs
     ]
-    asked = [TensorDescription(entry.get("name"), _parameters(entry)) for entry in outputs]
-    request, headers = check_request(model, version, content.get("id"), described, asked, parameters)
+    output_descriptions = [TensorDescription(entry.get("name"), _parameters(entry)) for entry in outputs]
+    request, headers = check_request(
+        model, version, content.get("id"), input_descriptions, output_descriptions, parameters
+    )
     default = flag(parameters, "binary_data_output")
     binary = {
         name: flag(output.parameters, "binary_data", default)
-        for name, output in zip(request.outputs, asked, strict=True)
+        for name, output in zip(request.outputs, output_descriptions, strict=True)
     }
     tensors = _tensors(headers, inputs, memoryview(body)[end:])
     return replace(request, inputs=tensors), lambda name: binary.get(name, default)
@@ -68,7 +70,7 @@ def reply_body(reply: InferReply, is_binary: IsBinary) -> tuple[bytes, int | Non
     Raises:
         WireError: INVALID_ARGUMENT if an output that becomes numbers holds infinity.
     """
-    described: list[_Object] = []
+    entries: list[_Object] = []
     blobs: list[bytes | memoryview] = []
     for tensor in reply.outputs:
         entry: _Object = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
@@ -78,8 +80,8 @@ def reply_body(reply: InferReply, is_binary: IsBinary) -> tuple[bytes, int | Non
             blobs.append(tensor.data)
         else:
             entry["data"] = _numbers(tensor)
-        described.append(entry | ({"parameters": parameters} if parameters else {}))
-    content: _Object = {"model_name": reply.model, "model_version": reply.version, "outputs": described}
+        entries.append(entry | ({"parameters": parameters} if parameters else {}))
+    content: _Object = {"model_name": reply.model, "model_version": reply.version, "outputs": entries}
     content |= {"id": reply.id} if reply.id else {}
     text = json.dumps(content | {"parameters": reply_parameters(reply)}).encode()
     return b"".join([text, *blobs]), len(text) if blobs else None

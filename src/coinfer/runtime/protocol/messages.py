@@ -213,23 +213,23 @@ def to_array(tensor: WireTensor) -> np.ndarray:
     return array if array.flags.aligned else array.copy()
 
 
-def dtype_of(name: str, datatype: str, shape: Sequence[int], what: str = "input") -> np.dtype:
+def dtype_of(name: str, datatype: str, shape: Sequence[int], role: str = "input") -> np.dtype:
     """Return the NumPy type of a tensor, after a check of its datatype and shape.
 
     Args:
         name: for the error.
         datatype: such as `FP32`.
         shape: no axis may be negative.
-        what: `input` or `output`, for the error.
+        role: `input` or `output`, for the error.
 
     Raises:
         WireError: INVALID_ARGUMENT if the datatype is unknown or the shape is impossible.
     """
     dtype = DTYPES.get(datatype)
     if dtype is None:
-        raise bad_request(f"{what} {name!r}: expected a datatype of {', '.join(DTYPES)}, got {datatype[:32]!r}")
+        raise bad_request(f"{role} {name!r}: expected a datatype of {', '.join(DTYPES)}, got {datatype[:32]!r}")
     if any(dim < 0 for dim in shape) or len(shape) > MAX_RANK:
-        raise bad_request(f"{what} {name!r}: expected at most {MAX_RANK} dimensions >= 0, got {list(shape[:32])}")
+        raise bad_request(f"{role} {name!r}: expected at most {MAX_RANK} dimensions >= 0, got {list(shape[:32])}")
     return dtype
 
 

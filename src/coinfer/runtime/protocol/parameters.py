@@ -157,7 +157,7 @@ def reply_parameters(reply: InferReply) -> dict[str, str | int | float]:
     if reply.load is not None:
         parameters |= reply.load._asdict()
     if reply.executed:
-        parameters["executed"] = json.dumps([done._asdict() for done in reply.executed])
+        parameters["executed"] = json.dumps([hop._asdict() for hop in reply.executed])
     return parameters
 
 

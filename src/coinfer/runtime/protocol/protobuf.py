@@ -87,7 +87,7 @@ def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Inf
     proto, raws = _split(message, _RAW_INPUTS_FIELD, INFER_REQUEST, "ModelInferRequest")
     outputs = [TensorDescription(output.name, _parameters(output)) for output in proto.outputs]
     request, headers = check_request(
-        proto.model_name, proto.model_version, proto.id, _described(proto.inputs), outputs, _parameters(proto)
+        proto.model_name, proto.model_version, proto.id, _descriptions(proto.inputs), outputs, _parameters(proto)
     )
     return replace(request, inputs=_tensors(headers, proto.inputs, raws))
 
@@ -142,7 +142,7 @@ def parse_reply(message: bytes) -> InferReply:
     """
     try:
         proto, raws = _split(message, _RAW_OUTPUTS_FIELD, INFER_REPLY, "ModelInferResponse")
-        outputs = _tensors(check_tensors(_described(proto.outputs), "output"), proto.outputs, raws)
+        outputs = _tensors(check_tensors(_descriptions(proto.outputs), "output"), proto.outputs, raws)
         times, load, executed = parse_reply_parameters(_parameters(proto))
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
@@ -166,7 +166,7 @@ def _describe(proto: TensorMessage, tensor: WireTensor) -> None:
         proto.parameters[CODEC_PARAMETER].bool_param = True
 
 
-def _described(tensors: TensorMessages) -> list[TensorDescription]:
+def _descriptions(tensors: TensorMessages) -> list[TensorDescription]:
     return [
         TensorDescription(tensor.name, _parameters(tensor), tensor.datatype, tuple(tensor.shape)) for tensor in tensors
     ]
@@ -200,11 +200,11 @@ def _tensors(
     for i, (header, proto) in enumerate(zip(headers, protos, strict=True)):
         if raws and proto.HasField("contents"):
             raise bad_request(f"input {header.name!r}: expected raw or typed contents, got both")
-        tensors.append(header.with_data(raws[i] if raws else _typed(header, proto)))
+        tensors.append(header.with_data(raws[i] if raws else _typed_bytes(header, proto)))
     return tuple(tensors)
 
 
-def _typed(header: TensorHeader, proto: TensorMessage) -> bytes:
+def _typed_bytes(header: TensorHeader, proto: TensorMessage) -> bytes:
     """Return typed contents as raw bytes."""
     kind = _CONTENTS.get(header.datatype)
     filled = {field.name: values for field, values in proto.contents.ListFields()}

@@ -267,7 +267,7 @@ class Planner:
             return prune(options, rule, speed_ratios=SPEED_RATIOS)
         branched = self.cascade.with_branches(options, table)
         mean = self.cascade.stats(branched, table, self.accuracy).mean(branched)
-        return options.take(useful_mask(branched, "dominated", also=(mean,)))
+        return options.take(useful_mask(branched, "dominated", other_cases=(mean,)))
 
     def _decide(self, policy: Policy, observation: OffloadObservation, fallback: Policy) -> tuple[int, int, float]:
         """Return option, server and predicted latency.
