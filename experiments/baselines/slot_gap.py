@@ -40,7 +40,7 @@ def gaps(scenario: str, slots: int) -> list[dict[str, float]]:
     tables = offload.load(world, dtype=torch.float64)
     state, decide, found = offload.reset(tables, episode_seeds(1, 1)), oracles.slot_descent(tables), []
     for slot in track(range(world.edge.slots), scenario, console=CONSOLE):
-        seen, true = offload.observe(tables, state), oracles.truth(tables, state)
+        seen, true = offload.observe(tables, state), oracles.true_observation(tables, state)
         if slot >= FIRST and bool(seen.task_mask.any()):
             found.append(_one(true))
         state = offload.step(tables, state, decide(state, seen), rewards.latency).state

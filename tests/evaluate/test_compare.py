@@ -138,7 +138,7 @@ def test_mistakes_are_one_line(settings: Settings, message: str):
     ],
 )
 def test_figures_have_the_digits_that_the_interval_leaves(estimate: Estimate, unit: float, text: str):
-    assert report.shown(estimate, unit) == text
+    assert report.format_estimate(estimate, unit) == text
 
 
 def test_unknown_policies_are_told_with_what_there_is():
@@ -156,5 +156,5 @@ def test_what_may_be_chance_is_dim():
         return Run(name, measures, 1, 1.0)
 
     base, faster, same = made("a", [1.0, 2.0, 3.0]), made("b", [0.9, 1.9, 2.9]), made("c", [1.1, 1.9, 3.0])
-    cells = list(report.differences([base, faster, same], base).columns[2].cells)
+    cells = list(report.difference_table([base, faster, same], base).columns[2].cells)
     assert cells == ["-100.00 ±0.00", "[dim]+0 ±248[/dim]"]

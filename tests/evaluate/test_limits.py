@@ -55,9 +55,9 @@ def test_nothing_beats_the_optimum_of_a_slot(seed):
     policies = {name: make(0) for name, make in OFFLOAD.items()}
     for _ in range(world.edge.slots):
         seen = offload.observe(tables, state)
-        cost = oracles.served_cost(tables, state)
-        true = oracles.truth(tables, state)
-        least = slot.exhaustive(oracles.everything(true), cost).cost
+        cost = oracles.slot_cost(tables, state)
+        true = oracles.true_observation(tables, state)
+        least = slot.exhaustive(oracles.unlimited_room(true), cost).cost
         near = slot.coordinate_descent(true, cost).cost
         assert (near >= least - 1e-12).all()
         for name, policy in policies.items():
@@ -85,8 +85,8 @@ def test_the_cost_of_the_oracle_is_what_the_environment_makes_of_it():
     tables = offload.load(world, dtype=torch.float64)
     state = offload.reset(tables, episode_seeds(1, 5))
     decision = OFFLOAD["sequential-greedy"](0)(offload.observe(tables, state))
-    choice = slot.as_choice(candidates_of(oracles.truth(tables, state)), decision)
-    cost = oracles.served_cost(tables, state)(choice[:, None].expand(-1, 3, -1))
+    choice = slot.as_choice(candidates_of(oracles.true_observation(tables, state)), decision)
+    cost = oracles.slot_cost(tables, state)(choice[:, None].expand(-1, 3, -1))
     latency_s = offload.step(tables, state, decision, rewards.latency).outcome.latency_s.sum(-1)
     assert torch.equal(cost, latency_s[:, None].expand(-1, 3))
 
@@ -97,7 +97,7 @@ def test_without_queues_sharing_or_errors_the_model_of_a_slot_is_the_environment
         tables = offload.load(plain(small(seed)), dtype=torch.float64)
         state = offload.reset(tables, episode_seeds(1, 4))
         for _ in range(tables.edge.edge.slots):
-            true = oracles.truth(tables, state)
+            true = oracles.true_observation(tables, state)
             decision = OFFLOAD["sequential-greedy"](0)(true)
             choice = slot.as_choice(candidates_of(true), decision)
             expected_s = slot.slot_latency_s(true, choice[:, None])[:, 0]
@@ -116,5 +116,5 @@ def test_a_lone_world_is_tried_in_many_ways_as_one_of_many_is(factors):
     costs = []
     for state in (offload.reset(tables, seeds), offload.reset(tables, seeds[:1])):
         choice = torch.arange(world.options * world.edge.servers)[:, None].expand(-1, world.edge.tasks)
-        costs.append(oracles.served_cost(tables, state)(choice.expand(len(state.slot), -1, -1))[0])
+        costs.append(oracles.slot_cost(tables, state)(choice.expand(len(state.slot), -1, -1))[0])
     assert costs[0].equal(costs[1])

@@ -30,7 +30,7 @@ from coinfer import records
 from coinfer.envs import rewards, wireless_power
 from coinfer.envs.batched_env import environment_of, reward_of
 from coinfer.evaluate import limits, oracles
-from coinfer.evaluate.policy_files import on_tensors
+from coinfer.evaluate.policy_files import tensor_policy
 from coinfer.evaluate.simulate import episode_seeds, known_policies
 from coinfer.exit_training import train as exit_training
 from coinfer.exit_training.settings import ExitSettings
@@ -112,7 +112,7 @@ def decisions(name: str) -> Any:
         key: (lambda policy: lambda _, seen: policy(seen))(maker(0)) for key, maker in known_policies(world).items()
     }
     if name in KINDS["offload"]:
-        file = on_tensors(load_policy("learned"))
+        file = tensor_policy(load_policy("learned"))
         deciders["the shipped file"] = lambda _, seen: file(seen)
     if name == "cdo-dsac":
         deciders["slot-descent"] = oracles.ORACLES["slot-descent"](tables)

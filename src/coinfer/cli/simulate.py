@@ -52,10 +52,10 @@ def simulate(
         comparison = compare(settings, progress, runs)
     for note in comparison.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
-    console.print(*report.fitted(report.comparison(comparison.title, comparison.runs), console.width))
+    console.print(*report.split_to_width(report.comparison_table(comparison.title, comparison.runs), console.width))
     if len(comparison.runs) > 1:
         console.print()
-        console.print(*report.fitted(report.differences(comparison.runs, comparison.reference), console.width))
+        console.print(*report.split_to_width(report.difference_table(comparison.runs, comparison.reference), console.width))
     console.print(f"\nrecords and plot: {comparison.folder}", soft_wrap=True)
 
 

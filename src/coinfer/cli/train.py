@@ -97,7 +97,7 @@ def _print_comparison(who: str, runs: "Sequence[Run]") -> None:
     measures = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
     columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in measures}}
     title = f"{who} beside baselines, {runs[0].tasks:,} tasks"
-    console.print(*report.fitted(report.comparison(title, runs, columns), console.width))
+    console.print(*report.split_to_width(report.comparison_table(title, runs, columns), console.width))
 
 
 def _make_player(scheme: str, address: str | None) -> "MakePlayer":

@@ -1,1 +1,2 @@
-"""Policies in environments: the same chance for all of them, many seeds, intervals, bounds."""
+"""Comparison of policies in the same episodes, with many seeds, intervals and bounds. Start in `compare`, then
+`simulate`."""

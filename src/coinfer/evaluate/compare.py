@@ -1,4 +1,4 @@
-"""Several policies in one scenario, from names to results in a folder."""
+"""Comparison of several policies in one scenario, from their names to results in a folder."""
 
 import difflib
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ REFERENCES = ("greedy", "coordinate-descent")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a comparison was asked for."""
+    """The settings of a comparison."""
 
     scenario: str
     policies: tuple[str, ...] = ()
-    """Names, or ONNX files of trained policies; all baselines of the environment where there are none."""
+    """Names, or ONNX files of trained policies; if empty, all baselines of the environment."""
     seeds: int = 10
     episodes: int = 4
-    """Of each seed."""
+    """Number of episodes of each seed."""
     bound: bool = False
     changes: tuple[str, ...] = ()
     """`KEY=VALUE`, as on the command line."""
@@ -39,16 +39,19 @@ class Settings:
 
 
 class Comparison(NamedTuple):
+    """The results of a comparison, policy after policy."""
+
     settings: Settings
     world: World
     runs: list[Run]
     notes: tuple[str, ...]
-    """Where the world departs from what the scenario asks for."""
+    """Differences between the world and what the scenario's file asks for."""
     folder: Path | None = None
     """Holds records, summary and plot, if they were asked for."""
 
     @property
     def title(self) -> str:
+        """Return one line with scenario, seeds, episodes and number of tasks."""
         slots = self.world.slots if isinstance(self.world, WirelessPowerWorld) else self.world.edge.slots
         counted = "frames" if isinstance(self.world, WirelessPowerWorld) else "tasks"
         return (
@@ -58,19 +61,24 @@ class Comparison(NamedTuple):
 
     @property
     def reference(self) -> Run:
-        """What the others are compared with: the first that was named, else the papers' Greedy, or DROO's CD."""
+        """Return the run that the others are compared with: the first policy named, else the papers' Greedy or DROO's
+        CD."""
         if self.settings.policies:
             return self.runs[0]
         return next(run for run in self.runs if run.policy in REFERENCES)
 
     def save(self) -> None:
-        """Write records and summary of what has run so far into the folder, if there is one."""
+        """Write records and summary of all finished runs into the folder, if there is one.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
         if self.folder is not None:
             about = {**asdict(self.settings), "fingerprint": fingerprint(self.world)}
             report.save(self.folder, about, self.runs)
 
     def plot(self) -> None:
-        """Draw a plot into the folder, if there is one."""
+        """Draw a plot into the folder, if there is one; without matplotlib, write a note instead."""
         if self.folder is None:
             return
         try:
@@ -83,11 +91,17 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
     """Run every policy on the same episodes.
 
     Args:
-        results: a new folder is made in this one before anything runs; the records of each policy are in it as soon as
-            the policy is done, a plot at the end. None keeps nothing.
+        settings: scenario, policies and numbers of seeds and episodes.
+        progress: called with slots done, slots to do, and the policy's name.
+        results: parent of a new folder, made before anything runs. It holds the records of each policy as soon as the
+            policy is done, and a plot at the end. None writes nothing.
+
+    Returns:
+        The results of all policies.
 
     Raises:
-        UserError: if scenario, policy or device does not exist, or the folder cannot be written; one line.
+        UserError: if scenario, policy or device does not exist, or the new folder cannot be made; one line.
+        OSError: if a file in it cannot be written.
     """
     compiled = open_world(settings.scenario, parse_changes(settings.changes))
     world = compiled.world
@@ -97,23 +111,23 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
         raise UserError(f"{world.name}: --bound is for scenarios of environment offload")
     notes = compiled.notes
     makers: dict[str, Maker] = {}
-    for name in filter(is_file, settings.policies):
+    for name in filter(is_policy_file, settings.policies):
         makers[name], more = policy_files.open_policy(name, compiled)
         notes += more
-    names = [*(settings.policies or unasked(world))]
+    names = [*(settings.policies or default_policies(world))]
     if settings.bound and limits.OPTION not in names:
         names.append(limits.OPTION)
     folder = None if results is None else _new_folder(results, f"simulate-{Path(world.name).name}")
-    found = Comparison(settings, world, [], notes, folder)
+    comparison = Comparison(settings, world, [], notes, folder)
     try:
         for name in names:
-            found.runs.append(_run_one(name, settings, compiled, makers.get(name), progress))
-            found.save()
+            comparison.runs.append(_run_one(name, settings, compiled, makers.get(name), progress))
+            comparison.save()
     finally:
-        if folder is not None and not found.runs:
+        if folder is not None and not comparison.runs:
             folder.rmdir()
-    found.plot()
-    return found
+    comparison.plot()
+    return comparison
 
 
 def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Maker | None, progress: Progress) -> Run:
@@ -122,39 +136,63 @@ def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Maker | N
         return frames.run(world, name, *count, settings.device, progress)
     if name == limits.OPTION and isinstance(world, OffloadWorld):
         return limits.lower_bound(world, *count, progress=progress)
-    return run_policy(world, called(name), *count, maker, reward_of(compiled.reward), settings.device, progress)
+    return run_policy(
+        world,
+        display_name(name),
+        *count,
+        maker,
+        reward=reward_of(compiled.reward),
+        device=settings.device,
+        progress=progress,
+    )
 
 
-def unasked(world: World) -> tuple[str, ...]:
-    """The baselines that run where nobody names any."""
-    return frames.UNASKED if isinstance(world, WirelessPowerWorld) else tuple(known_policies(world))
+def default_policies(world: World) -> tuple[str, ...]:
+    """Return the names of the baselines that run if no policy is named.
+
+    Args:
+        world: a compiled scenario.
+    """
+    return frames.DEFAULT_POLICIES if isinstance(world, WirelessPowerWorld) else tuple(known_policies(world))
 
 
 def check_policies(world: World, names: Sequence[str]) -> None:
-    """Files are left to `policy_files`.
+    """Check that a world has policies of these names; names of files are not checked.
+
+    Args:
+        world: a compiled scenario.
+        names: as on the command line.
 
     Raises:
-        UserError: where a name is unknown, or no policy of this world.
+        UserError: if a name is unknown or belongs to another environment; one line.
     """
     if isinstance(world, WirelessPowerWorld):
         known = tuple(MODES)
     else:
         known = (*known_policies(world), *((*ORACLES, limits.OPTION) if isinstance(world, OffloadWorld) else ()))
     for name in names:
-        if name not in known and not is_file(name):
+        if name not in known and not is_policy_file(name):
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
             raise UserError(f"no policy {name!r} for {world.name}{hint}")
 
 
-def is_file(name: str) -> bool:
-    """Whether this is a trained policy rather than a name."""
+def is_policy_file(name: str) -> bool:
+    """Whether a policy is a file rather than a name.
+
+    Args:
+        name: as on the command line.
+    """
     return name.endswith(policy_files.SUFFIX)
 
 
-def called(name: str) -> str:
-    """A policy's name in tables: of a file, its folder and name."""
-    return "/".join(Path(name).parts[-2:]) if is_file(name) else name
+def display_name(name: str) -> str:
+    """Return a policy's name for tables: for a file, the name of its folder and its own.
+
+    Args:
+        name: as on the command line.
+    """
+    return "/".join(Path(name).parts[-2:]) if is_policy_file(name) else name
 
 
 def _check_device(name: str) -> None:
@@ -165,7 +203,7 @@ def _check_device(name: str) -> None:
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """`name`, or `name-2` and so on where there is one already."""
+    """Return a new folder `name`, or `name-2` and so on if that exists."""
     for number in range(1, 10_000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:

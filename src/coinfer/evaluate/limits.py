@@ -1,4 +1,4 @@
-"""What no policy can do better over whole episodes, from the truth of all their slots."""
+"""Bounds that no policy exceeds over whole episodes, from the true inputs of all their slots."""
 
 import torch
 from torch import Tensor
@@ -13,47 +13,63 @@ from coinfer.scenario.world import OffloadWorld
 
 NAME = "lower bound"
 OPTION = "lower-bound"
-"""What the command line calls it."""
-SLOTS_AT_ONCE = 20
-"""Slots that share prices; servers start each such part idle, which is below the truth and saves time."""
+"""Name on the command line."""
+SLOTS_PER_PART = 20
+"""Slots that share prices. Servers start each such part idle, so the bound is lower but faster to compute."""
 
 
 def lower_bound(world: OffloadWorld, seeds: int, episodes: int, steps: int = 100, progress: Progress = quiet) -> Run:
-    """Bounds of mean latency (from below) and of success in time (from above), for the episodes of
-    `simulate.run_policy`."""
+    """Return bounds of the mean latency (from below) and the share of tasks in time (from above).
+
+    They are for the episodes of `simulate.run_policy`; all other measures are NaN.
+
+    Args:
+        world: a compiled scenario.
+        seeds: number of seeds; each gives one value of every measure.
+        episodes: number of episodes of each seed.
+        steps: of the search for prices; more steps give tighter bounds.
+        progress: called with parts done, parts to do, and `NAME`.
+    """
     tables = offload.load(world, dtype=torch.float64)
-    starts = range(0, world.edge.slots, SLOTS_AT_ONCE)
+    starts = range(0, world.edge.slots, SLOTS_PER_PART)
     latency_s, late, count = (torch.zeros(seeds * episodes, dtype=torch.float64) for _ in range(3))
     for number, start in enumerate(starts):
         progress(number, len(starts), NAME)
-        tasks = tasks_of(tables, episode_seeds(seeds, episodes), start, min(start + SLOTS_AT_ONCE, world.edge.slots))
+        tasks = true_tasks(tables, episode_seeds(seeds, episodes), start, min(start + SLOTS_PER_PART, world.edge.slots))
         grid_s = _grid_s(tasks, world.edge.slot_s)
         latency_s += episode.least_latency(tasks, grid_s, steps).total
         late += episode.fewest_late(tasks, grid_s, steps).total
         count += tasks.there.sum(-1)
     progress(len(starts), len(starts), NAME)
     by_seed = [part.reshape(seeds, episodes).sum(-1).numpy() for part in (latency_s, late, count)]
-    nothing = torch.full((seeds,), torch.nan).numpy()
-    measures = dict.fromkeys(MEASURES, nothing)
+    missing = torch.full((seeds,), torch.nan).numpy()
+    measures = dict.fromkeys(MEASURES, missing)
     measures |= {"mean_s": by_seed[0] / by_seed[2], "in_time": 1 - by_seed[1].clip(0) / by_seed[2]}
     return Run(NAME, measures, int(count.sum()), 0.0)
 
 
-def tasks_of(tables: offload.Tables, seeds: Tensor, start: int, end: int) -> Tasks:
-    """The tasks of the slots from `start` to `end` of the episodes of these seeds [B], with what is true of them."""
+def true_tasks(tables: offload.Tables, seeds: Tensor, start: int, end: int) -> Tasks:
+    """Return the tasks of some slots with their true times and rates.
+
+    Args:
+        tables: from `offload.load`.
+        seeds: [B] int64, seeds of the episodes.
+        start: first slot.
+        end: slot after the last one.
+    """
     edge = tables.edge.edge
     state = offload.reset(tables, seeds)
     slots = []
     for slot in range(start, end):
         number = torch.full_like(seeds, slot)
         state = state._replace(slot=number, draws=core.draw(tables.edge, seeds, number))
-        slots.append(oracles.unloaded(tables, state))
+        slots.append(oracles.idle_observation(tables, state))
     limited = bool(tables.edge.limited_energy)
     return episode.tasks_of(slots, edge.slot_s, tables.edge.download_s, edge.drop_refused or limited)
 
 
 def _grid_s(tasks: Tasks, slot_s: float) -> float:
-    """About the shortest common work of a server, but no finer than the search can afford."""
+    """Return about the shortest common service time of a server, but no finer than the search can afford."""
     serving = (tasks.service_s > 0) & tasks.ready_s.isfinite()
     work_s = float(tasks.service_s[serving].quantile(0.25)) if serving.any() else slot_s
     return max(work_s, slot_s / 40)

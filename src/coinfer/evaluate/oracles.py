@@ -1,4 +1,4 @@
-"""Deciders that know what no policy can: what is true now. They show how much room there is above the policies."""
+"""Deciders that know the true state, which no policy can. They show how much policies could still gain."""
 
 from collections.abc import Callable
 
@@ -16,11 +16,16 @@ Decider = Callable[[State, OffloadObservation], OffloadDecision]
 Oracle = Callable[[offload.Tables], Decider]
 
 PROGRAM_LIMIT_S = 5.0
-"""Of HiGHS for one slot of one world."""
+"""Time limit of HiGHS for one slot of one world."""
 
 
-def truth(tables: offload.Tables, state: State) -> OffloadObservation:
-    """The observation if nothing were stale and every time and rate were known; rates as if nobody shared them."""
+def true_observation(tables: offload.Tables, state: State) -> OffloadObservation:
+    """Return the observation if nothing were stale and every time and rate were known.
+
+    Args:
+        tables: from `offload.load`.
+        state: at the beginning of a slot. Link rates are those of a link that nobody shares.
+    """
     draws = state.draws
     kind = draws.model * tables.edge.edge.classes + draws.device_class
     share = torch.where(draws.share > 0, draws.share, 1.0)[:, None, None, :]
@@ -35,9 +40,14 @@ def truth(tables: offload.Tables, state: State) -> OffloadObservation:
     )
 
 
-def unloaded(tables: offload.Tables, state: State) -> OffloadObservation:
-    """The same with nothing waiting and room on every server that is not out."""
-    true = truth(tables, state)
+def idle_observation(tables: offload.Tables, state: State) -> OffloadObservation:
+    """Return the true observation if nothing waited and every server that is not out had room.
+
+    Args:
+        tables: from `offload.load`.
+        state: only its draws are read.
+    """
+    true = true_observation(tables, state)
     return true._replace(
         option_mask=tables.exists[state.draws.model * tables.edge.edge.classes + state.draws.device_class],
         device_backlog_s=torch.zeros_like(true.device_backlog_s),
@@ -47,59 +57,90 @@ def unloaded(tables: offload.Tables, state: State) -> OffloadObservation:
     )
 
 
-def everything(true: OffloadObservation) -> OffloadObservation:
-    """The same with room everywhere, so that also what would be refused is tried."""
-    return true._replace(server_room=torch.full_like(true.server_room, torch.inf))
+def unlimited_room(observation: OffloadObservation) -> OffloadObservation:
+    """Return the same observation with unlimited room on all servers, so that refused decisions are tried too.
+
+    Args:
+        observation: of any worlds; unchanged.
+    """
+    return observation._replace(server_room=torch.full_like(observation.server_room, torch.inf))
 
 
-def served_cost(tables: offload.Tables, state: State) -> Cost:
-    """Summed latency of the slot's tasks as the environment itself would serve them: shared links, tasks of the same
-    device, admission and losses included."""
+def slot_cost(tables: offload.Tables, state: State) -> Cost:
+    """Return a cost: the summed latency of the slot's tasks as the environment itself would serve them.
+
+    It includes shared links, several tasks of one device, admission and losses.
+
+    Args:
+        tables: from `offload.load`.
+        state: at the beginning of the slot.
+    """
     servers = tables.edge.edge.servers
 
     def cost(choice: Tensor) -> Tensor:
-        worlds, ways, tasks = choice.shape
-        many = tiled(state, ways)
-        flat = choice.reshape(worlds * ways, tasks)
+        worlds, choices, tasks = choice.shape
+        tiled = tile(state, choices)
+        flat = choice.reshape(worlds * choices, tasks)
         decision = OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
-        return offload.serve(tables, many, decision).outcome.latency_s.sum(-1).reshape(worlds, ways)
+        return offload.serve(tables, tiled, decision).outcome.latency_s.sum(-1).reshape(worlds, choices)
 
     return cost
 
 
-def tiled(state: State, ways: int) -> State:
-    """Every world so many times, one beside the other."""
-    fields = {name: value.repeat_interleave(ways, 0) for name, value in state._asdict().items() if name != "draws"}
-    draws = (field if field.dim() == 1 else field.repeat_interleave(ways, 0) for field in state.draws)
+def tile(state: State, choices: int) -> State:
+    """Return a state in which every world is repeated, copies side by side.
+
+    Args:
+        state: of B worlds; unchanged.
+        choices: number of copies.
+    """
+    fields = {name: value.repeat_interleave(choices, 0) for name, value in state._asdict().items() if name != "draws"}
+    draws = (field if field.dim() == 1 else field.repeat_interleave(choices, 0) for field in state.draws)
     return State(**fields, draws=type(state.draws)(*draws))
 
 
 def slot_descent(tables: offload.Tables) -> Decider:
-    """Coordinate descent on the true summed latency of each slot. Within a slot hardly anything is better, unless
-    places are so few that tasks would have to exchange them; it does not look ahead."""
+    """Return a decider: coordinate descent on the true summed latency of each slot.
+
+    Within a slot hardly anything is better, unless places are so few that tasks would have to exchange them; it does
+    not look ahead.
+
+    Args:
+        tables: from `offload.load`.
+    """
 
     def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
-        true = truth(tables, state)
-        return slot.coordinate_descent(true, served_cost(tables, state)).decision
+        true = true_observation(tables, state)
+        return slot.coordinate_descent(true, slot_cost(tables, state)).decision
 
     return decide
 
 
 def slot_optimum(tables: offload.Tables) -> Decider:
-    """The very best decision of each slot by exhaustive search, for slots of few tasks."""
+    """Return a decider: the best decision of each slot by exhaustive search, for slots of few tasks.
+
+    Args:
+        tables: from `offload.load`. The decider raises `BoundError` if there are too many decisions.
+    """
 
     def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
-        return slot.exhaustive(truth(tables, state), served_cost(tables, state)).decision
+        return slot.exhaustive(true_observation(tables, state), slot_cost(tables, state)).decision
 
     return decide
 
 
 def slot_milp(tables: offload.Tables) -> Decider:
-    """The least summed latency of each slot as HiGHS finds it in `PROGRAM_LIMIT_S`, world after world; descent where it
-    finds none. Its program leaves out that uploads share a link, and that tasks may share a device."""
+    """Return a decider: the least summed latency of each slot that HiGHS finds in `PROGRAM_LIMIT_S`, world after world.
+
+    If HiGHS finds none, coordinate descent decides. The program leaves out that uploads share a link, and that tasks
+    may share a device.
+
+    Args:
+        tables: from `offload.load`.
+    """
 
     def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
-        true = truth(tables, state)
+        true = true_observation(tables, state)
         worlds = [_solved(type(true)(*(field[i] for field in true))) for i in range(state.slot.shape[0])]
         return OffloadDecision(*(torch.stack(parts) for parts in zip(*worlds, strict=True)))
 
@@ -114,25 +155,29 @@ def _solved(one: OffloadObservation) -> OffloadDecision:
 
 
 def reward_optimum(reward: Reward) -> Oracle:
-    """The choice of greatest reward in each slot by exhaustive search, for slots of one task."""
+    """Return an oracle: the choice of greatest reward in each slot by exhaustive search, for slots of one task.
 
-    def made(tables: offload.Tables) -> Decider:
+    Args:
+        reward: from the outcome and draws of a slot to rewards [B].
+    """
+
+    def oracle(tables: offload.Tables) -> Decider:
         servers = tables.edge.edge.servers
-        ways = tables.exists.shape[1] * servers
+        choices = tables.exists.shape[1] * servers
 
         def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
-            choice = torch.arange(ways, device=state.slot.device).repeat(state.slot.shape[0])[:, None]
-            many = tiled(state, ways)
+            choice = torch.arange(choices, device=state.slot.device).repeat(state.slot.shape[0])[:, None]
+            tiled = tile(state, choices)
             decision = OffloadDecision(torch.div(choice, servers, rounding_mode="floor"), choice % servers)
-            served = offload.serve(tables, many, decision)
-            value = reward(served.outcome, many.draws).masked_fill(served.refused[:, 0], -torch.inf)
-            best = value.reshape(-1, ways).argmax(-1, keepdim=True)
+            served = offload.serve(tables, tiled, decision)
+            value = reward(served.outcome, tiled.draws).masked_fill(served.refused[:, 0], -torch.inf)
+            best = value.reshape(-1, choices).argmax(-1, keepdim=True)
             return OffloadDecision(torch.div(best, servers, rounding_mode="floor"), best % servers)
 
         return decide
 
-    return made
+    return oracle
 
 
 ORACLES: dict[str, Oracle] = {"slot-descent": slot_descent, "slot-optimum": slot_optimum, "slot-milp": slot_milp}
-"""What the command line calls them."""
+"""Names on the command line."""

@@ -15,28 +15,36 @@ SUFFIX = ".onnx"
 
 
 def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str, ...]]:
-    """The maker of a file's policy for a scenario, and notes on what is not as it was in training.
+    """Return the maker of a file's policy for a scenario, and notes on differences to the scenario of its training.
+
+    Args:
+        path: ONNX file, or the name of a policy that comes with the package.
+        compiled: the scenario.
 
     Raises:
-        PolicyError: where the file is none, or the policy was made for other options, tasks or servers; one line.
+        PolicyError: if the file is not a policy, or was made for other options, tasks or servers; one line.
     """
     world, policy = compiled.world, load_policy(path)
     if not isinstance(world, OffloadWorld):
         raise PolicyError(f"{path}: a policy for scenarios of environment offload, {world.name} is another")
     kinds = [options.sidecar_triples for row in compiled.options for options in row]
-    if policy.options is not None and any(kind != kinds[0] for kind in kinds):
+    if policy.options is not None and any(sent != kinds[0] for sent in kinds):
         raise PolicyError(f"{path}: made for one network on one class of devices, {world.name} has {len(kinds)}")
-    most = max(kinds, key=len)
-    fitted = policy.fitted(most, world.edge.servers, world.edge.tasks)
+    largest = max(kinds, key=len)
+    fitted = policy.fitted(largest, world.edge.servers, world.edge.tasks)
     notes = ()
     if policy.sidecar["scenario_fingerprint"] != fingerprint(world):
         trained = policy.sidecar["scenario"]
         notes = (f"{path} was trained in {trained} with other figures than this scenario's",)
-    return (lambda seed: on_tensors(fitted)), notes
+    return (lambda seed: tensor_policy(fitted)), notes
 
 
-def on_tensors(policy: ExportedPolicy) -> Policy:
-    """The policy for observations of tensors."""
+def tensor_policy(policy: ExportedPolicy) -> Policy:
+    """Return the same policy for observations of tensors, on any device.
+
+    Args:
+        policy: works on NumPy arrays.
+    """
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
         fields = (np.asarray(field.cpu() if isinstance(field, torch.Tensor) else field) for field in observation)

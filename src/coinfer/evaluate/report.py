@@ -1,20 +1,23 @@
-"""What came out of a comparison: a table, records and a plot."""
+"""The results of a comparison as tables, records and a plot."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Column, Table
-from rich.text import Text
+from rich.text import Text, TextType
 
 from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
 from coinfer.files import write_atomic
 from coinfer.records import as_json
 from coinfer.units import MEGA, MILLI
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 REWARD = ("reward", 1.0)
 COLUMNS = {
@@ -29,21 +32,32 @@ COLUMNS = {
     "rate_bps": ("rate Mbit/s", MEGA),
     "sends": ("send %", 0.01),
 }
-"""Measure to heading and unit; a run shows those that it has."""
+"""Heading and unit of each measure; a table has columns for the measures that its runs have."""
 
 
-def comparison(title: str, runs: Sequence[Run], shows: Mapping[str, tuple[str, float]] = COLUMNS) -> Table:
-    """One row a policy: mean and half of the 95 % confidence interval over the seeds."""
-    columns = {name: column for name, column in shows.items() if name in runs[0].measures}
+def comparison_table(title: str, runs: Sequence[Run], columns: Mapping[str, tuple[str, float]] = COLUMNS) -> Table:
+    """Return a table with one row per policy: mean and half of the 95 % confidence interval over the seeds.
+
+    Args:
+        title: above the table.
+        runs: at least one.
+        columns: heading and unit of each measure; measures that the first run lacks are left out.
+    """
+    columns = {name: column for name, column in columns.items() if name in runs[0].measures}
     table = _table(title, [heading for heading, _ in columns.values()] + ["decisions/s"])
     for run in runs:
-        cells = [shown(interval(run.measures[name]), unit) for name, (_, unit) in columns.items()]
+        cells = [format_estimate(interval(run.measures[name]), unit) for name, (_, unit) in columns.items()]
         table.add_row(run.policy, *cells, f"{run.decisions_per_s:,.0f}" if run.decisions_per_s else "-")
     return table
 
 
-def differences(runs: Sequence[Run], reference: Run) -> Table:
-    """What matters most of every other policy less that of one, paired by seed; what may be chance is dim."""
+def difference_table(runs: Sequence[Run], reference: Run) -> Table:
+    """Return a table of the differences of the main measures to one run, paired by seed.
+
+    Args:
+        runs: rows of the table; the reference itself is left out.
+        reference: the run to compare with. Differences that may be chance are dim.
+    """
     compared = {name: COLUMNS[name] for name in ("mean_s", "in_time", "rate_bps") if name in reference.measures}
     first, (heading, _) = next(iter(compared.items()))
     headings = [heading for heading, _ in compared.values()]
@@ -54,12 +68,19 @@ def differences(runs: Sequence[Run], reference: Run) -> Table:
         parts = [(interval((run.measures[first] / reference.measures[first] - 1) * 100), 1.0)]
         for name, (_, unit) in compared.items():
             parts.append((paired_difference(run.measures[name], reference.measures[name]), unit))
-        table.add_row(run.policy, *(_clear(shown(part, unit, sign="+"), part) for part, unit in parts))
+        table.add_row(
+            run.policy, *(_dim_if_chance(format_estimate(part, unit, sign="+"), part) for part, unit in parts)
+        )
     return table
 
 
-def fitted(table: Table, width: int) -> list[Table]:
-    """The table, or on a narrow terminal several with some of its columns each, below the other."""
+def split_to_width(table: Table, width: int) -> list[Table]:
+    """Return the table, or on a narrow terminal several tables with some of its columns each.
+
+    Args:
+        table: its first column is repeated in every part.
+        width: of the terminal, in characters.
+    """
     names, *columns = table.columns
     groups: list[list[Column]] = [[]]
     left = room = width - _width(names)
@@ -73,18 +94,18 @@ def fitted(table: Table, width: int) -> list[Table]:
 
 
 def _width(column: Column) -> int:
-    """With the space to the next one."""
+    """Return the width of a column with the space to the next one."""
     return 1 + max(Text.from_markup(str(cell)).cell_len for cell in (column.header, *column.cells))
 
 
-def _part(title: Any, columns: Sequence[Column]) -> Table:
+def _part(title: TextType | None, columns: Sequence[Column]) -> Table:
     part = _table(title, [str(column.header) for column in columns[1:]])
     for cells in zip(*(column.cells for column in columns), strict=True):
         part.add_row(*cells)
     return part
 
 
-def _table(title: Any, headings: Sequence[str]) -> Table:
+def _table(title: TextType | None, headings: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("policy", no_wrap=True)
     for heading in headings:
@@ -92,8 +113,14 @@ def _table(title: Any, headings: Sequence[str]) -> Table:
     return table
 
 
-def shown(estimate: Estimate, unit: float = 1.0, sign: str = "") -> str:
-    """`12.3 ±0.4`, with as many digits as the interval leaves, five at most; `-` where there is nothing."""
+def format_estimate(estimate: Estimate, unit: float = 1.0, sign: str = "") -> str:
+    """Return text such as `12.3 ±0.4`, with as many digits as the interval allows, at most five; `-` for NaN.
+
+    Args:
+        estimate: in SI units.
+        unit: of the text, such as 1e-3 for milliseconds.
+        sign: `+` also marks positive numbers, as in Python's format.
+    """
     mean, half = estimate.mean / unit, estimate.half / unit
     if math.isnan(mean):
         return "-"
@@ -104,8 +131,17 @@ def shown(estimate: Estimate, unit: float = 1.0, sign: str = "") -> str:
     return text if math.isnan(half) else f"{text} ±{half:.{digits}f}"
 
 
-def save(folder: Path, settings: Mapping[str, Any], runs: Sequence[Run]) -> None:
-    """`records.jsonl`, one line a policy and seed, and `summary.json` with the settings and the intervals."""
+def save(folder: Path, settings: Mapping[str, object], runs: Sequence[Run]) -> None:
+    """Write `records.jsonl`, one line per policy and seed, and `summary.json` with settings and intervals.
+
+    Args:
+        folder: made if it does not exist; files of the same names are replaced.
+        settings: go into the summary; values that JSON lacks become text.
+        runs: at least one; all with the same number of seeds.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps(as_json({"policy": run.policy, "seed": seed, **_seed(run, seed)}))
@@ -129,12 +165,21 @@ def save(folder: Path, settings: Mapping[str, Any], runs: Sequence[Run]) -> None
 
 
 def _seed(run: Run, seed: int) -> dict[str, float | None]:
-    """Its measures, None for what there is not."""
+    """Return the measures of one seed, None for those that it lacks."""
     return {name: float(row[seed]) if np.isfinite(row[seed]) else None for name, row in run.measures.items()}
 
 
 def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
-    """What matters most of every policy, with intervals: latency and success, or the rate."""
+    """Draw the main measures of every policy with intervals: latency and success, or the rate.
+
+    Args:
+        path: of the picture; its ending names the format.
+        title: above the picture.
+        runs: at least one.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -152,15 +197,15 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
             ("p95_s", "s", "95th percentile", 0.0),
             ("p99_s", "^", "99th percentile", 0.17),
         ):
-            _points(left, place - below, runs, name, MILLI, marker, label)
+            _points(left, place - below, runs, name, unit=MILLI, marker=marker, label=label)
         left.set(xscale="log", xlabel="latency, ms")
         left.xaxis.set_major_formatter(LogFormatter())
         left.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.7)))
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8)
     else:
-        _points(left, place, runs, "rate_bps", MEGA, "o", "")
+        _points(left, place, runs, "rate_bps", unit=MEGA, marker="o", label="")
         left.set(xlabel="weighted sum of rates, Mbit/s")
-    _points(right, place, runs, "in_time" if timed else "sends", 0.01, "o", "")
+    _points(right, place, runs, "in_time" if timed else "sends", unit=0.01, marker="o", label="")
     right.set(xlabel="answered before the deadline, %" if timed else "devices that send, %", xlim=(-2, 102))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     left.set_yticks(place, [run.policy for run in runs])
@@ -171,12 +216,15 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
     plt.close(figure)
 
 
-def _points(axes: Any, place: np.ndarray, runs: Sequence[Run], name: str, unit: float, marker: str, label: str) -> None:
-    found = [interval(run.measures[name]) for run in runs]
-    mean, half = (np.array([getattr(one, part) for one in found]) / unit for part in ("mean", "half"))
+def _points(
+    axes: "Axes", place: np.ndarray, runs: Sequence[Run], name: str, *, unit: float, marker: str, label: str
+) -> None:
+    """Draw one measure of every run at its place on the vertical axis, with its interval."""
+    estimates = [interval(run.measures[name]) for run in runs]
+    mean, half = (np.array([getattr(one, part) for one in estimates]) / unit for part in ("mean", "half"))
     axes.errorbar(mean, place, xerr=np.nan_to_num(half), fmt=marker, ms=5, capsize=2, label=label)
 
 
-def _clear(text: str, estimate: Estimate) -> str:
-    """Dim where the interval holds 0."""
+def _dim_if_chance(text: str, estimate: Estimate) -> str:
+    """Return the text, dim if the interval contains 0."""
     return text if estimate.clear_of_zero() else f"[dim]{text}[/dim]"

@@ -1,33 +1,36 @@
-"""Runs policies through the same episodes and keeps what each of them did, seed by seed.
+"""Runs of policies through the same episodes, with the measures of each seed.
 
-Every policy meets the same chance (common random numbers): arrivals, networks, deadlines, links, outages and errors of
-an episode follow from its seed alone, whatever is decided.
+All policies have the same random inputs (common random numbers): arrivals, networks, deadlines, links, outages and
+errors of an episode follow from its seed alone, whatever is decided.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import rewards
+from coinfer.envs import blocks, offload, rewards
 from coinfer.envs.batched_env import environment_of
+from coinfer.envs.core import Info, State
 from coinfer.errors import UserError, printable
 from coinfer.evaluate import oracles
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies import shipped
-from coinfer.policies.heuristics.blocks import BLOCKS
+from coinfer.policies.heuristics.blocks import BLOCKS, BlocksPolicy
 from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.progress import Progress, quiet
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
-from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, Outcome
+from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, Outcome, Policy
 
-Maker = Callable[[int], Callable[[Any], Any]]
+Observation = OffloadObservation[Tensor] | BlocksObservation[Tensor]
+Decision = OffloadDecision[Tensor] | BlocksDecision[Tensor]
+AnyPolicy = Policy[Tensor] | BlocksPolicy
+Maker = Callable[[int], AnyPolicy]
 """From a seed to a policy."""
-"""Is told the policy, the slots done and the slots to do."""
 
 MEASURES = {
     "mean_s": "mean latency",
@@ -40,28 +43,38 @@ MEASURES = {
     "dropped": "share of tasks lost",
     "refused": "share of tasks that no server took",
     "balance": "Jain index of the work of the servers, over an episode",
-    "reward": "of a slot, minus the summed latency unless said otherwise",
+    "reward": "of a slot, by default minus the summed latency",
 }
 
 
 class Run(NamedTuple):
-    """What one policy did."""
+    """The results of one policy."""
 
     policy: str
     measures: dict[str, np.ndarray]
-    """Name of `MEASURES` to its values [S], one a seed."""
+    """Name of `MEASURES` to its values [S], one per seed."""
     tasks: int
     decisions_per_s: float
-    """Tasks decided and simulated in a second of this machine, all worlds together."""
+    """Tasks that this machine decided and simulated per second, all worlds together."""
 
 
 def known_policies(world: OffloadWorld | BlocksWorld) -> Mapping[str, Maker]:
-    """Policies by the names of the command line."""
+    """Return the makers of all named policies for a world, by their names on the command line.
+
+    Args:
+        world: a compiled scenario.
+    """
     return {**OFFLOAD, **shipped.makers(world.edge.slot_s)} if isinstance(world, OffloadWorld) else BLOCKS
 
 
 def episode_seeds(seeds: int, episodes: int, first: int = 0) -> Tensor:
-    """[seeds * episodes] int64 of the seeds from `first` on, those of one seed side by side."""
+    """Return the seeds of episodes, [seeds * episodes] int64, those of one seed side by side.
+
+    Args:
+        seeds: number of seeds.
+        episodes: number of episodes of each seed.
+        first: number of the first seed.
+    """
     number = torch.arange(first, first + seeds)
     return random.key(random.key(torch.zeros_like(number), number)[:, None], torch.arange(episodes)).flatten()
 
@@ -73,62 +86,88 @@ def run_policy(
     seeds: int = 10,
     episodes: int = 4,
     maker: Maker | None = None,
+    *,
     reward: rewards.Reward = rewards.latency,
     device: str = "cpu",
     progress: Progress = quiet,
     oracle: oracles.Oracle | None = None,
     first: int = 0,
 ) -> Run:
-    """One policy in all episodes at once.
+    """Run one policy in all episodes at once.
 
     Args:
-        episodes: of each seed; their mean is one value.
-        maker: the policy where it is not one of the named ones.
-        oracle: the same for one that knows the state.
-        first: of the seeds, which are numbered; whoever chose something by the first ones takes others to judge it.
+        world: a compiled scenario.
+        name: of a known policy or an oracle; with `maker` or `oracle`, any name for tables.
+        seeds: number of seeds; each gives one value of every measure.
+        episodes: number of episodes of each seed; a value is their mean.
+        maker: from a seed to the policy, if it is not a known one.
+        reward: from the outcome and draws of a slot to rewards [B].
+        device: of PyTorch.
+        progress: called with slots done, slots to do, and `name`.
+        oracle: makes a decider that knows the state, instead of a policy.
+        first: number of the first seed. Choose a policy by some seeds and judge it by others.
+
+    Returns:
+        Values of all `MEASURES`, one per seed.
+
+    Raises:
+        UserError: if the policy fails or its decision is not valid; one line.
     """
     environment = environment_of(world)
     tables = environment.load(world, device)
-    decide = oracle(tables) if oracle else _decider(world, tables, name, maker)
+    decide = _from_oracle(oracle, tables) if oracle else _decider(world, tables, name, maker)
     state = environment.reset(tables, episode_seeds(seeds, episodes, first))
-    ledger = Ledger(seeds, world.edge.servers)
+    log = OutcomeLog(seeds, world.edge.servers)
     took_s = 0.0
     for slot in range(world.edge.slots):
         progress(slot, world.edge.slots, name)
-        began_s = time.perf_counter()
-        seen = environment.observe(tables, state)
-        decision = decide(state, seen)
+        start_s = time.perf_counter()
+        observation = environment.observe(tables, state)
+        decision = decide(state, observation)
         stepped = environment.step(tables, state, decision, reward)
-        took_s += time.perf_counter() - began_s
+        took_s += time.perf_counter() - start_s
         state = stepped.state
-        ledger.add(seen.task_mask, stepped.outcome, stepped.reward, stepped.info)
+        log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
     progress(world.edge.slots, world.edge.slots, name)
-    return Run(name, ledger.measures(), ledger.tasks, ledger.tasks / took_s)
+    return Run(name, log.measures(), log.tasks, log.tasks / took_s)
 
 
-def _decider(world: Any, tables: Any, name: str, maker: Maker | None) -> Callable[[Any, Any], Any]:
-    """From the state and what is seen of it to a decision; only oracles look at the state."""
+def _decider(
+    world: OffloadWorld | BlocksWorld, tables: offload.Tables | blocks.Tables, name: str, maker: Maker | None
+) -> Callable[[State, Observation], Decision]:
+    """Return a function from the state and its observation to a decision; only oracles read the state."""
     if maker is None and name in oracles.ORACLES:
-        return oracles.ORACLES[name](tables)
+        return _from_oracle(oracles.ORACLES[name], tables)
     policy = (maker or known_policies(world)[name])(0)
-    return lambda _, seen: checked(name, policy, seen)
+    return lambda _, observation: checked_decision(name, policy, observation)
 
 
-def checked(name: str, policy: Callable[[Any], Any], seen: Any) -> Any:
-    """Return what a policy decides, if that is a decision for this observation.
+def _from_oracle(
+    oracle: oracles.Oracle, tables: offload.Tables | blocks.Tables
+) -> Callable[[State, Observation], Decision]:
+    return cast(Callable[[State, Observation], Decision], oracle(cast(offload.Tables, tables)))
+
+
+def checked_decision(name: str, policy: AnyPolicy, observation: Observation) -> Decision:
+    """Return the decision of a policy, if it is one for this observation.
+
+    Args:
+        name: of the policy, for messages.
+        policy: called once.
+        observation: of the worlds.
 
     Raises:
         UserError: if the policy fails, or a field has another shape or no whole numbers; one line.
     """
-    kind, shaped = DECISIONS[type(seen)]
+    kind, shaped = DECISIONS[type(observation)]
     try:
-        decision = policy(seen)
+        decision = cast(Callable[[Observation], Decision], policy)(observation)
     except UserError:
         raise
     except Exception as error:
         reason = printable(str(error), 200)
         raise UserError(f"policy {name} failed on an observation: {type(error).__name__}: {reason}") from error
-    expected = getattr(seen, shaped).shape
+    expected = getattr(observation, shaped).shape
     for field in kind._fields:
         value = getattr(decision, field, None)
         if not isinstance(value, Tensor):
@@ -142,26 +181,39 @@ def checked(name: str, policy: Callable[[Any], Any], seen: Any) -> Any:
     return decision
 
 
-DECISIONS: dict[type, tuple[Any, str]] = {
+DECISIONS: dict[type, tuple[type[OffloadDecision[Tensor]] | type[BlocksDecision[Tensor]], str]] = {
     OffloadObservation: (OffloadDecision, "task_mask"),
     BlocksObservation: (BlocksDecision, "block_mask"),
 }
-"""For each observation, what a policy answers, and a field that has the axes of the answer's fields."""
+"""For each kind of observation the kind of decision, and a field of it with the axes of the decision's fields."""
 
 
-class Ledger:
-    """Collects the outcomes of slots, B = seeds * episodes worlds each."""
+class OutcomeLog:
+    """The outcomes of an episode, slot after slot, in B = seeds * episodes worlds.
+
+    Args:
+        seeds: number of seeds; the worlds of one seed are side by side.
+        servers: number of servers.
+    """
 
     def __init__(self, seeds: int, servers: int):
         self.seeds, self.tasks = seeds, 0
-        self._there: list[np.ndarray] = []
+        self._task_mask: list[np.ndarray] = []
         self._fields: dict[str, list[np.ndarray]] = {}
         self._reward: list[np.ndarray] = []
-        self._load: Any = 0.0
+        self._load: np.ndarray | float = 0.0
 
-    def add(self, there: Tensor, outcome: Outcome, reward: Tensor, info: Any) -> None:
-        self.tasks += int(there.sum())
-        self._there.append(there.cpu().numpy())
+    def add(self, task_mask: Tensor, outcome: Outcome, reward: Tensor, info: Info) -> None:
+        """Add the outcome of a slot.
+
+        Args:
+            task_mask: [B, K]
+            outcome: [B, K]
+            reward: [B]
+            info: of the same step.
+        """
+        self.tasks += int(task_mask.sum())
+        self._task_mask.append(task_mask.cpu().numpy())
         flags = {"in_time": outcome.in_time, "dropped": info.dropped, "refused": info.refused}
         values = {"latency_s": outcome.latency_s, "accuracy": outcome.accuracy, "energy_j": outcome.energy_j}
         for name, field in {**flags, **values}.items():
@@ -170,32 +222,33 @@ class Ledger:
         self._load = self._load + info.server_work_s.double().cpu().numpy()
 
     def measures(self) -> dict[str, np.ndarray]:
-        """Values [S] of every measure; NaN where a seed has no task."""
-        there = self._by_seed(self._there).astype(bool)
+        """Return the values [S] of every measure of `MEASURES`, one per seed; NaN if a seed has no task."""
+        task_mask = self._by_seed(self._task_mask).astype(bool)
         fields = {name: self._by_seed(parts) for name, parts in self._fields.items()}
-        balance = jain(self._load.reshape(self.seeds, -1, self._load.shape[-1]))
-        found = {
-            "mean_s": _means(fields["latency_s"], there),
-            "p95_s": _percentiles(fields["latency_s"], there, 95),
-            "p99_s": _percentiles(fields["latency_s"], there, 99),
-            "timely_accuracy": _means(fields["accuracy"] * fields["in_time"], there),
+        load = np.asarray(self._load)
+        balance = jain(load.reshape(self.seeds, -1, load.shape[-1]))
+        measures = {
+            "mean_s": _means(fields["latency_s"], task_mask),
+            "p95_s": _percentiles(fields["latency_s"], task_mask, 95),
+            "p99_s": _percentiles(fields["latency_s"], task_mask, 99),
+            "timely_accuracy": _means(fields["accuracy"] * fields["in_time"], task_mask),
             "balance": _means(balance, np.isfinite(balance)),
             "reward": self._by_seed(self._reward).mean(-1),
         }
-        found |= {name: _means(fields[name], there) for name in fields if name != "latency_s"}
-        return {name: found[name] for name in MEASURES}
+        measures |= {name: _means(fields[name], task_mask) for name in fields if name != "latency_s"}
+        return {name: measures[name] for name in MEASURES}
 
     def _by_seed(self, parts: list[np.ndarray]) -> np.ndarray:
-        """[S, everything of the seed]"""
+        """Return an array [S, all values of the seed]."""
         return np.stack(parts, 1).reshape(self.seeds, -1)
 
 
-def _means(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _means(values: np.ndarray, task_mask: np.ndarray) -> np.ndarray:
     return np.array(
-        [row[mask].mean(dtype=float) if mask.any() else np.nan for row, mask in zip(values, there, strict=True)]
+        [row[mask].mean(dtype=float) if mask.any() else np.nan for row, mask in zip(values, task_mask, strict=True)]
     )
 
 
-def _percentiles(values: np.ndarray, there: np.ndarray, percent: float) -> np.ndarray:
-    rows = zip(values, there, strict=True)
+def _percentiles(values: np.ndarray, task_mask: np.ndarray, percent: float) -> np.ndarray:
+    rows = zip(values, task_mask, strict=True)
     return np.array([np.percentile(row[mask], percent) if mask.any() else np.nan for row, mask in rows])

@@ -1,4 +1,4 @@
-"""What may be said of a mean of few seeds."""
+"""Confidence intervals of means over few seeds, and fairness."""
 
 from typing import NamedTuple
 
@@ -13,30 +13,43 @@ class Estimate(NamedTuple):
 
     mean: float
     half: float
-    """NaN where there is only one value."""
+    """NaN if there is only one value."""
 
     def clear_of_zero(self) -> bool:
-        """Whether the interval does not hold 0."""
+        """Whether the interval does not contain 0."""
         return abs(self.mean) > self.half
 
 
 def interval(values: np.ndarray) -> Estimate:
-    """Student's t interval of the mean of independent values [S], one a seed; NaN where one of them is."""
+    """Return Student's t interval of the mean of independent values.
+
+    Args:
+        values: [S], one per seed; if one is NaN, so is the interval.
+    """
     values = np.asarray(values, dtype=float)
     count = len(values)
     if count < 2:
         return Estimate(float(values.mean()) if count else float("nan"), float("nan"))
-    spread = values.std(ddof=1) / np.sqrt(count)
-    return Estimate(float(values.mean()), float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread))
+    standard_error = values.std(ddof=1) / np.sqrt(count)
+    return Estimate(float(values.mean()), float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * standard_error))
 
 
 def paired_difference(values: np.ndarray, reference: np.ndarray) -> Estimate:
-    """Interval of the mean of `values - reference`, seed by seed: what chance did to both at once cancels out."""
+    """Return the interval of the mean of `values - reference`; random effects that both share cancel out.
+
+    Args:
+        values: [S], one per seed.
+        reference: [S], of the same seeds.
+    """
     return interval(np.asarray(values, dtype=float) - np.asarray(reference, dtype=float))
 
 
 def jain(load: np.ndarray) -> np.ndarray:
-    """Jain's fairness index of loads [.., N], 1 / N to 1 (DEC TR-301, 1984); NaN where nobody has any."""
+    """Return Jain's fairness index, 1 / N to 1 (DEC TR-301, 1984), [..]; NaN if the sum of the loads is 0.
+
+    Args:
+        load: [.., N], at least 0.
+    """
     load = np.asarray(load, dtype=float)
     total = load.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -67,7 +67,7 @@ def compare_with_baselines(
     world = compiled.world
     assert isinstance(world, OffloadWorld)
     reward, (maker, _) = reward_of(compiled.reward), open_policy(path, compiled)
-    runs = [run_policy(world, name, seeds, episodes, maker, reward, progress=progress)]
+    runs = [run_policy(world, name, seeds, episodes, maker, reward=reward, progress=progress)]
     for baseline in BASELINES:
         runs.append(run_policy(world, baseline, seeds, episodes, reward=reward, progress=progress))
     if world.edge.tasks == 1:
