@@ -82,7 +82,7 @@ def prices(tables: offload.Tables, path: Path) -> Made:
 
 
 def packaged(tables: offload.Tables, path: Path) -> Made:
-    return Made(shipped.learned(), load_policy(shipped.LEARNED))
+    return Made(shipped.learned_policy(), load_policy(shipped.LEARNED))
 
 
 Case = tuple[str, dict[str, object], Callable[[offload.Tables, Path], Made]]

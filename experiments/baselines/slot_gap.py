@@ -53,7 +53,7 @@ def _one(true: Any) -> dict[str, float]:
     except bounds.BoundError:
         return {"tasks": int(true.task_mask.sum()), "program_s": np.inf, "bound_s": 0.0}
     cost, sequential = bounds.latency_cost(true), sequential_greedy()(true)
-    choice = bounds.as_choice(candidates_of(true), sequential)
+    choice = candidates_of(true).choice(sequential)
     return {
         "tasks": int(true.task_mask.sum()),
         "program_s": solved.cost,

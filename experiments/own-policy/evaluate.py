@@ -34,7 +34,7 @@ from train import SETS, cdo
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.bounds import slot
 from coinfer.policies.heuristics.insertion import insertion
-from coinfer.policies.heuristics.memory import remembering
+from coinfer.policies.heuristics.memory import memory_policy
 from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.policies.learned import scorer
 from coinfer.scenario.compile import open_world
@@ -115,16 +115,16 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
 
     makers: dict[str, Callable[[], Policy]] = {
         "insertion": insertion,
-        "sequential-greedy-memory": lambda: remembering(OFFLOAD["sequential-greedy"](0), slot_s),
-        "insertion-memory": lambda: remembering(insertion(), slot_s),
+        "sequential-greedy-memory": lambda: memory_policy(OFFLOAD["sequential-greedy"](0), slot_s),
+        "insertion-memory": lambda: memory_policy(insertion(), slot_s),
         "learned-forgetful": lambda: trained("learned"),
-        "learned": lambda: remembering(trained("learned"), slot_s),
+        "learned": lambda: memory_policy(trained("learned"), slot_s),
         **{
-            f"learned-{n}": lambda n=n: remembering(trained(f"seed-{n}/learned"), slot_s)
+            f"learned-{n}": lambda n=n: memory_policy(trained(f"seed-{n}/learned"), slot_s)
             for n in range(1, len(TRAININGS))
         },
         **{
-            f"untrained-{n}": lambda n=n: remembering(scored(scorer.first_weights(n)), slot_s)
+            f"untrained-{n}": lambda n=n: memory_policy(scored(scorer.first_weights(n)), slot_s)
             for n in range(len(BEGINNINGS))
         },
         "seen-descent": lambda: best_of_what_is_seen,

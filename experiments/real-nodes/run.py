@@ -167,7 +167,7 @@ def replay(links: Links, traces: Sequence[Mapping[str, Trace]], scale: float) ->
 def policies_of(device: Device, files: Sequence[Path]) -> dict[str, Policy]:
     """By name. A trained one must take any options, or be made for these."""
     trained: dict[str, Policy] = {
-        NAMES.get(file.stem, file.stem): load_policy(file).fitted(device.options.triples, len(device.servers))
+        NAMES.get(file.stem, file.stem): load_policy(file).adapt(device.options.triples, len(device.servers))
         for file in files
     }
     return {**trained, PLANNER: device.planner.objective_policy, "device only": device_only(device.options)}

@@ -62,7 +62,7 @@ def test_nothing_beats_the_optimum_of_a_slot(seed):
         assert (near >= least - 1e-12).all()
         for name, policy in policies.items():
             decision = policy(seen)
-            reached = cost(slot.as_choice(candidates_of(true), decision)[:, None])[:, 0]
+            reached = cost(candidates_of(true).choice(decision)[:, None])[:, 0]
             assert (reached >= least - 1e-12).all(), name
         state = offload.step(tables, state, decision, rewards.latency).state
 
@@ -85,7 +85,7 @@ def test_the_cost_of_the_oracle_is_what_the_environment_makes_of_it():
     tables = offload.load(world, dtype=torch.float64)
     state = offload.reset(tables, episode_seeds(1, 5))
     decision = OFFLOAD["sequential-greedy"](0)(offload.observe(tables, state))
-    choice = slot.as_choice(candidates_of(oracles.true_observation(tables, state)), decision)
+    choice = candidates_of(oracles.true_observation(tables, state)).choice(decision)
     cost = oracles.slot_cost(tables, state)(choice[:, None].expand(-1, 3, -1))
     latency_s = offload.step(tables, state, decision, rewards.latency).outcome.latency_s.sum(-1)
     assert torch.equal(cost, latency_s[:, None].expand(-1, 3))
@@ -99,7 +99,7 @@ def test_without_queues_sharing_or_errors_the_model_of_a_slot_is_the_environment
         for _ in range(tables.edge.edge.slots):
             true = oracles.true_observation(tables, state)
             decision = OFFLOAD["sequential-greedy"](0)(true)
-            choice = slot.as_choice(candidates_of(true), decision)
+            choice = candidates_of(true).choice(decision)
             expected_s = slot.slot_latency_s(true, choice[:, None])[:, 0]
             stepped = offload.step(tables, state, decision, rewards.latency)
             torch.testing.assert_close(stepped.outcome.latency_s, expected_s, rtol=1e-12, atol=1e-12)

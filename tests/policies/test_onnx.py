@@ -98,7 +98,7 @@ def test_options_in_another_order_mean_the_same(made):
         **{name: getattr(seen, name)[:, :, order] for name in OffloadObservation._fields if name.startswith("option_")}
     )
     policy = load_policy(path)
-    fitted = policy.fitted([triples[i] for i in order], servers=1)
+    fitted = policy.adapt([triples[i] for i in order], servers=1)
     np.testing.assert_array_equal(order[fitted(moved).option], policy(seen).option)
 
 
@@ -106,12 +106,12 @@ def test_other_options_or_servers_are_refused(made):
     _, path, triples = made
     policy = load_policy(path)
     with pytest.raises(PolicyError, match="made for 94 options, 93 are at hand; missing: exit 3, on the device"):
-        policy.fitted(triples[:-1], servers=1)
+        policy.adapt(triples[:-1], servers=1)
     policy.sidecar["options"][0] = [0, ["pool9"], 4]
     with pytest.raises(PolicyError, match="missing: exit 1, cut at pool9, 4 bits"):
-        policy.fitted(triples, servers=1)
+        policy.adapt(triples, servers=1)
     with pytest.raises(PolicyError, match="made for 1 server, 3 at hand"):
-        load_policy(path).fitted(triples, servers=3)
+        load_policy(path).adapt(triples, servers=3)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_the_file_and_the_weights_beside_it_decide_alike():
     for seed, shape in enumerate([(1, 3, 2), (6, 2, 5), (12, 4, 3)]):
         seen = random_observation(seed, 100, *shape)
         seen = OffloadObservation(*(field if field.dtype == torch.bool else field.float() for field in seen))
-        own, other = shipped.learned()(seen), policy(OffloadObservation(*(field.numpy() for field in seen)))
+        own, other = shipped.learned_policy()(seen), policy(OffloadObservation(*(field.numpy() for field in seen)))
         there = seen.task_mask.numpy()
         for mine, theirs in zip(own, other, strict=True):
             np.testing.assert_array_equal(mine.numpy()[there], theirs[there])

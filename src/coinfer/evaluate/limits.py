@@ -39,7 +39,7 @@ def lower_bound(world: OffloadWorld, seeds: int, episodes: int, steps: int = 100
         grid_s = _grid_s(tasks, world.edge.slot_s)
         latency_s += episode.least_latency(tasks, grid_s, steps).total
         late += episode.fewest_late(tasks, grid_s, steps).total
-        count += tasks.there.sum(-1)
+        count += tasks.task_mask.sum(-1)
     progress(len(starts), len(starts), NAME)
     by_seed = [part.reshape(seeds, episodes).sum(-1).numpy() for part in (latency_s, late, count)]
     missing = torch.full((seeds,), torch.nan).numpy()

@@ -31,7 +31,7 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
     if policy.options is not None and any(sent != kinds[0] for sent in kinds):
         raise PolicyError(f"{path}: made for one network on one class of devices, {world.name} has {len(kinds)}")
     largest = max(kinds, key=len)
-    fitted = policy.fitted(largest, world.edge.servers, world.edge.tasks)
+    fitted = policy.adapt(largest, world.edge.servers, world.edge.tasks)
     notes = ()
     if policy.sidecar["scenario_fingerprint"] != fingerprint(world):
         trained = policy.sidecar["scenario"]

@@ -1,1 +1,2 @@
-"""Deciding without learning: heuristics that people use, and bounds that no policy beats."""
+"""Policies: heuristics, learned networks, and bounds that no policy exceeds. Start in `candidates`, then `heuristics`.
+Policies: heuristics, learned networks, and bounds that no policy exceeds. Start in `candidates`, then `heuristics`."""

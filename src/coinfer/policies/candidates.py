@@ -1,7 +1,7 @@
-"""What a task can choose from: every option on every server, as flat tensors with one rule of prediction.
+"""The choices of a task: every option on every server, as flat tensors with one rule of prediction.
 
-C = O * N choices a task; choice c is option c // N on server c % N. An option that sends nothing is one choice only,
-its entry of server 0, so that nothing counts twice.
+A task has C = O * N choices; choice c is option c // N on server c % N. An option that sends nothing is one choice
+only, its entry of server 0, so that nothing counts twice.
 """
 
 from typing import NamedTuple
@@ -14,49 +14,84 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 
 class Candidates(NamedTuple):
-    """All [.., K, C] but `servers`; times are seconds from now."""
+    """The choices of every task; all fields are [.., K, C] but `servers`, and times are seconds from now."""
 
     own_s: Tensor
     """Time on the task's own device, without waiting."""
     ready_s: Tensor
-    """When the task reaches its server, were its upload alone on the link; where nothing is sent, when it is done."""
+    """When the task arrives at its server if nobody shares the link; if nothing is sent, when the task is done."""
     service_s: Tensor
-    """Work for the server; 0 where nothing is sent."""
+    """Time that the server takes; 0 if nothing is sent."""
     accuracy: Tensor
     on_device: Tensor
-    """True where nothing is sent."""
+    """True if nothing is sent."""
     mask: Tensor
-    """True where the choice may be taken; every task has such a choice."""
+    """True if the choice is allowed; every task has at least one."""
     servers: int
+    """N"""
 
-    def limited_to(self, wanted: Tensor) -> "Candidates":
-        """Without the choices that are not wanted [.., K, C]; a task that would have none left keeps all."""
-        mask = self.mask & wanted
+    def restrict(self, allowed: Tensor) -> "Candidates":
+        """Return the same choices with fewer of them allowed; a task that would have none left keeps all.
+
+        Args:
+            allowed: [.., K, C] bool.
+        """
+        mask = self.mask & allowed
         return self._replace(mask=mask | (self.mask & ~mask.any(-1, keepdim=True)))
 
     def task(self, k: int) -> "Candidates":
-        """Those of task k alone; K becomes 1."""
+        """Return the choices of one task; K becomes 1.
+
+        Args:
+            k: number of the task.
+        """
         return Candidates(*(part[..., k : k + 1, :] for part in self[:-1]), servers=self.servers)
 
-    def of_servers(self, values: Tensor) -> Tensor:
-        """Values of servers [.., N] as values of choices [.., C]."""
+    def expand_servers(self, values: Tensor) -> Tensor:
+        """Return values of servers as values of choices, [.., C].
+
+        Args:
+            values: [.., N]
+        """
         return values.repeat(*[1] * (values.dim() - 1), self.mask.shape[-1] // self.servers)
 
-    def on_server(self, server: Tensor) -> Tensor:
-        """True [.., K, C] for the choices on these servers [.., K], `DEVICE` being one."""
+    def server_mask(self, server: Tensor) -> Tensor:
+        """Return which choices are on given servers, [.., K, C] bool.
+
+        Args:
+            server: [.., K] one server per task; `DEVICE` stands for the device.
+        """
         index = torch.arange(self.mask.shape[-1], device=server.device) % self.servers
         return torch.where(self.on_device, DEVICE, index) == server[..., None]
 
+    def choice(self, decision: OffloadDecision) -> Tensor:
+        """Return the entries that a decision takes, [.., K]; the inverse of `decision`.
+
+        Args:
+            decision: [.., K]
+        """
+        return decision.option * self.servers + decision.server.clamp(min=0)
+
     def decision(self, choice: Tensor) -> OffloadDecision:
-        """The decision that takes these entries, [.., K]."""
-        here = self.on_device.gather(-1, choice[..., None])[..., 0]
-        server = torch.where(here, DEVICE, choice % self.servers)
+        """Return the decision that takes given entries.
+
+        Args:
+            choice: [.., K] int64 below C.
+        """
+        on_device = self.on_device.gather(-1, choice[..., None])[..., 0]
+        server = torch.where(on_device, DEVICE, choice % self.servers)
         return OffloadDecision(torch.div(choice, self.servers, rounding_mode="floor"), server)
 
 
 def candidates_of(observation: OffloadObservation) -> Candidates:
-    """What an observation leaves to choose. A server without room is left out, and so is a dead link; a task that has
-    nothing left gets its first choice on the device (every table has one), wise or not."""
+    """Return the choices that an observation leaves.
+
+    A server without room is left out, and so is a broken link. A task with nothing left gets its first choice on the
+    device, whether good or not; every option table has one.
+
+    Args:
+        observation: of tensors, with any leading batch axes.
+    """
     o = observation
     sends = (o.option_upload_bits > 0)[..., None]
     ready_s = latency.offload_ready_s(o)
@@ -78,14 +113,16 @@ def candidates_of(observation: OffloadObservation) -> Candidates:
     return Candidates(own_s, ready_s, service_s, accuracy, on_device, mask, first.shape[0])
 
 
-def predicted_s(found: Candidates, server_free_s: Tensor) -> Tensor:
-    """Latency of every choice [.., K, C], were it the only task decided now; infinite where it may not be taken.
+def predicted_s(candidates: Candidates, server_free_s: Tensor) -> Tensor:
+    """Return the predicted latency of every choice, [.., K, C], as if each task were the only one that is decided now.
 
-    FIFO: the server starts when the task is there and all that waited before is done.
+    Servers are first come, first served: a server starts when the task has arrived and all earlier work is done. The
+    latency is infinite for a choice that is not allowed.
 
     Args:
-        server_free_s: [.., N] or [.., K, N] seconds until each server has done what waits there.
+        candidates: from `candidates_of`.
+        server_free_s: [.., N] or [.., K, N] seconds until each server has done its earlier work.
     """
-    free_s = server_free_s if server_free_s.dim() == found.mask.dim() else server_free_s[..., None, :]
-    served_s = latency.end_s(found.ready_s, found.of_servers(free_s), found.service_s)
-    return torch.where(found.mask, torch.where(found.on_device, found.ready_s, served_s), torch.inf)
+    free_s = server_free_s if server_free_s.dim() == candidates.mask.dim() else server_free_s[..., None, :]
+    served_s = latency.end_s(candidates.ready_s, candidates.expand_servers(free_s), candidates.service_s)
+    return torch.where(candidates.mask, torch.where(candidates.on_device, candidates.ready_s, served_s), torch.inf)

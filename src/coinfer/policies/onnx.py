@@ -1,9 +1,9 @@
-"""A trained policy from its ONNX file, decided by ONNX Runtime: NumPy in and out, no PyTorch.
+"""A trained policy from its ONNX file, run by ONNX Runtime: NumPy in and out, no PyTorch.
 
 Beside `NAME.onnx` lies `NAME.json`, the side-car: `format`, `kind`, `scheme`, `scenario` and its fingerprint; `sizes`,
-the lengths of the axes K, O, N (null where any will do); `options`, what the options mean where the policy knows them
-by number only (else null), each as [exit from 0, [tensors that leave the device], bits], without tensors where nothing
-leaves it; `fields` of the observation that it reads; `training`, the record of how it came about.
+the lengths of the axes K, O, N (null if any will do); `options`, the meaning of the options if the policy knows them by
+number only (else null), each as [exit from 0, [tensors that leave the device], bits], without tensors if nothing leaves
+it; `fields` of the observation that it reads; `training`, the record of its training.
 """
 
 import json
@@ -22,16 +22,19 @@ from coinfer.types import OffloadDecision, OffloadObservation, fields_of
 
 FORMAT = 1
 FIELDS = fields_of(OffloadObservation)
-_WHAT = {"K": "task", "O": "option", "N": "server"}
+_AXIS_NAMES = {"K": "task", "O": "option", "N": "server"}
 Count = Annotated[int, Field(ge=0, strict=True)]
 
 
 class PolicyError(UserError):
-    """A policy file that cannot be used, or not here."""
+    """A policy file that is not valid, or does not fit here."""
+
+
+Sidecar = dict[str, Any]
 
 
 class _Sidecar(BaseModel):
-    """What the file must hold; see above."""
+    """The required keys of the side-car; see above."""
 
     format: int
     kind: str
@@ -41,34 +44,36 @@ class _Sidecar(BaseModel):
     sizes: dict[str, Count | None]
     options: Annotated[list[tuple[Count, tuple[str, ...], Count]], Field(min_length=1)] | None
     fields: list[str]
-    training: dict[str, Any]
+    training: dict[str, object]
 
 
 class ExportedPolicy:
-    """Decides as the trained policy does, for one world (fields without B) or many.
+    """A policy that decides as the trained one does, for one world (fields without B) or many.
 
     Attributes:
-        sidecar: what the side-car says.
+        sidecar: content of the side-car.
     """
 
-    def __init__(self, session: ort.InferenceSession, sidecar: dict[str, Any], path: Path):
+    def __init__(self, session: ort.InferenceSession, sidecar: Sidecar, path: Path):
         self.sidecar, self.path, self._session = sidecar, path, session
-        self._place: np.ndarray | None = None
+        self._order: np.ndarray | None = None
 
     @property
     def options(self) -> list[Triple] | None:
-        """What the options mean; None where the policy reads them from the observation."""
+        """Return the meaning of the options; None if the policy reads it from the observation."""
         listed = self.sidecar["options"]
         return None if listed is None else [(exit_, tuple(cut), bits) for exit_, cut, bits in listed]
 
-    def fitted(self, options: Sequence[Triple], servers: int, tasks: int = 1) -> "ExportedPolicy":
-        """The same policy for these options, in this order, and so many servers and tasks.
+    def adapt(self, options: Sequence[Triple], servers: int, tasks: int = 1) -> "ExportedPolicy":
+        """Return the same policy for these options, in this order, and these numbers of servers and tasks.
 
         Args:
-            options: exit from 0, tensors that leave the device (none where it does it all), bits.
+            options: exit from 0, tensors that leave the device (none if it does everything), bits.
+            servers: N
+            tasks: K
 
         Raises:
-            PolicyError: where it was made for others.
+            PolicyError: if the policy was made for others; one line.
         """
         self._check_sizes({"K": tasks, "N": servers, "O": None if self.options else len(options)})
         own = self.options
@@ -77,41 +82,41 @@ class ExportedPolicy:
         place = {triple: number for number, triple in enumerate(options)}
         missing = next((triple for triple in own if triple not in place), None)
         if missing is not None or len(own) != len(options):
-            told = f"{len(own)} options, {len(options)} are at hand"
+            mismatch = f"{len(own)} options, {len(options)} are at hand"
             if missing is not None:
                 exit_, cut, bits = missing
                 where = f"cut at {', '.join(cut)}, {bits} bits" if cut else "on the device"
-                told += f"; missing: exit {exit_ + 1}, {where}"
-            raise PolicyError(f"{self.path}: made for {told}; train it for these options")
-        fitted = ExportedPolicy(self._session, self.sidecar, self.path)
-        fitted._place = np.array([place[triple] for triple in own])
-        return fitted
+                mismatch += f"; missing: exit {exit_ + 1}, {where}"
+            raise PolicyError(f"{self.path}: made for {mismatch}; train it for these options")
+        adapted = ExportedPolicy(self._session, self.sidecar, self.path)
+        adapted._order = np.array([place[triple] for triple in own])
+        return adapted
 
     def __call__(self, observation: OffloadObservation) -> OffloadDecision:
-        alone = np.ndim(observation.deadline_s) == 1
-        fed = {name: self._fed(observation, name, alone) for name in self.sidecar["fields"]}
-        if not fed:
+        single = np.ndim(observation.deadline_s) == 1
+        inputs = {name: self._input(observation, name, single) for name in self.sidecar["fields"]}
+        if not inputs:
             raise PolicyError(f"{self.path}: reads nothing of the observation")
-        option, server = map(np.asarray, self._session.run(["option", "server"], fed))
-        if self._place is not None:
-            option = self._place[option]
-        return OffloadDecision(option[0], server[0]) if alone else OffloadDecision(option, server)
+        option, server = map(np.asarray, self._session.run(["option", "server"], inputs))
+        if self._order is not None:
+            option = self._order[option]
+        return OffloadDecision(option[0], server[0]) if single else OffloadDecision(option, server)
 
-    def _fed(self, observation: OffloadObservation, name: str, alone: bool) -> np.ndarray:
+    def _input(self, observation: OffloadObservation, name: str, single: bool) -> np.ndarray:
         value = np.asarray(getattr(observation, name), dtype=bool if FIELDS[name].is_mask else np.float32)
-        value = value[None] if alone else value
+        value = value[None] if single else value
         axes = FIELDS[name].axes
-        if self._place is not None and "O" in axes:
-            value = np.take(value, self._place, axis=axes.index("O"))
+        if self._order is not None and "O" in axes:
+            value = np.take(value, self._order, axis=axes.index("O"))
         self._check_sizes(dict(zip(axes, value.shape, strict=True)))
         return np.ascontiguousarray(value)
 
-    def _check_sizes(self, found: dict[str, Any]) -> None:
+    def _check_sizes(self, lengths: dict[str, int | None]) -> None:
         for letter, size in self.sidecar["sizes"].items():
-            there = found.get(letter)
-            if size is not None and there is not None and there != size:
-                one = "s" if size != 1 else ""
-                raise PolicyError(f"{self.path}: made for {size} {_WHAT[letter]}{one}, {there} at hand")
+            length = lengths.get(letter)
+            if size is not None and length is not None and length != size:
+                plural = "s" if size != 1 else ""
+                raise PolicyError(f"{self.path}: made for {size} {_AXIS_NAMES[letter]}{plural}, {length} at hand")
 
 
 def load_policy(path: str | Path, threads: int = 1) -> ExportedPolicy:
@@ -151,12 +156,16 @@ def load_policy(path: str | Path, threads: int = 1) -> ExportedPolicy:
 
 
 def shipped_path(path: str | Path) -> Path:
-    """Of the policy of that name which comes with the package; any other path as it is."""
+    """Return the path of the policy of that name that comes with the package; any other path is returned as it is.
+
+    Args:
+        path: a name without ending, or the path of a file.
+    """
     shipped = POLICIES / f"{path}.onnx"
     return shipped if Path(path).name == str(path) and shipped.is_file() else Path(path)
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def _read_sidecar(path: Path) -> Sidecar:
     side = path.with_suffix(".json")
     if path.suffix != ".onnx":
         raise PolicyError(f"{path}: expected a file that ends in .onnx")
@@ -167,9 +176,9 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         sidecar = json.loads(side.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyError(f"{side}: not readable as JSON: {error}") from None
-    absent = [key for key in _Sidecar.model_fields if not isinstance(sidecar, dict) or key not in sidecar]
-    if absent:
-        raise PolicyError(f"{side}: not the side-car of a policy, {absent[0]!r} is missing")
+    missing = [key for key in _Sidecar.model_fields if not isinstance(sidecar, dict) or key not in sidecar]
+    if missing:
+        raise PolicyError(f"{side}: not the side-car of a policy, {missing[0]!r} is missing")
     if (sidecar["format"], sidecar["kind"]) != (FORMAT, "offload"):
         got = f"{sidecar['format']} and kind {sidecar['kind']!r}"
         raise PolicyError(f"{side}: expected format {FORMAT} and kind 'offload', got format {got}")
@@ -182,7 +191,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     unknown = [name for name in sidecar["fields"] if name not in FIELDS]
     if unknown:
         raise PolicyError(f"{side}: no field {unknown[0]!r} in an observation")
-    strange = [letter for letter in sidecar["sizes"] if letter not in _WHAT]
-    if strange:
-        raise PolicyError(f"{side}: no axis {strange[0]!r} in sizes; there are {', '.join(_WHAT)}")
+    unknown_axes = [letter for letter in sidecar["sizes"] if letter not in _AXIS_NAMES]
+    if unknown_axes:
+        raise PolicyError(f"{side}: no axis {unknown_axes[0]!r} in sizes; there are {', '.join(_AXIS_NAMES)}")
     return sidecar

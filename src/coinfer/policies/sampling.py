@@ -1,5 +1,8 @@
-"""Random numbers of policies: counted, not consumed, so a decision depends on seed, call and place, never on who else
-was drawn for or on which device the tensors lie."""
+"""Random numbers of policies.
+
+They are counted, not consumed: a decision depends on seed, call and position, not on the other worlds of the batch or
+on the device of the tensors.
+"""
 
 import torch
 from torch import Tensor
@@ -8,10 +11,16 @@ from coinfer.physics import random
 
 
 def uniform(seed: int, call: int, shape: tuple[int, ...] | torch.Size, device: torch.device | None = None) -> Tensor:
-    """Numbers in [0, 1), float32, in this shape.
+    """Return numbers in [0, 1), float32.
 
-    The place is counted over the whole shape, worlds first, so the first worlds draw the same however many stand beside
-    them.
+    The position is counted over the whole shape, worlds first, so the first worlds get the same numbers in a batch of
+    any size.
+
+    Args:
+        seed: of the policy.
+        call: number of the call; the same numbers come again for the same call.
+        shape: of the result.
+        device: of the result.
     """
     place = torch.arange(torch.Size(shape).numel(), device=device).reshape(shape)
     stream = random.key(random.key(place.new_tensor(0), seed), call)
@@ -19,10 +28,11 @@ def uniform(seed: int, call: int, shape: tuple[int, ...] | torch.Size, device: t
 
 
 def pick(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Index of a true entry of the last axis, each as likely.
+    """Return the index of a random true entry of the last axis, each equally likely, [..].
 
     Args:
-        drawn: [..] uniform in [0, 1), mask's shape without the last axis.
+        mask: [.., C] bool with at least one true entry.
+        drawn: [..] uniform numbers in [0, 1).
     """
     rank = (drawn * mask.sum(-1)).long()
     return (mask.long().cumsum(-1) > rank[..., None]).int().argmax(-1)

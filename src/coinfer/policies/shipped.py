@@ -1,8 +1,8 @@
-"""Our own policies, by the names of the command line: the one that was trained, and what it is made from.
+"""Our own policies by their names on the command line: the trained one, and the rules that it is made from.
 
-`learned` comes with the package (`data/policies`, trained by `experiments/own-policy`); its weights lie in the side-car
-of its ONNX file. Those that are told of what was sent since the servers were seen (`memory`) need to know how long a
-slot is, so they are made for a world.
+`learned` comes with the package (`data/policies`, trained by `experiments/own-policy`); its weights are in the side-car
+of its ONNX file. Policies with memory (`heuristics.memory`) need to know the length of a slot, so they are made for a
+world.
 """
 
 import json
@@ -13,35 +13,46 @@ import torch
 from torch import Tensor
 
 from coinfer.policies.heuristics.insertion import insertion
-from coinfer.policies.heuristics.memory import remembering
+from coinfer.policies.heuristics.memory import memory_policy
 from coinfer.policies.heuristics.offload import sequential_greedy
 from coinfer.policies.learned import scorer
 from coinfer.resources import POLICIES
 from coinfer.types import Policy
 
 LEARNED = POLICIES / "learned.onnx"
-"""The trained policy as a file that also nodes take; without memory, which is theirs to keep."""
+"""The trained policy as a file, which devices take too. It has no memory; a device keeps its own."""
 
 
 def makers(slot_s: float) -> dict[str, Callable[[int], Policy]]:
-    """From a name to a function from a seed to a policy, for one call every `slot_s`."""
-    found: dict[str, Callable[[int], Policy]] = {
+    """Return functions from a seed to a policy, by name.
+
+    Args:
+        slot_s: time from one call of a policy to the next.
+    """
+    named: dict[str, Callable[[int], Policy]] = {
         "insertion": insertion,
-        "sequential-greedy-memory": lambda seed: remembering(sequential_greedy(seed), slot_s),
-        "insertion-memory": lambda seed: remembering(insertion(seed), slot_s),
+        "sequential-greedy-memory": lambda seed: memory_policy(sequential_greedy(seed), slot_s),
+        "insertion-memory": lambda seed: memory_policy(insertion(seed), slot_s),
     }
     if LEARNED.with_suffix(".json").is_file():
-        found |= {"learned-forgetful": learned, "learned": lambda seed: remembering(learned(seed), slot_s)}
-    return found
+        named |= {
+            "learned-forgetful": learned_policy,
+            "learned": lambda seed: memory_policy(learned_policy(seed), slot_s),
+        }
+    return named
 
 
-def learned(seed: int = 0) -> Policy:
-    """The scorer with the weights that were learned."""
+def learned_policy(seed: int = 0) -> Policy:
+    """Return the scorer with the trained weights, without memory.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
     return scorer.scorer(scorer.unpack(learned_weights()[None]))
 
 
 @cache
 def learned_weights() -> Tensor:
-    """For `scorer.unpack`."""
+    """Return the trained weights as one flat tensor, for `scorer.unpack`; do not change it in place."""
     sidecar = json.loads(LEARNED.with_suffix(".json").read_text(encoding="utf-8"))
     return torch.tensor(sidecar["training"]["weights"])

@@ -104,7 +104,7 @@ def test_any_prices_give_a_bound():
             cost = episode._costs(tasks, price, 0.05, 20, late)
             value = episode._value(tasks, cost, price, 0.05, late)
             if late:
-                assert (value <= tasks.there.sum(-1)).all()
+                assert (value <= tasks.task_mask.sum(-1)).all()
             else:
                 for index in range(3):
                     one = world(seen, index)

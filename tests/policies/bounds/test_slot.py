@@ -91,7 +91,7 @@ def test_fewest_late_tasks_agree(drawn):
 def test_no_policy_beats_the_optimum(name, drawn):
     seen = random_observation(drawn[0], 20, *drawn[1:])
     decision = offload.OFFLOAD[name](drawn[0])(seen)
-    choice = slot.as_choice(candidates_of(seen), decision)[..., None, :]
+    choice = candidates_of(seen).choice(decision)[..., None, :]
     for cost in (slot.latency_cost(seen), slot.late_cost(seen)):
         best = slot.exhaustive(seen, cost)
         assert (best.cost <= cost(choice)[..., 0] + 1e-12).all()
@@ -103,10 +103,10 @@ def test_coordinate_descent_lies_between_its_start_and_the_optimum(drawn):
     seen = random_observation(drawn[0], 20, *drawn[1:])
     start = offload.best_cut()(seen)
     found = slot.coordinate_descent(seen, start=start)
-    at_start = slot.latency_cost(seen)(slot.as_choice(candidates_of(seen), start)[..., None, :])[..., 0]
+    at_start = slot.latency_cost(seen)(candidates_of(seen).choice(start)[..., None, :])[..., 0]
     assert (found.cost <= at_start).all()
     assert (found.cost >= slot.exhaustive(seen).cost - 1e-12).all()
-    reached = slot.latency_cost(seen)(slot.as_choice(candidates_of(seen), found.decision)[..., None, :])[..., 0]
+    reached = slot.latency_cost(seen)(candidates_of(seen).choice(found.decision)[..., None, :])[..., 0]
     assert torch.equal(reached, found.cost)
 
 

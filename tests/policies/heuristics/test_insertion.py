@@ -4,7 +4,6 @@ import pytest
 import torch
 from tests.policies.observations import observation, random_observation
 
-from coinfer.policies.bounds import slot
 from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.heuristics.offload import sequential_greedy
@@ -41,7 +40,7 @@ def test_it_counts_whom_it_would_delay():
 def test_only_possible_choices_are_taken(seed):
     seen = random_observation(seed, 40, 6, 3, 3)
     found, decision = candidates_of(seen), insertion()(seen)
-    choice = slot.as_choice(found, decision)
+    choice = found.choice(decision)
     allowed = found.mask.gather(-1, choice[..., None])[..., 0]
     assert (allowed | ~seen.task_mask).all()
     counted = torch.zeros_like(seen.server_room).scatter_add(

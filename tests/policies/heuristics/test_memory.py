@@ -6,7 +6,7 @@ import torch
 from coinfer.envs import core, offload, rewards
 from coinfer.evaluate.simulate import episode_seeds, run_policy
 from coinfer.policies.heuristics import offload as heuristics
-from coinfer.policies.heuristics.memory import remembering
+from coinfer.policies.heuristics.memory import memory_policy
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation
 
@@ -31,7 +31,7 @@ def test_told_backlogs_are_the_true_ones(staleness):
         assert not seen.observation_age_s.any()
         return heuristics.sequential_greedy()(seen)
 
-    policy = remembering(watched, world.edge.slot_s)
+    policy = memory_policy(watched, world.edge.slot_s)
     for _ in range(world.edge.slots):
         decision = policy(offload.observe(tables, state))
         torch.testing.assert_close(told[-1], state.server_backlog_s, rtol=0, atol=1e-6)
@@ -43,7 +43,7 @@ def test_with_fresh_knowledge_nothing_changes():
     world = exact_world(0, slots=6)
     plain = run_policy(world, "sequential-greedy", 2, 1)
     told = run_policy(
-        world, "told", 2, 1, maker=lambda seed: remembering(heuristics.sequential_greedy(seed), world.edge.slot_s)
+        world, "told", 2, 1, maker=lambda seed: memory_policy(heuristics.sequential_greedy(seed), world.edge.slot_s)
     )
     assert plain.measures["mean_s"].tolist() == told.measures["mean_s"].tolist()
 
@@ -51,7 +51,7 @@ def test_with_fresh_knowledge_nothing_changes():
 def test_another_number_of_worlds_begins_anew():
     world = exact_world(2, slots=4)
     tables = offload.load(world)
-    policy = remembering(heuristics.sequential_greedy(), world.edge.slot_s)
+    policy = memory_policy(heuristics.sequential_greedy(), world.edge.slot_s)
     for worlds in (3, 2):
         seen = offload.observe(tables, offload.reset(tables, episode_seeds(worlds, 1)))
         plain, told = heuristics.sequential_greedy()(seen), policy(seen)

@@ -220,7 +220,7 @@ def test_orders_bring_it_closer_to_the_best_of_a_slot_than_sequential_greedy(see
     cost = {}
     policies = {"greedy": scorer.scorer(GREEDY), "orders": scorer.scorer(FIRST), "insertion": insertion()}
     for name, policy in policies.items():
-        choice = slot.as_choice(candidates_of(seen), policy(seen))[:, None]
+        choice = candidates_of(seen).choice(policy(seen))[:, None]
         cost[name] = (slot.slot_latency_s(seen, choice).sum(-1)[:, 0] / best.clamp(min=1e-9))[best > 0].mean().item()
     assert 1 <= cost["orders"] < cost["greedy"] < 1.2
     assert 1 <= cost["insertion"] < cost["greedy"]

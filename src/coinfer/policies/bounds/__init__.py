@@ -1,1 +1,1 @@
-"""The best that can be done, exactly or as a bound, in a slot or an episode. Start in `slot`."""
+"""Optima of a slot, exact or approximate, and lower bounds of an episode. Start in `slot`."""

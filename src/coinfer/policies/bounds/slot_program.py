@@ -17,30 +17,40 @@ from coinfer.policies.candidates import Candidates, candidates_of, predicted_s
 from coinfer.types import OffloadDecision, OffloadObservation
 
 
-class Solved(NamedTuple):
+class Solution(NamedTuple):
+    """The best decision of one slot that the solver found."""
+
     decision: OffloadDecision
     """[K]"""
     cost: float
-    """What the program says the decision costs."""
+    """Cost of the decision according to the program."""
     bound: float
-    """No decision costs less; `cost` itself, up to the solver's tolerance, unless the time ran out."""
+    """No decision costs less. Equal to `cost`, up to the solver's tolerance, unless the time ran out."""
 
 
-def least_latency(observation: OffloadObservation, limit_s: float = 60.0) -> Solved:
-    """The decision of least summed latency for one world's slot.
+def least_latency(observation: OffloadObservation, limit_s: float = 60.0) -> Solution:
+    """Return the decision of least summed latency for one world's slot.
 
     Args:
-        observation: without leading axes, and true (see `bounds`).
-        limit_s: HiGHS gives up proving after this time; the bound still holds then.
+        observation: without leading axes; true and not stale.
+        limit_s: after this time HiGHS stops to prove optimality; the bound still holds.
 
     Raises:
-        BoundError: where no decision was found in that time.
+        BoundError: if no decision was found in that time; one line.
     """
     return _solve(observation, limit_s, late=False)
 
 
-def fewest_late(observation: OffloadObservation, limit_s: float = 60.0) -> Solved:
-    """The same for the number of tasks that miss their deadline."""
+def fewest_late(observation: OffloadObservation, limit_s: float = 60.0) -> Solution:
+    """Return the decision with the fewest tasks that miss their deadline, for one world's slot.
+
+    Args:
+        observation: without leading axes; true and not stale.
+        limit_s: after this time HiGHS stops to prove optimality; the bound still holds.
+
+    Raises:
+        BoundError: if no decision was found in that time; one line.
+    """
     return _solve(observation, limit_s, late=True)
 
 
@@ -50,16 +60,16 @@ class _Items(NamedTuple):
     task: np.ndarray
     choice: np.ndarray
     server: np.ndarray
-    """-1 on the device; these come first."""
+    """-1 on the device; these are the first."""
     ready_s: np.ndarray
     service_s: np.ndarray
     alone_s: np.ndarray
-    """Latency were it the only task."""
+    """Latency if it were the only task."""
 
 
-def _solve(observation: OffloadObservation, limit_s: float, late: bool) -> Solved:
-    found = candidates_of(observation)
-    items = _items(observation, found)
+def _solve(observation: OffloadObservation, limit_s: float, late: bool) -> Solution:
+    candidates = candidates_of(observation)
+    items = _items(observation, candidates)
     free_s, room, deadline_s = (
         np.asarray(field, dtype=float)
         for field in (observation.server_backlog_s, observation.server_room, observation.deadline_s)
@@ -72,32 +82,32 @@ def _solve(observation: OffloadObservation, limit_s: float, late: bool) -> Solve
     if late:
         rows.deadlines(deadline_s, _horizon_s(items, free_s))
     solution = rows.solve(limit_s, late)
-    taken = np.flatnonzero(solution.x[: len(items.task)] > 0.5)
+    chosen = np.flatnonzero(solution.x[: len(items.task)] > 0.5)
     choice = torch.zeros(deadline_s.shape[0], dtype=torch.long)
-    choice[torch.from_numpy(items.task[taken])] = torch.from_numpy(items.choice[taken])
-    return Solved(found.decision(choice), float(solution.fun), float(solution.mip_dual_bound))
+    choice[torch.from_numpy(items.task[chosen])] = torch.from_numpy(items.choice[chosen])
+    return Solution(candidates.decision(choice), float(solution.fun), float(solution.mip_dual_bound))
 
 
-def _items(observation: OffloadObservation, found: Candidates) -> _Items:
-    task, choice = np.nonzero((found.mask & observation.task_mask[:, None]).numpy())
-    server = np.where(found.on_device.numpy()[task, choice], -1, choice % found.servers)
-    alone_s = predicted_s(found, observation.server_backlog_s)
+def _items(observation: OffloadObservation, candidates: Candidates) -> _Items:
+    task, choice = np.nonzero((candidates.mask & observation.task_mask[:, None]).numpy())
+    server = np.where(candidates.on_device.numpy()[task, choice], -1, choice % candidates.servers)
+    alone_s = predicted_s(candidates, observation.server_backlog_s)
     ready_s, service_s, alone_s = (
-        part.double().numpy()[task, choice] for part in (found.ready_s, found.service_s, alone_s)
+        part.double().numpy()[task, choice] for part in (candidates.ready_s, candidates.service_s, alone_s)
     )
     order = np.lexsort((task, ready_s, server))
     return _Items(*(part[order] for part in (task, choice, server, ready_s, service_s, alone_s)))
 
 
 def _horizon_s(items: _Items, free_s: np.ndarray) -> float:
-    """By then everything is done, whatever is chosen."""
+    """Return a time by which everything is done, whatever is chosen."""
     longest_s = np.zeros(items.task.max(initial=-1) + 1)
     np.maximum.at(longest_s, items.task, items.service_s)
     return float(items.ready_s.max(initial=0) + longest_s.sum() + free_s.max(initial=0))
 
 
 class _Rows:
-    """The rows of the program. Columns: is item i taken [I], W [I], latency of task k [K], is it late [K]."""
+    """The rows of the program. Columns: item i is chosen [I], W [I], latency of task k [K], task k is late [K]."""
 
     def __init__(self, items: _Items, tasks: int):
         self.items, self.tasks, self.count = items, tasks, len(items.task)
@@ -106,17 +116,17 @@ class _Rows:
         self._low: list[np.ndarray] = []
 
     def _add(self, low: np.ndarray, *terms: tuple[np.ndarray, np.ndarray, np.ndarray | float]) -> None:
-        """As many rows as `low` is long: the sum of the terms (row, column, factor) is at least `low`."""
+        """Add as many rows as `low` is long: the sum of the terms (row, column, factor) is at least `low`."""
         begin = sum(map(len, self._low))
         for row, column, factor in terms:
             self._entries.append((begin + row, column, np.broadcast_to(factor, row.shape)))
         self._low.append(low)
 
     def one_choice_each(self) -> None:
-        there = np.isin(np.arange(self.tasks), self.items.task).astype(float)
+        has_items = np.isin(np.arange(self.tasks), self.items.task).astype(float)
         item = np.arange(self.count)
-        self._add(there, (self.items.task, item, 1.0))
-        self._add(-there, (self.items.task, item, -1.0))
+        self._add(has_items, (self.items.task, item, 1.0))
+        self._add(-has_items, (self.items.task, item, -1.0))
 
     def room(self, room: np.ndarray) -> None:
         item = np.flatnonzero(self.items.server >= 0)
@@ -127,12 +137,12 @@ class _Rows:
         row, busy, service_s = np.arange(len(item)), self.count + item, self.items.service_s[item]
         server, first = self.items.server[item], np.diff(self.items.server[item], prepend=-1) != 0
         before = np.where(first, free_s[server] if len(item) else 0.0, 0.0)
-        follows = ~first
-        self._add(before, (row, busy, 1.0), (row[follows], busy[follows] - 1, -1.0), (row, item, -service_s))
+        later = ~first
+        self._add(before, (row, busy, 1.0), (row[later], busy[later] - 1, -1.0), (row, item, -service_s))
         self._add(np.zeros(len(item)), (row, busy, 1.0), (row, item, -(self.items.ready_s[item] + service_s)))
 
     def latencies(self, horizon_s: float) -> None:
-        """At least what the choice would take alone, and at least until the server is done with it."""
+        """Add lower limits of the latency: that of the choice alone, and the time until the server has done it."""
         items, every = self.items, np.arange(self.tasks)
         self._add(
             np.zeros(self.tasks),
@@ -154,16 +164,16 @@ class _Rows:
         self._add(-deadline_s[every], (row, self.latency + every, -1.0), (row, self.late + every, horizon_s))
 
     def solve(self, limit_s: float, late: bool) -> OptimizeResult:
-        columns, of_latency = self.late + self.tasks, slice(self.latency, self.late)
-        cost, whole, upper = np.zeros(columns), np.zeros(columns), np.full(columns, np.inf)
-        cost[slice(self.late, None) if late else of_latency] = 1
-        whole[: self.count], whole[self.late :] = 1, 1
+        columns, latencies = self.late + self.tasks, slice(self.latency, self.late)
+        cost, integral, upper = np.zeros(columns), np.zeros(columns), np.full(columns, np.inf)
+        cost[slice(self.late, None) if late else latencies] = 1
+        integral[: self.count], integral[self.late :] = 1, 1
         upper[: self.count], upper[self.late :] = 1, 1
         row, column, factor = (np.concatenate(part) for part in zip(*self._entries, strict=True))
         low = np.concatenate(self._low)
         matrix = sparse.csr_array((factor, (row, column)), shape=(len(low), columns))
         limits: list[Any] = [low, upper]  # SciPy's annotations ask for single numbers
-        program = {"integrality": whole, "bounds": Bounds(0, limits[1])}
+        program = {"integrality": integral, "bounds": Bounds(0, limits[1])}
         for presolve in (True, False):  # undoing presolve can break a row by rounding, which HiGHS then calls an error
             options = {"time_limit": limit_s, "mip_rel_gap": 1e-9, "presolve": presolve}
             solution = milp(cost, **program, constraints=LinearConstraint(matrix, limits[0]), options=options)

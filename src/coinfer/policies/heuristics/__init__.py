@@ -1,1 +1,1 @@
-"""Rules that decide without learning. Start in `offload`."""
+"""Policies that decide by rules, without learning. Start in `offload`."""

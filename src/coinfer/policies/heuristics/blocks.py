@@ -1,11 +1,10 @@
 """Baselines for worlds that place every block (multi-task A3C, IEEE TMC 2024). Places: 0 the device, n server n - 1.
 
-Every name is a function from a seed to a policy, as in `heuristics`.
+Every name is a function from a seed to a policy, as in `heuristics.offload`.
 """
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,50 +17,72 @@ BlocksPolicy = Callable[[BlocksObservation], BlocksDecision]
 
 
 def device_only(seed: int = 0) -> BlocksPolicy:
-    """Every block on the task's device."""
+    """Return a policy that runs every block on the task's device.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
     return lambda observation: BlocksDecision(observation.block_mask.long() * 0)
 
 
 def server_only(seed: int = 0) -> BlocksPolicy:
-    """All blocks of a task on one server, that of least predicted latency for the task alone."""
+    """Return a policy that runs all blocks of a task on one server, that of least predicted latency for the task alone.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
 
     def decide(observation: BlocksObservation) -> BlocksDecision:
         o = observation
         arrives_s = _seconds(o.block_input_bits[..., :1], o.uplink_bps)
         done_s = latency.end_s(arrives_s, _free_s(o)[..., None, 1:], o.block_server_s.sum(-2))
-        return _placed(o, (done_s.argmin(-1) + 1)[..., None].expand(o.block_mask.shape))
+        return _reachable(o, (done_s.argmin(-1) + 1)[..., None].expand(o.block_mask.shape))
 
     return decide
 
 
 def apdi(seed: int = 0) -> BlocksPolicy:
-    """The paper's APDI: a task's blocks are spread evenly over the servers, neighbours together; the next task begins
-    one server further."""
+    """Return the paper's APDI: a task's blocks are spread evenly over the servers, and neighbours stay together.
+
+    The next task begins one server further.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
 
     def decide(observation: BlocksObservation) -> BlocksDecision:
         mask, servers = observation.block_mask.long(), observation.uplink_bps.shape[-1]
         blocks = mask.sum(-1, keepdim=True).clamp(min=1)
         share = torch.div((mask.cumsum(-1) - 1).clamp(min=0) * servers, blocks, rounding_mode="floor")
         first = torch.arange(mask.shape[-2], device=mask.device)[:, None]
-        return _placed(observation, (share + first) % servers + 1)
+        return _reachable(observation, (share + first) % servers + 1)
 
     return decide
 
 
 def rpdi(seed: int = 0) -> BlocksPolicy:
-    """The paper's RPDI: each block on the device or any server, each as likely."""
+    """Return the paper's RPDI: each block goes to the device or any server, each equally likely.
+
+    Args:
+        seed: of the random numbers.
+    """
     calls = count()
 
     def decide(observation: BlocksObservation) -> BlocksDecision:
         drawn = uniform(seed, next(calls), observation.block_mask.shape, observation.block_mask.device)
-        return _placed(observation, (drawn * (observation.uplink_bps.shape[-1] + 1)).long())
+        return _reachable(observation, (drawn * (observation.uplink_bps.shape[-1] + 1)).long())
 
     return decide
 
 
 def greedy(seed: int = 0) -> BlocksPolicy:
-    """The paper's Greedy: block after block to the least-loaded server; a task counts the blocks that it has placed
-    itself, not those of the slot's other tasks."""
+    """Return the paper's Greedy: block after block goes to the server of least load.
+
+    A task counts the blocks that it has placed itself, not those of the slot's other tasks.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
 
     def decide(observation: BlocksObservation) -> BlocksDecision:
         o = observation
@@ -72,18 +93,28 @@ def greedy(seed: int = 0) -> BlocksPolicy:
             added_s = work_s.gather(-1, server[..., None])
             load_s = load_s.scatter_add(-1, server[..., None], added_s)
             places.append(server + 1)
-        return _placed(o, torch.stack(places, -1))
+        return _reachable(o, torch.stack(places, -1))
 
     return decide
 
 
 def best_cut(seed: int = 0) -> BlocksPolicy:
-    """Least predicted latency of each task, over all placements of its blocks, not knowing of the slot's others."""
+    """Return a policy of least predicted latency of each task over all placements of its blocks.
+
+    It ignores the slot's other tasks.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
     return lambda o: BlocksDecision(fastest_places(o, _free_s(o)[..., None, :].expand(*o.task_mask.shape, -1)))
 
 
 def sequential_greedy(seed: int = 0) -> BlocksPolicy:
-    """The same, task after task, each adding its work to the queues that the next one sees."""
+    """Return `best_cut` task after task, each adding its work to the queues that the next one sees.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
 
     def decide(observation: BlocksObservation) -> BlocksDecision:
         free_s, chosen = _free_s(observation)[..., None, :], []
@@ -108,53 +139,54 @@ BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
     "best-cut": best_cut,
     "sequential-greedy": sequential_greedy,
 }
-"""What the command line calls them."""
+"""Names on the command line."""
 
 
 def fastest_places(observation: BlocksObservation, free_s: Tensor) -> Tensor:
-    """The placement [.., K, M] of least latency of each task were it alone behind these queues.
+    """Return the placement of least latency of each task if it were alone behind given queues, [.., K, M].
 
-    To be done earlier with a block is never worse for the next, so the earliest time at which each place can have the
-    blocks so far done is all that has to be known (Bellman).
+    An earlier end of a block is never worse for the next block, so only the earliest time at which each place can have
+    done the blocks so far has to be known (Bellman).
 
     Args:
-        free_s: [.., K, N + 1] seconds until the device (not read) and each server has done what waits there.
+        observation: with any leading batch axes.
+        free_s: [.., K, N + 1] seconds until the device (not read) and each server has done its earlier work.
     """
     o = observation
     work_s = torch.cat([o.block_device_s[..., None], o.block_server_s], -1)
     done_s = torch.full_like(work_s[..., 0, :], torch.inf)
     done_s[..., 0] = 0
     free_s = torch.cat([o.device_backlog_s[..., None], free_s[..., 1:]], -1)
-    links_bps, came_from = _links_bps(o), []
+    links_bps, previous_places = _links_bps(o), []
     radio_s = o.uplink_backlog_s[..., None]
     for m in range(work_s.shape[-2]):
         leaves_s = torch.where(links_bps.isinf(), done_s[..., :, None], _after_radio(done_s, radio_s)[..., :, None])
         arrives_s = leaves_s + _seconds(o.block_input_bits[..., m, None, None], links_bps)
-        there_s, before = arrives_s.min(-2)
-        there = o.block_mask[..., m, None]
-        came_from.append(torch.where(there, before, torch.arange(before.shape[-1], device=before.device)))
-        done_s = torch.where(there, latency.end_s(there_s, free_s, work_s[..., m, :]), done_s)
+        arrival_s, previous = arrives_s.min(-2)
+        exists = o.block_mask[..., m, None]
+        previous_places.append(torch.where(exists, previous, torch.arange(previous.shape[-1], device=previous.device)))
+        done_s = torch.where(exists, latency.end_s(arrival_s, free_s, work_s[..., m, :]), done_s)
     place, places = done_s.argmin(-1, keepdim=True), []
-    for before in reversed(came_from):
+    for previous in reversed(previous_places):
         places.append(place)
-        place = before.gather(-1, place)
+        place = previous.gather(-1, place)
     return torch.cat(places[::-1], -1)
 
 
-def _placed(observation: BlocksObservation, place: Tensor) -> BlocksDecision:
-    """These places, but the device instead of a server that is out or out of reach."""
+def _reachable(observation: BlocksObservation, place: Tensor) -> BlocksDecision:
+    """Return these places, but the device instead of a server that is out or out of reach."""
     reached = (observation.server_room > 0)[..., None, :] & (observation.uplink_bps > 0)
     reached = torch.nn.functional.pad(reached, (1, 0), value=True)
     return BlocksDecision(torch.where(reached.gather(-1, place), place, 0))
 
 
 def _after_radio(done_s: Tensor, radio_s: Tensor) -> Tensor:
-    """When what is done [.., P] can leave: from the device not before its radio is free."""
+    """Return when data that are done [.., P] can leave: from the device not before its radio is free."""
     return torch.cat([torch.maximum(done_s[..., :1], radio_s), done_s[..., 1:]], -1)
 
 
 def _links_bps(o: BlocksObservation) -> Tensor:
-    """[.., K, P, P] rate from place to place; infinite from a place to itself."""
+    """Return the rate from place to place, [.., K, P, P]; infinite from a place to itself."""
     between = o.backhaul_bps[..., None, None].expand(*o.uplink_bps.shape, o.uplink_bps.shape[-1])
     links = torch.nn.functional.pad(between, (1, 0, 1, 0))
     links[..., 0, 1:] = o.uplink_bps
@@ -164,20 +196,23 @@ def _links_bps(o: BlocksObservation) -> Tensor:
 
 
 def _seconds(bits: Tensor, rate_bps: Tensor) -> Tensor:
-    """Nothing takes no time even on a dead link."""
+    """Return the time of a transfer; nothing takes no time even on a broken link."""
     return torch.where(bits > 0, bits / rate_bps, 0.0)
 
 
 def _free_s(o: BlocksObservation) -> Tensor:
-    """[.., N + 1] backlog of each place, infinite where a server is out; 0 for the devices, which differ by task."""
+    """Return the backlog of each place, [.., N + 1]; infinite for a server that is out, 0 for the devices.
+
+    The backlog of a device depends on the task.
+    """
     backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, torch.inf)
     return torch.nn.functional.pad(backlog_s, (1, 0))
 
 
 def _one_task(observation: BlocksObservation, k: int) -> BlocksObservation:
-    """Task k alone; K becomes 1."""
+    """Return the observation of task k alone; K becomes 1."""
     axes = {name: field.axes for name, field in fields_of(BlocksObservation).items() if "K" in field.axes}
-    fields: dict[str, Any] = {
+    fields: dict[str, Tensor] = {
         name: getattr(observation, name).narrow(letters.index("K") - len(letters), k, 1)
         for name, letters in axes.items()
     }

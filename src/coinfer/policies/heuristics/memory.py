@@ -1,9 +1,9 @@
-"""What a decider that sees the servers late can know all the same: what it has sent them since.
+"""Knowledge of a decider that sees the servers late: the tasks that it has sent since.
 
-Where one decides for all devices, the backlog of a server now is the one that was seen, and the work that was sent
-there since, served first come, first served, less the time that has passed. Any policy may be told so; what it sees
-then has an age of 0. What nobody can know from here stays out: errors of predicted times, links that are shared, and
-tasks that were refused or come from elsewhere.
+If one decider serves all devices, the backlog of a server now is the observed one and the work that was sent since,
+served first come, first served, less the time that has passed. `memory_policy` gives this to any policy, whose
+observation then has an age of 0. Some things stay unknown: errors of predicted times, shared links, and tasks that were
+refused or come from elsewhere.
 """
 
 from typing import NamedTuple
@@ -16,38 +16,42 @@ from coinfer.policies.candidates import candidates_of
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 
-class Sent(NamedTuple):
+class SentTasks(NamedTuple):
     """The decisions of a slot, in times from its beginning; all [.., K]."""
 
     server: Tensor
-    """Within the servers also where nothing was sent."""
+    """Below N, also if nothing was sent."""
     sends: Tensor
     ready_s: Tensor
     service_s: Tensor
 
 
-def remembering(policy: Policy, slot_s: float) -> Policy:
-    """The policy, told what waits on the servers now as far as its own past decisions tell; for one call each slot.
+def memory_policy(policy: Policy, slot_s: float) -> Policy:
+    """Return the policy with observations in which the servers' backlogs are brought up to date by its own past
+    decisions.
+
+    Call it once per slot. It forgets the past if the shape of the observation changes.
 
     Args:
+        policy: from an observation to a decision.
         slot_s: time from one call to the next.
     """
-    past: list[Sent] = []
+    past: list[SentTasks] = []
 
     def decide(observation: OffloadObservation) -> OffloadDecision:
         if past and past[-1].server.shape != observation.deadline_s.shape:
             past.clear()
-        told = _brought_up(observation, past, slot_s)
-        decision = policy(told)
-        past.append(_sent(told, decision))
+        updated = _with_current_backlogs(observation, past, slot_s)
+        decision = policy(updated)
+        past.append(_sent_tasks(updated, decision))
         del past[: -_slots(observation.observation_age_s, slot_s) or len(past)]
         return decision
 
     return decide
 
 
-def _brought_up(observation: OffloadObservation, past: list[Sent], slot_s: float) -> OffloadObservation:
-    """With the backlogs of now; `past` is what was sent in the last slots, latest last."""
+def _with_current_backlogs(observation: OffloadObservation, past: list[SentTasks], slot_s: float) -> OffloadObservation:
+    """Return the observation with the backlogs of now; `past` is what was sent in the last slots, latest last."""
     age_s, backlog_s = observation.observation_age_s, observation.server_backlog_s
     for ago in range(min(len(past), _slots(age_s, slot_s)), 0, -1):
         sent = past[-ago]
@@ -57,12 +61,12 @@ def _brought_up(observation: OffloadObservation, past: list[Sent], slot_s: float
     return observation._replace(server_backlog_s=backlog_s, observation_age_s=torch.zeros_like(age_s))
 
 
-def _sent(observation: OffloadObservation, decision: OffloadDecision) -> Sent:
-    found = candidates_of(observation)
-    choice = (decision.option * found.servers + decision.server.clamp(min=0))[..., None]
-    ready_s, service_s = (part.gather(-1, choice)[..., 0] for part in (found.ready_s, found.service_s))
+def _sent_tasks(observation: OffloadObservation, decision: OffloadDecision) -> SentTasks:
+    candidates = candidates_of(observation)
+    choice = candidates.choice(decision)[..., None]
+    ready_s, service_s = (part.gather(-1, choice)[..., 0] for part in (candidates.ready_s, candidates.service_s))
     sends = (decision.server >= 0) & observation.task_mask & ready_s.isfinite()
-    return Sent(decision.server.clamp(min=0), sends, torch.where(sends, ready_s, 0.0), service_s)
+    return SentTasks(decision.server.clamp(min=0), sends, torch.where(sends, ready_s, 0.0), service_s)
 
 
 def _slots(age_s: Tensor, slot_s: float) -> int:

@@ -1,7 +1,7 @@
-"""Deciders for frames of wireless-powered devices (DROO, IEEE TMC 2020): who sends, who computes.
+"""Policies for frames of wireless-powered devices (DROO, IEEE TMC 2020), which decide who sends and who computes.
 
 Each takes the frame's channel gains [B, N] and the rates that the best division of the frame gives to any modes, and
-returns modes [B, N], true where a device sends. Every name is a function from a seed, as in `heuristics`.
+returns modes [B, N], true for a device that sends. Every name is a function from a seed, as in `heuristics.offload`.
 """
 
 from collections.abc import Callable
@@ -17,58 +17,81 @@ Rates = Callable[[Tensor], Tensor]
 """From S modes [B, S, N], or the same ones for all frames [S, N], to rates [B, S]."""
 ModesPolicy = Callable[[Tensor, Rates], Tensor]
 
-MOST_DEVICES = 16
+MAX_DEVICES = 16
 """Exhaustive search tries 2^N modes."""
 
 
 def all_local(seed: int = 0) -> ModesPolicy:
-    """Everybody computes."""
+    """Return a policy in which every device computes.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
     return lambda gain, _: torch.zeros_like(gain, dtype=torch.bool)
 
 
 def all_send(seed: int = 0) -> ModesPolicy:
-    """Everybody sends."""
+    """Return a policy in which every device sends.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
     return lambda gain, _: torch.ones_like(gain, dtype=torch.bool)
 
 
 def random(seed: int = 0) -> ModesPolicy:
-    """Every mode is as likely."""
+    """Return a policy that draws each mode, both equally likely.
+
+    Args:
+        seed: of the random numbers.
+    """
     calls = count()
     return lambda gain, _: uniform(seed, next(calls), gain.shape, gain.device) < 0.5
 
 
 def coordinate_descent(seed: int = 0) -> ModesPolicy:
-    """From random modes the single change that helps most, until none does (the paper's CD)."""
+    """Return a policy that starts from random modes and makes the best single change until none helps (the paper's CD).
+
+    Args:
+        seed: of the random numbers.
+    """
     calls = count()
 
     def decide(gain: Tensor, rates: Rates) -> Tensor:
         modes = uniform(seed, next(calls), gain.shape, gain.device) < 0.5
         change = torch.eye(gain.shape[-1], dtype=torch.bool, device=gain.device)
-        least = rates(modes[:, None])[:, 0]
+        rate = rates(modes[:, None])[:, 0]
         while True:
-            found, which = rates(modes[:, None] ^ change).max(-1)
-            better = found > least * (1 + 1e-9)
+            best_rate, index = rates(modes[:, None] ^ change).max(-1)
+            better = best_rate > rate * (1 + 1e-9)
             if not better.any():
                 return modes
-            modes = torch.where(better[:, None], modes ^ change[which], modes)
-            least = torch.where(better, found, least)
+            modes = torch.where(better[:, None], modes ^ change[index], modes)
+            rate = torch.where(better, best_rate, rate)
 
     return decide
 
 
 def optimum(seed: int = 0) -> ModesPolicy:
-    """The best of all 2^N modes."""
+    """Return a policy that takes the best of all 2^N modes.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+
+    Raises:
+        BoundError: from the policy, if there are more than `MAX_DEVICES` devices; one line.
+    """
 
     def decide(gain: Tensor, rates: Rates) -> Tensor:
         devices = gain.shape[-1]
-        if devices > MOST_DEVICES:
-            raise BoundError(f"2^{devices} modes to try; optimum takes at most {MOST_DEVICES} devices")
+        if devices > MAX_DEVICES:
+            raise BoundError(f"2^{devices} modes to try; optimum takes at most {MAX_DEVICES} devices")
         best, best_rate = torch.zeros_like(gain, dtype=torch.bool), torch.full_like(gain[:, 0], -torch.inf)
         for part in torch.arange(2**devices, device=gain.device).split(64):
             modes = ((part[:, None] >> torch.arange(devices, device=gain.device)) & 1) > 0
-            rate, which = rates(modes).max(-1)
+            rate, index = rates(modes).max(-1)
             better = rate > best_rate
-            best = torch.where(better[:, None], modes[which], best)
+            best = torch.where(better[:, None], modes[index], best)
             best_rate = torch.where(better, rate, best_rate)
         return best
 
@@ -82,4 +105,4 @@ MODES: dict[str, Callable[[int], ModesPolicy]] = {
     "coordinate-descent": coordinate_descent,
     "optimum": optimum,
 }
-"""What the command line calls them; the last is too slow to be among those that run unasked."""
+"""Names on the command line; the last is too slow to run by default."""

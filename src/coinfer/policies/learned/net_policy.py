@@ -31,10 +31,10 @@ class NetPolicy(nn.Module):
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
         """Return the decisions [.., K]."""
-        seen = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))
-        found = candidates_of(seen)
-        numbers = self.net(self.flat.double(), self.features(seen)[None])[0]
-        return found.decision(torch.where(found.mask, numbers, -torch.inf).argmax(-1))
+        wide = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))
+        candidates = candidates_of(wide)
+        numbers = self.net(self.flat.double(), self.features(wide)[None])[0]
+        return candidates.decision(torch.where(candidates.mask, numbers, -torch.inf).argmax(-1))
 
 
 def _widened(field: Tensor) -> Tensor:

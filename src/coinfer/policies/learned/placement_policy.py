@@ -125,12 +125,12 @@ class PlacementPolicy(nn.Module):
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
         """Return the decisions [.., K]."""
-        found = self.placements(observation)
-        features = self.features(observation, found)
+        placements = self.placements(observation)
+        features = self.features(observation, placements)
         count = self.flat.shape[0]
         features = features[None] if count == 1 else features.unflatten(0, (count, -1))
         scores = self.net(self.flat, features).flatten(0, 1)
-        return found.decision(torch.where(found.mask, scores, -torch.inf).argmax(-1))
+        return placements.decision(torch.where(placements.mask, scores, -torch.inf).argmax(-1))
 
 
 def policies_of(

@@ -36,7 +36,7 @@ def features(seen: OffloadObservation, found: Candidates, latency_s: Tensor) -> 
     on_device_s = torch.where(found.on_device & found.mask, ready_s, MAX_S).amin(-1)
     air_s = seen.option_upload_bits[..., None] / seen.uplink_bps[..., None, :]
     air_s = torch.where(found.on_device, 0.0, air_s.flatten(-2).clamp(max=MAX_S))
-    wait_s = (found.of_servers(seen.server_backlog_s)[:, None] - ready_s).clamp(min=0)
+    wait_s = (found.expand_servers(seen.server_backlog_s)[:, None] - ready_s).clamp(min=0)
     best_s, best_ready_s, best_service_s = (
         part.gather(-1, best[..., None])[..., 0] for part in (latency_s, ready_s, found.service_s)
     )

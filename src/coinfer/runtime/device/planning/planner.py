@@ -286,7 +286,7 @@ class Planner:
         if not isinstance(policy, ExportedPolicy) or policy is self.policy:
             return policy
         if policy not in self._fitted:
-            self._fitted[policy] = policy.fitted(self.options.triples, len(self.servers))
+            self._fitted[policy] = policy.adapt(self.options.triples, len(self.servers))
         return self._fitted[policy]
 
     def _report(self, policy: Policy, error: Exception) -> None:

@@ -33,7 +33,7 @@ def load_policy_for(
     if not isinstance(policy, ExportedPolicy):
         return pruned, policy
     options = pruned if policy.options is None else _own_options(policy, policy.options, all_options)
-    return options, policy.fitted(policy.options or options.triples, servers)
+    return options, policy.adapt(policy.options or options.triples, servers)
 
 
 def _own_options(
