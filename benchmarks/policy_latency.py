@@ -28,7 +28,7 @@ import torch
 
 from coinfer.envs import offload
 from coinfer.policies import shipped
-from coinfer.policies.learned import scorer, scorer_export
+from coinfer.policies.learned import scorer, scorer_export, scorer_weights
 from coinfer.policies.learned.export import export
 from coinfer.policies.learned.features import Features, rate_features, whole_features
 from coinfer.policies.learned.net_policy import NetPolicy
@@ -75,10 +75,10 @@ def network(tables: offload.Tables, path: Path, features: Features, hidden: tupl
 
 def prices(tables: offload.Tables, path: Path) -> Made:
     """Return the scorer with random prices."""
-    weights = scorer.first_weights()
+    weights = scorer_weights.initial_weights()
     weights = weights + 0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
     scorer_export.export(path, weights, scenario="benchmark", fingerprint="", training={})
-    return Made(scorer.scorer(scorer.unpack(weights[None])), load_policy(path))
+    return Made(scorer.scorer(scorer_weights.unpack(weights[None])), load_policy(path))
 
 
 def packaged(tables: offload.Tables, path: Path) -> Made:

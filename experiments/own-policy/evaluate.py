@@ -36,7 +36,7 @@ from coinfer.policies.bounds import slot
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.heuristics.memory import memory_policy
 from coinfer.policies.heuristics.offload import OFFLOAD
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer, scorer_weights
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
@@ -108,7 +108,7 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
         return scored(torch.tensor(json.loads((folder / f"{which}.json").read_text())["weights"]))
 
     def scored(flat: torch.Tensor) -> Policy:
-        return scorer.scorer(scorer.unpack(flat[None]))
+        return scorer.scorer(scorer_weights.unpack(flat[None]))
 
     def best_of_what_is_seen(seen: OffloadObservation) -> OffloadDecision:
         return slot.coordinate_descent(seen, start=insertion()(seen)).decision
@@ -124,7 +124,7 @@ def maker_of(name: str, folder: Path, slot_s: float) -> Callable[[int], Policy] 
             for n in range(1, len(TRAININGS))
         },
         **{
-            f"untrained-{n}": lambda n=n: memory_policy(scored(scorer.first_weights(n)), slot_s)
+            f"untrained-{n}": lambda n=n: memory_policy(scored(scorer_weights.initial_weights(n)), slot_s)
             for n in range(len(BEGINNINGS))
         },
         "seen-descent": lambda: best_of_what_is_seen,

@@ -18,7 +18,7 @@ from train import SETS
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer, scorer_weights
 
 HERE = Path(__file__).resolve().parent
 SLOTS, WORLDS = 15, 8
@@ -28,14 +28,14 @@ CONSOLE = Console(highlight=False)
 @torch.no_grad()
 def costs(flat: torch.Tensor) -> torch.Tensor:
     """[slots, ORDERS] as judged."""
-    weights, found = scorer.unpack(flat[None]), []
+    weights, found = scorer_weights.unpack(flat[None]), []
     for number, case in enumerate(SETS["all"][0]):
         tables = offload.load(case.world())
         state = offload.reset(tables, episode_seeds(WORLDS, 1) + 1000 + number)
         for _ in range(SLOTS):
             seen = offload.observe(tables, state)
-            made = scorer.prepared(weights, seen)
-            cost = scorer.judged(seen, made, scorer.sequence(seen, made))
+            made = scorer.prepare(weights, seen)
+            cost = scorer.slot_cost(seen, made, scorer.sequence(seen, made))
             found.append(cost[seen.task_mask.any(-1)])
             state = offload.step(tables, state, scorer.decide(weights, seen), rewards.latency).state
     return torch.cat(found)
@@ -53,7 +53,7 @@ def main() -> None:
     flat[-1] = arguments.late / scorer.LATE_SCALE_S
     cost = costs(flat)
     best = cost.amin(-1)
-    kept, grown = list(range(scorer.ORDERS)), 0.0
+    kept, grown = list(range(scorer_weights.ORDERS)), 0.0
     while len(kept) > arguments.orders:
         without = {order: cost[:, [other for other in kept if other != order]].amin(-1) for order in kept}
         growth = {order: ((left - best) / best.clamp(min=1e-3)).mean().item() for order, left in without.items()}
@@ -61,7 +61,7 @@ def main() -> None:
         kept.remove(least)
         grown = growth[least]
     CONSOLE.print(f"orders {kept} are left; the judged cost of a slot grows by {100 * grown:.2f} %")
-    weights = [round(value, 6) for value in scorer.with_orders(flat, kept).tolist()]
+    weights = [round(value, 6) for value in scorer_weights.select_orders(flat, kept).tolist()]
     found = {key: trained[key] for key in ("settings", "cases", "minutes")}
     found |= {"late_s": arguments.late, "orders": kept, "cost_grown": round(grown, 6), "weights": weights}
     (arguments.folder / "learned.json").write_text(json.dumps(found) + "\n", encoding="utf-8")

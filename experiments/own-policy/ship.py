@@ -21,7 +21,7 @@ from train import SETS
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.policies.learned import scorer, scorer_export
+from coinfer.policies.learned import scorer, scorer_export, scorer_weights
 from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.profile.measure import this_machine
 from coinfer.resources import POLICIES
@@ -49,7 +49,7 @@ def export(weights: torch.Tensor, trained: dict[str, Any], path: Path) -> None:
     scorer_export.export(path, weights, scenario=scenarios, fingerprint=fingerprint(world), training=record)
 
 
-def differences(weights: scorer.Weights, policy: ExportedPolicy, observations: int) -> dict[str, int]:
+def differences(weights: scorer_weights.Weights, policy: ExportedPolicy, observations: int) -> dict[str, int]:
     """Tasks decided otherwise, over the observations of running episodes of every case of the training."""
     found = {"observations": 0, "tasks": 0, "otherwise": 0, "observations_otherwise": 0}
     cases = SETS[NAME][0]
@@ -141,7 +141,7 @@ def main() -> None:
             for tasks, servers, options in SIZES
         }
     if arguments.only in ("", "agreement"):
-        found["agreement"] = differences(scorer.unpack(weights[None]), policy, arguments.observations)
+        found["agreement"] = differences(scorer_weights.unpack(weights[None]), policy, arguments.observations)
     CONSOLE.print(found)
     record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

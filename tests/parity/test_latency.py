@@ -21,7 +21,7 @@ from coinfer.envs.reference import offload as reference
 from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
 from coinfer.policies.candidates import candidates_of, predicted_s
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer, scorer_weights
 from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.planning.observation import feasible_latency_s, observe
@@ -152,16 +152,16 @@ def test_scorer_expects_the_same_and_goes_where_it_is_least(seed: int):
     """The scorer sums whole ticks; a task that is alone goes where it is done first, in torch and in ONNX."""
     found = moment(seed)
     seen, k = found.seen, found.task
-    weights = scorer.unpack(scorer.greedy_weights()[None])
-    made = scorer.prepared(weights, seen)
+    weights = scorer_weights.unpack(scorer_weights.greedy_weights()[None])
+    made = scorer.prepare(weights, seen)
     servers = found.world.edge.servers
     latency_s = offload_latency_s(seen)[0, k]
     for option, server in found.asks():
         if server == DEVICE:
             continue
-        way = torch.zeros(1, scorer.ORDERS, found.world.edge.tasks, dtype=torch.int64)
+        way = torch.zeros(1, scorer_weights.ORDERS, found.world.edge.tasks, dtype=torch.int64)
         way[..., k] = option * servers + server
-        judged_s = scorer.judged(seen, made, way)[0, 0] / scorer.TICKS
+        judged_s = scorer.slot_cost(seen, made, way)[0, 0] / scorer.TICKS
         assert float(judged_s) == pytest.approx(float(latency_s[option, server]), abs=4 / scorer.TICKS)
     least_s = min(float(latency_s[option, max(server, 0)]) for option, server in found.asks())
     single = OffloadObservation(*(field if field.dtype == torch.bool else field.float() for field in seen))

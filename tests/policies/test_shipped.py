@@ -7,7 +7,7 @@ from tests.policies.observations import random_observation
 
 from coinfer.evaluate.simulate import known_policies, run_policy
 from coinfer.policies import shipped
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer_weights
 from coinfer.policies.onnx import PolicyError, load_policy, shipped_path
 from coinfer.runtime.device.planning.policy_loader import load_policy_for
 from coinfer.scenario.compile import open_world
@@ -26,7 +26,7 @@ def test_it_is_known_by_its_name():
 
 def test_the_file_and_the_weights_beside_it_decide_alike():
     policy = load_policy("learned")
-    assert scorer.unpack(shipped.learned_weights()[None]).key.shape[-1] <= scorer.ORDERS
+    assert scorer_weights.unpack(shipped.learned_weights()[None]).key.shape[-1] <= scorer_weights.ORDERS
     for seed, shape in enumerate([(1, 3, 2), (6, 2, 5), (12, 4, 3)]):
         seen = random_observation(seed, 100, *shape)
         seen = OffloadObservation(*(field if field.dtype == torch.bool else field.float() for field in seen))

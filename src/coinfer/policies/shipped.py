@@ -15,7 +15,7 @@ from torch import Tensor
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.heuristics.memory import memory_policy
 from coinfer.policies.heuristics.offload import sequential_greedy
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer, scorer_weights
 from coinfer.resources import POLICIES
 from coinfer.types import Policy
 
@@ -48,11 +48,11 @@ def learned_policy(seed: int = 0) -> Policy:
     Args:
         seed: ignored; the policy is deterministic.
     """
-    return scorer.scorer(scorer.unpack(learned_weights()[None]))
+    return scorer.scorer(scorer_weights.unpack(learned_weights()[None]))
 
 
 @cache
 def learned_weights() -> Tensor:
-    """Return the trained weights as one flat tensor, for `scorer.unpack`; do not change it in place."""
+    """Return the trained weights as one flat tensor, for `scorer_weights.unpack`; do not change it in place."""
     sidecar = json.loads(LEARNED.with_suffix(".json").read_text(encoding="utf-8"))
     return torch.tensor(sidecar["training"]["weights"])

@@ -98,11 +98,12 @@ def test_any_prices_give_a_bound():
     tasks: Tasks = episode.tasks_of([seen], SLOT_S)
     generator = torch.Generator().manual_seed(0)
     for late in (False, True):
+        goal = episode._Goal(late, 0.05, 20)
         best = episode._best(tasks, 0.05, 100, late).total
         for _ in range(20):
             price = 3 * torch.rand(3, 2, 60, generator=generator, dtype=torch.float64)
-            cost = episode._costs(tasks, price, 0.05, 20, late)
-            value = episode._value(tasks, cost, price, 0.05, late)
+            cost = episode._costs(tasks, price, goal)
+            value = episode._value(tasks, cost, price, goal)
             if late:
                 assert (value <= tasks.task_mask.sum(-1)).all()
             else:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.policies.observations import random_observation
 
-from coinfer.policies.learned import scorer, scorer_export
+from coinfer.policies.learned import scorer, scorer_export, scorer_weights
 from coinfer.policies.onnx import load_policy
 from coinfer.types import DEVICE, OffloadObservation
 
@@ -20,7 +20,7 @@ SHAPES = [(1, 2, 1), (3, 2, 5), (7, 4, 3), (9, 3, 6), (16, 2, 10)]
 def weights() -> torch.Tensor:
     """Far from the first ones, so that every price counts."""
     generator = torch.Generator().manual_seed(1)
-    return scorer.first_weights() + 0.3 * torch.randn(scorer.SIZE, generator=generator)
+    return scorer_weights.initial_weights() + 0.3 * torch.randn(scorer_weights.SIZE, generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def single(seed: int, tasks: int, options: int, servers: int, worlds: int = 60) 
 def test_it_decides_as_pytorch_does(weights: torch.Tensor, path: Path, shape: tuple[int, int, int]):
     policy = load_policy(path)
     seen = single(sum(shape), *shape, worlds=1000)
-    own = scorer.decide(scorer.unpack(weights[None]), seen)
+    own = scorer.decide(scorer_weights.unpack(weights[None]), seen)
     other = policy(OffloadObservation(*(field.numpy() for field in seen)))
     task_mask = seen.task_mask.numpy()
     np.testing.assert_array_equal(own.option.numpy()[task_mask], other.option[task_mask])

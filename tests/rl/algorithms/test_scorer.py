@@ -8,7 +8,7 @@ import torch
 from tests.envs.test_offload import random_world
 
 from coinfer.evaluate import simulate
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer, scorer_weights
 from coinfer.rl.algorithms import scorer as learner
 from coinfer.rl.algorithms.scorer import Settings
 from coinfer.rl.core.rollout import Player
@@ -36,12 +36,12 @@ def world() -> OffloadWorld:
 
 
 def test_a_player_counts_what_a_comparison_counts(world: OffloadWorld):
-    weights = torch.stack([scorer.first_weights(), scorer.first_weights(3) + 0.3])
+    weights = torch.stack([scorer_weights.initial_weights(), scorer_weights.initial_weights(3) + 0.3])
     player = Player(world, 2, 6, world.edge.slots)
     player.start(weights, simulate.episode_seeds(1, 6))
     latency_s, late = player.result()
     for number, flat in enumerate(weights):
-        policy = scorer.scorer(scorer.unpack(flat[None]))
+        policy = scorer.scorer(scorer_weights.unpack(flat[None]))
         run = simulate.run_policy(world, "own", 1, 6, maker=lambda seed, policy=policy: policy)
         assert latency_s[number].item() == pytest.approx(run.measures["mean_s"][0], rel=1e-5)
         assert late[number].item() == pytest.approx(1 - run.measures["in_time"][0], abs=1e-6)
@@ -50,7 +50,7 @@ def test_a_player_counts_what_a_comparison_counts(world: OffloadWorld):
 def test_training_is_the_same_again(world: OffloadWorld):
     first, again = (learner.train(settings(world)) for _ in range(2))
     assert torch.equal(first.weights, again.weights)
-    assert not torch.equal(first.weights, scorer.first_weights())
+    assert not torch.equal(first.weights, scorer_weights.initial_weights())
     other = learner.train(settings(world, seed=1))
     assert not torch.equal(first.weights, other.weights)
 
@@ -92,17 +92,17 @@ def trained(world: OffloadWorld, seed: int, start: tuple[float, ...] = ()) -> to
 
 def test_it_learns_what_sequential_greedy_does_not_know(shared: OffloadWorld):
     """3 % on average, with some seeds more, with others less."""
-    first_s, *trained_s = held_out_s(shared, scorer.first_weights(), *(trained(shared, seed) for seed in range(3)))
+    first_s, *trained_s = held_out_s(shared, scorer_weights.initial_weights(), *(trained(shared, seed) for seed in range(3)))
     assert sum(trained_s) / 3 < 0.99 * first_s
 
 
 def test_it_unlearns_a_price_that_does_harm(shared: OffloadWorld):
     """A second of service that is thought to cost nothing, so that the slowest servers look best."""
-    wrong = scorer.first_weights()
-    price_of_service = sum(np.prod(shape) for shape in list(scorer.SHAPES.values())[:6]) + 1
+    wrong = scorer_weights.initial_weights()
+    price_of_service = sum(np.prod(shape) for shape in list(scorer_weights.SHAPES.values())[:6]) + 1
     wrong[int(price_of_service)] = -2.0
     first_s, wrong_s, *trained_s = held_out_s(
-        shared, scorer.first_weights(), wrong, *(trained(shared, seed, tuple(wrong.tolist())) for seed in range(2))
+        shared, scorer_weights.initial_weights(), wrong, *(trained(shared, seed, tuple(wrong.tolist())) for seed in range(2))
     )
     assert wrong_s > 1.25 * first_s
     assert max(trained_s) < 1.05 * first_s

@@ -1,1 +1,1 @@
-"""Networks that decide, what they see, and their export. Start in `nets`."""
+"""Networks that decide, their features, and their export to ONNX. Start in `nets`."""

@@ -1,7 +1,7 @@
-"""A trained policy as an ONNX file whose inputs are the observation's fields, with a side-car in JSON.
+"""Export of a trained policy to an ONNX file whose inputs are the observation's fields, with a side-car in JSON.
 
-What is exported is a module from an `OffloadObservation` of tensors [B, ..] to an `OffloadDecision` [B, K]. Fields that
-it does not read are no inputs. `policies.onnx` loads the pair without PyTorch.
+The policy is a module from an `OffloadObservation` of tensors [B, ..] to an `OffloadDecision` [B, K]. Fields that it
+does not read are no inputs. `policies.onnx` loads the pair without PyTorch.
 """
 
 import json
@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -21,7 +20,7 @@ from coinfer.types import OffloadDecision, OffloadObservation, fields_of
 
 
 class _ByFields(nn.Module):
-    """The same policy with one argument a field, and indices as int64."""
+    """The same policy with one argument per field, and indices as int64."""
 
     def __init__(self, policy: nn.Module):
         super().__init__()
@@ -42,13 +41,18 @@ def export(
     scenario_fingerprint: str,
     options: Sequence[Triple] | None = None,
     dynamic_axes: str = "B",
-    training: Mapping[str, Any] | None = None,
+    training: Mapping[str, object] | None = None,
 ) -> None:
-    """Write `path` (.onnx) and its side-car beside it (.json).
+    """Write the ONNX file and its side-car.
 
     Args:
+        path: ends in .onnx; the side-car is beside it, with .json. The folder is made if it does not exist.
+        policy: maps an observation to a decision.
         example: an observation [B, ..] with B of at least 2; fixes the axes that are not dynamic.
-        options: what the options mean, if the policy knows them by their number only; None if it reads them from the
+        scheme: name of the training scheme.
+        scenario: name of the scenario of the training.
+        scenario_fingerprint: of the compiled scenario, from `scenario.compile.fingerprint`.
+        options: meaning of the options, if the policy knows them by number only; None if it reads them from the
             observation.
         dynamic_axes: letters of the axes (B, K, O, N) that may have any length.
         training: record of the training.
@@ -74,8 +78,10 @@ def export(
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
 
 
-def _quietly_export(path: Path, module: nn.Module, fields: tuple, names: tuple[str, ...], shapes: Any) -> None:
-    """PyTorch's exporter and the optimiser it calls, without their chatter."""
+def _quietly_export(
+    path: Path, module: nn.Module, fields: tuple, names: tuple[str, ...], shapes: tuple[object, ...]
+) -> None:
+    """Export without the messages of PyTorch's exporter and of the optimiser that it calls."""
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -104,12 +110,12 @@ def _quietly_export(path: Path, module: nn.Module, fields: tuple, names: tuple[s
 
 
 def _drop_unread(path: Path) -> list[str]:
-    """Removes inputs that nothing reads; the names of the others."""
+    """Remove the inputs that no node reads, and return the names of the others."""
     model = onnx.load_model(str(path))
     used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
-    kept = [entry for entry in model.graph.input if entry.name in used]
+    inputs = [entry for entry in model.graph.input if entry.name in used]
     del model.graph.input[:]
-    model.graph.input.extend(kept)
+    model.graph.input.extend(inputs)
     onnx.checker.check_model(model)
     onnx.save_model(model, str(path))
-    return [entry.name for entry in kept]
+    return [entry.name for entry in inputs]

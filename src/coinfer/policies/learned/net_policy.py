@@ -1,4 +1,4 @@
-"""A trained network of one learner as a policy: from an observation of tensors to its best guess."""
+"""A trained network of one learner as a policy, which takes its best choice."""
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,15 @@ from coinfer.types import OffloadDecision, OffloadObservation
 
 
 class NetPolicy(nn.Module):
-    """Takes, of what may be chosen, the choice of the greatest number; a module, so that `export` can take it.
+    """The allowed choice of the greatest output; a module, so that `export` can take it.
 
     It computes in float64, though the network was trained in float32: the order of a sum then matters 1e-16, not 1e-7,
-    and two runtimes decide alike if two choices are nearly as good.
+    and two runtimes decide alike if two choices are nearly equal.
 
     Args:
-        net: whose outputs [.., K, C] are logits or values; a choice is option * N + server.
-        flat: [P] its parameters.
-        features: what it takes in.
+        net: its outputs [.., K, C] are logits or values; a choice is option * N + server.
+        flat: [P], its parameters.
+        features: from an observation to the network's inputs.
     """
 
     flat: Tensor
@@ -30,7 +30,11 @@ class NetPolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
-        """Return the decisions [.., K]."""
+        """Return the decisions, [.., K].
+
+        Args:
+            observation: [.., K, ..] tensors or arrays, with any leading batch axes.
+        """
         wide = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))
         candidates = candidates_of(wide)
         numbers = self.net(self.flat.double(), self.features(wide)[None])[0]

@@ -1,8 +1,8 @@
 """Batched networks: L independent networks of one form, evaluated by batched matrix products.
 
-The parameters of a form are one flat tensor [L, P], so that an optimiser, a soft copy, a norm for each learner or a
-checkpoint is one operation on one tensor. A form (here `Mlp`) only knows how to read it. Others may write more forms:
-the learners ask for nothing but the three members of `Net`.
+The parameters of a form are one flat tensor [L, P], so an optimiser, a soft copy, a norm for each learner or a
+checkpoint is one operation on one tensor. A form (here `Mlp`) only knows how to read it. Other forms are possible: the
+learners use only the three members of `Net`.
 """
 
 import math
@@ -23,11 +23,15 @@ class Net(Protocol):
 
     @property
     def size(self) -> int:
-        """P, the number of parameters of one learner."""
+        """Return P, the number of parameters of one learner."""
         ...
 
     def initial(self, seeds: Tensor) -> Tensor:
-        """Return parameters [L, P] for these seeds [L] int64; those of a seed do not depend on the others."""
+        """Return initial parameters, [L, P]; those of a seed do not depend on the other seeds.
+
+        Args:
+            seeds: [L] int64.
+        """
         ...
 
     def __call__(self, flat: Tensor, features: Tensor) -> Tensor:
@@ -42,31 +46,35 @@ class Mlp:
     inputs: int
     """F"""
     hidden: tuple[int, ...]
-    """Widths; five fully connected layers have four of them."""
+    """Widths of the hidden layers; five fully connected layers have four of them."""
     tasks: int
     """K"""
     choices: int
     """C"""
     shared: bool = False
-    """False: features [L, B, F] of the whole, and the last layer has K * C outputs. True: features [L, B, K, F] of each
-    task, and all tasks go through the same network with C outputs."""
+    """False: features [L, B, F] of the whole state, and the last layer has K * C outputs. True: features [L, B, K,
+    F] of each task, and all tasks share one network with C outputs."""
     normalise: bool = False
-    """Layer normalisation (without own parameters) before each ReLU."""
+    """Whether layer normalisation, without parameters, precedes each ReLU."""
     last_gain: float = 1.0
-    """Scale of the last layer's first weights; a small one makes a first policy that is nearly even."""
+    """Scale of the last layer's initial weights; a small one makes an initial policy that is nearly uniform."""
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of all layers, from the inputs to the outputs."""
+        """Return the widths of all layers, from the inputs to the outputs."""
         return (self.inputs, *self.hidden, self.choices * (1 if self.shared else self.tasks))
 
     @property
     def size(self) -> int:
-        """P, the number of parameters of one learner."""
+        """Return P, the number of parameters of one learner."""
         return sum(self._sizes())
 
     def initial(self, seeds: Tensor) -> Tensor:
-        """Return parameters [L, P], weights and biases uniform within 1 / sqrt(inputs of the layer)."""
+        """Return initial parameters [L, P]: weights and biases uniform within 1 / sqrt(inputs of the layer).
+
+        Args:
+            seeds: [L] int64.
+        """
         parts = []
         for number, (inputs, outputs) in enumerate(_pairs(self.widths)):
             count = torch.arange((inputs + 1) * outputs, device=seeds.device)
@@ -88,7 +96,11 @@ class Mlp:
         return hidden.reshape(features.shape[0], features.shape[1], self.tasks, self.choices)
 
     def layers(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return weights [L, inputs, outputs] and biases [L, 1, outputs] of every layer."""
+        """Return weights [L, inputs, outputs] and biases [L, 1, outputs] of every layer, as views of the parameters.
+
+        Args:
+            flat: [L, P]
+        """
         parts = flat.split(self._sizes(), 1)
         return [
             (weight.reshape(-1, inputs, outputs), bias[:, None])

@@ -1,4 +1,4 @@
-"""The network that scores placements (`placements`), and trained networks as policies."""
+"""The network that scores placements (`placements`), and its policies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,29 +21,40 @@ from coinfer.types import OffloadDecision, OffloadObservation
 MakePlacements = Callable[[OffloadObservation], Placements]
 MakeFeatures = Callable[[OffloadObservation, Placements], Tensor]
 Form = Literal["places", "flat", "ranked"]
-"""Of a network: it scores every placement by itself, or takes in the whole state, as it is or with ranked servers."""
+"""Form of a network: it scores every placement separately, or takes the whole state, plain or with ranked servers."""
 
 
 def placements_for(form: Form) -> MakePlacements:
-    """Return what a network of this form chooses from if the cuts are fixed."""
+    """Return the function that makes the placements for a network of this form if the cuts are fixed.
+
+    Args:
+        form: of the network.
+    """
     return ranked_cut if form == "ranked" else fixed_cut
 
 
 def features_for(form: Form, running_queues: bool, max_tasks: int | None = None) -> MakeFeatures:
-    """Return what a network of this form takes in.
+    """Return the function that makes the features for a network of this form.
 
     Args:
-        running_queues: as in `placements.placement_features`; for form `places` only, as `max_tasks`.
+        form: of the network.
+        running_queues: see `placements.placement_features`; used by form `places` only.
+        max_tasks: see `placements.running_s`; used by form `places` only.
     """
     if form != "places":
         return flat_features if form == "flat" else ranked_features
-    return lambda seen, placements: placement_features(
-        seen, placements, running_queues=running_queues, max_tasks=max_tasks
+    return lambda observation, placements: placement_features(
+        observation, placements, running_queues=running_queues, max_tasks=max_tasks
     )
 
 
 def flat_inputs(tasks: int, servers: int) -> int:
-    """Return how many numbers `placements.flat_features` and `ranked_features` are."""
+    """Return the number of features of `placements.flat_features` and `ranked_features`.
+
+    Args:
+        tasks: K
+        servers: N
+    """
     return tasks * (4 + servers) + 2 * servers
 
 
@@ -51,8 +62,8 @@ def flat_inputs(tasks: int, servers: int) -> int:
 class PlacementNet:
     """One small network that scores every placement of every task.
 
-    It is the same for all tasks and placements, so it takes any number of both, and tasks or servers in another order
-    are decided alike.
+    It is the same for all tasks and placements, so it takes any number of both, and permuted tasks or servers permute
+    the decision.
     """
 
     inputs: int
@@ -62,29 +73,33 @@ class PlacementNet:
     last_gain: float = 1.0
     """As in `nets.Mlp`."""
     packed: bool = True
-    """Whether only placements that may be taken are computed, as most slots have far fewer tasks than there is room
-    for. The others score 0; without it, anything."""
+    """Whether only allowed placements are computed, because most slots have far fewer tasks than entries. The others
+    then score 0; if false, they score anything."""
 
     @property
     def form(self) -> Mlp:
-        """The network of one placement."""
+        """Return the network of one placement."""
         return Mlp(self.inputs, self.hidden, tasks=1, choices=1, shared=True, last_gain=self.last_gain)
 
     @property
     def size(self) -> int:
-        """P, the number of parameters of one learner."""
+        """Return P, the number of parameters of one learner."""
         return self.form.size
 
     def initial(self, seeds: Tensor) -> Tensor:
-        """Return parameters [L, P] for these seeds [L] int64."""
+        """Return initial parameters, [L, P].
+
+        Args:
+            seeds: [L] int64.
+        """
         return self.form.initial(seeds)
 
     def __call__(self, flat: Tensor, features: Tensor) -> Tensor:
-        """Return scores [L, B, K, C].
+        """Return the scores, [L, B, K, C].
 
         Args:
             flat: [L, P] parameters.
-            features: [L, B, K, C, F]; the last one is above 0 if a placement may be taken.
+            features: [L, B, K, C, F]; the last feature is above 0 if the placement is allowed.
         """
         rows = features.flatten(1, 3)
         if not self.packed:
@@ -97,7 +112,10 @@ class PlacementNet:
 
 
 def _allowed_rows(allowed: Tensor) -> Tensor:
-    """[L, M] the true entries of allowed [L, R], M being the most of them in a row; R for those that are not needed."""
+    """Return the true entries of `allowed` [L, R] as indices [L, M], where M is the greatest number in a row.
+
+    Unused entries are R.
+    """
     counts = allowed.sum(1)
     row, place = allowed.nonzero(as_tuple=True)
     rank = torch.arange(len(row), device=allowed.device) - (counts.cumsum(0) - counts)[row]
@@ -107,12 +125,13 @@ def _allowed_rows(allowed: Tensor) -> Tensor:
 
 
 class PlacementPolicy(nn.Module):
-    """Takes each task's placement of the greatest score; a module, so that `export` can take it.
+    """The placement of the greatest score for each task; a module, so that `export` can take it.
 
     Args:
+        net: scores placements.
         flat: [L, P] parameters; observations [L * W, ..] are those of the L networks side by side, W of each.
-        features: what the network takes in.
-        placements: what the tasks choose from.
+        features: from an observation and its placements to the network's inputs.
+        placements: from an observation to the placements of its tasks.
     """
 
     flat: Tensor
@@ -124,7 +143,11 @@ class PlacementPolicy(nn.Module):
 
     @torch.no_grad()
     def forward(self, observation: OffloadObservation) -> OffloadDecision:
-        """Return the decisions [.., K]."""
+        """Return the decisions, [.., K].
+
+        Args:
+            observation: [L * W, K, ..] tensors.
+        """
         placements = self.placements(observation)
         features = self.features(observation, placements)
         count = self.flat.shape[0]
@@ -136,6 +159,13 @@ class PlacementPolicy(nn.Module):
 def policies_of(
     net: Net, flat: Tensor, features: MakeFeatures, placements: MakePlacements
 ) -> tuple[PlacementPolicy, ...]:
-    """Return one policy, fit for export, for each row of parameters [L, P]."""
+    """Return one policy, fit for export, for each row of parameters.
+
+    Args:
+        net: form of all networks.
+        flat: [L, P] parameters.
+        features: from an observation and its placements to the network's inputs.
+        placements: from an observation to the placements of its tasks.
+    """
     plain = replace(net, packed=False) if isinstance(net, PlacementNet) else net
     return tuple(PlacementPolicy(plain, row[None], features, placements) for row in flat)

@@ -1,8 +1,8 @@
-"""A scorer as one ONNX file: its networks as PyTorch exports them, its loop over tasks as ONNX's own `Scan`.
+"""Export of a scorer to one ONNX file: its networks by PyTorch's exporter, its loop over tasks as ONNX's own `Scan`.
 
-The loop's body is written out by hand, as few and as simple nodes as can be: they run once for every task, and most of
-their time is that of calling them. It is the same arithmetic in the same order as `scorer.sequence` and `judged`, so
-both decide alike to the last bit (see there).
+The loop's body is written by hand with as few and as simple nodes as possible: they run once for every task, and most
+of their time is call overhead. It is the same arithmetic in the same order as `scorer.sequence` and `slot_cost`, so
+both decide alike to the last bit (see `scorer`).
 """
 
 import json
@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer, scorer_networks, scorer_weights
 from coinfer.policies.onnx import FORMAT
 from coinfer.types import DEVICE, OffloadObservation, fields_of
 
@@ -26,46 +26,45 @@ FIELDS = (
     "option_device_s", "option_upload_bits", "option_server_s", "option_mask", "task_mask", "deadline_s", "uplink_bps",
     "device_backlog_s", "server_backlog_s", "server_room", "observation_age_s", "uplink_backlog_s",
 )  # fmt: skip
-"""Of the observation that the policy reads."""
+"""Fields of the observation that the policy reads."""
 
 
 class _Prepared(nn.Module):
-    """From the fields to what the loop begins with."""
+    """The networks and all else that the loop needs, from the fields of the observation."""
 
     def __init__(self, weights: Tensor):
         super().__init__()
-        unpacked = scorer.unpack(weights.detach().cpu().float()[None])
+        unpacked = scorer_weights.unpack(weights.detach().cpu().float()[None])
         self.weights = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in unpacked)
 
     def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(FIELDS, fields, strict=True))
         options = named["option_device_s"]
-        seen = OffloadObservation(
+        observation = OffloadObservation(
             **named,  # type: ignore[arg-type]
             option_accuracy=torch.ones_like(options),
             option_device_j=torch.zeros_like(options),
             energy_left_j=torch.zeros_like(named["deadline_s"]),
         )
-        key, parts = scorer.networks(scorer.Weights(*self.weights), seen)
-        key = torch.where(seen.task_mask[:, None], key.transpose(1, 2), torch.inf)
-        rows = scorer.Rows(*parts[:4])
-        in_full = scorer.in_full(rows)
-        judged = rows.ready_s, rows.service_s, *parts[4:]
-        free, over = scorer.queues(seen, parts[0].shape[-1])
-        count = seen.task_mask.sum(-1).max().clamp(min=1)
-        return key, *in_full, scorer.first_scores(in_full, free), *judged, free, over, count
+        key, actions = scorer_networks.run_networks(scorer_weights.Weights(*self.weights), observation)
+        key = torch.where(observation.task_mask[:, None], key.transpose(1, 2), torch.inf)
+        scaled = scorer.scale_rows(actions.rows)
+        costs = actions.rows.ready_s, actions.rows.service_s, actions.price_s, actions.local
+        free, over = scorer.initial_queues(observation, actions.price_s.shape[-1])
+        count = observation.task_mask.sum(-1).max().clamp(min=1)
+        return key, *scaled, scorer.front_scores(scaled, free), *costs, free, over, count
 
 
 _PREPARED = (
     "key", "ready", "service", "slope", "fixed", "first", "ready_s", "service_s", "price_s", "local", "free", "over",
     "count",
 )  # fmt: skip
-"""What it gives: key [B, Q, K]; of every way [B, K, C]; local [B, K]; of the ways' servers [B, C]."""
+"""Outputs of `_Prepared`: key [B, Q, K]; terms of every action [B, K, C]; local [B, K]; free and over [B, C]."""
 _ROWS = ("ready", "service", "slope", "fixed", "first")
 
 
 class _Nodes:
-    """Nodes of a graph, written as calls."""
+    """Builder of a graph: each call adds a node and returns the name of its first output."""
 
     def __init__(self, prefix: str):
         self.nodes: list[onnx.NodeProto] = []
@@ -77,7 +76,7 @@ class _Nodes:
         return names[0]
 
 
-def _constants(weights: scorer.Weights) -> dict[str, np.ndarray]:
+def _constants(weights: scorer_weights.Weights) -> dict[str, np.ndarray]:
     late_s = weights.late[0] * scorer.LATE_SCALE_S
     return {
         "never": np.array(scorer.NEVER, np.float32),
@@ -85,8 +84,8 @@ def _constants(weights: scorer.Weights) -> dict[str, np.ndarray]:
         "ticks": np.array(scorer.TICKS, np.float32),
         "ticks_in_full": np.array(scorer.TICKS * scorer.FULL_S, np.float32),
         "late": (late_s * scorer.TICKS).round().reshape(()).numpy(),
-        "early": weights.early[0].numpy()[:, None],
-        "orders": np.array([weights.early.shape[-1]], np.int64),
+        "early": weights.insertion[0].numpy()[:, None],
+        "orders": np.array([weights.insertion.shape[-1]], np.int64),
         "no": np.array(0, np.int64),
         "one": np.array(1, np.int64),
         "nobody": np.array(DEVICE, np.int64),
@@ -96,7 +95,7 @@ def _constants(weights: scorer.Weights) -> dict[str, np.ndarray]:
 
 
 def _body() -> onnx.GraphProto:
-    """One task in every order, R = worlds * orders: the body of the loop of `scorer.sequence`; all [R, C], by way."""
+    """Return the body of the loop of `scorer.sequence`: one task in every order, R = worlds * orders, all [R, C]."""
     n = _Nodes("b")
     start = n("Max", "free_in", "ready", "over_in")
     delay = n("Max", n("Mul", n("Sub", "over_in", "empty"), "service"), "over_in")
@@ -117,8 +116,8 @@ def _body() -> onnx.GraphProto:
     return helper.make_graph(n.nodes, "task", given, [*results, value("way", TensorProto.INT64)])
 
 
-def _around(n: _Nodes) -> None:
-    """What stands between the networks and the loop, and after it."""
+def _outer_graph(n: _Nodes) -> None:
+    """Add the nodes between the networks and the loop, and after the loop."""
     n("Split", n("Shape", "ready"), outputs=["worlds", "tasks", "ways"], num_outputs=3)
     worlds, tasks, ways = "worlds", "tasks", "ways"
     servers = n("Gather", n("Shape", "server_room"), "at1", axis=0)
@@ -136,9 +135,9 @@ def _around(n: _Nodes) -> None:
     rows_at = n("Reshape", rows_at, n("Concat", n("Unsqueeze", "count", "at0"), "any", axis=0))
     flat = n("Concat", "any", ways, axis=0)
     rows = [n("Gather", n("Reshape", name, flat), rows_at, axis=0) for name in _ROWS]
-    spread = n("Concat", worlds, "orders", ways, axis=0)
+    shape = n("Concat", worlds, "orders", ways, axis=0)
     for name, state in (("free", "begun"), ("over", "empty")):
-        n("Reshape", n("Expand", n("Unsqueeze", name, "at1"), spread), flat, outputs=[state])
+        n("Reshape", n("Expand", n("Unsqueeze", name, "at1"), shape), flat, outputs=[state])
     early = n(
         "Reshape", n("Expand", "early", n("Concat", worlds, "orders", "at1", axis=0)), n("Concat", "any", "at1", axis=0)
     )
@@ -150,7 +149,7 @@ def _around(n: _Nodes) -> None:
     by_task = n("Transpose", by_task, perm=[1, 2, 0])
     nowhere = n("Expand", "no", n("Concat", worlds, "orders", tasks, axis=0))
     n("ScatterElements", nowhere, "order", by_task, outputs=["decided"], axis=2)
-    _judged(n, first, ways, last, servers, world)
+    _slot_costs(n, first, ways, last, servers, world)
     best = n("ArgMin", "costs", axis=-1, keepdims=1)
     way = n("GatherND", "decided", best, batch_dims=1)
     stays = n("Equal", way, last)
@@ -158,8 +157,8 @@ def _around(n: _Nodes) -> None:
     n("Where", stays, "nobody", n("Mod", way, servers), outputs=["server"])
 
 
-def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: str) -> None:
-    """From the ways decided [B, Q, K] to the costs [B, Q], as `scorer.judged`."""
+def _slot_costs(n: _Nodes, first: str, ways: str, last: str, servers: str, world: str) -> None:
+    """Add the nodes of `scorer.slot_cost`: from the actions decided [B, Q, K] to the costs [B, Q]."""
     numbers = n("Range", "no", n("Squeeze", "tasks"), "one")
     entry = n("Add", n("Mul", n("Add", first, numbers), ways), "decided")
 
@@ -195,22 +194,23 @@ def _judged(n: _Nodes, first: str, ways: str, last: str, servers: str, world: st
     n("ReduceSum", cost, "any", outputs=["costs"], keepdims=0)
 
 
-def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, training: Mapping[str, Any]) -> None:
-    """Write `path` (.onnx) and its side-car (.json), for any number of worlds, tasks, options and servers.
+def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, training: Mapping[str, object]) -> None:
+    """Write the ONNX file and its side-car, for any number of worlds, tasks, options and servers.
 
     Args:
-        weights: [scorer.SIZE], or fewer if some orders were left out.
-        scenario: what it was trained for.
-        fingerprint: of the scenario.
+        path: ends in .onnx; the side-car is beside it, with .json. The folder is made if it does not exist.
+        weights: [SIZE], or fewer if some orders were left out.
+        scenario: name of the scenario of the training.
+        fingerprint: of the compiled scenario.
         training: record of the training.
     """
-    constants = _constants(scorer.unpack(weights.detach().cpu().float()[None]))
+    constants = _constants(scorer_weights.unpack(weights.detach().cpu().float()[None]))
     model = _prepared_model(weights)
     graph = model.graph
     del graph.output[:]
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     nodes = _Nodes("a")
-    _around(nodes)
+    _outer_graph(nodes)
     graph.node.extend(nodes.nodes)
     graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "K"]) for name in ("option", "server")
@@ -233,7 +233,7 @@ def export(path: Path, weights: Tensor, *, scenario: str, fingerprint: str, trai
 
 
 def _prepared_model(weights: Tensor) -> onnx.ModelProto:
-    """The networks, without the exporter's chatter."""
+    """Return the graph of the networks, exported without the exporter's messages."""
     sizes = {"B": 3, "K": 6, "O": 4, "N": 5}
     axes = {name: field.axes for name, field in fields_of(OffloadObservation).items()}
     fields = tuple(torch.ones([sizes[letter] for letter in axes[name]]) for name in FIELDS)

@@ -2,9 +2,9 @@
 
 Salimans et al. 2017 (arXiv:1703.03864), with mirrored pairs, centred ranks and Adam. A generation plays whole episodes
 with 2 * pairs perturbed copies of the weights, all copies and worlds in one batch. All copies get the same random
-numbers (common random numbers), so that only their weights differ. There are few weights (`scorer.SIZE`), and the
-environment only has to run, with decisions that are made one after another within a slot. How much training lowers the
-latency of the initial weights is measured in experiments/own-policy.
+numbers (common random numbers), so that only their weights differ. There are few weights (`scorer_weights.SIZE`), and
+the environment only has to run, with decisions that are made one after another within a slot. How much training lowers
+the latency of the initial weights is measured in experiments/own-policy.
 
 The loss is the mean over the cases (scenarios, loads, ages of observations) of
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from coinfer.evaluate import simulate
 from coinfer.physics import random
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer_weights
 from coinfer.rl.core.rollout import Player
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import OffloadWorld
@@ -83,7 +83,7 @@ class Settings:
     processes: int = 1
     """Processes that play the cases of a generation."""
     start: tuple[float, ...] = field(default=(), repr=False)
-    """Initial weights; if empty, those of `scorer.first_weights`."""
+    """Initial weights; if empty, those of `scorer_weights.initial_weights`."""
 
 
 class TrainingState(NamedTuple):
@@ -105,7 +105,7 @@ def begin(settings: Settings) -> TrainingState:
     Args:
         settings: `start` and `seed` decide the initial weights.
     """
-    weights = torch.tensor(settings.start) if settings.start else scorer.first_weights(settings.seed)
+    weights = torch.tensor(settings.start) if settings.start else scorer_weights.initial_weights(settings.seed)
     weights = weights.to(settings.device)
     return TrainingState(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0)
 
@@ -265,7 +265,7 @@ def _seeds(settings: Settings, generation: int, case: int) -> Tensor:
 def _noise(settings: Settings, generation: int, case: int) -> Tensor:
     """Return the perturbations [pairs, SIZE] of a case in a generation."""
     generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + generation) * 1_009 + case)
-    return settings.sigma * torch.randn((settings.pairs, scorer.SIZE), generator=generator).to(settings.device)
+    return settings.sigma * torch.randn((settings.pairs, scorer_weights.SIZE), generator=generator).to(settings.device)
 
 
 def _case_numbers(settings: Settings, generation: int) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coinfer.envs import core, offload, rewards
-from coinfer.policies.learned import scorer
+from coinfer.policies.learned import scorer, scorer_weights
 from coinfer.scenario.world import OffloadWorld
 
 Tree = TypeVar("Tree")
@@ -48,7 +48,7 @@ class Player:
     def __init__(self, world: OffloadWorld, policies: int, worlds: int, slots: int, device: str = "cpu"):
         self.tables = offload.load(world, device)
         self.policies, self.worlds, self.slots = policies, worlds, slots
-        self.weights = torch.zeros((policies, scorer.SIZE), device=device)
+        self.weights = torch.zeros((policies, scorer_weights.SIZE), device=device)
         self._rollout: Rollout | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream() if self.tables.edge.device.type == "cuda" else None
@@ -101,7 +101,7 @@ class Player:
     def _slot(self, rollout: Rollout) -> Rollout:
         state, totals = rollout
         observation = offload.observe(self.tables, state)
-        decision = scorer.decide(scorer.unpack(self.weights), observation)
+        decision = scorer.decide(scorer_weights.unpack(self.weights), observation)
         stepped = offload.step(self.tables, state, decision, rewards.latency)
         task_mask, outcome = state.draws.task_mask, stepped.outcome
 
