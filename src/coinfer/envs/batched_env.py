@@ -169,7 +169,7 @@ class BatchedEnv:
             value, last = action[world, number], nvec[number] - 1
             raise UserError(f"action {value} of number {number} in world {world}, expected 0 to {last}")
 
-    def decision(self, action: Tensor) -> OffloadDecision | BlocksDecision:
+    def decision(self, action: Tensor) -> OffloadDecision[Tensor] | BlocksDecision:
         """Return the decision that an action stands for.
 
         Args:

@@ -54,7 +54,7 @@ class Tables(NamedTuple):
 
 class Step(NamedTuple):
     state: State
-    outcome: Outcome
+    outcome: Outcome[Tensor]
     reward: Tensor
     """[B]"""
     info: Info
@@ -98,7 +98,7 @@ def reset(tables: Tables, seeds: Tensor) -> State:
     return core.initial_state(tables.edge, seeds)
 
 
-def observe(tables: Tables, state: State) -> BlocksObservation:
+def observe(tables: Tables, state: State) -> BlocksObservation[Tensor]:
     """Return the observation of each world, [B, ..], with stale servers and believed link rates.
 
     Args:
@@ -129,7 +129,7 @@ def observe(tables: Tables, state: State) -> BlocksObservation:
     )
 
 
-def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward) -> Step:
+def step(tables: Tables, state: State, decision: BlocksDecision[Tensor], reward: Reward) -> Step:
     """Run the tasks of a slot as decided and go to the next slot.
 
     Args:
@@ -179,7 +179,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision, reward: Reward)
     return Step(after, outcome, reward(outcome, draws), info)
 
 
-def feasible(tables: Tables, state: State, decision: BlocksDecision) -> Tensor:
+def feasible(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Tensor:
     """Return whether each task's decision can be carried out, [B, K] bool: the only place of this rule.
 
     Args:
@@ -210,7 +210,7 @@ def _kind(tables: Tables, state: State) -> Tensor:
     return state.draws.model * tables.edge.edge.classes + state.draws.device_class
 
 
-def _place(tables: Tables, decision: BlocksDecision) -> Tensor:
+def _place(tables: Tables, decision: BlocksDecision[Tensor]) -> Tensor:
     """Return the places as a plan has them: `DEVICE`, else the server; those out of range are moved into it."""
     return (decision.place - 1).clamp(DEVICE, tables.edge.edge.servers - 1)
 

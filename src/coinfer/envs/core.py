@@ -173,7 +173,7 @@ def outcome_of(
     admitted: Tensor,
     answered: Tensor,
     deadline_s: Tensor,
-) -> Outcome:
+) -> Outcome[Tensor]:
     """Return the outcome of requests; all arguments are [B, K].
 
     Args:

@@ -50,7 +50,7 @@ class Tables(NamedTuple):
 
 class Step(NamedTuple):
     state: State
-    outcome: Outcome
+    outcome: Outcome[Tensor]
     reward: Tensor
     """[B]"""
     info: Info
@@ -59,7 +59,7 @@ class Step(NamedTuple):
 class SlotResult(NamedTuple):
     """The results of the decisions of a slot, in times from its beginning."""
 
-    outcome: Outcome
+    outcome: Outcome[Tensor]
     """[B, K]"""
     refused: Tensor
     """[B, K]"""
@@ -110,7 +110,7 @@ def reset(tables: Tables, seeds: Tensor) -> State:
     return core.initial_state(tables.edge, seeds)
 
 
-def observe(tables: Tables, state: State) -> OffloadObservation:
+def observe(tables: Tables, state: State) -> OffloadObservation[Tensor]:
     """Return the observation of each world, [B, ..], with stale servers and believed link rates.
 
     Args:
@@ -158,7 +158,7 @@ def option_feasible(tables: Tables, state: State, link_bps: Tensor) -> Tensor:
     return _feasible(tables, state, exists, bits, device_j, best_bps)
 
 
-def step(tables: Tables, state: State, decision: OffloadDecision, reward: Reward) -> Step:
+def step(tables: Tables, state: State, decision: OffloadDecision[Tensor], reward: Reward) -> Step:
     """Serve the tasks of a slot as decided and go to the next slot.
 
     Args:
@@ -192,7 +192,7 @@ def step(tables: Tables, state: State, decision: OffloadDecision, reward: Reward
     return Step(after, served.outcome, reward(served.outcome, state.draws), info)
 
 
-def serve(tables: Tables, state: State, decision: OffloadDecision) -> SlotResult:
+def serve(tables: Tables, state: State, decision: OffloadDecision[Tensor]) -> SlotResult:
     """Return the results of the decisions of a slot without going to the next one, for bounds that try many decisions.
 
     Args:
@@ -252,7 +252,9 @@ def _entry(table: Tensor, row: Tensor) -> Tensor:
     return exogenous.take(table.reshape(-1), row)
 
 
-def _requested(tables: Tables, state: State, decision: OffloadDecision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _requested(
+    tables: Tables, state: State, decision: OffloadDecision[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the rows of the option tables, the servers, whether something is sent, and whether that is feasible.
 
     All are [B, K]; the server is any if nothing is sent.

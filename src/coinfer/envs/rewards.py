@@ -11,10 +11,10 @@ from coinfer.envs.exogenous import Draws
 from coinfer.physics import rewards as task_rewards
 from coinfer.types import Outcome
 
-Reward = Callable[[Outcome, Draws], Tensor]
+Reward = Callable[[Outcome[Tensor], Draws], Tensor]
 
 
-def latency(outcome: Outcome, draws: Draws) -> Tensor:
+def latency(outcome: Outcome[Tensor], draws: Draws) -> Tensor:
     """Return minus the summed latency of the slot (CDO-DSAC), [B].
 
     Args:
@@ -44,7 +44,7 @@ def weighted(best_bps: float, sensitivity: float, scale_s: float) -> Reward:
         scale_s: latency that weighs as much as full accuracy.
     """
 
-    def reward(outcome: Outcome, draws: Draws) -> Tensor:
+    def reward(outcome: Outcome[Tensor], draws: Draws) -> Tensor:
         rate_bps = draws.link_bps.amax(-1)
         accuracy, latency_s = outcome.accuracy, outcome.latency_s
         value = task_rewards.weighted_reward(
@@ -63,7 +63,7 @@ def early_exit(latency_weight: float = 0.1, late_penalty: float = 0.5) -> Reward
         late_penalty: at least 0.
     """
 
-    def reward(outcome: Outcome, draws: Draws) -> Tensor:
+    def reward(outcome: Outcome[Tensor], draws: Draws) -> Tensor:
         accuracy, latency_s, in_time = outcome.accuracy, outcome.latency_s, outcome.in_time
         value = task_rewards.early_exit_reward(
             accuracy, latency_s, draws.deadline_s, in_time, latency_weight=latency_weight, late_penalty=late_penalty

@@ -12,14 +12,14 @@ from coinfer.policies.bounds import slot, slot_program
 from coinfer.policies.bounds.slot import BoundError, Cost
 from coinfer.types import OffloadDecision, OffloadObservation
 
-Decider = Callable[[State, OffloadObservation], OffloadDecision]
+Decider = Callable[[State, OffloadObservation[Tensor]], OffloadDecision[Tensor]]
 Oracle = Callable[[offload.Tables], Decider]
 
 PROGRAM_LIMIT_S = 5.0
 """Time limit of HiGHS for one slot of one world."""
 
 
-def true_observation(tables: offload.Tables, state: State) -> OffloadObservation:
+def true_observation(tables: offload.Tables, state: State) -> OffloadObservation[Tensor]:
     """Return the observation if nothing were stale and every time and rate were known.
 
     Args:
@@ -40,7 +40,7 @@ def true_observation(tables: offload.Tables, state: State) -> OffloadObservation
     )
 
 
-def idle_observation(tables: offload.Tables, state: State) -> OffloadObservation:
+def idle_observation(tables: offload.Tables, state: State) -> OffloadObservation[Tensor]:
     """Return the true observation if nothing waited and every server that is not out had room.
 
     Args:
@@ -57,7 +57,7 @@ def idle_observation(tables: offload.Tables, state: State) -> OffloadObservation
     )
 
 
-def unlimited_room(observation: OffloadObservation) -> OffloadObservation:
+def unlimited_room(observation: OffloadObservation[Tensor]) -> OffloadObservation[Tensor]:
     """Return the same observation with unlimited room on all servers, so that refused decisions are tried too.
 
     Args:
@@ -109,7 +109,7 @@ def slot_descent(tables: offload.Tables) -> Decider:
         tables: from `offload.load`.
     """
 
-    def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
+    def decide(state: State, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         true = true_observation(tables, state)
         return slot.coordinate_descent(true, slot_cost(tables, state)).decision
 
@@ -123,7 +123,7 @@ def slot_optimum(tables: offload.Tables) -> Decider:
         tables: from `offload.load`. The decider raises `BoundError` if there are too many decisions.
     """
 
-    def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
+    def decide(state: State, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         return slot.exhaustive(true_observation(tables, state), slot_cost(tables, state)).decision
 
     return decide
@@ -139,7 +139,7 @@ def slot_milp(tables: offload.Tables) -> Decider:
         tables: from `offload.load`.
     """
 
-    def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
+    def decide(state: State, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         true = true_observation(tables, state)
         worlds = [_solved(type(true)(*(field[i] for field in true))) for i in range(state.slot.shape[0])]
         return OffloadDecision(*(torch.stack(parts) for parts in zip(*worlds, strict=True)))
@@ -147,7 +147,7 @@ def slot_milp(tables: offload.Tables) -> Decider:
     return decide
 
 
-def _solved(one: OffloadObservation) -> OffloadDecision:
+def _solved(one: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
     try:
         return slot_program.least_latency(one, PROGRAM_LIMIT_S).decision
     except BoundError:
@@ -165,7 +165,7 @@ def reward_optimum(reward: Reward) -> Oracle:
         servers = tables.edge.edge.servers
         choices = tables.exists.shape[1] * servers
 
-        def decide(state: State, observation: OffloadObservation) -> OffloadDecision:
+        def decide(state: State, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
             choice = torch.arange(choices, device=state.slot.device).repeat(state.slot.shape[0])[:, None]
             tiled = tile(state, choices)
             decision = OffloadDecision(torch.div(choice, servers, rounding_mode="floor"), choice % servers)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from coinfer.evaluate.simulate import Maker
 from coinfer.policies.onnx import ExportedPolicy, PolicyError, load_policy
@@ -39,14 +40,14 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
     return (lambda seed: tensor_policy(fitted)), notes
 
 
-def tensor_policy(policy: ExportedPolicy) -> Policy:
+def tensor_policy(policy: ExportedPolicy) -> Policy[Tensor]:
     """Return the same policy for observations of tensors, on any device.
 
     Args:
         policy: works on NumPy arrays.
     """
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         fields = (np.asarray(field.cpu() if isinstance(field, torch.Tensor) else field) for field in observation)
         decision = policy(OffloadObservation(*fields))
         device = observation.deadline_s.device

@@ -203,7 +203,7 @@ class OutcomeLog:
         self._reward: list[np.ndarray] = []
         self._load: np.ndarray | float = 0.0
 
-    def add(self, task_mask: Tensor, outcome: Outcome, reward: Tensor, info: Info) -> None:
+    def add(self, task_mask: Tensor, outcome: Outcome[Tensor], reward: Tensor, info: Info) -> None:
         """Add the outcome of a slot.
 
         Args:

@@ -64,7 +64,7 @@ class Candidates(NamedTuple):
         index = torch.arange(self.mask.shape[-1], device=server.device) % self.servers
         return torch.where(self.on_device, DEVICE, index) == server[..., None]
 
-    def choice(self, decision: OffloadDecision) -> Tensor:
+    def choice(self, decision: OffloadDecision[Tensor]) -> Tensor:
         """Return the entries that a decision takes, [.., K]; the inverse of `decision`.
 
         Args:
@@ -72,7 +72,7 @@ class Candidates(NamedTuple):
         """
         return decision.option * self.servers + decision.server.clamp(min=0)
 
-    def decision(self, choice: Tensor) -> OffloadDecision:
+    def decision(self, choice: Tensor) -> OffloadDecision[Tensor]:
         """Return the decision that takes given entries.
 
         Args:
@@ -83,7 +83,7 @@ class Candidates(NamedTuple):
         return OffloadDecision(torch.div(choice, self.servers, rounding_mode="floor"), server)
 
 
-def candidates_of(observation: OffloadObservation) -> Candidates:
+def candidates_of(observation: OffloadObservation[Tensor]) -> Candidates:
     """Return the choices that an observation leaves.
 
     A server without room is left out, and so is a broken link. A task with nothing left gets its first choice on the

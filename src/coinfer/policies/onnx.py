@@ -92,7 +92,7 @@ class ExportedPolicy:
         adapted._order = np.array([place[triple] for triple in own])
         return adapted
 
-    def __call__(self, observation: OffloadObservation) -> OffloadDecision:
+    def __call__(self, observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:
         single = np.ndim(observation.deadline_s) == 1
         inputs = {name: self._input(observation, name, single) for name in self.sidecar["fields"]}
         if not inputs:
@@ -102,7 +102,7 @@ class ExportedPolicy:
             option = self._order[option]
         return OffloadDecision(option[0], server[0]) if single else OffloadDecision(option, server)
 
-    def _input(self, observation: OffloadObservation, name: str, single: bool) -> np.ndarray:
+    def _input(self, observation: OffloadObservation[np.ndarray], name: str, single: bool) -> np.ndarray:
         value = np.asarray(getattr(observation, name), dtype=bool if FIELDS[name].is_mask else np.float32)
         value = value[None] if single else value
         axes = FIELDS[name].axes

@@ -23,13 +23,13 @@ LEARNED = POLICIES / "learned.onnx"
 """The trained policy as a file, which devices take too. It has no memory; a device keeps its own."""
 
 
-def makers(slot_s: float) -> dict[str, Callable[[int], Policy]]:
+def makers(slot_s: float) -> dict[str, Callable[[int], Policy[Tensor]]]:
     """Return functions from a seed to a policy, by name.
 
     Args:
         slot_s: time from one call of a policy to the next.
     """
-    named: dict[str, Callable[[int], Policy]] = {
+    named: dict[str, Callable[[int], Policy[Tensor]]] = {
         "insertion": insertion,
         "sequential-greedy-memory": lambda seed: memory_policy(sequential_greedy(seed), slot_s),
         "insertion-memory": lambda seed: memory_policy(insertion(seed), slot_s),
@@ -42,7 +42,7 @@ def makers(slot_s: float) -> dict[str, Callable[[int], Policy]]:
     return named
 
 
-def learned_policy(seed: int = 0) -> Policy:
+def learned_policy(seed: int = 0) -> Policy[Tensor]:
     """Return the scorer with the trained weights, without memory.
 
     Args:

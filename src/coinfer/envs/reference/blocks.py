@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
 def run(
     world: BlocksWorld, slots: Sequence[Slot], decide: Decide, arrival_order: bool = False
-) -> list[dict[int, Outcome]]:
+) -> list[dict[int, Outcome[float]]]:
     """Serve an episode until its last task is done.
 
     Args:
@@ -65,9 +65,9 @@ class _Run:
         self.resources: dict[Queue, simpy.Resource] = {}
         self.groups: dict[tuple[int, Queue], FifoGroup] = {}
         self.spent_j = [0.0] * world.edge.devices
-        self.by_slot: list[dict[int, Outcome]] = [{} for _ in slots]
+        self.by_slot: list[dict[int, Outcome[float]]] = [{} for _ in slots]
 
-    def outcomes(self) -> list[dict[int, Outcome]]:
+    def outcomes(self) -> list[dict[int, Outcome[float]]]:
         self.clock.process(self._arrivals())
         self.clock.run()
         return self.by_slot

@@ -67,7 +67,7 @@ class ServerReport(NamedTuple):
 class Episode(NamedTuple):
     """The results of one episode."""
 
-    outcomes: list[dict[int, Outcome]]
+    outcomes: list[dict[int, Outcome[float]]]
     """For each slot, the plain outcome of each task by its number."""
     reported: list[ServerReport]
     """For each slot, the servers at its beginning; a stale observation holds an earlier report."""
@@ -120,7 +120,7 @@ class _Run:
         self.spent_j = [0.0] * edge.devices
         self.room: list[list[float]] = []
         self.ends: list[tuple[int, int, float]] = []
-        self.outcomes: list[dict[int, Outcome]] = [{} for _ in slots]
+        self.outcomes: list[dict[int, Outcome[float]]] = [{} for _ in slots]
 
     def episode(self) -> Episode:
         self.clock.process(self._arrivals())
@@ -260,7 +260,7 @@ class _Run:
         return bool(energy_j <= limit_j), bits
 
 
-def lost_outcome(task: Task) -> Outcome:
+def lost_outcome(task: Task) -> Outcome[float]:
     """Return the outcome of a task that is lost: it counts as waiting until its deadline.
 
     Args:

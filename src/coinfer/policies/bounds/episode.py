@@ -66,7 +66,7 @@ ROUNDS, CHOICES_PER_ROUND = 4, 8
 
 
 def tasks_of(
-    slots: list[OffloadObservation], slot_s: float, download_s: Tensor | float = 0.0, may_drop: bool = False
+    slots: list[OffloadObservation[Tensor]], slot_s: float, download_s: Tensor | float = 0.0, may_drop: bool = False
 ) -> Tasks:
     """Return the tasks of an episode from the true observations of its slots.
 
@@ -223,7 +223,9 @@ def _pack_tasks(tasks: Tasks) -> Tasks:
     return tasks._replace(**fields)
 
 
-def _slot_tasks(slot: OffloadObservation, arrival_s: float, server_download_s: Tensor | float) -> tuple[Tensor, ...]:
+def _slot_tasks(
+    slot: OffloadObservation[Tensor], arrival_s: float, server_download_s: Tensor | float
+) -> tuple[Tensor, ...]:
     candidates = candidates_of(slot)
     server = (torch.arange(candidates.mask.shape[-1]) % candidates.servers).expand(candidates.mask.shape)
     download_s = torch.as_tensor(server_download_s, dtype=candidates.ready_s.dtype).expand(candidates.servers)

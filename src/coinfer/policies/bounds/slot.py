@@ -31,12 +31,14 @@ class BoundError(UserError):
 class Optimum(NamedTuple):
     """The best decision found, and its cost."""
 
-    decision: OffloadDecision
+    decision: OffloadDecision[Tensor]
     cost: Tensor
     """[..]"""
 
 
-def slot_latency_s(observation: OffloadObservation, choice: Tensor, candidates: Candidates | None = None) -> Tensor:
+def slot_latency_s(
+    observation: OffloadObservation[Tensor], choice: Tensor, candidates: Candidates | None = None
+) -> Tensor:
     """Return the latency of every task in S decisions of one slot, [.., S, K].
 
     It is 0 for an entry without a task, infinite for a choice that is not allowed or finds no room.
@@ -63,7 +65,7 @@ def slot_latency_s(observation: OffloadObservation, choice: Tensor, candidates: 
     return torch.where(task_mask, torch.where(possible, served_s, torch.inf), 0.0)
 
 
-def latency_cost(observation: OffloadObservation) -> Cost:
+def latency_cost(observation: OffloadObservation[Tensor]) -> Cost:
     """Return a cost: the summed latency of a slot's tasks.
 
     Args:
@@ -73,7 +75,7 @@ def latency_cost(observation: OffloadObservation) -> Cost:
     return lambda choice: slot_latency_s(observation, choice, candidates).sum(-1)
 
 
-def late_cost(observation: OffloadObservation) -> Cost:
+def late_cost(observation: OffloadObservation[Tensor]) -> Cost:
     """Return a cost: the number of a slot's tasks that miss their deadline.
 
     Args:
@@ -89,7 +91,7 @@ def late_cost(observation: OffloadObservation) -> Cost:
     return cost
 
 
-def exhaustive(observation: OffloadObservation, cost: Cost | None = None) -> Optimum:
+def exhaustive(observation: OffloadObservation[Tensor], cost: Cost | None = None) -> Optimum:
     """Return the best of all decisions of a slot, by trying each.
 
     Args:
@@ -121,7 +123,7 @@ def exhaustive(observation: OffloadObservation, cost: Cost | None = None) -> Opt
 
 
 def coordinate_descent(
-    observation: OffloadObservation, cost: Cost | None = None, start: OffloadDecision | None = None
+    observation: OffloadObservation[Tensor], cost: Cost | None = None, start: OffloadDecision[Tensor] | None = None
 ) -> Optimum:
     """Return a decision that no change of a single task improves (coordinate descent of DROO, IEEE TMC 2020).
 

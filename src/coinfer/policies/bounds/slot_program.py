@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
+from torch import Tensor
 
 from coinfer.policies.bounds.slot import BoundError
 from coinfer.policies.candidates import Candidates, candidates_of, predicted_s
@@ -20,7 +21,7 @@ from coinfer.types import OffloadDecision, OffloadObservation
 class Solution(NamedTuple):
     """The best decision of one slot that the solver found."""
 
-    decision: OffloadDecision
+    decision: OffloadDecision[Tensor]
     """[K]"""
     cost: float
     """Cost of the decision according to the program."""
@@ -28,7 +29,7 @@ class Solution(NamedTuple):
     """No decision costs less. Equal to `cost`, up to the solver's tolerance, unless the time ran out."""
 
 
-def least_latency(observation: OffloadObservation, limit_s: float = 60.0) -> Solution:
+def least_latency(observation: OffloadObservation[Tensor], limit_s: float = 60.0) -> Solution:
     """Return the decision of least summed latency for one world's slot.
 
     Args:
@@ -41,7 +42,7 @@ def least_latency(observation: OffloadObservation, limit_s: float = 60.0) -> Sol
     return _solve(observation, limit_s, late=False)
 
 
-def fewest_late(observation: OffloadObservation, limit_s: float = 60.0) -> Solution:
+def fewest_late(observation: OffloadObservation[Tensor], limit_s: float = 60.0) -> Solution:
     """Return the decision with the fewest tasks that miss their deadline, for one world's slot.
 
     Args:
@@ -67,7 +68,7 @@ class _Items(NamedTuple):
     """Latency if it were the only task."""
 
 
-def _solve(observation: OffloadObservation, limit_s: float, late: bool) -> Solution:
+def _solve(observation: OffloadObservation[Tensor], limit_s: float, late: bool) -> Solution:
     candidates = candidates_of(observation)
     items = _items(observation, candidates)
     free_s, room, deadline_s = (
@@ -88,7 +89,7 @@ def _solve(observation: OffloadObservation, limit_s: float, late: bool) -> Solut
     return Solution(candidates.decision(choice), float(solution.fun), float(solution.mip_dual_bound))
 
 
-def _items(observation: OffloadObservation, candidates: Candidates) -> _Items:
+def _items(observation: OffloadObservation[Tensor], candidates: Candidates) -> _Items:
     task, choice = np.nonzero((candidates.mask & observation.task_mask[:, None]).numpy())
     server = np.where(candidates.on_device.numpy()[task, choice], -1, choice % candidates.servers)
     alone_s = predicted_s(candidates, observation.server_backlog_s)

@@ -13,7 +13,7 @@ from coinfer.physics import latency
 from coinfer.policies.sampling import uniform
 from coinfer.types import BlocksDecision, BlocksObservation, fields_of
 
-BlocksPolicy = Callable[[BlocksObservation], BlocksDecision]
+BlocksPolicy = Callable[[BlocksObservation[Tensor]], BlocksDecision[Tensor]]
 
 
 def device_only(seed: int = 0) -> BlocksPolicy:
@@ -32,7 +32,7 @@ def server_only(seed: int = 0) -> BlocksPolicy:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: BlocksObservation) -> BlocksDecision:
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         o = observation
         arrives_s = _seconds(o.block_input_bits[..., :1], o.uplink_bps)
         done_s = latency.end_s(arrives_s, _free_s(o)[..., None, 1:], o.block_server_s.sum(-2))
@@ -50,7 +50,7 @@ def apdi(seed: int = 0) -> BlocksPolicy:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: BlocksObservation) -> BlocksDecision:
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         mask, servers = observation.block_mask.long(), observation.uplink_bps.shape[-1]
         blocks = mask.sum(-1, keepdim=True).clamp(min=1)
         share = torch.div((mask.cumsum(-1) - 1).clamp(min=0) * servers, blocks, rounding_mode="floor")
@@ -68,7 +68,7 @@ def rpdi(seed: int = 0) -> BlocksPolicy:
     """
     calls = count()
 
-    def decide(observation: BlocksObservation) -> BlocksDecision:
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         drawn = uniform(seed, next(calls), observation.block_mask.shape, observation.block_mask.device)
         return _reachable(observation, (drawn * (observation.uplink_bps.shape[-1] + 1)).long())
 
@@ -84,7 +84,7 @@ def greedy(seed: int = 0) -> BlocksPolicy:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: BlocksObservation) -> BlocksDecision:
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         o = observation
         load_s = _free_s(o)[..., None, 1:].expand(o.uplink_bps.shape)
         places = []
@@ -116,7 +116,7 @@ def sequential_greedy(seed: int = 0) -> BlocksPolicy:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: BlocksObservation) -> BlocksDecision:
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         free_s, chosen = _free_s(observation)[..., None, :], []
         for k in range(observation.task_mask.shape[-1]):
             task = _one_task(observation, k)
@@ -142,7 +142,7 @@ BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
 """Names on the command line."""
 
 
-def fastest_places(observation: BlocksObservation, free_s: Tensor) -> Tensor:
+def fastest_places(observation: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:
     """Return the placement of least latency of each task if it were alone behind given queues, [.., K, M].
 
     An earlier end of a block is never worse for the next block, so only the earliest time at which each place can have
@@ -173,7 +173,7 @@ def fastest_places(observation: BlocksObservation, free_s: Tensor) -> Tensor:
     return torch.cat(places[::-1], -1)
 
 
-def _reachable(observation: BlocksObservation, place: Tensor) -> BlocksDecision:
+def _reachable(observation: BlocksObservation[Tensor], place: Tensor) -> BlocksDecision[Tensor]:
     """Return these places, but the device instead of a server that is out or out of reach."""
     reached = (observation.server_room > 0)[..., None, :] & (observation.uplink_bps > 0)
     reached = torch.nn.functional.pad(reached, (1, 0), value=True)
@@ -185,7 +185,7 @@ def _after_radio(done_s: Tensor, radio_s: Tensor) -> Tensor:
     return torch.cat([torch.maximum(done_s[..., :1], radio_s), done_s[..., 1:]], -1)
 
 
-def _links_bps(o: BlocksObservation) -> Tensor:
+def _links_bps(o: BlocksObservation[Tensor]) -> Tensor:
     """Return the rate from place to place, [.., K, P, P]; infinite from a place to itself."""
     between = o.backhaul_bps[..., None, None].expand(*o.uplink_bps.shape, o.uplink_bps.shape[-1])
     links = torch.nn.functional.pad(between, (1, 0, 1, 0))
@@ -200,7 +200,7 @@ def _seconds(bits: Tensor, rate_bps: Tensor) -> Tensor:
     return torch.where(bits > 0, bits / rate_bps, 0.0)
 
 
-def _free_s(o: BlocksObservation) -> Tensor:
+def _free_s(o: BlocksObservation[Tensor]) -> Tensor:
     """Return the backlog of each place, [.., N + 1]; infinite for a server that is out, 0 for the devices.
 
     The backlog of a device depends on the task.
@@ -209,7 +209,7 @@ def _free_s(o: BlocksObservation) -> Tensor:
     return torch.nn.functional.pad(backlog_s, (1, 0))
 
 
-def _one_task(observation: BlocksObservation, k: int) -> BlocksObservation:
+def _one_task(observation: BlocksObservation[Tensor], k: int) -> BlocksObservation[Tensor]:
     """Return the observation of task k alone; K becomes 1."""
     axes = {name: field.axes for name, field in fields_of(BlocksObservation).items() if "K" in field.axes}
     fields: dict[str, Tensor] = {

@@ -24,7 +24,7 @@ class Jobs(NamedTuple):
     """Predicted when the task was decided, without tasks that are inserted before it later."""
 
 
-def insertion(seed: int = 0) -> Policy:
+def insertion(seed: int = 0) -> Policy[Tensor]:
     """Return the policy.
 
     Args:
@@ -33,7 +33,7 @@ def insertion(seed: int = 0) -> Policy:
     return _decide
 
 
-def _decide(observation: OffloadObservation) -> OffloadDecision:
+def _decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
     candidates = candidates_of(observation)
     backlog_s, room = observation.server_backlog_s, observation.server_room
     best = predicted_s(candidates, backlog_s).argmin(-1, keepdim=True)

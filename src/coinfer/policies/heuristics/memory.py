@@ -26,7 +26,7 @@ class SentTasks(NamedTuple):
     service_s: Tensor
 
 
-def memory_policy(policy: Policy, slot_s: float) -> Policy:
+def memory_policy(policy: Policy[Tensor], slot_s: float) -> Policy[Tensor]:
     """Return the policy with observations in which the servers' backlogs are brought up to date by its own past
     decisions.
 
@@ -38,7 +38,7 @@ def memory_policy(policy: Policy, slot_s: float) -> Policy:
     """
     past: list[SentTasks] = []
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         if past and past[-1].server.shape != observation.deadline_s.shape:
             past.clear()
         updated = _with_current_backlogs(observation, past, slot_s)
@@ -50,7 +50,9 @@ def memory_policy(policy: Policy, slot_s: float) -> Policy:
     return decide
 
 
-def _with_current_backlogs(observation: OffloadObservation, past: list[SentTasks], slot_s: float) -> OffloadObservation:
+def _with_current_backlogs(
+    observation: OffloadObservation[Tensor], past: list[SentTasks], slot_s: float
+) -> OffloadObservation[Tensor]:
     """Return the observation with the backlogs of now; `past` is what was sent in the last slots, latest last."""
     age_s, backlog_s = observation.observation_age_s, observation.server_backlog_s
     for ago in range(min(len(past), _slots(age_s, slot_s)), 0, -1):
@@ -61,7 +63,7 @@ def _with_current_backlogs(observation: OffloadObservation, past: list[SentTasks
     return observation._replace(server_backlog_s=backlog_s, observation_age_s=torch.zeros_like(age_s))
 
 
-def _sent_tasks(observation: OffloadObservation, decision: OffloadDecision) -> SentTasks:
+def _sent_tasks(observation: OffloadObservation[Tensor], decision: OffloadDecision[Tensor]) -> SentTasks:
     candidates = candidates_of(observation)
     choice = candidates.choice(decision)[..., None]
     ready_s, service_s = (part.gather(-1, choice)[..., 0] for part in (candidates.ready_s, candidates.service_s))

@@ -21,21 +21,21 @@ LATENCY_WEIGHT, LATE_PENALTY = 0.1, 0.5
 """Parameters of GRLE's reward in the policies that look at accuracy; the paper's own values are not public."""
 
 
-def device_only(seed: int = 0) -> Policy:
+def device_only(seed: int = 0) -> Policy[Tensor]:
     """Return a policy that leaves every task on its device, with the option that is done first.
 
     Args:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         candidates = candidates_of(observation)
         return _least_predicted(observation, candidates.restrict(candidates.on_device))
 
     return decide
 
 
-def server_only(seed: int = 0) -> Policy:
+def server_only(seed: int = 0) -> Policy[Tensor]:
     """Return a policy in which devices do as little as they can, on the server of least predicted latency.
 
     A device sends the input if that is an option.
@@ -44,7 +44,7 @@ def server_only(seed: int = 0) -> Policy:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         candidates = candidates_of(observation)
         candidates = candidates.restrict(~candidates.on_device)
         on_device_s = torch.where(candidates.mask, candidates.own_s, torch.inf)
@@ -53,7 +53,7 @@ def server_only(seed: int = 0) -> Policy:
     return decide
 
 
-def greedy(seed: int = 0) -> Policy:
+def greedy(seed: int = 0) -> Policy[Tensor]:
     """Return the papers' Greedy: the cut to each server is fixed beforehand, the server has the least predicted
     latency.
 
@@ -64,14 +64,14 @@ def greedy(seed: int = 0) -> Policy:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         candidates = candidates_of(observation)
         return _least_predicted(observation, candidates.restrict(_best_when_idle(observation, candidates)))
 
     return decide
 
 
-def best_cut(seed: int = 0) -> Policy:
+def best_cut(seed: int = 0) -> Policy[Tensor]:
     """Return CDLP with predicted queues: each task takes the option and server of least predicted latency.
 
     It ignores the slot's other tasks, so they crowd on one server too.
@@ -82,21 +82,21 @@ def best_cut(seed: int = 0) -> Policy:
     return lambda observation: _least_predicted(observation, candidates_of(observation))
 
 
-def accurate_cut(seed: int = 0) -> Policy:
+def accurate_cut(seed: int = 0) -> Policy[Tensor]:
     """Return `best_cut` with GRLE's reward instead of latency: accuracy first, less some of it for the latency.
 
     Args:
         seed: ignored; the policy is deterministic.
     """
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         candidates = candidates_of(observation)
         return candidates.decision(_regret(candidates, observation.deadline_s, observation.server_backlog_s).argmin(-1))
 
     return decide
 
 
-def sequential_greedy(seed: int = 0) -> Policy:
+def sequential_greedy(seed: int = 0) -> Policy[Tensor]:
     """Return a policy of least predicted latency, task after task.
 
     Each task adds its work to the queues that the next one sees and takes its place on the server. It needs one decider
@@ -108,7 +108,7 @@ def sequential_greedy(seed: int = 0) -> Policy:
     return lambda observation: _sequential(observation, lambda task, _, free_s: predicted_s(task, free_s))
 
 
-def sequential_accurate(seed: int = 0) -> Policy:
+def sequential_accurate(seed: int = 0) -> Policy[Tensor]:
     """Return `sequential_greedy` with the criterion of `accurate_cut`.
 
     Args:
@@ -117,7 +117,7 @@ def sequential_accurate(seed: int = 0) -> Policy:
     return lambda observation: _sequential(observation, _regret)
 
 
-def round_robin(seed: int = 0) -> Policy:
+def round_robin(seed: int = 0) -> Policy[Tensor]:
     """Return a policy in which tasks take the servers in turn, with the cut that is best if that server is idle.
 
     It is APDI of the multi-task A3C paper, spread over tasks; each slot continues after the last server of the slot
@@ -128,7 +128,7 @@ def round_robin(seed: int = 0) -> Policy:
     """
     rotation: dict[str, Tensor] = {}
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         task_mask, servers = observation.task_mask.long(), observation.uplink_bps.shape[-1]
         start = rotation.get("next")
         if start is None or start.shape != task_mask.shape[:-1]:
@@ -139,7 +139,7 @@ def round_robin(seed: int = 0) -> Policy:
     return decide
 
 
-def random(seed: int = 0) -> Policy:
+def random(seed: int = 0) -> Policy[Tensor]:
     """Return a policy that takes any allowed pair of option and server, each equally likely.
 
     Args:
@@ -147,7 +147,7 @@ def random(seed: int = 0) -> Policy:
     """
     calls = count()
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         candidates = candidates_of(observation)
         return candidates.decision(
             pick(candidates.mask, uniform(seed, next(calls), candidates.mask.shape[:-1], candidates.mask.device))
@@ -156,7 +156,7 @@ def random(seed: int = 0) -> Policy:
     return decide
 
 
-def random_place(seed: int = 0) -> Policy:
+def random_place(seed: int = 0) -> Policy[Tensor]:
     """Return a policy that takes the device or a server, each equally likely, with the cut that is best there.
 
     It is RPDI of the multi-task A3C paper.
@@ -166,7 +166,7 @@ def random_place(seed: int = 0) -> Policy:
     """
     calls = count()
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         places = observation.uplink_bps.shape[-1] + 1
         drawn = uniform(seed, next(calls), observation.task_mask.shape, observation.task_mask.device)
         return _server_decision(observation, (drawn * places).long() + DEVICE)
@@ -174,7 +174,7 @@ def random_place(seed: int = 0) -> Policy:
     return decide
 
 
-def two_choices(seed: int = 0) -> Policy:
+def two_choices(seed: int = 0) -> Policy[Tensor]:
     """Return the power of two choices (Mitzenmacher, IEEE TPDS 2001).
 
     Two servers are drawn for each task; it takes the better one by prediction, or its device if that is faster still.
@@ -184,7 +184,7 @@ def two_choices(seed: int = 0) -> Policy:
     """
     calls = count()
 
-    def decide(observation: OffloadObservation) -> OffloadDecision:
+    def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         candidates = candidates_of(observation)
         shape = (*candidates.mask.shape[:-1], candidates.servers)
         drawn = uniform(seed, next(calls), shape, candidates.mask.device).argsort(-1).argsort(-1) < 2
@@ -195,7 +195,7 @@ def two_choices(seed: int = 0) -> Policy:
     return decide
 
 
-OFFLOAD: dict[str, Callable[[int], Policy]] = {
+OFFLOAD: dict[str, Callable[[int], Policy[Tensor]]] = {
     "random": random,
     "random-place": random_place,
     "round-robin": round_robin,
@@ -211,11 +211,11 @@ OFFLOAD: dict[str, Callable[[int], Policy]] = {
 """Names on the command line."""
 
 
-def _least_predicted(observation: OffloadObservation, candidates: Candidates) -> OffloadDecision:
+def _least_predicted(observation: OffloadObservation[Tensor], candidates: Candidates) -> OffloadDecision[Tensor]:
     return candidates.decision(predicted_s(candidates, observation.server_backlog_s).argmin(-1))
 
 
-def _best_when_idle(observation: OffloadObservation, candidates: Candidates) -> Tensor:
+def _best_when_idle(observation: OffloadObservation[Tensor], candidates: Candidates) -> Tensor:
     """Return true for the best option to each server if it is idle, and for the best option on the device."""
     idle_s = predicted_s(candidates, torch.zeros_like(observation.server_backlog_s))
     by_server = torch.where(candidates.on_device, torch.inf, idle_s).unflatten(-1, (-1, candidates.servers))
@@ -224,7 +224,7 @@ def _best_when_idle(observation: OffloadObservation, candidates: Candidates) -> 
     return remote | (candidates.on_device & (on_device_s == on_device_s.amin(-1, keepdim=True)))
 
 
-def _server_decision(observation: OffloadObservation, server: Tensor) -> OffloadDecision:
+def _server_decision(observation: OffloadObservation[Tensor], server: Tensor) -> OffloadDecision[Tensor]:
     """Return the best option for given servers [.., K] if they are idle; `DEVICE` stands for the device.
 
     A task that cannot use its server takes its best choice anywhere.
@@ -251,8 +251,8 @@ def _regret(candidates: Candidates, deadline_s: Tensor, server_free_s: Tensor) -
 
 
 def _sequential(
-    observation: OffloadObservation, cost: Callable[[Candidates, Tensor, Tensor], Tensor]
-) -> OffloadDecision:
+    observation: OffloadObservation[Tensor], cost: Callable[[Candidates, Tensor, Tensor], Tensor]
+) -> OffloadDecision[Tensor]:
     """Decide task after task for the choice of least cost, given a task's choices, its deadline and the running queues.
     Decide task after task for the choice of least cost, given a task's choices, its deadline and the running queues."""
     candidates = candidates_of(observation)

@@ -27,14 +27,14 @@ class _ByFields(nn.Module):
         self.policy = policy
 
     def forward(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
-        decision: OffloadDecision = self.policy(OffloadObservation(*fields))
+        decision: OffloadDecision[Tensor] = self.policy(OffloadObservation(*fields))
         return decision.option.to(torch.int64), decision.server.to(torch.int64)
 
 
 def export(
     path: Path,
     policy: nn.Module,
-    example: OffloadObservation,
+    example: OffloadObservation[Tensor],
     *,
     scheme: str,
     scenario: str,

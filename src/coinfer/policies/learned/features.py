@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coinfer.types import OffloadObservation
 
-Features = Callable[[OffloadObservation], Tensor]
+Features = Callable[[OffloadObservation[Tensor]], Tensor]
 
 TIME_S = (1e-3, 1e2)
 RATE_BPS = (1e5, 1e9)
@@ -32,7 +32,7 @@ def logarithmic(value: Tensor, ends: tuple[float, float]) -> Tensor:
     return (value.clamp(*ends).log() - low) * (2 / (high - low)) - 1
 
 
-def task_features(o: OffloadObservation) -> Tensor:
+def task_features(o: OffloadObservation[Tensor]) -> Tensor:
     """Return the features of each task except those of its options, [.., K, 5 + N].
 
     Args:
@@ -48,7 +48,7 @@ def task_features(o: OffloadObservation) -> Tensor:
     return torch.cat((torch.stack(parts, -1), logarithmic(o.uplink_bps, RATE_BPS)), -1)
 
 
-def server_features(o: OffloadObservation) -> Tensor:
+def server_features(o: OffloadObservation[Tensor]) -> Tensor:
     """Return backlog, room and age of the knowledge of each server, [.., N, 3].
 
     Args:
@@ -58,7 +58,7 @@ def server_features(o: OffloadObservation) -> Tensor:
     return torch.stack((logarithmic(o.server_backlog_s, TIME_S), room, logarithmic(o.observation_age_s, TIME_S)), -1)
 
 
-def whole_features(o: OffloadObservation) -> Tensor:
+def whole_features(o: OffloadObservation[Tensor]) -> Tensor:
     """Return the features of all tasks and servers in one row, [.., K * (5 + N) + 3 N], as the papers' networks take
     them.
 
@@ -70,7 +70,7 @@ def whole_features(o: OffloadObservation) -> Tensor:
     return torch.cat((task_features(o).flatten(-2), server_features(o).flatten(-2)), -1)
 
 
-def rate_features(o: OffloadObservation) -> Tensor:
+def rate_features(o: OffloadObservation[Tensor]) -> Tensor:
     """Return every link's rate, on a logarithmic scale and as a share of 10 MB/s, [.., 2 K N].
 
     In SAC-d's world nothing else varies (its equation 5 names the bandwidth, and figures of the previous decision,

@@ -29,7 +29,7 @@ class NetPolicy(nn.Module):
         self.register_buffer("flat", flat.detach()[None].clone())
 
     @torch.no_grad()
-    def forward(self, observation: OffloadObservation) -> OffloadDecision:
+    def forward(self, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         """Return the decisions, [.., K].
 
         Args:

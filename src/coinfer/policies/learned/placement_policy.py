@@ -18,8 +18,8 @@ from coinfer.policies.learned.placements import (
 )
 from coinfer.types import OffloadDecision, OffloadObservation
 
-MakePlacements = Callable[[OffloadObservation], Placements]
-MakeFeatures = Callable[[OffloadObservation, Placements], Tensor]
+MakePlacements = Callable[[OffloadObservation[Tensor]], Placements]
+MakeFeatures = Callable[[OffloadObservation[Tensor], Placements], Tensor]
 Form = Literal["places", "flat", "ranked"]
 """Form of a network: it scores every placement separately, or takes the whole state, plain or with ranked servers."""
 
@@ -142,7 +142,7 @@ class PlacementPolicy(nn.Module):
         self.register_buffer("flat", flat.detach().clone())
 
     @torch.no_grad()
-    def forward(self, observation: OffloadObservation) -> OffloadDecision:
+    def forward(self, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         """Return the decisions, [.., K].
 
         Args:

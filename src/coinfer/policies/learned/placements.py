@@ -45,7 +45,7 @@ class Placements(NamedTuple):
         """Return whether nothing is sent, [.., K, C] bool."""
         return self.server == DEVICE
 
-    def decision(self, place: Tensor) -> OffloadDecision:
+    def decision(self, place: Tensor) -> OffloadDecision[Tensor]:
         """Return the decision that takes given placements, [.., K].
 
         Args:
@@ -65,7 +65,7 @@ class Placements(NamedTuple):
         return torch.where(self.on_device, device, expanded)
 
 
-def joint(o: OffloadObservation) -> Placements:
+def joint(o: OffloadObservation[Tensor]) -> Placements:
     """Return every option on every server; placement c is option c // N on server c % N, as in `candidates_of`.
 
     Args:
@@ -86,7 +86,7 @@ def joint(o: OffloadObservation) -> Placements:
     )
 
 
-def fixed_cut(o: OffloadObservation) -> Placements:
+def fixed_cut(o: OffloadObservation[Tensor]) -> Placements:
     """Return the servers, each with CDLP's cut, and last the device: one call decides the cuts of all tasks (CIAS-PnO).
 
     The device is allowed if it answers before the deadline, or sooner than any idle server, or nothing else is left.
@@ -111,7 +111,7 @@ def fixed_cut(o: OffloadObservation) -> Placements:
     return placements._replace(mask=placements.mask & (~placements.on_device | stays[..., None]))
 
 
-def by_load(o: OffloadObservation) -> Tensor:
+def by_load(o: OffloadObservation[Tensor]) -> Tensor:
     """Return the servers' numbers by rising load, [.., N]; equal loads in the order of the numbers.
 
     Args:
@@ -124,7 +124,7 @@ def by_load(o: OffloadObservation) -> Tensor:
     return less.sum(-1).argsort(-1)
 
 
-def ranked_cut(o: OffloadObservation) -> Placements:
+def ranked_cut(o: OffloadObservation[Tensor]) -> Placements:
     """Return `fixed_cut` with the servers in the order of `by_load`: placement 0 is the least loaded server.
 
     Args:
@@ -136,7 +136,7 @@ def ranked_cut(o: OffloadObservation) -> Placements:
     return Placements(*(part.gather(-1, place) for part in fixed[:-1]), servers=fixed.servers)
 
 
-def running_s(o: OffloadObservation, placements: Placements, max_tasks: int | None = None) -> Tensor:
+def running_s(o: OffloadObservation[Tensor], placements: Placements, max_tasks: int | None = None) -> Tensor:
     """Return the seconds until each server is free for each task, [.., K, N], after the tasks with lower numbers.
 
     Args:
@@ -188,7 +188,7 @@ def _predicted_s(placements: Placements, free_s: Tensor) -> Tensor:
 
 
 def placement_features(
-    o: OffloadObservation, placements: Placements, *, running_queues: bool = True, max_tasks: int | None = None
+    o: OffloadObservation[Tensor], placements: Placements, *, running_queues: bool = True, max_tasks: int | None = None
 ) -> Tensor:
     """Return the features of each placement, [.., K, C, PLACEMENT_FEATURES]; all are 0 if it is not allowed.
 
@@ -214,7 +214,11 @@ def placement_features(
 
 
 def _features_of_placements(
-    o: OffloadObservation, placements: Placements, free_s: Tensor, running_latency_s: Tensor, observed_latency_s: Tensor
+    o: OffloadObservation[Tensor],
+    placements: Placements,
+    free_s: Tensor,
+    running_latency_s: Tensor,
+    observed_latency_s: Tensor,
 ) -> tuple[Tensor, ...]:
     """Return features that differ by placement, all [.., K, C], with servers free at [.., K, N] and both latencies."""
     sent = placements.mask & ~placements.on_device
@@ -236,7 +240,7 @@ def _features_of_placements(
     )
 
 
-def _features_of_tasks(o: OffloadObservation, placements: Placements) -> tuple[Tensor, ...]:
+def _features_of_tasks(o: OffloadObservation[Tensor], placements: Placements) -> tuple[Tensor, ...]:
     """Return features that differ by task only, all [.., K]."""
     task_mask = o.task_mask.to(placements.ready_s.dtype)
     work_s = torch.where(placements.mask & ~placements.on_device, placements.service_s, torch.inf).amin(-1)
@@ -253,7 +257,7 @@ def _features_of_tasks(o: OffloadObservation, placements: Placements) -> tuple[T
     )
 
 
-def flat_features(o: OffloadObservation, placements: Placements) -> Tensor:
+def flat_features(o: OffloadObservation[Tensor], placements: Placements) -> Tensor:
     """Return the state of the paper (III) in one row, [.., K * (4 + N) + 2 N].
 
     For each task its work on a server and on its device, its deadline and links; for each server its load and room.
@@ -279,7 +283,7 @@ def flat_features(o: OffloadObservation, placements: Placements) -> Tensor:
     return torch.cat((by_task.flatten(-2), links.flatten(-2), servers), -1)
 
 
-def ranked_features(o: OffloadObservation, placements: Placements) -> Tensor:
+def ranked_features(o: OffloadObservation[Tensor], placements: Placements) -> Tensor:
     """Return `flat_features` with the servers in the order of `by_load`.
 
     Args:

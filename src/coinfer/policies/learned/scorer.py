@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
     """[B] price of a late task."""
 
 
-def scorer(weights: Weights) -> Policy:
+def scorer(weights: Weights) -> Policy[Tensor]:
     """Return the policy of given weights.
 
     Args:
@@ -71,7 +71,7 @@ def scorer(weights: Weights) -> Policy:
     return lambda observation: decide(weights, observation)
 
 
-def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision:
+def decide(weights: Weights, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
     """Return the decisions, [.., K].
 
     Args:
@@ -97,7 +97,7 @@ def decide(weights: Weights, observation: OffloadObservation) -> OffloadDecision
     return OffloadDecision(*(part.reshape(*lead, -1) for part in decision))
 
 
-def prepare(weights: Weights, observation: OffloadObservation) -> Prepared:
+def prepare(weights: Weights, observation: OffloadObservation[Tensor]) -> Prepared:
     """Return the inputs of `sequence` and `slot_cost`.
 
     Args:
@@ -112,7 +112,7 @@ def prepare(weights: Weights, observation: OffloadObservation) -> Prepared:
     return Prepared(actions, insertion, order, late_s[:, 0] * LATE_SCALE_S)
 
 
-def sequence(observation: OffloadObservation, prepared: Prepared) -> Tensor:
+def sequence(observation: OffloadObservation[Tensor], prepared: Prepared) -> Tensor:
     """Return the actions of the tasks in each of the orders, [B, ORDERS, K]; tasks decide one after another.
 
     Times are in units of `FULL_S` here, so one task more on a full server counts as 1.
@@ -181,7 +181,7 @@ def same_server(actions: int, servers: int, device: torch.device) -> Tensor:
     return (number[:, None] % servers == number % servers) & (number < actions - 1) & (number[:, None] < actions - 1)
 
 
-def initial_queues(observation: OffloadObservation, actions: int) -> tuple[Tensor, Tensor]:
+def initial_queues(observation: OffloadObservation[Tensor], actions: int) -> tuple[Tensor, Tensor]:
     """Return when the server of each action has done its waiting work, and the excess of tasks over its room.
 
     Both are [B, C]; times are in units of `FULL_S`. The excess begins with 1 - room, so it is above 0 once a server is
@@ -197,7 +197,7 @@ def initial_queues(observation: OffloadObservation, actions: int) -> tuple[Tenso
     return tuple(torch.nn.functional.pad(part.repeat(1, repeats), (0, 1), value=end) for part, end in parts)  # type: ignore[return-value]
 
 
-def slot_cost(observation: OffloadObservation, prepared: Prepared, action: Tensor) -> Tensor:
+def slot_cost(observation: OffloadObservation[Tensor], prepared: Prepared, action: Tensor) -> Tensor:
     """Return the cost of the slot in ticks for the actions of each order, [B, ORDERS] float64.
 
     It is the summed latency, first come, first served, with prices. All pairs of tasks are compared, which is less work
@@ -235,7 +235,7 @@ def _ticks(time_s: Tensor) -> Tensor:
     return (time_s * TICKS).round()
 
 
-def _trimmed(observation: OffloadObservation) -> OffloadObservation:
+def _trimmed(observation: OffloadObservation[Tensor]) -> OffloadObservation[Tensor]:
     """Return the observation without the entries after the last one that has a task in some world."""
     places = observation.task_mask.any(0).nonzero()
     tasks = int(places[-1]) + 1 if len(places) else 1
@@ -243,13 +243,13 @@ def _trimmed(observation: OffloadObservation) -> OffloadObservation:
     return OffloadObservation(*(values[:, :tasks] if "K" in field.axes else values for field, values in named))
 
 
-def _padding(observation: OffloadObservation, first: int) -> OffloadDecision:
+def _padding(observation: OffloadObservation[Tensor], first: int) -> OffloadDecision[Tensor]:
     """Return decisions for the entries from `first` on, which have no tasks: an option on the device."""
     on_device = (observation.option_upload_bits == 0)[:, first:]
     option = (on_device.int() + (on_device & observation.option_mask[:, first:]).int()).argmax(-1)
     return OffloadDecision(option, torch.full_like(option, DEVICE))
 
 
-def _flat_batch(observation: OffloadObservation) -> OffloadObservation:
+def _flat_batch(observation: OffloadObservation[Tensor]) -> OffloadObservation[Tensor]:
     lead = observation.task_mask.dim() - 1
     return OffloadObservation(*(field.reshape(-1, *field.shape[lead:]) for field in observation))

@@ -45,7 +45,7 @@ class _Best(NamedTuple):
     """Service time in whole `WORK_TICKS`."""
 
 
-def features(observation: OffloadObservation, candidates: Candidates, latency_s: Tensor) -> Features:
+def features(observation: OffloadObservation[Tensor], candidates: Candidates, latency_s: Tensor) -> Features:
     """Return the features of every pair, task, server and world.
 
     Args:
@@ -74,7 +74,7 @@ def _best(candidates: Candidates, latency_s: Tensor) -> _Best:
 
 
 def _pair_features(
-    observation: OffloadObservation, candidates: Candidates, latency_s: Tensor, best: _Best, deadline_s: Tensor
+    observation: OffloadObservation[Tensor], candidates: Candidates, latency_s: Tensor, best: _Best, deadline_s: Tensor
 ) -> Tensor:
     ready_s, on_device = candidates.ready_s.clamp(max=MAX_S), candidates.on_device
     air_s = observation.option_upload_bits[..., None] / observation.uplink_bps[..., None, :]
@@ -97,7 +97,7 @@ def _task_features(candidates: Candidates, best: _Best, deadline_s: Tensor) -> T
     return torch.cat((size_steps(torch.stack(times_s, -1)), to_steps(others)), -1)
 
 
-def _server_features(observation: OffloadObservation, candidates: Candidates, best: _Best) -> Tensor:
+def _server_features(observation: OffloadObservation[Tensor], candidates: Candidates, best: _Best) -> Tensor:
     dtype = candidates.ready_s.dtype
     backlog = size_steps(observation.server_backlog_s)
     preferred = best.choice[..., None] == torch.arange(candidates.mask.shape[-1], device=backlog.device)
@@ -114,7 +114,7 @@ def _server_features(observation: OffloadObservation, candidates: Candidates, be
     return torch.stack(parts, -1)
 
 
-def _world_features(observation: OffloadObservation, best: _Best) -> Tensor:
+def _world_features(observation: OffloadObservation[Tensor], best: _Best) -> Tensor:
     task_mask, servers = observation.task_mask.to(best.ready_s.dtype), observation.server_room.shape[-1]
     count = task_mask.sum(-1)
     work_s = (task_mask * best.work).sum(-1) / WORK_TICKS

@@ -39,7 +39,7 @@ class Actions(NamedTuple):
     """[B, K] option of the last action."""
 
 
-def run_networks(weights: Weights, observation: OffloadObservation) -> tuple[Tensor, Actions]:
+def run_networks(weights: Weights, observation: OffloadObservation[Tensor]) -> tuple[Tensor, Actions]:
     """Return keys [B, K, ORDERS] and the actions of every task.
 
     Args:

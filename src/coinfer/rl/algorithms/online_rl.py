@@ -307,7 +307,7 @@ class TablePolicy(nn.Module):
         self.register_buffer("values", values.detach().clone())
 
     @torch.no_grad()
-    def forward(self, observation: OffloadObservation) -> OffloadDecision:
+    def forward(self, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         """Return the decisions [B, K] of greatest value.
 
         Args:

@@ -120,7 +120,7 @@ def reward_for(reward: Reward, option_settings: OptionSettings[LearnerSettings])
         option_settings: settings with `reward_floor` and `energy_penalty`.
     """
 
-    def bounded(outcome: Outcome, draws: Draws) -> Tensor:
+    def bounded(outcome: Outcome[Tensor], draws: Draws) -> Tensor:
         value = reward(outcome, draws)
         if option_settings.energy_penalty is not None:
             value = value - option_settings.energy_penalty * (~outcome.admitted & draws.task_mask).sum(-1)

@@ -120,7 +120,7 @@ class PlacementEnv:
         return part.unflatten(0, (-1, self.worlds))
 
 
-def _no_reward(outcome: Outcome, draws: Draws) -> Tensor:
+def _no_reward(outcome: Outcome[Tensor], draws: Draws) -> Tensor:
     return outcome.latency_s
 
 

@@ -120,7 +120,7 @@ class TrainingResult(NamedTuple):
 
     scheme: str
     """Name of the scheme."""
-    policies: tuple[Policy, ...]
+    policies: tuple[Policy[Tensor], ...]
     """One policy for each seed, from observations as tensors to decisions; none of them explores."""
     modules: tuple[torch.nn.Module, ...]
     """The same policies as modules that `policies.learned.export` takes; empty if the scheme cannot be exported."""

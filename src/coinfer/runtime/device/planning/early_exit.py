@@ -47,7 +47,7 @@ class ExitStats(NamedTuple):
             accuracy=self.accuracy,
         )
 
-    def mean_observation(self, observation: OffloadObservation) -> OffloadObservation:
+    def mean_observation(self, observation: OffloadObservation[np.ndarray]) -> OffloadObservation[np.ndarray]:
         """Return the observation of the mean request, from which the mean latency is predicted.
 
         The prediction is an approximation: it is the latency of the mean request (device time times `device_share`,

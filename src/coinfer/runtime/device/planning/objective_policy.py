@@ -12,8 +12,9 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 
 def policy_for(
-    objective: Objective, to_mean: Callable[[OffloadObservation], OffloadObservation] | None = None
-) -> Policy:
+    objective: Objective,
+    to_mean: Callable[[OffloadObservation[np.ndarray]], OffloadObservation[np.ndarray]] | None = None,
+) -> Policy[np.ndarray]:
     """Return the policy of an objective; for latency alone that is the faster `least_latency`.
 
     Args:
@@ -28,8 +29,10 @@ def policy_for(
 
 
 def choose(
-    objective: Objective, observation: OffloadObservation, mean: OffloadObservation | None = None
-) -> OffloadDecision:
+    objective: Objective,
+    observation: OffloadObservation[np.ndarray],
+    mean: OffloadObservation[np.ndarray] | None = None,
+) -> OffloadDecision[np.ndarray]:
     """Return the best option and server of each of K tasks.
 
     Latency, accuracy and energy limits, in this order, each exclude the choices that miss them, unless none would be
@@ -68,7 +71,9 @@ def choose(
     return OffloadDecision(option=option, server=np.where(server == nodes - 1, DEVICE, server))
 
 
-def _costs(objective: Objective, observation: OffloadObservation, latency_s: np.ndarray) -> dict[str, np.ndarray]:
+def _costs(
+    objective: Objective, observation: OffloadObservation[np.ndarray], latency_s: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return latency, negative accuracy and energy, each [K, O, N + 1]; less is better."""
     accuracy = np.asarray(observation.option_accuracy)[..., None]
     return {
@@ -78,7 +83,7 @@ def _costs(objective: Objective, observation: OffloadObservation, latency_s: np.
     }
 
 
-def device_energy_j(objective: Objective, observation: OffloadObservation) -> np.ndarray:
+def device_energy_j(objective: Objective, observation: OffloadObservation[np.ndarray]) -> np.ndarray:
     """Return the predicted energy [K, O, N + 1] of the device for computing and sending (SAC-d, WCNC 2022, equation 3).
 
     The last column is for what stays on the device.

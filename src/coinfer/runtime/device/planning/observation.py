@@ -24,7 +24,7 @@ def observe(
     device_backlog_s: float = 0.0,
     device_power_w: float = 0.0,
     energy_j: float = math.inf,
-) -> OffloadObservation:
+) -> OffloadObservation[np.ndarray]:
     """Return one task (K = 1) with O options and N servers, as a policy sees it.
 
     A server's round trip and its known service times are in `option_server_s`; a server that may not be asked has no
@@ -65,7 +65,9 @@ def observe(
     )
 
 
-def with_raw_input(observation: OffloadObservation, options: Options, graph: ModelGraph) -> OffloadObservation:
+def with_raw_input(
+    observation: OffloadObservation[np.ndarray], options: Options, graph: ModelGraph
+) -> OffloadObservation[np.ndarray]:
     """Return the observation of a request whose input is no picture: it is sent without loss, at its size in memory.
 
     Args:
@@ -78,7 +80,9 @@ def with_raw_input(observation: OffloadObservation, options: Options, graph: Mod
     return observation._replace(option_upload_bits=np.where(sends_input, raw_bits, observation.option_upload_bits))
 
 
-def within_limits(observation: OffloadObservation, servers: Sequence[ServerEstimate]) -> OffloadObservation:
+def within_limits(
+    observation: OffloadObservation[np.ndarray], servers: Sequence[ServerEstimate]
+) -> OffloadObservation[np.ndarray]:
     """Return the observation in which no server ever finishes an upload that is too large for it.
 
     Args:
@@ -90,7 +94,7 @@ def within_limits(observation: OffloadObservation, servers: Sequence[ServerEstim
     return observation._replace(option_server_s=np.where(too_large, math.inf, observation.option_server_s))
 
 
-def least_latency(observation: OffloadObservation) -> OffloadDecision:
+def least_latency(observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:
     """Return the option [K] and server [K] of least predicted latency for each task, the default policy.
 
     Args:
@@ -105,7 +109,7 @@ def least_latency(observation: OffloadObservation) -> OffloadDecision:
     return OffloadDecision(option=option, server=np.where(stays, DEVICE, server))
 
 
-def feasible_latency_s(observation: OffloadObservation) -> np.ndarray:
+def feasible_latency_s(observation: OffloadObservation[np.ndarray]) -> np.ndarray:
     """Return the predicted latency of every choice, [K, O, N + 1]; it is infinite if the choice is not possible.
 
     A server is not possible if it has no room, or the option sends nothing. The last column is the device itself, which

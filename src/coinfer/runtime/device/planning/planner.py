@@ -43,7 +43,7 @@ class DeviceState(NamedTuple):
 class Plan(NamedTuple):
     """The decision about one request, and what it was based on."""
 
-    observation: OffloadObservation
+    observation: OffloadObservation[np.ndarray]
     option: int
     """Index into the planner's options."""
     server: int
@@ -125,7 +125,7 @@ class Planner:
 
     def observe(
         self, state: DeviceState, deadline_s: float, *, raw_input: bool = False, early_exit: bool = True
-    ) -> OffloadObservation:
+    ) -> OffloadObservation[np.ndarray]:
         """Return what a policy sees of one request made at this moment.
 
         A server takes infinitely long for options whose upload it has refused as too large.
@@ -155,7 +155,7 @@ class Planner:
         state: DeviceState,
         deadline_s: float,
         *,
-        policy: Policy | None = None,
+        policy: Policy[np.ndarray] | None = None,
         raw_input: bool = False,
         early_exit: bool = True,
     ) -> Plan:
@@ -269,7 +269,9 @@ class Planner:
         mean = self.cascade.stats(branched, table, self.accuracy).mean(branched)
         return options.take(useful_mask(branched, "dominated", other_cases=(mean,)))
 
-    def _decide(self, policy: Policy, observation: OffloadObservation, fallback: Policy) -> tuple[int, int, float]:
+    def _decide(
+        self, policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray], fallback: Policy[np.ndarray]
+    ) -> tuple[int, int, float]:
         """Return option, server and predicted latency.
 
         A policy that raises or chooses what cannot be done is replaced: inference never fails for a policy.
@@ -281,7 +283,7 @@ class Planner:
             chosen = _choice(fallback, observation)
         return chosen if math.isfinite(chosen[2]) else _choice(fallback, observation)
 
-    def _fit(self, policy: Policy) -> Policy:
+    def _fit(self, policy: Policy[np.ndarray]) -> Policy[np.ndarray]:
         """Return a loaded policy fitted to these options and servers, any other as it is."""
         if not isinstance(policy, ExportedPolicy) or policy is self.policy:
             return policy
@@ -289,7 +291,7 @@ class Planner:
             self._fitted[policy] = policy.adapt(self.options.triples, len(self.servers))
         return self._fitted[policy]
 
-    def _report(self, policy: Policy, error: Exception) -> None:
+    def _report(self, policy: Policy[np.ndarray], error: Exception) -> None:
         """Say once that a policy fails."""
         problem = type(error).__name__
         key = getattr(policy, "__qualname__", type(policy).__name__), problem
@@ -306,7 +308,7 @@ def _all_options(
     return with_messages(compile_options(graph, table, bits, accuracy), graph)
 
 
-def _choice(policy: Policy, observation: OffloadObservation) -> tuple[int, int, float]:
+def _choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> tuple[int, int, float]:
     """Return option, server and predicted latency; infinite for what cannot be done."""
     decision = policy(observation)
     option, server = int(decision.option[0]), int(decision.server[0])

@@ -12,11 +12,11 @@ from coinfer.types import Policy
 
 
 def load_policy_for(
-    policy: Policy | str | Path | None,
+    policy: Policy[np.ndarray] | str | Path | None,
     servers: int,
     pruned: Options,
     all_options: Callable[[Sequence[int]], Options],
-) -> tuple[Options, Policy | None]:
+) -> tuple[Options, Policy[np.ndarray] | None]:
     """Return the options that a device chooses from, and its policy: a function as it is, a trained one fitted to them.
 
     Args:

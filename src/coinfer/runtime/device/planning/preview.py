@@ -94,7 +94,7 @@ class Preview:
             observation = observation._replace(option_mask=np.broadcast_to(among, observation.option_mask.shape))
         return np.asarray(choose(self.objective, observation).option)
 
-    def _observation(self, rates_bps: np.ndarray) -> OffloadObservation:
+    def _observation(self, rates_bps: np.ndarray) -> OffloadObservation[np.ndarray]:
         """Return one task for each rate, K of them."""
         tasks, options = len(rates_bps), self.options
 
