@@ -55,7 +55,9 @@ def simulate(
     console.print(*report.split_to_width(report.comparison_table(comparison.title, comparison.runs), console.width))
     if len(comparison.runs) > 1:
         console.print()
-        console.print(*report.split_to_width(report.difference_table(comparison.runs, comparison.reference), console.width))
+        console.print(
+            *report.split_to_width(report.difference_table(comparison.runs, comparison.reference), console.width)
+        )
     console.print(f"\nrecords and plot: {comparison.folder}", soft_wrap=True)
 
 

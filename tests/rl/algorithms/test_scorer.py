@@ -92,7 +92,9 @@ def trained(world: OffloadWorld, seed: int, start: tuple[float, ...] = ()) -> to
 
 def test_it_learns_what_sequential_greedy_does_not_know(shared: OffloadWorld):
     """3 % on average, with some seeds more, with others less."""
-    first_s, *trained_s = held_out_s(shared, scorer_weights.initial_weights(), *(trained(shared, seed) for seed in range(3)))
+    first_s, *trained_s = held_out_s(
+        shared, scorer_weights.initial_weights(), *(trained(shared, seed) for seed in range(3))
+    )
     assert sum(trained_s) / 3 < 0.99 * first_s
 
 
@@ -102,7 +104,10 @@ def test_it_unlearns_a_price_that_does_harm(shared: OffloadWorld):
     price_of_service = sum(np.prod(shape) for shape in list(scorer_weights.SHAPES.values())[:6]) + 1
     wrong[int(price_of_service)] = -2.0
     first_s, wrong_s, *trained_s = held_out_s(
-        shared, scorer_weights.initial_weights(), wrong, *(trained(shared, seed, tuple(wrong.tolist())) for seed in range(2))
+        shared,
+        scorer_weights.initial_weights(),
+        wrong,
+        *(trained(shared, seed, tuple(wrong.tolist())) for seed in range(2)),
     )
     assert wrong_s > 1.25 * first_s
     assert max(trained_s) < 1.05 * first_s
