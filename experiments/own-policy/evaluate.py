@@ -78,7 +78,7 @@ def jobs() -> list[Job]:
     found: list[Job] = []
     for scenario, rate in WORLDS:
         servers = 5 if rate else 0
-        for policy in ("sequential-greedy", "insertion", "learned", "seen-descent", "slot-descent"):
+        for policy in ("sequential-greedy", "insertion", "untrained-0", "learned", "seen-descent", "slot-descent"):
             found.append(Job("slot", scenario, rate, 0, servers, SHORT[scenario], policy))
     for rate in (1.2, 2.0):
         for policy in ("sequential-greedy", "insertion", "untrained-0", "learned", "slot-descent", "slot-optimum"):

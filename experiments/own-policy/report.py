@@ -128,8 +128,6 @@ def slot_group(found: Found) -> list[Compared]:
     worlds += [("few", "cdo-dsac", rate, ("slot-descent", "slot-optimum")) for rate in (1.2, 2.0)]
     for group, scenario, rate, others in worlds:
         for ours in ("learned", "untrained-0", "insertion", "sequential-greedy"):
-            if group == "slot" and ours == "untrained-0":
-                continue
             where = f"{named(scenario, rate)}{', few tasks' if group == 'few' else ''}"
             row = [where, ours]
             for other in ("seen-descent", "slot-descent", "slot-optimum"):
@@ -244,7 +242,13 @@ def draw_servers(found: Found, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6, 3.8))
     greedy = {n: found.values("mean_s", group="servers", servers=n, policy="sequential-greedy") for n in SERVERS}
     spots = {n: found.values("mean_s", group="servers", servers=n, policy=name) for n, name in ON_THE_SPOT.items()}
-    lines = {"insertion": "#2ca02c", "five": "#ffb27f", "wide": "#ff7f0e", "learned": "#d62728"}
+    lines = {
+        "insertion": "#2ca02c",
+        "untrained-0": "#999999",
+        "five": "#ffb27f",
+        "wide": "#ff7f0e",
+        "learned": "#d62728",
+    }
     for policy, colour in lines.items():
         values = {n: found.values("mean_s", group="servers", servers=n, policy=policy) for n in SERVERS}
         both = [(n, mine, greedy[n]) for n, mine in values.items() if mine is not None and greedy[n] is not None]

@@ -1,4 +1,4 @@
-"""Sequential greedy with first come, first served in its predictions too: the strongest baseline without training.
+"""Sequential greedy with first come, first served in its predictions too: the strongest untrained baseline we found.
 
 Tasks decide one after another, those with the most work first. If a task would be ready before others that have already
 decided, it is served before them, and the delay of each of them counts as its own.
