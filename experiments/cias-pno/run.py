@@ -202,7 +202,6 @@ def main() -> None:
     if settings.only:
         return
     order = list(SCHEMES)
-    points = [point for point in points if point["rate"] in settings.rates]
     points.sort(key=lambda point: (point["rate"], order.index(point["scheme"])))
     decisions = {tasks: decision_s(tasks) for tasks in (1, 4, 16, 64, 256, 1024)}
     record = {
