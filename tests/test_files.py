@@ -37,6 +37,19 @@ def test_a_full_disk_leaves_the_old_text_and_nothing_beside(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_interrupted_write_leaves_nothing_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "plot.png"
+    write_atomic(path, b"\x89PNG")
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"\x89PNG"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(OSError, match="No such file or directory") as caught:
         write_atomic(tmp_path / "nowhere" / "table.json", "text")

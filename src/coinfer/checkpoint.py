@@ -56,9 +56,16 @@ def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[
     """
     half = path.with_suffix(".writing")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), half, metadata=dict(header))
-    _flush(half)
-    os.replace(half, path)
+    try:
+        try:
+            save_file(dict(tensors), half, metadata=dict(header))
+        except SafetensorError as error:  # safetensors wraps the errors of the operating system, such as a full disk
+            raise OSError(None, str(error), str(path)) from None
+        _flush(half)
+        os.replace(half, path)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
     _flush(path.parent)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,8 @@ def test_plan_marks_the_least_sum_of_its_parts_and_says_the_same_for_every_rate(
     assert low == sorted(low)
     chosen = [row for row in ranges if float(row[0]) <= rate < (np.inf if row[1] == "any" else float(row[1]))]
     assert len(chosen) == 1
-    totals = {row[0]: float(row[7]) for row in cuts}
+    assert [row[0] for row in cuts if row[0].endswith(" *")] == [f"{chosen[0][2]} *"]
+    totals = {row[0].removesuffix(" *"): float(row[7]) for row in cuts}
     assert totals[chosen[0][2]] == pytest.approx(min(totals.values()), abs=0.11)
 
 
@@ -386,3 +388,12 @@ def test_a_port_that_is_taken_is_named(shell: Shell):
         for options in (("--grpc-port", port, "--http-port", "-1"), ("--grpc-port", "0", "--http-port", port)):
             line = shell("edge", MODEL, *options, status=2).stderr.strip().splitlines()[-1]
             assert line.startswith(f"error: cannot listen on 127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "environment"), [(">&-", {}), ("", {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"})]
+)
+def test_a_closed_or_plain_output_is_no_failure(redirected: str, environment: dict[str, str]):
+    line = f"{sys.executable} -m coinfer plan {MODEL} {redirected}"
+    done = subprocess.run(["sh", "-c", line], env={**os.environ, **environment}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -82,6 +82,12 @@ def test_a_policy_that_has_no_name_can_run_too():
     assert own.policy == "mine"
 
 
+def test_an_unknown_name_is_one_line_with_those_there_are():
+    world = random_world(np.random.default_rng(3))
+    with pytest.raises(UserError, match=r"^no policy 'greedi' for .*; there are .*greedy"):
+        run_policy(world, "greedi", 1, 1)
+
+
 def test_progress_is_told_to_the_end():
     told = []
     world = random_world(np.random.default_rng(5))

@@ -4,7 +4,7 @@ The console is as wide as the terminal, or 120 columns into a pipe, so that tabl
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,16 +12,23 @@ from rich.console import Console
 
 from coinfer.errors import UserError
 
-console = Console(emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+console = Console(emoji=False, highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 120)
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Yield; if a person interrupts the work inside, print how to resume it."""
+def resumable(has_checkpoint: Callable[[], bool]) -> Iterator[None]:
+    """Yield; if a person interrupts the work inside, print how to resume it.
+
+    Args:
+        has_checkpoint: tells whether there is something to resume from.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        console.print("stopped; the same command with --resume goes on from the last checkpoint")
+        if has_checkpoint():
+            console.print("stopped; the same command with --resume goes on from the last checkpoint")
+        else:
+            console.print("stopped before the first checkpoint; the same command begins anew")
         raise
 
 

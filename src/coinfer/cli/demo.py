@@ -1,5 +1,7 @@
 """`coinfer demo`: run a device and edge servers on this machine, and compare schemes."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -103,4 +105,8 @@ def demo(
         scheme_s=scheme_s,
         runs=str(runs),
     )
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal or a supervisor must not leave the edge servers running
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     run_demo(settings, console)

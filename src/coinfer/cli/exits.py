@@ -63,7 +63,8 @@ def train(
     places, classes = parse_places(at), len(pictures.class_names)
     graph = plain_network(graph) if no_exits else branched_network(graph, places, classes)
     folder = out or Path("runs") / f"exits-{graph.name}"
-    check_resume(folder, resume, (folder / learner.CHECKPOINT).exists())
+    checkpoint = folder / learner.CHECKPOINT
+    check_resume(folder, resume, checkpoint.exists())
     settings = ExitSettings(
         epochs=epochs,
         batch=batch,
@@ -75,7 +76,7 @@ def train(
         precision=precision,
     )
     console.print(f"{graph.name}: {len(graph.outputs)} exit(s), {len(pictures.labels)} pictures ({pictures.kind})")
-    with progress_bar(console, "training") as report, resumable():
+    with progress_bar(console, "training") as report, resumable(checkpoint.exists):
 
         def progress(done: int, total: int, loss: float, accuracy: Sequence[float]) -> None:
             report(done, total, f"loss {loss:.3f}  {_percent(accuracy)}")

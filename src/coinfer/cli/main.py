@@ -1,6 +1,7 @@
 """The `coinfer` command."""
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated, cast
 
 import typer
@@ -50,6 +51,9 @@ app.add_typer(exits.app, name="exits")
 
 def main() -> None:
     """Run the command; a user's mistake becomes one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # neither closed nor replaced
+            stream.reconfigure(errors="replace")  # a console without the sign ± prints ?
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except (UserError, OSError, UsageError) as error:

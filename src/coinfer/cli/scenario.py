@@ -39,17 +39,18 @@ def show(
     Example: [bold]coinfer scenario show campus -o mine.yaml[/bold]
     """
     from coinfer.errors import ScenarioError
+    from coinfer.files import write_atomic
     from coinfer.scenario.load import preset_text
 
     text = preset_text(name)
     if output is None:
         console.print(text, end="", markup=False, soft_wrap=True)
         return
+    if output.exists():
+        what = "folder" if output.is_dir() else "file"
+        raise ScenarioError(f"{output}: there is such a {what} already; it is left as it is")
     try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ScenarioError(f"{output}: there is such a file already; it is left as it is") from None
+        write_atomic(output, text)
     except OSError as error:
         raise ScenarioError(f"{output}: cannot write here: {error.strerror}") from None
     console.print(f"wrote {output}; `coinfer scenario check {output}` reads it", soft_wrap=True)

@@ -74,9 +74,13 @@ def train(
     name = scenario or registry.scheme(scheme).scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
-    check_resume(folder, resume, bool(checkpoint.numbered(folder / "checkpoints")))
+
+    def has_checkpoint() -> bool:
+        return bool(checkpoint.numbered(folder / "checkpoints"))
+
+    check_resume(folder, resume, has_checkpoint())
     distributed = {"make_player": _make_player(scheme, address)} if cluster or address else {}
-    with resumable(), training_progress(scheme) as progress:
+    with resumable(has_checkpoint), training_progress(scheme) as progress:
         trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **distributed)
     runs = export_and_compare(trained, open_world(name, parse_changes(changes or ())), folder, status=console.status)
     _print_comparison(f"{scheme} (best of {seeds} by reward on held-out worlds)", runs)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -186,23 +187,28 @@ def plot(
     )
     end_s = max(record.at_s for scheme_records in records.values() for record in scheme_records)
     colours = {address: f"C{i + 4}" for i, address in enumerate(traces)} | {"device": "black"}
+    span_s = (-0.01 * end_s, 1.01 * end_s)  # markers at both ends are whole
     grid = np.linspace(0, end_s, 600)
     for address, trace in traces.items():
         rates.plot(grid, [trace.rate_at(t) / MEGA for t in grid], label=address, lw=1.2, color=colours[address])
-    rates.set(ylabel="link rate, Mbit/s", xlim=(0, end_s), ylim=(0, None), title="The links, the same for every scheme")
+    rates.set(ylabel="link rate, Mbit/s", xlim=span_s, ylim=(0, None), title="The links, the same for every scheme")
+    rates.set_ylim(top=1.2 * rates.get_ylim()[1])  # room for the legend
     rates.legend(loc="upper right", fontsize=8, ncols=len(traces))
     _choices(chosen, next(iter(records.values())), colours, view)
-    chosen.set(xlim=(0, end_s))
+    chosen.set(xlim=span_s)
     for scheme_records, marker in zip(records.values(), "osv^DPX", strict=False):
         times = [record.at_s for record in scheme_records]
         latency = [record.outcome.latency_s / MILLI for record in scheme_records]
         latencies.plot(times, latency, marker=marker, ms=4, lw=0.9, label=scheme_records[0].scheme)
     latencies.axhline(deadline_s / MILLI, color="black", ls="--", lw=1, label="deadline")
-    latencies.set(ylabel="latency, ms", xlabel="time of the request, s", xlim=(0, end_s), ylim=(0, None))
+    latencies.set(ylabel="latency, ms", xlabel="time of the request, s", xlim=span_s, ylim=(0, None))
+    latencies.set_ylim(top=1.2 * latencies.get_ylim()[1])
     latencies.legend(loc="upper left", fontsize=8, ncols=3)
     _bars(bars, records, summaries, view)
-    figure.savefig(path, dpi=120)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format=path.suffix.removeprefix("."))
     plt.close(figure)
+    write_atomic(path, picture.getvalue())
 
 
 def _choices(axes: "Axes", records: Sequence[Record], colours: Mapping[str, str], view: View) -> None:
@@ -234,4 +240,4 @@ def _bars(axes: "Axes", records: Mapping[str, Sequence[Record]], summaries: Sequ
         axes.text(left[row], row, text, va="center")
     axes.invert_yaxis()
     axes.set(xlabel="mean latency, ms", xlim=(0, left.max() * 1.6))
-    axes.legend(fontsize=8, loc="center right")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(PARTS))

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -198,13 +199,13 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
             ("p99_s", "^", "99th percentile", 0.17),
         ):
             _points(left, place - below, runs, name, unit=MILLI, marker=marker, label=label)
-        left.set(xscale="log", xlabel="latency, ms")
+        left.set(xscale="log", xlabel="latency, ms, with 95 % intervals over seeds")
         left.xaxis.set_major_formatter(LogFormatter())
         left.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.7)))
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8)
     else:
         _points(left, place, runs, "rate_bps", unit=MEGA, marker="o", label="")
-        left.set(xlabel="weighted sum of rates, Mbit/s")
+        left.set(xlabel="weighted sum of rates, Mbit/s, with 95 % intervals over seeds")
     _points(right, place, runs, "in_time" if timed else "sends", unit=0.01, marker="o", label="")
     right.set(xlabel="answered before the deadline, %" if timed else "devices that send, %", xlim=(-2, 102))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -212,8 +213,10 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
     left.set_ylim(-0.5, len(runs) - 0.5)
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=120)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format=path.suffix.removeprefix("."))
     plt.close(figure)
+    write_atomic(path, picture.getvalue())
 
 
 def _points(

@@ -138,7 +138,10 @@ def _decider(
     """Return a function from the state and its observation to a decision; only oracles read the state."""
     if maker is None and name in oracles.ORACLES:
         return _from_oracle(oracles.ORACLES[name], tables)
-    policy = (maker or known_policies(world)[name])(0)
+    known = known_policies(world)
+    if maker is None and name not in known:
+        raise UserError(f"no policy {name!r} for {world.name}; there are {', '.join((*known, *oracles.ORACLES))}")
+    policy = (maker or known[name])(0)
     return lambda _, observation: checked_decision(name, policy, observation)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import onnx
 
+from coinfer.files import write_atomic
 from coinfer.graph.ir import Cut, GraphError, ModelGraph
 from coinfer.units import MIB
 
@@ -134,4 +135,4 @@ def save_model(graph: ModelGraph, path: str | Path) -> None:
     for tensor in proto.graph.initializer:
         if tensor.name in graph.weights:
             tensor.CopyFrom(onnx.numpy_helper.from_array(graph.weights[tensor.name], tensor.name))
-    Path(path).write_bytes(proto.SerializeToString(deterministic=True))
+    write_atomic(path, proto.SerializeToString(deterministic=True))

@@ -78,6 +78,27 @@ def test_half_written_files_are_no_checkpoints(tmp_path: Path):
     assert checkpoint.load_latest(tmp_path) is None
 
 
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from coinfer.checkpoint import write_atomically
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_atomically(Path(sys.argv[1]), {"weights": torch.zeros(10_000)}, {})
+except OSError as error:
+    print(error.filename)
+"""
+
+
+def test_a_full_disk_is_an_error_of_the_file_and_leaves_nothing(tmp_path: Path):
+    path = tmp_path / "round-1.safetensors"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path):
     base = torch.arange(6.0)
     checkpoint.save(tmp_path, 0, {"a": base, "b": base, "c": base[2:], "d": base.reshape(2, 3).T}, {"word": "x"})

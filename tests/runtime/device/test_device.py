@@ -326,6 +326,10 @@ def test_arrays_and_mappings_are_inputs_too():
     ("settings", "message"),
     [
         ({"servers": "127.0.0.1:8001"}, "servers is one string"),
+        ({"servers": [8001]}, "servers holds 8001; expected texts such as"),
+        ({"objective": "accuracy"}, "objective is 'accuracy'; expected coinfer.Objective"),
+        ({"bits": 8}, r"bits is 8; expected a sequence such as \(8,\)"),
+        ({"deadline_s": "1"}, "deadline_s is '1'; expected seconds above 0"),
         ({"servers": ["localhost"]}, "expected host:port"),
         ({"servers": ["a:0"]}, "expected host:port"),
         ({"deadline_s": -1.0}, "deadline_s is -1.0"),

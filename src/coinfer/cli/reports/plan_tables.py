@@ -71,13 +71,15 @@ def _options_table(graph: ModelGraph, preview: Preview, wait_s: float, uplink_bp
     """Return a row for each exit and cut with the number of bits that is best for it at this rate."""
     options = preview.options
     best = preview.best(uplink_bps)
-    table = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; the best is marked")
+    table = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; * is the best")
     for heading in _cells_of_option(graph, preview, wait_s, uplink_bps, best):
         table.add_column(heading, justify="left" if heading == "cut after" else "right")
     for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in options.triples):
         among = [e == exit_ and names == cut for e, names, _ in options.triples]
         i = preview.best(uplink_bps, np.array(among))
         cells = _cells_of_option(graph, preview, wait_s, uplink_bps, i)
+        if i == best:
+            cells["cut after"] += " *"
         table.add_row(*cells.values(), style="bold green" if i == best else "")
     if unmet := preview.unmet(best, uplink_bps):
         table.caption = f"nothing meets every limit at this rate; the best misses: {', '.join(unmet)}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,13 @@ class DeviceConfig:
     def __post_init__(self) -> None:
         if isinstance(self.servers, str):
             raise DeviceError(f"servers is one string; expected a list such as [{self.servers!r}]")
+        for server in self.servers:
+            if not isinstance(server, str):
+                raise DeviceError(f"servers holds {server!r}; expected texts such as 'host:8001'")
+        if not isinstance(self.objective, Objective):
+            raise DeviceError(f"objective is {self.objective!r}; expected coinfer.Objective(...)")
+        if isinstance(self.bits, int):
+            raise DeviceError(f"bits is {self.bits}; expected a sequence such as ({self.bits},)")
         object.__setattr__(self, "servers", tuple(str(parse_address(server, "server")) for server in self.servers))
         object.__setattr__(self, "bits", tuple(self.bits))
         check_deadline(self.deadline_s)
@@ -92,8 +100,8 @@ def check_deadline(deadline_s: float) -> None:
     Raises:
         DeviceError: if it is 0, negative or NaN.
     """
-    if not deadline_s > 0:
-        raise DeviceError(f"deadline_s is {deadline_s}; expected seconds above 0")
+    if not isinstance(deadline_s, Real) or not deadline_s > 0:
+        raise DeviceError(f"deadline_s is {deadline_s!r}; expected seconds above 0")
 
 
 DEFAULTS = DeviceConfig()

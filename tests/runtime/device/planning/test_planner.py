@@ -13,7 +13,8 @@ from coinfer.types import DEVICE, OffloadDecision
 
 GRAPH = networks.build("alexnet-cifar")
 WHOLE_S = 1.0
-PLANNER = Planner(GRAPH, analytic_table(GRAPH, whole_s=WHOLE_S), DeviceConfig(servers=["a:1", "b:1"], bits=(32,)))
+PLANNER_CONFIG = DeviceConfig(servers=["a:1", "b:1"], bits=(32,))
+PLANNER = Planner(GRAPH, analytic_table(GRAPH, whole_s=WHOLE_S), PLANNER_CONFIG)
 
 
 def server(rate_bps: float, scale: float) -> est.ServerEstimate:
@@ -48,6 +49,34 @@ def test_the_device_s_queue_holds_up_the_device_only(scale: float, chosen: int):
     1.5 s, here in 1.7 s."""
     busy = state(server(1e12, 1.0), server(1e12, scale), backlog_s=0.7)
     assert PLANNER.next_server(plan_for(GRAPH.inputs, busy), busy, {0}) == chosen
+
+
+@pytest.mark.parametrize(
+    ("option", "server_index", "said"),
+    [
+        (np.array([0]), np.array([-2]), "decision.server is -2, expected -1 to 1"),
+        (np.array([0]), np.array([2]), "decision.server is 2, expected -1 to 1"),
+        (np.array([-1]), np.array([0]), "decision.option is -1, expected 0 to "),
+        (np.array([999]), np.array([0]), "decision.option is 999, expected 0 to "),
+        (np.array([0.0]), np.array([0]), "decision.option is float64 [1], expected whole numbers [1]"),
+        (np.array([0]), np.zeros(5, dtype=int), "decision.server is int64 [5], expected whole numbers [1]"),
+    ],
+)
+def test_a_decision_that_is_none_is_replaced_and_said(
+    option: np.ndarray, server_index: np.ndarray, said: str, caplog: pytest.LogCaptureFixture
+):
+    planner = Planner(GRAPH, analytic_table(GRAPH, whole_s=WHOLE_S), PLANNER_CONFIG)
+    two = state(server(1e9, 0.1), server(1e9, 0.2))
+    plan = planner.plan(two, np.inf, policy=lambda _: OffloadDecision(option, server_index))
+    assert (plan.option, plan.server) == (planner.plan(two, np.inf).option, planner.plan(two, np.inf).server)
+    assert said in caplog.text
+
+
+def test_a_policy_for_any_servers_leaves_a_device_without_servers_to_the_planner(caplog: pytest.LogCaptureFixture):
+    alone = DeviceConfig(bits=(32,), policy="learned")
+    plan = Planner(GRAPH, analytic_table(GRAPH, whole_s=WHOLE_S), alone).plan(state(), np.inf)
+    assert plan.server == DEVICE
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("raw_input", "chosen"), [(False, 1), (True, DEVICE)])

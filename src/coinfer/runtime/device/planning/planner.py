@@ -311,9 +311,18 @@ def _all_options(
 def _choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> tuple[int, int, float]:
     """Return option, server and predicted latency; infinite for what cannot be done."""
     decision = policy(observation)
+    for name in decision._fields:
+        value = np.asarray(getattr(decision, name))
+        if value.shape != (1,) or value.dtype.kind not in "iu":
+            raise ValueError(f"decision.{name} is {value.dtype} {list(value.shape)}, expected whole numbers [1]")
     option, server = int(decision.option[0]), int(decision.server[0])
+    options, servers = observation.option_server_s.shape[-2:]
+    if not 0 <= option < options:
+        raise ValueError(f"decision.option is {option}, expected 0 to {options - 1}")
     if observation.option_upload_bits[0, option] == 0:
         server = DEVICE  # whatever a policy says of the server of what is not sent
+    if not DEVICE <= server < servers:
+        raise ValueError(f"decision.server is {server}, expected {DEVICE} to {servers - 1}")
     return option, server, float(feasible_latency_s(observation)[0, option, server])
 
 

@@ -33,7 +33,8 @@ def load_policy_for(
     if not isinstance(policy, ExportedPolicy):
         return pruned, policy
     options = pruned if policy.options is None else _own_options(policy, policy.options, all_options)
-    return options, policy.adapt(policy.options or options.triples, servers)
+    fitted = policy.adapt(policy.options or options.triples, servers)
+    return options, fitted if servers or policy.options else None  # one for any servers has none to choose from
 
 
 def _own_options(
