@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.options.table import Options
 from coinfer.runtime.device import estimate as est
-from coinfer.runtime.device.planning.observation import least_latency, observe
+from coinfer.runtime.device.planning.observation import choice_latency_s, feasible_latency_s, least_latency, observe
 from coinfer.runtime.device.planning.planner import route_of
 from coinfer.types import DEVICE, OffloadObservation
 
@@ -72,6 +72,24 @@ def test_least_latency_is_the_best_of_all_options_and_servers(seed: int, servers
     )
     assert plain_latency_s(observation, option, server) == pytest.approx(best)
     assert (server == DEVICE) == (options.upload_bits[option] == 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), servers=st.integers(0, 4))
+def test_one_choice_is_predicted_as_among_all(seed: int, servers: int):
+    """Also on dead links, by full servers and by masked options."""
+    rng = np.random.default_rng(seed)
+    options = random_options(rng, 6)
+    known = [up(10 ** rng.uniform(5, 9), rng.uniform(0.1, 5), rng.uniform(0, 0.5)) for _ in range(servers)]
+    seen = observe(options, known, math.inf, NOW_S, device_backlog_s=rng.uniform(0, 0.1))
+    seen = seen._replace(
+        uplink_bps=seen.uplink_bps * (rng.random(servers) > 0.2),
+        server_room=seen.server_room * (rng.random(servers) > 0.2),
+        option_mask=rng.random(seen.option_mask.shape) > 0.2,
+    )
+    for option, row in enumerate(feasible_latency_s(seen)[0]):
+        chosen = [choice_latency_s(seen, option, server) for server in (*range(servers), DEVICE)]
+        np.testing.assert_allclose(chosen, row, rtol=1e-12)
 
 
 @settings(deadline=None, max_examples=40)

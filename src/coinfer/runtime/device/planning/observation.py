@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options
+from coinfer.physics import latency
 from coinfer.physics.latency import offload_latency_s
+from coinfer.physics.radio import upload_s
 from coinfer.runtime.device.estimate import ServerEstimate
 from coinfer.runtime.device.forecast import link_wait_s, room_now, server_wait_s, service_now_s, usable
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
@@ -42,10 +43,14 @@ def observe(
     """
     count, n = len(options.bits), len(servers)
     device_s = options.device_s * device_scale
+    pieces, profiled_s = options.pieces, options.server_s[:, 0].tolist()
     server_s = np.empty((count, n))
     for j, server in enumerate(servers):
-        times_s = map(partial(service_now_s, server, now_s=now_s), options.pieces, options.server_s[:, 0])
-        server_s[:, j] = np.fromiter(times_s, float, count) + server.link.round_trip_s
+        round_trip_s = server.link.round_trip_s
+        server_s[:, j] = [
+            service_now_s(server, piece, one_s, now_s) + round_trip_s
+            for piece, one_s in zip(pieces, profiled_s, strict=True)
+        ]
     return OffloadObservation(
         option_device_s=device_s[None],
         option_upload_bits=options.upload_bits[None],
@@ -89,6 +94,8 @@ def within_limits(
         observation: of one task; its upload bits are final.
         servers: the estimate of each, in the order of the observation's server axis.
     """
+    if all(server.limit_bits == math.inf for server in servers):
+        return observation
     limit_bits = np.array([server.limit_bits for server in servers])
     too_large = observation.option_upload_bits[..., None] >= limit_bits
     return observation._replace(option_server_s=np.where(too_large, math.inf, observation.option_server_s))
@@ -105,7 +112,7 @@ def least_latency(observation: OffloadObservation[np.ndarray]) -> OffloadDecisio
     flat = latency_s.reshape(tasks, -1)
     best = np.argmin(flat, axis=-1)
     option, server = best // servers, best % servers
-    stays = np.take_along_axis(observation.option_upload_bits, option[:, None], axis=-1)[:, 0] == 0
+    stays = observation.option_upload_bits[np.arange(tasks), option] == 0
     return OffloadDecision(option=option, server=np.where(stays, DEVICE, server))
 
 
@@ -127,3 +134,26 @@ def feasible_latency_s(observation: OffloadObservation[np.ndarray]) -> np.ndarra
         usable_option = (observation.option_mask & ~stays)[..., None] & (observation.server_room > 0)
         latency_s[..., :n] = np.where(usable_option, offload_latency_s(observation), np.inf)
     return latency_s
+
+
+def choice_latency_s(observation: OffloadObservation[np.ndarray], option: int, server: int) -> float:
+    """Return the predicted latency of one choice, `feasible_latency_s(observation)[0, option, server]`, without the
+    others.
+
+    Args:
+        observation: of one task.
+        option: index of the option.
+        server: index of the server, or `DEVICE`.
+    """
+    o, bits = observation, float(observation.option_upload_bits[0, option])
+    possible = bits == 0 if server == DEVICE else bits > 0 and o.server_room[server] > 0
+    if not possible or not o.option_mask[0, option]:
+        return math.inf
+    computed_s = float(o.device_backlog_s[0] + o.option_device_s[0, option])
+    if server == DEVICE:
+        return computed_s
+    on_air_s = upload_s(bits, o.uplink_bps[0, server])
+    arrived_s = latency.ready_s(computed_s, float(o.uplink_backlog_s[0, server]), on_air_s)
+    return float(
+        latency.end_s(arrived_s, float(o.server_backlog_s[server]), float(o.option_server_s[0, option, server]))
+    )

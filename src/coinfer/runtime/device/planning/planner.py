@@ -21,7 +21,13 @@ from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.early_exit import ExitCascade, measured_point, thresholds_for
 from coinfer.runtime.device.planning.message_size import with_messages
 from coinfer.runtime.device.planning.objective_policy import policy_for
-from coinfer.runtime.device.planning.observation import feasible_latency_s, observe, with_raw_input, within_limits
+from coinfer.runtime.device.planning.observation import (
+    choice_latency_s,
+    feasible_latency_s,
+    observe,
+    with_raw_input,
+    within_limits,
+)
 from coinfer.runtime.device.planning.policy_loader import load_policy_for
 from coinfer.types import DEVICE, Hop, OffloadObservation, Policy, Route
 from coinfer.units import FLOAT32_BITS
@@ -323,7 +329,7 @@ def _choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarr
         server = DEVICE  # whatever a policy says of the server of what is not sent
     if not DEVICE <= server < servers:
         raise ValueError(f"decision.server is {server}, expected {DEVICE} to {servers - 1}")
-    return option, server, float(feasible_latency_s(observation)[0, option, server])
+    return option, server, choice_latency_s(observation, option, server)
 
 
 def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:
