@@ -2,7 +2,12 @@
 
 import os
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
@@ -32,3 +37,18 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         if not isinstance(error, OSError):
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Write a figure so that a full disk or a killed process leaves the old picture as it was.
+
+    Args:
+        path: its folder must exist; its ending names the format.
+        figure: drawn with 120 dots per inch.
+
+    Raises:
+        OSError: if the file cannot be written; it names the file.
+    """
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format=path.suffix.removeprefix("."))
+    write_atomic(path, picture.getvalue())

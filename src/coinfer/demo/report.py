@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.table import Table
 
-from coinfer.files import write_atomic
+from coinfer.files import write_atomic, write_figure
 from coinfer.records import Record, as_json
 from coinfer.traces import Trace
 from coinfer.units import MEGA, MILLI, bytes_of_bits
@@ -205,10 +204,8 @@ def plot(
     latencies.set_ylim(top=1.2 * latencies.get_ylim()[1])
     latencies.legend(loc="upper left", fontsize=8, ncols=3)
     _bars(bars, records, summaries, view)
-    picture = BytesIO()
-    figure.savefig(picture, dpi=120, format=path.suffix.removeprefix("."))
+    write_figure(path, figure)
     plt.close(figure)
-    write_atomic(path, picture.getvalue())
 
 
 def _choices(axes: "Axes", records: Sequence[Record], colours: Mapping[str, str], view: View) -> None:

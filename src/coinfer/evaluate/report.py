@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from rich.text import Text, TextType
 
 from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
-from coinfer.files import write_atomic
+from coinfer.files import write_atomic, write_figure
 from coinfer.records import as_json
 from coinfer.units import MEGA, MILLI
 
@@ -213,10 +212,8 @@ def plot(path: Path, title: str, runs: Sequence[Run]) -> None:
     left.set_ylim(-0.5, len(runs) - 0.5)
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
-    picture = BytesIO()
-    figure.savefig(picture, dpi=120, format=path.suffix.removeprefix("."))
+    write_figure(path, figure)
     plt.close(figure)
-    write_atomic(path, picture.getvalue())
 
 
 def _points(

@@ -27,7 +27,7 @@ from coinfer.rl.core.batched_optim import (
     uniform,
 )
 from coinfer.rl.core.loop import LoopSettings
-from coinfer.rl.core.option_training import OptionSettings, train_on_options, with_loop_rounds
+from coinfer.rl.core.option_training import OptionSettings, choose_settings, train_on_options, with_loop_rounds
 from coinfer.rl.core.records import Observation, Transition
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
@@ -188,9 +188,7 @@ def train(
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
-    chosen = option_settings or settings.find_preset(PRESETS)
-    if settings.steps is not None:
-        chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))
+    chosen = choose_settings(settings, option_settings, PRESETS, with_rounds)
 
     def make_learner(net: Mlp, seeds: Tensor) -> Dqn:
         return Dqn(chosen.learner, net, seeds)

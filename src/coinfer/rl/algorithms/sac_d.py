@@ -28,7 +28,7 @@ from torch import Tensor
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings
 from coinfer.rl.core.loop import LoopSettings
-from coinfer.rl.core.option_training import OptionSettings, train_on_options, with_loop_rounds
+from coinfer.rl.core.option_training import OptionSettings, choose_settings, train_on_options, with_loop_rounds
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
 SacDSettings = OptionSettings[SacSettings]
@@ -85,9 +85,7 @@ def train(
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
-    chosen = option_settings or settings.find_preset(PRESETS)
-    if settings.steps is not None:
-        chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))
+    chosen = choose_settings(settings, option_settings, PRESETS, with_rounds)
 
     def make_learner(net: Mlp, seeds: Tensor) -> Sac:
         return Sac(chosen.learner, replace(net, last_gain=0.1), net, seeds)

@@ -1,6 +1,6 @@
 """Training in `OptionEnv` with the scenario's reward: the part that SAC-d and DQN share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, Unpack
 
@@ -52,6 +52,27 @@ def with_loop_rounds(settings: OptionSettings[LearnerSettings], rounds: int) -> 
     warmup = min(settings.loop.warmup, max(1, rounds // 30))
     loop = replace(settings.loop, rounds=rounds, warmup=warmup, assess_every=max(1, rounds // 15))
     return replace(settings, loop=loop)
+
+
+def choose_settings(
+    settings: TrainSettings,
+    option_settings: OptionSettings[LearnerSettings] | None,
+    presets: Mapping[str, OptionSettings[LearnerSettings]],
+    with_rounds: Callable[[OptionSettings[LearnerSettings], int], OptionSettings[LearnerSettings]],
+) -> OptionSettings[LearnerSettings]:
+    """Return the given settings or else the preset; schedules span a training of `settings.steps` if that is set.
+
+    Args:
+        settings: preset and length of the training.
+        option_settings: settings to use instead of the preset.
+        presets: the scheme's settings by name.
+        with_rounds: returns the scheme's settings with their schedules spanning a number of rounds.
+
+    Raises:
+        UserError: if there is no such preset.
+    """
+    chosen = option_settings or settings.find_preset(presets)
+    return chosen if settings.steps is None else with_rounds(chosen, max(1, settings.steps // chosen.worlds))
 
 
 def train_on_options(

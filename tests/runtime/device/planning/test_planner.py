@@ -1,11 +1,14 @@
 """Which server is asked after one failed: the head is computed by then, and what was sent is sent again as it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.runtime.device.planning.test_observation import NOW_S
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
+from coinfer.policies.onnx import load_policy
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.planner import DeviceState, Plan, Planner
@@ -73,9 +76,13 @@ def test_a_decision_that_is_none_is_replaced_and_said(
 
 
 def test_a_policy_for_any_servers_leaves_a_device_without_servers_to_the_planner(caplog: pytest.LogCaptureFixture):
-    alone = DeviceConfig(bits=(32,), policy="learned")
-    plan = Planner(GRAPH, analytic_table(GRAPH, whole_s=WHOLE_S), alone).plan(state(), np.inf)
-    assert plan.server == DEVICE
+    table, alone = analytic_table(GRAPH, whole_s=WHOLE_S), DeviceConfig(bits=(32,), policy="learned")
+    assert Planner(GRAPH, table, alone).plan(state(), np.inf).server == DEVICE
+    for_one_request = load_policy("learned")
+    assert (
+        Planner(GRAPH, table, replace(alone, policy=None)).plan(state(), np.inf, policy=for_one_request).server
+        == DEVICE
+    )
     assert caplog.text == ""
 
 

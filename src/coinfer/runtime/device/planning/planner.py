@@ -28,7 +28,7 @@ from coinfer.runtime.device.planning.observation import (
     with_raw_input,
     within_limits,
 )
-from coinfer.runtime.device.planning.policy_loader import load_policy_for
+from coinfer.runtime.device.planning.policy_loader import fit, load_policy_for
 from coinfer.types import DEVICE, Hop, OffloadObservation, Policy, Route
 from coinfer.units import FLOAT32_BITS
 
@@ -113,7 +113,7 @@ class Planner:
         self.tail_s = {piece: table.segment_s(graph, *piece) for piece in dict.fromkeys(self.options.pieces)}
         """The profiled machine's time for each piece that a server may compute."""
         self._exit_s = partial(self.cascade.exit_s, table=table)
-        self._fitted: dict[ExportedPolicy, ExportedPolicy] = {}
+        self._fitted: dict[ExportedPolicy, ExportedPolicy | None] = {}
         self._reported: set[tuple[str, str]] = set()
 
     @property
@@ -180,7 +180,7 @@ class Planner:
         observation = self.observe(state, deadline_s, raw_input=raw_input, early_exit=early_exit)
         fallback = self.objective_policy if early_exit else policy_for(self.objective)
         configured = fallback if self.policy is self.objective_policy else self.policy
-        option, server, predicted_s = self._decide(self._fit(policy or configured), observation, fallback)
+        option, server, predicted_s = self._decide(self._fit(policy or configured) or fallback, observation, fallback)
         route = route_of(self.options, option, server, self.servers, deadline_s)
         return Plan(observation, option, server, predicted_s, route, raw_input, early_exit and self.exits_early)
 
@@ -289,12 +289,12 @@ class Planner:
             chosen = _choice(fallback, observation)
         return chosen if math.isfinite(chosen[2]) else _choice(fallback, observation)
 
-    def _fit(self, policy: Policy[np.ndarray]) -> Policy[np.ndarray]:
-        """Return a loaded policy fitted to these options and servers, any other as it is."""
+    def _fit(self, policy: Policy[np.ndarray]) -> Policy[np.ndarray] | None:
+        """Return a loaded policy fitted to these options and servers, or None as `fit` does; any other as it is."""
         if not isinstance(policy, ExportedPolicy) or policy is self.policy:
             return policy
         if policy not in self._fitted:
-            self._fitted[policy] = policy.adapt(self.options.triples, len(self.servers))
+            self._fitted[policy] = fit(policy, self.options.triples, len(self.servers))
         return self._fitted[policy]
 
     def _report(self, policy: Policy[np.ndarray], error: Exception) -> None:

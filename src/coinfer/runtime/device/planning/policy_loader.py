@@ -33,8 +33,22 @@ def load_policy_for(
     if not isinstance(policy, ExportedPolicy):
         return pruned, policy
     options = pruned if policy.options is None else _own_options(policy, policy.options, all_options)
-    fitted = policy.adapt(policy.options or options.triples, servers)
-    return options, fitted if servers or policy.options else None  # one for any servers has none to choose from
+    return options, fit(policy, policy.options or options.triples, servers)
+
+
+def fit(policy: ExportedPolicy, triples: Sequence[Triple], servers: int) -> ExportedPolicy | None:
+    """Return a loaded policy for a device's options and servers; None if it takes any servers and there are none.
+
+    Args:
+        policy: as loaded.
+        triples: what the device chooses from.
+        servers: number of servers.
+
+    Raises:
+        PolicyError: if the policy was made for other options or another number of servers.
+    """
+    adapted = policy.adapt(triples, servers)
+    return adapted if servers or policy.options else None
 
 
 def _own_options(
