@@ -15,11 +15,11 @@ from torch import Tensor
 from coinfer.checkpoint import flatten_tree, unflatten_tree
 from coinfer.physics import random
 from coinfer.rl.core.batched_optim import add_prefix, sample_categorical, strip_prefix, uniform
-from coinfer.rl.core.records import Actor, Env, Learner, Observation, State, Transition
+from coinfer.rl.core.records import Actor, Env, Label, Learner, Observation, State, Transition
 from coinfer.rl.core.replay import Replay
 
 _WORLDS, _WARMUP, _REPLAY, _HELD_OUT = range(100, 104)
-AnyLearner = TypeVar("AnyLearner", bound=Learner)
+AnyLearner = TypeVar("AnyLearner", bound=Learner[Any])
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Loop(Generic[AnyLearner]):
         settings: how long to play, and how often to learn, log and assess.
         env: the environment; it also plays the held-out worlds.
         learner: L learners as one object; changed by `play`.
-        share: maps each transition to the one to remember, for learners that share memories.
+        share: maps each transition to what to remember: a transition for learners that share memories, or a label.
         ring: [L] int64 number of the memory that each learner reads; None if each has its own.
     """
 
@@ -88,7 +88,7 @@ class Loop(Generic[AnyLearner]):
         settings: LoopSettings,
         env: Env[Any],
         learner: AnyLearner,
-        share: Callable[[Transition], Transition] = lambda transition: transition,
+        share: Callable[[Transition], Transition | Label] = lambda transition: transition,
         ring: Tensor | None = None,
     ):
         self.settings, self.env, self.learner, self.share, self.ring = settings, env, learner, share, ring
@@ -98,7 +98,7 @@ class Loop(Generic[AnyLearner]):
         self.state: tuple[object, ...]
         self.observation: Observation
         self.state, self.observation = env.reset(random.key(self.keys, _WORLDS))
-        self.replay: Replay | None = None
+        self.replay: Replay[Any] | None = None
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 
@@ -110,11 +110,11 @@ class Loop(Generic[AnyLearner]):
         self.record_point()
         self.assess()
 
-    def step(self) -> Transition:
+    def step(self) -> Transition | Label:
         """Begin a round: make one step in all worlds.
 
         Returns:
-            The transition to give to `remember`.
+            What to give to `remember`.
         """
         observation = self.observation
         if self.round < self.settings.warmup:
@@ -129,8 +129,8 @@ class Loop(Generic[AnyLearner]):
         self.round += 1
         return self.share(Transition(*observation, action, result.reward, continues, *result.final_observation))
 
-    def remember(self, steps: Transition) -> None:
-        """Write a transition into the replay memories.
+    def remember(self, steps: Transition | Label) -> None:
+        """Write a step of all worlds into the replay memories.
 
         Args:
             steps: [R, W, ..] what `step` returned; R is the number of memories.
@@ -139,7 +139,7 @@ class Loop(Generic[AnyLearner]):
             self.replay = Replay(self.settings.capacity, steps)
         self.replay.add(steps)
 
-    def sample(self, call: int) -> Transition:
+    def sample(self, call: int) -> Any:
         """Return a batch [L, batch, ..] for each learner; needs at least one remembered transition.
 
         Args:
@@ -148,7 +148,7 @@ class Loop(Generic[AnyLearner]):
         assert self.replay is not None
         return self.replay.sample(random.key(self.keys, _REPLAY), call, self.settings.batch, self.ring)
 
-    def learn(self, batch: Transition) -> None:
+    def learn(self, batch: Transition | Label) -> None:
         """Update the learners and add their metrics to the next point of the curves.
 
         Args:
@@ -199,7 +199,8 @@ class Loop(Generic[AnyLearner]):
         )
         parts = strip_prefix("replay", tensors)
         if parts:
-            like = Transition(*(parts[name].to(self.keys.device) for name in Transition._fields))
+            kind = Transition if "reward" in parts else Label
+            like = kind(*(parts[name].to(self.keys.device) for name in kind._fields))
             self.replay = Replay(self.settings.capacity, like)
             self.replay.restore(parts)
 

@@ -50,6 +50,31 @@ class Transition(NamedTuple):
         return Observation(self.next_features, self.next_mask, self.next_task_mask)
 
 
+class Label(NamedTuple):
+    """What was observed and the action to imitate; in a sampled batch, W is the number of steps."""
+
+    features: Tensor
+    mask: Tensor
+    task_mask: Tensor
+    action: Tensor
+    """[L, W, K] int64, the choice of each task; any value if there is no task."""
+
+
+def label(transition: Transition) -> Label:
+    """Return the part of a transition that learners by imitation remember.
+
+    Args:
+        transition: [L, W, ..] one step of every world.
+    """
+    return Label(*transition.observation, transition.action)
+
+
+Record = TypeVar("Record", bound=Transition | Label)
+"""What a replay memory holds."""
+Batch = TypeVar("Batch", contravariant=True)
+"""What a learner learns from."""
+
+
 class StepResult(NamedTuple, Generic[State]):
     """State, observations and rewards after a step of an environment."""
 
@@ -118,10 +143,10 @@ class Actor(Protocol):
         ...
 
 
-class Learner(Actor, Protocol):
+class Learner(Actor, Protocol[Batch]):
     """L learners of one kind."""
 
-    def update(self, batch: Transition) -> dict[str, Tensor]:
+    def update(self, batch: Batch) -> dict[str, Tensor]:
         """Make one update of the networks.
 
         Args:

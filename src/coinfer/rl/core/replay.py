@@ -5,23 +5,25 @@ and the number of the draw only (`physics.random`), not on earlier draws or othe
 as an uninterrupted one, and a learner draws the same beside any number of others.
 """
 
+from typing import Generic
+
 import torch
 from torch import Tensor
 
 from coinfer.physics import random
-from coinfer.rl.core.records import Transition
+from coinfer.rl.core.records import Record
 
 
-class Replay:
-    """R ring buffers of transitions.
+class Replay(Generic[Record]):
+    """R ring buffers of transitions, or of labels.
 
     Args:
         capacity: steps that each ring holds; new ones overwrite the oldest.
-        like: a transition [R, W, ..] that gives number types, shapes and device; its values are not used.
+        like: a transition or label [R, W, ..] that gives number types, shapes and device; its values are not used.
     """
 
-    def __init__(self, capacity: int, like: Transition):
-        self.capacity, self.rings = capacity, like[0].shape[0]
+    def __init__(self, capacity: int, like: Record):
+        self.capacity, self.rings, self.kind = capacity, like[0].shape[0], type(like)
         self.store: list[Tensor] = [part.new_zeros((self.rings, capacity, *part.shape[2:])) for part in like]
         self.written = 0
 
@@ -30,7 +32,7 @@ class Replay:
         """Return the number of steps in each ring."""
         return min(self.written, self.capacity)
 
-    def add(self, steps: Transition) -> None:
+    def add(self, steps: Record) -> None:
         """Write steps into every ring, over the oldest ones if it is full.
 
         Args:
@@ -50,7 +52,7 @@ class Replay:
                 store[:, : count - first] = part[:, first:]
         self.written += count
 
-    def sample(self, keys: Tensor, call: int, count: int, ring: Tensor | None = None) -> Transition:
+    def sample(self, keys: Tensor, call: int, count: int, ring: Tensor | None = None) -> Record:
         """Return a batch of steps [L, count, ..], drawn uniformly with replacement; the memory must not be empty.
 
         Args:
@@ -63,13 +65,11 @@ class Replay:
         place = random.integer(drawn, self.size)
         ring = torch.arange(len(keys), device=keys.device) if ring is None else ring
         flat = (place + ring[:, None] * self.capacity).flatten()
-        return Transition(
-            *(store.flatten(0, 1).index_select(0, flat).unflatten(0, place.shape) for store in self.store)
-        )
+        return self.kind(*(store.flatten(0, 1).index_select(0, flat).unflatten(0, place.shape) for store in self.store))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the filled part of the rings and the write count, by name; views, not copies."""
-        named = zip(Transition._fields, self.store, strict=True)
+        named = zip(self.kind._fields, self.store, strict=True)
         return {**{name: store[:, : self.size] for name, store in named}, "written": torch.tensor(self.written)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -79,5 +79,5 @@ class Replay:
             tensors: what `tensors` returned, of a memory of the same capacity; copied.
         """
         self.written = int(tensors["written"])
-        for name, store in zip(Transition._fields, self.store, strict=True):
+        for name, store in zip(self.kind._fields, self.store, strict=True):
             store[:, : self.size] = tensors[name].to(store.device)

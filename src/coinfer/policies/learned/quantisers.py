@@ -1,0 +1,134 @@
+"""Quantisers: from a network's outputs to the few decisions that are worth scoring, for learning by imitation.
+
+Letters: N binary decisions, or K tasks with C choices each; S candidates. The first candidate is always the network's
+own decision, no candidate comes twice, and nearer ones come first. Ties are broken by index, so equal outputs give
+distinct candidates, too.
+"""
+
+import torch
+from torch import Tensor
+
+MAX_NEAREST = 12
+"""`nearest` compares with 2^N decisions; this is the largest N that it takes."""
+
+
+def order_preserving(logits: Tensor, count: int) -> Tensor:
+    """Return binary candidates that keep the order of the outputs (DROO, IEEE TMC 2020, equations 8 and 9).
+
+    In each candidate the ones are the devices of the greatest outputs: the network's own decision first, then the
+    thresholds at the outputs nearest to 1/2.
+
+    Args:
+        logits: [.., N] outputs before the sigmoid.
+        count: S, at least 1; more than N + 1 give N + 1.
+
+    Returns:
+        [.., S, N] bool.
+    """
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    rank = order.argsort(-1)
+    own = (logits > 0).sum(-1, keepdim=True)
+    nearest = logits.abs().argsort(dim=-1, stable=True)[..., : count - 1]
+    ones = torch.where(logits > 0, rank, rank + 1).gather(-1, nearest)
+    return rank[..., None, :] < torch.cat((own, ones), -1)[..., None]
+
+
+def noisy_order_preserving(logits: Tensor, count: int, noise: Tensor) -> Tensor:
+    """Return the order-preserving candidates, and as many of a noisy copy of the outputs (LyDROO, IEEE TWC 2021).
+
+    Args:
+        logits: [.., N] outputs before the sigmoid.
+        count: S, at least 1 and at most N + 1; half of the candidates, rounded up, are those without noise.
+        noise: [.., N] added to the outputs; the paper draws it from a standard normal distribution.
+
+    Returns:
+        [.., S, N] bool; candidates of the noisy copy that are there already are left out for its next ones.
+    """
+    own = order_preserving(logits, count - count // 2)
+    noisy = order_preserving(logits + noise, logits.shape[-1] + 1)
+    known = (noisy[..., :, None, :] == own[..., None, :, :]).all(-1).any(-1)
+    new = known.int().argsort(dim=-1, stable=True)[..., : count // 2]
+    return torch.cat((own, noisy.gather(-2, new[..., None].expand(*new.shape, logits.shape[-1]))), -2)
+
+
+def nearest(logits: Tensor, count: int) -> Tensor:
+    """Return the binary decisions that are nearest to the outputs (DROO's KNN), for few devices.
+
+    Args:
+        logits: [.., N] outputs before the sigmoid, N at most `MAX_NEAREST`.
+        count: S, at least 1; more than 2^N give 2^N.
+
+    Returns:
+        [.., S, N] bool.
+
+    Raises:
+        ValueError: if N is larger.
+    """
+    devices = logits.shape[-1]
+    if devices > MAX_NEAREST:
+        raise ValueError(f"{devices} devices: nearest neighbours are for at most {MAX_NEAREST}")
+    bits = torch.arange(devices, device=logits.device)
+    every = ((torch.arange(2**devices, device=logits.device)[:, None] >> bits) & 1) > 0
+    own = logits > 0
+    differs = every != own[..., None, :]
+    # (1 - p)^2 - p^2 = 1 - 2 p: what a device's change adds to the squared distance
+    farther = (logits.double().abs() / 2).tanh()
+    distance = (differs * farther[..., None, :]).sum(-1) + 1e-12 * differs.sum(-1)
+    return every[distance.argsort(dim=-1, stable=True)[..., :count]]
+
+
+def order_preserving_choices(logits: Tensor, mask: Tensor, count: int) -> Tensor:
+    """Return candidates of K tasks that keep the order of the outputs: `order_preserving` for one of many choices.
+
+    Each candidate after the first is what the network would decide if one choice's output were raised for all tasks,
+    by just so much that one more task takes it. With two choices these are the candidates of `order_preserving`.
+
+    Args:
+        logits: [.., K, C] outputs.
+        mask: [.., K, C] true for allowed choices; each task has one.
+        count: S, at least 1; more than 1 + K (C - 1) give that many.
+
+    Returns:
+        [.., S, K] int64 choices. If fewer decisions are allowed, the first candidate fills the rest.
+    """
+    gap, own = _gaps(logits, mask)
+    task, choice, allowed = _smallest(gap, count)
+    gaps_of_choice = gap.transpose(-1, -2).gather(-2, choice[..., None].expand(*choice.shape, gap.shape[-2]))
+    before = gaps_of_choice.argsort(dim=-1, stable=True).argsort(-1)
+    moved = (before <= before.gather(-1, task[..., None])) & gaps_of_choice.isfinite() & allowed[..., None]
+    own = own[..., None, :]
+    return torch.cat((own, torch.where(moved, choice[..., None], own)), -2)
+
+
+def single_changes(logits: Tensor, mask: Tensor, count: int) -> Tensor:
+    """Return candidates of K tasks in which one task leaves the network's own decision, the least certain first.
+
+    Args:
+        logits: [.., K, C] outputs.
+        mask: [.., K, C] true for allowed choices; each task has one.
+        count: S, at least 1; more than 1 + K (C - 1) give that many.
+
+    Returns:
+        [.., S, K] int64 choices. If fewer decisions are allowed, the first candidate fills the rest.
+    """
+    gap, own = _gaps(logits, mask)
+    task, choice, allowed = _smallest(gap, count)
+    moved = (torch.arange(gap.shape[-2], device=gap.device) == task[..., None]) & allowed[..., None]
+    own = own[..., None, :]
+    return torch.cat((own, torch.where(moved, choice[..., None], own)), -2)
+
+
+def _gaps(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by how much each choice [.., K, C] is behind the task's best one, infinite for the best one itself and
+    for those that are not allowed, and the best choices [.., K]."""
+    allowed = logits.masked_fill(~mask, -torch.inf)
+    best, own = allowed.max(-1, keepdim=True)
+    return (best - allowed).scatter(-1, own, torch.inf), own[..., 0]
+
+
+def _smallest(gap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return task, choice and whether it is allowed, each [.., S - 1], of the smallest gaps [.., K, C]."""
+    tasks, choices = gap.shape[-2:]
+    flat = gap.flatten(-2)
+    place = flat.argsort(dim=-1, stable=True)[..., : min(count - 1, tasks * (choices - 1))]
+    return torch.div(place, choices, rounding_mode="floor"), place % choices, flat.gather(-1, place).isfinite()
