@@ -1,4 +1,6 @@
+import re
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -256,3 +258,31 @@ def test_any_slip_of_the_pen_is_taken_or_refused_in_one_line(data: st.DataObject
 @settings(max_examples=100, deadline=None)
 def test_any_document_is_refused_in_one_line(keys: list[str], value: object):
     _compiles_or_says_why("environment: blocks\n" + f"{keys[0]}: {value!r}\n{keys[1]}: {value!r}\n")
+
+
+def test_a_base_gives_the_keys_that_a_file_leaves_out(tmp_path: Path):
+    (tmp_path / "whole.yaml").write_text(SMALL, encoding="utf-8")
+    own = tmp_path / "own.yaml"
+    own.write_text("base: whole.yaml\nname: other\nslots: 7\n", encoding="utf-8")
+    scenario = load(own, {"slot_s": 0.25})
+    whole = load(tmp_path / "whole.yaml").spec
+    assert (scenario.spec.name, scenario.spec.slots, scenario.spec.slot_s) == ("other", 7, 0.25)
+    assert scenario.spec.models == whole.models
+    own.write_text("base: whole.yaml\nname: other\nslots: 0\n", encoding="utf-8")
+    with pytest.raises(ScenarioError, match=r"own\.yaml:3: slots: got 0"):
+        load(own)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("grle-s2", "base: grle-s2 must hold a whole scenario, without a base of its own"),
+        ("7", "base: got 7, expected a preset or a file"),
+        ("nothing.yaml", "nothing.yaml: cannot read this scenario"),
+    ],
+)
+def test_a_base_that_is_no_whole_scenario_is_one_clear_line(tmp_path: Path, base: str, message: str):
+    own = tmp_path / "own.yaml"
+    own.write_text(f"base: {base}\nname: other\n", encoding="utf-8")
+    with pytest.raises(ScenarioError, match=re.escape(message)):
+        load(own)

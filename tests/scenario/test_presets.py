@@ -11,7 +11,7 @@ from coinfer.scenario.load import PRESETS, load, preset_text, read
 from coinfer.scenario.report import option_rows, summary
 from coinfer.scenario.world import check
 
-PAPERS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "droo")
+PAPERS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "grle-s2", "grle-s3", "grle-s4", "droo")
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -112,9 +112,23 @@ def test_grle_takes_the_papers_devices(devices: int):
     assert (world.edge.devices, world.edge.tasks, world.edge.servers) == (devices, devices, 2)
     whole_s = world.option_server_s[0, 0].max(axis=0)
     assert whole_s[0] / whole_s[1] == pytest.approx(0.6, rel=0.01)
-    assert world.edge.rate_error.min() >= 0.8
-    assert world.edge.server_factor.max() <= 1.25
-    assert world.edge.share_bank.min() >= 0.3
+    on_device = world.option_upload_bits[0, 0] == 0
+    assert world.option_device_s[0, 0][on_device].min() > world.edge.deadline_s.max()
+
+
+def test_grles_scenarios_differ_in_what_is_uncertain():
+    edges = {name: open_world(name).world.edge for name in ("grle", "grle-s2", "grle-s3", "grle-s4")}
+    varies = {
+        name: (np.ptp(edge.share_bank) > 0, np.ptp(edge.server_factor) > 0, np.ptp(edge.rate_error) > 0)
+        for name, edge in edges.items()
+    }
+    assert varies == {
+        "grle": (False, False, False),
+        "grle-s2": (True, False, False),
+        "grle-s3": (False, True, False),
+        "grle-s4": (False, False, True),
+    }
+    assert all((edge.deadline_s == edges["grle"].deadline_s).all() for edge in edges.values())
 
 
 def test_droo_has_the_authors_channels():

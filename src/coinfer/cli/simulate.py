@@ -52,12 +52,12 @@ def simulate(
         comparison = compare(settings, progress, runs)
     for note in comparison.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
-    console.print(*report.split_to_width(report.comparison_table(comparison.title, comparison.runs), console.width))
-    if len(comparison.runs) > 1:
+    runs, columns = comparison.runs, report.columns_of(comparison.world)
+    console.print(*report.split_to_width(report.comparison_table(comparison.title, runs, columns), console.width))
+    if len(runs) > 1:
         console.print()
-        console.print(
-            *report.split_to_width(report.difference_table(comparison.runs, comparison.reference), console.width)
-        )
+        differences = report.difference_table(runs, comparison.reference, columns)
+        console.print(*report.split_to_width(differences, console.width))
     console.print(f"\nrecords and plot: {comparison.folder}", soft_wrap=True)
 
 

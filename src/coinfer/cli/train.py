@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coinfer.rl.core.training import Progress
     from coinfer.rl.distributed.coordinator import Recovery
     from coinfer.rl.distributed.ray_workers import RayWorkerGroup
+    from coinfer.scenario.world import World
 
 FIGURES = {
     "reward": "return {:.3g}",
@@ -82,8 +83,9 @@ def train(
     distributed = {"make_player": _make_player(scheme, address)} if cluster or address else {}
     with resumable(has_checkpoint), training_progress(scheme) as progress:
         trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **distributed)
-    runs = export_and_compare(trained, open_world(name, parse_changes(changes or ())), folder, status=console.status)
-    _print_comparison(f"{scheme} (best of {seeds} by reward on held-out worlds)", runs)
+    compiled = open_world(name, parse_changes(changes or ()))
+    runs = export_and_compare(trained, compiled, folder, status=console.status)
+    _print_comparison(f"{scheme} (best of {seeds} by reward on held-out worlds)", runs, compiled.world)
     console.print(f"\npolicy: {folder / 'policy.onnx'}; curves and records: {folder}", soft_wrap=True)
 
 
@@ -94,12 +96,13 @@ def _print_schemes() -> None:
         console.print(f"{name:14s} {scheme.description}")
 
 
-def _print_comparison(who: str, runs: "Sequence[Run]") -> None:
-    """Print the measures of a policy and of baselines, side by side."""
+def _print_comparison(who: str, runs: "Sequence[Run]", world: "World") -> None:
+    """Print the measures of a policy and of baselines in a world, side by side."""
     from coinfer.evaluate import report
 
-    measures = ("mean_s", "p95_s", "in_time", "accuracy", "energy_j")
-    columns = {"reward": report.REWARD, **{measure: report.COLUMNS[measure] for measure in measures}}
+    measures = ("mean_s", "p95_s", "in_time", "throughput", "accuracy", "timely_accuracy", "energy_j")
+    known = report.columns_of(world)
+    columns = {"reward": report.REWARD, **{measure: known[measure] for measure in measures if measure in known}}
     title = f"{who} beside baselines, {runs[0].tasks:,} tasks"
     console.print(*report.split_to_width(report.comparison_table(title, runs, columns), console.width))
 

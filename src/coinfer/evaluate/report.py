@@ -14,6 +14,7 @@ from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
 from coinfer.files import write_atomic, write_figure
 from coinfer.records import as_json
+from coinfer.scenario.world import OffloadWorld, World
 from coinfer.units import MEGA, MILLI
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ COLUMNS = {
     "p95_s": ("p95 ms", MILLI),
     "p99_s": ("p99 ms", MILLI),
     "in_time": ("in time %", 0.01),
+    "throughput": ("in time/s", 1.0),
     "accuracy": ("accuracy %", 0.01),
+    "timely_accuracy": ("timely accuracy %", 0.01),
     "energy_j": ("energy mJ", MILLI),
     "dropped": ("drops %", 0.01),
     "balance": ("Jain index", 1.0),
@@ -33,6 +36,18 @@ COLUMNS = {
     "sends": ("send %", 0.01),
 }
 """Heading and unit of each measure; a table has columns for the measures that its runs have."""
+OF_EXITS = ("throughput", "timely_accuracy")
+"""Measures of worlds whose tasks may leave a network early."""
+
+
+def columns_of(world: World) -> dict[str, tuple[str, float]]:
+    """Return the columns of `COLUMNS` that say something in a world.
+
+    Args:
+        world: a compiled scenario.
+    """
+    accuracies = world.option_accuracy[world.option_mask] if isinstance(world, OffloadWorld) else np.zeros(1)
+    return {name: column for name, column in COLUMNS.items() if np.ptp(accuracies) > 0 or name not in OF_EXITS}
 
 
 def comparison_table(title: str, runs: Sequence[Run], columns: Mapping[str, tuple[str, float]] = COLUMNS) -> Table:
@@ -51,14 +66,16 @@ def comparison_table(title: str, runs: Sequence[Run], columns: Mapping[str, tupl
     return table
 
 
-def difference_table(runs: Sequence[Run], reference: Run) -> Table:
+def difference_table(runs: Sequence[Run], reference: Run, columns: Mapping[str, tuple[str, float]] = COLUMNS) -> Table:
     """Return a table of the differences of the main measures to one run, paired by seed.
 
     Args:
         runs: rows of the table; the reference itself is left out.
         reference: the run to compare with. Differences that may be chance are dim.
+        columns: heading and unit of each measure; of the main ones those that it and the reference have are compared.
     """
-    compared = {name: COLUMNS[name] for name in ("mean_s", "in_time", "rate_bps") if name in reference.measures}
+    main = ("mean_s", "in_time", "timely_accuracy", "rate_bps")
+    compared = {name: columns[name] for name in main if name in columns and name in reference.measures}
     first, (heading, _) = next(iter(compared.items()))
     headings = [heading for heading, _ in compared.values()]
     table = _table(f"difference to {reference.policy}, seed by seed", [f"{heading}, relative %", *headings])

@@ -39,6 +39,7 @@ MEASURES = {
     "in_time": "share of tasks answered before their deadline",
     "accuracy": "mean accuracy, 0 for lost tasks",
     "timely_accuracy": "mean accuracy, 0 for late and lost tasks",
+    "throughput": "tasks of a world answered before their deadline, per second",
     "energy_j": "energy of the device, per task",
     "dropped": "share of tasks lost",
     "refused": "share of tasks that no server took",
@@ -117,7 +118,7 @@ def run_policy(
     tables = environment.load(world, device)
     decide = _from_oracle(oracle, tables) if oracle else _decider(world, tables, name, maker)
     state = environment.reset(tables, episode_seeds(seeds, episodes, first))
-    log = OutcomeLog(seeds, world.edge.servers)
+    log = OutcomeLog(seeds, world.edge.servers, world.edge.slot_s)
     took_s = 0.0
     for slot in range(world.edge.slots):
         progress(slot, world.edge.slots, name)
@@ -197,10 +198,11 @@ class OutcomeLog:
     Args:
         seeds: number of seeds; the worlds of one seed are side by side.
         servers: number of servers.
+        slot_s: length of a slot.
     """
 
-    def __init__(self, seeds: int, servers: int):
-        self.seeds, self.tasks = seeds, 0
+    def __init__(self, seeds: int, servers: int, slot_s: float):
+        self.seeds, self.slot_s, self.tasks = seeds, slot_s, 0
         self._task_mask: list[np.ndarray] = []
         self._fields: dict[str, list[np.ndarray]] = {}
         self._reward: list[np.ndarray] = []
@@ -235,11 +237,17 @@ class OutcomeLog:
             "p95_s": _percentiles(fields["latency_s"], task_mask, 95),
             "p99_s": _percentiles(fields["latency_s"], task_mask, 99),
             "timely_accuracy": _means(fields["accuracy"] * fields["in_time"], task_mask),
+            "throughput": self._throughput(),
             "balance": _means(balance, np.isfinite(balance)),
             "reward": self._by_seed(self._reward).mean(-1),
         }
         measures |= {name: _means(fields[name], task_mask) for name in fields if name != "latency_s"}
         return {name: measures[name] for name in MEASURES}
+
+    def _throughput(self) -> np.ndarray:
+        """Return the tasks in time per second and world, [S]."""
+        in_time = np.stack([flags.sum(-1) for flags in self._fields["in_time"]], -1)
+        return in_time.reshape(self.seeds, -1).mean(-1) / self.slot_s
 
     def _by_seed(self, parts: list[np.ndarray]) -> np.ndarray:
         """Return an array [S, all values of the seed]."""

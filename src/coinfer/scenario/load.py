@@ -15,8 +15,12 @@ from coinfer.scenario.fields import display_value
 from coinfer.scenario.spec import ADAPTER, AnyScenario
 from coinfer.scenario.yaml_file import Document, Key, parse, read_text
 
-PRESETS = ("cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "droo", "city", "campus")
+PRESETS = (
+    "cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "grle-s2", "grle-s3", "grle-s4", "droo", "city", "campus",
+)  # fmt: skip
 """The papers' worlds and two of our own, as files that a user copies and edits."""
+BASE = "base"
+"""Key of a file that changes some keys of another scenario, and states nothing else."""
 
 
 class Source(NamedTuple):
@@ -91,7 +95,7 @@ def read(text: str, source: str, folder: Path | None = None, changes: Mapping[st
     Raises:
         ScenarioError: one line that names file, line and key, the value and what is expected.
     """
-    document = parse(text, source)
+    document = _with_base(parse(text, source), source, folder)
     for key, value in (changes or {}).items():
         _change(document.values, key, value, source)
     try:
@@ -120,6 +124,21 @@ def parse_changes(texts: Sequence[str]) -> dict[str, object]:
             raise ScenarioError(f"--set {short_repr(text)}: expected KEY=VALUE, such as arrivals.mean=1.2")
         changes[key] = parse(value, f"--set {key}").values if value.strip() else None
     return changes
+
+
+def _with_base(document: Document, source: str, folder: Path | None) -> Document:
+    """Return the document with the keys that only its base has; lines are those of its own keys."""
+    own = document.values
+    if not isinstance(own, dict) or BASE not in own:
+        return document
+    name = own[BASE]
+    if not isinstance(name, str):
+        raise _error(source, document.lines, (BASE,), f"got {display_value(name)}, expected a preset or a file")
+    text = preset_text(name) if name in PRESETS else read_text((folder or Path()) / name)
+    base = parse(text, name).values
+    if not isinstance(base, dict) or BASE in base:
+        raise _error(source, document.lines, (BASE,), f"{name} must hold a whole scenario, without a base of its own")
+    return Document({key: value for key, value in (base | own).items() if key != BASE}, document.lines)
 
 
 def _change(values: object, dotted: str, new: object, source: str) -> None:
