@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from coinfer.addresses import parse_addresses
-from coinfer.cli.options import Engine, Slowdown, Threads
+from coinfer.cli.options import Engine, Shape, Slowdown, Threads, parse_shapes
 from coinfer.runtime.edge import defaults
 
 
@@ -17,6 +17,7 @@ def edge(
     http_port: Annotated[
         int, typer.Option(min=-1, max=65535, help="REST and /metrics; 0 any, -1 none.")
     ] = defaults.HTTP_PORT,
+    shape: Shape = None,
     threads: Threads = 1,
     workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = defaults.QUEUE,
@@ -41,6 +42,7 @@ def edge(
         host=host,
         grpc_port=grpc_port,
         http_port=None if http_port < 0 else http_port,
+        shapes=parse_shapes(shape),
         threads=threads,
         workers=workers,
         queue=queue,

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
-from coinfer.cli.options import Bits, TorchDevice, TorchThreads, parse_bits, parse_places, parse_weights
+from coinfer.cli.options import (
+    Bits,
+    Shape,
+    TorchDevice,
+    TorchThreads,
+    parse_bits,
+    parse_places,
+    parse_shapes,
+    parse_weights,
+)
 from coinfer.errors import UserError
 from coinfer.progress import progress_bar
 
@@ -43,6 +52,7 @@ def train(
     device: TorchDevice = "cpu",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: TorchThreads = 1,
+    shape: Shape = None,
 ) -> None:
     """Train all exits of a network together, from new weights.
 
@@ -59,7 +69,7 @@ def train(
 
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
-    graph, pictures = open_model(model), _pictures(data, "train")
+    graph, pictures = open_model(model, parse_shapes(shape)), _pictures(data, "train")
     places, classes = parse_places(at), len(pictures.class_names)
     graph = plain_network(graph) if no_exits else branched_network(graph, places, classes)
     folder = out or Path("runs") / f"exits-{graph.name}"
@@ -93,6 +103,7 @@ def measure(
     bits: Bits = "4,8,12,16,32",
     samples: Annotated[int, typer.Option(min=0, help="Only the first so many pictures; 0 takes all.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes of one thread each.")] = 1,
+    shape: Shape = None,
 ) -> None:
     """Count the right answers of every exit, cut and number of bits on test pictures, through the codec of the runtime.
 
@@ -105,7 +116,7 @@ def measure(
     from coinfer.runtime.measure_accuracy import measure_accuracy
 
     widths = parse_bits(bits)
-    graph, pictures = open_model(model), _pictures(data, "test")
+    graph, pictures = open_model(model, parse_shapes(shape)), _pictures(data, "test")
     if samples:
         pictures = pictures.take(samples)
     with progress_bar(console, f"measuring {graph.name}") as progress:

@@ -21,12 +21,14 @@ from coinfer.cli.options import (
     PolicyFile,
     PowerW,
     ProfileFile,
+    Shape,
     Slowdown,
     Threads,
     TransmitPowerW,
     limit_or_inf,
     parse_bits,
     parse_confidence,
+    parse_shapes,
 )
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.objective import Objective
@@ -43,6 +45,7 @@ def infer(
     threads: Threads = DEFAULTS.threads,
     engine: Engine = DEFAULTS.engine,
     table: ProfileFile = None,
+    shape: Shape = None,
     output: Annotated[Path | None, typer.Option("-o", help="Also write a record per picture (JSON lines).")] = None,
     goal: Goal = DEFAULTS.objective.goal,
     min_accuracy: MinAccuracy = DEFAULTS.objective.min_accuracy,
@@ -79,6 +82,7 @@ def infer(
             profile=table,
             slowdown=slowdown,
             threads=threads,
+            shapes=parse_shapes(shape),
             engine=engine,
         ),
         output,

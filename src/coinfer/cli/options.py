@@ -1,6 +1,7 @@
 """Options that several commands share, and the parsers of their texts."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,15 @@ Confidence = Annotated[
 ConfidenceLoss = Annotated[
     float | None, typer.Option(help="Choose these entropies so that so much accuracy is lost at most, such as 0.005.")
 ]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=SIZES",
+        help="Sizes that an ONNX file leaves free: height=320 of an axis, images=1,3,320,320 of an input, seq=16..512 "
+        "of an axis that stays free; repeat.",
+    ),
+]
 ProfileFile = Annotated[
     Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
 ]
@@ -52,6 +62,22 @@ def limit_or_inf(value: float) -> float:
         value: 0 means no limit.
     """
     return value or math.inf
+
+
+def parse_shapes(texts: Sequence[str] | None) -> dict[str, str]:
+    """Return sizes of axes and inputs by name, as `coinfer.open_model` takes them.
+
+    Args:
+        texts: each `NAME=SIZES`; the last one of a name counts.
+
+    Raises:
+        UserError: if a text has no name or no sizes.
+    """
+    pairs = {text: text.rpartition("=") for text in texts or ()}
+    for text, (name, _, sizes) in pairs.items():
+        if not name or not sizes:
+            raise UserError(f"--shape {text!r}: expected NAME=SIZES such as height=320 or images=1,3,320,320")
+    return {name: sizes for name, _, sizes in pairs.values()}
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

@@ -15,11 +15,13 @@ from coinfer.cli.options import (
     Model,
     PowerW,
     ProfileFile,
+    Shape,
     Slowdown,
     Threads,
     TransmitPowerW,
     limit_or_inf,
     parse_bits,
+    parse_shapes,
 )
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.objective import Objective
@@ -38,6 +40,7 @@ def plan(
     bits: Bits = DEFAULT_BITS,
     threads: Threads = DEFAULTS.threads,
     table: ProfileFile = None,
+    shape: Shape = None,
     goal: Goal = DEFAULTS.objective.goal,
     min_accuracy: MinAccuracy = DEFAULTS.objective.min_accuracy,
     deadline_ms: Annotated[float, typer.Option(min=0, help="Limit: milliseconds for a request; 0 is none.")] = 0.0,
@@ -65,6 +68,7 @@ def plan(
             profile=table,
             slowdown=device_slowdown,
             threads=threads,
+            shapes=parse_shapes(shape),
         ),
         uplink_bps=uplink_mbit_s * 1e6,
         device=device,

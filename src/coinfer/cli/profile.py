@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from coinfer.cli.console import console
-from coinfer.cli.options import Bits, Model, Threads, parse_bits
+from coinfer.cli.options import Bits, Model, Shape, Threads, parse_bits, parse_shapes
 
 
 def profile(
     model: Model,
+    shape: Shape = None,
     threads: Threads = 1,
     bits: Bits = "32,16,12,8,4",
     images: Annotated[Path | None, typer.Option(help="Folder of sample pictures; shipped ones without it.")] = None,
@@ -24,4 +25,4 @@ def profile(
     """
     from coinfer.cli.reports.profile_table import profile_model
 
-    profile_model(console, model, threads, parse_bits(bits), images, output)
+    profile_model(console, model, parse_shapes(shape), threads, parse_bits(bits), images, output)

@@ -29,17 +29,33 @@ class Tensor(NamedTuple):
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    """At batch 1."""
+    """At batch 1, and at the smallest sizes of other free axes (`ModelGraph.axes`)."""
+    axes: tuple[str, ...] = ()
+    """For each axis the name of the free axis whose size it has, "" if it is fixed, `?` if its size follows otherwise
+    from free axes or from values. Empty if all are fixed."""
 
     @property
     def elements(self) -> int:
-        """Return the number of elements at batch 1."""
+        """Return the number of elements of `shape`."""
         return int(np.prod(self.shape, dtype=object))
 
     @property
     def size_bits(self) -> int:
-        """Return the size in memory at batch 1."""
+        """Return the size in memory at `shape`."""
         return self.elements * self.dtype.itemsize * BITS_PER_BYTE
+
+
+class FreeAxis(NamedTuple):
+    """An axis of inputs whose size may differ from request to request."""
+
+    name: str
+    low: int
+    """Smallest size, at which shapes and work of the network are stated."""
+    high: int | None
+    """Largest size; None for any."""
+    places: tuple[tuple[str, int], ...]
+    """Inputs and their axes that have this size."""
+    is_batch: bool = False
 
 
 class Op(NamedTuple):
@@ -89,8 +105,10 @@ class ModelGraph:
     outputs: tuple[str, ...]
     proto: onnx.ModelProto = field(repr=False)
     weights: Mapping[str, np.ndarray] = field(repr=False)
-    dynamic_batch: bool = False
-    """True if the first axis of inputs and outputs may have any size."""
+    axes: tuple[FreeAxis, ...] = ()
+    """Axes of the inputs that have no fixed size; `sizes.with_sizes` returns the network at other sizes."""
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of axes that the file leaves free and the user fixed, by name."""
     image: ImageInput | None = None
 
     @property
@@ -102,6 +120,41 @@ class ModelGraph:
     def params(self) -> int:
         """Return the number of values in all weights."""
         return sum(int(w.size) for w in self.weights.values())
+
+    @property
+    def batch(self) -> str | None:
+        """Return the name of the free axis that is the first of all inputs and outputs, or None."""
+        first = {self.tensors[name].axes[:1] for name in (*self.inputs, *self.outputs)}
+        return next((axis.name for axis in self.axes if axis.is_batch and first == {(axis.name,)}), None)
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Return true if the first axis of inputs and outputs may have any size."""
+        return self.batch is not None
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Return the sizes of the free axes at which shapes and work are stated, by name."""
+        return {axis.name: self.tensors[axis.places[0][0]].shape[axis.places[0][1]] for axis in self.axes}
+
+    def free_shape(self, name: str) -> tuple[int | str, ...]:
+        """Return a tensor's shape with the names of free axes, `?` for sizes that follow otherwise.
+
+        Args:
+            name: of the tensor.
+        """
+        tensor = self.tensors[name]
+        free = {axis.name: "N" if axis.is_batch else axis.name for axis in self.axes}
+        names = tensor.axes or ("",) * len(tensor.shape)
+        return tuple(free.get(axis, axis) if axis else size for size, axis in zip(tensor.shape, names, strict=True))
+
+    @property
+    def shapes(self) -> Mapping[str, str]:
+        """Return the sizes that `open_model` needs to open the network as it is, by name of the axis."""
+        ranges = {axis.name: f"{axis.low}..{axis.high or ''}" for axis in self.axes}
+        default = {axis.name: "1.." for axis in self.axes if axis.is_batch}
+        chosen = {name: text for name, text in ranges.items() if default.get(name) != text}
+        return {name: str(size) for name, size in self.fixed.items()} | chosen
 
     @cached_property
     def fingerprint(self) -> str:

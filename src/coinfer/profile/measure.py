@@ -97,6 +97,7 @@ def _table(graph: ModelGraph, engine: Engine, whole: "_Whole", ends: "_Ends", pa
         fingerprint=graph.fingerprint,
         machine=this_machine(),
         threads=engine.threads,
+        shapes=dict(graph.shapes),
         work_flop=graph.work_flop,
         whole_s=whole.median_s,
         whole_spread_s=whole.spread_s,

@@ -59,6 +59,8 @@ class ProfileTable(_Record):
     """Fingerprint of the `ModelGraph`."""
     machine: Machine
     threads: Annotated[int, Field(ge=1)]
+    shapes: dict[str, str] = {}
+    """Sizes of axes that the network's file leaves free, as `open_model` takes them."""
     work_flop: Annotated[float, Field(ge=0), AfterValidator(_finite)]
     whole_s: Positive
     """Median time of the whole network, undivided."""

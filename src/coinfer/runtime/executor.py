@@ -17,6 +17,7 @@ from coinfer.errors import UserError, short_repr
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
+from coinfer.graph.sizes import sizes_of
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.engines import Engine
 from coinfer.runtime.protocol.messages import WireError
@@ -139,7 +140,7 @@ class Executor:
         return {name: computed[name] for name in outputs}, took_s
 
     def check(self, inputs: Arrays) -> None:
-        """Check names, dtypes, shapes and the common batch size of inputs.
+        """Check names, dtypes, shapes and the common sizes of free axes of inputs.
 
         Args:
             inputs: arrays by name.
@@ -147,23 +148,10 @@ class Executor:
         Raises:
             RequestError: if one does not fit; the message names it, what was expected and what came.
         """
-        batches = set()
-        for name, array in inputs.items():
-            tensor = self.graph.tensors.get(name)
-            if tensor is None:
-                raise RequestError(f"input {name!r}: {self.graph.name} has no such tensor; it starts at {self._inputs}")
-            if array.dtype != tensor.dtype:
-                raise RequestError(f"input {name!r}: expected {tensor.dtype}, got {array.dtype}")
-            free = self.graph.dynamic_batch and tensor.shape[:1] == (1,)
-            fits = array.shape[1:] == tensor.shape[1:] and len(array.shape) == len(tensor.shape)
-            if not fits or not (array.shape[0] >= 1 if free else array.shape == tensor.shape):
-                expected = ["N", *tensor.shape[1:]] if free else list(tensor.shape)
-                raise RequestError(
-                    f"input {name!r}: expected shape [{', '.join(map(str, expected))}], got {list(array.shape)}"
-                )
-            batches |= {array.shape[0]} if free else set()
-        if len(batches) > 1:
-            raise RequestError(f"inputs have different batch sizes: {sorted(batches)}")
+        try:
+            sizes_of(self.graph, inputs)
+        except GraphError as error:
+            raise RequestError(str(error)) from None
 
     def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
         """Return true if a run would find its piece open.
@@ -206,10 +194,6 @@ class Executor:
         while len(took_s) < runs and sum(took_s) < WARM_S:
             took_s.append(self.run(zeros, outputs)[1])
         return statistics.median(took_s or [first_s])
-
-    @property
-    def _inputs(self) -> str:
-        return ", ".join(self.graph.inputs)
 
     def _key(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(inputs), tuple(name for name in tuple(outputs) or self.graph.outputs if name not in inputs)

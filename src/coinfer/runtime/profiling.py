@@ -64,6 +64,20 @@ def profile_for(
     return table
 
 
+def shapes_of(source: ProfileTable | str | Path | None) -> dict[str, str]:
+    """Return the sizes of free axes that a profile was measured with, as `open_model` takes them.
+
+    Args:
+        source: a table or its file; None has none.
+
+    Raises:
+        ProfileError: if the file is no table.
+    """
+    if source is None:
+        return {}
+    return (source if isinstance(source, ProfileTable) else ProfileTable.load(source)).shapes
+
+
 def measure_with_codec(
     graph: ModelGraph, threads: int, samples: Sequence[Sample], progress: Progress = quiet
 ) -> ProfileTable:

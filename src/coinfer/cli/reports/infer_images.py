@@ -21,7 +21,7 @@ from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.images import image_files
-from coinfer.runtime.profiling import profile_for
+from coinfer.runtime.profiling import profile_for, shapes_of
 from coinfer.units import MILLI
 
 INFER_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
@@ -58,7 +58,7 @@ def infer_images(
     Raises:
         UserError: for what a user can mend, in one line; for pictures that were not answered, at the end.
     """
-    graph = open_model(model)
+    graph = open_model(model, config.shapes or shapes_of(config.profile))
     files = list(_picture_files(images))
     with ExitStack() as stack:
         log = stack.enter_context(RunLog(output)) if output else None

@@ -16,7 +16,7 @@ from coinfer.progress import progress_bar
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.preview import Preview
-from coinfer.runtime.profiling import profile_for
+from coinfer.runtime.profiling import profile_for, shapes_of
 from coinfer.units import MEGA, MILLI, bytes_of_bits
 
 
@@ -50,7 +50,7 @@ def show_plan(
         return
     if not (uplink_bps > 0 and math.isfinite(uplink_bps)):
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
-    graph = open_model(model)
+    graph = open_model(model, config.shapes or shapes_of(config.profile))
     with progress_bar(console, f"measuring {graph.name}") as progress:
         table = profile_for(graph, config.profile, config.threads, progress)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from coinfer.cli.reports.cut_name import cut_name
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.onnx.axes import Shapes
 from coinfer.graph.open_model import open_model
 from coinfer.options.compile import compile_options
 from coinfer.profile.table import ProfileTable
@@ -18,13 +19,20 @@ from coinfer.units import MILLI, bytes_of_bits
 
 
 def profile_model(
-    console: Console, model: str, threads: int, bits: Sequence[int], images: Path | None, output: Path | None
+    console: Console,
+    model: str,
+    shapes: Shapes,
+    threads: int,
+    bits: Sequence[int],
+    images: Path | None,
+    output: Path | None,
 ) -> None:
     """Measure a network, print a row for each cut and the block before it, and save the profile.
 
     Args:
         console: prints table and progress.
         model: an ONNX file, or a network of the zoo.
+        shapes: sizes of its free axes.
         threads: of ONNX Runtime.
         bits: per element, a column of sizes each.
         images: folder of sample pictures; None takes the shipped ones.
@@ -33,7 +41,7 @@ def profile_model(
     Raises:
         UserError: for what a user can mend, in one line.
     """
-    graph = open_model(model)
+    graph = open_model(model, shapes)
     samples = samples_for(graph, load_images(images))
     with progress_bar(console, f"measuring {graph.name}") as progress:
         profile = measure_with_codec(graph, threads, samples, progress)

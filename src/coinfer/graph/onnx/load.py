@@ -2,15 +2,16 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 
 from coinfer.graph.flops import OpShapes, op_flop
 from coinfer.graph.ir import GraphError, ImageInput, ModelGraph, Op, Tensor
-from coinfer.graph.onnx import shapes, validate
+from coinfer.graph.onnx import axes, shapes, validate
 
 IMAGE_KEY = "coinfer.image"
 """Key of the model's metadata that says, in JSON, how a picture becomes its input (`ImageInput`)."""
@@ -29,11 +30,12 @@ _SETTING_INPUTS = frozenset(_SETTING_KINDS.split())
 _MAX_SETTING_BYTES = 65_536
 
 
-def load(path: str | Path) -> ModelGraph:
+def load(path: str | Path, sizes: axes.Shapes = MappingProxyType({})) -> ModelGraph:
     """Return the network in an ONNX file; weights in other files beside it are read too.
 
     Args:
         path: of the file; its stem becomes the network's name.
+        sizes: of free axes, by name of an axis or of an input (`axes.Shapes`); a batch needs none.
 
     Raises:
         GraphError: if the file is missing or no ONNX model, `validate` refuses it, it takes too much work, or shapes
@@ -41,7 +43,7 @@ def load(path: str | Path) -> ModelGraph:
     """
     path = Path(path)
     try:
-        return from_proto(validate.read_proto(path), path.stem, directory=path.parent, where=str(path))
+        return from_proto(validate.read_proto(path), path.stem, directory=path.parent, where=str(path), sizes=sizes)
     except UnicodeDecodeError as error:
         raise GraphError(f"{path}: holds a name that is no text; the file is damaged") from error
 
@@ -52,6 +54,7 @@ def from_proto(
     weights: Mapping[str, np.ndarray] | None = None,
     directory: Path | None = None,
     where: str | None = None,
+    sizes: axes.Shapes = MappingProxyType({}),
 ) -> ModelGraph:
     """Return a model in memory as a network.
 
@@ -61,6 +64,7 @@ def from_proto(
         weights: values of initializers that the model only refers to, by name.
         directory: folder below which other files with weights may lie; None reads none.
         where: what messages call the model; None takes `name`.
+        sizes: of free axes, by name of an axis or of an input; a batch needs none.
 
     Raises:
         GraphError: if `validate` refuses the model, it takes too much work, or shapes are not known before it runs.
@@ -75,35 +79,42 @@ def from_proto(
     _check_names(model.graph, where)
     _check_order(nodes, {*values, *(value.name for value in model.graph.input)}, outputs, where)
     sources = [value for value in model.graph.input if value.name not in values]
-    inferred = _infer_shapes(_needed_nodes(nodes, outputs), values, sources, outputs, opset, where)
+    resolved = axes.resolve([_input(value, where) for value in sources], sizes, where)
+    resolved, inferred = _infer_shapes(_needed_nodes(nodes, outputs), values, resolved, outputs, opset, where)
     for output in outputs:
         if output in inferred.constants:
             raise GraphError(f"{where}: output {output!r} does not depend on the input; drop it when exporting")
         if output not in inferred.tensors[0]:
             raise GraphError(f"{where}: the shape of output {output!r} is not known; export with fixed shapes")
-    return _assemble(inferred._replace(nodes=_needed_nodes(inferred.nodes, outputs)), outputs, model, name, where)
+    inferred = inferred._replace(nodes=_needed_nodes(inferred.nodes, outputs))
+    return _assemble(inferred, resolved, outputs, model, name, where)
 
 
 def _infer_shapes(
     nodes: Sequence[onnx.NodeProto],
     values: dict[str, np.ndarray],
-    sources: Sequence[onnx.ValueInfoProto],
+    resolved: axes.ResolvedAxes,
     outputs: Sequence[str],
     opset: int,
     where: str,
-) -> shapes.InferredShapes:
-    """Return shapes for one sample, and for two if the batch is free; networks that only claim so are fixed at one."""
-    one = [_input(value, 1, where) for value in sources]
-    if sources and all(_first_axis_free(value) for value in sources):
-        try:
-            both = shapes.infer_shapes(
-                nodes, values, [one, [_input(value, 2, where) for value in sources]], opset, where
-            )
-        except GraphError:
-            return shapes.infer_shapes(nodes, values, [one], opset, where)
-        if all(_scales(output, both.tensors) for output in outputs):
-            return both
-    return shapes.infer_shapes(nodes, values, [one], opset, where)
+) -> tuple[axes.ResolvedAxes, shapes.InferredShapes]:
+    """Return shapes at several sizes of the free axes; networks that only claim a free batch are fixed at one."""
+
+    def infer(known: axes.ResolvedAxes, sizes: Sequence[Mapping[str, int]]) -> shapes.InferredShapes:
+        return shapes.infer_shapes(nodes, values, [known.tensors(each) for each in sizes], opset, where)
+
+    probes = axes.probes(resolved.free)
+    batch = next((axis.name for axis in resolved.free if axis.is_batch), None)
+    if batch is None:
+        return resolved, infer(resolved, probes)
+    one = resolved.fix({batch: 1})
+    try:
+        inferred = infer(resolved, probes)
+    except GraphError:
+        return one, infer(one, axes.probes(one.free))
+    if all(batch in axes.axis_names(name, inferred.tensors, probes) for name in outputs):
+        return resolved, inferred
+    return one, infer(one, axes.probes(one.free))
 
 
 def _check_names(graph: onnx.GraphProto, where: str) -> None:
@@ -132,25 +143,15 @@ def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequ
         raise GraphError(f"{where}: nothing makes the output {missing[0]!r}")
 
 
-def _first_axis_free(value: onnx.ValueInfoProto) -> bool:
-    dims = value.type.tensor_type.shape.dim
-    return len(dims) > 0 and not dims[0].HasField("dim_value")
-
-
-def _input(value: onnx.ValueInfoProto, batch: int, where: str) -> Tensor:
+def _input(value: onnx.ValueInfoProto, where: str) -> axes.InputAxes:
     kind = value.type.tensor_type
     if kind.elem_type not in validate.DTYPES or not kind.HasField("shape"):
         raise GraphError(f"{where}: input {value.name!r} is no tensor of numbers with a known shape; export it so")
-    dims = list(kind.shape.dim)
-    shape = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in dims]
-    if dims and not dims[0].HasField("dim_value"):
-        shape[0] = batch
-    if any(size <= 0 for size in shape):
-        free = [axis for axis, size in enumerate(shape) if size <= 0]
-        raise GraphError(
-            f"{where}: input {value.name!r} has no size on axis {free[0]}; only the first axis may be free"
-        )
-    return Tensor(value.name, validate.DTYPES[kind.elem_type], tuple(shape))
+    dims = tuple(
+        dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}.{axis}"
+        for axis, dim in enumerate(kind.shape.dim)
+    )
+    return axes.InputAxes(value.name, validate.DTYPES[kind.elem_type], dims)
 
 
 def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
@@ -163,14 +164,13 @@ def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> li
     return needed[::-1]
 
 
-def _scales(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> bool:
-    """Return true if the first axis, and no other, is the batch."""
-    one, two = (by_name[name].shape if name in by_name else () for by_name in tensors)
-    return two == (2, *one[1:]) and one[:1] == (1,)
-
-
 def _assemble(
-    inferred: shapes.InferredShapes, outputs: tuple[str, ...], model: onnx.ModelProto, name: str, where: str
+    inferred: shapes.InferredShapes,
+    resolved: axes.ResolvedAxes,
+    outputs: tuple[str, ...],
+    model: onnx.ModelProto,
+    name: str,
+    where: str,
 ) -> ModelGraph:
     nodes, constants, tensors = inferred
     at_one = tensors[0]
@@ -187,12 +187,16 @@ def _assemble(
     work_flop = sum(op.work_flop for op in ops)
     if work_flop > MAX_WORK_FLOP:
         raise GraphError(f"{where}: {work_flop:.3g} operations per input; at most {MAX_WORK_FLOP:.0e} are allowed")
-    values = {tensor: _value(tensor, tensors) for tensor in used}
+    if resolved.free:
+        probes = axes.probes(resolved.free)
+        used = {n: t._replace(axes=axes.axis_names(n, tensors, probes)) for n, t in used.items()}
+    batches = {axis.name for axis in resolved.free if axis.is_batch}
+    values = {tensor: _value(used[tensor], batches) for tensor in used}
     proto.graph.input.extend(values[tensor] for tensor in ends)
     proto.graph.output.extend(values[tensor] for tensor in outputs)
     proto.graph.value_info.extend(v for tensor, v in values.items() if tensor not in ends and tensor not in outputs)
     image = _image(model, used[ends[0]], where)
-    return ModelGraph(name, ops, used, ends, outputs, proto, weights, dynamic_batch=len(tensors) > 1, image=image)
+    return ModelGraph(name, ops, used, ends, outputs, proto, weights, resolved.free, resolved.fixed, image)
 
 
 def _settings(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> set[str]:
@@ -268,17 +272,12 @@ def _op(
     return Op(node.name, node.op_type, activations, tuple(n for n in node.output if n in used), own, flop, params)
 
 
-def _value(name: str, tensors: Sequence[Mapping[str, Tensor]]) -> onnx.ValueInfoProto:
-    """Return the tensor's type, with free axes if the batch sets them."""
-    _, dtype, shape = tensors[0][name]
-    dims: list[int | str | None] = list(shape)
-    if len(tensors) > 1 and name in tensors[1] and len(tensors[1][name].shape) == len(shape):
-        dims = [size if size == two else None for size, two in zip(shape, tensors[1][name].shape, strict=True)]
-        if _scales(name, tensors):
-            dims[0] = "N"
-    elif len(tensors) > 1:
-        dims = [None] * len(shape)
-    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), dims)
+def _value(tensor: Tensor, batches: Set[str]) -> onnx.ValueInfoProto:
+    """Return the tensor's type; free axes have the name of their size, or none."""
+    free = {"?": None} | dict.fromkeys(batches, axes.BATCH)
+    names = tensor.axes or ("",) * len(tensor.shape)
+    dims = [free.get(axis, axis) if axis else size for size, axis in zip(tensor.shape, names, strict=True)]
+    return onnx.helper.make_tensor_value_info(tensor.name, onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype), dims)
 
 
 def image_property(image: ImageInput) -> onnx.StringStringEntryProto:

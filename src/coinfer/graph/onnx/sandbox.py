@@ -4,15 +4,18 @@
 ends only the child process.
 """
 
+import json
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from coinfer.graph.ir import GraphError
+from coinfer.graph.onnx.axes import Shapes
 from coinfer.units import MIB
 
 CPU_S = 20
@@ -22,11 +25,12 @@ MEMORY_PER_FILE_BYTE = 5
 REFUSED = 3
 
 
-def try_model(path: Path) -> None:
+def try_model(path: Path, shapes: Shapes = MappingProxyType({})) -> None:
     """Check that a file loads and runs once on zeros within the limits of time and memory.
 
     Args:
         path: of an ONNX file; files beside it whose names begin with its stem count as its weights.
+        shapes: sizes of its free axes.
 
     Raises:
         GraphError: with the child's own message, or saying that it crashed, ran out of memory or out of time.
@@ -34,6 +38,9 @@ def try_model(path: Path) -> None:
     size_bytes = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*") if file.is_file())
     limit_bytes = MEMORY_BYTES + MEMORY_PER_FILE_BYTE * size_bytes
     command = [sys.executable, "-m", "coinfer.graph.onnx.sandbox", str(path), str(limit_bytes), str(CPU_S)]
+    command.append(
+        json.dumps({name: size if isinstance(size, (int, str)) else [*size] for name, size in shapes.items()})
+    )
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10 * CPU_S, check=False)
     except subprocess.TimeoutExpired:
@@ -51,7 +58,7 @@ def try_model(path: Path) -> None:
         raise GraphError(f"{path}: run in a sandbox, it crashed ({last}); this file is not loaded")
 
 
-def _main(path: str, memory_bytes: str, cpu_s: str) -> int:
+def _main(path: str, memory_bytes: str, cpu_s: str, shapes: str) -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes), int(memory_bytes)))
     resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_s), int(cpu_s) + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -60,7 +67,7 @@ def _main(path: str, memory_bytes: str, cpu_s: str) -> int:
     from coinfer.graph.session import open_session
 
     try:
-        graph = load(path)
+        graph = load(path, json.loads(shapes))
         session = open_session(graph, segment(graph, graph.inputs, graph.outputs))
     except GraphError as error:
         print(error)

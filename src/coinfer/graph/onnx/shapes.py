@@ -51,7 +51,7 @@ def infer_shapes(
     Args:
         nodes: operations in topological order.
         initializers: values of constants by name.
-        inputs: the graph inputs, once for one batch size or twice for two; what differs between these is not constant.
+        inputs: the graph inputs, once for each combination of sizes; what differs between these is not constant.
         opset: version of the ai.onnx operations.
         where: what messages call the model.
 
@@ -87,24 +87,24 @@ def infer_shapes(
 def _with_constant_target(
     node: onnx.NodeProto, known: Sequence[Values], constants: Values, tensors: Sequence[Mapping[str, Tensor]]
 ) -> onnx.NodeProto:
-    """Return the node; if it is a reshape whose target depends only on the batch, with a constant target.
+    """Return the node; a reshape whose target differs between sizes on one axis only gets a constant target.
 
-    `0` or `-1` then stands for the batch. Exporters compute such targets with a chain of small operations, which a cut
+    `0` or `-1` then stands for that size. Exporters compute such targets with a chain of small operations, which a cut
     would otherwise cross.
     """
     if node.op_type != "Reshape" or node.input[1] in constants or node.input[1] not in known[0]:
         return node
-    one, two = (values[node.input[1]] for values in known)
-    differ = np.flatnonzero(one != two)
+    targets = [values[node.input[1]] for values in known]
+    differ = np.flatnonzero(np.any([target != targets[0] for target in targets], axis=0))
     if len(differ) != 1 or any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute):
         return node
     axis, sources = int(differ[0]), [by_name[node.input[0]].shape for by_name in tensors if node.input[0] in by_name]
-    is_copied = len(sources) == 2 and all(
-        axis < len(shape) and shape[axis] == value[axis] for shape, value in zip(sources, (one, two), strict=True)
+    is_copied = len(sources) == len(targets) and all(
+        axis < len(shape) and shape[axis] == target[axis] for shape, target in zip(sources, targets, strict=True)
     )
-    if not is_copied and -1 in one:
+    if not is_copied and -1 in targets[0]:
         return node
-    target = one.copy()
+    target = targets[0].copy()
     target[axis] = 0 if is_copied else -1
     changed = onnx.NodeProto()
     changed.CopyFrom(node)
@@ -171,7 +171,7 @@ def _infer(
     unknown = [name for name in read if name not in values and name not in tensors]
     if unknown:
         raise GraphError(f"{label} reads {unknown[0]!r}, whose shape is not known; export with fixed shapes")
-    types = {name: _type(*(tensors[name][1:] if name in tensors else _kind(values[name]))) for name in read}
+    types = {name: _type(*(tensors[name][1:3] if name in tensors else _kind(values[name]))) for name in read}
     small = {name: values[name] for name in read if name in values and values[name].size <= _INLINE_ELEMENTS}
     data = {name: numpy_helper.from_array(value, name) for name, value in small.items()}
     schema = onnx.defs.get_schema(node.op_type, opset)

@@ -1,7 +1,7 @@
 """The settings of a device: one description for Python, the command line and the demo."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -63,6 +63,9 @@ class DeviceConfig:
     threads: int = 1
     """Threads of the engine within one operation."""
     engine: Engine = "onnxruntime"
+    shapes: Mapping[str, int | str | Sequence[int | str]] = field(default_factory=dict)
+    """Sizes of axes that the network's file leaves free, as `open_model` takes them; without any, those that
+    `profile` was measured with."""
 
     def __post_init__(self) -> None:
         if isinstance(self.servers, str):

@@ -24,7 +24,7 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.malloc import keep_freed_memory
-from coinfer.runtime.profiling import profile_for, with_jpeg
+from coinfer.runtime.profiling import profile_for, shapes_of, with_jpeg
 from coinfer.runtime.transport.base import ShapedTransport, Transport
 from coinfer.runtime.transport.grpc_transport import GrpcTransport
 from coinfer.types import OffloadObservation, Policy, Route
@@ -71,7 +71,9 @@ class Device:
         **settings: object,
     ):
         config = replace(config, **settings)
-        graph = model if isinstance(model, ModelGraph) else open_model(str(model))
+        graph = (
+            model if isinstance(model, ModelGraph) else open_model(model, config.shapes or shapes_of(config.profile))
+        )
         table = _profile(graph, config)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)

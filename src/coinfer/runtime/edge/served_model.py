@@ -110,7 +110,7 @@ def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
 
     def signature(name: str) -> Signature:
         tensor = graph.tensors[name]
-        shape = (-1, *tensor.shape[1:]) if graph.dynamic_batch and tensor.shape[:1] == (1,) else tensor.shape
+        shape = tuple(-1 if isinstance(size, str) else size for size in graph.free_shape(name))
         return Signature(name, DATATYPES.get(tensor.dtype, str(tensor.dtype)), shape)
 
     inputs, outputs = tuple(map(signature, graph.inputs)), tuple(map(signature, graph.outputs))

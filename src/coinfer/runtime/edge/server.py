@@ -4,8 +4,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from coinfer.addresses import Address, parse_address, parse_host
@@ -42,6 +42,8 @@ class EdgeSettings:
     """0 takes any free port."""
     http_port: int | None = defaults.HTTP_PORT
     """0 takes any free port; None serves no REST."""
+    shapes: Mapping[str, str] = field(default_factory=dict)
+    """Sizes of axes that files leave free, as `open_model` takes them."""
     threads: int = 1
     """Threads within an operation."""
     workers: int = 1
@@ -96,7 +98,7 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
     """
     served: list[ServedModel] = []
     for spec in settings.models:
-        graph = open_model(spec)
+        graph = open_model(spec, settings.shapes)
         executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
         executor.warm(graph.inputs, runs=0)
         served.append(serve_graph(graph, executor))
