@@ -18,7 +18,7 @@ def open_model(spec: str | Path, shapes: Shapes = MappingProxyType({})) -> Model
     Args:
         spec: name or path; names of the zoo take precedence over files.
         shapes: sizes of axes that the file leaves free: `{"height": 320}` by name of an axis, `{"images": (1, 3, 320,
-            320)}` by name of an input. A number fixes the axis; `"16..512"` keeps it free within this range, and `"1.."`
+            320)}` by name of an input. A number fixes the axis; `"16..512"` keeps it free within this range, `"1.."`
             from 1 on. A batch that is not named stays free.
 
     Raises:

@@ -38,9 +38,8 @@ def try_model(path: Path, shapes: Shapes = MappingProxyType({})) -> None:
     size_bytes = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*") if file.is_file())
     limit_bytes = MEMORY_BYTES + MEMORY_PER_FILE_BYTE * size_bytes
     command = [sys.executable, "-m", "coinfer.graph.onnx.sandbox", str(path), str(limit_bytes), str(CPU_S)]
-    command.append(
-        json.dumps({name: size if isinstance(size, (int, str)) else [*size] for name, size in shapes.items()})
-    )
+    sizes = {name: size if isinstance(size, (int, str)) else list(size) for name, size in shapes.items()}
+    command.append(json.dumps(sizes))
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10 * CPU_S, check=False)
     except subprocess.TimeoutExpired:

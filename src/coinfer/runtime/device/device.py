@@ -71,9 +71,8 @@ class Device:
         **settings: object,
     ):
         config = replace(config, **settings)
-        graph = (
-            model if isinstance(model, ModelGraph) else open_model(model, config.shapes or shapes_of(config.profile))
-        )
+        shapes = config.shapes or shapes_of(config.profile)
+        graph = model if isinstance(model, ModelGraph) else open_model(model, shapes)
         table = _profile(graph, config)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)

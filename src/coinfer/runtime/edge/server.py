@@ -42,7 +42,7 @@ class EdgeSettings:
     """0 takes any free port."""
     http_port: int | None = defaults.HTTP_PORT
     """0 takes any free port; None serves no REST."""
-    shapes: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Sizes of axes that files leave free, as `open_model` takes them."""
     threads: int = 1
     """Threads within an operation."""
