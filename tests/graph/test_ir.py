@@ -56,11 +56,11 @@ def test_useful_cuts_split_no_group_and_bound_the_network(graph: ModelGraph) -> 
     useful = graph.useful_cuts()
     assert useful[0] == Cut(("t0",), frozenset())
     assert useful[-1] == graph.cut(frozenset(range(len(graph.ops))))
-    split = [cut for cut in useful if any(0 < len(cut.head.intersection(group)) < len(group) for group in graph.groups)]
+    split = [cut for cut in useful if any(0 < len(cut.head & set(group)) < len(group) for group in graph.groups)]
     assert split == []
     left_out = set(graph.single_cuts()) - set(useful)
     for cut in left_out:
-        assert any(0 < len(cut.head.intersection(group)) < len(group) for group in graph.groups)
+        assert any(0 < len(cut.head & set(group)) < len(group) for group in graph.groups)
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,9 +6,10 @@ from tests.graph.small_graphs import perceptron, relative_error
 
 from coinfer.graph import session as session_module
 from coinfer.graph.ir import GraphError
+from coinfer.graph.layout import HELD, hold_layout
 from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.segment import segment
-from coinfer.graph.session import HELD, hold_layout, open_session, session_options
+from coinfer.graph.session import open_session, session_options
 from coinfer.graph.zoo import networks
 
 RESNET = networks.build("resnet32")
@@ -72,24 +73,26 @@ def test_what_the_executor_cannot_run_is_refused_in_one_line():
 
 def test_a_residual_input_is_brought_into_the_layout_once():
     proto = segment(RESNET, (RESIDUAL,), RESNET.outputs).proto
-    changed = hold_layout(proto)
-    assert changed.graph.node[0].op_type == "MaxPool"
+    changed = hold_layout(proto, RESNET.blocked_tensors)
+    assert changed.graph.node[0].op_type == "AveragePool"
     assert len(changed.graph.node) == len(proto.graph.node) + 1
     readers = [node.op_type for node in changed.graph.node if RESIDUAL + HELD in node.input]
     assert sorted(readers) == ["Add", "Conv"]
-    assert [node.op_type for node in changed.graph.node if RESIDUAL in node.input] == ["MaxPool"]
+    assert [node.op_type for node in changed.graph.node if RESIDUAL in node.input] == ["AveragePool"]
     assert len(proto.graph.node) == len(segment(RESNET, (RESIDUAL,), RESNET.outputs).proto.graph.node)
 
 
 def test_an_input_that_only_the_sum_reads_is_brought_into_the_layout_too():
     proto = segment(RESNET, ("layer1.3.conv1.relu", RESIDUAL), RESNET.outputs).proto
-    assert [node.input[0] for node in hold_layout(proto).graph.node if node.op_type == "MaxPool"] == [RESIDUAL]
+    assert [
+        node.input[0] for node in hold_layout(proto, RESNET.blocked_tensors).graph.node if node.op_type == "AveragePool"
+    ] == [RESIDUAL]
 
 
 @pytest.mark.parametrize("inputs", [RESNET.inputs, ("pool.flat",)])
 def test_other_segments_are_left_alone(inputs):
     proto = segment(RESNET, inputs, RESNET.outputs).proto
-    assert hold_layout(proto) is proto
+    assert hold_layout(proto, RESNET.blocked_tensors) is proto
 
 
 def test_holding_the_layout_changes_no_answer(monkeypatch):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tests.graph.small_graphs import perceptron
 
+from coinfer.graph.layout import HELD
 from coinfer.graph.onnx.load import from_proto
-from coinfer.graph.session import HELD
 from coinfer.graph.zoo import networks
 from coinfer.profile.table import ProfileError
 from coinfer.profile.trace import open_traced, read_trace

@@ -51,6 +51,7 @@ def fused_groups(graph: Dataflow) -> tuple[tuple[int, ...], ...]:
     The rule follows what ONNX Runtime fuses on processors: a convolution, product or sum absorbs the activation, batch
     norm, clip or constant bias that follows it; a residual sum joins the convolution that feeds it, if nothing else
     reads the convolution's output. Operations that only rename elements (flatten, reshape, dropout) join their source.
+    A `QuantizeLinear` joins the operation that feeds it, which then computes in integers.
     Inside a group every tensor has one reader, so a group is always convex.
 
     Args:
@@ -75,6 +76,8 @@ def _host(graph: Dataflow, index: int, op: Operation) -> int | None:
     producers = [graph.producer[name] for name in read]
     if op.kind in _RENAMING and op.inputs:
         return next((i for i in producers if op.inputs[0] in graph.ops[i].outputs), None)
+    if op.kind == "QuantizeLinear":
+        return next((i for i in producers if graph.ops[i].kind != "DequantizeLinear"), None)
     if len(op.inputs) == 1 and (op.kind in _ACTIVATION or (op.kind == "Add" and op.weights)):
         kinds = _LINEAR if op.kind == "Add" else _FUSING
         return next((i for i in producers if graph.ops[i].kind in kinds), None)

@@ -1,7 +1,7 @@
 """A network as operations and tensors, with its legal cuts."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 
 from coinfer.errors import UserError
+from coinfer.graph import cuts, layout
+from coinfer.graph.cuts import Cut
 from coinfer.graph.fusion import Dataflow, fused_groups
 from coinfer.units import BITS_PER_BYTE
 
@@ -73,15 +75,6 @@ class Op(NamedTuple):
     work_flop: float
     """At batch 1; a multiply-add counts as two."""
     params: int
-
-
-class Cut(NamedTuple):
-    """A partition of the operations into a head, closed under predecessors, and a tail."""
-
-    tensors: tuple[str, ...]
-    """Names of the tensors that cross it, in graph order."""
-    head: frozenset[int]
-    """Indices of the operations before the cut."""
 
 
 class ImageInput(NamedTuple):
@@ -179,7 +172,7 @@ class ModelGraph:
                 readers[name].append(i)
         return {name: tuple(indices) for name, indices in readers.items()}
 
-    def cut(self, head: frozenset[int]) -> Cut:
+    def cut(self, head: Set[int]) -> Cut:
         """Return the cut after some operations.
 
         Args:
@@ -203,21 +196,15 @@ class ModelGraph:
 
         The first lies at the input (nothing runs on the device), the last at the output (everything does).
         """
-        return tuple(_prefix_cut(count, live) for count, live in self._frontiers() if len(live) == 1)
+        return cuts.single_cuts(self)
 
     def useful_cuts(self) -> tuple[Cut, ...]:
-        """Return the single-tensor cuts that do not lie inside a fused group (`groups`), in order.
+        """Return the cuts between blocks, in order; see `cuts.useful_cuts`.
 
-        The cut before all operations and the one after all are always among them. The cuts are the block boundaries:
-        block i lies between cut i and cut i + 1.
+        The cut before all operations and the one after all are always among them. Block i lies between cut i and cut
+        i + 1.
         """
-        inside = {i for group in self.groups for i in range(group[0], group[-1])}
-        last = len(self.ops)
-        return tuple(
-            _prefix_cut(count, live)
-            for count, live in self._frontiers()
-            if count in {0, last} or (len(live) == 1 and count - 1 not in inside)
-        )
+        return self._useful_cuts
 
     def all_cuts(self, limit: int = 100_000) -> Iterator[Cut]:
         """Yield every legal cut, also across several tensors: one for each downward-closed set of operations.
@@ -322,27 +309,15 @@ class ModelGraph:
         return fused_groups(Dataflow(self.ops, self.outputs, self.producer, self.consumers))
 
     @cached_property
+    def blocked_tensors(self) -> Set[str]:
+        """Return the tensors in ONNX Runtime's channel-blocked layout; see `layout.blocked_tensors`."""
+        return layout.blocked_tensors(self)
+
+    @cached_property
     def _values(self) -> Mapping[str, onnx.ValueInfoProto]:
         graph = self.proto.graph
         return {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
 
-    def _frontiers(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield the number of operations and the tensors across the cut after them, for the first 0, 1, .. operations.
-
-        Every operation descends from an input and leads to an output, so the head of a single-tensor cut holds exactly
-        the ancestors of its tensor, and these come first in any topological order: no single-tensor cut is missed.
-        """
-        readers = {name: len(indices) + (name in self.outputs) for name, indices in self.consumers.items()}
-        live = dict.fromkeys(name for name in self.inputs if readers[name])
-        yield 0, tuple(live)
-        for i, op in enumerate(self.ops):
-            for name in op.inputs:
-                readers[name] -= 1
-                if not readers[name]:
-                    del live[name]
-            live |= dict.fromkeys(name for name in op.outputs if readers[name])
-            yield i + 1, tuple(live)
-
-
-def _prefix_cut(count: int, live: tuple[str, ...]) -> Cut:
-    return Cut(live, frozenset(range(count)))
+    @cached_property
+    def _useful_cuts(self) -> tuple[Cut, ...]:
+        return cuts.useful_cuts(self, self.groups)

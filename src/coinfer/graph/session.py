@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.layout import hold_layout
 
 if TYPE_CHECKING:
     from coinfer.graph.segment import Segment
 
 CPU = "CPUExecutionProvider"
-HELD = "/held"
-"""Ends the name of a tensor that `hold_layout` adds."""
 _ERRORS_ONLY = 3
 _BLOCKED_LAYOUT = platform.machine().lower() in {"x86_64", "amd64"}
 
@@ -63,44 +61,13 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     weights = {name: graph.weights[name] for name in segment.weights}
-    proto = hold_layout(segment.proto) if providers[0] == CPU and _BLOCKED_LAYOUT else segment.proto
+    is_blocked = providers[0] == CPU and _BLOCKED_LAYOUT
+    proto = hold_layout(segment.proto, graph.blocked_tensors) if is_blocked else segment.proto
     try:
         return Session(proto.SerializeToString(), options, providers, weights)
     except Exception as error:  # ONNX Runtime's exceptions share no base class below this one
         reason = " ".join(str(error).split())
         raise GraphError(f"{graph.name}: ONNX Runtime refuses segment {segment.name}: {reason}") from error
-
-
-def hold_layout(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the segment, changed so that a residual sum at its start keeps the channel-blocked layout of convolutions.
-
-    ONNX Runtime adds in that layout only tensors that another operation brought into it. If a segment's input goes into
-    a sum, that sum and every later one of the stage fall back to the plain layout (up to 3 % of ResNet-50's time). A
-    pooling over single pixels changes no value and brings the input into the layout once for all.
-
-    Args:
-        proto: a segment's model; it stays as it is, and is returned itself if nothing has to change.
-    """
-    if not any(node.op_type == "Conv" for node in proto.graph.node):
-        return proto
-    summands = {name for node in proto.graph.node if node.op_type in {"Add", "Sum"} for name in node.input}
-    inputs = (value.name for value in proto.graph.input if _may_block(value))
-    new_name_of = {name: f"{name}{HELD}" for name in inputs if name in summands}
-    if not new_name_of:
-        return proto
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    for node in changed.graph.node:
-        node.input[:] = [new_name_of.get(name, name) for name in node.input]
-    for name, new in new_name_of.items():
-        changed.graph.node.insert(0, onnx.helper.make_node("MaxPool", [name], [new], new, kernel_shape=[1, 1]))
-    return changed
-
-
-def _may_block(value: onnx.ValueInfoProto) -> bool:
-    """Return true if ONNX Runtime may block the tensor, by 8 or 16 channels."""
-    kind = value.type.tensor_type
-    return kind.elem_type == onnx.TensorProto.FLOAT and len(dim := kind.shape.dim) == 4 and dim[1].dim_value % 16 == 0
 
 
 def session_options(threads: int = 1) -> ort.SessionOptions:

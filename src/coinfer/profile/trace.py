@@ -8,8 +8,9 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.layout import HELD
 from coinfer.graph.segment import segment
-from coinfer.graph.session import CPU, HELD, Session, open_session
+from coinfer.graph.session import CPU, Session, open_session
 from coinfer.profile.table import ProfileError
 
 _KERNEL = "_kernel_time"
