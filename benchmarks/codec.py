@@ -15,7 +15,7 @@ from collections.abc import Callable
 import harness
 import numpy as np
 
-from coinfer.graph.ir import ImageInput
+from coinfer.graph.image_input import ImageInput
 from coinfer.runtime.codec import codec
 from coinfer.runtime.images import load_images, to_pixels
 from coinfer.runtime.malloc import keep_freed_memory

@@ -35,7 +35,7 @@ def right_answers(graph: ModelGraph, data: ImageDataset) -> np.ndarray:
     executor, image, found = Executor(graph), graph.image, []
     assert image is not None
     for i in range(0, len(data.labels), BATCH):
-        x = np.concatenate([normalise(one, image.mean, image.std) for one in data.images[i : i + BATCH]])
+        x = np.concatenate([normalise(one, image) for one in data.images[i : i + BATCH]])
         values, _ = executor.run({graph.inputs[0]: x})
         answers = np.stack([values[name].argmax(axis=1) for name in graph.outputs], axis=1)
         found.append(answers == data.labels[i : i + BATCH, None])

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from coinfer.envs.adapters.gymnasium_env import make_env, make_vector_env
     from coinfer.envs.adapters.sb3_env import make_sb3_env
     from coinfer.evaluate.simulate import run_policy
-    from coinfer.graph.ir import ImageInput, ModelGraph
+    from coinfer.graph.image_input import ImageInput
+    from coinfer.graph.ir import ModelGraph
     from coinfer.graph.open_model import open_model
     from coinfer.graph.segment import save_model
     from coinfer.graph.torch_import import from_torch
@@ -70,7 +71,7 @@ _HOMES = {
     "Device": "coinfer.runtime.device.device",
     "DeviceConfig": "coinfer.runtime.device.config",
     "Hull": "coinfer.partition.hull",
-    "ImageInput": "coinfer.graph.ir",
+    "ImageInput": "coinfer.graph.image_input",
     "ModelGraph": "coinfer.graph.ir",
     "Objective": "coinfer.runtime.device.objective",
     "OffloadDecision": "coinfer.types",

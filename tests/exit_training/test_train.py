@@ -14,7 +14,8 @@ from coinfer.exit_training.pictures import Pictures
 from coinfer.exit_training.settings import ExitSettings
 from coinfer.exit_training.train import CHECKPOINT, TrainingError, round_weights, save, train
 from coinfer.exit_training.trainer import Trainer, count_correct
-from coinfer.graph.ir import GraphError, ImageInput
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import GraphError
 from coinfer.graph.onnx.load import load
 from coinfer.graph.zoo import early_exits
 from coinfer.profile.dataset import ImageDataset

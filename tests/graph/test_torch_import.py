@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tests.graph.small_graphs import relative_error, run
 
-from coinfer.graph.ir import GraphError, ImageInput
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import GraphError
 from coinfer.graph.segment import split
 from coinfer.graph.torch_import import from_torch
 

@@ -34,7 +34,8 @@ from coinfer.evaluate.policy_files import tensor_policy
 from coinfer.evaluate.simulate import episode_seeds, known_policies
 from coinfer.exit_training import train as exit_training
 from coinfer.exit_training.settings import ExitSettings
-from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import early_exits as exits
 from coinfer.graph.zoo import networks as zoo
 from coinfer.options.compile import compile_options

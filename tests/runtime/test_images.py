@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coinfer.graph.ir import ImageInput
-from coinfer.runtime.images import ImageError, class_names, load_image, load_images, preprocess, to_pixels
+from coinfer.graph.image_input import ImageInput
+from coinfer.runtime.codec.codec import decode, encode_image
+from coinfer.runtime.images import (
+    ImageError,
+    class_names,
+    load_image,
+    load_images,
+    pixels_of,
+    preprocess,
+    to_pixels,
+)
 
 IMAGENET = ImageInput(224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR = ImageInput(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -105,3 +114,58 @@ def test_folders_and_files_that_cannot_be_used_are_named(tmp_path):
     photo.write_bytes(photo.read_bytes()[:60])
     with pytest.raises(ImageError, match=r"cut\.png: not a readable picture"):
         load_image(photo)
+
+
+# --- other layouts, colours and types
+
+
+OTHERS = [
+    ImageInput(5, 7, (0.5, 0.4, 0.3), (0.2, 0.3, 0.1), layout="nhwc"),
+    ImageInput(5, 7, (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), scale=1.0, colors="bgr"),
+    ImageInput(5, 7, (0.5,), (0.25,), colors="gray"),
+    ImageInput(5, 7, (0.0,) * 3, (1.0,) * 3, scale=1.0, layout="nhwc", dtype="uint8"),
+    ImageInput(5, 7, (0.5,) * 3, (0.5,) * 3, dtype="float16"),
+]
+
+
+@pytest.mark.parametrize("image", OTHERS)
+def test_every_form_follows_the_same_formula(image):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    found = preprocess(pixels, image)
+    assert (found.dtype.name, found.shape) == (image.dtype, image.shape)
+    seen = to_pixels(pixels, image)
+    if image.colors != "gray":
+        assert (seen == (pixels[:, :, ::-1] if image.colors == "bgr" else pixels)).all()
+    expected = (seen * image.scale - np.array(image.mean)) / np.array(image.std)
+    expected = expected[None] if image.layout == "nhwc" else expected.transpose(2, 0, 1)[None]
+    np.testing.assert_allclose(found, expected.astype(image.dtype), rtol=1e-3, atol=1e-6)
+    assert (pixels_of(found, image) == seen).all()
+
+
+@pytest.mark.parametrize("image", OTHERS)
+@pytest.mark.parametrize("rate_bps", [np.inf, 1e5])
+def test_every_form_is_sent_as_pixels_with_the_very_bits_of_preprocessing(image, rate_bps):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    payload = encode_image(to_pixels(pixels, image), image, rate_bps=rate_bps)
+    received = decode(payload)
+    assert received.tobytes() == preprocess(pixels, image).tobytes()
+    assert (received.dtype.name, received.shape) == (image.dtype, image.shape)
+    assert payload[12] == (1 if image.dtype == "float32" and image.layout == "nchw" and image.channels == 3 else 2)
+    close = decode(encode_image(to_pixels(pixels, image), image, jpeg_quality=95))
+    assert (close.dtype, close.shape) == (received.dtype, received.shape)
+
+
+def test_a_letterbox_shows_all_of_the_picture_between_bars():
+    wide = np.full((100, 200, 3), 255, np.uint8)
+    pixels = to_pixels(wide, ImageInput(80, 80, (0.0,) * 3, (1.0,) * 3, fit="letterbox", pad=7))
+    assert (pixels[:20] == 7).all()
+    assert (pixels[20:60] == 255).all()
+    assert (pixels[60:] == 7).all()
+
+
+def test_stretching_shows_all_of_the_picture():
+    halves = np.zeros((100, 200, 3), np.uint8)
+    halves[:, 100:] = 255
+    pixels = to_pixels(halves, ImageInput(80, 80, (0.0,) * 3, (1.0,) * 3, fit="stretch"))
+    assert (pixels[:, :38] == 0).all()
+    assert (pixels[:, 42:] == 255).all()

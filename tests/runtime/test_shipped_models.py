@@ -45,7 +45,7 @@ def test_it_names_the_shipped_photographs_and_leaves_early_when_sure():
     pictures = load_pictures(graph, None)
     assert graph.image is not None
     assert pictures.labels is not None
-    inputs = np.concatenate([normalise(one, graph.image.mean, graph.image.std) for one in pictures.images])
+    inputs = np.concatenate([normalise(one, graph.image) for one in pictures.images])
     values, _ = Executor(graph).run({"input": inputs})
     answers = np.stack([values[output] for output in graph.outputs], axis=1)
     right = answers.argmax(axis=2) == pictures.labels[:, None]

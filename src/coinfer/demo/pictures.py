@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import pretrained
 from coinfer.profile.dataset import CIFAR_CLASSES, DataError, ImageDataset, load_dataset
 from coinfer.resources import PHOTOS

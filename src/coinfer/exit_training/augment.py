@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.graph.ir import ImageInput
+from coinfer.graph.image_input import ImageInput
 
 DRAWS = 5
 """Random numbers of a picture: shift down, shift right, mirror (0 or 1), centre of the cut-out (down, right)."""

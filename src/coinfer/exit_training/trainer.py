@@ -23,7 +23,8 @@ from coinfer.exit_training import augment
 from coinfer.exit_training.modules import GraphModule
 from coinfer.exit_training.pictures import Pictures, open_device
 from coinfer.exit_training.settings import Epoch, ExitSettings, ExitTrainingResult
-from coinfer.graph.ir import GraphError, ImageInput, ModelGraph
+from coinfer.graph.image_input import PER_BYTE, ImageInput
+from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.profile.dataset import ImageDataset, misfit
 
 _FORMAT = 1
@@ -312,6 +313,8 @@ def _validate(graph: ModelGraph, data: ImageDataset, settings: ExitSettings) -> 
     """Check that pictures and settings fit the network, and return its picture input."""
     if graph.image is None:
         raise GraphError(f"{graph.name} does not say how it takes pictures; exits are trained on pictures")
+    if graph.image[4:7] != (PER_BYTE, "nchw", "rgb") or graph.image.dtype != "float32":
+        raise TrainingError(f"{graph.name} takes pictures in another form than float32 RGB with the channels first")
     if reason := misfit(graph, graph.image, data):
         raise TrainingError(reason[0])
     if settings.weights and (len(settings.weights) != len(graph.outputs) or min(settings.weights) < 0):

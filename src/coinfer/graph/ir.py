@@ -13,6 +13,7 @@ from coinfer.errors import UserError
 from coinfer.graph import cuts, layout
 from coinfer.graph.cuts import Cut
 from coinfer.graph.fusion import Dataflow, fused_groups
+from coinfer.graph.image_input import ImageInput
 from coinfer.units import BITS_PER_BYTE
 
 _MESSAGE_CHARACTERS = 1000
@@ -77,15 +78,6 @@ class Op(NamedTuple):
     params: int
 
 
-class ImageInput(NamedTuple):
-    """How a picture becomes the network's input: `(pixel / 255 - mean) / std`, channels first."""
-
-    height: int
-    width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
 @dataclass(frozen=True)
 class ModelGraph:
     """A network. `proto` holds the structure without the values of weights; `weights` holds those."""
@@ -103,6 +95,11 @@ class ModelGraph:
     fixed: Mapping[str, int] = field(default_factory=dict)
     """Sizes of axes that the file leaves free and the user fixed, by name."""
     image: ImageInput | None = None
+
+    @property
+    def picture_input(self) -> str | None:
+        """Return the name of the input that takes pictures, or None."""
+        return None if self.image is None else self.image.input or self.inputs[0]
 
     @property
     def work_flop(self) -> float:

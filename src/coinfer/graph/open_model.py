@@ -4,13 +4,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.onnx import validate
 from coinfer.graph.onnx.axes import Shapes
 from coinfer.graph.onnx.load import load
 from coinfer.graph.onnx.sandbox import try_model
+from coinfer.graph.pictures import NO_SETTINGS, PictureSettings, picture_sizes, settings_beside, with_pictures
 from coinfer.graph.zoo import early_exits, networks, pretrained
 
 
-def open_model(spec: str | Path, shapes: Shapes = MappingProxyType({})) -> ModelGraph:
+def open_model(
+    spec: str | Path, shapes: Shapes = MappingProxyType({}), pictures: PictureSettings = NO_SETTINGS
+) -> ModelGraph:
     """Return a network of the zoo (plain, with exits, or pretrained), or the network of an ONNX file.
 
     A file first runs once in a sandbox (`onnx.sandbox`).
@@ -20,21 +24,34 @@ def open_model(spec: str | Path, shapes: Shapes = MappingProxyType({})) -> Model
         shapes: sizes of axes that the file leaves free: `{"height": 320}` by name of an axis, `{"images": (1, 3, 320,
             320)}` by name of an input. A number fixes the axis; `"16..512"` keeps it free within this range, `"1.."`
             from 1 on. A batch that is not named stays free.
+        pictures: how it takes pictures; what is not said here is taken from `FILE.input.yaml` beside the file, and from
+            its metadata. Their size is the size of a picture input that the file leaves free.
 
     Raises:
-        GraphError: if there is neither such a name nor such a file, or the file is refused.
+        GraphError: if there is neither such a name nor such a file, the file is refused, or it takes no such pictures.
     """
-    name = str(spec)
-    if shapes and (name in networks.ZOO or name in early_exits.EXITS or name in pretrained.names()):
-        raise GraphError(f"{name}: a network of the zoo has sizes of its own; --shape is for ONNX files")
+    path = Path(spec)
+    built = _shipped(str(spec))
+    if built is not None:
+        if shapes:
+            raise GraphError(f"{spec}: a network of the zoo has sizes of its own; --shape is for ONNX files")
+        return with_pictures(built, pictures, f"{built.name}, picture options")
+    if not path.exists():
+        known = ", ".join(sorted({*networks.ZOO, *early_exits.EXITS, *pretrained.names()}))
+        raise GraphError(f"no network {str(spec)!r}: neither a file nor one of the zoo: {known}")
+    beside, where = settings_beside(path)
+    said = PictureSettings.model_validate(beside.given | pictures.given)
+    if said.size is not None:
+        shapes = {**picture_sizes(validate.read_proto(path, str(path)), said), **shapes}
+    try_model(path, shapes)
+    graph = with_pictures(load(path, shapes), beside, where)
+    return with_pictures(graph, pictures, f"{path}, picture options")
+
+
+def _shipped(name: str) -> ModelGraph | None:
+    """Return the network of the zoo of this name, if there is one."""
     if name in networks.ZOO:
         return networks.build(name)
     if name in early_exits.EXITS:
         return early_exits.build(name)
-    if name in pretrained.names():
-        return pretrained.load_pretrained(name)
-    if not Path(spec).exists():
-        known = ", ".join(sorted({*networks.ZOO, *early_exits.EXITS, *pretrained.names()}))
-        raise GraphError(f"no network {name!r}: neither a file nor one of the zoo: {known}")
-    try_model(Path(spec), shapes)
-    return load(spec, shapes)
+    return pretrained.load_pretrained(name) if name in pretrained.names() else None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from coinfer.graph.ir import GraphError, ImageInput, ModelGraph
-from coinfer.graph.onnx.load import from_proto, image_property
+from coinfer.graph.image_input import ImageInput, image_property
+from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.onnx.load import from_proto
 
 if TYPE_CHECKING:
     import torch

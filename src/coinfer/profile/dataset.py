@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from coinfer.errors import UserError
-from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import ModelGraph
 from coinfer.progress import Progress, quiet
 
 Split = Literal["train", "test"]

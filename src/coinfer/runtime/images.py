@@ -7,14 +7,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coinfer.errors import UserError
-from coinfer.graph.ir import ImageInput
+from coinfer.graph.image_input import ImageInput
 from coinfer.resources import PHOTOS
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
-CROP_MARGIN = 256 / 224
-"""The shorter side is scaled to this many times the input before the centre is cut out, as ImageNet networks expect."""
-SMALL_INPUT = 64
-"""Networks whose input has at most this side get the picture without margin."""
 
 
 class ImageError(UserError):
@@ -98,11 +94,13 @@ def class_names() -> list[str]:
 
 
 def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
-    """Return the centre of a picture at the network's size, uint8 [height, width, 3]; one of that size stays as it is.
+    """Return a picture at the network's size and in its colours, uint8 [height, width, channels].
+
+    An RGB picture of that size stays as it is.
 
     Args:
         picture: a PIL image, or uint8 [height, width, 3] RGB.
-        image: the network's size.
+        image: the network's size, colours, and how a picture is fitted into that size.
 
     Raises:
         ImageError: if an array is no uint8 [height, width, 3] picture.
@@ -110,72 +108,102 @@ def to_pixels(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarra
     if isinstance(picture, np.ndarray):
         check_pixels(picture)
         if picture.shape[:2] == (image.height, image.width):
-            return picture
+            return _in_colors(picture, image)
         picture = Image.fromarray(np.ascontiguousarray(picture))
     picture = picture.convert("RGB")
     if picture.size != (image.width, image.height):
-        picture = _centre(picture, image)
-    return np.asarray(picture)
+        picture = _letterbox(picture, image) if image.fit == "letterbox" else _view(picture, image)
+    return _in_colors(np.asarray(picture), image)
 
 
-def check_pixels(pixels: np.ndarray) -> None:
-    """Refuse an array that is no uint8 [height, width, 3] picture.
+def check_pixels(pixels: np.ndarray, channels: int = 3) -> None:
+    """Refuse an array that is no uint8 [height, width, channels] picture.
 
     Args:
         pixels: any array.
+        channels: 3, or 1 for gray.
 
     Raises:
-        ImageError: if dtype or shape differ; the message says what they are.
+        ImageError: naming what is expected.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
+        remedy = "convert it to 8-bit RGB with the channels last" if channels == 3 else "convert it to 8-bit gray"
         raise ImageError(
-            f"a picture is uint8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}; "
-            "convert it to 8-bit RGB with the channels last"
+            f"a picture is uint8 [height, width, {channels}], not {pixels.dtype} {list(pixels.shape)}; {remedy}"
         )
 
 
-def normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Return `(pixel / 255 - mean) / std` as float32 [1, 3, height, width].
+def normalise(pixels: np.ndarray, image: ImageInput) -> np.ndarray:
+    """Return `(pixel / 255 - unit_mean) / unit_std` in the network's layout and type.
 
     It is correctly rounded, so that all nodes compute the same bits.
 
     Args:
-        pixels: uint8 [height, width, 3].
-        mean: of each of the three channels.
-        std: of each of the three channels, above 0.
+        pixels: uint8 [height, width, channels], from `to_pixels`; any height and width.
+        image: layout, type and normalisation of the network's input.
     """
-    tables = _tables(tuple(mean), tuple(std))
-    out = np.empty((1, 3, *pixels.shape[:2]), np.float32)
+    tables = _tables(image.unit_mean, image.unit_std, image.dtype)
+    height, width, channels = pixels.shape
+    last = image.layout == "nhwc"
+    out = np.empty((1, height, width, channels) if last else (1, channels, height, width), image.dtype)
     for channel, table in enumerate(tables):
-        np.take(table, pixels[:, :, channel], out=out[0, channel], mode="clip")
+        if last:
+            out[0, :, :, channel] = table[pixels[:, :, channel]]
+        else:
+            np.take(table, pixels[:, :, channel], out=out[0, channel], mode="clip")
     return out
 
 
 def preprocess(picture: Image.Image | np.ndarray, image: ImageInput) -> np.ndarray:
-    """Return a picture of any size as the network's input, float32 [1, 3, height, width].
+    """Return a picture of any size as the network's input.
 
     Args:
         picture: a PIL image, or uint8 [height, width, 3] RGB.
-        image: the network's size and normalisation.
+        image: how the network takes pictures.
 
     Raises:
         ImageError: if an array is no uint8 [height, width, 3] picture.
     """
-    return normalise(to_pixels(picture, image), image.mean, image.std)
+    return normalise(to_pixels(picture, image), image)
 
 
-def _centre(picture: Image.Image, image: ImageInput) -> Image.Image:
-    """Scale the picture so that it covers the input with its margin, and cut out the middle."""
-    margin = 1.0 if max(image.height, image.width) <= SMALL_INPUT else CROP_MARGIN
-    scale = margin * max(image.width / picture.width, image.height / picture.height)
-    crop_width, crop_height = image.width / scale, image.height / scale
-    left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
-    box = (left, top, left + crop_width, top + crop_height)
+def pixels_of(tensor: np.ndarray, image: ImageInput) -> np.ndarray:
+    """Return the pixels from which an input was made, the inverse of `normalise`.
+
+    Args:
+        tensor: of one picture, as `normalise` returned it.
+        image: as it was given to `normalise`.
+    """
+    values = tensor[0].astype(np.float64)
+    last = np.moveaxis(values, 0, -1) if image.layout == "nchw" else values
+    return np.rint((last * np.array(image.unit_std) + np.array(image.unit_mean)) * 255).astype(np.uint8)
+
+
+def _in_colors(pixels: np.ndarray, image: ImageInput) -> np.ndarray:
+    """Return RGB pixels in the network's colours."""
+    if image.colors == "gray":
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[:, :, None]
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if image.colors == "bgr" else pixels
+
+
+def _view(picture: Image.Image, image: ImageInput) -> Image.Image:
+    """Scale what the input shows of the picture to its size."""
+    box = image.view(*picture.size)
     return picture.resize((image.width, image.height), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
 
 
+def _letterbox(picture: Image.Image, image: ImageInput) -> Image.Image:
+    """Scale all of the picture to fit, and fill the rest with bars."""
+    scale = min(image.width / picture.width, image.height / picture.height)
+    size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    canvas = Image.new("RGB", (image.width, image.height), (image.pad,) * 3)
+    scaled = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    canvas.paste(scaled, ((image.width - size[0]) // 2, (image.height - size[1]) // 2))
+    return canvas
+
+
 @lru_cache(maxsize=32)
-def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+def _tables(mean: tuple[float, ...], std: tuple[float, ...], dtype: str) -> np.ndarray:
     """Return what each of the 256 pixel values becomes, [channel, 256]."""
-    levels = np.arange(256) / 255
-    return ((levels - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)
+    values = (np.arange(256) / 255 - np.array(mean)[:, None]) / np.array(std)[:, None]
+    return (np.rint(values) if np.dtype(dtype).kind == "u" else values).astype(dtype)

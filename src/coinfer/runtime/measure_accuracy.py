@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Names
 from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, CascadePoint
 from coinfer.profile.dataset import ImageDataset, misfit
@@ -181,7 +182,7 @@ def count_correct(executor: Executor, plan: MeasurementPlan, images: np.ndarray,
     graph = executor.graph
     image = graph.image
     assert image is not None
-    inputs = {graph.inputs[0]: np.concatenate([normalise(one, image.mean, image.std) for one in images])}
+    inputs = {graph.inputs[0]: np.concatenate([normalise(one, image) for one in images])}
     names = tuple(dict.fromkeys(name for cut in plan.cuts for name in cut))
     values, _ = executor.run(inputs, (*graph.outputs, *(name for name in names if name not in graph.outputs)))
     answers = np.stack([values[output].argmax(axis=1) for output in graph.outputs], axis=1)

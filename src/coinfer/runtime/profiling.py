@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from coinfer.graph.ir import ImageInput, ModelGraph
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import ModelGraph
 from coinfer.profile.measure import Engine, Sample, cut_tensors, measure, random_samples, this_machine
 from coinfer.profile.payloads import Codec
 from coinfer.profile.table import ProfileError, ProfileTable
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.codec import codec
-from coinfer.runtime.images import load_images, normalise, to_pixels
-from coinfer.units import WIRE_BITS, bits_of_bytes
+from coinfer.runtime.images import load_images, pixels_of, preprocess
+from coinfer.units import FLOAT32_BITS, WIRE_BITS, bits_of_bytes
 
 SLOW_LINK_BPS = 10e6
 """Payloads are measured as they are sent at this rate, at which lossless coding pays."""
@@ -96,7 +97,7 @@ def measure_with_codec(
     """
     codecs = {bits: Codec(partial(_encode, bits), codec.decode) for bits in WIRE_BITS}
     image = graph.image
-    input_codecs = codecs if image is None else {8: Codec(lambda x: _encode_picture(x, image, None), codec.decode)}
+    input_codecs = codecs if image is None else {8: Codec(lambda x: _encode_input(x, image), codec.decode)}
     engine = Engine(threads, clock=time.thread_time if threads == 1 else time.perf_counter)
     table = measure(graph, samples, codecs, input_codecs=input_codecs, engine=engine, progress=progress)
     return table if image is None else _with_picture_times(graph, image, table, samples, engine)
@@ -113,11 +114,12 @@ def samples_for(
         pictures: name and uint8 [height, width, 3] of each, of which the first four are used; None takes the shipped
             ones.
     """
-    image = graph.image
-    if image is None or len(graph.inputs) != 1:
-        return random_samples(graph)
+    image, name = graph.image, graph.picture_input
+    (noise,) = random_samples(graph)
+    if image is None or name is None:
+        return [noise]
     images = [picture for _, picture in (pictures or load_images())][:PICTURES]
-    return [{graph.inputs[0]: normalise(to_pixels(picture, image), image.mean, image.std)} for picture in images]
+    return [{**noise, name: preprocess(picture, image)} for picture in images]
 
 
 def with_jpeg(graph: ModelGraph, table: ProfileTable, quality: int) -> ProfileTable:
@@ -131,11 +133,11 @@ def with_jpeg(graph: ModelGraph, table: ProfileTable, quality: int) -> ProfileTa
     Raises:
         ProfileError: if the network takes no pictures.
     """
-    image = graph.image
-    if image is None:
+    image, name = graph.image, graph.picture_input
+    if image is None or name is None:
         raise ProfileError(f"{graph.name} takes no pictures, so none can be sent as JPEG")
-    sizes = [len(_encode_picture(sample[graph.inputs[0]], image, quality)) for sample in samples_for(graph)]
-    payload_bits = {**table.payload_bits, graph.inputs[0]: {8: bits_of_bytes(float(np.mean(sizes)))}}
+    sizes = [len(_encode_picture(sample[name], image, quality)) for sample in samples_for(graph)]
+    payload_bits = {**table.payload_bits, name: {8: bits_of_bytes(float(np.mean(sizes)))}}
     return table.model_copy(update={"payload_bits": payload_bits})
 
 
@@ -143,16 +145,15 @@ def _with_picture_times(
     graph: ModelGraph, image: ImageInput, table: ProfileTable, samples: Sequence[Sample], engine: Engine
 ) -> ProfileTable:
     """Return the table with the times that a picture takes to encode and to decode, medians over interleaved runs."""
-    runs_s = []
+    name, runs_s = image.input or graph.inputs[0], []
     for sample in [*samples, *samples] * PICTURE_RUNS:
-        pixels = _pixels_of(sample[graph.inputs[0]], image)
+        pixels = pixels_of(sample[name], image)
         began_s = engine.clock()
         payload = codec.encode_image(pixels, image, rate_bps=SLOW_LINK_BPS)
         encoded_s = engine.clock()
         codec.decode(payload)
         runs_s.append((encoded_s - began_s, engine.clock() - encoded_s))
     encode_s, decode_s = np.median(runs_s, axis=0).tolist()
-    name = graph.inputs[0]
     times = {
         "encode_s": {**table.encode_s, name: {8: encode_s}},
         "decode_s": {**table.decode_s, name: {8: decode_s}},
@@ -164,15 +165,15 @@ def _encode(bits: int, x: np.ndarray) -> bytes:
     return codec.encode(x, bits, rate_bps=SLOW_LINK_BPS)
 
 
+def _encode_input(x: np.ndarray, image: ImageInput) -> bytes:
+    """Return an input of a network that takes pictures: the picture as its bytes, any other as it is."""
+    is_picture = x.shape == image.shape and x.dtype.name == image.dtype
+    return _encode_picture(x, image, None) if is_picture else _encode(FLOAT32_BITS, x)
+
+
 def _encode_picture(x: np.ndarray, image: ImageInput, jpeg_quality: int | None) -> bytes:
     """Return the encoded picture from which a normalised input was made."""
-    return codec.encode_image(_pixels_of(x, image), image, jpeg_quality, rate_bps=SLOW_LINK_BPS)
-
-
-def _pixels_of(x: np.ndarray, image: ImageInput) -> np.ndarray:
-    """Return the picture from which a normalised input was made."""
-    channels_last = np.moveaxis(x[0], 0, -1)
-    return np.rint((channels_last * np.array(image.std) + np.array(image.mean)) * 255).astype(np.uint8)
+    return codec.encode_image(pixels_of(x, image), image, jpeg_quality, rate_bps=SLOW_LINK_BPS)
 
 
 def _cache_path(graph: ModelGraph, threads: int) -> Path:

@@ -8,8 +8,9 @@ from onnx import TensorProto, helper
 from tests.graph.small_graphs import model, perceptron, relative_error, run
 from tests.paths import ROOT
 
-from coinfer.graph.ir import GraphError, ImageInput
-from coinfer.graph.onnx.load import IMAGE_KEY, from_proto, image_property, load
+from coinfer.graph.image_input import IMAGE_KEY, ImageInput, image_property
+from coinfer.graph.ir import GraphError
+from coinfer.graph.onnx.load import from_proto, load
 
 SHARED_MODELS = ROOT / ".." / "shared" / "data" / "models"
 node = helper.make_node
@@ -165,7 +166,7 @@ GOOD_IMAGE = {"height": 8, "width": 6, "mean": [0, 0, 0], "std": [1, 1, 1]}
         (json.dumps(GOOD_IMAGE | {"std": [1, 0, 1]}), "positive std"),
         (json.dumps(GOOD_IMAGE | {"mean": [0, float("nan"), 0]}), "finite mean"),
         (json.dumps(GOOD_IMAGE | {"width": 7}), r"the input 'x' is \[1, 3, 8, 6\]"),
-        (json.dumps(GOOD_IMAGE | {"std": [1, 1]}), "the input 'x' is"),
+        (json.dumps(GOOD_IMAGE | {"std": [1, 1]}), "mean and std have 3 and 2 values"),
     ],
 )
 def test_metadata_about_pictures_is_checked(text: str, message: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from coinfer.graph.ir import ImageInput
+from coinfer.graph.image_input import ImageInput
 from coinfer.runtime.codec import codec
 from coinfer.runtime.codec.codec import LIMIT_BYTES, PayloadTooLarge, decode, encode, encode_image
 from coinfer.runtime.codec.lossless import ZSTD_DECODE_SPEEDUP, compression_pays

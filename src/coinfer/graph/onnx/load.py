@@ -1,6 +1,5 @@
 """ONNX models as graphs: read, validated, with constants folded and the shape of every tensor known."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -10,11 +9,10 @@ import numpy as np
 import onnx
 
 from coinfer.graph.flops import OpShapes, op_flop
-from coinfer.graph.ir import GraphError, ImageInput, ModelGraph, Op, Tensor
+from coinfer.graph.ir import GraphError, ModelGraph, Op, Tensor
 from coinfer.graph.onnx import axes, shapes, validate
+from coinfer.graph.pictures import image_of
 
-IMAGE_KEY = "coinfer.image"
-"""Key of the model's metadata that says, in JSON, how a picture becomes its input (`ImageInput`)."""
 WEIGHTS = "weights"
 """Location that the structure states for its weights; ONNX Runtime gets them from memory under this name."""
 MAX_WORK_FLOP = 1e14
@@ -195,7 +193,7 @@ def _assemble(
     proto.graph.input.extend(values[tensor] for tensor in ends)
     proto.graph.output.extend(values[tensor] for tensor in outputs)
     proto.graph.value_info.extend(v for tensor, v in values.items() if tensor not in ends and tensor not in outputs)
-    image = _image(model, used[ends[0]], where)
+    image = image_of(model.metadata_props, [used[end] for end in ends], where)
     return ModelGraph(name, ops, used, ends, outputs, proto, weights, resolved.free, resolved.fixed, image)
 
 
@@ -278,30 +276,3 @@ def _value(tensor: Tensor, batches: Set[str]) -> onnx.ValueInfoProto:
     names = tensor.axes or ("",) * len(tensor.shape)
     dims = [free.get(axis, axis) if axis else size for size, axis in zip(tensor.shape, names, strict=True)]
     return onnx.helper.make_tensor_value_info(tensor.name, onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype), dims)
-
-
-def image_property(image: ImageInput) -> onnx.StringStringEntryProto:
-    """Return the metadata entry that says how pictures become a model's input.
-
-    Args:
-        image: size and normalisation.
-    """
-    return onnx.StringStringEntryProto(key=IMAGE_KEY, value=json.dumps(image._asdict()))
-
-
-def _image(model: onnx.ModelProto, source: Tensor, where: str) -> ImageInput | None:
-    text = next((entry.value for entry in model.metadata_props if entry.key == IMAGE_KEY), None)
-    if text is None:
-        return None
-    problem = f"{where}: metadata {IMAGE_KEY!r} is {text[:100]!r}"
-    try:
-        entry = json.loads(text)
-        mean, std = (tuple(map(float, entry[key])) for key in ("mean", "std"))
-        image = ImageInput(int(entry["height"]), int(entry["width"]), mean, std)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise GraphError(f"{problem}; expected height, width, mean and std") from error
-    if not all(map(math.isfinite, mean + std)) or not std or min(std) <= 0:
-        raise GraphError(f"{problem}; expected a finite mean and a positive std for each channel")
-    if source.shape != (1, len(mean), image.height, image.width) or len(std) != len(mean):
-        raise GraphError(f"{problem}; the input {source.name!r} is {list(source.shape)}")
-    return image

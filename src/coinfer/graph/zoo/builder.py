@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from coinfer.graph.ir import ImageInput, ModelGraph
-from coinfer.graph.onnx.load import from_proto, image_property, reference
+from coinfer.graph.image_input import ImageInput, image_property
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.onnx.load import from_proto, reference
 
 OPSET = 17
 Attribute = int | float | str | Sequence[int]

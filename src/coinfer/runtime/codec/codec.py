@@ -9,7 +9,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from coinfer.graph.ir import ImageInput
+from coinfer.graph.image_input import ImageInput
 from coinfer.runtime.codec import packing
 from coinfer.runtime.codec.lossless import compress, decompress
 from coinfer.runtime.codec.payload import (
@@ -19,6 +19,7 @@ from coinfer.runtime.codec.payload import (
     MINMAX,
     PIXELS,
     RAW,
+    ROWS,
     CodecError,
     Header,
     build_payload,
@@ -60,6 +61,8 @@ def encode(x: np.ndarray, bits: int, *, rate_bps: float = math.inf) -> bytes:
     if scale is None:
         body = x.reshape(-1).view(np.uint8)
         return _payload(Header(RAW, x.dtype, x.dtype.itemsize * BITS_PER_BYTE, x.shape, ()), body, rate_bps)
+    if (rows := _encode_rows(x, bits, scale)) is not None:
+        return _payload(Header(ROWS, x.dtype, bits, x.shape, ()), rows, rate_bps)
     body = np.empty(packing.packed_bytes(x.size, bits), np.uint8)
     packing.quantise(x.reshape(-1), bits, scale, body)
     return _payload(Header(MINMAX, x.dtype, bits, x.shape, (scale,)), body, rate_bps)
@@ -71,7 +74,7 @@ def encode_image(
     """Return a picture as a payload that decodes to the network's float32 input [1, 3, height, width].
 
     Args:
-        pixels: uint8 [height, width, 3], at the network's size (`images.to_pixels`).
+        pixels: uint8 [height, width, channels], as `images.to_pixels` returns them.
         image: size, mean and deviation of the network's input.
         jpeg_quality: 1 to 95 for a JPEG; without it the pixels travel as they are and the input is bit-identical.
         rate_bps: of the link that will carry it (`encode`); a JPEG is never compressed again.
@@ -80,24 +83,27 @@ def encode_image(
         CodecError: if the picture does not fit the network, or the quality is out of range.
         ImageError: if the pixels are not uint8 [height, width, 3].
     """
-    check_pixels(pixels)
+    check_pixels(pixels, image.channels)
     if pixels.shape[:2] != (image.height, image.width):
         raise CodecError(
             f"the picture is {pixels.shape[0]}x{pixels.shape[1]}, the network takes {image.height}x{image.width}; "
             "scale it with to_pixels first"
         )
-    if not len(image.mean) == len(image.std) == 3:
+    if not len(image.mean) == len(image.std) == image.channels:
         raise CodecError(
-            f"the network takes {len(image.mean)} channels; pictures have 3, so send its input as a tensor"
+            f"the network takes {len(image.mean)} channels; {image.colors} pictures have {image.channels}, so send its "
+            "input as a tensor"
         )
-    scales = tuple(zip(image.mean, image.std, strict=True))
-    header = Header(PIXELS, np.dtype("<f4"), 8, (1, 3, image.height, image.width), scales)
+    scales = tuple(zip(image.unit_mean, image.unit_std, strict=True))
+    last = image.layout == "nhwc"
+    header = Header(PIXELS, np.dtype(image.dtype), 8, image.shape, scales, channels_last=last)
     if jpeg_quality is None:
         return _payload(header, np.ascontiguousarray(pixels).reshape(-1), rate_bps)
     if not 1 <= jpeg_quality <= 95:
         raise CodecError(f"JPEG quality {jpeg_quality} is not between 1 and 95")
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=jpeg_quality)
+    flat = pixels[:, :, 0] if image.channels == 1 else pixels
+    Image.fromarray(np.ascontiguousarray(flat)).save(file, "JPEG", quality=jpeg_quality)
     return _payload(header._replace(kind=JPEG), np.frombuffer(file.getvalue(), np.uint8))
 
 
@@ -117,20 +123,46 @@ def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
     if size_bytes > limit_bytes:
         raise PayloadTooLarge(f"payload decodes to {size_bytes} bytes, at most {limit_bytes} are allowed")
     if header.kind == JPEG:
-        return normalise(_jpeg_pixels(body, header), *zip(*header.scales, strict=True))
+        return _picture_tensor(_jpeg_pixels(body, header), header)
     raw = decompress(body, header) if header.lossless else body
     if len(raw) != header.raw_bytes:
         raise CodecError(f"payload of shape {list(header.shape)} holds {len(raw)} bytes, expected {header.raw_bytes}")
     values = np.frombuffer(raw, np.uint8)
     if header.kind == PIXELS:
-        return normalise(values.reshape(*header.shape[2:], 3), *zip(*header.scales, strict=True))
+        return _picture_tensor(values.reshape(*_picture_size(header), len(header.scales)), header)
     if header.kind == RAW:
         if header.dtype == np.bool_ and (values > 1).any():
             raise CodecError("payload of truth values holds bytes other than 0 and 1")
         tensor = values.view(header.dtype).reshape(header.shape)
         return tensor if tensor.flags.aligned else tensor.copy()
     out = np.empty(header.elements, header.dtype)
+    if header.kind == ROWS:
+        return _decode_rows(values, header, out)
     packing.dequantise(values, header.bits, packing.Scale(*header.scales[0]), out)
+    return out.reshape(header.shape)
+
+
+def _encode_rows(x: np.ndarray, bits: int, scale: packing.Scale) -> np.ndarray | None:
+    """Return the body with a range for each row, or None if one range for the whole tensor serves as well."""
+    rows = packing.rows_of(x.shape)
+    if rows < 2:
+        return None
+    values = x.reshape(rows, -1)
+    scales = packing.row_scales(values, bits)
+    if scales is None or not packing.rows_pay(scale, scales, values.shape[1]):
+        return None
+    body = np.empty(scales.nbytes + packing.packed_bytes(x.size, bits), np.uint8)
+    body[: scales.nbytes] = np.ascontiguousarray(scales).reshape(-1).view(np.uint8)
+    packing.quantise_rows(values, bits, scales, body[scales.nbytes :])
+    return body
+
+
+def _decode_rows(body: np.ndarray, header: Header, out: np.ndarray) -> np.ndarray:
+    work = packing.working_dtype(header.dtype)
+    scales = body[: header.row_bytes].copy().view(work).reshape(-1, 2)
+    if not ((scales[:, 1] >= 0).all() and packing.row_scales_fit(scales, header.bits, header.dtype)):
+        raise CodecError(f"payload has rows whose range is none of {header.dtype}")
+    packing.dequantise_rows(body[header.row_bytes :], header.bits, scales, out.reshape(len(scales), -1))
     return out.reshape(header.shape)
 
 
@@ -140,18 +172,34 @@ def _payload(header: Header, raw: np.ndarray, rate_bps: float = math.inf) -> byt
     return build_payload(header._replace(lossless=lossless, body_bytes=len(body)), body)
 
 
+def _picture_size(header: Header) -> tuple[int, int]:
+    """Return height and width of a picture."""
+    _, second, third, fourth = header.shape
+    return (second, third) if header.channels_last else (third, fourth)
+
+
+def _picture_tensor(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """Return the network's input that a payload of a picture stands for."""
+    mean, std = zip(*header.scales, strict=True)
+    layout = "nhwc" if header.channels_last else "nchw"
+    height, width = _picture_size(header)
+    return normalise(pixels, ImageInput(height, width, mean, std, layout=layout, dtype=header.dtype.name))
+
+
 def _jpeg_pixels(body: memoryview, header: Header) -> np.ndarray:
     """Return a JPEG's pixels; size and kind are checked before a pixel is decoded.
 
     A progressive file is refused: its many scans would make a small file slow.
     """
-    height, width = header.shape[2:]
+    height, width = _picture_size(header)
+    mode = "L" if len(header.scales) == 1 else "RGB"
     try:
         with Image.open(io.BytesIO(body), formats=("JPEG",)) as picture:
-            if picture.size != (width, height) or picture.mode != "RGB" or "progressive" in picture.info:
+            if picture.size != (width, height) or picture.mode != mode or "progressive" in picture.info:
                 kind = f"{picture.mode} {picture.height}x{picture.width}"
-                raise CodecError(f"JPEG payload is {kind}, expected RGB {height}x{width}, not progressive")
-            return np.asarray(picture)
+                raise CodecError(f"JPEG payload is {kind}, expected {mode} {height}x{width}, not progressive")
+            pixels = np.asarray(picture)
+            return pixels[:, :, None] if mode == "L" else pixels
     except CodecError:
         raise
     except Exception as error:  # Pillow's plugins raise many kinds on hostile files

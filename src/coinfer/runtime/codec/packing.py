@@ -5,17 +5,23 @@ It works chunk by chunk, so that every intermediate result stays in the processo
 Packed layout: 8 bits take one byte each. 4 bits come two to a byte, the first in the low half. 16 and 12 bits are a
 plane of low bytes followed by a plane of high bytes or of packed high halves: high bits are alike, so planes mostly
 compress better than pairs.
+
+All values of a tensor share one range, or each row (a channel of a picture, a token of a text) has its own.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.units import FLOAT32_BITS, WIRE_BITS
+from coinfer.units import BITS_PER_BYTE, FLOAT32_BITS, WIRE_BITS
 
 CHUNK = 32 * 1024
 """Elements at a time, an even number; their 128 KiB of float32 fit into a second-level cache."""
+MIN_FINER_BITS = 2.0
+"""Ranges by row must make values finer by as many bits as this. Values that use all levels compress less well: if the
+channels are alike, such ranges would cost more bytes than they are worth."""
 QUANTISED_BITS = tuple(bits for bits in WIRE_BITS if bits < FLOAT32_BITS)
 
 
@@ -126,6 +132,111 @@ def dequantise(packed: np.ndarray, bits: int, scale: Scale, out: np.ndarray) -> 
         scaled += offset
         if not direct:
             out[start : start + size] = scaled
+
+
+def rows_of(shape: Sequence[int]) -> int:
+    """Return the number of rows of a tensor that may have ranges of their own: its channels, those of each sample.
+
+    Args:
+        shape: of at least three axes; with fewer, all of the tensor is one row.
+    """
+    return shape[0] * shape[1] if len(shape) > 2 else 1
+
+
+def row_scales(values: np.ndarray, bits: int) -> np.ndarray | None:
+    """Return offset and step of each row, [rows, 2], or None if one of them cannot be quantised.
+
+    Args:
+        values: [rows, elements], of a floating type, finite.
+        bits: per value.
+    """
+    work = working_dtype(values.dtype)
+    scales = np.empty((len(values), 2), work)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        low, high = values.min(axis=1).astype(np.float64), values.max(axis=1).astype(np.float64)
+        scales[:, 0], scales[:, 1] = low, (high - low) / (2**bits - 1)
+        fits = ((high > low) <= (scales[:, 1] > 0)).all()
+    return scales if fits and row_scales_fit(scales, bits, values.dtype) else None
+
+
+def row_scales_fit(scales: np.ndarray, bits: int, dtype: np.dtype) -> bool:
+    """Return true if `scale_fits` holds for every row.
+
+    Args:
+        scales: offset and step of each row, [rows, 2], in working precision.
+        bits: per value.
+        dtype: of the tensor, a floating type.
+    """
+    offset, step = scales[:, 0], scales[:, 1]
+    step_ok = (step == 0) | (step >= np.finfo(scales.dtype).tiny)
+    with np.errstate(over="ignore", invalid="ignore"):
+        reach = step * scales.dtype.type(2**bits - 1)
+        ends = np.stack([offset, offset + reach]).astype(dtype)
+        return bool((step_ok & np.isfinite(reach)).all() and np.isfinite(ends).all())
+
+
+def rows_pay(scale: Scale, scales: np.ndarray, elements: int) -> bool:
+    """Return true if ranges by row make values so much finer that it is worth the bytes of these ranges.
+
+    The mean squared error of rounding is proportional to that of the steps.
+
+    Args:
+        scale: of the whole tensor.
+        scales: offset and step of each row, [rows, 2].
+        elements: of a row.
+    """
+    if scale.step == 0:
+        return False
+    share = float(np.mean(np.square(scales[:, 1].astype(np.float64) / scale.step)))
+    finer_bits = -0.5 * math.log2(share) if share > 0 else math.inf
+    return finer_bits >= MIN_FINER_BITS and finer_bits * elements >= 2 * scales.itemsize * BITS_PER_BYTE
+
+
+def quantise_rows(values: np.ndarray, bits: int, scales: np.ndarray, out: np.ndarray) -> None:
+    """Write values, rounded to the nearest step of their row, as packed bytes.
+
+    Args:
+        values: [rows, elements], of a floating type.
+        bits: per value.
+        scales: from `row_scales` for these values.
+        out: uint8, of `packed_bytes` length; filled.
+    """
+    rows, elements = values.shape
+    step = scales[:, 1:]
+    per_step = np.divide(1, step, out=np.zeros_like(step), where=step > 0)
+    for start, end in _row_chunks(rows, elements):
+        scaled = (values[start:end] - scales[start:end, :1]) * per_step[start:end]
+        scaled += scales.dtype.type(0.5)
+        levels = scaled.reshape(-1).astype(np.uint8 if bits <= 8 else np.uint16)
+        if bits == 8:
+            out[start * elements : end * elements] = levels
+        _PACK[bits](levels, start * elements, values.size, out)
+
+
+def dequantise_rows(packed: np.ndarray, bits: int, scales: np.ndarray, out: np.ndarray) -> None:
+    """Fill a tensor from packed bytes.
+
+    Args:
+        packed: uint8, of `packed_bytes` length.
+        bits: per value.
+        scales: offset and step of each row; all of their values must fit the type of `out` (`row_scales_fit`).
+        out: [rows, elements], of a floating type; filled.
+    """
+    rows, elements = out.shape
+    for start, end in _row_chunks(rows, elements):
+        levels = _UNPACK[bits](packed, start * elements, (end - start) * elements, out.size)
+        scaled = levels.reshape(-1, elements).astype(scales.dtype)
+        scaled *= scales[start:end, 1:]
+        scaled += scales[start:end, :1]
+        out[start:end] = scaled
+
+
+def _row_chunks(rows: int, elements: int) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last row of chunks that fit the cache, and start at an even element."""
+    count = max(CHUNK // elements, 1)
+    count += count * elements % 2
+    for start in range(0, rows, count):
+        yield start, min(start + count, rows)
 
 
 def _pack_8(levels: np.ndarray, start: int, total: int, out: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
+from coinfer.graph.pictures import hint
 from coinfer.runtime.images import load_image, normalise, to_pixels
 
 
@@ -16,15 +17,16 @@ class ItemError(UserError):
 
 
 def read_item(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Return the network's inputs by name, and the picture that they were made from, if any.
+    """Return the network's inputs by name, and the picture that one of them was made from, if any.
 
     Args:
         graph: the network; without image settings it takes no pictures.
         item: a picture (file, PIL image or uint8 [H, W, 3]), an array for the first input, or a mapping of input names
-            to arrays. Types and shapes of arrays are not checked here.
+            to arrays, in which a picture may stand for the input that takes it. Types and shapes of arrays are not
+            checked here.
 
     Returns:
-        Arrays by input name; and uint8 [height, width, 3] at the network's size, or None if the item is no picture.
+        Arrays by input name; and uint8 [height, width, channels] at the network's size, or None without a picture.
 
     Raises:
         ItemError: if the item is neither a picture nor an array, or input names do not match.
@@ -33,16 +35,42 @@ def read_item(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray], n
     if isinstance(item, Mapping):
         if set(item) != set(graph.inputs):
             raise ItemError(f"inputs are named {sorted(map(str, item))}; {graph.name} takes {list(graph.inputs)}")
-        return {name: np.asarray(item[name]) for name in graph.inputs}, None
-    if isinstance(item, np.ndarray) and not (item.dtype == np.uint8 and item.ndim == 3):
+        tensors = {name: np.asarray(item[name]) for name in graph.inputs if not _is_picture(item[name])}
+        pictures = [name for name in graph.inputs if name not in tensors]
+        if not pictures:
+            return tensors, None
+        if pictures != [graph.picture_input]:
+            raise ItemError(f"input {pictures[0]!r} takes no picture; {_expected(graph, pictures[0])}")
+        made, pixels = _read_picture(graph, item[pictures[0]])
+        return tensors | made, pixels
+    if isinstance(item, np.ndarray) and not _is_picture(item):
         return {graph.inputs[0]: item}, None
-    tensor = graph.tensors[graph.inputs[0]]
-    expected = f"a {tensor.dtype} array of shape {list(tensor.shape)}"
-    if graph.image is None:
-        raise ItemError(f"{graph.name} does not say how it takes pictures; expected {expected}")
+    if len(graph.inputs) > 1:
+        raise ItemError(f"{graph.name} takes {list(graph.inputs)}; give a mapping of these names")
+    return _read_picture(graph, item)
+
+
+def _read_picture(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the input that takes pictures, and the picture at the network's size."""
+    if graph.image is None or graph.picture_input is None:
+        more = hint(graph)
+        raise ItemError(f"{graph.name} does not say how it takes pictures; {more or _expected(graph, graph.inputs[0])}")
     if isinstance(item, str | Path):
         item = load_image(item)
     if not isinstance(item, np.ndarray | Image.Image):
-        raise ItemError(f"cannot infer from a {type(item).__name__}; expected a picture or {expected}")
+        expected = _expected(graph, graph.picture_input)
+        raise ItemError(f"cannot infer from a {type(item).__name__}; {expected} or a picture")
     pixels = to_pixels(item, graph.image)
-    return {graph.inputs[0]: normalise(pixels, graph.image.mean, graph.image.std)}, pixels
+    return {graph.picture_input: normalise(pixels, graph.image)}, pixels
+
+
+def _is_picture(item: object) -> bool:
+    """Return true for what may only be a picture."""
+    if isinstance(item, np.ndarray):
+        return item.dtype == np.uint8 and item.ndim == 3
+    return isinstance(item, str | Path | Image.Image)
+
+
+def _expected(graph: ModelGraph, name: str) -> str:
+    tensor = graph.tensors[name]
+    return f"expected a {tensor.dtype} array of shape {list(tensor.shape)}"

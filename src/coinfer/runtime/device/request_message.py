@@ -28,7 +28,7 @@ def request_message(
         graph: the network.
         route: at least two hops, the first on the device.
         tensors: what crosses the cut, by name.
-        pixels: the picture at the network's size, uint8 [height, width, 3], if the input was made from one.
+        pixels: the picture at the network's size, uint8 [height, width, channels], if an input was made from one.
         rate_bps: of the link; lossless coding is worth its time on slow ones.
         deadline_s: time from now after which an answer is useless.
         jpeg_quality: 1 to 95; None sends a picture's pixels unchanged.
@@ -56,7 +56,7 @@ def _payload(
     jpeg_quality: int | None,
 ) -> WireTensor:
     """Return a picture as its bytes, any other input of the network as it is, what it computed in `bits`."""
-    if name in graph.inputs and pixels is not None and graph.image is not None:
+    if pixels is not None and graph.image is not None and name == graph.picture_input:
         data = codec.encode_image(pixels, graph.image, jpeg_quality, rate_bps=rate_bps)
         return WireTensor(name, "UINT8", (len(data),), data, codec=True)
     return pack(name, tensor, FLOAT32_BITS if name in graph.inputs else bits, rate_bps)
