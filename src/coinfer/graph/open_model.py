@@ -42,7 +42,7 @@ def open_model(
     beside, where = settings_beside(path)
     said = PictureSettings.model_validate(beside.given | pictures.given)
     if said.size is not None:
-        shapes = {**picture_sizes(validate.read_proto(path, str(path)), said), **shapes}
+        shapes = {**picture_sizes(validate.read_proto(path), said), **shapes}
     try_model(path, shapes)
     graph = with_pictures(load(path, shapes), beside, where)
     return with_pictures(graph, pictures, f"{path}, picture options")

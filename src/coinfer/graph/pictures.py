@@ -169,7 +169,7 @@ def picture_sizes(model: onnx.ModelProto, settings: PictureSettings) -> dict[str
             continue
         layout = settings.layout or ("nchw" if dims[1] in (1, 3) else "nhwc")
         places = (2, 3) if layout == "nchw" else (1, 2)
-        wanted = dict(zip(places, settings.size or (), strict=True))
+        wanted: dict[int, int] = dict(zip(places, settings.size or (), strict=True))
         if all(dims[place] <= 0 for place in wanted):
             sizes[value.name] = tuple(wanted.get(axis, "?") for axis in range(4))
     return sizes
