@@ -149,6 +149,8 @@ class BlocksObservation(NamedTuple, Generic[A]):
     """Age of the knowledge about server n."""
     uplink_backlog_s: Float[A, "*B K"]
     """Time until the radio of the task's device has sent all uploads that wait."""
+    block_deadline_s: Float[A, "*B K M"]
+    """Longest time that the block may take, with transfer and waiting before it; infinite if it has no limit."""
 
 
 class BlocksDecision(NamedTuple, Generic[A]):

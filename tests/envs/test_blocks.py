@@ -181,6 +181,11 @@ def test_a_task_by_hand():
     found = [float(field[0, 0]) for field in step.outcome]
     assert found == pytest.approx([5.0, 2.0, 0.0, 6.0, 2.0, 15.0, 6.0, 0.75, 1.0, 1.0])
     assert step.reward.tolist() == pytest.approx([-15.0])
+    limited = world._replace(block_deadlines=True, edge=edge._replace(deadline_s=np.full((1, 1, 2), 2.0)))
+    [(seen, step)] = rollout(limited, torch.tensor([0]), torch.tensor([[[[0, 1, 2, 0]]]]))
+    assert (float(seen.deadline_s), seen.block_deadline_s.tolist()) == (8.0, [[[2.0] * 4]])
+    assert step.reward.tolist() == pytest.approx([-15.0 - (0 + 3 + 1 + 4)])  # blocks take 1, 2 + 3, 1 + 2 and 2 + 4 s
+    assert not step.outcome.in_time.any()
     tight = world._replace(edge=edge._replace(task_energy_j=np.array([5.9])))
     [(_, step)] = rollout(tight, torch.tensor([0]), torch.tensor([[[[0, 1, 2, 0]]]]))
     assert step.info.dropped.tolist() == [[True]]
@@ -247,6 +252,7 @@ def test_one_cut_is_what_offload_does(seed):
     rng = np.random.default_rng(seed)
     world = random_blocks(rng, share_bank=np.ones((1, 1)), drop_refused=False)
     world = world._replace(block_mask=np.ones_like(world.block_mask), block_input_bits=world.block_input_bits + 0.1)
+    world = world._replace(block_deadlines=False)
     blocks_count, servers = world.blocks, world.edge.servers
     cut = np.arange(blocks_count + 1)
     before, after = np.arange(blocks_count) < cut[:, None], np.arange(blocks_count) >= cut[:, None]

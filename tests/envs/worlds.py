@@ -86,4 +86,5 @@ def random_blocks(rng: np.random.Generator, **changes: object) -> BlocksWorld:
         block_mask=mask,
         accuracy=rng.uniform(0.5, 1.0, edge.models),
         backhaul_bps=float(rng.uniform(1.0, 5.0)),
+        block_deadlines=bool(rng.random() < 0.5),
     )

@@ -119,7 +119,7 @@ def test_all_baselines_without_names_and_the_papers_greedy_as_reference():
         (Settings("campus", ("gredy",)), "no policy 'gredy' for campus; did you mean greedy"),
         (Settings("campus", changes=("slotz=3",)), "slotz"),
         (Settings("campus", device="toaster"), "no such device"),
-        (Settings("mtl-a3c", bound=True), "--bound is for scenarios of environment offload"),
+        (Settings("droo", bound=True), "--bound is for scenarios of environment offload or blocks"),
     ],
 )
 def test_mistakes_are_one_line(settings: Settings, message: str):
@@ -149,7 +149,7 @@ def test_unknown_policies_are_told_with_what_there_is():
     with pytest.raises(UserError, match=r"^no policy 'gredy' for random; did you mean greedy\?$"):
         check_policies(world, ["gredy"])
     with pytest.raises(UserError, match="there are rpdi, apdi, device-only"):
-        check_policies(random_blocks(np.random.default_rng(4)), ["slot-optimum"])
+        check_policies(random_blocks(np.random.default_rng(4)), ["slot-milp"])
 
 
 def test_what_may_be_chance_is_dim():

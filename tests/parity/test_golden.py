@@ -8,7 +8,9 @@ not compared. Names, cuts, options and bytes on the wire must be equal everywher
 
 Who changes what is computed on purpose records it anew, and says so: scenarios `sacd` and `sacd-cifar`, and SAC-d's and
 DQN's trainings in them, were, when 16 bits joined their actions; these trainings again, when their schedules came
-to span the steps that are asked for; scenario `grle`, when it was calibrated to the paper's ratios.
+to span the steps that are asked for; scenarios `grle`
+and `mtl-a3c`, when they were calibrated to their papers' ratios, and Greedy for blocks began to count the slot's other
+tasks.
 """
 
 import json

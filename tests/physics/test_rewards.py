@@ -10,8 +10,8 @@ def test_rewards():
     latency_s, deadline_s = torch.tensor([1.0, 4.0]), torch.tensor([2.0, 3.0])
     in_time, accuracy = latency_s <= deadline_s, torch.tensor([0.9, 0.8])
     assert rewards.latency_reward(latency_s).tolist() == [-1.0, -4.0]
-    assert rewards.late_reward(latency_s, deadline_s, weight=2.0).tolist() == [-1.0, -6.0]
-    assert rewards.late_reward(latency_s, torch.full((2,), torch.inf)).tolist() == [-1.0, -4.0]
+    assert rewards.late_reward(latency_s, (latency_s - deadline_s).clip(0), weight=2.0).tolist() == [-1.0, -6.0]
+    assert rewards.late_reward(latency_s, torch.zeros(2)).tolist() == [-1.0, -4.0]
     found = rewards.early_exit_reward(accuracy, latency_s, deadline_s, in_time, latency_weight=0.1, late_penalty=0.5)
     assert found.tolist() == pytest.approx([0.9 * 0.95, -0.5])
 

@@ -25,7 +25,7 @@ from coinfer.types import BlocksDecision, OffloadDecision, OffloadObservation
 
 MAX_VALUE = 1e12
 """Replaces infinity, which networks cannot take."""
-_MAY_BE_INFINITE = ("deadline_s", "server_room", "energy_left_j")
+_MAY_BE_INFINITE = ("deadline_s", "server_room", "energy_left_j", "block_deadline_s")
 
 
 class Transition(NamedTuple):

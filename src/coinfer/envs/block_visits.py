@@ -83,6 +83,8 @@ class SlotUsage(NamedTuple):
     """[B, N] visits of tasks to each server."""
     server_work_s: Tensor
     """[B, N]"""
+    before_s: Tensor
+    """[B, K, S] transfer and waiting before each visit."""
 
 
 class _VisitTimes(NamedTuple):
@@ -165,6 +167,7 @@ def run_visits(edge: EdgeTables, state: State, visits: Visits) -> SlotUsage:
         airtime_s=airtime_s.sum(-1),
         server_tasks=queueing.counts(server, on_server, edge.edge.servers),
         server_work_s=queueing.sums(server, work_s.flatten(1), edge.edge.servers),
+        before_s=times.done_s - times.left_s - visits.work_s,
     )
 
 

@@ -11,7 +11,9 @@ Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule o
 4. A block's input travels if its place differs from that of the block before: up over the device's radio, one at a
    time; down at the same link's rate and between servers over the backhaul, without waiting. The answer takes the last
    server's `download_s`.
-5. `device_s` and `upload_s` of the outcome include the waiting for the device's processor and radio; `server_s`
+5. If a deadline limits each block, a block's time is its work with the transfer and the waiting before it (equations 8
+   and 9), the task is in time if every block is, and its own deadline is the sum of its blocks'.
+6. `device_s` and `upload_s` of the outcome include the waiting for the device's processor and radio; `server_s`
    includes the transfers between servers.
 
 All fields of the outcome are 0, and the flags false, for entries without a task.
@@ -24,10 +26,10 @@ import torch
 from torch import Tensor
 
 from coinfer.envs import block_visits, core, exogenous
-from coinfer.envs.block_visits import Plan
+from coinfer.envs.block_visits import Plan, SlotUsage
 from coinfer.envs.core import Info, State
 from coinfer.envs.exogenous import EdgeTables
-from coinfer.envs.rewards import Reward
+from coinfer.envs.rewards import Late, Reward
 from coinfer.physics import compute, radio
 from coinfer.scenario.world import BlocksWorld
 from coinfer.types import DEVICE, BlocksDecision, BlocksObservation, Outcome
@@ -50,6 +52,7 @@ class Tables(NamedTuple):
     accuracy: Tensor
     """[X]"""
     backhaul_bps: float
+    block_deadlines: bool
 
 
 class Step(NamedTuple):
@@ -58,6 +61,19 @@ class Step(NamedTuple):
     reward: Tensor
     """[B]"""
     info: Info
+
+
+class Served(NamedTuple):
+    """What becomes of the tasks of a slot."""
+
+    outcome: Outcome[Tensor]
+    usage: SlotUsage
+    refused: Tensor
+    """[B, K] the decision could not be carried out."""
+    dropped: Tensor
+    """[B, K] the task was lost."""
+    excess_s: Tensor
+    """[B, K] time after the task's deadline, or that of its blocks summed (equation 13)."""
 
 
 def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
@@ -85,6 +101,7 @@ def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dt
         exists=torch.as_tensor(np.asarray(world.block_mask, dtype=bool)).to(device),
         accuracy=real(world.accuracy),
         backhaul_bps=float(world.backhaul_bps),
+        block_deadlines=world.block_deadlines,
     )
 
 
@@ -110,14 +127,16 @@ def observe(tables: Tables, state: State) -> BlocksObservation[Tensor]:
     server_s = tables.server_s[draws.model]
     if tables.edge.shares.varies:
         server_s = server_s / torch.where(share > 0, share, 1.0)[:, None, None, :]
+    exists = tables.exists[draws.model] & draws.task_mask[..., None]
+    limited = exists if tables.block_deadlines else torch.zeros_like(exists)
     return BlocksObservation(
         block_device_s=tables.device_s[_kind(tables, state)],
         block_server_s=server_s,
         block_input_bits=tables.input_bits[draws.model],
         block_device_j=tables.device_j[_kind(tables, state)],
-        block_mask=tables.exists[draws.model] & draws.task_mask[..., None],
+        block_mask=exists,
         task_mask=draws.task_mask,
-        deadline_s=draws.deadline_s,
+        deadline_s=_deadline_s(tables, state),
         uplink_bps=draws.believed_bps,
         backhaul_bps=torch.full_like(backlog_s[:, :1], tables.backhaul_bps),
         device_backlog_s=state.device_backlog_s.gather(-1, draws.device),
@@ -126,6 +145,7 @@ def observe(tables: Tables, state: State) -> BlocksObservation[Tensor]:
         energy_left_j=core.energy_left_j(tables.edge, state),
         observation_age_s=torch.full_like(backlog_s, tables.edge.edge.staleness_slots * tables.edge.edge.slot_s),
         uplink_backlog_s=state.uplink_backlog_s.gather(-1, draws.device),
+        block_deadline_s=torch.where(limited, draws.deadline_s[..., None], torch.inf),
     )
 
 
@@ -142,30 +162,16 @@ def step(tables: Tables, state: State, decision: BlocksDecision[Tensor], reward:
         The next state, the outcome [B, K] and reward [B] of the slot, and `Info`. Reset the worlds that are `truncated`
             before the next step.
     """
-    edge, draws = tables.edge, state.draws
-    refused = draws.task_mask & ~feasible(tables, state, decision)
-    local_j = tables.device_j[_kind(tables, state)].sum(-1)
-    dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
-    works = draws.task_mask & ~dropped
-    plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
-    usage = block_visits.run_visits(edge, state, block_visits.visits_of(edge, plan, _work_s(tables, state, plan)))
-
-    power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
-    device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
-    energy_j = device_j + compute.transmit_j(power_w, usage.airtime_s)
-    outcome = core.outcome_of(
-        device_s=usage.device_s,
-        upload_s=usage.upload_s,
-        queue_s=torch.where(dropped, draws.deadline_s, usage.queue_s),
-        server_s=usage.on_server_s,
-        download_s=usage.download_s + _answer_s(tables, plan),
-        energy_j=energy_j,
-        accuracy=exogenous.take(tables.accuracy, draws.model) * works,
-        admitted=draws.task_mask & ~refused,
-        answered=works,
-        deadline_s=draws.deadline_s,
-    )
-    spent_j = state.spent_j.scatter_add(-1, draws.device, energy_j) if edge.limited_energy else state.spent_j
+    edge = tables.edge
+    served = serve(tables, state, decision)
+    outcome, usage = served.outcome, served.usage
+    if isinstance(reward, Late):
+        paid = reward.of_excess(outcome, served.excess_s, state.draws)
+    else:
+        paid = reward(outcome, state.draws)
+    spent_j = state.spent_j
+    if edge.limited_energy:
+        spent_j = spent_j.scatter_add(-1, state.draws.device, outcome.energy_j)
     after = core.next_slot(
         edge,
         state,
@@ -175,8 +181,44 @@ def step(tables: Tables, state: State, decision: BlocksDecision[Tensor], reward:
         spent_j=spent_j,
     )
     truncated = after.slot >= edge.edge.slots
-    info = Info(truncated, refused, dropped, usage.server_tasks, usage.server_work_s)
-    return Step(after, outcome, reward(outcome, draws), info)
+    info = Info(truncated, served.refused, served.dropped, usage.server_tasks, usage.server_work_s)
+    return Step(after, outcome, paid, info)
+
+
+def serve(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Served:
+    """Return what becomes of the tasks of a slot, without going to the next slot.
+
+    Args:
+        tables: from `load`.
+        state: at the beginning of the slot; unchanged.
+        decision: [B, K, M]; entries without a block do not matter.
+    """
+    edge, draws = tables.edge, state.draws
+    refused = draws.task_mask & ~feasible(tables, state, decision)
+    local_j = tables.device_j[_kind(tables, state)].sum(-1)
+    dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
+    works = draws.task_mask & ~dropped
+    plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
+    work_s, deadline_s = _work_s(tables, state, plan), _deadline_s(tables, state)
+    usage = block_visits.run_visits(edge, state, block_visits.visits_of(edge, plan, work_s))
+    power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
+    device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
+    outcome = core.outcome_of(
+        device_s=usage.device_s,
+        upload_s=usage.upload_s,
+        queue_s=torch.where(dropped, deadline_s, usage.queue_s),
+        server_s=usage.on_server_s,
+        download_s=usage.download_s + _answer_s(tables, plan),
+        energy_j=device_j + compute.transmit_j(power_w, usage.airtime_s),
+        accuracy=exogenous.take(tables.accuracy, draws.model) * works,
+        admitted=draws.task_mask & ~refused,
+        answered=works,
+        deadline_s=deadline_s,
+    )
+    excess_s = _excess_s(tables, state, plan, work_s, usage.before_s, outcome)
+    if tables.block_deadlines:
+        outcome = outcome._replace(in_time=works & (excess_s <= 0))
+    return Served(outcome, usage, refused, dropped, excess_s)
 
 
 def feasible(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Tensor:
@@ -237,6 +279,26 @@ def _work_s(tables: Tables, state: State, plan: Plan) -> Tensor:
     on_server_s = exogenous.take(tables.server_s.reshape(-1), entry) * draws.server_factor[..., None] / share
     on_device_s = tables.device_s[_kind(tables, state)] * draws.device_factor[..., None]
     return torch.where(on_server, on_server_s, on_device_s) * plan.exists
+
+
+def _deadline_s(tables: Tables, state: State) -> Tensor:
+    """Return the deadline of each task, [B, K]: the drawn one, or the sum of its blocks'."""
+    draws = state.draws
+    return draws.deadline_s * tables.exists.sum(-1)[draws.model] if tables.block_deadlines else draws.deadline_s
+
+
+def _excess_s(
+    tables: Tables, state: State, plan: Plan, work_s: Tensor, before_s: Tensor, outcome: Outcome[Tensor]
+) -> Tensor:
+    """Return the time after the deadline of each task, or that of its blocks summed (equation 13), [B, K].
+
+    A lost task waits until its deadline and exceeds nothing.
+    """
+    if not tables.block_deadlines:
+        return (outcome.latency_s - state.draws.deadline_s).clamp(min=0)
+    begins = torch.nn.functional.pad(plan.place[..., 1:] != plan.place[..., :-1], (1, 0), value=True)
+    block_s = work_s + before_s.gather(-1, plan.moves.cumsum(-1)) * begins
+    return ((block_s - state.draws.deadline_s[..., None]).clamp(min=0) * plan.exists).sum(-1)
 
 
 def _answer_s(tables: Tables, plan: Plan) -> Tensor:

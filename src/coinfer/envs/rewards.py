@@ -4,6 +4,7 @@ Each is a sum over the tasks of the slot of a formula in `physics.rewards`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,15 +25,40 @@ def latency(outcome: Outcome[Tensor], draws: Draws) -> Tensor:
     return _slot_sum(task_rewards.latency_reward(outcome.latency_s), draws)
 
 
-def late(weight: float = 1.0) -> Reward:
+@dataclass(frozen=True)
+class Late:
+    """Minus the summed latency and `weight` times the time after the deadline (multi-task A3C, equation 14)."""
+
+    weight: float = 1.0
+    """Weight of a second after the deadline, without unit."""
+
+    def __call__(self, outcome: Outcome[Tensor], draws: Draws) -> Tensor:
+        """Return the reward of slots whose deadlines limit whole tasks, [B].
+
+        Args:
+            outcome: of the slot's tasks.
+            draws: of the slot.
+        """
+        return self.of_excess(outcome, (outcome.latency_s - draws.deadline_s).clamp(min=0), draws)
+
+    def of_excess(self, outcome: Outcome[Tensor], excess_s: Tensor, draws: Draws) -> Tensor:
+        """Return the reward of slots with a known time after the limits, [B].
+
+        Args:
+            outcome: of the slot's tasks.
+            excess_s: [B, K] time after the task's deadline, or that of its blocks summed (equation 13).
+            draws: of the slot.
+        """
+        return _slot_sum(task_rewards.late_reward(outcome.latency_s, excess_s, self.weight), draws)
+
+
+def late(weight: float = 1.0) -> Late:
     """Return a reward: minus the summed latency and `weight` times the time after the deadline (multi-task A3C).
 
     Args:
         weight: of a second after the deadline, without unit.
     """
-    return lambda outcome, draws: _slot_sum(
-        task_rewards.late_reward(outcome.latency_s, draws.deadline_s, weight), draws
-    )
+    return Late(weight)
 
 
 def weighted(best_bps: float, sensitivity: float, scale_s: float) -> Reward:

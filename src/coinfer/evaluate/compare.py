@@ -11,8 +11,7 @@ import torch
 from coinfer.envs.batched_env import reward_of
 from coinfer.errors import UserError
 from coinfer.evaluate import frames, limits, policy_files, report
-from coinfer.evaluate.oracles import ORACLES
-from coinfer.evaluate.simulate import Maker, Run, known_policies, run_policy
+from coinfer.evaluate.simulate import Maker, Run, known_oracles, known_policies, run_policy
 from coinfer.policies.heuristics.wireless_power import MODES
 from coinfer.progress import Progress, quiet
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
@@ -107,8 +106,8 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
     world = compiled.world
     check_policies(world, settings.policies)
     _check_device(settings.device)
-    if settings.bound and not isinstance(world, OffloadWorld):
-        raise UserError(f"{world.name}: --bound is for scenarios of environment offload")
+    if settings.bound and isinstance(world, WirelessPowerWorld):
+        raise UserError(f"{world.name}: --bound is for scenarios of environment offload or blocks")
     notes = compiled.notes
     makers: dict[str, Maker] = {}
     for name in filter(is_policy_file, settings.policies):
@@ -134,8 +133,9 @@ def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Maker | N
     world, count = compiled.world, (settings.seeds, settings.episodes)
     if isinstance(world, WirelessPowerWorld):
         return frames.run(world, name, *count, settings.device, progress)
-    if name == limits.OPTION and isinstance(world, OffloadWorld):
-        return limits.lower_bound(world, *count, progress=progress)
+    if name == limits.OPTION:
+        bound = limits.lower_bound if isinstance(world, OffloadWorld) else limits.lower_bound_of_blocks
+        return bound(world, *count, progress=progress)  # pyright: ignore[reportArgumentType]
     return run_policy(
         world,
         display_name(name),
@@ -169,7 +169,7 @@ def check_policies(world: World, names: Sequence[str]) -> None:
     if isinstance(world, WirelessPowerWorld):
         known = tuple(MODES)
     else:
-        known = (*known_policies(world), *((*ORACLES, limits.OPTION) if isinstance(world, OffloadWorld) else ()))
+        known = (*known_policies(world), *known_oracles(world), limits.OPTION)
     for name in names:
         if name not in known and not is_policy_file(name):
             near = difflib.get_close_matches(name, known, 1)

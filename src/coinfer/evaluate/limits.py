@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from coinfer.envs import core, offload
-from coinfer.evaluate import oracles
+from coinfer.envs import blocks, core, offload
+from coinfer.evaluate import blocks_oracles, oracles
 from coinfer.evaluate.simulate import MEASURES, Run, episode_seeds
-from coinfer.policies.bounds import episode
+from coinfer.policies.bounds import blocks_slot, episode
 from coinfer.policies.bounds.episode import Tasks
 from coinfer.progress import Progress, quiet
-from coinfer.scenario.world import OffloadWorld
+from coinfer.scenario.world import BlocksWorld, OffloadWorld
 
 NAME = "lower bound"
 OPTION = "lower-bound"
@@ -46,6 +46,33 @@ def lower_bound(world: OffloadWorld, seeds: int, episodes: int, steps: int = 100
     measures = dict.fromkeys(MEASURES, missing)
     measures |= {"mean_s": by_seed[0] / by_seed[2], "in_time": 1 - by_seed[1].clip(0) / by_seed[2]}
     return Run(NAME, measures, int(count.sum()), 0.0)
+
+
+def lower_bound_of_blocks(world: BlocksWorld, seeds: int, episodes: int, progress: Progress = quiet) -> Run:
+    """Return bounds of the mean latency from below for the episodes of `simulate.run_policy`; all else is NaN.
+
+    They are sums of bounds of slots that begin idle (`bounds.blocks_slot`).
+
+    Args:
+        world: a compiled scenario.
+        seeds: number of seeds; each gives one value of every measure.
+        episodes: number of episodes of each seed.
+        progress: called with slots done, slots to do, and `NAME`.
+    """
+    tables = blocks.load(world, dtype=torch.float64)
+    state = blocks.reset(tables, episode_seeds(seeds, episodes))
+    may_drop = world.edge.drop_refused or bool(tables.edge.limited_energy)
+    latency_s, count = torch.zeros(seeds * episodes, dtype=torch.float64), torch.zeros(seeds * episodes)
+    for slot in range(world.edge.slots):
+        progress(slot, world.edge.slots, NAME)
+        number = torch.full_like(state.seed, slot)
+        state = state._replace(slot=number, draws=core.draw(tables.edge, state.seed, number))
+        latency_s += blocks_slot.least_latency(blocks_oracles.true_observation(tables, state), may_drop)
+        count += state.draws.task_mask.sum(-1)
+    progress(world.edge.slots, world.edge.slots, NAME)
+    by_seed = [part.reshape(seeds, episodes).sum(-1).numpy() for part in (latency_s, count)]
+    measures = dict.fromkeys(MEASURES, torch.full((seeds,), torch.nan).numpy())
+    return Run(NAME, measures | {"mean_s": by_seed[0] / by_seed[1]}, int(count.sum()), 0.0)
 
 
 def true_tasks(tables: offload.Tables, seeds: Tensor, start: int, end: int) -> Tasks:

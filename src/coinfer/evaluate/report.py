@@ -14,7 +14,7 @@ from coinfer.evaluate.simulate import Run
 from coinfer.evaluate.statistics import Estimate, interval, paired_difference
 from coinfer.files import write_atomic, write_figure
 from coinfer.records import as_json
-from coinfer.scenario.world import OffloadWorld, World
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, World
 from coinfer.units import MEGA, MILLI
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ COLUMNS = {
     "mean_s": ("mean ms", MILLI),
     "p95_s": ("p95 ms", MILLI),
     "p99_s": ("p99 ms", MILLI),
+    "local_s": ("local ms", MILLI),
+    "edge_s": ("edge ms", MILLI),
     "in_time": ("in time %", 0.01),
     "throughput": ("in time/s", 1.0),
     "accuracy": ("accuracy %", 0.01),
@@ -38,6 +40,8 @@ COLUMNS = {
 """Heading and unit of each measure; a table has columns for the measures that its runs have."""
 OF_EXITS = ("throughput", "timely_accuracy")
 """Measures of worlds whose tasks may leave a network early."""
+OF_BLOCKS = ("local_s", "edge_s")
+"""Measures of worlds that place every block."""
 
 
 def columns_of(world: World) -> dict[str, tuple[str, float]]:
@@ -47,7 +51,9 @@ def columns_of(world: World) -> dict[str, tuple[str, float]]:
         world: a compiled scenario.
     """
     accuracies = world.option_accuracy[world.option_mask] if isinstance(world, OffloadWorld) else np.zeros(1)
-    return {name: column for name, column in COLUMNS.items() if np.ptp(accuracies) > 0 or name not in OF_EXITS}
+    unsaid = () if isinstance(world, BlocksWorld) else OF_BLOCKS
+    unsaid += () if np.ptp(accuracies) > 0 else OF_EXITS
+    return {name: column for name, column in COLUMNS.items() if name not in unsaid}
 
 
 def comparison_table(title: str, runs: Sequence[Run], columns: Mapping[str, tuple[str, float]] = COLUMNS) -> Table:

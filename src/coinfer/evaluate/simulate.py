@@ -16,7 +16,7 @@ from coinfer.envs import blocks, offload, rewards
 from coinfer.envs.batched_env import environment_of
 from coinfer.envs.core import Info, State
 from coinfer.errors import UserError, printable
-from coinfer.evaluate import oracles
+from coinfer.evaluate import blocks_oracles, oracles
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies import shipped
@@ -36,6 +36,8 @@ MEASURES = {
     "mean_s": "mean latency",
     "p95_s": "95th percentile of the latency",
     "p99_s": "99th percentile of the latency",
+    "local_s": "mean time on the device, with waiting there (local delay)",
+    "edge_s": "mean time outside the device: links, servers and waiting there (edge delay)",
     "in_time": "share of tasks answered before their deadline",
     "accuracy": "mean accuracy, 0 for lost tasks",
     "timely_accuracy": "mean accuracy, 0 for late and lost tasks",
@@ -66,6 +68,15 @@ def known_policies(world: OffloadWorld | BlocksWorld) -> Mapping[str, Maker]:
         world: a compiled scenario.
     """
     return {**OFFLOAD, **shipped.makers(world.edge.slot_s)} if isinstance(world, OffloadWorld) else BLOCKS
+
+
+def known_oracles(world: OffloadWorld | BlocksWorld) -> Mapping[str, Callable[..., Callable[..., Decision]]]:
+    """Return what makes the deciders of a world that know its true state, by their names on the command line.
+
+    Args:
+        world: a compiled scenario.
+    """
+    return oracles.ORACLES if isinstance(world, OffloadWorld) else blocks_oracles.BLOCKS_ORACLES
 
 
 def episode_seeds(seeds: int, episodes: int, first: int = 0) -> Tensor:
@@ -137,11 +148,11 @@ def _decider(
     world: OffloadWorld | BlocksWorld, tables: offload.Tables | blocks.Tables, name: str, maker: Maker | None
 ) -> Callable[[State, Observation], Decision]:
     """Return a function from the state and its observation to a decision; only oracles read the state."""
-    if maker is None and name in oracles.ORACLES:
-        return _from_oracle(oracles.ORACLES[name], tables)
-    known = known_policies(world)
+    known, clairvoyant = known_policies(world), known_oracles(world)
+    if maker is None and name in clairvoyant:
+        return cast(Callable[[State, Observation], Decision], clairvoyant[name](tables))
     if maker is None and name not in known:
-        raise UserError(f"no policy {name!r} for {world.name}; there are {', '.join((*known, *oracles.ORACLES))}")
+        raise UserError(f"no policy {name!r} for {world.name}; there are {', '.join((*known, *clairvoyant))}")
     policy = (maker or known[name])(0)
     return lambda _, observation: checked_decision(name, policy, observation)
 
@@ -221,6 +232,7 @@ class OutcomeLog:
         self._task_mask.append(task_mask.cpu().numpy())
         flags = {"in_time": outcome.in_time, "dropped": info.dropped, "refused": info.refused}
         values = {"latency_s": outcome.latency_s, "accuracy": outcome.accuracy, "energy_j": outcome.energy_j}
+        values |= {"local_s": outcome.device_s, "edge_s": outcome.latency_s - outcome.device_s}
         for name, field in {**flags, **values}.items():
             self._fields.setdefault(name, []).append(field.cpu().numpy())
         self._reward.append(reward.cpu().numpy())

@@ -15,17 +15,15 @@ def latency_reward(latency_s: V) -> V:
     return -latency_s
 
 
-def late_reward(latency_s: A, deadline_s: A, weight: float = 1.0) -> A:
-    """Return -(L + beta max(L - tau, 0)) of each task (multi-task A3C, IEEE TMC 2024; beta is not given).
-
-    The paper limits every block by tau; here the whole task is limited.
+def late_reward(latency_s: V, excess_s: V, weight: float = 1.0) -> V:
+    """Return -(L + beta psi) of each task (multi-task A3C, IEEE TMC 2024, equation 14; beta is not given).
 
     Args:
         latency_s: L.
-        deadline_s: tau, from the request; infinite if there is none.
+        excess_s: psi, time after the limits, at least 0; the paper's is a sum over blocks (equation 13).
         weight: beta, without unit.
     """
-    return -(latency_s + weight * (latency_s - deadline_s).clip(0))
+    return -(latency_s + weight * excess_s)
 
 
 def weighted_reward(

@@ -292,6 +292,7 @@ def _blocks_world(spec: BlocksScenario, edge: Edge, costs: _BlockCosts) -> Block
         block_mask=np.ones((len(spec.models), spec.blocks), dtype=bool),
         accuracy=np.array([model.accuracy[0] for model in spec.models]),
         backhaul_bps=spec.backhaul_bps,
+        block_deadlines=spec.deadline_of == "block",
     )
 
 

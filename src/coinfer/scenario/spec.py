@@ -318,6 +318,8 @@ class BlocksScenario(BaseScenario):
     """Number of blocks of equal arithmetic, as far as the network's cuts allow."""
     backhaul_bps: Rate
     """Rate between two servers."""
+    deadline_of: Annotated[str, one_of("task", "block")] = "task"
+    """Whether a drawn deadline limits the whole task, or each of its blocks with the transfer and waiting before it."""
 
 
 class WirelessPowerScenario(Spec):

@@ -149,6 +149,8 @@ class BlocksWorld(NamedTuple):
     """[X] accuracy of the whole network; no placement changes it."""
     backhaul_bps: float
     """Rate between two servers."""
+    block_deadlines: bool = False
+    """Whether a drawn deadline limits each block, with transfer and waiting before it, instead of the whole task."""
 
     @property
     def blocks(self) -> int:

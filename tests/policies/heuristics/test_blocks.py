@@ -36,6 +36,7 @@ def random_blocks(seed: int, worlds: int, tasks: int, count: int, servers: int) 
         energy_left_j=torch.full((worlds, tasks), torch.inf),
         observation_age_s=torch.zeros(worlds, servers),
         uplink_backlog_s=drawn(-0.3, 0.3, worlds, tasks).clamp(min=0),
+        block_deadline_s=torch.full((worlds, tasks, count), torch.inf),
     )
 
 
@@ -109,6 +110,16 @@ def test_greedy_takes_the_least_loaded_server_block_by_block():
         block_server_s=torch.full((1, 1, 4, 2), 0.2, dtype=torch.float64),
     )
     assert blocks.greedy()(seen).place[0, 0].tolist() == [2, 2, 1, 2]
+
+
+def test_greedy_counts_the_work_of_the_slots_other_tasks_and_may_count_the_device():
+    seen = all_up(0, 2, 2, 2)._replace(
+        block_server_s=torch.full((1, 2, 2, 2), 0.2, dtype=torch.float64),
+        block_device_s=torch.full((1, 2, 2), 0.5, dtype=torch.float64),
+        device_backlog_s=torch.tensor([[0.1, 0.0]], dtype=torch.float64),
+    )
+    assert blocks.greedy()(seen).place[0].tolist() == [[1, 2], [1, 2]]
+    assert blocks.greedy_device()(seen).place[0].tolist() == [[1, 2], [0, 1]]
 
 
 def test_device_only_and_server_only_do_not_split():

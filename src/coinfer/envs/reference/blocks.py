@@ -28,6 +28,8 @@ class Leg(NamedTuple):
     """Time of a transfer that does not wait: down, or between servers."""
     queue: Queue
     service_s: float
+    later_s: tuple[float, ...]
+    """Times of its blocks after the first, which wait for nothing."""
 
 
 class Job(NamedTuple):
@@ -39,6 +41,10 @@ class Job(NamedTuple):
     energy_j: float
     accuracy: float
     admitted: bool
+    deadline_s: float
+    """Of the task."""
+    block_deadline_s: float
+    """Of each block, with transfer and waiting before it."""
 
 
 def run(
@@ -81,7 +87,8 @@ class _Run:
             self._announce(number, [job for job in jobs if job is not None])
             for task, job in zip(slot.tasks, jobs, strict=True):
                 if job is None:
-                    self.by_slot[number][task.number] = lost_outcome(task)
+                    deadline_s = task.deadline_s * self._limited_blocks(task)
+                    self.by_slot[number][task.number] = lost_outcome(task._replace(deadline_s=deadline_s))
                 else:
                     self.spent_j[task.device] += job.energy_j
                     self.clock.process(self._run_job(number, job))
@@ -136,12 +143,21 @@ class _Run:
                 service_s = self.world.block_server_s[task.model, block, place] * task.server_factor / slot.share[place]
             uplink = ("radio", task.device) if place != previous and previous == DEVICE else None
             if legs and place == previous:
-                legs[-1] = legs[-1]._replace(service_s=legs[-1].service_s + float(service_s))
+                later_s = (*legs[-1].later_s, float(service_s))
+                legs[-1] = legs[-1]._replace(service_s=legs[-1].service_s + float(service_s), later_s=later_s)
             else:
-                legs.append(Leg(uplink, airtime_s, free_s, queue, float(service_s)))
+                legs.append(Leg(uplink, airtime_s, free_s, queue, float(service_s), ()))
             previous = place
         answer_s = 0.0 if previous == DEVICE else float(edge.download_s[previous])
-        return Job(task, legs, answer_s, float(energy_j), float(self.world.accuracy[task.model]), admitted)
+        accuracy, block_deadline_s = float(self.world.accuracy[task.model]), float("inf")
+        if self.world.block_deadlines:
+            block_deadline_s = task.deadline_s
+        deadline_s = task.deadline_s * self._limited_blocks(task)
+        return Job(task, legs, answer_s, float(energy_j), accuracy, admitted, deadline_s, block_deadline_s)
+
+    def _limited_blocks(self, task: Task) -> int:
+        """Return how many limits the task's deadline is the sum of."""
+        return int(self.world.block_mask[task.model].sum()) if self.world.block_deadlines else 1
 
     def _announce(self, number: int, jobs: list[Job]) -> None:
         """Join the groups of this slot at all resources that its tasks will use."""
@@ -155,7 +171,9 @@ class _Run:
     def _run_job(self, number: int, job: Job) -> Events:
         began_s = self.clock.now
         device_s = upload_s = queue_s = server_s = download_s = 0.0
+        in_time = True
         for leg in job.legs:
+            left_s = self.clock.now
             if leg.radio is not None:
                 asked_s = self.clock.now
                 yield from self._use(number, leg.radio, job.task.number, leg.airtime_s)
@@ -164,6 +182,8 @@ class _Run:
             asked_s = self.clock.now
             yield from self._use(number, leg.queue, job.task.number, leg.service_s)
             took_s = self.clock.now - asked_s
+            first_s = self.clock.now - left_s - sum(leg.later_s)
+            in_time = in_time and max(first_s, *leg.later_s, 0.0) <= job.block_deadline_s
             if leg.queue[0] == "processor":
                 device_s, download_s = device_s + took_s, download_s + leg.free_s
             else:
@@ -179,7 +199,7 @@ class _Run:
             energy_j=job.energy_j,
             accuracy=job.accuracy,
             admitted=job.admitted,
-            in_time=latency_s <= job.task.deadline_s,
+            in_time=in_time and (self.world.block_deadlines or latency_s <= job.deadline_s),
         )
 
     def _use(self, number: int, queue: Queue, task: int, service_s: float) -> Events:

@@ -76,26 +76,24 @@ def rpdi(seed: int = 0) -> BlocksPolicy:
 
 
 def greedy(seed: int = 0) -> BlocksPolicy:
-    """Return the paper's Greedy: block after block goes to the server of least load.
+    """Return the paper's Greedy: task after task, block after block goes to the server of least load.
 
-    A task counts the blocks that it has placed itself, not those of the slot's other tasks.
+    The load is the work that waits and that of the blocks placed before, also those of the slot's other tasks.
 
     Args:
         seed: ignored; the policy is deterministic.
     """
+    return lambda observation: _least_loaded(observation, with_device=False)
 
-    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
-        o = observation
-        load_s = _free_s(o)[..., None, 1:].expand(o.uplink_bps.shape)
-        places = []
-        for work_s in o.block_server_s.unbind(-2):
-            server = load_s.argmin(-1)
-            added_s = work_s.gather(-1, server[..., None])
-            load_s = load_s.scatter_add(-1, server[..., None], added_s)
-            places.append(server + 1)
-        return _reachable(o, torch.stack(places, -1))
 
-    return decide
+def greedy_device(seed: int = 0) -> BlocksPolicy:
+    """Return Greedy with the task's own device as one more place: the paper reports a local delay of its Greedy, which
+    "each block selects the server with a lower load" cannot have.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
+    return lambda observation: _least_loaded(observation, with_device=True)
 
 
 def best_cut(seed: int = 0) -> BlocksPolicy:
@@ -136,6 +134,7 @@ BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
     "device-only": device_only,
     "server-only": server_only,
     "greedy": greedy,
+    "greedy-device": greedy_device,
     "best-cut": best_cut,
     "sequential-greedy": sequential_greedy,
 }
@@ -145,14 +144,34 @@ BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
 def fastest_places(observation: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:
     """Return the placement of least latency of each task if it were alone behind given queues, [.., K, M].
 
-    An earlier end of a block is never worse for the next block, so only the earliest time at which each place can have
-    done the blocks so far has to be known (Bellman).
-
     Args:
         observation: with any leading batch axes.
         free_s: [.., K, N + 1] seconds until the device (not read) and each server has done its earlier work.
     """
-    o = observation
+    done_s, previous_places = _earliest_ends_s(observation, free_s)
+    place, places = done_s.argmin(-1, keepdim=True), []
+    for previous in reversed(previous_places):
+        places.append(place)
+        place = previous.gather(-1, place)
+    return torch.cat(places[::-1], -1)
+
+
+def least_latency_s(observation: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:
+    """Return the least latency of each task if it were alone behind given queues, [.., K].
+
+    Args:
+        observation: with any leading batch axes.
+        free_s: [.., K, N + 1] as for `fastest_places`.
+    """
+    return _earliest_ends_s(observation, free_s)[0].amin(-1)
+
+
+def _earliest_ends_s(o: BlocksObservation[Tensor], free_s: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return when each task could end in each place, [.., K, N + 1], and for every block the best place before it.
+
+    An earlier end of a block is never worse for the next block, so only the earliest time at which each place can have
+    done the blocks so far has to be known (Bellman).
+    """
     work_s = torch.cat([o.block_device_s[..., None], o.block_server_s], -1)
     done_s = torch.full_like(work_s[..., 0, :], torch.inf)
     done_s[..., 0] = 0
@@ -166,11 +185,20 @@ def fastest_places(observation: BlocksObservation[Tensor], free_s: Tensor) -> Te
         exists = o.block_mask[..., m, None]
         previous_places.append(torch.where(exists, previous, torch.arange(previous.shape[-1], device=previous.device)))
         done_s = torch.where(exists, latency.end_s(arrival_s, free_s, work_s[..., m, :]), done_s)
-    place, places = done_s.argmin(-1, keepdim=True), []
-    for previous in reversed(previous_places):
-        places.append(place)
-        place = previous.gather(-1, place)
-    return torch.cat(places[::-1], -1)
+    return done_s, previous_places
+
+
+def _least_loaded(o: BlocksObservation[Tensor], *, with_device: bool) -> BlocksDecision[Tensor]:
+    """Return the place of least load of each block, which its work is added to."""
+    work_s = torch.cat([o.block_device_s[..., None], o.block_server_s], -1) * o.block_mask[..., None]
+    places, load_s = torch.zeros_like(o.block_mask, dtype=torch.int64), _free_s(o)
+    for k in range(work_s.shape[-3]):
+        load_s[..., 0] = o.device_backlog_s[..., k] if with_device else torch.inf
+        for m in range(work_s.shape[-2]):
+            place = load_s.argmin(-1, keepdim=True)
+            load_s = load_s.scatter_add(-1, place, work_s[..., k, m, :].gather(-1, place))
+            places[..., k, m] = place[..., 0]
+    return _reachable(o, places)
 
 
 def _reachable(observation: BlocksObservation[Tensor], place: Tensor) -> BlocksDecision[Tensor]:
