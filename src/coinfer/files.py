@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from errno import EISDIR
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,28 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             part.unlink()
         if not isinstance(error, OSError):
             raise
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out before long work whether a file can be written; nothing stays of the attempt.
+
+    Args:
+        path: to be written by `write_atomic` later.
+
+    Raises:
+        OSError: if it cannot be written; it names the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.open("wb").close()
+        part.unlink()
+    except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from None
 
 

@@ -1,7 +1,7 @@
-"""`coinfer infer`: answer pictures from this device."""
+"""`coinfer infer`: answer pictures or other inputs from this device."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,13 +30,38 @@ from coinfer.cli.options import (
     parse_confidence,
     parse_shapes,
 )
+from coinfer.cli.picture_options import with_picture_options
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.objective import Objective
 
+if TYPE_CHECKING:
+    from coinfer.graph.pictures import PictureSettings
 
+
+@with_picture_options
 def infer(
+    pictures: "PictureSettings",
     model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    items: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Pictures, folders of them, or files .npy, .npz, .txt, .wav: a request each."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=VALUE",
+            help="An input of every request: a file (.npy, .txt, .wav), numbers with commas, one number to fill it, or "
+            "FILE.npz with several; repeat.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write all outputs (.npz).")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Show so many likeliest classes, and how likely.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Names of the classes, one on a line; those in the file's metadata without.")
+    ] = None,
     servers: Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")] = "",
     deadline_ms: Annotated[float, typer.Option(min=0, help="Milliseconds for each request; 0 is none.")] = 0.0,
     bits: Bits = DEFAULT_BITS,
@@ -57,18 +82,18 @@ def infer(
     confidence_loss: ConfidenceLoss = None,
     policy: PolicyFile = None,
 ) -> None:
-    """Answer pictures from this device, with edge servers where that is faster.
+    """Answer pictures or other inputs from this device, with edge servers where that is faster.
 
-    Times are in milliseconds. Without servers, or when they fail, this device answers.
+    Times are in milliseconds. Without servers, or when they fail, this device answers. What the metadata of the file
+    does not say about pictures is said by options, or once and for all in MODEL.input.yaml beside it.
 
     Example: [bold]coinfer infer resnet50 photos/ --servers 127.0.0.1:8001,127.0.0.1:8002 --deadline-ms 500[/bold]
     """
-    from coinfer.cli.reports.infer_images import infer_images
+    from coinfer.cli.reports.infer_images import Asked, infer_images
 
     infer_images(
         console,
-        model,
-        images,
+        Asked(model, pictures, tuple(items or ()), tuple(inputs or ()), top, labels, out, output),
         DeviceConfig(
             servers=parse_addresses(servers, "--servers"),
             deadline_s=limit_or_inf(deadline_ms / 1e3),
@@ -85,5 +110,4 @@ def infer(
             shapes=parse_shapes(shape),
             engine=engine,
         ),
-        output,
     )

@@ -1,6 +1,6 @@
 """`coinfer plan`: show the best cut for a link, before anything runs."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,11 +23,17 @@ from coinfer.cli.options import (
     parse_bits,
     parse_shapes,
 )
+from coinfer.cli.picture_options import with_picture_options
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.objective import Objective
 
+if TYPE_CHECKING:
+    from coinfer.graph.pictures import PictureSettings
 
+
+@with_picture_options
 def plan(
+    pictures: "PictureSettings",
     model: Model,
     uplink_mbit_s: Annotated[float, typer.Option(help="Link rate to the server, 10^6 bits per second.")] = 10.0,
     device: Annotated[
@@ -60,6 +66,7 @@ def plan(
     show_plan(
         console,
         model,
+        pictures,
         DeviceConfig(
             deadline_s=limit_or_inf(deadline_ms / 1e3),
             objective=Objective(goal, min_accuracy, limit_or_inf(energy_mj / 1e3), power_w, transmit_power_w),

@@ -1,15 +1,21 @@
 """`coinfer profile`: measure a network on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coinfer.cli.console import console
 from coinfer.cli.options import Bits, Model, Shape, Threads, parse_bits, parse_shapes
+from coinfer.cli.picture_options import with_picture_options
+
+if TYPE_CHECKING:
+    from coinfer.graph.pictures import PictureSettings
 
 
+@with_picture_options
 def profile(
+    pictures: "PictureSettings",
     model: Model,
     shape: Shape = None,
     threads: Threads = 1,
@@ -25,4 +31,4 @@ def profile(
     """
     from coinfer.cli.reports.profile_table import profile_model
 
-    profile_model(console, model, parse_shapes(shape), threads, parse_bits(bits), images, output)
+    profile_model(console, model, parse_shapes(shape), pictures, threads, parse_bits(bits), images, output)

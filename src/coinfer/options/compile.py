@@ -6,6 +6,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Names, Options, full_accuracy, measured_accuracy, tabulate, widths
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileError, ProfileTable
+from coinfer.units import IMAGE_BITS
 
 
 def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, ...]:
@@ -55,6 +56,8 @@ class _Exit:
         return {bits: sum(self._size_bits(name, bits) for name in names) for bits in allowed}
 
     def _size_bits(self, name: str, bits: int) -> float:
+        if name in self._graph.inputs and self._graph.image is not None:
+            bits = IMAGE_BITS  # a picture goes as its bytes, and what goes with it as it is
         try:
             return self._table.payload_bits[name][bits]
         except KeyError:

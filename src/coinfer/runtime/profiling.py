@@ -177,7 +177,7 @@ def _encode_picture(x: np.ndarray, image: ImageInput, jpeg_quality: int | None) 
 
 
 def _cache_path(graph: ModelGraph, threads: int) -> Path:
-    stamp = this_machine().model_copy(update={"date": ""}).model_dump_json()
+    stamp = this_machine().model_copy(update={"date": ""}).model_dump_json() + repr(graph.image)
     machine = hashlib.sha256(stamp.encode()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "coinfer" / "profiles" / f"{graph.fingerprint[:16]}-{machine}-{threads}.json"

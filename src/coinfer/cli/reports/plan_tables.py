@@ -10,6 +10,7 @@ from coinfer.cli.reports.cut_name import cut_name
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
+from coinfer.graph.pictures import PictureSettings
 from coinfer.options.compile import compile_options
 from coinfer.profile import devices
 from coinfer.progress import progress_bar
@@ -23,6 +24,7 @@ from coinfer.units import MEGA, MILLI, bytes_of_bits
 def show_plan(
     console: Console,
     model: str,
+    pictures: PictureSettings,
     config: DeviceConfig,
     *,
     uplink_bps: float,
@@ -35,6 +37,7 @@ def show_plan(
     Args:
         console: prints tables and progress.
         model: an ONNX file, or a network of the zoo.
+        pictures: how it takes pictures.
         config: of the device; its profile is a path or None.
         uplink_bps: rate of the link to the server.
         device: class of devices; None for this machine, slowed as `config` says; `list` prints all classes instead.
@@ -50,7 +53,7 @@ def show_plan(
         return
     if not (uplink_bps > 0 and math.isfinite(uplink_bps)):
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
-    graph = open_model(model, config.shapes or shapes_of(config.profile))
+    graph = open_model(model, config.shapes or shapes_of(config.profile), pictures)
     with progress_bar(console, f"measuring {graph.name}") as progress:
         table = profile_for(graph, config.profile, config.threads, progress)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)

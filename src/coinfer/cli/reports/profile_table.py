@@ -7,9 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.cli.reports.cut_name import cut_name
+from coinfer.files import check_writable
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.onnx.axes import Shapes
 from coinfer.graph.open_model import open_model
+from coinfer.graph.pictures import PictureSettings
 from coinfer.options.compile import compile_options
 from coinfer.profile.table import ProfileTable
 from coinfer.progress import progress_bar
@@ -22,6 +24,7 @@ def profile_model(
     console: Console,
     model: str,
     shapes: Shapes,
+    pictures: PictureSettings,
     threads: int,
     bits: Sequence[int],
     images: Path | None,
@@ -33,6 +36,7 @@ def profile_model(
         console: prints table and progress.
         model: an ONNX file, or a network of the zoo.
         shapes: sizes of its free axes.
+        pictures: how it takes pictures.
         threads: of ONNX Runtime.
         bits: per element, a column of sizes each.
         images: folder of sample pictures; None takes the shipped ones.
@@ -41,12 +45,13 @@ def profile_model(
     Raises:
         UserError: for what a user can mend, in one line.
     """
-    graph = open_model(model, shapes)
+    graph = open_model(model, shapes, pictures)
+    path = output or Path(f"{graph.name}.profile.json")
+    check_writable(path)
     samples = samples_for(graph, load_images(images))
     with progress_bar(console, f"measuring {graph.name}") as progress:
         profile = measure_with_codec(graph, threads, samples, progress)
     console.print(_cuts_table(graph, profile, bits))
-    path = output or Path(f"{graph.name}.profile.json")
     profile.save(path)
     console.print(f"saved {path}")
 
