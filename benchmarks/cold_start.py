@@ -19,7 +19,7 @@ import numpy as np
 from coinfer.demo.cluster import edges
 from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model
-from coinfer.profile.measure import random_samples
+from coinfer.profile.samples import random_samples
 from coinfer.runtime.protocol.messages import InferRequest, from_array
 from coinfer.runtime.transport.grpc_transport import GrpcTransport, client_options
 

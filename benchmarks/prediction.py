@@ -22,7 +22,8 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import open_session
 from coinfer.graph.zoo import networks
-from coinfer.profile.measure import WARM_UP, Engine, measure, random_samples, run_s, this_machine
+from coinfer.profile.measure import WARM_UP, Engine, measure, run_s, this_machine
+from coinfer.profile.samples import random_samples
 from coinfer.profile.table import ProfileTable
 
 RESULT = Path(__file__).resolve().parent / "results/prediction.json"

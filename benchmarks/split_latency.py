@@ -25,8 +25,9 @@ from coinfer.graph.segment import split
 from coinfer.graph.session import open_session
 from coinfer.options.compile import compile_options
 from coinfer.options.table import Options
-from coinfer.profile.measure import measure, random_samples
+from coinfer.profile.measure import measure
 from coinfer.profile.payloads import Codec
+from coinfer.profile.samples import random_samples
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.codec import codec

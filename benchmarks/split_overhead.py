@@ -23,7 +23,7 @@ from coinfer.graph.segment import segment, split
 from coinfer.graph.session import open_session
 from coinfer.options.compile import compile_options
 from coinfer.options.prune import SPEED_RATIOS, prune
-from coinfer.profile.measure import random_samples
+from coinfer.profile.samples import random_samples
 from coinfer.runtime.profiling import profile_for
 
 BAR = 1.02

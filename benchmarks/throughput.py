@@ -34,7 +34,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model, segment
 from coinfer.graph.session import open_session
-from coinfer.profile.measure import random_samples
+from coinfer.profile.samples import random_samples
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import InferRequest, from_array
 from coinfer.runtime.protocol.protobuf import request_bytes

@@ -12,6 +12,8 @@ MEGA = 1e6
 GIGA = 1e9
 MILLI = 1e-3
 MIB = 1024 * 1024
+MESSAGE_BYTES = 64 * MIB
+"""Largest message between nodes, and largest tensor in one; the first activation of VGG16 alone has 12.8 MB."""
 
 
 def bits_of_bytes(size_bytes: float) -> float:

@@ -19,7 +19,7 @@ def test_blocks_are_as_even_as_any(work: list[int], data: st.DataObject):
     blocks = data.draw(st.integers(1, len(work)))
     done = np.concatenate([[0], np.cumsum(work)])
     cuts = [
-        ChainCut(tensor="t", kind="", elements=1, done_s=0, done_flop=flop, enter_s=0, leave_s=0, payload_bits={})
+        ChainCut(tensors=("t",), kind="", elements=1, done_s=0, done_flop=flop, enter_s=0, leave_s=0, payload_bits={})
         for flop in done.tolist()
     ]
     chosen = even_blocks(cuts, blocks)

@@ -9,8 +9,9 @@ from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.options.compile import compile_options, exits_of
 from coinfer.profile.accuracy import AccuracyError, AccuracyTable
-from coinfer.profile.measure import Engine, cut_tensors, measure, random_samples
+from coinfer.profile.measure import Engine, cut_tensors, measure
 from coinfer.profile.payloads import Codec
+from coinfer.profile.samples import random_samples
 from coinfer.profile.table import ProfileError
 
 PLAIN = networks.build("alexnet-cifar")

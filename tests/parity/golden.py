@@ -55,7 +55,7 @@ from coinfer.rl.core.training import TrainSettings
 from coinfer.runtime.codec import codec
 from coinfer.runtime.codec.tensors import pack
 from coinfer.runtime.device.planning.observation import least_latency, observe
-from coinfer.runtime.device.planning.planner import route_of
+from coinfer.runtime.device.planning.plan import route_of
 from coinfer.runtime.protocol import json_messages, protobuf
 from coinfer.runtime.protocol.messages import ExecutedHop, InferReply, InferRequest, LoadReport, from_array
 from coinfer.scenario.compile import open_world

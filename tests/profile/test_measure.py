@@ -11,8 +11,9 @@ from tests.patience import one_round_right
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.zoo import networks
-from coinfer.profile.measure import Engine, measure, random_samples, this_machine
+from coinfer.profile.measure import Engine, measure, this_machine
 from coinfer.profile.payloads import Codec
+from coinfer.profile.samples import random_samples
 from coinfer.profile.table import ProfileError, ProfileTable
 
 GRAPH = networks.build("alexnet-cifar")

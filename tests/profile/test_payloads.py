@@ -29,7 +29,7 @@ def test_speeds_are_per_byte_in_memory_without_inputs():
     found = measure_payloads(GRAPH, activations([8, 24]), {16: HALF}, {32: PLAIN}, clock=lambda: float(next(ticks)))
     assert found.encode_s_per_byte == {16: pytest.approx(2 / (4 * 32))}
     assert found.decode_s_per_byte == {16: pytest.approx(2 / (4 * 32))}
-    assert found.encode_s == found.decode_s == {"r": {16: pytest.approx(1.0)}}
+    assert found.encode_s == found.decode_s == {"r": {16: pytest.approx(1.0)}, "x": {32: pytest.approx(1.0)}}
 
 
 def test_without_codecs_there_is_nothing_to_say():

@@ -75,7 +75,7 @@ class Encoding(NamedTuple):
             return {bits: float(cut.elements * bits) for bits in allowed}
         missing = next((bits for bits in allowed if bits not in cut.payload_bits), None)
         if missing is not None:
-            raise SizeError(f"no measured size of tensor {cut.tensor!r} at {missing} bits")
+            raise SizeError(f"no measured size of tensor {' + '.join(cut.tensors)!r} at {missing} bits")
         return {bits: cut.payload_bits[bits] for bits in allowed}
 
 
@@ -111,7 +111,7 @@ class _Exit:
     def __init__(self, exit_: int, device: Speed, servers: Sequence[Speed], encoding: Encoding):
         self.exit = exit_
         self._chain = device.table.exits[exit_]
-        self.cuts: list[Names] = [(cut.tensor,) for cut in self._chain]
+        self.cuts: list[Names] = [cut.tensors for cut in self._chain]
         self._device, self._servers, self._encoding = device, servers, encoding
 
     def sizes_bits(self, cut: int) -> Mapping[int, float]:

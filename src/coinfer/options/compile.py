@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Names, Options, full_accuracy, measured_accuracy, tabulate, widths
 from coinfer.profile.accuracy import AccuracyTable
-from coinfer.profile.table import ProfileError, ProfileTable
-from coinfer.units import IMAGE_BITS
+from coinfer.profile.table import ProfileError, ProfileTable, too_large
+from coinfer.units import FLOAT32_BITS, MESSAGE_BYTES, bytes_of_bits
+
+DEFAULT_BITS = (32, 16, 8)
+"""Bits per element that are allowed if nothing else is said."""
 
 
 def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, ...]:
@@ -20,15 +23,24 @@ def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, 
 
 
 def compile_options(
-    graph: ModelGraph, table: ProfileTable, bits: Sequence[int] = (32, 16, 8), accuracy: AccuracyTable | None = None
+    graph: ModelGraph,
+    table: ProfileTable,
+    bits: Sequence[int] = DEFAULT_BITS,
+    accuracy: AccuracyTable | None = None,
+    *,
+    exits: Sequence[Names] | None = None,
 ) -> Options:
     """Return every useful cut of every exit's network with every number of bits, and every exit whole on the device.
+
+    What does not fit into a message (`MESSAGE_BYTES`) is left out. So are, if only 32 bits are allowed, the cuts that
+    the profile does not know to keep every bit of the answers.
 
     Args:
         graph: the network.
         table: the network's profile; it stands for the device and for the one server (N = 1).
         bits: allowed bits per element. An image input is sent as its own bytes (8 bits, exact), any other as it is.
         accuracy: makes each output of the network an exit.
+        exits: outputs of each exit; None takes those that follow from `accuracy`.
 
     Raises:
         ProfileError: if the table belongs to another network, or lacks a size.
@@ -37,7 +49,7 @@ def compile_options(
     table.check(graph)
     if accuracy is not None:
         accuracy.check(graph)
-    exits = exits_of(graph, accuracy)
+    exits = exits_of(graph, accuracy) if exits is None else exits
     right = full_accuracy if accuracy is None else measured_accuracy(accuracy)
     return tabulate((_Exit(graph, table, bits, i, outputs) for i, outputs in enumerate(exits)), right)
 
@@ -49,29 +61,39 @@ class _Exit:
         self.exit = exit_
         self.cuts: list[Names] = [*(cut.tensors for cut in graph.pruned(outputs).useful_cuts()[:-1]), outputs]
         self._graph, self._table, self._bits = graph, table, bits
+        self._head_s, self._tail_s = table.chain_s(graph, outputs)
 
     def sizes_bits(self, cut: int) -> Mapping[int, float]:
+        """Leave out what does not fit into a message: a tensor, all of them together, or the answer."""
         names, graph = self.cuts[cut], self._graph
+        if too_large(graph, names) or too_large(graph, self.cuts[-1]) or not self._is_allowed(names):
+            return {}
         allowed = widths(self._bits, is_input=names == graph.inputs, is_image=graph.image is not None)
-        return {bits: sum(self._size_bits(name, bits) for name in names) for bits in allowed}
+        sizes_bits = {bits: self._size_bits(names, bits) for bits in allowed}
+        return {bits: size for bits, size in sizes_bits.items() if bytes_of_bits(size) <= MESSAGE_BYTES}
 
-    def _size_bits(self, name: str, bits: int) -> float:
-        if name in self._graph.inputs and self._graph.image is not None:
-            bits = IMAGE_BITS  # a picture goes as its bytes, and what goes with it as it is
-        try:
-            return self._table.payload_bits[name][bits]
-        except KeyError:
-            where = f"the profile of {self._table.model!r}"
-            raise ProfileError(f"{where} has no size of tensor {name!r} at {bits} bits: profile it anew") from None
+    def _is_allowed(self, names: Names) -> bool:
+        """Return false for a cut that changes answers, or may, if only exact answers are allowed."""
+        table, inner = self._table, names != self._graph.inputs
+        return not (inner and table.cut_checks and set(self._bits) == {FLOAT32_BITS}) or (
+            table.difference(names, self.cuts[-1]) == 0
+        )
+
+    def _size_bits(self, names: Names, bits: int) -> float:
+        size = self._table.size_bits(self._graph, names, bits)
+        if size is None:
+            where, name = f"the profile of {self._table.model!r}", " + ".join(names)
+            raise ProfileError(f"{where} has no size of tensor {name!r} at {bits} bits: profile it anew")
+        return size
 
     def head_s(self, cut: int) -> float:
-        return self._table.segment_s(self._graph, self._graph.inputs, self.cuts[cut])
+        return float(self._head_s[cut])
 
     def encode_s(self, cut: int, bits: int) -> float:
         return self._table.encoding_s(self._graph, self.cuts[cut], bits)
 
     def tail_s(self, cut: int) -> list[float]:
-        return [self._table.segment_s(self._graph, self.cuts[cut], self.cuts[-1])]
+        return [float(self._tail_s[cut])]
 
     def decode_s(self, cut: int, bits: int) -> list[float]:
         return [self._table.decoding_s(self._graph, self.cuts[cut], bits)]

@@ -11,13 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError, short_repr
 from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
-from coinfer.units import IMAGE_BITS
+from coinfer.units import IMAGE_BITS, WIRE_BITS
 
 _DIGITS = 5
 
@@ -33,10 +34,12 @@ class _Record(BaseModel):
 class ChainCut(_Record):
     """A place to cut the chain; the first is the input, the last the exit's output."""
 
-    tensor: str
+    tensors: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What crosses it."""
     kind: str
-    """ONNX type of the operation that makes it; empty for the input."""
+    """ONNX type of the operation that makes the last of them; empty for inputs."""
     elements: Annotated[int, Field(ge=1)]
+    """Of all of them."""
     done_s: Seconds
     """Time of all operations before it, on the measured machine."""
     done_flop: Annotated[float, Field(ge=0)]
@@ -52,7 +55,7 @@ class ChainCut(_Record):
 class NetworkTable(_Record):
     """A network with one or more exits, at batch 1."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     network: str
     fingerprint: str
     """Fingerprint of the whole `ModelGraph`."""
@@ -107,7 +110,6 @@ def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkT
 
     Raises:
         ProfileError: if a table belongs to another network.
-        NetworkTableError: if the network has several inputs.
     """
     exits = [graph.pruned((output,)) for output in graph.outputs]
     last = tables[-1]
@@ -127,35 +129,34 @@ def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkT
 
 def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:
     table.check(graph)
-    chain, last = list[ChainCut](), len(graph.useful_cuts()) - 1
-    for i, cut in enumerate(graph.useful_cuts()):
-        if len(cut.tensors) != 1:
-            raise NetworkTableError(
-                f"{graph.name}: {len(cut.tensors)} tensors cross its {'end' if i else 'start'}, not one"
-            )
-        (name,) = cut.tensors
-        maker = graph.producer.get(name)
-        done = sorted(cut.head)
-        chain.append(
-            ChainCut(
-                tensor=name,
-                kind="" if maker is None else graph.ops[maker].kind,
-                elements=graph.tensors[name].elements,
-                done_s=float(sum(table.op_s[op] for op in done)),
-                done_flop=float(sum(graph.ops[op].work_flop for op in done)),
-                enter_s=0.0 if i == 0 else table.enter_s.get(name, 0.0),
-                leave_s=0.0 if i == last else table.leave_s.get(name, 0.0),
-                payload_bits=_payloads(graph, table, name),
-            )
+    cuts = graph.useful_cuts()
+    done_s = np.concatenate([[0.0], np.cumsum(table.op_s)]).tolist()
+    done_flop = np.concatenate([[0.0], np.cumsum([op.work_flop for op in graph.ops])]).tolist()
+    return tuple(
+        ChainCut(
+            tensors=cut.tensors,
+            kind=_kind(graph, cut.tensors),
+            elements=sum(graph.tensors[name].elements for name in cut.tensors),
+            done_s=done_s[len(cut.head)],
+            done_flop=done_flop[len(cut.head)],
+            enter_s=0.0 if i == 0 else sum(table.enter_s.get(name, 0.0) for name in cut.tensors),
+            leave_s=0.0 if cut is cuts[-1] else sum(table.leave_s.get(name, 0.0) for name in cut.tensors),
+            payload_bits=_payloads(graph, table, cut.tensors),
         )
-    return tuple(chain)
+        for i, cut in enumerate(cuts)
+    )
 
 
-def _payloads(graph: ModelGraph, table: ProfileTable, name: str) -> dict[int, float]:
-    sizes = table.payload_bits.get(name, {})
-    if name in graph.inputs and graph.image is not None:
-        return {IMAGE_BITS: sizes[IMAGE_BITS]} if IMAGE_BITS in sizes else {}
-    return sizes
+def _kind(graph: ModelGraph, names: Sequence[str]) -> str:
+    makers = [graph.producer[name] for name in names if name in graph.producer]
+    return graph.ops[max(makers)].kind if makers else ""
+
+
+def _payloads(graph: ModelGraph, table: ProfileTable, names: tuple[str, ...]) -> dict[int, float]:
+    """Return the size of what crosses a cut by bits per element, as far as it was measured."""
+    is_image = graph.image is not None and names == graph.inputs
+    known = {bits: table.size_bits(graph, names, bits) for bits in ((IMAGE_BITS,) if is_image else WIRE_BITS)}
+    return {bits: size for bits, size in known.items() if size is not None}
 
 
 def load(path: Path) -> NetworkTable:

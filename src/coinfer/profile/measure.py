@@ -22,12 +22,10 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import CPU, Session, open_session
 from coinfer.profile.payloads import Codec, Payloads, measure_payloads
-from coinfer.profile.table import Machine, ProfileError, ProfileTable, split_by_work
+from coinfer.profile.samples import Sample, check_samples
+from coinfer.profile.table import Machine, ProfileTable, split_by_work, too_large
 from coinfer.profile.trace import Trace, open_traced, read_trace
 from coinfer.progress import Progress, quiet
-
-Sample = Mapping[str, np.ndarray]
-"""One value at batch 1 for each of the network's inputs."""
 
 WARM_UP = 3
 REPEATS = 25
@@ -64,7 +62,8 @@ def measure(
         samples: inputs to run it on; sizes of payloads are means over them.
         codecs: by bits per element; without them the table holds no payloads.
         input_codecs: used instead for the network's inputs, as an image is sent as its own bytes.
-        tensors: whose payloads to measure; those that may be sent (`cut_tensors`) if not given.
+        tensors: whose payloads to measure; those that may be sent (`cut_tensors`) if not given. Those that are
+            too large for a message are left out.
         engine: threads, providers and clock.
         repeats: runs of the whole network, and as many under the profiler.
         progress: called before each block and each sample.
@@ -72,8 +71,8 @@ def measure(
     Raises:
         ProfileError: if there is no sample, or one that does not fit the network's inputs.
     """
-    _check(graph, samples)
-    sent = cut_tensors(graph) if tensors is None else tensors
+    check_samples(graph, samples)
+    sent = [name for name in (cut_tensors(graph) if tensors is None else tensors) if not too_large(graph, [name])]
     steps, step = len(_blocks(graph)) + 1 + len(samples), itertools.count()
 
     def report(what: str) -> None:
@@ -135,19 +134,6 @@ def _blocks(graph: ModelGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     return list(dict.fromkeys(pair for cuts in _chains(graph) for pair in itertools.pairwise(cuts)))
 
 
-def random_samples(graph: ModelGraph, count: int = 1, seed: int = 0) -> list[Sample]:
-    """Return normal noise as samples, if no pictures are at hand. Times are right, sizes of payloads are not.
-
-    Args:
-        graph: says what its inputs are.
-        count: of samples.
-        seed: equal seeds make equal samples.
-    """
-    rng = np.random.default_rng(seed)
-    tensors = [graph.tensors[name] for name in graph.inputs]
-    return [{t.name: rng.standard_normal(t.shape).astype(t.dtype) for t in tensors} for _ in range(count)]
-
-
 def this_machine() -> Machine:
     """Return the stamp of this machine, now."""
     return Machine(
@@ -167,18 +153,6 @@ def _cpu_name() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def _check(graph: ModelGraph, samples: Sequence[Sample]) -> None:
-    if not samples:
-        raise ProfileError(f"{graph.name}: no samples to run it on; random_samples makes some")
-    for k, sample in enumerate(samples):
-        for tensor in map(graph.tensors.__getitem__, graph.inputs):
-            array = sample.get(tensor.name)
-            if array is None or array.shape != tensor.shape or array.dtype != tensor.dtype:
-                got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
-                expected = f"{tensor.dtype} {list(tensor.shape)}"
-                raise ProfileError(f"{graph.name}: input {tensor.name!r} of sample {k} is {got}, expected {expected}")
 
 
 class _Whole(NamedTuple):
@@ -242,7 +216,7 @@ def _run_blocks(
     for first, last in _blocks(graph):
         report(f"running the block before {', '.join(last)}")
         block = _run_block(graph, {name: values[name] for name in first}, last, folder, engine)
-        _add_ends(ends, first[0], last[0], block, whole)
+        _add_ends(ends, _main(graph, first), _main(graph, last), block, whole)
     return ends
 
 
@@ -272,6 +246,12 @@ def _activations(
         report("encoding activations")
         values = _values(graph, sample, names, engine)
         yield {name: values[name] for name in names}
+
+
+def _main(graph: ModelGraph, names: Sequence[str]) -> str:
+    """Return the tensor that stands for all at an end of a block: the largest that the network computes."""
+    computed = [name for name in names if name not in graph.inputs]
+    return max(computed or names, key=lambda name: graph.tensors[name].size_bits)
 
 
 class _Ends(NamedTuple):

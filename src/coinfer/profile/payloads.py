@@ -24,10 +24,10 @@ class Payloads(NamedTuple):
     bits: dict[str, dict[int, float]]
     """Mean encoded size by tensor and bits per element."""
     encode_s_per_byte: dict[int, float]
-    """Seconds per byte of the tensors in memory, by bits per element; without the network's inputs."""
+    """Seconds per byte of what the network computes, in memory, by bits per element; empty if nothing of it is sent."""
     decode_s_per_byte: dict[int, float]
     encode_s: dict[str, dict[int, float]]
-    """Mean time by tensor and bits per element, without the network's inputs."""
+    """Mean time by tensor and bits per element."""
     decode_s: dict[str, dict[int, float]]
 
 
@@ -64,11 +64,9 @@ def measure_payloads(
             for bits, codec in (input_codecs if is_input else codecs).items():
                 payload, encode_s, decode_s = _time_codec(codec, value, clock)
                 sizes[name][bits].append(len(payload))
-                if not is_input:
-                    coding_times[name][bits].append(_CodingTimes(value.nbytes, encode_s, decode_s))
-    totals = (
-        {bits: _total(by_bits[bits] for by_bits in coding_times.values()) for bits in codecs} if coding_times else {}
-    )
+                coding_times[name][bits].append(_CodingTimes(value.nbytes, encode_s, decode_s))
+    computed = [by_bits for name, by_bits in coding_times.items() if name not in graph.inputs]
+    totals = {bits: _total(by_bits[bits] for by_bits in computed) for bits in codecs} if computed else {}
     means = {name: {bits: _mean(times) for bits, times in by_bits.items()} for name, by_bits in coding_times.items()}
     return Payloads(
         {name: {b: bits_of_bytes(float(np.mean(n))) for b, n in by_bits.items()} for name, by_bits in sizes.items()},

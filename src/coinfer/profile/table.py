@@ -10,7 +10,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
-from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT, bytes_of_bits
+from coinfer.units import (
+    FLOAT32_BITS,
+    IMAGE_BITS,
+    MESSAGE_BYTES,
+    WIRE_BITS,
+    WIRE_BITS_TEXT,
+    bits_of_bytes,
+    bytes_of_bits,
+)
 
 
 class ProfileError(UserError):
@@ -32,6 +40,7 @@ def _known_bits(value: int) -> int:
 Seconds = Annotated[float, Field(ge=0), AfterValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
 Bits = Annotated[int, AfterValidator(_known_bits)]
+_HEADER_BYTES = 100
 
 
 class _Record(BaseModel):
@@ -50,10 +59,19 @@ class Machine(_Record):
     """UTC, ISO 8601."""
 
 
+class CutCheck(_Record):
+    """What a cut changes: some tensors are sent without loss, and another session computes the outputs from them."""
+
+    cut: tuple[str, ...]
+    outputs: tuple[str, ...]
+    difference: Annotated[float, Field(ge=0), AfterValidator(_finite)]
+    """Largest difference of the answers over their largest value, on sample inputs; 0 if all are equal."""
+
+
 class ProfileTable(_Record):
     """Times at batch 1. A segment of the network takes `call_s`, its operations, and what its ends cost extra."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     model: str
     fingerprint: str
     """Fingerprint of the `ModelGraph`."""
@@ -84,6 +102,10 @@ class ProfileTable(_Record):
     encode_s: dict[str, dict[Bits, Seconds]] = {}
     """Time of encoding by tensor and bits per element; `encode_s_per_byte` counts for tensors that it lacks."""
     decode_s: dict[str, dict[Bits, Seconds]] = {}
+    sizes: dict[str, dict[int, Positive]] = {}
+    """By free axis and size: time of the whole network over that at the axis's smallest size (`profile.sizing`)."""
+    cut_checks: tuple[CutCheck, ...] = ()
+    """The cuts that may be best, with what they change; empty if this was not measured."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "ProfileTable":
@@ -127,6 +149,27 @@ class ProfileTable(_Record):
         leave_s = sum(self.leave_s[name] for name in outputs if name in made and name not in graph.outputs)
         return self.call_s + sum(self.op_s[i] for i in ops) + enter_s + leave_s
 
+    def difference(self, cut: Sequence[str], outputs: Sequence[str]) -> float | None:
+        """Return what a cut changes (`CutCheck`), or None if that was not measured.
+
+        Args:
+            cut: names of the tensors that cross it.
+            outputs: names of the answers.
+        """
+        wanted = tuple(cut), tuple(outputs)
+        return next((check.difference for check in self.cut_checks if (check.cut, check.outputs) == wanted), None)
+
+    def size_bits(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float | None:
+        """Return the encoded size of tensors together, or None if one was not measured so.
+
+        Args:
+            graph: the profiled network.
+            names: of the tensors.
+            bits: per element; inputs of the network go in a width of their own (`sent_width`).
+        """
+        sizes = [self.payload_bits.get(name, {}).get(sent_width(graph, name, bits)) for name in names]
+        return None if None in sizes else float(sum(size for size in sizes if size is not None))
+
     def encoding_s(self, graph: ModelGraph, names: Sequence[str], bits: int) -> float:
         """Return the predicted time to encode tensors.
 
@@ -161,10 +204,34 @@ class ProfileTable(_Record):
         measured_s: Mapping[str, Mapping[int, float]],
         s_per_byte: Mapping[int, float],
     ) -> float:
-        if bits not in s_per_byte:
-            raise ProfileError(f"the profile of {self.model!r} has no encoding with {bits} bits: profile it anew")
-        plain_s = {name: bytes_of_bits(graph.tensors[name].size_bits) * s_per_byte[bits] for name in names}
-        return sum(measured_s.get(name, {}).get(bits, plain_s[name]) for name in names)
+        total_s = 0.0
+        for name in names:
+            width, size_bytes = sent_width(graph, name, bits), bytes_of_bits(graph.tensors[name].size_bits)
+            one_s = measured_s.get(name, {}).get(width)
+            if one_s is None and width not in s_per_byte:
+                raise ProfileError(f"the profile of {self.model!r} has no encoding with {width} bits: profile it anew")
+            total_s += size_bytes * s_per_byte[width] if one_s is None else one_s
+        return total_s
+
+    def chain_s(self, graph: ModelGraph, outputs: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the predicted times [C] to each of the C useful cuts of `graph.pruned(outputs)`, and from each.
+
+        It equals `segment_s` of every piece, in a time that grows with the network and not with its square.
+
+        Args:
+            graph: the profiled network.
+            outputs: names of those that are computed.
+        """
+        one = graph.pruned(outputs)
+        op_s = np.array(self.op_s)[list(range(len(one.ops)) if one is graph else graph.needed(graph.inputs, outputs))]
+        cuts = one.useful_cuts()
+        done_s = np.concatenate([[0.0], np.cumsum(op_s)])[[len(cut.head) for cut in cuts]]
+        computed = [[name for name in cut.tensors if name not in graph.inputs] for cut in cuts]
+        enter_s = np.array([sum(self.enter_s[name] for name in names) for names in computed])
+        leave_s = np.array([sum(self.leave_s[n] for n in names if n not in graph.outputs) for names in computed])
+        head_s, tail_s = self.call_s + done_s + leave_s, self.call_s + op_s.sum() - done_s + enter_s
+        head_s[0] = tail_s[-1] = 0.0
+        return head_s, tail_s
 
     def head_s(self, graph: ModelGraph, cuts: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the predicted time [C] from the network's inputs to each cut.
@@ -239,13 +306,40 @@ class ProfileTable(_Record):
         """
         path = Path(path)
         try:
-            return ProfileTable.model_validate_json(path.read_bytes())
+            data = path.read_bytes()
+            if b'"format":1,' in data[:_HEADER_BYTES].replace(b" ", b"").replace(b"\n", b""):
+                raise ProfileError(f"{path}: a profile of an older coinfer; write it anew with `coinfer profile`")
+            return ProfileTable.model_validate_json(data)
         except OSError as error:
             raise ProfileError(f"{path}: cannot read this profile: {error.strerror}") from error
         except ValidationError as error:
             raise ProfileError(
                 f"{path}: no valid profile: {first_problem(error)}; write it anew with `coinfer profile`"
             ) from error
+
+
+def too_large(graph: ModelGraph, names: Sequence[str]) -> bool:
+    """Return true if a tensor is larger than a message may be.
+
+    Args:
+        graph: the network.
+        names: of the tensors.
+    """
+    return any(graph.tensors[name].size_bits > bits_of_bytes(MESSAGE_BYTES) for name in names)
+
+
+def sent_width(graph: ModelGraph, name: str, bits: int) -> int:
+    """Return the bits per element under which a tensor's size is known: a picture goes as its own bytes, and other
+    inputs go untouched.
+
+    Args:
+        graph: the network.
+        name: of the tensor.
+        bits: for what the network computes.
+    """
+    if name not in graph.inputs:
+        return bits
+    return FLOAT32_BITS if graph.image is None else IMAGE_BITS
 
 
 def first_problem(error: ValidationError) -> str:

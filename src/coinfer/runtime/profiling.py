@@ -12,9 +12,17 @@ import numpy as np
 
 from coinfer.graph.image_input import ImageInput
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.measure import Engine, Sample, cut_tensors, measure, random_samples, this_machine
+from coinfer.graph.segment import segment
+from coinfer.graph.session import Session, open_session
+from coinfer.options.compile import DEFAULT_BITS, compile_options
+from coinfer.options.prune import SPEED_RATIOS, prune
+from coinfer.options.table import Names
+from coinfer.profile.exactness import cut_differences
+from coinfer.profile.measure import Engine, cut_tensors, measure, this_machine
 from coinfer.profile.payloads import Codec
-from coinfer.profile.table import ProfileError, ProfileTable
+from coinfer.profile.samples import Sample, workable_samples
+from coinfer.profile.sizing import measure_sizes
+from coinfer.profile.table import CutCheck, ProfileError, ProfileTable, too_large
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.codec import codec
 from coinfer.runtime.images import load_images, pixels_of, preprocess
@@ -54,9 +62,8 @@ def profile_for(
     with suppress(ProfileError):
         table = ProfileTable.load(path)
         table.check(graph)
-        sent_tensors = set(cut_tensors(graph))
-        timed_tensors = sent_tensors - set(() if graph.image else graph.inputs)
-        if table.payload_bits.keys() >= sent_tensors and table.encode_s.keys() >= timed_tensors:
+        sent_tensors = {name for name in cut_tensors(graph) if not too_large(graph, [name])}
+        if table.payload_bits.keys() >= sent_tensors and table.encode_s.keys() >= sent_tensors:
             return table
     table = measure_with_codec(graph, threads, samples_for(graph), progress)
     with suppress(OSError):  # a read-only home only costs the next start
@@ -99,15 +106,53 @@ def measure_with_codec(
     image = graph.image
     input_codecs = codecs if image is None else {8: Codec(lambda x: _encode_input(x, image), codec.decode)}
     engine = Engine(threads, clock=time.thread_time if threads == 1 else time.perf_counter)
-    table = measure(graph, samples, codecs, input_codecs=input_codecs, engine=engine, progress=progress)
-    return table if image is None else _with_picture_times(graph, image, table, samples, engine)
+    total = 0
+
+    def first_steps(done: int, steps: int, what: str) -> None:
+        nonlocal total
+        total = steps
+        progress(done, steps + 2, what if done < steps else "running other sizes")
+
+    table = measure(graph, samples, codecs, input_codecs=input_codecs, engine=engine, progress=first_steps)
+    table = table if image is None else _with_picture_times(graph, image, table, samples, engine)
+    whole = open_session(graph, segment(graph, graph.inputs, graph.outputs), threads)
+    table = table.model_copy(update={"sizes": measure_sizes(graph, samples[0], whole, engine.clock)})
+    progress(total + 1, total + 2, "comparing answers with and without cuts")
+    table = _with_cut_checks(graph, table, samples, engine)
+    progress(total + 2, total + 2, "done")
+    return table
+
+
+def _with_cut_checks(graph: ModelGraph, table: ProfileTable, samples: Sequence[Sample], engine: Engine) -> ProfileTable:
+    """Return the table with what the cuts change that may be best at some link rate, load, and speed of a server."""
+    checks = []
+    for outputs in dict.fromkeys((graph.outputs, *((name,) for name in graph.outputs))):
+        ends = (graph.inputs, graph.pruned(outputs).inputs)
+        cuts = tuple(dict.fromkeys(cut for cut in _best_cuts(graph, table, outputs) if cut not in ends))
+
+        def open_(first: Names, last: Names) -> Session:
+            return open_session(graph, segment(graph, first, last), engine.threads, engine.providers)
+
+        found = cut_differences(graph, samples, cuts, outputs, open_)
+        checks += [CutCheck(cut=cut, outputs=outputs, difference=d) for cut, d in zip(cuts, found, strict=True)]
+    return table.model_copy(update={"cut_checks": tuple(checks)})
+
+
+def _best_cuts(graph: ModelGraph, table: ProfileTable, outputs: Names) -> list[Names]:
+    """Return the cuts of the options that survive pruning, with few bits allowed and with 32 only."""
+    found: list[Names] = []
+    for bits in (DEFAULT_BITS, (FLOAT32_BITS,)):
+        options = compile_options(graph, table, bits, exits=(outputs,))
+        kept = prune(options, "near-best", speed_ratios=SPEED_RATIOS)
+        found += [cut for cut, is_local in zip(kept.cuts, kept.is_local.tolist(), strict=True) if not is_local]
+    return found
 
 
 def samples_for(
     graph: ModelGraph, pictures: Sequence[tuple[str, np.ndarray]] | None = None
 ) -> list[Mapping[str, np.ndarray]]:
     """Return inputs to measure on, one mapping of names for each sample: pictures if the network takes them, else
-    noise.
+    what it can take (`samples.workable_samples`).
 
     Args:
         graph: the network.
@@ -115,11 +160,11 @@ def samples_for(
             ones.
     """
     image, name = graph.image, graph.picture_input
-    (noise,) = random_samples(graph)
+    (found,) = workable_samples(graph)
     if image is None or name is None:
-        return [noise]
+        return [found]
     images = [picture for _, picture in (pictures or load_images())][:PICTURES]
-    return [{**noise, name: preprocess(picture, image)} for picture in images]
+    return [{**found, name: preprocess(picture, image)} for picture in images]
 
 
 def with_jpeg(graph: ModelGraph, table: ProfileTable, quality: int) -> ProfileTable:

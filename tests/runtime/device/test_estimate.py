@@ -10,7 +10,7 @@ from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
 
 RATES = st.floats(1e4, 1e9)
-A, B = (("a",), ("end",)), (("b",), ("end",))
+A, B = est.Work((("a",), ("end",))), est.Work((("b",), ("end",)))
 
 
 @given(rate=RATES, sizes=st.lists(st.floats(1e3, 1e8), min_size=8, max_size=20), guess=RATES)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
 
-A, B = (("a",), ("end",)), (("b",), ("end",))
+A, B = est.Work((("a",), ("end",))), est.Work((("b",), ("end",)))
 
 
 def test_a_full_server_has_room_again_when_its_backlog_is_worked_off():

@@ -10,7 +10,6 @@ import pytest
 from coinfer.runtime.clock import VirtualClock
 from coinfer.runtime.device.request import SLACK_S, Request
 
-PIECE = (("pool1",), ("logits",))
 SENT_S = 10.0
 
 
@@ -19,15 +18,14 @@ def request(deadline_s: float) -> Request:
     begins with it, and 3 s with what waits there."""
     parts: Any = SimpleNamespace(
         client=SimpleNamespace(patience=2.0),
-        planner=SimpleNamespace(tail_s={PIECE: 0.1}, tail_on_device_s=lambda piece, state: 3.0),
-        processor=SimpleNamespace(scale=3.0),
+        planner=SimpleNamespace(tail_on_device_s=lambda plan, state: 3.0),
+        processor=SimpleNamespace(scale_at=lambda sizes: 3.0),
         clock=VirtualClock(SENT_S),
-        state=lambda: None,
+        state=lambda sizes: None,
     )
     observation = SimpleNamespace(option_upload_bits=np.array([[1e6]]), uplink_bps=np.array([[2e6]]))
-    plan: Any = SimpleNamespace(
-        route=SimpleNamespace(deadline_s=deadline_s), observation=observation, option=0, piece=PIECE
-    )
+    route = SimpleNamespace(deadline_s=deadline_s)
+    plan: Any = SimpleNamespace(route=route, observation=observation, option=0, tail_s=0.1, sizes=())
     return Request(parts, plan, {}, None, began_s=9.5, hedge=True)
 
 
@@ -40,7 +38,7 @@ def request(deadline_s: float) -> Request:
     ],
 )
 def test_a_server_is_waited_for_as_long_as_the_device_could_still_make_it(deadline_s: float, patience_s: float):
-    pending: Any = SimpleNamespace(expected_s=1.0, at_s=SENT_S, piece=PIECE)
+    pending: Any = SimpleNamespace(expected_s=1.0, at_s=SENT_S)
     assert request(deadline_s)._patience_s(pending) == pytest.approx(patience_s)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,9 @@ from coinfer.profile.table import ProfileTable
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
 from coinfer.runtime.device.inputs import read_item
-from coinfer.runtime.device.planning.planner import Plan, Planner
+from coinfer.runtime.device.planning.plan import Plan
+from coinfer.runtime.device.planning.planner import Planner
+from coinfer.runtime.device.planning.sized import Sizes, request_sizes
 from coinfer.runtime.device.processor import Processor
 from coinfer.runtime.device.request import DeviceParts, Request
 from coinfer.runtime.device.request_client import RequestClient
@@ -77,7 +79,7 @@ class Device:
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)
         self._executor = Executor(graph, threads=config.threads, slowdown=config.slowdown, engine=config.engine)
-        processor = Processor(self._executor, cache(partial(table.segment_s, graph)), config.slowdown)
+        processor = Processor(self._executor, cache(planner.profiled_s), config.slowdown)
         transport = transport or GrpcTransport()
         client = RequestClient(
             graph,
@@ -214,7 +216,8 @@ class Device:
         began_s = self._parts.clock.now_s()
         self._check_open()
         tensors, pixels = self._read(item)
-        plan = self._plan(deadline_s, policy, raw_input=pixels is None, early_exit=early_exit)
+        sizes = request_sizes(self.graph, tensors)
+        plan = self._plan(deadline_s, policy, raw_input=pixels is None, early_exit=early_exit, sizes=sizes)
         hedge = self.config.hedge if hedge is None else hedge
         return Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=hedge).answer()
 
@@ -238,15 +241,27 @@ class Device:
         check_deadline(route.deadline_s)
         servers = _servers_of(route, self.planner)
         tensors, pixels = self._read(item)
-        plan = self.planner.plan_by_route(route, self._parts.state(), raw_input=pixels is None)
+        sizes = request_sizes(self.graph, tensors)
+        plan = self.planner.plan_by_route(route, self._parts.state(sizes), raw_input=pixels is None, sizes=sizes)
         request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=self.config.hedge)
         return request.answer_by_route(servers)
 
-    def _plan(self, deadline_s: float | None, policy: Policy | None, *, raw_input: bool, early_exit: bool) -> Plan:
+    def _plan(
+        self,
+        deadline_s: float | None,
+        policy: Policy | None,
+        *,
+        raw_input: bool,
+        early_exit: bool,
+        sizes: Sizes = (),
+    ) -> Plan:
         deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
         check_deadline(deadline_s)
-        state = self._parts.state()
-        return self.planner.plan(state, deadline_s, policy=policy, raw_input=raw_input, early_exit=early_exit)
+        sizes = self.planner.at(sizes).sizes
+        state = self._parts.state(sizes)
+        return self.planner.plan(
+            state, deadline_s, policy=policy, raw_input=raw_input, early_exit=early_exit, sizes=sizes
+        )
 
     def _read(self, item: Item) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         tensors, pixels = read_item(self.graph, item)

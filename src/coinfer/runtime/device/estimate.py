@@ -12,6 +12,8 @@ SERVICE_GAIN = 0.3
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 8.0
 FAILURES_TO_EJECT = 2
+MAX_SIZED = 256
+"""Pieces of large requests whose times are kept; the oldest are forgotten."""
 
 
 class LinkEstimate(NamedTuple):
@@ -28,6 +30,14 @@ class LinkEstimate(NamedTuple):
     def rate_bps(self) -> float:
         """Return the mean rate of recent transfers, weighted by their duration and age."""
         return self.bits / self.seconds
+
+
+class Work(NamedTuple):
+    """What a server computes for a request."""
+
+    piece: Piece
+    sizes: tuple[tuple[str, int], ...] = ()
+    """Free axes that are larger than their smallest size, with their sizes: a batch of 32, a long sequence."""
 
 
 class ServiceEstimate(NamedTuple):
@@ -47,8 +57,8 @@ class ServerEstimate(NamedTuple):
     link: LinkEstimate
     scale: float
     """Service time over the profiled machine's time for the same work."""
-    service: dict[Piece, ServiceEstimate]
-    """By the piece that it computes."""
+    service: dict[Work, ServiceEstimate]
+    """By piece and size of the request: what large requests take says nothing of single ones."""
     free_s: float
     """When it will be done with the backlog that it reported and with all that was sent to it since."""
     link_free_s: float
@@ -193,25 +203,29 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
 
 
 def after_service(
-    server: ServerEstimate, piece: Piece, service_s: float, profiled_s: float, now_s: float
+    server: ServerEstimate, work: Work, service_s: float, profiled_s: float, now_s: float
 ) -> ServerEstimate:
     """Return the server after it computed a piece of the network.
 
     Args:
         server: estimate so far.
-        piece: cut and outputs of what it computed.
+        work: what it computed.
         service_s: how long that took it.
         profiled_s: how long the profiled machine takes; if 0, the server's scale stays as it is.
         now_s: when it was done.
     """
-    old = server.service.get(piece, ServiceEstimate(service_s, service_s, now_s))
+    old = server.service.get(work, ServiceEstimate(service_s, service_s, now_s))
     mean_s = old.mean_s + SERVICE_GAIN * (service_s - old.mean_s)
     new = ServiceEstimate(mean_s, min(old.fastest_s, service_s), now_s)
     scale = server.scale
     if profiled_s > 0:
         ratio = service_s / profiled_s
         scale = ratio if not server.service else scale + SERVICE_GAIN * (ratio - scale)
-    return server._replace(service={**server.service, piece: new}, scale=scale)
+    service = {**server.service, work: new}
+    sized = [known for known in service if known.sizes]
+    if len(sized) > MAX_SIZED:
+        del service[min(sized, key=lambda known: service[known].at_s)]
+    return server._replace(service=service, scale=scale)
 
 
 def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:

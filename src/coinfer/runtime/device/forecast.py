@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coinfer.options.table import Piece
-from coinfer.runtime.device.estimate import FAILURES_TO_EJECT, ServerEstimate
+from coinfer.runtime.device.estimate import FAILURES_TO_EJECT, ServerEstimate, Work
 
 SERVICE_HALF_LIFE_S = 10.0
 """A slow spell of a server is half forgotten after this time without news, so that it is tried again."""
@@ -16,7 +15,7 @@ PATIENCE_QUANTILE = 0.95
 PATIENCE_SAMPLES = 20
 
 
-def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s: float) -> float:
+def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: float) -> float:
     """Return the expected time of a piece on a server.
 
     A measured piece takes its mean time, which decays to its fastest one while there is no news; a piece that was never
@@ -24,11 +23,11 @@ def service_now_s(server: ServerEstimate, piece: Piece, profiled_s: float, now_s
 
     Args:
         server: present estimate.
-        piece: cut and outputs of what it would compute.
+        work: what it would compute.
         profiled_s: time on the profiled machine.
         now_s: on the device's clock.
     """
-    known = server.service.get(piece)
+    known = server.service.get(work)
     if known is None:
         return profiled_s * server.scale
     weight = 0.5 ** ((now_s - known.at_s) / SERVICE_HALF_LIFE_S)

@@ -7,12 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from coinfer.options.table import Names
+from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.runtime.executor import Abort, Executor
 
 SCALE_GAIN = 0.2
 """Weight of the newest run in the estimated speed."""
 RATIO_RANGE = (0.2, 5.0)
 """Measured over expected time is clipped to this range; a run outside it says little about the next one."""
+MAX_SCALES = 64
+"""Sizes of requests whose speed is kept; the one that was not used for longest is forgotten."""
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -21,25 +24,38 @@ class Processor:
 
     Args:
         executor: computes segments.
-        profiled_s: from a segment's inputs and outputs to its time on the profiled machine.
+        profiled_s: from a segment's inputs, its outputs and the request's sizes to its time on the profiled machine.
         scale: first guess of the device's time over the profiled machine's; runs correct it.
     """
 
-    def __init__(self, executor: Executor, profiled_s: Callable[[Names, Names], float], scale: float):
+    def __init__(self, executor: Executor, profiled_s: Callable[[Names, Names, Sizes], float], scale: float):
         self.scale = scale
+        """Time of a single small request over the profiled machine's."""
+        self._scales: dict[Sizes, float] = {}
         self.backlog_s = 0.0
         self._executor = executor
         self._profiled_s = profiled_s
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "coinfer-processor")
 
-    def submit(self, tensors: Tensors, outputs: Names, abort: Abort | None = None) -> Future[dict[str, np.ndarray]]:
+    def scale_at(self, sizes: Sizes) -> float:
+        """Return the time of requests of some size over the profiled machine's; runs of each size correct their own.
+
+        Args:
+            sizes: of the request.
+        """
+        return self._scales.get(sizes, self.scale)
+
+    def submit(
+        self, tensors: Tensors, outputs: Names, abort: Abort | None = None, sizes: Sizes = ()
+    ) -> Future[dict[str, np.ndarray]]:
         """Queue a segment.
 
         Args:
             tensors: the segment's inputs by name.
             outputs: names of the tensors to compute; if `tensors` has them all, nothing is queued.
             abort: stops the run.
+            sizes: of the request.
 
         Returns:
             A future of the outputs by name. It raises `RequestError` if the outputs do not follow from the inputs, and
@@ -49,17 +65,17 @@ class Processor:
             result: Future[dict[str, np.ndarray]] = Future()
             result.set_result({name: tensors[name] for name in outputs})
             return result
-        expected_s = self._profiled_s(tuple(tensors), outputs) * self.scale
+        expected_s = self._profiled_s(tuple(tensors), outputs, sizes) * self.scale_at(sizes)
         with self._lock:
             self.backlog_s += expected_s
-        return self._pool.submit(self._run, dict(tensors), outputs, expected_s, abort)
+        return self._pool.submit(self._run, dict(tensors), outputs, expected_s, abort, sizes)
 
     def close(self) -> None:
         """Finish what is queued, and stop the thread."""
         self._pool.shutdown(wait=True)
 
     def _run(
-        self, tensors: dict[str, np.ndarray], outputs: Names, expected_s: float, abort: Abort | None
+        self, tensors: dict[str, np.ndarray], outputs: Names, expected_s: float, abort: Abort | None, sizes: Sizes
     ) -> dict[str, np.ndarray]:
         try:
             computed, took_s = self._executor.run(tensors, outputs, abort)
@@ -68,5 +84,14 @@ class Processor:
                 self.backlog_s = max(self.backlog_s - expected_s, 0.0)
         if expected_s > 0 and not (abort and abort.event.is_set()):
             low, high = RATIO_RANGE
-            self.scale *= 1 + SCALE_GAIN * (min(max(took_s / expected_s, low), high) - 1)
+            self._learn(sizes, 1 + SCALE_GAIN * (min(max(took_s / expected_s, low), high) - 1))
         return computed
+
+    def _learn(self, sizes: Sizes, factor: float) -> None:
+        """Correct the estimated speed; of requests of other sizes than the single small one, only their own."""
+        if not sizes:
+            self.scale *= factor
+            return
+        self._scales[sizes] = self._scales.pop(sizes, self.scale) * factor
+        if len(self._scales) > MAX_SCALES:
+            del self._scales[next(iter(self._scales))]

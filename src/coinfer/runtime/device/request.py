@@ -8,10 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.options.table import Names
 from coinfer.physics.compute import transmit_j
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.planning.planner import DeviceState, Plan, Planner
+from coinfer.runtime.device.planning.plan import DeviceState, Plan
+from coinfer.runtime.device.planning.planner import Planner
+from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.runtime.device.processor import Processor
 from coinfer.runtime.device.request_client import MAX_WAIT_S, Answer, Failure, PendingRequest, RequestClient
 from coinfer.runtime.device.request_message import request_message
@@ -40,10 +43,14 @@ class DeviceParts(NamedTuple):
     client: RequestClient
     clock: Clock
 
-    def state(self) -> DeviceState:
-        """Return what the device believes now."""
+    def state(self, sizes: Sizes = ()) -> DeviceState:
+        """Return what the device believes now.
+
+        Args:
+            sizes: of the request that is planned.
+        """
         now_s, servers = self.clock.now_s(), self.client.pool.estimates()
-        return DeviceState(now_s, servers, self.processor.scale, self.processor.backlog_s)
+        return DeviceState(now_s, servers, self.processor.scale_at(sizes), self.processor.backlog_s)
 
 
 class Request:
@@ -83,7 +90,7 @@ class Request:
         """Return the answer: run the head, and have the rest computed where the plan says."""
         at_cut, exit_ = self._head()
         if exit_ is not None:
-            predicted_s = self._parts.planner.predicted_exit_s(self._plan, exit_, self._parts.processor.scale)
+            predicted_s = self._parts.planner.predicted_exit_s(self._plan, exit_, self._scale)
             return self._result(Answer(at_cut), DEVICE, exit_, predicted_s)
         return self._rest(at_cut, self._plan.server)
 
@@ -93,12 +100,12 @@ class Request:
         Args:
             servers: indices of the route's servers, in order; empty if the route stays on the device.
         """
-        at_cut = self._parts.processor.submit(self._tensors, self._plan.cut).result()
+        at_cut = self._submit(self._tensors, self._plan.cut).result()
         if not servers:
             return self._result(Answer(at_cut), DEVICE)
         left_s = max(self._left_s(), 0.0)
         request = self._message(at_cut, servers[0], left_s)
-        pending = self._parts.client.send_untracked(servers[0], self._plan.piece, request)
+        pending = self._parts.client.send_untracked(servers[0], self._plan.work, request)
         self._sent_bits += pending.size_bits
         done, _ = wait((pending.reply,), min(left_s, MAX_WAIT_S))
         reply = self._parts.client.read(pending) if done else self._late(pending)
@@ -111,7 +118,7 @@ class Request:
 
     def _head(self) -> tuple[dict[str, np.ndarray], int | None]:
         """Return what crosses the cut, or the outputs of an exit that is confident and which exit that is."""
-        planner, submit = self._parts.planner, self._parts.processor.submit
+        planner, submit = self._parts.planner, self._submit
         tensors = self._tensors
         stages = planner.cascade.stages(self._plan.route.exit, self._plan.cut) if self._plan.early_exit else ()
         for stage in stages:
@@ -120,6 +127,16 @@ class Request:
                 return {name: computed[name] for name in stage.answer}, stage.exit
             tensors = {name: computed[name] for name in stage.tap}
         return submit(tensors, self._plan.cut).result(), None
+
+    @property
+    def _scale(self) -> float:
+        return self._parts.processor.scale_at(self._plan.sizes)
+
+    def _state(self) -> DeviceState:
+        return self._parts.state(self._plan.sizes)
+
+    def _submit(self, tensors: Tensors, outputs: Names, abort: Abort | None = None) -> Future[dict[str, np.ndarray]]:
+        return self._parts.processor.submit(tensors, outputs, abort, self._plan.sizes)
 
     # --- a request that leaves the device
 
@@ -132,7 +149,7 @@ class Request:
             if answer is not None:
                 return self._result(answer, node)
             server = self._next_server(excluded)
-        outputs = self._parts.processor.submit(at_cut, self._plan.outputs).result()
+        outputs = self._submit(at_cut, self._plan.outputs).result()
         return self._result(Answer(outputs), DEVICE)
 
     def _ask(self, server: int, at_cut: Tensors) -> tuple[Answer | None, int]:
@@ -144,7 +161,14 @@ class Request:
         request = self._message(at_cut, server, self._useless_after_s(server) if self._hedge else math.inf)
         upload_bits = float(observation.option_upload_bits[0, option])
         service_s = float(observation.option_server_s[0, option, server])
-        pending = client.send(server, self._plan.piece, request, upload_bits, service_s)
+        pending = client.send(
+            server,
+            self._plan.work,
+            request,
+            upload_bits=upload_bits,
+            service_s=service_s,
+            profiled_s=self._plan.tail_s,
+        )
         self._sent_bits += pending.size_bits
         done, _ = wait((pending.reply,), self._patience_s(pending) if self._hedge else None)
         if not done:
@@ -161,7 +185,7 @@ class Request:
         late = self._late(pending)
         self._parts.client.record_silence(pending)
         abort, waited_s = Abort(), self._parts.clock.now_s() - pending.at_s
-        local = self._parts.processor.submit(at_cut, self._plan.outputs, abort)
+        local = self._submit(at_cut, self._plan.outputs, abort)
         racers: list[Future] = [pending.reply, local]
         wait(racers, return_when=FIRST_COMPLETED)
         if pending.reply.done():
@@ -182,13 +206,13 @@ class Request:
         """Return the server to ask now, or `DEVICE`."""
         if len(excluded) >= MAX_SERVERS_ASKED:
             return DEVICE
-        return self._parts.planner.next_server(self._plan, self._parts.state(), excluded)
+        return self._parts.planner.next_server(self._plan, self._state(), excluded)
 
     def _patience_s(self, pending: PendingRequest) -> float:
         """Return how long to wait for a server before the device starts on the rest itself: longer than nearly all
         replies take, or less if the device could still meet the deadline."""
         patience_s = self._parts.client.patience * pending.expected_s + SLACK_S
-        tail_s = self._parts.planner.tail_s[pending.piece] * self._parts.processor.scale
+        tail_s = self._plan.tail_s * self._scale
         spare_s = self._began_s + self._deadline_s - pending.at_s - tail_s - SLACK_S
         return min(patience_s, spare_s) if spare_s > MIN_PATIENCE * pending.expected_s else patience_s
 
@@ -197,7 +221,7 @@ class Request:
         answered had the server refused. A late answer is better than a later one."""
         observation, option = self._plan.observation, self._plan.option
         upload_s = float(observation.option_upload_bits[0, option] / observation.uplink_bps[0, server])
-        tail_s = self._parts.planner.tail_on_device_s(self._plan.piece, self._parts.state())
+        tail_s = self._parts.planner.tail_on_device_s(self._plan, self._state())
         return max(self._left_s(), upload_s + tail_s)
 
     def _left_s(self) -> float:

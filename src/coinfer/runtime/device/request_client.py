@@ -59,7 +59,7 @@ class PendingRequest(NamedTuple):
     """A request that a server has not answered yet."""
 
     server: int
-    piece: Piece
+    work: est.Work
     """What the server is to compute."""
     size_bits: float
     at_s: float
@@ -69,6 +69,8 @@ class PendingRequest(NamedTuple):
     expected_s: float
     """Expected time until the reply; infinite if nothing is learned from it."""
     reply: Future[InferReply]
+    profiled_s: float = 0.0
+    """Time of the profiled machine for the work; 0 if nothing is learned from the reply."""
     upload_bits: float = math.inf
     """Upload that the planner expected of the option; infinite if nothing is learned from the reply."""
     update_done: threading.Event | None = None
@@ -126,16 +128,24 @@ class RequestClient:
         self._transport.close()
 
     def send(
-        self, server: int, piece: Piece, request: InferRequest, upload_bits: float, service_s: float
+        self,
+        server: int,
+        work: est.Work,
+        request: InferRequest,
+        *,
+        upload_bits: float,
+        service_s: float,
+        profiled_s: float,
     ) -> PendingRequest:
         """Send a request, count it as in flight, and learn from its reply.
 
         Args:
             server: index of the server.
-            piece: cut and outputs of what the server computes.
+            work: what the server computes.
             request: the message.
             upload_bits: upload that the planner expects of the option; nothing as large is sent again if it is refused.
-            service_s: expected time of the server for the piece.
+            service_s: expected time of the server for the work.
+            profiled_s: time of the profiled machine for it.
 
         Returns:
             The pending request, whose `read` waits for the reply.
@@ -143,9 +153,10 @@ class RequestClient:
         now_s = self._clock.now_s()
         known = self.pool.estimates()[server]
         ready_s = latency.ready_s(0.0, forecast.link_wait_s(known, now_s), upload_bits / known.link.rate_bps)
-        pending = self.send_untracked(server, piece, request)._replace(
+        pending = self.send_untracked(server, work, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
             expected_s=latency.end_s(ready_s, forecast.server_wait_s(known, now_s), service_s),
+            profiled_s=profiled_s,
             upload_bits=upload_bits,
             update_done=threading.Event(),
         )
@@ -153,19 +164,19 @@ class RequestClient:
         pending.reply.add_done_callback(lambda _: self._on_reply(pending))
         return pending
 
-    def send_untracked(self, server: int, piece: Piece, request: InferRequest) -> PendingRequest:
+    def send_untracked(self, server: int, work: est.Work, request: InferRequest) -> PendingRequest:
         """Send a request from which nothing is learned, such as one that visits several servers.
 
         Args:
             server: index of the first server.
-            piece: cut of the device and outputs of the whole request.
+            work: cut of the device and outputs of the whole request.
             request: the message.
 
         Returns:
             The pending request; no reply is expected at any time.
         """
         reply = self._transport.send(self.pool.addresses[server], request, MAX_WAIT_S)
-        return PendingRequest(server, piece, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
+        return PendingRequest(server, work, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
 
     def read(self, pending: PendingRequest) -> Answer | Failure:
         """Return the server's answer, or why there is none; wait until the reply has come.
@@ -184,7 +195,7 @@ class RequestClient:
         except (TransportError, WireError) as error:
             refused = can_retry(error) or error.reason in REFUSAL_REASONS
             return Failure(address, f"{error.code} {error.reason or error.message}", refused)
-        missing = set(pending.piece[1]) - set(outputs)
+        missing = set(pending.work.piece[1]) - set(outputs)
         if missing:
             return Failure(address, f"its reply lacks {sorted(missing)}")
         service_s = reply.server_s + reply.codec_s + reply.forward_s
@@ -237,7 +248,7 @@ class RequestClient:
             known = known._replace(link=est.after_exchange(known.link, size_bits, under_way_s, now_s))
         backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
         known = est.after_reply(known, backlog_s, room, now_s)
-        return est.after_service(known, pending.piece, service_s, self._tail_s[pending.piece], now_s)
+        return est.after_service(known, pending.work, service_s, pending.profiled_s, now_s)
 
     def _prepare(self, server: int) -> None:
         """Have a server build every segment that it may be asked for; its measured times come back.
@@ -256,7 +267,7 @@ class RequestClient:
                     if error.code in UNFIT_CODES:
                         self.pool.reject(server, f"{error.code} {error.message}".partition("\n")[0])
                     return
-                measured = partial(est.after_service, piece=piece, service_s=reply.server_s, profiled_s=tail_s)
+                measured = partial(est.after_service, work=est.Work(piece), service_s=reply.server_s, profiled_s=tail_s)
                 self.pool.update(server, partial(measured, now_s=self._clock.now_s()))
 
     def _preparation(self, cut: tuple[str, ...], outputs: tuple[str, ...]) -> InferRequest:

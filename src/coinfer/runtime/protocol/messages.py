@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from coinfer.types import Hop
-from coinfer.units import MIB
+from coinfer.units import MESSAGE_BYTES
 
 Code = Literal[
     "CANCELLED",
@@ -35,8 +35,8 @@ Code = Literal[
 ]
 """Names of the gRPC status codes; the last four are used by foreign servers only."""
 
-DEFAULT_LIMIT_BYTES = 64 * MIB
-"""Largest message; the first activation of VGG16 alone has 12.8 MB."""
+DEFAULT_LIMIT_BYTES = MESSAGE_BYTES
+"""Largest message."""
 MAX_TENSORS = 64
 MAX_NAME_BYTES = 256
 MAX_RANK = 16

@@ -11,7 +11,7 @@ from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.options.table import Options
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.planning.observation import choice_latency_s, feasible_latency_s, least_latency, observe
-from coinfer.runtime.device.planning.planner import route_of
+from coinfer.runtime.device.planning.plan import route_of
 from coinfer.types import DEVICE, OffloadObservation
 
 NOW_S = 100.0
@@ -133,7 +133,7 @@ def test_servers_that_are_down_or_full_are_not_chosen():
 
 def test_a_measured_service_time_replaces_the_scaled_profile():
     options = random_options(np.random.default_rng(1), 4)
-    server = est.after_service(up(1e9, 1.0), options.pieces[0], 0.123, 0.5, NOW_S)
+    server = est.after_service(up(1e9, 1.0), est.Work(options.pieces[0]), 0.123, 0.5, NOW_S)
     observation = observe(options, [server], math.inf, NOW_S)
     same = [i for i, cut in enumerate(options.cuts) if cut == options.cuts[0]]
     assert observation.option_server_s[0, same, 0] == pytest.approx(0.123 + 0.001)

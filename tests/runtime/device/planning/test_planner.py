@@ -11,7 +11,8 @@ from coinfer.graph.zoo import networks
 from coinfer.policies.onnx import load_policy
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.planning.planner import DeviceState, Plan, Planner
+from coinfer.runtime.device.planning.plan import DeviceState, Plan
+from coinfer.runtime.device.planning.planner import Planner
 from coinfer.types import DEVICE, OffloadDecision
 
 GRAPH = networks.build("alexnet-cifar")

@@ -10,8 +10,9 @@ from coinfer.options.table import Options
 from coinfer.physics import latency
 from coinfer.physics.latency import offload_latency_s
 from coinfer.physics.radio import upload_s
-from coinfer.runtime.device.estimate import ServerEstimate
+from coinfer.runtime.device.estimate import ServerEstimate, Work
 from coinfer.runtime.device.forecast import link_wait_s, room_now, server_wait_s, service_now_s, usable
+from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 
@@ -25,6 +26,7 @@ def observe(
     device_backlog_s: float = 0.0,
     device_power_w: float = 0.0,
     energy_j: float = math.inf,
+    sizes: Sizes = (),
 ) -> OffloadObservation[np.ndarray]:
     """Return one task (K = 1) with O options and N servers, as a policy sees it.
 
@@ -40,6 +42,7 @@ def observe(
         device_backlog_s: work that waits on the device's processor.
         device_power_w: of the device while it computes; 0 counts no energy.
         energy_j: limit on the device's energy for this request.
+        sizes: of the request; `options` has times and bits for them.
     """
     count, n = len(options.bits), len(servers)
     device_s = options.device_s * device_scale
@@ -48,7 +51,7 @@ def observe(
     for j, server in enumerate(servers):
         round_trip_s = server.link.round_trip_s
         server_s[:, j] = [
-            service_now_s(server, piece, one_s, now_s) + round_trip_s
+            service_now_s(server, Work(piece, sizes), one_s, now_s) + round_trip_s
             for piece, one_s in zip(pieces, profiled_s, strict=True)
         ]
     return OffloadObservation(

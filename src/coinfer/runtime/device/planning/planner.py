@@ -3,20 +3,20 @@
 import logging
 import math
 from collections.abc import Collection, Sequence
-from functools import partial
-from typing import NamedTuple
+from contextlib import suppress
+from functools import lru_cache, partial
 
 import numpy as np
 
-from coinfer.graph.ir import ModelGraph
+from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.options.compile import compile_options, exits_of
 from coinfer.options.prune import SPEED_RATIOS, prune, useful_mask
-from coinfer.options.table import Names, Options, Piece
+from coinfer.options.table import Names, Options
 from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.accuracy import AccuracyTable
+from coinfer.profile.sizing import at_sizes, rounded_sizes
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.estimate import ServerEstimate
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.early_exit import ExitCascade, measured_point, thresholds_for
 from coinfer.runtime.device.planning.message_size import with_messages
@@ -28,54 +28,14 @@ from coinfer.runtime.device.planning.observation import (
     with_raw_input,
     within_limits,
 )
+from coinfer.runtime.device.planning.plan import DeviceState, Plan, route_of
 from coinfer.runtime.device.planning.policy_loader import fit, load_policy_for
-from coinfer.types import DEVICE, Hop, OffloadObservation, Policy, Route
-from coinfer.units import FLOAT32_BITS
+from coinfer.runtime.device.planning.sized import SizedTimes, Sizes, resized
+from coinfer.types import DEVICE, OffloadObservation, Policy, Route
 
 _log = logging.getLogger(__name__)
-
-
-class DeviceState(NamedTuple):
-    """What a device believes at one moment."""
-
-    now_s: float
-    servers: tuple[ServerEstimate, ...]
-    scale: float
-    """Device time over the profiled machine's time for the same work."""
-    backlog_s: float
-    """Work that waits on its processor."""
-
-
-class Plan(NamedTuple):
-    """The decision about one request, and what it was based on."""
-
-    observation: OffloadObservation[np.ndarray]
-    option: int
-    """Index into the planner's options."""
-    server: int
-    """Index of the server that is asked first, or `DEVICE`."""
-    predicted_s: float
-    """Predicted latency of this choice; infinite if the route was decided elsewhere."""
-    route: Route
-    raw_input: bool
-    """True if the input is no picture, so that it is sent without loss."""
-    early_exit: bool
-    """True if the device may answer at an exit before the cut."""
-
-    @property
-    def cut(self) -> Names:
-        """Return the tensors that leave the device; the outputs themselves if nothing is sent."""
-        return self.route.hops[0].cut
-
-    @property
-    def outputs(self) -> Names:
-        """Return the tensors that answer the request."""
-        return self.route.hops[-1].cut
-
-    @property
-    def piece(self) -> Piece:
-        """Return cut and outputs of what a server computes."""
-        return self.cut, self.outputs
+MAX_SIZES = 64
+"""Sizes of requests for which options are kept."""
 
 
 class Planner:
@@ -110,9 +70,12 @@ class Planner:
         """The planner's own policy."""
         self.policy = configured or self.objective_policy
         """The policy of requests that bring none of their own."""
-        self.tail_s = {piece: table.segment_s(graph, *piece) for piece in dict.fromkeys(self.options.pieces)}
-        """The profiled machine's time for each piece that a server may compute."""
-        self._exit_s = partial(self.cascade.exit_s, table=table)
+        self._table = table
+        self._widths = tuple(dict.fromkeys((*config.bits, *self.options.bits.tolist())))
+        self.at = lru_cache(MAX_SIZES)(self._at)
+        """From the sizes of a request to the options and times for them."""
+        self.tail_s = self.at(()).tail_s
+        """The profiled machine's time for each piece that a server may compute, for a single small request."""
         self._fitted: dict[ExportedPolicy, ExportedPolicy | None] = {}
         self._reported: set[tuple[str, str]] = set()
 
@@ -130,7 +93,13 @@ class Planner:
         return [(inputs, outputs) for inputs, outputs in dict.fromkeys(segments) if set(inputs) != set(outputs)]
 
     def observe(
-        self, state: DeviceState, deadline_s: float, *, raw_input: bool = False, early_exit: bool = True
+        self,
+        state: DeviceState,
+        deadline_s: float,
+        *,
+        raw_input: bool = False,
+        early_exit: bool = True,
+        sizes: Sizes = (),
     ) -> OffloadObservation[np.ndarray]:
         """Return what a policy sees of one request made at this moment.
 
@@ -141,9 +110,11 @@ class Planner:
             deadline_s: of the request, from now; infinite if it has none.
             raw_input: the request's input is no picture.
             early_exit: the request may be answered at an exit before its cut.
+            sizes: of the request.
         """
+        known = self.at(sizes)
         observation = observe(
-            self.options if early_exit and self.exits_early else self._plain_options,
+            known.options if early_exit and self.exits_early else known.plain,
             state.servers,
             deadline_s,
             state.now_s,
@@ -151,9 +122,10 @@ class Planner:
             device_backlog_s=state.backlog_s,
             device_power_w=self.objective.power_w,
             energy_j=self.objective.energy_j,
+            sizes=sizes,
         )
         if raw_input:
-            observation = with_raw_input(observation, self.options, self.graph)
+            observation = with_raw_input(observation, known.options, known.graph)
         return within_limits(observation, state.servers)
 
     def plan(
@@ -164,6 +136,7 @@ class Planner:
         policy: Policy[np.ndarray] | None = None,
         raw_input: bool = False,
         early_exit: bool = True,
+        sizes: Sizes = (),
     ) -> Plan:
         """Return the decision about one request made at this moment.
 
@@ -176,24 +149,39 @@ class Planner:
             policy: decides instead of the configured one; None takes that.
             raw_input: the request's input is no picture.
             early_exit: the request may be answered at an exit before its cut.
+            sizes: of the request.
         """
-        observation = self.observe(state, deadline_s, raw_input=raw_input, early_exit=early_exit)
+        observation = self.observe(state, deadline_s, raw_input=raw_input, early_exit=early_exit, sizes=sizes)
         fallback = self.objective_policy if early_exit else policy_for(self.objective)
         configured = fallback if self.policy is self.objective_policy else self.policy
         option, server, predicted_s = self._decide(self._fit(policy or configured) or fallback, observation, fallback)
         route = route_of(self.options, option, server, self.servers, deadline_s)
-        return Plan(observation, option, server, predicted_s, route, raw_input, early_exit and self.exits_early)
+        tail_s = self.at(sizes).tail_s[self.options.pieces[option]]
+        exits_early = early_exit and self.exits_early
+        return Plan(observation, option, server, predicted_s, route, raw_input, exits_early, tail_s, sizes)
 
-    def plan_by_route(self, route: Route, state: DeviceState, *, raw_input: bool) -> Plan:
+    def plan_by_route(self, route: Route, state: DeviceState, *, raw_input: bool, sizes: Sizes = ()) -> Plan:
         """Return the plan of a route that was decided elsewhere; its predicted latency is infinite.
 
         Args:
             route: hops that start on the device.
             state: what the device believes now.
             raw_input: the request's input is no picture.
+            sizes: of the request.
         """
-        observation = self.observe(state, route.deadline_s, raw_input=raw_input, early_exit=False)
-        return Plan(observation, 0, DEVICE, math.inf, route, raw_input, early_exit=False)
+        observation = self.observe(state, route.deadline_s, raw_input=raw_input, early_exit=False, sizes=sizes)
+        tail_s = self.profiled_s(route.hops[0].cut, route.hops[-1].cut, sizes)
+        return Plan(observation, 0, DEVICE, math.inf, route, raw_input, early_exit=False, tail_s=tail_s, sizes=sizes)
+
+    def profiled_s(self, inputs: Names, outputs: Names, sizes: Sizes) -> float:
+        """Return the profiled machine's time to compute some tensors from others.
+
+        Args:
+            inputs: names of the tensors that are given.
+            outputs: names of the tensors to compute.
+            sizes: of the request.
+        """
+        return self.at(sizes).profiled_s(inputs, outputs)
 
     def next_server(self, plan: Plan, state: DeviceState, excluded: Collection[int]) -> int:
         """Return the best other server for the same cut and bits once the head is computed.
@@ -207,7 +195,9 @@ class Planner:
             The server's index, or `DEVICE` if the device itself would be faster.
         """
         deadline_s = plan.route.deadline_s
-        observation = self.observe(state, deadline_s, raw_input=plan.raw_input, early_exit=plan.early_exit)
+        observation = self.observe(
+            state, deadline_s, raw_input=plan.raw_input, early_exit=plan.early_exit, sizes=plan.sizes
+        )
         room = observation.server_room.copy()
         room[sorted(excluded)] = 0
         behind_head = observation._replace(
@@ -217,16 +207,16 @@ class Planner:
         )
         latency_s = feasible_latency_s(behind_head)[0, plan.option, :-1]
         best = int(np.argmin(latency_s))
-        return best if latency_s[best] < self.tail_on_device_s(plan.piece, state) else DEVICE
+        return best if latency_s[best] < self.tail_on_device_s(plan, state) else DEVICE
 
-    def tail_on_device_s(self, piece: Piece, state: DeviceState) -> float:
-        """Return the time until the device itself would have computed a piece, its backlog included.
+    def tail_on_device_s(self, plan: Plan, state: DeviceState) -> float:
+        """Return the time until the device itself would have computed the rest of a request, its backlog included.
 
         Args:
-            piece: cut and outputs, of one of the options.
+            plan: of the request.
             state: what the device believes now.
         """
-        return state.backlog_s + self.tail_s[piece] * state.scale
+        return state.backlog_s + plan.tail_s * state.scale
 
     def predicted_exit_s(self, plan: Plan, exit_: int, scale: float) -> float:
         """Return the latency that the plan predicts for a request that exits before its cut.
@@ -236,7 +226,8 @@ class Planner:
             exit_: index of the exit that answered.
             scale: device time over the profiled machine's time.
         """
-        return float(plan.observation.device_backlog_s[0]) + self._exit_s(plan.route.exit, plan.cut)[exit_] * scale
+        exit_s = self.cascade.exit_s(plan.route.exit, plan.cut, self.at(plan.sizes).table)
+        return float(plan.observation.device_backlog_s[0]) + exit_s[exit_] * scale
 
     def expected_accuracy(self, route: Route, exit_: int, *, on_device: bool) -> float:
         """Return the expected accuracy of an answer, 0 to 1; 1 without an accuracy table.
@@ -260,6 +251,19 @@ class Planner:
         if on_device or first.cut == self.graph.inputs:
             return self.accuracy.accuracy(exit_)
         return self.accuracy.accuracy(exit_, first.cut, first.bits)
+
+    def _at(self, sizes: Sizes) -> SizedTimes:
+        graph, table, plain, options = self.graph, self._table, self._plain_options, self.options
+        short = tuple(rounded_sizes(dict(sizes)).items())
+        if short != sizes:
+            with suppress(GraphError):
+                return self.at(short)
+        if sizes:
+            graph, table = at_sizes(graph, table, dict(sizes))
+            plain = resized(plain, _all_options(graph, table, self.accuracy, self._widths))
+            options = self.cascade.with_branches(plain, table)._replace(accuracy=options.accuracy)
+        tail_s = {piece: table.segment_s(graph, *piece) for piece in dict.fromkeys(options.pieces)}
+        return SizedTimes(sizes, graph, table, plain, options, tail_s)
 
     def _prune(self, options: Options, table: ProfileTable) -> Options:
         """Return the options that may be best for the objective, with early exits or without.
@@ -330,20 +334,3 @@ def _choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarr
     if not DEVICE <= server < servers:
         raise ValueError(f"decision.server is {server}, expected {DEVICE} to {servers - 1}")
     return option, server, choice_latency_s(observation, option, server)
-
-
-def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:
-    """Return the route that a decision stands for.
-
-    Args:
-        options: what was chosen from.
-        option: index into `options`.
-        server: index into `names`, or `DEVICE`.
-        names: addresses of the servers.
-        deadline_s: of the request, from now.
-    """
-    outputs, exit_ = options.outputs[option], int(options.exit[option])
-    if server == DEVICE:
-        return Route((Hop("device", outputs, FLOAT32_BITS),), exit_, deadline_s)
-    first = Hop("device", options.cuts[option], int(options.bits[option]))
-    return Route((first, Hop(names[server], outputs, FLOAT32_BITS)), exit_, deadline_s)

@@ -1,0 +1,81 @@
+"""The decision about one request, and what it was based on."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from coinfer.options.table import Names, Options, Piece
+from coinfer.runtime.device.estimate import ServerEstimate, Work
+from coinfer.runtime.device.planning.sized import Sizes
+from coinfer.types import DEVICE, Hop, OffloadObservation, Route
+from coinfer.units import FLOAT32_BITS
+
+
+class DeviceState(NamedTuple):
+    """What a device believes at one moment."""
+
+    now_s: float
+    servers: tuple[ServerEstimate, ...]
+    scale: float
+    """Device time over the profiled machine's time for the same work."""
+    backlog_s: float
+    """Work that waits on its processor."""
+
+
+class Plan(NamedTuple):
+    """The decision about one request, and what it was based on."""
+
+    observation: OffloadObservation[np.ndarray]
+    option: int
+    """Index into the planner's options."""
+    server: int
+    """Index of the server that is asked first, or `DEVICE`."""
+    predicted_s: float
+    """Predicted latency of this choice; infinite if the route was decided elsewhere."""
+    route: Route
+    raw_input: bool
+    """True if the input is no picture, so that it is sent without loss."""
+    early_exit: bool
+    """True if the device may answer at an exit before the cut."""
+    tail_s: float
+    """The profiled machine's time from the cut to the outputs."""
+    sizes: Sizes = ()
+    """Of the request, as they are planned with."""
+
+    @property
+    def cut(self) -> Names:
+        """Return the tensors that leave the device; the outputs themselves if nothing is sent."""
+        return self.route.hops[0].cut
+
+    @property
+    def outputs(self) -> Names:
+        """Return the tensors that answer the request."""
+        return self.route.hops[-1].cut
+
+    @property
+    def piece(self) -> Piece:
+        """Return cut and outputs of what a server computes."""
+        return self.cut, self.outputs
+
+    @property
+    def work(self) -> Work:
+        """Return what a server computes, with the sizes of the request."""
+        return Work(self.piece, self.sizes)
+
+
+def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:
+    """Return the route that a decision stands for.
+
+    Args:
+        options: what was chosen from.
+        option: index into `options`.
+        server: index into `names`, or `DEVICE`.
+        names: addresses of the servers.
+        deadline_s: of the request, from now.
+    """
+    outputs, exit_ = options.outputs[option], int(options.exit[option])
+    if server == DEVICE:
+        return Route((Hop("device", outputs, FLOAT32_BITS),), exit_, deadline_s)
+    first = Hop("device", options.cuts[option], int(options.bits[option]))
+    return Route((first, Hop(names[server], outputs, FLOAT32_BITS)), exit_, deadline_s)
