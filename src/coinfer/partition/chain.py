@@ -1,5 +1,7 @@
 """The scan of single-tensor cuts: device first, then one server (Neurosurgeon, Kang et al., ASPLOS 2017)."""
 
+from collections.abc import Sequence, Set
+
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
@@ -28,7 +30,7 @@ def useful_heads(graph: ModelGraph) -> np.ndarray:
     return heads_of(graph, [cut.head for cut in graph.useful_cuts()])
 
 
-def heads_of(graph: ModelGraph, heads: list[frozenset[int]]) -> np.ndarray:
+def heads_of(graph: ModelGraph, heads: Sequence[Set[int]]) -> np.ndarray:
     """Return [C, ops] sets of operations as rows of booleans.
 
     Args:
