@@ -55,7 +55,7 @@ class GraphModule(nn.Module):
             self.weights[parameter_name(name)] = nn.Parameter(torch.from_numpy(np.array(value, np.float32)))
         self._constants = dict[str, Tensor]()
         self._steps: list[tuple[str, Step]] = []
-        for op, node in zip(graph.ops, graph.proto.graph.node, strict=True):
+        for op, node in ((op, graph.node(op)) for op in graph.ops):
             if op.kind not in OPERATIONS or len(op.outputs) != 1:
                 known = ", ".join(sorted(OPERATIONS))
                 raise GraphError(f"{graph.name}: cannot train operation {op.kind} ({op.name!r}); can train {known}")
@@ -87,7 +87,7 @@ class GraphModule(nn.Module):
             generator: a generator of the CPU.
         """
         last = {self._producer(name) for name in self.source.outputs}
-        for op, node in zip(self.source.ops, self.source.proto.graph.node, strict=True):
+        for op, node in ((op, self.source.node(op)) for op in self.source.ops):
             for place, name in enumerate(node.input):
                 if name not in self.source.weights:
                     continue
@@ -113,7 +113,7 @@ class GraphModule(nn.Module):
             name_: self.weights[parameter_name(name_)].detach().float().cpu().numpy().copy()
             for name_ in self.source.weights
         }
-        for op, node in zip(self.source.ops, self.source.proto.graph.node, strict=True):
+        for op, node in ((op, self.source.node(op)) for op in self.source.ops):
             if parameter_name(op.name) not in self.norms:
                 continue
             norm = self.norms[parameter_name(op.name)]

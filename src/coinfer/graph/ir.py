@@ -14,6 +14,7 @@ from coinfer.graph import cuts, layout
 from coinfer.graph.cuts import Cut
 from coinfer.graph.fusion import Dataflow, fused_groups
 from coinfer.graph.image_input import ImageInput
+from coinfer.graph.onnx.subgraphs import reads
 from coinfer.units import BITS_PER_BYTE
 
 _MESSAGE_CHARACTERS = 1000
@@ -76,6 +77,17 @@ class Op(NamedTuple):
     work_flop: float
     """At batch 1; a multiply-add counts as two."""
     params: int
+    nodes: tuple[int, ...] = ()
+    """Indices of its nodes in `proto.graph.node`, ascending. Mostly one; before the last may stand nodes that only
+    prepare its weights, and operations whose sizes depend on values are one operation together."""
+
+
+class ImportNotes(NamedTuple):
+    """What happened to a network when it was read, in sentences for people."""
+
+    folded: tuple[str, ...] = ()
+    uncut: tuple[str, ...] = ()
+    """Why some operations run in one place together."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class ModelGraph:
 
     name: str
     ops: tuple[Op, ...]
-    """In topological order; index i is `proto.graph.node[i]`."""
+    """In topological order."""
     tensors: Mapping[str, Tensor]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -95,6 +107,9 @@ class ModelGraph:
     fixed: Mapping[str, int] = field(default_factory=dict)
     """Sizes of axes that the file leaves free and the user fixed, by name."""
     image: ImageInput | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The file's own names of tensors whose names cannot be sent."""
+    notes: ImportNotes = field(default=ImportNotes(), repr=False, compare=False)
 
     @property
     def picture_input(self) -> str | None:
@@ -263,8 +278,8 @@ class ModelGraph:
         Raises:
             GraphError: if a tensor is unknown, or the outputs need more than these inputs.
         """
-        nodes = [self.proto.graph.node[i] for i in self.needed(inputs, outputs)]
-        read = {name for node in nodes for name in node.input}
+        nodes = [self.proto.graph.node[i] for i in self._nodes(self.needed(inputs, outputs))]
+        read = {name for node in nodes for name in reads(node)}
         proto = onnx.ModelProto(ir_version=self.proto.ir_version, opset_import=self.proto.opset_import)
         proto.graph.name = self.proto.graph.name
         proto.graph.node.extend(nodes)
@@ -284,9 +299,15 @@ class ModelGraph:
         """
         if tuple(outputs) == self.outputs:
             return self
-        needed_ops = [self.ops[i] for i in self.needed(self.inputs, outputs)]
-        read = {name for op in needed_ops for name in op.inputs} | set(outputs)
-        ops = tuple(op._replace(outputs=tuple(name for name in op.outputs if name in read)) for op in needed_ops)
+        indices = self.needed(self.inputs, outputs)
+        read = {name for i in indices for name in self.ops[i].inputs} | set(outputs)
+        place = {old: new for new, old in enumerate(self._nodes(indices))}
+        ops = tuple(
+            op._replace(
+                outputs=tuple(name for name in op.outputs if name in read), nodes=tuple(place[i] for i in op.nodes)
+            )
+            for op in (self.ops[i] for i in indices)
+        )
         inputs = tuple(name for name in self.inputs if name in read)
         known = {*inputs, *(name for op in ops for name in op.outputs)}
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in known}
@@ -300,10 +321,38 @@ class ModelGraph:
             self, ops=ops, tensors=tensors, inputs=inputs, outputs=tuple(outputs), proto=proto, weights=weights
         )
 
+    def node(self, op: Op) -> onnx.NodeProto:
+        """Return the node that an operation is named after, with its attributes.
+
+        Args:
+            op: of this network.
+        """
+        return next(node for node in map(self.proto.graph.node.__getitem__, op.nodes) if node.name == op.name)
+
+    def made(self, op: Op) -> tuple[str, ...]:
+        """Return all tensors that an operation's nodes make, also those that stay inside it.
+
+        Args:
+            op: of this network.
+        """
+        return tuple(name for i in op.nodes for name in self.proto.graph.node[i].output if name)
+
+    def label(self, name: str) -> str:
+        """Return a tensor's name in the network's file.
+
+        Args:
+            name: of the tensor.
+        """
+        return self.labels.get(name, name)
+
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Return the groups of operations that executors run as one; see `fusion.fused_groups`."""
         return fused_groups(Dataflow(self.ops, self.outputs, self.producer, self.consumers))
+
+    def _nodes(self, ops: Sequence[int]) -> list[int]:
+        """Return the indices of the nodes of some operations, ascending."""
+        return sorted({node for i in ops for node in self.ops[i].nodes})
 
     @cached_property
     def blocked_tensors(self) -> Set[str]:

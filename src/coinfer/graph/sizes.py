@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from coinfer.graph.flops import OpShapes, op_flop
 from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.onnx.assemble import TAIL, node_flop
+from coinfer.graph.onnx.limits import Limits
 from coinfer.graph.onnx.shapes import infer_shapes
 
 
@@ -35,16 +36,14 @@ def with_sizes(graph: ModelGraph, sizes: Mapping[str, int]) -> ModelGraph:
     ]
     proto = graph.proto
     settings = {v.name: onnx.numpy_helper.to_array(v) for v in proto.graph.initializer if v.name not in graph.weights}
-    values = {**graph.weights, **settings}
-    known = infer_shapes(proto.graph.node, values, [sized], proto.opset_import[0].version, graph.name).tensors[0]
-    shape_of = {name: known[name].shape for name in graph.tensors}
-    tensors = {name: tensor._replace(shape=shape_of[name]) for name, tensor in graph.tensors.items()}
-    constants = {name: value.shape for name, value in values.items()}
-    ops = []
-    for op, node in zip(graph.ops, proto.graph.node, strict=True):
-        shapes = [(constants.get(name) or shape_of.get(name, ())) if name else () for name in node.input]
-        flop = op_flop(OpShapes(node, shapes, [shape_of[name] for name in node.output if name in shape_of]))
-        ops.append(op._replace(work_flop=flop))
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    trusted = Limits(loop_steps=0)
+    inferred = infer_shapes(proto.graph.node, {**graph.weights, **settings}, [sized], versions, graph.name, trusted)
+    shape_of = {name: tensor.shape for name, tensor in inferred.tensors[0].items() if name not in inferred.unsized}
+    shape_of |= {name: value.shape for name, value in inferred.constants.items()}
+    tensors = {name: t._replace(shape=shape_of.get(name, t.shape)) for name, t in graph.tensors.items()}
+    main = {node.name: node for node in proto.graph.node}
+    ops = [op if op.kind == TAIL else op._replace(work_flop=node_flop(main[op.name], shape_of, graph.name)) for op in graph.ops]
     return replace(graph, ops=tuple(ops), tensors=tensors)
 
 

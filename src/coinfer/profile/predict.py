@@ -212,9 +212,9 @@ def predict_ops(graph: ModelGraph, side: Side) -> np.ndarray:
     regressors = _shipped(side)
     fused = {i for group in graph.groups for i in group[1:]}
     seconds = np.zeros(len(graph.ops))
-    for i, (op, node) in enumerate(zip(graph.ops, graph.proto.graph.node, strict=True)):
+    for i, op in enumerate(graph.ops):
         if i not in fused and op.kind not in _FREE:
-            kind, dims = op_dims(graph, op, node)
+            kind, dims = op_dims(graph, op, graph.node(op))
             seconds[i] = regressors[kind].predict(np.array([dims], dtype=float))[0]
     return seconds
 

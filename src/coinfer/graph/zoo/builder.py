@@ -8,7 +8,8 @@ from onnx import helper
 
 from coinfer.graph.image_input import ImageInput, image_property
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.onnx.load import from_proto, reference
+from coinfer.graph.onnx.assemble import reference
+from coinfer.graph.onnx.load import from_proto
 
 OPSET = 17
 Attribute = int | float | str | Sequence[int]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 
 from coinfer.graph.ir import GraphError, ModelGraph
-from coinfer.graph.onnx.load import from_proto, reference
+from coinfer.graph.onnx.assemble import reference
+from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.zoo import networks
 from coinfer.graph.zoo.builder import CIFAR, IMAGENET, RELU, NetBuilder
 from coinfer.graph.zoo.networks import VGG16
