@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from coinfer.addresses import parse_addresses
-from coinfer.cli.options import Engine, Shape, Slowdown, Threads, parse_shapes
+from coinfer.cli.options import Engine, Limit, Shape, Slowdown, Threads, parse_limits, parse_shapes
 from coinfer.runtime.edge import defaults
 
 
@@ -18,6 +18,7 @@ def edge(
         int, typer.Option(min=-1, max=65535, help="REST and /metrics; 0 any, -1 none.")
     ] = defaults.HTTP_PORT,
     shape: Shape = None,
+    limit: Limit = None,
     threads: Threads = 1,
     workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = defaults.QUEUE,
@@ -43,6 +44,7 @@ def edge(
         grpc_port=grpc_port,
         http_port=None if http_port < 0 else http_port,
         shapes=parse_shapes(shape),
+        limits=parse_limits(limit),
         threads=threads,
         workers=workers,
         queue=queue,

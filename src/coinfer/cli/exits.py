@@ -9,10 +9,12 @@ import typer
 from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
 from coinfer.cli.options import (
     Bits,
+    Limit,
     Shape,
     TorchDevice,
     TorchThreads,
     parse_bits,
+    parse_limits,
     parse_places,
     parse_shapes,
     parse_weights,
@@ -53,6 +55,7 @@ def train(
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: TorchThreads = 1,
     shape: Shape = None,
+    limit: Limit = None,
 ) -> None:
     """Train all exits of a network together, from new weights.
 
@@ -69,7 +72,7 @@ def train(
 
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
-    graph, pictures = open_model(model, parse_shapes(shape)), _pictures(data, "train")
+    graph, pictures = open_model(model, parse_shapes(shape), limits=parse_limits(limit)), _pictures(data, "train")
     places, classes = parse_places(at), len(pictures.class_names)
     graph = plain_network(graph) if no_exits else branched_network(graph, places, classes)
     folder = out or Path("runs") / f"exits-{graph.name}"
@@ -104,6 +107,7 @@ def measure(
     samples: Annotated[int, typer.Option(min=0, help="Only the first so many pictures; 0 takes all.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes of one thread each.")] = 1,
     shape: Shape = None,
+    limit: Limit = None,
 ) -> None:
     """Count the right answers of every exit, cut and number of bits on test pictures, through the codec of the runtime.
 
@@ -116,7 +120,7 @@ def measure(
     from coinfer.runtime.measure_accuracy import measure_accuracy
 
     widths = parse_bits(bits)
-    graph, pictures = open_model(model, parse_shapes(shape)), _pictures(data, "test")
+    graph, pictures = open_model(model, parse_shapes(shape), limits=parse_limits(limit)), _pictures(data, "test")
     if samples:
         pictures = pictures.take(samples)
     with progress_bar(console, f"measuring {graph.name}") as progress:

@@ -16,6 +16,7 @@ from coinfer.cli.options import (
     EnergyMj,
     Engine,
     Goal,
+    Limit,
     MinAccuracy,
     Model,
     PolicyFile,
@@ -28,6 +29,7 @@ from coinfer.cli.options import (
     limit_or_inf,
     parse_bits,
     parse_confidence,
+    parse_limits,
     parse_shapes,
 )
 from coinfer.cli.picture_options import with_picture_options
@@ -71,6 +73,7 @@ def infer(
     engine: Engine = DEFAULTS.engine,
     table: ProfileFile = None,
     shape: Shape = None,
+    limit: Limit = None,
     output: Annotated[Path | None, typer.Option("-o", help="Also write a record per picture (JSON lines).")] = None,
     goal: Goal = DEFAULTS.objective.goal,
     min_accuracy: MinAccuracy = DEFAULTS.objective.min_accuracy,
@@ -108,6 +111,7 @@ def infer(
             slowdown=slowdown,
             threads=threads,
             shapes=parse_shapes(shape),
+            limits=parse_limits(limit),
             engine=engine,
         ),
     )

@@ -43,6 +43,14 @@ Shape = Annotated[
         "of an axis that stays free; repeat.",
     ),
 ]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=NUMBER",
+        help="Another limit of what an ONNX file that you trust may take, as a refusal names it; repeat.",
+    ),
+]
 ProfileFile = Annotated[
     Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
 ]
@@ -73,11 +81,27 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, str]:
     Raises:
         UserError: if a text has no name or no sizes.
     """
+    return _parse_pairs(texts, "--shape", "NAME=SIZES such as height=320 or images=1,3,320,320")
+
+
+def parse_limits(texts: Sequence[str] | None) -> dict[str, str]:
+    """Return limits by name, as `coinfer.open_model` takes them.
+
+    Args:
+        texts: each `NAME=NUMBER`; the last one of a name counts.
+
+    Raises:
+        UserError: if a text has no name or no number.
+    """
+    return _parse_pairs(texts, "--limit", "NAME=NUMBER such as memory-mib=16384")
+
+
+def _parse_pairs(texts: Sequence[str] | None, option: str, expected: str) -> dict[str, str]:
     pairs = {text: text.rpartition("=") for text in texts or ()}
-    for text, (name, _, sizes) in pairs.items():
-        if not name or not sizes:
-            raise UserError(f"--shape {text!r}: expected NAME=SIZES such as height=320 or images=1,3,320,320")
-    return {name: sizes for name, _, sizes in pairs.values()}
+    for text, (name, _, value) in pairs.items():
+        if not name or not value:
+            raise UserError(f"{option} {text!r}: expected {expected}")
+    return {name: value for name, _, value in pairs.values()}
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from coinfer.cli.options import (
     Bits,
     EnergyMj,
     Goal,
+    Limit,
     MinAccuracy,
     Model,
     PowerW,
@@ -21,6 +22,7 @@ from coinfer.cli.options import (
     TransmitPowerW,
     limit_or_inf,
     parse_bits,
+    parse_limits,
     parse_shapes,
 )
 from coinfer.cli.picture_options import with_picture_options
@@ -47,6 +49,7 @@ def plan(
     threads: Threads = DEFAULTS.threads,
     table: ProfileFile = None,
     shape: Shape = None,
+    limit: Limit = None,
     goal: Goal = DEFAULTS.objective.goal,
     min_accuracy: MinAccuracy = DEFAULTS.objective.min_accuracy,
     deadline_ms: Annotated[float, typer.Option(min=0, help="Limit: milliseconds for a request; 0 is none.")] = 0.0,
@@ -76,6 +79,7 @@ def plan(
             slowdown=device_slowdown,
             threads=threads,
             shapes=parse_shapes(shape),
+            limits=parse_limits(limit),
         ),
         uplink_bps=uplink_mbit_s * 1e6,
         device=device,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import console
-from coinfer.cli.options import Bits, Model, Shape, Threads, parse_bits, parse_shapes
+from coinfer.cli.options import Bits, Limit, Model, Shape, Threads, parse_bits, parse_limits, parse_shapes
 from coinfer.cli.picture_options import with_picture_options
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def profile(
     pictures: "PictureSettings",
     model: Model,
     shape: Shape = None,
+    limit: Limit = None,
     threads: Threads = 1,
     bits: Bits = "32,16,12,8,4",
     images: Annotated[Path | None, typer.Option(help="Folder of sample pictures; shipped ones without it.")] = None,
@@ -31,4 +32,5 @@ def profile(
     """
     from coinfer.cli.reports.profile_table import profile_model
 
-    profile_model(console, model, parse_shapes(shape), pictures, threads, parse_bits(bits), images, output)
+    given = parse_shapes(shape), pictures, parse_limits(limit)
+    profile_model(console, model, *given, threads, parse_bits(bits), images, output)

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from coinfer.cli.console import console
-from coinfer.cli.options import Changes, Shape, parse_shapes
+from coinfer.cli.options import Changes, Limit, Shape, parse_limits, parse_shapes
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Worlds to simulate: presets and your own files.")
 
@@ -95,6 +95,7 @@ def profile(
     output: Annotated[Path, typer.Option("-o", help="Where the network's table goes.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads to measure with.")] = 1,
     shape: Shape = None,
+    limit: Limit = None,
 ) -> None:
     """Measure a network on this machine for scenarios: as `network` of a model, or in `profiles` of a device or server.
 
@@ -105,7 +106,11 @@ def profile(
     from coinfer.options.network import network_table
     from coinfer.runtime.profiling import measure_with_codec, samples_for
 
-    graph = early_exits.build(model) if model in early_exits.EXITS else open_model(model, parse_shapes(shape))
+    graph = (
+        early_exits.build(model)
+        if model in early_exits.EXITS
+        else open_model(model, parse_shapes(shape), limits=parse_limits(limit))
+    )
     chains = [graph.pruned((name,)) for name in graph.outputs]
     with console.status(f"measuring {graph.name}") as status:
         tables = []

@@ -1,11 +1,13 @@
 """Opens any network by name or path: one that is shipped with coinfer, or an ONNX file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx import validate
 from coinfer.graph.onnx.axes import Shapes
+from coinfer.graph.onnx.limits import parse_limits
 from coinfer.graph.onnx.load import load
 from coinfer.graph.onnx.sandbox import try_model
 from coinfer.graph.pictures import NO_SETTINGS, PictureSettings, picture_sizes, settings_beside, with_pictures
@@ -13,7 +15,10 @@ from coinfer.graph.zoo import early_exits, networks, pretrained
 
 
 def open_model(
-    spec: str | Path, shapes: Shapes = MappingProxyType({}), pictures: PictureSettings = NO_SETTINGS
+    spec: str | Path,
+    shapes: Shapes = MappingProxyType({}),
+    pictures: PictureSettings = NO_SETTINGS,
+    limits: Mapping[str, int | str] = MappingProxyType({}),
 ) -> ModelGraph:
     """Return a network of the zoo (plain, with exits, or pretrained), or the network of an ONNX file.
 
@@ -26,6 +31,8 @@ def open_model(
             from 1 on. A batch that is not named stays free.
         pictures: how it takes pictures; what is not said here is taken from `FILE.input.yaml` beside the file, and from
             its metadata. Their size is the size of a picture input that the file leaves free.
+        limits: other values for limits of what a file may take, by name (`onnx.limits.Limits`); for files that you
+            trust.
 
     Raises:
         GraphError: if there is neither such a name nor such a file, the file is refused, or it takes no such pictures.
@@ -43,8 +50,9 @@ def open_model(
     said = PictureSettings.model_validate(beside.given | pictures.given)
     if said.size is not None:
         shapes = {**picture_sizes(validate.read_proto(path), said), **shapes}
-    try_model(path, shapes)
-    graph = with_pictures(load(path, shapes), beside, where)
+    allowed = parse_limits(limits)
+    try_model(path, shapes, allowed)
+    graph = with_pictures(load(path, shapes, allowed), beside, where)
     return with_pictures(graph, pictures, f"{path}, picture options")
 
 

@@ -43,7 +43,10 @@ def with_sizes(graph: ModelGraph, sizes: Mapping[str, int]) -> ModelGraph:
     shape_of |= {name: value.shape for name, value in inferred.constants.items()}
     tensors = {name: t._replace(shape=shape_of.get(name, t.shape)) for name, t in graph.tensors.items()}
     main = {node.name: node for node in proto.graph.node}
-    ops = [op if op.kind == TAIL else op._replace(work_flop=node_flop(main[op.name], shape_of, graph.name)) for op in graph.ops]
+    ops = [
+        op if op.kind == TAIL else op._replace(work_flop=node_flop(main[op.name], shape_of, graph.name))
+        for op in graph.ops
+    ]
     return replace(graph, ops=tuple(ops), tensors=tensors)
 
 

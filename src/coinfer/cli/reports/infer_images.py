@@ -87,7 +87,8 @@ def infer_images(console: Console, asked: Asked, config: DeviceConfig) -> None:
     Raises:
         UserError: for what a user can mend, in one line; for requests that were not answered, at the end.
     """
-    graph = open_model(asked.model, config.shapes or shapes_of(config.profile), asked.pictures)
+    shapes = config.shapes or shapes_of(config.profile)
+    graph = open_model(asked.model, shapes, asked.pictures, config.limits)
     named = read_labels(asked.labels) if asked.labels else labels_of(graph)
     classes = is_classifier(graph, graph.outputs)
     if asked.top and not classes:

@@ -53,7 +53,7 @@ def show_plan(
         return
     if not (uplink_bps > 0 and math.isfinite(uplink_bps)):
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
-    graph = open_model(model, config.shapes or shapes_of(config.profile), pictures)
+    graph = open_model(model, config.shapes or shapes_of(config.profile), pictures, config.limits)
     with progress_bar(console, f"measuring {graph.name}") as progress:
         table = profile_for(graph, config.profile, config.threads, progress)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)

@@ -1,6 +1,6 @@
 """Measure a network and print a row for each cut: `coinfer profile`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +25,7 @@ def profile_model(
     model: str,
     shapes: Shapes,
     pictures: PictureSettings,
+    limits: Mapping[str, str],
     threads: int,
     bits: Sequence[int],
     images: Path | None,
@@ -37,6 +38,7 @@ def profile_model(
         model: an ONNX file, or a network of the zoo.
         shapes: sizes of its free axes.
         pictures: how it takes pictures.
+        limits: other limits of what its file may take.
         threads: of ONNX Runtime.
         bits: per element, a column of sizes each.
         images: folder of sample pictures; None takes the shipped ones.
@@ -45,7 +47,7 @@ def profile_model(
     Raises:
         UserError: for what a user can mend, in one line.
     """
-    graph = open_model(model, shapes, pictures)
+    graph = open_model(model, shapes, pictures, limits)
     path = output or Path(f"{graph.name}.profile.json")
     check_writable(path)
     samples = samples_for(graph, load_images(images))

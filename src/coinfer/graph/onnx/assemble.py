@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+from onnx.helper import make_tensor_value_info, np_dtype_to_tensor_dtype
 
 from coinfer.graph.flops import OpShapes, op_flop
 from coinfer.graph.ir import GraphError, ImportNotes, ModelGraph, Op, Tensor
 from coinfer.graph.onnx import axes
-from coinfer.graph.onnx.evaluate import IR_VERSION
+from coinfer.graph.onnx.evaluate import IR_VERSION, single_model
 from coinfer.graph.onnx.limits import Limits, raise_it
 from coinfer.graph.onnx.operators import domain_of, label
 from coinfer.graph.onnx.shapes import InferredShapes
@@ -75,8 +76,8 @@ def assemble(inferred: InferredShapes, resolved: axes.ResolvedAxes, model: Model
     work_flop = sum(op.work_flop for op in ops)
     if work_flop > model.limits.gflop * GIGA:
         raise GraphError(
-            f"{model.where}: {work_flop:.3g} operations per input; at most {model.limits.gflop * GIGA:.0e} are allowed; "
-            f"{raise_it('gflop', work_flop / GIGA)}"
+            f"{model.where}: {work_flop:.3g} operations per input; at most {model.limits.gflop * GIGA:.0e} are "
+            f"allowed; {raise_it('gflop', work_flop / GIGA)}"
         )
     batches = {axis.name for axis in resolved.free if axis.is_batch}
     values = {name: _value(tensor, batches) for name, tensor in used.items()}
@@ -84,7 +85,9 @@ def assemble(inferred: InferredShapes, resolved: axes.ResolvedAxes, model: Model
     proto.graph.output.extend(values[name] for name in model.outputs)
     proto.graph.value_info.extend(v for n, v in values.items() if n not in ends and n not in model.outputs)
     image = image_of(model.proto.metadata_props, [used[end] for end in ends], model.where)
-    reasons = dict.fromkeys(inferred.unsized[name] for node in nodes for name in node.output if name in inferred.unsized)
+    reasons = dict.fromkeys(
+        inferred.unsized[name] for node in nodes for name in node.output if name in inferred.unsized
+    )
     return ModelGraph(
         model.name,
         tuple(ops),
@@ -125,20 +128,43 @@ def _used(
         wanted = model.outputs if inside else {*read, *model.outputs}
         names += [name for name in node.output if name in wanted and name not in inferred.frozen]
     probes = axes.probes(resolved.free)
+    types = _declared(inferred, nodes, model) if inferred.unsized else {}
     used = {}
     for name in names:
         if name in inferred.unsized:
-            used[name] = _output_of_tail(name, inferred.unsized[name], inferred, model)
+            used[name] = _output_of_tail(name, inferred.unsized[name], types[name], inferred, model)
         else:
             free = axes.axis_names(name, inferred.tensors, probes) if resolved.free else ()
             used[name] = at_one[name]._replace(axes=free)
     return used
 
 
-def _output_of_tail(name: str, reason: str, inferred: InferredShapes, model: Model) -> Tensor:
+def _declared(inferred: InferredShapes, nodes: Sequence[onnx.NodeProto], model: Model) -> dict[str, onnx.TypeProto]:
+    """Return the types of the network's outputs as far as its file, or ONNX's inference of the tail, says them."""
+    tail = [node for node in nodes if _is_tail(node, inferred)]
+    graph = onnx.GraphProto(name="tail", node=tail)
+    made = {name for node in tail for name in node.output}
+    for name in dict.fromkeys(name for node in tail for name in reads(node) if name not in made):
+        constant = inferred.constants.get(name)
+        if constant is not None and constant.nbytes <= _MAX_SETTING_BYTES:
+            graph.initializer.append(onnx.numpy_helper.from_array(constant, name))
+        else:
+            known = inferred.tensors[0].get(name)
+            dtype, shape = known[1:3] if known else (inferred.constants[name].dtype, inferred.constants[name].shape)
+            graph.input.append(make_tensor_value_info(name, np_dtype_to_tensor_dtype(dtype), shape))
+    graph.output.extend(value for value in model.proto.graph.output if value.name in made)
+    typed = onnx.shape_inference.infer_shapes(single_model(graph, model.versions), data_prop=True).graph
+    types = {value.name: value.type for value in model.proto.graph.output}
+    for value in typed.output:
+        declared = types[value.name]
+        if not declared.HasField("tensor_type") or not declared.tensor_type.HasField("shape"):
+            types[value.name] = value.type
+    return types
+
+
+def _output_of_tail(name: str, reason: str, kind: onnx.TypeProto, inferred: InferredShapes, model: Model) -> Tensor:
     """Return an output whose sizes are not known: 0 stands for those."""
     problem = f"{model.where}: output {model.labels.get(name, name)!r}"
-    kind = next(value.type for value in model.proto.graph.output if value.name == name)
     if not kind.HasField("tensor_type"):
         what = (kind.WhichOneof("value") or "value of unknown").removesuffix("_type")
         raise GraphError(
@@ -157,7 +183,9 @@ def _output_of_tail(name: str, reason: str, inferred: InferredShapes, model: Mod
     return Tensor(name, DTYPES[element], shape, tuple("" if size else "?" for size in shape))
 
 
-def _with_frozen(indices: Iterable[int], inputs_of: Sequence[Sequence[str]], makers: Mapping[str, int]) -> tuple[int, ...]:
+def _with_frozen(
+    indices: Iterable[int], inputs_of: Sequence[Sequence[str]], makers: Mapping[str, int]
+) -> tuple[int, ...]:
     """Return some nodes and all nodes on constants alone that these need, ascending."""
     found, pending = set(indices), list(indices)
     while pending:
@@ -212,7 +240,7 @@ def reference(name: str, value: np.ndarray) -> onnx.TensorProto:
         name: of the weight.
         value: sets type and shape only.
     """
-    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    kind = np_dtype_to_tensor_dtype(value.dtype)
     tensor = onnx.TensorProto(name=name, data_type=kind, dims=value.shape, data_location=onnx.TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=WEIGHTS)
     return tensor
@@ -266,4 +294,4 @@ def _value(tensor: Tensor, batches: Set[str]) -> onnx.ValueInfoProto:
     free = {"?": None} | dict.fromkeys(batches, axes.BATCH)
     names = tensor.axes or ("",) * len(tensor.shape)
     dims = [free.get(axis, axis) if axis else size for size, axis in zip(tensor.shape, names, strict=True)]
-    return onnx.helper.make_tensor_value_info(tensor.name, onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype), dims)
+    return make_tensor_value_info(tensor.name, np_dtype_to_tensor_dtype(tensor.dtype), dims)

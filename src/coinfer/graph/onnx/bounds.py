@@ -19,8 +19,10 @@ _SIZED_BY_VALUES = {
     "Upsample": slice(1, 2),
 }
 """Operations whose outputs are as large as values of inputs say, with the places of these."""
-_MOVING = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Unsqueeze Where".split())
-_ARITHMETIC = frozenset("Add ConstantOfShape Div Equal Max Min Mod Mul ReduceMax ReduceMin ReduceProd Sub".split())
+_MOVING_KINDS = "Cast Concat Gather Identity Reshape Slice Split Squeeze Unsqueeze Where"
+_MOVING = frozenset(_MOVING_KINDS.split())
+_ARITHMETIC_KINDS = "Add ConstantOfShape Div Equal Max Min Mod Mul ReduceMax ReduceMin ReduceProd Sub"
+_ARITHMETIC = frozenset(_ARITHMETIC_KINDS.split())
 _MAX_FACTOR = 65_536
 _TRUST = "if you trust this file, --limit loop-steps=0 opens it"
 
@@ -51,9 +53,7 @@ class Bounds:
         if known or node.op_type in {"Shape", "Size"}:
             self._measured.update(filter(None, node.output))
 
-    def check(
-        self, node: onnx.NodeProto, constants: Mapping[str, np.ndarray], frozen: Set[str], where: str
-    ) -> None:
+    def check(self, node: onnx.NodeProto, constants: Mapping[str, np.ndarray], frozen: Set[str], where: str) -> None:
         """Refuse an operation whose work or size has no bound.
 
         Args:
@@ -69,8 +69,8 @@ class Bounds:
             return
         if node.op_type == "Loop" and not self._ends(node.input[0], constants):
             raise GraphError(
-                f"{where}: {label(node)} may take more than {self._steps} steps, or as many as values of a request say; "
-                f"{_TRUST}"
+                f"{where}: {label(node)} may take more than {self._steps} steps, or as many as values of a request "
+                f"say; {_TRUST}"
             )
         if node.op_type in GENERATORS:
             raise GraphError(f"{where}: {label(node)} runs as long as values of a request say; {_TRUST}")

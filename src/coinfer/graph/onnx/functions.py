@@ -52,9 +52,17 @@ def inline_functions(proto: onnx.ModelProto, where: str, limits: Limits) -> onnx
         kept.CopyFrom(weight)
         weight.CopyFrom(onnx.TensorProto(name=weight.name, data_type=weight.data_type, dims=weight.dims))
     try:
-        inlined = onnx.inliner.inline_local_functions(plain, convert_version=True)
+        typed = onnx.shape_inference.infer_shapes(plain) if _is_mixed(plain) else plain
+        inlined = onnx.inliner.inline_local_functions(typed, convert_version=typed is not plain)
     except Exception as error:  # of the C++ library, without a common base class
         raise GraphError(f"{where}: its functions cannot be inlined: {printable(str(error), 300)}") from error
+    del inlined.graph.value_info[:]
     del inlined.graph.initializer[:]
     inlined.graph.initializer.extend(weights)
     return inlined
+
+
+def _is_mixed(proto: onnx.ModelProto) -> bool:
+    """Return true if functions are written for another version of operations than the model."""
+    stated = {(opset.domain, opset.version) for opset in proto.opset_import}
+    return any((opset.domain, opset.version) not in stated for f in proto.functions for opset in f.opset_import)

@@ -46,6 +46,8 @@ def infer_types(node: onnx.NodeProto, types: Types, constants: Values, versions:
     )
     if domain_of(node) == "" and not all(map(_has_rank, inferred.values())):
         inferred = _within_model(node, types, {}, versions)
+    if domain_of(node) and not all(map(is_sized, inferred.values())):
+        inferred = _by_runtime(node, types, constants, versions)
     return inferred
 
 
@@ -104,7 +106,11 @@ def _by_runtime(node: onnx.NodeProto, types: Types, constants: Values, versions:
     read = [name for name in dict.fromkeys(filter(None, node.input)) if name not in constants]
     session = open_single(node, [types[name] for name in read], versions, constants)
     names = (name for name in node.output if name)
-    return {name: _type(value.type, value.shape) for name, value in zip(names, session.get_outputs(), strict=True)}
+    flat = all(not kind.tensor_type.shape.dim for kind in types.values())
+    return {
+        name: _type(value.type, value.shape if value.shape or flat else None)  # it says [] of an unknown rank too
+        for name, value in zip(names, session.get_outputs(), strict=True)
+    }
 
 
 def _type(text: str, dims: list[int | str | None] | None) -> onnx.TypeProto:

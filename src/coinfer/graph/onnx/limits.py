@@ -20,15 +20,17 @@ class Limits(NamedTuple):
     """Arithmetic for these constants."""
     gflop: int = 100_000
     """Arithmetic for one request; a hundred times a large vision transformer."""
-    memory_mib: int = 16_384
-    """Memory of the trial run, which is less for a network of small tensors."""
+    memory_mib: int = 8192
+    """Memory of the trial run; unless it is set, as much less as weights and tensors suggest."""
     trial_s: int = 120
-    """Processor time of the trial run, which is less for a network of little work."""
+    """Processor time of the trial run; less for a network of little work."""
     loop_steps: int = 100_000
-    """Steps of a loop whose number is known before it runs; 0 also opens files whose loops or sizes depend on values."""
+    """Steps of a loop, known before it runs; 0 also opens files whose loops or sizes depend on values."""
 
 
 DEFAULT_LIMITS = Limits()
+_ABSURD = 1e8
+"""Mebibytes, or 10^9 operations, that no machine has."""
 
 
 def parse_limits(limits: Mapping[str, int | str]) -> Limits:
@@ -59,6 +61,7 @@ def raise_it(name: str, needed: float) -> str:
         name: of the field of `Limits`.
         needed: value that would suffice, as far as it is known.
     """
-    allowed = getattr(DEFAULT_LIMITS, name)
-    value = int(max(needed, 2 * allowed)) + 1
+    if needed > _ABSURD:
+        return "no machine could run it"
+    value = int(max(needed, 2 * getattr(DEFAULT_LIMITS, name))) + 1
     return f"if you trust this file, --limit {name.replace('_', '-')}={value} allows it"

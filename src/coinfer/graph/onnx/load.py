@@ -17,9 +17,7 @@ from coinfer.graph.onnx.subgraphs import reads
 from coinfer.graph.onnx.weights import DTYPES, read_weights
 
 
-def load(
-    path: str | Path, sizes: axes.Shapes = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS
-) -> ModelGraph:
+def load(path: str | Path, sizes: axes.Shapes = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS) -> ModelGraph:
     """Return the network in an ONNX file; weights in other files beside it are read too.
 
     Args:
@@ -137,8 +135,9 @@ def _input(value: onnx.ValueInfoProto, where: str) -> axes.InputAxes:
     kind = value.type.tensor_type
     if kind.elem_type not in DTYPES or not kind.HasField("shape"):
         raise GraphError(f"{where}: input {value.name!r} is no tensor of numbers with a known shape; export it so")
+    names = [dim.dim_param.strip() for dim in kind.shape.dim]
     dims = tuple(
-        dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}.{axis}"
+        dim.dim_value if dim.dim_value > 0 else names[axis] if names[axis].strip("?") else f"{value.name}.{axis}"
         for axis, dim in enumerate(kind.shape.dim)
     )
     return axes.InputAxes(value.name, DTYPES[kind.elem_type], dims)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from typing import NamedTuple
 
 import onnx
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state
 
 from coinfer.graph.ir import GraphError
 
@@ -15,14 +15,14 @@ _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", MICROSOFT})
 _READ_FILES = frozenset({"EPContext", "Snpe"})
 """Operations that load compiled code or files of their own."""
 RANDOM = frozenset(
-    "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike SampleOp".split()
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "SampleOp"]
 )
 """Operations that give another result each time; they are never folded."""
-GENERATORS = frozenset("BeamSearch GreedySearch Sampling WhisperBeamSearch".split())
+GENERATORS = frozenset(["BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"])
 """Operations that run graphs of their own as long as their inputs say."""
 CONTROL = frozenset({"If", "Loop", "Scan"})
 KEEP_QUANTISED = frozenset({"DequantizeLinear", "DequantizeBFP"})
-"""ONNX Runtime computes in integers only where it finds these before an operation; folding them would change answers."""
+"""ONNX Runtime computes in integers only where it finds these before an operation; folding would change answers."""
 
 
 class Signature(NamedTuple):
@@ -32,6 +32,8 @@ class Signature(NamedTuple):
     max_input: int
     min_output: int
     max_output: int
+    needed: tuple[int, ...]
+    """Places of inputs that must not be left out."""
 
 
 def domain_of(node: onnx.NodeProto) -> str:
@@ -100,13 +102,17 @@ def signature_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> Signature
         versions: of the operations that the model states, by domain.
     """
     schema = schema_of(node, versions)
-    if schema is None:
-        return runtime_operators()[domain_of(node), node.op_type]
-    return Signature(schema.min_input, schema.max_input, schema.min_output, schema.max_output)
+    return runtime_operators()[domain_of(node), node.op_type] if schema is None else _signature(schema)
+
+
+def _signature(schema: onnx.defs.OpSchema) -> Signature:
+    """Return the signature that a schema of ONNX, or one of ONNX Runtime of the same form, describes."""
+    needed = tuple(i for i, value in enumerate(schema.inputs) if str(value.option).endswith("Single"))
+    return Signature(schema.min_input, schema.max_input, schema.min_output, schema.max_output, needed)
 
 
 @cache
 def runtime_operators() -> Mapping[tuple[str, str], Signature]:
     """Return the operations that the installed ONNX Runtime describes, by domain and type."""
-    schemas = onnxruntime_pybind11_state.get_all_operator_schema()
-    return {(s.domain, s.name): Signature(s.min_input, s.max_input, s.min_output, s.max_output) for s in schemas}
+    schemas = import_module("onnxruntime.capi.onnxruntime_pybind11_state").get_all_operator_schema()
+    return {(schema.domain, schema.name): _signature(schema) for schema in schemas}

@@ -1,11 +1,11 @@
 """Loads a model file in a process of its own with little memory and time, before this process touches it.
 
 `validate` refuses what is known to be hostile; a file that makes a library crash, exhausts memory or runs for ever
-ends only the child process.
+ends only the child process. Memory and time follow from the sizes of the file, its tensors and its work; where the
+operating system cannot limit them (Windows), only the end of a hanging trial is enforced.
 """
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -14,65 +14,129 @@ from types import MappingProxyType
 
 import numpy as np
 
-from coinfer.graph.ir import GraphError
+from coinfer.errors import printable
+from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.axes import Shapes
-from coinfer.units import MIB
+from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Limits, raise_it
+from coinfer.units import BITS_PER_BYTE, MIB
 
-CPU_S = 20
-MEMORY_BYTES = 1024 * MIB
-MEMORY_PER_FILE_BYTE = 5
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+LOAD_MIB = 1024
+MEMORY_PER_FILE_BYTE = 6
 """Weights lie in memory as read, as parsed, and rearranged for the executor."""
+LOAD_S = 30
+FLOP_PER_S = 5e8
+"""Of a slow processor."""
+_LIVE_COPIES = 4
+"""Memory at work over the tensors that are needed at a time: executors rearrange them, and keep what they freed."""
+_WALL_TIMES = 5
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "MemoryError", "cannot allocate")
+_OUT_OF_TIME, _KILLED = (-getattr(signal, name, 0) for name in ("SIGXCPU", "SIGKILL"))
 REFUSED = 3
 
 
-def try_model(path: Path, shapes: Shapes = MappingProxyType({})) -> None:
+def try_model(path: Path, shapes: Shapes = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS) -> None:
     """Check that a file loads and runs once on zeros within the limits of time and memory.
 
     Args:
         path: of an ONNX file; files beside it whose names begin with its stem count as its weights.
         shapes: sizes of its free axes.
+        limits: of what the file may take.
 
     Raises:
         GraphError: with the child's own message, or saying that it crashed, ran out of memory or out of time.
     """
-    size_bytes = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*") if file.is_file())
-    limit_bytes = MEMORY_BYTES + MEMORY_PER_FILE_BYTE * size_bytes
-    command = [sys.executable, "-m", "coinfer.graph.onnx.sandbox", str(path), str(limit_bytes), str(CPU_S)]
     sizes = {name: size if isinstance(size, (int, str)) else list(size) for name, size in shapes.items()}
-    command.append(json.dumps(sizes))
+    command = [sys.executable, "-m", "coinfer.graph.onnx.sandbox", str(path)]
+    command.append(json.dumps({"sizes": sizes, "limits": limits}))
+    longer = raise_it("trial_s", 2 * limits.trial_s)
+    too_slow = f"{path}: a trial run took more than {limits.trial_s} s of processor time; {longer}"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10 * CPU_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_WALL_TIMES * limits.trial_s + LOAD_S, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise GraphError(
-            f"{path}: run in a sandbox, it did not end within {10 * CPU_S} s; this file is not loaded"
-        ) from None
+        raise GraphError(too_slow) from None
     if done.returncode == REFUSED:
         raise GraphError(done.stdout.strip())
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise GraphError(
-            f"{path}: run in a sandbox, it took more than {CPU_S} s of processor time; this file is not loaded"
-        )
+    if done.returncode and done.returncode == _OUT_OF_TIME:
+        raise GraphError(too_slow)
+    if done.returncode and done.returncode == _KILLED:
+        raise GraphError(f"{path}: the system ended a trial run, mostly for want of memory; this file is not loaded")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        if any(word in last for word in _OUT_OF_MEMORY):
+            raise GraphError(_too_large(path, limits.memory_mib))
         raise GraphError(f"{path}: run in a sandbox, it crashed ({last}); this file is not loaded")
 
 
-def _main(path: str, memory_bytes: str, cpu_s: str, shapes: str) -> int:
-    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes), int(memory_bytes)))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_s), int(cpu_s) + 1))
+def _too_large(path: str | Path, allowed_mib: float) -> str:
+    return (
+        f"{path}: a trial run needs more than the {allowed_mib:.0f} MiB of memory that we allow it; "
+        f"{raise_it('memory_mib', 2 * allowed_mib)}"
+    )
+
+
+def _confine(memory_mib: float, cpu_s: float, limits: Limits) -> None:
+    """Limit this process now; the limits can be raised later, but not beyond the user's."""
+    if resource is None:
+        return
+    most = int(max(memory_mib, limits.memory_mib) * MIB)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_mib * MIB), most))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(min(cpu_s, limits.trial_s)), limits.trial_s + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _work_mib(graph: ModelGraph) -> float:
+    """Return the largest memory of the tensors that are needed at the same time."""
+    size_of = {name: tensor.size_bits / BITS_PER_BYTE / MIB for name, tensor in graph.tensors.items()}
+    readers = {name: len(indices) for name, indices in graph.consumers.items()}
+    live = most = sum(size_of[name] for name in graph.inputs)
+    for op in graph.ops:
+        live += sum(size_of[name] for name in op.outputs)
+        most = max(most, live)
+        for name in op.inputs:
+            readers[name] -= 1
+            live -= size_of[name] if not readers[name] else 0
+    return most
+
+
+def _main(path: str, settings: str) -> int:
+    said = json.loads(settings)
+    limits = Limits(*said["limits"])
+    own = limits.memory_mib if limits.memory_mib != DEFAULT_LIMITS.memory_mib else 0
+    size_bytes = sum(file.stat().st_size for file in Path(path).parent.glob(f"{Path(path).stem}*") if file.is_file())
+    load_mib = max(own, LOAD_MIB + MEMORY_PER_FILE_BYTE * size_bytes / MIB)
+    allowed_mib = load_mib
+    _confine(load_mib, LOAD_S, limits)
     from coinfer.graph.onnx.load import load
     from coinfer.graph.segment import segment
     from coinfer.graph.session import open_session
 
     try:
-        graph = load(path, json.loads(shapes))
+        graph = load(path, said["sizes"], limits)
+        allowed_mib = max(own, load_mib + _LIVE_COPIES * _work_mib(graph))
+        if allowed_mib > limits.memory_mib:
+            print(_too_large(path, limits.memory_mib))
+            return REFUSED
+        _confine(allowed_mib, LOAD_S + graph.work_flop / FLOP_PER_S, limits)
         session = open_session(graph, segment(graph, graph.inputs, graph.outputs))
-    except GraphError as error:
-        print(error)
+    except (GraphError, MemoryError) as error:
+        large = isinstance(error, MemoryError) or any(word in str(error) for word in _OUT_OF_MEMORY)
+        print(_too_large(path, allowed_mib) if large else error)
         return REFUSED
     inputs = (graph.tensors[name] for name in graph.inputs)
-    session.run(list(graph.outputs), {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in inputs})
+    try:
+        session.run(list(graph.outputs), {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in inputs})
+    except Exception as error:  # ONNX Runtime's exceptions share no base class below this one
+        if any(word in str(error) for word in _OUT_OF_MEMORY):
+            print(_too_large(path, allowed_mib))
+            return REFUSED
+        print(f"does not run on zeros: {printable(str(error), 300)}")  # it may want other values
     return 0
 
 

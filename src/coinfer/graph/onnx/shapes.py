@@ -18,12 +18,14 @@ from coinfer.graph.onnx.evaluate import Evaluator, Values
 from coinfer.graph.onnx.infer import infer_types, is_sized, small
 from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Limits, raise_it
 from coinfer.graph.onnx.operators import KEEP_QUANTISED, RANDOM, label
+from coinfer.graph.onnx.targets import with_constant_target
 from coinfer.graph.onnx.weights import DTYPES, PLAIN, read_weights
 from coinfer.units import BITS_PER_BYTE, GIGA, MIB
 
 _INLINE_ELEMENTS = 1024
 """Larger constants cannot set a shape, so inference need not see their values."""
-_MOVERS = frozenset("Shape Gather Slice Concat Squeeze Unsqueeze Cast Identity Reshape Split".split())
+_MOVER_KINDS = "Shape Gather Slice Concat Squeeze Unsqueeze Cast Identity Reshape Split"
+_MOVERS = frozenset(_MOVER_KINDS.split())
 """Operations that only move numbers: what they make of sizes is as free as the numbers that they took."""
 
 
@@ -287,8 +289,8 @@ def _tensor(walk: _Walk, name: str, kind: onnx.TypeProto, problem: str) -> Tenso
         raise GraphError(f"{problem} makes {name!r} of shape {list(shape)}, which cannot be")
     if size_mib > walk.limits.tensor_mib:
         raise GraphError(
-            f"{problem} makes {name!r} of shape {list(shape)}, {size_mib:.3g} MiB; at most {walk.limits.tensor_mib} MiB "
-            f"are allowed; {raise_it('tensor_mib', min(size_mib, 1e12))}"
+            f"{problem} makes {name!r} of shape {list(shape)}, {size_mib:.6g} MiB; at most {walk.limits.tensor_mib} "
+            f"MiB are allowed; {raise_it('tensor_mib', size_mib)}"
         )
     return tensor
 
@@ -307,7 +309,7 @@ def _result(walk: _Walk) -> InferredShapes:
     for values, by_name in zip(walk.known, walk.tensors, strict=True):
         by_name |= {name: Tensor(name, v.dtype, v.shape) for name, v in values.items() if name not in constants}
     remaining = [node for node in walk.nodes if not all(name in constants for name in node.output if name)]
-    nodes = [_with_constant_target(node, walk.known, constants, walk.tensors) for node in remaining]
+    nodes = [with_constant_target(node, walk.known, constants, walk.tensors) for node in remaining]
     return InferredShapes(
         nodes, constants, walk.tensors, walk.frozen, walk.unsized, _notes(walk), walk.branches_on_size
     )
@@ -321,35 +323,6 @@ def _notes(walk: _Walk) -> list[str]:
     if walk.inlined:
         notes.append(f"{sum(walk.inlined.values())} branches with a known condition were replaced by the one taken")
     return notes
-
-
-def _with_constant_target(
-    node: onnx.NodeProto, known: Sequence[Values], constants: Values, tensors: Sequence[Mapping[str, Tensor]]
-) -> onnx.NodeProto:
-    """Return the node; a reshape whose target differs between sizes on one axis only gets a constant target.
-
-    `0` or `-1` then stands for that size. Exporters compute such targets with a chain of small operations, which a cut
-    would otherwise cross.
-    """
-    if node.op_type != "Reshape" or node.input[1] in constants or node.input[1] not in known[0]:
-        return node
-    targets = [values[node.input[1]] for values in known]
-    differ = np.flatnonzero(np.any([target != targets[0] for target in targets], axis=0))
-    if len(differ) != 1 or any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute):
-        return node
-    axis, sources = int(differ[0]), [by_name[node.input[0]].shape for by_name in tensors if node.input[0] in by_name]
-    is_copied = len(sources) == len(targets) and all(
-        axis < len(shape) and shape[axis] == target[axis] for shape, target in zip(sources, targets, strict=True)
-    )
-    if not is_copied and -1 in targets[0]:
-        return node
-    target = targets[0].copy()
-    target[axis] = 0 if is_copied else -1
-    changed = onnx.NodeProto()
-    changed.CopyFrom(node)
-    changed.input[1] = f"{node.output[0]}/shape"
-    constants[changed.input[1]] = target
-    return changed
 
 
 def _same(known: Sequence[Values], name: str) -> bool:

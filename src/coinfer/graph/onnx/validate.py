@@ -22,6 +22,7 @@ MAX_FILE_BYTES = 2048 * MIB
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
 """Versions of the ai.onnx operations that are read."""
 
+
 def read_proto(path: Path) -> onnx.ModelProto:
     """Return the parsed model file; weights in other files are still references.
 
@@ -121,7 +122,7 @@ def _check_signature(node: onnx.NodeProto, versions: Mapping[str, int], where: s
     ):
         if not low <= count <= high:
             raise GraphError(f"{problem} has {count} {role}; expected {low} to {high}")
-    if not any(node.output) or not all(node.input[: signature.min_input]):
+    if not any(node.output) or not all(node.input[i] for i in signature.needed if i < len(node.input)):
         raise GraphError(f"{problem} lacks an input that it needs, or makes nothing")
     schema = schema_of(node, versions)
     for attribute in node.attribute if schema else ():

@@ -1,6 +1,6 @@
 """Values of weights, inside a model file and in files beside it.
 
-ONNX Runtime itself refuses most bad paths, but reads through hard links; so our own code reads weights outside the file.
+ONNX Runtime itself refuses most bad paths, but reads through hard links; so our own code reads these files.
 """
 
 import errno
@@ -65,7 +65,7 @@ def read_weights(
         total_mib += size_bytes(tensor, where) / MIB
         if total_mib > limits.weights_mib:
             raise GraphError(
-                f"{where}: more than {limits.weights_mib} MiB of weights; {raise_it('weights_mib', min(total_mib, 1e9))}"
+                f"{where}: more than {limits.weights_mib} MiB of weights; {raise_it('weights_mib', total_mib)}"
             )
         if is_external(tensor):
             weights[tensor.name] = _read_external(tensor, where, directory)
@@ -189,9 +189,9 @@ def _advice(problem: str, location: str, directory: Path, error: OSError) -> str
     if error.errno in {errno.ELOOP, errno.ENOTDIR} and any(p.is_symlink() for p in (path, *path.parents)):
         real = os.path.realpath(path)
         return (
-            f"{problem}: {location!r} is a link, and links out of a model's folder are not followed; put the file itself "
-            f"beside the model: cp --remove-destination {real} {path}"
+            f"{problem}: {location!r} is a link, and links out of a model's folder are not followed; put the file "
+            f"itself beside the model: cp --remove-destination {real} {path}"
         )
     if error.errno == errno.ENOENT:
-        return f"{problem}: No such file as {str(path)!r}, which holds it; put this file beside the model, it belongs to it"
+        return f"{problem}: No such file as {str(path)!r}, which holds it; it belongs to the model, put it there"
     return f"{problem}: cannot open {location!r} without following links: {error.strerror}"

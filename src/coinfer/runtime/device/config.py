@@ -63,6 +63,8 @@ class DeviceConfig:
     threads: int = 1
     """Threads of the engine within one operation."""
     engine: Engine = "onnxruntime"
+    limits: Mapping[str, int | str] = field(default_factory=dict)
+    """Other limits of what the network's file may take, as `open_model` takes them."""
     shapes: Mapping[str, int | str | Sequence[int | str]] = field(default_factory=dict)
     """Sizes of axes that the network's file leaves free, as `open_model` takes them; without any, those that
     `profile` was measured with."""

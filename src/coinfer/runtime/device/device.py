@@ -74,7 +74,7 @@ class Device:
     ):
         config = replace(config, **settings)
         shapes = config.shapes or shapes_of(config.profile)
-        graph = model if isinstance(model, ModelGraph) else open_model(model, shapes)
+        graph = model if isinstance(model, ModelGraph) else open_model(model, shapes, limits=config.limits)
         table = _profile(graph, config)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)

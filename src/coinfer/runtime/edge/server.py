@@ -42,6 +42,8 @@ class EdgeSettings:
     """0 takes any free port."""
     http_port: int | None = defaults.HTTP_PORT
     """0 takes any free port; None serves no REST."""
+    limits: Mapping[str, int | str] = field(default_factory=dict[str, int | str])
+    """Other limits of what files may take, as `open_model` takes them."""
     shapes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Sizes of axes that files leave free, as `open_model` takes them."""
     threads: int = 1
@@ -98,7 +100,7 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
     """
     served: list[ServedModel] = []
     for spec in settings.models:
-        graph = open_model(spec, settings.shapes)
+        graph = open_model(spec, settings.shapes, limits=settings.limits)
         executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
         executor.warm(graph.inputs, runs=0)
         served.append(serve_graph(graph, executor))
