@@ -10,6 +10,7 @@ from rich.text import Text
 
 from coinfer.cli import exits, scenario
 from coinfer.cli.demo import demo
+from coinfer.cli.describe import describe
 from coinfer.cli.edge import edge
 from coinfer.cli.infer import infer
 from coinfer.cli.plan import plan
@@ -43,7 +44,7 @@ def root(
 ) -> None: ...
 
 
-for command in (profile, plan, edge, infer, demo, simulate, train):
+for command in (describe, profile, plan, edge, infer, demo, simulate, train):
     app.command()(command)
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")

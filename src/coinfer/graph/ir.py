@@ -1,7 +1,7 @@
 """A network as operations and tensors, with its legal cuts."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -344,6 +344,15 @@ class ModelGraph:
             name: of the tensor.
         """
         return self.labels.get(name, name)
+
+    def named(self, labels: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of tensors that are called as in the network's file, or by their names.
+
+        Args:
+            labels: of the tensors.
+        """
+        names = {label: name for name, label in self.labels.items()}
+        return tuple(names.get(label, label) for label in labels)
 
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:

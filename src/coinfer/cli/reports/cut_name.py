@@ -12,4 +12,4 @@ def cut_name(graph: ModelGraph, cut: tuple[str, ...]) -> str:
     """
     if cut == graph.inputs:
         return "(input)"
-    return "(all here)" if set(cut) <= set(graph.outputs) else " + ".join(cut)
+    return "(all here)" if set(cut) <= set(graph.outputs) else " + ".join(map(graph.label, cut))

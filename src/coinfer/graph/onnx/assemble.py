@@ -80,7 +80,8 @@ def assemble(inferred: InferredShapes, resolved: axes.ResolvedAxes, model: Model
             f"allowed; {raise_it('gflop', work_flop / GIGA)}"
         )
     batches = {axis.name for axis in resolved.free if axis.is_batch}
-    values = {name: _value(tensor, batches) for name, tensor in used.items()}
+    has_graphs = any(True for node in nodes for _ in graphs_of(node))
+    values = {name: _value(tensor, batches, sized=not has_graphs) for name, tensor in used.items()}
     proto.graph.input.extend(values[name] for name in ends)
     proto.graph.output.extend(values[name] for name in model.outputs)
     proto.graph.value_info.extend(v for n, v in values.items() if n not in ends and n not in model.outputs)
@@ -289,9 +290,13 @@ def node_flop(node: onnx.NodeProto, shape_of: Mapping[str, tuple[int, ...]], whe
         raise GraphError(f"{where}: {label(node)} does not fit its inputs {sizes}") from error
 
 
-def _value(tensor: Tensor, batches: Set[str]) -> onnx.ValueInfoProto:
-    """Return the tensor's type; free axes have the name of their size, or none."""
+def _value(tensor: Tensor, batches: Set[str], *, sized: bool) -> onnx.ValueInfoProto:
+    """Return the tensor's type; free axes have the name of their size, or none.
+
+    No axis has a size where operations hold graphs: ONNX Runtime would refuse branches for other sizes, not taken.
+    """
     free = {"?": None} | dict.fromkeys(batches, axes.BATCH)
     names = tensor.axes or ("",) * len(tensor.shape)
-    dims = [free.get(axis, axis) if axis else size for size, axis in zip(tensor.shape, names, strict=True)]
+    fixed = tensor.shape if sized else [None] * len(tensor.shape)
+    dims = [free.get(axis, axis) if axis else size for size, axis in zip(fixed, names, strict=True)]
     return make_tensor_value_info(tensor.name, np_dtype_to_tensor_dtype(tensor.dtype), dims)

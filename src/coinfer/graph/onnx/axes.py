@@ -1,7 +1,7 @@
 """Sizes of a network's inputs: which axes are free, and what the user says about them."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ BATCH = "N"
 """Name of the batch in structures, whatever the file calls it."""
 _BATCH_NAME = re.compile(r"batch|^(n|b|bs|bsz)$", re.IGNORECASE)
 _RANGE = re.compile(r"(\d{1,9})(?:\.\.(\d{1,9})?)?")
+
+_IMAGE_RANK = 4
 
 Size = int | str
 """Number of elements; or `low..high` or `low..` for an axis that stays free; shapes are stated at its low end."""
@@ -99,7 +101,7 @@ def resolve(inputs: Sequence[InputAxes], shapes: Shapes, where: str) -> Resolved
         if isinstance(dim, str) and dim not in given and dim not in batches
     ]
     if missing:
-        raise GraphError(_missing(where, *missing[0], given))
+        raise GraphError(_missing(where, missing, given, batches))
     ranges = dict.fromkeys(batches, (1, None)) | given
     free = tuple(
         FreeAxis(name, *ranges[name], tuple(_places(inputs, name)), name in batches) for name in _free_names(inputs)
@@ -213,22 +215,38 @@ def _of_input(source: InputAxes, said: Sequence[Size], problem: str) -> list[tup
     return pairs
 
 
-def _missing(where: str, source: InputAxes, axis: int, given: Mapping[str, tuple[int, int | None]]) -> str:
-    """Return the message for an axis without a size, with an option to type."""
-    is_image = len(source.dims) == 4
-    default = 224 if is_image else 128
-    sizes = [dim if isinstance(dim, int) else 1 if i == 0 else default for i, dim in enumerate(source.dims)]
-    sizes = [
-        given[dim][0] if isinstance(dim, str) and dim in given else size
-        for dim, size in zip(source.dims, sizes, strict=True)
-    ]
-    option = f"--shape {source.name}={','.join(map(str, sizes))}"
+def _missing(
+    where: str,
+    missing: Sequence[tuple[InputAxes, int]],
+    given: Mapping[str, tuple[int, int | None]],
+    batches: Collection[str],
+) -> str:
+    """Return the message for axes without a size, with options to type."""
+    source, axis = missing[0]
+    options = [_option(source, given, batches) for source in dict.fromkeys(source for source, _ in missing)]
     name = str(source.dims[axis])
-    short = "" if name == f"{source.name}.{axis}" else f", or --shape {name}={sizes[axis]} for this axis alone"
+    size = options[0].rpartition("=")[2].split(",")[axis]
+    short = "" if name == f"{source.name}.{axis}" else f", or --shape {name}={size} for this axis alone"
     return (
         f"{where}: input {source.name!r} {_dims(source)} has no size on axis {axis}; add the sizes that you use, "
-        f"such as {option}{short}"
+        f"such as {' '.join(options)}{short}"
     )
+
+
+def _option(source: InputAxes, given: Mapping[str, tuple[int, int | None]], batches: Collection[str]) -> str:
+    """Return an option that gives an input sizes, with usual ones for pictures and sequences."""
+    rank = len(source.dims)
+
+    def size(axis: int, dim: Size) -> int:
+        if isinstance(dim, int):
+            return dim
+        if dim in given:
+            return given[dim][0]
+        is_unnamed = dim == f"{source.name}.{axis}" and axis < rank - 1 and rank != _IMAGE_RANK
+        return 1 if axis == 0 or dim in batches or is_unnamed else 224 if rank == _IMAGE_RANK else 128
+
+    sizes = [size(axis, dim) for axis, dim in enumerate(source.dims)]
+    return f"--shape {source.name}={','.join(map(str, sizes))}"
 
 
 def _dims(source: InputAxes) -> str:

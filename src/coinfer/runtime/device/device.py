@@ -239,6 +239,7 @@ class Device:
         began_s = self._parts.clock.now_s()
         self._check_open()
         check_deadline(route.deadline_s)
+        route = route._replace(hops=tuple(hop._replace(cut=self.graph.named(hop.cut)) for hop in route.hops))
         servers = _servers_of(route, self.planner)
         tensors, pixels = self._read(item)
         sizes = request_sizes(self.graph, tensors)

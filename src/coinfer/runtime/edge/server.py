@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinfer.addresses import Address, parse_address, parse_host
@@ -45,7 +46,7 @@ class EdgeSettings:
     limits: Mapping[str, int | str] = field(default_factory=dict[str, int | str])
     """Other limits of what files may take, as `open_model` takes them."""
     shapes: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Sizes of axes that files leave free, as `open_model` takes them."""
+    """Sizes of axes that files leave free, as `open_model` takes them; `MODEL:NAME` is for one model alone."""
     threads: int = 1
     """Threads within an operation."""
     workers: int = 1
@@ -100,11 +101,19 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
     """
     served: list[ServedModel] = []
     for spec in settings.models:
-        graph = open_model(spec, settings.shapes, limits=settings.limits)
+        graph = open_model(spec, _shapes_of(spec, settings), limits=settings.limits)
         executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
         executor.warm(graph.inputs, runs=0)
         served.append(serve_graph(graph, executor))
     return (*served, serve_echo()) if settings.echo else tuple(served)
+
+
+def _shapes_of(spec: str, settings: EdgeSettings) -> dict[str, str]:
+    """Return the sizes for one of the models: those of `NAME` are for every file, those of `MODEL:NAME` for one."""
+    stems = [Path(model).stem for model in settings.models]
+    own = {name.removeprefix(f"{Path(spec).stem}:"): sizes for name, sizes in settings.shapes.items()}
+    others = tuple(f"{stem}:" for stem in stems)
+    return {name: sizes for name, sizes in own.items() if not name.startswith(others) and Path(spec).suffix}
 
 
 async def _serve(settings: EdgeSettings, served: Sequence[ServedModel]) -> int:
