@@ -52,7 +52,7 @@ def test_the_policy_is_a_policy_of_the_simulator(trained: tuple[Path, str], tmp_
     assert "trained in sacd with other figures" in run("simulate", "sacd", "--set", "slots=11", *words)
     with pytest.raises(UserError, match="made for one network on one class of devices, campus has"):
         run("simulate", "campus", "--set", "slots=2", *words)
-    with pytest.raises(UserError, match="a policy for scenarios of environment offload, mtl-a3c is another"):
+    with pytest.raises(UserError, match="expected format 1 and kind 'blocks', got format 1 and kind 'offload'"):
         run("simulate", "mtl-a3c", "--set", "slots=2", *words)
 
 

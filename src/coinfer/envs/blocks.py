@@ -61,6 +61,8 @@ class Step(NamedTuple):
     reward: Tensor
     """[B]"""
     info: Info
+    excess_s: Tensor
+    """[B, K] as in `Served`."""
 
 
 class Served(NamedTuple):
@@ -182,7 +184,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision[Tensor], reward:
     )
     truncated = after.slot >= edge.edge.slots
     info = Info(truncated, served.refused, served.dropped, usage.server_tasks, usage.server_work_s)
-    return Step(after, outcome, paid, info)
+    return Step(after, outcome, paid, info, served.excess_s)
 
 
 def serve(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Served:

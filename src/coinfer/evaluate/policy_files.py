@@ -1,5 +1,6 @@
 """Exported policies (ONNX) as policies of the simulator."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import torch
 from torch import Tensor
 
 from coinfer.evaluate.simulate import Maker
+from coinfer.policies.heuristics.blocks import BlocksPolicy
 from coinfer.policies.onnx import ExportedPolicy, PolicyError, load_policy
 from coinfer.scenario.compile import Compiled, fingerprint
-from coinfer.scenario.world import OffloadWorld
-from coinfer.types import OffloadDecision, OffloadObservation, Policy
+from coinfer.scenario.world import BlocksWorld, OffloadWorld
+from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, Policy
 
 SUFFIX = ".onnx"
 
@@ -25,19 +27,26 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
     Raises:
         PolicyError: if the file is not a policy, or was made for other options, tasks or servers; one line.
     """
-    world, policy = compiled.world, load_policy(path)
+    world = compiled.world
+    if isinstance(world, BlocksWorld):
+        placer = load_policy(path, kind="blocks")
+        placer.check_places(world.blocks, world.edge.servers, world.edge.tasks)
+        return (lambda seed: tensor_blocks_policy(placer)), _notes(path, placer, world)
     if not isinstance(world, OffloadWorld):
-        raise PolicyError(f"{path}: a policy for scenarios of environment offload, {world.name} is another")
+        raise PolicyError(f"{path}: a policy for scenarios of environment offload or blocks, {world.name} is another")
+    policy = load_policy(path)
     kinds = [options.sidecar_triples for row in compiled.options for options in row]
     if policy.options is not None and any(sent != kinds[0] for sent in kinds):
         raise PolicyError(f"{path}: made for one network on one class of devices, {world.name} has {len(kinds)}")
     largest = max(kinds, key=len)
     fitted = policy.adapt(largest, world.edge.servers, world.edge.tasks)
-    notes = ()
-    if policy.sidecar["scenario_fingerprint"] != fingerprint(world):
-        trained = policy.sidecar["scenario"]
-        notes = (f"{path} was trained in {trained} with other figures than this scenario's",)
-    return (lambda seed: tensor_policy(fitted)), notes
+    return (lambda seed: tensor_policy(fitted)), _notes(path, policy, world)
+
+
+def _notes(path: str | Path, policy: ExportedPolicy, world: OffloadWorld | BlocksWorld) -> tuple[str, ...]:
+    if policy.sidecar["scenario_fingerprint"] == fingerprint(world):
+        return ()
+    return (f"{path} was trained in {policy.sidecar['scenario']} with other figures than this scenario's",)
 
 
 def tensor_policy(policy: ExportedPolicy) -> Policy[Tensor]:
@@ -48,9 +57,26 @@ def tensor_policy(policy: ExportedPolicy) -> Policy[Tensor]:
     """
 
     def decide(observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
-        fields = (np.asarray(field.cpu() if isinstance(field, torch.Tensor) else field) for field in observation)
-        decision = policy(OffloadObservation(*fields))
+        decision = policy(OffloadObservation(*_arrays(observation)))
         device = observation.deadline_s.device
         return OffloadDecision(*(torch.as_tensor(part, device=device) for part in decision))
 
     return decide
+
+
+def tensor_blocks_policy(policy: ExportedPolicy) -> BlocksPolicy:
+    """Return the same policy of environment `blocks` for observations of tensors, on any device.
+
+    Args:
+        policy: works on NumPy arrays.
+    """
+
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
+        decision = policy(BlocksObservation(*_arrays(observation)))
+        return BlocksDecision(torch.as_tensor(decision.place, device=observation.deadline_s.device))
+
+    return decide
+
+
+def _arrays(observation: OffloadObservation[Tensor] | BlocksObservation[Tensor]) -> Iterator[np.ndarray]:
+    return (np.asarray(field.cpu() if isinstance(field, torch.Tensor) else field) for field in observation)

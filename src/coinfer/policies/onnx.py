@@ -9,7 +9,7 @@ it; `fields` of the observation that it reads; `training`, the record of its tra
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, overload
 
 import numpy as np
 import onnxruntime as ort
@@ -18,11 +18,27 @@ from pydantic import BaseModel, Field, ValidationError
 from coinfer.errors import UserError
 from coinfer.options.table import Triple
 from coinfer.resources import POLICIES
-from coinfer.types import OffloadDecision, OffloadObservation, fields_of
+from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, fields_of
+from coinfer.types import Field as ObservedField
 
 FORMAT = 1
-FIELDS = fields_of(OffloadObservation)
-_AXIS_NAMES = {"K": "task", "O": "option", "N": "server"}
+
+
+class Kind(NamedTuple):
+    """What policies of one environment observe and decide."""
+
+    observation: type[OffloadObservation] | type[BlocksObservation]
+    decision: type[OffloadDecision] | type[BlocksDecision]
+
+    @property
+    def fields(self) -> dict[str, ObservedField]:
+        """Return the axes and kind of every field of the observation, by name."""
+        return fields_of(self.observation)
+
+
+KINDS = {"offload": Kind(OffloadObservation, OffloadDecision), "blocks": Kind(BlocksObservation, BlocksDecision)}
+"""The kinds of policies by their names in side-cars, which are those of the environments."""
+_AXIS_NAMES = {"K": "task", "O": "option", "N": "server", "M": "block"}
 Count = Annotated[int, Field(ge=0, strict=True)]
 
 
@@ -56,6 +72,8 @@ class ExportedPolicy:
 
     def __init__(self, session: ort.InferenceSession, sidecar: Sidecar, path: Path):
         self.sidecar, self.path, self._session = sidecar, path, session
+        self._kind = KINDS[sidecar["kind"]]
+        self._fields = self._kind.fields
         self._order: np.ndarray | None = None
 
     @property
@@ -92,20 +110,37 @@ class ExportedPolicy:
         adapted._order = np.array([place[triple] for triple in own])
         return adapted
 
-    def __call__(self, observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:
+    def check_places(self, blocks: int, servers: int, tasks: int) -> None:
+        """Check that a policy of environment `blocks` was made for these numbers.
+
+        Args:
+            blocks: M
+            servers: N
+            tasks: K
+
+        Raises:
+            PolicyError: if it was made for others; one line.
+        """
+        self._check_sizes({"M": blocks, "N": servers, "K": tasks})
+
+    @overload
+    def __call__(self, observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]: ...
+    @overload
+    def __call__(self, observation: BlocksObservation[np.ndarray]) -> BlocksDecision[np.ndarray]: ...
+    def __call__(self, observation: Any) -> Any:
         single = np.ndim(observation.deadline_s) == 1
         inputs = {name: self._input(observation, name, single) for name in self.sidecar["fields"]}
         if not inputs:
             raise PolicyError(f"{self.path}: reads nothing of the observation")
-        option, server = map(np.asarray, self._session.run(["option", "server"], inputs))
+        parts = [np.asarray(part) for part in self._session.run(list(self._kind.decision._fields), inputs)]
         if self._order is not None:
-            option = self._order[option]
-        return OffloadDecision(option[0], server[0]) if single else OffloadDecision(option, server)
+            parts[0] = self._order[parts[0]]
+        return self._kind.decision(*(part[0] for part in parts) if single else parts)
 
-    def _input(self, observation: OffloadObservation[np.ndarray], name: str, single: bool) -> np.ndarray:
-        value = np.asarray(getattr(observation, name), dtype=bool if FIELDS[name].is_mask else np.float32)
+    def _input(self, observation: Any, name: str, single: bool) -> np.ndarray:
+        value = np.asarray(getattr(observation, name), dtype=bool if self._fields[name].is_mask else np.float32)
         value = value[None] if single else value
-        axes = FIELDS[name].axes
+        axes = self._fields[name].axes
         if self._order is not None and "O" in axes:
             value = np.take(value, self._order, axis=axes.index("O"))
         self._check_sizes(dict(zip(axes, value.shape, strict=True)))
@@ -119,18 +154,19 @@ class ExportedPolicy:
                 raise PolicyError(f"{self.path}: made for {size} {_AXIS_NAMES[letter]}{plural}, {length} at hand")
 
 
-def load_policy(path: str | Path, threads: int = 1) -> ExportedPolicy:
+def load_policy(path: str | Path, threads: int = 1, kind: str = "offload") -> ExportedPolicy:
     """Return a trained policy from its file.
 
     Args:
         path: the ONNX file, or the name of a policy that comes with the package (`learned`).
         threads: of ONNX Runtime, for one decision.
+        kind: one of `KINDS`, the environment that it must have been trained in.
 
     Raises:
         PolicyError: if the file or its side-car is missing, damaged, or does not belong to the other; one line.
     """
     path = shipped_path(path)
-    sidecar = _read_sidecar(path)
+    sidecar, fields = _read_sidecar(path, kind), KINDS[kind].fields
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
@@ -143,11 +179,11 @@ def load_policy(path: str | Path, threads: int = 1) -> ExportedPolicy:
         reason = str(error).splitlines()[0][:200]
         raise PolicyError(f"{path}: not a policy that ONNX Runtime can load: {reason}") from None
     inputs, outputs = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
-    if sorted(inputs) != sorted(sidecar["fields"]) or outputs != ["option", "server"]:
+    if sorted(inputs) != sorted(sidecar["fields"]) or outputs != [*KINDS[kind].decision._fields]:
         side = path.with_suffix(".json").name
         raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
     for entry in session.get_inputs():
-        axes = FIELDS[entry.name].axes
+        axes = fields[entry.name].axes
         if len(entry.shape) != len(axes):
             raise PolicyError(
                 f"{path}: {entry.name} has {len(entry.shape)} axes, expected {' '.join(axes)}; export it anew"
@@ -165,7 +201,7 @@ def shipped_path(path: str | Path) -> Path:
     return shipped if Path(path).name == str(path) and shipped.is_file() else Path(path)
 
 
-def _read_sidecar(path: Path) -> Sidecar:
+def _read_sidecar(path: Path, kind: str) -> Sidecar:
     side = path.with_suffix(".json")
     if path.suffix != ".onnx":
         raise PolicyError(f"{path}: expected a file that ends in .onnx")
@@ -179,16 +215,16 @@ def _read_sidecar(path: Path) -> Sidecar:
     missing = [key for key in _Sidecar.model_fields if not isinstance(sidecar, dict) or key not in sidecar]
     if missing:
         raise PolicyError(f"{side}: not the side-car of a policy, {missing[0]!r} is missing")
-    if (sidecar["format"], sidecar["kind"]) != (FORMAT, "offload"):
+    if (sidecar["format"], sidecar["kind"]) != (FORMAT, kind):
         got = f"{sidecar['format']} and kind {sidecar['kind']!r}"
-        raise PolicyError(f"{side}: expected format {FORMAT} and kind 'offload', got format {got}")
+        raise PolicyError(f"{side}: expected format {FORMAT} and kind {kind!r}, got format {got}")
     try:
         _Sidecar.model_validate(sidecar)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise PolicyError(f"{side}: {place}: {first['msg']}, got {first['input']!r:.50}") from None
-    unknown = [name for name in sidecar["fields"] if name not in FIELDS]
+    unknown = [name for name in sidecar["fields"] if name not in KINDS[kind].fields]
     if unknown:
         raise PolicyError(f"{side}: no field {unknown[0]!r} in an observation")
     unknown_axes = [letter for letter in sidecar["sizes"] if letter not in _AXIS_NAMES]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from coinfer.envs import offload
-from coinfer.envs.batched_env import reward_of
+from coinfer.envs.batched_env import edge_world, environment_of, reward_of
 from coinfer.evaluate import oracles, report
 from coinfer.evaluate.policy_files import open_policy
 from coinfer.evaluate.simulate import Run, run_policy
@@ -15,30 +14,32 @@ from coinfer.policies.learned.export import export
 from coinfer.progress import Progress
 from coinfer.rl.core.training import TrainingResult
 from coinfer.scenario.compile import Compiled
-from coinfer.scenario.world import OffloadWorld
+from coinfer.scenario.world import BlocksWorld, OffloadWorld
 
 BASELINES = ("random", "device-only", "two-choices", "greedy", "sequential-greedy")
+BLOCKS_BASELINES = ("rpdi", "apdi", "device-only", "greedy", "sequential-greedy")
 OPTIMUM = "optimum of each slot"
 """Name of the decisions of greatest reward, found by exhaustive search if a slot has one task."""
+COMPARED: dict[type, tuple[int, int]] = {OffloadWorld: (10, 2), BlocksWorld: (4, 1)}
+"""Seeds, and episodes of each, on which policies are compared."""
 
 
 def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None:
     """Write the policy of the seed with the greatest reward on held-out worlds, with its side-car.
 
     Args:
-        trained: a training in environment `offload`.
+        trained: a training in environment `offload` or `blocks`.
         compiled: the scenario of the training.
         path: path of the ONNX file to write; the side-car gets the same name with `.json`.
     """
-    world = compiled.world
-    assert isinstance(world, OffloadWorld)
-    tables = offload.load(world)
+    environment = environment_of(compiled.world)
+    tables = environment.load(compiled.world)
     kinds = [options.sidecar_triples for row in compiled.options for options in row]
     best = {"seed_of_best": trained.best, "digest": trained.digest}
     export(
         path,
         trained.modules[trained.best],
-        offload.observe(tables, offload.reset(tables, torch.arange(2))),
+        environment.observe(tables, environment.reset(tables, torch.arange(2))),
         scheme=trained.scheme,
         scenario=str(trained.record["scenario"]),
         scenario_fingerprint=str(trained.record["scenario_fingerprint"]),
@@ -56,7 +57,7 @@ def compare_with_baselines(
     Args:
         path: path of the ONNX file, which decides by ONNX Runtime as it will in use.
         name: name of the policy's run.
-        compiled: the scenario to play, in environment `offload`.
+        compiled: the scenario to play, in environment `offload` or `blocks`.
         seeds: number of seeds.
         episodes: episodes of each seed.
         progress: called as each policy plays.
@@ -64,13 +65,12 @@ def compare_with_baselines(
     Raises:
         UserError: if the file is no policy for this scenario.
     """
-    world = compiled.world
-    assert isinstance(world, OffloadWorld)
+    world = edge_world(compiled.world)
     reward, (maker, _) = reward_of(compiled.reward), open_policy(path, compiled)
     runs = [run_policy(world, name, seeds, episodes, maker, reward=reward, progress=progress)]
-    for baseline in BASELINES:
+    for baseline in BASELINES if isinstance(world, OffloadWorld) else BLOCKS_BASELINES:
         runs.append(run_policy(world, baseline, seeds, episodes, reward=reward, progress=progress))
-    if world.edge.tasks == 1:
+    if isinstance(world, OffloadWorld) and world.edge.tasks == 1:
         oracle = oracles.reward_optimum(reward)
         runs.append(run_policy(world, OPTIMUM, seeds, episodes, reward=reward, progress=progress, oracle=oracle))
     return runs
@@ -86,7 +86,7 @@ def export_and_compare(
     """Export the best policy of a training, compare it with baselines, and save the records of both.
 
     Args:
-        trained: a training in environment `offload`.
+        trained: a training in environment `offload` or `blocks`.
         compiled: the scenario of the training.
         folder: gets `policy.onnx` with its side-car, and the records as `evaluation`.
         status: entered with the name of each step, to show it.
@@ -98,6 +98,7 @@ def export_and_compare(
     with status("exporting the policy"):
         export_best(trained, compiled, path)
     with status("comparing with baselines"):
-        runs = compare_with_baselines(path, trained.scheme, compiled, seeds=10, episodes=2)
+        seeds, episodes = COMPARED[type(compiled.world)]
+        runs = compare_with_baselines(path, trained.scheme, compiled, seeds=seeds, episodes=episodes)
     report.save(folder / "evaluation", trained.record, runs)
     return runs

@@ -1,7 +1,8 @@
 """Export of a trained policy to an ONNX file whose inputs are the observation's fields, with a side-car in JSON.
 
-The policy is a module from an `OffloadObservation` of tensors [B, ..] to an `OffloadDecision` [B, K]. Fields that it
-does not read are no inputs. `policies.onnx` loads the pair without PyTorch.
+The policy is a module from an `OffloadObservation` of tensors [B, ..] to an `OffloadDecision` [B, K], or from a
+`BlocksObservation` to a `BlocksDecision`. Fields that it does not read are no inputs. `policies.onnx` loads the pair
+without PyTorch.
 """
 
 import json
@@ -15,26 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.options.table import Triple
-from coinfer.policies.onnx import FORMAT
-from coinfer.types import OffloadDecision, OffloadObservation, fields_of
+from coinfer.policies.onnx import FORMAT, KINDS
+from coinfer.types import BlocksObservation, OffloadObservation, fields_of
+
+_SIZED = "KONM"
+"""Letters of the axes whose lengths a side-car tells."""
 
 
 class _ByFields(nn.Module):
     """The same policy with one argument per field, and indices as int64."""
 
-    def __init__(self, policy: nn.Module):
+    def __init__(self, policy: nn.Module, kind: type[OffloadObservation[Tensor]] | type[BlocksObservation[Tensor]]):
         super().__init__()
-        self.policy = policy
+        self.policy, self.kind = policy, kind
 
-    def forward(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
-        decision: OffloadDecision[Tensor] = self.policy(OffloadObservation(*fields))
-        return decision.option.to(torch.int64), decision.server.to(torch.int64)
+    def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part.to(torch.int64) for part in self.policy(self.kind(*fields)))
 
 
 def export(
     path: Path,
     policy: nn.Module,
-    example: OffloadObservation[Tensor],
+    example: OffloadObservation[Tensor] | BlocksObservation[Tensor],
     *,
     scheme: str,
     scenario: str,
@@ -54,23 +57,27 @@ def export(
         scenario_fingerprint: of the compiled scenario, from `scenario.compile.fingerprint`.
         options: meaning of the options, if the policy knows them by number only; None if it reads them from the
             observation.
-        dynamic_axes: letters of the axes (B, K, O, N) that may have any length.
+        dynamic_axes: letters of the axes (B, K, O, N, M) that may have any length.
         training: record of the training.
     """
+    kind, observation = next((kind, types) for kind, types in KINDS.items() if isinstance(example, types.observation))
     fields = {name: value.detach().cpu().contiguous() for name, value in example._asdict().items()}
-    letters = {name: field.axes for name, field in fields_of(OffloadObservation).items()}
+    letters = {name: field.axes for name, field in fields_of(observation.observation).items()}
     sizes = {letter: size for name in fields for letter, size in zip(letters[name], fields[name].shape, strict=True)}
     dims = {letter: torch.export.Dim.DYNAMIC for letter in dynamic_axes}
     shapes = tuple({i: dims[letter] for i, letter in enumerate(letters[name]) if letter in dims} for name in fields)
-    _quietly_export(path, _ByFields(policy).eval(), tuple(fields.values()), tuple(fields), (shapes,))
+    module, outputs = _ByFields(policy, observation.observation).eval(), observation.decision._fields
+    _quietly_export(path, module, fields, (shapes,), outputs)
     read = _drop_unread(path)
     sidecar = {
         "format": FORMAT,
-        "kind": "offload",
+        "kind": kind,
         "scheme": scheme,
         "scenario": scenario,
         "scenario_fingerprint": scenario_fingerprint,
-        "sizes": {letter: None if letter in dynamic_axes else size for letter, size in sizes.items() if letter != "B"},
+        "sizes": {
+            letter: None if letter in dynamic_axes else size for letter, size in sizes.items() if letter in _SIZED
+        },
         "options": None if options is None else [[exit_, list(cut), bits] for exit_, cut, bits in options],
         "fields": read,
         "training": dict(training or {}),
@@ -79,7 +86,7 @@ def export(
 
 
 def _quietly_export(
-    path: Path, module: nn.Module, fields: tuple, names: tuple[str, ...], shapes: tuple[object, ...]
+    path: Path, module: nn.Module, fields: dict[str, Tensor], shapes: tuple[object, ...], outputs: tuple[str, ...]
 ) -> None:
     """Export without the messages of PyTorch's exporter and of the optimiser that it calls."""
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
@@ -90,11 +97,11 @@ def _quietly_export(
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                fields,
+                tuple(fields.values()),
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=list(names),
-                output_names=["option", "server"],
+                input_names=list(fields),
+                output_names=list(outputs),
                 verbose=False,
             )
     finally:

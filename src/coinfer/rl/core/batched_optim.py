@@ -32,9 +32,16 @@ class Adam:
             scale: factor of the learning rate, see `linear_decay`.
         """
         (gradient,) = torch.autograd.grad(loss.sum(), self.parameters)
-        if self.max_grad_norm is not None:
-            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-            gradient *= (self.max_grad_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
+        self.apply(gradient, scale)
+
+    def apply(self, gradient: Tensor, scale: float = 1.0) -> None:
+        """Make one step against a gradient.
+
+        Args:
+            gradient: [L, P]; may be changed.
+            scale: factor of the learning rate, see `linear_decay`.
+        """
+        limit_norm(gradient, self.max_grad_norm)
         self.parameters.grad = gradient
         self._adam.param_groups[0]["lr"] = self.learning_rate * scale
         self._adam.step()
@@ -55,6 +62,76 @@ class Adam:
         """
         state = {name: part.to(self.parameters.device).clone() for name, part in tensors.items()}
         self._adam.state[self.parameters] = state
+
+
+class RmsProp:
+    """RMSProp as the paper of multi-task A3C prints it (IEEE TMC 2024, equations 23 and 24): epsilon inside the root.
+
+    Args:
+        parameters: [L, P] leaf tensor that requires gradients; changed in place.
+        learning_rate: eta, before the scale that `step` gets.
+        max_grad_norm: limit to the norm of each learner's gradient, which is scaled down to it; None for no limit.
+        momentum: alpha, weight of the mean square so far.
+        epsilon: small number under the root.
+    """
+
+    def __init__(
+        self,
+        parameters: Tensor,
+        learning_rate: float,
+        max_grad_norm: float | None = None,
+        momentum: float = 0.99,
+        epsilon: float = 1e-5,
+    ):
+        self.parameters, self.learning_rate, self.max_grad_norm = parameters, learning_rate, max_grad_norm
+        self.momentum, self.epsilon = momentum, epsilon
+        self.mean_square = torch.zeros_like(parameters, requires_grad=False)
+
+    def step(self, loss: Tensor, scale: float = 1.0) -> None:
+        """Make one step of gradient descent.
+
+        Args:
+            loss: [L] each entry depending on its own learner's parameters only, with its graph.
+            scale: factor of the learning rate, see `linear_decay`.
+        """
+        (gradient,) = torch.autograd.grad(loss.sum(), self.parameters)
+        self.apply(gradient, scale)
+
+    @torch.no_grad()
+    def apply(self, gradient: Tensor, scale: float = 1.0) -> None:
+        """Make one step against a gradient.
+
+        Args:
+            gradient: [L, P]; may be changed.
+            scale: factor of the learning rate, see `linear_decay`.
+        """
+        limit_norm(gradient, self.max_grad_norm)
+        self.mean_square.lerp_(gradient.square(), 1 - self.momentum)
+        self.parameters.sub_(gradient / (self.mean_square + self.epsilon).sqrt(), alpha=self.learning_rate * scale)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the mean square of the gradients, by name."""
+        return {"mean_square": self.mean_square}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Set the mean square to a saved one.
+
+        Args:
+            tensors: what `tensors` returned; copied.
+        """
+        self.mean_square.copy_(tensors["mean_square"])
+
+
+def limit_norm(gradient: Tensor, most: float | None) -> None:
+    """Scale each learner's gradient down to a norm, in place.
+
+    Args:
+        gradient: [L, P]
+        most: greatest norm; None for no limit.
+    """
+    if most is not None:
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        gradient *= (most / norm.clamp(min=1e-12)).clamp(max=1.0)
 
 
 def linear_decay(updates: int, between: tuple[int, int] | None) -> float:

@@ -98,6 +98,8 @@ class Loop(Generic[AnyLearner]):
         self.state: tuple[object, ...]
         self.observation: Observation
         self.state, self.observation = env.reset(random.key(self.keys, _WORLDS))
+        self.ended: Tensor | None = None
+        """[L, W] worlds whose episode the last step ended, by itself or by its time limit."""
         self.replay: Replay[Any] | None = None
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
@@ -124,8 +126,9 @@ class Loop(Generic[AnyLearner]):
             action = self.learner.act(observation, self.round)
         result = self.env.step(self.state, action)
         self.state, self.observation = result.state, result.observation
+        self.ended = result.terminated | result.truncated
         continues = 1.0 - result.terminated.to(result.reward.dtype)
-        self._count({"reward": _slot_reward(result.reward), **result.metrics})
+        self.count({"reward": _slot_reward(result.reward), **result.metrics})
         self.round += 1
         return self.share(Transition(*observation, action, result.reward, continues, *result.final_observation))
 
@@ -154,7 +157,7 @@ class Loop(Generic[AnyLearner]):
         Args:
             batch: [L, n, ..] what `sample` returned.
         """
-        self._count(self.learner.update(batch))
+        self.count(self.learner.update(batch))
 
     def record_point(self) -> None:
         """Add a point to the curves if this round ends with one."""
@@ -169,7 +172,12 @@ class Loop(Generic[AnyLearner]):
             figures = assess(self.env, self.learner, self.settings.assess_rounds)
             self.assessed.append(Point(self.round, {name: part.tolist() for name, part in figures.items()}))
 
-    def _count(self, metrics: dict[str, Tensor]) -> None:
+    def count(self, metrics: dict[str, Tensor]) -> None:
+        """Add figures to the next point of the curves.
+
+        Args:
+            metrics: [L, ..] by name; a point holds the mean of all that were added.
+        """
         for name, part in metrics.items():
             whole = part.double().flatten(1) if part.dim() > 1 else part.double()[:, None]
             self.sums[name] = self.sums.get(name, 0.0) + whole.sum(1)

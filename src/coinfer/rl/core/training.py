@@ -23,7 +23,7 @@ from coinfer.rl.core import logs
 from coinfer.rl.core.loop import AnyLearner, Loop, Point
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
-from coinfer.scenario.world import OffloadWorld
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, World
 from coinfer.types import Policy
 
 if TYPE_CHECKING:
@@ -70,6 +70,18 @@ class TrainSettings:
         compiled = open_world(self.scenario, parse_changes(self.changes))
         if not isinstance(compiled.world, OffloadWorld):
             raise TrainingError(f"scenario {compiled.world.name}: this scheme learns in environment offload only")
+        return compiled, compiled.world
+
+    def open_blocks(self) -> tuple[Compiled, BlocksWorld]:
+        """Return the scenario, compiled with the changes, and its world, of environment `blocks`.
+
+        Raises:
+            UserError: if the scenario or a change is not valid.
+            TrainingError: if its environment is not `blocks`.
+        """
+        compiled = open_world(self.scenario, parse_changes(self.changes))
+        if not isinstance(compiled.world, BlocksWorld):
+            raise TrainingError(f"scenario {compiled.world.name}: this scheme learns in environment blocks only")
         return compiled, compiled.world
 
     def find_preset(self, presets: Mapping[str, Preset]) -> Preset:
@@ -279,7 +291,7 @@ def save_checkpoint(loop: Loop, record: Record, folder: Path) -> None:
 
 
 def settings_record(
-    settings: TrainSettings, scheme: str, world: OffloadWorld, preset: "DataclassInstance"
+    settings: TrainSettings, scheme: str, world: World, preset: "DataclassInstance"
 ) -> dict[str, object]:
     """Return what a training is as a JSON object: scheme, fingerprint of the scenario, and all settings.
 

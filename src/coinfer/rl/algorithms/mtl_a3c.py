@@ -1,0 +1,55 @@
+"""Multi-task A3C (Li et al., IEEE TMC 2024): one policy head of N + 1 places for each of M blocks, on a shared trunk.
+
+The learner is `a3c`, whose docstring names the departures from the paper; here are the heads and the states.
+
+- Preset `paper` observes the paper's state (c, d and R of every block, and the remaining energy), in which tasks look
+  alike; its decisions are drawn from the policy also after training, as one best place for all would overload it.
+- Preset `quick` observes ours (`blocks_features.queue_state`) and decides for the most probable places.
+- Preset `threads` is `quick` with asynchronous workers; `tied` is `quick` with a trunk for every block, tied by a
+  penalty (soft parameter sharing as the literature means it; the paper's is a shared trunk).
+
+A slot holds K tasks. The paper does not say how one decision of M places serves them; here every task is decided by the
+same network from its own state, and is rewarded by its own delay, or in part by its slot's mean (`others`).
+"""
+
+from dataclasses import replace
+from typing import Unpack
+
+from coinfer.rl.algorithms.a3c import A3cSettings, train_a3c
+from coinfer.rl.core.blocks_training import BlocksSettings, with_rounds
+from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
+
+QUICK = BlocksSettings(
+    A3cSettings(workers=4, learning_rate=0.002, horizon=5, gamma=0.0), worlds=2, trunk=(128, 64), head=()
+)
+PRESETS = {
+    "quick": with_rounds(QUICK, 600),
+    "threads": with_rounds(replace(QUICK, learner=replace(QUICK.learner, threads=5)), 600),
+    "tied": with_rounds(replace(QUICK, trunks="tied", learner=replace(QUICK.learner, tie=1e-3)), 600),
+    "paper": with_rounds(
+        BlocksSettings(A3cSettings(), worlds=1, trunk=(256, 128), head=(64,), state="paper", sampled=True), 6000
+    ),
+}
+"""Settings by name; `TrainSettings.steps` is rounds times workers times worlds."""
+
+
+def train(
+    settings: TrainSettings,
+    *,
+    blocks_settings: BlocksSettings[A3cSettings] | None = None,
+    **options: Unpack[RunOptions],
+) -> TrainingResult:
+    """Train multi-task A3C for every seed, side by side.
+
+    Args:
+        settings: scenario, seeds, length and preset.
+        blocks_settings: settings to use instead of the preset that `settings` names.
+        options: as in `RunOptions`.
+
+    Returns:
+        One policy for each seed.
+
+    Raises:
+        UserError: if scenario, preset or folder is not valid.
+    """
+    return train_a3c("mtl-a3c", settings, blocks_settings or settings.find_preset(PRESETS), **options)
