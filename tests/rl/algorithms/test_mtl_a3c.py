@@ -1,18 +1,22 @@
 """Schemes that place every block: they learn, resume exactly, export, and say what they cannot do."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.policies.heuristics.test_blocks import latency_s, random_blocks
 
 from coinfer.envs import blocks
 from coinfer.errors import TrainingError
 from coinfer.evaluate.policy_files import open_policy, tensor_blocks_policy
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.learned.blocks_features import BlocksHeads, paper_state, queue_state, width
+from coinfer.policies.learned.blocks_policy import BlocksNetPolicy
+from coinfer.policies.learned.place_scores import PlaceScores, latency_through_s, predicted_state, scheduled_free_s
 from coinfer.policies.onnx import PolicyError, load_policy
 from coinfer.rl import registry
 from coinfer.rl.algorithms import a3c, distributed_dqn, mtl_a3c, ppo
@@ -154,3 +158,47 @@ def test_rewards_of_tasks_heads_and_slots_add_up():
     assert (sums[0] < -1e-3 / UNIT_S).all()
     torch.testing.assert_close(sums[0], sums[1])
     torch.testing.assert_close(sums[0], sums[2])
+
+
+def test_place_scores_know_the_least_latency_through_every_place():
+    """The best over the places of each block is the best of all placements; a forced place by trying all."""
+    seen = random_blocks(3, 2, 3, 3, 2)._replace(uplink_backlog_s=torch.zeros(2, 3, dtype=torch.float64))
+    free_s = torch.where(seen.server_room > 0, seen.server_backlog_s, 1e3)[:, None].expand(2, 3, 2)
+    free_s = torch.cat([seen.device_backlog_s[..., None], free_s], -1)
+    found = latency_through_s(seen, free_s)
+    for world, task in product(range(2), range(3)):
+        length = int(seen.block_mask[world, task].sum())
+        for block, place in product(range(length), range(3)):
+            if place == 0 or seen.server_room[world, place - 1] > 0:
+                ways = (way for way in product(range(3), repeat=length) if way[block] == place)
+                least_s = min(latency_s(seen, world, task, way) for way in ways)
+                assert float(found[world, task, block, place]) == pytest.approx(least_s, rel=1e-9)
+
+
+def test_place_scores_share_tasks_out_and_fit_worlds_of_any_size():
+    """Servers of 10 and 20 tasks a second: the second takes two of three; and one set of weights fits all sizes."""
+    seen = random_blocks(3, 1, 6, 1, 2)._replace(
+        block_server_s=torch.tensor([0.1, 0.05]).double().expand(1, 6, 1, 2),
+        task_mask=torch.ones(1, 6, dtype=torch.bool),
+        server_backlog_s=torch.zeros(1, 2, dtype=torch.float64),
+        server_room=torch.full((1, 2), torch.inf),
+    )
+    expected = torch.tensor([[0, 0], [0, 0.05], [0.1, 0.05], [0.1, 0.1], [0.1, 0.15], [0.2, 0.15]]).double()
+    free_s = scheduled_free_s(seen)[0, :, 1:]
+    assert free_s.sum(-1).tolist() == pytest.approx(expected.sum(-1).tolist())
+    net = PlaceScores((8,))
+    flat = net.initial(torch.tensor([5]))
+    for blocks_count, servers in ((2, 2), (5, 4)):
+        policy = BlocksNetPolicy(net, flat[0], predicted_state, BlocksHeads(blocks_count, servers))
+        place = policy(random_blocks(1, 2, 4, blocks_count, servers)).place
+        assert place.shape == (2, 4, blocks_count)
+        assert place.max() <= servers
+
+
+def test_an_untrained_place_scorer_is_near_sequential_greedy():
+    world = open_world("mtl-a3c", {"slots": 3}).world
+    net = PlaceScores()
+    policy = BlocksNetPolicy(net, net.initial(torch.tensor([3]))[0], predicted_state, BlocksHeads(6, 4))
+    own_s = run_policy(world, "own", 1, 1, lambda seed: policy).measures["mean_s"]
+    assert own_s < 1.25 * run_policy(world, "sequential-greedy", 1, 1).measures["mean_s"]
+    assert own_s < run_policy(world, "greedy", 1, 1).measures["mean_s"]

@@ -176,7 +176,7 @@ def _earliest_ends_s(o: BlocksObservation[Tensor], free_s: Tensor) -> tuple[Tens
     done_s = torch.full_like(work_s[..., 0, :], torch.inf)
     done_s[..., 0] = 0
     free_s = torch.cat([o.device_backlog_s[..., None], free_s[..., 1:]], -1)
-    links_bps, previous_places = _links_bps(o), []
+    links_bps, previous_places = link_rates_bps(o), []
     radio_s = o.uplink_backlog_s[..., None]
     for m in range(work_s.shape[-2]):
         leaves_s = torch.where(links_bps.isinf(), done_s[..., :, None], _after_radio(done_s, radio_s)[..., :, None])
@@ -213,8 +213,12 @@ def _after_radio(done_s: Tensor, radio_s: Tensor) -> Tensor:
     return torch.cat([torch.maximum(done_s[..., :1], radio_s), done_s[..., 1:]], -1)
 
 
-def _links_bps(o: BlocksObservation[Tensor]) -> Tensor:
-    """Return the rate from place to place, [.., K, P, P]; infinite from a place to itself."""
+def link_rates_bps(o: BlocksObservation[Tensor]) -> Tensor:
+    """Return the rate from place to place, [.., K, N + 1, N + 1]; infinite from a place to itself.
+
+    Args:
+        o: with any leading batch axes.
+    """
     between = o.backhaul_bps[..., None, None].expand(*o.uplink_bps.shape, o.uplink_bps.shape[-1])
     links = torch.nn.functional.pad(between, (1, 0, 1, 0))
     links[..., 0, 1:] = o.uplink_bps

@@ -8,7 +8,7 @@ penalty on their distance: `trunks="tied"`. `trunks="apart"` gives actor and cri
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,40 @@ class Outputs(NamedTuple):
     """[L, B, U * M, C]"""
     value: Tensor
     """[L, B, U]"""
+
+
+class ActorCriticForm(Protocol):
+    """A form of actor-critic networks; L learners."""
+
+    @property
+    def heads(self) -> int:
+        """Return M, the number of policy heads of a unit."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Return P, the number of parameters of one learner."""
+        ...
+
+    def initial(self, seeds: Tensor) -> Tensor:
+        """Return initial parameters, [L, P]; those of a seed do not depend on the other seeds.
+
+        Args:
+            seeds: [L] int64.
+        """
+        ...
+
+    def __call__(self, flat: Tensor, features: Tensor) -> Outputs:
+        """Return the outputs of all heads, of parameters [L, P] and features [L, B, ..]."""
+        ...
+
+    def distance(self, flat: Tensor) -> Tensor:
+        """Return what a penalty on parameters that should be alike counts, [L].
+
+        Args:
+            flat: [L, P]
+        """
+        ...
 
 
 class _Layer(NamedTuple):

@@ -62,6 +62,10 @@ def queue_state(o: BlocksObservation[Tensor]) -> Tensor:
     return torch.cat(parts, -1)
 
 
+FEATURES = {"paper": paper_state, "queues": queue_state}
+"""States in one row for each task, by the names of `BlocksSettings.state`."""
+
+
 def width(features: BlocksFeatures, blocks: int, servers: int) -> int:
     """Return the number of inputs of a task.
 

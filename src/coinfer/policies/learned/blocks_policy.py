@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from coinfer.policies.learned.actor_critic import ActorCriticNet
+from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.policies.learned.blocks_features import BlocksFeatures, BlocksHeads
 from coinfer.types import BlocksDecision, BlocksObservation
 
@@ -28,7 +28,7 @@ class BlocksNetPolicy(nn.Module):
     flat: Tensor
 
     def __init__(
-        self, net: ActorCriticNet, flat: Tensor, features: BlocksFeatures, heads: BlocksHeads, *, sampled: bool = False
+        self, net: ActorCriticForm, flat: Tensor, features: BlocksFeatures, heads: BlocksHeads, *, sampled: bool = False
     ):
         super().__init__()
         self.net, self.features, self.heads, self.sampled = net, features, heads, sampled

@@ -23,7 +23,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from coinfer.policies.learned.actor_critic import ActorCriticNet
+from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.rl.core.async_workers import play_threads
 from coinfer.rl.core.batched_optim import Adam, RmsProp, linear_decay
 from coinfer.rl.core.blocks_training import BlocksSettings, train_on_blocks, with_rounds
@@ -68,7 +68,7 @@ class A3cSettings:
     """Updates between which the learning rate falls to 0 in deterministic mode; None if it stays."""
 
 
-def make_learner(settings: A3cSettings, net: ActorCriticNet, seeds: Tensor, *, sampled: bool = False) -> ActorCritic:
+def make_learner(settings: A3cSettings, net: ActorCriticForm, seeds: Tensor, *, sampled: bool = False) -> ActorCritic:
     """Return L learners with the settings' workers and optimiser.
 
     Args:
@@ -166,7 +166,7 @@ def train_a3c(
     """
     learner = chosen.learner
 
-    def make(net: ActorCriticNet, seeds: Tensor) -> ActorCritic:
+    def make(net: ActorCriticForm, seeds: Tensor) -> ActorCritic:
         return make_learner(learner, net, seeds, sampled=chosen.sampled)
 
     chunk = learner.horizon * max(1, learner.threads)

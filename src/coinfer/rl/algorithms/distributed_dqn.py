@@ -10,7 +10,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from coinfer.policies.learned.actor_critic import ActorCriticNet
+from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.rl.algorithms.dqn import Dqn, DqnSettings
 from coinfer.rl.core.blocks_training import BlocksSettings, train_on_blocks, with_rounds
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
@@ -23,7 +23,7 @@ class HeadValues:
         net: the form.
     """
 
-    def __init__(self, net: ActorCriticNet):
+    def __init__(self, net: ActorCriticForm):
         self.net = net
 
     @property
@@ -80,7 +80,7 @@ def train(
     dqn = replace(chosen.learner, epsilon_updates=max(1, rounds * 7 // 10))
     chosen = replace(chosen, learner=dqn, warmup=min(chosen.warmup, max(1, rounds // 30)))
 
-    def make_learner(net: ActorCriticNet, seeds: Tensor) -> Dqn:
+    def make_learner(net: ActorCriticForm, seeds: Tensor) -> Dqn:
         return Dqn(dqn, HeadValues(net), seeds)
 
     return train_on_blocks(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from coinfer.envs.batched_env import reward_of
 from coinfer.errors import TrainingError
 from coinfer.physics import random
-from coinfer.policies.learned.actor_critic import ActorCriticNet
+from coinfer.policies.learned.actor_critic import ActorCriticForm, ActorCriticNet
 from coinfer.policies.learned.features import whole_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.rl.algorithms.distributed_dqn import HeadValues
@@ -63,7 +63,7 @@ class PpoSettings:
     """Updates between which the learning rate falls to 0; None if it stays."""
 
 
-def make_learner(settings: PpoSettings, net: ActorCriticNet, seeds: Tensor, *, sampled: bool = False) -> ActorCritic:
+def make_learner(settings: PpoSettings, net: ActorCriticForm, seeds: Tensor, *, sampled: bool = False) -> ActorCritic:
     """Return L learners with Adam.
 
     Args:
@@ -166,6 +166,7 @@ PRESETS = {
 _QUICK = PpoSettings(1e-3, 0.0, 10, 0.95, 4, 4, entropy=1e-3)
 BLOCKS_PRESETS = {
     "quick": with_rounds(BlocksSettings(_QUICK, worlds=8), 600),
+    "predicted": with_rounds(BlocksSettings(_QUICK, worlds=8, trunk=(32, 32), state="predicted"), 300),
     "paper": with_rounds(BlocksSettings(replace(_QUICK, gamma=0.95, learning_rate=3e-4), worlds=8), 6000),
 }
 """Settings for `blocks` by name; `TrainSettings.steps` is rounds times worlds for both."""
@@ -196,7 +197,7 @@ def train(
     if isinstance(compiled.world, BlocksWorld):
         chosen = blocks_settings or settings.find_preset(BLOCKS_PRESETS)
 
-        def make(net: ActorCriticNet, seeds: Tensor) -> ActorCritic:
+        def make(net: ActorCriticForm, seeds: Tensor) -> ActorCritic:
             return make_learner(chosen.learner, net, seeds, sampled=chosen.sampled)
 
         play_one, chunk = _player(chosen.learner), chosen.learner.horizon

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar, Unpack
 from torch import Tensor, nn
 
 from coinfer.errors import TrainingError
-from coinfer.policies.learned.actor_critic import ActorCriticNet
-from coinfer.policies.learned.blocks_features import BlocksHeads, paper_state, queue_state, width
+from coinfer.policies.learned.actor_critic import ActorCriticForm, ActorCriticNet
+from coinfer.policies.learned.blocks_features import FEATURES, BlocksFeatures, BlocksHeads, width
 from coinfer.policies.learned.blocks_policy import BlocksNetPolicy
+from coinfer.policies.learned.place_scores import PlaceScores, predicted_state
 from coinfer.rl.core.blocks_env import BlocksEnv
 from coinfer.rl.core.loop import AnyLearner, Loop, LoopSettings
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
@@ -41,8 +42,9 @@ class BlocksSettings(Generic[LearnerSettings]):
     """Widths of the hidden layers of each head."""
     trunks: Literal["shared", "tied", "apart"] = "shared"
     """As in `ActorCriticNet`."""
-    state: Literal["paper", "queues"] = "queues"
-    """What networks see: `paper_state` or `queue_state` of `blocks_features`."""
+    state: Literal["paper", "queues", "predicted"] = "queues"
+    """What networks see: `paper_state` or `queue_state` of `blocks_features`; `predicted` stands for `place_scores`,
+    state and network, whose hidden layers are then `trunk`."""
     joint: bool = False
     """Whether one head chooses among all placements of a task, instead of a head for each block."""
     sampled: bool = False
@@ -76,7 +78,7 @@ def train_on_blocks(
     scheme: str,
     settings: TrainSettings,
     chosen: BlocksSettings[LearnerSettings],
-    make_learner: Callable[[ActorCriticNet, Tensor], AnyLearner],
+    make_learner: Callable[[ActorCriticForm, Tensor], AnyLearner],
     weights: Callable[[AnyLearner], Tensor],
     *,
     play: Callable[[Loop[AnyLearner]], None] = Loop.play,
@@ -105,11 +107,7 @@ def train_on_blocks(
     """
     compiled, world = settings.open_blocks()
     heads = heads_of(world, joint=chosen.joint)
-    features = paper_state if chosen.state == "paper" else queue_state
-    inputs = width(features, world.blocks, world.edge.servers)
-    net = ActorCriticNet(
-        inputs, heads.heads, heads.choices, world.edge.tasks, True, chosen.trunk, chosen.head, chosen.trunks
-    )
+    features, net = _form(world, heads, chosen)
     learner = make_learner(net, settings.learner_seeds())
     workers = len(learner.keys) // settings.seeds
     rounds = chosen.rounds if settings.steps is None else max(1, settings.steps // (chosen.worlds * workers))
@@ -125,6 +123,18 @@ def train_on_blocks(
 
     record = settings_record(settings, scheme, world, chosen)
     return train_loop(scheme, loop, make_policies, record, options_by_index=False, play=play, **options)
+
+
+def _form(
+    world: BlocksWorld, heads: BlocksHeads, chosen: BlocksSettings[LearnerSettings]
+) -> tuple[BlocksFeatures, ActorCriticForm]:
+    """Return the inputs of the networks, and their form."""
+    if chosen.state == "predicted":
+        return predicted_state, PlaceScores(chosen.trunk, heads.heads)
+    features = FEATURES[chosen.state]
+    inputs = width(features, world.blocks, world.edge.servers)
+    form = (chosen.trunk, chosen.head, chosen.trunks)
+    return features, ActorCriticNet(inputs, heads.heads, heads.choices, world.edge.tasks, True, *form)
 
 
 def heads_of(world: BlocksWorld, *, joint: bool) -> BlocksHeads:

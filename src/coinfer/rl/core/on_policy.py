@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import random
-from coinfer.policies.learned.actor_critic import ActorCriticNet
+from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.rl.core.batched_optim import MASKED, add_prefix, gather_actions, sample_categorical, strip_prefix, uniform
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.core.records import Observation, Transition
@@ -63,10 +63,35 @@ class Judged(NamedTuple):
 class Optimiser(Protocol):
     """Steps over parameters [L, P] of independent learners, such as `batched_optim.Adam` and `RmsProp`."""
 
-    def step(self, loss: Tensor, scale: float = 1.0) -> None: ...
-    def apply(self, gradient: Tensor, scale: float = 1.0) -> None: ...
-    def tensors(self) -> dict[str, Tensor]: ...
-    def restore(self, tensors: dict[str, Tensor]) -> None: ...
+    def step(self, loss: Tensor, scale: float = 1.0) -> None:
+        """Make one step of gradient descent.
+
+        Args:
+            loss: [L] each entry depending on its own learner's parameters only, with its graph.
+            scale: factor of the learning rate.
+        """
+        ...
+
+    def apply(self, gradient: Tensor, scale: float = 1.0) -> None:
+        """Make one step against a gradient.
+
+        Args:
+            gradient: [L, P]; may be changed.
+            scale: factor of the learning rate.
+        """
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state that a checkpoint must hold, by name."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Set the state to a saved one.
+
+        Args:
+            tensors: what `tensors` returned; copied.
+        """
+        ...
 
 
 class ActorCritic:
@@ -83,7 +108,7 @@ class ActorCritic:
 
     def __init__(
         self,
-        net: ActorCriticNet,
+        net: ActorCriticForm,
         optimiser: Callable[[Tensor], Optimiser],
         update: Callable[["ActorCritic", Rollout], dict[str, Tensor]],
         seeds: Tensor,
@@ -157,7 +182,7 @@ class ActorCritic:
         self.optimiser.restore(strip_prefix("optimiser", tensors))
 
 
-def judge(net: ActorCriticNet, flat: Tensor, batch: Rollout) -> Judged:
+def judge(net: ActorCriticForm, flat: Tensor, batch: Rollout) -> Judged:
     """Return log-probabilities, entropies and values of decisions.
 
     Args:
@@ -168,7 +193,7 @@ def judge(net: ActorCriticNet, flat: Tensor, batch: Rollout) -> Judged:
     return _judge(net, flat, Observation(batch.features, batch.mask, batch.task_mask), batch.action)
 
 
-def _judge(net: ActorCriticNet, flat: Tensor, observation: Observation, action: Tensor) -> Judged:
+def _judge(net: ActorCriticForm, flat: Tensor, observation: Observation, action: Tensor) -> Judged:
     outputs, mask = net(flat, observation.features), observation.mask
     log_probs = torch.where(mask, outputs.logits, MASKED).log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs * mask).sum(-1)
@@ -206,7 +231,7 @@ def advantages(
 
 @torch.no_grad()
 def rollout_of(
-    net: ActorCriticNet, flat: Tensor, steps: list[Transition], ended: list[Tensor], gamma: float, lam: float
+    net: ActorCriticForm, flat: Tensor, steps: list[Transition], ended: list[Tensor], gamma: float, lam: float
 ) -> Rollout:
     """Return a rollout from its steps.
 
@@ -230,7 +255,7 @@ def rollout_of(
     return Rollout(*flatly[:4], judged.log_prob, judged.value, advantage, advantage + judged.value)
 
 
-def _next_values(net: ActorCriticNet, flat: Tensor, rows: Transition, value: Tensor, over: Tensor) -> Tensor:
+def _next_values(net: ActorCriticForm, flat: Tensor, rows: Transition, value: Tensor, over: Tensor) -> Tensor:
     """Return the values after the steps, [L, T, W, U]; those of the next step's observation wherever they are these."""
     after = torch.cat([value[:, 1:], value[:, -1:]], 1)
     for t in range(value.shape[1]):
