@@ -35,8 +35,10 @@ def test_equals_serving_one_by_one_with_ties_and_idle_times(slot):
     queue, ready_s, service_s, active, free_s = map(torch.tensor, slot)
     wanted, until = served_one_by_one(*slot)
     free = free_s.double()
-    found = queueing.finish_s(queue, ready_s.double(), service_s.double(), active, free[queue])
-    assert found[active].tolist() == [finish for finish, uses in zip(wanted, slot[3], strict=True) if uses]
+    expected = [finish for finish, uses in zip(wanted, slot[3], strict=True) if uses]
+    for finish_s in (queueing.pairwise_finish_s, queueing.finish_s):
+        found = finish_s(queue, ready_s.double(), service_s.double(), active, free[queue])
+        assert found[active].tolist() == expected
     assert queueing.busy_until_s(free, queue, found, active).tolist() == until
 
 

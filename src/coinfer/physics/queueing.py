@@ -3,7 +3,8 @@
 A task that is ready at r and takes s turns the time x at which its queue is free into max(x, r) + s. Such functions
 compose: x -> max(x + A, M), where A is the sum of the services and M the finish time of the last task if the queue was
 free from the beginning. So the finish times of all tasks are a prefix scan, in log2(K) rounds, which is the identity
-`finish = cumsum(service) + cummax(ready - previous cumsum)` for any number of queues at once.
+`finish = cumsum(service) + cummax(ready - previous cumsum)` for any number of queues at once. The same identity over
+pairs of tasks takes K^2 comparisons, but no sorting.
 
 Admission: a server holds at most `capacity` tasks, admitted and unfinished. When a slot begins and before anything is
 sent, places are given in the order of the tasks' numbers; a task that finds none is refused.
@@ -66,6 +67,25 @@ def finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, 
     order = service_order(queue, ready_s)
     arranged = (array.gather(-1, order) for array in (queue, ready_s, service_s, active, free_s))
     return torch.empty_like(ready_s).scatter_(-1, order, ordered_finish_s(*arranged))
+
+
+def pairwise_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
+    """Return what `finish_s` does, from all pairs of tasks: for few tasks, and for export with any number of them.
+
+    Args:
+        queue: [.., K] int, queue of each task.
+        ready_s: [.., K] when each task joins its queue.
+        service_s: [.., K] time that its service takes.
+        active: [.., K] bool, false if a task does not use its queue; its finish time then means nothing.
+        free_s: [.., K] when the task's queue has done all work that came before these tasks.
+    """
+    number = torch.arange(queue.shape[-1], device=queue.device)
+    own, other = ready_s[..., :, None], ready_s[..., None, :]
+    first = (other < own) | ((other == own) & (number <= number[:, None]))
+    before = first & (queue[..., :, None] == queue[..., None, :]) & active[..., None, :]
+    work_s = torch.matmul(before.to(service_s.dtype), (service_s * active)[..., None])[..., 0]
+    begin_s = torch.where(before, (ready_s + service_s - work_s)[..., None, :], -NEVER_S).amax(-1)
+    return work_s + torch.maximum(free_s, begin_s)
 
 
 def busy_until_s(free_s: Tensor, queue: Tensor, finish_s: Tensor, active: Tensor) -> Tensor:

@@ -79,8 +79,19 @@ class Candidates(NamedTuple):
             choice: [.., K] int64 below C.
         """
         on_device = self.on_device.gather(-1, choice[..., None])[..., 0]
-        server = torch.where(on_device, DEVICE, choice % self.servers)
-        return OffloadDecision(torch.div(choice, self.servers, rounding_mode="floor"), server)
+        option, server = divide(choice, self.servers)
+        return OffloadDecision(option, torch.where(on_device, DEVICE, server))
+
+
+def divide(number: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Return quotient and remainder of whole numbers of at least 0, in operations that ONNX has for any divisor.
+
+    Args:
+        number: int64, any shape.
+        by: above 0.
+    """
+    quotient = torch.div(number, by, rounding_mode="floor")
+    return quotient, number - quotient * by
 
 
 def candidates_of(observation: OffloadObservation[Tensor]) -> Candidates:

@@ -41,6 +41,9 @@ SCHEMES = {
         "cias_pno", "cdo-dsac", "the agents choose cut and server", "train_joint", distributable=True
     ),
     "ddpg": Scheme("ddpg", "cdo-dsac", "central DDPG (after TII 2020), CDO-DSAC's baseline"),
+    "grle": Scheme("grle", "grle-s2", "graph network, early exits, imitation of the best of several decisions (2022)"),
+    "grl": Scheme("grle", "grle-s2", "GRLE with the last exit only", "train_grl"),
+    "drooe": Scheme("grle", "grle-s2", "GRLE with DROO's fully connected network", "train_drooe"),
     "online-rl": Scheme("online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }
 

@@ -8,6 +8,8 @@ distinct candidates, too.
 import torch
 from torch import Tensor
 
+from coinfer.policies.candidates import divide
+
 MAX_NEAREST = 12
 """`nearest` compares with 2^N decisions; this is the largest N that it takes."""
 
@@ -93,9 +95,10 @@ def order_preserving_choices(logits: Tensor, mask: Tensor, count: int) -> Tensor
     """
     gap, own = _gaps(logits, mask)
     task, choice, allowed = _smallest(gap, count)
-    gaps_of_choice = gap.transpose(-1, -2).gather(-2, choice[..., None].expand(*choice.shape, gap.shape[-2]))
-    before = gaps_of_choice.argsort(dim=-1, stable=True).argsort(-1)
-    moved = (before <= before.gather(-1, task[..., None])) & gaps_of_choice.isfinite() & allowed[..., None]
+    of_choice = gap.transpose(-1, -2).gather(-2, choice[..., None].expand(*choice.shape, gap.shape[-2]))
+    last, number = of_choice.gather(-1, task[..., None]), torch.arange(gap.shape[-2], device=gap.device)
+    nearer = (of_choice < last) | ((of_choice == last) & (number <= task[..., None]))
+    moved = nearer & of_choice.isfinite() & allowed[..., None]
     own = own[..., None, :]
     return torch.cat((own, torch.where(moved, choice[..., None], own)), -2)
 
@@ -130,5 +133,8 @@ def _smallest(gap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return task, choice and whether it is allowed, each [.., S - 1], of the smallest gaps [.., K, C]."""
     tasks, choices = gap.shape[-2:]
     flat = gap.flatten(-2)
-    place = flat.argsort(dim=-1, stable=True)[..., : min(count - 1, tasks * (choices - 1))]
-    return torch.div(place, choices, rounding_mode="floor"), place % choices, flat.gather(-1, place).isfinite()
+    if torch.compiler.is_exporting():  # ONNX has no stable sort and any number of tasks; TopK keeps the order of ties
+        place = flat.argsort(-1)[..., : count - 1]
+    else:
+        place = flat.argsort(dim=-1, stable=True)[..., : min(count - 1, tasks * (choices - 1))]
+    return *divide(place, choices), flat.gather(-1, place).isfinite()

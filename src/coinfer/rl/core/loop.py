@@ -19,6 +19,8 @@ from coinfer.rl.core.records import Actor, Env, Label, Learner, Observation, Sta
 from coinfer.rl.core.replay import Replay
 
 _WORLDS, _WARMUP, _REPLAY, _HELD_OUT = range(100, 104)
+_SUMS = ("latency_s", "in_time", "timely_accuracy")
+"""Metrics that are sums over the tasks of a slot."""
 AnyLearner = TypeVar("AnyLearner", bound=Learner[Any])
 
 
@@ -262,9 +264,9 @@ def _slot_reward(reward: Tensor) -> Tensor:
 
 
 def _per_task(means: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Divide latency and success by the number of tasks, if the environment counts them."""
+    """Divide sums over tasks by the number of tasks, if the environment counts them."""
     tasks = means.pop("tasks", None)
     if tasks is None:
         return means
-    shared = {name: means[name] / tasks.clamp(min=1e-12) for name in ("latency_s", "in_time") if name in means}
+    shared = {name: means[name] / tasks.clamp(min=1e-12) for name in _SUMS if name in means}
     return means | shared

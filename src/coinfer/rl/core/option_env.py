@@ -7,6 +7,7 @@ from coinfer.envs import core, offload
 from coinfer.envs.rewards import Reward
 from coinfer.physics import random
 from coinfer.policies.candidates import candidates_of
+from coinfer.policies.learned.candidate_policy import take_options
 from coinfer.policies.learned.features import Features, whole_features
 from coinfer.rl.core.records import Observation, StepResult
 from coinfer.scenario.world import OffloadWorld
@@ -27,6 +28,7 @@ class OptionEnv:
         device: PyTorch device of the worlds.
         unmasked: whether the mask also allows decisions that break the energy limit or find no room; the environment
             refuses them.
+        options: [O'] int64 numbers of the options that the learners may take; None for all.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class OptionEnv:
         device: str | torch.device = "cpu",
         *,
         unmasked: bool = False,
+        options: Tensor | None = None,
     ):
         self.world, self.reward, self.worlds, self.features = world, reward, worlds, features
         self.unmasked = unmasked
+        self.options = torch.arange(world.options, device=device) if options is None else options
         self.tables = offload.load(world, device)
 
     @property
@@ -51,7 +55,7 @@ class OptionEnv:
     @property
     def choices(self) -> int:
         """Return C, the number of choices of a task."""
-        return self.world.options * self.world.edge.servers
+        return len(self.options) * self.world.edge.servers
 
     def reset(self, seeds: Tensor) -> tuple[core.State, Observation]:
         """Return the first state and its observation.
@@ -70,6 +74,8 @@ class OptionEnv:
             state: a state of L * W worlds.
         """
         observation = offload.observe(self.tables, state)
+        if len(self.options) < self.world.options:
+            observation = take_options(observation, self.options)
         parts = (self.features(observation), self._mask(observation, state), observation.task_mask)
         return Observation(*map(self._by_learner, parts))
 
@@ -84,14 +90,17 @@ class OptionEnv:
             The next state; metrics are the sums of `task_metrics`.
         """
         flat, servers = action.flatten(0, 1), self.world.edge.servers
-        decision = OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
+        option = self.options[torch.div(flat, servers, rounding_mode="floor")]
+        decision = OffloadDecision(option, flat % servers)
         stepped = offload.step(self.tables, state, decision, self.reward)
         observation = final_observation = self.observe(stepped.state)
         after, truncated = stepped.state, self._by_learner(stepped.info.truncated)
         if bool(truncated.any()):
             after = offload.reset(self.tables, core.next_seeds(after.seed))
             observation = self.observe(after)
-        metrics = task_metrics(stepped.outcome.latency_s, stepped.outcome.in_time, state.draws.task_mask)
+        outcome = stepped.outcome
+        metrics = task_metrics(outcome.latency_s, outcome.in_time, state.draws.task_mask)
+        metrics["timely_accuracy"] = (outcome.accuracy * outcome.in_time).sum(-1)
         return StepResult(
             state=after,
             observation=observation,
@@ -108,6 +117,7 @@ class OptionEnv:
             return candidates_of(observation).mask
         draws = state.draws
         exists = self.tables.exists[draws.model * self.tables.edge.edge.classes + draws.device_class]
+        exists = exists.index_select(-1, self.options)
         room = torch.ones_like(observation.server_room)
         return candidates_of(observation._replace(option_mask=exists, server_room=room)).mask
 
