@@ -5,6 +5,7 @@ from torch import Tensor
 
 from coinfer.envs import core, offload
 from coinfer.scenario.compile import Compiled, open_world
+from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadObservation
 
 
@@ -13,9 +14,14 @@ def compiled(scenario: str = "grle", devices: int = 5, **changes: object) -> Com
     return open_world(scenario, sizes | {name.replace("__", "."): value for name, value in changes.items()})
 
 
+def world(scenario: Compiled) -> OffloadWorld:
+    assert isinstance(scenario.world, OffloadWorld)
+    return scenario.world
+
+
 def opened(scenario: Compiled, worlds: int = 6) -> tuple[offload.Tables, core.State]:
     """Return the tables and a state in which the servers are busy for up to 40 ms."""
-    tables = offload.load(scenario.world, dtype=torch.float64)
+    tables = offload.load(world(scenario), dtype=torch.float64)
     state = offload.reset(tables, torch.arange(worlds))
     backlog_s = 0.04 * torch.rand(state.server_backlog_s.shape, generator=torch.Generator().manual_seed(1))
     return tables, state._replace(server_backlog_s=backlog_s.double())

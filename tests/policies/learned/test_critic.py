@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.policies.learned.slots import compiled, observed, opened, random_choices
+from tests.policies.learned.slots import compiled, observed, opened, random_choices, world
 from torch import Tensor
 
 from coinfer.envs import offload
@@ -27,7 +27,7 @@ DROPS = {"servers": [{"slowdown": 1.0, "capacity": 2}, {"slowdown": 2.0, "capaci
 def env_scores(scenario, choices):
     """The environment's own rewards of S decisions, [B, S], and how much of the critic's is for lateness."""
     tables, state = opened(scenario)
-    servers, count = scenario.world.edge.servers, choices.shape[1]
+    servers, count = world(scenario).edge.servers, choices.shape[1]
     tiled, flat = oracles.tile(state, count), choices.flatten(0, 1)
     decision = offload.OffloadDecision(torch.div(flat, servers, rounding_mode="floor"), flat % servers)
     served = offload.serve(tables, tiled, decision).outcome
@@ -59,11 +59,11 @@ def test_places_are_given_in_the_order_of_the_tasks():
 
 @pytest.mark.parametrize("scenario", ["grle-s3", "grle-s4"])
 def test_it_knows_what_is_believed_and_not_the_truth(scenario: str):
-    world = compiled(scenario)
-    tables, state = opened(world)
+    uncertain = compiled(scenario)
+    tables, state = opened(uncertain)
     believed, true = offload.observe(tables, state), oracles.true_observation(tables, state)
     choices = random_choices(candidates_of(believed).mask, 20)
-    reward, late = env_scores(world, choices)
+    reward, late = env_scores(uncertain, choices)
     torch.testing.assert_close(CRITIC(true, choices), reward - late)
     assert not torch.allclose(CRITIC(believed, choices), reward - late)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.policies.learned.slots import compiled, observed
+from tests.policies.learned.slots import compiled, observed, world
 
 from coinfer.errors import TrainingError
 from coinfer.physics import random
@@ -41,14 +41,13 @@ def test_the_network_alone_learns_what_candidates_and_critic_find():
 
 def test_the_last_exit_is_all_that_schemes_without_early_exits_take():
     scenario, seen = compiled(), observed(compiled())
-    every = scenario.world.option_accuracy[0, 0].tolist()
+    edge = world(scenario)
+    every = edge.option_accuracy[0, 0].tolist()
     for early_exits, exits in ((False, {max(every)}), (True, set(every))):
-        options = grle.useful_options(scenario.world, early_exits=early_exits)
-        assert set(scenario.world.option_accuracy[0, 0, options.numpy()].tolist()) == exits
-        assert (scenario.world.option_upload_bits[0, 0, options.numpy()] > 0).all(), (
-            "devices are too slow to be in time"
-        )
-        net = short(1).net(scenario.world, len(options))
+        options = grle.useful_options(edge, early_exits=early_exits)
+        assert set(edge.option_accuracy[0, 0, options.numpy()].tolist()) == exits
+        assert (edge.option_upload_bits[0, 0, options.numpy()] > 0).all(), "devices are too slow to be in time"
+        net = short(1).net(edge, len(options))
         policy = grle.make_policy(short(1, early_exits=early_exits), scenario, net.initial(SEEDS[:1]))
         assert set(policy(seen).option.unique().tolist()) <= set(options.tolist())
 

@@ -259,9 +259,8 @@ def critic_of(compiled: Compiled) -> Critic:
     """
     reward = compiled.reward
     if not isinstance(reward, EarlyExitReward):
-        raise TrainingError(
-            f"scenario {compiled.world.name}: reward {reward.kind}; this scheme scores by reward early-exit"
-        )
+        kind = reward.kind if reward else "none"
+        raise TrainingError(f"scenario {compiled.world.name}: reward {kind}; this scheme scores by reward early-exit")
     return Critic(reward.latency_weight, reward.late_penalty)
 
 
