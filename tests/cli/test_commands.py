@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from tests.e2e.sites import COMMAND, Edge, edges
@@ -147,11 +148,13 @@ def test_plan_marks_the_least_sum_of_its_parts_and_says_the_same_for_every_rate(
         "--wait-ms",
         "2",
     )
-    found = rows(shell("plan", MODEL, *arguments).stdout)
-    cuts = [row for row in found if len(row) == 8 and row[0] != "cut after"]
+    few = {row[0] for row in rows(shell("plan", MODEL, *arguments).stdout) if len(row) == 9}
+    found = rows(shell("plan", MODEL, *arguments, "--all").stdout)
+    cuts = [row for row in found if len(row) == 9 and row[0] != "cut after"]
     assert len(cuts) == len(GRAPH.useful_cuts())
+    assert {row[0] for row in cuts if row[0].endswith("*") or row[0][0] == "("} <= few < {row[0] for row in found}
     for row in cuts:
-        device, upload, wait, server, total = map(float, row[3:])
+        device, upload, wait, server, total = map(float, row[3:8])
         assert device + upload + wait + server == pytest.approx(total, abs=0.21)
         if row[2] != "-":
             assert upload == pytest.approx(float(row[2]) * 8 / rate, rel=0.05, abs=0.05 + 0.4 / rate)
@@ -397,3 +400,31 @@ def test_a_closed_or_plain_output_is_no_failure(redirected: str, environment: di
     line = f"{sys.executable} -m coinfer plan {MODEL} {redirected}"
     done = subprocess.run(["sh", "-c", line], env={**os.environ, **environment}, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+# --- inputs and sizes to measure
+
+
+def test_plan_and_profile_take_samples_and_sizes(shell: Shell):
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "ids"], ["a"]),
+        onnx.helper.make_node("Softmax", ["a"], ["b"]),
+        onnx.helper.make_node("ReduceMean", ["b"], ["y"], axes=[1]),
+    ]
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N", 12])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    table = onnx.numpy_helper.from_array(np.ones((5, 16), np.float32), "table")
+    made = onnx.helper.make_graph(nodes, "tokens", [ids], [y], [table])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(made, opset_imports=opset, ir_version=8), shell.folder / "tokens.onnx")
+    np.save(shell.folder / "ids.npy", np.full((2, 12), 4))
+    np.save(shell.folder / "wrong.npy", np.full((2, 7), 4))
+    shell("profile", "tokens.onnx", "--samples", "ids.npy", "-o", "tokens.json")
+    told = shell("plan", "tokens.onnx", "--profile", "tokens.json", "--size", "N=32").stdout
+    assert "measured at N = 1, 2, 8; times of other sizes are interpolated" in told
+    (sent,) = [float(row[2]) for row in rows(told) if row[0].startswith("(input)") and len(row) == 9]
+    table = ProfileTable.load(shell.folder / "tokens.json")
+    assert sent == pytest.approx(32 * table.payload_bits["ids"][32] / 8e3, abs=0.06)
+    wrong = shell("profile", "tokens.onnx", "--samples", "wrong.npy", status=2)
+    assert "wrong.npy: tokens: input 'ids' of sample 0 is int64 [2, 7], expected int64 [1, 12]" in wrong.stderr
+    assert "--size 'N': expected AXIS=SIZE" in shell("plan", "tokens.onnx", "--size", "N", status=2).stderr

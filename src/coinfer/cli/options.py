@@ -54,6 +54,10 @@ Limit = Annotated[
 ProfileFile = Annotated[
     Path | None, typer.Option("--profile", help="Table of `coinfer profile`; measured now without.")
 ]
+Samples = Annotated[
+    Path | None,
+    typer.Option(help="Inputs to measure on: .npz with an array for each input, or .npy for a single one."),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, such as servers.0.capacity=20; repeat."),
@@ -70,6 +74,22 @@ def limit_or_inf(value: float) -> float:
         value: 0 means no limit.
     """
     return value or math.inf
+
+
+def parse_sizes(texts: Sequence[str] | None) -> dict[str, int]:
+    """Return the size of a request by free axis.
+
+    Args:
+        texts: each `AXIS=SIZE`; the last one of an axis counts.
+
+    Raises:
+        UserError: if a text has no name, or its size is no whole number above 0.
+    """
+    pairs = {text: text.rpartition("=") for text in texts or ()}
+    for text, (name, _, size) in pairs.items():
+        if not name or not size.isdecimal() or int(size) < 1:
+            raise UserError(f"--size {text!r}: expected AXIS=SIZE such as N=32")
+    return {name: int(size) for name, _, size in pairs.values()}
 
 
 def parse_shapes(texts: Sequence[str] | None) -> dict[str, str]:

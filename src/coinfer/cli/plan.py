@@ -16,6 +16,7 @@ from coinfer.cli.options import (
     Model,
     PowerW,
     ProfileFile,
+    Samples,
     Shape,
     Slowdown,
     Threads,
@@ -24,6 +25,7 @@ from coinfer.cli.options import (
     parse_bits,
     parse_limits,
     parse_shapes,
+    parse_sizes,
 )
 from coinfer.cli.picture_options import with_picture_options
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
@@ -57,10 +59,17 @@ def plan(
     power_w: PowerW = DEFAULTS.objective.power_w,
     transmit_power_w: TransmitPowerW = DEFAULTS.objective.transmit_power_w,
     accuracy: Accuracy = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=SIZE", help="Plan a request of this size of a free axis, such as N=32; repeat."),
+    ] = None,
+    samples: Samples = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Show every cut, not only those that may be best.")] = False,
 ) -> None:
     """Show the best cut for a link, and for every other link rate.
 
-    Link rates are in Mbit/s, times in milliseconds.
+    A cut is exact if every answer on the measured inputs has the same bits with and without it. Link rates are in
+    Mbit/s, times in milliseconds.
 
     Example: [bold]coinfer plan resnet50 --device raspberry-pi-4 --uplink-mbit-s 8[/bold]
     """
@@ -85,4 +94,7 @@ def plan(
         device=device,
         server_slowdown=server_slowdown,
         wait_s=wait_ms / 1e3,
+        sizes=parse_sizes(size),
+        samples=samples,
+        show_all=show_all,
     )

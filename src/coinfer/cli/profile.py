@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import console
-from coinfer.cli.options import Bits, Limit, Model, Shape, Threads, parse_bits, parse_limits, parse_shapes
+from coinfer.cli.options import (
+    Bits,
+    Limit,
+    Model,
+    Samples,
+    Shape,
+    Threads,
+    parse_bits,
+    parse_limits,
+    parse_shapes,
+)
 from coinfer.cli.picture_options import with_picture_options
 
 if TYPE_CHECKING:
@@ -22,6 +32,7 @@ def profile(
     threads: Threads = 1,
     bits: Bits = "32,16,12,8,4",
     images: Annotated[Path | None, typer.Option(help="Folder of sample pictures; shipped ones without it.")] = None,
+    samples: Samples = None,
     output: Annotated[Path | None, typer.Option("-o", help="Table to write; MODEL.profile.json without it.")] = None,
 ) -> None:
     """Measure a network on this machine: seconds per block, bits per cut.
@@ -33,4 +44,4 @@ def profile(
     from coinfer.cli.reports.profile_table import profile_model
 
     given = parse_shapes(shape), pictures, parse_limits(limit)
-    profile_model(console, model, *given, threads, parse_bits(bits), images, output)
+    profile_model(console, model, *given, threads, parse_bits(bits), images, output, samples=samples)

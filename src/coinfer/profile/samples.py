@@ -1,6 +1,8 @@
 """Inputs to measure a network on, if nobody gives any: values that the network can take."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -61,6 +63,44 @@ def workable_samples(graph: ModelGraph) -> list[Sample]:
         f"{graph.name} takes neither noise nor zeros nor ones ({problem}); "
         "give inputs that it takes with --samples FILE.npz, one array for each input"
     )
+
+
+def read_samples(graph: ModelGraph, path: Path) -> list[Sample]:
+    """Return the samples in a file.
+
+    Args:
+        graph: the network.
+        path: .npz with an array for each input, by its name; or .npy for a network of one input. An array is one
+            sample, or several along its first axis if that is 1 in the network.
+
+    Raises:
+        ProfileError: if the file cannot be read, or does not hold samples that fit.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+        arrays = dict(found) if isinstance(found, np.lib.npyio.NpzFile) else {graph.inputs[0]: found}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "no .npz or .npy file of numbers"
+        raise ProfileError(f"{path}: cannot read samples: {reason}") from None
+    counts = [_count(arrays[name], graph.tensors[name]) for name in graph.inputs if name in arrays]
+    count = max(counts, default=1)
+    samples: list[Sample] = [arrays]
+    if count > 1:
+        samples = [{name: _row(array, k) for name, array in arrays.items()} for k in range(count)]
+    try:
+        check_samples(graph, samples)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from None
+    return samples
+
+
+def _count(array: np.ndarray, tensor: Tensor) -> int:
+    """Return how many samples an array holds."""
+    return len(array) if array.ndim and tensor.shape[:1] == (1,) and array.shape[1:] == tensor.shape[1:] else 1
+
+
+def _row(array: np.ndarray, k: int) -> np.ndarray:
+    return array[k : k + 1] if array.ndim and len(array) > k else array
 
 
 def _random(rng: np.random.Generator, tensor: Tensor, rows: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from coinfer.options.table import Names
 from coinfer.profile.exactness import cut_differences
 from coinfer.profile.measure import Engine, cut_tensors, measure, this_machine
 from coinfer.profile.payloads import Codec
-from coinfer.profile.samples import Sample, workable_samples
+from coinfer.profile.samples import Sample, read_samples, workable_samples
 from coinfer.profile.sizing import measure_sizes
 from coinfer.profile.table import CutCheck, ProfileError, ProfileTable, too_large
 from coinfer.progress import Progress, quiet
@@ -40,6 +40,8 @@ def profile_for(
     source: ProfileTable | str | Path | None = None,
     threads: int = 1,
     progress: Progress = quiet,
+    *,
+    samples: Path | None = None,
 ) -> ProfileTable:
     """Return the measured times of a network: the given table, the one cached for this machine, or one measured now.
 
@@ -50,6 +52,7 @@ def profile_for(
         source: a table or its file; None takes the cache or measures.
         threads: threads within an operation, for a table of this machine.
         progress: called while it measures.
+        samples: file of inputs to measure on; the network is then measured anew.
 
     Raises:
         ProfileError: if the file is no table, or the table belongs to another network.
@@ -59,17 +62,27 @@ def profile_for(
         table.check(graph)
         return table
     path = _cache_path(graph, threads)
-    with suppress(ProfileError):
-        table = ProfileTable.load(path)
-        table.check(graph)
-        sent_tensors = {name for name in cut_tensors(graph) if not too_large(graph, [name])}
-        if table.payload_bits.keys() >= sent_tensors and table.encode_s.keys() >= sent_tensors:
-            return table
-    table = measure_with_codec(graph, threads, samples_for(graph), progress)
+    known = _cached(graph, path)
+    if known is not None and samples is None:
+        return known
+    arrays = samples_for(graph) if samples is None else read_samples(graph, samples)
+    table = measure_with_codec(graph, threads, arrays, progress)
     with suppress(OSError):  # a read-only home only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)
         table.save(path)
     return table
+
+
+def _cached(graph: ModelGraph, path: Path) -> ProfileTable | None:
+    """Return the table in the cache, if it is of this network and has all that is needed."""
+    try:
+        table = ProfileTable.load(path)
+        table.check(graph)
+    except ProfileError:
+        return None
+    sent_tensors = {name for name in cut_tensors(graph) if not too_large(graph, [name])}
+    is_whole = table.payload_bits.keys() >= sent_tensors and table.encode_s.keys() >= sent_tensors
+    return table if is_whole and table.sizes.keys() >= {axis.name for axis in graph.axes} else None
 
 
 def shapes_of(source: ProfileTable | str | Path | None) -> dict[str, str]:

@@ -1,24 +1,32 @@
 """Print the best option at one link rate, and the best one at every other: `coinfer plan`."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from coinfer.cli.reports.cut_name import cut_name
+from coinfer.cli.reports.profile_notes import profile_notes
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.graph.pictures import PictureSettings
 from coinfer.options.compile import compile_options
+from coinfer.options.prune import useful_mask
+from coinfer.options.table import Options
 from coinfer.profile import devices
+from coinfer.profile.sizing import at_sizes
+from coinfer.profile.table import ProfileTable
 from coinfer.progress import progress_bar
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.preview import Preview
 from coinfer.runtime.profiling import profile_for, shapes_of
-from coinfer.units import MEGA, MILLI, bytes_of_bits
+from coinfer.units import FLOAT32_BITS, MEGA, MILLI, bytes_of_bits
 
 
 def show_plan(
@@ -31,6 +39,9 @@ def show_plan(
     device: str | None,
     server_slowdown: float,
     wait_s: float,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    samples: Path | None = None,
+    show_all: bool = False,
 ) -> None:
     """Print the best option at one link rate, and the best one at every other.
 
@@ -43,6 +54,9 @@ def show_plan(
         device: class of devices; None for this machine, slowed as `config` says; `list` prints all classes instead.
         server_slowdown: how many times slower than this machine the server is.
         wait_s: queue and round trip of the server.
+        sizes: of the planned request, by free axis; the smallest of those that are not there.
+        samples: file of inputs to measure on, if the network is measured now.
+        show_all: show every cut, not only those that may be best.
 
     Raises:
         UserError: for what a user can mend, in one line.
@@ -55,7 +69,9 @@ def show_plan(
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
     graph = open_model(model, config.shapes or shapes_of(config.profile), pictures, config.limits)
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        table = profile_for(graph, config.profile, config.threads, progress)
+        table = profile_for(graph, config.profile, config.threads, progress, samples=samples)
+    notes = list(profile_notes(graph, table))
+    graph, table = at_sizes(graph, table, sizes)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)
     options = compile_options(graph, table, config.bits, accuracy)
     device_slowdown = config.slowdown * (1.0 if device is None else devices.device_slowdown(device, table))
@@ -66,27 +82,60 @@ def show_plan(
     machine = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
     console.print(f"{graph.name} on {machine}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
     preview = Preview(options, config.objective, config.deadline_s)
-    console.print(_options_table(graph, preview, wait_s, uplink_bps))
+    shown = np.ones(len(options.bits), bool) if show_all else _that_matter(preview, uplink_bps)
+    console.print(_options_table(graph, preview, wait_s, uplink_bps, table, shown))
     console.print(_ranges_table(graph, preview))
+    for note in notes:
+        console.print(note, soft_wrap=True, highlight=False)
 
 
-def _options_table(graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float) -> Table:
-    """Return a row for each exit and cut with the number of bits that is best for it at this rate."""
+def _that_matter(preview: Preview, uplink_bps: float) -> np.ndarray:
+    """Return [O] true for the options of cuts that may be best: at some link rate, at this one, behind a queue; and for
+    all there and all here."""
+    options = preview.options
+    best = {option for _, _, option in preview.ranges()} | {preview.best(uplink_bps)}
+    best |= set(np.flatnonzero(useful_mask(options, "near-best") | options.is_local).tolist())
+    first = {exit_: cut for (exit_, cut, _) in reversed(options.triples)}
+    cuts = {(exit_, cut) for i, (exit_, cut, _) in enumerate(options.triples) if i in best} | set(first.items())
+    return np.array([(exit_, cut) in cuts for exit_, cut, _ in options.triples])
+
+
+def _options_table(
+    graph: ModelGraph, preview: Preview, wait_s: float, uplink_bps: float, profile: ProfileTable, shown: np.ndarray
+) -> Table:
+    """Return a row for each exit and cut that is shown, with the number of bits that is best for it at this rate."""
     options = preview.options
     best = preview.best(uplink_bps)
     table = Table(title=f"latency at {uplink_bps / MEGA:g} Mbit/s, ms; * is the best")
-    for heading in _cells_of_option(graph, preview, wait_s, uplink_bps, best):
+    for heading in [*_cells_of_option(graph, preview, wait_s, uplink_bps, best), "answers"]:
         table.add_column(heading, justify="left" if heading == "cut after" else "right")
-    for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in options.triples):
+    every = dict.fromkeys((exit_, cut) for exit_, cut, _ in options.triples)
+    few = dict.fromkeys(pair[:2] for pair, is_shown in zip(options.triples, shown, strict=True) if is_shown)
+    if len(few) < len(every):
+        table.title = f"{table.title}; {len(few)} of {len(every)} cuts, --all shows the others"
+    for exit_, cut in few:
         among = [e == exit_ and names == cut for e, names, _ in options.triples]
         i = preview.best(uplink_bps, np.array(among))
         cells = _cells_of_option(graph, preview, wait_s, uplink_bps, i)
         if i == best:
             cells["cut after"] += " *"
-        table.add_row(*cells.values(), style="bold green" if i == best else "")
+        answers = _answers(graph, profile, options, i)
+        table.add_row(*cells.values(), answers, style="bold green" if i == best else "")
     if unmet := preview.unmet(best, uplink_bps):
         table.caption = f"nothing meets every limit at this rate; the best misses: {', '.join(unmet)}"
     return table
+
+
+def _answers(graph: ModelGraph, profile: ProfileTable, options: Options, option: int) -> str:
+    """Return how the answers of an option relate to those of the whole network."""
+    cut = options.cuts[option]
+    computed = [name for name in cut if name not in graph.inputs and graph.tensors[name].dtype.kind == "f"]
+    if options.is_local[option] or set(cut) <= set(graph.inputs):
+        return "exact"
+    if computed and options.bits[option] < FLOAT32_BITS:
+        return "rounded"
+    difference = profile.difference(cut, options.outputs[option])
+    return "not compared" if difference is None else f"±{difference:.0e}" if difference else "exact"
 
 
 def _cells_of_option(

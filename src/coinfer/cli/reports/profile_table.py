@@ -7,12 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.cli.reports.cut_name import cut_name
+from coinfer.cli.reports.profile_notes import profile_notes
 from coinfer.files import check_writable
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.onnx.axes import Shapes
 from coinfer.graph.open_model import open_model
 from coinfer.graph.pictures import PictureSettings
 from coinfer.options.compile import compile_options
+from coinfer.profile.samples import read_samples
 from coinfer.profile.table import ProfileTable
 from coinfer.progress import progress_bar
 from coinfer.runtime.images import load_images
@@ -30,6 +32,8 @@ def profile_model(
     bits: Sequence[int],
     images: Path | None,
     output: Path | None,
+    *,
+    samples: Path | None = None,
 ) -> None:
     """Measure a network, print a row for each cut and the block before it, and save the profile.
 
@@ -43,6 +47,7 @@ def profile_model(
         bits: per element, a column of sizes each.
         images: folder of sample pictures; None takes the shipped ones.
         output: file of the profile; None takes MODEL.profile.json.
+        samples: file of inputs to measure on; None takes pictures, or what the network is found to take.
 
     Raises:
         UserError: for what a user can mend, in one line.
@@ -50,10 +55,12 @@ def profile_model(
     graph = open_model(model, shapes, pictures, limits)
     path = output or Path(f"{graph.name}.profile.json")
     check_writable(path)
-    samples = samples_for(graph, load_images(images))
+    arrays = read_samples(graph, samples) if samples else samples_for(graph, load_images(images))
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        profile = measure_with_codec(graph, threads, samples, progress)
+        profile = measure_with_codec(graph, threads, arrays, progress)
     console.print(_cuts_table(graph, profile, bits))
+    for note in profile_notes(graph, profile):
+        console.print(note, soft_wrap=True, highlight=False)
     profile.save(path)
     console.print(f"saved {path}")
 
@@ -66,11 +73,12 @@ def _cuts_table(graph: ModelGraph, profile: ProfileTable, bits: Sequence[int]) -
         table.add_column(heading, justify="right")
     useful = graph.useful_cuts()
     cuts = [cut.tensors for cut in useful]
-    blocks = [sorted(cut.head - before.head) for before, cut in zip((useful[0], *useful), useful, strict=False)]
+    ends = [len(cut.head) for cut in useful]
+    blocks = [range(first, last) for first, last in zip((0, *ends), ends, strict=False)]
     options = compile_options(graph, profile, bits)
     option_of = zip(options.cuts, options.bits.tolist(), strict=True)
     size_bits = dict(zip(option_of, options.upload_bits.tolist(), strict=True))
-    head_s, tail_s = profile.head_s(graph, cuts), profile.tail_s(graph, cuts)
+    head_s, tail_s = profile.chain_s(graph, graph.outputs)
     for i, (cut, block) in enumerate(zip(cuts, blocks, strict=True)):
         sizes = (size_bits.get((cut, width), 0.0) for width in bits)
         times_s = (
