@@ -115,10 +115,11 @@ def _table_rows(graph: ModelGraph) -> dict[str, int]:
     """Return the number of rows of the smallest table from which each input selects, for inputs that do."""
     origin: dict[str, str] = {name: name for name in graph.inputs}
     rows: dict[str, int] = {}
-    for op, node in zip(graph.ops, graph.proto.graph.node, strict=True):
+    for op in graph.ops:
         if op.kind in _MOVING and len(op.inputs) == 1 and op.inputs[0] in origin:
             origin |= dict.fromkeys(op.outputs, origin[op.inputs[0]])
-        if op.kind == "Gather" and node.input[1] in origin and node.input[0] in graph.weights:
+        node = graph.node(op) if op.kind == "Gather" else None
+        if node is not None and node.input[1] in origin and node.input[0] in graph.weights:
             axis = next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"), 0)
             source, size = origin[node.input[1]], graph.weights[node.input[0]].shape[axis]
             rows[source] = min(rows.get(source, size), size)

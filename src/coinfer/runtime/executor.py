@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from coinfer.errors import UserError, short_repr
 from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.onnx.subgraphs import reads
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import CPU, open_session
 from coinfer.graph.sizes import sizes_of
@@ -242,7 +243,7 @@ class Executor:
 def _needed(graph: ModelGraph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Segment:
     """Return the piece without inputs that the outputs do not need (engines refuse them)."""
     piece = segment(graph, inputs, outputs)
-    read = {name for node in piece.proto.graph.node for name in node.input}
+    read = {name for node in piece.proto.graph.node for name in reads(node)}
     return segment(graph, tuple(name for name in inputs if name in read), outputs)
 
 
