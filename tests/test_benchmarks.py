@@ -11,6 +11,7 @@ from tests.paths import ROOT
 SCRIPTS = (
     "codec",
     "cold_start",
+    "import_networks",
     "overload",
     "partition",
     "planning",
@@ -21,6 +22,7 @@ SCRIPTS = (
 )
 FIGURES = {
     "cold_start": 3,
+    "import_networks": 4,
     "planning": 3,
     "split_latency": 29,
     "split_overhead": 1,

@@ -1,6 +1,7 @@
 """A network as operations and tensors, with its legal cuts."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,7 +42,7 @@ class Tensor(NamedTuple):
     @property
     def elements(self) -> int:
         """Return the number of elements of `shape`."""
-        return int(np.prod(self.shape, dtype=object))
+        return math.prod(self.shape)
 
     @property
     def size_bits(self) -> int:

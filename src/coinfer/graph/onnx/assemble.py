@@ -124,10 +124,10 @@ def _used(
     """Return the activations: inputs and what operations outside the tail make, and the network's outputs."""
     at_one = inferred.tensors[0]
     names = [v.name for v in model.proto.graph.input if v.name in at_one and v.name in {*read, *model.outputs}]
+    wanted = {*read, *model.outputs}
     for node in nodes:
-        inside = _is_tail(node, inferred)
-        wanted = model.outputs if inside else {*read, *model.outputs}
-        names += [name for name in node.output if name in wanted and name not in inferred.frozen]
+        needed = model.outputs if _is_tail(node, inferred) else wanted
+        names += [name for name in node.output if name in needed and name not in inferred.frozen]
     probes = axes.probes(resolved.free)
     types = _declared(inferred, nodes, model) if inferred.unsized else {}
     used = {}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -337,6 +338,7 @@ def _measure(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], dtype=np.int64)
 
 
+@lru_cache(4096)
 def _type(dtype: np.dtype, shape: tuple[int, ...]) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), shape)
 
