@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from errno import EISDIR
+from errno import EISDIR, ENOENT
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,22 @@ def check_writable(path: str | Path) -> None:
         part.unlink()
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the user's folder for what may be made anew, in `XDG_CACHE_HOME` or `~/.cache`; it need not exist.
+
+    Args:
+        kind: of what is kept there; a folder of its own.
+
+    Raises:
+        FileNotFoundError: if the user has no home, as in some containers.
+    """
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise FileNotFoundError(ENOENT, "this user has no home directory; set XDG_CACHE_HOME", "~/.cache") from None
+    return home / "coinfer" / kind
 
 
 def write_figure(path: Path, figure: "Figure") -> None:

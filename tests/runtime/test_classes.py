@@ -21,8 +21,11 @@ def test_a_vector_of_numbers_is_a_classifier_and_maps_or_boxes_are_none():
     assert not is_classifier(maps, maps.outputs)
     single = from_proto(model([helper.make_node("Relu", ["x"], ["y"])], {"x": [1, 1]}, ["y"]), "one")
     assert not is_classifier(single, single.outputs)
-    pooled = from_proto(model([helper.make_node("GlobalMaxPool", ["x"], ["y"])], {"x": [1, 3, 4, 4]}, ["y"]), "pooled")
-    assert is_classifier(pooled, pooled.outputs)
+    logarithm = from_proto(model([helper.make_node("Log", ["x"], ["y"])], {"x": [1, 9]}, ["y"]), "spectrum")
+    assert not is_classifier(logarithm, logarithm.outputs)
+    chain = [helper.make_node(kind, [a], [b]) for kind, a, b in [("Softmax", "x", "s"), ("Flatten", "s", "y")]]
+    assert is_classifier(from_proto(model(chain, {"x": [1, 3, 1, 1]}, ["y"]), "chain"), ("y",))
+    assert all(is_classifier(open_model(name), open_model(name).outputs) for name in ("alexnet-exits", "nin"))
 
 
 def test_the_likeliest_come_first_with_their_shares():

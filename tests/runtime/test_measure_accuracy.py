@@ -6,17 +6,12 @@ import pytest
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.profile.accuracy import AccuracyError
 from coinfer.profile.dataset import CIFAR_CLASSES, ImageDataset
+from coinfer.runtime.accuracy_samples import dataset_samples
+from coinfer.runtime.cascades import ALWAYS_CONFIDENT, pareto_cascades, run_cascade
 from coinfer.runtime.codec.codec import decode, encode, encode_image
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.measure_accuracy import (
-    ALWAYS_CONFIDENT,
-    codec_round_trip,
-    measure_accuracy,
-    measurement_plan,
-    pareto_cascades,
-    run_cascade,
-)
+from coinfer.runtime.measure_accuracy import codec_round_trip, measure_accuracy, measurement_plan
 
 GRAPH = early_exits.build("alexnet-cifar-exits")
 
@@ -41,11 +36,12 @@ DATA = data()
 
 def test_counts_equal_those_of_single_requests():
     reports = []
-    table = measure_accuracy(GRAPH, DATA, (4, 8, 32), progress=lambda done, total, _: reports.append((done, total)))
+    plan, samples = measurement_plan(GRAPH, (4, 8, 32)), dataset_samples(GRAPH, DATA)
+    table = measure_accuracy(GRAPH, samples, plan, progress=lambda done, total, _: reports.append((done, total)))
     table.check(GRAPH)
     assert reports == [(6, 6)]
     assert table.dataset == "blocks, 6 test pictures"
-    assert table == measure_accuracy(GRAPH, DATA, (4, 8, 32), jobs=2)
+    assert table == measure_accuracy(GRAPH, dataset_samples(GRAPH, DATA), plan, jobs=2)
     executor = Executor(GRAPH)
     image = GRAPH.image
     assert image is not None
@@ -126,4 +122,4 @@ def test_entropy_is_one_for_a_guess_and_nothing_for_certainty():
 )
 def test_pictures_that_do_not_fit_are_refused(graph, pictures, said):
     with pytest.raises(AccuracyError, match=said):
-        measure_accuracy(graph, pictures)
+        dataset_samples(graph, pictures)

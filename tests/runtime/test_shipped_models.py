@@ -9,10 +9,10 @@ from coinfer.graph.open_model import open_model
 from coinfer.graph.zoo import pretrained
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.resources import MODELS
+from coinfer.runtime.cascades import run_cascade
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
-from coinfer.runtime.measure_accuracy import run_cascade
 
 
 def test_the_paper_s_network_is_there():

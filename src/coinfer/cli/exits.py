@@ -116,17 +116,21 @@ def measure(
     Example: [bold]coinfer exits measure runs/exits-resnet32/resnet32-exits.onnx --data cifar10/ --jobs 2[/bold]
     """
     from coinfer.cli.reports.accuracy_rows import accuracy_rows
+    from coinfer.files import check_writable
     from coinfer.graph.open_model import open_model
-    from coinfer.runtime.measure_accuracy import measure_accuracy
+    from coinfer.runtime.accuracy_samples import batch_size, dataset_samples
+    from coinfer.runtime.measure_accuracy import measure_accuracy, measurement_plan
 
-    widths = parse_bits(bits)
-    graph, pictures = open_model(model, parse_shapes(shape), limits=parse_limits(limit)), _pictures(data, "test")
+    graph = open_model(model, parse_shapes(shape), limits=parse_limits(limit))
+    path = output or Path(f"{graph.name}.accuracy.json")
+    check_writable(path)
+    plan, pictures = measurement_plan(graph, parse_bits(bits)), _pictures(data, "test")
     if samples:
         pictures = pictures.take(samples)
+    parts = dataset_samples(graph, pictures, batch_size(graph, {name for cut in plan.cuts for name in cut}))
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        table = measure_accuracy(graph, pictures, widths, jobs, progress)
-    console.print(accuracy_rows(graph, table, sorted(set(widths) - {32})))
-    path = output or Path(f"{graph.name}.accuracy.json")
+        table = measure_accuracy(graph, parts, plan, jobs, progress)
+    console.print(accuracy_rows(graph, table, sorted(plan.bits), plan.exits))
     table.save(path)
     console.print(f"saved {path}", soft_wrap=True)
 

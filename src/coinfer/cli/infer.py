@@ -8,9 +8,7 @@ import typer
 from coinfer.addresses import parse_addresses
 from coinfer.cli.console import console
 from coinfer.cli.options import (
-    DEFAULT_BITS,
     Accuracy,
-    Bits,
     Confidence,
     ConfidenceLoss,
     EnergyMj,
@@ -19,6 +17,7 @@ from coinfer.cli.options import (
     Limit,
     MinAccuracy,
     Model,
+    OfferedBits,
     PolicyFile,
     PowerW,
     ProfileFile,
@@ -66,7 +65,7 @@ def infer(
     ] = None,
     servers: Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")] = "",
     deadline_ms: Annotated[float, typer.Option(min=0, help="Milliseconds for each request; 0 is none.")] = 0.0,
-    bits: Bits = DEFAULT_BITS,
+    bits: OfferedBits = None,
     jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
     slowdown: Slowdown = DEFAULTS.slowdown,
     threads: Threads = DEFAULTS.threads,
@@ -102,7 +101,7 @@ def infer(
             deadline_s=limit_or_inf(deadline_ms / 1e3),
             objective=Objective(goal, min_accuracy, limit_or_inf(energy_mj / 1e3), power_w, transmit_power_w),
             policy=policy,
-            bits=parse_bits(bits),
+            bits=None if bits is None else parse_bits(bits),
             jpeg_quality=jpeg,
             accuracy=accuracy,
             confidence=parse_confidence(confidence),

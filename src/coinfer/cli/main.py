@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from coinfer.cli import exits, scenario
+from coinfer.cli.accuracy import accuracy
 from coinfer.cli.demo import demo
 from coinfer.cli.describe import describe
 from coinfer.cli.edge import edge
@@ -44,7 +45,7 @@ def root(
 ) -> None: ...
 
 
-for command in (describe, profile, plan, edge, infer, demo, simulate, train):
+for command in (describe, profile, accuracy, plan, edge, infer, demo, simulate, train):
     app.command()(command)
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")

@@ -10,14 +10,19 @@ import typer
 from coinfer.errors import UserError
 from coinfer.runtime import engines
 from coinfer.runtime.device import objective
-from coinfer.runtime.device.config import DEFAULTS
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
-
-DEFAULT_BITS = ",".join(map(str, DEFAULTS.bits))
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
-Bits = Annotated[str, typer.Option(help=f"Allowed bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
+Bits = Annotated[str, typer.Option(help=f"Bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
+OfferedBits = Annotated[
+    str | None,
+    typer.Option(
+        "--bits",
+        help=f"Allowed bits per element sent, from {WIRE_BITS_TEXT}. Without: 32 (exact), 16, and fewer where `coinfer "
+        "accuracy` found that little is lost.",
+    ),
+]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
 Engine = Annotated[engines.Engine, typer.Option(help="onnxruntime or openvino (float32).")]
 Goal = Annotated[objective.Goal, typer.Option(help="What is best within the limits; see docs/objectives.md.")]

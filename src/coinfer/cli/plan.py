@@ -6,14 +6,13 @@ import typer
 
 from coinfer.cli.console import console
 from coinfer.cli.options import (
-    DEFAULT_BITS,
     Accuracy,
-    Bits,
     EnergyMj,
     Goal,
     Limit,
     MinAccuracy,
     Model,
+    OfferedBits,
     PowerW,
     ProfileFile,
     Samples,
@@ -47,7 +46,7 @@ def plan(
     device_slowdown: Slowdown = DEFAULTS.slowdown,
     server_slowdown: Slowdown = 1.0,
     wait_ms: Annotated[float, typer.Option(min=0, help="Queue and round trip of the server, milliseconds.")] = 0.0,
-    bits: Bits = DEFAULT_BITS,
+    bits: OfferedBits = None,
     threads: Threads = DEFAULTS.threads,
     table: ProfileFile = None,
     shape: Shape = None,
@@ -82,7 +81,7 @@ def plan(
         DeviceConfig(
             deadline_s=limit_or_inf(deadline_ms / 1e3),
             objective=Objective(goal, min_accuracy, limit_or_inf(energy_mj / 1e3), power_w, transmit_power_w),
-            bits=parse_bits(bits),
+            bits=None if bits is None else parse_bits(bits),
             accuracy=accuracy,
             profile=table,
             slowdown=device_slowdown,

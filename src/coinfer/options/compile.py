@@ -17,9 +17,10 @@ def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, 
 
     Args:
         graph: its outputs are in the order of the exits.
-        accuracy: a table makes each output an answer by itself; without one, all outputs are one answer.
+        accuracy: a table of several exits makes each output an answer by itself; else all outputs are one answer.
     """
-    return (graph.outputs,) if accuracy is None else tuple((name,) for name in graph.outputs)
+    one_answer = accuracy is None or len(accuracy.exits) == 1
+    return (graph.outputs,) if one_answer else tuple((name,) for name in graph.outputs)
 
 
 def compile_options(

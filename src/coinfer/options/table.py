@@ -214,10 +214,11 @@ def full_accuracy(_exit: int, _cut: Names, _bits: int) -> float:
 def measured_accuracy(table: AccuracyTable) -> Accuracy:
     """Return the `Accuracy` that a table measured.
 
-    More right answers than without quantising are chance, and count as equally many.
+    More right answers than without quantising are chance, and count as equally many. Of a network that answers once,
+    widths that were not measured count as never right; with early exits, every option must have been measured.
 
     Args:
-        table: must hold every option that is asked for.
+        table: of the network.
 
     Raises:
         AccuracyError: (the returned function) if something was not measured.
@@ -225,7 +226,8 @@ def measured_accuracy(table: AccuracyTable) -> Accuracy:
 
     def accuracy(exit_: int, cut: Names, bits: int) -> float:
         exact = table.accuracy(exit_)
-        return min(table.accuracy(exit_, cut, bits), exact) if cut else exact
+        known = table.assured if len(table.exits) == 1 else table.accuracy
+        return min(known(exit_, cut, bits), exact) if cut else exact
 
     return accuracy
 

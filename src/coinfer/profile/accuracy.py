@@ -17,6 +17,13 @@ from coinfer.units import FLOAT32_BITS
 Z_95 = 1.959963984540054
 """Quantile of the normal distribution for two-sided 95 %."""
 
+TOLERANCE = 0.01
+"""Relative difference within which an answer that is no class counts as the same."""
+MAX_LOSS = 0.01
+"""Share of right answers that a width may lose and still be offered without being asked for."""
+MIN_SAMPLES = 20
+"""Samples without which nothing is known of a width."""
+Measure = Literal["labels", "same class", "tolerance"]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -37,6 +44,8 @@ class AccuracyRow(_Record):
     """Names of the tensors that leave the device."""
     bits: Bits
     correct: Count
+    error: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Mean over the samples of how far answers are from those without loss, relative to these; None if not measured."""
 
 
 class CascadePoint(_Record):
@@ -61,6 +70,9 @@ class AccuracyTable(_Record):
     dataset: Annotated[str, Field(min_length=1)]
     """Which pictures, and of what kind, such as "CIFAR-10 test, JPEG copy"."""
     samples: Annotated[int, Field(ge=1)]
+    measure: Measure = "labels"
+    """When an answer counts as correct: it names the sample's class; it names the class that the network names without
+    loss; or it differs from the answer without loss by `TOLERANCE` at most."""
     exits: Annotated[tuple[Count, ...], Field(min_length=1)]
     """Correct answers of each exit without quantising."""
     rows: tuple[AccuracyRow, ...] = ()
@@ -98,11 +110,11 @@ class AccuracyTable(_Record):
         Raises:
             AccuracyError: if it was measured on another network.
         """
-        if self.fingerprint != graph.fingerprint or len(self.exits) != len(graph.outputs):
+        if self.fingerprint != graph.fingerprint or len(self.exits) not in (1, len(graph.outputs)):
             raise AccuracyError(
                 f"this accuracy table was measured on network {self.model!r} ({self.fingerprint[:12]}, "
                 f"{len(self.exits)} exits), not on {graph.name!r} ({graph.fingerprint[:12]}, {len(graph.outputs)} "
-                f"exits): measure {graph.name!r} with `coinfer exits measure`"
+                f"exits): measure {graph.name!r} with `coinfer accuracy`"
             )
 
     def correct(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> int:
@@ -126,7 +138,7 @@ class AccuracyTable(_Record):
         if count is None:
             raise AccuracyError(
                 f"{self.model}: accuracy of exit {exit}, cut {', '.join(cut) or 'nowhere'}, {bits} bits was not "
-                "measured; measure it with `coinfer exits measure`"
+                "measured; measure it with `coinfer accuracy`"
             )
         return count
 
@@ -142,6 +154,42 @@ class AccuracyTable(_Record):
             AccuracyError: as `correct`.
         """
         return self.correct(exit, cut, bits) / self.samples
+
+    def has(self, exit: int, cut: Sequence[str], bits: int) -> bool:
+        """Return true if this was measured; 32 bits need not be.
+
+        Args:
+            exit: index, 0 is the first.
+            cut: names of the tensors that are sent.
+            bits: per element.
+        """
+        return bits == FLOAT32_BITS or (exit, tuple(cut), bits) in self._correct
+
+    def is_earned(self, exit: int, cut: Sequence[str], bits: int) -> bool:
+        """Return true if a lossy width may be offered without being asked for: it was measured and loses little.
+
+        Args:
+            exit: index, 0 is the first.
+            cut: names of the tensors that are sent.
+            bits: per element.
+        """
+        count = self._correct.get((exit, tuple(cut), bits))
+        if count is None or self.samples < MIN_SAMPLES:
+            return False
+        return count >= self.exits[exit] - MAX_LOSS * self.samples
+
+    def assured(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> float:
+        """Return the share of correct answers that is known of, 0 to 1: 0 if nothing was measured.
+
+        Args:
+            exit: index, 0 is the first.
+            cut: names of the tensors that are sent.
+            bits: per element; with 32 nothing is lost, whatever the cut.
+
+        Raises:
+            AccuracyError: if the network has no such exit.
+        """
+        return self.accuracy(exit, cut, bits) if self.has(exit, cut, bits) else 0.0
 
     def interval(self, exit: int, cut: Sequence[str] = (), bits: int = FLOAT32_BITS) -> tuple[float, float]:
         """Return the 95 % confidence interval of the accuracy (Wilson).
@@ -202,7 +250,7 @@ class AccuracyTable(_Record):
         except OSError as error:
             raise AccuracyError(f"{path}: cannot read this accuracy table: {error.strerror}") from error
         except ValidationError as error:
-            remedy = "write it anew with `coinfer exits measure`"
+            remedy = "write it anew with `coinfer accuracy`"
             raise AccuracyError(f"{path}: no valid accuracy table: {first_problem(error)}; {remedy}") from error
 
 

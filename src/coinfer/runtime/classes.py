@@ -19,6 +19,12 @@ _NAMES_KEY = "names"
 """Key of a model's metadata that names its classes, as Ultralytics' exports write it."""
 
 
+_SCORES = {"Softmax", "LogSoftmax", "Sigmoid", "Gemm", "MatMul", "Conv", "QLinearConv", "QLinearMatMul", "QGemm"}
+_PASSES = {"Add", "AveragePool", "Cast", "Clip", "DequantizeLinear", "Dropout", "Flatten", "GlobalAveragePool"}
+_PASSES |= {"Identity", "QLinearAdd", "QLinearGlobalAveragePool", "QuantizeLinear", "ReduceMean", "Relu", "Reshape"}
+_PASSES |= {"Squeeze", "Sub", "Transpose", "Unsqueeze"}
+
+
 class Likely(NamedTuple):
     """A class and how likely it is."""
 
@@ -30,13 +36,25 @@ class Likely(NamedTuple):
 
 
 def is_classifier(graph: ModelGraph, outputs: Sequence[str]) -> bool:
-    """Return true if every output is one number for each of two or more classes.
+    """Return true if every output is one number for each of two or more classes, from a softmax or a linear layer.
 
     Args:
         graph: the network.
         outputs: names of the tensors that answer, each by itself.
     """
-    return all(_is_vector(graph, name) for name in outputs)
+    return all(_is_vector(graph, name) and _scores_classes(graph, name) for name in outputs)
+
+
+def _scores_classes(graph: ModelGraph, name: str) -> bool:
+    """Return true if a tensor comes from a softmax or a linear layer, perhaps reshaped, averaged or shifted since."""
+    while (maker := graph.producer.get(name)) is not None:
+        op = graph.ops[maker]
+        if op.kind in _SCORES:
+            return True
+        if op.kind not in _PASSES or not op.inputs:
+            return False
+        name = op.inputs[0]
+    return False
 
 
 def _is_vector(graph: ModelGraph, name: str) -> bool:

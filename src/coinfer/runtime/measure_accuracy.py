@@ -1,9 +1,10 @@
-"""Measures how often each exit is right if what crosses a cut passes through the runtime's own codec.
+"""Measures what answers are worth if what crosses a cut passes through the runtime's own codec.
 
-Networks run on many pictures at a time; the codec gets every picture by itself, as on a real link.
+An answer is right if it names the sample's class; or, of samples without a class, if it is what the network answers
+without loss: the same class, or numbers within `TOLERANCE`. Networks run on many samples at a time where they can; the
+codec gets every sample by itself, as on a real link.
 """
 
-import itertools
 import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,208 +12,201 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.graph.image_input import ImageInput
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Names
-from coinfer.profile.accuracy import AccuracyError, AccuracyRow, AccuracyTable, CascadePoint
-from coinfer.profile.dataset import ImageDataset, misfit
+from coinfer.profile.accuracy import TOLERANCE, AccuracyRow, AccuracyTable
 from coinfer.progress import Progress, quiet
+from coinfer.runtime.accuracy_samples import Part, SampleSet, inputs_of
+from coinfer.runtime.cascades import pareto_cascades
+from coinfer.runtime.classes import is_classifier
 from coinfer.runtime.codec.codec import decode, encode
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
-from coinfer.runtime.images import normalise
 from coinfer.units import FLOAT32_BITS, IMAGE_BITS
 
-BATCH = 250
-"""Pictures in one run of the network."""
-MAX_CASCADES = 400
-ALWAYS_CONFIDENT = 2.0
-"""A threshold above every entropy."""
+Key = tuple[int, Names, int]
+"""Exit, cut and bits."""
 
 
 class MeasurementPlan(NamedTuple):
-    """The cuts, exits and numbers of bits that are measured."""
+    """The exits, cuts and numbers of bits that are measured."""
 
+    exits: tuple[Names, ...]
+    """Outputs that answer together, the earliest exit first."""
     cuts: Mapping[Names, tuple[int, ...]]
     """Exits behind each cut, the earliest first; input and outputs are no cuts here."""
     bits: tuple[int, ...]
     """Bits per element below 32, which is exact."""
+    classes: bool
+    """Whether answers are classes."""
 
 
 class Counts(NamedTuple):
-    """The results for N pictures with E exits."""
+    """The results for N samples with E exits."""
 
-    answers: np.ndarray
-    """int64 [N, E], the class that each exit names without quantising."""
+    right: np.ndarray
+    """bool [N, E], whether each exit is right without quantising."""
     entropies: np.ndarray
-    """[N, E], of these answers, over the logarithm of the number of classes."""
-    correct: Mapping[tuple[int, Names, int], int]
-    """Right answers by exit, cut and bits."""
+    """[N, E], of these answers, over the logarithm of the number of classes; 0 of answers that are no classes."""
+    correct: Mapping[Key, int]
+    """Right answers."""
+    error: Mapping[Key, float]
+    """Sum over the samples of how far answers are from those without loss, relative to these; at most 1 each."""
 
 
-def measurement_plan(graph: ModelGraph, bits: Iterable[int]) -> MeasurementPlan:
-    """Return the plan for every useful cut of every exit.
+def measurement_plan(
+    graph: ModelGraph,
+    bits: Iterable[int],
+    exits: Sequence[Names] | None = None,
+    cuts: Iterable[Names] | None = None,
+) -> MeasurementPlan:
+    """Return the plan for the useful cuts of every exit.
 
     Args:
-        graph: a network with one output for each exit.
+        graph: the network.
         bits: bits per element of what is sent; 32 is left out, as it is exact.
+        exits: outputs that answer together; None makes every output an exit.
+        cuts: the cuts to measure; None takes all.
     """
-    cuts: dict[Names, list[int]] = {}
-    for exit_, output in enumerate(graph.outputs):
-        for cut in graph.pruned((output,)).useful_cuts()[1:-1]:
-            cuts.setdefault(cut.tensors, []).append(exit_)
-    return MeasurementPlan(
-        {cut: tuple(exits) for cut, exits in cuts.items()}, tuple(b for b in bits if b != FLOAT32_BITS)
-    )
+    exits = tuple((output,) for output in graph.outputs) if exits is None else tuple(exits)
+    wanted = None if cuts is None else set(cuts)
+    found: dict[Names, list[int]] = {}
+    for exit_, outputs in enumerate(exits):
+        for cut in graph.pruned(outputs).useful_cuts()[1:-1]:
+            if wanted is None or cut.tensors in wanted:
+                found.setdefault(cut.tensors, []).append(exit_)
+    classes = all(is_classifier(graph, outputs) for outputs in exits)
+    widths = tuple(width for width in bits if width != FLOAT32_BITS)
+    return MeasurementPlan(exits, {cut: tuple(indices) for cut, indices in found.items()}, widths, classes)
 
 
 def measure_accuracy(
     graph: ModelGraph,
-    data: ImageDataset,
-    bits: Sequence[int] = (4, 8, 12, 16, 32),
+    samples: SampleSet,
+    plan: MeasurementPlan,
     jobs: int = 1,
     progress: Progress = quiet,
 ) -> AccuracyTable:
-    """Return the accuracy table of a network on a data set; its input is sent as the picture's pixels, which is exact.
+    """Return the accuracy table of a network on samples; inputs are sent as they are, pictures as their pixels.
 
     Args:
-        graph: a network with one output for each exit, the earliest first.
-        data: test pictures at the network's size.
-        bits: bits per element of what is sent.
+        graph: the network.
+        samples: with labels, answers must be classes.
+        plan: what to measure.
         jobs: processes that share the work, each with one thread.
-        progress: called with pictures done and their total.
-
-    Raises:
-        AccuracyError: if the network takes no such pictures, has other classes, or no free batch axis.
+        progress: called with samples done and their total.
     """
-    _check(graph, data)
-    plan, total = measurement_plan(graph, bits), len(data.labels)
-    parts = [(data.images[i : i + BATCH], data.labels[i : i + BATCH]) for i in range(0, total, BATCH)]
     all_counts, done = list[Counts](), 0
-    for counts in _all_counts(graph, plan, parts, jobs):
+    for counts in _all_counts(graph, plan, samples.parts, jobs):
         all_counts.append(counts)
-        done += len(counts.answers)
-        progress(done, total, "pictures")
-    right = np.concatenate([counts.answers for counts in all_counts]) == data.labels[:, None]
+        done += len(counts.right)
+        progress(done, samples.size, "samples")
+    right = np.concatenate([counts.right for counts in all_counts])
     exact = right.sum(axis=0).tolist()
     rows = [
         AccuracyRow(
-            exit=exit_, cut=cut, bits=width, correct=sum(counts.correct[exit_, cut, width] for counts in all_counts)
+            exit=key[0],
+            cut=key[1],
+            bits=key[2],
+            correct=sum(counts.correct[key] for counts in all_counts),
+            error=sum(counts.error[key] for counts in all_counts) / samples.size,
         )
-        for cut, exits in plan.cuts.items()
-        for exit_ in exits
-        for width in plan.bits
+        for key in all_counts[0].correct
     ]
-    rows += [AccuracyRow(exit=i, cut=graph.inputs, bits=IMAGE_BITS, correct=n) for i, n in enumerate(exact)]
+    if graph.image is not None:
+        rows += [AccuracyRow(exit=i, cut=graph.inputs, bits=IMAGE_BITS, correct=n) for i, n in enumerate(exact)]
+    is_exits = len(plan.exits) > 1
     return AccuracyTable(
         model=graph.name,
         fingerprint=graph.fingerprint,
-        dataset=f"{data.kind}, {total} test pictures",
-        samples=total,
+        dataset=samples.description,
+        samples=samples.size,
+        measure="labels" if samples.labelled else "same class" if plan.classes else "tolerance",
         exits=exact,
         rows=tuple(sorted(rows, key=lambda row: (row.exit, row.cut != graph.inputs))),
-        confidence=pareto_cascades(right, np.concatenate([counts.entropies for counts in all_counts])),
+        confidence=pareto_cascades(right, np.concatenate([c.entropies for c in all_counts])) if is_exits else (),
     )
 
 
-def pareto_cascades(right: np.ndarray, entropies: np.ndarray) -> tuple[CascadePoint, ...]:
-    """Return what cascades answer, for thresholds at which rising shares of the samples leave at each exit.
-
-    A cascade is left out if another one lets at least as many leave by each exit and is right at least as often. A
-    single exit gives none.
-
-    Args:
-        right: bool [N, E], whether each exit is right.
-        entropies: [N, E], divided by the logarithm of the number of classes.
-    """
-    exits = right.shape[1]
-    if exits < 2:
-        return ()
-    shares = np.linspace(0, 1, max(2, min(21, int(MAX_CASCADES ** (1 / (exits - 1))))))[1:-1]
-    grids = [
-        sorted({0.0, ALWAYS_CONFIDENT, *(float(f"{value:.3g}") for value in np.quantile(entropies[:, exit_], shares))})
-        for exit_ in range(exits - 1)
-    ]
-    points = [run_cascade(right, entropies, thresholds) for thresholds in itertools.product(*grids)]
-    left_by = np.array([np.cumsum(point.left) for point in points])
-    correct = np.array([sum(point.correct) for point in points])
-    pareto = []
-    for i, point in enumerate(points):
-        as_good = (left_by >= left_by[i]).all(axis=1) & (correct >= correct[i])
-        better = as_good & ((left_by > left_by[i]).any(axis=1) | (correct > correct[i]))
-        equal_before = as_good[:i] & ~better[:i]
-        if not better.any() and not equal_before.any():
-            pareto.append(point)
-    return tuple(pareto)
-
-
-def run_cascade(right: np.ndarray, entropies: np.ndarray, thresholds: Sequence[float]) -> CascadePoint:
-    """Return how many samples leave at each exit, and how many of them are right.
-
-    Each sample leaves at its first confident exit.
-
-    Args:
-        right: bool [N, E], whether each exit is right.
-        entropies: [N, E], divided by the logarithm of the number of classes.
-        thresholds: [E - 1]; an exit is confident below its own, and the last always.
-    """
-    confident = np.column_stack([entropies[:, :-1] < np.array(thresholds), np.ones(len(right), bool)])
-    exit_of = confident.argmax(axis=1)
-    is_right = right[np.arange(len(right)), exit_of]
-    exits = range(right.shape[1])
-    left, correct = (
-        tuple(int((exit_of == e).sum()) for e in exits),
-        tuple(int(is_right[exit_of == e].sum()) for e in exits),
-    )
-    return CascadePoint(thresholds=tuple(map(float, thresholds)), left=left, correct=correct)
-
-
-def count_correct(executor: Executor, plan: MeasurementPlan, images: np.ndarray, labels: np.ndarray) -> Counts:
+def count_correct(executor: Executor, plan: MeasurementPlan, part: Part) -> Counts:
     """Run a network whole, and behind every cut on what the codec leaves of the cut's tensors.
 
     Args:
-        executor: of a network that takes pictures.
+        executor: of the network.
         plan: what to measure.
-        images: uint8 [N, height, width, 3] at the network's size.
-        labels: [N], index of each picture's class.
-
-    Returns:
-        Answers and entropies without quantising, and right answers by exit, cut and bits.
+        part: some samples.
     """
-    graph = executor.graph
-    image = graph.image
-    assert image is not None
-    inputs = {graph.inputs[0]: np.concatenate([normalise(one, image) for one in images])}
-    names = tuple(dict.fromkeys(name for cut in plan.cuts for name in cut))
-    values, _ = executor.run(inputs, (*graph.outputs, *(name for name in names if name not in graph.outputs)))
-    answers = np.stack([values[output].argmax(axis=1) for output in graph.outputs], axis=1)
-    entropies = np.stack([entropy(values[output]) for output in graph.outputs], axis=1)
-    correct: dict[tuple[int, Names, int], int] = {}
+    graph, count = executor.graph, part.size
+    outputs = tuple(dict.fromkeys(name for exit_ in plan.exits for name in exit_))
+    inputs = inputs_of(graph, part)
+    inner = dict.fromkeys(name for cut in plan.cuts for name in cut if name not in inputs and name not in outputs)
+    values, _ = executor.run(inputs, (*outputs, *inner))
+    values = {**inputs, **values}
+    last = _classes([values[name] for name in plan.exits[-1]]) if plan.classes else None
+    truth = last if part.labels is None else part.labels[:, None]
+    right = np.ones((count, len(plan.exits)), bool)
+    entropies = np.zeros((count, len(plan.exits)))
+    if plan.classes:
+        for i, names in enumerate(plan.exits):
+            right[:, i] = (_classes([values[name] for name in names]) == truth).all(axis=1)
+            entropies[:, i] = entropy(values[names[0]].reshape(count, -1))
+    correct, errors = dict[Key, int](), dict[Key, float]()
     for cut, exits in plan.cuts.items():
-        outputs = tuple(graph.outputs[exit_] for exit_ in exits)
+        wanted = tuple(dict.fromkeys(name for i in exits for name in plan.exits[i]))
         for width in plan.bits:
-            computed, _ = executor.run({name: codec_round_trip(values[name], width) for name in cut}, outputs)
-            for exit_, output in zip(exits, outputs, strict=True):
-                correct[exit_, cut, width] = int((computed[output].argmax(axis=1) == labels).sum())
-    return Counts(answers, entropies, correct)
+            sent = {name: values[name] if name in inputs else codec_round_trip(values[name], width) for name in cut}
+            found, _ = executor.run(sent, wanted)
+            for i in exits:
+                error = relative_error([values[n] for n in plan.exits[i]], [found[n] for n in plan.exits[i]], count)
+                same = (_classes([found[n] for n in plan.exits[i]]) == truth).all(axis=1) if plan.classes else None
+                correct[i, cut, width] = int((error <= TOLERANCE if same is None else same).sum())
+                errors[i, cut, width] = float(error.sum())
+    return Counts(right, entropies, correct, errors)
 
 
 def codec_round_trip(batch: np.ndarray, bits: int) -> np.ndarray:
     """Return a batch after encoding and decoding each sample by itself.
 
     Args:
-        batch: float32 [N, ..].
+        batch: [N, ..].
         bits: bits per element, one of `units.WIRE_BITS`.
     """
+    if batch.ndim == 0:
+        return decode(encode(batch, bits))
     return np.concatenate([decode(encode(batch[i : i + 1], bits)) for i in range(len(batch))])
 
 
-def _all_counts(
-    graph: ModelGraph, plan: MeasurementPlan, parts: Sequence[tuple[np.ndarray, np.ndarray]], jobs: int
-) -> Iterable[Counts]:
+def relative_error(exact: Sequence[np.ndarray], found: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Return how far each sample's answer is from the exact one: the norm of the difference over that of the exact one.
+
+    Args:
+        exact: the outputs that answer together, without loss.
+        found: the same outputs.
+        count: of samples N; with one, outputs may have any shape.
+
+    Returns:
+        [N], the largest of the outputs, from 0 to 1; 1 if an output has another shape.
+    """
+    worst = np.zeros(count)
+    for truth, answer in zip(exact, found, strict=True):
+        if truth.shape != answer.shape:
+            return np.ones(count)
+        a, b = (np.nan_to_num(one.astype(np.float64).reshape(count, -1)) for one in (truth, answer))
+        difference, size = np.linalg.norm(a - b, axis=1), np.linalg.norm(a, axis=1)
+        share = np.divide(difference, size, out=(difference > 0).astype(np.float64), where=size > 0)
+        worst = np.maximum(worst, np.minimum(share, 1.0))
+    return worst
+
+
+def _classes(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the class that each output names, [N, outputs]."""
+    return np.stack([output.reshape(len(output), -1).argmax(axis=1) for output in outputs], axis=1)
+
+
+def _all_counts(graph: ModelGraph, plan: MeasurementPlan, parts: Iterable[Part], jobs: int) -> Iterable[Counts]:
     if jobs == 1:
         executor = Executor(graph)
-        yield from (count_correct(executor, plan, *part) for part in parts)
+        yield from (count_correct(executor, plan, part) for part in parts)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (graph, plan)) as pool:
         yield from pool.map(_counts, parts)
@@ -227,23 +221,5 @@ def _start(graph: ModelGraph, plan: MeasurementPlan) -> None:
     _worker = Executor(graph), plan
 
 
-def _counts(part: tuple[np.ndarray, np.ndarray]) -> Counts:
-    return count_correct(*_worker, *part)
-
-
-def _check(graph: ModelGraph, data: ImageDataset) -> ImageInput:
-    """Return how the network takes these pictures.
-
-    Raises:
-        AccuracyError: if it does not.
-    """
-    if graph.image is None:
-        raise AccuracyError(f"{graph.name} does not say how it takes pictures; its accuracy cannot be measured on them")
-    if not graph.dynamic_batch:
-        raise AccuracyError(f"{graph.name} takes one picture at a time; export it with a free first axis")
-    if mismatch := misfit(graph, graph.image, data):
-        problem, is_about_classes = mismatch
-        raise AccuracyError(
-            f"{problem}; measure it on the data set that it was trained for" if is_about_classes else problem
-        )
-    return graph.image
+def _counts(part: Part) -> Counts:
+    return count_correct(*_worker, part)

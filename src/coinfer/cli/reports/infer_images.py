@@ -19,6 +19,7 @@ from coinfer.files import check_writable, write_atomic
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.graph.pictures import PictureSettings
+from coinfer.options.earned import unmeasured_note
 from coinfer.progress import progress_bar
 from coinfer.records import RunLog
 from coinfer.runtime.classes import is_classifier, labels_of, likeliest, read_labels
@@ -103,6 +104,8 @@ def infer_images(console: Console, asked: Asked, config: DeviceConfig) -> None:
         device = Device(graph, replace(config, profile=table))
         with console.status("connecting and preparing"):
             stack.enter_context(device)
+        if note := unmeasured_note(device.options, device.planner.accuracy, graph.inputs):
+            console.print(f"note: {note}", soft_wrap=True)
         shown = Answers(named, asked.top, classes, len(device.planner.exits) > 1)
         problems = _answer_all(console, device, requests, shown, log, asked.out)
     if problems:
@@ -196,8 +199,10 @@ def _kind(requests: Sequence[tuple[str, Item]]) -> str:
 
 def _table(graph: ModelGraph, kind: str, shown: Answers) -> Table:
     table = Table(title=f"{graph.name}, times in ms")
-    answer: tuple[str, JustifyMethod] = ("class", "right") if shown.classes and not shown.labels else ("answer", "left")
-    for heading, justify in ((kind, "left"), answer, *TIME_HEADINGS, *(EXIT_HEADINGS if shown.has_exits else ())):
+    table.add_column(kind, overflow="fold")
+    plain = shown.classes and not shown.labels
+    table.add_column("class" if plain else "answer", justify="right" if plain else "left", overflow="fold")
+    for heading, justify in (*TIME_HEADINGS, *(EXIT_HEADINGS if shown.has_exits else ())):
         table.add_column(heading, justify=justify, overflow="fold")
     return table
 

@@ -15,7 +15,7 @@ from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.graph.pictures import PictureSettings
-from coinfer.options.compile import compile_options
+from coinfer.options.earned import offered_options, unmeasured_note
 from coinfer.options.prune import useful_mask
 from coinfer.options.table import Options
 from coinfer.profile import devices
@@ -73,7 +73,7 @@ def show_plan(
     notes = list(profile_notes(graph, table))
     graph, table = at_sizes(graph, table, sizes)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)
-    options = compile_options(graph, table, config.bits, accuracy)
+    options = offered_options(graph, table, config.bits, accuracy)
     device_slowdown = config.slowdown * (1.0 if device is None else devices.device_slowdown(device, table))
     options = options._replace(
         device_s=options.device_s * device_slowdown,
@@ -85,6 +85,8 @@ def show_plan(
     shown = np.ones(len(options.bits), bool) if show_all else _that_matter(preview, uplink_bps)
     console.print(_options_table(graph, preview, wait_s, uplink_bps, table, shown))
     console.print(_ranges_table(graph, preview))
+    if note := unmeasured_note(options, accuracy, graph.inputs):
+        notes.append(f"note: {note}")
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False)
 

@@ -42,8 +42,9 @@ class DeviceConfig:
     policy: "Policy | str | Path | None" = None
     """Decides instead of the planner: a function, or the file of a policy that was trained for this network's options
     and this number of servers. If it fails on a request, the planner decides."""
-    bits: Sequence[int] = (32, 16, 8)
-    """Allowed bits per element of what is sent; (32,) keeps every answer exact."""
+    bits: Sequence[int] | None = None
+    """Allowed bits per element of what is sent; (32,) keeps every answer exact. None allows 32 and 16, and fewer where
+    their effect on this network was measured (`options.earned`)."""
     jpeg_quality: int | None = None
     """Quality of the JPEG that pictures are sent as, 1 to 95; None sends their pixels unchanged."""
     accuracy: "AccuracyTable | str | Path | None" = None
@@ -80,9 +81,9 @@ class DeviceConfig:
         if isinstance(self.bits, int):
             raise DeviceError(f"bits is {self.bits}; expected a sequence such as ({self.bits},)")
         object.__setattr__(self, "servers", tuple(str(parse_address(server, "server")) for server in self.servers))
-        object.__setattr__(self, "bits", tuple(self.bits))
+        object.__setattr__(self, "bits", None if self.bits is None else tuple(self.bits))
         check_deadline(self.deadline_s)
-        if not self.bits or any(width not in WIRE_BITS for width in self.bits):
+        if self.bits is not None and (not self.bits or any(width not in WIRE_BITS for width in self.bits)):
             raise DeviceError(f"bits is {self.bits}; expected some of {WIRE_BITS_TEXT}")
         if not 1 <= self.slowdown < math.inf:
             raise DeviceError(f"slowdown is {self.slowdown}; expected 1 (this processor) or more")

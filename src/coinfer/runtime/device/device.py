@@ -33,7 +33,8 @@ from coinfer.types import OffloadObservation, Policy, Route
 
 FIRST_RATE_BPS = 10e6
 """Believed rate of a link until the first transfer."""
-Item = str | Path | Image.Image | np.ndarray | Mapping[str, np.ndarray]
+Picture = str | Path | Image.Image | np.ndarray
+Item = Picture | Mapping[str, np.ndarray | Picture]
 """What a request may consist of; see `Device.infer`."""
 
 

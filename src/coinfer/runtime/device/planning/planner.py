@@ -9,9 +9,10 @@ from functools import lru_cache, partial
 import numpy as np
 
 from coinfer.graph.ir import GraphError, ModelGraph
-from coinfer.options.compile import compile_options, exits_of
+from coinfer.options.compile import exits_of
+from coinfer.options.earned import offered_options
 from coinfer.options.prune import SPEED_RATIOS, prune, useful_mask
-from coinfer.options.table import Names, Options
+from coinfer.options.table import Names, Options, measured_accuracy
 from coinfer.policies.onnx import ExportedPolicy
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.sizing import at_sizes, rounded_sizes
@@ -71,7 +72,7 @@ class Planner:
         self.policy = configured or self.objective_policy
         """The policy of requests that bring none of their own."""
         self._table = table
-        self._widths = tuple(dict.fromkeys((*config.bits, *self.options.bits.tolist())))
+        self._widths = tuple(dict.fromkeys((*(config.bits or ()), *self.options.bits.tolist())))
         self.at = lru_cache(MAX_SIZES)(self._at)
         """From the sizes of a request to the options and times for them."""
         self.tail_s = self.at(()).tail_s
@@ -250,7 +251,7 @@ class Planner:
         first = route.hops[0]
         if on_device or first.cut == self.graph.inputs:
             return self.accuracy.accuracy(exit_)
-        return self.accuracy.accuracy(exit_, first.cut, first.bits)
+        return measured_accuracy(self.accuracy)(exit_, first.cut, first.bits)
 
     def _at(self, sizes: Sizes) -> SizedTimes:
         graph, table, plain, options = self.graph, self._table, self._plain_options, self.options
@@ -312,10 +313,10 @@ class Planner:
 
 
 def _all_options(
-    graph: ModelGraph, table: ProfileTable, accuracy: AccuracyTable | None, bits: Sequence[int]
+    graph: ModelGraph, table: ProfileTable, accuracy: AccuracyTable | None, bits: Sequence[int] | None
 ) -> Options:
     """Return all that can be done with these numbers of bits."""
-    return with_messages(compile_options(graph, table, bits, accuracy), graph)
+    return with_messages(offered_options(graph, table, bits, accuracy), graph)
 
 
 def _choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> tuple[int, int, float]:
