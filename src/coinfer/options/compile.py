@@ -8,8 +8,8 @@ from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileError, ProfileTable, too_large
 from coinfer.units import FLOAT32_BITS, MESSAGE_BYTES, bytes_of_bits
 
-DEFAULT_BITS = (32, 16, 8)
-"""Bits per element that are allowed if nothing else is said."""
+DEFAULT_BITS = (FLOAT32_BITS, 16)
+"""Bits per element that are allowed for any network, measured or not: 32 are exact, and 16 have 65,536 levels."""
 
 
 def exits_of(graph: ModelGraph, accuracy: AccuracyTable | None) -> tuple[Names, ...]:

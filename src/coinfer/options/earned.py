@@ -5,14 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.compile import compile_options
+from coinfer.options.compile import DEFAULT_BITS, compile_options
 from coinfer.options.table import Options
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileTable
 from coinfer.units import FLOAT32_BITS
-
-UNMEASURED_BITS = (FLOAT32_BITS, 16)
-"""Offered for any network: 32 bits are exact, and 16 have 65,536 levels."""
 
 
 def offered_options(
@@ -34,12 +31,12 @@ def offered_options(
     if bits is not None:
         return compile_options(graph, table, bits, accuracy)
     measured = () if accuracy is None else sorted({row.bits for row in accuracy.rows if row.cut != graph.inputs})
-    unmeasured = UNMEASURED_BITS if accuracy is None or len(accuracy.exits) == 1 else (FLOAT32_BITS,)
+    unmeasured = DEFAULT_BITS if accuracy is None or len(accuracy.exits) == 1 else (FLOAT32_BITS,)
     options = compile_options(graph, table, tuple(dict.fromkeys((*unmeasured, *measured))), accuracy)
     exact = options.is_local | (options.bits == FLOAT32_BITS) | np.array([cut == graph.inputs for cut in options.cuts])
     earned = np.array([accuracy is not None and accuracy.is_earned(*triple) for triple in options.triples])
     unknown = np.array([accuracy is None or not accuracy.has(*triple) for triple in options.triples])
-    return options.take(exact | earned | (unknown & np.isin(options.bits, UNMEASURED_BITS)))
+    return options.take(exact | earned | (unknown & np.isin(options.bits, DEFAULT_BITS)))
 
 
 def unmeasured_note(options: Options, accuracy: AccuracyTable | None, inputs: Sequence[str]) -> str:

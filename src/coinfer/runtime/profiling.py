@@ -154,7 +154,7 @@ def _with_cut_checks(graph: ModelGraph, table: ProfileTable, samples: Sequence[S
 def _best_cuts(graph: ModelGraph, table: ProfileTable, outputs: Names) -> list[Names]:
     """Return the cuts of the options that survive pruning, with few bits allowed and with 32 only."""
     found: list[Names] = []
-    for bits in (DEFAULT_BITS, (FLOAT32_BITS,)):
+    for bits in ((*DEFAULT_BITS, 8), (FLOAT32_BITS,)):
         options = compile_options(graph, table, bits, exits=(outputs,))
         kept = prune(options, "near-best", speed_ratios=SPEED_RATIOS)
         found += [cut for cut, is_local in zip(kept.cuts, kept.is_local.tolist(), strict=True) if not is_local]
