@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from coinfer.graph.image_input import ImageInput
     from coinfer.graph.ir import ModelGraph
     from coinfer.graph.open_model import open_model
+    from coinfer.graph.pictures import PictureSettings
     from coinfer.graph.segment import save_model
     from coinfer.graph.torch_import import from_torch
     from coinfer.graph.zoo.early_exits import with_exits
@@ -45,6 +46,7 @@ __all__ = [
     "Objective",
     "OffloadDecision",
     "OffloadObservation",
+    "PictureSettings",
     "Result",
     "__version__",
     "candidates_of",
@@ -76,6 +78,7 @@ _HOMES = {
     "Objective": "coinfer.runtime.device.objective",
     "OffloadDecision": "coinfer.types",
     "OffloadObservation": "coinfer.types",
+    "PictureSettings": "coinfer.graph.pictures",
     "Result": "coinfer.runtime.device.result",
     "candidates_of": "coinfer.policies.candidates",
     "compile_options": "coinfer.options.compile",

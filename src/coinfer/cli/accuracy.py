@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import console
-from coinfer.cli.options import Bits, Model, ProfileFile, Shape, parse_bits, parse_shapes
+from coinfer.cli.options import Bits, Limit, Model, ProfileFile, Shape, parse_bits, parse_limits, parse_shapes
 from coinfer.cli.picture_options import with_picture_options
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def accuracy(
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes of one thread each.")] = 1,
     table: ProfileFile = None,
     shape: Shape = None,
+    limit: Limit = None,
 ) -> None:
     """Measure what fewer bits per element cost on your samples, through the codec of the runtime.
 
@@ -53,10 +54,11 @@ def accuracy(
         labels=labels,
         output=output,
         bits=parse_bits(bits),
-        limit=samples,
+        first=samples,
         every_cut=every_cut,
         jobs=jobs,
         profile=table,
         shapes=parse_shapes(shape),
+        limits=parse_limits(limit),
         pictures=pictures,
     )

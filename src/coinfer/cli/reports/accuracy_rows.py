@@ -1,6 +1,6 @@
 """The tables of `coinfer accuracy` and `coinfer exits measure`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,11 +44,12 @@ def measure_and_show(
     labels: Path | None,
     output: Path | None,
     bits: Sequence[int],
-    limit: int,
+    first: int,
     every_cut: bool,
     jobs: int,
     profile: Path | None,
     shapes: Shapes,
+    limits: Mapping[str, str],
     pictures: PictureSettings,
 ) -> None:
     """Measure what fewer bits cost, print it, write the table, and keep it for this network.
@@ -61,17 +62,18 @@ def measure_and_show(
         labels: file with the names of the classes.
         output: file of the table; None takes MODEL.accuracy.json.
         bits: per element.
-        limit: the first so many samples only; 0 takes all.
+        first: so many samples only; 0 takes all.
         every_cut: measure cuts too that can never be best.
         jobs: processes that share the work.
         profile: file of the network's profile; None measures.
         shapes: sizes of free axes.
+        limits: of our own on what a file may hold, by name.
         pictures: how the network takes pictures.
 
     Raises:
         UserError: for what a user can mend, in one line.
     """
-    graph = open_model(model, shapes or shapes_of(profile), pictures)
+    graph = open_model(model, shapes or shapes_of(profile), pictures, limits)
     path = output or Path(f"{graph.name}.accuracy.json")
     check_writable(path)
     names = read_labels(labels) if labels else labels_of(graph)
@@ -80,7 +82,7 @@ def measure_and_show(
     cuts = None if every_cut else _cuts_that_matter(graph, table, bits)
     plan = measurement_plan(graph, bits, (graph.outputs,), cuts)
     held = {name for cut in plan.cuts for name in cut}
-    samples = _samples(graph, data, read_inputs(graph, inputs), limit, names, batch_size(graph, held))
+    samples = _samples(graph, data, read_inputs(graph, inputs), first, names, batch_size(graph, held))
     if samples.labelled and (len(graph.outputs) > 1 or not is_classifier(graph, graph.outputs)):
         raise UserError(
             f"{graph.name} has no single output of classes for the labels of {data}; give a folder of pictures without "
