@@ -14,7 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from coinfer.errors import printable, short_repr
 from coinfer.graph.image_input import GREY, IMAGE_KEY, PER_BYTE, Colors, Fit, ImageInput, Layout, problem_of
-from coinfer.graph.ir import GraphError, ModelGraph, Tensor
+from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.parts import Tensor
 
 SUFFIX = ".input.yaml"
 """The file beside `net.onnx` that says how it takes pictures is `net.input.yaml`."""

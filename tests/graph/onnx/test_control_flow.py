@@ -171,3 +171,33 @@ def test_a_scan_is_one_operation() -> None:
     graph = opened(model(nodes, {"x": [5, 4]}, ["y"], {"start": np.zeros(4, np.float32)}), batch(5, 4))
     assert [op.kind for op in graph.ops] == ["Relu", "Scan", "Tanh"]
     assert graph.tensors["all"].shape == (5, 4)
+
+
+def test_weights_inside_branches_count_and_stay_out_of_the_structure() -> None:
+    """Two branches call their weights alike; one weight, inside a branch inside, is a constant operation."""
+    big, other = (RANDOM.standard_normal((16, 16)).astype(np.float32) for _ in range(2))
+    constant = node("Constant", [], ["v"], value=numpy_helper.from_array(other, "value"))
+    inner = node(
+        "If",
+        ["c"],
+        ["t"],
+        then_branch=graph_of([constant, node("MatMul", ["x", "v"], ["r"])], ["r"]),
+        else_branch=graph_of([node("MatMul", ["x", "w"], ["r"])], ["r"]),
+    )
+    weight = numpy_helper.from_array(big, "w")
+    nodes = [
+        node("ReduceSum", ["x"], ["s"], keepdims=0),
+        node("Greater", ["s", "none"], ["c"]),
+        node(
+            "If",
+            ["c"],
+            ["y"],
+            then_branch=graph_of([inner], ["t"], weight),
+            else_branch=graph_of([node("MatMul", ["x", "w"], ["e"])], ["e"], numpy_helper.from_array(other, "w")),
+        ),
+    ]
+    proto = model(nodes, {"x": [2, 16]}, ["y"], {"none": np.array(0, np.float32)})
+    graph = opened(proto, *(batch(2, 16) for _ in range(4)))
+    assert graph.params == 3 * 256
+    assert graph.ops[-1].params == 3 * 256
+    assert len(graph.proto.SerializeToString()) < 3000

@@ -9,7 +9,7 @@ import onnx
 from onnx.helper import make_tensor_value_info, np_dtype_to_tensor_dtype
 
 from coinfer.graph.flops import OpShapes, op_flop
-from coinfer.graph.ir import GraphError, ImportNotes, ModelGraph, Op, Tensor
+from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx import axes
 from coinfer.graph.onnx.evaluate import IR_VERSION, single_model
 from coinfer.graph.onnx.limits import Limits, raise_it
@@ -17,6 +17,7 @@ from coinfer.graph.onnx.operators import domain_of, label
 from coinfer.graph.onnx.shapes import InferredShapes
 from coinfer.graph.onnx.subgraphs import graphs_of, reads, walk
 from coinfer.graph.onnx.weights import DTYPES, PLAIN
+from coinfer.graph.parts import ImportNotes, Op, Tensor
 from coinfer.graph.pictures import image_of
 from coinfer.units import GIGA
 

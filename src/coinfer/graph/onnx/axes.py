@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.graph.ir import FreeAxis, GraphError, Tensor
+from coinfer.graph.ir import GraphError
+from coinfer.graph.parts import FreeAxis, Tensor
 
 BATCH = "N"
 """Name of the batch in structures, whatever the file calls it."""

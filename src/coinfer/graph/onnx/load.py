@@ -13,7 +13,7 @@ from coinfer.graph.onnx.assemble import Model, assemble
 from coinfer.graph.onnx.functions import inline_functions
 from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Limits
 from coinfer.graph.onnx.names import shorten
-from coinfer.graph.onnx.subgraphs import reads
+from coinfer.graph.onnx.subgraphs import hoist, reads
 from coinfer.graph.onnx.weights import DTYPES, read_weights
 
 
@@ -63,7 +63,7 @@ def from_proto(
     where = where or name
     model = inline_functions(model, where, limits)
     validate.check_proto(model, where, limits)
-    model, labels = shorten(model)
+    model, labels = shorten(hoist(model))
     referenced = weights or {}
     inline = [value for value in model.graph.initializer if value.name not in referenced]
     values = {**referenced, **read_weights(inline, where, directory, limits)}

@@ -12,7 +12,7 @@ from onnx import helper
 
 from coinfer.errors import printable
 from coinfer.graph.flops import OpShapes, op_flop
-from coinfer.graph.ir import GraphError, Tensor
+from coinfer.graph.ir import GraphError
 from coinfer.graph.onnx import subgraphs
 from coinfer.graph.onnx.bounds import Bounds
 from coinfer.graph.onnx.evaluate import Evaluator, Values
@@ -21,6 +21,7 @@ from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Limits, raise_it
 from coinfer.graph.onnx.operators import KEEP_QUANTISED, RANDOM, label
 from coinfer.graph.onnx.targets import with_constant_target
 from coinfer.graph.onnx.weights import DTYPES, PLAIN, read_weights
+from coinfer.graph.parts import Tensor
 from coinfer.units import BITS_PER_BYTE, GIGA, MIB
 
 _INLINE_ELEMENTS = 1024

@@ -1,8 +1,13 @@
 """Operations that hold graphs of their own (If, Loop, Scan): what these read from outside, and their weights."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import onnx
+
+_FEW = 64
+"""Elements of a weight that stays inside a graph."""
 
 
 def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -113,3 +118,51 @@ def inlined(
         if outside and source != outside:
             nodes.append(onnx.helper.make_node("Identity", [source], [outside]))
     return nodes, {name_of[weight.name]: weight for weight in copy.initializer}
+
+
+def hoist(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model in which operations' graphs read their large weights, and those in other files, from outside.
+
+    Args:
+        model: stays as it is; it is returned itself if nothing has to move.
+    """
+    if not any(_moves(weight) for graph in list(walk(model.graph))[1:] for weight in _weights(graph)):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    taken = {name for graph in walk(copy.graph) for node in graph.node for name in (*node.input, *node.output)}
+    taken |= {value.name for graph in walk(copy.graph) for value in (*graph.input, *graph.initializer)}
+    for graph in list(walk(copy.graph))[1:]:
+        ends = {value.name for value in graph.output}
+        moved = {weight.name: weight for weight in _weights(graph) if _moves(weight) and weight.name not in ends}
+        name_of = {}
+        for name, weight in moved.items():
+            new = next(new for i in itertools.count() if (new := f"{name}^{i}") not in taken)
+            taken.add(new)
+            name_of[name] = new
+            weight.name = new
+            copy.graph.initializer.append(weight)
+        for i in reversed(range(len(graph.initializer))):
+            if graph.initializer[i].name in moved:
+                del graph.initializer[i]
+        for i in reversed(range(len(graph.node))):
+            if graph.node[i].op_type == "Constant" and graph.node[i].output[0] in moved:
+                del graph.node[i]
+        rename(graph, name_of)
+    return copy
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the graph's weights, those of constant operations too; these are named after what they make."""
+    for weight in graph.initializer:
+        yield onnx.TensorProto.FromString(weight.SerializeToString())
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            weight = onnx.TensorProto.FromString(node.attribute[0].t.SerializeToString())
+            weight.name = node.output[0]
+            yield weight
+
+
+def _moves(weight: onnx.TensorProto) -> bool:
+    is_outside = weight.data_location == onnx.TensorProto.EXTERNAL or bool(weight.external_data)
+    return is_outside or math.prod(weight.dims) > _FEW

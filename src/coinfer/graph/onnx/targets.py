@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from coinfer.graph.ir import Tensor
 from coinfer.graph.onnx.evaluate import Values
+from coinfer.graph.parts import Tensor
 
 
 def with_constant_target(
