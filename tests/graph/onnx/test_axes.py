@@ -145,3 +145,19 @@ def test_files_open_with_sizes_and_the_zoo_without(tmp_path: Path) -> None:
         open_model(tmp_path / "net.onnx")
     with pytest.raises(GraphError, match="resnet32: a network of the zoo has sizes of its own"):
         open_model("resnet32", {"N": 1})
+
+
+def test_sizes_that_the_network_cannot_take_are_named() -> None:
+    """A table of 16 positions, of which the length of the input takes as many."""
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "one"], ["n"]),
+        node("Range", ["zero", "n", "one"], ["i"]),
+        node("Gather", ["table", "i"], ["p"]),
+        node("Add", ["x", "p"], ["y"]),
+    ]
+    values = {"one": np.array(1), "zero": np.array(0), "table": np.ones((16, 4), np.float32)}
+    proto = model(nodes, {"x": [1, "length", 4]}, ["y"], values)
+    assert from_proto(proto, "positions", sizes={"length": 16}).weights["p"].shape == (16, 4)
+    with pytest.raises(GraphError, match=r"does the network take inputs of the sizes x \[1, 17, 4\]\?"):
+        from_proto(proto, "positions", sizes={"length": 17})

@@ -46,6 +46,11 @@ def test_names_are_made_unique_and_notes_dropped() -> None:
     assert b"secret" not in graph.proto.SerializeToString()
 
 
+def test_operations_may_stand_in_any_order() -> None:
+    nodes = [node("Neg", ["b"], ["y"]), node("Tanh", ["a"], ["b"]), node("Relu", ["x"], ["a"])]
+    assert [op.kind for op in from_proto(model(nodes, {"x": ["N", 4]}, ["y"]), "mixed").ops] == ["Relu", "Tanh", "Neg"]
+
+
 def test_what_no_output_needs_is_dropped() -> None:
     nodes = [
         node("Relu", ["x"], ["y"]),
@@ -97,7 +102,12 @@ def test_clip_limits_are_settings_and_no_parameters() -> None:
 @pytest.mark.parametrize(
     ("nodes", "inputs", "outputs", "message"),
     [
-        ([node("Relu", ["b"], ["y"]), node("Relu", ["x"], ["b"])], {"x": [1]}, ["y"], "reads 'b' before it is made"),
+        (
+            [node("Add", ["b", "x"], ["y"]), node("Relu", ["y"], ["b"])],
+            {"x": [1]},
+            ["y"],
+            "reads 'b' before it is made",
+        ),
         ([node("Relu", ["z"], ["y"])], {"x": [1]}, ["y"], "reads 'z' before it is made"),
         ([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["y"])], {"x": [1]}, ["y"], "'y' is made twice"),
         ([node("Relu", ["x"], ["y"])], {"x": [1]}, ["z"], "nothing makes the output 'z'"),

@@ -48,7 +48,10 @@ class Bounds:
         """
         from_sizes = all(name in self._measured or name in constants for name in read)
         factors = (constants[name] for name in read if name in constants and node.op_type not in _MOVING)
-        is_small = all(value.dtype.kind in "biuf" and np.abs(value).max(initial=0) <= _MAX_FACTOR for value in factors)
+        is_small = all(
+            value.dtype.kind in "biuf" and np.abs(value.astype(float)).max(initial=0) <= _MAX_FACTOR
+            for value in factors
+        )
         known = node.op_type in _MOVING | _ARITHMETIC and from_sizes and is_small
         if known or node.op_type in {"Shape", "Size"}:
             self._measured.update(filter(None, node.output))

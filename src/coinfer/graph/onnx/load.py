@@ -1,5 +1,6 @@
 """ONNX models as graphs: read, validated, with constants folded and the shape of every tensor known."""
 
+import heapq
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from coinfer.graph.onnx.assemble import Model, assemble
 from coinfer.graph.onnx.functions import inline_functions
 from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Limits
 from coinfer.graph.onnx.names import shorten
+from coinfer.graph.onnx.operators import label
 from coinfer.graph.onnx.subgraphs import hoist, reads
 from coinfer.graph.onnx.weights import DTYPES, read_weights
 
@@ -67,9 +69,9 @@ def from_proto(
     referenced = weights or {}
     inline = [value for value in model.graph.initializer if value.name not in referenced]
     values = {**referenced, **read_weights(inline, where, directory, limits)}
-    nodes, outputs = list(model.graph.node), tuple(value.name for value in model.graph.output)
+    outputs = tuple(value.name for value in model.graph.output)
     _check_names(model.graph, where)
-    _check_order(nodes, {*values, *(value.name for value in model.graph.input)}, outputs, where)
+    nodes = _in_order(model.graph.node, {*values, *(value.name for value in model.graph.input)}, outputs, where)
     sources = [value for value in model.graph.input if value.name not in values]
     resolved = axes.resolve([_input(value, where) for value in sources], sizes, where)
     whole = Model(model, name, where, outputs, validate.versions_of(model, where), limits, labels)
@@ -88,7 +90,13 @@ def _infer_shapes(
 
     def infer(known: axes.ResolvedAxes, sizes: Sequence[Mapping[str, int]]) -> shapes.InferredShapes:
         inputs = [known.tensors(each) for each in sizes]
-        return shapes.infer_shapes(nodes, values, inputs, whole.versions, whole.where, whole.limits)
+        try:
+            return shapes.infer_shapes(nodes, values, inputs, whole.versions, whole.where, whole.limits)
+        except GraphError as error:
+            if not known.fixed and all(axis.is_batch for axis in known.free):
+                raise
+            said = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in inputs[0])
+            raise GraphError(f"{error}; does the network take inputs of the sizes {said}?") from error
 
     probes = axes.probes(resolved.free)
     batch = next((axis.name for axis in resolved.free if axis.is_batch), None)
@@ -114,21 +122,37 @@ def _check_names(graph: onnx.GraphProto, where: str) -> None:
             names.add(value.name)
 
 
-def _check_order(nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequence[str], where: str) -> None:
-    """Refuse operations that read a tensor before it is made, or make one twice."""
-    for node in nodes:
-        for source in reads(node):
-            if source not in known:
-                raise GraphError(
-                    f"{where}: operation {node.op_type} ({node.name!r}) reads {source!r} before it is made"
-                )
-        for output in filter(None, node.output):
-            if output in known:
-                raise GraphError(f"{where}: tensor {output!r} is made twice")
-            known.add(output)
-    missing = [output for output in outputs if output not in known]
-    if missing:
-        raise GraphError(f"{where}: nothing makes the output {missing[0]!r}")
+def _in_order(
+    nodes: Sequence[onnx.NodeProto], known: set[str], outputs: Sequence[str], where: str
+) -> list[onnx.NodeProto]:
+    """Return the nodes in topological order, else as in the file; refuse those that read what nothing makes before."""
+    made: set[str] = set()
+    for output in (name for node in nodes for name in node.output if name):
+        if output in known or output in made:
+            raise GraphError(f"{where}: tensor {output!r} is made twice")
+        made.add(output)
+    waiting: dict[str, list[int]] = {}
+    missing = [{name for name in reads(node) if name not in known} for node in nodes]
+    for i, names in enumerate(missing):
+        for name in names:
+            waiting.setdefault(name, []).append(i)
+    ready = [i for i, names in enumerate(missing) if not names]
+    ordered = []
+    while ready:
+        node = nodes[heapq.heappop(ready)]
+        ordered.append(node)
+        for name in filter(None, node.output):
+            for i in waiting.pop(name, ()):
+                missing[i].discard(name)
+                if not missing[i]:
+                    heapq.heappush(ready, i)
+    if len(ordered) < len(nodes):
+        node, names = next((node, names) for node, names in zip(nodes, missing, strict=True) if names)
+        raise GraphError(f"{where}: {label(node)} reads {min(names)!r} before it is made, or nothing makes it")
+    absent = [output for output in outputs if output not in known | made]
+    if absent:
+        raise GraphError(f"{where}: nothing makes the output {absent[0]!r}")
+    return ordered
 
 
 def _input(value: onnx.ValueInfoProto, where: str) -> axes.InputAxes:
