@@ -22,7 +22,7 @@ POINTS: dict[str, dict[str, object]] = {
 """The sweeps that change the delay of a rule, by name."""
 
 
-def compiled_at(
+def changes_at(
     servers: int = 4,
     blocks: int = 6,
     tasks: int = 60,
@@ -30,8 +30,8 @@ def compiled_at(
     limit_s: float | None = None,
     network: str = "vgg16-cifar",
     **more: object,
-) -> Compiled:
-    """Return the compiled scenario of a point of a sweep.
+) -> dict[str, object]:
+    """Return the changes to the preset at a point of a sweep, by dotted key.
 
     Args:
         servers: number of servers.
@@ -55,9 +55,14 @@ def compiled_at(
     }
     if limit_s is not None:
         changes["models.0.deadline_s"] = [limit_s]
-    return open_world("mtl-a3c", changes)
+    return changes
+
+
+def compiled_at(**point: object) -> Compiled:
+    """Return the compiled scenario of a point; the arguments are those of `changes_at`."""
+    return open_world("mtl-a3c", changes_at(**point))  # pyright: ignore[reportArgumentType]
 
 
 def world_at(**point: object) -> BlocksWorld:
     """Return the world of `compiled_at`."""
-    return cast(BlocksWorld, compiled_at(**point).world)  # pyright: ignore[reportArgumentType]
+    return cast(BlocksWorld, compiled_at(**point).world)

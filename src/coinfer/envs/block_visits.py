@@ -180,29 +180,55 @@ def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:
     free_s = free_s.gather(-1, resource.flatten(1)).reshape(resource.shape)
     radio_free_s = state.uplink_backlog_s.gather(-1, device.flatten(1)).reshape(device.shape)
     one_task_per_device = edge.edge.distinct_devices
-    queued, no_queue = (
-        (visits.on_server if one_task_per_device else visits.on_server | visits.on_device),
-        devices + edge.edge.servers,
-    )
-    queue = torch.where(queued, resource, no_queue)
-    radio_queue = torch.where(visits.uploads, device, no_queue)
-    done_s = (visits.moving_s + visits.work_s).cumsum(-1)
-    while True:
+    queued = visits.on_server if one_task_per_device else visits.on_server | visits.on_device
+    no_queue = devices + edge.edge.servers
+    queue = _queue(torch.where(queued, resource, no_queue), visits.work_s, queued, free_s)
+    radio = _queue(torch.where(visits.uploads, device, no_queue), visits.moving_s, visits.uploads, radio_free_s)
+
+    def next_round(done_s: Tensor) -> _VisitTimes:
         left_s = torch.nn.functional.pad(done_s[..., :-1], (1, 0))
         if one_task_per_device:
             sent_s = latency.ready_s(left_s, radio_free_s, visits.moving_s)
         else:
-            sent_s = _finish_s(radio_queue, left_s, visits.moving_s, visits.uploads, radio_free_s)
+            sent_s = _finish_s(radio, left_s)
         ready_s = torch.where(visits.uploads, sent_s, left_s + visits.moving_s)
-        finish_s = _finish_s(queue, ready_s, visits.work_s, queued, free_s)
+        finish_s = _finish_s(queue, ready_s)
         if one_task_per_device:
             finish_s = torch.where(visits.on_device, latency.end_s(ready_s, free_s, visits.work_s), finish_s)
-        before_s, done_s = done_s, torch.where(visits.on_device | visits.on_server, finish_s, ready_s)
-        if done_s.equal(before_s):
-            return _VisitTimes(left_s, sent_s, ready_s, done_s)
+        return _VisitTimes(left_s, sent_s, ready_s, torch.where(visits.on_device | visits.on_server, finish_s, ready_s))
+
+    times = next_round((visits.moving_s + visits.work_s).cumsum(-1))
+    while True:
+        before_s, times = times.done_s, next_round(times.done_s)
+        if times.done_s.equal(before_s):
+            return times
 
 
-def _finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
-    """`queueing.finish_s` of all visits [B, K, S] of all tasks."""
-    flat = (array.flatten(1) for array in (queue, ready_s, service_s, active, free_s))
-    return queueing.finish_s(*flat).reshape(ready_s.shape)
+class _Queue(NamedTuple):
+    """The visits that wait for resources of one kind, A at most in a world; all [B, A] but the first."""
+
+    shape: torch.Size
+    """[B, K, S] of all visits."""
+    position: Tensor
+    """Place among all visits of the world; those that do not wait follow those that do."""
+    queue: Tensor
+    service_s: Tensor
+    active: Tensor
+    """False for a place that is filled by a visit that does not wait."""
+    free_s: Tensor
+
+
+def _queue(queue: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> _Queue:
+    """Return the active ones of all visits [B, K, S]."""
+    flat = [array.flatten(1) for array in (queue, service_s, active, free_s)]
+    width = max(1, int(flat[2].sum(-1).amax())) if flat[2].numel() else 0
+    position = (~flat[2]).byte().argsort(dim=-1, stable=True)[:, :width]
+    return _Queue(queue.shape, position, *(array.gather(-1, position) for array in flat))
+
+
+def _finish_s(queue: _Queue, ready_s: Tensor) -> Tensor:
+    """`queueing.finish_s` of the visits that wait [B, K, S]; that of others means nothing."""
+    flat = ready_s.flatten(1)
+    waits_s = flat.gather(-1, queue.position)
+    done_s = queueing.finish_s(queue.queue, waits_s, queue.service_s, queue.active, queue.free_s)
+    return flat.scatter(-1, queue.position, done_s).reshape(queue.shape)

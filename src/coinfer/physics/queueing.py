@@ -10,9 +10,12 @@ Admission: a server holds at most `capacity` tasks, admitted and unfinished. Whe
 sent, places are given in the order of the tasks' numbers; a task that finds none is refused.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+_NUMBER_BITS = 14
+"""Bits for a task's number in sort keys; with 31 for its time and 18 for its queue, they fit into 63."""
 NEVER_S = 1e30
 """Added or subtracted to exclude something: as good as infinite, but finite, so that 0 times it is 0."""
 
@@ -26,8 +29,22 @@ def service_order(queue: Tensor, ready_s: Tensor | None = None) -> Tensor:
     """
     if ready_s is None:
         return queue.argsort(dim=-1, stable=True)
+    if ready_s.dtype == torch.float32 and ready_s.device.type == "cpu" and queue.shape[-1] <= 1 << _NUMBER_BITS:
+        return _packed_order(queue, ready_s)
     by_time = ready_s.argsort(dim=-1, stable=True)
     return by_time.gather(-1, queue.gather(-1, by_time).argsort(dim=-1, stable=True))
+
+
+def _packed_order(queue: Tensor, ready_s: Tensor) -> Tensor:
+    """Return the same order by one sort of whole numbers: queue, bits of the time, number of the task.
+
+    Times are at least 0, so their bits are in the order of the times. NumPy sorts such rows several times as fast as
+    PyTorch finds an order of floats. A queue's number must be below 2^18.
+    """
+    number = torch.arange(queue.shape[-1])
+    bits = (ready_s + 0.0).view(torch.int32).long()
+    keys = (((queue.long() << 31) | bits) << _NUMBER_BITS) | number
+    return torch.as_tensor(np.sort(keys.numpy(), axis=-1)) & ((1 << _NUMBER_BITS) - 1)
 
 
 def ordered_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
@@ -45,11 +62,11 @@ def ordered_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: 
     finish_s = (ready_s + service_s) + _inactive_penalty_s(active, service_s.dtype)
     step = 1
     while step < queue.shape[-1]:
-        same = (queue[..., step:] == queue[..., :-step]).to(service_s.dtype)
-        own_s = total_s[..., step:]
-        earlier_s = finish_s[..., :-step] + own_s + (same - 1.0) * NEVER_S
-        finish_s = _with_tail(finish_s, step, torch.maximum(earlier_s, finish_s[..., step:]))
-        total_s = _with_tail(total_s, step, own_s + total_s[..., :-step] * same)
+        other = queue[..., step:] != queue[..., :-step]
+        earlier_s = (finish_s[..., :-step] + total_s[..., step:]).masked_fill_(other, -NEVER_S)
+        before_s = total_s[..., :-step].masked_fill(other, 0.0)
+        torch.maximum(finish_s[..., step:], earlier_s, out=finish_s[..., step:])
+        total_s[..., step:] += before_s
         step *= 2
     return torch.maximum(free_s + total_s, finish_s)
 
@@ -162,7 +179,3 @@ def elapse(backlog_s: Tensor, passed_s: float) -> Tensor:
 def _inactive_penalty_s(active: Tensor, dtype: torch.dtype) -> Tensor:
     """Return 0 if active, else a time that is as good as minus infinity."""
     return (active.to(dtype) - 1.0) * NEVER_S
-
-
-def _with_tail(values: Tensor, start: int, tail: Tensor) -> Tensor:
-    return torch.cat((values[..., :start], tail), dim=-1)

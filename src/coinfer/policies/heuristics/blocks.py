@@ -13,6 +13,8 @@ from coinfer.physics import latency
 from coinfer.policies.sampling import uniform
 from coinfer.types import BlocksDecision, BlocksObservation, fields_of
 
+NEVER_S = 1e3
+"""Replaces times that are infinite, because a server is out or out of reach, where networks read them."""
 BlocksPolicy = Callable[[BlocksObservation[Tensor]], BlocksDecision[Tensor]]
 
 
@@ -128,6 +130,21 @@ def sequential_greedy(seed: int = 0) -> BlocksPolicy:
     return decide
 
 
+def list_schedule(seed: int = 0) -> BlocksPolicy:
+    """Return a policy that runs every task whole in one place, the slot's tasks shared out by `scheduled_free_s`.
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
+
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
+        o = observation
+        place = whole_latency_s(o, scheduled_free_s(o)).argmin(-1)
+        return _reachable(o, place[..., None].expand(o.block_mask.shape))
+
+    return decide
+
+
 BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
     "rpdi": rpdi,
     "apdi": apdi,
@@ -137,8 +154,49 @@ BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
     "greedy-device": greedy_device,
     "best-cut": best_cut,
     "sequential-greedy": sequential_greedy,
+    "list-schedule": list_schedule,
 }
 """Names on the command line."""
+
+
+def scheduled_free_s(o: BlocksObservation[Tensor]) -> Tensor:
+    """Return when each place would be free for each task of a slot, [.., K, N + 1], if every task took one server.
+
+    Equal tasks are shared out best by the sorted list of the times at which server n would be done with its j-th of
+    them: the k-th task gets the k-th of these times. A task's work is the mean of the slot's.
+
+    Args:
+        o: with any leading batch axes.
+    """
+    mask = o.task_mask.to(o.deadline_s.dtype)[..., None]
+    work_s = (o.block_server_s.sum(-2) * mask).sum(-2) / mask.sum(-2).clamp(min=1)
+    backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, NEVER_S)
+    tasks, servers = o.uplink_bps.shape[-2:]
+    number = torch.arange(1, tasks + 1, device=mask.device, dtype=mask.dtype)[:, None]
+    done_s = backlog_s[..., None, :] + number * work_s[..., None, :].clamp(min=1e-9)
+    order = done_s.flatten(-2).argsort(-1)[..., :tasks] % servers
+    taken = (order[..., None] == torch.arange(servers, device=mask.device)).to(mask.dtype)
+    before = (taken.cumsum(-2) - taken).gather(-2, _rank(o)[..., None].expand(taken.shape))
+    free_s = backlog_s[..., None, :] + before * work_s[..., None, :]
+    return torch.cat([o.device_backlog_s[..., None], free_s], -1)
+
+
+def _rank(o: BlocksObservation[Tensor]) -> Tensor:
+    """Return the number of each task among those of its slot that exist, [.., K]."""
+    return (o.task_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def whole_latency_s(o: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:
+    """Return the latency of each task if all its blocks ran in one place, [.., K, N + 1].
+
+    Args:
+        o: with any leading batch axes.
+        free_s: [.., K, N + 1] when each place is free.
+    """
+    upload_s = _seconds(o.block_input_bits[..., :1], o.uplink_bps.clamp(min=1e-3))
+    ready_s = torch.nn.functional.pad(upload_s + o.uplink_backlog_s[..., None], (1, 0))
+    work_s = torch.cat([o.block_device_s.sum(-1, keepdim=True), o.block_server_s.sum(-2)], -1)
+    return latency.end_s(ready_s, free_s, work_s)
 
 
 def fastest_places(observation: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 Its inputs are what the physics predicts. The tasks of a slot are first shared out among the servers in order, each to
 the server that would be done with it first (`scheduled_free_s`), all at once instead of task after task. Behind these
-queues, the least latency of a task if its block m runs in place p is found for all m and p by dynamic programming. The
-network adds to a score that falls with this latency, so an untrained one decides about as sequential greedy does, and
-training only has to learn what the prediction misses: stale knowledge, errors, other tasks.
+queues, the latency of the whole task in each place is known, and by dynamic programming the least latency if its block
+m runs in place p. The network adds to a score that falls with the first, so an untrained one decides about as
+`list_schedule` does, and training has to learn what that misses: splits, stale knowledge, errors, other tasks.
 """
 
 import math
@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency
-from coinfer.policies.heuristics.blocks import link_rates_bps
+from coinfer.policies.heuristics.blocks import NEVER_S, link_rates_bps, scheduled_free_s, whole_latency_s
 from coinfer.policies.learned.actor_critic import Outputs
 from coinfer.policies.learned.features import RATE_BPS, TIME_S, logarithmic
 from coinfer.policies.learned.nets import Mlp
 from coinfer.types import BlocksObservation
 
-INPUTS = 10
-"""F, features of a place for a block; the first is the predicted loss against the best place, in `LOSS_S`."""
+INPUTS = 11
+"""F, features of a place for a block; the first is what the whole task in this place loses against the best place."""
 LOSS_S = 0.02
-"""A predicted loss that makes a place e times less probable at first."""
+"""Unit of losses; one of it makes a place e times less probable at first."""
 MAX_LOSS = 50.0
-NEVER_S = 1e3
-"""Replaces times that are infinite, because a server is out or out of reach."""
+TIE = 0.05
+"""Added for each place before: of equally good places all blocks of a task take the first."""
 
 
 def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
@@ -37,8 +37,9 @@ def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
     """
     free_s = scheduled_free_s(o)
     through_s = latency_through_s(o, free_s)
-    best_s = through_s.amin(-1, keepdim=True)
-    shape = through_s.shape
+    best_s, shape = through_s.amin(-1, keepdim=True), through_s.shape
+    whole_s = whole_latency_s(o, free_s)
+    loss_s = (whole_s - whole_s.amin(-1, keepdim=True))[..., None, :].expand(shape)
     work_s = torch.cat([o.block_device_s[..., None], o.block_server_s], -1)
     rate_bps = torch.nn.functional.pad(o.uplink_bps, (1, 0), value=RATE_BPS[1])[..., None, :].expand(shape)
     age_s = torch.nn.functional.pad(o.observation_age_s, (1, 0))[..., None, None, :].expand(shape)
@@ -49,7 +50,8 @@ def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
     rank = ((task.cumsum(-1) - 0.5) / task.sum(-1, keepdim=True).clamp(min=1))[..., None, None].expand(shape)
     depth = (torch.arange(blocks, device=task.device, dtype=task.dtype) / blocks)[:, None].expand(shape)
     features = (
-        ((through_s - best_s) / LOSS_S).clamp(max=MAX_LOSS),
+        (loss_s / LOSS_S).clamp(max=MAX_LOSS) + TIE * torch.arange(shape[-1], device=task.device),
+        logarithmic(through_s - best_s, TIME_S),
         logarithmic(best_s, TIME_S).expand(shape),
         logarithmic(work_s, TIME_S),
         (waits_s / 2).clamp(max=2) - 0.5,
@@ -61,33 +63,6 @@ def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
         depth * 2 - 1,
     )
     return torch.stack(features, -1)
-
-
-def scheduled_free_s(o: BlocksObservation[Tensor]) -> Tensor:
-    """Return when each place would be free for each task of a slot, [.., K, N + 1], if every task took one server.
-
-    Equal tasks are shared out best by the sorted list of the times at which server n would be done with its j-th of
-    them: the k-th task gets the k-th of these times. A task's work is the mean of the slot's.
-
-    Args:
-        o: with any leading batch axes.
-    """
-    mask = o.task_mask.to(o.deadline_s.dtype)[..., None]
-    work_s = (o.block_server_s.sum(-2) * mask).sum(-2) / mask.sum(-2).clamp(min=1)
-    backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, NEVER_S)
-    tasks, servers = o.uplink_bps.shape[-2:]
-    number = torch.arange(1, tasks + 1, device=mask.device, dtype=mask.dtype)[:, None]
-    done_s = backlog_s[..., None, :] + number * work_s[..., None, :].clamp(min=1e-9)
-    order = done_s.flatten(-2).argsort(-1)[..., :tasks] % servers
-    taken = (order[..., None] == torch.arange(servers, device=mask.device)).to(mask.dtype)
-    before = (taken.cumsum(-2) - taken).gather(-2, _rank(o)[..., None].expand(taken.shape))
-    free_s = backlog_s[..., None, :] + before * work_s[..., None, :]
-    return torch.cat([o.device_backlog_s[..., None], free_s], -1)
-
-
-def _rank(o: BlocksObservation[Tensor]) -> Tensor:
-    """Return the number of each task among those of its slot that exist, [.., K]."""
-    return (o.task_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def latency_through_s(o: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:
@@ -134,7 +109,7 @@ class PlaceScores:
 
     @property
     def _net(self) -> Mlp:
-        return Mlp(INPUTS, self.hidden, 1, 2, shared=True, last_gain=0.05)
+        return Mlp(INPUTS, self.hidden, 1, 2, shared=True, last_gain=0.01)
 
     def initial(self, seeds: Tensor) -> Tensor:
         """Return initial parameters, [L, P]: hardly more than the prediction.

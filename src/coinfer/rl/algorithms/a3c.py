@@ -177,7 +177,7 @@ def train_a3c(
 
 _QUICK = A3cSettings(workers=4, learning_rate=0.002, horizon=5, gamma=0.0)
 PRESETS = {
-    "quick": with_rounds(BlocksSettings(_QUICK, worlds=2, joint=True), 600),
+    "quick": with_rounds(BlocksSettings(_QUICK, worlds=1, joint=True), 1200),
     "paper": with_rounds(BlocksSettings(A3cSettings(), worlds=1, joint=True, state="paper", sampled=True), 6000),
 }
 """Settings by name; `TrainSettings.steps` is rounds times workers times worlds."""

@@ -1,0 +1,138 @@
+"""Schemes and baselines at the points of a sweep: equal budgets in slots, paired over seeds, beside the bound."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sweeps import changes_at, compiled_at
+
+from coinfer.envs.batched_env import reward_of
+from coinfer.evaluate.limits import lower_bound_of_blocks
+from coinfer.evaluate.simulate import run_policy
+from coinfer.evaluate.statistics import interval
+from coinfer.rl import registry
+from coinfer.rl.algorithms import a3c, distributed_dqn, mtl_a3c, ppo
+from coinfer.rl.core.blocks_training import MAX_JOINT
+from coinfer.rl.core.training import TrainingResult, TrainSettings
+from coinfer.scenario.world import BlocksWorld
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SCHEMES: dict[str, tuple[str, Any]] = {
+    "multi-task A3C, paper's state": ("mtl-a3c", mtl_a3c.PRESETS["paper"]),
+    "multi-task A3C": ("mtl-a3c", mtl_a3c.PRESETS["quick"]),
+    "multi-task A3C, tied trunks": ("mtl-a3c", mtl_a3c.PRESETS["tied"]),
+    "multi-task A3C, place scores": ("mtl-a3c", mtl_a3c.PRESETS["predicted"]),
+    "PPO, place scores": ("ppo", ppo.BLOCKS_PRESETS["predicted"]),
+    "A3C": ("a3c", a3c.PRESETS["quick"]),
+    "distributed DQN": ("distributed-dqn", distributed_dqn.PRESETS["quick"]),
+}
+"""Rows of every figure: scheme and settings. All see the same number of slots."""
+MAIN = ("multi-task A3C", "A3C", "distributed DQN")
+"""The paper's rows."""
+BASELINES = ("greedy", "greedy-device", "apdi", "rpdi", "device-only", "sequential-greedy", "list-schedule")
+MEASURES = ("mean_s", "edge_s", "local_s", "energy_j", "reward")
+UNTRAINED_STEPS = 1
+JUDGED_SLOTS = 30
+"""Slots of the episodes on which policies are compared; queues of a slot hardly reach the next one."""
+
+
+def arguments(about: str) -> argparse.Namespace:
+    """Return the arguments of every script of this folder."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--seeds", type=int, default=10, help="learners of each scheme, and seeds of the episodes")
+    parser.add_argument("--steps", type=int, default=20_000, help="slots that each learner sees")
+    parser.add_argument("--points", type=int, default=99, help="points of the sweep at most, for a quick look")
+    parser.add_argument("--schemes", nargs="*", default=list(MAIN), help="rows to train, or `all`")
+    wanted = parser.parse_args()
+    wanted.schemes = list(SCHEMES) if wanted.schemes == ["all"] else wanted.schemes
+    return wanted
+
+
+def changes_of(point: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the changes of a point of a sweep as on the command line."""
+    changes = changes_at(**point, slots=JUDGED_SLOTS)  # pyright: ignore[reportArgumentType]
+    return tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
+
+
+def trained(name: str, point: Mapping[str, object], seeds: int, steps: int) -> TrainingResult:
+    """Return the policies of a row at a point."""
+    scheme, chosen = SCHEMES[name]
+    settings = TrainSettings("mtl-a3c", changes_of(point), seeds=seeds, steps=steps)
+    return registry.trainer(scheme)(settings, blocks_settings=chosen)
+
+
+def judged(name: str, world: BlocksWorld, policies: Sequence[Any], reward: Any) -> dict[str, list[float]]:
+    """Return each measure of every policy, policy i on the episodes of seed i."""
+    runs = [
+        run_policy(world, name, 1, 1, lambda seed, policy=policy: policy, reward=reward, first=100 + number)
+        for number, policy in enumerate(policies)
+    ]
+    return {measure: [float(run.measures[measure][0]) for run in runs] for measure in MEASURES}
+
+
+def at_point(point: Mapping[str, object], wanted: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Return the measures of all rows at a point of a sweep, one value for each seed."""
+    compiled = compiled_at(**point, slots=JUDGED_SLOTS)
+    world, reward = compiled.world, reward_of(compiled.reward)
+    assert isinstance(world, BlocksWorld)
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name in BASELINES:
+        run = run_policy(world, name, wanted.seeds, 1, reward=reward, first=100)
+        rows[name] = {measure: run.measures[measure].tolist() for measure in MEASURES}
+    bound = lower_bound_of_blocks(world, wanted.seeds, 1).measures["mean_s"]
+    rows["lower bound"] = {"mean_s": bound.tolist()}
+    joint = (world.edge.servers + 1) ** world.blocks <= MAX_JOINT
+    for name in wanted.schemes:
+        if SCHEMES[name][1].joint and not joint:
+            continue  # one head cannot have so many choices: no row, as the table then says
+        for label, steps in ((name, wanted.steps), (f"{name}, untrained", UNTRAINED_STEPS)):
+            rows[label] = judged(label, world, trained(name, point, wanted.seeds, steps).policies, reward)
+    return rows
+
+
+def gains(
+    rows: Mapping[str, Mapping[str, list[float]]], ours: str, other: str, measure: str
+) -> dict[str, float] | None:
+    """Return by how much a row lies below another, seed by seed, in percent with half of the 95 % interval."""
+    if other not in rows or measure not in rows[other] or not np.mean(rows[other][measure]):
+        return None
+    estimate = interval((1 - np.array(rows[ours][measure]) / np.array(rows[other][measure])) * 100)
+    return {"percent": estimate.mean, "half": estimate.half}
+
+
+def sweep(
+    figure: str, points: Mapping[str, Mapping[str, object]], expected: Sequence[tuple[str, str, str, float]]
+) -> None:
+    """Run the rows at all points, save them, and print the table beside the paper's percentages.
+
+    Args:
+        figure: name of the result's file.
+        points: of the sweep, by name.
+        expected: for some points the other row, the measure, and the paper's percentage below it.
+    """
+    wanted, found = arguments(figure), {}
+    for name, point in list(points.items())[: wanted.points]:
+        found[name] = at_point(point, wanted)
+        print(f"{name:18s}", ", ".join(f"{row} {np.mean(v['mean_s']) * 1e3:.0f}" for row, v in found[name].items()))
+    table = []
+    for name, other, measure, percent in expected:
+        for ours in wanted.schemes:
+            if name in found and ours != other and ours in found[name]:
+                table.append({"point": name, "row": ours, "below": other, "measure": measure, "paper": percent})
+                table[-1]["found"] = gains(found[name], ours, other, measure)
+    for line in table:
+        print(line)
+    RESULTS.mkdir(exist_ok=True)
+    settings = {"seeds": wanted.seeds, "steps": wanted.steps, "judged_slots": JUDGED_SLOTS}
+    record = {"settings": settings, "points": found, "beside the paper": table}
+    (RESULTS / f"{figure}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def with_learner(name: str, **changes: object) -> Any:
+    """Return a row's settings with other settings of the learner."""
+    chosen = SCHEMES[name][1]
+    return replace(chosen, learner=replace(chosen.learner, **changes))
