@@ -17,6 +17,7 @@ from coinfer.graph.onnx.names import shorten
 from coinfer.graph.onnx.operators import label
 from coinfer.graph.onnx.subgraphs import hoist, reads
 from coinfer.graph.onnx.weights import DTYPES, read_weights
+from coinfer.graph.parts import Tensor
 
 
 def load(path: str | Path, sizes: axes.Shapes = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS) -> ModelGraph:
@@ -73,14 +74,24 @@ def from_proto(
     _check_names(model.graph, where)
     nodes = _in_order(model.graph.node, {*values, *(value.name for value in model.graph.input)}, outputs, where)
     sources = [value for value in model.graph.input if value.name not in values]
-    resolved = axes.resolve([_input(value, where) for value in sources], sizes, where)
+    resolved = axes.resolve([_input(value, sizes, where) for value in sources], sizes, where)
     whole = Model(model, name, where, outputs, validate.versions_of(model, where), limits, labels)
     resolved, inferred = _infer_shapes(_needed_nodes(nodes, outputs), values, resolved, whole)
-    for output in outputs:
-        if output in inferred.constants or output in inferred.frozen:
-            raise GraphError(f"{where}: output {output!r} does not depend on the input; drop it when exporting")
-    inferred = inferred._replace(nodes=_needed_nodes(inferred.nodes, outputs))
-    return assemble(inferred, resolved, whole)
+    inferred = _with_constant_outputs(inferred, outputs)
+    return assemble(inferred._replace(nodes=_needed_nodes(inferred.nodes, outputs)), resolved, whole)
+
+
+def _with_constant_outputs(inferred: shapes.InferredShapes, outputs: Sequence[str]) -> shapes.InferredShapes:
+    """Return the model with an operation that hands out each output which depends on constants alone."""
+    frozen = inferred.frozen.difference(outputs)
+    nodes = list(inferred.nodes)
+    for output in (name for name in outputs if name in inferred.constants):
+        value = inferred.constants.pop(output)
+        inferred.constants[f"{output}/value"] = value
+        nodes.append(onnx.helper.make_node("Identity", [f"{output}/value"], [output]))
+        for by_name in inferred.tensors:
+            by_name[output] = Tensor(output, value.dtype, value.shape)
+    return inferred._replace(nodes=nodes, frozen=frozen)
 
 
 def _infer_shapes(
@@ -107,7 +118,8 @@ def _infer_shapes(
         inferred = infer(resolved, probes)
     except GraphError:
         return one, infer(one, axes.probes(one.free))
-    sized = [name for name in whole.outputs if name not in inferred.unsized]
+    fixed = {*inferred.unsized, *inferred.constants, *inferred.frozen}
+    sized = [name for name in whole.outputs if name not in fixed]
     if not inferred.branches_on_size and all(batch in axes.axis_names(n, inferred.tensors, probes) for n in sized):
         return resolved, inferred
     return one, infer(one, axes.probes(one.free))
@@ -155,16 +167,22 @@ def _in_order(
     return ordered
 
 
-def _input(value: onnx.ValueInfoProto, where: str) -> axes.InputAxes:
-    kind = value.type.tensor_type
-    if kind.elem_type not in DTYPES or not kind.HasField("shape"):
-        raise GraphError(f"{where}: input {value.name!r} is no tensor of numbers with a known shape; export it so")
+def _input(value: onnx.ValueInfoProto, sizes: axes.Shapes, where: str) -> axes.InputAxes:
+    kind, name = value.type.tensor_type, value.name
+    if kind.elem_type not in DTYPES:
+        raise GraphError(f"{where}: input {name!r} is no tensor of numbers, so it cannot be sent; export it as one")
+    if not kind.HasField("shape"):
+        said = sizes.get(name)
+        if said is None or isinstance(said, int):
+            raise GraphError(f"{where}: input {name!r} states no shape; add one, such as --shape {name}=1,3,224,224")
+        rank = len(said.split(",") if isinstance(said, str) else said)
+        return axes.InputAxes(name, DTYPES[kind.elem_type], tuple(f"{name}.{axis}" for axis in range(rank)))
     names = [dim.dim_param.strip() for dim in kind.shape.dim]
     dims = tuple(
-        dim.dim_value if dim.dim_value > 0 else names[axis] if names[axis].strip("?") else f"{value.name}.{axis}"
+        dim.dim_value if dim.dim_value > 0 else names[axis] if names[axis].strip("?") else f"{name}.{axis}"
         for axis, dim in enumerate(kind.shape.dim)
     )
-    return axes.InputAxes(value.name, DTYPES[kind.elem_type], dims)
+    return axes.InputAxes(name, DTYPES[kind.elem_type], dims)
 
 
 def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
