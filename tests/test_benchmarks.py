@@ -12,6 +12,7 @@ SCRIPTS = (
     "codec",
     "cold_start",
     "import_networks",
+    "large_networks",
     "overload",
     "partition",
     "planning",
@@ -23,6 +24,7 @@ SCRIPTS = (
 FIGURES = {
     "cold_start": 3,
     "import_networks": 4,
+    "large_networks": 4,
     "planning": 3,
     "split_latency": 29,
     "split_overhead": 1,

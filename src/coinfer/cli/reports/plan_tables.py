@@ -82,13 +82,37 @@ def show_plan(
     machine = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
     console.print(f"{graph.name} on {machine}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
     preview = Preview(options, config.objective, config.deadline_s)
-    shown = np.ones(len(options.bits), bool) if show_all else _that_matter(preview, uplink_bps)
-    console.print(_options_table(graph, preview, wait_s, uplink_bps, table, shown))
-    console.print(_ranges_table(graph, preview))
+    print_plan(console, graph, preview, table, wait_s=wait_s, uplink_bps=uplink_bps, show_all=show_all)
     if note := unmeasured_note(options, accuracy, graph.inputs):
         notes.append(f"note: {note}")
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False)
+
+
+def print_plan(
+    console: Console,
+    graph: ModelGraph,
+    preview: Preview,
+    profile: ProfileTable,
+    *,
+    wait_s: float,
+    uplink_bps: float,
+    show_all: bool = False,
+) -> None:
+    """Print the table of cuts at one link rate, and that of the best one at every rate.
+
+    Args:
+        console: prints them.
+        graph: the network.
+        preview: its options.
+        profile: says which cuts are exact.
+        wait_s: queue and round trip of the server, as it is in the options.
+        uplink_bps: rate of the link to the server.
+        show_all: show every cut, not only those that may be best.
+    """
+    shown = np.ones(len(preview.options.bits), bool) if show_all else _that_matter(preview, uplink_bps)
+    console.print(_options_table(graph, preview, wait_s, uplink_bps, profile, shown))
+    console.print(_ranges_table(graph, preview))
 
 
 def _that_matter(preview: Preview, uplink_bps: float) -> np.ndarray:
