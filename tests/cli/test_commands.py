@@ -322,7 +322,7 @@ DEMO = ("demo", "--model", MODEL)
         (("edge", MODEL, "--host", "192.0.2.1"), "cannot listen on 192.0.2.1:8001: no such address here"),
         (("edge", MODEL, "--host", "[2001:db8::1]"), "cannot listen on [2001:db8::1]:8001: no such address here"),
         (("edge", MODEL, "--peers", "::1:8001"), "--peers '::1:8001': an IPv6 address stands in brackets"),
-        (("edge", MODEL, "--engine", "magic"), "--engine"),
+        (("edge", MODEL, "--provider", "magic"), "provider is 'magic', which is not installed here; there are cpu"),
         (("infer", MODEL, "nowhere.jpg"), "nowhere.jpg: no such picture or folder"),
         (("infer", MODEL, "text.jpg"), "text.jpg: not a readable picture"),
         (("infer", MODEL, "empty"), "empty: no picture in it; expected files that end in .jpg"),

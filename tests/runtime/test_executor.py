@@ -19,9 +19,10 @@ def executor():
     return Executor(GRAPH)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_three_pieces_equal_the_whole(engine):
-    executor = Executor(GRAPH, engine=engine)
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_three_pieces_equal_the_whole(provider, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    executor = Executor(GRAPH, provider=provider)
     whole, compute_s = executor.run({"input": IMAGE})
     cuts = GRAPH.useful_cuts()
     tensors = {"input": IMAGE}

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from coinfer.addresses import parse_addresses
-from coinfer.cli.options import Engine, Limit, Shape, Slowdown, Threads, parse_limits, parse_shapes
+from coinfer.cli.options import Limit, Provider, Shape, Slowdown, Threads, parse_limits, parse_shapes
 from coinfer.runtime.edge import defaults
 
 
@@ -23,7 +23,7 @@ def edge(
     workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = defaults.QUEUE,
     slowdown: Slowdown = 1.0,
-    engine: Engine = "onnxruntime",
+    provider: Provider = "cpu",
     peers: Annotated[
         str, typer.Option(help="Edge servers that a route may go on to, host:port,...; `any` allows all.")
     ] = "",
@@ -49,7 +49,7 @@ def edge(
         workers=workers,
         queue=queue,
         slowdown=slowdown,
-        engine=engine,
+        provider=provider,
         peers=None if peers == "any" else parse_addresses(peers, "--peers"),
         echo=echo,
     )

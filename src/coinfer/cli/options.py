@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from coinfer.errors import UserError
-from coinfer.runtime import engines
 from coinfer.runtime.device import objective
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
@@ -24,7 +23,10 @@ OfferedBits = Annotated[
     ),
 ]
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
-Engine = Annotated[engines.Engine, typer.Option(help="onnxruntime or openvino (float32).")]
+Provider = Annotated[
+    str,
+    typer.Option(help="What computes: cpu, or another that is installed, such as cuda, tensorrt, openvino, coreml."),
+]
 Goal = Annotated[objective.Goal, typer.Option(help="What is best within the limits; see docs/objectives.md.")]
 MinAccuracy = Annotated[float, typer.Option(min=0, max=1, help="Limit: share of right answers, such as 0.75.")]
 EnergyMj = Annotated[float, typer.Option(min=0, help="Limit: millijoules of this device for a request; 0 is none.")]

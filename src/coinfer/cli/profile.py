@@ -10,6 +10,7 @@ from coinfer.cli.options import (
     Bits,
     Limit,
     Model,
+    Provider,
     Samples,
     Shape,
     Threads,
@@ -30,6 +31,7 @@ def profile(
     shape: Shape = None,
     limit: Limit = None,
     threads: Threads = 1,
+    provider: Provider = "cpu",
     bits: Bits = "32,16,12,8,4",
     images: Annotated[Path | None, typer.Option(help="Folder of sample pictures; shipped ones without it.")] = None,
     samples: Samples = None,
@@ -44,4 +46,4 @@ def profile(
     from coinfer.cli.reports.profile_table import profile_model
 
     given = parse_shapes(shape), pictures, parse_limits(limit)
-    profile_model(console, model, *given, threads, parse_bits(bits), images, output, samples=samples)
+    profile_model(console, model, *given, threads, parse_bits(bits), images, output, samples=samples, provider=provider)

@@ -52,11 +52,11 @@ def simulate(
         comparison = compare(settings, progress, runs)
     for note in comparison.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
-    runs, columns = comparison.runs, report.columns_of(comparison.world)
-    console.print(*report.split_to_width(report.comparison_table(comparison.title, runs, columns), console.width))
-    if len(runs) > 1:
+    found, columns = comparison.runs, report.columns_of(comparison.world)
+    console.print(*report.split_to_width(report.comparison_table(comparison.title, found, columns), console.width))
+    if len(found) > 1:
         console.print()
-        differences = report.difference_table(runs, comparison.reference, columns)
+        differences = report.difference_table(found, comparison.reference, columns)
         console.print(*report.split_to_width(differences, console.width))
     console.print(f"\nrecords and plot: {comparison.folder}", soft_wrap=True)
 

@@ -19,11 +19,19 @@ _ERRORS_ONLY = 3
 _BLOCKED_LAYOUT = platform.machine().lower() in {"x86_64", "amd64"}
 
 
+Provider = str | tuple[str, dict[str, str]]
+"""Name of an execution provider, perhaps with its options."""
+
+
 class Session(ort.InferenceSession):
     """An ONNX Runtime session that keeps alive the weights whose memory it borrows."""
 
     def __init__(
-        self, model: bytes, options: ort.SessionOptions, providers: Sequence[str], weights: Mapping[str, np.ndarray]
+        self,
+        model: bytes,
+        options: ort.SessionOptions,
+        providers: Sequence[Provider],
+        weights: Mapping[str, np.ndarray],
     ) -> None:
         self.borrowed = [ort.OrtValue.ortvalue_from_numpy(np.asarray(w, order="C")) for w in weights.values()]
         if weights:
@@ -35,7 +43,7 @@ def open_session(
     graph: ModelGraph,
     segment: "Segment",
     threads: int = 1,
-    providers: Sequence[str] = (CPU,),
+    providers: Sequence[Provider] = (CPU,),
     profile_prefix: Path | None = None,
 ) -> Session:
     """Return a session that runs a segment.
@@ -46,13 +54,14 @@ def open_session(
         graph: the network, which holds the weights.
         segment: of that network.
         threads: threads within an operation; operations run one after another.
-        providers: ONNX Runtime's execution providers, the preferred one first.
+        providers: ONNX Runtime's execution providers, alone or with their options, the preferred one first.
         profile_prefix: ONNX Runtime writes a profile to a file whose name starts with it; None writes none.
 
     Raises:
         GraphError: if ONNX Runtime lacks a provider or refuses the segment.
     """
-    missing = [name for name in providers if name not in ort.get_available_providers()]
+    names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    missing = [name for name in names if name not in ort.get_available_providers()]
     if missing:
         known = ", ".join(ort.get_available_providers())
         raise GraphError(f"{graph.name}: no execution provider {missing[0]!r} in this ONNX Runtime; it has {known}")
@@ -61,7 +70,7 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     weights = {name: graph.weights[name] for name in segment.weights}
-    is_blocked = providers[0] == CPU and _BLOCKED_LAYOUT
+    is_blocked = names[0] == CPU and _BLOCKED_LAYOUT
     proto = hold_layout(segment.proto, graph.blocked_tensors) if is_blocked else segment.proto
     try:
         return Session(proto.SerializeToString(), options, providers, weights)

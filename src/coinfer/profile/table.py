@@ -77,6 +77,9 @@ class ProfileTable(_Record):
     """Fingerprint of the `ModelGraph`."""
     machine: Machine
     threads: Annotated[int, Field(ge=1)]
+    provider: str = "cpu"
+    """What computed, by its short name. Another than `cpu` was timed on the whole network alone; its operations share
+    that time as they do on the processor."""
     shapes: dict[str, str] = {}
     """Sizes of axes that the network's file leaves free, as `open_model` takes them."""
     work_flop: Annotated[float, Field(ge=0), AfterValidator(_finite)]
@@ -127,6 +130,21 @@ class ProfileTable(_Record):
             raise ProfileError(
                 f"this profile was measured on network {self.model!r} ({self.fingerprint[:12]}), not on {graph.name!r} "
                 f"({graph.fingerprint[:12]}): profile {graph.name!r} anew"
+            )
+
+    def check_provider(self, provider: str) -> None:
+        """Check that this profile was measured with a provider.
+
+        Args:
+            provider: short name of what is to compute.
+
+        Raises:
+            ProfileError: if it was measured with another one.
+        """
+        if self.provider != provider:
+            raise ProfileError(
+                f"this profile of {self.model!r} was measured with provider {self.provider}, not {provider}: measure "
+                f"it with `coinfer profile --provider {provider}`"
             )
 
     def segment_s(self, graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]) -> float:

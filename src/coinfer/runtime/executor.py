@@ -10,18 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from coinfer.errors import UserError, short_repr
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.subgraphs import reads
 from coinfer.graph.segment import Segment, segment
-from coinfer.graph.session import CPU, open_session
+from coinfer.graph.session import open_session
 from coinfer.graph.sizes import sizes_of
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
-from coinfer.runtime.engines import Engine
+from coinfer.runtime.openvino_engine import openvino_opener
 from coinfer.runtime.protocol.messages import WireError
+from coinfer.runtime.providers import (
+    CPU,
+    check_provider,
+    compiles,
+    engine_folder,
+    is_onnxruntime,
+    session_providers,
+)
 
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[Arrays, "Abort | None"], list[np.ndarray]]
@@ -79,23 +86,22 @@ class Executor:
     Args:
         graph: the network.
         threads: threads within an operation.
-        providers: ONNX Runtime's execution providers, the preferred one first.
         slowdown: emulated over real time of a run (`emulation.slowdown`). With one thread the processor time counts, so
             that other load on the machine does not slow the emulated processor.
-        engine: OpenVINO computes in float32 here; its own default on many processors is bfloat16.
+        provider: short name of what computes (`providers`). OpenVINO's own runtime computes in float32 here; its own
+            default on many processors is bfloat16.
         cache_bytes: weights of opened pieces that stay cached; the last used piece always does.
 
     Raises:
-        RequestError: if a setting is out of range, or the engine is not installed.
+        RequestError: if a setting is out of range, or the provider is not installed.
     """
 
     def __init__(
         self,
         graph: ModelGraph,
         threads: int = 1,
-        providers: Sequence[str] = (CPU,),
         slowdown: float = 1.0,
-        engine: Engine = "onnxruntime",
+        provider: str = CPU,
         cache_bytes: int = CACHE_BYTES,
     ):
         check_slowdown(slowdown)
@@ -104,7 +110,10 @@ class Executor:
         self.graph = graph
         self.slowdown = slowdown
         self._threads = threads
-        self._open = _OPENERS[engine](graph, threads, tuple(providers))
+        check_provider(provider)
+        opener = _onnxruntime if is_onnxruntime(provider) else openvino_opener
+        self._open = opener(graph, threads, provider)
+        self._provider = provider
         self._cache_bytes = cache_bytes
         self._pieces: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Future[tuple[Runner, int]]] = OrderedDict()
         self._lock = threading.Lock()
@@ -134,7 +143,8 @@ class Executor:
         runner = self._runner(tuple(inputs), missing)
         if not missing:
             return {name: passed[name] for name in outputs}, 0.0
-        clock = time.thread_time if self._threads == 1 else time.perf_counter
+        own_thread = self._threads == 1 and self._provider == CPU
+        clock = time.thread_time if own_thread else time.perf_counter
         sleep = time.sleep if abort is None else abort.event.wait
         values, took_s = emulate_slowdown(lambda: runner(inputs, abort), self.slowdown, clock, sleep)
         computed = passed | dict(zip(missing, values, strict=True))
@@ -247,9 +257,10 @@ def _needed(graph: ModelGraph, inputs: tuple[str, ...], outputs: tuple[str, ...]
     return segment(graph, tuple(name for name in inputs if name in read), outputs)
 
 
-def _onnxruntime(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Callable[[Segment], Runner]:
+def _onnxruntime(graph: ModelGraph, threads: int, provider: str) -> Callable[[Segment], Runner]:
     def open_piece(piece: Segment) -> Runner:
-        session = open_session(graph, piece, threads, providers)
+        kept = engine_folder(provider, graph.fingerprint, piece.name) if compiles(provider) else None
+        session = open_session(graph, piece, threads, session_providers(provider, kept))
         outputs = list(piece.outputs)
 
         def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
@@ -285,44 +296,3 @@ def _input_error(network: str, message: str) -> InputError | None:
         return None
     operation = " ".join(filter(None, (match[1], match[2] and repr(match[2]))))
     return InputError(f"{network} cannot take these values: {operation}: {short_repr(match[3], 200)[1:-1]}")
-
-
-def _openvino(graph: ModelGraph, threads: int, providers: tuple[str, ...]) -> Callable[[Segment], Runner]:
-    try:
-        import openvino
-    except ImportError:
-        raise RequestError("engine openvino is not installed; pip install 'coinfer[openvino]'") from None
-    core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-
-    def open_piece(piece: Segment) -> Runner:
-        compiled = core.compile_model(core.read_model(_inline(graph, piece)), "CPU", settings)
-        outputs = [compiled.output(name) for name in piece.outputs]
-        idle: list[openvino.InferRequest] = []  # requests that no thread uses now
-
-        def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
-            request = idle.pop() if idle else compiled.create_infer_request()
-            values = request.infer({name: inputs[name] for name in piece.inputs}, share_inputs=True)
-            copies = [np.array(values[output]) for output in outputs]
-            idle.append(request)
-            return copies
-
-        return run
-
-    return open_piece
-
-
-def _inline(graph: ModelGraph, piece: Segment) -> bytes:
-    """Return the piece as one model with its weights."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(piece.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in graph.weights:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(graph.weights[tensor.name], tensor.name))
-    return proto.SerializeToString()
-
-
-_OPENERS: Mapping[str, Callable[..., Callable[[Segment], Runner]]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}

@@ -25,12 +25,14 @@ from coinfer.profile.sizing import measure_sizes
 from coinfer.profile.table import CutCheck, ProfileError, ProfileTable, too_large
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.codec import codec
+from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import load_images, pixels_of, preprocess
+from coinfer.runtime.providers import CPU
 from coinfer.units import FLOAT32_BITS, WIRE_BITS, bits_of_bytes
 
 SLOW_LINK_BPS = 10e6
 """Payloads are measured as they are sent at this rate, at which lossless coding pays."""
-PICTURE_RUNS = 3
+PICTURE_RUNS, PROVIDER_RUNS = 3, 10
 PICTURES = 4
 """Sample pictures for the sizes of payloads."""
 
@@ -42,6 +44,7 @@ def profile_for(
     progress: Progress = quiet,
     *,
     samples: Path | None = None,
+    provider: str | None = CPU,
 ) -> ProfileTable:
     """Return the measured times of a network: the given table, the one cached for this machine, or one measured now.
 
@@ -53,20 +56,24 @@ def profile_for(
         threads: threads within an operation, for a table of this machine.
         progress: called while it measures.
         samples: file of inputs to measure on; the network is then measured anew.
+        provider: short name of what is to compute; None takes a given table of any.
 
     Raises:
-        ProfileError: if the file is no table, or the table belongs to another network.
+        ProfileError: if the file is no table, or the table belongs to another network or another provider.
     """
     if source is not None:
         table = source if isinstance(source, ProfileTable) else ProfileTable.load(source)
         table.check(graph)
+        if provider is not None:
+            table.check_provider(provider)
         return table
-    path = _cache_path(graph, threads)
+    provider = provider or CPU
+    path = _cache_path(graph, threads, provider)
     known = _cached(graph, path)
     if known is not None and samples is None:
         return known
     arrays = samples_for(graph) if samples is None else read_samples(graph, samples)
-    table = measure_with_codec(graph, threads, arrays, progress)
+    table = measure_with_codec(graph, threads, arrays, progress, provider)
     with suppress(OSError):  # a read-only home only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)
         table.save(path)
@@ -100,7 +107,7 @@ def shapes_of(source: ProfileTable | str | Path | None) -> dict[str, str]:
 
 
 def measure_with_codec(
-    graph: ModelGraph, threads: int, samples: Sequence[Sample], progress: Progress = quiet
+    graph: ModelGraph, threads: int, samples: Sequence[Sample], progress: Progress = quiet, provider: str = CPU
 ) -> ProfileTable:
     """Measure the operations of a network, and the payloads of its tensors with every number of bits.
 
@@ -111,6 +118,7 @@ def measure_with_codec(
         threads: threads within an operation.
         samples: inputs by name, one mapping for each sample; see `samples_for`.
         progress: called while it measures.
+        provider: short name of what is to compute.
 
     Returns:
         The measured table; it is not cached.
@@ -132,8 +140,32 @@ def measure_with_codec(
     table = table.model_copy(update={"sizes": measure_sizes(graph, samples[0], whole, engine.clock)})
     progress(total + 1, total + 2, "comparing answers with and without cuts")
     table = _with_cut_checks(graph, table, samples, engine)
+    table = table if provider == CPU else _with_provider(graph, table, samples, provider)
     progress(total + 2, total + 2, "done")
     return table
+
+
+def _with_provider(graph: ModelGraph, table: ProfileTable, samples: Sequence[Sample], provider: str) -> ProfileTable:
+    """Return the table with the time of a provider for the whole network, shared among its operations as before.
+
+    What a cut changes is not known then.
+    """
+    executor, outputs = Executor(graph, table.threads, provider=provider), graph.outputs
+    executor.prepare(graph.inputs, outputs)
+    runs_s = [executor.run(sample, outputs)[1] for sample in [*samples] * (1 + PROVIDER_RUNS)][len(samples) :]
+    quarter_s, whole_s, three_quarters_s = np.quantile(runs_s, [0.25, 0.5, 0.75]).tolist()
+    ratio = whole_s / table.whole_s
+    ends = {name: {key: v * ratio for key, v in getattr(table, name).items()} for name in ("enter_s", "leave_s")}
+    times: dict[str, object] = {
+        "provider": provider,
+        "whole_s": whole_s,
+        "whole_spread_s": three_quarters_s - quarter_s,
+        "call_s": table.call_s * ratio,
+        "op_s": tuple(seconds * ratio for seconds in table.op_s),
+        "op_spread_s": (),
+        "cut_checks": (),
+    }
+    return table.model_copy(update=times | ends)
 
 
 def _with_cut_checks(graph: ModelGraph, table: ProfileTable, samples: Sequence[Sample], engine: Engine) -> ProfileTable:
@@ -234,8 +266,8 @@ def _encode_picture(x: np.ndarray, image: ImageInput, jpeg_quality: int | None) 
     return codec.encode_image(pixels_of(x, image), image, jpeg_quality, rate_bps=SLOW_LINK_BPS)
 
 
-def _cache_path(graph: ModelGraph, threads: int) -> Path:
+def _cache_path(graph: ModelGraph, threads: int, provider: str) -> Path:
     stamp = this_machine().model_copy(update={"date": ""}).model_dump_json() + repr(graph.image)
     machine = hashlib.sha256(stamp.encode()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "coinfer" / "profiles" / f"{graph.fingerprint[:16]}-{machine}-{threads}.json"
+    return home / "coinfer" / "profiles" / f"{graph.fingerprint[:16]}-{machine}-{threads}-{provider}.json"

@@ -337,7 +337,7 @@ def test_arrays_and_mappings_are_inputs_too():
         ({"bits": (7,)}, "expected some of 32, 16, 12, 8, 4"),
         ({"jpeg_quality": 96}, "jpeg_quality is 96; expected 1 to 95"),
         ({"threads": 0}, "threads is 0"),
-        ({"engine": "magic"}, "engine is 'magic'; expected one of onnxruntime, openvino"),
+        ({"provider": "magic"}, "provider is 'magic', which is not installed here; there are cpu"),
         ({"slowdown": 0.5}, "slowdown is 0.5"),
     ],
 )

@@ -78,7 +78,7 @@ def measure_and_show(
     check_writable(path)
     names = read_labels(labels) if labels else labels_of(graph)
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        table = profile_for(graph, profile, progress=progress)
+        table = profile_for(graph, profile, progress=progress, provider=None)
     cuts = None if every_cut else _cuts_that_matter(graph, table, bits)
     plan = measurement_plan(graph, bits, (graph.outputs,), cuts)
     held = {name for cut in plan.cuts for name in cut}

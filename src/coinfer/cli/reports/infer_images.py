@@ -100,10 +100,11 @@ def infer_images(console: Console, asked: Asked, config: DeviceConfig) -> None:
     with ExitStack() as stack:
         log = stack.enter_context(RunLog(asked.records)) if asked.records else None
         with progress_bar(console, f"measuring {graph.name}") as progress:
-            table = profile_for(graph, config.profile, config.threads, progress)
+            table = profile_for(graph, config.profile, config.threads, progress, provider=config.provider)
         device = Device(graph, replace(config, profile=table))
-        with console.status("connecting and preparing"):
-            stack.enter_context(device)
+        stack.callback(device.close)
+        with progress_bar(console, f"connecting, and preparing {graph.name}") as progress:
+            device.open(progress)
         if note := unmeasured_note(device.options, device.planner.accuracy, graph.inputs):
             console.print(f"note: {note}", soft_wrap=True)
         shown = Answers(named, asked.top, classes, len(device.planner.exits) > 1)

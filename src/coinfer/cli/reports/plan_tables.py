@@ -69,7 +69,7 @@ def show_plan(
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
     graph = open_model(model, config.shapes or shapes_of(config.profile), pictures, config.limits)
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        table = profile_for(graph, config.profile, config.threads, progress, samples=samples)
+        table = profile_for(graph, config.profile, config.threads, progress, samples=samples, provider=None)
     notes = list(profile_notes(graph, table))
     graph, table = at_sizes(graph, table, sizes)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)

@@ -19,6 +19,7 @@ from coinfer.profile.table import ProfileTable
 from coinfer.progress import progress_bar
 from coinfer.runtime.images import load_images
 from coinfer.runtime.profiling import measure_with_codec, samples_for
+from coinfer.runtime.providers import CPU, check_provider
 from coinfer.units import MILLI, bytes_of_bits
 
 
@@ -34,6 +35,7 @@ def profile_model(
     output: Path | None,
     *,
     samples: Path | None = None,
+    provider: str = CPU,
 ) -> None:
     """Measure a network, print a row for each cut and the block before it, and save the profile.
 
@@ -48,6 +50,7 @@ def profile_model(
         images: folder of sample pictures; None takes the shipped ones.
         output: file of the profile; None takes MODEL.profile.json.
         samples: file of inputs to measure on; None takes pictures, or what the network is found to take.
+        provider: short name of what computes.
 
     Raises:
         UserError: for what a user can mend, in one line.
@@ -55,9 +58,10 @@ def profile_model(
     graph = open_model(model, shapes, pictures, limits)
     path = output or Path(f"{graph.name}.profile.json")
     check_writable(path)
+    check_provider(provider, "--provider")
     arrays = read_samples(graph, samples) if samples else samples_for(graph, load_images(images))
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        profile = measure_with_codec(graph, threads, arrays, progress)
+        profile = measure_with_codec(graph, threads, arrays, progress, provider)
     console.print(_cuts_table(graph, profile, bits))
     for note in profile_notes(graph, profile):
         console.print(note, soft_wrap=True, highlight=False)

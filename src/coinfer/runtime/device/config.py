@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from coinfer.addresses import parse_address
 from coinfer.errors import UserError
 from coinfer.runtime.device.objective import Objective
-from coinfer.runtime.engines import ENGINES, Engine
+from coinfer.runtime.providers import CPU, check_provider
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 if TYPE_CHECKING:  # only named here: the command line reads defaults from this module and stays cheap to start
@@ -62,8 +62,9 @@ class DeviceConfig:
     slowdown: float = 1.0
     """Emulate a processor that is this many times slower than this one."""
     threads: int = 1
-    """Threads of the engine within one operation."""
-    engine: Engine = "onnxruntime"
+    """Threads within one operation."""
+    provider: str = CPU
+    """What computes, by its short name: `cpu`, or another that is installed, such as `cuda` or `openvino`."""
     limits: Mapping[str, int | str] = field(default_factory=dict)
     """Other limits of what the network's file may take, as `open_model` takes them."""
     shapes: Mapping[str, int | str | Sequence[int | str]] = field(default_factory=dict)
@@ -89,8 +90,8 @@ class DeviceConfig:
             raise DeviceError(f"slowdown is {self.slowdown}; expected 1 (this processor) or more")
         if self.threads < 1:
             raise DeviceError(f"threads is {self.threads}; expected 1 or more")
-        if self.engine not in ENGINES:
-            raise DeviceError(f"engine is {self.engine!r}; expected one of {', '.join(ENGINES)}")
+        if self.provider != CPU:  # which needs no look at what is installed
+            check_provider(self.provider)
         if self.jpeg_quality is not None and self.jpeg_quality not in JPEG_QUALITIES:
             raise DeviceError(f"jpeg_quality is {self.jpeg_quality}; expected 1 to {JPEG_QUALITIES[-1]}")
         if self.confidence is not None and self.confidence_loss is not None:

@@ -13,6 +13,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
+from coinfer.progress import Progress, quiet
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
 from coinfer.runtime.device.inputs import read_item
@@ -79,7 +80,7 @@ class Device:
         table = _profile(graph, config)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)
-        self._executor = Executor(graph, threads=config.threads, slowdown=config.slowdown, engine=config.engine)
+        self._executor = Executor(graph, threads=config.threads, slowdown=config.slowdown, provider=config.provider)
         processor = Processor(self._executor, cache(planner.profiled_s), config.slowdown)
         transport = transport or GrpcTransport()
         client = RequestClient(
@@ -100,11 +101,14 @@ class Device:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def open(self) -> None:
+    def open(self, progress: Progress = quiet) -> None:
         """Prepare every segment that the planner may choose, here and on the servers, and measure the links once.
 
         A log warning names each server that does not answer; the device uses it as soon as it does. Opening an open
         device does nothing.
+
+        Args:
+            progress: called before each segment: some providers compile them, which may take minutes.
 
         Raises:
             DeviceError: if the device is closed.
@@ -116,7 +120,9 @@ class Device:
             return
         try:
             keep_freed_memory()
-            for inputs, outputs in self.planner.segments():
+            segments = self.planner.segments()
+            for i, (inputs, outputs) in enumerate(segments):
+                progress(i, len(segments), f"to {', '.join(outputs)}")
                 self._executor.prepare(inputs, outputs)
             self._parts.client.pool.start()
         except BaseException:
@@ -279,7 +285,7 @@ class Device:
 
 def _profile(graph: ModelGraph, config: DeviceConfig) -> ProfileTable:
     """Return the measured times of the network, with the size of a JPEG if pictures are sent so."""
-    table = profile_for(graph, config.profile, config.threads)
+    table = profile_for(graph, config.profile, config.threads, provider=config.provider)
     return table if config.jpeg_quality is None else with_jpeg(graph, table, config.jpeg_quality)
 
 

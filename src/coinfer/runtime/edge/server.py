@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from coinfer.addresses import Address, parse_address, parse_host
 from coinfer.graph.open_model import open_model
-from coinfer.graph.session import CPU
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.served_model import ServedModel, serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
-from coinfer.runtime.executor import Engine, Executor, RequestError, check_slowdown
+from coinfer.runtime.executor import Executor, RequestError, check_slowdown
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
+from coinfer.runtime.providers import CPU, check_provider, compiles
 from coinfer.runtime.transport.grpc_transport import GrpcTransport
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class EdgeSettings:
     """Requests that may wait."""
     slowdown: float = 1.0
     """Emulate a node that is this many times slower than this machine."""
-    engine: Engine = "onnxruntime"
-    providers: tuple[str, ...] = (CPU,)
+    provider: str = CPU
+    """What computes, by its short name (`runtime.providers`)."""
     echo: bool = False
     """Also serve a model that answers a tensor with itself."""
     limit_bytes: int = DEFAULT_LIMIT_BYTES
@@ -102,7 +102,9 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
     served: list[ServedModel] = []
     for spec in settings.models:
         graph = open_model(spec, _shapes_of(spec, settings), limits=settings.limits)
-        executor = Executor(graph, settings.threads, settings.providers, settings.slowdown, settings.engine)
+        executor = Executor(graph, settings.threads, settings.slowdown, settings.provider)
+        if compiles(settings.provider):
+            _log.info("compiling %s with %s; later starts find it compiled", graph.name, settings.provider)
         executor.warm(graph.inputs, runs=0)
         served.append(serve_graph(graph, executor))
     return (*served, serve_echo()) if settings.echo else tuple(served)
@@ -209,6 +211,7 @@ def checked_settings(settings: EdgeSettings) -> EdgeSettings:
         if value < minimum:
             raise RequestError(f"{name} {value} is less than {minimum}")
     check_slowdown(settings.slowdown)
+    check_provider(settings.provider)
     if not settings.models and not settings.echo:
         raise RequestError("no model to serve; name an ONNX file or a zoo network")
     peers = None if settings.peers is None else tuple(str(parse_address(peer, "peer")) for peer in settings.peers)
