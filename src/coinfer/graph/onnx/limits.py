@@ -21,7 +21,7 @@ class Limits(NamedTuple):
     gflop: int = 100_000
     """Arithmetic for one request; a hundred times a large vision transformer."""
     memory_mib: int = 8192
-    """Memory of the trial run; unless it is set, as much less as weights and tensors suggest."""
+    """Memory of the trial run beside the weights; unless it is set, as much less as the tensors suggest."""
     trial_s: int = 120
     """Processor time of the trial run; less for a network of little work."""
     loop_steps: int = 100_000

@@ -5,10 +5,12 @@ ends only the child process. Memory and time follow from the sizes of the file, 
 operating system cannot limit them (Windows), only the end of a hanging trial is enforced.
 """
 
+import glob
 import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,7 +30,8 @@ except ImportError:  # not on Windows
 LOAD_MIB = 1024
 MEMORY_PER_FILE_BYTE = 6
 """Weights lie in memory as read, as parsed, and rearranged for the executor."""
-LOAD_S = 30
+START_S = 30
+"""Processor time for opening a session and for operations that state no work."""
 FLOP_PER_S = 5e8
 """Of a slow processor."""
 _LIVE_COPIES = 4
@@ -57,7 +60,7 @@ def try_model(path: Path, shapes: Shapes = MappingProxyType({}), limits: Limits 
     too_slow = f"{path}: a trial run took more than {limits.trial_s} s of processor time; {longer}"
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_WALL_TIMES * limits.trial_s + LOAD_S, check=False
+            command, capture_output=True, text=True, timeout=_WALL_TIMES * limits.trial_s + START_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise GraphError(too_slow) from None
@@ -82,11 +85,10 @@ def _too_large(path: str | Path, allowed_mib: float) -> str:
 
 
 def _confine(memory_mib: float, cpu_s: float, limits: Limits) -> None:
-    """Limit this process now; the limits can be raised later, but not beyond the user's."""
+    """Limit this process now; memory may be raised later, time only up to the user's limit."""
     if resource is None:
         return
-    most = int(max(memory_mib, limits.memory_mib) * MIB)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_mib * MIB), most))
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_mib * MIB), resource.getrlimit(resource.RLIMIT_DATA)[1]))
     resource.setrlimit(resource.RLIMIT_CPU, (int(min(cpu_s, limits.trial_s)), limits.trial_s + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -109,21 +111,23 @@ def _main(path: str, settings: str) -> int:
     said = json.loads(settings)
     limits = Limits(*said["limits"])
     own = limits.memory_mib if limits.memory_mib != DEFAULT_LIMITS.memory_mib else 0
-    size_bytes = sum(file.stat().st_size for file in Path(path).parent.glob(f"{Path(path).stem}*") if file.is_file())
-    load_mib = max(own, LOAD_MIB + MEMORY_PER_FILE_BYTE * size_bytes / MIB)
+    beside = Path(path).parent.glob(f"{glob.escape(Path(path).stem)}*")
+    size_bytes = sum(file.stat().st_size for file in beside if file.is_file())
+    load_mib = LOAD_MIB + MEMORY_PER_FILE_BYTE * size_bytes / MIB + own
     allowed_mib = load_mib
-    _confine(load_mib, LOAD_S, limits)
+    _confine(load_mib, limits.trial_s, limits)
     from coinfer.graph.onnx.load import load
     from coinfer.graph.segment import segment
     from coinfer.graph.session import open_session
 
     try:
         graph = load(path, said["sizes"], limits)
-        allowed_mib = max(own, load_mib + _LIVE_COPIES * _work_mib(graph))
-        if allowed_mib > limits.memory_mib:
+        work_mib = _LIVE_COPIES * _work_mib(graph)
+        if work_mib > limits.memory_mib:
             print(_too_large(path, limits.memory_mib))
             return REFUSED
-        _confine(allowed_mib, LOAD_S + graph.work_flop / FLOP_PER_S, limits)
+        allowed_mib = load_mib + work_mib
+        _confine(allowed_mib, time.process_time() + START_S + graph.work_flop / FLOP_PER_S, limits)
         session = open_session(graph, segment(graph, graph.inputs, graph.outputs))
     except (GraphError, MemoryError) as error:
         large = isinstance(error, MemoryError) or any(word in str(error) for word in _OUT_OF_MEMORY)
