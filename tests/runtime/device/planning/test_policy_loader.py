@@ -13,9 +13,9 @@ from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
 from coinfer.options.compile import compile_options
-from coinfer.policies.onnx import FIELDS, PolicyError
+from coinfer.policies.onnx import PolicyError
 from coinfer.runtime.device.device import Device
-from coinfer.types import OffloadObservation
+from coinfer.types import OffloadObservation, fields_of
 
 COMPLETE = compile_options(GRAPH, TABLE, (12, 8), ACCURACY)
 SOME = [COMPLETE.triples[i] for i in (20, 3, 41, len(COMPLETE.bits) - 1, 9)]
@@ -23,7 +23,10 @@ SOME = [COMPLETE.triples[i] for i in (20, 3, 41, len(COMPLETE.bits) - 1, 9)]
 
 def policy_file(folder: Path, options: list | None = None, **sizes: int | None) -> Path:
     """A policy that takes the option of the most time on the device, and the first server."""
-    shape = [None if letter == "B" else sizes.get(letter, letter) for letter in FIELDS["option_device_s"].axes]
+    shape = [
+        None if letter == "B" else sizes.get(letter, letter)
+        for letter in fields_of(OffloadObservation)["option_device_s"].axes
+    ]
     nodes = [
         helper.make_node("ArgMax", ["option_device_s"], ["option"], axis=2, keepdims=0),
         helper.make_node("Sub", ["option", "option"], ["server"]),
