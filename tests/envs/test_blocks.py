@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.envs.worlds import random_blocks
 
-from coinfer.envs import blocks, offload, rewards
+from coinfer.envs import block_visits, blocks, offload, rewards
 from coinfer.envs.reference import blocks as reference_blocks
 from coinfer.envs.reference import offload as reference
 from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
@@ -242,6 +242,31 @@ def test_a_later_stay_waits_for_nobody_slower():
     [(_, step)] = rollout(world, torch.tensor([0]), places)
     assert step.outcome.latency_s.tolist() == [[1.0 + 1.0 + 1.0 + 1.0, 9.0 + 1.0 + 1.0]]
     assert step.outcome.queue_s.tolist() == [[0.0, 0.0]]
+
+
+def test_a_task_makes_those_behind_it_wait():
+    """Three tasks of 1 s on server 1, ready at the same time, and one of 3 s on its device: 2, 1, 0 and 0 s. Then the
+    first also goes on to server 2, behind the third."""
+    world = BlocksWorld(
+        name="by hand",
+        edge=plain_edge(random_blocks(np.random.default_rng(0)).edge, tasks=4),
+        block_device_s=np.array([[[1.5, 1.5]]]),
+        block_server_s=np.full((1, 2, 2), 0.5),
+        block_input_bits=np.array([[1.0, 1.0]]),
+        block_device_j=np.zeros((1, 1, 2)),
+        block_mask=np.ones((1, 2), bool),
+        accuracy=np.array([1.0]),
+        backhaul_bps=1.0,
+    )
+    tables = blocks.load(world, dtype=torch.float64)
+    state = blocks.reset(tables, torch.tensor([0]))
+
+    def imposed(places: list[list[int]]) -> list[float]:
+        served = blocks.serve(tables, state, BlocksDecision(torch.tensor([places])))
+        return block_visits.imposed_s(tables.edge, served.usage)[0].tolist()
+
+    assert imposed([[1, 1], [1, 1], [1, 1], [0, 0]]) == [2.0, 1.0, 0.0, 0.0]
+    assert imposed([[1, 2], [1, 1], [2, 2], [0, 0]]) == [0.5, 0.0, 1.0, 0.0]
 
 
 @settings(max_examples=40, deadline=None)

@@ -85,6 +85,9 @@ class SlotUsage(NamedTuple):
     """[B, N]"""
     before_s: Tensor
     """[B, K, S] transfer and waiting before each visit."""
+    visits: Visits
+    done_s: Tensor
+    """[B, K, S] when each visit ends."""
 
 
 class _VisitTimes(NamedTuple):
@@ -168,7 +171,28 @@ def run_visits(edge: EdgeTables, state: State, visits: Visits) -> SlotUsage:
         server_tasks=queueing.counts(server, on_server, edge.edge.servers),
         server_work_s=queueing.sums(server, work_s.flatten(1), edge.edge.servers),
         before_s=times.done_s - times.left_s - visits.work_s,
+        visits=visits,
+        done_s=times.done_s,
     )
+
+
+def imposed_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
+    """Return how long each task makes others of its slot wait, [B, K]: its work times the visits served after it.
+
+    It is what the others would gain without it if their server was busy all the time; without shorter waits of devices.
+
+    Args:
+        edge: tables of the edge.
+        usage: of the slot.
+    """
+    visits, servers = usage.visits, edge.edge.servers
+    active = visits.on_server.flatten(1)
+    queue = torch.where(active, visits.server.flatten(1), servers)
+    order = queueing.service_order(queue, usage.done_s.flatten(1))
+    counts = queueing.counts(queue, active, servers + 1)
+    ahead = torch.empty_like(order).scatter_(-1, order, queueing.ranks(queue.gather(-1, order), counts[:, :servers]))
+    behind = ((counts.gather(-1, queue) - 1 - ahead) * active).reshape(visits.work_s.shape)
+    return (behind * visits.work_s).sum(-1)
 
 
 def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:

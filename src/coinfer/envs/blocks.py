@@ -55,16 +55,6 @@ class Tables(NamedTuple):
     block_deadlines: bool
 
 
-class Step(NamedTuple):
-    state: State
-    outcome: Outcome[Tensor]
-    reward: Tensor
-    """[B]"""
-    info: Info
-    excess_s: Tensor
-    """[B, K] as in `Served`."""
-
-
 class Served(NamedTuple):
     """What becomes of the tasks of a slot."""
 
@@ -76,6 +66,15 @@ class Served(NamedTuple):
     """[B, K] the task was lost."""
     excess_s: Tensor
     """[B, K] time after the task's deadline, or that of its blocks summed (equation 13)."""
+
+
+class Step(NamedTuple):
+    state: State
+    outcome: Outcome[Tensor]
+    reward: Tensor
+    """[B]"""
+    info: Info
+    served: Served
 
 
 def load(world: BlocksWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
@@ -184,7 +183,7 @@ def step(tables: Tables, state: State, decision: BlocksDecision[Tensor], reward:
     )
     truncated = after.slot >= edge.edge.slots
     info = Info(truncated, served.refused, served.dropped, usage.server_tasks, usage.server_work_s)
-    return Step(after, outcome, paid, info, served.excess_s)
+    return Step(after, outcome, paid, info, served)
 
 
 def serve(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Served:

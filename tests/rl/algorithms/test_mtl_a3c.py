@@ -17,7 +17,8 @@ from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.heuristics.blocks import scheduled_free_s
 from coinfer.policies.learned.blocks_features import BlocksHeads, paper_state, queue_state, width
 from coinfer.policies.learned.blocks_policy import BlocksNetPolicy
-from coinfer.policies.learned.place_scores import PlaceScores, latency_through_s, predicted_state
+from coinfer.policies.learned.features import TIME_S, logarithmic
+from coinfer.policies.learned.place_scores import PlaceScores, predicted_state
 from coinfer.policies.onnx import PolicyError, load_policy
 from coinfer.rl import registry
 from coinfer.rl.algorithms import a3c, distributed_dqn, mtl_a3c, ppo
@@ -161,19 +162,21 @@ def test_rewards_of_tasks_heads_and_slots_add_up():
     torch.testing.assert_close(sums[0], sums[2])
 
 
-def test_place_scores_know_the_least_latency_through_every_place():
-    """The best over the places of each block is the best of all placements; a forced place by trying all."""
-    seen = random_blocks(3, 2, 3, 3, 2)._replace(uplink_backlog_s=torch.zeros(2, 3, dtype=torch.float64))
-    free_s = torch.where(seen.server_room > 0, seen.server_backlog_s, 1e3)[:, None].expand(2, 3, 2)
-    free_s = torch.cat([seen.device_backlog_s[..., None], free_s], -1)
-    found = latency_through_s(seen, free_s)
+def test_place_scores_know_the_latency_of_every_placement_behind_the_queues():
+    seen = random_blocks(3, 2, 3, 3, 2)
+    seen = seen._replace(server_room=torch.full_like(seen.server_room, torch.inf), task_mask=seen.task_mask | True)
+    found = predicted_state(seen)
+    heads, free_s = BlocksHeads(3, 2, joint=True, one_cut=True), scheduled_free_s(seen)
+    ways = heads.places(torch.arange(heads.choices)).tolist()
+    assert ways == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [0, 1, 1], [0, 2, 2], [0, 0, 1], [0, 0, 2]]
     for world, task in product(range(2), range(3)):
         length = int(seen.block_mask[world, task].sum())
-        for block, place in product(range(length), range(3)):
-            if place == 0 or seen.server_room[world, place - 1] > 0:
-                ways = (way for way in product(range(3), repeat=length) if way[block] == place)
-                least_s = min(latency_s(seen, world, task, way) for way in ways)
-                assert float(found[world, task, block, place]) == pytest.approx(least_s, rel=1e-9)
+        queued = seen._replace(server_backlog_s=free_s[:, task, 1:])
+        for number, way in enumerate(ways):
+            if number == 0 or (number - 1) // 2 < length:
+                alone_s = latency_s(queued, world, task, tuple(way[:length]))
+                expected = logarithmic(torch.tensor(alone_s), TIME_S)
+                assert float(found[world, task, number, 1]) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_place_scores_share_tasks_out_and_fit_worlds_of_any_size():
@@ -190,7 +193,8 @@ def test_place_scores_share_tasks_out_and_fit_worlds_of_any_size():
     net = PlaceScores((8,))
     flat = net.initial(torch.tensor([5]))
     for blocks_count, servers in ((2, 2), (5, 4)):
-        policy = BlocksNetPolicy(net, flat[0], predicted_state, BlocksHeads(blocks_count, servers))
+        heads = BlocksHeads(blocks_count, servers, joint=True, one_cut=True)
+        policy = BlocksNetPolicy(net, flat[0], predicted_state, heads)
         place = policy(random_blocks(1, 2, 4, blocks_count, servers)).place
         assert place.shape == (2, 4, blocks_count)
         assert place.max() <= servers
@@ -199,7 +203,8 @@ def test_place_scores_share_tasks_out_and_fit_worlds_of_any_size():
 def test_an_untrained_place_scorer_is_near_list_schedule():
     world = open_world("mtl-a3c", {"slots": 3}).world
     net = PlaceScores()
-    policy = BlocksNetPolicy(net, net.initial(torch.tensor([3]))[0], predicted_state, BlocksHeads(6, 4))
+    heads = BlocksHeads(6, 4, joint=True, one_cut=True)
+    policy = BlocksNetPolicy(net, net.initial(torch.tensor([3]))[0], predicted_state, heads)
     own_s = run_policy(world, "own", 1, 1, lambda seed: policy).measures["mean_s"]
     assert own_s == pytest.approx(run_policy(world, "list-schedule", 1, 1).measures["mean_s"], rel=0.05)
     assert own_s < run_policy(world, "greedy", 1, 1).measures["mean_s"]

@@ -102,7 +102,8 @@ def _scaled_s(time_s: Tensor) -> Tensor:
 class BlocksHeads:
     """What the choices of a network's heads mean.
 
-    Independent heads, one for each block, choose among N + 1 places. One joint head chooses among all (N + 1)^M ways.
+    Independent heads, one for each block, choose among N + 1 places. One joint head chooses among all (N + 1)^M ways,
+    or with `one_cut` among 1 + M N: the device alone, or one server from some block on.
     """
 
     blocks: int
@@ -110,6 +111,8 @@ class BlocksHeads:
     servers: int
     """N"""
     joint: bool = False
+    one_cut: bool = False
+    """Only with `joint`."""
 
     @property
     def heads(self) -> int:
@@ -119,6 +122,8 @@ class BlocksHeads:
     @property
     def choices(self) -> int:
         """Return the number of choices of a head."""
+        if self.joint and self.one_cut:
+            return 1 + self.blocks * self.servers
         return (self.servers + 1) ** (self.blocks if self.joint else 1)
 
     def mask(self, o: BlocksObservation[Tensor]) -> Tensor:
@@ -156,5 +161,9 @@ class BlocksHeads:
     def _ways(self, device: torch.device) -> Tensor:
         """Return the places [choices, M] of every joint choice."""
         number = torch.arange(self.choices, device=device)[:, None]
+        if self.one_cut:
+            cut = torch.div(number - 1, self.servers, rounding_mode="floor")
+            on_server = (torch.arange(self.blocks, device=device) >= cut) & (number > 0)
+            return torch.where(on_server, (number - 1) % self.servers + 1, 0)
         power = (self.servers + 1) ** torch.arange(self.blocks, device=device)
         return torch.div(number, power, rounding_mode="floor") % (self.servers + 1)

@@ -166,7 +166,9 @@ PRESETS = {
 _QUICK = PpoSettings(1e-3, 0.0, 10, 0.95, 4, 4, entropy=1e-3)
 BLOCKS_PRESETS = {
     "quick": with_rounds(BlocksSettings(_QUICK, worlds=8), 600),
-    "predicted": with_rounds(BlocksSettings(_QUICK, worlds=8, trunk=(32, 32), state="predicted"), 300),
+    "predicted": with_rounds(
+        BlocksSettings(_QUICK, worlds=8, trunk=(32, 32), state="predicted", others=0.0, imposed=1.0), 300
+    ),
     "paper": with_rounds(BlocksSettings(replace(_QUICK, gamma=0.95, learning_rate=3e-4), worlds=8), 6000),
 }
 """Settings for `blocks` by name; `TrainSettings.steps` is rounds times worlds for both."""

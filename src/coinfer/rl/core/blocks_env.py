@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from coinfer.envs import blocks, core
+from coinfer.envs import block_visits, blocks, core
 from coinfer.envs.rewards import Late
 from coinfer.physics import random
 from coinfer.physics.rewards import late_reward
@@ -30,6 +30,8 @@ class BlocksEnv:
         late_weight: weight of the time after the limits.
         others: 0 to 1, part of each task's reward that is the mean over its slot instead of its own: 1 for the paper's
             reward of slots, which the tasks then share.
+        imposed: weight of the time that a task makes others wait in its own reward; with 1 (and `others` 0) tasks that
+            look to their own rewards do what is best for all.
         device: PyTorch device of the worlds.
         by_head: whether rewards are those of heads, [L, W, K * heads], equal parts of the task's.
     """
@@ -42,13 +44,14 @@ class BlocksEnv:
         heads: BlocksHeads,
         late_weight: float = 1.0,
         others: float = 0.0,
+        imposed: float = 0.0,
         device: str | torch.device = "cpu",
         *,
         by_head: bool = False,
     ):
         self.world, self.worlds, self.features, self.heads = world, worlds, features, heads
         self.by_head = by_head
-        self.late, self.others = Late(late_weight), others
+        self.late, self.others, self.imposed = Late(late_weight), others, imposed
         self.tables = blocks.load(world, device)
 
     def reset(self, seeds: Tensor) -> tuple[core.State, Observation]:
@@ -90,9 +93,12 @@ class BlocksEnv:
             after = blocks.reset(self.tables, core.next_seeds(stepped.state.seed))
             observation = self.observe(after)
         metrics = task_metrics(outcome.latency_s, outcome.in_time, task_mask)
-        own = late_reward(outcome.latency_s, stepped.excess_s, self.late.weight) * task_mask
+        own = late_reward(outcome.latency_s, stepped.served.excess_s, self.late.weight) * task_mask
         mean = stepped.reward[:, None] / task_mask.sum(-1, keepdim=True).clamp(min=1)
-        reward = (own + self.others * (mean - own)) / UNIT_S * task_mask
+        reward = own + self.others * (mean - own)
+        if self.imposed:
+            reward = reward - self.imposed * block_visits.imposed_s(self.tables.edge, stepped.served.usage)
+        reward = reward / UNIT_S * task_mask
         if self.by_head:
             reward = reward.repeat_interleave(self.heads.heads, -1) / self.heads.heads
         return StepResult(

@@ -51,6 +51,8 @@ class BlocksSettings(Generic[LearnerSettings]):
     """Whether trained policies draw their choices, instead of taking the most probable ones."""
     others: float = 0.3
     """Part of each task's reward that is the mean of its slot, as in `BlocksEnv`."""
+    imposed: float = 0.0
+    """Weight of the time that a task makes others wait in its own reward, as in `BlocksEnv`."""
     log_every: int = 20
     assess_every: int = 0
     """Rounds between two assessments on held-out worlds; 0 for one at the end only."""
@@ -106,14 +108,23 @@ def train_on_blocks(
         UserError: if the scenario, a change or the folder is not valid.
     """
     compiled, world = settings.open_blocks()
-    heads = heads_of(world, joint=chosen.joint)
+    predicted = chosen.state == "predicted"
+    heads = heads_of(world, joint=chosen.joint or predicted, one_cut=predicted)
     features, net = _form(world, heads, chosen)
     learner = make_learner(net, settings.learner_seeds())
     workers = len(learner.keys) // settings.seeds
     rounds = chosen.rounds if settings.steps is None else max(1, settings.steps // (chosen.worlds * workers))
     chosen = chosen if settings.steps is None else with_rounds(chosen, rounds)
     env = BlocksEnv(
-        world, chosen.worlds, features, heads, _late_weight(compiled), chosen.others, settings.device, by_head=by_head
+        world,
+        chosen.worlds,
+        features,
+        heads,
+        _late_weight(compiled),
+        chosen.others,
+        chosen.imposed,
+        settings.device,
+        by_head=by_head,
     )
     loop = Loop(_loop_settings(chosen, chunk), env, learner)
 
@@ -130,24 +141,25 @@ def _form(
 ) -> tuple[BlocksFeatures, ActorCriticForm]:
     """Return the inputs of the networks, and their form."""
     if chosen.state == "predicted":
-        return predicted_state, PlaceScores(chosen.trunk, heads.heads)
+        return predicted_state, PlaceScores(chosen.trunk)
     features = FEATURES[chosen.state]
     inputs = width(features, world.blocks, world.edge.servers)
     form = (chosen.trunk, chosen.head, chosen.trunks)
     return features, ActorCriticNet(inputs, heads.heads, heads.choices, world.edge.tasks, True, *form)
 
 
-def heads_of(world: BlocksWorld, *, joint: bool) -> BlocksHeads:
+def heads_of(world: BlocksWorld, *, joint: bool, one_cut: bool = False) -> BlocksHeads:
     """Return the heads of a network for a world.
 
     Args:
         world: a compiled scenario.
         joint: whether one head chooses among all placements.
+        one_cut: whether only among those with at most one cut.
 
     Raises:
         TrainingError: if one head would have more than `MAX_JOINT` choices.
     """
-    heads = BlocksHeads(world.blocks, world.edge.servers, joint)
+    heads = BlocksHeads(world.blocks, world.edge.servers, joint, one_cut)
     if heads.choices > MAX_JOINT:
         ways = f"{world.blocks} blocks on {world.edge.servers} servers have {heads.choices:,} placements"
         raise TrainingError(f"scenario {world.name}: {ways}; one joint head takes {MAX_JOINT:,}, mtl-a3c takes more")
