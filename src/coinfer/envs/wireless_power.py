@@ -1,8 +1,11 @@
 """The environment `wireless-power` (DROO, IEEE TMC 2020): each device of a frame computes its bits or sends them.
 
 Three pure functions: `reset`, `observe`, `step`. The frame is divided optimally for the decision, so the reward is
-exact, and no frame depends on another. `rates_bps` scores any number of decisions of a frame at once, for learners and
-bounds.
+exact, and no frame depends on the decisions in others. `rates_bps` scores any number of decisions of a frame at once,
+for learners and bounds.
+
+Gains are drawn, or come from recorded frames: then an episode begins at a frame that follows from its seed, goes on in
+the order of the file, and begins anew at its end.
 """
 
 from typing import NamedTuple
@@ -25,8 +28,16 @@ class Tables(NamedTuple):
     world: WirelessPowerWorld
     mean_gain: Tensor
     """[N]"""
+    phase_start: Tensor
+    """[P] int64"""
     weight: Tensor
-    """[N]"""
+    """[P, N]"""
+    on: Tensor
+    """[P, N] bool"""
+    weights: Tensor
+    """[G] the different weights, ascending."""
+    frame_gain: Tensor | None
+    """[F, N] of recorded frames."""
 
 
 class State(NamedTuple):
@@ -37,7 +48,18 @@ class State(NamedTuple):
     slot: Tensor
     """[B] int64"""
     gain: Tensor
-    """[B, N] channel gain of each device in this frame."""
+    """[B, N] channel gain of each device in this frame; 0 if it is off."""
+    weight: Tensor
+    """[B, N] weight of each device in this frame."""
+
+
+class Observation(NamedTuple):
+    """What a policy observes of a frame."""
+
+    gain: Tensor
+    """[.., N] channel gain of each device."""
+    weight: Tensor
+    """[.., N] weight of its rate in the sum."""
 
 
 class Step(NamedTuple):
@@ -59,7 +81,9 @@ def load(world: WirelessPowerWorld, device: str | torch.device = "cpu", dtype: t
         dtype: float64 by default, as the rates of two decisions may differ by little.
     """
     mean_gain, weight = (torch.as_tensor(np.asarray(a)).to(device, dtype) for a in (world.mean_gain, world.weight))
-    return Tables(world, mean_gain, weight)
+    phase_start, on = (torch.as_tensor(a).to(device) for a in (world.phase_start, world.on))
+    frame_gain = None if world.frames is None else torch.as_tensor(world.frames.gain).to(device, dtype)
+    return Tables(world, mean_gain, phase_start, weight, on, weight.unique(), frame_gain)
 
 
 def reset(tables: Tables, seeds: Tensor) -> State:
@@ -73,14 +97,14 @@ def reset(tables: Tables, seeds: Tensor) -> State:
     return state_at(tables, seeds, torch.zeros_like(seeds))
 
 
-def observe(tables: Tables, state: State) -> Tensor:
-    """Return the channel gains, [B, N].
+def observe(tables: Tables, state: State) -> Observation:
+    """Return channel gains and weights, [B, N].
 
     Args:
         tables: from `load`.
         state: at the beginning of a frame.
     """
-    return state.gain
+    return Observation(state.gain, state.weight)
 
 
 def step(tables: Tables, state: State, offloads: Tensor) -> Step:
@@ -95,7 +119,8 @@ def step(tables: Tables, state: State, offloads: Tensor) -> Step:
         The next state, the division of the frame with the reward, and whether the episode is over.
     """
     after = state_at(tables, state.seed, state.slot + 1)
-    return Step(after, _allocate(tables, state.gain, offloads), after.slot >= tables.world.slots)
+    parts = _coefficients(tables.world, Observation(state.gain, state.weight))
+    return Step(after, physics.allocate(*parts, offloads), after.slot >= tables.world.slots)
 
 
 def rates_bps(tables: Tables, state: State, offloads: Tensor) -> Tensor:
@@ -106,7 +131,27 @@ def rates_bps(tables: Tables, state: State, offloads: Tensor) -> Tensor:
         state: at the beginning of the frame.
         offloads: [B, S, N] bool, or [S, N] for the same modes in all worlds.
     """
-    return _allocate(tables, state.gain[:, None], offloads).rate_bps
+    return best_rates_bps(tables.world, tables.weights, Observation(state.gain, state.weight), offloads)
+
+
+def best_rates_bps(
+    world: WirelessPowerWorld, weights: Tensor, observation: Observation, offloads: Tensor, rounds: int | None = None
+) -> Tensor:
+    """Return the weighted sum of rates of S modes of what was observed, [.., S].
+
+    Args:
+        world: a compiled scenario.
+        weights: [G] the different weights that occur.
+        observation: [.., N]
+        offloads: [.., S, N] bool, or [S, N] for the same modes everywhere.
+        rounds: as in `physics.wireless_power.best_rate_bps`.
+    """
+    local, _, ratio = _coefficients(world, observation)
+    groups = observation.weight[..., None] == weights
+    sums = offloads.to(local.dtype) @ torch.cat((local[..., None], ratio[..., None] * groups), -1)
+    local_sum = (local.sum(-1)[..., None] - sums[..., 0]).clamp(min=0)
+    send = physics.send_bps(weights, world.bandwidth_hz, world.overhead).reshape(-1, *[1] * local_sum.dim())
+    return physics.best_rate_bps(local_sum, send, sums[..., 1:].movedim(-1, 0).contiguous(), rounds)
 
 
 def state_at(tables: Tables, seeds: Tensor, slot: Tensor) -> State:
@@ -117,18 +162,27 @@ def state_at(tables: Tables, seeds: Tensor, slot: Tensor) -> State:
         seeds: [B] int64, seeds of the episodes, on the device of the tables.
         slot: [B] int64, number of the frame.
     """
-    devices = torch.arange(tables.mean_gain.shape[0], device=seeds.device)
-    uniform = random.uniform(random.bits(random.key(seeds, slot)[:, None], devices), tables.mean_gain.dtype)
-    return State(seeds, slot, tables.mean_gain * radio.rayleigh_gain(uniform + SMALLEST_UNIFORM))
+    if tables.frame_gain is None:
+        devices = torch.arange(tables.mean_gain.shape[0], device=seeds.device)
+        uniform = random.uniform(random.bits(random.key(seeds, slot)[:, None], devices), tables.mean_gain.dtype)
+        gain = tables.mean_gain * radio.rayleigh_gain(uniform + SMALLEST_UNIFORM)
+    else:
+        frames = len(tables.frame_gain)
+        first = random.integer(random.bits(seeds, 0), frames)
+        gain = tables.frame_gain[(first + slot) % frames]
+    if len(tables.phase_start) == 1:
+        return State(seeds, slot, gain, tables.weight.expand(gain.shape))
+    phase = torch.bucketize(slot, tables.phase_start, right=True) - 1
+    return State(seeds, slot, gain * tables.on[phase], tables.weight[phase])
 
 
-def _allocate(tables: Tables, gain: Tensor, offloads: Tensor) -> physics.Allocation:
-    world = tables.world
-    return physics.allocate(
+def _coefficients(world: WirelessPowerWorld, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `local_bps`, `send_bps` and `signal_to_noise` of each device, [.., N]."""
+    gain, weight = observation
+    return (
         physics.local_bps(
-            gain, tables.weight, world.power_w, world.harvest_efficiency, world.cycles_per_bit, world.capacitance
+            gain, weight, world.power_w, world.harvest_efficiency, world.cycles_per_bit, world.capacitance
         ),
-        physics.send_bps(tables.weight, world.bandwidth_hz, world.overhead),
+        physics.send_bps(weight, world.bandwidth_hz, world.overhead),
         physics.signal_to_noise(gain, world.power_w, world.harvest_efficiency, world.noise_w),
-        offloads,
     )

@@ -17,6 +17,7 @@ from coinfer.profile.accuracy import AccuracyError
 from coinfer.scenario import tables
 from coinfer.scenario.arrivals import Arrivals, build_arrivals
 from coinfer.scenario.channels import Links, build_links, server_shares
+from coinfer.scenario.frame_data import load_frames
 from coinfer.scenario.load import Scenario, Source, load
 from coinfer.scenario.spec import (
     BaseScenario,
@@ -73,7 +74,7 @@ def compile_scenario(scenario: Scenario) -> Compiled:
     """
     spec, source = scenario
     if isinstance(spec, WirelessPowerScenario):
-        return Compiled(_wireless_power(spec), (), (), (), None, ())
+        return Compiled(_wireless_power(spec, source), (), (), (), None, ())
     rng = np.random.default_rng(spec.seed)
     networks = tables.open_networks(spec, source)
     on_device = tables.speeds(spec.devices, "devices", networks, source)
@@ -307,13 +308,21 @@ def _deadlines(spec: BaseScenario, least_s: np.ndarray) -> np.ndarray:
     return deadlines
 
 
-def _wireless_power(spec: WirelessPowerScenario) -> WirelessPowerWorld:
+def _wireless_power(spec: WirelessPowerScenario, source: Source) -> WirelessPowerWorld:
     distance_m = spec.nearest_m + spec.step_m * np.arange(spec.devices)
+    phases = spec.phases or ()
+    weight = np.stack([np.resize(np.array(spec.weights), spec.devices)] * (1 + len(phases)))
+    on = np.ones(weight.shape, bool)
+    for row, phase in enumerate(phases, 1):
+        weight[row] = np.resize(np.array(phase.weights or spec.weights), spec.devices)
+        on[row, list(phase.off or ())] = False
     return WirelessPowerWorld(
         name=spec.name,
         slots=spec.slots,
         mean_gain=free_space_gain(distance_m, spec.antenna_gain, spec.carrier_hz, spec.path_loss_exponent),
-        weight=np.resize(np.array(spec.weights), spec.devices),
+        phase_start=np.array([0, *(phase.from_slot for phase in phases)]),
+        weight=weight,
+        on=on,
         power_w=spec.power_w,
         harvest_efficiency=spec.harvest_efficiency,
         cycles_per_bit=spec.cycles_per_bit,
@@ -321,4 +330,5 @@ def _wireless_power(spec: WirelessPowerScenario) -> WirelessPowerWorld:
         noise_w=spec.noise_w,
         bandwidth_hz=spec.bandwidth_hz,
         overhead=spec.overhead,
+        frames=None if spec.data is None else load_frames(spec.data, spec.devices, source),
     )

@@ -31,6 +31,7 @@ def contradictions(spec: AnyScenario) -> Iterator[Fault]:
         spec: each of its values is within its own range.
     """
     if isinstance(spec, WirelessPowerScenario):
+        yield from _phases(spec)
         return
     yield from _sizes(spec)
     yield from _computers("devices", spec.devices)
@@ -44,6 +45,17 @@ def contradictions(spec: AnyScenario) -> Iterator[Fault]:
         yield ("server_share", "low"), f"got {share.low:g}, expected at most high, {share.high:g}"
     if isinstance(spec, BlocksScenario):
         yield from _blocks(spec)
+
+
+def _phases(spec: WirelessPowerScenario) -> Iterator[Fault]:
+    before = 0
+    for i, phase in enumerate(spec.phases or ()):
+        if phase.from_slot <= before:
+            yield ("phases", i, "from_slot"), f"got {phase.from_slot}, expected more than {before}, where the last began"
+        before = phase.from_slot
+        beyond = [device for device in phase.off or () if device >= spec.devices]
+        if beyond:
+            yield ("phases", i, "off"), f"got device {beyond[0]}, expected numbers below {spec.devices}"
 
 
 def _sizes(spec: BaseScenario) -> Iterator[Fault]:

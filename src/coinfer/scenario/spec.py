@@ -322,6 +322,15 @@ class BlocksScenario(BaseScenario):
     """Whether a drawn deadline limits the whole task, or each of its blocks with the transfer and waiting before it."""
 
 
+class FramePhase(Spec):
+    """What is different from a frame on, until the next phase; what is not given is as at the beginning."""
+
+    from_slot: Count
+    weights: Annotated[tuple[Positive, ...], list_of(1000)] | None = None
+    off: Annotated[tuple[Annotated[int, integer(0, 999)], ...], list_of(1000)] | None = None
+    """Numbers of the devices that are switched off, from 0."""
+
+
 class WirelessPowerScenario(Spec):
     """Devices that a station feeds by radio, then computing or sending (DROO)."""
 
@@ -347,6 +356,11 @@ class WirelessPowerScenario(Spec):
     bandwidth_hz: Hertz
     overhead: Annotated[float, real("", 1, 100)]
     """Bits sent for each bit of the task."""
+    phases: Annotated[tuple[FramePhase, ...], list_of(1000)] | None = None
+    """In the order of their frames."""
+    data: Text | None = None
+    """File of frames in the form of the authors' (`scenario.frame_data`), whose channels take the place of drawn
+    ones."""
 
 
 AnyScenario = OffloadScenario | BlocksScenario | WirelessPowerScenario

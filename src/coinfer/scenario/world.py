@@ -158,15 +158,30 @@ class BlocksWorld(NamedTuple):
         return self.block_mask.shape[-1]
 
 
+class FrameData(NamedTuple):
+    """F recorded frames with their best modes."""
+
+    gain: np.ndarray
+    """[F, N] channel gains."""
+    offloads: np.ndarray
+    """[F, N] bool, the modes that the file calls best; true sends, false computes."""
+    rate_bps: np.ndarray
+    """[F] weighted sum of rates of these modes."""
+
+
 class WirelessPowerWorld(NamedTuple):
-    """DROO's setting (Huang, Bi, Zhang, IEEE TMC 2020), with N devices."""
+    """DROO's setting (Huang, Bi, Zhang, IEEE TMC 2020), with N devices and P phases of an episode."""
 
     name: str
     slots: int
     mean_gain: np.ndarray
     """[N] mean channel gain of each device; in a slot the gain is exponential around it."""
+    phase_start: np.ndarray
+    """[P] first slot of each phase; that of the first one is 0."""
     weight: np.ndarray
-    """[N] weight of its rate in the sum."""
+    """[P, N] weight of each device's rate in the sum."""
+    on: np.ndarray
+    """[P, N] bool; a device that is off has gain 0."""
     power_w: float
     harvest_efficiency: float
     cycles_per_bit: float
@@ -175,6 +190,21 @@ class WirelessPowerWorld(NamedTuple):
     bandwidth_hz: float
     overhead: float
     """Bits sent for each bit of the task."""
+    frames: FrameData | None
+    """Recorded frames, which take the place of drawn gains."""
+
+    def split(self, share: float = 0.8) -> tuple["WirelessPowerWorld", "WirelessPowerWorld"]:
+        """Return the world to train in and the one to judge in: the same without recorded frames, else the first and
+        the last part of them.
+
+        Args:
+            share: of the frames that are for training (0.8 in the paper).
+        """
+        if self.frames is None:
+            return self, self
+        count = max(1, int(share * len(self.frames.rate_bps)))
+        first, last = (FrameData(*(part[rows] for part in self.frames)) for rows in (np.s_[:count], np.s_[count:]))
+        return self._replace(frames=first), self._replace(frames=last)
 
 
 World = OffloadWorld | BlocksWorld | WirelessPowerWorld
