@@ -22,11 +22,12 @@ absent = ("torch", "matplotlib", "sklearn", "pandas", "openvino", "pytest")
 assert not any(importlib.util.find_spec(name) for name in absent), "the core pulls in what it should not"
 training = ("coinfer.envs", "coinfer.rl", "coinfer.exit_training", "coinfer.policies", "coinfer.evaluate")
 training += ("coinfer.checkpoint",)
-training += ("coinfer.physics.queueing", "coinfer.physics.random", "coinfer.physics.wireless_power")
+training += ("coinfer.physics.queueing", "coinfer.physics.random")
+training += ("coinfer.physics.wireless_power", "coinfer.physics.frame_rates")
 for module in pkgutil.walk_packages(coinfer.__path__, "coinfer."):
     if not module.name.startswith(training) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-importlib.import_module("coinfer.policies.onnx")
+importlib.import_module("coinfer.policies.frame_onnx")
 
 command = [sys.executable, "-m", "coinfer", "edge", sys.argv[1], "--grpc-port", "0", "--http-port", "0"]
 edge = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

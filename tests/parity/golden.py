@@ -149,7 +149,7 @@ def frames() -> Any:
     tables = wireless_power.load(compiled("droo").world)
     state, found = wireless_power.reset(tables, episode_seeds(8, 1)), {}
     for key, maker in MODES.items():
-        modes = maker(0)(state.gain, partial(wireless_power.rates_bps, tables, state))
+        modes = maker(0)(state.gain, state.weight, partial(wireless_power.rates_bps, tables, state))
         found[key] = [packed([modes]), numbers(wireless_power.step(tables, state, modes).allocation.rate_bps)]
     return found
 

@@ -103,7 +103,7 @@ def test_frames_follow_from_the_seed_alone():
     alone, many = env.reset(tables, torch.tensor([5])), env.reset(tables, torch.arange(9))
     nobody = torch.zeros(1, 10, dtype=torch.bool)
     for _ in range(3):
-        assert env.observe(tables, many)[5:6].equal(env.observe(tables, alone))
+        assert env.observe(tables, many)[0][5:6].equal(env.observe(tables, alone)[0])
         step = env.step(tables, alone, nobody)
         assert not step.truncated.any()
         alone, many = step.state, env.step(tables, many, nobody.expand(9, -1)).state

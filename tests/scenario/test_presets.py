@@ -11,7 +11,7 @@ from coinfer.scenario.load import PRESETS, load, preset_text, read
 from coinfer.scenario.report import option_rows, summary
 from coinfer.scenario.world import check
 
-PAPERS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "grle-s2", "grle-s3", "grle-s4", "droo")
+PAPERS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "grle-s2", "grle-s3", "grle-s4", "droo", "droo-weights", "droo-on-off")
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -137,7 +137,7 @@ def test_droo_has_the_authors_channels():
     world = open_world("droo").world
     assert world.mean_gain[0] == pytest.approx(8.42e-6, rel=0.01)
     assert world.mean_gain[-1] == pytest.approx(1.09e-6, rel=0.01)
-    assert world.weight.tolist() == [1, 1.5] * 5
+    assert world.weight.tolist() == [[1, 1.5] * 5]
     assert len(open_world("droo", {"devices": 30}).world.mean_gain) == 30
 
 

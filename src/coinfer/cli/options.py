@@ -1,5 +1,6 @@
 """Options that several commands share, and the parsers of their texts."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,9 +70,23 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, such as servers.0.capacity=20; repeat."),
 ]
+FrameFile = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE", help="Recorded frames (.mat) for environment wireless-power, as DROO's."),
+]
 TorchDevice = Annotated[str, typer.Option("--device", help="PyTorch device: cpu, cuda.")]
 TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of PyTorch.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
+
+
+def frame_file_changes(data: Path | None, changes: Sequence[str] | None) -> list[str]:
+    """Return the changes to a scenario, with the one that `--data` asks for.
+
+    Args:
+        data: file of recorded frames, if there is one.
+        changes: other changes, as `KEY=VALUE`.
+    """
+    return [*(changes or ()), *([] if data is None else [f"data={json.dumps(str(data.resolve()))}"])]
 
 
 def limit_or_inf(value: float) -> float:

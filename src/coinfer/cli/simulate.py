@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import console, setup_pytorch
-from coinfer.cli.options import Changes, TorchDevice, TorchThreads
+from coinfer.cli.options import Changes, FrameFile, TorchDevice, TorchThreads, frame_file_changes
 
 if TYPE_CHECKING:
     from coinfer.progress import Progress
@@ -26,6 +26,7 @@ def simulate(
         bool, typer.Option("--bound", help="Also a lower bound of the latency: what is possible.")
     ] = False,
     changes: Changes = None,
+    data: FrameFile = None,
     device: TorchDevice = "cpu",
     threads: TorchThreads = 1,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
@@ -47,6 +48,7 @@ def simulate(
     from coinfer.evaluate import report
     from coinfer.evaluate.compare import Settings, compare
 
+    changes = frame_file_changes(data, changes)
     settings = Settings(scenario, tuple(policy or ()), seeds, episodes, bound, tuple(changes or ()), device)
     with _bars() as progress:
         comparison = compare(settings, progress, runs)

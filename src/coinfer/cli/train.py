@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
-from coinfer.cli.options import Changes, TorchDevice, TorchThreads
+from coinfer.cli.options import Changes, FrameFile, TorchDevice, TorchThreads, frame_file_changes
 from coinfer.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def train(
         typer.Option(min=1, help="Slots that each learner decides; schedules span them. The preset's without it."),
     ] = None,
     changes: Changes = None,
+    data: FrameFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the training; runs/SCHEME-SCENARIO without it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
     device: TorchDevice = "cpu",
@@ -74,6 +75,7 @@ def train(
         return
     name = scenario or registry.scheme(scheme).scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
+    changes = frame_file_changes(data, changes)
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
 
     def has_checkpoint() -> bool:
@@ -101,9 +103,10 @@ def _print_comparison(who: str, runs: "Sequence[Run]", world: "World") -> None:
     from coinfer.evaluate import report
 
     measures = ("mean_s", "p95_s", "in_time", "throughput", "accuracy", "timely_accuracy", "energy_j")
+    measures += ("rate_bps", "normalised", "sends")
     known = report.columns_of(world)
     columns = {"reward": report.REWARD, **{measure: known[measure] for measure in measures if measure in known}}
-    title = f"{who} beside baselines, {runs[0].tasks:,} tasks"
+    title = f"{who} beside baselines, {runs[0].tasks:,} {'frames' if 'rate_bps' in runs[0].measures else 'tasks'}"
     console.print(*report.split_to_width(report.comparison_table(title, runs, columns), console.width))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.physics import radio, random
+from coinfer.physics import frame_rates, radio, random
 from coinfer.physics import wireless_power as physics
 from coinfer.scenario.world import WirelessPowerWorld
 
@@ -53,15 +53,6 @@ class State(NamedTuple):
     """[B, N] weight of each device in this frame."""
 
 
-class Observation(NamedTuple):
-    """What a policy observes of a frame."""
-
-    gain: Tensor
-    """[.., N] channel gain of each device."""
-    weight: Tensor
-    """[.., N] weight of its rate in the sum."""
-
-
 class Step(NamedTuple):
     """The next state and the result of a frame."""
 
@@ -97,14 +88,14 @@ def reset(tables: Tables, seeds: Tensor) -> State:
     return state_at(tables, seeds, torch.zeros_like(seeds))
 
 
-def observe(tables: Tables, state: State) -> Observation:
-    """Return channel gains and weights, [B, N].
+def observe(tables: Tables, state: State) -> tuple[Tensor, Tensor]:
+    """Return channel gains and weights of the devices, each [B, N].
 
     Args:
         tables: from `load`.
         state: at the beginning of a frame.
     """
-    return Observation(state.gain, state.weight)
+    return state.gain, state.weight
 
 
 def step(tables: Tables, state: State, offloads: Tensor) -> Step:
@@ -119,7 +110,7 @@ def step(tables: Tables, state: State, offloads: Tensor) -> Step:
         The next state, the division of the frame with the reward, and whether the episode is over.
     """
     after = state_at(tables, state.seed, state.slot + 1)
-    parts = _coefficients(tables.world, Observation(state.gain, state.weight))
+    parts = frame_rates.coefficients(tables.world, state.gain, state.weight)
     return Step(after, physics.allocate(*parts, offloads), after.slot >= tables.world.slots)
 
 
@@ -131,27 +122,7 @@ def rates_bps(tables: Tables, state: State, offloads: Tensor) -> Tensor:
         state: at the beginning of the frame.
         offloads: [B, S, N] bool, or [S, N] for the same modes in all worlds.
     """
-    return best_rates_bps(tables.world, tables.weights, Observation(state.gain, state.weight), offloads)
-
-
-def best_rates_bps(
-    world: WirelessPowerWorld, weights: Tensor, observation: Observation, offloads: Tensor, rounds: int | None = None
-) -> Tensor:
-    """Return the weighted sum of rates of S modes of what was observed, [.., S].
-
-    Args:
-        world: a compiled scenario.
-        weights: [G] the different weights that occur.
-        observation: [.., N]
-        offloads: [.., S, N] bool, or [S, N] for the same modes everywhere.
-        rounds: as in `physics.wireless_power.best_rate_bps`.
-    """
-    local, _, ratio = _coefficients(world, observation)
-    groups = observation.weight[..., None] == weights
-    sums = offloads.to(local.dtype) @ torch.cat((local[..., None], ratio[..., None] * groups), -1)
-    local_sum = (local.sum(-1)[..., None] - sums[..., 0]).clamp(min=0)
-    send = physics.send_bps(weights, world.bandwidth_hz, world.overhead).reshape(-1, *[1] * local_sum.dim())
-    return physics.best_rate_bps(local_sum, send, sums[..., 1:].movedim(-1, 0).contiguous(), rounds)
+    return frame_rates.grouped_rates_bps(tables.world, tables.weights, state.gain, state.weight, offloads)
 
 
 def state_at(tables: Tables, seeds: Tensor, slot: Tensor) -> State:
@@ -167,22 +138,21 @@ def state_at(tables: Tables, seeds: Tensor, slot: Tensor) -> State:
         uniform = random.uniform(random.bits(random.key(seeds, slot)[:, None], devices), tables.mean_gain.dtype)
         gain = tables.mean_gain * radio.rayleigh_gain(uniform + SMALLEST_UNIFORM)
     else:
-        frames = len(tables.frame_gain)
-        first = random.integer(random.bits(seeds, 0), frames)
-        gain = tables.frame_gain[(first + slot) % frames]
+        gain = tables.frame_gain[recorded_frame(tables, seeds, slot)]
     if len(tables.phase_start) == 1:
         return State(seeds, slot, gain, tables.weight.expand(gain.shape))
     phase = torch.bucketize(slot, tables.phase_start, right=True) - 1
     return State(seeds, slot, gain * tables.on[phase], tables.weight[phase])
 
 
-def _coefficients(world: WirelessPowerWorld, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `local_bps`, `send_bps` and `signal_to_noise` of each device, [.., N]."""
-    gain, weight = observation
-    return (
-        physics.local_bps(
-            gain, weight, world.power_w, world.harvest_efficiency, world.cycles_per_bit, world.capacitance
-        ),
-        physics.send_bps(weight, world.bandwidth_hz, world.overhead),
-        physics.signal_to_noise(gain, world.power_w, world.harvest_efficiency, world.noise_w),
-    )
+def recorded_frame(tables: Tables, seeds: Tensor, slot: Tensor) -> Tensor:
+    """Return which recorded frame [B] any frames of episodes are; needs a world with recorded frames.
+
+    Args:
+        tables: from `load`.
+        seeds: [B] int64, seeds of the episodes.
+        slot: [B] int64, number of the frame.
+    """
+    assert tables.frame_gain is not None
+    frames = len(tables.frame_gain)
+    return (random.integer(random.bits(seeds, 0), frames) + slot) % frames

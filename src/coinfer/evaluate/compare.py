@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,7 +12,7 @@ from coinfer.envs.batched_env import reward_of
 from coinfer.errors import UserError
 from coinfer.evaluate import frames, limits, policy_files, report
 from coinfer.evaluate.simulate import Maker, Run, known_oracles, known_policies, run_policy
-from coinfer.policies.heuristics.wireless_power import MODES
+from coinfer.policies.heuristics.wireless_power import MODES, ModesPolicy
 from coinfer.progress import Progress, quiet
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
@@ -109,9 +109,12 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
     if settings.bound and isinstance(world, WirelessPowerWorld):
         raise UserError(f"{world.name}: --bound is for scenarios of environment offload or blocks")
     notes = compiled.notes
-    makers: dict[str, Maker] = {}
+    makers: dict[str, Maker | ModesPolicy] = {}
     for name in filter(is_policy_file, settings.policies):
-        makers[name], more = policy_files.open_policy(name, compiled)
+        if isinstance(world, WirelessPowerWorld):
+            makers[name], more = policy_files.open_frame_policy(name, world)
+        else:
+            makers[name], more = policy_files.open_policy(name, compiled)
         notes += more
     names = [*(settings.policies or default_policies(world))]
     if settings.bound and limits.OPTION not in names:
@@ -129,10 +132,11 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
     return comparison
 
 
-def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Maker | None, progress: Progress) -> Run:
+def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Any, progress: Progress) -> Run:
+    """Run one policy; `maker` is what its file gave, a maker or a policy for frames, None for a known name."""
     world, count = compiled.world, (settings.seeds, settings.episodes)
     if isinstance(world, WirelessPowerWorld):
-        return frames.run(world, name, *count, settings.device, progress)
+        return frames.run(world, display_name(name), *count, settings.device, progress, maker)
     if name == limits.OPTION:
         bound = limits.lower_bound if isinstance(world, OffloadWorld) else limits.lower_bound_of_blocks
         return bound(world, *count, progress=progress)  # pyright: ignore[reportArgumentType]

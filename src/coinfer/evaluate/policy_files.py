@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from coinfer.evaluate.simulate import Maker
+from coinfer.policies.frame_onnx import load_frame_policy
 from coinfer.policies.heuristics.blocks import BlocksPolicy
+from coinfer.policies.heuristics.wireless_power import ModesPolicy, Rates
 from coinfer.policies.onnx import ExportedPolicy, PolicyError, load_policy
 from coinfer.scenario.compile import Compiled, fingerprint
-from coinfer.scenario.world import BlocksWorld, OffloadWorld
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, WirelessPowerWorld
 from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, Policy
 
 SUFFIX = ".onnx"
@@ -47,6 +49,28 @@ def _notes(path: str | Path, policy: ExportedPolicy, world: OffloadWorld | Block
     if policy.sidecar["scenario_fingerprint"] == fingerprint(world):
         return ()
     return (f"{path} was trained in {policy.sidecar['scenario']} with other figures than this scenario's",)
+
+
+def open_frame_policy(path: str | Path, world: WirelessPowerWorld) -> tuple[ModesPolicy, tuple[str, ...]]:
+    """Return a file's policy for frames of wireless-powered devices, and notes on differences to its training.
+
+    Args:
+        path: ONNX file.
+        world: the compiled scenario.
+
+    Raises:
+        PolicyError: if the file is no such policy, or was made for another number of devices; one line.
+    """
+    policy = load_frame_policy(path)
+    policy.check_devices(len(world.mean_gain))
+    notes = ()
+    if policy.sidecar["scenario_fingerprint"] != fingerprint(world):
+        notes = (f"{path} was trained in {policy.sidecar['scenario']} with other figures than this scenario's",)
+
+    def decide(gain: Tensor, weight: Tensor, rates: Rates) -> Tensor:
+        return torch.as_tensor(policy(gain.cpu().numpy(), weight.cpu().numpy()), device=gain.device)
+
+    return decide, notes
 
 
 def tensor_policy(policy: ExportedPolicy) -> Policy[Tensor]:

@@ -35,6 +35,7 @@ COLUMNS = {
     "dropped": ("drops %", 0.01),
     "balance": ("Jain index", 1.0),
     "rate_bps": ("rate Mbit/s", MEGA),
+    "normalised": ("of recorded best %", 0.01),
     "sends": ("send %", 0.01),
 }
 """Heading and unit of each measure; a table has columns for the measures that its runs have."""

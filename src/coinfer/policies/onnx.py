@@ -167,17 +167,7 @@ def load_policy(path: str | Path, threads: int = 1, kind: str = "offload") -> Ex
     """
     path = shipped_path(path)
     sidecar, fields = _read_sidecar(path, kind), KINDS[kind].fields
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except OSError as error:
-        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200]
-        raise PolicyError(f"{path}: not a policy that ONNX Runtime can load: {reason}") from None
+    session = open_session(path, threads)
     inputs, outputs = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
     if sorted(inputs) != sorted(sidecar["fields"]) or outputs != [*KINDS[kind].decision._fields]:
         side = path.with_suffix(".json").name
@@ -191,6 +181,29 @@ def load_policy(path: str | Path, threads: int = 1, kind: str = "offload") -> Ex
     return ExportedPolicy(session, sidecar, path)
 
 
+def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """Return a policy's network, ready to run.
+
+    Args:
+        path: the ONNX file.
+        threads: of ONNX Runtime, for one decision.
+
+    Raises:
+        PolicyError: if the file cannot be read or loaded; one line.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise PolicyError(f"{path}: not a policy that ONNX Runtime can load: {reason}") from None
+
+
 def shipped_path(path: str | Path) -> Path:
     """Return the path of the policy of that name that comes with the package; any other path is returned as it is.
 
@@ -201,7 +214,17 @@ def shipped_path(path: str | Path) -> Path:
     return shipped if Path(path).name == str(path) and shipped.is_file() else Path(path)
 
 
-def _read_sidecar(path: Path, kind: str) -> Sidecar:
+def read_sidecar(path: Path, kind: str, keys: type[BaseModel]) -> Sidecar:
+    """Return the side-car of a policy, checked.
+
+    Args:
+        path: the ONNX file beside it.
+        kind: of the policy.
+        keys: the required keys and their types.
+
+    Raises:
+        PolicyError: if one of the two files is missing, or the side-car is damaged or of another kind; one line.
+    """
     side = path.with_suffix(".json")
     if path.suffix != ".onnx":
         raise PolicyError(f"{path}: expected a file that ends in .onnx")
@@ -212,18 +235,24 @@ def _read_sidecar(path: Path, kind: str) -> Sidecar:
         sidecar = json.loads(side.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyError(f"{side}: not readable as JSON: {error}") from None
-    missing = [key for key in _Sidecar.model_fields if not isinstance(sidecar, dict) or key not in sidecar]
-    if missing:
-        raise PolicyError(f"{side}: not the side-car of a policy, {missing[0]!r} is missing")
-    if (sidecar["format"], sidecar["kind"]) != (FORMAT, kind):
+    known = isinstance(sidecar, dict) and {"format", "kind"} <= sidecar.keys()
+    if known and (sidecar["format"], sidecar["kind"]) != (FORMAT, kind):
         got = f"{sidecar['format']} and kind {sidecar['kind']!r}"
         raise PolicyError(f"{side}: expected format {FORMAT} and kind {kind!r}, got format {got}")
+    missing = [key for key in keys.model_fields if not isinstance(sidecar, dict) or key not in sidecar]
+    if missing:
+        raise PolicyError(f"{side}: not the side-car of a policy, {missing[0]!r} is missing")
     try:
-        _Sidecar.model_validate(sidecar)
+        keys.model_validate(sidecar)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise PolicyError(f"{side}: {place}: {first['msg']}, got {first['input']!r:.50}") from None
+    return sidecar
+
+
+def _read_sidecar(path: Path, kind: str) -> Sidecar:
+    sidecar, side = read_sidecar(path, kind, _Sidecar), path.with_suffix(".json")
     unknown = [name for name in sidecar["fields"] if name not in KINDS[kind].fields]
     if unknown:
         raise PolicyError(f"{side}: no field {unknown[0]!r} in an observation")

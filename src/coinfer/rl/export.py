@@ -12,9 +12,10 @@ from coinfer.evaluate.policy_files import open_policy
 from coinfer.evaluate.simulate import Run, run_policy
 from coinfer.policies.learned.export import export
 from coinfer.progress import Progress
+from coinfer.rl import frame_export
 from coinfer.rl.core.training import TrainingResult
 from coinfer.scenario.compile import Compiled
-from coinfer.scenario.world import BlocksWorld, OffloadWorld
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, WirelessPowerWorld
 
 BASELINES = ("random", "device-only", "two-choices", "greedy", "sequential-greedy")
 BLOCKS_BASELINES = ("rpdi", "apdi", "device-only", "greedy", "sequential-greedy")
@@ -86,7 +87,7 @@ def export_and_compare(
     """Export the best policy of a training, compare it with baselines, and save the records of both.
 
     Args:
-        trained: a training in environment `offload` or `blocks`.
+        trained: a training in any environment.
         compiled: the scenario of the training.
         folder: gets `policy.onnx` with its side-car, and the records as `evaluation`.
         status: entered with the name of each step, to show it.
@@ -94,6 +95,9 @@ def export_and_compare(
     Returns:
         The runs of the policy and of the baselines, the policy's first.
     """
+    if isinstance(compiled.world, WirelessPowerWorld):
+        with status("exporting the policy and comparing it with baselines"):
+            return frame_export.save_comparison(trained, compiled.world, folder)
     path = folder / "policy.onnx"
     with status("exporting the policy"):
         export_best(trained, compiled, path)

@@ -44,6 +44,7 @@ SCHEMES = {
     "grle": Scheme("grle", "grle-s2", "graph network, early exits, imitation of the best of several decisions (2022)"),
     "grl": Scheme("grle", "grle-s2", "GRLE with the last exit only", "train_grl"),
     "drooe": Scheme("grle", "grle-s2", "GRLE with DROO's fully connected network", "train_drooe"),
+    "droo": Scheme("droo", "droo", "imitation of the best of a few candidates, online (DROO, TMC 2020)"),
     "online-rl": Scheme("online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }
 

@@ -51,7 +51,10 @@ def _phases(spec: WirelessPowerScenario) -> Iterator[Fault]:
     before = 0
     for i, phase in enumerate(spec.phases or ()):
         if phase.from_slot <= before:
-            yield ("phases", i, "from_slot"), f"got {phase.from_slot}, expected more than {before}, where the last began"
+            yield (
+                ("phases", i, "from_slot"),
+                f"got {phase.from_slot}, expected more than {before}",
+            )
         before = phase.from_slot
         beyond = [device for device in phase.off or () if device >= spec.devices]
         if beyond:

@@ -21,7 +21,7 @@ def frame():
 def test_nothing_beats_the_optimum_and_descent_nearly_reaches_it(frame):
     tables, state = frame
     rates = lambda modes: wireless_power.rates_bps(tables, state, modes)  # noqa: E731
-    found = {name: rates(make(3)(state.gain, rates)[:, None])[:, 0] for name, make in MODES.items()}
+    found = {name: rates(make(3)(state.gain, state.weight, rates)[:, None])[:, 0] for name, make in MODES.items()}
     for name, rate in found.items():
         assert (rate <= found["optimum"] * (1 + 1e-9)).all(), name
     assert (found["coordinate-descent"] / found["optimum"]).mean() > 0.999
@@ -34,10 +34,10 @@ def test_the_optimum_is_the_best_of_all_modes_one_by_one(frame):
     best = torch.full((40,), -torch.inf, dtype=torch.float64)
     for way in itertools.product((False, True), repeat=6):
         best = torch.maximum(best, rates(torch.tensor(way)[None])[:, 0])
-    reached = rates(optimum()(state.gain, rates)[:, None])[:, 0]
+    reached = rates(optimum()(state.gain, state.weight, rates)[:, None])[:, 0]
     torch.testing.assert_close(reached, best, rtol=1e-9, atol=0)
 
 
 def test_too_many_devices_are_one_line():
     with pytest.raises(BoundError, match="optimum takes at most 16 devices"):
-        optimum()(torch.ones(1, 17), lambda modes: modes.sum(-1))
+        optimum()(torch.ones(1, 17), torch.ones(1, 17), lambda modes: modes.sum(-1))

@@ -57,15 +57,19 @@ def test_order_is_kept_and_none_comes_twice(seed, shape, devices, count):
 
 
 @settings(max_examples=30, deadline=None)
-@given(SEEDS, SHAPES, st.integers(1, 6), st.data())
-def test_noise_adds_candidates_and_keeps_the_first_ones(seed, shape, devices, data):
+@given(SEEDS, SHAPES, st.integers(1, 6), st.integers(1, 3), st.data())
+def test_noise_adds_candidates_and_keeps_the_first_ones(seed, shape, devices, copies, data):
     count = data.draw(st.integers(1, devices + 1))
-    logits, noise = drawn(seed, shape, 5, devices), drawn(seed + 1, "smooth", 5, devices)
+    logits, noise = drawn(seed, shape, 5, devices), drawn(seed + 1, "smooth", 5, copies, devices)
     found = quantisers.noisy_order_preserving(logits, count, noise)
-    half = count - count // 2
+    own = count - copies * (count // (copies + 1))
     assert found.shape == (5, count, devices)
-    assert found[:, :half].equal(quantisers.order_preserving(logits, half))
+    assert found[:, :own].equal(quantisers.order_preserving(logits, own))
     assert are_distinct(found)
+    for copy in range(copies if count > own else 0):
+        every = quantisers.order_preserving(logits + noise[:, copy], devices + 1)
+        part = found[:, own + copy * (count - own) // copies : own + (copy + 1) * (count - own) // copies]
+        assert (part[:, :, None] == every[:, None]).all(-1).any(-1).all()
 
 
 @settings(max_examples=30, deadline=None)

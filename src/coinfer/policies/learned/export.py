@@ -66,8 +66,8 @@ def export(
     sizes = {letter: size for name in fields for letter, size in zip(letters[name], fields[name].shape, strict=True)}
     dims = {letter: torch.export.Dim.DYNAMIC for letter in dynamic_axes}
     shapes = tuple({i: dims[letter] for i, letter in enumerate(letters[name]) if letter in dims} for name in fields)
-    module, outputs = _ByFields(policy, observation.observation).eval(), observation.decision._fields
-    _quietly_export(path, module, fields, (shapes,), outputs)
+    outputs = observation.decision._fields
+    write_onnx(path, _ByFields(policy, observation.observation), fields, (shapes,), outputs)
     read = _drop_unread(path)
     sidecar = {
         "format": FORMAT,
@@ -85,10 +85,18 @@ def export(
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
 
 
-def _quietly_export(
-    path: Path, module: nn.Module, fields: dict[str, Tensor], shapes: tuple[object, ...], outputs: tuple[str, ...]
+def write_onnx(
+    path: Path, module: nn.Module, inputs: Mapping[str, Tensor], shapes: tuple[object, ...], outputs: Sequence[str]
 ) -> None:
-    """Export without the messages of PyTorch's exporter and of the optimiser that it calls."""
+    """Write a module without the messages of PyTorch's exporter and of the optimiser that it calls.
+
+    Args:
+        path: of the ONNX file; the folder is made if it does not exist.
+        module: takes the inputs in their order.
+        inputs: examples by name.
+        shapes: the dynamic axes of the module's arguments, as `torch.onnx.export` takes them.
+        outputs: their names.
+    """
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -96,11 +104,11 @@ def _quietly_export(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module,
-                tuple(fields.values()),
+                module.eval(),
+                tuple(inputs.values()),
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=list(fields),
+                input_names=list(inputs),
                 output_names=list(outputs),
                 verbose=False,
             )

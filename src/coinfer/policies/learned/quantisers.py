@@ -8,6 +8,7 @@ distinct candidates, too.
 import torch
 from torch import Tensor
 
+from coinfer.physics import random
 from coinfer.policies.candidates import divide
 
 MAX_NEAREST = 12
@@ -27,30 +28,52 @@ def order_preserving(logits: Tensor, count: int) -> Tensor:
     Returns:
         [.., S, N] bool.
     """
-    order = logits.argsort(dim=-1, descending=True, stable=True)
-    rank = order.argsort(-1)
-    own = (logits > 0).sum(-1, keepdim=True)
-    nearest = logits.abs().argsort(dim=-1, stable=True)[..., : count - 1]
-    ones = torch.where(logits > 0, rank, rank + 1).gather(-1, nearest)
-    return rank[..., None, :] < torch.cat((own, ones), -1)[..., None]
+    rank = _rank(-logits)
+    sends = logits > 0
+    own = sends.sum(-1, keepdim=True)
+    ones = torch.zeros_like(rank).scatter(-1, _rank(logits.abs()), rank + (~sends).to(rank.dtype))
+    return rank[..., None, :] < torch.cat((own, ones[..., : count - 1]), -1)[..., None]
+
+
+def _rank(values: Tensor) -> Tensor:
+    """Return the place [.., N] of each value in ascending order, ties by index; unlike a stable sort, it exports."""
+    index = _index(values)
+    one, other = values[..., :, None], values[..., None, :]
+    return ((other < one) | ((other == one) & (index < index[:, None]))).sum(-1)
 
 
 def noisy_order_preserving(logits: Tensor, count: int, noise: Tensor) -> Tensor:
-    """Return the order-preserving candidates, and as many of a noisy copy of the outputs (LyDROO, IEEE TWC 2021).
+    """Return order-preserving candidates of the outputs, and as many of each noisy copy of them.
+
+    LyDROO (Bi, Huang, Wang, Zhang, IEEE TWC 2021) has one copy.
 
     Args:
         logits: [.., N] outputs before the sigmoid.
-        count: S, at least 1 and at most N + 1; half of the candidates, rounded up, are those without noise.
-        noise: [.., N] added to the outputs; the paper draws it from a standard normal distribution.
+        count: S, at least 1; each copy gives S / (R + 1), rounded down, and the outputs themselves the rest.
+        noise: [.., R, N] added to the outputs; the paper draws it from a standard normal distribution.
 
     Returns:
-        [.., S, N] bool; candidates of the noisy copy that are there already are left out for its next ones.
+        [.., S, N] bool. What is there already is left out for a copy's next candidates, as long as it has some; if S is
+        at most N + 1, it always has.
     """
-    own = order_preserving(logits, count - count // 2)
-    noisy = order_preserving(logits + noise, logits.shape[-1] + 1)
-    known = (noisy[..., :, None, :] == own[..., None, :, :]).all(-1).any(-1)
-    new = known.int().argsort(dim=-1, stable=True)[..., : count // 2]
-    return torch.cat((own, noisy.gather(-2, new[..., None].expand(*new.shape, logits.shape[-1]))), -2)
+    copies = noise.shape[-2]
+    each = count // (copies + 1)
+    found = order_preserving(logits, count - copies * each)
+    for copy in range(copies if each else 0):
+        noisy = order_preserving(logits + noise[..., copy, :], logits.shape[-1] + 1)
+        known = (_codes(noisy)[..., None] == _codes(found)[..., None, :]).any(-1)
+        new = known.int().argsort(dim=-1, stable=True)[..., :each]
+        found = torch.cat((found, noisy.gather(-2, new[..., None].expand(*new.shape, logits.shape[-1]))), -2)
+    return found
+
+
+def _codes(decisions: Tensor) -> Tensor:
+    """Return an int64 for each decision [.., N] bool; different decisions practically never have the same."""
+    return (decisions * random.bits(decisions.new_tensor(0, dtype=torch.int64), _index(decisions))).sum(-1)
+
+
+def _index(values: Tensor) -> Tensor:
+    return torch.arange(values.shape[-1], device=values.device)
 
 
 def nearest(logits: Tensor, count: int) -> Tensor:

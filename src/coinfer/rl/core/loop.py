@@ -79,10 +79,11 @@ class Loop(Generic[AnyLearner]):
 
     Args:
         settings: how long to play, and how often to learn, log and assess.
-        env: the environment; it also plays the held-out worlds.
+        env: the environment.
         learner: L learners as one object; changed by `play`.
         share: maps each transition to what to remember: a transition for learners that share memories, or a label.
         ring: [L] int64 number of the memory that each learner reads; None if each has its own.
+        held_out: the environment of the held-out worlds; None for `env`.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class Loop(Generic[AnyLearner]):
         learner: AnyLearner,
         share: Callable[[Transition], Transition | Label] = lambda transition: transition,
         ring: Tensor | None = None,
+        held_out: Env[Any] | None = None,
     ):
+        self.held_out = held_out or env
         self.settings, self.env, self.learner, self.share, self.ring = settings, env, learner, share, ring
         self.keys = learner.keys
         self.round, self.points = 0, list[Point]()
@@ -171,7 +174,7 @@ class Loop(Generic[AnyLearner]):
     def assess(self) -> None:
         """Play on held-out worlds if this round ends with an assessment; changes nothing but `assessed`."""
         if self.settings.assesses(self.round):
-            figures = assess(self.env, self.learner, self.settings.assess_rounds)
+            figures = assess(self.held_out, self.learner, self.settings.assess_rounds)
             self.assessed.append(Point(self.round, {name: part.tolist() for name, part in figures.items()}))
 
     def count(self, metrics: dict[str, Tensor]) -> None:

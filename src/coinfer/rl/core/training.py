@@ -23,7 +23,7 @@ from coinfer.rl.core import logs
 from coinfer.rl.core.loop import AnyLearner, Loop, Point
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
-from coinfer.scenario.world import BlocksWorld, OffloadWorld, World
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, WirelessPowerWorld, World
 from coinfer.types import Policy
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ SAVE_EVERY_S = 30.0
 Record = Mapping[str, object]
 """JSON object that says what a training is: scheme, scenario and all settings."""
 Preset = TypeVar("Preset")
+AnyWorld = TypeVar("AnyWorld", OffloadWorld, BlocksWorld, WirelessPowerWorld)
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,26 @@ class TrainSettings:
         return random.key(first, self.seed + torch.arange(self.seeds, device=self.device))
 
     def open(self) -> tuple[Compiled, OffloadWorld]:
-        """Return the scenario, compiled with the changes, and its world.
+        """Return the scenario, compiled with the changes, and its world, of environment `offload`.
 
         Raises:
             UserError: if the scenario or a change is not valid.
-            TrainingError: if its environment is not `offload`.
+            TrainingError: if its environment is another.
         """
-        compiled = open_world(self.scenario, parse_changes(self.changes))
-        if not isinstance(compiled.world, OffloadWorld):
-            raise TrainingError(f"scenario {compiled.world.name}: this scheme learns in environment offload only")
-        return compiled, compiled.world
+        return self._open(OffloadWorld, "offload")
 
     def open_blocks(self) -> tuple[Compiled, BlocksWorld]:
-        """Return the scenario, compiled with the changes, and its world, of environment `blocks`.
+        """Return the same for environment `blocks`; raises as `open` does."""
+        return self._open(BlocksWorld, "blocks")
 
-        Raises:
-            UserError: if the scenario or a change is not valid.
-            TrainingError: if its environment is not `blocks`.
-        """
+    def open_frames(self) -> tuple[Compiled, WirelessPowerWorld]:
+        """Return the same for environment `wireless-power`; raises as `open` does."""
+        return self._open(WirelessPowerWorld, "wireless-power")
+
+    def _open(self, kind: type[AnyWorld], environment: str) -> tuple[Compiled, AnyWorld]:
         compiled = open_world(self.scenario, parse_changes(self.changes))
-        if not isinstance(compiled.world, BlocksWorld):
-            raise TrainingError(f"scenario {compiled.world.name}: this scheme learns in environment blocks only")
+        if not isinstance(compiled.world, kind):
+            raise TrainingError(f"scenario {compiled.world.name}: this scheme learns in environment {environment} only")
         return compiled, compiled.world
 
     def find_preset(self, presets: Mapping[str, Preset]) -> Preset:
