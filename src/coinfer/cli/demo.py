@@ -46,7 +46,8 @@ def demo(
     ] = None,
     edge_slowdowns: Annotated[str, typer.Option(help="One edge server for each factor.")] = "2.5,1.5,1",
     bits: Annotated[
-        str | None, typer.Option(help="Allowed bits per element. 32,16,8; 16,8,4 for alexnet-exits.")
+        str | None,
+        typer.Option(help="Allowed bits per element. What is exact or measured; 16,8,4 for alexnet-exits."),
     ] = None,
     jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
     scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 25.0,
