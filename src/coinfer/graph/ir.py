@@ -295,6 +295,11 @@ class ModelGraph:
         """Return the groups of operations that executors run as one; see `fusion.fused_groups`."""
         return fused_groups(Dataflow(self.ops, self.outputs, self.producer, self.consumers))
 
+    @cached_property
+    def group_of(self) -> Mapping[str, int]:
+        """Return the index of the fused group that makes each tensor, also those that stay inside an operation."""
+        return {name: k for k, group in enumerate(self.groups) for i in group for name in self.made(self.ops[i])}
+
     def _nodes(self, ops: Sequence[int]) -> list[int]:
         """Return the indices of the nodes of some operations, ascending."""
         return sorted({node for i in ops for node in self.ops[i].nodes})

@@ -128,8 +128,7 @@ def _places(graph: ModelGraph, names: Sequence[str]) -> list[int]:
     What the executor added itself, such as a change of layout, counts to the operation before it; at the start, to the
     one after it.
     """
-    group_of = {name: k for k, group in enumerate(graph.groups) for i in group for name in graph.made(graph.ops[i])}
-    groups = [group_of.get(_tensor(name)) for name in names]
+    groups = [graph.group_of.get(_tensor(name)) for name in names]
     last = next((k for k in groups if k is not None), 0)
     places = []
     for place in groups:
