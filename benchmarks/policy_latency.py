@@ -3,8 +3,9 @@
     python benchmarks/policy_latency.py [--rounds 40] [--observations 100000] [--only scorer] [--parts times]
 
 The policies are SAC-d's (94 options; 72 in the record), one of CDO-DSAC's size (256-512-256, every task by itself in
-all 50 x 10 x 2 choices), the scorer that decides task after task (50 tasks on 10 servers, as is CDO-DSAC's), and the
-shipped one, if there is one. All but the last are untrained, because the time does not depend on the weights. They
+all 50 x 10 x 2 choices), the scorer that decides task after task (50 tasks on 10 servers, as is CDO-DSAC's), GRLE's
+graph network with critic and 24 candidates (14 devices, 5 servers, 5 exits), and the shipped one, if there is one. All
+but the last are untrained, because the time does not depend on the weights. They
 decide one observation at a time, as on a node. `processor` is the time of the one thread that decides, `wall` that of a
 clock. A round is 500 decisions of one policy after another; the figures are those of a round, so that a round in which
 other work shares the core does not count alone.
@@ -34,6 +35,7 @@ from coinfer.policies.learned.features import Features, rate_features, whole_fea
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
 from coinfer.policies.onnx import ExportedPolicy, load_policy
+from coinfer.rl.algorithms import grle
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation, Policy
 from coinfer.units import MILLI
@@ -42,6 +44,10 @@ BAR_MS = 1.0
 SERVERS, TASKS = 10, 50
 FULL = {"tasks_per_slot": TASKS, "servers.0.count": SERVERS, "arrivals": {"kind": "fixed", "tasks": TASKS}}
 """All places for tasks are taken in every slot."""
+GRAPH = {
+    **{"devices.0.count": 14, "tasks_per_slot": 14, "arrivals.tasks": 14},
+    "servers": [{"slowdown": 1.0 + 0.3 * n} for n in range(5)],
+}
 BATCH, DECISIONS = 1000, 500
 Figures = dict[str, harness.Figure]
 
@@ -85,11 +91,30 @@ def packaged(tables: offload.Tables, path: Path) -> Made:
     return Made(shipped.learned_policy(), load_policy(shipped.LEARNED))
 
 
+def graph(tables: offload.Tables, path: Path) -> Made:
+    """Return GRLE's policy with random weights; options on the device are useless there, and left out."""
+    compiled = open_world("grle-s2", GRAPH)
+    settings = grle.PRESETS["quick"]
+    options = len(grle.useful_options(compiled.world, early_exits=True))
+    policy = grle.make_policy(settings, compiled, settings.net(compiled.world, options).initial(torch.tensor([1])))
+    export(
+        path,
+        policy,
+        observed(tables, 0, 2),
+        scheme="benchmark",
+        scenario="benchmark",
+        scenario_fingerprint="",
+        dynamic_axes="BKN",
+    )
+    return Made(policy, load_policy(path))
+
+
 Case = tuple[str, dict[str, object], Callable[[offload.Tables, Path], Made]]
 CASES: dict[str, Case] = {
     "sac-d": ("sacd", {}, partial(network, features=rate_features, hidden=(64, 64, 64, 64))),
     "cdo-dsac's network": ("cdo-dsac", FULL, partial(network, features=whole_features, hidden=(256, 512, 256))),
     "scorer": ("cdo-dsac", FULL, prices),
+    "grle": ("grle-s2", GRAPH, graph),
     "shipped": ("cdo-dsac", FULL, packaged),
 }
 

@@ -93,10 +93,10 @@ def with_rounds(settings: GrleSettings, rounds: int) -> GrleSettings:
 PRESETS = {
     "quick": with_rounds(
         GrleSettings(
-            LoopSettings(1, warmup=0, capacity=1024, batch=32, update_every=2, assess_rounds=25),
+            LoopSettings(1, warmup=0, capacity=1024, batch=64, update_every=2, assess_rounds=25),
             ImitationSettings(candidates=24, learning_rate=5e-3, max_grad_norm=1.0),
         ),
-        400,
+        600,
     ),
     "paper": with_rounds(
         GrleSettings(

@@ -1,0 +1,86 @@
+"""The worlds of the experiment, and what is trained in them: shared by `train.py`, `judge.py` and `figures.py`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coinfer.rl.algorithms.grle import PRESETS, GrleSettings, with_rounds
+from coinfer.scenario.compile import Compiled, open_world
+
+FOLDER = Path(__file__).parent
+WEIGHTS = Path("runs/grle")
+"""Trained weights, which are not kept with the results."""
+SEEDS = 10
+ROUNDS = 600
+"""Slots that each world of a learner plays; 4 worlds, so 2,400 slots a learner."""
+SCHEMES = {"grle": (True, True), "drooe": (False, True), "grl": (True, False), "droo": (False, False)}
+"""Whether it has a graph network, and whether all exits may answer."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A scenario, a number of devices, and a factor on all deadlines."""
+
+    scenario: str = "grle-s2"
+    devices: int = 14
+    deadlines: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Return a name for files and tables."""
+        return f"{self.scenario}-{self.devices}-{self.deadlines:g}"
+
+    def compiled(self, slots: int | None = None) -> Compiled:
+        """Return the compiled scenario.
+
+        Args:
+            slots: length of an episode; the preset's without it.
+        """
+        least, most = 0.03 * self.deadlines, 0.09 * self.deadlines
+        sizes = {"devices.0.count": self.devices, "tasks_per_slot": self.devices, "arrivals.tasks": self.devices}
+        length = {} if slots is None else {"slots": slots}
+        return open_world(self.scenario, {**sizes, **length, "models.0.deadline_s": [least, most]})
+
+
+MAIN, HARD, EASY = World(), World(deadlines=0.6), World("grle", 6)
+WORLDS = (
+    MAIN,
+    HARD,
+    *(World(scenario, deadlines=0.6) for scenario in ("grle-s3", "grle-s4", "grle")),
+    World(devices=10),
+    World(devices=6),
+    World(deadlines=2.0),
+    EASY,
+)
+VARIANTS: dict[str, tuple[str, dict[str, object], World]] = {
+    "grle, no order": ("grle", {"ordered": False}, MAIN),
+    "grle, no noise": ("grle", {"noisy": 0}, MAIN),
+    "grle, 12 candidates": ("grle", {"candidates": 12, "noisy": 4}, MAIN),
+    "drooe, 4 times the slots": ("drooe", {"rounds": 4 * ROUNDS}, MAIN),
+}
+"""Longer trainings and ablations: a scheme with changed settings, and where."""
+
+
+def settings_of(scheme: str, changes: dict[str, object] | None = None) -> GrleSettings:
+    """Return the settings of a training.
+
+    Args:
+        scheme: one of `SCHEMES`.
+        changes: of `GrleSettings`; `candidates` is the learner's and `rounds` the loop's.
+    """
+    graph, early_exits = SCHEMES[scheme]
+    changes = dict(changes or {})
+    rounds = int(str(changes.pop("rounds", ROUNDS)))
+    settings = replace(PRESETS["quick"], graph=graph, early_exits=early_exits)
+    if "candidates" in changes:
+        settings = replace(settings, learner=replace(settings.learner, candidates=changes.pop("candidates")))
+    return with_rounds(replace(settings, **changes), rounds)
+
+
+def weights_file(name: str, world: World) -> Path:
+    """Return the file of the trained weights.
+
+    Args:
+        name: of a scheme or a variant.
+        world: of the training.
+    """
+    return WEIGHTS / f"{name.replace(', ', '-').replace(' ', '-')}-{world.name}.npz"

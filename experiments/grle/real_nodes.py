@@ -1,0 +1,157 @@
+"""The exported GRLE policy on real nodes: it chooses server, cut and exit beside accuracy-first and the planner.
+
+    python experiments/grle/real_nodes.py --policy runs/grle/policy.onnx [--rounds 3] [--requests 8]
+
+Edge servers are processes on loopback; devices are processes of their own, too, each with its links to the servers. All
+processors are slowed by sleeping, and all times are twenty times those of scenario `grle`, so that other work on the
+machine matters less: a device asks every 4 s, with deadlines drawn from 0.6 to 1.8 s. The network is `alexnet-exits`
+with three trained exits and their measured accuracies. A policy sees one request at a time, on its own device. Every
+scheme answers the same requests over the same links, in turns. Writes results/real-nodes.json.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import FOLDER
+
+from coinfer.demo.cluster import edges
+from coinfer.evaluate.statistics import interval, paired_difference
+from coinfer.physics.latency import offload_latency_s
+from coinfer.physics.rewards import early_exit_reward
+from coinfer.policies.onnx import load_policy
+from coinfer.profile.measure import this_machine
+from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.emulation.links import Link
+from coinfer.runtime.images import load_images
+from coinfer.traces import Trace
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
+
+SCHEMES = ("grle", "accuracy first", "planner (least latency)")
+MODEL = "alexnet-exits"
+PERIOD_S, DEADLINE_S = 4.0, (0.6, 1.8)
+DEVICES, DEVICE_SLOWDOWN, EDGE_SLOWDOWNS = 6, 6000.0, (400.0, 700.0)
+RATE_BPS = (4e4, 4e5)
+"""Ends of the rates of the links, even on a logarithmic scale."""
+
+
+def accuracy_first(observation: OffloadObservation) -> OffloadDecision:
+    """Return the choice of greatest reward of GRLE by what the device predicts; the least late one if all are late.
+
+    Args:
+        observation: of one request, in NumPy arrays.
+    """
+    o = observation
+    latency_s, deadline_s = offload_latency_s(o), o.deadline_s[:, None, None]
+    in_time = latency_s <= deadline_s
+    finite_s = np.where(np.isfinite(latency_s), latency_s, 1e9)
+    accuracy = np.broadcast_to(o.option_accuracy[..., None], latency_s.shape)
+    reward = early_exit_reward(accuracy, finite_s, deadline_s, in_time, latency_weight=0.1, late_penalty=0.5)
+    allowed = (
+        o.option_mask[..., None]
+        & np.isfinite(latency_s)
+        & ((o.server_room > 0) | (o.option_upload_bits == 0)[..., None])
+    )
+    value = np.where(allowed, np.where(in_time, reward, reward - finite_s), -np.inf).reshape(len(latency_s), -1)
+    option, server = np.unravel_index(value.argmax(-1), latency_s.shape[1:])
+    stays = np.take_along_axis(o.option_upload_bits, option[:, None], 1)[:, 0] == 0
+    return OffloadDecision(option, np.where(stays, DEVICE, server))
+
+
+def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: dict[str, Any], out: Any) -> None:
+    """Answer the requests of one device, scheme after scheme; runs in a process of its own.
+
+    Args:
+        number: of the device.
+        servers: `host:port`.
+        policy: file of the exported policy.
+        begin: barrier that all devices pass before each scheme of a round.
+        plan: numbers of rounds and requests.
+        out: queue that gets (round, scheme, latency, accuracy, in time, exit, node) of each request.
+    """
+    rng = np.random.default_rng(number)
+    rates = np.exp(rng.uniform(*np.log(RATE_BPS), len(servers)))
+    traces = [Trace(np.array([0.0, 1e6]), np.array([rate, rate])) for rate in rates]
+    links = {server: Link(trace, WallClock(), burst_bits=0.0) for server, trace in zip(servers, traces, strict=True)}
+    pictures = [picture for _, picture in load_images()]
+    with Device(MODEL, servers=servers, slowdown=DEVICE_SLOWDOWN, links=links, hedge=False) as device:
+        grle = load_policy(policy).adapt(device.options.triples, len(servers))
+        policies: dict[str, Callable[..., Any] | None] = dict(zip(SCHEMES, (grle, accuracy_first, None), strict=True))
+        for each in range(plan["rounds"]):
+            draws = np.random.default_rng((number, each)).uniform(*DEADLINE_S, plan["requests"])
+            for scheme in [*SCHEMES[each % 3 :], *SCHEMES[: each % 3]]:
+                begin.wait()
+                began_s = time.monotonic()
+                for i, deadline_s in enumerate(draws):
+                    time.sleep(max(0.0, began_s + i * PERIOD_S - time.monotonic()))
+                    got = device.infer(
+                        pictures[i % len(pictures)], deadline_s=float(deadline_s), policy=policies[scheme]
+                    )
+                    row = (float(got.outcome.latency_s), float(got.outcome.accuracy), bool(got.outcome.in_time))
+                    out.put((each, scheme, *row, int(got.exit), got.executed_on))
+    out.put(None)
+
+
+def main() -> None:
+    """Run all devices, and keep what they measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=8, help="of each device, in each round of each scheme")
+    parsed = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    begin, out = context.Barrier(DEVICES), context.Queue()
+    plan = {"rounds": parsed.rounds, "requests": parsed.requests}
+    rows: list[tuple[Any, ...]] = []
+    with edges(MODEL, EDGE_SLOWDOWNS) as running:
+        servers = [edge.address for edge in running]
+        processes = [
+            context.Process(target=run_device, args=(i, servers, parsed.policy, begin, plan, out))
+            for i in range(DEVICES)
+        ]
+        for process in processes:
+            process.start()
+        for _ in range(DEVICES):
+            rows += iter(out.get, None)
+        for process in processes:
+            process.join()
+    summary = summarise(rows, parsed.rounds)
+    written = {"machine": this_machine().model_dump(), "plan": plan, "summary": summary, "requests": rows}
+    (FOLDER / "results" / "real-nodes.json").write_text(json.dumps(written) + "\n")
+    print(json.dumps(summary, indent=1))
+
+
+def summarise(rows: list[tuple[Any, ...]], rounds: int) -> dict[str, Any]:
+    """Return means over requests, and differences of timely accuracy to GRLE, paired by round.
+
+    Args:
+        rows: of all requests.
+        rounds: number of rounds.
+    """
+    timely = {
+        scheme: np.array([np.mean([r[3] * r[4] for r in rows if r[:2] == (each, scheme)]) for each in range(rounds)])
+        for scheme in SCHEMES
+    }
+    found: dict[str, Any] = {}
+    for scheme in SCHEMES:
+        own = [row for row in rows if row[1] == scheme]
+        found[scheme] = {
+            "requests": len(own),
+            "timely_accuracy": list(interval(timely[scheme])),
+            "in_time": float(np.mean([row[4] for row in own])),
+            "mean_s": float(np.mean([row[2] for row in own])),
+            "exits": np.bincount([row[5] for row in own], minlength=3).tolist(),
+            "on_device": float(np.mean([row[6] == "device" for row in own])),
+            "grle_less_this": list(paired_difference(timely["grle"], timely[scheme])),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
