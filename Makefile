@@ -3,13 +3,17 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check clean
+.PHONY: demo test test-models check clean
 
 demo: .venv/demo
 	.venv/bin/coinfer demo $(DEMO)
 
 test: check
 	.venv/bin/python -m pytest -n auto --dist loadfile $(TESTS)
+
+# Hundreds of networks, trained, exported and generated ones: half an hour or more. `make test` tries a few of them.
+test-models: .venv/dev
+	.venv/bin/python -m tests.networks $(MODELS)
 
 check: .venv/dev
 	.venv/bin/ruff check .
@@ -21,7 +25,7 @@ clean:
 	rm -rf .venv .venv-* runs build .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit("coinfer needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -c 'import sys; sys.exit("coinfer needs Python 3.10 or newer, this is " + sys.version) if sys.version_info < (3, 10) else 0'
 	$(PYTHON) -m venv .venv
 
 # What the demo needs; PyTorch is not among it.

@@ -20,9 +20,10 @@ settings.register_profile("dice", settings.get_profile("same"), derandomize=Fals
 settings.load_profile("same")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """With `-n auto`, as many processes as this one may use cores; each takes whole files (`--dist loadfile`)."""
-    return min(len(os.sched_getaffinity(0)), 8)
+    return min(len(os.sched_getaffinity(0)), 8) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,10 +5,14 @@
 The layers are read from pyproject.toml, so that the picture tells what is enforced; what a package is for stands here.
 """
 
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "architecture.svg"

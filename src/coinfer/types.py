@@ -7,9 +7,10 @@ the axes reads them from the annotations (`fields_of`), and tests check observat
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
+from typing_extensions import NamedTuple, Self
 
 DEVICE = -1
 """`OffloadDecision.server` of a task that stays on its device."""

@@ -117,7 +117,71 @@ def test_a_transformer_is_cut_where_one_tensor_crosses() -> None:
         assert relative_error(values[graph.outputs[0]], truth) < 1e-4
 
 
-def test_a_module_that_cannot_be_exported_is_one_line() -> None:
+class Stateful(nn.Module):
+    """A state with the batch on its second axis, a number, a switch, and a bias that all samples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 6, batch_first=True)
+
+    def forward(self, x, state, scale=1.0, *, bias=None, negate=False):
+        y, after = self.layer(x * scale, state)
+        y = y if bias is None else y + bias
+        return -y if negate else y, after
+
+
+def test_states_numbers_and_arguments_by_name() -> None:
+    torch.manual_seed(2)
+    module = Stateful().eval()
+    bias = torch.randn(6)
+    graph = from_torch(
+        module,
+        (torch.zeros(1, 3, 4), torch.zeros(1, 1, 6), 0.5),
+        "stateful",
+        outputs=("y", "after"),
+        kwargs={"bias": bias, "negate": True},
+        dynamic_axes={"x": {0: "batch", 1: "length"}, "state": {1: "batch"}, "bias": {}},
+        shapes={"length": "2..9"},
+    )
+    assert graph.inputs == ("x", "state", "bias")
+    for length in (2, 7):
+        x, state = torch.randn(1, length, 4), torch.randn(1, 1, 6)
+        with torch.no_grad():
+            truth = module(x, state, 0.5, bias=bias, negate=True)
+        feeds = {"x": x.numpy(), "state": state.numpy(), "bias": bias.numpy()}
+        outputs = run(graph, feeds, graph.outputs)
+        for name, expected in zip(graph.outputs, truth, strict=True):
+            assert relative_error(outputs[name], expected.numpy()) < 1e-5
+
+
+def test_a_module_of_one_sample_is_exported_for_one() -> None:
+    class Flat(nn.Module):
+        def forward(self, x):
+            return torch.relu(x.reshape(1, 12))
+
+    graph = from_torch(Flat(), torch.zeros(1, 3, 4), "flat")
+    assert not graph.dynamic_batch
+    assert graph.tensors[graph.outputs[0]].shape == (1, 12)
+
+
+@pytest.mark.parametrize(
+    ("example", "settings", "says"),
+    [
+        ("text", {}, "is str; expected a tensor or a list"),
+        ([torch.zeros(1, 4)], {"kwargs": {"nope": 1}}, "does not fit forward.*'nope'"),
+        ([torch.zeros(1, 4)], {"dynamic_axes": {"y": {0: "batch"}}}, "dynamic_axes names 'y'; the arguments are input"),
+        ([torch.zeros(1, 4)], {"dynamic_axes": {"input": {3: "length"}}}, "has no axis 3"),
+        ([torch.zeros(1, 5)], {}, "does not run on the example: mat1 and mat2"),
+        ([1.0], {}, "no argument of forward is a tensor"),
+    ],
+)
+def test_an_example_that_does_not_fit_is_one_line(example, settings, says: str) -> None:
+    with pytest.raises(GraphError, match=says) as caught:
+        from_torch(nn.Linear(4, 4), example, "linear", **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_cannot_be_exported_is_one_line(capfd) -> None:
     class Picky(nn.Module):
         def forward(self, x):
             return x + 1 if x.sum() > 0 else x - 1
@@ -125,6 +189,8 @@ def test_a_module_that_cannot_be_exported_is_one_line() -> None:
     with pytest.raises(GraphError, match="picky: PyTorch cannot export") as caught:
         from_torch(Picky(), torch.zeros(1, 4), "picky")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_torch_the_message_names_the_cure(monkeypatch) -> None:

@@ -63,8 +63,8 @@ def edges(
 def _start(
     stack: contextlib.ExitStack, model: str, slowdown: float, extra: Sequence[str]
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    log = tempfile.NamedTemporaryFile(prefix="coinfer-edge-", suffix=".log")  # noqa: SIM115, the stack closes it
-    stack.enter_context(log)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="coinfer-edge-"))
+    log = stack.enter_context((Path(folder) / "log").open("wb"))
     command = [sys.executable, "-m", "coinfer", "edge", model, "--grpc-port", "0", "--http-port", "0"]
     command += ["--slowdown", str(slowdown), *extra]
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
@@ -89,7 +89,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     """Stop a process with SIGTERM, and with SIGKILL if that is not enough; a frozen process is woken first."""
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGCONT)
+    if hasattr(signal, "SIGCONT"):
+        process.send_signal(signal.SIGCONT)
     process.terminate()
     try:
         process.wait(STOP_S)

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from coinfer.graph.segment import segment
 from coinfer.graph.session import CPU, Session, open_session
 from coinfer.profile.payloads import Codec, Payloads, measure_payloads
 from coinfer.profile.samples import Sample, check_samples
-from coinfer.profile.table import Machine, ProfileTable, split_by_work, too_large
+from coinfer.profile.table import Machine, ProfileError, ProfileTable, split_by_work, too_large
 from coinfer.profile.trace import Trace, open_traced, read_trace
 from coinfer.progress import Progress, quiet
 
@@ -78,7 +78,7 @@ def measure(
     def report(what: str) -> None:
         progress(next(step), steps, what)
 
-    with TemporaryDirectory(prefix="coinfer-") as folder:
+    with _trace_folder() as folder:
         report(f"running {graph.name}")
         whole = _run_whole(graph, samples, Path(folder), engine, repeats)
         ends = _run_blocks(graph, samples[0], whole.trace, Path(folder), engine, report)
@@ -86,6 +86,17 @@ def measure(
     payloads = measure_payloads(graph, activations, codecs or {}, input_codecs or codecs or {}, engine.clock)
     report("done")
     return _table(graph, engine, whole, ends, payloads)
+
+
+def _trace_folder() -> TemporaryDirectory[str]:
+    """Return a new folder for ONNX Runtime's traces, which exists until its context ends."""
+    try:
+        return TemporaryDirectory(prefix="coinfer-")
+    except OSError as error:
+        raise ProfileError(
+            f"measuring needs a folder for temporary files: {error.strerror}; set TMPDIR to one that can be written, "
+            f"or give a profile that was measured elsewhere (--profile)"
+        ) from error
 
 
 def _table(graph: ModelGraph, engine: Engine, whole: "_Whole", ends: "_Ends", payloads: Payloads) -> ProfileTable:
@@ -142,7 +153,7 @@ def this_machine() -> Machine:
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         onnxruntime=onnxruntime.__version__,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 

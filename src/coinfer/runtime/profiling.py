@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coinfer.files import cache_folder
 from coinfer.graph.image_input import ImageInput
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
@@ -74,7 +75,7 @@ def profile_for(
         return known
     arrays = samples_for(graph) if samples is None else read_samples(graph, samples)
     table = measure_with_codec(graph, threads, arrays, progress, provider)
-    with suppress(OSError):  # a read-only home only costs the next start
+    with suppress(OSError):  # a read-only disk only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)
         table.save(path)
     return table
@@ -269,5 +270,12 @@ def _encode_picture(x: np.ndarray, image: ImageInput, jpeg_quality: int | None) 
 def _cache_path(graph: ModelGraph, threads: int, provider: str) -> Path:
     stamp = this_machine().model_copy(update={"date": ""}).model_dump_json() + repr(graph.image)
     machine = hashlib.sha256(stamp.encode()).hexdigest()[:12]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "coinfer" / "profiles" / f"{graph.fingerprint[:16]}-{machine}-{threads}-{provider}.json"
+    return _cache_folder() / f"{graph.fingerprint[:16]}-{machine}-{threads}-{provider}.json"
+
+
+def _cache_folder() -> Path:
+    """Return the folder of cached profiles; for a user without a home, as in a container, one that keeps nothing."""
+    try:
+        return cache_folder("profiles")
+    except FileNotFoundError:
+        return Path(os.devnull)

@@ -55,7 +55,7 @@ def with_exits(
             raise GraphError(f"{graph.name} has a tensor exit{number} already; it seems to have exits")
         net.channels[tensor], net.nodes = graph.tensors[tensor].shape[1], []
         exits.append(_branch(net, f"exit{number}", tensor, graph.tensors[tensor].shape, classes))
-        nodes[graph.producer[tensor]] += net.nodes
+        nodes[graph.ops[graph.producer[tensor]].nodes[-1]] += net.nodes
     proto = onnx.ModelProto()
     proto.CopyFrom(graph.proto)
     proto.graph.ClearField("node")

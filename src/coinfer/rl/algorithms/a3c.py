@@ -18,10 +18,10 @@ Departures, and what the paper leaves open:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Unpack
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.rl.core.async_workers import play_threads

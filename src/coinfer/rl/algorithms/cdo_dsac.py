@@ -32,10 +32,11 @@ Our choices where the printed algorithm is incomplete, and departures from it:
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Unpack
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp, Net

@@ -5,7 +5,7 @@ are `policies.learned.placements.fixed_cut`. The joint variant is ours: the agen
 and the servers together.
 """
 
-from typing import Unpack
+from typing_extensions import Unpack
 
 from coinfer.rl.algorithms import cdo_dsac
 from coinfer.rl.algorithms.cdo_dsac import MakePlayer

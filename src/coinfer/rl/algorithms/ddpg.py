@@ -16,11 +16,11 @@ temperature, more updates in a round, and learning rates that decay (see experim
 """
 
 from dataclasses import dataclass, replace
-from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Unpack
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp, Net

@@ -6,9 +6,9 @@ fill one memory, and epsilon falls from 1 to 0.01 over the training (5.1).
 """
 
 from dataclasses import replace
-from typing import Unpack
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.rl.algorithms.dqn import Dqn, DqnSettings

@@ -7,10 +7,10 @@ updated softly. Exploration is epsilon-greedy with an epsilon that falls linearl
 """
 
 from dataclasses import dataclass, replace
-from typing import Unpack
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp, Net

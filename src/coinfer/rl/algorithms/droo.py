@@ -14,10 +14,10 @@ differs in no more than that. In preset `quick`, besides,
 """
 
 from dataclasses import dataclass, replace
-from typing import Unpack
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from coinfer.envs import wireless_power
 from coinfer.physics.frame_rates import grouped_rates_bps

@@ -17,11 +17,11 @@ samples of the softmax); an option on the device is left out if it cannot be in 
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.errors import TrainingError

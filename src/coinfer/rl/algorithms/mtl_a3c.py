@@ -15,7 +15,8 @@ same network from its own state, and is rewarded by its own delay, or in part by
 """
 
 from dataclasses import replace
-from typing import Unpack
+
+from typing_extensions import Unpack
 
 from coinfer.rl.algorithms.a3c import A3cSettings, train_a3c
 from coinfer.rl.core.blocks_training import BlocksSettings, with_rounds

@@ -14,11 +14,11 @@ request after another could.
 """
 
 from dataclasses import dataclass, replace
-from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Unpack
 
 from coinfer.envs import offload
 from coinfer.physics import random

@@ -11,10 +11,11 @@ In `blocks` every task is a unit with a head for each block, as in `mtl_a3c`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.errors import TrainingError

@@ -21,9 +21,9 @@ devices.
 """
 
 from dataclasses import replace
-from typing import Unpack
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings

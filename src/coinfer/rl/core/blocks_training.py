@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from coinfer.errors import TrainingError
 from coinfer.policies.learned.actor_critic import ActorCriticForm, ActorCriticNet

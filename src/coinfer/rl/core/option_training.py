@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar, Unpack
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.envs.exogenous import Draws

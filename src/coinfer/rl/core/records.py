@@ -3,9 +3,10 @@
 Letters of the axes: L learners, W worlds of each, K tasks of a slot, C choices of a task.
 """
 
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
+from typing_extensions import NamedTuple
 
 State = TypeVar("State", bound="tuple[object, ...]")
 """State of an environment: a (nested) NamedTuple of tensors."""

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from coinfer import checkpoint
 from coinfer.checkpoint import CheckpointError

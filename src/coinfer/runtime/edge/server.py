@@ -171,11 +171,19 @@ async def _start_http(settings: EdgeSettings, service: EdgeService) -> "HttpFron
 
 
 def _signal_event() -> asyncio.Event:
-    """Return an event that the next SIGTERM or SIGINT sets."""
+    """Return an event that the next SIGTERM or SIGINT sets; on Windows, also the next Ctrl-Break.
+
+    An event loop's own handlers of signals are missing on Windows.
+    """
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, event.set)
+
+    def stop(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
     return event
 
 
