@@ -302,3 +302,10 @@ def test_arrays_pass_bit_for_bit():
     got = to_array(from_array("x", array))
     np.testing.assert_array_equal(got.view(np.uint32), array.view(np.uint32))
     assert not got.flags.writeable or got.base is not None
+
+
+def test_a_number_without_axes_keeps_none():
+    sent = from_array("loss", np.array(1.5, np.float32))
+    assert sent.shape == ()
+    assert to_array(sent).shape == ()
+    assert to_array(sent) == 1.5

@@ -187,4 +187,4 @@ def fit(array: np.ndarray, tensor: Tensor, source: str) -> np.ndarray:
         cast = cast.reshape(tensor.shape)
     if cast.ndim != len(tensor.shape):
         raise ItemError(f"{source}: has shape {list(array.shape)}; {expected}")
-    return np.ascontiguousarray(cast)
+    return np.asarray(cast, order="C")

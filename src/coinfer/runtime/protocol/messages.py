@@ -188,7 +188,7 @@ def from_array(name: str, array: np.ndarray) -> WireTensor:
     Raises:
         WireError: INVALID_ARGUMENT if the protocol has no datatype for the array's.
     """
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     datatype = DATATYPES.get(array.dtype)
     if datatype is None:
         raise WireError("INVALID_ARGUMENT", f"tensor {name!r}: dtype {array.dtype} has no OIP datatype")
