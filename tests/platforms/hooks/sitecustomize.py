@@ -7,6 +7,7 @@ Python imports it at its start from PYTHONPATH. COINFER_TEST_LACKS says what is 
 import asyncio
 import builtins
 import errno
+import functools
 import io
 import os
 import signal
@@ -109,7 +110,9 @@ def _refuse(problem):
             raise error
         return plain_io_open(file, mode, *args, **kwargs)
 
-    os.open, io.open, builtins.open = os_open, io_open, io_open
+    # Objects, not functions: pathlib of Python 3.10 keeps them in a class, where functions would become methods.
+    os.open = functools.partial(os_open)
+    io.open = builtins.open = functools.partial(io_open)
 
 
 def _make_disk_read_only():
