@@ -100,7 +100,7 @@ def test_a_policy_for_others_is_one_line(exported):
     ):
         load_policy(exported)
     with pytest.raises(UserError, match="learns in environment wireless-power only"):
-        train(TrainSettings("cdo-dsac"))
+        train(TrainSettings("mtl-a3c"))
 
 
 def test_frames_decided_together_are_decided_as_one_by_one():

@@ -16,7 +16,7 @@ from coinfer.rl.core.training import TrainSettings
 SEEDS = random.key(torch.zeros(2, dtype=torch.int64), torch.arange(2))
 SHORT = replace(grle.PRESETS["quick"], hidden=8, layers=(16,), worlds=2)
 CHANGES = ("devices.0.count=5", "tasks_per_slot=5", "arrivals.tasks=5", "slots=8")
-SCHEMES = {"grle": (True, True), "grl": (True, False), "drooe": (False, True)}
+SCHEMES = {"grle": (True, True), "grl": (True, False), "drooe": (False, True), "droo": (False, False)}
 
 
 def short(rounds: int, **changes) -> grle.GrleSettings:

@@ -11,6 +11,8 @@ differs in no more than that. In preset `quick`, besides,
 - the network reads standardised square roots of the gains, not the gains, which are mostly near 0;
 - the learning rate falls to 0 over the second half of the training, so that the network comes to rest;
 - the number of candidates stays, because scoring all of them at once costs hardly more than scoring three.
+
+In scenarios of environment `offload` it is the baseline of GRLE: `grle.train_droo`.
 """
 
 from dataclasses import dataclass, replace
@@ -24,12 +26,14 @@ from coinfer.physics.frame_rates import grouped_rates_bps
 from coinfer.policies.learned.frame_policy import FramePolicy, gain_inputs
 from coinfer.policies.learned.nets import Mlp
 from coinfer.policies.learned.quantisers import noisy_order_preserving, order_preserving
+from coinfer.rl.algorithms.grle import train_droo
 from coinfer.rl.core.batched_optim import uniform
 from coinfer.rl.core.frame_env import FrameEnv
 from coinfer.rl.core.imitation import Candidates, Head, Imitation, ImitationSettings, binary_loss
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.records import Observation, label
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
+from coinfer.scenario.load import load, parse_changes
 from coinfer.scenario.world import WirelessPowerWorld
 
 FRAMES_OF_PAPER = 10_000
@@ -126,7 +130,9 @@ def make_learner(settings: DrooSettings, world: WirelessPowerWorld, seeds: Tenso
 def train(
     settings: TrainSettings, *, droo_settings: DrooSettings | None = None, **options: Unpack[RunOptions]
 ) -> TrainingResult:
-    """Train DROO for every seed, side by side, online: each frame is decided once, in the order of the episode.
+    """Train DROO for every seed, side by side, as `grle.train_droo` does if the scenario's environment is `offload`.
+
+    It learns online: each frame is decided once, in the order of the episode.
 
     Recorded frames are split: the first 80 % are trained on, the others judge.
 
@@ -141,6 +147,8 @@ def train(
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
+    if load(settings.scenario, parse_changes(settings.changes)).spec.environment == "offload":
+        return train_droo(settings, **options)
     _, world = settings.open_frames()
     chosen = droo_settings or settings.find_preset(PRESETS)
     if settings.steps is not None:
