@@ -342,6 +342,7 @@ DEMO = ("demo", "--model", MODEL)
         (("profile", MODEL, "--images", "nowhere"), "nowhere: not a folder"),
         (("profile", MODEL, "-o", "nowhere/table.json"), "nowhere/table.json"),
         ((*DEMO, "--images", "empty"), "empty: no picture in it"),
+        ((*DEMO, "--images", "text.jpg"), "text.jpg: a single picture; give the folder that holds it"),
         ((*DEMO, "--trace", "missing.csv"), "missing.csv: no such file"),
         ((*DEMO, "--trace", "heading.csv"), "heading.csv:1: columns are 'when,rate', expected 'trace_id,time_s"),
         ((*DEMO, "--trace", "negative.csv"), "negative.csv:3: throughput_bytes_per_s is '-5'"),
@@ -370,6 +371,7 @@ def test_a_mistake_is_one_line_and_status_2(
     [
         ((*INFER, "--deadline-ms", "-5"), "--deadline-ms"),
         ((*INFER, "--slowdown", "0.5"), "--slowdown"),
+        ((*INFER, "--threads", "100000"), "--threads"),
         ((*INFER, "--jpeg", "500"), "--jpeg"),
         (("edge", MODEL, "--grpc-port", "70000"), "--grpc-port"),
         (("edge", MODEL, "--queue", "-1"), "--queue"),

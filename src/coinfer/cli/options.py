@@ -10,10 +10,11 @@ import typer
 
 from coinfer.errors import UserError
 from coinfer.runtime.device import objective
+from coinfer.runtime.device.config import MAX_THREADS
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")]
+Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help=f"Bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
 OfferedBits = Annotated[
     str | None,

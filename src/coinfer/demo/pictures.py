@@ -11,7 +11,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo import pretrained
 from coinfer.profile.dataset import CIFAR_CLASSES, DataError, ImageDataset, load_dataset
 from coinfer.resources import PHOTOS
-from coinfer.runtime.images import ImageError, load_image, readable_images, to_pixels
+from coinfer.runtime.images import PHOTO_SUFFIXES, ImageError, load_image, readable_images, to_pixels
 
 CLASS_OF_PHOTO = {"cat.jpg": "cat", "dog.jpg": "dog", "hummingbird.jpg": "bird", "kitten.jpg": "cat"}
 """The shipped photographs that show one of CIFAR-10's classes."""
@@ -48,6 +48,8 @@ def load_pictures(graph: ModelGraph, where: str | None) -> Pictures:
     """
     if where is None and graph.name in pretrained.names() and _class_count(graph) == len(CIFAR_CLASSES) and graph.image:
         return _shipped_views(graph.image)
+    if where is not None and Path(where).is_file() and Path(where).suffix.lower() in PHOTO_SUFFIXES:
+        raise ImageError(f"{where}: a single picture; give the folder that holds it")
     if where is not None and Path(where).exists() and _may_be_labelled(Path(where)):
         data = load_dataset(where, "test").take(MAX_PICTURES)
         return Pictures(list(data.images), _labels_for(graph, data, where), f"{len(data.labels)} of {data.kind}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # only named here: the command line reads defaults from this 
     from coinfer.types import Policy
 
 JPEG_QUALITIES = range(1, 96)
+MAX_THREADS = 1024
 
 
 class DeviceError(UserError):
@@ -88,8 +89,8 @@ class DeviceConfig:
             raise DeviceError(f"bits is {self.bits}; expected some of {WIRE_BITS_TEXT}")
         if not 1 <= self.slowdown < math.inf:
             raise DeviceError(f"slowdown is {self.slowdown}; expected 1 (this processor) or more")
-        if self.threads < 1:
-            raise DeviceError(f"threads is {self.threads}; expected 1 or more")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise DeviceError(f"threads is {self.threads}; expected 1 to {MAX_THREADS}")
         if self.provider != CPU:  # which needs no look at what is installed
             check_provider(self.provider)
         if self.jpeg_quality is not None and self.jpeg_quality not in JPEG_QUALITIES:
