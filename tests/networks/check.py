@@ -182,15 +182,15 @@ def _split(
     """Return the outcome of runs at the input, in the middle, and late."""
     cuts = [cut.tensors for cut in graph.useful_cuts()[:-1]]
     chosen = list(dict.fromkeys(cuts[i * (len(cuts) - 1) // (RUNS - 1)] for i in range(RUNS)))
-    inputs = {name: feeds[name] for name in graph.inputs}
+    inputs, limit = {name: feeds[name] for name in graph.inputs}, tolerance(graph)
     errors = []
     edge = served_here(graph) if case.is_small else served(path, shape_options(case))
     with edge as address, Device(graph, servers=[address], hedge=False) as device:
         for cut in chosen:
             route = Route((Hop("device", cut, 32), Hop(address, graph.outputs, 32)), 0, math.inf)
-            errors.append(compared(_answer(device, inputs, route, address), whole, cut))
+            errors.append(compared(_answer(device, inputs, route, address), whole, cut, limit))
         local = Route((Hop("device", graph.outputs, 32),), 0, math.inf)
-        errors.append(compared(device.infer_by_route(inputs, local).outputs, whole, ("the device alone",)))
+        errors.append(compared(device.infer_by_route(inputs, local).outputs, whole, ("the device alone",), limit))
     return found._replace(verdict=EQUAL, runs=len(errors), error=max(errors))
 
 
@@ -205,7 +205,15 @@ def _answer(device: Device, inputs: dict[str, np.ndarray], route: Route, address
     return result.outputs
 
 
-def compared(answer: Mapping[str, np.ndarray], whole: Mapping[str, np.ndarray], cut: Sequence[str]) -> float:
+def tolerance(graph: ModelGraph) -> float:
+    """Return the largest relative difference of an answer that counts as none."""
+    halves = any(tensor.dtype == np.float16 for tensor in graph.tensors.values())
+    return HALF_TOLERANCE if halves else TOLERANCE
+
+
+def compared(
+    answer: Mapping[str, np.ndarray], whole: Mapping[str, np.ndarray], cut: Sequence[str], limit: float = TOLERANCE
+) -> float:
     """Return the largest relative difference of two answers.
 
     Raises:
@@ -221,8 +229,7 @@ def compared(answer: Mapping[str, np.ndarray], whole: Mapping[str, np.ndarray], 
             got_kind, exact_kind = (f"{array.dtype} {list(array.shape)}" for array in (got, exact))
             raise WrongError(f"{where}: output {name!r} is {got_kind}, expected {exact_kind}")
         error = difference(got, exact)
-        limit = 0.0 if exact.dtype.kind in "iub" else HALF_TOLERANCE if exact.dtype == np.float16 else TOLERANCE
-        if not error <= limit:
+        if not error <= (0.0 if exact.dtype.kind in "iub" else limit):
             raise WrongError(f"{where}: output {name!r} differs by {error:.1e}")
         largest = max(largest, error)
     return largest

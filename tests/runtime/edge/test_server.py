@@ -11,6 +11,7 @@ import urllib.request
 
 import grpc
 import numpy as np
+import onnx
 import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -24,7 +25,7 @@ from coinfer.errors import UserError
 from coinfer.graph.zoo import networks
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge.http_server import listen
-from coinfer.runtime.edge.server import EdgeSettings, checked_settings
+from coinfer.runtime.edge.server import EdgeSettings, checked_settings, load_models
 from coinfer.runtime.edge.service import PortError
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.protocol import protobuf
@@ -493,3 +494,20 @@ def test_what_a_host_name_stands_for_is_listened_on(monkeypatch):
         listen("edge.local", sockets[0].getsockname()[1])
     for one in sockets:
         one.close()
+
+
+def test_a_network_that_takes_no_zeros_is_served_all_the_same(tmp_path):
+    make = onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("Sub", ["x", "five"], ["row"]),
+        onnx.helper.make_node("Gather", ["table", "row"], ["y"]),
+    ]
+    weights = {"five": np.array(5), "table": np.arange(3, dtype=np.float32)}
+    values = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    ends = [make("x", onnx.TensorProto.INT64, [1])], [make("y", onnx.TensorProto.FLOAT, [1])]
+    path = tmp_path / "rows.onnx"
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    graph = onnx.helper.make_graph(nodes, "rows", *ends, values)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    (served,) = load_models(EdgeSettings(models=(str(path),)))
+    assert served.runs.run({"x": np.array([7])})[0]["y"].tolist() == [2.0]

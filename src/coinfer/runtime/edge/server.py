@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.served_model import ServedModel, serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
-from coinfer.runtime.executor import Executor, RequestError, check_slowdown
+from coinfer.runtime.executor import Executor, InputError, RequestError, check_slowdown
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
 from coinfer.runtime.providers import CPU, check_provider, compiles
@@ -105,7 +106,8 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
         executor = Executor(graph, settings.threads, settings.slowdown, settings.provider)
         if compiles(settings.provider):
             _log.info("compiling %s with %s; later starts find it compiled", graph.name, settings.provider)
-        executor.warm(graph.inputs, runs=0)
+        with suppress(InputError):  # it is open; what values it takes is for clients to know
+            executor.warm(graph.inputs, runs=0)
         served.append(serve_graph(graph, executor))
     return (*served, serve_echo()) if settings.echo else tuple(served)
 
