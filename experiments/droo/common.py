@@ -51,9 +51,26 @@ def world_of(devices: int = 10, scenario: str = "droo", **changes: object) -> Wi
     return world
 
 
-def settings_of(preset: str = "quick", frames: int = FRAMES, *, trains: bool = True, **changes: object) -> DrooSettings:
-    """The settings of a preset for a number of frames; without training the network stays as it began."""
-    chosen = replace(PRESETS[preset], **changes)
+def settings_of(
+    preset: str = "quick",
+    frames: int = FRAMES,
+    *,
+    trains: bool = True,
+    decays: bool = True,
+    per_device: int | None = None,
+    adapt_every: int | None = None,
+    copies: int | None = None,
+) -> DrooSettings:
+    """The settings of a preset for a number of frames, with changes; without training the network stays as it began."""
+    chosen = PRESETS[preset]
+    learner = chosen.learner
+    learner = replace(
+        learner,
+        learning_rate_decay=learner.learning_rate_decay if decays else None,
+        candidates=learner.candidates if per_device is None else per_device,
+        adapt_every=learner.adapt_every if adapt_every is None else adapt_every,
+    )
+    chosen = replace(chosen, learner=learner, copies=chosen.copies if copies is None else copies)
     chosen = with_rounds(chosen, frames // chosen.frames)
     return chosen if trains else replace(chosen, loop=replace(chosen.loop, update_every=NEVER))
 

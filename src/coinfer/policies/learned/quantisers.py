@@ -53,18 +53,19 @@ def noisy_order_preserving(logits: Tensor, count: int, noise: Tensor) -> Tensor:
         noise: [.., R, N] added to the outputs; the paper draws it from a standard normal distribution.
 
     Returns:
-        [.., S, N] bool. What is there already is left out for a copy's next candidates, as long as it has some; if S is
-        at most N + 1, it always has.
+        [.., S, N] bool. What is there already is left out for what comes next in the order of some outputs; none comes
+        twice if S is at most N + 1.
     """
-    copies = noise.shape[-2]
-    each = count // (copies + 1)
-    found = order_preserving(logits, count - copies * each)
-    for copy in range(copies if each else 0):
-        noisy = order_preserving(logits + noise[..., copy, :], logits.shape[-1] + 1)
-        known = (_codes(noisy)[..., None] == _codes(found)[..., None, :]).any(-1)
-        new = known.int().argsort(dim=-1, stable=True)[..., :each]
-        found = torch.cat((found, noisy.gather(-2, new[..., None].expand(*new.shape, logits.shape[-1]))), -2)
-    return found
+    copies, devices = noise.shape[-2:]
+    every = order_preserving(torch.cat((logits[..., None, :], logits[..., None, :] + noise), -2), devices + 1)
+    code = _codes(every).flatten(-2)
+    index = _index(code)
+    known = ((code[..., None] == code[..., None, :]) & (index < index[:, None])).any(-1)
+    share = torch.full((copies + 1, 1), count // (copies + 1), device=noise.device)
+    share[0] += count - share.sum()
+    beyond = (_index(every[..., 0]) >= share).flatten()
+    chosen = (2 * known.int() + beyond.int()).argsort(dim=-1, stable=True)[..., :count]
+    return every.flatten(-3, -2).gather(-2, chosen[..., None].expand(*chosen.shape, devices))
 
 
 def _codes(decisions: Tensor) -> Tensor:

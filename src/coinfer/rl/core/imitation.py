@@ -117,6 +117,7 @@ class Imitation:
     ):
         self.settings, self.net, self.inputs, self.head, self.score = settings, net, inputs, head, score
         self.keys, self.updates = seeds, 0
+        self._noise_keys = random.key(seeds, _QUANTISER)
         self.flat = net.initial(random.key(seeds, _NET)).requires_grad_()
         self.count = torch.full_like(seeds, settings.candidates)
         """[L] current number of candidates."""
@@ -134,9 +135,8 @@ class Imitation:
             explore: whether these decisions count for the adaptive number of candidates.
         """
         outputs = self.net(self.flat, self.inputs(observation.features))
-        keys = random.key(self.keys, _QUANTISER)
         most = int(self.count.max()) if self.settings.adapt_every else self.settings.candidates
-        candidates = self.head.candidates(outputs, observation.mask, most, keys, call)
+        candidates = self.head.candidates(outputs, observation.mask, most, self._noise_keys, call)
         scores = self.score(observation, candidates)
         if self.settings.adapt_every:
             number = torch.arange(scores.shape[-1], device=scores.device)
