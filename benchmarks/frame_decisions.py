@@ -2,20 +2,21 @@
 
     python benchmarks/frame_decisions.py
 
-Rows, in milliseconds of processor time for a frame: DROO deciding frame by frame, with an update every 10 frames; the
-same in rounds of 10 frames, as `coinfer train droo` does, alone and with 10 seeds side by side; the published loop
-written plainly (bisection of each candidate with a scalar Lambert W, K = N, a fresh Adam for each update); a decision
-of the exported policy in ONNX Runtime; and what needs no learning: trying all modes, threshold search and coordinate
-descent. All take turns; how many times longer the published loop takes than DROO frame by frame is a figure. `pairs`
-is how many (frame, modes) pairs the solver does in a millisecond. Writes benchmarks/results/frame_decisions.json.
+Rows, in milliseconds of processor time for a frame: DROO deciding and remembering frames one by one, with an update
+every 10; simulated frames in rounds of 10 with an update each, as `coinfer train droo` plays them, alone and with 10
+seeds side by side; the published loop written plainly (bisection of each candidate with a scalar Lambert W, K = N, a
+fresh Adam for each update); a decision of the exported policy in ONNX Runtime; and what needs no learning: trying all
+modes, threshold search and coordinate descent, frame by frame. All take turns; how many times longer the published loop
+takes is a figure. `pairs` is how many (frame, modes) pairs the solver does in a millisecond. Writes
+benchmarks/results/frame_decisions.json.
 """
 
 import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import harness
@@ -33,7 +34,8 @@ from coinfer.policies.learned.frame_policy import FramePolicy
 from coinfer.rl.algorithms.droo import PRESETS, make_learner, with_rounds
 from coinfer.rl.core.frame_env import FrameEnv
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.core.records import label
+from coinfer.rl.core.records import Label, Observation, label
+from coinfer.rl.core.replay import Replay
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import WirelessPowerWorld
 
@@ -50,13 +52,31 @@ def world_of(devices: int) -> WirelessPowerWorld:
     return world
 
 
-def droo(world: WirelessPowerWorld, together: int, seeds: int = 1) -> Callable[[], object]:
-    """A call plays FRAMES frames of each seed, `together` at a time, and learns once."""
-    chosen = replace(PRESETS["quick"], frames=together)
-    chosen = with_rounds(replace(chosen, loop=replace(chosen.loop, update_every=FRAMES // together)), 10**6)
+def droo(world: WirelessPowerWorld, seeds: int = 1) -> Callable[[], object]:
+    """A call plays a round of FRAMES simulated frames of each seed, and learns once."""
+    chosen = with_rounds(PRESETS["quick"], 10**6)
     keys = random.key(torch.zeros(seeds, dtype=torch.int64), torch.arange(seeds))
-    loop = Loop(chosen.loop, FrameEnv(world, together), make_learner(chosen, world, keys), share=label)
-    return lambda: [loop.play() for _ in range(FRAMES // together)]
+    return Loop(chosen.loop, FrameEnv(world, FRAMES), make_learner(chosen, world, keys), share=label).play
+
+
+def online(world: WirelessPowerWorld) -> Callable[[], object]:
+    """A call decides and remembers FRAMES frames one by one, and learns once; the frames are there already."""
+    chosen = with_rounds(PRESETS["quick"], 10**6)
+    env, keys = FrameEnv(world, 1), torch.arange(1)
+    learner, calls = make_learner(chosen, world, keys), count()
+    _, seen = FrameEnv(world, 2048).reset(keys)
+    frames = [Observation(*(part[:, i : i + 1] for part in seen)) for i in range(2048)]
+    memory = Replay(chosen.loop.capacity, Label(*frames[0], env.observe(env.reset(keys)[0]).task_mask.long()))
+
+    def decide() -> None:
+        number = 0
+        for _ in range(FRAMES):
+            number = next(calls)
+            frame = frames[number % len(frames)]
+            memory.add(Label(*frame, learner.act(frame, number)))
+        learner.update(memory.sample(keys, number, chosen.loop.batch))
+
+    return decide
 
 
 class PublishedLoop:
@@ -133,8 +153,8 @@ def exported(world: WirelessPowerWorld, folder: Path) -> Callable[[], object]:
     return lambda: [loaded(gain, weight) for gain, weight in rows]
 
 
-def frames_of(world: WirelessPowerWorld, count: int) -> wireless_power.State:
-    return wireless_power.reset(wireless_power.load(world), torch.arange(count))
+def frames_of(world: WirelessPowerWorld, number: int) -> wireless_power.State:
+    return wireless_power.reset(wireless_power.load(world), torch.arange(number))
 
 
 def searched(world: WirelessPowerWorld, name: str) -> Callable[[], object]:
@@ -160,9 +180,9 @@ def measure(rounds: int, folder: Path, sizes: tuple[int, ...]) -> dict[str, harn
     for devices in sizes:
         world = world_of(devices)
         calls = {
-            "DROO frame by frame": droo(world, 1),
-            "DROO in rounds": droo(world, FRAMES),
-            "DROO in rounds, 10 seeds": droo(world, FRAMES, 10),
+            "DROO frame by frame": online(world),
+            "DROO in rounds": droo(world),
+            "DROO in rounds, 10 seeds": droo(world, 10),
             "published loop": PublishedLoop(world),
             "exported policy": exported(world, folder),
             "threshold-search": searched(world, "threshold-search"),
@@ -173,10 +193,11 @@ def measure(rounds: int, folder: Path, sizes: tuple[int, ...]) -> dict[str, harn
         took_s = harness.take_turns(calls, rounds, f"{devices} devices", clock=time.process_time)
         for name, values in took_s.items():
             each_ms = values * MILLI / FRAMES / (10 if "10 seeds" in name else 1)
-            bar = FRAME_BAR_MS[devices] if name == "DROO frame by frame" else None
+            bar = FRAME_BAR_MS[devices] if name in {"DROO frame by frame", "DROO in rounds"} else None
             figures[f"{name}, N = {devices}, ms"] = harness.figure(each_ms, at_most=bar)
-        ratio = took_s["published loop"] / took_s["DROO frame by frame"]
-        figures[f"published loop over DROO, N = {devices}"] = harness.figure(ratio)
+        for name in ("DROO frame by frame", "DROO in rounds"):
+            ratio = took_s["published loop"] / took_s[name]
+            figures[f"published loop over {name}, N = {devices}"] = harness.figure(ratio)
     took_s = harness.take_turns({"pairs": pairs(world_of(10), 64, 128)}, rounds, "solver", clock=time.process_time)
     figures["pairs, 1/ms"] = harness.figure(64 * 128 / (took_s["pairs"] * MILLI), at_least=PAIRS_BAR)
     return figures
