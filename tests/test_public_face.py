@@ -43,3 +43,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(ImportError, match=r"coinfer\.make_env needs gymnasium: pip install 'coinfer\[train\]'"):
         coinfer.make_env  # noqa: B018
+
+
+def test_completion_shows_what_is_listed():
+    assert {*coinfer.__all__} <= {*dir(coinfer)}

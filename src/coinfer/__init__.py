@@ -107,3 +107,8 @@ def __getattr__(name: str) -> object:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         raise ImportError(f"coinfer.{name} needs {error.name}: pip install 'coinfer[train]'") from None
+
+
+def __dir__() -> list[str]:
+    """Return the public names, for completion and `dir`, which import nothing."""
+    return sorted({*globals(), *__all__})

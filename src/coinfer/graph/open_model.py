@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx import validate
-from coinfer.graph.onnx.axes import Shapes
+from coinfer.graph.onnx.axes import Shapes, plain
 from coinfer.graph.onnx.limits import parse_limits
 from coinfer.graph.onnx.load import load
 from coinfer.graph.onnx.sandbox import try_model
@@ -37,7 +37,7 @@ def open_model(
     Raises:
         GraphError: if there is neither such a name nor such a file, the file is refused, or it takes no such pictures.
     """
-    path = Path(spec)
+    path, shapes = Path(spec), plain(shapes, str(spec))
     built = _shipped(str(spec))
     if built is not None:
         if shapes:

@@ -185,7 +185,7 @@ def settings_beside(path: Path) -> tuple[PictureSettings, str]:
     Raises:
         GraphError: if the YAML file is damaged, or says what is not understood; the message names file and key.
     """
-    beside = path.with_name(path.stem + SUFFIX)
+    beside = path.parent / (path.stem + SUFFIX)
     if not beside.is_file():
         return NO_SETTINGS, str(beside)
     try:

@@ -161,3 +161,33 @@ def test_sizes_that_the_network_cannot_take_are_named() -> None:
     assert from_proto(proto, "positions", sizes={"length": 16}).weights["p"].shape == (16, 4)
     with pytest.raises(GraphError, match=r"does the network take inputs of the sizes x \[1, 17, 4\]\?"):
         from_proto(proto, "positions", sizes={"length": 17})
+
+
+@pytest.mark.parametrize("sizes", [(np.int64(1), 3, 8, 8), np.array([1, 3, 8, 8]), [1, 3, "8", 8]])
+def test_sizes_may_be_numbers_of_numpy(tmp_path: Path, sizes: list) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(detector(*FREE), path)
+    assert open_model(path, {"images": sizes}).tensors["images"].shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"height": float("nan")}, "nan is no size of 'height'; expected a number or a range"),
+        ({"images": (1, 3, None, 8)}, "None is no size of 'images'"),
+        ({"images": 8}, r"input 'images' has 4 axes"),
+        ("height=8", "shapes are 'height=8'; expected sizes by name"),
+    ],
+)
+def test_sizes_of_other_types_are_named(tmp_path: Path, shapes: object, message: str) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(detector(*FREE), path)
+    with pytest.raises(GraphError, match=message):
+        open_model(path, shapes)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "..", "/"):
+        with pytest.raises(GraphError, match=r"not a regular file; expected an ONNX model such as model\.onnx"):
+            open_model(folder)

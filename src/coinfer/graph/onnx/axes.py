@@ -80,6 +80,29 @@ def parse_size(text: Size, problem: str) -> tuple[int, int | None]:
     return low, high
 
 
+def plain(shapes: object, where: str) -> dict[str, int | str | list[int | str]]:
+    """Return sizes as whole numbers, texts, and lists of them.
+
+    Args:
+        shapes: `Shapes`, perhaps with NumPy's numbers.
+        where: what messages call the model.
+
+    Raises:
+        GraphError: if they are anything else.
+    """
+    if not isinstance(shapes, Mapping):
+        raise GraphError(f"{where}: shapes are {shapes!r:.60}; expected sizes by name, such as {{'height': 320}}")
+    plain_sizes: dict[str, int | str | list[int | str]] = {}
+    for key, value in shapes.items():
+        sizes = [*value] if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else [value]
+        for size in sizes:
+            if not isinstance(size, int | np.integer | str) or isinstance(size, bool):
+                raise GraphError(f"{where}: {size!r:.40} is no size of {key!r}; expected a number or a range '16..512'")
+        made = [size if isinstance(size, str) else int(size) for size in sizes]
+        plain_sizes[str(key)] = made[0] if sizes == [value] else made
+    return plain_sizes
+
+
 def resolve(inputs: Sequence[InputAxes], shapes: Shapes, where: str) -> ResolvedAxes:
     """Return the inputs with the sizes that a user gave. A batch without a size stays free, from 1 on.
 
@@ -177,8 +200,8 @@ def _given(inputs: Sequence[InputAxes], shapes: Shapes, where: str) -> dict[str,
     given: dict[str, tuple[int, int | None]] = {}
     for key, value in shapes.items():
         problem = f"{where}: --shape {key}={_text(value)}"
-        if key in by_input and not isinstance(value, int):
-            said = value.split(",") if isinstance(value, str) else value
+        if key in by_input and not (isinstance(value, int) and key in free):
+            said = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
             pairs = _of_input(by_input[key], said, problem)
         elif key in free or _alias(key, inputs):
             if not isinstance(value, (int, str)):
