@@ -67,3 +67,12 @@ def test_a_network_that_takes_nothing_of_it_says_how_to_give_inputs():
     graph = of(nodes, {"x": TensorProto.FLOAT}, {"t": np.ones((3, 2), np.float32), "far": np.float32(900).reshape(1)})
     with pytest.raises(ProfileError, match=r"takes neither noise nor zeros nor ones .*--samples FILE\.npz"):
         workable_samples(graph)
+
+
+def test_the_operation_that_refuses_is_named_and_known_inputs_are_tried_last():
+    nodes = [NODE("Sub", ["x", "far"], ["i"]), NODE("Gather", ["t", "i"], ["y"], name="pick")]
+    graph = of(nodes, {"x": TensorProto.INT64}, {"t": np.ones((1, 2), np.float32), "far": np.array([900])})
+    with pytest.raises(ProfileError, match=r"\(Gather 'pick': indices element out of data bounds, idx=-89\d "):
+        workable_samples(graph)
+    known = {"x": np.full((1, 6), 900)}
+    assert workable_samples(graph, [{"x": np.zeros(3)}, {}, known]) == [known]

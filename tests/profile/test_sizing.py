@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from tests.graph.small_graphs import perceptron
 from tests.tables import analytic_table
 
@@ -79,3 +80,19 @@ def test_samples_are_repeated_along_the_axis():
 def test_requests_of_nearly_one_size_share_a_plan():
     assert rounded_sizes({"N": 7, "w": 640, "h": 333}) == {"N": 7, "w": 640, "h": 320}
     assert all(abs(rounded_sizes({"n": n})["n"] / n - 1) < 1 / 15 for n in range(1, 3000))
+
+
+def test_a_size_that_the_network_does_not_take_is_left_out_silently(capfd: pytest.CaptureFixture[str]):
+    """The state is declared for one sample, so the network takes no other batch than one."""
+    node = helper.make_node("Sum", ["x", "h"], ["s"])
+    nodes = [node, helper.make_node("RNN", ["s", "w", "r", "", "", "h0"], ["y"], hidden_size=2)]
+    values = [("x", [3, "batch", 2]), ("h", [3, 1, 2]), ("h0", [1, 1, 2])]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    weights = [numpy_helper.from_array(np.ones((1, 2, 2), np.float32), name) for name in ("w", "r")]
+    proto = helper.make_graph(nodes, "g", inputs, [output], weights)
+    graph = from_proto(helper.make_model(proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "g")
+    session = open_session(graph, segment(graph, graph.inputs, graph.outputs))
+    found = measure_sizes(graph, random_samples(graph)[0], session, itertools.count().__next__)
+    assert found == {"batch": {1: 1.0}}
+    assert not capfd.readouterr().err

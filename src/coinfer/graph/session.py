@@ -1,6 +1,7 @@
 """Opens a segment in ONNX Runtime. The weights stay where the graph holds them, so they are in memory once."""
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
+from coinfer.errors import short_repr
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.layout import hold_layout
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from coinfer.graph.segment import Segment
 
 CPU = "CPUExecutionProvider"
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _NOTHING = 3, 4
+_FAILED_NODE = re.compile(r"while running (\S+) node\. Name:'([^']*)' Status Message: (?:/.* was false\. )?([^\n]*)")
 _BLOCKED_LAYOUT = platform.machine().lower() in {"x86_64", "amd64"}
 
 
@@ -92,3 +95,23 @@ def session_options(threads: int = 1) -> ort.SessionOptions:
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def silent() -> ort.RunOptions:
+    """Return options of a run that prints nothing; errors are raised all the same."""
+    options = ort.RunOptions()
+    options.log_severity_level = _NOTHING
+    return options
+
+
+def failed_operation(message: str) -> str | None:
+    """Return which operation refused its values and why, from a message of ONNX Runtime that says so.
+
+    Args:
+        message: of the error.
+    """
+    match = _FAILED_NODE.search(message)
+    if match is None:
+        return None
+    operation = " ".join(filter(None, (match[1], match[2] and repr(match[2]))))
+    return f"{operation}: {short_repr(match[3], 200)[1:-1]}"

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
+from coinfer.errors import printable
 from coinfer.graph.ir import ModelGraph, Tensor
 from coinfer.graph.segment import segment
-from coinfer.graph.session import open_session
+from coinfer.graph.session import failed_operation, open_session, silent
 from coinfer.profile.table import ProfileError
 
 Sample = Mapping[str, np.ndarray]
 """One value at batch 1 for each of the network's inputs."""
 
-_SILENT = 4
 _MOVING_KINDS = "Cast Clip Flatten Identity Reshape Squeeze Transpose Unsqueeze"
 _MOVING = frozenset(_MOVING_KINDS.split())
 
@@ -37,11 +36,12 @@ def random_samples(graph: ModelGraph, count: int = 1, seed: int = 0) -> list[Sam
     return [{t.name: _random(rng, t, rows.get(t.name, 0)) for t in tensors} for _ in range(count)]
 
 
-def workable_samples(graph: ModelGraph) -> list[Sample]:
-    """Return one sample that the network can take, found by trial: a random one, zeros, or ones.
+def workable_samples(graph: ModelGraph, known: Sequence[Sample] = ()) -> list[Sample]:
+    """Return one sample that the network can take, found by trial: a random one, zeros, ones, or a known one.
 
     Args:
         graph: the network; it is run once or a few times.
+        known: inputs that it may take, tried last; those of another type or shape than the network's are left out.
 
     Raises:
         ProfileError: if it takes none of them.
@@ -50,19 +50,28 @@ def workable_samples(graph: ModelGraph) -> list[Sample]:
     zeros = {t.name: np.zeros(t.shape, t.dtype) for t in tensors}
     ones = {t.name: np.ones(t.shape, t.dtype) for t in tensors}
     session = open_session(graph, segment(graph, graph.inputs, graph.outputs))
-    options, problem = ort.RunOptions(), ""
-    options.log_severity_level = _SILENT
-    for sample in (*random_samples(graph), zeros, ones):
+    problem = ""
+    for sample in (*random_samples(graph), zeros, ones, *(one for one in known if _fits(graph, one))):
         try:
-            session.run(list(graph.outputs), dict(sample), options)
+            session.run(list(graph.outputs), dict(sample), silent())
         except Exception as error:  # ONNX Runtime's exceptions share no base class below this one
-            problem = " ".join(str(error).split()).rpartition("Status Message: ")[2][:200]
+            problem = failed_operation(str(error)) or printable(str(error), 200)
         else:
             return [sample]
+    smallest = ", ".join(f"{axis.name}={axis.low}" for axis in graph.axes)
+    at = f" at its smallest sizes, {smallest}" if smallest else ""
     raise ProfileError(
-        f"{graph.name} takes neither noise nor zeros nor ones ({problem}); "
-        "give inputs that it takes with --samples FILE.npz, one array for each input"
+        f"{graph.name} takes neither noise nor zeros nor ones{at} ({problem}); "
+        "measure it on inputs that it takes with `coinfer profile --samples FILE.npz`, one array for each input"
     )
+
+
+def _fits(graph: ModelGraph, sample: Sample) -> bool:
+    try:
+        check_samples(graph, [sample])
+    except ProfileError:
+        return False
+    return True
 
 
 def read_samples(graph: ModelGraph, path: Path) -> list[Sample]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from coinfer.graph.ir import FreeAxis, ModelGraph
-from coinfer.graph.session import Session
+from coinfer.graph.session import Session, silent
 from coinfer.graph.sizes import with_sizes
 from coinfer.profile.samples import Sample
 from coinfer.profile.table import ProfileTable
@@ -51,7 +51,7 @@ def _measure_axis(session: Session, axis: FreeAxis, sample: Sample, clock: Calla
             break
         feeds = stretched(sample, axis, size)
         try:
-            session.run(None, feeds)
+            session.run(None, feeds, silent())
         except Exception:  # ONNX Runtime's exceptions share no base class below this one
             continue
         times_s = [(_run_s(session, base, clock), _run_s(session, feeds, clock)) for _ in range(RUNS)]

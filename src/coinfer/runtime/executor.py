@@ -1,7 +1,6 @@
 """Runs any piece of a network, from named tensors to named tensors. Pieces are opened on first use and cached."""
 
 import math
-import re
 import statistics
 import threading
 import time
@@ -12,11 +11,11 @@ from concurrent.futures import Future
 import numpy as np
 import onnxruntime as ort
 
-from coinfer.errors import UserError, short_repr
+from coinfer.errors import UserError
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.subgraphs import reads
 from coinfer.graph.segment import Segment, segment
-from coinfer.graph.session import open_session
+from coinfer.graph.session import failed_operation, open_session, silent
 from coinfer.graph.sizes import sizes_of
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.openvino_engine import openvino_opener
@@ -56,7 +55,7 @@ class Abort:
 
     def options(self) -> ort.RunOptions:
         """Return the run options of the run that is to be stopped."""
-        self._options = options = _run_options()
+        self._options = options = silent()
         options.terminate = self.event.is_set()
         return options
 
@@ -266,7 +265,7 @@ def _onnxruntime(graph: ModelGraph, threads: int, provider: str) -> Callable[[Se
         def run(inputs: Arrays, abort: Abort | None) -> list[np.ndarray]:
             feed = {name: inputs[name] for name in piece.inputs}
             try:
-                values = session.run(outputs, feed, _run_options() if abort is None else abort.options())
+                values = session.run(outputs, feed, silent() if abort is None else abort.options())
             except Exception as error:
                 if abort is not None and abort.event.is_set():
                     raise WireError("CANCELLED", "the caller gave up", "cancelled") from None
@@ -278,21 +277,12 @@ def _onnxruntime(graph: ModelGraph, threads: int, provider: str) -> Callable[[Se
     return open_piece
 
 
-def _run_options() -> ort.RunOptions:
-    """Return options of a run that prints nothing; errors are raised."""
-    options = ort.RunOptions()
-    options.log_severity_level = 4
-    return options
-
-
-_FAILED_NODE = re.compile(r"while running (\S+) node\. Name:'([^']*)' Status Message: (?:/.* was false\. )?([^\n]*)")
 _OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc")
 
 
 def _input_error(network: str, message: str) -> InputError | None:
     """Return the error for an operation that refuses its values; None if the message says anything else."""
-    match = _FAILED_NODE.search(message)
-    if match is None or any(words in message for words in _OUT_OF_MEMORY):
+    problem = failed_operation(message)
+    if problem is None or any(words in message for words in _OUT_OF_MEMORY):
         return None
-    operation = " ".join(filter(None, (match[1], match[2] and repr(match[2]))))
-    return InputError(f"{network} cannot take these values: {operation}: {short_repr(match[3], 200)[1:-1]}")
+    return InputError(f"{network} cannot take these values: {problem}")
