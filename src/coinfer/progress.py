@@ -27,6 +27,8 @@ def quiet(done: int, total: int, what: str) -> None:
 def progress_bar(console: Console, title: str) -> Iterator[Progress]:
     """Show a bar that appears with the first report, names the current piece, and vanishes at the end.
 
+    Nothing is shown where there is no terminal.
+
     Args:
         console: where to draw it.
         title: text before the name of the current piece.
@@ -35,7 +37,7 @@ def progress_bar(console: Console, title: str) -> Iterator[Progress]:
         The callback to report progress with.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with Bar(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, visible=False)
 
         def report(done: int, total: int, what: str) -> None:

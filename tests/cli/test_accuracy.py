@@ -165,3 +165,12 @@ def test_mistakes_are_one_line(run: Run, arguments: list[str], message: str):
     with pytest.raises((UserError, OSError), match=message) as refused:
         run("accuracy", "net.onnx", "--profile", "profile.json", *arguments)
     assert "\n" not in str(refused.value)
+
+
+def test_pictures_for_a_network_that_does_not_say_how_it_takes_them(run: Run) -> None:
+    save([helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3])], [1, 3, 8, 8])
+    Path("photos").mkdir()
+    Image.new("RGB", (8, 8)).save("photos/a.png")
+    Path("photos/licence.txt").write_text("free to use\n")
+    with pytest.raises(UserError, match=r"net does not say how it takes pictures; say how .* such as --mean"):
+        run("accuracy", "net.onnx", "--data", "photos", "--profile", "profile.json")

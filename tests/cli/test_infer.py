@@ -8,9 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from tests.tables import analytic_table
 
 from coinfer.cli import main
 from coinfer.errors import UserError
+from coinfer.graph.open_model import open_model
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.images import load_images
 
@@ -153,10 +155,46 @@ def test_what_was_answered_before_ctrl_c_is_shown_and_kept(infer: Infer, monkeyp
         (["--mean", "a,b"], "--mean 'a,b': expected numbers"),
         (["--scale", "1", "--out", "missing/r.npz"], "No such file"),
         (["--scale", "1", "--labels", "missing.txt"], r"missing\.txt: cannot read these labels"),
+        (["--scale", "1", "--labels", "two.txt"], r"two\.txt: 2 labels; net has 3 classes, expected one for each"),
+        ([], r"net does not say how it takes pictures; say how .* such as --mean 0\.485"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_measured(infer: Infer, arguments: list[str], message: str):
     onnx.save(channel_means([1, 3, 16, 16], [2, 3]), "net.onnx")
+    Path("two.txt").write_text("cat\ndog\n")
     with pytest.raises((UserError, OSError), match=message):
         infer("net.onnx", "photo.png", *arguments)
     assert not Path("cache/coinfer/profiles").exists()
+
+
+def test_labels_of_a_network_without_classes_are_refused(infer: Infer):
+    onnx.save(scaled_sum(), "net.onnx")
+    Path("names.txt").write_text("a\nb\nc\n")
+    with pytest.raises(UserError, match=r"--labels names\.txt: net names no classes; its outputs are boxes float32"):
+        infer("net.onnx", "photo.png", "--scale", "1", "--input", "orig_size=2,3", "--labels", "names.txt")
+
+
+def test_a_network_that_takes_nothing_random_is_measured_on_the_inputs_at_hand(infer: Infer):
+    """Its whole number selects a row from a table of one, which a shift puts out of reach of noise, zeros and ones."""
+    nodes = [
+        helper.make_node("Sub", ["id", "far"], ["i"]),
+        helper.make_node("Gather", ["table", "i"], ["y"]),
+    ]
+    weights = {"far": np.array([900]), "table": np.full((1, 2), 7, np.float32)}
+    onnx.save(save(nodes, {"id": (TensorProto.INT64, [1])}, ["y"], **weights), "net.onnx")
+    infer("net.onnx", "--input", "id=900", "--out", "r.npz")
+    assert outputs()["inputs/y"].tolist() == [[7, 7]]
+
+
+def test_progress_is_for_terminals(infer: Infer):
+    onnx.save(channel_means([1, 3, 16, 16], [2, 3]), "net.onnx")
+    assert infer("net.onnx", "photo.png", "--scale", "1").splitlines()[0].strip() == "net, times in ms"
+
+
+def test_a_profile_of_another_network_is_named_where_its_sizes_do_not_fit(infer: Infer):
+    onnx.save(channel_means([1, 3, "height", 16], [2, 3]), "other.onnx")
+    table = analytic_table(open_model("other.onnx", {"height": 16}))
+    table.model_copy(update={"shapes": {"height": "16"}}).save("other.json")
+    onnx.save(channel_means([1, 3, 16, 16], [2, 3]), "net.onnx")
+    with pytest.raises(UserError, match=r"no axis or input is called 'height'; .*of the profile other\.json: is it"):
+        infer("net.onnx", "photo.png", "--scale", "1", "--profile", "other.json")

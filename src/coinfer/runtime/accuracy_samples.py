@@ -10,6 +10,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.profile.accuracy import AccuracyError
 from coinfer.profile.dataset import ImageDataset, misfit
 from coinfer.runtime.device.input_files import SUFFIXES, read_item_file
+from coinfer.runtime.device.inputs import without_pictures
 from coinfer.runtime.images import PHOTO_SUFFIXES, load_image, normalise, to_pixels
 from coinfer.units import MIB
 
@@ -17,6 +18,8 @@ BATCH = 250
 """Samples in one run of the network at most."""
 BATCH_BYTES = 256 * MIB
 """Memory for the tensors of one run."""
+_ARRAY_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
+"""Of files that are samples wherever they lie; a text may also describe the pictures beside it."""
 
 
 class Part(NamedTuple):
@@ -121,6 +124,8 @@ def folder_samples(
         chosen = [(numbers[label], file) for _, label, file in ranked][: limit or None]
         kind = f"folder {folder.name}, {len(chosen)} pictures"
         return SampleSet(_file_parts(graph, chosen, given), len(chosen), kind, labelled=True)
+    if graph.image is None and _files(folder, PHOTO_SUFFIXES) and not _files(folder, _ARRAY_SUFFIXES):
+        raise AccuracyError(without_pictures(graph))
     files = _files(folder, PHOTO_SUFFIXES if graph.image else SUFFIXES) or _files(folder, SUFFIXES)
     if not files:
         expected = ", ".join((*(PHOTO_SUFFIXES if graph.image else ()), *SUFFIXES))

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from coinfer.files import cache_folder
 from coinfer.graph.image_input import ImageInput
-from coinfer.graph.ir import ModelGraph
+from coinfer.graph.ir import GraphError, ModelGraph
+from coinfer.graph.onnx.axes import Shapes
+from coinfer.graph.open_model import open_model
+from coinfer.graph.pictures import NO_SETTINGS, PictureSettings
 from coinfer.graph.segment import segment
 from coinfer.graph.session import Session, open_session
 from coinfer.options.compile import DEFAULT_BITS, compile_options
@@ -45,6 +49,7 @@ def profile_for(
     progress: Progress = quiet,
     *,
     samples: Path | None = None,
+    known: Sequence[Sample] = (),
     provider: str | None = CPU,
 ) -> ProfileTable:
     """Return the measured times of a network: the given table, the one cached for this machine, or one measured now.
@@ -57,6 +62,7 @@ def profile_for(
         threads: threads within an operation, for a table of this machine.
         progress: called while it measures.
         samples: file of inputs to measure on; the network is then measured anew.
+        known: inputs that the network may take, for one that takes neither noise nor zeros nor ones.
         provider: short name of what is to compute; None takes a given table of any.
 
     Raises:
@@ -70,10 +76,10 @@ def profile_for(
         return table
     provider = provider or CPU
     path = _cache_path(graph, threads, provider)
-    known = _cached(graph, path)
-    if known is not None and samples is None:
-        return known
-    arrays = samples_for(graph) if samples is None else read_samples(graph, samples)
+    cached = _cached(graph, path)
+    if cached is not None and samples is None:
+        return cached
+    arrays = samples_for(graph, known=known) if samples is None else read_samples(graph, samples)
     table = measure_with_codec(graph, threads, arrays, progress, provider)
     with suppress(OSError):  # a read-only disk only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +111,36 @@ def shapes_of(source: ProfileTable | str | Path | None) -> dict[str, str]:
     if source is None:
         return {}
     return (source if isinstance(source, ProfileTable) else ProfileTable.load(source)).shapes
+
+
+def open_profiled(
+    model: str | Path,
+    shapes: Shapes,
+    source: ProfileTable | str | Path | None,
+    pictures: PictureSettings = NO_SETTINGS,
+    limits: Mapping[str, int | str] = MappingProxyType({}),
+) -> ModelGraph:
+    """Open a network as `open_model` does; without sizes at those that its profile remembers.
+
+    Args:
+        model: name or path.
+        shapes: sizes of free axes.
+        source: its profile, if there is one.
+        pictures: how it takes pictures.
+        limits: other values for limits of what a file may take.
+
+    Raises:
+        GraphError: if it cannot be opened.
+        ProfileError: if the profile is none, or its sizes do not fit the network.
+    """
+    remembered = {} if shapes else shapes_of(source)
+    try:
+        return open_model(model, shapes or remembered, pictures, limits)
+    except GraphError as error:
+        if not remembered:
+            raise
+        where = source.model if isinstance(source, ProfileTable) else source
+        raise ProfileError(f"{error}; these sizes are those of the profile {where}: is it of this network?") from None
 
 
 def measure_with_codec(
@@ -195,7 +231,7 @@ def _best_cuts(graph: ModelGraph, table: ProfileTable, outputs: Names) -> list[N
 
 
 def samples_for(
-    graph: ModelGraph, pictures: Sequence[tuple[str, np.ndarray]] | None = None
+    graph: ModelGraph, pictures: Sequence[tuple[str, np.ndarray]] | None = None, known: Sequence[Sample] = ()
 ) -> list[Mapping[str, np.ndarray]]:
     """Return inputs to measure on, one mapping of names for each sample: pictures if the network takes them, else
     what it can take (`samples.workable_samples`).
@@ -204,9 +240,10 @@ def samples_for(
         graph: the network.
         pictures: name and uint8 [height, width, 3] of each, of which the first four are used; None takes the shipped
             ones.
+        known: inputs that it may take.
     """
     image, name = graph.image, graph.picture_input
-    (found,) = workable_samples(graph)
+    (found,) = workable_samples(graph, known)
     if image is None or name is None:
         return [found]
     images = [picture for _, picture in (pictures or load_images())][:PICTURES]

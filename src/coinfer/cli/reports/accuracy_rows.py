@@ -11,7 +11,6 @@ from coinfer.errors import UserError
 from coinfer.files import check_writable
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.onnx.axes import Shapes
-from coinfer.graph.open_model import open_model
 from coinfer.graph.pictures import PictureSettings
 from coinfer.options.compile import compile_options
 from coinfer.options.prune import SPEED_RATIOS, prune
@@ -25,7 +24,7 @@ from coinfer.runtime.classes import is_classifier, labels_of, read_labels
 from coinfer.runtime.device.input_files import read_inputs
 from coinfer.runtime.device.planning.accuracy_table import kept_accuracy_file
 from coinfer.runtime.measure_accuracy import measure_accuracy, measurement_plan
-from coinfer.runtime.profiling import profile_for, shapes_of
+from coinfer.runtime.profiling import open_profiled, profile_for
 from coinfer.units import FLOAT32_BITS
 
 MEASURES = {
@@ -73,7 +72,7 @@ def measure_and_show(
     Raises:
         UserError: for what a user can mend, in one line.
     """
-    graph = open_model(model, shapes or shapes_of(profile), pictures, limits)
+    graph = open_profiled(model, shapes, profile, pictures, limits)
     path = output or Path(f"{graph.name}.accuracy.json")
     check_writable(path)
     names = read_labels(labels) if labels else labels_of(graph)

@@ -1,5 +1,6 @@
 """Answer pictures or other inputs and print a row for each: `coinfer infer`."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,6 @@ from coinfer.cli.reports.cut_name import cut_name
 from coinfer.errors import UserError
 from coinfer.files import check_writable, write_atomic
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.open_model import open_model
 from coinfer.graph.pictures import PictureSettings
 from coinfer.options.earned import unmeasured_note
 from coinfer.progress import progress_bar
@@ -26,9 +26,10 @@ from coinfer.runtime.classes import is_classifier, labels_of, likeliest, read_la
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.device import Device, Item
 from coinfer.runtime.device.input_files import SUFFIXES, read_inputs, read_item_file
+from coinfer.runtime.device.inputs import without_pictures
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.images import image_files
-from coinfer.runtime.profiling import profile_for, shapes_of
+from coinfer.runtime.profiling import open_profiled, profile_for
 from coinfer.units import MILLI
 
 TIME_HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
@@ -88,19 +89,26 @@ def infer_images(console: Console, asked: Asked, config: DeviceConfig) -> None:
     Raises:
         UserError: for what a user can mend, in one line; for requests that were not answered, at the end.
     """
-    shapes = config.shapes or shapes_of(config.profile)
-    graph = open_model(asked.model, shapes, asked.pictures, config.limits)
+    graph = open_profiled(asked.model, config.shapes, config.profile, asked.pictures, config.limits)
     named = read_labels(asked.labels) if asked.labels else labels_of(graph)
     classes = is_classifier(graph, graph.outputs)
-    if asked.top and not classes:
-        raise UserError(f"--top {asked.top}: {graph.name} names no classes; its outputs are {_outputs(graph)}")
+    for option, value in (("--top", asked.top), ("--labels", asked.labels)):
+        if value and not classes:
+            raise UserError(f"{option} {value}: {graph.name} names no classes; its outputs are {_outputs(graph)}")
+    numbers = [math.prod(graph.tensors[name].shape) for name in graph.outputs]
+    if asked.labels and len(named) not in numbers:
+        expected = f"{graph.name} has {numbers[0]} classes, expected one for each"
+        raise UserError(f"{asked.labels}: {len(named)} labels; {expected}")
     requests = list(_requests(graph, asked))
+    first = requests[0][1] if requests else None
+    arrays = first.items() if isinstance(first, Mapping) else ()
+    known = [{name: value for name, value in arrays if isinstance(value, np.ndarray)}]
     if asked.out:
         check_writable(asked.out)
     with ExitStack() as stack:
         log = stack.enter_context(RunLog(asked.records)) if asked.records else None
         with progress_bar(console, f"measuring {graph.name}") as progress:
-            table = profile_for(graph, config.profile, config.threads, progress, provider=config.provider)
+            table = profile_for(graph, config.profile, config.threads, progress, known=known, provider=config.provider)
         device = Device(graph, replace(config, profile=table))
         stack.callback(device.close)
         with progress_bar(console, f"connecting, and preparing {graph.name}") as progress:
@@ -126,9 +134,9 @@ def _answer_all(
     table = _table(device.graph, _kind(requests).removesuffix("s"), shown)
     scheme = PLANNER if device.config.policy is None else Path(str(device.config.policy)).stem
     problems, outputs = list[UserError](), dict[str, np.ndarray]()
-    began_s = time.monotonic()
+    began_s, quiet = time.monotonic(), not console.is_terminal
     try:
-        for i, (name, item) in enumerate(track(requests, "inferring", console=console, transient=True)):
+        for i, (name, item) in enumerate(track(requests, "inferring", console=console, transient=True, disable=quiet)):
             at_s = time.monotonic() - began_s
             try:
                 result = device.infer(item)
@@ -147,7 +155,7 @@ def _answer_all(
         if out and outputs:
             _save(out, outputs)
             console.print(f"saved {len(outputs)} outputs of {table.row_count} requests in {out}", soft_wrap=True)
-    for problem in problems:
+    for problem in problems if len(requests) > 1 else ():  # the error at the end tells of a single one
         console.print(f"not answered: {problem}", style="red", soft_wrap=True)
     return problems
 
@@ -175,6 +183,8 @@ def _requests(graph: ModelGraph, asked: Asked) -> Iterator[tuple[str, Item]]:
 def _with_picture(graph: ModelGraph, given: Mapping[str, np.ndarray], picture: Path) -> Item:
     """Return a request with a picture, and the other inputs if there are any."""
     if not given and len(graph.inputs) == 1:
+        if graph.image is None:
+            raise UserError(without_pictures(graph))
         return picture
     name = graph.picture_input
     if name is None or {*given, name} != {*graph.inputs} or name in given:

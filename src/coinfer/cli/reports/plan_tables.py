@@ -13,7 +13,6 @@ from coinfer.cli.reports.cut_name import cut_name
 from coinfer.cli.reports.profile_notes import profile_notes
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.open_model import open_model
 from coinfer.graph.pictures import PictureSettings
 from coinfer.options.earned import offered_options, unmeasured_note
 from coinfer.options.prune import useful_mask
@@ -25,7 +24,7 @@ from coinfer.progress import progress_bar
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.preview import Preview
-from coinfer.runtime.profiling import profile_for, shapes_of
+from coinfer.runtime.profiling import open_profiled, profile_for
 from coinfer.units import FLOAT32_BITS, MEGA, MILLI, bytes_of_bits
 
 
@@ -67,7 +66,7 @@ def show_plan(
         return
     if not (uplink_bps > 0 and math.isfinite(uplink_bps)):
         raise UserError(f"--uplink-mbit-s {uplink_bps / MEGA:g}: expected a rate above 0")
-    graph = open_model(model, config.shapes or shapes_of(config.profile), pictures, config.limits)
+    graph = open_profiled(model, config.shapes, config.profile, pictures, config.limits)
     with progress_bar(console, f"measuring {graph.name}") as progress:
         table = profile_for(graph, config.profile, config.threads, progress, samples=samples, provider=None)
     notes = list(profile_notes(graph, table))

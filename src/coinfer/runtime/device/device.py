@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.open_model import open_model
 from coinfer.options.table import Options
 from coinfer.profile.table import ProfileTable
 from coinfer.progress import Progress, quiet
@@ -27,7 +26,7 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.malloc import keep_freed_memory
-from coinfer.runtime.profiling import profile_for, shapes_of, with_jpeg
+from coinfer.runtime.profiling import open_profiled, profile_for, with_jpeg
 from coinfer.runtime.transport.base import ShapedTransport, Transport
 from coinfer.runtime.transport.grpc_transport import GrpcTransport
 from coinfer.types import OffloadObservation, Policy, Route
@@ -75,8 +74,9 @@ class Device:
         **settings: object,
     ):
         config = replace(config, **settings)
-        shapes = config.shapes or shapes_of(config.profile)
-        graph = model if isinstance(model, ModelGraph) else open_model(model, shapes, limits=config.limits)
+        if not isinstance(model, ModelGraph):
+            model = open_profiled(model, config.shapes, config.profile, limits=config.limits)
+        graph = model
         table = _profile(graph, config)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)

@@ -50,11 +50,19 @@ def read_item(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray], n
     return _read_picture(graph, item)
 
 
+def without_pictures(graph: ModelGraph) -> str:
+    """Return why a network that does not say how it takes pictures answers none, and what to do.
+
+    Args:
+        graph: that network.
+    """
+    return f"{graph.name} does not say how it takes pictures; {hint(graph) or _expected(graph, graph.inputs[0])}"
+
+
 def _read_picture(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return the input that takes pictures, and the picture at the network's size."""
     if graph.image is None or graph.picture_input is None:
-        more = hint(graph)
-        raise ItemError(f"{graph.name} does not say how it takes pictures; {more or _expected(graph, graph.inputs[0])}")
+        raise ItemError(without_pictures(graph))
     if isinstance(item, str | Path):
         item = load_image(item)
     if not isinstance(item, np.ndarray | Image.Image):
