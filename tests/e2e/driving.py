@@ -61,8 +61,9 @@ def site(
 
 def options_at(table: ProfileTable, cut: str = GRAPH.inputs[0]) -> Options:
     """What crosses `cut` is sent, or nothing is."""
-    options = compile_options(GRAPH, table, (32,))
-    return options.take(np.array([options.cuts.index((cut,)), len(options.cuts) - 1]))
+    options = compile_options(GRAPH, table)  # with 32 bits alone only cuts that are known as exact would be there
+    widest = max((o for o, names in enumerate(options.cuts) if names == (cut,)), key=lambda o: options.bits[o])
+    return options.take(np.array([widest, len(options.cuts) - 1]))
 
 
 def ask(device: Device, request: int = 0, policy: Policy | None = None) -> Answered:

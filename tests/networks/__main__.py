@@ -49,6 +49,8 @@ def main() -> int:
     FILES.mkdir(parents=True, exist_ok=True)
     os.environ["XDG_CACHE_HOME"] = str(BUILD / "cache")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from tests.networks import generated
+
     cases = all_cases()
     if args.write:
         written(next(case for case in cases if case.name == args.write), FILES)
@@ -56,6 +58,7 @@ def main() -> int:
     if args.chunk:
         return _chunk([case for case in cases if case.name in args.chunk.split(",")])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    generated.write_files(FILES)
     return _all([case for case in cases if fnmatch(case.name, args.only)], args)
 
 
@@ -70,7 +73,7 @@ def all_cases() -> list[Case]:
         *written.cases(),
         *public.light(),
         *public.small(),
-        *generated.cases(FILES),
+        *generated.cases(),
     ]
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.networks.case import Case
 
 GROUP = "Generated"
-COUNT = 300
+NAMES = [f"generated-{i:03}" for i in range(300)]
 SIZES = (1, 2, 3, 5, 7, 8)
 UNARY = ("Relu", "Sigmoid", "Tanh", "Softplus", "Abs", "Neg", "HardSwish", "Identity", "Erf", "Floor")
 MAX_ELEMENTS = 4096
@@ -190,24 +190,24 @@ STEPS = (
 )
 
 
-def cases(folder: Path) -> list[Case]:
-    """Return the generated networks, whose files are written here.
+def cases() -> list[Case]:
+    """Return the generated networks; `write_files` writes their files, all at once."""
+    return [Case(name, GROUP, "Hypothesis", f"{name}.onnx", lambda _: None, is_small=True) for name in NAMES]
+
+
+def write_files(folder: Path) -> None:
+    """Write the files of all generated networks, unless they are there.
 
     Args:
         folder: for the files.
     """
-    names = [f"generated-{i:03}" for i in range(COUNT)]
-    if not (folder / f"{names[-1]}.onnx").exists():
-        _write_all(folder, names)
-    return [Case(name, GROUP, "Hypothesis", f"{name}.onnx", lambda _: None, is_small=True) for name in names]
-
-
-def _write_all(folder: Path, names: list[str]) -> None:
-    left = iter(names)
+    if (folder / f"{NAMES[-1]}.onnx").exists():
+        return
+    left = iter(NAMES)
     seen = set[bytes]()
 
     @settings(
-        max_examples=20 * len(names),
+        max_examples=20 * len(NAMES),
         derandomize=True,
         deadline=None,
         database=None,

@@ -82,7 +82,7 @@ def test_planned_and_run_with_an_edge_server(name: str, tmp_path: Path, monkeypa
     assert found.verdict == EQUAL, found
     assert found.runs >= 2
     assert found.error == 0
-    assert 20 < found.open_mib < 4000
+    assert found.open_mib > 20
 
 
 def test_a_refusal_by_design_is_no_failure(tmp_path: Path):
@@ -152,11 +152,7 @@ def test_the_table_has_every_network_and_its_outcome(tmp_path: Path):
     assert "| strings | Text inside | open: refused | a \\| b |" in text
 
 
-def test_every_network_has_a_name_of_its_own_and_the_page_has_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("tests.networks.__main__.FILES", tmp_path)
-    monkeypatch.setattr(generated, "_write_all", lambda *_: None)
+def test_every_network_has_a_name_of_its_own_and_the_page_has_no_others():
     names = [case.name for case in all_cases()]
     assert len(set(names)) == len(names)
     tables = PAGE.read_text(encoding="utf-8").partition(START)[2].partition("###")[2]

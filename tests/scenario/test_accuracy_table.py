@@ -17,7 +17,7 @@ def measured(**changes: object) -> AccuracyTable:
     """Every exit, cut and number of bits of the preset's network, each with another accuracy."""
     network = open_network(_network())
     rows = [
-        AccuracyRow(exit=e, cut=(cut.tensor,), bits=bits, correct=100 * e + 10 * i + bits)
+        AccuracyRow(exit=e, cut=cut.tensors, bits=bits, correct=100 * e + 10 * i + bits)
         for e, cuts in enumerate(network.exits)
         for i, cut in enumerate(cuts[1:-1], 1)
         for bits in (4, 8, 12, 16)
@@ -45,7 +45,7 @@ def test_every_option_has_its_measured_accuracy(tmp_path: Path):
     found = compiled(tmp_path, table)
     for option, accuracy in zip(found.options[0][0].sidecar_triples, found.world.option_accuracy[0, 0], strict=True):
         exit_, cut, bits = option
-        exact = cut in ((), (open_network(_network()).exits[0][0].tensor,))
+        exact = cut in ((), open_network(_network()).exits[0][0].tensors)
         assert accuracy == pytest.approx(table.accuracy(exit_, cut, 32 if exact else bits)), option
     assert len(set(found.world.option_accuracy[0, 0])) > 10
 
