@@ -181,6 +181,11 @@ def test_an_example_that_does_not_fit_is_one_line(example, settings, says: str) 
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_module_is_named() -> None:
+    with pytest.raises(GraphError, match=r"linear: expected a torch\.nn\.Module, got a function"):
+        from_torch(nn.functional.relu, torch.zeros(1, 4), "linear")
+
+
 def test_a_module_that_cannot_be_exported_is_one_line(capfd) -> None:
     class Picky(nn.Module):
         def forward(self, x):

@@ -64,6 +64,8 @@ def from_torch(
         import torch
     except ImportError as error:
         raise GraphError(f"{name}: reading a module needs PyTorch: pip install 'coinfer[train]'") from error
+    if not isinstance(module, torch.nn.Module):
+        raise GraphError(f"{name}: expected a torch.nn.Module, got a {type(module).__name__}")
     values = (example_input,) if isinstance(example_input, torch.Tensor) else _sequence(example_input, name)
     arguments = _bind(module, values, kwargs, dynamic_axes, name)
     with _evaluating(module):
