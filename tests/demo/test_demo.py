@@ -56,6 +56,8 @@ def test_each_scheme_does_what_its_name_says():
     assert fixed_best(fast, [1e2, 1e2])(fast).server[0] == DEVICE
     plain = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(), OPTIONS)
     assert next(iter(schemes(plain, fast, [1e9, 1e3]))) == PLANNER
+    here = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(), OPTIONS.take(OPTIONS.is_local))
+    assert "server only" not in schemes(here, observe(here.options, [], np.inf, 0.0), [])
     trained = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(policy=device_only(OPTIONS)), OPTIONS)
     compared = schemes(trained, fast, [1e9, 1e3])
     assert list(compared)[:2] == [TRAINED_POLICY, PLANNER]

@@ -17,7 +17,7 @@ from coinfer.demo.live import LiveTable
 from coinfer.demo.pictures import Pictures, load_pictures
 from coinfer.demo.replay import Load, link_traces, requests, restart_links, start_links
 from coinfer.demo.report import View
-from coinfer.demo.schemes import device_only, schemes
+from coinfer.demo.schemes import SERVER_ONLY, device_only, schemes
 from coinfer.demo.settings import DemoSettings, deadline_for, link_scale_for
 from coinfer.errors import UserError
 from coinfer.graph.open_model import open_model
@@ -84,7 +84,10 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
         raise UserError("the demo draws a plot and needs Matplotlib: pip install 'coinfer[plot]'")
     graph = open_model(settings.model)
     if graph.image is None:
-        raise UserError(f"{graph.name} does not say how it takes pictures; the demo needs a network that does")
+        raise UserError(
+            f"{graph.name} does not say how it takes pictures, which the demo needs; say it in a file "
+            f"{graph.name}.input.yaml beside it (docs/inputs.md)"
+        )
     pictures = load_pictures(graph, settings.images)
     for problem in pictures.unreadable:
         console.print(f"left out: {problem}", style="red", soft_wrap=True)
@@ -151,6 +154,8 @@ def _compare(console: Console, setup: Setup, folder: Path) -> None:
     device, pictures, load = setup.device, setup.pictures, setup.load
     observation = device.observe(load.deadline_s, early_exit=False)
     compared = schemes(device.planner, observation, [trace.mean_bps for trace in setup.traces.values()])
+    if SERVER_ONLY not in compared:
+        console.print(f"{SERVER_ONLY} is left out: sending the input is never better than computing on the device")
     truth = _exact_classes(device, pictures) if pictures.labels is None else pictures.labels
     view = View(device.graph.inputs, len(device.planner.exits) > 1, pictures.labels is not None)
     records: Records = {}

@@ -13,6 +13,7 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 PLANNER = "planner"
 TRAINED_POLICY = "policy"
+SERVER_ONLY = "server only"
 
 
 class Scheme(NamedTuple):
@@ -26,18 +27,21 @@ class Scheme(NamedTuple):
 def schemes(planner: Planner, observation: OffloadObservation, mean_bps: Sequence[float]) -> dict[str, Scheme]:
     """Return the compared schemes by name, first those that adapt.
 
+    Server only is left out if the planner has no option that sends the input, as that is never the best one.
+
     Args:
         planner: of the device; without exits or limits it seeks least latency.
         observation: of idle servers and without early exits, from which the best fixed cut is chosen.
         mean_bps: of each server's link over the whole trace.
     """
-    own = planner.objective_policy
+    own, inputs = planner.objective_policy, planner.graph.inputs
+    only = server_only(planner.options, inputs)
     trained = {} if planner.policy is own else {TRAINED_POLICY: Scheme(planner.policy, True)}
     return {
         **trained,
         PLANNER: Scheme(own, True),
         "device only": Scheme(device_only(planner.options), False),
-        "server only": Scheme(server_only(planner.options, planner.graph.inputs), False),
+        **({SERVER_ONLY: Scheme(only, False)} if inputs in planner.options.cuts else {}),
         "fixed best cut": Scheme(fixed_best(observation, mean_bps, policy_for(planner.objective)), False),
     }
 
