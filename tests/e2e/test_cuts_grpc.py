@@ -35,7 +35,7 @@ TIMEOUT_S = 200.0
 TRIES, AGAIN_S = 30, 0.5
 DAGS = ("googlenet", "mobilenetv2", "resnet32")
 LARGE_PARAMS = 50e6
-"""Networks over this take a second to open a piece: only at useful cuts here, at all of them in tests/graph."""
+"""Networks over this take a second to open a piece: only at useful cuts here, at every third of all in tests/graph."""
 
 
 @dataclass
