@@ -6,9 +6,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from coinfer.envs import blocks, core
+from coinfer.envs import blocks
 from coinfer.envs.core import State
-from coinfer.evaluate.oracles import tile
+from coinfer.evaluate.oracles import known_state, tile, true_share
 from coinfer.policies.bounds.slot import MAX_DECISIONS, BoundError
 from coinfer.policies.heuristics.blocks import sequential_greedy
 from coinfer.types import BlocksDecision, BlocksObservation
@@ -29,14 +29,10 @@ def true_observation(tables: blocks.Tables, state: State) -> BlocksObservation[T
     """
     draws = state.draws
     seen = blocks.observe(tables, state)
-    share = torch.where(draws.share > 0, draws.share, 1.0)[:, None, None, :]
     return seen._replace(
         block_device_s=seen.block_device_s * draws.device_factor[..., None],
-        block_server_s=tables.server_s[draws.model] * draws.server_factor[..., None, None] / share,
-        uplink_bps=draws.link_bps,
-        server_backlog_s=state.server_backlog_s,
-        server_room=core.room(tables.edge, state),
-        observation_age_s=torch.zeros_like(state.server_backlog_s),
+        block_server_s=tables.server_s[draws.model] * draws.server_factor[..., None, None] / true_share(state),
+        **known_state(tables.edge, state),
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from coinfer.envs import core, offload
 from coinfer.envs.core import State
+from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
 from coinfer.policies.bounds import slot, slot_program
 from coinfer.policies.bounds.slot import BoundError, Cost
@@ -19,6 +20,30 @@ PROGRAM_LIMIT_S = 5.0
 """Time limit of HiGHS for one slot of one world."""
 
 
+def known_state(edge: EdgeTables, state: State) -> dict[str, Tensor]:
+    """Return the observation's fields of links and servers if nothing were stale.
+
+    Args:
+        edge: the world's links and servers.
+        state: at the beginning of a slot. Link rates are those of a link that nobody shares.
+    """
+    return {
+        "uplink_bps": state.draws.link_bps,
+        "server_backlog_s": state.server_backlog_s,
+        "server_room": core.room(edge, state),
+        "observation_age_s": torch.zeros_like(state.server_backlog_s),
+    }
+
+
+def true_share(state: State) -> Tensor:
+    """Return the share of each server that is there for tasks, [B, 1, 1, N]; 1 for one that is out.
+
+    Args:
+        state: at the beginning of a slot.
+    """
+    return torch.where(state.draws.share > 0, state.draws.share, 1.0)[:, None, None, :]
+
+
 def true_observation(tables: offload.Tables, state: State) -> OffloadObservation[Tensor]:
     """Return the observation if nothing were stale and every time and rate were known.
 
@@ -28,15 +53,11 @@ def true_observation(tables: offload.Tables, state: State) -> OffloadObservation
     """
     draws = state.draws
     kind = draws.model * tables.edge.edge.classes + draws.device_class
-    share = torch.where(draws.share > 0, draws.share, 1.0)[:, None, None, :]
     return offload.observe(tables, state)._replace(
         option_device_s=tables.device_s[kind] * draws.device_factor[..., None],
-        option_server_s=tables.server_s[kind] * draws.server_factor[..., None, None] / share,
+        option_server_s=tables.server_s[kind] * draws.server_factor[..., None, None] / true_share(state),
         option_mask=offload.option_feasible(tables, state, draws.link_bps) & draws.task_mask[..., None],
-        uplink_bps=draws.link_bps,
-        server_backlog_s=state.server_backlog_s,
-        server_room=core.room(tables.edge, state),
-        observation_age_s=torch.zeros_like(state.server_backlog_s),
+        **known_state(tables.edge, state),
     )
 
 

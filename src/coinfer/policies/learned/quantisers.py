@@ -123,8 +123,7 @@ def order_preserving_choices(logits: Tensor, mask: Tensor, count: int) -> Tensor
     last, number = of_choice.gather(-1, task[..., None]), torch.arange(gap.shape[-2], device=gap.device)
     nearer = (of_choice < last) | ((of_choice == last) & (number <= task[..., None]))
     moved = nearer & of_choice.isfinite() & allowed[..., None]
-    own = own[..., None, :]
-    return torch.cat((own, torch.where(moved, choice[..., None], own)), -2)
+    return _moved(own, choice, moved)
 
 
 def single_changes(logits: Tensor, mask: Tensor, count: int) -> Tensor:
@@ -141,6 +140,11 @@ def single_changes(logits: Tensor, mask: Tensor, count: int) -> Tensor:
     gap, own = _gaps(logits, mask)
     task, choice, allowed = _smallest(gap, count)
     moved = (torch.arange(gap.shape[-2], device=gap.device) == task[..., None]) & allowed[..., None]
+    return _moved(own, choice, moved)
+
+
+def _moved(own: Tensor, choice: Tensor, moved: Tensor) -> Tensor:
+    """Return the best choices [.., K] as the first candidate, then one for each choice [.., S - 1] that tasks take."""
     own = own[..., None, :]
     return torch.cat((own, torch.where(moved, choice[..., None], own)), -2)
 
