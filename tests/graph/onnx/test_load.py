@@ -199,7 +199,7 @@ def test_trained_networks_of_others(name: str) -> None:
     tensor = graph.tensors[source]
     x = np.random.default_rng(0).uniform(-100, 100, tensor.shape).astype(tensor.dtype)
     truth = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(list(graph.outputs), {source: x})
-    assert len(graph.useful_cuts()) > 8
+    assert len(graph.useful_cuts()) >= 7
     for cut in graph.useful_cuts()[1:-1]:
         outputs = run(graph, run(graph, {source: x}, cut.tensors), graph.outputs)
         for answer, expected in zip(outputs.values(), truth, strict=True):
