@@ -25,8 +25,8 @@ from coinfer.errors import UserError
 from coinfer.graph.zoo import networks
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge.http_server import listen
+from coinfer.runtime.edge.inference_service import PortError
 from coinfer.runtime.edge.server import EdgeSettings, checked_settings, load_models
-from coinfer.runtime.edge.service import PortError
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferRequest, TransportError, WireTensor, from_array, to_array

@@ -14,8 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coinfer.addresses import Address
 from coinfer.runtime.edge import metadata
-from coinfer.runtime.edge.served_model import ServedModel
-from coinfer.runtime.edge.service import EdgeService, PortError
+from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
+from coinfer.runtime.edge.served_model import ModelInfo
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferReply, WireError, check_size
 from coinfer.runtime.protocol.metadata import message_bytes, requested_model, stream_error, stream_reply
@@ -48,7 +48,7 @@ class HealthServicer(Protocol):
 class Handlers(grpc.GenericRpcHandler):
     """The methods of the protocol on raw bytes."""
 
-    def __init__(self, service: EdgeService):
+    def __init__(self, service: InferenceService):
         self._service = service
         methods: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
             "ServerLive": self._live,
@@ -138,10 +138,10 @@ class Handlers(grpc.GenericRpcHandler):
 
     async def _statistics(self, message: bytes) -> bytes:
         name, version = requested_model(message)
-        return message_bytes("ModelStatisticsResponse", metadata.statistics(self._service.stats(name, version)))
+        return message_bytes("ModelStatisticsResponse", metadata.statistics(model_stats(self._service, name, version)))
 
-    def _find(self, message: bytes) -> ServedModel:
-        return self._service.find(*requested_model(message))
+    def _find(self, message: bytes) -> ModelInfo:
+        return find_model(self._service.models, *requested_model(message))
 
 
 def trailers(error: WireError) -> tuple[tuple[str, str], ...]:
@@ -168,7 +168,7 @@ class GrpcFront:
         PortError: if the server cannot listen there.
     """
 
-    def __init__(self, service: EdgeService, host: str, port: int):
+    def __init__(self, service: InferenceService, host: str, port: int):
         state = service.scheduler.state
         options = server_options(service.limit_bytes)
         self._server = aio.server(options=options, maximum_concurrent_rpcs=state.workers + state.queue + _SPARE_CALLS)

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coinfer.runtime.edge import metadata
+from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
 from coinfer.runtime.edge.metrics import Exposition
-from coinfer.runtime.edge.service import EdgeService, PortError
 from coinfer.runtime.protocol import json_messages
 from coinfer.runtime.protocol.messages import Code, InferReply, WireError, bad_request, check_size
 from coinfer.units import MIB
@@ -47,7 +47,7 @@ ANY_IPV6 = "::"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(service: EdgeService) -> Starlette:
+def make_app(service: InferenceService) -> Starlette:
     """Return the HTTP application of a service.
 
     Args:
@@ -66,7 +66,7 @@ def make_app(service: EdgeService) -> Starlette:
     return app
 
 
-def _get_handlers(service: EdgeService) -> dict[str, Handler]:
+def _get_handlers(service: InferenceService) -> dict[str, Handler]:
     """Return the handler of each path that GET may ask for."""
     exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
 
@@ -80,17 +80,17 @@ def _get_handlers(service: EdgeService) -> dict[str, Handler]:
         return _json(metadata.server_metadata())
 
     async def model_ready(request: Request) -> Response:
-        service.find(*_model_of(request))
+        find_model(service.models, *_model_of(request))
         return await ready(request)
 
     async def model(request: Request) -> Response:
-        return _json(metadata.model_metadata(service.find(*_model_of(request))))
+        return _json(metadata.model_metadata(find_model(service.models, *_model_of(request))))
 
     async def config(request: Request) -> Response:
-        return _json(metadata.model_config(service.find(*_model_of(request))))
+        return _json(metadata.model_config(find_model(service.models, *_model_of(request))))
 
     async def stats(request: Request) -> Response:
-        return _json(metadata.statistics(service.stats(*_model_of(request))))
+        return _json(metadata.statistics(model_stats(service, *_model_of(request))))
 
     async def metrics(request: Request) -> Response:
         return Response(exposition.text(), media_type="text/plain; version=0.0.4")
@@ -107,7 +107,7 @@ def _get_handlers(service: EdgeService) -> dict[str, Handler]:
     return handlers
 
 
-async def _infer(service: EdgeService, request: Request) -> Response:
+async def _infer(service: InferenceService, request: Request) -> Response:
     body = await _body(request, service.limit_bytes)
     parse = (*_model_of(request), body, _json_length(request))
     slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None
@@ -126,7 +126,7 @@ async def _infer(service: EdgeService, request: Request) -> Response:
     return await _cancel_on_disconnect(request, service.infer(parsed, encode))
 
 
-def _wrap(service: EdgeService, handler: Handler) -> Handler:
+def _wrap(service: InferenceService, handler: Handler) -> Handler:
     """Wrap a handler: a `WireError` becomes the status, and every answer is counted."""
 
     async def call(request: Request) -> Response:
@@ -275,7 +275,7 @@ class HttpFront:
         PortError: if the server cannot listen there.
     """
 
-    def __init__(self, service: EdgeService, host: str, port: int):
+    def __init__(self, service: InferenceService, host: str, port: int):
         self._sockets = listen(host, port)
         self.port: int = self._sockets[0].getsockname()[1]
         """The port that it listens on, also if 0 was asked for."""

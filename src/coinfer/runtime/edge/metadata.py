@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from coinfer.runtime.edge.metrics import ModelStats
-from coinfer.runtime.edge.served_model import VERSION, ServedModel, Signature
+from coinfer.runtime.edge.served_model import VERSION, ModelInfo, Signature
 from coinfer.version import __version__
 
 Content = dict[str, object]
@@ -15,7 +15,7 @@ def server_metadata() -> Content:
     return {"name": "coinfer", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model_metadata(model: ServedModel) -> Content:
+def model_metadata(model: ModelInfo) -> Content:
     """Return name, versions, platform and tensors of a model (`ModelMetadataResponse`).
 
     Args:
@@ -30,7 +30,7 @@ def model_metadata(model: ServedModel) -> Content:
     }
 
 
-def model_config(model: ServedModel) -> Content:
+def model_config(model: ModelInfo) -> Content:
     """Return the configuration of a model in Triton's fields (`ModelConfig`).
 
     Args:

@@ -54,6 +54,11 @@ class Metrics:
     received_bytes: int = 0
     sent_bytes: int = 0
 
+    @property
+    def in_flight(self) -> int:
+        """Return the number of requests that have no answer yet."""
+        return sum(stats.in_flight for stats in self.models.values())
+
     def count_arrival(self, model: str) -> ModelStats:
         """Count a request that came in.
 

@@ -1,7 +1,7 @@
 """What an edge node serves: a network, or the echo of a tensor."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from coinfer.runtime.protocol.messages import DATATYPES
 
 ECHO = "echo"
 VERSION = "1"
+PLATFORM = "onnxruntime_onnx"
 
 
 class Signature(NamedTuple):
@@ -20,6 +21,30 @@ class Signature(NamedTuple):
     datatype: str
     shape: tuple[int, ...]
     """-1 for an axis that is free."""
+
+
+class ModelInfo(Protocol):
+    """What a service reports about a model (`ServedModel`)."""
+
+    @property
+    def name(self) -> str:
+        """Return the name by which requests call it."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[Signature, ...]:
+        """Return its inputs."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Signature, ...]:
+        """Return its outputs."""
+        ...
+
+    @property
+    def platform(self) -> str:
+        """Return what computes it, such as `onnxruntime_onnx`."""
+        ...
 
 
 class ModelRunner(Protocol):
@@ -108,13 +133,23 @@ def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
         executor: computes it; must be of the same graph.
     """
 
+    inputs, outputs = signatures(graph)
+    return ServedModel(graph.name, graph.fingerprint, inputs, outputs, PLATFORM, executor)
+
+
+def signatures(graph: ModelGraph) -> tuple[tuple[Signature, ...], tuple[Signature, ...]]:
+    """Return the inputs and the outputs of a network as the protocol describes them.
+
+    Args:
+        graph: the network.
+    """
+
     def signature(name: str) -> Signature:
         tensor = graph.tensors[name]
         shape = tuple(-1 if isinstance(size, str) else size for size in graph.free_shape(name))
         return Signature(name, DATATYPES.get(tensor.dtype, str(tensor.dtype)), shape)
 
-    inputs, outputs = tuple(map(signature, graph.inputs)), tuple(map(signature, graph.outputs))
-    return ServedModel(graph.name, graph.fingerprint, inputs, outputs, "onnxruntime_onnx", executor)
+    return tuple(map(signature, graph.inputs)), tuple(map(signature, graph.outputs))
 
 
 def serve_echo() -> ServedModel:
@@ -150,7 +185,10 @@ class _Echo:
         return 0.0
 
 
-def models_by_name(served: Sequence[ServedModel]) -> Mapping[str, ServedModel]:
+Info = TypeVar("Info", bound=ModelInfo)
+
+
+def models_by_name(served: Sequence[Info]) -> Mapping[str, Info]:
     """Return the models by name.
 
     Args:

@@ -2,33 +2,24 @@
 
 import asyncio
 import logging
-import signal
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from coinfer.addresses import Address, parse_address, parse_host
+from coinfer.addresses import parse_address, parse_host
 from coinfer.graph.open_model import open_model
 from coinfer.runtime.edge import defaults
-from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.served_model import ServedModel, serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.edge.serving import open_fronts, serve_until_signal
 from coinfer.runtime.executor import Executor, InputError, RequestError, check_slowdown
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
 from coinfer.runtime.providers import CPU, check_provider, compiles
 from coinfer.runtime.transport.grpc_transport import GrpcTransport
 
-if TYPE_CHECKING:
-    from coinfer.runtime.edge.http_server import HttpFront
-
-_HEARTBEAT_S = 0.2
-"""Long enough for clients to learn of the end from a health check or a refusal."""
-_LAST_ANSWERS_S = 1.0
-"""Grace for answers that are being sent."""
 _log = logging.getLogger("coinfer.edge")
 
 
@@ -129,73 +120,9 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel]) -> int:
         peers=settings.peers,
         limit_bytes=settings.limit_bytes,
     )
-    front = GrpcFront(service, settings.host, settings.grpc_port)
-    service.address = str(Address(settings.host, front.port))
-    http = await _start_http(settings, service)
-    await front.start()
-    stop_signal = _signal_event()
-    where = f"grpc={service.address}" + (f" http={Address(settings.host, http.port)}" if http else "")
-    print(f"coinfer edge ready {where} models={','.join(service.models)}", flush=True)
-    await stop_signal.wait()
-    _log.info("draining: finishing what was admitted, at most %g s", settings.grace_s)
-    service.drain()
-    await front.drain()
-    second_signal = _signal_event()
-    all_answered = asyncio.ensure_future(_wait_until_answered(service, settings.grace_s))
-    await _wait_for_first(all_answered, second_signal.wait())
-    status = 0 if all_answered.done() and not all_answered.cancelled() else 1
-    await asyncio.gather(front.stop(_LAST_ANSWERS_S), *([http.stop(_LAST_ANSWERS_S)] if http else []))
-    service.close()
-    return status
-
-
-async def _wait_until_answered(service: EdgeService, grace_s: float) -> None:
-    """Wait until all requests are answered.
-
-    New ones are refused meanwhile; closing the port first would leave them without an answer.
-    """
-    loop = asyncio.get_running_loop()
-    end_s = loop.time() + grace_s
-    await asyncio.sleep(_HEARTBEAT_S)
-    while service.in_flight and loop.time() < end_s:
-        await asyncio.sleep(_HEARTBEAT_S / 10)
-
-
-async def _start_http(settings: EdgeSettings, service: EdgeService) -> "HttpFront | None":
-    """Start the REST front if the settings ask for it; its libraries are loaded only then."""
-    if settings.http_port is None:
-        return None
-    from coinfer.runtime.edge.http_server import HttpFront
-
-    front = HttpFront(service, settings.host, settings.http_port)
-    await front.start()
-    return front
-
-
-def _signal_event() -> asyncio.Event:
-    """Return an event that the next SIGTERM or SIGINT sets; on Windows, also the next Ctrl-Break.
-
-    An event loop's own handlers of signals are missing on Windows.
-    """
-    event = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop(_number: int, _frame: object) -> None:
-        loop.call_soon_threadsafe(event.set)
-
-    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
-    return event
-
-
-async def _wait_for_first(*waits: Awaitable[object]) -> None:
-    """Wait until the first of these has ended; cancel the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
+    fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port)
+    service.address = fronts.address
+    return await serve_until_signal(service, fronts, "edge", settings.grace_s)
 
 
 def checked_settings(settings: EdgeSettings) -> EdgeSettings:

@@ -1,23 +1,20 @@
 """How an edge node answers a request, whatever protocol carried it."""
 
 import asyncio
-import logging
-import secrets
-import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from coinfer.addresses import Address
-from coinfer.errors import UserError, short_repr
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
-from coinfer.runtime.edge.metrics import Metrics, ModelStats
+from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
+from coinfer.runtime.edge.metrics import Metrics
+from coinfer.runtime.edge.request_log import RequestLog, Timing
 from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Scheduler
 from coinfer.runtime.edge.served_model import VERSION, ServedModel, models_by_name
-from coinfer.runtime.executor import Abort, InputError, RequestError
+from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
     ExecutedHop,
@@ -33,22 +30,7 @@ from coinfer.runtime.transport.base import PING_MODEL, Transport
 
 MAX_PENDING_PIECES = 8
 """Pieces of networks that may wait to be opened; it limits a client that asks for one new cut after the other."""
-MAX_TRACEBACKS = 64
 _FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
-_log = logging.getLogger("coinfer.edge")
-Encoded = TypeVar("Encoded")
-
-
-class PortError(UserError):
-    """An address that a front cannot listen on.
-
-    Args:
-        host: name or IP address that was asked for.
-        port: port that was asked for.
-    """
-
-    def __init__(self, host: str, port: int):
-        super().__init__(f"cannot listen on {Address(host, port)}: no such address here, or taken by another server")
 
 
 class _Work(NamedTuple):
@@ -91,16 +73,15 @@ class EdgeService:
         clock: Clock | None = None,
     ):
         self.models = models_by_name(served)
-        self.metrics = Metrics({name: ModelStats() for name in self.models})
         self.address = address
         self.limit_bytes = limit_bytes
         self._transport = transport
         self._peers = None if peers is None else frozenset(peers)
         self._clock = clock or WallClock()
+        self._log = RequestLog(self.models, self._clock)
         self.scheduler = Scheduler(workers, queue, self._clock)
         self._opener = ThreadPoolExecutor(1, "coinfer-opener")
         self._opening = 0
-        self._logged_bugs: set[tuple[str, str, int | None]] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -108,44 +89,11 @@ class EdgeService:
         return not self.scheduler.state.draining
 
     @property
-    def in_flight(self) -> int:
-        """Return the number of requests that have no answer yet."""
-        return sum(stats.in_flight for stats in self.metrics.models.values())
+    def metrics(self) -> Metrics:
+        """Return the counters."""
+        return self._log.metrics
 
-    def find(self, model: str, version: str = "") -> ServedModel:
-        """Return the model that a request names.
-
-        Args:
-            model: its name.
-            version: empty for any.
-
-        Raises:
-            WireError: NOT_FOUND if this node has no such model or version.
-        """
-        served = self.models.get(model)
-        if served is None:
-            known = ", ".join(self.models)
-            raise WireError("NOT_FOUND", f"no model {model[:64]!r} here; this node serves {known}", "unknown_model")
-        if version not in ("", VERSION):
-            raise WireError(
-                "NOT_FOUND", f"model {model!r} has no version {version[:64]!r}; it has {VERSION}", "version"
-            )
-        return served
-
-    def stats(self, model: str = "", version: str = "") -> dict[str, ModelStats]:
-        """Return the counters of one model, or of all, by name.
-
-        Args:
-            model: empty for all.
-            version: empty for any.
-
-        Raises:
-            WireError: NOT_FOUND if this node has no such model or version.
-        """
-        names = [self.find(model, version).name] if model else list(self.models)
-        return {name: self.metrics.models[name] for name in names}
-
-    async def infer(self, request: InferRequest, encode: Callable[[InferReply], Awaitable[Encoded]]) -> Encoded:
+    async def infer(self, request: InferRequest, encode: Encode[Encoded]) -> Encoded:
         """Return the reply to a request in the form in which it is sent.
 
         Args:
@@ -157,21 +105,7 @@ class EdgeService:
         """
         if request.model == PING_MODEL:
             return await encode(self._pong(request))
-        began_s = self._clock.now_s()
-        stats = self.metrics.count_arrival(request.model if request.model in self.models else "")
-        try:
-            work, queue_s, reply = await self._serve(request, began_s)
-            encoded = await encode(reply)
-        except asyncio.CancelledError:
-            self.metrics.count_failure(stats, None, self._clock.now_s() - began_s)
-            raise
-        except Exception as problem:
-            error = self._as_wire_error(problem, request)
-            self.metrics.count_failure(stats, error, self._clock.now_s() - began_s)
-            raise error from None
-        times = (work.decode_s, work.compute_s, work.encode_s)
-        self.metrics.count_success(stats, work.batch, self._clock.now_s() - began_s, queue_s, times)
-        return encoded
+        return await self._log.answer(request, self._serve, encode)
 
     def drain(self) -> None:
         """Refuse new requests from now on; admitted ones are finished."""
@@ -184,8 +118,8 @@ class EdgeService:
         if self._transport is not None:
             self._transport.close()
 
-    async def _serve(self, request: InferRequest, began_s: float) -> tuple[_Work, float, InferReply]:
-        model = self.find(request.model, request.version)
+    async def _serve(self, request: InferRequest, began_s: float) -> tuple[InferReply, Timing]:
+        model = find_model(self.models, request.model, request.version)
         self._check(model, request)
         deadline_s = began_s + request.deadline_s
         inputs = tuple(tensor.name for tensor in request.inputs)
@@ -210,7 +144,8 @@ class EdgeService:
         )
         if request.route and not request.warm:
             reply = await self._forward(request, reply, deadline_s)
-        return work, queue_s, replace(reply, load=self.scheduler.load())
+        timing = Timing(queue_s, work.decode_s, work.compute_s, work.encode_s, work.batch)
+        return replace(reply, load=self.scheduler.load()), timing
 
     def _check(self, model: ServedModel, request: InferRequest) -> None:
         """Refuse what is wrong as far as that shows without decoding; such a request never reaches the queue."""
@@ -268,32 +203,6 @@ class EdgeService:
         if not self.is_ready:
             raise WireError("UNAVAILABLE", SHUTTING_DOWN, "draining")
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
-
-    def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
-        """Return the error that the caller gets: never a traceback, a path or a value of ours."""
-        id = short_repr(request.id)[1:-1] if request.id else secrets.token_hex(4)
-        match problem:
-            case WireError():
-                if problem.reason == "too_large":
-                    _log.warning("request %s to %s: %s", id, short_repr(request.model), problem.message)
-                return problem
-            case InputError():
-                _log.warning("request %s to %s: %s", id, short_repr(request.model), problem)
-                return WireError("INVALID_ARGUMENT", str(problem), "invalid")
-            case RequestError():
-                return WireError("INVALID_ARGUMENT", str(problem), "invalid")
-            case _:
-                self._log_bug(id, problem)
-                return WireError("INTERNAL", f"internal error; see the node's log for request {id}", "bug")
-
-    def _log_bug(self, id: str, problem: Exception) -> None:
-        """Log one line for each bug, and a traceback for the first of its kind, so that no client can fill the log."""
-        last = traceback.extract_tb(problem.__traceback__)[-1]
-        kind = (type(problem).__name__, last.filename, last.lineno)
-        is_new = kind not in self._logged_bugs and len(self._logged_bugs) < MAX_TRACEBACKS
-        self._logged_bugs |= {kind}
-        problem_shown = short_repr(str(problem), 200)[1:-1]
-        _log.error("request %s failed: %s: %s", id, kind[0], problem_shown, exc_info=problem if is_new else None)
 
 
 def _compute(model: ServedModel, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
