@@ -31,7 +31,7 @@ from torchrl_sac import TorchRlSac, TorchRlSettings
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings
-from coinfer.rl.core.cartpole import CartPole
+from coinfer.rl.core.envs.cartpole import CartPole
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.records import Observation
 

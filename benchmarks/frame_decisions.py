@@ -29,10 +29,10 @@ from coinfer.envs import wireless_power
 from coinfer.physics import random
 from coinfer.policies.frame_onnx import load_frame_policy
 from coinfer.policies.heuristics.wireless_power import MODES
-from coinfer.policies.learned.frame_export import export_frame_policy
-from coinfer.policies.learned.frame_policy import FramePolicy
+from coinfer.policies.learned.imitation.frame_export import export_frame_policy
+from coinfer.policies.learned.imitation.frame_policy import FramePolicy
 from coinfer.rl.algorithms.droo import PRESETS, make_learner, with_rounds
-from coinfer.rl.core.frame_env import FrameEnv
+from coinfer.rl.core.envs.frames import FrameEnv
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.core.records import Label, Observation, label
 from coinfer.rl.core.replay import Replay

@@ -29,11 +29,13 @@ import torch
 
 from coinfer.envs import offload
 from coinfer.policies import shipped
-from coinfer.policies.learned import scorer, scorer_export, scorer_weights
 from coinfer.policies.learned.export import export
 from coinfer.policies.learned.features import Features, rate_features, whole_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
+from coinfer.policies.learned.scorer import export as scorer_export
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.rl.algorithms import grle
 from coinfer.scenario.compile import open_world

@@ -44,8 +44,8 @@ from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms import dqn, sac_d
 from coinfer.rl.algorithms.dqn import Dqn
 from coinfer.rl.algorithms.sac import Sac
+from coinfer.rl.core.envs.options import OptionEnv
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.core.option_env import OptionEnv
 from coinfer.rl.core.option_training import reward_for
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import OffloadWorld

@@ -18,13 +18,13 @@ from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies.heuristics import offload as heuristics
 from coinfer.policies.learned.nets import Net
-from coinfer.policies.learned.placement_policy import MakeFeatures, MakePlacements, PlacementPolicy
-from coinfer.policies.learned.placements import fixed_cut
+from coinfer.policies.learned.placement.placements import fixed_cut
+from coinfer.policies.learned.placement.policy import MakeFeatures, MakePlacements, PlacementPolicy
 from coinfer.policies.sampling import pick, uniform
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.core import loop as loops
 from coinfer.rl.core.batched_optim import uniform as keyed
-from coinfer.rl.core.placement_env import UNIT_S, PlacementEnv
+from coinfer.rl.core.envs.placements import UNIT_S, PlacementEnv
 from coinfer.rl.core.records import Observation, StepResult, Transition
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Policy

@@ -25,7 +25,7 @@ from rich.console import Console
 from coinfer.envs import offload
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics import offload as heuristics
-from coinfer.policies.learned.placements import fixed_cut
+from coinfer.policies.learned.placement.placements import fixed_cut
 from coinfer.profile.measure import this_machine
 from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.units import MILLI

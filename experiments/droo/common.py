@@ -18,7 +18,7 @@ from coinfer.physics.frame_rates import grouped_rates_bps
 from coinfer.policies.heuristics.wireless_power import MODES
 from coinfer.profile.measure import this_machine
 from coinfer.rl.algorithms.droo import PRESETS, DrooSettings, make_learner, with_rounds
-from coinfer.rl.core.frame_env import FrameEnv
+from coinfer.rl.core.envs.frames import FrameEnv
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.core.records import label
 from coinfer.scenario.compile import open_world

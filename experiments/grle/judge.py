@@ -19,7 +19,7 @@ from coinfer.evaluate import oracles
 from coinfer.evaluate.simulate import Maker, run_policy
 from coinfer.policies.bounds import slot
 from coinfer.policies.heuristics.offload import sequential_accurate
-from coinfer.policies.learned.candidate_policy import CandidatePolicy, take_options
+from coinfer.policies.learned.imitation.candidate_policy import CandidatePolicy, take_options
 from coinfer.rl.algorithms.grle import critic_of, make_policy, useful_options
 from coinfer.scenario.compile import Compiled
 from coinfer.types import OffloadDecision, OffloadObservation, Policy

@@ -36,7 +36,8 @@ from coinfer.policies.bounds import slot
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.heuristics.memory import memory_policy
 from coinfer.policies.heuristics.offload import OFFLOAD
-from coinfer.policies.learned import scorer, scorer_weights
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 

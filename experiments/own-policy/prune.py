@@ -18,7 +18,8 @@ from train import SETS
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.policies.learned import scorer, scorer_weights
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 
 HERE = Path(__file__).resolve().parent
 SLOTS, WORLDS = 15, 8

@@ -21,7 +21,9 @@ from train import SETS
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.simulate import episode_seeds
-from coinfer.policies.learned import scorer, scorer_export, scorer_weights
+from coinfer.policies.learned.scorer import export as scorer_export
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.profile.measure import this_machine
 from coinfer.resources import POLICIES

@@ -21,7 +21,8 @@ from coinfer.envs.reference import offload as reference
 from coinfer.options.table import Options
 from coinfer.physics.latency import offload_latency_s
 from coinfer.policies.candidates import candidates_of, predicted_s
-from coinfer.policies.learned import scorer, scorer_weights
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.policies.onnx import ExportedPolicy, load_policy
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.planning.observation import feasible_latency_s, observe

@@ -7,7 +7,7 @@ from tests.policies.observations import random_observation
 
 from coinfer.evaluate.simulate import known_policies, run_policy
 from coinfer.policies import shipped
-from coinfer.policies.learned import scorer_weights
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.policies.onnx import PolicyError, load_policy, shipped_path
 from coinfer.runtime.device.planning.policy_loader import load_policy_for
 from coinfer.scenario.compile import open_world

@@ -15,7 +15,8 @@ from torch import Tensor
 from coinfer.policies.heuristics.insertion import insertion
 from coinfer.policies.heuristics.memory import memory_policy
 from coinfer.policies.heuristics.offload import sequential_greedy
-from coinfer.policies.learned import scorer, scorer_weights
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.resources import POLICIES
 from coinfer.types import Policy
 

@@ -6,8 +6,8 @@ from coinfer.evaluate import frames, report
 from coinfer.evaluate.policy_files import open_frame_policy
 from coinfer.evaluate.simulate import Run
 from coinfer.policies.heuristics.wireless_power import MODES
-from coinfer.policies.learned.frame_export import export_frame_policy
-from coinfer.policies.learned.frame_policy import FramePolicy
+from coinfer.policies.learned.imitation.frame_export import export_frame_policy
+from coinfer.policies.learned.imitation.frame_policy import FramePolicy
 from coinfer.rl.core.training import TrainingResult
 from coinfer.scenario.world import WirelessPowerWorld
 

@@ -8,11 +8,11 @@ import torch
 
 from coinfer.evaluate.simulate import run_policy
 from coinfer.physics import random
-from coinfer.policies.learned.placement_policy import PlacementNet, PlacementPolicy
-from coinfer.policies.learned.placements import PLACEMENT_FEATURES, fixed_cut, placement_features
+from coinfer.policies.learned.placement.placements import PLACEMENT_FEATURES, fixed_cut, placement_features
+from coinfer.policies.learned.placement.policy import PlacementNet, PlacementPolicy
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.core import loop
-from coinfer.rl.core.placement_env import UNIT_S, PlacementEnv, trim_tasks
+from coinfer.rl.core.envs.placements import UNIT_S, PlacementEnv, trim_tasks
 from coinfer.rl.core.records import Transition
 from coinfer.scenario.compile import open_world
 

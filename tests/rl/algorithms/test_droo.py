@@ -13,11 +13,11 @@ from coinfer.evaluate import frames
 from coinfer.evaluate.policy_files import open_frame_policy
 from coinfer.physics import random
 from coinfer.policies.frame_onnx import load_frame_policy
-from coinfer.policies.learned.frame_policy import gain_inputs
+from coinfer.policies.learned.imitation.frame_policy import gain_inputs
 from coinfer.policies.onnx import PolicyError, load_policy
 from coinfer.rl import frame_export
 from coinfer.rl.algorithms.droo import PRESETS, DrooSettings, make_learner, train, with_rounds
-from coinfer.rl.core.frame_env import FrameEnv
+from coinfer.rl.core.envs.frames import FrameEnv
 from coinfer.rl.core.loop import Loop, run
 from coinfer.rl.core.records import label
 from coinfer.rl.core.training import TrainSettings

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.policies.learned.slots import compiled, observed, world
+from tests.policies.learned.imitation.slots import compiled, observed, world
 
 from coinfer.errors import TrainingError
 from coinfer.physics import random

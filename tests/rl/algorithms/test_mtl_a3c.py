@@ -15,14 +15,14 @@ from coinfer.errors import TrainingError
 from coinfer.evaluate.policy_files import open_policy, tensor_blocks_policy
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.heuristics.blocks import scheduled_free_s
-from coinfer.policies.learned.blocks_features import BlocksHeads, paper_state, queue_state, width
-from coinfer.policies.learned.blocks_policy import BlocksNetPolicy
+from coinfer.policies.learned.blocks.features import BlocksHeads, paper_state, queue_state, width
+from coinfer.policies.learned.blocks.place_scores import PlaceScores, predicted_state
+from coinfer.policies.learned.blocks.policy import BlocksNetPolicy
 from coinfer.policies.learned.features import TIME_S, logarithmic
-from coinfer.policies.learned.place_scores import PlaceScores, predicted_state
 from coinfer.policies.onnx import PolicyError, load_policy
 from coinfer.rl import registry
 from coinfer.rl.algorithms import a3c, distributed_dqn, mtl_a3c, ppo
-from coinfer.rl.core.blocks_env import UNIT_S, BlocksEnv
+from coinfer.rl.core.envs.blocks import UNIT_S, BlocksEnv
 from coinfer.rl.core.training import TrainingResult, TrainSettings
 from coinfer.rl.export import export_best
 from coinfer.scenario.compile import open_world

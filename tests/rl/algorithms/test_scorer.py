@@ -8,7 +8,8 @@ import torch
 from tests.envs.test_offload import random_world
 
 from coinfer.evaluate import simulate
-from coinfer.policies.learned import scorer, scorer_weights
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.rl.algorithms import scorer as learner
 from coinfer.rl.algorithms.scorer import Settings
 from coinfer.rl.core.rollout import Player

@@ -8,8 +8,8 @@ from tests.rl.core.probes import MatchReward
 from torch import Tensor
 
 from coinfer.physics import random
+from coinfer.policies.learned.imitation.quantisers import order_preserving, single_changes
 from coinfer.policies.learned.nets import Mlp
-from coinfer.policies.learned.quantisers import order_preserving, single_changes
 from coinfer.rl.core.imitation import Head, Imitation, ImitationSettings, binary_loss, choice_loss
 from coinfer.rl.core.loop import Loop, LoopSettings, run
 from coinfer.rl.core.records import Label, Observation, label

@@ -15,7 +15,7 @@ from coinfer.rl.algorithms import a3c, ppo
 from coinfer.rl.algorithms.a3c import A3cSettings
 from coinfer.rl.algorithms.ppo import PpoSettings
 from coinfer.rl.core.batched_optim import RmsProp
-from coinfer.rl.core.cartpole import CartPole
+from coinfer.rl.core.envs.cartpole import CartPole
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.on_policy import ActorCritic, advantages, judge, play, rollout_of
 from coinfer.rl.core.records import Observation, Transition

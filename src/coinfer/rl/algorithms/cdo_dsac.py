@@ -18,8 +18,8 @@ Our choices where the printed algorithm is incomplete, and departures from it:
   reward per task is subtracted (Naik et al. 2024, "Reward centering"), which keeps the best action.
 - The state is not normalised in the paper. Preset `paper` has its network (256, 512, 256 over the whole state, side by
   side) and Table I; preset `quick` scores every placement of every task with one small network, whose inputs include
-  predictions of the physics (`policies.learned.placements`), and has a discount of 0.8: a slot's work is done within
-  some ten slots.
+  predictions of the physics (`policies.learned.placement.placements`), and has a discount of 0.8: a slot's work is done
+  within some ten slots.
 - Tasks that choose at the same time cannot agree which of them takes which of several equal servers, and as choices are
   drawn, no task can rely on the predicted choices of the tasks ahead; learning then drifts away from a good start. So
   the inputs include the placement that the prediction assigns to each task, on which all of them can agree. These
@@ -40,7 +40,8 @@ from typing_extensions import Unpack
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp, Net
-from coinfer.policies.learned.placement_policy import (
+from coinfer.policies.learned.placement.placements import PLACEMENT_FEATURES, joint
+from coinfer.policies.learned.placement.policy import (
     Form,
     MakeFeatures,
     MakePlacements,
@@ -50,12 +51,11 @@ from coinfer.policies.learned.placement_policy import (
     placements_for,
     policies_of,
 )
-from coinfer.policies.learned.placements import PLACEMENT_FEATURES, joint
 from coinfer.rl.algorithms.sac import Sac, SacSettings
 from coinfer.rl.core.batched_optim import add_prefix, strip_prefix
 from coinfer.rl.core.broadcast import best_learners, broadcast, select_best
+from coinfer.rl.core.envs.placements import PlacementEnv, trim_tasks
 from coinfer.rl.core.loop import Loop, LoopSettings, assess
-from coinfer.rl.core.placement_env import PlacementEnv, trim_tasks
 from coinfer.rl.core.records import Observation, Transition
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.world import OffloadWorld
@@ -85,8 +85,8 @@ class CdoSettings:
     """`places`: a shared network scores every placement; `flat`: the paper's network over the whole state; `ranked`:
     the same with the servers in the order of their load, in the state and in the choices."""
     running_queues: bool = True
-    """Whether the inputs count the tasks ahead in the slot (`policies.learned.placements.running_s`), or only the
-    queues at its beginning."""
+    """Whether the inputs count the tasks ahead in the slot (`policies.learned.placement.placements.running_s`), or only
+    the queues at its beginning."""
     cuts: Literal["fixed", "joint"] = "fixed"
     """`fixed`: CDLP chooses the cuts; `joint`: the agent chooses among CDLP's surviving options too (CIAS-PnO, our
     variant)."""
@@ -265,7 +265,7 @@ def features_of(settings: CdoSettings, max_tasks: int | None = None) -> MakeFeat
 
     Args:
         settings: `form` and `running_queues` decide.
-        max_tasks: as in `policies.learned.placements.running_s`.
+        max_tasks: as in `policies.learned.placement.placements.running_s`.
     """
     return features_for(settings.form, settings.running_queues, max_tasks)
 

@@ -1,8 +1,8 @@
 """CIAS-PnO (IJSEKE 2023): CDLP cuts the networks, DSACO's agents choose the servers.
 
 DSACO's agents are those of CDO-DSAC (`rl.algorithms.cdo_dsac`), with its settings, presets and departures; CDLP's cuts
-are `policies.learned.placements.fixed_cut`. The joint variant is ours: the agents choose among CDLP's surviving options
-and the servers together.
+are `policies.learned.placement.placements.fixed_cut`. The joint variant is ours: the agents choose among CDLP's
+surviving options and the servers together.
 """
 
 from typing_extensions import Unpack

@@ -24,7 +24,8 @@ from typing_extensions import Unpack
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp, Net
-from coinfer.policies.learned.placement_policy import (
+from coinfer.policies.learned.placement.placements import PLACEMENT_FEATURES
+from coinfer.policies.learned.placement.policy import (
     Form,
     MakeFeatures,
     MakePlacements,
@@ -34,7 +35,6 @@ from coinfer.policies.learned.placement_policy import (
     placements_for,
     policies_of,
 )
-from coinfer.policies.learned.placements import PLACEMENT_FEATURES
 from coinfer.rl.core.batched_optim import (
     MASKED,
     Adam,
@@ -45,8 +45,8 @@ from coinfer.rl.core.batched_optim import (
     strip_prefix,
     uniform,
 )
+from coinfer.rl.core.envs.placements import PlacementEnv
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.placement_env import PlacementEnv
 from coinfer.rl.core.records import Observation, Transition
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.world import OffloadWorld
@@ -278,7 +278,7 @@ def features_of(settings: DdpgSettings, max_tasks: int | None = None) -> MakeFea
 
     Args:
         settings: `form` and `running_queues` decide.
-        max_tasks: as in `policies.learned.placements.running_s`.
+        max_tasks: as in `policies.learned.placement.placements.running_s`.
     """
     return features_for(settings.form, settings.running_queues, max_tasks)
 

@@ -23,12 +23,12 @@ from typing_extensions import Unpack
 
 from coinfer.envs import wireless_power
 from coinfer.physics.frame_rates import grouped_rates_bps
-from coinfer.policies.learned.frame_policy import FramePolicy, gain_inputs
+from coinfer.policies.learned.imitation.frame_policy import FramePolicy, gain_inputs
+from coinfer.policies.learned.imitation.quantisers import noisy_order_preserving, order_preserving
 from coinfer.policies.learned.nets import Mlp
-from coinfer.policies.learned.quantisers import noisy_order_preserving, order_preserving
 from coinfer.rl.algorithms.grle import train_droo
 from coinfer.rl.core.batched_optim import uniform
-from coinfer.rl.core.frame_env import FrameEnv
+from coinfer.rl.core.envs.frames import FrameEnv
 from coinfer.rl.core.imitation import Candidates, Head, Imitation, ImitationSettings, binary_loss
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.records import Observation, label

@@ -25,15 +25,15 @@ from typing_extensions import Unpack
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.errors import TrainingError
-from coinfer.policies.learned.candidate_policy import CandidatePolicy, decision_candidates
-from coinfer.policies.learned.critic import Critic
-from coinfer.policies.learned.flat_net import FlatNet
-from coinfer.policies.learned.graph_net import GraphNet
-from coinfer.policies.learned.packed import pack, unpack
+from coinfer.policies.learned.imitation.candidate_policy import CandidatePolicy, decision_candidates
+from coinfer.policies.learned.imitation.critic import Critic
+from coinfer.policies.learned.imitation.flat_net import FlatNet
+from coinfer.policies.learned.imitation.graph_net import GraphNet
+from coinfer.policies.learned.imitation.packed import pack, unpack
 from coinfer.rl.core.batched_optim import uniform
+from coinfer.rl.core.envs.options import OptionEnv
 from coinfer.rl.core.imitation import Head, Imitation, ImitationSettings, choice_loss
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.option_env import OptionEnv
 from coinfer.rl.core.records import Observation, label
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.compile import Compiled

@@ -4,7 +4,7 @@ The learner is `a3c`, whose docstring names the departures from the paper; here 
 
 - Preset `paper` observes the paper's state (c, d and R of every block, and the remaining energy), in which tasks look
   alike; its decisions are drawn from the policy also after training, as one best place for all would overload it.
-- Preset `quick` observes ours (`blocks_features.queue_state`) and decides for the most probable places.
+- Preset `quick` observes ours (`blocks.features.queue_state`) and decides for the most probable places.
 - Preset `predicted` is ours: one network scores the placements of a task with at most one cut (`place_scores`), for any
   number of blocks, tasks and servers, and a task's reward counts how long it makes others wait.
 - Preset `threads` is `quick` with asynchronous workers; `tied` is `quick` with a trunk for every block, tied by a

@@ -22,10 +22,10 @@ from typing_extensions import Unpack
 
 from coinfer.envs import offload
 from coinfer.physics import random
-from coinfer.policies.learned.placements import Placements, fixed_cut
+from coinfer.policies.learned.placement.placements import Placements, fixed_cut
 from coinfer.rl.core.batched_optim import interpolate, sample_categorical, uniform
+from coinfer.rl.core.envs.placements import PlacementEnv
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.placement_env import PlacementEnv
 from coinfer.rl.core.records import Observation, Transition
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.world import OffloadWorld

@@ -26,9 +26,9 @@ from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.rl.algorithms.distributed_dqn import HeadValues
 from coinfer.rl.core.batched_optim import Adam, linear_decay
 from coinfer.rl.core.blocks_training import BlocksSettings, train_on_blocks, with_rounds
+from coinfer.rl.core.envs.options import OptionEnv
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.on_policy import ActorCritic, Rollout, judge, mean_over_units, normalised, play
-from coinfer.rl.core.option_env import OptionEnv
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.compile import Compiled, open_world
 from coinfer.scenario.load import parse_changes

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from coinfer.evaluate import simulate
 from coinfer.physics import random
-from coinfer.policies.learned import scorer_weights
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.rl.core.rollout import Player
 from coinfer.scenario.compile import open_world
 from coinfer.scenario.world import OffloadWorld

@@ -9,10 +9,10 @@ from typing_extensions import Unpack
 
 from coinfer.errors import TrainingError
 from coinfer.policies.learned.actor_critic import ActorCriticForm, ActorCriticNet
-from coinfer.policies.learned.blocks_features import FEATURES, BlocksFeatures, BlocksHeads, width
-from coinfer.policies.learned.blocks_policy import BlocksNetPolicy
-from coinfer.policies.learned.place_scores import PlaceScores, predicted_state
-from coinfer.rl.core.blocks_env import BlocksEnv
+from coinfer.policies.learned.blocks.features import FEATURES, BlocksFeatures, BlocksHeads, width
+from coinfer.policies.learned.blocks.place_scores import PlaceScores, predicted_state
+from coinfer.policies.learned.blocks.policy import BlocksNetPolicy
+from coinfer.rl.core.envs.blocks import BlocksEnv
 from coinfer.rl.core.loop import AnyLearner, Loop, LoopSettings
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.compile import Compiled
@@ -44,7 +44,7 @@ class BlocksSettings(Generic[LearnerSettings]):
     trunks: Literal["shared", "tied", "apart"] = "shared"
     """As in `ActorCriticNet`."""
     state: Literal["paper", "queues", "predicted"] = "queues"
-    """What networks see: `paper_state` or `queue_state` of `blocks_features`; `predicted` stands for `place_scores`,
+    """What networks see: `paper_state` or `queue_state` of `blocks.features`; `predicted` stands for `place_scores`,
     state and network, whose hidden layers are then `trunk`."""
     joint: bool = False
     """Whether one head chooses among all placements of a task, instead of a head for each block."""

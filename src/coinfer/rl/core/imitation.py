@@ -1,9 +1,9 @@
 """Learning by imitation of the best of several candidates (DROO, IEEE TMC 2020, algorithm 1), many learners at once.
 
-The network's outputs become a few candidates (`policies.learned.quantisers`), a model of the environment scores them,
-and the best one is decided and remembered with what was observed; the network is trained to give it (cross-entropy). No
-value of the future is learned: the score must hold all that a decision is worth. `Imitation` is a learner for
-`rl.core.loop.Loop`, which is given `share=label` to remember no more than that.
+The network's outputs become a few candidates (`policies.learned.imitation.quantisers`), a model of the environment
+scores them, and the best one is decided and remembered with what was observed; the network is trained to give it
+(cross-entropy). No value of the future is learned: the score must hold all that a decision is worth. `Imitation` is a
+learner for `rl.core.loop.Loop`, which is given `share=label` to remember no more than that.
 """
 
 from collections.abc import Callable

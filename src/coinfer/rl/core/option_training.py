@@ -14,8 +14,8 @@ from coinfer.errors import TrainingError
 from coinfer.policies.learned.features import rate_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
+from coinfer.rl.core.envs.options import OptionEnv
 from coinfer.rl.core.loop import AnyLearner, Loop, LoopSettings
-from coinfer.rl.core.option_env import OptionEnv
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import Outcome

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from coinfer.envs import core, offload, rewards
-from coinfer.policies.learned import scorer, scorer_weights
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.scenario.world import OffloadWorld
 
 Tree = TypeVar("Tree")

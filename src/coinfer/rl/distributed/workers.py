@@ -13,8 +13,8 @@ import torch
 
 from coinfer.rl.algorithms.cdo_dsac import CdoDsac, TrainingJob
 from coinfer.rl.core.batched_optim import add_prefix, strip_prefix
+from coinfer.rl.core.envs.placements import trim_tasks
 from coinfer.rl.core.loop import Loop, Point
-from coinfer.rl.core.placement_env import trim_tasks
 from coinfer.rl.distributed.states import (
     Arrays,
     Parts,

@@ -8,7 +8,9 @@ import pytest
 import torch
 from tests.policies.observations import random_observation
 
-from coinfer.policies.learned import scorer, scorer_export, scorer_weights
+from coinfer.policies.learned.scorer import export as scorer_export
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.policies.onnx import load_policy
 from coinfer.types import DEVICE, OffloadObservation
 

@@ -1,5 +1,5 @@
 """The simulated edge as an environment whose actions are placements: each task of a slot chooses a server, or its own
-device (`policies.learned.placements`)."""
+device (`policies.learned.placement.placements`)."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ from coinfer.envs import core, offload
 from coinfer.envs.exogenous import Draws
 from coinfer.physics import random
 from coinfer.physics.rewards import latency_reward
-from coinfer.policies.learned.placement_policy import MakeFeatures, MakePlacements
-from coinfer.policies.learned.placements import fixed_cut
-from coinfer.rl.core.option_env import task_metrics
+from coinfer.policies.learned.placement.placements import fixed_cut
+from coinfer.policies.learned.placement.policy import MakeFeatures, MakePlacements
+from coinfer.rl.core.envs.options import task_metrics
 from coinfer.rl.core.records import Observation, StepResult, Transition
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, Outcome

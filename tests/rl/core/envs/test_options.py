@@ -11,8 +11,8 @@ from coinfer.physics import random
 from coinfer.policies.candidates import candidates_of
 from coinfer.policies.learned.features import rate_features
 from coinfer.rl.algorithms import dqn, sac_d
+from coinfer.rl.core.envs.options import OptionEnv
 from coinfer.rl.core.loop import random_actions
-from coinfer.rl.core.option_env import OptionEnv
 from coinfer.rl.core.option_training import reward_for
 from coinfer.rl.core.training import TrainSettings
 from coinfer.scenario.compile import open_world

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.physics.frame_rates import exported_rates_bps
+from coinfer.policies.learned.imitation.quantisers import order_preserving
 from coinfer.policies.learned.nets import Net
-from coinfer.policies.learned.quantisers import order_preserving
 from coinfer.scenario.world import WirelessPowerWorld
 
 

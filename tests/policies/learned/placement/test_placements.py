@@ -8,7 +8,7 @@ from tests.policies.observations import random_observation
 
 from coinfer.physics.latency import offload_latency_s
 from coinfer.policies.candidates import candidates_of, predicted_s
-from coinfer.policies.learned.placements import (
+from coinfer.policies.learned.placement.placements import (
     PLACEMENT_FEATURES,
     Placements,
     by_load,

@@ -10,7 +10,10 @@ from coinfer.policies.bounds import slot
 from coinfer.policies.candidates import candidates_of, predicted_s
 from coinfer.policies.heuristics import offload
 from coinfer.policies.heuristics.insertion import insertion
-from coinfer.policies.learned import scorer, scorer_features, scorer_networks, scorer_weights
+from coinfer.policies.learned.scorer import features as scorer_features
+from coinfer.policies.learned.scorer import networks as scorer_networks
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.types import DEVICE, OffloadObservation
 
 GREEDY = scorer_weights.unpack(scorer_weights.greedy_weights()[None])

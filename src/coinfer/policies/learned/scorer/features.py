@@ -1,4 +1,4 @@
-"""The features of the networks of `scorer`, whole numbers small enough that their sums are exact (see `scorer`)."""
+"""The features of the networks of `policy`, whole numbers small enough that their sums are exact (see `policy`)."""
 
 from typing import NamedTuple
 

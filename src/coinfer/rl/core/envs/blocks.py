@@ -7,8 +7,8 @@ from coinfer.envs import block_visits, blocks, core
 from coinfer.envs.rewards import Late
 from coinfer.physics import random
 from coinfer.physics.rewards import late_reward
-from coinfer.policies.learned.blocks_features import BlocksFeatures, BlocksHeads
-from coinfer.rl.core.option_env import task_metrics
+from coinfer.policies.learned.blocks.features import BlocksFeatures, BlocksHeads
+from coinfer.rl.core.envs.options import task_metrics
 from coinfer.rl.core.records import Observation, StepResult
 from coinfer.scenario.world import BlocksWorld
 from coinfer.types import BlocksDecision

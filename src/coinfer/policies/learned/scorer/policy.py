@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency as physics
-from coinfer.policies.learned.scorer_networks import Actions, Rows, run_networks
-from coinfer.policies.learned.scorer_weights import Weights
+from coinfer.policies.learned.scorer.networks import Actions, Rows, run_networks
+from coinfer.policies.learned.scorer.weights import Weights
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy, fields_of
 
 LATE_SCALE_S = 0.1

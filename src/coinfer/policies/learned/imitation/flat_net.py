@@ -10,8 +10,8 @@ from torch import Tensor
 
 from coinfer.physics import latency
 from coinfer.policies.learned.features import logarithmic
+from coinfer.policies.learned.imitation.packed import unpack
 from coinfer.policies.learned.nets import Mlp
-from coinfer.policies.learned.packed import unpack
 from coinfer.types import OffloadObservation
 
 TIME_S = (1e-4, 1e0)

@@ -8,7 +8,7 @@ import torch
 
 from coinfer.policies.frame_onnx import INPUTS, KIND, OUTPUTS
 from coinfer.policies.learned.export import write_onnx
-from coinfer.policies.learned.frame_policy import FramePolicy
+from coinfer.policies.learned.imitation.frame_policy import FramePolicy
 from coinfer.policies.onnx import FORMAT
 
 

@@ -2,7 +2,7 @@
 
 The loop's body is written by hand with as few and as simple nodes as possible: they run once for every task, and most
 of their time is call overhead. It is the same arithmetic in the same order as `scorer.sequence` and `slot_cost`, so
-both decide alike to the last bit (see `scorer`).
+both decide alike to the last bit (see `policy`).
 """
 
 import json
@@ -18,7 +18,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from coinfer.policies.learned import scorer, scorer_networks, scorer_weights
+from coinfer.policies.learned.scorer import networks as scorer_networks
+from coinfer.policies.learned.scorer import policy as scorer
+from coinfer.policies.learned.scorer import weights as scorer_weights
 from coinfer.policies.onnx import FORMAT
 from coinfer.types import DEVICE, OffloadObservation, fields_of
 

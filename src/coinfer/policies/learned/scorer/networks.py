@@ -1,4 +1,4 @@
-"""The networks of `scorer`: from an observation to the keys of its tasks and the scores of their actions."""
+"""The networks of `policy`: from an observation to the keys of its tasks and the scores of their actions."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from coinfer.policies.candidates import Candidates, candidates_of, predicted_s
-from coinfer.policies.learned.scorer_features import MAX_S, STEPS, features
-from coinfer.policies.learned.scorer_weights import MAX_HIDDEN, Weights
+from coinfer.policies.learned.scorer.features import MAX_S, STEPS, features
+from coinfer.policies.learned.scorer.weights import MAX_HIDDEN, Weights
 from coinfer.types import OffloadObservation
 
 PRICE_SCALE_S, START_SCALE_S = 0.05, 0.2

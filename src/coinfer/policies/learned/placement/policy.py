@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.policies.learned.nets import Mlp, Net
-from coinfer.policies.learned.placements import (
+from coinfer.policies.learned.placement.placements import (
     Placements,
     fixed_cut,
     flat_features,

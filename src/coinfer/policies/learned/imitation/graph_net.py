@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coinfer.physics import latency, random
 from coinfer.policies.candidates import candidates_of
-from coinfer.policies.learned.packed import unpack
+from coinfer.policies.learned.imitation.packed import unpack
 from coinfer.types import OffloadObservation
 
 EDGE_FEATURES = 8

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from coinfer.policies.learned import quantisers
+from coinfer.policies.learned.imitation import quantisers
 
 SEEDS = st.integers(0, 2**31)
 LOGITS = {

@@ -1,11 +1,11 @@
-"""The weights of `scorer`: their shapes, limits and initial values, and the flat form that training and files use."""
+"""The weights of `policy`: their shapes, limits and initial values, and the flat form that training and files use."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from coinfer.policies.learned.scorer_features import STEPS, to_steps
+from coinfer.policies.learned.scorer.features import STEPS, to_steps
 
 HIDDEN, ORDERS = 8, 8
 PAIR, TASK, SERVER, WORLD = 8, 7, 6, 7

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.policies.candidates import candidates_of
-from coinfer.policies.learned.critic import Critic
-from coinfer.policies.learned.quantisers import order_preserving_choices, single_changes
+from coinfer.policies.learned.imitation.critic import Critic
+from coinfer.policies.learned.imitation.quantisers import order_preserving_choices, single_changes
 from coinfer.types import OffloadDecision, OffloadObservation
 
 

@@ -7,8 +7,8 @@ from coinfer.envs import core, offload
 from coinfer.envs.rewards import Reward
 from coinfer.physics import random
 from coinfer.policies.candidates import candidates_of
-from coinfer.policies.learned.candidate_policy import take_options
 from coinfer.policies.learned.features import Features, whole_features
+from coinfer.policies.learned.imitation.candidate_policy import take_options
 from coinfer.rl.core.records import Observation, StepResult
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation

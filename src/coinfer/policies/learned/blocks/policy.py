@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.policies.learned.actor_critic import ActorCriticForm
-from coinfer.policies.learned.blocks_features import BlocksFeatures, BlocksHeads
+from coinfer.policies.learned.blocks.features import BlocksFeatures, BlocksHeads
 from coinfer.types import BlocksDecision, BlocksObservation
 
 _GOLDEN = 0.6180339887498949

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.policies.learned.slots import compiled, observed
+from tests.policies.learned.imitation.slots import compiled, observed
 from torch import Tensor
 
-from coinfer.policies.learned.graph_net import GraphNet
-from coinfer.policies.learned.packed import pack, unpack
+from coinfer.policies.learned.imitation.graph_net import GraphNet
+from coinfer.policies.learned.imitation.packed import pack, unpack
 from coinfer.types import OffloadObservation, fields_of
 
 NET = GraphNet(2, hidden=6, rounds=2)

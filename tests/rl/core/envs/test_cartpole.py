@@ -7,7 +7,7 @@ import torch
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms.sac import Sac, SacSettings
-from coinfer.rl.core.cartpole import CartPole, CartPoleState, advance
+from coinfer.rl.core.envs.cartpole import CartPole, CartPoleState, advance
 from coinfer.rl.core.loop import Loop, LoopSettings, assess, run
 
 

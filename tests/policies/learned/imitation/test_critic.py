@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.policies.learned.slots import compiled, observed, opened, random_choices, world
+from tests.policies.learned.imitation.slots import compiled, observed, opened, random_choices, world
 from torch import Tensor
 
 from coinfer.envs import offload
 from coinfer.envs.batched_env import reward_of
 from coinfer.evaluate import oracles
 from coinfer.policies.candidates import candidates_of
-from coinfer.policies.learned.candidate_policy import CandidatePolicy, decision_candidates, take_options
-from coinfer.policies.learned.critic import LATENESS_WEIGHT, MOST_LATE, Critic
 from coinfer.policies.learned.export import export
-from coinfer.policies.learned.flat_net import FlatNet
-from coinfer.policies.learned.graph_net import GraphNet
+from coinfer.policies.learned.imitation.candidate_policy import CandidatePolicy, decision_candidates, take_options
+from coinfer.policies.learned.imitation.critic import LATENESS_WEIGHT, MOST_LATE, Critic
+from coinfer.policies.learned.imitation.flat_net import FlatNet
+from coinfer.policies.learned.imitation.graph_net import GraphNet
 from coinfer.policies.onnx import load_policy
 from coinfer.types import OffloadObservation
 

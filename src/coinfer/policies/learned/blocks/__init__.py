@@ -1,0 +1,1 @@
+"""Policies that place every block of a network, and their features."""
