@@ -46,6 +46,7 @@ GROUPS = {
 PARTS = {
     "cli": Part("the coinfer command, one file for each sub-command", "use"),
     "demo": Part("a device and edge servers on one machine, compared live", "use"),
+    "site": Part("the live system: controller, agents, certificates", "run"),
     "rl": Part("core loops, one file for each algorithm, Ray", "learn", torch=True),
     "exit_training": Part("networks with early exits, supervised", "learn", torch=True),
     "runtime": Part("device, edge server, protocol, codec, links", "run"),

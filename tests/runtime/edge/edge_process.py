@@ -46,18 +46,19 @@ def edge_process(settings, **popen):
 class EdgeThread:
     """The fronts of a service on a thread of this process."""
 
-    def __init__(self, make_service):
+    def __init__(self, make_service, security=None):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.run(self._start(make_service))
+        self.run(self._start(make_service, security))
 
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
 
-    async def _start(self, make_service):
+    async def _start(self, make_service, security):
         self.service = make_service()
-        self._grpc, self._http = GrpcFront(self.service, "127.0.0.1", 0), HttpFront(self.service, "127.0.0.1", 0)
+        self._grpc = GrpcFront(self.service, "127.0.0.1", 0, security)
+        self._http = HttpFront(self.service, "127.0.0.1", 0, security)
         self.grpc, self.http = f"127.0.0.1:{self._grpc.port}", f"127.0.0.1:{self._http.port}"
         self.service.address = self.grpc
         await self._http.start()
@@ -75,8 +76,8 @@ class EdgeThread:
 
 
 @contextlib.contextmanager
-def edge_thread(make_service):
-    edge = EdgeThread(make_service)
+def edge_thread(make_service, security=None):
+    edge = EdgeThread(make_service, security)
     try:
         yield edge
     finally:

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from coinfer.addresses import Address
 from coinfer.runtime.edge import metadata
 from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
+from coinfer.runtime.edge.security import Security, listen
 from coinfer.runtime.edge.served_model import ModelInfo
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferReply, WireError, check_size
@@ -163,22 +164,26 @@ class GrpcFront:
         service: answers the requests.
         host: name or IP address to listen on.
         port: 0 takes any free port.
+        security: of a site's connections; None speaks plain text with anyone.
 
     Raises:
         PortError: if the server cannot listen there.
     """
 
-    def __init__(self, service: InferenceService, host: str, port: int):
+    def __init__(self, service: InferenceService, host: str, port: int, security: Security | None = None):
         state = service.scheduler.state
-        options = server_options(service.limit_bytes)
-        self._server = aio.server(options=options, maximum_concurrent_rpcs=state.workers + state.queue + _SPARE_CALLS)
+        self._server = aio.server(
+            options=server_options(service.limit_bytes),
+            maximum_concurrent_rpcs=state.workers + state.queue + _SPARE_CALLS,
+            interceptors=[security.access] if security else (),
+        )
         self._server.add_generic_rpc_handlers((Handlers(service),))
         servicer = cast(Any, health).aio.HealthServicer()
         cast(Any, health_pb2_grpc).add_HealthServicer_to_server(servicer, self._server)
         self._health: HealthServicer = servicer
         self._names = ("", SERVICE, *service.models)
         try:
-            self.port = self._server.add_insecure_port(str(Address(host, port)))
+            self.port = listen(self._server, Address(host, port), security)
             """The port that it listens on, also if 0 was asked for."""
         except RuntimeError:
             raise PortError(host, port) from None

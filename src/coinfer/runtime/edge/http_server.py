@@ -17,6 +17,7 @@ from starlette.responses import Response
 from coinfer.runtime.edge import metadata
 from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
 from coinfer.runtime.edge.metrics import Exposition
+from coinfer.runtime.edge.security import Security
 from coinfer.runtime.protocol import json_messages
 from coinfer.runtime.protocol.messages import Code, InferReply, WireError, bad_request, check_size
 from coinfer.units import MIB
@@ -270,16 +271,19 @@ class HttpFront:
         service: answers the requests.
         host: name or IP address to listen on.
         port: 0 takes any free port.
+        security: of a site's connections; None speaks plain text with anyone.
 
     Raises:
         PortError: if the server cannot listen there.
     """
 
-    def __init__(self, service: InferenceService, host: str, port: int):
+    def __init__(self, service: InferenceService, host: str, port: int, security: Security | None = None):
         self._sockets = listen(host, port)
         self.port: int = self._sockets[0].getsockname()[1]
         """The port that it listens on, also if 0 was asked for."""
         config = uvicorn.Config(make_app(service), log_level="warning", lifespan="off", timeout_keep_alive=_IDLE_S)
+        if security is not None:
+            security.secure_http(config)
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 

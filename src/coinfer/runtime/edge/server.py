@@ -11,6 +11,7 @@ from pathlib import Path
 from coinfer.addresses import parse_address, parse_host
 from coinfer.graph.open_model import open_model
 from coinfer.runtime.edge import defaults
+from coinfer.runtime.edge.agent import Agent
 from coinfer.runtime.edge.served_model import ServedModel, serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.edge.serving import open_fronts, serve_until_signal
@@ -18,7 +19,7 @@ from coinfer.runtime.executor import Executor, InputError, RequestError, check_s
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
 from coinfer.runtime.providers import CPU, check_provider, compiles
-from coinfer.runtime.transport.grpc_transport import GrpcTransport
+from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
 
 _log = logging.getLogger("coinfer.edge")
 
@@ -59,11 +60,12 @@ class EdgeSettings:
     """How long requests may take to finish after SIGTERM."""
 
 
-def run_edge(settings: EdgeSettings) -> int:
+def run_edge(settings: EdgeSettings, agent: Agent | None = None) -> int:
     """Serve until SIGTERM or SIGINT, then finish the admitted requests; a second signal ends the process at once.
 
     Args:
         settings: `checked_settings` checks them.
+        agent: makes this server a member of a site.
 
     Returns:
         The exit status: 0, or 1 if a second signal cut requests off.
@@ -76,7 +78,7 @@ def run_edge(settings: EdgeSettings) -> int:
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     served = load_models(settings)
-    return asyncio.run(_serve(settings, served))
+    return asyncio.run(_serve(settings, served, agent))
 
 
 def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
@@ -111,18 +113,24 @@ def _shapes_of(spec: str, settings: EdgeSettings) -> dict[str, str]:
     return {name: sizes for name, sizes in own.items() if not name.startswith(others) and Path(spec).suffix}
 
 
-async def _serve(settings: EdgeSettings, served: Sequence[ServedModel]) -> int:
+async def _serve(settings: EdgeSettings, served: Sequence[ServedModel], agent: Agent | None) -> int:
+    security = agent.security if agent else None
     service = EdgeService(
         served,
         workers=settings.workers,
         queue=settings.queue,
-        transport=GrpcTransport(settings.limit_bytes),
+        transport=GrpcTransport(settings.limit_bytes, connector=security.connector if security else PLAIN),
         peers=settings.peers,
         limit_bytes=settings.limit_bytes,
     )
-    fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port)
+    fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security)
     service.address = fronts.address
-    return await serve_until_signal(service, fronts, "edge", settings.grace_s)
+    if agent is not None:
+        agent.start(service)
+    status = await serve_until_signal(service, fronts, "edge", settings.grace_s)
+    if agent is not None:
+        agent.close()
+    return status
 
 
 def checked_settings(settings: EdgeSettings) -> EdgeSettings:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from coinfer.addresses import Address
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.inference_service import InferenceService
+from coinfer.runtime.edge.security import Security
 
 if TYPE_CHECKING:
     from coinfer.runtime.edge.http_server import HttpFront
@@ -40,7 +41,9 @@ class Fronts:
         return f"grpc={self.address}" + (f" http={Address(self.host, self.http.port)}" if self.http else "")
 
 
-async def open_fronts(service: InferenceService, host: str, grpc_port: int, http_port: int | None) -> Fronts:
+async def open_fronts(
+    service: InferenceService, host: str, grpc_port: int, http_port: int | None, security: Security | None = None
+) -> Fronts:
     """Start the fronts of a service; the libraries for REST are loaded only if it is asked for.
 
     Args:
@@ -48,15 +51,16 @@ async def open_fronts(service: InferenceService, host: str, grpc_port: int, http
         host: name or IP address to listen on.
         grpc_port: 0 takes any free port.
         http_port: the same; None serves no REST.
+        security: of a site's connections; None speaks plain text with anyone.
 
     Raises:
         PortError: if a port is taken.
     """
-    grpc_front, http = GrpcFront(service, host, grpc_port), None
+    grpc_front, http = GrpcFront(service, host, grpc_port, security), None
     if http_port is not None:
         from coinfer.runtime.edge.http_server import HttpFront
 
-        http = HttpFront(service, host, http_port)
+        http = HttpFront(service, host, http_port, security)
         await http.start()
     await grpc_front.start()
     return Fronts(grpc_front, http, host)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock
-from typing import TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import grpc
 
@@ -31,6 +31,8 @@ PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 REASON_TRAILER = "coinfer-reason"
 MAX_NODES = 64
 """Open connections at most; a hostile route could name one new node after the other."""
+REPLACED_S = 60.0
+"""A replaced channel is closed after this time; no call takes longer."""
 _OVER_LIMIT = "larger than max"
 """gRPC's words for a message that it does not accept; it gives no other sign."""
 _HEADROOM_BYTES = MIB
@@ -98,19 +100,48 @@ def _both(limit_bytes: int) -> Options:
     ]
 
 
+class Connector(NamedTuple):
+    """How connections to nodes are opened."""
+
+    open: Callable[[str, Options], grpc.Channel]
+    """Opens a channel to `host:port` with these arguments."""
+    version: Callable[[], int]
+    """Grows when new channels would differ, such as after a certificate was renewed; old ones are then replaced."""
+
+
+def _open_plain(node: str, options: Options) -> grpc.Channel:
+    return grpc.insecure_channel(f"dns:///{node}", options)  # the scheme is there as a host may be called "unix"
+
+
+PLAIN = Connector(_open_plain, lambda: 0)
+"""Without encryption."""
+
+
+class _Connection(NamedTuple):
+    channel: grpc.Channel
+    infer: _Call
+    version: int
+
+
 class GrpcTransport:
     """Sends requests to edge nodes (or any OIP server) over one connection to each, opened when first needed.
 
     Args:
         limit_bytes: largest request that is sent.
         options: arguments of the channels; `client_options` without them.
+        connector: opens the channels.
     """
 
-    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, options: Options | None = None):
+    def __init__(
+        self, limit_bytes: int = DEFAULT_LIMIT_BYTES, options: Options | None = None, connector: Connector = PLAIN
+    ):
         self._limit_bytes = limit_bytes
         self._options = client_options(limit_bytes) if options is None else options
-        self._nodes: dict[str, tuple[grpc.Channel, _Call]] = {}
-        """Connection and call of each node, the most recently used last."""
+        self._connector = connector
+        self._nodes: dict[str, _Connection] = {}
+        """The connection to each node, the most recently used last."""
+        self._replaced: list[tuple[float, grpc.Channel]] = []
+        """Channels that carry calls no more, with the time from when on they may be closed."""
         self._lock = Lock()
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
@@ -149,9 +180,10 @@ class GrpcTransport:
     def close(self) -> None:
         """Close all connections; calls that are open fail."""
         with self._lock:
-            for channel, _ in self._nodes.values():
+            for channel in [*(one.channel for one in self._nodes.values()), *(one for _, one in self._replaced)]:
                 channel.close()
             self._nodes.clear()
+            self._replaced.clear()
 
     def _call(self, node: str, message: bytes, timeout_s: float, read: Callable[[bytes], Reply]) -> Future[Reply]:
         outer: Future[Reply] = Future()
@@ -173,14 +205,24 @@ class GrpcTransport:
     def _infer(self, node: str) -> _Call:
         """Return the call of the node's `ModelInfer`."""
         with self._lock:
+            version = self._connector.version()
             connection = self._nodes.pop(node, None)
+            if connection is not None and connection.version != version:
+                self._replaced.append((time.monotonic() + REPLACED_S, connection.channel))
+                connection = None
             if connection is None:
-                channel = grpc.insecure_channel(f"dns:///{node}", self._options)  # a host may be called "unix"
-                connection = channel, cast(_Call, channel.unary_unary(f"/{SERVICE}/ModelInfer"))
+                channel = self._connector.open(node, self._options)
+                connection = _Connection(channel, cast(_Call, channel.unary_unary(f"/{SERVICE}/ModelInfer")), version)
             self._nodes[node] = connection
             if len(self._nodes) > MAX_NODES:
-                self._nodes.pop(next(iter(self._nodes)))[0].close()
-            return connection[1]
+                self._nodes.pop(next(iter(self._nodes))).channel.close()
+            self._close_replaced()
+            return connection.infer
+
+    def _close_replaced(self) -> None:
+        """Close replaced channels whose last calls have ended by now."""
+        while self._replaced and self._replaced[0][0] <= time.monotonic():
+            self._replaced.pop(0)[1].close()
 
 
 def _outcome(node: str, call: "grpc.Future[bytes]", read: Callable[[bytes], Reply]) -> Reply | TransportError:
