@@ -32,7 +32,6 @@ Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zo
 Data = Annotated[
     Path, typer.Option(help="Folder of CIFAR-10's binary files, of packed npz copies, or of class sub-folders.")
 ]
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @app.command()
@@ -67,7 +66,7 @@ def train(
     setup_pytorch("training", device, threads)
     from coinfer.exit_training import train as learner
     from coinfer.exit_training.branches import branched_network, plain_network
-    from coinfer.exit_training.settings import ExitSettings
+    from coinfer.exit_training.settings import PRECISIONS, ExitSettings
     from coinfer.graph.open_model import open_model
 
     if precision not in PRECISIONS:

@@ -1,1 +1,1 @@
-"""Supervised training of networks with early exits, all exits together. Start in `train`."""
+"""Supervised training: networks with early exits (start in `train`), and bottlenecks (in `bottleneck`)."""

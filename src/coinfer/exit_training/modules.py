@@ -5,7 +5,7 @@ slowly or not at all, so training inserts a batch norm after every convolution; 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -76,6 +76,22 @@ class GraphModule(nn.Module):
         for name, step in self._steps:
             values[name] = step(values)
         return [values[name] for name in self.source.outputs]
+
+    def compute(self, values: Mapping[str, Tensor], outputs: Sequence[str]) -> list[Tensor]:
+        """Return some tensors of the graph, computed from others.
+
+        Args:
+            values: the given tensors by name.
+            outputs: names of the tensors to compute.
+
+        Raises:
+            GraphError: if the outputs need more than these tensors.
+        """
+        known = dict(values)
+        for i in self.source.needed(tuple(values), outputs):
+            name, step = self._steps[i]
+            known[name] = step(known)
+        return [known[name] for name in outputs]
 
     @torch.no_grad()
     def init(self, generator: torch.Generator) -> None:

@@ -5,6 +5,9 @@ from typing import Literal, NamedTuple
 
 from coinfer.graph.ir import ModelGraph
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""Number types of convolutions and linear layers; `auto` takes bfloat16 if the processor multiplies it."""
+
 
 @dataclass(frozen=True)
 class ExitSettings:

@@ -22,10 +22,11 @@ from coinfer.errors import TrainingError
 from coinfer.exit_training import augment
 from coinfer.exit_training.modules import GraphModule
 from coinfer.exit_training.pictures import Pictures, open_device
+from coinfer.exit_training.precision import picture_input, use_bfloat16
 from coinfer.exit_training.settings import Epoch, ExitSettings, ExitTrainingResult
-from coinfer.graph.image_input import PER_BYTE, ImageInput
-from coinfer.graph.ir import GraphError, ModelGraph
-from coinfer.profile.dataset import ImageDataset, misfit
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import ModelGraph
+from coinfer.profile.dataset import ImageDataset
 
 _FORMAT = 1
 _EVALUATION_BATCH = 1000
@@ -58,7 +59,7 @@ class Trainer:
         self.scale = augment.channel_scale(self.image, self.device)
         self.graph, self.kind = graph, data.kind
         self.exits = len(graph.outputs)
-        self.bfloat16 = _use_bfloat16(settings.precision, self.device)
+        self.bfloat16 = use_bfloat16(settings.precision, self.device)
         self.pictures = pictures or Pictures.load(data, settings)
         order = np.random.default_rng(settings.seed).permutation(len(data.labels))
         count = max(1, round(settings.holdout * len(order)))
@@ -311,25 +312,11 @@ def _learning_rates(settings: ExitSettings, steps: int) -> npt.NDArray[np.float6
 
 def _validate(graph: ModelGraph, data: ImageDataset, settings: ExitSettings) -> ImageInput:
     """Check that pictures and settings fit the network, and return its picture input."""
-    if graph.image is None:
-        raise GraphError(f"{graph.name} does not say how it takes pictures; exits are trained on pictures")
-    if graph.image[4:7] != (PER_BYTE, "nchw", "rgb") or graph.image.dtype != "float32":
-        raise TrainingError(f"{graph.name} takes pictures in another form than float32 RGB with the channels first")
-    if reason := misfit(graph, graph.image, data):
-        raise TrainingError(reason[0])
+    image = picture_input(graph, data)
     if settings.weights and (len(settings.weights) != len(graph.outputs) or min(settings.weights) < 0):
         raise TrainingError(
             f"weights {list(settings.weights)} for {len(graph.outputs)} exits; expected one of at least 0 for each"
         )
     if len(data.labels) < 2 or settings.batch < 2 or settings.epochs < 1:
         raise TrainingError("expected at least 2 pictures, batches of at least 2 and 1 epoch")
-    return graph.image
-
-
-def _use_bfloat16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "amx_bf16" in flags.read_text(encoding="utf-8", errors="replace")
+    return image

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,6 +16,9 @@ from coinfer.graph.fusion import Dataflow, fused_groups
 from coinfer.graph.image_input import ImageInput
 from coinfer.graph.onnx.subgraphs import reads
 from coinfer.graph.parts import FreeAxis, ImportNotes, Op, Tensor
+
+if TYPE_CHECKING:
+    from coinfer.graph.bottleneck import Bottleneck
 
 _MESSAGE_CHARACTERS = 1000
 
@@ -46,6 +50,8 @@ class ModelGraph:
     labels: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The file's own names of tensors whose names cannot be sent."""
     notes: ImportNotes = field(default=ImportNotes(), repr=False, compare=False)
+    bottleneck: "Bottleneck | None" = field(default=None, repr=False, compare=False)
+    """A trained bottleneck of this network; see `graph.bottleneck`."""
 
     @property
     def picture_input(self) -> str | None:
@@ -77,6 +83,16 @@ class ModelGraph:
     def sizes(self) -> Mapping[str, int]:
         """Return the sizes of the free axes at which shapes and work are stated, by name."""
         return {axis.name: self.tensors[axis.places[0][0]].shape[axis.places[0][1]] for axis in self.axes}
+
+    def part(self, names: Iterable[str]) -> "ModelGraph":
+        """Return the network that tensors belong to: this one, or that of its bottleneck.
+
+        Args:
+            names: of the tensors; inputs belong to both.
+        """
+        inner = None if self.bottleneck is None else self.bottleneck.graph
+        foreign = inner is not None and any(name not in self.tensors and name in inner.tensors for name in names)
+        return inner if foreign and inner is not None else self
 
     def free_shape(self, name: str) -> tuple[int | str, ...]:
         """Return a tensor's shape with the names of free axes, `?` for sizes that follow otherwise.

@@ -6,7 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import onnx
+from onnx import TensorProto
 
 from coinfer.files import write_atomic
 from coinfer.graph.ir import Cut, GraphError, ModelGraph
@@ -116,12 +118,13 @@ def _located(graph: ModelGraph, piece: Segment, file: str, offset_of: dict[str, 
     return proto
 
 
-def save_model(graph: ModelGraph, path: str | Path) -> None:
+def save_model(graph: ModelGraph, path: str | Path, *, half: bool = False) -> None:
     """Write the whole network as one ordinary ONNX file, weights included.
 
     Args:
         graph: the network.
         path: of the file; an existing one is replaced.
+        half: whether to store weights as float16 that float16 holds without loss; whoever reads them casts them.
 
     Raises:
         GraphError: if the weights do not fit into one file (2000 MiB).
@@ -135,4 +138,21 @@ def save_model(graph: ModelGraph, path: str | Path) -> None:
     for tensor in proto.graph.initializer:
         if tensor.name in graph.weights:
             tensor.CopyFrom(onnx.numpy_helper.from_array(graph.weights[tensor.name], tensor.name))
+    if half:
+        _halve(proto.graph)
     write_atomic(path, proto.SerializeToString(deterministic=True))
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Store the float32 weights as float16 where nothing is lost."""
+    casts = []
+    for tensor in graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor)
+        short = value.astype(np.float16) if value.dtype == np.float32 and value.size > 1 else value
+        if short is not value and (short.astype(np.float32) == value).all():
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(short, f"{name}/half"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

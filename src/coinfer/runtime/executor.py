@@ -83,7 +83,7 @@ class Executor:
     """Runs pieces of a network, from any number of threads.
 
     Args:
-        graph: the network.
+        graph: the network; pieces of its bottleneck, if it has one, run too.
         threads: threads within an operation.
         slowdown: emulated over real time of a run (`emulation.slowdown`). With one thread the processor time counts, so
             that other load on the machine does not slow the emulated processor.
@@ -112,6 +112,8 @@ class Executor:
         check_provider(provider)
         opener = _onnxruntime if is_onnxruntime(provider) else openvino_opener
         self._open = opener(graph, threads, provider)
+        inner = None if graph.bottleneck is None else graph.bottleneck.graph
+        self._open_inner = None if inner is None else opener(inner, threads, provider)
         self._provider = provider
         self._cache_bytes = cache_bytes
         self._pieces: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Future[tuple[Runner, int]]] = OrderedDict()
@@ -159,7 +161,7 @@ class Executor:
             RequestError: if one does not fit; the message names it, what was expected and what came.
         """
         try:
-            sizes_of(self.graph, inputs)
+            sizes_of(self.graph.part(inputs), inputs)
         except GraphError as error:
             raise RequestError(str(error)) from None
 
@@ -197,7 +199,8 @@ class Executor:
             RequestError: if a tensor is unknown, or the outputs do not follow from the inputs.
         """
         self.prepare(inputs, outputs)
-        tensors = (self.graph.tensors[name] for name in inputs)
+        part = self.graph.part((*inputs, *outputs))
+        tensors = (part.tensors[name] for name in inputs)
         zeros = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in tensors}
         first_s = self.run(zeros, outputs)[1]
         took_s: list[float] = []
@@ -227,9 +230,11 @@ class Executor:
 
     def _build(self, key: tuple[tuple[str, ...], tuple[str, ...]], future: Future[tuple[Runner, int]]) -> None:
         try:
-            piece = _needed(self.graph, *key)
-            size_bytes = sum(self.graph.weights[name].nbytes for name in piece.weights)
-            future.set_result((self._open(piece), size_bytes))
+            part = self.graph.part((*key[0], *key[1]))
+            piece = _needed(part, *key)
+            size_bytes = sum(part.weights[name].nbytes for name in piece.weights)
+            open_piece = self._open if part is self.graph or self._open_inner is None else self._open_inner
+            future.set_result((open_piece(piece), size_bytes))
         except BaseException as error:
             with self._lock:
                 self._pieces.pop(key, None)

@@ -1,0 +1,1 @@
+"""Supervised training of bottlenecks, taught by the untouched network. Start in `train`."""

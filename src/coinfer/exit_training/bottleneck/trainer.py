@@ -1,0 +1,322 @@
+"""A training of a bottleneck, epoch by epoch; `train` runs it to its end and describes the method."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from coinfer.checkpoint import write_atomically
+from coinfer.errors import TrainingError
+from coinfer.exit_training import augment
+from coinfer.exit_training.bottleneck.nets import Decoder, Encoder, Prior, encoder_shapes, encoder_width, rounded
+from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
+from coinfer.exit_training.modules import GraphModule
+from coinfer.exit_training.pictures import open_device
+from coinfer.exit_training.precision import picture_input, use_bfloat16
+from coinfer.graph.ir import ModelGraph
+from coinfer.profile.dataset import ImageDataset
+
+_FORMAT = 1
+_EVALUATION_BATCH = 500
+_KILOBIT = 1000.0
+Report = Callable[[int, int, float], None]
+"""Called with steps done in the epoch, steps of the epoch, and the mean loss so far."""
+
+
+class Losses(NamedTuple):
+    """What a batch costs; their sum is minimised."""
+
+    distillation: Tensor
+    labels: Tensor
+    features: Tensor
+    rate: Tensor
+
+
+class BottleneckTrainer:
+    """The parts that are trained, beside the untouched network that teaches them.
+
+    Args:
+        graph: the network; it is not changed.
+        place: where the bottleneck goes.
+        data: pictures of the network's size.
+        settings: how to train.
+
+    Raises:
+        GraphError: if the graph has no description of its picture input, or cannot be trained.
+        TrainingError: if pictures or settings do not fit the network.
+    """
+
+    def __init__(self, graph: ModelGraph, place: Place, data: ImageDataset, settings: BottleneckSettings) -> None:
+        self.graph, self.place, self.settings, self.kind = graph, place, settings, data.kind
+        self.device = open_device(settings.device)
+        self.image = picture_input(graph, data)
+        if len(data.labels) < 2 or settings.batch < 2 * len(settings.channels):
+            raise TrainingError("expected at least 2 pictures, and batches of at least 2 for each code")
+        self.scale = augment.channel_scale(self.image, self.device)
+        self.bfloat16 = use_bfloat16(settings.precision, self.device)
+        plain = graph.pruned((place.output,))
+        torch.manual_seed(settings.seed)
+        self.encoder, self.decoder = bottleneck_modules(graph, place, settings)
+        self.prior = Prior(settings.channels[-1], settings.levels)
+        self.tail, self.teacher = GraphModule(plain), GraphModule(plain)
+        self.teacher.requires_grad_(False).eval()
+        self.trained = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder, "prior": self.prior})
+        if settings.tail_rate > 0:
+            self.trained["tail"] = self.tail
+        for module in (self.encoder, self.decoder, self.prior, self.tail, self.teacher):
+            module.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimiser = torch.optim.AdamW(self._groups(), betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+        order = np.random.default_rng(settings.seed).permutation(len(data.labels))
+        count = max(1, round(settings.holdout * len(order)))
+        self.holdout_rows, self.training_rows = np.sort(order[:count]), np.sort(order[count:])
+        self.steps = max(1, len(self.training_rows) // settings.batch)
+        self.labels = torch.from_numpy(data.labels).to(self.device)
+        self.padded = torch.from_numpy(augment.pad(data.images, settings.crop)).to(self.device)
+        self.epochs: list[BottleneckEpoch] = []
+
+    def _groups(self) -> list[dict[str, object]]:
+        """Return the optimiser's groups: encoder, decoder and prior; their vectors, which do not decay; the tail."""
+        inner = [p for name in ("encoder", "decoder", "prior") for p in self.trained[name].parameters()]
+        matrices, vectors = [p for p in inner if p.ndim > 2], [p for p in inner if p.ndim <= 2]
+        groups: list[dict[str, object]] = [
+            {"params": matrices, "scale": 1.0},
+            {"params": vectors, "scale": 1.0, "weight_decay": 0.0},
+        ]
+        if self.settings.tail_rate > 0:
+            used = self._tail_weights()
+            groups.append({"params": used, "scale": self.settings.tail_rate, "weight_decay": 0.0})
+        return groups
+
+    def _tail_weights(self) -> list[nn.Parameter]:
+        """Return the parameters behind the decoder."""
+        graph = self.tail.source
+        names = [name for i in graph.needed((self.place.target,), graph.outputs) for name in graph.ops[i].weights]
+        return [self.tail.weights[name.replace(".", "/")] for name in dict.fromkeys(names)]
+
+    @property
+    def finished(self) -> bool:
+        """Return true if all epochs are done."""
+        return len(self.epochs) >= self.settings.epochs
+
+    def run_epoch(self, report: Report) -> BottleneckEpoch:
+        """Train on all pictures once, and measure on those held out.
+
+        Args:
+            report: called after each step.
+
+        Returns:
+            The figures of the epoch, which are also the last of `epochs`.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+        """
+        began_s, total = time.perf_counter(), 0.0
+        self.trained.train()
+        for i, (rows, draws) in enumerate(self._batches(), 1):
+            total += self._step(rows, draws, len(self.epochs) * self.steps + i)
+            report(i, self.steps, total / i)
+        if not math.isfinite(total):
+            raise TrainingError(
+                f"{self.graph.name}: the loss is no number any more in epoch {len(self.epochs) + 1}; "
+                f"train with a smaller learning rate than {self.settings.learning_rate:g}"
+            )
+        right, size_bits = self.measure(self.holdout_rows)
+        self.epochs.append(BottleneckEpoch(total / self.steps, right, size_bits, time.perf_counter() - began_s))
+        return self.epochs[-1]
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pictures and their random changes, which depend on seed and epoch but not on the device."""
+        random = np.random.default_rng((self.settings.seed, len(self.epochs)))
+        size = min(self.settings.batch, len(self.training_rows))
+        rows = self.training_rows[random.permutation(len(self.training_rows))[: self.steps * size]]
+        draws = augment.draw(random, len(rows), self.image, self.settings.crop)
+        for i in range(0, len(rows), size):
+            yield torch.from_numpy(rows[i : i + size]), torch.from_numpy(draws[:, i : i + size])
+
+    def _step(self, rows: Tensor, draws: Tensor, number: int) -> float:
+        settings = self.settings
+        x = augment.augment(
+            self.padded, rows.to(self.device), draws.to(self.device), self.scale, settings.crop, settings.cutout
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["scale"] * learning_rate(settings, number, self.steps * settings.epochs)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            losses = self._losses(x, self.labels[rows.to(self.device)])
+        loss = sum(losses[1:], start=losses.distillation)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _losses(self, x: Tensor, labels: Tensor) -> Losses:
+        """Return the losses of a batch, of which each nested code gets an equal part."""
+        settings, place = self.settings, self.place
+        source, features, logits = self._teach(x)
+        soft = self.encoder(source)
+        symbols, bits = rounded(soft), self.prior(soft)
+        parts = torch.arange(len(x), device=self.device).chunk(len(settings.channels))
+        answers, errors, rates = [], [], []
+        for code, part in enumerate(parts):
+            made = self.decoder(symbols[part], code)
+            answers.append(self.tail.compute({place.target: made}, (place.output,))[0])
+            errors.append((made.float() - features[part].float()).square().mean())
+            rates.append(bits[part, : settings.channels[code]].sum((1, 2, 3)).mean())
+        mine, theirs = torch.cat(answers).float(), logits.float()
+        variance = features.float().var() + 1e-6
+        warm = settings.temperature
+        divergence = F.kl_div(
+            F.log_softmax(mine / warm, 1), F.log_softmax(theirs / warm, 1), reduction="batchmean", log_target=True
+        )
+        return Losses(
+            warm**2 * divergence,
+            settings.label_weight * F.cross_entropy(mine, labels),
+            settings.feature_weight * torch.stack(errors).mean() / variance,
+            settings.rate_weight * torch.stack(rates).mean() / _KILOBIT + 1e-9 * torch.stack(rates).mean(),
+        )
+
+    @torch.no_grad()
+    def _teach(self, x: Tensor) -> list[Tensor]:
+        """Return the encoder's input, the tensor to replace and the answer of the untouched network."""
+        place, name = self.place, self.graph.inputs[0]
+        wanted = [tensor for tensor in (place.source, place.target, place.output) if tensor != name]
+        found = dict(zip(wanted, self.teacher.compute({name: x}, wanted), strict=True)) | {name: x}
+        return [found[tensor] for tensor in (place.source, place.target, place.output)]
+
+    @torch.no_grad()
+    def encode(self, rows: np.ndarray) -> np.ndarray:
+        """Return the symbols of some pictures, uint8 [N, C, side, side], in float32 arithmetic.
+
+        Args:
+            rows: indices of the pictures.
+        """
+        self.trained.eval()
+        parts = [self.encoder(self._teach(x)[0]).round() for x, _ in self._unchanged(rows)]
+        return torch.cat(parts).to(torch.uint8).cpu().numpy()
+
+    @torch.no_grad()
+    def measure(self, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the accuracy of each code, and its mean size in bits by the prior.
+
+        Args:
+            rows: indices of the pictures.
+        """
+        self.trained.eval()
+        codes, place = range(len(self.settings.channels)), self.place
+        right, sizes = np.zeros(len(codes)), np.zeros(len(codes))
+        for x, truth in self._unchanged(rows):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                symbols = self.encoder(self._teach(x)[0]).round()
+                bits = self.prior(symbols)
+                for code in codes:
+                    made = self.decoder(symbols, code)
+                    answer = self.tail.compute({place.target: made}, (place.output,))[0]
+                    right[code] += float((answer.argmax(1) == truth).sum())
+                    sizes[code] += float(bits[:, : self.settings.channels[code]].sum())
+        return tuple((right / len(rows)).tolist()), tuple((sizes / len(rows)).tolist())
+
+    def _unchanged(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        crop, (height, width) = self.settings.crop, (self.image.height, self.image.width)
+        for i in range(0, len(rows), _EVALUATION_BATCH):
+            some = torch.from_numpy(rows[i : i + _EVALUATION_BATCH]).to(self.device)
+            pixels = self.padded[some, crop : crop + height, crop : crop + width]
+            yield augment.normalise(pixels, self.scale), self.labels[some]
+
+    # --- checkpoints
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, as a file that is complete or absent.
+
+        Args:
+            path: the file to write or replace; call this between two epochs.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        state = {name: value.detach().contiguous().cpu().clone() for name, value in self._state().items()}
+        about = {"format": _FORMAT, "epochs": self.epochs, "made_of": self._fingerprint()}
+        write_atomically(path, state, {"coinfer": json.dumps(about)})
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return all tensors that a step changes, by their names in a checkpoint."""
+        moments = {
+            f"moment.{i}.{key}": value
+            for i, p in enumerate(p for group in self.optimiser.param_groups for p in group["params"])
+            for key, value in self.optimiser.state.get(p, {}).items()
+        }
+        return {f"module.{name}": value for name, value in self.trained.state_dict().items()} | moments
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            path: a file that `save` wrote, with the same settings except `device`.
+
+        Raises:
+            TrainingError: if the file is damaged or of another training.
+        """
+        try:
+            with safe_open(path, "pt", device=str(self.device)) as file:
+                about = json.loads((file.metadata() or {})["coinfer"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise TrainingError(f"{path}: no checkpoint of a bottleneck ({error}); train anew elsewhere") from None
+        if about.get("format") != _FORMAT:
+            raise TrainingError(f"{path}: checkpoint of format {about.get('format')}; this coinfer reads {_FORMAT}")
+        for key, value in json.loads(json.dumps(self._fingerprint())).items():
+            if about["made_of"].get(key) != value:
+                theirs = about["made_of"].get(key)
+                raise TrainingError(f"{path}: made with {key} {theirs}, now it is {value}; train anew elsewhere")
+        self.epochs = [BottleneckEpoch(a, tuple(b), tuple(c), d) for a, b, c, d in about["epochs"]]
+        prefix = "module."
+        self.trained.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+        for i, p in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
+            prefix = f"moment.{i}."
+            moments = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            if moments:
+                self.optimiser.state[p] = moments
+
+    def _fingerprint(self) -> dict[str, object]:
+        """Return what must be the same when a checkpoint is loaded."""
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "device"}
+        sizes = {"network": self.graph.fingerprint, "pictures": len(self.labels), "data": self.kind}
+        return settings | self.place._asdict() | sizes
+
+
+def bottleneck_modules(graph: ModelGraph, place: Place, settings: BottleneckSettings) -> tuple[Encoder, Decoder]:
+    """Return new encoder and decoder for a place.
+
+    Args:
+        graph: the network.
+        place: where they go.
+        settings: channels, bits, width and the encoder's share of the work.
+    """
+    source, target = graph.tensors[place.source].shape, graph.tensors[place.target].shape
+    whole = graph.pruned((place.output,))
+    before = sum(graph.ops[i].work_flop for i in graph.needed(graph.inputs, (place.source,)))
+    budget = settings.device_share * whole.work_flop - before
+    codes = settings.channels[-1]
+    width = encoder_width(source[1], source[2], target[2], codes, budget)
+    encoder = Encoder(encoder_shapes(source[1], source[2], target[2], width, codes), settings.levels)
+    return encoder, Decoder(settings.channels, settings.levels, settings.width, target[1])
+
+
+def learning_rate(settings: BottleneckSettings, step: int, total: int) -> float:
+    """Return the learning rate of encoder and decoder at a step: up along a line, then down along a cosine.
+
+    Args:
+        settings: gives the largest rate and the share of the steps in which it rises.
+        step: from 1.
+        total: number of steps of all epochs.
+    """
+    done, warm = step / total, max(settings.warmup_share, 1 / total)
+    falling = 0.5 + 0.5 * math.cos(math.pi * min(max((done - warm) / (1 - warm), 0.0), 1.0))
+    return settings.learning_rate * min(done / warm, falling)

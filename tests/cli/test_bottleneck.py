@@ -1,0 +1,70 @@
+"""`coinfer bottleneck train` as a user types it."""
+
+import re
+
+import numpy as np
+import pytest
+from tests.exit_training.bottlenecks import small_network, stripes
+from typer.testing import CliRunner
+
+from coinfer.cli.bottleneck import parse_codes
+from coinfer.cli.main import app
+from coinfer.errors import UserError
+from coinfer.graph.bottleneck import with_bottleneck
+from coinfer.graph.onnx.load import load
+from coinfer.graph.segment import save_model
+
+WIDE = {"COLUMNS": "200", "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to work in, with a network and pictures."""
+    monkeypatch.chdir(tmp_path)
+    save_model(small_network(), "small.onnx")
+    for split, count in (("train", 60), ("test", 20)):
+        data = stripes(count)
+        np.savez(f"mine_{split}.npz", images=data.images, labels=data.labels, class_names=data.class_names)
+    return tmp_path
+
+
+def coinfer(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["bottleneck", *arguments], env=WIDE)
+    if isinstance(done.exception, UserError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_train_and_resume(folder):
+    options = (
+        "--data",
+        ".",
+        "--epochs",
+        "1",
+        "--batch",
+        "20",
+        "--codes",
+        "2,4",
+        "--out",
+        "out",
+        "--device-share",
+        "0.3",
+    )
+    said = coinfer("train", "small.onnx", *options)
+    assert re.search(r"small: from input to pool2, 60 pictures", said)
+    assert re.search(r"code2: \d+ bytes, [\d.]+% of 20 pictures \([\d.]+% without a bottleneck\)\ncode4: ", said)
+    made = with_bottleneck(load("small.onnx"), "out/small.bottleneck.onnx")
+    with pytest.raises(UserError, match="out: holds a training already; --resume goes on with it"):
+        coinfer("train", "small.onnx", *options)
+    assert "saved out/small.bottleneck.onnx" in coinfer("train", "small.onnx", *options, "--resume")
+    again = with_bottleneck(load("small.onnx"), "out/small.bottleneck.onnx")
+    assert again.bottleneck is not None
+    assert made.bottleneck is not None
+    assert again.bottleneck.graph.fingerprint == made.bottleneck.graph.fingerprint
+
+
+@pytest.mark.parametrize("text", ["", "4,x", "8,4", "4,4", "0,4", "4,512"])
+def test_codes_that_are_none(text):
+    with pytest.raises(UserError, match="expected rising numbers of channels, 1 to 256, such as 4,8,16"):
+        parse_codes(text)

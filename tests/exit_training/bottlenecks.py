@@ -1,0 +1,57 @@
+"""A small network with a bottleneck, for tests of whatever uses one."""
+
+from functools import cache
+
+import numpy as np
+
+from coinfer.exit_training.bottleneck.places import place_for
+from coinfer.exit_training.bottleneck.settings import BottleneckResult, BottleneckSettings
+from coinfer.exit_training.bottleneck.train import answers_of, train
+from coinfer.graph.image_input import ImageInput
+from coinfer.graph.ir import ModelGraph
+from coinfer.graph.zoo.builder import NetBuilder
+from coinfer.profile.dataset import ImageDataset
+from coinfer.runtime.measure_bottleneck import measure_bottleneck, with_words
+
+SIDE = 16
+CLASSES = tuple("abcd")
+SETTINGS = BottleneckSettings(
+    channels=(2, 4), device_share=0.3, width=8, epochs=2, batch=12, precision="float32", holdout=0.2, crop=1
+)
+
+
+def stripes(count: int, seed: int = 0) -> ImageDataset:
+    """Class k is a colour, with noise."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    colours = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [200, 200, 60]])
+    images = colours[labels][:, None, None] + random.normal(0, 20, (count, SIDE, SIDE, 3))
+    return ImageDataset(np.clip(images, 0, 255).astype(np.uint8), labels, CLASSES, "colours")
+
+
+def small_network(seed: int = 0) -> ModelGraph:
+    """Three convolutions and a linear layer, for pictures of 16 x 16 and four classes."""
+    net = NetBuilder(ImageInput(SIDE, SIDE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), seed)
+    x = net.max_pool("pool1", net.conv("conv1", "input", 8, 3), 2, 2)
+    x = net.max_pool("pool2", net.conv("conv2", x, 16, 3), 2, 2)
+    return net.graph("small", net.classes(net.conv("conv3", x, 16, 3), len(CLASSES)), len(CLASSES))
+
+
+def with_trained(graph: ModelGraph, trained: BottleneckResult, data: ImageDataset) -> ModelGraph:
+    """The network with what was trained, and code words for the pictures."""
+    settings = trained.settings
+    images = data.images[trained.rows]
+    return with_words(graph, trained.graph, trained.place.output, answers_of(settings), settings.bits, images)
+
+
+@cache
+def small_result() -> BottleneckResult:
+    """A bottleneck of the small network that was trained a little."""
+    graph = small_network()
+    return train(graph, place_for(graph, SETTINGS), stripes(60), SETTINGS)
+
+
+@cache
+def small_bottleneck() -> ModelGraph:
+    """The small network with that bottleneck, measured."""
+    return measure_bottleneck(with_trained(small_network(), small_result(), stripes(60)), stripes(40, seed=1))

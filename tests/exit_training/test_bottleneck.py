@@ -1,0 +1,157 @@
+"""A bottleneck learns what the network knows, goes on exactly where it was stopped, and is one ONNX file."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.exit_training.bottlenecks import (
+    SETTINGS,
+    small_bottleneck,
+    small_network,
+    small_result,
+    stripes,
+    with_trained,
+)
+
+from coinfer.errors import TrainingError
+from coinfer.exit_training.bottleneck.nets import ConvShape, Encoder, Prior, encoder_shapes, encoder_width, rounded
+from coinfer.exit_training.bottleneck.places import place_for
+from coinfer.exit_training.bottleneck.settings import BottleneckSettings, Place
+from coinfer.exit_training.bottleneck.train import CHECKPOINT, save, train
+from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer
+from coinfer.graph.bottleneck import with_bottleneck
+from coinfer.graph.ir import GraphError
+from coinfer.graph.segment import save_model
+from coinfer.graph.zoo import networks
+from coinfer.profile.dataset import ImageDataset
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import normalise
+
+GRAPH = small_network()
+PLACE = place_for(GRAPH, SETTINGS)
+
+
+def inputs(data: ImageDataset) -> dict[str, np.ndarray]:
+    assert GRAPH.image is not None
+    return {"input": np.concatenate([normalise(one, GRAPH.image) for one in data.images])}
+
+
+def test_it_answers_as_the_network_does_after_training_without_labels():
+    settings = replace(SETTINGS, epochs=12, learning_rate=1e-2, label_weight=0.0)
+    data = stripes(96)
+    wrong = data._replace(labels=(data.labels + 1) % 4)
+    trained = train(GRAPH, PLACE, wrong, settings)
+    test = inputs(stripes(80, seed=1))
+    executor = Executor(with_trained(GRAPH, trained, data))
+    plain = executor.run(test, GRAPH.outputs)[0]["logits"].argmax(1)
+    for code in ("code2", "code4"):
+        answers = executor.run(test, (f"{code}/answer",))[0][f"{code}/answer"].argmax(1)
+        assert (answers == plain).mean() >= 0.9, code
+    assert trained.epochs[-1].loss < trained.epochs[0].loss / 2
+
+
+def test_a_code_is_the_first_channels_of_the_next_one_and_answers_follow_from_it_alone():
+    graph, executor = small_bottleneck(), Executor(small_bottleneck())
+    test = inputs(stripes(8, seed=2))
+    found, _ = executor.run(test, ("code2", "code4", "code2/answer", "code4/answer"))
+    assert found["code4"].dtype == np.uint8
+    assert found["code4"].max() < SETTINGS.levels
+    np.testing.assert_array_equal(found["code2"], found["code4"][:, :2])
+    for code in ("code2", "code4"):
+        again = executor.run({code: found[code]}, (f"{code}/answer",))[0][f"{code}/answer"]
+        np.testing.assert_allclose(again, found[f"{code}/answer"], rtol=1e-5, atol=1e-5)
+    assert graph.fingerprint == GRAPH.fingerprint
+
+
+def test_onnx_runtime_computes_what_was_trained():
+    trainer = BottleneckTrainer(GRAPH, PLACE, stripes(60), SETTINGS)
+    while not trainer.finished:
+        trainer.run_epoch(lambda done, steps, loss: None)
+    data = stripes(60)
+    test = data._replace(images=data.images[:20], labels=data.labels[:20])
+    symbols = Executor(small_result().graph).run(inputs(test), ("code4",))[0]["code4"]
+    assert (symbols == trainer.encode(np.arange(20))).mean() > 0.99  # float16 weights: a symbol may tip over
+
+
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
+    trainer = BottleneckTrainer(GRAPH, PLACE, stripes(60), SETTINGS)
+    trainer.run_epoch(lambda done, steps, loss: None)
+    trainer.save(tmp_path / "cut" / CHECKPOINT)
+    resumed = train(GRAPH, PLACE, stripes(60), SETTINGS, folder=tmp_path / "cut", resume=True)
+    assert resumed.graph.fingerprint == small_result().graph.fingerprint
+    with pytest.raises(TrainingError, match="holds a training already; --resume goes on with it"):
+        train(GRAPH, PLACE, stripes(60), SETTINGS, folder=tmp_path / "cut")
+    with pytest.raises(TrainingError, match="made with bits 2, now it is 4; train anew elsewhere"):
+        train(GRAPH, PLACE, stripes(60), replace(SETTINGS, bits=4), folder=tmp_path / "cut", resume=True)
+
+
+def test_the_file_holds_what_was_measured_and_fits_its_network_alone(tmp_path):
+    graph = small_bottleneck()
+    path = save(graph, small_result(), "colours", tmp_path)
+    loaded = with_bottleneck(GRAPH, path)
+    assert loaded.bottleneck is not None
+    assert graph.bottleneck is not None
+    assert loaded.bottleneck.codes == graph.bottleneck.codes
+    for code in loaded.bottleneck.codes:
+        assert code.accuracy is not None
+        assert code.accuracy.samples == 40
+        assert 9 < code.accuracy.size_bytes < 40
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["bottleneck"] == loaded.bottleneck.graph.fingerprint
+    with pytest.raises(GraphError, match=r"a bottleneck of network 'small' \(\w{12}\), not of 'small' \(\w{12}\)"):
+        with_bottleneck(small_network(seed=1), path)
+
+
+def test_no_bottleneck_is_refused(tmp_path):
+    save_model(GRAPH, tmp_path / "net.onnx")
+    with pytest.raises(GraphError, match=r"net\.onnx: no bottleneck; make one with `coinfer bottleneck train`"):
+        with_bottleneck(GRAPH, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "problem"),
+    [
+        ("conv9", "", "small: no tensor 'conv9' that its last output needs"),
+        ("logits", "", r"small: 'logits' is \[1, 4\]; a bottleneck needs square feature maps"),
+        ("input", "logits", r"small: 'logits' is \[1, 4\]; a bottleneck needs square feature maps"),
+        ("conv3.relu", "", "of its work lies before 'conv3.relu', but the device may do 30%"),
+    ],
+)
+def test_places_that_do_not_do_are_named(source, target, problem):
+    with pytest.raises(TrainingError, match=problem):
+        place_for(GRAPH, SETTINGS, source, target)
+
+
+def test_places_of_the_zoo_networks():
+    assert Place("input", "pool2", "logits") == PLACE
+    found = {name: place_for(networks.build(name), BottleneckSettings()) for name in ("alexnet-cifar", "resnet32")}
+    assert found["alexnet-cifar"].target == "pool2"
+    assert found["resnet32"].target.startswith("layer3")
+
+
+@pytest.mark.parametrize(("side", "target"), [(32, 7), (32, 8), (15, 7), (8, 8), (224, 28), (33, 9)])
+def test_an_encoder_ends_at_the_size_of_what_is_replaced(side, target):
+    width = encoder_width(3, side, target, 8, 1e6)
+    shapes = encoder_shapes(3, side, target, width, 8)
+    assert sum(shape.work_flop for shape in encoder_shapes(3, side, target, width + 4, 8)) > 1e6
+    assert Encoder(shapes, 4).eval()(torch.zeros(1, 3, side, side)).shape == (1, 8, target, target)
+
+
+def test_rounding_passes_its_gradient_through_and_the_prior_interpolates():
+    symbols = torch.tensor([0.2, 1.7, 2.5], requires_grad=True)
+    whole = rounded(symbols)
+    assert whole.tolist() == [0, 2, 2]
+    whole.sum().backward()
+    assert symbols.grad is not None
+    assert symbols.grad.tolist() == [1, 1, 1]
+    prior = Prior(1, 4)
+    with torch.no_grad():
+        prior.logits.copy_(torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125]])))
+    bits = prior(torch.tensor([0.0, 1.0, 3.0, 0.5]).reshape(1, 1, 4, 1))
+    np.testing.assert_allclose(bits.detach().flatten(), [1, 2, 3, 1.5], rtol=1e-5)
+
+
+def test_work_of_a_convolution():
+    assert ConvShape(3, 8, 5, 2, (1, 2), 16).work_flop == 2 * 3 * 8 * 25 * 256
