@@ -1,12 +1,25 @@
 """`coinfer edge`: serve networks."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from coinfer.addresses import parse_addresses
-from coinfer.cli.options import Limit, Provider, Shape, Slowdown, Threads, parse_limits, parse_shapes
+from coinfer.cli.options import (
+    ControllerAddress,
+    Insecure,
+    Limit,
+    NodeName,
+    Provider,
+    Shape,
+    Site,
+    Slowdown,
+    Threads,
+    parse_limits,
+    parse_shapes,
+)
 from coinfer.runtime.edge import defaults
 
 
@@ -28,6 +41,14 @@ def edge(
         str, typer.Option(help="Edge servers that a route may go on to, host:port,...; `any` allows all.")
     ] = "",
     echo: Annotated[bool, typer.Option("--echo", help="Also serve `echo`, which returns its input.")] = False,
+    site: Site = None,
+    controller: ControllerAddress = "",
+    name: NodeName = "",
+    advertise: Annotated[
+        str, typer.Option(help="host:port by which other nodes reach this one, if it is not where it listens.")
+    ] = "",
+    state: Annotated[Path | None, typer.Option(help="Folder for what must survive a restart of a site's node.")] = None,
+    insecure: Insecure = False,
 ) -> None:
     """Serve networks, whole or any part of them, over gRPC and REST (Open Inference Protocol v2).
 
@@ -53,4 +74,9 @@ def edge(
         peers=None if peers == "any" else parse_addresses(peers, "--peers"),
         echo=echo,
     )
-    raise typer.Exit(run_edge(settings))
+    agent = None
+    if site is not None or controller:
+        from coinfer.site.agent.joining import NodeOptions, join_edge
+
+        agent = join_edge(NodeOptions(site, controller, name, state, insecure), host, grpc_port, advertise)
+    raise typer.Exit(run_edge(settings, agent))

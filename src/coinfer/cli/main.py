@@ -10,6 +10,7 @@ from rich.text import Text
 
 from coinfer.cli import bottleneck, ca, exits, scenario
 from coinfer.cli.accuracy import accuracy
+from coinfer.cli.controller import controller
 from coinfer.cli.demo import demo
 from coinfer.cli.describe import describe
 from coinfer.cli.edge import edge
@@ -45,7 +46,7 @@ def root(
 ) -> None: ...
 
 
-for command in (describe, profile, accuracy, plan, edge, infer, demo, simulate, train):
+for command in (describe, profile, accuracy, plan, edge, controller, infer, demo, simulate, train):
     app.command()(command)
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")

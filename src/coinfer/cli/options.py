@@ -77,6 +77,14 @@ FrameFile = Annotated[
 ]
 TorchDevice = Annotated[str, typer.Option("--device", help="PyTorch device: cpu, cuda.")]
 TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of PyTorch.")]
+Site = Annotated[
+    Path | None, typer.Option("--site", help="Folder of the site (`coinfer ca`), or of this node's own certificate.")
+]
+ControllerAddress = Annotated[str, typer.Option("--controller", help="The site's controller, host:port.")]
+NodeName = Annotated[
+    str, typer.Option("--name", help="Name in a site without certificates; with one, its certificate's name counts.")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain text to and from other machines.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
 
 

@@ -80,13 +80,13 @@ async def serve_until_signal(service: InferenceService, fronts: Fronts, name: st
     Returns:
         The exit status: 0, or 1 if requests were cut off.
     """
-    stop_signal = _signal_event()
+    stop_signal = signal_event()
     print(f"coinfer {name} ready {fronts.addresses} models={','.join(service.models)}", flush=True)
     await stop_signal.wait()
     _log.info("draining: finishing what was admitted, at most %g s", grace_s)
     service.drain()
     await fronts.grpc.drain()
-    second_signal = _signal_event()
+    second_signal = signal_event()
     all_answered = asyncio.ensure_future(_wait_until_answered(service, grace_s))
     await _wait_for_first(all_answered, second_signal.wait())
     status = 0 if all_answered.done() and not all_answered.cancelled() else 1
@@ -108,7 +108,7 @@ async def _wait_until_answered(service: InferenceService, grace_s: float) -> Non
         await asyncio.sleep(_HEARTBEAT_S / 10)
 
 
-def _signal_event() -> asyncio.Event:
+def signal_event() -> asyncio.Event:
     """Return an event that the next SIGTERM or SIGINT sets; on Windows, also the next Ctrl-Break.
 
     An event loop's own handlers of signals are missing on Windows.

@@ -1,0 +1,99 @@
+"""The links from a node to edge servers, measured by small probes."""
+
+import threading
+from concurrent.futures import Future
+
+from coinfer.runtime.clock import Clock
+from coinfer.runtime.device import estimate as est
+from coinfer.runtime.transport.base import Pong, Transport
+from coinfer.site.messages import LinkReport
+from coinfer.units import bits_of_bytes
+
+PROBE_INTERVAL_S = 1.0
+PROBE_BYTES = (0, 16_000)
+"""Sizes of probes in turn: the empty ones measure the round trip, the others the rate."""
+TIMEOUT_S = 2.0
+FIRST_RATE_BPS = 100e6
+
+
+class PeerLinks:
+    """Measures the links to edge servers that come and go.
+
+    Args:
+        transport: carries the probes; it is not closed here.
+        clock: of the node.
+    """
+
+    def __init__(self, transport: Transport, clock: Clock):
+        self._transport = transport
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._links: dict[str, est.LinkEstimate] = {}
+        self._turns: dict[str, int] = {}
+        self._due_s = 0.0
+
+    def follow(self, addresses: set[str]) -> None:
+        """Measure the links to these servers, and to no others.
+
+        Args:
+            addresses: `host:port` of each.
+        """
+        now_s = self._clock.now_s()
+        with self._lock:
+            for gone in self._links.keys() - addresses:
+                del self._links[gone]
+            for new in addresses - self._links.keys():
+                self._links[new] = est.first_link(FIRST_RATE_BPS, now_s)
+
+    def probe(self) -> None:
+        """Send a probe to each server if one is due."""
+        now_s = self._clock.now_s()
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + PROBE_INTERVAL_S
+        with self._lock:
+            addresses = list(self._links)
+        for address in addresses:
+            turn = self._turns[address] = self._turns.get(address, -1) + 1
+            size = PROBE_BYTES[turn % 2]
+            pong = self._transport.ping(address, TIMEOUT_S, size)
+            pong.add_done_callback(lambda done, address=address, size=size: self._record(address, size, done))
+
+    def link(self, address: str) -> est.LinkEstimate | None:
+        """Return what is known of a link; None if its server is not followed.
+
+        Args:
+            address: `host:port` of the server.
+        """
+        with self._lock:
+            return self._links.get(address)
+
+    def reports(self) -> list[LinkReport]:
+        """Return all links that were measured."""
+        with self._lock:
+            links = sorted(self._links.items())
+        return [
+            LinkReport(
+                to=address, rate_bps=float(f"{link.rate_bps:.3g}"), round_trip_s=float(f"{link.round_trip_s:.2g}")
+            )
+            for address, link in links
+            if link.round_trip_s > 0
+        ]
+
+    def _record(self, address: str, size_bytes: int, done: "Future[Pong]") -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        pong, now_s = done.result(), self._clock.now_s()
+        with self._lock:
+            link = self._links.get(address)
+            if link is None:
+                return
+            if size_bytes == 0:
+                self._links[address] = est.after_ping(link, pong.round_trip_s)
+            else:
+                bits = bits_of_bytes(size_bytes)
+                self._links[address] = est.after_exchange(link, bits, pong.round_trip_s, now_s)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,0 +1,123 @@
+"""The controller as a process: it starts, serves nodes and operators, and ends."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpc import aio
+
+from coinfer.addresses import Address, parse_host
+from coinfer.files import cache_folder
+from coinfer.runtime.edge.inference_service import PortError
+from coinfer.runtime.edge.serving import signal_event
+from coinfer.runtime.transport.grpc_transport import server_options
+from coinfer.site.certificates.grpc_security import AccessControl, server_credentials
+from coinfer.site.certificates.identity import Identity, find_identity
+from coinfer.site.certificates.plain import check_plain
+from coinfer.site.controller.service import ControllerService
+from coinfer.site.messages import MESSAGE_BYTES
+from coinfer.site.store import LIMIT_BYTES, ExperienceStore
+
+GRPC_PORT = 8600
+_LAST_WORDS_S = 0.5
+_log = logging.getLogger("coinfer.site")
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """Settings of a controller."""
+
+    site: Path | None = None
+    """Folder of the site, or of the controller's own certificate; None speaks plain text."""
+    host: str = "127.0.0.1"
+    """A name or an IP address to listen on."""
+    port: int = GRPC_PORT
+    """For nodes; 0 takes any free port."""
+    insecure: bool = False
+    """Allow plain text beyond this machine."""
+    store: Path | None = None
+    """File of the experience; None keeps it beside the certificate, or in the user's cache."""
+    store_bytes: int = LIMIT_BYTES
+    """Size of that file beyond which the oldest decisions are deleted."""
+
+
+def run_controller(settings: ControllerSettings) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: of the controller.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: if settings, certificates or store cannot be used.
+        PortError: if a port is taken.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    host = parse_host(settings.host)
+    identity = None if settings.site is None else find_identity(settings.site, "controller")
+    check_plain(identity, host, settings.insecure, f"host {host}")
+    home = cache_folder("site") if identity is None else identity.folder / "state"
+    store = ExperienceStore(settings.store or home / "experience.sqlite", settings.store_bytes)
+    try:
+        return asyncio.run(_serve(settings, host, identity, store))
+    finally:
+        store.close()
+
+
+async def _serve(settings: ControllerSettings, host: str, identity: Identity | None, store: ExperienceStore) -> int:
+    service = ControllerService(store, identity)
+    server = open_server(service, identity)
+    try:
+        port = listen(server, host, settings.port, identity)
+    except RuntimeError:
+        raise PortError(host, settings.port) from None
+    where = f"grpc={Address(host, port)}"
+    await server.start()
+    views = asyncio.ensure_future(service.run())
+    stop = signal_event()
+    print(f"coinfer controller ready {where}", flush=True)
+    waits = [asyncio.ensure_future(stop.wait()), views]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    failed = views.done()
+    for wait in waits:
+        wait.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await views
+    await server.stop(_LAST_WORDS_S)
+    return int(failed)
+
+
+def open_server(service: ControllerService, identity: Identity | None) -> aio.Server:
+    """Return a gRPC server of a controller that does not listen yet.
+
+    Args:
+        service: answers.
+        identity: of the controller; None for plain text.
+    """
+    interceptors = [] if identity is None else [AccessControl(identity)]
+    server = aio.server(options=server_options(MESSAGE_BYTES), interceptors=interceptors)
+    server.add_generic_rpc_handlers((service,))
+    return server
+
+
+def listen(server: aio.Server, host: str, port: int, identity: Identity | None) -> int:
+    """Make the server listen, and return its port.
+
+    Args:
+        server: has not started.
+        host: name or IP address.
+        port: 0 takes any free port.
+        identity: of the controller; None for plain text.
+
+    Raises:
+        RuntimeError: if it cannot listen there.
+    """
+    address = str(Address(host, port))
+    if identity is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, server_credentials(identity))

@@ -1,0 +1,288 @@
+"""What nodes and the controller say to each other, as JSON: closed, bounded, and without NaN or infinities.
+
+A node sends `Hello` first, then `Report` and `Batch`; the controller answers `Welcome` or `Refused`, then sends `View`,
+`Ack` and `Revoked`. Every message is checked on arrival: an unknown key, a value out of range or a list that is too
+long refuses the whole message.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from coinfer.errors import UserError
+from coinfer.types import OffloadObservation
+
+MESSAGE_BYTES = 1 << 20
+"""Largest message of a stream."""
+MAX_RECORDS = 200
+"""Decisions in a batch."""
+MAX_NUMBERS = 20_000
+"""Numbers in an observation."""
+FIELDS = frozenset(OffloadObservation._fields)
+
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
+Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e9)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Text = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class MessageError(UserError):
+    """A message that cannot be accepted; the message is one line for a person."""
+
+
+class Message(BaseModel):
+    """Base of all messages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServedName(Message):
+    """A network that an edge server serves."""
+
+    name: Text
+    fingerprint: Text = ""
+
+
+class Hello(Message):
+    """The first message of a node."""
+
+    kind: Literal["hello"] = "hello"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    role: Literal["edge", "device"]
+    epoch: Count
+    """Grows with every start of the node."""
+    address: Text = ""
+    """`host:port` by which others reach an edge server; empty for a device."""
+    models: Annotated[list[ServedName], Field(max_length=256)] = []
+    workers: Annotated[int, Field(ge=1, le=4096)] = 1
+    version: Text = ""
+
+
+class LinkReport(Message):
+    """What a node measured of the link to an edge server."""
+
+    to: Text
+    """Address of the server."""
+    rate_bps: Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e15)]
+    round_trip_s: Seconds
+
+
+class WorkReport(Message):
+    """How long an edge server takes for one kind of work."""
+
+    work: Text
+    """See `view.work_key`."""
+    service_s: Seconds
+
+
+class Report(Message):
+    """Load and counters of a node."""
+
+    kind: Literal["report"] = "report"
+    backlog_s: Seconds = 0.0
+    queued: Count = 0
+    room: Count = 0
+    pieces: Count = 0
+    """Pieces of networks that the node holds in memory."""
+    received: Count = 0
+    success: Count = 0
+    failed: Count = 0
+    forwarded: Count = 0
+    request_s: Seconds = 0.0
+    """Sum of the times of answered requests."""
+    spooled: Count = 0
+    """Decisions that wait for the controller."""
+    dropped: Count = 0
+    """Decisions that were lost because the spool was full."""
+    links: Annotated[list[LinkReport], Field(max_length=256)] | None = None
+    """None if nothing is new."""
+    works: Annotated[list[WorkReport], Field(max_length=64)] | None = None
+    """None if nothing is new."""
+
+
+class Observed(Message):
+    """An observation, flat: each field's numbers in row-major order; null stands for infinity."""
+
+    tasks: Annotated[int, Field(ge=1, le=256)]
+    options: Annotated[int, Field(ge=1, le=4096)]
+    servers: Annotated[int, Field(ge=0, le=256)]
+    fields: dict[str, list[Number | None]]
+
+    @model_validator(mode="after")
+    def _is_an_observation(self) -> "Observed":
+        unknown = self.fields.keys() - FIELDS
+        if unknown:
+            raise ValueError(f"no field {min(unknown)!r:.40} in an observation")
+        if sum(map(len, self.fields.values())) > MAX_NUMBERS:
+            raise ValueError(f"more than {MAX_NUMBERS} numbers")
+        return self
+
+
+class Decision(Message):
+    """One decided request: what is needed to learn from it, or to judge a policy by it."""
+
+    seq: Count
+    """Number of the decision in the epoch of its node."""
+    at_s: Seconds
+    """When it was made, seconds since 1970 on the node's clock."""
+    model: Text
+    policy: Text
+    """What decided."""
+    probability: Annotated[float, Field(allow_inf_nan=False, gt=0, le=1)] = 1.0
+    """With which the policy chooses this action; 1 if it does not draw."""
+    task: Count = 0
+    """Which of the tasks of the observation this request is."""
+    option: Count = 0
+    server: Annotated[int, Field(ge=-1, le=255)]
+    """Index into the servers of the observation; -1 is the device."""
+    executed_on: Text
+    """Address of the server that answered, or `device`."""
+    cut: Text = ""
+    bits: Annotated[int, Field(ge=0, le=64)] = 32
+    predicted_s: Seconds | None = None
+    device_s: Seconds = 0.0
+    upload_s: Seconds = 0.0
+    queue_s: Seconds = 0.0
+    server_s: Seconds = 0.0
+    download_s: Seconds = 0.0
+    latency_s: Seconds
+    in_time: bool = True
+    admitted: bool = True
+    observation: Observed | None = None
+
+    @property
+    def reward(self) -> float:
+        """Return the reward of CDO-DSAC (SEKE 2023, section IV): the negative latency."""
+        return -self.latency_s
+
+
+class Batch(Message):
+    """Decisions of one epoch, in order."""
+
+    kind: Literal["batch"] = "batch"
+    epoch: Count
+    records: Annotated[list[Decision], Field(min_length=1, max_length=MAX_RECORDS)]
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> "Batch":
+        numbers = [record.seq for record in self.records]
+        if any(later <= earlier for earlier, later in pairwise(numbers)):
+            raise ValueError("the numbers of the decisions do not grow")
+        return self
+
+
+class Welcome(Message):
+    """The controller has accepted a node."""
+
+    kind: Literal["welcome"] = "welcome"
+    lease_s: Seconds
+    """A node that says nothing for so long counts as lost."""
+    interval_s: Seconds
+    """Seconds between reports under load."""
+
+
+class Refused(Message):
+    """The controller does not accept a node, or not any more."""
+
+    kind: Literal["refused"] = "refused"
+    reason: Annotated[str, Field(max_length=1000)]
+
+
+class ServerInfo(Message):
+    """What changes seldom about an edge server."""
+
+    name: Text
+    address: Text
+    models: list[ServedName]
+    links: list[LinkReport]
+    works: list[WorkReport]
+
+
+class ServerLoad(Message):
+    """The load of an edge server."""
+
+    name: Text
+    backlog_s: Seconds
+    queued: Count
+    room: Count
+    age_s: Seconds
+    """Of the report, when the view was sent."""
+
+
+class View(Message):
+    """What the controller knows of all edge servers."""
+
+    kind: Literal["view"] = "view"
+    servers: list[ServerInfo] | None = None
+    """All edge servers that are there; None if nothing is new."""
+    loads: list[ServerLoad] = []
+
+
+class Ack(Message):
+    """Decisions of an epoch are stored, up to this number."""
+
+    kind: Literal["ack"] = "ack"
+    epoch: Count
+    seq: Count
+
+
+class Revoked(Message):
+    """The list of revoked certificates, as its authority signed it."""
+
+    kind: Literal["revoked"] = "revoked"
+    pem: str
+
+
+_FROM_NODE: TypeAdapter[Hello | Report | Batch] = TypeAdapter(
+    Annotated[Hello | Report | Batch, Field(discriminator="kind")]
+)
+_FROM_CONTROLLER: TypeAdapter[Welcome | Refused | View | Ack | Revoked] = TypeAdapter(
+    Annotated[Welcome | Refused | View | Ack | Revoked, Field(discriminator="kind")]
+)
+
+
+def to_bytes(message: Message) -> bytes:
+    """Return a message as it travels; what has its default value is left out.
+
+    Args:
+        message: any of this module.
+    """
+    kind = getattr(message, "kind", None)
+    body = message.model_dump_json(exclude_defaults=True)
+    return (f'{{"kind":"{kind}",' + body[1:] if len(body) > 2 else f'{{"kind":"{kind}"}}').encode()
+
+
+def from_node(data: bytes) -> Hello | Report | Batch:
+    """Return the message of a node.
+
+    Args:
+        data: what came over the stream.
+
+    Raises:
+        MessageError: if it is none; the message names the first thing that is wrong.
+    """
+    return _parse(_FROM_NODE, data)
+
+
+def from_controller(data: bytes) -> Welcome | Refused | View | Ack | Revoked:
+    """Return the message of a controller.
+
+    Args:
+        data: what came over the stream.
+
+    Raises:
+        MessageError: if it is none; the message names the first thing that is wrong.
+    """
+    return _parse(_FROM_CONTROLLER, data)
+
+
+def _parse(adapter: TypeAdapter, data: bytes):
+    if len(data) > MESSAGE_BYTES:
+        raise MessageError(f"a message of {len(data)} bytes; expected at most {MESSAGE_BYTES}")
+    try:
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise MessageError(f"{place or 'message'}: {first['msg']}"[:300]) from None
