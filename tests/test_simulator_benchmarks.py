@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.paths import ROOT
 
-FIGURES = {"simulator": 19, "adapters": 14, "service_order": 14}
+FIGURES = {"simulator": 19, "adapters": 14, "service_order": 14, "frame_decisions": 11}
 """How many each has."""
 
 

@@ -18,6 +18,7 @@ from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies.heuristics import offload as heuristics
 from coinfer.policies.learned.nets import Net
+from coinfer.policies.learned.placement.load_table import Grid, TablePolicy
 from coinfer.policies.learned.placement.placements import fixed_cut
 from coinfer.policies.learned.placement.policy import MakeFeatures, MakePlacements, PlacementPolicy
 from coinfer.policies.sampling import pick, uniform
@@ -229,10 +230,8 @@ def _trained(actor: Actor, played: Played, budget: Budget, slots: dict[str, int]
     return Trained(policy, played.curve, slots, {"actor": played.weights.cpu()}, played.slots_per_s, played.kept)
 
 
-def _table(grid: online_rl.Grid, played: Played, budget: Budget, slots: dict[str, int]) -> Trained:
-    return Trained(
-        lambda: online_rl.TablePolicy(grid, played.weights), played.curve, slots, {}, played.slots_per_s, played.kept
-    )
+def _table(grid: Grid, played: Played, budget: Budget, slots: dict[str, int]) -> Trained:
+    return Trained(lambda: TablePolicy(grid, played.weights), played.curve, slots, {}, played.slots_per_s, played.kept)
 
 
 class Plain:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coinfer.rl.algorithms.grle import PRESETS, GrleSettings, with_rounds
+from coinfer.rl.algorithms.grle import PRESETS, SCHEMES, GrleSettings, with_rounds
 from coinfer.scenario.compile import Compiled, open_world
 
 FOLDER = Path(__file__).parent
@@ -12,8 +12,6 @@ WEIGHTS = Path("runs/grle")
 SEEDS = 10
 ROUNDS = 600
 """Slots that each world of a learner plays; 4 worlds, so 2,400 slots a learner."""
-SCHEMES = {"grle": (True, True), "drooe": (False, True), "grl": (True, False), "droo": (False, False)}
-"""Whether it has a graph network, and whether all exits may answer."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +39,22 @@ class World:
         return open_world(self.scenario, {**sizes, **length, "models.0.deadline_s": [least, most]})
 
 
-MAIN, HARD, EASY = World(), World(deadlines=0.6), World("grle", 6)
+HARD, MAIN, EASY = World(deadlines=0.6), World(), World("grle", 6)
 WORLDS = (
-    MAIN,
     HARD,
     *(World(scenario, deadlines=0.6) for scenario in ("grle-s3", "grle-s4", "grle")),
-    World(devices=10),
-    World(devices=6),
+    World(devices=10, deadlines=0.6),
+    World(devices=6, deadlines=0.6),
+    MAIN,
     World(deadlines=2.0),
     EASY,
 )
 VARIANTS: dict[str, tuple[str, dict[str, object], World]] = {
-    "grle, no order": ("grle", {"ordered": False}, MAIN),
-    "grle, no noise": ("grle", {"noisy": 0}, MAIN),
-    "grle, 12 candidates": ("grle", {"candidates": 12, "noisy": 4}, MAIN),
-    "drooe, 4 times the slots": ("drooe", {"rounds": 4 * ROUNDS}, MAIN),
+    "grle, no sweep": ("grle", {"sweeps": 0}, HARD),
+    "grle, no order": ("grle", {"ordered": False}, HARD),
+    "grle, no noise": ("grle", {"noisy": 0}, HARD),
+    "drooe, 4 times the slots": ("drooe", {"rounds": 4 * ROUNDS}, HARD),
+    "grle, 12 candidates": ("grle", {"candidates": 12, "noisy": 4}, HARD),
 }
 """Longer trainings and ablations: a scheme with changed settings, and where."""
 
@@ -65,14 +64,14 @@ def settings_of(scheme: str, changes: dict[str, object] | None = None) -> GrleSe
 
     Args:
         scheme: one of `SCHEMES`.
-        changes: of `GrleSettings`; `candidates` is the learner's and `rounds` the loop's.
+        changes: of `GrleSettings`; `candidates` and `sweeps` are the learner's, and `rounds` the loop's.
     """
     graph, early_exits = SCHEMES[scheme]
     changes = dict(changes or {})
     rounds = int(str(changes.pop("rounds", ROUNDS)))
     settings = replace(PRESETS["quick"], graph=graph, early_exits=early_exits)
-    if "candidates" in changes:
-        settings = replace(settings, learner=replace(settings.learner, candidates=changes.pop("candidates")))
+    of_learner = {name: changes.pop(name) for name in ("candidates", "sweeps") if name in changes}
+    settings = replace(settings, learner=replace(settings.learner, **of_learner))
     return with_rounds(replace(settings, **changes), rounds)
 
 

@@ -20,7 +20,7 @@ RESULTS = FOLDER / "results"
 COLOURS = {"grle": "tab:blue", "drooe": "tab:orange", "grl": "tab:green", "droo": "tab:red"}
 RULES = {"coordinate descent": "black", "sequential-accurate": "tab:purple", "sequential-greedy": "tab:brown"}
 SWEEPS = {
-    "number of devices, S2": [World(devices=devices) for devices in (6, 10, 14)],
+    "number of devices, S2, deadlines x 0.6": [World(devices=devices, deadlines=0.6) for devices in (6, 10, 14)],
     "factor on deadlines, S2, 14 devices": [World(deadlines=factor) for factor in (0.6, 1.0, 2.0)],
     "scenario, 14 devices, deadlines x 0.6": [
         World(s, deadlines=0.6) for s in ("grle", "grle-s2", "grle-s3", "grle-s4")
@@ -88,7 +88,7 @@ def difference(own: np.ndarray, other: np.ndarray) -> str:
 
 def print_tables(judged: dict[str, Rows]) -> None:
     """Print a table for each world, and the ratios and paired differences to GRLE."""
-    for world in [*WORLDS, World(devices=8), World(devices=12), World(devices=4, deadlines=0.6)]:
+    for world in [*WORLDS, *(World(devices=devices, deadlines=0.6) for devices in (8, 12, 4))]:
         rows = judged.get(world.name)
         if not rows:
             continue

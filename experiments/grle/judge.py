@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from cases import FOLDER, MAIN, SCHEMES, SEEDS, VARIANTS, WORLDS, World, settings_of, weights_file
+from cases import FOLDER, HARD, SCHEMES, SEEDS, VARIANTS, WORLDS, World, settings_of, weights_file
 from torch import Tensor
 
 from coinfer.envs.batched_env import reward_of
@@ -116,22 +116,34 @@ def with_truth(policy: CandidatePolicy) -> oracles.Oracle:
     return lambda tables: lambda state, observation: policy.decide(observation, oracles.true_observation(tables, state))
 
 
+def policy_with_truth(policy: Policy[Tensor]) -> oracles.Oracle:
+    """Return a decider that gives the policy the true times and rates.
+
+    Args:
+        policy: of one observation.
+    """
+    return lambda tables: lambda state, observation: policy(oracles.true_observation(tables, state))
+
+
 def judge_world(world: World) -> None:
     """Play rules, bounds and the schemes that were trained in this world.
 
     Args:
         world: one of `WORLDS`.
     """
-    compiled = world.compiled()
+    searched = descent(world.compiled(), slot.coordinate_descent)
     judge("sequential-accurate", world)
     judge("sequential-greedy", world)
-    judge("coordinate descent", world, lambda seed: descent(compiled, slot.coordinate_descent))
+    judge("coordinate descent", world, lambda seed: searched)
+    knows_more = world.scenario in {"grle-s3", "grle-s4"}
+    if knows_more:
+        judge("coordinate descent, knows the truth", world, oracle=policy_with_truth(searched))
     for scheme in SCHEMES:
         policies = trained(scheme, scheme, {}, world, world)
-        shown = policies if world == MAIN or scheme == "grle" else {k: v for k, v in policies.items() if k == scheme}
+        shown = policies if world == HARD or scheme == "grle" else {k: v for k, v in policies.items() if k == scheme}
         for name, policy in shown.items():
             judge(name, world, lambda seed, policy=policy: policy)
-        if scheme == "grle" and policies and world.scenario in {"grle-s3", "grle-s4"}:
+        if scheme == "grle" and policies and knows_more:
             judge("grle, critic knows the truth", world, oracle=with_truth(policies["grle"]))
 
 
@@ -145,8 +157,9 @@ def main() -> None:
             if row == name:
                 judge(row, world, lambda seed, policy=policy: policy)
     for devices in DEVICES:
-        world = World(devices=devices)
-        for row, policy in trained("grle", "grle", {}, World(devices=10), world).items():
+        world = World(devices=devices, deadlines=0.6)
+        judge_world(world)
+        for row, policy in trained("grle", "grle", {}, World(devices=10, deadlines=0.6), world).items():
             if row == "grle":
                 judge("grle, trained with 10 devices", world, lambda seed, policy=policy: policy)
     few = World(devices=4, deadlines=0.6)

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from scipy.io import savemat
 from typer.testing import CliRunner
 
 from coinfer.cli.simulate import simulate
@@ -80,6 +82,23 @@ def test_mistakes_are_one_line(words: list[str], told: str, tmp_path: Path):
     with pytest.raises(UserError, match=told) as caught:
         run("train", *words, "--out", str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_recorded_frames_train_and_judge(tmp_path: Path):
+    """The authors' form of file: four devices whose best modes are the two of the greatest gains, at made-up rates."""
+    rng = np.random.default_rng(0)
+    gain = rng.exponential(1e-5, (40, 4))
+    modes = (gain.argsort(1).argsort(1) >= 2).astype(np.uint8)
+    file, out = tmp_path / "data_4.mat", tmp_path / "run"
+    savemat(file, {"input_h": gain, "output_mode": modes, "output_obj": np.full((40, 1), 1e6)})
+    words = ["--set", "devices=4", "--data", str(file)]
+    run("train", "droo", *words, "--steps", "200", "--seeds", "1", "--out", str(out))
+    judge = ["--policy", str(out / "policy.onnx"), "--policy", "optimum", "--seeds", "2", "--episodes", "1"]
+    output = run("simulate", "droo", *words, "--set", "slots=8", *judge)
+    for part in ("of recorded best", "policy.onnx", "optimum"):
+        assert part in output
+    with pytest.raises(UserError, match="frames of 4 devices, the scenario has 10; set devices=4"):
+        run("simulate", "droo", "--data", str(file), *judge)
 
 
 def test_the_schemes_are_listed():

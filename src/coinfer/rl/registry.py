@@ -1,7 +1,8 @@
 """The learning schemes by their names on the command line."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ class Scheme(NamedTuple):
     """Preset scenario to train in by default."""
     description: str
     """One line for `coinfer train list`."""
-    function: str = "train"
-    """Name of the training function `(settings, *, progress, folder, resume) -> TrainingResult`."""
+    arguments: Mapping[str, str] = {}
+    """Arguments by name of its module's training function `train(settings, *, progress, folder, resume)`."""
     distributable: bool = False
     """Whether its agents can train on a cluster; the function then takes `make_player`, too."""
 
@@ -38,12 +39,12 @@ SCHEMES = {
         "cias_pno", "cdo-dsac", "CDLP cuts, the agents choose servers (IJSEKE 2023)", distributable=True
     ),
     "cias-pno-joint": Scheme(
-        "cias_pno", "cdo-dsac", "the agents choose cut and server", "train_joint", distributable=True
+        "cias_pno", "cdo-dsac", "the agents choose cut and server", {"cuts": "joint"}, distributable=True
     ),
     "ddpg": Scheme("ddpg", "cdo-dsac", "central DDPG (after TII 2020), CDO-DSAC's baseline"),
     "grle": Scheme("grle", "grle-s2", "graph network, early exits, imitation of the best of several decisions (2022)"),
-    "grl": Scheme("grle", "grle-s2", "GRLE with the last exit only", "train_grl"),
-    "drooe": Scheme("grle", "grle-s2", "GRLE with DROO's fully connected network", "train_drooe"),
+    "grl": Scheme("grle", "grle-s2", "GRLE with the last exit only", {"scheme": "grl"}),
+    "drooe": Scheme("grle", "grle-s2", "GRLE with DROO's fully connected network", {"scheme": "drooe"}),
     "droo": Scheme("droo", "droo", "imitation of the best of a few candidates, online (DROO, TMC 2020)"),
     "online-rl": Scheme("online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }
@@ -75,4 +76,4 @@ def trainer(name: str) -> Callable[..., TrainingResult]:
         UserError: if no scheme has this name.
     """
     known = scheme(name)
-    return getattr(import_module(f"coinfer.rl.algorithms.{known.module}"), known.function)
+    return partial(import_module(f"coinfer.rl.algorithms.{known.module}").train, **known.arguments)

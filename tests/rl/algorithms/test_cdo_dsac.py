@@ -8,6 +8,7 @@ import torch
 
 from coinfer.evaluate.simulate import run_policy
 from coinfer.physics import random
+from coinfer.policies.learned.placement.load_table import TablePolicy
 from coinfer.policies.learned.placement.placements import PLACEMENT_FEATURES, fixed_cut, placement_features
 from coinfer.policies.learned.placement.policy import PlacementNet, PlacementPolicy
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
@@ -236,6 +237,6 @@ def test_ddpg_does_better_than_untrained():
 def test_a_table_does_better_than_an_empty_one():
     """An empty one sends each request to the least loaded server, or the first of them, whatever it takes task_mask."""
     training = online_rl.make_loop(replace(TABLE, worlds=8, rounds=100, epsilon_updates=70), world(), SEEDS)
-    empty_s = measured_s(online_rl.TablePolicy(training.learner.grid, training.learner.values), 2)
+    empty_s = measured_s(TablePolicy(training.learner.grid, training.learner.values), 2)
     loop.run(training)
-    assert (measured_s(online_rl.TablePolicy(training.learner.grid, training.learner.values), 2) < 0.8 * empty_s).all()
+    assert (measured_s(TablePolicy(training.learner.grid, training.learner.values), 2) < 0.8 * empty_s).all()

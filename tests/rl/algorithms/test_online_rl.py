@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from coinfer.physics import random
-from coinfer.rl.algorithms.online_rl import Grid, OnlineRl, OnlineRlSettings
+from coinfer.policies.learned.placement.load_table import Grid
+from coinfer.rl.algorithms.online_rl import OnlineRl, OnlineRlSettings
 from coinfer.rl.core.records import Observation, Transition
 
 GRID = Grid(servers=2, loads_s=(0.1,), rates_bps=(), works_s=(), running_queues=False)

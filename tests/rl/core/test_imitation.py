@@ -12,7 +12,7 @@ from coinfer.policies.learned.imitation.quantisers import order_preserving, sing
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.core.imitation import Head, Imitation, ImitationSettings, binary_loss, choice_loss
 from coinfer.rl.core.loop import Loop, LoopSettings, run
-from coinfer.rl.core.records import Label, Observation, label
+from coinfer.rl.core.records import Label, Observation, Transition, label
 
 SEEDS = random.key(torch.zeros(2, dtype=torch.int64), torch.arange(2))
 LOOP = LoopSettings(rounds=60, warmup=0, batch=32, capacity=200, assess_rounds=4)
@@ -69,6 +69,26 @@ def test_the_best_candidate_is_decided_before_anything_is_learned():
     run(loop := loop_of(learner, rounds=10, log_every=10, update_every=100))
     assert loop.points[-1].figures["reward"] == [1.0, 1.0]
     assert learner.updates == 0
+
+
+def test_a_sweep_ends_where_no_task_alone_would_change():
+    """With one candidate and an untrained network only the sweep finds the one decision that the score wants."""
+    wanted = torch.tensor([2, 0, 1])
+
+    def score(observation: Observation, candidates: Tensor) -> Tensor:
+        return (candidates == wanted).double().sum(-1)
+
+    head = Head(lambda outputs, mask, count, keys, call: single_changes(outputs, mask, count), choice_loss)
+    mask = torch.ones(2, 1, 3, 3, dtype=torch.bool)
+    mask[:, :, 0, 2] = False
+    seen = Observation(torch.ones(2, 1, 6), mask, mask[..., 0])
+    for sweeps, found in ((1, True), (0, False)):
+        settings = ImitationSettings(candidates=1, sweeps=sweeps)
+        learner = Imitation(settings, Mlp(6, (8,), 3, 3), lambda part: part, head, score, SEEDS)
+        reward = torch.zeros(2, 1)
+        action = learner.improved_label(Transition(*seen, learner.act(seen, 0), reward, reward, *seen)).action
+        assert (action[..., 0] < 2).all(), "what is not allowed is not chosen"
+        assert bool((action[..., 1:] == wanted[1:]).all()) == found
 
 
 @pytest.mark.parametrize(("best", "limit", "count"), [(0, 5, 2), (1, 5, 3), (1, 2, 2)])

@@ -14,7 +14,7 @@ from coinfer.policies.learned.actor_critic import ActorCriticNet
 from coinfer.rl.algorithms import a3c, ppo
 from coinfer.rl.algorithms.a3c import A3cSettings
 from coinfer.rl.algorithms.ppo import PpoSettings
-from coinfer.rl.core.batched_optim import RmsProp
+from coinfer.rl.core.batched_optim import RmsProp, descend
 from coinfer.rl.core.envs.cartpole import CartPole
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.on_policy import ActorCritic, advantages, judge, play, rollout_of
@@ -82,7 +82,7 @@ def test_k_step_returns_and_generalised_advantages_by_hand():
 def test_rmsprop_is_the_papers_with_epsilon_inside_the_root():
     flat = torch.tensor([[1.0, -2.0]], requires_grad=True)
     optimiser = RmsProp(flat, 0.1, momentum=0.9, epsilon=0.01)
-    optimiser.step(flat.square().sum(1))
+    descend(optimiser, flat.square().sum(1))
     mean = 0.1 * torch.tensor([4.0, 16.0])
     expected = torch.tensor([1.0, -2.0]) - 0.1 * torch.tensor([2.0, -4.0]) / (mean + 0.01).sqrt()
     torch.testing.assert_close(flat.detach()[0], expected)

@@ -25,10 +25,10 @@ from typing_extensions import Unpack
 
 from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.rl.core.async_workers import play_threads
-from coinfer.rl.core.batched_optim import Adam, RmsProp, linear_decay
+from coinfer.rl.core.batched_optim import Adam, Optimiser, RmsProp, linear_decay
 from coinfer.rl.core.blocks_training import BlocksSettings, train_on_blocks, with_rounds
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.core.on_policy import ActorCritic, Optimiser, Rollout, judge, mean_over_units, normalised, play
+from coinfer.rl.core.on_policy import ActorCritic, Rollout, judge, mean_over_units, normalised, play
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
 

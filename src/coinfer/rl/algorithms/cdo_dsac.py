@@ -246,11 +246,6 @@ class CdoDsac:
         self.broadcast_count.copy_(tensors["broadcast_count"])
 
 
-def _best_agents(learner: CdoDsac) -> Tensor:
-    """Return the index [S] of the learner that each seed exports: the one that the updater would broadcast now."""
-    return best_learners(select_best(learner.measure, learner.settings.agents))
-
-
 def placements_of(settings: CdoSettings) -> MakePlacements:
     """Return the function that lists the placements of the tasks.
 
@@ -390,7 +385,8 @@ def train(
     record = settings_record(settings, scheme, world, chosen)
 
     def make_policies(learner: CdoDsac) -> tuple[nn.Module, ...]:
-        rows = learner.sac.actor_flat.detach()[_best_agents(learner)].cpu()
+        best = best_learners(select_best(learner.measure, learner.settings.agents))
+        rows = learner.sac.actor_flat.detach()[best].cpu()
         return policies_of(learner.sac.actor, rows, features_of(chosen, world.edge.tasks), placements_of(chosen))
 
     seeds = settings.learner_seeds()

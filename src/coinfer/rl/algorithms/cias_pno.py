@@ -5,6 +5,8 @@ are `policies.learned.placement.placements.fixed_cut`. The joint variant is ours
 surviving options and the servers together.
 """
 
+from typing import Literal
+
 from typing_extensions import Unpack
 
 from coinfer.rl.algorithms import cdo_dsac
@@ -13,12 +15,17 @@ from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
 
 def train(
-    settings: TrainSettings, *, make_player: MakePlayer | None = None, **options: Unpack[RunOptions]
+    settings: TrainSettings,
+    *,
+    cuts: Literal["fixed", "joint"] = "fixed",
+    make_player: MakePlayer | None = None,
+    **options: Unpack[RunOptions],
 ) -> TrainingResult:
-    """Train agents that choose servers for the cuts that CDLP has fixed.
+    """Train agents that choose servers, for the cuts that CDLP has fixed or together with the cut.
 
     Args:
         settings: scenario, seeds, length and preset of `cdo_dsac`.
+        cuts: as in `cdo_dsac.CdoSettings`.
         make_player: as in `cdo_dsac.train`.
         options: as in `RunOptions`.
 
@@ -28,23 +35,5 @@ def train(
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
-    return cdo_dsac.train(settings, scheme="cias-pno", make_player=make_player, **options)
-
-
-def train_joint(
-    settings: TrainSettings, *, make_player: MakePlayer | None = None, **options: Unpack[RunOptions]
-) -> TrainingResult:
-    """Train agents that choose option and server together.
-
-    Args:
-        settings: scenario, seeds, length and preset of `cdo_dsac`.
-        make_player: as in `cdo_dsac.train`.
-        options: as in `RunOptions`.
-
-    Returns:
-        One policy for each seed.
-
-    Raises:
-        UserError: if scenario, preset or folder is not valid.
-    """
-    return cdo_dsac.train(settings, scheme="cias-pno-joint", cuts="joint", make_player=make_player, **options)
+    scheme = "cias-pno" if cuts == "fixed" else "cias-pno-joint"
+    return cdo_dsac.train(settings, scheme=scheme, cuts=cuts, make_player=make_player, **options)

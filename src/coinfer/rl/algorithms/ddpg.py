@@ -39,6 +39,7 @@ from coinfer.rl.core.batched_optim import (
     MASKED,
     Adam,
     add_prefix,
+    descend,
     interpolate,
     linear_decay,
     soft_update,
@@ -186,8 +187,8 @@ class Ddpg:
         actions = self._critic_actions(batch.action, batch.mask)
         value = self._value(self.critic_flat, batch.features, actions, batch.task_mask)
         loss = (value - target).square().mean(-1)
-        self._adam[1].step(loss, scale)
-        self._adam[0].step(self._actor_loss(batch), scale)
+        descend(self._adam[1], loss, scale)
+        descend(self._adam[0], self._actor_loss(batch), scale)
         for target_flat, source in zip(self.targets, (self.actor_flat, self.critic_flat), strict=True):
             soft_update(target_flat, source.detach(), self.settings.tau)
         self.updates += 1

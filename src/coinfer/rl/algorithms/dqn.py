@@ -18,6 +18,7 @@ from coinfer.rl.core.batched_optim import (
     MASKED,
     Adam,
     add_prefix,
+    descend,
     gather_actions,
     interpolate,
     linear_decay,
@@ -103,7 +104,7 @@ class Dqn:
         values = gather_actions(self.net(self.flat, batch.features), batch.action) * batch.task_mask
         value = values if by_task else values.sum(-1)
         loss = (value - target).square().flatten(2).sum(-1) if by_task else (value - target).square()
-        self._adam.step(loss.mean(-1), linear_decay(self.updates, self.settings.learning_rate_decay))
+        descend(self._adam, loss.mean(-1), linear_decay(self.updates, self.settings.learning_rate_decay))
         soft_update(self.target_flat, self.flat, self.settings.tau)
         self.updates += 1
         return {"critic_loss": loss.detach().mean(-1), "value": value.detach().flatten(1).mean(1)}

@@ -12,7 +12,7 @@ differs in no more than that. In preset `quick`, besides,
 - the learning rate falls to 0 over the second half of the training, so that the network comes to rest;
 - the number of candidates stays, because scoring all of them at once costs hardly more than scoring three.
 
-In scenarios of environment `offload` it is the baseline of GRLE: `grle.train_droo`.
+In scenarios of environment `offload` it is the baseline of GRLE: `rl.algorithms.grle`.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from coinfer.physics.frame_rates import grouped_rates_bps
 from coinfer.policies.learned.imitation.frame_policy import FramePolicy, gain_inputs
 from coinfer.policies.learned.imitation.quantisers import noisy_order_preserving, order_preserving
 from coinfer.policies.learned.nets import Mlp
-from coinfer.rl.algorithms.grle import train_droo
+from coinfer.rl.algorithms import grle
 from coinfer.rl.core.batched_optim import uniform
 from coinfer.rl.core.envs.frames import FrameEnv
 from coinfer.rl.core.imitation import Candidates, Head, Imitation, ImitationSettings, binary_loss
@@ -130,7 +130,7 @@ def make_learner(settings: DrooSettings, world: WirelessPowerWorld, seeds: Tenso
 def train(
     settings: TrainSettings, *, droo_settings: DrooSettings | None = None, **options: Unpack[RunOptions]
 ) -> TrainingResult:
-    """Train DROO for every seed, side by side, as `grle.train_droo` does if the scenario's environment is `offload`.
+    """Train DROO for every seed, side by side, as `grle.train` does if the scenario's environment is `offload`.
 
     It learns online: each frame is decided once, in the order of the episode.
 
@@ -148,7 +148,7 @@ def train(
         UserError: if scenario, preset or folder is not valid.
     """
     if load(settings.scenario, parse_changes(settings.changes)).spec.environment == "offload":
-        return train_droo(settings, **options)
+        return grle.train(settings, scheme="droo", **options)
     _, world = settings.open_frames()
     chosen = droo_settings or settings.find_preset(PRESETS)
     if settings.steps is not None:

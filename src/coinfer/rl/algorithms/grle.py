@@ -34,7 +34,7 @@ from coinfer.rl.core.batched_optim import uniform
 from coinfer.rl.core.envs.options import OptionEnv
 from coinfer.rl.core.imitation import Head, Imitation, ImitationSettings, choice_loss
 from coinfer.rl.core.loop import Loop, LoopSettings
-from coinfer.rl.core.records import Observation, label
+from coinfer.rl.core.records import Observation
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
 from coinfer.scenario.compile import Compiled
 from coinfer.scenario.spec import EarlyExitReward
@@ -108,15 +108,22 @@ PRESETS = {
     ),
 }
 """Settings by name; `TrainSettings.steps` is rounds times worlds."""
+SCHEMES = {"grle": (True, True), "grl": (True, False), "drooe": (False, True), "droo": (False, False)}
+"""Whether it has a graph network, and whether all exits may answer."""
 
 
 def train(
-    settings: TrainSettings, *, grle_settings: GrleSettings | None = None, **options: Unpack[RunOptions]
+    settings: TrainSettings,
+    *,
+    scheme: str = "grle",
+    grle_settings: GrleSettings | None = None,
+    **options: Unpack[RunOptions],
 ) -> TrainingResult:
-    """Train GRLE for every seed, side by side.
+    """Train one of the four schemes for every seed, side by side.
 
     Args:
         settings: scenario, seeds, length and preset.
+        scheme: one of `SCHEMES`, which decides over the network and the exits.
         grle_settings: settings to use instead of the preset that `settings` names.
         options: as in `RunOptions`.
 
@@ -126,68 +133,8 @@ def train(
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
-    return _train("grle", settings, grle_settings, graph=True, early_exits=True, **options)
-
-
-def train_grl(
-    settings: TrainSettings, *, grle_settings: GrleSettings | None = None, **options: Unpack[RunOptions]
-) -> TrainingResult:
-    """Train GRL: GRLE with the last exit only. Arguments, result and errors are those of `train`.
-
-    Args:
-        settings: as in `train`.
-        grle_settings: as in `train`.
-        options: as in `RunOptions`.
-
-    Raises:
-        UserError: if scenario, preset or folder is not valid.
-    """
-    return _train("grl", settings, grle_settings, graph=True, early_exits=False, **options)
-
-
-def train_drooe(
-    settings: TrainSettings, *, grle_settings: GrleSettings | None = None, **options: Unpack[RunOptions]
-) -> TrainingResult:
-    """Train DROOE: GRLE with DROO's network. Arguments, result and errors are those of `train`.
-
-    Args:
-        settings: as in `train`.
-        grle_settings: as in `train`.
-        options: as in `RunOptions`.
-
-    Raises:
-        UserError: if scenario, preset or folder is not valid.
-    """
-    return _train("drooe", settings, grle_settings, graph=False, early_exits=True, **options)
-
-
-def train_droo(
-    settings: TrainSettings, *, grle_settings: GrleSettings | None = None, **options: Unpack[RunOptions]
-) -> TrainingResult:
-    """Train DROO for environment `offload`: DROO's network and the last exit only. All else is as in `train`.
-
-    Args:
-        settings: as in `train`.
-        grle_settings: as in `train`.
-        options: as in `RunOptions`.
-
-    Raises:
-        UserError: if scenario, preset or folder is not valid.
-    """
-    return _train("droo", settings, grle_settings, graph=False, early_exits=False, **options)
-
-
-def _train(
-    scheme: str,
-    settings: TrainSettings,
-    grle_settings: GrleSettings | None,
-    *,
-    graph: bool,
-    early_exits: bool,
-    **options: Unpack[RunOptions],
-) -> TrainingResult:
-    chosen = grle_settings or settings.find_preset(PRESETS)
-    chosen = replace(chosen, graph=graph, early_exits=early_exits)
+    graph, early_exits = SCHEMES[scheme]
+    chosen = replace(grle_settings or settings.find_preset(PRESETS), graph=graph, early_exits=early_exits)
     if settings.steps is not None:
         chosen = with_rounds(chosen, max(1, settings.steps // chosen.worlds))
     compiled, world = settings.open()
@@ -229,7 +176,8 @@ def make_loop(settings: GrleSettings, compiled: Compiled, seeds: Tensor, device:
 
     head = Head(partial(_noisy_candidates, settings.noisy), choice_loss)
     net = settings.net(world, len(options))
-    return Loop(settings.loop, env, Imitation(settings.learner, net, _same, head, score, seeds), share=label)
+    learner = Imitation(settings.learner, net, _same, head, score, seeds)
+    return Loop(settings.loop, env, learner, share=learner.improved_label)
 
 
 def make_policy(settings: GrleSettings, compiled: Compiled, flat: Tensor, count: int | None = None) -> CandidatePolicy:

@@ -24,7 +24,7 @@ from coinfer.policies.learned.actor_critic import ActorCriticForm, ActorCriticNe
 from coinfer.policies.learned.features import whole_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.rl.algorithms.distributed_dqn import HeadValues
-from coinfer.rl.core.batched_optim import Adam, linear_decay
+from coinfer.rl.core.batched_optim import Adam, descend, linear_decay
 from coinfer.rl.core.blocks_training import BlocksSettings, train_on_blocks, with_rounds
 from coinfer.rl.core.envs.options import OptionEnv
 from coinfer.rl.core.loop import Loop, LoopSettings
@@ -93,7 +93,7 @@ def updater(settings: PpoSettings) -> Callable[[ActorCritic, Rollout], dict[str,
             order = _shuffled(learner, batch.action.shape[1])
             for part in order.chunk(settings.minibatches, 1):
                 found = loss_of(settings, learner, _rows(batch, part))
-                learner.optimiser.step(found.loss, linear_decay(learner.updates, settings.learning_rate_decay))
+                descend(learner.optimiser, found.loss, linear_decay(learner.updates, settings.learning_rate_decay))
                 learner.updates += 1
                 metrics.append(found.metrics)
         return {name: torch.stack([one[name] for one in metrics]).mean(0) for name in metrics[0]}

@@ -31,6 +31,7 @@ from coinfer.rl.core.batched_optim import (
     MASKED,
     Adam,
     add_prefix,
+    descend,
     gather_actions,
     interpolate,
     linear_decay,
@@ -180,7 +181,7 @@ class Sac:
         value = values if by_task else values.sum(-1)
         loss = (value - target).square()
         loss = loss.sum(-1) if by_task else loss
-        self._optimisers["critic"].step(loss.mean(-1), self._decay())
+        descend(self._optimisers["critic"], loss.mean(-1), self._decay())
         return {"critic_loss": loss.detach().mean((0, 2)), "value": value.detach().mean(0).flatten(1).mean(1)}
 
     @torch.no_grad()
@@ -211,10 +212,10 @@ class Sac:
             max_entropy = observation.mask.sum(-1).log() * observation.task_mask
         entropy = policy.entropy * observation.task_mask
         loss = -(policy.mean(values) * observation.task_mask + self.temperature[:, None, None] * entropy).sum(-1)
-        self._optimisers["actor"].step(loss.mean(-1), self._decay())
+        descend(self._optimisers["actor"], loss.mean(-1), self._decay())
         tasks = observation.task_mask.sum((1, 2)).clamp(min=1)
         mean, target = entropy.detach().sum((1, 2)) / tasks, self.target_entropy() * max_entropy.sum((1, 2)) / tasks
-        self._optimisers["temperature"].step(self.log_temperature[:, 0] * (mean - target), self._decay())
+        descend(self._optimisers["temperature"], self.log_temperature[:, 0] * (mean - target), self._decay())
         return {"actor_loss": loss.detach().mean(-1), "entropy": mean, "temperature": self.temperature}
 
     def all_finite(self) -> Tensor:

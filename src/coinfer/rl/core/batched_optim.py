@@ -1,5 +1,7 @@
 """Numerics that the batched learners share: an optimiser over [L, P], soft updates, draws from masked categoricals."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,34 @@ MASKED = -1e9
 """Logit or value of a choice that is not allowed."""
 
 
+class Optimiser(Protocol):
+    """Steps over parameters [L, P] of independent learners, such as `Adam` and `RmsProp`."""
+
+    parameters: Tensor
+    """[L, P]"""
+
+    def apply(self, gradient: Tensor, scale: float = 1.0) -> None:
+        """Make one step against a gradient.
+
+        Args:
+            gradient: [L, P]; may be changed.
+            scale: factor of the learning rate.
+        """
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state that a checkpoint must hold, by name."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Set the state to a saved one.
+
+        Args:
+            tensors: what `tensors` returned; copied.
+        """
+        ...
+
+
 class Adam:
     """Adam (Kingma and Ba, ICLR 2015) over parameters [L, P] of independent learners.
 
@@ -16,23 +46,13 @@ class Adam:
 
     Args:
         parameters: [L, P] leaf tensor that requires gradients; changed in place.
-        learning_rate: before the scale that `step` gets.
+        learning_rate: before the scale that `apply` gets.
         max_grad_norm: limit to the norm of each learner's gradient, which is scaled down to it; None for no limit.
     """
 
     def __init__(self, parameters: Tensor, learning_rate: float, max_grad_norm: float | None = None):
         self.parameters, self.learning_rate, self.max_grad_norm = parameters, learning_rate, max_grad_norm
         self._adam = torch.optim.Adam([parameters], lr=learning_rate, fused=True)
-
-    def step(self, loss: Tensor, scale: float = 1.0) -> None:
-        """Make one step of gradient descent.
-
-        Args:
-            loss: [L] each entry depending on its own learner's parameters only, with its graph.
-            scale: factor of the learning rate, see `linear_decay`.
-        """
-        (gradient,) = torch.autograd.grad(loss.sum(), self.parameters)
-        self.apply(gradient, scale)
 
     def apply(self, gradient: Tensor, scale: float = 1.0) -> None:
         """Make one step against a gradient.
@@ -69,7 +89,7 @@ class RmsProp:
 
     Args:
         parameters: [L, P] leaf tensor that requires gradients; changed in place.
-        learning_rate: eta, before the scale that `step` gets.
+        learning_rate: eta, before the scale that `apply` gets.
         max_grad_norm: limit to the norm of each learner's gradient, which is scaled down to it; None for no limit.
         momentum: alpha, weight of the mean square so far.
         epsilon: small number under the root.
@@ -86,16 +106,6 @@ class RmsProp:
         self.parameters, self.learning_rate, self.max_grad_norm = parameters, learning_rate, max_grad_norm
         self.momentum, self.epsilon = momentum, epsilon
         self.mean_square = torch.zeros_like(parameters, requires_grad=False)
-
-    def step(self, loss: Tensor, scale: float = 1.0) -> None:
-        """Make one step of gradient descent.
-
-        Args:
-            loss: [L] each entry depending on its own learner's parameters only, with its graph.
-            scale: factor of the learning rate, see `linear_decay`.
-        """
-        (gradient,) = torch.autograd.grad(loss.sum(), self.parameters)
-        self.apply(gradient, scale)
 
     @torch.no_grad()
     def apply(self, gradient: Tensor, scale: float = 1.0) -> None:
@@ -120,6 +130,18 @@ class RmsProp:
             tensors: what `tensors` returned; copied.
         """
         self.mean_square.copy_(tensors["mean_square"])
+
+
+def descend(optimiser: Optimiser, loss: Tensor, scale: float = 1.0) -> None:
+    """Make one step of gradient descent.
+
+    Args:
+        optimiser: whose parameters change.
+        loss: [L] each entry depending on its own learner's parameters only, with its graph.
+        scale: factor of the learning rate, see `linear_decay`.
+    """
+    (gradient,) = torch.autograd.grad(loss.sum(), optimiser.parameters)
+    optimiser.apply(gradient, scale)
 
 
 def limit_norm(gradient: Tensor, most: float | None) -> None:

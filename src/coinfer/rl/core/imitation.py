@@ -3,7 +3,7 @@
 The network's outputs become a few candidates (`policies.learned.imitation.quantisers`), a model of the environment
 scores them, and the best one is decided and remembered with what was observed; the network is trained to give it
 (cross-entropy). No value of the future is learned: the score must hold all that a decision is worth. `Imitation` is a
-learner for `rl.core.loop.Loop`, which is given `share=label` to remember no more than that.
+learner for `rl.core.loop.Loop`, which is given `share=label` to remember no more than that, or `improved_label`.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from coinfer.physics import random
 from coinfer.policies.learned.nets import Net
-from coinfer.rl.core.batched_optim import MASKED, Adam, add_prefix, linear_decay, strip_prefix
-from coinfer.rl.core.records import Label, Observation
+from coinfer.rl.core.batched_optim import MASKED, Adam, add_prefix, descend, linear_decay, strip_prefix
+from coinfer.rl.core.records import Label, Observation, Transition, label
 
 _NET, _QUANTISER = range(2)
 
@@ -92,6 +92,8 @@ class ImitationSettings:
     adapt_every: int = 0
     """Decisions after which the number of candidates becomes one more than the greatest number of a best candidate in
     them (DROO, section IV.C; 32 there); 0 for a number that stays. Counted when a round ends."""
+    sweeps: int = 0
+    """Passes of coordinate descent that improve each decision before it is remembered (`Imitation.improved_label`)."""
 
 
 class Imitation:
@@ -147,6 +149,26 @@ class Imitation:
         index = best[..., None, None].expand(*best.shape, 1, candidates.shape[-1])
         return candidates.gather(-2, index)[..., 0, :].long()
 
+    @torch.no_grad()
+    def improved_label(self, step: Transition) -> Label:
+        """Return what to remember of a step: what was decided, after `sweeps` passes of coordinate descent.
+
+        The decision that was carried out is the learner's own, so that it learns in the states that it leads to (as in
+        DAgger, Ross et al., AISTATS 2011).
+
+        Args:
+            step: [L, W, ..] of all worlds.
+        """
+        found = label(step)
+        observation, action = step.observation, found.action.clone()
+        choices = torch.arange(observation.mask.shape[-1], device=action.device)
+        for task in [*range(action.shape[-1])] * self.settings.sweeps:
+            variants = action[..., None, :].repeat(1, 1, len(choices), 1)
+            variants[..., task] = choices
+            scores = self.score(observation, variants).masked_fill(~observation.mask[..., task, :], -torch.inf)
+            action[..., task] = scores.argmax(-1)
+        return found._replace(action=action)
+
     def _adapt(self, best: Tensor) -> None:
         """Count decisions [L, W] whose best candidates have these numbers, and adapt the number of candidates."""
         self._greatest = torch.maximum(self._greatest, best.flatten(1).amax(1))
@@ -165,7 +187,7 @@ class Imitation:
             Metrics [L] by name.
         """
         loss = self.head.loss(self.net(self.flat, self.inputs(batch.features)), batch)
-        self._adam.step(loss, linear_decay(self.updates, self.settings.learning_rate_decay))
+        descend(self._adam, loss, linear_decay(self.updates, self.settings.learning_rate_decay))
         self.updates += 1
         return {"loss": loss.detach(), "candidates": self.count}
 

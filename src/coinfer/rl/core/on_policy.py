@@ -11,14 +11,22 @@ training ends as if it had not been stopped.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from coinfer.physics import random
 from coinfer.policies.learned.actor_critic import ActorCriticForm
-from coinfer.rl.core.batched_optim import MASKED, add_prefix, gather_actions, sample_categorical, strip_prefix, uniform
+from coinfer.rl.core.batched_optim import (
+    MASKED,
+    Optimiser,
+    add_prefix,
+    gather_actions,
+    sample_categorical,
+    strip_prefix,
+    uniform,
+)
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.core.records import Observation, Transition
 
@@ -58,40 +66,6 @@ class Judged(NamedTuple):
     """[L, n, U] summed over the unit's entries, in nats."""
     value: Tensor
     """[L, n, U]"""
-
-
-class Optimiser(Protocol):
-    """Steps over parameters [L, P] of independent learners, such as `batched_optim.Adam` and `RmsProp`."""
-
-    def step(self, loss: Tensor, scale: float = 1.0) -> None:
-        """Make one step of gradient descent.
-
-        Args:
-            loss: [L] each entry depending on its own learner's parameters only, with its graph.
-            scale: factor of the learning rate.
-        """
-        ...
-
-    def apply(self, gradient: Tensor, scale: float = 1.0) -> None:
-        """Make one step against a gradient.
-
-        Args:
-            gradient: [L, P]; may be changed.
-            scale: factor of the learning rate.
-        """
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the state that a checkpoint must hold, by name."""
-        ...
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Set the state to a saved one.
-
-        Args:
-            tensors: what `tensors` returned; copied.
-        """
-        ...
 
 
 class ActorCritic:
