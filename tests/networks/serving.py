@@ -33,7 +33,7 @@ def served(path: Path, options: Sequence[str]) -> Iterator[str]:
         UserError: with the server's last line, if it ends before it is ready.
     """
     command = [sys.executable, "-m", "coinfer", "edge", str(path), *options, "--grpc-port", "0", "--http-port", "-1"]
-    with tempfile.TemporaryFile("w+b") as log:
+    with tempfile.TemporaryFile("a+b") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             yield _address(process, log)
