@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from coinfer.cli import bottleneck, ca, exits, scenario
+from coinfer.cli import bottleneck, ca, exits, experience, scenario
 from coinfer.cli.accuracy import accuracy
 from coinfer.cli.controller import controller
 from coinfer.cli.demo import demo
@@ -51,6 +51,7 @@ for command in (describe, profile, accuracy, plan, edge, controller, infer, demo
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")
 app.add_typer(ca.app, name="ca")
+app.add_typer(experience.app, name="experience")
 app.add_typer(bottleneck.app, name="bottleneck")
 
 

@@ -124,7 +124,7 @@ class Decision(Message):
 
     seq: Count
     """Number of the decision in the epoch of its node."""
-    at_s: Seconds
+    at_s: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e11)]
     """When it was made, seconds since 1970 on the node's clock."""
     model: Text
     policy: Text

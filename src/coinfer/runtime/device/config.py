@@ -72,6 +72,15 @@ class DeviceConfig:
     """Sizes of axes that the network's file leaves free, as `open_model` takes them; without any, those that
     `profile` was measured with."""
 
+    controller: str = ""
+    """`host:port` of a site's controller, which knows the edge servers; empty for none."""
+    site: str | Path | None = None
+    """Folder of the site, or of this device's certificate; None speaks plain text."""
+    name: str = ""
+    """Of this device in a site without certificates; empty for one that is made up."""
+    insecure: bool = False
+    """Allow plain text to a controller on another machine."""
+
     def __post_init__(self) -> None:
         if isinstance(self.servers, str):
             raise DeviceError(f"servers is one string; expected a list such as [{self.servers!r}]")

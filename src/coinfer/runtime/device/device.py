@@ -16,6 +16,7 @@ from coinfer.progress import Progress, quiet
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
 from coinfer.runtime.device.inputs import read_item
+from coinfer.runtime.device.membership import join_site
 from coinfer.runtime.device.planning.plan import Plan
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.planning.sized import Sizes, request_sizes
@@ -28,7 +29,7 @@ from coinfer.runtime.executor import Executor
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.profiling import open_profiled, profile_for, with_jpeg
 from coinfer.runtime.transport.base import ShapedTransport, Transport
-from coinfer.runtime.transport.grpc_transport import GrpcTransport
+from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
 from coinfer.types import OffloadObservation, Policy, Route
 
 FIRST_RATE_BPS = 10e6
@@ -60,7 +61,7 @@ class Device:
         TypeError: if a setting is no field of `DeviceConfig`.
     """
 
-    __slots__ = ("_executor", "_parts", "_state")
+    __slots__ = ("_executor", "_membership", "_parts", "_state")
 
     def __init__(
         self,
@@ -77,12 +78,15 @@ class Device:
         if not isinstance(model, ModelGraph):
             model = open_profiled(model, config.shapes, config.profile, limits=config.limits)
         graph = model
+        membership = join_site(config, graph)
+        if membership is not None:
+            config = replace(config, servers=tuple(dict.fromkeys((*config.servers, *membership.servers()))))
         table = _profile(graph, config)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)
         self._executor = Executor(graph, threads=config.threads, slowdown=config.slowdown, provider=config.provider)
         processor = Processor(self._executor, cache(planner.profiled_s), config.slowdown)
-        transport = transport or GrpcTransport()
+        transport = transport or GrpcTransport(connector=membership.connector if membership else PLAIN)
         client = RequestClient(
             graph,
             planner.servers,
@@ -91,7 +95,10 @@ class Device:
             first_rate_bps=FIRST_RATE_BPS,
             tail_s=planner.tail_s,
         )
+        self._membership = membership
         self._parts = DeviceParts(graph, config, planner, processor, client, clock)
+        if membership is not None:
+            self._parts = self._parts._replace(record=membership.record)
         self._state: Literal["new", "open", "closed"] = "new"
 
     def __enter__(self) -> "Device":
@@ -124,6 +131,8 @@ class Device:
             for i, (inputs, outputs) in enumerate(segments):
                 progress(i, len(segments), f"to {', '.join(outputs)}")
                 self._executor.prepare(inputs, outputs)
+            if self._membership is not None:
+                self._membership.start(self._parts.client.pool)
             self._parts.client.pool.start()
         except BaseException:
             self.close()
@@ -138,6 +147,8 @@ class Device:
         self._parts.client.pool.close()
         self._parts.processor.close()
         self._parts.client.close()
+        if self._membership is not None:
+            self._membership.close()
 
     @property
     def graph(self) -> ModelGraph:
@@ -162,7 +173,7 @@ class Device:
     @property
     def servers(self) -> tuple[str, ...]:
         """Return the servers' addresses, in the order of a policy's server axis."""
-        return self._parts.planner.servers
+        return tuple(self._parts.planner.servers)
 
     def links_bps(self) -> tuple[float, ...]:
         """Return the believed rate of each server's link, in the order of `servers`."""

@@ -202,6 +202,21 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
     )
 
 
+def after_report(server: ServerEstimate, backlog_s: float, room: float, at_s: float) -> ServerEstimate:
+    """Return the server after others have told of its load; what it said itself counts if it is newer.
+
+    Args:
+        server: estimate so far.
+        backlog_s: work that waited there.
+        room: requests that its queue still took.
+        at_s: when that was so; a link, or whether it answers, is not known from this.
+    """
+    if at_s <= server.reported_s:
+        return server
+    expected_s = server.free_s if server.in_flight else -math.inf
+    return server._replace(free_s=max(at_s + backlog_s, expected_s), room=room, reported_s=at_s)
+
+
 def after_service(
     server: ServerEstimate, work: Work, service_s: float, profiled_s: float, now_s: float
 ) -> ServerEstimate:

@@ -1,7 +1,7 @@
 """One request from head to answer: the device's head, the servers that are asked, the device itself if they fail."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import NamedTuple
 
@@ -42,6 +42,8 @@ class DeviceParts(NamedTuple):
     processor: Processor
     client: RequestClient
     clock: Clock
+    record: Callable[[Plan, Result], None] = lambda plan, result: None
+    """Called with every request that was answered."""
 
     def state(self, sizes: Sizes = ()) -> DeviceState:
         """Return what the device believes now.
@@ -261,7 +263,7 @@ class Request:
         exit_ = self._plan.route.exit if exit_ is None else exit_
         accuracy = planner.expected_accuracy(self._plan.route, exit_, on_device=on_device)
         outcome = self._outcome(answer._replace(upload_s=answer.upload_s + self._waited_s), accuracy, on_device)
-        return Result(
+        result = Result(
             answer.outputs,
             outcome,
             self._plan.route,
@@ -272,6 +274,8 @@ class Request:
             exit=exit_,
             unmet=planner.objective.unmet(outcome.latency_s, self._deadline_s, accuracy, outcome.energy_j),
         )
+        self._parts.record(self._plan, result)
+        return result
 
     def _outcome(self, answer: Answer, accuracy: float, on_device: bool) -> Outcome:
         """Return the times of an answer, what it took of the device's energy, and its expected accuracy."""

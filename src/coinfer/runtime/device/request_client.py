@@ -3,7 +3,7 @@
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
@@ -102,7 +102,7 @@ class RequestClient:
     def __init__(
         self,
         graph: ModelGraph,
-        addresses: tuple[str, ...],
+        addresses: Sequence[str],
         transport: Transport,
         clock: Clock,
         *,

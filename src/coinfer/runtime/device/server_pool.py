@@ -11,6 +11,7 @@ from coinfer.runtime.clock import Clock
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
 from coinfer.runtime.device.estimate import ServerEstimate
+from coinfer.runtime.device.server_list import ServerList
 from coinfer.runtime.transport.base import Pong, Transport, TransportError
 from coinfer.units import bits_of_bytes
 
@@ -34,7 +35,7 @@ class ServerPool:
     """Edge servers by index. `update` and the probes change the estimates; `estimates` reads it.
 
     Args:
-        addresses: of the servers, `host:port`.
+        addresses: of the servers, `host:port`; a `ServerList` that is given is kept and grows.
         transport: carries probes; the pool does not close it.
         clock: the device's.
         first_rate_bps: believed rate of each link until the first transfer.
@@ -49,10 +50,11 @@ class ServerPool:
         first_rate_bps: float,
         on_up: Callable[[int], None],
     ):
-        self.addresses = tuple(addresses)
+        self.addresses = addresses if isinstance(addresses, ServerList) else ServerList(addresses)
         self._transport = transport
         self._clock = clock
         self._on_up = on_up
+        self._first_rate_bps = first_rate_bps
         self._lock = threading.Lock()
         self._servers = [est.first_server(first_rate_bps, clock.now_s()) for _ in addresses]
         self._probing = [False] * len(self.addresses)
@@ -78,6 +80,32 @@ class ServerPool:
         """
         with self._lock:
             self._servers[index] = change(self._servers[index])
+
+    def add(self, address: str) -> int:
+        """Add a server, and return its index; it is used once it has answered a probe.
+
+        Args:
+            address: `host:port`.
+        """
+        with self._lock:
+            index = self.addresses.append(address)
+            self._probing.append(False)
+            self._pongs.append(0)
+            self._last_error.append("")
+            self._servers.append(est.first_server(self._first_rate_bps, self._clock.now_s()))
+        return index
+
+    def move(self, index: int, address: str) -> None:
+        """Give a server another address; nothing is known of it there.
+
+        Args:
+            index: of the server.
+            address: `host:port`.
+        """
+        with self._lock:
+            self.addresses.move(index, address)
+            self._pongs[index] = 0
+            self._servers[index] = est.first_server(self._first_rate_bps, self._clock.now_s())
 
     def reject(self, index: int, reason: str) -> None:
         """Let a server that cannot serve the network rest for a while, and say so in the log once.

@@ -7,8 +7,11 @@ before a restart, are sent first. When the limit is reached the oldest file goes
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from coinfer.site.messages import MAX_RECORDS, MESSAGE_BYTES, Decision
 
@@ -44,7 +47,7 @@ class Spool:
         """Decisions that were lost since the start: the limit was reached, or the disk could not be written."""
         self._folder = folder
         self._limit_bytes = limit_bytes
-        self._pending: deque[Decision] = deque()
+        self._pending: deque[Callable[[], Decision]] = deque()
         self._next_seq = 0
         self._reported = ""
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,16 +61,16 @@ class Spool:
         """Return how many decisions wait, on disk and in memory."""
         return sum(segment.count for segment in self._segments) + len(self._pending)
 
-    def add(self, decision: Decision) -> None:
+    def add(self, make: Callable[[], Decision]) -> None:
         """Keep a decision; its number is given here.
 
         Args:
-            decision: of this epoch.
+            make: returns it; called later and on another thread, so that the request does not wait for it.
         """
         if len(self._pending) >= MAX_PENDING:
             self.dropped += 1
             return
-        self._pending.append(decision)
+        self._pending.append(make)
 
     def flush(self) -> None:
         """Write what waits in memory; what cannot be written is dropped and counted."""
@@ -83,7 +86,11 @@ class Spool:
                 current = _Segment(self._folder / name, self.epoch, -1, 0, 0)
                 self._segments.append(current)
             while self._pending and current.count + len(lines) < SEGMENT_RECORDS:
-                decision = self._pending.popleft().model_copy(update={"seq": self._next_seq})
+                try:
+                    decision = self._pending.popleft()().model_copy(update={"seq": self._next_seq})
+                except ValidationError as error:
+                    self._drop(1, f"a decision that cannot be told: {error.errors()[0]['msg']}")
+                    continue
                 lines.append(decision.model_dump_json(exclude_defaults=True).encode() + b"\n")
                 self._next_seq += 1
             self._append(current, b"".join(lines), len(lines))
@@ -125,16 +132,19 @@ class Spool:
                     file.truncate(begin)
                     raise OSError("the disk is full")
         except OSError as error:
-            self.dropped += count
-            if str(error) != self._reported:
-                _log.warning("decisions cannot be kept in %s: %s", self._folder, error)
-            self._reported = str(error)
+            self._drop(count, str(error))
             if not segment.count:
                 self._segments.remove(segment)
             return
         segment.count += count
         segment.size_bytes += len(data)
         segment.last_seq = self._next_seq - 1
+
+    def _drop(self, count: int, reason: str) -> None:
+        self.dropped += count
+        if reason != self._reported:
+            _log.warning("decisions cannot be kept in %s: %s", self._folder, reason)
+        self._reported = reason
 
     def _trim(self) -> None:
         while len(self._segments) > 1 and sum(one.size_bytes for one in self._segments) > self._limit_bytes:

@@ -39,7 +39,7 @@ BATCH_INTERVAL_S = 0.25
 """Decisions are written and delivered this often."""
 MAX_UNACKNOWLEDGED = 2
 """Batches that may be on their way: the controller sets the pace."""
-_log = logging.getLogger("coinfer.site")
+log = logging.getLogger("coinfer.site")
 
 
 class Node(Protocol):
@@ -209,7 +209,7 @@ class ControllerStream:
         """Log that the stream is in another state than before; the end that was asked for is none."""
         if state != self._said and not self._closing.is_set():
             self._said = state
-            _log.log(logging.INFO if state == "joined" else logging.WARNING, text)
+            log.log(logging.INFO if state == "joined" else logging.WARNING, text)
 
 
 def _reason(error: grpc.RpcError) -> str:

@@ -32,6 +32,7 @@ from coinfer.runtime.device.planning.observation import (
 from coinfer.runtime.device.planning.plan import DeviceState, Plan, route_of
 from coinfer.runtime.device.planning.policy_loader import fit, load_policy_for
 from coinfer.runtime.device.planning.sized import SizedTimes, Sizes, resized
+from coinfer.runtime.device.server_list import ServerList
 from coinfer.types import DEVICE, OffloadObservation, Policy, Route
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Planner:
     def __init__(self, graph: ModelGraph, table: ProfileTable, config: DeviceConfig, options: Options | None = None):
         self.graph = graph
         self.objective = config.objective
-        self.servers = tuple(config.servers)
+        self.servers = ServerList(config.servers)
         self.accuracy = accuracy_for(graph, config.accuracy, config.objective)
         self.exits = exits_of(graph, self.accuracy)
         thresholds = thresholds_for(len(self.exits), config.confidence, config.confidence_loss, self.accuracy)

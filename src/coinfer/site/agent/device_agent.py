@@ -1,0 +1,218 @@
+"""The agent of a device: it finds the edge servers of its site, and reports what became of each request."""
+
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from coinfer.graph.ir import ModelGraph
+from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.planning.plan import Plan
+from coinfer.runtime.device.result import Result
+from coinfer.runtime.device.server_pool import ServerPool
+from coinfer.runtime.transport.grpc_transport import PLAIN, Connector
+from coinfer.site.agent.joining import NodeOptions, Place, find_place
+from coinfer.site.agent.spool import Spool, next_epoch
+from coinfer.site.agent.stream import ControllerStream, log
+from coinfer.site.agent.view import ServerView, after_view
+from coinfer.site.certificates.node_security import edge_connector
+from coinfer.site.certificates.roles import SecurityError
+from coinfer.site.messages import Decision, Hello, LinkReport, Observed, Report, View
+from coinfer.types import DEVICE, OffloadObservation
+from coinfer.version import __version__
+
+FIRST_VIEW_S = 5.0
+"""A device waits so long for the site's servers when it is made; later ones are used as soon as they are known."""
+
+
+class DeviceAgent:
+    """Makes a device a member of a site (`runtime.device.membership.Membership`).
+
+    Args:
+        place: of the device in its site.
+        graph: its network.
+        policy: what decides, as its decisions name it.
+    """
+
+    def __init__(self, place: Place, graph: ModelGraph, policy: str):
+        if place.controller is None:
+            raise SecurityError("a device of a site needs the address of its controller: controller='HOST:PORT'")
+        self.connector: Connector = edge_connector(place.identity) if place.identity else PLAIN
+        self._place = place
+        self._graph = graph
+        self._policy = policy
+        self._clock = WallClock()
+        self._epoch = next_epoch(place.state, time.time())
+        self._spool = Spool(place.state / "spool", self._epoch)
+        self._servers: Mapping[str, ServerView] = {}
+        self._known = threading.Event()
+        """Set once a server of this network is known."""
+        self._pool: ServerPool | None = None
+        self._index: dict[str, int] = {}
+        """Index of each server in the pool, by name."""
+        self._lock = threading.Lock()
+        self._answered, self._failed, self._latency_s = 0, 0, 0.0
+        self._stream = ControllerStream(self, place.controller, self._spool)
+        self._stream.start()
+        if not self._known.wait(FIRST_VIEW_S):
+            log.warning("no edge server that serves %s is known yet; they are used as soon as they are", graph.name)
+
+    def servers(self) -> tuple[str, ...]:
+        """Return the addresses of the servers of this network that are known."""
+        return tuple(server.info.address for server in self._fitting().values())
+
+    def start(self, pool: ServerPool) -> None:
+        """Keep a device's servers up to date from now on.
+
+        Args:
+            pool: of the device.
+        """
+        with self._lock:
+            by_address = {server.info.address: name for name, server in self._fitting().items()}
+            places = enumerate(pool.addresses)
+            self._index = {by_address[address]: index for index, address in places if address in by_address}
+            self._pool = pool
+        self._update_pool()
+
+    def record(self, plan: Plan, result: Result) -> None:
+        """Tell the site of a request that was answered.
+
+        Args:
+            plan: of the request.
+            result: of the request.
+        """
+        with self._lock:
+            self._answered += 1
+            self._failed += int(bool(result.fallback))
+            self._latency_s += float(result.outcome.latency_s)
+        self._spool.add(partial(_decision, self._graph.name, self._policy, time.time(), plan, result))
+
+    def close(self) -> None:
+        """Leave the site."""
+        self._stream.close()
+
+    def hello(self) -> Hello:
+        """Return who this device is."""
+        return Hello(name=self._place.name, role="device", epoch=self._epoch, version=__version__)
+
+    def report(self) -> Report:
+        """Return counters and links now."""
+        with self._lock:
+            counts = (self._answered, self._failed, self._latency_s)
+            pool = self._pool
+        links: list[LinkReport] = []
+        for address, server in zip(pool.addresses, pool.estimates(), strict=False) if pool else ():
+            rate = float(f"{server.link.rate_bps:.2g}")
+            links.append(LinkReport(to=address, rate_bps=rate, round_trip_s=round(server.link.round_trip_s, 4)))
+        return Report(
+            received=counts[0],
+            success=counts[0],
+            failed=counts[1],
+            request_s=round(counts[2], 3),
+            spooled=self._spool.held,
+            dropped=self._spool.dropped,
+            links=links[:256],
+        )
+
+    def on_view(self, view: View) -> None:
+        """Take in what the controller says of the edge servers.
+
+        Args:
+            view: as it came.
+        """
+        self._servers = after_view(self._servers, view, self._clock.now_s())
+        if self._fitting():
+            self._known.set()
+        self._update_pool()
+
+    def _fitting(self) -> dict[str, ServerView]:
+        """Return the servers that serve this network, by name."""
+        mine = self._graph.fingerprint
+        return {
+            name: server
+            for name, server in self._servers.items()
+            if any(model.fingerprint == mine for model in server.info.models)
+        }
+
+    def _update_pool(self) -> None:
+        with self._lock:
+            pool = self._pool
+            if pool is None:
+                return
+            for name, server in self._fitting().items():
+                address = server.info.address
+                if name not in self._index:
+                    self._index[name] = pool.add(address)
+                index = self._index[name]
+                if pool.addresses[index] != address:
+                    pool.move(index, address)
+                pool.update(
+                    index,
+                    partial(est.after_report, backlog_s=server.backlog_s, room=server.room, at_s=server.at_s),
+                )
+
+
+def join_device(config: DeviceConfig, graph: ModelGraph) -> DeviceAgent:
+    """Return a device's place in the site that its settings name.
+
+    Args:
+        config: settings of the device.
+        graph: its network.
+
+    Raises:
+        UserError: if address, name or certificate cannot be used.
+    """
+    site = None if config.site is None else Path(config.site)
+    options = NodeOptions(site, config.controller, config.name, None, config.insecure)
+    own = "planner" if config.policy is None else "function"
+    policy = str(config.policy) if isinstance(config.policy, str | Path) else own
+    return DeviceAgent(find_place(options, "device", graph.name.lower()), graph, policy)
+
+
+def observed(observation: OffloadObservation[np.ndarray]) -> Observed:
+    """Return an observation as it is sent: six digits of each number, null for infinity.
+
+    Args:
+        observation: of K tasks.
+    """
+    tasks, options, servers = observation.option_server_s.shape
+    fields = {
+        name: [_number(value) for value in np.asarray(array, dtype=float).ravel().tolist()]
+        for name, array in observation._asdict().items()
+    }
+    return Observed(tasks=tasks, options=options, servers=servers, fields=fields)
+
+
+def _number(value: float) -> float | None:
+    return None if value in (float("inf"), float("-inf")) else float(f"{value:.6g}")
+
+
+def _decision(model: str, policy: str, at_s: float, plan: Plan, result: Result) -> Decision:
+    outcome, first = result.outcome, result.route.hops[0]
+    sent = len(result.route.hops) > 1
+    return Decision(
+        seq=0,
+        at_s=at_s,
+        model=model,
+        policy=policy,
+        option=plan.option,
+        server=plan.server if sent else DEVICE,
+        executed_on=result.executed_on,
+        cut=", ".join(first.cut)[:256] if sent else "",
+        bits=first.bits,
+        predicted_s=result.predicted_s if np.isfinite(result.predicted_s) else None,
+        device_s=max(float(outcome.device_s), 0.0),
+        upload_s=max(float(outcome.upload_s), 0.0),
+        queue_s=float(outcome.queue_s),
+        server_s=float(outcome.server_s),
+        download_s=max(float(outcome.download_s), 0.0),
+        latency_s=float(outcome.latency_s),
+        in_time=bool(outcome.in_time),
+        admitted=bool(outcome.admitted),
+        observation=observed(plan.observation),
+    )

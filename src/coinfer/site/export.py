@@ -1,0 +1,49 @@
+"""Experience as a file for other programs."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from coinfer.errors import UserError
+from coinfer.files import write_atomic
+from coinfer.site.messages import Decision
+
+_ACTION = ("at_s", "model", "policy", "probability", "task", "option", "server", "executed_on", "cut", "bits")
+_TIMES = ("predicted_s", "device_s", "upload_s", "queue_s", "server_s", "download_s", "latency_s")
+COLUMNS = ("id", "node", "epoch", "seq", *_ACTION, *_TIMES, "reward", "in_time", "admitted")
+_DEFAULTS: Mapping[str, object] = {
+    name: field.default for name, field in Decision.model_fields.items() if not field.is_required()
+}
+
+
+def write_export(path: Path, records: Iterable[Mapping[str, object]]) -> int:
+    """Write decisions to a file, and return how many.
+
+    Args:
+        path: `.jsonl` holds everything, one JSON object a line; `.csv` one row for each decision, without observations.
+        records: as the store has them.
+
+    Raises:
+        UserError: if the file has another ending.
+    """
+    if path.suffix not in (".jsonl", ".csv"):
+        raise UserError(f"{path}: expected a file that ends in .jsonl or .csv")
+    lines = list(_lines(records, path.suffix))
+    write_atomic(path, "".join(lines))
+    return len(lines) - (path.suffix == ".csv")
+
+
+def _lines(records: Iterable[Mapping[str, object]], suffix: str) -> Iterator[str]:
+    if suffix == ".csv":
+        yield _row(COLUMNS)
+    for record in records:
+        full = {**_DEFAULTS, **record}
+        yield json.dumps(full) + "\n" if suffix == ".jsonl" else _row([full.get(name, "") for name in COLUMNS])
+
+
+def _row(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

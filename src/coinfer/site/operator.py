@@ -1,0 +1,81 @@
+"""What an operator asks a running controller."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from coinfer.addresses import parse_address
+from coinfer.errors import UserError
+from coinfer.runtime.transport.grpc_transport import client_options
+from coinfer.site.certificates.access import SITE
+from coinfer.site.certificates.grpc_security import open_channel
+from coinfer.site.certificates.identity import find_identity
+from coinfer.site.certificates.plain import check_plain_address
+from coinfer.site.messages import MESSAGE_BYTES
+
+PAGE_BYTES = 64 * MESSAGE_BYTES
+TIMEOUT_S = 10.0
+
+
+class OperatorError(UserError):
+    """A controller that does not answer, or not to this operator; the message is one line for a person."""
+
+
+class Operator:
+    """A connection to a controller, as a context manager.
+
+    Args:
+        controller: `host:port`.
+        site: folder of the site, or of an operator's certificate; None speaks plain text.
+        insecure: allow plain text to another machine.
+
+    Raises:
+        UserError: if address or certificate cannot be used.
+    """
+
+    def __init__(self, controller: str, site: Path | None, insecure: bool):
+        self.address = str(parse_address(controller, "--controller"))
+        identity = None if site is None else find_identity(site, "operator")
+        check_plain_address(identity, self.address, insecure, "--controller")
+        self._channel = open_channel(identity, self.address, "controller", client_options(PAGE_BYTES))
+
+    def __enter__(self) -> "Operator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the controller knows of its site.
+
+        Raises:
+            OperatorError: if it does not answer.
+        """
+        try:
+            return json.loads(self._channel.unary_unary(f"{SITE}/State")(b"", timeout=TIMEOUT_S))
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+
+    def experience(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the decisions of the site, the oldest first.
+
+        Args:
+            after: only those with a larger `id`.
+
+        Raises:
+            OperatorError: if the controller does not answer.
+        """
+        try:
+            for page in self._channel.unary_stream(f"{SITE}/Experience")(str(after).encode()):
+                yield from json.loads(page)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+
+    def _error(self, error: grpc.RpcError) -> OperatorError:
+        call = error if isinstance(error, grpc.Call) else None
+        details = " ".join((call.details() or "").split())[:200] if call else ""
+        code = call.code().name if call else "UNKNOWN"
+        return OperatorError(f"the controller at {self.address} does not answer: {code} {details}")
