@@ -228,6 +228,7 @@ class RequestClient:
             return
         error = pending.reply.exception()
         if error is None:
+            self.pool.heard(pending.server, now_s)
             self._ratios.append((now_s - pending.at_s) / max(pending.expected_s, 1e-4))
             self.pool.update(pending.server, lambda known: self._after_reply(known, pending, now_s))
         elif isinstance(error, TransportError) and can_retry(error):

@@ -58,6 +58,8 @@ class ServerPool:
         self._lock = threading.Lock()
         self._servers = [est.first_server(first_rate_bps, clock.now_s()) for _ in addresses]
         self._probing = [False] * len(self.addresses)
+        self._heard_s = [clock.now_s()] * len(self.addresses)
+        """When each server said something itself; what others tell of it proves no link."""
         self._pongs = [0] * len(self.addresses)
         """Probes that each server has answered in a row."""
         self._last_error = [""] * len(self.addresses)
@@ -81,6 +83,15 @@ class ServerPool:
         with self._lock:
             self._servers[index] = change(self._servers[index])
 
+    def heard(self, index: int, now_s: float) -> None:
+        """Note that a server has answered a request, so that it need not be probed for a while.
+
+        Args:
+            index: of the server.
+            now_s: when it answered.
+        """
+        self._heard_s[index] = now_s
+
     def add(self, address: str) -> int:
         """Add a server, and return its index; it is used once it has answered a probe.
 
@@ -90,6 +101,7 @@ class ServerPool:
         with self._lock:
             index = self.addresses.append(address)
             self._probing.append(False)
+            self._heard_s.append(-math.inf)
             self._pongs.append(0)
             self._last_error.append("")
             self._servers.append(est.first_server(self._first_rate_bps, self._clock.now_s()))
@@ -105,6 +117,7 @@ class ServerPool:
         with self._lock:
             self.addresses.move(index, address)
             self._pongs[index] = 0
+            self._heard_s[index] = -math.inf
             self._servers[index] = est.first_server(self._first_rate_bps, self._clock.now_s())
 
     def reject(self, index: int, reason: str) -> None:
@@ -145,7 +158,7 @@ class ServerPool:
             now_s = self._clock.now_s()
             for index, server in enumerate(self.estimates()):
                 resting = now_s < server.down_until_s
-                quiet = now_s - max(server.link.at_s, server.reported_s) > PROBE_INTERVAL_S
+                quiet = now_s - max(server.link.at_s, self._heard_s[index]) > PROBE_INTERVAL_S
                 if quiet and not resting and not self._probing[index]:
                     self._probe(index)
 
@@ -182,6 +195,7 @@ class ServerPool:
         if error is not None:
             self.update(index, lambda server: est.after_failure(server, now_s))
             return
+        self.heard(index, now_s)
         was_down = not forecast.usable(self.estimates()[index], now_s)
         self.update(index, lambda server: after_pong(server, reply.result(), size_bytes, now_s))
         if was_down and not self._closing.is_set():
