@@ -71,6 +71,20 @@ def test_reports_of_servers_are_what_a_device_observes(tmp_path: Path, monkeypat
             assert camera.observe().observation_age_s[0] >= 0
 
 
+def test_a_device_may_leave_the_choice_to_the_server_that_it_reaches(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with (
+        controller_thread(tmp_path / "store") as controller,
+        served(tmp_path, controller.address, "edge-1") as edge,
+    ):
+        wait_until(lambda: controller.there() == {"edge-1"}, WAIT_S, "a server is there")
+        for dispatch in (False, True):
+            settings = {"controller": controller.address, "name": "camera", "dispatch": dispatch}
+            with Device(GRAPH, profile=TABLE, slowdown=50.0, **settings) as camera:
+                wait_until(lambda camera=camera: answered_by(camera, 0), WAIT_S, "it answers")
+            assert bool(edge.agent.dispatcher.decided) == dispatch  # type: ignore[union-attr]
+
+
 class Asking:
     """A thread that asks a device again and again; a request that fails ends the test."""
 

@@ -203,4 +203,4 @@ def test_plain_text_is_for_this_machine_or_for_who_asks_for_it(tmp_path: Path):
         find_place(options, "edge", "1")
     assert find_place(options._replace(insecure=True), "edge", "1").controller is not None
     with pytest.raises(SecurityError, match="say it with --advertise"):
-        join_edge(options._replace(insecure=True), "0.0.0.0", 8001, "")
+        join_edge(options._replace(insecure=True), "0.0.0.0", 8001)

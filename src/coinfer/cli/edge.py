@@ -47,6 +47,9 @@ def edge(
     advertise: Annotated[
         str, typer.Option(help="host:port by which other nodes reach this one, if it is not where it listens.")
     ] = "",
+    policy: Annotated[
+        str, typer.Option(help="Actor (.onnx, or `learned`) that chooses servers in a site; greedy without.")
+    ] = "",
     state: Annotated[Path | None, typer.Option(help="Folder for what must survive a restart of a site's node.")] = None,
     insecure: Insecure = False,
 ) -> None:
@@ -78,5 +81,6 @@ def edge(
     if site is not None or controller:
         from coinfer.site.agent.joining import NodeOptions, join_edge
 
-        agent = join_edge(NodeOptions(site, controller, name, state, insecure), host, grpc_port, advertise)
+        options = NodeOptions(site, controller, name, state, insecure)
+        agent = join_edge(options, host, grpc_port, advertise=advertise, policy=policy)
     raise typer.Exit(run_edge(settings, agent))

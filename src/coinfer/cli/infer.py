@@ -90,6 +90,9 @@ def infer(
     site: Site = None,
     controller: ControllerAddress = "",
     name: NodeName = "",
+    dispatch: Annotated[
+        bool, typer.Option("--dispatch", help="Let the server that a request reaches choose which one computes it.")
+    ] = False,
     insecure: Insecure = False,
 ) -> None:
     """Answer pictures or other inputs from this device, with edge servers where that is faster.
@@ -122,6 +125,7 @@ def infer(
             provider=provider,
             controller=controller,
             site=site,
+            dispatch=dispatch,
             name=name,
             insecure=insecure,
         ),

@@ -10,7 +10,7 @@ from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.site.messages import Decision
 
-_ACTION = ("at_s", "model", "policy", "probability", "task", "option", "server", "executed_on", "cut", "bits")
+_ACTION = ("at_s", "model", "policy", "probability", "group", "task", "option", "server", "executed_on", "cut", "bits")
 _TIMES = ("predicted_s", "device_s", "upload_s", "queue_s", "server_s", "download_s", "latency_s")
 COLUMNS = ("id", "node", "epoch", "seq", *_ACTION, *_TIMES, "reward", "in_time", "admitted")
 _DEFAULTS: Mapping[str, object] = {

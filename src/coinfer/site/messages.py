@@ -131,6 +131,8 @@ class Decision(Message):
     """What decided."""
     probability: Annotated[float, Field(allow_inf_nan=False, gt=0, le=1)] = 1.0
     """With which the policy chooses this action; 1 if it does not draw."""
+    group: Count = 0
+    """Number of the joint decision. Its tasks share one observation, which comes with task 0."""
     task: Count = 0
     """Which of the tasks of the observation this request is."""
     option: Count = 0

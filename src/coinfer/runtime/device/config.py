@@ -76,6 +76,8 @@ class DeviceConfig:
     """`host:port` of a site's controller, which knows the edge servers; empty for none."""
     site: str | Path | None = None
     """Folder of the site, or of this device's certificate; None speaks plain text."""
+    dispatch: bool = False
+    """Leave it to the edge server that a request reaches which server of the site computes it."""
     name: str = ""
     """Of this device in a site without certificates; empty for one that is made up."""
     insecure: bool = False

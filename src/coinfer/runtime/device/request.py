@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -246,7 +247,7 @@ class Request:
             config.slowdown,
             sleep=self._parts.clock.sleep,
         )
-        return message
+        return replace(message, dispatch=config.dispatch and not message.route)
 
     # --- the result
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
+from coinfer.runtime.edge.dispatcher import Dispatcher
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
 from coinfer.runtime.edge.metrics import Metrics
 from coinfer.runtime.edge.request_log import RequestLog, Timing
@@ -30,6 +31,8 @@ from coinfer.runtime.transport.base import PING_MODEL, Transport
 
 MAX_PENDING_PIECES = 8
 """Pieces of networks that may wait to be opened; it limits a client that asks for one new cut after the other."""
+MAX_FAILED_SERVERS = 2
+"""Servers that a request which leaves the choice open may be sent to in vain; then this server computes."""
 _FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
 
 
@@ -82,6 +85,8 @@ class EdgeService:
         self.scheduler = Scheduler(workers, queue, self._clock)
         self._opener = ThreadPoolExecutor(1, "coinfer-opener")
         self._opening = 0
+        self.dispatcher: Dispatcher | None = None
+        """Chooses for requests that leave it to this server who computes; without one this server does."""
 
     @property
     def is_ready(self) -> bool:
@@ -122,6 +127,8 @@ class EdgeService:
         model = find_model(self.models, request.model, request.version)
         self._check(model, request)
         deadline_s = began_s + request.deadline_s
+        if request.dispatch and not request.warm and self.dispatcher is not None:
+            return await self._dispatch(self.dispatcher, replace(request, dispatch=False), began_s)
         inputs = tuple(tensor.name for tensor in request.inputs)
         if not model.runs.is_ready(inputs, request.outputs):
             await self._open(model, request)
@@ -146,6 +153,44 @@ class EdgeService:
             reply = await self._forward(request, reply, deadline_s)
         timing = Timing(queue_s, work.decode_s, work.compute_s, work.encode_s, work.batch)
         return replace(reply, load=self.scheduler.load()), timing
+
+    async def _dispatch(
+        self, dispatcher: Dispatcher, request: InferRequest, began_s: float
+    ) -> tuple[InferReply, Timing]:
+        """Have a request computed where the dispatcher says; a server that fails is left out, and asked no more."""
+        failed: set[str] = set()
+        while True:
+            left_s = began_s + request.deadline_s - self._clock.now_s()
+            onward = replace(request, deadline_s=max(left_s, 0.0))
+            assignment = await dispatcher.assign(onward, frozenset(failed))
+            done = False
+            try:
+                if assignment.node is None or len(failed) >= MAX_FAILED_SERVERS:
+                    reply, timing = await self._serve(request, began_s)
+                else:
+                    reply, timing = await self._send_on(assignment.node, onward)
+                done = True
+                assignment.done(True, reply.queue_s, reply.server_s)
+                return reply, timing
+            except TransportError as error:
+                self.metrics.forward_failures += 1
+                if error.code in _FORWARDED_CODES:
+                    raise WireError(error.code, error.message, error.reason, error.pushback_s) from None
+                failed.add(assignment.node or "")
+            finally:
+                if not done:
+                    assignment.done(False)
+
+    async def _send_on(self, node: str, request: InferRequest) -> tuple[InferReply, Timing]:
+        """Return the reply of another server to a whole request; what it took beside its own work is `forward_s`."""
+        assert self._transport is not None
+        self.metrics.forwarded += 1
+        began_s = self._clock.now_s()
+        answer = await asyncio.wrap_future(self._transport.send(node, request, request.deadline_s))
+        spent_s = answer.queue_s + answer.server_s + answer.codec_s + answer.forward_s
+        forward_s = answer.forward_s + max(self._clock.now_s() - began_s - spent_s, 0.0)
+        reply = replace(answer, forward_s=forward_s, load=self.scheduler.load())
+        return reply, Timing(answer.queue_s, 0.0, 0.0, 0.0, 0)
 
     def _check(self, model: ServedModel, request: InferRequest) -> None:
         """Refuse what is wrong as far as that shows without decoding; such a request never reaches the queue."""

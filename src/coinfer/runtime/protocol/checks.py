@@ -89,6 +89,7 @@ def check_request(
         options.route,
         options.bits,
         options.warm,
+        options.dispatch,
     )
     return request, headers
 

@@ -132,6 +132,8 @@ class InferRequest:
     """Bits per element with which the outputs leave this node; None sends plain tensors."""
     warm: bool = False
     """Only build the session and run it on zeros; `InferReply.server_s` is the median time."""
+    dispatch: bool = False
+    """Any edge server of the site may compute this; the one that it reaches chooses."""
 
 
 class LoadReport(NamedTuple):

@@ -44,6 +44,7 @@ class RequestOptions(NamedTuple):
     fingerprint: str = ""
     warm: bool = False
     route: tuple[Hop, ...] = ()
+    dispatch: bool = False
 
 
 def refuse_unsupported(parameters: Parameters, subject: str) -> None:
@@ -78,12 +79,16 @@ def request_options(parameters: Parameters) -> RequestOptions:
     if not timeout_us >= 0:
         raise bad_request(f"parameter timeout: expected microseconds, 0 or more, got {timeout_us}")
     bits = parameters.get("bits")
+    route, dispatch = parse_route(_text(parameters, "route") or "[]"), flag(parameters, "dispatch")
+    if route and dispatch:
+        raise bad_request("parameters route and dispatch: expected one of them, as a route says who computes")
     return RequestOptions(
         min(deadline_s, timeout_us / 1e6 or math.inf),
         None if bits is None else _bits(bits, "parameter bits: expected"),
         _text(parameters, "fingerprint"),
         flag(parameters, "warm"),
-        parse_route(_text(parameters, "route") or "[]"),
+        route,
+        dispatch,
     )
 
 

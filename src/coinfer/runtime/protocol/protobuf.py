@@ -108,6 +108,8 @@ def _request_header(request: InferRequest) -> InferMessage:
         proto.parameters["bits"].int64_param = request.bits
     if request.warm:
         proto.parameters["warm"].bool_param = True
+    if request.dispatch:
+        proto.parameters["dispatch"].bool_param = True
     return proto
 
 

@@ -17,13 +17,14 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.device.server_pool import ServerPool
 from coinfer.runtime.transport.grpc_transport import PLAIN, Connector
 from coinfer.site.agent.joining import NodeOptions, Place, find_place
+from coinfer.site.agent.observed import observed
 from coinfer.site.agent.spool import Spool, next_epoch
 from coinfer.site.agent.stream import ControllerStream, log
 from coinfer.site.agent.view import ServerView, after_view
 from coinfer.site.certificates.node_security import edge_connector
 from coinfer.site.certificates.roles import SecurityError
-from coinfer.site.messages import Decision, Hello, LinkReport, Observed, Report, View
-from coinfer.types import DEVICE, OffloadObservation
+from coinfer.site.messages import Decision, Hello, LinkReport, Report, View
+from coinfer.types import DEVICE
 from coinfer.version import __version__
 
 FIRST_VIEW_S = 5.0
@@ -172,24 +173,6 @@ def join_device(config: DeviceConfig, graph: ModelGraph) -> DeviceAgent:
     own = "planner" if config.policy is None else "function"
     policy = str(config.policy) if isinstance(config.policy, str | Path) else own
     return DeviceAgent(find_place(options, "device", graph.name.lower()), graph, policy)
-
-
-def observed(observation: OffloadObservation[np.ndarray]) -> Observed:
-    """Return an observation as it is sent: six digits of each number, null for infinity.
-
-    Args:
-        observation: of K tasks.
-    """
-    tasks, options, servers = observation.option_server_s.shape
-    fields = {
-        name: [_number(value) for value in np.asarray(array, dtype=float).ravel().tolist()]
-        for name, array in observation._asdict().items()
-    }
-    return Observed(tasks=tasks, options=options, servers=servers, fields=fields)
-
-
-def _number(value: float) -> float | None:
-    return None if value in (float("inf"), float("-inf")) else float(f"{value:.6g}")
 
 
 def _decision(model: str, policy: str, at_s: float, plan: Plan, result: Result) -> Decision:

@@ -1,15 +1,21 @@
 """The agent of an edge server: it reports load, links and service times, and knows the other servers."""
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from coinfer.policies.onnx import load_policy
 from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device import estimate as est
 from coinfer.runtime.edge.security import Security
 from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.protocol.messages import LoadReport
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
-from coinfer.site.agent.links import PeerLinks
+from coinfer.site.agent.dispatch import UNKNOWN_S, Candidate
+from coinfer.site.agent.dispatcher import SiteDispatcher, aged_backlog_s
+from coinfer.site.agent.links import FIRST_RATE_BPS, PeerLinks
 from coinfer.site.agent.spool import Spool, next_epoch
 from coinfer.site.agent.stream import Controller, ControllerStream
 from coinfer.site.agent.view import ServerView, after_view, work_key
@@ -21,6 +27,7 @@ from coinfer.version import __version__
 SLOW_INTERVAL_S = 1.0
 """Links and service times are reported this often at most."""
 MAX_WORKS = 64
+MAX_SENT = 256
 
 
 class AgentSettings(NamedTuple):
@@ -34,6 +41,8 @@ class AgentSettings(NamedTuple):
     identity: Identity | None = None
     advertise: str = ""
     """Address by which others reach this server; empty for the one that it listens on."""
+    policy: str = ""
+    """File of an actor, or the name of a shipped one, that decides who computes; empty for sequential greedy."""
 
 
 class EdgeAgent:
@@ -55,6 +64,11 @@ class EdgeAgent:
         self._links = PeerLinks(self._transport, self._clock)
         self._service: EdgeService | None = None
         self._stream: ControllerStream | None = None
+        self._actor = load_policy(settings.policy) if settings.policy else None
+        self.dispatcher: SiteDispatcher | None = None
+        """Decides for requests that leave the choice of server to this one; there once the server has started."""
+        self._sent: deque[tuple[float, str, float]] = deque(maxlen=MAX_SENT)
+        """When a request went to which server, and how long it takes there: what no report knows of yet."""
         self._slow_s = 0.0
 
     @property
@@ -75,6 +89,14 @@ class EdgeAgent:
             service: of the server; its address is known.
         """
         self._service = service
+        self.dispatcher = service.dispatcher = SiteDispatcher(
+            self.candidates,
+            lambda: len(service.scheduler.state.running) < service.scheduler.state.workers,
+            actor=self._actor,
+            policy=self._settings.policy,
+            keep=self._spool.add,
+            on_choice=self._note,
+        )
         if self._settings.controller:
             controller = Controller(self._settings.controller, self._settings.identity)
             self._stream = ControllerStream(self, controller, self._spool)
@@ -82,6 +104,8 @@ class EdgeAgent:
 
     def close(self) -> None:
         """Leave the site."""
+        if self.dispatcher is not None:
+            self.dispatcher.close()
         if self._stream is not None:
             self._stream.close()
         self._transport.close()
@@ -137,15 +161,54 @@ class EdgeAgent:
         if view.servers is not None:
             self._links.follow({info.address for info in view.servers} - {self.address})
 
-    def _works(self) -> list[WorkReport]:
+    def candidates(self) -> list[Candidate]:
+        """Return what is known of all servers now, this one first."""
         assert self._service is not None
-        known = sorted(self._service.scheduler.state.service.items(), key=lambda item: -item[1].measured_s)
-        found: list[WorkReport] = []
-        for kind, times in known[:MAX_WORKS]:
+        load, now_s = self._service.scheduler.load(), self._clock.now_s()
+        models = {model.name: model.fingerprint for model in self._service.models.values()}
+        own = Candidate(self.address, models, self._own_works(), self._own_backlog_s(load), load.room, 0.0)
+        others = [server for server in self.servers.values() if server.info.address != self.address]
+        return [own, *(self._candidate(server, now_s) for server in others)]
+
+    def _own_backlog_s(self, load: LoadReport) -> float:
+        """Return the work that waits here; a job whose kind was never run takes a guess, and not nothing."""
+        assert self._service is not None
+        state = self._service.scheduler.state
+        jobs = [*(run.job for run in state.running), *state.waiting, *state.arriving]
+        unknown = sum(job.kind not in state.service for job in jobs)
+        return max(load.backlog_s, unknown * UNKNOWN_S / state.workers)
+
+    def _candidate(self, server: ServerView, now_s: float) -> Candidate:
+        address = server.info.address
+        age_s = now_s - server.at_s
+        sent = [service_s for at_s, to, service_s in self._sent if to == address and at_s > server.at_s]
+        link = self._links.link(address) or est.first_link(FIRST_RATE_BPS, now_s)
+        return Candidate(
+            address,
+            {model.name: model.fingerprint for model in server.info.models},
+            server.works(),
+            aged_backlog_s(server.backlog_s, age_s) + sum(sent),
+            max(server.room - len(sent), 0),
+            age_s,
+            link.rate_bps,
+            link.round_trip_s,
+        )
+
+    def _note(self, address: str, service_s: float) -> None:
+        """Remember what was given to a server, until it reports it itself."""
+        self._sent.append((self._clock.now_s(), address, service_s))
+
+    def _own_works(self) -> dict[str, float]:
+        assert self._service is not None
+        found: dict[str, float] = {}
+        for kind, times in self._service.scheduler.state.service.items():
             match kind:
                 case (str(model), tuple(inputs), tuple(outputs), False):
-                    key = work_key(model, inputs, outputs)
-                    found.append(WorkReport(work=key, service_s=float(f"{times.typical_s:.3g}")))
+                    found[work_key(model, inputs, outputs)] = times.typical_s
                 case _:
                     pass
         return found
+
+    def _works(self) -> list[WorkReport]:
+        works = list(self._own_works().items())[-MAX_WORKS:]
+        return [WorkReport(work=work, service_s=float(f"{service_s:.3g}")) for work, service_s in works]

@@ -62,7 +62,7 @@ def find_place(options: NodeOptions, role: Role, suffix: str) -> Place:
     return Place(identity.peer.name, options.state or identity.folder / "state", controller, identity)
 
 
-def join_edge(options: NodeOptions, host: str, grpc_port: int, advertise: str) -> EdgeAgent:
+def join_edge(options: NodeOptions, host: str, grpc_port: int, *, advertise: str = "", policy: str = "") -> EdgeAgent:
     """Return the agent of an edge server.
 
     Args:
@@ -70,6 +70,7 @@ def join_edge(options: NodeOptions, host: str, grpc_port: int, advertise: str) -
         host: on which the server listens.
         grpc_port: the same; 0 for any.
         advertise: address by which others reach it; empty for the one on which it listens.
+        policy: file of an actor, or the name of a shipped one; empty for sequential greedy.
 
     Raises:
         UserError: if anything of it cannot be used.
@@ -79,7 +80,7 @@ def join_edge(options: NodeOptions, host: str, grpc_port: int, advertise: str) -
     if place.controller is not None and not address and host in ("0.0.0.0", "::"):
         raise SecurityError(f"--host {host} is no address by which others reach this server; say it with --advertise")
     controller = place.controller.address if place.controller else ""
-    return EdgeAgent(AgentSettings(place.name, place.state, controller, place.identity, address))
+    return EdgeAgent(AgentSettings(place.name, place.state, controller, place.identity, address, policy))
 
 
 def _made_up(role: Role, suffix: str) -> str:

@@ -1,0 +1,37 @@
+"""Choosing the server of a request that leaves the choice to the server it reaches. The site provides it."""
+
+from typing import Protocol
+
+from coinfer.runtime.protocol.messages import InferRequest
+
+
+class Assignment(Protocol):
+    """Where one request goes, as it was decided."""
+
+    @property
+    def node(self) -> str | None:
+        """Return the address of the server that is to compute; None for the one that was asked."""
+        ...
+
+    def done(self, ok: bool, queue_s: float = 0.0, server_s: float = 0.0) -> None:
+        """Tell what came of it; called once.
+
+        Args:
+            ok: the request was answered there.
+            queue_s: wait for a worker there.
+            server_s: time of computing there.
+        """
+        ...
+
+
+class Dispatcher(Protocol):
+    """Decides for requests that leave the choice of server to the server that they reach."""
+
+    async def assign(self, request: InferRequest, excluded: frozenset[str]) -> Assignment:
+        """Return where a request goes; requests that wait together are decided together.
+
+        Args:
+            request: as it came.
+            excluded: addresses of servers that were asked in vain.
+        """
+        ...

@@ -1,0 +1,225 @@
+"""Collects requests that leave the choice of server open, decides about them together, and learns what came of it."""
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from coinfer.runtime.protocol.messages import InferRequest
+from coinfer.site.agent.dispatch import Candidate, Task, checked, observe, sequential_greedy
+from coinfer.site.agent.observed import observed
+from coinfer.site.agent.view import work_key
+from coinfer.site.messages import Decision
+from coinfer.types import OffloadDecision, OffloadObservation, Policy
+
+WINDOW_S = 0.002
+"""Requests wait so long for others while this server is busy; while it is idle none waits."""
+MAX_TASKS = 50
+"""Requests that are decided together."""
+LATE_S = 0.005
+"""An actor that has not decided by then is not waited for."""
+GREEDY = "sequential greedy"
+_log = logging.getLogger("coinfer.site")
+
+
+class _Waiting(NamedTuple):
+    task: Task
+    arrived_s: float
+    chosen: "asyncio.Future[Placement]"
+
+
+class Placement:
+    """Where one request goes (`runtime.edge.dispatcher.Assignment`).
+
+    Args:
+        node: address of the server; None for the one that was asked.
+        on_done: called once with what came of it.
+    """
+
+    def __init__(self, node: str | None, on_done: Callable[[bool, float, float], None]):
+        self.node = node
+        self._on_done = on_done
+
+    def done(self, ok: bool, queue_s: float = 0.0, server_s: float = 0.0) -> None:
+        """Tell what came of it; called once.
+
+        Args:
+            ok: the request was answered there.
+            queue_s: wait for a worker there.
+            server_s: time of computing there.
+        """
+        self._on_done(ok, queue_s, server_s)
+
+
+class SiteDispatcher:
+    """Decides for requests that reach one edge server (`runtime.edge.dispatcher.Dispatcher`).
+
+    Args:
+        candidates: returns what is known of all servers now, this one first.
+        is_idle: returns whether this server could begin a request at once.
+        actor: decides; without one, or where it fails, sequential greedy does.
+        policy: name of the actor, for the log of decisions.
+        keep: takes the maker of a decision's record.
+        on_choice: called with the address of a chosen server and the time that the work takes there.
+    """
+
+    def __init__(
+        self,
+        candidates: Callable[[], Sequence[Candidate]],
+        is_idle: Callable[[], bool],
+        *,
+        actor: Policy[np.ndarray] | None = None,
+        policy: str = "",
+        keep: Callable[[Callable[[], Decision]], None] = lambda make: None,
+        on_choice: Callable[[str, float], None] = lambda address, service_s: None,
+    ):
+        self.decided = 0
+        """Requests whose server was chosen, as are the counts that follow."""
+        self.by_actor = 0
+        self.actor_failures = 0
+        """Decisions for which the actor was late or wrong."""
+        self._candidates = candidates
+        self._is_idle = is_idle
+        self._actor = actor
+        self._policy = policy
+        self._keep = keep
+        self._on_choice = on_choice
+        self._pool = ThreadPoolExecutor(1, "coinfer-actor") if actor is not None else None
+        self._running: asyncio.Future[OffloadDecision[np.ndarray]] | None = None
+        self._waiting: list[_Waiting] = []
+        self._alarm: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._groups = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reported = ""
+
+    async def assign(self, request: InferRequest, excluded: frozenset[str]) -> Placement:
+        """Return where a request goes; requests that wait together are decided together.
+
+        Args:
+            request: as it came.
+            excluded: addresses of servers that were asked in vain.
+        """
+        loop = asyncio.get_running_loop()
+        inputs = tuple(tensor.name for tensor in request.inputs)
+        size_bytes = sum(len(tensor.data) for tensor in request.inputs)
+        work = work_key(request.model, inputs, request.outputs)
+        task = Task(request.model, request.fingerprint, work, size_bytes, request.deadline_s, excluded)
+        waiting = _Waiting(task, time.monotonic(), loop.create_future())
+        self._waiting.append(waiting)
+        if len(self._waiting) >= MAX_TASKS:
+            self._begin()
+        elif self._alarm is None:
+            self._alarm = loop.call_soon(self._begin) if self._is_idle() else loop.call_later(WINDOW_S, self._begin)
+        return await waiting.chosen
+
+    def close(self) -> None:
+        """Decide no more by the actor."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        waiting, self._waiting = self._waiting, []
+        waiting = [one for one in waiting if not one.chosen.done()]  # whoever hung up meanwhile
+        if waiting:
+            task = asyncio.ensure_future(self._decide(waiting))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _decide(self, waiting: Sequence[_Waiting]) -> None:
+        servers = self._candidates()
+        observation = observe([one.task for one in waiting], servers)
+        decision = await self._by_actor(observation)
+        policy = GREEDY if decision is None else self._policy
+        chosen = (sequential_greedy(observation) if decision is None else decision).server.tolist()
+        self.decided += len(waiting)
+        self.by_actor += len(waiting) if decision is not None else 0
+        group, at_s = next(self._groups), time.time()
+        for index, (one, server) in enumerate(zip(waiting, chosen, strict=True)):
+            record = partial(
+                self._record, one, servers[server].address, group=group, index=index, server=server,
+                policy=policy, at_s=at_s, observation=observation if index == 0 else None,
+            )  # fmt: skip
+            if not one.chosen.done():
+                self._on_choice(servers[server].address, float(observation.option_server_s[index, 0, server]))
+                one.chosen.set_result(Placement(servers[server].address if server else None, record))
+
+    async def _by_actor(self, observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray] | None:
+        """Return the actor's decision; None if there is no actor, or it is late, busy with the last one, or wrong."""
+        if self._actor is None or self._pool is None:
+            return None
+        if self._running is not None and not self._running.done():
+            self.actor_failures += 1
+            return None
+        decide = partial(_decide_by, self._actor, observation)
+        self._running = asyncio.get_running_loop().run_in_executor(self._pool, decide)
+        self._running.add_done_callback(lambda done: done.cancelled() or done.exception())  # a late error is no matter
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._running), LATE_S)
+        except Exception as error:
+            self.actor_failures += 1
+            problem = "it was late" if isinstance(error, asyncio.TimeoutError) else f"{type(error).__name__}: {error}"
+            if problem != self._reported:
+                self._reported = problem
+                _log.warning("the actor %s failed and sequential greedy decides: %s", self._policy, problem[:200])
+            return None
+
+    def _record(
+        self,
+        one: _Waiting,
+        address: str,
+        ok: bool,
+        queue_s: float,
+        server_s: float,
+        *,
+        group: int,
+        index: int,
+        server: int,
+        policy: str,
+        at_s: float,
+        observation: OffloadObservation[np.ndarray] | None,
+    ) -> None:
+        latency_s = time.monotonic() - one.arrived_s
+
+        def make() -> Decision:
+            return Decision(
+                seq=0,
+                at_s=at_s,
+                model=one.task.model,
+                policy=policy,
+                group=group,
+                task=index,
+                server=server,
+                executed_on=address,
+                queue_s=queue_s,
+                server_s=server_s,
+                latency_s=latency_s,
+                in_time=ok and latency_s <= one.task.deadline_s,
+                admitted=ok,
+                observation=None if observation is None else observed(observation),
+            )
+
+        self._keep(make)
+
+
+def _decide_by(actor: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:
+    return checked(actor(observation), observation)
+
+
+def aged_backlog_s(backlog_s: float, age_s: float) -> float:
+    """Return the work that is left of a backlog that was reported a while ago.
+
+    Args:
+        backlog_s: as it was reported.
+        age_s: of the report.
+    """
+    return max(backlog_s - (age_s if math.isfinite(age_s) else 0.0), 0.0)
