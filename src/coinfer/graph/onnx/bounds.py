@@ -46,15 +46,16 @@ class Bounds:
             read: what it reads.
             constants: by name.
         """
-        from_sizes = all(name in self._measured or name in constants for name in read)
-        factors = (constants[name] for name in read if name in constants and node.op_type not in _MOVING)
-        is_small = all(
-            value.dtype.kind in "biuf" and np.abs(value.astype(float)).max(initial=0) <= _MAX_FACTOR
-            for value in factors
-        )
-        known = node.op_type in _MOVING | _ARITHMETIC and from_sizes and is_small
-        if known or node.op_type in {"Shape", "Size"}:
+        if node.op_type in {"Shape", "Size"} or self._is_bounded(node, read, constants):
             self._measured.update(filter(None, node.output))
+
+    def _is_bounded(self, node: onnx.NodeProto, read: Sequence[str], constants: Mapping[str, np.ndarray]) -> bool:
+        """Return true if what an operation makes follows from sizes and small constants alone."""
+        if node.op_type not in _MOVING | _ARITHMETIC:
+            return False
+        if not all(name in self._measured or name in constants for name in read):
+            return False
+        return node.op_type in _MOVING or all(_is_small(constants[name]) for name in read if name in constants)
 
     def check(self, node: onnx.NodeProto, constants: Mapping[str, np.ndarray], frozen: Set[str], where: str) -> None:
         """Refuse an operation whose work or size has no bound.
@@ -87,3 +88,7 @@ class Bounds:
         if count in constants:
             return int(constants[count].max(initial=0)) <= self._steps
         return count in self._measured
+
+
+def _is_small(value: np.ndarray) -> bool:
+    return value.dtype.kind in "biuf" and np.abs(value.astype(float)).max(initial=0) <= _MAX_FACTOR
