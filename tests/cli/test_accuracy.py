@@ -131,6 +131,17 @@ def test_sub_folders_are_labels(run: Run):
     assert table.interval(0)[0] < 1 / 3 < table.interval(0)[1]
 
 
+def test_widths_are_columns_from_wide_to_narrow_and_nothing_is_measured_where_nothing_is_rounded(run: Run):
+    blocks()
+    paint(Path("data"), classes=False)
+    options = ("--data", "data", "--profile", "profile.json", "--scale", "1", "--stretch")
+    said = run("accuracy", "net.onnx", *options, "--every-cut", "--bits", "4,12,8")
+    assert re.search(r"32 bit, exact.*12 bit.*8 bit.*4 bit", said)
+    save([helper.make_node("Relu", ["x"], ["y"])], [1, 3, 8, 8])
+    with pytest.raises(UserError, match=r"net: no cut sends what could be rounded"):
+        run("accuracy", "net.onnx", *options)
+
+
 def test_few_samples_earn_nothing(run: Run):
     blocks()
     paint(Path("data"), classes=False)

@@ -1,6 +1,7 @@
 """`coinfer describe`, and `--shape` and `--limit` on the commands that open a file."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,30 @@ def test_a_network_as_json():
     assert said["work_flop"] == 2 * 27 * 4 * 16 * 24 + 4 * 16 * 24
     assert [cut["after_operations"] for cut in said["cuts"]] == [0, 2]
     assert said["cuts"][-1]["work_before_flop"] == said["work_flop"]
+
+
+def test_without_sizes_the_inputs_are_shown_and_what_is_missing():
+    said = coinfer("describe", "net.onnx")
+    assert "input  images: float32 [batch, 3, height, width]" in said
+    assert re.search(r"output \S+: float32 \[", said)
+    assert "cannot say more without sizes: net.onnx: input 'images' [batch, 3, height, width] has no size" in said
+    assert "--shape images=1,3,224,224" in said
+    as_json = json.loads(coinfer("describe", "net.onnx", "--json", "--shape", "height=16"))
+    assert as_json["inputs"] == [{"name": "images", "type": "float32", "shape": ["batch", 3, "height", "width"]}]
+    assert "--shape width=" in as_json["missing"]
+    assert "fixed_axes" in coinfer("describe", "net.onnx", "--json", "--image-size", "32")
+
+
+def test_numbers_of_thousands_of_digits_are_refused_in_one_line():
+    digits = "9" * 5000
+    for option, name in (("--size", "N"), ("--shape", "height"), ("--limit", "trial-s")):
+        with pytest.raises(UserError, match=rf"{option} {name}=9") as refused:
+            coinfer("plan", "net.onnx", option, f"{name}={digits}")
+        assert len(str(refused.value)) < 300
+    with pytest.raises(UserError, match="--image-size"):
+        coinfer("plan", "net.onnx", "--image-size", digits)
+    with pytest.raises(UserError, match="--bits"):
+        coinfer("plan", "net.onnx", "--bits", digits)
 
 
 def test_what_is_missing_is_said_with_the_option_to_type():

@@ -43,6 +43,7 @@ def test_train_and_measure(folder):
         coinfer("train", "alexnet-cifar", "--out", "out", *options, "--resume")
     said = coinfer("train", "alexnet-cifar", "--at", "pool1,4", "--out", "out", *options)
     assert re.search(r"alexnet-cifar-exits: 3 exit\(s\), 60 pictures \(CIFAR-10, JPEG copy\)", said)
+    assert re.search(r"training: 50 %, loss \d+\.\d+ .*\n(.*\n)*training: 100 %", said)
     graph = load("out/alexnet-cifar-exits.onnx")
     assert graph.outputs == ("exit1", "exit2", "logits")
     assert coinfer("train", "alexnet-cifar", "--at", "pool1,4", "--out", "out", *options, "--resume")

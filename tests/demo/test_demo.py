@@ -8,14 +8,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from tests.tables import analytic_table, made_up_accuracy
+from typer.testing import CliRunner
 
-from coinfer.demo import report
+from coinfer.cli.main import app
+from coinfer.demo import report, run
 from coinfer.demo.live import LiveTable, cells, headings
 from coinfer.demo.pictures import load_pictures
 from coinfer.demo.replay import link_traces
 from coinfer.demo.report import View
 from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
-from coinfer.demo.settings import deadline_for, demo_settings, link_scale_for
+from coinfer.demo.settings import DemoSettings, deadline_for, demo_settings, link_scale_for
 from coinfer.graph.open_model import open_model
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.options.compile import compile_options
@@ -133,6 +135,21 @@ def test_small_networks_are_slowed_with_their_links_unless_told():
     scaled = link_traces(str(TRACES), 3, 0.03)
     whole = link_traces(str(TRACES), 3)
     assert [scaled[name].mean_bps / whole[name].mean_bps for name in whole] == pytest.approx([0.03] * 3)
+
+
+def test_sizes_limits_and_provider_hold_for_the_device_and_its_servers(monkeypatch: pytest.MonkeyPatch):
+    asked: list[DemoSettings] = []
+    monkeypatch.setattr(run, "run_demo", lambda settings, _: asked.append(settings))
+    options = ["--shape", "height=32", "--shape", "width=32", "--limit", "trial-s=200", "--provider", "cpu"]
+    assert CliRunner().invoke(app, ["demo", "--model", "free.onnx", *options]).exit_code == 0
+    device = asked[0].device
+    assert (device.shapes, device.limits, device.provider) == (
+        {"height": "32", "width": "32"},
+        {"trial-s": "200"},
+        "cpu",
+    )
+    given = "--provider cpu --shape height=32 --shape width=32 --limit trial-s=200"
+    assert run.edge_options(device) == given.split()
 
 
 def write_classes(folder: Path, levels: dict[str, int]) -> str:

@@ -56,6 +56,16 @@ def test_threads_do_not_spin_and_operations_run_in_sequence():
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
 
 
+def test_large_networks_answer_alike_without_the_search_for_memory_to_take_over(monkeypatch: pytest.MonkeyPatch):
+    piece = segment(RESNET, RESNET.inputs, RESNET.outputs)
+    x = {"input": np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)}
+    small = open_session(RESNET, piece)
+    monkeypatch.setattr(session_module, "_REUSE_OPERATIONS", len(piece.proto.graph.node) - 1)
+    large = open_session(RESNET, piece)
+    assert [session.get_session_options().enable_mem_reuse for session in (small, large)] == [True, False]
+    np.testing.assert_array_equal(large.run(None, x)[0], small.run(None, x)[0])
+
+
 def test_an_absent_provider_is_refused_with_those_present():
     piece = segment(RESNET, RESNET.inputs, RESNET.outputs)
     with pytest.raises(GraphError, match=r"no execution provider 'AbacusExecutionProvider'.*CPUExecutionProvider"):

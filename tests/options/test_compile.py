@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import helper
 from tests.graph.small_graphs import model, perceptron
 from tests.tables import analytic_table, made_up_accuracy
 
@@ -13,6 +14,7 @@ from coinfer.profile.measure import Engine, cut_tensors, measure
 from coinfer.profile.payloads import Codec
 from coinfer.profile.samples import random_samples
 from coinfer.profile.table import ProfileError
+from coinfer.runtime.measure_accuracy import measurement_plan
 
 PLAIN = networks.build("alexnet-cifar")
 GRAPH = early_exits.build("alexnet-cifar-exits")
@@ -74,6 +76,20 @@ def test_accuracy_is_the_tables_and_nothing_is_lost_where_nothing_is_quantised()
         exact = cut in (GRAPH.inputs, (GRAPH.outputs[exit_],)) or width == 32
         expected = ACCURACY.exits[exit_] / 1000 if exact else ACCURACY.accuracy(exit_, cut, width)
         assert accuracy == expected
+
+
+def test_whole_numbers_are_sent_as_they_are_whatever_is_allowed():
+    scale, zero = np.array(0.1, np.float32), np.array(128, np.uint8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "quantise"),
+        helper.make_node("MaxPool", ["q"], ["m"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("DequantizeLinear", ["m", "s", "z"], ["d"], "dequantise"),
+        helper.make_node("GlobalAveragePool", ["d"], ["y"], "mean"),
+    ]
+    graph = from_proto(model(nodes, {"x": [1, 1, 4, 4]}, ["y"], {"s": scale, "z": zero}), "int8")
+    triples = compile_options(graph, analytic_table(graph), (16, 8)).triples
+    assert {bits for _, cut, bits in triples if cut == ("m",)} == {32}
+    assert measurement_plan(graph, (16, 8)).cuts.keys() <= {("d",)}
 
 
 def test_without_an_accuracy_table_all_outputs_are_one_answer():

@@ -3,7 +3,9 @@
 The console is as wide as the terminal, or 120 columns into a pipe, so that tables keep their words.
 """
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,23 @@ from rich.console import Console
 from coinfer.errors import UserError
 
 console = Console(emoji=False, highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 120)
+
+
+@contextmanager
+def interrupted_quietly() -> Iterator[None]:
+    """Let an interrupt end the process at once and without a word, while libraries load.
+
+    Some of them make an error of their own of it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    is_usual = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    try:
+        if is_usual:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        yield
+    finally:
+        if is_usual:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -13,14 +13,20 @@ from coinfer.cli.options import (
     Confidence,
     ConfidenceLoss,
     EnergyMj,
+    Limit,
     PolicyFile,
     PowerW,
+    Provider,
+    Shape,
     TransmitPowerW,
     limit_or_inf,
     parse_bits,
     parse_confidence,
     parse_factors,
+    parse_limits,
+    parse_shapes,
 )
+from coinfer.runtime.device.config import DEFAULTS
 from coinfer.runtime.device.objective import Goal
 
 
@@ -50,6 +56,9 @@ def demo(
         typer.Option(help="Allowed bits per element. What is exact or measured; 16,8,4 for alexnet-exits."),
     ] = None,
     jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
+    provider: Provider = DEFAULTS.provider,
+    shape: Shape = None,
+    limit: Limit = None,
     scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 25.0,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
     goal: Annotated[
@@ -86,6 +95,9 @@ def demo(
         "confidence": parse_confidence(confidence),
         "confidence_loss": confidence_loss,
         "slowdown": device_slowdown,
+        "provider": provider,
+        "shapes": parse_shapes(shape),
+        "limits": parse_limits(limit),
     }
     objective = {
         "goal": goal,

@@ -22,7 +22,8 @@ def describe(
 ) -> None:
     """Say what a network takes, makes and costs, what was folded when it was read, and where it can be cut.
 
-    Sizes are in kilobytes (1000 bytes) for one request of exact values, work in millions of operations.
+    Sizes are in kilobytes (1000 bytes) for one request of exact values, work in millions of operations. Of a file that
+    leaves sizes free, its inputs are shown, and which --shape is missing.
 
     Example: [bold]coinfer describe resnet50[/bold]
     """

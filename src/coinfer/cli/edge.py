@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from coinfer.addresses import parse_addresses
+from coinfer.cli.console import interrupted_quietly
 from coinfer.cli.options import (
     ControllerAddress,
     Insecure,
@@ -60,7 +61,8 @@ def edge(
     Example: [bold]coinfer edge resnet50 mymodel.onnx --grpc-port 8001[/bold]
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own message says which port is taken
-    from coinfer.runtime.edge.server import EdgeSettings, run_edge
+    with interrupted_quietly():
+        from coinfer.runtime.edge.server import EdgeSettings, run_edge
 
     settings = EdgeSettings(
         models=tuple(models),

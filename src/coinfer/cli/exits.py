@@ -88,7 +88,7 @@ def train(
         precision=precision,
     )
     console.print(f"{graph.name}: {len(graph.outputs)} exit(s), {len(pictures.labels)} pictures ({pictures.kind})")
-    with progress_bar(console, "training") as report, resumable(checkpoint.exists):
+    with progress_bar(console, "training", in_log=True) as report, resumable(checkpoint.exists):
 
         def progress(done: int, total: int, loss: float, accuracy: Sequence[float]) -> None:
             report(done, total, f"loss {loss:.3f}  {_percent(accuracy)}")
@@ -127,9 +127,9 @@ def measure(
     if samples:
         pictures = pictures.take(samples)
     parts = dataset_samples(graph, pictures, batch_size(graph, {name for cut in plan.cuts for name in cut}))
-    with progress_bar(console, f"measuring {graph.name}") as progress:
+    with progress_bar(console, f"measuring {graph.name}", in_log=True) as progress:
         table = measure_accuracy(graph, parts, plan, jobs, progress)
-    console.print(accuracy_rows(graph, table, sorted(plan.bits), plan.exits))
+    console.print(accuracy_rows(graph, table, sorted(plan.bits, reverse=True), plan.exits))
     table.save(path)
     console.print(f"saved {path}", soft_wrap=True)
 

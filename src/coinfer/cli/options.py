@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from coinfer.errors import UserError
+from coinfer.errors import UserError, short_repr
 from coinfer.runtime.device import objective
 from coinfer.runtime.device.config import MAX_THREADS
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
+MAX_DIGITS = 9
+"""Of a whole number that a person types; Python refuses to read thousands of digits."""
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help=f"Bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
@@ -116,11 +118,11 @@ def parse_sizes(texts: Sequence[str] | None) -> dict[str, int]:
     Raises:
         UserError: if a text has no name, or its size is no whole number above 0.
     """
-    pairs = {text: text.rpartition("=") for text in texts or ()}
-    for text, (name, _, size) in pairs.items():
-        if not name or not size.isdecimal() or int(size) < 1:
-            raise UserError(f"--size {text!r}: expected AXIS=SIZE such as N=32")
-    return {name: int(size) for name, _, size in pairs.values()}
+    pairs = _parse_pairs(texts, "--size", "AXIS=SIZE such as N=32")
+    for name, size in pairs.items():
+        if not (size.isdecimal() and len(size) <= MAX_DIGITS and int(size) > 0):
+            raise UserError(f"--size {name}={size:.40}: expected AXIS=SIZE such as N=32")
+    return {name: int(size) for name, size in pairs.items()}
 
 
 def parse_shapes(texts: Sequence[str] | None) -> dict[str, str]:
@@ -151,7 +153,7 @@ def _parse_pairs(texts: Sequence[str] | None, option: str, expected: str) -> dic
     pairs = {text: text.rpartition("=") for text in texts or ()}
     for text, (name, _, value) in pairs.items():
         if not name or not value:
-            raise UserError(f"{option} {text!r}: expected {expected}")
+            raise UserError(f"{option} {short_repr(text, 60)}: expected {expected}")
     return {name: value for name, _, value in pairs.values()}
 
 
@@ -164,9 +166,10 @@ def parse_bits(text: str) -> tuple[int, ...]:
     Raises:
         UserError: if one of them is not allowed.
     """
-    bits = tuple(int(part) if part.strip().isdecimal() else -1 for part in text.split(","))
-    if not set(bits) <= set(WIRE_BITS):
-        raise UserError(f"--bits {text!r}: expected some of {WIRE_BITS_TEXT}, separated by commas")
+    known = {str(width): width for width in WIRE_BITS}
+    bits = tuple(known.get(part.strip(), -1) for part in text.split(","))
+    if -1 in bits:
+        raise UserError(f"--bits {short_repr(text, 60)}: expected some of {WIRE_BITS_TEXT}, separated by commas")
     return tuple(dict.fromkeys(bits))
 
 
@@ -213,7 +216,7 @@ def parse_places(text: str) -> tuple[str | int, ...]:
         text: separated by commas; empty for none.
     """
     places = [part.strip() for part in text.split(",") if part.strip()]
-    return tuple(int(place) if place.isdecimal() else place for place in places)
+    return tuple(int(place) if place.isdecimal() and len(place) <= MAX_DIGITS else place for place in places)
 
 
 def parse_weights(text: str) -> tuple[float, ...]:

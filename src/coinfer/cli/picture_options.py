@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from coinfer.cli.options import MAX_DIGITS
 from coinfer.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,9 +90,10 @@ def parse_pictures(
 
     if letterbox and stretch:
         raise UserError("--letterbox and --stretch are both given; expected one of them")
-    sides = [int(part) if part.strip().isdecimal() else 0 for part in image_size.lower().split("x")]
+    parts = [part.strip() for part in image_size.lower().split("x")]
+    sides = [int(part) if part.isdecimal() and len(part) <= MAX_DIGITS else 0 for part in parts]
     if image_size and not (len(sides) in (1, 2) and all(sides)):
-        raise UserError(f"--image-size {image_size!r}: expected a side such as 320, or height x width such as 320x480")
+        raise UserError(f"--image-size {image_size!r:.40}: expected a side such as 320, or height x width: 320x480")
     said = {
         "size": (sides[0], sides[-1]) if image_size else None,
         "mean": _numbers("--mean", mean),

@@ -24,6 +24,7 @@ from coinfer.graph.open_model import open_model
 from coinfer.profile.table import ProfileTable
 from coinfer.progress import progress_bar
 from coinfer.records import Record, RunLog
+from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Executor
@@ -82,7 +83,8 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
     """
     if find_spec("matplotlib") is None:
         raise UserError("the demo draws a plot and needs Matplotlib: pip install 'coinfer[plot]'")
-    graph = open_model(settings.model)
+    wanted = settings.device
+    graph = open_model(settings.model, wanted.shapes, limits=wanted.limits)
     if graph.image is None:
         raise UserError(
             f"{graph.name} does not say how it takes pictures, which the demo needs; say it in a file "
@@ -95,13 +97,13 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
     folder = Path(settings.runs) / time.strftime("demo-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(console, f"measuring {graph.name}") as progress:
-        table = profile_for(graph, settings.device.profile, settings.device.threads, progress)
+        table = profile_for(graph, wanted.profile, wanted.threads, progress, provider=wanted.provider)
     with ExitStack() as stack:
         with console.status(f"starting {len(settings.edge_slowdowns)} edge servers"):
-            running = stack.enter_context(edges(settings.model, settings.edge_slowdowns))
+            running = stack.enter_context(edges(settings.model, settings.edge_slowdowns, edge_options(wanted)))
         links: dict[str, Link] = {}
         start_links(links, _by_address(running, traces), settings.link_scale or 1.0)
-        config = replace(settings.device, servers=tuple(links), profile=table)
+        config = replace(wanted, servers=tuple(links), profile=table)
         with console.status("preparing the segments that may be chosen, here and on the servers"):
             device = stack.enter_context(Device(graph, config, links=links))
         _warm_up(device, pictures.images[0])
@@ -112,6 +114,18 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
         count = len(pictures.unreadable)
         raise UserError(f"{count} of {count + len(pictures.images)} pictures could not be read; see above")
     return folder
+
+
+def edge_options(device: DeviceConfig) -> list[str]:
+    """Return the options with which edge servers open the network as the device does.
+
+    Args:
+        device: its settings.
+    """
+    options = ["--provider", device.provider]
+    for option, values in (("--shape", device.shapes), ("--limit", device.limits)):
+        options += [word for name, value in values.items() for word in (option, f"{name}={value}")]
+    return options
 
 
 def _by_address(running: Sequence[EdgeProcess], traces: Mapping[str, Trace]) -> dict[str, Trace]:
@@ -241,7 +255,7 @@ def _exact_classes(device: Device, pictures: Pictures) -> np.ndarray:
     """Return the class of every picture that the whole network names, without sending anything."""
     image = device.graph.image
     assert image is not None, "checked before anything runs"
-    executor = Executor(device.graph)
+    executor = Executor(device.graph, provider=device.config.provider)
     name, outputs = device.graph.inputs[0], device.planner.exits[-1]
     runs = (executor.run({name: preprocess(picture, image)}, outputs)[0] for picture in pictures.images)
     return np.array([int(np.argmax(values[outputs[0]])) for values in runs])

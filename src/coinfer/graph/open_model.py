@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
+
+import onnx
 
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx import validate
-from coinfer.graph.onnx.axes import Shapes, plain
+from coinfer.graph.onnx.axes import InputAxes, MissingSizeError, Shapes, plain, resolve
 from coinfer.graph.onnx.limits import parse_limits
-from coinfer.graph.onnx.load import load
+from coinfer.graph.onnx.load import declared_inputs, load
 from coinfer.graph.onnx.sandbox import try_model
 from coinfer.graph.pictures import NO_SETTINGS, PictureSettings, picture_sizes, settings_beside, with_pictures
 from coinfer.graph.zoo import early_exits, networks, pretrained
@@ -47,13 +50,51 @@ def open_model(
         known = ", ".join(sorted({*networks.ZOO, *early_exits.EXITS, *pretrained.names()}))
         raise GraphError(f"no network {str(spec)!r}: neither a file nor one of the zoo: {known}")
     beside, where = settings_beside(path)
-    said = PictureSettings.model_validate(beside.given | pictures.given)
-    if said.size is not None:
-        shapes = {**picture_sizes(validate.read_proto(path), said), **shapes}
+    shapes = _with_picture_sizes(path, shapes, beside, pictures)
     allowed = parse_limits(limits)
     try_model(path, shapes, allowed)
     graph = with_pictures(load(path, shapes, allowed), beside, where)
     return with_pictures(graph, pictures, f"{path}, picture options")
+
+
+class Declared(NamedTuple):
+    """What the file of a network says of it before the free sizes are known."""
+
+    name: str
+    inputs: list[InputAxes]
+    outputs: list[onnx.ValueInfoProto]
+    missing: str
+    """Which sizes are missing, and what to type."""
+
+
+def declared_if_sizes_are_missing(
+    spec: str | Path, shapes: Shapes = MappingProxyType({}), pictures: PictureSettings = NO_SETTINGS
+) -> Declared | None:
+    """Return what a file declares if `open_model` misses sizes of it; None if it does not, whatever else it misses.
+
+    Args:
+        spec: as for `open_model`.
+        shapes: as for `open_model`.
+        pictures: as for `open_model`.
+    """
+    path = Path(spec)
+    if _shipped(str(spec)) is not None or not path.is_file():
+        return None
+    beside, _ = settings_beside(path)
+    shapes = _with_picture_sizes(path, plain(shapes, str(spec)), beside, pictures)
+    proto = validate.read_proto(path)
+    inputs = declared_inputs(proto, str(path), shapes)
+    try:
+        resolve(inputs, shapes, str(path))
+    except MissingSizeError as error:
+        return Declared(path.stem, inputs, list(proto.graph.output), str(error))
+    return None
+
+
+def _with_picture_sizes(path: Path, shapes: Shapes, beside: PictureSettings, pictures: PictureSettings) -> Shapes:
+    """Return the sizes with those of its pictures, as far as their size is said."""
+    said = PictureSettings.model_validate(beside.given | pictures.given)
+    return shapes if said.size is None else {**picture_sizes(validate.read_proto(path), said), **shapes}
 
 
 def _shipped(name: str) -> ModelGraph | None:

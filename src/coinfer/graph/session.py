@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CPU = "CPUExecutionProvider"
 _ERRORS_ONLY, _NOTHING = 3, 4
 _FAILED_NODE = re.compile(r"while running (\S+) node\. Name:'([^']*)' Status Message: (?:/.* was false\. )?([^\n]*)")
+_REUSE_OPERATIONS = 1000
+"""Up to so many operations ONNX Runtime looks for tensors whose memory others may take over. It compares each with all
+before it where sizes are free; without, memory is freed and allocated as the network runs, which is as fast."""
 _BLOCKED_LAYOUT = platform.machine().lower() in {"x86_64", "amd64"}
 
 
@@ -69,6 +72,7 @@ def open_session(
         known = ", ".join(ort.get_available_providers())
         raise GraphError(f"{graph.name}: no execution provider {missing[0]!r} in this ONNX Runtime; it has {known}")
     options = session_options(threads)
+    options.enable_mem_reuse = len(segment.proto.graph.node) <= _REUSE_OPERATIONS
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)

@@ -69,9 +69,15 @@ class _Exit:
         names, graph = self.cuts[cut], self._graph
         if too_large(graph, names) or too_large(graph, self.cuts[-1]) or not self._is_allowed(names):
             return {}
-        allowed = widths(self._bits, is_input=names == graph.inputs, is_image=graph.image is not None)
-        sizes_bits = {bits: self._size_bits(names, bits) for bits in allowed}
+        sizes_bits = {bits: self._size_bits(names, bits) for bits in self._widths(names)}
         return {bits: size for bits, size in sizes_bits.items() if bytes_of_bits(size) <= MESSAGE_BYTES}
+
+    def _widths(self, names: Names) -> tuple[int, ...]:
+        """Return the allowed numbers of bits per element; whole numbers are sent as they are, whatever is allowed."""
+        graph, is_input = self._graph, names == self._graph.inputs
+        if not is_input and not any(graph.tensors[name].dtype.kind == "f" for name in names):
+            return (FLOAT32_BITS,)
+        return widths(self._bits, is_input=is_input, is_image=graph.image is not None)
 
     def _is_allowed(self, names: Names) -> bool:
         """Return false for a cut that changes answers, or may, if only exact answers are allowed."""

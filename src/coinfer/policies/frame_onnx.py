@@ -79,8 +79,5 @@ def load_frame_policy(path: str | Path, threads: int = 1) -> ExportedFramePolicy
     """
     path = Path(path)
     sidecar = read_sidecar(path, KIND, _Sidecar)
-    session = open_session(path, threads)
-    inputs, outputs = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
-    if sorted(inputs) != sorted(INPUTS) or outputs != list(OUTPUTS):
-        raise PolicyError(f"{path}: its inputs and outputs are not those of a {KIND} policy; export it anew")
+    session = open_session(path, INPUTS, OUTPUTS, threads)
     return ExportedFramePolicy(session, sidecar, path)

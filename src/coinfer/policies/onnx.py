@@ -167,11 +167,7 @@ def load_policy(path: str | Path, threads: int = 1, kind: str = "offload") -> Ex
     """
     path = shipped_path(path)
     sidecar, fields = _read_sidecar(path, kind), KINDS[kind].fields
-    session = open_session(path, threads)
-    inputs, outputs = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
-    if sorted(inputs) != sorted(sidecar["fields"]) or outputs != [*KINDS[kind].decision._fields]:
-        side = path.with_suffix(".json").name
-        raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
+    session = open_session(path, sidecar["fields"], KINDS[kind].decision._fields, threads)
     for entry in session.get_inputs():
         axes = fields[entry.name].axes
         if len(entry.shape) != len(axes):
@@ -181,27 +177,34 @@ def load_policy(path: str | Path, threads: int = 1, kind: str = "offload") -> Ex
     return ExportedPolicy(session, sidecar, path)
 
 
-def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+def open_session(path: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int = 1) -> ort.InferenceSession:
     """Return a policy's network, ready to run.
 
     Args:
         path: the ONNX file.
+        inputs: names that it must have, in any order.
+        outputs: names that it must have, in this order.
         threads: of ONNX Runtime, for one decision.
 
     Raises:
-        PolicyError: if the file cannot be read or loaded; one line.
+        PolicyError: if the file cannot be read or loaded, or has other inputs or outputs; one line.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
         raise PolicyError(f"{path}: not a policy that ONNX Runtime can load: {reason}") from None
+    found, made = ([entry.name for entry in part] for part in (session.get_inputs(), session.get_outputs()))
+    if sorted(found) != sorted(inputs) or made != [*outputs]:
+        side = path.with_suffix(".json").name
+        raise PolicyError(f"{path}: its inputs and outputs are not those that {side} names; export it anew")
+    return session
 
 
 def shipped_path(path: str | Path) -> Path:

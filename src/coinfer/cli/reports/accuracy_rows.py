@@ -82,6 +82,9 @@ def measure_and_show(
     plan = measurement_plan(graph, bits, (graph.outputs,), cuts)
     held = {name for cut in plan.cuts for name in cut}
     samples = _samples(graph, data, read_inputs(graph, inputs), first, names, batch_size(graph, held))
+    if not plan.cuts:
+        more = "; --every-cut measures those that can never be best" if measurement_plan(graph, bits).cuts else ""
+        raise UserError(f"{graph.name}: no cut sends what could be rounded, so fewer bits cost nothing{more}")
     if samples.labelled and (len(graph.outputs) > 1 or not is_classifier(graph, graph.outputs)):
         raise UserError(
             f"{graph.name} has no single output of classes for the labels of {data}; give a folder of pictures without "
@@ -89,7 +92,7 @@ def measure_and_show(
         )
     with progress_bar(console, f"measuring {graph.name}") as progress:
         found = measure_accuracy(graph, samples, plan, jobs, progress)
-    widths = sorted({*plan.bits})
+    widths = sorted({*plan.bits}, reverse=True)
     console.print(accuracy_rows(graph, found, widths, (graph.outputs,)))
     _say_what_is_offered(console, found, plan.cuts, widths)
     found.save(path)

@@ -4,13 +4,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
+import onnx
 from rich.console import Console
 from rich.table import Table
 
 from coinfer.cli.reports.cut_name import cut_name
-from coinfer.graph.ir import ModelGraph
+from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.axes import Shapes
-from coinfer.graph.open_model import open_model
+from coinfer.graph.onnx.weights import DTYPES
+from coinfer.graph.open_model import Declared, declared_if_sizes_are_missing, open_model
 from coinfer.graph.pictures import PictureSettings, hint
 from coinfer.units import MEGA, bytes_of_bits
 
@@ -37,7 +39,14 @@ def describe_network(
     Raises:
         UserError: for what a user can mend, in one line.
     """
-    graph = open_model(model, shapes, pictures, limits)
+    try:
+        graph = open_model(model, shapes, pictures, limits)
+    except GraphError:
+        declared = declared_if_sizes_are_missing(model, shapes, pictures)
+        if declared is None:
+            raise
+        _describe_declared(console, declared, as_json)
+        return
     if as_json:
         print(json.dumps(description(graph), indent=1, ensure_ascii=False))
         return
@@ -46,6 +55,30 @@ def describe_network(
     console.print(_operations_table(graph))
     console.print(_cuts_table(graph))
     console.print(_advice(graph), markup=False, soft_wrap=True)
+
+
+def _describe_declared(console: Console, declared: Declared, as_json: bool) -> None:
+    """Print what the file says without the sizes that are missing."""
+    inputs = [(one.name, one.dtype.name, one.declared) for one in declared.inputs]
+    outputs = [(one.name, *_type_of(one)) for one in declared.outputs]
+    if as_json:
+        keys = ("name", "type", "shape")
+        ends = {"inputs": inputs, "outputs": outputs}
+        said = {role: [dict(zip(keys, row, strict=True)) for row in rows] for role, rows in ends.items()}
+        print(json.dumps({"network": declared.name, **said, "missing": declared.missing}, indent=1, ensure_ascii=False))
+        return
+    lines = [declared.name]
+    for role, rows in (("input ", inputs), ("output", outputs)):
+        lines += [f"  {role} {name}: {kind} [{', '.join(map(str, shape))}]" for name, kind, shape in rows]
+    for line in (*lines, f"cannot say more without sizes: {declared.missing}"):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _type_of(value: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:
+    """Return the type and shape that a file declares for an output."""
+    kind = value.type.tensor_type
+    dtype = DTYPES.get(kind.elem_type)
+    return "unknown" if dtype is None else dtype.name, [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
 
 
 def description(graph: ModelGraph) -> dict[str, object]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinfer.errors import printable
 from coinfer.graph.ir import GraphError
 from coinfer.graph.parts import FreeAxis, Tensor
 
@@ -29,6 +30,11 @@ class InputAxes(NamedTuple):
     dtype: np.dtype
     dims: tuple[Size, ...]
     """For each axis its size, or its name if it is free; free axes without a name are called `<input>.<axis>`."""
+
+    @property
+    def declared(self) -> list[Size]:
+        """Return the shape as a person would write it: `?` for a free axis without a name."""
+        return ["?" if dim == f"{self.name}.{axis}" else dim for axis, dim in enumerate(self.dims)]
 
 
 class ResolvedAxes(NamedTuple):
@@ -60,6 +66,10 @@ class ResolvedAxes(NamedTuple):
             for one in self.inputs
         )
         return ResolvedAxes(inputs, tuple(axis for axis in self.free if axis.name not in sizes), self.fixed)
+
+
+class MissingSizeError(GraphError):
+    """A free axis without a size; the message says what to type."""
 
 
 def parse_size(text: Size, problem: str) -> tuple[int, int | None]:
@@ -112,8 +122,8 @@ def resolve(inputs: Sequence[InputAxes], shapes: Shapes, where: str) -> Resolved
         where: what messages call the model.
 
     Raises:
-        GraphError: if a size does not fit an input, names nothing, is given twice, or is missing; the message says what
-            to type.
+        GraphError: if a size does not fit an input, names nothing, or is given twice.
+        MissingSizeError: if one is missing.
     """
     inputs = _with_common_batch(inputs)
     given = _given(inputs, shapes, where)
@@ -125,7 +135,7 @@ def resolve(inputs: Sequence[InputAxes], shapes: Shapes, where: str) -> Resolved
         if isinstance(dim, str) and dim not in given and dim not in batches
     ]
     if missing:
-        raise GraphError(_missing(where, missing, given, batches))
+        raise MissingSizeError(_missing(where, missing, given, batches))
     ranges = dict.fromkeys(batches, (1, None)) | given
     free = tuple(
         FreeAxis(name, *ranges[name], tuple(_places(inputs, name)), name in batches) for name in _free_names(inputs)
@@ -274,9 +284,8 @@ def _option(source: InputAxes, given: Mapping[str, tuple[int, int | None]], batc
 
 
 def _dims(source: InputAxes) -> str:
-    """Return the declared shape for a person."""
-    return f"[{', '.join('?' if str(dim) == f'{source.name}.{i}' else str(dim) for i, dim in enumerate(source.dims))}]"
+    return f"[{', '.join(map(str, source.declared))}]"
 
 
 def _text(value: Size | Sequence[Size]) -> str:
-    return str(value) if isinstance(value, (int, str)) else ",".join(map(str, value))
+    return printable(str(value) if isinstance(value, (int, str)) else ",".join(map(str, value)), 80)

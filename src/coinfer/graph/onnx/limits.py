@@ -29,6 +29,7 @@ class Limits(NamedTuple):
 
 
 DEFAULT_LIMITS = Limits()
+MAX_DIGITS = 15
 _ABSURD = 1e8
 """Mebibytes, or 10^9 operations, that no machine has."""
 
@@ -48,8 +49,8 @@ def parse_limits(limits: Mapping[str, int | str]) -> Limits:
         if key not in Limits._fields:
             known = ", ".join(field.replace("_", "-") for field in Limits._fields)
             raise GraphError(f"--limit {name}={value}: no limit is called {name!r}; there are {known}")
-        if not str(value).isdecimal() or int(value) > 10**15:
-            raise GraphError(f"--limit {name}={value}: expected a whole number")
+        if not str(value).isdecimal() or len(str(value)) > MAX_DIGITS:
+            raise GraphError(f"--limit {name}={value!s:.40}: expected a whole number of at most {MAX_DIGITS} digits")
         changed[key] = int(value)
     return Limits(**(DEFAULT_LIMITS._asdict() | changed))
 

@@ -40,6 +40,21 @@ def load(path: str | Path, sizes: axes.Shapes = MappingProxyType({}), limits: Li
         raise GraphError(f"{path}: holds a name that is no text; the file is damaged") from error
 
 
+def declared_inputs(model: onnx.ModelProto, where: str, sizes: axes.Shapes) -> list[axes.InputAxes]:
+    """Return the inputs of a model as its file declares them, those that initializers give a value left out.
+
+    Args:
+        model: nothing in it need be valid.
+        where: what messages call the model.
+        sizes: of free axes; those of inputs that state no shape count.
+
+    Raises:
+        GraphError: if an input is no tensor, or states no shape and has none in `sizes`.
+    """
+    known = {value.name for value in model.graph.initializer}
+    return [_input(value, sizes, where) for value in model.graph.input if value.name not in known]
+
+
 def from_proto(
     model: onnx.ModelProto,
     name: str,

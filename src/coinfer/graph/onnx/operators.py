@@ -1,7 +1,7 @@
 """Which operations are read: those that ONNX or the installed ONNX Runtime knows, but for a few that are dangerous."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -63,8 +63,13 @@ def schema_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> onnx.defs.Op
         versions: of the operations that the model states, by domain.
     """
     domain = domain_of(node)
+    return _schema(node.op_type, versions.get(domain, 1), domain)
+
+
+@lru_cache(maxsize=1024)
+def _schema(kind: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
     try:
-        return onnx.defs.get_schema(node.op_type, versions.get(domain, 1), domain)
+        return onnx.defs.get_schema(kind, version, domain)
     except onnx.defs.SchemaError:
         return None
 
