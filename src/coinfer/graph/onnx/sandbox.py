@@ -126,7 +126,8 @@ def _main(path: str, settings: str) -> int:
         if work_mib > limits.memory_mib:
             print(_too_large(path, limits.memory_mib))
             return REFUSED
-        allowed_mib = load_mib + work_mib
+        made_mib = max(0, sum(weight.nbytes for weight in graph.weights.values()) - size_bytes) / MIB
+        allowed_mib = load_mib + MEMORY_PER_FILE_BYTE * made_mib + work_mib
         _confine(allowed_mib, time.process_time() + START_S + graph.work_flop / FLOP_PER_S, limits)
         session = open_session(graph, segment(graph, graph.inputs, graph.outputs))
     except (GraphError, MemoryError) as error:
