@@ -105,7 +105,7 @@ class ControllerProcess:
     """`coinfer controller` in plain text on this machine, which a test may kill and start again on the same port."""
 
     def __init__(self, folder: Path, *options: str):
-        self._options = ["--store", str(folder / "experience.sqlite"), *options]
+        self._options = ["--page-port", "0", "--store", str(folder / "experience.sqlite"), *options]
         self._log = folder / "controller.log"
         self.address = self.page = ""
         self.process: subprocess.Popen[bytes] | None = None

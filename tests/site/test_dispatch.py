@@ -167,6 +167,13 @@ def test_where_the_actor_fails_greedy_decides(actor, caplog):
     decider.dispatcher.close()
 
 
+def test_no_request_hangs_when_deciding_fails(caplog):
+    dispatcher = SiteDispatcher(lambda: [], lambda: True)
+    placed = asyncio.run(dispatcher.assign(REQUEST, frozenset()))
+    assert placed.node is None
+    assert "deciding failed" in caplog.text
+
+
 @pytest.mark.parametrize("actor", [all_on_b, load_policy("learned")])
 def test_an_actor_decides_also_a_shipped_one(actor):
     decider = Decider(actor)

@@ -12,6 +12,7 @@ def controller(
     site: Site = None,
     host: Annotated[str, typer.Option(help="Name or IP address to listen on; :: and 0.0.0.0 are all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="For nodes; 0 takes any free port.")] = 8600,
+    page_port: Annotated[int, typer.Option(min=-1, max=65535, help="The page for browsers; 0 any, -1 none.")] = 8443,
     store: Annotated[Path | None, typer.Option(help="File of the experience.")] = None,
     store_mib: Annotated[int, typer.Option(min=1, help="Its size; beyond, the oldest decisions are deleted.")] = 1024,
     insecure: Insecure = False,
@@ -22,4 +23,5 @@ def controller(
     """
     from coinfer.site.controller.process import ControllerSettings, run_controller
 
-    raise typer.Exit(run_controller(ControllerSettings(site, host, port, insecure, store, store_mib << 20)))
+    pages = None if page_port < 0 else page_port
+    raise typer.Exit(run_controller(ControllerSettings(site, host, port, pages, insecure, store, store_mib << 20)))

@@ -18,6 +18,7 @@ from coinfer.cli.infer import infer
 from coinfer.cli.plan import plan
 from coinfer.cli.profile import profile
 from coinfer.cli.simulate import simulate
+from coinfer.cli.top import top
 from coinfer.cli.train import train
 from coinfer.errors import UserError
 from coinfer.version import __version__
@@ -46,7 +47,7 @@ def root(
 ) -> None: ...
 
 
-for command in (describe, profile, accuracy, plan, edge, controller, infer, demo, simulate, train):
+for command in (describe, profile, accuracy, plan, edge, controller, top, infer, demo, simulate, train):
     app.command()(command)
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")

@@ -10,9 +10,10 @@ from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.site.messages import Decision
 
-_ACTION = ("at_s", "model", "policy", "probability", "group", "task", "option", "server", "executed_on", "cut", "bits")
+_POLICY = ("at_s", "model", "policy", "probability", "group", "task")
+_ACTION = ("option", "server", "executed_on", "dispatched", "cut", "bits")
 _TIMES = ("predicted_s", "device_s", "upload_s", "queue_s", "server_s", "download_s", "latency_s")
-COLUMNS = ("id", "node", "epoch", "seq", *_ACTION, *_TIMES, "reward", "in_time", "admitted")
+COLUMNS = ("id", "node", "epoch", "seq", *_POLICY, *_ACTION, *_TIMES, "reward", "in_time", "admitted")
 _DEFAULTS: Mapping[str, object] = {
     name: field.default for name, field in Decision.model_fields.items() if not field.is_required()
 }

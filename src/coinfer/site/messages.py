@@ -140,6 +140,8 @@ class Decision(Message):
     """Index into the servers of the observation; -1 is the device."""
     executed_on: Text
     """Address of the server that answered, or `device`."""
+    dispatched: bool = False
+    """The device left the choice of server to the one that it reached, which tells its decision itself."""
     cut: Text = ""
     bits: Annotated[int, Field(ge=0, le=64)] = 32
     predicted_s: Seconds | None = None

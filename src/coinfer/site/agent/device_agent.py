@@ -38,15 +38,17 @@ class DeviceAgent:
         place: of the device in its site.
         graph: its network.
         policy: what decides, as its decisions name it.
+        dispatch: it leaves the choice of server to the one that it reaches.
     """
 
-    def __init__(self, place: Place, graph: ModelGraph, policy: str):
+    def __init__(self, place: Place, graph: ModelGraph, policy: str, dispatch: bool = False):
         if place.controller is None:
             raise SecurityError("a device of a site needs the address of its controller: controller='HOST:PORT'")
         self.connector: Connector = edge_connector(place.identity) if place.identity else PLAIN
         self._place = place
         self._graph = graph
         self._policy = policy
+        self._dispatch = dispatch
         self._clock = WallClock()
         self._epoch = next_epoch(place.state, time.time())
         self._spool = Spool(place.state / "spool", self._epoch)
@@ -91,7 +93,7 @@ class DeviceAgent:
             self._answered += 1
             self._failed += int(bool(result.fallback))
             self._latency_s += float(result.outcome.latency_s)
-        self._spool.add(partial(_decision, self._graph.name, self._policy, time.time(), plan, result))
+        self._spool.add(partial(self._decision, time.time(), plan, result))
 
     def close(self) -> None:
         """Leave the site."""
@@ -130,6 +132,32 @@ class DeviceAgent:
         if self._fitting():
             self._known.set()
         self._update_pool()
+
+    def _decision(self, at_s: float, plan: Plan, result: Result) -> Decision:
+        outcome, first = result.outcome, result.route.hops[0]
+        sent = len(result.route.hops) > 1
+        return Decision(
+            seq=0,
+            at_s=at_s,
+            model=self._graph.name,
+            policy=self._policy,
+            option=plan.option,
+            server=plan.server if sent else DEVICE,
+            executed_on=result.executed_on,
+            dispatched=self._dispatch and sent,
+            cut=", ".join(first.cut)[:256] if sent else "",
+            bits=first.bits,
+            predicted_s=result.predicted_s if np.isfinite(result.predicted_s) else None,
+            device_s=max(float(outcome.device_s), 0.0),
+            upload_s=max(float(outcome.upload_s), 0.0),
+            queue_s=float(outcome.queue_s),
+            server_s=float(outcome.server_s),
+            download_s=max(float(outcome.download_s), 0.0),
+            latency_s=float(outcome.latency_s),
+            in_time=bool(outcome.in_time),
+            admitted=bool(outcome.admitted),
+            observation=observed(plan.observation),
+        )
 
     def _fitting(self) -> dict[str, ServerView]:
         """Return the servers that serve this network, by name."""
@@ -172,30 +200,4 @@ def join_device(config: DeviceConfig, graph: ModelGraph) -> DeviceAgent:
     options = NodeOptions(site, config.controller, config.name, None, config.insecure)
     own = "planner" if config.policy is None else "function"
     policy = str(config.policy) if isinstance(config.policy, str | Path) else own
-    return DeviceAgent(find_place(options, "device", graph.name.lower()), graph, policy)
-
-
-def _decision(model: str, policy: str, at_s: float, plan: Plan, result: Result) -> Decision:
-    outcome, first = result.outcome, result.route.hops[0]
-    sent = len(result.route.hops) > 1
-    return Decision(
-        seq=0,
-        at_s=at_s,
-        model=model,
-        policy=policy,
-        option=plan.option,
-        server=plan.server if sent else DEVICE,
-        executed_on=result.executed_on,
-        cut=", ".join(first.cut)[:256] if sent else "",
-        bits=first.bits,
-        predicted_s=result.predicted_s if np.isfinite(result.predicted_s) else None,
-        device_s=max(float(outcome.device_s), 0.0),
-        upload_s=max(float(outcome.upload_s), 0.0),
-        queue_s=float(outcome.queue_s),
-        server_s=float(outcome.server_s),
-        download_s=max(float(outcome.download_s), 0.0),
-        latency_s=float(outcome.latency_s),
-        in_time=bool(outcome.in_time),
-        admitted=bool(outcome.admitted),
-        observation=observed(plan.observation),
-    )
+    return DeviceAgent(find_place(options, "device", graph.name.lower()), graph, policy, config.dispatch)

@@ -136,6 +136,15 @@ class SiteDispatcher:
             task.add_done_callback(self._tasks.discard)
 
     async def _decide(self, waiting: Sequence[_Waiting]) -> None:
+        try:
+            await self._place(waiting)
+        except Exception as error:  # no request may hang for it
+            _log.error("requests stay where they are, because deciding failed: %s: %s", type(error).__name__, error)
+            for one in waiting:
+                if not one.chosen.done():
+                    one.chosen.set_result(Placement(None, lambda ok, queue_s, server_s: None))
+
+    async def _place(self, waiting: Sequence[_Waiting]) -> None:
         servers = self._candidates()
         observation = observe([one.task for one in waiting], servers)
         decision = await self._by_actor(observation)

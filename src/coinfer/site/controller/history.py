@@ -40,9 +40,11 @@ class History:
             records: new ones.
         """
         for record in records:
-            self._servers[record.executed_on] += 1
-            self._cuts[f"{record.model}: {record.cut or 'whole'}"] += 1
             self._policies[record.policy] += 1
+            if not record.dispatched:  # else the server that was reached tells where it went
+                self._servers[record.executed_on] += 1
+            if not record.group:  # the cut was the device's decision
+                self._cuts[f"{record.model}: {record.cut or 'nothing sent'}"] += 1
 
     def observe(self, nodes: Mapping[str, Node], now_s: float) -> None:
         """Add a step to the series if one is due.

@@ -22,6 +22,7 @@ from coinfer.site.messages import MESSAGE_BYTES
 from coinfer.site.store import LIMIT_BYTES, ExperienceStore
 
 GRPC_PORT = 8600
+PAGE_PORT = 8443
 _LAST_WORDS_S = 0.5
 _log = logging.getLogger("coinfer.site")
 
@@ -36,6 +37,8 @@ class ControllerSettings:
     """A name or an IP address to listen on."""
     port: int = GRPC_PORT
     """For nodes; 0 takes any free port."""
+    page_port: int | None = PAGE_PORT
+    """For browsers; 0 takes any free port, None serves no page."""
     insecure: bool = False
     """Allow plain text beyond this machine."""
     store: Path | None = None
@@ -76,7 +79,13 @@ async def _serve(settings: ControllerSettings, host: str, identity: Identity | N
         port = listen(server, host, settings.port, identity)
     except RuntimeError:
         raise PortError(host, settings.port) from None
-    where = f"grpc={Address(host, port)}"
+    where, page = f"grpc={Address(host, port)}", None
+    if settings.page_port is not None:
+        from coinfer.site.dashboard.server import PageServer
+
+        page = PageServer(service, host, settings.page_port, identity)
+        await page.start()
+        where += f" page={page.url}"
     await server.start()
     views = asyncio.ensure_future(service.run())
     stop = signal_event()
@@ -88,6 +97,8 @@ async def _serve(settings: ControllerSettings, host: str, identity: Identity | N
         wait.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await views
+    if page is not None:
+        await page.stop()
     await server.stop(_LAST_WORDS_S)
     return int(failed)
 

@@ -1,0 +1,147 @@
+"""The controller's page: one document, its script and style, and a stream of states (server-sent events)."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Generator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from coinfer.addresses import Address
+from coinfer.resources import PAGE_FILES
+from coinfer.runtime.edge.http_server import listen
+from coinfer.site.certificates.access import PAGE
+from coinfer.site.certificates.identity import Identity
+from coinfer.site.controller.service import ControllerService
+
+INTERVAL_S = 0.5
+"""Between two states of the stream."""
+MAX_READERS = 32
+_TYPES = {"": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class _Quiet(uvicorn.Server):
+    """A server that leaves signals to the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class States:
+    """The states of a site as they are streamed: each is written once, for all readers.
+
+    Args:
+        service: of the controller.
+    """
+
+    def __init__(self, service: ControllerService):
+        self._service = service
+        self._text = ""
+        self._number = 0
+        self._new = asyncio.Condition()
+        self.readers = 0
+
+    async def run(self) -> None:
+        """Write a state now and then while somebody reads; ends by cancellation."""
+        while True:
+            if self.readers:
+                self._text = json.dumps(self._service.state(), separators=(",", ":"))
+                self._number += 1
+                async with self._new:
+                    self._new.notify_all()
+            await asyncio.sleep(INTERVAL_S)
+
+    async def stream(self) -> AsyncIterator[str]:
+        """Yield states as server-sent events, the present one at once."""
+        self.readers += 1
+        try:
+            yield f"retry: 1000\ndata: {json.dumps(self._service.state(), separators=(',', ':'))}\n\n"
+            while True:
+                async with self._new:
+                    await self._new.wait()
+                yield f"id: {self._number}\ndata: {self._text}\n\n"
+        finally:
+            self.readers -= 1
+
+
+def make_app(service: ControllerService, states: States) -> Starlette:
+    """Return the page's application.
+
+    Args:
+        service: of the controller.
+        states: to stream.
+    """
+    files = {f"/{name}" if suffix else "/": (PAGE_FILES / name, suffix) for name, suffix in _names()}
+
+    async def file(request: Request) -> Response:
+        path, suffix = files[request.url.path]
+        return Response(path.read_bytes(), media_type=_TYPES[suffix], headers=_HEADERS)
+
+    async def state(request: Request) -> Response:
+        return Response(json.dumps(service.state()), media_type="application/json", headers=_HEADERS)
+
+    async def events(request: Request) -> Response:
+        if states.readers >= MAX_READERS:
+            return Response("too many pages are open", 503, headers=_HEADERS)
+        return StreamingResponse(states.stream(), media_type="text/event-stream", headers=_HEADERS)
+
+    routes = [Route(path, file) for path in files]
+    return Starlette(routes=[*routes, Route("/state", state), Route("/events", events)])
+
+
+def _names() -> list[tuple[str, str]]:
+    return [("index.html", ""), ("page.css", ".css"), ("page.js", ".js")]
+
+
+class PageServer:
+    """Serves the page on the running event loop.
+
+    Args:
+        service: of the controller.
+        host: name or IP address to listen on.
+        port: 0 takes any free port.
+        identity: of the controller; None speaks plain text.
+
+    Raises:
+        PortError: if it cannot listen there.
+    """
+
+    def __init__(self, service: ControllerService, host: str, port: int, identity: Identity | None):
+        self._sockets = listen(host, port)
+        address = Address(host, self._sockets[0].getsockname()[1])
+        self.url = f"{'http' if identity is None else 'https'}://{address}/"
+        self._states = States(service)
+        app = make_app(service, self._states)
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        if identity is not None:
+            from coinfer.site.certificates.https_security import secure
+
+            secure(config, identity, PAGE)
+        self._server = _Quiet(config)
+        self._tasks: list[asyncio.Future[None]] = []
+
+    async def start(self) -> None:
+        """Start to serve, and wait until the server accepts connections."""
+        serve = asyncio.ensure_future(self._server.serve(self._sockets))
+        self._tasks = [serve, asyncio.ensure_future(self._states.run())]
+        while not self._server.started and not serve.done():
+            await asyncio.sleep(0.002)
+
+    async def stop(self) -> None:
+        """Close the port and all connections."""
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._tasks[1].cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
