@@ -1,16 +1,21 @@
 """A small network with a bottleneck, for tests of whatever uses one."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
+from tests.tables import analytic_table
 
 from coinfer.exit_training.bottleneck.places import place_for
 from coinfer.exit_training.bottleneck.settings import BottleneckResult, BottleneckSettings
 from coinfer.exit_training.bottleneck.train import answers_of, train
+from coinfer.graph.bottleneck import CodeAccuracy
 from coinfer.graph.image_input import ImageInput
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.zoo.builder import NetBuilder
+from coinfer.profile.code_times import BottleneckTimes, CodeTimes
 from coinfer.profile.dataset import ImageDataset
+from coinfer.profile.table import ProfileTable
 from coinfer.runtime.measure_bottleneck import measure_bottleneck, with_words
 
 SIDE = 16
@@ -55,3 +60,31 @@ def small_result() -> BottleneckResult:
 def small_bottleneck() -> ModelGraph:
     """The small network with that bottleneck, measured."""
     return measure_bottleneck(with_trained(small_network(), small_result(), stripes(60)), stripes(40, seed=1))
+
+
+def rated(correct: dict[str, int]) -> ModelGraph:
+    """The small network whose codes are right so often, of 100 pictures of which the network knows 90."""
+    graph = small_bottleneck()
+    assert graph.bottleneck is not None
+    codes = tuple(
+        code.model_copy(
+            update={
+                "accuracy": CodeAccuracy(
+                    dataset="none", samples=100, plain=90, correct=correct[code.tensor], size_bytes=20.0
+                )
+            }
+        )
+        for code in graph.bottleneck.codes
+    )
+    return replace(graph, bottleneck=replace(graph.bottleneck, codes=codes))
+
+
+def profile(graph: ModelGraph) -> ProfileTable:
+    """A device that takes 20 s for the network, and 1 s for a code, from which a server answers in 10 s."""
+    assert graph.bottleneck is not None
+    codes = tuple(
+        CodeTimes(tensor=name, device_s=1.0, server_s=10.0, encode_s=0.0, decode_s=0.0, size_bits=bits)
+        for name, bits in (("code2", 100.0), ("code4", 160.0))
+    )
+    times = BottleneckTimes(fingerprint=graph.bottleneck.graph.fingerprint, codes=codes)
+    return analytic_table(graph, whole_s=20.0).model_copy(update={"bottleneck": times})

@@ -23,6 +23,7 @@ from coinfer.exit_training.bottleneck.train import CHECKPOINT, save, train
 from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer
 from coinfer.graph.bottleneck import with_bottleneck
 from coinfer.graph.ir import GraphError
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model
 from coinfer.graph.zoo import networks
 from coinfer.profile.dataset import ImageDataset
@@ -102,6 +103,17 @@ def test_the_file_holds_what_was_measured_and_fits_its_network_alone(tmp_path):
     assert record["bottleneck"] == loaded.bottleneck.graph.fingerprint
     with pytest.raises(GraphError, match=r"a bottleneck of network 'small' \(\w{12}\), not of 'small' \(\w{12}\)"):
         with_bottleneck(small_network(seed=1), path)
+
+
+def test_a_file_beside_the_network_comes_with_it(tmp_path):
+    save_model(GRAPH, tmp_path / "small.onnx")
+    save(small_bottleneck(), small_result(), "colours", tmp_path)
+    opened = open_model(tmp_path / "small.onnx")
+    assert opened.bottleneck is not None
+    assert [code.tensor for code in opened.bottleneck.codes] == ["code2", "code4"]
+    save_model(small_network(seed=1), tmp_path / "small.onnx")
+    with pytest.raises(GraphError, match=r"small\.bottleneck\.onnx: a bottleneck of network 'small' .* train one with"):
+        open_model(tmp_path / "small.onnx")
 
 
 def test_no_bottleneck_is_refused(tmp_path):

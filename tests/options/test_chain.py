@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from tests.exit_training.bottlenecks import profile, rated
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
 from coinfer.options.chain import Encoding, SizeError, Speed, chain_options
 from coinfer.options.compile import compile_options
 from coinfer.options.network import network_table
-from coinfer.options.table import full_accuracy, stated_accuracy
+from coinfer.options.table import Options, full_accuracy, stated_accuracy
 
 
 @pytest.mark.parametrize("name", ["nin", "resnet32", "alexnet-cifar"])
@@ -52,3 +53,34 @@ def test_stated_accuracy_loses_what_is_said_for_so_many_bits():
     assert accuracy(0, ("t",), 4) == pytest.approx(0.55)
     assert accuracy(0, ("t",), 8) == accuracy(0, (), 4) == 0.6
     assert accuracy(2, ("t",), 4) == 0.0
+
+
+def test_codes_of_a_bottleneck_are_options_of_the_chain_as_of_the_graph():
+    graph = rated({"code2": 80, "code4": 90})
+    measured = profile(graph)
+    table = network_table(graph, [measured], measured.bottleneck)
+    assert graph.bottleneck is not None
+    assert [code.device_flop + code.server_flop for code in table.codes] == pytest.approx(
+        [graph.bottleneck.graph.pruned((code.answer,)).work_flop for code in table.codes]
+    )
+    assert table.model_validate_json(table.model_dump_json()) == table
+
+    def options(speed: Speed, *, plain: bool = False) -> Options:
+        every = chain_options(speed, [speed], [0], Encoding((8,), plain=plain, codes=True), full_accuracy)
+        return every.take(np.array([graph.part(cut) is not graph for cut in every.cuts]))
+
+    ours = options(Speed(table, 1.0, None))
+    theirs = compile_options(graph, measured, (8,), codes=graph.bottleneck.codes)
+    theirs = theirs.take(np.array([graph.part(cut) is not graph for cut in theirs.cuts]))
+    assert (ours.triples, ours.pieces) == (theirs.triples, theirs.pieces)
+    assert ours.triples == [(0, ("code2",), 2), (0, ("code4",), 2)]
+    for column in ("device_s", "upload_bits", "server_s", "accuracy"):
+        np.testing.assert_allclose(getattr(ours, column), getattr(theirs, column))
+    assert ours.accuracy.tolist() == pytest.approx([0.9, 1.0])
+    slow = options(Speed(table, 3.0, None), plain=True)
+    np.testing.assert_allclose(slow.device_s, 3 * ours.device_s)
+    assert slow.upload_bits.tolist() == [2 * 2 * 16, 4 * 2 * 16]
+    arithmetic = options(Speed(table, 1.0, 1e6))
+    np.testing.assert_allclose(arithmetic.device_s, [code.device_flop / 1e6 for code in table.codes])
+    without = chain_options(Speed(table, 1.0, None), [Speed(table, 1.0, None)], [0], Encoding((8,)), full_accuracy)
+    assert not any(graph.part(cut) is not graph for cut in without.cuts)

@@ -1,5 +1,6 @@
 """`coinfer scenario`: list, show, copy and check the worlds in which policies are tried."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -104,6 +105,7 @@ def profile(
     from coinfer.graph.open_model import open_model
     from coinfer.graph.zoo import early_exits
     from coinfer.options.network import network_table
+    from coinfer.runtime.code_profile import measure_codes
     from coinfer.runtime.profiling import measure_with_codec, samples_for
 
     graph = (
@@ -117,6 +119,7 @@ def profile(
         for number, chain in enumerate(chains, start=1):
             status.update(f"measuring {graph.name}, exit {number} of {len(chains)}")
             tables.append(measure_with_codec(chain, threads, samples_for(chain)))
-    table = network_table(graph, tables)
+        codes = measure_codes(graph, samples_for(graph), time.thread_time if threads == 1 else time.perf_counter)
+    table = network_table(graph, tables, codes)
     table.save(output)
     console.print(f"{output}: {graph.name}, {table.whole_s * 1e3:.3g} ms here, {len(chains)} exit(s)", soft_wrap=True)

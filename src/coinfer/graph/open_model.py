@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import onnx
 
+from coinfer.graph.bottleneck import SUFFIX, with_bottleneck
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx import validate
 from coinfer.graph.onnx.axes import InputAxes, MissingSizeError, Shapes, plain, resolve
@@ -25,7 +26,8 @@ def open_model(
 ) -> ModelGraph:
     """Return a network of the zoo (plain, with exits, or pretrained), or the network of an ONNX file.
 
-    A file first runs once in a sandbox (`onnx.sandbox`).
+    A file first runs once in a sandbox (`onnx.sandbox`). If `NAME.bottleneck.onnx` lies beside `NAME.onnx`, the network
+    comes with this bottleneck.
 
     Args:
         spec: name or path; names of the zoo take precedence over files.
@@ -54,7 +56,12 @@ def open_model(
     allowed = parse_limits(limits)
     try_model(path, shapes, allowed)
     graph = with_pictures(load(path, shapes, allowed), beside, where)
-    return with_pictures(graph, pictures, f"{path}, picture options")
+    graph = with_pictures(graph, pictures, f"{path}, picture options")
+    bottleneck = path.parent / f"{path.stem}{SUFFIX}"
+    if not bottleneck.is_file() or path.name.endswith(SUFFIX):
+        return graph
+    try_model(bottleneck, {}, allowed)
+    return with_bottleneck(graph, bottleneck)
 
 
 class Declared(NamedTuple):

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from coinfer.errors import UserError
-from coinfer.options.network import ChainCut, NetworkTable
-from coinfer.options.table import Accuracy, Names, Options, tabulate, widths
+from coinfer.options.network import ChainCut, CodeCut, NetworkTable
+from coinfer.options.table import Accuracy, CodeCosts, Names, Options, tabulate, widths
 from coinfer.physics.compute import compute_s
 from coinfer.units import FLOAT32_BITS, IMAGE_BITS, bytes_of_bits
 
@@ -50,6 +50,41 @@ class Speed(NamedTuple):
             return 0.0
         return self.factor * bytes_of_bits(elements * FLOAT32_BITS) * per_byte.get(bits, 0.0)
 
+    def code(self, tensor: str) -> CodeCut | None:
+        """Return a code of the network's bottleneck; None if the table has none of this name.
+
+        Args:
+            tensor: name of its symbols.
+        """
+        return next((code for code in self.table.codes if code.tensor == tensor), None)
+
+    def symbols_s(self, tensor: str) -> float:
+        """Return the time to compute the symbols of a code and to encode them.
+
+        Args:
+            tensor: name of the symbols; the table has them.
+        """
+        code = self._known(tensor)
+        if self.flop_per_s is not None:
+            return float(compute_s(code.device_flop, self.flop_per_s))
+        return self.factor * (code.device_s + code.encode_s)
+
+    def answer_s(self, tensor: str) -> float:
+        """Return the time to decode the symbols of a code and to compute the answer from them.
+
+        Args:
+            tensor: name of the symbols; the table has them.
+        """
+        code = self._known(tensor)
+        if self.flop_per_s is not None:
+            return float(compute_s(code.server_flop, self.flop_per_s))
+        return self.factor * (code.decode_s + code.server_s)
+
+    def _known(self, tensor: str) -> CodeCut:
+        code = self.code(tensor)
+        assert code is not None, f"{tensor} is a code of the table"
+        return code
+
 
 class Encoding(NamedTuple):
     """How tensors are encoded for the link."""
@@ -58,6 +93,8 @@ class Encoding(NamedTuple):
     """Allowed bits per element of what the network computes."""
     plain: bool = False
     """Whether sizes are elements times bits instead of the measured ones."""
+    codes: bool = False
+    """Whether the codes of a network's bottleneck are allowed, too."""
 
     def sizes_bits(self, cut: ChainCut, *, is_input: bool) -> dict[int, float]:
         """Return the encoded size of what crosses a cut, by bits per element.
@@ -130,3 +167,17 @@ class _Exit:
     def decode_s(self, cut: int, bits: int) -> list[float]:
         elements = self._chain[cut].elements
         return [speed.coding_s(elements, speed.table.decode_s_per_byte, bits) for speed in self._servers]
+
+    @property
+    def codes(self) -> list[CodeCosts]:
+        """Return the codes that are allowed and that the tables of all computers have."""
+        if not self._encoding.codes:
+            return []
+        answering = [code for code in self._device.table.codes if code.exit == self.exit]
+        return [self._costs(code) for code in answering if all(s.code(code.tensor) for s in self._servers)]
+
+    def _costs(self, code: CodeCut) -> CodeCosts:
+        size_bits = float(code.elements * code.bits) if self._encoding.plain else code.size_bits
+        server_s = tuple(speed.answer_s(code.tensor) for speed in self._servers)
+        device_s = self._device.symbols_s(code.tensor)
+        return CodeCosts(code.tensor, code.answer, code.bits, size_bits, device_s, server_s, code.loss)

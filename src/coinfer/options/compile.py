@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
+from coinfer.graph.bottleneck import Code
 from coinfer.graph.ir import ModelGraph
-from coinfer.options.table import Names, Options, full_accuracy, measured_accuracy, tabulate, widths
+from coinfer.options.table import (
+    CodeCosts,
+    Names,
+    Options,
+    full_accuracy,
+    measured_accuracy,
+    tabulate,
+    widths,
+)
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.table import ProfileError, ProfileTable, too_large
-from coinfer.units import FLOAT32_BITS, MESSAGE_BYTES, bytes_of_bits
+from coinfer.units import FLOAT32_BITS, MESSAGE_BYTES, WIRE_BITS, bytes_of_bits
 
 DEFAULT_BITS = (FLOAT32_BITS, 16)
 """Bits per element that are allowed for any network, measured or not: 32 are exact, and 16 have 65,536 levels."""
@@ -30,8 +39,11 @@ def compile_options(
     accuracy: AccuracyTable | None = None,
     *,
     exits: Sequence[Names] | None = None,
+    codes: Sequence[Code] = (),
 ) -> Options:
     """Return every useful cut of every exit's network with every number of bits, and every exit whole on the device.
+
+    With a bottleneck, also its codes.
 
     What does not fit into a message (`MESSAGE_BYTES`) is left out. So are, if only 32 bits are allowed, the cuts that
     the profile does not know to keep every bit of the answers.
@@ -42,6 +54,7 @@ def compile_options(
         bits: allowed bits per element. An image input is sent as its own bytes (8 bits, exact), any other as it is.
         accuracy: makes each output of the network an exit.
         exits: outputs of each exit; None takes those that follow from `accuracy`.
+        codes: of the network's bottleneck, which the profile must know.
 
     Raises:
         ProfileError: if the table belongs to another network, or lacks a size.
@@ -52,16 +65,35 @@ def compile_options(
         accuracy.check(graph)
     exits = exits_of(graph, accuracy) if exits is None else exits
     right = full_accuracy if accuracy is None else measured_accuracy(accuracy)
-    return tabulate((_Exit(graph, table, bits, i, outputs) for i, outputs in enumerate(exits)), right)
+    return tabulate((_Exit(graph, table, bits, i, outputs, codes) for i, outputs in enumerate(exits)), right)
+
+
+def _code_costs(graph: ModelGraph, table: ProfileTable, code: Code) -> CodeCosts:
+    """Return what a code costs; one whose accuracy was not measured is never right."""
+    times = next(one for one in table.code_times(graph).codes if one.tensor == code.tensor)
+    device_s, server_s = times.device_s + times.encode_s, times.decode_s + times.server_s
+    loss = 1.0 if code.accuracy is None else code.accuracy.loss
+    return CodeCosts(code.tensor, code.answer, code.bits, times.size_bits, device_s, (server_s,), loss)
 
 
 class _Exit:
     """One exit's network as the profile knows it (`ExitCosts`); the server is the profiled machine itself."""
 
-    def __init__(self, graph: ModelGraph, table: ProfileTable, bits: Sequence[int], exit_: int, outputs: Names):
+    def __init__(
+        self,
+        graph: ModelGraph,
+        table: ProfileTable,
+        bits: Sequence[int],
+        exit_: int,
+        outputs: Names,
+        codes: Sequence[Code],
+    ):
         self.exit = exit_
+        is_answered = graph.bottleneck is not None and outputs == (graph.bottleneck.output,)
+        self.codes = [_code_costs(graph, table, code) for code in codes] if is_answered else []
         self.cuts: list[Names] = [*(cut.tensors for cut in graph.pruned(outputs).useful_cuts()[:-1]), outputs]
-        self._graph, self._table, self._bits = graph, table, bits
+        self._graph, self._table = graph, table
+        self._bits = tuple(width for width in bits if width in WIRE_BITS)
         self._head_s, self._tail_s = table.chain_s(graph, outputs)
 
     def sizes_bits(self, cut: int) -> Mapping[int, float]:

@@ -4,18 +4,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from coinfer.graph.bottleneck import Code
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.compile import DEFAULT_BITS, compile_options
 from coinfer.options.table import Options
-from coinfer.profile.accuracy import AccuracyTable
+from coinfer.profile.accuracy import MAX_LOSS, MIN_SAMPLES, AccuracyTable
 from coinfer.profile.table import ProfileTable
 from coinfer.units import FLOAT32_BITS
 
 
 def offered_options(
-    graph: ModelGraph, table: ProfileTable, bits: Sequence[int] | None, accuracy: AccuracyTable | None
+    graph: ModelGraph,
+    table: ProfileTable,
+    bits: Sequence[int] | None,
+    accuracy: AccuracyTable | None,
+    *,
+    all_codes: bool = False,
 ) -> Options:
     """Return the options from which a device chooses.
+
+    Codes of a bottleneck are among them if they lose little, as far as was measured, and the bits are not given; or if
+    their bits are.
 
     Args:
         graph: the network.
@@ -23,35 +32,55 @@ def offered_options(
         bits: allowed bits per element, whether they were measured or not; None allows 32 and 16, and the lossy widths
             that `accuracy` says to lose little.
         accuracy: what was measured of the network, if anything.
+        all_codes: whether codes that lose more are among them too; whoever chooses must look at the accuracy.
 
     Raises:
         ProfileError: as `compile_options`.
         AccuracyError: as `compile_options`.
     """
     if bits is not None:
-        return compile_options(graph, table, bits, accuracy)
+        return compile_options(graph, table, bits, accuracy, codes=_codes_of(graph, table, bits))
     measured = () if accuracy is None else sorted({row.bits for row in accuracy.rows if row.cut != graph.inputs})
     unmeasured = DEFAULT_BITS if accuracy is None or len(accuracy.exits) == 1 else (FLOAT32_BITS,)
-    options = compile_options(graph, table, tuple(dict.fromkeys((*unmeasured, *measured))), accuracy)
+    codes = [code for code in _codes_of(graph, table) if code.accuracy and (all_codes or is_earned(code))]
+    widths = tuple(dict.fromkeys((*unmeasured, *measured)))
+    options = compile_options(graph, table, widths, accuracy, codes=codes)
     exact = options.is_local | (options.bits == FLOAT32_BITS) | np.array([cut == graph.inputs for cut in options.cuts])
+    exact |= np.array([graph.part(cut) is not graph for cut in options.cuts])
     earned = np.array([accuracy is not None and accuracy.is_earned(*triple) for triple in options.triples])
     unknown = np.array([accuracy is None or not accuracy.has(*triple) for triple in options.triples])
     return options.take(exact | earned | (unknown & np.isin(options.bits, DEFAULT_BITS)))
 
 
-def unmeasured_note(options: Options, accuracy: AccuracyTable | None, inputs: Sequence[str]) -> str:
+def is_earned(code: Code) -> bool:
+    """Return true if a code of a bottleneck was measured and loses little.
+
+    Args:
+        code: of the bottleneck.
+    """
+    return code.accuracy is not None and code.accuracy.samples >= MIN_SAMPLES and code.accuracy.loss <= MAX_LOSS
+
+
+def _codes_of(graph: ModelGraph, table: ProfileTable, bits: Sequence[int] | None = None) -> list[Code]:
+    """Return the codes of a network's bottleneck that the profile knows, of some numbers of bits or of any."""
+    if graph.bottleneck is None or table.bottleneck is None or not table.bottleneck.fits(graph):
+        return []
+    return [code for code in graph.bottleneck.codes if bits is None or code.bits in bits]
+
+
+def unmeasured_note(options: Options, accuracy: AccuracyTable | None, graph: ModelGraph) -> str:
     """Return what a person should know of lossy widths among the options that were never measured; empty if there is
     nothing.
 
     Args:
         options: that are offered.
         accuracy: what was measured of the network, if anything.
-        inputs: names of the network's inputs.
+        graph: the network.
     """
     lossy = [
         triple
         for triple, is_local in zip(options.triples, options.is_local.tolist(), strict=True)
-        if not is_local and triple[1] != tuple(inputs) and triple[2] < FLOAT32_BITS
+        if not is_local and triple[1] != graph.inputs and triple[2] < FLOAT32_BITS and graph.part(triple[1]) is graph
     ]
     unknown = sorted({bits for exit_, cut, bits in lossy if accuracy is None or not accuracy.has(exit_, cut, bits)})
     if not unknown:

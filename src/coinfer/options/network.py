@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from coinfer.errors import UserError, short_repr
 from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
+from coinfer.profile.code_times import BottleneckTimes
 from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
 from coinfer.units import IMAGE_BITS, WIRE_BITS
 
@@ -52,6 +53,32 @@ class ChainCut(_Record):
     """Encoded size by bits per element, measured; an image input has its own 8 bits only."""
 
 
+class CodeCut(_Record):
+    """A code of the network's bottleneck: what it costs on the measured machine."""
+
+    exit: Annotated[int, Field(ge=0)]
+    """Index of the exit whose answer it gives."""
+    tensor: str
+    """Name of its symbols."""
+    answer: str
+    bits: Annotated[int, Field(ge=1, le=8)]
+    """Of each symbol before entropy coding."""
+    elements: Annotated[int, Field(ge=1)]
+    """Symbols of one picture."""
+    size_bits: Positive
+    """Mean size of a payload."""
+    device_flop: Annotated[float, Field(ge=0)]
+    """Arithmetic up to the symbols."""
+    server_flop: Annotated[float, Field(ge=0)]
+    """Arithmetic from the symbols to the answer."""
+    device_s: Seconds
+    server_s: Seconds
+    encode_s: Seconds
+    decode_s: Seconds
+    loss: Annotated[float, Field(ge=0, le=1)]
+    """Accuracy that is lost against the exit's own answer."""
+
+
 class NetworkTable(_Record):
     """A network with one or more exits, at batch 1."""
 
@@ -71,6 +98,8 @@ class NetworkTable(_Record):
     """Cuts of each exit's network, the earliest exit first."""
     encode_s_per_byte: dict[Bits, Seconds]
     decode_s_per_byte: dict[Bits, Seconds]
+    codes: tuple[CodeCut, ...] = ()
+    """Of the network's bottleneck; the smallest first."""
 
     @model_validator(mode="after")
     def _is_a_chain(self) -> "NetworkTable":
@@ -101,12 +130,15 @@ class NetworkTable(_Record):
         return json.loads(self.model_dump_json(), parse_float=lambda text: float(f"{float(text):.{_DIGITS}g}"))
 
 
-def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkTable:
+def network_table(
+    graph: ModelGraph, tables: Sequence[ProfileTable], bottleneck: BottleneckTimes | None = None
+) -> NetworkTable:
     """Return a network's table, made from the profiles of its exits.
 
     Args:
         graph: with one output for each exit, the earliest first.
         tables: one for each exit, of `graph.pruned((output,))`.
+        bottleneck: what the codes of the network's bottleneck cost on the same machine.
 
     Raises:
         ProfileError: if a table belongs to another network.
@@ -124,7 +156,35 @@ def network_table(graph: ModelGraph, tables: Sequence[ProfileTable]) -> NetworkT
         exits=tuple(_chain(one, table) for one, table in zip(exits, tables, strict=True)),
         encode_s_per_byte=last.encode_s_per_byte,
         decode_s_per_byte=last.decode_s_per_byte,
+        codes=() if bottleneck is None else _codes(graph, bottleneck),
     )
+
+
+def _codes(graph: ModelGraph, times: BottleneckTimes) -> tuple[CodeCut, ...]:
+    """Return the codes whose accuracy was measured."""
+    bottleneck = graph.bottleneck
+    assert bottleneck is not None, "times of a bottleneck come with the network that has it"
+    part, found = bottleneck.graph, list[CodeCut]()
+    for code, one in zip(bottleneck.codes, times.codes, strict=True):
+        if code.accuracy is None:
+            continue
+        flop = [
+            sum(part.ops[i].work_flop for i in part.needed(first, (last,)))
+            for first, last in ((part.inputs, code.tensor), ((code.tensor,), code.answer))
+        ]
+        found.append(
+            CodeCut(
+                exit=graph.outputs.index(bottleneck.output),
+                answer=code.answer,
+                bits=code.bits,
+                elements=part.tensors[code.tensor].elements,
+                device_flop=flop[0],
+                server_flop=flop[1],
+                loss=code.accuracy.loss,
+                **one.model_dump(),
+            )
+        )
+    return tuple(found)
 
 
 def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:

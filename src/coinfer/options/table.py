@@ -24,7 +24,8 @@ class Options(NamedTuple):
     """
 
     cuts: tuple[Names, ...]
-    """[O] tensors that leave the device; the exit's outputs if nothing is left for a server."""
+    """[O] tensors that leave the device, also the symbols of a bottleneck; the exit's outputs if nothing is left for a
+    server."""
     bits: np.ndarray
     """[O] bits per element of these tensors."""
     exit: np.ndarray
@@ -39,7 +40,7 @@ class Options(NamedTuple):
     accuracy: np.ndarray
     """[O] 0 to 1; 1 (relative to the whole network) if no accuracy is known."""
     outputs: tuple[Names, ...]
-    """[O] what answers: the outputs of the option's exit."""
+    """[O] what answers: the outputs of the option's exit, or what a bottleneck answers for them."""
 
     @property
     def is_local(self) -> np.ndarray:
@@ -89,6 +90,24 @@ class Options(NamedTuple):
         """
         away_s = self.upload_bits[:, None] / rate_bps + self.server_s
         return self.device_s[:, None] + np.where(self.is_local[:, None], 0.0, away_s)
+
+
+class CodeCosts(NamedTuple):
+    """What it costs to answer for an exit through a code of a bottleneck, on a device and N servers."""
+
+    tensor: str
+    """Name of the symbols, which leave the device."""
+    answer: str
+    """Name of what is computed from them."""
+    bits: int
+    """Of each symbol before entropy coding."""
+    size_bits: float
+    device_s: float
+    """Encoder and entropy coding."""
+    server_s: tuple[float, ...]
+    """[N] entropy decoding, decoder and the rest of the network."""
+    loss: float
+    """Accuracy that is lost against the exit's own answer, 0 to 1."""
 
 
 class ExitCosts(Protocol):
@@ -146,6 +165,11 @@ class ExitCosts(Protocol):
         """
         ...
 
+    @property
+    def codes(self) -> Sequence[CodeCosts]:
+        """Return the codes of a bottleneck that answer for this exit."""
+        ...
+
 
 def tabulate(exits: Iterable[ExitCosts], accuracy: Accuracy, *, ends_only: bool = False) -> Options:
     """Return every cut of every exit with every allowed number of bits, and every exit whole on the device.
@@ -184,6 +208,9 @@ def _rows(costs: ExitCosts, accuracy: Accuracy, ends_only: bool) -> Iterator[_Ro
             right = accuracy(costs.exit, cut if i else (), bits)
             yield cut, bits, costs.exit, device_s, size_bits, server_s, right, outputs
     exact = accuracy(costs.exit, (), FLOAT32_BITS)
+    for code in () if ends_only else costs.codes:
+        right, server_s = max(exact - code.loss, 0.0), list(code.server_s)
+        yield (code.tensor,), code.bits, costs.exit, code.device_s, code.size_bits, server_s, right, (code.answer,)
     yield outputs, FLOAT32_BITS, costs.exit, costs.head_s(last), 0.0, [0.0] * servers, exact, outputs
 
 

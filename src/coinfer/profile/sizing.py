@@ -146,6 +146,8 @@ def at_sizes(graph: ModelGraph, table: ProfileTable, sizes: Mapping[str, int]) -
             "whole_s": table.call_s + float(op_s.sum()),
             "op_s": tuple(op_s.tolist()),
             "op_spread_s": (),
+            "bottleneck": table.bottleneck
+            and table.bottleneck.scaled(time_ratio(table.sizes, sizes), grown[graph.inputs[0]]),
             "enter_s": {name: seconds * grown[name] for name, seconds in table.enter_s.items()},
             "leave_s": {name: seconds * grown[name] for name, seconds in table.leave_s.items()},
             **{

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
+from coinfer.profile.code_times import BottleneckTimes
 from coinfer.units import (
     FLOAT32_BITS,
     IMAGE_BITS,
@@ -109,6 +110,8 @@ class ProfileTable(_Record):
     """By free axis and size: time of the whole network over that at the axis's smallest size (`profile.sizing`)."""
     cut_checks: tuple[CutCheck, ...] = ()
     """The cuts that may be best, with what they change; empty if this was not measured."""
+    bottleneck: BottleneckTimes | None = None
+    """What the codes of the network's bottleneck cost, if it had one."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "ProfileTable":
@@ -158,6 +161,8 @@ class ProfileTable(_Record):
         Raises:
             GraphError: if the outputs do not follow from the inputs.
         """
+        if graph.part(outputs) is not graph:
+            return self.code_times(graph).segment_s(graph, inputs, outputs)
         ops = graph.needed(inputs, outputs)
         if not ops:
             return 0.0
@@ -166,6 +171,19 @@ class ProfileTable(_Record):
         enter_s = sum(self.enter_s[name] for name in inputs if name in read and name not in graph.inputs)
         leave_s = sum(self.leave_s[name] for name in outputs if name in made and name not in graph.outputs)
         return self.call_s + sum(self.op_s[i] for i in ops) + enter_s + leave_s
+
+    def code_times(self, graph: ModelGraph) -> BottleneckTimes:
+        """Return what the codes of the network's bottleneck cost.
+
+        Args:
+            graph: the profiled network, with a bottleneck.
+
+        Raises:
+            ProfileError: if they were not measured.
+        """
+        if self.bottleneck is None or not self.bottleneck.fits(graph):
+            raise ProfileError(f"the profile of {self.model!r} does not know this bottleneck: profile it anew")
+        return self.bottleneck
 
     def difference(self, cut: Sequence[str], outputs: Sequence[str]) -> float | None:
         """Return what a cut changes (`CutCheck`), or None if that was not measured.
@@ -298,6 +316,7 @@ class ProfileTable(_Record):
             "whole_s": whole_s + self.call_s * ratio,
             "call_s": self.call_s * ratio,
             "whole_spread_s": self.whole_spread_s * ratio,
+            "bottleneck": self.bottleneck and self.bottleneck.scaled(ratio),
         }
         return self.model_copy(update=scaled | times)
 

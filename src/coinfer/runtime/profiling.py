@@ -29,6 +29,7 @@ from coinfer.profile.samples import Sample, read_samples, workable_samples
 from coinfer.profile.sizing import measure_sizes
 from coinfer.profile.table import CutCheck, ProfileError, ProfileTable, too_large
 from coinfer.progress import Progress, quiet
+from coinfer.runtime.code_profile import measure_codes
 from coinfer.runtime.codec import codec
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import load_images, pixels_of, preprocess
@@ -76,11 +77,12 @@ def profile_for(
         return table
     provider = provider or CPU
     path = _cache_path(graph, threads, provider)
-    cached = _cached(graph, path)
-    if cached is not None and samples is None:
+    cached = _cached(graph, path) if samples is None else None
+    if cached is not None and _knows_codes(graph, cached):
         return cached
     arrays = samples_for(graph, known=known) if samples is None else read_samples(graph, samples)
-    table = measure_with_codec(graph, threads, arrays, progress, provider)
+    table = cached or measure_with_codec(graph, threads, arrays, progress, provider)
+    table = with_codes(graph, table, arrays, progress)
     with suppress(OSError):  # a read-only disk only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)
         table.save(path)
@@ -97,6 +99,28 @@ def _cached(graph: ModelGraph, path: Path) -> ProfileTable | None:
     sent_tensors = {name for name in cut_tensors(graph) if not too_large(graph, [name])}
     is_whole = table.payload_bits.keys() >= sent_tensors and table.encode_s.keys() >= sent_tensors
     return table if is_whole and table.sizes.keys() >= {axis.name for axis in graph.axes} else None
+
+
+def _knows_codes(graph: ModelGraph, table: ProfileTable) -> bool:
+    return graph.bottleneck is None or (table.bottleneck is not None and table.bottleneck.fits(graph))
+
+
+def with_codes(
+    graph: ModelGraph, table: ProfileTable, samples: Sequence[Sample], progress: Progress = quiet
+) -> ProfileTable:
+    """Return the table with what the codes of the network's bottleneck cost here; as it is if it knows them.
+
+    Args:
+        graph: the network of the table.
+        table: measured on this machine.
+        samples: inputs to measure on.
+        progress: called while it measures.
+    """
+    if _knows_codes(graph, table):
+        return table
+    clock = time.thread_time if table.threads == 1 else time.perf_counter
+    given = {"threads": table.threads, "provider": table.provider}
+    return table.model_copy(update={"bottleneck": measure_codes(graph, samples, clock, progress=progress, **given)})
 
 
 def shapes_of(source: ProfileTable | str | Path | None) -> dict[str, str]:

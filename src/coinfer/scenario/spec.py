@@ -90,6 +90,8 @@ class Model(Spec):
     """Bits per element in which intermediate tensors may be sent. An image input has its own 8."""
     sizes: Annotated[str, one_of("measured", "plain")] = "measured"
     """What is sent: the codec's output on sample pictures, or elements times bits."""
+    bottleneck: bool = False
+    """Whether what is sent may also be a code of the network's bottleneck, which its table must have."""
     exits: Annotated[tuple[Annotated[int, integer(1, 100)], ...], list_of(100)] | None = None
     """Numbers of the exits that may answer, from 1; without it only the last one."""
     accuracy: Annotated[tuple[Share, ...], list_of(100)] = (1.0,)

@@ -127,7 +127,7 @@ def encoding_of(model: Model) -> Encoding:
     Args:
         model: gives allowed bits, and whether measured sizes count.
     """
-    return Encoding(model.bits, plain=model.sizes == "plain")
+    return Encoding(model.bits, plain=model.sizes == "plain", codes=model.bottleneck)
 
 
 def accuracy_of(model: Model, key: Key, table: NetworkTable, source: Source) -> Accuracy:

@@ -113,7 +113,7 @@ def infer_images(console: Console, asked: Asked, config: DeviceConfig) -> None:
         stack.callback(device.close)
         with progress_bar(console, f"connecting, and preparing {graph.name}") as progress:
             device.open(progress)
-        if note := unmeasured_note(device.options, device.planner.accuracy, graph.inputs):
+        if note := unmeasured_note(device.options, device.planner.accuracy, graph):
             console.print(f"note: {note}", soft_wrap=True)
         shown = Answers(named, asked.top, classes, len(device.planner.exits) > 1)
         problems = _answer_all(console, device, requests, shown, log, asked.out)

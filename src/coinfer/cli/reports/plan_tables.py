@@ -72,7 +72,8 @@ def show_plan(
     notes = list(profile_notes(graph, table))
     graph, table = at_sizes(graph, table, sizes)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)
-    options = offered_options(graph, table, config.bits, accuracy)
+    all_codes = config.objective.counts_accuracy
+    options = offered_options(graph, table, config.bits, accuracy, all_codes=all_codes)
     device_slowdown = config.slowdown * (1.0 if device is None else devices.device_slowdown(device, table))
     options = options._replace(
         device_s=options.device_s * device_slowdown,
@@ -82,7 +83,7 @@ def show_plan(
     console.print(f"{graph.name} on {machine}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
     preview = Preview(options, config.objective, config.deadline_s)
     print_plan(console, graph, preview, table, wait_s=wait_s, uplink_bps=uplink_bps, show_all=show_all)
-    if note := unmeasured_note(options, accuracy, graph.inputs):
+    if note := unmeasured_note(options, accuracy, graph):
         notes.append(f"note: {note}")
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False)
@@ -154,6 +155,8 @@ def _options_table(
 def _answers(graph: ModelGraph, profile: ProfileTable, options: Options, option: int) -> str:
     """Return how the answers of an option relate to those of the whole network."""
     cut = options.cuts[option]
+    if graph.part(cut) is not graph:
+        return "by a bottleneck"
     computed = [name for name in cut if name not in graph.inputs and graph.tensors[name].dtype.kind == "f"]
     if options.is_local[option] or set(cut) <= set(graph.inputs):
         return "exact"

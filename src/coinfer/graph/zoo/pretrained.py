@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from coinfer.graph.bottleneck import SUFFIX, with_bottleneck
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.load import load
 from coinfer.resources import MODELS
@@ -9,11 +10,11 @@ from coinfer.resources import MODELS
 
 def names() -> tuple[str, ...]:
     """Return the names that `load_pretrained` knows, sorted."""
-    return tuple(sorted(path.stem for path in MODELS.glob("*.onnx")))
+    return tuple(sorted(path.stem for path in MODELS.glob("*.onnx") if not path.name.endswith(SUFFIX)))
 
 
 def load_pretrained(name: str) -> ModelGraph:
-    """Return a network with its trained weights.
+    """Return a network with its trained weights, and its bottleneck if it has one.
 
     Args:
         name: one of `names`.
@@ -23,7 +24,8 @@ def load_pretrained(name: str) -> ModelGraph:
     """
     if name not in names():
         raise GraphError(f"no pretrained network {name!r}; there are {', '.join(names()) or 'none'}")
-    return load(MODELS / f"{name}.onnx")
+    graph, bottleneck = load(MODELS / f"{name}.onnx"), MODELS / f"{name}{SUFFIX}"
+    return with_bottleneck(graph, bottleneck) if bottleneck.exists() else graph
 
 
 def accuracy_file(name: str) -> Path:

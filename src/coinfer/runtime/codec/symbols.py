@@ -126,10 +126,19 @@ def symbol_codec(graph: ModelGraph, name: str) -> SymbolCodec | None:
         graph: the network.
         name: of the tensor.
     """
-    code = None if graph.bottleneck is None else graph.bottleneck.code(name)
-    if code is None or graph.bottleneck is None or code.tensor != name:
-        return None
-    return codec_of(code, graph.bottleneck.graph.tensors[name].shape)
+    return symbol_codecs(graph).get(name)
+
+
+def symbol_codecs(graph: ModelGraph) -> dict[str, SymbolCodec]:
+    """Return the codecs of all codes of a network's bottleneck, by the name of the symbols.
+
+    Args:
+        graph: the network; without a bottleneck there are none.
+    """
+    bottleneck = graph.bottleneck
+    if bottleneck is None:
+        return {}
+    return {code.tensor: codec_of(code, bottleneck.graph.tensors[code.tensor].shape) for code in bottleneck.codes}
 
 
 def is_symbols(payload: bytes | memoryview) -> bool:

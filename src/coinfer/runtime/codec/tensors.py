@@ -7,6 +7,7 @@ import numpy as np
 
 from coinfer.runtime.codec import codec
 from coinfer.runtime.codec.payload import CodecError
+from coinfer.runtime.codec.symbols import SymbolCodec
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
     WireError,
@@ -36,12 +37,15 @@ def pack(name: str, array: np.ndarray, bits: int | None, rate_bps: float = math.
     return WireTensor(name, "UINT8", (len(payload),), payload, codec=True)
 
 
-def unpack(tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> np.ndarray:
+def unpack(
+    tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES, symbols: SymbolCodec | None = None
+) -> np.ndarray:
     """Return the array of a tensor from the wire.
 
     Args:
         tensor: plain, or a payload of the codec.
         limit_bytes: largest decoded array.
+        symbols: decodes it if it holds symbols of a bottleneck; None if this tensor holds none.
 
     Raises:
         WireError: RESOURCE_EXHAUSTED if it would decode to more than the limit, INVALID_ARGUMENT if it is damaged.
@@ -52,6 +56,8 @@ def unpack(tensor: WireTensor, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> np.nda
     if array.dtype != np.uint8 or array.ndim != 1:
         raise bad_request(f"input {tensor.name!r}: a codec payload travels as UINT8 of one dimension")
     try:
+        if symbols is not None:
+            return symbols.decode(cast(bytes, tensor.data), limit_bytes=limit_bytes)
         return codec.decode(cast(bytes, tensor.data), limit_bytes=limit_bytes)
     except codec.PayloadTooLarge as error:
         text = f"input {tensor.name!r}: {error}"

@@ -312,6 +312,9 @@ def _servers_of(route: Route, planner: Planner) -> list[int]:
         raise DeviceError(f"route over {nodes}: expected 'device' first, then some of {list(planner.servers)}")
     if not 0 <= route.exit < len(planner.exits):
         raise DeviceError(f"route to exit {route.exit}; here {planner.graph.name} has 0 to {len(planner.exits) - 1}")
-    if set(route.hops[-1].cut) != set(planner.exits[route.exit]):
+    bottleneck, ends = planner.graph.bottleneck, set(route.hops[-1].cut)
+    if bottleneck is not None:
+        ends = {bottleneck.output if any(name == code.answer for code in bottleneck.codes) else name for name in ends}
+    if ends != set(planner.exits[route.exit]):
         raise DeviceError(f"route ends at {list(route.hops[-1].cut)}; expected {list(planner.exits[route.exit])}")
     return [planner.servers.index(node) for node in nodes[1:]]

@@ -75,6 +75,8 @@ class ServerEstimate(NamedTuple):
     """The device does not ask it before this time; minus infinity if it does not rest."""
     limit_bits: float
     """Smallest upload that was too large for it; infinite if none was."""
+    lacks: frozenset[Piece] = frozenset()
+    """Pieces of a bottleneck that it does not have."""
 
 
 def first_link(rate_bps: float, now_s: float) -> LinkEstimate:

@@ -1,5 +1,6 @@
 """What estimates predict for a request that is made now: waits, service times, and which servers may be asked."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: 
     """Return the expected time of a piece on a server.
 
     A measured piece takes its mean time, which decays to its fastest one while there is no news; a piece that was never
-    measured takes the profiled time, scaled by how slow the server is.
+    measured takes the profiled time, scaled by how slow the server is. A piece that it does not have takes forever.
 
     Args:
         server: present estimate.
@@ -27,6 +28,8 @@ def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: 
         profiled_s: time on the profiled machine.
         now_s: on the device's clock.
     """
+    if work.piece in server.lacks:
+        return math.inf
     known = server.service.get(work)
     if known is None:
         return profiled_s * server.scale

@@ -265,7 +265,7 @@ class Request:
         accuracy = planner.expected_accuracy(self._plan.route, exit_, on_device=on_device)
         outcome = self._outcome(answer._replace(upload_s=answer.upload_s + self._waited_s), accuracy, on_device)
         result = Result(
-            answer.outputs,
+            self._named(answer.outputs),
             outcome,
             self._plan.route,
             executed_on="device" if on_device else planner.servers[node],
@@ -277,6 +277,13 @@ class Request:
         )
         self._parts.record(self._plan, result)
         return result
+
+    def _named(self, outputs: Tensors) -> dict[str, np.ndarray]:
+        """Return the outputs under the names of the network's own, which a bottleneck answers for."""
+        bottleneck = self._parts.graph.bottleneck
+        if bottleneck is None:
+            return dict(outputs)
+        return {bottleneck.output if bottleneck.code(name) else name: value for name, value in outputs.items()}
 
     def _outcome(self, answer: Answer, accuracy: float, on_device: bool) -> Outcome:
         """Return the times of an answer, what it took of the device's energy, and its expected accuracy."""

@@ -29,6 +29,8 @@ RATIO_WINDOW = 100
 """Number of latest replies from which the patience is learned."""
 UNFIT_CODES = {"NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 """A server that answers a preparation with one of these does not serve this network to this device."""
+MISSING_CODES = UNFIT_CODES | {"INVALID_ARGUMENT"}
+"""A server that answers a request for a piece of a bottleneck with one of these does not have the bottleneck."""
 REFUSAL_REASONS = {"queue_full", "hopeless", "draining"}
 """Reasons with which admission control refuses a request."""
 
@@ -236,8 +238,20 @@ class RequestClient:
             self.pool.update(pending.server, partial(est.after_refusal, pushback_s=pushback_s, now_s=now_s))
         elif isinstance(error, TransportError) and error.code == "RESOURCE_EXHAUSTED":
             self.pool.update(pending.server, partial(est.after_oversize, upload_bits=pending.upload_bits))
+        elif self._is_missing(pending.work.piece, error):
+            self._lack(pending.server, pending.work.piece)
         elif not (isinstance(error, TransportError) and error.code == "DEADLINE_EXCEEDED"):
             self.pool.update(pending.server, partial(est.after_failure, now_s=now_s))
+
+    def _is_missing(self, piece: Piece, error: BaseException) -> bool:
+        """Return true if an error says that a server does not have the bottleneck that a piece belongs to."""
+        belongs = self._graph.part(piece[1]) is not self._graph
+        return belongs and isinstance(error, TransportError) and error.code in MISSING_CODES
+
+    def _lack(self, server: int, piece: Piece) -> None:
+        """Remember that a server does not have a piece of the bottleneck; everything else it may be asked for."""
+        self.pool.update(server, lambda known: known._replace(lacks=known.lacks | {piece}))
+        self.pool.report(server, "does not have this network's bottleneck; the device sends it other tensors")
 
     def _after_reply(self, known: est.ServerEstimate, pending: PendingRequest, now_s: float) -> est.ServerEstimate:
         """Return the estimate with what a reply says of link, load and speed."""
@@ -265,6 +279,9 @@ class RequestClient:
                 try:
                     reply = self._transport.send(self.pool.addresses[server], request, MAX_WAIT_S).result()
                 except TransportError as error:
+                    if self._is_missing(piece, error):
+                        self._lack(server, piece)
+                        continue
                     if error.code in UNFIT_CODES:
                         self.pool.reject(server, f"{error.code} {error.message}".partition("\n")[0])
                     return
@@ -277,6 +294,6 @@ class RequestClient:
             self._graph.name,
             tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in cut),
             outputs,
-            fingerprint=self._graph.fingerprint,
+            fingerprint=self._graph.part(outputs).fingerprint,
             warm=True,
         )

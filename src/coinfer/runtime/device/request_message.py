@@ -6,6 +6,7 @@ import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.codec import codec
+from coinfer.runtime.codec.symbols import symbol_codec
 from coinfer.runtime.codec.tensors import pack
 from coinfer.runtime.protocol.messages import InferRequest, WireTensor
 from coinfer.types import Route
@@ -39,7 +40,7 @@ def request_message(
         model=graph.name,
         inputs=tuple(payloads),
         outputs=after.cut,
-        fingerprint=graph.fingerprint,
+        fingerprint=graph.part(hop.cut).fingerprint,
         route=tuple(further),
         bits=after.bits if further else None,
         deadline_s=deadline_s,
@@ -55,8 +56,13 @@ def _payload(
     rate_bps: float,
     jpeg_quality: int | None,
 ) -> WireTensor:
-    """Return a picture as its bytes, any other input of the network as it is, what it computed in `bits`."""
+    """Return a picture as its bytes, any other input of the network as it is, symbols of a bottleneck in its code
+    words, and what else was computed in `bits`."""
     if pixels is not None and graph.image is not None and name == graph.picture_input:
         data = codec.encode_image(pixels, graph.image, jpeg_quality, rate_bps=rate_bps)
+        return WireTensor(name, "UINT8", (len(data),), data, codec=True)
+    symbols = symbol_codec(graph, name)
+    if symbols is not None:
+        data = symbols.encode(tensor)
         return WireTensor(name, "UINT8", (len(data),), data, codec=True)
     return pack(name, tensor, FLOAT32_BITS if name in graph.inputs else bits, rate_bps)

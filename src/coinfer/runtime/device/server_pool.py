@@ -128,7 +128,7 @@ class ServerPool:
             reason: one line for people.
         """
         self.update(index, partial(est.after_rejection, now_s=self._clock.now_s()))
-        self._report(index, f"cannot serve this network ({reason}); the device goes on without it")
+        self.report(index, f"cannot serve this network ({reason}); the device goes on without it")
 
     def start(self) -> None:
         """Probe all servers, and wait at most `START_S` until those that answer have prepared their segments.
@@ -144,7 +144,7 @@ class ServerPool:
             thread.join(max(until_s - self._clock.now_s(), 0.0))
         for index, error in enumerate(self._last_error):
             if error:
-                self._report(index, f"does not answer ({error}); the device goes on without it until it does")
+                self.report(index, f"does not answer ({error}); the device goes on without it until it does")
         self._thread.start()
 
     def close(self) -> None:
@@ -203,8 +203,13 @@ class ServerPool:
             self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
             thread.start()
 
-    def _report(self, index: int, problem: str) -> None:
-        """Say something about a server, unless it was said before."""
+    def report(self, index: int, problem: str) -> None:
+        """Say something about a server in the log, unless it was said before.
+
+        Args:
+            index: of the server.
+            problem: continues a sentence that begins with its address.
+        """
         if (index, problem) not in self._reported:
             self._reported.add((index, problem))
             _log.warning("server %s %s", self.addresses[index], problem)

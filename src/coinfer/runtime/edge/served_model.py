@@ -1,11 +1,13 @@
 """What an edge node serves: a network, or the echo of a tensor."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
+from coinfer.runtime.codec.symbols import SymbolCodec, symbol_codecs
 from coinfer.runtime.executor import Abort, Arrays, Executor, RequestError
 from coinfer.runtime.protocol.messages import DATATYPES
 
@@ -123,6 +125,18 @@ class ServedModel(NamedTuple):
     outputs: tuple[Signature, ...]
     platform: str
     runs: ModelRunner
+    bottleneck: str = ""
+    """Fingerprint of the model's bottleneck, if it has one."""
+    symbols: Mapping[str, SymbolCodec] = MappingProxyType({})
+    """What decodes the symbols of that, by tensor."""
+
+    def has(self, fingerprint: str) -> bool:
+        """Return true if a fingerprint is that of the model or of its bottleneck.
+
+        Args:
+            fingerprint: that a request states.
+        """
+        return fingerprint in (self.fingerprint, self.bottleneck)
 
 
 def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
@@ -134,7 +148,17 @@ def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:
     """
 
     inputs, outputs = signatures(graph)
-    return ServedModel(graph.name, graph.fingerprint, inputs, outputs, PLATFORM, executor)
+    bottleneck = graph.bottleneck
+    return ServedModel(
+        graph.name,
+        graph.fingerprint,
+        inputs,
+        outputs,
+        PLATFORM,
+        executor,
+        "" if bottleneck is None else bottleneck.graph.fingerprint,
+        symbol_codecs(graph),
+    )
 
 
 def signatures(graph: ModelGraph) -> tuple[tuple[Signature, ...], tuple[Signature, ...]]:

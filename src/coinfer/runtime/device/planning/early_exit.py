@@ -172,7 +172,7 @@ class ExitCascade:
             exit_: index of the exit that the request is routed to.
             cut: tensors that leave the device.
         """
-        if not self.thresholds:
+        if not self.thresholds or self._graph.part(cut) is not self._graph:
             return ()
         if (exit_, cut) not in self._known:
             self._known[exit_, cut] = stages_before(self._graph, self._exits, exit_, cut)

@@ -20,11 +20,10 @@ def message_bits(graph: ModelGraph, piece: Piece) -> float:
         piece: cut and outputs of what the server computes.
     """
     cut, outputs = piece
+    part = graph.part(cut)
     inputs = tuple(WireTensor(name, "UINT8", (1000,), b"", codec=True) for name in cut)
-    request = InferRequest(graph.name, inputs, outputs, fingerprint=graph.fingerprint, deadline_s=_SECONDS)
-    answers = tuple(
-        pack(name, np.zeros(graph.tensors[name].shape, graph.tensors[name].dtype), None) for name in outputs
-    )
+    request = InferRequest(graph.name, inputs, outputs, fingerprint=part.fingerprint, deadline_s=_SECONDS)
+    answers = tuple(pack(name, np.zeros(part.tensors[name].shape, part.tensors[name].dtype), None) for name in outputs)
     executed = (ExecutedHop("127.0.0.1:8001", outputs, _SECONDS, _SECONDS),)
     load, name = LoadReport(_SECONDS, 1, 1), graph.name
     reply = InferReply(

@@ -51,7 +51,9 @@ def observe(
     for j, server in enumerate(servers):
         round_trip_s = server.link.round_trip_s
         server_s[:, j] = [
-            service_now_s(server, Work(piece, sizes), one_s, now_s) + round_trip_s
+            math.inf
+            if piece in server.lacks
+            else service_now_s(server, Work(piece, sizes), one_s, now_s) + round_trip_s
             for piece, one_s in zip(pieces, profiled_s, strict=True)
         ]
     return OffloadObservation(

@@ -61,7 +61,7 @@ class Planner:
         self.exits = exits_of(graph, self.accuracy)
         thresholds = thresholds_for(len(self.exits), config.confidence, config.confidence_loss, self.accuracy)
         self.cascade = ExitCascade(graph, self.exits, thresholds)
-        all_options = partial(_all_options, graph, table, self.accuracy)
+        all_options = partial(_all_options, graph, table, self.accuracy, all_codes=self.objective.counts_accuracy)
         pruned = options or self._prune(all_options(config.bits), table)
         self._plain_options, configured = load_policy_for(config.policy, len(self.servers), pruned, all_options)
         branched = self.cascade.with_branches(self._plain_options, table)
@@ -89,8 +89,8 @@ class Planner:
     def segments(self) -> list[tuple[Names, Names]]:
         """Return inputs and outputs of all segments that the device may run, each once."""
         segments = []
-        for exit_, cut in dict.fromkeys((exit_, cut) for exit_, cut, _ in self.options.triples):
-            whole = ((self.graph.inputs, cut), (cut, self.exits[exit_]))
+        for exit_, (cut, outputs) in dict.fromkeys(zip(self.options.exit.tolist(), self.options.pieces, strict=True)):
+            whole = ((self.graph.inputs, cut), (cut, outputs))
             segments += [*whole, *self.cascade.segments(exit_, cut)]
         return [(inputs, outputs) for inputs, outputs in dict.fromkeys(segments) if set(inputs) != set(outputs)]
 
@@ -242,6 +242,8 @@ class Planner:
             exit_: index of the exit that answered.
             on_device: nothing was sent, or the device computed the rest itself.
         """
+        if (loss := self._code_loss(route)) is not None:
+            return max((1.0 if self.accuracy is None else self.accuracy.accuracy(exit_)) - loss, 0.0)
         if self.accuracy is None:
             return 1.0
         if exit_ != route.exit:
@@ -253,6 +255,12 @@ class Planner:
         if on_device or first.cut == self.graph.inputs:
             return self.accuracy.accuracy(exit_)
         return measured_accuracy(self.accuracy)(exit_, first.cut, first.bits)
+
+    def _code_loss(self, route: Route) -> float | None:
+        """Return the accuracy that a route through a bottleneck loses, None if it goes through none."""
+        bottleneck = self.graph.bottleneck
+        code = None if bottleneck is None else bottleneck.code(route.hops[0].cut[0])
+        return None if code is None else 1.0 if code.accuracy is None else code.accuracy.loss
 
     def _at(self, sizes: Sizes) -> SizedTimes:
         graph, table, plain, options = self.graph, self._table, self._plain_options, self.options
@@ -314,10 +322,15 @@ class Planner:
 
 
 def _all_options(
-    graph: ModelGraph, table: ProfileTable, accuracy: AccuracyTable | None, bits: Sequence[int] | None
+    graph: ModelGraph,
+    table: ProfileTable,
+    accuracy: AccuracyTable | None,
+    bits: Sequence[int] | None,
+    *,
+    all_codes: bool = False,
 ) -> Options:
     """Return all that can be done with these numbers of bits."""
-    return with_messages(offered_options(graph, table, bits, accuracy), graph)
+    return with_messages(offered_options(graph, table, bits, accuracy, all_codes=all_codes), graph)
 
 
 def _choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> tuple[int, int, float]:

@@ -1,0 +1,201 @@
+"""Latency with and without a bottleneck on real processes, against the rate of the link.
+
+    python experiments/bottlenecks/real.py --model FILE.onnx --data cifar10/ [--points 1]
+
+A device and an edge server as processes on loopback, both slowed, with a shaped link of constant rate between them.
+All schemes answer the same pictures in turns. The planner takes the least predicted latency of the options that lose at
+most so many points of accuracy; without the bottleneck, its codes are masked out. Pictures travel as bytes or as JPEG,
+whichever a scheme says. Writes results/real-NAME.json and .png.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from coinfer.demo.cluster import edges
+from coinfer.graph.open_model import open_model
+from coinfer.profile.dataset import load_dataset
+from coinfer.profile.measure import this_machine
+from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.planning.objective_policy import policy_for
+from coinfer.runtime.device.result import Result
+from coinfer.runtime.emulation.links import Link
+from coinfer.runtime.profiling import profile_for
+from coinfer.traces import Trace
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
+from coinfer.units import BITS_PER_BYTE
+
+RESULTS = Path(__file__).resolve().parent / "results"
+RATES_BYTE_PER_S = (0.02e6, 0.05e6, 0.1e6, 0.2e6, 0.5e6, 1e6, 2e6, 5e6)
+WITH, WITHOUT = "planner with bottleneck", "planner without"
+SETTLING = 6
+RESAMPLES = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--points", type=float, default=1.0, help="accuracy that may be lost")
+    parser.add_argument("--device-slowdown", type=float, default=100.0)
+    parser.add_argument("--edge-slowdown", type=float, default=2.0)
+    parser.add_argument("--requests", type=int, default=30, help="of each scheme at each rate")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parsed = parser.parse_args()
+    data = load_dataset(parsed.data, "test")
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        (edge,) = stack.enter_context(edges(str(parsed.model), [parsed.edge_slowdown], ("--http-port", "-1")))
+        links: dict[str, Link] = {}
+        devices = {
+            name: stack.enter_context(device_for(parsed, edge.address, links, quality))
+            for name, quality in (("bytes", None), ("JPEG 75", 75))
+        }
+        for rate in RATES_BYTE_PER_S:
+            links[edge.address] = Link(Trace.constant(BITS_PER_BYTE * rate), WallClock(), burst_bits=0.0)
+            rows += at_rate(devices, rate, data.images, parsed)
+            show(rows[-7:])
+    write(rows, parsed)
+
+
+def device_for(parsed: argparse.Namespace, address: str, links: dict[str, Link], quality: int | None) -> Device:
+    graph = open_model(parsed.model)
+    links[address] = Link(Trace.constant(1e7), WallClock(), burst_bits=0.0)
+    return Device(
+        graph,
+        servers=[address],
+        profile=profile_for(graph),
+        links=links,
+        slowdown=parsed.device_slowdown,
+        hedge=False,
+        jpeg_quality=quality,
+        objective=objective(graph.name, parsed.points),
+    )
+
+
+def objective(name: str, points: float) -> Objective:
+    """Least latency within some points of the last exit."""
+    from coinfer.runtime.device.planning.accuracy_table import accuracy_for
+
+    accuracy = accuracy_for(open_model(name), None, Objective())
+    best = 1.0 if accuracy is None else accuracy.accuracy(len(accuracy.exits) - 1)
+    return Objective(min_accuracy=best - points / 100)
+
+
+def schemes(devices: dict[str, Device]) -> dict[str, tuple[Device, Policy]]:
+    found: dict[str, tuple[Device, Policy]] = {}
+    for name, device in devices.items():
+        options = device.options
+        last = int(options.exit.max())
+        codes = np.array([device.graph.part(cut) is not device.graph for cut in options.cuts])
+        rule = policy_for(device.planner.objective)
+        sends = np.array([cut == device.graph.inputs for cut in options.cuts]) & (options.exit == last)
+        here = options.is_local & (options.exit == last)
+        if "device only" not in found:
+            found["device only"] = device, fixed(int(np.flatnonzero(here)[0]), DEVICE)
+        found[f"server only, {name}"] = device, fixed(int(np.flatnonzero(sends)[0]), 0)
+        found[f"{WITHOUT}, {name}"] = device, masked(rule, ~codes)
+        found[f"{WITH}, {name}"] = device, rule
+    return found
+
+
+def fixed(option: int, server: int) -> Policy:
+    return lambda _: OffloadDecision(np.array([option]), np.array([server]))
+
+
+def masked(rule: Policy, mask: np.ndarray) -> Callable[[OffloadObservation], OffloadDecision]:
+    """The rule on some of the options."""
+    return lambda seen: rule(seen._replace(option_mask=seen.option_mask & mask))
+
+
+def at_rate(
+    devices: dict[str, Device], rate: float, images: np.ndarray, parsed: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """All schemes in turns on the same pictures."""
+    each = schemes(devices)
+    for name, (device, policy) in each.items():
+        if name.startswith("server only"):
+            for k in range(SETTLING):
+                device.infer(images[k], policy=policy)
+    found: dict[str, list[Result]] = {name: [] for name in each}
+    for k in range(parsed.requests):
+        for name, (device, policy) in each.items():
+            found[name].append(device.infer(images[k], policy=policy))
+    return [row(name, rate, results) for name, results in found.items()]
+
+
+def row(name: str, rate: float, results: list[Result]) -> dict[str, Any]:
+    latency_s = np.array([result.outcome.latency_s for result in results])
+    random = np.random.default_rng(0)
+    means = random.choice(latency_s, (RESAMPLES, len(latency_s))).mean(axis=1)
+    choices = ["+".join(result.route.hops[0].cut) for result in results]
+    return {
+        "scheme": name,
+        "rate_byte_per_s": rate,
+        "mean_s": float(latency_s.mean()),
+        "interval_s": np.quantile(means, [0.025, 0.975]).tolist(),
+        "median_s": float(np.median(latency_s)),
+        "expected_accuracy": float(np.mean([result.outcome.accuracy for result in results])),
+        "sent_bytes": float(np.mean([result.sent_bits for result in results])) / BITS_PER_BYTE,
+        "choice": max(set(choices), key=choices.count),
+        "fallbacks": sum(bool(result.fallback) for result in results),
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    table = Table()
+    for heading in ("MB/s", "scheme", "mean ms", "95 %", "median ms", "accuracy", "bytes sent", "choice"):
+        table.add_column(heading)
+    for one in rows:
+        low, high = (f"{1e3 * end:.1f}" for end in one["interval_s"])
+        table.add_row(
+            f"{one['rate_byte_per_s'] / 1e6:g}",
+            one["scheme"],
+            f"{1e3 * one['mean_s']:.1f}",
+            f"{low} to {high}",
+            f"{1e3 * one['median_s']:.1f}",
+            f"{one['expected_accuracy']:.4f}",
+            f"{one['sent_bytes']:.0f}",
+            one["choice"],
+        )
+    Console(width=150).print(table)
+
+
+def write(rows: list[dict[str, Any]], parsed: argparse.Namespace) -> None:
+    settings = json.loads(json.dumps(vars(parsed), default=lambda path: Path(path).stem))
+    found = {"settings": settings, "machine": this_machine().model_dump(), "rows": rows}
+    parsed.output.mkdir(parents=True, exist_ok=True)
+    name = f"real-{parsed.model.stem}"
+    (parsed.output / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    plot(rows, parsed.output / f"{name}.png")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for i, name in enumerate(dict.fromkeys(one["scheme"] for one in rows)):
+        mine = [one for one in rows if one["scheme"] == name]
+        rates = [one["rate_byte_per_s"] / 1e6 for one in mine]
+        axes.loglog(rates, [1e3 * one["mean_s"] for one in mine], marker="os^vDX*"[i % 7], ms=4, label=name)
+    axes.set_xlabel("link, MB/s")
+    axes.set_ylabel("mean latency, ms")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
