@@ -93,7 +93,8 @@ class _Exit:
         self.codes = [_code_costs(graph, table, code) for code in codes] if is_answered else []
         self.cuts: list[Names] = [*(cut.tensors for cut in graph.pruned(outputs).useful_cuts()[:-1]), outputs]
         self._graph, self._table = graph, table
-        self._bits = tuple(width for width in bits if width in WIRE_BITS)
+        of_codes = {code.bits for code in codes}.difference(WIRE_BITS)
+        self._bits = tuple(width for width in bits if width not in of_codes)
         self._head_s, self._tail_s = table.chain_s(graph, outputs)
 
     def sizes_bits(self, cut: int) -> Mapping[int, float]:
