@@ -10,8 +10,8 @@ FOLDER = Path(__file__).parent
 WEIGHTS = Path("runs/grle")
 """Trained weights, which are not kept with the results."""
 SEEDS = 10
-ROUNDS = 600
-"""Slots that each world of a learner plays; 4 worlds, so 2,400 slots a learner."""
+ROUNDS = 200
+"""Slots that each world of a learner plays; 4 worlds, so 800 slots a learner."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class World:
 HARD, MAIN, EASY = World(deadlines=0.6), World(), World("grle", 6)
 WORLDS = (
     HARD,
+    World(deadlines=0.5),
     *(World(scenario, deadlines=0.6) for scenario in ("grle-s3", "grle-s4", "grle")),
     World(devices=10, deadlines=0.6),
     World(devices=6, deadlines=0.6),

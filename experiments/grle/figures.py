@@ -21,7 +21,7 @@ COLOURS = {"grle": "tab:blue", "drooe": "tab:orange", "grl": "tab:green", "droo"
 RULES = {"coordinate descent": "black", "sequential-accurate": "tab:purple", "sequential-greedy": "tab:brown"}
 SWEEPS = {
     "number of devices, S2, deadlines x 0.6": [World(devices=devices, deadlines=0.6) for devices in (6, 10, 14)],
-    "factor on deadlines, S2, 14 devices": [World(deadlines=factor) for factor in (0.6, 1.0, 2.0)],
+    "factor on deadlines, S2, 14 devices": [World(deadlines=factor) for factor in (0.5, 0.6, 1.0, 2.0)],
     "scenario, 14 devices, deadlines x 0.6": [
         World(s, deadlines=0.6) for s in ("grle", "grle-s2", "grle-s3", "grle-s4")
     ],

@@ -8,6 +8,7 @@ by what truly happens. Writes results/judged.json; what is there already is not 
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def judge(name: str, world: World, maker: Maker | None = None, oracle: oracles.O
 def trained(
     name: str, scheme: str, changes: Mapping[str, object], home: World, world: World
 ) -> dict[str, CandidatePolicy]:
-    """Return the policies of the ten learners as one: trained, untrained, and trained without candidates.
+    """Return the policies of the ten learners as one: trained, untrained, without candidates, and with more.
 
     Args:
         name: of the scheme or variant.
@@ -104,6 +105,7 @@ def trained(
         name: make_policy(settings, compiled, flat),
         f"{name}, untrained": make_policy(settings, compiled, begun),
         f"{name}, network alone": make_policy(settings, compiled, flat, count=1),
+        f"{name}, 48 candidates": make_policy(replace(settings, noisy=32), compiled, flat, count=48),
     }
 
 

@@ -6,6 +6,7 @@ Weights go to runs/grle, curves to results/curves.json. What is there already is
 be stopped and repeated.
 """
 
+import argparse
 import json
 import time
 from collections.abc import Mapping
@@ -51,13 +52,16 @@ def train(name: str, scheme: str, world: World, changes: Mapping[str, object]) -
 
 def main() -> None:
     """Train everything that is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", help="only these, each as SCHEME@WORLD, such as grle@grle-s2-14-0.6")
     torch.set_num_threads(1)
     WEIGHTS.mkdir(parents=True, exist_ok=True)
-    for world in WORLDS:
-        for scheme in SCHEMES:
-            train(scheme, scheme, world, {})
-    for name, (scheme, changes, world) in VARIANTS.items():
-        train(name, scheme, world, changes)
+    runs = [(scheme, scheme, world, {}) for world in WORLDS for scheme in SCHEMES]
+    runs += [(name, scheme, world, changes) for name, (scheme, changes, world) in VARIANTS.items()]
+    wanted = parser.parse_args().only
+    for run in runs:
+        if not wanted or f"{run[0]}@{run[2].name}" in wanted:
+            train(*run)
 
 
 if __name__ == "__main__":

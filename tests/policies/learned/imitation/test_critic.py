@@ -88,7 +88,7 @@ def test_options_keep_their_numbers():
     observation, options = observed(scenario), torch.tensor([4, 8])
     assert take_options(observation, options).option_accuracy.equal(observation.option_accuracy[..., [4, 8]])
     net = GraphNet(2, hidden=4, rounds=1)
-    policy = CandidatePolicy(net, net.initial(torch.tensor([0])), CRITIC, 6, options)
+    policy = CandidatePolicy(net, net.initial(torch.tensor([0])), CRITIC, 6, options=options)
     assert set(policy(observation).option.unique().tolist()) == {4, 8}
 
 
@@ -105,7 +105,7 @@ def test_networks_side_by_side_decide_as_each_alone():
 
 def test_the_exported_policy_decides_alike_for_any_number_of_devices_and_servers(tmp_path: Path):
     net = GraphNet(2, hidden=6, rounds=1)
-    policy = CandidatePolicy(net, net.initial(torch.tensor([1])), CRITIC, 4, torch.tensor([0, 2, 4, 6, 8]))
+    policy = CandidatePolicy(net, net.initial(torch.tensor([1])), CRITIC, 4, 2, torch.tensor([0, 2, 4, 6, 8]))
     path = tmp_path / "policy.onnx"
     example = single(observed(compiled("grle-s2", 4), 2))
     export(path, policy, example, scheme="grle", scenario="x", scenario_fingerprint="", dynamic_axes="BKN")

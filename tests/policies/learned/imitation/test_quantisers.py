@@ -146,3 +146,13 @@ def test_single_changes_move_one_task_the_least_certain_first(seed, shape, tasks
 def test_nearest_refuses_many_devices():
     with pytest.raises(ValueError, match="13 devices: nearest neighbours are for at most 12"):
         quantisers.nearest(torch.zeros(13), 2)
+
+
+def test_fixed_noise_samples_the_softmax_and_is_the_same_for_any_size():
+    noise = quantisers.fixed_gumbel(40, 14, 25)
+    assert quantisers.fixed_gumbel(8, 5, 10).equal(noise[:8, :5, :10])
+    assert len(noise.flatten().unique()) > 0.99 * noise.numel()
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.05)
+    logits = torch.linspace(-1.0, 2.0, 25).double()
+    often = (logits + quantisers.fixed_gumbel(400, 14, 25)).argmax(-1).flatten().bincount(minlength=25) / 5600
+    torch.testing.assert_close(often.double(), logits.softmax(-1), atol=0.02, rtol=0)

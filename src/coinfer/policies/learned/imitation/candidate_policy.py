@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from coinfer.policies.candidates import candidates_of
 from coinfer.policies.learned.imitation.critic import Critic
-from coinfer.policies.learned.imitation.quantisers import order_preserving_choices, single_changes
+from coinfer.policies.learned.imitation.quantisers import fixed_gumbel, order_preserving_choices, single_changes
 from coinfer.types import OffloadDecision, OffloadObservation
 
 
@@ -34,7 +34,7 @@ def decision_candidates(logits: Tensor, mask: Tensor, count: int, noise: Tensor 
         logits: [.., K, C] outputs.
         mask: [.., K, C] true for allowed choices; each task has one.
         count: S, at least 1; fewer if there are not so many.
-        noise: [.., R, K, C] added to the outputs, R below `count`; None for no such part.
+        noise: [.., R, K, C] added to the outputs, R below `count`; broadcasts; None for no such part.
     """
     plain = count - (0 if noise is None else noise.shape[-3])
     changed = 1 + plain // 2
@@ -72,15 +72,18 @@ class CandidatePolicy(nn.Module):
         flat: [L, P] parameters; observations [L * W, ..] are those of the L networks side by side, W of each.
         critic: scores candidates on what is observed.
         count: S, number of candidates; 1 decides by the network alone.
+        noisy: how many of them come from noisy outputs, with noise that is always the same; below `count`.
         options: [O'] int64 numbers of the options that it may take; None for all.
     """
 
     flat: Tensor
     options: Tensor | None
 
-    def __init__(self, net: ChoiceNet, flat: Tensor, critic: Critic, count: int, options: Tensor | None = None):
+    def __init__(
+        self, net: ChoiceNet, flat: Tensor, critic: Critic, count: int, noisy: int = 0, options: Tensor | None = None
+    ):
         super().__init__()
-        self.net, self.critic, self.count = net, critic, count
+        self.net, self.critic, self.count, self.noisy = net, critic, count, noisy
         self.register_buffer("flat", flat.detach().double())
         self.register_buffer("options", options)
 
@@ -106,7 +109,8 @@ class CandidatePolicy(nn.Module):
         seen, judged = self._own(observation), self._own(judged)
         logits = self._logits(seen)
         choices = candidates_of(judged)
-        candidates = decision_candidates(logits, choices.mask, self.count)
+        noise = fixed_gumbel(self.noisy, *logits.shape[-2:]).to(logits.device) if self.noisy else None
+        candidates = decision_candidates(logits, choices.mask, self.count, noise)
         best = self.critic(judged, candidates, choices).argmax(-1)
         index = best[..., None, None].expand(*best.shape, 1, candidates.shape[-1])
         decision = choices.decision(candidates.gather(-2, index)[..., 0, :])

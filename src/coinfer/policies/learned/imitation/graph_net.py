@@ -25,8 +25,8 @@ from coinfer.policies.learned.imitation.packed import unpack
 from coinfer.types import OffloadObservation
 
 EDGE_FEATURES = 8
-MOST = 3.0
-"""Longer times, in deadlines, look like this."""
+MOST = 400.0
+"""Longer times, in deadlines, look like this: a task that arrives so late holds up its server for as long."""
 _FORBIDDEN = -1e9
 """Logit of an edge that is not allowed."""
 _CROWD = 0.25
@@ -154,17 +154,22 @@ def _edges(o: OffloadObservation[Tensor]) -> _Edges:
     free_s = o.server_backlog_s[..., None, None, :].expand(ready_s.shape)
     alone_s = torch.where(sends, latency.end_s(ready_s, free_s, service_s), ready_s)
     deadline_s = o.deadline_s[..., None, None].clamp(max=1e6)
-    times = ((part / deadline_s).clamp(max=MOST) for part in (ready_s, service_s, free_s, alone_s))
+    times = (_compress(part / deadline_s) for part in (ready_s, service_s, free_s, alone_s))
     tasks = o.task_mask.to(deadline_s.dtype)
     mean_s = ((deadline_s[..., 0, 0] * tasks).sum(-1) / tasks.sum(-1).clamp(min=1))[..., None, None, None]
     others = (
         o.option_accuracy[..., None],
         sends.to(deadline_s.dtype),
         (alone_s <= deadline_s).to(deadline_s.dtype),
-        (deadline_s / mean_s).clamp(max=MOST),
+        _compress(deadline_s / mean_s),
     )
     features = torch.stack([part.expand(ready_s.shape) for part in (*times, *others)], -1)
     return _Edges(features, mask, _earlier(torch.where(mask & sends, ready_s, torch.inf).amin(-2)))
+
+
+def _compress(ratio: Tensor) -> Tensor:
+    """Return ratios up to 1 as they are, and 1 + ln of greater ones."""
+    return ratio.clamp(max=1.0) + ratio.clamp(1.0, MOST).log()
 
 
 def _earlier(arrival_s: Tensor) -> Tensor:

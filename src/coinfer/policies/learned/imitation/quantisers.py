@@ -126,6 +126,31 @@ def order_preserving_choices(logits: Tensor, mask: Tensor, count: int) -> Tensor
     return _moved(own, choice, moved)
 
 
+def fixed_gumbel(copies: int, tasks: int, choices: int) -> Tensor:
+    """Return noise [R, K, C] of Gumbel's distribution that is always the same, float64.
+
+    The greatest of outputs and such noise is a sample of their softmax. A policy that is exported takes it instead of
+    random numbers; it is hashed from the places in whole numbers below 2^49, which float64 holds exactly, so that all
+    runtimes have the same.
+
+    Args:
+        copies: R.
+        tasks: K, below 4096.
+        choices: C, below 4096.
+    """
+    prime = 2**24 - 3
+    copy, task, choice = (torch.arange(size).double() + 1 for size in (copies, tasks, choices))
+    place = (copy[:, None, None] * 4099 + task[:, None]) * 4001 + choice
+    mixed = _remainder(place * 48_271, prime)
+    for _ in range(2):
+        mixed = _remainder(mixed * mixed + place, prime)
+    return -(-((mixed + 0.5) / prime).log()).log()
+
+
+def _remainder(value: Tensor, by: int) -> Tensor:
+    return value - (value / by).floor() * by
+
+
 def single_changes(logits: Tensor, mask: Tensor, count: int) -> Tensor:
     """Return candidates of K tasks in which one task leaves the network's own decision, the least certain first.
 
