@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.session import Session
+from coinfer.graph.session import Session, silent
 from coinfer.profile.samples import Sample
+from coinfer.profile.sizing import larger_samples
 
 Names = tuple[str, ...]
 Opener = Callable[[Names, Names], Session]
@@ -17,6 +18,8 @@ def cut_differences(
 ) -> list[float]:
     """Return for each cut the largest difference of the answers with and without it, over the largest value.
 
+    Where sizes are free, answers are also compared on a larger sample (`sizing.larger_samples`).
+
     Args:
         graph: the network.
         samples: inputs to compare on.
@@ -25,23 +28,28 @@ def cut_differences(
         open_: opens the piece between some tensors; the one from the network's inputs is the uncut network.
 
     Returns:
-        0 for a cut that changes nothing.
+        0 for a cut that changes nothing, 1 for one whose pieces do not take what the undivided network takes.
     """
     inputs = graph.pruned(outputs).inputs
-    feeds = [{name: sample[name] for name in inputs} for sample in samples]
     whole = open_(inputs, outputs)
+    feeds = [{name: sample[name] for name in inputs} for sample in samples]
+    feeds += larger_samples(graph.pruned(outputs), feeds[0], whole)
     expected = [_run(whole, outputs, feed) for feed in feeds]
     worst = []
     for cut in cuts:
         head, tail = open_(inputs, cut), open_(cut, outputs)
-        got = [_run(tail, outputs, dict(zip(cut, _run(head, cut, feed), strict=True))) for feed in feeds]
+        try:
+            got = [_run(tail, outputs, dict(zip(cut, _run(head, cut, feed), strict=True))) for feed in feeds]
+        except Exception:  # ONNX Runtime's exceptions share no base class below this one
+            worst.append(1.0)
+            continue
         pairs = [pair for one, other in zip(expected, got, strict=True) for pair in zip(one, other, strict=True)]
         worst.append(max(difference(one, other) for one, other in pairs))
     return worst
 
 
 def _run(session: Session, names: Names, feed: Sample) -> list[np.ndarray]:
-    return [np.asarray(value) for value in session.run(list(names), dict(feed))]
+    return [np.asarray(value) for value in session.run(list(names), dict(feed), silent())]
 
 
 def difference(expected: np.ndarray, got: np.ndarray) -> float:

@@ -7,6 +7,7 @@ their measured share and by how their arithmetic grows; bits follow the tensors'
 
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -79,13 +80,38 @@ def stretched(sample: Sample, axis: FreeAxis, size: int) -> dict[str, np.ndarray
 
     Args:
         sample: arrays by input.
-        axis: of the inputs.
+        axis: of the inputs; those that are not in the sample do not count.
         size: number of elements.
     """
     arrays = dict(sample)
     for name, place in axis.places:
+        if name not in arrays:
+            continue
         arrays[name] = np.take(arrays[name], np.arange(size) % arrays[name].shape[place], place)
     return arrays
+
+
+def larger_samples(graph: ModelGraph, sample: Sample, session: Session) -> list[dict[str, np.ndarray]]:
+    """Return a sample about twice as large on every free axis but the batch, of odd sizes if the network takes them.
+
+    Args:
+        graph: the network, at its smallest sizes.
+        sample: fits it.
+        session: of the undivided network.
+
+    Returns:
+        One sample; none if no such axis is free, or the network takes neither.
+    """
+    axes = [axis for axis in graph.axes if not axis.is_batch and axis.high != axis.low]
+    for more in (1, 0) if axes else ():
+        larger = dict(sample)
+        for axis in axes:
+            size = 2 * axis.low + more
+            larger = stretched(larger, axis, size if axis.high is None else min(size, axis.high))
+        with suppress(Exception):  # ONNX Runtime's exceptions share no base class below this one
+            session.run(None, larger, silent())
+            return [larger]
+    return []
 
 
 def time_ratio(sizes: Mapping[str, Ratios], chosen: Mapping[str, int]) -> float:
