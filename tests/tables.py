@@ -4,7 +4,8 @@ import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.accuracy import AccuracyRow, AccuracyTable
-from coinfer.profile.table import Machine, ProfileTable
+from coinfer.profile.fields import Machine
+from coinfer.profile.table import ProfileTable
 
 WIDTHS = (32, 16, 12, 8, 4)
 

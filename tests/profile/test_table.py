@@ -10,7 +10,8 @@ from tests.tables import analytic_table
 from coinfer.graph.ir import GraphError
 from coinfer.graph.onnx.load import from_proto
 from coinfer.graph.zoo import networks
-from coinfer.profile.table import ProfileError, ProfileTable, split_by_work
+from coinfer.profile.measure import split_by_work
+from coinfer.profile.table import ProfileError, ProfileTable
 
 GRAPH = networks.build("googlenet")
 CUTS = [cut.tensors for cut in GRAPH.useful_cuts()]

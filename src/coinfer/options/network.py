@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from coinfer.errors import UserError, short_repr
 from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.code_times import BottleneckTimes
-from coinfer.profile.table import Bits, Machine, Positive, ProfileTable, Seconds
+from coinfer.profile.fields import Bits, Machine, Positive, Record, Seconds
+from coinfer.profile.table import ProfileTable
 from coinfer.units import IMAGE_BITS, WIRE_BITS
 
 _DIGITS = 5
@@ -28,11 +29,7 @@ class NetworkTableError(UserError):
     """A network table that cannot be made or read; the message is one line that names network, or file and field."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ChainCut(_Record):
+class ChainCut(Record):
     """A place to cut the chain; the first is the input, the last the exit's output."""
 
     tensors: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -53,7 +50,7 @@ class ChainCut(_Record):
     """Encoded size by bits per element, measured; an image input has its own 8 bits only."""
 
 
-class CodeCut(_Record):
+class CodeCut(Record):
     """A code of the network's bottleneck: what it costs on the measured machine."""
 
     exit: Annotated[int, Field(ge=0)]
@@ -79,7 +76,7 @@ class CodeCut(_Record):
     """Accuracy that is lost against the exit's own answer."""
 
 
-class NetworkTable(_Record):
+class NetworkTable(Record):
     """A network with one or more exits, at batch 1."""
 
     format: Literal[2] = 2

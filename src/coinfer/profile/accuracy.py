@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.table import Bits, first_problem
+from coinfer.profile.fields import Bits, Record, first_problem
 from coinfer.units import FLOAT32_BITS
 
 Z_95 = 1.959963984540054
@@ -31,11 +31,7 @@ class AccuracyError(UserError):
     """An accuracy table that cannot be read, belongs to another network, or lacks an entry."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AccuracyRow(_Record):
+class AccuracyRow(Record):
     """Correct answers of one exit if what crosses a cut is sent with some number of bits per element."""
 
     exit: Count
@@ -48,7 +44,7 @@ class AccuracyRow(_Record):
     """Mean over the samples of how far answers are from those without loss, relative to these; None if not measured."""
 
 
-class CascadePoint(_Record):
+class CascadePoint(Record):
     """The result of leaving at the first exit that is confident (Teerapittayanon et al., BranchyNet, ICPR 2016)."""
 
     thresholds: tuple[Annotated[float, Field(ge=0)], ...]
@@ -60,7 +56,7 @@ class CascadePoint(_Record):
     """How many of these each exit answered correctly."""
 
 
-class AccuracyTable(_Record):
+class AccuracyTable(Record):
     """Correct answers on one test set, with the runtime's own codec in the loop."""
 
     format: Literal[1] = 1

@@ -21,9 +21,10 @@ import onnxruntime
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.segment import segment
 from coinfer.graph.session import CPU, Session, open_session
+from coinfer.profile.fields import Machine
 from coinfer.profile.payloads import Codec, Payloads, measure_payloads
 from coinfer.profile.samples import Sample, check_samples
-from coinfer.profile.table import Machine, ProfileError, ProfileTable, split_by_work, too_large
+from coinfer.profile.table import ProfileError, ProfileTable, too_large
 from coinfer.profile.trace import Trace, open_traced, read_trace
 from coinfer.progress import Progress, quiet
 
@@ -296,3 +297,17 @@ def _by_bytes(graph: ModelGraph, known_s: Mapping[str, float], changes: Mapping[
         name: known_s.get(name, rate * tensor.size_bits if name in images else 0.0)
         for name, tensor in graph.tensors.items()
     }
+
+
+def split_by_work(graph: ModelGraph, group_s: Sequence[float]) -> np.ndarray:
+    """Return the time of each operation [ops], given that of its fused group.
+
+    Args:
+        graph: its operations share their group's time by arithmetic, or equally if the group has none.
+        group_s: [groups] seconds.
+    """
+    op_s = np.zeros(len(graph.ops))
+    for group, seconds in zip(graph.groups, group_s, strict=True):
+        work = np.array([graph.ops[i].work_flop for i in group])
+        op_s[list(group)] = seconds * (work / work.sum() if work.sum() > 0 else np.full(len(group), 1 / len(group)))
+    return op_s

@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.code_times import BottleneckTimes
+from coinfer.profile.fields import Bits, Machine, Positive, Record, Seconds, finite, first_problem
 from coinfer.units import (
     FLOAT32_BITS,
     IMAGE_BITS,
     MESSAGE_BYTES,
-    WIRE_BITS,
-    WIRE_BITS_TEXT,
     bits_of_bytes,
     bytes_of_bits,
 )
@@ -26,50 +25,19 @@ class ProfileError(UserError):
     """A profile that cannot be read or belongs to another network; the message is one line for a person."""
 
 
-def _finite(value: float) -> float:
-    if not np.isfinite(value):
-        raise ValueError("must be finite")
-    return value
-
-
-def _known_bits(value: int) -> int:
-    if value not in WIRE_BITS:
-        raise ValueError(f"no encoding with {value} bits per element; there are {WIRE_BITS_TEXT}")
-    return value
-
-
-Seconds = Annotated[float, Field(ge=0), AfterValidator(_finite)]
-Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
-Bits = Annotated[int, AfterValidator(_known_bits)]
 _HEADER_BYTES = 100
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Machine(_Record):
-    """Where and when a profile was measured."""
-
-    cpu: str
-    cores: int
-    os: str
-    python: str
-    onnxruntime: str
-    date: str
-    """UTC, ISO 8601."""
-
-
-class CutCheck(_Record):
+class CutCheck(Record):
     """What a cut changes: some tensors are sent without loss, and another session computes the outputs from them."""
 
     cut: tuple[str, ...]
     outputs: tuple[str, ...]
-    difference: Annotated[float, Field(ge=0), AfterValidator(_finite)]
+    difference: Annotated[float, Field(ge=0), AfterValidator(finite)]
     """Largest difference of the answers over their largest value, on sample inputs; 0 if all are equal."""
 
 
-class ProfileTable(_Record):
+class ProfileTable(Record):
     """Times at batch 1. A segment of the network takes `call_s`, its operations, and what its ends cost extra."""
 
     format: Literal[2] = 2
@@ -81,9 +49,9 @@ class ProfileTable(_Record):
     provider: str = "cpu"
     """What computed, by its short name. Another than `cpu` was timed on the whole network alone; its operations share
     that time as they do on the processor."""
-    shapes: dict[str, str] = {}
+    shapes: dict[str, str] = Field(default_factory=dict)
     """Sizes of axes that the network's file leaves free, as `open_model` takes them."""
-    work_flop: Annotated[float, Field(ge=0), AfterValidator(_finite)]
+    work_flop: Annotated[float, Field(ge=0), AfterValidator(finite)]
     whole_s: Positive
     """Median time of the whole network, undivided."""
     whole_spread_s: Seconds
@@ -98,15 +66,15 @@ class ProfileTable(_Record):
     """Extra time for a segment that starts at this tensor: its change into the layout that the executor computes in."""
     leave_s: dict[str, Seconds]
     """Extra time for a segment that ends at this tensor."""
-    payload_bits: dict[str, dict[Bits, Positive]] = {}
+    payload_bits: dict[str, dict[Bits, Positive]] = Field(default_factory=dict)
     """Encoded size of a tensor by bits per element, on sample inputs."""
-    encode_s_per_byte: dict[Bits, Seconds] = {}
+    encode_s_per_byte: dict[Bits, Seconds] = Field(default_factory=dict)
     """Seconds of encoding per byte of the tensor in memory, by bits per element."""
-    decode_s_per_byte: dict[Bits, Seconds] = {}
-    encode_s: dict[str, dict[Bits, Seconds]] = {}
+    decode_s_per_byte: dict[Bits, Seconds] = Field(default_factory=dict)
+    encode_s: dict[str, dict[Bits, Seconds]] = Field(default_factory=dict)
     """Time of encoding by tensor and bits per element; `encode_s_per_byte` counts for tensors that it lacks."""
-    decode_s: dict[str, dict[Bits, Seconds]] = {}
-    sizes: dict[str, dict[int, Positive]] = {}
+    decode_s: dict[str, dict[Bits, Seconds]] = Field(default_factory=dict)
+    sizes: dict[str, dict[int, Positive]] = Field(default_factory=dict)
     """By free axis and size: time of the whole network over that at the axis's smallest size (`profile.sizing`)."""
     cut_checks: tuple[CutCheck, ...] = ()
     """The cuts that may be best, with what they change; empty if this was not measured."""
@@ -377,30 +345,3 @@ def sent_width(graph: ModelGraph, name: str, bits: int) -> int:
     if name not in graph.inputs:
         return bits
     return FLOAT32_BITS if graph.image is None else IMAGE_BITS
-
-
-def first_problem(error: ValidationError) -> str:
-    """Return the first of pydantic's complaints in one line, with the number of the others.
-
-    Args:
-        error: of a file that does not fit its model.
-    """
-    problems = error.errors(include_url=False)
-    place = ".".join(str(part) for part in problems[0]["loc"])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    message = " ".join(problems[0]["msg"].removeprefix("Value error, ").split())
-    return f"{place + ': ' if place else ''}{message}{more}"
-
-
-def split_by_work(graph: ModelGraph, group_s: Sequence[float]) -> np.ndarray:
-    """Return the time of each operation [ops], given that of its fused group.
-
-    Args:
-        graph: its operations share their group's time by arithmetic, or equally if the group has none.
-        group_s: [groups] seconds.
-    """
-    op_s = np.zeros(len(graph.ops))
-    for group, seconds in zip(graph.groups, group_s, strict=True):
-        work = np.array([graph.ops[i].work_flop for i in group])
-        op_s[list(group)] = seconds * (work / work.sum() if work.sum() > 0 else np.full(len(group), 1 / len(group)))
-    return op_s

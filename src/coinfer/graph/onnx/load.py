@@ -11,10 +11,9 @@ import onnx
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx import axes, shapes, validate
 from coinfer.graph.onnx.assemble import Model, assemble
-from coinfer.graph.onnx.functions import inline_functions
 from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Limits
-from coinfer.graph.onnx.names import shorten
 from coinfer.graph.onnx.operators import label
+from coinfer.graph.onnx.rewrite import inline_functions, shorten
 from coinfer.graph.onnx.subgraphs import hoist, reads
 from coinfer.graph.onnx.weights import DTYPES, read_weights
 from coinfer.graph.parts import Tensor

@@ -14,10 +14,9 @@ from coinfer.errors import printable
 from coinfer.graph.flops import OpShapes, op_flop
 from coinfer.graph.ir import GraphError
 from coinfer.graph.onnx import subgraphs
-from coinfer.graph.onnx.bounds import Bounds
 from coinfer.graph.onnx.evaluate import Evaluator, Values
 from coinfer.graph.onnx.infer import infer_types, is_sized, small
-from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Limits, raise_it
+from coinfer.graph.onnx.limits import DEFAULT_LIMITS, Bounds, Limits, raise_it
 from coinfer.graph.onnx.operators import KEEP_QUANTISED, RANDOM, label
 from coinfer.graph.onnx.targets import with_constant_target
 from coinfer.graph.onnx.weights import DTYPES, PLAIN, read_weights

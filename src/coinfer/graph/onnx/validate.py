@@ -1,7 +1,7 @@
 """What a model file must satisfy before anything else touches it: a foreign file is hostile until it has passed here.
 
 ONNX Runtime runs a loop of 2^62 steps for ever and loads compiled code that a file names. So only known operations are
-read, loops and sizes must have bounds (`bounds`), and our own code reads weights outside the model file (`weights`).
+read, loops and sizes must have bounds (`limits`), and our own code reads weights outside the model file (`weights`).
 """
 
 import stat

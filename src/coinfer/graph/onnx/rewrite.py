@@ -1,4 +1,9 @@
-"""Functions that a file defines: inlined with ONNX's own tool, but for those that would grow without end."""
+"""Rewrites of a model before it is read: functions that it defines are inlined, and long names shortened.
+
+Names of tensors that are too long to be sent, or are no text, get a short one inside; people see the file's own.
+"""
+
+import hashlib
 
 import onnx
 import onnx.inliner
@@ -6,7 +11,11 @@ import onnx.inliner
 from coinfer.errors import printable
 from coinfer.graph.ir import GraphError
 from coinfer.graph.onnx.limits import Limits, raise_it
-from coinfer.graph.onnx.subgraphs import walk
+from coinfer.graph.onnx.subgraphs import rename, walk
+
+MAX_BYTES = 200
+"""Of a name in UTF-8; messages between nodes carry names of at most 256 bytes."""
+_KEPT = 48
 
 
 def inline_functions(proto: onnx.ModelProto, where: str, limits: Limits) -> onnx.ModelProto:
@@ -66,3 +75,29 @@ def _is_mixed(proto: onnx.ModelProto) -> bool:
     """Return true if functions are written for another version of operations than the model."""
     stated = {(opset.domain, opset.version) for opset in proto.opset_import}
     return any((opset.domain, opset.version) not in stated for f in proto.functions for opset in f.opset_import)
+
+
+def shorten(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a model whose tensors have names that can be sent, and the file's own name of each that was renamed.
+
+    Args:
+        model: stays as it is; it is returned itself if no name has to change.
+    """
+    names = (name for graph in walk(model.graph) for node in graph.node for name in node.output)
+    ends = (value.name for value in (*model.graph.input, *model.graph.output))
+    renamed = {name: _short(name) for name in (*names, *ends) if not _may_stay(name)}
+    if not renamed:
+        return model, {}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    rename(copy.graph, renamed)
+    return copy, {new: old for old, new in renamed.items()}
+
+
+def _may_stay(name: str) -> bool:
+    return len(name.encode(errors="replace")) <= MAX_BYTES and (name.isprintable() or not name)
+
+
+def _short(name: str) -> str:
+    start = "".join(c if c.isascii() and c.isprintable() else "_" for c in name[:_KEPT])
+    return f"{start}~{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:12]}"
