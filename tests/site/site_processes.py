@@ -123,6 +123,12 @@ class ControllerProcess:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
+    def terminate(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(WAIT_S)
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self.process is not None

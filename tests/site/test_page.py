@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import ssl
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from tests.patience import wait_until
 from tests.site.site_files import BAD_AT_ONCE, make_site, tls_context
-from tests.site.site_processes import WAIT_S, ControllerThread, controller_thread, member_edge
+from tests.site.site_processes import WAIT_S, ControllerProcess, ControllerThread, controller_thread, member_edge
 from typer.testing import CliRunner
 
 from coinfer.cli.main import app
@@ -106,6 +107,18 @@ def test_states_are_streamed(controller: ControllerThread, page: Page, tmp_path:
     assert [event["text"] for event in next_state()["events"]] == ["edge edge-1 joined", "edge edge-1 is gone"]
     events.close()
     connection.close()
+
+
+def test_a_controller_ends_while_a_page_is_open(tmp_path: Path):
+    controller = ControllerProcess(tmp_path)
+    controller.start()
+    try:
+        with urllib.request.urlopen(controller.page + "events", timeout=WAIT_S) as events:
+            assert b"data:" in events.readline() + events.readline()
+            assert controller.terminate() == 0
+        assert "Traceback" not in controller.log()
+    finally:
+        controller.kill()
 
 
 def test_only_operators_see_the_page_of_a_site(tmp_path: Path):

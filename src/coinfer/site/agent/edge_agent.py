@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from coinfer.site.agent.stream import Controller, ControllerStream
 from coinfer.site.agent.view import ServerView, after_view, work_key
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.certificates.node_security import node_security
-from coinfer.site.messages import Hello, Report, ServedName, View, WorkReport
+from coinfer.site.messages import Decision, Hello, Report, ServedName, View, WorkReport
 from coinfer.version import __version__
 
 SLOW_INTERVAL_S = 1.0
@@ -94,7 +94,7 @@ class EdgeAgent:
             lambda: len(service.scheduler.state.running) < service.scheduler.state.workers,
             actor=self._actor,
             policy=self._settings.policy,
-            keep=self._spool.add,
+            keep=self._spool.add if self._settings.controller else _keep_nothing,
             on_choice=self._note,
         )
         if self._settings.controller:
@@ -212,3 +212,7 @@ class EdgeAgent:
     def _works(self) -> list[WorkReport]:
         works = list(self._own_works().items())[-MAX_WORKS:]
         return [WorkReport(work=work, service_s=float(f"{service_s:.3g}")) for work, service_s in works]
+
+
+def _keep_nothing(make: Callable[[], Decision]) -> None:
+    """Without a controller decisions are told to nobody."""

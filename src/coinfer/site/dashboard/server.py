@@ -51,6 +51,7 @@ class States:
         self._text = ""
         self._number = 0
         self._new = asyncio.Condition()
+        self._closed = False
         self.readers = 0
 
     async def run(self) -> None:
@@ -63,6 +64,12 @@ class States:
                     self._new.notify_all()
             await asyncio.sleep(INTERVAL_S)
 
+    async def close(self) -> None:
+        """End all streams."""
+        self._closed = True
+        async with self._new:
+            self._new.notify_all()
+
     async def stream(self) -> AsyncIterator[str]:
         """Yield states as server-sent events, the present one at once."""
         self.readers += 1
@@ -71,6 +78,8 @@ class States:
             while True:
                 async with self._new:
                     await self._new.wait()
+                if self._closed:
+                    return
                 yield f"id: {self._number}\ndata: {self._text}\n\n"
         finally:
             self.readers -= 1
@@ -141,7 +150,7 @@ class PageServer:
 
     async def stop(self) -> None:
         """Close the port and all connections."""
-        self._server.should_exit = True
-        self._server.force_exit = True
+        await self._states.close()
         self._tasks[1].cancel()
+        self._server.should_exit = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
