@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from tests.exit_training.bottlenecks import small_network, stripes
+from tests.exit_training.bottlenecks import rated, small_network, stripes
 from typer.testing import CliRunner
 
 from coinfer.cli.bottleneck import parse_codes
 from coinfer.cli.main import app
+from coinfer.cli.reports.describe_network import _sentences, description
 from coinfer.errors import UserError
 from coinfer.graph.bottleneck import with_bottleneck
 from coinfer.graph.onnx.load import load
@@ -68,3 +69,11 @@ def test_train_and_resume(folder):
 def test_codes_that_are_none(text):
     with pytest.raises(UserError, match="expected rising numbers of channels, 1 to 256, such as 4,8,16"):
         parse_codes(text)
+
+
+def test_describe_names_the_codes():
+    graph = rated({"code2": 80, "code4": 90})
+    lines = _sentences(graph)
+    assert "bottleneck code2: 20 bytes, 80.00% right of 100 pictures, 90.00% without it (none)" in lines
+    codes = description(graph)["bottleneck"]
+    assert [code["tensor"] for code in codes] == ["code2", "code4"]  # pyright: ignore[reportGeneralTypeIssues, reportIndexIssue]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.cli.reports.cut_name import cut_name
+from coinfer.graph.bottleneck import Code
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.axes import Shapes
 from coinfer.graph.onnx.weights import DTYPES
@@ -101,6 +102,7 @@ def description(graph: ModelGraph) -> dict[str, object]:
         "folded": list(graph.notes.folded),
         "not_cut": list(graph.notes.uncut),
         "picture": graph.image._asdict() if graph.image else None,
+        "bottleneck": _codes(graph),
         "cuts": [
             {
                 "after_operations": len(cut.head),
@@ -111,6 +113,24 @@ def description(graph: ModelGraph) -> dict[str, object]:
             for cut in graph.useful_cuts()
         ],
     }
+
+
+def _codes(graph: ModelGraph) -> list[dict[str, object]]:
+    """Return what is known of the codes of the network's bottleneck."""
+    codes = () if graph.bottleneck is None else graph.bottleneck.codes
+    return [code.model_dump(exclude={"lengths"}) for code in codes]
+
+
+def _code_line(code: Code) -> str:
+    """Return what is known of a code, for a person."""
+    known = code.accuracy
+    if known is None:
+        return f"bottleneck {code.tensor}: not measured"
+    share, plain = known.correct / known.samples, known.plain / known.samples
+    return (
+        f"bottleneck {code.tensor}: {known.size_bytes:.0f} bytes, {share:.2%} right of {known.samples} pictures, "
+        f"{plain:.2%} without it ({known.dataset})"
+    )
 
 
 def _tensor(graph: ModelGraph, name: str) -> dict[str, object]:
@@ -137,6 +157,7 @@ def _sentences(graph: ModelGraph) -> list[str]:
         f"{graph.params:,} parameters ({weights_mb:.1f} MB), {graph.work_flop / MEGA:,.1f} million floating-point "
         f"operations{f' for {at}' if at else ''}; {len(graph.ops)} operations of ONNX"
     )
+    lines += [_code_line(code) for code in (() if graph.bottleneck is None else graph.bottleneck.codes)]
     lines += [f"folded: {note}" for note in graph.notes.folded]
     lines += [f"runs in one place: {reason}, so what follows from them is not cut" for reason in graph.notes.uncut]
     control = [op for op in graph.ops if op.kind in {"If", "Loop", "Scan"}]
