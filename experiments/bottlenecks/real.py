@@ -26,6 +26,7 @@ from coinfer.profile.measure import this_machine
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.objective_policy import policy_for
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--points", type=float, default=1.0, help="accuracy that may be lost")
+    parser.add_argument("--accuracy", type=Path, default=None, help="table; the one shipped with the network without")
     parser.add_argument("--device-slowdown", type=float, default=100.0)
     parser.add_argument("--edge-slowdown", type=float, default=2.0)
     parser.add_argument("--requests", type=int, default=30, help="of each scheme at each rate")
@@ -69,6 +71,8 @@ def main() -> None:
 
 def device_for(parsed: argparse.Namespace, address: str, links: dict[str, Link], quality: int | None) -> Device:
     graph = open_model(parsed.model)
+    accuracy = accuracy_for(graph, parsed.accuracy, Objective())
+    assert accuracy is not None, "the network has no accuracy table"
     links[address] = Link(Trace.constant(1e7), WallClock(), burst_bits=0.0)
     return Device(
         graph,
@@ -78,20 +82,13 @@ def device_for(parsed: argparse.Namespace, address: str, links: dict[str, Link],
         slowdown=parsed.device_slowdown,
         hedge=False,
         jpeg_quality=quality,
-        objective=objective(graph.name, parsed.points),
+        accuracy=parsed.accuracy,
+        objective=Objective(min_accuracy=accuracy.accuracy(len(accuracy.exits) - 1) - parsed.points / 100),
     )
 
 
-def objective(name: str, points: float) -> Objective:
-    """Least latency within some points of the last exit."""
-    from coinfer.runtime.device.planning.accuracy_table import accuracy_for
-
-    accuracy = accuracy_for(open_model(name), None, Objective())
-    best = 1.0 if accuracy is None else accuracy.accuracy(len(accuracy.exits) - 1)
-    return Objective(min_accuracy=best - points / 100)
-
-
 def schemes(devices: dict[str, Device]) -> dict[str, tuple[Device, Policy]]:
+    """Policies by name, each with the device that it decides for."""
     found: dict[str, tuple[Device, Policy]] = {}
     for name, device in devices.items():
         options = device.options
