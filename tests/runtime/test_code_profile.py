@@ -1,0 +1,60 @@
+"""What codes cost is measured in the pieces that run, once for each bottleneck."""
+
+import time
+
+import numpy as np
+import pytest
+from tests.exit_training.bottlenecks import profile, small_bottleneck, small_network, stripes
+from tests.tables import analytic_table
+
+from coinfer.profile.sizing import at_sizes
+from coinfer.profile.table import ProfileError, ProfileTable
+from coinfer.runtime.code_profile import measure_codes
+from coinfer.runtime.images import normalise
+from coinfer.runtime.profiling import with_codes
+
+GRAPH = small_bottleneck()
+
+
+def samples() -> list[dict[str, np.ndarray]]:
+    assert GRAPH.image is not None
+    return [{"input": normalise(picture, GRAPH.image)} for picture in stripes(2).images]
+
+
+def test_codes_are_measured_and_known_by_their_bottleneck():
+    found = measure_codes(GRAPH, samples(), time.thread_time)
+    assert found is not None
+    assert found.fits(GRAPH)
+    assert not found.fits(small_network())
+    assert GRAPH.bottleneck is not None
+    for times, code in zip(found.codes, GRAPH.bottleneck.codes, strict=True):
+        assert min(times.device_s, times.server_s, times.encode_s, times.decode_s) > 0
+        assert code.accuracy is not None
+        assert times.size_bits == 8 * code.accuracy.size_bytes
+    assert measure_codes(small_network(), samples(), time.thread_time) is None
+
+
+def test_a_table_of_before_gets_what_it_lacks():
+    table = analytic_table(GRAPH)
+    with pytest.raises(ProfileError, match="the profile of 'small' does not know this bottleneck: profile it anew"):
+        table.segment_s(GRAPH, ("input",), ("code4",))
+    known = with_codes(GRAPH, table, samples())
+    assert known.segment_s(GRAPH, ("input",), ("code4",)) > 0
+    assert with_codes(GRAPH, known, samples()) is known
+    assert with_codes(small_network(), table, samples()) is table
+    assert ProfileTable.model_validate_json(known.model_dump_json()) == known
+
+
+def test_times_of_pieces_other_machines_and_batches():
+    table = profile(GRAPH)
+    assert table.segment_s(GRAPH, ("input",), ("code4",)) == 1.0
+    assert table.segment_s(GRAPH, ("code4",), ("code4/answer",)) == 10.0
+    assert table.segment_s(GRAPH, ("input",), ("code4/answer",)) == 11.0
+    assert table.segment_s(GRAPH, ("code4",), ("code4",)) == 0.0
+    slow = table.with_op_s([2 * seconds for seconds in table.op_s])
+    assert slow.segment_s(GRAPH, ("code4",), ("code4/answer",)) == pytest.approx(20.0)
+    batch = GRAPH.axes[0].name
+    measured = table.model_copy(update={"sizes": {batch: {1: 1.0, 2: 2.0, 8: 8.0}}})
+    sized, grown = at_sizes(GRAPH, measured, {batch: 4})
+    assert grown.segment_s(sized, ("input",), ("code4",)) == pytest.approx(4.0)
+    assert [code.size_bits for code in grown.code_times(sized).codes] == [400.0, 640.0]
