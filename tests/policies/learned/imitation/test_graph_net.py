@@ -50,6 +50,13 @@ def test_permuted_vertices_permute_the_outputs(letter: str, axis: int, count: in
     torch.testing.assert_close(found, expected)
 
 
+def test_late_and_much_later_are_told_apart():
+    """A server waits for a task that arrives late, so others are late for as long."""
+    observation = observed(compiled())
+    late, later = (observation._replace(uplink_bps=observation.uplink_bps / slower) for slower in (300, 3000))
+    assert (logits(late) - logits(later)).abs().amax((-1, -2))[observation.task_mask].min() > 0.005
+
+
 def test_who_arrives_earlier_matters_and_entries_without_a_task_do_not():
     observation = observed(compiled())
     plain = logits(observation)
