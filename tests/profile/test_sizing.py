@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tests.graph.small_graphs import perceptron
+from tests.graph.small_graphs import model, perceptron
 from tests.tables import analytic_table
 
 from coinfer.graph.ir import FreeAxis, GraphError
@@ -52,6 +52,22 @@ def test_bits_follow_the_batch_exactly_and_times_as_measured():
     assert graph.tensors["pool1"].shape[0] == 8
     table.check(graph)
     assert at_sizes(GRAPH, TABLE, {}) == (GRAPH, TABLE)
+
+
+def test_outputs_whose_number_depends_on_values_do_not_grow():
+    """A network that finds: what it finds has no size before it runs."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("NonZero", ["h"], ["found"]),
+    ]
+    proto = model(nodes, {"x": [1, "length", 4]}, ["found"], {"w": np.eye(4, dtype=np.float32)})
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    graph = from_proto(proto, "finder", sizes={"length": "2.."})
+    assert graph.tensors["found"].elements == 0
+    table = analytic_table(graph).model_copy(update={"sizes": {"length": {2: 1.0, 4: 2.0}}})
+    sized, larger = at_sizes(graph, table, {"length": 4})
+    assert sized.tensors["h"].shape == (1, 4, 4)
+    assert larger.whole_s == pytest.approx(2 * table.whole_s)
 
 
 def test_sizes_that_the_network_does_not_have_are_refused():

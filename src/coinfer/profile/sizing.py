@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from coinfer.graph.ir import FreeAxis, ModelGraph
+from coinfer.graph.ir import FreeAxis, ModelGraph, Tensor
 from coinfer.graph.session import Session, silent
 from coinfer.graph.sizes import with_sizes
 from coinfer.profile.samples import Sample
@@ -163,7 +163,7 @@ def at_sizes(graph: ModelGraph, table: ProfileTable, sizes: Mapping[str, int]) -
     sized = with_sizes(graph, sizes)
     if sized is graph:
         return graph, table
-    grown = {name: tensor.elements / graph.tensors[name].elements for name, tensor in sized.tensors.items()}
+    grown = {name: _times_as_many(tensor, graph.tensors[name]) for name, tensor in sized.tensors.items()}
     share = np.array(table.op_s) * _growth(graph, sized, grown)
     op_s = share / max(share.sum(), 1e-12) * (time_ratio(table.sizes, sizes) * table.whole_s - table.call_s)
     return sized, table.model_copy(
@@ -185,6 +185,11 @@ def at_sizes(graph: ModelGraph, table: ProfileTable, sizes: Mapping[str, int]) -
             },
         }
     )
+
+
+def _times_as_many(after: Tensor, before: Tensor) -> float:
+    """Return how many times as many elements a tensor has; 1 if their number is not known before the network runs."""
+    return after.elements / before.elements if before.elements else 1.0
 
 
 def _growth(graph: ModelGraph, sized: ModelGraph, grown: Mapping[str, float]) -> np.ndarray:

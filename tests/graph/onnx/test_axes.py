@@ -117,7 +117,7 @@ def test_state_with_the_batch_on_another_axis() -> None:
         ({"depth": 3}, "no axis or input is called 'depth'; there are batch, height, width, images"),
         ({"images": (1, 3, 320)}, r"input 'images' has 4 axes: \[batch, 3, height, width\]"),
         ({"images": (1, 4, 8, 8)}, "axis 1 of input 'images' is fixed at 3"),
-        ({"images": (1, 3, 8, 8), "height": 9}, "'height' was given another size before"),
+        ({"images": (1, 3, 8, 8), "height": 9}, "'height' has another size by --image-size or another --shape"),
         ({"height": 0}, "'0' is no size; expected a number such as 320, or a range"),
         ({"height": "9..8"}, "'9..8' is no size"),
         ({"height": (1, 2)}, "'height' is one axis"),

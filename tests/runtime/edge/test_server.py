@@ -17,6 +17,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.graph.small_graphs import model
 from tests.patience import patient_transport
 from tests.runtime.edge.edge_process import edge_process
 from tritonclient.grpc import service_pb2 as pb
@@ -511,3 +512,15 @@ def test_a_network_that_takes_no_zeros_is_served_all_the_same(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
     (served,) = load_models(EdgeSettings(models=(str(path),)))
     assert served.runs.run({"x": np.array([7])})[0]["y"].tolist() == [2.0]
+
+
+def test_sizes_of_several_networks_are_given_to_one_by_its_name(tmp_path):
+    wide = model([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": [1, "width"]}, ["y"])
+    long = model([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": [1, "length"]}, ["y"])
+    paths = (str(tmp_path / "wide.onnx"), str(tmp_path / "long.onnx"))
+    for path, proto in zip(paths, (wide, long), strict=True):
+        onnx.save(proto, path)
+    with pytest.raises(UserError, match=r"no axis or input is called .*; --shape MODEL:NAME=SIZES is for one of the"):
+        load_models(EdgeSettings(models=paths, shapes={"width": "4", "length": "8"}))
+    served = load_models(EdgeSettings(models=paths, shapes={"wide:width": "4", "long:length": "8"}))
+    assert [one.name for one in served] == ["wide", "long"]

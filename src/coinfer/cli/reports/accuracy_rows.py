@@ -83,8 +83,9 @@ def measure_and_show(
     held = {name for cut in plan.cuts for name in cut}
     samples = _samples(graph, data, read_inputs(graph, inputs), first, names, batch_size(graph, held))
     if not plan.cuts:
-        more = "; --every-cut measures those that can never be best" if measurement_plan(graph, bits).cuts else ""
-        raise UserError(f"{graph.name}: no cut sends what could be rounded, so fewer bits cost nothing{more}")
+        every = measurement_plan(graph, bits).cuts
+        which, more = (" that may be best", "; --every-cut measures the others") if every else ("", "")
+        raise UserError(f"{graph.name}: no cut{which} sends what could be rounded, so fewer bits cost nothing{more}")
     if samples.labelled and (len(graph.outputs) > 1 or not is_classifier(graph, graph.outputs)):
         raise UserError(
             f"{graph.name} has no single output of classes for the labels of {data}; give a folder of pictures without "

@@ -222,7 +222,7 @@ def _given(inputs: Sequence[InputAxes], shapes: Shapes, where: str) -> dict[str,
             raise GraphError(f"{problem}: no axis or input is called {key!r}; there are {known}")
         for name, size in pairs:
             if given.setdefault(name, size) != size:
-                raise GraphError(f"{problem}: axis {name!r} was given another size before")
+                raise GraphError(f"{problem}: axis {name!r} has another size by --image-size or another --shape")
     return given
 
 

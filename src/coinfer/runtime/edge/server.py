@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coinfer.addresses import parse_address, parse_host
+from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.open_model import open_model
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.agent import Agent
@@ -95,7 +96,7 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
     """
     served: list[ServedModel] = []
     for spec in settings.models:
-        graph = open_model(spec, _shapes_of(spec, settings), limits=settings.limits)
+        graph = _open(spec, settings)
         executor = Executor(graph, settings.threads, settings.slowdown, settings.provider)
         if compiles(settings.provider):
             _log.info("compiling %s with %s; later starts find it compiled", graph.name, settings.provider)
@@ -103,6 +104,16 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
             executor.warm(graph.inputs, runs=0)
         served.append(serve_graph(graph, executor))
     return (*served, serve_echo()) if settings.echo else tuple(served)
+
+
+def _open(spec: str, settings: EdgeSettings) -> ModelGraph:
+    """Return one of the networks; where a size does not fit it, say how sizes are given to one of several."""
+    try:
+        return open_model(spec, _shapes_of(spec, settings), limits=settings.limits)
+    except GraphError as error:
+        if len(settings.models) > 1 and "no axis or input is called" in str(error):
+            raise GraphError(f"{error}; --shape MODEL:NAME=SIZES is for one of the networks alone") from error
+        raise
 
 
 def _shapes_of(spec: str, settings: EdgeSettings) -> dict[str, str]:
