@@ -60,6 +60,11 @@ class Code(_Record):
     accuracy: CodeAccuracy | None = None
     """Measured on held-out pictures."""
 
+    @property
+    def loss(self) -> float:
+        """Return the accuracy that it loses; 1 if that was not measured."""
+        return 1.0 if self.accuracy is None else self.accuracy.loss
+
 
 class BottleneckRecord(_Record):
     """What the metadata of a bottleneck's file say."""

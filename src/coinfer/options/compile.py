@@ -72,8 +72,7 @@ def _code_costs(graph: ModelGraph, table: ProfileTable, code: Code) -> CodeCosts
     """Return what a code costs; one whose accuracy was not measured is never right."""
     times = next(one for one in table.code_times(graph).codes if one.tensor == code.tensor)
     device_s, server_s = times.device_s + times.encode_s, times.decode_s + times.server_s
-    loss = 1.0 if code.accuracy is None else code.accuracy.loss
-    return CodeCosts(code.tensor, code.answer, code.bits, times.size_bits, device_s, (server_s,), loss)
+    return CodeCosts(code.tensor, code.answer, code.bits, times.size_bits, device_s, (server_s,), code.loss)
 
 
 class _Exit:

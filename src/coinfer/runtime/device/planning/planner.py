@@ -242,8 +242,9 @@ class Planner:
             exit_: index of the exit that answered.
             on_device: nothing was sent, or the device computed the rest itself.
         """
-        if (loss := self._code_loss(route)) is not None:
-            return max((1.0 if self.accuracy is None else self.accuracy.accuracy(exit_)) - loss, 0.0)
+        bottleneck = self.graph.bottleneck
+        if bottleneck is not None and (code := bottleneck.code(route.hops[0].cut[0])) is not None:
+            return max((1.0 if self.accuracy is None else self.accuracy.accuracy(exit_)) - code.loss, 0.0)
         if self.accuracy is None:
             return 1.0
         if exit_ != route.exit:
@@ -255,12 +256,6 @@ class Planner:
         if on_device or first.cut == self.graph.inputs:
             return self.accuracy.accuracy(exit_)
         return measured_accuracy(self.accuracy)(exit_, first.cut, first.bits)
-
-    def _code_loss(self, route: Route) -> float | None:
-        """Return the accuracy that a route through a bottleneck loses, None if it goes through none."""
-        bottleneck = self.graph.bottleneck
-        code = None if bottleneck is None else bottleneck.code(route.hops[0].cut[0])
-        return None if code is None else 1.0 if code.accuracy is None else code.accuracy.loss
 
     def _at(self, sizes: Sizes) -> SizedTimes:
         graph, table, plain, options = self.graph, self._table, self._plain_options, self.options
