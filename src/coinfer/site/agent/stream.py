@@ -35,7 +35,7 @@ from coinfer.site.messages import (
 BACKOFF_S = (0.2, 2.0)
 """Shortest and longest wait before the next attempt."""
 REFUSED_BACKOFF_S = 5.0
-BATCH_INTERVAL_S = 0.25
+BATCH_INTERVAL_S = 1.0
 """Decisions are written and delivered this often."""
 MAX_UNACKNOWLEDGED = 2
 """Batches that may be on their way: the controller sets the pace."""
@@ -86,6 +86,8 @@ class ControllerStream:
         self._controller = controller
         self._spool = spool
         self._closing = threading.Event()
+        self._leaving = threading.Event()
+        """Set for the last words."""
         self._call: grpc.Call | None = None
         self._said = ""
         self._interval_s, self._lease_s = 0.05, 1.5
@@ -103,6 +105,7 @@ class ControllerStream:
         Args:
             last_words_s: how long that may take.
         """
+        self._leaving.set()
         if self.joined.is_set():
             until_s = time.monotonic() + last_words_s
             while self._spool.held and time.monotonic() < until_s and self.joined.is_set():
@@ -188,7 +191,7 @@ class ControllerStream:
             if report != last or now_s - last_s > self._lease_s / 3:
                 last, last_s = report, now_s
                 yield to_bytes(report)
-            if now_s - batch_s > BATCH_INTERVAL_S:
+            if now_s - batch_s > BATCH_INTERVAL_S or self._leaving.is_set():
                 batch_s = now_s
                 self._spool.flush()
                 yield from self._batches()
