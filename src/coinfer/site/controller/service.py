@@ -37,7 +37,7 @@ from coinfer.site.store import ExperienceStore, read_experience
 HELLO_S = 10.0
 """A connection that has not said who it is by then is closed."""
 INFO_INTERVAL_S = 1.0
-"""What changes seldom about servers is sent again after this time if it has changed."""
+"""Who is there is sent at once; links and service times of the servers after this time."""
 PAGE_RECORDS = 500
 """Decisions read from the log at a time."""
 _log = logging.getLogger("coinfer.site")
@@ -52,8 +52,10 @@ class _Session:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     urgent: list[Message] = field(default_factory=list)
     view: bytes = b""
-    infos: str = ""
-    """The servers as they were sent last."""
+    present: tuple[tuple[str, str], ...] | None = None
+    """Names and addresses of the servers as they were sent last."""
+    infos_s: float = 0.0
+    """When they were sent last."""
     ended: bool = False
 
     def send(self, message: Message) -> None:
@@ -131,11 +133,14 @@ class ControllerService(grpc.GenericRpcHandler):
         now_s = self.now_s()
         infos = registry.servers(self.nodes, now_s)
         loads = registry.loads(self.nodes, now_s)
-        key = json.dumps([info.model_dump() for info in infos])
+        present = tuple((info.name, info.address) for info in infos)
         short, full = to_bytes(View(loads=loads)), to_bytes(View(servers=infos, loads=loads))
         for session in self._sessions.values():
-            session.view = short if session.infos == key else full
-            session.infos = key
+            is_due = session.present != present or now_s - session.infos_s >= INFO_INTERVAL_S
+            if is_due:
+                session.present, session.infos_s = present, now_s
+            unsent = b'"servers"' in session.view
+            session.view = full if is_due or unsent else short
             session.wake.set()
 
     def _check_revocations(self) -> None:
