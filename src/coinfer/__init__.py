@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from coinfer.policies.onnx import load_policy
     from coinfer.profile.accuracy import AccuracyTable
     from coinfer.profile.devices import device_slowdown
+    from coinfer.runtime.device.admission import RefusedError
     from coinfer.runtime.device.config import DeviceConfig
     from coinfer.runtime.device.device import Device
     from coinfer.runtime.device.objective import Objective
@@ -47,6 +48,7 @@ __all__ = [
     "OffloadDecision",
     "OffloadObservation",
     "PictureSettings",
+    "RefusedError",
     "Result",
     "__version__",
     "candidates_of",
@@ -79,6 +81,7 @@ _HOMES = {
     "OffloadDecision": "coinfer.types",
     "OffloadObservation": "coinfer.types",
     "PictureSettings": "coinfer.graph.pictures",
+    "RefusedError": "coinfer.runtime.device.admission",
     "Result": "coinfer.runtime.device.result",
     "candidates_of": "coinfer.policies.candidates",
     "compile_options": "coinfer.options.compile",

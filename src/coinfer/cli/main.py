@@ -14,6 +14,7 @@ from coinfer.cli.controller import controller
 from coinfer.cli.demo import demo
 from coinfer.cli.describe import describe
 from coinfer.cli.edge import edge
+from coinfer.cli.gateway import gateway
 from coinfer.cli.infer import infer
 from coinfer.cli.plan import plan
 from coinfer.cli.profile import profile
@@ -47,7 +48,7 @@ def root(
 ) -> None: ...
 
 
-for command in (describe, profile, accuracy, plan, edge, controller, top, infer, demo, simulate, train):
+for command in (describe, profile, accuracy, plan, edge, controller, top, gateway, infer, demo, simulate, train):
     app.command()(command)
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")

@@ -52,6 +52,7 @@ class Abort:
     def __init__(self) -> None:
         self.event = threading.Event()
         self._options: ort.RunOptions | None = None
+        self._callbacks: list[Callable[[], object]] = []
 
     def options(self) -> ort.RunOptions:
         """Return the run options of the run that is to be stopped."""
@@ -64,6 +65,18 @@ class Abort:
         self.event.set()
         if self._options is not None:
             self._options.terminate = True
+        for callback in self._callbacks:
+            callback()
+
+    def on_set(self, callback: Callable[[], object]) -> None:
+        """Stop something else too, at once if the run is stopped already.
+
+        Args:
+            callback: may be called more than once, on any thread.
+        """
+        self._callbacks.append(callback)
+        if self.event.is_set():
+            callback()
 
 
 def check_slowdown(slowdown: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from coinfer.runtime.clock import VirtualClock
 from coinfer.runtime.device.request import SLACK_S, Request
+from coinfer.runtime.executor import Abort
 
 SENT_S = 10.0
 
@@ -26,7 +27,7 @@ def request(deadline_s: float) -> Request:
     observation = SimpleNamespace(option_upload_bits=np.array([[1e6]]), uplink_bps=np.array([[2e6]]))
     route = SimpleNamespace(deadline_s=deadline_s)
     plan: Any = SimpleNamespace(route=route, observation=observation, option=0, tail_s=0.1, sizes=())
-    return Request(parts, plan, {}, None, began_s=9.5, hedge=True)
+    return Request(parts, plan, {}, None, began_s=9.5, hedge=True, abort=Abort())
 
 
 @pytest.mark.parametrize(

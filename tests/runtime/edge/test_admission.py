@@ -18,6 +18,7 @@ from coinfer.runtime.edge.admission import (
     Job,
     NodeState,
     Refuse,
+    ServiceTimes,
     Start,
     apply,
     backlog_s,
@@ -272,3 +273,21 @@ class Node(RuleBasedStateMachine):
 
 Node.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestNode = Node.TestCase
+
+
+def test_the_smallest_priority_number_is_served_first():
+    state = NodeState(workers=1, queue=5)
+    for id, priority in enumerate((10, 10, 10, 1, 1)):
+        state, _ = carried_out(apply(state, Arrived(Job(id, "kind", math.inf, priority))), 0.0)
+    served = []
+    while state.running:
+        served.append(state.running[0].job.id)
+        state, _ = carried_out(apply(state, Ended(served[-1], 1.0, ok=True)), 1.0)
+    assert served == [0, 3, 4, 1, 2]
+
+
+def test_a_job_waits_only_for_those_that_are_served_before_it():
+    state = NodeState(workers=1, queue=5, service={"kind": ServiceTimes((2.0,), 0.0)})
+    for id, priority in enumerate((10, 10, 20)):
+        state, _ = carried_out(apply(state, Arrived(Job(id, "kind", math.inf, priority))), 0.0)
+    assert [backlog_s(state, 0.0, priority) for priority in (1, 10, 20)] == [2.0, 4.0, 6.0]

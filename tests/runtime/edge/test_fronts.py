@@ -142,8 +142,11 @@ def test_memory_that_is_not_shared(edge):
             with pytest.raises(InferenceServerException, match="output 'ones': shared memory is not offered") as caught:
                 client.infer("ones", [tensor], outputs=[output])
             assert caught.value.status() in ("StatusCode.UNIMPLEMENTED", "501")
-            with pytest.raises(InferenceServerException, match="priorities are not offered"):
-                client.infer("ones", [tensor], priority=1)
+            assert client.infer("ones", [tensor], priority=1).as_numpy("ones").tolist() == [1, 1, 1]
+            with pytest.raises(
+                InferenceServerException, match=r"parameter priority: expected 1 .* to 100, or 0, got 1000"
+            ):
+                client.infer("ones", [tensor], priority=1000)
             with pytest.raises(InferenceServerException, match="sequences are not offered"):
                 client.infer("ones", [tensor], sequence_id=3)
             assert client.infer("ones", [tensor], timeout=60_000_000).as_numpy("ones").tolist() == [1, 1, 1]

@@ -46,7 +46,8 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, A
     "classification": (
         [INPUT], [{"name": "y", "parameters": {"classification": 2}}], {}, "UNIMPLEMENTED", "classification",
     ),
-    "priority": ([INPUT], [], {"priority": 1}, "UNIMPLEMENTED", "priorities are not offered"),
+    "priority": ([INPUT], [], {"priority": 101}, "INVALID_ARGUMENT", "parameter priority: expected 1"),
+    "half a priority": ([INPUT], [], {"priority": 1.5}, "INVALID_ARGUMENT", "parameter priority: expected 1"),
     "numbered sequence": ([INPUT], [], {"sequence_id": 5}, "UNIMPLEMENTED", "sequences are not offered"),
     "named sequence": ([INPUT], [], {"sequence_id": "s"}, "UNIMPLEMENTED", "sequences are not offered"),
     "sequence's start": ([INPUT], [], {"sequence_start": True}, "UNIMPLEMENTED", "sequences are not offered"),

@@ -58,6 +58,11 @@ class DeviceConfig:
     """Accuracy that early exits may lose against the last exit; chooses the thresholds from the accuracy table."""
     hedge: bool = True
     """Whether the device starts on the rest itself if a server is late; it always does if one fails."""
+    max_in_flight: int = 64
+    """Requests that may be under way at the same time; one more is refused with a `RefusedError`."""
+    refuse_late: bool = False
+    """Whether a request is refused that is predicted to miss its deadline because of others that are under way. Such
+    answers are of no use to anybody and delay the next ones; without it they come late."""
     profile: "ProfileTable | str | Path | None" = None
     """Measured times of the network or their file; None measures them on this machine and caches them."""
     slowdown: float = 1.0
@@ -102,6 +107,8 @@ class DeviceConfig:
             raise DeviceError(f"slowdown is {self.slowdown}; expected 1 (this processor) or more")
         if not 1 <= self.threads <= MAX_THREADS:
             raise DeviceError(f"threads is {self.threads}; expected 1 to {MAX_THREADS}")
+        if self.max_in_flight < 1:
+            raise DeviceError(f"max_in_flight is {self.max_in_flight}; expected 1 or more")
         if self.provider != CPU:  # which needs no look at what is installed
             check_provider(self.provider)
         if self.jpeg_quality is not None and self.jpeg_quality not in JPEG_QUALITIES:

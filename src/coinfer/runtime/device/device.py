@@ -1,6 +1,8 @@
 """The weak device: it decides for every request, runs the head, sends the rest, and always answers."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -8,24 +10,28 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from typing_extensions import Unpack
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options
-from coinfer.profile.table import ProfileTable
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.clock import Clock, WallClock
+from coinfer.runtime.device.admission import InFlight
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
+from coinfer.runtime.device.decide import admitted_plan, plan_now
 from coinfer.runtime.device.inputs import read_item
 from coinfer.runtime.device.membership import join_site
-from coinfer.runtime.device.planning.plan import Plan
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.planning.plan import servers_of
 from coinfer.runtime.device.planning.planner import Planner
-from coinfer.runtime.device.planning.sized import Sizes, request_sizes
-from coinfer.runtime.device.processor import Processor
+from coinfer.runtime.device.planning.sized import request_sizes
+from coinfer.runtime.device.processor import Processor, ProcessorQueue
 from coinfer.runtime.device.request import DeviceParts, Request
 from coinfer.runtime.device.request_client import RequestClient
 from coinfer.runtime.device.result import Result
+from coinfer.runtime.device.terms import InferSettings, Terms, answer_in_order, terms_of
 from coinfer.runtime.emulation.links import Link
-from coinfer.runtime.executor import Executor
+from coinfer.runtime.executor import Abort, Executor
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.profiling import open_profiled, profile_for, with_jpeg
 from coinfer.runtime.transport.base import ShapedTransport, Transport
@@ -54,6 +60,7 @@ class Device:
         links: emulated links by server address, for runs on one machine; None leaves the network as it is.
         transport: carries requests to servers; None takes gRPC. The device closes it.
         clock: None takes the wall clock.
+        processor_queue: shared by devices that serve several networks in one process; None takes one of its own.
         settings: fields of `DeviceConfig` by name; they replace those of `config`.
 
     Raises:
@@ -61,7 +68,7 @@ class Device:
         TypeError: if a setting is no field of `DeviceConfig`.
     """
 
-    __slots__ = ("_executor", "_membership", "_parts", "_state")
+    __slots__ = ("_callers", "_executor", "_in_flight", "_membership", "_parts", "_state")
 
     def __init__(
         self,
@@ -72,33 +79,32 @@ class Device:
         links: Mapping[str, Link] | None = None,
         transport: Transport | None = None,
         clock: Clock | None = None,
+        processor_queue: ProcessorQueue | None = None,
         **settings: object,
     ):
         config = replace(config, **settings)
-        if not isinstance(model, ModelGraph):
-            model = open_profiled(model, config.shapes, config.profile, limits=config.limits)
-        graph = model
+        is_open = isinstance(model, ModelGraph)
+        graph = model if is_open else open_profiled(model, config.shapes, config.profile, limits=config.limits)
         membership = join_site(config, graph)
         if membership is not None:
             config = replace(config, servers=tuple(dict.fromkeys((*config.servers, *membership.servers()))))
-        table = _profile(graph, config)
+        table = profile_for(graph, config.profile, config.threads, provider=config.provider)
+        if config.jpeg_quality is not None:
+            table = with_jpeg(graph, table, config.jpeg_quality)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)
         self._executor = Executor(graph, threads=config.threads, slowdown=config.slowdown, provider=config.provider)
-        processor = Processor(self._executor, cache(planner.profiled_s), config.slowdown)
+        processor = Processor(self._executor, cache(planner.profiled_s), config.slowdown, processor_queue)
         transport = transport or GrpcTransport(connector=membership.connector if membership else PLAIN)
+        shaped = transport if links is None else ShapedTransport(transport, links)
         client = RequestClient(
-            graph,
-            planner.servers,
-            transport if links is None else ShapedTransport(transport, links),
-            clock,
-            first_rate_bps=FIRST_RATE_BPS,
-            tail_s=planner.tail_s,
+            graph, planner.servers, shaped, clock, first_rate_bps=FIRST_RATE_BPS, tail_s=planner.tail_s
         )
         self._membership = membership
-        self._parts = DeviceParts(graph, config, planner, processor, client, clock)
-        if membership is not None:
-            self._parts = self._parts._replace(record=membership.record)
+        record = [membership.record] if membership else []
+        self._parts = DeviceParts(graph, config, planner, processor, client, clock, *record)
+        self._in_flight = InFlight(config.max_in_flight)
+        self._callers = ThreadPoolExecutor(config.max_in_flight, "coinfer-caller")  # starts threads as they are needed
         self._state: Literal["new", "open", "closed"] = "new"
 
     def __enter__(self) -> "Device":
@@ -145,6 +151,7 @@ class Device:
             return
         self._state = "closed"
         self._parts.client.pool.close()
+        self._callers.shutdown(wait=True)
         self._parts.processor.close()
         self._parts.client.close()
         if self._membership is not None:
@@ -204,7 +211,8 @@ class Device:
             DeviceError: if the device is not open, or the deadline is not above 0.
         """
         self._check_open()
-        return self._plan(deadline_s, policy, raw_input=False, early_exit=True).route
+        terms = terms_of(self.config, len(self.planner.exits), InferSettings(deadline_s=deadline_s, policy=policy))
+        return plan_now(self._parts, terms)[0].route
 
     def infer(
         self,
@@ -214,30 +222,74 @@ class Device:
         policy: Policy | None = None,
         hedge: bool | None = None,
         early_exit: bool = True,
+        objective: Objective | None = None,
+        exit: int | None = None,
+        abort: Abort | None = None,
     ) -> Result:
         """Answer one request. A failing server raises nothing: the device then answers itself.
 
         Args:
-            item: a picture (file, PIL image or uint8 [H, W, 3]) if the network takes one; else its input as an array,
-                or a mapping of input names to arrays.
+            item: a picture (file, PIL image or uint8 [H, W, 3]) if the network takes one; else its input as an array
+                or tensor, or a mapping of input names to arrays.
             deadline_s: of this request, from now; None takes the device's.
             policy: decides about this request; None takes the device's.
             hedge: whether the device starts on the rest itself if a server is late; None takes the device's setting.
             early_exit: false lets no exit before the cut answer, even if the device has thresholds for them.
+            objective: of this request; the planner then decides about it. None takes the device's.
+            exit: index of the only exit that may answer; None allows all.
+            abort: stops the request once it is set; `infer` then raises.
 
         Returns:
             The outputs, with the route, the measured times, and what went wrong with servers.
 
         Raises:
-            UserError: if the item does not fit the network, the deadline is not above 0, or the device is not open.
+            UserError: if the item does not fit the network, a setting is out of range, or the device is not open.
+            RefusedError: if `max_in_flight` requests are under way, or `refuse_late` holds and its deadline cannot be
+                met.
         """
-        began_s = self._parts.clock.now_s()
-        self._check_open()
-        tensors, pixels = self._read(item)
-        sizes = request_sizes(self.graph, tensors)
-        plan = self._plan(deadline_s, policy, raw_input=pixels is None, early_exit=early_exit, sizes=sizes)
-        hedge = self.config.hedge if hedge is None else hedge
-        return Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=hedge).answer()
+        settings = InferSettings(deadline_s=deadline_s, policy=policy, hedge=hedge, early_exit=early_exit)
+        settings |= InferSettings(objective=objective, exit=exit, abort=abort)
+        return self._answer(item, self._enter(settings), self._parts.clock.now_s())
+
+    async def infer_async(self, item: Item, **settings: Unpack[InferSettings]) -> Result:
+        """Answer one request without holding up the event loop; cancelling the task stops the request.
+
+        Args:
+            item: as for `infer`.
+            settings: the other arguments of `infer`.
+
+        Returns:
+            The same as `infer`.
+
+        Raises:
+            UserError: the same as `infer`.
+        """
+        future, abort = self._start(item, settings)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            abort.set()
+            raise
+
+    def infer_many(
+        self, items: Iterable[Item], concurrency: int = 8, **settings: Unpack[InferSettings]
+    ) -> Iterator[Result]:
+        """Answer many requests in their order, some of them at the same time.
+
+        Args:
+            items: each as for `infer`; may be endless, as one is taken when a place is free.
+            concurrency: so many are under way at the same time.
+            settings: the other arguments of `infer`, the same for all.
+
+        Returns:
+            The results, which come as they are asked for; the first item that cannot be answered raises in its place.
+
+        Raises:
+            DeviceError: if the concurrency is below 1.
+        """
+        if concurrency < 1:
+            raise DeviceError(f"concurrency is {concurrency}; expected 1 or more")
+        return answer_in_order(lambda item: self._start(item, settings), items, concurrency)
 
     def infer_by_route(self, item: Item, route: Route) -> Result:
         """Answer one request along a given route, through any cuts and over several servers.
@@ -258,29 +310,33 @@ class Device:
         self._check_open()
         check_deadline(route.deadline_s)
         route = route._replace(hops=tuple(hop._replace(cut=self.graph.named(hop.cut)) for hop in route.hops))
-        servers = _servers_of(route, self.planner)
+        servers = servers_of(route, self.graph, self.servers, self.planner.exits)
         tensors, pixels = self._read(item)
         sizes = request_sizes(self.graph, tensors)
         plan = self.planner.plan_by_route(route, self._parts.state(sizes), raw_input=pixels is None, sizes=sizes)
-        request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=self.config.hedge)
+        request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=self.config.hedge, abort=Abort())
         return request.answer_by_route(servers)
 
-    def _plan(
-        self,
-        deadline_s: float | None,
-        policy: Policy | None,
-        *,
-        raw_input: bool,
-        early_exit: bool,
-        sizes: Sizes = (),
-    ) -> Plan:
-        deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
-        check_deadline(deadline_s)
-        sizes = self.planner.at(sizes).sizes
-        state = self._parts.state(sizes)
-        return self.planner.plan(
-            state, deadline_s, policy=policy, raw_input=raw_input, early_exit=early_exit, sizes=sizes
-        )
+    def _enter(self, settings: InferSettings) -> Terms:
+        """Take on a request; `_answer` reports its end."""
+        self._check_open()
+        terms = terms_of(self.config, len(self.planner.exits), settings)
+        self._in_flight.enter(self._parts.pushback_s())
+        return terms
+
+    def _start(self, item: Item, settings: InferSettings) -> tuple[Future[Result], Abort]:
+        terms = self._enter(settings)
+        return self._callers.submit(self._answer, item, terms, self._parts.clock.now_s()), terms.abort
+
+    def _answer(self, item: Item, terms: Terms, began_s: float) -> Result:
+        try:
+            tensors, pixels = self._read(item)
+            sizes, others = request_sizes(self.graph, tensors), self._in_flight.count - 1
+            plan = admitted_plan(self._parts, terms, sizes, raw_input=pixels is None, began_s=began_s, others=others)
+            request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=terms.hedge, abort=terms.abort)
+            return request.answer()
+        finally:
+            self._in_flight.leave()
 
     def _read(self, item: Item) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         tensors, pixels = read_item(self.graph, item)
@@ -292,29 +348,3 @@ class Device:
             closed = "closed; make a new one"
             unopened = "not open; use it as `with Device(...) as device`, or call open() first"
             raise DeviceError(f"this device is {closed if self._state == 'closed' else unopened}")
-
-
-def _profile(graph: ModelGraph, config: DeviceConfig) -> ProfileTable:
-    """Return the measured times of the network, with the size of a JPEG if pictures are sent so."""
-    table = profile_for(graph, config.profile, config.threads, provider=config.provider)
-    return table if config.jpeg_quality is None else with_jpeg(graph, table, config.jpeg_quality)
-
-
-def _servers_of(route: Route, planner: Planner) -> list[int]:
-    """Return the indices of the servers of a route, in order.
-
-    Raises:
-        DeviceError: if the device cannot carry it out.
-    """
-    nodes = [hop.node for hop in route.hops]
-    unknown = [node for node in nodes[1:] if node not in planner.servers]
-    if not nodes or nodes[0] != "device" or unknown:
-        raise DeviceError(f"route over {nodes}: expected 'device' first, then some of {list(planner.servers)}")
-    if not 0 <= route.exit < len(planner.exits):
-        raise DeviceError(f"route to exit {route.exit}; here {planner.graph.name} has 0 to {len(planner.exits) - 1}")
-    bottleneck, ends = planner.graph.bottleneck, set(route.hops[-1].cut)
-    if bottleneck is not None:
-        ends = {bottleneck.output if any(name == code.answer for code in bottleneck.codes) else name for name in ends}
-    if ends != set(planner.exits[route.exit]):
-        raise DeviceError(f"route ends at {list(route.hops[-1].cut)}; expected {list(planner.exits[route.exit])}")
-    return [planner.servers.index(node) for node in nodes[1:]]

@@ -66,7 +66,7 @@ class ServerEstimate(NamedTuple):
     in_flight: int
     """Requests sent to it that it has not answered."""
     room: float
-    """Requests that its queue still takes, as it last reported; infinite if it does not say."""
+    """Requests that its queue still takes: as it last reported, less those sent since; infinite if it does not say."""
     reported_s: float
     """When it last reported."""
     failures: int
@@ -165,7 +165,8 @@ def after_send(server: ServerEstimate, size_bits: float, service_s: float, now_s
     """
     link_free_s = max(server.link_free_s, now_s) + size_bits / server.link.rate_bps
     free_s = max(server.free_s, link_free_s) + service_s
-    return server._replace(link_free_s=link_free_s, free_s=free_s, in_flight=server.in_flight + 1)
+    room = max(server.room - 1, 0.0) if service_s > 0 else server.room  # a probe takes none
+    return server._replace(link_free_s=link_free_s, free_s=free_s, in_flight=server.in_flight + 1, room=room)
 
 
 def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:

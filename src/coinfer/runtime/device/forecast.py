@@ -103,3 +103,17 @@ def usable(server: ServerEstimate, now_s: float) -> bool:
         now_s: on the device's clock.
     """
     return server.failures < FAILURES_TO_EJECT and now_s >= server.down_until_s
+
+
+def full_servers_s(servers: Sequence[ServerEstimate], now_s: float) -> dict[int, float]:
+    """Return the servers that are up and whose queues take nothing now, with the seconds until they will.
+
+    Args:
+        servers: present estimate of each.
+        now_s: on the device's clock.
+    """
+    return {
+        index: server_wait_s(server, now_s)
+        for index, server in enumerate(servers)
+        if usable(server, now_s) and room_now(server, now_s) <= 0
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -32,7 +33,9 @@ def read_item(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray], n
         ItemError: if the item is neither a picture nor an array, or input names do not match.
         ImageError: if a picture cannot be read.
     """
+    item = _without_torch(item)
     if isinstance(item, Mapping):
+        item = {name: _without_torch(value) for name, value in item.items()}
         if set(item) != set(graph.inputs):
             raise ItemError(f"inputs are named {sorted(map(str, item))}; {graph.name} takes {list(graph.inputs)}")
         tensors = {name: np.asarray(item[name]) for name in graph.inputs if not _is_picture(item[name])}
@@ -70,6 +73,11 @@ def _read_picture(graph: ModelGraph, item: object) -> tuple[dict[str, np.ndarray
         raise ItemError(f"cannot infer from a {type(item).__name__}; {expected} or a picture")
     pixels = to_pixels(item, graph.image)
     return {graph.picture_input: normalise(pixels, graph.image)}, pixels
+
+
+def _without_torch(item: object) -> object:
+    """Return a tensor of PyTorch, wherever it lies, as an array, and anything else as it is."""
+    return cast(Any, item).detach().cpu().numpy() if hasattr(item, "detach") else item
 
 
 def _is_picture(item: object) -> bool:

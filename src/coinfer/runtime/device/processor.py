@@ -19,24 +19,50 @@ MAX_SCALES = 64
 Tensors = Mapping[str, np.ndarray]
 
 
+class ProcessorQueue:
+    """What waits for the processor of a machine; the devices of a process that share it serve several networks."""
+
+    def __init__(self) -> None:
+        self.backlog_s = 0.0
+        """Expected time of what waits or runs."""
+        self.lock = threading.Lock()
+        """Guards the backlog."""
+        self.pool = ThreadPoolExecutor(1, "coinfer-processor")
+
+    def close(self) -> None:
+        """Finish what is queued, and stop the thread."""
+        self.pool.shutdown(wait=True)
+
+
 class Processor:
-    """Runs segments in the order in which they are submitted, on a thread of its own.
+    """Runs the segments of a network in the order in which they are submitted, on the thread of a queue.
 
     Args:
         executor: computes segments.
         profiled_s: from a segment's inputs, its outputs and the request's sizes to its time on the profiled machine.
         scale: first guess of the device's time over the profiled machine's; runs correct it.
+        queue: shared with other networks; None takes one of its own, which `close` closes.
     """
 
-    def __init__(self, executor: Executor, profiled_s: Callable[[Names, Names, Sizes], float], scale: float):
+    def __init__(
+        self,
+        executor: Executor,
+        profiled_s: Callable[[Names, Names, Sizes], float],
+        scale: float,
+        queue: ProcessorQueue | None = None,
+    ):
         self.scale = scale
         """Time of a single small request over the profiled machine's."""
         self._scales: dict[Sizes, float] = {}
-        self.backlog_s = 0.0
         self._executor = executor
         self._profiled_s = profiled_s
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(1, "coinfer-processor")
+        self._queue = queue or ProcessorQueue()
+        self._owns_queue = queue is None
+
+    @property
+    def backlog_s(self) -> float:
+        """Return the expected time of what waits or runs, that of other networks on this processor included."""
+        return self._queue.backlog_s
 
     def scale_at(self, sizes: Sizes) -> float:
         """Return the time of requests of some size over the profiled machine's; runs of each size correct their own.
@@ -66,13 +92,14 @@ class Processor:
             result.set_result({name: tensors[name] for name in outputs})
             return result
         expected_s = self._profiled_s(tuple(tensors), outputs, sizes) * self.scale_at(sizes)
-        with self._lock:
-            self.backlog_s += expected_s
-        return self._pool.submit(self._run, dict(tensors), outputs, expected_s, abort, sizes)
+        with self._queue.lock:
+            self._queue.backlog_s += expected_s
+        return self._queue.pool.submit(self._run, dict(tensors), outputs, expected_s, abort, sizes)
 
     def close(self) -> None:
-        """Finish what is queued, and stop the thread."""
-        self._pool.shutdown(wait=True)
+        """Finish what is queued, and stop the thread, unless others share it."""
+        if self._owns_queue:
+            self._queue.close()
 
     def _run(
         self, tensors: dict[str, np.ndarray], outputs: Names, expected_s: float, abort: Abort | None, sizes: Sizes
@@ -80,8 +107,8 @@ class Processor:
         try:
             computed, took_s = self._executor.run(tensors, outputs, abort)
         finally:
-            with self._lock:
-                self.backlog_s = max(self.backlog_s - expected_s, 0.0)
+            with self._queue.lock:
+                self._queue.backlog_s = max(self._queue.backlog_s - expected_s, 0.0)
         if expected_s > 0 and not (abort and abort.event.is_set()):
             low, high = RATIO_RANGE
             self._learn(sizes, 1 + SCALE_GAIN * (min(max(took_s / expected_s, low), high) - 1))

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, TimeoutError, wait
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +12,21 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Names
 from coinfer.physics.compute import transmit_j
 from coinfer.runtime.clock import Clock
+from coinfer.runtime.device import forecast
 from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.planning.full_servers import worthwhile_server
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.runtime.device.processor import Processor
-from coinfer.runtime.device.request_client import MAX_WAIT_S, Answer, Failure, PendingRequest, RequestClient
+from coinfer.runtime.device.request_client import (
+    MAX_WAIT_S,
+    MIN_PUSHBACK_S,
+    Answer,
+    Failure,
+    PendingRequest,
+    RequestClient,
+)
 from coinfer.runtime.device.request_message import request_message
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
@@ -30,7 +39,9 @@ MIN_PATIENCE = 1.25
 SLACK_S = 0.02
 """Allowance for delays that no prediction covers."""
 MAX_SERVERS_ASKED = 2
-"""Servers that one request asks before the device answers itself."""
+"""Servers that one request asks, and again if they were full, before the device answers itself."""
+MAX_ROUNDS = 4
+"""A request asks so many times at most; what it sends each time occupies the link."""
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -45,6 +56,12 @@ class DeviceParts(NamedTuple):
     clock: Clock
     record: Callable[[Plan, Result], None] = lambda plan, result: None
     """Called with every request that was answered."""
+
+    def pushback_s(self) -> float:
+        """Return after how many seconds a request that is refused now may be taken on: when somebody is free."""
+        now_s = self.clock.now_s()
+        waits_s = [forecast.server_wait_s(server, now_s) for server in self.client.pool.estimates()]
+        return max(min([self.processor.backlog_s, *waits_s]), MIN_PUSHBACK_S)
 
     def state(self, sizes: Sizes = ()) -> DeviceState:
         """Return what the device believes now.
@@ -66,6 +83,7 @@ class Request:
         pixels: the picture that they were made from, uint8 [height, width, 3], if any.
         began_s: when `infer` was called.
         hedge: run the rest on the device too if a server is late, and take the answer that comes first.
+        abort: stops the request once it is set.
     """
 
     def __init__(
@@ -77,6 +95,7 @@ class Request:
         *,
         began_s: float,
         hedge: bool,
+        abort: Abort,
     ):
         self._parts = parts
         self._plan = plan
@@ -85,6 +104,7 @@ class Request:
         self._began_s = began_s
         self._deadline_s = plan.route.deadline_s
         self._hedge = hedge
+        self._abort = abort
         self._failures: list[Failure] = []
         self._sent_bits = 0.0
         self._waited_s = 0.0
@@ -110,7 +130,7 @@ class Request:
         request = self._message(at_cut, servers[0], left_s)
         pending = self._parts.client.send_untracked(servers[0], self._plan.work, request)
         self._sent_bits += pending.size_bits
-        done, _ = wait((pending.reply,), min(left_s, MAX_WAIT_S))
+        done = _is_done(pending.reply, min(left_s, MAX_WAIT_S))
         reply = self._parts.client.read(pending) if done else self._late(pending)
         pending.reply.cancel()
         if isinstance(reply, Answer):
@@ -139,19 +159,26 @@ class Request:
         return self._parts.state(self._plan.sizes)
 
     def _submit(self, tensors: Tensors, outputs: Names, abort: Abort | None = None) -> Future[dict[str, np.ndarray]]:
-        return self._parts.processor.submit(tensors, outputs, abort, self._plan.sizes)
+        return self._parts.processor.submit(tensors, outputs, abort or self._abort, self._plan.sizes)
 
     # --- a request that leaves the device
 
     def _rest(self, at_cut: Tensors, server: int) -> Result:
-        """Ask this server; if it fails, at most one more; last, compute on the device itself."""
-        excluded = set[int]()
-        while server != DEVICE:
-            excluded.add(server)
-            answer, node = self._ask(server, at_cut)
-            if answer is not None:
-                return self._result(answer, node)
-            server = self._next_server(excluded)
+        """Ask this server; if it fails, at most one more; last, compute on the device itself.
+
+        Where all that were asked are full and the device has more to do than they, wait until one has room.
+        """
+        for _ in range(MAX_ROUNDS):
+            excluded = set[int]()
+            while server != DEVICE:
+                excluded.add(server)
+                answer, node = self._ask(server, at_cut)
+                if answer is not None:
+                    return self._result(answer, node)
+                server = self._next_server(excluded)
+            server = self._wait_for_room() if self._failures and self._failures[-1].is_refusal else DEVICE
+            if server == DEVICE:
+                break
         outputs = self._submit(at_cut, self._plan.outputs).result()
         return self._result(Answer(outputs), DEVICE)
 
@@ -172,8 +199,9 @@ class Request:
             service_s=service_s,
             profiled_s=self._plan.tail_s,
         )
+        self._abort.on_set(pending.reply.cancel)
         self._sent_bits += pending.size_bits
-        done, _ = wait((pending.reply,), self._patience_s(pending) if self._hedge else None)
+        done = _is_done(pending.reply, self._patience_s(pending) if self._hedge else None)
         if not done:
             return self._race(pending, at_cut)
         reply = client.read(pending)
@@ -188,6 +216,7 @@ class Request:
         late = self._late(pending)
         self._parts.client.record_silence(pending)
         abort, waited_s = Abort(), self._parts.clock.now_s() - pending.at_s
+        self._abort.on_set(abort.set)
         local = self._submit(at_cut, self._plan.outputs, abort)
         racers: list[Future] = [pending.reply, local]
         wait(racers, return_when=FIRST_COMPLETED)
@@ -210,6 +239,17 @@ class Request:
         if len(excluded) >= MAX_SERVERS_ASKED:
             return DEVICE
         return self._parts.planner.next_server(self._plan, self._state(), excluded)
+
+    def _wait_for_room(self) -> int:
+        """Wait for a full server and return it, or return `DEVICE` at once if the device is sooner."""
+        planner, plan, state = self._parts.planner, self._plan, self._state()
+        observation = planner.observe(state, plan.route.deadline_s, raw_input=plan.raw_input, sizes=plan.sizes)
+        server, wait_s = worthwhile_server(plan, observation, state, planner.tail_on_device_s(plan, state))
+        began_s = self._parts.clock.now_s()
+        if server != DEVICE:
+            self._parts.clock.sleep(wait_s, self._abort.event)
+        self._waited_s += self._parts.clock.now_s() - began_s
+        return server
 
     def _patience_s(self, pending: PendingRequest) -> float:
         """Return how long to wait for a server before the device starts on the rest itself: longer than nearly all
@@ -273,7 +313,7 @@ class Request:
             predicted_s=self._plan.predicted_s if predicted_s is None else predicted_s,
             sent_bits=self._sent_bits,
             exit=exit_,
-            unmet=planner.objective.unmet(outcome.latency_s, self._deadline_s, accuracy, outcome.energy_j),
+            unmet=self._plan.objective.unmet(outcome.latency_s, self._deadline_s, accuracy, outcome.energy_j),
         )
         self._parts.record(self._plan, result)
         return result
@@ -287,7 +327,7 @@ class Request:
 
     def _outcome(self, answer: Answer, accuracy: float, on_device: bool) -> Outcome:
         """Return the times of an answer, what it took of the device's energy, and its expected accuracy."""
-        objective = self._parts.planner.objective
+        objective = self._plan.objective
         latency_s = self._parts.clock.now_s() - self._began_s
         device_s = latency_s - answer.upload_s - answer.queue_s - answer.server_s - answer.download_s
         refused = bool(self._failures) and all(failure.is_refusal for failure in self._failures)
@@ -303,3 +343,14 @@ class Request:
             admitted=not (on_device and refused),
             in_time=latency_s <= self._deadline_s,
         )
+
+
+def _is_done(future: Future[Any], timeout_s: float | None) -> bool:
+    """Wait for a future and return whether it is done; `futures.wait` does not wake up for one that is cancelled."""
+    try:
+        future.exception(timeout_s)
+    except TimeoutError:
+        return False
+    except CancelledError:
+        return True
+    return True

@@ -1,8 +1,8 @@
 """The pure decisions of an edge node: which requests it admits, when each starts, which it refuses and why.
 
 `apply(state, event)` returns the next state; `plan(state, now_s)` returns what to do now. The caller applies each
-command that it has carried out as an event. `workers` serve the jobs first come, first served; at most `queue` jobs
-wait. The bounded queue keeps goodput up under overload: with an unbounded one every answer comes too late.
+command that it has carried out as an event. `workers` serve the jobs of the smallest priority number first, then first
+come, first served; at most `queue` jobs wait, as behind an endless queue every answer comes too late.
 """
 
 import statistics
@@ -10,16 +10,14 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from coinfer.runtime.protocol.messages import Code, LoadReport
+from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LAST_PRIORITY, Code, LoadReport
 
 RECENT = 9
-"""Number of service times that are remembered of each kind."""
+"""Service times that are remembered of each kind."""
 FORGET_HALF_LIFE_S = 5.0
-"""After this time without a measurement, a service time counts half. Otherwise one slow period could make a node
-refuse all requests with a deadline for ever, because it would never measure again."""
+"""After this time unmeasured, a service time counts half; a node that was slow once would else refuse for ever."""
 SAFETY_FACTOR = 1.1
-"""Factor on the expected wait and service of an arriving job: the answer has to travel too, and one that is just late
-has cost as much as one that is in time."""
+"""Factor on the expected wait and service of an arriving job: the answer has to travel too."""
 MAX_KINDS = 256
 MIN_PUSHBACK_S = 1e-3
 
@@ -40,6 +38,8 @@ class Job(NamedTuple):
     """Model, inputs and outputs; jobs of one kind take the same time."""
     deadline_s: float
     """On the node's clock; infinite for none."""
+    priority: int = DEFAULT_PRIORITY
+    """The smallest number is served first."""
 
 
 class Running(NamedTuple):
@@ -156,7 +156,7 @@ def apply(state: NodeState, event: Event) -> NodeState:
 
     Args:
         state: the state before; it is not changed.
-        event: what happened. An event about a job that the state does not hold changes nothing.
+        event: what happened; one about a job that the state does not hold changes nothing.
     """
     match event:
         case Arrived(job):
@@ -165,7 +165,8 @@ def apply(state: NodeState, event: Event) -> NodeState:
             return replace(state, draining=True)
         case Admit(id):
             admitted = tuple(job for job in state.arriving if job.id == id)
-            return replace(_remove(state, id), waiting=state.waiting + admitted)
+            waiting = sorted(state.waiting + admitted, key=lambda job: job.priority)  # keeps the order of arrival
+            return replace(_remove(state, id), waiting=tuple(waiting))
         case Start(id, now_s):
             started = tuple(Running(job, now_s) for job in state.arriving + state.waiting if job.id == id)
             return replace(_remove(state, id), running=state.running + started)
@@ -225,16 +226,17 @@ def load(state: NodeState, now_s: float) -> LoadReport:
     return LoadReport(backlog_s(state, now_s), waiting, 0 if state.draining else max(room, 0))
 
 
-def backlog_s(state: NodeState, now_s: float) -> float:
+def backlog_s(state: NodeState, now_s: float, priority: int = LAST_PRIORITY) -> float:
     """Return how long a job that arrives now would wait, as far as service times are known.
 
     Args:
         state: 0 results if a worker is free and no job waits.
         now_s: on the node's clock.
+        priority: of the job.
     """
     if len(state.running) < state.workers and not state.waiting:
         return 0.0
-    waiting = sum(expected_s(state, job) for job in state.waiting)
+    waiting = sum(expected_s(state, job) for job in state.waiting if job.priority <= priority)
     return (waiting + sum(_remaining_s(state, run, now_s) for run in state.running)) / state.workers
 
 
@@ -283,7 +285,7 @@ def is_idle(state: NodeState) -> bool:
 def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
     if state.draining:
         return "draining"
-    wait_s = 0.0 if free > 0 else SAFETY_FACTOR * backlog_s(state, now_s)
+    wait_s = 0.0 if free > 0 else SAFETY_FACTOR * backlog_s(state, now_s, job.priority)
     late = _late_reason(state, job, now_s + wait_s, lambda times_s: SAFETY_FACTOR * typical(times_s))
     if late is not None:
         return "expired" if now_s >= job.deadline_s else "hopeless"
@@ -296,8 +298,7 @@ def _late_reason(
     """Return why a job that starts at `start_s` is of no use, or None if it is.
 
     Args:
-        expect: reduces the recent service times to one. For an arriving job it takes the typical time, because an
-            answer that is late half of the time wastes the worker; for a waiting job the least.
+        expect: reduces the recent service times to one: typical for an arriving job, the least for a waiting one.
     """
     if start_s >= job.deadline_s:
         return "expired"

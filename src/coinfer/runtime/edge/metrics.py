@@ -49,6 +49,8 @@ class Metrics:
     codes: dict[tuple[str, str], int] = field(default_factory=dict)
     """(protocol, status) of every answer."""
     refusals: dict[str, int] = field(default_factory=dict)
+    nodes: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(model, node) of every answer of a gateway: the device, or the address of a server."""
     forwarded: int = 0
     forward_failures: int = 0
     received_bytes: int = 0
@@ -106,6 +108,15 @@ class Metrics:
         stats.failed_s += request_s
         if error is not None and error.reason in _REJECTIONS:
             self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
+
+    def count_node(self, model: str, node: str) -> None:
+        """Count who answered a request to a gateway.
+
+        Args:
+            model: its name.
+            node: `device`, or the address of a server.
+        """
+        self.nodes[model, node] = self.nodes.get((model, node), 0) + 1
 
     def count_answer(self, protocol: str, code: str, received_bytes: int = 0, sent_bytes: int = 0) -> None:
         """Count an answer of any method, with its bytes.
@@ -202,6 +213,11 @@ class Exposition:
         for labels, count in self._metrics.codes.items():
             answers.add_metric(labels, count)
         yield answers
+        if self._metrics.nodes:
+            nodes = CounterMetricFamily("coinfer_answered_by", "Answers by who computed them", labels=["model", "node"])
+            for labels, count in self._metrics.nodes.items():
+                nodes.add_metric(labels, count)
+            yield nodes
         jobs = CounterMetricFamily("coinfer_jobs", "Jobs of the queue by what became of them", labels=["what"])
         for what, count in self._counts()._asdict().items():
             jobs.add_metric([what], count)

@@ -29,7 +29,7 @@ from coinfer.runtime.edge.admission import (
     Start,
 )
 from coinfer.runtime.executor import Abort
-from coinfer.runtime.protocol.messages import LoadReport, WireError
+from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LoadReport, WireError
 
 Result = TypeVar("Result")
 SHUTTING_DOWN = "this node is shutting down; use another"
@@ -74,18 +74,25 @@ class Scheduler:
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def run(self, kind: Hashable, deadline_s: float, work: Callable[[Abort], Result]) -> tuple[Result, float]:
+    async def run(
+        self,
+        kind: Hashable,
+        deadline_s: float,
+        work: Callable[[Abort], Result],
+        priority: int = DEFAULT_PRIORITY,
+    ) -> tuple[Result, float]:
         """Return what `work` returns, and the seconds that it waited for a worker.
 
         Args:
             kind: jobs of one kind take the same time.
             deadline_s: on the scheduler's clock; infinite for none.
             work: runs on a worker thread; it should stop soon after its argument is set.
+            priority: of the jobs that wait, those of the smallest number are done first.
 
         Raises:
             WireError: if the job is refused. What `work` raises is raised too.
         """
-        job = Job(next(self._ids), kind, deadline_s)
+        job = Job(next(self._ids), kind, deadline_s, priority)
         entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s())
         with self._lock:
             self._entries[job.id] = entry

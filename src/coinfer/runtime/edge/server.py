@@ -109,18 +109,23 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
 def _open(spec: str, settings: EdgeSettings) -> ModelGraph:
     """Return one of the networks; where a size does not fit it, say how sizes are given to one of several."""
     try:
-        return open_model(spec, _shapes_of(spec, settings), limits=settings.limits)
+        return open_model(spec, shapes_of(spec, settings.models, settings.shapes), limits=settings.limits)
     except GraphError as error:
         if len(settings.models) > 1 and "no axis or input is called" in str(error):
             raise GraphError(f"{error}; --shape MODEL:NAME=SIZES is for one of the networks alone") from error
         raise
 
 
-def _shapes_of(spec: str, settings: EdgeSettings) -> dict[str, str]:
-    """Return the sizes for one of the models: those of `NAME` are for every file, those of `MODEL:NAME` for one."""
-    stems = [Path(model).stem for model in settings.models]
-    own = {name.removeprefix(f"{Path(spec).stem}:"): sizes for name, sizes in settings.shapes.items()}
-    others = tuple(f"{stem}:" for stem in stems)
+def shapes_of(spec: str, models: Sequence[str], shapes: Mapping[str, str]) -> dict[str, str]:
+    """Return the sizes for one of several models: those of `NAME` are for every file, those of `MODEL:NAME` for one.
+
+    Args:
+        spec: one of the models.
+        models: ONNX files or names of zoo networks.
+        shapes: sizes by name.
+    """
+    own = {name.removeprefix(f"{Path(spec).stem}:"): sizes for name, sizes in shapes.items()}
+    others = tuple(f"{Path(model).stem}:" for model in models)
     return {name: sizes for name, sizes in own.items() if not name.startswith(others) and Path(spec).suffix}
 
 

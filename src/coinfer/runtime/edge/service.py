@@ -135,7 +135,7 @@ class EdgeService:
         kind = (model.name, inputs, request.outputs, request.warm)
         task = _warm if request.warm else _compute
         work, queue_s = await self.scheduler.run(
-            kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort)
+            kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort), request.priority
         )
         check_size(sum(len(tensor.data) for tensor in work.outputs), self.limit_bytes)
         executed_hop = ExecutedHop(self.address, request.outputs, work.compute_s, queue_s)

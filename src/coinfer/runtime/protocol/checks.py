@@ -84,12 +84,14 @@ def check_request(
         names,
         id or "",
         version,
-        options.fingerprint,
-        options.deadline_s,
-        options.route,
-        options.bits,
-        options.warm,
-        options.dispatch,
+        fingerprint=options.fingerprint,
+        deadline_s=options.deadline_s,
+        route=options.route,
+        bits=options.bits,
+        warm=options.warm,
+        dispatch=options.dispatch,
+        priority=options.priority,
+        objective=options.objective,
     )
     return request, headers
 

@@ -6,8 +6,8 @@ the rest.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -112,6 +112,23 @@ class WireTensor(NamedTuple):
     """True if `data` is a payload of the codec, which knows the true dtype and shape."""
 
 
+class RequestedObjective(NamedTuple):
+    """What a request asks of a gateway beside its deadline; an edge server has no choice to make."""
+
+    goal: str = ""
+    """`latency`, `accuracy` or `energy`; empty leaves it to the gateway."""
+    min_accuracy: float | None = None
+    """Limit on the expected accuracy, 0 to 1."""
+    energy_j: float | None = None
+    """Limit on the device's energy."""
+
+
+ANY_OBJECTIVE = RequestedObjective()
+LAST_PRIORITY = 100
+DEFAULT_PRIORITY = 10
+"""Of a request that says none; 1 is served first."""
+
+
 @dataclass(frozen=True)
 class InferRequest:
     """Compute `outputs` from `inputs`; then answer, or send them on along `route`."""
@@ -134,6 +151,9 @@ class InferRequest:
     """Only build the session and run it on zeros; `InferReply.server_s` is the median time."""
     dispatch: bool = False
     """Any edge server of the site may compute this; the one that it reaches chooses."""
+    priority: int = DEFAULT_PRIORITY
+    """Of requests that wait, those of the smallest number are served first."""
+    objective: RequestedObjective = ANY_OBJECTIVE
 
 
 class LoadReport(NamedTuple):
@@ -178,6 +198,8 @@ class InferReply:
     upload_s: float = 0.0
     """Time on a shaped link; the sender fills it in."""
     download_s: float = 0.0
+    details: Mapping[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+    """Further parameters of a gateway's reply."""
 
 
 def from_array(name: str, array: np.ndarray) -> WireTensor:

@@ -8,10 +8,13 @@ from typing import NamedTuple, cast
 from coinfer.addresses import AddressError, parse_address
 from coinfer.errors import short_repr
 from coinfer.runtime.protocol.messages import (
+    DEFAULT_PRIORITY,
+    LAST_PRIORITY,
     MAX_TENSORS,
     ExecutedHop,
     InferReply,
     LoadReport,
+    RequestedObjective,
     WireError,
     bad_request,
 )
@@ -29,7 +32,6 @@ UNSUPPORTED = {
     "sequence_id": "sequences are not offered; each request stands for itself",
     "sequence_start": "sequences are not offered; each request stands for itself",
     "sequence_end": "sequences are not offered; each request stands for itself",
-    "priority": "priorities are not offered; deadline_s says what is urgent",
     "triton_enable_empty_final_response": "empty final responses are not offered; each request has one reply",
 }
 """Parameters of other servers that change an answer, so that ignoring them would give a wrong one."""
@@ -45,6 +47,8 @@ class RequestOptions(NamedTuple):
     warm: bool = False
     route: tuple[Hop, ...] = ()
     dispatch: bool = False
+    priority: int = DEFAULT_PRIORITY
+    objective: RequestedObjective = RequestedObjective()
 
 
 def refuse_unsupported(parameters: Parameters, subject: str) -> None:
@@ -89,6 +93,10 @@ def request_options(parameters: Parameters) -> RequestOptions:
         flag(parameters, "warm"),
         route,
         dispatch,
+        _priority(parameters),
+        RequestedObjective(
+            _text(parameters, "goal"), _optional(parameters, "min_accuracy"), _optional(parameters, "energy_j")
+        ),
     )
 
 
@@ -159,6 +167,7 @@ def reply_parameters(reply: InferReply) -> dict[str, str | int | float]:
         reply: a load of None is left out.
     """
     parameters: dict[str, str | int | float] = {name: getattr(reply, name) for name in _TIMES}
+    parameters |= reply.details
     if reply.load is not None:
         parameters |= reply.load._asdict()
     if reply.executed:
@@ -198,6 +207,18 @@ def _bits(value: object, expected: str) -> int:
     if isinstance(value, bool) or value not in WIRE_BITS:
         raise bad_request(f"{expected} one of {WIRE_BITS_TEXT}, got {short_repr(value)}")
     return int(cast(float, value))
+
+
+def _priority(parameters: Parameters) -> int:
+    """Return the priority of a request; 0 stands for none, as in Triton's protocol."""
+    value = _number(parameters, "priority", 0.0)
+    if value not in range(LAST_PRIORITY + 1):
+        raise bad_request(f"parameter priority: expected 1 (served first) to {LAST_PRIORITY}, or 0, got {value:g}")
+    return int(value) or DEFAULT_PRIORITY
+
+
+def _optional(parameters: Parameters, name: str) -> float | None:
+    return None if parameters.get(name) is None else _number(parameters, name, 0.0)
 
 
 def _text(parameters: Parameters, name: str) -> str:

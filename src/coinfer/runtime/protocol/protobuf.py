@@ -17,6 +17,7 @@ from coinfer.runtime.protocol.checks import (
 from coinfer.runtime.protocol.messages import (
     CODEC_PARAMETER,
     DEFAULT_LIMIT_BYTES,
+    DEFAULT_PRIORITY,
     InferReply,
     InferRequest,
     WireError,
@@ -110,6 +111,14 @@ def _request_header(request: InferRequest) -> InferMessage:
         proto.parameters["warm"].bool_param = True
     if request.dispatch:
         proto.parameters["dispatch"].bool_param = True
+    if request.priority != DEFAULT_PRIORITY:
+        proto.parameters["priority"].int64_param = request.priority
+    if request.objective.goal:
+        proto.parameters["goal"].string_param = request.objective.goal
+    for name in ("min_accuracy", "energy_j"):
+        limit = getattr(request.objective, name)
+        if limit is not None:
+            proto.parameters[name].double_param = limit
     return proto
 
 
@@ -156,7 +165,7 @@ def _reply_header(reply: InferReply) -> InferMessage:
     for tensor in reply.outputs:
         _describe(proto.outputs.add(), tensor)
     for name, value in reply_parameters(reply).items():
-        kind = {str: "string_param", int: "int64_param", float: "double_param"}[type(value)]
+        kind = {str: "string_param", bool: "bool_param", int: "int64_param", float: "double_param"}[type(value)]
         setattr(proto.parameters[name], kind, value)
     return proto
 

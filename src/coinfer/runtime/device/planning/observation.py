@@ -13,7 +13,7 @@ from coinfer.physics.radio import upload_s
 from coinfer.runtime.device.estimate import ServerEstimate, Work
 from coinfer.runtime.device.forecast import link_wait_s, room_now, server_wait_s, service_now_s, usable
 from coinfer.runtime.device.planning.sized import Sizes
-from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 
 def observe(
@@ -162,3 +162,29 @@ def choice_latency_s(observation: OffloadObservation[np.ndarray], option: int, s
     return float(
         latency.end_s(arrived_s, float(o.server_backlog_s[server]), float(o.option_server_s[0, option, server]))
     )
+
+
+def policy_choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> tuple[int, int, float]:
+    """Return the option, server and predicted latency that a policy chooses; infinite for what cannot be done.
+
+    Args:
+        policy: may raise what it likes.
+        observation: of one task.
+
+    Raises:
+        ValueError: if the decision is none for one task, or names an option or server that does not exist.
+    """
+    decision = policy(observation)
+    for name in decision._fields:
+        value = np.asarray(getattr(decision, name))
+        if value.shape != (1,) or value.dtype.kind not in "iu":
+            raise ValueError(f"decision.{name} is {value.dtype} {list(value.shape)}, expected whole numbers [1]")
+    option, server = int(decision.option[0]), int(decision.server[0])
+    options, servers = observation.option_server_s.shape[-2:]
+    if not 0 <= option < options:
+        raise ValueError(f"decision.option is {option}, expected 0 to {options - 1}")
+    if observation.option_upload_bits[0, option] == 0:
+        server = DEVICE  # whatever a policy says of the server of what is not sent
+    if not DEVICE <= server < servers:
+        raise ValueError(f"decision.server is {server}, expected {DEVICE} to {servers - 1}")
+    return option, server, choice_latency_s(observation, option, server)

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Names, Options, Piece
+from coinfer.runtime.device.config import DeviceError
 from coinfer.runtime.device.estimate import ServerEstimate, Work
+from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.types import DEVICE, Hop, OffloadObservation, Route
 from coinfer.units import FLOAT32_BITS
@@ -40,6 +43,8 @@ class Plan(NamedTuple):
     """True if the device may answer at an exit before the cut."""
     tail_s: float
     """The profiled machine's time from the cut to the outputs."""
+    objective: Objective
+    """Of the request."""
     sizes: Sizes = ()
     """Of the request, as they are planned with."""
 
@@ -79,3 +84,29 @@ def route_of(options: Options, option: int, server: int, names: Sequence[str], d
         return Route((Hop("device", outputs, FLOAT32_BITS),), exit_, deadline_s)
     first = Hop("device", options.cuts[option], int(options.bits[option]))
     return Route((first, Hop(names[server], outputs, FLOAT32_BITS)), exit_, deadline_s)
+
+
+def servers_of(route: Route, graph: ModelGraph, names: Sequence[str], exits: Sequence[Names]) -> list[int]:
+    """Return the indices of the servers of a route, in order.
+
+    Args:
+        route: hops from the device to the outputs of one exit, or to the answer of a code of its bottleneck.
+        graph: the network.
+        names: addresses of the servers.
+        exits: outputs of each exit.
+
+    Raises:
+        DeviceError: if the device cannot carry it out.
+    """
+    nodes = [hop.node for hop in route.hops]
+    unknown = [node for node in nodes[1:] if node not in names]
+    if not nodes or nodes[0] != "device" or unknown:
+        raise DeviceError(f"route over {nodes}: expected 'device' first, then some of {list(names)}")
+    if not 0 <= route.exit < len(exits):
+        raise DeviceError(f"route to exit {route.exit}; here {graph.name} has 0 to {len(exits) - 1}")
+    bottleneck, ends = graph.bottleneck, set(route.hops[-1].cut)
+    if bottleneck is not None:
+        ends = {bottleneck.output if any(name == code.answer for code in bottleneck.codes) else name for name in ends}
+    if ends != set(exits[route.exit]):
+        raise DeviceError(f"route ends at {list(route.hops[-1].cut)}; expected {list(exits[route.exit])}")
+    return [names.index(node) for node in nodes[1:]]

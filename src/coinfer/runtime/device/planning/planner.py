@@ -18,14 +18,15 @@ from coinfer.profile.accuracy import AccuracyTable
 from coinfer.profile.sizing import at_sizes, rounded_sizes
 from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.early_exit import ExitCascade, measured_point, thresholds_for
 from coinfer.runtime.device.planning.message_size import with_messages
 from coinfer.runtime.device.planning.objective_policy import policy_for
 from coinfer.runtime.device.planning.observation import (
-    choice_latency_s,
     feasible_latency_s,
     observe,
+    policy_choice,
     with_raw_input,
     within_limits,
 )
@@ -102,6 +103,7 @@ class Planner:
         raw_input: bool = False,
         early_exit: bool = True,
         sizes: Sizes = (),
+        energy_j: float | None = None,
     ) -> OffloadObservation[np.ndarray]:
         """Return what a policy sees of one request made at this moment.
 
@@ -113,6 +115,7 @@ class Planner:
             raw_input: the request's input is no picture.
             early_exit: the request may be answered at an exit before its cut.
             sizes: of the request.
+            energy_j: limit on its energy; None takes the device's.
         """
         known = self.at(sizes)
         observation = observe(
@@ -123,7 +126,7 @@ class Planner:
             device_scale=state.scale,
             device_backlog_s=state.backlog_s,
             device_power_w=self.objective.power_w,
-            energy_j=self.objective.energy_j,
+            energy_j=self.objective.energy_j if energy_j is None else energy_j,
             sizes=sizes,
         )
         if raw_input:
@@ -139,6 +142,8 @@ class Planner:
         raw_input: bool = False,
         early_exit: bool = True,
         sizes: Sizes = (),
+        objective: Objective | None = None,
+        exit_: int | None = None,
     ) -> Plan:
         """Return the decision about one request made at this moment.
 
@@ -152,15 +157,25 @@ class Planner:
             raw_input: the request's input is no picture.
             early_exit: the request may be answered at an exit before its cut.
             sizes: of the request.
+            objective: of the request, which the planner then decides about; None takes the device's.
+            exit_: the only exit that may answer; None allows all.
         """
-        observation = self.observe(state, deadline_s, raw_input=raw_input, early_exit=early_exit, sizes=sizes)
-        fallback = self.objective_policy if early_exit else policy_for(self.objective)
-        configured = fallback if self.policy is self.objective_policy else self.policy
+        wanted = objective or self.objective
+        early_exit = early_exit and exit_ is None
+        observation = self.observe(
+            state, deadline_s, raw_input=raw_input, early_exit=early_exit, sizes=sizes, energy_j=wanted.energy_j
+        )
+        if exit_ is not None:
+            observation = observation._replace(option_mask=observation.option_mask & (self.options.exit == exit_))
+        fallback = self.objective_policy
+        if objective is not None or not early_exit:
+            fallback = policy_for(wanted, self._stats.mean_observation if early_exit and self.exits_early else None)
+        configured = fallback if objective is not None or self.policy is self.objective_policy else self.policy
         option, server, predicted_s = self._decide(self._fit(policy or configured) or fallback, observation, fallback)
         route = route_of(self.options, option, server, self.servers, deadline_s)
         tail_s = self.at(sizes).tail_s[self.options.pieces[option]]
         exits_early = early_exit and self.exits_early
-        return Plan(observation, option, server, predicted_s, route, raw_input, exits_early, tail_s, sizes)
+        return Plan(observation, option, server, predicted_s, route, raw_input, exits_early, tail_s, wanted, sizes)
 
     def plan_by_route(self, route: Route, state: DeviceState, *, raw_input: bool, sizes: Sizes = ()) -> Plan:
         """Return the plan of a route that was decided elsewhere; its predicted latency is infinite.
@@ -173,7 +188,7 @@ class Planner:
         """
         observation = self.observe(state, route.deadline_s, raw_input=raw_input, early_exit=False, sizes=sizes)
         tail_s = self.profiled_s(route.hops[0].cut, route.hops[-1].cut, sizes)
-        return Plan(observation, 0, DEVICE, math.inf, route, raw_input, early_exit=False, tail_s=tail_s, sizes=sizes)
+        return Plan(observation, 0, DEVICE, math.inf, route, raw_input, False, tail_s, self.objective, sizes)
 
     def profiled_s(self, inputs: Names, outputs: Names, sizes: Sizes) -> float:
         """Return the profiled machine's time to compute some tensors from others.
@@ -278,7 +293,10 @@ class Planner:
             table: measured times of the network.
         """
         if not self.exits_early:
-            rule = "dominated" if self.objective.counts_energy else "near-best"
+            counts_energy = (
+                self.objective.power_w or self.objective.transmit_power_w
+            )  # for some request, if not for all
+            rule = "dominated" if counts_energy else "near-best"
             return prune(options, rule, speed_ratios=SPEED_RATIOS)
         branched = self.cascade.with_branches(options, table)
         mean = self.cascade.stats(branched, table, self.accuracy).mean(branched)
@@ -292,11 +310,11 @@ class Planner:
         A policy that raises or chooses what cannot be done is replaced: inference never fails for a policy.
         """
         try:
-            chosen = _choice(policy, observation)
+            chosen = policy_choice(policy, observation)
         except Exception as error:
             self._report(policy, error)
-            chosen = _choice(fallback, observation)
-        return chosen if math.isfinite(chosen[2]) else _choice(fallback, observation)
+            chosen = policy_choice(fallback, observation)
+        return chosen if math.isfinite(chosen[2]) else policy_choice(fallback, observation)
 
     def _fit(self, policy: Policy[np.ndarray]) -> Policy[np.ndarray] | None:
         """Return a loaded policy fitted to these options and servers, or None as `fit` does; any other as it is."""
@@ -326,21 +344,3 @@ def _all_options(
 ) -> Options:
     """Return all that can be done with these numbers of bits."""
     return with_messages(offered_options(graph, table, bits, accuracy, all_codes=all_codes), graph)
-
-
-def _choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> tuple[int, int, float]:
-    """Return option, server and predicted latency; infinite for what cannot be done."""
-    decision = policy(observation)
-    for name in decision._fields:
-        value = np.asarray(getattr(decision, name))
-        if value.shape != (1,) or value.dtype.kind not in "iu":
-            raise ValueError(f"decision.{name} is {value.dtype} {list(value.shape)}, expected whole numbers [1]")
-    option, server = int(decision.option[0]), int(decision.server[0])
-    options, servers = observation.option_server_s.shape[-2:]
-    if not 0 <= option < options:
-        raise ValueError(f"decision.option is {option}, expected 0 to {options - 1}")
-    if observation.option_upload_bits[0, option] == 0:
-        server = DEVICE  # whatever a policy says of the server of what is not sent
-    if not DEVICE <= server < servers:
-        raise ValueError(f"decision.server is {server}, expected {DEVICE} to {servers - 1}")
-    return option, server, choice_latency_s(observation, option, server)

@@ -1,0 +1,61 @@
+"""From a request to its plan: it is refused, waits for a server that is full, or is planned at once."""
+
+from coinfer.runtime.device.admission import check_hopeful
+from coinfer.runtime.device.planning.full_servers import worthwhile_wait
+from coinfer.runtime.device.planning.plan import DeviceState, Plan
+from coinfer.runtime.device.planning.sized import Sizes
+from coinfer.runtime.device.request import DeviceParts
+from coinfer.runtime.device.terms import Terms
+
+
+def admitted_plan(
+    parts: DeviceParts, terms: Terms, sizes: Sizes, *, raw_input: bool, began_s: float, others: int
+) -> Plan:
+    """Return the plan of a request, after a wait where a server that is full now answers sooner than the device.
+
+    Args:
+        parts: of the device.
+        terms: of the request.
+        sizes: of the request.
+        raw_input: the request's input is no picture.
+        began_s: when it was made.
+        others: requests that are under way beside it.
+
+    Raises:
+        RefusedError: if the device refuses late answers, and this one would be late because of others.
+    """
+    plan, state = plan_now(parts, terms, sizes, raw_input=raw_input)
+    wait_s, waited_s = worthwhile_wait(plan, state)
+    if parts.config.refuse_late:
+        left_s = terms.deadline_s - (parts.clock.now_s() - began_s)
+        check_hopeful(waited_s if wait_s else plan.predicted_s, left_s, others, parts.pushback_s())
+    while wait_s and parts.clock.sleep(wait_s, terms.abort.event):
+        plan, state = plan_now(parts, terms, sizes, raw_input=raw_input)
+        wait_s, _ = worthwhile_wait(plan, state)
+    return plan
+
+
+def plan_now(
+    parts: DeviceParts, terms: Terms, sizes: Sizes = (), *, raw_input: bool = False
+) -> tuple[Plan, DeviceState]:
+    """Return the plan of a request made now, and what the device believed when it made it.
+
+    Args:
+        parts: of the device.
+        terms: of the request.
+        sizes: of the request.
+        raw_input: the request's input is no picture.
+    """
+    sizes = parts.planner.at(sizes).sizes
+    state = parts.state(sizes)
+    plan = parts.planner.plan(
+        state,
+        terms.deadline_s,
+        policy=terms.policy,
+        raw_input=raw_input,
+        early_exit=terms.early_exit,
+        sizes=sizes,
+        objective=terms.objective,
+        exit_=terms.exit,
+    )
+    return plan, state

@@ -1,0 +1,199 @@
+"""Stock clients of both protocols ask a gateway, whose device has a server in memory."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tests.runtime.device.test_device import EXACT, GRAPH, PICTURES, TABLE, Switched
+from tests.runtime.edge.edge_process import EdgeThread, edge_thread, unencoded
+from tritonclient.utils import InferenceServerException
+
+from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.gateway.service import GatewayService
+from coinfer.runtime.images import preprocess
+from coinfer.runtime.protocol.messages import InferRequest, RequestedObjective, WireError, from_array
+from coinfer.runtime.transport.base import InMemoryTransport
+
+assert GRAPH.image is not None
+BATCH = np.concatenate([preprocess(picture, GRAPH.image) for picture in PICTURES[:2]])
+EXPECTED = EXACT.run({"input": BATCH}, GRAPH.outputs)[0]["logits"]
+CONFIG = DeviceConfig(profile=TABLE, servers=["a:1"], objective=Objective(power_w=2.0), bits=(32,), hedge=False)
+
+
+@pytest.fixture(scope="module")
+def node() -> Switched:
+    return Switched()
+
+
+@pytest.fixture(scope="module")
+def gateway(node: Switched) -> Iterator[EdgeThread]:
+    with (
+        Device(GRAPH, replace(CONFIG, max_in_flight=2), transport=InMemoryTransport({"a:1": node})) as device,
+        edge_thread(lambda: GatewayService([device], concurrency=2, queue=1)) as gateway,
+    ):
+        yield gateway
+
+
+@pytest.fixture(params=["grpc", "http"])
+def stock(request: pytest.FixtureRequest, gateway: EdgeThread) -> Iterator[tuple[Any, Any]]:
+    module = {"grpc": triton_grpc, "http": triton_http}[request.param]
+    with module.InferenceServerClient(getattr(gateway, request.param)) as client:
+        yield module, client
+
+
+def tensor(module: Any, values: np.ndarray, datatype: str = "FP32", name: str = "input") -> Any:
+    found = module.InferInput(name, list(values.shape), datatype)
+    found.set_data_from_numpy(values)
+    return found
+
+
+def parameters(result: Any) -> dict[str, Any]:
+    """The parameters of a reply, of either client."""
+    response = result.get_response()
+    if isinstance(response, dict):
+        return response["parameters"]
+    return {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in response.parameters.items()}
+
+
+def test_a_batch_is_answered_by_the_server_and_the_reply_says_so(stock: tuple[Any, Any]):
+    module, client = stock
+    outputs = [module.InferRequestedOutput("logits")]
+    result = client.infer(GRAPH.name, [tensor(module, BATCH)], outputs=outputs, request_id="r1")
+    np.testing.assert_allclose(result.as_numpy("logits"), EXPECTED, rtol=1e-4, atol=1e-5)
+    said = parameters(result)
+    assert said["executed_on"] == "a:1"
+    hops = json.loads(said["executed"])
+    assert [(hop["node"], hop["cut"]) for hop in hops] == [("device", ["input"]), ("a:1", ["logits"])]
+    assert said["latency_s"] == pytest.approx(said["server_s"] + said["forward_s"])
+    assert said["sent_bits"] > 1000
+    assert said["in_time"] is True
+
+
+def test_a_picture_in_bytes_is_prepared_by_the_device(stock: tuple[Any, Any]):
+    module, client = stock
+    result = client.infer(GRAPH.name, [tensor(module, PICTURES[0], "UINT8")])
+    np.testing.assert_allclose(result.as_numpy("logits"), EXPECTED[:1], rtol=1e-4, atol=1e-5)
+    assert parameters(result)["sent_bits"] < 8 * BATCH[:1].nbytes
+
+
+def test_health_metadata_and_counters(stock: tuple[Any, Any], gateway: EdgeThread):
+    module, client = stock
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(GRAPH.name)
+    found = client.get_model_metadata(GRAPH.name)
+    inputs = found["inputs"] if isinstance(found, dict) else found.inputs
+    assert len(inputs) == 1
+    client.infer(GRAPH.name, [tensor(module, BATCH)])
+    metrics = gateway.service.metrics
+    assert sum(metrics.nodes.values()) == metrics.models[GRAPH.name].success
+
+
+def test_a_failing_server_is_replaced_by_the_device(stock: tuple[Any, Any], node: Switched):
+    module, client = stock
+
+    def bad() -> None:
+        raise WireError("INTERNAL", "on purpose")
+
+    node.bad = bad
+    try:
+        said = parameters(client.infer(GRAPH.name, [tensor(module, BATCH[:1])]))
+    finally:
+        node.bad = None
+    assert said["executed_on"] == "device"
+    assert said["fallback"].startswith("a:1: INTERNAL")
+
+
+@pytest.mark.parametrize(
+    ("more", "values", "said"),
+    [
+        ({"parameters": {"goal": "speed"}}, BATCH, "goal is 'speed'; expected one of latency, accuracy, energy"),
+        ({"parameters": {"min_accuracy": 0.5}}, BATCH, "has no accuracy table here"),
+        ({"parameters": {"bits": 8}}, BATCH, "a gateway answers whole networks"),
+        ({"priority": 400}, BATCH, "parameter priority: expected 1"),
+        ({}, BATCH[:, :1], "input 'input'"),
+        ({}, BATCH.astype(np.float64), "input 'input'"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_one_line(
+    stock: tuple[Any, Any], more: dict[str, Any], values: np.ndarray, said: str
+):
+    module, client = stock
+    datatype = "FP32" if values.dtype == np.float32 else "FP64"
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer(GRAPH.name, [tensor(module, values, datatype)], **more)
+    assert said in caught.value.message()
+    assert "\n" not in caught.value.message()
+
+
+def test_an_inner_tensor_is_for_edge_servers(stock: tuple[Any, Any]):
+    module, client = stock
+    with pytest.raises(InferenceServerException, match=r"expected the inputs \['input'\], got \['pool1'\]"):
+        client.infer(GRAPH.name, [tensor(module, np.zeros((1, 64, 15, 15), np.float32), name="pool1")])
+    with pytest.raises(InferenceServerException, match=r"expected outputs of one of \[\['logits'\]\]"):
+        client.infer(GRAPH.name, [tensor(module, BATCH)], outputs=[module.InferRequestedOutput("pool1")])
+
+
+def request(**more: Any) -> InferRequest:
+    return InferRequest(GRAPH.name, (from_array("input", BATCH[:1]),), **more)
+
+
+def test_a_full_gateway_refuses_and_a_request_that_is_given_up_frees_its_place(node: Switched):
+    """Two are under way and one waits; the fourth is refused."""
+    gate = threading.Event()
+    node.bad, node.asked = lambda: gate.wait(60) and None, 0
+    device = Device(GRAPH, CONFIG, transport=InMemoryTransport({"a:1": node}))
+    device.open()
+
+    async def play() -> tuple[WireError, list[str]]:
+        service = GatewayService([device], concurrency=2, queue=1)
+        tasks = []
+        for under_way in (1, 2, 2):
+            tasks.append(asyncio.ensure_future(service.infer(request(), unencoded)))
+            while node.asked < under_way:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0)
+        with pytest.raises(WireError) as refused:
+            await service.infer(request(), unencoded)
+        tasks[0].cancel()
+        while node.asked < 3:  # the one that waited is under way
+            await asyncio.sleep(0.005)
+        gate.set()
+        replies = await asyncio.gather(*tasks[1:])
+        assert service.metrics.in_flight == 0
+        service.drain()
+        with pytest.raises(WireError, match="shutting down"):
+            await service.infer(request(), unencoded)
+        service.close()
+        return refused.value, [str(reply.details.get("fallback", "")) for reply in replies]
+
+    try:
+        error, failures = asyncio.run(play())
+    finally:
+        gate.set()
+        node.bad = None
+    assert (error.code, error.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
+    assert failures == ["", ""]
+
+
+def test_each_request_may_have_its_own_objective():
+    """Computing here costs energy and sending costs none, so that the least energy is the server's."""
+    slow = Switched()
+    with Device(GRAPH, CONFIG, transport=InMemoryTransport({"a:1": slow})) as device:
+        service = GatewayService([device])
+        wanted = RequestedObjective(goal="energy", energy_j=1.0)
+        reply = asyncio.run(service.infer(request(objective=wanted), unencoded))
+        assert reply.details["executed_on"] == "a:1"
+        assert json.loads(str(reply.details["unmet"])) == []
+        with pytest.raises(WireError, match="the deadline") as late:
+            asyncio.run(service.infer(request(deadline_s=1e-6), unencoded))
+        assert late.value.code == "DEADLINE_EXCEEDED"
