@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, TimeoutError, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from coinfer.runtime.device.request_client import (
     Failure,
     PendingRequest,
     RequestClient,
+    is_done,
 )
 from coinfer.runtime.device.request_message import request_message
 from coinfer.runtime.device.result import Result
@@ -130,7 +131,7 @@ class Request:
         request = self._message(at_cut, servers[0], left_s)
         pending = self._parts.client.send_untracked(servers[0], self._plan.work, request)
         self._sent_bits += pending.size_bits
-        done = _is_done(pending.reply, min(left_s, MAX_WAIT_S))
+        done = is_done(pending.reply, min(left_s, MAX_WAIT_S))
         reply = self._parts.client.read(pending) if done else self._late(pending)
         pending.reply.cancel()
         if isinstance(reply, Answer):
@@ -201,7 +202,7 @@ class Request:
         )
         self._abort.on_set(pending.reply.cancel)
         self._sent_bits += pending.size_bits
-        done = _is_done(pending.reply, self._patience_s(pending) if self._hedge else None)
+        done = is_done(pending.reply, self._patience_s(pending) if self._hedge else None)
         if not done:
             return self._race(pending, at_cut)
         reply = client.read(pending)
@@ -343,14 +344,3 @@ class Request:
             admitted=not (on_device and refused),
             in_time=latency_s <= self._deadline_s,
         )
-
-
-def _is_done(future: Future[Any], timeout_s: float | None) -> bool:
-    """Wait for a future and return whether it is done; `futures.wait` does not wake up for one that is cancelled."""
-    try:
-        future.exception(timeout_s)
-    except TimeoutError:
-        return False
-    except CancelledError:
-        return True
-    return True

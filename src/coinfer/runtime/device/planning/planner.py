@@ -160,8 +160,7 @@ class Planner:
             objective: of the request, which the planner then decides about; None takes the device's.
             exit_: the only exit that may answer; None allows all.
         """
-        wanted = objective or self.objective
-        early_exit = early_exit and exit_ is None
+        wanted, early_exit = objective or self.objective, early_exit and exit_ is None
         observation = self.observe(
             state, deadline_s, raw_input=raw_input, early_exit=early_exit, sizes=sizes, energy_j=wanted.energy_j
         )
