@@ -157,7 +157,8 @@ def parse_reply(message: bytes) -> InferReply:
         times, load, executed = parse_reply_parameters(_parameters(proto))
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
-    return InferReply(proto.model_name, outputs, proto.id, proto.model_version, **times, load=load, executed=executed)
+    reply = InferReply(proto.model_name, outputs, proto.id, proto.model_version, load=load, executed=executed)
+    return replace(reply, **times)
 
 
 def _reply_header(reply: InferReply) -> InferMessage:
