@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from coinfer.runtime.protocol import json_messages, protobuf
-from coinfer.runtime.protocol.messages import InferRequest, WireError
+from coinfer.runtime.protocol.messages import InferRequest, WireError, WireTensor, to_array
 
 INPUT = {"name": "x", "datatype": "FP32", "shape": [2]}
 SHARED = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
@@ -113,3 +113,22 @@ def test_both_protocols_read_the_same_request(parameters: dict[str, Any]):
     assert (found.model, found.version, found.id, found.outputs) == ("m", "1", "7", ("y", "z"))
     assert found.deadline_s == {0: math.inf, 250_000: 0.25}[parameters.get("timeout", 0)]
     assert [hop.node for hop in found.route] == (["[::1]:8001"] if "route" in parameters else [])
+
+
+@pytest.mark.parametrize("shape", [(0, 2**62, 2**62), (2**40, 2**40), (10**4000,), (10**4000, 10**4000)])
+def test_a_shape_beyond_all_memory_is_refused_in_words(shape: tuple[int, ...]):
+    """Not by a failing `reshape`, nor by the text of a number of thousands of digits."""
+    with pytest.raises(WireError, match="input 'x': its shape has more elements than any memory holds") as caught:
+        to_array(WireTensor("x", "FP32", shape, b""))
+    assert caught.value.code == "INVALID_ARGUMENT"
+
+
+def test_numbers_of_thousands_of_digits_are_refused():
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [int("9" * 4000)]}
+    body = json.dumps({"inputs": [tensor]})
+    with pytest.raises(WireError, match="expected numbers of FP32"):
+        json_messages.parse_request("m", "", body.encode(), None)
+    for name in ("deadline_s", "priority", "timeout", "min_accuracy"):
+        body = json.dumps({"inputs": [], "parameters": {name: int("9" * 4000)}})
+        with pytest.raises(WireError, match=f"parameter {name}: .* is too large a number"):
+            json_messages.parse_request("m", "", body.encode(), None)

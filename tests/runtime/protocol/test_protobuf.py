@@ -285,7 +285,7 @@ def test_missing_contents_and_duplicate_tensors():
         ("FP32", (2, 3), 23, "expected 24 bytes for FP32 2x3, got 23"),
         ("FP32", (2, 3), 25, "got 25"),
         ("FP32", (-1, 3), 12, "dimensions >= 0"),
-        ("FP32", (2**62, 4), 0, f"expected {2**66} bytes"),
+        ("FP32", (2**62, 4), 0, "more elements than any memory holds"),
         ("FP32", (1,) * 17, 4, "at most 16 dimensions"),
         ("FP31", (1,), 4, "expected a datatype of BOOL"),
         ("BYTES", (1,), 4, "expected a datatype of BOOL"),

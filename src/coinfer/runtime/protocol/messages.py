@@ -40,6 +40,8 @@ DEFAULT_LIMIT_BYTES = MESSAGE_BYTES
 MAX_TENSORS = 64
 MAX_NAME_BYTES = 256
 MAX_RANK = 16
+MAX_ELEMENTS = 2**48
+"""Axes of size 0 count as 1: an array without elements has strides too."""
 DTYPES = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
@@ -254,6 +256,8 @@ def dtype_of(name: str, datatype: str, shape: Sequence[int], role: str = "input"
         raise bad_request(f"{role} {name!r}: expected a datatype of {', '.join(DTYPES)}, got {datatype[:32]!r}")
     if any(dim < 0 for dim in shape) or len(shape) > MAX_RANK:
         raise bad_request(f"{role} {name!r}: expected at most {MAX_RANK} dimensions >= 0, got {list(shape[:32])}")
+    if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
+        raise bad_request(f"{role} {name!r}: its shape has more elements than any memory holds")
     return dtype
 
 
