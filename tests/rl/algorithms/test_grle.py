@@ -68,7 +68,7 @@ def test_schemes_train_by_their_names(name: str):
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_a_resumed_training_ends_as_one_that_was_not_stopped(graph: bool):
-    settings, scenario = short(12, graph=graph), compiled("grle-s2")
+    settings, scenario = short(12, graph=graph, noisy=8 if graph else 0), compiled("grle-s2")
     whole, begun, resumed = (grle.make_loop(settings, scenario, SEEDS) for _ in range(3))
     run(whole)
     for _ in range(5):

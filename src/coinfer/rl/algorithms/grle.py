@@ -236,9 +236,11 @@ def useful_options(world: OffloadWorld, *, early_exits: bool) -> Tensor:
 
 def _noisy_candidates(noisy: int, outputs: Tensor, mask: Tensor, count: int, keys: Tensor, call: int) -> Tensor:
     """Return candidates [L, W, S, K], some of them with Gumbel's noise (`imitation.Candidates`)."""
+    if not noisy:
+        return decision_candidates(outputs, mask, count)
     shape = (outputs.shape[1], noisy, *outputs.shape[2:])
     noise = -(-uniform(keys, call, shape).clamp(1e-6, 1 - 1e-6).log()).log()
-    return decision_candidates(outputs, mask, count, noise if noisy else None)
+    return decision_candidates(outputs, mask, count, noise)
 
 
 def _same(features: Tensor) -> Tensor:
