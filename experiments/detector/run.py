@@ -87,12 +87,13 @@ def measure(graph, table, slowdown: float, address: str, link: Link, requests: i
                 predicted_s.append(choice_latency_s(observation, int(decision.option[0]), int(decision.server[0])))
                 result = device.infer(pictures[i % len(pictures)], policy=policy)
                 latencies_s.append(result.outcome.latency_s)
-                cuts.append(f"{' + '.join(result.route.hops[0].cut)} at {result.route.hops[0].bits} bits")
+                sent = f"{' + '.join(result.route.hops[0].cut)} at {result.route.hops[0].bits} bits"
+                cuts.append("all here" if result.executed_on == "device" else sent)
             low, middle, high = np.quantile(latencies_s, [0.25, 0.5, 0.75]).tolist()
             rows.append(
                 {
                     "scheme": name,
-                    "cut": "all here" if name == "device only" else statistics.mode(cuts),
+                    "cut": statistics.mode(cuts),
                     "predicted_s": statistics.median(predicted_s),
                     "measured_s": middle,
                     "quartiles_s": [low, high],
