@@ -310,7 +310,7 @@ class Request:
             outcome,
             self._plan.route,
             executed_on="device" if on_device else planner.servers[node],
-            fallback="; ".join(map(str, self._failures)),
+            fallback="; ".join(dict.fromkeys(map(str, self._failures))),
             predicted_s=self._plan.predicted_s if predicted_s is None else predicted_s,
             sent_bits=self._sent_bits,
             exit=exit_,

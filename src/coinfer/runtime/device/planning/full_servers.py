@@ -23,7 +23,7 @@ def worthwhile_wait(plan: Plan, state: DeviceState) -> tuple[float, float]:
         plan: of a request of which nothing is computed.
         state: what the device believed when it was made.
     """
-    waits_s = full_servers_s(state.servers, state.now_s) if plan.server == DEVICE else {}
+    waits_s = _waits_s(state) if plan.server == DEVICE else {}
     o, option = plan.observation, plan.option
     sends = o.option_mask[0] & (o.option_upload_bits[0] > 0) & (o.option_accuracy[0] >= o.option_accuracy[0, option])
     if not waits_s or not sends.any():
@@ -35,7 +35,7 @@ def worthwhile_wait(plan: Plan, state: DeviceState) -> tuple[float, float]:
     best = min(expected_s, key=lambda server: expected_s[server])
     if expected_s[best] >= plan.predicted_s:
         return 0.0, 0.0
-    return max(waits_s[best], MIN_WAIT_S), expected_s[best]
+    return waits_s[best], expected_s[best]
 
 
 def worthwhile_server(
@@ -52,14 +52,19 @@ def worthwhile_server(
     Returns:
         The server's index, or `DEVICE` if the device would be sooner.
     """
-    waits_s = full_servers_s(state.servers, state.now_s)
+    waits_s = _waits_s(state)
     expected_s: Mapping[int, float] = {
         server: wait_s + float(_sent_s(observation, server)[plan.option]) for server, wait_s in waits_s.items()
     }
     best = min(expected_s, key=lambda server: expected_s[server], default=DEVICE)
     if best == DEVICE or expected_s[best] >= on_device_s:
         return DEVICE, 0.0
-    return best, max(waits_s[best], MIN_WAIT_S)
+    return best, waits_s[best]
+
+
+def _waits_s(state: DeviceState) -> dict[int, float]:
+    """Return how long one would wait for each server that is full."""
+    return {server: max(wait_s, MIN_WAIT_S) for server, wait_s in full_servers_s(state.servers, state.now_s).items()}
 
 
 def _sent_s(observation: OffloadObservation[np.ndarray], server: int) -> np.ndarray:
