@@ -1,6 +1,7 @@
 # Two commands are enough: `make demo` and `make test`. Each makes .venv when it is missing and installs what it needs.
 PYTHON ?= python3
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Modules are compiled when they are first imported, most of them never.
+PIP = .venv/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-models check clean
