@@ -13,6 +13,7 @@ from coinfer.cli.options import (
     ControllerAddress,
     EnergyMj,
     Goal,
+    Insecure,
     Limit,
     MinAccuracy,
     NodeName,
@@ -80,11 +81,13 @@ def gateway(
     confidence: Confidence = "",
     confidence_loss: ConfidenceLoss = None,
     policy: PolicyFile = None,
+    insecure: Insecure = False,
 ) -> None:
     """Answer whole-network requests of any client (Open Inference Protocol v2) from this device and its edge servers.
 
     A client changes its address and nothing else. Each request may bring its own deadline, goal and priority, and its
-    reply says who computed it. SIGTERM drains: what was admitted is finished first.
+    reply says who computed it. In a site (--site), only its members may ask. SIGTERM drains: what was
+    admitted is finished first.
 
     Example: [bold]coinfer gateway resnet50 --servers 192.168.1.20:8001 --grpc-port 8011 --http-port 8010[/bold]
     """
@@ -96,6 +99,7 @@ def gateway(
         controller=controller,
         site=site,
         name=name,
+        insecure=insecure,
         dispatch=dispatch,
         deadline_s=limit_or_inf(deadline_ms / 1e3),
         objective=Objective(goal, min_accuracy, limit_or_inf(energy_mj / 1e3), power_w, transmit_power_w),
@@ -122,4 +126,14 @@ def gateway(
         queue=queue,
         limit_bytes=limit_mib * MIB,
     )
-    raise typer.Exit(run_gateway(settings))
+    security = None
+    if site is not None:
+        from coinfer.site.certificates.identity import find_identity
+        from coinfer.site.certificates.node_security import node_security
+
+        security = node_security(find_identity(site, "device"))
+    elif controller:
+        from coinfer.site.certificates.plain import check_plain
+
+        check_plain(None, settings.host, insecure, f"--host {host}")
+    raise typer.Exit(run_gateway(settings, security))

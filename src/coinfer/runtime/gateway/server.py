@@ -13,6 +13,7 @@ from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.processor import ProcessorQueue
 from coinfer.runtime.edge import defaults as edge_defaults
+from coinfer.runtime.edge.security import Security
 from coinfer.runtime.edge.server import shapes_of
 from coinfer.runtime.edge.serving import open_fronts, serve_until_signal
 from coinfer.runtime.gateway import defaults
@@ -57,17 +58,20 @@ class GatewaySettings:
             raise UserError("no model to serve; name an ONNX file or a zoo network")
         if self.device.profile is not None and len(self.models) > 1:
             raise UserError("a profile belongs to one network; with several, they are measured or taken from the cache")
+        if len(self.models) > 1 and self.device.controller and (self.device.site is not None or self.device.name):
+            raise UserError("a member of a site has one network; start a gateway for each, under its own name")
         for name, least in (("concurrency", 1), ("queue", 0), ("grace_s", 0), ("limit_bytes", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; expected {least} or more")
         object.__setattr__(self, "host", parse_host(self.host))
 
 
-def run_gateway(settings: GatewaySettings) -> int:
+def run_gateway(settings: GatewaySettings, security: Security | None = None) -> int:
     """Serve until SIGTERM or SIGINT, then finish the admitted requests; a second signal ends the process at once.
 
     Args:
         settings: names the networks and the servers.
+        security: of the fronts in a site; None speaks plain text with anyone.
 
     Returns:
         The exit status: 0, or 1 if a second signal cut requests off.
@@ -82,7 +86,7 @@ def run_gateway(settings: GatewaySettings) -> int:
         queue = ProcessorQueue()
         stack.callback(queue.close)
         devices = [stack.enter_context(_open_device(spec, settings, queue)) for spec in settings.models]
-        return asyncio.run(_serve(settings, devices))
+        return asyncio.run(_serve(settings, devices, security))
 
 
 def _open_device(spec: str, settings: GatewaySettings, queue: ProcessorQueue) -> Device:
@@ -95,9 +99,9 @@ def _open_device(spec: str, settings: GatewaySettings, queue: ProcessorQueue) ->
     return device
 
 
-async def _serve(settings: GatewaySettings, devices: Sequence[Device]) -> int:
+async def _serve(settings: GatewaySettings, devices: Sequence[Device], security: Security | None) -> int:
     service = GatewayService(
         devices, concurrency=settings.concurrency, queue=settings.queue, limit_bytes=settings.limit_bytes
     )
-    fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port)
+    fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security)
     return await serve_until_signal(service, fronts, "gateway", settings.grace_s)
