@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from coinfer.runtime.edge.grpc_server import GrpcFront
-from coinfer.runtime.edge.http_server import HttpFront
+from coinfer.runtime.edge.http_server import DEFAULT_LIMITS, HttpFront
 from coinfer.runtime.edge.served_model import ServedModel, Signature
 
 PROGRAM = "import sys; from coinfer.runtime.edge.server import *; sys.exit(run_edge(EdgeSettings({settings})))"
@@ -46,19 +46,19 @@ def edge_process(settings, **popen):
 class EdgeThread:
     """The fronts of a service on a thread of this process."""
 
-    def __init__(self, make_service, security=None):
+    def __init__(self, make_service, security=None, limits=DEFAULT_LIMITS):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.run(self._start(make_service, security))
+        self.run(self._start(make_service, security, limits))
 
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
 
-    async def _start(self, make_service, security):
+    async def _start(self, make_service, security, limits):
         self.service = make_service()
         self._grpc = GrpcFront(self.service, "127.0.0.1", 0, security)
-        self._http = HttpFront(self.service, "127.0.0.1", 0, security)
+        self._http = HttpFront(self.service, "127.0.0.1", 0, security, limits)
         self.grpc, self.http = f"127.0.0.1:{self._grpc.port}", f"127.0.0.1:{self._http.port}"
         self.service.address = self.grpc
         await self._http.start()
@@ -76,8 +76,8 @@ class EdgeThread:
 
 
 @contextlib.contextmanager
-def edge_thread(make_service, security=None):
-    edge = EdgeThread(make_service, security)
+def edge_thread(make_service, security=None, **more):
+    edge = EdgeThread(make_service, security, **more)
     try:
         yield edge
     finally:

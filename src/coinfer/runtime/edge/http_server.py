@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from coinfer.runtime.edge import metadata
+from coinfer.runtime.edge.http_protocol import HttpConfig, HttpLimits
 from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
 from coinfer.runtime.edge.metrics import Exposition
 from coinfer.runtime.edge.security import Security
@@ -41,9 +42,10 @@ _SLOW_JSON_BYTES = MIB // 4
 """Larger bodies are parsed off the event loop, because JSON is slow."""
 _MODEL = "/v2/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
-_IDLE_S = 30
 ANY_IPV6 = "::"
 """Accepts IPv4 too, as gRPC's sockets do."""
+
+DEFAULT_LIMITS = HttpLimits()
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -172,10 +174,13 @@ async def _body(request: Request, limit_bytes: int) -> bytes:
         check_size(int(announced), limit_bytes)
     chunks: list[bytes] = []
     size_bytes = 0
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        size_bytes += len(chunk)
-        check_size(size_bytes, limit_bytes)
+    try:
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            size_bytes += len(chunk)
+            check_size(size_bytes, limit_bytes)
+    except ClientDisconnect:
+        raise WireError("CANCELLED", "the caller hung up in mid-request", "cancelled") from None
     return b"".join(chunks)
 
 
@@ -272,16 +277,24 @@ class HttpFront:
         host: name or IP address to listen on.
         port: 0 takes any free port.
         security: of a site's connections; None speaks plain text with anyone.
+        limits: of its connections.
 
     Raises:
         PortError: if the server cannot listen there.
     """
 
-    def __init__(self, service: InferenceService, host: str, port: int, security: Security | None = None):
+    def __init__(
+        self,
+        service: InferenceService,
+        host: str,
+        port: int,
+        security: Security | None = None,
+        limits: HttpLimits = DEFAULT_LIMITS,
+    ):
         self._sockets = listen(host, port)
         self.port: int = self._sockets[0].getsockname()[1]
         """The port that it listens on, also if 0 was asked for."""
-        config = uvicorn.Config(make_app(service), log_level="warning", lifespan="off", timeout_keep_alive=_IDLE_S)
+        config = HttpConfig(make_app(service), limits, log_level="warning", lifespan="off")
         if security is not None:
             security.secure_http(config)
         self._server = _Server(config)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from coinfer.runtime.edge.http_protocol import BoundedProtocol
 from coinfer.site.certificates.access import Rule, may_request
 from coinfer.site.certificates.authority import NODE
 from coinfer.site.certificates.identity import Identity
@@ -17,7 +17,7 @@ from coinfer.site.certificates.roles import Peer, SecurityError
 _STATE = "coinfer_peer_pem"
 
 
-class _MutualProtocol(H11Protocol):
+class _MutualProtocol(BoundedProtocol):
     """uvicorn's HTTP/1.1, which hands the caller's certificate on in the state of each request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from coinfer.addresses import Address
 from coinfer.resources import PAGE_FILES
+from coinfer.runtime.edge.http_protocol import HttpConfig, HttpLimits
 from coinfer.runtime.edge.http_server import listen
 from coinfer.site.certificates.access import PAGE
 from coinfer.site.certificates.identity import Identity
@@ -133,7 +134,7 @@ class PageServer:
         self.url = f"{'http' if identity is None else 'https'}://{address}/"
         self._states = States(service)
         app = make_app(service, self._states)
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        config = HttpConfig(app, HttpLimits(), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         if identity is not None:
             from coinfer.site.certificates.https_security import secure
 
