@@ -46,18 +46,18 @@ def edge_process(settings, **popen):
 class EdgeThread:
     """The fronts of a service on a thread of this process."""
 
-    def __init__(self, make_service, security=None, limits=DEFAULT_LIMITS):
+    def __init__(self, make_service, security=None, limits=DEFAULT_LIMITS, calls=None):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.run(self._start(make_service, security, limits))
+        self.run(self._start(make_service, security, limits, calls))
 
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
 
-    async def _start(self, make_service, security, limits):
+    async def _start(self, make_service, security, limits, calls):
         self.service = make_service()
-        self._grpc = GrpcFront(self.service, "127.0.0.1", 0, security)
+        self._grpc = GrpcFront(self.service, "127.0.0.1", 0, security, calls)
         self._http = HttpFront(self.service, "127.0.0.1", 0, security, limits)
         self.grpc, self.http = f"127.0.0.1:{self._grpc.port}", f"127.0.0.1:{self._http.port}"
         self.service.address = self.grpc

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from coinfer.addresses import Address
 from coinfer.runtime.edge import metadata
 from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
+from coinfer.runtime.edge.peer_limit import CallLimits, PeerLimit
 from coinfer.runtime.edge.security import Security, listen
 from coinfer.runtime.edge.served_model import ModelInfo
 from coinfer.runtime.protocol import protobuf
@@ -23,7 +24,9 @@ from coinfer.runtime.protocol.metadata import message_bytes, requested_model, st
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
 
 _SPARE_CALLS = 64
-"""Open calls beyond those that compute or wait: health, metadata, refusals that are being sent."""
+"""Open calls of a peer beyond those that compute or wait: health, metadata, refusals that are being sent."""
+_PEERS = 4
+"""So many peers may have all their calls open."""
 
 
 Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
@@ -165,17 +168,26 @@ class GrpcFront:
         host: name or IP address to listen on.
         port: 0 takes any free port.
         security: of a site's connections; None speaks plain text with anyone.
+        limits: of each peer's calls; without any, a peer may fill workers and queue.
 
     Raises:
         PortError: if the server cannot listen there.
     """
 
-    def __init__(self, service: InferenceService, host: str, port: int, security: Security | None = None):
+    def __init__(
+        self,
+        service: InferenceService,
+        host: str,
+        port: int,
+        security: Security | None = None,
+        limits: CallLimits | None = None,
+    ):
         state = service.scheduler.state
+        limits = limits or CallLimits(state.workers + state.queue + _SPARE_CALLS)
         self._server = aio.server(
             options=server_options(service.limit_bytes),
-            maximum_concurrent_rpcs=state.workers + state.queue + _SPARE_CALLS,
-            interceptors=[security.access] if security else (),
+            maximum_concurrent_rpcs=_PEERS * limits.calls,
+            interceptors=[PeerLimit(limits, service.metrics), *([security.access] if security else ())],
         )
         self._server.add_generic_rpc_handlers((Handlers(service),))
         servicer = cast(Any, health).aio.HealthServicer()

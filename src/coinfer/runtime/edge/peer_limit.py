@@ -1,0 +1,126 @@
+"""Keeps one peer from taking all calls of a gRPC server, and ends calls whose messages do not come."""
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
+
+import grpc
+from grpc import aio
+
+from coinfer.runtime.edge.metrics import Metrics
+
+
+class CallLimits(NamedTuple):
+    """How many calls a peer may have open, and how long the server waits for a message."""
+
+    calls: int
+    """Open at the same time, for each peer address."""
+    message_s: float = 600.0
+    """For the message of a call, and for each one of a stream; a slow link may need minutes for a large one."""
+
+
+class _NoMessageError(Exception):
+    """A message has not come in time."""
+
+
+class PeerLimit(aio.ServerInterceptor):
+    """Refuses the calls of a peer that has too many open, and ends those whose messages do not come.
+
+    A call of one message is handled as a stream of requests: only so its handler runs before the message is here.
+
+    Args:
+        limits: of each peer.
+        metrics: counts what is refused.
+    """
+
+    def __init__(self, limits: CallLimits, metrics: Metrics):
+        self._limits = limits
+        self._metrics = metrics
+        self._open: Counter[str] = Counter()
+        """Open calls by peer address."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """Return the handler of a call, with the limits around it.
+
+        Args:
+            continuation: returns the handler.
+            handler_call_details: `method` is the full name.
+        """
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        codecs = handler.request_deserializer, handler.response_serializer
+
+        async def unary(context: Any) -> Any:
+            return await handler.unary_unary(await self._message(context), context)
+
+        async def unary_stream(context: Any) -> None:
+            await _write(handler.unary_stream(await self._message(context), context), context)
+
+        async def stream(context: Any) -> None:
+            await _write(handler.stream_stream(self._messages(context), context), context)
+
+        if handler.unary_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(self._bounded(unary), *codecs)
+        answer = stream if handler.unary_stream is None else unary_stream
+        return grpc.stream_stream_rpc_method_handler(self._bounded(answer), *codecs)
+
+    def _bounded(self, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def call(_messages: Any, context: Any) -> Any:
+            peer = context.peer().rpartition(":")[0]
+            if self._open[peer] >= self._limits.calls:
+                self._metrics.count_answer("grpc", "RESOURCE_EXHAUSTED")
+                text = f"{peer} has {self._limits.calls} calls open here; wait for their answers, or end them"
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+            self._open[peer] += 1
+            try:
+                return await answer(context)
+            except _NoMessageError:
+                text = f"no message came for {self._limits.message_s:g} s; open a new call when there is one"
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+            finally:
+                self._open[peer] -= 1
+                if not self._open[peer]:
+                    del self._open[peer]
+
+        return call
+
+    async def _messages(self, context: Any) -> AsyncIterator[Any]:
+        while (message := await self._read(context)) is not aio.EOF:
+            yield message
+
+    async def _message(self, context: Any) -> Any:
+        message = await self._read(context)
+        if message is aio.EOF:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message; expected one")
+        return message
+
+    async def _read(self, context: Any) -> Any:
+        """Return the next message, or `aio.EOF`. A timer is cheaper than `asyncio.wait_for`, which starts a task."""
+        task, late = asyncio.current_task(), list[bool]()
+        assert task is not None
+
+        def end() -> None:
+            late.append(task.cancel())
+
+        timer = asyncio.get_running_loop().call_later(self._limits.message_s, end)
+        try:
+            return await context.read()
+        except asyncio.CancelledError:
+            if late:
+                raise _NoMessageError from None
+            raise
+        finally:
+            timer.cancel()
+
+
+async def _write(replies: Any, context: Any) -> None:
+    """Send what a handler yields; one that writes by itself is only waited for (grpc.aio knows both)."""
+    if not inspect.isasyncgen(replies):
+        return await replies
+    async for reply in replies:
+        await context.write(reply)

@@ -1,0 +1,102 @@
+"""Calls that never end are bounded for each peer, and end by themselves; real connections, also from 127.0.0.2."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import grpc
+from tests.patience import wait_until
+from tests.runtime.edge.edge_process import edge_thread
+
+from coinfer.runtime.edge.peer_limit import CallLimits
+from coinfer.runtime.edge.served_model import serve_echo
+from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.transport.grpc_transport import SERVICE
+
+WATCH = "/grpc.health.v1.Health/Watch"
+
+
+def edge(**limits):
+    return edge_thread(lambda: EdgeService([serve_echo()]), calls=CallLimits(**limits))
+
+
+@contextlib.contextmanager
+def silent_calls(address: str, count: int) -> Iterator[list]:
+    """Calls of all kinds that never end: a third sends no message, and a third is a stream that sends none."""
+    ended = threading.Event()
+
+    def no_message() -> Iterator[bytes]:
+        ended.wait(300)
+        yield from ()
+
+    with grpc.insecure_channel(address) as channel:
+        unary = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        stream, watch = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer"), channel.unary_stream(WATCH)
+        starts = [lambda: unary.future(no_message()), lambda: stream(no_message()), lambda: watch(b"")]
+        yield [starts[i % 3]() for i in range(count)]
+        ended.set()
+
+
+@contextlib.contextmanager
+def other_peer(address: str) -> Iterator[str]:
+    """The address of a relay, which calls the server from 127.0.0.2."""
+    host, _, port = address.rpartition(":")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def copy(source: socket.socket, target: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def relay() -> None:
+            near, _ = listener.accept()
+            far = socket.create_connection((host, int(port)), source_address=("127.0.0.2", 0))
+            with near, far:
+                back = threading.Thread(target=copy, args=(far, near))
+                back.start()
+                copy(near, far)
+                back.join(60)
+
+        thread = threading.Thread(target=relay)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(60)
+
+
+def code_of(address: str) -> tuple[str, str]:
+    """Status and message of a call that is answered at once."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            assert channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", timeout=60)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+        return "OK", ""
+
+
+def test_a_peer_whose_calls_never_end_shuts_out_itself_only():
+    with edge(calls=9) as running, silent_calls(running.grpc, 40) as calls:
+        wait_until(lambda: sum(call.done() for call in calls) == 31, 60, "9 are open, the others refused")
+        assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
+        code, said = code_of(running.grpc)
+        assert code == "RESOURCE_EXHAUSTED"
+        assert said == "ipv4:127.0.0.1 has 9 calls open here; wait for their answers, or end them"
+        with other_peer(running.grpc) as address:
+            assert code_of(address) == ("OK", "")
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: code_of(running.grpc)[0] == "OK", 60, "its places are free again")
+
+
+def test_calls_whose_messages_do_not_come_end():
+    with edge(calls=9, message_s=0.1) as running, silent_calls(running.grpc, 2) as calls:
+        for call in calls:
+            assert call.code().name == "DEADLINE_EXCEEDED"
+            assert call.details() == "no message came for 0.1 s; open a new call when there is one"
+
+
+def test_a_call_without_a_message_is_refused():
+    with edge(calls=9) as running, grpc.insecure_channel(running.grpc) as channel:
+        call = channel.stream_unary(f"/{SERVICE}/ModelInfer").future(iter(()))
+        assert (call.code().name, call.details()) == ("INVALID_ARGUMENT", "the call has no message; expected one")
