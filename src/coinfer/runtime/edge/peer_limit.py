@@ -4,12 +4,15 @@ import asyncio
 import inspect
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import grpc
 from grpc import aio
 
 from coinfer.runtime.edge.metrics import Metrics
+
+_END: object = cast(Any, aio).EOF
+"""What a read returns after the last message; grpc's types lack it."""
 
 
 class CallLimits(NamedTuple):
@@ -90,17 +93,17 @@ class PeerLimit(aio.ServerInterceptor):
         return call
 
     async def _messages(self, context: Any) -> AsyncIterator[Any]:
-        while (message := await self._read(context)) is not aio.EOF:
+        while (message := await self._read(context)) is not _END:
             yield message
 
     async def _message(self, context: Any) -> Any:
         message = await self._read(context)
-        if message is aio.EOF:
+        if message is _END:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message; expected one")
         return message
 
     async def _read(self, context: Any) -> Any:
-        """Return the next message, or `aio.EOF`. A timer is cheaper than `asyncio.wait_for`, which starts a task."""
+        """Return the next message, or `_END`. A timer is cheaper than `asyncio.wait_for`, which starts a task."""
         task, late = asyncio.current_task(), list[bool]()
         assert task is not None
 
