@@ -27,6 +27,8 @@ def test_a_site_from_its_creation_to_a_revoked_member(tmp_path: Path):
     assert "revoked edge-1 (role edge)" in ca("revoke", site, "edge-1")
     rows = [line.split("│")[1:5:3] for line in ca("list", site).splitlines() if "│" in line]
     assert [[cell.strip() for cell in row] for row in rows] == [["controller", "valid"], ["edge-1", "revoked"]]
+    with pytest.raises(SecurityError, match=r"edge-1 was revoked; `coinfer ca join \S+ edge-1 --role edge` admits it"):
+        ca("renew", site, "edge-1")
 
 
 @pytest.mark.parametrize(

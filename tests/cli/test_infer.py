@@ -110,6 +110,8 @@ def test_a_picture_goes_with_other_inputs_and_several_outputs_are_shown_by_name(
     np.testing.assert_allclose(found["photo.png/boxes"].ravel(), CENTRE.mean() * np.array([2, 3]), rtol=1e-5)
     with pytest.raises(UserError, match="net takes images, orig_size; give --input orig_size=VALUE too"):
         infer("net.onnx", "photo.png", "--scale", "1")
+    with pytest.raises(UserError, match=r"--input gives all of them, and \S*photo\.png is one too many"):
+        infer("net.onnx", "photo.png", "--input", "images=0", "--input", "orig_size=2,3")
     with pytest.raises(UserError, match=r"--top 3: net names no classes; its outputs are boxes float32"):
         infer("net.onnx", "photo.png", "--scale", "1", "--input", "orig_size=2,3", "--top", "3")
 

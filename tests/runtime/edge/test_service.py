@@ -158,6 +158,7 @@ def test_another_network_of_the_same_name_is_refused_with_the_right_fingerprint(
     np.testing.assert_array_equal(to_array(right.outputs[0]), WHOLE)
     (wrong,) = ask(node(), request(fingerprint="0" * 64))
     assert wrong.code == "FAILED_PRECONDITION"
+    assert "the same file and the same --shape" in wrong.message
     assert GRAPH.fingerprint in wrong.message
 
 

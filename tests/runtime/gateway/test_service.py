@@ -5,9 +5,11 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
@@ -15,9 +17,11 @@ from tests.runtime.device.test_device import EXACT, GRAPH, PICTURES, TABLE, Swit
 from tests.runtime.edge.edge_process import EdgeThread, edge_thread, unencoded
 from tritonclient.utils import InferenceServerException
 
+from coinfer.errors import UserError
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.gateway.server import GatewaySettings, run_gateway
 from coinfer.runtime.gateway.service import GatewayService
 from coinfer.runtime.images import preprocess
 from coinfer.runtime.protocol.messages import InferRequest, RequestedObjective, WireError, from_array
@@ -197,3 +201,15 @@ def test_each_request_may_have_its_own_objective():
         with pytest.raises(WireError, match="the deadline") as late:
             asyncio.run(service.infer(request(deadline_s=1e-6), unencoded))
         assert late.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_sizes_that_do_not_fit_one_of_several_networks_are_refused_with_how_to_give_them(tmp_path: Path):
+    paths = (str(tmp_path / "wide.onnx"), str(tmp_path / "long.onnx"))
+    for path, axis in zip(paths, ("width", "length"), strict=True):
+        ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, axis]) for name in "xy"]
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], axis, ends[:1], ends[1:])
+        opsets = [onnx.helper.make_opsetid("", 17)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    settings = GatewaySettings(models=paths, shapes={"width": "4", "length": "8"})
+    with pytest.raises(UserError, match=r"no axis or input is called .*; --shape MODEL:NAME=SIZES is for one of the"):
+        run_gateway(settings)

@@ -190,6 +190,8 @@ def _with_picture(graph: ModelGraph, given: Mapping[str, np.ndarray], picture: P
     if name is None or {*given, name} != {*graph.inputs} or name in given:
         missing = [one for one in graph.inputs if one not in given and one != name]
         problem = f"give --input {missing[0]}=VALUE too" if missing else f"{picture} and --input both give {name!r}"
+        if name is None and not missing:
+            problem = f"--input gives all of them, and {picture} is one too many"
         raise UserError(f"{graph.name} takes {', '.join(graph.inputs)}; {problem}")
     return {**given, name: picture}
 

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -108,10 +108,21 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
 
 def _open(spec: str, settings: EdgeSettings) -> ModelGraph:
     """Return one of the networks; where a size does not fit it, say how sizes are given to one of several."""
-    try:
+    with shapes_for_one_hint(settings.models):
         return open_model(spec, shapes_of(spec, settings.models, settings.shapes), limits=settings.limits)
+
+
+@contextmanager
+def shapes_for_one_hint(models: Sequence[str]) -> Generator[None]:
+    """Where a size does not fit one of several networks, say how sizes are given to one alone.
+
+    Args:
+        models: ONNX files or names of zoo networks.
+    """
+    try:
+        yield
     except GraphError as error:
-        if len(settings.models) > 1 and "no axis or input is called" in str(error):
+        if len(models) > 1 and "no axis or input is called" in str(error):
             raise GraphError(f"{error}; --shape MODEL:NAME=SIZES is for one of the networks alone") from error
         raise
 

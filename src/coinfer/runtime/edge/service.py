@@ -197,7 +197,7 @@ class EdgeService:
         if request.fingerprint and not model.has(request.fingerprint):
             text = (
                 f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
-                f"got {request.fingerprint[:64]}; give both nodes the same file"
+                f"got {request.fingerprint[:64]}; give both nodes the same file and the same --shape"
             )
             raise WireError("FAILED_PRECONDITION", text, "fingerprint")
         if not request.warm:

@@ -14,7 +14,7 @@ from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.processor import ProcessorQueue
 from coinfer.runtime.edge import defaults as edge_defaults
 from coinfer.runtime.edge.security import Security
-from coinfer.runtime.edge.server import shapes_of
+from coinfer.runtime.edge.server import shapes_for_one_hint, shapes_of
 from coinfer.runtime.edge.serving import open_fronts, serve_until_signal
 from coinfer.runtime.gateway import defaults
 from coinfer.runtime.gateway.service import GatewayService
@@ -94,8 +94,9 @@ def _open_device(spec: str, settings: GatewaySettings, queue: ProcessorQueue) ->
     shapes = shapes_of(spec, settings.models, settings.shapes)
     config = replace(settings.device, shapes=shapes, refuse_late=True, max_in_flight=settings.concurrency)
     _log.info("opening %s; a network that was never measured on this machine takes a while", spec)
-    device = Device(spec, config, processor_queue=queue)
-    device.open()
+    with shapes_for_one_hint(settings.models):
+        device = Device(spec, config, processor_queue=queue)
+        device.open()
     return device
 
 

@@ -100,7 +100,8 @@ def renew(folder: Path, name: str, *, days: float = NODE_DAYS) -> Path:
     """
     known = _member(folder, name)
     if known.revoked:
-        raise SecurityError(f"{folder}: {name} was revoked; `coinfer ca join {folder} {name}` admits it again")
+        again = f"`coinfer ca join {folder} {name} --role {known.peer.role}` admits it again"
+        raise SecurityError(f"{folder}: {name} was revoked; {again}")
     old = x509.load_pem_x509_certificate((folder / name / NODE).read_bytes())
     names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
