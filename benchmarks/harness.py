@@ -87,6 +87,8 @@ def save(settings: argparse.Namespace, figures: Mapping[str, Figure], keep: bool
     """
     show(figures)
     before = json.loads(settings.output.read_text()) if keep and settings.output.exists() else {}
+    if before and not {"command", "figures"} <= before.keys():
+        raise SystemExit(f"{settings.output}: not the record of a benchmark, so nothing can be added to it; remove it")
     if before:
         more["earlier_commands"] = [*before.get("earlier_commands", []), before["command"]]
     write(settings, figures={**before.get("figures", {}), **figures}, **more)

@@ -5,21 +5,27 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from coinfer.policies.candidates import candidates_of
+from coinfer.policies.candidates import Candidates, candidates_of
 from coinfer.policies.learned.imitation.critic import Critic
 from coinfer.policies.learned.imitation.quantisers import fixed_gumbel, order_preserving_choices, single_changes
 from coinfer.types import OffloadDecision, OffloadObservation
+
+_NOISE = 64
+"""The noise of as many tasks and of as many choices is stored; more have that of the first ones again."""
 
 
 class ChoiceNet(Protocol):
     """A network with a logit for every choice of every task."""
 
-    def logits(self, flat: Tensor, observation: OffloadObservation[Tensor]) -> Tensor:
-        """Return logits [L, B, K, C]; a choice is option * N + server.
+    def logits(
+        self, flat: Tensor, observation: OffloadObservation[Tensor], candidates: Candidates | None = None
+    ) -> Tensor:
+        """Return logits [.., K, C]; a choice is option * N + server.
 
         Args:
             flat: [L, P] parameters.
-            observation: [L, B, ..]
+            observation: [L, B, ..] or [L * B, ..]
+            candidates: of the observation, if the caller has them already.
         """
         ...
 
@@ -77,14 +83,16 @@ class CandidatePolicy(nn.Module):
     """
 
     flat: Tensor
+    noise: Tensor
     options: Tensor | None
 
     def __init__(
         self, net: ChoiceNet, flat: Tensor, critic: Critic, count: int, noisy: int = 0, options: Tensor | None = None
     ):
         super().__init__()
-        self.net, self.critic, self.count, self.noisy = net, critic, count, noisy
+        self.net, self.critic, self.count = net, critic, count
         self.register_buffer("flat", flat.detach().double())
+        self.register_buffer("noise", fixed_gumbel(noisy, _NOISE, _NOISE))
         self.register_buffer("options", options)
 
     @torch.no_grad()
@@ -106,22 +114,26 @@ class CandidatePolicy(nn.Module):
             observation: [L * W, K, ..] tensors.
             judged: [L * W, K, ..] of the same slot; `oracles.true_observation` for a critic that knows the truth.
         """
-        seen, judged = self._own(observation), self._own(judged)
-        logits = self._logits(seen)
-        choices = candidates_of(judged)
-        noise = fixed_gumbel(self.noisy, *logits.shape[-2:]).to(logits.device) if self.noisy else None
-        candidates = decision_candidates(logits, choices.mask, self.count, noise)
+        seen = self._own(observation)
+        known = candidates_of(seen)
+        if judged is observation:
+            judged, choices = seen, known
+        else:
+            judged = self._own(judged)
+            choices = candidates_of(judged)
+        logits = self.net.logits(self.flat, seen, known)
+        candidates = decision_candidates(logits, choices.mask, self.count, self._noise(*logits.shape[-2:]))
         best = self.critic(judged, candidates, choices).argmax(-1)
         index = best[..., None, None].expand(*best.shape, 1, candidates.shape[-1])
         decision = choices.decision(candidates.gather(-2, index)[..., 0, :])
         return decision if self.options is None else decision._replace(option=self.options[decision.option])
 
-    def _logits(self, observation: OffloadObservation[Tensor]) -> Tensor:
-        count = self.flat.shape[0]
-        if count == 1:
-            return self.net.logits(self.flat, OffloadObservation(*(field[None] for field in observation)))[0]
-        by_net = (field.unflatten(0, (count, -1)) for field in observation)
-        return self.net.logits(self.flat, OffloadObservation(*by_net)).flatten(0, 1)
+    def _noise(self, tasks: int, choices: int) -> Tensor | None:
+        """Return the noise [R, K, C]; None if there is none."""
+        if not len(self.noise):
+            return None
+        task, choice = (torch.arange(size, device=self.noise.device) % _NOISE for size in (tasks, choices))
+        return self.noise.index_select(-2, task).index_select(-1, choice)
 
     def _own(self, observation: OffloadObservation[Tensor]) -> OffloadObservation[Tensor]:
         wide = OffloadObservation(*(_widened(torch.as_tensor(field)) for field in observation))

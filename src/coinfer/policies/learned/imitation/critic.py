@@ -89,10 +89,11 @@ def _places_before(server: Tensor, asks: Tensor) -> Tensor:
 
 def _chosen(values: Tensor, choice: Tensor) -> Tensor:
     """Return the values [.., K, C] of choices [.., S, K]."""
-    shape = (*choice.shape, values.shape[-1])
-    return values[..., None, :, :].expand(shape).gather(-1, choice[..., None])[..., 0]
+    tasks, choices = values.shape[-2:]
+    place = choice + torch.arange(tasks, device=choice.device) * choices
+    return values.flatten(-2).gather(-1, place.flatten(-2)).reshape(choice.shape)
 
 
 def _of_server(values: Tensor, server: Tensor) -> Tensor:
     """Return the values [.., N] of servers [.., S, K]."""
-    return values[..., None, :].expand(*server.shape[:-1], values.shape[-1]).gather(-1, server)
+    return values.gather(-1, server.flatten(-2)).reshape(server.shape)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coinfer.physics import latency
+from coinfer.policies.candidates import Candidates, candidates_of
 from coinfer.policies.learned.features import logarithmic
 from coinfer.policies.learned.imitation.packed import unpack
 from coinfer.policies.learned.nets import Mlp
@@ -63,19 +63,24 @@ class FlatNet:
         """
         return self.logits(flat, unpack(features, self.servers))
 
-    def logits(self, flat: Tensor, observation: OffloadObservation[Tensor]) -> Tensor:
-        """Return the same for observations [L, B, ..].
+    def logits(
+        self, flat: Tensor, observation: OffloadObservation[Tensor], candidates: Candidates | None = None
+    ) -> Tensor:
+        """Return the same for observations, [.., K, C].
 
         Args:
             flat: [L, P] parameters.
-            observation: of L times B worlds.
+            observation: [L, B, ..] or [L * B, ..].
+            candidates: of the observation, if the caller has them already.
         """
         o = observation
-        ready_s = latency.offload_ready_s(o).amin(-2)
+        ready_s = candidates_of(o).ready_s if candidates is None else candidates.ready_s
+        ready_s = ready_s.unflatten(-1, (-1, self.servers)).amin(-2)
         parts = (
             logarithmic(o.deadline_s, TIME_S),
             logarithmic(ready_s, TIME_S).flatten(-2),
             logarithmic(o.server_backlog_s, TIME_S),
             logarithmic(o.option_server_s.mean(-3), TIME_S).flatten(-2),
         )
-        return self.form(flat, torch.cat(parts, -1))
+        features = torch.cat(parts, -1)
+        return self.form(flat, features.reshape(len(flat), -1, features.shape[-1])).reshape(*o.task_mask.shape, -1)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency, random
-from coinfer.policies.candidates import candidates_of
+from coinfer.policies.candidates import Candidates, candidates_of, divide
 from coinfer.policies.learned.imitation.packed import unpack
 from coinfer.types import OffloadObservation
 
@@ -34,14 +34,20 @@ _CROWD = 0.25
 
 
 class _Edges(NamedTuple):
-    """The edges of a slot; all axes are [L, B, K, O, N]."""
+    """The edges of G = L * B slots, and the weights with which they are summed up; R is 2 kinds of messages or 1."""
 
     features: Tensor
-    """[.., EDGE_FEATURES]"""
+    """[.., K, C, EDGE_FEATURES]"""
     mask: Tensor
-    """True for allowed choices."""
-    earlier: Tensor
-    """[L, B, N, K, K] 1 if the second device's task would arrive at the server before the first one's, else 0."""
+    """[G, K, 1, C] true for allowed choices."""
+    by_server: Tensor
+    """[G, K, N, C] 1 for those allowed at the server."""
+    by_device: Tensor
+    """[G, K, 1, C] of the mean over a device's edges."""
+    by_option: Tensor
+    """[G, O, K * C] of the mean over an option's edges."""
+    by_order: Tensor
+    """[G, N, K, K * R] from which devices at the server a device gets messages: the earlier ones and all, or all."""
 
 
 class _Round(NamedTuple):
@@ -97,38 +103,38 @@ class GraphNet:
         """
         return self.logits(flat, unpack(features, self.servers))
 
-    def logits(self, flat: Tensor, observation: OffloadObservation[Tensor]) -> Tensor:
-        """Return the same for observations [L, B, ..] with any number of devices, servers and options.
+    def logits(
+        self, flat: Tensor, observation: OffloadObservation[Tensor], candidates: Candidates | None = None
+    ) -> Tensor:
+        """Return the same for observations with any number of devices, servers and options, [.., K, C].
 
         Args:
             flat: [L, P] parameters.
-            observation: of L times B worlds; a choice is option * N + server.
+            observation: [L, B, ..] or [L * B, ..]; a choice is option * N + server.
+            candidates: of the observation, if the caller has them already.
         """
-        edges = _edges(observation)
+        edges = _edges(observation, candidates or candidates_of(observation), self.ordered)
         encode, encode_bias, *rest = self._parameters(flat)
-        size, parts = edges.mask.shape, len(_Round._fields)
-        state = torch.baddbmm(encode_bias, edges.features.flatten(1, -2), encode).relu()
+        parts = len(_Round._fields)
+        state = torch.baddbmm(encode_bias, edges.features.reshape(len(flat), -1, EDGE_FEATURES), encode).relu()
         for number in range(self.rounds):
             state = self._round(_Round(*rest[number * parts : (number + 1) * parts]), state, edges)
-        return torch.bmm(state, rest[-1]).reshape(*size[:3], -1)
+        return torch.bmm(state, rest[-1]).reshape(edges.features.shape[:-1])
 
     def _round(self, layer: _Round, state: Tensor, edges: _Edges) -> Tensor:
-        """Return the edges [L, B * K * O * N, H] after a round of messages."""
-        size = edges.mask.shape
-        by_edge = state.unflatten(1, size[1:])
-        weight = _share(torch.bmm(state, layer.want).reshape(size), edges.mask)[..., None]
-        at_server = (by_edge * weight).sum(3).transpose(2, 3)  # [L, B, N, K, H]
-        crowd = at_server.sum(3) * _CROWD
-        allowed = edges.mask[..., None].to(state.dtype)
-        present = by_edge * allowed
-        device = present.sum((3, 4)) / allowed.sum((3, 4)).clamp(min=1)
-        option = present.sum((2, 4)) / allowed.sum((2, 4)).clamp(min=1)
-        at_pair = _apply(layer.crowd, crowd)[:, :, None] + _apply(layer.device, device)[:, :, :, None]
-        if self.ordered:
-            ahead = torch.matmul(edges.earlier, at_server) * _CROWD
-            at_pair = at_pair + _apply(layer.ahead, ahead).transpose(2, 3)
-        messages = at_pair[:, :, :, None] + _apply(layer.option, option)[:, :, None, :, None]
-        return (torch.baddbmm(layer.bias, state, layer.own) + messages.flatten(1, -2)).relu()
+        """Return the edges [L, B * K * C, H] after a round of messages, which are few matrix products (for speed)."""
+        slots, tasks, servers, choices = edges.by_server.shape
+        by_task = state.reshape(slots, tasks, choices, self.hidden)
+        weight = torch.where(edges.mask, torch.bmm(state, layer.want).reshape(edges.mask.shape), _FORBIDDEN).softmax(-1)
+        at_server = torch.matmul(weight * edges.by_server, by_task).transpose(1, 2)  # [G, N, K, H]
+        kinds = torch.cat((layer.ahead, layer.crowd), -1) if self.ordered else layer.crowd
+        sent = _apply(kinds, at_server).reshape(slots, servers, -1, self.hidden)
+        at_pair = torch.matmul(edges.by_order, sent).transpose(1, 2)
+        at_pair = at_pair + _apply(layer.device, torch.matmul(edges.by_device, by_task))
+        option = torch.matmul(edges.by_option, state.reshape(slots, -1, self.hidden))
+        option = torch.baddbmm(layer.bias, option.reshape(len(state), -1, self.hidden), layer.option)
+        messages = at_pair[:, :, None] + option.reshape(slots, 1, -1, 1, self.hidden)
+        return (torch.bmm(state, layer.own) + messages.reshape(state.shape)).relu()
 
     def _shapes(self) -> list[tuple[int, int]]:
         width = self.hidden
@@ -145,26 +151,41 @@ class GraphNet:
         return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _edges(o: OffloadObservation[Tensor]) -> _Edges:
-    candidates = candidates_of(o)
-    mask = candidates.mask.unflatten(-1, (-1, candidates.servers)) & o.task_mask[..., None, None]
-    ready_s = latency.offload_ready_s(o)
-    sends = (o.option_upload_bits > 0)[..., None].expand(ready_s.shape)
-    service_s = torch.where(sends, o.option_server_s, 0.0)
-    free_s = o.server_backlog_s[..., None, None, :].expand(ready_s.shape)
-    alone_s = torch.where(sends, latency.end_s(ready_s, free_s, service_s), ready_s)
-    deadline_s = o.deadline_s[..., None, None].clamp(max=1e6)
-    times = (_compress(part / deadline_s) for part in (ready_s, service_s, free_s, alone_s))
-    tasks = o.task_mask.to(deadline_s.dtype)
-    mean_s = ((deadline_s[..., 0, 0] * tasks).sum(-1) / tasks.sum(-1).clamp(min=1))[..., None, None, None]
-    others = (
-        o.option_accuracy[..., None],
-        sends.to(deadline_s.dtype),
-        (alone_s <= deadline_s).to(deadline_s.dtype),
-        _compress(deadline_s / mean_s),
+def _edges(o: OffloadObservation[Tensor], candidates: Candidates, ordered: bool) -> _Edges:
+    mask = candidates.mask & o.task_mask[..., None]
+    sends, servers = ~candidates.on_device, candidates.servers
+    arrival_s = torch.where(mask & sends, candidates.ready_s, torch.inf).unflatten(-1, (-1, servers)).amin(-2)
+    arrival_s = arrival_s.flatten(0, -3)
+    features = _features(o, candidates, sends)
+    allowed = mask.flatten(0, -3).to(features.dtype)
+    place = torch.arange(mask.shape[-1], device=mask.device)
+    option, server = divide(place, servers)
+    one_server = (server == place[:servers, None]).to(allowed.dtype)
+    one_option = (option == place[: o.option_mask.shape[-1], None]).to(allowed.dtype)
+    by_option = (allowed[:, None] * one_option[:, None]).flatten(-2)
+    return _Edges(
+        features,
+        mask.flatten(0, -3)[:, :, None],
+        allowed[:, :, None] * one_server,
+        (allowed / allowed.sum(-1, keepdim=True).clamp(min=1))[:, :, None],
+        by_option / by_option.sum(-1, keepdim=True).clamp(min=1),
+        _order(arrival_s, ordered),
     )
-    features = torch.stack([part.expand(ready_s.shape) for part in (*times, *others)], -1)
-    return _Edges(features, mask, _earlier(torch.where(mask & sends, ready_s, torch.inf).amin(-2)))
+
+
+def _features(o: OffloadObservation[Tensor], candidates: Candidates, sends: Tensor) -> Tensor:
+    """Return the features of each edge, [.., K, C, EDGE_FEATURES]; `sends` [.., K, C] is false on the device."""
+    ready_s, service_s = candidates.ready_s, candidates.service_s
+    free_s = candidates.expand_servers(o.server_backlog_s)[..., None, :].expand(ready_s.shape)
+    alone_s = torch.where(sends, latency.end_s(ready_s, free_s, service_s), ready_s)
+    deadline_s = o.deadline_s[..., None].clamp(max=1e6)
+    times = _compress(torch.stack((ready_s, service_s, free_s, alone_s), -1) / deadline_s[..., None])
+    tasks = o.task_mask.to(deadline_s.dtype)
+    mean_s = ((deadline_s[..., 0] * tasks).sum(-1) / tasks.sum(-1).clamp(min=1))[..., None, None]
+    in_time = (alone_s <= deadline_s).to(deadline_s.dtype)
+    relative = _compress(deadline_s / mean_s).expand(ready_s.shape)
+    others = torch.stack((candidates.accuracy, sends.to(deadline_s.dtype), in_time, relative), -1)
+    return torch.cat((times, others), -1)
 
 
 def _compress(ratio: Tensor) -> Tensor:
@@ -172,18 +193,15 @@ def _compress(ratio: Tensor) -> Tensor:
     return ratio.clamp(max=1.0) + ratio.clamp(1.0, MOST).log()
 
 
-def _earlier(arrival_s: Tensor) -> Tensor:
-    """Return whether a task arrives at each server before another, [.., N, K, K], from arrivals [.., K, N]."""
+def _order(arrival_s: Tensor, ordered: bool) -> Tensor:
+    """Return whose messages reach a device, from arrivals [G, K, N]; see `_Edges.by_order`."""
     by_server = arrival_s.transpose(-1, -2)
-    return (by_server[..., None, :] < by_server[..., :, None]).to(arrival_s.dtype)
-
-
-def _share(logits: Tensor, mask: Tensor) -> Tensor:
-    """Return a softmax over the allowed edges of each device; logits [L, B, K, O, N]."""
-    flat = torch.where(mask, logits, _FORBIDDEN).flatten(-2).softmax(-1)
-    return flat.reshape(logits.shape) * mask
+    earlier = (by_server[..., None, :] < by_server[..., :, None]).to(arrival_s.dtype)
+    every = torch.ones_like(earlier)
+    return _CROWD * (torch.stack((earlier, every), -1).flatten(-2) if ordered else every)
 
 
 def _apply(matrix: Tensor, values: Tensor) -> Tensor:
-    """Return values [L, .., H] times a matrix [L, H, H] of each learner."""
-    return torch.bmm(values.flatten(1, -2), matrix).reshape(values.shape)
+    """Return values [L * B, .., H] times a matrix [L, H, H'] of each learner."""
+    flat = values.reshape(len(matrix), -1, values.shape[-1])
+    return torch.bmm(flat, matrix).reshape(*values.shape[:-1], matrix.shape[-1])

@@ -122,7 +122,7 @@ def order_preserving_choices(logits: Tensor, mask: Tensor, count: int) -> Tensor
     of_choice = gap.transpose(-1, -2).gather(-2, choice[..., None].expand(*choice.shape, gap.shape[-2]))
     last, number = of_choice.gather(-1, task[..., None]), torch.arange(gap.shape[-2], device=gap.device)
     nearer = (of_choice < last) | ((of_choice == last) & (number <= task[..., None]))
-    moved = nearer & of_choice.isfinite() & allowed[..., None]
+    moved = nearer & (of_choice < torch.inf) & allowed[..., None]
     return _moved(own, choice, moved)
 
 
@@ -190,4 +190,4 @@ def _smallest(gap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         place = flat.argsort(-1)[..., : count - 1]
     else:
         place = flat.argsort(dim=-1, stable=True)[..., : min(count - 1, tasks * (choices - 1))]
-    return *divide(place, choices), flat.gather(-1, place).isfinite()
+    return *divide(place, choices), flat.gather(-1, place) < torch.inf
