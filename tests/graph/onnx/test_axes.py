@@ -81,6 +81,29 @@ def test_shapes_and_work_at_other_sizes() -> None:
     assert with_sizes(graph, {"height": 16}) is graph
 
 
+def test_strides_do_not_hide_that_an_axis_is_free() -> None:
+    """Sizes of one to nine elements are all one after three strides of two and a filter's border."""
+    convolve = [node("Conv", [f"c{i}", "w"], [f"c{i + 1}"], pads=[1] * 4, strides=[2, 2]) for i in range(4)]
+    nodes = [*convolve, node("Relu", ["c4"], ["y"])]
+    proto = model(nodes, {"c0": FREE}, ["y"], {"w": np.ones((3, 3, 3, 3), np.float32)})
+    graph = from_proto(proto, "net", sizes={"height": "1..", "width": "1..320"})
+    assert graph.free_shape("y") == graph.free_shape("c4") == ("N", 3, "?", "?")
+    x = np.random.default_rng(0).standard_normal((1, 3, 64, 160)).astype(np.float32)
+    pieces = run(graph, run(graph, {"c0": x}, ("c4",)), ("y",))["y"]
+    np.testing.assert_array_equal(pieces, run(graph, {"c0": x}, ("y",))["y"])
+
+
+def test_a_table_of_few_positions_does_not_forbid_a_free_axis() -> None:
+    nodes = [
+        node("Shape", ["x"], ["length"], start=1, end=2),
+        node("Slice", ["table", "zero", "length", "one"], ["positions"]),
+        node("Add", ["x", "positions"], ["y"]),
+    ]
+    table = {"table": np.ones((1, 16, 4), np.float32), "zero": np.array([0]), "one": np.array([1])}
+    graph = from_proto(model(nodes, {"x": (1, "time", 4)}, ["y"], table), "net", sizes={"time": "1.."})
+    assert graph.free_shape("y") == (1, "time", 4)
+
+
 def test_computed_targets_follow_the_size() -> None:
     """What exporters write for x.reshape(batch, length // 2, 8): only free sizes stay computed."""
     nodes = [

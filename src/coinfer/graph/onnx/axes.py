@@ -1,5 +1,6 @@
 """Sizes of a network's inputs: which axes are free, and what the user says about them."""
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,6 +17,10 @@ _BATCH_NAME = re.compile(r"batch|^(n|b|bs|bsz)$", re.IGNORECASE)
 _RANGE = re.compile(r"(\d{1,9})(?:\.\.(\d{1,9})?)?")
 
 _IMAGE_RANK = 4
+PROBES = 3
+"""Sizes that every network must take: the first of `probes`."""
+_STRIDE = 32
+"""Networks on pictures mostly divide their sizes by this much; smaller ones are all rounded to one."""
 
 Size = int | str
 """Number of elements; or `low..high` or `low..` for an axis that stays free; shapes are stated at its low end."""
@@ -147,8 +152,9 @@ def resolve(inputs: Sequence[InputAxes], shapes: Shapes, where: str) -> Resolved
 def probes(free: Sequence[FreeAxis]) -> list[dict[str, int]]:
     """Return sizes of the free axes at which a network is read, to see what depends on them.
 
-    The first are those that count. In the others no two axes grow alike; the last are odd, as networks often treat
-    sizes that no power of two divides in another way.
+    The first are those that count. In the others no two axes grow alike; the third are odd, as networks often treat
+    sizes that no power of two divides in another way. Where axes begin below `_STRIDE`, there are fourth ones at which
+    strides show, which not every network takes: some know no more positions than they need.
 
     Args:
         free: the axes.
@@ -160,7 +166,13 @@ def probes(free: Sequence[FreeAxis]) -> list[dict[str, int]]:
     if all(axis.is_batch for axis in free):
         return [low, grown]
     odd = {axis.name: grown[axis.name] + (0 if axis.is_batch else 2 * i + 1) for i, axis in enumerate(free)}
-    return [low, grown, odd]
+    if all(axis.is_batch or axis.low >= _STRIDE for axis in free):
+        return [low, grown, odd]
+    far = {
+        axis.name: odd[axis.name] if axis.is_batch else min(axis.low + _STRIDE * (2 * i + 2), axis.high or math.inf)
+        for i, axis in enumerate(free)
+    }
+    return [low, grown, odd, {name: int(size) for name, size in far.items()}]
 
 
 def axis_names(
@@ -171,9 +183,10 @@ def axis_names(
     Args:
         name: of the tensor.
         tensors: by name, at several sizes of the free axes.
-        sizes: of the free axes, each time.
+        sizes: of the free axes, each time; the last are missing among the tensors where the network did not take them.
     """
     shapes = [by_name[name].shape for by_name in tensors]
+    sizes = sizes[: len(shapes)]
     if len({len(shape) for shape in shapes}) > 1:
         return ("?",) * len(shapes[0])
     free = {tuple(each[axis] for each in sizes): axis for axis in sizes[0]}

@@ -1,5 +1,6 @@
 """ONNX models as graphs: read, validated, with constants folded and the shape of every tensor known."""
 
+import contextlib
 import heapq
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,12 @@ def _infer_shapes(
     """Return shapes at several sizes of the free axes; networks that only claim a free batch are fixed at one."""
 
     def infer(known: axes.ResolvedAxes, sizes: Sequence[Mapping[str, int]]) -> shapes.InferredShapes:
+        if len(sizes) > axes.PROBES:
+            with contextlib.suppress(GraphError):
+                return infer_all(known, sizes)
+        return infer_all(known, sizes[: axes.PROBES])
+
+    def infer_all(known: axes.ResolvedAxes, sizes: Sequence[Mapping[str, int]]) -> shapes.InferredShapes:
         inputs = [known.tensors(each) for each in sizes]
         try:
             return shapes.infer_shapes(nodes, values, inputs, whole.versions, whole.where, whole.limits)
