@@ -11,6 +11,7 @@ from tests.paths import ROOT
 SCRIPTS = (
     "codec",
     "cold_start",
+    "gateway",
     "import_networks",
     "large_networks",
     "overload",
@@ -23,6 +24,7 @@ SCRIPTS = (
 )
 FIGURES = {
     "cold_start": 3,
+    "gateway": 4,
     "import_networks": 4,
     "large_networks": 4,
     "planning": 3,
