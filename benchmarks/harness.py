@@ -83,15 +83,15 @@ def save(settings: argparse.Namespace, figures: Mapping[str, Figure], keep: bool
     """Print the figures and write them.
 
     Args:
-        keep: whether the record's other figures stay, with their commands, because this run measured only a part.
+        keep: whether the record's other figures stay, with command and date, because this run measured only a part.
     """
     show(figures)
     before = json.loads(settings.output.read_text()) if keep and settings.output.exists() else {}
-    if before and not {"command", "figures"} <= before.keys():
+    if before and not {"command", "machine", "figures"} <= before.keys():
         raise SystemExit(f"{settings.output}: not the record of a benchmark, so nothing can be added to it; remove it")
-    if before:
-        more["earlier_commands"] = [*before.get("earlier_commands", []), before["command"]]
-    write(settings, figures={**before.get("figures", {}), **figures}, **more)
+    made = {"command": before["command"], "date": before["machine"]["date"]} if before else {}
+    kept = {name: {**made, **found} for name, found in before.get("figures", {}).items()}
+    write(settings, figures={**kept, **figures}, **more)
 
 
 def write(settings: argparse.Namespace, **record: Any) -> None:

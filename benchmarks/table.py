@@ -44,7 +44,7 @@ def rows(name: str, record: dict[str, Any]) -> Iterator[tuple[str, str, str, str
         )
         missed = "" if found.get("reached", True) else " **missed**"
         measured = f"{number(found['median'])} ({number(found['low'])} to {number(found['high'])}){missed}"
-        yield figure, bar, measured, command
+        yield figure, bar, measured, f"`{found['command']}`" if "command" in found else command
     for record_name, figure, bar, path in SINGLE:
         if record_name == name:
             value = record
