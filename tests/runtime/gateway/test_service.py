@@ -39,7 +39,15 @@ def node() -> Switched:
 
 
 @pytest.fixture(scope="module")
-def gateway(node: Switched) -> Iterator[EdgeThread]:
+def nothing_measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Without what this user has measured before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def gateway(node: Switched, nothing_measured: None) -> Iterator[EdgeThread]:
     with (
         Device(GRAPH, replace(CONFIG, max_in_flight=2), transport=InMemoryTransport({"a:1": node})) as device,
         edge_thread(lambda: GatewayService([device], concurrency=2, queue=1)) as gateway,
@@ -189,7 +197,7 @@ def test_a_full_gateway_refuses_and_a_request_that_is_given_up_frees_its_place(n
     assert failures == ["", ""]
 
 
-def test_each_request_may_have_its_own_objective():
+def test_each_request_may_have_its_own_objective(nothing_measured: None):
     """Computing here costs energy and sending costs none, so that the least energy is the server's."""
     slow = Switched()
     with Device(GRAPH, CONFIG, transport=InMemoryTransport({"a:1": slow})) as device:
@@ -198,6 +206,7 @@ def test_each_request_may_have_its_own_objective():
         reply = asyncio.run(service.infer(request(objective=wanted), unencoded))
         assert reply.details["executed_on"] == "a:1"
         assert json.loads(str(reply.details["unmet"])) == []
+        assert "accuracy" not in reply.details  # it is not known
         with pytest.raises(WireError, match="the deadline") as late:
             asyncio.run(service.infer(request(deadline_s=1e-6), unencoded))
         assert late.value.code == "DEADLINE_EXCEEDED"

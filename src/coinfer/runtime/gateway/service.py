@@ -129,7 +129,7 @@ class GatewayService:
         except RefusedError as refused:
             raise WireError(_CODES[refused.reason], str(refused), refused.reason, refused.pushback_s) from None
         self.metrics.count_node(model.name, result.executed_on)
-        reply = replace(_reply(request, result, queue_s), codec_s=decode_s, load=self.scheduler.load())
+        reply = replace(_reply(request, result, model.device, queue_s), codec_s=decode_s, load=self.scheduler.load())
         check_size(sum(len(tensor.data) for tensor in reply.outputs), self.limit_bytes)
         return reply, Timing(queue_s, decode_s, result.outcome.latency_s, 0.0, _samples(request))
 
@@ -198,7 +198,7 @@ def _objective(device: Device, requested: RequestedObjective) -> Objective | Non
     return objective
 
 
-def _reply(request: InferRequest, result: Result, queue_s: float) -> InferReply:
+def _reply(request: InferRequest, result: Result, device: Device, queue_s: float) -> InferReply:
     """Return a result as a reply that says who computed what, and how long each step took."""
     outcome, first, *_ = result.outcome, *result.route.hops
     outputs = {name: result.outputs[name] for name in request.outputs or result.outputs}
@@ -215,11 +215,11 @@ def _reply(request: InferRequest, result: Result, queue_s: float) -> InferReply:
         server_s=outcome.device_s,
         forward_s=outcome.latency_s - outcome.device_s,
         executed=tuple(hops),
-        details=_details(result),
+        details=_details(result, is_accuracy_known=device.planner.accuracy is not None),
     )
 
 
-def _details(result: Result) -> dict[str, str | int | float]:
+def _details(result: Result, *, is_accuracy_known: bool) -> dict[str, str | int | float]:
     outcome = result.outcome
     details: dict[str, str | int | float] = {
         "executed_on": result.executed_on,
@@ -229,9 +229,13 @@ def _details(result: Result) -> dict[str, str | int | float]:
         "download_s": outcome.download_s,
         "sent_bits": int(result.sent_bits),
         "exit": result.exit,
-        "accuracy": outcome.accuracy,
-        "energy_j": outcome.energy_j,
         "in_time": outcome.in_time,
         "unmet": json.dumps(result.unmet),
     }
-    return details | ({"fallback": result.fallback} if result.fallback else {})
+    if is_accuracy_known:
+        details["accuracy"] = outcome.accuracy
+    if outcome.energy_j > 0:  # else no power is known
+        details["energy_j"] = outcome.energy_j
+    if result.fallback:
+        details["fallback"] = result.fallback
+    return details
