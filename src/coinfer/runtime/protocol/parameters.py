@@ -83,7 +83,8 @@ def request_options(parameters: Parameters) -> RequestOptions:
     if not timeout_us >= 0:
         raise bad_request(f"parameter timeout: expected microseconds, 0 or more, got {timeout_us}")
     bits = parameters.get("bits")
-    route, dispatch = parse_route(_text(parameters, "route") or "[]"), flag(parameters, "dispatch")
+    route_text, dispatch = _text(parameters, "route"), flag(parameters, "dispatch")
+    route = parse_route(route_text) if route_text else ()
     if route and dispatch:
         raise bad_request("parameters route and dispatch: expected one of them, as a route says who computes")
     return RequestOptions(

@@ -88,6 +88,8 @@ def _value_span(view: memoryview, at: int, kind: int) -> tuple[int, int]:
 
 
 def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
+    if at < len(view) and view[at] < 0x80:  # most are a single byte
+        return view[at], at + 1
     value = 0
     for shift, byte in zip(range(0, 70, 7), view[at : at + 10], strict=False):
         value |= (byte & 0x7F) << shift
