@@ -11,7 +11,7 @@ from coinfer.addresses import parse_address
 from coinfer.errors import UserError
 from coinfer.runtime.transport.grpc_transport import client_options
 from coinfer.site.certificates.access import SITE
-from coinfer.site.certificates.grpc_security import open_channel
+from coinfer.site.certificates.grpc_security import failure_text, open_channel
 from coinfer.site.certificates.identity import find_identity
 from coinfer.site.certificates.plain import check_plain_address
 from coinfer.site.messages import MESSAGE_BYTES
@@ -38,7 +38,7 @@ class Operator:
 
     def __init__(self, controller: str, site: Path | None, insecure: bool):
         self.address = str(parse_address(controller, "--controller"))
-        identity = None if site is None else find_identity(site, "operator")
+        self._identity = identity = None if site is None else find_identity(site, "operator")
         check_plain_address(identity, self.address, insecure, "--controller")
         self._channel = open_channel(identity, self.address, "controller", client_options(PAGE_BYTES))
 
@@ -75,7 +75,4 @@ class Operator:
             raise self._error(error) from None
 
     def _error(self, error: grpc.RpcError) -> OperatorError:
-        call = error if isinstance(error, grpc.Call) else None
-        details = " ".join((call.details() or "").split())[:200] if call else ""
-        code = call.code().name if call else "UNKNOWN"
-        return OperatorError(f"the controller at {self.address} does not answer: {code} {details}")
+        return OperatorError(f"the controller at {self.address} {failure_text(error, self._identity)}")

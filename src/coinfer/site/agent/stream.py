@@ -16,7 +16,7 @@ import grpc
 from coinfer.runtime.transport.grpc_transport import client_options
 from coinfer.site.agent.spool import Spool
 from coinfer.site.certificates.access import SITE
-from coinfer.site.certificates.grpc_security import open_channel
+from coinfer.site.certificates.grpc_security import failure_text, open_channel
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.messages import (
     MESSAGE_BYTES,
@@ -122,9 +122,8 @@ class ControllerStream:
             try:
                 self._session()
             except grpc.RpcError as error:
-                self._say(
-                    "away", f"the controller at {self._controller.address} is away ({_reason(error)}); going on without"
-                )
+                why = failure_text(error, self._controller.identity)
+                self._say("away", f"the controller at {self._controller.address} {why}; going on without")
             except Exception as error:
                 self._say("broken", f"the stream to {self._controller.address} ended: {type(error).__name__}: {error}")
             self.joined.clear()
@@ -213,9 +212,3 @@ class ControllerStream:
         if state != self._said and not self._closing.is_set():
             self._said = state
             log.log(logging.INFO if state == "joined" else logging.WARNING, text)
-
-
-def _reason(error: grpc.RpcError) -> str:
-    call = error if isinstance(error, grpc.Call) else None
-    details = " ".join((call.details() or "").split()) if call else ""
-    return f"{call.code().name}: {details[:150]}" if call else type(error).__name__

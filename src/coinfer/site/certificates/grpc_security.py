@@ -13,6 +13,9 @@ from coinfer.site.certificates.roles import Peer, Role, SecurityError, server_na
 
 _Unary = Callable[[Any, Any], Awaitable[Any]]
 Options = list[tuple[str, int]]
+_REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+_NO_HANDSHAKE = ("CERTIFICATE_VERIFY_FAILED", "TSI_", "SSL", "Socket closed", "handshake", "Connection reset")
+"""Words of gRPC where TLS did not come about."""
 
 
 def server_credentials(identity: Identity) -> grpc.ServerCredentials:
@@ -46,6 +49,26 @@ def open_channel(identity: Identity | None, address: str, role: Role, options: O
     credentials = grpc.ssl_channel_credentials(material.authority_pem, material.key_pem, material.certificate_pem)
     named = ("grpc.ssl_target_name_override", server_name(role))
     return grpc.secure_channel(target, credentials, [*options, named])
+
+
+def failure_text(error: grpc.RpcError, identity: Identity | None) -> str:
+    """Return in words why a call to a server of a site failed: ".. does not answer (..)", without the server's name.
+
+    Args:
+        error: of the call.
+        identity: with which it was made; None in plain text.
+    """
+    if not isinstance(error, grpc.Call):
+        return f"does not answer ({type(error).__name__})"
+    code, details = error.code().name, " ".join((error.details() or "").split())[:200]
+    if code in _REFUSALS:
+        return f"refuses this node ({code}: {details})"
+    hint = ""
+    if code == "UNAVAILABLE" and any(word in details for word in _NO_HANDSHAKE):
+        hint = "; is its certificate of another site, or does it speak plain text?"
+        if identity is None:
+            hint = "; if it belongs to a site, give your certificate with --site"
+    return f"does not answer ({code}: {details}){hint}"
 
 
 class AccessControl(aio.ServerInterceptor):
