@@ -118,6 +118,9 @@ def shapes_for_one_hint(models: Sequence[str]) -> Generator[None]:
 
     Args:
         models: ONNX files or names of zoo networks.
+
+    Raises:
+        GraphError: what came, with the hint.
     """
     try:
         yield
