@@ -1,12 +1,14 @@
 """The exported GRLE policy on real nodes: it chooses server, cut and exit beside accuracy-first and the planner.
 
-    python experiments/grle/real_nodes.py --policy runs/grle/policy.onnx [--rounds 3] [--requests 8]
+    python experiments/grle/real_nodes.py [--policy FILE] [--rounds 3] [--requests 8]
 
 Edge servers are processes on loopback; devices are processes of their own, too, each with its links to the servers. All
 processors are slowed by sleeping, and all times are twenty times those of scenario `grle`, so that other work on the
 machine matters less: a device asks every 4 s, with deadlines drawn from 0.6 to 1.8 s. The network is `alexnet-exits`
 with three trained exits and their measured accuracies. A policy sees one request at a time, on its own device. Every
-scheme answers the same requests over the same links, in turns. Writes results/real-nodes.json.
+scheme answers the same requests over the same links, in turns. Without `--policy` the first learner of `train.py` that
+trained with 14 devices at the preset's deadlines is exported, for any number of options. Writes
+results/real-nodes.json.
 """
 
 import argparse
@@ -18,18 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import FOLDER
+import torch
+from cases import FOLDER, MAIN, WEIGHTS, settings_of, weights_file
 
 from coinfer.demo.cluster import edges
+from coinfer.envs import offload
 from coinfer.evaluate.statistics import interval, paired_difference
 from coinfer.physics.latency import offload_latency_s
 from coinfer.physics.rewards import early_exit_reward
+from coinfer.policies.learned.export import export
+from coinfer.policies.learned.imitation.candidate_policy import CandidatePolicy
 from coinfer.policies.onnx import load_policy
 from coinfer.profile.measure import this_machine
+from coinfer.rl.algorithms.grle import critic_of
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.images import load_images
+from coinfer.scenario.compile import fingerprint
 from coinfer.traces import Trace
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
@@ -98,22 +106,46 @@ def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: 
     out.put(None)
 
 
+def export_trained(path: Path) -> Path:
+    """Export the first learner of `train.py` in `MAIN`, without limits on devices, options and servers.
+
+    Args:
+        path: of the ONNX file.
+    """
+    compiled, settings = MAIN.compiled(), settings_of("grle")
+    tables = offload.load(compiled.world)
+    flat = torch.from_numpy(np.load(weights_file("grle", MAIN))["trained"][:1])
+    net = settings.net(compiled.world, compiled.world.options)
+    policy = CandidatePolicy(net, flat, critic_of(compiled), settings.learner.candidates, settings.noisy)
+    example = offload.observe(tables, offload.reset(tables, torch.arange(2)))
+    export(
+        path,
+        policy,
+        example,
+        scheme="grle",
+        scenario=compiled.world.name,
+        scenario_fingerprint=fingerprint(compiled.world),
+        dynamic_axes="BKON",
+    )
+    return path
+
+
 def main() -> None:
     """Run all devices, and keep what they measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--policy", type=Path, help="exported policy; that of train.py without it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=8, help="of each device, in each round of each scheme")
     parsed = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     begin, out = context.Barrier(DEVICES), context.Queue()
     plan = {"rounds": parsed.rounds, "requests": parsed.requests}
+    policy = parsed.policy or export_trained(WEIGHTS / "policy.onnx")
     rows: list[tuple[Any, ...]] = []
     with edges(MODEL, EDGE_SLOWDOWNS) as running:
         servers = [edge.address for edge in running]
         processes = [
-            context.Process(target=run_device, args=(i, servers, parsed.policy, begin, plan, out))
-            for i in range(DEVICES)
+            context.Process(target=run_device, args=(i, servers, policy, begin, plan, out)) for i in range(DEVICES)
         ]
         for process in processes:
             process.start()
