@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from coinfer.errors import TrainingError
 from coinfer.exit_training import augment
 from coinfer.exit_training.modules import GraphModule
 from coinfer.exit_training.pictures import Pictures
 from coinfer.exit_training.settings import ExitSettings
-from coinfer.exit_training.train import CHECKPOINT, TrainingError, round_weights, save, train
+from coinfer.exit_training.train import CHECKPOINT, round_weights, save, train
 from coinfer.exit_training.trainer import Trainer, count_correct
 from coinfer.graph.image_input import ImageInput
 from coinfer.graph.ir import GraphError

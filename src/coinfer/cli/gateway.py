@@ -11,9 +11,11 @@ from coinfer.cli.options import (
     Confidence,
     ConfidenceLoss,
     ControllerAddress,
+    Dispatch,
     EnergyMj,
     Goal,
     Insecure,
+    Jpeg,
     Limit,
     MinAccuracy,
     NodeName,
@@ -22,6 +24,7 @@ from coinfer.cli.options import (
     PowerW,
     ProfileFile,
     Provider,
+    Servers,
     Shape,
     Site,
     Slowdown,
@@ -42,13 +45,11 @@ from coinfer.units import MESSAGE_BYTES, MIB
 
 def gateway(
     models: Annotated[list[str], typer.Argument(help="ONNX files or zoo networks to serve.")],
-    servers: Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")] = "",
+    servers: Servers = "",
     site: Site = None,
     controller: ControllerAddress = "",
     name: NodeName = "",
-    dispatch: Annotated[
-        bool, typer.Option("--dispatch", help="Let the server that a request reaches choose which one computes it.")
-    ] = False,
+    dispatch: Dispatch = False,
     host: Annotated[
         str, typer.Option(help="Name or IP address to listen on; :: and 0.0.0.0 are all.")
     ] = edge_defaults.HOST,
@@ -65,7 +66,7 @@ def gateway(
         float, typer.Option(min=0, help="Milliseconds for requests that bring no deadline; 0 is none.")
     ] = 0.0,
     bits: OfferedBits = None,
-    jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
+    jpeg: Jpeg = None,
     slowdown: Slowdown = DEFAULTS.slowdown,
     threads: Threads = DEFAULTS.threads,
     provider: Provider = DEFAULTS.provider,

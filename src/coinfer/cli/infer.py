@@ -12,9 +12,11 @@ from coinfer.cli.options import (
     Confidence,
     ConfidenceLoss,
     ControllerAddress,
+    Dispatch,
     EnergyMj,
     Goal,
     Insecure,
+    Jpeg,
     Limit,
     MinAccuracy,
     Model,
@@ -24,6 +26,7 @@ from coinfer.cli.options import (
     PowerW,
     ProfileFile,
     Provider,
+    Servers,
     Shape,
     Site,
     Slowdown,
@@ -67,10 +70,10 @@ def infer(
     labels: Annotated[
         Path | None, typer.Option(help="Names of the classes, one on a line; those in the file's metadata without.")
     ] = None,
-    servers: Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")] = "",
+    servers: Servers = "",
     deadline_ms: Annotated[float, typer.Option(min=0, help="Milliseconds for each request; 0 is none.")] = 0.0,
     bits: OfferedBits = None,
-    jpeg: Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")] = None,
+    jpeg: Jpeg = None,
     slowdown: Slowdown = DEFAULTS.slowdown,
     threads: Threads = DEFAULTS.threads,
     provider: Provider = DEFAULTS.provider,
@@ -90,9 +93,7 @@ def infer(
     site: Site = None,
     controller: ControllerAddress = "",
     name: NodeName = "",
-    dispatch: Annotated[
-        bool, typer.Option("--dispatch", help="Let the server that a request reaches choose which one computes it.")
-    ] = False,
+    dispatch: Dispatch = False,
     insecure: Insecure = False,
 ) -> None:
     """Answer pictures or other inputs from this device, with edge servers where that is faster.

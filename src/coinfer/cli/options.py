@@ -18,6 +18,11 @@ MAX_DIGITS = 9
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help=f"Bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
+Servers = Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")]
+Dispatch = Annotated[
+    bool, typer.Option("--dispatch", help="Let the server that a request reaches choose which one computes it.")
+]
+Jpeg = Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")]
 OfferedBits = Annotated[
     str | None,
     typer.Option(

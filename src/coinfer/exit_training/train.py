@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from coinfer.errors import TrainingError
+from coinfer.exit_training import checkpoints
 from coinfer.exit_training.settings import ExitSettings, ExitTrainingResult
 from coinfer.exit_training.trainer import Trainer
 from coinfer.graph.ir import ModelGraph
@@ -55,13 +55,10 @@ def train(
         TrainingError: if pictures, settings or checkpoint do not fit the network, the folder holds a training and
             `resume` is false, or the loss is not finite.
     """
-    checkpoint = folder / CHECKPOINT if folder else None
-    exists = checkpoint is not None and checkpoint.exists()
-    if exists and not resume:
-        raise TrainingError(f"{folder}: holds a training already; --resume goes on with it, or choose another folder")
+    earlier = checkpoints.resumable(folder, CHECKPOINT, resume=resume) if folder else None
     trainer = Trainer(graph, data, settings)
-    if checkpoint is not None and exists:
-        trainer.load(checkpoint)
+    if earlier:
+        trainer.load(earlier)
     if trainer.device.type == "cuda":
         trainer.capture()
     total = trainer.steps * settings.epochs
@@ -74,8 +71,8 @@ def train(
                 done = len(trainer.epochs) * trainer.steps + i
                 progress(done, total, float(trainer.loss_sum) / i, accuracy)
         trainer.end_epoch()
-        if checkpoint:
-            trainer.save(checkpoint)
+        if folder:
+            trainer.save(folder / CHECKPOINT)
     return trainer.result()
 
 

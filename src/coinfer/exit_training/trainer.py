@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from coinfer.checkpoint import write_atomically
 from coinfer.errors import TrainingError
-from coinfer.exit_training import augment
+from coinfer.exit_training import augment, checkpoints
 from coinfer.exit_training.modules import GraphModule
 from coinfer.exit_training.pictures import Pictures, open_device
 from coinfer.exit_training.precision import picture_input, use_bfloat16
@@ -28,7 +27,6 @@ from coinfer.graph.image_input import ImageInput
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.dataset import ImageDataset
 
-_FORMAT = 1
 _EVALUATION_BATCH = 1000
 _WARM_STEPS = 3
 _many: Any = torch
@@ -240,7 +238,7 @@ class Trainer:
         """
         state = {name: value.detach().contiguous().cpu() for name, value in self._state().items()}
         state |= {f"best.{name}": value.contiguous().cpu() for name, value in self.best_state.items()}
-        about = {"format": _FORMAT, "epochs": self.epochs, "best": self.best, "made_of": self._fingerprint()}
+        about = {"format": checkpoints.FORMAT, "epochs": self.epochs, "best": self.best, "made_of": self._fingerprint()}
         write_atomically(path, state, {"coinfer": json.dumps(about)})
 
     def load(self, path: Path) -> None:
@@ -252,22 +250,9 @@ class Trainer:
         Raises:
             TrainingError: if the file is damaged or of another training.
         """
-        try:
-            with safe_open(path, "pt", device=str(self.device)) as file:
-                about = json.loads((file.metadata() or {})["coinfer"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TrainingError(f"{path}: no checkpoint of exits ({error}); train anew in another folder") from None
-        if about.get("format") != _FORMAT:
-            raise TrainingError(f"{path}: checkpoint of format {about.get('format')}; this coinfer reads {_FORMAT}")
-        mine = json.loads(json.dumps(self._fingerprint()))
-        other = [key for key, value in mine.items() if about["made_of"].get(key) != value]
-        if other:
-            key = other[0]
-            theirs = about["made_of"].get(key)
-            raise TrainingError(
-                f"{path}: made with {key} {theirs}, now it is {mine[key]}; train anew in another folder"
-            )
+        about, state = checkpoints.read(
+            path, self._fingerprint(), self.device, what="exits", remedy="train anew in another folder"
+        )
         self._restore(state)
         self.epochs = [Epoch(loss, tuple(holdout), seconds) for loss, holdout, seconds in about["epochs"]]
         self.best = about["best"]

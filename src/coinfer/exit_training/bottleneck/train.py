@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from coinfer.errors import TrainingError
+from coinfer.exit_training import checkpoints
 from coinfer.exit_training.bottleneck.export import Parts, answer_name, bottleneck_graph, code_name
 from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckResult, BottleneckSettings, Place
 from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer
@@ -60,19 +60,16 @@ def train(
         TrainingError: if pictures, settings or checkpoint do not fit the network, the folder holds a training and
             `resume` is false, or the loss is not finite.
     """
-    checkpoint = folder / CHECKPOINT if folder else None
-    exists = checkpoint is not None and checkpoint.exists()
-    if exists and not resume:
-        raise TrainingError(f"{folder}: holds a training already; --resume goes on with it, or choose another folder")
+    earlier = checkpoints.resumable(folder, CHECKPOINT, resume=resume) if folder else None
     trainer = BottleneckTrainer(graph, place, data, settings)
-    if checkpoint is not None and exists:
-        trainer.load(checkpoint)
+    if earlier:
+        trainer.load(earlier)
     total = trainer.steps * settings.epochs
     while not trainer.finished:
         done, before = len(trainer.epochs) * trainer.steps, trainer.epochs[-1] if trainer.epochs else None
         trainer.run_epoch(lambda i, _, loss, done=done, before=before: progress(done + i, total, loss, before))
-        if checkpoint:
-            trainer.save(checkpoint)
+        if folder:
+            trainer.save(folder / CHECKPOINT)
     trainer.trained.eval()
     parts = Parts(trainer.encoder, trainer.decoder, trainer.tail)
     made = round_weights(bottleneck_graph(graph, place, parts))

@@ -11,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from coinfer.checkpoint import write_atomically
 from coinfer.errors import TrainingError
-from coinfer.exit_training import augment
+from coinfer.exit_training import augment, checkpoints
 from coinfer.exit_training.bottleneck.nets import Decoder, Encoder, Prior, encoder_shapes, encoder_width, rounded
 from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
 from coinfer.exit_training.modules import GraphModule
@@ -25,7 +24,6 @@ from coinfer.exit_training.precision import picture_input, use_bfloat16
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.dataset import ImageDataset
 
-_FORMAT = 1
 _EVALUATION_BATCH = 500
 _KILOBIT = 1000.0
 Report = Callable[[int, int, float], None]
@@ -242,7 +240,7 @@ class BottleneckTrainer:
             OSError: if the file cannot be written.
         """
         state = {name: value.detach().contiguous().cpu().clone() for name, value in self._state().items()}
-        about = {"format": _FORMAT, "epochs": self.epochs, "made_of": self._fingerprint()}
+        about = {"format": checkpoints.FORMAT, "epochs": self.epochs, "made_of": self._fingerprint()}
         write_atomically(path, state, {"coinfer": json.dumps(about)})
 
     def _state(self) -> dict[str, Tensor]:
@@ -263,18 +261,9 @@ class BottleneckTrainer:
         Raises:
             TrainingError: if the file is damaged or of another training.
         """
-        try:
-            with safe_open(path, "pt", device=str(self.device)) as file:
-                about = json.loads((file.metadata() or {})["coinfer"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TrainingError(f"{path}: no checkpoint of a bottleneck ({error}); train anew elsewhere") from None
-        if about.get("format") != _FORMAT:
-            raise TrainingError(f"{path}: checkpoint of format {about.get('format')}; this coinfer reads {_FORMAT}")
-        for key, value in json.loads(json.dumps(self._fingerprint())).items():
-            if about["made_of"].get(key) != value:
-                theirs = about["made_of"].get(key)
-                raise TrainingError(f"{path}: made with {key} {theirs}, now it is {value}; train anew elsewhere")
+        about, state = checkpoints.read(
+            path, self._fingerprint(), self.device, what="a bottleneck", remedy="train anew elsewhere"
+        )
         self.epochs = [BottleneckEpoch(a, tuple(b), tuple(c), d) for a, b, c, d in about["epochs"]]
         prefix = "module."
         self.trained.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
