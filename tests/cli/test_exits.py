@@ -1,5 +1,6 @@
 """`coinfer exits`: train and measure as a user types them."""
 
+import json
 import re
 
 import numpy as np
@@ -38,12 +39,14 @@ def coinfer(*arguments: str) -> str:
 
 
 def test_train_and_measure(folder):
-    options = ("--data", ".", "--epochs", "2", "--batch", "20", "--precision", "float32")
+    options = ("--data", ".", "--epochs", "2", "--batch", "20", "--precision", "float32", "--cutout", "4")
     with pytest.raises(UserError, match="out: no checkpoint to resume from; leave out --resume to begin a training"):
         coinfer("train", "alexnet-cifar", "--out", "out", *options, "--resume")
     said = coinfer("train", "alexnet-cifar", "--at", "pool1,4", "--out", "out", *options)
     assert re.search(r"alexnet-cifar-exits: 3 exit\(s\), 60 pictures \(CIFAR-10, JPEG copy\)", said)
     assert re.search(r"training: 50 %, loss \d+\.\d+ .*\n(.*\n)*training: 100 %", said)
+    record = json.loads((folder / "out" / "training.json").read_text())
+    assert (record["settings"]["crop"], record["settings"]["cutout"]) == (4, 4)
     graph = load("out/alexnet-cifar-exits.onnx")
     assert graph.outputs == ("exit1", "exit2", "logits")
     assert coinfer("train", "alexnet-cifar", "--at", "pool1,4", "--out", "out", *options, "--resume")
@@ -112,6 +115,7 @@ def test_branches_go_to_third_parts_where_no_place_is_named(folder):
         (("train", "alexnet-cifar-exits", "--weights", "1,2", "--data", "."), "for 3 exits; expected one"),
         (("train", "alexnet-cifar-exits", "--weights", "much", "--data", "."), "--weights 'much': expected numbers"),
         (("train", "alexnet-cifar-exits", "--precision", "int8", "--data", "."), "--precision 'int8'"),
+        (("train", "alexnet-cifar-exits", "--shift", "32", "--data", "."), "shift of 32 pixels leaves nothing of pict"),
         (("measure", "alexnet-cifar-exits", "--data", ".", "--bits", "7"), "--bits '7': expected some of 32"),
         (("measure", "alexnet-224-exits", "--data", "."), "pictures are 32x32, alexnet-224-exits takes 224x224"),
     ],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
-from coinfer.cli.options import Limit, Shape, TorchDevice, TorchThreads, parse_limits, parse_shapes
+from coinfer.cli.options import Cutout, Limit, Shape, Shift, TorchDevice, TorchThreads, parse_limits, parse_shapes
 from coinfer.errors import UserError
 from coinfer.progress import progress_bar
 
@@ -43,6 +43,8 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Times that all pictures are seen.")] = 20,
     batch: Annotated[int, typer.Option(min=2, max=65_536, help="Pictures of a step.")] = 96,
     rate: Annotated[float, typer.Option(min=1e-6, max=10, help="Largest learning rate.")] = 2e-3,
+    shift: Shift = None,
+    cutout: Cutout = 0,
     label_weight: Annotated[float, typer.Option(min=0, help="Weight of the labels; 0 learns from the network.")] = 0.3,
     size_weight: Annotated[float, typer.Option(min=0, help="Weight of a code's size, for each kilobit.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, order and changes of pictures.")] = 0,
@@ -70,7 +72,7 @@ def train(
 
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
-    graph = open_model(model, parse_shapes(shape), limits=parse_limits(limit))
+    graph, pictures = open_model(model, parse_shapes(shape), limits=parse_limits(limit)), _pictures(data, "train")
     settings = BottleneckSettings(
         channels=parse_codes(codes),
         bits=bits,
@@ -79,6 +81,8 @@ def train(
         batch=batch,
         learning_rate=rate,
         label_weight=label_weight,
+        crop=pictures.images.shape[1] // 8 if shift is None else shift,
+        cutout=cutout or 0,
         rate_weight=size_weight,
         seed=seed,
         device=device,
@@ -88,11 +92,10 @@ def train(
     folder = out or Path("runs") / f"bottleneck-{graph.name}"
     checkpoint = folder / learner.CHECKPOINT
     check_resume(folder, resume, checkpoint.exists())
-    pictures = _pictures(data, "train")
     console.print(
         f"{graph.name}: from {place.source} to {place.target}, {len(pictures.labels)} pictures ({pictures.kind})"
     )
-    with progress_bar(console, "training") as report, resumable(checkpoint.exists):
+    with progress_bar(console, "training", in_log=True) as report, resumable(checkpoint.exists):
 
         def progress(done: int, total: int, loss: float, before: "BottleneckEpoch | None") -> None:
             held_out = "" if before is None else " ".join(f"{share:.1%}" for share in before.holdout)

@@ -9,8 +9,10 @@ import typer
 from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
 from coinfer.cli.options import (
     Bits,
+    Cutout,
     Limit,
     Shape,
+    Shift,
     TorchDevice,
     TorchThreads,
     parse_bits,
@@ -47,6 +49,8 @@ def train(
     batch: Annotated[int, typer.Option(min=2, max=65_536, help="Pictures of a step.")] = 128,
     rate: Annotated[float, typer.Option(min=1e-6, max=10, help="Largest learning rate.")] = 0.05,
     weights: Annotated[str, typer.Option(help="Weight of each exit's loss, with commas; equal without it.")] = "",
+    shift: Shift = None,
+    cutout: Cutout = None,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs without a better one.")] = 30,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, order and changes of pictures.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch of the folder.")] = False,
@@ -72,7 +76,7 @@ def train(
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
     graph, pictures = open_model(model, parse_shapes(shape), limits=parse_limits(limit)), _pictures(data, "train")
-    places, classes = parse_places(at), len(pictures.class_names)
+    places, classes, side = parse_places(at), len(pictures.class_names), pictures.images.shape[1]
     graph = plain_network(graph) if no_exits else branched_network(graph, places, classes)
     folder = out or Path("runs") / f"exits-{graph.name}"
     checkpoint = folder / learner.CHECKPOINT
@@ -83,6 +87,8 @@ def train(
         learning_rate=rate,
         weights=parse_weights(weights),
         patience=patience,
+        crop=side // 8 if shift is None else shift,
+        cutout=side // 4 if cutout is None else cutout,
         seed=seed,
         device=device,
         precision=precision,

@@ -84,6 +84,14 @@ FrameFile = Annotated[
 ]
 TorchDevice = Annotated[str, typer.Option("--device", help="PyTorch device: cpu, cuda.")]
 TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of PyTorch.")]
+Shift = Annotated[
+    int | None,
+    typer.Option(min=0, max=4096, help="Largest shift of a picture in pixels; an eighth of its side without it."),
+]
+Cutout = Annotated[
+    int | None,
+    typer.Option(min=0, max=4096, help="Side of a square in pixels that is cut out of each picture."),
+]
 Site = Annotated[
     Path | None, typer.Option("--site", help="Folder of the site (`coinfer ca`), or of this node's own certificate.")
 ]

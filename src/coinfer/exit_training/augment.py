@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coinfer.errors import TrainingError
 from coinfer.graph.image_input import ImageInput
 
 DRAWS = 5
@@ -29,7 +30,12 @@ def pad(images: np.ndarray, crop: int) -> np.ndarray:
     Args:
         images: uint8 [N, H, W, 3].
         crop: width of the border in pixels; 0 returns the pictures themselves.
+
+    Raises:
+        TrainingError: if the border is as wide as a picture.
     """
+    if crop >= min(images.shape[1:3]):
+        raise TrainingError(f"a shift of {crop} pixels leaves nothing of pictures of {min(images.shape[1:3])} pixels")
     return np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)), mode="reflect") if crop else images
 
 
