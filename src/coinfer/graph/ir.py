@@ -12,6 +12,7 @@ import onnx
 from coinfer.errors import UserError
 from coinfer.graph import cuts, layout
 from coinfer.graph.cuts import Cut
+from coinfer.graph.fingerprints import shortened
 from coinfer.graph.fusion import Dataflow, fused_groups
 from coinfer.graph.image_input import ImageInput
 from coinfer.graph.onnx.subgraphs import reads
@@ -121,6 +122,11 @@ class ModelGraph:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.weights[name]).data)
         return digest.hexdigest()
+
+    @property
+    def short_fingerprint(self) -> str:
+        """Return the beginning of the fingerprint that requests carry; longer ones would outweigh small payloads."""
+        return shortened(self.fingerprint)
 
     @cached_property
     def producer(self) -> Mapping[str, int]:

@@ -75,7 +75,7 @@ def test_symbols_are_sent_and_answer_under_the_networks_name():
     codec = symbol_codec(GRAPH, "code4")
     assert codec is not None
     for request in seen:
-        assert request.fingerprint == GRAPH.bottleneck.graph.fingerprint  # pyright: ignore[reportOptionalMemberAccess]
+        assert request.fingerprint == GRAPH.bottleneck.graph.short_fingerprint  # pyright: ignore[reportOptionalMemberAccess]
         (sent,) = request.inputs
         assert codec.decode(bytes(sent.data), limit_bytes=10_000).shape == (1, 4, 4, 4)
 
@@ -101,7 +101,7 @@ def test_a_server_without_the_bottleneck_is_sent_something_else(caplog):
         assert result.fallback == ""
         assert ours.plan().hops[0].cut != ("code4",)
     assert "a:1 does not have this network's bottleneck; the device sends it other tensors" in caplog.text
-    assert [request.fingerprint for request in seen] == [small_network().fingerprint]
+    assert [request.fingerprint for request in seen] == [small_network().short_fingerprint]
 
 
 def test_a_server_that_lost_the_bottleneck_costs_one_fallback():

@@ -310,6 +310,6 @@ class RequestClient:
             self._graph.name,
             tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in cut),
             outputs,
-            fingerprint=self._graph.part(outputs).fingerprint,
+            fingerprint=self._graph.part(outputs).short_fingerprint,
             warm=True,
         )

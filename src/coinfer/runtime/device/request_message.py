@@ -40,7 +40,7 @@ def request_message(
         model=graph.name,
         inputs=tuple(payloads),
         outputs=after.cut,
-        fingerprint=graph.part(hop.cut).fingerprint,
+        fingerprint=graph.part(hop.cut).short_fingerprint,
         route=tuple(further),
         bits=after.bits if further else None,
         deadline_s=deadline_s,

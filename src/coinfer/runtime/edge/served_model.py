@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from coinfer.graph.fingerprints import is_fingerprint_of
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.codec.symbols import SymbolCodec, symbol_codecs
 from coinfer.runtime.executor import Abort, Arrays, Executor, RequestError
@@ -136,7 +137,7 @@ class ServedModel(NamedTuple):
         Args:
             fingerprint: that a request states.
         """
-        return fingerprint in (self.fingerprint, self.bottleneck)
+        return any(is_fingerprint_of(fingerprint, whole) for whole in (self.fingerprint, self.bottleneck))
 
 
 def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:

@@ -138,7 +138,6 @@ class EdgeService:
             kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort), request.priority
         )
         check_size(sum(len(tensor.data) for tensor in work.outputs), self.limit_bytes)
-        executed_hop = ExecutedHop(self.address, request.outputs, work.compute_s, queue_s)
         reply = InferReply(
             model.name,
             work.outputs,
@@ -147,7 +146,6 @@ class EdgeService:
             queue_s=queue_s,
             server_s=work.compute_s,
             codec_s=work.decode_s + work.encode_s,
-            executed=(executed_hop,),
         )
         if request.route and not request.warm:
             reply = await self._forward(request, reply, deadline_s)
@@ -242,7 +240,10 @@ class EdgeService:
             code = error.code if error.code in _FORWARDED_CODES else "UNAVAILABLE"
             raise WireError(code, f"next hop {hop.node}: {error.message}", "next_hop", error.pushback_s) from None
         forward_s = self._clock.now_s() - began_s
-        return replace(reply, outputs=answer.outputs, forward_s=forward_s, executed=reply.executed + answer.executed)
+        here = ExecutedHop(self.address, request.outputs, reply.server_s, reply.queue_s)
+        last = ExecutedHop(hop.node, hop.cut, answer.server_s, answer.queue_s)
+        executed = (here, *(answer.executed or (last,)))
+        return replace(reply, outputs=answer.outputs, forward_s=forward_s, executed=executed)
 
     def _pong(self, request: InferRequest) -> InferReply:
         if not self.is_ready:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinfer.graph.fingerprints import is_fingerprint_of
 from coinfer.graph.ir import GraphError
 from coinfer.graph.sizes import sizes_of
 from coinfer.runtime.clock import Clock, WallClock
@@ -150,7 +151,7 @@ def _check(model: GatewayModel, request: InferRequest) -> int | None:
     if request.route or request.bits is not None or request.warm or request.dispatch:
         text = "a gateway answers whole networks; route, bits, warm and dispatch are for edge servers"
         raise WireError("UNIMPLEMENTED", text, "unoffered")
-    if request.fingerprint not in ("", graph.fingerprint):
+    if request.fingerprint and not is_fingerprint_of(request.fingerprint, graph.fingerprint):
         text = f"model {model.name!r} is another network here: expected fingerprint {graph.fingerprint}"
         raise WireError("FAILED_PRECONDITION", text, "fingerprint")
     names = [tensor.name for tensor in request.inputs]

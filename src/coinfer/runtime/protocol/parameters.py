@@ -165,9 +165,10 @@ def reply_parameters(reply: InferReply) -> dict[str, str | int | float]:
     """Return what a reply carries beside its tensors: times, load and executed hops.
 
     Args:
-        reply: a load of None is left out.
+        reply: times of 0 and a load of None are left out.
     """
-    parameters: dict[str, str | int | float] = {name: getattr(reply, name) for name in _TIMES}
+    times: dict[str, float] = {name: getattr(reply, name) for name in _TIMES}
+    parameters: dict[str, str | int | float] = {name: time_s for name, time_s in times.items() if time_s != 0}
     parameters |= reply.details
     if reply.load is not None:
         parameters |= reply.load._asdict()

@@ -5,7 +5,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options, Piece
 from coinfer.runtime.codec.tensors import pack
-from coinfer.runtime.protocol.messages import ExecutedHop, InferReply, InferRequest, LoadReport, WireTensor
+from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport, WireTensor
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
 
 _SECONDS = 0.1
@@ -22,13 +22,10 @@ def message_bits(graph: ModelGraph, piece: Piece) -> float:
     cut, outputs = piece
     part = graph.part(cut)
     inputs = tuple(WireTensor(name, "UINT8", (1000,), b"", codec=True) for name in cut)
-    request = InferRequest(graph.name, inputs, outputs, fingerprint=part.fingerprint, deadline_s=_SECONDS)
+    request = InferRequest(graph.name, inputs, outputs, fingerprint=part.short_fingerprint, deadline_s=_SECONDS)
     answers = tuple(pack(name, np.zeros(part.tensors[name].shape, part.tensors[name].dtype), None) for name in outputs)
-    executed = (ExecutedHop("127.0.0.1:8001", outputs, _SECONDS, _SECONDS),)
     load, name = LoadReport(_SECONDS, 1, 1), graph.name
-    reply = InferReply(
-        name, answers, queue_s=_SECONDS, server_s=_SECONDS, codec_s=_SECONDS, load=load, executed=executed
-    )
+    reply = InferReply(name, answers, queue_s=_SECONDS, server_s=_SECONDS, codec_s=_SECONDS, load=load)
     return float(request_bits(request) + reply_bits(reply))
 
 
