@@ -4,12 +4,16 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-models check clean
+.PHONY: demo test pytest test-models check clean
 
 demo: .venv/demo
 	.venv/bin/coinfer demo $(DEMO)
 
-test: check
+# Linters and tests run side by side.
+test: .venv/dev
+	$(MAKE) --jobs=2 check pytest
+
+pytest: .venv/dev
 	.venv/bin/python -m pytest -n auto --dist loadfile $(TESTS)
 
 # Hundreds of networks, trained, exported and generated ones: half an hour or more. `make test` tries a few of them.
