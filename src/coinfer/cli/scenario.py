@@ -8,7 +8,16 @@ import typer
 from rich.table import Table
 
 from coinfer.cli.console import console
-from coinfer.cli.options import Changes, Limit, Shape, parse_limits, parse_shapes
+from coinfer.cli.options import (
+    Changes,
+    ControllerAddress,
+    Insecure,
+    Limit,
+    Shape,
+    Site,
+    parse_limits,
+    parse_shapes,
+)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Worlds to simulate: presets and your own files.")
 
@@ -123,3 +132,43 @@ def profile(
     table = network_table(graph, tables, codes)
     table.save(output)
     console.print(f"{output}: {graph.name}, {table.whole_s * 1e3:.3g} ms here, {len(chains)} exit(s)", soft_wrap=True)
+
+
+@app.command("from-site")
+def from_site(
+    output: Annotated[Path, typer.Option("-o", help="Folder for site.yaml and the tables that it names.")],
+    store: Annotated[Path | None, typer.Option(help="File in which the controller keeps the experience.")] = None,
+    controller: ControllerAddress = "",
+    site: Site = None,
+    insecure: Insecure = False,
+    last: Annotated[int, typer.Option(min=1, help="Decisions that are looked at; the newest ones.")] = 50_000,
+    slot_ms: Annotated[float | None, typer.Option(min=0.1, help="Length of a slot; fitted without it.")] = None,
+) -> None:
+    """Fit a scenario to what a site has measured: its servers, links, arrivals, and what its requests cost.
+
+    Example: [bold]coinfer scenario from-site --store site/controller/state/experience.sqlite -o fitted/[/bold]
+    """
+    from collections import deque
+
+    from coinfer.site.fitting.evidence import decided
+    from coinfer.site.fitting.fit import fit
+    from coinfer.site.fitting.scenario_file import write_scenario
+    from coinfer.site.operator import Operator
+    from coinfer.site.store import newest_experience
+
+    if (store is None) == (not controller):
+        raise typer.BadParameter("expected either --store FILE or --controller HOST:PORT")
+    if store is not None:
+        records = newest_experience(store, last)
+    else:
+        with Operator(controller, site, insecure) as operator:
+            records = [*deque(operator.experience(), maxlen=last)]
+    fitted = fit(decided(records), slot_ms / 1e3 if slot_ms else None)
+    path = write_scenario(fitted, output, f"site-{output.resolve().name}")
+    for note in fitted.notes:
+        console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
+    console.print(
+        f"{path}: {len(fitted.deciders)} nodes, {len(fitted.servers)} servers, {fitted.rate_per_s:.3g} requests/s "
+        f"in {fitted.decisions} decisions; `coinfer simulate {path}` opens it",
+        soft_wrap=True,
+    )

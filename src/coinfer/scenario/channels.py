@@ -14,6 +14,7 @@ from coinfer.scenario.spec import (
     ConstantLinks,
     Fading,
     Outages,
+    PairLinks,
     RadioLinks,
     TraceLinks,
     UniformLinks,
@@ -67,6 +68,9 @@ def build_links(spec: BaseScenario, source: Source, devices: int, servers: int, 
     match spec.links:
         case ConstantLinks() as links:
             return Links(plain * links.rate_bps, fading(links.fading, spec.slots, rng), None, False)
+        case PairLinks(rate_bps=rows, variation=part, hold_slots=hold):
+            bank = piecewise_constant(1 - part, 1 + part, hold, spec.slots, rng) if part else CONSTANT_BANK
+            return Links(np.array(rows)[None], bank, None, False)
         case UniformLinks() as links:
             hold = links.hold_slots or 0
             return Links(plain, piecewise_constant(links.low_bps, links.high_bps, hold, spec.slots, rng), None, False)

@@ -10,6 +10,7 @@ from coinfer.scenario.spec import (
     Device,
     FixedArrivals,
     Model,
+    PairLinks,
     RadioLinks,
     UniformLinks,
     WalkLinks,
@@ -127,6 +128,8 @@ def _links(spec: BaseScenario) -> Iterator[Fault]:
     links = spec.links
     if isinstance(links, UniformLinks | WalkLinks) and links.low_bps > links.high_bps:
         yield ("links", "low_bps"), f"got {links.low_bps:g}, expected at most high_bps, {links.high_bps:g}"
+    if isinstance(links, PairLinks):
+        yield from _pairs(links, *(sum(one.count for one in kind) for kind in (spec.devices, spec.servers)))
     if isinstance(links, RadioLinks):
         for i, device in enumerate(spec.devices):
             if not device.transmit_power_w:
@@ -136,6 +139,14 @@ def _links(spec: BaseScenario) -> Iterator[Fault]:
                 ("links", "nearest_m"),
                 f"got {links.nearest_m:g}, expected below half the diameter, {links.diameter_m / 2:g}",
             )
+
+
+def _pairs(links: PairLinks, devices: int, servers: int) -> Iterator[Fault]:
+    if len(links.rate_bps) != devices:
+        yield ("links", "rate_bps"), f"got {len(links.rate_bps)} rows, expected {devices}, one for each device"
+    for i, row in enumerate(links.rate_bps):
+        if len(row) != servers:
+            yield ("links", "rate_bps", i), f"got {len(row)} rates, expected {servers}, one for each server"
 
 
 def _blocks(spec: BlocksScenario) -> Iterator[Fault]:

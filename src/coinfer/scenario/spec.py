@@ -159,6 +159,18 @@ class ConstantLinks(Spec):
     fading: Fading = Fading()
 
 
+class PairLinks(Spec):
+    """A mean rate from each device to each server, around which all rates vary uniformly."""
+
+    kind: Literal["pairs"]
+    rate_bps: Annotated[tuple[Annotated[tuple[Rate, ...], list_of(1000)], ...], list_of(4096)]
+    """A row for each device, in the order of the classes, with a rate for each server."""
+    variation: Fraction = 0.0
+    """Rates lie within this part of their means."""
+    hold_slots: Count = 1
+    """Slots for which a rate stays."""
+
+
 class UniformLinks(Spec):
     """Rates drawn uniformly, again every `hold_slots`, or once an episode without it."""
 
@@ -212,7 +224,9 @@ class TraceLinks(Spec):
     """Whether a device has the same link to all servers, as over one mobile network."""
 
 
-Links = Annotated[ConstantLinks | UniformLinks | WalkLinks | RadioLinks | TraceLinks, Field(discriminator="kind")]
+Links = Annotated[
+    ConstantLinks | PairLinks | UniformLinks | WalkLinks | RadioLinks | TraceLinks, Field(discriminator="kind")
+]
 
 
 class ServerShare(Spec):

@@ -108,6 +108,8 @@ class Observed(Message):
     options: Annotated[int, Field(ge=1, le=4096)]
     servers: Annotated[int, Field(ge=0, le=256)]
     fields: dict[str, list[Number | None]]
+    addresses: Annotated[list[Text], Field(max_length=256)] = []
+    """Of the servers, in the order of their axis."""
 
     @model_validator(mode="after")
     def _is_an_observation(self) -> "Observed":

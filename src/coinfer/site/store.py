@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -192,6 +192,32 @@ def _migrate(db: sqlite3.Connection, path: Path, migrations: tuple[str, ...]) ->
         db.executescript(f"BEGIN IMMEDIATE; {migrations[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
 
+def newest_experience(path: Path, count: int) -> list[dict[str, object]]:
+    """Return the newest decisions of a log, the oldest of them first, as `read_experience` yields them.
+
+    Args:
+        path: of the file; a controller may be writing to it.
+        count: how many at most.
+
+    Raises:
+        StoreError: if there is no such file, or it is no store.
+    """
+    return list(read_experience(path, last_id(path) - count))
+
+
+def last_id(path: Path) -> int:
+    """Return the number of the newest decision of a log; 0 if it is empty.
+
+    Args:
+        path: of the file; a controller may be writing to it.
+
+    Raises:
+        StoreError: if there is no such file, or it is no store.
+    """
+    with _reading(path) as db:
+        return db.execute("SELECT max(id) FROM experience").fetchone()[0] or 0
+
+
 def read_experience(path: Path, after: int = 0, limit: int = -1) -> Iterator[dict[str, object]]:
     """Yield the decisions of a log, the oldest first, each with `id`, `node`, `epoch` and `reward`.
 
@@ -203,12 +229,19 @@ def read_experience(path: Path, after: int = 0, limit: int = -1) -> Iterator[dic
     Raises:
         StoreError: if there is no such file, or it is no store.
     """
+    with _reading(path) as db:
+        query = "SELECT id, node, epoch, reward, record FROM experience WHERE id > ? ORDER BY id LIMIT ?"
+        for id, node, epoch, reward, record in db.execute(query, (after, limit)):
+            yield {"id": id, "node": node, "epoch": epoch, "reward": reward, **json.loads(record)}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a log that a controller may be writing to."""
     if not path.is_file():
         raise StoreError(f"{path}: no such file; a controller keeps its experience there")
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            query = "SELECT id, node, epoch, reward, record FROM experience WHERE id > ? ORDER BY id LIMIT ?"
-            for id, node, epoch, reward, record in db.execute(query, (after, limit)):
-                yield {"id": id, "node": node, "epoch": epoch, "reward": reward, **json.loads(record)}
+            yield db
     except sqlite3.Error as error:
         raise StoreError(f"{path}: not a store of experience: {error}") from None

@@ -156,8 +156,12 @@ class DeviceAgent:
             latency_s=float(outcome.latency_s),
             in_time=bool(outcome.in_time),
             admitted=bool(outcome.admitted),
-            observation=observed(plan.observation),
+            observation=observed(plan.observation, self._addresses(len(plan.observation.server_room))),
         )
+
+    def _addresses(self, servers: int) -> tuple[str, ...]:
+        """Return the addresses of the servers of an observation; those that joined since are left out."""
+        return self._pool.addresses[:servers] if self._pool else ()
 
     def _fitting(self) -> dict[str, ServerView]:
         """Return the servers that serve this network, by name."""

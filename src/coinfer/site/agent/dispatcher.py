@@ -16,7 +16,7 @@ from coinfer.runtime.protocol.messages import InferRequest
 from coinfer.site.agent.dispatch import Candidate, Task, checked, observe, sequential_greedy
 from coinfer.site.agent.observed import observed
 from coinfer.site.agent.view import work_key
-from coinfer.site.messages import Decision
+from coinfer.site.messages import Decision, Observed
 from coinfer.types import OffloadDecision, OffloadObservation, Policy
 
 WINDOW_S = 0.002
@@ -31,6 +31,7 @@ _log = logging.getLogger("coinfer.site")
 
 class _Waiting(NamedTuple):
     task: Task
+    inputs: tuple[str, ...]
     arrived_s: float
     chosen: "asyncio.Future[Placement]"
 
@@ -111,7 +112,7 @@ class SiteDispatcher:
         size_bytes = sum(len(tensor.data) for tensor in request.inputs)
         work = work_key(request.model, inputs, request.outputs)
         task = Task(request.model, request.fingerprint, work, size_bytes, request.deadline_s, excluded)
-        waiting = _Waiting(task, time.monotonic(), loop.create_future())
+        waiting = _Waiting(task, inputs, time.monotonic(), loop.create_future())
         self._waiting.append(waiting)
         if len(self._waiting) >= MAX_TASKS:
             self._begin()
@@ -153,10 +154,11 @@ class SiteDispatcher:
         self.decided += len(waiting)
         self.by_actor += len(waiting) if decision is not None else 0
         group, at_s = next(self._groups), time.time()
+        seen = partial(observed, observation, [server.address for server in servers])
         for index, (one, server) in enumerate(zip(waiting, chosen, strict=True)):
             record = partial(
                 self._record, one, servers[server].address, group=group, index=index, server=server,
-                policy=policy, at_s=at_s, observation=observation if index == 0 else None,
+                policy=policy, at_s=at_s, seen=seen if index == 0 else None,
             )  # fmt: skip
             if not one.chosen.done():
                 self._on_choice(servers[server].address, float(observation.option_server_s[index, 0, server]))
@@ -195,7 +197,7 @@ class SiteDispatcher:
         server: int,
         policy: str,
         at_s: float,
-        observation: OffloadObservation[np.ndarray] | None,
+        seen: Callable[[], Observed] | None,
     ) -> None:
         latency_s = time.monotonic() - one.arrived_s
 
@@ -209,12 +211,13 @@ class SiteDispatcher:
                 task=index,
                 server=server,
                 executed_on=address,
+                cut=", ".join(one.inputs)[:256],
                 queue_s=queue_s,
                 server_s=server_s,
                 latency_s=latency_s,
                 in_time=ok and latency_s <= one.task.deadline_s,
                 admitted=ok,
-                observation=None if observation is None else observed(observation),
+                observation=None if seen is None else seen(),
             )
 
         self._keep(make)
