@@ -12,6 +12,7 @@ from threading import Lock
 from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import grpc
+from grpc import experimental
 
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import (
@@ -24,6 +25,7 @@ from coinfer.runtime.protocol.messages import (
     check_size,
 )
 from coinfer.runtime.transport.base import Pong, ping_request, settle
+from coinfer.runtime.transport.reply_threads import ReplyThreads
 from coinfer.units import MIB
 
 SERVICE = "inference.GRPCInferenceService"
@@ -37,9 +39,14 @@ _OVER_LIMIT = "larger than max"
 """gRPC's words for a message that it does not accept; it gives no other sign."""
 _HEADROOM_BYTES = MIB
 """gRPC's own limit exceeds ours by this much; ours is exact and says why."""
+_POLL_BY_READER = (experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
+"""The thread that reads a call's reply polls for it. Otherwise gRPC starts a thread for a call that finds no other
+open, which costs 0.3 ms, and 2 on a busy core."""
 
 Options = list[tuple[str, int]]
-_Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
+_Call: TypeAlias = "grpc.CallIterator[bytes]"
+_Infer: TypeAlias = "grpc.UnaryStreamMultiCallable[bytes, bytes]"
+"""To the client a reply is a stream of one message, as gRPC has `_POLL_BY_READER` for streams only."""
 Reply = TypeVar("Reply")
 
 
@@ -119,7 +126,7 @@ PLAIN = Connector(_open_plain, lambda: 0)
 
 class _Connection(NamedTuple):
     channel: grpc.Channel
-    infer: _Call
+    infer: _Infer
     version: int
 
 
@@ -143,6 +150,7 @@ class GrpcTransport:
         self._replaced: list[tuple[float, grpc.Channel]] = []
         """Channels that carry calls no more, with the time from when on they may be closed."""
         self._lock = Lock()
+        self._threads = ReplyThreads()
 
     def send(self, node: str, request: InferRequest, timeout_s: float = math.inf) -> Future[InferReply]:
         """Return a future of the reply (`Transport.send`).
@@ -184,12 +192,13 @@ class GrpcTransport:
                 channel.close()
             self._nodes.clear()
             self._replaced.clear()
+        self._threads.close()
 
     def _call(self, node: str, message: bytes, timeout_s: float, read: Callable[[bytes], Reply]) -> Future[Reply]:
         outer: Future[Reply] = Future()
         timeout = timeout_s if timeout_s < math.inf else None
         try:
-            call = self._infer(node).future(message, timeout=timeout)
+            call = self._infer(node)(message, timeout=timeout)
         except ValueError:  # the channel was closed
             settle(outer, TransportError("CANCELLED", f"{node}: the transport is closed", reason="closed"))
             return outer
@@ -199,10 +208,10 @@ class GrpcTransport:
                 call.cancel()
 
         outer.add_done_callback(cancel)
-        call.add_done_callback(lambda _: settle(outer, _outcome(node, call, read)))
+        self._threads.run(lambda: _finish(outer, node, call, read))
         return outer
 
-    def _infer(self, node: str) -> _Call:
+    def _infer(self, node: str) -> _Infer:
         """Return the call of the node's `ModelInfer`."""
         with self._lock:
             version = self._connector.version()
@@ -211,8 +220,9 @@ class GrpcTransport:
                 self._replaced.append((time.monotonic() + REPLACED_S, connection.channel))
                 connection = None
             if connection is None:
-                channel = self._connector.open(node, self._options)
-                connection = _Connection(channel, cast(_Call, channel.unary_unary(f"/{SERVICE}/ModelInfer")), version)
+                channel = self._connector.open(node, [*self._options, _POLL_BY_READER])
+                infer = cast(_Infer, channel.unary_stream(f"/{SERVICE}/ModelInfer"))
+                connection = _Connection(channel, infer, version)
             self._nodes[node] = connection
             if len(self._nodes) > MAX_NODES:
                 self._nodes.pop(next(iter(self._nodes))).channel.close()
@@ -225,16 +235,19 @@ class GrpcTransport:
             self._replaced.pop(0)[1].close()
 
 
-def _outcome(node: str, call: "grpc.Future[bytes]", read: Callable[[bytes], Reply]) -> Reply | TransportError:
-    """Return what `read` makes of the reply of a finished call, or the error of the call."""
+def _finish(outer: Future[Reply], node: str, call: _Call, read: Callable[[bytes], Reply]) -> None:
+    """Wait for a call to end, and settle its future as soon as the reply is there."""
     try:
-        return read(call.result())
-    except grpc.FutureCancelledError:
-        return TransportError("CANCELLED", f"{node}: the call was cancelled", reason="cancelled")
+        settle(outer, read(next(call)))
+        next(call, None)  # the status: a call that is dropped before it counts as cancelled
+    except StopIteration:
+        settle(outer, TransportError("INTERNAL", f"{node}: a call ended without a reply", reason="bad_reply"))
     except grpc.RpcError as error:
-        return _error(node, cast(grpc.Call, error))
+        settle(outer, _error(node, cast(grpc.Call, error)))
     except WireError as error:
-        return TransportError(error.code, f"{node}: {error.message}", error.pushback_s, error.reason)
+        settle(outer, TransportError(error.code, f"{node}: {error.message}", error.pushback_s, error.reason))
+    except Exception as error:
+        settle(outer, TransportError("INTERNAL", f"{node}: {type(error).__name__}: {error}"))
 
 
 def _error(node: str, error: grpc.Call) -> TransportError:
