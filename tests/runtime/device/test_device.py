@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -251,7 +250,7 @@ def test_a_given_route_is_followed_over_several_servers():
             return good_node()(request)
         asked.append(tuple(hop.node for hop in request.route))
         first = good_node()(request)
-        return forwarding(replace(request, inputs=first.outputs, outputs=request.route[0].cut, route=request.route[1:]))
+        return forwarding(request._replace(inputs=first.outputs, outputs=request.route[0].cut, route=request.route[1:]))
 
     with device(dict.fromkeys(nodes, forwarding)) as ours:
         result = ours.infer_by_route(PICTURES[2], route)

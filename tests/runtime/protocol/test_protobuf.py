@@ -11,10 +11,12 @@ from tritonclient.grpc import service_pb2 as pb
 from coinfer.runtime.protocol import protobuf, protobuf_framing
 from coinfer.runtime.protocol.messages import (
     DTYPES,
+    LAST_PRIORITY,
     ExecutedHop,
     InferReply,
     InferRequest,
     LoadReport,
+    RequestedObjective,
     WireError,
     WireTensor,
     from_array,
@@ -50,11 +52,20 @@ requests = st.builds(
     inputs=tensors(),
     outputs=st.lists(names, max_size=3, unique=True).map(tuple),
     id=st.text(max_size=10),
+    version=st.text(max_size=3),
     fingerprint=st.text("0123456789abcdef", max_size=64),
     deadline_s=st.floats(0, math.inf),
     route=st.lists(hops, max_size=3).map(tuple),
     bits=st.sampled_from([None, 32, 16, 12, 8, 4]),
     warm=st.booleans(),
+    dispatch=st.just(False),  # a route says who computes
+    priority=st.integers(1, LAST_PRIORITY),
+    objective=st.builds(
+        RequestedObjective,
+        st.sampled_from(["", "latency", "energy"]),
+        st.none() | st.floats(0, 1),
+        st.none() | st.floats(0, 1e3),
+    ),
 )
 seconds = st.floats(0, 1e6)
 replies = st.builds(
@@ -62,6 +73,7 @@ replies = st.builds(
     model=names,
     outputs=tensors(),
     id=st.text(max_size=10),
+    version=st.text(max_size=3),
     queue_s=seconds,
     server_s=seconds,
     codec_s=seconds,
@@ -70,6 +82,9 @@ replies = st.builds(
     executed=st.lists(
         st.builds(ExecutedHop, names, st.lists(names, max_size=2).map(tuple), seconds, seconds), max_size=3
     ).map(tuple),
+    upload_s=st.just(0.0),  # the sender's own
+    download_s=st.just(0.0),
+    details=st.just({}),
 )
 
 

@@ -125,6 +125,17 @@ def test_a_deadline_of_the_call_is_kept_by_the_client(edge, transport):
         time.sleep(0.01)
 
 
+def test_a_call_starts_no_thread_of_grpc(edge, transport):
+    """One of ours waits for the reply, and for those of later calls."""
+    before = set(threading.enumerate())
+    for _ in range(3):
+        running = transport.send(edge.grpc, asleep(60.0))
+        started = set(threading.enumerate()) - before
+        assert [thread.name for thread in started] == ["coinfer-reply"]
+        running.cancel()
+        wait_until(lambda: transport._threads._idle == 1, 60.0, "the thread is free again")
+
+
 def test_nobody_listens(transport):
     with socket.socket() as bound:  # nobody else gets the port, and nobody listens
         bound.bind(("127.0.0.1", 0))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -288,7 +287,7 @@ class Request:
             config.slowdown,
             sleep=self._parts.clock.sleep,
         )
-        return replace(message, dispatch=config.dispatch and not message.route)
+        return message._replace(dispatch=config.dispatch and not message.route)
 
     # --- the result
 

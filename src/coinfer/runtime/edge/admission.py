@@ -7,7 +7,7 @@ come, first served; at most `queue` jobs wait, as behind an endless queue every 
 
 import statistics
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LAST_PRIORITY, Code, LoadReport
@@ -87,8 +87,7 @@ class Counts(NamedTuple):
     cancelled: int = 0
 
 
-@dataclass(frozen=True)
-class NodeState:
+class NodeState(NamedTuple):
     """The whole state of admission: the limits of the node, and every job that has no answer yet."""
 
     workers: int
@@ -96,8 +95,8 @@ class NodeState:
     arriving: tuple[Job, ...] = ()
     waiting: tuple[Job, ...] = ()
     running: tuple[Running, ...] = ()
-    service: Mapping[Hashable, ServiceTimes] = field(default_factory=dict[Hashable, ServiceTimes])
-    counts: Counts = field(default_factory=Counts)
+    service: Mapping[Hashable, ServiceTimes] = MappingProxyType({})
+    counts: Counts = Counts()
     draining: bool = False
 
 
@@ -160,24 +159,23 @@ def apply(state: NodeState, event: Event) -> NodeState:
     """
     match event:
         case Arrived(job):
-            return replace(state, arriving=(*state.arriving, job), counts=_count(state, "received"))
+            return state._replace(arriving=(*state.arriving, job), counts=_count(state, "received"))
         case Drained():
-            return replace(state, draining=True)
+            return state._replace(draining=True)
         case Admit(id):
             admitted = tuple(job for job in state.arriving if job.id == id)
             waiting = sorted(state.waiting + admitted, key=lambda job: job.priority)  # keeps the order of arrival
-            return replace(_remove(state, id), waiting=tuple(waiting))
+            return _remove(state, id)._replace(waiting=tuple(waiting))
         case Start(id, now_s):
             started = tuple(Running(job, now_s) for job in state.arriving + state.waiting if job.id == id)
-            return replace(_remove(state, id), running=state.running + started)
+            return _remove(state, id)._replace(running=state.running + started)
         case Refuse(id):
-            return replace(
-                _remove(state, id), counts=_count(state, "refused") if _is_queued(state, id) else state.counts
-            )
+            counts = _count(state, "refused") if _is_queued(state, id) else state.counts
+            return _remove(state, id)._replace(counts=counts)
         case Cancelled(id):
             running = tuple(run._replace(abandoned=True) if run.job.id == id else run for run in state.running)
             counts = _count(state, "cancelled") if _is_queued(state, id) else state.counts
-            return replace(_remove(state, id), running=running, counts=counts)
+            return _remove(state, id)._replace(running=running, counts=counts)
         case Ended():
             return _end(state, event)
 
@@ -322,7 +320,7 @@ def _end(state: NodeState, event: Ended) -> NodeState:
     if what == "finished":
         service = _learn(service, run.job.kind, event.now_s - run.started_s, event.now_s)
     rest = tuple(other for other in state.running if other is not run)
-    return replace(state, running=rest, service=service, counts=_count(state, what))
+    return state._replace(running=rest, service=service, counts=_count(state, what))
 
 
 def _learn(
@@ -343,7 +341,7 @@ def _is_queued(state: NodeState, id: int) -> bool:
 def _remove(state: NodeState, id: int) -> NodeState:
     """Return the state with the job neither arriving nor waiting."""
     arriving = tuple(job for job in state.arriving if job.id != id)
-    return replace(state, arriving=arriving, waiting=tuple(job for job in state.waiting if job.id != id))
+    return state._replace(arriving=arriving, waiting=tuple(job for job in state.waiting if job.id != id))
 
 
 def _count(state: NodeState, what: str) -> Counts:

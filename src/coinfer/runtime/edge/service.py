@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import NamedTuple
 
 from coinfer.runtime.clock import Clock, WallClock
@@ -128,7 +127,7 @@ class EdgeService:
         self._check(model, request)
         deadline_s = began_s + request.deadline_s
         if request.dispatch and not request.warm and self.dispatcher is not None:
-            return await self._dispatch(self.dispatcher, replace(request, dispatch=False), began_s)
+            return await self._dispatch(self.dispatcher, request._replace(dispatch=False), began_s)
         inputs = tuple(tensor.name for tensor in request.inputs)
         if not model.runs.is_ready(inputs, request.outputs):
             await self._open(model, request)
@@ -150,7 +149,7 @@ class EdgeService:
         if request.route and not request.warm:
             reply = await self._forward(request, reply, deadline_s)
         timing = Timing(queue_s, work.decode_s, work.compute_s, work.encode_s, work.batch)
-        return replace(reply, load=self.scheduler.load()), timing
+        return reply._replace(load=self.scheduler.load()), timing
 
     async def _dispatch(
         self, dispatcher: Dispatcher, request: InferRequest, began_s: float
@@ -159,7 +158,7 @@ class EdgeService:
         failed: set[str] = set()
         while True:
             left_s = began_s + request.deadline_s - self._clock.now_s()
-            onward = replace(request, deadline_s=max(left_s, 0.0))
+            onward = request._replace(deadline_s=max(left_s, 0.0))
             assignment = await dispatcher.assign(onward, frozenset(failed))
             done = False
             try:
@@ -187,7 +186,7 @@ class EdgeService:
         answer = await asyncio.wrap_future(self._transport.send(node, request, request.deadline_s))
         spent_s = answer.queue_s + answer.server_s + answer.codec_s + answer.forward_s
         forward_s = answer.forward_s + max(self._clock.now_s() - began_s - spent_s, 0.0)
-        reply = replace(answer, forward_s=forward_s, load=self.scheduler.load())
+        reply = answer._replace(forward_s=forward_s, load=self.scheduler.load())
         return reply, Timing(answer.queue_s, 0.0, 0.0, 0.0, 0)
 
     def _check(self, model: ServedModel, request: InferRequest) -> None:
@@ -221,8 +220,7 @@ class EdgeService:
         """Send the outputs on to the next hop, and return its reply as ours."""
         assert self._transport is not None
         hop, began_s = request.route[0], self._clock.now_s()
-        onward = replace(
-            request,
+        onward = request._replace(
             inputs=reply.outputs,
             outputs=hop.cut,
             bits=hop.bits,
@@ -243,7 +241,7 @@ class EdgeService:
         here = ExecutedHop(self.address, request.outputs, reply.server_s, reply.queue_s)
         last = ExecutedHop(hop.node, hop.cut, answer.server_s, answer.queue_s)
         executed = (here, *(answer.executed or (last,)))
-        return replace(reply, outputs=answer.outputs, forward_s=forward_s, executed=executed)
+        return reply._replace(outputs=answer.outputs, forward_s=forward_s, executed=executed)
 
     def _pong(self, request: InferRequest) -> InferReply:
         if not self.is_ready:

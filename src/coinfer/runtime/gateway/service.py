@@ -130,7 +130,7 @@ class GatewayService:
         except RefusedError as refused:
             raise WireError(_CODES[refused.reason], str(refused), refused.reason, refused.pushback_s) from None
         self.metrics.count_node(model.name, result.executed_on)
-        reply = replace(_reply(request, result, model.device, queue_s), codec_s=decode_s, load=self.scheduler.load())
+        reply = _reply(request, result, model.device, queue_s)._replace(codec_s=decode_s, load=self.scheduler.load())
         check_size(sum(len(tensor.data) for tensor in reply.outputs), self.limit_bytes)
         return reply, Timing(queue_s, decode_s, result.outcome.latency_s, 0.0, _samples(request))
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -57,7 +56,7 @@ def parse_request(model: str, version: str, body: bytes, json_bytes: int | None)
         for name, output in zip(request.outputs, output_descriptions, strict=True)
     }
     tensors = _tensors(headers, inputs, memoryview(body)[end:])
-    return replace(request, inputs=tensors), lambda name: binary.get(name, default)
+    return request._replace(inputs=tensors), lambda name: binary.get(name, default)
 
 
 def reply_body(reply: InferReply, is_binary: IsBinary) -> tuple[bytes, int | None]:

@@ -7,7 +7,7 @@ the rest.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -131,8 +131,7 @@ DEFAULT_PRIORITY = 10
 """Of a request that says none; 1 is served first."""
 
 
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """Compute `outputs` from `inputs`; then answer, or send them on along `route`."""
 
     model: str
@@ -177,8 +176,7 @@ class ExecutedHop(NamedTuple):
     queue_s: float
 
 
-@dataclass(frozen=True)
-class InferReply:
+class InferReply(NamedTuple):
     """The outputs of a request, and what the nodes on its route measured."""
 
     model: str
@@ -200,7 +198,7 @@ class InferReply:
     upload_s: float = 0.0
     """Time on a shaped link; the sender fills it in."""
     download_s: float = 0.0
-    details: Mapping[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+    details: Mapping[str, str | int | float] = MappingProxyType({})
     """Further parameters of a gateway's reply."""
 
 

@@ -1,7 +1,6 @@
 """Requests and replies as Open Inference Protocol v2 (gRPC) messages. Only this folder knows protobuf."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -90,7 +89,7 @@ def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Inf
     request, headers = check_request(
         proto.model_name, proto.model_version, proto.id, _descriptions(proto.inputs), outputs, _parameters(proto)
     )
-    return replace(request, inputs=_tensors(headers, proto.inputs, raws))
+    return request._replace(inputs=_tensors(headers, proto.inputs, raws))
 
 
 def _request_header(request: InferRequest) -> InferMessage:
@@ -158,7 +157,7 @@ def parse_reply(message: bytes) -> InferReply:
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
     reply = InferReply(proto.model_name, outputs, proto.id, proto.model_version, load=load, executed=executed)
-    return replace(reply, **times)
+    return reply._replace(**times)
 
 
 def _reply_header(reply: InferReply) -> InferMessage:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from coinfer.runtime.emulation.links import TransferCancelled
@@ -189,11 +189,11 @@ class ShapedTransport:
         """
 
         def call(upload_s: float, left_s: float) -> Future[InferReply]:
-            sent = replace(request, deadline_s=max(request.deadline_s - upload_s, 0.0))
+            sent = request._replace(deadline_s=max(request.deadline_s - upload_s, 0.0))
             return self._inner.send(node, sent, left_s)
 
         def close(reply: InferReply, upload_s: float, download_s: float) -> InferReply:
-            return replace(reply, upload_s=upload_s, download_s=download_s)
+            return reply._replace(upload_s=upload_s, download_s=download_s)
 
         return self._start(node, _Exchange(request_bits(request), call, reply_bits, close), timeout_s)
 

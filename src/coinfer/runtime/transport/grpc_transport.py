@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock
-from typing import NamedTuple, TypeAlias, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import grpc
-from grpc import experimental
 
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import (
@@ -39,15 +38,23 @@ _OVER_LIMIT = "larger than max"
 """gRPC's words for a message that it does not accept; it gives no other sign."""
 _HEADROOM_BYTES = MIB
 """gRPC's own limit exceeds ours by this much; ours is exact and says why."""
-_POLL_BY_READER = (experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
+_POLL_BY_READER = ("SingleThreadedUnaryStream", 1)
 """The thread that reads a call's reply polls for it. Otherwise gRPC starts a thread for a call that finds no other
 open, which costs 0.3 ms, and 2 on a busy core."""
 
 Options = list[tuple[str, int]]
-_Call: TypeAlias = "grpc.CallIterator[bytes]"
-_Infer: TypeAlias = "grpc.UnaryStreamMultiCallable[bytes, bytes]"
-"""To the client a reply is a stream of one message, as gRPC has `_POLL_BY_READER` for streams only."""
 Reply = TypeVar("Reply")
+
+
+class _Call(Protocol):
+    """A call whose reply is a stream of one message to the client, as gRPC has `_POLL_BY_READER` for streams only."""
+
+    def __next__(self) -> bytes: ...
+    def cancel(self) -> bool: ...
+
+
+class _Infer(Protocol):
+    def __call__(self, request: bytes, timeout: float | None) -> _Call: ...
 
 
 def client_options(
@@ -198,7 +205,7 @@ class GrpcTransport:
         outer: Future[Reply] = Future()
         timeout = timeout_s if timeout_s < math.inf else None
         try:
-            call = self._infer(node)(message, timeout=timeout)
+            call = self._infer(node)(message, timeout)
         except ValueError:  # the channel was closed
             settle(outer, TransportError("CANCELLED", f"{node}: the transport is closed", reason="closed"))
             return outer
