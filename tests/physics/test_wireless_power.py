@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from coinfer.envs import wireless_power as env
-from coinfer.physics import wireless_power
+from coinfer.physics import frame_rates, wireless_power
 from coinfer.scenario.compile import open_world
 
 
@@ -82,6 +82,17 @@ def test_extreme_channels_and_uniform_modes(gain):
         wanted = solved_by_scipy(*(array.numpy() for array in given_), mode.numpy())
         assert float(rate) >= wanted * (1 - 1e-6)
     assert torch.isfinite(found.rate_bps).all()
+
+
+def test_one_search_serves_arrays_and_tensors_and_ends_when_the_rate_is_exact():
+    world = open_world("droo").world
+    tables = env.load(world)
+    state = env.reset(tables, torch.arange(40))
+    modes = torch.rand(40, 6, 10, generator=torch.Generator().manual_seed(0)) < 0.5
+    exact = frame_rates.exported_rates_bps(world, state.gain, state.weight, modes)
+    for one in range(40):  # alone, so that each ends when it has converged itself
+        found = env.rates_bps(tables, env.State(*(part[one : one + 1] for part in state)), modes[one : one + 1])
+        torch.testing.assert_close(found, exact[one : one + 1], rtol=1e-11, atol=0)
 
 
 def test_the_authors_channels_give_their_published_means():

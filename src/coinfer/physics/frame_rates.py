@@ -1,7 +1,8 @@
 """Rates of frames of wireless-powered devices from their channels and weights, for any number of modes at once."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,13 +76,22 @@ def grouped_rates_bps(
         weight: [.., N] weights of the devices' rates.
         offloads: [.., S, N] bool, or [S, N] for the same modes everywhere; true sends, false computes.
     """
+    parts = (weights, gain, weight, offloads)
+    if not gain.is_cpu:
+        return _grouped(torch, constants, *parts)
+    return torch.as_tensor(_grouped(np, constants, *(part.numpy() for part in parts)))
+
+
+def _grouped(xp: Any, constants: FrameConstants, weights: Any, gain: Any, weight: Any, offloads: Any) -> Any:
+    """Return `grouped_rates_bps` with a library, torch or NumPy, on its own arrays."""
     local, _, ratio = coefficients(constants, gain, weight)
     groups = weight[..., None] == weights
-    sums = offloads.to(local.dtype) @ torch.cat((local[..., None], ratio[..., None] * groups), -1)
-    local_sum = (local.sum(-1)[..., None] - sums[..., 0]).clamp(min=0)
+    per_device = xp.concatenate((local[..., None], ratio[..., None] * groups), -1)
+    sums = xp.asarray(offloads, dtype=local.dtype) @ per_device
+    local_sum = (local.sum(-1)[..., None] - sums[..., 0]).clip(0)
     send = wireless_power.send_bps(weights, constants.bandwidth_hz, constants.overhead)
-    ratio_sum = sums[..., 1:].movedim(-1, 0).contiguous()
-    return wireless_power.best_rate_bps(local_sum, send.reshape(-1, *[1] * local_sum.dim()), ratio_sum)
+    ratio_sum = xp.moveaxis(sums[..., 1:], -1, 0)
+    return wireless_power.best_rate_bps(local_sum, send.reshape(-1, *[1] * local_sum.ndim), ratio_sum)
 
 
 def exported_rates_bps(constants: FrameConstants, gain: Tensor, weight: Tensor, offloads: Tensor) -> Tensor:

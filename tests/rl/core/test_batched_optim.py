@@ -2,7 +2,15 @@
 
 import torch
 
-from coinfer.rl.core.batched_optim import add_prefix, interpolate, linear_decay, sample_categorical, strip_prefix
+from coinfer.physics import random
+from coinfer.rl.core.batched_optim import (
+    add_prefix,
+    interpolate,
+    linear_decay,
+    sample_categorical,
+    strip_prefix,
+    uniform,
+)
 
 
 def test_draws_follow_the_weights():
@@ -12,6 +20,13 @@ def test_draws_follow_the_weights():
     torch.testing.assert_close(counts / 10_000, weights, atol=1e-3, rtol=0)
     ends = sample_categorical(weights.expand(2, -1), torch.tensor([0.0, 1 - 2.0**-24]))
     assert ends.tolist() == [1, 4]
+
+
+def test_draws_on_the_cpu_are_those_of_tensors():
+    """They are computed by NumPy, which must give the same bits."""
+    keys = random.key(torch.tensor(3), torch.arange(2))
+    bits = random.bits(random.key(keys, 7)[:, None], torch.arange(30))
+    assert uniform(keys, 7, (2, 15)).equal(random.uniform(bits, torch.float32).reshape(2, 2, 15))
 
 
 def test_schedules_go_from_one_end_to_the_other_and_stay():

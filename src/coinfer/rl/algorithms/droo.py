@@ -24,7 +24,7 @@ from typing_extensions import Unpack
 from coinfer.envs import wireless_power
 from coinfer.physics.frame_rates import grouped_rates_bps
 from coinfer.policies.learned.imitation.frame_policy import FramePolicy, gain_inputs
-from coinfer.policies.learned.imitation.quantisers import noisy_order_preserving, order_preserving
+from coinfer.policies.learned.imitation.quantisers import binary_candidates
 from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms import grle
 from coinfer.rl.core.batched_optim import uniform
@@ -97,9 +97,9 @@ def quantiser(copies: int, noise: float) -> Candidates:
     def candidates(outputs: Tensor, mask: Tensor, count: int, keys: Tensor, call: int) -> Tensor:
         logits = outputs[..., 0]
         if not copies:
-            return order_preserving(logits, count)
+            return binary_candidates(logits, count, None)
         drawn = uniform(keys, call, (logits.shape[1], copies, logits.shape[2])).clamp(1e-7, 1 - 1e-7)
-        return noisy_order_preserving(logits, count, noise * torch.special.ndtri(drawn))
+        return binary_candidates(logits, count, noise * torch.special.ndtri(drawn))
 
     return candidates
 

@@ -54,6 +54,7 @@ def test_order_is_kept_and_none_comes_twice(seed, shape, devices, count):
     greater = logits[:, None, :, None] > logits[:, None, None, :]
     broken = greater & ~found[..., :, None] & found[..., None, :]
     assert not broken.any()
+    assert quantisers.binary_candidates(logits, count, None).equal(found), "by NumPy as by torch"
 
 
 @settings(max_examples=30, deadline=None)
@@ -66,6 +67,7 @@ def test_noise_adds_candidates_and_keeps_the_first_ones(seed, shape, devices, co
     assert found.shape == (5, count, devices)
     assert found[:, :own].equal(quantisers.order_preserving(logits, own))
     assert are_distinct(found)
+    assert quantisers.binary_candidates(logits, count, noise).equal(found), "by NumPy as by torch"
     noisy = quantisers.order_preserving(logits[:, None] + noise, devices + 1).flatten(1, 2)
     every = torch.cat((quantisers.order_preserving(logits, devices + 1), noisy), 1)
     assert (found[:, :, None] == every[:, None]).all(-1).any(-1).all()
