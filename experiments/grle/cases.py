@@ -10,6 +10,8 @@ FOLDER = Path(__file__).parent
 WEIGHTS = Path("runs/grle")
 """Trained weights, which are not kept with the results."""
 SEEDS = 10
+LEARNER = ("candidates", "sweeps", "learning_rate")
+"""Settings of the learner that a training may change."""
 ROUNDS = 200
 """Slots that each world of a learner plays; 4 worlds, so 800 slots a learner."""
 
@@ -65,13 +67,13 @@ def settings_of(scheme: str, changes: dict[str, object] | None = None) -> GrleSe
 
     Args:
         scheme: one of `SCHEMES`.
-        changes: of `GrleSettings`; `candidates` and `sweeps` are the learner's, and `rounds` the loop's.
+        changes: of `GrleSettings`, of the learner (`LEARNER`), and `rounds` of the loop.
     """
     graph, early_exits = SCHEMES[scheme]
     changes = dict(changes or {})
     rounds = int(str(changes.pop("rounds", ROUNDS)))
     settings = replace(PRESETS["quick"], graph=graph, early_exits=early_exits)
-    of_learner = {name: changes.pop(name) for name in ("candidates", "sweeps") if name in changes}
+    of_learner = {name: changes.pop(name) for name in LEARNER if name in changes}
     settings = replace(settings, learner=replace(settings.learner, **of_learner))
     return with_rounds(replace(settings, **changes), rounds)
 
