@@ -47,6 +47,7 @@ PARTS = {
     "cli": Part("the coinfer command, one file for each sub-command", "use"),
     "demo": Part("a device and edge servers on one machine, compared live", "use"),
     "site": Part("the live system: controller, agents, certificates", "run"),
+    "video": Part("the newest frame of a file, camera or stream", "run"),
     "rl": Part("core loops, one file for each algorithm, Ray", "learn", torch=True),
     "exit_training": Part("networks with early exits, supervised", "learn", torch=True),
     "runtime": Part("device, edge server, protocol, codec, links", "run"),

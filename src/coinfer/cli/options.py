@@ -19,6 +19,9 @@ Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zo
 Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help=f"Bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
 Servers = Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")]
+DeadlineMs = Annotated[
+    float, typer.Option(min=0, help="Milliseconds for each request that brings no deadline of its own; 0 is none.")
+]
 Dispatch = Annotated[
     bool, typer.Option("--dispatch", help="Let the server that a request reaches choose which one computes it.")
 ]

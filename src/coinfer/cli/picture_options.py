@@ -1,12 +1,10 @@
-"""The options that say how a network takes pictures; `infer`, `plan`, `profile` and `accuracy` share them."""
+"""The options that say how a network takes pictures; `infer`, `watch`, `plan`, `profile` and `accuracy` share them."""
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from coinfer.cli.option_group import with_group
 from coinfer.cli.options import MAX_DIGITS
 from coinfer.errors import UserError
 
@@ -34,30 +32,6 @@ _PARAMETERS: dict[str, tuple[Any, Any]] = {
     "letterbox": (Letterbox, False),
     "stretch": (Stretch, False),
 }
-
-
-def with_picture_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command with the options about pictures, which it gets as one argument `pictures`.
-
-    Args:
-        command: has a parameter `pictures`.
-    """
-    signature = inspect.signature(command)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "pictures"]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in _PARAMETERS.items()
-    ]
-
-    @functools.wraps(command)
-    def wrapped(*args: object, **options: Any) -> None:
-        said = {name: options.pop(name) for name in _PARAMETERS}
-        command(*args, pictures=parse_pictures(**said), **options)
-
-    annotations = {parameter.name: parameter.annotation for parameter in (*own, *added)}
-    wrapped.__annotations__ = annotations | {"return": None}
-    wrapped.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    return wrapped
 
 
 def parse_pictures(
@@ -104,6 +78,10 @@ def parse_pictures(
         "fit": "letterbox" if letterbox else "stretch" if stretch else None,
     }
     return parse_settings({name: value for name, value in said.items() if value is not None}, "picture options")
+
+
+with_picture_options = with_group("pictures", _PARAMETERS, parse_pictures)
+"""Gives a command the options about pictures, which it gets as one argument `pictures`."""
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...] | None:
