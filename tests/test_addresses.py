@@ -51,7 +51,9 @@ def test_every_writing_of_an_ipv6_address_is_the_same_address(address: ipaddress
         ("[::1%l o]:8001", "this host is no IPv6 address"),
         ("127.0.0.256:8001", "this host is no IPv4 address"),
         ("1:8001", "this host is no IPv4 address"),
-        ("http://a:8001", "it is a URL"),
+        ("http://a:8001", "it is a URL; leave out all but the host and its port"),
+        ("grpc://a", "it has no port"),
+        ("grpc://grpc://a:8001", "it is a URL"),
         ("unix:/tmp/a:8001", "this host is neither a name nor an IP address"),
         ("a b:8001", "this host is neither a name nor an IP address"),
         ("a/b:8001", "this host is neither a name nor an IP address"),
@@ -82,3 +84,13 @@ def test_a_list_of_addresses():
     assert parse_addresses("a:1, [0:0::1]:2, [fe80::1%eth0]:3,") == ("a:1", "[::1]:2", "[fe80::1%eth0]:3")
     with pytest.raises(AddressError, match=r"^server 'b': it has no port"):
         parse_addresses("a:1,b", "server")
+
+
+def test_the_scheme_of_grpc_says_nothing():
+    assert parse_address("grpc://edge-1.local:8001/") == parse_address("GRPC://edge-1.local:8001")
+    assert parse_addresses("grpc://a:1,[::1]:2") == ("a:1", "[::1]:2")
+
+
+def test_an_address_that_is_given_twice_is_refused():
+    with pytest.raises(AddressError, match="is given twice; name each once"):
+        parse_addresses("127.0.0.1:1,a:1, grpc://127.0.0.1:1", "--servers")

@@ -66,7 +66,7 @@ def test_commands_exist_with_their_options(where: str, line: str):
         assert "Usage" in shown, f"{where}: no command {' '.join(command)}"
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("-")):
             assert option in shown, f"{where}: {' '.join(command)} has no {option}"
-    elif words[0] in ("python", ".venv/bin/python"):
+    elif words[0] in ("python", ".venv/bin/python", "node"):
         assert (ROOT / words[1]).exists() or words[1] == "-m", f"{where}: no {words[1]}"
     else:
         assert words[0] in ("pip", "git", "cd", "curl", ".venv/bin/ruff"), f"{where}: {line}"

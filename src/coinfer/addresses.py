@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from coinfer.errors import UserError, short_repr
@@ -33,14 +34,14 @@ def parse_address(text: str, setting: str = "address") -> Address:
     """Return the address that a text `host:port` names.
 
     Args:
-        text: an IPv6 host stands in brackets.
+        text: an IPv6 host stands in brackets; `grpc://` before the host and a slash at the end say nothing.
         setting: its name for the error, such as "server".
 
     Raises:
         AddressError: if the host is neither a name nor an IP address, or the port is not from 1 to 65535.
     """
     try:
-        host, _, port = text.strip().rpartition(":")
+        host, _, port = _without_scheme(text.strip()).rpartition(":")
         if not host or not (port.isascii() and port.isdigit()):
             raise ValueError("it has no port")
         if not 0 < int(port[:6]) <= MAX_PORT:
@@ -58,9 +59,26 @@ def parse_addresses(text: str, setting: str = "address") -> tuple[str, ...]:
         setting: its name for the error.
 
     Raises:
-        AddressError: for the first one that is wrong.
+        AddressError: for the first one that is wrong, or is given twice.
     """
-    return tuple(str(parse_address(part, setting)) for part in text.split(",") if part.strip())
+    return different_addresses([part for part in text.split(",") if part.strip()], setting)
+
+
+def different_addresses(texts: Sequence[str], setting: str = "address") -> tuple[str, ...]:
+    """Return addresses, each in the form that `Address` writes.
+
+    Args:
+        texts: `host:port` each.
+        setting: its name for the error.
+
+    Raises:
+        AddressError: for the first one that is wrong, or is given twice.
+    """
+    addresses = tuple(str(parse_address(text, setting)) for text in texts)
+    twice = next((address for i, address in enumerate(addresses) if address in addresses[:i]), None)
+    if twice is not None:
+        raise AddressError(f"{setting} {twice!r} is given twice; name each once")
+    return addresses
 
 
 def parse_host(text: str) -> str:
@@ -79,6 +97,20 @@ def parse_host(text: str) -> str:
         raise AddressError(
             f"host {short_repr(text)}: {error}; expected one such as 127.0.0.1, 0.0.0.0 or ::1"
         ) from None
+
+
+def _without_scheme(text: str) -> str:
+    """Return an address without `grpc://`.
+
+    Raises:
+        ValueError: if it is another URL.
+    """
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return text
+    if scheme.lower() != "grpc":
+        raise ValueError("it is a URL; leave out all but the host and its port for gRPC, 8001 by default")
+    return rest.removesuffix("/")
 
 
 def _host(text: str) -> str:

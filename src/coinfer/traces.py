@@ -254,8 +254,8 @@ def parse_number(path: Path, line: int, row: Mapping[str, str], column: str) -> 
 
 def _opened(path: Path) -> TextIO:
     if path.suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8", newline=""))
-    return path.open(encoding="utf-8", newline="")
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 _UNREADABLE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)

@@ -200,3 +200,16 @@ def test_a_profile_of_another_network_is_named_where_its_sizes_do_not_fit(infer:
     onnx.save(channel_means([1, 3, 16, 16], [2, 3]), "net.onnx")
     with pytest.raises(UserError, match=r"no axis or input is called 'height'; .*of the profile other\.json: is it"):
         infer("net.onnx", "photo.png", "--scale", "1", "--profile", "other.json")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--dispatch", "--dispatch: there is no server to choose another one"),
+        ("--name=x", "--name is for members of a site; expected --controller too"),
+        ("--insecure", "--insecure is for members of a site"),
+    ],
+)
+def test_what_would_do_nothing_without_servers_or_site_is_refused(infer: Infer, option: str, said: str):
+    with pytest.raises(UserError, match=said):
+        infer("resnet32", "photo.png", option)

@@ -51,6 +51,8 @@ def test_labels_come_from_the_metadata_or_a_file(tmp_path: Path):
     assert labels_of(open_model("alexnet-exits")) == CIFAR_CLASSES
     (tmp_path / "plain.txt").write_text("cat\n\nbig dog\n")
     assert read_labels(tmp_path / "plain.txt") == ("cat", "big dog")
+    (tmp_path / "marked.txt").write_text("cat\nbig dog\n", encoding="utf-8-sig")
+    assert read_labels(tmp_path / "marked.txt") == ("cat", "big dog"), "with a byte-order mark"
     (tmp_path / "numbered.txt").write_text("0: cat\n1: 2 dogs\n")
     assert read_labels(tmp_path / "numbered.txt") == ("cat", "2 dogs")
     with pytest.raises(UserError, match=r"none\.txt: cannot read these labels"):

@@ -6,6 +6,7 @@ from typing import Any
 from coinfer.addresses import parse_addresses
 from coinfer.cli import options as option
 from coinfer.cli.option_group import with_group
+from coinfer.errors import UserError
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.objective import Goal, Objective
 
@@ -73,10 +74,16 @@ def parse_device(
         same: options that are fields of `DeviceConfig` as they are.
 
     Raises:
-        UserError: if an option is not understood.
+        UserError: if an option is not understood, or would do nothing.
     """
+    addresses, in_site = parse_addresses(servers, "--servers"), same["controller"] or same["site"]
+    if same["dispatch"] and not (addresses or in_site):
+        raise UserError("--dispatch: there is no server to choose another one; expected --servers or --controller too")
+    for name in ("name", "insecure"):
+        if same[name] and not in_site:
+            raise UserError(f"--{name} is for members of a site; expected --controller too")
     return DeviceConfig(
-        servers=parse_addresses(servers, "--servers"),
+        servers=addresses,
         deadline_s=option.limit_or_inf(deadline_ms / 1e3),
         objective=Objective(goal, min_accuracy, option.limit_or_inf(energy_mj / 1e3), power_w, transmit_power_w),
         bits=None if bits is None else option.parse_bits(bits),

@@ -9,9 +9,11 @@ import typer
 from coinfer.addresses import parse_addresses
 from coinfer.cli.console import interrupted_quietly
 from coinfer.cli.options import (
+    LIMIT_MIB,
     ControllerAddress,
     Insecure,
     Limit,
+    LimitMib,
     NodeName,
     Provider,
     Shape,
@@ -22,6 +24,7 @@ from coinfer.cli.options import (
     parse_shapes,
 )
 from coinfer.runtime.edge import defaults
+from coinfer.units import MIB
 
 
 def edge(
@@ -36,6 +39,7 @@ def edge(
     threads: Threads = 1,
     workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = defaults.QUEUE,
+    limit_mib: LimitMib = LIMIT_MIB,
     slowdown: Slowdown = 1.0,
     provider: Provider = "cpu",
     peers: Annotated[
@@ -74,6 +78,7 @@ def edge(
         threads=threads,
         workers=workers,
         queue=queue,
+        limit_bytes=limit_mib * MIB,
         slowdown=slowdown,
         provider=provider,
         peers=None if peers == "any" else parse_addresses(peers, "--peers"),

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from coinfer.cli.device_options import with_device_options
+from coinfer.cli.options import LIMIT_MIB, LimitMib
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.edge import defaults as edge_defaults
 from coinfer.runtime.gateway import defaults
-from coinfer.units import MESSAGE_BYTES, MIB
+from coinfer.units import MIB
 
 
 @with_device_options
@@ -29,7 +30,7 @@ def gateway(
         int, typer.Option(min=1, help="Requests under way at the same time.")
     ] = defaults.CONCURRENCY,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = defaults.QUEUE,
-    limit_mib: Annotated[int, typer.Option(min=1, help="Largest message in MiB.")] = MESSAGE_BYTES // MIB,
+    limit_mib: LimitMib = LIMIT_MIB,
 ) -> None:
     """Answer whole-network requests of any client (Open Inference Protocol v2) from this device and its edge servers.
 

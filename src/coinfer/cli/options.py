@@ -11,7 +11,7 @@ import typer
 from coinfer.errors import UserError, short_repr
 from coinfer.runtime.device import objective
 from coinfer.runtime.device.config import MAX_THREADS
-from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
+from coinfer.units import MESSAGE_BYTES, MIB, WIRE_BITS, WIRE_BITS_TEXT
 
 MAX_DIGITS = 9
 """Of a whole number that a person types; Python refuses to read thousands of digits."""
@@ -34,6 +34,8 @@ OfferedBits = Annotated[
         "accuracy` found that little is lost.",
     ),
 ]
+LimitMib = Annotated[int, typer.Option(min=1, help="Largest message in MiB, in either direction.")]
+LIMIT_MIB = MESSAGE_BYTES // MIB
 Slowdown = Annotated[float, typer.Option(min=1.0, help="Emulates a processor so many times slower than this one.")]
 Provider = Annotated[
     str,

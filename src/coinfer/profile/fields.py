@@ -50,6 +50,21 @@ class Machine(Record):
     date: str
     """UTC, ISO 8601."""
 
+    def differences(self, here: "Machine", threads: int, threads_here: int) -> str:
+        """Return in what a profile's machine differs from this one, as far as times depend on it; empty if in nothing.
+
+        Args:
+            here: this machine.
+            threads: with which the profile was measured.
+            threads_here: with which this machine computes.
+        """
+        pairs = (
+            ("processor", self.cpu, here.cpu),
+            ("threads", threads, threads_here),
+            ("ONNX Runtime", self.onnxruntime, here.onnxruntime),
+        )
+        return ", ".join(f"{what} {there} (here {now})" for what, there, now in pairs if there != now)
+
 
 def first_problem(error: ValidationError) -> str:
     """Return the first of pydantic's complaints in one line, with the number of the others.

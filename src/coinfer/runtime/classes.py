@@ -93,7 +93,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         UserError: if it cannot be read, or is empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot read these labels ({type(error).__name__}); expected a line for each"

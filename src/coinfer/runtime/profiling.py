@@ -1,6 +1,7 @@
 """Measures a network together with the codec that carries its tensors, and caches the result."""
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from coinfer.units import FLOAT32_BITS, WIRE_BITS, bits_of_bytes
 SLOW_LINK_BPS = 10e6
 """Payloads are measured as they are sent at this rate, at which lossless coding pays."""
 PICTURE_RUNS, PROVIDER_RUNS = 3, 10
+_log = logging.getLogger(__name__)
 PICTURES = 4
 """Sample pictures for the sizes of payloads."""
 
@@ -64,7 +66,7 @@ def profile_for(
         progress: called while it measures.
         samples: file of inputs to measure on; the network is then measured anew.
         known: inputs that the network may take, for one that takes neither noise nor zeros nor ones.
-        provider: short name of what is to compute; None takes a given table of any.
+        provider: short name of what is to compute here; None takes a given table of any.
 
     Raises:
         ProfileError: if the file is no table, or the table belongs to another network or another provider.
@@ -74,6 +76,9 @@ def profile_for(
         table.check(graph)
         if provider is not None:
             table.check_provider(provider)
+            others = table.machine.differences(this_machine(), table.threads, threads)
+            if others and table is not source:
+                _log.warning("%s was measured with %s; plans may err until requests correct them", source, others)
         return table
     provider = provider or CPU
     path = _cache_path(graph, threads, provider)

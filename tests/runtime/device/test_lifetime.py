@@ -4,12 +4,14 @@ import dataclasses
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.runtime.device.test_device import GRAPH, PICTURES, TABLE, Switched, device, exact, fails, good_node
 
 from coinfer import Device, DeviceConfig, Objective
+from coinfer.profile.measure import this_machine
 from coinfer.runtime.device.config import DeviceError
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireError
 from coinfer.runtime.transport.base import InMemoryTransport
@@ -150,6 +152,19 @@ def test_servers_that_do_not_answer_are_named_once(caplog: pytest.LogCaptureFixt
     messages = [record.getMessage() for record in caplog.records]
     assert [message.split()[1] for message in messages] == ["gone:1", "away:2"]
     assert all("does not answer (" in message and "\n" not in message for message in messages)
+
+
+def test_a_profile_of_another_machine_is_named(caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    other = TABLE.machine.model_copy(update={"cpu": "Cortex-A76", "onnxruntime": "1.2.3"})
+    TABLE.model_copy(update={"machine": other}).save(tmp_path / "pi.json")
+    TABLE.model_copy(update={"machine": this_machine()}).save(tmp_path / "here.json")
+    with caplog.at_level(logging.WARNING):
+        Device(GRAPH, profile=tmp_path / "here.json", transport=InMemoryTransport({})).close()
+        assert not caplog.records
+        Device(GRAPH, profile=tmp_path / "pi.json", threads=2, transport=InMemoryTransport({})).close()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "pi.json was measured with processor Cortex-A76 (here " in said
+    assert f"threads {TABLE.threads} (here 2), ONNX Runtime 1.2.3 (here " in said
 
 
 def test_a_server_of_another_network_is_named_once_and_not_asked(caplog: pytest.LogCaptureFixture):

@@ -1,5 +1,6 @@
 """What probes teach: the round trip is that of an open connection, and one slow answer does not spoil the rate."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from itertools import pairwise
@@ -90,3 +91,24 @@ def test_a_server_that_does_not_answer_is_left_alone_for_longer_and_longer():
     assert gaps_s[0] < 2
     assert gaps_s == sorted(gaps_s)
     assert gaps_s[-2:] == [pytest.approx(est.LONGEST_BACKOFF_S, abs=0.25)] * 2
+
+
+def test_it_says_once_that_nobody_can_be_reached_until_somebody_can(caplog: pytest.LogCaptureFixture):
+    gone: Future[Pong] = Future()
+    gone.set_exception(TransportError("UNAVAILABLE", "gone"))
+    there: Future[Pong] = Future()
+    there.set_result(Pong(ROUND_TRIP_S, None))
+    pool, _ = started(())
+
+    def probe(answer: Future[Pong], times: int) -> list[str]:
+        caplog.clear()
+        for _ in range(times):
+            pool._record(0, 0, answer)
+        return [record.getMessage() for record in caplog.records]
+
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            said = probe(gone, 10)
+            assert [text for text in said if "no server can be reached" in text] == said[-1:], said
+            assert said
+            assert probe(there, 3) == []

@@ -2,17 +2,22 @@
 
 import asyncio
 import contextlib
+import gzip
 import http.client
+import json
 import logging
 import socket
+import zlib
 
 import pytest
 from tests.patience import wait_until
 from tests.runtime.edge.edge_process import edge_thread
 
+from coinfer.runtime.edge.http_body import unpack
 from coinfer.runtime.edge.http_protocol import HttpLimits
 from coinfer.runtime.edge.served_model import serve_echo
 from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.protocol.messages import WireError
 
 
 def test_replies_over_a_kept_connection_do_not_wait_for_an_acknowledgement():
@@ -111,3 +116,47 @@ def test_a_server_ends_while_a_request_is_being_sent(caplog: pytest.LogCaptureFi
         edge.run(edge._http.stop(60))
         assert until_closed(connection) == b""
     assert not caplog.records
+
+
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(body) + packer.flush()
+
+
+TEXT = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}]}).encode()
+BOMB = bytes(10_000_000)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)]
+)
+def test_a_compressed_body_is_unpacked_up_to_the_limit(encoding: str, pack):
+    assert unpack(pack(TEXT), encoding, len(TEXT)) == TEXT
+    with pytest.raises(WireError, match="the body unpacks to more than the limit of 1000 bytes") as caught:
+        unpack(pack(BOMB), encoding, 1000)
+    assert (caught.value.code, caught.value.reason) == ("RESOURCE_EXHAUSTED", "too_large")
+    for damaged in (pack(TEXT)[:-1], pack(TEXT)[:20], b"", pack(TEXT) + b"x", b"\xff" * 50):
+        with pytest.raises(WireError, match=f"the body is not (valid|one whole) {encoding}") as caught:
+            unpack(damaged, encoding, 10_000)
+        assert caught.value.code == "INVALID_ARGUMENT"
+
+
+def test_compressed_requests_are_answered_or_refused_in_one_line():
+    with edge_thread(lambda: EdgeService([serve_echo()], limit_bytes=1_000_000)) as edge:
+        client = http.client.HTTPConnection(edge.http, timeout=60)
+
+        def ask(body: bytes, encoding: str) -> tuple[int, dict]:
+            client.request("POST", "/v2/models/echo/infer", body, {"Content-Encoding": encoding})
+            reply = client.getresponse()
+            return reply.status, json.loads(reply.read())
+
+        status, reply = ask(gzip.compress(TEXT), "gzip")
+        assert (status, reply["outputs"][0]["data"]) == (200, [1.0, 2.0])
+        for body, encoding, expected, said in (
+            (gzip.compress(BOMB), "gzip", 413, "unpacks to more than the limit"),
+            (TEXT, "deflate", 400, "not valid deflate"),
+            (TEXT, "br", 501, "Content-Encoding 'br' is not offered; expected gzip, deflate or identity"),
+        ):
+            status, reply = ask(body, encoding)
+            assert (status, said in reply["error"]) == (expected, True), reply
+        client.close()

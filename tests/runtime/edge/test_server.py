@@ -83,7 +83,10 @@ def test_stock_clients_find_health_and_metadata(client):
     assert client.is_server_ready()
     assert client.is_model_ready("resnet32")
     assert client.is_model_ready("resnet32", "1")
+    assert client.is_model_ready("nope") is False, "no error, as of Triton"
+    assert client.is_model_ready("resnet32", "2") is False
     assert field(client.get_server_metadata(), "name") == "coinfer"
+    assert "coinfer_split" in field(client.get_server_metadata(), "extensions")
     metadata = client.get_model_metadata("resnet32")
     (tensor,) = field(metadata, "inputs")
     assert field(tensor, "name") == "input"
@@ -113,6 +116,14 @@ def test_stock_http_client_without_binary_tensors(edge):
         wanted = [triton_http.InferRequestedOutput("logits", binary_data=False)]
         reply = client.infer("resnet32", [tensor], outputs=wanted)
     np.testing.assert_allclose(reply.as_numpy("logits"), WHOLE[:1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_stock_http_client_with_compressed_requests(edge, encoding):
+    with triton_http.InferenceServerClient(edge.http) as client:
+        tensor = stock_input(triton_http, IMAGE)
+        reply = client.infer("resnet32", [tensor], request_compression_algorithm=encoding)
+        np.testing.assert_array_equal(reply.as_numpy("logits"), WHOLE)
 
 
 def test_stock_stream_goes_on_after_an_error(edge):
@@ -363,7 +374,7 @@ def test_too_large_a_body_is_refused_before_it_is_sent(edge):
 def test_bad_http_headers(edge):
     assert post(edge, INFER, body(), **{"Inference-Header-Content-Length": "-5"})[0] == 400
     assert post(edge, INFER, body(), **{"Inference-Header-Content-Length": "9999999"})[0] == 400
-    assert post(edge, INFER, body(), **{"Content-Encoding": "gzip"})[0] == 501
+    assert post(edge, INFER, body(), **{"Content-Encoding": "br"})[0] == 501
 
 
 def test_metrics_add_up(edge):

@@ -260,6 +260,8 @@ def test_traces_are_chosen_by_id(tmp_path):
     path = tmp_path / "two.csv.gz"
     path.write_bytes(gzip.compress((HEAD + "one,0,10\ntwo,0,20\none,2,30\n").encode()))
     assert Trace.load(path).rate_bps.tolist() == [80, 240]
+    (tmp_path / "marked.csv").write_text(HEAD + "one,0,10\none,2,30\n", encoding="utf-8-sig")
+    assert Trace.load(tmp_path / "marked.csv").rate_bps.tolist() == [80, 240], "with a byte-order mark"
     assert Trace.load(path, "two").rate_bps.tolist() == [160]
     with pytest.raises(TraceError, match="no trace 'three'; it holds one, two"):
         Trace.load(path, "three")

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +16,7 @@ import onnx
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from tests.paths import ROOT
 from tests.runtime.device.test_device import EXACT, GRAPH, PICTURES, TABLE, Switched
 from tests.runtime.edge.edge_process import EdgeThread, edge_thread, unencoded
 from tritonclient.utils import InferenceServerException
@@ -97,6 +101,17 @@ def test_a_picture_in_bytes_is_prepared_by_the_device(stock: tuple[Any, Any]):
     assert parameters(result)["sent_bits"] < 8 * BATCH[:1].nbytes
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+def test_the_example_in_javascript_asks_a_gateway(gateway: EdgeThread):
+    command = ["node", str(ROOT / "examples" / "client.mjs"), gateway.http, GRAPH.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pixels = np.sin(np.arange(BATCH[0].size)).astype(np.float32).reshape(BATCH[:1].shape)
+    expected = EXACT.run({"input": pixels}, GRAPH.outputs)[0]["logits"]
+    assert f"logits [1,{expected.size}]: largest at {expected.argmax()}\n" in done.stdout
+    assert re.search("answered by (a:1|device)\n", done.stdout)
+
+
 def test_health_metadata_and_counters(stock: tuple[Any, Any], gateway: EdgeThread):
     module, client = stock
     assert client.is_server_live()
@@ -105,6 +120,9 @@ def test_health_metadata_and_counters(stock: tuple[Any, Any], gateway: EdgeThrea
     found = client.get_model_metadata(GRAPH.name)
     inputs = found["inputs"] if isinstance(found, dict) else found.inputs
     assert len(inputs) == 1
+    server = client.get_server_metadata()
+    extensions = server["extensions"] if isinstance(server, dict) else server.extensions
+    assert "coinfer_split" not in extensions, "it refuses parts of networks"
     client.infer(GRAPH.name, [tensor(module, BATCH)])
     metrics = gateway.service.metrics
     assert sum(metrics.nodes.values()) == metrics.models[GRAPH.name].success
@@ -133,6 +151,7 @@ def test_a_failing_server_is_replaced_by_the_device(stock: tuple[Any, Any], node
         ({"parameters": {"bits": 8}}, BATCH, "a gateway answers whole networks"),
         ({"priority": 400}, BATCH, "parameter priority: expected 1"),
         ({}, BATCH[:, :1], "input 'input'"),
+        ({}, PICTURES[0][None], "a picture in bytes is sent by itself, as UINT8 [height, width, channels]"),
         ({}, BATCH.astype(np.float64), "input 'input'"),
     ],
 )
@@ -140,7 +159,7 @@ def test_what_is_wrong_is_refused_in_one_line(
     stock: tuple[Any, Any], more: dict[str, Any], values: np.ndarray, said: str
 ):
     module, client = stock
-    datatype = "FP32" if values.dtype == np.float32 else "FP64"
+    datatype = {"f4": "FP32", "f8": "FP64", "u1": "UINT8"}[values.dtype.str[1:]]
     with pytest.raises(InferenceServerException) as caught:
         client.infer(GRAPH.name, [tensor(module, values, datatype)], **more)
     assert said in caught.value.message()

@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coinfer.addresses import parse_address
+from coinfer.addresses import different_addresses
 from coinfer.errors import UserError
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.providers import CPU, check_provider
@@ -98,7 +98,7 @@ class DeviceConfig:
             raise DeviceError(f"objective is {self.objective!r}; expected coinfer.Objective(...)")
         if isinstance(self.bits, int):
             raise DeviceError(f"bits is {self.bits}; expected a sequence such as ({self.bits},)")
-        object.__setattr__(self, "servers", tuple(str(parse_address(server, "server")) for server in self.servers))
+        object.__setattr__(self, "servers", different_addresses(self.servers, "server"))
         object.__setattr__(self, "bits", None if self.bits is None else tuple(self.bits))
         check_deadline(self.deadline_s)
         if self.bits is not None and (not self.bits or any(width not in WIRE_BITS for width in self.bits)):

@@ -102,7 +102,7 @@ def read_values(source: str, tensor: Tensor) -> np.ndarray:
         return fit(array, tensor, source)
     if suffix == ".txt":
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ItemError(f"{path}: cannot be read as text ({type(error).__name__})") from None
         return fit(_numbers(text, source), tensor, source)

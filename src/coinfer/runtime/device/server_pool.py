@@ -64,6 +64,8 @@ class ServerPool:
         """Probes that each server has answered in a row."""
         self._last_error = [""] * len(self.addresses)
         self._reported: set[tuple[int, str]] = set()
+        self._is_alone = False
+        """No server has answered since this was last said."""
         self._preparing: list[threading.Thread] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._probe_loop, name="coinfer-probe", daemon=True)
@@ -194,7 +196,9 @@ class ServerPool:
         self._last_error[index] = "" if error is None else _one_line(error)
         if error is not None:
             self.update(index, lambda server: est.after_failure(server, now_s))
+            self._report_if_alone(now_s)
             return
+        self._is_alone = False
         self.heard(index, now_s)
         was_down = not forecast.usable(self.estimates()[index], now_s)
         self.update(index, lambda server: after_pong(server, reply.result(), size_bytes, now_s))
@@ -202,6 +206,13 @@ class ServerPool:
             thread = threading.Thread(target=self._on_up, args=(index,), name="coinfer-prepare", daemon=True)
             self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
             thread.start()
+
+    def _report_if_alone(self, now_s: float) -> None:
+        """Say once that no server can be reached, until one can."""
+        if not self._is_alone and not any(forecast.usable(server, now_s) for server in self.estimates()):
+            self._is_alone = True
+            if self._thread.ident is not None:  # before, `start` names each server
+                _log.warning("no server can be reached; this device answers by itself until one can")
 
     def report(self, index: int, problem: str) -> None:
         """Say something about a server in the log, unless it was said before.

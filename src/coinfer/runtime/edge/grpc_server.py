@@ -128,11 +128,17 @@ class Handlers(grpc.GenericRpcHandler):
         return message_bytes("ServerReadyResponse", {"ready": self._service.is_ready})
 
     async def _model_ready(self, message: bytes) -> bytes:
-        self._find(message)
+        """Say that an unknown model is not ready, as Triton does: its clients expect no error here."""
+        try:
+            self._find(message)
+        except WireError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            return message_bytes("ModelReadyResponse", {"ready": False})
         return message_bytes("ModelReadyResponse", {"ready": self._service.is_ready})
 
     async def _server_metadata(self, message: bytes) -> bytes:
-        return message_bytes("ServerMetadataResponse", metadata.server_metadata())
+        return message_bytes("ServerMetadataResponse", metadata.server_metadata(self._service.extensions))
 
     async def _model_metadata(self, message: bytes) -> bytes:
         return message_bytes("ModelMetadataResponse", metadata.model_metadata(self._find(message)))

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from coinfer.runtime.edge import metadata
+from coinfer.runtime.edge.http_body import read_body
 from coinfer.runtime.edge.http_protocol import HttpConfig, HttpLimits
 from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
 from coinfer.runtime.edge.metrics import Exposition
@@ -40,6 +41,8 @@ STATUS: dict[Code, int] = {
 }
 _SLOW_JSON_BYTES = MIB // 4
 """Larger bodies are parsed off the event loop, because JSON is slow."""
+_SLOW_NUMBER_BYTES = 16_384
+"""Tensors that are larger than this become numbers off the event loop; binary ones are only copied."""
 _MODEL = "/v2/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
 ANY_IPV6 = "::"
@@ -80,7 +83,7 @@ def _get_handlers(service: InferenceService) -> dict[str, Handler]:
         return Response()
 
     async def server(request: Request) -> Response:
-        return _json(metadata.server_metadata())
+        return _json(metadata.server_metadata(service.extensions))
 
     async def model_ready(request: Request) -> Response:
         find_model(service.models, *_model_of(request))
@@ -111,7 +114,7 @@ def _get_handlers(service: InferenceService) -> dict[str, Handler]:
 
 
 async def _infer(service: InferenceService, request: Request) -> Response:
-    body = await _body(request, service.limit_bytes)
+    body = await read_body(request, service.limit_bytes)
     parse = (*_model_of(request), body, _json_length(request))
     slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None
     parsed, is_binary = (
@@ -119,7 +122,11 @@ async def _infer(service: InferenceService, request: Request) -> Response:
     )
 
     async def encode(reply: InferReply) -> Response:
-        body, json_bytes = await asyncio.to_thread(json_messages.reply_body, reply, is_binary)
+        number_bytes = sum(len(tensor.data) for tensor in reply.outputs if not is_binary(tensor.name))
+        if number_bytes > _SLOW_NUMBER_BYTES:
+            body, json_bytes = await asyncio.to_thread(json_messages.reply_body, reply, is_binary)
+        else:
+            body, json_bytes = json_messages.reply_body(reply, is_binary)
         check_size(len(body), service.limit_bytes)
         if json_bytes is None:
             return Response(body, media_type="application/json")
@@ -163,25 +170,6 @@ async def _unknown_path(request: Request, problem: Exception) -> Response:
 
 def _json(content: Mapping[str, object], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json.dumps(content), status, headers, "application/json")
-
-
-async def _body(request: Request, limit_bytes: int) -> bytes:
-    """Return the body of a request; refuse one that announces too many bytes before it is read."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise WireError("UNIMPLEMENTED", "compressed bodies are not offered; send coinfer_codec tensors", "encoding")
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit():
-        check_size(int(announced), limit_bytes)
-    chunks: list[bytes] = []
-    size_bytes = 0
-    try:
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size_bytes += len(chunk)
-            check_size(size_bytes, limit_bytes)
-    except ClientDisconnect:
-        raise WireError("CANCELLED", "the caller hung up in mid-request", "cancelled") from None
-    return b"".join(chunks)
 
 
 def _json_length(request: Request) -> int | None:

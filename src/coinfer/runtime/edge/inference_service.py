@@ -1,6 +1,6 @@
 """What the fronts, gRPC and REST, need of a service: the one of an edge server or of a gateway."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from coinfer.addresses import Address
@@ -48,6 +48,11 @@ class InferenceService(Protocol):
     @property
     def limit_bytes(self) -> int:
         """Return the size of the largest request and reply."""
+        ...
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """Return what it offers beyond the protocol, by the names that metadata has for it."""
         ...
 
     @property

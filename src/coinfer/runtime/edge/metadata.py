@@ -7,12 +7,17 @@ from coinfer.runtime.edge.served_model import VERSION, ModelInfo, Signature
 from coinfer.version import __version__
 
 Content = dict[str, object]
-EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "coinfer_split", "coinfer_codec")
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "coinfer_codec")
+"""Of every server; `coinfer_split` is added where parts of networks are computed."""
 
 
-def server_metadata() -> Content:
-    """Return name, version and extensions of the server."""
-    return {"name": "coinfer", "version": __version__, "extensions": list(EXTENSIONS)}
+def server_metadata(extensions: Sequence[str]) -> Content:
+    """Return name, version and extensions of the server.
+
+    Args:
+        extensions: what it offers beyond the protocol.
+    """
+    return {"name": "coinfer", "version": __version__, "extensions": list(extensions)}
 
 
 def model_metadata(model: ModelInfo) -> Content:

@@ -10,6 +10,7 @@ from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.dispatcher import Dispatcher
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
+from coinfer.runtime.edge.metadata import EXTENSIONS
 from coinfer.runtime.edge.metrics import Metrics
 from coinfer.runtime.edge.request_log import RequestLog, Timing
 from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Scheduler
@@ -86,6 +87,11 @@ class EdgeService:
         self._opening = 0
         self.dispatcher: Dispatcher | None = None
         """Chooses for requests that leave it to this server who computes; without one this server does."""
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """Return what it offers beyond the protocol."""
+        return (*EXTENSIONS, "coinfer_split")
 
     @property
     def is_ready(self) -> bool:

@@ -9,15 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.fingerprints import is_fingerprint_of
-from coinfer.graph.ir import GraphError
+from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.sizes import sizes_of
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import unpack
 from coinfer.runtime.device.admission import Reason, RefusedError
 from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.inputs import without_pictures
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
+from coinfer.runtime.edge.metadata import EXTENSIONS
 from coinfer.runtime.edge.metrics import Metrics
 from coinfer.runtime.edge.request_log import RequestLog, Timing
 from coinfer.runtime.edge.scheduler import Scheduler
@@ -32,6 +34,7 @@ from coinfer.runtime.protocol.messages import (
     InferRequest,
     RequestedObjective,
     WireError,
+    WireTensor,
     bad_request,
     check_size,
     from_array,
@@ -84,6 +87,11 @@ class GatewayService:
     def metrics(self) -> Metrics:
         """Return the counters."""
         return self._log.metrics
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """Return what it offers beyond the protocol."""
+        return EXTENSIONS
 
     @property
     def is_ready(self) -> bool:
@@ -160,18 +168,28 @@ def _check(model: GatewayModel, request: InferRequest) -> int | None:
     try:
         sizes_of(graph, {tensor.name: to_array(tensor) for tensor in request.inputs if not _is_picture(model, tensor)})
     except GraphError as error:
-        raise bad_request(str(error)) from None
+        raise bad_request(f"{error}{_picture_hint(graph, request.inputs)}") from None
     return _exit(model, request.outputs)
 
 
-def _is_picture(model: GatewayModel, tensor: object) -> bool:
+def _picture_hint(graph: ModelGraph, tensors: Sequence[WireTensor]) -> str:
+    """Return how a picture is sent, if one of these tensors seems to be one in another form."""
+    sent = next((tensor for tensor in tensors if tensor.datatype == "UINT8" and len(tensor.shape) in (3, 4)), None)
+    if sent is None or graph.tensors[sent.name].dtype == np.uint8:
+        return ""
+    if graph.image is None:
+        return f"; {without_pictures(graph)}"
+    if sent.name != graph.picture_input:
+        return f"; pictures are for input {graph.picture_input!r}"
+    return "; a picture in bytes is sent by itself, as UINT8 [height, width, channels]"
+
+
+def _is_picture(model: GatewayModel, tensor: WireTensor) -> bool:
     """Return true for a picture in bytes, height by width by channels, where the network says how it takes pictures;
     `Device.infer` makes the input of it. A payload of the codec is checked once it is decoded."""
     graph = model.device.graph
-    name, datatype, shape, _, codec = tensor  # pyright: ignore
-    return codec or (
-        graph.image is not None and name == graph.picture_input and datatype == "UINT8" and len(shape) == 3
-    )
+    is_bytes = tensor.datatype == "UINT8" and len(tensor.shape) == 3
+    return tensor.codec or (graph.image is not None and tensor.name == graph.picture_input and is_bytes)
 
 
 def _exit(model: GatewayModel, outputs: Sequence[str]) -> int | None:
