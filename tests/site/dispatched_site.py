@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coinfer.site.agent.actors import GREEDY
 from coinfer.site.agent.dispatch import Candidate, Task, observe, sequential_greedy
-from coinfer.site.agent.dispatcher import GREEDY
 from coinfer.site.agent.observed import observed
 from coinfer.site.messages import Decision
 from coinfer.types import OffloadDecision, OffloadObservation

@@ -18,8 +18,9 @@ from coinfer.physics.latency import offload_latency_s
 from coinfer.policies.onnx import load_policy
 from coinfer.runtime.protocol.messages import InferRequest, WireError, from_array
 from coinfer.runtime.protocol.protobuf import parse_request, request_bytes
+from coinfer.site.agent.actors import GREEDY, Actor
 from coinfer.site.agent.dispatch import Candidate, Task, checked, observe, sequential_greedy
-from coinfer.site.agent.dispatcher import GREEDY, SiteDispatcher
+from coinfer.site.agent.dispatcher import SiteDispatcher
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.messages import Decision
 from coinfer.site.store import read_experience
@@ -96,8 +97,7 @@ class Decider:
         self.dispatcher = SiteDispatcher(
             candidates,
             lambda: idle,
-            actor=actor,
-            policy="actor",
+            choose=lambda: Actor(actor, "actor" if actor else GREEDY),
             keep=lambda make: self.kept.append(make()),
         )
 

@@ -15,6 +15,9 @@ def controller(
     page_port: Annotated[int, typer.Option(min=-1, max=65535, help="The page for browsers; 0 any, -1 none.")] = 8443,
     store: Annotated[Path | None, typer.Option(help="File of the experience.")] = None,
     store_mib: Annotated[int, typer.Option(min=1, help="Its size; beyond, the oldest decisions are deleted.")] = 1024,
+    rollout: Annotated[
+        Path | None, typer.Option(help="YAML with thresholds for policies; those of coinfer without.")
+    ] = None,
     insecure: Insecure = False,
 ) -> None:
     """Run the controller of a site: it knows which nodes are there, tells all of all, and keeps what they experience.
@@ -24,4 +27,5 @@ def controller(
     from coinfer.site.controller.process import ControllerSettings, run_controller
 
     pages = None if page_port < 0 else page_port
-    raise typer.Exit(run_controller(ControllerSettings(site, host, port, pages, insecure, store, store_mib << 20)))
+    settings = ControllerSettings(site, host, port, pages, insecure, store, store_mib << 20, rollout)
+    raise typer.Exit(run_controller(settings))

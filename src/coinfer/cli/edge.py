@@ -55,6 +55,9 @@ def edge(
     policy: Annotated[
         str, typer.Option(help="Actor (.onnx, or `learned`) that chooses servers in a site; greedy without.")
     ] = "",
+    actor_late_ms: Annotated[
+        float, typer.Option(min=0.1, help="An actor of a site that takes longer is not waited for; greedy decides.")
+    ] = 5.0,
     state: Annotated[Path | None, typer.Option(help="Folder for what must survive a restart of a site's node.")] = None,
     insecure: Insecure = False,
 ) -> None:
@@ -89,5 +92,5 @@ def edge(
         from coinfer.site.agent.joining import NodeOptions, join_edge
 
         options = NodeOptions(site, controller, name, state, insecure)
-        agent = join_edge(options, host, grpc_port, advertise=advertise, policy=policy)
+        agent = join_edge(options, host, grpc_port, advertise=advertise, policy=policy, late_s=actor_late_ms / 1e3)
     raise typer.Exit(run_edge(settings, agent))

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from coinfer.cli import bottleneck, ca, exits, experience, scenario
+from coinfer.cli import bottleneck, ca, exits, experience, policy, scenario
 from coinfer.cli.accuracy import accuracy
 from coinfer.cli.controller import controller
 from coinfer.cli.demo import demo
@@ -55,6 +55,7 @@ app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")
 app.add_typer(ca.app, name="ca")
 app.add_typer(experience.app, name="experience")
+app.add_typer(policy.app, name="policy")
 app.add_typer(bottleneck.app, name="bottleneck")
 
 

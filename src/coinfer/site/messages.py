@@ -1,8 +1,8 @@
 """What nodes and the controller say to each other, as JSON: closed, bounded, and without NaN or infinities.
 
 A node sends `Hello` first, then `Report` and `Batch`; the controller answers `Welcome` or `Refused`, then sends `View`,
-`Ack` and `Revoked`. Every message is checked on arrival: an unknown key, a value out of range or a list that is too
-long refuses the whole message.
+`Ack`, `Revoked`, `PolicyFile` and `Policies`. Every message is checked on arrival: an unknown key, a value out of range
+or a list that is too long refuses the whole message.
 """
 
 from itertools import pairwise
@@ -99,6 +99,10 @@ class Report(Message):
     """None if nothing is new."""
     works: Annotated[list[WorkReport], Field(max_length=64)] | None = None
     """None if nothing is new."""
+    policies: Annotated[list[Count], Field(max_length=8)] = []
+    """Versions of the site's policy that decide here, the one with the greatest share first."""
+    policy_problem: Text = ""
+    """Why a version could not be used, `version N: why`."""
 
 
 class Observed(Message):
@@ -240,12 +244,42 @@ class Revoked(Message):
     pem: str
 
 
+class PolicyFile(Message):
+    """A version of the site's policy."""
+
+    kind: Literal["policy-file"] = "policy-file"
+    version: Count
+    fingerprint: Text
+    onnx: str
+    """Base64."""
+    sidecar: str
+    """Base64."""
+
+
+class PolicyShare(Message):
+    """How many of a server's decisions a version makes."""
+
+    version: Count
+    """0 is sequential greedy."""
+    fingerprint: Text = ""
+    share: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1)]
+
+
+class Policies(Message):
+    """Who decides on a server from now on."""
+
+    kind: Literal["policies"] = "policies"
+    shares: Annotated[list[PolicyShare], Field(max_length=8)] = []
+    """Empty for what the server was started with."""
+    explore: Annotated[float, Field(allow_inf_nan=False, ge=0, le=0.5)] = 0.0
+    """Share of requests that go to a server drawn among the good ones."""
+
+
+FromController = Welcome | Refused | View | Ack | Revoked | PolicyFile | Policies
 _FROM_NODE: TypeAdapter[Hello | Report | Batch] = TypeAdapter(
     Annotated[Hello | Report | Batch, Field(discriminator="kind")]
 )
-_FROM_CONTROLLER: TypeAdapter[Welcome | Refused | View | Ack | Revoked] = TypeAdapter(
-    Annotated[Welcome | Refused | View | Ack | Revoked, Field(discriminator="kind")]
-)
+_FROM_CONTROLLER: TypeAdapter[FromController] = TypeAdapter(Annotated[FromController, Field(discriminator="kind")])
 
 
 def to_bytes(message: Message) -> bytes:
@@ -271,7 +305,7 @@ def from_node(data: bytes) -> Hello | Report | Batch:
     return _parse(_FROM_NODE, data)
 
 
-def from_controller(data: bytes) -> Welcome | Refused | View | Ack | Revoked:
+def from_controller(data: bytes) -> FromController:
     """Return the message of a controller.
 
     Args:

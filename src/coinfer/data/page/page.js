@@ -25,6 +25,7 @@ function card(node) {
   made.append(element("div", "dim", node.there
     ? `${node.queued} wait, ${node.backlog_ms.toFixed(0)} ms · ${node.success} answered, ${node.failed} not`
     : `silent for ${duration(node.silent_s)}`));
+  if (node.there && node.policies.length) made.append(element("div", "dim policy", `policy ${node.policies.map((v) => `v${v}`).join(", ")}`));
   return made;
 }
 
@@ -78,6 +79,10 @@ function draw() {
   const names = new Map(state.nodes.filter((node) => node.address).map((node) => [node.address, node.name]));
   const nameOf = (address) => names.get(address) || address;
   bars("servers", state.servers, nameOf); bars("cuts", state.cuts); bars("policies", state.policies);
+  const versions = state.policy ? state.policy.versions : [];
+  byId("rollout").replaceChildren(...(versions.length ? versions.slice(0, 6).map((one) =>
+    row(`version ${one.number} (${one.scheme}): ${one.standing}`, one.reason, one.standing === "refused" || one.standing === "rolled back"))
+    : [element("p", "dim", "none was pushed; servers decide as they were started")]));
   byId("devices").replaceChildren(...(devices.length ? devices.map((node) =>
     row(node.name, node.there ? `${node.success} answered, ${node.spooled} to tell` : `gone for ${duration(node.silent_s)}`, !node.there)) : [element("p", "dim", "no device has joined yet")]));
   const links = state.nodes.filter((node) => node.there).flatMap((node) => node.links.map((link) =>

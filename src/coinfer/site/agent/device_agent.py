@@ -23,7 +23,7 @@ from coinfer.site.agent.stream import ControllerStream, log
 from coinfer.site.agent.view import ServerView, after_view
 from coinfer.site.certificates.node_security import edge_connector
 from coinfer.site.certificates.roles import SecurityError
-from coinfer.site.messages import Decision, Hello, LinkReport, Report, View
+from coinfer.site.messages import Decision, Hello, LinkReport, Policies, PolicyFile, Report, View
 from coinfer.types import DEVICE
 from coinfer.version import __version__
 
@@ -132,6 +132,14 @@ class DeviceAgent:
         if self._fitting():
             self._known.set()
         self._update_pool()
+
+    def on_policy(self, message: PolicyFile | Policies) -> None:
+        """Go on: policies of the site decide on edge servers, and the controller sends devices none.
+
+        Args:
+            message: as it came.
+        """
+        log.warning("the controller sent a %s to a device, which decides by its own policy", message.kind)
 
     def _decision(self, at_s: float, plan: Plan, result: Result) -> Decision:
         outcome, first = result.outcome, result.route.hops[0]

@@ -14,6 +14,8 @@ from coinfer.units import BITS_PER_BYTE
 
 OWN_RATE_BPS = 1e12
 """Rate of the link from a server to itself."""
+EXPLORE_WITHIN = 2.0
+"""Servers are tried on which a task is predicted to take at most so many times what it takes on the best one."""
 UNKNOWN_S = 0.02
 """Believed time of work that no server has reported yet."""
 
@@ -142,3 +144,41 @@ def checked(
     if not np.isfinite(observation.option_server_s[np.arange(tasks), 0, server]).all():
         raise ValueError("a task was given to a server that cannot do it")
     return decision
+
+
+def allowed_s(observation: OffloadObservation[np.ndarray]) -> np.ndarray:
+    """Return the predicted latency of each task on each server, [K, N]; infinite where it may not be tried.
+
+    A server may be tried that has room, on which the task is not predicted to be late, nor to take more than
+    `EXPLORE_WITHIN` times what it takes on the best one.
+
+    Args:
+        observation: K tasks with one option each.
+    """
+    o = observation
+    arrived_s = o.uplink_backlog_s + o.option_upload_bits / o.uplink_bps
+    end_s = np.maximum(arrived_s, o.server_backlog_s) + o.option_server_s[:, 0]
+    end_s = np.where((o.server_room > 0) & (end_s <= o.deadline_s[:, None]), end_s, np.inf)
+    return np.where(end_s <= EXPLORE_WITHIN * end_s.min(axis=1, keepdims=True), end_s, np.inf)
+
+
+def explored(
+    wished: np.ndarray, allowed: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[list[int], list[float]]:
+    """Return servers of which a share is drawn evenly among those that may be tried, with their probabilities.
+
+    Args:
+        wished: [K] servers that the policy chose.
+        allowed: [K, N] from `allowed_s`.
+        share: of the tasks.
+        rng: draws them.
+    """
+    chosen, probability = wished.tolist(), [1.0] * len(wished)
+    for task, good in enumerate(np.isfinite(allowed)):
+        places = np.flatnonzero(good)
+        if len(places) < 2:
+            continue
+        if rng.random() < share:
+            chosen[task] = int(rng.choice(places))
+        probability[task] = (1 - share) * (chosen[task] == wished[task]) + share / len(places) * good[chosen[task]]
+    return chosen, [float(one) for one in probability]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.runtime.protocol.messages import InferRequest
-from coinfer.site.agent.dispatch import Candidate, Task, checked, observe, sequential_greedy
+from coinfer.site.agent.actors import FALLBACK, Actor
+from coinfer.site.agent.dispatch import Candidate, Task, allowed_s, checked, explored, observe, sequential_greedy
 from coinfer.site.agent.observed import observed
 from coinfer.site.agent.view import work_key
 from coinfer.site.messages import Decision, Observed
@@ -25,7 +26,6 @@ MAX_TASKS = 50
 """Requests that are decided together."""
 LATE_S = 0.005
 """An actor that has not decided by then is not waited for."""
-GREEDY = "sequential greedy"
 _log = logging.getLogger("coinfer.site")
 
 
@@ -65,8 +65,9 @@ class SiteDispatcher:
     Args:
         candidates: returns what is known of all servers now, this one first.
         is_idle: returns whether this server could begin a request at once.
-        actor: decides; without one, or where it fails, sequential greedy does.
-        policy: name of the actor, for the log of decisions.
+        choose: returns who makes the next decision; where an actor fails, sequential greedy does.
+        explore: returns the share of requests that go to a server drawn among the good ones.
+        late_s: an actor that has not decided by then is not waited for.
         keep: takes the maker of a decision's record.
         on_choice: called with the address of a chosen server and the time that the work takes there.
     """
@@ -76,8 +77,9 @@ class SiteDispatcher:
         candidates: Callable[[], Sequence[Candidate]],
         is_idle: Callable[[], bool],
         *,
-        actor: Policy[np.ndarray] | None = None,
-        policy: str = "",
+        choose: Callable[[], Actor] = lambda: FALLBACK,
+        explore: Callable[[], float] = lambda: 0.0,
+        late_s: float = LATE_S,
         keep: Callable[[Callable[[], Decision]], None] = lambda make: None,
         on_choice: Callable[[str, float], None] = lambda address, service_s: None,
     ):
@@ -88,11 +90,11 @@ class SiteDispatcher:
         """Decisions for which the actor was late or wrong."""
         self._candidates = candidates
         self._is_idle = is_idle
-        self._actor = actor
-        self._policy = policy
+        self._choose, self._explore, self._late_s = choose, explore, late_s
+        self._rng = np.random.default_rng()
         self._keep = keep
         self._on_choice = on_choice
-        self._pool = ThreadPoolExecutor(1, "coinfer-actor") if actor is not None else None
+        self._pool = ThreadPoolExecutor(1, "coinfer-actor")
         self._running: asyncio.Future[OffloadDecision[np.ndarray]] | None = None
         self._waiting: list[_Waiting] = []
         self._alarm: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -122,8 +124,7 @@ class SiteDispatcher:
 
     def close(self) -> None:
         """Decide no more by the actor."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> None:
         if self._alarm is not None:
@@ -148,9 +149,14 @@ class SiteDispatcher:
     async def _place(self, waiting: Sequence[_Waiting]) -> None:
         servers = self._candidates()
         observation = observe([one.task for one in waiting], servers)
-        decision = await self._by_actor(observation)
-        policy = GREEDY if decision is None else self._policy
-        chosen = (sequential_greedy(observation) if decision is None else decision).server.tolist()
+        actor = self._choose()
+        decision = await self._by_actor(actor, observation)
+        policy = FALLBACK.name if decision is None else actor.name
+        wished = (sequential_greedy(observation) if decision is None else decision).server
+        chosen, probability = wished.tolist(), [1.0] * len(waiting)
+        share = self._explore()
+        if share > 0:
+            chosen, probability = explored(wished, allowed_s(observation), share, self._rng)
         self.decided += len(waiting)
         self.by_actor += len(waiting) if decision is not None else 0
         group, at_s = next(self._groups), time.time()
@@ -158,30 +164,32 @@ class SiteDispatcher:
         for index, (one, server) in enumerate(zip(waiting, chosen, strict=True)):
             record = partial(
                 self._record, one, servers[server].address, group=group, index=index, server=server,
-                policy=policy, at_s=at_s, seen=seen if index == 0 else None,
+                policy=policy, probability=probability[index], at_s=at_s, seen=seen if index == 0 else None,
             )  # fmt: skip
             if not one.chosen.done():
                 self._on_choice(servers[server].address, float(observation.option_server_s[index, 0, server]))
                 one.chosen.set_result(Placement(servers[server].address if server else None, record))
 
-    async def _by_actor(self, observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray] | None:
-        """Return the actor's decision; None if there is no actor, or it is late, busy with the last one, or wrong."""
-        if self._actor is None or self._pool is None:
+    async def _by_actor(
+        self, actor: Actor, observation: OffloadObservation[np.ndarray]
+    ) -> OffloadDecision[np.ndarray] | None:
+        """Return the actor's decision; None if it is greedy's turn, or it is late, busy with the last one, or wrong."""
+        if actor.decide is None:
             return None
         if self._running is not None and not self._running.done():
             self.actor_failures += 1
             return None
-        decide = partial(_decide_by, self._actor, observation)
+        decide = partial(_decide_by, actor.decide, observation)
         self._running = asyncio.get_running_loop().run_in_executor(self._pool, decide)
         self._running.add_done_callback(lambda done: done.cancelled() or done.exception())  # a late error is no matter
         try:
-            return await asyncio.wait_for(asyncio.shield(self._running), LATE_S)
+            return await asyncio.wait_for(asyncio.shield(self._running), self._late_s)
         except Exception as error:
             self.actor_failures += 1
             problem = "it was late" if isinstance(error, asyncio.TimeoutError) else f"{type(error).__name__}: {error}"
             if problem != self._reported:
                 self._reported = problem
-                _log.warning("the actor %s failed and sequential greedy decides: %s", self._policy, problem[:200])
+                _log.warning("the actor %s failed and sequential greedy decides: %s", actor.name, problem[:200])
             return None
 
     def _record(
@@ -196,6 +204,7 @@ class SiteDispatcher:
         index: int,
         server: int,
         policy: str,
+        probability: float,
         at_s: float,
         seen: Callable[[], Observed] | None,
     ) -> None:
@@ -207,6 +216,7 @@ class SiteDispatcher:
                 at_s=at_s,
                 model=one.task.model,
                 policy=policy,
+                probability=probability,
                 group=group,
                 task=index,
                 server=server,

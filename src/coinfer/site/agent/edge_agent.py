@@ -13,15 +13,17 @@ from coinfer.runtime.edge.security import Security
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.protocol.messages import LoadReport
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
+from coinfer.site.agent.actors import FALLBACK, Actor, Actors
 from coinfer.site.agent.dispatch import UNKNOWN_S, Candidate
-from coinfer.site.agent.dispatcher import SiteDispatcher, aged_backlog_s
+from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher, aged_backlog_s
 from coinfer.site.agent.links import FIRST_RATE_BPS, PeerLinks
+from coinfer.site.agent.padding import padded
 from coinfer.site.agent.spool import Spool, next_epoch
 from coinfer.site.agent.stream import Controller, ControllerStream
 from coinfer.site.agent.view import ServerView, after_view, work_key
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.certificates.node_security import node_security
-from coinfer.site.messages import Decision, Hello, Report, ServedName, View, WorkReport
+from coinfer.site.messages import Decision, Hello, Policies, PolicyFile, Report, ServedName, View, WorkReport
 from coinfer.version import __version__
 
 SLOW_INTERVAL_S = 1.0
@@ -42,7 +44,10 @@ class AgentSettings(NamedTuple):
     advertise: str = ""
     """Address by which others reach this server; empty for the one that it listens on."""
     policy: str = ""
-    """File of an actor, or the name of a shipped one, that decides who computes; empty for sequential greedy."""
+    """File of an actor, or the name of a shipped one, that decides who computes until the controller names another;
+    empty for sequential greedy."""
+    late_s: float = LATE_S
+    """An actor that has not decided by then is not waited for."""
 
 
 class EdgeAgent:
@@ -64,7 +69,9 @@ class EdgeAgent:
         self._links = PeerLinks(self._transport, self._clock)
         self._service: EdgeService | None = None
         self._stream: ControllerStream | None = None
-        self._actor = load_policy(settings.policy) if settings.policy else None
+        own = Actor(padded(load_policy(settings.policy)), settings.policy) if settings.policy else FALLBACK
+        self.actors = Actors(settings.state / "policies", own)
+        """Who decides."""
         self.dispatcher: SiteDispatcher | None = None
         """Decides for requests that leave the choice of server to this one; there once the server has started."""
         self._sent: deque[tuple[float, str, float]] = deque(maxlen=MAX_SENT)
@@ -92,8 +99,9 @@ class EdgeAgent:
         self.dispatcher = service.dispatcher = SiteDispatcher(
             self.candidates,
             lambda: len(service.scheduler.state.running) < service.scheduler.state.workers,
-            actor=self._actor,
-            policy=self._settings.policy,
+            choose=self.actors.choose,
+            explore=lambda: self.actors.explore,
+            late_s=self._settings.late_s,
             keep=self._spool.add if self._settings.controller else _keep_nothing,
             on_choice=self._note,
         )
@@ -149,6 +157,8 @@ class EdgeAgent:
             dropped=self._spool.dropped,
             links=self._links.reports() if slow else None,
             works=self._works() if slow else None,
+            policies=list(self.actors.versions),
+            policy_problem=self.actors.problem,
         )
 
     def on_view(self, view: View) -> None:
@@ -160,6 +170,17 @@ class EdgeAgent:
         self.servers = after_view(self.servers, view, self._clock.now_s())
         if view.servers is not None:
             self._links.follow({info.address for info in view.servers} - {self.address})
+
+    def on_policy(self, message: PolicyFile | Policies) -> None:
+        """Take in a version of the site's policy, or who decides from now on.
+
+        Args:
+            message: as it came.
+        """
+        if isinstance(message, PolicyFile):
+            self.actors.on_file(message)
+        else:
+            self.actors.on_policies(message)
 
     def candidates(self) -> list[Candidate]:
         """Return what is known of all servers now, this one first."""

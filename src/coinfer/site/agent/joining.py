@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from coinfer.addresses import parse_address
 from coinfer.files import cache_folder
+from coinfer.site.agent.dispatcher import LATE_S
 from coinfer.site.agent.edge_agent import AgentSettings, EdgeAgent
 from coinfer.site.agent.stream import Controller
 from coinfer.site.certificates.identity import Identity, find_identity
@@ -62,7 +63,9 @@ def find_place(options: NodeOptions, role: Role, suffix: str) -> Place:
     return Place(identity.peer.name, options.state or identity.folder / "state", controller, identity)
 
 
-def join_edge(options: NodeOptions, host: str, grpc_port: int, *, advertise: str = "", policy: str = "") -> EdgeAgent:
+def join_edge(
+    options: NodeOptions, host: str, grpc_port: int, *, advertise: str = "", policy: str = "", late_s: float = LATE_S
+) -> EdgeAgent:
     """Return the agent of an edge server.
 
     Args:
@@ -71,6 +74,7 @@ def join_edge(options: NodeOptions, host: str, grpc_port: int, *, advertise: str
         grpc_port: the same; 0 for any.
         advertise: address by which others reach it; empty for the one on which it listens.
         policy: file of an actor, or the name of a shipped one; empty for sequential greedy.
+        late_s: an actor that has not decided by then is not waited for.
 
     Raises:
         UserError: if anything of it cannot be used.
@@ -80,7 +84,7 @@ def join_edge(options: NodeOptions, host: str, grpc_port: int, *, advertise: str
     if place.controller is not None and not address and host in ("0.0.0.0", "::"):
         raise SecurityError(f"--host {host} is no address by which others reach this server; say it with --advertise")
     controller = place.controller.address if place.controller else ""
-    return EdgeAgent(AgentSettings(place.name, place.state, controller, place.identity, address, policy))
+    return EdgeAgent(AgentSettings(place.name, place.state, controller, place.identity, address, policy, late_s))
 
 
 def _made_up(role: Role, suffix: str) -> str:

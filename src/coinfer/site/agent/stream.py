@@ -21,8 +21,11 @@ from coinfer.site.certificates.identity import Identity
 from coinfer.site.messages import (
     MESSAGE_BYTES,
     Ack,
+    FromController,
     Hello,
     MessageError,
+    Policies,
+    PolicyFile,
     Refused,
     Report,
     Revoked,
@@ -58,6 +61,14 @@ class Node(Protocol):
 
         Args:
             view: as it came.
+        """
+        ...
+
+    def on_policy(self, message: PolicyFile | Policies) -> None:
+        """Take in a version of the site's policy, or who decides from now on.
+
+        Args:
+            message: as it came.
         """
         ...
 
@@ -156,7 +167,7 @@ class ControllerStream:
             ended.set()
             channel.close()
 
-    def _take(self, message: Welcome | Refused | View | Ack | Revoked) -> None:
+    def _take(self, message: FromController) -> None:
         match message:
             case Welcome():
                 self._lease_s, self._interval_s = message.lease_s, message.interval_s
@@ -170,6 +181,8 @@ class ControllerStream:
                 self._say("refused", f"refused by the controller at {self._controller.address}: {message.reason}")
             case View():
                 self._node.on_view(message)
+            case PolicyFile() | Policies():
+                self._node.on_policy(message)
             case Ack():
                 self._spool.acknowledge(message.epoch, message.seq)
                 self._unacknowledged = max(self._unacknowledged - 1, 0)

@@ -29,6 +29,9 @@ GRPC: Mapping[str, frozenset[Role]] = {
     f"{SITE}/Join": NODES,
     f"{SITE}/State": READERS,
     f"{SITE}/Experience": READERS,
+    f"{SITE}/Policy": READERS,
+    f"{SITE}/PushPolicy": READERS,
+    f"{SITE}/ChangePolicy": frozenset[Role](("operator",)),
 }
 """Roles by the full name of a gRPC method."""
 HTTP: tuple[Rule, ...] = (

@@ -112,4 +112,5 @@ def _node(name: str, node: Node, now_s: float) -> dict[str, object]:
         "spooled": report.spooled,
         "dropped": report.dropped,
         "links": [link.model_dump() for link in node.links],
+        "policies": report.policies,
     }

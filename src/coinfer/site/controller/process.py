@@ -1,7 +1,6 @@
 """The controller as a process: it starts, serves nodes and operators, and ends."""
 
 import asyncio
-import contextlib
 import logging
 import sys
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from coinfer.site.certificates.plain import check_plain
 from coinfer.site.controller.service import ControllerService
 from coinfer.site.messages import MESSAGE_BYTES
 from coinfer.site.store import LIMIT_BYTES, ExperienceStore
+from coinfer.site.updater.settings import RolloutSettings, load_settings
+from coinfer.site.updater.updater import Updater
 
 GRPC_PORT = 8600
 PAGE_PORT = 8443
@@ -45,6 +46,8 @@ class ControllerSettings:
     """File of the experience; None keeps it beside the certificate, or in the user's cache."""
     store_bytes: int = LIMIT_BYTES
     """Size of that file beyond which the oldest decisions are deleted."""
+    rollout: Path | None = None
+    """File with thresholds of policies; None for those that come with coinfer."""
 
 
 def run_controller(settings: ControllerSettings) -> int:
@@ -65,15 +68,31 @@ def run_controller(settings: ControllerSettings) -> int:
     identity = None if settings.site is None else find_identity(settings.site, "controller")
     check_plain(identity, host, settings.insecure, f"host {host}")
     home = cache_folder("site") if identity is None else identity.folder / "state"
+    thresholds = load_settings(settings.rollout)
     store = ExperienceStore(settings.store or home / "experience.sqlite", settings.store_bytes)
     try:
-        return asyncio.run(_serve(settings, host, identity, store))
+        service = ControllerService(store, identity)
+        service.updater = make_updater(service, thresholds)
+        return asyncio.run(_serve(settings, host, identity, service))
     finally:
         store.close()
 
 
-async def _serve(settings: ControllerSettings, host: str, identity: Identity | None, store: ExperienceStore) -> int:
-    service = ControllerService(store, identity)
+def make_updater(service: ControllerService, settings: RolloutSettings) -> Updater:
+    """Return the updater of a controller, which keeps its versions in `policies/` beside the store.
+
+    Args:
+        service: of the controller.
+        settings: thresholds.
+
+    Raises:
+        UserError: if what it kept cannot be read.
+    """
+    folder = service.store.path.parent / "policies"
+    return Updater(service.store.path, folder, settings, service.edges, service.history.note)
+
+
+async def _serve(settings: ControllerSettings, host: str, identity: Identity | None, service: ControllerService) -> int:
     server = open_server(service, identity)
     try:
         port = listen(server, host, settings.port, identity)
@@ -88,6 +107,7 @@ async def _serve(settings: ControllerSettings, host: str, identity: Identity | N
         where += f" page={page.url}"
     await server.start()
     views = asyncio.ensure_future(service.run())
+    updater = asyncio.ensure_future(service.updater.run()) if service.updater else None
     stop = signal_event()
     print(f"coinfer controller ready {where}", flush=True)
     waits = [asyncio.ensure_future(stop.wait()), views]
@@ -95,8 +115,9 @@ async def _serve(settings: ControllerSettings, host: str, identity: Identity | N
     failed = views.done()
     for wait in waits:
         wait.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await views
+    if updater is not None:
+        updater.cancel()
+    await asyncio.gather(*(task for task in (views, updater) if task), return_exceptions=True)
     if page is not None:
         await page.stop()
     await server.stop(_LAST_WORDS_S)

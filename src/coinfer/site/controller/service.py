@@ -17,6 +17,7 @@ from coinfer.site.certificates.grpc_security import caller
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.controller import registry
 from coinfer.site.controller.history import History
+from coinfer.site.controller.policies import policies_of, policy_file, policy_methods
 from coinfer.site.controller.registry import LEASE_S, Node
 from coinfer.site.messages import (
     Ack,
@@ -33,6 +34,7 @@ from coinfer.site.messages import (
     to_bytes,
 )
 from coinfer.site.store import ExperienceStore, read_experience
+from coinfer.site.updater.updater import Updater
 
 HELLO_S = 10.0
 """A connection that has not said who it is by then is closed."""
@@ -57,6 +59,9 @@ class _Session:
     infos_s: float = 0.0
     """When they were sent last."""
     ended: bool = False
+    sent_policies: bytes = b""
+    """What was said last of who decides."""
+    sent_versions: set[int] = field(default_factory=set)
 
     def send(self, message: Message) -> None:
         """Queue a message that must not be left out."""
@@ -75,6 +80,8 @@ class ControllerService(grpc.GenericRpcHandler):
 
     def __init__(self, store: ExperienceStore, identity: Identity | None, clock: Clock | None = None):
         self.store = store
+        self.updater: Updater | None = None
+        """Decides which policies the servers use; None to leave them what they were started with."""
         self.nodes: Mapping[str, Node] = {}
         self.history = History()
         """What the page shows of the recent past."""
@@ -90,6 +97,7 @@ class ControllerService(grpc.GenericRpcHandler):
             f"{SITE}/Join": grpc.stream_stream_rpc_method_handler(self._join),
             f"{SITE}/State": grpc.unary_unary_rpc_method_handler(self._state),
             f"{SITE}/Experience": grpc.unary_stream_rpc_method_handler(self._experience),
+            **policy_methods(lambda: self.updater, self._name_of),
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -115,6 +123,7 @@ class ControllerService(grpc.GenericRpcHandler):
         return self.history.state(self.nodes, now_s) | {
             "stored": self.store.stored,
             "store_problem": self.store.problem,
+            "policy": None if self.updater is None else self.updater.state(),
         }
 
     async def run(self) -> None:
@@ -127,6 +136,7 @@ class ControllerService(grpc.GenericRpcHandler):
             self.history.observe(self.nodes, self.now_s())
             self._check_revocations()
             self._broadcast()
+            self._send_policies()
             await asyncio.sleep(registry.interval_s(self.nodes) / 2)
 
     def _broadcast(self) -> None:
@@ -142,6 +152,39 @@ class ControllerService(grpc.GenericRpcHandler):
             unsent = b'"servers"' in session.view
             session.view = full if is_due or unsent else short
             session.wake.set()
+
+    def _send_policies(self) -> None:
+        """Tell the servers who decides, where that is new to them, and send versions that they do not have."""
+        updater = self.updater
+        if updater is None:
+            return
+        for session in self._sessions.values():
+            node = self.nodes.get(session.name)
+            if node is None or node.session != session.id or node.hello.role != "edge":
+                continue
+            updater.node_refused(session.name, node.report.policy_problem)
+            policies = policies_of(updater, session.name)
+            text = to_bytes(policies)
+            if text == session.sent_policies or (not policies.shares and not session.sent_policies):
+                continue
+            for one in policies.shares:
+                if one.version and one.version not in session.sent_versions:
+                    session.sent_versions.add(one.version)
+                    session.send(policy_file(updater, one.version))
+            session.sent_versions &= {one.version for one in policies.shares}
+            session.sent_policies = text
+            session.send(policies)
+
+    def edges(self) -> list[str]:
+        """Return the names of the edge servers that are there."""
+        return [info.name for info in registry.servers(self.nodes, self.now_s())]
+
+    def _name_of(self, context: Any) -> str:
+        """Return who calls: role and name of the certificate."""
+        if self._identity is None:
+            return "somebody without a certificate"
+        peer = caller(self._identity, context)
+        return f"{peer.role} {peer.name}"
 
     def _check_revocations(self) -> None:
         """Tell all nodes of a new revocation list, and end the connections of those who are on it."""

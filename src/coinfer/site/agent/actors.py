@@ -1,0 +1,124 @@
+"""The policies that the controller gave to an edge server, and which of them makes a decision."""
+
+import logging
+import random
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from coinfer.errors import UserError
+from coinfer.files import write_atomic
+from coinfer.policies.onnx import load_policy
+from coinfer.site.agent.dispatch import Candidate, Task, checked, observe
+from coinfer.site.agent.padding import padded
+from coinfer.site.messages import Policies, PolicyFile
+from coinfer.types import Policy
+
+_log = logging.getLogger("coinfer.site")
+
+
+class Actor(NamedTuple):
+    """Who makes a decision."""
+
+    decide: Policy[np.ndarray] | None
+    """None for sequential greedy."""
+    name: str
+    """As the log of decisions has it."""
+
+
+GREEDY = "sequential greedy"
+FALLBACK = Actor(None, GREEDY)
+
+
+def version_name(version: int) -> str:
+    """Return what the log of decisions calls a version.
+
+    Args:
+        version: its number.
+    """
+    return f"version {version}"
+
+
+class Actors:
+    """Keeps versions of the site's policy, and swaps them at once.
+
+    Args:
+        folder: gets the files; made when the first one comes.
+        own: decides until the controller has said who does.
+    """
+
+    def __init__(self, folder: Path, own: Actor = FALLBACK):
+        self.explore = 0.0
+        """Share of requests that try another server."""
+        self.problem = ""
+        """Why a version could not be used, `version N: why`; empty if all is well."""
+        self._folder = folder
+        self._loaded: dict[str, Actor] = {}
+        self._shares: tuple[tuple[Actor, float], ...] = ((own, 1.0),)
+        self._own = own
+        self.versions: tuple[int, ...] = ()
+        """Versions that decide here, the one with the greatest share first."""
+
+    def choose(self) -> Actor:
+        """Return who makes the next decision; each version is drawn as often as its share says."""
+        place = random.random()
+        for actor, share in self._shares:
+            place -= share
+            if place < 0:
+                return actor
+        return self._shares[0][0]
+
+    def on_file(self, file: PolicyFile) -> None:
+        """Take in a policy; one that cannot be used is told in one line, and nothing else changes.
+
+        Args:
+            file: as it came.
+        """
+        try:
+            self._loaded[file.fingerprint] = self._load(file)
+            self.problem = ""
+        except (UserError, OSError, ValueError, Base64Error) as error:
+            self.problem = f"version {file.version}: {' '.join(str(error).split())}"[:200]
+            _log.warning("a policy is refused, and what decided goes on: %s", self.problem)
+
+    def on_policies(self, message: Policies) -> None:
+        """Take in who decides from now on; versions that could not be used leave their share to the fallback.
+
+        Args:
+            message: as it came.
+        """
+        used = {one.fingerprint for one in message.shares}
+        known = [(self._actor(one.version, one.fingerprint), one.share) for one in message.shares]
+        self._shares = tuple(known) or ((self._own, 1.0),)
+        self.explore = message.explore
+        named = sorted((one for one in message.shares if one.fingerprint in self._loaded), key=lambda one: -one.share)
+        self.versions = tuple(one.version for one in named)
+        self._loaded = {mark: actor for mark, actor in self._loaded.items() if mark in used}
+
+    def _actor(self, version: int, mark: str) -> Actor:
+        return self._loaded.get(mark, FALLBACK) if version else FALLBACK
+
+    def _load(self, file: PolicyFile) -> Actor:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{file.version}.onnx"
+        write_atomic(path, b64decode(file.onnx, validate=True))
+        write_atomic(path.with_suffix(".json"), b64decode(file.sidecar, validate=True))
+        decide = padded(load_policy(path))
+        _try(decide)
+        return Actor(decide, version_name(file.version))
+
+
+def _try(decide: Callable) -> None:
+    """Let a policy decide once about nothing in particular."""
+    server = Candidate("a:1", {"m": ""}, {"w": 0.01}, 0.0, 9.0, 0.0)
+    observation = observe([Task("m", "", "w", 1000, 1.0)], [server, server._replace(address="b:1")])
+    try:
+        checked(decide(observation), observation)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"it cannot decide: {type(error).__name__}: {error}") from None

@@ -1,0 +1,1 @@
+"""Processes beside the controller that need PyTorch: the judge of candidates and the trainer. Nothing imports them."""

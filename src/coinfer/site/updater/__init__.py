@@ -1,0 +1,1 @@
+"""Which policy decides for a site: versions, judgement, roll-out and roll-back. Start at `updater.py`."""
