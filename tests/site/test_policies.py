@@ -148,22 +148,22 @@ def test_only_operators_change_what_decides(tmp_path: Path):
     with controller_thread(tmp_path / "store" / "log", Identity(site.home / "controller")) as controller:
         start_updater(controller)
         with Operator(controller.address, site.home, False) as operator:
-            assert operator.policy("Policy", do="list")["versions"] == []
+            assert operator.policy("Policy", {"do": "list"})["versions"] == []
             assert "pushed by operator operator" in _push_and_tell(operator)
         with Operator(controller.address, site.home, False, "controller") as trainer:
-            assert trainer.policy("Policy", do="list")["candidate"] == 1
+            assert trainer.policy("Policy", {"do": "list"})["candidate"] == 1
             with pytest.raises(OperatorError, match="PERMISSION_DENIED"):
-                trainer.policy("ChangePolicy", do="pin", version=1)
+                trainer.policy("ChangePolicy", {"do": "pin", "version": 1})
         for role in ("edge", "device"):
             with Operator(controller.address, site.home / role, False, role) as node:
                 for call, what in (("Policy", "list"), ("PushPolicy", "push"), ("ChangePolicy", "rollback")):
                     with pytest.raises(OperatorError, match="PERMISSION_DENIED"):
-                        node.policy(call, do=what)
+                        node.policy(call, {"do": what})
 
 
 def _push_and_tell(operator: Operator) -> str:
     operator.push(Path("learned"))
-    return operator.policy("Policy", do="list")["history"][-1]["text"]
+    return operator.policy("Policy", {"do": "list"})["history"][-1]["text"]
 
 
 # --- who lies

@@ -30,7 +30,7 @@ def list_versions(controller: ControllerAddress = DEFAULT, site: Site = None, in
     Example: [bold]coinfer policy list --site site/alice[/bold]
     """
     with _operator(controller, site, insecure) as operator:
-        state = operator.policy("Policy", do="list")
+        state = operator.policy("Policy", {"do": "list"})
     table = Table(box=None, header_style="bold")
     for name in ("version", "scheme", "pushed by", "fingerprint", "standing", "why"):
         table.add_column(name, overflow="fold")
@@ -56,7 +56,7 @@ def show(
     Example: [bold]coinfer policy show 3 --site site/alice[/bold]
     """
     with _operator(controller, site, insecure) as operator:
-        state = operator.policy("Policy", do="list")
+        state = operator.policy("Policy", {"do": "list"})
     found = next((one for one in state["versions"] if one["number"] == version), None)
     if found is None:
         known = ", ".join(str(one["number"]) for one in state["versions"]) or "none"
@@ -89,7 +89,7 @@ def judge(file: File, controller: ControllerAddress = DEFAULT, site: Site = None
     from coinfer.site.operator import read_policy
 
     with _operator(controller, site, insecure) as operator, console.status("judging"):
-        found = operator.policy("Policy", JUDGE_S, do="judge", **read_policy(file))
+        found = operator.policy("Policy", {"do": "judge", **read_policy(file)}, JUDGE_S)
     verdict = {True: "no worse than what runs", False: "refused", None: "cannot say"}[found["passed"]]
     console.print(f"{verdict}: {found['reason']}", soft_wrap=True, markup=False)
 
@@ -105,7 +105,7 @@ def pin(
 
     Example: [bold]coinfer policy pin 3 --site site/alice[/bold]
     """
-    _change(controller, site, insecure, do="pin", version=version)
+    _change(controller, site, insecure, {"do": "pin", "version": version})
 
 
 @app.command()
@@ -114,7 +114,7 @@ def unpin(controller: ControllerAddress = DEFAULT, site: Site = None, insecure: 
 
     Example: [bold]coinfer policy unpin --site site/alice[/bold]
     """
-    _change(controller, site, insecure, do="unpin")
+    _change(controller, site, insecure, {"do": "unpin"})
 
 
 @app.command()
@@ -123,9 +123,9 @@ def rollback(controller: ControllerAddress = DEFAULT, site: Site = None, insecur
 
     Example: [bold]coinfer policy rollback --site site/alice[/bold]
     """
-    _change(controller, site, insecure, do="rollback")
+    _change(controller, site, insecure, {"do": "rollback"})
 
 
-def _change(controller: str, site: Path | None, insecure: bool, **request: Any) -> None:
+def _change(controller: str, site: Path | None, insecure: bool, request: dict[str, Any]) -> None:
     with _operator(controller, site, insecure) as operator:
-        console.print(operator.policy("ChangePolicy", **request)["said"], soft_wrap=True, markup=False)
+        console.print(operator.policy("ChangePolicy", request)["said"], soft_wrap=True, markup=False)

@@ -73,7 +73,7 @@ def open_frame_policy(path: str | Path, world: WirelessPowerWorld) -> tuple[Mode
     return decide, notes
 
 
-def tensor_policy(policy: ExportedPolicy) -> Policy[Tensor]:
+def tensor_policy(policy: Policy[np.ndarray]) -> Policy[Tensor]:
     """Return the same policy for observations of tensors, on any device.
 
     Args:

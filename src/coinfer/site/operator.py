@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,13 @@ class Operator:
         except grpc.RpcError as error:
             raise self._error(error) from None
 
-    def policy(self, call: str, timeout_s: float = TIMEOUT_S, **request: Any) -> dict[str, Any]:
+    def policy(self, call: str, request: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """Return what the controller answers about policies.
 
         Args:
             call: `Policy`, `PushPolicy` or `ChangePolicy`.
-            timeout_s: how long to wait.
             request: `do` and what belongs to it; bytes are sent as Base64.
+            timeout_s: how long to wait.
 
         Raises:
             OperatorError: if it does not answer, or refuses; one line.
@@ -106,7 +106,7 @@ class Operator:
         Raises:
             UserError: if there is no such file, or the controller refuses it.
         """
-        return self.policy("PushPolicy", do="push", **read_policy(onnx))
+        return self.policy("PushPolicy", {"do": "push", **read_policy(onnx)})
 
     def _error(self, error: grpc.RpcError) -> OperatorError:
         return OperatorError(f"the controller at {self.address} {failure_text(error, self._identity)}")

@@ -192,7 +192,8 @@ class EdgeService:
         answer = await asyncio.wrap_future(self._transport.send(node, request, request.deadline_s))
         spent_s = answer.queue_s + answer.server_s + answer.codec_s + answer.forward_s
         forward_s = answer.forward_s + max(self._clock.now_s() - began_s - spent_s, 0.0)
-        reply = answer._replace(forward_s=forward_s, load=self.scheduler.load())
+        executed = answer.executed or (ExecutedHop(node, request.outputs, answer.server_s, answer.queue_s),)
+        reply = answer._replace(forward_s=forward_s, load=self.scheduler.load(), executed=executed)
         return reply, Timing(answer.queue_s, 0.0, 0.0, 0.0, 0)
 
     def _check(self, model: ServedModel, request: InferRequest) -> None:

@@ -169,7 +169,7 @@ class DeviceAgent:
 
     def _addresses(self, servers: int) -> tuple[str, ...]:
         """Return the addresses of the servers of an observation; those that joined since are left out."""
-        return self._pool.addresses[:servers] if self._pool else ()
+        return tuple(self._pool.addresses[:servers]) if self._pool else ()
 
     def _fitting(self) -> dict[str, ServerView]:
         """Return the servers that serve this network, by name."""

@@ -18,6 +18,9 @@ def padded(policy: ExportedPolicy) -> Callable[[OffloadObservation[np.ndarray]],
 
     Args:
         policy: its side-car tells the sizes.
+
+    Raises:
+        PolicyError: by the policy, if there are more than it was made for; one line.
     """
     sizes = {letter: size for letter, size in policy.sidecar["sizes"].items() if size is not None and letter != "M"}
     if not sizes:

@@ -11,6 +11,7 @@ from coinfer.evaluate.simulate import Maker, run_policy
 from coinfer.evaluate.statistics import paired_difference
 from coinfer.policies.onnx import load_policy
 from coinfer.scenario.compile import Compiled, open_world
+from coinfer.scenario.world import OffloadWorld
 from coinfer.site.agent.padding import padded
 from coinfer.site.fitting.evidence import Decided
 from coinfer.site.fitting.fit import fit
@@ -36,6 +37,7 @@ def judge_in_worlds(decisions: Sequence[Decided], candidate: Path, running: str,
     """
     torch.set_num_threads(1)
     world = fitted_world(decisions).world
+    assert isinstance(world, OffloadWorld), "fitted scenarios are of environment offload"
     seeds = settings.worlds_seeds
     other = run_policy(world, FALLBACK, seeds, 1, maker_of(running) if running else None)
     own = run_policy(world, "candidate", seeds, 1, maker_of(candidate))
