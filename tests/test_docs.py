@@ -61,7 +61,9 @@ def test_commands_exist_with_their_options(where: str, line: str):
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert words[1] in targets, where
     elif words[0] == "coinfer":
-        command = words[1:3] if words[1] in ("exits", "scenario", "ca", "experience", "bottleneck") else words[1:2]
+        command = (
+            words[1:3] if words[1] in ("exits", "scenario", "ca", "experience", "policy", "bottleneck") else words[1:2]
+        )
         shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
         assert "Usage" in shown, f"{where}: no command {' '.join(command)}"
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("-")):
