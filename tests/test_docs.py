@@ -19,6 +19,7 @@ from coinfer.demo.cluster import edges
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
 )
+GROUPS = ("exits", "scenario", "ca", "experience", "policy", "bottleneck")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
