@@ -70,11 +70,12 @@ while True:
 """
 
 
-def start(program: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a server and return it with its address, which it prints."""
+def start(program: str, whole_line: bool = False) -> tuple[subprocess.Popen[str], str]:
+    """Start a server and return it with its gRPC address, which it prints, or with the whole line."""
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    return process, process.stdout.readline().split("grpc=")[1].split()[0]
+    line = process.stdout.readline()
+    return process, line if whole_line else line.split("grpc=")[1].split()[0]
 
 
 class RawTcp:

@@ -1,5 +1,6 @@
 """Every benchmark runs and leaves a record that makes sense; what the figures are is for the real runs to say."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +15,10 @@ SCRIPTS = (
     "gateway",
     "import_networks",
     "large_networks",
+    pytest.param(
+        "loadgen",
+        marks=pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="LoadGen is not installed"),
+    ),
     "overload",
     "partition",
     "planning",
@@ -27,6 +32,7 @@ FIGURES = {
     "gateway": 4,
     "import_networks": 4,
     "large_networks": 4,
+    "loadgen": 8,
     "planning": 3,
     "split_latency": 29,
     "split_overhead": 1,

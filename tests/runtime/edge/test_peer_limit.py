@@ -12,6 +12,8 @@ from tests.runtime.edge.edge_process import edge_thread
 from coinfer.runtime.edge.peer_limit import CallLimits
 from coinfer.runtime.edge.served_model import serve_echo
 from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.protocol.protobuf import request_bytes
+from coinfer.runtime.transport.base import ping_request
 from coinfer.runtime.transport.grpc_transport import SERVICE
 
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -100,3 +102,22 @@ def test_a_call_without_a_message_is_refused():
     with edge(calls=9) as running, grpc.insecure_channel(running.grpc) as channel:
         call = channel.stream_unary(f"/{SERVICE}/ModelInfer").future(iter(()))
         assert (call.code().name, call.details()) == ("INVALID_ARGUMENT", "the call has no message; expected one")
+
+
+def test_calls_that_come_when_a_server_ends_are_held_and_then_refused_with_a_reason():
+    with edge(calls=8) as server, grpc.insecure_channel(server.grpc) as channel:
+        ping = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        message = request_bytes(ping_request(0))
+        assert ping(message, timeout=60)
+        server.run(server._grpc._limit.hold())
+        call = ping.future(message, timeout=60)
+        wait_until(lambda: server._grpc._limit._open.total() == 1, 60, "the call is held")
+        assert not call.done()
+
+        async def end() -> None:
+            server.service.drain()
+            await server._grpc.stop(60)
+
+        server.run(end())
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert "this node is shutting down" in call.details()

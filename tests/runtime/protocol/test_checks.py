@@ -52,9 +52,6 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, A
     "named sequence": ([INPUT], [], {"sequence_id": "s"}, "UNIMPLEMENTED", "sequences are not offered"),
     "sequence's start": ([INPUT], [], {"sequence_start": True}, "UNIMPLEMENTED", "sequences are not offered"),
     "sequence's end": ([INPUT], [], {"sequence_end": True}, "UNIMPLEMENTED", "sequences are not offered"),
-    "many replies": (
-        [INPUT], [], {"triton_enable_empty_final_response": True}, "UNIMPLEMENTED", "each request has one reply",
-    ),
     "timeout": ([INPUT], [], {"timeout": -1}, "INVALID_ARGUMENT", "parameter timeout: expected microseconds"),
     "timeout's kind": ([INPUT], [], {"timeout": "soon"}, "INVALID_ARGUMENT", "parameter timeout: expected a number"),
     "deadline": ([INPUT], [], {"deadline_s": -0.5}, "INVALID_ARGUMENT", "parameter deadline_s: expected the seconds"),

@@ -25,6 +25,8 @@ from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TR
 
 _SPARE_CALLS = 64
 """Open calls of a peer beyond those that compute or wait: health, metadata, refusals that are being sent."""
+_FAREWELL_S = 0.01
+"""From the end of a server, of which gRPC tells its peers, to its answers to the calls that it holds."""
 _PEERS = 4
 """So many peers may have all their calls open."""
 
@@ -190,10 +192,11 @@ class GrpcFront:
     ):
         state = service.scheduler.state
         limits = limits or CallLimits(state.workers + state.queue + _SPARE_CALLS)
+        self._limit = PeerLimit(limits, service.metrics)
         self._server = aio.server(
             options=server_options(service.limit_bytes),
             maximum_concurrent_rpcs=_PEERS * limits.calls,
-            interceptors=[PeerLimit(limits, service.metrics), *([security.access] if security else ())],
+            interceptors=[self._limit, *([security.access] if security else ())],
         )
         self._server.add_generic_rpc_handlers((Handlers(service),))
         servicer = cast(Any, health).aio.HealthServicer()
@@ -222,4 +225,8 @@ class GrpcFront:
         Args:
             grace_s: how long calls may still take.
         """
-        await self._server.stop(grace_s)
+        await self._limit.hold()
+        stopped = asyncio.ensure_future(self._server.stop(grace_s))
+        await asyncio.sleep(_FAREWELL_S)
+        self._limit.release()
+        await stopped

@@ -11,6 +11,8 @@ from grpc import aio
 
 from coinfer.runtime.edge.metrics import Metrics
 
+_QUIET_S, _LONGEST_S = 0.05, 0.5
+"""Calls are held at the end until none has come for so long, at most for so long."""
 _END: object = cast(Any, aio).EOF
 """What a read returns after the last message; grpc's types lack it."""
 
@@ -43,6 +45,10 @@ class PeerLimit(aio.ServerInterceptor):
         self._metrics = metrics
         self._open: Counter[str] = Counter()
         """Open calls by peer address."""
+        self._held: asyncio.Event | None = None
+        """Calls that come now wait for it."""
+        self._came_s = 0.0
+        """When the last call came, on the loop's clock."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
@@ -80,7 +86,10 @@ class PeerLimit(aio.ServerInterceptor):
                 text = f"{peer} has {self._limits.calls} calls open here; wait for their answers, or end them"
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
             self._open[peer] += 1
+            self._came_s = asyncio.get_running_loop().time()
             try:
+                if self._held is not None:
+                    await self._held.wait()
                 return await answer(context)
             except _NoMessageError:
                 text = f"no message came for {self._limits.message_s:g} s; open a new call when there is one"
@@ -91,6 +100,22 @@ class PeerLimit(aio.ServerInterceptor):
                     del self._open[peer]
 
         return call
+
+    async def hold(self) -> None:
+        """Hold the calls that come from now on, until those who ask again and again all wait for an answer.
+
+        A server that ends then can say that it does before it answers them: nobody's call comes in between, which gRPC
+        would answer with CANCELLED instead of a reason.
+        """
+        loop, self._held = asyncio.get_running_loop(), self._held or asyncio.Event()
+        began_s = self._came_s = loop.time()
+        while (wait_s := min(self._came_s + _QUIET_S, began_s + _LONGEST_S) - loop.time()) > 0:
+            await asyncio.sleep(wait_s)
+
+    def release(self) -> None:
+        """Handle the calls that are held."""
+        if self._held is not None:
+            self._held.set()
 
     async def _messages(self, context: Any) -> AsyncIterator[Any]:
         while (message := await self._read(context)) is not _END:

@@ -32,7 +32,6 @@ UNSUPPORTED = {
     "sequence_id": "sequences are not offered; each request stands for itself",
     "sequence_start": "sequences are not offered; each request stands for itself",
     "sequence_end": "sequences are not offered; each request stands for itself",
-    "triton_enable_empty_final_response": "empty final responses are not offered; each request has one reply",
 }
 """Parameters of other servers that change an answer, so that ignoring them would give a wrong one."""
 _TIMES = ("queue_s", "server_s", "codec_s", "forward_s")
