@@ -1,6 +1,7 @@
 """The node's brain, without sockets, threads or sleeps."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coinfer.runtime.edge.admission import (
     FORGET_HALF_LIFE_S,
-    MAX_KINDS,
     Admit,
     Arrived,
     Cancelled,
@@ -27,6 +27,7 @@ from coinfer.runtime.edge.admission import (
     plan,
     wake_s,
 )
+from coinfer.runtime.edge.service_times import LEAST_MARGIN, MAX_KINDS, MISSED, MOST_MARGIN, after_wait
 
 
 def carried_out(state, now_s):
@@ -81,7 +82,7 @@ def test_the_queue_ahead_counts_towards_hopelessness():
         state, _ = arrived(state, id, now_s=0.1)
     assert backlog_s(state, 0.1) == pytest.approx(0.2)
     assert arrived(state, 3, now_s=0.1, deadline_s=0.42)[1][0].reason == "hopeless"
-    assert arrived(state, 3, now_s=0.1, deadline_s=0.44)[1] == (Admit(3),)
+    assert arrived(state, 3, now_s=0.1, deadline_s=0.44)[1] == (Admit(3, 0.1, pytest.approx(0.2)),)
 
 
 def test_the_backlog_is_shared_by_the_workers():
@@ -291,3 +292,27 @@ def test_a_job_waits_only_for_those_that_are_served_before_it():
     for id, priority in enumerate((10, 10, 20)):
         state, _ = carried_out(apply(state, Arrived(Job(id, "kind", math.inf, priority))), 0.0)
     assert [backlog_s(state, 0.0, priority) for priority in (1, 10, 20)] == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.2])
+def test_the_margin_of_waits_follows_how_far_forecasts_err(spread: float):
+    rng, margin = random.Random(1), LEAST_MARGIN
+    ratios = [rng.gauss(1.0, spread) for _ in range(30_000)]
+    missed = 0
+    for i, ratio in enumerate(ratios):
+        missed += i > 10_000 and ratio > margin
+        margin = after_wait(margin, ratio)
+        assert LEAST_MARGIN <= margin <= MOST_MARGIN
+    assert missed / 20_000 <= 2 * MISSED
+    assert abs(margin - max(1 + 3.09 * spread, LEAST_MARGIN)) < 0.12  # the quantile of a normal distribution
+
+
+def test_what_waits_longer_than_was_forecast_makes_the_next_refusals_earlier():
+    """Jobs take twice as long as those before: what is then admitted is asked to have more time."""
+    state = served(NodeState(workers=1, queue=5), 0, 0.0, 0.1)
+    for id in (1, 2, 3):
+        state, _ = arrived(state, id, now_s=0.1, deadline_s=10.0)
+    for id, now_s in ((1, 0.3), (2, 0.5), (3, 0.7)):
+        state, _ = carried_out(apply(state, Ended(id, now_s, ok=True)), now_s)
+    assert state.margin > LEAST_MARGIN
+    assert is_idle(state)

@@ -9,8 +9,10 @@ HALF_LIFE_S = 1.5
 """Age at which a transfer counts half in the link's rate."""
 SERVICE_GAIN = 0.3
 """Weight of the newest measured service time."""
-FIRST_BACKOFF_S = 0.5
-LONGEST_BACKOFF_S = 8.0
+REST_S = 0.5
+"""A server that failed is probed again after this time. The transport limits how often it is connected to."""
+REJECTED_REST_S = 8.0
+"""The same of a server that does not serve the network."""
 FAILURES_TO_EJECT = 2
 MAX_SIZED = 256
 """Pieces of large requests whose times are kept; the oldest are forgotten."""
@@ -249,8 +251,7 @@ def after_service(
 def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     """Return the server after a failure.
 
-    After `FAILURES_TO_EJECT` failures in a row it rests: half a second at first, then twice as long each time, at most
-    8 s.
+    After `FAILURES_TO_EJECT` failures in a row it rests until a probe is answered.
 
     Args:
         server: estimate so far.
@@ -259,8 +260,7 @@ def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     failures = server.failures + 1
     if failures < FAILURES_TO_EJECT:
         return server._replace(failures=failures)
-    rest_s = min(FIRST_BACKOFF_S * 2 ** min(failures - FAILURES_TO_EJECT, 10), LONGEST_BACKOFF_S)
-    return server._replace(failures=failures, down_until_s=now_s + rest_s)
+    return server._replace(failures=failures, down_until_s=now_s + REST_S)
 
 
 def after_rejection(server: ServerEstimate, now_s: float) -> ServerEstimate:
@@ -270,7 +270,7 @@ def after_rejection(server: ServerEstimate, now_s: float) -> ServerEstimate:
         server: estimate so far.
         now_s: when it said so.
     """
-    return server._replace(failures=FAILURES_TO_EJECT, down_until_s=now_s + LONGEST_BACKOFF_S)
+    return server._replace(failures=FAILURES_TO_EJECT, down_until_s=now_s + REJECTED_REST_S)
 
 
 def after_silence(server: ServerEstimate, size_bits: float, waited_s: float, now_s: float) -> ServerEstimate:

@@ -5,20 +5,18 @@ command that it has carried out as an event. `workers` serve the jobs of the sma
 come, first served; at most `queue` jobs wait, as behind an endless queue every answer comes too late.
 """
 
-import statistics
+import math
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from coinfer.runtime.edge.service_times import LEAST_MARGIN, ServiceTimes, after_service, after_wait, typical
 from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LAST_PRIORITY, Code, LoadReport
 
-RECENT = 9
-"""Service times that are remembered of each kind."""
 FORGET_HALF_LIFE_S = 5.0
 """After this time unmeasured, a service time counts half; a node that was slow once would else refuse for ever."""
 SAFETY_FACTOR = 1.1
-"""Factor on the expected wait and service of an arriving job: the answer has to travel too."""
-MAX_KINDS = 256
+"""Factor on the expected service of an arriving job: the answer has to travel too."""
 MIN_PUSHBACK_S = 1e-3
 
 Reason = Literal["queue_full", "hopeless", "expired", "draining"]
@@ -40,6 +38,10 @@ class Job(NamedTuple):
     """On the node's clock; infinite for none."""
     priority: int = DEFAULT_PRIORITY
     """The smallest number is served first."""
+    admitted_s: float = 0.0
+    """When it began to wait, on the node's clock."""
+    forecast_s: float = 0.0
+    """How long it was expected to wait then; 0 if nothing is to be learned from it."""
 
 
 class Running(NamedTuple):
@@ -49,29 +51,6 @@ class Running(NamedTuple):
     started_s: float
     abandoned: bool = False
     """Its caller gave up; the worker is busy until the current operation ends."""
-
-
-class ServiceTimes(NamedTuple):
-    """Measured service times of one kind of job."""
-
-    recent_s: tuple[float, ...]
-    """The most recent ones, the newest last."""
-    measured_s: float
-    """When the newest one ended, on the node's clock."""
-
-    @property
-    def typical_s(self) -> float:
-        """Return the mean of the recent times without the longest, so that one cold run does not count."""
-        return typical(self.recent_s)
-
-
-def typical(times_s: tuple[float, ...]) -> float:
-    """Return the mean of service times without the longest one.
-
-    Args:
-        times_s: at least one; a single time is returned as it is.
-    """
-    return statistics.fmean(sorted(times_s)[: max(len(times_s) - 1, 1)])
 
 
 class Counts(NamedTuple):
@@ -98,6 +77,8 @@ class NodeState(NamedTuple):
     service: Mapping[Hashable, ServiceTimes] = MappingProxyType({})
     counts: Counts = Counts()
     draining: bool = False
+    margin: float = LEAST_MARGIN
+    """Factor on forecast waits, so that what is admitted is answered in time."""
 
 
 class Arrived(NamedTuple):
@@ -128,6 +109,9 @@ class Admit(NamedTuple):
     """Put a job into the queue."""
 
     id: int
+    now_s: float = 0.0
+    forecast_s: float = 0.0
+    """How long it is expected to wait; 0 if that is shorter than its service, which says little."""
 
 
 class Start(NamedTuple):
@@ -162,16 +146,19 @@ def apply(state: NodeState, event: Event) -> NodeState:
             return state._replace(arriving=(*state.arriving, job), counts=_count(state, "received"))
         case Drained():
             return state._replace(draining=True)
-        case Admit(id):
-            admitted = tuple(job for job in state.arriving if job.id == id)
+        case Admit(id, now_s, forecast_s):
+            admitted = tuple(
+                job._replace(admitted_s=now_s, forecast_s=forecast_s) for job in state.arriving if job.id == id
+            )
             waiting = sorted(state.waiting + admitted, key=lambda job: job.priority)  # keeps the order of arrival
             return _remove(state, id)._replace(waiting=tuple(waiting))
         case Start(id, now_s):
             started = tuple(Running(job, now_s) for job in state.arriving + state.waiting if job.id == id)
-            return _remove(state, id)._replace(running=state.running + started)
+            margin = _learned_margin(state, id, now_s)
+            return _remove(state, id)._replace(running=state.running + started, margin=margin)
         case Refuse(id):
             counts = _count(state, "refused") if _is_queued(state, id) else state.counts
-            return _remove(state, id)._replace(counts=counts)
+            return _remove(state, id)._replace(counts=counts, margin=_learned_margin(state, id, math.inf))
         case Cancelled(id):
             running = tuple(run._replace(abandoned=True) if run.job.id == id else run for run in state.running)
             counts = _count(state, "cancelled") if _is_queued(state, id) else state.counts
@@ -207,7 +194,8 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
             commands.append(Start(job.id, now_s))
             free -= 1
         else:
-            commands.append(Admit(job.id))
+            wait_s = backlog_s(state, now_s, job.priority)
+            commands.append(Admit(job.id, now_s, wait_s if wait_s > expected_s(state, job) else 0.0))
             queued += 1
     return tuple(commands)
 
@@ -283,7 +271,7 @@ def is_idle(state: NodeState) -> bool:
 def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
     if state.draining:
         return "draining"
-    wait_s = 0.0 if free > 0 else SAFETY_FACTOR * backlog_s(state, now_s, job.priority)
+    wait_s = 0.0 if free > 0 else state.margin * backlog_s(state, now_s, job.priority)
     late = _late_reason(state, job, now_s + wait_s, lambda times_s: SAFETY_FACTOR * typical(times_s))
     if late is not None:
         return "expired" if now_s >= job.deadline_s else "hopeless"
@@ -307,6 +295,12 @@ def _late_reason(
     return "hopeless" if start_s + believed_s > job.deadline_s else None
 
 
+def _learned_margin(state: NodeState, id: int, now_s: float) -> float:
+    """Return the margin once a job no longer waits; one that expired has waited for ever."""
+    job = next((job for job in state.waiting if job.id == id and job.forecast_s > 0), None)
+    return state.margin if job is None else after_wait(state.margin, (now_s - job.admitted_s) / job.forecast_s)
+
+
 def _remaining_s(state: NodeState, run: Running, now_s: float) -> float:
     return max(expected_s(state, run.job) - (now_s - run.started_s), 0.0)
 
@@ -318,20 +312,9 @@ def _end(state: NodeState, event: Ended) -> NodeState:
     what = "cancelled" if run.abandoned else "finished" if event.ok else "failed"
     service = state.service
     if what == "finished":
-        service = _learn(service, run.job.kind, event.now_s - run.started_s, event.now_s)
+        service = after_service(service, run.job.kind, event.now_s - run.started_s, event.now_s)
     rest = tuple(other for other in state.running if other is not run)
     return state._replace(running=rest, service=service, counts=_count(state, what))
-
-
-def _learn(
-    service: Mapping[Hashable, ServiceTimes], kind: Hashable, service_s: float, now_s: float
-) -> Mapping[Hashable, ServiceTimes]:
-    times = dict(service)
-    old = times.pop(kind, None)
-    if old is None and len(times) >= MAX_KINDS:
-        del times[min(times, key=lambda k: times[k].measured_s)]
-    recent_s = (*(old.recent_s if old else ()), service_s)[-RECENT:]
-    return times | {kind: ServiceTimes(recent_s, now_s)}
 
 
 def _is_queued(state: NodeState, id: int) -> bool:

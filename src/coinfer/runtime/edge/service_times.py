@@ -1,0 +1,70 @@
+"""What a node has measured of its jobs: how long each kind takes, and how far its forecasts of waits err."""
+
+import statistics
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple
+
+RECENT = 9
+"""Service times that are remembered of each kind."""
+MAX_KINDS = 256
+LEAST_MARGIN, MOST_MARGIN = 1.1, 3.0
+"""Factor on a forecast wait: the answer has to travel too, and no forecast is right."""
+MISSED = 0.001
+"""Share of the admitted jobs that may wait longer than the margin allows."""
+MARGIN_STEP = 0.05
+
+
+class ServiceTimes(NamedTuple):
+    """Measured service times of one kind of job."""
+
+    recent_s: tuple[float, ...]
+    """The most recent ones, the newest last."""
+    measured_s: float
+    """When the newest one ended, on the node's clock."""
+
+    @property
+    def typical_s(self) -> float:
+        """Return the mean of the recent times without the longest, so that one cold run does not count."""
+        return typical(self.recent_s)
+
+
+def typical(times_s: tuple[float, ...]) -> float:
+    """Return the mean of service times without the longest one.
+
+    Args:
+        times_s: at least one; a single time is returned as it is.
+    """
+    return statistics.fmean(sorted(times_s)[: max(len(times_s) - 1, 1)])
+
+
+def after_service(
+    service: Mapping[Hashable, ServiceTimes], kind: Hashable, service_s: float, now_s: float
+) -> Mapping[Hashable, ServiceTimes]:
+    """Return the service times after one more was measured; the kind that was not measured for longest is forgotten.
+
+    Args:
+        service: measured so far, by kind.
+        kind: of the job.
+        service_s: how long it took.
+        now_s: when it ended, on the node's clock.
+    """
+    times = dict(service)
+    old = times.pop(kind, None)
+    if old is None and len(times) >= MAX_KINDS:
+        del times[min(times, key=lambda k: times[k].measured_s)]
+    recent_s = (*(old.recent_s if old else ()), service_s)[-RECENT:]
+    return times | {kind: ServiceTimes(recent_s, now_s)}
+
+
+def after_wait(margin: float, ratio: float) -> float:
+    """Return the factor on forecast waits after one more job has waited.
+
+    It grows by a step if the job waited longer than the margin allows, and shrinks otherwise, so little that both
+    balance if a share `MISSED` of the jobs does: the margin follows that quantile of the ratio (Robbins and Monro).
+
+    Args:
+        margin: factor so far.
+        ratio: time that the job waited over the forecast.
+    """
+    change = MARGIN_STEP if ratio > margin else -MARGIN_STEP * MISSED / (1 - MISSED)
+    return min(max(margin + change, LEAST_MARGIN), MOST_MARGIN)
