@@ -1,0 +1,158 @@
+"""Edge servers and gateways as processes that may be killed, frozen, cut off and started again on their ports."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+READY = re.compile(r"^coinfer \w+ ready grpc=(\S+)(?: http=(\S+))?", re.MULTILINE)
+START_S = 120.0
+
+
+class Node:
+    """A `coinfer edge` or `coinfer gateway`.
+
+    Args:
+        command: the words after `coinfer`, without ports.
+    """
+
+    def __init__(self, *command: str):
+        self._command = [sys.executable, "-m", "coinfer", *command]
+        self._log = tempfile.NamedTemporaryFile(prefix="coinfer-faults-", suffix=".log")  # noqa: SIM115
+        self.grpc = self.http = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Return the running process."""
+        assert self._process is not None
+        return self._process
+
+    def launch(self) -> None:
+        """Start it; `wait_ready` returns once it serves."""
+        self._log.truncate(0)
+        self._log.seek(0)
+        ports = [address.rpartition(":")[2] or "0" for address in (self.grpc, self.http)]
+        command = [*self._command, "--grpc-port", ports[0], "--http-port", ports[1]]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
+
+    def wait_ready(self) -> float:
+        """Wait until it serves; return the moment, on the monotonic clock."""
+        until_s = time.monotonic() + START_S
+        while time.monotonic() < until_s and self.process.poll() is None:
+            if found := READY.search(self.log()):
+                self.grpc, self.http = found[1], found[2] or ""
+                return time.monotonic()
+            time.sleep(0.02)
+        raise SystemExit(f"{' '.join(self._command)} did not start; it said: {self.log()[-500:]}")
+
+    def log(self) -> str:
+        """Return what it has written since its start."""
+        return Path(self._log.name).read_text(encoding="utf-8", errors="replace")
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """Send SIGSTOP: connections stay open, nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Send SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def rss_bytes(self) -> int:
+        """Return the memory that it holds."""
+        return psutil.Process(self.process.pid).memory_info().rss
+
+    def problems(self) -> int:
+        """Return how many tracebacks and errors it has logged since its start."""
+        return len(re.findall(r"Traceback| ERROR ", self.log()))
+
+    def stop(self) -> None:
+        """End it, whatever its state."""
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+            self.kill()
+        self._log.close()
+
+
+@contextlib.contextmanager
+def nodes(commands: Sequence[Sequence[str]]) -> Iterator[list[Node]]:
+    """Start a node for each command, all at once, and end them afterwards."""
+    with contextlib.ExitStack() as stack:
+        started = [Node(*command) for command in commands]
+        for node in started:
+            stack.callback(node.stop)
+            node.launch()
+        for node in started:
+            node.wait_ready()
+        yield started
+
+
+class Relays:
+    """A TCP relay in front of each of several addresses, which can be cut: then nothing passes and nothing ends."""
+
+    def __init__(self, targets: Sequence[str]):
+        self._loop = asyncio.new_event_loop()
+        self._open: list[asyncio.Event] = []
+        self.addresses: list[str] = []
+        """Where clients connect, in the order of the targets."""
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        for target in targets:
+            asyncio.run_coroutine_threadsafe(self._listen(target), self._loop).result()
+
+    def cut(self, index: int) -> None:
+        """Let nothing pass any more."""
+        self._loop.call_soon_threadsafe(self._open[index].clear)
+
+    def heal(self, index: int) -> None:
+        """Let everything pass again, what was held up first."""
+        self._loop.call_soon_threadsafe(self._open[index].set)
+
+    def close(self) -> None:
+        """End all connections."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _listen(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        is_open = asyncio.Event()
+        is_open.set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await is_open.wait()
+            try:
+                there_reader, there_writer = await asyncio.open_connection(host, int(port))
+            except OSError:
+                return writer.close()
+            there = asyncio.ensure_future(_pump(reader, there_writer, is_open))
+            back = asyncio.ensure_future(_pump(there_reader, writer, is_open))
+            await asyncio.wait({there, back})
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self._open.append(is_open)
+        self.addresses.append(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_open: asyncio.Event) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            await is_open.wait()
+            writer.write(data)
+            await writer.drain()
+    with contextlib.suppress(OSError):
+        await is_open.wait()
+        writer.close()
