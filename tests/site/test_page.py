@@ -128,6 +128,8 @@ def test_only_operators_see_the_page_of_a_site(tmp_path: Path):
         page = Page(controller, identity)
         for role in ROLES:
             assert page.get("/state", tls_context(site, role)).status == (200 if role == "operator" else 403)
+            may_scrape = role in ("operator", "controller")
+            assert page.get("/metrics", tls_context(site, role)).status == (200 if may_scrape else 403)
         assert page.get("/state", tls_context(site, "operator"), "POST").status == 403
         assert page.get("/state", tls_context(site, "revoked")).status == 401
         for who in BAD_AT_ONCE:

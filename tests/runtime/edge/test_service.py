@@ -108,6 +108,13 @@ def two_hops(deadline_s: float):
     route = (Hop("b:2", ("logits",), 32),)
     (reply,) = ask(first, request(outputs=CUTS[3], route=route, deadline_s=deadline_s))
     transport.close()
+    uploads = [
+        sample.value
+        for family in first.metrics.times.collect()
+        for sample in family.samples
+        if sample.name == "coinfer_upload_seconds_count"
+    ]
+    assert uploads == ([] if isinstance(reply, WireError) else [1])
     return reply, given_s
 
 
@@ -267,6 +274,11 @@ def test_the_exposition_adds_up():
     assert float(lines['nv_inference_pending_request_count{model="resnet32",version="1"}']) == 0
     assert float(lines['coinfer_requests_received_total{model="resnet32"}']) == 5
     assert float(lines['coinfer_jobs_total{what="finished"}']) == 4
+    piece = 'model="resnet32",piece="input to outputs"'
+    assert float(lines[f'coinfer_request_latency_seconds_bucket{{le="+Inf",{piece}}}']) == 4
+    seconds = float(lines[f"coinfer_compute_seconds_sum{{{piece}}}"])
+    assert int(seconds * 1e6) == float(lines['nv_inference_compute_infer_duration_us{model="resnet32",version="1"}'])
+    assert not any(name.startswith("coinfer_upload_seconds_") for name in lines), "nothing was sent on"
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
     spent = sum(float(lines[f'nv_inference_{part}_duration_us{{model="resnet32",version="1"}}']) for part in parts)
     assert 0 < spent <= float(lines['nv_inference_request_duration_us{model="resnet32",version="1"}'])

@@ -126,6 +126,14 @@ def test_health_metadata_and_counters(stock: tuple[Any, Any], gateway: EdgeThrea
     client.infer(GRAPH.name, [tensor(module, BATCH)])
     metrics = gateway.service.metrics
     assert sum(metrics.nodes.values()) == metrics.models[GRAPH.name].success
+    counts = {
+        (sample.name, sample.labels["model"]): sample.value
+        for family in metrics.times.collect()
+        for sample in family.samples
+        if sample.name.endswith("_count")
+    }
+    assert counts["coinfer_request_latency_seconds_count", GRAPH.name] > 0
+    assert counts["coinfer_compute_seconds_count", GRAPH.name] > 0
 
 
 def test_a_failing_server_is_replaced_by_the_device(stock: tuple[Any, Any], node: Switched):

@@ -3,16 +3,35 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from coinfer.runtime.edge.admission import Counts
+from coinfer.runtime.edge.histograms import TimeHistograms
 from coinfer.runtime.edge.served_model import VERSION
 from coinfer.runtime.protocol.messages import LoadReport, WireError
 
 FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 _REJECTIONS = {"queue_full", "hopeless", "expired", "draining", "too_large"}
+
+
+class Timing(NamedTuple):
+    """What was computed here for a request, and how long each step took."""
+
+    queue_s: float
+    decode_s: float
+    compute_s: float
+    encode_s: float
+    batch: int
+    """Samples; 0 if nothing was computed here."""
+    piece: str
+    """From `histograms.piece_label`."""
+    forward_s: float = 0.0
+    """From sending to the next node to its reply; 0 if there was none."""
+    upload_s: float | None = None
+    """Of that, the way there; None if there was none."""
 
 
 @dataclass
@@ -51,6 +70,7 @@ class Metrics:
     refusals: dict[str, int] = field(default_factory=dict)
     nodes: dict[tuple[str, str], int] = field(default_factory=dict)
     """(model, node) of every answer of a gateway: the device, or the address of a server."""
+    times: TimeHistograms = field(default_factory=TimeHistograms)
     forwarded: int = 0
     forward_failures: int = 0
     received_bytes: int = 0
@@ -74,27 +94,28 @@ class Metrics:
         stats.received += 1
         return stats
 
-    def count_success(
-        self, stats: ModelStats, batch: int, request_s: float, queue_s: float, work_s: tuple[float, float, float]
-    ) -> None:
+    def count_success(self, model: str, request_s: float, timing: Timing) -> None:
         """Count a request that was answered.
 
         Args:
-            stats: counters of the request's model.
-            batch: samples in the request.
+            model: its name, that of `count_arrival`.
             request_s: from arrival to reply.
-            queue_s: wait for a worker.
-            work_s: seconds of decoding, computing and encoding.
+            timing: of its steps.
         """
+        stats = self.models[model]
         stats.success += 1
         stats.executions += 1
-        stats.inferences += batch
+        stats.inferences += timing.batch
         stats.last_ms = int(time.time() * 1000)
         stats.request_s += request_s
-        stats.queue_s += queue_s
-        stats.decode_s += work_s[0]
-        stats.compute_s += work_s[1]
-        stats.encode_s += work_s[2]
+        stats.queue_s += timing.queue_s
+        stats.decode_s += timing.decode_s
+        stats.compute_s += timing.compute_s
+        stats.encode_s += timing.encode_s
+        times_s = {"queue_wait": timing.queue_s, "compute": timing.compute_s} if timing.batch else {}
+        times_s |= {} if timing.upload_s is None else {"upload": timing.upload_s}
+        if times_s:  # a piece that was only prepared is no request of a user
+            self.times.observe(model, timing.piece, {"request_latency": request_s, **times_s})
 
     def count_failure(self, stats: ModelStats, error: WireError | None, request_s: float) -> None:
         """Count a request that was not answered.
@@ -175,6 +196,7 @@ class Exposition:
         """Yield all metrics as they are now (`prometheus_client`'s collector protocol)."""
         yield from self._triton_metrics()
         yield from self._coinfer_metrics()
+        yield from self._metrics.times.collect()
 
     def _triton_metrics(self) -> Iterator[Metric]:
         """Yield Triton's metrics; their names lack the suffix `_total`, which the library demands of counters."""

@@ -5,27 +5,16 @@ import logging
 import secrets
 import traceback
 from collections.abc import Awaitable, Callable, Collection
-from typing import NamedTuple
 
 from coinfer.errors import UserError, short_repr
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.edge.inference_service import Encode, Encoded
-from coinfer.runtime.edge.metrics import Metrics, ModelStats
+from coinfer.runtime.edge.metrics import Metrics, ModelStats, Timing
 from coinfer.runtime.executor import InputError
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireError
 
 MAX_TRACEBACKS = 64
 _log = logging.getLogger("coinfer.edge")
-
-
-class Timing(NamedTuple):
-    """How long the steps of a request took, and how many samples it had."""
-
-    queue_s: float
-    decode_s: float
-    compute_s: float
-    encode_s: float
-    batch: int
 
 
 class RequestLog:
@@ -59,7 +48,8 @@ class RequestLog:
             WireError: for every failure; only cancellation passes through as it is.
         """
         began_s = self._clock.now_s()
-        stats = self.metrics.count_arrival(request.model if request.model in self._names else "")
+        model = request.model if request.model in self._names else ""
+        stats = self.metrics.count_arrival(model)
         try:
             reply, timing = await serve(request, began_s)
             encoded = await encode(reply)
@@ -70,8 +60,7 @@ class RequestLog:
             error = self._as_wire_error(problem, request)
             self.metrics.count_failure(stats, error, self._clock.now_s() - began_s)
             raise error from None
-        times = (timing.decode_s, timing.compute_s, timing.encode_s)
-        self.metrics.count_success(stats, timing.batch, self._clock.now_s() - began_s, timing.queue_s, times)
+        self.metrics.count_success(model, self._clock.now_s() - began_s, timing)
         return encoded
 
     def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:

@@ -9,10 +9,11 @@ from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.dispatcher import Dispatcher
+from coinfer.runtime.edge.histograms import piece_label
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
 from coinfer.runtime.edge.metadata import EXTENSIONS
-from coinfer.runtime.edge.metrics import Metrics
-from coinfer.runtime.edge.request_log import RequestLog, Timing
+from coinfer.runtime.edge.metrics import Metrics, Timing
+from coinfer.runtime.edge.request_log import RequestLog
 from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Scheduler
 from coinfer.runtime.edge.served_model import VERSION, ServedModel, models_by_name
 from coinfer.runtime.executor import Abort
@@ -152,9 +153,11 @@ class EdgeService:
             server_s=work.compute_s,
             codec_s=work.decode_s + work.encode_s,
         )
+        piece = piece_label(inputs, request.outputs)
+        timing = Timing(queue_s, work.decode_s, work.compute_s, work.encode_s, work.batch, piece)
         if request.route and not request.warm:
-            reply = await self._forward(request, reply, deadline_s)
-        timing = Timing(queue_s, work.decode_s, work.compute_s, work.encode_s, work.batch)
+            reply, upload_s = await self._forward(request, reply, deadline_s)
+            timing = timing._replace(forward_s=reply.forward_s, upload_s=upload_s)
         return reply._replace(load=self.scheduler.load()), timing
 
     async def _dispatch(
@@ -190,11 +193,14 @@ class EdgeService:
         self.metrics.forwarded += 1
         began_s = self._clock.now_s()
         answer = await asyncio.wrap_future(self._transport.send(node, request, request.deadline_s))
-        spent_s = answer.queue_s + answer.server_s + answer.codec_s + answer.forward_s
-        forward_s = answer.forward_s + max(self._clock.now_s() - began_s - spent_s, 0.0)
+        spent_s = self._clock.now_s() - began_s
+        transfer_s = _transfer_s(answer, spent_s)
+        forward_s, load = answer.forward_s + transfer_s, self.scheduler.load()
         executed = answer.executed or (ExecutedHop(node, request.outputs, answer.server_s, answer.queue_s),)
-        reply = answer._replace(forward_s=forward_s, load=self.scheduler.load(), executed=executed)
-        return reply, Timing(answer.queue_s, 0.0, 0.0, 0.0, 0)
+        reply = answer._replace(forward_s=forward_s, load=load, executed=executed)
+        piece = piece_label([tensor.name for tensor in request.inputs], request.outputs)
+        upload_s = transfer_s * _upload_share(request, answer)
+        return reply, Timing(answer.queue_s, 0.0, 0.0, 0.0, 0, piece, spent_s, upload_s)
 
     def _check(self, model: ServedModel, request: InferRequest) -> None:
         """Refuse what is wrong as far as that shows without decoding; such a request never reaches the queue."""
@@ -223,8 +229,8 @@ class EdgeService:
         finally:
             self._opening -= 1
 
-    async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> InferReply:
-        """Send the outputs on to the next hop, and return its reply as ours."""
+    async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> tuple[InferReply, float]:
+        """Send the outputs on to the next hop, and return its reply as ours, with the seconds of the upload."""
         assert self._transport is not None
         hop, began_s = request.route[0], self._clock.now_s()
         onward = request._replace(
@@ -248,12 +254,24 @@ class EdgeService:
         here = ExecutedHop(self.address, request.outputs, reply.server_s, reply.queue_s)
         last = ExecutedHop(hop.node, hop.cut, answer.server_s, answer.queue_s)
         executed = (here, *(answer.executed or (last,)))
-        return reply._replace(outputs=answer.outputs, forward_s=forward_s, executed=executed)
+        upload_s = _transfer_s(answer, forward_s) * _upload_share(onward, answer)
+        return reply._replace(outputs=answer.outputs, forward_s=forward_s, executed=executed), upload_s
 
     def _pong(self, request: InferRequest) -> InferReply:
         if not self.is_ready:
             raise WireError("UNAVAILABLE", SHUTTING_DOWN, "draining")
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
+
+
+def _transfer_s(answer: InferReply, elapsed_s: float) -> float:
+    """Return how long a request and its reply were under way: what the other server did not spend."""
+    return max(elapsed_s - answer.queue_s - answer.server_s - answer.codec_s - answer.forward_s, 0.0)
+
+
+def _upload_share(sent: InferRequest, answer: InferReply) -> float:
+    """Return the part of a transfer's time that the request took, by its share of the bytes."""
+    up, down = (sum(len(tensor.data) for tensor in tensors) for tensors in (sent.inputs, answer.outputs))
+    return up / max(up + down, 1)
 
 
 def _compute(model: ServedModel, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:

@@ -18,10 +18,11 @@ from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.inputs import without_pictures
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.result import Result
+from coinfer.runtime.edge.histograms import piece_label
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
 from coinfer.runtime.edge.metadata import EXTENSIONS
-from coinfer.runtime.edge.metrics import Metrics
-from coinfer.runtime.edge.request_log import RequestLog, Timing
+from coinfer.runtime.edge.metrics import Metrics, Timing
+from coinfer.runtime.edge.request_log import RequestLog
 from coinfer.runtime.edge.scheduler import Scheduler
 from coinfer.runtime.edge.served_model import PLATFORM, VERSION, Signature, models_by_name, signatures
 from coinfer.runtime.executor import Abort
@@ -140,11 +141,18 @@ class GatewayService:
         self.metrics.count_node(model.name, result.executed_on)
         reply = _reply(request, result, model.device, queue_s)._replace(codec_s=decode_s, load=self.scheduler.load())
         check_size(sum(len(tensor.data) for tensor in reply.outputs), self.limit_bytes)
-        return reply, Timing(queue_s, decode_s, result.outcome.latency_s, 0.0, _samples(request))
+        return reply, _timing(request, result, queue_s, decode_s)
 
 
 def _model(device: Device) -> GatewayModel:
     return GatewayModel(device.graph.name, *signatures(device.graph), PLATFORM, device)
+
+
+def _timing(request: InferRequest, result: Result, queue_s: float, decode_s: float) -> Timing:
+    outcome, sent = result.outcome, result.executed_on != "device"
+    piece = piece_label([tensor.name for tensor in request.inputs], result.route.hops[0].cut)
+    forward_s, upload_s = (outcome.latency_s - outcome.device_s, outcome.upload_s) if sent else (0.0, None)
+    return Timing(queue_s, decode_s, outcome.device_s, 0.0, _samples(request), piece, forward_s, upload_s)
 
 
 def _samples(request: InferRequest) -> int:

@@ -41,7 +41,7 @@ HTTP: tuple[Rule, ...] = (
     ("GET", r"/metrics", READERS),
 )
 """Rules of an edge server's REST; the first one that fits counts."""
-PAGE: tuple[Rule, ...] = (("GET", r"/.*", frozenset[Role](("operator",))),)
+PAGE: tuple[Rule, ...] = (("GET", r"/metrics", READERS), ("GET", r"/.*", frozenset[Role](("operator",))))
 """Rules of the controller's page."""
 
 

@@ -4,6 +4,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
+from coinfer.runtime.edge.histograms import TimeHistograms, piece_label
 from coinfer.site.controller.registry import Node
 from coinfer.site.messages import Decision
 
@@ -17,6 +18,8 @@ class History:
     """Rates and latencies by second, decisions by server and cut, and what has happened."""
 
     def __init__(self) -> None:
+        self.times = TimeHistograms("coinfer_site", ["decided_by"])
+        """Of all decisions since the start."""
         self._series: deque[dict[str, float]] = deque(maxlen=KEPT)
         self._events: deque[dict[str, object]] = deque(maxlen=MAX_EVENTS)
         self._last: dict[str, tuple[int, int, int, float]] = {}
@@ -45,6 +48,16 @@ class History:
                 self._servers[record.executed_on] += 1
             if not record.group:  # the cut was the device's decision
                 self._cuts[f"{record.model}: {record.cut or 'nothing sent'}"] += 1
+            self._observe_times(record)
+
+    def _observe_times(self, record: Decision) -> None:
+        """Add the times of a request; an edge server that has decided knows nothing of the way to it."""
+        times_s = {"request_latency": record.latency_s, "compute": record.device_s + record.server_s}
+        if record.executed_on != "device":
+            times_s["queue_wait"] = record.queue_s
+            times_s |= {} if record.group else {"upload": record.upload_s}
+        piece = piece_label([record.cut or "input"], ())
+        self.times.observe(record.model, piece, times_s, "edge" if record.group else "device")
 
     def observe(self, nodes: Mapping[str, Node], now_s: float) -> None:
         """Add a step to the series if one is due.

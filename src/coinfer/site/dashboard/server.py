@@ -1,4 +1,4 @@
-"""The controller's page: one document, its script and style, and a stream of states (server-sent events)."""
+"""The controller's page: one document, its script and style, a stream of states (server-sent events); and /metrics."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ from coinfer.runtime.edge.http_protocol import HttpConfig, HttpLimits
 from coinfer.runtime.edge.http_server import listen
 from coinfer.site.certificates.access import PAGE
 from coinfer.site.certificates.identity import Identity
+from coinfer.site.controller.exposition import SiteExposition
 from coinfer.site.controller.service import ControllerService
 
 INTERVAL_S = 0.5
@@ -107,8 +108,14 @@ def make_app(service: ControllerService, states: States) -> Starlette:
             return Response("too many pages are open", 503, headers=_HEADERS)
         return StreamingResponse(states.stream(), media_type="text/event-stream", headers=_HEADERS)
 
+    exposition = SiteExposition(service)
+
+    async def metrics(request: Request) -> Response:
+        return Response(exposition.text(), media_type="text/plain; version=0.0.4", headers=_HEADERS)
+
     routes = [Route(path, file) for path in files]
-    return Starlette(routes=[*routes, Route("/state", state), Route("/events", events)])
+    further = {"/state": state, "/events": events, "/metrics": metrics}
+    return Starlette(routes=[*routes, *(Route(path, handler) for path, handler in further.items())])
 
 
 def _names() -> list[tuple[str, str]]:
