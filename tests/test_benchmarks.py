@@ -36,7 +36,7 @@ FIGURES = {
     "planning": 3,
     "split_latency": 29,
     "split_overhead": 1,
-    "tensors": 10,
+    "tensors": 16,
     "throughput": 3,
 }
 

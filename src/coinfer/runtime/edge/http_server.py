@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from coinfer.runtime.edge import metadata
 from coinfer.runtime.edge.http_body import read_body
@@ -60,14 +61,14 @@ def make_app(service: InferenceService) -> Starlette:
         service: holds all state; the application has none of its own.
     """
     app = Starlette()
-    for path, handler in _get_handlers(service).items():
-        app.add_route(path, _wrap(service, handler), methods=["GET"])
 
     async def infer(request: Request) -> Response:
         return await _infer(service, request)
 
     for prefix in (_MODEL, _VERSIONED):
-        app.add_route(f"{prefix}/infer", _wrap(service, infer), methods=["POST"])
+        app.add_route(f"{prefix}/infer", _wrap(service, infer), methods=["POST"])  # first, as routes are tried in order
+    for path, handler in _get_handlers(service).items():
+        app.add_route(path, _wrap(service, handler), methods=["GET"])
     app.add_exception_handler(HTTPException, _unknown_path)
     return app
 
@@ -181,17 +182,23 @@ def _json_length(request: Request) -> int | None:
 
 async def _cancel_on_disconnect(request: Request, answer: Coroutine[None, None, Response]) -> Response:
     """Wait for the answer; a caller that hangs up cancels it."""
-    task = asyncio.ensure_future(answer)
+    task, hung_up = asyncio.current_task(), list[bool]()
+    assert task is not None
     disconnected = asyncio.ensure_future(request.receive())
+
+    def cancel(done: asyncio.Future[Message]) -> None:
+        if not done.cancelled():
+            hung_up.append(task.cancel())
+
+    disconnected.add_done_callback(cancel)
     try:
-        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-            raise WireError("CANCELLED", "the caller hung up", "cancelled")
-        return task.result()
+        return await answer
+    except asyncio.CancelledError:
+        if hung_up:
+            raise WireError("CANCELLED", "the caller hung up", "cancelled") from None
+        raise
     finally:
-        task.cancel()
+        disconnected.remove_done_callback(cancel)
         disconnected.cancel()
 
 
