@@ -5,8 +5,10 @@
 For the large networks of the zoo, at every cut that the planner may choose on some link (the hull of the measured
 options) and at the cut with half of the arithmetic before it. Head and tail, and the whole, are ONNX Runtime sessions
 that take turns of a fifth of a second and at least five runs. Times are processor time of the one computing thread, so
-that other work on the machine does not count. The ratio is (head + tail) / whole of the same round. With `--models`,
-the record keeps its other networks. Writes benchmarks/results/split_overhead.json.
+that other work on the machine does not count. The ratio is (head + tail) / whole of the same round. What the planner
+expects of it stands beside: the profile has what a call and both ends of a cut cost on this processor, so that plans
+count more where cuts cost more. With `--models`, the record keeps its other networks. Writes
+benchmarks/results/split_overhead.json.
 """
 
 import math
@@ -15,7 +17,7 @@ from typing import Any
 
 import harness
 import numpy as np
-from split_latency import mid_cut
+from split_latency import mid_cut, quick_profile
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.open_model import open_model
@@ -24,6 +26,7 @@ from coinfer.graph.session import open_session
 from coinfer.options.compile import compile_options
 from coinfer.options.prune import SPEED_RATIOS, prune
 from coinfer.profile.samples import random_samples
+from coinfer.profile.table import ProfileTable
 from coinfer.runtime.profiling import profile_for
 
 BAR = 1.02
@@ -33,10 +36,16 @@ moment of the processor counts little."""
 MODELS = ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet")
 
 
-def chosen_cuts(graph: ModelGraph) -> list[tuple[str, ...]]:
+def chosen_cuts(graph: ModelGraph, table: ProfileTable) -> list[tuple[str, ...]]:
     """Return the cuts of the hull that leave work on both sides, and the mid cut."""
-    hull = prune(compile_options(graph, profile_for(graph)), speed_ratios=SPEED_RATIOS).cuts
+    hull = prune(compile_options(graph, table), speed_ratios=SPEED_RATIOS).cuts
     return [cut for cut in dict.fromkeys((mid_cut(graph), *hull)) if cut not in (graph.inputs, graph.outputs)]
+
+
+def expected(graph: ModelGraph, table: ProfileTable, cut: tuple[str, ...]) -> float:
+    """Return the time of head and tail over that of the whole as the planner expects it."""
+    head_s, tail_s = table.segment_s(graph, graph.inputs, cut), table.segment_s(graph, cut, graph.outputs)
+    return (head_s + tail_s) / table.segment_s(graph, graph.inputs, graph.outputs)
 
 
 def overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
@@ -69,9 +78,11 @@ def main() -> None:
     figures = dict[str, harness.Figure]()
     for model in models:
         graph = open_model(model)
-        for cut in [mid_cut(graph)] if settings.quick else chosen_cuts(graph):
+        table = quick_profile(graph) if settings.quick else profile_for(graph)
+        for cut in [mid_cut(graph)] if settings.quick else chosen_cuts(graph, table):
             name = f"{model} after {', '.join(cut)}"
             figures[name] = harness.figure(overhead(graph, cut, count), at_most=BAR)
+            figures[f"{name}: the planner expects"] = harness.figure([expected(graph, table, cut)])
     harness.save(settings, figures, keep=settings.models != MODELS)
 
 

@@ -35,7 +35,7 @@ FIGURES = {
     "loadgen": 8,
     "planning": 3,
     "split_latency": 29,
-    "split_overhead": 1,
+    "split_overhead": 2,
     "tensors": 16,
     "throughput": 3,
 }
