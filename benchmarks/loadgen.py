@@ -5,9 +5,9 @@
 
 The system under test is `Device.infer_async` in process, or a gateway in a process of its own, over gRPC. Servers and
 links are left out: the figures are those of this machine alone. Single stream and multi-stream (8 samples) report the
-90th and 99th percentile of latency, server a rate at which 99 % are in time (`--target-ms`): the first of 60, 40 and 20 %
-of what one sample after the other would give, offline the samples per second. They are no MLPerf results: the runs are short, the samples
-random, and nobody has audited them. Writes benchmarks/results/loadgen.json.
+90th and 99th percentile of latency, server a rate at which 99 % are in time (`--target-ms`): the first of 60, 40 and
+20 % of what one sample after the other would give; offline the samples per second. They are no MLPerf results: the runs
+are short, the samples random, and nobody has audited them. Writes benchmarks/results/loadgen.json.
 """
 
 import asyncio
