@@ -41,10 +41,10 @@ class World:
         return open_world(self.scenario, {**sizes, **length, "models.0.deadline_s": [least, most]})
 
 
-HARD, MAIN, EASY = World(deadlines=0.6), World(), World("grle", 6)
+HARDEST, HARD, MAIN, EASY = World(deadlines=0.5), World(deadlines=0.6), World(), World("grle", 6)
 WORLDS = (
     HARD,
-    World(deadlines=0.5),
+    HARDEST,
     *(World(scenario, deadlines=0.6) for scenario in ("grle-s3", "grle-s4", "grle")),
     World(devices=10, deadlines=0.6),
     World(devices=6, deadlines=0.6),

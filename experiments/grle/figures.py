@@ -86,6 +86,17 @@ def difference(own: np.ndarray, other: np.ndarray) -> str:
     return f"{mean:+.1f} ± {half:.1f}"
 
 
+def print_orders(judged: dict[str, Rows]) -> None:
+    """Print how much timely accuracy each scheme has above the next one, in points, paired by seed."""
+    print("\n| | GRLE less DROOE | DROOE less GRL | GRL less DROO |\n|---|---:|---:|---:|")
+    for world in WORLDS:
+        rows = judged.get(world.name, {})
+        if all(scheme in rows for scheme in SCHEMES):
+            value = {scheme: np.array(rows[scheme]["timely_accuracy"]) for scheme in SCHEMES}
+            pairs = [("grle", "drooe"), ("drooe", "grl"), ("grl", "droo")]
+            print(f"| {world.name} | {' | '.join(difference(value[one], value[other]) for one, other in pairs)} |")
+
+
 def print_tables(judged: dict[str, Rows]) -> None:
     """Print a table for each world, and the ratios and paired differences to GRLE."""
     for world in [*WORLDS, *(World(devices=devices, deadlines=0.6) for devices in (8, 12, 4))]:
@@ -111,6 +122,7 @@ def main() -> None:
     draw_sweeps(judged)
     draw_convergence(json.loads((RESULTS / "curves.json").read_text()))
     print_tables(judged)
+    print_orders(judged)
 
 
 if __name__ == "__main__":

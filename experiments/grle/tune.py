@@ -18,7 +18,7 @@ from coinfer.rl.algorithms.grle import make_loop
 from coinfer.rl.core.loop import assess
 
 RATES = FOLDER / "results" / "rates.json"
-TRIED = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
+TRIED = (1e-3, 2e-3, 5e-3, 1e-2)
 FIRST = 100
 """Seed of the first learner."""
 JUDGED, ROUNDS = 77, 100

@@ -52,8 +52,8 @@ def test_equals_an_independent_convex_solver(seed, devices):
     assert float(found.rate_bps) == pytest.approx(wanted, rel=1e-4)
     assert float(found.rate_bps) >= wanted * (1 - 1e-7)
     assert float(found.feed_share + found.send_share.sum()) == pytest.approx(1.0, abs=1e-9)
-    again = wireless_power.rate_bps(*given_, offloads, found.feed_share, found.send_share)
-    assert float(again) == pytest.approx(float(found.rate_bps), rel=1e-9)
+    again = wireless_power.device_rates_bps(*given_, offloads, found.feed_share, found.send_share)
+    assert float(again.sum()) == pytest.approx(float(found.rate_bps), rel=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,7 +66,7 @@ def test_no_other_division_is_better(seed):
     best = wireless_power.allocate(*given_, offloads)
     parts = torch.tensor(rng.dirichlet(np.ones(7), 200)) * torch.cat((torch.ones(1, dtype=torch.bool), offloads))
     parts = 0.9 * torch.cat((best.feed_share[None], best.send_share)) + 0.1 * parts / parts.sum(-1, keepdim=True)
-    other = wireless_power.rate_bps(*given_, offloads, parts[:, 0], parts[:, 1:])
+    other = wireless_power.device_rates_bps(*given_, offloads, parts[:, 0], parts[:, 1:]).sum(-1)
     assert (other <= best.rate_bps * (1 + 1e-9)).all()
 
 
@@ -89,7 +89,7 @@ def test_one_search_serves_arrays_and_tensors_and_ends_when_the_rate_is_exact():
     tables = env.load(world)
     state = env.reset(tables, torch.arange(40))
     modes = torch.rand(40, 6, 10, generator=torch.Generator().manual_seed(0)) < 0.5
-    exact = frame_rates.exported_rates_bps(world, state.gain, state.weight, modes)
+    exact = frame_rates.ungrouped_rates_bps(world, state.gain, state.weight, modes, wireless_power.EXPORT_ROUNDS)
     for one in range(40):  # alone, so that each ends when it has converged itself
         found = env.rates_bps(tables, env.State(*(part[one : one + 1] for part in state)), modes[one : one + 1])
         torch.testing.assert_close(found, exact[one : one + 1], rtol=1e-11, atol=0)

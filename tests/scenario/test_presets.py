@@ -11,7 +11,10 @@ from coinfer.scenario.load import PRESETS, load, preset_text, read
 from coinfer.scenario.report import option_rows, summary
 from coinfer.scenario.world import check
 
-PAPERS = ("cdo-dsac", "mtl-a3c", "sacd", "grle", "grle-s2", "grle-s3", "grle-s4", "droo", "droo-weights", "droo-on-off")
+PAPERS = (
+    *("cdo-dsac", "mtl-a3c", "sacd", "grle", "grle-s2", "grle-s3", "grle-s4"),
+    *("droo", "droo-weights", "droo-on-off", "droo-queues"),
+)
 
 
 @pytest.fixture(scope="module", params=PRESETS)

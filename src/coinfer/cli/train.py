@@ -103,7 +103,7 @@ def _print_comparison(who: str, runs: "Sequence[Run]", world: "World") -> None:
     from coinfer.evaluate import report
 
     measures = ("mean_s", "p95_s", "in_time", "throughput", "accuracy", "timely_accuracy", "energy_j")
-    measures += ("rate_bps", "normalised", "sends")
+    measures += ("rate_bps", "normalised", "queue_bits", "longest_bits", "queue_growth", "sends")
     known = report.columns_of(world)
     columns = {"reward": report.REWARD, **{measure: known[measure] for measure in measures if measure in known}}
     title = f"{who} beside baselines, {runs[0].tasks:,} {'frames' if 'rate_bps' in runs[0].measures else 'tasks'}"

@@ -10,14 +10,16 @@ import torch
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.errors import UserError
-from coinfer.evaluate import frames, limits, policy_files, report
+from coinfer.evaluate import frames, limits, policy_files, queues, report
 from coinfer.evaluate.simulate import Maker, Run, known_oracles, known_policies, run_policy
 from coinfer.policies.heuristics.wireless_power import MODES, ModesPolicy
 from coinfer.progress import Progress, quiet
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
-from coinfer.scenario.world import OffloadWorld, WirelessPowerWorld, World
+from coinfer.scenario.world import OffloadWorld, QueueWorld, WirelessPowerWorld, World
 
+FRAMES = (WirelessPowerWorld, QueueWorld)
+"""Worlds of environment `wireless-power`."""
 REFERENCES = ("greedy", "coordinate-descent")
 
 
@@ -51,8 +53,8 @@ class Comparison(NamedTuple):
     @property
     def title(self) -> str:
         """Return one line with scenario, seeds, episodes and number of tasks."""
-        slots = self.world.slots if isinstance(self.world, WirelessPowerWorld) else self.world.edge.slots
-        counted = "frames" if isinstance(self.world, WirelessPowerWorld) else "tasks"
+        slots = self.world.slots if isinstance(self.world, FRAMES) else self.world.edge.slots
+        counted = "frames" if isinstance(self.world, FRAMES) else "tasks"
         return (
             f"{self.world.name}: {self.settings.seeds} seeds of {self.settings.episodes} episodes of {slots} slots, "
             f"{self.runs[0].tasks:,} {counted}"
@@ -106,12 +108,12 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
     world = compiled.world
     check_policies(world, settings.policies)
     _check_device(settings.device)
-    if settings.bound and isinstance(world, WirelessPowerWorld):
+    if settings.bound and isinstance(world, FRAMES):
         raise UserError(f"{world.name}: --bound is for scenarios of environment offload or blocks")
     notes = compiled.notes
     makers: dict[str, Maker | ModesPolicy] = {}
     for name in filter(is_policy_file, settings.policies):
-        if isinstance(world, WirelessPowerWorld):
+        if isinstance(world, FRAMES):
             makers[name], more = policy_files.open_frame_policy(name, world)
         else:
             makers[name], more = policy_files.open_policy(name, compiled)
@@ -135,6 +137,8 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
 def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Any, progress: Progress) -> Run:
     """Run one policy; `maker` is what its file gave, a maker or a policy for frames, None for a known name."""
     world, count = compiled.world, (settings.seeds, settings.episodes)
+    if isinstance(world, QueueWorld):
+        return queues.run(world, display_name(name), *count, settings.device, progress, maker)
     if isinstance(world, WirelessPowerWorld):
         return frames.run(world, display_name(name), *count, settings.device, progress, maker)
     if name == limits.OPTION:
@@ -157,6 +161,8 @@ def default_policies(world: World) -> tuple[str, ...]:
     Args:
         world: a compiled scenario.
     """
+    if isinstance(world, QueueWorld):
+        return queues.DEFAULT_POLICIES
     return frames.DEFAULT_POLICIES if isinstance(world, WirelessPowerWorld) else tuple(known_policies(world))
 
 
@@ -170,8 +176,8 @@ def check_policies(world: World, names: Sequence[str]) -> None:
     Raises:
         UserError: if a name is unknown or belongs to another environment; one line.
     """
-    if isinstance(world, WirelessPowerWorld):
-        known = tuple(MODES)
+    if isinstance(world, FRAMES):
+        known = queues.POLICIES if isinstance(world, QueueWorld) else tuple(MODES)
     else:
         known = (*known_policies(world), *known_oracles(world), limits.OPTION)
     for name in names:

@@ -13,7 +13,7 @@ from coinfer.policies.heuristics.blocks import BlocksPolicy
 from coinfer.policies.heuristics.wireless_power import ModesPolicy, Rates
 from coinfer.policies.onnx import ExportedPolicy, PolicyError, load_policy
 from coinfer.scenario.compile import Compiled, fingerprint
-from coinfer.scenario.world import BlocksWorld, OffloadWorld, WirelessPowerWorld
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, QueueWorld, WirelessPowerWorld
 from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, Policy
 
 SUFFIX = ".onnx"
@@ -51,7 +51,7 @@ def _notes(path: str | Path, policy: ExportedPolicy, world: OffloadWorld | Block
     return (f"{path} was trained in {policy.sidecar['scenario']} with other figures than this scenario's",)
 
 
-def open_frame_policy(path: str | Path, world: WirelessPowerWorld) -> tuple[ModesPolicy, tuple[str, ...]]:
+def open_frame_policy(path: str | Path, world: WirelessPowerWorld | QueueWorld) -> tuple[ModesPolicy, tuple[str, ...]]:
     """Return a file's policy for frames of wireless-powered devices, and notes on differences to its training.
 
     Args:
@@ -62,7 +62,7 @@ def open_frame_policy(path: str | Path, world: WirelessPowerWorld) -> tuple[Mode
         PolicyError: if the file is no such policy, or was made for another number of devices; one line.
     """
     policy = load_frame_policy(path)
-    policy.check_devices(len(world.mean_gain))
+    policy.check_devices(len((world.frames if isinstance(world, QueueWorld) else world).mean_gain))
     notes = ()
     if policy.sidecar["scenario_fingerprint"] != fingerprint(world):
         notes = (f"{path} was trained in {policy.sidecar['scenario']} with other figures than this scenario's",)

@@ -35,6 +35,9 @@ COLUMNS = {
     "dropped": ("drops %", 0.01),
     "balance": ("Jain index", 1.0),
     "rate_bps": ("rate Mbit/s", MEGA),
+    "queue_bits": ("queue kbit", 1e3),
+    "longest_bits": ("longest kbit", 1e3),
+    "queue_growth": ("queue growth %", 0.01),
     "normalised": ("of recorded best %", 0.01),
     "sends": ("send %", 0.01),
 }

@@ -94,15 +94,18 @@ def _grouped(xp: Any, constants: FrameConstants, weights: Any, gain: Any, weight
     return wireless_power.best_rate_bps(local_sum, send.reshape(-1, *[1] * local_sum.ndim), ratio_sum)
 
 
-def exported_rates_bps(constants: FrameConstants, gain: Tensor, weight: Tensor, offloads: Tensor) -> Tensor:
-    """Return the same rates [.., S] for any weights and in a fixed number of rounds, so that it can be exported.
+def ungrouped_rates_bps(
+    constants: FrameConstants, gain: Tensor, weight: Tensor, offloads: Tensor, rounds: int | None = None
+) -> Tensor:
+    """Return the same rates [.., S] for any weights.
 
     Args:
         constants: of the frames.
         gain: [.., N] channel gains.
         weight: [.., N] weights of the devices' rates.
-        offloads: [.., S, N] bool.
+        offloads: [.., S, N] bool, or [S, N] for the same modes everywhere; true sends, false computes.
+        rounds: of the search, such as `EXPORT_ROUNDS` where it is exported; None for as many as are needed.
     """
     local, send, ratio = (part[..., None, :] for part in coefficients(constants, gain, weight))
     local_sum, ratio = (local * ~offloads).sum(-1), (ratio * offloads).movedim(-1, 0)
-    return wireless_power.best_rate_bps(local_sum, send.movedim(-1, 0), ratio, wireless_power.EXPORT_ROUNDS)
+    return wireless_power.best_rate_bps(local_sum, send.movedim(-1, 0), ratio, rounds)

@@ -119,7 +119,7 @@ def best_rate_bps(local_bps: Tensor, send_bps: Tensor, signal_to_noise: Tensor, 
     return feed ** (1 / 3) * local_bps + feed * (send_bps * send_per_feed * level).sum(0)
 
 
-def rate_bps(
+def device_rates_bps(
     local_bps: Tensor,
     send_bps: Tensor,
     signal_to_noise: Tensor,
@@ -127,7 +127,7 @@ def rate_bps(
     feed_share: Tensor,
     send_share: Tensor,
 ) -> Tensor:
-    """Return the weighted sum of rates Q [..] of any division of the frame, the best one or not.
+    """Return the weighted rate [.., N] of each device in any division of the frame, the best one or not.
 
     Args:
         local_bps: [.., N], from `local_bps`.
@@ -138,8 +138,8 @@ def rate_bps(
         send_share: [.., N] tau, share of the frame in which each device sends; ignored for those that compute.
     """
     received = signal_to_noise * feed_share[..., None] / torch.where(send_share > 0, send_share, 1.0)
-    sent = send_bps * send_share * torch.log1p(received) * offloads
-    return feed_share ** (1 / 3) * (local_bps * ~offloads).sum(-1) + sent.sum(-1)
+    sent = send_bps * send_share * torch.log1p(received)
+    return torch.where(offloads, sent, feed_share[..., None] ** (1 / 3) * local_bps)
 
 
 def _search(local: Any, send: Any, ratio: Any, rounds: int | None) -> tuple[Any, Any, Any]:

@@ -15,7 +15,7 @@ from coinfer.progress import Progress
 from coinfer.rl import frame_export
 from coinfer.rl.core.training import TrainingResult
 from coinfer.scenario.compile import Compiled
-from coinfer.scenario.world import BlocksWorld, OffloadWorld, WirelessPowerWorld
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, QueueWorld, WirelessPowerWorld
 
 BASELINES = ("random", "device-only", "two-choices", "greedy", "sequential-greedy")
 BLOCKS_BASELINES = ("rpdi", "apdi", "device-only", "greedy", "sequential-greedy")
@@ -95,7 +95,7 @@ def export_and_compare(
     Returns:
         The runs of the policy and of the baselines, the policy's first.
     """
-    if isinstance(compiled.world, WirelessPowerWorld):
+    if isinstance(compiled.world, WirelessPowerWorld | QueueWorld):
         with status("exporting the policy and comparing it with baselines"):
             return frame_export.save_comparison(trained, compiled.world, folder)
     path = folder / "policy.onnx"

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from coinfer.evaluate import frames, report
+from coinfer.evaluate import frames, queues, report
 from coinfer.evaluate.policy_files import open_frame_policy
 from coinfer.evaluate.simulate import Run
 from coinfer.policies.heuristics.wireless_power import MODES
 from coinfer.policies.learned.imitation.frame_export import export_frame_policy
 from coinfer.policies.learned.imitation.frame_policy import FramePolicy
 from coinfer.rl.core.training import TrainingResult
-from coinfer.scenario.world import WirelessPowerWorld
+from coinfer.scenario.world import QueueWorld, WirelessPowerWorld
 
 SEEDS, EPISODES, FRAMES = 10, 1, 500
 """Of the comparison; FRAMES of each episode at most, so that the optimum is done in seconds."""
@@ -36,7 +36,7 @@ def export_best(trained: TrainingResult, path: Path) -> None:
     )
 
 
-def compare_with_baselines(path: Path, name: str, world: WirelessPowerWorld) -> list[Run]:
+def compare_with_baselines(path: Path, name: str, world: WirelessPowerWorld | QueueWorld) -> list[Run]:
     """Return the runs of an exported policy and of baselines on the same held-out frames.
 
     Args:
@@ -47,14 +47,18 @@ def compare_with_baselines(path: Path, name: str, world: WirelessPowerWorld) -> 
     Raises:
         UserError: if the file is no policy for this scenario.
     """
-    short = world._replace(slots=min(world.slots, FRAMES))
     policy, _ = open_frame_policy(path, world)
+    if isinstance(world, QueueWorld):
+        short = world.with_slots(min(world.slots, FRAMES))
+        runs = [queues.run(short, name, SEEDS, EPISODES, policy=policy)]
+        return runs + [queues.run(short, known, SEEDS, EPISODES) for known in queues.DEFAULT_POLICIES]
+    short = world._replace(slots=min(world.slots, FRAMES))
     names = [known for known in MODES if known != OPTIMUM or len(world.mean_gain) <= MAX_OPTIMUM_DEVICES]
     runs = [frames.run(short, name, SEEDS, EPISODES, policy=policy)]
     return runs + [frames.run(short, known, SEEDS, EPISODES) for known in names]
 
 
-def save_comparison(trained: TrainingResult, world: WirelessPowerWorld, folder: Path) -> list[Run]:
+def save_comparison(trained: TrainingResult, world: WirelessPowerWorld | QueueWorld, folder: Path) -> list[Run]:
     """Export the best policy of a training, compare it with baselines, and save the records of both.
 
     Args:

@@ -46,6 +46,7 @@ SCHEMES = {
     "grl": Scheme("grle", "grle-s2", "GRLE with the last exit only", {"scheme": "grl"}),
     "drooe": Scheme("grle", "grle-s2", "GRLE with DROO's fully connected network", {"scheme": "drooe"}),
     "droo": Scheme("droo", "droo", "imitation of the best of a few candidates, online (DROO, TMC 2020)"),
+    "lydroo": Scheme("lydroo", "droo-queues", "DROO with queues that stay stable (after LyDROO, TWC 2021)"),
     "online-rl": Scheme("online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }
 

@@ -28,7 +28,7 @@ from coinfer.scenario.spec import (
     Reward,
     WirelessPowerScenario,
 )
-from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, WirelessPowerWorld, World, check
+from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, QueueWorld, WirelessPowerWorld, World, check
 from coinfer.units import GIGA
 
 _QUANTILES = 64
@@ -308,7 +308,7 @@ def _deadlines(spec: BaseScenario, least_s: np.ndarray) -> np.ndarray:
     return deadlines
 
 
-def _wireless_power(spec: WirelessPowerScenario, source: Source) -> WirelessPowerWorld:
+def _wireless_power(spec: WirelessPowerScenario, source: Source) -> WirelessPowerWorld | QueueWorld:
     distance_m = spec.nearest_m + spec.step_m * np.arange(spec.devices)
     phases = spec.phases or ()
     weight = np.stack([np.resize(np.array(spec.weights), spec.devices)] * (1 + len(phases)))
@@ -316,7 +316,7 @@ def _wireless_power(spec: WirelessPowerScenario, source: Source) -> WirelessPowe
     for row, phase in enumerate(phases, 1):
         weight[row] = np.resize(np.array(phase.weights or spec.weights), spec.devices)
         on[row, list(phase.off or ())] = False
-    return WirelessPowerWorld(
+    world = WirelessPowerWorld(
         name=spec.name,
         slots=spec.slots,
         mean_gain=free_space_gain(distance_m, spec.antenna_gain, spec.carrier_hz, spec.path_loss_exponent),
@@ -332,3 +332,5 @@ def _wireless_power(spec: WirelessPowerScenario, source: Source) -> WirelessPowe
         overhead=spec.overhead,
         frames=None if spec.data is None else load_frames(spec.data, spec.devices, source),
     )
+    queues = spec.queues
+    return world if queues is None else QueueWorld(world, queues.arrival_bits, queues.rate_weight_bits)

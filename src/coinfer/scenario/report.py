@@ -6,7 +6,7 @@ import numpy as np
 
 from coinfer.physics.radio import shannon_bps
 from coinfer.scenario.compile import Compiled
-from coinfer.scenario.world import BlocksWorld, Edge, WirelessPowerWorld
+from coinfer.scenario.world import BlocksWorld, Edge, QueueWorld, WirelessPowerWorld
 from coinfer.units import BITS_PER_BYTE, MEGA
 
 _KILO = 1e3
@@ -20,6 +20,9 @@ def summary(compiled: Compiled) -> Iterator[tuple[str, str]]:
     """
     world = compiled.world
     yield "scenario", world.name
+    if isinstance(world, QueueWorld):
+        yield "arrivals at a device", f"{world.arrival_bits / _KILO:g} kbit a frame"
+        world = world.frames
     if isinstance(world, WirelessPowerWorld):
         yield "environment", "wireless-power"
         yield "devices", str(len(world.mean_gain))

@@ -347,6 +347,15 @@ class FramePhase(Spec):
     """Numbers of the devices that are switched off, from 0."""
 
 
+class DataQueues(Spec):
+    """Bits arrive at every device and wait there until they are computed or sent (after LyDROO)."""
+
+    arrival_bits: Positive
+    """Mean number of bits of each device and frame; exponential."""
+    rate_weight_bits: Positive
+    """V of drift plus penalty: a device counts by its weight and by its queue over V."""
+
+
 class WirelessPowerScenario(Spec):
     """Devices that a station feeds by radio, then computing or sending (DROO)."""
 
@@ -374,6 +383,7 @@ class WirelessPowerScenario(Spec):
     """Bits sent for each bit of the task."""
     phases: Annotated[tuple[FramePhase, ...], list_of(1000)] | None = None
     """In the order of their frames."""
+    queues: DataQueues | None = None
     data: Text | None = None
     """File of frames in the form of the authors' (`scenario.frame_data`), whose channels take the place of drawn
     ones."""

@@ -207,7 +207,36 @@ class WirelessPowerWorld(NamedTuple):
         return self._replace(frames=first), self._replace(frames=last)
 
 
-World = OffloadWorld | BlocksWorld | WirelessPowerWorld
+class QueueWorld(NamedTuple):
+    """The same devices with a queue of bits at each (after LyDROO: Bi, Huang, Wang, Zhang, IEEE TWC 2021)."""
+
+    frames: WirelessPowerWorld
+    arrival_bits: float
+    """Mean number of bits that arrive at each device in a frame; exponential."""
+    rate_weight_bits: float
+    """V of drift plus penalty: how many bits in a queue count as much as a weight of 1 (`envs.data_queues`)."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the scenario."""
+        return self.frames.name
+
+    @property
+    def slots(self) -> int:
+        """Return the frames of an episode."""
+        return self.frames.slots
+
+    def with_slots(self, slots: int) -> "QueueWorld":
+        """Return the same with another length of an episode, in frames."""
+        return self._replace(frames=self.frames._replace(slots=slots))
+
+    def split(self) -> tuple["QueueWorld", "QueueWorld"]:
+        """Return the world to train in and the one to judge in, as `WirelessPowerWorld.split`."""
+        first, last = self.frames.split()
+        return self._replace(frames=first), self._replace(frames=last)
+
+
+World = OffloadWorld | BlocksWorld | WirelessPowerWorld | QueueWorld
 
 
 def check(world: OffloadWorld | BlocksWorld) -> None:

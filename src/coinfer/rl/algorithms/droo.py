@@ -15,6 +15,7 @@ differs in no more than that. In preset `quick`, besides,
 In scenarios of environment `offload` it is the baseline of GRLE: `rl.algorithms.grle`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +30,7 @@ from coinfer.policies.learned.nets import Mlp
 from coinfer.rl.algorithms import grle
 from coinfer.rl.core.batched_optim import uniform
 from coinfer.rl.core.envs.frames import FrameEnv
-from coinfer.rl.core.imitation import Candidates, Head, Imitation, ImitationSettings, binary_loss
+from coinfer.rl.core.imitation import Candidates, Head, Imitation, ImitationSettings, Score, binary_loss
 from coinfer.rl.core.loop import Loop, LoopSettings
 from coinfer.rl.core.records import Observation, label
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, settings_record, train_loop
@@ -113,18 +114,34 @@ def make_learner(settings: DrooSettings, world: WirelessPowerWorld, seeds: Tenso
         seeds: [L] int64, on the device of the training.
     """
     tables = wireless_power.load(world, seeds.device)
-    devices = len(world.mean_gain)
 
     def inputs(features: Tensor) -> Tensor:
-        return gain_inputs(features[..., :devices], tables.mean_gain, settings.gain_power).float()
+        gain, _ = features.chunk(2, -1)
+        return gain_inputs(gain, tables.mean_gain, settings.gain_power).float()
 
     def score(observation: Observation, candidates: Tensor) -> Tensor:
         gain, weight = observation.features.chunk(2, -1)
         return grouped_rates_bps(world, tables.weights, gain, weight, candidates)
 
+    return learner_of(settings, len(world.mean_gain), len(world.mean_gain), inputs, score, seeds)
+
+
+def learner_of(
+    settings: DrooSettings, read: int, devices: int, inputs: Callable[[Tensor], Tensor], score: Score, seeds: Tensor
+) -> Imitation:
+    """Return L learners with DROO's network and quantiser.
+
+    Args:
+        settings: of the training.
+        read: numbers that the network reads.
+        devices: N
+        inputs: from features [L, W, ..] to what the networks read.
+        score: what candidates are worth.
+        seeds: [L] int64, on the device of the training.
+    """
     learner = replace(settings.learner, candidates=settings.learner.candidates * devices)
-    net = Mlp(devices, settings.hidden, devices, 1)
-    return Imitation(learner, net, inputs, Head(quantiser(settings.copies, settings.noise), binary_loss), score, seeds)
+    head = Head(quantiser(settings.copies, settings.noise), binary_loss)
+    return Imitation(learner, Mlp(read, settings.hidden, devices, 1), inputs, head, score, seeds)
 
 
 def train(

@@ -24,7 +24,7 @@ from coinfer.rl.core import logs
 from coinfer.rl.core.loop import AnyLearner, Loop, Point
 from coinfer.scenario.compile import Compiled, fingerprint, open_world
 from coinfer.scenario.load import parse_changes
-from coinfer.scenario.world import BlocksWorld, OffloadWorld, WirelessPowerWorld, World
+from coinfer.scenario.world import BlocksWorld, OffloadWorld, QueueWorld, WirelessPowerWorld, World
 from coinfer.types import Policy
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SAVE_EVERY_S = 30.0
 Record = Mapping[str, object]
 """JSON object that says what a training is: scheme, scenario and all settings."""
 Preset = TypeVar("Preset")
-AnyWorld = TypeVar("AnyWorld", OffloadWorld, BlocksWorld, WirelessPowerWorld)
+AnyWorld = TypeVar("AnyWorld", OffloadWorld, BlocksWorld, WirelessPowerWorld, QueueWorld)
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,10 @@ class TrainSettings:
     def open_frames(self) -> tuple[Compiled, WirelessPowerWorld]:
         """Return the same for environment `wireless-power`; raises as `open` does."""
         return self._open(WirelessPowerWorld, "wireless-power")
+
+    def open_queues(self) -> tuple[Compiled, QueueWorld]:
+        """Return the same for environment `wireless-power` with queues; raises as `open` does."""
+        return self._open(QueueWorld, "wireless-power with queues")
 
     def _open(self, kind: type[AnyWorld], environment: str) -> tuple[Compiled, AnyWorld]:
         compiled = open_world(self.scenario, parse_changes(self.changes))
