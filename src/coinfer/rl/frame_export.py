@@ -49,7 +49,7 @@ def compare_with_baselines(path: Path, name: str, world: WirelessPowerWorld | Qu
     """
     policy, _ = open_frame_policy(path, world)
     if isinstance(world, QueueWorld):
-        short = world.with_slots(min(world.slots, FRAMES))
+        short = world._replace(frames=world.frames._replace(slots=min(world.slots, FRAMES)))
         runs = [queues.run(short, name, SEEDS, EPISODES, policy=policy)]
         return runs + [queues.run(short, known, SEEDS, EPISODES) for known in queues.DEFAULT_POLICIES]
     short = world._replace(slots=min(world.slots, FRAMES))

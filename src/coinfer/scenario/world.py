@@ -226,10 +226,6 @@ class QueueWorld(NamedTuple):
         """Return the frames of an episode."""
         return self.frames.slots
 
-    def with_slots(self, slots: int) -> "QueueWorld":
-        """Return the same with another length of an episode, in frames."""
-        return self._replace(frames=self.frames._replace(slots=slots))
-
     def split(self) -> tuple["QueueWorld", "QueueWorld"]:
         """Return the world to train in and the one to judge in, as `WirelessPowerWorld.split`."""
         first, last = self.frames.split()
