@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from coinfer.runtime.device.objective import Objective
     from coinfer.runtime.device.result import Result
     from coinfer.runtime.images import load_images
+    from coinfer.runtime.open_telemetry import start_tracing
     from coinfer.runtime.profiling import profile_for
+    from coinfer.runtime.tracing import trace_context
     from coinfer.scenario.compile import open_world
     from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
@@ -66,6 +68,8 @@ __all__ = [
     "profile_for",
     "run_policy",
     "save_model",
+    "start_tracing",
+    "trace_context",
     "with_exits",
 ]
 
@@ -98,6 +102,8 @@ _HOMES = {
     "profile_for": "coinfer.runtime.profiling",
     "run_policy": "coinfer.evaluate.simulate",
     "save_model": "coinfer.graph.segment",
+    "start_tracing": "coinfer.runtime.open_telemetry",
+    "trace_context": "coinfer.runtime.tracing",
     "with_exits": "coinfer.graph.zoo.early_exits",
 }
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from coinfer.cli.options import Insecure, Site
+from coinfer.cli.options import Insecure, Site, Traces, start_traces
 
 
 def controller(
@@ -19,6 +19,7 @@ def controller(
         Path | None, typer.Option(help="YAML with thresholds for policies; those of coinfer without.")
     ] = None,
     insecure: Insecure = False,
+    traces: Traces = "",
 ) -> None:
     """Run the controller of a site: it knows which nodes are there, tells all of all, and keeps what they experience.
 
@@ -26,6 +27,7 @@ def controller(
     """
     from coinfer.site.controller.process import ControllerSettings, run_controller
 
+    start_traces(traces, "coinfer-controller")
     pages = None if page_port < 0 else page_port
     settings = ControllerSettings(site, host, port, pages, insecure, store, store_mib << 20, rollout)
     raise typer.Exit(run_controller(settings))

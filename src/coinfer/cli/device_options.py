@@ -35,6 +35,7 @@ _PARAMETERS: dict[str, tuple[Any, Any]] = {
     "name": (option.NodeName, ""),
     "dispatch": (option.Dispatch, False),
     "insecure": (option.Insecure, False),
+    "traces": (option.Traces, ""),
 }
 
 
@@ -53,6 +54,7 @@ def parse_device(
     power_w: float,
     transmit_power_w: float,
     confidence: str,
+    traces: str,
     **same: Any,
 ) -> DeviceConfig:
     """Return the settings that the options ask for.
@@ -71,6 +73,7 @@ def parse_device(
         power_w: of the objective.
         transmit_power_w: of the objective.
         confidence: entropies separated by commas; empty for none.
+        traces: collector, to which this process tells its traces from now on; empty for none.
         same: options that are fields of `DeviceConfig` as they are.
 
     Raises:
@@ -82,6 +85,7 @@ def parse_device(
     for name in ("name", "insecure"):
         if same[name] and not in_site:
             raise UserError(f"--{name} is for members of a site; expected --controller too")
+    option.start_traces(traces, "coinfer-device")
     return DeviceConfig(
         servers=addresses,
         deadline_s=option.limit_or_inf(deadline_ms / 1e3),

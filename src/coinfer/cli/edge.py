@@ -20,8 +20,10 @@ from coinfer.cli.options import (
     Site,
     Slowdown,
     Threads,
+    Traces,
     parse_limits,
     parse_shapes,
+    start_traces,
 )
 from coinfer.runtime.edge import defaults
 from coinfer.units import MIB
@@ -60,6 +62,7 @@ def edge(
     ] = 5.0,
     state: Annotated[Path | None, typer.Option(help="Folder for what must survive a restart of a site's node.")] = None,
     insecure: Insecure = False,
+    traces: Traces = "",
 ) -> None:
     """Serve networks, whole or any part of them, over gRPC and REST (Open Inference Protocol v2).
 
@@ -87,6 +90,7 @@ def edge(
         peers=None if peers == "any" else parse_addresses(peers, "--peers"),
         echo=echo,
     )
+    start_traces(traces, "coinfer-edge")
     agent = None
     if site is not None or controller:
         from coinfer.site.agent.joining import NodeOptions, join_edge

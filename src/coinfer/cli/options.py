@@ -97,6 +97,9 @@ Cutout = Annotated[
     int | None,
     typer.Option(min=0, max=4096, help="Side of a square in pixels that is cut out of each picture."),
 ]
+Traces = Annotated[
+    str, typer.Option(metavar="URL", help="Collector for traces (OTLP over gRPC), such as http://127.0.0.1:4317.")
+]
 Site = Annotated[
     Path | None, typer.Option("--site", help="Folder of the site (`coinfer ca`), or of this node's own certificate.")
 ]
@@ -250,3 +253,19 @@ def parse_weights(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise UserError(f"--weights {text!r}: expected numbers, separated by commas") from None
+
+
+def start_traces(url: str, service: str) -> None:
+    """Tell traces of all requests to a collector.
+
+    Args:
+        url: of the collector; empty for none.
+        service: name of this process in the traces.
+
+    Raises:
+        UserError: if OpenTelemetry is not installed, or this is no such address.
+    """
+    if url:
+        from coinfer.runtime.open_telemetry import start_tracing
+
+        start_tracing(url, service=service)

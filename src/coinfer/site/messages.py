@@ -159,6 +159,8 @@ class Decision(Message):
     latency_s: Seconds
     in_time: bool = True
     admitted: bool = True
+    traceparent: Annotated[str, Field(pattern=r"^(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?$")] = ""
+    """Trace and span of the request (W3C), if it is traced."""
     observation: Observed | None = None
 
     @property

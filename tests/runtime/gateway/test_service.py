@@ -22,6 +22,7 @@ from tests.runtime.edge.edge_process import EdgeThread, edge_thread, unencoded
 from tritonclient.utils import InferenceServerException
 
 from coinfer.errors import UserError
+from coinfer.runtime import tracing
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.objective import Objective
@@ -110,6 +111,18 @@ def test_the_example_in_javascript_asks_a_gateway(gateway: EdgeThread):
     expected = EXACT.run({"input": pixels}, GRAPH.outputs)[0]["logits"]
     assert f"logits [1,{expected.size}]: largest at {expected.argmax()}\n" in done.stdout
     assert re.search("answered by (a:1|device)\n", done.stdout)
+
+
+def test_the_trace_of_a_client_goes_on_to_the_server(stock: tuple[Any, Any], node: Switched):
+    module, client = stock
+    traceparent = f"00-{7:032x}-{9:016x}-01"
+    seen: list[str] = []
+    node.bad = lambda: seen.append(tracing.current())
+    try:
+        client.infer(GRAPH.name, [tensor(module, BATCH)], headers={"traceparent": traceparent})
+    finally:
+        node.bad = None
+    assert seen == [traceparent]
 
 
 def test_health_metadata_and_counters(stock: tuple[Any, Any], gateway: EdgeThread):

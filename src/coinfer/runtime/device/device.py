@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Abort, Executor
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.profiling import open_profiled, profile_for, with_jpeg
+from coinfer.runtime.tracing import traced
 from coinfer.runtime.transport.base import ShapedTransport, Transport
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
 from coinfer.types import OffloadObservation, Policy, Route
@@ -117,8 +119,7 @@ class Device:
     def open(self, progress: Progress = quiet) -> None:
         """Prepare every segment that the planner may choose, here and on the servers, and measure the links once.
 
-        A log warning names each server that does not answer; the device uses it as soon as it does. Opening an open
-        device does nothing.
+        A log warning names each server that does not answer yet. Opening an open device does nothing.
 
         Args:
             progress: called before each segment: some providers compile them, which may take minutes.
@@ -303,8 +304,7 @@ class Device:
 
         Raises:
             UserError: if the item does not fit the network, the route does not start on the device, names an unknown
-                server or does not end at the outputs of its exit, the deadline is not above 0, or the device is not
-                open.
+                server or does not end at the outputs of its exit, or the deadline is not above 0.
         """
         began_s = self._parts.clock.now_s()
         self._check_open()
@@ -315,7 +315,7 @@ class Device:
         sizes = request_sizes(self.graph, tensors)
         plan = self.planner.plan_by_route(route, self._parts.state(sizes), raw_input=pixels is None, sizes=sizes)
         request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=self.config.hedge, abort=Abort())
-        return request.answer_by_route(servers)
+        return traced("infer", self.graph.name, 0.0, lambda: request.answer_by_route(servers), Result.steps)
 
     def _enter(self, settings: InferSettings) -> Terms:
         """Take on a request; `_answer` reports its end."""
@@ -325,8 +325,8 @@ class Device:
         return terms
 
     def _start(self, item: Item, settings: InferSettings) -> tuple[Future[Result], Abort]:
-        terms = self._enter(settings)
-        return self._callers.submit(self._answer, item, terms, self._parts.clock.now_s()), terms.abort
+        terms, work = self._enter(settings), partial(copy_context().run, self._answer)
+        return self._callers.submit(work, item, terms, self._parts.clock.now_s()), terms.abort
 
     def _answer(self, item: Item, terms: Terms, began_s: float) -> Result:
         try:
@@ -334,7 +334,7 @@ class Device:
             sizes, others = request_sizes(self.graph, tensors), self._in_flight.count - 1
             plan = admitted_plan(self._parts, terms, sizes, raw_input=pixels is None, began_s=began_s, others=others)
             request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=terms.hedge, abort=terms.abort)
-            return request.answer()
+            return traced("infer", self.graph.name, self._parts.clock.now_s() - began_s, request.answer, Result.steps)
         finally:
             self._in_flight.leave()
 

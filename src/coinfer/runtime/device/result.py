@@ -35,6 +35,17 @@ class Result(NamedTuple):
         """Return the first output."""
         return next(iter(self.outputs.values()))
 
+    def steps(self) -> list[tuple[str, float]]:
+        """Return the steps of the request in their order, with their seconds."""
+        times = self.outcome
+        there_s = times.queue_s + times.server_s
+        return [
+            ("compute", times.device_s),
+            ("upload", times.upload_s),
+            ("forward", there_s),
+            ("download", times.download_s),
+        ]
+
     def record(self, scheme: str, request: int, at_s: float, link_bps: float) -> Record:
         """Return what the run log stores of this result: all but the outputs.
 

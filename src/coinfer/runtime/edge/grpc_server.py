@@ -21,6 +21,7 @@ from coinfer.runtime.edge.served_model import ModelInfo
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferReply, WireError, check_size
 from coinfer.runtime.protocol.metadata import message_bytes, requested_model, stream_error, stream_reply
+from coinfer.runtime.tracing import receive
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
 
 _SPARE_CALLS = 64
@@ -85,6 +86,7 @@ class Handlers(grpc.GenericRpcHandler):
         metrics = self._service.metrics
 
         async def call(message: bytes, context: Context) -> bytes:
+            receive(context.invocation_metadata())
             try:
                 reply = await method(message)
             except WireError as error:
@@ -112,6 +114,7 @@ class Handlers(grpc.GenericRpcHandler):
         """Answer the requests of a stream in order; a failed one gets its error, the stream goes on."""
         async for message in messages:
             id = ""
+            receive(context.invocation_metadata())
             try:
                 request = protobuf.parse_request(message, self._service.limit_bytes)
                 id = request.id

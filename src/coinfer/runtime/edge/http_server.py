@@ -23,6 +23,7 @@ from coinfer.runtime.edge.metrics import Exposition
 from coinfer.runtime.edge.security import Security
 from coinfer.runtime.protocol import json_messages
 from coinfer.runtime.protocol.messages import Code, InferReply, WireError, bad_request, check_size
+from coinfer.runtime.tracing import receive
 from coinfer.units import MIB
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -115,6 +116,7 @@ def _get_handlers(service: InferenceService) -> dict[str, Handler]:
 
 
 async def _infer(service: InferenceService, request: Request) -> Response:
+    receive(request.headers.items())
     body = await read_body(request, service.limit_bytes)
     parse = (*_model_of(request), body, _json_length(request))
     slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None

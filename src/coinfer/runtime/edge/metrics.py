@@ -33,6 +33,12 @@ class Timing(NamedTuple):
     upload_s: float | None = None
     """Of that, the way there; None if there was none."""
 
+    def steps(self) -> list[tuple[str, float]]:
+        """Return the steps in their order, with their seconds."""
+        own = ("queue", self.queue_s), ("decode", self.decode_s), ("compute", self.compute_s), ("encode", self.encode_s)
+        upload_s = self.upload_s or 0.0
+        return [*(own if self.batch else ()), ("upload", upload_s), ("forward", self.forward_s - upload_s)]
+
 
 @dataclass
 class ModelStats:

@@ -12,6 +12,7 @@ from coinfer.runtime.edge.inference_service import Encode, Encoded
 from coinfer.runtime.edge.metrics import Metrics, ModelStats, Timing
 from coinfer.runtime.executor import InputError
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireError
+from coinfer.runtime.tracing import Span, begin
 
 MAX_TRACEBACKS = 64
 _log = logging.getLogger("coinfer.edge")
@@ -50,17 +51,23 @@ class RequestLog:
         began_s = self._clock.now_s()
         model = request.model if request.model in self._names else ""
         stats = self.metrics.count_arrival(model)
+        span = begin("request", model)
         try:
             reply, timing = await serve(request, began_s)
             encoded = await encode(reply)
         except asyncio.CancelledError:
             self.metrics.count_failure(stats, None, self._clock.now_s() - began_s)
+            _end(span, "cancelled")
             raise
         except Exception as problem:
             error = self._as_wire_error(problem, request)
             self.metrics.count_failure(stats, error, self._clock.now_s() - began_s)
+            _end(span, error.code)
             raise error from None
         self.metrics.count_success(model, self._clock.now_s() - began_s, timing)
+        if span is not None:
+            span.steps(timing.steps())
+            span.end()
         return encoded
 
     def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
@@ -88,3 +95,8 @@ class RequestLog:
         self._logged_bugs |= {kind}
         problem_shown = short_repr(str(problem), 200)[1:-1]
         _log.error("request %s failed: %s: %s", id, kind[0], problem_shown, exc_info=problem if is_new else None)
+
+
+def _end(span: Span | None, problem: str) -> None:
+    if span is not None:
+        span.end(problem)

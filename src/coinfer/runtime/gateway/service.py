@@ -18,6 +18,7 @@ from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.inputs import without_pictures
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.result import Result
+from coinfer.runtime.device.terms import InferSettings
 from coinfer.runtime.edge.histograms import piece_label
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
 from coinfer.runtime.edge.metadata import EXTENSIONS
@@ -41,6 +42,7 @@ from coinfer.runtime.protocol.messages import (
     from_array,
     to_array,
 )
+from coinfer.runtime.tracing import current, trace_context
 
 _CODES: Mapping[Reason, Code] = {"queue_full": "RESOURCE_EXHAUSTED", "hopeless": "DEADLINE_EXCEEDED"}
 
@@ -124,14 +126,16 @@ class GatewayService:
     async def _serve(self, request: InferRequest, began_s: float) -> tuple[InferReply, Timing]:
         model = find_model(self.models, request.model, request.version)
         exit_, objective = _check(model, request), _objective(model.device, request.objective)
-        deadline_s = began_s + request.deadline_s
+        deadline_s, traceparent = began_s + request.deadline_s, current()
 
         def answer(abort: Abort) -> tuple[Result, float]:
             started_s = self._clock.now_s()
             item = {tensor.name: unpack(tensor, self.limit_bytes) for tensor in request.inputs}
             left_s = None if request.deadline_s == math.inf else max(deadline_s - self._clock.now_s(), 1e-6)
             decode_s = self._clock.now_s() - started_s
-            return model.device.infer(item, deadline_s=left_s, objective=objective, exit=exit_, abort=abort), decode_s
+            settings = InferSettings(deadline_s=left_s, objective=objective, exit=exit_, abort=abort)
+            with trace_context(traceparent):
+                return model.device.infer(item, **settings), decode_s
 
         kind = (model.name, *(tensor.shape for tensor in request.inputs))
         try:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -264,7 +265,7 @@ def _transmit(link: LinkLike | None, size_bits: float, stop: threading.Event) ->
 def _submit(pool: ThreadPoolExecutor, future: Future[Reply], work: Callable[[], None]) -> None:
     """Start work that settles a future; a closed pool settles it at once."""
     try:
-        pool.submit(work)
+        pool.submit(copy_context().run, work)
     except RuntimeError:
         settle(future, TransportError("CANCELLED", "the transport is closed", reason="closed"))
 

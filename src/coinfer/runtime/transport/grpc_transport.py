@@ -23,6 +23,7 @@ from coinfer.runtime.protocol.messages import (
     WireError,
     check_size,
 )
+from coinfer.runtime.tracing import headers
 from coinfer.runtime.transport.base import Pong, ping_request, settle
 from coinfer.runtime.transport.reply_threads import ReplyThreads
 from coinfer.units import MIB
@@ -54,7 +55,7 @@ class _Call(Protocol):
 
 
 class _Infer(Protocol):
-    def __call__(self, request: bytes, timeout: float | None) -> _Call: ...
+    def __call__(self, request: bytes, timeout: float | None, metadata: tuple[tuple[str, str], ...]) -> _Call: ...
 
 
 def client_options(
@@ -205,7 +206,7 @@ class GrpcTransport:
         outer: Future[Reply] = Future()
         timeout = timeout_s if timeout_s < math.inf else None
         try:
-            call = self._infer(node)(message, timeout)
+            call = self._infer(node)(message, timeout, headers())
         except ValueError:  # the channel was closed
             settle(outer, TransportError("CANCELLED", f"{node}: the transport is closed", reason="closed"))
             return outer

@@ -15,6 +15,7 @@ from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.plan import Plan
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.device.server_pool import ServerPool
+from coinfer.runtime.tracing import current
 from coinfer.runtime.transport.grpc_transport import PLAIN, Connector
 from coinfer.site.agent.joining import NodeOptions, Place, find_place
 from coinfer.site.agent.observed import observed
@@ -93,7 +94,7 @@ class DeviceAgent:
             self._answered += 1
             self._failed += int(bool(result.fallback))
             self._latency_s += float(result.outcome.latency_s)
-        self._spool.add(partial(self._decision, time.time(), plan, result))
+        self._spool.add(partial(self._decision, time.time(), current(), plan, result))
 
     def close(self) -> None:
         """Leave the site."""
@@ -141,7 +142,7 @@ class DeviceAgent:
         """
         log.warning("the controller sent a %s to a device, which decides by its own policy", message.kind)
 
-    def _decision(self, at_s: float, plan: Plan, result: Result) -> Decision:
+    def _decision(self, at_s: float, traceparent: str, plan: Plan, result: Result) -> Decision:
         outcome, first = result.outcome, result.route.hops[0]
         sent = len(result.route.hops) > 1
         return Decision(
@@ -164,6 +165,7 @@ class DeviceAgent:
             latency_s=float(outcome.latency_s),
             in_time=bool(outcome.in_time),
             admitted=bool(outcome.admitted),
+            traceparent=traceparent,
             observation=observed(plan.observation, self._addresses(len(plan.observation.server_room))),
         )
 

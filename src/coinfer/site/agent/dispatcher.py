@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.runtime.protocol.messages import InferRequest
+from coinfer.runtime.tracing import current
 from coinfer.site.agent.actors import FALLBACK, Actor
 from coinfer.site.agent.dispatch import Candidate, Task, allowed_s, checked, explored, observe, sequential_greedy
 from coinfer.site.agent.observed import observed
@@ -34,6 +35,7 @@ class _Waiting(NamedTuple):
     inputs: tuple[str, ...]
     arrived_s: float
     chosen: "asyncio.Future[Placement]"
+    traceparent: str
 
 
 class Placement:
@@ -114,7 +116,7 @@ class SiteDispatcher:
         size_bytes = sum(len(tensor.data) for tensor in request.inputs)
         work = work_key(request.model, inputs, request.outputs)
         task = Task(request.model, request.fingerprint, work, size_bytes, request.deadline_s, excluded)
-        waiting = _Waiting(task, inputs, time.monotonic(), loop.create_future())
+        waiting = _Waiting(task, inputs, time.monotonic(), loop.create_future(), current())
         self._waiting.append(waiting)
         if len(self._waiting) >= MAX_TASKS:
             self._begin()
@@ -227,6 +229,7 @@ class SiteDispatcher:
                 latency_s=latency_s,
                 in_time=ok and latency_s <= one.task.deadline_s,
                 admitted=ok,
+                traceparent=one.traceparent,
                 observation=None if seen is None else seen(),
             )
 

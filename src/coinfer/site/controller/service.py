@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from coinfer.runtime.clock import Clock, WallClock
+from coinfer.runtime.tracing import tell
 from coinfer.site.certificates.access import SITE
 from coinfer.site.certificates.grpc_security import caller
 from coinfer.site.certificates.identity import Identity
@@ -297,11 +298,13 @@ class ControllerService(grpc.GenericRpcHandler):
         while self.store.is_full:
             await asyncio.sleep(0.02)
         self.history.count(batch.records)
-        stored = self.store.put(session.name, batch)
+        stored, came_s = self.store.put(session.name, batch), self.now_s()
 
         def acknowledge(done: "asyncio.Future[int]") -> None:
             if not done.cancelled():
                 session.send(Ack(epoch=batch.epoch, seq=done.result()))
+                for record in batch.records:
+                    tell("keep", record.model, record.traceparent, self.now_s() - came_s)
 
         asyncio.wrap_future(stored).add_done_callback(acknowledge)
 
