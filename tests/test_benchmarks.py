@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.paths import ROOT
@@ -19,13 +21,13 @@ SCRIPTS = (
         "loadgen",
         marks=pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="LoadGen is not installed"),
     ),
-    "overload",
     "partition",
     "planning",
     "split_latency",
     "split_overhead",
     "tensors",
     "throughput",
+    "video",
 )
 FIGURES = {
     "cold_start": 3,
@@ -64,6 +66,33 @@ def test_a_quick_run_leaves_a_sane_record(name, home):
         assert 0 <= found["low"] <= found["median"] <= found["high"], label
         if "at_most" in found:
             assert found["reached"] == (found["median"] <= found["at_most"])
+
+
+FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "malformed": lambda r: all(
+        one["requests"] == 200 and not one["not_blaming_the_caller"] and one["alive"] and not one["logged_errors"]
+        for one in (r["edge, grpc"], r["edge, http"], r["gateway, grpc"], r["gateway, http"])
+    ),
+    "freezes": lambda r: r["device"]["lost"] == 0 < r["device"]["requests"],
+    "overload": lambda r: all(
+        one["ends"].keys() <= {"answered", "queue_full", "hopeless", "expired"} and one["ends"]["answered"]
+        for one in (r["edge-grpc"]["3x"], r["edge-grpc"]["6x"])
+    ),
+    "floods": lambda r: r["edge-grpc"]["others_lost"] == 0 == r["edge-grpc"]["logged_errors"],
+    "soak": lambda r: not any(r[name]["lost"] for name in ("edge-grpc", "edge-http", "gateway-grpc", "gateway-http")),
+}
+"""What holds of each kind of fault on any machine."""
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_few_faults_lose_nothing(kind, home):
+    output = home / f"{kind}.json"
+    command = [sys.executable, "benchmarks/faults.py", kind, "--quick", "--output", str(output)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(output.read_text())
+    assert FAULTS[kind](record), record
 
 
 def test_two_checkouts_are_compared_figure_by_figure(home):

@@ -287,7 +287,7 @@ def run(settings: argparse.Namespace) -> dict[str, harness.Figure]:
     with nodes(commands) as (edge, gateway):
         targets = {"edge": edge, "gateway": gateway}
         for (target, protocol), count in counts.items():
-            count = 400 if settings.quick else count
+            count = 200 if settings.quick else count
             name = f"{target}, {protocol}"
             found[name] = torment(targets[target], protocol, count, 2, name)
             print(f"{name}: {found[name]}", flush=True)

@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: argparse.Namespace) -> dict[str, Any]:
     """Return what became of the requests, and how edge server and gateway have grown."""
-    seconds = 3.0 if settings.quick else 60 * settings.minutes
+    seconds = 2.0 if settings.quick else 60 * settings.minutes
     with contextlib.ExitStack() as stack:
         (edge,) = stack.enter_context(nodes([["edge", targets.MODEL, "--slowdown", "40", "--echo"]]))
         command = ["gateway", targets.MODEL, "--servers", edge.grpc, "--slowdown", "60", "--bits", "32"]

@@ -22,7 +22,7 @@ from fault_kinds import targets
 from fault_kinds.load import Ask, Ended, OpenLoad, capacity, lost, quantile_ms
 from fault_kinds.nodes import Node, Relays, nodes
 
-SERVERS = 5
+SERVERS, QUICK_SERVERS = 5, 2
 LOAD = 0.7
 SERVER_SLOWDOWN, DEVICE_SLOWDOWN = 100.0, 100.0
 """Most of the time of a request is sleep, so servers and clients do not fight for the machine's cores."""
@@ -116,11 +116,11 @@ def asked(target: str, addresses: Sequence[str]) -> Iterator[Ask]:
             raise SystemExit(f"the gateway logged errors: {gateway.log()[-2000:]}")
 
 
-def torment(load: OpenLoad, fault: Fault, count: int, hold_s: float, pause_s: float) -> list[Suffered]:
+def torment(load: OpenLoad, fault: Fault, servers: int, count: int, hold_s: float, pause_s: float) -> list[Suffered]:
     """Let one server after the other suffer, chosen at random, and return what happened."""
     rng, happened = random.Random(7), list[Suffered]()
     for number in range(count):
-        index, began_s = rng.randrange(SERVERS), time.monotonic()
+        index, began_s = rng.randrange(servers), time.monotonic()
         fault.begin(index)
         time.sleep(hold_s)
         happened.append(Suffered(index, began_s, fault.end(index)))
@@ -144,9 +144,8 @@ def report(calm: Sequence[Ended], ended: Sequence[Ended], happened: Sequence[Suf
         mine = [s for s in mine if 0 <= s < until_s - fault.back_s]
         if mine:
             again.append(mine[0])
-            fair.append(
-                _fair_share_s(mine, sum(fault.back_s <= one.done_s < until_s for one in ended), until_s - fault.back_s)
-            )
+            answers = sum(fault.back_s <= one.done_s < until_s for one in ended)
+            fair.append(_fair_share_s(mine, answers, until_s - fault.back_s, len(names)))
     fair = [value for value in fair if value < float("inf")]
     return {
         "faults": len(happened),
@@ -168,9 +167,9 @@ def report(calm: Sequence[Ended], ended: Sequence[Ended], happened: Sequence[Suf
     }  # fmt: skip
 
 
-def _fair_share_s(mine: Sequence[float], all_answers: int, span_s: float) -> float:
+def _fair_share_s(mine: Sequence[float], all_answers: int, span_s: float, servers: int) -> float:
     """Return the start of the first second in which a server gave 0.8 of a fair share of the answers."""
-    needed = max(0.8 * all_answers / span_s / SERVERS, 1.0)
+    needed = max(0.8 * all_answers / span_s / servers, 1.0)
     return next((at_s for at_s in mine if sum(at_s <= other < at_s + 1.0 for other in mine) >= needed), float("inf"))
 
 
@@ -180,19 +179,19 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": round(statistics.median(values), 3), "max": round(max(values), 3)}
 
 
-def run_one(kind: str, target: str, count: int, hold_s: float, pause_s: float, calm_s: float) -> Any:
+def run_one(kind: str, target: str, count: int, hold_s: float, pause_s: float, calm_s: float, size: int) -> Any:
     """Return the figures of one kind of fault and one target."""
-    commands = [["edge", targets.MODEL, "--slowdown", str(SERVER_SLOWDOWN)]] * SERVERS
+    commands = [["edge", targets.MODEL, "--slowdown", str(SERVER_SLOWDOWN)]] * size
     with nodes(commands) as servers, contextlib.ExitStack() as stack:
         relays = Relays([server.grpc for server in servers])
         stack.callback(relays.close)
         names = relays.addresses if kind == "cuts" else [server.grpc for server in servers]
         ask = stack.enter_context(asked(target, names))
-        per_s = capacity(ask, min(calm_s, 8.0), at_once=2 * SERVERS)
+        per_s = capacity(ask, min(calm_s, 8.0), at_once=2 * size)
         load = OpenLoad(ask, LOAD * per_s, retry=True)
         time.sleep(calm_s)
         calm = [*load.ended]
-        happened = torment(load, KINDS[kind](servers, relays), count, hold_s, pause_s)
+        happened = torment(load, KINDS[kind](servers, relays), size, count, hold_s, pause_s)
         ended = load.stop()[len(calm) :]
         found = {"rate_per_s": round(load.rate, 1), "capacity_per_s": round(per_s, 1)}
         return found | report(calm, ended, happened, names)
@@ -212,7 +211,8 @@ def run(settings: argparse.Namespace) -> Any:
     for target in settings.targets[: 1 if settings.quick else None]:
         count, hold_s, pause_s, calm_s = settings.count or COUNT[kind], HOLD_S[kind], settings.pause, 10.0
         if settings.quick:
-            count, hold_s, pause_s, calm_s = 1, 1.0, 1.0, 1.0
-        found[target] = run_one(kind, target, count, hold_s, pause_s, calm_s)
+            count, hold_s, pause_s, calm_s = 1, 0.5, 0.5, 0.5
+        size = QUICK_SERVERS if settings.quick else SERVERS
+        found[target] = run_one(kind, target, count, hold_s, pause_s, calm_s, size)
         print(f"{kind}, {target}: {found[target]}", flush=True)
     return found
