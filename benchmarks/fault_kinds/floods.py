@@ -25,7 +25,7 @@ HALF = {
     "http": b"POST /v2/models/alexnet-cifar/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n{",
 }
 """A request that stops half-way: a header frame without its headers, a body without its end."""
-STALLED = {"grpc": PREFACE + SETTINGS, "http": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 200}
+STALLED = {"grpc": PREFACE + SETTINGS, "http": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 30}
 """What asks for much, and then reads nothing."""
 OTHER = "127.0.0.2"
 RATE = 20.0
@@ -39,7 +39,11 @@ def flood(address: str, count: int, first: bytes) -> list[socket.socket]:
     made: list[socket.socket] = []
     for _ in range(count):
         with contextlib.suppress(OSError):
-            one = socket.create_connection((host, int(port)), 5.0, source_address=(OTHER, 0))
+            one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # what is not read soon stalls the sender
+            one.settimeout(5.0)
+            one.bind((OTHER, 0))
+            one.connect((host, int(port)))
             one.setblocking(False)
             made.append(one)
             if first:

@@ -9,7 +9,8 @@ import pytest
 
 from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.device import estimate as est
-from coinfer.runtime.device.server_pool import FIRST_EMPTY, ServerPool
+from coinfer.runtime.device import forecast
+from coinfer.runtime.device.server_pool import FIRST_EMPTY, SUSPECT_TIMEOUT_S, ServerPool
 from coinfer.runtime.protocol.messages import TransportError
 from coinfer.runtime.transport.base import Pong
 from coinfer.units import bits_of_bytes
@@ -72,10 +73,11 @@ class Dead:
     """Nobody answers; it notes when it was asked."""
 
     def __init__(self, clock: VirtualClock):
-        self.clock, self.asked_s = clock, list[float]()
+        self.clock, self.asked_s, self.asked = clock, list[float](), list[tuple[float, int]]()
 
     def ping(self, node: str, timeout_s: float, size_bytes: int = 0) -> Future[Pong]:
         self.asked_s.append(self.clock.now_s())
+        self.asked.append((timeout_s, size_bytes))
         done: Future[Pong] = Future()
         done.set_exception(TransportError("UNAVAILABLE", "nobody"))
         return done
@@ -89,6 +91,22 @@ def test_a_server_that_does_not_answer_is_asked_again_soon_and_not_all_the_time(
     pool._probe_loop()
     gaps_s = [later - earlier for earlier, later in pairwise(dead.asked_s)]
     assert gaps_s[1:] == [pytest.approx(est.REST_S, abs=0.15)] * (len(gaps_s) - 1)
+
+
+def test_a_server_that_is_late_is_asked_at_once_whether_it_is_there():
+    clock = VirtualClock()
+    dead = Dead(clock)
+    pool = ServerPool(["a:1"], dead, clock, 10e6, lambda _: None)  # type: ignore[arg-type]
+    pool._closing = Ticks(clock)  # type: ignore[assignment]
+    pool.update(0, lambda server: est.after_reply(server, 0.0, 4.0, 0.0))
+    pool.heard(0, 0.0)
+    pool.update(0, lambda server: est.after_silence(server, 1e4, 0.1, 0.0))
+    assert forecast.usable(pool.estimates()[0], 0.0)
+    clock.sleep(0.001)
+    pool._probe_loop()
+    assert dead.asked_s[0] < 0.2
+    assert dead.asked[0] == (SUSPECT_TIMEOUT_S, 0)
+    assert not forecast.usable(pool.estimates()[0], dead.asked_s[0])
 
 
 def test_it_says_once_that_nobody_can_be_reached_until_somebody_can(caplog: pytest.LogCaptureFixture):

@@ -316,3 +316,16 @@ def test_what_waits_longer_than_was_forecast_makes_the_next_refusals_earlier():
         state, _ = carried_out(apply(state, Ended(id, now_s, ok=True)), now_s)
     assert state.margin > LEAST_MARGIN
     assert is_idle(state)
+
+
+@pytest.mark.parametrize("end", [Ended(2, 0.35, ok=False, too_late=True), Ended(2, 0.5, ok=True)])
+def test_an_admitted_job_that_is_late_all_the_same_makes_the_next_refusals_earlier(end: Ended):
+    state = served(NodeState(workers=1, queue=5), 0, 0.0, 0.1)
+    state, _ = arrived(state, 1, now_s=0.1)
+    state, _ = arrived(state, 3, now_s=0.1)
+    state, _ = arrived(state, 2, now_s=0.1, deadline_s=0.45)
+    for id, now_s in ((1, 0.2), (3, 0.3)):
+        state, _ = carried_out(apply(state, Ended(id, now_s, ok=True)), now_s)
+    before = state.margin
+    assert apply(state, end).margin > before
+    assert apply(state, Ended(2, 0.4, ok=True)).margin == before

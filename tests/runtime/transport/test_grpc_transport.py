@@ -1,11 +1,13 @@
 """The channel profile, each argument by its effect: gRPC ignores names that it does not know."""
 
+import contextlib
 import signal
 import socket
 import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 from tests.patience import patient_transport, wait_until
@@ -14,7 +16,7 @@ from tests.runtime.edge.edge_process import Sleeper, edge_process, edge_thread, 
 from coinfer.runtime.edge.served_model import ECHO, serve_echo
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.protocol.messages import InferRequest, TransportError, from_array, to_array
-from coinfer.runtime.transport.grpc_transport import MAX_NODES, GrpcTransport
+from coinfer.runtime.transport.grpc_transport import MAX_NODES, GrpcTransport, client_options, server_options
 from coinfer.units import MIB
 
 FOUND_S = 30.0
@@ -211,3 +213,23 @@ def test_many_threads_share_one_transport(edge, transport):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("said", [b"", b"\x00\x40\x00\x01\x04\x00\x00\x00\x01"], ids=["never reads", "half a call"])
+def test_a_client_that_answers_no_pings_is_closed_and_the_others_are_not(said):
+    """After the handshake it says no more, or stops in the middle of a call's headers."""
+    server = grpc.server(ThreadPoolExecutor(1), options=server_options(keepalive_s=1.0, patience_s=0.5))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    with grpc.insecure_channel(f"127.0.0.1:{port}", client_options(patience_s=60.0)) as channel:
+        grpc.channel_ready_future(channel).result(60)
+        changes: list[grpc.ChannelConnectivity] = []
+        channel.subscribe(changes.append)
+        with socket.create_connection(("127.0.0.1", port), 60.0) as dead:
+            dead.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + said)
+            with contextlib.suppress(ConnectionResetError):
+                while dead.recv(4096):
+                    pass
+        assert set(changes) <= {grpc.ChannelConnectivity.READY}
+    server.stop(0)

@@ -27,6 +27,8 @@ FIRST_EMPTY, EMPTY_EVERY = 3, 4
 """The first probes after a server comes up are empty, and later one in `EMPTY_EVERY`: they measure the round trip. Its
 minimum counts, as the very first probe also opens the connection and takes too long."""
 PROBE_TIMEOUT_S = 2.0
+SUSPECT_TIMEOUT_S = 0.5
+"""The same for a server that has just failed or is late: it is asked at once whether it is there at all."""
 START_S = 10.0
 """Longest wait for servers to be ready; a slower one is used as soon as it is."""
 
@@ -161,7 +163,7 @@ class ServerPool:
             for index, server in enumerate(self.estimates()):
                 resting = now_s < server.down_until_s
                 quiet = now_s - max(server.link.at_s, self._heard_s[index]) > PROBE_INTERVAL_S
-                if quiet and not resting and not self._probing[index]:
+                if (quiet or is_suspect(server)) and not resting and not self._probing[index]:
                     self._probe(index)
 
     def _probe(self, index: int) -> threading.Event:
@@ -173,12 +175,13 @@ class ServerPool:
         size_bytes = 0
         count = self._pongs[index]
         is_for_rate = count >= FIRST_EMPTY and (count - FIRST_EMPTY + 1) % EMPTY_EVERY
-        if forecast.usable(server, self._clock.now_s()) and is_for_rate:
+        if forecast.usable(server, self._clock.now_s()) and is_for_rate and not is_suspect(server):
             share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
             size_bytes = int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
         sent = partial(est.after_send, size_bits=bits_of_bytes(size_bytes), service_s=0.0, now_s=self._clock.now_s())
         self.update(index, sent)
-        future = self._transport.ping(self.addresses[index], PROBE_TIMEOUT_S, size_bytes)
+        timeout_s = SUSPECT_TIMEOUT_S if is_suspect(server) else PROBE_TIMEOUT_S
+        future = self._transport.ping(self.addresses[index], timeout_s, size_bytes)
 
         def on_reply(done: Future[Pong]) -> None:
             self._record(index, size_bytes, done)
@@ -224,6 +227,15 @@ class ServerPool:
         if (index, problem) not in self._reported:
             self._reported.add((index, problem))
             _log.warning("server %s %s", self.addresses[index], problem)
+
+
+def is_suspect(server: ServerEstimate) -> bool:
+    """Return true if a server has failed or was late, and not said anything since; one more time and it rests.
+
+    Args:
+        server: present estimate.
+    """
+    return 0 < server.failures < est.FAILURES_TO_EJECT
 
 
 def _one_line(error: BaseException) -> str:

@@ -93,6 +93,8 @@ class Ended(NamedTuple):
     id: int
     now_s: float
     ok: bool
+    too_late: bool = False
+    """It was given up because its deadline could not be met any more."""
 
 
 class Cancelled(NamedTuple):
@@ -314,7 +316,9 @@ def _end(state: NodeState, event: Ended) -> NodeState:
     if what == "finished":
         service = after_service(service, run.job.kind, event.now_s - run.started_s, event.now_s)
     rest = tuple(other for other in state.running if other is not run)
-    return state._replace(running=rest, service=service, counts=_count(state, what))
+    broken = run.job.forecast_s > 0 and (event.too_late or (what == "finished" and event.now_s > run.job.deadline_s))
+    margin = after_wait(state.margin, math.inf) if broken else state.margin
+    return state._replace(running=rest, service=service, counts=_count(state, what), margin=margin)
 
 
 def _is_queued(state: NodeState, id: int) -> bool:

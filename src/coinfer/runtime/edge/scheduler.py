@@ -190,7 +190,8 @@ class Scheduler:
             entry = self._entries[start.id]
             outcome = self._outcome(entry, start)
             ok = not isinstance(outcome, BaseException)
-            starts, notices = self._advance(Ended(start.id, self._clock.now_s(), ok))
+            too_late = getattr(outcome, "reason", "") == "hopeless"  # as devices refuse
+            starts, notices = self._advance(Ended(start.id, self._clock.now_s(), ok, too_late))
             start_of_entry, start = start, starts[0] if starts else None
             for other in starts[1:]:
                 self._start(other, loop)

@@ -89,13 +89,21 @@ def client_options(
     ]
 
 
-def server_options(limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Options:
-    """Return the arguments of a server: it accepts the clients' pings and closes silent and old connections.
+def server_options(
+    limit_bytes: int = DEFAULT_LIMIT_BYTES, keepalive_s: float = 30.0, patience_s: float = 10.0
+) -> Options:
+    """Return the arguments of a server: it accepts the clients' pings and closes silent, dead and old connections.
 
     Args:
         limit_bytes: largest message; gRPC itself allows a little more, so that our own check can say why.
+        keepalive_s: between pings. Every HTTP/2 client answers them; who stopped half-way or never reads does not.
+        patience_s: how long a client may take to answer a ping.
     """
     return [
+        ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(patience_s * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.ping_timeout_ms", int(patience_s * 1000)),
         ("grpc.http2.min_ping_interval_without_data_ms", 400),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.server_handshake_timeout_ms", 10_000),
