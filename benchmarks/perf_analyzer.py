@@ -1,6 +1,6 @@
 """Load a gateway with NVIDIA's perf_analyzer, over gRPC, over a gRPC stream and over REST.
 
-    python benchmarks/perf_analyzer.py --program PATH [--model alexnet-cifar --seconds 5]
+    python benchmarks/perf_analyzer.py [--program PATH --model alexnet-cifar --seconds 5]
 
 The program is part of Triton's SDK; the wheel of tritonclient 2.41 has it too, as `bin/perf_analyzer`, which needs the
 libraries libb64 and CUDA's runtime. It asks with one and with four requests at a time until three windows agree.
@@ -39,7 +39,7 @@ def measure(program: Path, model: str, address: str, way: tuple[str, ...], secon
 
 def main() -> None:
     parser = harness.parser(__doc__, "perf_analyzer")
-    parser.add_argument("--program", type=Path, required=True, help="the program perf_analyzer")
+    parser.add_argument("--program", type=Path, default="perf_analyzer", help="the program, if it is not on the path")
     parser.add_argument("--model", default="alexnet-cifar", help="a zoo network with one input")
     parser.add_argument("--seconds", type=float, default=5.0, help="a window of measuring")
     settings = parser.parse_args()
