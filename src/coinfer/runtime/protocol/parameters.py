@@ -193,15 +193,18 @@ def parse_reply_parameters(
         load = LoadReport(
             _number(parameters, "backlog_s", 0.0), _count(parameters, "queued"), _count(parameters, "room")
         )
+    text = _text(parameters, "executed")
+    return times, load, _executed(text) if text else ()
+
+
+def _executed(text: str) -> tuple[ExecutedHop, ...]:
     try:
-        hops = json.loads(_text(parameters, "executed") or "[]")
-        executed = tuple(
-            ExecutedHop(str(h["node"]), tuple(map(str, h["cut"])), float(h["server_s"]), float(h["queue_s"]))
-            for h in hops
+        return tuple(
+            ExecutedHop(str(hop["node"]), tuple(map(str, hop["cut"])), float(hop["server_s"]), float(hop["queue_s"]))
+            for hop in json.loads(text)
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise bad_request("parameter executed: expected a JSON list of node, cut, server_s, queue_s") from None
-    return times, load, executed
 
 
 def _bits(value: object, expected: str) -> int:

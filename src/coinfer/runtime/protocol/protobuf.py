@@ -49,6 +49,7 @@ _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
+_PARAMETER_KINDS = {str: "string_param", bool: "bool_param", int: "int64_param", float: "double_param"}
 _RAW_INPUTS_FIELD = 7
 _RAW_OUTPUTS_FIELD = 6
 
@@ -165,8 +166,7 @@ def _reply_header(reply: InferReply) -> InferMessage:
     for tensor in reply.outputs:
         _describe(proto.outputs.add(), tensor)
     for name, value in reply_parameters(reply).items():
-        kind = {str: "string_param", bool: "bool_param", int: "int64_param", float: "double_param"}[type(value)]
-        setattr(proto.parameters[name], kind, value)
+        setattr(proto.parameters[name], _PARAMETER_KINDS[type(value)], value)
     return proto
 
 
