@@ -21,6 +21,7 @@ from coinfer.cli.profile import profile
 from coinfer.cli.simulate import simulate
 from coinfer.cli.top import top
 from coinfer.cli.train import train
+from coinfer.cli.trainer import trainer
 from coinfer.cli.watch import watch
 from coinfer.errors import UserError
 from coinfer.version import __version__
@@ -49,7 +50,22 @@ def root(
 ) -> None: ...
 
 
-for command in (describe, profile, accuracy, plan, edge, controller, top, gateway, infer, watch, demo, simulate, train):
+for command in (
+    describe,
+    profile,
+    accuracy,
+    plan,
+    edge,
+    controller,
+    trainer,
+    top,
+    gateway,
+    infer,
+    watch,
+    demo,
+    simulate,
+    train,
+):
     app.command()(command)
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")
