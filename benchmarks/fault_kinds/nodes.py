@@ -107,6 +107,7 @@ class Relays:
     def __init__(self, targets: Sequence[str]):
         self._loop = asyncio.new_event_loop()
         self._open: list[asyncio.Event] = []
+        self._servers: list[asyncio.Server] = []
         self.addresses: list[str] = []
         """Where clients connect, in the order of the targets."""
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -124,8 +125,18 @@ class Relays:
 
     def close(self) -> None:
         """End all connections."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        for server in self._servers:
+            server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self, target: str) -> None:
         host, _, port = target.rpartition(":")
@@ -133,16 +144,15 @@ class Relays:
         is_open.set()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await is_open.wait()
-            try:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await is_open.wait()
                 there_reader, there_writer = await asyncio.open_connection(host, int(port))
-            except OSError:
-                return writer.close()
-            there = asyncio.ensure_future(_pump(reader, there_writer, is_open))
-            back = asyncio.ensure_future(_pump(there_reader, writer, is_open))
-            await asyncio.wait({there, back})
+                there, back = _pump(reader, there_writer, is_open), _pump(there_reader, writer, is_open)
+                await asyncio.gather(there, back)
+            writer.close()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self._servers.append(server)
         self._open.append(is_open)
         self.addresses.append(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
 

@@ -24,8 +24,9 @@ from fault_kinds.nodes import Node, Relays, nodes
 
 SERVERS, QUICK_SERVERS = 5, 2
 LOAD = 0.7
-SERVER_SLOWDOWN, DEVICE_SLOWDOWN = 100.0, 100.0
-"""Most of the time of a request is sleep, so servers and clients do not fight for the machine's cores."""
+SLOWDOWN = 100.0
+"""Of servers and device: much of a request's time is sleep, so they do not fight for the machine's cores. Below 4 each
+request is computed once only, which is less work for this machine, and more requests."""
 AFTER_S = 5.0
 """Latency counts as disturbed for so long after a fault began."""
 GREY_SHARE = 0.1
@@ -100,14 +101,14 @@ COUNT = {"kills": 100, "freezes": 20, "cuts": 20, "grey": 20}
 
 
 @contextlib.contextmanager
-def asked(target: str, addresses: Sequence[str]) -> Iterator[Ask]:
+def asked(target: str, addresses: Sequence[str], slowdown: float) -> Iterator[Ask]:
     """Yield what asks a device or a gateway that has these servers."""
     if target == "device":
-        with targets.device(addresses, DEVICE_SLOWDOWN) as (ask, _):
+        with targets.device(addresses, slowdown) as (ask, _):
             yield ask
         return
     command = ["gateway", targets.MODEL, "--servers", ",".join(addresses), "--bits", "32"]
-    command += ["--slowdown", str(DEVICE_SLOWDOWN), "--concurrency", "64", "--queue", "64"]
+    command += ["--slowdown", str(slowdown), "--concurrency", "64", "--queue", "64"]
     with nodes([command]) as (gateway,):
         protocol = target.partition("-")[2]
         with targets.CLIENTS[protocol](getattr(gateway, protocol)) as ask:
@@ -179,14 +180,16 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": round(statistics.median(values), 3), "max": round(max(values), 3)}
 
 
-def run_one(kind: str, target: str, count: int, hold_s: float, pause_s: float, calm_s: float, size: int) -> Any:
+def run_one(
+    kind: str, target: str, count: int, hold_s: float, pause_s: float, calm_s: float, size: int, slowdown: float
+) -> Any:
     """Return the figures of one kind of fault and one target."""
-    commands = [["edge", targets.MODEL, "--slowdown", str(SERVER_SLOWDOWN)]] * size
+    commands = [["edge", targets.MODEL, "--slowdown", str(slowdown)]] * size
     with nodes(commands) as servers, contextlib.ExitStack() as stack:
         relays = Relays([server.grpc for server in servers])
         stack.callback(relays.close)
         names = relays.addresses if kind == "cuts" else [server.grpc for server in servers]
-        ask = stack.enter_context(asked(target, names))
+        ask = stack.enter_context(asked(target, names, slowdown))
         per_s = capacity(ask, min(calm_s, 8.0), at_once=2 * size)
         load = OpenLoad(ask, LOAD * per_s, retry=True)
         time.sleep(calm_s)
@@ -201,6 +204,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what these kinds take."""
     parser.add_argument("--count", type=int, default=0, help="faults for each target; 100 kills, 20 others without")
     parser.add_argument("--pause", type=float, default=4.0, help="seconds from the end of a fault to the next one")
+    parser.add_argument("--slowdown", type=float, default=SLOWDOWN, help="of servers and device")
     parser.add_argument("--targets", nargs="+", default=["device", "gateway-grpc", "gateway-http"])
 
 
@@ -213,6 +217,6 @@ def run(settings: argparse.Namespace) -> Any:
         if settings.quick:
             count, hold_s, pause_s, calm_s = 1, 0.5, 0.5, 0.5
         size = QUICK_SERVERS if settings.quick else SERVERS
-        found[target] = run_one(kind, target, count, hold_s, pause_s, calm_s, size)
+        found[target] = run_one(kind, target, count, hold_s, pause_s, calm_s, size, settings.slowdown)
         print(f"{kind}, {target}: {found[target]}", flush=True)
     return found

@@ -27,7 +27,7 @@ from coinfer.runtime.edge.admission import (
     plan,
     wake_s,
 )
-from coinfer.runtime.edge.service_times import LEAST_MARGIN, MAX_KINDS, MISSED, MOST_MARGIN, after_wait
+from coinfer.runtime.edge.service_times import FIRST_MARGIN, LEAST_MARGIN, MAX_KINDS, MISSED, MOST_MARGIN, after_wait
 
 
 def carried_out(state, now_s):
@@ -81,8 +81,8 @@ def test_the_queue_ahead_counts_towards_hopelessness():
     for id in (1, 2):
         state, _ = arrived(state, id, now_s=0.1)
     assert backlog_s(state, 0.1) == pytest.approx(0.2)
-    assert arrived(state, 3, now_s=0.1, deadline_s=0.42)[1][0].reason == "hopeless"
-    assert arrived(state, 3, now_s=0.1, deadline_s=0.44)[1] == (Admit(3, 0.1, pytest.approx(0.2)),)
+    assert arrived(state, 3, now_s=0.1, deadline_s=0.45)[1][0].reason == "hopeless"
+    assert arrived(state, 3, now_s=0.1, deadline_s=0.47)[1] == (Admit(3, 0.1, pytest.approx(0.2)),)
 
 
 def test_the_backlog_is_shared_by_the_workers():
@@ -314,7 +314,7 @@ def test_what_waits_longer_than_was_forecast_makes_the_next_refusals_earlier():
         state, _ = arrived(state, id, now_s=0.1, deadline_s=10.0)
     for id, now_s in ((1, 0.3), (2, 0.5), (3, 0.7)):
         state, _ = carried_out(apply(state, Ended(id, now_s, ok=True)), now_s)
-    assert state.margin > LEAST_MARGIN
+    assert state.margin > FIRST_MARGIN
     assert is_idle(state)
 
 
@@ -323,7 +323,7 @@ def test_an_admitted_job_that_is_late_all_the_same_makes_the_next_refusals_earli
     state = served(NodeState(workers=1, queue=5), 0, 0.0, 0.1)
     state, _ = arrived(state, 1, now_s=0.1)
     state, _ = arrived(state, 3, now_s=0.1)
-    state, _ = arrived(state, 2, now_s=0.1, deadline_s=0.45)
+    state, _ = arrived(state, 2, now_s=0.1, deadline_s=0.48)
     for id, now_s in ((1, 0.2), (3, 0.3)):
         state, _ = carried_out(apply(state, Ended(id, now_s, ok=True)), now_s)
     before = state.margin

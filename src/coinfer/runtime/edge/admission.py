@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from coinfer.runtime.edge.service_times import LEAST_MARGIN, ServiceTimes, after_service, after_wait, typical
+from coinfer.runtime.edge.service_times import FIRST_MARGIN, ServiceTimes, after_service, after_wait, typical
 from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LAST_PRIORITY, Code, LoadReport
 
 FORGET_HALF_LIFE_S = 5.0
@@ -77,7 +77,7 @@ class NodeState(NamedTuple):
     service: Mapping[Hashable, ServiceTimes] = MappingProxyType({})
     counts: Counts = Counts()
     draining: bool = False
-    margin: float = LEAST_MARGIN
+    margin: float = FIRST_MARGIN
     """Factor on forecast waits, so that what is admitted is answered in time."""
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 RECENT = 9
 """Service times that are remembered of each kind."""
 MAX_KINDS = 256
-LEAST_MARGIN, MOST_MARGIN = 1.1, 3.0
-"""Factor on a forecast wait: the answer has to travel too, and no forecast is right."""
+LEAST_MARGIN, FIRST_MARGIN, MOST_MARGIN = 1.1, 1.25, 3.0
+"""Factor on a forecast wait, until it is learned and then: the answer has to travel too, and no forecast is right."""
 MISSED = 0.001
 """Share of the admitted jobs that may wait longer than the margin allows."""
 MARGIN_STEP = 0.05
