@@ -18,10 +18,14 @@ from tests.e2e.sites import COMMAND, Edge, edges
 from tests.patience import one_round_right
 from tests.tables import analytic_table
 
+from coinfer.cli import main
 from coinfer.graph.zoo import networks
 from coinfer.profile.table import ProfileTable
+from coinfer.runtime.edge.server import EdgeSettings
 from coinfer.runtime.executor import Executor
+from coinfer.runtime.gateway.server import GatewaySettings
 from coinfer.runtime.images import load_images, preprocess
+from coinfer.units import MESSAGE_BYTES, MIB
 
 MODEL = "alexnet-cifar"
 GRAPH = networks.build(MODEL)
@@ -430,3 +434,12 @@ def test_plan_and_profile_take_samples_and_sizes(shell: Shell):
     wrong = shell("profile", "tokens.onnx", "--samples", "wrong.npy", status=2)
     assert "wrong.npy: tokens: input 'ids' of sample 0 is int64 [2, 7], expected int64 [1, 12]" in wrong.stderr
     assert "--size 'N': expected AXIS=SIZE" in shell("plan", "tokens.onnx", "--size", "N", status=2).stderr
+
+
+@pytest.mark.parametrize("command", ["edge", "gateway"])
+def test_the_largest_message_is_a_setting_of_servers(command: str, monkeypatch: pytest.MonkeyPatch):
+    settings: list[EdgeSettings | GatewaySettings] = []
+    monkeypatch.setattr(f"coinfer.runtime.{command}.server.run_{command}", lambda given, _: settings.append(given) or 0)
+    main.app([command, "resnet32", "--limit-mib", "2"], standalone_mode=False)
+    main.app([command, "resnet32"], standalone_mode=False)
+    assert [one.limit_bytes for one in settings] == [2 * MIB, MESSAGE_BYTES]
