@@ -25,7 +25,7 @@ HALF = {
     "http": b"POST /v2/models/alexnet-cifar/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n{",
 }
 """A request that stops half-way: a header frame without its headers, a body without its end."""
-STALLED = {"grpc": PREFACE + SETTINGS, "http": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 30}
+STALLED = {"grpc": PREFACE + SETTINGS, "http": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 3}
 """What asks for much, and then reads nothing."""
 OTHER = "127.0.0.2"
 RATE = 20.0
