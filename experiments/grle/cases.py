@@ -1,5 +1,6 @@
 """The worlds of the experiment, and what is trained in them: shared by `train.py`, `judge.py` and `figures.py`."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,12 +53,31 @@ WORLDS = (
     World(deadlines=2.0),
     EASY,
 )
-VARIANTS: dict[str, tuple[str, dict[str, object], World]] = {
-    "grle, no sweep": ("grle", {"sweeps": 0}, HARD),
-    "grle, no order": ("grle", {"ordered": False}, HARD),
-    "grle, no noise": ("grle", {"noisy": 0}, HARD),
-    "drooe, 4 times the slots": ("drooe", {"rounds": 4 * ROUNDS}, HARD),
-    "grle, 12 candidates": ("grle", {"candidates": 12, "noisy": 4}, HARD),
+RATES = FOLDER / "results" / "rates.json"
+"""What `tune.py` found."""
+
+
+def best_rate(scheme: str) -> float | None:
+    """Return the learning rate that was best for a scheme; None if none was tried.
+
+    Args:
+        scheme: one of `SCHEMES`.
+    """
+    tried = json.loads(RATES.read_text()).get(scheme, {}) if RATES.exists() else {}
+    return float(max(tried, key=lambda rate: sum(tried[rate]["timely_accuracy"]))) if tried else None
+
+
+VARIANTS: dict[str, tuple[str, dict[str, object], tuple[World, ...]]] = {
+    "grle, no sweep": ("grle", {"sweeps": 0}, (HARD,)),
+    "grle, no order": ("grle", {"ordered": False}, (HARD,)),
+    "grle, no noise": ("grle", {"noisy": 0}, (HARD,)),
+    "drooe, 4 times the slots": ("drooe", {"rounds": 4 * ROUNDS}, (HARD,)),
+    "grle, 12 candidates": ("grle", {"candidates": 12, "noisy": 4}, (HARD,)),
+    **{
+        f"{scheme}, tuned rate": (scheme, {"learning_rate": best_rate(scheme)}, (HARD, HARDEST))
+        for scheme in SCHEMES
+        if best_rate(scheme)
+    },
 }
 """Longer trainings and ablations: a scheme with changed settings, and where."""
 

@@ -88,13 +88,17 @@ def difference(own: np.ndarray, other: np.ndarray) -> str:
 
 def print_orders(judged: dict[str, Rows]) -> None:
     """Print how much timely accuracy each scheme has above the next one, in points, paired by seed."""
-    print("\n| | GRLE less DROOE | DROOE less GRL | GRL less DROO |\n|---|---:|---:|---:|")
-    for world in WORLDS:
-        rows = judged.get(world.name, {})
-        if all(scheme in rows for scheme in SCHEMES):
-            value = {scheme: np.array(rows[scheme]["timely_accuracy"]) for scheme in SCHEMES}
-            pairs = [("grle", "drooe"), ("drooe", "grl"), ("grl", "droo")]
-            print(f"| {world.name} | {' | '.join(difference(value[one], value[other]) for one, other in pairs)} |")
+    print("\n| | GRLE less DROOE | DROOE less GRL | GRL less DROO | GRLE over DROOE | GRLE over GRL |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for kind in ("", ", tuned rate", ", 48 candidates", ", tuned rate, 48 candidates"):
+        for world in WORLDS:
+            rows = judged.get(world.name, {})
+            if all(scheme + kind in rows for scheme in SCHEMES):
+                value = {scheme: np.array(rows[scheme + kind]["timely_accuracy"]) for scheme in SCHEMES}
+                pairs = [("grle", "drooe"), ("drooe", "grl"), ("grl", "droo")]
+                cells = [difference(value[one], value[other]) for one, other in pairs]
+                cells += [f"{value['grle'].mean() / value[other].mean():.2f}" for other in ("drooe", "grl")]
+                print(f"| {world.name}{kind} | {' | '.join(cells)} |")
 
 
 def print_tables(judged: dict[str, Rows]) -> None:

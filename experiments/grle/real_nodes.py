@@ -1,14 +1,17 @@
 """The exported GRLE policy on real nodes: it chooses server, cut and exit beside accuracy-first and the planner.
 
-    python experiments/grle/real_nodes.py [--policy FILE] [--rounds 3] [--requests 8]
+    python experiments/grle/real_nodes.py [--policy FILE] [--rounds 6] [--requests 8]
+    python experiments/grle/real_nodes.py --model runs/vgg/vgg16-cifar-exits.onnx --devices 2 --period-s 1.2 \\
+        --edge-slowdowns 20 33 --name real-nodes-vgg16
 
 Edge servers are processes on loopback; devices are processes of their own, too, each with its links to the servers. All
 processors are slowed by sleeping, and all times are twenty times those of scenario `grle`, so that other work on the
 machine matters less: a device asks every 4 s, with deadlines drawn from 0.6 to 1.8 s. The network is `alexnet-exits`
-with three trained exits and their measured accuracies. A policy sees one request at a time, on its own device. Every
-scheme answers the same requests over the same links, in turns. Without `--policy` the first learner of `train.py` that
-trained with 14 devices at the preset's deadlines is exported, for any number of options. Writes
-results/real-nodes.json.
+with three trained exits and their measured accuracies, or a file with its table of `coinfer exits measure` beside it:
+the second command takes the scenario's own network, of which every process holds some 4 GB, and so fewer devices that
+ask more often. A policy sees one request at a time, on its own device. Every scheme answers the same requests over the
+same links, in turns. Without `--policy` the first learner of `train.py` that trained with 14 devices at the preset's
+deadlines is exported, for any number of options. The records go to results/NAME.json.
 """
 
 import argparse
@@ -42,9 +45,8 @@ from coinfer.traces import Trace
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
 SCHEMES = ("grle", "accuracy first", "planner (least latency)")
-MODEL = "alexnet-exits"
-PERIOD_S, DEADLINE_S = 4.0, (0.6, 1.8)
-DEVICES, DEVICE_SLOWDOWN, EDGE_SLOWDOWNS = 6, 6000.0, (400.0, 700.0)
+DEADLINE_S = (0.6, 1.8)
+DEVICE_SLOWDOWN = 6000.0
 RATE_BPS = (4e4, 4e5)
 """Ends of the rates of the links, even on a logarithmic scale."""
 
@@ -80,7 +82,7 @@ def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: 
         servers: `host:port`.
         policy: file of the exported policy.
         begin: barrier that all devices pass before each scheme of a round.
-        plan: numbers of rounds and requests.
+        plan: network, numbers of rounds and requests, and the time between two requests.
         out: queue that gets (round, scheme, latency, accuracy, in time, exit, node) of each request.
     """
     rng = np.random.default_rng(number)
@@ -88,7 +90,7 @@ def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: 
     traces = [Trace(np.array([0.0, 1e6]), np.array([rate, rate])) for rate in rates]
     links = {server: Link(trace, WallClock(), burst_bits=0.0) for server, trace in zip(servers, traces, strict=True)}
     pictures = [picture for _, picture in load_images()]
-    with Device(MODEL, servers=servers, slowdown=DEVICE_SLOWDOWN, links=links, hedge=False) as device:
+    with Device(plan["model"], servers=servers, slowdown=DEVICE_SLOWDOWN, links=links, hedge=False) as device:
         grle = load_policy(policy).adapt(device.options.triples, len(servers))
         policies: dict[str, Callable[..., Any] | None] = dict(zip(SCHEMES, (grle, accuracy_first, None), strict=True))
         for each in range(plan["rounds"]):
@@ -97,7 +99,7 @@ def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: 
                 begin.wait()
                 began_s = time.monotonic()
                 for i, deadline_s in enumerate(draws):
-                    time.sleep(max(0.0, began_s + i * PERIOD_S - time.monotonic()))
+                    time.sleep(max(0.0, began_s + i * plan["period_s"] - time.monotonic()))
                     got = device.infer(
                         pictures[i % len(pictures)], deadline_s=float(deadline_s), policy=policies[scheme]
                     )
@@ -134,28 +136,34 @@ def main() -> None:
     """Run all devices, and keep what they measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, help="exported policy; that of train.py without it")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="alexnet-exits", help="name or file of a network with exits")
+    parser.add_argument("--devices", type=int, default=6)
+    parser.add_argument("--period-s", type=float, default=4.0, help="between two requests of a device")
+    parser.add_argument("--edge-slowdowns", type=float, nargs="+", default=[400.0, 700.0])
+    parser.add_argument("--name", default="real-nodes", help="of the record")
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--requests", type=int, default=8, help="of each device, in each round of each scheme")
     parsed = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    begin, out = context.Barrier(DEVICES), context.Queue()
-    plan = {"rounds": parsed.rounds, "requests": parsed.requests}
+    begin, out = context.Barrier(parsed.devices), context.Queue()
+    plan = {key: getattr(parsed, key) for key in ("model", "devices", "period_s", "rounds", "requests")}
     policy = parsed.policy or export_trained(WEIGHTS / "policy.onnx")
     rows: list[tuple[Any, ...]] = []
-    with edges(MODEL, EDGE_SLOWDOWNS) as running:
+    with edges(parsed.model, parsed.edge_slowdowns) as running:
         servers = [edge.address for edge in running]
         processes = [
-            context.Process(target=run_device, args=(i, servers, policy, begin, plan, out)) for i in range(DEVICES)
+            context.Process(target=run_device, args=(i, servers, policy, begin, plan, out))
+            for i in range(parsed.devices)
         ]
         for process in processes:
             process.start()
-        for _ in range(DEVICES):
+        for _ in range(parsed.devices):
             rows += iter(out.get, None)
         for process in processes:
             process.join()
     summary = summarise(rows, parsed.rounds)
     written = {"machine": this_machine().model_dump(), "plan": plan, "summary": summary, "requests": rows}
-    (FOLDER / "results" / "real-nodes.json").write_text(json.dumps(written) + "\n")
+    (FOLDER / "results" / f"{parsed.name}.json").write_text(json.dumps(written) + "\n")
     print(json.dumps(summary, indent=1))
 
 

@@ -57,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)
     WEIGHTS.mkdir(parents=True, exist_ok=True)
     runs = [(scheme, scheme, world, {}) for world in WORLDS for scheme in SCHEMES]
-    runs += [(name, scheme, world, changes) for name, (scheme, changes, world) in VARIANTS.items()]
+    runs += [(name, scheme, world, changes) for name, (scheme, changes, where) in VARIANTS.items() for world in where]
     wanted = parser.parse_args().only
     for run in runs:
         if not wanted or f"{run[0]}@{run[2].name}" in wanted:

@@ -4,21 +4,20 @@
 
 Ten learners that are used for nothing else train with each rate in S2 with 14 devices and deadlines x 0.6, and are
 judged on worlds that no other part of the experiment plays. Writes results/rates.json; what is there already is not
-trained again. The best rate of each scheme is to be entered as `cases.RATES`.
+trained again. `train.py` then trains every scheme with its best rate, too (`cases.VARIANTS`).
 """
 
 import json
 import time
 
 import torch
-from cases import FOLDER, HARD, SCHEMES, SEEDS, settings_of
+from cases import HARD, RATES, SCHEMES, SEEDS, settings_of
 
 from coinfer.physics import random
 from coinfer.rl.algorithms.grle import make_loop
 from coinfer.rl.core.loop import assess
 
-RATES = FOLDER / "results" / "rates.json"
-TRIED = (1e-3, 2e-3, 5e-3, 1e-2)
+TRIED = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 FIRST = 100
 """Seed of the first learner."""
 JUDGED, ROUNDS = 77, 100

@@ -65,7 +65,12 @@ def coefficients(constants: FrameConstants, gain: Tensor, weight: Tensor) -> tup
 
 
 def grouped_rates_bps(
-    constants: FrameConstants, weights: Tensor, gain: Tensor, weight: Tensor, offloads: Tensor
+    constants: FrameConstants,
+    weights: Tensor,
+    gain: Tensor,
+    weight: Tensor,
+    offloads: Tensor,
+    rounds: int | None = None,
 ) -> Tensor:
     """Return the greatest weighted sum of rates that S modes allow, [.., S]; devices of equal weight count together.
 
@@ -75,14 +80,17 @@ def grouped_rates_bps(
         gain: [.., N] channel gains.
         weight: [.., N] weights of the devices' rates.
         offloads: [.., S, N] bool, or [S, N] for the same modes everywhere; true sends, false computes.
+        rounds: of the search, such as `CRITIC_ROUNDS`; None for as many as are needed.
     """
     parts = (weights, gain, weight, offloads)
     if not gain.is_cpu:
-        return _grouped(torch, constants, *parts)
-    return torch.as_tensor(_grouped(np, constants, *(part.numpy() for part in parts)))
+        return _grouped(torch, constants, rounds, *parts)
+    return torch.as_tensor(_grouped(np, constants, rounds, *(part.numpy() for part in parts)))
 
 
-def _grouped(xp: Any, constants: FrameConstants, weights: Any, gain: Any, weight: Any, offloads: Any) -> Any:
+def _grouped(
+    xp: Any, constants: FrameConstants, rounds: int | None, weights: Any, gain: Any, weight: Any, offloads: Any
+) -> Any:
     """Return `grouped_rates_bps` with a library, torch or NumPy, on its own arrays."""
     local, _, ratio = coefficients(constants, gain, weight)
     groups = weight[..., None] == weights
@@ -91,7 +99,7 @@ def _grouped(xp: Any, constants: FrameConstants, weights: Any, gain: Any, weight
     local_sum = (local.sum(-1)[..., None] - sums[..., 0]).clip(0)
     send = wireless_power.send_bps(weights, constants.bandwidth_hz, constants.overhead)
     ratio_sum = xp.moveaxis(sums[..., 1:], -1, 0)
-    return wireless_power.best_rate_bps(local_sum, send.reshape(-1, *[1] * local_sum.ndim), ratio_sum)
+    return wireless_power.best_rate_bps(local_sum, send.reshape(-1, *[1] * local_sum.ndim), ratio_sum, rounds)
 
 
 def ungrouped_rates_bps(

@@ -27,6 +27,8 @@ from torch import Tensor
 MAX_ROUNDS = 40
 EXPORT_ROUNDS = 4
 """Rounds that leave a relative error of the rate below 1e-12 with weights and channels of the paper's kind."""
+CRITIC_ROUNDS = 2
+"""Rounds that leave a relative error below 1e-6 there, enough to tell candidates apart."""
 TOLERANCE = 1e-3
 """Relative distance of the price from its marginal rate at which the next round is the last. Newton's method squares
 it, and the rate, which is greatest at the right price, squares it again: its relative error is below 1e-12 with weights

@@ -27,6 +27,7 @@ def test_draws_on_the_cpu_are_those_of_tensors():
     keys = random.key(torch.tensor(3), torch.arange(2))
     bits = random.bits(random.key(keys, 7)[:, None], torch.arange(30))
     assert uniform(keys, 7, (2, 15)).equal(random.uniform(bits, torch.float32).reshape(2, 2, 15))
+    assert uniform(keys, 5, (2, 15), 4)[2].equal(uniform(keys, 7, (2, 15))), "draws that follow on each other"
 
 
 def test_schedules_go_from_one_end_to_the_other_and_stay():

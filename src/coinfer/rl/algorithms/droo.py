@@ -24,6 +24,7 @@ from typing_extensions import Unpack
 
 from coinfer.envs import wireless_power
 from coinfer.physics.frame_rates import grouped_rates_bps
+from coinfer.physics.wireless_power import CRITIC_ROUNDS
 from coinfer.policies.learned.imitation.frame_policy import FramePolicy, gain_inputs
 from coinfer.policies.learned.imitation.quantisers import binary_candidates
 from coinfer.policies.learned.nets import Mlp
@@ -37,6 +38,8 @@ from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings, 
 from coinfer.scenario.load import load, parse_changes
 from coinfer.scenario.world import WirelessPowerWorld
 
+NOISE_BLOCK = 16
+"""Decisions whose noise is drawn together, which is faster than one by one and gives the same numbers."""
 FRAMES_OF_PAPER = 10_000
 """Length of the authors' demonstrations."""
 
@@ -95,12 +98,19 @@ def quantiser(copies: int, noise: float) -> Candidates:
         noise: standard deviation of the noise.
     """
 
+    block: Tensor | None = None
+    drawn_for: tuple[int, int, torch.Size] | None = None
+
     def candidates(outputs: Tensor, mask: Tensor, count: int, keys: Tensor, call: int) -> Tensor:
+        nonlocal block, drawn_for
         logits = outputs[..., 0]
         if not copies:
             return binary_candidates(logits, count, None)
-        drawn = uniform(keys, call, (logits.shape[1], copies, logits.shape[2])).clamp(1e-7, 1 - 1e-7)
-        return binary_candidates(logits, count, noise * torch.special.ndtri(drawn))
+        first, place = call - call % NOISE_BLOCK, call % NOISE_BLOCK
+        if block is None or drawn_for != (id(keys), first, logits.shape):
+            drawn = uniform(keys, first, (logits.shape[1], copies, logits.shape[2]), NOISE_BLOCK).clamp(1e-7, 1 - 1e-7)
+            block, drawn_for = noise * torch.special.ndtri(drawn), (id(keys), first, logits.shape)
+        return binary_candidates(logits, count, block[place])
 
     return candidates
 
@@ -121,7 +131,7 @@ def make_learner(settings: DrooSettings, world: WirelessPowerWorld, seeds: Tenso
 
     def score(observation: Observation, candidates: Tensor) -> Tensor:
         gain, weight = observation.features.chunk(2, -1)
-        return grouped_rates_bps(world, tables.weights, gain, weight, candidates)
+        return grouped_rates_bps(world, tables.weights, gain, weight, candidates, CRITIC_ROUNDS)
 
     return learner_of(settings, len(world.mean_gain), len(world.mean_gain), inputs, score, seeds)
 

@@ -214,20 +214,24 @@ def soft_update(target: Tensor, source: Tensor, tau: float) -> None:
     target.lerp_(source, tau)
 
 
-def uniform(keys: Tensor, call: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+def uniform(keys: Tensor, call: int, shape: torch.Size | tuple[int, ...], calls: int | None = None) -> Tensor:
     """Return random numbers [L, *shape] in [0, 1) that depend on keys and call only.
 
     Args:
         keys: [L] int64, one for each learner.
         call: number of this draw.
         shape: shape of each learner's numbers.
+        calls: number of draws that follow on each other, which come as [calls, L, *shape]; one of them without it.
     """
     count = torch.Size(shape).numel()
-    if keys.is_cpu:
-        bits = torch.from_numpy(random.bits(random.key(keys.numpy(), call)[:, None], np.arange(count)))  # faster
+    if keys.is_cpu:  # by NumPy, which is faster for few numbers
+        numbers = call + np.arange(calls or 1)[:, None]
+        bits = torch.from_numpy(random.bits(random.key(keys.numpy(), numbers)[..., None], np.arange(count)))
     else:
-        bits = random.bits(random.key(keys, call)[:, None], torch.arange(count, device=keys.device))
-    return random.uniform(bits, torch.float32).reshape(-1, *shape)
+        numbers = call + torch.arange(calls or 1, device=keys.device)[:, None]
+        bits = random.bits(random.key(keys, numbers)[..., None], torch.arange(count, device=keys.device))
+    drawn = random.uniform(bits, torch.float32).reshape(-1, len(keys), *shape)
+    return drawn if calls else drawn[0]
 
 
 def sample_categorical(weights: Tensor, drawn: Tensor) -> Tensor:
