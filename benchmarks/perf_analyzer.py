@@ -34,7 +34,10 @@ def measure(program: Path, model: str, address: str, way: tuple[str, ...], secon
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         if done.returncode or not report.exists():
             raise SystemExit(f"perf_analyzer failed:\n{done.stdout}{done.stderr}")
-        return sorted(csv.DictReader(report.read_text().splitlines()), key=lambda row: int(row["Concurrency"]))
+        rows = list(csv.DictReader(report.read_text().splitlines()))
+        if len(rows) != 2:
+            raise SystemExit(f"perf_analyzer found no stable rate; try longer --seconds:\n{done.stdout}")
+        return sorted(rows, key=lambda row: int(row["Concurrency"]))
 
 
 def main() -> None:
