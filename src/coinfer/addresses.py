@@ -10,6 +10,10 @@ from coinfer.errors import UserError, short_repr
 EXAMPLES = "host:port such as 127.0.0.1:8001, edge-1.local:8001 or [::1]:8001"
 MAX_HOST_CHARS = 253
 MAX_PORT = 65535
+DNS = "dns:"
+"""Before a name and a port: all addresses of the name are servers."""
+ZEROCONF = "zeroconf"
+"""Instead of an address: the servers that announce themselves in the local network."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 
@@ -61,24 +65,62 @@ def parse_addresses(text: str, setting: str = "address") -> tuple[str, ...]:
     Raises:
         AddressError: for the first one that is wrong, or is given twice.
     """
-    return different_addresses([part for part in text.split(",") if part.strip()], setting)
+    return _different([str(parse_address(part, setting)) for part in _parts(text)], setting)
 
 
-def different_addresses(texts: Sequence[str], setting: str = "address") -> tuple[str, ...]:
-    """Return addresses, each in the form that `Address` writes.
+def parse_servers(text: str, setting: str = "server") -> tuple[str, ...]:
+    """Return where edge servers are found, each in the form of `parse_server`.
 
     Args:
-        texts: `host:port` each.
+        text: separated by commas; an empty text has none.
         setting: its name for the error.
 
     Raises:
         AddressError: for the first one that is wrong, or is given twice.
     """
-    addresses = tuple(str(parse_address(text, setting)) for text in texts)
+    return different_servers(_parts(text), setting)
+
+
+def different_servers(texts: Sequence[str], setting: str = "server") -> tuple[str, ...]:
+    """Return where edge servers are found, each in the form of `parse_server`.
+
+    Args:
+        texts: each as `parse_server` takes it.
+        setting: its name for the error.
+
+    Raises:
+        AddressError: for the first one that is wrong, or is given twice.
+    """
+    return _different([parse_server(text, setting) for text in texts], setting)
+
+
+def parse_server(text: str, setting: str = "server") -> str:
+    """Return where edge servers are found: one address, or what stands for several.
+
+    Args:
+        text: `host:port`; `dns:name:port` for all addresses of a name; `zeroconf` for those that announce themselves.
+        setting: its name for the error.
+
+    Raises:
+        AddressError: if it is none of these.
+    """
+    text = text.strip()
+    if text == ZEROCONF:
+        return text
+    if text.startswith(DNS):
+        return f"{DNS}{parse_address(text.removeprefix(DNS), setting)}"
+    return str(parse_address(text, setting))
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in text.split(",") if part.strip()]
+
+
+def _different(addresses: Sequence[str], setting: str) -> tuple[str, ...]:
     twice = next((address for i, address in enumerate(addresses) if address in addresses[:i]), None)
     if twice is not None:
         raise AddressError(f"{setting} {twice!r} is given twice; name each once")
-    return addresses
+    return tuple(addresses)
 
 
 def parse_host(text: str) -> str:

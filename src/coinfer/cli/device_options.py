@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from coinfer.addresses import parse_addresses
+from coinfer.addresses import parse_servers
 from coinfer.cli import options as option
 from coinfer.cli.option_group import with_group
 from coinfer.errors import UserError
@@ -79,7 +79,7 @@ def parse_device(
     Raises:
         UserError: if an option is not understood, or would do nothing.
     """
-    addresses, in_site = parse_addresses(servers, "--servers"), same["controller"] or same["site"]
+    addresses, in_site = parse_servers(servers, "--servers"), same["controller"] or same["site"]
     if same["dispatch"] and not (addresses or in_site):
         raise UserError("--dispatch: there is no server to choose another one; expected --servers or --controller too")
     for name in ("name", "insecure"):

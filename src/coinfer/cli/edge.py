@@ -47,6 +47,9 @@ def edge(
     peers: Annotated[
         str, typer.Option(help="Edge servers that a route may go on to, host:port,...; `any` allows all.")
     ] = "",
+    announce: Annotated[
+        bool, typer.Option("--announce", help="Announce it in the local network, for --servers zeroconf.")
+    ] = False,
     echo: Annotated[bool, typer.Option("--echo", help="Also serve `echo`, which returns its input.")] = False,
     site: Site = None,
     controller: ControllerAddress = "",
@@ -89,6 +92,7 @@ def edge(
         provider=provider,
         peers=None if peers == "any" else parse_addresses(peers, "--peers"),
         echo=echo,
+        announce=announce,
     )
     start_traces(traces, "coinfer-edge")
     agent = None

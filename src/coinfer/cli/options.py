@@ -18,7 +18,10 @@ MAX_DIGITS = 9
 Model = Annotated[str, typer.Argument(help="An ONNX file, or a network of the zoo such as resnet50.")]
 Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of ONNX Runtime.")]
 Bits = Annotated[str, typer.Option(help=f"Bits per element sent, from {WIRE_BITS_TEXT}. 32 is exact.")]
-Servers = Annotated[str, typer.Option(help="Edge servers, host:port, separated by commas.")]
+Servers = Annotated[
+    str,
+    typer.Option(help="Edge servers, separated by commas: host:port, dns:name:port for all of a name, or zeroconf."),
+]
 DeadlineMs = Annotated[
     float, typer.Option(min=0, help="Milliseconds for each request that brings no deadline of its own; 0 is none.")
 ]

@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coinfer.addresses import different_addresses
+from coinfer.addresses import different_servers
 from coinfer.errors import UserError
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.providers import CPU, check_provider
@@ -35,7 +35,8 @@ class DeviceConfig:
     """
 
     servers: Sequence[str] = ()
-    """`host:port` of edge servers that serve the same network."""
+    """`host:port` of edge servers that serve the same network; `dns:name:port` stands for all addresses of a name,
+    `zeroconf` for those that announce themselves in the local network."""
     deadline_s: float = math.inf
     """Time from the call of `infer` to the answer; infinity for no deadline."""
     objective: Objective = field(default_factory=Objective)
@@ -98,7 +99,7 @@ class DeviceConfig:
             raise DeviceError(f"objective is {self.objective!r}; expected coinfer.Objective(...)")
         if isinstance(self.bits, int):
             raise DeviceError(f"bits is {self.bits}; expected a sequence such as ({self.bits},)")
-        object.__setattr__(self, "servers", different_addresses(self.servers, "server"))
+        object.__setattr__(self, "servers", different_servers(self.servers))
         object.__setattr__(self, "bits", None if self.bits is None else tuple(self.bits))
         check_deadline(self.deadline_s)
         if self.bits is not None and (not self.bits or any(width not in WIRE_BITS for width in self.bits)):

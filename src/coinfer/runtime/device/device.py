@@ -20,8 +20,8 @@ from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.device.admission import InFlight
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
 from coinfer.runtime.device.decide import admitted_plan, plan_now
+from coinfer.runtime.device.discovery import find_servers, fixed
 from coinfer.runtime.device.inputs import read_item
-from coinfer.runtime.device.membership import join_site
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.plan import servers_of
 from coinfer.runtime.device.planning.planner import Planner
@@ -87,9 +87,9 @@ class Device:
         config = replace(config, **settings)
         is_open = isinstance(model, ModelGraph)
         graph = model if is_open else open_profiled(model, config.shapes, config.profile, limits=config.limits)
-        membership = join_site(config, graph)
+        membership = find_servers(config, graph)
         if membership is not None:
-            config = replace(config, servers=tuple(dict.fromkeys((*config.servers, *membership.servers()))))
+            config = replace(config, servers=tuple(dict.fromkeys((*fixed(config.servers), *membership.servers()))))
         table = profile_for(graph, config.profile, config.threads, provider=config.provider)
         if config.jpeg_quality is not None:
             table = with_jpeg(graph, table, config.jpeg_quality)

@@ -21,6 +21,7 @@ from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
 from coinfer.runtime.providers import CPU, check_provider, compiles
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
+from coinfer.runtime.zeroconf_discovery import Announcement, check_extra
 
 _log = logging.getLogger("coinfer.edge")
 
@@ -57,6 +58,8 @@ class EdgeSettings:
     """Largest message in either direction."""
     peers: tuple[str, ...] | None = ()
     """The only nodes to which routes may lead; None allows any, so that a client chooses which nodes this one calls."""
+    announce: bool = False
+    """Announce the server in the local network, for devices that look for `zeroconf`."""
     grace_s: float = defaults.GRACE_S
     """How long requests may take to finish after SIGTERM."""
 
@@ -155,9 +158,12 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel], agent: A
     )
     fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security)
     service.address = fronts.address
+    announcement = await asyncio.to_thread(Announcement, fronts.address) if settings.announce else None
     if agent is not None:
         agent.start(service)
     status = await serve_until_signal(service, fronts, "edge", settings.grace_s)
+    if announcement is not None:
+        await asyncio.to_thread(announcement.close)
     if agent is not None:
         agent.close()
     return status
@@ -187,6 +193,8 @@ def checked_settings(settings: EdgeSettings) -> EdgeSettings:
             raise RequestError(f"{name} {value} is less than {minimum}")
     check_slowdown(settings.slowdown)
     check_provider(settings.provider)
+    if settings.announce:
+        check_extra()
     if not settings.models and not settings.echo:
         raise RequestError("no model to serve; name an ONNX file or a zoo network")
     peers = None if settings.peers is None else tuple(str(parse_address(peer, "peer")) for peer in settings.peers)
