@@ -71,6 +71,10 @@ def test_commands_exist_with_their_options(where: str, line: str):
             assert option in shown, f"{where}: {' '.join(command)} has no {option}"
     elif words[0] in ("python", ".venv/bin/python", "node"):
         assert (ROOT / words[1]).exists() or words[1] == "-m", f"{where}: no {words[1]}"
+    elif words[0] in ("docker", "kubectl", "systemctl", "cp"):
+        named = [word for word in words[1:] if word.startswith("deploy/")]
+        units = [f"deploy/systemd/{word}.service" for word in words[1:] if word.startswith("coinfer-")]
+        assert all((ROOT / name).exists() for name in (*named, *units)), f"{where}: {line}"
     else:
         assert words[0] in ("pip", "git", "cd", "curl", ".venv/bin/ruff"), f"{where}: {line}"
 
