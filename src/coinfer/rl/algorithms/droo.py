@@ -98,19 +98,18 @@ def quantiser(copies: int, noise: float) -> Candidates:
         noise: standard deviation of the noise.
     """
 
-    block: Tensor | None = None
-    drawn_for: tuple[int, int, torch.Size] | None = None
+    latest: tuple[object, Tensor] | None = None
 
     def candidates(outputs: Tensor, mask: Tensor, count: int, keys: Tensor, call: int) -> Tensor:
-        nonlocal block, drawn_for
+        nonlocal latest
         logits = outputs[..., 0]
         if not copies:
             return binary_candidates(logits, count, None)
-        first, place = call - call % NOISE_BLOCK, call % NOISE_BLOCK
-        if block is None or drawn_for != (id(keys), first, logits.shape):
-            drawn = uniform(keys, first, (logits.shape[1], copies, logits.shape[2]), NOISE_BLOCK).clamp(1e-7, 1 - 1e-7)
-            block, drawn_for = noise * torch.special.ndtri(drawn), (id(keys), first, logits.shape)
-        return binary_candidates(logits, count, block[place])
+        first, shape = call - call % NOISE_BLOCK, (logits.shape[1], copies, logits.shape[2])
+        if latest is None or latest[0] != (id(keys), first, shape):
+            drawn = uniform(keys, first, shape, NOISE_BLOCK).clamp(1e-7, 1 - 1e-7)
+            latest = (id(keys), first, shape), torch.special.ndtri(drawn).mul(noise)
+        return binary_candidates(logits, count, latest[1][call - first])
 
     return candidates
 
