@@ -12,6 +12,7 @@ from coinfer.cli import bottleneck, ca, exits, experience, policy, scenario
 from coinfer.cli.accuracy import accuracy
 from coinfer.cli.controller import controller
 from coinfer.cli.demo import demo
+from coinfer.cli.demo_site import demo_app
 from coinfer.cli.describe import describe
 from coinfer.cli.edge import edge
 from coinfer.cli.gateway import gateway
@@ -62,11 +63,11 @@ for command in (
     gateway,
     infer,
     watch,
-    demo,
     simulate,
     train,
 ):
     app.command()(command)
+app.add_typer(demo_app(demo), name="demo")
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(exits.app, name="exits")
 app.add_typer(ca.app, name="ca")

@@ -44,7 +44,9 @@ class Operator:
         self.address = str(parse_address(controller, "--controller"))
         self._identity = identity = None if site is None else find_identity(site, role)
         check_plain_address(identity, self.address, insecure, "--controller")
-        self._channel = open_channel(identity, self.address, "controller", client_options(PAGE_BYTES))
+        self._channel = open_channel(
+            identity, self.address, "controller", client_options(PAGE_BYTES, patience_s=TIMEOUT_S)
+        )
 
     def __enter__(self) -> "Operator":
         return self
