@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.patience import wait_until
 
-WAIT_S = 240.0
+WAIT_S = 900.0
 
 
 def test_it_ends_by_itself_with_all_its_steps(tmp_path: Path):

@@ -25,8 +25,11 @@ from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import load_settings
 from coinfer.site.updater.versions import FALLBACK
 
+JUDGE_S = 900.0
+"""PyTorch is imported and worlds are played in a process of its own, on a machine that may be very busy."""
 QUICK = load_settings().model_copy(
     update={"worlds_seeds": 3, "effective_decisions": 100, "shadow_decisions": 20, "canary_decisions": 10}
+    | {"judge_limit_s": JUDGE_S}
 )
 
 
@@ -48,7 +51,7 @@ def step_until(controller, updater, standing: str, number: int = 1) -> None:
         controller.run(updater.step())
         return updater.rollout.version(number).standing == standing
 
-    wait_until(there, WAIT_S, f"version {number} is {standing}; {updater.rollout}")
+    wait_until(there, JUDGE_S, f"version {number} is {standing}; {updater.rollout}")
 
 
 def server(tmp_path: Path, controller, name: str) -> MemberEdge:

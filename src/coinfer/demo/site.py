@@ -28,7 +28,7 @@ DEVICE_SLOWDOWN = 200.0
 DEVICES = 2
 PAUSE_S = 0.05
 """Between the end of a device's request and its next one."""
-SETTLE_S = 30.0
+SETTLE_S = 90.0
 """Longest wait for what a step should bring about."""
 Say = Callable[[str], None]
 
