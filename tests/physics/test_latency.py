@@ -51,3 +51,12 @@ def test_a_backlog_that_is_done_before_the_task_comes_costs_nothing():
 def test_over_a_dead_link_nothing_arrives_and_what_stays_is_done():
     seen = observation(np.zeros((1, 2)))._replace(uplink_bps=np.array([[0.0, 4.0]]))
     assert latency.offload_latency_s(seen).tolist() == [[[np.inf, 4.75], [7.0, 7.0]]]
+
+
+def test_what_computes_nothing_on_the_device_does_not_wait_for_its_processor():
+    """Two seconds of backlog count for the second option only; the first arrives two seconds earlier."""
+    seen, computes = observation(np.zeros((1, 2))), np.array([False, True])
+    expected = [[[1.0 + 2.0 + 0.5, 4.5 + 0.25], [7.0, 7.0]]]
+    assert latency.offload_latency_s(seen, computes).tolist() == expected
+    tensors = OffloadObservation(*map(torch.as_tensor, seen))
+    assert latency.offload_latency_s(tensors, torch.as_tensor(computes)).tolist() == expected

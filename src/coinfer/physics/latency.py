@@ -46,7 +46,7 @@ def end_s(ready_s: V, free_s: V, service_s: V) -> V:
     return start_s(ready_s, free_s) + service_s
 
 
-def offload_ready_s(observation: OffloadObservation[A]) -> A:
+def offload_ready_s(observation: OffloadObservation[A], computes: A | None = None) -> A:
     """Return when each option arrives at each server, [.., K, O, N].
 
     If an option uploads nothing, all its N entries are the time at which the device has finished it. On a dead link an
@@ -54,15 +54,20 @@ def offload_ready_s(observation: OffloadObservation[A]) -> A:
 
     Args:
         observation: of one world or with leading batch axes.
+        computes: bool [.., K, O], false for options that do not wait for the device's processor, as nothing of the
+            network is computed there. None if all wait, as in the simulator, where a device also encodes in turn.
     """
     o = observation
-    computed_s = (o.device_backlog_s[..., None] + o.option_device_s)[..., None]
+    waits_s = o.device_backlog_s[..., None]
+    if computes is not None:
+        waits_s = _where(computes, waits_s, 0.0 * waits_s)
+    computed_s = (waits_s + o.option_device_s)[..., None]
     sends = (o.option_upload_bits > 0)[..., None]
     on_air_s = upload_s(o.option_upload_bits[..., None], o.uplink_bps[..., None, :])
     return _where(sends, ready_s(computed_s, o.uplink_backlog_s[..., None, :], on_air_s), computed_s)
 
 
-def offload_latency_s(observation: OffloadObservation[A]) -> A:
+def offload_latency_s(observation: OffloadObservation[A], computes: A | None = None) -> A:
     """Return the predicted latency of every option on every server, [.., K, O, N], as if each task were alone.
 
     That is ready = max(device, link free) + upload, start = max(ready, server free), end = start + service, the sum of
@@ -71,9 +76,10 @@ def offload_latency_s(observation: OffloadObservation[A]) -> A:
 
     Args:
         observation: of one world or with leading batch axes.
+        computes: as for `offload_ready_s`.
     """
     o = observation
-    at_server_s = offload_ready_s(o)
+    at_server_s = offload_ready_s(o, computes)
     served_s = end_s(at_server_s, o.server_backlog_s[..., None, None, :], o.option_server_s)
     return _where((o.option_upload_bits > 0)[..., None], served_s, at_server_s)
 

@@ -25,13 +25,13 @@ def admitted_plan(
         RefusedError: if the device refuses late answers, and this one would be late because of others.
     """
     plan, state = plan_now(parts, terms, sizes, raw_input=raw_input)
-    wait_s, waited_s = worthwhile_wait(plan, state)
+    wait_s, waited_s = worthwhile_wait(plan, state, parts.planner.computes)
     if parts.config.refuse_late:
         left_s = terms.deadline_s - (parts.clock.now_s() - began_s)
         check_hopeful(waited_s if wait_s else plan.predicted_s, left_s, others, parts.pushback_s())
     while wait_s and parts.clock.sleep(wait_s, terms.abort.event):
         plan, state = plan_now(parts, terms, sizes, raw_input=raw_input)
-        wait_s, _ = worthwhile_wait(plan, state)
+        wait_s, _ = worthwhile_wait(plan, state, parts.planner.computes)
     return plan
 
 

@@ -87,8 +87,9 @@ def test_one_choice_is_predicted_as_among_all(seed: int, servers: int):
         server_room=seen.server_room * (rng.random(servers) > 0.2),
         option_mask=rng.random(seen.option_mask.shape) > 0.2,
     )
-    for option, row in enumerate(feasible_latency_s(seen)[0]):
-        chosen = [choice_latency_s(seen, option, server) for server in (*range(servers), DEVICE)]
+    computes = (rng.random(len(options.bits)) > 0.5) | options.is_local
+    for option, row in enumerate(feasible_latency_s(seen, computes)[0]):
+        chosen = [choice_latency_s(seen, option, server, computes) for server in (*range(servers), DEVICE)]
         np.testing.assert_allclose(chosen, row, rtol=1e-12)
 
 

@@ -55,6 +55,13 @@ def test_the_device_s_queue_holds_up_the_device_only(scale: float, chosen: int):
     assert PLANNER.next_server(plan_for(GRAPH.inputs, busy), busy, {0}) == chosen
 
 
+def test_an_input_is_sent_at_once_while_the_device_computes_for_others():
+    """With two seconds of other work the input is not held up, whatever else is predicted of it."""
+    idle, busy = state(server(1e12, 0.5)), state(server(1e12, 0.5), backlog_s=2.0)
+    assert plan_for(GRAPH.inputs, busy).predicted_s == plan_for(GRAPH.inputs, idle).predicted_s
+    assert PLANNER.plan(busy, np.inf).cut == GRAPH.inputs
+
+
 @pytest.mark.parametrize(
     ("option", "server_index", "said"),
     [

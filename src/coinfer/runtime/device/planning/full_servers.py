@@ -13,7 +13,7 @@ MIN_WAIT_S = 0.01
 """Waits are no shorter, so that many requests that wait take little of the processor."""
 
 
-def worthwhile_wait(plan: Plan, state: DeviceState) -> tuple[float, float]:
+def worthwhile_wait(plan: Plan, state: DeviceState, computes: np.ndarray) -> tuple[float, float]:
     """Return how long to wait for a full server before planning anew, and the latency to expect then, in seconds.
 
     Both are 0 if the plan asks a server, or if the device is sooner with all that waits there. Only options that are as
@@ -22,13 +22,14 @@ def worthwhile_wait(plan: Plan, state: DeviceState) -> tuple[float, float]:
     Args:
         plan: of a request of which nothing is computed.
         state: what the device believed when it was made.
+        computes: [O] as for `physics.latency.offload_ready_s`.
     """
     waits_s = _waits_s(state) if plan.server == DEVICE else {}
     o, option = plan.observation, plan.option
     sends = o.option_mask[0] & (o.option_upload_bits[0] > 0) & (o.option_accuracy[0] >= o.option_accuracy[0, option])
     if not waits_s or not sends.any():
         return 0.0, 0.0
-    head_s = np.where(o.option_device_s[0] > 0, o.device_backlog_s[0] + o.option_device_s[0], 0.0)
+    head_s = np.where(computes, o.device_backlog_s[0], 0.0) + o.option_device_s[0]
     expected_s = {
         server: wait_s + float(np.min((head_s + _sent_s(o, server))[sends])) for server, wait_s in waits_s.items()
     }

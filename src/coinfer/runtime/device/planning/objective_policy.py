@@ -1,6 +1,7 @@
 """The policy that meets an objective as well as latency, accuracy and energy can be predicted."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 def policy_for(
     objective: Objective,
     to_mean: Callable[[OffloadObservation[np.ndarray]], OffloadObservation[np.ndarray]] | None = None,
+    computes: np.ndarray | None = None,
 ) -> Policy[np.ndarray]:
     """Return the policy of an objective; for latency alone that is the faster `least_latency`.
 
@@ -21,17 +23,19 @@ def policy_for(
         objective: goal and limits.
         to_mean: turns the observation of a request into that of the mean request, if some requests exit early; see
             `choose`. None if none do.
+        computes: [O] as for `physics.latency.offload_ready_s`.
     """
     plain = objective.goal == "latency" and not objective.min_accuracy and not objective.counts_energy
     if plain and to_mean is None:
-        return least_latency
-    return lambda observation: choose(objective, observation, to_mean and to_mean(observation))
+        return least_latency if computes is None else partial(least_latency, computes=computes)
+    return lambda observation: choose(objective, observation, to_mean and to_mean(observation), computes)
 
 
 def choose(
     objective: Objective,
     observation: OffloadObservation[np.ndarray],
     mean: OffloadObservation[np.ndarray] | None = None,
+    computes: np.ndarray | None = None,
 ) -> OffloadDecision[np.ndarray]:
     """Return the best option and server of each of K tasks.
 
@@ -43,13 +47,14 @@ def choose(
         objective: goal, least accuracy and transmit power; the other limits are the observation's.
         observation: of a request that takes no early exit; limits are judged by it.
         mean: of the mean request; goal and latency are judged by it. None stands for `observation`.
+        computes: [O] as for `physics.latency.offload_ready_s`.
 
     Returns:
         Option [K] and server [K], which is `DEVICE` for what stays there.
     """
-    latency_s = feasible_latency_s(observation)
+    latency_s = feasible_latency_s(observation, computes)
     costs = _costs(objective, observation, latency_s)
-    means = costs if mean is None else _costs(objective, mean, feasible_latency_s(mean))
+    means = costs if mean is None else _costs(objective, mean, feasible_latency_s(mean, computes))
     limits = {
         "latency": observation.deadline_s,
         "accuracy": np.full(len(latency_s), -objective.min_accuracy),

@@ -106,13 +106,16 @@ def within_limits(
     return observation._replace(option_server_s=np.where(too_large, math.inf, observation.option_server_s))
 
 
-def least_latency(observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:
+def least_latency(
+    observation: OffloadObservation[np.ndarray], computes: np.ndarray | None = None
+) -> OffloadDecision[np.ndarray]:
     """Return the option [K] and server [K] of least predicted latency for each task, the default policy.
 
     Args:
         observation: K tasks with O options, N servers.
+        computes: [O] as for `physics.latency.offload_ready_s`.
     """
-    latency_s = feasible_latency_s(observation)
+    latency_s = feasible_latency_s(observation, computes)
     tasks, _, servers = latency_s.shape
     flat = latency_s.reshape(tasks, -1)
     best = np.argmin(flat, axis=-1)
@@ -121,7 +124,7 @@ def least_latency(observation: OffloadObservation[np.ndarray]) -> OffloadDecisio
     return OffloadDecision(option=option, server=np.where(stays, DEVICE, server))
 
 
-def feasible_latency_s(observation: OffloadObservation[np.ndarray]) -> np.ndarray:
+def feasible_latency_s(observation: OffloadObservation[np.ndarray], computes: np.ndarray | None = None) -> np.ndarray:
     """Return the predicted latency of every choice, [K, O, N + 1]; it is infinite if the choice is not possible.
 
     A server is not possible if it has no room, or the option sends nothing. The last column is the device itself, which
@@ -129,6 +132,7 @@ def feasible_latency_s(observation: OffloadObservation[np.ndarray]) -> np.ndarra
 
     Args:
         observation: K tasks with O options, N servers.
+        computes: [O] as for `physics.latency.offload_ready_s`.
     """
     n = observation.uplink_bps.shape[-1]
     local_s = observation.device_backlog_s[:, None] + observation.option_device_s
@@ -137,11 +141,13 @@ def feasible_latency_s(observation: OffloadObservation[np.ndarray]) -> np.ndarra
     latency_s[..., n] = np.where(stays & observation.option_mask, local_s, np.inf)
     if n:
         usable_option = (observation.option_mask & ~stays)[..., None] & (observation.server_room > 0)
-        latency_s[..., :n] = np.where(usable_option, offload_latency_s(observation), np.inf)
+        latency_s[..., :n] = np.where(usable_option, offload_latency_s(observation, computes), np.inf)
     return latency_s
 
 
-def choice_latency_s(observation: OffloadObservation[np.ndarray], option: int, server: int) -> float:
+def choice_latency_s(
+    observation: OffloadObservation[np.ndarray], option: int, server: int, computes: np.ndarray | None = None
+) -> float:
     """Return the predicted latency of one choice, `feasible_latency_s(observation)[0, option, server]`, without the
     others.
 
@@ -149,12 +155,14 @@ def choice_latency_s(observation: OffloadObservation[np.ndarray], option: int, s
         observation: of one task.
         option: index of the option.
         server: index of the server, or `DEVICE`.
+        computes: [O] as for `physics.latency.offload_ready_s`.
     """
     o, bits = observation, float(observation.option_upload_bits[0, option])
     possible = bits == 0 if server == DEVICE else bits > 0 and o.server_room[server] > 0
     if not possible or not o.option_mask[0, option]:
         return math.inf
-    computed_s = float(o.device_backlog_s[0] + o.option_device_s[0, option])
+    waits_s = float(o.device_backlog_s[0]) if computes is None or computes[option] else 0.0
+    computed_s = waits_s + float(o.option_device_s[0, option])
     if server == DEVICE:
         return computed_s
     on_air_s = upload_s(bits, o.uplink_bps[0, server])
@@ -164,12 +172,15 @@ def choice_latency_s(observation: OffloadObservation[np.ndarray], option: int, s
     )
 
 
-def policy_choice(policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> tuple[int, int, float]:
+def policy_choice(
+    policy: Policy[np.ndarray], observation: OffloadObservation[np.ndarray], computes: np.ndarray | None = None
+) -> tuple[int, int, float]:
     """Return the option, server and predicted latency that a policy chooses; infinite for what cannot be done.
 
     Args:
         policy: may raise what it likes.
         observation: of one task.
+        computes: [O] as for `physics.latency.offload_ready_s`.
 
     Raises:
         ValueError: if the decision is none for one task, or names an option or server that does not exist.
@@ -187,4 +198,4 @@ def policy_choice(policy: Policy[np.ndarray], observation: OffloadObservation[np
         server = DEVICE  # whatever a policy says of the server of what is not sent
     if not DEVICE <= server < servers:
         raise ValueError(f"decision.server is {server}, expected {DEVICE} to {servers - 1}")
-    return option, server, choice_latency_s(observation, option, server)
+    return option, server, choice_latency_s(observation, option, server, computes)

@@ -69,7 +69,9 @@ class Planner:
         self._stats = self.cascade.stats(branched, table, self.accuracy)
         self.options = branched._replace(accuracy=self._stats.accuracy)
         """The O options that policies choose from."""
-        self.objective_policy = policy_for(self.objective, self._stats.mean_observation if thresholds else None)
+        self.computes = np.array([cut != graph.inputs for cut in self.options.cuts])
+        """[O] false for options of which the device computes nothing, so that they do not wait for its processor."""
+        self.objective_policy = self._policy_for(self.objective, exits_early=bool(thresholds))
         """The planner's own policy."""
         self.policy = configured or self.objective_policy
         """The policy of requests that bring none of their own."""
@@ -168,7 +170,7 @@ class Planner:
             observation = observation._replace(option_mask=observation.option_mask & (self.options.exit == exit_))
         fallback = self.objective_policy
         if objective is not None or not early_exit:
-            fallback = policy_for(wanted, self._stats.mean_observation if early_exit and self.exits_early else None)
+            fallback = self._policy_for(wanted, exits_early=early_exit and self.exits_early)
         configured = fallback if objective is not None or self.policy is self.objective_policy else self.policy
         option, server, predicted_s = self._decide(self._fit(policy or configured) or fallback, observation, fallback)
         route = route_of(self.options, option, server, self.servers, deadline_s)
@@ -271,6 +273,9 @@ class Planner:
             return self.accuracy.accuracy(exit_)
         return measured_accuracy(self.accuracy)(exit_, first.cut, first.bits)
 
+    def _policy_for(self, objective: Objective, *, exits_early: bool) -> Policy[np.ndarray]:
+        return policy_for(objective, self._stats.mean_observation if exits_early else None, self.computes)
+
     def _at(self, sizes: Sizes) -> SizedTimes:
         graph, table, plain, options = self.graph, self._table, self._plain_options, self.options
         short = tuple(rounded_sizes(dict(sizes)).items())
@@ -309,11 +314,11 @@ class Planner:
         A policy that raises or chooses what cannot be done is replaced: inference never fails for a policy.
         """
         try:
-            chosen = policy_choice(policy, observation)
+            chosen = policy_choice(policy, observation, self.computes)
         except Exception as error:
             self._report(policy, error)
-            chosen = policy_choice(fallback, observation)
-        return chosen if math.isfinite(chosen[2]) else policy_choice(fallback, observation)
+            chosen = policy_choice(fallback, observation, self.computes)
+        return chosen if math.isfinite(chosen[2]) else policy_choice(fallback, observation, self.computes)
 
     def _fit(self, policy: Policy[np.ndarray]) -> Policy[np.ndarray] | None:
         """Return a loaded policy fitted to these options and servers, or None as `fit` does; any other as it is."""
