@@ -1,6 +1,7 @@
 """The demo's schemes, its summary and the traces that it gives to links."""
 
 import io
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,24 @@ from tests.tables import analytic_table, made_up_accuracy
 from typer.testing import CliRunner
 
 from coinfer.cli.main import app
-from coinfer.demo import report, run
-from coinfer.demo.live import LiveTable, cells, headings
+from coinfer.demo import crowd, report, run
+from coinfer.demo.live import LivePicture
 from coinfer.demo.pictures import load_pictures
-from coinfer.demo.replay import link_traces
 from coinfer.demo.report import View
-from coinfer.demo.schemes import PLANNER, TRAINED_POLICY, device_only, fixed_best, schemes, server_only
-from coinfer.demo.settings import DemoSettings, deadline_for, demo_settings, link_scale_for
+from coinfer.demo.rounds import Answer
+from coinfer.demo.schemes import (
+    PLANNER,
+    TRAINED_POLICY,
+    FixedChoice,
+    at_state,
+    best_in_hindsight,
+    device_only,
+    fixed_best,
+    schemes,
+    server_only,
+)
+from coinfer.demo.script import PHASES, PICTURE_SHARE, file_traces, phase_traces, trace_phase
+from coinfer.demo.settings import SERVER_SHARES, DemoSettings, demo_settings, fitted
 from coinfer.graph.open_model import open_model
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.options.compile import compile_options
@@ -26,7 +38,7 @@ from coinfer.records import Record
 from coinfer.resources import TRACES
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
-from coinfer.runtime.device.planning.observation import observe
+from coinfer.runtime.device.planning.observation import choice_latency_s, observe
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.images import ImageError
 from coinfer.traces import TraceError
@@ -43,6 +55,10 @@ def observation_at(rates_bps, backlog_s=0.0, scale=1.0):
     return observe(OPTIONS, servers, np.inf, 0.0, device_scale=10.0)
 
 
+def planner_of(servers=("a:1", "b:1"), options=OPTIONS, **settings) -> Planner:
+    return Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(servers=servers, **settings), options)
+
+
 def test_each_scheme_does_what_its_name_says():
     fast, slow = observation_at([1e9, 1e3]), observation_at([1e2, 1e2])
     assert device_only(OPTIONS)(fast).server[0] == DEVICE
@@ -52,18 +68,41 @@ def test_each_scheme_does_what_its_name_says():
         assert OPTIONS.cuts[decision.option[0]] == GRAPH.inputs
         assert decision.server[0] != DEVICE
     assert only(fast).server[0] == 0
-    fixed = fixed_best(slow, [1e9, 1e3])
-    assert fixed(slow) == fixed(fast), "it never adapts"
-    assert fixed(slow).server[0] == 0, "chosen at the mean rates, not at those of the moment"
-    assert fixed_best(fast, [1e2, 1e2])(fast).server[0] == DEVICE
-    plain = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(), OPTIONS)
-    assert next(iter(schemes(plain, fast, [1e9, 1e3]))) == PLANNER
-    here = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(), OPTIONS.take(OPTIONS.is_local))
-    assert "server only" not in schemes(here, observe(here.options, [], np.inf, 0.0), [])
-    trained = Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(policy=device_only(OPTIONS)), OPTIONS)
-    compared = schemes(trained, fast, [1e9, 1e3])
-    assert list(compared)[:2] == [TRAINED_POLICY, PLANNER]
-    assert [name for name, scheme in compared.items() if scheme.is_adaptive] == [TRAINED_POLICY, PLANNER]
+    assert fixed_best(at_state(slow, [1e9, 1e3])).server == 0, "chosen at the mean rates, not at those of the moment"
+    assert fixed_best(at_state(fast, [1e2, 1e2])).server == DEVICE
+    cut = fixed_best(at_state(slow, [1e3, 1e9]))
+    compared = schemes(planner_of(), cut, FixedChoice(len(OPTIONS.bits) - 1, DEVICE))
+    assert list(compared) == [PLANNER, "device only", "server only", "fixed best cut", "best fixed choice"]
+    assert compared["fixed best cut"].servers == ("b:1",), "it never adapts: it knows one server and one cut"
+    assert compared["fixed best cut"].options.cuts[0] == OPTIONS.cuts[cut.option]
+    assert compared["best fixed choice"].servers == ()
+    here = planner_of((), OPTIONS.take(OPTIONS.is_local))
+    assert "server only" not in schemes(here, FixedChoice(0, DEVICE), FixedChoice(0, DEVICE))
+    trained = schemes(planner_of(policy=device_only(OPTIONS)), cut, cut)
+    assert list(trained)[:2] == [TRAINED_POLICY, PLANNER]
+    assert [name for name, scheme in trained.items() if scheme.hedges] == [TRAINED_POLICY, PLANNER]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_fixed_choice_is_better_in_hindsight(seed: int):
+    """Against plain loops, over phases in which a server is dead or crowded."""
+    rng, planner = np.random.default_rng(seed), planner_of()
+    seen = observation_at([1e6, 1e6])
+    rates_bps = 10 ** rng.uniform(4, 8, (4, 2))
+    states = [
+        at_state(seen, rate, backlog, dead)
+        for rate, backlog, dead in zip(rates_bps, rng.uniform(0, 0.5, 4), ((), (0,), (0,), ()), strict=True)
+    ]
+    found = best_in_hindsight(planner, states, states)
+    last = len(OPTIONS.bits) - 1
+
+    def mean_s(option: int, server: int) -> float:
+        alone = [choice_latency_s(state, last, DEVICE, planner.computes) for state in states]
+        own = [choice_latency_s(state, option, server, planner.computes) for state in states]
+        return float(np.mean([a if np.isinf(b) else b for a, b in zip(alone, own, strict=True)]))
+
+    all_s = [mean_s(option, server) for option in range(last) for server in (0, 1)]
+    assert mean_s(found.option, found.server) == pytest.approx(min(*all_s, mean_s(last, DEVICE)))
 
 
 def test_with_exits_rivals_use_the_last():
@@ -76,49 +115,82 @@ def test_with_exits_rivals_use_the_last():
     assert options.triples[decision.option[0]] == (2, graph.inputs, 8)
 
 
-def record(i: int, latency_s: float, predicted_s: float = 0.1, fallback: str = "") -> Record:
-    outcome = Outcome(latency_s / 2, latency_s / 2, 0.0, 0.0, 0.0, latency_s, 0.0, 1.0, True, latency_s <= 0.15)
+def record(i: int, latency_s: float, predicted_s: float = 0.1, fallback: str = "", scheme: str = "planner") -> Record:
+    outcome = Outcome(latency_s / 2, latency_s / 2, 0.0, 0.0, 0.0, latency_s, 0.02, 1.0, True, latency_s <= 0.15)
     route = Route((Hop("device", ("input",), 8), Hop("a:1", ("logits",), 32)), 0, 0.15)
-    return Record("planner", i, 0.3 * i, 1e6, route, "a:1", fallback, predicted_s, 8e3, outcome)
+    return Record(scheme, i, 0.3 * i, 1e6, route, "a:1", fallback, predicted_s, 8e3, outcome)
 
 
 def test_the_summary_is_what_the_records_say():
-    records = [record(0, 0.1), record(1, 0.2, fallback="a:1: late"), record(2, 0.1), record(3, 0.4)]
-    summary = report.summarise(records, [True, True, False, True])
+    own = [record(0, 0.1), record(1, 0.2, fallback="a:1: late"), record(2, 0.1), record(3, 0.4)]
+    others = [record(i, 2 * one.outcome.latency_s, scheme="server only") for i, one in enumerate(own)]
+    right = [True, True, False, True]
+    rounds = [
+        [Answer(i // 2, i, one, is_right), Answer(i // 2, i, other, True)]
+        for i, (one, other, is_right) in enumerate(zip(own, others, right, strict=True))
+    ]
+    summary, behind = report.summarise(rounds)
     assert summary.requests == 4
     assert summary.mean_s == pytest.approx(0.2)
+    assert summary.by_phase_s == pytest.approx((0.15, 0.25))
     assert summary.in_time == pytest.approx(0.5)
     assert summary.sent_bytes == pytest.approx(1000)
+    assert summary.energy_j == pytest.approx(0.02)
     assert summary.fallbacks == 1
     assert summary.prediction_error == pytest.approx(0.25)
     assert summary.right == pytest.approx(0.75)
     assert summary.exits == (1.0,)
     assert 0.35 < summary.p95_s < 0.4
+    assert (summary.behind, summary.behind_interval) == (0, 0)
+    assert behind.behind == pytest.approx(1.0), "twice as long"
+    spread = np.sqrt(2 * 0.05**2 * 2 + 2 * 0.15**2 * 2) * report.INTERVAL / 4  # within each phase
+    assert summary.mean_interval_s == pytest.approx(spread)
+    assert behind.behind_interval == pytest.approx(spread / 0.2)
+    assert report.comparison([summary, behind], 0.15, View(("input",))).row_count == 2
 
 
 def test_exits_and_labels_are_shown_where_there_are_any():
     early = record(0, 0.1)._replace(exit=1, route=record(0, 0.1).route._replace(exit=2))
     full, plain = View(("input",), True, True), View(("input",))
-    for view in (full, plain):
-        assert len(cells(early, True, view)) == len(headings(view))
-    assert cells(early, False, full)[3:5] == ["2 sure", "-"]
-    assert cells(early, False, full)[-1] == "wrong"
-    assert report.choice_name(early, full) == "2 sure"
-    assert report.choice_name(record(0, 0.1), full) == "1 (input)"
+    assert report.choice_name(early, full) == "exit 2, sure"
+    assert report.choice_name(record(0, 0.1), full) == "exit 1 (input)"
     assert report.choice_name(record(0, 0.1), plain) == "(input)"
-    table = report.comparison([report.summarise([early, record(1, 0.2)], [True, False])], 0.15, full)
-    shown = [column.header for column in table.columns]
-    assert shown[-3:] == ["right", "expected", "by exit, %"]
+    rounds = [[Answer(0, 0, early, True)], [Answer(0, 1, record(1, 0.2), False)]]
+    table = report.comparison(report.summarise(rounds), 0.15, full)
+    assert [column.header for column in table.columns][-2:] == ["right", "by exit, %"]
     assert list(table.columns[-1].cells) == ["50 50"]
 
 
-def test_small_networks_are_slowed_with_their_links_unless_told():
+def test_the_story_is_the_same_on_every_machine():
+    """A machine that is ten times slower is slowed ten times less, and links follow from the device's time."""
+    settings = demo_settings("alexnet-exits", {}, {})
+    fast, slow, large = (fitted(settings, whole_s) for whole_s in (0.0005, 0.005, 0.5))
+    assert fast.device_slowdown == pytest.approx(10 * slow.device_slowdown)
+    assert fast.deadline_s == slow.deadline_s < 0.4
+    for found, whole_s in ((fast, 0.0005), (slow, 0.005)):
+        own_s = found.device_slowdown * whole_s
+        served_s = [whole_s * slowdown / own_s for slowdown in found.edge_slowdowns]
+        assert served_s == pytest.approx(SERVER_SHARES, rel=0.02)
+    assert large.edge_slowdowns == (1, 1, 1), "no server is faster than this machine"
+    assert large.device_slowdown == 6
+    given = fitted(demo_settings("alexnet-exits", {}, {}, device_slowdown=9.0, deadline_s=0.1), 0.001)
+    assert (given.device_slowdown, given.device.slowdown, given.deadline_s) == (9.0, 9.0, 0.1)
+    for phase in PHASES:
+        traces = phase_traces(phase, 4, 24e3, 0.4)
+        shares = [24e3 / trace.mean_bps / 0.4 for trace in traces]
+        assert shares == pytest.approx([*phase.picture_shares, phase.picture_shares[-1]])
+    phase, traces = trace_phase(list(file_traces(str(TRACES), 3).values()), None, 24e3, 0.4)
+    assert 24e3 / np.mean([trace.mean_bps for trace in traces]) == pytest.approx(PICTURE_SHARE * 0.4, rel=0.05)
+    assert not phase.crowded
+
+
+def test_settings_are_those_of_the_network_unless_told():
     small, plain = demo_settings("alexnet-exits", {}, {}), demo_settings("resnet50", {}, {})
-    assert (small.link_scale, small.deadline_s, small.device.bits) == (None, None, (16, 8, 4))
-    assert (small.device.slowdown, plain.device.slowdown) == (200.0, 6.0)
+    assert (small.device.bits, plain.device.bits) == ((16, 8, 4), None)
     assert small.device.objective.min_accuracy > 0.7
-    assert (plain.link_scale, plain.device.objective.min_accuracy, plain.deadline_s) == (1.0, 0.0, 0.25)
-    energy = {"goal": "energy", "power_w": 3.0, "min_accuracy": None}
+    assert plain.device.objective.min_accuracy == 0.0
+    assert plain.device.objective.power_w > 0, "energy is reckoned for every goal"
+    energy = {"goal": "energy", "power_w": 2.0, "min_accuracy": None}
     custom = demo_settings("alexnet-exits", {"bits": (8,), "jpeg_quality": None}, energy, deadline_s=0.1, runs=None)
     assert (custom.deadline_s, custom.device.bits, custom.device.objective.goal, custom.runs) == (
         0.1,
@@ -129,12 +201,6 @@ def test_small_networks_are_slowed_with_their_links_unless_told():
     assert custom.device.objective.min_accuracy == small.device.objective.min_accuracy
     confident = demo_settings("alexnet-exits", {"confidence": 0.2}, {})
     assert (small.device.confidence_loss, confident.device.confidence_loss) == (0.005, None)
-    assert deadline_for(small, 0.08) == pytest.approx(0.072)
-    assert link_scale_for(small, 0.08, 24e3, 10e6) == pytest.approx(0.0375, rel=0.03)
-    assert (deadline_for(plain, 0.08), link_scale_for(plain, 0.08, 24e3, 10e6)) == (0.25, 1.0)
-    scaled = link_traces(str(TRACES), 3, 0.03)
-    whole = link_traces(str(TRACES), 3)
-    assert [scaled[name].mean_bps / whole[name].mean_bps for name in whole] == pytest.approx([0.03] * 3)
 
 
 def test_sizes_limits_and_provider_hold_for_the_device_and_its_servers(monkeypatch: pytest.MonkeyPatch):
@@ -213,9 +279,9 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path: Path):
 
 
 def test_links_take_the_first_traces_of_a_file_or_one_at_different_times():
-    three = link_traces(str(TRACES), 3)
+    three = file_traces(str(TRACES), 3)
     assert list(three) == ["near", "mid", "far"]
-    one = link_traces(f"{TRACES}:far", 3)
+    one = file_traces(f"{TRACES}:far", 3)
     assert len(one) == 3
     rates = [trace.rate_at(0.0) for trace in one.values()]
     assert len(set(rates)) > 1
@@ -225,22 +291,54 @@ def test_links_take_the_first_traces_of_a_file_or_one_at_different_times():
 
 def test_an_unknown_trace_is_named_with_the_known(tmp_path: Path):
     with pytest.raises(TraceError, match="no trace 'moon'; it holds near, mid, far"):
-        link_traces(f"{TRACES}:moon", 3)
+        file_traces(f"{TRACES}:moon", 3)
     with pytest.raises(TraceError, match="no such file"):
-        link_traces(str(tmp_path / "none.csv"), 3)
+        file_traces(str(tmp_path / "none.csv"), 3)
 
 
-def test_the_live_table_fits_a_terminal_of_120_columns():
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_live_picture_fits_a_terminal_of_120_columns(is_terminal: bool):
     view = View(("input",), has_exits=True, has_labels=True)
     hops = (Hop("device", ("exit2.conv.relu",), 16), Hop("127.0.0.1:37711", ("exit2",), 32))
     outcome = Outcome(0.1, 0.123, 0.123, 0.123, 0.123, 0.999, 0.0, 0.8, True, True)
     record = Record(
-        "fixed best cut", 120, 1.0, 1.05e6, Route(hops, 1, 0.2), "127.0.0.1:37711", "", 0.1, 1e4, outcome, 1, ()
+        "best fixed choice", 120, 1.0, 1.05e6, Route(hops, 1, 0.2), "127.0.0.1:37711", "", 0.1, 1e4, outcome, 1, ()
     )
-    console = Console(width=120, force_terminal=True, no_color=True, file=io.StringIO())
-    with LiveTable(console, ["fixed best cut"], 10, view) as live:
-        live.add(record, True)
+    console = Console(width=120, force_terminal=is_terminal, no_color=True, file=io.StringIO())
+    with LivePicture(console, ["best fixed choice"], PHASES, 10, view, 0.4) as live:
+        live.begin(0)
+        live.add([Answer(0, 0, record, True)])
     shown = console.file.getvalue()
     assert "…" not in shown
-    assert "exit2.conv.relu" in shown
-    assert ":37711" in shown
+    for part in ("good links", "exit2.conv.relu", ":37711", "999", "right"):
+        assert part in shown
+
+
+class Refusing:
+    """A transport whose servers refuse at first, then answer at once, a few times."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.is_closed = False
+
+    def send(self, node: str, request: object, timeout_s: float) -> Future[object]:
+        self.asked.append(node)
+        done: Future[object] = Future()
+        if len(self.asked) < 3:
+            done.set_exception(RuntimeError("full"))
+        elif len(self.asked) < 8:
+            done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_crowd_keeps_asking_until_it_is_over(monkeypatch: pytest.MonkeyPatch):
+    transport = Refusing()
+    monkeypatch.setattr(crowd, "GrpcTransport", lambda: transport)
+    with crowd.Crowd(None, ["a:1", "b:1"], 2):  # type: ignore[arg-type]
+        pass
+    assert len(transport.asked) == 11, "seven answers and refusals, each followed by another try, and four under way"
+    assert set(transport.asked) == {"a:1", "b:1"}
+    assert transport.is_closed

@@ -3,6 +3,7 @@
 The console is as wide as the terminal, or 120 columns into a pipe, so that tables keep their words.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -32,6 +33,18 @@ def interrupted_quietly() -> Iterator[None]:
     finally:
         if is_usual:
             signal.signal(signal.SIGINT, before)
+
+
+def drain_at_eof() -> None:
+    """Send this process SIGTERM when its standard input ends: whoever holds the other end of the pipe is gone."""
+
+    def wait() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if sys.stdin is not None:
+        threading.Thread(target=wait, name="coinfer-eof", daemon=True).start()
 
 
 @contextmanager

@@ -27,31 +27,36 @@ from coinfer.cli.options import (
     parse_limits,
     parse_shapes,
 )
+from coinfer.demo.settings import MODEL, POWER_W, TRANSMIT_POWER_W
 from coinfer.runtime.device.config import DEFAULTS
 from coinfer.runtime.device.objective import Goal
 
 
 def demo(
-    model: Annotated[str, typer.Option(help="An ONNX file that takes pictures, or a network of the zoo.")] = "resnet50",
+    model: Annotated[str, typer.Option(help="An ONNX file that takes pictures, or a network of the zoo.")] = MODEL,
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of pictures, or of one folder for each class; shipped ones without."),
     ] = None,
     trace: Annotated[
         str | None,
-        typer.Option(help="Bandwidth traces: CSV of trace_id,time_s,throughput_bytes_per_s, or FILE:TRACE_ID."),
+        typer.Option(
+            help="Let links follow this instead of the phases: CSV of trace_id,time_s,throughput_bytes_per_s, or "
+            "FILE:TRACE_ID."
+        ),
     ] = None,
     link_scale: Annotated[
-        float | None,
-        typer.Option(min=1e-6, help="Rates of the links, times those of the trace. 1; fitted for alexnet-exits."),
+        float | None, typer.Option(min=1e-6, help="Rates of the links, times those of --trace; fitted without.")
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(min=1, help="Deadline of a request, milliseconds. 250; fitted for alexnet-exits.")
+        float | None, typer.Option(min=1, help="Deadline of a request, milliseconds; fitted without.")
     ] = None,
     device_slowdown: Annotated[
-        float | None, typer.Option(min=1.0, help="How many times slower than this one. 6; 200 for alexnet-exits.")
+        float | None, typer.Option(min=1.0, help="How many times slower than this machine; fitted without.")
     ] = None,
-    edge_slowdowns: Annotated[str, typer.Option(help="One edge server for each factor.")] = "2.5,1.5,1",
+    edge_slowdowns: Annotated[
+        str | None, typer.Option(help="One edge server for each factor, such as 2.5,1.5,1; three fitted ones without.")
+    ] = None,
     bits: Annotated[
         str | None,
         typer.Option(help="Allowed bits per element. What is exact or measured; 16,8,4 for alexnet-exits."),
@@ -60,7 +65,7 @@ def demo(
     provider: Provider = DEFAULTS.provider,
     shape: Shape = None,
     limit: Limit = None,
-    scheme_s: Annotated[float, typer.Option(min=1, help="Seconds that each scheme runs.")] = 25.0,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each phase; half a minute ends a phase, too.")] = 14,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
     goal: Annotated[
         Goal | None,
@@ -71,19 +76,20 @@ def demo(
         typer.Option(min=0, max=1, help="Limit: share of right answers. None; fitted for alexnet-exits."),
     ] = None,
     energy_mj: EnergyMj = 0.0,
-    power_w: PowerW = 0.0,
-    transmit_power_w: TransmitPowerW = 0.0,
+    power_w: PowerW = POWER_W,
+    transmit_power_w: TransmitPowerW = TRANSMIT_POWER_W,
     accuracy: Accuracy = None,
     confidence: Confidence = "",
     confidence_loss: ConfidenceLoss = None,
     policy: PolicyFile = None,
 ) -> None:
-    """Run a device and three edge servers on this machine, on real pictures and a bandwidth trace, and compare.
+    """Run a device and three edge servers on this machine, and compare how pictures are answered.
 
-    Four schemes answer the same requests on the same trace: the planner, device only, server only, fixed best cut; and
-    a trained policy where one is given. `alexnet-exits` is a small trained network with three exits.
+    Links become good and bad, a server dies, a crowd comes. In each round the planner, device only, server only, a
+    fixed best cut and the best fixed choice in hindsight answer the same picture. Speeds, links and deadline fit this
+    machine.
 
-    Example: [bold]coinfer demo --model alexnet-exits[/bold]
+    Example: [bold]coinfer demo --rounds 10[/bold]
     """
     from coinfer.demo.run import run_demo
     from coinfer.demo.settings import demo_settings
@@ -95,7 +101,6 @@ def demo(
         "accuracy": accuracy,
         "confidence": parse_confidence(confidence),
         "confidence_loss": confidence_loss,
-        "slowdown": device_slowdown,
         "provider": provider,
         "shapes": parse_shapes(shape),
         "limits": parse_limits(limit),
@@ -115,8 +120,9 @@ def demo(
         trace=trace,
         link_scale=link_scale,
         deadline_s=deadline_ms / 1e3 if deadline_ms else None,
-        edge_slowdowns=parse_factors(edge_slowdowns),
-        scheme_s=scheme_s,
+        device_slowdown=device_slowdown,
+        edge_slowdowns=parse_factors(edge_slowdowns) if edge_slowdowns else None,
+        rounds=rounds,
         runs=str(runs),
     )
     for name in ("SIGTERM", "SIGHUP"):  # a closed terminal or a supervisor must not leave the edge servers running

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coinfer.addresses import parse_addresses
-from coinfer.cli.console import interrupted_quietly
+from coinfer.cli.console import drain_at_eof, interrupted_quietly
 from coinfer.cli.options import (
     LIMIT_MIB,
     ControllerAddress,
@@ -66,6 +66,9 @@ def edge(
     state: Annotated[Path | None, typer.Option(help="Folder for what must survive a restart of a site's node.")] = None,
     insecure: Insecure = False,
     traces: Traces = "",
+    until_eof: Annotated[
+        bool, typer.Option("--until-eof", help="Drain when standard input ends, so as to end with who started it.")
+    ] = False,
 ) -> None:
     """Serve networks, whole or any part of them, over gRPC and REST (Open Inference Protocol v2).
 
@@ -95,6 +98,8 @@ def edge(
         announce=announce,
     )
     start_traces(traces, "coinfer-edge")
+    if until_eof:
+        drain_at_eof()
     agent = None
     if site is not None or controller:
         from coinfer.site.agent.joining import NodeOptions, join_edge

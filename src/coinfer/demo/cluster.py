@@ -66,8 +66,8 @@ def _start(
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="coinfer-edge-"))
     log = stack.enter_context((Path(folder) / "log").open("wb"))
     command = [sys.executable, "-m", "coinfer", "edge", model, "--grpc-port", "0", "--http-port", "0"]
-    command += ["--slowdown", str(slowdown), *extra]
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    command += ["--slowdown", str(slowdown), "--until-eof", *extra]  # the pipe closes however this process ends
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.PIPE)
     stack.callback(_stop, process)
     return process, log
 
@@ -87,6 +87,8 @@ def _wait_ready(process: subprocess.Popen[bytes], log: IO[bytes], timeout_s: flo
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Stop a process with SIGTERM, and with SIGKILL if that is not enough; a frozen process is woken first."""
+    assert process.stdin is not None
+    process.stdin.close()
     if process.poll() is not None:
         return
     if hasattr(signal, "SIGCONT"):

@@ -1,45 +1,50 @@
-"""The table that people watch while requests run."""
+"""The picture that people watch while requests run."""
 
-from collections import deque
 from collections.abc import Sequence
 
-from rich.console import Console, Group, JustifyMethod
+import numpy as np
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from coinfer.demo.report import View, cut_name
-from coinfer.records import Record
-from coinfer.units import MEGA, MILLI
+from coinfer.demo.report import View, choice_name, place_name
+from coinfer.demo.rounds import Answer
+from coinfer.demo.script import Phase
+from coinfer.units import MILLI
 
-ROWS = 12
-LOOPBACK = "127.0.0.1"
-"""Where all servers of the demo are: their ports tell them apart."""
+BAR = 20
+"""Characters of a bar that is as long as the device alone takes."""
 
 
-class LiveTable:
-    """Shows the last requests and the progress of the run, as a context manager.
+class LivePicture:
+    """Shows the present phase and the last answer of every scheme, as a context manager.
 
-    Without a terminal it prints one plain line for each request.
+    Without a terminal it prints one plain line for each round.
 
     Args:
         console: to print on.
-        names: of the schemes, in the order in which they run.
-        requests: of each scheme.
-        view: which columns are shown.
+        names: of the schemes.
+        phases: of the run, in their order.
+        rounds: of each phase.
+        view: what is shown of answers.
+        own_s: the device's time for the whole network.
     """
 
-    def __init__(self, console: Console, names: Sequence[str], requests: int, view: View):
-        self._console = console
-        self._view = view
-        self._rows: deque[tuple[Record, bool]] = deque(maxlen=ROWS)
-        self._progress = Progress(
-            TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        )
-        self._tasks = {name: self._progress.add_task(name, total=requests) for name in names}
+    def __init__(
+        self, console: Console, names: Sequence[str], phases: Sequence[Phase], rounds: int, view: View, own_s: float
+    ):
+        self._console, self._names, self._phases, self._view, self._own_s = console, names, phases, view, own_s
+        self._rounds = rounds
+        self._phase = 0
+        self._last: list[Answer] = []
+        self._latency_s: list[list[list[float]]] = [[[] for _ in phases] for _ in names]
+        self._progress = Progress(TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._task = self._progress.add_task("", total=rounds * len(phases))
         self._live = Live(console=console, refresh_per_second=8, get_renderable=self._render)
 
-    def __enter__(self) -> "LiveTable":
+    def __enter__(self) -> "LivePicture":
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -48,81 +53,57 @@ class LiveTable:
         if self._console.is_terminal:
             self._live.stop()
 
-    def add(self, record: Record, is_right: bool) -> None:
-        """Show one more request.
+    def begin(self, phase: int) -> None:
+        """Show a new phase.
 
         Args:
-            record: of a scheme in `names`.
-            is_right: whether the answer is right.
+            phase: its index.
         """
-        self._rows.append((record, is_right))
-        self._progress.advance(self._tasks[record.scheme])
+        self._phase = phase
+        self._progress.update(self._task, completed=phase * self._rounds)
         if not self._console.is_terminal:
-            self._console.print(" ".join(cells(record, is_right, self._view)), highlight=False)
+            self._console.print(_title(self._phases, phase), highlight=False, soft_wrap=True)
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Show the answers of a round.
+
+        Args:
+            answers: one of each scheme, in the order of the names.
+        """
+        self._last = list(answers)
+        for latency_s, answer in zip(self._latency_s, answers, strict=True):
+            latency_s[answer.phase].append(answer.record.outcome.latency_s)
+        self._progress.advance(self._task)
+        if not self._console.is_terminal:
+            said = (f"{answer.record.scheme} {' '.join(_cells(answer, self._view))}" for answer in answers)
+            self._console.print(f"  {answers[0].round + 1}: {'; '.join(said)}", highlight=False, soft_wrap=True)
 
     def _render(self) -> Group:
-        table = Table(title="requests, times in ms", title_justify="left", box=None, padding=(0, 1, 0, 0))
-        for heading, justify in headings(self._view):
-            table.add_column(heading, justify=justify, no_wrap=True)
-        for record, is_right in self._rows:
-            table.add_row(*cells(record, is_right, self._view), style="" if record.outcome.in_time else "red")
+        table = Table(title=_title(self._phases, self._phase), title_justify="left", box=None, padding=(0, 1, 0, 0))
+        for heading in ("scheme", "ms", "by", "how", *(("class",) if self._view.has_labels else ()), "mean ms", ""):
+            table.add_column(heading, justify="right" if "ms" in heading else "left", no_wrap=True)
+        for name, answer, latency_s in zip(self._names, self._last, self._latency_s, strict=False):
+            means = [float(np.mean(of_phase)) for of_phase in latency_s if of_phase]
+            row = [name, *_cells(answer, self._view), " ".join(f"{mean / MILLI:.0f}" for mean in means)]
+            late = not answer.record.outcome.in_time
+            table.add_row(*row, Text("█" * self._length(answer), style="red" if late else "green"))
         return Group(table, self._progress)
 
-
-HEADINGS: tuple[tuple[str, JustifyMethod], ...] = (
-    ("scheme", "left"),
-    ("#", "right"),
-    ("Mbit/s", "right"),
-    ("cut after", "left"),
-    ("bits", "right"),
-    ("by", "left"),
-    ("device", "right"),
-    ("up", "right"),
-    ("queue", "right"),
-    ("server", "right"),
-    ("down", "right"),
-    ("total", "right"),
-    ("time", "left"),
-)
+    def _length(self, answer: Answer) -> int:
+        return round(min(BAR * answer.record.outcome.latency_s / self._own_s, 1.5 * BAR))
 
 
-EXIT_HEADING: tuple[tuple[str, JustifyMethod], ...] = (("exit", "left"),)
-RIGHT_HEADING: tuple[tuple[str, JustifyMethod], ...] = (("class", "left"),)
+def _title(phases: Sequence[Phase], index: int) -> str:
+    phase = phases[index]
+    return f"{index + 1} of {len(phases)}: {phase.name}; best should be {phase.expects}"
 
 
-def headings(view: View) -> tuple[tuple[str, JustifyMethod], ...]:
-    """Return heading and alignment of each column.
-
-    Args:
-        view: with exits, one column says which exit answered; with labels, one says whether the answer is right.
-    """
-    exits = EXIT_HEADING if view.has_exits else ()
-    return (*HEADINGS[:3], *exits, *HEADINGS[3:], *(RIGHT_HEADING if view.has_labels else ()))
-
-
-def cells(record: Record, is_right: bool, view: View) -> list[str]:
-    """Return one row of the table, with times in milliseconds.
-
-    Args:
-        record: of the request.
-        is_right: whether the answer is right; shown only with labels.
-        view: which columns are shown.
-    """
-    outcome, head = record.outcome, record.route.hops[0]
-    exited_early = record.exit != record.route.exit
-    offloaded = len(record.route.hops) > 1 and not exited_early
-    parts = (outcome.device_s, outcome.upload_s, outcome.queue_s, outcome.server_s, outcome.download_s)
-    exits = [f"{record.exit + 1}{' sure' if exited_early else ''}"] if view.has_exits else []
+def _cells(answer: Answer, view: View) -> list[str]:
+    record = answer.record
+    right = ["right" if answer.is_right else "wrong"] if view.has_labels else []
     return [
-        record.scheme,
-        str(record.request),
-        f"{record.link_bps / MEGA:.2g}" if offloaded else "-",
-        *exits,
-        "-" if exited_early else cut_name(record, view.inputs),
-        str(head.bits) if offloaded else "-",
-        record.executed_on.removeprefix(LOOPBACK) + (" (fallback)" if record.fallback else ""),
-        *(f"{part / MILLI:.0f}" for part in parts),
-        f"{outcome.latency_s / MILLI:.0f}",
-        "ok" if outcome.in_time else "late",
-        *([("right" if is_right else "wrong")] if view.has_labels else []),
+        f"{record.outcome.latency_s / MILLI:.0f}",
+        place_name(record) + ("*" if record.fallback else ""),
+        choice_name(record, view),
+        *right,
     ]

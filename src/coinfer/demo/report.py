@@ -1,20 +1,23 @@
-"""The results of a run: a comparison on the same inputs and traces, as a table, a JSON record and a plot."""
+"""The results of a run: a comparison of the schemes, round by round, as a table and a JSON record."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 
-from coinfer.files import write_atomic, write_figure
+from coinfer.demo.rounds import Answer
+from coinfer.demo.script import Phase
+from coinfer.files import write_atomic
 from coinfer.records import Record, as_json
-from coinfer.traces import Trace
-from coinfer.units import MEGA, MILLI, bytes_of_bits
+from coinfer.units import MILLI, bytes_of_bits
 
-if TYPE_CHECKING:  # an extra, needed for the plot only
-    from matplotlib.axes import Axes
+INTERVAL = 1.96
+"""Standard errors on each side of a mean that hold it with 95 % probability."""
+PARTS = ("device_s", "upload_s", "queue_s", "server_s", "download_s")
+"""What an answer's latency consists of."""
 
 
 class View(NamedTuple):
@@ -32,16 +35,26 @@ class View(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The results of one scheme over the whole run."""
+    """The results of one scheme over the whole run; every phase counts as much as the number of its rounds."""
 
     scheme: str
     requests: int
     mean_s: float
+    mean_interval_s: float
+    """Half the 95 % interval of the mean: only what differs within a phase counts as chance."""
+    by_phase_s: tuple[float, ...]
+    """Mean of each phase."""
+    behind: float
+    """Mean latency over that of the first scheme, less one."""
+    behind_interval: float
+    """Half its 95 % interval, from the differences of each round."""
     p95_s: float
     in_time: float
     """Share of requests that met the deadline."""
     sent_bytes: float
     """Mean per request."""
+    energy_j: float
+    """Mean per request, by the device's power while it computes and sends."""
     fallbacks: int
     prediction_error: float
     """Median of |predicted - measured| / measured latency."""
@@ -51,6 +64,17 @@ class Summary(NamedTuple):
     """Mean expected accuracy of the answers; 1 without an accuracy table."""
     exits: tuple[float, ...]
     """Share of answers by exit, up to the last exit that answered."""
+    parts_s: dict[str, float]
+    """Mean of each part of the latency."""
+
+
+def place_name(record: Record) -> str:
+    """Return who answered, for people; all servers of the demo are on one host, so the port tells them apart.
+
+    Args:
+        record: of the request.
+    """
+    return record.executed_on if record.executed_on == "device" else f":{record.executed_on.rpartition(':')[2]}"
 
 
 def choice_name(record: Record, view: View) -> str:
@@ -63,10 +87,10 @@ def choice_name(record: Record, view: View) -> str:
     if not view.has_exits:
         return cut_name(record, view.inputs)
     if record.exit != record.route.exit:
-        return f"{record.exit + 1} sure"
+        return f"exit {record.exit + 1}, sure"
     sends = len(record.route.hops) > 1
     bits = f" {record.route.hops[0].bits} bit" if sends and record.route.hops[0].cut != view.inputs else ""
-    return f"{record.exit + 1} {cut_name(record, view.inputs)}{bits}"
+    return f"exit {record.exit + 1} {cut_name(record, view.inputs)}{bits}"
 
 
 def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
@@ -80,28 +104,54 @@ def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
     return "(all here)" if len(record.route.hops) == 1 else "(input)" if cut == inputs else "+".join(cut)
 
 
-def summarise(records: Sequence[Record], right: Sequence[bool]) -> Summary:
-    """Return the summary of one scheme.
+def summarise(rounds: Sequence[Sequence[Answer]]) -> list[Summary]:
+    """Return the summary of each scheme.
 
     Args:
-        records: of its requests, at least one.
-        right: whether each answer is right.
+        rounds: complete ones, at least one; each with an answer of each scheme, in the same order.
     """
-    latency_s = np.array([record.outcome.latency_s for record in records])
+    first_s = _latency_s([answers[0] for answers in rounds])
+    return [_summary([answers[i] for answers in rounds], first_s) for i in range(len(rounds[0]))]
+
+
+def _latency_s(answers: Sequence[Answer]) -> np.ndarray:
+    return np.array([answer.record.outcome.latency_s for answer in answers])
+
+
+def _summary(answers: Sequence[Answer], first_s: np.ndarray) -> Summary:
+    records = [answer.record for answer in answers]
+    latency_s, phases = _latency_s(answers), np.array([answer.phase for answer in answers])
     predicted_s = np.array([record.predicted_s for record in records])
+    known = np.isfinite(predicted_s)
+    errors = np.abs(predicted_s - latency_s)[known] / latency_s[known]
     return Summary(
         scheme=records[0].scheme,
         requests=len(records),
         mean_s=float(latency_s.mean()),
+        mean_interval_s=_interval(latency_s, phases),
+        by_phase_s=tuple(float(latency_s[phases == phase].mean()) for phase in np.unique(phases)),
+        behind=float(latency_s.mean() / first_s.mean() - 1),
+        behind_interval=_interval(latency_s - first_s, phases) / float(first_s.mean()),
         p95_s=float(np.percentile(latency_s, 95)),
         in_time=float(np.mean([record.outcome.in_time for record in records])),
         sent_bytes=float(np.mean([bytes_of_bits(record.sent_bits) for record in records])),
+        energy_j=float(np.mean([record.outcome.energy_j for record in records])),
         fallbacks=sum(bool(record.fallback) for record in records),
-        prediction_error=float(np.median(np.abs(predicted_s - latency_s) / latency_s)),
-        right=float(np.mean(right)),
+        prediction_error=float(np.median(errors)) if known.any() else 0.0,
+        right=float(np.mean([answer.is_right for answer in answers])),
         expected_right=float(np.mean([record.outcome.accuracy for record in records])),
         exits=tuple((np.bincount([record.exit for record in records]) / len(records)).tolist()),
+        parts_s={part: float(np.mean([getattr(record.outcome, part) for record in records])) for part in PARTS},
     )
+
+
+def _interval(values: np.ndarray, phases: np.ndarray) -> float:
+    """Return half the 95 % interval of the mean of values whose phases are given, not drawn."""
+    variance = 0.0
+    for phase in np.unique(phases):
+        own = values[phases == phase]
+        variance += own.var(ddof=1) * len(own) if len(own) > 1 else 0.0
+    return float(INTERVAL * np.sqrt(variance) / len(values))
 
 
 def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> Table:
@@ -112,40 +162,46 @@ def comparison(summaries: Sequence[Summary], deadline_s: float, view: View) -> T
         deadline_s: of the requests, for the title.
         view: which columns are shown.
     """
-    table = Table(title=f"same inputs, same trace, deadline {deadline_s / MILLI:.0f} ms", title_justify="left")
+    title = f"{summaries[0].requests} rounds, deadline {deadline_s / MILLI:.0f} ms, ± 95 % intervals"
+    table = Table(title=title, title_justify="left")
     table.add_column("scheme", no_wrap=True)
-    for heading in ("mean ms", "p95 ms", "in time", "kB sent", "fall- backs", "pred. error", view.criterion):
+    headings = ("mean ms", f"over {summaries[0].scheme}", "by phase, ms", "p95 ms", "in time", "kB sent", "mJ")
+    for heading in (*headings, "pred. error", view.criterion):
         table.add_column(heading, justify="right")
     if view.has_exits:
-        table.add_column("expected", justify="right")
         table.add_column("by exit, %", justify="right", no_wrap=True)
     for summary in summaries:
+        behind = f"{summary.behind:+.0%} ± {summary.behind_interval * 100:.0f}" if summary.behind else ""
         table.add_row(
             summary.scheme,
-            f"{summary.mean_s / MILLI:.0f}",
+            f"{summary.mean_s / MILLI:.0f} ± {summary.mean_interval_s / MILLI:.0f}",
+            behind,
+            " ".join(f"{mean_s / MILLI:.0f}" for mean_s in summary.by_phase_s),
             f"{summary.p95_s / MILLI:.0f}",
             f"{summary.in_time:.0%}",
-            f"{summary.sent_bytes / 1e3:.0f}",
-            str(summary.fallbacks),
+            f"{summary.sent_bytes / 1e3:.1f}",
+            f"{summary.energy_j / MILLI:.0f}",
             f"{summary.prediction_error:.0%}",
             f"{summary.right:.1%}",
-            *(
-                (f"{summary.expected_right:.1%}", " ".join(f"{s * 100:.0f}" for s in summary.exits))
-                if view.has_exits
-                else ()
-            ),
+            *((" ".join(f"{s * 100:.0f}" for s in summary.exits),) if view.has_exits else ()),
         )
     return table
 
 
 def write_json(
-    path: Path, settings: Mapping[str, object], summaries: Sequence[Summary], pictures: str, view: View
+    path: Path,
+    settings: Mapping[str, object],
+    phases: Sequence[Phase],
+    summaries: Sequence[Summary],
+    pictures: str,
+    view: View,
 ) -> None:
-    """Write settings and summaries; the run log beside the file holds the single requests.
+    """Write settings, phases and summaries; the run log beside the file holds the single requests.
 
     Args:
         path: of the file; an existing one is replaced.
         settings: of the demo, by name.
+        phases: that were played.
         summaries: of the schemes.
         pictures: description of the pictures.
         view: of the run.
@@ -153,88 +209,11 @@ def write_json(
     Raises:
         OSError: if the file cannot be written.
     """
-    schemes = [as_json(summary) for summary in summaries]
-    content = {"settings": as_json(settings), "pictures": pictures, "right means": view.criterion, "schemes": schemes}
+    content = {
+        "settings": as_json(settings),
+        "phases": [as_json(phase) for phase in phases],
+        "pictures": pictures,
+        "right means": view.criterion,
+        "schemes": [as_json(summary) for summary in summaries],
+    }
     write_atomic(path, json.dumps(content, indent=2, default=str) + "\n")
-
-
-def plot(
-    path: Path,
-    records: Mapping[str, Sequence[Record]],
-    summaries: Sequence[Summary],
-    traces: Mapping[str, Trace],
-    view: View,
-    deadline_s: float,
-) -> None:
-    """Draw link rates, the first scheme's choices, the latency of every request, and mean latencies side by side.
-
-    Args:
-        path: of the PNG file.
-        records: by scheme, each sorted by time.
-        summaries: of the schemes, in the same order.
-        traces: of the links, by server address.
-        view: of the run.
-        deadline_s: of the requests.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (rates, chosen, latencies, bars) = plt.subplots(
-        4, 1, figsize=(9, 11.5), height_ratios=(1, 0.8, 1.5, 1), layout="constrained"
-    )
-    end_s = max(record.at_s for scheme_records in records.values() for record in scheme_records)
-    colours = {address: f"C{i + 4}" for i, address in enumerate(traces)} | {"device": "black"}
-    span_s = (-0.01 * end_s, 1.01 * end_s)  # markers at both ends are whole
-    grid = np.linspace(0, end_s, 600)
-    for address, trace in traces.items():
-        rates.plot(grid, [trace.rate_at(t) / MEGA for t in grid], label=address, lw=1.2, color=colours[address])
-    rates.set(ylabel="link rate, Mbit/s", xlim=span_s, ylim=(0, None), title="The links, the same for every scheme")
-    rates.set_ylim(top=1.2 * rates.get_ylim()[1])  # room for the legend
-    rates.legend(loc="upper right", fontsize=8, ncols=len(traces))
-    _choices(chosen, next(iter(records.values())), colours, view)
-    chosen.set(xlim=span_s)
-    for scheme_records, marker in zip(records.values(), "osv^DPX", strict=False):
-        times = [record.at_s for record in scheme_records]
-        latency = [record.outcome.latency_s / MILLI for record in scheme_records]
-        latencies.plot(times, latency, marker=marker, ms=4, lw=0.9, label=scheme_records[0].scheme)
-    latencies.axhline(deadline_s / MILLI, color="black", ls="--", lw=1, label="deadline")
-    latencies.set(ylabel="latency, ms", xlabel="time of the request, s", xlim=span_s, ylim=(0, None))
-    latencies.set_ylim(top=1.2 * latencies.get_ylim()[1])
-    latencies.legend(loc="upper left", fontsize=8, ncols=3)
-    _bars(bars, records, summaries, view)
-    write_figure(path, figure)
-    plt.close(figure)
-
-
-def _choices(axes: "Axes", records: Sequence[Record], colours: Mapping[str, str], view: View) -> None:
-    """Draw one row for each choice and one colour for each server; a cross marks servers that were asked in vain."""
-    names = [choice_name(record, view) for record in records]
-    rows = {name: row for row, name in enumerate(sorted(set(names), reverse=True))}
-    for record, name in zip(records, names, strict=True):
-        colour = colours.get(record.route.hops[-1].node, "black")
-        axes.plot(record.at_s, rows[name], marker="x" if record.fallback else "s", ms=5, color=colour)
-    axes.set_yticks(list(rows.values()), list(rows))
-    what = "exit, cut, bits" if view.has_exits else "cut"
-    axes.set(ylim=(-0.6, len(rows) - 0.4), title=f"What the {records[0].scheme} chose ({what}, colour of the server)")
-
-
-PARTS = ("device_s", "upload_s", "queue_s", "server_s", "download_s")
-
-
-def _bars(axes: "Axes", records: Mapping[str, Sequence[Record]], summaries: Sequence[Summary], view: View) -> None:
-    """Draw the mean latency of each scheme, split into its parts."""
-    names = [summary.scheme for summary in summaries]
-    left = np.zeros(len(names))
-    for part in PARTS:
-        width = np.array([np.mean([getattr(record.outcome, part) for record in records[name]]) for name in names])
-        axes.barh(names, width / MILLI, left=left, label=part.removesuffix("_s"))
-        left += width / MILLI
-    for row, summary in enumerate(summaries):
-        right = f", {summary.right:.1%} right" if view.has_labels else ""
-        text = f" {summary.mean_s / MILLI:.0f} ms, {summary.in_time:.0%} in time{right}"
-        axes.text(left[row], row, text, va="center")
-    axes.invert_yaxis()
-    axes.set(xlabel="mean latency, ms", xlim=(0, left.max() * 1.6))
-    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(PARTS))

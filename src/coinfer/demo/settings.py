@@ -1,49 +1,52 @@
-"""The settings of the demo, with defaults that depend on the network."""
+"""The settings of the demo; what is not given follows from what is measured on this machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from coinfer.graph.zoo.pretrained import accuracy_file
 from coinfer.profile.accuracy import AccuracyTable
-from coinfer.resources import TRACES
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.objective import Objective
 
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """The settings of a run of the demo. The deadline here holds for every request, not the device's."""
-
-    model: str = "resnet50"
-    images: str | None = None
-    """Folder of photographs, or labelled pictures as `profile.dataset` reads them; None takes the shipped ones."""
-    trace: str = str(TRACES)
-    """File, or `file:trace_id` for all links on one trace."""
-    link_scale: float | None = 1.0
-    """Factor on the trace's rates. None fits it to the device: at the mean rate, a picture takes `PICTURE_SHARE` of the
-    time that the device needs for the whole network."""
-    deadline_s: float | None = 0.25
-    """Of every request. None takes `DEADLINE_SHARE` of the time that the device needs for the whole network."""
-    edge_slowdowns: tuple[float, ...] = (2.5, 1.5, 1.0)
-    """Slow-down factors; one edge server for each."""
-    scheme_s: float = 25.0
-    """Time that each scheme runs."""
-    runs: str = "runs"
-    """Folder for records and plots."""
-    device: DeviceConfig = field(default_factory=lambda: DeviceConfig(slowdown=6.0))
-    """The device, without its servers and deadline."""
-
-
-PICTURE_SHARE, DEADLINE_SHARE = 0.8, 0.9
+MODEL = "alexnet-exits"
+DEVICE_S, LEAST_SLOWDOWN = 0.4, 6.0
+"""The device takes this long for the whole network, or is at least this many times slower than this machine."""
+SERVER_SHARES = (1 / 16, 1 / 12, 1 / 8)
+"""Time of each edge server for the whole network, as a share of the device's, where this machine is fast enough."""
+DEADLINE_SHARE = 0.9
+"""The deadline as a share of the device's time for the whole network."""
+POWER_W, TRANSMIT_POWER_W = 3.0, 1.2
+"""Made-up power of the device while it computes and while it sends, from which its energy is reckoned."""
 ACCURACY_LOSS = 0.01
 """Accuracy that answers may lose against the last exit, for networks that are shipped with their accuracy."""
 CONFIDENCE_LOSS = 0.005
 """The part of `ACCURACY_LOSS` that early exits may lose."""
-FITTED = {"link_scale": None, "deadline_s": None}
-SMALL_DEVICE = {"slowdown": 200.0, "bits": (16, 8, 4)}
-SMALL_MODELS = ("alexnet-exits", "alexnet-cifar-exits")
-"""Networks for pictures of 32 x 32, which have a fiftieth of the bits of 224 x 224 and take less than a millisecond.
-With slower links and a slower device, the choice matters as much as it does for large networks."""
+SMALL_BITS = (16, 8, 4)
+"""Bits per element for networks that are shipped with their accuracy at each of them."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """The settings of a run of the demo; None is fitted to this machine."""
+
+    model: str = MODEL
+    images: str | None = None
+    """Folder of photographs, or labelled pictures as `profile.dataset` reads them; None takes the shipped ones."""
+    trace: str | None = None
+    """Links follow this file, or `file:trace_id`, instead of the phases; no server dies then, no crowd comes."""
+    link_scale: float | None = None
+    """Factor on the trace's rates. None makes a picture take `script.PICTURE_SHARE` of the device's time."""
+    deadline_s: float | None = None
+    """Of every request."""
+    device_slowdown: float | None = None
+    edge_slowdowns: tuple[float, ...] | None = None
+    """One edge server for each."""
+    rounds: int = 14
+    """Rounds of each phase: in each, every scheme answers the same picture."""
+    runs: str = "runs"
+    """Folder for records and plots."""
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    """The device, without its servers, deadline and slowdown."""
 
 
 def demo_settings(
@@ -60,18 +63,14 @@ def demo_settings(
     Raises:
         UserError: if a value is out of range.
     """
-    small = model in SMALL_MODELS
     shipped_device, shipped_objective = _shipped(model)
-    objective_fields = shipped_objective | _without_none(objective)
-    device_fields = (SMALL_DEVICE if small else {}) | shipped_device | _without_none(device)
+    power = {"power_w": POWER_W, "transmit_power_w": TRANSMIT_POWER_W}
+    objective_fields = power | shipped_objective | _without_none(objective)
+    device_fields = shipped_device | _without_none(device)
     if "confidence" in _without_none(device):
         device_fields.pop("confidence_loss", None)
-    defaults = DemoSettings(model=model)
-    return replace(
-        defaults,
-        device=replace(defaults.device, objective=replace(Objective(), **objective_fields), **device_fields),
-        **((FITTED if small else {}) | _without_none(settings)),
-    )
+    config = replace(DeviceConfig(), objective=replace(Objective(), **objective_fields), **device_fields)
+    return replace(DemoSettings(model=model, device=config), **_without_none(settings))
 
 
 def _without_none(values: Mapping[str, object]) -> dict[str, object]:
@@ -88,27 +87,24 @@ def _shipped(model: str) -> tuple[dict[str, object], dict[str, object]]:
         return {}, {}
     table = AccuracyTable.load(file)
     min_accuracy = table.accuracy(len(table.exits) - 1) - ACCURACY_LOSS
-    device: dict[str, object] = {"confidence_loss": CONFIDENCE_LOSS} if table.confidence else {}
+    device: dict[str, object] = {"bits": SMALL_BITS}
+    device |= {"confidence_loss": CONFIDENCE_LOSS} if table.confidence else {}
     return device, {"min_accuracy": round(min_accuracy, 3)}
 
 
-def deadline_for(settings: DemoSettings, own_s: float) -> float:
-    """Return the deadline in seconds, fitted to the device's speed if none is given.
+def fitted(settings: DemoSettings, whole_s: float) -> DemoSettings:
+    """Return the settings with slow-downs and deadline that make the same story on every machine.
 
     Args:
         settings: of the demo.
-        own_s: the device's own time for the whole network.
+        whole_s: this machine's time for the whole network, measured now.
     """
-    return settings.deadline_s or float(f"{DEADLINE_SHARE * own_s:.2g}")
-
-
-def link_scale_for(settings: DemoSettings, own_s: float, picture_bits: float, mean_bps: float) -> float:
-    """Return the factor on the traces' rates, fitted to the device's speed if none is given.
-
-    Args:
-        settings: of the demo.
-        own_s: the device's own time for the whole network.
-        picture_bits: size of a picture as it is sent.
-        mean_bps: of the traces before scaling.
-    """
-    return settings.link_scale or float(f"{picture_bits / (PICTURE_SHARE * own_s) / mean_bps:.2g}")
+    slowdown = settings.device_slowdown or round(max(DEVICE_S / whole_s, LEAST_SLOWDOWN), 1)
+    shares = [round(max(slowdown * share, 1.0), 2) for share in SERVER_SHARES]
+    return replace(
+        settings,
+        device_slowdown=slowdown,
+        edge_slowdowns=settings.edge_slowdowns or tuple(shares),
+        deadline_s=settings.deadline_s or float(f"{DEADLINE_SHARE * slowdown * whole_s:.2g}"),
+        device=replace(settings.device, slowdown=slowdown),
+    )

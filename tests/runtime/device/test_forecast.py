@@ -21,7 +21,7 @@ def test_a_full_server_has_room_again_when_its_backlog_is_worked_off():
 
 @given(backlog=st.floats(0, 100), wait=st.floats(0, 200))
 def test_backlog_is_worked_off_at_one_second_per_second(backlog: float, wait: float):
-    server = est.after_reply(est.first_server(1e6, 0.0), backlog, 4.0, 5.0)
+    server = est.after_reply(est.first_server(1e6, 5.0), backlog, 4.0, 5.0)
     assert forecast.server_wait_s(server, 5.0 + wait) == pytest.approx(max(backlog - wait, 0.0), abs=1e-9)
 
 
@@ -42,6 +42,26 @@ def test_requests_under_way_hold_up_the_link_and_then_the_server_until_they_end(
     assert waits_s(answered, 1.5) == pytest.approx((0.5, 1.0))
     ended = est.after_end(est.after_end(two, 1.5), 2.0)
     assert waits_s(ended, 2.0) == (0, 0)
+
+
+@given(share=st.floats(0, 1), interval_s=st.floats(0.1, 0.6))
+def test_a_queue_that_others_fill_becomes_shorter_more_slowly(share: float, interval_s: float):
+    """Two seconds of work wait at first, and others bring new work for a share of the server's time."""
+    server = est.after_reply(est.first_server(1e6, 0.0), 2.0, 4.0, 0.0)
+    backlog_s, now_s = 2.0, 0.0
+    while now_s < 8.0 and backlog_s > interval_s:
+        now_s, backlog_s = now_s + interval_s, backlog_s - (1 - share) * interval_s
+        server = est.after_reply(server, backlog_s, 4.0, now_s)
+    learned = 1 - 0.5 ** (now_s / est.OTHERS_HALF_LIFE_S)
+    assert server.others_share == pytest.approx(share * learned, abs=1e-6)
+    later_s = now_s + 0.5 * interval_s
+    expected_s = max(backlog_s - (1 - server.others_share) * 0.5 * interval_s, 0.0)
+    assert forecast.server_wait_s(server, later_s) == pytest.approx(expected_s, abs=1e-6)
+    assert 0 <= forecast.standing_wait_s(server, later_s) <= forecast.server_wait_s(server, later_s)
+    for _ in range(100):
+        now_s += interval_s
+        server = est.after_reply(server, 0.0, 4.0, now_s)
+    assert server.others_share == pytest.approx(0.0, abs=1e-3), "they are gone"
 
 
 def test_work_of_others_on_the_server_does_not_hold_up_the_link():

@@ -10,7 +10,14 @@ import pytest
 from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
-from coinfer.runtime.device.server_pool import FIRST_EMPTY, SUSPECT_TIMEOUT_S, ServerPool
+from coinfer.runtime.device.link_estimate import after_exchange
+from coinfer.runtime.device.server_pool import (
+    FIRST_EMPTY,
+    SUSPECT_TIMEOUT_S,
+    ServerPool,
+    is_probe_due,
+    probe_bytes,
+)
 from coinfer.runtime.protocol.messages import TransportError
 from coinfer.runtime.transport.base import Pong
 from coinfer.units import bits_of_bytes
@@ -48,15 +55,23 @@ def test_the_way_to_a_server_is_known_though_opening_it_took_long(extra_s: Seque
     assert script.sizes[FIRST_EMPTY] > 0
     assert link.round_trip_s == pytest.approx(ROUND_TRIP_S, rel=0.11)
     for number in range(10):
-        link = est.after_exchange(link, 4.8e6, ROUND_TRIP_S + 4.8e6 / RATE_BPS, number * 0.1)
+        link = after_exchange(link, 4.8e6, ROUND_TRIP_S + 4.8e6 / RATE_BPS, number * 0.1)
     assert link.rate_bps == pytest.approx(RATE_BPS, rel=0.02)
 
 
-def test_what_was_exchanged_faster_shortens_the_round_trip_and_tells_no_rate():
-    link = est.after_ping(est.first_link(10e6, 0.0), 0.05)
-    assert est.after_exchange(link, 1e6, 0.02, 1.0) == link._replace(round_trip_s=0.02)
-    assert est.after_exchange(link, 1e6, -0.01, 1.0) == link
-    assert est.after_exchange(link, 1e6, 0.15, 1.0) == pytest.approx(est.after_transfer(link, 1e6, 0.1, 1.0))
+def test_a_link_is_probed_with_what_it_carries_in_a_moment():
+    """A fast link more at a time; a slow one seldom, and a very slow one with little; and all seldom while idle."""
+    fast, slow, dead = (
+        est.after_reply(est.first_server(rate_bps, 0.0), 0.0, 4.0, 0.0) for rate_bps in (100e6, 1e6, 1e4)
+    )
+    sizes = [probe_bytes(server, FIRST_EMPTY, 0.0) for server in (fast, slow, dead)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+    due = [is_probe_due(server, 0.0, 0.3, 0.3) for server in (fast, slow, dead)]
+    assert due == [True, False, True]
+    assert is_probe_due(slow, 0.0, 0.6, 0.6)
+    assert not is_probe_due(fast, 9.7, 0.0, 10.0), "nobody has asked for ten seconds"
+    assert is_probe_due(fast, 7.9, 0.0, 10.0)
 
 
 class Ticks:

@@ -47,6 +47,7 @@ def plan_now(
         raw_input: the request's input is no picture.
     """
     sizes = parts.planner.at(sizes).sizes
+    parts.client.pool.asked_s = parts.clock.now_s()
     state = parts.state(sizes)
     plan = parts.planner.plan(
         state,

@@ -4,34 +4,19 @@ import math
 from typing import NamedTuple
 
 from coinfer.options.table import Piece
+from coinfer.runtime.device.link_estimate import LinkEstimate, after_exchange, after_transfer, first_link
 
-HALF_LIFE_S = 1.5
-"""Age at which a transfer counts half in the link's rate."""
 SERVICE_GAIN = 0.3
 """Weight of the newest measured service time."""
 REST_S = 0.5
 """A server that failed is probed again after this time. The transport limits how often it is connected to."""
 REJECTED_REST_S = 8.0
 """The same of a server that does not serve the network."""
+OTHERS_HALF_LIFE_S = 0.5
+"""Age at which a report counts half in the share of a server's time that others take."""
 FAILURES_TO_EJECT = 2
 MAX_SIZED = 256
 """Pieces of large requests whose times are kept; the oldest are forgotten."""
-
-
-class LinkEstimate(NamedTuple):
-    """Decayed sums over transfers; their quotient is the rate, so that long transfers count more."""
-
-    bits: float
-    seconds: float
-    at_s: float
-    """When the last transfer ended."""
-    round_trip_s: float
-    """Smallest round trip of an empty message."""
-
-    @property
-    def rate_bps(self) -> float:
-        """Return the mean rate of recent transfers, weighted by their duration and age."""
-        return self.bits / self.seconds
 
 
 class Work(NamedTuple):
@@ -51,6 +36,25 @@ class ServiceEstimate(NamedTuple):
     """Shortest run."""
     at_s: float
     """When it last ran."""
+
+
+class Answered(NamedTuple):
+    """What was measured of a request that a server answered."""
+
+    size_bits: float
+    """Of request and reply."""
+    took_s: float
+    """From sending to the answer."""
+    link_wait_s: float
+    """Expected wait for transfers before it."""
+    queue_s: float
+    """Wait on the server, as it says."""
+    service_s: float
+    """Decoding, computing and encoding, as it says."""
+    backlog_s: float
+    """Work that waits there, as it says."""
+    room: float
+    """Requests that its queue still takes; infinite if it does not say."""
 
 
 class ServerEstimate(NamedTuple):
@@ -77,18 +81,10 @@ class ServerEstimate(NamedTuple):
     """The device does not ask it before this time; minus infinity if it does not rest."""
     limit_bits: float
     """Smallest upload that was too large for it; infinite if none was."""
+    others_share: float = 0.0
+    """Share of its time, 0 to 1, that new work of others takes: so much slower its backlog becomes shorter."""
     lacks: frozenset[Piece] = frozenset()
     """Pieces of a bottleneck that it does not have."""
-
-
-def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
-    """Return a first guess about a link; it weighs as much as a transfer of 10 ms.
-
-    Args:
-        rate_bps: guessed rate, above 0.
-        now_s: on the device's clock.
-    """
-    return LinkEstimate(rate_bps * 0.01, 0.01, now_s, 0.0)
 
 
 def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
@@ -111,49 +107,6 @@ def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
         down_until_s=now_s,
         limit_bits=math.inf,
     )
-
-
-def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
-    """Return the link after a transfer, with older transfers discounted by `HALF_LIFE_S`.
-
-    Args:
-        link: estimate so far.
-        size_bits: carried by the transfer.
-        seconds: time on the link, without the round trip's latency.
-        now_s: when the transfer ended.
-    """
-    weight = 0.5 ** (max(now_s - link.at_s, 0.0) / HALF_LIFE_S)
-    return link._replace(
-        bits=link.bits * weight + size_bits, seconds=link.seconds * weight + max(seconds, 1e-6), at_s=now_s
-    )
-
-
-def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
-    """Return the link after a message and its reply.
-
-    An exchange that took no longer than the believed round trip shows that the round trip is shorter, and says nothing
-    about the rate.
-
-    Args:
-        link: estimate so far.
-        size_bits: of the message and its reply together.
-        seconds: from sending to the reply, including the round trip's latency and without the server's work.
-        now_s: when the reply arrived.
-    """
-    if seconds <= link.round_trip_s:
-        return link._replace(round_trip_s=seconds) if seconds > 0 else link
-    return after_transfer(link, size_bits, seconds - link.round_trip_s, now_s)
-
-
-def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:
-    """Return the link with the smallest round trip seen; it grows by 5 % per ping, so that a changed path shows.
-
-    Args:
-        link: estimate so far.
-        round_trip_s: of an empty message.
-    """
-    known = link.round_trip_s
-    return link._replace(round_trip_s=round_trip_s if known == 0.0 else min(known * 1.05, round_trip_s))
 
 
 def after_send(server: ServerEstimate, size_bits: float, service_s: float, now_s: float) -> ServerEstimate:
@@ -196,11 +149,13 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
         now_s: when the reply arrived.
     """
     expected_s = server.free_s if server.in_flight else -math.inf
+    share = _others_share(server, backlog_s, now_s)
     limit_bits = server.limit_bits if server.failures < FAILURES_TO_EJECT else math.inf  # may differ after a restart
     return server._replace(
         free_s=max(now_s + backlog_s, expected_s),
         room=room,
         reported_s=now_s,
+        others_share=share,
         failures=0,
         down_until_s=-math.inf,
         limit_bits=limit_bits,
@@ -219,7 +174,18 @@ def after_report(server: ServerEstimate, backlog_s: float, room: float, at_s: fl
     if at_s <= server.reported_s:
         return server
     expected_s = server.free_s if server.in_flight else -math.inf
-    return server._replace(free_s=max(at_s + backlog_s, expected_s), room=room, reported_s=at_s)
+    share = _others_share(server, backlog_s, at_s)
+    return server._replace(free_s=max(at_s + backlog_s, expected_s), room=room, reported_s=at_s, others_share=share)
+
+
+def _others_share(server: ServerEstimate, backlog_s: float, now_s: float) -> float:
+    """Return the share of a server's time that others take, from how much backlog is there that was not expected."""
+    since_s = now_s - server.reported_s
+    if since_s <= 0:
+        return server.others_share
+    left_s = max(server.free_s - now_s, 0.0)
+    now_share = min(max((backlog_s - left_s) / since_s, 0.0), 1.0)
+    return now_share + 0.5 ** (since_s / OTHERS_HALF_LIFE_S) * (server.others_share - now_share)
 
 
 def after_service(
@@ -248,6 +214,25 @@ def after_service(
     return server._replace(service=service, scale=scale)
 
 
+def after_answer(
+    server: ServerEstimate, work: Work, answered: Answered, profiled_s: float, now_s: float
+) -> ServerEstimate:
+    """Return the server after it answered a request: what that says of its link, its load and its speed.
+
+    Args:
+        server: estimate so far.
+        work: what it computed.
+        answered: what was measured of the request.
+        profiled_s: how long the profiled machine takes for the work.
+        now_s: when the answer arrived.
+    """
+    under_way_s = answered.took_s - answered.service_s - answered.queue_s - answered.link_wait_s
+    if answered.link_wait_s == 0 or under_way_s > server.link.round_trip_s:  # a wait is a guess, no proof
+        server = server._replace(link=after_exchange(server.link, answered.size_bits, under_way_s, now_s))
+    server = after_reply(server, answered.backlog_s, answered.room, now_s)
+    return after_service(server, work, answered.service_s, profiled_s, now_s)
+
+
 def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     """Return the server after a failure.
 
@@ -264,7 +249,7 @@ def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
 
 
 def after_rejection(server: ServerEstimate, now_s: float) -> ServerEstimate:
-    """Return a server that cannot serve the network: it rests for the longest time, and is then probed again.
+    """Return a server that cannot serve the network: it rests for `REJECTED_S`, and is then probed again.
 
     Args:
         server: estimate so far.

@@ -82,7 +82,23 @@ def server_wait_s(server: ServerEstimate, now_s: float) -> float:
         server: present estimate.
         now_s: on the device's clock.
     """
-    return max(server.free_s - now_s, overdue_s(server, now_s))
+    if server.free_s <= server.reported_s:
+        return overdue_s(server, now_s)
+    came_s = server.others_share * (now_s - server.reported_s)
+    return max(server.free_s - now_s + came_s, overdue_s(server, now_s))
+
+
+def standing_wait_s(server: ServerEstimate, now_s: float) -> float:
+    """Return the part of `server_wait_s` that others' new work will have replaced by the time a request arrives.
+
+    A queue of q seconds that others fill for a share r of the server's time is (1 - r) t shorter after t. So a request
+    that arrives after t waits r q, and max((1 - r) q - t, 0) more, up to the moment at which the queue is empty.
+
+    Args:
+        server: present estimate.
+        now_s: on the device's clock.
+    """
+    return server.others_share * server_wait_s(server, now_s)
 
 
 def room_now(server: ServerEstimate, now_s: float) -> float:

@@ -110,8 +110,7 @@ class Processor:
             with self._queue.lock:
                 self._queue.backlog_s = max(self._queue.backlog_s - expected_s, 0.0)
         if expected_s > 0 and not (abort and abort.event.is_set()):
-            low, high = RATIO_RANGE
-            self._learn(sizes, 1 + SCALE_GAIN * (min(max(took_s / expected_s, low), high) - 1))
+            self._learn(sizes, scale_factor(took_s / expected_s))
         return computed
 
     def _learn(self, sizes: Sizes, factor: float) -> None:
@@ -122,3 +121,13 @@ class Processor:
         self._scales[sizes] = self._scales.pop(sizes, self.scale) * factor
         if len(self._scales) > MAX_SCALES:
             del self._scales[next(iter(self._scales))]
+
+
+def scale_factor(ratio: float) -> float:
+    """Return the factor by which a run corrects the estimated speed of the device.
+
+    Args:
+        ratio: of the measured time to the expected one.
+    """
+    low, high = RATIO_RANGE
+    return 1 + SCALE_GAIN * (min(max(ratio, low), high) - 1)

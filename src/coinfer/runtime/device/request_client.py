@@ -162,7 +162,7 @@ class RequestClient:
             work: what the server computes.
             request: the message.
             upload_bits: upload that the planner expects of the option; nothing as large is sent again if it is refused.
-            service_s: expected time of the server for the work.
+            service_s: expected time of the server for the work, with round trip and `forecast.standing_wait_s`.
             profiled_s: time of the profiled machine for it.
 
         Returns:
@@ -171,14 +171,16 @@ class RequestClient:
         now_s = self._clock.now_s()
         known = self.pool.estimates()[server]
         ready_s = latency.ready_s(0.0, forecast.link_wait_s(known, now_s), upload_bits / known.link.rate_bps)
+        standing_s = forecast.standing_wait_s(known, now_s)
         pending = self.send_untracked(server, work, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
-            expected_s=latency.end_s(ready_s, forecast.server_wait_s(known, now_s), service_s),
+            expected_s=latency.end_s(ready_s, forecast.server_wait_s(known, now_s) - standing_s, service_s),
             profiled_s=profiled_s,
             upload_bits=upload_bits,
             update_done=threading.Event(),
         )
-        self.pool.update(server, partial(est.after_send, size_bits=pending.size_bits, service_s=service_s, now_s=now_s))
+        own_s = max(service_s - standing_s, 0.0)
+        self.pool.update(server, partial(est.after_send, size_bits=pending.size_bits, service_s=own_s, now_s=now_s))
         pending.reply.add_done_callback(lambda _: self._on_reply(pending))
         return pending
 
@@ -272,14 +274,17 @@ class RequestClient:
     def _after_reply(self, known: est.ServerEstimate, pending: PendingRequest, now_s: float) -> est.ServerEstimate:
         """Return the estimate with what a reply says of link, load and speed."""
         reply = pending.reply.result()
-        service_s = reply.server_s + reply.codec_s + reply.forward_s
-        under_way_s = now_s - pending.at_s - service_s - reply.queue_s - pending.link_wait_s
-        size_bits = pending.size_bits + reply_bits(reply)
-        if pending.link_wait_s == 0 or under_way_s > known.link.round_trip_s:  # a wait is a guess, no proof
-            known = known._replace(link=est.after_exchange(known.link, size_bits, under_way_s, now_s))
         backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
-        known = est.after_reply(known, backlog_s, room, now_s)
-        return est.after_service(known, pending.work, service_s, pending.profiled_s, now_s)
+        answered = est.Answered(
+            size_bits=pending.size_bits + reply_bits(reply),
+            took_s=now_s - pending.at_s,
+            link_wait_s=pending.link_wait_s,
+            queue_s=reply.queue_s,
+            service_s=reply.server_s + reply.codec_s + reply.forward_s,
+            backlog_s=backlog_s,
+            room=room,
+        )
+        return est.after_answer(known, pending.work, answered, pending.profiled_s, now_s)
 
     def _prepare(self, server: int) -> None:
         """Have a server build every segment that it may be asked for; its measured times come back.

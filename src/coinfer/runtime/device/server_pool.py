@@ -11,18 +11,25 @@ from coinfer.runtime.clock import Clock
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
 from coinfer.runtime.device.estimate import ServerEstimate
+from coinfer.runtime.device.link_estimate import after_exchange, after_ping
 from coinfer.runtime.device.server_list import ServerList
 from coinfer.runtime.transport.base import Pong, Transport, TransportError
 from coinfer.units import bits_of_bytes
 
 _log = logging.getLogger(__name__)
 
-PROBE_INTERVAL_S = 0.5
-"""A link is probed after this idle time."""
+PROBE_INTERVAL_S = 0.25
+"""A link is probed after this idle time, if a probe takes at most `MAX_PROBE_SHARE` of it there; else after longer."""
+MAX_PROBE_SHARE = 0.25
+IDLE_INTERVAL_S, IDLE_SHARE = 2.0, 0.1
+"""While nobody asks for answers, this share of the time since the last request passes between probes, at most 2 s."""
 PROBE_SHARE = 0.02
 """A probe takes about this share of the interval on the link that it measures."""
-PROBE_BYTES = (1_000, 64_000)
-"""Smallest and largest probe for the rate."""
+PROBE_BYTES = (16_000, 64_000)
+"""Smallest and largest probe for the rate. A few packets may pass at once on any link, so less says little."""
+SLOW_PROBE_BYTES, SLOW_PROBE_S = 1_000, 0.25
+"""On a link on which the smallest probe would take longer than this, one of this size asks first; if it passes at once,
+the link has become faster, and the next probe measures it."""
 FIRST_EMPTY, EMPTY_EVERY = 3, 4
 """The first probes after a server comes up are empty, and later one in `EMPTY_EVERY`: they measure the round trip. Its
 minimum counts, as the very first probe also opens the connection and takes too long."""
@@ -62,6 +69,8 @@ class ServerPool:
         self._probing = [False] * len(self.addresses)
         self._heard_s = [clock.now_s()] * len(self.addresses)
         """When each server said something itself; what others tell of it proves no link."""
+        self.asked_s = clock.now_s()
+        """When the last request for an answer was made to the device; links are probed more often then."""
         self._pongs = [0] * len(self.addresses)
         """Probes that each server has answered in a row."""
         self._last_error = [""] * len(self.addresses)
@@ -161,9 +170,7 @@ class ServerPool:
         while not self._closing.wait(PROBE_INTERVAL_S / 4):
             now_s = self._clock.now_s()
             for index, server in enumerate(self.estimates()):
-                resting = now_s < server.down_until_s
-                quiet = now_s - max(server.link.at_s, self._heard_s[index]) > PROBE_INTERVAL_S
-                if (quiet or is_suspect(server)) and not resting and not self._probing[index]:
+                if not self._probing[index] and is_probe_due(server, self._heard_s[index], self.asked_s, now_s):
                     self._probe(index)
 
     def _probe(self, index: int) -> threading.Event:
@@ -172,12 +179,7 @@ class ServerPool:
         self._probing[index] = True
         update_done = threading.Event()
         server = self.estimates()[index]
-        size_bytes = 0
-        count = self._pongs[index]
-        is_for_rate = count >= FIRST_EMPTY and (count - FIRST_EMPTY + 1) % EMPTY_EVERY
-        if forecast.usable(server, self._clock.now_s()) and is_for_rate and not is_suspect(server):
-            share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
-            size_bytes = int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
+        size_bytes = probe_bytes(server, self._pongs[index], self._clock.now_s())
         sent = partial(est.after_send, size_bits=bits_of_bytes(size_bytes), service_s=0.0, now_s=self._clock.now_s())
         self.update(index, sent)
         timeout_s = SUSPECT_TIMEOUT_S if is_suspect(server) else PROBE_TIMEOUT_S
@@ -245,6 +247,48 @@ def _one_line(error: BaseException) -> str:
     return type(error).__name__
 
 
+def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: float) -> bool:
+    """Return true if a server should be probed now: it is suspect or silent for a while, and does not rest.
+
+    Args:
+        server: present estimate.
+        heard_s: when it last answered.
+        asked_s: when the last request for an answer was made to the device.
+        now_s: on the device's clock.
+    """
+    idle_s = min(IDLE_SHARE * (now_s - asked_s), IDLE_INTERVAL_S)
+    probe_s = 0.0 if is_slow(server) else bits_of_bytes(PROBE_BYTES[0]) / server.link.rate_bps
+    interval_s = max(PROBE_INTERVAL_S, idle_s, probe_s / MAX_PROBE_SHARE)
+    is_quiet = now_s - max(server.link.at_s, heard_s) > interval_s
+    return (is_quiet or is_suspect(server)) and now_s >= server.down_until_s
+
+
+def is_slow(server: ServerEstimate) -> bool:
+    """Return true if the smallest probe for the rate would occupy a server's link for long.
+
+    Args:
+        server: present estimate.
+    """
+    return bits_of_bytes(PROBE_BYTES[0]) > SLOW_PROBE_S * server.link.rate_bps
+
+
+def probe_bytes(server: ServerEstimate, answered: int, now_s: float) -> int:
+    """Return the size of the next probe: 0 for the round trip, else what measures the rate.
+
+    Args:
+        server: present estimate.
+        answered: probes that it has answered in a row.
+        now_s: on the device's clock.
+    """
+    is_for_rate = answered >= FIRST_EMPTY and (answered - FIRST_EMPTY + 1) % EMPTY_EVERY
+    if not is_for_rate or not forecast.usable(server, now_s) or is_suspect(server):
+        return 0
+    if is_slow(server):
+        return SLOW_PROBE_BYTES
+    share_bytes = server.link.rate_bps * PROBE_INTERVAL_S * PROBE_SHARE / bits_of_bytes(1)
+    return int(min(max(share_bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
+
+
 def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float) -> ServerEstimate:
     """Return the estimate after a probe was answered.
 
@@ -257,5 +301,5 @@ def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float
     backlog_s, room = (pong.load.backlog_s, pong.load.room) if pong.load else (0.0, math.inf)
     server = est.after_reply(server, backlog_s, room, now_s)
     if size_bytes == 0:
-        return server._replace(link=est.after_ping(server.link, pong.round_trip_s))
-    return server._replace(link=est.after_exchange(server.link, bits_of_bytes(size_bytes), pong.round_trip_s, now_s))
+        return server._replace(link=after_ping(server.link, pong.round_trip_s))
+    return server._replace(link=after_exchange(server.link, bits_of_bytes(size_bytes), pong.round_trip_s, now_s))

@@ -59,6 +59,16 @@ class Link:
         """
         return self._reserve(size_bits, now_s)[0]
 
+    def arrival_s(self, size_bits: float, at_s: float) -> float:
+        """Return when the last bit of a transfer would arrive, on the link's clock, without making it.
+
+        Args:
+            size_bits: at least 0.
+            at_s: when it would begin, on the link's clock.
+        """
+        with self._lock:
+            return self._arrival(size_bits, at_s)[0]
+
     def transmit(self, size_bits: float, cancel: threading.Event | None = None) -> float:
         """Wait until a transfer is complete.
 
@@ -85,11 +95,15 @@ class Link:
         if not 0 <= size_bits < math.inf:
             raise ValueError(f"a transfer has a size of at least 0 bits, not {size_bits}")
         with self._lock:
-            since_s = now_s - self._began_s
-            free_from = self.trace.bits_until(since_s) - self.burst_bits
-            self._sent_bits = max(self._sent_bits, free_from) + size_bits
-            arrival_s = max(self.trace.time_of(self._sent_bits), since_s)
-            return self._began_s + arrival_s + self.latency_s, self._sent_bits
+            arrival_s, self._sent_bits = self._arrival(size_bits, now_s)
+            return arrival_s, self._sent_bits
+
+    def _arrival(self, size_bits: float, at_s: float) -> tuple[float, float]:
+        """Return when a transfer arrives, and the capacity that is reserved by then."""
+        since_s = at_s - self._began_s
+        free_from = self.trace.bits_until(since_s) - self.burst_bits
+        end_bits = max(self._sent_bits, free_from) + size_bits
+        return self._began_s + max(self.trace.time_of(end_bits), since_s) + self.latency_s, end_bits
 
     def _give_back(self, size_bits: float, end_bits: float) -> None:
         """Give back the unsent part if the transfer is the queue's last; others already know when they finish."""

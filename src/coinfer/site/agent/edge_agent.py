@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from coinfer.policies.onnx import load_policy
 from coinfer.runtime.clock import WallClock
-from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device.link_estimate import first_link
 from coinfer.runtime.edge.security import Security
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.protocol.messages import LoadReport
@@ -203,7 +203,7 @@ class EdgeAgent:
         address = server.info.address
         age_s = now_s - server.at_s
         sent = [service_s for at_s, to, service_s in self._sent if to == address and at_s > server.at_s]
-        link = self._links.link(address) or est.first_link(FIRST_RATE_BPS, now_s)
+        link = self._links.link(address) or first_link(FIRST_RATE_BPS, now_s)
         return Candidate(
             address,
             {model.name: model.fingerprint for model in server.info.models},

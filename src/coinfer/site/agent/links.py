@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import Future
 
 from coinfer.runtime.clock import Clock
-from coinfer.runtime.device import estimate as est
+from coinfer.runtime.device.link_estimate import LinkEstimate, after_exchange, after_ping, first_link
 from coinfer.runtime.transport.base import Pong, Transport
 from coinfer.site.messages import LinkReport
 from coinfer.units import bits_of_bytes
@@ -28,7 +28,7 @@ class PeerLinks:
         self._transport = transport
         self._clock = clock
         self._lock = threading.Lock()
-        self._links: dict[str, est.LinkEstimate] = {}
+        self._links: dict[str, LinkEstimate] = {}
         self._turns: dict[str, int] = {}
         self._due_s = 0.0
 
@@ -43,7 +43,7 @@ class PeerLinks:
             for gone in self._links.keys() - addresses:
                 del self._links[gone]
             for new in addresses - self._links.keys():
-                self._links[new] = est.first_link(FIRST_RATE_BPS, now_s)
+                self._links[new] = first_link(FIRST_RATE_BPS, now_s)
 
     def probe(self) -> None:
         """Send a probe to each server if one is due."""
@@ -59,7 +59,7 @@ class PeerLinks:
             pong = self._transport.ping(address, TIMEOUT_S, size)
             pong.add_done_callback(lambda done, address=address, size=size: self._record(address, size, done))
 
-    def link(self, address: str) -> est.LinkEstimate | None:
+    def link(self, address: str) -> LinkEstimate | None:
         """Return what is known of a link; None if its server is not followed.
 
         Args:
@@ -89,10 +89,10 @@ class PeerLinks:
             if link is None:
                 return
             if size_bytes == 0:
-                self._links[address] = est.after_ping(link, pong.round_trip_s)
+                self._links[address] = after_ping(link, pong.round_trip_s)
             else:
                 bits = bits_of_bytes(size_bytes)
-                self._links[address] = est.after_exchange(link, bits, pong.round_trip_s, now_s)
+                self._links[address] = after_exchange(link, bits, pong.round_trip_s, now_s)
 
 
 def _round(value: float) -> float:

@@ -11,7 +11,7 @@ from coinfer.physics import latency
 from coinfer.physics.latency import offload_latency_s
 from coinfer.physics.radio import upload_s
 from coinfer.runtime.device.estimate import ServerEstimate, Work
-from coinfer.runtime.device.forecast import link_wait_s, room_now, server_wait_s, service_now_s, usable
+from coinfer.runtime.device.forecast import link_wait_s, room_now, server_wait_s, service_now_s, standing_wait_s, usable
 from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
@@ -30,8 +30,8 @@ def observe(
 ) -> OffloadObservation[np.ndarray]:
     """Return one task (K = 1) with O options and N servers, as a policy sees it.
 
-    A server's round trip and its known service times are in `option_server_s`; a server that may not be asked has no
-    room.
+    A server's round trip, its known service times and the wait that does not become shorter are in `option_server_s`; a
+    server that may not be asked has no room.
 
     Args:
         options: what may be chosen, with times of the profiled machine.
@@ -49,11 +49,9 @@ def observe(
     pieces, profiled_s = options.pieces, options.server_s[:, 0].tolist()
     server_s = np.empty((count, n))
     for j, server in enumerate(servers):
-        round_trip_s = server.link.round_trip_s
+        beside_s = server.link.round_trip_s + standing_wait_s(server, now_s)
         server_s[:, j] = [
-            math.inf
-            if piece in server.lacks
-            else service_now_s(server, Work(piece, sizes), one_s, now_s) + round_trip_s
+            math.inf if piece in server.lacks else service_now_s(server, Work(piece, sizes), one_s, now_s) + beside_s
             for piece, one_s in zip(pieces, profiled_s, strict=True)
         ]
     return OffloadObservation(
@@ -65,9 +63,9 @@ def observe(
         option_mask=np.ones((1, count), dtype=bool),
         task_mask=np.ones(1, dtype=bool),
         deadline_s=np.array([deadline_s]),
-        uplink_bps=np.array([[server.link.rate_bps for server in servers]]).reshape(1, n),
+        uplink_bps=np.array([[server.link.cautious_bps for server in servers]]).reshape(1, n),
         device_backlog_s=np.array([device_backlog_s]),
-        server_backlog_s=np.array([server_wait_s(server, now_s) for server in servers]),
+        server_backlog_s=np.array([server_wait_s(one, now_s) - standing_wait_s(one, now_s) for one in servers]),
         server_room=np.array([room_now(server, now_s) if usable(server, now_s) else 0.0 for server in servers]),
         energy_left_j=np.array([energy_j]),
         observation_age_s=np.array([now_s - server.reported_s for server in servers]),

@@ -66,8 +66,8 @@ class Planner:
         pruned = options or self._prune(all_options(config.bits), table)
         self._plain_options, configured = load_policy_for(config.policy, len(self.servers), pruned, all_options)
         branched = self.cascade.with_branches(self._plain_options, table)
-        self._stats = self.cascade.stats(branched, table, self.accuracy)
-        self.options = branched._replace(accuracy=self._stats.accuracy)
+        self.stats = self.cascade.stats(branched, table, self.accuracy)
+        self.options = branched._replace(accuracy=self.stats.accuracy)
         """The O options that policies choose from."""
         self.computes = np.array([cut != graph.inputs for cut in self.options.cuts])
         """[O] false for options of which the device computes nothing, so that they do not wait for its processor."""
@@ -274,7 +274,7 @@ class Planner:
         return measured_accuracy(self.accuracy)(exit_, first.cut, first.bits)
 
     def _policy_for(self, objective: Objective, *, exits_early: bool) -> Policy[np.ndarray]:
-        return policy_for(objective, self._stats.mean_observation if exits_early else None, self.computes)
+        return policy_for(objective, self.stats.mean_observation if exits_early else None, self.computes)
 
     def _at(self, sizes: Sizes) -> SizedTimes:
         graph, table, plain, options = self.graph, self._table, self._plain_options, self.options
