@@ -21,7 +21,7 @@ from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.processor import scale_factor
 from coinfer.runtime.device.request import SLACK_S
 from coinfer.runtime.device.request_client import RATIO_WINDOW
-from coinfer.runtime.device.server_pool import PROBE_TIMEOUT_S, after_pong, is_probe_due, probe_bytes
+from coinfer.runtime.device.server_pool import PROBE_TIMEOUT_S, after_lost_probe, after_pong, is_probe_due, probe_bytes
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.transport.base import Pong
 from coinfer.traces import Trace
@@ -279,7 +279,7 @@ class Replay:
                 self.known[n] = est.after_send(self.known[n], bits, 0.0, sent_s)
                 if not (yield from self._transmit(n, bits, PROBE_TIMEOUT_S)):
                     ended = est.after_end(self.known[n], self.env.now)
-                    self.known[n], self.pongs[n] = est.after_failure(ended, self.env.now), 0
+                    self.known[n], self.pongs[n] = after_lost_probe(ended, size, self.env.now), 0
                     continue
                 yield self.env.timeout(self.world.round_trip_s)
                 now_s, self.pongs[n], self.heard_s[n] = self.env.now, self.pongs[n] + 1, self.env.now

@@ -15,6 +15,7 @@ from coinfer.runtime.device.server_pool import (
     FIRST_EMPTY,
     SUSPECT_TIMEOUT_S,
     ServerPool,
+    after_lost_probe,
     is_probe_due,
     probe_bytes,
 )
@@ -72,6 +73,15 @@ def test_a_link_is_probed_with_what_it_carries_in_a_moment():
     assert is_probe_due(slow, 0.0, 0.6, 0.6)
     assert not is_probe_due(fast, 9.7, 0.0, 10.0), "nobody has asked for ten seconds"
     assert is_probe_due(fast, 7.9, 0.0, 10.0)
+
+
+def test_a_probe_that_is_lost_on_a_slow_link_says_how_slow_it_is():
+    server = est.after_reply(est.first_server(10e6, 0.0), 0.0, 4.0, 0.0)
+    late = after_lost_probe(server, 16_000, 2.0)
+    assert late.link.rate_bps < 1e6
+    assert probe_bytes(late, FIRST_EMPTY, 2.0) < probe_bytes(server, FIRST_EMPTY, 2.0)
+    assert after_lost_probe(server, 0, 2.0).link == server.link
+    assert after_lost_probe(server, 0, 2.0).failures == late.failures == 1
 
 
 class Ticks:

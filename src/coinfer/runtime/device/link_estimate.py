@@ -18,6 +18,8 @@ CLEARLY = 0.8
 """The first estimator counts unless another's error is less than this share of its own."""
 CERTAIN_S = 0.002
 """Time on the link from which a transfer tells its rate; what took less may have passed at once."""
+FEW_PACKETS_BITS, FEW_PACKETS_S = 64_000.0, 0.01
+"""So few bits may pass at once on any link; if they do, it is believed to carry them in this time."""
 MAX_MARGIN = 2.0
 """Largest factor by which the mean time of a transfer exceeds the typical one."""
 
@@ -102,7 +104,8 @@ def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
     """Return the link after a message and its reply.
 
     An exchange that took no longer than the believed round trip shows that the round trip is shorter. One that took
-    hardly longer shows only that the rate is no less than what it carried in `CERTAIN_S`.
+    hardly longer shows only that the rate is no less than what it carried in `CERTAIN_S`, or in `FEW_PACKETS_S` if it
+    was small.
 
     Args:
         link: estimate so far.
@@ -115,7 +118,8 @@ def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
         link = link._replace(round_trip_s=seconds)
     if on_link_s >= CERTAIN_S:
         return after_transfer(link, size_bits, on_link_s, now_s)
-    return after_transfer(link, size_bits, CERTAIN_S, now_s) if size_bits / CERTAIN_S > link.rate_bps else link
+    at_most_s = CERTAIN_S if size_bits > FEW_PACKETS_BITS else FEW_PACKETS_S
+    return after_transfer(link, size_bits, at_most_s, now_s) if size_bits / at_most_s > link.rate_bps else link
 
 
 def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:

@@ -200,7 +200,9 @@ class ServerPool:
         self._pongs[index] = 0 if error is not None else self._pongs[index] + 1
         self._last_error[index] = "" if error is None else _one_line(error)
         if error is not None:
-            self.update(index, lambda server: est.after_failure(server, now_s))
+            is_late = isinstance(error, TransportError) and error.code == "DEADLINE_EXCEEDED"
+            lost_bytes = size_bytes if is_late else 0
+            self.update(index, lambda server: after_lost_probe(server, lost_bytes, now_s))
             self._report_if_alone(now_s)
             return
         self._is_alone = False
@@ -245,6 +247,19 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, TransportError):
         return f"{error.code} {error.reason or error.message}".partition("\n")[0]
     return type(error).__name__
+
+
+def after_lost_probe(server: ServerEstimate, size_bytes: int, now_s: float) -> ServerEstimate:
+    """Return the estimate after a probe was not answered: the server failed, or its link is too slow for the probe.
+
+    Args:
+        server: estimate so far.
+        size_bytes: of the probe if no answer came in `PROBE_TIMEOUT_S`, else 0.
+        now_s: when it was given up.
+    """
+    if size_bytes:
+        return est.after_silence(server, bits_of_bytes(size_bytes), PROBE_TIMEOUT_S, now_s)
+    return est.after_failure(server, now_s)
 
 
 def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: float) -> bool:

@@ -146,7 +146,7 @@ def test_leaving_early_is_planned_for():
         observation = observation._replace(
             server_room=np.ones(1), option_server_s=observation.option_device_s[..., None] * 0
         )
-        mean = ours.planner._stats.mean_observation(observation)
+        mean = ours.planner.stats.mean_observation(observation)
         option = int(ours.planner.objective_policy(observation).option[0])
         latency_s = feasible_latency_s(mean)[0].min(axis=1)
         accurate = ours.options.accuracy >= 0.77
