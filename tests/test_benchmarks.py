@@ -23,6 +23,7 @@ SCRIPTS = (
     ),
     "partition",
     "planning",
+    "regret",
     "split_latency",
     "split_overhead",
     "tensors",

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from coinfer.cli.main import app
 from coinfer.demo import crowd, report, run
+from coinfer.demo.cluster import edges
 from coinfer.demo.live import LivePicture
 from coinfer.demo.pictures import load_pictures
 from coinfer.demo.report import View
@@ -342,3 +343,10 @@ def test_a_crowd_keeps_asking_until_it_is_over(monkeypatch: pytest.MonkeyPatch):
     assert len(transport.asked) == 11, "seven answers and refusals, each followed by another try, and four under way"
     assert set(transport.asked) == {"a:1", "b:1"}
     assert transport.is_closed
+
+
+def test_an_edge_server_ends_with_who_started_it():
+    with edges("alexnet-cifar", [1.0], ["--http-port", "-1"]) as [edge]:
+        assert edge.process.stdin is not None
+        edge.process.stdin.close()  # as the system does when the process that holds it is killed
+        assert edge.process.wait(60.0) == 0
