@@ -1,6 +1,7 @@
 """The log of experience: exactly once, whatever is sent twice, killed or full."""
 
 import sqlite3
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.patience import wait_until
 from coinfer.errors import UserError
 from coinfer.site.agent.spool import Spool, next_epoch
 from coinfer.site.export import write_export
-from coinfer.site.messages import Batch, Decision
+from coinfer.site.messages import Batch, Decision, Observed
 from coinfer.site.store import MIGRATIONS, ExperienceStore, StoreError, read_experience
 
 WAIT_S = 60.0
@@ -104,8 +105,32 @@ def test_exports_hold_what_was_stored(tmp_path: Path):
     row = dict(zip(head.split(","), first.split(","), strict=True))
     assert (row["node"], row["seq"], row["probability"], row["reward"]) == ("a", "0", "1.0", "-0.25")
     assert write_export(tmp_path / "log.jsonl", read_experience(tmp_path / "log")) == 3
-    with pytest.raises(UserError, match=r"ends in \.jsonl or \.csv"):
+    with pytest.raises(UserError, match=r"ends in \.jsonl, \.csv or \.parquet"):
+        write_export(tmp_path / "log.txt", [])
+
+
+def test_parquet_holds_the_same_with_observations(tmp_path: Path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    store = ExperienceStore(tmp_path / "log")
+    seen = Observed(
+        tasks=1, options=2, servers=1, fields={"deadline_s": [None], "server_room": [1.5]}, addresses=["a:1"]
+    )
+    records = [decision(0).model_copy(update={"observation": seen}), decision(1)]
+    store.put("a", Batch(epoch=1, records=records)).result(WAIT_S)
+    store.close()
+    assert write_export(tmp_path / "log.parquet", read_experience(tmp_path / "log")) == 2
+    first, second = parquet.read_table(tmp_path / "log.parquet").to_pylist()
+    assert (first["node"], first["seq"], first["reward"], first["in_time"]) == ("a", 0, -0.25, True)
+    assert dict(first["observation"].pop("fields")) == seen.fields
+    assert first["observation"] == {"tasks": 1, "options": 2, "servers": 1, "addresses": ["a:1"]}
+    assert second["observation"] is None
+
+
+def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"pip install 'coinfer\[parquet\]'"):
         write_export(tmp_path / "log.parquet", [])
+    assert not (tmp_path / "log.parquet").exists()
 
 
 # --- the spool of a node

@@ -13,7 +13,10 @@ app = typer.Typer(help="The decisions of a site with what came of them.", no_arg
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="File to write: .jsonl has everything, .csv one row for each decision.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="File to write: .jsonl or .parquet with everything, .csv with a row for each decision."),
+    ],
     store: Annotated[Path | None, typer.Option(help="File in which the controller keeps the experience.")] = None,
     controller: ControllerAddress = "",
     site: Site = None,

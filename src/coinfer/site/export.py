@@ -9,6 +9,7 @@ from pathlib import Path
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.site.messages import Decision
+from coinfer.site.parquet import parquet_bytes
 
 _POLICY = ("at_s", "model", "policy", "probability", "group", "task")
 _ACTION = ("option", "server", "executed_on", "dispatched", "cut", "bits")
@@ -23,14 +24,19 @@ def write_export(path: Path, records: Iterable[Mapping[str, object]]) -> int:
     """Write decisions to a file, and return how many.
 
     Args:
-        path: `.jsonl` holds everything, one JSON object a line; `.csv` one row for each decision, without observations.
+        path: `.jsonl` holds everything, one JSON object a line, `.parquet` the same as columns; `.csv` one row for each
+            decision, without observations.
         records: as the store has them.
 
     Raises:
-        UserError: if the file has another ending.
+        UserError: if the file has another ending, or the extra for Parquet is not installed.
     """
-    if path.suffix not in (".jsonl", ".csv"):
-        raise UserError(f"{path}: expected a file that ends in .jsonl or .csv")
+    if path.suffix not in (".jsonl", ".csv", ".parquet"):
+        raise UserError(f"{path}: expected a file that ends in .jsonl, .csv or .parquet")
+    if path.suffix == ".parquet":
+        data, count = parquet_bytes(COLUMNS, ({**_DEFAULTS, **record} for record in records))
+        write_atomic(path, data)
+        return count
     lines = list(_lines(records, path.suffix))
     write_atomic(path, "".join(lines))
     return len(lines) - (path.suffix == ".csv")
