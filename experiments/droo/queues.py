@@ -22,7 +22,7 @@ from coinfer.scenario.load import parse_changes
 from coinfer.scenario.world import QueueWorld
 
 RESULTS = common.RESULTS / "queues.json"
-ARRIVALS = (60e3, 80e3, 100e3, 120e3)
+ARRIVALS = (60e3, 80e3, 100e3)
 LEARNERS, EPISODES, SLOTS = 5, 10, 1000
 RULES = ("coordinate-descent", "myopic", "all-send", "random", "all-local")
 
