@@ -28,6 +28,8 @@ SINGLE = (
     ("resume", "CDO-DSAC, stacked: the same", "20", ("schemes", "cdo-dsac", "kills")),
     ("faults-kills", "requests lost while servers were killed 100 times, device", "0", ("device", "lost")),
     ("faults-kills", "seconds from a restart to the first answer, median", "≤ 2", ("device", "used_again_s", "median")),
+    ("faults-kills-gateway", "requests lost while servers were killed, gateway over gRPC", "0", ("gateway-grpc", "lost")),
+    ("faults-kills-gateway", "requests lost while servers were killed, gateway over REST", "0", ("gateway-http", "lost")),
     ("faults-freezes", "requests lost while servers froze, device", "0", ("device", "lost")),
     ("faults-freezes", "seconds until nobody asks a frozen server, longest", "≤ 1", ("device", "noticed_s", "max")),
     ("faults-cuts", "requests lost while links were cut, device", "0", ("device", "lost")),

@@ -103,7 +103,8 @@ def over_http(address: str) -> Iterator[Ask]:
             own.connection.request("POST", f"/v2/models/{MODEL}/infer", head + data.tobytes(), headers)
             response = own.connection.getresponse()
             said = json.loads(response.read())
-        except http.client.RemoteDisconnected:  # an idle connection that the server has closed; as any client does
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            # an idle connection that the server has closed; it is opened again, as by any client
             own.connection.close()
             return ask(request, deadline_s)
         except (http.client.HTTPException, OSError, ValueError) as error:
