@@ -21,7 +21,7 @@ from coinfer.types import DEVICE, OffloadDecision
 absent = ("torch", "matplotlib", "sklearn", "pandas", "openvino", "pytest")
 assert not any(importlib.util.find_spec(name) for name in absent), "the core pulls in what it should not"
 training = ("coinfer.envs", "coinfer.rl", "coinfer.exit_training", "coinfer.policies", "coinfer.evaluate")
-training += ("coinfer.checkpoint",)
+training += ("coinfer.checkpoint", "coinfer.site.trainer")
 training += ("coinfer.physics.queueing", "coinfer.physics.random")
 training += ("coinfer.physics.wireless_power", "coinfer.physics.frame_rates")
 for module in pkgutil.walk_packages(coinfer.__path__, "coinfer."):
