@@ -3,8 +3,10 @@ PYTHON ?= python3
 # Modules are compiled when they are first imported, most of them never.
 PIP = .venv/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 1
+# One more than there are cores: many tests wait for processes.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 
-.PHONY: demo test pytest test-models check clean
+.PHONY: demo test test-all pytest test-models check clean
 
 demo: .venv/demo
 	.venv/bin/coinfer demo $(DEMO)
@@ -14,7 +16,11 @@ test: .venv/dev
 	$(MAKE) --jobs=2 check pytest
 
 pytest: .venv/dev
-	.venv/bin/python -m pytest -n auto --dist loadfile $(TESTS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(TESTS)
+
+# The long ones too: a few minutes more.
+test-all: check
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 # Hundreds of networks, trained, exported and generated ones: half an hour or more. `make test` tries a few of them.
 test-models: .venv/dev

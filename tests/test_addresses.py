@@ -51,7 +51,7 @@ def test_every_writing_of_an_ipv6_address_is_the_same_address(address: ipaddress
         ("[::1%l o]:8001", "this host is no IPv6 address"),
         ("127.0.0.256:8001", "this host is no IPv4 address"),
         ("1:8001", "this host is no IPv4 address"),
-        ("http://a:8001", "it is a URL; leave out all but the host and its port"),
+        ("http://a:8001", "it is a URL; leave out all but host and port"),
         ("grpc://a", "it has no port"),
         ("grpc://grpc://a:8001", "it is a URL"),
         ("unix:/tmp/a:8001", "this host is neither a name nor an IP address"),

@@ -85,7 +85,7 @@ FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
 """What holds of each kind of fault on any machine."""
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", [k if k == "malformed" else pytest.param(k, marks=pytest.mark.slow) for k in FAULTS])
 def test_a_few_faults_lose_nothing(kind, home):
     output = home / f"{kind}.json"
     command = [sys.executable, "benchmarks/faults.py", kind, "--quick", "--output", str(output)]

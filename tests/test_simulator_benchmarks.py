@@ -11,10 +11,13 @@ from tests.paths import ROOT
 
 FIGURES = {"simulator": 19, "adapters": 14, "service_order": 14, "frame_decisions": 11}
 """How many each has."""
+QUICK = ("adapters", "service_order")
 
 
-@pytest.mark.parametrize(("name", "count"), FIGURES.items())
-def test_a_quick_run_leaves_all_figures(name: str, count: int, tmp_path: Path):
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FIGURES]
+)
+def test_a_quick_run_leaves_all_figures(name: str, tmp_path: Path):
     output = tmp_path / f"{name}.json"
     command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -22,7 +25,7 @@ def test_a_quick_run_leaves_all_figures(name: str, count: int, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     record = json.loads(output.read_text())
     assert record["quick"]
-    assert len(record["figures"]) == count
+    assert len(record["figures"]) == FIGURES[name]
     for label, found in record["figures"].items():
         if "departure" in found:
             ratio = found["arrival_order_s"] / found["slot_order_s"] - 1

@@ -151,7 +151,7 @@ def _without_scheme(text: str) -> str:
     if not mark:
         return text
     if scheme.lower() != "grpc":
-        raise ValueError("it is a URL; leave out all but the host and its port for gRPC, 8001 by default")
+        raise ValueError("it is a URL; leave out all but host and port")
     return rest.removesuffix("/")
 
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.patience import wait_until
 
 WAIT_S = 900.0
 
 
+@pytest.mark.slow
 def test_it_ends_by_itself_with_all_its_steps(tmp_path: Path):
     command = [sys.executable, "-m", "coinfer", "demo", "site", "--seconds", "5"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "COLUMNS": "200", "TMPDIR": str(tmp_path)}

@@ -267,6 +267,7 @@ def threads_of_requests() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name != "coinfer-reply"]
 
 
+@pytest.mark.slow
 def test_random_faults_at_random_moments(table: ProfileTable, exact: list[np.ndarray]):
     """Also what a device holds (threads, files, backlog) is as before in the end, however its requests went."""
     rng, over = random.Random(7), threading.Event()

@@ -21,13 +21,16 @@ from tests.parity.figures import differences, machine, packed
 
 RECORDED = json.loads(golden.FILE.read_text(encoding="utf-8"))
 SAME_MACHINE = RECORDED["machine"] == machine()
+LONG = ("training dqn", "network vgg16")
 
 
 def test_nothing_that_was_recorded_is_left_out():
     assert list(golden.CASES) == list(RECORDED["cases"])
 
 
-@pytest.mark.parametrize("case", RECORDED["cases"])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in RECORDED["cases"]]
+)
 def test_it_is_as_it_was(case: str):
     assert differences(RECORDED["cases"][case], golden.of(case), SAME_MACHINE) == []
 

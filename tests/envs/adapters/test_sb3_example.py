@@ -13,6 +13,7 @@ from coinfer.envs.adapters.sb3_env import Sb3Vector
 EXAMPLE = ROOT / "examples" / "sb3.py"
 
 
+@pytest.mark.slow
 def test_ppo_learns(capsys: pytest.CaptureFixture[str]):
     before, after = runpy.run_path(str(EXAMPLE))["main"](24_576)
     assert capsys.readouterr().out.startswith("mean reward of a slot: untrained ")

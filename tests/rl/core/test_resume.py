@@ -30,6 +30,7 @@ def loop(rounds: int, seeds: int = 2) -> Loop:
     return Loop(LoopSettings(rounds, 5, 50, 16, log_every=7, assess_every=20, assess_rounds=2), MatchReward(), learner)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_is_the_same(tmp_path: Path):
     output = tmp_path / "resume.json"

@@ -76,6 +76,7 @@ def listening(pids: set[int]) -> set[str]:
     return addresses
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_agent_and_the_controller_die_and_the_result_is_the_same(two_nodes: str, tmp_path: Path):
     """Bit by bit as in one process: weights, optimisers, shared memory, worlds."""
@@ -138,7 +139,7 @@ def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_pat
     [
         ("127.0.0.1:9", "address 127.0.0.1:9: no Ray head answers there; `ray start --head` starts one"),
         ("head", "address 'head': it has no port; expected host:port such as"),
-        ("ray://10.0.0.5:10001", "address 'ray://10.0.0.5:10001': it is a URL; expected host:port"),
+        ("ray://10.0.0.5:10001", "address 'ray://10.0.0.5:10001': it is a URL; leave out all but host and port"),
     ],
 )
 def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, message: str):

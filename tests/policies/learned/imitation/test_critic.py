@@ -103,6 +103,7 @@ def test_networks_side_by_side_decide_as_each_alone():
         assert decided.server.equal(both.server[rows])
 
 
+@pytest.mark.slow
 def test_the_exported_policy_decides_alike_for_any_number_of_devices_and_servers(tmp_path: Path):
     net = GraphNet(2, hidden=6, rounds=1)
     policy = CandidatePolicy(net, net.initial(torch.tensor([1])), CRITIC, 4, 2, torch.tensor([0, 2, 4, 6, 8]))
