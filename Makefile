@@ -6,14 +6,13 @@ export OMP_NUM_THREADS ?= 1
 # One more than there are cores: many tests wait for processes.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 
-.PHONY: demo test test-all pytest test-models check clean
+.PHONY: demo test test-all pytest test-models lint check clean
 
 demo: .venv/demo
 	.venv/bin/coinfer demo $(DEMO)
 
-# Linters and tests run side by side.
-test: .venv/dev
-	$(MAKE) --jobs=2 check pytest
+# Linters and tests; types take a minute more and are left to `make check`.
+test: lint pytest
 
 pytest: .venv/dev
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(TESTS)
@@ -26,10 +25,12 @@ test-all: check
 test-models: .venv/dev
 	.venv/bin/python -m tests.networks $(MODELS)
 
-check: .venv/dev
+lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
+
+check: lint
 	.venv/bin/basedpyright
 
 clean:

@@ -24,11 +24,11 @@ SCRIPTS = (
     "partition",
     "planning",
     "regret",
-    "split_latency",
-    "split_overhead",
-    "tensors",
+    pytest.param("split_latency", marks=pytest.mark.slow),
+    pytest.param("split_overhead", marks=pytest.mark.slow),
+    pytest.param("tensors", marks=pytest.mark.slow),
     "throughput",
-    "video",
+    pytest.param("video", marks=pytest.mark.slow),
 )
 FIGURES = {
     "cold_start": 3,

@@ -11,7 +11,7 @@ from tests.paths import ROOT
 
 FIGURES = {"simulator": 19, "adapters": 14, "service_order": 14, "frame_decisions": 11}
 """How many each has."""
-QUICK = ("adapters", "service_order")
+QUICK = ("service_order",)
 
 
 @pytest.mark.parametrize(

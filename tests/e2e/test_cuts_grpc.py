@@ -91,7 +91,16 @@ class Site:
         return unpack(reply.outputs[0])
 
 
-@pytest.fixture(scope="module", params=[name for name in networks.ZOO if name != "vgg16"])  # its edges take 4 GB each
+LARGE = ("resnet50", "alexnet", "vgg16-cifar", "googlenet")
+
+
+def zoo() -> list[object]:
+    """All networks but vgg16, whose edge servers take 4 GB each."""
+    names = [name for name in networks.ZOO if name != "vgg16"]
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
+
+
+@pytest.fixture(scope="module", params=zoo())
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with edges([request.param], [()] * 3) as nodes, contextlib.closing(patient_transport()) as transport:
         yield Site(networks.build(request.param), nodes, transport)

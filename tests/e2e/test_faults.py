@@ -344,6 +344,7 @@ def test_all_edges_are_shut_down_and_started_again_one_after_the_other(table: Pr
         print(f"rolling restart: the fastest used again after {took_s:.1f} s")
 
 
+@pytest.mark.slow
 def test_all_edges_vanish_and_the_device_answers(table: ProfileTable, exact: list[np.ndarray]):
     doors: list[Door] = []
     gone_s: list[float] = []

@@ -255,6 +255,7 @@ def test_each_link_is_estimated_for_itself_and_the_best_one_is_used(nodes: list[
     one_round_right(play, 10)
 
 
+@pytest.mark.slow
 def test_shipped_traces(nodes: list[Edge], wide: Network):
     names = ("near", "mid", "far")
 

@@ -21,7 +21,7 @@ from tests.parity.figures import differences, machine, packed
 
 RECORDED = json.loads(golden.FILE.read_text(encoding="utf-8"))
 SAME_MACHINE = RECORDED["machine"] == machine()
-LONG = ("training dqn", "network vgg16")
+LONG = ("training dqn", "training sac-d", "network vgg16", "options vgg16")
 
 
 def test_nothing_that_was_recorded_is_left_out():

@@ -12,7 +12,7 @@ from coinfer.scenario.compile import open_world
 from coinfer.scenario.load import parse_changes
 
 CHANGES = ("tasks_per_slot=8", "slots=8", "arrivals.mean=0.3", "arrivals.variance=0.016", "links.placements=4")
-NAMES = (pytest.param("cdo-dsac", marks=pytest.mark.slow), "online-rl")
+NAMES = (pytest.param("cdo-dsac", marks=pytest.mark.slow), pytest.param("online-rl", marks=pytest.mark.slow))
 """An export takes some seconds; DDPG's and the joint variant's go the same way as the first."""
 
 

@@ -42,6 +42,7 @@ def test_steps_of_the_log_are_what_happened():
     assert transitions(log_of(DispatchedSite(), 60), Sizes(4, 2, 2), features_of(CdoSettings())) is None
 
 
+@pytest.mark.slow
 def test_it_trains_pushes_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out, site = tmp_path / "out", DispatchedSite(explore=0.3)
     with controller_thread(tmp_path / "store" / "log") as controller:

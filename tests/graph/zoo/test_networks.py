@@ -85,7 +85,9 @@ def test_activations_stay_of_the_order_of_one(name: str) -> None:
     assert {key: value for key, value in deviations.items() if not 0.02 < value < 20} == {}
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "vgg16" else name for name in ZOO]
+)
 def test_head_and_tail_equal_the_whole_at_every_single_tensor_cut(name: str) -> None:
     graph, truth = network(name), everything(name)
     answer = graph.outputs[0]

@@ -12,6 +12,7 @@ from coinfer.rl.algorithms.sac import Sac, SacSettings
 from coinfer.rl.core.loop import Loop, LoopSettings, run
 from coinfer.rl.core.records import Learner, Observation
 
+pytestmark = pytest.mark.slow
 SEEDS = random.key(torch.zeros(2, dtype=torch.int64), torch.arange(2))
 ROUNDS = LoopSettings(rounds=400, warmup=10, batch=32, capacity=1000, assess_rounds=4)
 DISCOUNT = 0.9

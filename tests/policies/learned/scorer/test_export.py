@@ -37,6 +37,7 @@ def single(seed: int, tasks: int, options: int, servers: int, worlds: int = 60) 
     return OffloadObservation(*(field if field.dtype == torch.bool else field.float() for field in seen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_decides_as_pytorch_does(weights: torch.Tensor, path: Path, shape: tuple[int, int, int]):
     policy = load_policy(path)
@@ -49,6 +50,7 @@ def test_it_decides_as_pytorch_does(weights: torch.Tensor, path: Path, shape: tu
     assert (own.server.numpy()[task_mask] == DEVICE).any() or shape[0] > 1
 
 
+@pytest.mark.slow
 def test_a_world_decides_the_same_alone(path: Path):
     policy = load_policy(path)
     seen = OffloadObservation(*(field.numpy() for field in single(3, 6, 3, 4)))

@@ -2,6 +2,7 @@
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 
 from coinfer.physics import random
@@ -34,6 +35,7 @@ def before(fallen: torch.Tensor) -> torch.Tensor:
     return away.float().reshape(1, 1, 4)
 
 
+@pytest.mark.slow
 def test_learns_to_hold_the_pole():
     seeds = random.key(torch.zeros(2, dtype=torch.int64), torch.arange(2))
     net, rounds = Mlp(4, (64, 64), 1, 2), 1000
