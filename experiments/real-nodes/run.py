@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.demo.cluster import edges
-from coinfer.demo.replay import BURST_BITS, link_traces
 from coinfer.demo.schemes import device_only
 from coinfer.evaluate.statistics import Estimate, paired_difference
 from coinfer.graph.open_model import open_model
@@ -38,13 +38,16 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.images import load_images
 from coinfer.runtime.profiling import profile_for
-from coinfer.traces import Trace
+from coinfer.traces import Trace, load_traces
 from coinfer.types import Policy
+from coinfer.units import BITS_PER_BYTE
 
 LEARNED = POLICIES / "learned.onnx"
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = {"learned": "learned policy"}
 CONCURRENT = 64
+BURST_BITS = 3200 * BITS_PER_BYTE
+"""What an idle link saves up."""
 REST_S = 1.5
 PLANNER = "planner (sequential greedy)"
 
@@ -132,13 +135,23 @@ def _factors(text: str) -> tuple[float, ...]:
 Links = list[dict[str, Link]]
 
 
+def link_traces(count: int, scale: float) -> dict[str, Trace]:
+    """One trace for each link by name: the shipped ones, or the first at different times if there are fewer."""
+    traces = {name: replace(trace, rate_bps=trace.rate_bps * scale) for name, trace in load_traces(TRACES).items()}
+    if len(traces) >= count:
+        return dict(list(traces.items())[:count])
+    name, trace = next(iter(traces.items()))
+    offsets_s = [trace.period_s * i / count for i in range(count)]
+    return {f"{name} +{offset_s:.0f} s": trace.shifted(offset_s) for offset_s in offsets_s}
+
+
 def site(stack: ExitStack, parsed: argparse.Namespace) -> tuple[list[Device], Links, list[dict[str, Trace]]]:
     """Servers, and devices that know how fast they are."""
     graph = open_model(parsed.model)
     table = profile_for(graph)
     running = stack.enter_context(edges(parsed.model, parsed.edge_slowdowns))
     count = len(parsed.device_slowdowns)
-    all_traces = link_traces(str(TRACES), len(running), parsed.link_scale)
+    all_traces = link_traces(len(running), parsed.link_scale)
     traces = [
         {
             edge.address: trace.shifted(trace.period_s * i / count)
