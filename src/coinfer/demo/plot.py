@@ -50,7 +50,7 @@ def draw(
                 axes.axvline(start - 0.5, color="grey", lw=0.8)
     for start, phase in zip(starts, phases, strict=True):
         if start is not None:
-            text = f" {phase.name}\n best should be {phase.expects}"
+            text = f" {phase.name}\n best should be\n {phase.expects}"
             chosen.text(start - 0.5, 1.02, text, transform=chosen.get_xaxis_transform(), fontsize=8, va="bottom")
     _choices(chosen, [answers[0] for answers in rounds], view)
     for i, marker in zip(range(len(summaries)), "osv^DPX", strict=False):
@@ -97,5 +97,5 @@ def _bars(axes: "Axes", summaries: Sequence[Summary], view: View) -> None:
         text = f"   {mean}, {summary.energy_j / MILLI:.0f} mJ{right}"
         axes.text(left[row] + intervals[row], row, text, va="center", fontsize=9)
     axes.invert_yaxis()
-    axes.set(xlabel="mean latency, ms, with its 95 % interval", xlim=(0, left.max() * 1.7))
+    axes.set(xlabel="mean latency, ms, with its 95 % interval", xlim=(0, 1.8 * (left + intervals).max()))
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(PARTS))
