@@ -3,6 +3,8 @@ PYTHON ?= python3
 # Modules are compiled when they are first imported, most of them never.
 PIP = .venv/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 1
+# Else every process would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # One more than there are cores: many tests wait for processes.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 
