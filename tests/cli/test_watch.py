@@ -24,24 +24,32 @@ def run(*arguments: str) -> None:
     main.app(["watch", *arguments], standalone_mode=False)
 
 
-def test_every_frame_of_a_file_has_a_line_and_the_summary_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run(str(write_clip(tmp_path / "clip.mp4", 12)), "alexnet-cifar", "--fast", "--out", "found.jsonl", "--top", "2")
+def watched(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a process of its own, which has finished."""
+    command = [sys.executable, "-m", "coinfer", "watch", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_every_frame_of_a_file_has_a_line_and_the_summary_adds_up(tmp_path: Path):
+    clip = str(write_clip(tmp_path / "clip.mp4", 12))
+    said = watched(clip, "alexnet-cifar", "--fast", "--out", "found.jsonl", "--top", "2").stdout
     lines = [json.loads(line) for line in Path("found.jsonl").read_text().splitlines()]
     assert sorted(line["frame"] for line in lines) == list(range(12))
     assert {line["by"] for line in lines} == {"device"}
     assert all(len(line["classes"]) == 2 and line["latency_s"] > 0 for line in lines)
-    said = capsys.readouterr().out
     assert "12 answered, 0 skipped" in said
     assert "answered by device 100%; 0.00 MB sent" in said
     assert "latency p50" in said
 
 
-def test_lines_are_printed_and_the_summary_is_not_among_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run(str(write_gif(tmp_path / "four.gif")), "alexnet-cifar", "--fast", "--out", "-", "--page", "0")
-    out, err = capsys.readouterr()
-    assert sorted(json.loads(line)["frame"] for line in out.splitlines()) == [0, 1, 2, 3]
-    assert "see http://127.0.0.1:" in err
-    assert "4 answered" in err
+def test_lines_are_printed_and_the_summary_is_not_among_them(tmp_path: Path):
+    gif = str(write_gif(tmp_path / "four.gif"))
+    done = watched(gif, "alexnet-cifar", "--fast", "--out", "-", "--page", "0")
+    assert sorted(json.loads(line)["frame"] for line in done.stdout.splitlines()) == [0, 1, 2, 3]
+    assert "see http://127.0.0.1:" in done.stderr
+    assert "4 answered" in done.stderr
 
 
 def test_an_interrupt_ends_with_the_summary(tmp_path: Path):
