@@ -1,7 +1,7 @@
 """Counters of an edge node: Triton's names and meanings, for dashboards that exist, and our own in base units."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -172,19 +172,10 @@ def failure_kind(error: WireError | None) -> str:
     return "BACKEND" if error.code == "INTERNAL" else "OTHER"
 
 
-class Exposition:
-    """The counters as Prometheus text.
+class PrometheusText:
+    """A collector with a registry of its own, which also tells of the process and the platform."""
 
-    Args:
-        metrics: counters of the node.
-        load: returns the load of the node now.
-        counts: returns the counts of its scheduler now.
-    """
-
-    def __init__(self, metrics: Metrics, load: Callable[[], LoadReport], counts: Callable[[], Counts]):
-        self._metrics = metrics
-        self._load = load
-        self._counts = counts
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -197,6 +188,26 @@ class Exposition:
     def describe(self) -> list[Metric]:
         """Return no metrics: the registry then does not call `collect` when the collector registers."""
         return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics as they are now (`prometheus_client`'s collector protocol)."""
+        raise NotImplementedError
+
+
+class Exposition(PrometheusText):
+    """The counters as Prometheus text.
+
+    Args:
+        metrics: counters of the node.
+        load: returns the load of the node now.
+        counts: returns the counts of its scheduler now.
+    """
+
+    def __init__(self, metrics: Metrics, load: Callable[[], LoadReport], counts: Callable[[], Counts]):
+        self._metrics = metrics
+        self._load = load
+        self._counts = counts
+        super().__init__()
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics as they are now (`prometheus_client`'s collector protocol)."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from coinfer.runtime.edge.metrics import PrometheusText
 from coinfer.site.controller.registry import Node
 from coinfer.site.controller.service import ControllerService
 
@@ -22,7 +22,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Node], float]], ...] = (
 )
 
 
-class SiteExposition:
+class SiteExposition(PrometheusText):
     """What a controller knows of its site, as Prometheus text.
 
     Args:
@@ -31,18 +31,7 @@ class SiteExposition:
 
     def __init__(self, service: ControllerService):
         self._service = service
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-
-    def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
-
-    def describe(self) -> list[Metric]:
-        """Return no metrics: the registry then does not call `collect` when the collector registers."""
-        return []
+        super().__init__()
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics as they are now (`prometheus_client`'s collector protocol)."""
