@@ -64,6 +64,22 @@ def test_a_queue_that_others_fill_becomes_shorter_more_slowly(share: float, inte
     assert server.others_share == pytest.approx(0.0, abs=1e-3), "they are gone"
 
 
+@pytest.mark.parametrize("interval_s", [0.1, 0.4, 0.9])
+def test_a_queue_that_stands_is_expected_to_stand_however_rarely_a_server_reports(interval_s: float):
+    """A crowd that asks again as soon as it is answered; the server reports less often than its queue is long."""
+    server, now_s = est.after_reply(est.first_server(1e6, 0.0), 0.45, 4.0, 0.0), 0.0
+    for _ in range(30):
+        now_s += interval_s
+        probed = est.after_end(est.after_send(server, 1e5, 0.0, now_s - 0.1), now_s)
+        server = est.after_reply(probed, 0.45, 4.0, now_s)
+    assert forecast.server_wait_s(server, now_s + interval_s) == pytest.approx(0.45, rel=0.05)
+    sent = est.after_send(server, 1e4, 0.02, now_s)
+    given_up = est.after_end(sent, now_s + 0.1)
+    assert forecast.server_wait_s(given_up, now_s + 0.1) == pytest.approx(0.45, rel=0.05), "others are still there"
+    refused = est.after_hopeless(given_up, A, 0.8, now_s + 0.1)
+    assert forecast.server_wait_s(refused, now_s + 0.1) == pytest.approx(0.8), "it said that it takes longer than that"
+
+
 def test_work_of_others_on_the_server_does_not_hold_up_the_link():
     server = est.after_reply(est.first_server(1e6, 0.0), 0.4, 4.0, 0.0)
     assert waits_s(server, 0.1) == pytest.approx((0.0, 0.3))

@@ -75,6 +75,8 @@ class ServerEstimate(NamedTuple):
     """Requests that its queue still takes: as it last reported, less those sent since; infinite if it does not say."""
     reported_s: float
     """When it last reported."""
+    backlog_s: float
+    """Work that waited there then."""
     failures: int
     """In a row."""
     down_until_s: float
@@ -103,6 +105,7 @@ def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
         in_flight=0,
         room=math.inf,
         reported_s=now_s,
+        backlog_s=0.0,
         failures=FAILURES_TO_EJECT,
         down_until_s=now_s,
         limit_bits=math.inf,
@@ -127,7 +130,8 @@ def after_send(server: ServerEstimate, size_bits: float, service_s: float, now_s
 def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:
     """Return the server with one request less in flight: answered, failed or abandoned.
 
-    If it was the last one, link and server count as free now, whatever was expected of it.
+    If it was the last one, the link counts as free now, and the server has what it last reported to do, whatever was
+    expected of the request.
 
     Args:
         server: estimate so far.
@@ -136,7 +140,7 @@ def after_end(server: ServerEstimate, now_s: float) -> ServerEstimate:
     in_flight = server.in_flight - 1
     if in_flight > 0:
         return server._replace(in_flight=in_flight)
-    return server._replace(in_flight=0, link_free_s=now_s, free_s=now_s)
+    return server._replace(in_flight=0, link_free_s=now_s, free_s=server.reported_s + server.backlog_s)
 
 
 def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: float) -> ServerEstimate:
@@ -148,18 +152,9 @@ def after_reply(server: ServerEstimate, backlog_s: float, room: float, now_s: fl
         room: requests that its queue still takes; infinite if it does not say.
         now_s: when the reply arrived.
     """
-    expected_s = server.free_s if server.in_flight else -math.inf
-    share = _others_share(server, backlog_s, now_s)
     limit_bits = server.limit_bits if server.failures < FAILURES_TO_EJECT else math.inf  # may differ after a restart
-    return server._replace(
-        free_s=max(now_s + backlog_s, expected_s),
-        room=room,
-        reported_s=now_s,
-        others_share=share,
-        failures=0,
-        down_until_s=-math.inf,
-        limit_bits=limit_bits,
-    )
+    server = _with_load(server, backlog_s, room, now_s)
+    return server._replace(failures=0, down_until_s=-math.inf, limit_bits=limit_bits)
 
 
 def after_report(server: ServerEstimate, backlog_s: float, room: float, at_s: float) -> ServerEstimate:
@@ -171,20 +166,26 @@ def after_report(server: ServerEstimate, backlog_s: float, room: float, at_s: fl
         room: requests that its queue still took.
         at_s: when that was so; a link, or whether it answers, is not known from this.
     """
-    if at_s <= server.reported_s:
-        return server
-    expected_s = server.free_s if server.in_flight else -math.inf
+    return server if at_s <= server.reported_s else _with_load(server, backlog_s, room, at_s)
+
+
+def _with_load(server: ServerEstimate, backlog_s: float, room: float, at_s: float) -> ServerEstimate:
+    free_s = max(at_s + backlog_s, server.free_s if server.in_flight else -math.inf)
     share = _others_share(server, backlog_s, at_s)
-    return server._replace(free_s=max(at_s + backlog_s, expected_s), room=room, reported_s=at_s, others_share=share)
+    return server._replace(free_s=free_s, backlog_s=backlog_s, room=room, reported_s=at_s, others_share=share)
 
 
 def _others_share(server: ServerEstimate, backlog_s: float, now_s: float) -> float:
-    """Return the share of a server's time that others take, from how much backlog is there that was not expected."""
+    """Return the share of a server's time that others take, from how much backlog is there that was not expected.
+
+    A server that has work now is taken to have had some all the time: if the last report is older than the work that
+    waited then, it cannot be told, and a queue that stands would else look as if it were soon worked off.
+    """
     since_s = now_s - server.reported_s
     if since_s <= 0:
         return server.others_share
-    left_s = max(server.free_s - now_s, 0.0)
-    now_share = min(max((backlog_s - left_s) / since_s, 0.0), 1.0)
+    came_s = backlog_s - (server.free_s - now_s)
+    now_share = min(max(came_s / since_s, 0.0), 1.0) if backlog_s > 0 else 0.0
     return now_share + 0.5 ** (since_s / OTHERS_HALF_LIFE_S) * (server.others_share - now_share)
 
 
@@ -280,7 +281,22 @@ def after_refusal(server: ServerEstimate, pushback_s: float, now_s: float) -> Se
         pushback_s: time after which it may be asked again.
         now_s: when the refusal arrived.
     """
-    return server._replace(room=0.0, free_s=max(server.free_s, now_s + pushback_s), reported_s=now_s)
+    backlog_s = max(server.free_s - now_s, pushback_s)
+    return server._replace(room=0.0, free_s=now_s + backlog_s, backlog_s=backlog_s, reported_s=now_s)
+
+
+def after_hopeless(server: ServerEstimate, work: Work, left_s: float, now_s: float) -> ServerEstimate:
+    """Return the server after it refused a request whose deadline it could not meet: so long it has to do at least.
+
+    Args:
+        server: estimate so far.
+        work: what it was to compute.
+        left_s: time to the deadline when the refusal arrived.
+        now_s: when it arrived.
+    """
+    service_s = server.service[work].mean_s if work in server.service else 0.0
+    backlog_s = max(left_s - service_s, server.free_s - now_s, 0.0)
+    return server._replace(free_s=now_s + backlog_s, backlog_s=backlog_s, reported_s=now_s)
 
 
 def after_oversize(server: ServerEstimate, upload_bits: float) -> ServerEstimate:

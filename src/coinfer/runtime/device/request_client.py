@@ -75,6 +75,8 @@ class PendingRequest(NamedTuple):
     """Time of the profiled machine for the work; 0 if nothing is learned from the reply."""
     upload_bits: float = math.inf
     """Upload that the planner expected of the option; infinite if nothing is learned from the reply."""
+    deadline_s: float = math.inf
+    """Of the server, from when it was sent."""
     update_done: threading.Event | None = None
     """Set once the estimates are updated from the reply; None if nothing is learned from it."""
 
@@ -177,6 +179,7 @@ class RequestClient:
             expected_s=latency.end_s(ready_s, forecast.server_wait_s(known, now_s) - standing_s, service_s),
             profiled_s=profiled_s,
             upload_bits=upload_bits,
+            deadline_s=request.deadline_s,
             update_done=threading.Event(),
         )
         own_s = max(service_s - standing_s, 0.0)
@@ -258,6 +261,10 @@ class RequestClient:
             self.pool.update(pending.server, partial(est.after_oversize, upload_bits=pending.upload_bits))
         elif self._is_missing(pending.work.piece, error):
             self._lack(pending.server, pending.work.piece)
+        elif isinstance(error, TransportError) and error.reason == "hopeless":
+            left_s = pending.deadline_s - (now_s - pending.at_s)
+            hopeless = partial(est.after_hopeless, work=pending.work, left_s=left_s, now_s=now_s)
+            self.pool.update(pending.server, hopeless)
         elif not (isinstance(error, TransportError) and error.code == "DEADLINE_EXCEEDED"):
             self.pool.update(pending.server, partial(est.after_failure, now_s=now_s))
 
