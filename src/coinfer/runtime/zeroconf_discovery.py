@@ -89,7 +89,7 @@ class Announcement:
             announced.
 
     Raises:
-        UserError: if the extra is not installed.
+        UserError: if the extra is not installed, or the network takes no announcement.
     """
 
     def __init__(self, address: str):
@@ -100,8 +100,17 @@ class Announcement:
         self._info = library.ServiceInfo(
             SERVICE, f"{name}.{SERVICE}", port, parsed_addresses=[shown], server=f"{name}.local."
         )
-        self._zeroconf = library.Zeroconf()
-        self._zeroconf.register_service(self._info)
+        self._zeroconf = None
+        try:
+            self._zeroconf = library.Zeroconf()
+            self._zeroconf.register_service(self._info)
+        except Exception as error:
+            if self._zeroconf is not None:
+                self._zeroconf.close()
+            raise UserError(
+                f"this server cannot be announced in the local network ({type(error).__name__}: {error}); start it "
+                f"without --announce, and name {Address(shown, port)} to its devices"
+            ) from error
         _log.info("announced as %s at %s", name, Address(shown, port))
 
     def close(self) -> None:

@@ -8,15 +8,16 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from tests.tables import analytic_table
+from tests.tables import analytic_table, made_up_accuracy
 
 from coinfer.errors import UserError
-from coinfer.graph.zoo import networks
+from coinfer.graph.zoo import early_exits, networks
 from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.device.config import DeviceError
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.inputs import ItemError
+from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import ImageError, load_images, preprocess
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport, WireError
@@ -124,6 +125,7 @@ def test_a_failing_server_is_replaced_by_the_other_or_the_device(code: str):
 def test_all_servers_failing_leaves_the_device_itself():
     bad = {f"bad:{i}": Switched() for i in range(1, 4)}
     with device(dict(bad), hedge=False, clock=VirtualClock(1.0)) as surrounded:
+        surrounded._parts.client.pool.close()  # a probe that is answered in between would clear it
         for node in bad.values():
             node.bad = fails("UNAVAILABLE")
         results = [surrounded.infer(picture) for picture in PICTURES * 3]
@@ -174,6 +176,7 @@ def test_a_request_that_was_overtaken_is_cancelled():
 def test_a_hanging_server_is_overtaken_and_then_avoided():
     hang, release = Switched(), threading.Event()
     with device({"hang:1": hang}, clock=SlowClock()) as waiting:
+        waiting._parts.client.pool.close()  # a probe that is answered in between would clear it
         hang.bad = lambda: (release.wait(200), None)[1]
         results = [waiting.infer(picture) for picture in PICTURES * 2]
         release.set()
@@ -182,6 +185,35 @@ def test_a_hanging_server_is_overtaken_and_then_avoided():
         assert result.executed_on == "device"
     assert results[0].fallback.startswith("hang:1: no reply after")
     assert hang.asked <= 3
+
+
+def test_a_request_that_waits_for_a_silent_server_goes_to_another_one():
+    """The device would take 20 s by its profile; the other server takes no time."""
+    hang, release = Switched(), threading.Event()
+    with device({"hang:1": hang, "good:1": good_node()}, clock=SlowClock()) as both:
+        hang.bad = lambda: (release.wait(200), None)[1]
+        result = both.infer(PICTURES[0], policy=lambda _: OffloadDecision(np.array([0]), np.array([0])))
+        release.set()
+    np.testing.assert_allclose(result.output, exact(PICTURES[0]), rtol=1e-4)
+    assert result.executed_on == "good:1"
+    assert result.fallback.startswith("hang:1: no reply after")
+    assert sum(result.outcome[:5]) == pytest.approx(result.outcome.latency_s)
+
+
+def test_what_the_device_does_for_a_failed_server_may_exit_early_where_the_request_may():
+    graph = early_exits.build("alexnet-cifar-exits")
+    table, accuracy, bad = analytic_table(graph, whole_s=20.0), made_up_accuracy(graph), Switched()
+    to_last = {"accuracy": accuracy, "confidence": 1.0, "objective": Objective(min_accuracy=0.75)}
+    with Device(
+        graph, servers=["bad:1"], profile=table, transport=InMemoryTransport({"bad:1": bad}), **to_last
+    ) as ours:
+        bad.bad = fails("UNAVAILABLE")
+        options = ours.options
+        sends = next(i for i, cut in enumerate(options.cuts) if cut == graph.inputs and options.exit[i] == 2)
+        to_bad = OffloadDecision(np.array([sends]), np.array([0]))
+        early, late = (ours.infer(PICTURES[0], policy=lambda _: to_bad, early_exit=may) for may in (True, False))
+    assert (early.executed_on, early.exit) == ("device", 0), "every answer is sure enough"
+    assert (late.executed_on, late.exit) == ("device", 2)
 
 
 def test_a_full_server_is_not_asked_until_its_backlog_is_done():

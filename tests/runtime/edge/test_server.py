@@ -5,6 +5,8 @@ import json
 import signal
 import socket
 import statistics
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -535,3 +537,32 @@ def test_sizes_of_several_networks_are_given_to_one_by_its_name(tmp_path):
         load_models(EdgeSettings(models=paths, shapes={"width": "4", "length": "8"}))
     served = load_models(EdgeSettings(models=paths, shapes={"wide:width": "4", "long:length": "8"}))
     assert [one.name for one in served] == ["wide", "long"]
+
+
+NO_ANNOUNCEMENT = """
+import sys, threading, types
+
+class Zeroconf:
+    def __init__(self):
+        self.closed = threading.Event()
+        threading.Thread(target=self.closed.wait).start()  # the process cannot end before it does
+
+    def register_service(self, info):
+        raise OSError(19, "No such device")
+
+    def close(self):
+        self.closed.set()
+
+sys.modules["zeroconf"] = types.SimpleNamespace(Zeroconf=Zeroconf, ServiceInfo=lambda *_, **__: None)
+sys.argv = ["coinfer", "edge", "resnet32", "--announce", "--grpc-port", "0", "--http-port", "0"]
+from coinfer.cli.main import main
+main()
+"""
+
+
+def test_what_fails_once_the_ports_are_open_ends_the_process_with_one_line():
+    done = subprocess.run([sys.executable, "-c", NO_ANNOUNCEMENT], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: this server cannot be announced in the local network (OSError: [Errno 19]")
+    assert "Traceback" not in done.stderr

@@ -1,16 +1,18 @@
 """What an edge node does with a request, without sockets: routes, fingerprints, deadlines, counters."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
+from prometheus_client import Metric
 from tests.runtime.edge.edge_process import unencoded
 
 from coinfer.graph.zoo import networks
 from coinfer.runtime.clock import VirtualClock
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
-from coinfer.runtime.edge.metrics import Exposition
+from coinfer.runtime.edge.metrics import TEXT_SHARE, Exposition, PrometheusText
 from coinfer.runtime.edge.served_model import serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, RequestError
@@ -297,3 +299,22 @@ def test_an_answer_over_the_limit_is_refused_before_it_is_encoded(caplog):
     stats = service.metrics.models["resnet32"]
     assert (stats.success, stats.failures["REJECTED"]) == (1, 1)
     assert [record.getMessage() for record in caplog.records] == [f"request r8 to 'resnet32': {plain.message}"]
+
+
+def test_who_asks_for_metrics_without_end_takes_a_small_share_of_the_time():
+    made_s: list[float] = []
+
+    class Slow(PrometheusText):
+        def collect(self) -> list[Metric]:
+            return []
+
+        def text(self) -> bytes:
+            began_s = time.monotonic()
+            time.sleep(0.001)
+            made_s.append(time.monotonic() - began_s)
+            return str(len(made_s)).encode()
+
+    slow, began_s = Slow(), time.monotonic()
+    while len(made_s) < 4:
+        assert slow.recent_text() == str(len(made_s)).encode()
+    assert sum(made_s[:-1]) <= TEXT_SHARE * (time.monotonic() - began_s), "the last one is not paid for yet"

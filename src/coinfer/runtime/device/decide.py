@@ -1,10 +1,10 @@
 """From a request to its plan: it is refused, waits for a server that is full, or is planned at once."""
 
 from coinfer.runtime.device.admission import check_hopeful
+from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.full_servers import worthwhile_wait
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
 from coinfer.runtime.device.planning.sized import Sizes
-from coinfer.runtime.device.request import DeviceParts
 from coinfer.runtime.device.terms import Terms
 
 

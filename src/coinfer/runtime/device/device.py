@@ -23,11 +23,12 @@ from coinfer.runtime.device.decide import admitted_plan, plan_now
 from coinfer.runtime.device.discovery import find_servers, fixed
 from coinfer.runtime.device.inputs import read_item
 from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.plan import servers_of
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.planning.sized import request_sizes
 from coinfer.runtime.device.processor import Processor, ProcessorQueue
-from coinfer.runtime.device.request import DeviceParts, Request
+from coinfer.runtime.device.request import Request
 from coinfer.runtime.device.request_client import RequestClient
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.device.terms import InferSettings, Terms, answer_in_order, terms_of

@@ -1,38 +1,28 @@
 """One request from head to answer: the device's head, the servers that are asked, the device itself if they fail."""
 
 import math
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Names
 from coinfer.physics.compute import transmit_j
-from coinfer.runtime.clock import Clock
-from coinfer.runtime.device import forecast
-from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.parts import DeviceParts
+from coinfer.runtime.device.planning.early_exit import Stage
 from coinfer.runtime.device.planning.full_servers import worthwhile_server
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
-from coinfer.runtime.device.planning.planner import Planner
-from coinfer.runtime.device.planning.sized import Sizes
-from coinfer.runtime.device.processor import Processor
-from coinfer.runtime.device.request_client import (
-    MAX_WAIT_S,
-    MIN_PUSHBACK_S,
-    Answer,
-    Failure,
-    PendingRequest,
-    RequestClient,
-    is_done,
-)
+from coinfer.runtime.device.planning.remaining import Remaining, remaining
+from coinfer.runtime.device.replies import Replies, Reply
+from coinfer.runtime.device.request_client import MAX_WAIT_S, Answer, PendingRequest
 from coinfer.runtime.device.request_message import request_message
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import InferRequest
-from coinfer.types import DEVICE, Outcome
+from coinfer.types import DEVICE, Hop, Outcome, Route
+from coinfer.units import FLOAT32_BITS
 
 MIN_PATIENCE = 1.25
 """A server gets at least this many times the predicted time, even if the deadline leaves less."""
@@ -45,32 +35,12 @@ MAX_ROUNDS = 4
 Tensors = Mapping[str, np.ndarray]
 
 
-class DeviceParts(NamedTuple):
-    """The parts that all requests of a device share."""
+class Computed(NamedTuple):
+    """What the device computed."""
 
-    graph: ModelGraph
-    config: DeviceConfig
-    planner: Planner
-    processor: Processor
-    client: RequestClient
-    clock: Clock
-    record: Callable[[Plan, Result], None] = lambda plan, result: None
-    """Called with every request that was answered."""
-
-    def pushback_s(self) -> float:
-        """Return after how many seconds a request that is refused now may be taken on: when somebody is free."""
-        now_s = self.clock.now_s()
-        waits_s = [forecast.server_wait_s(server, now_s) for server in self.client.pool.estimates()]
-        return max(min([self.processor.backlog_s, *waits_s]), MIN_PUSHBACK_S)
-
-    def state(self, sizes: Sizes = ()) -> DeviceState:
-        """Return what the device believes now.
-
-        Args:
-            sizes: of the request that is planned.
-        """
-        now_s, servers = self.clock.now_s(), self.client.pool.estimates()
-        return DeviceState(now_s, servers, self.processor.scale_at(sizes), self.processor.backlog_s)
+    tensors: dict[str, np.ndarray]
+    exit: int | None
+    """Index of the exit that was confident, whose outputs these are; None if none was."""
 
 
 class Request:
@@ -105,17 +75,20 @@ class Request:
         self._deadline_s = plan.route.deadline_s
         self._hedge = hedge
         self._abort = abort
-        self._failures: list[Failure] = []
-        self._sent_bits = 0.0
-        self._waited_s = 0.0
+        self._replies = Replies(parts.client, parts.clock, abort.on_set)
 
     def answer(self) -> Result:
         """Return the answer: run the head, and have the rest computed where the plan says."""
-        at_cut, exit_ = self._head()
-        if exit_ is not None:
-            predicted_s = self._parts.planner.predicted_exit_s(self._plan, exit_, self._scale)
-            return self._result(Answer(at_cut), DEVICE, exit_, predicted_s)
-        return self._rest(at_cut, self._plan.server)
+        plan, cascade = self._plan, self._parts.planner.cascade
+        stages = cascade.stages(plan.route.exit, plan.cut) if plan.early_exit else ()
+        head = self._compute(self._tensors, stages, plan.cut)
+        assert isinstance(head, Computed)  # no server was asked yet
+        if head.exit is not None:
+            predicted_s = self._parts.planner.predicted_exit_s(plan, head.exit, self._scale)
+            return self._result(Answer(head.tensors), DEVICE, head.exit, predicted_s)
+        if plan.server == DEVICE:
+            return self._result(Answer(head.tensors), DEVICE)
+        return self._rest(head.tensors, plan.server)
 
     def answer_by_route(self, servers: list[int]) -> Result:
         """Return the answer: run the head, and send the rest along the plan's route. If it fails, the device answers.
@@ -128,28 +101,34 @@ class Request:
             return self._result(Answer(at_cut), DEVICE)
         left_s = max(self._left_s(), 0.0)
         request = self._message(at_cut, servers[0], left_s)
-        pending = self._parts.client.send_untracked(servers[0], self._plan.work, request)
-        self._sent_bits += pending.size_bits
-        done = is_done(pending.reply, min(left_s, MAX_WAIT_S))
-        reply = self._parts.client.read(pending) if done else self._late(pending)
-        pending.reply.cancel()
-        if isinstance(reply, Answer):
-            return self._result(reply, servers[-1])
-        self._failures.append(reply)
-        self._waited_s += self._parts.clock.now_s() - pending.at_s
-        return self._rest(at_cut, DEVICE)
+        self._replies.add(self._parts.client.send_untracked(servers[0], self._plan.work, request))
+        reply = self._replies.first(min(left_s, MAX_WAIT_S))
+        if reply is not None:
+            return self._result(reply.answer, servers[-1])
+        if self._replies.pending:
+            self._replies.late(self._parts.planner.servers[servers[0]])
+            self._replies.cancel()
+        waited_s = self._replies.waited_s
+        outputs = self._submit(at_cut, self._plan.outputs).result()
+        return self._result(Answer(outputs, upload_s=waited_s), DEVICE)
 
-    def _head(self) -> tuple[dict[str, np.ndarray], int | None]:
-        """Return what crosses the cut, or the outputs of an exit that is confident and which exit that is."""
-        planner, submit = self._parts.planner, self._submit
-        tensors = self._tensors
-        stages = planner.cascade.stages(self._plan.route.exit, self._plan.cut) if self._plan.early_exit else ()
-        for stage in stages:
-            computed = submit(tensors, stage.outputs).result()
-            if planner.cascade.is_confident(stage, computed):
-                return {name: computed[name] for name in stage.answer}, stage.exit
+    def _compute(self, tensors: Tensors, stages: Sequence[Stage], outputs: Names) -> "Computed | Reply":
+        """Return what the device computes, or the answer of a server that was asked before and is sooner."""
+        abort = Abort()
+        self._abort.on_set(abort.set)
+        for stage in (*stages, None):
+            local = self._submit(tensors, outputs if stage is None else stage.outputs, abort)
+            reply = self._replies.first(local=local)
+            if reply is not None:
+                abort.set()
+                return reply
+            computed = local.result()
+            if stage is None:
+                return Computed(computed, None)
+            if self._parts.planner.cascade.is_confident(stage, computed):
+                return Computed({name: computed[name] for name in stage.answer}, stage.exit)
             tensors = {name: computed[name] for name in stage.tap}
-        return submit(tensors, self._plan.cut).result(), None
+        raise AssertionError("the last stage returns")
 
     @property
     def _scale(self) -> float:
@@ -164,29 +143,27 @@ class Request:
     # --- a request that leaves the device
 
     def _rest(self, at_cut: Tensors, server: int) -> Result:
-        """Ask this server; if it fails, at most one more; last, compute on the device itself.
+        """Ask this server; if it fails or is late, at most one more; last, compute on the device itself. Servers that
+        are only late may still answer first.
 
         Where all that were asked are full and the device has more to do than they, wait until one has room.
         """
         for _ in range(MAX_ROUNDS):
-            excluded = set[int]()
+            asked = set[int]()
             while server != DEVICE:
-                excluded.add(server)
-                answer, node = self._ask(server, at_cut)
-                if answer is not None:
-                    return self._result(answer, node)
-                server = self._next_server(excluded)
-            server = self._wait_for_room() if self._failures and self._failures[-1].is_refusal else DEVICE
+                asked.add(server)
+                reply = self._ask(server, at_cut)
+                if reply is not None:
+                    return self._replied(reply)
+                server = self._next(asked).server
+            failures = self._replies.failures
+            server = self._wait_for_room() if not self._replies.pending and failures[-1].is_refusal else DEVICE
             if server == DEVICE:
                 break
-        outputs = self._submit(at_cut, self._plan.outputs).result()
-        return self._result(Answer(outputs), DEVICE)
+        return self._rest_here(at_cut)
 
-    def _ask(self, server: int, at_cut: Tensors) -> tuple[Answer | None, int]:
-        """Return an answer and the node that gave it; no answer if the server failed.
-
-        A late server races against the device itself, and the first to finish answers.
-        """
+    def _ask(self, server: int, at_cut: Tensors) -> Reply | None:
+        """Return an answer of this server, or of one that was asked before; None if this one failed or is late."""
         client, observation, option = self._parts.client, self._plan.observation, self._plan.option
         request = self._message(at_cut, server, self._useless_after_s(server) if self._hedge else math.inf)
         upload_bits = float(observation.option_upload_bits[0, option])
@@ -199,64 +176,53 @@ class Request:
             service_s=service_s,
             profiled_s=self._plan.tail_s,
         )
-        self._abort.on_set(pending.reply.cancel)
-        self._sent_bits += pending.size_bits
-        done = is_done(pending.reply, self._patience_s(pending) if self._hedge else None)
-        if not done:
-            return self._race(pending, at_cut)
-        reply = client.read(pending)
-        if isinstance(reply, Answer):
-            return reply, server
-        self._failures.append(reply)
-        self._waited_s += self._parts.clock.now_s() - pending.at_s
-        return None, server
+        self._replies.add(pending)
+        reply = self._replies.first(self._patience_s(pending) if self._hedge else None)
+        if reply is None and pending in self._replies.pending:
+            client.record_silence(pending)
+            self._replies.late(self._parts.planner.servers[server])
+        return reply
 
-    def _race(self, pending: PendingRequest, at_cut: Tensors) -> tuple[Answer, int]:
-        """Start on the rest here while the server is late; return the first answer and the node that gave it."""
-        late = self._late(pending)
-        self._parts.client.record_silence(pending)
-        abort, waited_s = Abort(), self._parts.clock.now_s() - pending.at_s
-        self._abort.on_set(abort.set)
-        local = self._submit(at_cut, self._plan.outputs, abort)
-        racers: list[Future] = [pending.reply, local]
-        wait(racers, return_when=FIRST_COMPLETED)
-        if pending.reply.done():
-            reply = self._parts.client.read(pending)
-            if isinstance(reply, Answer):
-                abort.set()
-                return reply, pending.server
-        outputs = local.result()
-        pending.reply.cancel()
-        self._failures.append(late)
-        return Answer(outputs, upload_s=waited_s), DEVICE
+    def _next(self, asked: Collection[int]) -> Remaining:
+        """Return what is best now, after these servers were asked in vain."""
+        others = asked if len(asked) < MAX_SERVERS_ASKED else None
+        return remaining(self._parts.planner, self._plan, self._state(), self._left_s(), others)
 
-    def _late(self, pending: PendingRequest) -> Failure:
-        waited_s = self._parts.clock.now_s() - pending.at_s
-        return Failure(self._parts.planner.servers[pending.server], f"no reply after {waited_s:.3f} s")
+    def _rest_here(self, at_cut: Tensors) -> Result:
+        """Compute on the device what is best in the time that is left; a server that is late may still answer first."""
+        plan, cascade, waited_s = self._plan, self._parts.planner.cascade, self._replies.waited_s
+        best = remaining(self._parts.planner, plan, self._state(), self._left_s())
+        stages = cascade.stages(best.exit, best.outputs) if best.from_inputs and plan.early_exit else ()
+        done = self._compute(self._tensors if best.from_inputs else at_cut, stages, best.outputs)
+        if isinstance(done, Reply):
+            return self._replied(done)
+        self._replies.cancel()
+        exit_ = best.exit if done.exit is None else done.exit
+        route = plan.route._replace(hops=(Hop("device", best.outputs, FLOAT32_BITS),), exit=best.exit)
+        return self._result(
+            Answer(done.tensors, upload_s=waited_s), DEVICE, exit_, route=route if best.from_inputs else None
+        )
 
-    def _next_server(self, excluded: set[int]) -> int:
-        """Return the server to ask now, or `DEVICE`."""
-        if len(excluded) >= MAX_SERVERS_ASKED:
-            return DEVICE
-        return self._parts.planner.next_server(self._plan, self._state(), excluded)
+    def _replied(self, reply: Reply) -> Result:
+        return self._result(reply.answer._replace(upload_s=reply.answer.upload_s + reply.waited_s), reply.server)
 
     def _wait_for_room(self) -> int:
         """Wait for a full server and return it, or return `DEVICE` at once if the device is sooner."""
         planner, plan, state = self._parts.planner, self._plan, self._state()
         observation = planner.observe(state, plan.route.deadline_s, raw_input=plan.raw_input, sizes=plan.sizes)
         server, wait_s = worthwhile_server(plan, observation, state, planner.tail_on_device_s(plan, state))
-        began_s = self._parts.clock.now_s()
         if server != DEVICE:
             self._parts.clock.sleep(wait_s, self._abort.event)
-        self._waited_s += self._parts.clock.now_s() - began_s
         return server
 
     def _patience_s(self, pending: PendingRequest) -> float:
         """Return how long to wait for a server before the device starts on the rest itself: longer than nearly all
         replies take, or less if the device could still meet the deadline."""
         patience_s = self._parts.client.patience * pending.expected_s + SLACK_S
-        tail_s = self._plan.tail_s * self._scale
-        spare_s = self._began_s + self._deadline_s - pending.at_s - tail_s - SLACK_S
+        if self._deadline_s == math.inf:
+            return patience_s
+        here_s = remaining(self._parts.planner, self._plan, self._state(), self._left_s()).predicted_s
+        spare_s = self._began_s + self._deadline_s - pending.at_s - here_s - SLACK_S
         return min(patience_s, spare_s) if spare_s > MIN_PATIENCE * pending.expected_s else patience_s
 
     def _useless_after_s(self, server: int) -> float:
@@ -291,7 +257,14 @@ class Request:
 
     # --- the result
 
-    def _result(self, answer: Answer, node: int, exit_: int | None = None, predicted_s: float | None = None) -> Result:
+    def _result(
+        self,
+        answer: Answer,
+        node: int,
+        exit_: int | None = None,
+        predicted_s: float | None = None,
+        route: Route | None = None,
+    ) -> Result:
         """Return the answer of a node with its measures.
 
         Args:
@@ -299,19 +272,20 @@ class Request:
             node: index of the server that answered, or `DEVICE`.
             exit_: index of the exit that answered; None takes the route's.
             predicted_s: latency that was predicted of that exit; None takes the plan's.
+            route: what was done instead of the plan's; None takes that.
         """
         planner, on_device = self._parts.planner, node == DEVICE
         exit_ = self._plan.route.exit if exit_ is None else exit_
-        accuracy = planner.expected_accuracy(self._plan.route, exit_, on_device=on_device)
-        outcome = self._outcome(answer._replace(upload_s=answer.upload_s + self._waited_s), accuracy, on_device)
+        accuracy = planner.expected_accuracy(route or self._plan.route, exit_, on_device=on_device)
+        outcome = self._outcome(answer, accuracy, on_device)
         result = Result(
             self._named(answer.outputs),
             outcome,
             self._plan.route,
             executed_on="device" if on_device else planner.servers[node],
-            fallback="; ".join(dict.fromkeys(map(str, self._failures))),
+            fallback="; ".join(dict.fromkeys(map(str, self._replies.failures))),
             predicted_s=self._plan.predicted_s if predicted_s is None else predicted_s,
-            sent_bits=self._sent_bits,
+            sent_bits=self._replies.sent_bits,
             exit=exit_,
             unmet=self._plan.objective.unmet(outcome.latency_s, self._deadline_s, accuracy, outcome.energy_j),
         )
@@ -330,7 +304,8 @@ class Request:
         objective = self._plan.objective
         latency_s = self._parts.clock.now_s() - self._began_s
         device_s = latency_s - answer.upload_s - answer.queue_s - answer.server_s - answer.download_s
-        refused = bool(self._failures) and all(failure.is_refusal for failure in self._failures)
+        failures = self._replies.failures
+        refused = bool(failures) and all(failure.is_refusal for failure in failures)
         return Outcome(
             device_s=device_s,
             upload_s=answer.upload_s,

@@ -4,9 +4,9 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, Future, TimeoutError
+from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,22 +89,6 @@ def can_retry(error: TransportError | WireError) -> bool:
     """
     is_final = error.reason == "too_large" or (error.pushback_s is not None and error.pushback_s < 0)
     return error.code == "RESOURCE_EXHAUSTED" and not is_final
-
-
-def is_done(future: Future[Any], timeout_s: float | None) -> bool:
-    """Wait for a future and return whether it is done; `futures.wait` does not wake up for one that is cancelled.
-
-    Args:
-        future: of a reply.
-        timeout_s: longest wait; None has no end.
-    """
-    try:
-        future.exception(timeout_s)
-    except TimeoutError:
-        return False
-    except CancelledError:
-        return True
-    return True
 
 
 class RequestClient:

@@ -101,7 +101,7 @@ def _get_handlers(service: InferenceService) -> dict[str, Handler]:
         return _json(metadata.statistics(model_stats(service, *_model_of(request))))
 
     async def metrics(request: Request) -> Response:
-        return Response(exposition.text(), media_type="text/plain; version=0.0.4")
+        return Response(exposition.recent_text(), media_type="text/plain; version=0.0.4")
 
     handlers: dict[str, Handler] = {"/v2": server, "/v2/health/live": live, "/v2/health/ready": ready}
     handlers |= {"/v2/models/stats": stats, "/metrics": metrics}

@@ -14,6 +14,8 @@ from coinfer.runtime.edge.served_model import VERSION
 from coinfer.runtime.protocol.messages import LoadReport, WireError
 
 FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+TEXT_SHARE = 0.02
+"""Share of the time that making Prometheus' text may take."""
 _REJECTIONS = {"queue_full", "hopeless", "expired", "draining", "too_large"}
 
 
@@ -176,6 +178,7 @@ class PrometheusText:
     """A collector with a registry of its own, which also tells of the process and the platform."""
 
     def __init__(self) -> None:
+        self._recent, self._keep_until_s = b"", 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -184,6 +187,14 @@ class PrometheusText:
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def recent_text(self) -> bytes:
+        """Return the text, which is made anew so rarely that this takes `TEXT_SHARE` of the time, whoever asks."""
+        began_s = time.monotonic()
+        if began_s >= self._keep_until_s:
+            self._recent = self.text()
+            self._keep_until_s = began_s + (time.monotonic() - began_s) / TEXT_SHARE
+        return self._recent
 
     def describe(self) -> list[Metric]:
         """Return no metrics: the registry then does not call `collect` when the collector registers."""

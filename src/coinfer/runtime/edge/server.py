@@ -156,17 +156,18 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel], agent: A
         peers=settings.peers,
         limit_bytes=settings.limit_bytes,
     )
-    fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security)
-    service.address = fronts.address
-    announcement = await asyncio.to_thread(Announcement, fronts.address) if settings.announce else None
-    if agent is not None:
-        agent.start(service)
-    status = await serve_until_signal(service, fronts, "edge", settings.grace_s)
-    if announcement is not None:
-        await asyncio.to_thread(announcement.close)
-    if agent is not None:
-        agent.close()
-    return status
+    async with open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security) as fronts:
+        service.address = fronts.address
+        announcement = await asyncio.to_thread(Announcement, fronts.address) if settings.announce else None
+        try:
+            if agent is not None:
+                agent.start(service)
+            return await serve_until_signal(service, fronts, "edge", settings.grace_s)
+        finally:
+            if announcement is not None:
+                await asyncio.to_thread(announcement.close)
+            if agent is not None:
+                agent.close()
 
 
 def checked_settings(settings: EdgeSettings) -> EdgeSettings:

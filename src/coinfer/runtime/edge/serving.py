@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,13 @@ class Fronts:
         return f"grpc={self.address}" + (f" http={Address(self.host, self.http.port)}" if self.http else "")
 
 
+@asynccontextmanager
 async def open_fronts(
     service: InferenceService, host: str, grpc_port: int, http_port: int | None, security: Security | None = None
-) -> Fronts:
-    """Start the fronts of a service; the libraries for REST are loaded only if it is asked for.
+) -> AsyncIterator[Fronts]:
+    """Start the fronts of a service, and stop them and the service in the end, whatever happens meanwhile.
+
+    The libraries for REST are loaded only if it is asked for.
 
     Args:
         service: answers the requests.
@@ -57,13 +61,17 @@ async def open_fronts(
         PortError: if a port is taken.
     """
     grpc_front, http = GrpcFront(service, host, grpc_port, security), None
-    if http_port is not None:
-        from coinfer.runtime.edge.http_server import HttpFront
+    async with AsyncExitStack() as stack:
+        stack.callback(service.close)
+        if http_port is not None:
+            from coinfer.runtime.edge.http_server import HttpFront
 
-        http = HttpFront(service, host, http_port, security)
-        await http.start()
-    await grpc_front.start()
-    return Fronts(grpc_front, http, host)
+            http = HttpFront(service, host, http_port, security)
+            await http.start()
+            stack.push_async_callback(http.stop, _LAST_ANSWERS_S)
+        await grpc_front.start()
+        stack.push_async_callback(grpc_front.stop, _LAST_ANSWERS_S)
+        yield Fronts(grpc_front, http, host)
 
 
 async def serve_until_signal(service: InferenceService, fronts: Fronts, name: str, grace_s: float) -> int:
@@ -72,8 +80,8 @@ async def serve_until_signal(service: InferenceService, fronts: Fronts, name: st
     A second signal ends the wait.
 
     Args:
-        service: is closed in the end.
-        fronts: are open.
+        service: refuses what comes after the first signal.
+        fronts: are open; `open_fronts` closes them.
         name: of the program, for the line that says that it is ready.
         grace_s: how long admitted requests may take.
 
@@ -89,11 +97,7 @@ async def serve_until_signal(service: InferenceService, fronts: Fronts, name: st
     second_signal = signal_event()
     all_answered = asyncio.ensure_future(_wait_until_answered(service, grace_s))
     await _wait_for_first(all_answered, second_signal.wait())
-    status = 0 if all_answered.done() and not all_answered.cancelled() else 1
-    http = [fronts.http.stop(_LAST_ANSWERS_S)] if fronts.http else []
-    await asyncio.gather(fronts.grpc.stop(_LAST_ANSWERS_S), *http)
-    service.close()
-    return status
+    return 0 if all_answered.done() and not all_answered.cancelled() else 1
 
 
 async def _wait_until_answered(service: InferenceService, grace_s: float) -> None:

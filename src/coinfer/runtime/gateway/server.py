@@ -104,5 +104,5 @@ async def _serve(settings: GatewaySettings, devices: Sequence[Device], security:
     service = GatewayService(
         devices, concurrency=settings.concurrency, queue=settings.queue, limit_bytes=settings.limit_bytes
     )
-    fronts = await open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security)
-    return await serve_until_signal(service, fronts, "gateway", settings.grace_s)
+    async with open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security) as fronts:
+        return await serve_until_signal(service, fronts, "gateway", settings.grace_s)

@@ -111,7 +111,7 @@ def make_app(service: ControllerService, states: States) -> Starlette:
     exposition = SiteExposition(service)
 
     async def metrics(request: Request) -> Response:
-        return Response(exposition.text(), media_type="text/plain; version=0.0.4", headers=_HEADERS)
+        return Response(exposition.recent_text(), media_type="text/plain; version=0.0.4", headers=_HEADERS)
 
     routes = [Route(path, file) for path in files]
     further = {"/state": state, "/events": events, "/metrics": metrics}

@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.runtime.device.planning.test_observation import NOW_S
-from tests.tables import analytic_table
+from tests.tables import analytic_table, made_up_accuracy
 
-from coinfer.graph.zoo import networks
+from coinfer.graph.zoo import early_exits, networks
 from coinfer.policies.onnx import load_policy
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
 from coinfer.runtime.device.planning.planner import Planner
+from coinfer.runtime.device.planning.remaining import remaining
 from coinfer.types import DEVICE, OffloadDecision
 
 GRAPH = networks.build("alexnet-cifar")
@@ -40,11 +42,11 @@ def test_the_faster_of_the_others_is_asked_and_none_twice():
     two = state(server(1e9, 0.1), server(1e9, 0.2))
     plan = plan_for(GRAPH.inputs, two)
     assert plan.server == 0
-    assert PLANNER.next_server(plan, two, {0}) == 1
-    assert PLANNER.next_server(plan, two, {1}) == 0
-    assert PLANNER.next_server(plan, two, {0, 1}) == DEVICE
+    assert remaining(PLANNER, plan, two, np.inf, {0}).server == 1
+    assert remaining(PLANNER, plan, two, np.inf, {1}).server == 0
+    assert remaining(PLANNER, plan, two, np.inf, {0, 1}).server == DEVICE
     full = est.after_refusal(server(1e9, 0.2), 5.0, NOW_S)
-    assert PLANNER.next_server(plan, state(server(1e9, 0.1), full), {0}) == DEVICE
+    assert remaining(PLANNER, plan, state(server(1e9, 0.1), full), np.inf, {0}).server == DEVICE
 
 
 @pytest.mark.parametrize(("scale", "chosen"), [(1.5, 1), (1.9, DEVICE)])
@@ -52,7 +54,7 @@ def test_the_device_s_queue_holds_up_the_device_only(scale: float, chosen: int):
     """The head is computed: a server begins at once, the device after 0.7 s of other work. Whole on the other server in
     1.5 s, here in 1.7 s."""
     busy = state(server(1e12, 1.0), server(1e12, scale), backlog_s=0.7)
-    assert PLANNER.next_server(plan_for(GRAPH.inputs, busy), busy, {0}) == chosen
+    assert remaining(PLANNER, plan_for(GRAPH.inputs, busy), busy, np.inf, {0}).server == chosen
 
 
 def test_an_input_is_sent_at_once_while_the_device_computes_for_others():
@@ -100,4 +102,38 @@ def test_an_array_is_sent_again_as_it_is(raw_input: bool, chosen: int):
     option = PLANNER.options.cuts.index(GRAPH.inputs)
     rate_bps = PLANNER.options.upload_bits[option] / (0.5 * WHOLE_S)
     now = state(server(rate_bps, 0.01), server(rate_bps, 0.01))
-    assert PLANNER.next_server(plan_for(GRAPH.inputs, now, raw_input), now, {0}) == chosen
+    assert remaining(PLANNER, plan_for(GRAPH.inputs, now, raw_input), now, np.inf, {0}).server == chosen
+
+
+EXITS = early_exits.build("alexnet-cifar-exits")
+
+
+@pytest.mark.parametrize(
+    ("left_s", "min_accuracy", "wants_exit"),
+    [(np.inf, 0.0, 0), (np.inf, 0.75, 2), (0.6, 0.75, 1), (0.4, 0.75, 0), (0.01, 0.75, 2)],
+)
+def test_the_device_does_what_is_best_in_the_time_that_is_left(left_s: float, min_accuracy: float, wants_exit: int):
+    """A server was asked in vain for the last exit; the exits are right in 70, 74 and 78 % of cases."""
+    table, accuracy = analytic_table(EXITS, whole_s=WHOLE_S), made_up_accuracy(EXITS)
+    planner = Planner(
+        EXITS, table, DeviceConfig(servers=["a:1"], accuracy=accuracy, objective=Objective(min_accuracy=min_accuracy))
+    )
+    now, options = state(server(1e9, 0.1)), planner.options
+    whole_s = {int(e): float(options.device_s[i]) for i, e in enumerate(options.exit) if options.is_local[i]}
+    assert whole_s[0] < 0.4 < whole_s[1] < 0.6 < whole_s[2], "of each exit on this device"
+    sends = [i for i, cut in enumerate(options.cuts) if cut == EXITS.inputs and options.exit[i] == 2]
+    policy = lambda _: OffloadDecision(np.array(sends[:1]), np.array([0]))  # noqa: E731
+    best = remaining(planner, planner.plan(now, np.inf, policy=policy), now, left_s, {0})
+    assert (best.server, best.exit) == (DEVICE, wants_exit)
+    assert best.predicted_s == pytest.approx(whole_s[wants_exit])
+
+
+def test_what_is_left_after_a_cut_is_finished_from_there_where_that_is_sooner():
+    """The tail takes as long as the profile says, not the whole network."""
+    now = state(server(1e9, 0.1))
+    option = next(i for i, cut in enumerate(PLANNER.options.cuts) if cut != GRAPH.inputs)
+    plan = plan_for(PLANNER.options.cuts[option], now)
+    best = remaining(PLANNER, plan, now, np.inf)
+    assert (best.server, best.from_inputs, best.outputs) == (DEVICE, False, GRAPH.outputs)
+    assert best.predicted_s == pytest.approx(plan.tail_s)
+    assert plan.tail_s < WHOLE_S

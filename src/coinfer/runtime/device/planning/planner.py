@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 
@@ -24,7 +24,6 @@ from coinfer.runtime.device.planning.early_exit import ExitCascade, measured_poi
 from coinfer.runtime.device.planning.message_size import with_messages
 from coinfer.runtime.device.planning.objective_policy import policy_for
 from coinfer.runtime.device.planning.observation import (
-    feasible_latency_s,
     observe,
     policy_choice,
     with_raw_input,
@@ -200,32 +199,6 @@ class Planner:
             sizes: of the request.
         """
         return self.at(sizes).profiled_s(inputs, outputs)
-
-    def next_server(self, plan: Plan, state: DeviceState, excluded: Collection[int]) -> int:
-        """Return the best other server for the same cut and bits once the head is computed.
-
-        Args:
-            plan: of the request; its cut is computed.
-            state: what the device believes now.
-            excluded: indices of the servers that were asked in vain.
-
-        Returns:
-            The server's index, or `DEVICE` if the device itself would be faster.
-        """
-        deadline_s = plan.route.deadline_s
-        observation = self.observe(
-            state, deadline_s, raw_input=plan.raw_input, early_exit=plan.early_exit, sizes=plan.sizes
-        )
-        room = observation.server_room.copy()
-        room[sorted(excluded)] = 0
-        behind_head = observation._replace(
-            server_room=room,
-            device_backlog_s=np.zeros_like(observation.device_backlog_s),
-            option_device_s=np.zeros_like(observation.option_device_s),
-        )
-        latency_s = feasible_latency_s(behind_head)[0, plan.option, :-1]
-        best = int(np.argmin(latency_s))
-        return best if latency_s[best] < self.tail_on_device_s(plan, state) else DEVICE
 
     def tail_on_device_s(self, plan: Plan, state: DeviceState) -> float:
         """Return the time until the device itself would have computed the rest of a request, its backlog included.
