@@ -3,8 +3,9 @@
     python benchmarks/gateway.py
 
 The gateway (with its device) and the echo are processes of their own, and calls of both alternate. What the gateway
-adds is the time of a call without `latency_s` of its reply, the time of `Device.infer` in that call; the bar is 1 ms.
-The ratio is that over the echo of the same round. Writes benchmarks/results/gateway.json.
+adds is the time of a call without `latency_s` of its reply, the time of `Device.infer` in that call. The goal is 1 ms
+for a small request on an idle machine of two cores, where the echo of one takes 0.5 ms. So the bar is twice the echo of
+the same round, which other work on the machine slows as well. Writes benchmarks/results/gateway.json.
 """
 
 import grpc
@@ -21,7 +22,7 @@ from coinfer.runtime.transport.grpc_transport import SERVICE, client_options
 from coinfer.units import MILLI
 
 MODELS = ("alexnet-cifar", "resnet50")
-BAR_MS = 1.0
+BAR = 2.0
 GATEWAY = """
 from coinfer.runtime.gateway.server import GatewaySettings, run_gateway
 run_gateway(GatewaySettings({models}, grpc_port=0, http_port=None))
@@ -45,9 +46,9 @@ def measure(model: str, gateway: str, bare: str, count: int) -> dict[str, harnes
     added_s = took_s["gateway"] - np.array(device_s)
     return {
         f"{model}: Device.infer, ms": harness.figure(np.array(device_s) / MILLI),
-        f"{model}: gateway adds, ms": harness.figure(added_s / MILLI, at_most=BAR_MS),
+        f"{model}: gateway adds, ms": harness.figure(added_s / MILLI),
         f"{model}: echo of {len(message):,} bytes, ms": harness.figure(took_s["echo"] / MILLI),
-        f"{model}: gateway adds over echo": harness.figure(added_s / took_s["echo"]),
+        f"{model}: gateway adds over echo": harness.figure(added_s / took_s["echo"], at_most=BAR),
     }
 
 

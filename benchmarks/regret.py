@@ -36,6 +36,7 @@ MODELS = ("resnet50", "alexnet")
 DEVICE_SLOWDOWN, SERVER_SLOWDOWNS = 6.0, (2.5, 1.5, 1.0)
 SPREAD = 0.06
 """Standard deviation of the logarithm of a run's time in replays, about that of real runs on an idle machine."""
+CAUSES: tuple[str, ...] = ("all", "link", "server", "device")
 LONGEST_S = 10.0
 """What a decision may cost at most in the split into causes: a dead link would take for ever."""
 ABLATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
@@ -57,7 +58,7 @@ def planner_for(model: str) -> Planner:
     return Planner(graph, profile_for(graph), config)
 
 
-def families(folder: Path | None, triples: int) -> Iterator[tuple[str, list[Sequence[Trace]]]]:
+def families(folder: Path | None, triples: int) -> Iterator[tuple[str, Sequence[Sequence[Trace]]]]:
     """Yield name and sets of three traces, for three links, of the shipped traces and of each file of a folder."""
     files = sorted(folder.glob("*.csv.gz")) if folder else []
     for name, path in (("shipped", None), *((file.name.removesuffix(".csv.gz"), file) for file in files)):
@@ -72,7 +73,7 @@ def mean_s(run: replay.Replay) -> float:
 
 def causes(run: replay.Replay) -> dict[str, float]:
     """Return the seconds that each wrong estimate cost the decisions of a run, and all of them together."""
-    stays, lost = run.world.upload_bits == 0, dict.fromkeys(("all", "link", "server", "device"), 0.0)
+    stays, lost = run.world.upload_bits == 0, dict.fromkeys(CAUSES, 0.0)
     for request in run.requests:
         assert request.believed is not None
         assert request.true is not None
@@ -104,7 +105,7 @@ def replayed(
     planner: Planner, groups: Sequence[Sequence[Trace]], seconds: float, *, references: bool = True
 ) -> dict[str, Any]:
     """Return the figures of a family: latencies, regret, prediction error, and the split into causes."""
-    rows, lost, requests = [], dict.fromkeys(("all", "link", "server", "device"), 0.0), 0
+    rows, lost, requests = [], dict.fromkeys(CAUSES, 0.0), 0
     errors = list[float]()
     for traces in groups:
         world = replay.world_of(planner, traces, DEVICE_SLOWDOWN, SERVER_SLOWDOWNS, seconds)

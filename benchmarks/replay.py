@@ -18,14 +18,15 @@ from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
 from coinfer.runtime.device.planning.plan import DeviceState
 from coinfer.runtime.device.planning.planner import Planner
+from coinfer.runtime.device.planning.remaining import remaining
 from coinfer.runtime.device.processor import scale_factor
-from coinfer.runtime.device.request import SLACK_S
+from coinfer.runtime.device.request import MAX_SERVERS_ASKED, SLACK_S
 from coinfer.runtime.device.request_client import RATIO_WINDOW
 from coinfer.runtime.device.server_pool import PROBE_TIMEOUT_S, after_lost_probe, after_pong, is_probe_due, probe_bytes
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.transport.base import Pong
 from coinfer.traces import Trace
-from coinfer.types import DEVICE
+from coinfer.types import DEVICE, OffloadDecision
 from coinfer.units import bits_of_bytes
 
 Events = Generator[Any, Any, Any]
@@ -203,26 +204,38 @@ class Replay:
         self.found[number] = Request(option, server, took_s, predicted_s, true_s, believed, true, is_hedged)
 
     def _ask(self, option: int, server: int, number: int) -> Events:
-        """Send the rest; if the reply is late, start on it here, and take what is done first."""
-        known, sent_s = self.known[server], self.env.now
-        service_s = forecast.service_now_s(known, self._work(option), self._profiled_s(option), sent_s)
-        bits = self.world.upload_bits[option]
-        ready_s = latency.ready_s(0.0, forecast.link_wait_s(known, sent_s), bits / known.link.rate_bps)
-        wait_s, standing_s = forecast.server_wait_s(known, sent_s), forecast.standing_wait_s(known, sent_s)
-        beside_s = known.link.round_trip_s + standing_s
-        expected_s = latency.end_s(ready_s, wait_s - standing_s, service_s + beside_s)
-        reply = self.env.process(self._exchange(option, server, number, expected_s))
-        patience_s = forecast.patience(self.ratios) * expected_s + SLACK_S
-        yield reply | self.env.timeout(patience_s)
-        if reply.processed:
-            return False
-        waited_s = self.env.now - sent_s
-        self.known[server] = est.after_silence(self.known[server], bits, waited_s, self.env.now)
-        tail_s = self._profiled_s(option) * planner_scale(self.world, self.planner)
-        yield reply | self.env.process(self._compute(tail_s, number))
-        if reply.is_alive:
-            reply.interrupt()
-        return True
+        """Send the rest; if the reply is late, ask another server or start on it here; what is done first counts."""
+        decision = OffloadDecision(np.array([option]), np.array([server]))
+        plan = self.planner.plan(self.state(), math.inf, policy=lambda _: decision)
+        bits, asked, replies = self.world.upload_bits[option], set[int](), list[simpy.Process]()
+        while server != DEVICE:
+            asked.add(server)
+            sent_s, expected_s = self.env.now, self._expected_s(option, server)
+            replies.append(self.env.process(self._exchange(option, server, number, expected_s)))
+            patience_s = forecast.patience(self.ratios) * expected_s + SLACK_S
+            yield self.env.any_of([*replies, self.env.timeout(patience_s)])
+            if any(reply.processed for reply in replies):
+                break
+            waited_s = self.env.now - sent_s
+            self.known[server] = est.after_silence(self.known[server], bits, waited_s, self.env.now)
+            others = asked if len(asked) < MAX_SERVERS_ASKED else None
+            server = remaining(self.planner, plan, self.state(), math.inf, others).server
+        else:
+            tail_s = self._profiled_s(option) * planner_scale(self.world, self.planner)
+            yield self.env.any_of([*replies, self.env.process(self._compute(tail_s, number))])
+        for reply in replies:
+            if reply.is_alive:
+                reply.interrupt()
+        return server == DEVICE or len(asked) > 1
+
+    def _expected_s(self, option: int, server: int) -> float:
+        """Return the expected time until a server's reply to a request that is sent now."""
+        known, now_s = self.known[server], self.env.now
+        service_s = forecast.service_now_s(known, self._work(option), self._profiled_s(option), now_s)
+        on_air_s = self.world.upload_bits[option] / known.link.rate_bps
+        ready_s = latency.ready_s(0.0, forecast.link_wait_s(known, now_s), on_air_s)
+        wait_s, standing_s = forecast.server_wait_s(known, now_s), forecast.standing_wait_s(known, now_s)
+        return latency.end_s(ready_s, wait_s - standing_s, service_s + known.link.round_trip_s + standing_s)
 
     def _work(self, option: int) -> est.Work:
         return est.Work(self.planner.options.pieces[option])
