@@ -41,12 +41,11 @@ LONGEST_S = 10.0
 """What a decision may cost at most in the split into causes: a dead link would take for ever."""
 ABLATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "all": (),
-    "last transfer only": ((link_estimate, "HALF_LIVES_S", (0.05,)),),
-    "2 s mean only": ((link_estimate, "HALF_LIVES_S", (2.0,)),),
-    "1.5 s mean only": ((link_estimate, "HALF_LIVES_S", (1.5,)),),
-    "mean rate instead of mean time": ((link_estimate, "MAX_MARGIN", 1.0),),
+    "2 s mean": ((link_estimate, "HALF_LIFE_S", 2.0),),
+    "last transfer only": ((link_estimate, "HALF_LIFE_S", 0.01),),
     "probes every 0.5 s": ((server_pool, "PROBE_INTERVAL_S", 0.5),),
     "small probes": ((server_pool, "PROBE_BYTES", (1_000, 64_000)),),
+    "probes every 0.15 s": ((server_pool, "PROBE_INTERVAL_S", 0.15),),
     "patience for all replies": ((forecast, "PATIENCE_QUANTILE", 1.0), (forecast, "PATIENCE_RANGE", (3.0, 3.0))),
 }
 

@@ -20,7 +20,7 @@ from coinfer.runtime.device.planning.plan import DeviceState
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.planning.remaining import remaining
 from coinfer.runtime.device.processor import scale_factor
-from coinfer.runtime.device.request import MAX_SERVERS_ASKED, SLACK_S
+from coinfer.runtime.device.request import patience_s
 from coinfer.runtime.device.request_client import RATIO_WINDOW
 from coinfer.runtime.device.server_pool import PROBE_TIMEOUT_S, after_lost_probe, after_pong, is_probe_due, probe_bytes
 from coinfer.runtime.emulation.links import Link
@@ -204,29 +204,29 @@ class Replay:
         self.found[number] = Request(option, server, took_s, predicted_s, true_s, believed, true, is_hedged)
 
     def _ask(self, option: int, server: int, number: int) -> Events:
-        """Send the rest; if the reply is late, ask another server or start on it here; what is done first counts."""
+        """Send the rest; if the reply is late, start on it here, and ask another server too if that is believed to be
+        sooner; what is done first counts."""
         decision = OffloadDecision(np.array([option]), np.array([server]))
-        plan = self.planner.plan(self.state(), math.inf, policy=lambda _: decision)
-        bits, asked, replies = self.world.upload_bits[option], set[int](), list[simpy.Process]()
-        while server != DEVICE:
-            asked.add(server)
-            sent_s, expected_s = self.env.now, self._expected_s(option, server)
-            replies.append(self.env.process(self._exchange(option, server, number, expected_s)))
-            patience_s = forecast.patience(self.ratios) * expected_s + SLACK_S
-            yield self.env.any_of([*replies, self.env.timeout(patience_s)])
-            if any(reply.processed for reply in replies):
-                break
-            waited_s = self.env.now - sent_s
-            self.known[server] = est.after_silence(self.known[server], bits, waited_s, self.env.now)
-            others = asked if len(asked) < MAX_SERVERS_ASKED else None
-            server = remaining(self.planner, plan, self.state(), math.inf, others).server
-        else:
-            tail_s = self._profiled_s(option) * planner_scale(self.world, self.planner)
-            yield self.env.any_of([*replies, self.env.process(self._compute(tail_s, number))])
+        plan, asked = self.planner.plan(self.state(), math.inf, policy=lambda _: decision), {server}
+        sent_s, expected_s = self.env.now, self._expected_s(option, server)
+        replies = [self.env.process(self._exchange(option, server, number, expected_s))]
+        here_s = remaining(self.planner, plan, self.state(), math.inf).predicted_s
+        wait_s = patience_s(forecast.patience(self.ratios), expected_s, here_s, math.inf)
+        yield replies[0] | self.env.timeout(wait_s)
+        if replies[0].processed:
+            return False
+        bits, waited_s = self.world.upload_bits[option], self.env.now - sent_s
+        self.known[server] = est.after_silence(self.known[server], bits, waited_s, self.env.now)
+        other = remaining(self.planner, plan, self.state(), math.inf, asked).server
+        if other != DEVICE:
+            expected_s = self._expected_s(option, other)
+            replies.append(self.env.process(self._exchange(option, other, number, expected_s)))
+        tail_s = self._profiled_s(option) * planner_scale(self.world, self.planner)
+        yield self.env.any_of([*replies, self.env.process(self._compute(tail_s, number))])
         for reply in replies:
             if reply.is_alive:
                 reply.interrupt()
-        return server == DEVICE or len(asked) > 1
+        return True
 
     def _expected_s(self, option: int, server: int) -> float:
         """Return the expected time until a server's reply to a request that is sent now."""

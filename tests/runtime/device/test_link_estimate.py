@@ -2,22 +2,20 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinfer.runtime.device import link_estimate as links
-from coinfer.runtime.device.link_estimate import after_exchange, after_ping, after_transfer, first_link
+from coinfer.runtime.device.link_estimate import HALF_LIFE_S, after_exchange, after_ping, after_transfer, first_link
 
 RATES = st.floats(1e4, 1e9)
 
 
 @given(rate=RATES, sizes=st.lists(st.floats(1e3, 1e8), min_size=8, max_size=20), guess=RATES)
 def test_constant_link_is_found_whatever_the_first_guess(rate: float, sizes: list[float], guess: float):
-    link, now_s, longest_s = first_link(guess, 0.0), 0.0, max(links.HALF_LIVES_S)
+    link, now_s = first_link(guess, 0.0), 0.0
     for size_bits in sizes:
-        now_s += 5 * longest_s
+        now_s += 5 * HALF_LIFE_S
         link = after_transfer(link, size_bits, size_bits / rate, now_s)
     guess_seconds = 0.01 * 0.5 ** (5 * len(sizes))
     tolerance = 1e-9 + guess_seconds * (1 + guess / rate) / (sizes[-1] / rate)
@@ -27,13 +25,13 @@ def test_constant_link_is_found_whatever_the_first_guess(rate: float, sizes: lis
 def test_a_long_transfer_outweighs_a_short_one():
     link = after_transfer(first_link(1e6, 0.0), 1e3, 1e-4, 10.0)  # 10 Mbit/s, but only 1 kbit
     link = after_transfer(link, 1e6, 1.0, 10.0)  # 1 Mbit/s for a second
-    assert link.estimates_bps == pytest.approx([1e6] * len(links.HALF_LIVES_S), rel=0.01)
+    assert link.rate_bps == pytest.approx(1e6, rel=0.01)
 
 
 def test_newer_transfers_count_more():
     link = after_transfer(first_link(1e6, 0.0), 1e6, 1.0, 100.0)
-    link = after_transfer(link, 1e7, 1.0, 100.0 + 10 * max(links.HALF_LIVES_S))
-    assert link.estimates_bps == pytest.approx([1e7] * len(links.HALF_LIVES_S), rel=0.01)
+    link = after_transfer(link, 1e7, 1.0, 100.0 + 10 * HALF_LIFE_S)
+    assert link.rate_bps == pytest.approx(1e7, rel=0.01)
 
 
 def test_a_stall_is_forgotten_with_the_second_transfer_after_it():
@@ -48,34 +46,11 @@ def test_a_stall_is_forgotten_with_the_second_transfer_after_it():
     assert link.rate_bps > 5e6
 
 
-def test_that_estimator_counts_that_erred_least():
-    """A link that alternates is met by a long mean; one that drifts by the last transfer."""
-    flips = drifts = first_link(10e6, 0.0)
-    for number in range(60):
-        now_s = 0.1 * number
-        flips = after_transfer(flips, 1e5, 0.005 if number % 2 else 0.02, now_s)
-        drifts = after_transfer(drifts, 1e5, 0.01 * 1.2**number, now_s + 0.1 * 1.2**number)
-    assert flips.rate_bps == flips.estimates_bps[-1]
-    assert drifts.rate_bps == drifts.estimates_bps[0]
-    assert drifts.error < drifts.errors[-1]
-
-
-def test_the_cautious_rate_gives_the_mean_time_of_a_transfer():
-    """Times of transfers over a link whose rate has a lognormal error that nothing foretells."""
-    rng = np.random.default_rng(0)
-    factors = np.exp(rng.normal(0.0, 0.4, 4000))
-    error = float(np.abs(np.log(factors)).mean())
-    link = first_link(1e6, 0.0)._replace(errors=(error,) * len(links.HALF_LIVES_S))
-    assert 1e6 / link.cautious_bps == pytest.approx(float((1 / factors).mean()), rel=0.03)
-    sure = link._replace(errors=(0.0,) * len(links.HALF_LIVES_S))
-    assert sure.cautious_bps == sure.rate_bps
-
-
 def test_what_passes_at_once_says_only_that_the_link_is_no_slower():
     slow, fast = first_link(1e4, 0.0), first_link(1e9, 0.0)
     at_once = after_exchange(slow, 8e3, 1e-4, 1.0)
-    assert 1e5 < max(at_once.estimates_bps) < 1e6, "few packets may pass at once on any link"
-    assert max(after_exchange(slow, 8e5, 1e-3, 1.0).estimates_bps) > 1e8
+    assert 1e5 < at_once.rate_bps < 1e6, "few packets may pass at once on any link"
+    assert after_exchange(slow, 8e5, 1e-3, 1.0).rate_bps > 1e8
     assert after_exchange(fast, 8e3, 1e-4, 1.0) == fast
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from coinfer.runtime.clock import VirtualClock
 from coinfer.runtime.device import request as module
-from coinfer.runtime.device.request import SLACK_S, Request
+from coinfer.runtime.device.request import MIN_PATIENCE, SLACK_S, Request
 from coinfer.runtime.executor import Abort
 
 SENT_S = 10.0
@@ -31,20 +31,21 @@ def request(deadline_s: float) -> Request:
 
 
 @pytest.mark.parametrize(
-    ("deadline_s", "patience_s"),
+    ("deadline_s", "here_s", "waits_s"),
     [
-        (math.inf, 2.0 + SLACK_S),
-        (2.7, 2.2 - 0.3 - SLACK_S),  # the device must begin then to meet it
-        (1.5, 2.0 + SLACK_S),  # it would have to begin before most replies come
+        (math.inf, 9.0, 2.0 + SLACK_S),
+        (math.inf, 1.5, 1.5 + SLACK_S),  # the device would be done by then
+        (math.inf, 0.3, MIN_PATIENCE + SLACK_S),  # it would be before most replies come
+        (3.9, 1.7, 3.4 - 1.7 - SLACK_S),  # the device must begin then to meet it
+        (1.5, 1.9, 1.9 + SLACK_S),  # it would have to begin before most replies come
     ],
 )
 def test_a_server_is_waited_for_as_long_as_the_device_could_still_make_it(
-    deadline_s: float, patience_s: float, monkeypatch: pytest.MonkeyPatch
+    deadline_s: float, here_s: float, waits_s: float, monkeypatch: pytest.MonkeyPatch
 ):
-    """Which has an answer 0.3 s after it begins."""
-    monkeypatch.setattr(module, "remaining", lambda *_: SimpleNamespace(predicted_s=0.3))
+    monkeypatch.setattr(module, "remaining", lambda *_: SimpleNamespace(predicted_s=here_s))
     pending: Any = SimpleNamespace(expected_s=1.0, at_s=SENT_S)
-    assert request(deadline_s)._patience_s(pending) == pytest.approx(patience_s)
+    assert request(deadline_s)._patience_s(pending) == pytest.approx(waits_s)
 
 
 @pytest.mark.parametrize(("deadline_s", "useless_after_s"), [(10.0, 9.5), (1.0, 0.5 + 3.0), (0.1, 0.5 + 3.0)])

@@ -1,70 +1,32 @@
-"""What a device believes about a link: several estimators side by side, of which the one that erred least counts.
+"""What a device believes about a link: a mean over its transfers of late. Pure functions over values."""
 
-Pure functions over values. An estimator that suits one link misleads on another: after a stall the mean over time is
-too low for long, and on a link that jitters the last transfer says little. So each is asked before every transfer what
-it expects, and judged by how far it was off.
-"""
-
-import math
 from typing import NamedTuple
 
-HALF_LIVES_S = (0.05, 2.0)
-"""Ages at which a transfer counts half in each estimator's mean; the first of them is about the last transfer."""
-ERROR_GAIN = 0.15
-"""Weight of the newest error in an estimator's mean error."""
-FIRST_ERROR = 0.5
-"""Mean error of an estimator that was not asked yet."""
-CLEARLY = 0.8
-"""The first estimator counts unless another's error is less than this share of its own."""
+HALF_LIFE_S = 0.05
+"""Age at which a transfer counts half in the mean. What is longer ago says little of a link that others share, or that
+moves; several means side by side, and a margin for their errors, gained nothing (benchmarks/README.md)."""
 CERTAIN_S = 0.002
 """Time on the link from which a transfer tells its rate; what took less may have passed at once."""
 FEW_PACKETS_BITS, FEW_PACKETS_S = 64_000.0, 0.01
 """So few bits may pass at once on any link; if they do, it is believed to carry them in this time."""
-MAX_MARGIN = 2.0
-"""Largest factor by which the mean time of a transfer exceeds the typical one."""
 
 
 class LinkEstimate(NamedTuple):
-    """The state of all estimators. Errors and spread are of the natural logarithm of the rate."""
+    """What is believed of a link."""
 
-    sums: tuple[tuple[float, float], ...]
-    """Bits and seconds of past transfers, decayed with each of `HALF_LIVES_S`; long transfers count more."""
-    errors: tuple[float, ...]
-    """Mean absolute error of each estimator of late, in the order of `estimates_bps`."""
+    bits: float
+    """Carried by past transfers, decayed with `HALF_LIFE_S`."""
+    seconds: float
+    """That these took, decayed likewise; so a long transfer counts more than a short one."""
     at_s: float
     """When the last transfer ended."""
     round_trip_s: float
     """Smallest round trip of an empty message."""
 
     @property
-    def estimates_bps(self) -> tuple[float, ...]:
-        """Return the rate that each estimator expects: a mean over time."""
-        return tuple(bits / seconds for bits, seconds in self.sums)
-
-    @property
-    def error(self) -> float:
-        """Return the mean absolute error of the estimator that counts."""
-        return self.errors[self._best]
-
-    @property
     def rate_bps(self) -> float:
-        """Return what the estimator expects that erred least of late."""
-        return self.estimates_bps[self._best]
-
-    @property
-    def _best(self) -> int:
-        """Return the index of the estimator that counts: the first, unless another errs clearly less."""
-        best = min(range(len(self.errors)), key=lambda i: self.errors[i])
-        return best if self.errors[best] < CLEARLY * self.errors[0] else 0
-
-    @property
-    def cautious_bps(self) -> float:
-        """Return the rate that gives the mean time of a transfer, which is longer than at the typical rate.
-
-        With a normal error of the rate's logarithm, of standard deviation d, it is longer by exp(d^2 / 2), where the
-        mean absolute error is d sqrt(2 / pi).
-        """
-        return self.rate_bps / min(math.exp(self.error**2 * math.pi / 4), MAX_MARGIN)
+        """Return the expected rate: a mean over time."""
+        return self.bits / self.seconds
 
 
 def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
@@ -74,8 +36,7 @@ def first_link(rate_bps: float, now_s: float) -> LinkEstimate:
         rate_bps: guessed rate, above 0.
         now_s: on the device's clock.
     """
-    sums = tuple((rate_bps * 0.01, 0.01) for _ in HALF_LIVES_S)
-    return LinkEstimate(sums, (FIRST_ERROR,) * len(sums), now_s, 0.0)
+    return LinkEstimate(rate_bps * 0.01, 0.01, now_s, 0.0)
 
 
 def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
@@ -87,17 +48,10 @@ def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
         seconds: time on the link, without the round trip's latency.
         now_s: when the transfer ended.
     """
-    seconds = max(seconds, 1e-6)
-    rate_bps, age_s = size_bits / seconds, max(now_s - link.at_s, 0.0)
-    errors = tuple(
-        error + ERROR_GAIN * (abs(math.log(rate_bps / expected_bps)) - error)
-        for error, expected_bps in zip(link.errors, link.estimates_bps, strict=True)
+    keep = 0.5 ** (max(now_s - link.at_s, 0.0) / HALF_LIFE_S)
+    return link._replace(
+        bits=link.bits * keep + size_bits, seconds=link.seconds * keep + max(seconds, 1e-6), at_s=now_s
     )
-    sums = tuple(
-        (bits * keep + size_bits, past_s * keep + seconds)
-        for (bits, past_s), keep in zip(link.sums, (0.5 ** (age_s / half_s) for half_s in HALF_LIVES_S), strict=True)
-    )
-    return link._replace(sums=sums, errors=errors, at_s=now_s)
 
 
 def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:

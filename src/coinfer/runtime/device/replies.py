@@ -66,14 +66,12 @@ class Replies:
             local: what the device computes meanwhile.
 
         Returns:
-            None once the newest server has failed or the time is over; with `local`, once that is done or no server is
-            left.
+            None once no server is left, the time is over, or `local` is done.
         """
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         changed = threading.Event()
         for future in [*(pending.reply for pending in self.pending), *([local] if local else [])]:
             future.add_done_callback(lambda _: changed.set())  # also of one that is cancelled, unlike `futures.wait`
-        newest = self.pending[-1:]
         while self.pending:
             in_time = changed.wait(None if until_s is None else max(until_s - time.monotonic(), 0.0))
             changed.clear()
@@ -83,23 +81,22 @@ class Replies:
                 if isinstance(reply, Answer):
                     return self._answered(pending, reply)
                 self._fail(pending, reply)
-            is_over = self.pending[-1:] != newest if local is None else local.done()
-            if is_over or not in_time:
+            if not in_time or (local is not None and local.done()):
                 return None
         return None
 
-    def late(self, address: str) -> None:
-        """Note that the newest request is late; it may still be answered.
-
-        Args:
-            address: of its server.
-        """
-        newest = self.pending[-1]
-        waited_s = self._clock.now_s() - newest.at_s
-        self._fail(newest, Failure(address, f"no reply after {waited_s:.3f} s"))
+    def note_late(self) -> None:
+        """Note the servers that have not answered so far; they may still do so."""
+        known = [pending for pending, _ in self._failed]
+        for pending in self.pending:
+            if not any(pending is one for one in known):
+                waited_s = self._clock.now_s() - pending.at_s
+                address = self._client.pool.addresses[pending.server]
+                self._fail(pending, Failure(address, f"no reply after {waited_s:.3f} s"))
 
     def cancel(self) -> None:
-        """Wait for no reply any more."""
+        """Wait for no reply any more; who has not answered was asked in vain."""
+        self.note_late()
         for pending in self.pending:
             pending.reply.cancel()
         self.pending.clear()

@@ -13,7 +13,7 @@ from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.early_exit import Stage
 from coinfer.runtime.device.planning.full_servers import worthwhile_server
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
-from coinfer.runtime.device.planning.remaining import Remaining, remaining
+from coinfer.runtime.device.planning.remaining import remaining
 from coinfer.runtime.device.replies import Replies, Reply
 from coinfer.runtime.device.request_client import MAX_WAIT_S, Answer, PendingRequest
 from coinfer.runtime.device.request_message import request_message
@@ -25,7 +25,8 @@ from coinfer.types import DEVICE, Hop, Outcome, Route
 from coinfer.units import FLOAT32_BITS
 
 MIN_PATIENCE = 1.25
-"""A server gets at least this many times the predicted time, even if the deadline leaves less."""
+"""A server gets at least this many times the predicted time, even if the deadline leaves less, or the device would take
+less."""
 SLACK_S = 0.02
 """Allowance for delays that no prediction covers."""
 MAX_SERVERS_ASKED = 2
@@ -33,6 +34,25 @@ MAX_SERVERS_ASKED = 2
 MAX_ROUNDS = 4
 """A request asks so many times at most; what it sends each time occupies the link."""
 Tensors = Mapping[str, np.ndarray]
+
+
+def patience_s(patience: float, expected_s: float, here_s: float, spare_s: float) -> float:
+    """Return how long to wait for a server.
+
+    Whoever waits as long as the device would take is at worst done in twice that time (Karlin et al., "Competitive
+    snoopy caching", 1988, on renting or buying).
+
+    Args:
+        patience: after so many times the expected time nearly all replies have come.
+        expected_s: until the reply.
+        here_s: that the device would take.
+        spare_s: time after which the device cannot meet the deadline any more.
+    """
+    least_s = MIN_PATIENCE * expected_s
+    longest_s = patience * expected_s + SLACK_S
+    if spare_s > least_s:
+        longest_s = min(longest_s, spare_s)
+    return min(longest_s, max(least_s, here_s) + SLACK_S)
 
 
 class Computed(NamedTuple):
@@ -105,9 +125,7 @@ class Request:
         reply = self._replies.first(min(left_s, MAX_WAIT_S))
         if reply is not None:
             return self._result(reply.answer, servers[-1])
-        if self._replies.pending:
-            self._replies.late(self._parts.planner.servers[servers[0]])
-            self._replies.cancel()
+        self._replies.cancel()
         waited_s = self._replies.waited_s
         outputs = self._submit(at_cut, self._plan.outputs).result()
         return self._result(Answer(outputs, upload_s=waited_s), DEVICE)
@@ -143,10 +161,11 @@ class Request:
     # --- a request that leaves the device
 
     def _rest(self, at_cut: Tensors, server: int) -> Result:
-        """Ask this server; if it fails or is late, at most one more; last, compute on the device itself. Servers that
-        are only late may still answer first.
+        """Ask this server; if it fails, at most one more; last, compute on the device itself.
 
-        Where all that were asked are full and the device has more to do than they, wait until one has room.
+        If one is late, the device begins at once, and another server is asked too if it is predicted to be sooner: the
+        first answer counts. Where all that were asked are full and the device has more to do than they, wait until one
+        has room.
         """
         for _ in range(MAX_ROUNDS):
             asked = set[int]()
@@ -155,38 +174,43 @@ class Request:
                 reply = self._ask(server, at_cut)
                 if reply is not None:
                     return self._replied(reply)
-                server = self._next(asked).server
-            failures = self._replies.failures
-            server = self._wait_for_room() if not self._replies.pending and failures[-1].is_refusal else DEVICE
+                server = self._next_server(asked)
+                if self._replies.pending:
+                    if server != DEVICE:
+                        self._send(server, at_cut)
+                    return self._rest_here(at_cut)
+            server = self._wait_for_room() if self._replies.failures[-1].is_refusal else DEVICE
             if server == DEVICE:
                 break
         return self._rest_here(at_cut)
 
     def _ask(self, server: int, at_cut: Tensors) -> Reply | None:
-        """Return an answer of this server, or of one that was asked before; None if this one failed or is late."""
-        client, observation, option = self._parts.client, self._plan.observation, self._plan.option
+        """Return the answer of this server; None if it failed or is late."""
+        pending = self._send(server, at_cut)
+        reply = self._replies.first(self._patience_s(pending) if self._hedge else None)
+        if reply is None and self._replies.pending:
+            self._parts.client.record_silence(pending)
+            self._replies.note_late()
+        return reply
+
+    def _send(self, server: int, at_cut: Tensors) -> PendingRequest:
+        observation, option = self._plan.observation, self._plan.option
         request = self._message(at_cut, server, self._useless_after_s(server) if self._hedge else math.inf)
-        upload_bits = float(observation.option_upload_bits[0, option])
-        service_s = float(observation.option_server_s[0, option, server])
-        pending = client.send(
+        pending = self._parts.client.send(
             server,
             self._plan.work,
             request,
-            upload_bits=upload_bits,
-            service_s=service_s,
+            upload_bits=float(observation.option_upload_bits[0, option]),
+            service_s=float(observation.option_server_s[0, option, server]),
             profiled_s=self._plan.tail_s,
         )
         self._replies.add(pending)
-        reply = self._replies.first(self._patience_s(pending) if self._hedge else None)
-        if reply is None and pending in self._replies.pending:
-            client.record_silence(pending)
-            self._replies.late(self._parts.planner.servers[server])
-        return reply
+        return pending
 
-    def _next(self, asked: Collection[int]) -> Remaining:
-        """Return what is best now, after these servers were asked in vain."""
+    def _next_server(self, asked: Collection[int]) -> int:
+        """Return the server that is best now, after these were asked in vain, or `DEVICE`."""
         others = asked if len(asked) < MAX_SERVERS_ASKED else None
-        return remaining(self._parts.planner, self._plan, self._state(), self._left_s(), others)
+        return remaining(self._parts.planner, self._plan, self._state(), self._left_s(), others).server
 
     def _rest_here(self, at_cut: Tensors) -> Result:
         """Compute on the device what is best in the time that is left; a server that is late may still answer first."""
@@ -216,14 +240,11 @@ class Request:
         return server
 
     def _patience_s(self, pending: PendingRequest) -> float:
-        """Return how long to wait for a server before the device starts on the rest itself: longer than nearly all
-        replies take, or less if the device could still meet the deadline."""
-        patience_s = self._parts.client.patience * pending.expected_s + SLACK_S
-        if self._deadline_s == math.inf:
-            return patience_s
+        """Return how long to wait for a server before doing something else: longer than nearly all replies take, but
+        not so long that the device would be done by now or could not meet the deadline any more."""
         here_s = remaining(self._parts.planner, self._plan, self._state(), self._left_s()).predicted_s
         spare_s = self._began_s + self._deadline_s - pending.at_s - here_s - SLACK_S
-        return min(patience_s, spare_s) if spare_s > MIN_PATIENCE * pending.expected_s else patience_s
+        return patience_s(self._parts.client.patience, pending.expected_s, here_s, spare_s)
 
     def _useless_after_s(self, server: int) -> float:
         """Return the deadline for a server: the request's own or, if that cannot be met, when the device would have

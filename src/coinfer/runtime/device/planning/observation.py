@@ -63,7 +63,7 @@ def observe(
         option_mask=np.ones((1, count), dtype=bool),
         task_mask=np.ones(1, dtype=bool),
         deadline_s=np.array([deadline_s]),
-        uplink_bps=np.array([[server.link.cautious_bps for server in servers]]).reshape(1, n),
+        uplink_bps=np.array([[server.link.rate_bps for server in servers]]).reshape(1, n),
         device_backlog_s=np.array([device_backlog_s]),
         server_backlog_s=np.array([server_wait_s(one, now_s) - standing_wait_s(one, now_s) for one in servers]),
         server_room=np.array([room_now(server, now_s) if usable(server, now_s) else 0.0 for server in servers]),
