@@ -5,10 +5,10 @@
     python benchmarks/regret.py --data FOLDER --real   # and with real processes
 
 A replay runs the product's estimators and planner on a virtual clock (`replay.py`); the clairvoyant knows links and
-typical times in advance. With `--real`, a device and three edge servers as processes answer such requests; the times of
-every fixed choice are measured first, in rounds in which they take turns. A cause's share is what the decisions would
-have gained had its estimate alone been the truth, so shares need not sum up. `--ablate` leaves out one part of the
-planner at a time. Writes benchmarks/results/regret.json.
+typical times in advance. With `--real`, a device and three edge servers as processes answer requests too
+(`regret_live.py`), `--seconds` for each network on the first three links of each family. A cause's share is what the
+decisions would have gained had its estimate alone been the truth, so shares need not sum up. `--ablate` leaves out one
+part of the planner at a time. Writes benchmarks/results/regret.json.
 """
 
 import itertools
@@ -57,10 +57,12 @@ def planner_for(model: str) -> Planner:
     return Planner(graph, profile_for(graph), config)
 
 
-def families(folder: Path | None, triples: int) -> Iterator[tuple[str, Sequence[Sequence[Trace]]]]:
-    """Yield name and sets of three traces, for three links, of the shipped traces and of each file of a folder."""
-    files = sorted(folder.glob("*.csv.gz")) if folder else []
+def families(given: Namespace, triples: int) -> Iterator[tuple[str, Sequence[Sequence[Trace]]]]:
+    """Yield name and sets of three traces, for three links, of the shipped traces and of each file of the folder."""
+    files = sorted(given.data.glob("*.csv.gz")) if given.data else []
     for name, path in (("shipped", None), *((file.name.removesuffix(".csv.gz"), file) for file in files)):
+        if given.families and name not in given.families:
+            continue
         traces = list((load_traces(path) if path else load_traces()).values())
         groups = [traces[i : i + 3] for i in range(0, len(traces) - 2, 3)]
         yield name, groups[:triples]
@@ -159,7 +161,7 @@ def replays(given: Namespace, models: Sequence[str], seconds: float, triples: in
     rows = []
     for model in models:
         planner = planner_for(model)
-        for family, groups in families(given.data, triples):
+        for family, groups in families(given, triples):
             found = replayed(planner, groups, seconds)
             show(f"{model}, {family}", found)
             rows.append({"model": model, "family": family} | found)
@@ -171,7 +173,7 @@ def ablations(given: Namespace, model: str, seconds: float, triples: int) -> lis
     planner, rows = planner_for(model), []
     for name, values in ABLATIONS.items():
         with changed(values):
-            every = families(given.data, triples)
+            every = families(given, triples)
             found = [replayed(planner, groups, seconds, references=False) for _, groups in every]
         regrets = [one["regret"] for one in found]
         row = {"left": name, "mean_regret": round(float(np.mean(regrets)), 4), "largest_regret": max(regrets)}
@@ -187,6 +189,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=60.0, help="length of a run")
     options.add_argument("--triples", type=int, default=3, help="sets of three links of each family")
     options.add_argument("--real", action="store_true", help="also measure with real processes")
+    options.add_argument("--families", nargs="+", help="only these, such as shipped or ucc_5g_production")
     options.add_argument("--ablate", action="store_true", help="also leave out one part of the planner at a time")
     options.add_argument("--only", nargs="+", default=MODELS, help="networks")
     given = options.parse_args()
@@ -198,7 +201,7 @@ def main() -> None:
     if given.real:
         record["real"] = [
             measured(model, family, groups[0], seconds, DEVICE_SLOWDOWN, SERVER_SLOWDOWNS)
-            for model, (family, groups) in itertools.product(models, families(given.data, 1))
+            for model, (family, groups) in itertools.product(models, families(given, 1))
         ]
     harness.write(given, seconds=seconds, **record)
 

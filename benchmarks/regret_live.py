@@ -1,12 +1,12 @@
 """The regret of the planner on real processes: a device and edge servers, links that follow traces.
 
-First every choice is measured in rounds in which they take turns, on idle servers and fast links; then the planner
-answers requests, closed loop. What each choice would have taken at each request follows from the link's trace and the
-measured times, by the same formulas as the planner's predictions.
+The planner answers requests, closed loop; after each, one of the fixed choices is measured on a second device with fast
+links, in turn. So both see the same machine, however busy it is. What each choice would have taken at each request
+follows from the link's trace and the medians of the measured times, by the formulas of the planner's predictions.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,16 +21,29 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.images import readable_images
 from coinfer.traces import Trace
-from coinfer.types import DEVICE, OffloadDecision
+from coinfer.types import DEVICE, OffloadDecision, Outcome
 
-ROUNDS, REST_S = 5, 0.05
-FAST_BPS = 1e9
+FAST_BPS, SETTLE_S = 1e9, 1.0
 FIRST_USES = 2
 """A choice counts as cold the first times that it is used."""
+LONGEST_S = 10.0
+"""What a choice may cost at most: on a dead link it would take for ever."""
+Choice = tuple[int, int]
+"""Option, and server or `DEVICE`."""
+
+
+class Row(NamedTuple):
+    """A request that the planner decided about."""
+
+    at_s: float
+    """When it was made."""
+    result: Result
+    choice: Choice
+    is_cold: bool
 
 
 class Times(NamedTuple):
-    """Measured times of each choice, medians over rounds."""
+    """Measured times of each choice, medians."""
 
     device_s: np.ndarray
     """[O] until the upload begins."""
@@ -43,46 +56,73 @@ class Times(NamedTuple):
 def measured(
     model: str, family: str, traces: Sequence[Trace], seconds: float, slowdown: float, server_slowdowns: Sequence[float]
 ) -> dict[str, Any]:
-    """Return the figures of one network on one set of links."""
+    """Return the figures of one network on one set of links; each fixed choice is measured at least once."""
     pictures = [picture for _, picture in readable_images(None)[0]]
     with edges(model, server_slowdowns) as running:
-        addresses = [edge.address for edge in running]
-        links = {address: Link(Trace.constant(FAST_BPS), WallClock()) for address in addresses}
-        with Device(model, servers=addresses, slowdown=slowdown, links=links) as device:
-            times = measure_choices(device, pictures)
-            for address, trace in zip(addresses, traces, strict=True):
-                links[address] = Link(trace, WallClock())
-            time.sleep(1.0)
-            found = answer(device, pictures, times, [links[address] for address in addresses], seconds)
-    figures = {"model": model, "family": family} | found
+        servers = [edge.address for edge in running]
+        fast = {server: Link(Trace.constant(FAST_BPS), WallClock()) for server in servers}
+        links = dict(fast)
+        with (
+            Device(model, servers=servers, slowdown=slowdown, links=fast) as beside,
+            Device(model, servers=servers, slowdown=slowdown, links=links) as device,
+        ):
+            for server, trace in zip(servers, traces, strict=True):
+                links[server] = Link(trace, WallClock())
+            unused = [Link(trace, WallClock()) for trace in traces]
+            time.sleep(SETTLE_S)
+            outcomes, rows = play(device, beside, pictures, seconds)
+    times = medians(outcomes, device.options.upload_bits, len(servers))
+    found = figures(rows, [true_latency_s(times, unused, at_s) for at_s, *_ in rows])
     harness.CONSOLE.print(f"real, {model}, {family}: {found}", soft_wrap=True)
-    return figures
+    return {"model": model, "family": family} | found
 
 
-def measure_choices(device: Device, pictures: Sequence[np.ndarray]) -> Times:
-    """Measure every option on every server in rounds, one after the other."""
+def play(
+    device: Device, beside: Device, pictures: Sequence[np.ndarray], seconds: float
+) -> tuple[dict[Choice, list[Outcome]], list[Row]]:
+    """Return the outcomes of every fixed choice, and the planner's requests."""
     bits, count = device.options.upload_bits, len(device.servers)
-    device_s: dict[int, list[float]] = {}
-    service_s: dict[tuple[int, int], list[float]] = {}
-    for number in harness.rounds(ROUNDS, "fixed choices"):
-        for option in range(len(bits)):
-            for server in range(count) if bits[option] else (DEVICE,):
-                decision = OffloadDecision(np.array([option]), np.array([server]))
-                picture = pictures[number % len(pictures)]
-                result = device.infer(picture, policy=lambda _, decision=decision: decision, hedge=False)
-                outcome = result.outcome
-                device_s.setdefault(option, []).append(outcome.device_s)
-                beside_s = outcome.latency_s - outcome.device_s - bits[option] / FAST_BPS
-                service_s.setdefault((option, server), []).append(max(beside_s, 0.0))
-    service = np.zeros((len(bits), count))
-    for (option, server), values in service_s.items():
-        if server != DEVICE:
-            service[option, server] = median(values)
-    return Times(np.array([median(device_s[option]) for option in range(len(bits))]), service, bits)
+    choices = [(o, n) for o in range(len(bits)) for n in (range(count) if bits[o] else (DEVICE,))]
+    outcomes: dict[Choice, list[Outcome]] = {choice: [] for choice in choices}
+    rows, used, clock, began_s = list[Row](), dict[Choice, int](), WallClock(), time.monotonic()
+    while time.monotonic() < began_s + seconds or len(rows) < len(choices):
+        at_s, picture = clock.now_s(), pictures[len(rows) % len(pictures)]
+        result = device.infer(picture)
+        choice = choice_of(device, result)
+        used[choice] = used.get(choice, 0) + 1
+        fixed = choices[len(rows) % len(choices)]
+        rows.append(Row(at_s, result, choice, used[choice] <= FIRST_USES))
+        decision = OffloadDecision(np.array([fixed[0]]), np.array([fixed[1]]))
+        outcomes[fixed].append(beside.infer(picture, policy=lambda _, chosen=decision: chosen, hedge=False).outcome)
+    return outcomes, rows
+
+
+def choice_of(device: Device, result: Result) -> Choice:
+    """Return what the planner chose."""
+    first, last = result.route.hops[0], result.route.hops[-1]
+    options, sends = device.options, len(result.route.hops) > 1
+    option = next(
+        i
+        for i, (cut, bits) in enumerate(zip(options.cuts, options.bits, strict=True))
+        if cut == first.cut and (not sends or bits == first.bits)
+    )
+    return option, device.servers.index(last.node) if sends else DEVICE
+
+
+def medians(outcomes: Mapping[Choice, Sequence[Outcome]], upload_bits: np.ndarray, servers: int) -> Times:
+    """Return what each choice takes."""
+    device_s, service_s = np.zeros(len(upload_bits)), np.zeros((len(upload_bits), servers))
+    for option, bits in enumerate(upload_bits):
+        of_option = [one for choice, ones in outcomes.items() if choice[0] == option for one in ones]
+        device_s[option] = median(one.device_s for one in of_option)
+        for server in range(servers) if bits else ():
+            beside_s = [one.latency_s - one.device_s - bits / FAST_BPS for one in outcomes[option, server]]
+            service_s[option, server] = max(median(beside_s), 0.0)
+    return Times(device_s, service_s, upload_bits)
 
 
 def true_latency_s(times: Times, links: Sequence[Link], now_s: float) -> np.ndarray:
-    """Return [O, N + 1] what each choice takes from now on idle links and servers; the last column is the device."""
+    """Return [O, N + 1] what each choice takes from then on idle links and servers; the last column is the device."""
     latency_s = np.full((len(times.device_s), len(links) + 1), np.inf)
     for option, bits in enumerate(times.upload_bits):
         if not bits:
@@ -95,40 +135,16 @@ def true_latency_s(times: Times, links: Sequence[Link], now_s: float) -> np.ndar
     return latency_s
 
 
-def answer(
-    device: Device, pictures: Sequence[np.ndarray], times: Times, links: Sequence[Link], seconds: float
-) -> dict[str, Any]:
-    """Let the planner answer requests one after the other, and compare each with what every choice would take."""
-    until_s, rows, used = time.monotonic() + seconds, [], dict[tuple[int, int], int]()
-    while time.monotonic() < until_s:
-        true_s = true_latency_s(times, links, links[0].clock.now_s())
-        result = device.infer(pictures[len(rows) % len(pictures)])
-        place = _place(device, result)
-        used[place] = used.get(place, 0) + 1
-        rows.append((result, true_s, place, used[place] <= FIRST_USES))
-        time.sleep(REST_S)
-    return _figures(rows)
-
-
-def _place(device: Device, result: Result) -> tuple[int, int]:
-    """Return option and column of a result's route."""
-    first, last = result.route.hops[0], result.route.hops[-1]
-    options, sends = device.options, len(result.route.hops) > 1
-    option = next(
-        i
-        for i, (cut, bits) in enumerate(zip(options.cuts, options.bits, strict=True))
-        if cut == first.cut and (not sends or bits == first.bits)
-    )
-    return option, device.servers.index(last.node) if sends else len(device.servers)
-
-
-def _figures(rows: Sequence[tuple[Result, np.ndarray, tuple[int, int], bool]]) -> dict[str, Any]:
-    latency_s = np.array([result.outcome.latency_s for result, *_ in rows])
-    predicted_s = np.array([result.predicted_s for result, *_ in rows])
-    best_s = np.array([true_s.min() for _, true_s, *_ in rows])
-    chosen_s = np.minimum([true_s[place] for _, true_s, place, _ in rows], 10.0)
-    fixed_s = np.minimum([true_s for _, true_s, *_ in rows], 10.0).mean(axis=0).min()
-    beside_s, cold = latency_s - chosen_s, np.array([is_cold for *_, is_cold in rows])
+def figures(rows: Sequence[Row], true_s: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return how the planner did, beside what every choice would have taken at each of its requests."""
+    latency_s = np.array([row.result.outcome.latency_s for row in rows])
+    predicted_s = np.array([row.result.predicted_s for row in rows])
+    best_s = np.array([one.min() for one in true_s])
+    chosen_s = np.minimum(
+        [one[row.choice] for row, one in zip(rows, true_s, strict=True)], LONGEST_S
+    )  # -1 is the device
+    fixed_s = np.minimum(true_s, LONGEST_S).mean(axis=0).min()
+    beside_s, cold = latency_s - chosen_s, np.array([row.is_cold for row in rows])
     warm_s = float(np.median(beside_s[~cold])) if (~cold).any() else 0.0
     best = float(best_s.mean())
     return {
@@ -143,5 +159,5 @@ def _figures(rows: Sequence[tuple[Result, np.ndarray, tuple[int, int], bool]]) -
             "cold pieces": round(float(((beside_s - warm_s) * cold).mean()) / best, 4),
             "jitter": round(float((beside_s * ~cold).mean()) / best, 4),
         },
-        "hedged": round(float(np.mean([bool(result.fallback) for result, *_ in rows])), 4),
+        "hedged": round(float(np.mean([bool(row.result.fallback) for row in rows])), 4),
     }

@@ -29,8 +29,8 @@ from coinfer.demo.schemes import (
     schemes,
     server_only,
 )
-from coinfer.demo.script import PHASES, PICTURE_SHARE, file_traces, phase_traces, trace_phase
-from coinfer.demo.settings import SERVER_SHARES, DemoSettings, demo_settings, fitted
+from coinfer.demo.script import PHASES, PICTURE_SHARE, file_traces, moments_bps, phase_traces, trace_phase
+from coinfer.demo.settings import DEVICE_S, SERVER_SHARES, DemoSettings, demo_settings, fitted
 from coinfer.graph.open_model import open_model
 from coinfer.graph.zoo import early_exits, networks
 from coinfer.options.compile import compile_options
@@ -167,7 +167,7 @@ def test_the_story_is_the_same_on_every_machine():
     settings = demo_settings("alexnet-exits", {}, {})
     fast, slow, large = (fitted(settings, whole_s) for whole_s in (0.0005, 0.005, 0.5))
     assert fast.device_slowdown == pytest.approx(10 * slow.device_slowdown)
-    assert fast.deadline_s == slow.deadline_s < 0.4
+    assert fast.deadline_s == slow.deadline_s < DEVICE_S
     for found, whole_s in ((fast, 0.0005), (slow, 0.005)):
         own_s = found.device_slowdown * whole_s
         served_s = [whole_s * slowdown / own_s for slowdown in found.edge_slowdowns]
@@ -178,8 +178,13 @@ def test_the_story_is_the_same_on_every_machine():
     assert (given.device_slowdown, given.device.slowdown, given.deadline_s) == (9.0, 9.0, 0.1)
     for phase in PHASES:
         traces = phase_traces(phase, 4, 24e3, 0.4)
-        shares = [24e3 / trace.mean_bps / 0.4 for trace in traces]
-        assert shares == pytest.approx([*phase.picture_shares, phase.picture_shares[-1]])
+        good, faded = ([*shares, *shares[-1:]] for shares in (phase.picture_shares, phase.faded_shares))
+        if not faded:
+            assert [24e3 / trace.mean_bps / 0.4 for trace in traces] == pytest.approx(good)
+            continue
+        first, second, *_ = ([24e3 / rate_bps / 0.4 for rate_bps in rates] for rates in moments_bps(traces))
+        assert first == pytest.approx([good[0], faded[1], good[2], faded[3]]), "links fade in turn"
+        assert second == pytest.approx([faded[0], good[1], faded[2], good[3]])
     phase, traces = trace_phase(list(file_traces(str(TRACES), 3).values()), None, 24e3, 0.4)
     assert 24e3 / np.mean([trace.mean_bps for trace in traces]) == pytest.approx(PICTURE_SHARE * 0.4, rel=0.05)
     assert not phase.crowded

@@ -65,7 +65,7 @@ def demo(
     provider: Provider = DEFAULTS.provider,
     shape: Shape = None,
     limit: Limit = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each phase; half a minute ends a phase, too.")] = 14,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each phase; 24 seconds end one, too.")] = 10,
     runs: Annotated[Path, typer.Option(help="Folder for records and plots.")] = Path("runs"),
     goal: Annotated[
         Goal | None,
@@ -85,9 +85,9 @@ def demo(
 ) -> None:
     """Run a device and three edge servers on this machine, and compare how pictures are answered.
 
-    Links become good and bad, a server dies, a crowd comes. In each round the planner, device only, server only, a
-    fixed best cut and the best fixed choice in hindsight answer the same picture. Speeds, links and deadline fit this
-    machine.
+    Links are good, fade in turn and are bad, a server dies, a crowd comes. In each round the planner, device only,
+    server only, a fixed best cut and the best fixed choice in hindsight answer the same picture. Speeds, links and
+    deadline fit this machine.
 
     Example: [bold]coinfer demo --rounds 10[/bold]
     """

@@ -23,7 +23,7 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.links import Link
 from coinfer.traces import Trace
 
-MAX_PHASE_S = 32.0
+MAX_PHASE_S = 24.0
 """A phase ends after this time and at least `MIN_ROUNDS`, though rounds are left."""
 MIN_ROUNDS = 3
 

@@ -28,7 +28,7 @@ from coinfer.demo.schemes import (
     policy_without_exits,
     schemes,
 )
-from coinfer.demo.script import PHASES, Phase, file_traces, link_of, phase_traces, trace_phase
+from coinfer.demo.script import PHASES, Phase, file_traces, link_of, moments_bps, phase_traces, trace_phase
 from coinfer.demo.settings import DemoSettings, fitted
 from coinfer.errors import UserError
 from coinfer.graph.ir import ModelGraph
@@ -205,14 +205,14 @@ def _schemes(setup: Setup, device: Device) -> dict[str, Scheme]:
     planner, servers = device.planner, len(device.servers)
     calm = device.observe(setup.deadline_s, early_exit=False)
     with_exits = planner.stats.mean_observation(device.observe(setup.deadline_s))
-    rates_bps = [[traces[address].mean_bps for address in device.servers] for traces in setup.traces]
-    mean_bps = np.mean(rates_bps, axis=0).tolist()
-    backlog_s = [CROWD_SHARE * setup.own_s if phase.crowded else 0.0 for phase in setup.phases]
-    dead = [(0,) if phase.first_is_dead and servers > 1 else () for phase in setup.phases]
-    states = [
-        [at_state(seen, *moment) for moment in zip(rates_bps, backlog_s, dead, strict=True)]
-        for seen in (calm, with_exits)
+    traces = [[of_phase[address] for address in device.servers] for of_phase in setup.traces]
+    mean_bps = np.mean([[trace.mean_bps for trace in of_phase] for of_phase in traces], axis=0).tolist()
+    moments = [
+        (rates_bps, CROWD_SHARE * setup.own_s * phase.crowded, (0,) if phase.first_is_dead and servers > 1 else ())
+        for phase, of_phase in zip(setup.phases, traces, strict=True)
+        for rates_bps in moments_bps(of_phase)
     ]
+    states = [[at_state(seen, *moment) for moment in moments] for seen in (calm, with_exits)]
     cut = fixed_best(at_state(calm, mean_bps), policy_without_exits(planner))
     return schemes(planner, cut, best_in_hindsight(planner, *states))
 

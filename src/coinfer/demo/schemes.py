@@ -107,7 +107,7 @@ def best_in_hindsight(
 
     Args:
         planner: of the device.
-        states: observations of a request without early exits, one for each phase.
+        states: observations of a request without early exits, as many for each phase.
         states_with_exits: of the mean request that may exit early, likewise; the same if there are no exits.
     """
     found = []

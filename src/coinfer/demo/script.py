@@ -22,6 +22,7 @@ SWING = (0.8, 1.25)
 """Within a phase a link's rate follows a shipped trace, relative to that trace's mean and within this range."""
 PICTURE_SHARE = 0.5
 """On a trace whose scale is not given, a picture takes this share of the device's time at the mean rate."""
+MOMENTS = 4
 BURST_S = 0.002
 """An idle link saves up what it carries in this time."""
 
@@ -34,16 +35,21 @@ class Phase(NamedTuple):
     """What should be best."""
     picture_shares: tuple[float, ...]
     """Time of a picture on each server's link, over the device's time for the whole network; the last repeats."""
+    faded_shares: tuple[float, ...] = ()
+    """The same while a link has faded. Links fade in turn for `FADE_S`, as for a device that moves: those of every
+    second server first. Empty if none fades."""
     first_is_dead: bool = False
     """Whether the first server is killed before it, and stays dead."""
     crowded: bool = False
     """Whether others keep all servers busy."""
 
 
-GOOD = (0.05, 0.08, 0.12)
+FADE_S = 6.0
+GOOD, BAD = (0.05, 0.08, 0.12), (1.2, 1.5, 2.0)
 PHASES = (
     Phase("good links", "the first server", GOOD),
-    Phase("bad links", "an early exit or a cut", (1.2, 1.5, 2.0)),
+    Phase("links fade in turn", "the server in reach", GOOD[:2] + BAD[2:], BAD),
+    Phase("bad links", "an early exit or a cut", BAD),
     Phase("the first server dies", "another server", GOOD, first_is_dead=True),
     Phase("a crowd at the servers", "the device", GOOD, first_is_dead=True, crowded=True),
 )
@@ -58,9 +64,28 @@ def phase_traces(phase: Phase, servers: int, picture_bits: float, own_s: float) 
         picture_bits: size of a picture as it is sent, with its reply.
         own_s: the device's time for the whole network.
     """
-    shares = [*phase.picture_shares, *[phase.picture_shares[-1]] * servers][:servers]
-    shapes = islice(cycle(load_traces(TRACES).values()), servers)
-    return [_like(shape, picture_bits / (share * own_s)) for share, shape in zip(shares, shapes, strict=True)]
+    rates_bps, faded_bps = (
+        [picture_bits / (share * own_s) for share in _repeated(shares, servers)]
+        for shares in (phase.picture_shares, phase.faded_shares or phase.picture_shares)
+    )
+    if not phase.faded_shares:
+        shapes = islice(cycle(load_traces(TRACES).values()), servers)
+        return [_like(shape, rate_bps) for rate_bps, shape in zip(rates_bps, shapes, strict=True)]
+    pairs = zip(rates_bps, faded_bps, strict=True)
+    return [Trace(np.array([0.0, FADE_S]), np.array(pair[:: -1 if i % 2 else 1])) for i, pair in enumerate(pairs)]
+
+
+def _repeated(shares: Sequence[float], count: int) -> list[float]:
+    return [*shares, *[shares[-1]] * count][:count]
+
+
+def moments_bps(traces: Sequence[Trace]) -> list[list[float]]:
+    """Return the rate of each link at some moments of a phase, which stand for all of it.
+
+    Args:
+        traces: of the links in the phase.
+    """
+    return [[trace.rate_at((i + 0.5) * FADE_S) for trace in traces] for i in range(MOMENTS)]
 
 
 def _like(shape: Trace, rate_bps: float) -> Trace:

@@ -9,7 +9,7 @@ from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.objective import Objective
 
 MODEL = "alexnet-exits"
-DEVICE_S, LEAST_SLOWDOWN = 0.4, 6.0
+DEVICE_S, LEAST_SLOWDOWN = 0.5, 6.0
 """The device takes this long for the whole network, or is at least this many times slower than this machine."""
 SERVER_SHARES = (1 / 16, 1 / 12, 1 / 8)
 """Time of each edge server for the whole network, as a share of the device's, where this machine is fast enough."""
@@ -41,7 +41,7 @@ class DemoSettings:
     device_slowdown: float | None = None
     edge_slowdowns: tuple[float, ...] | None = None
     """One edge server for each."""
-    rounds: int = 14
+    rounds: int = 10
     """Rounds of each phase: in each, every scheme answers the same picture."""
     runs: str = "runs"
     """Folder for records and plots."""
