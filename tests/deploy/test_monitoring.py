@@ -10,8 +10,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.paths import ROOT
 
-from coinfer.runtime.edge.admission import Counts
 from coinfer.runtime.edge.metrics import Exposition, Metrics, Timing
+from coinfer.runtime.edge.node_state import Counts
 from coinfer.runtime.protocol.messages import LoadReport, WireError
 from coinfer.site.controller import registry
 from coinfer.site.controller.exposition import SiteExposition

@@ -41,6 +41,9 @@ def edge(
     threads: Threads = 1,
     workers: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = defaults.QUEUE,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Requests for one piece that may run together, where that is faster; 1: none.")
+    ] = defaults.BATCH,
     limit_mib: LimitMib = LIMIT_MIB,
     slowdown: Slowdown = 1.0,
     provider: Provider = "cpu",
@@ -90,6 +93,7 @@ def edge(
         threads=threads,
         workers=workers,
         queue=queue,
+        batch=batch,
         limit_bytes=limit_mib * MIB,
         slowdown=slowdown,
         provider=provider,

@@ -17,6 +17,7 @@ from coinfer.graph.onnx.subgraphs import reads
 from coinfer.graph.segment import Segment, segment
 from coinfer.graph.session import failed_operation, open_session, silent
 from coinfer.graph.sizes import sizes_of
+from coinfer.runtime.batch_profile import UNMEASURED, BatchProfile, batch_cache, measure_batches
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.openvino_engine import openvino_opener
 from coinfer.runtime.protocol.messages import WireError
@@ -128,6 +129,9 @@ class Executor:
         inner = None if graph.bottleneck is None else graph.bottleneck.graph
         self._open_inner = None if inner is None else opener(inner, threads, provider)
         self._provider = provider
+        self._own_thread = threads == 1 and provider == CPU
+        """The processor time of the calling thread is that of a run."""
+        self._batches: dict[tuple[tuple[str, ...], tuple[str, ...]], BatchProfile] = {}
         self._cache_bytes = cache_bytes
         self._pieces: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Future[tuple[Runner, int]]] = OrderedDict()
         self._lock = threading.Lock()
@@ -157,26 +161,31 @@ class Executor:
         runner = self._runner(tuple(inputs), missing)
         if not missing:
             return {name: passed[name] for name in outputs}, 0.0
-        own_thread = self._threads == 1 and self._provider == CPU
-        clock = time.thread_time if own_thread else time.perf_counter
+        clock = time.thread_time if self._own_thread else time.perf_counter
         sleep = time.sleep if abort is None else abort.event.wait
         values, took_s = emulate_slowdown(lambda: runner(inputs, abort), self.slowdown, clock, sleep)
         computed = passed | dict(zip(missing, values, strict=True))
         return {name: computed[name] for name in outputs}, took_s
 
-    def check(self, inputs: Arrays) -> None:
+    def check(self, inputs: Arrays) -> Mapping[str, int]:
         """Check names, dtypes, shapes and the common sizes of free axes of inputs.
 
         Args:
             inputs: arrays by name.
 
+        Returns:
+            The sizes of free axes that are not the smallest, by name.
+
         Raises:
             RequestError: if one does not fit; the message names it, what was expected and what came.
         """
+        part = self.graph.part(inputs)
         try:
-            sizes_of(self.graph.part(inputs), inputs)
+            sizes = sizes_of(part, inputs)
         except GraphError as error:
             raise RequestError(str(error)) from None
+        smallest = {axis.name: axis.low for axis in part.axes}
+        return {name: size for name, size in sizes.items() if size != smallest.get(name)}
 
     def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
         """Return true if a run would find its piece open.
@@ -220,6 +229,38 @@ class Executor:
         while len(took_s) < runs and sum(took_s) < WARM_S:
             took_s.append(self.run(zeros, outputs)[1])
         return statistics.median(took_s or [first_s])
+
+    def batches(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> BatchProfile:
+        """Return how a piece behaves in batches; as never batched if that was not measured (`measure_batches`).
+
+        Args:
+            inputs: names of the piece's inputs.
+            outputs: names of its outputs; none stands for the network's outputs.
+        """
+        return self._batches.get(self._key(inputs, outputs), UNMEASURED)
+
+    def measure_batches(self, inputs: Sequence[str], outputs: Sequence[str], limit: int) -> BatchProfile:
+        """Measure how a piece behaves in batches, or read it from the user's cache; may take seconds.
+
+        Args:
+            inputs: names of the piece's inputs.
+            outputs: names of its outputs; none stands for the network's outputs.
+            limit: largest batch that is to be allowed.
+
+        Raises:
+            RequestError: if a tensor is unknown, or the outputs do not follow from the inputs.
+        """
+        key = self._key(inputs, outputs)
+        part = self.graph.part((*key[0], *key[1]))
+        cache, label = batch_cache(part, self._threads, self._provider), f"{'+'.join(key[0])} to {'+'.join(key[1])}"
+        profile = cache.get(label)
+        if profile is None:
+            runner = self._runner(*key)
+            clock = time.thread_time if self._own_thread else time.perf_counter
+            profile = measure_batches(part, *key, lambda arrays: runner(arrays, None), clock)
+            cache.put(label, profile)
+        self._batches[key] = profile.limited(limit)
+        return self._batches[key]
 
     def _key(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(inputs), tuple(name for name in tuple(outputs) or self.graph.outputs if name not in inputs)

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 
+from coinfer.runtime.batch_profile import BatchProfile
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.http_server import DEFAULT_LIMITS, HttpFront
 from coinfer.runtime.edge.served_model import ServedModel, Signature
@@ -105,7 +106,10 @@ class Sleeper:
         return {"seconds": inputs["seconds"]}, duration_s
 
     def check(self, inputs):
-        pass
+        return {}
+
+    def batches(self, inputs, outputs=()):
+        return BatchProfile(reason="each sleeps alone")
 
     def is_ready(self, inputs, outputs=()):
         return True

@@ -8,26 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coinfer.runtime.edge.admission import (
-    FORGET_HALF_LIFE_S,
-    Admit,
-    Arrived,
-    Cancelled,
-    Drained,
-    Ended,
-    Job,
-    NodeState,
-    Refuse,
+from coinfer.physics.batching import ALONE, BatchTimes
+from coinfer.runtime.edge.admission import FORGET_HALF_LIFE_S, apply, backlog_s, is_idle, load, plan, wake_s
+from coinfer.runtime.edge.node_state import Admit, Arrived, Cancelled, Drained, Ended, Job, NodeState, Refuse, Start
+from coinfer.runtime.edge.service_times import (
+    FIRST_MARGIN,
+    LEAST_MARGIN,
+    MAX_KINDS,
+    MISSED,
+    MOST_MARGIN,
     ServiceTimes,
-    Start,
-    apply,
-    backlog_s,
-    is_idle,
-    load,
-    plan,
-    wake_s,
+    after_wait,
 )
-from coinfer.runtime.edge.service_times import FIRST_MARGIN, LEAST_MARGIN, MAX_KINDS, MISSED, MOST_MARGIN, after_wait
+
+GAINS = BatchTimes((1, 2, 4, 8), (1.0, 1.2, 1.6, 2.4))
 
 
 def carried_out(state, now_s):
@@ -204,14 +198,16 @@ class Node(RuleBasedStateMachine):
         self.next_id = 0
         self.started = []
         self.deadlines = {}
+        self.kinds = {}
         self.draining = False
 
     def _carry_out(self):
         commands = plan(self.state, self.now_s)
         for command in commands:
             if isinstance(command, Start):
-                assert self.now_s < self.deadlines[command.id]
-                self.started.append(command.id)
+                assert all(self.now_s < self.deadlines[id] for id in command.ids)
+                assert len({self.kinds[id] for id in command.ids}) == 1
+                self.started.extend(command.ids)
             self.state = apply(self.state, command)
         assert plan(self.state, self.now_s) == ()
 
@@ -219,7 +215,9 @@ class Node(RuleBasedStateMachine):
     def arrive(self, kind, left_s, batch):
         for _ in range(batch):
             self.deadlines[self.next_id] = self.now_s + left_s
-            self.state = apply(self.state, Arrived(Job(self.next_id, kind, self.now_s + left_s)))
+            self.kinds[self.next_id] = kind
+            times = GAINS if kind == 0 else ALONE
+            self.state = apply(self.state, Arrived(Job(self.next_id, kind, self.now_s + left_s, times=times)))
             self.next_id += 1
         self._carry_out()
 
@@ -227,8 +225,11 @@ class Node(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99), took_s=st.floats(0.0, 2.0), ok=st.booleans())
     def end(self, pick, took_s, ok):
         self.now_s += took_s
-        run = self.state.running[pick % len(self.state.running)]
-        self.state = apply(self.state, Ended(run.job.id, self.now_s, ok))
+        chosen = self.state.running[pick % len(self.state.running)]
+        first = chosen.job.id if chosen.first is None else chosen.first
+        for run in self.state.running:
+            if first in (run.job.id, run.first):
+                self.state = apply(self.state, Ended(run.job.id, self.now_s, ok))
         self._carry_out()
 
     @precondition(lambda self: self.next_id)
@@ -254,20 +255,22 @@ class Node(RuleBasedStateMachine):
 
     @invariant()
     def limits_hold(self):
-        assert len(self.state.running) <= self.state.workers
+        assert self.state.free_workers >= 0
         assert len(self.state.waiting) <= self.state.queue
         assert not self.state.arriving
-        assert not self.state.waiting or len(self.state.running) == self.state.workers
+        assert not self.state.waiting or self.state.free_workers == 0
 
     @invariant()
     def first_come_first_served(self):
-        assert self.started == sorted(self.started)
+        for kind in range(3):
+            started = [id for id in self.started if self.kinds[id] == kind]
+            assert started == sorted(started)
 
     @invariant()
     def the_report_is_honest(self):
         report = load(self.state, self.now_s)
         assert report.queued == len(self.state.waiting)
-        free = self.state.workers + self.state.queue - len(self.state.running) - len(self.state.waiting)
+        free = self.state.free_workers + self.state.queue - len(self.state.waiting)
         assert report.room == (0 if self.state.draining else free)
         assert report.backlog_s >= 0
 
@@ -329,3 +332,47 @@ def test_an_admitted_job_that_is_late_all_the_same_makes_the_next_refusals_earli
     before = state.margin
     assert apply(state, end).margin > before
     assert apply(state, Ended(2, 0.4, ok=True)).margin == before
+
+
+def busy_with(jobs: int, *, deadline_s: float = math.inf, times: BatchTimes = GAINS) -> NodeState:
+    """One worker that knows that a job takes 0.1 s and has just begun with one, behind which jobs 1, 2, ... wait."""
+    state = served(NodeState(workers=1, queue=20), 100, -0.1, 0.0)
+    for id in range(jobs + 1):
+        job = Job(id, "k", deadline_s if id else math.inf, times=times)
+        state, _ = carried_out(apply(state, Arrived(job)), 0.0)
+    return state
+
+
+def test_jobs_of_one_kind_that_wait_run_together_and_each_counts():
+    state, commands = carried_out(apply(busy_with(4), Ended(0, 0.1, ok=True)), 0.1)
+    assert commands == (Start(1, 0.1, (2, 3, 4)),)
+    assert state.free_workers == 0
+    assert backlog_s(state, 0.1) == pytest.approx(0.16)
+    for id, ok in ((1, True), (2, False), (3, True), (4, True)):
+        state = apply(state, Ended(id, 0.26, ok))
+    assert is_idle(state)
+    assert (state.counts.finished, state.counts.failed) == (5, 1)
+    assert state.service["k"].recent_s[-1] == pytest.approx(0.1), "what one takes alone"
+
+
+def test_what_waits_counts_as_the_batches_in_which_it_will_run():
+    assert backlog_s(busy_with(8), 0.0) == pytest.approx(0.1 + 0.24)
+    assert backlog_s(busy_with(8, times=ALONE), 0.0) == pytest.approx(0.1 + 0.8)
+
+
+def test_no_batch_where_it_would_make_a_job_late():
+    _, commands = carried_out(apply(busy_with(4, deadline_s=0.7), Ended(0, 0.1, ok=True)), 0.1)
+    assert commands == (Start(1, 0.1, (2, 3, 4)),)
+    late = busy_with(4)
+    late = late._replace(waiting=tuple(job._replace(deadline_s=0.225) if job.id == 1 else job for job in late.waiting))
+    _, commands = carried_out(apply(late, Ended(0, 0.1, ok=True)), 0.1)
+    assert commands == (Start(1, 0.1),), "with another one, job 1 might end after its deadline"
+
+
+def test_others_go_on_if_one_of_a_batch_gives_up():
+    state, _ = carried_out(apply(busy_with(2), Ended(0, 0.1, ok=True)), 0.1)
+    state = apply(state, Cancelled(1))
+    assert state.free_workers == 0
+    for id in (1, 2):
+        state = apply(state, Ended(id, 0.3, ok=True))
+    assert (state.counts.cancelled, state.counts.finished) == (1, 3)

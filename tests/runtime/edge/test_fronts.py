@@ -15,6 +15,7 @@ from tests.runtime.edge.edge_process import edge_thread
 from tritonclient.utils import InferenceServerException
 
 from coinfer.graph.open_model import open_model
+from coinfer.runtime.batch_profile import BatchProfile
 from coinfer.runtime.edge.served_model import ServedModel, Signature, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, InputError
@@ -30,7 +31,10 @@ class Ones:
         return {"ones": np.ones(int(inputs["count"][0]), np.float32)}, 0.0
 
     def check(self, inputs):
-        pass
+        return {}
+
+    def batches(self, inputs, outputs=()):
+        return BatchProfile(reason="a test")
 
     def is_ready(self, inputs, outputs=()):
         return True

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from coinfer.runtime.clock import VirtualClock, WallClock
-from coinfer.runtime.edge.admission import Ended, is_idle
+from coinfer.runtime.edge.admission import is_idle
+from coinfer.runtime.edge.node_state import Ended
 from coinfer.runtime.edge.scheduler import Scheduler
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import WireError
@@ -242,9 +243,9 @@ def test_closing_between_two_jobs_leaves_no_caller_without_an_answer(monkeypatch
         scheduler = Scheduler(1, 4, CLOCK)
         follow = scheduler._advance
 
-        def close_after(event):
-            found = follow(event)
-            if isinstance(event, Ended):
+        def close_after(events):
+            found = follow(events)
+            if any(isinstance(event, Ended) for event in events):
                 scheduler.close()
             return found
 
@@ -265,7 +266,7 @@ def test_what_is_planned_or_comes_when_all_is_closed_is_refused():
         running = [asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60))) for _ in range(2)]
         waiting = [asyncio.ensure_future(scheduler.run("k", math.inf, sleep(60))) for _ in range(2)]
         await asyncio.sleep(0)
-        (planned, *_), _ = scheduler._advance(Ended(0, CLOCK.now_s(), True))
+        (planned, *_), _ = scheduler._advance([Ended(0, CLOCK.now_s(), True)])
         scheduler.close()
         scheduler._start(planned, asyncio.get_running_loop())
         late = scheduler.run("k", math.inf, sleep(60))

@@ -35,6 +35,7 @@ from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferRequest, TransportError, WireTensor, from_array, to_array
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE
 from coinfer.types import Hop
+from coinfer.units import MIB
 
 GRAPH = networks.build("resnet32")
 EXECUTOR = Executor(GRAPH)
@@ -404,10 +405,10 @@ def test_thousands_of_bad_requests_leave_no_memory_behind(edge, call):
                 call("ModelInfer", bad[i % len(bad)])
         grown.append(process.memory_info().rss - before)
         typical = statistics.median(grown[1:] or grown)
-        if len(grown) > 3 and typical < 512 * 1024:
+        if len(grown) > 3 and typical < MIB:
             break
     print(f"RSS grew {[size_bytes // 1000 for size_bytes in grown]} bytes per bad request")
-    assert typical < 512 * 1024
+    assert typical < MIB
     assert process.num_threads() < 40
 
 

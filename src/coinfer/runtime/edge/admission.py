@@ -2,16 +2,33 @@
 
 `apply(state, event)` returns the next state; `plan(state, now_s)` returns what to do now. The caller applies each
 command that it has carried out as an event. `workers` serve the jobs of the smallest priority number first, then first
-come, first served; at most `queue` jobs wait, as behind an endless queue every answer comes too late.
+come, first served; at most `queue` jobs wait, as behind an endless queue every answer comes too late. Jobs of one kind
+run together where that is faster (`physics.batching`).
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
-from coinfer.runtime.edge.service_times import FIRST_MARGIN, ServiceTimes, after_service, after_wait, typical
-from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LAST_PRIORITY, Code, LoadReport
+from coinfer.physics.batching import Waiting, batch_members, drain_ratio
+from coinfer.runtime.edge.node_state import (
+    Admit,
+    Arrived,
+    Cancelled,
+    Command,
+    Counts,
+    Drained,
+    Ended,
+    Event,
+    Job,
+    NodeState,
+    Reason,
+    Refuse,
+    Running,
+    Start,
+)
+from coinfer.runtime.edge.service_times import after_service, after_wait, typical
+from coinfer.runtime.protocol.messages import LAST_PRIORITY, Code, LoadReport
 
 FORGET_HALF_LIFE_S = 5.0
 """After this time unmeasured, a service time counts half; a node that was slow once would else refuse for ever."""
@@ -19,121 +36,12 @@ SAFETY_FACTOR = 1.1
 """Factor on the expected service of an arriving job: the answer has to travel too."""
 MIN_PUSHBACK_S = 1e-3
 
-Reason = Literal["queue_full", "hopeless", "expired", "draining"]
 CODES: Mapping[Reason, Code] = {
     "queue_full": "RESOURCE_EXHAUSTED",
     "hopeless": "DEADLINE_EXCEEDED",
     "expired": "DEADLINE_EXCEEDED",
     "draining": "UNAVAILABLE",
 }
-
-
-class Job(NamedTuple):
-    """A request that waits for a worker or runs on one."""
-
-    id: int
-    kind: Hashable
-    """Model, inputs and outputs; jobs of one kind take the same time."""
-    deadline_s: float
-    """On the node's clock; infinite for none."""
-    priority: int = DEFAULT_PRIORITY
-    """The smallest number is served first."""
-    admitted_s: float = 0.0
-    """When it began to wait, on the node's clock."""
-    forecast_s: float = 0.0
-    """How long it was expected to wait then; 0 if nothing is to be learned from it."""
-
-
-class Running(NamedTuple):
-    """A job on a worker."""
-
-    job: Job
-    started_s: float
-    abandoned: bool = False
-    """Its caller gave up; the worker is busy until the current operation ends."""
-
-
-class Counts(NamedTuple):
-    """Counts of jobs since the start.
-
-    received = finished + failed + refused + cancelled + arriving + waiting + running.
-    """
-
-    received: int = 0
-    finished: int = 0
-    failed: int = 0
-    refused: int = 0
-    cancelled: int = 0
-
-
-class NodeState(NamedTuple):
-    """The whole state of admission: the limits of the node, and every job that has no answer yet."""
-
-    workers: int
-    queue: int
-    arriving: tuple[Job, ...] = ()
-    waiting: tuple[Job, ...] = ()
-    running: tuple[Running, ...] = ()
-    service: Mapping[Hashable, ServiceTimes] = MappingProxyType({})
-    counts: Counts = Counts()
-    draining: bool = False
-    margin: float = FIRST_MARGIN
-    """Factor on forecast waits, so that what is admitted is answered in time."""
-
-
-class Arrived(NamedTuple):
-    """A new job has come in."""
-
-    job: Job
-
-
-class Ended(NamedTuple):
-    """A worker has finished a job."""
-
-    id: int
-    now_s: float
-    ok: bool
-    too_late: bool = False
-    """It was given up because its deadline could not be met any more."""
-
-
-class Cancelled(NamedTuple):
-    """The caller of a job has given up."""
-
-    id: int
-
-
-class Drained(NamedTuple):
-    """The node admits no new job from now on."""
-
-
-class Admit(NamedTuple):
-    """Put a job into the queue."""
-
-    id: int
-    now_s: float = 0.0
-    forecast_s: float = 0.0
-    """How long it is expected to wait; 0 if that is shorter than its service, which says little."""
-
-
-class Start(NamedTuple):
-    """Give a job to a worker."""
-
-    id: int
-    now_s: float
-
-
-class Refuse(NamedTuple):
-    """Refuse a job."""
-
-    id: int
-    reason: Reason
-    pushback_s: float
-    """Seconds until another try is worthwhile."""
-
-
-Command = Admit | Start | Refuse
-Event = Arrived | Ended | Cancelled | Drained | Command
 
 
 def apply(state: NodeState, event: Event) -> NodeState:
@@ -154,10 +62,10 @@ def apply(state: NodeState, event: Event) -> NodeState:
             )
             waiting = sorted(state.waiting + admitted, key=lambda job: job.priority)  # keeps the order of arrival
             return _remove(state, id)._replace(waiting=tuple(waiting))
-        case Start(id, now_s):
-            started = tuple(Running(job, now_s) for job in state.arriving + state.waiting if job.id == id)
-            margin = _learned_margin(state, id, now_s)
-            return _remove(state, id)._replace(running=state.running + started, margin=margin)
+        case Start(_, now_s, others):
+            for id in event.ids:
+                state = _start(state, id, now_s, event.id if id in others else None, len(event.ids))
+            return state
         case Refuse(id):
             counts = _count(state, "refused") if _is_queued(state, id) else state.counts
             return _remove(state, id)._replace(counts=counts, margin=_learned_margin(state, id, math.inf))
@@ -176,18 +84,19 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
         state: jobs that wait come before jobs that have just arrived.
         now_s: on the node's clock.
     """
-    commands: list[Command] = []
-    free = state.workers - len(state.running)
-    queued = 0
+    commands, waiting, free = list[Command](), list[Job](), state.free_workers
     for job in state.waiting:
         late = _late_reason(state, job, now_s, min)
-        if late is not None:
-            commands.append(Refuse(job.id, late, MIN_PUSHBACK_S))
-        elif free > 0:
-            commands.append(Start(job.id, now_s))
-            free -= 1
+        if late is None:
+            waiting.append(job)
         else:
-            queued += 1
+            commands.append(Refuse(job.id, late, MIN_PUSHBACK_S))
+    while waiting and free > 0:
+        together = _together(state, waiting, now_s)
+        commands.append(Start(together[0], now_s, together[1:]))
+        waiting = [job for job in waiting if job.id not in together]
+        free -= 1
+    queued = len(waiting)
     for job in state.arriving:
         reason = _refusal(state, job, now_s, free, queued)
         if reason is not None:
@@ -210,22 +119,27 @@ def load(state: NodeState, now_s: float) -> LoadReport:
         now_s: on the node's clock.
     """
     waiting = len(state.waiting) + len(state.arriving)
-    room = state.queue + state.workers - waiting - len(state.running)
+    room = state.queue + state.free_workers - waiting
     return LoadReport(backlog_s(state, now_s), waiting, 0 if state.draining else max(room, 0))
 
 
 def backlog_s(state: NodeState, now_s: float, priority: int = LAST_PRIORITY) -> float:
-    """Return how long a job that arrives now would wait, as far as service times are known.
+    """Return how long a job that arrives now would wait, as far as service times are known; jobs run together as now.
 
     Args:
         state: 0 results if a worker is free and no job waits.
         now_s: on the node's clock.
         priority: of the job.
     """
-    if len(state.running) < state.workers and not state.waiting:
+    if state.free_workers > 0 and not state.waiting:
         return 0.0
-    waiting = sum(expected_s(state, job) for job in state.waiting if job.priority <= priority)
-    return (waiting + sum(_remaining_s(state, run, now_s) for run in state.running)) / state.workers
+    before = [job for job in state.waiting if job.priority <= priority]
+    kinds = Counter((job.kind, job.times) for job in before)
+    first = {(job.kind, job.times): job for job in reversed(before)}
+    waiting_s = sum(
+        expected_s(state, first[kind]) * drain_ratio(kind[1], count, len(before)) for kind, count in kinds.items()
+    )
+    return (waiting_s + sum(_remaining_s(state, run, now_s) for run in state.running)) / state.workers
 
 
 def expected_s(state: NodeState, job: Job) -> float:
@@ -270,6 +184,13 @@ def is_idle(state: NodeState) -> bool:
     return not (state.arriving or state.waiting or state.running)
 
 
+def _together(state: NodeState, waiting: Sequence[Job], now_s: float) -> tuple[int, ...]:
+    """Return the job that is to start, and those that run with it."""
+    first = waiting[0]
+    queue = [Waiting(job.kind == first.kind, expected_s(state, job), job.deadline_s - now_s) for job in waiting]
+    return tuple(waiting[place].id for place in batch_members(first.times, queue, state.workers))
+
+
 def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
     if state.draining:
         return "draining"
@@ -303,8 +224,17 @@ def _learned_margin(state: NodeState, id: int, now_s: float) -> float:
     return state.margin if job is None else after_wait(state.margin, (now_s - job.admitted_s) / job.forecast_s)
 
 
+def _start(state: NodeState, id: int, now_s: float, first: int | None, together: int) -> NodeState:
+    started = [Running(job, now_s, False, first, together) for job in state.arriving + state.waiting if job.id == id]
+    margin = _learned_margin(state, id, now_s)
+    return _remove(state, id)._replace(running=(*state.running, *started), margin=margin)
+
+
 def _remaining_s(state: NodeState, run: Running, now_s: float) -> float:
-    return max(expected_s(state, run.job) - (now_s - run.started_s), 0.0)
+    """Return how long a worker is still busy; jobs that run together count once."""
+    if run.first is not None:
+        return 0.0
+    return max(expected_s(state, run.job) * run.job.times.ratio(run.together) - (now_s - run.started_s), 0.0)
 
 
 def _end(state: NodeState, event: Ended) -> NodeState:
@@ -313,8 +243,9 @@ def _end(state: NodeState, event: Ended) -> NodeState:
         return state
     what = "cancelled" if run.abandoned else "finished" if event.ok else "failed"
     service = state.service
-    if what == "finished":
-        service = after_service(service, run.job.kind, event.now_s - run.started_s, event.now_s)
+    if what == "finished" and run.first is None:
+        alone_s = (event.now_s - run.started_s) / run.job.times.ratio(run.together)
+        service = after_service(service, run.job.kind, alone_s, event.now_s)
     rest = tuple(other for other in state.running if other is not run)
     broken = run.job.forecast_s > 0 and (event.too_late or (what == "finished" and event.now_s > run.job.deadline_s))
     margin = after_wait(state.margin, math.inf) if broken else state.margin

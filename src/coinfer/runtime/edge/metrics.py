@@ -8,8 +8,8 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from coinfer.runtime.edge.admission import Counts
 from coinfer.runtime.edge.histograms import TimeHistograms
+from coinfer.runtime.edge.node_state import Counts
 from coinfer.runtime.edge.served_model import VERSION
 from coinfer.runtime.protocol.messages import LoadReport, WireError
 
@@ -34,6 +34,8 @@ class Timing(NamedTuple):
     """From sending to the next node to its reply; 0 if there was none."""
     upload_s: float | None = None
     """Of that, the way there; None if there was none."""
+    executions: int = 1
+    """Runs that are counted for it; of requests that ran as one batch, only one counts a run."""
 
     def steps(self) -> list[tuple[str, float]]:
         """Return the steps in their order, with their seconds."""
@@ -52,6 +54,7 @@ class ModelStats:
     inferences: int = 0
     """Samples computed; a batch of 4 counts 4."""
     executions: int = 0
+    """Runs of the engine; requests that ran as one batch count one."""
     last_ms: int = 0
     """End of the last execution, milliseconds since the epoch."""
     request_s: float = 0.0
@@ -112,7 +115,7 @@ class Metrics:
         """
         stats = self.models[model]
         stats.success += 1
-        stats.executions += 1
+        stats.executions += timing.executions
         stats.inferences += timing.batch
         stats.last_ms = int(time.time() * 1000)
         stats.request_s += request_s

@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from threading import Lock
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
+from coinfer.physics.batching import ALONE, BatchTimes
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.edge import admission
-from coinfer.runtime.edge.admission import (
+from coinfer.runtime.edge.node_state import (
     Admit,
     Arrived,
     Cancelled,
@@ -35,6 +36,18 @@ Result = TypeVar("Result")
 SHUTTING_DOWN = "this node is shutting down; use another"
 
 
+class Batch(NamedTuple):
+    """How a job runs together with others of its kind."""
+
+    times: BatchTimes
+    """How long several take together."""
+    item: object
+    """Of this job, for `run`."""
+    run: Callable[[Sequence[Any], Sequence[Abort]], Sequence[object]]
+    """Does several jobs of the kind at once, given their items: returns a result for each, or the exception that it
+    raises. A job whose `Abort` is set needs none; the work should stop soon after all are set."""
+
+
 class _Entry(NamedTuple):
     """What the scheduler holds of a job until its caller has the outcome."""
 
@@ -42,6 +55,7 @@ class _Entry(NamedTuple):
     work: Callable[[Abort], object]
     abort: Abort
     arrived_s: float
+    batch: Batch | None
 
 
 class _Notice(NamedTuple):
@@ -80,6 +94,7 @@ class Scheduler:
         deadline_s: float,
         work: Callable[[Abort], Result],
         priority: int = DEFAULT_PRIORITY,
+        batch: Batch | None = None,
     ) -> tuple[Result, float]:
         """Return what `work` returns, and the seconds that it waited for a worker.
 
@@ -88,25 +103,26 @@ class Scheduler:
             deadline_s: on the scheduler's clock; infinite for none.
             work: runs on a worker thread; it should stop soon after its argument is set.
             priority: of the jobs that wait, those of the smallest number are done first.
+            batch: lets it run together with others of its kind; None never does.
 
         Raises:
             WireError: if the job is refused. What `work` raises is raised too.
         """
-        job = Job(next(self._ids), kind, deadline_s, priority)
-        entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s())
+        job = Job(next(self._ids), kind, deadline_s, priority, times=batch.times if batch else ALONE)
+        entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s(), batch)
         with self._lock:
             self._entries[job.id] = entry
-        self._handle(Arrived(job))
+        self._handle([Arrived(job)])
         try:
             return cast(tuple[Result, float], await entry.waiter)
         except asyncio.CancelledError:
             entry.abort.set()
-            self._handle(Cancelled(job.id))
+            self._handle([Cancelled(job.id)])
             raise
 
     def drain(self) -> None:
         """Refuse every new job; admitted jobs still run."""
-        self._handle(Drained())
+        self._handle([Drained()])
 
     def load(self) -> LoadReport:
         """Return the load of the node now."""
@@ -125,22 +141,22 @@ class Scheduler:
         for entry in waiting:
             self._report(entry.waiter.get_loop(), [_Notice(entry.waiter, _shutdown_error())])
 
-    def _handle(self, event: Event | None) -> None:
-        """Carry out what follows from an event. On the event loop."""
-        starts, notices = self._advance(event)
+    def _handle(self, events: Sequence[Event] = ()) -> None:
+        """Carry out what follows from events. On the event loop."""
+        starts, notices = self._advance(events)
         for start in starts:
             self._start(start, asyncio.get_running_loop())
         self._notify(notices)
 
-    def _advance(self, event: Event | None) -> tuple[list[Start], list[_Notice]]:
-        """Apply an event (None: time has passed) and the plan that follows from it. On any thread.
+    def _advance(self, events: Sequence[Event]) -> tuple[list[Start], list[_Notice]]:
+        """Apply events (none: time has passed) and the plan that follows from them. On any thread.
 
         Returns:
             The jobs to start, and the callers to notify of a refusal.
         """
         starts, notices = list[Start](), list[_Notice]()
         with self._lock:
-            if event is not None:
+            for event in events:
                 self.state = admission.apply(self.state, event)
             for command in self._plan():
                 self.state = admission.apply(self.state, command)
@@ -151,8 +167,10 @@ class Scheduler:
                         notices.append(_Notice(self._entries.pop(id).waiter, self._refusal(command)))
                     case Admit():
                         pass
-            if isinstance(event, Cancelled) and all(run.job.id != event.id for run in self.state.running):
-                self._entries.pop(event.id, None)
+            running = {run.job.id for run in self.state.running}
+            for event in events:
+                if isinstance(event, Cancelled) and event.id not in running:
+                    self._entries.pop(event.id, None)
         return starts, notices
 
     def _plan(self) -> Sequence[Command]:
@@ -161,13 +179,13 @@ class Scheduler:
         return [Refuse(job.id, "draining", 0.0) for job in self.state.arriving if job.id in self._entries]
 
     def _start(self, start: Start, loop: asyncio.AbstractEventLoop) -> None:
-        """Give a job to a worker, unless the scheduler was closed since the plan."""
+        """Give jobs to a worker, unless the scheduler was closed since the plan."""
         with self._lock:
             if not self._closed:
                 self._pool.submit(self._work, start, loop)
                 return
-            entry = self._entries.pop(start.id)
-        self._report(loop, [_Notice(entry.waiter, _shutdown_error())])
+            entries = [self._entries.pop(id) for id in start.ids]
+        self._report(loop, [_Notice(entry.waiter, _shutdown_error()) for entry in entries])
 
     def _notify(self, notices: Sequence[_Notice]) -> None:
         """Give callers their outcomes, and set the alarm for the next deadline in the queue. On the event loop."""
@@ -182,35 +200,45 @@ class Scheduler:
             self._alarm.cancel()
         due_s, loop = admission.wake_s(self.state), asyncio.get_running_loop()
         wait_s = due_s - self._clock.now_s()
-        self._alarm = loop.call_later(wait_s, self._handle, None) if due_s < float("inf") else None
+        self._alarm = loop.call_later(wait_s, self._handle) if due_s < float("inf") else None
 
     def _work(self, start: Start | None, loop: asyncio.AbstractEventLoop) -> None:
         """Do a job, and then the next one, until none is left. On a worker."""
         while start is not None:
-            entry = self._entries[start.id]
-            outcome = self._outcome(entry, start)
-            ok = not isinstance(outcome, BaseException)
-            too_late = getattr(outcome, "reason", "") == "hopeless"  # as devices refuse
-            starts, notices = self._advance(Ended(start.id, self._clock.now_s(), ok, too_late))
-            start_of_entry, start = start, starts[0] if starts else None
+            entries = [self._entries[id] for id in start.ids]
+            outcomes, now_s = self._outcomes(entries, start), self._clock.now_s()
+            ended = [_ended(id, now_s, outcome) for id, outcome in zip(start.ids, outcomes, strict=True)]
+            starts, notices = self._advance(ended)
+            done, start = start, starts[0] if starts else None
             for other in starts[1:]:
                 self._start(other, loop)
-            report = partial(self._report, loop, [_Notice(entry.waiter, outcome), *notices])
+            own = [_Notice(entry.waiter, outcome) for entry, outcome in zip(entries, outcomes, strict=True)]
+            report = partial(self._report, loop, [*own, *notices])
             with self._lock:
-                self._entries.pop(start_of_entry.id, None)
+                for id in done.ids:
+                    self._entries.pop(id, None)
                 if start is not None and not self._closed:
                     self._reporter.submit(report)
                     continue
             report()
 
-    def _outcome(self, entry: _Entry, start: Start) -> tuple[object, float] | BaseException:
-        """Return the result with the wait for a worker, or the error."""
-        if self._closed:
-            return _shutdown_error()
+    def _outcomes(self, entries: Sequence[_Entry], start: Start) -> list[tuple[object, float] | BaseException]:
+        """Return for each job its result with the wait for a worker, or the error."""
+        first = entries[0]
         try:
-            return entry.work(entry.abort), start.now_s - entry.arrived_s
+            if self._closed:
+                raise _shutdown_error()
+            if len(entries) == 1 or first.batch is None:
+                results: Sequence[object] = [first.work(first.abort)]
+            else:
+                items = [entry.batch.item for entry in entries if entry.batch is not None]
+                results = first.batch.run(items, [entry.abort for entry in entries])
         except BaseException as error:
-            return error
+            return [error] * len(entries)
+        return [
+            result if isinstance(result, BaseException) else (result, start.now_s - entry.arrived_s)
+            for result, entry in zip(results, entries, strict=True)
+        ]
 
     def _report(self, loop: asyncio.AbstractEventLoop, notices: Sequence[_Notice]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -226,6 +254,11 @@ class Scheduler:
             "draining": SHUTTING_DOWN,
         }[refuse.reason]
         return WireError(admission.CODES[refuse.reason], text, refuse.reason, pushback_s)
+
+
+def _ended(id: int, now_s: float, outcome: object) -> Ended:
+    too_late = getattr(outcome, "reason", "") == "hopeless"  # as devices refuse
+    return Ended(id, now_s, not isinstance(outcome, BaseException), too_late)
 
 
 def _shutdown_error() -> WireError:

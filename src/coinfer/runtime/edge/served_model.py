@@ -8,6 +8,7 @@ import numpy as np
 
 from coinfer.graph.fingerprints import is_fingerprint_of
 from coinfer.graph.ir import ModelGraph
+from coinfer.runtime.batch_profile import BatchProfile
 from coinfer.runtime.codec.symbols import SymbolCodec, symbol_codecs
 from coinfer.runtime.executor import Abort, Arrays, Executor, RequestError
 from coinfer.runtime.protocol.messages import DATATYPES
@@ -68,11 +69,14 @@ class ModelRunner(Protocol):
         """
         ...
 
-    def check(self, inputs: Arrays) -> None:
+    def check(self, inputs: Arrays) -> Mapping[str, int]:
         """Check the inputs of a request without computing anything.
 
         Args:
             inputs: arrays by tensor name; may lack inputs that travel encoded.
+
+        Returns:
+            The sizes of free axes that are not the smallest, by name: of a batch, or a longer sequence.
 
         Raises:
             RequestError: if a name, type or shape is wrong.
@@ -110,6 +114,28 @@ class ModelRunner(Protocol):
 
         Returns:
             The median seconds of a run.
+
+        Raises:
+            RequestError: if the outputs do not follow from the inputs.
+        """
+        ...
+
+    def batches(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> BatchProfile:
+        """Return how the piece behaves in batches, as far as that was measured.
+
+        Args:
+            inputs: names of the tensors that a request brings.
+            outputs: names of the tensors to compute; empty for the network's outputs.
+        """
+        ...
+
+    def measure_batches(self, inputs: Sequence[str], outputs: Sequence[str], limit: int) -> BatchProfile:
+        """Measure how the piece behaves in batches; may take seconds.
+
+        Args:
+            inputs: names of the tensors that a request brings.
+            outputs: names of the tensors to compute; empty for the network's outputs.
+            limit: largest batch.
 
         Raises:
             RequestError: if the outputs do not follow from the inputs.
@@ -195,10 +221,11 @@ class _Echo:
             raise RequestError(f"{ECHO} has the outputs y and elements, not {', '.join(outputs)}")
         return {name: known[name] for name in outputs or known}, 0.0
 
-    def check(self, inputs: Arrays) -> None:
+    def check(self, inputs: Arrays) -> Mapping[str, int]:
         for name, array in inputs.items():
             if name != "x" or array.dtype != np.float32:
                 raise RequestError(f"input {name!r}: expected 'x' of float32, got {array.dtype}")
+        return {}
 
     def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
         return True
@@ -208,6 +235,12 @@ class _Echo:
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
         return 0.0
+
+    def batches(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> BatchProfile:
+        return BatchProfile(reason="it computes nothing")
+
+    def measure_batches(self, inputs: Sequence[str], outputs: Sequence[str], limit: int) -> BatchProfile:
+        return self.batches(inputs, outputs)
 
 
 Info = TypeVar("Info", bound=ModelInfo)

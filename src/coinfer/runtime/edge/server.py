@@ -54,6 +54,8 @@ class EdgeSettings:
     """What computes, by its short name (`runtime.providers`)."""
     echo: bool = False
     """Also serve a model that answers a tensor with itself."""
+    batch: int = defaults.BATCH
+    """Requests for one piece that may run as one batch; 1 runs each alone."""
     limit_bytes: int = DEFAULT_LIMIT_BYTES
     """Largest message in either direction."""
     peers: tuple[str, ...] | None = ()
@@ -105,6 +107,9 @@ def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
             _log.info("compiling %s with %s; later starts find it compiled", graph.name, settings.provider)
         with suppress(InputError):  # it is open; what values it takes is for clients to know
             executor.warm(graph.inputs, runs=0)
+        if settings.batch > 1:
+            batches = executor.measure_batches(graph.inputs, graph.outputs, settings.batch)
+            _log.info("requests for %s: %s", graph.name, batches.sentence())
         served.append(serve_graph(graph, executor))
     return (*served, serve_echo()) if settings.echo else tuple(served)
 
@@ -155,6 +160,7 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel], agent: A
         transport=GrpcTransport(settings.limit_bytes, connector=security.connector if security else PLAIN),
         peers=settings.peers,
         limit_bytes=settings.limit_bytes,
+        batch_limit=settings.batch,
     )
     async with open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security) as fronts:
         service.address = fronts.address
@@ -187,6 +193,7 @@ def checked_settings(settings: EdgeSettings) -> EdgeSettings:
         "workers": (settings.workers, 1),
         "threads": (settings.threads, 1),
         "queue": (settings.queue, 0),
+        "batch": (settings.batch, 1),
         "grace_s": (settings.grace_s, 0),
     }
     for name, (value, minimum) in counts.items():

@@ -1,21 +1,24 @@
 """How an edge node answers a request, whatever protocol carried it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from functools import partial
 
+from coinfer.options.table import Names
+from coinfer.profile.sizing import rounded_sizes
 from coinfer.runtime.clock import Clock, WallClock
-from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge import defaults
+from coinfer.runtime.edge.computing import Work, compute, compute_batch, warm, yield_to_others
 from coinfer.runtime.edge.dispatcher import Dispatcher
 from coinfer.runtime.edge.histograms import piece_label
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
 from coinfer.runtime.edge.metadata import EXTENSIONS
 from coinfer.runtime.edge.metrics import Metrics, Timing
 from coinfer.runtime.edge.request_log import RequestLog
-from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Scheduler
+from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Batch, Scheduler
 from coinfer.runtime.edge.served_model import VERSION, ServedModel, models_by_name
+from coinfer.runtime.edge.service_times import MAX_KINDS
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
@@ -24,7 +27,6 @@ from coinfer.runtime.protocol.messages import (
     InferRequest,
     TransportError,
     WireError,
-    WireTensor,
     check_size,
     to_array,
 )
@@ -35,16 +37,6 @@ MAX_PENDING_PIECES = 8
 MAX_FAILED_SERVERS = 2
 """Servers that a request which leaves the choice open may be sent to in vain; then this server computes."""
 _FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
-
-
-class _Work(NamedTuple):
-    """What a worker made of a request, and how long each step took."""
-
-    outputs: tuple[WireTensor, ...]
-    decode_s: float
-    compute_s: float
-    encode_s: float
-    batch: int
 
 
 class EdgeService:
@@ -58,6 +50,7 @@ class EdgeService:
         transport: reaches the next hops of a route; without one, routes are refused. `close` closes it.
         peers: the only next hops that are allowed; None allows any.
         limit_bytes: largest request, reply and decoded tensor.
+        batch_limit: requests for one piece that may run as one batch; 1 runs each alone.
         clock: deadlines and durations are on it; the wall clock without it.
 
     Raises:
@@ -74,6 +67,7 @@ class EdgeService:
         transport: Transport | None = None,
         peers: Sequence[str] | None = None,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        batch_limit: int = defaults.BATCH,
         clock: Clock | None = None,
     ):
         self.models = models_by_name(served)
@@ -85,7 +79,10 @@ class EdgeService:
         self._log = RequestLog(self.models, self._clock)
         self.scheduler = Scheduler(workers, queue, self._clock)
         self._opener = ThreadPoolExecutor(1, "coinfer-opener")
-        self._opening = 0
+        self._opening: dict[Hashable, asyncio.Future[None]] = {}
+        self._batch_limit = batch_limit
+        self._measurer = ThreadPoolExecutor(1, "coinfer-measurer", initializer=yield_to_others)
+        self._measured: set[Hashable] = set()
         self.dispatcher: Dispatcher | None = None
         """Chooses for requests that leave it to this server who computes; without one this server does."""
 
@@ -126,35 +123,39 @@ class EdgeService:
         """Abort what runs, and close the transport."""
         self.scheduler.close()
         self._opener.shutdown(wait=False, cancel_futures=True)
+        self._measurer.shutdown(wait=False, cancel_futures=True)
         if self._transport is not None:
             self._transport.close()
 
     async def _serve(self, request: InferRequest, began_s: float) -> tuple[InferReply, Timing]:
         model = find_model(self.models, request.model, request.version)
-        self._check(model, request)
+        sizes = self._check(model, request)
         deadline_s = began_s + request.deadline_s
         if request.dispatch and not request.warm and self.dispatcher is not None:
             return await self._dispatch(self.dispatcher, request._replace(dispatch=False), began_s)
         inputs = tuple(tensor.name for tensor in request.inputs)
         if not model.runs.is_ready(inputs, request.outputs):
-            await self._open(model, request)
-        kind = (model.name, inputs, request.outputs, request.warm)
-        task = _warm if request.warm else _compute
-        work, queue_s = await self.scheduler.run(
-            kind, deadline_s, lambda abort: task(model, request, self.limit_bytes, abort), request.priority
-        )
+            await self._open(model, inputs, request.outputs)
+        kind = (model.name, inputs, request.outputs, request.warm, tuple(sorted(rounded_sizes(sizes).items())))
+        task = partial(_warm, model, request) if request.warm else partial(compute, model, request, self.limit_bytes)
+        batch = None if request.warm or sizes else self._batch(model, request, inputs)
+        work, wait_s = await self.scheduler.run(kind, deadline_s, task, request.priority, batch)
+        if wait_s > 0 and not request.warm:
+            self._measure(model, inputs, request.outputs)
         check_size(sum(len(tensor.data) for tensor in work.outputs), self.limit_bytes)
+        queue_s = wait_s + work.others_s
         reply = InferReply(
             model.name,
             work.outputs,
             request.id,
             VERSION,
             queue_s=queue_s,
-            server_s=work.compute_s,
+            server_s=work.alone_s,
             codec_s=work.decode_s + work.encode_s,
+            details={"batch": work.requests} if work.requests > 1 else {},
         )
-        piece = piece_label(inputs, request.outputs)
-        timing = Timing(queue_s, work.decode_s, work.compute_s, work.encode_s, work.batch, piece)
+        piece, times_s = piece_label(inputs, request.outputs), (work.decode_s, work.compute_s, work.encode_s)
+        timing = Timing(wait_s, *times_s, work.samples, piece, executions=work.executions)
         if request.route and not request.warm:
             reply, upload_s = await self._forward(request, reply, deadline_s)
             timing = timing._replace(forward_s=reply.forward_s, upload_s=upload_s)
@@ -202,32 +203,60 @@ class EdgeService:
         upload_s = transfer_s * _upload_share(request, answer)
         return reply, Timing(answer.queue_s, 0.0, 0.0, 0.0, 0, piece, spent_s, upload_s)
 
-    def _check(self, model: ServedModel, request: InferRequest) -> None:
-        """Refuse what is wrong as far as that shows without decoding; such a request never reaches the queue."""
+    def _batch(self, model: ServedModel, request: InferRequest, inputs: Names) -> Batch | None:
+        """Return how a request runs together with others; None if it never does."""
+        times = model.runs.batches(inputs, request.outputs).times
+        if min(times.limit, self._batch_limit) == 1:
+            return None
+        return Batch(times, request, partial(compute_batch, model, times, self.limit_bytes))
+
+    def _measure(self, model: ServedModel, inputs: Names, outputs: Names) -> None:
+        """Measure batches of a piece for which requests had to wait, once, beside the workers."""
+        piece = (model.name, model.fingerprint, inputs, outputs)
+        if self._batch_limit == 1 or piece in self._measured or len(self._measured) >= MAX_KINDS:
+            return
+        self._measured.add(piece)
+        if model.runs.batches(inputs, outputs).is_unmeasured:
+            self._measurer.submit(model.runs.measure_batches, inputs, outputs, self._batch_limit)
+
+    def _check(self, model: ServedModel, request: InferRequest) -> Mapping[str, int]:
+        """Refuse what is wrong as far as that shows without decoding; such a request never reaches the queue.
+
+        Returns:
+            Sizes of free axes that are not the smallest, as far as they show.
+        """
         if request.fingerprint and not model.has(request.fingerprint):
             text = (
                 f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
                 f"got {request.fingerprint[:64]}; give both nodes the same file and the same --shape"
             )
             raise WireError("FAILED_PRECONDITION", text, "fingerprint")
-        if not request.warm:
-            model.runs.check({tensor.name: to_array(tensor) for tensor in request.inputs if not tensor.codec})
+        plain = [] if request.warm else [tensor for tensor in request.inputs if not tensor.codec]
+        sizes = model.runs.check({tensor.name: to_array(tensor) for tensor in plain})
         if request.route:
             node = request.route[0].node
             if self._transport is None or (self._peers is not None and node not in self._peers):
                 raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
+        return sizes
 
-    async def _open(self, model: ServedModel, request: InferRequest) -> None:
-        """Open the piece off the workers, so that requests in the queue do not wait for it too."""
-        if self._opening >= MAX_PENDING_PIECES:
-            raise WireError("RESOURCE_EXHAUSTED", "too many new cuts are being opened; try later", "queue_full", 1.0)
-        self._opening += 1
-        try:
-            inputs = [tensor.name for tensor in request.inputs]
+    async def _open(self, model: ServedModel, inputs: Names, outputs: Names) -> None:
+        """Open a piece off the workers, so that requests in the queue do not wait for it too; once for all who ask."""
+        key = model.name, inputs, outputs
+        opening = self._opening.get(key)
+        if opening is None:
+            if len(self._opening) >= MAX_PENDING_PIECES:
+                text = "too many new cuts are being opened; try later"
+                raise WireError("RESOURCE_EXHAUSTED", text, "queue_full", 1.0)
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._opener, model.runs.prepare, inputs, request.outputs)
-        finally:
-            self._opening -= 1
+            self._opening[key] = opening = loop.run_in_executor(self._opener, model.runs.prepare, inputs, outputs)
+
+            def forget(done: asyncio.Future[None]) -> None:
+                del self._opening[key]
+                if not done.cancelled():
+                    done.exception()  # seen, even if all who asked have given up
+
+            opening.add_done_callback(forget)
+        await asyncio.shield(opening)
 
     async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> tuple[InferReply, float]:
         """Send the outputs on to the next hop, and return its reply as ours, with the seconds of the upload."""
@@ -263,6 +292,10 @@ class EdgeService:
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
 
 
+def _warm(model: ServedModel, request: InferRequest, _abort: Abort) -> Work:
+    return warm(model, request)
+
+
 def _transfer_s(answer: InferReply, elapsed_s: float) -> float:
     """Return how long a request and its reply were under way: what the other server did not spend."""
     return max(elapsed_s - answer.queue_s - answer.server_s - answer.codec_s - answer.forward_s, 0.0)
@@ -272,21 +305,3 @@ def _upload_share(sent: InferRequest, answer: InferReply) -> float:
     """Return the part of a transfer's time that the request took, by its share of the bytes."""
     up, down = (sum(len(tensor.data) for tensor in tensors) for tensors in (sent.inputs, answer.outputs))
     return up / max(up + down, 1)
-
-
-def _compute(model: ServedModel, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
-    """Decode, run and encode. On a worker."""
-    clock = WallClock()
-    began_s = clock.now_s()
-    inputs = {tensor.name: unpack(tensor, limit_bytes, model.symbols.get(tensor.name)) for tensor in request.inputs}
-    decoded_s = clock.now_s()
-    outputs, compute_s = model.runs.run(inputs, request.outputs, abort)
-    computed_s = clock.now_s()
-    packed = tuple(pack(name, array, request.bits) for name, array in outputs.items())
-    batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1)
-    return _Work(packed, decoded_s - began_s, compute_s, clock.now_s() - computed_s, batch)
-
-
-def _warm(model: ServedModel, request: InferRequest, limit_bytes: int, abort: Abort) -> _Work:
-    inputs = [tensor.name for tensor in request.inputs]
-    return _Work((), 0.0, model.runs.warm(inputs, request.outputs), 0.0, 0)

@@ -184,9 +184,9 @@ class InferReply(NamedTuple):
     id: str = ""
     version: str = ""
     queue_s: float = 0.0
-    """Wait for a worker of the first node."""
+    """Wait for a worker of the first node, and for the others of its batch."""
     server_s: float = 0.0
-    """Time of computing on the first node."""
+    """Time of computing on the first node; in a batch, what it takes alone."""
     codec_s: float = 0.0
     """Time of decoding and encoding on the first node."""
     forward_s: float = 0.0
@@ -199,7 +199,7 @@ class InferReply(NamedTuple):
     """Time on a shaped link; the sender fills it in."""
     download_s: float = 0.0
     details: Mapping[str, str | int | float] = MappingProxyType({})
-    """Further parameters of a gateway's reply."""
+    """Further parameters, for people: of a gateway's reply, or `batch`, how many requests an edge server ran as one."""
 
 
 def from_array(name: str, array: np.ndarray) -> WireTensor:

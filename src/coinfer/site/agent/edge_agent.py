@@ -98,7 +98,7 @@ class EdgeAgent:
         self._service = service
         self.dispatcher = service.dispatcher = SiteDispatcher(
             self.candidates,
-            lambda: len(service.scheduler.state.running) < service.scheduler.state.workers,
+            lambda: service.scheduler.state.free_workers > 0,
             choose=self.actors.choose,
             explore=lambda: self.actors.explore,
             late_s=self._settings.late_s,
@@ -224,7 +224,7 @@ class EdgeAgent:
         found: dict[str, float] = {}
         for kind, times in self._service.scheduler.state.service.items():
             match kind:
-                case (str(model), tuple(inputs), tuple(outputs), False):
+                case (str(model), tuple(inputs), tuple(outputs), False, ()):
                     found[work_key(model, inputs, outputs)] = times.typical_s
                 case _:
                     pass
