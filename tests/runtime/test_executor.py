@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from coinfer.graph.zoo import networks
-from coinfer.runtime.executor import Abort, Executor, RequestError
+from coinfer.runtime.executor import Abort, Executor, RequestError, Runner
+from coinfer.runtime.piece_memory import PieceMemory
 from coinfer.runtime.protocol.messages import WireError
 
 GRAPH = networks.build("resnet32")
@@ -75,11 +76,12 @@ def test_a_failed_opening_is_not_remembered(executor):
 
 
 def test_memory_of_pieces_is_bounded():
-    executor = Executor(GRAPH, cache_bytes=int(1.5 * sum(w.nbytes for w in GRAPH.weights.values())))
+    memory = PieceMemory[Runner](1.5 * sum(w.nbytes for w in GRAPH.weights.values()), 64)
+    executor = Executor(GRAPH, memory=memory)
     cuts = GRAPH.useful_cuts()
     for cut in cuts[:6]:
         executor.prepare(cut.tensors)
-    cached = [cut for cut in cuts[:6] if executor.is_ready(cut.tensors)]
+    cached = [cut for cut in cuts[:6] if executor.hold(cut.tensors)]
     assert cached == [cuts[5]]
 
 

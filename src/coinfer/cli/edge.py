@@ -30,7 +30,7 @@ from coinfer.units import MIB
 
 
 def edge(
-    models: Annotated[list[str], typer.Argument(help="ONNX files or zoo networks to serve.")],
+    models: Annotated[list[str] | None, typer.Argument(help="ONNX files or zoo networks to serve.")] = None,
     host: Annotated[str, typer.Option(help="Name or IP address to listen on; :: and 0.0.0.0 are all.")] = defaults.HOST,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = defaults.GRPC_PORT,
     http_port: Annotated[
@@ -44,6 +44,12 @@ def edge(
     batch: Annotated[
         int, typer.Option(min=1, help="Requests for one piece that may run together, where that is faster; 1: none.")
     ] = defaults.BATCH,
+    memory_mib: Annotated[
+        int | None, typer.Option(min=1, help="Load and evict networks as requests come, within so much memory.")
+    ] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder of ONNX files that clients may have loaded and unloaded.")
+    ] = None,
     limit_mib: LimitMib = LIMIT_MIB,
     slowdown: Slowdown = 1.0,
     provider: Provider = "cpu",
@@ -84,7 +90,7 @@ def edge(
         from coinfer.runtime.edge.server import EdgeSettings, run_edge
 
     settings = EdgeSettings(
-        models=tuple(models),
+        models=tuple(models or ()),
         host=host,
         grpc_port=grpc_port,
         http_port=None if http_port < 0 else http_port,
@@ -94,6 +100,8 @@ def edge(
         workers=workers,
         queue=queue,
         batch=batch,
+        memory_mib=memory_mib,
+        repository=repository,
         limit_bytes=limit_mib * MIB,
         slowdown=slowdown,
         provider=provider,

@@ -4,9 +4,7 @@ import math
 import statistics
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 
 import numpy as np
 import onnxruntime as ort
@@ -20,6 +18,7 @@ from coinfer.graph.sizes import sizes_of
 from coinfer.runtime.batch_profile import UNMEASURED, BatchProfile, batch_cache, measure_batches
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.openvino_engine import openvino_opener
+from coinfer.runtime.piece_memory import Owner, PieceKey, PieceMemory, nbytes
 from coinfer.runtime.protocol.messages import WireError
 from coinfer.runtime.providers import (
     CPU,
@@ -32,6 +31,9 @@ from coinfer.runtime.providers import (
 
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[Arrays, "Abort | None"], list[np.ndarray]]
+Names = tuple[str, ...]
+Piece = tuple[Names, Names]
+"""Inputs and outputs."""
 CACHE_BYTES = 2 * 1024**3
 """Weights of opened pieces that stay cached. Engines hold rearranged copies, so this also bounds their memory."""
 MAX_PIECES = 64
@@ -103,7 +105,7 @@ class Executor:
             that other load on the machine does not slow the emulated processor.
         provider: short name of what computes (`providers`). OpenVINO's own runtime computes in float32 here; its own
             default on many processors is bfloat16.
-        cache_bytes: weights of opened pieces that stay cached; the last used piece always does.
+        memory: of opened pieces, which other networks may share; without one, it keeps 2 GiB of its own.
 
     Raises:
         RequestError: if a setting is out of range, or the provider is not installed.
@@ -115,7 +117,7 @@ class Executor:
         threads: int = 1,
         slowdown: float = 1.0,
         provider: str = CPU,
-        cache_bytes: int = CACHE_BYTES,
+        memory: PieceMemory[Runner] | None = None,
     ):
         check_slowdown(slowdown)
         if threads < 1:
@@ -131,10 +133,9 @@ class Executor:
         self._provider = provider
         self._own_thread = threads == 1 and provider == CPU
         """The processor time of the calling thread is that of a run."""
-        self._batches: dict[tuple[tuple[str, ...], tuple[str, ...]], BatchProfile] = {}
-        self._cache_bytes = cache_bytes
-        self._pieces: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Future[tuple[Runner, int]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._batches: dict[Piece, BatchProfile] = {}
+        self._memory = memory or PieceMemory[Runner](CACHE_BYTES, MAX_PIECES)
+        self._owner = Owner(graph.weights)
 
     def run(
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
@@ -187,27 +188,45 @@ class Executor:
         smallest = {axis.name: axis.low for axis in part.axes}
         return {name: size for name, size in sizes.items() if size != smallest.get(name)}
 
-    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
-        """Return true if a run would find its piece open.
+    def hold(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
+        """Keep an open piece in memory until `release`; return false if it has to be opened first.
 
         Args:
             inputs: names of the piece's inputs, in the order in which `run` gets them.
             outputs: names of its outputs; none stands for the network's outputs.
         """
-        piece = self._pieces.get(self._key(inputs, outputs))
-        return piece is not None and piece.done()
+        key = self._key(inputs, outputs)
+        return not key[1] or self._memory.hold(PieceKey(self._owner, *key))
 
-    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+    def release(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        """End a `hold`.
+
+        Args:
+            inputs: names of the piece's inputs.
+            outputs: names of its outputs; none stands for the network's outputs.
+        """
+        self._memory.release(PieceKey(self._owner, *self._key(inputs, outputs)))
+
+    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = (), *, hold: bool = False) -> None:
         """Open a piece for later runs; wait if another thread is opening it.
 
         Args:
             inputs: names of the piece's inputs.
             outputs: names of its outputs; none stands for the network's outputs.
+            hold: whether to keep it in memory until `release`.
 
         Raises:
             RequestError: if a tensor is unknown, or the outputs do not follow from the inputs.
         """
-        self._runner(*self._key(inputs, outputs))
+        self._runner(*self._key(inputs, outputs), hold=hold)
+
+    def cold(self) -> dict[Piece, float]:
+        """Return the pieces that were open once and are not now, with the seconds that opening them takes."""
+        return {(key.inputs, key.outputs): load_s for key, load_s in self._memory.cold(self._owner).items()}
+
+    def close(self) -> None:
+        """Drop all pieces; runs that have begun go on."""
+        self._memory.forget(self._owner)
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
         """Return the median of the seconds that a piece takes on zeros at batch 1, after opening it.
@@ -262,50 +281,24 @@ class Executor:
         self._batches[key] = profile.limited(limit)
         return self._batches[key]
 
-    def _key(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _key(self, inputs: Sequence[str], outputs: Sequence[str]) -> Piece:
         return tuple(inputs), tuple(name for name in tuple(outputs) or self.graph.outputs if name not in inputs)
 
-    def _runner(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Runner:
+    def _runner(self, inputs: Names, outputs: Names, *, hold: bool = False) -> Runner:
         """Return the opened piece. The first thread that asks for it opens it; others wait."""
-        key = inputs, outputs
         if not outputs:
             return lambda arrays, abort: []
-        with self._lock:
-            piece = self._pieces.get(key)
-            if piece is None:
-                created: Future[tuple[Runner, int]] | None = Future()
-                self._pieces[key] = piece = created
-            else:
-                created = None
-            self._pieces.move_to_end(key)
-        if created is not None:
-            self._build(key, created)
-        return piece.result()[0]
-
-    def _build(self, key: tuple[tuple[str, ...], tuple[str, ...]], future: Future[tuple[Runner, int]]) -> None:
+        key = PieceKey(self._owner, inputs, outputs)
         try:
-            part = self.graph.part((*key[0], *key[1]))
-            piece = _needed(part, *key)
-            size_bytes = sum(part.weights[name].nbytes for name in piece.weights)
+            part = self.graph.part((*inputs, *outputs))
             open_piece = self._open if part is self.graph or self._open_inner is None else self._open_inner
-            future.set_result((open_piece(piece), size_bytes))
-        except BaseException as error:
-            with self._lock:
-                self._pieces.pop(key, None)
-            future.set_exception(RequestError(str(error)) if isinstance(error, GraphError) else error)
-            return
-        self._evict()
-
-    def _evict(self) -> None:
-        """Drop the pieces that were not used for longest, but never the last one."""
-        with self._lock:
-            size_of = {key: built.result()[1] for key, built in self._pieces.items() if built.done()}
-            total = sum(size_of.values())
-            for key, size_bytes in list(size_of.items())[:-1]:
-                if total <= self._cache_bytes and len(self._pieces) <= MAX_PIECES:
-                    return
-                total -= size_bytes
-                del self._pieces[key]
+            if self._memory.has(key):
+                return self._memory.get(key, 0, lambda: open_piece(_needed(part, inputs, outputs)), hold=hold)
+            piece = _needed(part, inputs, outputs)
+            size_bytes = sum(nbytes(part.weights, name) for name in piece.weights)
+            return self._memory.get(key, size_bytes, lambda: open_piece(piece), hold=hold)
+        except GraphError as error:
+            raise RequestError(str(error)) from None
 
 
 def _needed(graph: ModelGraph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Segment:

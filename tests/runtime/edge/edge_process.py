@@ -111,8 +111,17 @@ class Sleeper:
     def batches(self, inputs, outputs=()):
         return BatchProfile(reason="each sleeps alone")
 
-    def is_ready(self, inputs, outputs=()):
+    def hold(self, inputs, outputs=()):
         return True
+
+    def release(self, inputs, outputs=()):
+        pass
+
+    def cold(self):
+        return {}
+
+    def close(self):
+        pass
 
     def prepare(self, inputs, outputs=()):
         pass

@@ -36,8 +36,17 @@ class Ones:
     def batches(self, inputs, outputs=()):
         return BatchProfile(reason="a test")
 
-    def is_ready(self, inputs, outputs=()):
+    def hold(self, inputs, outputs=()):
         return True
+
+    def release(self, inputs, outputs=()):
+        pass
+
+    def cold(self):
+        return {}
+
+    def close(self):
+        pass
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from coinfer.graph.zoo import networks
 from coinfer.runtime.codec.tensors import pack, unpack
 from coinfer.runtime.edge.http_server import listen
 from coinfer.runtime.edge.inference_service import PortError
-from coinfer.runtime.edge.server import EdgeSettings, checked_settings, load_models
+from coinfer.runtime.edge.server import EdgeSettings, checked_settings, model_loader
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferRequest, TransportError, WireTensor, from_array, to_array
@@ -524,7 +524,7 @@ def test_a_network_that_takes_no_zeros_is_served_all_the_same(tmp_path):
     opsets = [onnx.helper.make_opsetid("", 17)]
     graph = onnx.helper.make_graph(nodes, "rows", *ends, values)
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    (served,) = load_models(EdgeSettings(models=(str(path),)))
+    (served,) = model_loader(EdgeSettings(models=(str(path),))).load_all()
     assert served.runs.run({"x": np.array([7])})[0]["y"].tolist() == [2.0]
 
 
@@ -535,8 +535,8 @@ def test_sizes_of_several_networks_are_given_to_one_by_its_name(tmp_path):
     for path, proto in zip(paths, (wide, long), strict=True):
         onnx.save(proto, path)
     with pytest.raises(UserError, match=r"no axis or input is called .*; --shape MODEL:NAME=SIZES is for one of the"):
-        load_models(EdgeSettings(models=paths, shapes={"width": "4", "length": "8"}))
-    served = load_models(EdgeSettings(models=paths, shapes={"wide:width": "4", "long:length": "8"}))
+        model_loader(EdgeSettings(models=paths, shapes={"width": "4", "length": "8"})).load_all()
+    served = model_loader(EdgeSettings(models=paths, shapes={"wide:width": "4", "long:length": "8"})).load_all()
     assert [one.name for one in served] == ["wide", "long"]
 
 

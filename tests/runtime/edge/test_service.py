@@ -231,7 +231,7 @@ def test_warming_opens_a_piece_and_measures_it():
     service = EdgeService([serve_graph(GRAPH, executor)])
     placeholder = tuple(WireTensor(name, "UINT8", (0,), b"", codec=True) for name in CUTS[5])
     (reply,) = ask(service, request(placeholder, ("logits",), warm=True))
-    assert executor.is_ready(CUTS[5], ("logits",))
+    assert executor.hold(CUTS[5], ("logits",))
     assert reply.server_s > 0
     assert reply.outputs == ()
     (error,) = ask(EdgeService([serve_graph(GRAPH, executor)]), request(placeholder[:0], ("logits",), warm=True))

@@ -40,6 +40,8 @@ _WALL_TIMES = 5
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "MemoryError", "cannot allocate")
 _OUT_OF_TIME, _KILLED = (-getattr(signal, name, 0) for name in ("SIGXCPU", "SIGKILL"))
 REFUSED = 3
+_passed: dict[Path, tuple[object, object]] = {}
+"""Files that passed a trial in this process, as they were then: a network is read again after it left memory."""
 
 
 def try_model(path: Path, shapes: Shapes = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS) -> None:
@@ -56,6 +58,9 @@ def try_model(path: Path, shapes: Shapes = MappingProxyType({}), limits: Limits 
     sizes = {name: size if isinstance(size, (int, str)) else list(size) for name, size in shapes.items()}
     command = [sys.executable, "-m", "coinfer.graph.onnx.sandbox", str(path)]
     command.append(json.dumps({"sizes": sizes, "limits": limits}))
+    trial = (command[-1], file_identity(path))
+    if _passed.get(path) == trial:
+        return
     longer = raise_it("trial_s", 2 * limits.trial_s)
     too_slow = f"{path}: a trial run took more than {limits.trial_s} s of processor time; {longer}"
     try:
@@ -75,6 +80,17 @@ def try_model(path: Path, shapes: Shapes = MappingProxyType({}), limits: Limits 
         if any(word in last for word in _OUT_OF_MEMORY):
             raise GraphError(_too_large(path, limits.memory_mib))
         raise GraphError(f"{path}: run in a sandbox, it crashed ({last}); this file is not loaded")
+    _passed[path] = trial
+
+
+def file_identity(path: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Return what changes if a model file, or a file beside it whose name begins with its stem, is replaced.
+
+    Args:
+        path: of the model; need not exist.
+    """
+    beside = sorted(path.parent.glob(f"{glob.escape(path.stem)}*")) if path.is_file() else []
+    return tuple((str(file), (one := file.stat()).st_mtime_ns, one.st_size, one.st_ino) for file in beside)
 
 
 def _too_large(path: str | Path, allowed_mib: float) -> str:

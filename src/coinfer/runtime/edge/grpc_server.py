@@ -20,7 +20,13 @@ from coinfer.runtime.edge.security import Security, listen
 from coinfer.runtime.edge.served_model import ModelInfo
 from coinfer.runtime.protocol import protobuf
 from coinfer.runtime.protocol.messages import InferReply, WireError, check_size
-from coinfer.runtime.protocol.metadata import message_bytes, requested_model, stream_error, stream_reply
+from coinfer.runtime.protocol.metadata import (
+    message_bytes,
+    repository_request,
+    requested_model,
+    stream_error,
+    stream_reply,
+)
 from coinfer.runtime.tracing import receive
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
 
@@ -66,6 +72,9 @@ class Handlers(grpc.GenericRpcHandler):
             "ModelConfig": self._model_config,
             "ModelStatistics": self._statistics,
             "ModelInfer": self._infer,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._wrap(method))
@@ -155,6 +164,21 @@ class Handlers(grpc.GenericRpcHandler):
         name, version = requested_model(message)
         return message_bytes("ModelStatisticsResponse", metadata.statistics(model_stats(self._service, name, version)))
 
+    async def _index(self, message: bytes) -> bytes:
+        asked = repository_request("RepositoryIndexRequest", message)
+        models = metadata.repository_index(self._service, asked.ready)
+        return message_bytes("RepositoryIndexResponse", {"models": models})
+
+    async def _load(self, message: bytes) -> bytes:
+        asked = repository_request("RepositoryModelLoadRequest", message)
+        await metadata.repository_of(self._service, asked.parameters).load(asked.model)
+        return message_bytes("RepositoryModelLoadResponse", {})
+
+    async def _unload(self, message: bytes) -> bytes:
+        asked = repository_request("RepositoryModelUnloadRequest", message)
+        await metadata.repository_of(self._service).unload(asked.model)
+        return message_bytes("RepositoryModelUnloadResponse", {})
+
     def _find(self, message: bytes) -> ModelInfo:
         return find_model(self._service.models, *requested_model(message))
 
@@ -205,7 +229,8 @@ class GrpcFront:
         servicer = cast(Any, health).aio.HealthServicer()
         cast(Any, health_pb2_grpc).add_HealthServicer_to_server(servicer, self._server)
         self._health: HealthServicer = servicer
-        self._names = ("", SERVICE, *service.models)
+        self._service = service
+        self._changing: set[asyncio.Task[None]] = set()
         try:
             self.port = listen(self._server, Address(host, port), security)
             """The port that it listens on, also if 0 was asked for."""
@@ -214,9 +239,20 @@ class GrpcFront:
 
     async def start(self) -> None:
         """Open the port and report every model as SERVING."""
-        for name in self._names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", SERVICE, *self._service.models):
+            await self._set_health(name, True)
+        if self._service.repository is not None:
+            self._service.repository.on_change.append(self._note_change)
         await self._server.start()
+
+    def _note_change(self, name: str, is_served: bool) -> None:
+        task = asyncio.ensure_future(self._set_health(name, is_served))
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+
+    async def _set_health(self, name: str, is_served: bool) -> None:
+        health = health_pb2.HealthCheckResponse
+        await self._health.set(name, health.SERVING if is_served else health.SERVICE_UNKNOWN)
 
     async def drain(self) -> None:
         """Make health checks report that no new request should come."""

@@ -6,7 +6,8 @@ import errno
 import json
 import math
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -70,13 +71,17 @@ def make_app(service: InferenceService) -> Starlette:
         app.add_route(f"{prefix}/infer", _wrap(service, infer), methods=["POST"])  # first, as routes are tried in order
     for path, handler in _get_handlers(service).items():
         app.add_route(path, _wrap(service, handler), methods=["GET"])
+    for path, handler in _repository_handlers(service).items():
+        app.add_route(f"/v2/repository/{path}", _wrap(service, handler), methods=["POST"])
     app.add_exception_handler(HTTPException, _unknown_path)
     return app
 
 
 def _get_handlers(service: InferenceService) -> dict[str, Handler]:
     """Return the handler of each path that GET may ask for."""
-    exposition = Exposition(service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts)
+    exposition = Exposition(
+        service.metrics, service.scheduler.load, lambda: service.scheduler.state.counts, service.memory
+    )
 
     async def ready(request: Request) -> Response:
         return Response(status_code=200 if service.is_ready else 503)
@@ -113,6 +118,28 @@ def _get_handlers(service: InferenceService) -> dict[str, Handler]:
             f"{prefix}/stats": stats,
         }
     return handlers
+
+
+def _repository_handlers(service: InferenceService) -> dict[str, Handler]:
+    """Return the handler of each path of the repository protocol."""
+
+    async def index(request: Request) -> Response:
+        return _json(metadata.repository_index(service, (await _content(request)).get("ready") is True))
+
+    async def load(request: Request) -> Response:
+        parameters = (await _content(request)).get("parameters")
+        names = [str(name) for name in cast(dict[str, object], parameters or {})]
+        await metadata.repository_of(service, names).load(_model_of(request)[0])
+        return Response()
+
+    async def unload(request: Request) -> Response:
+        await metadata.repository_of(service).unload(_model_of(request)[0])
+        return Response()
+
+    async def _content(request: Request) -> dict[str, object]:
+        return json_messages.json_object(await read_body(request, service.limit_bytes) or b"{}")
+
+    return {"index": index, "models/{model}/load": load, "models/{model}/unload": unload}
 
 
 async def _infer(service: InferenceService, request: Request) -> Response:
@@ -171,7 +198,7 @@ async def _unknown_path(request: Request, problem: Exception) -> Response:
     return _json({"error": text}, status)
 
 
-def _json(content: Mapping[str, object], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json.dumps(content), status, headers, "application/json")
 
 

@@ -1,7 +1,7 @@
 """What the fronts, gRPC and REST, need of a service: the one of an edge server or of a gateway."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from coinfer.addresses import Address
 from coinfer.errors import UserError
@@ -9,6 +9,11 @@ from coinfer.runtime.edge.metrics import Metrics, ModelStats
 from coinfer.runtime.edge.scheduler import Scheduler
 from coinfer.runtime.edge.served_model import VERSION, ModelInfo
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireError
+
+if TYPE_CHECKING:
+    from coinfer.runtime.edge.repository import Repository
+    from coinfer.runtime.executor import Runner
+    from coinfer.runtime.piece_memory import PieceMemory
 
 Encoded = TypeVar("Encoded")
 Encode = Callable[[InferReply], Awaitable[Encoded]]
@@ -53,6 +58,16 @@ class InferenceService(Protocol):
     @property
     def extensions(self) -> Sequence[str]:
         """Return what it offers beyond the protocol, by the names that metadata has for it."""
+        ...
+
+    @property
+    def memory(self) -> "PieceMemory[Runner] | None":
+        """Return the memory that its models share; None if each has its own."""
+        ...
+
+    @property
+    def repository(self) -> "Repository | None":
+        """Return what loads and unloads its models; None if they stay."""
         ...
 
     @property
@@ -117,4 +132,4 @@ def model_stats(service: InferenceService, name: str = "", version: str = "") ->
         WireError: NOT_FOUND if there is no such model or version.
     """
     names = [find_model(service.models, name, version).name] if name else list(service.models)
-    return {name: service.metrics.models[name] for name in names}
+    return {name: service.metrics.models.get(name, ModelStats()) for name in names}

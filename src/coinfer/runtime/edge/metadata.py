@@ -1,14 +1,21 @@
 """What a server reports about itself and its models, in the protocol's fields; the same for gRPC and REST."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from coinfer.runtime.edge.metrics import ModelStats
 from coinfer.runtime.edge.served_model import VERSION, ModelInfo, Signature
+from coinfer.runtime.protocol.messages import WireError
 from coinfer.version import __version__
+
+if TYPE_CHECKING:
+    from coinfer.runtime.edge.inference_service import InferenceService
+    from coinfer.runtime.edge.repository import Repository
 
 Content = dict[str, object]
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "coinfer_codec")
-"""Of every server; `coinfer_split` is added where parts of networks are computed."""
+"""Of every server. `coinfer_split` is added where parts of networks are computed, `model_repository` where networks are
+loaded and unloaded."""
 
 
 def server_metadata(extensions: Sequence[str]) -> Content:
@@ -58,6 +65,36 @@ def statistics(models: Mapping[str, ModelStats]) -> Content:
         models: counters by the model's name; times become nanoseconds.
     """
     return {"model_stats": [_statistics(name, stats) for name, stats in models.items()]}
+
+
+def repository_index(service: "InferenceService", ready: bool) -> list[Content]:
+    """Return the models of a server in the repository protocol's fields (`RepositoryIndexResponse.models`).
+
+    Args:
+        service: one without a repository serves what it serves.
+        ready: only models that are served.
+    """
+    if service.repository is not None:
+        return [dict(entry._asdict()) for entry in service.repository.index(ready)]
+    return [{"name": name, "version": VERSION, "state": "READY", "reason": ""} for name in service.models]
+
+
+def repository_of(service: "InferenceService", parameters: Collection[str] = ()) -> "Repository":
+    """Return what loads and unloads the models of a server.
+
+    Args:
+        service: may have none.
+        parameters: names of those of a request to load.
+
+    Raises:
+        WireError: UNIMPLEMENTED if its models stay, or for a parameter.
+    """
+    if service.repository is None:
+        raise WireError("UNIMPLEMENTED", "models are not loaded or unloaded here", "no_repository")
+    if parameters:
+        text = f"loading with {', '.join(sorted(parameters))[:100]} is not offered; put the file into the repository"
+        raise WireError("UNIMPLEMENTED", text, "unoffered")
+    return service.repository
 
 
 def _tensor_fields(tensor: Signature) -> Content:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,6 +12,10 @@ from coinfer.runtime.edge.histograms import TimeHistograms
 from coinfer.runtime.edge.node_state import Counts
 from coinfer.runtime.edge.served_model import VERSION
 from coinfer.runtime.protocol.messages import LoadReport, WireError
+
+if TYPE_CHECKING:
+    from coinfer.runtime.executor import Runner
+    from coinfer.runtime.piece_memory import PieceMemory
 
 FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 TEXT_SHARE = 0.02
@@ -215,9 +219,17 @@ class Exposition(PrometheusText):
         metrics: counters of the node.
         load: returns the load of the node now.
         counts: returns the counts of its scheduler now.
+        memory: that its models share, if they do.
     """
 
-    def __init__(self, metrics: Metrics, load: Callable[[], LoadReport], counts: Callable[[], Counts]):
+    def __init__(
+        self,
+        metrics: Metrics,
+        load: Callable[[], LoadReport],
+        counts: Callable[[], Counts],
+        memory: "PieceMemory[Runner] | None" = None,
+    ):
+        self._memory = memory
         self._metrics = metrics
         self._load = load
         self._counts = counts
@@ -227,7 +239,18 @@ class Exposition(PrometheusText):
         """Yield all metrics as they are now (`prometheus_client`'s collector protocol)."""
         yield from self._triton_metrics()
         yield from self._coinfer_metrics()
+        yield from self._memory_metrics()
         yield from self._metrics.times.collect()
+
+    def _memory_metrics(self) -> Iterator[Metric]:
+        if self._memory is not None:
+            memory = self._memory.report()
+            yield GaugeMetricFamily("coinfer_memory_bytes", "Weights and opened pieces", value=memory.used_bytes)
+            yield GaugeMetricFamily("coinfer_memory_limit_bytes", "Limit of these", value=memory.limit_bytes)
+            yield GaugeMetricFamily("coinfer_memory_pieces", "Opened pieces", value=memory.pieces)
+            yield CounterMetricFamily("coinfer_piece_loads", "Pieces loaded", value=memory.loads)
+            yield CounterMetricFamily("coinfer_piece_load_seconds", "Time of loading them", value=memory.load_s)
+            yield CounterMetricFamily("coinfer_piece_evictions", "Pieces evicted", value=memory.evictions)
 
     def _triton_metrics(self) -> Iterator[Metric]:
         """Yield Triton's metrics; their names lack the suffix `_total`, which the library demands of counters."""

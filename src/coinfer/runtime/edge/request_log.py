@@ -22,13 +22,13 @@ class RequestLog:
     """Keeps the books of a service.
 
     Args:
-        models: names of its models.
+        models: names of its models; may change later.
         clock: durations are on it.
     """
 
     def __init__(self, models: Collection[str], clock: Clock):
         self.metrics = Metrics({name: ModelStats() for name in models})
-        self._names = frozenset(models)
+        self._names = models
         self._clock = clock
         self._logged_bugs: set[tuple[str, str, int | None]] = set()
 

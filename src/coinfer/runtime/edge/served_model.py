@@ -83,8 +83,8 @@ class ModelRunner(Protocol):
         """
         ...
 
-    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
-        """Return true if the piece from inputs to outputs can run without being opened first.
+    def hold(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
+        """Keep the open piece from inputs to outputs in memory until `release`; return false if it is not open.
 
         Args:
             inputs: names of the tensors that a request brings.
@@ -92,16 +92,34 @@ class ModelRunner(Protocol):
         """
         ...
 
-    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+    def release(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        """End a `hold`.
+
+        Args:
+            inputs: names of the tensors that a request brings.
+            outputs: names of the tensors to compute; empty for the network's outputs.
+        """
+        ...
+
+    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = (), *, hold: bool = False) -> None:
         """Open the piece from inputs to outputs; may take seconds.
 
         Args:
             inputs: names of the tensors that a request brings.
             outputs: names of the tensors to compute; empty for the network's outputs.
+            hold: whether to keep it in memory until `release`.
 
         Raises:
             RequestError: if the outputs do not follow from the inputs.
         """
+        ...
+
+    def cold(self) -> Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]:
+        """Return inputs and outputs of pieces that were open once and are not now, with the seconds to open each."""
+        ...
+
+    def close(self) -> None:
+        """Drop all pieces, as the model is served no longer; runs that have begun go on."""
         ...
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
@@ -227,10 +245,19 @@ class _Echo:
                 raise RequestError(f"input {name!r}: expected 'x' of float32, got {array.dtype}")
         return {}
 
-    def is_ready(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
+    def hold(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> bool:
         return True
 
-    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+    def release(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        pass
+
+    def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = (), *, hold: bool = False) -> None:
+        pass
+
+    def cold(self) -> Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]:
+        return {}
+
+    def close(self) -> None:
         pass
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:

@@ -3,27 +3,25 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coinfer.addresses import parse_address, parse_host
-from coinfer.graph.ir import GraphError, ModelGraph
-from coinfer.graph.open_model import open_model
 from coinfer.runtime.edge import defaults
 from coinfer.runtime.edge.agent import Agent
-from coinfer.runtime.edge.served_model import ServedModel, serve_echo, serve_graph
+from coinfer.runtime.edge.loading import ModelLoader, ModelSettings
+from coinfer.runtime.edge.repository import Repository
+from coinfer.runtime.edge.served_model import ServedModel, serve_echo
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.edge.serving import open_fronts, serve_until_signal
-from coinfer.runtime.executor import Executor, InputError, RequestError, check_slowdown
+from coinfer.runtime.executor import RequestError, check_slowdown
 from coinfer.runtime.malloc import keep_freed_memory
 from coinfer.runtime.protocol.messages import DEFAULT_LIMIT_BYTES
-from coinfer.runtime.providers import CPU, check_provider, compiles
+from coinfer.runtime.providers import CPU, check_provider
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
 from coinfer.runtime.zeroconf_discovery import Announcement, check_extra
-
-_log = logging.getLogger("coinfer.edge")
+from coinfer.units import MIB
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,11 @@ class EdgeSettings:
     """Also serve a model that answers a tensor with itself."""
     batch: int = defaults.BATCH
     """Requests for one piece that may run as one batch; 1 runs each alone."""
+    memory_mib: int | None = None
+    """Memory for weights and opened pieces of all models, which are loaded and evicted as requests come; None keeps
+    all models."""
+    repository: Path | None = None
+    """Folder of ONNX files that clients may have loaded and unloaded; None lets them load and unload nothing."""
     limit_bytes: int = DEFAULT_LIMIT_BYTES
     """Largest message in either direction."""
     peers: tuple[str, ...] | None = ()
@@ -83,75 +86,26 @@ def run_edge(settings: EdgeSettings, agent: Agent | None = None) -> int:
     settings = checked_settings(settings)
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    served = load_models(settings)
-    return asyncio.run(_serve(settings, served, agent))
+    loader = model_loader(settings)
+    served = loader.load_all() + ((serve_echo(),) if settings.echo else ())
+    return asyncio.run(_serve(settings, served, loader, agent))
 
 
-def load_models(settings: EdgeSettings) -> tuple[ServedModel, ...]:
-    """Open the models and run each once, so that a server that is ready can compute.
+def model_loader(settings: EdgeSettings) -> ModelLoader:
+    """Return what opens the models of a server.
 
     Args:
         settings: names the models, and how to run them.
-
-    Returns:
-        The models in the order of the settings, the echo last.
-
-    Raises:
-        UserError: if a model cannot be opened.
     """
-    served: list[ServedModel] = []
-    for spec in settings.models:
-        graph = _open(spec, settings)
-        executor = Executor(graph, settings.threads, settings.slowdown, settings.provider)
-        if compiles(settings.provider):
-            _log.info("compiling %s with %s; later starts find it compiled", graph.name, settings.provider)
-        with suppress(InputError):  # it is open; what values it takes is for clients to know
-            executor.warm(graph.inputs, runs=0)
-        if settings.batch > 1:
-            batches = executor.measure_batches(graph.inputs, graph.outputs, settings.batch)
-            _log.info("requests for %s: %s", graph.name, batches.sentence())
-        served.append(serve_graph(graph, executor))
-    return (*served, serve_echo()) if settings.echo else tuple(served)
+    memory_bytes = None if settings.memory_mib is None else settings.memory_mib * MIB
+    wanted = settings.models, settings.shapes, settings.limits
+    computing = settings.threads, settings.slowdown, settings.provider, settings.batch
+    return ModelLoader(ModelSettings(*wanted, *computing, memory_bytes))
 
 
-def _open(spec: str, settings: EdgeSettings) -> ModelGraph:
-    """Return one of the networks; where a size does not fit it, say how sizes are given to one of several."""
-    with shapes_for_one_hint(settings.models):
-        return open_model(spec, shapes_of(spec, settings.models, settings.shapes), limits=settings.limits)
-
-
-@contextmanager
-def shapes_for_one_hint(models: Sequence[str]) -> Generator[None]:
-    """Where a size does not fit one of several networks, say how sizes are given to one alone.
-
-    Args:
-        models: ONNX files or names of zoo networks.
-
-    Raises:
-        GraphError: what came, with the hint.
-    """
-    try:
-        yield
-    except GraphError as error:
-        if len(models) > 1 and "no axis or input is called" in str(error):
-            raise GraphError(f"{error}; --shape MODEL:NAME=SIZES is for one of the networks alone") from error
-        raise
-
-
-def shapes_of(spec: str, models: Sequence[str], shapes: Mapping[str, str]) -> dict[str, str]:
-    """Return the sizes for one of several models: those of `NAME` are for every file, those of `MODEL:NAME` for one.
-
-    Args:
-        spec: one of the models.
-        models: ONNX files or names of zoo networks.
-        shapes: sizes by name.
-    """
-    own = {name.removeprefix(f"{Path(spec).stem}:"): sizes for name, sizes in shapes.items()}
-    others = tuple(f"{Path(model).stem}:" for model in models)
-    return {name: sizes for name, sizes in own.items() if not name.startswith(others) and Path(spec).suffix}
-
-
-async def _serve(settings: EdgeSettings, served: Sequence[ServedModel], agent: Agent | None) -> int:
+async def _serve(
+    settings: EdgeSettings, served: Sequence[ServedModel], loader: ModelLoader, agent: Agent | None
+) -> int:
     security = agent.security if agent else None
     service = EdgeService(
         served,
@@ -161,7 +115,9 @@ async def _serve(settings: EdgeSettings, served: Sequence[ServedModel], agent: A
         peers=settings.peers,
         limit_bytes=settings.limit_bytes,
         batch_limit=settings.batch,
+        memory=loader.memory,
     )
+    service.repository = Repository(service.models, loader.load, settings.models, settings.repository)
     async with open_fronts(service, settings.host, settings.grpc_port, settings.http_port, security) as fronts:
         service.address = fronts.address
         announcement = await asyncio.to_thread(Announcement, fronts.address) if settings.announce else None
@@ -203,7 +159,11 @@ def checked_settings(settings: EdgeSettings) -> EdgeSettings:
     check_provider(settings.provider)
     if settings.announce:
         check_extra()
-    if not settings.models and not settings.echo:
+    if settings.memory_mib is not None and settings.memory_mib < 1:
+        raise RequestError(f"memory_mib {settings.memory_mib} is less than 1")
+    if settings.repository is not None and not settings.repository.is_dir():
+        raise RequestError(f"repository {settings.repository} is no folder; give one with ONNX files")
+    if not settings.models and not settings.echo and settings.repository is None:
         raise RequestError("no model to serve; name an ONNX file or a zoo network")
     peers = None if settings.peers is None else tuple(str(parse_address(peer, "peer")) for peer in settings.peers)
     return replace(settings, host=parse_host(settings.host), peers=peers)

@@ -15,13 +15,17 @@ from coinfer.runtime.edge.histograms import piece_label
 from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
 from coinfer.runtime.edge.metadata import EXTENSIONS
 from coinfer.runtime.edge.metrics import Metrics, Timing
+from coinfer.runtime.edge.openings import Openings
+from coinfer.runtime.edge.repository import Repository
 from coinfer.runtime.edge.request_log import RequestLog
 from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Batch, Scheduler
 from coinfer.runtime.edge.served_model import VERSION, ServedModel, models_by_name
 from coinfer.runtime.edge.service_times import MAX_KINDS
-from coinfer.runtime.executor import Abort
+from coinfer.runtime.executor import Abort, Runner
+from coinfer.runtime.piece_memory import PieceMemory
 from coinfer.runtime.protocol.messages import (
     DEFAULT_LIMIT_BYTES,
+    ColdPiece,
     ExecutedHop,
     InferReply,
     InferRequest,
@@ -32,8 +36,8 @@ from coinfer.runtime.protocol.messages import (
 )
 from coinfer.runtime.transport.base import PING_MODEL, Transport
 
-MAX_PENDING_PIECES = 8
-"""Pieces of networks that may wait to be opened; it limits a client that asks for one new cut after the other."""
+MAX_COLD = 32
+"""Pieces that a reply says are not in memory."""
 MAX_FAILED_SERVERS = 2
 """Servers that a request which leaves the choice open may be sent to in vain; then this server computes."""
 _FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
@@ -51,6 +55,7 @@ class EdgeService:
         peers: the only next hops that are allowed; None allows any.
         limit_bytes: largest request, reply and decoded tensor.
         batch_limit: requests for one piece that may run as one batch; 1 runs each alone.
+        memory: that the models share; None if each has its own.
         clock: deadlines and durations are on it; the wall clock without it.
 
     Raises:
@@ -68,9 +73,13 @@ class EdgeService:
         peers: Sequence[str] | None = None,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         batch_limit: int = defaults.BATCH,
+        memory: PieceMemory[Runner] | None = None,
         clock: Clock | None = None,
     ):
-        self.models = models_by_name(served)
+        self.models = dict(models_by_name(served))
+        self.memory = memory
+        self.repository: Repository | None = None
+        """Loads and unloads models; without one they stay."""
         self.address = address
         self.limit_bytes = limit_bytes
         self._transport = transport
@@ -78,8 +87,7 @@ class EdgeService:
         self._clock = clock or WallClock()
         self._log = RequestLog(self.models, self._clock)
         self.scheduler = Scheduler(workers, queue, self._clock)
-        self._opener = ThreadPoolExecutor(1, "coinfer-opener")
-        self._opening: dict[Hashable, asyncio.Future[None]] = {}
+        self._openings = Openings(self._clock)
         self._batch_limit = batch_limit
         self._measurer = ThreadPoolExecutor(1, "coinfer-measurer", initializer=yield_to_others)
         self._measured: set[Hashable] = set()
@@ -89,7 +97,7 @@ class EdgeService:
     @property
     def extensions(self) -> Sequence[str]:
         """Return what it offers beyond the protocol."""
-        return (*EXTENSIONS, "coinfer_split")
+        return (*EXTENSIONS, "coinfer_split", *(["model_repository"] if self.repository else []))
 
     @property
     def is_ready(self) -> bool:
@@ -122,7 +130,7 @@ class EdgeService:
     def close(self) -> None:
         """Abort what runs, and close the transport."""
         self.scheduler.close()
-        self._opener.shutdown(wait=False, cancel_futures=True)
+        self._openings.close()
         self._measurer.shutdown(wait=False, cancel_futures=True)
         if self._transport is not None:
             self._transport.close()
@@ -134,16 +142,18 @@ class EdgeService:
         if request.dispatch and not request.warm and self.dispatcher is not None:
             return await self._dispatch(self.dispatcher, request._replace(dispatch=False), began_s)
         inputs = tuple(tensor.name for tensor in request.inputs)
-        if not model.runs.is_ready(inputs, request.outputs):
-            await self._open(model, inputs, request.outputs)
         kind = (model.name, inputs, request.outputs, request.warm, tuple(sorted(rounded_sizes(sizes).items())))
         task = partial(_warm, model, request) if request.warm else partial(compute, model, request, self.limit_bytes)
         batch = None if request.warm or sizes else self._batch(model, request, inputs)
-        work, wait_s = await self.scheduler.run(kind, deadline_s, task, request.priority, batch)
+        load_s = await self._openings.hold(model, inputs, request.outputs, deadline_s)
+        try:
+            work, wait_s = await self.scheduler.run(kind, deadline_s, task, request.priority, batch)
+        finally:
+            model.runs.release(inputs, request.outputs)
         if wait_s > 0 and not request.warm:
             self._measure(model, inputs, request.outputs)
         check_size(sum(len(tensor.data) for tensor in work.outputs), self.limit_bytes)
-        queue_s = wait_s + work.others_s
+        queue_s = load_s + wait_s + work.others_s
         reply = InferReply(
             model.name,
             work.outputs,
@@ -153,9 +163,10 @@ class EdgeService:
             server_s=work.alone_s,
             codec_s=work.decode_s + work.encode_s,
             details={"batch": work.requests} if work.requests > 1 else {},
+            cold=self._cold(model),
         )
         piece, times_s = piece_label(inputs, request.outputs), (work.decode_s, work.compute_s, work.encode_s)
-        timing = Timing(wait_s, *times_s, work.samples, piece, executions=work.executions)
+        timing = Timing(load_s + wait_s, *times_s, work.samples, piece, executions=work.executions)
         if request.route and not request.warm:
             reply, upload_s = await self._forward(request, reply, deadline_s)
             timing = timing._replace(forward_s=reply.forward_s, upload_s=upload_s)
@@ -239,24 +250,11 @@ class EdgeService:
                 raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
         return sizes
 
-    async def _open(self, model: ServedModel, inputs: Names, outputs: Names) -> None:
-        """Open a piece off the workers, so that requests in the queue do not wait for it too; once for all who ask."""
-        key = model.name, inputs, outputs
-        opening = self._opening.get(key)
-        if opening is None:
-            if len(self._opening) >= MAX_PENDING_PIECES:
-                text = "too many new cuts are being opened; try later"
-                raise WireError("RESOURCE_EXHAUSTED", text, "queue_full", 1.0)
-            loop = asyncio.get_running_loop()
-            self._opening[key] = opening = loop.run_in_executor(self._opener, model.runs.prepare, inputs, outputs)
-
-            def forget(done: asyncio.Future[None]) -> None:
-                del self._opening[key]
-                if not done.cancelled():
-                    done.exception()  # seen, even if all who asked have given up
-
-            opening.add_done_callback(forget)
-        await asyncio.shield(opening)
+    def _cold(self, model: ServedModel) -> tuple[ColdPiece, ...]:
+        """Return the pieces of a model that would have to be loaded again; none where memory has no limit."""
+        if self.memory is None:
+            return ()
+        return tuple(ColdPiece(*piece, load_s) for piece, load_s in [*model.runs.cold().items()][-MAX_COLD:])
 
     async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> tuple[InferReply, float]:
         """Send the outputs on to the next hop, and return its reply as ours, with the seconds of the upload."""

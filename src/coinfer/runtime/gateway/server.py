@@ -13,8 +13,8 @@ from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.processor import ProcessorQueue
 from coinfer.runtime.edge import defaults as edge_defaults
+from coinfer.runtime.edge.loading import shapes_for_one_hint, shapes_of
 from coinfer.runtime.edge.security import Security
-from coinfer.runtime.edge.server import shapes_for_one_hint, shapes_of
 from coinfer.runtime.edge.serving import open_fronts, serve_until_signal
 from coinfer.runtime.gateway import defaults
 from coinfer.runtime.gateway.service import GatewayService

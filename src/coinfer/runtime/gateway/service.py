@@ -96,6 +96,9 @@ class GatewayService:
         """Return what it offers beyond the protocol."""
         return EXTENSIONS
 
+    memory = None
+    repository = None
+
     @property
     def is_ready(self) -> bool:
         """Whether requests are admitted; false once the gateway drains."""

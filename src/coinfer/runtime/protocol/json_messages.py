@@ -40,7 +40,7 @@ def parse_request(model: str, version: str, body: bytes, json_bytes: int | None)
     if json_bytes is not None and not 0 <= json_bytes <= len(body):
         raise bad_request(f"Inference-Header-Content-Length: expected 0 to {len(body)}, got {json_bytes}")
     end = len(body) if json_bytes is None else json_bytes
-    content = _json_object(body[:end])
+    content = json_object(body[:end])
     inputs, outputs, parameters = _list(content, "inputs"), _list(content, "outputs"), _parameters(content)
     input_descriptions = [
         TensorDescription(entry.get("name"), _parameters(entry), entry.get("datatype"), entry.get("shape"))
@@ -99,13 +99,21 @@ def _numbers(tensor: WireTensor) -> list[bool | int | float | None]:
     return [None if value is None or math.isnan(value) else value for value in values]
 
 
-def _json_object(text: bytes) -> _Object:
+def json_object(text: bytes) -> _Object:
+    """Return the object that a body holds.
+
+    Args:
+        text: of the body.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if it holds none.
+    """
     try:
         content: object = json.loads(text)
     except (ValueError, RecursionError):
-        raise bad_request("the body is not valid JSON; expected an inference request object") from None
+        raise bad_request("the body is not valid JSON; expected an object") from None
     if not isinstance(content, dict):
-        raise bad_request("the body is not a JSON object; expected an inference request object")
+        raise bad_request("the body is not a JSON object; expected an object")
     return cast(_Object, content)
 
 

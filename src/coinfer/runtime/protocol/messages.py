@@ -176,6 +176,15 @@ class ExecutedHop(NamedTuple):
     queue_s: float
 
 
+class ColdPiece(NamedTuple):
+    """A piece of a network that a node has opened before and that is not in its memory now."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    load_s: float
+    """Time to load it again."""
+
+
 class InferReply(NamedTuple):
     """The outputs of a request, and what the nodes on its route measured."""
 
@@ -184,7 +193,7 @@ class InferReply(NamedTuple):
     id: str = ""
     version: str = ""
     queue_s: float = 0.0
-    """Wait for a worker of the first node, and for the others of its batch."""
+    """Wait for the piece to be loaded, for a worker of the first node, and for the others of its batch."""
     server_s: float = 0.0
     """Time of computing on the first node; in a batch, what it takes alone."""
     codec_s: float = 0.0
@@ -198,6 +207,8 @@ class InferReply(NamedTuple):
     upload_s: float = 0.0
     """Time on a shaped link; the sender fills it in."""
     download_s: float = 0.0
+    cold: tuple[ColdPiece, ...] = ()
+    """Pieces of the same network that the first node would have to load."""
     details: Mapping[str, str | int | float] = MappingProxyType({})
     """Further parameters, for people: of a gateway's reply, or `batch`, how many requests an edge server ran as one."""
 

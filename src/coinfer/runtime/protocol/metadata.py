@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import DecodeError
 
 from coinfer.runtime.protocol import protobuf_framing
@@ -22,6 +22,9 @@ MessageName = Literal[
     "ModelConfigResponse",
     "ModelStatisticsResponse",
     "ModelStreamInferResponse",
+    "RepositoryIndexResponse",
+    "RepositoryModelLoadResponse",
+    "RepositoryModelUnloadResponse",
 ]
 _STREAM_REPLY_FIELD = 2
 
@@ -52,6 +55,41 @@ def requested_model(message: bytes) -> tuple[str, str]:
     if len(request.name.encode()) > MAX_NAME_BYTES:
         raise bad_request(f"model name: expected at most {MAX_NAME_BYTES} bytes")
     return request.name, request.version
+
+
+class RepositoryRequest(NamedTuple):
+    """What a request about the repository asks for."""
+
+    model: str
+    """Empty for the index."""
+    parameters: tuple[str, ...]
+    """Names of parameters, such as `config`, which change what is loaded."""
+    ready: bool
+    """Of the index: only models that are served."""
+
+
+def repository_request(
+    name: Literal["RepositoryIndexRequest", "RepositoryModelLoadRequest", "RepositoryModelUnloadRequest"],
+    message: bytes,
+) -> RepositoryRequest:
+    """Return what a request about the repository asks for.
+
+    Args:
+        name: of the message's type.
+        message: as it came.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if the message is damaged.
+    """
+    request = message_type(name)()
+    try:
+        request.ParseFromString(message)
+    except (DecodeError, UnicodeDecodeError):
+        raise bad_request(f"not a valid {name}") from None
+    fields = MessageToDict(request, preserving_proto_field_name=True)
+    return RepositoryRequest(
+        str(fields.get("model_name", "")), tuple(fields.get("parameters", {})), bool(fields.get("ready", False))
+    )
 
 
 def stream_reply(reply: bytes) -> bytes:

@@ -11,6 +11,7 @@ from coinfer.runtime.protocol.messages import (
     DEFAULT_PRIORITY,
     LAST_PRIORITY,
     MAX_TENSORS,
+    ColdPiece,
     ExecutedHop,
     InferReply,
     LoadReport,
@@ -173,6 +174,8 @@ def reply_parameters(reply: InferReply) -> dict[str, str | int | float]:
         parameters |= reply.load._asdict()
     if reply.executed:
         parameters["executed"] = json.dumps([hop._asdict() for hop in reply.executed])
+    if reply.cold:
+        parameters["cold"] = json.dumps([piece._asdict() for piece in reply.cold])
     return parameters
 
 
@@ -195,6 +198,25 @@ def parse_reply_parameters(
         )
     text = _text(parameters, "executed")
     return times, load, _executed(text) if text else ()
+
+
+def cold_pieces(parameters: Parameters) -> tuple[ColdPiece, ...]:
+    """Return the pieces that a reply says are not in its node's memory.
+
+    Args:
+        parameters: of a reply of any server.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if they are of the wrong form.
+    """
+    text = _text(parameters, "cold")
+    try:
+        return tuple(
+            ColdPiece(tuple(map(str, one["inputs"])), tuple(map(str, one["outputs"])), float(one["load_s"]))
+            for one in (json.loads(text) if text else ())
+        )
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise bad_request("parameter cold: expected a JSON list of inputs, outputs, load_s") from None
 
 
 def _executed(text: str) -> tuple[ExecutedHop, ...]:

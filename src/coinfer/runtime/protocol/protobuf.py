@@ -24,7 +24,7 @@ from coinfer.runtime.protocol.messages import (
     bad_request,
     check_size,
 )
-from coinfer.runtime.protocol.parameters import parse_reply_parameters, reply_parameters, route_json
+from coinfer.runtime.protocol.parameters import cold_pieces, parse_reply_parameters, reply_parameters, route_json
 from coinfer.runtime.protocol.protobuf_types import (
     INFER_REPLY,
     INFER_REQUEST,
@@ -155,10 +155,11 @@ def parse_reply(message: bytes) -> InferReply:
         proto, raws = _split(message, _RAW_OUTPUTS_FIELD, INFER_REPLY, "ModelInferResponse")
         outputs = _tensors(check_tensors(_descriptions(proto.outputs), "output"), proto.outputs, raws)
         times, load, executed = parse_reply_parameters(_parameters(proto))
+        cold = cold_pieces(_parameters(proto))
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
     reply = InferReply(proto.model_name, outputs, proto.id, proto.model_version, load=load, executed=executed)
-    return reply._replace(**times)
+    return reply._replace(cold=cold, **times)
 
 
 def _reply_header(reply: InferReply) -> InferMessage:

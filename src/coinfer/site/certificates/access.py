@@ -24,6 +24,9 @@ GRPC: Mapping[str, frozenset[Role]] = {
     f"{_INFERENCE}/ModelMetadata": ALL,
     f"{_INFERENCE}/ModelConfig": ALL,
     f"{_INFERENCE}/ModelStatistics": READERS,
+    f"{_INFERENCE}/RepositoryIndex": READERS,
+    f"{_INFERENCE}/RepositoryModelLoad": frozenset[Role](("operator",)),
+    f"{_INFERENCE}/RepositoryModelUnload": frozenset[Role](("operator",)),
     f"{_HEALTH}/Check": ALL,
     f"{_HEALTH}/Watch": ALL,
     f"{SITE}/Join": NODES,
@@ -37,6 +40,8 @@ GRPC: Mapping[str, frozenset[Role]] = {
 HTTP: tuple[Rule, ...] = (
     ("POST", r"/v2/models/[^/]+(/versions/[^/]+)?/infer", NODES),
     ("GET", r"/v2/models/([^/]+/(versions/[^/]+/)?)?stats", READERS),
+    ("POST", r"/v2/repository/index", READERS),
+    ("POST", r"/v2/repository/models/[^/]+/(un)?load", frozenset[Role](("operator",))),
     ("GET", r"/v2(/.*)?", ALL),
     ("GET", r"/metrics", READERS),
 )
