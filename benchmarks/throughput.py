@@ -19,9 +19,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import harness
@@ -124,9 +125,13 @@ def mlserver_environment() -> Path:
 
 
 @contextmanager
-def mlserver(graphs: Sequence[ModelGraph]) -> Iterator[str]:
+def mlserver(graphs: Sequence[ModelGraph], batching: Mapping[str, float] = MappingProxyType({})) -> Iterator[str]:
     """Yield the gRPC address of an MLServer with these networks, in one process (its own default of a worker process is
-    slower, as it copies every tensor between the two)."""
+    slower, as it copies every tensor between the two).
+
+    Args:
+        batching: settings of its adaptive batching.
+    """
     programs = mlserver_environment()
     ports = free_ports(3)
     with tempfile.TemporaryDirectory(prefix="coinfer-mlserver-") as name, ExitStack() as stack:
@@ -140,7 +145,7 @@ def mlserver(graphs: Sequence[ModelGraph]) -> Iterator[str]:
             own.mkdir()
             save_model(graph, own / "model.onnx")
             implementation, uri = f"{RUNTIME.stem}.OnnxModel", str(own / "model.onnx")
-            model = {"name": graph.name, "implementation": implementation, "parameters": {"uri": uri}}
+            model = {"name": graph.name, "implementation": implementation, "parameters": {"uri": uri}, **batching}
             (own / "model-settings.json").write_text(json.dumps(model))
         log = stack.enter_context((folder / "log").open("w+"))
         environment = {"PYTHONPATH": str(folder), "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder)}

@@ -220,15 +220,15 @@ class BatchCache(NamedTuple):
 
 
 def batch_cache(graph: ModelGraph, threads: int, provider: str) -> BatchCache:
-    """Return the cache for a network on this machine.
+    """Return the cache for a network, at the sizes with which it was opened, on this machine.
 
     Args:
         graph: the network.
         threads: threads within an operation.
         provider: short name of what computes.
     """
-    machine = this_machine().model_copy(update={"date": ""}).model_dump_json()
-    name = f"{graph.fingerprint[:16]}-{hashlib.sha256(machine.encode()).hexdigest()[:12]}-{threads}-{provider}.json"
+    stamp = this_machine().model_copy(update={"date": ""}).model_dump_json() + repr((graph.axes, graph.fixed))
+    name = f"{graph.fingerprint[:16]}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}-{threads}-{provider}.json"
     try:
         return BatchCache(cache_folder("batches") / name)
     except FileNotFoundError:

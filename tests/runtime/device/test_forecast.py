@@ -111,3 +111,12 @@ def test_patience_hedges_about_one_in_twenty(error: float, seed: int):
     assert np.mean(np.array(ratios) > factor) <= 0.06
     assert forecast.PATIENCE_RANGE[0] <= factor <= forecast.PATIENCE_RANGE[1]
     assert forecast.patience(ratios[:5]) == forecast.PATIENCE
+
+
+def test_a_piece_that_a_server_has_to_load_takes_that_time_too():
+    server = est.first_server(1e6, 0.0)
+    server = est.after_service(server, A, 0.2, 0.1, 0.0)._replace(cold={A.piece: 3.0}, cold_s=0.0)
+    assert forecast.service_now_s(server, A, 0.1, 0.0) == pytest.approx(3.2)
+    assert forecast.service_now_s(server, A, 0.1, forecast.SERVICE_HALF_LIFE_S) == pytest.approx(1.7)
+    other = est.Work((("elsewhere",), A.piece[1]))
+    assert forecast.service_now_s(server, other, 0.1, 0.0) == pytest.approx(0.2), "never measured: by the scale"

@@ -142,11 +142,14 @@ class NoCache:
         pass
 
 
-def test_a_network_without_a_free_batch_says_why_it_is_not_batched():
+def test_a_network_without_a_free_batch_says_why_it_is_not_batched(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tensors = {name: replace_axes(tensor) for name, tensor in GRAPH.tensors.items()}
     fixed = Executor(replace(GRAPH, tensors=tensors, axes=()))
     profile = fixed.measure_batches((INPUT,), (), limit=8)
     assert profile.sentence() == f"not batched: the first axis of {INPUT!r} is no batch of any size"
+    free = Executor(GRAPH).measure_batches((INPUT,), (), limit=2)
+    assert "no batch" not in free.sentence(), "the same file with other sizes is measured by itself"
 
 
 def replace_axes(tensor):

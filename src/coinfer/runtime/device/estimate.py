@@ -1,6 +1,8 @@
 """What a device believes about its links and servers, learned from its own transfers. Pure functions over values."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from coinfer.options.table import Piece
@@ -87,6 +89,10 @@ class ServerEstimate(NamedTuple):
     """Share of its time, 0 to 1, that new work of others takes: so much slower its backlog becomes shorter."""
     lacks: frozenset[Piece] = frozenset()
     """Pieces of a bottleneck that it does not have."""
+    cold: Mapping[Piece, float] = MappingProxyType({})
+    """Pieces that it said it has to load, with the seconds that this takes."""
+    cold_s: float = -math.inf
+    """When it said so."""
 
 
 def first_server(rate_bps: float, now_s: float) -> ServerEstimate:

@@ -20,7 +20,8 @@ def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: 
     """Return the expected time of a piece on a server.
 
     A measured piece takes its mean time, which decays to its fastest one while there is no news; a piece that was never
-    measured takes the profiled time, scaled by how slow the server is. A piece that it does not have takes forever.
+    measured takes the profiled time, scaled by how slow the server is. A piece that it does not have takes forever; one
+    that it has to load takes that time too, which decays like the mean, as others may have had it loaded.
 
     Args:
         server: present estimate.
@@ -30,11 +31,13 @@ def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: 
     """
     if work.piece in server.lacks:
         return math.inf
+    load_s = server.cold.get(work.piece, 0.0)
+    load_s *= 0.5 ** ((now_s - server.cold_s) / SERVICE_HALF_LIFE_S) if load_s else 0.0
     known = server.service.get(work)
     if known is None:
-        return profiled_s * server.scale
+        return profiled_s * server.scale + load_s
     weight = 0.5 ** ((now_s - known.at_s) / SERVICE_HALF_LIFE_S)
-    return known.fastest_s + weight * (known.mean_s - known.fastest_s)
+    return known.fastest_s + weight * (known.mean_s - known.fastest_s) + load_s
 
 
 def patience(ratios: Sequence[float]) -> float:

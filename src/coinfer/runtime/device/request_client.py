@@ -275,6 +275,7 @@ class RequestClient:
             backlog_s=backlog_s,
             room=room,
         )
+        known = known._replace(cold={(one.inputs, one.outputs): one.load_s for one in reply.cold}, cold_s=now_s)
         return est.after_answer(known, pending.work, answered, pending.profiled_s, now_s)
 
     def _prepare(self, server: int) -> None:

@@ -225,10 +225,18 @@ class EdgeAgent:
         for kind, times in self._service.scheduler.state.service.items():
             match kind:
                 case (str(model), tuple(inputs), tuple(outputs), False, ()):
-                    found[work_key(model, inputs, outputs)] = times.typical_s
+                    found[work_key(model, inputs, outputs)] = times.typical_s + self._load_s(model, inputs, outputs)
                 case _:
                     pass
         return found
+
+    def _load_s(self, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> float:
+        """Return how long a piece that left memory takes to be loaded again."""
+        assert self._service is not None
+        model = self._service.models.get(name)
+        if model is None or self._service.memory is None:
+            return 0.0
+        return model.runs.cold().get((inputs, outputs or tuple(one.name for one in model.outputs)), 0.0)
 
     def _works(self) -> list[WorkReport]:
         works = list(self._own_works().items())[-MAX_WORKS:]
