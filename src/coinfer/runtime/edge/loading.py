@@ -56,14 +56,11 @@ class ModelLoader:
         Raises:
             UserError: if a network cannot be opened, or two have the same name.
         """
-        names, served = set[str](), list[ServedModel]()
-        for spec in self._settings.models:
-            graph = self._open(spec)
-            if graph.name in names:
-                raise RequestError(f"two models are called {graph.name!r}; rename one of the files")
-            names.add(graph.name)
-            served.append(self._serve(spec, graph))
-        return tuple(served)
+        names = [Path(spec).stem for spec in self._settings.models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise RequestError(f"two models are called {twice!r}; rename one of the files")
+        return tuple(self.load(spec) for spec in self._settings.models)
 
     def load(self, spec: str) -> ServedModel:
         """Open one network and run it once.
@@ -74,10 +71,7 @@ class ModelLoader:
         Raises:
             UserError: if it cannot be opened.
         """
-        return self._serve(spec, self._open(spec))
-
-    def _serve(self, spec: str, graph: ModelGraph) -> ServedModel:
-        settings = self._settings
+        settings, graph = self._settings, self._open(spec)
         if self.memory is not None:
             graph = self._paged(spec, graph)
         executor = Executor(graph, settings.threads, settings.slowdown, settings.provider, self.memory)
