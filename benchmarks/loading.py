@@ -126,7 +126,7 @@ def main() -> None:
     for other in (FIXED, ALL):
         ratio = np.array(good[LOADING]) / np.maximum(good[other], 1e-9)
         figures[f"{networks} networks, loading over {other}: in time"] = harness.figure(ratio)
-    over = (max(watch.used_bytes) - limit_mib * MIB) / piece_bytes
+    over = max(max(watch.used_bytes) - limit_mib * MIB, 0.0) / piece_bytes
     figures[f"{networks} networks, loading: most memory over the limit, pieces"] = harness.figure([over], at_most=1)
     figures[f"{networks} networks, loading: loads"] = harness.figure([watch.loads])
     harness.save(settings, figures, limit_mib=limit_mib, rate=rate)

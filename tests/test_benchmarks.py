@@ -12,11 +12,13 @@ import pytest
 from tests.paths import ROOT
 
 SCRIPTS = (
+    pytest.param("batching", marks=pytest.mark.slow),
     "codec",
     "cold_start",
     "gateway",
     "import_networks",
     "large_networks",
+    pytest.param("loading", marks=pytest.mark.slow),
     pytest.param(
         "loadgen",
         marks=pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="LoadGen is not installed"),
@@ -31,10 +33,12 @@ SCRIPTS = (
     pytest.param("video", marks=pytest.mark.slow),
 )
 FIGURES = {
+    "batching": 20,
     "cold_start": 3,
     "gateway": 4,
     "import_networks": 4,
     "large_networks": 4,
+    "loading": 13,
     "loadgen": 8,
     "planning": 3,
     "split_latency": 29,

@@ -127,7 +127,12 @@ def test_weights_count_once_for_all_pieces_and_are_read_again_after_the_last_has
 def test_a_network_that_is_served_no_longer_leaves_nothing():
     memory = PieceMemory[Runner](10 * WEIGHTS_BYTES, 64)
     executor = paged_executor(memory, list[int]())
-    executor.prepare(GRAPH.inputs)
+    cut = GRAPH.useful_cuts()[1].tensors
+    for piece in (GRAPH.inputs, cut):
+        executor.prepare(piece)
+    assert executor.hold(cut)
     executor.close()
+    assert memory.report().pieces == 1, "one is in use"
+    executor.release(cut)
     assert memory.report().used_bytes == 0
     assert executor.cold() == {}

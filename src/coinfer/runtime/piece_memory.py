@@ -76,6 +76,8 @@ class Owner:
     def __init__(self, weights: Mapping[str, np.ndarray]):
         self._paged = weights if isinstance(weights, PagedWeights) else None
         self.size_bytes = sum(self._paged.nbytes.values()) if self._paged else 0
+        self.is_closed = False
+        """It is served no longer."""
 
     def drop(self) -> None:
         """Let the weights leave memory."""
@@ -180,6 +182,9 @@ class PieceMemory(Generic[T]):
             piece = self._pieces.get(key)
             if piece is not None and piece.holds > 0:
                 piece.holds -= 1
+                if key.owner.is_closed and not piece.holds:
+                    del self._pieces[key]
+                    self._drop_unused(key.owner)
                 self._evict(self._used_bytes() - self._limit_bytes)
                 self._changed.notify_all()
 
@@ -203,17 +208,19 @@ class PieceMemory(Generic[T]):
             return {key: load_s for key, load_s in known if key.owner is owner and not self.has(key)}
 
     def forget(self, owner: Owner) -> None:
-        """Drop all pieces of a network that is served no longer; those in use live on with their users.
+        """Drop all pieces of a network that is served no longer; those in use go once they are released.
 
         Args:
             owner: the network.
         """
         with self._changed:
-            for key in [key for key, piece in self._pieces.items() if key.owner is owner and piece.loaded]:
+            owner.is_closed = True
+            self._load_s = {key: load_s for key, load_s in self._load_s.items() if key.owner is not owner}
+            for key in [
+                key for key, one in self._pieces.items() if key.owner is owner and one.loaded and not one.holds
+            ]:
                 del self._pieces[key]
-            for key in [key for key in self._load_s if key.owner is owner]:
-                del self._load_s[key]
-            owner.drop()
+            self._drop_unused(owner)
             self._changed.notify_all()
 
     def report(self) -> MemoryReport:

@@ -12,6 +12,7 @@ from coinfer.runtime.protocol import protobuf, protobuf_framing
 from coinfer.runtime.protocol.messages import (
     DTYPES,
     LAST_PRIORITY,
+    ColdPiece,
     ExecutedHop,
     InferReply,
     InferRequest,
@@ -68,6 +69,7 @@ requests = st.builds(
     ),
 )
 seconds = st.floats(0, 1e6)
+pieces = st.lists(names, max_size=2).map(tuple)
 replies = st.builds(
     InferReply,
     model=names,
@@ -85,6 +87,7 @@ replies = st.builds(
     upload_s=st.just(0.0),  # the sender's own
     download_s=st.just(0.0),
     details=st.just({}),
+    cold=st.lists(st.builds(ColdPiece, pieces, pieces, seconds), max_size=2).map(tuple),
 )
 
 

@@ -211,10 +211,13 @@ def cold_pieces(parameters: Parameters) -> tuple[ColdPiece, ...]:
     """
     text = _text(parameters, "cold")
     try:
-        return tuple(
+        pieces = tuple(
             ColdPiece(tuple(map(str, one["inputs"])), tuple(map(str, one["outputs"])), float(one["load_s"]))
             for one in (json.loads(text) if text else ())
         )
+        if not all(0 <= piece.load_s < math.inf for piece in pieces):
+            raise ValueError("a loading time is no time")
+        return pieces
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise bad_request("parameter cold: expected a JSON list of inputs, outputs, load_s") from None
 
