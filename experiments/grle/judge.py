@@ -164,8 +164,9 @@ def main() -> None:
         world = World(devices=devices, deadlines=0.6)
         judge_world(world)
         for row, policy in trained("grle", "grle", {}, World(devices=10, deadlines=0.6), world).items():
-            if row == "grle":
-                judge("grle, trained with 10 devices", world, lambda seed, policy=policy: policy)
+            if row in {"grle", "grle, 48 candidates"}:
+                elsewhere = row.replace("grle", "grle, trained with 10 devices")
+                judge(elsewhere, world, lambda seed, policy=policy: policy)
     few = World(devices=4, deadlines=0.6)
     judge("exhaustive", few, lambda seed: descent(few.compiled(), slot.exhaustive))
     judge("coordinate descent", few, lambda seed: descent(few.compiled(), slot.coordinate_descent))

@@ -1,6 +1,7 @@
 """`coinfer bottleneck train` as a user types it."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,20 @@ def test_train_and_resume(folder):
     assert again.bottleneck is not None
     assert made.bottleneck is not None
     assert again.bottleneck.graph.fingerprint == made.bottleneck.graph.fingerprint
+
+
+def test_places_are_tried_once(folder):
+    rest = ("--epochs", "1", "--batch", "20", "--codes", "2,4", "--out", "out", "--device-share", "0.3")
+    options = ("--data", ".", "--search", "1", *rest)
+    said = coinfer("train", "small.onnx", *options)
+    tried = re.findall(r"input to (\S+): [\d.]+% with \d+ bytes, [\d.]+% with \d+ bytes", said)
+    assert "pool2" in tried
+    before = Path("out/places.json").read_bytes()
+    again = coinfer("train", "small.onnx", *options, "--resume")
+    assert f"small: from input to {tried[0]}" in again
+    assert Path("out/places.json").read_bytes() == before
+    with pytest.raises(UserError, match="--search 1 looks for a target, and --target 'pool2' names one"):
+        coinfer("train", "small.onnx", *options, "--target", "pool2")
 
 
 @pytest.mark.parametrize("text", ["", "4,x", "8,4", "4,4", "0,4", "4,512"])

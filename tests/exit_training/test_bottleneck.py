@@ -16,9 +16,10 @@ from tests.exit_training.bottlenecks import (
 )
 
 from coinfer.errors import TrainingError
+from coinfer.exit_training.bottleneck import search
 from coinfer.exit_training.bottleneck.nets import ConvShape, Encoder, Prior, encoder_shapes, encoder_width, rounded
 from coinfer.exit_training.bottleneck.places import place_for
-from coinfer.exit_training.bottleneck.settings import BottleneckSettings, Place
+from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
 from coinfer.exit_training.bottleneck.train import CHECKPOINT, save, train
 from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer
 from coinfer.graph.bottleneck import with_bottleneck
@@ -167,3 +168,33 @@ def test_rounding_passes_its_gradient_through_and_the_prior_interpolates():
 
 def test_work_of_a_convolution():
     assert ConvShape(3, 8, 5, 2, (1, 2), 16).work_flop == 2 * 3 * 8 * 25 * 256
+
+
+def test_the_best_place_has_the_smallest_code_that_is_nearly_as_right_as_any(monkeypatch):
+    graph = networks.build("alexnet-cifar")
+    settings = replace(SETTINGS, device_share=0.15)
+    places = search.candidates(graph, settings)
+    assert [(place.source, graph.tensors[place.target].shape[2]) for place in places] == [("input", 7), ("pool1", 7)]
+    right, sizes = {"input": (0.70, 0.80), "pool1": (0.795, 0.805)}, (400.0, 800.0)
+
+    class Trainer:
+        """Trains nothing: the place alone decides."""
+
+        steps = 3
+
+        def __init__(self, graph, place, data, settings):
+            self.place, self.settings, self.epochs = place, settings, []
+
+        @property
+        def finished(self):
+            return len(self.epochs) >= self.settings.epochs
+
+        def run_epoch(self, report):
+            report(self.steps, self.steps, 0.0)
+            self.epochs.append(BottleneckEpoch(0.0, right[self.place.source], sizes, 0.0))
+
+    monkeypatch.setattr(search, "BottleneckTrainer", Trainer)
+    told = []
+    tried = search.try_places(graph, stripes(4), settings, 2, report=lambda *told_now: told.append(told_now))
+    assert [one.place.source for one in tried] == ["pool1", "input"]
+    assert told[-1][:2] == (12, 12)

@@ -9,10 +9,12 @@ from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
 from coinfer.cli.options import Cutout, Limit, Shape, Shift, TorchDevice, TorchThreads, parse_limits, parse_shapes
 from coinfer.errors import UserError
 from coinfer.progress import progress_bar
+from coinfer.units import BITS_PER_BYTE
 
 if TYPE_CHECKING:
-    from coinfer.exit_training.bottleneck.settings import BottleneckEpoch
+    from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
     from coinfer.graph.bottleneck import Bottleneck
+    from coinfer.graph.ir import ModelGraph
     from coinfer.profile.dataset import ImageDataset, Split
 
 app = typer.Typer(help="Bottlenecks: train them.", no_args_is_help=True)
@@ -35,6 +37,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the training; runs/bottleneck-MODEL without it.")] = None,
     source: Annotated[str, typer.Option(help="Tensor that the encoder reads; the network's input without it.")] = "",
     target: Annotated[str, typer.Option(help="Tensor that the decoder replaces; an early small one without it.")] = "",
+    search: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Epochs for which each of several targets is tried first.")
+    ] = 0,
     codes: Annotated[str, typer.Option(help="Channels of the nested codes, rising, with commas.")] = "4,8,16",
     bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of a symbol before entropy coding.")] = 2,
     device_share: Annotated[
@@ -64,12 +69,15 @@ def train(
     """
     setup_pytorch("training", device, threads)
     from coinfer.exit_training.bottleneck import train as learner
-    from coinfer.exit_training.bottleneck.places import place_for
     from coinfer.exit_training.bottleneck.settings import BottleneckSettings
     from coinfer.exit_training.settings import PRECISIONS
     from coinfer.graph.open_model import open_model
     from coinfer.runtime.measure_bottleneck import measure_bottleneck, with_words
 
+    if search and target:
+        raise UserError(
+            f"--search {search} looks for a target, and --target {target!r} names one; leave one of them out"
+        )
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
     graph, pictures = open_model(model, parse_shapes(shape), limits=parse_limits(limit)), _pictures(data, "train")
@@ -88,10 +96,10 @@ def train(
         device=device,
         precision=precision,
     )
-    place = place_for(graph, settings, source, target)
     folder = out or Path("runs") / f"bottleneck-{graph.name}"
     checkpoint = folder / learner.CHECKPOINT
     check_resume(folder, resume, checkpoint.exists())
+    place = _place(graph, pictures, settings, source, target, search, folder)
     console.print(
         f"{graph.name}: from {place.source} to {place.target}, {len(pictures.labels)} pictures ({pictures.kind})"
     )
@@ -113,6 +121,34 @@ def train(
     console.print(
         f"saved {path}; beside {graph.name}.onnx, devices and servers that open this network use it", soft_wrap=True
     )
+
+
+def _place(
+    graph: "ModelGraph",
+    pictures: "ImageDataset",
+    settings: "BottleneckSettings",
+    source: str,
+    target: str,
+    search: int,
+    folder: Path,
+) -> "Place":
+    """Return where the bottleneck goes, after trying several places if that is asked for and was not done before."""
+    from coinfer.exit_training.bottleneck.places import place_for
+    from coinfer.exit_training.bottleneck.search import load_places, save_places, try_places
+
+    if not search:
+        return place_for(graph, settings, source, target)
+    path = folder / "places.json"
+    tried = load_places(path, settings, search)
+    if tried is None:
+        with progress_bar(console, "trying places", in_log=True) as report:
+            tried = try_places(graph, pictures, settings, search, source=source, report=report)
+        save_places(path, tried, settings, search)
+    for place, figures in tried:
+        codes = zip(figures.holdout, figures.size_bits, strict=True)
+        said = ", ".join(f"{right:.1%} with {bits / BITS_PER_BYTE:.0f} bytes" for right, bits in codes)
+        console.print(f"{place.source} to {place.target}: {said}", soft_wrap=True)
+    return tried[0].place
 
 
 def parse_codes(text: str) -> tuple[int, ...]:

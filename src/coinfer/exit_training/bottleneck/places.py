@@ -7,6 +7,9 @@ from coinfer.graph.ir import ModelGraph
 MAX_SIDE_SHARE = 1 / 4
 """The code's side over that of the input, at most: pictures are shrunk before they are sent."""
 MIN_SIDE = 4
+"""A code of fewer places would hold too little."""
+SOURCE_SHARE = 3 / 4
+"""Of the device's work, what may be done before the encoder: the rest is the encoder's."""
 _MAP_AXES = 4
 
 
@@ -23,17 +26,10 @@ def place_for(graph: ModelGraph, settings: BottleneckSettings, source: str = "",
     Raises:
         TrainingError: if there is no such place.
     """
-    output = graph.outputs[-1]
-    one = graph.pruned((output,))
+    one = graph.pruned(graph.outputs[-1:])
     source = source or one.inputs[0]
-    _check_map(one, source)
-    if _done_flop(one, source) > settings.device_share * one.work_flop:
-        share = _done_flop(one, source) / one.work_flop
-        raise TrainingError(
-            f"{graph.name}: {share:.0%} of its work lies before {source!r}, but the device may do "
-            f"{settings.device_share:.0%}; choose an earlier tensor or a larger --device-share"
-        )
-    targets = [target] if target else [cut for cut in _maps(one) if _is_target(one, source, cut)]
+    _check_source(one, settings, source)
+    targets = [target] if target else _targets(one, source)
     if not targets:
         raise TrainingError(
             f"{graph.name}: no feature maps of at most a quarter of its input's side behind {source!r}; name the "
@@ -42,13 +38,53 @@ def place_for(graph: ModelGraph, settings: BottleneckSettings, source: str = "",
     _check_map(one, targets[0])
     if not _follows(one, source, targets[0]):
         raise TrainingError(f"{graph.name}: the rest of it does not follow from {targets[0]!r} alone behind {source!r}")
-    return Place(source, targets[0], output)
+    return Place(source, targets[0], one.outputs[0])
+
+
+def candidates(graph: ModelGraph, settings: BottleneckSettings, source: str = "") -> list[Place]:
+    """Return the places that are worth trying: for each side of a code, the first feature map that has it.
+
+    Args:
+        graph: the network; its last output is answered.
+        settings: `device_share` bounds what the device computes before the encoder.
+        source: tensor that the encoder reads; empty for the network's input and the last feature map that takes no
+            more than `SOURCE_SHARE` of what the device may compute.
+
+    Raises:
+        TrainingError: if there is no place.
+    """
+    one = graph.pruned(graph.outputs[-1:])
+    most = SOURCE_SHARE * settings.device_share * one.work_flop
+    early = [name for name in _maps(one) if _done_flop(one, name) <= most]
+    sources = [source] if source else [one.inputs[0], *early[-1:]]
+    places = []
+    for name in sources:
+        _check_source(one, settings, name)
+        fitting = [target for target in _targets(one, name) if _follows(one, name, target)]
+        sides = {one.tensors[target].shape[2]: target for target in reversed(fitting)}
+        places += [Place(name, sides[side], one.outputs[0]) for side in sorted(sides) if side >= MIN_SIDE]
+    return places or [place_for(graph, settings, source)]
+
+
+def _check_source(one: ModelGraph, settings: BottleneckSettings, source: str) -> None:
+    """Raise if the device may not compute so much, or an encoder cannot read it."""
+    _check_map(one, source)
+    if _done_flop(one, source) > settings.device_share * one.work_flop:
+        share = _done_flop(one, source) / one.work_flop
+        raise TrainingError(
+            f"{one.name}: {share:.0%} of its work lies before {source!r}, but the device may do "
+            f"{settings.device_share:.0%}; choose an earlier tensor or a larger --device-share"
+        )
 
 
 def _maps(graph: ModelGraph) -> list[str]:
     """Return the square feature maps that a cut sends alone, the earliest first."""
     names = [cut.tensors[0] for cut in graph.useful_cuts()[1:-1] if len(cut.tensors) == 1]
     return [name for name in names if len(graph.tensors[name].shape) == _MAP_AXES]
+
+
+def _targets(graph: ModelGraph, source: str) -> list[str]:
+    return [name for name in _maps(graph) if _is_target(graph, source, name)]
 
 
 def _is_target(graph: ModelGraph, source: str, name: str) -> bool:
