@@ -1,9 +1,13 @@
 """Bytes against accuracy: codes of a bottleneck beside pictures as bytes, JPEG and WebP, and quantised natural cuts.
 
     python experiments/bottlenecks/compare.py --model FILE.onnx --data cifar10/
+    python experiments/bottlenecks/compare.py --model FILE.onnx --data pictures/ --retrained WEBP:5=OTHER.onnx \\
+        --small SMALL.onnx
 
-`FILE.bottleneck.onnx` lies beside FILE.onnx. Every picture goes through the encoding by itself, sizes are those of
-whole payloads or files, and times are medians on one thread of this machine. Writes results/NAME.json and .png.
+`FILE.bottleneck.onnx` lies beside FILE.onnx. OTHER.onnx is the network trained on pictures of that codec and quality,
+SMALL.onnx one for the device alone (`train_network.py` trains both). Every picture goes through the encoding by itself,
+sizes are those of whole payloads or files, and times are medians on one thread of this machine. Writes
+results/NAME.json and .png.
 """
 
 import argparse
@@ -35,6 +39,7 @@ JPEG = (20, 30, 50, 75, 85, 95)
 WEBP = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 BATCH = 250
 TIMED = 200
+ALONE = "small network on the device"
 
 
 class Way(NamedTuple):
@@ -53,6 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--retrained", action="append", default=[], metavar="CODEC:QUALITY=FILE")
+    parser.add_argument("--small", type=Path)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parsed = parser.parse_args()
@@ -61,6 +68,14 @@ def main() -> None:
     rows = []
     for way in track(list(ways(graph)), "measuring", transient=True):
         rows.append(measured(graph, executor, way, data.images, data.labels))
+    for one in parsed.retrained:
+        codec_name, file = one.split("=", 1)
+        kind, quality = codec_name.split(":")
+        other = open_model(file)
+        way = picture_way(other, f"{kind}, network trained on it", kind, int(quality))
+        rows.append(measured(other, Executor(other), way, data.images, data.labels))
+    if parsed.small:
+        rows.append(alone(open_model(parsed.small), data.images, data.labels))
     found = {
         "network": graph.name,
         "pictures": data.kind,
@@ -82,14 +97,7 @@ def ways(graph: ModelGraph) -> Iterator[Way]:
     yield Way("bytes", "pixels", source, answer, lambda p: codec.encode_image(p, image, rate_bps=1e5), codec.decode)
     for kind, qualities in (("JPEG", JPEG), ("WEBP", WEBP)):
         for quality in qualities:
-            yield Way(
-                kind,
-                f"{kind} {quality}",
-                source,
-                answer,
-                lambda p, kind=kind, quality=quality: picture_file(p, kind, quality),
-                lambda file: normalise(np.asarray(Image.open(io.BytesIO(file)).convert("RGB")), image),
-            )
+            yield picture_way(graph, kind, kind, quality)
     for cut in graph.pruned((answer,)).useful_cuts()[1:-1]:
         if len(cut.tensors) == 1 and len(graph.tensors[cut.tensors[0]].shape) == 4:
             for bits in (8, 4):
@@ -101,6 +109,41 @@ def ways(graph: ModelGraph) -> Iterator[Way]:
         assert symbols is not None
         decode = lambda p, symbols=symbols: symbols.decode(p, limit_bytes=1 << 20)  # noqa: E731
         yield Way("bottleneck", code.tensor, code.tensor, code.answer, symbols.encode, decode)
+
+
+def picture_way(graph: ModelGraph, title: str, kind: str, quality: int) -> Way:
+    """The picture as a file of a codec."""
+    image = graph.image
+    assert image is not None
+    return Way(
+        title,
+        f"{kind} {quality}" if title == kind else f"{kind} {quality}, trained on it",
+        graph.inputs[0],
+        graph.outputs[-1],
+        lambda pixels: picture_file(pixels, kind, quality),
+        lambda file: normalise(np.asarray(Image.open(io.BytesIO(file)).convert("RGB")), image),
+    )
+
+
+def alone(graph: ModelGraph, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Right answers and times of a network that the device has for itself: nothing is sent."""
+    image, executor, correct = graph.image, Executor(graph), 0
+    assert image is not None
+    for i in range(0, len(images), BATCH):
+        pictures = np.concatenate([normalise(one, image) for one in images[i : i + BATCH]])
+        answers = executor.run({graph.inputs[0]: pictures}, graph.outputs[-1:])[0][graph.outputs[-1]]
+        correct += int((answers.argmax(1) == labels[i : i + BATCH]).sum())
+    return {
+        "kind": ALONE,
+        "name": f"nothing: {graph.name} on the device",
+        "bytes": 0.0,
+        "accuracy": correct / len(labels),
+        "interval": list(wilson(correct, len(labels))),
+        "device_ms": median_ms(executor, graph, images, graph.inputs[0], graph.outputs[-1]),
+        "server_ms": 0.0,
+        "encode_ms": 0.0,
+        "decode_ms": 0.0,
+    }
 
 
 def picture_file(pixels: np.ndarray, kind: str, quality: int) -> bytes:
@@ -191,6 +234,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
         shares = np.array([100 * row["accuracy"] for row in rows])
         ends = np.array([[100 * end for end in row["interval"]] for row in rows])
         errors = np.abs(ends - shares[:, None]).T
+        if kind == ALONE:
+            axes.axhline(shares[0], color="grey", ls=":", label=kind)
+            continue
         style = {"marker": "os^vDX*"[i % 7], "ls": "-" if kind in ("JPEG", "WEBP", "bottleneck") else ""}
         axes.errorbar([row["bytes"] for row in rows], shares, errors, label=kind, ms=4, capsize=2, **style)
     axes.set_xscale("log")
