@@ -129,10 +129,11 @@ def alone(graph: ModelGraph, images: np.ndarray, labels: np.ndarray) -> dict[str
     """Right answers and times of a network that the device has for itself: nothing is sent."""
     image, executor, correct = graph.image, Executor(graph), 0
     assert image is not None
-    for i in range(0, len(images), BATCH):
-        pictures = np.concatenate([normalise(one, image) for one in images[i : i + BATCH]])
+    step = BATCH if graph.dynamic_batch else 1
+    for i in range(0, len(images), step):
+        pictures = np.concatenate([normalise(one, image) for one in images[i : i + step]])
         answers = executor.run({graph.inputs[0]: pictures}, graph.outputs[-1:])[0][graph.outputs[-1]]
-        correct += int((answers.argmax(1) == labels[i : i + BATCH]).sum())
+        correct += int((answers.argmax(1) == labels[i : i + step]).sum())
     return {
         "kind": ALONE,
         "name": f"nothing: {graph.name} on the device",
@@ -158,15 +159,16 @@ def measured(graph: ModelGraph, executor: Executor, way: Way, images: np.ndarray
     """Right answers, sizes and times of one way."""
     assert graph.image is not None
     is_picture, correct, size_bytes = way.sent == graph.inputs[0], 0, 0
-    for i in range(0, len(images), BATCH):
-        some = images[i : i + BATCH]
+    step = BATCH if graph.dynamic_batch else 1
+    for i in range(0, len(images), step):
+        some = images[i : i + step]
         inputs = {graph.inputs[0]: np.concatenate([normalise(one, graph.image) for one in some])}
         sent = some if is_picture else executor.run(inputs, (way.sent,))[0][way.sent]
         payloads = [way.encode(sent[k] if is_picture else sent[k : k + 1]) for k in range(len(some))]
         size_bytes += sum(map(len, payloads))
         received = np.concatenate([way.decode(payload) for payload in payloads])
         answers = executor.run({way.sent: received}, (way.answer,))[0][way.answer]
-        correct += int((answers.argmax(1) == labels[i : i + BATCH]).sum())
+        correct += int((answers.argmax(1) == labels[i : i + step]).sum())
     low, high = wilson(correct, len(labels))
     return {
         "kind": way.kind,

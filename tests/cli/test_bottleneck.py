@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tests.exit_training.bottlenecks import rated, small_network, stripes
 from typer.testing import CliRunner
@@ -14,7 +15,9 @@ from coinfer.cli.reports.describe_network import _sentences, description
 from coinfer.errors import UserError
 from coinfer.graph.bottleneck import with_bottleneck
 from coinfer.graph.onnx.load import load
+from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model
+from coinfer.runtime.profiling import profile_for
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1"}
 
@@ -64,6 +67,21 @@ def test_train_and_resume(folder):
     assert again.bottleneck is not None
     assert made.bottleneck is not None
     assert again.bottleneck.graph.fingerprint == made.bottleneck.graph.fingerprint
+
+
+def test_a_network_whose_pictures_are_described_beside_it(folder):
+    """The description is not in the file, so the bottleneck's own file has none either."""
+    proto = onnx.load("small.onnx")
+    del proto.metadata_props[:]
+    onnx.save(proto, "small.onnx")
+    Path("small.input.yaml").write_text("mean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n", encoding="utf-8")
+    rest = ("--epochs", "1", "--batch", "20", "--codes", "2,4", "--out", "out", "--device-share", "0.3")
+    assert "code4: " in coinfer("train", "small.onnx", "--data", ".", *rest)
+    Path("out/small.bottleneck.onnx").rename("small.bottleneck.onnx")
+    graph = open_model("small.onnx")
+    assert graph.bottleneck is not None
+    assert [code.tensor for code in graph.bottleneck.codes] == ["code2", "code4"]
+    assert profile_for(graph).bottleneck is not None
 
 
 def test_places_are_tried_once(folder):

@@ -42,9 +42,9 @@ def with_words(
         bits: of each symbol.
         images: uint8 [N, height, width, 3] of the network's size; `WORD_PICTURES` of them count.
     """
-    executor, largest, found = Executor(made), list(answers)[-1], []
-    for i in range(0, len(images[:WORD_PICTURES]), _BATCH):
-        found.append(executor.run(_inputs(made, images[i : i + _BATCH]), (largest,))[0][largest])
+    executor, largest, found, step = Executor(made), list(answers)[-1], [], _together(made)
+    for i in range(0, len(images[:WORD_PICTURES]), step):
+        found.append(executor.run(_inputs(graph, images[i : i + step]), (largest,))[0][largest])
     symbols = np.concatenate(found)
     codes = tuple(
         Code(
@@ -91,13 +91,13 @@ def measure_bottleneck(graph: ModelGraph, data: ImageDataset, progress: Progress
         raise ValueError(f"{graph.name} has no bottleneck to measure")
     executor, total = Executor(graph), len(data.labels)
     counts = np.zeros((len(bottleneck.codes), 2), np.int64)
-    plain = 0
-    for i in range(0, total, _BATCH):
-        truth, x = data.labels[i : i + _BATCH], _inputs(bottleneck.graph, data.images[i : i + _BATCH])
+    plain, step = 0, min(_together(graph), _together(bottleneck.graph))
+    for i in range(0, total, step):
+        truth, x = data.labels[i : i + step], _inputs(graph, data.images[i : i + step])
         plain += int((executor.run(x, (bottleneck.output,))[0][bottleneck.output].argmax(1) == truth).sum())
         symbols, _ = executor.run(x, [code.tensor for code in bottleneck.codes])
         counts += [_count(executor, bottleneck, code, symbols[code.tensor], truth) for code in bottleneck.codes]
-        progress(min(i + _BATCH, total), total, "pictures")
+        progress(min(i + step, total), total, "pictures")
     codes = tuple(
         code.model_copy(update={"accuracy": _accuracy(data, plain, correct, size_bytes)})
         for code, (correct, size_bytes) in zip(bottleneck.codes, counts.tolist(), strict=True)
@@ -119,6 +119,11 @@ def _count(
     received = np.concatenate([codec.decode(payload, limit_bytes=symbols.size) for payload in payloads])
     answers, _ = executor.run({code.tensor: received}, (code.answer,))
     return int((answers[code.answer].argmax(1) == truth).sum()), sum(map(len, payloads))
+
+
+def _together(graph: ModelGraph) -> int:
+    """Return how many pictures a network answers at once."""
+    return _BATCH if graph.dynamic_batch else 1
 
 
 def _inputs(graph: ModelGraph, images: np.ndarray) -> dict[str, np.ndarray]:
