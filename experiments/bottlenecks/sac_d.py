@@ -3,7 +3,7 @@
     coinfer scenario profile runs/resnet12/resnet12.onnx -o runs/resnet12/table.json
     nice -n 10 python experiments/bottlenecks/sac_d.py --table runs/resnet12/table.json --picture-bytes 2500
 
-One device, one server, links from 0.02 to 1 MB/s that are drawn anew for each request; both learners have the same
+One device, one server, links from 0.005 to 0.2 MB/s that are drawn anew for each request; both learners have the same
 slots, settings and held-out episodes. Without codes the picture goes as JPEG if its size is given. Greedy and the
 reward's optimum are beside both. The world is a file under runs/; results go to results/sac-d-NETWORK.json.
 """
@@ -21,7 +21,7 @@ from coinfer.envs.batched_env import reward_of
 from coinfer.evaluate.oracles import reward_optimum
 from coinfer.evaluate.simulate import run_policy
 from coinfer.evaluate.statistics import interval, paired_difference
-from coinfer.options.network import NetworkTable
+from coinfer.options.network import NetworkTable, load
 from coinfer.profile.measure import this_machine
 from coinfer.rl.core.training import TrainSettings
 from coinfer.rl.registry import trainer
@@ -36,7 +36,7 @@ WORLD = """\
 base: sacd
 name: {name}
 about: SAC-d's choice of cut, bits and codes of a bottleneck
-reward: {{kind: weighted, best_bps: 8.0e+6, sensitivity: 10.0, scale_s: 0.3}}
+reward: {{kind: weighted, best_bps: 1.6e+6, sensitivity: 10.0, scale_s: 0.1}}
 models:
   - network: {table}
     accuracy: [{accuracy}]
@@ -45,13 +45,13 @@ models:
     bottleneck: {codes}
     deadline_s: 3.0
 devices:
-  - slowdown: 100
+  - slowdown: 40
     compute_power_w: 3.0
     transmit_power_w: 0.5
     task_energy_j: 3.0
 servers:
   - slowdown: 2
-links: {{kind: uniform, low_bps: 1.6e+5, high_bps: 8.0e+6, hold_slots: 1}}
+links: {{kind: uniform, low_bps: 4.0e+4, high_bps: 1.6e+6, hold_slots: 1}}
 """
 
 
@@ -65,22 +65,22 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/bottlenecks-sac-d"), help="worlds and checkpoints")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
-    table = NetworkTable.load(parsed.table)
-    found: dict[str, Any] = {"machine": this_machine().model_dump(), "network": table.name}
+    table = load(parsed.table)
+    found: dict[str, Any] = {"machine": this_machine().model_dump(), "network": table.network}
     for name, codes in (("with", True), ("without", False)):
         found[name] = in_world(world_file(table, parsed, name, codes=codes), parsed)
-    (RESULTS / f"sac-d-{table.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"sac-d-{table.network}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     show(found)
 
 
 def world_file(table: NetworkTable, parsed: argparse.Namespace, name: str, *, codes: bool) -> Path:
     """Write the scenario, with a copy of the network's table in which the picture has its coded size."""
-    folder = parsed.runs / table.name
+    folder = parsed.runs / table.network
     folder.mkdir(parents=True, exist_ok=True)
     content = json.loads(table.model_dump_json())
     if parsed.picture_bytes:
         for chain in content["exits"]:
-            chain["cuts"][0]["payload_bits"] = {"8": BITS_PER_BYTE * parsed.picture_bytes}
+            chain[0]["payload_bits"] = {"8": BITS_PER_BYTE * parsed.picture_bytes}
     (folder / "table.json").write_text(json.dumps(content), encoding="utf-8")
     path = folder / f"{name}.yaml"
     text = WORLD.format(name=path.stem, table="table.json", accuracy=parsed.accuracy, codes=str(codes).lower())
