@@ -154,12 +154,12 @@ def flatten_tree(prefix: str, tree: object) -> dict[str, Tensor]:
 
     Args:
         prefix: first part of every path.
-        tree: a tensor, or a (nested) NamedTuple of tensors.
+        tree: a tensor, None, or a (nested) tuple of these, with names or without.
     """
     if isinstance(tree, Tensor):
         return {prefix: tree}
     tensors: dict[str, Tensor] = {}
-    for name, part in tree._asdict().items():  # type: ignore[attr-defined]
+    for name, part in _parts(tree):
         tensors |= flatten_tree(f"{prefix}.{name}", part)
     return tensors
 
@@ -174,8 +174,18 @@ def unflatten_tree(prefix: str, like: Tree, tensors: Mapping[str, Tensor]) -> Tr
     """
     if isinstance(like, Tensor):
         return tensors[prefix].to(like.device)  # pyright: ignore[reportReturnType]
-    named = like._asdict().items()  # type: ignore[attr-defined]
-    return type(like)(*(unflatten_tree(f"{prefix}.{name}", part, tensors) for name, part in named))
+    if like is None:
+        return like
+    parts = [unflatten_tree(f"{prefix}.{name}", part, tensors) for name, part in _parts(like)]
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)  # pyright: ignore[reportReturnType, reportCallIssue]
+
+
+def _parts(tree: Any) -> list[tuple[str, Any]]:
+    """Return the parts of a tuple with their names, or numbers where it has none; nothing for None."""
+    if tree is None:
+        return []
+    names = getattr(tree, "_fields", map(str, range(len(tree))))
+    return list(zip(names, tree, strict=True))
 
 
 def numbered(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from coinfer.scenario.serving import Serving
 from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
 
 
@@ -88,3 +89,28 @@ def random_blocks(rng: np.random.Generator, **changes: object) -> BlocksWorld:
         backhaul_bps=float(rng.uniform(1.0, 5.0)),
         block_deadlines=bool(rng.random() < 0.5),
     )
+
+
+def serving_world(rng: np.random.Generator, world: OffloadWorld, loads: bool, hurried: bool = False) -> OffloadWorld:
+    """The same world with servers that batch and, if `loads`, hold few networks; a crowded one if `hurried`."""
+    edge, shape = world.edge, world.option_mask.shape
+    models, servers = edge.models, edge.servers
+    pieces = models * 2
+    gain = rng.uniform(0.2, 1.1, (models, servers, 4))
+    ratio = np.cumsum(np.concatenate((np.ones((models, servers, 1)), gain), axis=-1), axis=-1)
+    limit = rng.integers(1, 6, (models, servers, 1))
+    size_bytes = rng.uniform(0.5, 1.0, models)
+    edge = edge._replace(
+        server_capacity=rng.integers(1, 12, servers).astype(float),
+        deadline_s=edge.deadline_s if hurried else np.full_like(edge.deadline_s, 1e6),
+        arrival_cdf=np.zeros_like(edge.arrival_cdf) if hurried else edge.arrival_cdf,
+    )
+    serving = Serving(
+        option_piece=2 * np.arange(models)[:, None, None] + rng.integers(0, 2, shape),
+        piece_network=np.arange(pieces) // 2,
+        batch_ratio=np.where(np.arange(5) < limit, ratio, np.inf),
+        memory_bytes=rng.uniform(0.5, 2.0, servers) if loads else np.full(servers, np.inf),
+        network_bytes=size_bytes,
+        load_s=rng.uniform(0.05, 1.0, (models, servers)),
+    )
+    return world._replace(edge=edge, serving=serving)

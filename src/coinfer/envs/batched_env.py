@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from coinfer.envs import blocks, core, offload, rewards
-from coinfer.envs.exogenous import Draws
 from coinfer.errors import UserError
 from coinfer.scenario import spec
 from coinfer.scenario.compile import open_world
@@ -246,6 +245,4 @@ def _merged(mask: Tensor, new: core.State, old: core.State) -> core.State:
             return fresh
         return torch.where(mask.reshape(-1, *[1] * (fresh.dim() - 1)), fresh, current)
 
-    draws = Draws(*map(merged, new.draws, old.draws))
-    fields = {name: merged(field, getattr(old, name)) for name, field in new._asdict().items() if name != "draws"}
-    return core.State(**fields, draws=draws)
+    return core.map_worlds(merged, new, old)

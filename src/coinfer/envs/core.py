@@ -4,12 +4,14 @@ Everything is a pure function over values with the worlds as leading axis B. Tim
 of its slot, so that float32 does not wear out in a long episode.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from coinfer.envs.exogenous import Draws, EdgeTables, draw, server_share, take
+from coinfer.envs.serving import Queues
 from coinfer.physics import queueing, random
 from coinfer.types import Outcome
 
@@ -39,6 +41,27 @@ class State(NamedTuple):
     past_room: Tensor
     """[B, S, N] room on the servers in the same slots."""
     draws: Draws
+    queues: Queues | None = None
+    """Servers that batch or load; `unfinished_s` and `ring_head` are empty then."""
+    past_queues: tuple[Queues, ...] = ()
+    """The same servers at the beginning of the last S slots, latest first, each in its own times."""
+
+
+class Revisions(NamedTuple):
+    """How tasks of earlier slots come off now, all [B, R]; on servers that batch or load, later tasks change that."""
+
+    mask: Tensor
+    """Whether there is a task whose latency may have changed."""
+    slot: Tensor
+    """int64, in which it was decided."""
+    number: Tensor
+    """int64, its number there."""
+    old_latency_s: Tensor
+    """As if no tasks had come in this slot."""
+    latency_s: Tensor
+    """As if no more tasks came."""
+    deadline_s: Tensor
+    accuracy: Tensor
 
 
 class Info(NamedTuple):
@@ -54,6 +77,8 @@ class Info(NamedTuple):
     """[B, N] tasks that each server took; for `blocks`, visits of tasks."""
     server_work_s: Tensor
     """[B, N] time that these take on the server."""
+    revisions: Revisions | None = None
+    """Of earlier slots' outcomes; None if servers serve slot after slot."""
 
 
 def initial_state(tables: EdgeTables, seeds: Tensor) -> State:
@@ -86,6 +111,23 @@ def initial_state(tables: EdgeTables, seeds: Tensor) -> State:
     return state._replace(past_room=room(tables, state)[:, None].expand(-1, edge.staleness_slots, -1))
 
 
+Values = TypeVar("Values")
+
+
+def map_worlds(function: Callable[..., Tensor], *values: Values) -> Values:
+    """Return a state, or a part of one, with a function applied to each of its tensors.
+
+    Args:
+        function: from as many tensors as there are values to one.
+        values: tensors, None, or tuples of these, all of one structure.
+    """
+    first: Any = values[0]
+    if isinstance(first, tuple):
+        parts = [map_worlds(function, *some) for some in zip(*cast(Any, values), strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else cast(Any, tuple(parts))
+    return first if first is None else cast(Any, function(*values))
+
+
 def next_seeds(seeds: Tensor) -> Tensor:
     """Return the seeds of the episodes that follow these, same shape.
 
@@ -103,7 +145,9 @@ def room(tables: EdgeTables, state: State) -> Tensor:
         state: before any task of the slot is served.
     """
     free = tables.server_capacity.expand_as(state.server_backlog_s)
-    if tables.places:
+    if state.queues is not None:
+        free = free - (state.queues.requests.expected_s > 0).sum(-1)
+    elif tables.places:
         free = free - state.unfinished_s.sign().clamp_(min=0).sum(-1) * tables.server_capacity.isfinite()
     return torch.where(state.draws.share > 0, free, 0.0)
 
@@ -136,7 +180,7 @@ def observed_servers(tables: EdgeTables, state: State) -> tuple[Tensor, Tensor, 
     return state.past_backlog_s[:, -1], state.past_room[:, -1], share
 
 
-def next_slot(tables: EdgeTables, state: State, **changes: Tensor) -> State:
+def next_slot(tables: EdgeTables, state: State, **changes: Any) -> State:
     """Return the state at the beginning of the next slot.
 
     Args:
@@ -149,6 +193,8 @@ def next_slot(tables: EdgeTables, state: State, **changes: Tensor) -> State:
     if stale:
         past["past_backlog_s"] = torch.cat((state.server_backlog_s[:, None], state.past_backlog_s[:, :-1]), dim=1)
         past["past_room"] = torch.cat((room(tables, state)[:, None], state.past_room[:, :-1]), dim=1)
+        if state.queues is not None:
+            past["past_queues"] = (state.queues, *state.past_queues[:-1])
     after = state._replace(**changes)
     return after._replace(
         slot=state.slot + 1,

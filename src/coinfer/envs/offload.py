@@ -12,6 +12,9 @@ Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule o
    in the order of readiness.
 5. `device_s` and `upload_s` of the outcome include the waiting for the device's processor and radio.
 
+Servers that batch or load (`scenario.serving`) instead serve in the order of arrival, also across slots
+(`serving_slot`); then the outcome is that if no more tasks came, and `Info.revisions` holds what a slot changes of it.
+
 Decisions out of range are not feasible. All fields of the outcome are 0, and the flags false, for entries without a
 task.
 """
@@ -22,11 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import core, exogenous, service
+from coinfer.envs import core, exogenous, service, serving, serving_slot
 from coinfer.envs.core import Info, State
 from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
 from coinfer.envs.service import DeviceStage, ServerStage
+from coinfer.envs.serving import Queues, ServingTables
+from coinfer.envs.serving_slot import ServedSlot
 from coinfer.physics import compute, queueing, radio
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Outcome
@@ -46,6 +51,8 @@ class Tables(NamedTuple):
     exists: Tensor
     local_option: Tensor
     """[X * C] int64"""
+    serving: ServingTables | None
+    """None if servers neither batch nor load."""
 
 
 class Step(NamedTuple):
@@ -69,6 +76,8 @@ class SlotResult(NamedTuple):
     servers: ServerStage
     spent_j: Tensor
     """[B, U], or [B, 0] if no energy is limited."""
+    served: ServedSlot | None
+    """None if servers neither batch nor load."""
 
 
 def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tables:
@@ -83,6 +92,9 @@ def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.d
         WorldError: if the scenario's arrays do not fit together; one line.
     """
     edge = exogenous.load_edge(world, device, dtype)
+    if world.serving is not None:
+        batching = serving.load(world.serving, edge.places, edge.device, dtype)
+        edge = edge._replace(places=0)
     kinds = world.edge.models * world.edge.classes
 
     def real(array: np.ndarray) -> Tensor:
@@ -97,6 +109,7 @@ def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.d
         device_j=real(world.option_device_j),
         exists=torch.as_tensor(np.asarray(world.option_mask, dtype=bool)).to(device).reshape(kinds, -1),
         local_option=torch.as_tensor(np.asarray(world.local_option, dtype=np.int64)).to(device).reshape(-1),
+        serving=None if world.serving is None else batching,
     )
 
 
@@ -107,7 +120,11 @@ def reset(tables: Tables, seeds: Tensor) -> State:
         tables: from `load`.
         seeds: [B] int64, one episode each.
     """
-    return core.initial_state(tables.edge, seeds)
+    state = core.initial_state(tables.edge, seeds)
+    if tables.serving is None:
+        return state
+    queues = serving.idle(tables.serving, seeds.shape[0])
+    return state._replace(queues=queues, past_queues=(queues,) * tables.edge.edge.staleness_slots)
 
 
 def observe(tables: Tables, state: State) -> OffloadObservation[Tensor]:
@@ -123,6 +140,8 @@ def observe(tables: Tables, state: State) -> OffloadObservation[Tensor]:
     server_s = exogenous.take_rows(tables.server_s, kind)
     if tables.edge.shares.varies:
         server_s.mul_(torch.where(share > 0, share, 1.0).reciprocal_()[:, None, None, :])
+    if tables.serving is not None and tables.serving.loads:
+        server_s = server_s + _load_s(tables.serving, known_queues(state), draws.model)
     return OffloadObservation(
         option_device_s=exogenous.take_rows(tables.device_s, kind),
         option_upload_bits=exogenous.take_rows(tables.upload_bits, kind),
@@ -140,6 +159,18 @@ def observe(tables: Tables, state: State) -> OffloadObservation[Tensor]:
         observation_age_s=torch.full_like(backlog_s, tables.edge.edge.staleness_slots * tables.edge.edge.slot_s),
         uplink_backlog_s=radio_s[..., None].expand(draws.believed_bps.shape),
     )
+
+
+def known_queues(state: State) -> Queues:
+    """Return the servers as a decider knows them, as old as the rest of what it knows about them; their times are from
+    the beginning of that slot.
+
+    Args:
+        state: of a scenario whose servers batch or load.
+    """
+    queues = state.past_queues[-1] if state.past_queues else state.queues
+    assert queues is not None
+    return queues
 
 
 def option_feasible(tables: Tables, state: State, link_bps: Tensor) -> Tensor:
@@ -172,9 +203,15 @@ def step(tables: Tables, state: State, decision: OffloadDecision[Tensor], reward
             before the next step.
     """
     served = serve(tables, state, decision)
+    changes, revisions, gained = {}, None, 0.0
+    if served.served is not None and tables.serving is not None:
+        revisions = served.served.revisions
+        changes["queues"] = serving_slot.next_slot(tables.serving, served.served.queues, tables.edge.edge.slot_s)
+        gained = serving_slot.revision_reward(revisions, state, reward)
     after = core.next_slot(
         tables.edge,
         state,
+        **changes,
         device_backlog_s=served.devices.device_until_s,
         uplink_backlog_s=served.devices.uplink_until_s,
         server_backlog_s=served.servers.server_until_s,
@@ -188,8 +225,9 @@ def step(tables: Tables, state: State, decision: OffloadDecision[Tensor], reward
         dropped=served.dropped,
         server_tasks=served.servers.tasks,
         server_work_s=served.servers.work_s,
+        revisions=revisions,
     )
-    return Step(after, served.outcome, reward(served.outcome, state.draws), info)
+    return Step(after, served.outcome, reward(served.outcome, state.draws) + gained, info)
 
 
 def serve(tables: Tables, state: State, decision: OffloadDecision[Tensor]) -> SlotResult:
@@ -214,7 +252,15 @@ def serve(tables: Tables, state: State, decision: OffloadDecision[Tensor]) -> Sl
     airtime_s = _airtime_s(tables, state, row, server, offloads)
     devices = service.device_stage(edge, state, works, device_s, offloads, airtime_s)
     server_s = _server_s(tables, state, row, server, offloads)
-    servers = service.server_stage(edge, state, server, offloads, devices.sent_s, server_s)
+    if tables.serving is None:
+        served, servers = None, service.server_stage(edge, state, server, offloads, devices.sent_s, server_s)
+    else:
+        pieces, accuracy = _entry(tables.serving.option_piece, row), _entry(tables.accuracy, row)
+        served = serving_slot.serve(
+            edge, tables.serving, state, pieces, server, offloads, devices.sent_s, server_s, accuracy
+        )
+        servers = serving_slot.server_stage(edge, state, server, offloads, server_s, served)
+        server_s = torch.minimum(server_s, servers.finish_s - devices.sent_s) * offloads
 
     power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
     energy_j = (_entry(tables.device_j, row) + compute.transmit_j(power_w, airtime_s)) * works
@@ -236,7 +282,7 @@ def serve(tables: Tables, state: State, decision: OffloadDecision[Tensor]) -> Sl
         answered=works,
         deadline_s=draws.deadline_s,
     )
-    return SlotResult(outcome, refused, dropped, devices, servers, spent_j)
+    return SlotResult(outcome, refused, dropped, devices, servers, spent_j, served)
 
 
 def _kind(tables: Tables, state: State) -> Tensor:
@@ -298,6 +344,12 @@ def _airtime_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloa
         senders = queueing.counts(server, offloads, tables.edge.edge.servers)
         rate_bps = radio.shared_bps(rate_bps, senders.gather(-1, server))
     return radio.upload_s(_entry(tables.upload_bits, row) * offloads, rate_bps)
+
+
+def _load_s(tables: ServingTables, queues: Queues, model: Tensor) -> Tensor:
+    """Return the time of loading each task's network on each server, [B, K, 1, N]; 0 if it is there."""
+    cold_s = torch.where(queues.memory.warm, 0.0, tables.load_s).transpose(1, 2)
+    return cold_s.gather(1, model[..., None].expand(-1, -1, cold_s.shape[2]))[:, :, None, :]
 
 
 def _server_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloads: Tensor) -> Tensor:

@@ -115,9 +115,13 @@ def tile(state: State, choices: int) -> State:
         state: of B worlds; unchanged.
         choices: number of copies.
     """
-    fields = {name: value.repeat_interleave(choices, 0) for name, value in state._asdict().items() if name != "draws"}
-    draws = (field if field.dim() == 1 else field.repeat_interleave(choices, 0) for field in state.draws)
-    return State(**fields, draws=type(state.draws)(*draws))
+
+
+    def repeated(field: Tensor) -> Tensor:
+        return field.repeat_interleave(choices, 0)
+
+    draws = core.map_worlds(lambda field: field if field.dim() == 1 else repeated(field), state.draws)
+    return core.map_worlds(repeated, state._replace(draws=()))._replace(draws=draws)  # pyright: ignore[reportArgumentType]
 
 
 def slot_descent(tables: offload.Tables) -> Decider:

@@ -129,8 +129,9 @@ def _add_to_digest(update: Callable[[bytes | memoryview], None], value: object) 
     """Add a value to a digest: named tuples field by field, arrays with type and shape."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         for name, item in zip(getattr(value, "_fields"), value, strict=True):  # noqa: B009
-            update(name.encode())
-            _add_to_digest(update, item)
+            if item is not None or name not in value._field_defaults:  # what a world does without changes nothing
+                update(name.encode())
+                _add_to_digest(update, item)
     elif isinstance(value, np.ndarray):
         update(f"{value.dtype}{value.shape}".encode())
         update(np.ascontiguousarray(value).data)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.errors import UserError
+from coinfer.scenario.serving import Serving
 
 
 class WorldError(UserError):
@@ -120,6 +121,8 @@ class OffloadWorld(NamedTuple):
     """[X, C, O] bool, true if the option exists; otherwise the other tables hold 0."""
     local_option: np.ndarray
     """[X, C] int, the option that a refused task falls back to: it sends nothing."""
+    serving: Serving | None = None
+    """How servers batch and load; None if they do neither."""
 
     @property
     def options(self) -> int:

@@ -4,7 +4,8 @@ It is exact, slow and independent. It shares only the random inputs (`exogenous.
 Devices, radios and servers are processes that wait for each other, the places of a server are counted as tasks come and
 go, and nothing is summed ahead.
 
-With `arrival_order` the servers take tasks in the order in which they really arrive. The rule of the environment serves
+Servers that batch or load (`reference.serving`) take tasks in the order of their arrival, and the times of an outcome
+are what they came to in the end. With `arrival_order` the other servers take tasks in the order in which they really arrive. The rule of the environment serves
 a slot's tasks before the next slot's, even if an upload outlasts its slot; the difference is measured, not assumed.
 """
 
@@ -16,6 +17,7 @@ import torch
 
 from coinfer.envs.exogenous import Draws, draw, load_edge
 from coinfer.envs.reference.fifo_groups import Events, FifoGroup
+from coinfer.envs.reference.serving import BatchingServer, Request
 from coinfer.scenario.world import BlocksWorld, OffloadWorld
 from coinfer.types import DEVICE, Outcome
 
@@ -49,6 +51,8 @@ class Job(NamedTuple):
     device_s: float
     airtime_s: float
     server_s: float
+    piece: int
+    """What the server computes; any if nothing is sent or servers do not batch or load."""
     energy_j: float
     accuracy: float
     admitted: bool
@@ -114,6 +118,8 @@ class _Run:
         self.processors = [simpy.Resource(self.clock) for _ in range(edge.devices)]
         self.radios = [simpy.Resource(self.clock) for _ in range(edge.devices)]
         self.servers = [simpy.Resource(self.clock) for _ in range(edge.servers)]
+        serving = world.serving
+        self.batching = [BatchingServer(self.clock, serving, n) for n in range(edge.servers)] if serving else None
         self.groups: list[dict[int, FifoGroup]] = [{} for _ in range(edge.servers)]
         self.occupancy = [0] * edge.servers
         self.served = [0] * edge.servers
@@ -156,7 +162,7 @@ class _Run:
         senders = [sum(plan[1] == n for plan in plans) for n in range(edge.servers)]
         for n in range(edge.servers):
             self.occupancy[n] += senders[n]
-            if not self.arrival_order:
+            if not (self.arrival_order or self.batching):
                 self.groups[n][number] = FifoGroup(self.clock, self.servers[n], senders[n])
         for task, limit_j, plan in zip(slot.tasks, left_j, plans, strict=True):
             job = self._job(slot, task, plan, limit_j, senders)
@@ -178,11 +184,12 @@ class _Run:
             if edge.drop_refused or self.world.option_device_j[(*kind, option)] > limit_j:
                 return None
         energy_j = self.world.option_device_j[(*kind, option)]
-        airtime_s = server_s = 0.0
+        airtime_s, server_s, piece = 0.0, 0.0, 0
         if server != DEVICE:
             rate_bps = task.link_bps[server] / (senders[server] if edge.shared_bandwidth else 1)
             airtime_s = self.world.option_upload_bits[(*kind, option)] / rate_bps
             server_s = self.world.option_server_s[(*kind, option, server)] * task.server_factor / slot.share[server]
+            piece = int(self.world.serving.option_piece[(*kind, option)]) if self.world.serving else 0
             energy_j += airtime_s * edge.transmit_power_w[task.device_class]
         return Job(
             task=task,
@@ -190,6 +197,7 @@ class _Run:
             device_s=self.world.option_device_s[(*kind, option)] * task.device_factor,
             airtime_s=airtime_s,
             server_s=server_s,
+            piece=piece,
             energy_j=float(energy_j),
             accuracy=float(self.world.option_accuracy[(*kind, option)]),
             admitted=admitted,
@@ -203,19 +211,22 @@ class _Run:
         if job.server != DEVICE:
             yield from self._use(self.radios[task.device], job.airtime_s)
             sent_s = self.clock.now
-            if self.arrival_order:
+            if self.batching:
+                deadline_s = began_s + task.deadline_s
+                yield self.batching[job.server].ask(Request(self.clock, job.piece, job.server_s, deadline_s))
+            elif self.arrival_order:
                 yield from self._use(self.servers[job.server], job.server_s)
             else:
                 yield self.groups[job.server][number].join(task.number, job.server_s)
             self._leave(job.server, number)
             finish_s = self.clock.now
             download_s = float(self.world.edge.download_s[job.server])
-        latency_s = finish_s + download_s - began_s
+        latency_s, server_s = finish_s + download_s - began_s, min(job.server_s, finish_s - sent_s)
         self.outcomes[number][task.number] = Outcome(
             device_s=computed_s - began_s,
             upload_s=sent_s - computed_s,
-            queue_s=finish_s - sent_s - job.server_s,
-            server_s=job.server_s,
+            queue_s=finish_s - sent_s - server_s,
+            server_s=server_s,
             download_s=download_s,
             latency_s=latency_s,
             energy_j=job.energy_j,
