@@ -28,6 +28,7 @@ def final_latencies(world, seed: int, decided: list[OffloadDecision]) -> tuple[d
         task_mask = state.draws.task_mask[0]
         step = offload.step(tables, state, decision, rewards.latency)
         revised = step.info.revisions
+        assert revised is not None
         for r in revised.mask[0].nonzero()[:, 0].tolist():
             key = (int(revised.slot[0, r]), int(revised.number[0, r]))
             assert found[key] == pytest.approx(float(revised.old_latency_s[0, r]))
@@ -38,7 +39,7 @@ def final_latencies(world, seed: int, decided: list[OffloadDecision]) -> tuple[d
     return found, total
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.booleans(), st.booleans())
 def test_equals_the_event_driven_reference(seed, loads, hurried):
     rng = np.random.default_rng(seed)

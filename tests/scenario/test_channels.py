@@ -10,7 +10,7 @@ from coinfer.physics.radio import shannon_bps
 from coinfer.scenario import channels
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.load import load, read
-from coinfer.scenario.spec import Fading, Outages, ServerShare
+from coinfer.scenario.spec_links import Fading, Outages, ServerShare
 from coinfer.traces import Trace
 
 

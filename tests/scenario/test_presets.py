@@ -9,7 +9,7 @@ from coinfer.physics.radio import shannon_bps
 from coinfer.scenario.compile import Compiled, compile_scenario, fingerprint, open_world
 from coinfer.scenario.load import PRESETS, load, preset_text, read
 from coinfer.scenario.report import option_rows, summary
-from coinfer.scenario.world import check
+from coinfer.scenario.world_check import check
 
 PAPERS = (
     *("cdo-dsac", "mtl-a3c", "sacd", "grle", "grle-s2", "grle-s3", "grle-s4"),

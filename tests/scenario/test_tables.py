@@ -6,7 +6,7 @@ from coinfer.profile.devices import device_class
 from coinfer.scenario import tables
 from coinfer.scenario.compile import compile_scenario
 from coinfer.scenario.load import read
-from coinfer.scenario.spec import Device
+from coinfer.scenario.spec_nodes import Device
 
 
 def test_exits_bits_and_accuracies():

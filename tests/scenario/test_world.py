@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.envs.worlds import random_blocks, random_world
 
-from coinfer.scenario.world import WorldError, check
+from coinfer.scenario.world_check import WorldError, check
 
 RNG = np.random.default_rng(0)
 UNLIMITED = np.full(2, np.inf)

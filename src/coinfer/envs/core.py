@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from coinfer.envs.exogenous import Draws, EdgeTables, draw, server_share, take
-from coinfer.envs.serving import Queues
 from coinfer.physics import queueing, random
+from coinfer.physics.serving import Queues
 from coinfer.types import Outcome
 
 
@@ -124,8 +124,8 @@ def map_worlds(function: Callable[..., Tensor], *values: Values) -> Values:
     first: Any = values[0]
     if isinstance(first, tuple):
         parts = [map_worlds(function, *some) for some in zip(*cast(Any, values), strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else cast(Any, tuple(parts))
-    return first if first is None else cast(Any, function(*values))
+        return cast(Values, type(first)(*parts) if hasattr(first, "_fields") else tuple(parts))
+    return cast(Values, first if first is None else function(*values))
 
 
 def next_seeds(seeds: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import radio, random
-from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, check
+from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
+from coinfer.scenario.world_check import check
 
 _EPISODE, _ARRIVALS, _LINKS, _SERVERS, _SLOTS = range(5)
 _TASKS, _RATES, _COUNT = range(3)
@@ -49,7 +50,7 @@ class EdgeTables(NamedTuple):
     device_class: Tensor
     """[U] int64"""
     model_cdf: Tensor
-    """[X - 1]; the last entry, which is 1, is left out."""
+    """[X - 1], or [A, X - 1] by the state of the arrivals; the last entry, which is 1, is left out."""
     arrival_cdf: Tensor
     """[A, K]"""
     arrivals: Bank
@@ -146,7 +147,7 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
         dtype=dtype,
         device=torch.device(device),
         device_class=whole(edge.device_class),
-        model_cdf=real(edge.model_cdf[:-1]),
+        model_cdf=real((edge.model_cdf if edge.model_mix is None else edge.model_mix)[..., :-1]),
         arrival_cdf=real(edge.arrival_cdf),
         arrivals=bank(whole(edge.arrival_state)),
         min_deadline_s=real(min_deadline_s),
@@ -192,11 +193,14 @@ def draw(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Draws:
     task_bits = random.bits(task_key, task)
     device = _devices(tables, slot_key, task_bits)
     device_class = take(tables.device_class, device)
-    model = (random.second_uniform(task_bits, tables.dtype)[..., None] >= tables.model_cdf).sum(-1)
+    arrivals = _arrival_state(tables, seeds, slot)
+    mix = tables.model_cdf if tables.model_cdf.dim() == 1 else tables.model_cdf[arrivals][:, None, :]
+    model = (random.second_uniform(task_bits, tables.dtype)[..., None] >= mix).sum(-1)
     factor_bits = random.bits(task_key, task + 1)
     link_bps = _link_bps(tables, seeds, slot, device)
     return Draws(
-        task_mask=_task_mask(tables, seeds, slot, slot_key),
+        task_mask=random.second_uniform(random.bits(slot_key, _COUNT), tables.dtype)[:, None]
+        >= tables.arrival_cdf[arrivals],
         device=device,
         model=model,
         device_class=device_class,
@@ -239,11 +243,11 @@ def _devices(tables: EdgeTables, slot_key: Tensor, task_bits: Tensor) -> Tensor:
     return (shift[:, None] + torch.arange(task_bits.shape[1], device=task_bits.device)) % devices
 
 
-def _task_mask(tables: EdgeTables, seeds: Tensor, slot: Tensor, slot_key: Tensor) -> Tensor:
-    cdf = tables.arrival_cdf
-    if cdf.shape[0] > 1:
-        cdf = cdf[_bank_values(tables.arrivals, _path(tables.arrivals, random.key(seeds, _ARRIVALS)), slot)]
-    return random.second_uniform(random.bits(slot_key, _COUNT), tables.dtype)[:, None] >= cdf
+def _arrival_state(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Tensor | slice:
+    """Return the state of the arrivals, [B]; all if there is one."""
+    if tables.arrival_cdf.shape[0] == 1:
+        return slice(None)
+    return _bank_values(tables.arrivals, _path(tables.arrivals, random.key(seeds, _ARRIVALS)), slot)
 
 
 def _deadline_s(tables: EdgeTables, kind: Tensor, random_bits: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ Three pure functions over a `core.State`: `reset`, `observe`, `step`. The rule o
 5. `device_s` and `upload_s` of the outcome include the waiting for the device's processor and radio.
 
 Servers that batch or load (`scenario.serving`) instead serve in the order of arrival, also across slots
-(`serving_slot`); then the outcome is that if no more tasks came, and `Info.revisions` holds what a slot changes of it.
+(`envs.serving`); then the outcome is that if no more tasks came, and `Info.revisions` holds what a slot changes of it.
 
 Decisions out of range are not feasible. All fields of the outcome are 0, and the flags false, for entries without a
 task.
@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import core, exogenous, service, serving, serving_slot
+from coinfer.envs import core, exogenous, service, serving
 from coinfer.envs.core import Info, State
 from coinfer.envs.exogenous import EdgeTables
 from coinfer.envs.rewards import Reward
 from coinfer.envs.service import DeviceStage, ServerStage
-from coinfer.envs.serving import Queues, ServingTables
-from coinfer.envs.serving_slot import ServedSlot
+from coinfer.envs.serving import ServedSlot
 from coinfer.physics import compute, queueing, radio
+from coinfer.physics.serving import ServingTables, idle
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation, Outcome
 
@@ -92,9 +92,8 @@ def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.d
         WorldError: if the scenario's arrays do not fit together; one line.
     """
     edge = exogenous.load_edge(world, device, dtype)
-    if world.serving is not None:
-        batching = serving.load(world.serving, edge.places, edge.device, dtype)
-        edge = edge._replace(places=0)
+    servers = serving.load(world.serving, edge.places, edge.device, dtype) if world.serving else None
+    edge = edge._replace(places=0) if servers else edge
     kinds = world.edge.models * world.edge.classes
 
     def real(array: np.ndarray) -> Tensor:
@@ -109,7 +108,7 @@ def load(world: OffloadWorld, device: str | torch.device = "cpu", dtype: torch.d
         device_j=real(world.option_device_j),
         exists=torch.as_tensor(np.asarray(world.option_mask, dtype=bool)).to(device).reshape(kinds, -1),
         local_option=torch.as_tensor(np.asarray(world.local_option, dtype=np.int64)).to(device).reshape(-1),
-        serving=None if world.serving is None else batching,
+        serving=servers,
     )
 
 
@@ -123,7 +122,7 @@ def reset(tables: Tables, seeds: Tensor) -> State:
     state = core.initial_state(tables.edge, seeds)
     if tables.serving is None:
         return state
-    queues = serving.idle(tables.serving, seeds.shape[0])
+    queues = idle(tables.serving, seeds.shape[0])
     return state._replace(queues=queues, past_queues=(queues,) * tables.edge.edge.staleness_slots)
 
 
@@ -141,7 +140,7 @@ def observe(tables: Tables, state: State) -> OffloadObservation[Tensor]:
     if tables.edge.shares.varies:
         server_s.mul_(torch.where(share > 0, share, 1.0).reciprocal_()[:, None, None, :])
     if tables.serving is not None and tables.serving.loads:
-        server_s = server_s + _load_s(tables.serving, known_queues(state), draws.model)
+        server_s = server_s + serving.load_s(tables.serving, serving.known_queues(state), draws.model)
     return OffloadObservation(
         option_device_s=exogenous.take_rows(tables.device_s, kind),
         option_upload_bits=exogenous.take_rows(tables.upload_bits, kind),
@@ -159,18 +158,6 @@ def observe(tables: Tables, state: State) -> OffloadObservation[Tensor]:
         observation_age_s=torch.full_like(backlog_s, tables.edge.edge.staleness_slots * tables.edge.edge.slot_s),
         uplink_backlog_s=radio_s[..., None].expand(draws.believed_bps.shape),
     )
-
-
-def known_queues(state: State) -> Queues:
-    """Return the servers as a decider knows them, as old as the rest of what it knows about them; their times are from
-    the beginning of that slot.
-
-    Args:
-        state: of a scenario whose servers batch or load.
-    """
-    queues = state.past_queues[-1] if state.past_queues else state.queues
-    assert queues is not None
-    return queues
 
 
 def option_feasible(tables: Tables, state: State, link_bps: Tensor) -> Tensor:
@@ -206,8 +193,8 @@ def step(tables: Tables, state: State, decision: OffloadDecision[Tensor], reward
     changes, revisions, gained = {}, None, 0.0
     if served.served is not None and tables.serving is not None:
         revisions = served.served.revisions
-        changes["queues"] = serving_slot.next_slot(tables.serving, served.served.queues, tables.edge.edge.slot_s)
-        gained = serving_slot.revision_reward(revisions, state, reward)
+        changes["queues"] = serving.next_slot(tables.serving, served.served.queues, tables.edge.edge.slot_s)
+        gained = serving.revision_reward(revisions, state, reward)
     after = core.next_slot(
         tables.edge,
         state,
@@ -256,10 +243,10 @@ def serve(tables: Tables, state: State, decision: OffloadDecision[Tensor]) -> Sl
         served, servers = None, service.server_stage(edge, state, server, offloads, devices.sent_s, server_s)
     else:
         pieces, accuracy = _entry(tables.serving.option_piece, row), _entry(tables.accuracy, row)
-        served = serving_slot.serve(
+        served = serving.serve(
             edge, tables.serving, state, pieces, server, offloads, devices.sent_s, server_s, accuracy
         )
-        servers = serving_slot.server_stage(edge, state, server, offloads, server_s, served)
+        servers = serving.server_stage(edge, state, server, offloads, server_s, served)
         server_s = torch.minimum(server_s, servers.finish_s - devices.sent_s) * offloads
 
     power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
@@ -344,12 +331,6 @@ def _airtime_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloa
         senders = queueing.counts(server, offloads, tables.edge.edge.servers)
         rate_bps = radio.shared_bps(rate_bps, senders.gather(-1, server))
     return radio.upload_s(_entry(tables.upload_bits, row) * offloads, rate_bps)
-
-
-def _load_s(tables: ServingTables, queues: Queues, model: Tensor) -> Tensor:
-    """Return the time of loading each task's network on each server, [B, K, 1, N]; 0 if it is there."""
-    cold_s = torch.where(queues.memory.warm, 0.0, tables.load_s).transpose(1, 2)
-    return cold_s.gather(1, model[..., None].expand(-1, -1, cold_s.shape[2]))[:, :, None, :]
 
 
 def _server_s(tables: Tables, state: State, row: Tensor, server: Tensor, offloads: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Servers that batch requests and load networks: their tables and their state.
+"""The tasks of a slot on servers that batch and load.
 
-The rules are those of the edge server: `physics.batching` (one worker, which never waits for a batch to fill) and
-`physics.loading` (one load at a time, beside the worker; a request joins the queue when its network is there). All times
-are from the beginning of the slot. `serving_events` lets time pass, `serving_slot` adds the tasks of a slot.
+Servers serve in the order in which requests join their queues, also across slots. So a task that comes later can change
+when an earlier one is done: it may run with it, or delay it. The latency that a slot finds is therefore the one if no
+more tasks came, and every slot says how it changes those of earlier ones (`Revisions`). A slot's reward counts both, so
+it is what the slot's own decisions cost.
 """
 
 from typing import NamedTuple
@@ -11,82 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coinfer.envs.core import Revisions, State
+from coinfer.envs.exogenous import EdgeTables
+from coinfer.envs.rewards import Reward
+from coinfer.envs.service import ServerStage
+from coinfer.physics import queueing
 from coinfer.physics.batching import BatchTimes, batch_plan
+from coinfer.physics.serving import Queues, Requests, ServingTables
+from coinfer.physics.serving_events import advance
 from coinfer.scenario.serving import Serving
+from coinfer.types import Outcome
 
 
-class ServingTables(NamedTuple):
-    """A `Serving` as tensors, with the rule of batches looked up instead of computed."""
+class ServedSlot(NamedTuple):
+    """What becomes of the tasks of a slot, in times from its beginning."""
 
-    option_piece: Tensor
-    """[X * C * O] int64"""
-    piece_network: Tensor
-    """[P] int64"""
-    batch_ratio: Tensor
-    """[X * N, W]"""
-    batch_size: Tensor
-    """[X * N, H + 1, H + 1] int64, size of the next batch if so many of the piece and so many in all wait."""
-    memory_bytes: Tensor
-    """[N]"""
-    network_bytes: Tensor
-    """[X]"""
-    load_s: Tensor
-    """[N, X]"""
-    places: int
-    """H, most requests that a server holds."""
-    loads: bool
-    """Whether any server may have to load a network."""
-
-
-class Requests(NamedTuple):
-    """The admitted and unfinished requests of each server, all [B, N, H]; in the order of arrival."""
-
-    ready_s: Tensor
-    """When it arrives at the server; infinite for an entry without a request."""
-    joined_s: Tensor
-    """When it joined the queue; infinite if it did not yet."""
     finish_s: Tensor
-    """When its batch ends; infinite if that has not begun."""
-    service_s: Tensor
-    """Time that it takes alone."""
-    piece: Tensor
-    """int64"""
-    deadline_s: Tensor
-    slot: Tensor
-    """int64, number of the slot in which it was decided."""
-    number: Tensor
-    """int64, number of the task in that slot."""
-    expected_s: Tensor
-    """When it is finished if no more tasks come."""
-    accuracy: Tensor
-    arrived: Tensor
-    """bool, whether it is at the server."""
-
-
-class Memory(NamedTuple):
-    """Networks on each server."""
-
-    warm: Tensor
-    """[B, N, X] bool, in memory."""
-    wanted_s: Tensor
-    """[B, N, X] since when a request waits for the network to be loaded; infinite if none does."""
-    credit: Tensor
-    """[B, N, X] of `physics.loading`."""
-    floor: Tensor
-    """[B, N] credit of what was evicted last."""
-    loading: Tensor
-    """[B, N] int64, the network that is being loaded; any if none is."""
-    loaded_s: Tensor
-    """[B, N] when it is there; infinite if none is loading."""
-
-
-class Queues(NamedTuple):
-    """The state of all servers."""
-
-    requests: Requests
-    memory: Memory
+    """[B, K] when the server has done its part; means nothing for tasks that use none."""
     free_s: Tensor
-    """[B, N] when the worker's last batch ends."""
+    """[B, N] when each server has done all that it has."""
+    queues: Queues
+    """The servers at the end of the slot."""
+    revisions: Revisions
 
 
 def load(serving: Serving, places: int, device: torch.device, dtype: torch.dtype) -> ServingTables:
@@ -99,8 +46,8 @@ def load(serving: Serving, places: int, device: torch.device, dtype: torch.dtype
         dtype: of real numbers.
     """
     models, servers, _ = serving.batch_ratio.shape
-    size = {tuple(row): _sizes(row, places) for row in serving.batch_ratio.reshape(models * servers, -1)}
-    rows = np.stack([size[tuple(row)] for row in serving.batch_ratio.reshape(models * servers, -1)])
+    ratios, row = np.unique(serving.batch_ratio.reshape(models * servers, -1), axis=0, return_inverse=True)
+    sizes = np.stack([_sizes(ratio, places) for ratio in ratios])[row.reshape(-1)]
 
     def real(array: np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(array, dtype=np.float64)).to(device, dtype)
@@ -112,7 +59,7 @@ def load(serving: Serving, places: int, device: torch.device, dtype: torch.dtype
         option_piece=whole(serving.option_piece).reshape(-1),
         piece_network=whole(serving.piece_network),
         batch_ratio=real(serving.batch_ratio).reshape(models * servers, -1),
-        batch_size=whole(rows),
+        batch_size=whole(sizes),
         memory_bytes=real(serving.memory_bytes),
         network_bytes=real(serving.network_bytes),
         load_s=real(serving.load_s.T),
@@ -132,39 +79,177 @@ def _sizes(ratio: np.ndarray, places: int) -> np.ndarray:
     return table
 
 
-def idle(tables: ServingTables, worlds: int) -> Queues:
-    """Return servers without requests. Where memory is limited, it is empty; else it holds everything.
+def serve(
+    edge: EdgeTables,
+    tables: ServingTables,
+    state: State,
+    piece: Tensor,
+    server: Tensor,
+    uses: Tensor,
+    ready_s: Tensor,
+    service_s: Tensor,
+    accuracy: Tensor,
+) -> ServedSlot:
+    """Serve the tasks of a slot; all tensors are [B, K].
 
     Args:
-        tables: from `load`.
-        worlds: B.
+        edge: of the scenario.
+        tables: of its servers.
+        state: at the beginning of the slot; unchanged.
+        piece: int64, what the server computes.
+        server: int64 below N, also for tasks that use no server.
+        uses: bool, whether the task uses a server.
+        ready_s: when the task arrives at the server.
+        service_s: its service time alone.
+        accuracy: of its answer.
     """
-    (servers, networks), places = tables.load_s.shape, tables.places
-    like = {"dtype": tables.load_s.dtype, "device": tables.load_s.device}
+    assert state.queues is not None
+    old = state.queues.requests
+    number = torch.arange(server.shape[1], device=server.device).expand_as(server)
+    values = {"service_s": service_s, "piece": piece, "deadline_s": state.draws.deadline_s, "accuracy": accuracy}
+    values |= {"slot": state.slot[:, None].expand_as(server), "number": number}
+    mine = uses[:, None, :] & (server[:, None, :] == torch.arange(edge.edge.servers, device=server.device)[:, None])
+    both, order = _joined(tables, old, mine, ready_s, values)
+    later = advance(tables, state.queues._replace(requests=both), edge.edge.slot_s)
+    done = advance(tables, later, torch.inf)
+    expected_s = torch.where(both.ready_s.isfinite(), done.requests.finish_s, 0.0)
+    in_place_s = torch.empty_like(expected_s).scatter_(-1, order, expected_s)
+    finish_s = in_place_s[..., tables.places :].gather(1, server[:, None, :])[:, 0]
+    later = later._replace(requests=later.requests._replace(expected_s=expected_s))
+    revisions = _revisions(edge, state, old, in_place_s[..., : tables.places])
+    return ServedSlot(finish_s, done.free_s.clamp(min=0), later, revisions)
 
-    def full(value: float, *shape: int) -> Tensor:
-        return torch.full((worlds, servers, *shape), value, **like)
 
-    never, nothing, none = full(torch.inf, places), full(0.0, places), full(0.0, places).long()
-    requests = Requests(
-        ready_s=never,
-        joined_s=never,
+def server_stage(
+    edge: EdgeTables, state: State, server: Tensor, uses: Tensor, service_s: Tensor, served: ServedSlot
+) -> ServerStage:
+    """Return the same as `service.server_stage` does for servers that neither batch nor load.
+
+    Args:
+        edge: of the scenario.
+        state: at the beginning of the slot.
+        server: [B, K] int64 below N, also for tasks that use no server.
+        uses: [B, K] bool, whether a task uses a server.
+        service_s: [B, K] its service time alone.
+        served: from `serve`.
+    """
+    return ServerStage(
+        finish_s=served.finish_s,
+        server_until_s=served.free_s,
+        tasks=queueing.counts(server, uses, edge.edge.servers),
+        work_s=queueing.sums(server, service_s * uses, edge.edge.servers),
+        unfinished_s=state.unfinished_s,
+        ring_head=state.ring_head,
+    )
+
+
+def _joined(
+    tables: ServingTables, old: Requests, mine: Tensor, ready_s: Tensor, values: dict[str, Tensor]
+) -> tuple[Requests, Tensor]:
+    """Return old and new requests [B, N, H + K] in the order of arrival, and that order; `mine` is [B, N, K]."""
+    ready_s = torch.where(mine, ready_s[:, None, :], torch.inf)
+    never = torch.full_like(ready_s, torch.inf)
+    new = Requests(
+        ready_s=ready_s,
+        joined_s=never if tables.loads else ready_s,
         finish_s=never,
-        service_s=nothing,
-        piece=none,
-        deadline_s=never,
-        slot=none,
-        number=none,
-        expected_s=nothing,
-        accuracy=nothing,
-        arrived=none.bool(),
+        expected_s=torch.zeros_like(ready_s),
+        arrived=~mine if tables.loads else torch.ones_like(mine),
+        **{name: value[:, None, :].expand_as(mine) for name, value in values.items()},
     )
-    memory = Memory(
-        warm=tables.memory_bytes.isinf()[:, None].expand(worlds, -1, networks),
-        wanted_s=full(torch.inf, networks),
-        credit=full(0.0, networks),
-        floor=full(0.0),
-        loading=full(0.0).long(),
-        loaded_s=full(torch.inf),
+    both = [torch.cat(pair, -1) for pair in zip(old, new, strict=True)]
+    order = both[0].argsort(dim=-1, stable=True)
+    return Requests(*(field.gather(-1, order) for field in both)), order
+
+
+def _revisions(edge: EdgeTables, state: State, old: Requests, finish_s: Tensor) -> Revisions:
+    waited = old.ready_s.isfinite() & old.finish_s.isinf()
+    since_s = (state.slot[:, None, None] - old.slot) * edge.edge.slot_s + edge.download_s[:, None]
+    fields = (
+        waited,
+        old.slot,
+        old.number,
+        torch.where(waited, old.expected_s + since_s, 0.0),
+        torch.where(waited, finish_s + since_s, 0.0),
+        old.deadline_s + since_s - edge.download_s[:, None],
+        old.accuracy,
     )
-    return Queues(requests, memory, full(0.0))
+    return Revisions(*(field.flatten(1) for field in fields))
+
+
+def next_slot(tables: ServingTables, queues: Queues, slot_s: float) -> Queues:
+    """Return the servers in times from the beginning of the next slot, without the requests that are finished.
+
+    Args:
+        tables: of the servers.
+        queues: at the end of a slot; unchanged.
+        slot_s: length of the slot.
+    """
+    requests, memory = queues.requests, queues.memory
+    stays = requests.ready_s.isfinite() & (requests.finish_s > slot_s)
+    order = (~stays).int().argsort(dim=-1, stable=True)[..., : tables.places]
+    kept = Requests(*(field.gather(-1, order) for field in requests))
+    there = stays.gather(-1, order)
+    kept = kept._replace(
+        ready_s=torch.where(there, kept.ready_s - slot_s, torch.inf),
+        joined_s=torch.where(there, kept.joined_s - slot_s, torch.inf),
+        finish_s=torch.where(there, kept.finish_s - slot_s, torch.inf),
+        deadline_s=kept.deadline_s - slot_s,
+        expected_s=torch.where(there, kept.expected_s - slot_s, 0.0),
+        arrived=kept.arrived | ~there,
+    )
+    memory = memory._replace(wanted_s=memory.wanted_s - slot_s, loaded_s=memory.loaded_s - slot_s)
+    return Queues(kept, memory, queues.free_s - slot_s)
+
+
+def known_queues(state: State) -> Queues:
+    """Return the servers as a decider knows them, as old as the rest of what it knows about them; their times are from
+    the beginning of that slot.
+
+    Args:
+        state: of a scenario whose servers batch or load.
+    """
+    queues = state.past_queues[-1] if state.past_queues else state.queues
+    assert queues is not None
+    return queues
+
+
+def load_s(tables: ServingTables, queues: Queues, model: Tensor) -> Tensor:
+    """Return the time of loading each task's network on each server, [B, K, 1, N]; 0 if it is there.
+
+    Args:
+        tables: of the servers.
+        queues: as far as they are known.
+        model: [B, K] int64, network of each task.
+    """
+    cold_s = torch.where(queues.memory.warm, 0.0, tables.load_s).transpose(1, 2)
+    return cold_s.gather(1, model[..., None].expand(-1, -1, cold_s.shape[2]))[:, :, None, :]
+
+
+def revision_reward(revisions: Revisions, state: State, reward: Reward) -> Tensor:
+    """Return by how much the rewards of earlier slots' tasks change, [B].
+
+    Args:
+        revisions: of a slot.
+        state: at its beginning.
+        reward: from an outcome and draws to rewards [B]; it may look at latency, accuracy and deadline only.
+    """
+    draws = state.draws._replace(task_mask=revisions.mask, deadline_s=revisions.deadline_s)
+    now, before = (_outcome(revisions, latency_s) for latency_s in (revisions.latency_s, revisions.old_latency_s))
+    return reward(now, draws) - reward(before, draws)
+
+
+def _outcome(revisions: Revisions, latency_s: Tensor) -> Outcome[Tensor]:
+    nothing, in_time = torch.zeros_like(latency_s), latency_s <= revisions.deadline_s
+    return Outcome(
+        device_s=nothing,
+        upload_s=nothing,
+        queue_s=nothing,
+        server_s=nothing,
+        download_s=nothing,
+        latency_s=latency_s,
+        energy_j=nothing,
+        accuracy=revisions.accuracy,
+        admitted=revisions.mask,
+        in_time=in_time,
+    )

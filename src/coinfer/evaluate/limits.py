@@ -6,6 +6,7 @@ from torch import Tensor
 from coinfer.envs import blocks, core, offload
 from coinfer.evaluate import blocks_oracles, oracles
 from coinfer.evaluate.simulate import MEASURES, Run, episode_seeds
+from coinfer.physics.serving import ServingTables
 from coinfer.policies.bounds import blocks_slot, episode
 from coinfer.policies.bounds.episode import Tasks
 from coinfer.progress import Progress, quiet
@@ -18,10 +19,13 @@ SLOTS_PER_PART = 20
 """Slots that share prices. Servers start each such part idle, so the bound is lower but faster to compute."""
 
 
-def lower_bound(world: OffloadWorld, seeds: int, episodes: int, steps: int = 100, progress: Progress = quiet) -> Run:
+def lower_bound(
+    world: OffloadWorld, seeds: int, episodes: int, steps: int = 100, progress: Progress = quiet, first: int = 0
+) -> Run:
     """Return bounds of the mean latency (from below) and the share of tasks in time (from above).
 
-    They are for the episodes of `simulate.run_policy`; all other measures are NaN.
+    They are for the episodes of `simulate.run_policy`; all other measures are NaN. Servers that batch give each task
+    its part of the best batch, and nothing has to be loaded.
 
     Args:
         world: a compiled scenario.
@@ -29,13 +33,15 @@ def lower_bound(world: OffloadWorld, seeds: int, episodes: int, steps: int = 100
         episodes: number of episodes of each seed.
         steps: of the search for prices; more steps give tighter bounds.
         progress: called with parts done, parts to do, and `NAME`.
+        first: number of the first seed.
     """
     tables = offload.load(world, dtype=torch.float64)
     starts = range(0, world.edge.slots, SLOTS_PER_PART)
     latency_s, late, count = (torch.zeros(seeds * episodes, dtype=torch.float64) for _ in range(3))
     for number, start in enumerate(starts):
         progress(number, len(starts), NAME)
-        tasks = true_tasks(tables, episode_seeds(seeds, episodes), start, min(start + SLOTS_PER_PART, world.edge.slots))
+        end = min(start + SLOTS_PER_PART, world.edge.slots)
+        tasks = true_tasks(tables, episode_seeds(seeds, episodes, first), start, end)
         grid_s = _grid_s(tasks, world.edge.slot_s)
         latency_s += episode.least_latency(tasks, grid_s, steps).total
         late += episode.fewest_late(tasks, grid_s, steps).total
@@ -86,13 +92,24 @@ def true_tasks(tables: offload.Tables, seeds: Tensor, start: int, end: int) -> T
     """
     edge = tables.edge.edge
     state = offload.reset(tables, seeds)
-    slots = []
+    slots, shared = [], []
     for slot in range(start, end):
         number = torch.full_like(seeds, slot)
         state = state._replace(slot=number, draws=core.draw(tables.edge, seeds, number))
-        slots.append(oracles.idle_observation(tables, state))
-    limited = bool(tables.edge.limited_energy)
-    return episode.tasks_of(slots, edge.slot_s, tables.edge.download_s, edge.drop_refused or limited)
+        idle = oracles.idle_observation(tables, state)
+        if tables.serving is not None:  # a batch takes as long as its first task, whichever that is
+            kind = state.draws.model * edge.classes + state.draws.device_class
+            idle = idle._replace(option_server_s=tables.server_s[kind] * tables.edge.server_factor.min())
+            shared.append(_least_parts(tables.serving)[state.draws.model])
+        slots.append(idle)
+    may_drop = edge.drop_refused or bool(tables.edge.limited_energy)
+    return episode.tasks_of(slots, edge.slot_s, tables.edge.download_s, may_drop, shared or None)
+
+
+def _least_parts(serving: ServingTables) -> Tensor:
+    """Return the least part [X, N] of its time alone that a task takes in a batch of any size."""
+    size = torch.arange(1, serving.batch_ratio.shape[1] + 1)
+    return (serving.batch_ratio / size).amin(-1).reshape(-1, len(serving.load_s))
 
 
 def _grid_s(tasks: Tasks, slot_s: float) -> float:

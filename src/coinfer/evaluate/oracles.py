@@ -116,7 +116,6 @@ def tile(state: State, choices: int) -> State:
         choices: number of copies.
     """
 
-
     def repeated(field: Tensor) -> Tensor:
         return field.repeat_interleave(choices, 0)
 

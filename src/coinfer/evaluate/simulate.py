@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coinfer.envs import blocks, offload, rewards
 from coinfer.envs.batched_env import environment_of
-from coinfer.envs.core import Info, State
+from coinfer.envs.core import Info, Revisions, State
 from coinfer.errors import UserError, printable
 from coinfer.evaluate import blocks_oracles, oracles
 from coinfer.evaluate.statistics import jain
@@ -236,7 +236,23 @@ class OutcomeLog:
         for name, field in {**flags, **values}.items():
             self._fields.setdefault(name, []).append(field.cpu().numpy())
         self._reward.append(reward.cpu().numpy())
+        if info.revisions is not None:
+            self._revise(info.revisions)
         self._load = self._load + info.server_work_s.double().cpu().numpy()
+
+    def _revise(self, revisions: Revisions) -> None:
+        """Write down how tasks of earlier slots come off now."""
+        worlds = revisions.mask.nonzero()[:, 0].cpu().numpy()
+        slot, number, latency_s, deadline_s = (
+            field[revisions.mask].cpu().numpy()
+            for field in (revisions.slot, revisions.number, revisions.latency_s, revisions.deadline_s)
+        )
+        for of in np.unique(slot):
+            place = (worlds[slot == of], number[slot == of])
+            fields = {name: parts[of] for name, parts in self._fields.items()}
+            fields["edge_s"][place] += latency_s[slot == of] - fields["latency_s"][place]
+            fields["latency_s"][place] = latency_s[slot == of]
+            fields["in_time"][place] = latency_s[slot == of] <= deadline_s[slot == of]
 
     def measures(self) -> dict[str, np.ndarray]:
         """Return the values [S] of every measure of `MEASURES`, one per seed; NaN if a seed has no task."""

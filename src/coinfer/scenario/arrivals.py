@@ -4,7 +4,7 @@ Each slot has a level of load, and each level a distribution of counts. Steady p
 workload has many, and every world starts at another point of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,14 @@ from scipy import special
 
 from coinfer.errors import short_repr
 from coinfer.scenario.load import Source
-from coinfer.scenario.spec import BaseScenario, FixedArrivals, LognormalArrivals, MeasuredArrivals, PoissonArrivals
+from coinfer.scenario.spec import BaseScenario
+from coinfer.scenario.spec_arrivals import (
+    FixedArrivals,
+    LognormalArrivals,
+    MarkovArrivals,
+    MeasuredArrivals,
+    PoissonArrivals,
+)
 from coinfer.scenario.traces import DATA_VARIABLE, find_file, load_workload
 from coinfer.traces import TraceError
 
@@ -21,6 +28,8 @@ MAX_LOST = 0.01
 """Largest share of arrivals that may find no place in a slot."""
 MIN_TASKS = 0.01
 """Least mean number of tasks in an episode."""
+MARKOV_STAYS = 4096
+"""States that a Markov-modulated history passes through before it begins again."""
 MAX_SLOTS = 10_000_000
 """Slots of a measured workload at most."""
 
@@ -98,6 +107,8 @@ def _table(spec: BaseScenario, source: Source, max_tasks: int) -> Arrivals:
             return lognormal_arrivals(settings.mean, settings.variance, spec.slot_s / settings.per_s, max_tasks)
         case MeasuredArrivals() as settings:
             return _workload_table(settings, spec.slot_s, source, max_tasks)
+        case MarkovArrivals() as settings:
+            return markov_arrivals(settings.rates_per_s, settings.stay_s, spec.slot_s, max_tasks, spec.seed)
 
 
 def _workload_table(settings: MeasuredArrivals, slot_s: float, source: Source, max_tasks: int) -> Arrivals:
@@ -160,6 +171,26 @@ def lognormal_arrivals(mean: float, variance: float, per_unit: float, max_tasks:
     rates = np.exp(np.log(mean) - log_variance / 2 + np.sqrt(log_variance) * nodes)
     cdf = weights / weights.sum() @ special.pdtr(np.arange(max_tasks), per_unit * rates[:, None])
     return Arrivals(cdf[None], np.zeros(1, dtype=np.int64), mean * per_unit)
+
+
+def markov_arrivals(
+    rates_per_s: Sequence[float], stay_s: float, slot_s: float, max_tasks: int, seed: int = 0
+) -> Arrivals:
+    """Return Poisson arrivals whose rate follows a Markov chain in continuous time, sampled where slots begin.
+
+    Args:
+        rates_per_s: rate in each state.
+        stay_s: mean time in a state.
+        slot_s: length of a slot.
+        max_tasks: places in a slot, K.
+        seed: of the chain's one history.
+    """
+    rng, states = np.random.default_rng((seed, len(rates_per_s))), len(rates_per_s)
+    steps = rng.integers(1, states, MARKOV_STAYS) if states > 1 else np.zeros(MARKOV_STAYS, dtype=int)
+    ends = np.cumsum(rng.exponential(stay_s / slot_s, MARKOV_STAYS))
+    slots = np.arange(min(MAX_SLOTS, max(1, int(ends[-1]))))
+    level = (steps.cumsum() % states)[np.minimum(np.searchsorted(ends, slots, side="right"), MARKOV_STAYS - 1)]
+    return _levels(np.array(rates_per_s) * slot_s, level.astype(np.int64), max_tasks)
 
 
 def superpose(counts: np.ndarray, copies: int) -> np.ndarray:

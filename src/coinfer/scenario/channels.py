@@ -9,8 +9,8 @@ import numpy as np
 from coinfer.errors import short_repr
 from coinfer.physics import radio
 from coinfer.scenario.load import Source
-from coinfer.scenario.spec import (
-    BaseScenario,
+from coinfer.scenario.spec import BaseScenario
+from coinfer.scenario.spec_links import (
     ConstantLinks,
     Fading,
     Outages,

@@ -17,18 +17,13 @@ from coinfer.profile.accuracy import AccuracyError
 from coinfer.scenario import tables
 from coinfer.scenario.arrivals import Arrivals, build_arrivals
 from coinfer.scenario.channels import Links, build_links, server_shares
+from coinfer.scenario.compile_serving import build_serving
 from coinfer.scenario.frame_data import load_frames
 from coinfer.scenario.load import Scenario, Source, load
-from coinfer.scenario.spec import (
-    BaseScenario,
-    BlocksScenario,
-    Computer,
-    Device,
-    OffloadScenario,
-    Reward,
-    WirelessPowerScenario,
-)
-from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, QueueWorld, WirelessPowerWorld, World, check
+from coinfer.scenario.spec import BaseScenario, BlocksScenario, OffloadScenario, Reward, WirelessPowerScenario
+from coinfer.scenario.spec_nodes import Computer, Device
+from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld, QueueWorld, WirelessPowerWorld, World
+from coinfer.scenario.world_check import check
 from coinfer.units import GIGA
 
 _QUANTILES = 64
@@ -93,7 +88,7 @@ def compile_scenario(scenario: Scenario) -> Compiled:
         options = _options(spec, source, on_device, on_server, rates)
         least_s = np.array([[one.latency_s(rates[c]).min() for c, one in enumerate(row)] for row in options])
         edge = _edge(spec, device_class, links, arrivals, shares, _deadlines(spec, least_s))
-        world = _offload_world(spec, edge, options)
+        world = _offload_world(spec, edge, options)._replace(serving=build_serving(spec, source, options))
     check(world)
     return Compiled(
         world,
@@ -129,7 +124,7 @@ def _add_to_digest(update: Callable[[bytes | memoryview], None], value: object) 
     """Add a value to a digest: named tuples field by field, arrays with type and shape."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         for name, item in zip(getattr(value, "_fields"), value, strict=True):  # noqa: B009
-            if item is not None or name not in value._field_defaults:  # what a world does without changes nothing
+            if item is not None or name not in getattr(value, "_field_defaults"):  # noqa: B009  # what a world does without changes nothing
                 update(name.encode())
                 _add_to_digest(update, item)
     elif isinstance(value, np.ndarray):
@@ -158,6 +153,7 @@ def _edge(
         model_cdf=np.append(part[:-1] / part[-1], 1.0),
         arrival_cdf=arrivals.cdf,
         arrival_state=arrivals.level[None],
+        model_mix=_model_mix(spec.arrivals.shift, part, len(arrivals.cdf)) if spec.arrivals.kind == "markov" else None,
         deadline_s=deadline_s,
         device_factor=_error_quantiles(spec.compute_error),
         server_factor=_error_quantiles(spec.compute_error),
@@ -176,6 +172,16 @@ def _edge(
         battery_j=_infinity_for_none([device.battery_j for device in spec.devices]),
         one_path=spec.links.kind == "traces" and spec.links.one_path,
     )
+
+
+def _model_mix(shift: int, part: np.ndarray, states: int) -> np.ndarray | None:
+    """Return cumulative shares [A, X] of networks that take over each other's shares (`MarkovArrivals.shift`)."""
+    if not shift:
+        return None
+    share = np.diff(part, prepend=0.0) / part[-1]
+    mix = np.stack([np.roll(share, i * shift) for i in range(states)]).cumsum(axis=1)
+    mix[:, -1] = 1.0
+    return mix
 
 
 def _infinity_for_none(values: list[float | None]) -> np.ndarray:

@@ -2,20 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from coinfer.scenario.spec import (
-    AnyScenario,
-    BaseScenario,
-    BlocksScenario,
-    Computer,
-    Device,
-    FixedArrivals,
-    Model,
-    PairLinks,
-    RadioLinks,
-    UniformLinks,
-    WalkLinks,
-    WirelessPowerScenario,
-)
+from coinfer.scenario.spec import AnyScenario, BaseScenario, BlocksScenario, Model, WirelessPowerScenario
+from coinfer.scenario.spec_arrivals import FixedArrivals
+from coinfer.scenario.spec_links import PairLinks, RadioLinks, UniformLinks, WalkLinks
+from coinfer.scenario.spec_nodes import Computer, Device
 from coinfer.scenario.yaml_file import Key
 
 MAX_DEVICES, MAX_SERVERS = 1_000_000, 1000

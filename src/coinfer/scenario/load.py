@@ -17,7 +17,7 @@ from coinfer.scenario.yaml_file import Document, Key, parse, read_text
 
 PRESETS = (
     "cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "grle-s2", "grle-s3", "grle-s4", "droo", "droo-weights",
-    "droo-on-off", "droo-queues", "city", "campus",
+    "droo-on-off", "droo-queues", "city", "campus", "gpu-edge", "many-models",
 )  # fmt: skip
 """The papers' worlds and two of our own, as files that a user copies and edits."""
 BASE = "base"

@@ -20,7 +20,7 @@ class Serving(NamedTuple):
     memory_bytes: np.ndarray
     """[N] that networks may take on a server; infinite if it holds all of them from the beginning."""
     network_bytes: np.ndarray
-    """[X] memory that a network takes, above 0. A server holds whole networks, whichever of their pieces it computes."""
+    """[X] memory that a network takes, above 0. Servers hold whole networks, whatever piece they compute."""
     load_s: np.ndarray
     """[X, N] time of loading a network."""
 

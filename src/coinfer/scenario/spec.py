@@ -17,66 +17,20 @@ from coinfer.scenario.fields import (
     Flag,
     Fraction,
     Hertz,
-    Joules,
-    Metres,
     Positive,
     Rate,
     Seconds,
-    SecondsOrNone,
     Share,
     Spec,
     Text,
-    Watts,
     integer,
     list_of,
     one_of,
     real,
 )
-
-
-class PoissonArrivals(Spec):
-    """Requests that come independently of each other."""
-
-    kind: Literal["poisson"]
-    rate_per_s: Annotated[float, real("requests per second", 0, 1e9, above=True)]
-
-
-class LognormalArrivals(Spec):
-    """The rate of each slot is lognormal, the count Poisson around it."""
-
-    kind: Literal["lognormal"]
-    mean: Positive
-    """Mean of the rate, in requests per `per_s`."""
-    variance: Positive
-    per_s: Seconds
-
-
-class FixedArrivals(Spec):
-    """The same number of requests in every slot."""
-
-    kind: Literal["fixed"]
-    tasks: Annotated[int, integer(1, 4096)]
-
-
-class MeasuredArrivals(Spec):
-    """Poisson around a workload from a file; each world starts at another point of it."""
-
-    kind: Literal["measured"]
-    file: Text
-    """CSV as `traces` describes it."""
-    series: Text | None = None
-    """Which series, if the file has several."""
-    scale: Positive = 1.0
-    """Factor on the number of requests: bursts grow with it."""
-    copies: Annotated[int, integer(1, 10_000)] = 1
-    """Number of such workloads at the same time, from evenly spaced points of it; their bursts even out."""
-    start_s: SecondsOrNone = 0.0
-    length_s: Seconds | None = None
-
-
-Arrivals = Annotated[
-    PoissonArrivals | LognormalArrivals | FixedArrivals | MeasuredArrivals, Field(discriminator="kind")
-]
+from coinfer.scenario.spec_arrivals import Arrivals
+from coinfer.scenario.spec_links import Links, Outages, ServerShare
+from coinfer.scenario.spec_nodes import Device, Server
 
 
 class Model(Spec):
@@ -102,146 +56,10 @@ class Model(Spec):
     """Instead of `accuracy` and `accuracy_drop`: the file that `coinfer exits measure` wrote for this network."""
     deadline_s: Annotated[tuple[Seconds, ...], list_of(2)] | None = None
     """One deadline, or [least, greatest] of evenly drawn ones."""
+    size_bytes: Annotated[float, real("bytes", 0, 1e12, above=True)] | None = None
+    """Memory that it takes on a server; needed if a server has `memory_bytes`."""
     deadline_factor: Positive | None = None
     """Instead: the deadline as a multiple of the least latency of one task alone on the mean link."""
-
-
-class Computer(Spec):
-    """How fast something computes: exactly one of the first four keys."""
-
-    catalogue: Text | None = None
-    """Class of the device catalogue; scales the network's measured times."""
-    slowdown: Annotated[float, real("times slower than the measured machine", 1e-4, 1e6)] | None = None
-    flop_per_s: Annotated[float, real("FLOP per second", 0, 1e18, above=True)] | None = None
-    """Time is arithmetic over speed; coding takes none."""
-    profiles: Annotated[tuple[Text, ...], list_of(100)] | None = None
-    """Network tables measured on this very machine, one for each network."""
-    count: Count = 1
-
-
-class Device(Computer):
-    """A class of devices: their speed, and the energy that they spend."""
-
-    compute_power_w: Watts = 0.0
-    """Power while it computes, beyond what it always draws."""
-    capacitance: Capacitance | None = None
-    """Instead of `compute_power_w`: kappa of E = kappa f^2 cycles, with `freq_hz`."""
-    freq_hz: Annotated[float, real("cycles per second", 0, 1e12, above=True)] | None = None
-    transmit_power_w: Watts = 0.0
-    task_energy_j: Joules | None = None
-    """Largest energy that one task may spend."""
-    battery_j: Joules | None = None
-    """Largest energy that a device may spend in an episode."""
-
-
-class Server(Computer):
-    """A class of edge servers."""
-
-    capacity: Annotated[int, integer(0, 1_000_000)] | None = None
-    """Tasks that it holds at most, admitted and unfinished."""
-    download_s: SecondsOrNone = 0.0
-    """Time of the answer's download."""
-
-
-class Fading(Spec):
-    """How the power of a radio link varies from slot to slot, around a mean of 1."""
-
-    kind: Annotated[str, one_of("none", "rayleigh", "gauss-markov")] = "none"
-    """`rayleigh`: independent in every slot; `gauss-markov`: Rayleigh's distribution, correlated from slot to slot."""
-    correlation: Fraction = 0.0
-
-
-class ConstantLinks(Spec):
-    """The same rate for all."""
-
-    kind: Literal["constant"]
-    rate_bps: Rate
-    fading: Fading = Fading()
-
-
-class PairLinks(Spec):
-    """A mean rate from each device to each server, around which all rates vary uniformly."""
-
-    kind: Literal["pairs"]
-    rate_bps: Annotated[tuple[Annotated[tuple[Rate, ...], list_of(1000)], ...], list_of(4096)]
-    """A row for each device, in the order of the classes, with a rate for each server."""
-    variation: Fraction = 0.0
-    """Rates lie within this part of their means."""
-    hold_slots: Count = 1
-    """Slots for which a rate stays."""
-
-
-class UniformLinks(Spec):
-    """Rates drawn uniformly, again every `hold_slots`, or once an episode without it."""
-
-    kind: Literal["uniform"]
-    low_bps: Rate
-    high_bps: Rate
-    hold_slots: Count | None = None
-
-
-class WalkLinks(Spec):
-    """Each rate takes a uniform step of at most `step_bps` every slot, and turns back at the ends."""
-
-    kind: Literal["walk"]
-    low_bps: Rate
-    high_bps: Rate
-    step_bps: Rate
-
-
-class RadioLinks(Spec):
-    """Devices and servers in a circle; path loss 140.7 + 36.7 log10(d / km) dB, thermal noise, Shannon's rate."""
-
-    kind: Literal["radio"]
-    bandwidth_hz: Hertz
-    diameter_m: Metres
-    nearest_m: Metres = 1.0
-    """Least distance of a device from a server."""
-    noise_dbm_per_hz: Annotated[float, real("dBm per hertz", -250, 0)] = -174.0
-    shared: Flag = False
-    """Whether the devices that send to a server in the same slot share its channel."""
-    placements: Annotated[int, integer(1, 1024)] = 32
-    """Number of random placements of devices and servers, of which each episode draws one."""
-    fading: Fading = Fading()
-
-
-class TraceLinks(Spec):
-    """Measured rates; each device starts at another point of one of the traces."""
-
-    kind: Literal["traces"]
-    files: Annotated[tuple[Text, ...], list_of(20)]
-    """CSV as `traces` describes them; looked for beside the scenario, in `COINFER_DATA`, and among those shipped."""
-    otherwise: Annotated[tuple[Text, ...], list_of(20)] | None = None
-    """Files to use, with a note, if one of `files` does not exist."""
-    scale: Positive = 1.0
-    """Factor on every rate."""
-    average_s: Seconds | None = None
-    """A slot's rate is the mean over this time from its start on; one slot without it. A transfer that outlasts its
-    slot sees the rate of its first one, so this should be about as long as a transfer."""
-    floor_bps: Annotated[float, real("bits per second", 0, 1e13)] = 0.0
-    """Lower rates are raised to it."""
-    one_path: Flag = True
-    """Whether a device has the same link to all servers, as over one mobile network."""
-
-
-Links = Annotated[
-    ConstantLinks | PairLinks | UniformLinks | WalkLinks | RadioLinks | TraceLinks, Field(discriminator="kind")
-]
-
-
-class ServerShare(Spec):
-    """Share of its speed that a server has for these tasks: drawn uniformly, again every `hold_slots`."""
-
-    low: Annotated[float, real("", 0.001, 1)]
-    high: Annotated[float, real("", 0.001, 1)]
-    hold_slots: Count = 1
-
-
-class Outages(Spec):
-    """Servers go out and come back; both times are exponential."""
-
-    up_s: Seconds
-    down_s: Seconds
 
 
 class LatencyReward(Spec):

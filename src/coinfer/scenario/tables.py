@@ -17,7 +17,8 @@ from coinfer.profile.devices import device_class
 from coinfer.profile.table import ProfileError
 from coinfer.resources import DATA, NETWORKS
 from coinfer.scenario.load import Key, Source
-from coinfer.scenario.spec import BaseScenario, Computer, Device, Model
+from coinfer.scenario.spec import BaseScenario, Model
+from coinfer.scenario.spec_nodes import Computer, Device
 from coinfer.scenario.traces import find_file
 
 

@@ -5,8 +5,9 @@ Devices, radios and servers are processes that wait for each other, the places o
 go, and nothing is summed ahead.
 
 Servers that batch or load (`reference.serving`) take tasks in the order of their arrival, and the times of an outcome
-are what they came to in the end. With `arrival_order` the other servers take tasks in the order in which they really arrive. The rule of the environment serves
-a slot's tasks before the next slot's, even if an upload outlasts its slot; the difference is measured, not assumed.
+are what they came to in the end. With `arrival_order` the other servers take them in the order in which they really
+arrive, too. The rule of the environment serves a slot's tasks before the next slot's, even if an upload outlasts its
+slot; the difference is measured, not assumed.
 """
 
 from collections.abc import Callable, Sequence

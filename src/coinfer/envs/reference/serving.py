@@ -1,4 +1,4 @@
-"""A server that batches and loads, as simpy processes: the worker and the loader, with the rule functions themselves."""
+"""A server that batches and loads, as simpy processes: its worker and its loader, with the rules themselves."""
 
 import simpy
 

@@ -33,6 +33,9 @@ class Tasks(NamedTuple):
     """[B, J, C] from the end of the service to the answer."""
     deadline_s: Tensor
     """[B, J] from the arrival."""
+    alone_s: Tensor
+    """[B, J, C] least time from `ready_s` to the end of the service; more than `service_s` for a task that shares its
+    time on a server with others."""
     servers: int
     may_drop: bool
     """Whether a task can be lost, which counts as waiting until its deadline."""
@@ -66,7 +69,11 @@ ROUNDS, CHOICES_PER_ROUND = 4, 8
 
 
 def tasks_of(
-    slots: list[OffloadObservation[Tensor]], slot_s: float, download_s: Tensor | float = 0.0, may_drop: bool = False
+    slots: list[OffloadObservation[Tensor]],
+    slot_s: float,
+    download_s: Tensor | float = 0.0,
+    may_drop: bool = False,
+    shared: list[Tensor] | None = None,
 ) -> Tasks:
     """Return the tasks of an episode from the true observations of its slots.
 
@@ -75,14 +82,18 @@ def tasks_of(
         slot_s: length of a slot.
         download_s: [N] way back from each server.
         may_drop: whether a task can be lost, which counts as waiting until its deadline.
+        shared: of each slot, [B, K, N] least part of its service time that a task takes of a server, as batches share
+            time; without it, all.
     """
-    parts = [_slot_tasks(slot, i * slot_s, download_s) for i, slot in enumerate(slots)]
+    parts = [_slot_tasks(slot, i * slot_s, download_s, shared[i] if shared else None) for i, slot in enumerate(slots)]
     width = max(int(part[2].isfinite().sum(-1).amax()) for part in parts)
     fields = zip(*((*part[:2], *_pack_choices(part, width), part[-1]) for part in parts), strict=True)
-    arrival_s, task_mask, server, ready_s, service_s, download_s, deadline_s = (torch.cat(field, 1) for field in fields)
+    arrival_s, task_mask, server, ready_s, service_s, download_s, alone_s, deadline_s = (
+        torch.cat(field, 1) for field in fields
+    )
     servers = slots[0].uplink_bps.shape[-1]
     return _pack_tasks(
-        Tasks(arrival_s, task_mask, server, ready_s, service_s, download_s, deadline_s, servers, may_drop)
+        Tasks(arrival_s, task_mask, server, ready_s, service_s, download_s, deadline_s, alone_s, servers, may_drop)
     )
 
 
@@ -146,7 +157,7 @@ def _ascend(tasks: Tasks, price: Tensor, goal: _Goal, learning_rate: float, step
 def _cheapest(tasks: Tasks, cost: Tensor) -> Tasks:
     """Return the tasks with their cheapest choices only."""
     order = cost.argsort(-1)[..., :CHOICES_PER_ROUND]
-    fields = ("server", "ready_s", "service_s", "download_s")
+    fields = ("server", "ready_s", "service_s", "download_s", "alone_s")
     return tasks._replace(**{name: getattr(tasks, name).gather(-1, order) for name in fields})
 
 
@@ -179,9 +190,15 @@ def _costs(tasks: Tasks, price: Tensor, goal: _Goal) -> Tensor:
     if goal.late:
         last_s = deadline_s + arrival_s[..., None] - tasks.download_s[..., None] - service_s
         starts_s.append(torch.where(last_s.isfinite(), last_s, ready_s))
+    shares = not tasks.alone_s.equal(tasks.service_s)
+    if shares:
+        starts_s.append(ready_s + (tasks.alone_s - tasks.service_s)[..., None])
     begin_s = torch.maximum(torch.cat(starts_s, -1), ready_s)
     paid = _paid(paid_s, tasks.server, begin_s + service_s, grid_s) - _paid(paid_s, tasks.server, begin_s, grid_s)
     cost = torch.cat([begin_s, beyond_s], -1) + service_s + tasks.download_s[..., None] - arrival_s[..., None]
+    if shares:
+        least_s = torch.where(possible, tasks.ready_s + tasks.alone_s, 0.0) + tasks.download_s
+        cost = torch.maximum(cost, least_s[..., None])
     if goal.late:
         cost = (cost > deadline_s + 1e-9 * (1 + deadline_s)).to(price.dtype)
     cost = cost + torch.nn.functional.pad(paid, (0, 1))
@@ -224,7 +241,7 @@ def _pack_tasks(tasks: Tasks) -> Tasks:
 
 
 def _slot_tasks(
-    slot: OffloadObservation[Tensor], arrival_s: float, server_download_s: Tensor | float
+    slot: OffloadObservation[Tensor], arrival_s: float, server_download_s: Tensor | float, shared: Tensor | None
 ) -> tuple[Tensor, ...]:
     candidates = candidates_of(slot)
     server = (torch.arange(candidates.mask.shape[-1]) % candidates.servers).expand(candidates.mask.shape)
@@ -232,7 +249,9 @@ def _slot_tasks(
     download_s = torch.where(candidates.on_device, 0.0, candidates.expand_servers(download_s))
     ready_s = torch.where(candidates.mask & ~_dominated(candidates), candidates.ready_s, torch.inf)
     arrivals_s = torch.full_like(slot.deadline_s, arrival_s)
-    return arrivals_s, slot.task_mask, ready_s, server, candidates.service_s, download_s, slot.deadline_s
+    alone_s = candidates.service_s
+    service_s = alone_s if shared is None else alone_s * candidates.expand_servers(shared)
+    return arrivals_s, slot.task_mask, ready_s, server, service_s, download_s, alone_s, slot.deadline_s
 
 
 def _dominated(candidates: Candidates) -> Tensor:
@@ -248,7 +267,8 @@ def _dominated(candidates: Candidates) -> Tensor:
 
 
 def _pack_choices(part: tuple[Tensor, ...], width: int) -> tuple[Tensor, ...]:
-    """Return server, readiness, work and way back of the possible choices, in as few columns as all slots need."""
-    _, _, ready_s, server, service_s, download_s, _ = part
+    """Return server, readiness, work, way back and time alone of the possible choices, in as few columns as all slots
+    need."""
+    _, _, ready_s, server, service_s, download_s, alone_s, _ = part
     order = (~ready_s.isfinite()).int().argsort(dim=-1, stable=True)[..., :width]
-    return tuple(field.gather(-1, order) for field in (server, ready_s, service_s, download_s))
+    return tuple(field.gather(-1, order) for field in (server, ready_s, service_s, download_s, alone_s))

@@ -6,9 +6,8 @@ The servers of all worlds advance together: each round, every server that still 
 import torch
 from torch import Tensor
 
-from coinfer.envs.exogenous import take
-from coinfer.envs.serving import Memory, Queues, Requests, ServingTables
 from coinfer.physics.batching import MARGIN
+from coinfer.physics.serving import Memory, Queues, Requests, ServingTables
 
 
 def advance(tables: ServingTables, queues: Queues, until_s: float) -> Queues:
@@ -107,9 +106,7 @@ def _evicted(tables: ServingTables, memory: Memory, in_use: Tensor, needed: Tens
 def _used(tables: ServingTables, memory: Memory, network: Tensor, uses: Tensor) -> Memory:
     """Give a network [B, N, 1] the credit of one that is used now, on some servers."""
     worth = memory.floor[..., None] + tables.load_s / tables.network_bytes
-    return memory._replace(
-        credit=torch.where(_marked(network, memory.credit) & uses[..., None], worth, memory.credit)
-    )
+    return memory._replace(credit=torch.where(_marked(network, memory.credit) & uses[..., None], worth, memory.credit))
 
 
 def _begin_batch(tables: ServingTables, queues: Queues, now_s: Tensor, begins: Tensor) -> Queues:
@@ -169,3 +166,13 @@ def _is_loading(memory: Memory) -> Tensor:
 def _marked(index: Tensor, like: Tensor) -> Tensor:
     """Return true at an index [B, N, 1] of the last axis of `like`."""
     return torch.arange(like.shape[-1], device=like.device) == index
+
+
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """Return table[index]; faster than indexing.
+
+    Args:
+        table: [L]
+        index: int64, any shape, which the result has too.
+    """
+    return table.index_select(0, index.reshape(-1)).reshape(index.shape)

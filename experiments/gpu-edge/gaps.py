@@ -1,0 +1,124 @@
+"""How much is there to gain where servers batch or load? Rules beside searches and a bound, on the same chance.
+
+    python experiments/gpu-edge/gaps.py [--world gpu-edge] [--seeds 10] [--slots 50] [--output FILE]
+
+Writes FILE (by default results/gaps.json) and prints it as a table. A world that is there already is measured anew,
+others stay. Seeds from 100 on; the part of a load that `amortised` counts was chosen on four others.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from coinfer.evaluate import serving_oracles as oracles
+from coinfer.evaluate.limits import lower_bound
+from coinfer.evaluate.oracles import Oracle
+from coinfer.evaluate.simulate import Maker, Run, run_policy
+from coinfer.evaluate.statistics import interval
+from coinfer.policies.heuristics.insertion import insertion
+from coinfer.policies.heuristics.offload import OFFLOAD
+from coinfer.scenario.compile import open_world
+
+HERE = Path(__file__).resolve().parent
+FIRST = 100
+"""First seed."""
+CONSOLE = Console(highlight=False)
+
+
+class Decides(NamedTuple):
+    """A policy by its maker, or a decider that reads the state."""
+
+    maker: Maker | None = None
+    oracle: Oracle | None = None
+
+
+PLAIN = {
+    "sequential-greedy": Decides(maker=OFFLOAD["sequential-greedy"]),
+    "insertion": Decides(maker=insertion),
+    "serving-greedy": Decides(oracle=oracles.serving_greedy),
+}
+WORLDS: dict[str, tuple[int, dict[str, Decides]]] = {
+    "gpu-edge": (
+        50,
+        {
+            **PLAIN,
+            "serving-descent": Decides(oracle=oracles.serving_descent),
+            "horizon of 2 slots": Decides(oracle=oracles.serving_horizon(2)),
+        },
+    ),
+    "many-models": (
+        100,
+        {
+            **PLAIN,
+            "amortised 0.2": Decides(oracle=oracles.amortised_greedy(0.2)),
+            "forecast of 10 slots": Decides(oracle=oracles.serving_forecast(10)),
+            "horizon of 10 slots": Decides(oracle=oracles.serving_horizon(10)),
+        },
+    ),
+}
+"""Slots of an episode, and who decides; the shipped presets' episodes are longer."""
+
+
+def measured(world: Any, name: str, decides: Decides, seeds: int) -> Run:
+    return run_policy(world, name, seeds, 1, maker=decides.maker, oracle=decides.oracle, first=FIRST)
+
+
+def rows(name: str, seeds: int, slots: int | None) -> list[dict[str, Any]]:
+    """Return the measures of everyone in a world, with the difference to the best rule."""
+    usual, deciders = WORLDS[name]
+    world: Any = open_world(name, {"slots": slots or usual}).world
+    runs: dict[str, Callable[[], Run]] = {
+        who: lambda who=who, one=one: measured(world, who, one, seeds) for who, one in deciders.items()
+    }
+    runs["lower bound"] = lambda: lower_bound(world, seeds, 1, first=FIRST)
+    found = list[dict[str, Any]]()
+    for who, run in runs.items():
+        began_s = time.process_time()
+        result = run()
+        values = {key: result.measures[key].tolist() for key in ("mean_s", "p95_s", "in_time")}
+        found.append({"who": who, "tasks": result.tasks, "took_s": round(time.process_time() - began_s, 1), **values})
+        mean = interval(result.measures["mean_s"])
+        CONSOLE.print(f"{name}: {who} {1e3 * mean.mean:.2f} ± {1e3 * mean.half:.2f} ms, {found[-1]['took_s']:.0f} s")
+    return found
+
+
+def table(name: str, found: list[dict[str, Any]]) -> Table:
+    """Return mean latencies, and by how much each differs from the best of the rules, the cheap ones."""
+    shown = Table("who decides", "mean, ms", "beside the best rule", "late", title=name)
+    means = {row["who"]: torch.tensor(row["mean_s"]) for row in found}
+    rules = [who for who in means if who in {*PLAIN, "amortised 0.2"}]
+    best = min(rules, key=lambda who: float(means[who].mean()))
+    for row in found:
+        mean, gap = interval(means[row["who"]].numpy()), interval((means[row["who"]] / means[best] - 1).numpy())
+        late = 100 * (1 - sum(row["in_time"]) / len(row["in_time"]))
+        cells = (f"{1e3 * mean.mean:.2f} ± {1e3 * mean.half:.2f}", f"{100 * gap.mean:+.1f} ± {100 * gap.half:.1f} %")
+        shown.add_row(row["who"], *cells, f"{late:.2f} %")
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=(*WORLDS, "all"), default="all")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--slots", type=int, help="of an episode")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "gaps.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    output: Path = arguments.output
+    record = json.loads(output.read_text()) if output.exists() else {}
+    for name in WORLDS if arguments.world == "all" else (arguments.world,):
+        record[name] = rows(name, arguments.seeds, arguments.slots)
+        output.write_text(json.dumps(record, indent=1) + "\n")
+    for name, found in record.items():
+        CONSOLE.print(table(name, found))
+
+
+if __name__ == "__main__":
+    main()
