@@ -141,6 +141,8 @@ def test_a_run_can_be_aborted(executor):
 
 
 def test_warm_measures(executor):
-    assert 0 < executor.warm(("input",)) < 60
+    took_s = executor.warm(("input",))
+    assert 0 < took_s < 60
+    assert executor.warm(("input",)) == took_s, "many devices that join at once do not keep a server busy"
     with pytest.raises(RequestError):
         executor.warm(("nope",))

@@ -1,20 +1,24 @@
 """The log of experience: exactly once, whatever is sent twice, killed or full."""
 
+import math
 import sqlite3
 import sys
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.patience import wait_until
 
 from coinfer.errors import UserError
+from coinfer.site.agent.observed import complete, observation_of, observed
 from coinfer.site.agent.spool import Spool, next_epoch
 from coinfer.site.export import write_export
 from coinfer.site.messages import Batch, Decision, Observed
 from coinfer.site.store import MIGRATIONS, ExperienceStore, StoreError, read_experience
+from coinfer.types import OffloadObservation, fields_of
 
 WAIT_S = 60.0
 
@@ -113,7 +117,7 @@ def test_parquet_holds_the_same_with_observations(tmp_path: Path):
     parquet = pytest.importorskip("pyarrow.parquet")
     store = ExperienceStore(tmp_path / "log")
     seen = Observed(
-        tasks=1, options=2, servers=1, fields={"deadline_s": [None], "server_room": [1.5]}, addresses=["a:1"]
+        tasks=1, options=2, servers=1, fields={name: [1.5] for name in OffloadObservation._fields}, addresses=["a:1"]
     )
     records = [decision(0).model_copy(update={"observation": seen}), decision(1)]
     store.put("a", Batch(epoch=1, records=records)).result(WAIT_S)
@@ -212,3 +216,21 @@ def test_epochs_grow_whatever_the_clock_says(tmp_path: Path):
     assert next_epoch(tmp_path, 2.0) == 2000
     assert next_epoch(tmp_path, 1.0) == 2001
     assert next_epoch(tmp_path, 3.0) == 3000
+
+
+def test_an_observation_is_told_without_its_usual_fields_and_comes_back_whole():
+    usual = {"option_accuracy": np.ones((2, 1)), "deadline_s": np.full(2, np.inf), "uplink_backlog_s": np.zeros((2, 3))}
+    sizes = {"K": 2, "O": 1, "N": 3}
+    shapes = {
+        name: [sizes[one] for one in field.axes if one != "B"] for name, field in fields_of(OffloadObservation).items()
+    }
+    arrays = {name: np.linspace(0.1234567, 1, math.prod(shape)).reshape(shape) for name, shape in shapes.items()}
+    masks = {name: arrays[name] > 0 for name, field in fields_of(OffloadObservation).items() if field.is_mask}
+    seen = OffloadObservation(**arrays | masks | usual)
+    sent = observed(seen)
+    assert not sent.fields.keys() & {*usual, *masks}
+    for name, array in observation_of(sent)._asdict().items():  # type: ignore[union-attr]
+        np.testing.assert_allclose(array, getattr(seen, name), rtol=1e-5, err_msg=name)
+    full = complete(sent.model_dump())["fields"]
+    assert full["deadline_s"] == [None, None]  # type: ignore[index]
+    assert full["option_accuracy"] == [1.0, 1.0]  # type: ignore[index]

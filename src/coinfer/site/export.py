@@ -8,6 +8,7 @@ from pathlib import Path
 
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
+from coinfer.site.agent.observed import complete
 from coinfer.site.messages import Decision
 from coinfer.site.parquet import parquet_bytes
 
@@ -34,7 +35,7 @@ def write_export(path: Path, records: Iterable[Mapping[str, object]]) -> int:
     if path.suffix not in (".jsonl", ".csv", ".parquet"):
         raise UserError(f"{path}: expected a file that ends in .jsonl, .csv or .parquet")
     if path.suffix == ".parquet":
-        data, count = parquet_bytes(COLUMNS, ({**_DEFAULTS, **record} for record in records))
+        data, count = parquet_bytes(COLUMNS, map(_full, records))
         write_atomic(path, data)
         return count
     lines = list(_lines(records, path.suffix))
@@ -46,8 +47,15 @@ def _lines(records: Iterable[Mapping[str, object]], suffix: str) -> Iterator[str
     if suffix == ".csv":
         yield _row(COLUMNS)
     for record in records:
-        full = {**_DEFAULTS, **record}
+        full = _full(record)
         yield json.dumps(full) + "\n" if suffix == ".jsonl" else _row([full.get(name, "") for name in COLUMNS])
+
+
+def _full(record: Mapping[str, object]) -> dict[str, object]:
+    """Return a decision with what was not stored because it is usual."""
+    full = {**_DEFAULTS, **record}
+    seen = full["observation"]
+    return full | {"observation": complete(seen)} if isinstance(seen, Mapping) else full
 
 
 def _row(values: Iterable[object]) -> str:

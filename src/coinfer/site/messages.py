@@ -106,7 +106,8 @@ class Report(Message):
 
 
 class Observed(Message):
-    """An observation, flat: each field's numbers in row-major order; null stands for infinity."""
+    """An observation, flat: each field's numbers in row-major order; null stands for infinity. Fields that hold only
+    their usual value (`agent.observed.USUAL`) are left out."""
 
     tasks: Annotated[int, Field(ge=1, le=256)]
     options: Annotated[int, Field(ge=1, le=4096)]
