@@ -1,24 +1,29 @@
 """The trainer learns from a site's log, goes on where it was stopped, and its policies decide on servers."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.rl.distributed.test_coordinator import SMALL, LocalWorkerGroup
 from tests.site.dispatched_site import DispatchedSite
 from tests.site.site_processes import controller_thread
 from tests.site.test_operator import coinfer
 from tests.site.test_policies import fill, start_updater, to
 from tests.site.test_rollout import log_of
 
+from coinfer import checkpoint
 from coinfer.errors import UserError
 from coinfer.policies.onnx import load_policy
 from coinfer.rl.algorithms.cdo_dsac import CdoSettings, features_of
 from coinfer.rl.core.envs.placements import UNIT_S
+from coinfer.rl.distributed.coordinator import Coordinator
 from coinfer.site.agent.padding import padded
 from coinfer.site.trainer import learn
 from coinfer.site.trainer.experience import Sizes, transitions
 from coinfer.site.trainer.learn import Trainer, TrainerSettings
+from coinfer.site.trainer.worlds import fitted_world
 
 SIZES = Sizes(4, 2, 5)
 
@@ -67,6 +72,24 @@ def test_it_trains_pushes_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
     decide = padded(policy)
     for one in log_of(site, 20):
         assert 0 <= int(decide(one.observation).server[0]) < 3
+
+
+def test_agents_play_in_other_processes_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(learn, "CdoSettings", lambda: SMALL)
+    world, played = fitted_world(log_of(DispatchedSite(), 120)).world, []
+
+    @contextmanager
+    def make_player(job):
+        played.append(job.settings.agents)
+        yield Coordinator(LocalWorkerGroup(job), job).play
+
+    def simulated(name: str, *more) -> str:
+        trainer = Trainer(TrainerSettings(tmp_path / "log", tmp_path / name, rounds=6), print, *more)
+        tensors = trainer._simulated(world).tensors()
+        return checkpoint.digest({name: one for name, one in tensors.items() if not name.startswith("sums.")})
+
+    assert simulated("cluster", make_player) == simulated("alone") == simulated("cluster", make_player)
+    assert played == [3], "what was simulated before is not simulated again"
 
 
 def test_a_store_that_is_not_there_is_named_in_one_line(tmp_path: Path):

@@ -92,6 +92,13 @@ FrameFile = Annotated[
 ]
 TorchDevice = Annotated[str, typer.Option("--device", help="PyTorch device: cpu, cuda.")]
 TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of PyTorch.")]
+Cluster = Annotated[
+    bool, typer.Option("--cluster", help="Agents and controller as processes spread over a Ray cluster.")
+]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="The cluster's head, or auto; this machine alone without it."),
+]
 Shift = Annotated[
     int | None,
     typer.Option(min=0, max=4096, help="Largest shift of a picture in pixels; an eighth of its side without it."),

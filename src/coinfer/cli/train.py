@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
-from coinfer.cli.options import Changes, FrameFile, TorchDevice, TorchThreads, frame_file_changes
+from coinfer.cli.options import (
+    Changes,
+    Cluster,
+    ClusterAddress,
+    FrameFile,
+    TorchDevice,
+    TorchThreads,
+    frame_file_changes,
+)
 from coinfer.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,13 +54,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
     device: TorchDevice = "cpu",
     threads: TorchThreads = 1,
-    cluster: Annotated[
-        bool, typer.Option("--cluster", help="Agents and controller as processes spread over a Ray cluster.")
-    ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="The cluster's head, or auto; one on this machine alone without it."),
-    ] = None,
+    cluster: Cluster = False,
+    address: ClusterAddress = None,
 ) -> None:
     """Train a scheme, compare it with baselines, and export its policy.
 
@@ -82,7 +85,7 @@ def train(
         return bool(checkpoint.numbered(folder / "checkpoints"))
 
     check_resume(folder, resume, has_checkpoint())
-    distributed = {"make_player": _make_player(scheme, address)} if cluster or address else {}
+    distributed = {"make_player": make_player(scheme, address)} if cluster or address else {}
     with resumable(has_checkpoint), training_progress(scheme) as progress:
         trained = registry.trainer(scheme)(settings, progress=progress, folder=folder, resume=resume, **distributed)
     compiled = open_world(name, parse_changes(changes or ()))
@@ -110,8 +113,16 @@ def _print_comparison(who: str, runs: "Sequence[Run]", world: "World") -> None:
     console.print(*report.split_to_width(report.comparison_table(title, runs, columns), console.width))
 
 
-def _make_player(scheme: str, address: str | None) -> "MakePlayer":
-    """Return what puts the agents of the scheme on the cluster."""
+def make_player(scheme: str, address: str | None) -> "MakePlayer":
+    """Return what puts the agents of a scheme on a cluster.
+
+    Args:
+        scheme: its name.
+        address: of the cluster's head; None for one on this machine alone.
+
+    Raises:
+        UserError: if the scheme has no agents to put there.
+    """
     from coinfer.rl import registry
     from coinfer.rl.distributed.ray_workers import cluster_player
 

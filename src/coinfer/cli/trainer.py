@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer.cli.console import console, setup_pytorch
-from coinfer.cli.options import ControllerAddress, Insecure, Site, TorchThreads
+from coinfer.cli.options import Cluster, ClusterAddress, ControllerAddress, Insecure, Site, TorchThreads
+from coinfer.cli.train import make_player
 
 if TYPE_CHECKING:
     from coinfer.site.operator import Operator
@@ -23,6 +24,8 @@ def trainer(
     every_s: Annotated[float, typer.Option(min=1, help="Seconds from one candidate to the next.")] = 300.0,
     candidates: Annotated[int | None, typer.Option(min=1, help="Candidates to push; no end without it.")] = None,
     threads: TorchThreads = 1,
+    cluster: Cluster = False,
+    address: ClusterAddress = None,
     insecure: Insecure = False,
 ) -> None:
     """Train CDO-DSAC's agents in a world fitted to the site, then on its experience, and push candidates.
@@ -36,7 +39,9 @@ def trainer(
     from coinfer.site.operator import Operator
     from coinfer.site.trainer.learn import Trainer, TrainerSettings
 
-    learner = Trainer(TrainerSettings(store, out, rounds, updates), lambda text: console.print(text, soft_wrap=True))
+    player = make_player("cdo-dsac", address) if cluster or address else None
+    settings = TrainerSettings(store, out, rounds, updates)
+    learner = Trainer(settings, lambda text: console.print(text, soft_wrap=True), player)
     pushed = 0
     with Operator(controller, site, insecure, "controller") as operator:
         while True:

@@ -18,12 +18,21 @@ from coinfer.envs import offload
 from coinfer.errors import UserError
 from coinfer.policies.learned.export import export
 from coinfer.policies.learned.placement.policy import policies_of
-from coinfer.rl.algorithms.cdo_dsac import CdoDsac, CdoSettings, features_of, make_loop, placements_of, with_rounds
+from coinfer.rl.algorithms.cdo_dsac import (
+    CdoDsac,
+    CdoSettings,
+    MakePlayer,
+    TrainingJob,
+    features_of,
+    make_loop,
+    placements_of,
+    with_rounds,
+)
 from coinfer.rl.core.broadcast import best_learners, select_best
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.core.records import Transition
 from coinfer.rl.core.replay import Replay
-from coinfer.rl.core.training import TrainSettings, run_training, settings_record
+from coinfer.rl.core.training import TrainSettings, restore_latest, run_training, settings_record
 from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.scenario.world import OffloadWorld
 from coinfer.site.fitting.evidence import Decided, decided
@@ -72,10 +81,17 @@ class Trainer:
     Args:
         settings: of the trainer.
         say: takes lines for people.
+        make_player: has the agents play in other processes while they are in simulation (`rl.distributed.ray_workers`);
+            None to train in this one.
     """
 
-    def __init__(self, settings: TrainerSettings, say: Callable[[str], None] = lambda text: None):
-        self.settings, self._say = settings, say
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        say: Callable[[str], None] = lambda text: None,
+        make_player: MakePlayer | None = None,
+    ):
+        self.settings, self._say, self._make_player = settings, say, make_player
         settings.folder.mkdir(parents=True, exist_ok=True)
 
     def round(self) -> Learned:
@@ -127,7 +143,14 @@ class Trainer:
         train = TrainSettings(SCENARIO, seed=self.settings.seed)
         loop = make_loop(chosen, world, train.learner_seeds())
         record = settings_record(train, SCHEME, world, chosen)
-        run_training(loop, record, folder=self.settings.folder / "simulated", resume=True)
+        folder = self.settings.folder / "simulated"
+        restore_latest(loop, record, folder, resume=True)
+        if self._make_player is None or loop.round == loop.settings.rounds:
+            run_training(loop, record, folder=folder, resume=True)
+            return loop
+        job = TrainingJob(chosen, world, train.learner_seeds().tolist(), train.device, torch.get_num_threads())
+        with self._make_player(job) as play:
+            run_training(loop, record, folder=folder, resume=True, play=play)
         return loop
 
     def _learn(self, loop: Loop[CdoDsac], world: OffloadWorld, decisions: Sequence[Decided]) -> int:
