@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tests.patience import wait_until
 from tests.site.site_processes import WAIT_S, ControllerProcess, controller_thread, member_edge
+from tests.site.test_policies import policy_files, start_updater
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
@@ -17,7 +18,7 @@ from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import load_images
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.agent.observed import complete
-from coinfer.site.store import read_experience
+from coinfer.site.store import newest_experience, read_experience
 from coinfer.types import OffloadDecision, OffloadObservation
 
 GRAPH = networks.build("alexnet-cifar")
@@ -84,6 +85,32 @@ def test_a_device_may_leave_the_choice_to_the_server_that_it_reaches(tmp_path: P
             with Device(GRAPH, profile=TABLE, slowdown=50.0, **settings) as camera:
                 wait_until(lambda camera=camera: answered_by(camera, 0), WAIT_S, "it answers")
             assert bool(edge.agent.dispatcher.decided) == dispatch  # type: ignore[union-attr]
+
+
+def test_a_device_that_decides_itself_uses_the_policy_of_its_site(tmp_path: Path, monkeypatch):
+    with controller_thread(tmp_path / "store") as controller, served(tmp_path, controller.address, "edge-1"):
+        updater = start_updater(controller)
+        updater.push(*policy_files(), "a test")
+        wait_until(lambda: controller.there() == {"edge-1"}, WAIT_S, "a server is there")
+        with device(controller.address, monkeypatch, tmp_path) as camera:
+            agent = camera._membership
+            assert agent is not None
+
+            def decided_by(name: str, **settings) -> None:
+                def is_told() -> bool:
+                    camera.infer(PICTURE, **settings)
+                    return any(one["policy"] == name for one in newest_experience(tmp_path / "store", 1))
+
+                wait_until(is_told, WAIT_S, f"{name} decides")
+
+            decided_by("planner")
+            updater.pin(1, "a test")
+            decided_by("version 1")
+            assert controller.service.nodes["camera"].report.policy_problem == ""
+            decided_by("planner", policy=on_server(0))  # a request's own policy goes first
+            updater.roll_back("a test")
+            wait_until(lambda: agent.policy() is None, WAIT_S, "it is taken back")
+            decided_by("planner")
 
 
 class Asking:

@@ -34,6 +34,7 @@ GRAPH = networks.build("alexnet-cifar")
 CUTS = [cut.tensors for cut in GRAPH.useful_cuts()]
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{CLIENT}-01"
+STATE = "vendor=t61rcWkgMzE,other=1"
 INVALID = ("", "00-0-0-01", f"00-{'0' * 32}-{CLIENT}-01", f"00-{TRACE}-{'0' * 16}-01", f"ff-{TRACE}-{CLIENT}-01", "ü")
 
 
@@ -127,12 +128,12 @@ def test_clients_bring_their_trace_over_rest_and_grpc_and_others_get_a_new_one(s
     assert [span.status.description for span in requests] == [None, None, None, "NOT_FOUND"]
 
 
-def forwarded(traceparent: str) -> list[str]:
+def forwarded(traceparent: str) -> list[dict[str, str]]:
     """What the second server of a route is told of the trace, where nothing traces."""
-    seen: list[str] = []
+    seen: list[dict[str, str]] = []
 
     def second(message: InferRequest) -> InferReply:
-        seen.append(tracing.current())
+        seen.append(dict(tracing.headers()))
         return InferReply(message.model, message.inputs)
 
     picture = np.zeros(GRAPH.tensors[GRAPH.inputs[0]].shape, np.float32)
@@ -141,7 +142,7 @@ def forwarded(traceparent: str) -> list[str]:
     request = InferRequest(GRAPH.name, (from_array(GRAPH.inputs[0], picture),), CUTS[1], route=route)
 
     async def infer() -> None:
-        tracing.receive([("traceparent", traceparent)])
+        tracing.receive([("traceparent", traceparent), ("tracestate", STATE)])
         await service.infer(request, unencoded)
 
     asyncio.run(infer())
@@ -151,7 +152,15 @@ def forwarded(traceparent: str) -> list[str]:
 
 @pytest.mark.parametrize("traceparent", [TRACEPARENT, *INVALID[:2]])
 def test_without_a_tracer_a_trace_is_carried_on_as_it_came(traceparent: str):
-    assert forwarded(traceparent) == [traceparent if traceparent == TRACEPARENT else ""]
+    whole = {"traceparent": TRACEPARENT, "tracestate": STATE}
+    assert forwarded(traceparent) == [whole if traceparent == TRACEPARENT else {}]
+
+
+@pytest.mark.parametrize("state", ["", "a=\n", "a=" + "x" * 600])
+def test_what_is_no_tracestate_is_left_out(state: str):
+    with tracing.trace_context(""):
+        tracing.receive([("traceparent", TRACEPARENT), ("tracestate", state)])
+        assert tracing.headers() == (("traceparent", TRACEPARENT),)
 
 
 @pytest.mark.parametrize("traceparent", INVALID)

@@ -1,7 +1,7 @@
-"""Traces of requests: W3C `traceparent` is carried through every node, and told to a tracer where there is one.
+"""Traces of requests: W3C `traceparent` and `tracestate` are carried through every node, and told to a tracer if any.
 
-The trace that the present thread or task works for is a context variable. It is carried on as it came where nothing
-traces; a tracer (`open_telemetry`) gives each node's work a span of its own.
+The trace that the present thread or task works for is in context variables. It is carried on as it came where nothing
+traces; a tracer (`open_telemetry`) gives each node's work a span of its own. `tracestate` is passed on as it came.
 """
 
 import re
@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
-HEADER = "traceparent"
+HEADER, STATE_HEADER = "traceparent", "tracestate"
 _FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_STATE_FORM = re.compile(r"[\x20-\x7e]{1,512}")
 _current: ContextVar[str] = ContextVar("coinfer_traceparent", default="")
+_state: ContextVar[str] = ContextVar("coinfer_tracestate", default="")
 Step = tuple[str, float]
 """Name and seconds."""
 Answer = TypeVar("Answer")
@@ -79,8 +81,9 @@ def current() -> str:
 
 def headers() -> tuple[tuple[str, str], ...]:
     """Return what a request to another node says of the present trace: names and values."""
-    traceparent = _current.get()
-    return ((HEADER, traceparent),) if traceparent else ()
+    traceparent, state = _current.get(), _state.get()
+    own = ((HEADER, traceparent), (STATE_HEADER, state))
+    return own[: 1 + bool(state)] if traceparent else ()
 
 
 def receive(headers: Iterable[tuple[str, str | bytes]] | None) -> None:
@@ -89,22 +92,27 @@ def receive(headers: Iterable[tuple[str, str | bytes]] | None) -> None:
     Args:
         headers: names in lower case, with values; what is no valid `traceparent` counts as none.
     """
-    found = next((value for name, value in headers or () if name == HEADER), "")
-    _current.set(found if isinstance(found, str) and _FORM.fullmatch(found) else "")
+    told = dict(headers or ())
+    found, state = told.get(HEADER, ""), told.get(STATE_HEADER, "")
+    is_traced = isinstance(found, str) and _FORM.fullmatch(found)
+    _current.set(str(found) if is_traced else "")
+    _state.set(state if is_traced and isinstance(state, str) and _STATE_FORM.fullmatch(state) else "")
 
 
 @contextmanager
-def trace_context(traceparent: str) -> Iterator[None]:
+def trace_context(traceparent: str, tracestate: str = "") -> Iterator[None]:
     """Work for a trace within a `with` block.
 
     Args:
         traceparent: of the trace, as W3C writes it; empty for none.
+        tracestate: that others have added to it.
     """
-    token = _current.set(traceparent)
+    tokens = _current.set(traceparent), _state.set(tracestate)
     try:
         yield
     finally:
-        _current.reset(token)
+        _current.reset(tokens[0])
+        _state.reset(tokens[1])
 
 
 def begin(name: str, model: str, ago_s: float = 0.0) -> Span | None:
@@ -136,7 +144,7 @@ def traced(
     """
     if _tracer is None:
         return work()
-    with trace_context(_current.get()):
+    with trace_context(_current.get(), _state.get()):
         span = begin(name, model, ago_s)
         assert span is not None
         try:

@@ -57,6 +57,8 @@ class Hello(Message):
     models: Annotated[list[ServedName], Field(max_length=256)] = []
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
     version: Text = ""
+    decides: bool = True
+    """The site's policy may decide here."""
 
 
 class LinkReport(Message):
@@ -260,20 +262,20 @@ class PolicyFile(Message):
 
 
 class PolicyShare(Message):
-    """How many of a server's decisions a version makes."""
+    """How many of a node's decisions a version makes."""
 
     version: Count
-    """0 is sequential greedy."""
+    """0 is sequential greedy, on a device its planner."""
     fingerprint: Text = ""
     share: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1)]
 
 
 class Policies(Message):
-    """Who decides on a server from now on."""
+    """Who decides on a node from now on."""
 
     kind: Literal["policies"] = "policies"
     shares: Annotated[list[PolicyShare], Field(max_length=8)] = []
-    """Empty for what the server was started with."""
+    """Empty for what the node was started with."""
     explore: Annotated[float, Field(allow_inf_nan=False, ge=0, le=0.5)] = 0.0
     """Share of requests that go to a server drawn among the good ones."""
 

@@ -49,10 +49,11 @@ def plan_now(
     sizes = parts.planner.at(sizes).sizes
     parts.client.pool.asked_s = parts.clock.now_s()
     state = parts.state(sizes)
+    own = terms.policy is not None or terms.objective is not None
     plan = parts.planner.plan(
         state,
         terms.deadline_s,
-        policy=terms.policy,
+        policy=terms.policy if own else parts.site_policy(),
         raw_input=raw_input,
         early_exit=terms.early_exit,
         sizes=sizes,

@@ -104,8 +104,8 @@ class Device:
             graph, planner.servers, shaped, clock, first_rate_bps=FIRST_RATE_BPS, tail_s=planner.tail_s
         )
         self._membership = membership
-        record = [membership.record] if membership else []
-        self._parts = DeviceParts(graph, config, planner, processor, client, clock, *record)
+        site = (membership.record, membership.policy) if membership else ()
+        self._parts = DeviceParts(graph, config, planner, processor, client, clock, *site)
         self._in_flight = InFlight(config.max_in_flight)
         self._callers = ThreadPoolExecutor(config.max_in_flight, "coinfer-caller")  # starts threads as they are needed
         self._state: Literal["new", "open", "closed"] = "new"

@@ -3,12 +3,15 @@
 from importlib import import_module
 from typing import Protocol, cast
 
+import numpy as np
+
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.plan import Plan
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.device.server_pool import ServerPool
 from coinfer.runtime.transport.grpc_transport import Connector
+from coinfer.types import Policy
 
 _PROVIDER = ("coinfer.site.agent.device_agent", "join_device")
 """Imported when a device joins a site, and not before: without one a device needs nothing of a site's libraries."""
@@ -32,6 +35,10 @@ class Membership(Protocol):
         Args:
             pool: of the device.
         """
+        ...
+
+    def policy(self) -> Policy[np.ndarray] | None:
+        """Return what decides about the next request of this thread; None for the device's own."""
         ...
 
     def record(self, plan: Plan, result: Result) -> None:

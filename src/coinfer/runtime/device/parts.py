@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.device import forecast
@@ -13,6 +15,7 @@ from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.runtime.device.processor import Processor
 from coinfer.runtime.device.request_client import MIN_PUSHBACK_S, RequestClient
 from coinfer.runtime.device.result import Result
+from coinfer.types import Policy
 
 
 class DeviceParts(NamedTuple):
@@ -26,6 +29,8 @@ class DeviceParts(NamedTuple):
     clock: Clock
     record: Callable[[Plan, Result], None] = lambda plan, result: None
     """Called with every request that was answered."""
+    site_policy: Callable[[], Policy[np.ndarray] | None] = lambda: None
+    """Returns what decides about a request that brings neither policy nor objective; None for the device's own."""
 
     def pushback_s(self) -> float:
         """Return after how many seconds a request that is refused now may be taken on: when somebody is free."""

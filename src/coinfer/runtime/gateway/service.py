@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +44,6 @@ from coinfer.runtime.protocol.messages import (
     from_array,
     to_array,
 )
-from coinfer.runtime.tracing import current, trace_context
 
 _CODES: Mapping[Reason, Code] = {"queue_full": "RESOURCE_EXHAUSTED", "hopeless": "DEADLINE_EXCEEDED"}
 
@@ -129,7 +130,7 @@ class GatewayService:
     async def _serve(self, request: InferRequest, began_s: float) -> tuple[InferReply, Timing]:
         model = find_model(self.models, request.model, request.version)
         exit_, objective = _check(model, request), _objective(model.device, request.objective)
-        deadline_s, traceparent = began_s + request.deadline_s, current()
+        deadline_s, context = began_s + request.deadline_s, copy_context()  # which holds the trace
 
         def answer(abort: Abort) -> tuple[Result, float]:
             started_s = self._clock.now_s()
@@ -137,8 +138,7 @@ class GatewayService:
             left_s = None if request.deadline_s == math.inf else max(deadline_s - self._clock.now_s(), 1e-6)
             decode_s = self._clock.now_s() - started_s
             settings = InferSettings(deadline_s=left_s, objective=objective, exit=exit_, abort=abort)
-            with trace_context(traceparent):
-                return model.device.infer(item, **settings), decode_s
+            return context.run(partial(model.device.infer, item, **settings)), decode_s
 
         kind = (model.name, *(tensor.shape for tensor in request.inputs))
         try:

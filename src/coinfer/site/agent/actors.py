@@ -1,4 +1,4 @@
-"""The policies that the controller gave to an edge server, and which of them makes a decision."""
+"""The policies that the controller gave to a node, and which of them makes a decision."""
 
 import logging
 import random
@@ -71,6 +71,17 @@ class Actors:
             if place < 0:
                 return actor
         return self._shares[0][0]
+
+    def on_message(self, message: PolicyFile | Policies) -> None:
+        """Take in a policy, or who decides from now on.
+
+        Args:
+            message: as it came.
+        """
+        if isinstance(message, PolicyFile):
+            self.on_file(message)
+        else:
+            self.on_policies(message)
 
     def on_file(self, file: PolicyFile) -> None:
         """Take in a policy; one that cannot be used is told in one line, and nothing else changes.

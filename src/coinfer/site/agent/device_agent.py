@@ -12,11 +12,13 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device.config import DeviceConfig
+from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.plan import Plan
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.device.server_pool import ServerPool
 from coinfer.runtime.tracing import current
 from coinfer.runtime.transport.grpc_transport import PLAIN, Connector
+from coinfer.site.agent.actors import Actor, Actors
 from coinfer.site.agent.joining import NodeOptions, Place, find_place
 from coinfer.site.agent.observed import observed
 from coinfer.site.agent.spool import Spool, next_epoch
@@ -25,7 +27,7 @@ from coinfer.site.agent.view import ServerView, after_view
 from coinfer.site.certificates.node_security import edge_connector
 from coinfer.site.certificates.roles import SecurityError
 from coinfer.site.messages import Decision, Hello, LinkReport, Policies, PolicyFile, Report, View
-from coinfer.types import DEVICE
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 from coinfer.version import __version__
 
 FIRST_VIEW_S = 5.0
@@ -40,9 +42,10 @@ class DeviceAgent:
         graph: its network.
         policy: what decides, as its decisions name it.
         dispatch: it leaves the choice of server to the one that it reaches.
+        follows: policies of the site may decide in the place of its own.
     """
 
-    def __init__(self, place: Place, graph: ModelGraph, policy: str, dispatch: bool = False):
+    def __init__(self, place: Place, graph: ModelGraph, policy: str, dispatch: bool = False, *, follows: bool = False):
         if place.controller is None:
             raise SecurityError("a device of a site needs the address of its controller: controller='HOST:PORT'")
         self.connector: Connector = edge_connector(place.identity) if place.identity else PLAIN
@@ -50,6 +53,10 @@ class DeviceAgent:
         self._graph = graph
         self._policy = policy
         self._dispatch = dispatch
+        self._follows = follows
+        self._actors = Actors(place.state / "policies", Actor(None, policy))
+        self._deciding = threading.local()
+        """Who decided about the request of each thread."""
         self._clock = WallClock()
         self._epoch = next_epoch(place.state, time.time())
         self._spool = Spool(place.state / "spool", self._epoch)
@@ -83,6 +90,19 @@ class DeviceAgent:
             self._pool = pool
         self._update_pool()
 
+    def policy(self) -> Policy[np.ndarray] | None:
+        """Return what decides about the next request of this thread; None for the device's own."""
+        self._deciding.name = self._policy
+        actor = self._actors.choose()
+        return None if actor.decide is None else partial(self._decide_by, actor.decide, actor.name)
+
+    def _decide_by(
+        self, decide: Policy[np.ndarray], name: str, observation: OffloadObservation[np.ndarray]
+    ) -> OffloadDecision[np.ndarray]:
+        decision = decide(observation)
+        self._deciding.name = name
+        return decision
+
     def record(self, plan: Plan, result: Result) -> None:
         """Tell the site of a request that was answered.
 
@@ -94,7 +114,8 @@ class DeviceAgent:
             self._answered += 1
             self._failed += int(bool(result.fallback))
             self._latency_s += float(result.outcome.latency_s)
-        self._spool.add(partial(self._decision, time.time(), current(), plan, result))
+        policy = self._deciding.__dict__.pop("name", self._policy)
+        self._spool.add(partial(self._decision, time.time(), current(), policy, plan, result))
 
     def close(self) -> None:
         """Leave the site."""
@@ -102,7 +123,9 @@ class DeviceAgent:
 
     def hello(self) -> Hello:
         """Return who this device is."""
-        return Hello(name=self._place.name, role="device", epoch=self._epoch, version=__version__)
+        return Hello(
+            name=self._place.name, role="device", epoch=self._epoch, version=__version__, decides=self._follows
+        )
 
     def report(self) -> Report:
         """Return counters and links now."""
@@ -121,6 +144,8 @@ class DeviceAgent:
             spooled=self._spool.held,
             dropped=self._spool.dropped,
             links=links[:256],
+            policies=list(self._actors.versions),
+            policy_problem=self._actors.problem,
         )
 
     def on_view(self, view: View) -> None:
@@ -135,21 +160,21 @@ class DeviceAgent:
         self._update_pool()
 
     def on_policy(self, message: PolicyFile | Policies) -> None:
-        """Go on: policies of the site decide on edge servers, and the controller sends devices none.
+        """Take in a version of the site's policy, or who decides from now on.
 
         Args:
             message: as it came.
         """
-        log.warning("the controller sent a %s to a device, which decides by its own policy", message.kind)
+        self._actors.on_message(message)
 
-    def _decision(self, at_s: float, traceparent: str, plan: Plan, result: Result) -> Decision:
+    def _decision(self, at_s: float, traceparent: str, policy: str, plan: Plan, result: Result) -> Decision:
         outcome, first = result.outcome, result.route.hops[0]
         sent = len(result.route.hops) > 1
         return Decision(
             seq=0,
             at_s=at_s,
             model=self._graph.name,
-            policy=self._policy,
+            policy=policy,
             option=plan.option,
             server=plan.server if sent else DEVICE,
             executed_on=result.executed_on,
@@ -214,4 +239,6 @@ def join_device(config: DeviceConfig, graph: ModelGraph) -> DeviceAgent:
     options = NodeOptions(site, config.controller, config.name, None, config.insecure)
     own = "planner" if config.policy is None else "function"
     policy = str(config.policy) if isinstance(config.policy, str | Path) else own
-    return DeviceAgent(find_place(options, "device", graph.name.lower()), graph, policy, config.dispatch)
+    follows = config.policy is None and config.objective == Objective() and not config.dispatch
+    place = find_place(options, "device", graph.name.lower())
+    return DeviceAgent(place, graph, policy, config.dispatch, follows=follows)

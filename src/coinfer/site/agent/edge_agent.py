@@ -177,10 +177,7 @@ class EdgeAgent:
         Args:
             message: as it came.
         """
-        if isinstance(message, PolicyFile):
-            self.actors.on_file(message)
-        else:
-            self.actors.on_policies(message)
+        self.actors.on_message(message)
 
     def candidates(self) -> list[Candidate]:
         """Return what is known of all servers now, this one first."""

@@ -19,19 +19,20 @@ Answer = Callable[[dict[str, Any], Updater, str], Awaitable[dict[str, Any]]]
 """From a request, the updater and who asks to what is answered."""
 
 
-def policies_of(updater: Updater, node: str) -> Policies:
-    """Return who decides on a server.
+def policies_of(updater: Updater, node: str, *, explores: bool = True) -> Policies:
+    """Return who decides on a node.
 
     Args:
         updater: of the site.
-        node: name of the server.
+        node: its name.
+        explores: it may try other servers now and then.
     """
     shares = updater.shares(node)
     marks = {one.number: one.fingerprint for one in updater.rollout.versions}
     named = [
         PolicyShare(version=number, fingerprint=marks.get(number, ""), share=share) for number, share in shares.items()
     ]
-    return Policies(shares=named, explore=updater.explore())
+    return Policies(shares=named, explore=updater.explore() if explores else 0.0)
 
 
 def policy_file(updater: Updater, number: int) -> PolicyFile:

@@ -157,16 +157,18 @@ class ControllerService(grpc.GenericRpcHandler):
             session.wake.set()
 
     def _send_policies(self) -> None:
-        """Tell the servers who decides, where that is new to them, and send versions that they do not have."""
+        """Tell the nodes who decides, where that is new to them, and send versions that they do not have."""
         updater = self.updater
         if updater is None:
             return
         for session in self._sessions.values():
             node = self.nodes.get(session.name)
-            if node is None or node.session != session.id or node.hello.role != "edge":
+            if node is None or node.session != session.id or not node.hello.decides:
                 continue
-            updater.node_refused(session.name, node.report.policy_problem)
-            policies = policies_of(updater, session.name)
+            is_server = node.hello.role == "edge"
+            if is_server:
+                updater.node_refused(session.name, node.report.policy_problem)
+            policies = policies_of(updater, session.name, explores=is_server)
             text = to_bytes(policies)
             if text == session.sent_policies or (not policies.shares and not session.sent_policies):
                 continue

@@ -1,0 +1,113 @@
+"""The experiments with a site run, in their shortest form, and count what they should."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from tests.paths import ROOT
+from tests.patience import wait_until
+
+from coinfer.site.messages import Batch, Decision
+from coinfer.site.store import ExperienceStore
+
+FOLDER = ROOT / "experiments" / "site"
+WAIT_S = 120.0
+TINY = ("--models", "resnet32", "--devices", "2", "--edge-slowdowns", "20", "40", "--device-slowdown", "200")
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def test_what_is_missing_in_the_log_and_what_is_there_twice_is_counted(tmp_path: Path, scripts: None):
+    from nothing_lost import accounts
+
+    store = ExperienceStore(tmp_path / "log")
+    traces = [f"{n:032x}" for n in (1, 2, 2)]
+    for epoch, trace in enumerate(traces):
+        told = Decision(
+            seq=0, at_s=1e9, model="m", policy="p", server=0, executed_on="e:1", latency_s=0.1,
+            traceparent=f"00-{trace}-{1:016x}-01",
+        )  # fmt: skip
+        store.put("camera", Batch(epoch=epoch, records=[told])).result(WAIT_S)
+        dispatched = told.model_copy(update={"group": 1})
+        store.put("edge-1", Batch(epoch=epoch, records=[dispatched])).result(WAIT_S)
+    store.close()
+    rows = [{"trace": f"{n:032x}"} for n in (1, 2, 3)]
+    assert accounts(rows, tmp_path / "log") == {"not in the log": 1, "answered twice": 1, "counted twice": 0}
+
+
+def test_nothing_passes_a_cut_network_and_all_of_it_passes_later(scripts: None):
+    from proxy import Proxy
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        heard = bytearray()
+
+        def listen() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while data := connection.recv(100):
+                    heard.extend(data)
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        with Proxy(f"127.0.0.1:{server.getsockname()[1]}") as network:
+            with socket.create_connection(network.address.rsplit(":", 1)) as client:
+                client.sendall(b"before ")
+                wait_until(lambda: heard == b"before ", WAIT_S, "it passes")
+                with network.cut():
+                    client.sendall(b"after")
+                    assert heard == b"before "
+                wait_until(lambda: heard == b"before after", WAIT_S, "it passes later")
+            listener.join(WAIT_S)
+
+
+def test_schemes_are_compared_within_rounds(scripts: None):
+    from crowd import compared, measures
+
+    rows = [{"latency_s": t, "in_time": t < 3, "by": "e:1" if t > 1 else "device", "failed": False} for t in (1, 2, 3)]
+    first = measures(rows)
+    assert (first["mean_s"], first["in_time"], first["on_device"]) == (2.0, 0.6667, 0.3333)
+    slower = [{**first, "mean_s": 3.0}, {**first, "mean_s": 3.2}]
+    found = compared({"a": [first, first], "b": slower}, "a")
+    assert found["b"]["mean relative to a"][0] == 0.55
+    assert found["a"]["mean relative to a"] == [0.0, 0.0]
+
+
+def test_the_simulator_and_the_site_are_compared_by_policy(scripts: None):
+    from truth import compare
+
+    found = compare({"a": [1.0, 1.2], "b": [2.0, 2.0]}, {"a": 1.21, "b": 1.0})
+    assert found["policies"]["a"]["error"] == 0.1
+    assert not found["same_order"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("worth_it", (*TINY, "--rounds", "1", "--round-s", "2", "--loads", "0.5")),
+        ("truth", (*TINY, "--rounds", "1", "--round-s", "12", "--loads", "0.6")),
+        ("learns", (*TINY, "--rounds", "1", "--round-s", "4", "--steps", "2", "--simulated", "4", "--updates", "2",
+                    "--models", "resnet32", "alexnet-exits")),
+        ("nothing_lost", (*TINY, "--kills", "1", "--cut-s", "2", "--full-s", "2", "--swaps", "2", "--files", "2")),
+        ("start_orders", ("--rounds", "1", "--delay-s", "0.1")),
+    ],
+)  # fmt: skip
+def test_an_experiment_runs(tmp_path: Path, script: str, options: tuple[str, ...]):
+    record = tmp_path / "record.json"
+    command = [sys.executable, str(FOLDER / f"{script}.py"), *options, "--output", str(record)]
+    subprocess.run(command, check=True, timeout=1800)
+    found = json.loads(record.read_text())
+    assert {"settings", "machine", "load_average"} <= found.keys()
+    if script == "nothing_lost":
+        for kind, counts in found["faults"].items():
+            assert counts["requests"] > 0, kind
+            assert not counts["lost"], kind
+            assert not counts.get("not in the log"), kind
+            assert not counts.get("counted twice"), kind
