@@ -196,11 +196,12 @@ class ControllerStream:
         hello = self._node.hello()
         yield to_bytes(hello)
         last, last_s, batch_s = Report(), 0.0, 0.0
-        while not self._closing.is_set() and not ended.wait(self._pause_s(hello.role)):
-            if not self.joined.is_set():
+        while not self._closing.is_set() and not ended.wait(self._interval_s):
+            now_s = time.monotonic()
+            is_early = hello.role == "device" and now_s - last_s < self._lease_s / 3  # nobody waits for its load
+            if not self.joined.is_set() or (is_early and not self._leaving.is_set()):
                 continue
             report = self._node.report()
-            now_s = time.monotonic()
             if report != last or now_s - last_s > self._lease_s / 3:
                 last, last_s = report, now_s
                 yield to_bytes(report)
@@ -211,11 +212,6 @@ class ControllerStream:
             identity = self._controller.identity
             if identity is not None and identity.current().version != version:
                 return  # the next connection shows the renewed certificate
-
-    def _pause_s(self, role: str) -> float:
-        """Return the seconds to the next report: nobody waits for a device's load."""
-        is_slow = role == "device" and self.joined.is_set() and not self._leaving.is_set()
-        return self._lease_s / 3 if is_slow else self._interval_s
 
     def _batches(self) -> Iterator[bytes]:
         while self._unacknowledged < MAX_UNACKNOWLEDGED:
