@@ -138,8 +138,7 @@ class Executor:
         self._batches: dict[Piece, BatchProfile] = {}
         self._memory = memory or PieceMemory[Runner](CACHE_BYTES, MAX_PIECES)
         self._owner = Owner(graph.weights)
-        self._warmed: dict[Piece, tuple[float, float]] = {}
-        """When each piece was measured, and what it took."""
+        self._warmed: dict[Piece, tuple[float, float]] = {}  # when each piece was measured, and what it took
 
     def run(
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
