@@ -73,6 +73,26 @@ def test_a_quick_run_leaves_a_sane_record(name, home):
             assert found["reached"] == (found["median"] <= found["at_most"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "part"), [(("regret", "--real"), "real"), (("demo_machines", "--only", "one core"), "machines")]
+)
+def test_a_quick_run_with_real_processes_leaves_a_record(options, part, home):
+    output = home / "real.json"
+    script, *more = options
+    command = [sys.executable, f"benchmarks/{script}.py", *more, "--quick", "--output", str(output)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())[part]
+    if part == "machines":
+        planner = found["one core"]["schemes"]["planner"]
+        assert len(planner["by_phase_ms"]) == 5
+        return
+    assert found[0]["requests"] >= 10, "each fixed choice was measured"
+    assert found[0]["clairvoyant_s"] > 0
+
+
 FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "malformed": lambda r: all(
         one["requests"] == 200 and not one["not_blaming_the_caller"] and one["alive"] and not one["logged_errors"]

@@ -54,6 +54,13 @@ def test_what_passes_at_once_says_only_that_the_link_is_no_slower():
     assert after_exchange(fast, 8e3, 1e-4, 1.0) == fast
 
 
+def test_what_passed_at_once_on_a_link_believed_slow_calls_for_a_measurement():
+    at_once = after_exchange(first_link(1e4, 0.0), 8e3, 1e-4, 1.0)
+    assert at_once.is_bound, "it may be far above 0.8 Mbit/s"
+    assert not after_exchange(at_once, 1.3e5, 0.01, 1.1).is_bound, "measured"
+    assert not after_exchange(first_link(1e9, 0.0), 8e3, 1e-4, 1.0).is_bound, "nothing new"
+
+
 def test_what_was_exchanged_faster_shortens_the_round_trip():
     link = after_ping(first_link(10e6, 0.0), 0.05)
     assert after_exchange(link, 1e4, 0.02, 1.0) == link._replace(round_trip_s=0.02)

@@ -58,7 +58,8 @@ class DeviceConfig:
     confidence_loss: float | None = None
     """Accuracy that early exits may lose against the last exit; chooses the thresholds from the accuracy table."""
     hedge: bool = True
-    """Whether the device starts on the rest itself if a server is late; it always does if one fails."""
+    """Whether the device starts on the rest itself, and asks another server that seems sooner, if one is late. If one
+    fails, they always do."""
     max_in_flight: int = 64
     """Requests that may be under way at the same time; one more is refused with a `RefusedError`."""
     refuse_late: bool = False

@@ -235,7 +235,7 @@ class Device:
                 or tensor, or a mapping of input names to arrays.
             deadline_s: of this request, from now; None takes the device's.
             policy: decides about this request; None takes the device's.
-            hedge: whether the device starts on the rest itself if a server is late; None takes the device's setting.
+            hedge: whether others start on the rest if a server is late, as in `DeviceConfig`; None takes that.
             early_exit: false lets no exit before the cut answer, even if the device has thresholds for them.
             objective: of this request; the planner then decides about it. None takes the device's.
             exit: index of the only exit that may answer; None allows all.

@@ -9,6 +9,8 @@ CERTAIN_S = 0.002
 """Time on the link from which a transfer tells its rate; what took less may have passed at once."""
 FEW_PACKETS_BITS, FEW_PACKETS_S = 64_000.0, 0.01
 """So few bits may pass at once on any link; if they do, it is believed to carry them in this time."""
+MUCH_FASTER = 2.0
+"""Ratio to the believed rate from which what passed at once calls for a measurement."""
 
 
 class LinkEstimate(NamedTuple):
@@ -22,6 +24,8 @@ class LinkEstimate(NamedTuple):
     """When the last transfer ended."""
     round_trip_s: float
     """Smallest round trip of an empty message."""
+    is_bound: bool = False
+    """The last transfer passed at once, so that the link may be much faster than it is believed to be."""
 
     @property
     def rate_bps(self) -> float:
@@ -49,9 +53,8 @@ def after_transfer(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
         now_s: when the transfer ended.
     """
     keep = 0.5 ** (max(now_s - link.at_s, 0.0) / HALF_LIFE_S)
-    return link._replace(
-        bits=link.bits * keep + size_bits, seconds=link.seconds * keep + max(seconds, 1e-6), at_s=now_s
-    )
+    bits, past_s = link.bits * keep + size_bits, link.seconds * keep + max(seconds, 1e-6)
+    return link._replace(bits=bits, seconds=past_s, at_s=now_s, is_bound=False)
 
 
 def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: float) -> LinkEstimate:
@@ -73,7 +76,9 @@ def after_exchange(link: LinkEstimate, size_bits: float, seconds: float, now_s: 
     if on_link_s >= CERTAIN_S:
         return after_transfer(link, size_bits, on_link_s, now_s)
     at_most_s = CERTAIN_S if size_bits > FEW_PACKETS_BITS else FEW_PACKETS_S
-    return after_transfer(link, size_bits, at_most_s, now_s) if size_bits / at_most_s > link.rate_bps else link
+    faster = size_bits / at_most_s / link.rate_bps
+    link = after_transfer(link, size_bits, at_most_s, now_s) if faster > 1 else link
+    return link._replace(is_bound=faster > MUCH_FASTER)
 
 
 def after_ping(link: LinkEstimate, round_trip_s: float) -> LinkEstimate:

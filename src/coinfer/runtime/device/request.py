@@ -72,7 +72,7 @@ class Request:
         tensors: the network's inputs by name.
         pixels: the picture that they were made from, uint8 [height, width, 3], if any.
         began_s: when `infer` was called.
-        hedge: run the rest on the device too if a server is late, and take the answer that comes first.
+        hedge: run the rest on others too if a server is late, and take the answer that comes first.
         abort: stops the request once it is set.
     """
 

@@ -263,7 +263,8 @@ def after_lost_probe(server: ServerEstimate, size_bytes: int, now_s: float) -> S
 
 
 def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: float) -> bool:
-    """Return true if a server should be probed now: it is suspect or silent for a while, and does not rest.
+    """Return true if a server should be probed now, as it does not rest: it is suspect, silent for a while, or its link
+    has turned out to be faster than was believed, by an unknown factor.
 
     Args:
         server: present estimate.
@@ -275,7 +276,7 @@ def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: 
     probe_s = 0.0 if is_slow(server) else bits_of_bytes(PROBE_BYTES[0]) / server.link.rate_bps
     interval_s = max(PROBE_INTERVAL_S, idle_s, probe_s / MAX_PROBE_SHARE)
     is_quiet = now_s - max(server.link.at_s, heard_s) > interval_s
-    return (is_quiet or is_suspect(server)) and now_s >= server.down_until_s
+    return (is_quiet or is_suspect(server) or server.link.is_bound) and now_s >= server.down_until_s
 
 
 def is_slow(server: ServerEstimate) -> bool:
@@ -295,8 +296,8 @@ def probe_bytes(server: ServerEstimate, answered: int, now_s: float) -> int:
         answered: probes that it has answered in a row.
         now_s: on the device's clock.
     """
-    is_for_rate = answered >= FIRST_EMPTY and (answered - FIRST_EMPTY + 1) % EMPTY_EVERY
-    if not is_for_rate or not forecast.usable(server, now_s) or is_suspect(server):
+    is_for_rate = server.link.is_bound or (answered - FIRST_EMPTY + 1) % EMPTY_EVERY
+    if answered < FIRST_EMPTY or not is_for_rate or not forecast.usable(server, now_s) or is_suspect(server):
         return 0
     if is_slow(server):
         return SLOW_PROBE_BYTES
@@ -313,7 +314,8 @@ def after_pong(server: ServerEstimate, pong: Pong, size_bytes: int, now_s: float
         size_bytes: of the probe; an empty one measures the round trip, others the rate.
         now_s: when the answer arrived.
     """
-    backlog_s, room = (pong.load.backlog_s, pong.load.room) if pong.load else (0.0, math.inf)
+    believed = max(server.free_s - now_s, 0.0), server.room
+    backlog_s, room = (pong.load.backlog_s, pong.load.room) if pong.load else believed
     server = est.after_reply(server, backlog_s, room, now_s)
     if size_bytes == 0:
         return server._replace(link=after_ping(server.link, pong.round_trip_s))
