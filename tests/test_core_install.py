@@ -22,7 +22,7 @@ absent = ("torch", "matplotlib", "sklearn", "pandas", "openvino", "pytest")
 assert not any(importlib.util.find_spec(name) for name in absent), "the core pulls in what it should not"
 training = ("coinfer.envs", "coinfer.rl", "coinfer.exit_training", "coinfer.policies", "coinfer.evaluate")
 training += ("coinfer.checkpoint", "coinfer.site.trainer")
-training += ("coinfer.physics.queueing", "coinfer.physics.random")
+training += ("coinfer.physics.queueing", "coinfer.physics.random", "coinfer.physics.serving")
 training += ("coinfer.physics.wireless_power", "coinfer.physics.frame_rates")
 for module in pkgutil.walk_packages(coinfer.__path__, "coinfer."):
     if not module.name.startswith(training) and not module.name.endswith("__main__"):

@@ -189,8 +189,7 @@ def test_estimates_of_the_device_predict_what_link_and_server_do(seed: int):
     at_s = np.sort(rng.uniform(0, 0.3, count))
     under_way = [Sent(float(t), rate_bps * float(rng.uniform(0.01, 0.3)), float(rng.uniform(0.01, 0.3))) for t in at_s]
     first = est.first_server(rate_bps, 0.0)
-    known = first.link._replace(errors=(0.0,) * len(first.link.errors))  # what is uncertain is taken for slower
-    server = est.after_reply(first._replace(link=known), 0.0, 9.0, 0.0)
+    server = est.after_reply(first, 0.0, 9.0, 0.0)
     for one in under_way:
         server = est.after_send(server, one.size_bits, one.service_s, one.at_s)
     now_s, head_s = under_way[-1].at_s, float(rng.uniform(0, 0.5))

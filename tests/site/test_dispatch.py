@@ -20,7 +20,7 @@ from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireErro
 from coinfer.runtime.protocol.protobuf import parse_request, request_bytes
 from coinfer.site.agent.actors import GREEDY, Actor
 from coinfer.site.agent.dispatch import Candidate, Task, checked, observe, sequential_greedy
-from coinfer.site.agent.dispatcher import SiteDispatcher
+from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.messages import Decision
 from coinfer.site.store import read_experience
@@ -87,7 +87,7 @@ def test_a_decision_that_cannot_be_carried_out_is_refused():
 class Decider:
     """A dispatcher with two equal servers, and what it decided."""
 
-    def __init__(self, actor=None, idle: bool = True):
+    def __init__(self, actor=None, idle: bool = True, late_s: float = LATE_S):
         self.kept: list[Decision] = []
         self.sizes: list[int] = []
 
@@ -99,6 +99,7 @@ class Decider:
             lambda: idle,
             choose=lambda: Actor(actor, "actor" if actor else GREEDY),
             keep=lambda make: self.kept.append(make()),
+            late_s=late_s,
         )
 
     async def ask(self, count: int) -> list[str | None]:
@@ -176,13 +177,10 @@ def test_no_request_hangs_when_deciding_fails(caplog):
 
 @pytest.mark.parametrize("actor", [all_on_b, load_policy("learned")])
 def test_an_actor_decides_also_a_shipped_one(actor):
-    decider = Decider(actor)
-
-    def ask() -> bool:  # a busy machine may make the actor late
-        found = asyncio.run(decider.ask(2))
-        return decider.dispatcher.by_actor > 0 and (actor is not all_on_b or found == ["b", "b"])
-
-    wait_until(ask, WAIT_S, "the actor has decided")
+    decider = Decider(actor, late_s=WAIT_S)  # on a busy machine it would be late
+    found = asyncio.run(decider.ask(2))
+    assert decider.dispatcher.by_actor == 2
+    assert actor is not all_on_b or found == ["b", "b"]
     decider.dispatcher.close()
 
 

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from coinfer.addresses import DNS, ZEROCONF, Address, parse_address
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.device.config import DeviceConfig
@@ -15,6 +17,7 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.device.server_pool import ServerPool
 from coinfer.runtime.transport.grpc_transport import PLAIN, Connector
 from coinfer.runtime.zeroconf_discovery import open_browser
+from coinfer.types import Policy
 
 INTERVAL_S = 5.0
 """Sources are asked this often."""
@@ -108,6 +111,10 @@ class Discovery:
             self._site.start(pool)
         self._thread = threading.Thread(target=self._run, args=(pool,), name="coinfer-discovery", daemon=True)
         self._thread.start()
+
+    def policy(self) -> Policy[np.ndarray] | None:
+        """Return what decides about the next request of this thread; None for the device's own."""
+        return None if self._site is None else self._site.policy()
 
     def record(self, plan: Plan, result: Result) -> None:
         """Tell the site of a request that was answered.
