@@ -12,6 +12,9 @@ from coinfer.demo.script import Phase
 from coinfer.files import write_figure
 from coinfer.units import MILLI
 
+SHOWN_DEADLINES = 5.0
+"""Latencies of more than so many deadlines are cut off, as the others could not be told apart else."""
+
 if TYPE_CHECKING:  # an extra
     from matplotlib.axes import Axes
 
@@ -58,7 +61,7 @@ def draw(
         latencies.plot(latency_ms, marker=marker, ms=3.5, lw=0.9, label=summaries[i].scheme, zorder=3 - (i > 0))
     latencies.axhline(deadline_s / MILLI, color="black", ls="--", lw=1, label="deadline")
     latencies.set(ylabel="latency, ms", xlabel="round: every scheme answers the same picture", ylim=(0, None))
-    latencies.set_ylim(top=1.25 * latencies.get_ylim()[1])  # room for the legend
+    latencies.set_ylim(top=min(1.25 * latencies.get_ylim()[1], SHOWN_DEADLINES * deadline_s / MILLI))  # with the legend
     latencies.legend(loc="upper left", fontsize=8, ncols=3)
     _bars(bars, summaries, view)
     write_figure(path, figure)
