@@ -15,21 +15,27 @@ class Proxy:
 
     def __init__(self, target: str):
         self._host, _, self._port = target.rpartition(":")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._whole = asyncio.Event()
-        self._whole.set()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._is_open = threading.Event()
         self.address = ""
 
     def __enter__(self) -> "Proxy":
         self._thread.start()
-        server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._accept, "127.0.0.1", 0), self._loop)
-        self.address = f"127.0.0.1:{server.result().sockets[0].getsockname()[1]}"
+        self._is_open.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop, self._whole, self._over = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        self._whole.set()
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self._is_open.set()
+        await self._over.wait()
+        server.close()
 
     @contextlib.contextmanager
     def cut(self) -> Iterator[None]:

@@ -322,6 +322,7 @@ def test_random_faults_at_random_moments(table: ProfileTable, exact: list[np.nda
         print(f"random faults: median {statistics.median(times_s):.3f} s, slowest {max(times_s):.3f} s")
 
 
+@pytest.mark.slow
 def test_all_edges_are_shut_down_and_started_again_one_after_the_other(table: ProfileTable, exact: list[np.ndarray]):
     statuses = []
 

@@ -60,6 +60,7 @@ def test_one_world_needs_no_batch_axis(made):
     np.testing.assert_array_equal([one.option for one in alone], policy(seen).option)
 
 
+@pytest.mark.slow
 def test_many_tasks_and_servers_decide_alike(tmp_path: Path):
     drawn = random_observation(3, worlds=64, tasks=4, options=3, servers=5)
     seen = OffloadObservation(*(f.float() if f.is_floating_point() else f for f in drawn))

@@ -217,6 +217,7 @@ def test_cdo_dsacs_agents_do_better_than_untrained():
     assert (measured_s(agents(), 4) < 0.9 * untrained_s).all()
 
 
+@pytest.mark.slow
 def test_ddpg_does_better_than_untrained():
     """On average: not with every seed, and which these are depends on a processor's rounding."""
     settings = replace(
