@@ -393,6 +393,7 @@ def test_metrics_add_up(edge):
     assert float(values["process_resident_memory_bytes"]) > 0
 
 
+@pytest.mark.slow
 def test_thousands_of_bad_requests_leave_no_memory_behind(edge, call):
     """What leaks grows with every thousand of them; what an allocator or a new thread takes at some time does not."""
     process = psutil.Process(edge.process.pid)
