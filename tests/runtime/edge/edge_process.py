@@ -90,7 +90,29 @@ async def unencoded(reply):
     return reply
 
 
-class Sleeper:
+class AlwaysThere:
+    """What a server asks of a network's pieces, where they are in memory for good and each request runs alone."""
+
+    def check(self, inputs):
+        return {}
+
+    def batches(self, inputs, outputs=()):
+        return BatchProfile(reason="a test")
+
+    def hold(self, inputs, outputs=()):
+        return True
+
+    def release(self, inputs, outputs=()):
+        pass
+
+    def cold(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+class Sleeper(AlwaysThere):
     """Serves by sleeping as long as its input says; computes nothing, so the machine's load does not matter."""
 
     def __init__(self):
@@ -104,24 +126,6 @@ class Sleeper:
             raise RuntimeError("aborted")
         self.finished.append(time.monotonic())
         return {"seconds": inputs["seconds"]}, duration_s
-
-    def check(self, inputs):
-        return {}
-
-    def batches(self, inputs, outputs=()):
-        return BatchProfile(reason="each sleeps alone")
-
-    def hold(self, inputs, outputs=()):
-        return True
-
-    def release(self, inputs, outputs=()):
-        pass
-
-    def cold(self):
-        return {}
-
-    def close(self):
-        pass
 
     def prepare(self, inputs, outputs=()):
         pass

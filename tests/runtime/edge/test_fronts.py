@@ -11,11 +11,10 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from onnx import TensorProto, helper, numpy_helper
 from tests.patience import patient_transport
-from tests.runtime.edge.edge_process import edge_thread
+from tests.runtime.edge.edge_process import AlwaysThere, edge_thread
 from tritonclient.utils import InferenceServerException
 
 from coinfer.graph.open_model import open_model
-from coinfer.runtime.batch_profile import BatchProfile
 from coinfer.runtime.edge.served_model import ServedModel, Signature, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, InputError
@@ -24,29 +23,11 @@ from coinfer.runtime.protocol.messages import InferRequest, TransportError, from
 LIMIT_BYTES = 100_000
 
 
-class Ones:
+class Ones(AlwaysThere):
     """Serves as many ones as its input says."""
 
     def run(self, inputs, outputs=(), abort=None):
         return {"ones": np.ones(int(inputs["count"][0]), np.float32)}, 0.0
-
-    def check(self, inputs):
-        return {}
-
-    def batches(self, inputs, outputs=()):
-        return BatchProfile(reason="a test")
-
-    def hold(self, inputs, outputs=()):
-        return True
-
-    def release(self, inputs, outputs=()):
-        pass
-
-    def cold(self):
-        return {}
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ until nothing improves. Plain Python, for one world: a server's future is some m
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
-from coinfer.physics.batching import BatchTimes, Waiting, batch_members, batch_plan
+from coinfer.physics.batching import MARGIN, BatchTimes, Waiting, batch_members, batch_plan
 from coinfer.physics.loading import Loaded, credit, evicted
 
 
@@ -225,17 +224,12 @@ def _batch(server: ServerState, queue: list[Asked], now_s: float) -> tuple[tuple
     if len(queue) == 1 or times.limit == 1:
         return (0,), first.service_s
     same = [k for k, one in enumerate(queue) if one.piece == first.piece]
-    size = _size(times, len(same), len(queue))
+    size = batch_plan(times, len(same), len(queue))[0]
     members = tuple(same[:size])
-    if size > 1 and now_s + 1.1 * sum(one.service_s for one in queue) > min(one.deadline_s for one in queue):
+    if size > 1 and now_s + MARGIN * sum(one.service_s for one in queue) > min(one.deadline_s for one in queue):
         rows = [Waiting(one.piece == first.piece, one.service_s, one.deadline_s - now_s) for one in queue]
         members = batch_members(times, rows)
     return members, times.ratios[len(members) - 1] * first.service_s
-
-
-@cache
-def _size(times: BatchTimes, same: int, waiting: int) -> int:
-    return batch_plan(times, same, waiting)[0]
 
 
 def _with_loads(server: ServerState, asked: Sequence[Asked]) -> float:

@@ -138,7 +138,7 @@ def _run(
         try:
             return _run_together(model, times, group, _joint_abort([aborts[one.number] for one in group]))
         except Exception:
-            if len({id(one.request) for one in group if not aborts[one.number].event.is_set()}) == 0:
+            if all(aborts[one.number].event.is_set() for one in group):
                 return [WireError("CANCELLED", "the caller gave up", "cancelled")] * len(group)
     results: list[Work | Exception] = []
     for one in group:
