@@ -92,9 +92,8 @@ def main() -> None:
 
 def ways(graph: ModelGraph) -> Iterator[Way]:
     """Everything that is compared."""
-    source, answer, image = graph.inputs[0], graph.outputs[-1], graph.image
-    assert image is not None
-    yield Way("bytes", "pixels", source, answer, lambda p: codec.encode_image(p, image, rate_bps=1e5), codec.decode)
+    answer = graph.outputs[-1]
+    yield pixels_way(graph)
     for kind, qualities in (("JPEG", JPEG), ("WEBP", WEBP)):
         for quality in qualities:
             yield picture_way(graph, kind, kind, quality)
@@ -109,6 +108,13 @@ def ways(graph: ModelGraph) -> Iterator[Way]:
         assert symbols is not None
         decode = lambda p, symbols=symbols: symbols.decode(p, limit_bytes=1 << 20)  # noqa: E731
         yield Way("bottleneck", code.tensor, code.tensor, code.answer, symbols.encode, decode)
+
+
+def pixels_way(graph: ModelGraph) -> Way:
+    """The picture as its pixels, without loss."""
+    source, answer, image = graph.inputs[0], graph.outputs[-1], graph.image
+    assert image is not None
+    return Way("bytes", "pixels", source, answer, lambda p: codec.encode_image(p, image, rate_bps=1e5), codec.decode)
 
 
 def picture_way(graph: ModelGraph, title: str, kind: str, quality: int) -> Way:
@@ -127,20 +133,12 @@ def picture_way(graph: ModelGraph, title: str, kind: str, quality: int) -> Way:
 
 def alone(graph: ModelGraph, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Right answers and times of a network that the device has for itself: nothing is sent."""
-    image, executor, correct = graph.image, Executor(graph), 0
-    assert image is not None
-    step = BATCH if graph.dynamic_batch else 1
-    for i in range(0, len(images), step):
-        pictures = np.concatenate([normalise(one, image) for one in images[i : i + step]])
-        answers = executor.run({graph.inputs[0]: pictures}, graph.outputs[-1:])[0][graph.outputs[-1]]
-        correct += int((answers.argmax(1) == labels[i : i + step]).sum())
-    return {
+    row = measured(graph, Executor(graph), pixels_way(graph), images, labels)
+    return row | {
         "kind": ALONE,
         "name": f"nothing: {graph.name} on the device",
         "bytes": 0.0,
-        "accuracy": correct / len(labels),
-        "interval": list(wilson(correct, len(labels))),
-        "device_ms": median_ms(executor, graph, images, graph.inputs[0], graph.outputs[-1]),
+        "device_ms": row["server_ms"],
         "server_ms": 0.0,
         "encode_ms": 0.0,
         "decode_ms": 0.0,

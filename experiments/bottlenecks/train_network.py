@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from compare import picture_file
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
@@ -60,10 +61,8 @@ def through(data: ImageDataset, codec: str | None) -> ImageDataset:
     kind, quality = codec.split(":")
     seen = np.empty_like(data.images)
     for i, picture in enumerate(data.images):
-        file = io.BytesIO()
-        slowest = {"optimize": True} if kind == "JPEG" else {"method": 6}
-        Image.fromarray(picture).save(file, kind, quality=int(quality), **slowest)
-        seen[i] = np.asarray(Image.open(file).convert("RGB"))
+        file = picture_file(picture, kind, int(quality))
+        seen[i] = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
     return data._replace(images=seen, kind=f"{data.kind}, {codec}")
 
 
