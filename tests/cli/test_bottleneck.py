@@ -55,6 +55,8 @@ def test_train_and_resume(folder):
         "out",
         "--device-share",
         "0.3",
+        "--mixup",
+        "0.5",
     )
     said = coinfer("train", "small.onnx", *options)
     assert re.search(r"small: from input to pool2, 60 pictures", said)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.exit_training.bottlenecks import (
     SETTINGS,
     small_bottleneck,
@@ -16,6 +17,7 @@ from tests.exit_training.bottlenecks import (
 )
 
 from coinfer.errors import TrainingError
+from coinfer.exit_training import augment
 from coinfer.exit_training.bottleneck import search
 from coinfer.exit_training.bottleneck.nets import ConvShape, Encoder, Prior, encoder_shapes, encoder_width, rounded
 from coinfer.exit_training.bottleneck.places import place_for
@@ -40,8 +42,9 @@ def inputs(data: ImageDataset) -> dict[str, np.ndarray]:
     return {"input": np.concatenate([normalise(one, GRAPH.image) for one in data.images])}
 
 
-def test_it_answers_as_the_network_does_after_training_without_labels():
-    settings = replace(SETTINGS, epochs=12, learning_rate=1e-2, label_weight=0.0)
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_it_answers_as_the_network_does_after_training_without_labels(mixup):
+    settings = replace(SETTINGS, epochs=12, learning_rate=1e-2, label_weight=0.0, mixup=mixup)
     data = stripes(96)
     wrong = data._replace(labels=(data.labels + 1) % 4)
     trained = train(GRAPH, PLACE, wrong, settings)
@@ -87,6 +90,21 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
         train(GRAPH, PLACE, stripes(60), SETTINGS, folder=tmp_path / "cut")
     with pytest.raises(TrainingError, match="made with bits 2, now it is 4; train anew elsewhere"):
         train(GRAPH, PLACE, stripes(60), replace(SETTINGS, bits=4), folder=tmp_path / "cut", resume=True)
+
+
+def test_mixtures_have_the_labels_of_both_pictures():
+    """Training by the labels of mixtures; each picture is mixed with the one before it, so its label counts in part."""
+    data = stripes(24)
+    trainer = BottleneckTrainer(GRAPH, PLACE, data, replace(SETTINGS, mixup=1.0))
+    rows, _, weights = next(iter(trainer._batches()))
+    assert ((weights >= 0) & (weights < 1)).all()
+    x = torch.from_numpy(inputs(data)["input"])[rows]
+    mixed = augment.mix(x, weights)
+    for i in range(len(rows)):
+        torch.testing.assert_close(mixed[i], weights[i] * x[i] + (1 - weights[i]) * x[i - 1])
+    labels, logits = torch.from_numpy(data.labels)[rows].long(), torch.randn(len(rows), 4)
+    truth = weights[:, None] * F.one_hot(labels, 4) + (1 - weights[:, None]) * F.one_hot(labels.roll(1), 4)
+    torch.testing.assert_close(trainer._label_loss(logits, labels, weights), F.cross_entropy(logits, truth))
 
 
 def test_the_file_holds_what_was_measured_and_fits_its_network_alone(tmp_path):

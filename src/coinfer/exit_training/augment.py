@@ -76,6 +76,17 @@ def augment(padded: Tensor, rows: Tensor, draws: Tensor, scale: Tensor, crop: in
     return inputs.permute(0, 3, 1, 2)
 
 
+def mix(inputs: Tensor, weights: Tensor) -> Tensor:
+    """Return each picture mixed with the one before it in the batch (mixup, Zhang et al. 2018).
+
+    Args:
+        inputs: float32 [B, 3, H, W].
+        weights: [B] of a picture itself, in [0, 1]; the rest is the other one's.
+    """
+    own = weights[:, None, None, None]
+    return own * inputs + (1 - own) * inputs.roll(1, 0)
+
+
 def normalise(pixels: Tensor, scale: Tensor) -> Tensor:
     """Return pictures as the network's input, float32 [B, 3, H, W].
 

@@ -46,6 +46,9 @@ class BottleneckSettings:
     """Largest shift of a picture in pixels."""
     cutout: int = 0
     """Side in pixels of the square that is cut out of each picture."""
+    mixup: float = 0.0
+    """Share of the pictures that are mixed with another one (mixup, Zhang et al. 2018), for the teacher as well (as a
+    patient distillation does it, Beyer et al. 2022)."""
     seed: int = 0
     """Seed of weights, order and changes of the pictures."""
     device: str = "cpu"

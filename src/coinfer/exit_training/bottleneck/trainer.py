@@ -119,8 +119,8 @@ class BottleneckTrainer:
         """
         began_s, total = time.perf_counter(), 0.0
         self.trained.train()
-        for i, (rows, draws) in enumerate(self._batches(), 1):
-            total += self._step(rows, draws, len(self.epochs) * self.steps + i)
+        for i, changes in enumerate(self._batches(), 1):
+            total += self._step(*changes, len(self.epochs) * self.steps + i)
             report(i, self.steps, total / i)
         if not math.isfinite(total):
             raise TrainingError(
@@ -131,31 +131,38 @@ class BottleneckTrainer:
         self.epochs.append(BottleneckEpoch(total / self.steps, right, size_bits, time.perf_counter() - began_s))
         return self.epochs[-1]
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pictures and their random changes, which depend on seed and epoch but not on the device."""
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield pictures, their random changes and their own weights in mixtures [B], by seed and epoch."""
         random = np.random.default_rng((self.settings.seed, len(self.epochs)))
         size = min(self.settings.batch, len(self.training_rows))
         rows = self.training_rows[random.permutation(len(self.training_rows))[: self.steps * size]]
         draws = augment.draw(random, len(rows), self.image, self.settings.crop)
+        mixed, weights = random.random(len(rows)) < self.settings.mixup, random.random(len(rows), np.float32)
+        weights[~mixed] = 1.0
         for i in range(0, len(rows), size):
-            yield torch.from_numpy(rows[i : i + size]), torch.from_numpy(draws[:, i : i + size])
+            part = slice(i, i + size)
+            yield (
+                torch.from_numpy(rows[part]),
+                torch.from_numpy(draws[:, part]),
+                torch.from_numpy(weights[part]),
+            )
 
-    def _step(self, rows: Tensor, draws: Tensor, number: int) -> float:
+    def _step(self, rows: Tensor, draws: Tensor, weights: Tensor, number: int) -> float:
         settings = self.settings
-        x = augment.augment(
-            self.padded, rows.to(self.device), draws.to(self.device), self.scale, settings.crop, settings.cutout
-        )
+        rows, draws, weights = rows.to(self.device), draws.to(self.device), weights.to(self.device)
+        x = augment.augment(self.padded, rows, draws, self.scale, settings.crop, settings.cutout)
+        x = augment.mix(x, weights) if settings.mixup else x
         for group in self.optimiser.param_groups:
             group["lr"] = group["scale"] * learning_rate(settings, number, self.steps * settings.epochs)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            losses = self._losses(x, self.labels[rows.to(self.device)])
+            losses = self._losses(x, self.labels[rows], weights)
         loss = sum(losses[1:], start=losses.distillation)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         return float(loss.detach())
 
-    def _losses(self, x: Tensor, labels: Tensor) -> Losses:
+    def _losses(self, x: Tensor, labels: Tensor, weights: Tensor) -> Losses:
         """Return the losses of a batch, of which each nested code gets an equal part."""
         settings, place = self.settings, self.place
         source, features, logits = self._teach(x)
@@ -176,10 +183,16 @@ class BottleneckTrainer:
         )
         return Losses(
             warm**2 * divergence,
-            settings.label_weight * F.cross_entropy(mine, labels),
+            settings.label_weight * self._label_loss(mine, labels, weights),
             settings.feature_weight * torch.stack(errors).mean() / variance,
             settings.rate_weight * torch.stack(rates).mean() / _KILOBIT + 1e-9 * torch.stack(rates).mean(),
         )
+
+    def _label_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        if not self.settings.mixup:
+            return F.cross_entropy(logits, labels)
+        own, others = (F.cross_entropy(logits, truth, reduction="none") for truth in (labels, labels.roll(1)))
+        return (weights * own + (1 - weights) * others).mean()
 
     @torch.no_grad()
     def _teach(self, x: Tensor) -> list[Tensor]:
