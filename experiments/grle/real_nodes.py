@@ -1,4 +1,4 @@
-"""The exported GRLE policy on real nodes: it chooses server, cut and exit beside accuracy-first and the planner.
+"""The exported GRLE policy on real nodes: it chooses server, cut and exit beside accuracy first and the planner.
 
     python experiments/grle/real_nodes.py [--policy FILE] [--rounds 6] [--requests 8]
     python experiments/grle/real_nodes.py --model runs/vgg/vgg16-cifar-exits.onnx --devices 2 --period-s 1.2 \\
@@ -6,31 +6,34 @@
 
 Edge servers are processes on loopback; devices are processes of their own, too, each with its links to the servers. All
 processors are slowed by sleeping, and all times are twenty times those of scenario `grle`, so that other work on the
-machine matters less: a device asks every 4 s, with deadlines drawn from 0.6 to 1.8 s. The network is `alexnet-exits`
+machine matters less: all devices ask every 4 s, with deadlines drawn from 0.6 to 1.8 s. The network is `alexnet-exits`
 with three trained exits and their measured accuracies, or a file with its table of `coinfer exits measure` beside it:
 the second command takes the scenario's own network, of which every process holds some 4 GB, and so fewer devices that
-ask more often. A policy sees one request at a time, on its own device. Every scheme answers the same requests over the
-same links, in turns. Without `--policy` the first learner of `train.py` that trained with 14 devices at the preset's
-deadlines is exported, for any number of options. The records go to results/NAME.json.
+ask more often. What the devices ask at one time is decided together, as in the paper, by GRLE or by accuracy first, one
+task after the other; beside them each device decides alone, by the same two and by the product's planner. Every scheme
+answers the same requests over the same links, in turns. Without `--policy` the first learner of `train.py` that trained
+with 14 devices at the preset's deadlines is exported, for any number of options. The records go to results/NAME.json.
 """
 
 import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from cases import FOLDER, MAIN, WEIGHTS, settings_of, weights_file
+from together import Asking, Decider, OffloadPolicy, of_arrays
 
 from coinfer.demo.cluster import edges
 from coinfer.envs import offload
 from coinfer.evaluate.statistics import interval, paired_difference
-from coinfer.physics.latency import offload_latency_s
-from coinfer.physics.rewards import early_exit_reward
+from coinfer.options.table import Triple
+from coinfer.policies.heuristics.offload import sequential_accurate
 from coinfer.policies.learned.export import export
 from coinfer.policies.learned.imitation.candidate_policy import CandidatePolicy
 from coinfer.policies.onnx import load_policy
@@ -42,39 +45,39 @@ from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.images import load_images
 from coinfer.scenario.compile import fingerprint
 from coinfer.traces import Trace
-from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
-SCHEMES = ("grle", "accuracy first", "planner (least latency)")
+SCHEMES = (
+    "grle",
+    "accuracy first, task after task",
+    "grle, each device alone",
+    "accuracy first, each device alone",
+    "planner (least latency)",
+)
+TOGETHER, PLANNER = SCHEMES[:2], SCHEMES[-1]
 DEADLINE_S = (0.6, 1.8)
 DEVICE_SLOWDOWN = 6000.0
 RATE_BPS = (4e4, 4e5)
 """Ends of the rates of the links, even on a logarithmic scale."""
 
 
-def accuracy_first(observation: OffloadObservation) -> OffloadDecision:
-    """Return the choice of greatest reward of GRLE by what the device predicts; the least late one if all are late.
+def policies_of(file: Path, options: Sequence[Triple], servers: int, tasks: int) -> dict[str, OffloadPolicy]:
+    """Return GRLE and accuracy first, task after task.
 
     Args:
-        observation: of one request, in NumPy arrays.
+        file: of the exported policy.
+        options: what a decision may choose.
+        servers: number of servers.
+        tasks: that are decided together.
     """
-    o = observation
-    latency_s, deadline_s = offload_latency_s(o), o.deadline_s[:, None, None]
-    in_time = latency_s <= deadline_s
-    finite_s = np.where(np.isfinite(latency_s), latency_s, 1e9)
-    accuracy = np.broadcast_to(o.option_accuracy[..., None], latency_s.shape)
-    reward = early_exit_reward(accuracy, finite_s, deadline_s, in_time, latency_weight=0.1, late_penalty=0.5)
-    allowed = (
-        o.option_mask[..., None]
-        & np.isfinite(latency_s)
-        & ((o.server_room > 0) | (o.option_upload_bits == 0)[..., None])
-    )
-    value = np.where(allowed, np.where(in_time, reward, reward - finite_s), -np.inf).reshape(len(latency_s), -1)
-    option, server = np.unravel_index(value.argmax(-1), latency_s.shape[1:])
-    stays = np.take_along_axis(o.option_upload_bits, option[:, None], 1)[:, 0] == 0
-    return OffloadDecision(option, np.where(stays, DEVICE, server))
+    return {
+        "grle": load_policy(file).adapt(options, servers, tasks),
+        "accuracy first": of_arrays(sequential_accurate()),
+    }
 
 
-def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: dict[str, Any], out: Any) -> None:
+def run_device(
+    number: int, servers: list[str], policy: Path, begin: Any, plan: dict[str, Any], asks: Connection, out: Any
+) -> None:
     """Answer the requests of one device, scheme after scheme; runs in a process of its own.
 
     Args:
@@ -83,6 +86,7 @@ def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: 
         policy: file of the exported policy.
         begin: barrier that all devices pass before each scheme of a round.
         plan: network, numbers of rounds and requests, and the time between two requests.
+        asks: the way to what decides for all devices.
         out: queue that gets (round, scheme, latency, accuracy, in time, exit, node) of each request.
     """
     rng = np.random.default_rng(number)
@@ -91,11 +95,16 @@ def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: 
     links = {server: Link(trace, WallClock(), burst_bits=0.0) for server, trace in zip(servers, traces, strict=True)}
     pictures = [picture for _, picture in load_images()]
     with Device(plan["model"], servers=servers, slowdown=DEVICE_SLOWDOWN, links=links, hedge=False) as device:
-        grle = load_policy(policy).adapt(device.options.triples, len(servers))
-        policies: dict[str, Callable[..., Any] | None] = dict(zip(SCHEMES, (grle, accuracy_first, None), strict=True))
+        alone = policies_of(policy, device.options.triples, len(servers), 1)
+        asks.send(device.options.triples)
+        policies: dict[str, OffloadPolicy | None] = {
+            scheme: Asking(asks, scheme) if scheme in TOGETHER else alone.get(scheme.split(",")[0])
+            for scheme in SCHEMES
+        }
         for each in range(plan["rounds"]):
             draws = np.random.default_rng((number, each)).uniform(*DEADLINE_S, plan["requests"])
-            for scheme in [*SCHEMES[each % 3 :], *SCHEMES[: each % 3]]:
+            turn = each % len(SCHEMES)
+            for scheme in [*SCHEMES[turn:], *SCHEMES[:turn]]:
                 begin.wait()
                 began_s = time.monotonic()
                 for i, deadline_s in enumerate(draws):
@@ -105,6 +114,7 @@ def run_device(number: int, servers: list[str], policy: Path, begin: Any, plan: 
                     )
                     row = (float(got.outcome.latency_s), float(got.outcome.accuracy), bool(got.outcome.in_time))
                     out.put((each, scheme, *row, int(got.exit), got.executed_on))
+    asks.close()
     out.put(None)
 
 
@@ -151,16 +161,24 @@ def main() -> None:
     rows: list[tuple[Any, ...]] = []
     with edges(parsed.model, parsed.edge_slowdowns) as running:
         servers = [edge.address for edge in running]
+        ends = [context.Pipe() for _ in range(parsed.devices)]
         processes = [
-            context.Process(target=run_device, args=(i, servers, policy, begin, plan, out))
-            for i in range(parsed.devices)
+            context.Process(target=run_device, args=(i, servers, policy, begin, plan, theirs, out))
+            for i, (_, theirs) in enumerate(ends)
         ]
-        for process in processes:
+        for process, (_, theirs) in zip(processes, ends, strict=True):
             process.start()
+            theirs.close()
+        own = [end for end, _ in ends]
+        options = [end.recv() for end in own].pop()
+        joint = policies_of(policy, options, len(servers), parsed.devices)
+        decider = Decider(own, {scheme: joint[scheme.split(",")[0]] for scheme in TOGETHER})
+        decider.start()
         for _ in range(parsed.devices):
             rows += iter(out.get, None)
         for process in processes:
             process.join()
+        decider.join()
     summary = summarise(rows, parsed.rounds)
     written = {"machine": this_machine().model_dump(), "plan": plan, "summary": summary, "requests": rows}
     (FOLDER / "results" / f"{parsed.name}.json").write_text(json.dumps(written) + "\n")
