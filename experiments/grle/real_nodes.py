@@ -1,18 +1,18 @@
 """The exported GRLE policy on real nodes: it chooses server, cut and exit beside accuracy first and the planner.
 
     python experiments/grle/real_nodes.py [--policy FILE] [--rounds 6] [--requests 8]
-    python experiments/grle/real_nodes.py --model runs/vgg/vgg16-cifar-exits.onnx --devices 2 --period-s 1.2 \\
-        --edge-slowdowns 20 33 --name real-nodes-vgg16
+    python experiments/grle/real_nodes.py --model runs/vgg/vgg16-cifar-exits.onnx --edge-slowdowns 20 33 \\
+        --name real-nodes-vgg16
 
 Edge servers are processes on loopback; devices are processes of their own, too, each with its links to the servers. All
 processors are slowed by sleeping, and all times are twenty times those of scenario `grle`, so that other work on the
 machine matters less: all devices ask every 4 s, with deadlines drawn from 0.6 to 1.8 s. The network is `alexnet-exits`
-with three trained exits and their measured accuracies, or a file with its table of `coinfer exits measure` beside it:
-the second command takes the scenario's own network, of which every process holds some 4 GB, and so fewer devices that
-ask more often. What the devices ask at one time is decided together, as in the paper, by GRLE or by accuracy first, one
-task after the other; beside them each device decides alone, by the same two and by the product's planner. Every scheme
-answers the same requests over the same links, in turns. Without `--policy` the first learner of `train.py` that trained
-with 14 devices at the preset's deadlines is exported, for any number of options. The records go to results/NAME.json.
+with three trained exits and their measured accuracies, or a file with the NAME.accuracy.json of `coinfer exits measure`
+beside it: the second command takes the scenario's own network. What the devices ask at one time is decided together, as
+in the paper, by GRLE or by accuracy first, one task after the other; beside them each device decides alone, by the same
+two and by the product's planner. Every scheme answers the same requests over the same links, in turns. Without
+`--policy` the first learner of `train.py` that trained with 14 devices at the preset's deadlines is exported, for any
+number of options. The records go to results/NAME.json.
 """
 
 import argparse
@@ -94,7 +94,9 @@ def run_device(
     traces = [Trace(np.array([0.0, 1e6]), np.array([rate, rate])) for rate in rates]
     links = {server: Link(trace, WallClock(), burst_bits=0.0) for server, trace in zip(servers, traces, strict=True)}
     pictures = [picture for _, picture in load_images()]
-    with Device(plan["model"], servers=servers, slowdown=DEVICE_SLOWDOWN, links=links, hedge=False) as device:
+    table = Path(plan["model"]).with_suffix(".accuracy.json")
+    settings = {"slowdown": DEVICE_SLOWDOWN, "hedge": False, "accuracy": table if table.exists() else None}
+    with Device(plan["model"], servers=servers, links=links, **settings) as device:
         alone = policies_of(policy, device.options.triples, len(servers), 1)
         asks.send(device.options.triples)
         policies: dict[str, OffloadPolicy | None] = {

@@ -48,6 +48,9 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Times that all pictures are seen.")] = 20,
     batch: Annotated[int, typer.Option(min=2, max=65_536, help="Pictures of a step.")] = 96,
     rate: Annotated[float, typer.Option(min=1e-6, max=10, help="Largest learning rate.")] = 2e-3,
+    tail_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Rate of the layers behind the decoder over that; 0 keeps them.")
+    ] = 0.1,
     shift: Shift = None,
     cutout: Cutout = 0,
     mixup: Annotated[float, typer.Option(min=0, max=1, help="Share of the pictures that are mixed in pairs.")] = 0.0,
@@ -89,6 +92,7 @@ def train(
         epochs=epochs,
         batch=batch,
         learning_rate=rate,
+        tail_rate=tail_rate,
         label_weight=label_weight,
         crop=pictures.images.shape[1] // 8 if shift is None else shift,
         cutout=cutout or 0,
