@@ -11,6 +11,7 @@ import torch
 from coinfer.envs.batched_env import reward_of
 from coinfer.errors import UserError
 from coinfer.evaluate import frames, limits, policy_files, queues, report
+from coinfer.evaluate.oracles import Oracle
 from coinfer.evaluate.simulate import Maker, Run, known_oracles, known_policies, run_policy
 from coinfer.policies.heuristics.wireless_power import MODES, ModesPolicy
 from coinfer.progress import Progress, quiet
@@ -112,9 +113,12 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
         raise UserError(f"{world.name}: --bound is for scenarios of environment offload or blocks")
     notes = compiled.notes
     makers: dict[str, Maker | ModesPolicy] = {}
+    oracles: dict[str, Oracle] = {}
     for name in filter(is_policy_file, settings.policies):
         if isinstance(world, FRAMES):
             makers[name], more = policy_files.open_frame_policy(name, world)
+        elif isinstance(world, OffloadWorld) and policy_files.is_serving_policy(name):
+            oracles[name], more = policy_files.open_serving_policy(name, world)
         else:
             makers[name], more = policy_files.open_policy(name, compiled)
         notes += more
@@ -125,7 +129,7 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
     comparison = Comparison(settings, world, [], notes, folder)
     try:
         for name in names:
-            comparison.runs.append(_run_one(name, settings, compiled, makers.get(name), progress))
+            comparison.runs.append(_run_one(name, settings, compiled, makers.get(name), progress, oracles.get(name)))
             comparison.save()
     finally:
         if folder is not None and not comparison.runs:
@@ -134,8 +138,10 @@ def compare(settings: Settings, progress: Progress = quiet, results: Path | None
     return comparison
 
 
-def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Any, progress: Progress) -> Run:
-    """Run one policy; `maker` is what its file gave, a maker or a policy for frames, None for a known name."""
+def _run_one(
+    name: str, settings: Settings, compiled: Compiled, maker: Any, progress: Progress, oracle: Oracle | None
+) -> Run:
+    """Run one policy; `maker` (for frames, a policy) or `oracle` is what its file gave, None for a known name."""
     world, count = compiled.world, (settings.seeds, settings.episodes)
     if isinstance(world, QueueWorld):
         return queues.run(world, display_name(name), *count, settings.device, progress, maker)
@@ -152,6 +158,7 @@ def _run_one(name: str, settings: Settings, compiled: Compiled, maker: Any, prog
         reward=reward_of(compiled.reward),
         device=settings.device,
         progress=progress,
+        oracle=oracle,
     )
 
 

@@ -1,5 +1,6 @@
 """Exported policies (ONNX) as policies of the simulator."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coinfer.evaluate.oracles import Oracle
+from coinfer.evaluate.serving_slots import pointer
 from coinfer.evaluate.simulate import Maker
 from coinfer.policies.frame_onnx import load_frame_policy
 from coinfer.policies.heuristics.blocks import BlocksPolicy
 from coinfer.policies.heuristics.wireless_power import ModesPolicy, Rates
-from coinfer.policies.onnx import ExportedPolicy, PolicyError, load_policy
+from coinfer.policies.onnx import ExportedPolicy, PolicyError, Sidecar, load_policy
+from coinfer.policies.serving_onnx import KIND as SERVING
+from coinfer.policies.serving_onnx import load_serving_policy
 from coinfer.scenario.compile import Compiled, fingerprint
 from coinfer.scenario.world import BlocksWorld, OffloadWorld, QueueWorld, WirelessPowerWorld
 from coinfer.types import BlocksDecision, BlocksObservation, OffloadDecision, OffloadObservation, Policy
@@ -33,7 +38,7 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
     if isinstance(world, BlocksWorld):
         placer = load_policy(path, kind="blocks")
         placer.check_places(world.blocks, world.edge.servers, world.edge.tasks)
-        return (lambda seed: tensor_blocks_policy(placer)), _notes(path, placer, world)
+        return (lambda seed: tensor_blocks_policy(placer)), _notes(path, placer.sidecar, world)
     if not isinstance(world, OffloadWorld):
         raise PolicyError(f"{path}: a policy for scenarios of environment offload or blocks, {world.name} is another")
     policy = load_policy(path)
@@ -42,13 +47,42 @@ def open_policy(path: str | Path, compiled: Compiled) -> tuple[Maker, tuple[str,
         raise PolicyError(f"{path}: made for one network on one class of devices, {world.name} has {len(kinds)}")
     largest = max(kinds, key=len)
     fitted = policy.adapt(largest, world.edge.servers, world.edge.tasks)
-    return (lambda seed: tensor_policy(fitted)), _notes(path, policy, world)
+    return (lambda seed: tensor_policy(fitted)), _notes(path, policy.sidecar, world)
 
 
-def _notes(path: str | Path, policy: ExportedPolicy, world: OffloadWorld | BlocksWorld) -> tuple[str, ...]:
-    if policy.sidecar["scenario_fingerprint"] == fingerprint(world):
+def _notes(path: str | Path, sidecar: Sidecar, world: OffloadWorld | BlocksWorld) -> tuple[str, ...]:
+    if sidecar["scenario_fingerprint"] == fingerprint(world):
         return ()
-    return (f"{path} was trained in {policy.sidecar['scenario']} with other figures than this scenario's",)
+    return (f"{path} was trained in {sidecar['scenario']} with other figures than this scenario's",)
+
+
+def open_serving_policy(path: str | Path, world: OffloadWorld) -> tuple[Oracle, tuple[str, ...]]:
+    """Return a file's policy for servers that batch and load, and notes on differences to its training.
+
+    Args:
+        path: ONNX file of kind `serving`.
+        world: the compiled scenario.
+
+    Raises:
+        PolicyError: if the file is no such policy, or the scenario's servers neither batch nor load; one line.
+    """
+    policy = load_serving_policy(path)
+    if world.serving is None:
+        raise PolicyError(f"{path}: a policy for servers that batch or load, those of {world.name} do neither")
+    return pointer(policy, policy.weights, policy.scale_s), _notes(path, policy.sidecar, world)
+
+
+def is_serving_policy(path: str | Path) -> bool:
+    """Return whether a file is a policy for servers that batch and load, as far as its side-car tells.
+
+    Args:
+        path: ONNX file.
+    """
+    try:
+        sidecar = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(sidecar, dict) and sidecar.get("kind") == SERVING
 
 
 def open_frame_policy(path: str | Path, world: WirelessPowerWorld | QueueWorld) -> tuple[ModesPolicy, tuple[str, ...]]:

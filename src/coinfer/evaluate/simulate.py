@@ -16,7 +16,7 @@ from coinfer.envs import blocks, offload, rewards
 from coinfer.envs.batched_env import environment_of
 from coinfer.envs.core import Info, Revisions, State
 from coinfer.errors import UserError, printable
-from coinfer.evaluate import blocks_oracles, oracles
+from coinfer.evaluate import blocks_oracles, oracles, serving_slots
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies import shipped
@@ -76,7 +76,9 @@ def known_oracles(world: OffloadWorld | BlocksWorld) -> Mapping[str, Callable[..
     Args:
         world: a compiled scenario.
     """
-    return oracles.ORACLES if isinstance(world, OffloadWorld) else blocks_oracles.BLOCKS_ORACLES
+    if isinstance(world, BlocksWorld):
+        return blocks_oracles.BLOCKS_ORACLES
+    return oracles.ORACLES if world.serving is None else {**oracles.ORACLES, **serving_slots.rules(world)}
 
 
 def episode_seeds(seeds: int, episodes: int, first: int = 0) -> Tensor:

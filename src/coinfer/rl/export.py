@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from coinfer.envs.batched_env import edge_world, environment_of, reward_of
-from coinfer.evaluate import oracles, report
-from coinfer.evaluate.policy_files import open_policy
+from coinfer.evaluate import oracles, report, serving_slots
+from coinfer.evaluate.policy_files import is_serving_policy, open_policy, open_serving_policy
 from coinfer.evaluate.simulate import Run, run_policy
 from coinfer.policies.learned.export import export
+from coinfer.policies.learned.pointer.export import export_pointer
+from coinfer.policies.learned.pointer.net import PointerPolicy
 from coinfer.progress import Progress
 from coinfer.rl import frame_export
 from coinfer.rl.core.training import TrainingResult
@@ -50,6 +52,25 @@ def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None
     )
 
 
+def export_best_pointer(trained: TrainingResult, path: Path) -> None:
+    """Write the pointer policy of the seed with the greatest reward on held-out worlds, with its side-car.
+
+    Args:
+        trained: a training of pointer policies.
+        path: as in `export_best`.
+    """
+    policy = trained.modules[trained.best]
+    assert isinstance(policy, PointerPolicy)
+    export_pointer(
+        path,
+        policy,
+        scheme=trained.scheme,
+        scenario=str(trained.record["scenario"]),
+        scenario_fingerprint=str(trained.record["scenario_fingerprint"]),
+        training={**trained.record, "seed_of_best": trained.best, "digest": trained.digest},
+    )
+
+
 def compare_with_baselines(
     path: Path, name: str, compiled: Compiled, *, seeds: int, episodes: int, progress: Progress = lambda *_: None
 ) -> list[Run]:
@@ -67,9 +88,15 @@ def compare_with_baselines(
         UserError: if the file is no policy for this scenario.
     """
     world = edge_world(compiled.world)
-    reward, (maker, _) = reward_of(compiled.reward), open_policy(path, compiled)
-    runs = [run_policy(world, name, seeds, episodes, maker, reward=reward, progress=progress)]
-    for baseline in BASELINES if isinstance(world, OffloadWorld) else BLOCKS_BASELINES:
+    reward, maker, oracle, baselines = reward_of(compiled.reward), None, None, BLOCKS_BASELINES
+    if isinstance(world, OffloadWorld):
+        baselines = BASELINES if world.serving is None else (*BASELINES, *serving_slots.rules(world))
+    if isinstance(world, OffloadWorld) and is_serving_policy(path):
+        oracle, _ = open_serving_policy(path, world)
+    else:
+        maker, _ = open_policy(path, compiled)
+    runs = [run_policy(world, name, seeds, episodes, maker, reward=reward, progress=progress, oracle=oracle)]
+    for baseline in baselines:
         runs.append(run_policy(world, baseline, seeds, episodes, reward=reward, progress=progress))
     if isinstance(world, OffloadWorld) and world.edge.tasks == 1:
         oracle = oracles.reward_optimum(reward)
@@ -100,7 +127,10 @@ def export_and_compare(
             return frame_export.save_comparison(trained, compiled.world, folder)
     path = folder / "policy.onnx"
     with status("exporting the policy"):
-        export_best(trained, compiled, path)
+        if isinstance(trained.modules[trained.best], PointerPolicy):
+            export_best_pointer(trained, path)
+        else:
+            export_best(trained, compiled, path)
     with status("comparing with baselines"):
         seeds, episodes = COMPARED[type(compiled.world)]
         runs = compare_with_baselines(path, trained.scheme, compiled, seeds=seeds, episodes=episodes)

@@ -10,7 +10,7 @@ from tests.envs.worlds import random_world, serving_world
 from coinfer.envs import offload, rewards
 from coinfer.evaluate import oracles, serving_oracles
 from coinfer.evaluate.limits import lower_bound
-from coinfer.evaluate.serving_oracles import known_worlds
+from coinfer.evaluate.serving_worlds import known_worlds
 from coinfer.evaluate.simulate import run_policy
 from coinfer.physics.batching import BatchTimes
 from coinfer.physics.loading import Loaded

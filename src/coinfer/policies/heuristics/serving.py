@@ -96,7 +96,11 @@ def total_s(server: ServerState, new: Sequence[Asked] = ()) -> float:
         new: requests that come to it.
     """
     asked = sorted((*server.asked, *new), key=lambda one: one.ready_s) if new else server.asked
-    return _with_loads(server, asked) if server.memory_bytes < float("inf") else _without_loads(server, asked)
+    if server.memory_bytes == float("inf"):
+        return _without_loads(server, asked)
+    if server.wanted or server.loading or any(one.network not in server.warm for one in asked):
+        return _with_loads(server, asked)
+    return _without_loads(server, sorted(asked, key=lambda one: min(one.joined_s, max(one.ready_s, 0.0))))
 
 
 def plan(
@@ -111,7 +115,7 @@ def plan(
             each server together, which one task alone would not pay for if it had to load it.
         load_weight: part of a load that the task which asks for it counts, as later tasks profit from it too.
     """
-    search = _Search(servers, tasks)
+    search = Placement(servers, tasks)
     for round_ in range(rounds):
         changed = sum(search.improve_task(k, load_weight) for k in range(len(tasks)))
         if rounds > 1:
@@ -122,8 +126,13 @@ def plan(
     return [one or task.choices[0] for one, task in zip(search.placed, tasks, strict=True)]
 
 
-class _Search:
-    """Choices of tasks, and what they come to on each server."""
+class Placement:
+    """Choices of tasks, and what they come to on each server.
+
+    Args:
+        servers: as they are now.
+        tasks: none of them placed yet.
+    """
 
     def __init__(self, servers: Sequence[ServerState], tasks: Sequence[Task]):
         self.servers, self.tasks = servers, tasks
@@ -133,30 +142,72 @@ class _Search:
         found = {choice.network for task in tasks for choice in task.choices if choice.server >= 0}
         self.networks = sorted(found) if any(server.memory_bytes < float("inf") for server in servers) else []
 
+    def added_s(self, k: int, choice: Choice) -> tuple[float, float]:
+        """Return what a choice adds to the latency of all, and the sum of its server's times with it.
+
+        Args:
+            k: number of a task that is not placed.
+            choice: of that task.
+        """
+        n, task = choice.server, self.tasks[k]
+        if n < 0:
+            return choice.ready_s, 0.0
+        total = self._total_s(n, {k: _asked(choice, task)})
+        return total - self.totals[n] + _download_s(choice, task), total
+
+    def place(self, k: int, choice: Choice, total: float) -> None:
+        """Place a task.
+
+        Args:
+            k: number of a task that is not placed.
+            choice: of that task.
+            total: from `added_s` of that choice.
+        """
+        self.placed[k] = choice
+        if choice.server >= 0:
+            self.on[choice.server][k] = _asked(choice, self.tasks[k])
+            self.totals[choice.server] = total
+
+    def must_load(self, n: int, network: int) -> bool:
+        """Return whether a request for a network would be the one that has it loaded.
+
+        Args:
+            n: number of the server.
+            network: number of the network.
+        """
+        server = self.servers[n]
+        coming = network in server.wanted or (server.loading is not None and server.loading[0] == network)
+        return not (network in server.warm or coming or any(one.network == network for one in self.on[n].values()))
+
     def improve_task(self, k: int, load_weight: float) -> bool:
-        """Give a task its best choice while all others keep theirs; return whether that is a new one."""
+        """Give a task its best choice while all others keep theirs; return whether that is a new one.
+
+        Args:
+            k: number of the task.
+            load_weight: as in `plan`.
+        """
         task, before = self.tasks[k], self.placed[k]
         if before is not None and before.server >= 0:
             del self.on[before.server][k]
             self.totals[before.server] = self._total_s(before.server)
         best_s, best, best_total = float("inf"), task.choices[0], 0.0
         for choice in task.choices:
-            added_s, after_s, n = choice.ready_s, 0.0, choice.server
-            if n >= 0:
-                after_s = self._total_s(n, {k: _asked(choice, task)})
-                added_s = after_s - self.totals[n] + _download_s(choice, task)
-                if load_weight < 1 and self._must_load(n, choice.network):
-                    added_s -= (1 - load_weight) * self.servers[n].load_s[choice.network]
+            added_s, total = self.added_s(k, choice)
+            n = choice.server
+            if load_weight < 1 and n >= 0 and self.must_load(n, choice.network):
+                added_s -= (1 - load_weight) * self.servers[n].load_s[choice.network]
             if added_s < best_s - 1e-9 * (choice != before):
-                best_s, best, best_total = added_s, choice, after_s
-        self.placed[k] = best
-        if best.server >= 0:
-            self.on[best.server][k] = _asked(best, task)
-            self.totals[best.server] = best_total
+                best_s, best, best_total = added_s, choice, total
+        self.place(k, best, best_total)
         return best != before
 
     def improve_network(self, network: int, server: int) -> bool:
-        """Move all tasks of a network to a server if that is better; return whether it is."""
+        """Move all tasks of a network to a server if that is better; return whether it is.
+
+        Args:
+            network: number of the network.
+            server: number of the server.
+        """
         moves = dict[int, Choice]()
         for k, task in enumerate(self.tasks):
             there = [one for one in task.choices if one.server == server and one.network == network]
@@ -187,11 +238,6 @@ class _Search:
     def _total_s(self, n: int, more: dict[int, Asked] | None = None, less: Iterable[int] = ()) -> float:
         kept = {k: one for k, one in self.on[n].items() if k not in less} if less else self.on[n]
         return total_s(self.servers[n], [*kept.values(), *(more or {}).values()])
-
-    def _must_load(self, n: int, network: int) -> bool:
-        server = self.servers[n]
-        coming = network in server.wanted or (server.loading is not None and server.loading[0] == network)
-        return not (network in server.warm or coming or any(one.network == network for one in self.on[n].values()))
 
 
 def _download_s(choice: Choice, task: Task) -> float:

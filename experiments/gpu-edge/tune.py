@@ -1,0 +1,89 @@
+"""Weights for the rule that remembers demand (`policies.heuristics.demand`), by the cross-entropy method.
+
+    python experiments/gpu-edge/tune.py [--world many-models] [--generations 14] [--output FILE]
+
+Each generation draws weights around the last best ones, all of which play the same worlds (common random numbers); the
+mean and the spread of the best quarter make the next generation. Seeds from 10,000 on, new ones in each generation, so
+they are not those of `gaps.py` and `compare.py`. Writes FILE (by default results/weights.json).
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coinfer.envs import offload, rewards
+from coinfer.evaluate.serving_slots import demand_greedy
+from coinfer.evaluate.simulate import OutcomeLog, episode_seeds
+from coinfer.policies.heuristics.demand import DemandWeights
+from coinfer.scenario.compile import open_world
+
+HERE = Path(__file__).resolve().parent
+SLOTS = {"many-models": 80, "gpu-edge": 40}
+START = {
+    "many-models": {"memory_s": 2.0, "gain_s": 4.0, "loss_s": 4.0, "spare": 0.1, "queue_s": 0.02},
+    "gpu-edge": {"memory_s": 0.05, "affinity_s": 0.01},
+}
+"""Weights to begin with; those that a world does not name stay as they are."""
+FIRST = 10_000
+
+
+def mean_s(world: Any, weights: list[DemandWeights], seeds: Tensor) -> Tensor:
+    """Return the mean latency [n] of each of n rules in the same worlds."""
+    tables = offload.load(world)
+    state = offload.reset(tables, seeds.repeat(len(weights)))
+    decide = demand_greedy(*weights)(tables)
+    log = OutcomeLog(len(weights), world.edge.servers, world.edge.slot_s)
+    for _ in range(world.edge.slots):
+        observation = offload.observe(tables, state)
+        stepped = offload.step(tables, state, decide(state, observation), rewards.latency)
+        state = stepped.state
+        log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
+    return torch.as_tensor(log.measures()["mean_s"])
+
+
+def tuned(name: str, generations: int, population: int, worlds: int) -> dict[str, Any]:
+    """Return the weights that the last generation comes to, with the history."""
+    world = open_world(name, {"slots": SLOTS[name]}).world
+    keys = list(START[name])
+    centre = torch.tensor([math.log(START[name][key]) for key in keys])
+    spread, history = torch.full_like(centre, 0.7), []
+    generator = torch.Generator().manual_seed(0)
+    for generation in range(generations):
+        began_s = time.monotonic()
+        drawn = centre + spread * torch.randn((population, len(keys)), generator=generator)
+        drawn[0] = centre
+        rules = [DemandWeights(**dict(zip(keys, row.exp().tolist(), strict=True))) for row in drawn]
+        found = mean_s(world, rules, episode_seeds(worlds, 1, FIRST + generation * worlds))
+        elite = drawn[found.argsort()[: population // 4]]
+        centre, spread = elite.mean(0), 0.5 * spread + 0.5 * elite.std(0)
+        history.append({"centre_s": found[0].item(), "best_s": found.min().item(), "centre": centre.exp().tolist()})
+        print(name, generation, history[-1], f"{time.monotonic() - began_s:.0f} s", flush=True)
+    weights = DemandWeights(**dict(zip(keys, (round(value, 4) for value in centre.exp().tolist()), strict=True)))
+    return {"weights": asdict(weights), "history": history}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=(*START, "all"), default="all")
+    parser.add_argument("--generations", type=int, default=14)
+    parser.add_argument("--population", type=int, default=16)
+    parser.add_argument("--worlds", type=int, default=16)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "weights.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    output: Path = arguments.output
+    record = json.loads(output.read_text()) if output.exists() else {}
+    for name in START if arguments.world == "all" else (arguments.world,):
+        record[name] = tuned(name, arguments.generations, arguments.population, arguments.worlds)
+        output.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

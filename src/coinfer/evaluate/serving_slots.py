@@ -1,0 +1,189 @@
+"""The slots of many worlds decided task after task: the first task of all worlds, then the second, and so on."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coinfer.envs import offload, serving
+from coinfer.envs.core import State
+from coinfer.evaluate import serving_oracles
+from coinfer.evaluate.oracles import Decider, Oracle
+from coinfer.evaluate.serving_worlds import Numbered, PlainWorlds
+from coinfer.policies.heuristics.demand import DemandWeights, Memory, Scored, Slot, best
+from coinfer.policies.learned.pointer.features import COLUMNS, Scores, choice_rows, world_row
+from coinfer.scenario.world import OffloadWorld
+from coinfer.types import OffloadDecision, OffloadObservation
+
+LOADS = DemandWeights(1.4, 4.5, 11.0, 0.045, 0.024)
+"""Weights of the rule where servers load, found in `many-models` (experiments/gpu-edge/tune.py)."""
+
+
+class Slots:
+    """One slot of B worlds.
+
+    Args:
+        known: reads the worlds.
+        state: at the beginning of the slot.
+        observation: of that state.
+        memories: [B] of the slots before; changed to what they are after this one.
+        weights: of the rule; with several, the worlds are that many equal parts, each with weights of its own.
+    """
+
+    def __init__(
+        self,
+        known: PlainWorlds,
+        state: State,
+        observation: OffloadObservation[Tensor],
+        memories: Sequence[Memory],
+        weights: Sequence[DemandWeights],
+    ):
+        servers = known.servers(serving.known_queues(state))
+        self.numbered: list[Numbered] = known.tasks(state, observation, own=True)
+        slot_s, worlds = known.tables.edge.edge.slot_s, len(servers)
+        self.slots = [
+            Slot(servers[b], [task for _, task in numbered], memories[b], weights[b * len(weights) // worlds], slot_s)
+            for b, numbered in enumerate(self.numbered)
+        ]
+        self.choices = known.choices
+        self.option = torch.zeros_like(state.draws.device)
+        self.server = torch.full_like(self.option, -1)
+
+    @property
+    def places(self) -> int:
+        """Return the largest number of tasks of a world."""
+        return max(map(len, self.numbered))
+
+    def scored(self, place: int) -> dict[int, list[Scored]]:
+        """Return the choices of the task at a place, by world, of the worlds that have one.
+
+        Args:
+            place: number in the order of decisions; the tasks before are placed.
+        """
+        return {b: slot.scored(place) for b, slot in enumerate(self.slots) if place < len(slot.tasks)}
+
+    def rows(self, place: int, scored: dict[int, list[Scored]], scale_s: float) -> np.ndarray:
+        """Return the numbers of these choices, [B, C, COLUMNS] float32; 0 where there is none.
+
+        Args:
+            place: as in `scored`.
+            scored: from there.
+            scale_s: of the policy.
+        """
+        rows = np.zeros((len(self.slots), self.choices, COLUMNS), np.float32)
+        for b, some in scored.items():
+            rows[b, : len(some)] = choice_rows(self.slots[b], place, some, scale_s)
+        return rows
+
+    def mask(self, scored: dict[int, list[Scored]]) -> np.ndarray:
+        """Return which of these choices there are, [B, C] bool.
+
+        Args:
+            scored: from `scored`.
+        """
+        count = np.array([len(scored.get(b, ())) for b in range(len(self.slots))])
+        return np.arange(self.choices) < count[:, None]
+
+    def world_rows(self, scale_s: float) -> np.ndarray:
+        """Return the numbers of the worlds, [B, WORLD] float32, before anything is decided.
+
+        Args:
+            scale_s: of the policy.
+        """
+        return np.array([world_row(slot, scale_s) for slot in self.slots], np.float32)
+
+    def place(self, place: int, chosen: dict[int, Scored]) -> None:
+        """Place the tasks at a place.
+
+        Args:
+            place: as in `scored`.
+            chosen: one of each world's choices.
+        """
+        for b, one in chosen.items():
+            self.slots[b].place(place, one)
+            k = self.numbered[b][place][0]
+            self.option[b, k], self.server[b, k] = one.choice.option, one.choice.server
+
+    def number(self, b: int, place: int, scored: Sequence[Scored], decision: OffloadDecision[Tensor]) -> int:
+        """Return which of a task's choices a decision takes; the first if it takes none of them.
+
+        Args:
+            b: number of the world.
+            place: of the task.
+            scored: its choices.
+            decision: [B, K]
+        """
+        k = self.numbered[b][place][0]
+        wanted = int(decision.option[b, k]), int(decision.server[b, k])
+        ways = [(one.choice.option, one.choice.server) for one in scored]
+        return ways.index(wanted) if wanted in ways else 0
+
+    def decision(self) -> OffloadDecision[Tensor]:
+        """Return what was decided."""
+        return OffloadDecision(self.option, self.server)
+
+
+def demand_greedy(*weights: DemandWeights) -> Oracle:
+    """Return the rule that remembers demand (`policies.heuristics.demand`).
+
+    Args:
+        weights: as in `Slots`.
+    """
+
+    def choose(slots: Slots, place: int) -> dict[int, Scored]:
+        return {b: best(some) for b, some in slots.scored(place).items()}
+
+    return lambda tables: _decider(tables, weights, choose)
+
+
+def rule_weights(world: OffloadWorld) -> DemandWeights:
+    """Return weights of that rule for a world.
+
+    Args:
+        world: whose servers batch or load.
+    """
+    assert world.serving is not None
+    return LOADS if world.serving.loads else DemandWeights(5 * world.edge.slot_s, affinity_s=world.edge.slot_s)
+
+
+def rules(world: OffloadWorld) -> dict[str, Oracle]:
+    """Return the rules for a world whose servers batch or load, by their names on the command line.
+
+    Args:
+        world: the compiled scenario.
+    """
+    return {"serving-greedy": serving_oracles.serving_greedy, "demand-greedy": demand_greedy(rule_weights(world))}
+
+
+def pointer(scores: Scores, weights: DemandWeights, scale_s: float) -> Oracle:
+    """Return a pointer policy (`policies.learned.pointer`).
+
+    Args:
+        scores: of its network.
+        weights: of the rule that it corrects.
+        scale_s: of the policy.
+    """
+
+    def choose(slots: Slots, place: int) -> dict[int, Scored]:
+        scored = slots.scored(place)
+        found = np.where(slots.mask(scored), scores(slots.rows(place, scored, scale_s)), -np.inf).argmax(-1)
+        return {b: some[found[b]] for b, some in scored.items()}
+
+    return lambda tables: _decider(tables, (weights,), choose)
+
+
+def _decider(
+    tables: offload.Tables, weights: Sequence[DemandWeights], choose: Callable[[Slots, int], dict[int, Scored]]
+) -> Decider:
+    known, memories = PlainWorlds(tables), list[Memory]()
+
+    def decide(state: State, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
+        if bool((state.slot == 0).all()):
+            memories[:] = [known.no_memory() for _ in state.slot]
+        slots = Slots(known, state, observation, memories, weights)
+        for place in range(slots.places):
+            slots.place(place, choose(slots, place))
+        return slots.decision()
+
+    return decide

@@ -1,0 +1,195 @@
+"""A rule for servers that batch and load which remembers demand: what a load or an affinity is worth.
+
+`policies.heuristics.serving` sends a task where it adds least to the latency of all requests that are there. It never
+has a network loaded, as the task that asks for it would pay for all later ones. Here the memory of a decider says what
+later ones save: for each network the seconds that its last requests would have saved on a server, for each second
+(`Memory.saved`). A load counts that for some time ahead, less the same of the networks that it evicts. And a network's
+requests tend to go where its last ones went, where they find others to run with.
+
+The rule gives a price to each choice; a learned policy (`policies.learned.pointer`) adds a correction to it.
+Plain Python, for one world.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from coinfer.physics.loading import evicted
+from coinfer.policies.heuristics.serving import Choice, Placement, ServerState, Task
+
+
+@dataclass(frozen=True)
+class DemandWeights:
+    """The weights of the rule."""
+
+    memory_s: float = 2.0
+    """Time in which what is remembered falls to 1 / e."""
+    gain_s: float = 4.0
+    """How long a network that is loaded counts as used."""
+    loss_s: float = 4.0
+    """The same of a network that is evicted."""
+    spare: float = 0.1
+    """Part of both that counts if another server holds the network, or will."""
+    queue_s: float = 0.0
+    """Price of each load that a server must do before."""
+    affinity_s: float = 0.0
+    """Worth of a server that got all of the network's last requests; of others in proportion."""
+
+
+class Memory(NamedTuple):
+    """What a decider remembers of past slots, one world."""
+
+    saved: list[float]
+    """[X] seconds that servers would save the tasks of a network, for each second."""
+    placed: list[list[float]]
+    """[N][X] requests sent to a server; both fade."""
+
+
+class Scored(NamedTuple):
+    """A choice of a task, with what speaks for it and against it; seconds."""
+
+    choice: Choice
+    added_s: float
+    """What it adds to the latency of all."""
+    total_s: float
+    """For `Placement.place`."""
+    price_s: float
+    """What the rule adds to that, for the future."""
+    loads: bool
+    """Whether it has the network loaded."""
+    waits_s: float
+    """Until the network is there, if loads are to be waited for."""
+    copies: int
+    """Other servers that hold the network or will."""
+    saved: float
+    """`Memory.saved` of the network."""
+    lost: float
+    """The same of the networks that a load would evict."""
+    share: float
+    """Part of the network's last requests that the server got."""
+
+
+class Slot:
+    """The tasks of a slot of one world, decided one after the other.
+
+    Args:
+        servers: as they are known.
+        tasks: the first to arrive first.
+        memory: as it was after the slot before; changed to what it is after this one.
+        weights: of the rule.
+        slot_s: length of a slot.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[ServerState],
+        tasks: Sequence[Task],
+        memory: Memory,
+        weights: DemandWeights,
+        slot_s: float,
+    ):
+        self.servers, self.tasks, self.memory, self.weights = servers, tasks, memory, weights
+        self.placement = Placement(servers, tasks)
+        self.holds = [_held(server) for server in servers]
+        self.copies = [sum(x in held for held in self.holds) for x in range(len(memory.saved))]
+        self.used_bytes = [_used_bytes(server) for server in servers]
+        self.left = [0] * len(memory.saved)
+        self._remember(math.exp(-slot_s / weights.memory_s), slot_s)
+
+    def _remember(self, keeps: float, slot_s: float) -> None:
+        saved = self.memory.saved
+        for x, value in enumerate(saved):
+            saved[x] = keeps * value
+        for row in self.memory.placed:
+            row[:] = [keeps * value for value in row]
+        for task in self.tasks:
+            network = task.choices[0].network
+            self.left[network] += 1
+            here = [one.ready_s for one in task.choices if one.server < 0]
+            there = [one.ready_s + one.service_s for one in task.choices if one.server >= 0]
+            if here and there:
+                saved[network] += max(0.0, min(here) - min(there)) * (1 - keeps) / slot_s
+
+    def scored(self, k: int) -> list[Scored]:
+        """Return the choices of the next task with their prices, in their order.
+
+        Args:
+            k: number of the task; those before it are placed.
+        """
+        network = self.tasks[k].choices[0].network
+        sent = sum(row[network] for row in self.memory.placed)
+        return [self._scored(k, choice, sent) for choice in self.tasks[k].choices]
+
+    def _scored(self, k: int, choice: Choice, sent: float) -> Scored:
+        added_s, total = self.placement.added_s(k, choice)
+        n, x, weights = choice.server, choice.network, self.weights
+        if n < 0:
+            return Scored(choice, added_s, total, 0.0, False, 0.0, self.copies[x], self.memory.saved[x], 0.0, 0.0)
+        share = self.memory.placed[n][x] / sent if sent else 0.0
+        price_s, waits_s, lost = -weights.affinity_s * share, 0.0, 0.0
+        server, loads = self.servers[n], x not in self.holds[n]
+        copies = self.copies[x] - (not loads)
+        if loads:
+            before = len(server.wanted) + (server.loading is not None)
+            waits_s = _until_free_s(server) + server.load_s[x]
+            lost = self._lost(n, x)
+            gain = self.memory.saved[x] * (weights.spare if copies else 1.0)
+            price_s += weights.loss_s * lost - weights.gain_s * gain + weights.queue_s * before
+        elif x not in server.warm:
+            waits_s = _until_free_s(server)
+        return Scored(choice, added_s, total, price_s, loads, waits_s, copies, self.memory.saved[x], lost, share)
+
+    def _lost(self, n: int, network: int) -> float:
+        """Return what the networks save that would be evicted."""
+        server = self.servers[n]
+        needed = self.used_bytes[n] + server.size_bytes[network] - server.memory_bytes
+        if needed <= 0:
+            return 0.0
+        saved, spare = self.memory.saved, self.weights.spare
+        return sum(saved[x] * (spare if self.copies[x] > 1 else 1.0) for x in evicted(server.warm, needed))
+
+    def place(self, k: int, scored: Scored) -> None:
+        """Place a task.
+
+        Args:
+            k: number of the task.
+            scored: its choice, of `scored`.
+        """
+        n, network = scored.choice.server, scored.choice.network
+        self.placement.place(k, scored.choice, scored.total_s)
+        self.left[network] -= 1
+        if n < 0:
+            return
+        self.memory.placed[n][network] += 1
+        if scored.loads:
+            self.holds[n].add(network)
+            self.copies[network] += 1
+            self.used_bytes[n] += self.servers[n].size_bytes[network]
+
+
+def best(scored: Sequence[Scored]) -> Scored:
+    """Return the choice that the rule takes: the first of least price.
+
+    Args:
+        scored: of a task.
+    """
+    return min(scored, key=lambda one: one.added_s + one.price_s)
+
+
+def _held(server: ServerState) -> set[int]:
+    """Return the networks that a server holds or will load; all if its memory is not limited."""
+    if server.memory_bytes == float("inf"):
+        return set(range(len(server.size_bytes)))
+    return {*server.warm, *server.wanted, *([server.loading[0]] if server.loading else [])}
+
+
+def _used_bytes(server: ServerState) -> float:
+    """Return the memory that is taken, or will be by what is to be loaded; above the limit if something must go."""
+    coming = (*server.wanted, *([server.loading[0]] if server.loading else []))
+    return sum(server.size_bytes[x] for x in (*server.warm, *coming))
+
+
+def _until_free_s(server: ServerState) -> float:
+    """Return the time until a server has loaded all that waits."""
+    return (server.loading[1] if server.loading else 0.0) + sum(server.load_s[x] for x in server.wanted)

@@ -1,0 +1,1 @@
+"""The policy for servers that batch and load: task after task, a network corrects the rule. Start in `features`."""

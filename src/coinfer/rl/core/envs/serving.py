@@ -1,0 +1,168 @@
+"""Servers that batch and load as an environment whose tasks are decided one after the other, for the pointer policy.
+
+What a learner observes of a task depends on what the tasks before it chose. So `play` makes a whole slot: it asks for
+the choice of each place in turn, and returns the observation with the numbers of all choices filled in, as the choices
+were made. `observe` returns it with those of the world only, of which a state's value is made.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coinfer.envs import core, offload
+from coinfer.envs.rewards import Reward
+from coinfer.evaluate.oracles import Decider
+from coinfer.evaluate.serving_slots import Slots
+from coinfer.evaluate.serving_worlds import PlainWorlds
+from coinfer.physics import random
+from coinfer.policies.heuristics.demand import DemandWeights, Memory
+from coinfer.policies.learned.pointer.features import COLUMNS, WORLD
+from coinfer.rl.core.envs.options import task_metrics
+from coinfer.rl.core.records import Observation
+from coinfer.scenario.world import OffloadWorld
+
+
+class ServingState(NamedTuple):
+    """Worlds, and what their decider remembers of them (`policies.heuristics.demand.Memory`)."""
+
+    world: core.State
+    saved: Tensor
+    """[B, X] float64"""
+    placed: Tensor
+    """[B, N, X] float64"""
+
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""From the choices [L, W, C, COLUMNS] of the tasks at a place, which of them exist [L, W, C], and the number of the
+place, to choices [L, W]."""
+
+
+class Played(NamedTuple):
+    """A slot."""
+
+    observation: Observation
+    action: Tensor
+    """[L, W, K] int64"""
+    reward: Tensor
+    """[L, W]"""
+    final: ServingState
+    """State that the slot led to, before any reset."""
+    state: ServingState
+    """The same after it."""
+    truncated: Tensor
+    """[L, W] true if the time limit ended the episode."""
+    metrics: dict[str, Tensor]
+    """Figures [L, W] for the learning curves, by name."""
+
+
+class ServingEnv:
+    """W worlds for each of L learners; they begin and end their episodes together.
+
+    Args:
+        world: the compiled scenario, whose servers batch or load.
+        reward: from outcome and draws to rewards [B] of slots.
+        worlds: W
+        weights: of the rule that the policy corrects.
+        scale_s: of the policy.
+    """
+
+    def __init__(self, world: OffloadWorld, reward: Reward, worlds: int, weights: DemandWeights, scale_s: float):
+        self.world, self.reward, self.worlds, self.weights, self.scale_s = world, reward, worlds, weights, scale_s
+        self.tables = offload.load(world)
+        self.known = PlainWorlds(self.tables)
+
+    def reset(self, seeds: Tensor) -> tuple[ServingState, Observation]:
+        """Return the first state and its observation.
+
+        Args:
+            seeds: [L] int64, one for each learner; its worlds depend on nothing else.
+        """
+        worlds = random.key(seeds[:, None], torch.arange(self.worlds, device=seeds.device))
+        state = self._first(worlds.flatten())
+        return state, self.observe(state)
+
+    def _first(self, seeds: Tensor) -> ServingState:
+        servers, networks = self.tables.edge.edge.servers, len(self.known.size_bytes)
+        nothing = torch.zeros((len(seeds), networks), dtype=torch.float64)
+        return ServingState(offload.reset(self.tables, seeds), nothing, nothing[:, None].expand(-1, servers, -1))
+
+    def observe(self, state: ServingState) -> Observation:
+        """Return what the learners see of a state before its tasks are decided.
+
+        Args:
+            state: of L * W worlds.
+        """
+        slots = self._slots(state)[0]
+        rows = np.zeros((len(slots.slots), self.world.edge.tasks, slots.choices, COLUMNS), np.float32)
+        return self._observation(slots, rows, slots.world_rows(self.scale_s), np.ones(rows.shape[:3], bool))
+
+    def play(self, state: ServingState, choose: Choose, teacher: Decider | None = None) -> Played:
+        """Decide the tasks of a slot, simulate it, and begin new episodes if the time limit is reached.
+
+        Args:
+            state: the state before the slot; unchanged.
+            choose: called for each place.
+            teacher: decides in its place, if there is one; it may remember slots, so it must see all of an episode.
+        """
+        slots, memories = self._slots(state)
+        taught = teacher(state.world, offload.observe(self.tables, state.world)) if teacher else None
+        world = slots.world_rows(self.scale_s)
+        rows = np.zeros((len(slots.slots), self.world.edge.tasks, slots.choices, COLUMNS), np.float32)
+        mask = np.ones(rows.shape[:3], bool)
+        action = np.zeros(rows.shape[:2], np.int64)
+        for place in range(slots.places):
+            scored = slots.scored(place)
+            rows[:, place] = slots.rows(place, scored, self.scale_s)
+            there = [*scored]
+            mask[there, place] = slots.mask(scored)[there]
+            if taught:
+                action[there, place] = [slots.number(b, place, some, taught) for b, some in scored.items()]
+            else:
+                given, exists = (self._by_learner(torch.from_numpy(part[:, place])) for part in (rows, mask))
+                action[:, place] = choose(given, exists, place).flatten().numpy()
+            slots.place(place, {b: some[action[b, place]] for b, some in scored.items()})
+        seen = self._observation(slots, rows, world, mask)
+        return self._step(state, slots, memories, seen, self._by_learner(torch.from_numpy(action)))
+
+    def first_places(self, observation: Observation, places: int) -> Observation:
+        """Return an observation with fewer places for tasks.
+
+        Args:
+            observation: of this environment.
+            places: number of places that stay, the first ones.
+        """
+        features, mask, task_mask = observation
+        length = mask.shape[-1] * COLUMNS * places
+        kept = torch.cat((features[..., :length], features[..., -WORLD:]), -1)
+        return Observation(kept, mask[..., :places, :], task_mask[..., :places])
+
+    def _slots(self, state: ServingState) -> tuple[Slots, list[Memory]]:
+        memories = [Memory(*parts) for parts in zip(state.saved.tolist(), state.placed.tolist(), strict=True)]
+        observation = offload.observe(self.tables, state.world)
+        return Slots(self.known, state.world, observation, memories, (self.weights,)), memories
+
+    def _observation(self, slots: Slots, rows: np.ndarray, world: np.ndarray, mask: np.ndarray) -> Observation:
+        count = torch.tensor([len(slot.tasks) for slot in slots.slots])
+        there = torch.arange(rows.shape[1]) < count[:, None]
+        features = np.concatenate((rows.reshape(len(rows), -1), world), 1)
+        assert features.shape[1] == rows[0].size + WORLD
+        return Observation(*map(self._by_learner, (torch.from_numpy(features), torch.from_numpy(mask), there)))
+
+    def _step(
+        self, state: ServingState, slots: Slots, memories: list[Memory], seen: Observation, action: Tensor
+    ) -> Played:
+        stepped = offload.step(self.tables, state.world, slots.decision(), self.reward)
+        saved, placed = (torch.tensor([memory[part] for memory in memories], dtype=torch.float64) for part in (0, 1))
+        after = final = ServingState(stepped.state, saved, placed)
+        if bool(stepped.info.truncated.any()):
+            after = self._first(core.next_seeds(stepped.state.seed))
+        metrics = task_metrics(stepped.outcome.latency_s, stepped.outcome.in_time, state.world.draws.task_mask)
+        reward, truncated = (self._by_learner(part) for part in (stepped.reward, stepped.info.truncated))
+        by_learner = {name: self._by_learner(part) for name, part in metrics.items()}
+        return Played(seen, action, reward, final, after, truncated, by_learner)
+
+    def _by_learner(self, part: Tensor) -> Tensor:
+        return part.unflatten(0, (-1, self.worlds))
