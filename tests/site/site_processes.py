@@ -88,7 +88,7 @@ class MemberEdge:
         self.agent.start(self.service)
 
     def stop(self) -> None:
-        self.agent.close()
+        self._edge.run(self.agent.close())
         self._edge.stop()
 
 

@@ -19,7 +19,7 @@ from coinfer.resources import POLICIES
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.controller.process import make_updater
-from coinfer.site.messages import Batch, Decision, Hello, MessageError, from_node, to_bytes
+from coinfer.site.messages import Batch, Decision, Hello, MessageError, Report, from_node, to_bytes
 from coinfer.site.operator import Operator, OperatorError
 from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import load_settings
@@ -223,9 +223,9 @@ def test_an_agent_that_lies_wins_nothing(tmp_path: Path):
 
 
 def test_returns_that_are_no_numbers_are_not_even_read():
-    good = to_bytes(Batch(epoch=1, records=[next(DispatchedSite().play(1))[1]]))
+    good = to_bytes(Report(batch=Batch(epoch=1, records=[next(DispatchedSite().play(1))[1]])))
     assert from_node(good)
-    latency = json.loads(good)["records"][0]["latency_s"]
+    latency = json.loads(good)["batch"]["records"][0]["latency_s"]
     for word in ("NaN", "Infinity", "-1", "1e999"):
         with pytest.raises(MessageError, match="latency_s"):
             from_node(good.replace(b'"latency_s":%s' % str(latency).encode(), b'"latency_s":%s' % word.encode()))

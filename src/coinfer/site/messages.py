@@ -1,12 +1,13 @@
 """What nodes and the controller say to each other, as JSON: closed, bounded, and without NaN or infinities.
 
-A node sends `Hello` first, then `Report` and `Batch`; the controller answers `Welcome` or `Refused`, then sends `View`,
-`Ack`, `Revoked`, `PolicyFile` and `Policies`. Every message is checked on arrival: an unknown key, a value out of range
-or a list that is too long refuses the whole message.
+A node sends `Hello` first, then `Report`; the controller answers `Welcome` or `Refused`, then sends `View`, `Revoked`,
+`PolicyFile` and `Policies`. Decisions travel in reports and their acknowledgements in views, since a message costs more
+than what is in it. Every message is checked on arrival: an unknown key, a value out of range or a list that is too long
+refuses the whole message.
 """
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -18,8 +19,8 @@ MESSAGE_BYTES = 1 << 20
 MAX_RECORDS = 200
 """Decisions in a batch."""
 MAX_NUMBERS = 20_000
-"""Numbers in an observation."""
-FIELDS = frozenset(OffloadObservation._fields)
+"""Numbers in a field of an observation."""
+ObservedField = Annotated[str, Field(pattern=f"^({'|'.join(OffloadObservation._fields)})$")]
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
 Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e9)]
@@ -54,7 +55,7 @@ class Hello(Message):
     """Grows with every start of the node."""
     address: Text = ""
     """`host:port` by which others reach an edge server; empty for a device."""
-    models: Annotated[list[ServedName], Field(max_length=256)] = []
+    models: Annotated[tuple[ServedName, ...], Field(max_length=256)] = ()
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
     version: Text = ""
     decides: bool = True
@@ -78,35 +79,6 @@ class WorkReport(Message):
     service_s: Seconds
 
 
-class Report(Message):
-    """Load and counters of a node."""
-
-    kind: Literal["report"] = "report"
-    backlog_s: Seconds = 0.0
-    queued: Count = 0
-    room: Count = 0
-    pieces: Count = 0
-    """Pieces of networks that the node holds in memory."""
-    received: Count = 0
-    success: Count = 0
-    failed: Count = 0
-    forwarded: Count = 0
-    request_s: Seconds = 0.0
-    """Sum of the times of answered requests."""
-    spooled: Count = 0
-    """Decisions that wait for the controller."""
-    dropped: Count = 0
-    """Decisions that were lost because the spool was full."""
-    links: Annotated[list[LinkReport], Field(max_length=256)] | None = None
-    """None if nothing is new."""
-    works: Annotated[list[WorkReport], Field(max_length=64)] | None = None
-    """None if nothing is new."""
-    policies: Annotated[list[Count], Field(max_length=8)] = []
-    """Versions of the site's policy that decide here, the one with the greatest share first."""
-    policy_problem: Text = ""
-    """Why a version could not be used, `version N: why`."""
-
-
 class Observed(Message):
     """An observation, flat: each field's numbers in row-major order; null stands for infinity. Fields that hold only
     their usual value (`agent.observed.USUAL`) are left out."""
@@ -114,18 +86,9 @@ class Observed(Message):
     tasks: Annotated[int, Field(ge=1, le=256)]
     options: Annotated[int, Field(ge=1, le=4096)]
     servers: Annotated[int, Field(ge=0, le=256)]
-    fields: dict[str, list[Number | None]]
-    addresses: Annotated[list[Text], Field(max_length=256)] = []
+    fields: dict[ObservedField, Annotated[list[Number | None], Field(max_length=MAX_NUMBERS)]]
+    addresses: Annotated[tuple[Text, ...], Field(max_length=256)] = ()
     """Of the servers, in the order of their axis."""
-
-    @model_validator(mode="after")
-    def _is_an_observation(self) -> "Observed":
-        unknown = self.fields.keys() - FIELDS
-        if unknown:
-            raise ValueError(f"no field {min(unknown)!r:.40} in an observation")
-        if sum(map(len, self.fields.values())) > MAX_NUMBERS:
-            raise ValueError(f"more than {MAX_NUMBERS} numbers")
-        return self
 
 
 class Decision(Message):
@@ -175,7 +138,6 @@ class Decision(Message):
 class Batch(Message):
     """Decisions of one epoch, in order."""
 
-    kind: Literal["batch"] = "batch"
     epoch: Count
     records: Annotated[list[Decision], Field(min_length=1, max_length=MAX_RECORDS)]
 
@@ -185,6 +147,36 @@ class Batch(Message):
         if any(later <= earlier for earlier, later in pairwise(numbers)):
             raise ValueError("the numbers of the decisions do not grow")
         return self
+
+
+class Report(Message):
+    """Load and counters of a node, with decisions if some wait."""
+
+    kind: Literal["report"] = "report"
+    backlog_s: Seconds = 0.0
+    queued: Count = 0
+    room: Count = 0
+    pieces: Count = 0
+    """Pieces of networks that the node holds in memory."""
+    received: Count = 0
+    success: Count = 0
+    failed: Count = 0
+    forwarded: Count = 0
+    request_s: Seconds = 0.0
+    """Sum of the times of answered requests."""
+    spooled: Count = 0
+    """Decisions that wait for the controller."""
+    dropped: Count = 0
+    """Decisions that were lost because the spool was full."""
+    links: Annotated[list[LinkReport], Field(max_length=256)] | None = None
+    """None if nothing is new."""
+    works: Annotated[list[WorkReport], Field(max_length=64)] | None = None
+    """None if nothing is new."""
+    policies: Annotated[tuple[Count, ...], Field(max_length=8)] = ()
+    """Versions of the site's policy that decide here, the one with the greatest share first."""
+    policy_problem: Text = ""
+    """Why a version could not be used, `version N: why`."""
+    batch: Batch | None = None
 
 
 class Welcome(Message):
@@ -209,13 +201,12 @@ class ServerInfo(Message):
 
     name: Text
     address: Text
-    models: list[ServedName]
-    links: list[LinkReport]
-    works: list[WorkReport]
+    models: tuple[ServedName, ...]
+    works: tuple[WorkReport, ...]
 
 
-class ServerLoad(Message):
-    """The load of an edge server."""
+class ServerLoad(NamedTuple):
+    """The load of an edge server; a list in JSON."""
 
     name: Text
     backlog_s: Seconds
@@ -225,21 +216,26 @@ class ServerLoad(Message):
     """Of the report, when the view was sent."""
 
 
-class View(Message):
-    """What the controller knows of all edge servers."""
-
-    kind: Literal["view"] = "view"
-    servers: list[ServerInfo] | None = None
-    """All edge servers that are there; None if nothing is new."""
-    loads: list[ServerLoad] = []
-
-
 class Ack(Message):
     """Decisions of an epoch are stored, up to this number."""
 
-    kind: Literal["ack"] = "ack"
     epoch: Count
     seq: Count
+
+
+class View(Message):
+    """What is new about the edge servers since the last view."""
+
+    kind: Literal["view"] = "view"
+    names: tuple[Text, ...] | None = None
+    """Of all edge servers that are there; None if the same are."""
+    interval_s: Seconds | None = None
+    """Seconds between reports under load from now on; None if nothing is new."""
+    servers: tuple[ServerInfo, ...] = ()
+    """Those that are new or not as they were."""
+    loads: tuple[ServerLoad, ...] = ()
+    """Of those that have reported since."""
+    acks: tuple[Ack, ...] = ()
 
 
 class Revoked(Message):
@@ -274,16 +270,14 @@ class Policies(Message):
     """Who decides on a node from now on."""
 
     kind: Literal["policies"] = "policies"
-    shares: Annotated[list[PolicyShare], Field(max_length=8)] = []
+    shares: Annotated[tuple[PolicyShare, ...], Field(max_length=8)] = ()
     """Empty for what the node was started with."""
     explore: Annotated[float, Field(allow_inf_nan=False, ge=0, le=0.5)] = 0.0
     """Share of requests that go to a server drawn among the good ones."""
 
 
-FromController = Welcome | Refused | View | Ack | Revoked | PolicyFile | Policies
-_FROM_NODE: TypeAdapter[Hello | Report | Batch] = TypeAdapter(
-    Annotated[Hello | Report | Batch, Field(discriminator="kind")]
-)
+FromController = Welcome | Refused | View | Revoked | PolicyFile | Policies
+_FROM_NODE: TypeAdapter[Hello | Report] = TypeAdapter(Annotated[Hello | Report, Field(discriminator="kind")])
 _FROM_CONTROLLER: TypeAdapter[FromController] = TypeAdapter(Annotated[FromController, Field(discriminator="kind")])
 
 
@@ -298,7 +292,18 @@ def to_bytes(message: Message) -> bytes:
     return (f'{{"kind":"{kind}",' + body[1:] if len(body) > 2 else f'{{"kind":"{kind}"}}').encode()
 
 
-def from_node(data: bytes) -> Hello | Report | Batch:
+def with_part(message: bytes, name: str, part: bytes) -> bytes:
+    """Return a message with one more field, which is JSON already.
+
+    Args:
+        message: from `to_bytes`.
+        name: of the field.
+        part: its value.
+    """
+    return b'%s,"%s":%s}' % (message[:-1], name.encode(), part)
+
+
+def from_node(data: bytes) -> Hello | Report:
     """Return the message of a node.
 
     Args:

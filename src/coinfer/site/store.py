@@ -10,6 +10,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
@@ -22,6 +23,8 @@ from coinfer.site.messages import Batch, Decision
 LIMIT_BYTES = 1 << 30
 MAX_BATCHES = 64
 """Batches that are written in one transaction, and that may wait: senders then wait too."""
+COMMIT_INTERVAL_S = 0.05
+"""Between two transactions: each waits for the disk, so batches that come meanwhile go together."""
 RETRY_S = 1.0
 """A batch that cannot be written, because the disk is full, is tried again after this time."""
 MIGRATIONS = (
@@ -109,8 +112,10 @@ class ExperienceStore:
         self._db.close()
 
     def _write_loop(self) -> None:
+        due_s = 0.0
         while True:
             first = self._queue.get()
+            self._closing.wait(max(due_s - time.monotonic(), 0.0))
             puts = [first] if first is not None else []
             ends = first is None
             while not self._queue.empty() and len(puts) < MAX_BATCHES and not ends:
@@ -119,6 +124,7 @@ class ExperienceStore:
                 puts += [put] if put is not None else []
             if puts:
                 self._write(puts)
+                due_s = time.monotonic() + COMMIT_INTERVAL_S
             if ends:
                 return
 

@@ -22,6 +22,6 @@ class Agent(Protocol):
         """
         ...
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Say goodbye to the site. On the event loop, once all requests are answered."""
         ...

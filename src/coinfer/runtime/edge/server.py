@@ -129,7 +129,7 @@ async def _serve(
             if announcement is not None:
                 await asyncio.to_thread(announcement.close)
             if agent is not None:
-                agent.close()
+                await agent.close()
 
 
 def checked_settings(settings: EdgeSettings) -> EdgeSettings:

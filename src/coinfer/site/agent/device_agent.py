@@ -22,7 +22,7 @@ from coinfer.site.agent.actors import Actor, Actors
 from coinfer.site.agent.joining import NodeOptions, Place, find_place
 from coinfer.site.agent.observed import observed
 from coinfer.site.agent.spool import Spool, next_epoch
-from coinfer.site.agent.stream import ControllerStream, log
+from coinfer.site.agent.stream import ControllerStream, StreamThread, log
 from coinfer.site.agent.view import ServerView, after_view
 from coinfer.site.certificates.node_security import edge_connector
 from coinfer.site.certificates.roles import SecurityError
@@ -68,7 +68,7 @@ class DeviceAgent:
         """Index of each server in the pool, by name."""
         self._lock = threading.Lock()
         self._answered, self._failed, self._latency_s = 0, 0, 0.0
-        self._stream = ControllerStream(self, place.controller, self._spool)
+        self._stream = StreamThread(ControllerStream(self, place.controller, self._spool))
         self._stream.start()
         if not self._known.wait(FIRST_VIEW_S):
             log.warning("no edge server that serves %s is known yet; they are used as soon as they are", graph.name)
@@ -144,7 +144,7 @@ class DeviceAgent:
             spooled=self._spool.held,
             dropped=self._spool.dropped,
             links=links[:256],
-            policies=list(self._actors.versions),
+            policies=self._actors.versions,
             policy_problem=self._actors.problem,
         )
 

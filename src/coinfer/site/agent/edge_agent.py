@@ -110,18 +110,19 @@ class EdgeAgent:
             self._stream = ControllerStream(self, controller, self._spool)
             self._stream.start()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Leave the site."""
         if self.dispatcher is not None:
             self.dispatcher.close()
         if self._stream is not None:
-            self._stream.close()
+            await self._stream.close()
         self._transport.close()
 
     def hello(self) -> Hello:
         """Return who this server is."""
         assert self._service is not None
-        models = [ServedName(name=model.name, fingerprint=model.fingerprint) for model in self._service.models.values()]
+        served = self._service.models.values()
+        models = tuple(ServedName(name=model.name, fingerprint=model.fingerprint) for model in served)
         return Hello(
             name=self._settings.name,
             role="edge",
@@ -157,7 +158,7 @@ class EdgeAgent:
             dropped=self._spool.dropped,
             links=self._links.reports() if slow else None,
             works=self._works() if slow else None,
-            policies=list(self.actors.versions),
+            policies=self.actors.versions,
             policy_problem=self.actors.problem,
         )
 
@@ -168,8 +169,8 @@ class EdgeAgent:
             view: as it came.
         """
         self.servers = after_view(self.servers, view, self._clock.now_s())
-        if view.servers is not None:
-            self._links.follow({info.address for info in view.servers} - {self.address})
+        if view.names is not None or view.servers:
+            self._links.follow({server.info.address for server in self.servers.values()} - {self.address})
 
     def on_policy(self, message: PolicyFile | Policies) -> None:
         """Take in a version of the site's policy, or who decides from now on.

@@ -32,15 +32,15 @@ def observed(observation: OffloadObservation[np.ndarray], addresses: Sequence[st
     """
     tasks, options, servers = observation.option_server_s.shape
     fields: dict[str, list[float | None]] = {}
-    for name, array in observation._asdict().items():
-        values, usual = np.asarray(array).ravel().tolist(), USUAL.get(name)
-        if usual is None or values != [usual] * len(values):
+    for name, array in zip(observation._fields, observation, strict=True):
+        values, usual = array.ravel().tolist(), USUAL.get(name)
+        if usual is None or values.count(usual) < len(values):
             fields[name] = [_number(value) for value in values]
-    return Observed(tasks=tasks, options=options, servers=servers, fields=fields, addresses=list(addresses))
+    return Observed(tasks=tasks, options=options, servers=servers, fields=fields, addresses=tuple(addresses))
 
 
 def _number(value: float) -> float | None:
-    return None if math.isinf(value) else float(f"{value:.6g}")
+    return None if value == math.inf or value == -math.inf else float(f"{value:.6g}")
 
 
 def complete(sent: Mapping[str, object]) -> dict[str, object]:

@@ -61,6 +61,11 @@ class Spool:
         """Return how many decisions wait, on disk and in memory."""
         return sum(segment.count for segment in self._segments) + len(self._pending)
 
+    @property
+    def has_unsent(self) -> bool:
+        """Return true if decisions on disk were not sent yet."""
+        return any(self._sent.get(segment.path, 0) < segment.size_bytes for segment in tuple(self._segments))
+
     def add(self, make: Callable[[], Decision]) -> None:
         """Keep a decision; its number is given here.
 

@@ -30,9 +30,9 @@ def after_view(servers: Mapping[str, ServerView], view: View, now_s: float) -> d
         view: of the controller.
         now_s: on the node's clock.
     """
-    infos = {name: known.info for name, known in servers.items()}
-    if view.servers is not None:
-        infos = {info.name: info for info in view.servers}
+    infos = {name: known.info for name, known in servers.items()} | {info.name: info for info in view.servers}
+    if view.names is not None:
+        infos = {name: infos[name] for name in view.names if name in infos}
     found = {name: servers.get(name, ServerView(info))._replace(info=info) for name, info in infos.items()}
     for load in view.loads:
         at_s = now_s - load.age_s

@@ -42,13 +42,36 @@ def open_channel(identity: Identity | None, address: str, role: Role, options: O
         role: that the server's certificate must have.
         options: arguments of the channel.
     """
-    target = f"dns:///{address}"  # a host may be called "unix"
     if identity is None:
-        return grpc.insecure_channel(target, options)
+        return grpc.insecure_channel(_target(address), options)
+    return grpc.secure_channel(_target(address), _credentials(identity), [*options, _named(role)])
+
+
+def open_stream_channel(identity: Identity | None, address: str, role: Role, options: Options) -> aio.Channel:
+    """Return the same as `open_channel` for the running event loop.
+
+    Args:
+        identity: of this node; None speaks plain text.
+        address: `host:port`.
+        role: that the server's certificate must have.
+        options: arguments of the channel.
+    """
+    if identity is None:
+        return aio.insecure_channel(_target(address), options)
+    return aio.secure_channel(_target(address), _credentials(identity), [*options, _named(role)])
+
+
+def _target(address: str) -> str:
+    return f"dns:///{address}"  # a host may be called "unix"
+
+
+def _credentials(identity: Identity) -> grpc.ChannelCredentials:
     material = identity.current()
-    credentials = grpc.ssl_channel_credentials(material.authority_pem, material.key_pem, material.certificate_pem)
-    named = ("grpc.ssl_target_name_override", server_name(role))
-    return grpc.secure_channel(target, credentials, [*options, named])
+    return grpc.ssl_channel_credentials(material.authority_pem, material.key_pem, material.certificate_pem)
+
+
+def _named(role: Role) -> tuple[str, str]:
+    return ("grpc.ssl_target_name_override", server_name(role))
 
 
 def failure_text(error: grpc.RpcError, identity: Identity | None) -> str:
@@ -58,7 +81,7 @@ def failure_text(error: grpc.RpcError, identity: Identity | None) -> str:
         error: of the call.
         identity: with which it was made; None in plain text.
     """
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, grpc.Call | aio.AioRpcError):
         return f"does not answer ({type(error).__name__})"
     code, details = error.code().name, " ".join((error.details() or "").split())[:200]
     if code in _REFUSALS:

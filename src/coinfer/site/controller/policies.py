@@ -29,9 +29,9 @@ def policies_of(updater: Updater, node: str, *, explores: bool = True) -> Polici
     """
     shares = updater.shares(node)
     marks = {one.number: one.fingerprint for one in updater.rollout.versions}
-    named = [
+    named = tuple(
         PolicyShare(version=number, fingerprint=marks.get(number, ""), share=share) for number, share in shares.items()
-    ]
+    )
     return Policies(shares=named, explore=updater.explore() if explores else 0.0)
 
 

@@ -1,5 +1,6 @@
 """Which nodes are there: pure decisions, so that they are tested without a socket or a sleep."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -8,9 +9,10 @@ from coinfer.site.messages import Hello, LinkReport, Report, ServerInfo, ServerL
 
 LEASE_S = 1.5
 """A node that says nothing for so long counts as lost; it says something every third of it at least."""
-INTERVAL_S = 0.05
-"""Between the reports of a node under load, in a small site."""
-NODES_PER_S = 250.0
+INTERVAL_S = 0.07
+"""From a view to the next report of a node under load, in a small site: what a node knows of another is as old as this,
+the wait for the others' reports, and two ways through the network at most."""
+NODES_PER_S = 200.0
 """Nodes that may report in a second; with many nodes each reports less often."""
 FORGET_S = 3600.0
 """A node that is lost is shown for so long."""
@@ -28,7 +30,7 @@ class Node:
     """When it last said something."""
     connected: bool = True
     report: Report = field(default_factory=Report)
-    report_s: float = 0.0
+    report_s: float = -math.inf
     links: tuple[LinkReport, ...] = ()
     works: tuple[WorkReport, ...] = ()
 
@@ -44,14 +46,14 @@ class Node:
 class Joined(NamedTuple):
     """What became of a node's `Hello`."""
 
-    nodes: Mapping[str, Node]
+    nodes: dict[str, Node]
     refusal: str
     """Why it is refused; empty if it is not."""
     superseded: int | None = None
     """The connection of an older node of the same name, which must go."""
 
 
-def join(nodes: Mapping[str, Node], hello: Hello, session: int, now_s: float) -> Joined:
+def join(nodes: dict[str, Node], hello: Hello, session: int, now_s: float) -> Joined:
     """Return the nodes after one has said hello. Of two nodes with one name the one that started later stays.
 
     Args:
@@ -69,28 +71,20 @@ def join(nodes: Mapping[str, Node], hello: Hello, session: int, now_s: float) ->
     return Joined({**nodes, hello.name: Node(hello, session, now_s, now_s)}, "", superseded)
 
 
-def hear(nodes: Mapping[str, Node], name: str, session: int, now_s: float, report: Report | None) -> Mapping[str, Node]:
-    """Return the nodes after one has said something.
+def hear(node: Node, now_s: float, report: Report) -> Node:
+    """Return a node after it has reported.
 
     Args:
-        nodes: by name.
-        name: of the node.
-        session: number of its connection; what an older connection says changes nothing.
+        node: before.
         now_s: on the controller's clock.
-        report: what it said of its load, if it did.
+        report: what it said.
     """
-    node = nodes.get(name)
-    if node is None or node.session != session:
-        return nodes
-    node = replace(node, seen_s=now_s)
-    if report is not None:
-        links = node.links if report.links is None else tuple(report.links)
-        works = node.works if report.works is None else tuple(report.works)
-        node = replace(node, report=report, report_s=now_s, links=links, works=works)
-    return {**nodes, name: node}
+    links = node.links if report.links is None else tuple(report.links)
+    works = node.works if report.works is None else tuple(report.works)
+    return replace(node, seen_s=now_s, report=report, report_s=now_s, links=links, works=works)
 
 
-def leave(nodes: Mapping[str, Node], name: str, session: int) -> Mapping[str, Node]:
+def leave(nodes: dict[str, Node], name: str, session: int) -> dict[str, Node]:
     """Return the nodes after a connection has ended.
 
     Args:
@@ -104,7 +98,7 @@ def leave(nodes: Mapping[str, Node], name: str, session: int) -> Mapping[str, No
     return {**nodes, name: replace(node, connected=False)}
 
 
-def forget(nodes: Mapping[str, Node], now_s: float) -> Mapping[str, Node]:
+def forget(nodes: Mapping[str, Node], now_s: float) -> dict[str, Node]:
     """Return the nodes without those that were lost long ago.
 
     Args:
@@ -115,12 +109,12 @@ def forget(nodes: Mapping[str, Node], now_s: float) -> Mapping[str, Node]:
 
 
 def interval_s(nodes: Mapping[str, Node]) -> float:
-    """Return the seconds between two reports of a node under load.
+    """Return the seconds from a view to a node's next report, under load.
 
     Args:
         nodes: by name.
     """
-    return max(INTERVAL_S, len(nodes) / NODES_PER_S)
+    return max(INTERVAL_S, sum(node.connected for node in nodes.values()) / NODES_PER_S)
 
 
 def servers(nodes: Mapping[str, Node], now_s: float) -> list[ServerInfo]:
@@ -135,29 +129,29 @@ def servers(nodes: Mapping[str, Node], now_s: float) -> list[ServerInfo]:
             name=name,
             address=node.hello.address,
             models=node.hello.models,
-            links=list(node.links),
-            works=list(node.works),
+            works=node.works,
         )
         for name, node in sorted(nodes.items())
         if node.hello.role == "edge" and node.is_there(now_s)
     ]
 
 
-def loads(nodes: Mapping[str, Node], now_s: float) -> list[ServerLoad]:
-    """Return the loads of the edge servers that are there and have reported.
+def loads(nodes: Mapping[str, Node], now_s: float, since_s: float = -math.inf) -> tuple[ServerLoad, ...]:
+    """Return the loads of the edge servers that are there.
 
     Args:
         nodes: by name.
         now_s: on the controller's clock; the ages count from it.
+        since_s: only of those that have reported later.
     """
-    return [
+    return tuple(
         ServerLoad(
-            name=name,
-            backlog_s=round(node.report.backlog_s, 6),
-            queued=node.report.queued,
-            room=node.report.room,
-            age_s=round(max(now_s - node.report_s, 0.0), 4),
+            name,
+            round(node.report.backlog_s, 4),
+            node.report.queued,
+            node.report.room,
+            round(max(now_s - node.report_s, 0.0), 4),
         )
         for name, node in sorted(nodes.items())
-        if node.hello.role == "edge" and node.is_there(now_s) and node.report_s
-    ]
+        if node.hello.role == "edge" and node.report_s > since_s and node.is_there(now_s)
+    )

@@ -1,12 +1,10 @@
 """The controller's gRPC service: one stream for each node, the site's state and its experience for operators."""
 
 import asyncio
-import contextlib
 import itertools
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -20,16 +18,17 @@ from coinfer.site.controller import registry
 from coinfer.site.controller.history import History
 from coinfer.site.controller.policies import policies_of, policy_file, policy_methods
 from coinfer.site.controller.registry import LEASE_S, Node
+from coinfer.site.controller.session import Session
+from coinfer.site.controller.views import Views
+from coinfer.site.load import is_news
 from coinfer.site.messages import (
     Ack,
     Batch,
     Hello,
-    Message,
     MessageError,
     Refused,
     Report,
     Revoked,
-    View,
     Welcome,
     from_node,
     to_bytes,
@@ -39,37 +38,15 @@ from coinfer.site.updater.updater import Updater
 
 HELLO_S = 10.0
 """A connection that has not said who it is by then is closed."""
-INFO_INTERVAL_S = 1.0
-"""Who is there is sent at once; links and service times of the servers after this time."""
-VIEW_SHARE = 0.8
-"""Views are sent this much more often than nodes report: what a node knows is as old as both intervals at most."""
+COLLECT_S = 0.01
+"""Nodes report at about the same time, some time after the last view; the next view waits so long for all of them."""
+REST_SHARE = 0.8
+"""Of the nodes' interval passes before a view is composed again."""
+CHECK_INTERVAL_S = 1.0
+"""The certificate of an open stream is checked again after this time."""
 PAGE_RECORDS = 500
 """Decisions read from the log at a time."""
 _log = logging.getLogger("coinfer.site")
-
-
-@dataclass(eq=False)
-class _Session:
-    """One connection of a node. Of the views that wait only the newest is sent."""
-
-    id: int
-    name: str
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    urgent: list[Message] = field(default_factory=list)
-    view: bytes = b""
-    present: tuple[tuple[str, str], ...] | None = None
-    """Names and addresses of the servers as they were sent last."""
-    infos_s: float = 0.0
-    """When they were sent last."""
-    ended: bool = False
-    sent_policies: bytes = b""
-    """What was said last of who decides."""
-    sent_versions: set[int] = field(default_factory=set)
-
-    def send(self, message: Message) -> None:
-        """Queue a message that must not be left out."""
-        self.urgent.append(message)
-        self.wake.set()
 
 
 class ControllerService(grpc.GenericRpcHandler):
@@ -85,14 +62,15 @@ class ControllerService(grpc.GenericRpcHandler):
         self.store = store
         self.updater: Updater | None = None
         """Decides which policies the servers use; None to leave them what they were started with."""
-        self.nodes: Mapping[str, Node] = {}
+        self.nodes: dict[str, Node] = {}
         self.history = History()
         """What the page shows of the recent past."""
         self._identity = identity
         self._clock = clock or WallClock()
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, Session] = {}
         self._ids = itertools.count(1)
         self._changed = asyncio.Event()
+        self._views = Views()
         self._revoked: frozenset[int] = frozenset()
         self._refused: dict[str, int] = {}
         """Epoch of the node of each name that was refused last."""
@@ -132,29 +110,25 @@ class ControllerService(grpc.GenericRpcHandler):
     async def run(self) -> None:
         """Send views while the service lives; ends by cancellation."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), LEASE_S / 3)
+            alarm = asyncio.get_running_loop().call_later(LEASE_S / 3, self._changed.set)
+            await self._changed.wait()  # `wait_for` of Python 3.11 may swallow a cancellation
+            alarm.cancel()
+            await asyncio.sleep(COLLECT_S)
             self._changed.clear()
             self.nodes = registry.forget(self.nodes, self.now_s())
             self.history.observe(self.nodes, self.now_s())
             self._check_revocations()
             self._broadcast()
             self._send_policies()
-            await asyncio.sleep(VIEW_SHARE * registry.interval_s(self.nodes))
+            await asyncio.sleep(REST_SHARE * registry.interval_s(self.nodes))
 
     def _broadcast(self) -> None:
         now_s = self.now_s()
-        infos = registry.servers(self.nodes, now_s)
-        loads = registry.loads(self.nodes, now_s)
-        present = tuple((info.name, info.address) for info in infos)
-        short, full = to_bytes(View(loads=loads)), to_bytes(View(servers=infos, loads=loads))
+        self._views.observe(self.nodes, now_s)
         for session in self._sessions.values():
-            is_due = session.present != present or now_s - session.infos_s >= INFO_INTERVAL_S
-            if is_due:
-                session.present, session.infos_s = present, now_s
-            unsent = b'"servers"' in session.view
-            session.view = full if is_due or unsent else short
-            session.wake.set()
+            session.view, session.view_s = self._views.view(self.nodes, session.sent_s), now_s
+            if session.view or session.acks:
+                session.wake.set()
 
     def _send_policies(self) -> None:
         """Tell the nodes who decides, where that is new to them, and send versions that they do not have."""
@@ -168,6 +142,9 @@ class ControllerService(grpc.GenericRpcHandler):
             is_server = node.hello.role == "edge"
             if is_server:
                 updater.node_refused(session.name, node.report.policy_problem)
+            if session.told_of is updater.rollout:
+                continue
+            session.told_of = updater.rollout
             policies = policies_of(updater, session.name, explores=is_server)
             text = to_bytes(policies)
             if text == session.sent_policies or (not policies.shares and not session.sent_policies):
@@ -211,7 +188,7 @@ class ControllerService(grpc.GenericRpcHandler):
         except (MessageError, asyncio.TimeoutError, StopAsyncIteration) as error:
             yield to_bytes(Refused(reason=str(error) or "no hello came"))
             return
-        session = _Session(next(self._ids), hello.name)
+        session = Session(next(self._ids), hello.name)
         joined = registry.join(self.nodes, hello, session.id, self.now_s())
         if joined.refusal:
             self._say_refused(hello, joined.refusal)
@@ -264,7 +241,7 @@ class ControllerService(grpc.GenericRpcHandler):
             self._refused[hello.name] = hello.epoch
             _log.warning("refused %s %s of epoch %d: %s", hello.role, hello.name, hello.epoch, reason)
 
-    async def _outgoing(self, session: _Session, reader: "asyncio.Future[None]") -> AsyncIterator[bytes]:
+    async def _outgoing(self, session: Session, reader: "asyncio.Future[None]") -> AsyncIterator[bytes]:
         reader.add_done_callback(lambda _: session.wake.set())
         while True:
             await session.wake.wait()
@@ -273,31 +250,42 @@ class ControllerService(grpc.GenericRpcHandler):
                 yield to_bytes(session.urgent.pop(0))
             if session.ended or reader.done():
                 return
-            if session.view:
-                view, session.view = session.view, b""
-                yield view
+            if session.view or session.acks:
+                yield session.next_view()
 
-    async def _read(self, messages: AsyncIterator[bytes], session: _Session, context: Any) -> None:
+    async def _read(self, messages: AsyncIterator[bytes], session: Session, context: Any) -> None:
         """Take in what a node says, until it ends or says something that cannot be accepted."""
         try:
             async for data in messages:
-                if self._identity is not None:
-                    caller(self._identity, context)  # it may have been revoked or have expired meanwhile
+                self._check_caller(session, context)
                 message = from_node(data)
                 if isinstance(message, Hello):
                     raise MessageError("a second hello")
-                report = message if isinstance(message, Report) else None
-                self.nodes = registry.hear(self.nodes, session.name, session.id, self.now_s(), report)
-                if report is not None:
-                    self._changed.set()
-                elif isinstance(message, Batch):
-                    await self._keep(session, message)
+                self._hear(session, message)
+                if message.batch is not None:
+                    await self._keep(session, message.batch)
         except Exception as error:
             if not isinstance(error, grpc.RpcError):
                 _log.warning("%s is cut off: %s", session.name, error)
                 session.send(Refused(reason=str(error)[:1000]))
 
-    async def _keep(self, session: _Session, batch: Batch) -> None:
+    def _check_caller(self, session: Session, context: Any) -> None:
+        """End a stream whose certificate was revoked or has expired meanwhile."""
+        if self._identity is not None and self.now_s() - session.checked_s >= CHECK_INTERVAL_S:
+            session.checked_s = self.now_s()
+            caller(self._identity, context)
+
+    def _hear(self, session: Session, report: Report) -> None:
+        node = self.nodes.get(session.name)
+        if node is None or node.session != session.id:  # a newer connection speaks for it
+            return
+        if report.batch is not None:
+            report = report.model_copy(update={"batch": None})
+        self.nodes[session.name] = registry.hear(node, self.now_s(), report)
+        if is_news(node.report, report):
+            self._changed.set()
+
+    async def _keep(self, session: Session, batch: Batch) -> None:
         """Store a batch. While the store is full, nothing more is read from this node."""
         while self.store.is_full:
             await asyncio.sleep(0.02)
@@ -306,7 +294,8 @@ class ControllerService(grpc.GenericRpcHandler):
 
         def acknowledge(done: "asyncio.Future[int]") -> None:
             if not done.cancelled():
-                session.send(Ack(epoch=batch.epoch, seq=done.result()))
+                session.acks.append(Ack(epoch=batch.epoch, seq=done.result()))
+                self._changed.set()
                 for record in batch.records:
                     tell("keep", record.model, record.traceparent, self.now_s() - came_s)
 

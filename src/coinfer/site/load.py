@@ -1,0 +1,22 @@
+"""What of a node's report others decide by."""
+
+from coinfer.site.messages import Report
+
+
+def is_news(before: Report, after: Report) -> bool:
+    """Return whether others should hear of a report soon: the load is another; counters alone are not.
+
+    Args:
+        before: the last one.
+        after: this one.
+    """
+    return (load_of(before), before.policies) != (load_of(after), after.policies)
+
+
+def load_of(report: Report) -> tuple[float, int, int]:
+    """Return what others decide by; less than a millisecond decides nothing.
+
+    Args:
+        report: of a node.
+    """
+    return round(report.backlog_s, 3), report.queued, report.room
