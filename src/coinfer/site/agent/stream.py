@@ -130,6 +130,7 @@ class ControllerStream:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None  # it holds the call, and that the connection
         self.joined.clear()
         await asyncio.to_thread(self._spool.flush)
 
