@@ -33,7 +33,11 @@ class Session:
     sent_versions: set[int] = field(default_factory=set)
 
     def send(self, message: Message) -> None:
-        """Queue a message that must not be left out."""
+        """Queue a message that must not be left out.
+
+        Args:
+            message: any.
+        """
         self.urgent.append(message)
         self.wake.set()
 
