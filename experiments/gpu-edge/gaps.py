@@ -1,10 +1,11 @@
 """How much is there to gain where servers batch or load? Rules beside searches and a bound, on the same chance.
 
-    python experiments/gpu-edge/gaps.py [--world gpu-edge] [--seeds 10] [--slots 40] [--bound] [--output FILE]
+    python experiments/gpu-edge/gaps.py [--world gpu-edge] [--who WHO ..] [--seeds 10] [--slots 40] [--bound]
 
-Writes FILE (by default results/gaps.json) and prints it as a table. With --bound, the lower bound of the episodes comes
-last, which takes longer than all else. A world that is there already is measured anew,
-others stay. Seeds from 100 on; the part of a load that `amortised` counts was chosen on four others.
+Writes results/gaps.json (--output: another file) and prints it as a table. With --bound, the lower bound of the
+episodes comes last, which takes longer than all else. A world that is there already is measured anew, or of it only
+those that --who names; others stay. Seeds from 100 on; the part of a load that `amortised` counts was chosen on four
+others.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from rich.table import Table
 from coinfer.evaluate import serving_oracles as oracles
 from coinfer.evaluate.limits import lower_bound
 from coinfer.evaluate.oracles import Oracle
+from coinfer.evaluate.serving_slots import FORESIGHT, demand_clairvoyant, demand_greedy, rule_weights
 from coinfer.evaluate.simulate import Maker, Run, run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics.insertion import insertion
@@ -40,6 +42,7 @@ class Decides(NamedTuple):
     oracle: Oracle | None = None
 
 
+DEMAND, CLAIRVOYANT = "demand-greedy", "demand-greedy that knows the demand to come"
 PLAIN = {
     "sequential-greedy": Decides(maker=OFFLOAD["sequential-greedy"]),
     "insertion": Decides(maker=insertion),
@@ -65,16 +68,21 @@ WORLDS: dict[str, tuple[int, dict[str, Decides]]] = {
     ),
 }
 """Slots of an episode, and who decides; the shipped presets' episodes are longer."""
+RULES = {*PLAIN, "amortised 0.2", DEMAND}
 
 
 def measured(world: Any, name: str, decides: Decides, seeds: int) -> Run:
     return run_policy(world, name, seeds, 1, maker=decides.maker, oracle=decides.oracle, first=FIRST)
 
 
-def rows(name: str, seeds: int, slots: int | None, bound: bool) -> list[dict[str, Any]]:
-    """Return the measures of everyone in a world, with the difference to the best rule."""
+def rows(name: str, seeds: int, slots: int | None, bound: bool, only: list[str]) -> list[dict[str, Any]]:
+    """Return the measures of everyone in a world, or of some only."""
     usual, deciders = WORLDS[name]
     world: Any = open_world(name, {"slots": slots or usual}).world
+    weights = rule_weights(world)
+    deciders = {**deciders, DEMAND: Decides(oracle=demand_greedy(weights))}
+    if world.serving.loads:
+        deciders[CLAIRVOYANT] = Decides(oracle=demand_clairvoyant(FORESIGHT))
     runs: dict[str, Callable[[], Run]] = {
         who: lambda who=who, one=one: measured(world, who, one, seeds) for who, one in deciders.items()
     }
@@ -82,6 +90,8 @@ def rows(name: str, seeds: int, slots: int | None, bound: bool) -> list[dict[str
         runs["lower bound"] = lambda: lower_bound(world, seeds, 1, first=FIRST)
     found = list[dict[str, Any]]()
     for who, run in runs.items():
+        if only and who not in only:
+            continue
         began_s = time.process_time()
         result = run()
         values = {key: result.measures[key].tolist() for key in ("mean_s", "p95_s", "in_time")}
@@ -95,7 +105,7 @@ def table(name: str, found: list[dict[str, Any]]) -> Table:
     """Return mean latencies, and by how much each differs from the best of the rules, the cheap ones."""
     shown = Table("who decides", "mean, ms", "beside the best rule", "late", title=name)
     means = {row["who"]: torch.tensor(row["mean_s"]) for row in found}
-    rules = [who for who in means if who in {*PLAIN, "amortised 0.2"}]
+    rules = [who for who in means if who in RULES]
     best = min(rules, key=lambda who: float(means[who].mean()))
     for row in found:
         mean, gap = interval(means[row["who"]].numpy()), interval((means[row["who"]] / means[best] - 1).numpy())
@@ -108,6 +118,7 @@ def table(name: str, found: list[dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=(*WORLDS, "all"), default="all")
+    parser.add_argument("--who", nargs="*", default=[], help="measure these only; others stay as they are recorded")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--slots", type=int, help="of an episode")
     parser.add_argument("--bound", action="store_true")
@@ -117,7 +128,9 @@ def main() -> None:
     output: Path = arguments.output
     record = json.loads(output.read_text()) if output.exists() else {}
     for name in WORLDS if arguments.world == "all" else (arguments.world,):
-        record[name] = rows(name, arguments.seeds, arguments.slots, arguments.bound)
+        found = rows(name, arguments.seeds, arguments.slots, arguments.bound, arguments.who)
+        again = {row["who"] for row in found}
+        record[name] = [row for row in record.get(name, []) if arguments.who and row["who"] not in again] + found
         output.write_text(json.dumps(record, indent=1) + "\n")
     for name, found in record.items():
         CONSOLE.print(table(name, found))

@@ -4,13 +4,14 @@
 
 Each generation draws weights around the last best ones, all of which play the same worlds (common random numbers); the
 mean and the spread of the best quarter make the next generation. Seeds from 10,000 on, new ones in each generation, so
-they are not those of `gaps.py` and `compare.py`. Writes FILE (by default results/weights.json).
+they are not those of `gaps.py`. Writes FILE (by default results/weights.json) after each generation.
 """
 
 import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def mean_s(world: Any, weights: list[DemandWeights], seeds: Tensor) -> Tensor:
     return torch.as_tensor(log.measures()["mean_s"])
 
 
-def tuned(name: str, generations: int, population: int, worlds: int) -> dict[str, Any]:
-    """Return the weights that the last generation comes to, with the history."""
+def tune(name: str, generations: int, population: int, worlds: int) -> Iterator[dict[str, Any]]:
+    """Yield the weights that each generation comes to, with the history."""
     world = open_world(name, {"slots": SLOTS[name]}).world
     keys = list(START[name])
     centre = torch.tensor([math.log(START[name][key]) for key in keys])
@@ -65,8 +66,8 @@ def tuned(name: str, generations: int, population: int, worlds: int) -> dict[str
         centre, spread = elite.mean(0), 0.5 * spread + 0.5 * elite.std(0)
         history.append({"centre_s": found[0].item(), "best_s": found.min().item(), "centre": centre.exp().tolist()})
         print(name, generation, history[-1], f"{time.monotonic() - began_s:.0f} s", flush=True)
-    weights = DemandWeights(**dict(zip(keys, (round(value, 4) for value in centre.exp().tolist()), strict=True)))
-    return {"weights": asdict(weights), "history": history}
+        rounded = (round(value, 4) for value in centre.exp().tolist())
+        yield {"weights": asdict(DemandWeights(**dict(zip(keys, rounded, strict=True)))), "history": history}
 
 
 def main() -> None:
@@ -81,8 +82,9 @@ def main() -> None:
     output: Path = arguments.output
     record = json.loads(output.read_text()) if output.exists() else {}
     for name in START if arguments.world == "all" else (arguments.world,):
-        record[name] = tuned(name, arguments.generations, arguments.population, arguments.worlds)
-        output.write_text(json.dumps(record, indent=1) + "\n")
+        for found in tune(name, arguments.generations, arguments.population, arguments.worlds):
+            output.write_text(json.dumps({**record, name: found}, indent=1) + "\n")
+            record[name] = found
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The slots of many worlds decided task after task: the first task of all worlds, then the second, and so on."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coinfer.envs import offload, serving
+from coinfer.envs import core, offload, serving
 from coinfer.envs.core import State
 from coinfer.evaluate import serving_oracles
 from coinfer.evaluate.oracles import Decider, Oracle
@@ -18,6 +19,9 @@ from coinfer.types import OffloadDecision, OffloadObservation
 
 LOADS = DemandWeights(1.4, 4.5, 11.0, 0.045, 0.024)
 """Weights of the rule where servers load, found in `many-models` (experiments/gpu-edge/tune.py)."""
+
+FORESIGHT = DemandWeights(2.5, 3.0, 8.0, 0.045, 0.024)
+"""The same for the rule that knows the demand to come, the best of five on eight seeds."""
 
 
 class Slots:
@@ -130,11 +134,57 @@ def demand_greedy(*weights: DemandWeights) -> Oracle:
     Args:
         weights: as in `Slots`.
     """
+    return lambda tables: _decider(tables, weights, _by_rule)
 
-    def choose(slots: Slots, place: int) -> dict[int, Scored]:
-        return {b: best(some) for b, some in slots.scored(place).items()}
 
-    return lambda tables: _decider(tables, weights, choose)
+def _by_rule(slots: Slots, place: int) -> dict[int, Scored]:
+    return {b: best(some) for b, some in slots.scored(place).items()}
+
+
+def demand_clairvoyant(weights: DemandWeights) -> Oracle:
+    """Return the same rule with the demand of the future in place of that of the past, which no policy can know.
+
+    Args:
+        weights: of the rule; `memory_s` is how far it looks ahead.
+    """
+
+    def oracle(tables: offload.Tables) -> Decider:
+        coming: list[list[list[list[float]]]] = []
+
+        def foresee(state: State) -> list[list[float]]:
+            if bool((state.slot == 0).all()):
+                coming[:] = coming_demand(tables, state.seed, weights.memory_s).tolist()
+            return coming[int(state.slot[0])]  # pyright: ignore[reportReturnType]
+
+        return _decider(tables, (weights,), _by_rule, foresee)
+
+    return oracle
+
+
+def coming_demand(tables: offload.Tables, seeds: Tensor, memory_s: float) -> Tensor:
+    """Return what `Memory.saved` would be if it faded towards the future, [slots, B, X].
+
+    Args:
+        tables: of worlds whose servers batch or load.
+        seeds: [B] of their episodes.
+        memory_s: as in `DemandWeights`.
+    """
+    assert tables.serving is not None
+    slots, slot_s = tables.edge.edge.slots, tables.edge.edge.slot_s
+    keeps = math.exp(-slot_s / memory_s)
+    ahead = torch.zeros((len(seeds), tables.serving.load_s.shape[1]))
+    found = list[Tensor]()
+    for number in reversed(range(slots)):
+        draws = core.draw(tables.edge, seeds, torch.full_like(seeds, number))
+        kind = draws.model * tables.edge.edge.classes + draws.device_class
+        device_s, bits = tables.device_s[kind], tables.upload_bits[kind]
+        sent_s = device_s + bits / draws.link_bps.amax(-1, keepdim=True)
+        here_s = torch.where(bits == 0, device_s, torch.inf).amin(-1)
+        there_s = torch.where(bits > 0, sent_s + tables.server_s[kind].amin(-1), torch.inf).amin(-1)
+        saved_s = (here_s - there_s).clamp(min=0) * draws.task_mask
+        ahead = keeps * ahead + torch.zeros_like(ahead).scatter_add(-1, draws.model, saved_s) * (1 - keeps) / slot_s
+        found.append(ahead)
+    return torch.stack(found[::-1])
 
 
 def rule_weights(world: OffloadWorld) -> DemandWeights:
@@ -174,7 +224,10 @@ def pointer(scores: Scores, weights: DemandWeights, scale_s: float) -> Oracle:
 
 
 def _decider(
-    tables: offload.Tables, weights: Sequence[DemandWeights], choose: Callable[[Slots, int], dict[int, Scored]]
+    tables: offload.Tables,
+    weights: Sequence[DemandWeights],
+    choose: Callable[[Slots, int], dict[int, Scored]],
+    foresee: Callable[[State], list[list[float]]] | None = None,
 ) -> Decider:
     known, memories = PlainWorlds(tables), list[Memory]()
 
@@ -182,6 +235,8 @@ def _decider(
         if bool((state.slot == 0).all()):
             memories[:] = [known.no_memory() for _ in state.slot]
         slots = Slots(known, state, observation, memories, weights)
+        for memory, saved in zip(memories, foresee(state), strict=True) if foresee else ():
+            memory.saved[:] = saved
         for place in range(slots.places):
             slots.place(place, choose(slots, place))
         return slots.decision()

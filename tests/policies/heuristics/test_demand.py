@@ -7,12 +7,15 @@ from tests.policies.heuristics.test_serving import open_servers
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.serving_oracles import serving_greedy
-from coinfer.evaluate.serving_slots import demand_greedy
+from coinfer.evaluate.serving_slots import Slots, coming_demand, demand_greedy
+from coinfer.evaluate.serving_worlds import PlainWorlds
 from coinfer.evaluate.simulate import run_policy
 from coinfer.physics.batching import BatchTimes
 from coinfer.physics.loading import Loaded
 from coinfer.policies.heuristics.demand import DemandWeights, Memory, Slot, best
 from coinfer.policies.heuristics.serving import Choice, ServerState, Task
+from coinfer.scenario.compile import open_world
+from coinfer.types import OffloadDecision
 
 SLOT_S = 0.2
 WEIGHTS = DemandWeights(2.0, gain_s=2.0, loss_s=2.0, spare=0.0)
@@ -98,3 +101,20 @@ def test_several_weights_play_each_as_alone():
     alone = [run_policy(world, "rule", 2, 1, oracle=demand_greedy(one)).measures["mean_s"] for one in weights]
     both = run_policy(world, "rule", 2, 1, oracle=demand_greedy(*weights)).measures["mean_s"]
     assert both.tolist() == [alone[0][0], alone[1][1]]
+
+
+def test_what_is_remembered_of_the_past_is_what_was_foreseen_backwards():
+    world = open_world("many-models", {"slots": 12, "links.high_bps": 8.0e7, "links.low_bps": 8.0e7}).world
+    tables = offload.load(world)
+    state = offload.reset(tables, torch.arange(2))
+    foreseen = coming_demand(tables, state.seed, 2.0)
+    known = PlainWorlds(tables)
+    fades = np.exp(-world.edge.slot_s / 2.0)
+    for number in range(11):
+        memories = [known.no_memory() for _ in state.slot]
+        Slots(known, state, offload.observe(tables, state), memories, (DemandWeights(2.0),))
+        now = torch.tensor([memory.saved for memory in memories])
+        assert torch.allclose(foreseen[number], now + fades * foreseen[number + 1], atol=1e-4)
+        nobody = OffloadDecision(torch.ones_like(state.draws.device), torch.full_like(state.draws.device, -1))
+        state = offload.step(tables, state, nobody, rewards.latency).state
+    assert float(foreseen.sum()) > 0

@@ -49,12 +49,12 @@ class PointerSettings:
 
     learner: PpoSettings = field(
         default_factory=lambda: PpoSettings(
-            1e-3, 0.97, 25, 0.95, epochs=3, minibatches=4, entropy=1e-3, max_grad_norm=None
+            1e-3, 0.97, 20, 0.95, epochs=3, minibatches=4, entropy=1e-3, max_grad_norm=None
         )
     )
     rounds: int = 3000
     """Slots that each world plays."""
-    worlds: int = 16
+    worlds: int = 32
     """Worlds of each learner."""
     teacher: str = ""
     """Of `TEACHERS`; none if empty."""
@@ -71,8 +71,8 @@ class PointerSettings:
 
 
 PRESETS = {
-    "quick": PointerSettings(rounds=1500),
-    "paper": PointerSettings(rounds=20_000, worlds=32),
+    "quick": PointerSettings(rounds=1500, worlds=16),
+    "paper": PointerSettings(rounds=20_000),
 }
 """Settings by name; there is no paper, `paper` is a long training."""
 
@@ -85,7 +85,7 @@ def scale_s(world: OffloadWorld) -> float:
     """
     assert world.serving is not None
     if world.serving.loads:
-        return 0.1 * float(world.serving.load_s.mean())
+        return 0.05 * float(world.serving.load_s.mean())
     return 0.25 * float(world.option_server_s[world.option_server_s > 0].mean())
 
 
