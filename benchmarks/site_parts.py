@@ -204,6 +204,8 @@ async def run_edge(controller: str, bare: str, folder: Path, seconds: float, cou
     async with open_fronts(service, "127.0.0.1", 0, None) as fronts:
         service.address = fronts.address
         with asking(fronts.address):
+            while not any(one.received > RATE / 2 for one in service.metrics.models.values()):
+                await asyncio.sleep(0.1)
             for number in range(count):
                 for kind in ("alone", "bare", "member"):
                     agent = EdgeAgent(

@@ -86,6 +86,12 @@ def test_a_device_may_leave_the_choice_to_the_server_that_it_reaches(tmp_path: P
                 wait_until(lambda camera=camera: answered_by(camera, 0), WAIT_S, "it answers")
             assert bool(edge.agent.dispatcher.decided) == dispatch  # type: ignore[union-attr]
 
+        def requests(by_server: bool) -> set[object]:
+            told = read_experience(tmp_path / "store")
+            return {one.get("request") for one in told if ("group" in one) == by_server} - {None}
+
+        wait_until(lambda: requests(True) and requests(True) == requests(False), WAIT_S, "both tell of the same")
+
 
 def test_a_device_that_decides_itself_uses_the_policy_of_its_site(tmp_path: Path, monkeypatch):
     with controller_thread(tmp_path / "store") as controller, served(tmp_path, controller.address, "edge-1"):

@@ -97,7 +97,7 @@ class Decider:
         self.dispatcher = SiteDispatcher(
             candidates,
             lambda: idle,
-            choose=lambda: Actor(actor, "actor" if actor else GREEDY),
+            choose=lambda request: Actor(actor, "actor" if actor else GREEDY),
             keep=lambda make: self.kept.append(make()),
             late_s=late_s,
         )

@@ -1,5 +1,6 @@
 """Policies on real controllers and servers: rolled out, taken back, refused; who lies wins nothing."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -21,8 +22,11 @@ from coinfer.site.certificates.identity import Identity
 from coinfer.site.controller.process import make_updater
 from coinfer.site.messages import Batch, Decision, Hello, MessageError, Report, from_node, to_bytes
 from coinfer.site.operator import Operator, OperatorError
+from coinfer.site.store import ExperienceStore
+from coinfer.site.updater import updater as updater_module
 from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import load_settings
+from coinfer.site.updater.updater import Updater
 from coinfer.site.updater.versions import FALLBACK
 
 JUDGE_S = 900.0
@@ -87,10 +91,10 @@ def test_a_policy_is_rolled_out_step_by_step_and_taken_back(tmp_path: Path):
                 wait_until(lambda: canary.agent.actors.versions == (1,), WAIT_S, "the canary has it")
                 assert other.agent.actors.versions == ()
                 told = []
-                for n in range(40):  # what the canary's decisions took, of its own and of greedy's
-                    policy = ("version 1", "sequential greedy")[n % 2]
-                    one = {"model": "m", "policy": policy, "group": n + 1, "server": 0, "executed_on": "e:1"}
-                    told.append((node, Decision(seq=n, at_s=1e9 + n, latency_s=0.1 + n % 4 / 100, **one)))
+                for n in range(80):  # what requests took that reached the canary, in a device's words
+                    one = {"model": "m", "policy": "planner", "dispatched": True, "request": f"r{n}"}
+                    where = {"server": 0, "executed_on": canary.address}
+                    told.append(("camera", Decision(seq=n, at_s=1e9 + n, latency_s=0.1 + n % 4 / 100, **one, **where)))
                 fill(controller, *told)
                 step_until(controller, updater, "running")
                 wait_until(lambda: other.agent.actors.versions == (1,), WAIT_S, "all have it")
@@ -140,6 +144,44 @@ def test_a_server_refuses_a_broken_file_in_one_line_and_goes_on(tmp_path: Path, 
         finally:
             edge.stop()
     assert caplog.text.count("a policy is refused, and what decided goes on: version 2") == 1
+
+
+class VirtualTime:
+    """Both clocks of the updater."""
+
+    def __init__(self):
+        self.now_s = 1e9
+        self.time = self.monotonic = lambda: self.now_s
+
+
+def test_a_canary_that_only_praises_itself_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = VirtualTime()
+    monkeypatch.setattr(updater_module, "time", clock)
+    store = ExperienceStore(tmp_path / "log")
+    updater = Updater(store.path, tmp_path / "policies", QUICK, lambda: {"edge-0": "e:1"}, lambda text: None)
+
+    async def judge(path, kind="judge"):
+        return Verdict(True, f"{kind}: fine")
+
+    async def steps(count: int) -> str:
+        for _ in range(count):
+            await updater.step()
+            clock.now_s += 1.0
+        return updater.rollout.version(1).standing
+
+    updater.judge = judge
+    updater.push(*policy_files(), "me")
+    assert asyncio.run(steps(9)) == "canary"  # of its own accord: judged, then a shadow
+    for n in range(40):
+        praise = {"policy": ("version 1", "sequential greedy")[n % 2], "group": n + 1, "latency_s": (1e-6, 9.0)[n % 2]}
+        one = Decision(seq=n, at_s=1e9, model="m", server=0, executed_on="e:1", **praise)
+        store.put("edge-0", Batch(epoch=1, records=[one]))
+    store.put("edge-1", Batch(epoch=1, records=[one])).result(WAIT_S)
+    assert asyncio.run(steps(3)) == "canary"
+    clock.now_s += QUICK.canary_limit_s
+    assert asyncio.run(steps(1)) == "refused"
+    assert "0 and 0 decisions that devices have reported" in updater.rollout.version(1).reason
+    store.close()
 
 
 async def _call(function, *words):

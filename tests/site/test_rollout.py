@@ -13,6 +13,7 @@ from coinfer.policies.onnx import load_policy
 from coinfer.resources import POLICIES, ROLLOUT
 from coinfer.site.agent.dispatch import explored, sequential_greedy
 from coinfer.site.agent.padding import padded
+from coinfer.site.draw import drawn, place
 from coinfer.site.fitting.evidence import Decided, decided
 from coinfer.site.updater import live, rollout
 from coinfer.site.updater.live import Measured, judge_canary, judge_running, policy_name
@@ -127,16 +128,50 @@ def measured(node: str, version: int, count: int, mean_s: float, seed: int = 0) 
     return [Measured(n, node, policy_name(version), 0.0, float(latency_s)) for n, latency_s in enumerate(drawn)]
 
 
+def by_devices(told: list[Measured]) -> list[Measured]:
+    return [one._replace(reached=f"{one.node}:1") for one in told]
+
+
 def test_a_canary_is_compared_with_what_runs_beside_it():
     fine = [*measured("a", 2, 600, 0.1), *measured("a", 1, 600, 0.1, 1), *measured("b", 1, 900, 9.0)]
-    assert judge_canary(fine, "a", 2, 1, SETTINGS).passed
+    assert judge_canary(by_devices(fine), "a", 2, 1, SETTINGS).passed
     slow = [*measured("a", 2, 600, 0.2), *measured("a", 1, 600, 0.1, 1)]
-    assert judge_canary(slow, "a", 2, 1, SETTINGS).passed is False
-    assert judge_canary(fine[:700], "a", 2, 1, SETTINGS).passed is None
+    assert judge_canary(by_devices(slow), "a", 2, 1, SETTINGS).passed is False
+    assert judge_canary(by_devices(fine)[:700], "a", 2, 1, SETTINGS).passed is None
     late = [*measured("a", 2, 100, 0.1), *measured("a", 1, 900, 0.1, 1)]
-    verdict = judge_canary(late, "a", 2, 1, SETTINGS)
+    verdict = judge_canary([*late, *by_devices(fine)], "a", 2, 1, SETTINGS)
     assert verdict.passed is False
     assert "late or wrong" in verdict.reason
+    assert judge_canary(fine, "a", 2, 1, SETTINGS).passed is None  # its own word
+    assert judge_canary(fine, "a", 2, 1, SETTINGS.model_copy(update={"canary_own_word": True})).passed
+
+
+def told_by_devices(count: int, candidate_s: float, running_s: float, shares: dict[int, float]) -> list[Measured]:
+    """What devices tell of requests that reached server `a`, which was as quick as the drawn version made it."""
+    rng, found = np.random.default_rng(0), []
+    for n in range(count):
+        request = f"{int(rng.integers(1 << 62)):x}"
+        mean_s = candidate_s if drawn(shares, place("salt", request)) == 2 else running_s
+        found.append(Measured(n, f"camera-{n % 5}", "planner", 0.0, float(rng.exponential(mean_s)), "a:1", request))
+    return found
+
+
+def test_a_canary_that_lies_does_not_pass_its_own_test():
+    shares = {1: 0.475, FALLBACK: 0.025, 2: 0.5}
+    praise = [*measured("a", 2, 900, 1e-6), *measured("a", 1, 900, 9.0, 1)]  # what it says of itself
+
+    def verdict(candidate_s: float, running_s: float) -> Verdict:
+        told = told_by_devices(2000, candidate_s, running_s, shares)
+        again = live.drawn_again(told, "a", "a:1", shares, "salt")
+        counts = {version: sum(one.policy == policy_name(version) for one in again) / 2000 for version in shares}
+        assert counts == pytest.approx(shares, abs=0.03)
+        assert live.drawn_again(told, "b", "b:1", shares, "salt") == []
+        return judge_canary([*praise, *told, *again], "a", 2, 1, SETTINGS)
+
+    assert verdict(0.2, 0.1).passed is False
+    assert verdict(0.1, 0.1).passed
+    other = live.drawn_again(told_by_devices(2000, 0.2, 0.1, shares), "a", "a:1", shares, "another salt")
+    assert judge_canary(other, "a", 2, 1, SETTINGS).passed  # who does not know the salt cannot tell the two apart
 
 
 def test_one_lying_server_neither_saves_nor_ends_what_runs():

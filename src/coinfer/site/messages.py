@@ -114,6 +114,8 @@ class Decision(Message):
     """Address of the server that answered, or `device`."""
     dispatched: bool = False
     """The device left the choice of server to the one that it reached, which tells its decision itself."""
+    request: Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{0,64}$")] = ""
+    """Of a request whose server was chosen by the one that it reached: its id, drawn by the device."""
     cut: Text = ""
     bits: Annotated[int, Field(ge=0, le=64)] = 32
     predicted_s: Seconds | None = None
@@ -274,6 +276,8 @@ class Policies(Message):
     """Empty for what the node was started with."""
     explore: Annotated[float, Field(allow_inf_nan=False, ge=0, le=0.5)] = 0.0
     """Share of requests that go to a server drawn among the good ones."""
+    salt: Text = ""
+    """With the id of a request it says which version decides (`draw.drawn`); empty for chance."""
 
 
 FromController = Welcome | Refused | View | Revoked | PolicyFile | Policies

@@ -1,6 +1,7 @@
 """One request from head to answer: the device's head, the servers that are asked, the device itself if they fail."""
 
 import math
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class Request:
         abort: Abort,
     ):
         self._parts = parts
-        self._plan = plan
+        self._plan = plan._replace(id=secrets.token_hex(8)) if parts.config.dispatch else plan
         self._tensors = tensors
         self._pixels = pixels
         self._began_s = began_s
@@ -274,7 +275,7 @@ class Request:
             config.slowdown,
             sleep=self._parts.clock.sleep,
         )
-        return message._replace(dispatch=config.dispatch and not message.route)
+        return message._replace(dispatch=config.dispatch and not message.route, id=self._plan.id)
 
     # --- the result
 

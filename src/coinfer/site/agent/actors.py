@@ -1,7 +1,6 @@
 """The policies that the controller gave to a node, and which of them makes a decision."""
 
 import logging
-import random
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from coinfer.files import write_atomic
 from coinfer.policies.onnx import load_policy
 from coinfer.site.agent.dispatch import Candidate, Task, checked, observe
 from coinfer.site.agent.padding import padded
+from coinfer.site.draw import drawn, place
 from coinfer.site.messages import Policies, PolicyFile
 from coinfer.types import Policy
 
@@ -30,6 +30,8 @@ class Actor(NamedTuple):
     """As the log of decisions has it."""
 
 
+_OWN = -1
+"""Stands for what a node was started with, among versions."""
 GREEDY = "sequential greedy"
 FALLBACK = Actor(None, GREEDY)
 
@@ -58,19 +60,21 @@ class Actors:
         """Why a version could not be used, `version N: why`; empty if all is well."""
         self._folder = folder
         self._loaded: dict[str, Actor] = {}
-        self._shares: tuple[tuple[Actor, float], ...] = ((own, 1.0),)
+        self._by_name: dict[int, Actor] = {_OWN: own}
+        self._shares: dict[int, float] = {_OWN: 1.0}
+        """Of each version that may decide here."""
+        self._salt = ""
         self._own = own
         self.versions: tuple[int, ...] = ()
         """Versions that decide here, the one with the greatest share first."""
 
-    def choose(self) -> Actor:
-        """Return who makes the next decision; each version is drawn as often as its share says."""
-        place = random.random()
-        for actor, share in self._shares:
-            place -= share
-            if place < 0:
-                return actor
-        return self._shares[0][0]
+    def choose(self, request: str = "") -> Actor:
+        """Return who decides about a request; each version is drawn as often as its share says.
+
+        Args:
+            request: its id; empty if it has none.
+        """
+        return self._by_name[drawn(self._shares, place(self._salt, request))]
 
     def on_message(self, message: PolicyFile | Policies) -> None:
         """Take in a policy, or who decides from now on.
@@ -103,9 +107,11 @@ class Actors:
             message: as it came.
         """
         used = {one.fingerprint for one in message.shares}
-        known = [(self._actor(one.version, one.fingerprint), one.share) for one in message.shares]
-        self._shares = tuple(known) or ((self._own, 1.0),)
-        self.explore = message.explore
+        self._by_name = {one.version: self._actor(one.version, one.fingerprint) for one in message.shares}
+        self._shares = {one.version: one.share for one in message.shares}
+        if not self._shares:
+            self._by_name, self._shares = {_OWN: self._own}, {_OWN: 1.0}
+        self.explore, self._salt = message.explore, message.salt
         named = sorted((one for one in message.shares if one.fingerprint in self._loaded), key=lambda one: -one.share)
         self.versions = tuple(one.version for one in named)
         self._loaded = {mark: actor for mark, actor in self._loaded.items() if mark in used}

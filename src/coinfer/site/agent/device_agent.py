@@ -179,6 +179,7 @@ class DeviceAgent:
             server=plan.server if sent else DEVICE,
             executed_on=result.executed_on,
             dispatched=self._dispatch and sent,
+            request=plan.id if self._dispatch and sent else "",
             cut=", ".join(first.cut)[:256] if sent else "",
             bits=first.bits,
             predicted_s=result.predicted_s if np.isfinite(result.predicted_s) else None,

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ MAX_TASKS = 50
 """Requests that are decided together."""
 LATE_S = 0.005
 """An actor that has not decided by then is not waited for."""
+_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+"""Ids of requests that are told; a client may send any."""
 _log = logging.getLogger("coinfer.site")
 
 
@@ -36,6 +39,8 @@ class _Waiting(NamedTuple):
     arrived_s: float
     chosen: "asyncio.Future[Placement]"
     traceparent: str
+    request: str
+    """Its id."""
 
 
 class Placement:
@@ -67,7 +72,7 @@ class SiteDispatcher:
     Args:
         candidates: returns what is known of all servers now, this one first.
         is_idle: returns whether this server could begin a request at once.
-        choose: returns who makes the next decision; where an actor fails, sequential greedy does.
+        choose: returns who decides about the request of an id; where an actor fails, sequential greedy does.
         explore: returns the share of requests that go to a server drawn among the good ones.
         late_s: an actor that has not decided by then is not waited for.
         keep: takes the maker of a decision's record.
@@ -79,7 +84,7 @@ class SiteDispatcher:
         candidates: Callable[[], Sequence[Candidate]],
         is_idle: Callable[[], bool],
         *,
-        choose: Callable[[], Actor] = lambda: FALLBACK,
+        choose: Callable[[str], Actor] = lambda request: FALLBACK,
         explore: Callable[[], float] = lambda: 0.0,
         late_s: float = LATE_S,
         keep: Callable[[Callable[[], Decision]], None] = lambda make: None,
@@ -116,7 +121,7 @@ class SiteDispatcher:
         size_bytes = sum(len(tensor.data) for tensor in request.inputs)
         work = work_key(request.model, inputs, request.outputs)
         task = Task(request.model, request.fingerprint, work, size_bytes, request.deadline_s, excluded)
-        waiting = _Waiting(task, inputs, time.monotonic(), loop.create_future(), current())
+        waiting = _Waiting(task, inputs, time.monotonic(), loop.create_future(), current(), request.id)
         self._waiting.append(waiting)
         if len(self._waiting) >= MAX_TASKS:
             self._begin()
@@ -140,18 +145,23 @@ class SiteDispatcher:
             task.add_done_callback(self._tasks.discard)
 
     async def _decide(self, waiting: Sequence[_Waiting]) -> None:
+        """Have each version decide together about those that are drawn for it, in random order."""
+        parts: dict[str, tuple[Actor, list[_Waiting]]] = {}
         try:
-            await self._place(waiting)
+            for one in waiting:
+                actor = self._choose(one.request)
+                parts.setdefault(actor.name, (actor, []))[1].append(one)
+            for name in self._rng.permutation([*parts]).tolist():
+                await self._place(*parts[name])
         except Exception as error:  # no request may hang for it
             _log.error("requests stay where they are, because deciding failed: %s: %s", type(error).__name__, error)
             for one in waiting:
                 if not one.chosen.done():
                     one.chosen.set_result(Placement(None, lambda ok, queue_s, server_s: None))
 
-    async def _place(self, waiting: Sequence[_Waiting]) -> None:
+    async def _place(self, actor: Actor, waiting: Sequence[_Waiting]) -> None:
         servers = self._candidates()
         observation = observe([one.task for one in waiting], servers)
-        actor = self._choose()
         decision = await self._by_actor(actor, observation)
         policy = FALLBACK.name if decision is None else actor.name
         wished = (sequential_greedy(observation) if decision is None else decision).server
@@ -230,6 +240,7 @@ class SiteDispatcher:
                 in_time=ok and latency_s <= one.task.deadline_s,
                 admitted=ok,
                 traceparent=one.traceparent,
+                request=one.request if _ID.fullmatch(one.request) else "",
                 observation=None if seen is None else seen(),
             )
 

@@ -32,7 +32,8 @@ def policies_of(updater: Updater, node: str, *, explores: bool = True) -> Polici
     named = tuple(
         PolicyShare(version=number, fingerprint=marks.get(number, ""), share=share) for number, share in shares.items()
     )
-    return Policies(shares=named, explore=updater.explore() if explores else 0.0)
+    salt = updater.rollout.salt if node == updater.rollout.canary else ""
+    return Policies(shares=named, explore=updater.explore() if explores else 0.0, salt=salt)
 
 
 def policy_file(updater: Updater, number: int) -> PolicyFile:

@@ -157,9 +157,9 @@ class ControllerService(grpc.GenericRpcHandler):
             session.sent_policies = text
             session.send(policies)
 
-    def edges(self) -> list[str]:
-        """Return the names of the edge servers that are there."""
-        return [info.name for info in registry.servers(self.nodes, self.now_s())]
+    def edges(self) -> dict[str, str]:
+        """Return the addresses of the edge servers that are there, by name."""
+        return {info.name: info.address for info in registry.servers(self.nodes, self.now_s())}
 
     def _name_of(self, context: Any) -> str:
         """Return who calls: role and name of the certificate."""

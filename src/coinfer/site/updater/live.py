@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.site.agent.actors import GREEDY, version_name
+from coinfer.site.draw import drawn, place
 from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import RolloutSettings
 from coinfer.site.updater.statistics import Mean, block_mean, by_key, difference, limited, median_of_nodes
@@ -20,7 +21,7 @@ KEPT = 50_000
 
 
 class Measured(NamedTuple):
-    """A decision of an edge server that was carried out."""
+    """A request whose server was chosen by the edge server that it reached."""
 
     id: int
     node: str
@@ -28,6 +29,10 @@ class Measured(NamedTuple):
     heard_s: float
     """When the controller read it, on its own clock."""
     latency_s: float
+    reached: str = ""
+    """Address of the server that the device says it reached; empty for what that server says itself."""
+    request: str = ""
+    """Its id."""
 
 
 class LiveLog:
@@ -49,13 +54,18 @@ class LiveLog:
         Args:
             now_s: on the controller's clock.
         """
+        by_server, request = "json_extract(record, '$.group') > 0", "json_extract(record, '$.request')"
+        first = "json_extract(record, '$.observation.addresses[' || server || ']')"
         query = (
-            "SELECT id, node, policy, latency_s FROM experience WHERE id > ? AND "
-            "json_extract(record, '$.group') > 0 ORDER BY id LIMIT ?"
+            f"SELECT id, node, policy, latency_s, {by_server}, {request}, coalesce({first}, executed_on) "
+            f"FROM experience WHERE id > ? AND ({by_server} OR {request} IS NOT NULL) ORDER BY id LIMIT ?"
         )
         with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as db:
             rows = db.execute(query, (self.last_id, KEPT)).fetchall()
-        self.measured.extend(Measured(id, node, policy, now_s, latency_s) for id, node, policy, latency_s in rows)
+        self.measured.extend(
+            Measured(id, node, policy, now_s, latency_s, "" if by_server else address, request or "")
+            for id, node, policy, latency_s, by_server, request, address in rows
+        )
         self.last_id = rows[-1][0] if rows else self.last_id
 
 
@@ -68,23 +78,47 @@ def policy_name(version: int) -> str:
     return version_name(version) if version else GREEDY
 
 
+def drawn_again(
+    measured: Iterable[Measured], node: str, address: str, shares: Mapping[int, float], salt: str
+) -> list[Measured]:
+    """Return what devices say of requests that reached a server, each with the version that was drawn for it there.
+
+    Which version that is comes from the id that the device drew, and not from the server's word.
+
+    Args:
+        measured: since the canary began.
+        node: the server.
+        address: of the server.
+        shares: of the versions that decide there.
+        salt: by which they are drawn.
+    """
+    told = (one for one in measured if one.reached and one.reached == address and one.request)
+    return [one._replace(node=node, policy=policy_name(drawn(shares, place(salt, one.request)))) for one in told]
+
+
 def judge_canary(
     measured: Iterable[Measured], node: str, candidate: int, running: int, settings: RolloutSettings
 ) -> Verdict:
     """Return whether a candidate does as well on its server as what runs there, measured at the same time.
 
+    What counts is what devices say: a server that lies would pass its own test.
+
     Args:
-        measured: since the canary began.
+        measured: since the canary began, of the server, and of devices from `drawn_again`.
         node: the server.
         candidate: version.
         running: version.
         settings: thresholds.
     """
-    own = [one for one in measured if one.node == node]
-    first, second = ([o for o in own if o.policy == policy_name(v)] for v in (candidate, running))
-    counts = f"canary on {node}: {len(first)} and {len(second)} decisions"
+    mine = [one for one in measured if one.node == node]
+    own = [one for one in mine if not one.reached]
+    said = own if settings.canary_own_word else [one for one in mine if one.reached]
+    first, second = ([o for o in said if o.policy == policy_name(v)] for v in (candidate, running))
+    whose = "its own decisions" if settings.canary_own_word else "decisions that devices have reported"
+    counts = f"canary on {node}: {len(first)} and {len(second)} {whose}"
     if len(own) >= 2 * settings.canary_decisions:
-        missed = 1 - len(first) / len(own) / settings.canary_share
+        made = sum(one.policy == policy_name(candidate) for one in own)
+        missed = 1 - made / len(own) / settings.canary_share
         if missed > settings.canary_missed:
             return Verdict(False, f"{counts}; {missed:.0%} of its own it did not make, because it was late or wrong")
     if min(len(first), len(second)) < settings.canary_decisions:
@@ -103,7 +137,7 @@ def judge_running(measured: Iterable[Measured], running: int, settings: RolloutS
         settings: thresholds.
     """
     changes: dict[str, Mean] = {}
-    for node, own in by_key(list(measured), lambda one: one.node).items():
+    for node, own in by_key([one for one in measured if not one.reached], lambda one: one.node).items():
         parts = [[o for o in own if o.policy == name] for name in (policy_name(running), GREEDY)]
         if min(map(len, parts)) >= settings.watch_decisions:
             changes[node] = _change(parts)

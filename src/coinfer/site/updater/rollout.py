@@ -75,7 +75,7 @@ def refuse(rollout: Rollout, reason: str, at_s: float) -> Rollout:
     return noted(rollout, at_s, f"version {number} refused: {reason}", candidate=None, canary="")
 
 
-def advance(rollout: Rollout, verdict: Verdict, at_s: float, last_id: int, canary: str = "") -> Rollout:
+def advance(rollout: Rollout, verdict: Verdict, at_s: float, last_id: int, canary: str = "", salt: str = "") -> Rollout:
     """Return the state after the candidate's present stage was decided: it is refused, or enters the next stage.
 
     Args:
@@ -84,6 +84,7 @@ def advance(rollout: Rollout, verdict: Verdict, at_s: float, last_id: int, canar
         at_s: seconds since 1970.
         last_id: number of the newest decision of the log.
         canary: the server that tries it next, if it leaves the shadow.
+        salt: by which that server draws who decides.
     """
     number = rollout.candidate
     standing = rollout.version(number).standing
@@ -97,7 +98,7 @@ def advance(rollout: Rollout, verdict: Verdict, at_s: float, last_id: int, canar
     if standing == "shadow":
         rollout = marked(rollout, number, "canary", f"on {canary}; {verdict.reason}")
         text = f"version {number} on {canary} (canary): {verdict.reason}"
-        return noted(rollout, at_s, text, since_s=at_s, after_id=last_id, canary=canary)
+        return noted(rollout, at_s, text, since_s=at_s, after_id=last_id, canary=canary, salt=salt)
     return run(rollout, number or FALLBACK, verdict.reason, at_s, last_id)
 
 

@@ -30,6 +30,7 @@ class RolloutSettings(BaseModel):
     shadow_invalid: Share
     canary_share: Annotated[float, Field(gt=0, lt=1)]
     canary_decisions: Decisions
+    canary_own_word: bool
     canary_margin: Share
     canary_missed: Share
     canary_limit_s: Seconds

@@ -7,6 +7,7 @@ its own (`trainer.judge`), then as a shadow, on one server, and at last it is wa
 import asyncio
 import json
 import logging
+import secrets
 import sys
 import tempfile
 import time
@@ -37,7 +38,7 @@ class Updater:
         store: file of the experience.
         folder: of the versions.
         settings: thresholds.
-        edges: returns the names of the servers that are there.
+        edges: returns the addresses of the servers that are there, by name.
         note: takes events for the page.
     """
 
@@ -46,7 +47,7 @@ class Updater:
         store: Path,
         folder: Path,
         settings: RolloutSettings,
-        edges: Callable[[], list[str]],
+        edges: Callable[[], dict[str, str]],
         note: Callable[[str], None],
     ):
         self.settings = settings
@@ -202,15 +203,18 @@ class Updater:
             canary = live.canary_node({node: self._decided()[node] for node in there})
             if not canary:
                 return
-        self._save(rollout.advance(state, verdict, time.time(), self._live.last_id, canary))
+        salt = secrets.token_hex(8)
+        self._save(rollout.advance(state, verdict, time.time(), self._live.last_id, canary, salt))
 
     def _decided(self) -> Counter[str]:
-        return Counter(one.node for one in self._live.measured)
+        return Counter(one.node for one in self._live.measured if not one.reached)
 
     def _canary_verdict(self, candidate: int) -> Verdict:
         state = self.rollout
         measured = live.since(self._live.measured, state.after_id)
-        verdict = live.judge_canary(measured, state.canary, candidate, state.running, self.settings)
+        address = self._edges().get(state.canary, "")
+        told = live.drawn_again(measured, state.canary, address, self.shares(state.canary), state.salt)
+        verdict = live.judge_canary([*measured, *told], state.canary, candidate, state.running, self.settings)
         if verdict.passed is None and time.time() - state.since_s > self.settings.canary_limit_s:
             return Verdict(False, f"{verdict.reason}; not within {self.settings.canary_limit_s:.0f} s")
         return verdict

@@ -65,6 +65,8 @@ class Rollout(_Kept):
     candidate: int | None = None
     canary: str = ""
     """The server that tries the candidate."""
+    salt: str = ""
+    """By which the server draws who decides (`draw`)."""
     since_s: float = 0.0
     """When the candidate's present stage began, seconds since 1970."""
     after_id: int = 0

@@ -47,6 +47,8 @@ class Plan(NamedTuple):
     """Of the request."""
     sizes: Sizes = ()
     """Of the request, as they are planned with."""
+    id: str = ""
+    """Of a request whose server is chosen by the one that it reaches; nobody can foresee it."""
 
     @property
     def cut(self) -> Names:
