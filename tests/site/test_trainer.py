@@ -74,6 +74,29 @@ def test_it_trains_pushes_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
         assert 0 <= int(decide(one.observation).server[0]) < 3
 
 
+def test_the_world_is_fitted_anew_when_the_load_has_changed(tmp_path: Path):
+    said: list[str] = []
+    trainer = Trainer(TrainerSettings(tmp_path / "log", tmp_path / "out", fitted=400), said.append)
+    calm, busy = DispatchedSite(rate_per_s=15.0), DispatchedSite(rate_per_s=45.0)
+
+    def world_of(log) -> tuple[str, float]:
+        (tmp_path / "out" / "learned").mkdir(parents=True, exist_ok=True)
+        text = trainer._world(log).edge
+        return said[-1].partition(": ")[2], text.tasks / text.slot_s
+
+    first = log_of(calm, 400)
+    assert world_of(first)[0] == "other servers are there"
+    world_of(log_of(calm, 400, seed=1))
+    assert len(said) == 1
+    assert (tmp_path / "out" / "learned").is_dir()  # nothing begins anew
+    said_then, room = world_of(first + log_of(busy, 400, seed=2))  # only the newest count
+    assert said_then.startswith("requests per second: 4")
+    assert not (tmp_path / "out" / "learned").exists()
+    again = Trainer(trainer.settings, said.append)
+    assert again._world(log_of(busy, 400, seed=3)).edge.tasks / again._world(first[:5]).edge.slot_s == room
+    assert len(said) == 2
+
+
 def test_agents_play_in_other_processes_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(learn, "CdoSettings", lambda: SMALL)
     world, played = fitted_world(log_of(DispatchedSite(), 120)).world, []

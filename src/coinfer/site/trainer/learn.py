@@ -1,8 +1,8 @@
 """The trainer: CDO-DSAC's agents on what the site experiences, after a start in the world that is fitted to it.
 
-A round is: fit a world, if there is none yet or other servers are there; train in it, resumable at any moment; learn
-from the log, half of each batch from the site and half from simulation; export the agent that does best on common
-worlds. The controller judges what comes of it (`updater`).
+A round is: fit a world, if there is none yet, other servers are there, or the load is another; train in it, resumable at
+any moment; learn from the log, half of each batch from the site and half from simulation; export the agent that does best
+on common worlds. The controller judges what comes of it (`updater`).
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,8 @@ from coinfer.rl.core.training import TrainSettings, restore_latest, run_training
 from coinfer.scenario.compile import fingerprint, open_world
 from coinfer.scenario.world import OffloadWorld
 from coinfer.site.fitting.evidence import Decided, decided
-from coinfer.site.fitting.fit import SiteFit, fit
+from coinfer.site.fitting.fit import fit
+from coinfer.site.fitting.load import load_of_fit, read_load, what_changed, write_load
 from coinfer.site.fitting.scenario_file import SCENARIO, write_scenario
 from coinfer.site.store import newest_experience
 from coinfer.site.trainer.experience import Sizes, transitions
@@ -61,7 +62,9 @@ class TrainerSettings:
     updates: int = 200
     """Updates from the log in each round."""
     decisions: int = 20_000
-    """Newest decisions that are looked at."""
+    """Newest decisions that are learned from."""
+    fitted: int = 4_000
+    """Newest decisions that the world is fitted to, so that it soon follows a load that has changed."""
     seed: int = 0
 
 
@@ -113,22 +116,23 @@ class Trainer:
         return self._export(loop, world, number + 1, steps)
 
     def _world(self, decisions: Sequence[Decided]) -> OffloadWorld:
-        """Return the fitted world; it is fitted anew, and training begins anew, if other servers are there."""
+        """Return the fitted world; it is fitted anew, and training begins anew, if servers or load are others."""
         folder = self.settings.folder
-        path, servers = folder / "world" / SCENARIO, folder / "servers.txt"
-        known = servers.read_text(encoding="utf-8").split() if servers.is_file() else None
-        fitted: SiteFit | None = None
+        path, known = folder / "world" / SCENARIO, folder / "load.json"
         try:
-            fitted = fit(decisions)
+            fitted = fit(decisions[-self.settings.fitted :])
         except UserError:
             if not path.is_file():
                 raise
-        if fitted is not None and [*fitted.servers] != known:
+            fitted = None
+        now = None if fitted is None else load_of_fit(fitted)
+        change = "" if now is None else what_changed(read_load(known) if path.is_file() else None, now)
+        if change and fitted is not None and now is not None:
             for part in ("world", "simulated", "learned"):
                 rmtree(folder / part, ignore_errors=True)
             write_scenario(fitted, folder / "world", "site")
-            servers.write_text("\n".join(fitted.servers), encoding="utf-8")
-            self._say(f"a world with {len(fitted.servers)} servers, fitted to {fitted.decisions} decisions")
+            write_load(known, now)
+            self._say(f"a world with {len(fitted.servers)} servers, fitted to {fitted.decisions} decisions: {change}")
         world = open_world(path).world
         assert isinstance(world, OffloadWorld), "fitted scenarios are of environment offload"
         return world
