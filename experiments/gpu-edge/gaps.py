@@ -1,6 +1,6 @@
 """How much is there to gain where servers batch or load? Rules beside searches and a bound, on the same chance.
 
-    python experiments/gpu-edge/gaps.py [--world gpu-edge] [--who WHO ..] [--seeds 10] [--slots 40] [--bound]
+    python experiments/gpu-edge/gaps.py [--world gpu-edge] [--who WHO ..] [--seeds 10] [--bound]
 
 Writes results/gaps.json (--output: another file) and prints it as a table. With --bound, the lower bound of the
 episodes comes last, which takes longer than all else. A world that is there already is measured anew, or of it only
@@ -48,26 +48,39 @@ PLAIN = {
     "insertion": Decides(maker=insertion),
     "serving-greedy": Decides(oracle=oracles.serving_greedy),
 }
-WORLDS: dict[str, tuple[int, dict[str, Decides]]] = {
-    "gpu-edge": (
-        40,
-        {
-            **PLAIN,
-            "serving-descent": Decides(oracle=oracles.serving_descent),
-            "horizon of 2 slots": Decides(oracle=oracles.serving_horizon(2)),
-        },
+
+
+class Measured(NamedTuple):
+    """A world, and who decides in it."""
+
+    preset: str
+    changes: dict[str, int]
+    """The shipped presets' episodes are longer."""
+    deciders: dict[str, Decides]
+
+
+AMORTISED = {"amortised 0.2": Decides(oracle=oracles.amortised_greedy(0.2))}
+DESCENT = {"serving-descent": Decides(oracle=oracles.serving_descent)}
+WORLDS = {
+    "gpu-edge": Measured(
+        "gpu-edge",
+        {"slots": 40},
+        {**PLAIN, **DESCENT, "horizon of 2 slots": Decides(oracle=oracles.serving_horizon(2))},
     ),
-    "many-models": (
-        80,
+    "many-models": Measured(
+        "many-models",
+        {"slots": 80},
         {
             **PLAIN,
-            "amortised 0.2": Decides(oracle=oracles.amortised_greedy(0.2)),
+            **AMORTISED,
             "forecast of 10 slots": Decides(oracle=oracles.serving_forecast(10)),
             "horizon of 10 slots": Decides(oracle=oracles.serving_horizon(10)),
         },
     ),
+    "gpu-edge, 2 slots late": Measured("gpu-edge", {"slots": 40, "staleness_slots": 2}, {**PLAIN, **DESCENT}),
+    "many-models, 5 slots late": Measured("many-models", {"slots": 80, "staleness_slots": 5}, {**PLAIN, **AMORTISED}),
 }
-"""Slots of an episode, and who decides; the shipped presets' episodes are longer."""
+"""By name; servers are seen as they are, or some slots late."""
 RULES = {*PLAIN, "amortised 0.2", DEMAND}
 
 
@@ -75,12 +88,11 @@ def measured(world: Any, name: str, decides: Decides, seeds: int) -> Run:
     return run_policy(world, name, seeds, 1, maker=decides.maker, oracle=decides.oracle, first=FIRST)
 
 
-def rows(name: str, seeds: int, slots: int | None, bound: bool, only: list[str]) -> list[dict[str, Any]]:
+def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, Any]]:
     """Return the measures of everyone in a world, or of some only."""
-    usual, deciders = WORLDS[name]
-    world: Any = open_world(name, {"slots": slots or usual}).world
+    world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
     weights = rule_weights(world)
-    deciders = {**deciders, DEMAND: Decides(oracle=demand_greedy(weights))}
+    deciders = {**WORLDS[name].deciders, DEMAND: Decides(oracle=demand_greedy(weights))}
     if world.serving.loads:
         deciders[CLAIRVOYANT] = Decides(oracle=demand_clairvoyant(FORESIGHT))
     runs: dict[str, Callable[[], Run]] = {
@@ -120,7 +132,6 @@ def main() -> None:
     parser.add_argument("--world", choices=(*WORLDS, "all"), default="all")
     parser.add_argument("--who", nargs="*", default=[], help="measure these only; others stay as they are recorded")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--slots", type=int, help="of an episode")
     parser.add_argument("--bound", action="store_true")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "gaps.json")
     arguments = parser.parse_args()
@@ -128,7 +139,7 @@ def main() -> None:
     output: Path = arguments.output
     record = json.loads(output.read_text()) if output.exists() else {}
     for name in WORLDS if arguments.world == "all" else (arguments.world,):
-        found = rows(name, arguments.seeds, arguments.slots, arguments.bound, arguments.who)
+        found = rows(name, arguments.seeds, arguments.bound, arguments.who)
         again = {row["who"] for row in found}
         record[name] = [row for row in record.get(name, []) if arguments.who and row["who"] not in again] + found
         output.write_text(json.dumps(record, indent=1) + "\n")

@@ -44,7 +44,7 @@ RULE = "demand-greedy (the untrained policy)"
 def variants(world: str, rounds: int) -> dict[str, PointerSettings]:
     """Return the settings of each variant; all play as many slots, but for imitation alone."""
     ppo = PointerSettings(rounds=rounds)
-    slots = WORLDS[world][0]
+    slots = WORLDS[world].changes["slots"]
     taught = replace(ppo, teacher=TEACHER[world], imitated=2)
     return {
         "ppo": ppo,
@@ -61,7 +61,7 @@ def variants(world: str, rounds: int) -> dict[str, PointerSettings]:
 
 def train(world: str, name: str, settings: PointerSettings, learners: int) -> None:
     """Train a variant to its end and write its policies."""
-    folder, changes = RUNS / world / name.replace(" ", "-"), (f"slots={WORLDS[world][0]}",)
+    folder, changes = RUNS / world / name.replace(" ", "-"), (f"slots={WORLDS[world].changes['slots']}",)
 
     def progress(report: Report) -> None:
         figures = ", ".join(f"{key} {value:.4g}" for key, value in report.figures.items())
@@ -77,7 +77,7 @@ def train(world: str, name: str, settings: PointerSettings, learners: int) -> No
 
 def judge(name: str, seeds: int) -> list[dict[str, Any]]:
     """Return the measures of the rule and of every policy that was trained in a world."""
-    world: Any = open_world(name, {"slots": WORLDS[name][0]}).world
+    world: Any = open_world(name, WORLDS[name].changes).world
     runs = [(RULE, 0, None, demand_greedy(rule_weights(world)))]
     for path in sorted((RUNS / name).glob("*/*.onnx")):
         training = json.loads(path.with_suffix(".json").read_text())["training"]

@@ -1,4 +1,8 @@
-"""The slots of many worlds decided task after task: the first task of all worlds, then the second, and so on."""
+"""The slots of many worlds decided task after task: the first task of all worlds, then the second, and so on.
+
+Where what is known of the servers is some slots old, the decider adds what it has sent since: unless something went
+otherwise than expected, that is all that happened.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +16,8 @@ from coinfer.envs.core import State
 from coinfer.evaluate import serving_oracles
 from coinfer.evaluate.oracles import Decider, Oracle
 from coinfer.evaluate.serving_worlds import Numbered, PlainWorlds
-from coinfer.policies.heuristics.demand import DemandWeights, Memory, Scored, Slot, best
+from coinfer.policies.heuristics.demand import DemandWeights, Memory, Scored, Sent, Slot, believed, best
+from coinfer.policies.heuristics.server_times import Asked
 from coinfer.policies.learned.pointer.features import COLUMNS, Scores, choice_rows, world_row
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation
@@ -43,13 +48,23 @@ class Slots:
         memories: Sequence[Memory],
         weights: Sequence[DemandWeights],
     ):
+        slot_s, stale = known.tables.edge.edge.slot_s, known.tables.edge.edge.staleness_slots
+        self.memories, self.stale = memories, stale
         servers = known.servers(serving.known_queues(state))
         self.numbered: list[Numbered] = known.tasks(state, observation, own=True)
-        slot_s, worlds = known.tables.edge.edge.slot_s, len(servers)
         self.slots = [
-            Slot(servers[b], [task for _, task in numbered], memories[b], weights[b * len(weights) // worlds], slot_s)
-            for b, numbered in enumerate(self.numbered)
+            Slot(
+                believed(servers[b], memory.sent, stale * slot_s, slot_s),
+                [task for _, task in self.numbered[b]],
+                memory,
+                weights[b * len(weights) // len(servers)],
+                slot_s,
+            )
+            for b, memory in enumerate(memories)
         ]
+        for memory in memories:
+            memory.sent.insert(0, [])
+            del memory.sent[stale:]
         self.choices = known.choices
         self.option = torch.zeros_like(state.draws.device)
         self.server = torch.full_like(self.option, -1)
@@ -106,8 +121,11 @@ class Slots:
         """
         for b, one in chosen.items():
             self.slots[b].place(place, one)
-            k = self.numbered[b][place][0]
-            self.option[b, k], self.server[b, k] = one.choice.option, one.choice.server
+            k, task = self.numbered[b][place]
+            n, (option, server, ready_s, *rest) = one.choice.server, one.choice
+            self.option[b, k], self.server[b, k] = option, server
+            if self.stale and n >= 0:
+                self.memories[b].sent[0].append(Sent(n, Asked(ready_s, *rest, task.deadline_s)))
 
     def number(self, b: int, place: int, scored: Sequence[Scored], decision: OffloadDecision[Tensor]) -> int:
         """Return which of a task's choices a decision takes; the first if it takes none of them.

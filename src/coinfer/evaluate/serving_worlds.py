@@ -13,7 +13,8 @@ from coinfer.physics.loading import Loaded
 from coinfer.physics.serving import Queues
 from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.demand import Memory
-from coinfer.policies.heuristics.serving import Asked, Choice, ServerState, Task
+from coinfer.policies.heuristics.server_times import Asked, ServerState
+from coinfer.policies.heuristics.serving import Choice, Task
 from coinfer.types import OffloadObservation
 
 Numbered = list[tuple[int, Task]]
@@ -77,7 +78,7 @@ class PlainWorlds:
 
     def no_memory(self) -> Memory:
         """Return what a decider remembers at first."""
-        return Memory([0.0] * len(self.size_bytes), [[0.0] * len(self.size_bytes) for _ in self.memory_bytes])
+        return Memory([0.0] * len(self.size_bytes), [[0.0] * len(self.size_bytes) for _ in self.memory_bytes], [])
 
     def _requests(self, queues: Queues) -> dict[int, tuple[list[Asked], list[int]]]:
         """Return requests that wait and networks that run, by b * N + n, where there are any."""

@@ -7,13 +7,14 @@ from tests.policies.heuristics.test_serving import open_servers
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.serving_oracles import serving_greedy
-from coinfer.evaluate.serving_slots import Slots, coming_demand, demand_greedy
+from coinfer.evaluate.serving_slots import Slots, coming_demand, demand_greedy, rule_weights
 from coinfer.evaluate.serving_worlds import PlainWorlds
 from coinfer.evaluate.simulate import run_policy
 from coinfer.physics.batching import BatchTimes
 from coinfer.physics.loading import Loaded
 from coinfer.policies.heuristics.demand import DemandWeights, Memory, Slot, best
-from coinfer.policies.heuristics.serving import Choice, ServerState, Task
+from coinfer.policies.heuristics.server_times import ServerState
+from coinfer.policies.heuristics.serving import Choice, Task
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadDecision
 
@@ -35,7 +36,7 @@ def server(*warm: int) -> ServerState:
 
 def chosen(servers: list[ServerState], network: int, saved: list[float]) -> int:
     """Return the server that a request goes to if the networks saved so many seconds a second of late."""
-    memory = Memory([*saved], [[0.0] * 2 for _ in servers])
+    memory = Memory([*saved], [[0.0] * 2 for _ in servers], [])
     slot = Slot(servers, [task(network, len(servers))], memory, WEIGHTS, SLOT_S)
     return best(slot.scored(0)).choice.server
 
@@ -58,7 +59,7 @@ def test_a_second_server_loads_nothing_that_another_will_have():
 
 
 def test_memory_counts_what_servers_would_save_and_fades():
-    memory = Memory([0.0, 0.0], [[0.0] * 2])
+    memory = Memory([0.0, 0.0], [[0.0] * 2], [])
     for _ in range(200):
         Slot([server()], [task(0)], memory, WEIGHTS, SLOT_S)
     assert memory.saved == pytest.approx([0.8 / SLOT_S, 0.0])
@@ -69,7 +70,7 @@ def test_memory_counts_what_servers_would_save_and_fades():
 
 def test_requests_go_where_those_of_their_network_went():
     weights = DemandWeights(affinity_s=0.01)
-    memory = Memory([0.0, 0.0], [[0.0, 5.0], [5.0, 0.0]])
+    memory = Memory([0.0, 0.0], [[0.0, 5.0], [5.0, 0.0]], [])
     servers = [ServerState([BatchTimes()] * 2, [0.0] * 2, [1.0] * 2, float("inf")) for _ in range(2)]
     slot = Slot(servers, [task(0, 2), task(1, 2)], memory, weights, SLOT_S)
     found = []
@@ -118,3 +119,19 @@ def test_what_is_remembered_of_the_past_is_what_was_foreseen_backwards():
         nobody = OffloadDecision(torch.ones_like(state.draws.device), torch.full_like(state.draws.device, -1))
         state = offload.step(tables, state, nobody, rewards.latency).state
     assert float(foreseen.sum()) > 0
+
+
+@pytest.mark.parametrize("name", ["gpu-edge", "many-models"])
+def test_who_remembers_what_was_sent_decides_on_old_knowledge_as_on_fresh(name):
+    found = list[list[OffloadDecision]]()
+    for stale in (0, 2):
+        world = open_world(name, {"slots": 8, "staleness_slots": stale}).world
+        tables = offload.load(world, dtype=torch.float64)
+        decide, state = demand_greedy(rule_weights(world))(tables), offload.reset(tables, torch.arange(2))
+        found.append([])
+        for _ in range(8):
+            found[-1].append(decide(state, offload.observe(tables, state)))
+            state = offload.step(tables, state, found[-1][-1], rewards.latency).state
+    fresh, old = ([torch.stack(part) for part in zip(*decisions, strict=True)] for decisions in found)
+    assert all(torch.equal(*parts) for parts in zip(fresh, old, strict=True))
+    assert len(fresh[1].unique()) == 5

@@ -14,7 +14,8 @@ from coinfer.evaluate.serving_worlds import known_worlds
 from coinfer.evaluate.simulate import run_policy
 from coinfer.physics.batching import BatchTimes
 from coinfer.physics.loading import Loaded
-from coinfer.policies.heuristics.serving import Choice, ServerState, Task, plan, total_s
+from coinfer.policies.heuristics.server_times import ServerState, total_s
+from coinfer.policies.heuristics.serving import Choice, Task, plan
 from coinfer.types import OffloadDecision
 
 

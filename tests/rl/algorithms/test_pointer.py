@@ -17,12 +17,12 @@ from coinfer.rl.core.training import Report, TrainingResult, TrainSettings
 NEVER = DemandWeights(1.0, 0.0, 0.0)
 """Of a rule that has nothing loaded."""
 WORLD = (
-    "slots=10", "arrivals.rates_per_s=[40]", "arrivals.shift=0", "tasks_per_slot=16",
+    "slots=10", "staleness_slots=1", "arrivals.rates_per_s=[40]", "arrivals.shift=0", "tasks_per_slot=16",
     "models=[{network: resnet50, share: 1.0, bits: 8, size_bytes: 1.0e+8, deadline_s: 1.0}]",
     "servers=[{count: 2, catalogue: jetson-orin-nano, capacity: 48, memory_bytes: 7.0e+8, "
     "load_bytes_per_s: 4.0e+9, load_s: 0.3}]",
 )  # fmt: skip
-"""One network; loading it takes a little longer than the device takes."""
+"""One network; loading it takes a little longer than the device takes. Servers are seen a slot late."""
 LEARNER = PpoSettings(1e-2, 0.9, 10, 0.95, epochs=4, minibatches=2, max_grad_norm=None)
 SETTINGS = pointer.PointerSettings(LEARNER, rounds=10, worlds=8, weights=NEVER, hidden=(16,))
 

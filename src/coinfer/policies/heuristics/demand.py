@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coinfer.physics.loading import evicted
-from coinfer.policies.heuristics.serving import Choice, Placement, ServerState, Task
+from coinfer.policies.heuristics.server_times import Asked, ServerState, advance
+from coinfer.policies.heuristics.serving import Choice, Placement, Task
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ class DemandWeights:
     """Worth of a server that got all of the network's last requests; of others in proportion."""
 
 
+class Sent(NamedTuple):
+    """A request that was sent to a server."""
+
+    server: int
+    asked: Asked
+
+
 class Memory(NamedTuple):
     """What a decider remembers of past slots, one world."""
 
@@ -44,6 +52,9 @@ class Memory(NamedTuple):
     """[X] seconds that servers would save the tasks of a network, for each second."""
     placed: list[list[float]]
     """[N][X] requests sent to a server; both fade."""
+    sent: list[list[Sent]]
+    """Requests of the slots since what is known of the servers was true, the last slot first; each in the times of its
+    slot."""
 
 
 class Scored(NamedTuple):
@@ -168,6 +179,27 @@ class Slot:
             self.used_bytes[n] += self.servers[n].size_bytes[network]
 
 
+def believed(
+    servers: Sequence[ServerState], sent: Sequence[Sequence[Sent]], age_s: float, slot_s: float
+) -> list[ServerState]:
+    """Return servers as they should be now, if all that came to them since they were seen is what was sent.
+
+    Args:
+        servers: as they were seen, in times of then.
+        sent: the requests of each slot since, the last slot first, in the times of their slots.
+        age_s: how long ago they were seen.
+        slot_s: length of a slot.
+    """
+    if age_s == 0:
+        return [*servers]
+    more: list[list[Asked]] = [[] for _ in servers]
+    for ago, requests in enumerate(sent, 1):
+        by_s = age_s - ago * slot_s
+        for n, one in requests:
+            more[n].append(one._replace(ready_s=one.ready_s + by_s, deadline_s=one.deadline_s + by_s))
+    return [advance(server, asked, age_s) for server, asked in zip(servers, more, strict=True)]
+
+
 def best(scored: Sequence[Scored]) -> Scored:
     """Return the choice that the rule takes: the first of least price.
 
@@ -181,13 +213,13 @@ def _held(server: ServerState) -> set[int]:
     """Return the networks that a server holds or will load; all if its memory is not limited."""
     if server.memory_bytes == float("inf"):
         return set(range(len(server.size_bytes)))
-    return {*server.warm, *server.wanted, *([server.loading[0]] if server.loading else [])}
+    loading = [server.loading[0]] if server.loading else []
+    return {*server.warm, *server.wanted, *loading, *(one.network for one in server.asked)}
 
 
 def _used_bytes(server: ServerState) -> float:
     """Return the memory that is taken, or will be by what is to be loaded; above the limit if something must go."""
-    coming = (*server.wanted, *([server.loading[0]] if server.loading else []))
-    return sum(server.size_bytes[x] for x in (*server.warm, *coming))
+    return sum(server.size_bytes[x] for x in _held(server)) if server.memory_bytes < float("inf") else 0.0
 
 
 def _until_free_s(server: ServerState) -> float:

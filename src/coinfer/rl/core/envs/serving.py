@@ -18,7 +18,8 @@ from coinfer.evaluate.oracles import Decider
 from coinfer.evaluate.serving_slots import Slots
 from coinfer.evaluate.serving_worlds import PlainWorlds
 from coinfer.physics import random
-from coinfer.policies.heuristics.demand import DemandWeights, Memory
+from coinfer.policies.heuristics.demand import DemandWeights, Memory, Sent
+from coinfer.policies.heuristics.server_times import Asked
 from coinfer.policies.learned.pointer.features import COLUMNS, WORLD
 from coinfer.rl.core.envs.options import task_metrics
 from coinfer.rl.core.records import Observation
@@ -33,11 +34,23 @@ class ServingState(NamedTuple):
     """[B, X] float64"""
     placed: Tensor
     """[B, N, X] float64"""
+    sent: Tensor
+    """[B, S, K, 6] float64, server (-1 for none) and the first fields of `Asked`, of the slots since the servers were
+    seen."""
 
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """From the choices [L, W, C, COLUMNS] of the tasks at a place, which of them exist [L, W, C], and the number of the
 place, to choices [L, W]."""
+
+
+_SENT = 6
+"""Numbers of a request in `ServingState.sent`."""
+
+
+def _request(row: list[float]) -> Sent:
+    server, ready_s, service_s, piece, network, deadline_s = row
+    return Sent(int(server), Asked(ready_s, service_s, int(piece), int(network), deadline_s))
 
 
 class Played(NamedTuple):
@@ -85,9 +98,11 @@ class ServingEnv:
         return state, self.observe(state)
 
     def _first(self, seeds: Tensor) -> ServingState:
-        servers, networks = self.tables.edge.edge.servers, len(self.known.size_bytes)
+        edge, networks = self.tables.edge.edge, len(self.known.size_bytes)
+        servers = edge.servers
         nothing = torch.zeros((len(seeds), networks), dtype=torch.float64)
-        return ServingState(offload.reset(self.tables, seeds), nothing, nothing[:, None].expand(-1, servers, -1))
+        sent = torch.full((len(seeds), edge.staleness_slots, edge.tasks, _SENT), -1.0, dtype=torch.float64)
+        return ServingState(offload.reset(self.tables, seeds), nothing, nothing[:, None].expand(-1, servers, -1), sent)
 
     def observe(self, state: ServingState) -> Observation:
         """Return what the learners see of a state before its tasks are decided.
@@ -140,7 +155,11 @@ class ServingEnv:
         return Observation(kept, mask[..., :places, :], task_mask[..., :places])
 
     def _slots(self, state: ServingState) -> tuple[Slots, list[Memory]]:
-        memories = [Memory(*parts) for parts in zip(state.saved.tolist(), state.placed.tolist(), strict=True)]
+        parts = zip(state.saved.tolist(), state.placed.tolist(), state.sent.tolist(), strict=True)
+        memories = [
+            Memory(saved, placed, [[_request(row) for row in slot if row[0] >= 0] for slot in sent])
+            for saved, placed, sent in parts
+        ]
         observation = offload.observe(self.tables, state.world)
         return Slots(self.known, state.world, observation, memories, (self.weights,)), memories
 
@@ -156,7 +175,12 @@ class ServingEnv:
     ) -> Played:
         stepped = offload.step(self.tables, state.world, slots.decision(), self.reward)
         saved, placed = (torch.tensor([memory[part] for memory in memories], dtype=torch.float64) for part in (0, 1))
-        after = final = ServingState(stepped.state, saved, placed)
+        sent = torch.full_like(state.sent, -1.0)
+        for b, memory in enumerate(memories):
+            for ago, slot in enumerate(memory.sent):
+                for number, one in enumerate(slot):
+                    sent[b, ago, number] = torch.tensor([one.server, *one.asked[: _SENT - 1]], dtype=torch.float64)
+        after = final = ServingState(stepped.state, saved, placed, sent)
         if bool(stepped.info.truncated.any()):
             after = self._first(core.next_seeds(stepped.state.seed))
         metrics = task_metrics(stepped.outcome.latency_s, stepped.outcome.in_time, state.world.draws.task_mask)
