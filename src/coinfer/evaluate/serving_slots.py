@@ -122,10 +122,11 @@ class Slots:
         for b, one in chosen.items():
             self.slots[b].place(place, one)
             k, task = self.numbered[b][place]
-            n, (option, server, ready_s, *rest) = one.choice.server, one.choice
-            self.option[b, k], self.server[b, k] = option, server
+            option, n, ready_s, service_s, piece, network = one.choice
+            self.option[b, k], self.server[b, k] = option, n
             if self.stale and n >= 0:
-                self.memories[b].sent[0].append(Sent(n, Asked(ready_s, *rest, task.deadline_s)))
+                asked = Asked(ready_s, service_s, piece, network, task.deadline_s)
+                self.memories[b].sent[0].append(Sent(n, asked))
 
     def number(self, b: int, place: int, scored: Sequence[Scored], decision: OffloadDecision[Tensor]) -> int:
         """Return which of a task's choices a decision takes; the first if it takes none of them.
