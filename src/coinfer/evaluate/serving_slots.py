@@ -251,7 +251,7 @@ def _decider(
     known, memories = PlainWorlds(tables), list[Memory]()
 
     def decide(state: State, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
-        if bool((state.slot == 0).all()):
+        if len(memories) != len(state.slot) or bool((state.slot == 0).all()):
             memories[:] = [known.no_memory() for _ in state.slot]
         slots = Slots(known, state, observation, memories, weights)
         for memory, saved in zip(memories, foresee(state), strict=True) if foresee else ():
