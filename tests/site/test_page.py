@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import ANY
 
 import pytest
 from tests.patience import wait_until
 from tests.site.site_files import BAD_AT_ONCE, make_site, tls_context
 from tests.site.site_processes import WAIT_S, ControllerProcess, ControllerThread, controller_thread, member_edge
+from tests.site.test_policies import call, policy_files, start_updater, step_until
 from typer.testing import CliRunner
 
 from coinfer.cli.main import app
@@ -22,8 +24,11 @@ from coinfer.resources import PAGE_FILES
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.certificates.roles import ROLES
-from coinfer.site.dashboard.server import PageServer
+from coinfer.site.controller.registry import Node, hear
+from coinfer.site.dashboard.server import PageServer, changes
+from coinfer.site.messages import Hello, LinkReport, Report, ServedName
 from coinfer.site.store import ExperienceStore
+from coinfer.site.updater.rollout import Verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -94,19 +99,46 @@ def test_states_are_streamed(controller: ControllerThread, page: Page, tmp_path:
     events = connection.getresponse()
     assert events.headers["Content-Type"].startswith("text/event-stream")
 
-    def next_state() -> dict:
-        while True:
-            line = events.readline().decode()
-            if line.startswith("data: "):
-                return json.loads(line.removeprefix("data: "))
+    shown: dict = {}
 
-    assert next_state()["nodes"] == []
+    def there(expected: list[bool]) -> bool:
+        while not (line := events.readline().decode()).startswith("data: "):
+            pass
+        merge(shown, json.loads(line.removeprefix("data: ")))
+        return [node["there"] for node in shown["nodes"]] == expected
+
+    assert there([])
     with member_edge(AgentSettings("edge-1", tmp_path / "edge-1", controller.address)):
-        wait_until(lambda: [node["there"] for node in next_state()["nodes"]] == [True], WAIT_S, "it is there")
-    wait_until(lambda: [node["there"] for node in next_state()["nodes"]] == [False], WAIT_S, "it is gone")
-    assert [event["text"] for event in next_state()["events"]] == ["edge edge-1 joined", "edge edge-1 is gone"]
+        wait_until(lambda: there([True]), WAIT_S, "it is there")
+    wait_until(lambda: there([False]), WAIT_S, "it is gone")
+    wait_until(lambda: there([False]) and len(shown["events"]) == 2, WAIT_S, "all is told")
+    assert [event["text"] for event in shown["events"]] == ["edge edge-1 joined", "edge edge-1 is gone"]
+    state = controller.service.state()
+    assert {key: shown[key] for key in ("nodes", "events", "stored")} == {
+        key: state[key] if key != "nodes" else [ANY] for key in ("nodes", "events", "stored")
+    }
     events.close()
     connection.close()
+
+
+def merge(shown: dict, changed: dict) -> None:
+    """What the page does with what it hears."""
+    for key, value in changed.items():
+        mark = {"nodes": "name", "series": "number", "events": "number"}.get(key)
+        if mark is None:
+            shown[key] = value
+        else:
+            kept = {one[mark]: one for one in shown.get(key, [])} | {one[mark]: one for one in value}
+            shown[key] = [kept[name] for name in sorted(kept)]
+
+
+def test_only_what_is_new_is_streamed():
+    first = {"nodes": [{"name": "a", "x": 1}, {"name": "b", "x": 1}], "series": [], "events": [], "stored": 3}
+    second = first | {"nodes": [{"name": "b", "x": 2}, {"name": "c", "x": 1}], "series": [{"number": 0, "x": 5.0}]}
+    assert changes(first, first) == {}
+    found = changes(first, second)
+    assert found == {"nodes": second["nodes"], "series": second["series"], "forgotten": ["a"]}
+    assert changes({}, first) == {"nodes": first["nodes"], "stored": 3}
 
 
 def test_a_controller_ends_while_a_page_is_open(tmp_path: Path):
@@ -114,7 +146,7 @@ def test_a_controller_ends_while_a_page_is_open(tmp_path: Path):
     controller.start()
     try:
         with urllib.request.urlopen(controller.page + "events", timeout=WAIT_S) as events:
-            assert b"data:" in events.readline() + events.readline()
+            assert b"data:" in b"".join(events.readline() for _ in range(3))
             assert controller.terminate() == 0
         assert "Traceback" not in controller.log()
     finally:
@@ -169,6 +201,60 @@ def test_a_browser_shows_servers_that_come_and_go(controller: ControllerThread, 
             view.wait_for_selector(".card.gone", timeout=WAIT_S * 1e3)
             assert view.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
             assert problems == []
+        browser.close()
+
+
+def crowd(controller: ControllerThread, count: int) -> None:
+    """Lets a controller believe that many servers report to it, each with a link to all others."""
+
+    async def join() -> None:
+        now_s, nodes = controller.service.now_s(), controller.service.nodes
+        for n in range(count):
+            hello = Hello(
+                name=f"edge-{n:02}", role="edge", epoch=1, address=f"192.0.2.{n}:8001", models=(ServedName(name="m"),)
+            )
+            others = [(f"192.0.2.{to}:8001", 1e6 * (n + to + 1)) for to in range(count) if to != n]
+            links = [LinkReport(to=to, rate_bps=rate_bps, round_trip_s=0.01) for to, rate_bps in others]
+            report = Report(backlog_s=0.01 * n, queued=n % 7, room=17 - n % 7, success=100 * n, links=links)
+            nodes[hello.name] = hear(Node(hello, -1, now_s, now_s), now_s + 1e6, report)  # it will not fall silent
+
+    controller.run(join())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_shows_fifty_servers_and_how_far_a_policy_came(controller: ControllerThread, page: Page):
+    api = pytest.importorskip("playwright.sync_api")
+    updater = start_updater(controller, judge=lambda path, kind: Verdict(True, f"{kind}: fine"))
+    crowd(controller, 50)
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": 390, "height": 844})
+        problems: list[str] = []
+        view.on("console", lambda message: problems.append(message.text))
+        view.goto(page.url)
+        view.wait_for_function("document.querySelectorAll('.card[data-name]').length === 50", timeout=WAIT_S * 1e3)
+        assert "The 30 slowest of 2450 links" in (view.text_content("#links-title") or "")
+
+        def shows(standing: str, decides: str) -> None:
+            view.wait_for_selector(f".version[data-standing='{standing}']", timeout=WAIT_S * 1e3)
+            view.wait_for_function(
+                "words => document.getElementById('rollout-now').textContent.includes(words)", arg=decides,
+                timeout=WAIT_S * 1e3,
+            )  # fmt: skip
+
+        controller.run(call(updater.push, *policy_files(), "a test"))
+        for standing in ("waiting", "shadow", "canary"):
+            step_until(controller, updater, standing)
+            shows(standing, "sequential greedy decides")
+        assert updater.rollout.canary in (view.text_content(".version .now") or "")
+        controller.run(call(updater.pin, 1, "a test"))
+        shows("running", "version 1 decides on all servers")
+        controller.run(call(updater.roll_back, "a test"))
+        shows("rolled back", "sequential greedy decides")
+        assert "rolled back to version 0" in (view.text_content("#rollout-events .gone") or "")
+        assert view.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert float(view.get_attribute("body", "data-frame-ms") or "nan") >= 0
+        assert problems == []
         browser.close()
 
 

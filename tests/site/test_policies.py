@@ -132,11 +132,11 @@ def test_a_server_refuses_a_broken_file_in_one_line_and_goes_on(tmp_path: Path, 
         try:
             wait_until(lambda: controller.there() == {"edge-0"}, WAIT_S, "it is there")
             onnx, sidecar = policy_files()
-            controller.run(_call(updater.push, onnx, sidecar, "me"))
-            controller.run(_call(updater.pin, 1, "me"))
+            controller.run(call(updater.push, onnx, sidecar, "me"))
+            controller.run(call(updater.pin, 1, "me"))
             wait_until(lambda: edge.agent.actors.versions == (1,), WAIT_S, "it decides")
-            controller.run(_call(updater.unpin, "me"))
-            controller.run(_call(updater.push, onnx, sidecar + b" ", "me"))
+            controller.run(call(updater.unpin, "me"))
+            controller.run(call(updater.push, onnx, sidecar + b" ", "me"))
             (tmp_path / "store" / "policies" / "2.onnx").write_bytes(onnx[:2000])  # the disk has lost the rest
             step_until(controller, updater, "refused", 2)
             assert "edge-0: version 2: " in updater.rollout.version(2).reason
@@ -184,7 +184,7 @@ def test_a_canary_that_only_praises_itself_is_taken_back(tmp_path: Path, monkeyp
     store.close()
 
 
-async def _call(function, *words):
+async def call(function, *words):
     return function(*words)
 
 
@@ -257,7 +257,7 @@ def test_an_agent_that_lies_wins_nothing(tmp_path: Path):
         kept = controller.store.stored
         fill(controller, *lies)  # the same numbers again
         assert controller.store.stored == kept == len(honest) + len(lies)
-        controller.run(_call(updater.push, always_slowest(), sidecar_of_slowest(), "edge-0"))
+        controller.run(call(updater.push, always_slowest(), sidecar_of_slowest(), "edge-0"))
         step_until(controller, updater, "refused")
         assert "worlds: +" in updater.rollout.version(1).reason
         assert updater.rollout.running == FALLBACK

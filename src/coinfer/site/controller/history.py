@@ -1,5 +1,7 @@
 """The recent past of a site in numbers: what the page and `coinfer top` show."""
 
+import itertools
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,9 @@ STEP_S = 1.0
 KEPT = 120
 """Steps that are kept."""
 MAX_EVENTS = 50
+LINKS_INTERVAL_S = 5.0
+MAX_LINKS = 30
+"""Of the links the slowest are shown."""
 
 
 class History:
@@ -20,8 +25,13 @@ class History:
     def __init__(self) -> None:
         self.times = TimeHistograms("coinfer_site", ["decided_by"])
         """Of all decisions since the start."""
+        self._points = itertools.count()
         self._series: deque[dict[str, float]] = deque(maxlen=KEPT)
+        self._numbers = itertools.count()
         self._events: deque[dict[str, object]] = deque(maxlen=MAX_EVENTS)
+        self._links: list[dict[str, object]] = []
+        self._link_count = 0
+        self._links_s = -math.inf
         self._last: dict[str, tuple[int, int, int, float]] = {}
         self._last_s = 0.0
         self._servers: Counter[str] = Counter()
@@ -34,7 +44,7 @@ class History:
         Args:
             text: one line for people.
         """
-        self._events.append({"at_s": round(time.time(), 1), "text": text})
+        self._events.append({"number": next(self._numbers), "at_s": round(time.time(), 1), "text": text})
 
     def count(self, records: Sequence[Decision]) -> None:
         """Count decisions.
@@ -84,7 +94,8 @@ class History:
             received, success, failed, request_s = sums
             point = {"received": received / took_s, "success": success / took_s, "failed": failed / took_s}
             point["latency_ms"] = 1e3 * request_s / success if success else 0.0
-            self._series.append({name: round(value, 3) for name, value in point.items()})
+            rounded = {name: round(value, 3) for name, value in point.items()}
+            self._series.append({"number": next(self._points), **rounded})
         self._last, self._last_s = present, now_s
 
     def state(self, nodes: Mapping[str, Node], now_s: float) -> dict[str, object]:
@@ -94,15 +105,28 @@ class History:
             nodes: by name.
             now_s: on the controller's clock.
         """
+        self._look_at_links(nodes, now_s)
         return {
             "at_s": round(time.time(), 3),
             "nodes": [_node(name, node, now_s) for name, node in sorted(nodes.items())],
+            "links": self._links,
+            "link_count": self._link_count,
             "series": list(self._series),
             "events": list(self._events),
             "servers": dict(self._servers.most_common(20)),
             "cuts": dict(self._cuts.most_common(20)),
             "policies": dict(self._policies.most_common(20)),
         }
+
+    def _look_at_links(self, nodes: Mapping[str, Node], now_s: float) -> None:
+        """Find the slowest links, now and then: fifty servers have thousands."""
+        if now_s - self._links_s < LINKS_INTERVAL_S:
+            return
+        self._links_s = now_s
+        found = [(link, name) for name, node in nodes.items() if node.is_there(now_s) for link in node.links]
+        self._link_count = len(found)
+        slowest = sorted(found, key=lambda one: (one[0].rate_bps, one[1], one[0].to))[:MAX_LINKS]
+        self._links = [{"from": name, **link.model_dump()} for link, name in slowest]
 
 
 def _node(name: str, node: Node, now_s: float) -> dict[str, object]:
@@ -113,7 +137,7 @@ def _node(name: str, node: Node, now_s: float) -> dict[str, object]:
         "address": node.hello.address,
         "models": [model.name for model in node.hello.models],
         "there": node.is_there(now_s),
-        "silent_s": round(now_s - node.seen_s, 2),
+        "silent_s": 0 if node.is_there(now_s) else round(now_s - node.seen_s),
         "backlog_ms": round(report.backlog_s * 1e3, 1),
         "queued": report.queued,
         "room": report.room,
@@ -124,6 +148,5 @@ def _node(name: str, node: Node, now_s: float) -> dict[str, object]:
         "forwarded": report.forwarded,
         "spooled": report.spooled,
         "dropped": report.dropped,
-        "links": [link.model_dump() for link in node.links],
         "policies": report.policies,
     }

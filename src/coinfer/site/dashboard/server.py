@@ -1,9 +1,10 @@
-"""The controller's page: one document, its script and style, a stream of states (server-sent events); and /metrics."""
+"""The controller's page: document, script and style, a stream of what changes (server-sent events); and /metrics."""
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Mapping
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,6 +24,8 @@ from coinfer.site.controller.service import ControllerService
 INTERVAL_S = 0.5
 """Between two states of the stream."""
 MAX_READERS = 32
+_LISTS = {"nodes": "name", "series": "number", "events": "number"}
+"""Keys of a state whose values are lists, and what tells their items apart."""
 _TYPES = {"": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -42,7 +45,7 @@ class _Quiet(uvicorn.Server):
 
 
 class States:
-    """The states of a site as they are streamed: each is written once, for all readers.
+    """The states of a site as they are streamed: the first one whole, then what changes, written once for all readers.
 
     Args:
         service: of the controller.
@@ -51,6 +54,7 @@ class States:
     def __init__(self, service: ControllerService):
         self._service = service
         self._text = ""
+        self._last: Mapping[str, Any] = {}
         self._number = 0
         self._new = asyncio.Condition()
         self._closed = False
@@ -60,7 +64,8 @@ class States:
         """Write a state now and then while somebody reads; ends by cancellation."""
         while True:
             if self.readers:
-                self._text = json.dumps(self._service.state(), separators=(",", ":"))
+                state = self._service.state()
+                self._text, self._last = _json(changes(self._last, state)), state
                 self._number += 1
                 async with self._new:
                     self._new.notify_all()
@@ -76,7 +81,7 @@ class States:
         """Yield states as server-sent events, the present one at once."""
         self.readers += 1
         try:
-            yield f"retry: 1000\ndata: {json.dumps(self._service.state(), separators=(',', ':'))}\n\n"
+            yield f"retry: 1000\nevent: whole\ndata: {_json(self._service.state())}\n\n"
             while True:
                 async with self._new:
                     await self._new.wait()
@@ -85,6 +90,29 @@ class States:
                 yield f"id: {self._number}\ndata: {self._text}\n\n"
         finally:
             self.readers -= 1
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is new in a state: of nodes, the series and the events only those that are, of the rest whole keys.
+
+    A reader that knows any state between the two has the later one afterwards.
+
+    Args:
+        before: an earlier state; empty if there is none.
+        after: the present one.
+    """
+    found = {key: value for key, value in after.items() if key not in _LISTS and value != before.get(key)}
+    for key, mark in _LISTS.items():
+        known = {one[mark]: one for one in before.get(key, ())}
+        if new := [one for one in after[key] if one != known.get(one[mark])]:
+            found[key] = new
+    if gone := {one["name"] for one in before.get("nodes", ())} - {one["name"] for one in after["nodes"]}:
+        found["forgotten"] = sorted(gone)
+    return found
 
 
 def make_app(service: ControllerService, states: States) -> Starlette:

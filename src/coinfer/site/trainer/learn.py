@@ -1,8 +1,8 @@
 """The trainer: CDO-DSAC's agents on what the site experiences, after a start in the world that is fitted to it.
 
-A round is: fit a world, if there is none yet, other servers are there, or the load is another; train in it, resumable at
-any moment; learn from the log, half of each batch from the site and half from simulation; export the agent that does best
-on common worlds. The controller judges what comes of it (`updater`).
+A round is: fit a world, if there is none yet, other servers are there, or the load is another; train in it, resumable
+at any moment; learn from the log, half of each batch from the site and half from simulation; export the agent that does
+best on common worlds. The controller judges what comes of it (`updater`).
 """
 
 from collections.abc import Callable, Sequence
