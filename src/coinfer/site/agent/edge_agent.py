@@ -187,6 +187,9 @@ class EdgeAgent:
         models = {model.name: model.fingerprint for model in self._service.models.values()}
         own = Candidate(self.address, models, self._own_works(), self._own_backlog_s(load), load.room, 0.0)
         others = [server for server in self.servers.values() if server.info.address != self.address]
+        oldest_s = min((server.at_s for server in others), default=now_s)
+        while self._sent and self._sent[0][0] <= oldest_s:  # all have reported since
+            self._sent.popleft()
         return [own, *(self._candidate(server, now_s) for server in others)]
 
     def _own_backlog_s(self, load: LoadReport) -> float:
@@ -204,8 +207,8 @@ class EdgeAgent:
         link = self._links.link(address) or first_link(FIRST_RATE_BPS, now_s)
         return Candidate(
             address,
-            {model.name: model.fingerprint for model in server.info.models},
-            server.works(),
+            server.models,
+            server.works,
             aged_backlog_s(server.backlog_s, age_s) + sum(sent),
             max(server.room - len(sent), 0),
             age_s,

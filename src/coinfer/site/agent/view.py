@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from coinfer.site.messages import ServerInfo, View
@@ -16,10 +18,10 @@ class ServerView(NamedTuple):
     room: int = 0
     at_s: float = float("-inf")
     """When this was so, on the node's clock; minus infinity if the server has not reported."""
-
-    def works(self) -> dict[str, float]:
-        """Return how long the server takes, by the key of the work."""
-        return {work.work: work.service_s for work in self.info.works}
+    models: Mapping[str, str] = MappingProxyType({})
+    """Fingerprints of what it serves, by name."""
+    works: Mapping[str, float] = MappingProxyType({})
+    """How long it takes, by the key of the work."""
 
 
 def after_view(servers: Mapping[str, ServerView], view: View, now_s: float) -> dict[str, ServerView]:
@@ -30,17 +32,23 @@ def after_view(servers: Mapping[str, ServerView], view: View, now_s: float) -> d
         view: of the controller.
         now_s: on the node's clock.
     """
-    infos = {name: known.info for name, known in servers.items()} | {info.name: info for info in view.servers}
+    found = dict(servers)
+    for info in view.servers:
+        found[info.name] = found.get(info.name, ServerView(info))._replace(
+            info=info,
+            models={model.name: model.fingerprint for model in info.models},
+            works={work.work: work.service_s for work in info.works},
+        )
     if view.names is not None:
-        infos = {name: infos[name] for name in view.names if name in infos}
-    found = {name: servers.get(name, ServerView(info))._replace(info=info) for name, info in infos.items()}
+        found = {name: found[name] for name in view.names if name in found}
     for load in view.loads:
-        at_s = now_s - load.age_s
-        if load.name in found and at_s > found[load.name].at_s:
-            found[load.name] = ServerView(infos[load.name], load.backlog_s, load.queued, load.room, at_s)
+        known, at_s = found.get(load.name), now_s - load.age_s
+        if known is not None and at_s > known.at_s:
+            found[load.name] = known._replace(backlog_s=load.backlog_s, queued=load.queued, room=load.room, at_s=at_s)
     return found
 
 
+@lru_cache(4096)
 def work_key(model: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> str:
     """Return the name that a kind of work has in reports.
 

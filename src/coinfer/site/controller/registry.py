@@ -9,7 +9,7 @@ from coinfer.site.messages import Hello, LinkReport, Report, ServerInfo, ServerL
 
 LEASE_S = 1.5
 """A node that says nothing for so long counts as lost; it says something every third of it at least."""
-INTERVAL_S = 0.07
+INTERVAL_S = 0.06
 """From a view to the next report of a node under load, in a small site: what a node knows of another is as old as this,
 the wait for the others' reports, and two ways through the network at most."""
 NODES_PER_S = 200.0
