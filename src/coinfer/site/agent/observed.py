@@ -21,10 +21,12 @@ USUAL: Mapping[str, float] = {
     "uplink_backlog_s": 0.0,
 }
 """A field that holds nothing but this is not sent."""
+_LARGE = 100.0
 
 
 def observed(observation: OffloadObservation[np.ndarray], addresses: Sequence[str] = ()) -> Observed:
-    """Return an observation as it is sent: six digits of each number, null for infinity, no fields of usual values.
+    """Return an observation as it is sent: large numbers with six digits, small ones to a tenth of a millionth, null for
+    infinity, no fields of usual values.
 
     Args:
         observation: of K tasks.
@@ -40,7 +42,9 @@ def observed(observation: OffloadObservation[np.ndarray], addresses: Sequence[st
 
 
 def _number(value: float) -> float | None:
-    return None if value == math.inf or value == -math.inf else float(f"{value:.6g}")
+    if value >= _LARGE:
+        return None if value == math.inf else float(f"{value:.6g}")
+    return round(value, 7)  # several times as quick
 
 
 def complete(sent: Mapping[str, object]) -> dict[str, object]:
