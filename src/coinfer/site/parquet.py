@@ -10,7 +10,7 @@ from coinfer.errors import UserError
 
 ROWS = 1000
 """Rows of a group; so many decisions are held as Python objects at a time."""
-_TEXTS = ("node", "model", "policy", "executed_on", "cut", "traceparent")
+_TEXTS = ("node", "model", "policy", "executed_on", "cut", "traceparent", "request")
 _INTEGERS = ("id", "epoch", "seq", "group", "task", "option", "server", "bits")
 _FLAGS = ("dispatched", "in_time", "admitted")
 
@@ -32,14 +32,14 @@ def parquet_bytes(columns: Iterable[str], records: Iterable[Mapping[str, object]
     """Return decisions as a Parquet file, and how many they are.
 
     Args:
-        columns: names of the fields that are columns of their own; `observation` and `traceparent` are added.
+        columns: names of the fields that are columns of their own; `observation`, `traceparent`, `request` are added.
         records: complete, as JSON has them; null in an observation stands for infinity.
 
     Raises:
         UserError: if the extra is not installed.
     """
     arrow, rows, count = check_extra(), iter(records), 0
-    schema, target = _schema(arrow, [*columns, "traceparent"]), io.BytesIO()
+    schema, target = _schema(arrow, [*columns, "traceparent", "request"]), io.BytesIO()
     with arrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
         while batch := list(islice(rows, ROWS)):
             wanted = [{name: row.get(name) for name in schema.names} for row in batch]

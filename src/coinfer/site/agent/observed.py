@@ -25,8 +25,8 @@ _LARGE = 100.0
 
 
 def observed(observation: OffloadObservation[np.ndarray], addresses: Sequence[str] = ()) -> Observed:
-    """Return an observation as it is sent: large numbers with six digits, small ones to a tenth of a millionth, null for
-    infinity, no fields of usual values.
+    """Return an observation as it is sent: large numbers with six digits, small ones with seven after the point, null
+    for infinity, no fields of usual values.
 
     Args:
         observation: of K tasks.
@@ -44,7 +44,7 @@ def observed(observation: OffloadObservation[np.ndarray], addresses: Sequence[st
 def _number(value: float) -> float | None:
     if value >= _LARGE:
         return None if value == math.inf else float(f"{value:.6g}")
-    return round(value, 7)  # several times as quick
+    return round(value, 7)
 
 
 def complete(sent: Mapping[str, object]) -> dict[str, object]:
