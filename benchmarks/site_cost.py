@@ -127,7 +127,7 @@ def main() -> None:
     settings = made.parse_args()
     quick = settings.quick
     figures = decision_figures(5 if quick else 300)
-    figures |= node_figures(1 if quick else 8, 1.0 if quick else 4.0)
+    figures |= node_figures(1 if quick else 8, 1.0 if quick else 3.0)
     figures |= controller_figures(1 if quick else 3, 1.0 if quick else 8.0, 3 if quick else NODES)
     save(settings, figures)
 

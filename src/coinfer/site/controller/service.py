@@ -40,8 +40,6 @@ HELLO_S = 10.0
 """A connection that has not said who it is by then is closed."""
 COLLECT_S = 0.01
 """Nodes report at about the same time, some time after the last view; the next view waits so long for all of them."""
-REST_SHARE = 0.8
-"""Of the nodes' interval passes before a view is composed again."""
 CHECK_INTERVAL_S = 1.0
 """The certificate of an open stream is checked again after this time."""
 PAGE_RECORDS = 500
@@ -120,7 +118,7 @@ class ControllerService(grpc.GenericRpcHandler):
             self._check_revocations()
             self._broadcast()
             self._send_policies()
-            await asyncio.sleep(REST_SHARE * registry.interval_s(self.nodes))
+            await asyncio.sleep(registry.interval_s(self.nodes))  # an earlier view would put their reports off
 
     def _broadcast(self) -> None:
         now_s = self.now_s()
