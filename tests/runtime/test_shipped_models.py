@@ -10,6 +10,9 @@ from coinfer.graph.zoo import pretrained
 from coinfer.profile.accuracy import AccuracyTable
 from coinfer.resources import MODELS
 from coinfer.runtime.cascades import run_cascade
+from coinfer.runtime.classes import labels_of
+from coinfer.runtime.device.objective import Objective
+from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.early_exit import entropy
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
@@ -18,13 +21,37 @@ from coinfer.runtime.images import normalise
 def test_the_paper_s_network_is_there():
     assert "alexnet-exits" in pretrained.names()
     size_bytes = sum(file.stat().st_size for file in MODELS.rglob("*") if file.is_file())
-    assert size_bytes < 6e6
+    assert size_bytes < 17e6
 
 
 @pytest.mark.parametrize("name", pretrained.names())
-def test_files_agree(name: str):
+def test_it_knows_pictures_classes_and_codes(name: str):
     graph = open_model(name)
     assert graph.name == name
+    assert graph.image is not None
+    assert len(set(labels_of(graph))) == 10
+    assert graph.bottleneck is not None
+    sizes = [code.accuracy.size_bytes for code in graph.bottleneck.codes if code.accuracy]
+    right = [code.accuracy.correct for code in graph.bottleneck.codes if code.accuracy]
+    assert (len(sizes), sizes, right) == (2, sorted(sizes), sorted(right))
+    AccuracyTable.load(pretrained.accuracy_file(name)).check(graph)
+
+
+def test_a_code_of_resnet12_loses_at_most_a_point():
+    bottleneck = open_model("resnet12").bottleneck
+    assert bottleneck is not None
+    found = bottleneck.codes[-1].accuracy
+    assert found is not None
+    table = accuracy_for(open_model("resnet12"), None, Objective())
+    assert table is not None
+    assert table.exits == (found.plain,)
+    assert found.plain - found.correct <= 0.01 * found.samples
+    assert found.size_bytes < 300
+
+
+def test_files_agree():
+    name = "alexnet-exits"
+    graph = open_model(name)
     table = AccuracyTable.load(pretrained.accuracy_file(name))
     table.check(graph)
     assert table.samples == 10_000

@@ -43,13 +43,11 @@ def shipped_accuracy(graph: ModelGraph) -> AccuracyTable | None:
     """Return the table in this package that was measured on exactly this network (same fingerprint), or None.
 
     Args:
-        graph: the network; with a single output it has no table.
+        graph: the network.
 
     Raises:
         AccuracyError: if a shipped table is damaged.
     """
-    if len(graph.outputs) == 1:
-        return None
     tables = map(AccuracyTable.load, sorted(MODELS.glob("*accuracy*.json")))
     return next((table for table in tables if table.fingerprint == graph.fingerprint), None)
 
