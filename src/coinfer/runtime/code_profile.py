@@ -33,29 +33,30 @@ def measure_codes(
         clock: returns seconds; times encoding and decoding.
         threads: threads within an operation.
         provider: short name of what computes.
-        progress: called before each code.
+        progress: called before each round of all codes.
     """
     if graph.bottleneck is None:
         return None
     executor, codes = Executor(graph, threads, provider=provider), graph.bottleneck.codes
-    found = []
-    for i, code in enumerate(codes):
-        progress(i, len(codes), f"measuring {code.tensor}")
-        codec = codec_of(code, graph.bottleneck.graph.tensors[code.tensor].shape)
-        runs_s, size_bytes = [], []
-        for k in range(WARM_UP + RUNS):
-            inputs = dict(samples[k % len(samples)])
-            symbols, device_s = executor.run(inputs, (code.tensor,))
+    codecs = [codec_of(code, graph.bottleneck.graph.tensors[code.tensor].shape) for code in codes]
+    runs_s = np.zeros((len(codes), WARM_UP + RUNS, 4))
+    sizes_bytes = np.zeros((len(codes), WARM_UP + RUNS))
+    for k in range(WARM_UP + RUNS):
+        progress(k, WARM_UP + RUNS, "measuring codes")
+        for i, (code, codec) in enumerate(zip(codes, codecs, strict=True)):  # in turns: what disturbs, disturbs all
+            symbols, device_s = executor.run(dict(samples[k % len(samples)]), (code.tensor,))
             began_s = clock()
             payload = codec.encode(symbols[code.tensor])
             encoded_s = clock()
             received = codec.decode(payload, limit_bytes=symbols[code.tensor].size)
             decoded_s = clock()
             _, server_s = executor.run({code.tensor: received}, (code.answer,))
-            runs_s.append((device_s, server_s, encoded_s - began_s, decoded_s - encoded_s))
-            size_bytes.append(len(payload))
-        device_s, server_s, encode_s, decode_s = np.median(runs_s[WARM_UP:], axis=0).tolist()
-        mean_bytes = float(np.mean(size_bytes[: len(samples)])) if code.accuracy is None else code.accuracy.size_bytes
+            runs_s[i, k] = device_s, server_s, encoded_s - began_s, decoded_s - encoded_s
+            sizes_bytes[i, k] = len(payload)
+    found = []
+    for i, code in enumerate(codes):
+        device_s, server_s, encode_s, decode_s = np.median(runs_s[i, WARM_UP:], axis=0).tolist()
+        mean_bytes = sizes_bytes[i, : len(samples)].mean() if code.accuracy is None else code.accuracy.size_bytes
         found.append(
             CodeTimes(
                 tensor=code.tensor,
@@ -63,7 +64,7 @@ def measure_codes(
                 server_s=server_s,
                 encode_s=encode_s,
                 decode_s=decode_s,
-                size_bits=bits_of_bytes(mean_bytes),
+                size_bits=bits_of_bytes(float(mean_bytes)),
             )
         )
     return BottleneckTimes(fingerprint=graph.bottleneck.graph.fingerprint, codes=tuple(found))
