@@ -49,7 +49,8 @@ def site_text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     service = ControllerService(store, None)
     hello = Hello(name="edge-1", role="edge", epoch=1, address="127.0.0.1:8001")
     joined = registry.join({}, hello, 1, service.now_s()).nodes
-    service.nodes = registry.hear(joined, "edge-1", 1, service.now_s(), Report(queued=2, received=7, dropped=1))
+    report = Report(queued=2, received=7, dropped=1)
+    service.nodes = {"edge-1": registry.hear(joined["edge-1"], service.now_s(), report)}
     measured = {"queue_s": 0.1, "server_s": 0.2, "upload_s": 0.3, "latency_s": 0.7}
     decided = {"model": "net", "policy": "planner", "server": 0, "executed_on": "a:1", "cut": "x"}
     decision = Decision(seq=1, at_s=1.0, **decided, **measured)
