@@ -18,6 +18,7 @@ SENT_S = 10.0
 def request(deadline_s: float) -> Request:
     """Begun at 9.5 s. A server is waited for twice as long as expected; the rest of the plan takes the device 3 s."""
     parts: Any = SimpleNamespace(
+        config=SimpleNamespace(dispatch=False),
         client=SimpleNamespace(patience=2.0),
         planner=SimpleNamespace(tail_on_device_s=lambda plan, state: 3.0),
         processor=SimpleNamespace(scale_at=lambda sizes: 3.0),
