@@ -8,24 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from pydantic import BaseModel
 
-from coinfer.policies.onnx import Count, PolicyError, Sidecar, open_session, read_sidecar
+from coinfer.policies.onnx import Count, PolicyError, Sidecar, SidecarKeys, open_session, read_sidecar
 
 KIND = "wireless-power"
 INPUTS, OUTPUTS = ("gain", "weight"), ("offloads",)
 
 
-class _Sidecar(BaseModel):
+class _Sidecar(SidecarKeys):
     """The required keys of the side-car; see above."""
 
-    format: int
-    kind: str
-    scheme: str
-    scenario: str
-    scenario_fingerprint: str
     devices: Count
-    training: dict[str, object]
 
 
 class ExportedFramePolicy:

@@ -7,7 +7,7 @@ it; `fields` of the observation that it reads; `training`, the record of its tra
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, overload
 
@@ -49,18 +49,23 @@ class PolicyError(UserError):
 Sidecar = dict[str, Any]
 
 
-class _Sidecar(BaseModel):
-    """The required keys of the side-car; see above."""
+class SidecarKeys(BaseModel):
+    """The keys that the side-car of any kind of policy has."""
 
     format: int
     kind: str
     scheme: str
     scenario: str
     scenario_fingerprint: str
+    training: dict[str, object]
+
+
+class _Sidecar(SidecarKeys):
+    """The required keys of the side-car; see above."""
+
     sizes: dict[str, Count | None]
     options: Annotated[list[tuple[Count, tuple[str, ...], Count]], Field(min_length=1)] | None
     fields: list[str]
-    training: dict[str, object]
 
 
 class ExportedPolicy:
@@ -217,7 +222,33 @@ def shipped_path(path: str | Path) -> Path:
     return shipped if Path(path).name == str(path) and shipped.is_file() else Path(path)
 
 
-def read_sidecar(path: Path, kind: str, keys: type[BaseModel]) -> Sidecar:
+def write_sidecar(
+    path: Path,
+    kind: str,
+    own: Mapping[str, object],
+    *,
+    scheme: str,
+    scenario: str,
+    scenario_fingerprint: str,
+    training: Mapping[str, object] | None = None,
+) -> None:
+    """Write the side-car of a policy.
+
+    Args:
+        path: of the ONNX file beside it.
+        kind: of the policy.
+        own: the keys that only this kind has.
+        scheme: name of the training scheme.
+        scenario: name of the scenario of the training.
+        scenario_fingerprint: of the compiled scenario, from `scenario.compile.fingerprint`.
+        training: record of the training.
+    """
+    head = {"format": FORMAT, "kind": kind, "scheme": scheme, "scenario": scenario}
+    sidecar = {**head, "scenario_fingerprint": scenario_fingerprint, **own, "training": dict(training or {})}
+    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+
+
+def read_sidecar(path: Path, kind: str, keys: type[SidecarKeys]) -> Sidecar:
     """Return the side-car of a policy, checked.
 
     Args:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from coinfer.policies.heuristics.demand import DemandWeights
 from coinfer.policies.learned.pointer.features import NAMES
-from coinfer.policies.onnx import PolicyError, Sidecar, open_session, read_sidecar
+from coinfer.policies.onnx import PolicyError, Sidecar, SidecarKeys, open_session, read_sidecar
 
 KIND = "serving"
 INPUTS, OUTPUTS = ("choices",), ("scores",)
@@ -31,18 +31,12 @@ class _Weights(BaseModel, extra="forbid"):
     affinity_s: float
 
 
-class _Sidecar(BaseModel):
+class _Sidecar(SidecarKeys):
     """The required keys of the side-car; see above."""
 
-    format: int
-    kind: str
-    scheme: str
-    scenario: str
-    scenario_fingerprint: str
     columns: list[str]
     weights: _Weights
     scale_s: float
-    training: dict[str, object]
 
 
 class ExportedServingPolicy:

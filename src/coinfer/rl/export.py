@@ -38,17 +38,13 @@ def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None
     environment = environment_of(compiled.world)
     tables = environment.load(compiled.world)
     kinds = [options.sidecar_triples for row in compiled.options for options in row]
-    best = {"seed_of_best": trained.best, "digest": trained.digest}
     export(
         path,
         trained.modules[trained.best],
         environment.observe(tables, environment.reset(tables, torch.arange(2))),
-        scheme=trained.scheme,
-        scenario=str(trained.record["scenario"]),
-        scenario_fingerprint=str(trained.record["scenario_fingerprint"]),
+        **trained.origin,
         options=kinds[0] if trained.options_by_index and len(kinds) == 1 else None,
         dynamic_axes=trained.dynamic_axes,
-        training={**trained.record, **best},
     )
 
 
@@ -61,14 +57,7 @@ def export_best_pointer(trained: TrainingResult, path: Path) -> None:
     """
     policy = trained.modules[trained.best]
     assert isinstance(policy, PointerPolicy)
-    export_pointer(
-        path,
-        policy,
-        scheme=trained.scheme,
-        scenario=str(trained.record["scenario"]),
-        scenario_fingerprint=str(trained.record["scenario_fingerprint"]),
-        training={**trained.record, "seed_of_best": trained.best, "digest": trained.digest},
-    )
+    export_pointer(path, policy, **trained.origin)
 
 
 def compare_with_baselines(

@@ -26,14 +26,7 @@ def export_best(trained: TrainingResult, path: Path) -> None:
     """
     policy = trained.modules[trained.best]
     assert isinstance(policy, FramePolicy)
-    export_frame_policy(
-        path,
-        policy,
-        scheme=trained.scheme,
-        scenario=str(trained.record["scenario"]),
-        scenario_fingerprint=str(trained.record["scenario_fingerprint"]),
-        training={**trained.record, "seed_of_best": trained.best, "digest": trained.digest},
-    )
+    export_frame_policy(path, policy, **trained.origin)
 
 
 def compare_with_baselines(path: Path, name: str, world: WirelessPowerWorld | QueueWorld) -> list[Run]:

@@ -5,7 +5,6 @@ The policy is a module from an `OffloadObservation` of tensors [B, ..] to an `Of
 without PyTorch.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coinfer.options.table import Triple
-from coinfer.policies.onnx import FORMAT, KINDS
+from coinfer.policies.onnx import KINDS, write_sidecar
 from coinfer.types import BlocksObservation, OffloadObservation, fields_of
 
 _SIZED = "KONM"
@@ -69,20 +68,22 @@ def export(
     outputs = observation.decision._fields
     write_onnx(path, _ByFields(policy, observation.observation), fields, (shapes,), outputs)
     read = _drop_unread(path)
-    sidecar = {
-        "format": FORMAT,
-        "kind": kind,
-        "scheme": scheme,
-        "scenario": scenario,
-        "scenario_fingerprint": scenario_fingerprint,
+    own = {
         "sizes": {
             letter: None if letter in dynamic_axes else size for letter, size in sizes.items() if letter in _SIZED
         },
         "options": None if options is None else [[exit_, list(cut), bits] for exit_, cut, bits in options],
         "fields": read,
-        "training": dict(training or {}),
     }
-    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+    write_sidecar(
+        path,
+        kind,
+        own,
+        scheme=scheme,
+        scenario=scenario,
+        scenario_fingerprint=scenario_fingerprint,
+        training=training,
+    )
 
 
 def write_onnx(

@@ -132,6 +132,15 @@ class RunOptions(TypedDict, total=False):
     """Whether to continue from the folder's last checkpoint, if there is one."""
 
 
+class Origin(TypedDict):
+    """Where an exported policy comes from; see `policies.onnx.write_sidecar`."""
+
+    scheme: str
+    scenario: str
+    scenario_fingerprint: str
+    training: dict[str, object]
+
+
 class TrainingResult(NamedTuple):
     """Policies and learning curves of a finished training."""
 
@@ -159,6 +168,16 @@ class TrainingResult(NamedTuple):
         """Return the index of the seed with the greatest reward on held-out worlds; 0 if there was no assessment."""
         rewards = self.assessed[-1].figures["reward"] if self.assessed else [0.0]
         return max(range(len(rewards)), key=rewards.__getitem__)
+
+    @property
+    def origin(self) -> Origin:
+        """Return what the side-car of the best policy says about where it comes from."""
+        return {
+            "scheme": self.scheme,
+            "scenario": str(self.record["scenario"]),
+            "scenario_fingerprint": str(self.record["scenario_fingerprint"]),
+            "training": {**self.record, "seed_of_best": self.best, "digest": self.digest},
+        }
 
 
 class _Point(TypedDict):

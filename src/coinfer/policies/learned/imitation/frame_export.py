@@ -1,6 +1,5 @@
 """Export of a policy for frames of wireless-powered devices; `policies.frame_onnx` loads it without PyTorch."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from coinfer.policies.frame_onnx import INPUTS, KIND, OUTPUTS
 from coinfer.policies.learned.export import write_onnx
 from coinfer.policies.learned.imitation.frame_policy import FramePolicy
-from coinfer.policies.onnx import FORMAT
+from coinfer.policies.onnx import write_sidecar
 
 
 def export_frame_policy(
@@ -35,13 +34,12 @@ def export_frame_policy(
     example = dict(zip(INPUTS, (gain, torch.ones_like(gain)), strict=True))
     batch = {0: torch.export.Dim.DYNAMIC}
     write_onnx(path, policy, example, (batch, batch), OUTPUTS)
-    sidecar = {
-        "format": FORMAT,
-        "kind": KIND,
-        "scheme": scheme,
-        "scenario": scenario,
-        "scenario_fingerprint": scenario_fingerprint,
-        "devices": gain.shape[-1],
-        "training": dict(training or {}),
-    }
-    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+    write_sidecar(
+        path,
+        KIND,
+        {"devices": gain.shape[-1]},
+        scheme=scheme,
+        scenario=scenario,
+        scenario_fingerprint=scenario_fingerprint,
+        training=training,
+    )

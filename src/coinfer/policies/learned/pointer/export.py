@@ -3,7 +3,6 @@
 The graph is written node by node: it is a few products of matrices. Hidden features are zeros in the first weights.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from coinfer.policies.learned.pointer.features import COLUMNS, NAMES
 from coinfer.policies.learned.pointer.net import GAIN, PointerPolicy
-from coinfer.policies.onnx import FORMAT
+from coinfer.policies.onnx import write_sidecar
 from coinfer.policies.serving_onnx import INPUTS, KIND, OUTPUTS
 
 
@@ -41,18 +40,15 @@ def export_pointer(
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save_model(model, str(path))
-    sidecar = {
-        "format": FORMAT,
-        "kind": KIND,
-        "scheme": scheme,
-        "scenario": scenario,
-        "scenario_fingerprint": scenario_fingerprint,
-        "columns": list(NAMES),
-        "weights": asdict(policy.weights),
-        "scale_s": policy.scale_s,
-        "training": dict(training or {}),
-    }
-    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+    write_sidecar(
+        path,
+        KIND,
+        {"columns": list(NAMES), "weights": asdict(policy.weights), "scale_s": policy.scale_s},
+        scheme=scheme,
+        scenario=scenario,
+        scenario_fingerprint=scenario_fingerprint,
+        training=training,
+    )
 
 
 def _graph(policy: PointerPolicy) -> onnx.GraphProto:
