@@ -58,7 +58,10 @@ def test_tasks_that_wait_together_see_each_other():
 def test_who_has_no_room_other_networks_or_failed_is_left_out():
     assert chosen([task()], [server("a"), server("b", 0.01, room=0)]) == [0]
     assert chosen([task()], [server("a"), server("b", 0.01)._replace(models={"n": "f"})]) == [0]
-    assert chosen([task()._replace(fingerprint="g")], [server("a"), server("b", 0.01)]) == [0]
+    same, other = "0123456789abcdef", "f" * 16  # what requests carry: the beginning of what servers report
+    served = [one._replace(models={"m": same * 4}) for one in (server("a"), server("b", 0.01))]
+    assert chosen([task()._replace(fingerprint=same)], served) == [1]
+    assert chosen([task()._replace(fingerprint=other)], served) == [0]
     assert chosen([task(excluded=frozenset({"b"}))], [server("a"), server("b", 0.01)]) == [0]
     assert chosen([task()] * 3, [server("a", room=1), server("b", room=1)]) == [0, 1, 0]  # it stays where it is
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinfer.graph.fingerprints import is_fingerprint_of
 from coinfer.types import OffloadDecision, OffloadObservation
 from coinfer.units import BITS_PER_BYTE
 
@@ -25,7 +26,7 @@ class Task(NamedTuple):
 
     model: str
     fingerprint: str
-    """Of the sender's network; empty if any will do."""
+    """Of the sender's network, or its beginning; empty if any will do."""
     work: str
     """See `view.work_key`."""
     size_bytes: int
@@ -57,7 +58,7 @@ class Candidate(NamedTuple):
             task: names its network.
         """
         fingerprint = self.models.get(task.model)
-        known = fingerprint is not None and task.fingerprint in ("", fingerprint)
+        known = fingerprint is not None and (not task.fingerprint or is_fingerprint_of(task.fingerprint, fingerprint))
         return known and self.address not in task.excluded
 
 
