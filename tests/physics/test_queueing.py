@@ -39,6 +39,8 @@ def test_equals_serving_one_by_one_with_ties_and_idle_times(slot):
     for finish_s in (queueing.pairwise_finish_s, queueing.finish_s):
         found = finish_s(queue, ready_s.double(), service_s.double(), active, free[queue])
         assert found[active].tolist() == expected
+    rows = queueing.queue_rows(queue, service_s.double(), active, free)
+    assert queueing.row_finish_s(rows, ready_s.double()).tolist() == wanted
     assert queueing.busy_until_s(free, queue, found, active).tolist() == until
 
 

@@ -4,7 +4,8 @@ Neighbouring blocks in one place are one piece of work, a **visit**, as the runt
 and is empty if the first block is elsewhere; before each later visit the task's data travel. A processor, radio or
 server serves first the visit that is ready first, whichever of its task's visits it is. So the times of all visits
 depend on each other, and are computed in rounds over all of them until nothing changes. The earliest event is right
-after the first round, and each following event one round later, so the rounds end.
+after the first round, and each following event one round later, so the rounds end. Worlds that have ended leave the
+rounds. Which visits go to which queue is known before, so a round sorts each queue by itself (`queueing.row_finish_s`).
 """
 
 from typing import NamedTuple
@@ -12,9 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from coinfer.envs import core
 from coinfer.envs.core import State
 from coinfer.envs.exogenous import EdgeTables
 from coinfer.physics import latency, queueing, radio
+from coinfer.physics.queueing import QueueRows
 
 
 class Plan(NamedTuple):
@@ -95,10 +98,21 @@ class _VisitTimes(NamedTuple):
 
     left_s: Tensor
     """When the task has finished the visit before."""
-    sent_s: Tensor
-    """When the radio has sent the input; meaningless if it sends nothing."""
     ready_s: Tensor
+    """When its input has arrived."""
     done_s: Tensor
+
+
+class _VisitLoad(NamedTuple):
+    """What the rounds need to know; [B, K, S], or queues."""
+
+    moving_s: Tensor
+    device_work_s: Tensor
+    """0 for a visit that is not to the device."""
+    radio: Tensor | QueueRows
+    """If each device has one task: when it is free for the visit, 0 if the visit does not use it."""
+    processor: Tensor | QueueRows
+    servers: QueueRows
 
 
 def visits_of(edge: EdgeTables, plan: Plan, work_s: Tensor) -> Visits:
@@ -159,11 +173,11 @@ def run_visits(edge: EdgeTables, state: State, visits: Visits) -> SlotUsage:
     return SlotUsage(
         processor_s=queueing.busy_until_s(state.device_backlog_s, device, done_s, visits.on_device.flatten(1)),
         radio_s=queueing.busy_until_s(
-            state.uplink_backlog_s, device, times.sent_s.flatten(1), visits.uploads.flatten(1)
+            state.uplink_backlog_s, device, times.ready_s.flatten(1), visits.uploads.flatten(1)
         ),
         server_s=queueing.busy_until_s(state.server_backlog_s, server, done_s, on_server),
         device_s=((times.done_s - times.ready_s) * visits.on_device).sum(-1),
-        upload_s=((times.sent_s - times.left_s) * visits.uploads).sum(-1),
+        upload_s=((times.ready_s - times.left_s) * visits.uploads).sum(-1),
         queue_s=((times.done_s - work_s - times.ready_s).clamp(min=0) * visits.on_server).sum(-1),
         on_server_s=(work_s + visits.moving_s * across).sum(-1),
         download_s=(visits.moving_s * visits.downloads).sum(-1),
@@ -197,62 +211,65 @@ def imposed_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
 
 def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:
     """Return the times of all visits under first come, first served."""
-    devices = edge.edge.devices
+    whole = load = _visit_load(edge, state, visits)
+    done_s = left_s = (visits.moving_s + visits.work_s).cumsum(-1)
+    world = torch.arange(done_s.shape[0], device=done_s.device)
+    while world.numel():
+        before_s, left_s = left_s, _done_s(load, _ready_s(load, _left_s(left_s)))
+        changed = (left_s - before_s).abs_().flatten(1).amax(-1) > 0
+        if 4 * int(changed.sum()) <= 3 * world.numel():
+            done_s[world] = left_s
+            world, load, left_s = core.map_worlds(lambda field: field[changed], (world, load, left_s))  # noqa: B023
+    left_s = _left_s(done_s)
+    return _VisitTimes(left_s, _ready_s(whole, left_s), done_s)
+
+
+def _visit_load(edge: EdgeTables, state: State, visits: Visits) -> _VisitLoad:
     device = state.draws.device[..., None].expand(visits.on_server.shape)
-    resource = torch.where(visits.on_server, devices + visits.server, device)
-    free_s = torch.cat((state.device_backlog_s, state.server_backlog_s), -1)
-    free_s = free_s.gather(-1, resource.flatten(1)).reshape(resource.shape)
-    radio_free_s = state.uplink_backlog_s.gather(-1, device.flatten(1)).reshape(device.shape)
-    one_task_per_device = edge.edge.distinct_devices
-    queued = visits.on_server if one_task_per_device else visits.on_server | visits.on_device
-    no_queue = devices + edge.edge.servers
-    queue = _queue(torch.where(queued, resource, no_queue), visits.work_s, queued, free_s)
-    radio = _queue(torch.where(visits.uploads, device, no_queue), visits.moving_s, visits.uploads, radio_free_s)
 
-    def next_round(done_s: Tensor) -> _VisitTimes:
-        left_s = torch.nn.functional.pad(done_s[..., :-1], (1, 0))
-        if one_task_per_device:
-            sent_s = latency.ready_s(left_s, radio_free_s, visits.moving_s)
-        else:
-            sent_s = _finish_s(radio, left_s)
-        ready_s = torch.where(visits.uploads, sent_s, left_s + visits.moving_s)
-        finish_s = _finish_s(queue, ready_s)
-        if one_task_per_device:
-            finish_s = torch.where(visits.on_device, latency.end_s(ready_s, free_s, visits.work_s), finish_s)
-        return _VisitTimes(left_s, sent_s, ready_s, torch.where(visits.on_device | visits.on_server, finish_s, ready_s))
+    def queues(queue: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> QueueRows:
+        return queueing.queue_rows(queue.flatten(1), service_s.flatten(1), active.flatten(1), free_s)
 
-    times = next_round((visits.moving_s + visits.work_s).cumsum(-1))
-    while True:
-        before_s, times = times.done_s, next_round(times.done_s)
-        if times.done_s.equal(before_s):
-            return times
+    def of_device(backlog_s: Tensor, service_s: Tensor, uses: Tensor) -> Tensor | QueueRows:
+        if edge.edge.distinct_devices:
+            return backlog_s.gather(-1, device.flatten(1)).reshape(device.shape) * uses
+        return queues(device, service_s, uses, backlog_s)
+
+    return _VisitLoad(
+        visits.moving_s,
+        visits.work_s * visits.on_device,
+        radio=of_device(state.uplink_backlog_s, visits.moving_s, visits.uploads),
+        processor=of_device(state.device_backlog_s, visits.work_s, visits.on_device),
+        servers=queues(visits.server, visits.work_s, visits.on_server, state.server_backlog_s),
+    )
 
 
-class _Queue(NamedTuple):
-    """The visits that wait for resources of one kind, A at most in a world; all [B, A] but the first."""
-
-    shape: torch.Size
-    """[B, K, S] of all visits."""
-    position: Tensor
-    """Place among all visits of the world; those that do not wait follow those that do."""
-    queue: Tensor
-    service_s: Tensor
-    active: Tensor
-    """False for a place that is filled by a visit that does not wait."""
-    free_s: Tensor
+def _left_s(done_s: Tensor) -> Tensor:
+    """Return when the visit before each ends, [B, K, S]."""
+    return torch.nn.functional.pad(done_s[..., :-1], (1, 0))
 
 
-def _queue(queue: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> _Queue:
-    """Return the active ones of all visits [B, K, S]."""
-    flat = [array.flatten(1) for array in (queue, service_s, active, free_s)]
-    width = max(1, int(flat[2].sum(-1).amax())) if flat[2].numel() else 0
-    position = (~flat[2]).byte().argsort(dim=-1, stable=True)[:, :width]
-    return _Queue(queue.shape, position, *(array.gather(-1, position) for array in flat))
+def _ready_s(load: _VisitLoad, left_s: Tensor) -> Tensor:
+    """Return when the input of each visit has arrived, [B, K, S]."""
+    return _finish_s(load.radio, left_s, load.moving_s)
 
 
-def _finish_s(queue: _Queue, ready_s: Tensor) -> Tensor:
-    """`queueing.finish_s` of the visits that wait [B, K, S]; that of others means nothing."""
-    flat = ready_s.flatten(1)
-    waits_s = flat.gather(-1, queue.position)
-    done_s = queueing.finish_s(queue.queue, waits_s, queue.service_s, queue.active, queue.free_s)
-    return flat.scatter(-1, queue.position, done_s).reshape(queue.shape)
+def _done_s(load: _VisitLoad, ready_s: Tensor) -> Tensor:
+    """Return when each visit ends, [B, K, S]."""
+    return _in_rows(load.servers, ready_s, _finish_s(load.processor, ready_s, load.device_work_s))
+
+
+def _finish_s(queues: Tensor | QueueRows, ready_s: Tensor, service_s: Tensor) -> Tensor:
+    """Return when devices have done with visits [B, K, S]: their queues, or when each is free for its only task."""
+    if isinstance(queues, Tensor):
+        return latency.end_s(ready_s, queues, service_s)
+    return _in_rows(queues, ready_s, ready_s + service_s)
+
+
+def _in_rows(rows: QueueRows, ready_s: Tensor, otherwise_s: Tensor) -> Tensor:
+    """Return when the visits that wait in these queues end, [B, K, S]; for the others, `otherwise_s`.
+
+    Args:
+        otherwise_s: at most when each visit that waits ends.
+    """
+    return otherwise_s.maximum(queueing.row_finish_s(rows, ready_s.flatten(1)).reshape(ready_s.shape))

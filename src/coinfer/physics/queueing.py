@@ -10,7 +10,8 @@ Admission: a server holds at most `capacity` tasks, admitted and unfinished. Whe
 sent, places are given in the order of the tasks' numbers; a task that finds none is refused.
 """
 
-import numpy as np
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -20,31 +21,36 @@ NEVER_S = 1e30
 """Added or subtracted to exclude something: as good as infinite, but finite, so that 0 times it is 0."""
 
 
-def service_order(queue: Tensor, ready_s: Tensor | None = None) -> Tensor:
+def service_order(queue: Tensor | None, ready_s: Tensor | None = None) -> Tensor:
     """Return the numbers [.., K] of the tasks sorted by queue, then readiness, then number.
 
     Args:
-        queue: [.., K] int, queue of each task.
-        ready_s: [.., K]; if None, all tasks are ready at the same time.
+        queue: [.., K] int, queue of each task; if None, all tasks are in one queue.
+        ready_s: [.., K]; if None, all tasks are ready at the same time. One of the two must be given.
     """
-    if ready_s is None:
-        return queue.argsort(dim=-1, stable=True)
-    if ready_s.dtype == torch.float32 and ready_s.device.type == "cpu" and queue.shape[-1] <= 1 << _NUMBER_BITS:
+    some = queue if ready_s is None else ready_s
+    assert some is not None
+    if some.device.type == "cpu" and some.shape[-1] <= 1 << _NUMBER_BITS and some.dtype != torch.float64:
         return _packed_order(queue, ready_s)
+    if queue is None or ready_s is None:
+        return some.argsort(dim=-1, stable=True)
     by_time = ready_s.argsort(dim=-1, stable=True)
     return by_time.gather(-1, queue.gather(-1, by_time).argsort(dim=-1, stable=True))
 
 
-def _packed_order(queue: Tensor, ready_s: Tensor) -> Tensor:
+def _packed_order(queue: Tensor | None, ready_s: Tensor | None) -> Tensor:
     """Return the same order by one sort of whole numbers: queue, bits of the time, number of the task.
 
     Times are at least 0, so their bits are in the order of the times. NumPy sorts such rows several times as fast as
-    PyTorch finds an order of floats. A queue's number must be below 2^18.
+    PyTorch finds an order. A queue's number must be below 2^18.
     """
-    number = torch.arange(queue.shape[-1])
-    bits = (ready_s + 0.0).view(torch.int32).long()
-    keys = (((queue.long() << 31) | bits) << _NUMBER_BITS) | number
-    return torch.as_tensor(np.sort(keys.numpy(), axis=-1)) & ((1 << _NUMBER_BITS) - 1)
+    parts = [] if ready_s is None else [(ready_s + 0.0).view(torch.int32).long() << _NUMBER_BITS]
+    parts += [] if queue is None else [queue.long() << (31 + _NUMBER_BITS)]
+    keys = parts[0] if len(parts) == 1 else parts[0].bitwise_or_(parts[1])
+    keys |= torch.arange(keys.shape[-1])
+    keys.numpy().sort(axis=-1)
+    keys &= (1 << _NUMBER_BITS) - 1
+    return keys
 
 
 def ordered_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
@@ -84,6 +90,63 @@ def finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, 
     order = service_order(queue, ready_s)
     arranged = (array.gather(-1, order) for array in (queue, ready_s, service_s, active, free_s))
     return torch.empty_like(ready_s).scatter_(-1, order, ordered_finish_s(*arranged))
+
+
+class QueueRows(NamedTuple):
+    """The tasks that use each queue, if that is known before it is known when they are ready."""
+
+    task: Tensor
+    """[.., Q * L] numbers of the tasks of each queue, in rising order, after places that are not used."""
+    place: Tensor
+    """[.., K] where each task that uses its queue is among these."""
+    active: Tensor
+    """[.., K] 1 if the task uses its queue, else 0."""
+    used: Tensor
+    """[.., Q, L] 1, or 0 for the places that are not used."""
+    service_s: Tensor
+    """[.., Q, L] 0 for the places that are not used."""
+    free_s: Tensor
+    """[.., Q, 1] when each queue has done all work that came before these tasks."""
+
+
+def queue_rows(queue: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> QueueRows:
+    """Return the rows of queues for `row_finish_s`; L is the greatest number of tasks in a queue.
+
+    Args:
+        queue: [.., K] int below Q, also for tasks that are not active.
+        service_s: [.., K] time that each task's service takes.
+        active: [.., K] bool, whether the task uses its queue.
+        free_s: [.., Q] when the queue has done all work that came before these tasks.
+    """
+    queues, last = free_s.shape[-1], queue.shape[-1] - 1
+    tasks = counts(queue, active, queues)
+    longest = max(1, int(tasks.amax()) if tasks.numel() else 0)
+    number = torch.arange(longest, device=queue.device) + (tasks.cumsum(-1) - longest)[..., None]
+    used = (torch.arange(longest, 0, -1, device=queue.device) <= tasks[..., None]).to(service_s.dtype)
+    by_queue = service_order(torch.where(active, queue, queues))
+    task = by_queue.gather(-1, number.clamp(0, last).flatten(-2))
+    every = torch.arange(last + 1, device=queue.device).expand_as(queue)
+    in_order = torch.empty_like(by_queue).scatter_(-1, by_queue, every)
+    first = number[..., 0] - torch.arange(queues, device=queue.device) * longest
+    place = (in_order - first.gather(-1, queue)).clamp_(0, queues * longest - 1)
+    row_service_s = service_s.gather(-1, task).reshape(used.shape) * used
+    return QueueRows(task, place, active.to(service_s.dtype), used, row_service_s, free_s[..., None])
+
+
+def row_finish_s(rows: QueueRows, ready_s: Tensor) -> Tensor:
+    """Return what `finish_s` does, [.., K]; 0 for tasks that do not use their queue.
+
+    Args:
+        rows: of the queues.
+        ready_s: [.., K] when each task joins its queue, at least 0.
+    """
+    joined_s = ready_s.gather(-1, rows.task).reshape(rows.used.shape).mul_(rows.used)
+    order = service_order(None, joined_s)
+    service_s = rows.service_s.gather(-1, order)
+    total_s = service_s.cumsum(-1)
+    begin_s = joined_s.gather(-1, order).add_(service_s).sub_(total_s).cummax(-1).values
+    done_s = joined_s.scatter_(-1, order, torch.maximum(rows.free_s, begin_s).add_(total_s))
+    return done_s.flatten(-2).gather(-1, rows.place).mul_(rows.active)
 
 
 def pairwise_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
