@@ -230,14 +230,14 @@ def test_a_constant_link_takes_bits_over_rate_and_is_believed_to(nodes: list[Edg
 
 
 def test_each_link_is_estimated_for_itself_and_the_best_one_is_used(nodes: list[Edge], wide: Network):
-    rates_bps = (12e6, 90e6, 30e6)
+    rates_bps = (1e6, 8e6, 2.5e6)  # so slow that a busy machine's pauses are short beside transfers and probes
 
     def play() -> list[str]:
         links = {node.address: NotedLink(Trace.constant(rate)) for node, rate in zip(nodes, rates_bps, strict=True)}
         with wide.device(links) as device:
             seen_bps = []
             for server in range(3):
-                results = wide.answers(device, 4, sends_input_to(server))
+                results = wide.answers(device, 2, sends_input_to(server))
                 if complaints := elsewhere(results, nodes[server].address):
                     return complaints
                 outcomes = [(found.sent_bits, found.outcome) for found in results]

@@ -194,7 +194,7 @@ def test_a_browser_shows_servers_that_come_and_go(controller: ControllerThread, 
             view.on("console", lambda message, problems=problems: problems.append(message.text))
             view.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
             view.goto(page.url)
-            view.wait_for_function("document.body.dataset.frameMs !== undefined", timeout=WAIT_S * 1e3)
+            view.wait_for_selector("body[data-frame-ms]", timeout=WAIT_S * 1e3)
             with member_edge(AgentSettings("edge-1", tmp_path / f"edge-{width}", controller.address)):
                 view.wait_for_selector(".card:not(.gone)", timeout=WAIT_S * 1e3)
                 assert "echo" in (view.text_content(".card") or "")
@@ -232,15 +232,12 @@ def test_a_browser_shows_fifty_servers_and_how_far_a_policy_came(controller: Con
         problems: list[str] = []
         view.on("console", lambda message: problems.append(message.text))
         view.goto(page.url)
-        view.wait_for_function("document.querySelectorAll('.card[data-name]').length === 50", timeout=WAIT_S * 1e3)
+        api.expect(view.locator(".card[data-name]")).to_have_count(50, timeout=WAIT_S * 1e3)
         assert "The 30 slowest of 2450 links" in (view.text_content("#links-title") or "")
 
         def shows(standing: str, decides: str) -> None:
             view.wait_for_selector(f".version[data-standing='{standing}']", timeout=WAIT_S * 1e3)
-            view.wait_for_function(
-                "words => document.getElementById('rollout-now').textContent.includes(words)", arg=decides,
-                timeout=WAIT_S * 1e3,
-            )  # fmt: skip
+            api.expect(view.locator("#rollout-now")).to_contain_text(decides, timeout=WAIT_S * 1e3)
 
         controller.run(call(updater.push, *policy_files(), "a test"))
         for standing in ("waiting", "shadow", "canary"):

@@ -38,6 +38,8 @@ class ServiceEstimate(NamedTuple):
     """Shortest run."""
     at_s: float
     """When it last ran."""
+    runs: int = 0
+    """How often it has run there."""
 
 
 class Answered(NamedTuple):
@@ -65,6 +67,10 @@ class ServerEstimate(NamedTuple):
     link: LinkEstimate
     scale: float
     """Service time over the profiled machine's time for the same work."""
+    scale_runs: int
+    """Runs behind `scale`."""
+    scale_s: float
+    """When the last of them ended."""
     service: dict[Work, ServiceEstimate]
     """By piece and size of the request: what large requests take says nothing of single ones."""
     free_s: float
@@ -105,6 +111,8 @@ def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
     return ServerEstimate(
         link=first_link(rate_bps, now_s),
         scale=1.0,
+        scale_runs=0,
+        scale_s=now_s,
         service={},
         free_s=now_s,
         link_free_s=now_s,
@@ -209,16 +217,16 @@ def after_service(
     """
     old = server.service.get(work, ServiceEstimate(service_s, service_s, now_s))
     mean_s = old.mean_s + SERVICE_GAIN * (service_s - old.mean_s)
-    new = ServiceEstimate(mean_s, min(old.fastest_s, service_s), now_s)
-    scale = server.scale
+    new = ServiceEstimate(mean_s, min(old.fastest_s, service_s), now_s, old.runs + 1)
     if profiled_s > 0:
-        ratio = service_s / profiled_s
-        scale = ratio if not server.service else scale + SERVICE_GAIN * (ratio - scale)
+        gain = SERVICE_GAIN if server.scale_runs else 1.0
+        scale = server.scale + gain * (service_s / profiled_s - server.scale)
+        server = server._replace(scale=scale, scale_runs=server.scale_runs + 1, scale_s=now_s)
     service = {**server.service, work: new}
     sized = [known for known in service if known.sizes]
     if len(sized) > MAX_SIZED:
         del service[min(sized, key=lambda known: service[known].at_s)]
-    return server._replace(service=service, scale=scale)
+    return server._replace(service=service)
 
 
 def after_answer(

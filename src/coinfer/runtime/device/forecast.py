@@ -8,7 +8,9 @@ import numpy as np
 from coinfer.runtime.device.estimate import FAILURES_TO_EJECT, ServerEstimate, Work
 
 SERVICE_HALF_LIFE_S = 10.0
-"""A slow spell of a server is half forgotten after this time without news, so that it is tried again."""
+"""A slow spell of a server is half forgotten after this time without news, so that it is tried again. All that one run
+showed is half forgotten after twice the time, what n runs showed after 2^n times: a first run may have been slow for
+reasons that are gone, and a server that is slow in truth is asked again ever less often."""
 PATIENCE = 2.0
 """A reply that takes this many times what was predicted is late, until enough replies show how far predictions err."""
 PATIENCE_RANGE = (1.15, 3.0)
@@ -19,9 +21,10 @@ PATIENCE_SAMPLES = 20
 def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: float) -> float:
     """Return the expected time of a piece on a server.
 
-    A measured piece takes its mean time, which decays to its fastest one while there is no news; a piece that was never
-    measured takes the profiled time, scaled by how slow the server is. A piece that it does not have takes forever; one
-    that it has to load takes that time too, which decays like the mean, as others may have had it loaded.
+    A measured piece takes its mean time, which decays to its fastest one while there is no news, and that, over a longer
+    time, to what a piece takes that was never measured: the profiled time, scaled by how slow the server is. A piece
+    that it does not have takes forever; one that it has to load takes that time too, which decays like the mean, as
+    others may have had it loaded.
 
     Args:
         server: present estimate.
@@ -32,12 +35,21 @@ def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: 
     if work.piece in server.lacks:
         return math.inf
     load_s = server.cold.get(work.piece, 0.0)
-    load_s *= 0.5 ** ((now_s - server.cold_s) / SERVICE_HALF_LIFE_S) if load_s else 0.0
+    load_s *= _weight(now_s - server.cold_s) if load_s else 0.0
+    scale = min(server.scale, 1.0)
+    scale += _weight(now_s - server.scale_s, server.scale_runs) * (server.scale - scale)
     known = server.service.get(work)
     if known is None:
-        return profiled_s * server.scale + load_s
-    weight = 0.5 ** ((now_s - known.at_s) / SERVICE_HALF_LIFE_S)
-    return known.fastest_s + weight * (known.mean_s - known.fastest_s) + load_s
+        return profiled_s * scale + load_s
+    age_s = now_s - known.at_s
+    hoped_s = min(profiled_s * scale, known.fastest_s) if profiled_s > 0 else known.fastest_s
+    best_s = hoped_s + _weight(age_s, known.runs) * (known.fastest_s - hoped_s)
+    return best_s + _weight(age_s) * (known.mean_s - known.fastest_s) + load_s
+
+
+def _weight(age_s: float, runs: int = 0) -> float:
+    """Return what is left of something seen so long ago, in so many runs."""
+    return 0.5 ** (age_s / (SERVICE_HALF_LIFE_S * 2.0 ** min(runs, 60)))
 
 
 def patience(ratios: Sequence[float]) -> float:
