@@ -1,14 +1,12 @@
 """What the documentation shows works: every Python snippet runs, every command exists with these options."""
 
-import os
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.forked import run_python
 from tests.paths import ROOT
 from typer.testing import CliRunner
 
@@ -50,7 +48,8 @@ def edge_address():
 
 @pytest.mark.parametrize(("where", "code"), blocks("python"), ids=lambda value: value if "\n" not in value else "")
 def test_python_snippets_run(where: str, code: str, tmp_path: Path):
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    (tmp_path / "snippet.py").write_text(code)
+    done = run_python(tmp_path / "snippet.py", (), tmp_path)
     assert done.returncode == 0, f"{where}:\n{done.stderr}"
 
 
@@ -96,10 +95,11 @@ def test_plan_commands_run(line: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("torch_module.py", [], r"after 3 operations: \S+ \(1, 3600\)"),
     ],
 )
-def test_examples_say_what_they_should(example: str, arguments: list[str], said: str, edge_address: str):
-    command = [sys.executable, str(ROOT / "examples" / example), *arguments]
-    command = [edge_address if word == "EDGE" else word for word in command]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+def test_examples_say_what_they_should(
+    example: str, arguments: list[str], said: str, edge_address: str, tmp_path: Path
+):
+    words = [edge_address if word == "EDGE" else word for word in arguments]
+    done = run_python(ROOT / "examples" / example, words, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(said, done.stdout), done.stdout
 

@@ -36,7 +36,7 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 from coinfer.units import BITS_PER_BYTE
 
 RESULTS = Path(__file__).resolve().parent / "results"
-RATES_BYTE_PER_S = (0.02e6, 0.05e6, 0.1e6, 0.2e6, 0.5e6, 1e6, 2e6, 5e6)
+RATES_BYTE_PER_S = (0.02e6, 0.03e6, 0.05e6, 0.1e6, 0.15e6, 0.2e6, 0.5e6, 1e6, 2e6, 5e6)
 WITH, WITHOUT = "planner with bottleneck", "planner without"
 SETTLING = 6
 RESAMPLES = 2000

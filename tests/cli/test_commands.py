@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
-from tests.e2e.sites import COMMAND, Edge, edges
+from tests.e2e.sites import Edge, edges
+from tests.forked import run_command
 from tests.patience import one_round_right
 from tests.tables import analytic_table
 
@@ -42,15 +43,7 @@ class Shell:
         self._environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "200", "NO_COLOR": "1"}
 
     def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
+        done = run_command(arguments, self.folder, self._environment)
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
         return done

@@ -91,10 +91,10 @@ def test_recorded_frames_train_and_judge(tmp_path: Path):
     modes = (gain.argsort(1).argsort(1) >= 2).astype(np.uint8)
     file, out = tmp_path / "data_4.mat", tmp_path / "run"
     savemat(file, {"input_h": gain, "output_mode": modes, "output_obj": np.full((40, 1), 1e6)})
-    words = ["--set", "devices=4", "--data", str(file)]
+    words = ["--set", "devices=4", "--set", "slots=8", "--data", str(file)]
     run("train", "droo", *words, "--steps", "200", "--seeds", "1", "--out", str(out))
     judge = ["--policy", str(out / "policy.onnx"), "--policy", "optimum", "--seeds", "2", "--episodes", "1"]
-    output = run("simulate", "droo", *words, "--set", "slots=8", *judge)
+    output = run("simulate", "droo", *words, *judge)
     for part in ("of recorded best", "policy.onnx", "optimum"):
         assert part in output
     with pytest.raises(UserError, match="frames of 4 devices, the scenario has 10; set devices=4"):

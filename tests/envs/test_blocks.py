@@ -65,7 +65,7 @@ def plain_edge(edge: Edge, tasks: int) -> Edge:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SEEDS)
 def test_equals_the_event_driven_reference(seed):
     rng = np.random.default_rng(seed)

@@ -52,7 +52,7 @@ def busy_radios(world: OffloadWorld) -> OffloadWorld:
     return world._replace(edge=edge._replace(mean_link=0.15 * edge.mean_link, distinct_devices=apart))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SEEDS, st.booleans())
 def test_equals_the_event_driven_reference(seed, radios_are_busy):
     """Queues, capacity, staleness, outages, dead links, sharing, limits of energy, losses: all that can be."""

@@ -26,10 +26,10 @@ APP.command()(simulate)
 
 def test_the_command_prints_a_table_and_saves_records_and_a_plot(tmp_path: Path):
     words = ["campus", "--policy", "greedy", "--policy", "sequential-greedy", "--seeds", "3", "--episodes", "1"]
-    words += ["--bound", "--set", "slots=8", "--runs", str(tmp_path)]
+    words += ["--bound", "--set", "slots=3", "--runs", str(tmp_path)]
     done = CliRunner().invoke(APP, words, env={"COLUMNS": "200"}, catch_exceptions=False)
     assert done.exit_code == 0
-    for part in ("campus: 3 seeds of 1 episodes of 8 slots", "sequential-greedy", "lower bound", "decisions/s"):
+    for part in ("campus: 3 seeds of 1 episodes of 3 slots", "sequential-greedy", "lower bound", "decisions/s"):
         assert part in done.output
     folder = tmp_path / "simulate-campus"
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
@@ -38,7 +38,7 @@ def test_the_command_prints_a_table_and_saves_records_and_a_plot(tmp_path: Path)
     ]  # fmt: skip
     assert (folder / "plot.png").stat().st_size > 10_000
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["settings"]["changes"] == ["slots=8"]
+    assert summary["settings"]["changes"] == ["slots=3"]
     assert len(summary["settings"]["fingerprint"]) == 64
     greedy = [record["mean_s"] for record in records if record["policy"] == "greedy"]
     assert summary["policies"][0]["mean_s"] == pytest.approx(interval(np.array(greedy))._asdict())

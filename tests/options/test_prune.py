@@ -37,7 +37,7 @@ QUEUES = np.geomspace(1 / 256, 4, 21).tolist()
 
 
 @given(option_tables(2), RATES, st.lists(st.floats(0, 20), min_size=2, max_size=2), st.floats(0, 20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_pruning_never_loses_the_best(options: Options, rates_bps: list[float], free_s: list[float], weight: float):
     """The hull keeps it on idle servers; what is not dominated keeps it behind any queue."""
     hull, strict = prune(options, "hull"), prune(options, "dominated")
@@ -53,7 +53,7 @@ def test_pruning_never_loses_the_best(options: Options, rates_bps: list[float], 
     st.sampled_from(SPEED_RATIOS.tolist()),
     st.sampled_from(ACCURACIES),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_near_best_loses_little_behind_a_queue(
     options: Options, upload: float, queue: float, ratio: float, least: float
 ):
@@ -76,7 +76,7 @@ def test_what_is_near_best_loses_little_behind_a_queue(
 
 
 @given(option_tables(1), st.floats(0.1, 10), st.sampled_from(SPEED_RATIOS.tolist()), st.sampled_from(ACCURACIES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_an_unknown_speed_loses_nothing_either(options: Options, rate_bps: float, ratio: float, least: float):
     """Of all options that are accurate enough, on an idle server of each of the speeds."""
 
@@ -90,7 +90,7 @@ def test_an_unknown_speed_loses_nothing_either(options: Options, rate_bps: float
 
 
 @given(option_tables(2), RATES, st.floats(0.1, 3), st.floats(0, 20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_limits_on_energy_lose_nothing_without_what_is_dominated(
     options: Options, rates_bps: list[float], power_w: float, limit_j: float
 ):
@@ -103,7 +103,7 @@ def test_limits_on_energy_lose_nothing_without_what_is_dominated(
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_dominance_against_loops(rows: list[list[int]]):
     def beats(a: int, b: int) -> bool:
         if any(x > y for x, y in zip(rows[a], rows[b], strict=True)):
@@ -115,7 +115,7 @@ def test_dominance_against_loops(rows: list[list[int]]):
 
 
 @given(option_tables(2, most=10))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_hull_against_that_of_each_level_of_accuracy(options: Options):
     """A level holds what is at least as accurate. Where two options cost the same, either may stand for both."""
     found = useful_mask(options, "hull")

@@ -25,7 +25,7 @@ def build(options: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray, H
     return compute_s, upload_bits, Hull.build(compute_s, upload_bits)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(OPTIONS)
 def test_best_is_the_minimum_and_sends_least_among_equals(options: list[tuple[int, int]]) -> None:
     compute_s, upload_bits, found = build(options)
@@ -39,7 +39,7 @@ def test_best_is_the_minimum_and_sends_least_among_equals(options: list[tuple[in
             assert upload_bits[best] == upload_bits[np.isclose(row, low, rtol=1e-12)].min()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(OPTIONS)
 def test_more_rate_is_never_slower_and_sends_no_less(options: list[tuple[int, int]]) -> None:
     _, upload_bits, found = build(options)
@@ -48,7 +48,7 @@ def test_more_rate_is_never_slower_and_sends_no_less(options: list[tuple[int, in
     assert (np.diff(upload_bits[found.best(rates)]) >= 0).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(OPTIONS)
 def test_hull_is_strictly_convex_and_every_option_on_it_wins_somewhere(options: list[tuple[int, int]]) -> None:
     compute_s, upload_bits, found = build(options)
@@ -111,7 +111,7 @@ def worlds(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     return compute_s, upload_bits, rate_bps, wait_s
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(worlds())
 def test_best_of_servers_equals_trying_everything(world: tuple[np.ndarray, ...]) -> None:
     compute_s, upload_bits, rate_bps, wait_s = world

@@ -32,7 +32,7 @@ def networkx_value_s(problem: Problem) -> float:
     return float(nx.minimum_cut_value(flow, "device", "server"))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(problems(networks(9)))
 def test_minimum_cut_and_hull_equal_every_cut_tried(problem: Problem) -> None:
     optimum = exhaustive(problem).latency_s

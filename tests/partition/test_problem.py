@@ -38,7 +38,7 @@ def spelt_out(problem: Problem, place: np.ndarray) -> float:
     return total + sum(problem.wait_s[node] for _, node in entered)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(networks(), servers=3), st.integers(0, 2**32 - 1))
 def test_objective_equals_its_definition_for_any_placement(problem: Problem, seed: int) -> None:
     places = np.random.default_rng(seed).integers(0, problem.nodes, (5, len(problem.graph.ops)))

@@ -236,7 +236,7 @@ KEYS = [line.split(":")[0].strip(" -") for line in SMALL.splitlines()]
 
 
 @given(st.sampled_from(SMALL.splitlines()), values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @example("slots: 20", 10**40)
 def test_any_value_anywhere_is_taken_or_refused_in_one_line(line: str, value: object):
     start = line[: len(line) - len(line.lstrip(" -"))]
@@ -244,7 +244,7 @@ def test_any_value_anywhere_is_taken_or_refused_in_one_line(line: str, value: ob
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_slip_of_the_pen_is_taken_or_refused_in_one_line(data: st.DataObject):
     text = SMALL
     for _ in range(data.draw(st.integers(1, 4))):

@@ -75,7 +75,7 @@ def test_truncated(tmp_path: Path, share: float) -> None:
     refused(path, "not an? (whole )?ONNX model|truncated")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damaged_files_are_read_or_refused_in_one_line(tmp_path_factory, data: st.DataObject) -> None:
     content = bytearray(perceptron().SerializeToString())

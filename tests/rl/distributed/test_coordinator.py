@@ -134,7 +134,7 @@ def test_a_distributed_training_is_that_of_one_process_up_to_rounding_if_places_
     torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0)
 
 
-@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_deaths_cost_nothing_but_time(data):
     """Any worker at any call, several times, also while workers are restored; chunks of any length."""

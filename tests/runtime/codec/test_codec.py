@@ -72,7 +72,7 @@ def test_nan_payloads_survive():
         assert back.view(np.uint32).tolist() == words.tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.one_of(finite("<f2"), finite("<f4"), finite("<f8")), st.sampled_from(QUANTISED), RATES)
 @example(np.array([3.4028235e38, 0.0], np.float32), 8, math.inf)
 @example(np.array([-3.4028235e38, 0.0], np.float32), 16, math.inf)
@@ -349,14 +349,14 @@ def test_the_limit_is_exact():
         decode(PLAIN, limit_bytes=3999)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_random_bytes_are_refused(noise, headed):
     with pytest.raises(CodecError):
         decode(sealed(b"CINF" + noise.ljust(24, b"\0")) if headed else noise)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(ALL), st.lists(st.tuples(st.integers(0, 4100), st.integers(0, 255)), min_size=1, max_size=6))
 def test_mutated_payloads_are_refused_or_give_a_sound_tensor(payload, changes):
     changed = bytearray(payload)

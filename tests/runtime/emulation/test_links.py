@@ -60,7 +60,7 @@ def reserved_s(link: Link, transfers: list[tuple[int, int]]) -> list[float]:
     return ends
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(traces(), st.sampled_from([0, 5000, 25_600]), TRANSFERS)
 def test_transfers_end_as_in_a_bucket_filled_step_by_step(trace, burst_bits, transfers):
     ends_s = reserved_s(Link(trace, VirtualClock(), burst_bits), transfers)
@@ -83,7 +83,7 @@ def test_a_link_never_carries_more_than_its_trace_and_burst(trace, burst_bits, t
             assert carried <= room + 1e-3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(traces(), st.integers(0, 2000))
 def test_bits_and_times_are_inverse(trace, time_ms):
     bits = trace.bits_until(time_ms / 1000)

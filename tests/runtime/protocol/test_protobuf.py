@@ -117,7 +117,7 @@ def test_our_framing_is_protobuf(request):
     assert protobuf.parse_request(proto.SerializeToString()) == request
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(st.one_of(requests.map(protobuf.request_bytes), st.binary(max_size=60)), st.data())
 def test_damaged_messages_are_refused_never_misread(message, data):
     damaged = bytearray(message)

@@ -21,10 +21,10 @@ PATIENCE_SAMPLES = 20
 def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: float) -> float:
     """Return the expected time of a piece on a server.
 
-    A measured piece takes its mean time, which decays to its fastest one while there is no news, and that, over a longer
-    time, to what a piece takes that was never measured: the profiled time, scaled by how slow the server is. A piece
-    that it does not have takes forever; one that it has to load takes that time too, which decays like the mean, as
-    others may have had it loaded.
+    A measured piece takes its mean time, which decays to its fastest one while there is no news, and that, more slowly,
+    to what a piece takes that was never measured: the profiled time, scaled by how slow the server is. A piece that it
+    does not have takes forever; one that it has to load takes that time too, which decays like the mean, as others may
+    have had it loaded.
 
     Args:
         server: present estimate.

@@ -10,10 +10,11 @@ REPEAT_FROM = 4.0
 """Smallest factor at which short work is repeated."""
 SHORT_S = 0.005
 """Work shorter than this is repeated, as cold caches cost some tenths of a millisecond."""
-CHEAP_FROM = 50.0
-"""Smallest factor at which work is repeated whatever its first run took: one more run takes at most 2 % of the slow
-processor's time, and a run that was disturbed for 30 ms would count for half a minute at a factor of 1000."""
-MAX_RUNS, MAX_SHARE = 8, 0.75
+CHEAP_FROM = 12.0
+"""Smallest factor at which work is repeated whatever its first run took: one more run takes at most a twelfth of the
+slow processor's time, and what a first run loses to cold caches, several times its work on some hosts, would count
+twelve times or more."""
+MAX_RUNS, MAX_SHARE = 4, 0.75
 """Most runs, and the largest share of the slow processor's time that they may take."""
 
 
