@@ -206,6 +206,7 @@ def test_a_profile_of_another_network_is_named_where_its_sizes_do_not_fit(infer:
     ("option", "said"),
     [
         ("--dispatch", "--dispatch: there is no server to choose another one"),
+        ("--dispatch-cut", "--dispatch-cut: there is no server to choose another one"),
         ("--name=x", "--name is for members of a site; expected --controller too"),
         ("--insecure", "--insecure is for members of a site"),
     ],

@@ -34,6 +34,7 @@ _PARAMETERS: dict[str, tuple[Any, Any]] = {
     "controller": (option.ControllerAddress, ""),
     "name": (option.NodeName, ""),
     "dispatch": (option.Dispatch, False),
+    "dispatch_cut": (option.DispatchCut, False),
     "insecure": (option.Insecure, False),
     "traces": (option.Traces, ""),
 }
@@ -80,8 +81,10 @@ def parse_device(
         UserError: if an option is not understood, or would do nothing.
     """
     addresses, in_site = parse_servers(servers, "--servers"), same["controller"] or same["site"]
-    if same["dispatch"] and not (addresses or in_site):
-        raise UserError("--dispatch: there is no server to choose another one; expected --servers or --controller too")
+    for name in ("dispatch", "dispatch_cut"):
+        if same[name] and not (addresses or in_site):
+            text = f"--{name.replace('_', '-')}: there is no server to choose another one"
+            raise UserError(f"{text}; expected --servers or --controller too")
     for name in ("name", "insecure"):
         if same[name] and not in_site:
             raise UserError(f"--{name} is for members of a site; expected --controller too")

@@ -28,6 +28,9 @@ DeadlineMs = Annotated[
 Dispatch = Annotated[
     bool, typer.Option("--dispatch", help="Let the server that a request reaches choose which one computes it.")
 ]
+DispatchCut = Annotated[
+    bool, typer.Option("--dispatch-cut", help="Let that server choose, too, what the device computes before.")
+]
 Jpeg = Annotated[int | None, typer.Option(min=1, max=95, help="Send pictures as JPEG of this quality.")]
 OfferedBits = Annotated[
     str | None,

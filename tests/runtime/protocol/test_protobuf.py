@@ -23,6 +23,7 @@ from coinfer.runtime.protocol.messages import (
     from_array,
     to_array,
 )
+from coinfer.runtime.protocol.task_options import Choice
 from coinfer.types import Hop
 
 names = st.text("abcxyz/_.0", min_size=1, max_size=20)
@@ -60,6 +61,7 @@ requests = st.builds(
     bits=st.sampled_from([None, 32, 16, 12, 8, 4]),
     warm=st.booleans(),
     dispatch=st.just(False),  # a route says who computes
+    options=st.none(),  # come without inputs; see test_task_options.py
     priority=st.integers(1, LAST_PRIORITY),
     objective=st.builds(
         RequestedObjective,
@@ -88,6 +90,7 @@ replies = st.builds(
     download_s=st.just(0.0),
     details=st.just({}),
     cold=st.lists(st.builds(ColdPiece, pieces, pieces, seconds), max_size=2).map(tuple),
+    choice=st.none() | st.builds(Choice, st.integers(0, 255), names, names),
 )
 
 
@@ -271,6 +274,8 @@ def test_bad_parameters_are_named(name, kind, value):
         ("queued", "double_param", math.inf),
         ("room", "double_param", math.nan),
         ("server_s", "string_param", "soon"),
+        ("choice", "string_param", '{"option": -1, "node": "a:1"}'),
+        ("choice", "string_param", '{"option": 1.5, "node": "a:1"}'),
         ("executed", "string_param", "{"),
         ("executed", "string_param", '[{"node": "a:1", "cut": ["x"], "server_s": 1' + "0" * 400 + ', "queue_s": 0}]'),
     ],

@@ -85,6 +85,9 @@ class DeviceConfig:
     """Folder of the site, or of this device's certificate; None speaks plain text."""
     dispatch: bool = False
     """Leave it to the edge server that a request reaches which server of the site computes it."""
+    dispatch_cut: bool = False
+    """Leave it to that server, too, what the device computes before: it is asked where the answer should take little of
+    the time that the device predicts. Then `dispatch` holds too."""
     name: str = ""
     """Of this device in a site without certificates; empty for one that is made up."""
     insecure: bool = False
@@ -101,6 +104,7 @@ class DeviceConfig:
         if isinstance(self.bits, int):
             raise DeviceError(f"bits is {self.bits}; expected a sequence such as ({self.bits},)")
         object.__setattr__(self, "servers", different_servers(self.servers))
+        object.__setattr__(self, "dispatch", self.dispatch or self.dispatch_cut)
         object.__setattr__(self, "bits", None if self.bits is None else tuple(self.bits))
         check_deadline(self.deadline_s)
         if self.bits is not None and (not self.bits or any(width not in WIRE_BITS for width in self.bits)):

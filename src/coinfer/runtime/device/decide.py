@@ -5,6 +5,7 @@ from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.full_servers import worthwhile_wait
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
 from coinfer.runtime.device.planning.sized import Sizes
+from coinfer.runtime.device.server_choice import chosen_by_server
 from coinfer.runtime.device.terms import Terms
 
 
@@ -32,7 +33,7 @@ def admitted_plan(
     while wait_s and parts.clock.sleep(wait_s, terms.abort.event):
         plan, state = plan_now(parts, terms, sizes, raw_input=raw_input)
         wait_s, _ = worthwhile_wait(plan, state, parts.planner.computes)
-    return plan
+    return chosen_by_server(parts, terms, plan, state)
 
 
 def plan_now(

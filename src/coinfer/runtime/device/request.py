@@ -89,7 +89,9 @@ class Request:
         abort: Abort,
     ):
         self._parts = parts
-        self._plan = plan._replace(id=secrets.token_hex(8)) if parts.config.dispatch else plan
+        self._is_dispatched = parts.config.dispatch and not plan.policy
+        """The server that it reaches chooses who computes."""
+        self._plan = plan._replace(id=secrets.token_hex(8)) if self._is_dispatched else plan
         self._tensors = tensors
         self._pixels = pixels
         self._began_s = began_s
@@ -275,7 +277,7 @@ class Request:
             config.slowdown,
             sleep=self._parts.clock.sleep,
         )
-        return message._replace(dispatch=config.dispatch and not message.route, id=self._plan.id)
+        return message._replace(dispatch=self._is_dispatched and not message.route, id=self._plan.id)
 
     # --- the result
 
@@ -307,7 +309,7 @@ class Request:
             executed_on="device" if on_device else planner.servers[node],
             fallback="; ".join(dict.fromkeys(map(str, self._replies.failures))),
             predicted_s=self._plan.predicted_s if predicted_s is None else predicted_s,
-            sent_bits=self._replies.sent_bits,
+            sent_bits=self._replies.sent_bits + self._plan.asked_bits,
             exit=exit_,
             unmet=self._plan.objective.unmet(outcome.latency_s, self._deadline_s, accuracy, outcome.energy_j),
         )

@@ -4,7 +4,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import NamedTuple
 
@@ -18,13 +18,17 @@ from coinfer.runtime.codec.tensors import unpack
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
 from coinfer.runtime.device.server_pool import ServerPool
+from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, TransportError, WireError, WireTensor
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
+from coinfer.runtime.protocol.task_options import Choice
 from coinfer.runtime.transport.base import Transport
 
 MAX_WAIT_S = 30.0
 """Longest wait for a reply."""
 MIN_PUSHBACK_S = 0.02
+CHOICE_REST_S = 5.0
+"""A server that chose nothing of use is not asked again for so long."""
 RATIO_WINDOW = 100
 """Number of latest replies from which the patience is learned."""
 UNFIT_CODES = {"NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
@@ -120,6 +124,8 @@ class RequestClient:
         self._tail_s = tail_s
         self._ratios: deque[float] = deque(maxlen=RATIO_WINDOW)
         self._preparing = threading.Lock()
+        self._no_choice_until_s: dict[str, float] = {}
+        """By the address of a server."""
 
     @property
     def patience(self) -> float:
@@ -184,6 +190,38 @@ class RequestClient:
         """
         reply = self._transport.send(self.pool.addresses[server], request, MAX_WAIT_S)
         return PendingRequest(server, work, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
+
+    def choose(self, server: int, request: InferRequest, timeout_s: float, abort: Abort) -> Choice | None:
+        """Return what a server has chosen; None if it says nothing in time.
+
+        Args:
+            server: index of the server.
+            request: what the device could do.
+            timeout_s: longest wait.
+            abort: ends the wait.
+        """
+        reply = self._transport.send(self.pool.addresses[server], request, timeout_s)
+        abort.on_set(reply.cancel)
+        try:
+            return reply.result().choice
+        except (TransportError, CancelledError):
+            return None
+
+    def may_choose(self, server: int) -> bool:
+        """Return true if a server has not failed to choose a short time ago.
+
+        Args:
+            server: index of the server.
+        """
+        return self._clock.now_s() >= self._no_choice_until_s.get(self.pool.addresses[server], -math.inf)
+
+    def avoid_choices(self, server: int) -> None:
+        """Have a server choose nothing for a while.
+
+        Args:
+            server: index of the server.
+        """
+        self._no_choice_until_s[self.pool.addresses[server]] = self._clock.now_s() + CHOICE_REST_S
 
     def read(self, pending: PendingRequest) -> Answer | Failure:
         """Return the server's answer, or why there is none; wait until the reply has come.

@@ -1,8 +1,9 @@
-"""Choosing the server of a request that leaves the choice to the server it reaches. The site provides it."""
+"""Choosing what a request leaves to the server it reaches: who computes, or all that is done. The site provides it."""
 
 from typing import Protocol
 
 from coinfer.runtime.protocol.messages import InferRequest
+from coinfer.runtime.protocol.task_options import Choice
 
 
 class Assignment(Protocol):
@@ -33,5 +34,16 @@ class Dispatcher(Protocol):
         Args:
             request: as it came.
             excluded: addresses of servers that were asked in vain.
+        """
+        ...
+
+    async def choose(self, request: InferRequest) -> Choice:
+        """Return what a device should do with a request; those that wait together are decided together.
+
+        Args:
+            request: with the device's options, and no tensors.
+
+        Raises:
+            WireError: UNAVAILABLE if none of it is possible as far as is known.
         """
         ...

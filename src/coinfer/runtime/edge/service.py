@@ -121,6 +121,8 @@ class EdgeService:
         """
         if request.model == PING_MODEL:
             return await encode(self._pong(request))
+        if request.options is not None:
+            return await encode(await self._choose(request))
         return await self._log.answer(request, self._serve, encode)
 
     def drain(self) -> None:
@@ -236,12 +238,7 @@ class EdgeService:
         Returns:
             Sizes of free axes that are not the smallest, as far as they show.
         """
-        if request.fingerprint and not model.has(request.fingerprint):
-            text = (
-                f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
-                f"got {request.fingerprint[:64]}; give both nodes the same file and the same --shape"
-            )
-            raise WireError("FAILED_PRECONDITION", text, "fingerprint")
+        _check_fingerprint(model, request)
         plain = [] if request.warm else [tensor for tensor in request.inputs if not tensor.codec]
         sizes = model.runs.check({tensor.name: to_array(tensor) for tensor in plain})
         if request.route:
@@ -284,10 +281,31 @@ class EdgeService:
         upload_s = _transfer_s(answer, forward_s) * _upload_share(onward, answer)
         return reply._replace(outputs=answer.outputs, forward_s=forward_s, executed=executed), upload_s
 
+    async def _choose(self, request: InferRequest) -> InferReply:
+        """Return what the sender should do with a request; it takes no place in the queue."""
+        model = find_model(self.models, request.model, request.version)
+        _check_fingerprint(model, request)
+        if not self.is_ready:
+            raise WireError("UNAVAILABLE", SHUTTING_DOWN, "draining")
+        if self.dispatcher is None:
+            text = "parameter options: this server is in no site, and chooses for nobody; decide on the device"
+            raise WireError("UNIMPLEMENTED", text, "unoffered")
+        choice = await self.dispatcher.choose(request)
+        return InferReply(model.name, (), request.id, VERSION, load=self.scheduler.load(), choice=choice)
+
     def _pong(self, request: InferRequest) -> InferReply:
         if not self.is_ready:
             raise WireError("UNAVAILABLE", SHUTTING_DOWN, "draining")
         return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
+
+
+def _check_fingerprint(model: ServedModel, request: InferRequest) -> None:
+    if request.fingerprint and not model.has(request.fingerprint):
+        text = (
+            f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
+            f"got {request.fingerprint[:64]}; give both nodes the same file and the same --shape"
+        )
+        raise WireError("FAILED_PRECONDITION", text, "fingerprint")
 
 
 def _warm(model: ServedModel, request: InferRequest, _abort: Abort) -> Work:

@@ -171,8 +171,9 @@ def _samples(request: InferRequest) -> int:
 def _check(model: GatewayModel, request: InferRequest) -> int | None:
     """Refuse what is wrong before it reaches the queue; return the only exit that may answer, or None for any."""
     graph = model.device.graph
-    if request.route or request.bits is not None or request.warm or request.dispatch:
-        text = "a gateway answers whole networks; route, bits, warm and dispatch are for edge servers"
+    beyond = (request.route, request.bits is not None, request.warm, request.dispatch, request.options is not None)
+    if any(beyond):
+        text = "a gateway answers whole networks; route, bits, warm, dispatch and options are for edge servers"
         raise WireError("UNIMPLEMENTED", text, "unoffered")
     if request.fingerprint and not is_fingerprint_of(request.fingerprint, graph.fingerprint):
         text = f"model {model.name!r} is another network here: expected fingerprint {graph.fingerprint}"

@@ -78,6 +78,9 @@ def check_request(
     for name, output in zip(names, outputs, strict=True):
         refuse_unsupported(output.parameters, f"output {name!r}")
     _check_unique(names, "output", "asked for")
+    alone = not (inputs or options.route or options.dispatch or options.warm)
+    if options.options is not None and not alone:
+        raise bad_request("parameter options: nothing is computed; expected no inputs, route, dispatch or warm with it")
     request = InferRequest(
         model,
         (),
@@ -90,6 +93,7 @@ def check_request(
         bits=options.bits,
         warm=options.warm,
         dispatch=options.dispatch,
+        options=options.options,
         priority=options.priority,
         objective=options.objective,
     )

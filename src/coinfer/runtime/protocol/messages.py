@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from coinfer.runtime.protocol.task_options import Choice, TaskOptions
 from coinfer.types import Hop
 from coinfer.units import MESSAGE_BYTES
 
@@ -152,6 +153,8 @@ class InferRequest(NamedTuple):
     """Only build the session and run it on zeros; `InferReply.server_s` is the median time."""
     dispatch: bool = False
     """Any edge server of the site may compute this; the one that it reaches chooses."""
+    options: TaskOptions | None = None
+    """What the sender could do: nothing is computed, and the reply says what it should do. It has no inputs then."""
     priority: int = DEFAULT_PRIORITY
     """Of requests that wait, those of the smallest number are served first."""
     objective: RequestedObjective = ANY_OBJECTIVE
@@ -209,6 +212,8 @@ class InferReply(NamedTuple):
     download_s: float = 0.0
     cold: tuple[ColdPiece, ...] = ()
     """Pieces of the same network that the first node would have to load."""
+    choice: Choice | None = None
+    """Of the options of the request."""
     details: Mapping[str, str | int | float] = MappingProxyType({})
     """Further parameters, for people: of a gateway's reply, or `batch`, how many requests an edge server ran as one."""
 

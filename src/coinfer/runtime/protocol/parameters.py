@@ -19,6 +19,13 @@ from coinfer.runtime.protocol.messages import (
     WireError,
     bad_request,
 )
+from coinfer.runtime.protocol.task_options import (
+    Choice,
+    TaskOptions,
+    choice_json,
+    parse_choice,
+    parse_options,
+)
 from coinfer.types import Hop
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
@@ -47,6 +54,7 @@ class RequestOptions(NamedTuple):
     warm: bool = False
     route: tuple[Hop, ...] = ()
     dispatch: bool = False
+    options: TaskOptions | None = None
     priority: int = DEFAULT_PRIORITY
     objective: RequestedObjective = RequestedObjective()
 
@@ -94,6 +102,7 @@ def request_options(parameters: Parameters) -> RequestOptions:
         flag(parameters, "warm"),
         route,
         dispatch,
+        _options(parameters),
         _priority(parameters),
         RequestedObjective(
             _text(parameters, "goal"), _optional(parameters, "min_accuracy"), _optional(parameters, "energy_j")
@@ -174,6 +183,8 @@ def reply_parameters(reply: InferReply) -> dict[str, str | int | float]:
         parameters |= reply.load._asdict()
     if reply.executed:
         parameters["executed"] = json.dumps([hop._asdict() for hop in reply.executed])
+    if reply.choice is not None:
+        parameters["choice"] = choice_json(reply.choice)
     if reply.cold:
         parameters["cold"] = json.dumps([piece._asdict() for piece in reply.cold])
     return parameters
@@ -220,6 +231,30 @@ def cold_pieces(parameters: Parameters) -> tuple[ColdPiece, ...]:
         return pieces
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise bad_request("parameter cold: expected a JSON list of inputs, outputs, load_s") from None
+
+
+def choice_of(parameters: Parameters) -> Choice | None:
+    """Return what a reply says that its receiver should do; None if it says nothing of it.
+
+    Args:
+        parameters: of a reply of any server.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if it is of the wrong form.
+    """
+    text = _text(parameters, "choice")
+    try:
+        return parse_choice(text) if text else None
+    except ValueError as error:
+        raise bad_request(f"parameter choice: {error}") from None
+
+
+def _options(parameters: Parameters) -> TaskOptions | None:
+    text = _text(parameters, "options")
+    try:
+        return parse_options(text) if text else None
+    except ValueError as error:
+        raise bad_request(f"parameter options: {error}") from None
 
 
 def _executed(text: str) -> tuple[ExecutedHop, ...]:

@@ -24,7 +24,13 @@ from coinfer.runtime.protocol.messages import (
     bad_request,
     check_size,
 )
-from coinfer.runtime.protocol.parameters import cold_pieces, parse_reply_parameters, reply_parameters, route_json
+from coinfer.runtime.protocol.parameters import (
+    choice_of,
+    cold_pieces,
+    parse_reply_parameters,
+    reply_parameters,
+    route_json,
+)
 from coinfer.runtime.protocol.protobuf_types import (
     INFER_REPLY,
     INFER_REQUEST,
@@ -34,6 +40,7 @@ from coinfer.runtime.protocol.protobuf_types import (
     TensorMessage,
     TensorMessages,
 )
+from coinfer.runtime.protocol.task_options import options_json
 from coinfer.units import BITS_PER_BYTE
 
 _CONTENTS = {
@@ -111,6 +118,8 @@ def _request_header(request: InferRequest) -> InferMessage:
         proto.parameters["warm"].bool_param = True
     if request.dispatch:
         proto.parameters["dispatch"].bool_param = True
+    if request.options is not None:
+        proto.parameters["options"].string_param = options_json(request.options)
     if request.priority != DEFAULT_PRIORITY:
         proto.parameters["priority"].int64_param = request.priority
     if request.objective.goal:
@@ -155,11 +164,11 @@ def parse_reply(message: bytes) -> InferReply:
         proto, raws = _split(message, _RAW_OUTPUTS_FIELD, INFER_REPLY, "ModelInferResponse")
         outputs = _tensors(check_tensors(_descriptions(proto.outputs), "output"), proto.outputs, raws)
         times, load, executed = parse_reply_parameters(_parameters(proto))
-        cold = cold_pieces(_parameters(proto))
+        cold, choice = cold_pieces(_parameters(proto)), choice_of(_parameters(proto))
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
     reply = InferReply(proto.model_name, outputs, proto.id, proto.model_version, load=load, executed=executed)
-    return reply._replace(cold=cold, **times)
+    return reply._replace(cold=cold, choice=choice, **times)
 
 
 def _reply_header(reply: InferReply) -> InferMessage:

@@ -114,7 +114,7 @@ class DeviceAgent:
             self._answered += 1
             self._failed += int(bool(result.fallback))
             self._latency_s += float(result.outcome.latency_s)
-        policy = self._deciding.__dict__.pop("name", self._policy)
+        policy = plan.policy or self._deciding.__dict__.pop("name", self._policy)
         self._spool.add(partial(self._decision, time.time(), current(), policy, plan, result))
 
     def close(self) -> None:
@@ -170,6 +170,7 @@ class DeviceAgent:
     def _decision(self, at_s: float, traceparent: str, policy: str, plan: Plan, result: Result) -> Decision:
         outcome, first = result.outcome, result.route.hops[0]
         sent = len(result.route.hops) > 1
+        dispatched = self._dispatch and sent and not plan.policy
         return Decision(
             seq=0,
             at_s=at_s,
@@ -178,8 +179,8 @@ class DeviceAgent:
             option=plan.option,
             server=plan.server if sent else DEVICE,
             executed_on=result.executed_on,
-            dispatched=self._dispatch and sent,
-            request=plan.id if self._dispatch and sent else "",
+            dispatched=dispatched,
+            request=plan.id if dispatched else "",
             cut=", ".join(first.cut)[:256] if sent else "",
             bits=first.bits,
             predicted_s=result.predicted_s if np.isfinite(result.predicted_s) else None,

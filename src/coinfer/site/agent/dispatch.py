@@ -10,7 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.graph.fingerprints import is_fingerprint_of
-from coinfer.types import OffloadDecision, OffloadObservation
+from coinfer.physics.latency import offload_ready_s
+from coinfer.runtime.protocol.task_options import TaskOptions
+from coinfer.site.agent.view import work_key
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 from coinfer.units import BITS_PER_BYTE
 
 OWN_RATE_BPS = 1e12
@@ -22,19 +25,23 @@ UNKNOWN_S = 0.02
 
 
 class Task(NamedTuple):
-    """A request whose server is to be chosen."""
+    """A request whose server is to be chosen, or everything that is done."""
 
     model: str
     fingerprint: str
     """Of the sender's network, or its beginning; empty if any will do."""
     work: str
-    """See `view.work_key`."""
+    """See `view.work_key`; empty if there are options."""
     size_bytes: int
     """Of the tensors that would go on."""
     deadline_s: float
     """From now; infinite if there is none."""
     excluded: frozenset[str] = frozenset()
     """Addresses of servers that were asked in vain."""
+    options: TaskOptions | None = None
+    """What its device could do; None if the tensors are here."""
+    outputs: tuple[str, ...] = ()
+    """Of options that state none."""
 
 
 class Candidate(NamedTuple):
@@ -102,34 +109,98 @@ def observe(tasks: Sequence[Task], servers: Sequence[Candidate]) -> OffloadObser
     )
 
 
-def sequential_greedy(observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:
-    """Return the server of least predicted latency for each task, one after the other, the earliest deadline first.
+def observe_options(tasks: Sequence[Task], servers: Sequence[Candidate]) -> OffloadObservation[np.ndarray]:
+    """Return K tasks whose devices could do several things, on N servers, as a policy sees them.
 
-    Each task sees the servers busy with those that were placed before it. A task for which no server has room stays
-    with server 0, the one that it has reached.
+    What a server has reported counts before what a device believes of it. A server that a device does not reach, or
+    that may not be given a task, takes infinitely long for it.
 
     Args:
-        observation: K tasks with one option each.
+        tasks: at least one, all with options.
+        servers: the decider itself first.
     """
-    tasks = len(observation.deadline_s)
-    backlog_s, room = observation.server_backlog_s.copy(), observation.server_room.copy()
-    arrived_s = observation.uplink_backlog_s + observation.option_upload_bits / observation.uplink_bps
-    chosen = np.zeros(tasks, dtype=int)
-    for task in np.argsort(observation.deadline_s, kind="stable"):
-        end_s = np.maximum(arrived_s[task], backlog_s) + observation.option_server_s[task, 0]
-        end_s[room <= 0] = np.inf
-        best = int(np.argmin(end_s))
-        if math.isfinite(end_s[best]):
-            chosen[task] = best
-            backlog_s[best] = end_s[best]
-            room[best] -= 1
-    return OffloadDecision(option=np.zeros(tasks, dtype=int), server=chosen)
+    asked = [task.options for task in tasks if task.options is not None]
+    count, width, n = len(tasks), max(len(one.options) for one in asked), len(servers)
+    device_s, upload_bits, accuracy = np.zeros((3, count, width))
+    server_s, mask = np.full((count, width, n), np.inf), np.zeros((count, width), dtype=bool)
+    rate_bps, wait_s = np.full((count, n), OWN_RATE_BPS), np.zeros((count, n))
+    for k, (task, one) in enumerate(zip(tasks, asked, strict=True)):
+        length = len(one.options)
+        device_s[k, :length] = [option.device_s for option in one.options]
+        upload_bits[k, :length] = [option.upload_bits for option in one.options]
+        accuracy[k, :length] = [option.accuracy for option in one.options]
+        mask[k, :length] = True
+        reached = {link.node: i for i, link in enumerate(one.servers)}
+        for j, server in enumerate(servers):
+            i = reached.get(server.address)
+            if i is not None and server.serves(task):
+                rate_bps[k, j], wait_s[k, j] = one.servers[i].rate_bps, one.servers[i].wait_s
+                server_s[k, :length, j] = one.servers[i].round_trip_s + _services_s(task, one, server, i)
+    server_s[mask & (upload_bits == 0)] = 0.0  # no server plays a part
+    return OffloadObservation(
+        option_device_s=device_s,
+        option_upload_bits=upload_bits,
+        option_server_s=server_s,
+        option_accuracy=accuracy,
+        option_device_j=np.zeros((count, width)),
+        option_mask=mask,
+        task_mask=np.ones(count, dtype=bool),
+        deadline_s=np.array([task.deadline_s for task in tasks]),
+        uplink_bps=rate_bps,
+        device_backlog_s=np.zeros(count),
+        server_backlog_s=np.array([server.backlog_s for server in servers]),
+        server_room=np.array([float(server.room) for server in servers]),
+        energy_left_j=np.full(count, math.inf),
+        observation_age_s=np.array([server.age_s for server in servers]),
+        uplink_backlog_s=wait_s,
+    )
+
+
+def _services_s(task: Task, asked: TaskOptions, server: Candidate, index: int) -> np.ndarray:
+    """Return the time [O] of a server for each option; infinite if its device says that it cannot do it."""
+    times = np.full(len(asked.options), np.inf)
+    for o, option in enumerate(asked.options):
+        believed_s = option.server_s[index] if option.server_s else None
+        if believed_s is not None:
+            times[o] = server.works.get(work_key(task.model, option.cut, option.outputs or task.outputs), believed_s)
+    return times
+
+
+def sequential_greedy(observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:
+    """Return option and server of least predicted latency for each task, one after the other, the earliest deadline
+    first.
+
+    Each task sees the servers busy with those that were placed before it. A task for which nothing is possible gets
+    option 0 and server 0, the one that it has reached.
+
+    Args:
+        observation: K tasks.
+    """
+    o = observation
+    tasks, _, servers = o.option_server_s.shape
+    sends, ready_s = o.option_upload_bits > 0, offload_ready_s(o)
+    arrived_s = np.where((o.option_mask & sends)[..., None], ready_s, np.inf)
+    device_s = np.where(o.option_mask & ~sends, ready_s[..., 0], np.inf)
+    backlog_s, room = o.server_backlog_s.copy(), o.server_room.copy()
+    option, server = np.zeros((2, tasks), dtype=int)
+    for task in np.argsort(o.deadline_s, kind="stable"):
+        end_s = np.maximum(arrived_s[task], backlog_s) + o.option_server_s[task]
+        end_s[:, room <= 0] = np.inf
+        best, place = divmod(int(end_s.argmin()), servers)
+        own = int(device_s[task].argmin())
+        if device_s[task, own] < end_s[best, place]:
+            option[task], server[task] = own, DEVICE
+        elif math.isfinite(end_s[best, place]):
+            option[task], server[task] = best, place
+            backlog_s[place] = end_s[best, place]
+            room[place] -= 1
+    return OffloadDecision(option, server)
 
 
 def checked(
     decision: OffloadDecision[np.ndarray], observation: OffloadObservation[np.ndarray]
 ) -> OffloadDecision[np.ndarray]:
-    """Return a policy's decision, if it can be carried out.
+    """Return a policy's decision, if it can be carried out; what sends nothing has no server.
 
     Args:
         decision: of an actor.
@@ -138,13 +209,17 @@ def checked(
     Raises:
         ValueError: if it cannot.
     """
-    server = np.asarray(decision.server)
-    tasks, _, servers = observation.option_server_s.shape
-    if server.shape != (tasks,) or server.dtype.kind not in "iu" or server.min() < 0 or server.max() >= servers:
-        raise ValueError(f"decision.server is {server.dtype} {server.tolist()[:8]}, expected [{tasks}] below {servers}")
-    if not np.isfinite(observation.option_server_s[np.arange(tasks), 0, server]).all():
-        raise ValueError("a task was given to a server that cannot do it")
-    return decision
+    tasks, options, servers = observation.option_server_s.shape
+    option, server = np.asarray(decision.option), np.asarray(decision.server)
+    for name, value, least, end in (("option", option, 0, options), ("server", server, DEVICE, servers)):
+        if value.shape != (tasks,) or value.dtype.kind not in "iu" or value.min() < least or value.max() >= end:
+            raise ValueError(f"decision.{name} is {value.dtype} {value.tolist()[:8]}, expected [{tasks}] below {end}")
+    rows = np.arange(tasks)
+    sends = observation.option_upload_bits[rows, option] > 0
+    service_s = np.where(sends & (server == DEVICE), np.inf, observation.option_server_s[rows, option, server])
+    if not observation.option_mask[rows, option].all() or not np.isfinite(service_s).all():
+        raise ValueError("a task was given an option that it has not, or to a server that cannot do it")
+    return OffloadDecision(option, np.where(sends, server, DEVICE))
 
 
 def allowed_s(observation: OffloadObservation[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Collects requests that leave the choice of server open, decides about them together, and learns what came of it."""
+"""Collects requests that leave choices open, decides about them together, and learns what came of it."""
 
 import asyncio
 import itertools
@@ -13,14 +13,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.runtime.protocol.messages import InferRequest
+from coinfer.physics.latency import offload_ready_s
+from coinfer.runtime.protocol.messages import InferRequest, WireError
+from coinfer.runtime.protocol.task_options import ON_DEVICE, Choice
 from coinfer.runtime.tracing import current
 from coinfer.site.agent.actors import FALLBACK, Actor
-from coinfer.site.agent.dispatch import Candidate, Task, allowed_s, checked, explored, observe, sequential_greedy
+from coinfer.site.agent.dispatch import (
+    Candidate,
+    Task,
+    allowed_s,
+    checked,
+    explored,
+    observe,
+    observe_options,
+    sequential_greedy,
+)
 from coinfer.site.agent.observed import observed
 from coinfer.site.agent.view import work_key
 from coinfer.site.messages import Decision, Observed
-from coinfer.types import OffloadDecision, OffloadObservation, Policy
+from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
 WINDOW_S = 0.002
 """Requests wait so long for others while this server is busy; while it is idle none waits."""
@@ -37,7 +48,8 @@ class _Waiting(NamedTuple):
     task: Task
     inputs: tuple[str, ...]
     arrived_s: float
-    chosen: "asyncio.Future[Placement]"
+    chosen: "asyncio.Future[Placement | Choice | None]"
+    """None if nothing is possible, or deciding failed."""
     traceparent: str
     request: str
     """Its id."""
@@ -76,7 +88,8 @@ class SiteDispatcher:
         explore: returns the share of requests that go to a server drawn among the good ones.
         late_s: an actor that has not decided by then is not waited for.
         keep: takes the maker of a decision's record.
-        on_choice: called with the address of a chosen server and the time that the work takes there.
+        on_choice: called with the address of a chosen server, the time that the work takes there, and the time until it
+            arrives.
     """
 
     def __init__(
@@ -88,10 +101,10 @@ class SiteDispatcher:
         explore: Callable[[], float] = lambda: 0.0,
         late_s: float = LATE_S,
         keep: Callable[[Callable[[], Decision]], None] = lambda make: None,
-        on_choice: Callable[[str, float], None] = lambda address, service_s: None,
+        on_choice: Callable[[str, float, float], None] = lambda address, service_s, arrives_s: None,
     ):
         self.decided = 0
-        """Requests whose server was chosen, as are the counts that follow."""
+        """Requests whose server was chosen, or all that is done, as are the counts that follow."""
         self.by_actor = 0
         self.actor_failures = 0
         """Decisions for which the actor was late or wrong."""
@@ -116,12 +129,33 @@ class SiteDispatcher:
             request: as it came.
             excluded: addresses of servers that were asked in vain.
         """
-        loop = asyncio.get_running_loop()
         inputs = tuple(tensor.name for tensor in request.inputs)
         size_bytes = sum(len(tensor.data) for tensor in request.inputs)
         work = work_key(request.model, inputs, request.outputs)
         task = Task(request.model, request.fingerprint, work, size_bytes, request.deadline_s, excluded)
-        waiting = _Waiting(task, inputs, time.monotonic(), loop.create_future(), current(), request.id)
+        chosen = await self._wait(task, inputs, request.id)
+        return chosen if isinstance(chosen, Placement) else Placement(None, lambda ok, queue_s, server_s: None)
+
+    async def choose(self, request: InferRequest) -> Choice:
+        """Return what a device should do with a request; those that wait together are decided together.
+
+        Args:
+            request: with the device's options, and no tensors.
+
+        Raises:
+            WireError: UNAVAILABLE if none of it is possible as far as is known.
+        """
+        model, options = request.model, request.options
+        task = Task(model, request.fingerprint, "", 0, request.deadline_s, options=options, outputs=request.outputs)
+        chosen = await self._wait(task, (), request.id)
+        if not isinstance(chosen, Choice):
+            raise WireError("UNAVAILABLE", "nothing of what the device could do is possible here", "no_choice")
+        return chosen
+
+    async def _wait(self, task: Task, inputs: tuple[str, ...], request: str) -> Placement | Choice | None:
+        """Return what is decided about a task once the window is over."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(task, inputs, time.monotonic(), loop.create_future(), current(), request)
         self._waiting.append(waiting)
         if len(self._waiting) >= MAX_TASKS:
             self._begin()
@@ -145,32 +179,32 @@ class SiteDispatcher:
             task.add_done_callback(self._tasks.discard)
 
     async def _decide(self, waiting: Sequence[_Waiting]) -> None:
-        """Have each version decide together about those that are drawn for it, in random order."""
-        parts: dict[str, tuple[Actor, list[_Waiting]]] = {}
+        """Have each version decide together about those that are drawn for it, in random order: first about those that
+        are here, then about those whose devices ask what to do, and which arrive later."""
+        parts: dict[tuple[bool, str], tuple[Actor, list[_Waiting]]] = {}
         try:
             for one in waiting:
-                actor = self._choose(one.request)
-                parts.setdefault(actor.name, (actor, []))[1].append(one)
-            for name in self._rng.permutation([*parts]).tolist():
-                await self._place(*parts[name])
+                actor, asks = self._choose(one.request), one.task.options is not None
+                parts.setdefault((asks, actor.name), (actor, []))[1].append(one)
+            order = dict(zip(parts, self._rng.permutation(len(parts)).tolist(), strict=True))
+            for key in sorted(parts, key=lambda key: (key[0], order[key])):
+                await (self._advise if key[0] else self._place)(*parts[key])
+                await asyncio.sleep(0)  # what stays here is in the queue then, where the next ones see it
         except Exception as error:  # no request may hang for it
             _log.error("requests stay where they are, because deciding failed: %s: %s", type(error).__name__, error)
             for one in waiting:
                 if not one.chosen.done():
-                    one.chosen.set_result(Placement(None, lambda ok, queue_s, server_s: None))
+                    one.chosen.set_result(None)
 
     async def _place(self, actor: Actor, waiting: Sequence[_Waiting]) -> None:
         servers = self._candidates()
         observation = observe([one.task for one in waiting], servers)
-        decision = await self._by_actor(actor, observation)
-        policy = FALLBACK.name if decision is None else actor.name
-        wished = (sequential_greedy(observation) if decision is None else decision).server
+        decision, policy = await self._decision(actor, observation)
+        wished = decision.server
         chosen, probability = wished.tolist(), [1.0] * len(waiting)
         share = self._explore()
         if share > 0:
             chosen, probability = explored(wished, allowed_s(observation), share, self._rng)
-        self.decided += len(waiting)
-        self.by_actor += len(waiting) if decision is not None else 0
         group, at_s = next(self._groups), time.time()
         seen = partial(observed, observation, [server.address for server in servers])
         for index, (one, server) in enumerate(zip(waiting, chosen, strict=True)):
@@ -179,8 +213,34 @@ class SiteDispatcher:
                 policy=policy, probability=probability[index], at_s=at_s, seen=seen if index == 0 else None,
             )  # fmt: skip
             if not one.chosen.done():
-                self._on_choice(servers[server].address, float(observation.option_server_s[index, 0, server]))
+                self._on_choice(servers[server].address, float(observation.option_server_s[index, 0, server]), 0.0)
                 one.chosen.set_result(Placement(servers[server].address if server else None, record))
+
+    async def _advise(self, actor: Actor, waiting: Sequence[_Waiting]) -> None:
+        """Tell devices what to do. They send to the chosen server themselves, and tell the site what came of it."""
+        servers = self._candidates()
+        observation = observe_options([one.task for one in waiting], servers)
+        (options, chosen), policy = await self._decision(actor, observation)
+        ready_s = offload_ready_s(observation)
+        for index, (one, option, server) in enumerate(zip(waiting, options.tolist(), chosen.tolist(), strict=True)):
+            address = ON_DEVICE if server == DEVICE else servers[server].address
+            service_s = 0.0 if server == DEVICE else float(observation.option_server_s[index, option, server])
+            possible = service_s < math.inf and (server == DEVICE or observation.server_room[server] > 0)
+            if not one.chosen.done():
+                if possible and server != DEVICE:
+                    self._on_choice(address, service_s, float(ready_s[index, option, server]))
+                one.chosen.set_result(Choice(option, address, policy) if possible else None)
+
+    async def _decision(
+        self, actor: Actor, observation: OffloadObservation[np.ndarray]
+    ) -> tuple[OffloadDecision[np.ndarray], str]:
+        """Return the actor's decision or, where it makes none, sequential greedy's, and who made it."""
+        decision = await self._by_actor(actor, observation)
+        self.decided += len(observation.deadline_s)
+        if decision is None:
+            return sequential_greedy(observation), FALLBACK.name
+        self.by_actor += len(observation.deadline_s)
+        return decision, actor.name
 
     async def _by_actor(
         self, actor: Actor, observation: OffloadObservation[np.ndarray]

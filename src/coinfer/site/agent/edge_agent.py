@@ -30,6 +30,8 @@ SLOW_INTERVAL_S = 1.0
 """Links and service times are reported this often at most."""
 MAX_WORKS = 64
 MAX_SENT = 256
+MAX_BOOKED_S = 5.0
+"""What a device says that it will send counts for no longer, and for no more work."""
 
 
 class AgentSettings(NamedTuple):
@@ -75,7 +77,7 @@ class EdgeAgent:
         self.dispatcher: SiteDispatcher | None = None
         """Decides for requests that leave the choice of server to this one; there once the server has started."""
         self._sent: deque[tuple[float, str, float]] = deque(maxlen=MAX_SENT)
-        """When a request went to which server, and how long it takes there: what no report knows of yet."""
+        """When a request gets to which server, and how long it takes there: what no report knows of yet."""
         self._slow_s = 0.0
 
     @property
@@ -185,11 +187,12 @@ class EdgeAgent:
         assert self._service is not None
         load, now_s = self._service.scheduler.load(), self._clock.now_s()
         models = {model.name: model.fingerprint for model in self._service.models.values()}
-        own = Candidate(self.address, models, self._own_works(), self._own_backlog_s(load), load.room, 0.0)
+        coming = [service_s for at_s, to, service_s in self._sent if to == self.address and at_s > now_s]
+        backlog_s, room = self._own_backlog_s(load) + sum(coming), max(load.room - len(coming), 0)
+        own = Candidate(self.address, models, self._own_works(), backlog_s, room, 0.0)
         others = [server for server in self.servers.values() if server.info.address != self.address]
         oldest_s = min((server.at_s for server in others), default=now_s)
-        while self._sent and self._sent[0][0] <= oldest_s:  # all have reported since
-            self._sent.popleft()
+        self._sent = deque((one for one in self._sent if one[0] > oldest_s), MAX_SENT)  # all have reported since
         return [own, *(self._candidate(server, now_s) for server in others)]
 
     def _own_backlog_s(self, load: LoadReport) -> float:
@@ -216,9 +219,10 @@ class EdgeAgent:
             link.round_trip_s,
         )
 
-    def _note(self, address: str, service_s: float) -> None:
+    def _note(self, address: str, service_s: float, arrives_s: float) -> None:
         """Remember what was given to a server, until it reports it itself."""
-        self._sent.append((self._clock.now_s(), address, service_s))
+        arrives_s, service_s = min(arrives_s, MAX_BOOKED_S), min(service_s, MAX_BOOKED_S)
+        self._sent.append((self._clock.now_s() + arrives_s, address, service_s))
 
     def _own_works(self) -> dict[str, float]:
         assert self._service is not None

@@ -49,6 +49,10 @@ class Plan(NamedTuple):
     """Of the request, as they are planned with."""
     id: str = ""
     """Of a request whose server is chosen by the one that it reaches; nobody can foresee it."""
+    policy: str = ""
+    """What decided on the server that was asked what to do; empty if the device decided."""
+    asked_bits: float = 0.0
+    """What was sent to ask it."""
 
     @property
     def cut(self) -> Names:
