@@ -109,9 +109,7 @@ def train_on_blocks(
         UserError: if the scenario, a change or the folder is not valid.
     """
     compiled, world = settings.open_blocks()
-    predicted = chosen.state == "predicted"
-    heads = heads_of(world, joint=chosen.joint or predicted, one_cut=predicted)
-    features, net = _form(world, heads, chosen)
+    features, net, heads = network_of(world, chosen)
     learner = make_learner(net, settings.learner_seeds())
     workers = len(learner.keys) // settings.seeds
     rounds = chosen.rounds if settings.steps is None else max(1, settings.steps // (chosen.worlds * workers))
@@ -137,16 +135,26 @@ def train_on_blocks(
     return train_loop(scheme, loop, make_policies, record, options_by_index=False, play=play, **options)
 
 
-def _form(
-    world: BlocksWorld, heads: BlocksHeads, chosen: BlocksSettings[LearnerSettings]
-) -> tuple[BlocksFeatures, ActorCriticForm]:
-    """Return the inputs of the networks, and their form."""
-    if chosen.state == "predicted":
-        return predicted_state, PlaceScores(chosen.trunk)
+def network_of(
+    world: BlocksWorld, chosen: BlocksSettings[LearnerSettings]
+) -> tuple[BlocksFeatures, ActorCriticForm, BlocksHeads]:
+    """Return the inputs of the networks, their form, and what the choices of their heads mean.
+
+    Args:
+        world: a compiled scenario.
+        chosen: settings of a training.
+
+    Raises:
+        TrainingError: as for `heads_of`.
+    """
+    predicted = chosen.state == "predicted"
+    heads = heads_of(world, joint=chosen.joint or predicted, one_cut=predicted)
+    if predicted:
+        return predicted_state, PlaceScores(chosen.trunk), heads
     features = FEATURES[chosen.state]
     inputs = width(features, world.blocks, world.edge.servers)
     form = (chosen.trunk, chosen.head, chosen.trunks)
-    return features, ActorCriticNet(inputs, heads.heads, heads.choices, world.edge.tasks, True, *form)
+    return features, ActorCriticNet(inputs, heads.heads, heads.choices, world.edge.tasks, True, *form), heads
 
 
 def heads_of(world: BlocksWorld, *, joint: bool, one_cut: bool = False) -> BlocksHeads:
