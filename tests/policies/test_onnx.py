@@ -12,11 +12,11 @@ from tests.policies.observations import random_observation
 
 from coinfer.envs import offload
 from coinfer.errors import UserError
-from coinfer.policies.learned.export import export
+from coinfer.policies.learned.export import export, write_onnx
 from coinfer.policies.learned.features import rate_features, whole_features
 from coinfer.policies.learned.net_policy import NetPolicy
 from coinfer.policies.learned.nets import Mlp
-from coinfer.policies.onnx import PolicyError, load_policy
+from coinfer.policies.onnx import PolicyError, load_policy, open_session
 from coinfer.scenario.compile import open_world
 from coinfer.types import OffloadObservation
 
@@ -90,6 +90,18 @@ def test_what_is_nearly_as_good_is_decided_alike(tmp_path: Path):
     assert (wanted.option == 40).all()
     assert (net(flat, rate_features(seen)[None]).argmax(-1) == 20).any()
     np.testing.assert_array_equal(found.option, wanted.option)
+
+
+class Third(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.double() * (1 / 3) - 0.1
+
+
+def test_numbers_in_float64_keep_all_their_digits(tmp_path: Path):
+    drawn = torch.rand(5, generator=torch.Generator().manual_seed(1))
+    write_onnx(tmp_path / "p.onnx", Third(), {"x": drawn}, ({},), ["y"])
+    (found,) = open_session(tmp_path / "p.onnx", ["x"], ["y"]).run(["y"], {"x": drawn.numpy()})
+    np.testing.assert_allclose(found, Third()(drawn), rtol=1e-15)
 
 
 def test_options_in_another_order_mean_the_same(made):

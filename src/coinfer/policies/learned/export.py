@@ -9,9 +9,11 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
+from onnxscript import opset18
 from torch import Tensor, nn
 
 from coinfer.options.table import Triple
@@ -111,6 +113,7 @@ def write_onnx(
                 dynamic_shapes=shapes,
                 input_names=list(inputs),
                 output_names=list(outputs),
+                custom_translation_table={torch.ops.aten.scalar_tensor.default: _scalar},
                 verbose=False,
             )
     finally:
@@ -123,6 +126,19 @@ def write_onnx(
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     onnx.save_model(model, str(path))
+
+
+def _scalar(
+    value: Any, dtype: int = onnx.TensorProto.FLOAT, layout: str = "", device: str = "", pin_memory: bool = False
+) -> Any:
+    """Return a number in its type in PyTorch.
+
+    The exporter's own function rounds those in float64 to float32, so that of nearly equal choices another one was
+    taken than in PyTorch.
+    """
+    if isinstance(value, bool | int | float):
+        return opset18.Constant(value=onnx.helper.make_tensor("value", dtype, (), [value]))
+    return opset18.Cast(value, to=dtype)
 
 
 def _drop_unread(path: Path) -> list[str]:
