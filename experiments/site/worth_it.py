@@ -1,11 +1,12 @@
 """Is it worth it? The same requests with devices that decide alone, and with a site that knows its servers.
 
-    python experiments/site/worth_it.py [--rounds 10] [--loads 0.6 0.8 0.95 1.1] [--round-s 40]
+    python experiments/site/worth_it.py [--rounds 10] [--loads 0.6 0.8 0.95 1.1] [--round-s 40] [--schemes ...]
 
 Edge servers and the controller are processes on loopback, devices are objects of this one. All processors are slowed by
 sleeping, so far that this machine's own two cores do not count; links follow the shipped traces, slowed alike. Four
 schemes answer the same requests (Poisson, the same moments) on the same replay of the links, in turns within a round:
 devices alone; dispatch by sequential greedy; dispatch by the learned policy; devices that decide with the site's view.
+`--schemes` names others: also dispatch of cut and server, by sequential greedy.
 The load is a share of what the servers can compute. The record goes to results/NAME.json after every round.
 """
 
@@ -14,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ALONE = "devices alone"
 GREEDY, LEARNED = "dispatch, sequential greedy", "dispatch, learned policy"
 VIEW = "devices with the site's view"
+CUT = "dispatch, cut and server"
 SCHEMES = (ALONE, GREEDY, LEARNED, VIEW)
 REST_S = 2.0
 
@@ -69,7 +71,7 @@ class Site:
         self,
         stack: ExitStack,
         parsed: argparse.Namespace,
-        schemes: tuple[str, ...] = SCHEMES,
+        schemes: Sequence[str] = SCHEMES,
         between: Callable[[str], Proxy] | None = None,
     ):
         self.home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coinfer-site-")))
@@ -97,6 +99,8 @@ class Site:
             self._devices[ALONE] = self.crowd.open(stack, "alone")
         if GREEDY in schemes or LEARNED in schemes:
             self._devices[GREEDY] = self._devices[LEARNED] = self.crowd.open(stack, "asks", dispatch=True, **member)
+        if CUT in schemes:
+            self._devices[CUT] = self.crowd.open(stack, "cuts", dispatch_cut=True, **member)
         if VIEW in schemes:
             self._devices[VIEW] = self.crowd.open(stack, "sees", **member)
 
@@ -137,22 +141,25 @@ def main() -> None:
     parser = options()
     parser.description = __doc__
     parser.add_argument("--loads", type=float, nargs="+", default=[0.6, 0.8, 0.95, 1.1])
+    parser.add_argument(
+        "--schemes", nargs="+", choices=[*SCHEMES, CUT], default=SCHEMES, help="the first one is compared with"
+    )
     parsed = parser.parse_args()
     output = parsed.output or RESULTS / "worth_it.json"
     rounds: dict[str, dict[str, list[dict[str, float]]]] = {
-        f"{load:g}": {scheme: [] for scheme in SCHEMES} for load in parsed.loads
+        f"{load:g}": {scheme: [] for scheme in parsed.schemes} for load in parsed.loads
     }
     with ExitStack() as stack:
-        site = Site(stack, parsed)
+        site = Site(stack, parsed, parsed.schemes)
         for number in range(parsed.rounds):
             for load in parsed.loads:
                 own = rounds[f"{load:g}"]
-                for scheme in rotated(SCHEMES, number):
+                for scheme in rotated(parsed.schemes, number):
                     rows = site.play(scheme, load, parsed.round_s, number)
                     busy = sum(row["server_s"] for row in rows) / (parsed.round_s * len(site.edges))
                     own[scheme].append({**measures(rows), "busy": round(busy, 3)})
                     print(number, load, scheme, own[scheme][-1], flush=True)
-            summary = {load: compared(own, ALONE) for load, own in rounds.items()}
+            summary = {load: compared(own, parsed.schemes[0]) for load, own in rounds.items()}
             write(output, parsed, capacity_per_s=site.crowd.capacity_per_s(), summary=summary, rounds=rounds)
     print(json.dumps(summary, indent=1))
 

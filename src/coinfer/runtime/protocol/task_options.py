@@ -69,13 +69,12 @@ _OPTIONS, _CHOICE = TypeAdapter(TaskOptions), TypeAdapter(Choice)
 
 
 def options_json(options: TaskOptions) -> str:
-    """Return options in the form of the parameter `options`, numbers with four digits.
+    """Return options in the form of the parameter `options`: rows as lists, numbers with four digits.
 
     Args:
-        options: what is as usual is left out.
+        options: what is as usual at the end of a row is left out.
     """
-    rows = [_fields(option) for option in options.options]
-    servers = [_fields(server) for server in options.servers]
+    rows, servers = [_row(option) for option in options.options], [_row(server) for server in options.servers]
     return json.dumps({"options": rows, "servers": servers}, separators=(",", ":"), allow_nan=False)
 
 
@@ -83,7 +82,7 @@ def parse_options(text: str) -> TaskOptions:
     """Return the options of the parameter `options`, with their addresses in one form.
 
     Args:
-        text: a JSON object of options and servers.
+        text: a JSON object of options and servers; each row of them is an object, or a list in the order of the fields.
 
     Raises:
         ValueError: if they are none; the message says what is wrong, in one line.
@@ -122,14 +121,17 @@ def parse_choice(text: str) -> Choice:
     return _parse(_CHOICE, text)
 
 
-def _fields(row: TaskOption | ReachableServer) -> dict[str, Any]:
-    usual = row._field_defaults
-    return {name: _rounded(value) for name, value in row._asdict().items() if value != usual.get(name)}
+def _row(fields: TaskOption | ReachableServer) -> list[Any]:
+    row, usual = list[Any](fields), fields._field_defaults
+    while fields._fields[len(row) - 1] in usual and row[-1] == usual[fields._fields[len(row) - 1]]:
+        row.pop()
+    return [_rounded(value) for value in row]
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}")
+        rounded = float(f"{value:.{_DIGITS}g}")
+        return int(rounded) if rounded.is_integer() else rounded
     return [_rounded(one) for one in cast(tuple[Any, ...], value)] if isinstance(value, tuple) else value
 
 
