@@ -81,7 +81,7 @@ class MemberEdge:
         transport = GrpcTransport(connector=security.connector if security else PLAIN)
         served = [serve_echo()] if models is None else models
         self._edge = EdgeThread(lambda: EdgeService(served, transport=transport, **service), security)
-        self.address, self.service = self._edge.grpc, self._edge.service
+        self.address, self.http, self.service = self._edge.grpc, self._edge.http, self._edge.service
         self._edge.run(self._join())
 
     async def _join(self) -> None:

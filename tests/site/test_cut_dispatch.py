@@ -1,22 +1,30 @@
 """Requests that leave it to the server that they would reach what their devices compute, and who the rest."""
 
 import asyncio
+import json
 import math
+import time
+import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.patience import patient_transport
+from tests.site.site_processes import WAIT_S, member_edge
 from tests.site.test_dispatch import all_on_b
 
 from coinfer.policies.onnx import PolicyError, load_policy
 from coinfer.runtime.device.planning.observation import feasible_latency_s
-from coinfer.runtime.protocol.messages import InferRequest, WireError, from_array
-from coinfer.runtime.protocol.task_options import Choice, ReachableServer, TaskOption, TaskOptions
+from coinfer.runtime.edge.served_model import ECHO
+from coinfer.runtime.protocol.messages import InferRequest, TransportError, WireError, from_array
+from coinfer.runtime.protocol.task_options import Choice, ReachableServer, TaskOption, TaskOptions, options_json
 from coinfer.site.agent.actors import GREEDY, Actor
 from coinfer.site.agent.dispatch import Candidate, Task, checked, observe_options, sequential_greedy
 from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher
+from coinfer.site.agent.edge_agent import MAX_BOOKED_S, AgentSettings
 from coinfer.site.agent.view import work_key
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 
@@ -188,3 +196,50 @@ def test_an_actor_decides_also_a_shipped_one(actor):
     assert {one.policy for one in found} == {"actor"}
     assert actor is not all_on_b or {one.node for one in found} == {"b:1"}
     decider.dispatcher.close()
+
+
+# --- a real server
+
+
+def question(model: str, address: str) -> InferRequest:
+    option = TaskOption(("x",), 0.0, 100.0, (0.01,), ("y",))
+    return InferRequest(model, (), (), options=TaskOptions((option,), (ReachableServer(address, 1e9, 0.0),)))
+
+
+def test_a_server_answers_over_both_protocols_without_computing(tmp_path: Path):
+    transport = patient_transport()
+    with member_edge(AgentSettings("edge-1", tmp_path)) as edge:
+        asked = question(ECHO, edge.address)
+        reply = transport.send(edge.address, asked).result(WAIT_S)
+        assert reply.choice == Choice(0, edge.address, GREEDY)
+        assert reply.load is not None
+        assert asked.options is not None
+        body = json.dumps({"inputs": [], "parameters": {"options": options_json(asked.options)}}).encode()
+        with urllib.request.urlopen(f"http://{edge.http}/v2/models/{ECHO}/infer", body, WAIT_S) as response:
+            said = json.load(response)["parameters"]
+        assert json.loads(said["choice"]) == {"option": 0, "node": edge.address, "policy": GREEDY}
+        assert edge.service.metrics.models[ECHO].received == 0
+        wrong = {
+            "NOT_FOUND": asked._replace(model="nobody"),
+            "FAILED_PRECONDITION": asked._replace(fingerprint="0" * 64),
+            "UNAVAILABLE": question(ECHO, "elsewhere:1"),
+            "UNIMPLEMENTED": asked,
+        }
+        for code, request in wrong.items():
+            edge.service.dispatcher = None if code == "UNIMPLEMENTED" else edge.agent.dispatcher
+            with pytest.raises(TransportError, match=code):
+                transport.send(edge.address, request).result(WAIT_S)
+    transport.close()
+
+
+def test_what_was_promised_counts_as_waiting_until_it_has_arrived_and_not_for_long(tmp_path: Path):
+    with member_edge(AgentSettings("edge-1", tmp_path)) as edge:
+        before = edge.agent.candidates()[0]
+        edge.agent._note(edge.address, 0.5, 0.0)  # here already, so that the queue knows of it
+        assert edge.agent.candidates()[0].backlog_s == before.backlog_s
+        edge.agent._note(edge.address, 0.5, 1e9)
+        after = edge.agent.candidates()[0]
+        assert (after.backlog_s, after.room) == (before.backlog_s + 0.5, before.room - 1)
+        edge.agent._note(edge.address, 1e9, 1e9)
+        assert edge.agent.candidates()[0].backlog_s == before.backlog_s + 0.5 + MAX_BOOKED_S
+        assert max(at_s for at_s, *_ in edge.agent._sent) <= time.monotonic() + MAX_BOOKED_S
