@@ -19,6 +19,9 @@ from coinfer.envs.exogenous import EdgeTables
 from coinfer.physics import latency, queueing, radio
 from coinfer.physics.queueing import QueueRows
 
+_ROUNDS = 4
+"""Rounds after which worlds that have ended leave."""
+
 
 class Plan(NamedTuple):
     """The places of the blocks of a slot's tasks, all [B, K, M]; a place is `DEVICE` or a server."""
@@ -214,12 +217,17 @@ def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:
     whole = load = _visit_load(edge, state, visits)
     done_s = left_s = (visits.moving_s + visits.work_s).cumsum(-1)
     world = torch.arange(done_s.shape[0], device=done_s.device)
-    while world.numel():
-        before_s, left_s = left_s, _done_s(load, _ready_s(load, _left_s(left_s)))
-        changed = (left_s - before_s).abs_().flatten(1).amax(-1) > 0
-        if 4 * int(changed.sum()) <= 3 * world.numel():
+    before_s, number = torch.empty(0), 0
+    while not left_s.equal(before_s):
+        before_s, left_s, number = left_s, _done_s(load, _ready_s(load, _left_s(left_s))), number + 1
+        if number % _ROUNDS == 0:
+            changed = (left_s - before_s).abs_().flatten(1).amax(-1) > 0
             done_s[world] = left_s
-            world, load, left_s = core.map_worlds(lambda field: field[changed], (world, load, left_s))  # noqa: B023
+            world, load, left_s, before_s = core.map_worlds(
+                lambda field: field[changed],  # noqa: B023
+                (world, load, left_s, before_s),
+            )
+    done_s[world] = left_s
     left_s = _left_s(done_s)
     return _VisitTimes(left_s, _ready_s(whole, left_s), done_s)
 
