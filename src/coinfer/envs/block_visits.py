@@ -126,30 +126,32 @@ def visits_of(edge: EdgeTables, plan: Plan, work_s: Tensor) -> Visits:
         plan: of the slot's tasks.
         work_s: [B, K, M] time of each block in its place; 0 if there is no block.
     """
-    number = plan.moves.cumsum(-1)
-    shape = (*number.shape[:-1], int(number.max()) + 1)
-
-    def per_visit_max(values: Tensor) -> Tensor:
-        return torch.zeros(shape, dtype=values.dtype, device=values.device).scatter_reduce(-1, number, values, "amax")
-
-    def per_visit_any(flags: Tensor) -> Tensor:
-        return per_visit_max(flags.byte()).bool()
-
-    server = per_visit_max((plan.place + 1) * plan.exists) - 1
-    exists, uploads = per_visit_any(plan.exists), per_visit_any(plan.uploads)
-    bits, rate_bps = per_visit_max(plan.bits), per_visit_max(plan.rate_bps * plan.moves)
+    moves = plan.moves
+    number = moves.cumsum(-1)
+    count = number[..., -1:]
+    visit = torch.arange(int(count.max()) + 1, device=count.device)
+    comes = (visit > 0) & (visit <= count)
+    exists = comes | (plan.exists & ~moves)[..., :1] & (visit == 0)
+    shape, blocks = comes.shape, torch.arange(moves.shape[-1], device=count.device).expand_as(number)
+    # The first block of every visit; those of other blocks and of empty visits are written and read nowhere else.
+    spare = torch.where(moves, number, shape[-1])
+    first = torch.zeros((*shape[:-1], shape[-1] + 1), dtype=torch.int64, device=count.device)
+    first = first.scatter_(-1, spare, blocks)[..., :-1]
+    place, bits, rate_bps = (part.gather(-1, first) for part in (plan.place, plan.bits, plan.rate_bps))
+    on_server, server = exists & (place >= 0), place.clamp(min=0)
+    uploads, downloads = (way.gather(-1, first) & comes for way in (plan.uploads, plan.downloads))
     if edge.edge.shared_bandwidth:
-        senders = queueing.counts(server.clamp(min=0).flatten(1), uploads.flatten(1), edge.edge.servers)
-        sharing = senders.gather(-1, server.clamp(min=0).flatten(1)).reshape(shape)
+        senders = queueing.counts(server.flatten(1), uploads.flatten(1), edge.edge.servers)
+        sharing = senders.gather(-1, server.flatten(1)).reshape(shape)
         rate_bps = torch.where(uploads, radio.shared_bps(rate_bps, sharing), rate_bps)
     return Visits(
-        on_server=exists & (server >= 0),
-        on_device=exists & (server < 0),
-        server=server.clamp(min=0),
+        on_server=on_server,
+        on_device=exists & ~on_server,
+        server=server,
         work_s=torch.zeros(shape, dtype=work_s.dtype, device=work_s.device).scatter_add_(-1, number, work_s),
         uploads=uploads,
-        downloads=per_visit_any(plan.downloads),
-        moving_s=radio.upload_s(bits, torch.where(bits > 0, rate_bps, 1.0)),
+        downloads=downloads,
+        moving_s=radio.upload_s(bits * comes, rate_bps),
     )
 
 

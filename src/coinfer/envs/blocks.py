@@ -195,11 +195,14 @@ def serve(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Ser
         decision: [B, K, M]; entries without a block do not matter.
     """
     edge, draws = tables.edge, state.draws
-    refused = draws.task_mask & ~feasible(tables, state, decision)
+    place = _place(tables, decision)
+    plan = _plan(tables, state, place, draws.task_mask)
+    refused = draws.task_mask & ~_feasible(tables, state, decision, plan)
     local_j = tables.device_j[_kind(tables, state)].sum(-1)
     dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
     works = draws.task_mask & ~dropped
-    plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, _place(tables, decision)), works)
+    if refused.any():
+        plan = _plan(tables, state, torch.where(refused[..., None], DEVICE, place), works)
     work_s, deadline_s = _work_s(tables, state, plan), _deadline_s(tables, state)
     usage = block_visits.run_visits(edge, state, block_visits.visits_of(edge, plan, work_s))
     power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
@@ -230,20 +233,23 @@ def feasible(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> 
         state: at the beginning of the slot.
         decision: [B, K, M]; places out of range are not feasible.
     """
-    draws, servers = state.draws, tables.edge.edge.servers
-    exists = tables.exists[draws.model]
-    valid = ((decision.place >= 0) & (decision.place <= servers)) | ~exists
-    place = _place(tables, decision)
-    plan = _plan(tables, state, place, torch.ones_like(draws.task_mask))
-    no_server = (
-        core.room(tables.edge, state)[:, None].expand(-1, place.shape[1], -1).gather(-1, place.clamp(min=0)) <= 0
-    )
+    everybody = torch.ones_like(state.draws.task_mask)
+    return _feasible(tables, state, decision, _plan(tables, state, _place(tables, decision), everybody))
+
+
+def _feasible(tables: Tables, state: State, decision: BlocksDecision[Tensor], plan: Plan) -> Tensor:
+    """Return whether each decision can be carried out, [B, K]; means nothing for tasks that the plan leaves out."""
+    exists, place = plan.exists, plan.place
+    possible = (((decision.place >= 0) & (decision.place <= tables.edge.edge.servers)) | ~exists).all(-1)
+    if not tables.edge.always_room:
+        room = core.room(tables.edge, state)[:, None].expand(-1, place.shape[1], -1).gather(-1, place.clamp(min=0))
+        possible &= ~(exists & (place >= 0) & (room <= 0)).any(-1)
     broken = (plan.uploads | plan.downloads) & (plan.bits > 0) & (plan.rate_bps <= 0)
-    possible = (valid & ~(exists & (place >= 0) & no_server) & ~broken).all(-1)
+    possible &= ~broken.any(-1)
     if not tables.edge.limited_energy:
         return possible
-    power_w = exogenous.take(tables.edge.transmit_power_w, draws.device_class)
-    airtime_s = (radio.upload_s(plan.bits, torch.where(broken, 1.0, plan.rate_bps)) * plan.uploads).sum(-1)
+    power_w = exogenous.take(tables.edge.transmit_power_w, state.draws.device_class)
+    airtime_s = (radio.upload_s(plan.bits, plan.rate_bps + broken) * plan.uploads).sum(-1)
     device_j = (tables.device_j[_kind(tables, state)] * (exists & (place < 0))).sum(-1)
     spends_j = device_j + compute.transmit_j(power_w, airtime_s)
     return possible & (spends_j <= core.energy_left_j(tables.edge, state))
