@@ -142,14 +142,7 @@ def main() -> None:
 
     presets = {
         f"{name}, 2 threads": vectorised(open_world(name).world, worlds // scale, pool, 2)
-        for name, worlds in {
-            "city": 512,
-            "campus": 1024,
-            "cdo-dsac": 1024,
-            "grle": 4096,
-            "sacd": 8192,
-            "mtl-a3c": 128,
-        }.items()
+        for name, worlds in PRESETS.items()
     }
     presets["city, reference"] = one_by_one(open_world("city", {"slots": 50}).world)
     presets["mtl-a3c, reference"] = one_by_one(open_world("mtl-a3c", {"slots": 10}).world)

@@ -219,7 +219,7 @@ def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:
     whole = load = _visit_load(edge, state, visits)
     done_s = left_s = (visits.moving_s + visits.work_s).cumsum(-1)
     world = torch.arange(done_s.shape[0], device=done_s.device)
-    before_s, number = torch.empty(0), 0
+    before_s, number = left_s.new_empty(0), 0
     while not left_s.equal(before_s):
         before_s, left_s, number = left_s, _done_s(load, _ready_s(load, _left_s(left_s))), number + 1
         if number % _ROUNDS == 0:
