@@ -10,9 +10,16 @@ import os
 import sys
 
 import harness
-from fault_kinds import floods, malformed, overload, soak, suffering
+from fault_kinds import cancels, deadlines, floods, malformed, overload, soak, suffering
 
-KINDS = {"malformed": malformed, "overload": overload, "floods": floods, "soak": soak}
+KINDS = {
+    "malformed": malformed,
+    "overload": overload,
+    "floods": floods,
+    "cancels": cancels,
+    "deadlines": deadlines,
+    "soak": soak,
+}
 KINDS |= dict.fromkeys(suffering.KINDS, suffering)
 
 

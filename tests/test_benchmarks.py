@@ -108,6 +108,18 @@ FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
         for one in (r["edge, grpc"], r["edge, http"], r["gateway, grpc"], r["gateway, http"])
     ),
     "freezes": lambda r: r["device"]["lost"] == 0 < r["device"]["requests"],
+    "restarts": lambda r: (
+        r["device"]["lost"] == r["device"]["not_ended_with_0"] == r["device"]["not_announced"] == 0
+        and r["device"]["faults"] == 2 < r["device"]["requests"]
+    ),
+    "cancels": lambda r: all(
+        one["released_after_s"] is not None and one["held_then"] == one["logged_errors"] == 0 and one["answers_then"]
+        for one in (r["edge-grpc"], r["edge-http"], r["gateway-grpc"], r["gateway-http"])
+    ),
+    "deadlines": lambda r: all(
+        one["began_late"] == one["without_a_reason"] == 0 and one["requests"] >= 60
+        for one in (r["edge-grpc"], r["edge-http"], r["gateway-grpc"], r["gateway-http"])
+    ),
     "overload": lambda r: all(
         one["ends"].keys() <= {"answered", "queue_full", "hopeless", "expired"} and one["ends"]["answered"]
         for one in (r["edge-grpc"]["3x"], r["edge-grpc"]["6x"])

@@ -29,6 +29,8 @@ class Answer(NamedTuple):
     """Which node computed the answer."""
     fallback: str = ""
     """Nodes that were asked in vain, and why."""
+    queue_s: float = 0.0
+    """How long it waited at the target, as this says."""
 
 
 Ask = Callable[[int, float], Answer]
@@ -70,7 +72,8 @@ class OpenLoad:
         self._ask, self._deadline_s, self._retry = ask, deadline_s, retry
         self._due: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         self._over = threading.Event()
-        self._sent = 0
+        self.sent = 0
+        """Requests that were due so far."""
         self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         self._clock = threading.Thread(target=self._tick, daemon=True)
         for thread in (*self._workers, self._clock):
@@ -84,14 +87,14 @@ class OpenLoad:
             self._due.put(None)
         for thread in self._workers:
             thread.join()
-        assert len(self.ended) == self._sent, "every request ends"
+        assert len(self.ended) == self.sent, "every request ends"
         return self.ended
 
     def _tick(self) -> None:
         due_s = time.monotonic()
         while not self._over.is_set():
-            self._due.put((self._sent, due_s))
-            self._sent += 1
+            self._due.put((self.sent, due_s))
+            self.sent += 1
             due_s += 1 / self.rate
             if (ahead_s := due_s - time.monotonic()) > 0:
                 self._over.wait(ahead_s)

@@ -9,10 +9,14 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import grpc
 import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 READY = re.compile(r"^coinfer \w+ ready grpc=(\S+)(?: http=(\S+))?", re.MULTILINE)
 START_S = 120.0
@@ -64,6 +68,17 @@ class Node:
         self.process.kill()
         self.process.wait()
 
+    def terminate(self) -> None:
+        """Send SIGTERM: it finishes what it has admitted, and ends."""
+        self.process.terminate()
+
+    def wait_ended(self, timeout_s: float) -> int:
+        """Wait until it has ended by itself; return its exit status, -9 if it had to be killed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout_s)
+        self.kill()
+        return -signal.SIGKILL
+
     def freeze(self) -> None:
         """Send SIGSTOP: connections stay open, nothing answers."""
         self.process.send_signal(signal.SIGSTOP)
@@ -76,6 +91,13 @@ class Node:
         """Return the memory that it holds."""
         return psutil.Process(self.process.pid).memory_info().rss
 
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that have these labels."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=START_S) as reply:
+            families = text_string_to_metric_families(reply.read().decode())
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
     def problems(self) -> int:
         """Return how many tracebacks and errors it has logged since its start."""
         return len(re.findall(r"Traceback| ERROR ", self.log()))
@@ -86,6 +108,35 @@ class Node:
             self.thaw()
             self.kill()
         self._log.close()
+
+
+class HealthWatch:
+    """Watches the health of a gRPC server until its connection ends.
+
+    Args:
+        address: `host:port`; it serves now.
+    """
+
+    def __init__(self, address: str):
+        self._channel, self._said = grpc.insecure_channel(address), list[str]()
+        serves = threading.Event()
+
+        def watch() -> None:
+            with contextlib.suppress(grpc.RpcError):
+                request = health_pb2.HealthCheckRequest()
+                for reply in health_pb2_grpc.HealthStub(self._channel).Watch(request, timeout=START_S):
+                    self._said.append(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+                    serves.set()
+
+        self._thread = threading.Thread(target=watch, daemon=True)
+        self._thread.start()
+        serves.wait(START_S)
+
+    def last(self) -> str:
+        """Wait until the server has ended the watch, and return what it said last."""
+        self._thread.join()
+        self._channel.close()
+        return self._said[-1] if self._said else ""
 
 
 @contextlib.contextmanager

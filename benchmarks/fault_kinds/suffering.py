@@ -1,4 +1,5 @@
-"""Servers that are killed, frozen, cut off or made slow, one at a time, while requests come at a steady rate.
+"""Servers that are killed, ended in order, frozen, cut off or made slow, one at a time, while requests come at a steady
+rate.
 
 The rate is 70 % of what device and servers answer together. A device, or a gateway over gRPC and REST, has to answer
 every request: `lost` counts those that got anything but the right answer in the end. A refusal that says "come again"
@@ -7,6 +8,9 @@ is none, and is counted apart; the caller comes again, and its latency goes on.
 "noticed" is the last request that asked the suffering server in vain, from the beginning of the fault; "used again" is
 the first answer of that server after it is back, and "fair share" the start of the first second in which it gave 0.8
 of its share.
+
+`restarts` sends SIGTERM to one server after the other. Each has to finish what it admitted, say NOT_SERVING to who
+watches its health before it ends, and exit with 0.
 """
 
 import argparse
@@ -20,7 +24,7 @@ from typing import Any, NamedTuple
 
 from fault_kinds import targets
 from fault_kinds.load import Ask, Ended, OpenLoad, capacity, lost, quantile_ms
-from fault_kinds.nodes import Node, Relays, nodes
+from fault_kinds.nodes import HealthWatch, Node, Relays, nodes
 
 SERVERS, QUICK_SERVERS = 5, 2
 LOAD = 0.7
@@ -31,6 +35,8 @@ AFTER_S = 5.0
 """Latency counts as disturbed for so long after a fault began."""
 GREY_SHARE = 0.1
 """A grey server runs for this share of the time."""
+GRACE_S = 40.0
+"""A server that was told to end has done so after this time."""
 
 
 class Fault(NamedTuple):
@@ -39,6 +45,8 @@ class Fault(NamedTuple):
     begin: Callable[[int], None]
     end: Callable[[int], float]
     """Returns when the server is back, on the monotonic clock."""
+    found: Callable[[], dict[str, Any]] = dict
+    """Returns figures of this kind alone."""
 
 
 class Suffered(NamedTuple):
@@ -57,6 +65,26 @@ def kills(servers: Sequence[Node], relays: Relays) -> Fault:
         return servers[index].wait_ready()
 
     return Fault(lambda index: servers[index].kill(), end)
+
+
+def restarts(servers: Sequence[Node], relays: Relays) -> Fault:
+    """SIGTERM; the server starts again once it has ended by itself."""
+    watches: dict[int, HealthWatch] = {}
+    exits, farewells = list[int](), list[bool]()
+
+    def begin(index: int) -> None:
+        watches[index] = HealthWatch(servers[index].grpc)
+        servers[index].terminate()
+
+    def end(index: int) -> float:
+        exits.append(servers[index].wait_ended(GRACE_S))
+        farewells.append(watches.pop(index).last() == "NOT_SERVING")
+        servers[index].launch()
+        return servers[index].wait_ready()
+
+    return Fault(
+        begin, end, lambda: {"not_ended_with_0": sum(map(bool, exits)), "not_announced": farewells.count(False)}
+    )
 
 
 def freezes(servers: Sequence[Node], relays: Relays) -> Fault:
@@ -94,10 +122,10 @@ def grey(servers: Sequence[Node], relays: Relays) -> Fault:
     return Fault(begin, end)
 
 
-KINDS = {"kills": kills, "freezes": freezes, "cuts": cuts, "grey": grey}
-HOLD_S = {"kills": 0.5, "freezes": 10.0, "cuts": 10.0, "grey": 10.0}
-"""How long each lasts; a kill also for as long as the server starts."""
-COUNT = {"kills": 100, "freezes": 20, "cuts": 20, "grey": 20}
+KINDS = {"kills": kills, "restarts": restarts, "freezes": freezes, "cuts": cuts, "grey": grey}
+HOLD_S = {"kills": 0.5, "restarts": 0.5, "freezes": 10.0, "cuts": 10.0, "grey": 10.0}
+"""How long each lasts; a kill and a restart also for as long as the server ends and starts."""
+COUNT = {"kills": 100, "restarts": 100, "freezes": 20, "cuts": 20, "grey": 20}
 
 
 @contextlib.contextmanager
@@ -117,11 +145,11 @@ def asked(target: str, addresses: Sequence[str], slowdown: float) -> Iterator[As
             raise SystemExit(f"the gateway logged errors: {gateway.log()[-2000:]}")
 
 
-def torment(load: OpenLoad, fault: Fault, servers: int, count: int, hold_s: float, pause_s: float) -> list[Suffered]:
-    """Let one server after the other suffer, chosen at random, and return what happened."""
-    rng, happened = random.Random(7), list[Suffered]()
-    for number in range(count):
-        index, began_s = rng.randrange(servers), time.monotonic()
+def torment(load: OpenLoad, fault: Fault, victims: Sequence[int], hold_s: float, pause_s: float) -> list[Suffered]:
+    """Let one server after the other suffer, and return what happened."""
+    count, happened = len(victims), list[Suffered]()
+    for number, index in enumerate(victims):
+        began_s = time.monotonic()
         fault.begin(index)
         time.sleep(hold_s)
         happened.append(Suffered(index, began_s, fault.end(index)))
@@ -194,15 +222,19 @@ def run_one(
         load = OpenLoad(ask, LOAD * per_s, retry=True)
         time.sleep(calm_s)
         calm = [*load.ended]
-        happened = torment(load, KINDS[kind](servers, relays), size, count, hold_s, pause_s)
+        fault, rng = KINDS[kind](servers, relays), random.Random(7)
+        victims = [number % size if kind == "restarts" else rng.randrange(size) for number in range(count)]
+        happened = torment(load, fault, victims, hold_s, pause_s)
         ended = load.stop()[len(calm) :]
-        found = {"rate_per_s": round(load.rate, 1), "capacity_per_s": round(per_s, 1)}
+        found = {"rate_per_s": round(load.rate, 1), "capacity_per_s": round(per_s, 1)} | fault.found()
         return found | report(calm, ended, happened, names)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what these kinds take."""
-    parser.add_argument("--count", type=int, default=0, help="faults for each target; 100 kills, 20 others without")
+    parser.add_argument(
+        "--count", type=int, default=0, help="faults for each target; without, 100 kills or restarts, 20 others"
+    )
     parser.add_argument("--pause", type=float, default=4.0, help="seconds from the end of a fault to the next one")
     parser.add_argument("--slowdown", type=float, default=SLOWDOWN, help="of servers and device")
     parser.add_argument("--targets", nargs="+", default=["device", "gateway-grpc", "gateway-http"])
@@ -215,7 +247,7 @@ def run(settings: argparse.Namespace) -> Any:
     for target in settings.targets[: 1 if settings.quick else None]:
         count, hold_s, pause_s, calm_s = settings.count or COUNT[kind], HOLD_S[kind], settings.pause, 10.0
         if settings.quick:
-            count, hold_s, pause_s, calm_s = 1, 0.5, 0.5, 0.5
+            count, hold_s, pause_s, calm_s = (2 if kind == "restarts" else 1), 0.5, 0.5, 0.5
         size = QUICK_SERVERS if settings.quick else SERVERS
         found[target] = run_one(kind, target, count, hold_s, pause_s, calm_s, size, settings.slowdown)
         print(f"{kind}, {target}: {found[target]}", flush=True)

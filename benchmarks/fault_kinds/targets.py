@@ -42,10 +42,10 @@ class Checked:
     def __init__(self) -> None:
         self._exact = exact()
 
-    def answer(self, request: int, output: np.ndarray, node: str, fallback: str = "") -> Answer:
+    def answer(self, request: int, output: np.ndarray, node: str, fallback: str = "", queue_s: float = 0.0) -> Answer:
         right = self._exact[request % len(self._exact)]
         close = output.size == right.size and np.abs(output.ravel() - right.ravel()).max() <= 1e-3 * np.abs(right).max()
-        return Answer(ANSWERED if close else "wrong", node, fallback)
+        return Answer(ANSWERED if close else "wrong", node, fallback, queue_s)
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ def over_grpc(address: str) -> Iterator[Ask]:
         reply = protobuf.parse_reply(received)
         node = reply.executed[-1].node if reply.executed else ""
         fallback = INFER_REPLY.FromString(received).parameters["fallback"].string_param
-        return checked.answer(request, to_array(reply.outputs[0]), node, fallback)
+        return checked.answer(request, to_array(reply.outputs[0]), node, fallback, reply.queue_s)
 
     yield ask
     channel.close()
@@ -94,13 +94,12 @@ def over_http(address: str) -> Iterator[Ask]:
     checked, own = Checked(), threading.local()
 
     def ask(request: int, deadline_s: float) -> Answer:
-        data = INPUTS[request % len(INPUTS)]
-        head = _json_head(data, deadline_s)
+        head, data = http_body(request, deadline_s)
         headers = {"Inference-Header-Content-Length": str(len(head))}
         try:
             if not hasattr(own, "connection"):
                 own.connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
-            own.connection.request("POST", f"/v2/models/{MODEL}/infer", head + data.tobytes(), headers)
+            own.connection.request("POST", f"/v2/models/{MODEL}/infer", head + data, headers)
             response = own.connection.getresponse()
             said = json.loads(response.read())
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
@@ -116,7 +115,8 @@ def over_http(address: str) -> Iterator[Ask]:
         executed = json.loads(details.get("executed", "[]"))
         node = executed[-1]["node"] if executed else ""
         output = np.array(said["outputs"][0]["data"], np.float32)
-        return checked.answer(request, output, node, str(details.get("fallback", "")))
+        queue_s = float(details.get("queue_s", 0.0))
+        return checked.answer(request, output, node, str(details.get("fallback", "")), queue_s)
 
     yield ask
 
@@ -124,8 +124,11 @@ def over_http(address: str) -> Iterator[Ask]:
 CLIENTS = {"grpc": over_grpc, "http": over_http}
 
 
-def _json_head(data: np.ndarray, deadline_s: float) -> bytes:
+def http_body(request: int, deadline_s: float = math.inf) -> tuple[bytes, bytes]:
+    """Return the JSON head and the tensor's bytes of a REST request."""
+    data = INPUTS[request % len(INPUTS)]
     size = {"binary_data_size": data.nbytes}
     entry = {"name": GRAPH.inputs[0], "datatype": "FP32", "shape": data.shape, "parameters": size}
     parameters = {} if deadline_s == math.inf else {"deadline_s": deadline_s}
-    return json.dumps({"inputs": [entry], "outputs": [{"name": GRAPH.outputs[0]}], "parameters": parameters}).encode()
+    head = {"inputs": [entry], "outputs": [{"name": GRAPH.outputs[0]}], "parameters": parameters}
+    return json.dumps(head).encode(), data.tobytes()
