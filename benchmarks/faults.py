@@ -10,7 +10,7 @@ import os
 import sys
 
 import harness
-from fault_kinds import cancels, deadlines, floods, malformed, overload, soak, suffering
+from fault_kinds import cancels, deadlines, failing, floods, malformed, overload, soak, suffering
 
 KINDS = {
     "malformed": malformed,
@@ -18,6 +18,7 @@ KINDS = {
     "floods": floods,
     "cancels": cancels,
     "deadlines": deadlines,
+    "failing": failing,
     "soak": soak,
 }
 KINDS |= dict.fromkeys(suffering.KINDS, suffering)

@@ -120,6 +120,9 @@ FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
         one["began_late"] == one["without_a_reason"] == 0 and one["requests"] >= 60
         for one in (r["edge-grpc"], r["edge-http"], r["gateway-grpc"], r["gateway-http"])
     ),
+    "failing": lambda r: all(
+        one["lost"] == 0 < one["requests"] and one["faults"] for one in (r["device"]["one"], r["device"]["all"])
+    ),
     "overload": lambda r: all(
         one["ends"].keys() <= {"answered", "queue_full", "hopeless", "expired"} and one["ends"]["answered"]
         for one in (r["edge-grpc"]["3x"], r["edge-grpc"]["6x"])

@@ -190,9 +190,9 @@ def report(calm: Sequence[Ended], ended: Sequence[Ended], happened: Sequence[Suf
             "max": quantile_ms(disturbed_s, 1.0),
         },
         "p99_over_calm": round(quantile_ms(disturbed_s, 0.99) / quantile_ms(calm_s, 0.99), 2),
-        "noticed_s": _spread(noticed),
-        "used_again_s": _spread(again),
-        "fair_share_s": _spread(fair) | {"of": len(fair)},
+        "noticed_s": spread(noticed),
+        "used_again_s": spread(again),
+        "fair_share_s": spread(fair) | {"of": len(fair)},
     }  # fmt: skip
 
 
@@ -202,7 +202,8 @@ def _fair_share_s(mine: Sequence[float], all_answers: int, span_s: float, server
     return next((at_s for at_s in mine if sum(at_s <= other < at_s + 1.0 for other in mine) >= needed), float("inf"))
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median and largest; nothing of nothing."""
     if not values:
         return {}
     return {"median": round(statistics.median(values), 3), "max": round(max(values), 3)}
