@@ -10,7 +10,7 @@ import os
 import sys
 
 import harness
-from fault_kinds import cancels, deadlines, failing, floods, malformed, overload, soak, suffering
+from fault_kinds import alone, cancels, deadlines, failing, floods, malformed, overload, soak, suffering
 
 KINDS = {
     "malformed": malformed,
@@ -19,6 +19,7 @@ KINDS = {
     "cancels": cancels,
     "deadlines": deadlines,
     "failing": failing,
+    "alone": alone,
     "soak": soak,
 }
 KINDS |= dict.fromkeys(suffering.KINDS, suffering)

@@ -123,6 +123,10 @@ FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "failing": lambda r: all(
         one["lost"] == 0 < one["requests"] and one["faults"] for one in (r["device"]["one"], r["device"]["all"])
     ),
+    "alone": lambda r: (
+        r["device"]["lost"] == r["device"]["not_by_device_then"] == r["device"]["never_used_again"] == 0
+        and r["device"]["requests_while_alone"] > 0
+    ),
     "overload": lambda r: all(
         one["ends"].keys() <= {"answered", "queue_full", "hopeless", "expired"} and one["ends"]["answered"]
         for one in (r["edge-grpc"]["3x"], r["edge-grpc"]["6x"])

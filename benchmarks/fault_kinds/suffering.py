@@ -135,7 +135,7 @@ def asked(target: str, addresses: Sequence[str], slowdown: float) -> Iterator[As
         with targets.device(addresses, slowdown) as (ask, _):
             yield ask
         return
-    command = ["gateway", targets.MODEL, "--servers", ",".join(addresses), "--bits", "32"]
+    command = ["gateway", targets.MODEL, "--bits", "32", *(["--servers", ",".join(addresses)] if addresses else [])]
     command += ["--slowdown", str(slowdown), "--concurrency", "64", "--queue", "64"]
     with nodes([command]) as (gateway,):
         protocol = target.partition("-")[2]
