@@ -10,10 +10,12 @@ import os
 import sys
 
 import harness
-from fault_kinds import alone, cancels, deadlines, failing, floods, malformed, overload, soak, suffering
+from fault_kinds import alone, cancels, deadlines, failing, floods, inputs, malformed, overload, sizes, soak, suffering
 
 KINDS = {
     "malformed": malformed,
+    "inputs": inputs,
+    "sizes": sizes,
     "overload": overload,
     "floods": floods,
     "cancels": cancels,

@@ -127,6 +127,22 @@ FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
         r["device"]["lost"] == r["device"]["not_by_device_then"] == r["device"]["never_used_again"] == 0
         and r["device"]["requests_while_alone"] > 0
     ),
+    "inputs": lambda r: (
+        all(
+            one["codes"] == {"INVALID_ARGUMENT": 150} and not one["nameless"] and not one["reached_the_network"]
+            for one in (r["edge-grpc"], r["edge-http"], r["gateway-grpc"], r["gateway-http"])
+        )
+        and r["odd numbers"] == {"tensors": 10, "changed": 0}
+        and not any("OK" in one["codes"] or "INTERNAL" in one["codes"] for one in r["over limits"].values())
+    ),
+    "sizes": lambda r: (
+        all(r["edges"][one][p] == {"OK": 2} for one in ("limit -1", "limit +0") for p in ("grpc", "http"))
+        and r["edges"]["limit +1"]["grpc"] == {"RESOURCE_EXHAUSTED": 2}
+        and "OK" not in r["edges"]["limit +1"]["http"]
+        and not any("OK" in one["codes"] or "INTERNAL" in one["codes"] for one in r["bombs"].values())
+        and r["alive"]
+        and not r["logged_errors"]
+    ),
     "overload": lambda r: all(
         one["ends"].keys() <= {"answered", "queue_full", "hopeless", "expired"} and one["ends"]["answered"]
         for one in (r["edge-grpc"]["3x"], r["edge-grpc"]["6x"])
