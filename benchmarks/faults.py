@@ -10,13 +10,27 @@ import os
 import sys
 
 import harness
-from fault_kinds import alone, cancels, deadlines, failing, floods, inputs, malformed, overload, sizes, soak, suffering
+from fault_kinds import (
+    alone,
+    cancels,
+    deadlines,
+    failing,
+    fairness,
+    floods,
+    inputs,
+    malformed,
+    overload,
+    sizes,
+    soak,
+    suffering,
+)
 
 KINDS = {
     "malformed": malformed,
     "inputs": inputs,
     "sizes": sizes,
     "overload": overload,
+    "fairness": fairness,
     "floods": floods,
     "cancels": cancels,
     "deadlines": deadlines,

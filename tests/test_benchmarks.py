@@ -143,6 +143,10 @@ FAULTS: dict[str, Callable[[dict[str, Any]], bool]] = {
         and r["alive"]
         and not r["logged_errors"]
     ),
+    "fairness": lambda r: (
+        r["edge-grpc"]["not_refused_with_a_reason"] == 0 < r["edge-grpc"]["requests"]
+        and r["edge-grpc"]["others_goodput"].keys() == {"calm", "beside_greed"}
+    ),
     "overload": lambda r: all(
         one["ends"].keys() <= {"answered", "queue_full", "hopeless", "expired"} and one["ends"]["answered"]
         for one in (r["edge-grpc"]["3x"], r["edge-grpc"]["6x"])

@@ -68,7 +68,7 @@ def without_servers(target: str, seconds: float) -> tuple[float, float | None]:
     """Return a rate that the device keeps up with alone, and its 99th percentile in ms there."""
     with asked(target, [], SLOWDOWN) as ask:
         rate = LOAD * capacity(ask, min(seconds, 5.0), at_once=1)
-        load = OpenLoad(ask, rate)
+        load = OpenLoad(ask, rate, retry=True)
         time.sleep(seconds)
         return rate, quantile_ms([one.took_s for one in load.stop()], 0.99)
 
@@ -116,6 +116,7 @@ def report(ended: Sequence[Ended], deaths: Sequence[Death], hold_s: float) -> di
         "requests": len(ended),
         "lost": sum(lost(ended).values()),
         "ends": lost(ended),
+        "told_to_come_again": sum(one.refusals > 0 for one in ended),
         "requests_while_alone": len(alone),
         "not_by_device_then": sum(one.answer.node != "device" for one in settled),
         "alone_p99_ms": quantile_ms([one.took_s for one in alone], 0.99),
@@ -133,7 +134,9 @@ def measure(target: str, count: int, hold_s: float, calm_s: float) -> dict[str, 
     with contextlib.ExitStack() as stack:
         commands = [["edge", targets.MODEL, "--slowdown", str(SERVER_SLOWDOWN)]] * SERVERS
         servers = stack.enter_context(nodes(commands))
-        load = OpenLoad(stack.enter_context(asked(target, [server.grpc for server in servers], SLOWDOWN)), rate)
+        load = OpenLoad(
+            stack.enter_context(asked(target, [server.grpc for server in servers], SLOWDOWN)), rate, retry=True
+        )
         deaths = list[Death]()
         for _ in range(count):
             time.sleep(calm_s)

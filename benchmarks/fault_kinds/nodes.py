@@ -153,9 +153,14 @@ def nodes(commands: Sequence[Sequence[str]]) -> Iterator[list[Node]]:
 
 
 class Relays:
-    """A TCP relay in front of each of several addresses, which can be cut: then nothing passes and nothing ends."""
+    """A TCP relay in front of each of several addresses, which can be cut: then nothing passes and nothing ends.
 
-    def __init__(self, targets: Sequence[str]):
+    Args:
+        targets: `host:port` of each.
+        sources: from which own address each relay connects; any without.
+    """
+
+    def __init__(self, targets: Sequence[str], sources: Sequence[str] = ()):
         self._loop = asyncio.new_event_loop()
         self._open: list[asyncio.Event] = []
         self._servers: list[asyncio.Server] = []
@@ -163,8 +168,8 @@ class Relays:
         """Where clients connect, in the order of the targets."""
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        for target in targets:
-            asyncio.run_coroutine_threadsafe(self._listen(target), self._loop).result()
+        for target, source in zip(targets, sources or [""] * len(targets), strict=True):
+            asyncio.run_coroutine_threadsafe(self._listen(target, source), self._loop).result()
 
     def cut(self, index: int) -> None:
         """Let nothing pass any more."""
@@ -189,15 +194,16 @@ class Relays:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, target: str) -> None:
+    async def _listen(self, target: str, source: str) -> None:
         host, _, port = target.rpartition(":")
+        local = (source, 0) if source else None
         is_open = asyncio.Event()
         is_open.set()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await is_open.wait()
-                there_reader, there_writer = await asyncio.open_connection(host, int(port))
+                there_reader, there_writer = await asyncio.open_connection(host, int(port), local_addr=local)
                 there, back = _pump(reader, there_writer, is_open), _pump(there_reader, writer, is_open)
                 await asyncio.gather(there, back)
             writer.close()
