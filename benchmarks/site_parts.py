@@ -40,7 +40,9 @@ def observation_of(tasks: int, servers: int):
     """Return a joint observation with different servers."""
     rng = np.random.default_rng(0)
     made = [
-        Candidate(str(i), {"m": "f"}, {"w": float(rng.uniform(0.01, 0.1))}, float(rng.uniform(0, 0.3)), 16, 0.05, 1e8)
+        Candidate(
+            str(i), {"m": ("f",)}, {"w": float(rng.uniform(0.01, 0.1))}, float(rng.uniform(0, 0.3)), 16, 0.05, 1e8
+        )
         for i in range(servers)
     ]
     return observe([Task("m", "", "w", 150_000, float(rng.uniform(0.1, 1))) for _ in range(tasks)], made)

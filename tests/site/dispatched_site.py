@@ -72,5 +72,5 @@ class DispatchedSite:
             )
 
     def _candidate(self, n: int, backlog_s: float, own: bool) -> Candidate:
-        known = Candidate(self.address(n), {"m": "f"}, {WORK: self.service_s[n]}, backlog_s, 17.0, 0.0)
+        known = Candidate(self.address(n), {"m": ("f",)}, {WORK: self.service_s[n]}, backlog_s, 17.0, 0.0)
         return known if own else known._replace(age_s=0.05, rate_bps=self.rate_bps)

@@ -39,7 +39,7 @@ def task(asked: TaskOptions = ASKED, deadline_s: float = math.inf, **more) -> Ta
 
 
 def server(name: str, backlog_s: float = 0.0, room: float = 9.0, works=None, **more) -> Candidate:
-    return Candidate(name, {"m": "f"}, works or {}, backlog_s, room, 0.0, **more)
+    return Candidate(name, {"m": ("f",)}, works or {}, backlog_s, room, 0.0, **more)
 
 
 def chosen(tasks: Sequence[Task], servers: Sequence[Candidate]) -> list[tuple[int, int]]:
@@ -59,7 +59,7 @@ def test_cut_and_server_are_chosen_by_what_the_site_knows():
 def test_a_server_that_the_device_does_not_reach_or_that_is_full_or_lacks_it_is_left_out():
     assert chosen([task()], [server("a:1"), server("c:1")]) == [(1, 0)]
     assert chosen([task()], [server("a:1"), server("b:1", room=0)]) == [(1, 0)]
-    assert chosen([task()], [server("a:1"), server("b:1")._replace(models={"n": "f"})]) == [(1, 0)]
+    assert chosen([task()], [server("a:1"), server("b:1")._replace(models={"n": ("f",)})]) == [(1, 0)]
     lacking = TaskOptions((EARLY, LATE._replace(server_s=(0.1, None)), ALL), LINKS)
     reported = server("b:1", works={work_key("m", ("z",), ("y",)): 0.01})
     assert chosen([task(lacking)], [server("a:1"), reported]) == [(0, 1)]

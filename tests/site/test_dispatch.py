@@ -35,7 +35,7 @@ def task(deadline_s: float = math.inf, **more) -> Task:
 
 
 def server(name: str, service_s: float = 0.1, backlog_s: float = 0.0, room: float = 9.0, **more) -> Candidate:
-    return Candidate(name, {"m": "f"}, {WORK: service_s}, backlog_s, room, 0.0, **more)
+    return Candidate(name, {"m": ("f",)}, {WORK: service_s}, backlog_s, room, 0.0, **more)
 
 
 def chosen(tasks: Sequence[Task], servers: Sequence[Candidate]) -> list[int]:
@@ -57,9 +57,9 @@ def test_tasks_that_wait_together_see_each_other():
 
 def test_who_has_no_room_other_networks_or_failed_is_left_out():
     assert chosen([task()], [server("a"), server("b", 0.01, room=0)]) == [0]
-    assert chosen([task()], [server("a"), server("b", 0.01)._replace(models={"n": "f"})]) == [0]
+    assert chosen([task()], [server("a"), server("b", 0.01)._replace(models={"n": ("f",)})]) == [0]
     same, other = "0123456789abcdef", "f" * 16  # what requests carry: the beginning of what servers report
-    served = [one._replace(models={"m": same * 4}) for one in (server("a"), server("b", 0.01))]
+    served = [one._replace(models={"m": ("9" * 64, same * 4)}) for one in (server("a"), server("b", 0.01))]
     assert chosen([task()._replace(fingerprint=same)], served) == [1]
     assert chosen([task()._replace(fingerprint=other)], served) == [0]
     assert chosen([task(excluded=frozenset({"b"}))], [server("a"), server("b", 0.01)]) == [0]

@@ -1,5 +1,7 @@
 """Fingerprints of networks in the short form that requests carry."""
 
+from collections.abc import Iterable
+
 SHORT_DIGITS = 16
 """They tell networks apart where nobody means harm; all 64 would outweigh small payloads."""
 
@@ -21,3 +23,13 @@ def is_fingerprint_of(stated: str, whole: str) -> bool:
         whole: the network's `ModelGraph.fingerprint`.
     """
     return len(stated) >= SHORT_DIGITS and whole.startswith(stated)
+
+
+def is_fingerprint_of_one(stated: str, wholes: Iterable[str]) -> bool:
+    """Return true if a fingerprint, or its beginning, is that of one of several networks.
+
+    Args:
+        stated: at least `SHORT_DIGITS` digits; fewer are no fingerprint.
+        wholes: `ModelGraph.fingerprint` of each.
+    """
+    return any(is_fingerprint_of(stated, whole) for whole in wholes)

@@ -4,13 +4,14 @@ from coinfer.site.messages import Report
 
 
 def is_news(before: Report, after: Report) -> bool:
-    """Return whether others should hear of a report soon: the load is another; counters alone are not.
+    """Return whether others should hear of a report soon: the load or what is served is another; counters alone are no
+    news.
 
     Args:
         before: the last one.
         after: this one.
     """
-    return (load_of(before), before.policies) != (load_of(after), after.policies)
+    return after.models is not None or (load_of(before), before.policies) != (load_of(after), after.policies)
 
 
 def load_of(report: Report) -> tuple[float, int, int]:

@@ -18,6 +18,8 @@ MESSAGE_BYTES = 1 << 20
 """Largest message of a stream."""
 MAX_RECORDS = 200
 """Decisions in a batch."""
+MAX_SERVED = 1024
+"""Networks of an edge server of which the site hears."""
 MAX_NUMBERS = 20_000
 """Numbers in a field of an observation."""
 ObservedField = Annotated[str, Field(pattern=f"^({'|'.join(OffloadObservation._fields)})$")]
@@ -39,7 +41,7 @@ class Message(BaseModel):
 
 
 class ServedName(Message):
-    """A network that an edge server serves."""
+    """A network that an edge server serves. A bottleneck comes before its network and bears its name."""
 
     name: Text
     fingerprint: Text = ""
@@ -55,7 +57,7 @@ class Hello(Message):
     """Grows with every start of the node."""
     address: Text = ""
     """`host:port` by which others reach an edge server; empty for a device."""
-    models: Annotated[tuple[ServedName, ...], Field(max_length=256)] = ()
+    models: Annotated[tuple[ServedName, ...], Field(max_length=MAX_SERVED)] = ()
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
     version: Text = ""
     decides: bool = True
@@ -174,6 +176,8 @@ class Report(Message):
     """None if nothing is new."""
     works: Annotated[list[WorkReport], Field(max_length=64)] | None = None
     """None if nothing is new."""
+    models: Annotated[tuple[ServedName, ...], Field(max_length=MAX_SERVED)] | None = None
+    """What an edge server serves from now on; None if that is what it has said last, in `Hello` at first."""
     policies: Annotated[tuple[Count, ...], Field(max_length=8)] = ()
     """Versions of the site's policy that decide here, the one with the greatest share first."""
     policy_problem: Text = ""

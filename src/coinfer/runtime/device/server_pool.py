@@ -75,6 +75,8 @@ class ServerPool:
         """Probes that each server has answered in a row."""
         self._last_error = [""] * len(self.addresses)
         self._reported: set[tuple[int, str]] = set()
+        self._withdrawn: frozenset[int] = frozenset()
+        """Servers that do not serve the network any longer; whatever they answer, they are not asked."""
         self._is_alone = False
         """No server has answered since this was last said."""
         self._preparing: list[threading.Thread] = []
@@ -94,7 +96,9 @@ class ServerPool:
             change: from the old estimate to the new one; it runs under the pool's lock.
         """
         with self._lock:
-            self._servers[index] = change(self._servers[index])
+            known = change(self._servers[index])
+            withdrawn = {"failures": est.FAILURES_TO_EJECT, "down_until_s": math.inf}
+            self._servers[index] = known._replace(**withdrawn) if index in self._withdrawn else known
 
     def heard(self, index: int, now_s: float) -> None:
         """Note that a server has answered a request, so that it need not be probed for a while.
@@ -132,6 +136,27 @@ class ServerPool:
             self._pongs[index] = 0
             self._heard_s[index] = -math.inf
             self._servers[index] = est.first_server(self._first_rate_bps, self._clock.now_s())
+
+    def withdraw(self, index: int) -> None:
+        """Ask a server no more until `admit`, since it does not serve the network any longer.
+
+        Args:
+            index: of the server.
+        """
+        if index not in self._withdrawn:
+            self._withdrawn |= {index}
+            self.update(index, lambda known: known)
+            self.report(index, "serves this network no longer; the device goes on without it until it does again")
+
+    def admit(self, index: int) -> None:
+        """End a `withdraw`: the server is used again once it has answered a probe.
+
+        Args:
+            index: of the server.
+        """
+        if index in self._withdrawn:
+            self._withdrawn -= {index}
+            self.update(index, lambda known: known._replace(down_until_s=self._clock.now_s()))
 
     def reject(self, index: int, reason: str) -> None:
         """Let a server that cannot serve the network rest for a while, and say so in the log once.
@@ -209,7 +234,7 @@ class ServerPool:
         self.heard(index, now_s)
         was_down = not forecast.usable(self.estimates()[index], now_s)
         self.update(index, lambda server: after_pong(server, reply.result(), size_bytes, now_s))
-        if was_down and not self._closing.is_set():
+        if was_down and index not in self._withdrawn and not self._closing.is_set():
             thread = threading.Thread(target=self._on_up, args=(index,), name="coinfer-prepare", daemon=True)
             self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
             thread.start()

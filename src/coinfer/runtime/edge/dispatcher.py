@@ -28,6 +28,14 @@ class Assignment(Protocol):
 class Dispatcher(Protocol):
     """Decides for requests that leave the choice of server to the server that they reach."""
 
+    def may_be_served(self, request: InferRequest) -> bool:
+        """Return true if a server is known that serves the network of a request.
+
+        Args:
+            request: as it came.
+        """
+        ...
+
     async def assign(self, request: InferRequest, excluded: frozenset[str]) -> Assignment:
         """Return where a request goes; requests that wait together are decided together.
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +51,9 @@ class Repository:
         self._changing = asyncio.Lock()
         self.on_change: list[Callable[[str, bool], None]] = []
         """Called with the name of a network that is served from now on, or no longer."""
+        self.before_removal: Callable[[str], Awaitable[None]] | None = None
+        """Awaited with the name of a network that is about to go, or to give way to another, so that nobody asks for it
+        any more by then."""
 
     def index(self, ready: bool = False) -> list[IndexEntry]:
         """Return all networks by name.
@@ -81,6 +84,8 @@ class Repository:
             if model.name != name:
                 raise WireError("INVALID_ARGUMENT", f"the network in {name}{SUFFIX} is called {model.name!r}", "name")
             old = self._models.get(name)
+            if old is not None and old.fingerprints != model.fingerprints:
+                await self._prepare_removal(name)
             self._models[name] = model
             if old is not None:
                 old.runs.close()
@@ -101,6 +106,7 @@ class Repository:
             model = self._models.get(name)
             if model is None or name == ECHO:
                 raise WireError("NOT_FOUND", f"no model {name[:64]!r} to unload here", "unknown_model")
+            await self._prepare_removal(name)
             del self._models[name]
             model.runs.close()
             _log.info("serving %s no longer", name)
@@ -129,6 +135,10 @@ class Repository:
         if self._folder is None:
             text = "models are not loaded or unloaded here; start the server with --repository FOLDER"
             raise WireError("FAILED_PRECONDITION", text, "no_repository")
+
+    async def _prepare_removal(self, name: str) -> None:
+        if self.before_removal is not None:
+            await self.before_removal(name)
 
     def _tell(self, name: str, is_served: bool) -> None:
         for tell in self.on_change:

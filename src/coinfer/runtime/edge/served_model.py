@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from coinfer.graph.fingerprints import is_fingerprint_of
+from coinfer.graph.fingerprints import is_fingerprint_of_one
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.batch_profile import BatchProfile
 from coinfer.runtime.codec.symbols import SymbolCodec, symbol_codecs
@@ -175,13 +175,18 @@ class ServedModel(NamedTuple):
     symbols: Mapping[str, SymbolCodec] = MappingProxyType({})
     """What decodes the symbols of that, by tensor."""
 
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return those that requests may state: of its bottleneck, if it has one, and of the model itself."""
+        return (self.bottleneck, self.fingerprint) if self.bottleneck else (self.fingerprint,)
+
     def has(self, fingerprint: str) -> bool:
         """Return true if a fingerprint is that of the model or of its bottleneck.
 
         Args:
             fingerprint: that a request states.
         """
-        return any(is_fingerprint_of(fingerprint, whole) for whole in (self.fingerprint, self.bottleneck))
+        return is_fingerprint_of_one(fingerprint, self.fingerprints)
 
 
 def serve_graph(graph: ModelGraph, executor: Executor) -> ServedModel:

@@ -41,6 +41,8 @@ MAX_COLD = 32
 MAX_FAILED_SERVERS = 2
 """Servers that a request which leaves the choice open may be sent to in vain; then this server computes."""
 _FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
+_UNSERVED_CODES = {"FAILED_PRECONDITION", "NOT_FOUND"}
+"""A server that answers with one of these does not serve the network any more, and another one may."""
 
 
 class EdgeService:
@@ -138,11 +140,14 @@ class EdgeService:
             self._transport.close()
 
     async def _serve(self, request: InferRequest, began_s: float) -> tuple[InferReply, Timing]:
+        dispatcher = self.dispatcher if request.dispatch and not request.warm else None
+        if dispatcher is not None and not self._serves(request) and dispatcher.may_be_served(request):
+            return await self._dispatch(dispatcher, request._replace(dispatch=False), began_s)
         model = find_model(self.models, request.model, request.version)
         sizes = self._check(model, request)
         deadline_s = began_s + request.deadline_s
-        if request.dispatch and not request.warm and self.dispatcher is not None:
-            return await self._dispatch(self.dispatcher, request._replace(dispatch=False), began_s)
+        if dispatcher is not None:
+            return await self._dispatch(dispatcher, request._replace(dispatch=False), began_s)
         inputs = tuple(tensor.name for tensor in request.inputs)
         kind = (model.name, inputs, request.outputs, request.warm, tuple(sorted(rounded_sizes(sizes).items())))
         task = partial(_warm, model, request) if request.warm else partial(compute, model, request, self.limit_bytes)
@@ -177,29 +182,36 @@ class EdgeService:
     async def _dispatch(
         self, dispatcher: Dispatcher, request: InferRequest, began_s: float
     ) -> tuple[InferReply, Timing]:
-        """Have a request computed where the dispatcher says; a server that fails is left out, and asked no more."""
+        """Have a request computed where the dispatcher says; a server that fails, or does not serve the network any
+        more, is left out, and asked no more. This one may stop to serve it meanwhile; then others are asked, too."""
         failed: set[str] = set()
         while True:
+            served = self._serves(request)
             left_s = began_s + request.deadline_s - self._clock.now_s()
             onward = request._replace(deadline_s=max(left_s, 0.0))
             assignment = await dispatcher.assign(onward, frozenset(failed))
             done = False
             try:
-                if assignment.node is None or len(failed) >= MAX_FAILED_SERVERS:
-                    reply, timing = await self._serve(request, began_s)
-                else:
-                    reply, timing = await self._send_on(assignment.node, onward)
+                node = None if served and len(failed) >= MAX_FAILED_SERVERS else assignment.node
+                if node is None and served and not self._serves(request):
+                    continue
+                reply, timing = await (self._send_on(node, onward) if node else self._serve(request, began_s))
                 done = True
                 assignment.done(True, reply.queue_s, reply.server_s)
                 return reply, timing
             except TransportError as error:
                 self.metrics.forward_failures += 1
-                if error.code in _FORWARDED_CODES:
+                if error.code in _FORWARDED_CODES - _UNSERVED_CODES:
                     raise WireError(error.code, error.message, error.reason, error.pushback_s) from None
                 failed.add(assignment.node or "")
             finally:
                 if not done:
                     assignment.done(False)
+
+    def _serves(self, request: InferRequest) -> bool:
+        """Return true if the network that a request names is served here now."""
+        model = self.models.get(request.model)
+        return model is not None and (not request.fingerprint or model.has(request.fingerprint))
 
     async def _send_on(self, node: str, request: InferRequest) -> tuple[InferReply, Timing]:
         """Return the reply of another server to a whole request; what it took beside its own work is `forward_s`."""

@@ -131,7 +131,7 @@ class Actors:
 
 def _try(decide: Callable) -> None:
     """Let a policy decide once about nothing in particular."""
-    server = Candidate("a:1", {"m": ""}, {"w": 0.01}, 0.0, 9.0, 0.0)
+    server = Candidate("a:1", {"m": ("",)}, {"w": 0.01}, 0.0, 9.0, 0.0)
     observation = observe([Task("m", "", "w", 1000, 1.0)], [server, server._replace(address="b:1")])
     try:
         checked(decide(observation), observation)

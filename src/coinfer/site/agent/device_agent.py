@@ -84,9 +84,6 @@ class DeviceAgent:
             pool: of the device.
         """
         with self._lock:
-            by_address = {server.info.address: name for name, server in self._fitting().items()}
-            places = enumerate(pool.addresses)
-            self._index = {by_address[address]: index for index, address in places if address in by_address}
             self._pool = pool
         self._update_pool()
 
@@ -214,17 +211,28 @@ class DeviceAgent:
             pool = self._pool
             if pool is None:
                 return
-            for name, server in self._fitting().items():
-                address = server.info.address
-                if name not in self._index:
-                    self._index[name] = pool.add(address)
-                index = self._index[name]
-                if pool.addresses[index] != address:
-                    pool.move(index, address)
+            fitting = self._fitting()
+            for name, server in fitting.items():
+                index = self._place_in(pool, name, server.info.address)
+                pool.admit(index)
                 pool.update(
                     index,
                     partial(est.after_report, backlog_s=server.backlog_s, room=server.room, at_s=server.at_s),
                 )
+            for name in self._index.keys() & self._servers.keys() - fitting.keys():
+                pool.withdraw(self._index[name])
+
+    def _place_in(self, pool: ServerPool, name: str, address: str) -> int:
+        """Return the index of a server, which is added unless the device knows it, by its name or its address."""
+        index = self._index.get(name)
+        if index is None:
+            taken, known = self._index.values(), enumerate(pool.addresses)
+            unnamed = (n for n, one in known if one == address and n not in taken)
+            place = next(unnamed, None)
+            index = self._index[name] = pool.add(address) if place is None else place
+        if pool.addresses[index] != address:
+            pool.move(index, address)
+        return index
 
 
 def join_device(config: DeviceConfig, graph: ModelGraph) -> DeviceAgent:

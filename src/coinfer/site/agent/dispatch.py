@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.graph.fingerprints import is_fingerprint_of
+from coinfer.graph.fingerprints import is_fingerprint_of_one
 from coinfer.physics.latency import offload_ready_s
 from coinfer.runtime.protocol.task_options import TaskOptions
 from coinfer.site.agent.view import work_key
@@ -48,8 +48,8 @@ class Candidate(NamedTuple):
     """A server as the decider knows it now."""
 
     address: str
-    models: Mapping[str, str]
-    """Fingerprints by name."""
+    models: Mapping[str, tuple[str, ...]]
+    """Fingerprints by name: of a network, and of its bottleneck if it has one."""
     works: Mapping[str, float]
     """Reported times, in seconds, by the key of the work."""
     backlog_s: float
@@ -64,8 +64,8 @@ class Candidate(NamedTuple):
         Args:
             task: names its network.
         """
-        fingerprint = self.models.get(task.model)
-        known = fingerprint is not None and (not task.fingerprint or is_fingerprint_of(task.fingerprint, fingerprint))
+        served = self.models.get(task.model, ())
+        known = is_fingerprint_of_one(task.fingerprint, served) if task.fingerprint else bool(served)
         return known and self.address not in task.excluded
 
 

@@ -122,6 +122,15 @@ class SiteDispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reported = ""
 
+    def may_be_served(self, request: InferRequest) -> bool:
+        """Return true if a server is known that serves the network of a request.
+
+        Args:
+            request: as it came.
+        """
+        task = Task(request.model, request.fingerprint, "", 0, request.deadline_s)
+        return any(server.serves(task) for server in self._candidates())
+
     async def assign(self, request: InferRequest, excluded: frozenset[str]) -> Placement:
         """Return where a request goes; requests that wait together are decided together.
 

@@ -1,5 +1,6 @@
 """The agent of an edge server: it reports load, links and service times, and knows the other servers."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,11 +20,21 @@ from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher, aged_backlog_s
 from coinfer.site.agent.links import FIRST_RATE_BPS, PeerLinks
 from coinfer.site.agent.padding import padded
 from coinfer.site.agent.spool import Spool, next_epoch
-from coinfer.site.agent.stream import Controller, ControllerStream
+from coinfer.site.agent.stream import Controller, ControllerStream, log
 from coinfer.site.agent.view import ServerView, after_view, work_key
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.certificates.node_security import node_security
-from coinfer.site.messages import Decision, Hello, Policies, PolicyFile, Report, ServedName, View, WorkReport
+from coinfer.site.messages import (
+    MAX_SERVED,
+    Decision,
+    Hello,
+    Policies,
+    PolicyFile,
+    Report,
+    ServedName,
+    View,
+    WorkReport,
+)
 from coinfer.version import __version__
 
 SLOW_INTERVAL_S = 1.0
@@ -79,6 +90,9 @@ class EdgeAgent:
         self._sent: deque[tuple[float, str, float]] = deque(maxlen=MAX_SENT)
         """When a request gets to which server, and how long it takes there: what no report knows of yet."""
         self._slow_s = 0.0
+        self._leaving: set[str] = set()
+        """Networks that are served a moment longer, and of which others hear no more."""
+        self._told_of_limit = False
 
     @property
     def security(self) -> Security | None:
@@ -107,6 +121,9 @@ class EdgeAgent:
             keep=self._spool.add if self._settings.controller else _keep_nothing,
             on_choice=self._note,
         )
+        if service.repository is not None:
+            service.repository.before_removal = self._take_leave
+            service.repository.on_change.append(lambda name, _: self._leaving.discard(name))
         if self._settings.controller:
             controller = Controller(self._settings.controller, self._settings.identity)
             self._stream = ControllerStream(self, controller, self._spool)
@@ -123,14 +140,12 @@ class EdgeAgent:
     def hello(self) -> Hello:
         """Return who this server is."""
         assert self._service is not None
-        served = self._service.models.values()
-        models = tuple(ServedName(name=model.name, fingerprint=model.fingerprint) for model in served)
         return Hello(
             name=self._settings.name,
             role="edge",
             epoch=self._epoch,
             address=self.address,
-            models=models,
+            models=self._served_names(),
             workers=self._service.scheduler.state.workers,
             version=__version__,
         )
@@ -186,14 +201,37 @@ class EdgeAgent:
         """Return what is known of all servers now, this one first."""
         assert self._service is not None
         load, now_s = self._service.scheduler.load(), self._clock.now_s()
-        models = {model.name: model.fingerprint for model in self._service.models.values()}
         coming = [service_s for at_s, to, service_s in self._sent if to == self.address and at_s > now_s]
         backlog_s, room = self._own_backlog_s(load) + sum(coming), max(load.room - len(coming), 0)
-        own = Candidate(self.address, models, self._own_works(), backlog_s, room, 0.0)
+        own = Candidate(self.address, self._served(), self._own_works(), backlog_s, room, 0.0)
         others = [server for server in self.servers.values() if server.info.address != self.address]
         oldest_s = min((server.at_s for server in others), default=now_s)
         self._sent = deque((one for one in self._sent if one[0] > oldest_s), MAX_SENT)  # all have reported since
         return [own, *(self._candidate(server, now_s) for server in others)]
+
+    def _served(self) -> dict[str, tuple[str, ...]]:
+        """Return the fingerprints of what others may ask for, by name; what is about to go is not among it."""
+        assert self._service is not None
+        models = self._service.models.items()
+        return {name: model.fingerprints for name, model in models if name not in self._leaving}
+
+    def _served_names(self) -> tuple[ServedName, ...]:
+        """Return the same for the site, which hears of a limited number."""
+        served = self._served().items()
+        names = tuple(ServedName(name=name, fingerprint=mark) for name, marks in served for mark in marks)
+        if len(names) > MAX_SERVED and not self._told_of_limit:
+            self._told_of_limit = True
+            log.warning("the site hears of %d of the %d networks that are served here", MAX_SERVED, len(names))
+        return names[:MAX_SERVED]
+
+    async def _take_leave(self, name: str) -> None:
+        """Tell the site that a network goes, and wait until nobody asks for it any more."""
+        self._leaving.add(name)
+        try:
+            await asyncio.sleep(0.0 if self._stream is None else self._stream.settle_s)
+        except BaseException:
+            self._leaving.discard(name)
+            raise
 
     def _own_backlog_s(self, load: LoadReport) -> float:
         """Return the work that waits here; a job whose kind was never run takes a guess, and not nothing."""

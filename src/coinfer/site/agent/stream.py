@@ -32,6 +32,7 @@ from coinfer.site.messages import (
     Refused,
     Report,
     Revoked,
+    ServedName,
     View,
     Welcome,
     from_controller,
@@ -46,6 +47,9 @@ BATCH_INTERVAL_S = 1.0
 """Decisions are written and delivered this often."""
 MAX_UNACKNOWLEDGED = 2
 """Batches that may be on their way: the controller sets the pace."""
+SETTLE_INTERVALS, SETTLE_S = 3.0, 0.1
+"""After so many intervals between reports, and so much for the ways, all have heard what a node says next: it speaks
+within one and a half, and the next view goes out within one."""
 PATIENCE = 1.5
 """A node reports some time after the last view, and at the latest this many times that after its last report."""
 log = logging.getLogger("coinfer.site")
@@ -59,7 +63,7 @@ class Node(Protocol):
         ...
 
     def report(self) -> Report:
-        """Return load and counters now."""
+        """Return load and counters now; what is served stands in `hello`."""
         ...
 
     def on_view(self, view: View) -> None:
@@ -109,9 +113,16 @@ class ControllerStream:
         self._said = ""
         self._interval_s, self._lease_s = 0.05, 1.5
         self._last = Report()
+        self._served: tuple[ServedName, ...] = ()
+        """What the controller was told last that this node serves."""
         self._told_s = self._looked_s = self._viewed_s = self._kept_s = -math.inf
         self._unacknowledged = 0
         self._refused = False
+
+    @property
+    def settle_s(self) -> float:
+        """Return after how long all of the site act on what this node says next; 0 while nobody hears it."""
+        return SETTLE_INTERVALS * self._interval_s + SETTLE_S if self.joined.is_set() else 0.0
 
     def start(self) -> None:
         """Begin to connect; on the event loop."""
@@ -161,7 +172,9 @@ class ControllerStream:
         self._last, self._told_s = Report(), -math.inf
         async with open_stream_channel(identity, self._controller.address, "controller", options) as channel:
             self._call = call = channel.stream_stream(f"{SITE}/Join")()
-            await call.write(to_bytes(self._node.hello()))
+            hello = self._node.hello()
+            self._served = hello.models
+            await call.write(to_bytes(hello))
             teller = asyncio.ensure_future(self._tell(version))
             try:
                 async for data in call:
@@ -234,7 +247,9 @@ class ControllerStream:
             batch = b""
             if last or now_s - self._kept_s > BATCH_INTERVAL_S or self._spool.has_unsent:
                 batch = await asyncio.to_thread(self._next_batch)
-            report = self._node.report()
+            report, served = self._node.report(), self._node.hello().models
+            if served != self._served:
+                self._served, report = served, report.model_copy(update={"models": served})
             is_due = now_s - self._told_s >= self._lease_s / 3
             if batch or is_due or is_news(self._last, report) or report.links is not None:
                 self._last, self._told_s = report, now_s

@@ -1,12 +1,12 @@
 """What a node knows of the site's edge servers, with the age of each piece of knowledge."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-from coinfer.site.messages import ServerInfo, View
+from coinfer.site.messages import ServedName, ServerInfo, View
 
 
 class ServerView(NamedTuple):
@@ -18,8 +18,8 @@ class ServerView(NamedTuple):
     room: int = 0
     at_s: float = float("-inf")
     """When this was so, on the node's clock; minus infinity if the server has not reported."""
-    models: Mapping[str, str] = MappingProxyType({})
-    """Fingerprints of what it serves, by name."""
+    models: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Fingerprints of what it serves, by name: of a network, and of its bottleneck if it has one."""
     works: Mapping[str, float] = MappingProxyType({})
     """How long it takes, by the key of the work."""
 
@@ -36,7 +36,7 @@ def after_view(servers: Mapping[str, ServerView], view: View, now_s: float) -> d
     for info in view.servers:
         found[info.name] = found.get(info.name, ServerView(info))._replace(
             info=info,
-            models={model.name: model.fingerprint for model in info.models},
+            models=fingerprints_by_name(info.models),
             works={work.work: work.service_s for work in info.works},
         )
     if view.names is not None:
@@ -45,6 +45,18 @@ def after_view(servers: Mapping[str, ServerView], view: View, now_s: float) -> d
         known, at_s = found.get(load.name), now_s - load.age_s
         if known is not None and at_s > known.at_s:
             found[load.name] = known._replace(backlog_s=load.backlog_s, queued=load.queued, room=load.room, at_s=at_s)
+    return found
+
+
+def fingerprints_by_name(served: Iterable[ServedName]) -> dict[str, tuple[str, ...]]:
+    """Return the fingerprints that belong to each name.
+
+    Args:
+        served: of an edge server.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for model in served:
+        found[model.name] = (*found.get(model.name, ()), model.fingerprint)
     return found
 
 

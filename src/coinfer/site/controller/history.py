@@ -135,7 +135,7 @@ def _node(name: str, node: Node, now_s: float) -> dict[str, object]:
         "name": name,
         "role": node.hello.role,
         "address": node.hello.address,
-        "models": [model.name for model in node.hello.models],
+        "models": [*dict.fromkeys(model.name for model in node.models)],
         "there": node.is_there(now_s),
         "silent_s": 0 if node.is_there(now_s) else round(now_s - node.seen_s),
         "backlog_ms": round(report.backlog_s * 1e3, 1),

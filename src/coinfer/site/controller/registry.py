@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from coinfer.site.messages import Hello, LinkReport, Report, ServerInfo, ServerLoad, WorkReport
+from coinfer.site.messages import Hello, LinkReport, Report, ServedName, ServerInfo, ServerLoad, WorkReport
 
 LEASE_S = 1.5
 """A node that says nothing for so long counts as lost; it says something every third of it at least."""
@@ -33,6 +33,13 @@ class Node:
     report_s: float = -math.inf
     links: tuple[LinkReport, ...] = ()
     works: tuple[WorkReport, ...] = ()
+    loaded: tuple[ServedName, ...] | None = None
+    """What it serves, as it reported since it joined; None for what its hello says."""
+
+    @property
+    def models(self) -> tuple[ServedName, ...]:
+        """Return what it serves now."""
+        return self.hello.models if self.loaded is None else self.loaded
 
     def is_there(self, now_s: float) -> bool:
         """Return true if the node holds its lease.
@@ -81,7 +88,8 @@ def hear(node: Node, now_s: float, report: Report) -> Node:
     """
     links = node.links if report.links is None else tuple(report.links)
     works = node.works if report.works is None else tuple(report.works)
-    return replace(node, seen_s=now_s, report=report, report_s=now_s, links=links, works=works)
+    loaded = node.loaded if report.models is None else report.models
+    return replace(node, seen_s=now_s, report=report, report_s=now_s, links=links, works=works, loaded=loaded)
 
 
 def leave(nodes: dict[str, Node], name: str, session: int) -> dict[str, Node]:
@@ -128,7 +136,7 @@ def servers(nodes: Mapping[str, Node], now_s: float) -> list[ServerInfo]:
         ServerInfo(
             name=name,
             address=node.hello.address,
-            models=node.hello.models,
+            models=node.models,
             works=node.works,
         )
         for name, node in sorted(nodes.items())

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from coinfer.site.controller import registry
 from coinfer.site.controller.registry import Node
-from coinfer.site.messages import ServerInfo, View, to_bytes
+from coinfer.site.messages import ServedName, ServerInfo, View, to_bytes
 
 INFO_INTERVAL_S = 1.0
-"""Who is there is sent at once; new service times of the servers after this time."""
+"""Who is there and what they serve is sent at once; new service times of the servers after this time."""
 
 
 class Views:
@@ -17,6 +17,7 @@ class Views:
     def __init__(self) -> None:
         self._infos: dict[str, tuple[ServerInfo, float]] = {}
         self._present: tuple[tuple[str, int], ...] = ()
+        self._served: tuple[tuple[ServedName, ...], ...] = ()
         self._interval_s = 0.0
         self._present_s, self._looked_s = 0.0, -math.inf
         self._composed: dict[float, bytes] = {}
@@ -31,13 +32,15 @@ class Views:
         """
         self._composed, self._now_s = {}, now_s
         edges = ((name, node) for name, node in sorted(nodes.items()) if node.hello.role == "edge")
-        present = tuple((name, node.session) for name, node in edges if node.is_there(now_s))
+        there = [(name, node) for name, node in edges if node.is_there(now_s)]
+        present = tuple((name, node.session) for name, node in there)
+        served = tuple(node.models for _, node in there)
         interval_s = registry.interval_s(nodes)
         is_other = (present, interval_s) != (self._present, self._interval_s)
         if is_other:
             self._present, self._interval_s, self._present_s = present, interval_s, now_s
-        if is_other or now_s - self._looked_s >= INFO_INTERVAL_S:
-            self._looked_s = now_s
+        if is_other or served != self._served or now_s - self._looked_s >= INFO_INTERVAL_S:
+            self._looked_s, self._served = now_s, served
             known = self._infos
             infos = ((info, known.get(info.name)) for info in registry.servers(nodes, now_s))
             self._infos = {info.name: old if old and old[0] == info else (info, now_s) for info, old in infos}
