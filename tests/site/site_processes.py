@@ -12,6 +12,7 @@ from tests.e2e.sites import COMMAND
 from tests.patience import wait_until
 from tests.runtime.edge.edge_process import EdgeThread
 
+from coinfer.runtime.edge.repository import Repository
 from coinfer.runtime.edge.served_model import serve_echo
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
@@ -73,19 +74,32 @@ def controller_thread(store: Path, identity: Identity | None = None, port: int =
 
 
 class MemberEdge:
-    """An edge server with an agent, on a thread of this process."""
+    """An edge server with an agent, on a thread of this process. What it may load is made by functions, by name."""
 
-    def __init__(self, settings: AgentSettings, models=None, **service):
+    def __init__(self, settings: AgentSettings, models=None, loadable=None, **options):
         self.agent = EdgeAgent(settings)
         security = self.agent.security
         transport = GrpcTransport(connector=security.connector if security else PLAIN)
         served = [serve_echo()] if models is None else models
-        self._edge = EdgeThread(lambda: EdgeService(served, transport=transport, **service), security)
+
+        def service() -> EdgeService:
+            made = EdgeService(served, transport=transport, **options)
+            if loadable is not None:
+                made.repository = Repository(made.models, lambda name: loadable[name](), tuple(loadable), Path())
+            return made
+
+        self._edge = EdgeThread(service, security)
         self.address, self.http, self.service = self._edge.grpc, self._edge.http, self._edge.service
         self._edge.run(self._join())
 
     async def _join(self) -> None:
         self.agent.start(self.service)
+
+    def load(self, name: str) -> None:
+        self._edge.run(self.service.repository.load(name))
+
+    def unload(self, name: str) -> None:
+        self._edge.run(self.service.repository.unload(name))
 
     def stop(self) -> None:
         self._edge.run(self.agent.close())

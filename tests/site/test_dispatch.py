@@ -64,6 +64,9 @@ def test_who_has_no_room_other_networks_or_failed_is_left_out():
     assert chosen([task()._replace(fingerprint=other)], served) == [0]
     assert chosen([task(excluded=frozenset({"b"}))], [server("a"), server("b", 0.01)]) == [0]
     assert chosen([task()] * 3, [server("a", room=1), server("b", room=1)]) == [0, 1, 0]  # it stays where it is
+    elsewhere = [server("a")._replace(models={}), server("b", room=0), server("c", 0.2, room=0)]
+    assert chosen([task()] * 2, elsewhere) == [1, 1]  # where it is nobody knows its network
+    assert chosen([task()], elsewhere[:1]) == [0]
 
 
 @settings(max_examples=50)

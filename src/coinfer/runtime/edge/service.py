@@ -184,7 +184,7 @@ class EdgeService:
     ) -> tuple[InferReply, Timing]:
         """Have a request computed where the dispatcher says; a server that fails, or does not serve the network any
         more, is left out, and asked no more. This one may stop to serve it meanwhile; then others are asked, too."""
-        failed: set[str] = set()
+        failed: dict[str, TransportError] = {}
         while True:
             served = self._serves(request)
             left_s = began_s + request.deadline_s - self._clock.now_s()
@@ -193,6 +193,8 @@ class EdgeService:
             done = False
             try:
                 node = None if served and len(failed) >= MAX_FAILED_SERVERS else assignment.node
+                if node is None and failed and not served:
+                    raise _as_wire_error(failed.popitem()[1])
                 if node is None and served and not self._serves(request):
                     continue
                 reply, timing = await (self._send_on(node, onward) if node else self._serve(request, began_s))
@@ -202,8 +204,8 @@ class EdgeService:
             except TransportError as error:
                 self.metrics.forward_failures += 1
                 if error.code in _FORWARDED_CODES - _UNSERVED_CODES:
-                    raise WireError(error.code, error.message, error.reason, error.pushback_s) from None
-                failed.add(assignment.node or "")
+                    raise _as_wire_error(error) from None
+                failed[assignment.node or ""] = error
             finally:
                 if not done:
                     assignment.done(False)
@@ -318,6 +320,10 @@ def _check_fingerprint(model: ServedModel, request: InferRequest) -> None:
             f"got {request.fingerprint[:64]}; give both nodes the same file and the same --shape"
         )
         raise WireError("FAILED_PRECONDITION", text, "fingerprint")
+
+
+def _as_wire_error(error: TransportError) -> WireError:
+    return WireError(error.code, error.message, error.reason, error.pushback_s)
 
 
 def _warm(model: ServedModel, request: InferRequest, _abort: Abort) -> Work:

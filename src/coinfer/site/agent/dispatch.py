@@ -170,8 +170,8 @@ def sequential_greedy(observation: OffloadObservation[np.ndarray]) -> OffloadDec
     """Return option and server of least predicted latency for each task, one after the other, the earliest deadline
     first.
 
-    Each task sees the servers busy with those that were placed before it. A task for which nothing is possible gets
-    option 0 and server 0, the one that it has reached.
+    Each task sees the servers busy with those that were placed before it. A task for which nobody has room gets option
+    0 and server 0, the one that it has reached or, if that does not serve its network, the one that ends first else.
 
     Args:
         observation: K tasks.
@@ -185,6 +185,7 @@ def sequential_greedy(observation: OffloadObservation[np.ndarray]) -> OffloadDec
     option, server = np.zeros((2, tasks), dtype=int)
     for task in np.argsort(o.deadline_s, kind="stable"):
         end_s = np.maximum(arrived_s[task], backlog_s) + o.option_server_s[task]
+        soonest = divmod(int(end_s.argmin()), servers)
         end_s[:, room <= 0] = np.inf
         best, place = divmod(int(end_s.argmin()), servers)
         own = int(device_s[task].argmin())
@@ -194,6 +195,8 @@ def sequential_greedy(observation: OffloadObservation[np.ndarray]) -> OffloadDec
             option[task], server[task] = best, place
             backlog_s[place] = end_s[best, place]
             room[place] -= 1
+        elif not np.isfinite(o.option_server_s[task, 0, 0]):
+            option[task], server[task] = soonest
     return OffloadDecision(option, server)
 
 
