@@ -5,7 +5,7 @@ import contextlib
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.e2e.sites import COMMAND
@@ -13,7 +13,7 @@ from tests.patience import wait_until
 from tests.runtime.edge.edge_process import EdgeThread
 
 from coinfer.runtime.edge.repository import Repository
-from coinfer.runtime.edge.served_model import serve_echo
+from coinfer.runtime.edge.served_model import ServedModel, serve_echo
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
 from coinfer.site.agent.edge_agent import AgentSettings, EdgeAgent
@@ -23,6 +23,7 @@ from coinfer.site.controller.service import ControllerService
 from coinfer.site.store import ExperienceStore
 
 WAIT_S = 120.0
+NOTHING: Mapping[str, Callable[[], ServedModel]] = {}
 READY = re.compile(r"coinfer controller ready grpc=(\S+)(?: page=(\S+))?")
 
 
@@ -76,7 +77,13 @@ def controller_thread(store: Path, identity: Identity | None = None, port: int =
 class MemberEdge:
     """An edge server with an agent, on a thread of this process. What it may load is made by functions, by name."""
 
-    def __init__(self, settings: AgentSettings, models=None, loadable=None, **options):
+    def __init__(
+        self,
+        settings: AgentSettings,
+        models=None,
+        loadable: Mapping[str, Callable[[], ServedModel]] = NOTHING,
+        **options,
+    ):
         self.agent = EdgeAgent(settings)
         security = self.agent.security
         transport = GrpcTransport(connector=security.connector if security else PLAIN)
@@ -84,7 +91,7 @@ class MemberEdge:
 
         def service() -> EdgeService:
             made = EdgeService(served, transport=transport, **options)
-            if loadable is not None:
+            if loadable:
                 made.repository = Repository(made.models, lambda name: loadable[name](), tuple(loadable), Path())
             return made
 
