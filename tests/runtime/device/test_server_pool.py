@@ -60,6 +60,25 @@ def test_the_way_to_a_server_is_known_though_opening_it_took_long(extra_s: Seque
     assert link.rate_bps == pytest.approx(RATE_BPS, rel=0.02)
 
 
+def test_a_server_that_is_withdrawn_is_not_asked_whatever_it_answers_until_it_is_admitted():
+    pool, _ = started(())
+    assert forecast.usable(pool.estimates()[0], 1e12)
+    pool.withdraw(0)
+    for late in (
+        lambda server: est.after_reply(server, 0.0, 4.0, 1.0),
+        lambda server: est.after_failure(server, 1.0),
+        lambda server: est.after_rejection(server, 1.0),
+    ):
+        pool.update(0, late)
+        assert not forecast.usable(pool.estimates()[0], 1e12)
+        assert not is_probe_due(pool.estimates()[0], 0.0, 1e12, 1e12)
+    pool.admit(0)
+    assert not forecast.usable(pool.estimates()[0], 1e12), "it must answer first"
+    assert is_probe_due(pool.estimates()[0], 0.0, 1e12, 1e12)
+    pool.update(0, lambda server: est.after_reply(server, 0.0, 4.0, 1.0))
+    assert forecast.usable(pool.estimates()[0], 1e12)
+
+
 def test_a_link_is_probed_with_what_it_carries_in_a_moment():
     """A fast link more at a time; a slow one seldom, and a very slow one with little; and all seldom while idle."""
     fast, slow, dead = (

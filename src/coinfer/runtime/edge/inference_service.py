@@ -112,9 +112,8 @@ def find_model(models: Mapping[str, Info], name: str, version: str = "") -> Info
     """
     found = models.get(name)
     if found is None:
-        raise WireError(
-            "NOT_FOUND", f"no model {name[:64]!r} here; this node serves {', '.join(models)}", "unknown_model"
-        )
+        serves = ", ".join(models) or "nothing"
+        raise WireError("NOT_FOUND", f"no model {name[:64]!r} here; this node serves {serves}", "unknown_model")
     if version not in ("", VERSION):
         raise WireError("NOT_FOUND", f"model {name!r} has no version {version[:64]!r}; it has {VERSION}", "version")
     return found
