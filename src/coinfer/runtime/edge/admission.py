@@ -1,14 +1,16 @@
 """The pure decisions of an edge node: which requests it admits, when each starts, which it refuses and why.
 
 `apply(state, event)` returns the next state; `plan(state, now_s)` returns what to do now. The caller applies each
-command that it has carried out as an event. `workers` serve the jobs of the smallest priority number first, then first
-come, first served; at most `queue` jobs wait, as behind an endless queue every answer comes too late. Jobs of one kind
-run together where that is faster (`physics.batching`).
+command that it has carried out as an event. `workers` serve the jobs of the smallest priority number first, then one of
+each caller in turn, then first come, first served; at most `queue` jobs wait, as behind an endless queue every answer
+comes too late. In a full one the last job of who has most gives way to a caller who has less. Jobs of one kind run
+together where that is faster (`physics.batching`).
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 from coinfer.physics.batching import Waiting, batch_members, drain_ratio
 from coinfer.runtime.edge.node_state import (
@@ -35,6 +37,8 @@ FORGET_HALF_LIFE_S = 5.0
 SAFETY_FACTOR = 1.1
 """Factor on the expected service of an arriving job: the answer has to travel too."""
 MIN_PUSHBACK_S = 1e-3
+NEW = -1
+"""Id of a job that has none yet."""
 
 CODES: Mapping[Reason, Code] = {
     "queue_full": "RESOURCE_EXHAUSTED",
@@ -60,15 +64,16 @@ def apply(state: NodeState, event: Event) -> NodeState:
             admitted = tuple(
                 job._replace(admitted_s=now_s, forecast_s=forecast_s) for job in state.arriving if job.id == id
             )
-            waiting = sorted(state.waiting + admitted, key=lambda job: job.priority)  # keeps the order of arrival
-            return _remove(state, id)._replace(waiting=tuple(waiting))
+            waiting = _in_turn(state.waiting + admitted)
+            return _remove(state, id)._replace(waiting=_without_overtaken_forecasts(waiting, id))
         case Start(_, now_s, others):
             for id in event.ids:
                 state = _start(state, id, now_s, event.id if id in others else None, len(event.ids))
             return state
-        case Refuse(id):
+        case Refuse(id, reason):
             counts = _count(state, "refused") if _is_queued(state, id) else state.counts
-            return _remove(state, id)._replace(counts=counts, margin=_learned_margin(state, id, math.inf))
+            margin = state.margin if reason == "queue_full" else _learned_margin(state, id, math.inf)
+            return _remove(state, id)._replace(counts=counts, margin=margin)
         case Cancelled(id):
             running = tuple(run._replace(abandoned=True) if run.job.id == id else run for run in state.running)
             counts = _count(state, "cancelled") if _is_queued(state, id) else state.counts
@@ -96,18 +101,21 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
         commands.append(Start(together[0], now_s, together[1:]))
         waiting = [job for job in waiting if job.id not in together]
         free -= 1
-    queued = len(waiting)
     for job in state.arriving:
-        reason = _refusal(state, job, now_s, free, queued)
+        reason = _refusal(state, job, now_s, free, len(waiting))
+        if reason == "queue_full" and (last := _gives_way(waiting, job)) is not None:
+            commands.append(Refuse(last.id, reason, pushback_s(state, now_s)))
+            waiting.remove(last)
+            reason = None
         if reason is not None:
             commands.append(Refuse(job.id, reason, pushback_s(state, now_s)))
         elif free > 0:
             commands.append(Start(job.id, now_s))
             free -= 1
         else:
-            wait_s = backlog_s(state, now_s, job.priority)
+            wait_s = backlog_s(state, now_s, job.priority, job.caller)
             commands.append(Admit(job.id, now_s, wait_s if wait_s > expected_s(state, job) else 0.0))
-            queued += 1
+            waiting.append(job)
     return tuple(commands)
 
 
@@ -123,17 +131,21 @@ def load(state: NodeState, now_s: float) -> LoadReport:
     return LoadReport(backlog_s(state, now_s), waiting, 0 if state.draining else max(room, 0))
 
 
-def backlog_s(state: NodeState, now_s: float, priority: int = LAST_PRIORITY) -> float:
+def backlog_s(state: NodeState, now_s: float, priority: int = LAST_PRIORITY, caller: str | None = None) -> float:
     """Return how long a job that arrives now would wait, as far as service times are known; jobs run together as now.
 
     Args:
         state: 0 results if a worker is free and no job waits.
         now_s: on the node's clock.
         priority: of the job.
+        caller: whose it is; None if it waits for the jobs of all callers.
     """
     if state.free_workers > 0 and not state.waiting:
         return 0.0
     before = [job for job in state.waiting if job.priority <= priority]
+    if caller is not None:
+        new = Job(NEW, None, math.inf, priority, caller=caller)
+        before = list(takewhile(lambda job: job is not new, _in_turn((*before, new))))
     kinds = Counter((job.kind, job.times) for job in before)
     first = {(job.kind, job.times): job for job in reversed(before)}
     waiting_s = sum(
@@ -191,10 +203,34 @@ def _together(state: NodeState, waiting: Sequence[Job], now_s: float) -> tuple[i
     return tuple(waiting[place].id for place in batch_members(first.times, queue, state.workers))
 
 
+def _in_turn(waiting: Sequence[Job]) -> tuple[Job, ...]:
+    """Return jobs in the order in which they are served; of each priority, every caller's first job comes before any
+    caller's second."""
+    turns, placed = Counter[tuple[int, str]](), list[tuple[int, int, Job]]()
+    for job in waiting:
+        placed.append((job.priority, turns[job.priority, job.caller], job))
+        turns[job.priority, job.caller] += 1
+    return tuple(job for _, _, job in sorted(placed, key=lambda place: place[:2]))
+
+
+def _without_overtaken_forecasts(waiting: Sequence[Job], id: int) -> tuple[Job, ...]:
+    """Return jobs of which nothing is learned any more if a new one has come before them."""
+    place = next((place for place, job in enumerate(waiting) if job.id == id), len(waiting))
+    return (*waiting[: place + 1], *(job._replace(forecast_s=0.0) for job in waiting[place + 1 :]))
+
+
+def _gives_way(waiting: Sequence[Job], job: Job) -> Job | None:
+    """Return what leaves a full queue for a job: the last of who has most, if its caller has less even then."""
+    held = Counter(other.caller for other in waiting)
+    last = max(reversed(waiting), key=lambda other: held[other.caller], default=None)
+    is_less = last is not None and held[job.caller] + 1 < held[last.caller] and job.priority <= last.priority
+    return last if is_less else None
+
+
 def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
     if state.draining:
         return "draining"
-    wait_s = 0.0 if free > 0 else state.margin * backlog_s(state, now_s, job.priority)
+    wait_s = 0.0 if free > 0 else state.margin * backlog_s(state, now_s, job.priority, job.caller)
     late = _late_reason(state, job, now_s + wait_s, lambda times_s: SAFETY_FACTOR * typical(times_s))
     if late is not None:
         return "expired" if now_s >= job.deadline_s else "hopeless"

@@ -27,6 +27,8 @@ class Job(NamedTuple):
     """How long it was expected to wait then; 0 if nothing is to be learned from it."""
     times: BatchTimes = ALONE
     """How long several jobs of its kind take together."""
+    caller: str = ""
+    """Whose it is; callers take turns."""
 
 
 class Running(NamedTuple):

@@ -26,6 +26,15 @@ class CallLimits(NamedTuple):
     """For the message of a call, and for each one of a stream; a slow link may need minutes for a large one."""
 
 
+def peer_host(peer: str) -> str:
+    """Return the host of gRPC's name of a peer.
+
+    Args:
+        peer: such as `ipv4:192.168.1.20:40312`.
+    """
+    return peer.rpartition(":")[0]
+
+
 class _NoMessageError(Exception):
     """A message has not come in time."""
 
@@ -80,7 +89,7 @@ class PeerLimit(aio.ServerInterceptor):
 
     def _bounded(self, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def call(_messages: Any, context: Any) -> Any:
-            peer = context.peer().rpartition(":")[0]
+            peer = peer_host(context.peer())
             if self._open[peer] >= self._limits.calls:
                 self._metrics.count_answer("grpc", "RESOURCE_EXHAUSTED")
                 text = f"{peer} has {self._limits.calls} calls open here; wait for their answers, or end them"

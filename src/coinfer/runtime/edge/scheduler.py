@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar, cast
@@ -33,6 +34,8 @@ from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LoadReport, WireError
 
 Result = TypeVar("Result")
+present_caller: ContextVar[str] = ContextVar("coinfer_caller", default="")
+"""Address of the host for which the present task works; a front says it."""
 SHUTTING_DOWN = "this node is shutting down; use another"
 
 
@@ -96,7 +99,7 @@ class Scheduler:
         priority: int = DEFAULT_PRIORITY,
         batch: Batch | None = None,
     ) -> tuple[Result, float]:
-        """Return what `work` returns, and the seconds that it waited for a worker.
+        """Return what `work` returns, and the seconds that it waited for a worker; callers take turns.
 
         Args:
             kind: jobs of one kind take the same time.
@@ -108,7 +111,8 @@ class Scheduler:
         Raises:
             WireError: if the job is refused. What `work` raises is raised too.
         """
-        job = Job(next(self._ids), kind, deadline_s, priority, times=batch.times if batch else ALONE)
+        times = batch.times if batch else ALONE
+        job = Job(next(self._ids), kind, deadline_s, priority, times=times, caller=present_caller.get())
         entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s(), batch)
         with self._lock:
             self._entries[job.id] = entry
