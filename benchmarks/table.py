@@ -11,6 +11,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 README, RESULTS = HERE / "README.md", HERE / "results"
 START, END = "<!-- table -->", "<!-- end of table -->"
+WORST = "*"
+"""In place of a server and protocol: the worst of all that have such a figure."""
 SINGLE = (
     (
         "partition",
@@ -44,15 +46,11 @@ SINGLE = (
     ("faults-freezes", "seconds until nobody asks a frozen server, longest", "≤ 1", ("device", "noticed_s", "max")),
     ("faults-cuts", "requests lost while links were cut, device", "0", ("device", "lost")),
     ("faults-grey", "requests lost while a server ran a tenth of the time, device", "0", ("device", "lost")),
-    (
-        "faults-overload",
-        "three times the load, edge over gRPC: goodput",
-        "≥ 0.95",
-        ("edge-grpc", "3x", "goodput_ratio"),
-    ),
-    ("faults-overload", "six times the load, edge over gRPC: goodput", "≥ 0.95", ("edge-grpc", "6x", "goodput_ratio")),
-    ("faults-overload", "the same: admitted in time", "≥ 0.999", ("edge-grpc", "6x", "admitted_in_time")),
-    ("faults-overload", "the same: refusals, 99th percentile, ms", "≤ 20", ("edge-grpc", "6x", "refused_p99_ms")),
+    ("faults-overload", "three times the load, worst of four: goodput", "≥ 0.95", (WORST, "3x", "goodput_ratio")),
+    ("faults-overload", "six times the load, worst of four: goodput", "≥ 0.95", (WORST, "6x", "goodput_ratio")),
+    ("faults-overload", "three times: admitted in time, worst of four", "≥ 0.999", (WORST, "3x", "admitted_in_time")),
+    ("faults-overload", "six times: admitted in time, worst of four", "≥ 0.999", (WORST, "6x", "admitted_in_time")),
+    ("faults-overload", "refusals, 99th percentile, ms, worst of four", "≤ 20", (WORST, "3x", "refused_p99_ms")),
     (
         "faults-malformed",
         "malformed gRPC requests: memory of the edge grows by, MiB",
@@ -61,7 +59,10 @@ SINGLE = (
     ),
     ("faults-malformed", "malformed gRPC requests: internal errors logged", "0", ("edge, grpc", "logged_errors")),
     ("faults-floods", "2,100 dead connections over gRPC: requests of others lost", "0", ("edge-grpc", "others_lost")),
+    ("faults-soak", "soak: minutes", "≥ 60", ("minutes",)),
     ("faults-soak", "soak: memory of the edge grows by, MiB an hour", "", ("edge", "rss_slope_mib_per_hour")),
+    ("faults-soak", "soak: memory of the gateway grows by, MiB an hour", "", ("gateway", "rss_slope_mib_per_hour")),
+    ("faults-soak", "soak: requests lost, worst of four", "0", (WORST, "lost")),
     (
         "video",
         "15 frames a second, link that breaks: 95th percentile, ms",
@@ -95,10 +96,29 @@ def rows(name: str, record: dict[str, Any]) -> Iterator[tuple[str, str, str, str
         yield figure, bar, measured, f"`{found['command']}`" if "command" in found else command
     for record_name, figure, bar, path in SINGLE:
         if record_name == name:
-            value = record
-            for key in path:
-                value = value[key]
-            yield figure, bar, number(value), command
+            found = list(values(record, path))
+            value = min(found) if bar.startswith("≥") else max(found)
+            yield figure, bar, f"{number(value)}{' **missed**' if is_missed(value, bar) else ''}", command
+
+
+def values(record: Any, path: tuple[str, ...]) -> Iterator[float]:
+    """Yield what a record holds at a path; of counts by kind, their sum."""
+    if not path:
+        yield sum(record.values()) if isinstance(record, dict) else record
+    elif path[0] == WORST:
+        for part in record.values():
+            if isinstance(part, dict) and path[1] in part:
+                yield from values(part, path[1:])
+    else:
+        yield from values(record[path[0]], path[1:])
+
+
+def is_missed(value: float, bar: str) -> bool:
+    """Return true if a figure is on the wrong side of its bar; a bar without a sign is reached exactly."""
+    if not bar:
+        return False
+    sign, limit = bar[0], float(bar.lstrip("≤≥ ").replace(",", ""))
+    return value > limit if sign == "≤" else value < limit if sign == "≥" else value != limit
 
 
 def number(value: float) -> str:

@@ -10,6 +10,8 @@ whichever a scheme says. Writes results/real-NAME.json and .png.
 
 import argparse
 import json
+import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +38,7 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 from coinfer.units import BITS_PER_BYTE
 
 RESULTS = Path(__file__).resolve().parent / "results"
-RATES_BYTE_PER_S = (0.02e6, 0.03e6, 0.05e6, 0.1e6, 0.15e6, 0.2e6, 0.5e6, 1e6, 2e6, 5e6)
+RATES_BYTE_PER_S = (0.01e6, 0.015e6, 0.02e6, 0.03e6, 0.05e6, 0.08e6, 0.12e6, 0.2e6, 0.5e6, 1e6, 2e6, 5e6)
 WITH, WITHOUT = "planner with bottleneck", "planner without"
 SETTLING = 6
 RESAMPLES = 2000
@@ -54,7 +56,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parsed = parser.parse_args()
     data = load_dataset(parsed.data, "test")
+    # Pictures of all classes: data sets come in order of class, and some classes are larger as JPEG than others.
+    some = data.images[np.random.default_rng(0).permutation(len(data.images))[: max(parsed.requests, SETTLING)]]
     rows: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
     with ExitStack() as stack:
         (edge,) = stack.enter_context(edges(str(parsed.model), [parsed.edge_slowdown], ("--http-port", "-1")))
         links: dict[str, Link] = {}
@@ -64,9 +69,12 @@ def main() -> None:
         }
         for rate in RATES_BYTE_PER_S:
             links[edge.address] = Link(Trace.constant(BITS_PER_BYTE * rate), WallClock(), burst_bits=0.0)
-            rows += at_rate(devices, rate, data.images, parsed)
-            show(rows[-7:])
-    write(rows, parsed)
+            found = at_rate(devices, rate, some, parsed.requests)
+            rows += [row(name, rate, results) for name, results in found.items()]
+            show(rows[-len(found) :])
+            ratios += [ratio(found, quality, rate) for quality in ("bytes", "JPEG 75")]
+            print("; ".join(told(one) for one in ratios[-2:]))
+    write(rows, ratios, parsed)
 
 
 def device_for(parsed: argparse.Namespace, address: str, links: dict[str, Link], quality: int | None) -> Device:
@@ -114,9 +122,7 @@ def masked(rule: Policy, mask: np.ndarray) -> Callable[[OffloadObservation], Off
     return lambda seen: rule(seen._replace(option_mask=seen.option_mask & mask))
 
 
-def at_rate(
-    devices: dict[str, Device], rate: float, images: np.ndarray, parsed: argparse.Namespace
-) -> list[dict[str, Any]]:
+def at_rate(devices: dict[str, Device], rate: float, images: np.ndarray, requests: int) -> dict[str, list[Result]]:
     """All schemes in turns on the same pictures."""
     each = schemes(devices)
     for name, (device, policy) in each.items():
@@ -124,17 +130,43 @@ def at_rate(
             for k in range(SETTLING):
                 device.infer(images[k], policy=policy)
     found: dict[str, list[Result]] = {name: [] for name in each}
-    for k in range(parsed.requests):
+    for k in range(requests):
         for name, (device, policy) in each.items():
             found[name].append(device.infer(images[k], policy=policy))
-    return [row(name, rate, results) for name, results in found.items()]
+    return found
+
+
+def ratio(found: dict[str, list[Result]], quality: str, rate: float) -> dict[str, Any]:
+    """How many times as long the best of the others takes as the planner with codes, of means and of medians; the
+    interval is over pictures, drawn alike for both."""
+    latency_s = {name: np.array([result.outcome.latency_s for result in results]) for name, results in found.items()}
+    own_s = latency_s[f"{WITH}, {quality}"]
+    others = ("device only", f"server only, {quality}", f"{WITHOUT}, {quality}")
+    best = min(others, key=lambda name: float(latency_s[name].mean()))
+    drawn = np.random.default_rng(0).integers(0, len(own_s), (RESAMPLES, len(own_s)))
+    of_means = latency_s[best][drawn].mean(axis=1) / own_s[drawn].mean(axis=1)
+    medians_s = [float(np.median(latency_s[name])) for name in others]
+    return {
+        "rate_byte_per_s": rate,
+        "pictures_as": quality,
+        "best_other": best,
+        "ratio_of_means": float(latency_s[best].mean() / own_s.mean()),
+        "interval": np.quantile(of_means, [0.025, 0.975]).tolist(),
+        "ratio_of_medians": min(medians_s) / float(np.median(own_s)),
+    }
+
+
+def told(one: dict[str, Any]) -> str:
+    low, high = one["interval"]
+    means, medians = one["ratio_of_means"], one["ratio_of_medians"]
+    return f"{one['pictures_as']}: {means:.2f} times ({low:.2f} to {high:.2f}), medians {medians:.2f}"
 
 
 def row(name: str, rate: float, results: list[Result]) -> dict[str, Any]:
     latency_s = np.array([result.outcome.latency_s for result in results])
     random = np.random.default_rng(0)
     means = random.choice(latency_s, (RESAMPLES, len(latency_s))).mean(axis=1)
-    choices = ["+".join(result.route.hops[0].cut) for result in results]
+    choices = Counter("+".join(result.route.hops[0].cut) for result in results)
     return {
         "scheme": name,
         "rate_byte_per_s": rate,
@@ -143,14 +175,14 @@ def row(name: str, rate: float, results: list[Result]) -> dict[str, Any]:
         "median_s": float(np.median(latency_s)),
         "expected_accuracy": float(np.mean([result.outcome.accuracy for result in results])),
         "sent_bytes": float(np.mean([result.sent_bits for result in results])) / BITS_PER_BYTE,
-        "choice": max(set(choices), key=choices.count),
+        "choices": dict(choices.most_common()),
         "fallbacks": sum(bool(result.fallback) for result in results),
     }
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     table = Table()
-    for heading in ("MB/s", "scheme", "mean ms", "95 %", "median ms", "accuracy", "bytes sent", "choice"):
+    for heading in ("MB/s", "scheme", "mean ms", "95 %", "median ms", "accuracy", "bytes sent", "choices"):
         table.add_column(heading)
     for one in rows:
         low, high = (f"{1e3 * end:.1f}" for end in one["interval_s"])
@@ -162,14 +194,15 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{1e3 * one['median_s']:.1f}",
             f"{one['expected_accuracy']:.4f}",
             f"{one['sent_bytes']:.0f}",
-            one["choice"],
+            ", ".join(f"{cut} {count}" for cut, count in one["choices"].items()),
         )
-    Console(width=150).print(table)
+    Console(width=170).print(table)
 
 
-def write(rows: list[dict[str, Any]], parsed: argparse.Namespace) -> None:
+def write(rows: list[dict[str, Any]], ratios: list[dict[str, Any]], parsed: argparse.Namespace) -> None:
     settings = json.loads(json.dumps(vars(parsed), default=lambda path: Path(path).stem))
-    found = {"settings": settings, "machine": this_machine().model_dump(), "rows": rows}
+    found: dict[str, Any] = {"settings": settings, "machine": this_machine().model_dump(), "load": os.getloadavg()}
+    found |= {"rows": rows, "ratios": ratios}
     parsed.output.mkdir(parents=True, exist_ok=True)
     name = f"real-{parsed.model.stem}"
     (parsed.output / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

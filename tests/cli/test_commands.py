@@ -132,6 +132,18 @@ def test_profile_saves_a_table_that_plan_reads(shell: Shell):
     assert GRAPH.fingerprint[:12] in told
 
 
+def test_plan_counts_a_picture_as_jpeg(shell: Shell):
+    analytic_table(GRAPH, whole_s=5e-4).save(shell.folder / "fixed.json")
+    plain, coded = (
+        rows(shell("plan", MODEL, "--profile", "fixed.json", *more).stdout) for more in ((), ("--jpeg", "50"))
+    )
+    (whole,), (small,) = (
+        [row for row in found if row[0].startswith("(input)") and len(row) == 9] for found in (plain, coded)
+    )
+    assert float(small[2]) < 0.5 * float(whole[2])
+    assert (whole[-1], small[-1]) == ("exact", "of a JPEG")
+
+
 @pytest.mark.parametrize("rate", [0.5, 8.0, 300.0])
 def test_plan_marks_the_least_sum_of_its_parts_and_says_the_same_for_every_rate(shell: Shell, rate: float):
     analytic_table(GRAPH, whole_s=5e-4).save(shell.folder / "fixed.json")

@@ -16,7 +16,6 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.graph.pictures import PictureSettings
 from coinfer.options.earned import offered_options, unmeasured_note
 from coinfer.options.prune import useful_mask
-from coinfer.options.table import Options
 from coinfer.profile import devices
 from coinfer.profile.sizing import at_sizes
 from coinfer.profile.table import ProfileTable
@@ -24,7 +23,7 @@ from coinfer.progress import progress_bar
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
 from coinfer.runtime.device.planning.preview import Preview
-from coinfer.runtime.profiling import open_profiled, profile_for
+from coinfer.runtime.profiling import open_profiled, profile_for, with_jpeg
 from coinfer.units import FLOAT32_BITS, MEGA, MILLI, bytes_of_bits
 
 
@@ -69,6 +68,8 @@ def show_plan(
     graph = open_profiled(model, config.shapes, config.profile, pictures, config.limits)
     with progress_bar(console, f"measuring {graph.name}") as progress:
         table = profile_for(graph, config.profile, config.threads, progress, samples=samples, provider=None)
+    if config.jpeg_quality is not None:
+        table = with_jpeg(graph, table, config.jpeg_quality)
     notes = list(profile_notes(graph, table))
     graph, table = at_sizes(graph, table, sizes)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)
@@ -81,7 +82,7 @@ def show_plan(
     )
     machine = f"{device or 'this machine'}, {device_slowdown:.3g} times the measured time"
     console.print(f"{graph.name} on {machine}; server {server_slowdown:g} times; fingerprint {graph.fingerprint[:12]}")
-    preview = Preview(options, config.objective, config.deadline_s)
+    preview = Preview(options, config.objective, config.deadline_s, as_jpeg=config.jpeg_quality is not None)
     print_plan(console, graph, preview, table, wait_s=wait_s, uplink_bps=uplink_bps, show_all=show_all)
     if note := unmeasured_note(options, accuracy, graph):
         notes.append(f"note: {note}")
@@ -145,21 +146,22 @@ def _options_table(
         cells = _cells_of_option(graph, preview, wait_s, uplink_bps, i)
         if i == best:
             cells["cut after"] += " *"
-        answers = _answers(graph, profile, options, i)
+        answers = _answers(graph, preview, profile, i)
         table.add_row(*cells.values(), answers, style="bold green" if i == best else "")
     if unmet := preview.unmet(best, uplink_bps):
         table.caption = f"nothing meets every limit at this rate; the best misses: {', '.join(unmet)}"
     return table
 
 
-def _answers(graph: ModelGraph, profile: ProfileTable, options: Options, option: int) -> str:
+def _answers(graph: ModelGraph, preview: Preview, profile: ProfileTable, option: int) -> str:
     """Return how the answers of an option relate to those of the whole network."""
+    options = preview.options
     cut = options.cuts[option]
     if graph.part(cut) is not graph:
         return "by a bottleneck"
     computed = [name for name in cut if name not in graph.inputs and graph.tensors[name].dtype.kind == "f"]
     if options.is_local[option] or set(cut) <= set(graph.inputs):
-        return "exact"
+        return "of a JPEG" if preview.as_jpeg and graph.picture_input in cut else "exact"
     if computed and options.bits[option] < FLOAT32_BITS:
         return "rounded"
     difference = profile.difference(cut, options.outputs[option])

@@ -25,10 +25,12 @@ class Preview:
         options: with times as they are on device and server.
         objective: goal and limits.
         deadline_s: of the request; infinite if it has none.
+        as_jpeg: pictures are sent as JPEG, and are then not quite what they were.
     """
 
-    def __init__(self, options: Options, objective: Objective, deadline_s: float = math.inf):
+    def __init__(self, options: Options, objective: Objective, deadline_s: float = math.inf, *, as_jpeg: bool = False):
         self.options = options
+        self.as_jpeg = as_jpeg
         self.objective = objective
         self.deadline_s = deadline_s
 
