@@ -32,12 +32,15 @@ async function infer(request, tensor) {
   return reply;
 }
 
-/** Return the JSON of a reply and the bytes after it; throw what the server says is wrong. */
+/** Return the JSON of a reply and the bytes after it; print what the server says is wrong, and end. */
 async function ask(url, options) {
   const response = await fetch(url, options);
   const body = await response.arrayBuffer();
   const size = Number(response.headers.get("Inference-Header-Content-Length") ?? body.byteLength);
   const json = JSON.parse(Buffer.from(body, 0, size).toString());
-  if (!response.ok) throw new Error(json.error);
+  if (!response.ok) {
+    console.error(`error: ${json.error}`);
+    process.exit(1);
+  }
   return [json, body.slice(size)];
 }

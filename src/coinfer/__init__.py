@@ -115,7 +115,7 @@ def __getattr__(name: str) -> object:
     try:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"coinfer.{name} needs {error.name}: pip install 'coinfer[train]'") from None
+        raise ImportError(f"coinfer.{name} needs {error.name}: pip install '.[train]' in coinfer's folder") from None
 
 
 def __dir__() -> list[str]:

@@ -93,7 +93,7 @@ def setup_pytorch(what: str, device: str, threads: int) -> None:
     try:
         import torch
     except ModuleNotFoundError:
-        raise UserError(f"{what} needs PyTorch: pip install 'coinfer[train]'") from None
+        raise UserError(f"{what} needs PyTorch: pip install '.[train]' in coinfer's folder") from None
     torch.set_num_threads(threads)
     try:
         torch.zeros(1, device=device).item()

@@ -106,7 +106,7 @@ def run_demo(settings: DemoSettings, console: Console) -> Path:
         KeyboardInterrupt: if Ctrl-C ended the run, after the comparison.
     """
     if find_spec("matplotlib") is None:
-        raise UserError("the demo draws a plot and needs Matplotlib: pip install 'coinfer[plot]'")
+        raise UserError("the demo draws a plot and needs Matplotlib: pip install '.[plot]' in coinfer's folder")
     wanted = settings.device
     graph = open_model(settings.model, wanted.shapes, limits=wanted.limits)
     if graph.image is None:

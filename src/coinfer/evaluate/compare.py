@@ -86,7 +86,9 @@ class Comparison(NamedTuple):
         try:
             report.plot(self.folder / "plot.png", self.title, self.runs)
         except ModuleNotFoundError:
-            (self.folder / "plot.txt").write_text("no plot: pip install 'coinfer[plot]'\n", encoding="utf-8")
+            (self.folder / "plot.txt").write_text(
+                "no plot: pip install '.[plot]' in coinfer's folder\n", encoding="utf-8"
+            )
 
 
 def compare(settings: Settings, progress: Progress = quiet, results: Path | None = None) -> Comparison:

@@ -63,7 +63,9 @@ def from_torch(
     try:
         import torch
     except ImportError as error:
-        raise GraphError(f"{name}: reading a module needs PyTorch: pip install 'coinfer[train]'") from error
+        raise GraphError(
+            f"{name}: reading a module needs PyTorch: pip install '.[train]' in coinfer's folder"
+        ) from error
     if not isinstance(module, torch.nn.Module):
         raise GraphError(f"{name}: expected a torch.nn.Module, got a {type(module).__name__}")
     values = (example_input,) if isinstance(example_input, torch.Tensor) else _sequence(example_input, name)

@@ -8,7 +8,7 @@ from typing import Any
 from coinfer.errors import UserError
 from coinfer.runtime.tracing import Step, use_tracer
 
-_INSTALL = "install it: pip install 'coinfer[otel]'"
+_INSTALL = "install it: pip install '.[otel]' in coinfer's folder"
 
 
 def start_tracing(endpoint: str | None = None, *, service: str = "coinfer") -> None:

@@ -148,4 +148,6 @@ def check_extra() -> Any:
     try:
         return import_module("zeroconf")
     except ImportError:
-        raise UserError("servers that announce themselves need an extra: pip install 'coinfer[zeroconf]'") from None
+        raise UserError(
+            "servers that announce themselves need an extra: pip install '.[zeroconf]' in coinfer's folder"
+        ) from None

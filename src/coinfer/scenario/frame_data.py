@@ -71,7 +71,7 @@ def _read(path: Path, source: Source) -> Mapping[str, Any]:
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError:
-        raise ScenarioError(f"{path}: reading it needs SciPy: pip install 'coinfer[train]'") from None
+        raise ScenarioError(f"{path}: reading it needs SciPy: pip install '.[train]' in coinfer's folder") from None
     try:
         return loadmat(path)
     except OSError as error:

@@ -25,7 +25,9 @@ def check_extra() -> Any:
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
     except ImportError:
-        raise UserError("Parquet needs an extra: pip install 'coinfer[parquet]'; .jsonl and .csv do not") from None
+        raise UserError(
+            "Parquet needs an extra: pip install '.[parquet]' in coinfer's folder; .jsonl and .csv do not"
+        ) from None
 
 
 def parquet_bytes(columns: Iterable[str], records: Iterable[Mapping[str, object]]) -> tuple[bytes, int]:

@@ -114,7 +114,8 @@ def _import_av(name: str) -> Any:
         import av
     except ModuleNotFoundError:
         raise SourceError(
-            f"{name}: reading videos needs PyAV: pip install 'coinfer[video]' (GIFs and folders of pictures need none)"
+            f"{name}: reading videos needs PyAV: pip install '.[video]' in coinfer's folder; GIFs and folders of "
+            "pictures need none"
         ) from None
     cast(Any, av).logging.set_level(cast(Any, av).logging.FATAL)  # what goes wrong is said by our own message
     return av

@@ -170,7 +170,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.Mon
         app, ["edge", "--echo", "resnet32", "--announce", "--grpc-port", "0", "--http-port", "-1"]
     )
     assert done.exit_code != 0
-    assert "coinfer[zeroconf]" in f"{done.output}{done.exception}"
+    assert ".[zeroconf]" in f"{done.output}{done.exception}"
 
 
 def test_texts_of_servers():

@@ -203,7 +203,7 @@ def _joined(address: str | None) -> Iterator[None]:
             stay_on_loopback()
         import ray
     except ModuleNotFoundError:
-        raise TrainingError("training on a cluster needs Ray: pip install 'coinfer[cluster]'") from None
+        raise TrainingError("training on a cluster needs Ray: pip install '.[cluster]' in coinfer's folder") from None
     if ray.is_initialized():
         yield
         return

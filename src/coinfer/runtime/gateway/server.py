@@ -93,7 +93,7 @@ def _open_device(spec: str, settings: GatewaySettings, queue: ProcessorQueue) ->
     """Return a device that refuses what would be late: it has more callers than one."""
     shapes = shapes_of(spec, settings.models, settings.shapes)
     config = replace(settings.device, shapes=shapes, refuse_late=True, max_in_flight=settings.concurrency)
-    _log.info("opening %s; a network that was never measured on this machine takes a while", spec)
+    _log.info("opening %s; that takes a while if it was never measured on this machine", spec)
     with shapes_for_one_hint(settings.models):
         device = Device(spec, config, processor_queue=queue)
         device.open()

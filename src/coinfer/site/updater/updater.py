@@ -27,7 +27,9 @@ from coinfer.site.updater.versions import FALLBACK, PolicyFolder, Rollout, Versi
 
 STEP_S = 1.0
 JUDGE = "coinfer.site.trainer.judge"
-NO_TRAINING = "candidates cannot be judged and nothing is learned here: pip install 'coinfer[train]'; `pin` works"
+NO_TRAINING = (
+    "candidates cannot be judged and nothing is learned here: pip install '.[train]' in coinfer's folder; `pin` works"
+)
 _log = logging.getLogger("coinfer.site")
 
 
