@@ -41,7 +41,7 @@ def test_an_environment_and_a_policy_come_by_name():
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(sys.modules, "coinfer.envs.adapters.gymnasium_env", raising=False)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    with pytest.raises(ImportError, match=r"coinfer\.make_env needs gymnasium: pip install 'coinfer\[train\]'"):
+    with pytest.raises(ImportError, match=r"coinfer\.make_env needs gymnasium: pip install '\.\[train\]'"):
         coinfer.make_env  # noqa: B018
 
 

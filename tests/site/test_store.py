@@ -132,7 +132,7 @@ def test_parquet_holds_the_same_with_observations(tmp_path: Path):
 
 def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"pip install 'coinfer\[parquet\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[parquet\]'"):
         write_export(tmp_path / "log.parquet", [])
     assert not (tmp_path / "log.parquet").exists()
 

@@ -100,7 +100,7 @@ def write_sound(path: Path) -> None:
 
 def test_without_the_extra_it_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(SourceError, match=r"clip\.mp4: reading videos needs PyAV: pip install 'coinfer\[video\]'"):
+    with pytest.raises(SourceError, match=r"clip\.mp4: reading videos needs PyAV: pip install '\.\[video\]'"):
         open_source(str(write_clip_without_av(tmp_path))).__enter__()
 
 

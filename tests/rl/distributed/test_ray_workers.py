@@ -155,7 +155,7 @@ def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyP
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(TrainingError, match=r"needs Ray: pip install 'coinfer\[cluster\]'"),
+        pytest.raises(TrainingError, match=r"needs Ray: pip install '\.\[cluster\]'"),
         ray_workers.cluster_player(job()),
     ):
         pass
