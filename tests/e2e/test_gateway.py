@@ -25,7 +25,7 @@ MODELS = ["resnet32", "alexnet-cifar"]
 def test_two_networks_for_stock_clients_until_sigterm():
     with edges(MODELS, [()]) as (edge,), tempfile.NamedTemporaryFile(suffix=".log") as log:
         command = [COMMAND, "gateway", *MODELS, "--servers", edge.address, "--grpc-port", "0", "--http-port", "0"]
-        process = subprocess.Popen([*command, "--slowdown", "20", "--bits", "32"], stdout=log, stderr=log)
+        process = subprocess.Popen([*command, "--slowdown", "100", "--bits", "32"], stdout=log, stderr=log)
         try:
             found = wait_ready(process, Path(log.name))
             for module, address in ((triton_grpc, found[1]), (triton_http, found[2])):
