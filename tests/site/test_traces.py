@@ -173,9 +173,7 @@ def test_what_is_no_traceparent_counts_as_none(traceparent: str):
 
 def test_without_opentelemetry_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
-    with pytest.raises(
-        UserError, match=r"traces need OpenTelemetry \(.*\); install it: pip install '\.\[otel\]' in"
-    ):
+    with pytest.raises(UserError, match=r"traces need OpenTelemetry \(.*\); install it: pip install '\.\[otel\]' in"):
         coinfer.start_tracing()
 
 
