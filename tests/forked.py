@@ -16,12 +16,14 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(list(LOADED))
 
 
-def run_command(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ):
+def run_command(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
     """Runs `coinfer ARGUMENTS` in that folder, without standard input, and returns what it said and its status."""
     return _run(_be_command, ["coinfer", *arguments], folder, environment)
 
 
-def run_python(path: Path, arguments: Sequence[str], folder: Path):
+def run_python(path: Path, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """The same of a Python file."""
     return _run(_be_script, [str(path), *arguments], folder, os.environ)
 
