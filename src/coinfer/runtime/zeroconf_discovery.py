@@ -100,17 +100,18 @@ class Announcement:
         self._info = library.ServiceInfo(
             SERVICE, f"{name}.{SERVICE}", port, parsed_addresses=[shown], server=f"{name}.local."
         )
-        self._zeroconf = None
+        zeroconf = None
         try:
-            self._zeroconf = library.Zeroconf()
-            self._zeroconf.register_service(self._info)
+            zeroconf = library.Zeroconf()
+            zeroconf.register_service(self._info)
         except Exception as error:
-            if self._zeroconf is not None:
-                self._zeroconf.close()
+            if zeroconf is not None:
+                zeroconf.close()
             raise UserError(
                 f"this server cannot be announced in the local network ({type(error).__name__}: {error}); start it "
                 f"without --announce, and name {Address(shown, port)} to its devices"
             ) from error
+        self._zeroconf = zeroconf
         _log.info("announced as %s at %s", name, Address(shown, port))
 
     def close(self) -> None:

@@ -104,8 +104,8 @@ class Device:
             graph, planner.servers, shaped, clock, first_rate_bps=FIRST_RATE_BPS, tail_s=planner.tail_s
         )
         self._membership = membership
-        site = (membership.record, membership.policy) if membership else ()
-        self._parts = DeviceParts(graph, config, planner, processor, client, clock, *site)
+        parts = DeviceParts(graph, config, planner, processor, client, clock)
+        self._parts = parts._replace(record=membership.record, site_policy=membership.policy) if membership else parts
         self._in_flight = InFlight(config.max_in_flight)
         self._callers = ThreadPoolExecutor(config.max_in_flight, "coinfer-caller")  # starts threads as they are needed
         self._state: Literal["new", "open", "closed"] = "new"

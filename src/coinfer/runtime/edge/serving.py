@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ class Fronts:
 @asynccontextmanager
 async def open_fronts(
     service: InferenceService, host: str, grpc_port: int, http_port: int | None, security: Security | None = None
-) -> AsyncIterator[Fronts]:
+) -> AsyncGenerator[Fronts]:
     """Start the fronts of a service, and stop them and the service in the end, whatever happens meanwhile.
 
     The libraries for REST are loaded only if it is asked for.
