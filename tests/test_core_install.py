@@ -58,10 +58,10 @@ def test_core_installs_and_runs_without_torch(tmp_path: Path):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    subprocess.run([*install, "-c", ROOT / "constraints.txt", str(ROOT)], check=True, cwd=tmp_path)
-    save_model(networks.build("resnet32"), tmp_path / "resnet32.onnx")
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)
+    environment.pop("PYTHONPATH", None)  # pip would take away what is installed there
+    subprocess.run([*install, "-c", ROOT / "constraints.txt", str(ROOT)], check=True, cwd=tmp_path, env=environment)
+    save_model(networks.build("resnet32"), tmp_path / "resnet32.onnx")
     command = [python, "-c", SCRIPT, str(tmp_path / "resnet32.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

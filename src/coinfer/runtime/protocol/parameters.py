@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar, cast
 
 from coinfer.addresses import AddressError, parse_address
 from coinfer.errors import short_repr
@@ -30,6 +30,7 @@ from coinfer.types import Hop
 from coinfer.units import WIRE_BITS, WIRE_BITS_TEXT
 
 Parameters = Mapping[str, object]
+Parsed = TypeVar("Parsed")
 """By name; None counts as absent."""
 MAX_HOPS = 16
 UNSUPPORTED = {
@@ -102,7 +103,7 @@ def request_options(parameters: Parameters) -> RequestOptions:
         flag(parameters, "warm"),
         route,
         dispatch,
-        _options(parameters),
+        _parsed(parameters, "options", parse_options),
         _priority(parameters),
         RequestedObjective(
             _text(parameters, "goal"), _optional(parameters, "min_accuracy"), _optional(parameters, "energy_j")
@@ -242,19 +243,15 @@ def choice_of(parameters: Parameters) -> Choice | None:
     Raises:
         WireError: INVALID_ARGUMENT if it is of the wrong form.
     """
-    text = _text(parameters, "choice")
-    try:
-        return parse_choice(text) if text else None
-    except ValueError as error:
-        raise bad_request(f"parameter choice: {error}") from None
+    return _parsed(parameters, "choice", parse_choice)
 
 
-def _options(parameters: Parameters) -> TaskOptions | None:
-    text = _text(parameters, "options")
+def _parsed(parameters: Parameters, name: str, parse: Callable[[str], Parsed]) -> Parsed | None:
+    text = _text(parameters, name)
     try:
-        return parse_options(text) if text else None
+        return parse(text) if text else None
     except ValueError as error:
-        raise bad_request(f"parameter options: {error}") from None
+        raise bad_request(f"parameter {name}: {error}") from None
 
 
 def _executed(text: str) -> tuple[ExecutedHop, ...]:
