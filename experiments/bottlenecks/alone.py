@@ -27,14 +27,14 @@ def main() -> None:
     assert bottleneck is not None, f"{parsed.model} has no bottleneck beside it"
     parsed.output.mkdir(parents=True, exist_ok=True)
     path = parsed.output / f"{name}.onnx"
-    save_model(replace(graph.pruned((bottleneck.output,)), name=name, bottleneck=None), path)
+    output = graph.outputs[-1]
+    save_model(replace(graph.pruned((output,)), name=name, bottleneck=None), path)
     plain = load(path)
-    record = BottleneckRecord(
-        network=name, fingerprint=plain.fingerprint, output=bottleneck.output, codes=bottleneck.codes
-    )
+    codes = tuple(code.model_copy(update={"answers": code.answers[-1:]}) for code in bottleneck.codes)
+    record = BottleneckRecord(network=name, fingerprint=plain.fingerprint, source=bottleneck.source, codes=codes)
     proto = with_record(bottleneck.graph.proto, record)
     save_model(from_proto(proto, name, bottleneck.graph.weights), parsed.output / f"{name}{SUFFIX}", half=True)
-    known = bottleneck.codes[-1].accuracy
+    known = codes[-1].answers[-1].accuracy
     assert known is not None, "the bottleneck was not measured"
     AccuracyTable(
         model=name,

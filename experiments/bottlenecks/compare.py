@@ -107,7 +107,7 @@ def ways(graph: ModelGraph) -> Iterator[Way]:
         symbols = symbol_codec(graph, code.tensor)
         assert symbols is not None
         decode = lambda p, symbols=symbols: symbols.decode(p, limit_bytes=1 << 20)  # noqa: E731
-        yield Way("bottleneck", code.tensor, code.tensor, code.answer, symbols.encode, decode)
+        yield Way("bottleneck", code.tensor, code.tensor, code.answers[-1].tensor, symbols.encode, decode)
 
 
 def pixels_way(graph: ModelGraph) -> Way:

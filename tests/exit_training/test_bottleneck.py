@@ -115,9 +115,10 @@ def test_the_file_holds_what_was_measured_and_fits_its_network_alone(tmp_path):
     assert graph.bottleneck is not None
     assert loaded.bottleneck.codes == graph.bottleneck.codes
     for code in loaded.bottleneck.codes:
-        assert code.accuracy is not None
-        assert code.accuracy.samples == 40
-        assert 9 < code.accuracy.size_bytes < 40
+        (answer,) = code.answers
+        assert answer.accuracy is not None
+        assert answer.accuracy.samples == 40
+        assert 9 < answer.accuracy.size_bytes < 40
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["bottleneck"] == loaded.bottleneck.graph.fingerprint
     with pytest.raises(GraphError, match=r"a bottleneck of network 'small' \(\w{12}\), not of 'small' \(\w{12}\)"):

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from tests.exit_training.bottlenecks import profile, rated
-from tests.tables import analytic_table
+from tests.exit_training.bottlenecks import bottleneck_with_exits, profile, rated, with_accuracy
+from tests.tables import analytic_table, made_up_accuracy
 
 from coinfer.graph.zoo import networks
 from coinfer.options.chain import Encoding, SizeError, Speed, chain_options
 from coinfer.options.compile import compile_options
+from coinfer.options.earned import offered_options
 from coinfer.options.network import network_table
-from coinfer.options.table import Options, full_accuracy, stated_accuracy
+from coinfer.options.table import Options, full_accuracy, measured_accuracy, stated_accuracy
 
 
 @pytest.mark.parametrize("name", ["nin", "resnet32", "alexnet-cifar"])
@@ -84,3 +85,31 @@ def test_codes_of_a_bottleneck_are_options_of_the_chain_as_of_the_graph():
     np.testing.assert_allclose(arithmetic.device_s, [code.device_flop / 1e6 for code in table.codes])
     without = chain_options(Speed(table, 1.0, None), [Speed(table, 1.0, None)], [0], Encoding((8,)), full_accuracy)
     assert not any(graph.part(cut) is not graph for cut in without.cuts)
+
+
+def test_every_exit_behind_a_bottleneck_answers_from_each_code():
+    correct = {("code2", "exit2"): 60, ("code2", "logits"): 70, ("code4", "exit2"): 88, ("code4", "logits"): 80}
+    graph = with_accuracy(bottleneck_with_exits(), lambda code, output: correct[code, output])
+    measured, accuracy = profile(graph), made_up_accuracy(graph)
+    assert graph.bottleneck is not None
+    tables = [analytic_table(graph.pruned((output,)), 20.0) for output in graph.outputs]
+    speed = Speed(network_table(graph, tables, measured.bottleneck), 1.0, None)
+    encoding = Encoding((8,), codes=True)
+    ours = chain_options(speed, [speed], [0, 1, 2], encoding, measured_accuracy(accuracy))
+    theirs = compile_options(graph, measured, (8,), accuracy, codes=graph.bottleneck.codes)
+    ours, theirs = (
+        every.take(np.array([graph.part(cut) is not graph for cut in every.cuts])) for every in (ours, theirs)
+    )
+    assert ours.triples == [(exit_, (code,), 2) for exit_ in (1, 2) for code in ("code2", "code4")]
+    assert (ours.triples, ours.pieces) == (theirs.triples, theirs.pieces)
+    for column in ("device_s", "upload_bits", "server_s", "accuracy"):
+        np.testing.assert_allclose(getattr(ours, column), getattr(theirs, column))
+    assert ours.server_s[:, 0].tolist() == [4.0, 4.0, 10.0, 10.0], "an earlier exit is sooner"
+    assert ours.accuracy.tolist() == pytest.approx([0.74 - 0.3, 0.74 - 0.02, 0.78 - 0.2, 0.78 - 0.1])
+    offered = offered_options(graph, measured, None, accuracy)
+    pieces = [piece for piece in offered.pieces if graph.part(piece[0]) is not graph]
+    assert pieces == [], "each loses more than a point"
+    correct["code4", "exit2"] = 90
+    graph = with_accuracy(bottleneck_with_exits(), lambda code, output: correct[code, output])
+    pieces = offered_options(graph, measured, None, accuracy).pieces
+    assert [piece for piece in pieces if graph.part(piece[0]) is not graph] == [(("code4",), ("code4/answer/exit2",))]

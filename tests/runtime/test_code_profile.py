@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.exit_training.bottlenecks import profile, small_bottleneck, small_network, stripes
+from tests.exit_training.bottlenecks import bottleneck_with_exits, profile, small_bottleneck, small_network, stripes
 from tests.tables import analytic_table
 
 from coinfer.profile.sizing import at_sizes
@@ -29,8 +29,7 @@ def test_codes_are_measured_and_known_by_their_bottleneck():
     assert GRAPH.bottleneck is not None
     for times, code in zip(found.codes, GRAPH.bottleneck.codes, strict=True):
         assert min(times.device_s, times.server_s, times.encode_s, times.decode_s) > 0
-        assert code.accuracy is not None
-        assert times.size_bits == 8 * code.accuracy.size_bytes
+        assert times.size_bits == 8 * (code.size_bytes or 0)
     assert measure_codes(small_network(), samples(), time.thread_time) is None
 
 
@@ -43,6 +42,29 @@ def test_a_table_of_before_gets_what_it_lacks():
     assert with_codes(GRAPH, known, samples()) is known
     assert with_codes(small_network(), table, samples()) is table
     assert ProfileTable.model_validate_json(known.model_dump_json()) == known
+
+
+def test_each_exit_behind_a_code_has_a_time_of_its_own():
+    graph = bottleneck_with_exits()
+    found = measure_codes(graph, samples(), time.thread_time)
+    assert found is not None
+    assert [list(times.earlier_s) for times in found.codes] == [["code2/answer/exit2"], ["code4/answer/exit2"]]
+    assert min(seconds for times in found.codes for seconds in (*times.earlier_s.values(), times.server_s)) > 0
+    table = profile(graph)
+    assert table.segment_s(graph, ("code4",), ("code4/answer/exit2",)) == 4.0
+    assert table.segment_s(graph, ("input",), ("code4/answer/exit2",)) == 5.0
+    halved = table.with_op_s([seconds / 2 for seconds in table.op_s])
+    assert halved.segment_s(graph, ("code2",), ("code2/answer/exit2",)) == pytest.approx(2.0)
+    assert ProfileTable.model_validate_json(table.model_dump_json()) == table
+
+
+def test_the_rest_of_a_code_is_what_its_own_head_leaves():
+    """On a network that takes 2 s, of whose first pool and its encoder together 1 s."""
+    graph = bottleneck_with_exits()
+    table = profile(graph).model_copy(update={"op_s": tuple(seconds / 10 for seconds in profile(graph).op_s)})
+    head_s = table.segment_s(graph, ("input",), ("pool1",))
+    assert 0 < head_s < 1
+    assert table.segment_s(graph, ("head/pool1",), ("code4",)) == pytest.approx(1 - head_s)
 
 
 def test_times_of_pieces_other_machines_and_batches():

@@ -31,8 +31,9 @@ def test_it_knows_pictures_classes_and_codes(name: str):
     assert graph.image is not None
     assert len(set(labels_of(graph))) == 10
     assert graph.bottleneck is not None
-    sizes = [code.accuracy.size_bytes for code in graph.bottleneck.codes if code.accuracy]
-    right = [code.accuracy.correct for code in graph.bottleneck.codes if code.accuracy]
+    assert graph.bottleneck.outputs == graph.outputs[-1:]
+    found = [code.answers[-1].accuracy for code in graph.bottleneck.codes]
+    sizes, right = [one.size_bytes for one in found if one], [one.correct for one in found if one]
     assert (len(sizes), sizes, right) == (2, sorted(sizes), sorted(right))
     AccuracyTable.load(pretrained.accuracy_file(name)).check(graph)
 
@@ -40,7 +41,7 @@ def test_it_knows_pictures_classes_and_codes(name: str):
 def test_a_code_of_resnet12_loses_at_most_a_point():
     bottleneck = open_model("resnet12").bottleneck
     assert bottleneck is not None
-    found = bottleneck.codes[-1].accuracy
+    found = bottleneck.codes[-1].answers[-1].accuracy
     assert found is not None
     table = accuracy_for(open_model("resnet12"), None, Objective())
     assert table is not None

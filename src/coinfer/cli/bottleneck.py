@@ -66,8 +66,8 @@ def train(
 ) -> None:
     """Train a bottleneck of a network, and count its right answers on the test pictures.
 
-    The network itself stays as it is; a network with exits gets one for its last exit. The folder holds
-    MODEL.bottleneck.onnx, training.json and a checkpoint.
+    The network itself stays as it is; of a network with exits, every exit behind the code answers from it. The folder
+    holds MODEL.bottleneck.onnx, training.json and a checkpoint.
 
     Example: [bold]coinfer bottleneck train alexnet-exits --data cifar10/ --epochs 20[/bold]
     """
@@ -117,9 +117,9 @@ def train(
 
         trained = learner.train(graph, place, pictures, settings, progress=progress, folder=folder, resume=resume)
     tested, seen = _pictures(data, "test"), pictures.images[trained.rows]
-    answers = learner.answers_of(settings)
+    answers = learner.answers_of(trained)
     with progress_bar(console, "measuring") as report:
-        worded = with_words(graph, trained.graph, place.output, answers, bits, seen)
+        worded = with_words(graph, trained.graph, place.source, answers, bits, seen)
         measured = measure_bottleneck(worded, tested, report)
     path = learner.save(measured, trained, pictures.kind, folder)
     assert measured.bottleneck is not None
@@ -181,12 +181,13 @@ def _pictures(where: Path, split: "Split") -> "ImageDataset":
 
 
 def _print_codes(bottleneck: "Bottleneck") -> None:
-    """Print the accuracy and size of each code, as they were counted through the runtime's codec."""
+    """Print accuracy and size of each exit from each code, as they were counted through the runtime's codec."""
     for code in bottleneck.codes:
-        found = code.accuracy
-        assert found is not None
-        share, plain = found.correct / found.samples, found.plain / found.samples
-        console.print(
-            f"{code.tensor}: {found.size_bytes:.0f} bytes, {share:.2%} of {found.samples} pictures "
-            f"({plain:.2%} without a bottleneck)"
-        )
+        for answer in code.answers:
+            found, name = answer.accuracy, f"{code.tensor}, {answer.output}" if len(code.answers) > 1 else code.tensor
+            assert found is not None
+            share, plain = found.correct / found.samples, found.plain / found.samples
+            console.print(
+                f"{name}: {found.size_bytes:.0f} bytes, {share:.2%} of {found.samples} pictures "
+                f"({plain:.2%} without a bottleneck)"
+            )

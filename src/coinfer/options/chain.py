@@ -50,39 +50,39 @@ class Speed(NamedTuple):
             return 0.0
         return self.factor * bytes_of_bits(elements * FLOAT32_BITS) * per_byte.get(bits, 0.0)
 
-    def code(self, tensor: str) -> CodeCut | None:
-        """Return a code of the network's bottleneck; None if the table has none of this name.
+    def code(self, answer: str) -> CodeCut | None:
+        """Return what an answer from a code of the network's bottleneck costs; None if the table does not know it.
 
         Args:
-            tensor: name of its symbols.
+            answer: its name.
         """
-        return next((code for code in self.table.codes if code.tensor == tensor), None)
+        return next((code for code in self.table.codes if code.answer == answer), None)
 
-    def symbols_s(self, tensor: str) -> float:
+    def symbols_s(self, answer: str) -> float:
         """Return the time to compute the symbols of a code and to encode them.
 
         Args:
-            tensor: name of the symbols; the table has them.
+            answer: name of an answer from the code; the table has it.
         """
-        code = self._known(tensor)
+        code = self._known(answer)
         if self.flop_per_s is not None:
             return float(compute_s(code.device_flop, self.flop_per_s))
         return self.factor * (code.device_s + code.encode_s)
 
-    def answer_s(self, tensor: str) -> float:
-        """Return the time to decode the symbols of a code and to compute the answer from them.
+    def answer_s(self, answer: str) -> float:
+        """Return the time to decode the symbols of a code and to compute an answer from them.
 
         Args:
-            tensor: name of the symbols; the table has them.
+            answer: its name; the table has it.
         """
-        code = self._known(tensor)
+        code = self._known(answer)
         if self.flop_per_s is not None:
             return float(compute_s(code.server_flop, self.flop_per_s))
         return self.factor * (code.decode_s + code.server_s)
 
-    def _known(self, tensor: str) -> CodeCut:
-        code = self.code(tensor)
-        assert code is not None, f"{tensor} is a code of the table"
+    def _known(self, answer: str) -> CodeCut:
+        code = self.code(answer)
+        assert code is not None, f"{answer} is an answer of the table"
         return code
 
 
@@ -174,10 +174,10 @@ class _Exit:
         if not self._encoding.codes:
             return []
         answering = [code for code in self._device.table.codes if code.exit == self.exit]
-        return [self._costs(code) for code in answering if all(s.code(code.tensor) for s in self._servers)]
+        return [self._costs(code) for code in answering if all(s.code(code.answer) for s in self._servers)]
 
     def _costs(self, code: CodeCut) -> CodeCosts:
         size_bits = float(code.elements * code.bits) if self._encoding.plain else code.size_bits
-        server_s = tuple(speed.answer_s(code.tensor) for speed in self._servers)
-        device_s = self._device.symbols_s(code.tensor)
+        server_s = tuple(speed.answer_s(code.answer) for speed in self._servers)
+        device_s = self._device.symbols_s(code.answer)
         return CodeCosts(code.tensor, code.answer, code.bits, size_bits, device_s, server_s, code.loss)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from coinfer.graph.bottleneck import Code
+from coinfer.graph.bottleneck import Code, CodeAnswer
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import (
     CodeCosts,
@@ -54,7 +54,7 @@ def compile_options(
         bits: allowed bits per element. An image input is sent as its own bytes (8 bits, exact), any other as it is.
         accuracy: makes each output of the network an exit.
         exits: outputs of each exit; None takes those that follow from `accuracy`.
-        codes: of the network's bottleneck, which the profile must know.
+        codes: of the network's bottleneck, with the answers that are allowed; the profile must know it.
 
     Raises:
         ProfileError: if the table belongs to another network, or lacks a size.
@@ -68,11 +68,11 @@ def compile_options(
     return tabulate((_Exit(graph, table, bits, i, outputs, codes) for i, outputs in enumerate(exits)), right)
 
 
-def _code_costs(graph: ModelGraph, table: ProfileTable, code: Code) -> CodeCosts:
-    """Return what a code costs; one whose accuracy was not measured is never right."""
+def _code_costs(graph: ModelGraph, table: ProfileTable, code: Code, answer: CodeAnswer) -> CodeCosts:
+    """Return what an answer from a code costs; one whose accuracy was not measured is never right."""
     times = next(one for one in table.code_times(graph).codes if one.tensor == code.tensor)
-    device_s, server_s = times.device_s + times.encode_s, times.decode_s + times.server_s
-    return CodeCosts(code.tensor, code.answer, code.bits, times.size_bits, device_s, (server_s,), code.loss)
+    device_s, server_s = times.device_s + times.encode_s, times.decode_s + times.answer_s(answer.tensor)
+    return CodeCosts(code.tensor, answer.tensor, code.bits, times.size_bits, device_s, (server_s,), answer.loss)
 
 
 class _Exit:
@@ -88,8 +88,8 @@ class _Exit:
         codes: Sequence[Code],
     ):
         self.exit = exit_
-        is_answered = graph.bottleneck is not None and outputs == (graph.bottleneck.output,)
-        self.codes = [_code_costs(graph, table, code) for code in codes] if is_answered else []
+        answering = [(code, answer) for code in codes for answer in code.answers if (answer.output,) == outputs]
+        self.codes = [_code_costs(graph, table, *pair) for pair in answering]
         self.cuts: list[Names] = [*(cut.tensors for cut in graph.pruned(outputs).useful_cuts()[:-1]), outputs]
         self._graph, self._table = graph, table
         of_codes = {code.bits for code in codes}.difference(WIRE_BITS)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coinfer.graph.bottleneck import Code
+from coinfer.graph.bottleneck import Code, CodeAnswer
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.compile import DEFAULT_BITS, compile_options
 from coinfer.options.table import Options
@@ -23,8 +23,8 @@ def offered_options(
 ) -> Options:
     """Return the options from which a device chooses.
 
-    Codes of a bottleneck are among them if they lose little, as far as was measured, and the bits are not given; or if
-    their bits are.
+    Answers from codes of a bottleneck are among them if they lose little, as far as was measured, and the bits are not
+    given; or if the code's bits are.
 
     Args:
         graph: the network.
@@ -42,7 +42,7 @@ def offered_options(
         return compile_options(graph, table, bits, accuracy, codes=_codes_of(graph, table, bits))
     measured = () if accuracy is None else sorted({row.bits for row in accuracy.rows if row.cut != graph.inputs})
     unmeasured = DEFAULT_BITS if accuracy is None or len(accuracy.exits) == 1 else (FLOAT32_BITS,)
-    codes = [code for code in _codes_of(graph, table) if code.accuracy and (all_codes or is_earned(code))]
+    codes = [_offered(code, all_codes) for code in _codes_of(graph, table)]
     widths = tuple(dict.fromkeys((*unmeasured, *measured)))
     options = compile_options(graph, table, widths, accuracy, codes=codes)
     exact = options.is_local | (options.bits == FLOAT32_BITS) | np.array([cut == graph.inputs for cut in options.cuts])
@@ -52,13 +52,20 @@ def offered_options(
     return options.take(exact | earned | (unknown & np.isin(options.bits, DEFAULT_BITS)))
 
 
-def is_earned(code: Code) -> bool:
-    """Return true if a code of a bottleneck was measured and loses little.
+def _offered(code: Code, every: bool) -> Code:
+    """Return a code with the answers that lose little, or with all that were measured."""
+    answers = (answer for answer in code.answers if answer.accuracy and (every or is_earned(answer)))
+    return code.model_copy(update={"answers": tuple(answers)})
+
+
+def is_earned(answer: CodeAnswer) -> bool:
+    """Return true if an answer from a code was measured and loses little.
 
     Args:
-        code: of the bottleneck.
+        answer: of an exit from the code.
     """
-    return code.accuracy is not None and code.accuracy.samples >= MIN_SAMPLES and code.accuracy.loss <= MAX_LOSS
+    found = answer.accuracy
+    return found is not None and found.samples >= MIN_SAMPLES and found.loss <= MAX_LOSS
 
 
 def _codes_of(graph: ModelGraph, table: ProfileTable, bits: Sequence[int] | None = None) -> list[Code]:

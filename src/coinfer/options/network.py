@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from coinfer.errors import UserError, short_repr
 from coinfer.files import write_atomic
+from coinfer.graph.bottleneck import Bottleneck, Code, CodeAnswer
 from coinfer.graph.ir import ModelGraph
-from coinfer.profile.code_times import BottleneckTimes
+from coinfer.profile.code_times import BottleneckTimes, CodeTimes
 from coinfer.profile.fields import Bits, Machine, Positive, Record, Seconds
 from coinfer.profile.table import ProfileTable
 from coinfer.units import IMAGE_BITS, WIRE_BITS
@@ -51,13 +52,14 @@ class ChainCut(Record):
 
 
 class CodeCut(Record):
-    """A code of the network's bottleneck: what it costs on the measured machine."""
+    """An exit's answer from a code of the network's bottleneck: what it costs on the measured machine."""
 
     exit: Annotated[int, Field(ge=0)]
-    """Index of the exit whose answer it gives."""
+    """Index of the exit that answers."""
     tensor: str
-    """Name of its symbols."""
+    """Name of the code's symbols."""
     answer: str
+    """Name of the answer."""
     bits: Annotated[int, Field(ge=1, le=8)]
     """Of each symbol before entropy coding."""
     elements: Annotated[int, Field(ge=1)]
@@ -96,7 +98,7 @@ class NetworkTable(Record):
     encode_s_per_byte: dict[Bits, Seconds]
     decode_s_per_byte: dict[Bits, Seconds]
     codes: tuple[CodeCut, ...] = ()
-    """Of the network's bottleneck; the smallest first."""
+    """Of the network's bottleneck, a row for each exit behind it; the smallest code first."""
 
     @model_validator(mode="after")
     def _is_a_chain(self) -> "NetworkTable":
@@ -158,30 +160,39 @@ def network_table(
 
 
 def _codes(graph: ModelGraph, times: BottleneckTimes) -> tuple[CodeCut, ...]:
-    """Return the codes whose accuracy was measured."""
+    """Return the answers from codes whose accuracy was measured."""
     bottleneck = graph.bottleneck
     assert bottleneck is not None, "times of a bottleneck come with the network that has it"
-    part, found = bottleneck.graph, list[CodeCut]()
-    for code, one in zip(bottleneck.codes, times.codes, strict=True):
-        if code.accuracy is None:
-            continue
-        flop = [
-            sum(part.ops[i].work_flop for i in part.needed(first, (last,)))
-            for first, last in ((part.inputs, code.tensor), ((code.tensor,), code.answer))
-        ]
-        found.append(
-            CodeCut(
-                exit=graph.outputs.index(bottleneck.output),
-                answer=code.answer,
-                bits=code.bits,
-                elements=part.tensors[code.tensor].elements,
-                device_flop=flop[0],
-                server_flop=flop[1],
-                loss=code.accuracy.loss,
-                **one.model_dump(),
-            )
-        )
-    return tuple(found)
+    pairs = zip(bottleneck.codes, times.codes, strict=True)
+    return tuple(
+        _code_cut(graph, bottleneck, code, answer, one)
+        for code, one in pairs
+        for answer in code.answers
+        if answer.accuracy is not None
+    )
+
+
+def _code_cut(graph: ModelGraph, bottleneck: Bottleneck, code: Code, answer: CodeAnswer, times: CodeTimes) -> CodeCut:
+    part = bottleneck.graph
+    device_flop, server_flop = (
+        sum(part.ops[i].work_flop for i in part.needed(first, (last,)))
+        for first, last in ((part.inputs, code.tensor), ((code.tensor,), answer.tensor))
+    )
+    return CodeCut(
+        exit=graph.outputs.index(answer.output),
+        tensor=code.tensor,
+        answer=answer.tensor,
+        bits=code.bits,
+        elements=part.tensors[code.tensor].elements,
+        size_bits=times.size_bits,
+        device_flop=device_flop,
+        server_flop=server_flop,
+        device_s=times.device_s,
+        server_s=times.answer_s(answer.tensor),
+        encode_s=times.encode_s,
+        decode_s=times.decode_s,
+        loss=answer.loss,
+    )
 
 
 def _chain(graph: ModelGraph, table: ProfileTable) -> tuple[ChainCut, ...]:

@@ -11,7 +11,7 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class CodeTimes(BaseModel):
-    """One code, measured in the two pieces that run: up to its symbols, and from them to the answer."""
+    """One code, measured in the pieces that run: up to its symbols, and from them to the answer of each exit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,11 +20,21 @@ class CodeTimes(BaseModel):
     device_s: Amount
     """From the network's inputs to the symbols."""
     server_s: Amount
-    """From the symbols to the answer."""
+    """From the symbols to the answer of the last exit."""
+    earlier_s: dict[str, Amount] = {}
+    """From the symbols to the answers of earlier exits, by name of the answer."""
     encode_s: Amount
     decode_s: Amount
     size_bits: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Mean size of a payload."""
+
+    def answer_s(self, answer: str) -> float:
+        """Return the time from the symbols to an answer.
+
+        Args:
+            answer: name of an answer from this code.
+        """
+        return self.earlier_s.get(answer, self.server_s)
 
     def scaled(self, ratio: float, size_ratio: float = 1.0) -> "CodeTimes":
         """Return the times on a machine of another speed, or of a batch.
@@ -35,7 +45,8 @@ class CodeTimes(BaseModel):
         """
         names = ("device_s", "server_s", "encode_s", "decode_s")
         times = {name: getattr(self, name) * ratio for name in names}
-        return self.model_copy(update=times | {"size_bits": self.size_bits * size_ratio})
+        earlier_s = {name: seconds * ratio for name, seconds in self.earlier_s.items()}
+        return self.model_copy(update=times | {"earlier_s": earlier_s, "size_bits": self.size_bits * size_ratio})
 
 
 class BottleneckTimes(BaseModel):
@@ -61,7 +72,7 @@ class BottleneckTimes(BaseModel):
         Args:
             graph: the network.
             inputs: of the network, or the symbols of a code.
-            outputs: the symbols of a code, or its answer.
+            outputs: the symbols of a code, or one of its answers.
 
         Raises:
             ValueError: if these are no such tensors.
@@ -73,9 +84,8 @@ class BottleneckTimes(BaseModel):
             raise ValueError(f"{', '.join(outputs)}: neither symbols nor answer of a bottleneck")
         if tuple(inputs) == tuple(outputs):
             return 0.0
-        if code.tensor in inputs:
-            return times.server_s
-        return times.device_s + (times.server_s if outputs[0] == code.answer else 0.0)
+        server_s = 0.0 if outputs[0] == code.tensor else times.answer_s(outputs[0])
+        return server_s if code.tensor in inputs else times.device_s + server_s
 
     def scaled(self, ratio: float, size_ratio: float = 1.0) -> "BottleneckTimes":
         """Return the times on a machine of another speed, or of a batch.

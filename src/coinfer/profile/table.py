@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
+from coinfer.graph.bottleneck import HEAD
 from coinfer.graph.ir import ModelGraph
 from coinfer.profile.code_times import BottleneckTimes
 from coinfer.profile.fields import Bits, Machine, Positive, Record, Seconds, finite, first_problem
@@ -130,7 +131,9 @@ class ProfileTable(Record):
             GraphError: if the outputs do not follow from the inputs.
         """
         if graph.part(outputs) is not graph:
-            return self.code_times(graph).segment_s(graph, inputs, outputs)
+            given = tuple(name.removeprefix(HEAD) for name in inputs if name.startswith(HEAD))
+            done_s = self.segment_s(graph, graph.inputs, given)
+            return max(self.code_times(graph).segment_s(graph, inputs, outputs) - done_s, 0.0)
         ops = graph.needed(inputs, outputs)
         if not ops:
             return 0.0

@@ -39,7 +39,8 @@ def measure_codes(
         return None
     executor, codes = Executor(graph, threads, provider=provider), graph.bottleneck.codes
     codecs = [codec_of(code, graph.bottleneck.graph.tensors[code.tensor].shape) for code in codes]
-    runs_s = np.zeros((len(codes), WARM_UP + RUNS, 4))
+    exits = len(graph.bottleneck.outputs)
+    runs_s = np.zeros((len(codes), WARM_UP + RUNS, 3 + exits))
     sizes_bytes = np.zeros((len(codes), WARM_UP + RUNS))
     for k in range(WARM_UP + RUNS):
         progress(k, WARM_UP + RUNS, "measuring codes")
@@ -50,18 +51,20 @@ def measure_codes(
             encoded_s = clock()
             received = codec.decode(payload, limit_bytes=symbols[code.tensor].size)
             decoded_s = clock()
-            _, server_s = executor.run({code.tensor: received}, (code.answer,))
-            runs_s[i, k] = device_s, server_s, encoded_s - began_s, decoded_s - encoded_s
+            server_s = [executor.run({code.tensor: received}, (answer.tensor,))[1] for answer in code.answers]
+            runs_s[i, k] = device_s, encoded_s - began_s, decoded_s - encoded_s, *server_s
             sizes_bytes[i, k] = len(payload)
     found = []
     for i, code in enumerate(codes):
-        device_s, server_s, encode_s, decode_s = np.median(runs_s[i, WARM_UP:], axis=0).tolist()
-        mean_bytes = sizes_bytes[i, : len(samples)].mean() if code.accuracy is None else code.accuracy.size_bytes
+        device_s, encode_s, decode_s, *earlier_s, server_s = np.median(runs_s[i, WARM_UP:], axis=0).tolist()
+        mean_bytes = code.size_bytes or sizes_bytes[i, : len(samples)].mean()
+        earlier = [answer.tensor for answer in code.answers[:-1]]
         found.append(
             CodeTimes(
                 tensor=code.tensor,
                 device_s=device_s,
                 server_s=server_s,
+                earlier_s=dict(zip(earlier, earlier_s, strict=True)),
                 encode_s=encode_s,
                 decode_s=decode_s,
                 size_bits=bits_of_bytes(float(mean_bytes)),

@@ -1,6 +1,6 @@
 """The code words of a trained bottleneck, from training pictures, and its accuracy on others, through the codec."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from coinfer.graph.bottleneck import (
     BottleneckRecord,
     Code,
     CodeAccuracy,
+    CodeAnswer,
     attach,
     encoded_lengths,
     groups_of,
@@ -29,16 +30,21 @@ _BATCH = 250
 
 
 def with_words(
-    graph: ModelGraph, made: ModelGraph, output: str, answers: Mapping[str, str], bits: int, images: np.ndarray
+    graph: ModelGraph,
+    made: ModelGraph,
+    source: str,
+    answers: Mapping[str, Sequence[CodeAnswer]],
+    bits: int,
+    images: np.ndarray,
 ) -> ModelGraph:
     """Return a network with its bottleneck, whose code words suit some pictures.
 
     Args:
         graph: the untouched network.
         made: the bottleneck's own network, without a record.
-        output: output of the network whose answer it gives.
-        answers: name of the answer by name of the symbols, the smallest code first; each is the first channels of the
-            next one.
+        source: tensor of the network that the encoder reads.
+        answers: of each code, by name of the symbols, the smallest code first; each is the first channels of the next
+            one.
         bits: of each symbol.
         images: uint8 [N, height, width, 3] of the network's size; `WORD_PICTURES` of them count.
     """
@@ -49,13 +55,13 @@ def with_words(
     codes = tuple(
         Code(
             tensor=tensor,
-            answer=answer,
             bits=bits,
             lengths=encoded_lengths(word_table(symbols[:, : made.tensors[tensor].shape[1]], bits)),
+            answers=tuple(of_code),
         )
-        for tensor, answer in answers.items()
+        for tensor, of_code in answers.items()
     )
-    return _with_codes(graph, made, output, codes)
+    return _with_codes(graph, made, source, codes)
 
 
 def word_table(symbols: np.ndarray, bits: int) -> np.ndarray:
@@ -89,36 +95,48 @@ def measure_bottleneck(graph: ModelGraph, data: ImageDataset, progress: Progress
     bottleneck = graph.bottleneck
     if bottleneck is None:
         raise ValueError(f"{graph.name} has no bottleneck to measure")
-    executor, total = Executor(graph), len(data.labels)
-    counts = np.zeros((len(bottleneck.codes), 2), np.int64)
-    plain, step = 0, min(_together(graph), _together(bottleneck.graph))
+    executor, total, outputs = Executor(graph), len(data.labels), bottleneck.outputs
+    counts = np.zeros((len(bottleneck.codes), len(outputs) + 1), np.int64)
+    plain, step = np.zeros(len(outputs), np.int64), min(_together(graph), _together(bottleneck.graph))
     for i in range(0, total, step):
         truth, x = data.labels[i : i + step], _inputs(graph, data.images[i : i + step])
-        plain += int((executor.run(x, (bottleneck.output,))[0][bottleneck.output].argmax(1) == truth).sum())
+        plain += _right(executor, x, outputs, truth)
         symbols, _ = executor.run(x, [code.tensor for code in bottleneck.codes])
         counts += [_count(executor, bottleneck, code, symbols[code.tensor], truth) for code in bottleneck.codes]
         progress(min(i + step, total), total, "pictures")
     codes = tuple(
-        code.model_copy(update={"accuracy": _accuracy(data, plain, correct, size_bytes)})
-        for code, (correct, size_bytes) in zip(bottleneck.codes, counts.tolist(), strict=True)
+        _measured(code, data, plain.tolist(), correct, size_bytes)
+        for code, (*correct, size_bytes) in zip(bottleneck.codes, counts.tolist(), strict=True)
     )
-    return _with_codes(graph, bottleneck.graph, bottleneck.output, codes)
+    return _with_codes(graph, bottleneck.graph, bottleneck.source, codes)
 
 
-def _accuracy(data: ImageDataset, plain: int, correct: int, size_bytes: int) -> CodeAccuracy:
+def _measured(code: Code, data: ImageDataset, plain: Sequence[int], correct: Sequence[int], size_bytes: int) -> Code:
+    """Return a code whose answers know how often they were right."""
     total = len(data.labels)
-    return CodeAccuracy(dataset=data.kind, samples=total, plain=plain, correct=correct, size_bytes=size_bytes / total)
+    found = [
+        CodeAccuracy(dataset=data.kind, samples=total, plain=exact, correct=right, size_bytes=size_bytes / total)
+        for exact, right in zip(plain, correct, strict=True)
+    ]
+    answers = zip(code.answers, found, strict=True)
+    return code.model_copy(
+        update={"answers": tuple(one.model_copy(update={"accuracy": known}) for one, known in answers)}
+    )
 
 
-def _count(
-    executor: Executor, bottleneck: Bottleneck, code: Code, symbols: np.ndarray, truth: np.ndarray
-) -> tuple[int, int]:
-    """Return how many answers are right behind the codec, and the bytes of all payloads."""
+def _right(executor: Executor, inputs: dict[str, np.ndarray], outputs: Sequence[str], truth: np.ndarray) -> list[int]:
+    """Return how many answers of each output are right."""
+    answers, _ = executor.run(inputs, outputs)
+    return [int((answers[name].argmax(1) == truth).sum()) for name in outputs]
+
+
+def _count(executor: Executor, bottleneck: Bottleneck, code: Code, symbols: np.ndarray, truth: np.ndarray) -> list[int]:
+    """Return how many answers of each exit are right behind the codec, and the bytes of all payloads."""
     codec = codec_of(code, bottleneck.graph.tensors[code.tensor].shape)
     payloads = [codec.encode(symbols[k : k + 1]) for k in range(len(symbols))]
     received = np.concatenate([codec.decode(payload, limit_bytes=symbols.size) for payload in payloads])
-    answers, _ = executor.run({code.tensor: received}, (code.answer,))
-    return int((answers[code.answer].argmax(1) == truth).sum()), sum(map(len, payloads))
+    right = _right(executor, {code.tensor: received}, [answer.tensor for answer in code.answers], truth)
+    return [*right, sum(map(len, payloads))]
 
 
 def _together(graph: ModelGraph) -> int:
@@ -131,7 +149,7 @@ def _inputs(graph: ModelGraph, images: np.ndarray) -> dict[str, np.ndarray]:
     return {graph.inputs[0]: np.concatenate([normalise(one, graph.image) for one in images])}
 
 
-def _with_codes(graph: ModelGraph, made: ModelGraph, output: str, codes: tuple[Code, ...]) -> ModelGraph:
-    record = BottleneckRecord(network=graph.name, fingerprint=graph.fingerprint, output=output, codes=codes)
+def _with_codes(graph: ModelGraph, made: ModelGraph, source: str, codes: tuple[Code, ...]) -> ModelGraph:
+    record = BottleneckRecord(network=graph.name, fingerprint=graph.fingerprint, source=source, codes=codes)
     name = f"{graph.name}.bottleneck"
     return attach(graph, from_proto(with_record(made.proto, record), name, made.weights), name)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.cli.reports.cut_name import cut_name
-from coinfer.graph.bottleneck import Code
+from coinfer.graph.bottleneck import Bottleneck, Code, CodeAnswer
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.axes import Shapes
 from coinfer.graph.onnx.weights import DTYPES
@@ -121,14 +121,20 @@ def _codes(graph: ModelGraph) -> list[dict[str, object]]:
     return [code.model_dump(exclude={"lengths"}) for code in codes]
 
 
-def _code_line(code: Code) -> str:
-    """Return what is known of a code, for a person."""
-    known = code.accuracy
+def _code_lines(bottleneck: Bottleneck | None) -> list[str]:
+    """Return what is known of each exit's answers from each code, for a person."""
+    codes = () if bottleneck is None else bottleneck.codes
+    return [_code_line(code, answer) for code in codes for answer in code.answers]
+
+
+def _code_line(code: Code, answer: CodeAnswer) -> str:
+    known, name = answer.accuracy, f"bottleneck {code.tensor}"
+    name += f", {answer.output}" if len(code.answers) > 1 else ""
     if known is None:
-        return f"bottleneck {code.tensor}: not measured"
+        return f"{name}: not measured"
     share, plain = known.correct / known.samples, known.plain / known.samples
     return (
-        f"bottleneck {code.tensor}: {known.size_bytes:.0f} bytes, {share:.2%} right of {known.samples} pictures, "
+        f"{name}: {known.size_bytes:.0f} bytes, {share:.2%} right of {known.samples} pictures, "
         f"{plain:.2%} without it ({known.dataset})"
     )
 
@@ -157,7 +163,7 @@ def _sentences(graph: ModelGraph) -> list[str]:
         f"{graph.params:,} parameters ({weights_mb:.1f} MB), {graph.work_flop / MEGA:,.1f} million floating-point "
         f"operations{f' for {at}' if at else ''}; {len(graph.ops)} operations of ONNX"
     )
-    lines += [_code_line(code) for code in (() if graph.bottleneck is None else graph.bottleneck.codes)]
+    lines += _code_lines(graph.bottleneck)
     lines += [f"folded: {note}" for note in graph.notes.folded]
     lines += [f"runs in one place: {reason}, so what follows from them is not cut" for reason in graph.notes.uncut]
     control = [op for op in graph.ops if op.kind in {"If", "Loop", "Scan"}]

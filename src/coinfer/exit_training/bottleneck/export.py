@@ -9,8 +9,10 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from coinfer.exit_training.bottleneck.nets import Decoder, Encoder
+from coinfer.exit_training.bottleneck.places import exits_behind
 from coinfer.exit_training.bottleneck.settings import Place
 from coinfer.exit_training.modules import GraphModule, with_weights
+from coinfer.graph.bottleneck import HEAD
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.graph.onnx.assemble import reference
 from coinfer.graph.onnx.load import from_proto
@@ -100,13 +102,15 @@ def code_name(channels: int) -> str:
     return f"code{channels}"
 
 
-def answer_name(channels: int) -> str:
-    """Return the name of the answer from a code.
+def answer_name(channels: int, place: Place, output: str) -> str:
+    """Return the name of an exit's answer from a code.
 
     Args:
         channels: of the code.
+        place: of the bottleneck.
+        output: of the untouched network.
     """
-    return f"code{channels}/answer"
+    return f"code{channels}/answer" if output == place.output else f"code{channels}/answer/{output}"
 
 
 def bottleneck_graph(graph: ModelGraph, place: Place, parts: Parts) -> ModelGraph:
@@ -126,15 +130,17 @@ def bottleneck_graph(graph: ModelGraph, place: Place, parts: Parts) -> ModelGrap
     net = _Net()
     source = place.source
     if source not in graph.inputs:
-        net.copy(graph, graph.inputs, (source,), "head/", "head/")
-        source = f"head/{source}"
+        net.copy(graph, graph.inputs, (source,), HEAD, HEAD)
+        source = f"{HEAD}{source}"
     _encode(net, source, parts.encoder, parts.decoder.channels)
     trained = with_weights(parts.tail.source, _weights_of(parts.tail))
+    outputs = exits_behind(graph, place.target)
     for index, channels in enumerate(parts.decoder.channels):
         _decode(net, parts.decoder, index, f"code{channels}/{place.target}")
-        net.copy(trained, (place.target,), (place.output,), f"code{channels}/", "tail/")
-        net.op("Identity", answer_name(channels), f"code{channels}/{place.output}")
-    made = _model(graph, place, net, parts.decoder.channels)
+        net.copy(trained, (place.target,), outputs, f"code{channels}/", "tail/")
+        for output in outputs:
+            net.op("Identity", answer_name(channels, place, output), f"code{channels}/{output}")
+    made = _model(graph, place, outputs, net, parts.decoder.channels)
     return from_proto(made, f"{graph.name}.bottleneck", net.weights)
 
 
@@ -172,19 +178,21 @@ def _decode(net: _Net, decoder: Decoder, index: int, output: str) -> None:
     net.conv(output, net.op("Relu", f"{prefix}.sum.relu", y), last, 3, 1, (1, 1))
 
 
-def _model(graph: ModelGraph, place: Place, net: _Net, channels: Sequence[int]) -> onnx.ModelProto:
+def _model(
+    graph: ModelGraph, place: Place, outputs: Sequence[str], net: _Net, channels: Sequence[int]
+) -> onnx.ModelProto:
     name = f"{graph.name}.bottleneck"
     values = {value.name: value for value in (*graph.proto.graph.output, *graph.proto.graph.value_info)}
-    outputs = []
-    for count in channels:
+    answers = []
+    for count, output in ((count, output) for count in channels for output in outputs):
         value = onnx.ValueInfoProto()
-        value.CopyFrom(values[place.output])
-        value.name = answer_name(count)
-        outputs.append(value)
+        value.CopyFrom(values[output])
+        value.name = answer_name(count, place, output)
+        answers.append(value)
     inputs = [value for value in graph.proto.graph.input if value.name in graph.inputs]
     constants = [onnx.numpy_helper.from_array(value, key) for key, value in net.settings.items()]
     weights = [reference(key, value) for key, value in net.weights.items()]
-    made = helper.make_graph(net.nodes, name, inputs, outputs, [*constants, *weights])
+    made = helper.make_graph(net.nodes, name, inputs, answers, [*constants, *weights])
     proto = helper.make_model(made, opset_imports=list(graph.proto.opset_import), ir_version=graph.proto.ir_version)
     proto.metadata_props.extend(graph.proto.metadata_props)
     return proto

@@ -2,7 +2,7 @@
 
 from coinfer.errors import TrainingError
 from coinfer.exit_training.bottleneck.settings import BottleneckSettings, Place
-from coinfer.graph.ir import ModelGraph
+from coinfer.graph.ir import GraphError, ModelGraph
 
 MAX_SIDE_SHARE = 1 / 4
 """The code's side over that of the input, at most: pictures are shrunk before they are sent."""
@@ -39,6 +39,24 @@ def place_for(graph: ModelGraph, settings: BottleneckSettings, source: str = "",
     if not _follows(one, source, targets[0]):
         raise TrainingError(f"{graph.name}: the rest of it does not follow from {targets[0]!r} alone behind {source!r}")
     return Place(source, targets[0], one.outputs[0])
+
+
+def exits_behind(graph: ModelGraph, target: str) -> tuple[str, ...]:
+    """Return the outputs of a network that follow from one tensor alone, the earliest exit first.
+
+    Args:
+        graph: the network.
+        target: name of the tensor.
+    """
+    return tuple(output for output in graph.outputs if _is_enough(graph, target, output))
+
+
+def _is_enough(graph: ModelGraph, target: str, output: str) -> bool:
+    try:
+        graph.needed((target,), (output,))
+    except GraphError:
+        return False
+    return True
 
 
 def candidates(graph: ModelGraph, settings: BottleneckSettings, source: str = "") -> list[Place]:

@@ -70,7 +70,7 @@ class Place(NamedTuple):
     target: str
     """Tensor that the decoder replaces."""
     output: str
-    """Output of the network that the rest of it computes."""
+    """Last output of the network; the bottleneck also answers for the exits before it that follow from the target."""
 
 
 class BottleneckEpoch(NamedTuple):
@@ -79,7 +79,7 @@ class BottleneckEpoch(NamedTuple):
     loss: float
     """Mean loss of the steps."""
     holdout: tuple[float, ...]
-    """Share of the held-out pictures that each code answers rightly, in [0, 1]."""
+    """Share of the held-out pictures that the last exit answers rightly from each code, in [0, 1]."""
     size_bits: tuple[float, ...]
     """Mean size of each code by the trained prior."""
     seconds: float
@@ -90,6 +90,8 @@ class BottleneckResult(NamedTuple):
 
     graph: ModelGraph
     """Its own network: encoder, symbols, and for each code a decoder and the rest of the network."""
+    outputs: tuple[str, ...]
+    """Outputs of the untouched network that it answers for, the earliest exit first."""
     place: Place
     epochs: tuple[BottleneckEpoch, ...]
     settings: BottleneckSettings

@@ -3,7 +3,8 @@
 The encoder is a few convolutions down to a small map of symbols of 2 to 8 bits; rounding passes its gradient straight
 through. The decoder replaces a tensor inside the network, and the layers behind it go on learning. The teacher is the
 network as it was: its answers (knowledge distillation, Hinton et al. 2015), the tensor that is replaced (head network
-distillation, Matsubara et al. 2019), and the labels if there are any. The code is nested: of every batch, each code
+distillation, Matsubara et al. 2019), and the labels if there are any. Every exit behind that tensor learns from its own
+answers, and all count equally. The code is nested: of every batch, each code
 answers an equal part, and a code is the first channels of the next one. The symbols' size can be part of the loss
 (supervised compression, Matsubara et al. 2022); its prior is a free distribution for each channel.
 """
@@ -19,7 +20,7 @@ from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, Bottlenec
 from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer
 from coinfer.exit_training.train import round_weights
 from coinfer.files import write_atomic
-from coinfer.graph.bottleneck import SUFFIX
+from coinfer.graph.bottleneck import SUFFIX, CodeAnswer
 from coinfer.graph.ir import ModelGraph
 from coinfer.graph.onnx.load import load
 from coinfer.graph.segment import save_model
@@ -73,16 +74,22 @@ def train(
     trainer.trained.eval()
     parts = Parts(trainer.encoder, trainer.decoder, trainer.tail)
     made = round_weights(bottleneck_graph(graph, place, parts))
-    return BottleneckResult(made, place, tuple(trainer.epochs), settings, trainer.training_rows)
+    return BottleneckResult(made, trainer.outputs, place, tuple(trainer.epochs), settings, trainer.training_rows)
 
 
-def answers_of(settings: BottleneckSettings) -> dict[str, str]:
-    """Return the name of each code's answer by the name of its symbols, the smallest code first.
+def answers_of(trained: BottleneckResult) -> dict[str, tuple[CodeAnswer, ...]]:
+    """Return each code's answers, not measured, by the name of its symbols, the smallest code first.
 
     Args:
-        settings: of the training.
+        trained: what `train` returned.
     """
-    return {code_name(channels): answer_name(channels) for channels in settings.channels}
+    place = trained.place
+    return {
+        code_name(channels): tuple(
+            CodeAnswer(output=output, tensor=answer_name(channels, place, output)) for output in trained.outputs
+        )
+        for channels in trained.settings.channels
+    }
 
 
 def save(graph: ModelGraph, trained: BottleneckResult, kind: str, folder: Path) -> Path:

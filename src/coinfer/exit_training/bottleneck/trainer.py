@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from coinfer.checkpoint import write_atomically
 from coinfer.errors import TrainingError
 from coinfer.exit_training import augment, checkpoints
 from coinfer.exit_training.bottleneck.nets import Decoder, Encoder, Prior, encoder_shapes, encoder_width, rounded
+from coinfer.exit_training.bottleneck.places import exits_behind
 from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
 from coinfer.exit_training.modules import GraphModule
 from coinfer.exit_training.pictures import open_device
@@ -61,7 +62,8 @@ class BottleneckTrainer:
             raise TrainingError("expected at least 2 pictures, and batches of at least 2 for each code")
         self.scale = augment.channel_scale(self.image, self.device)
         self.bfloat16 = use_bfloat16(settings.precision, self.device)
-        plain = graph.pruned((place.output,))
+        self.outputs = exits_behind(graph, place.target)
+        plain = graph.pruned(self.outputs)
         torch.manual_seed(settings.seed)
         self.encoder, self.decoder = bottleneck_modules(graph, place, settings)
         self.prior = Prior(settings.channels[-1], settings.levels)
@@ -165,28 +167,32 @@ class BottleneckTrainer:
     def _losses(self, x: Tensor, labels: Tensor, weights: Tensor) -> Losses:
         """Return the losses of a batch, of which each nested code gets an equal part."""
         settings, place = self.settings, self.place
-        source, features, logits = self._teach(x)
+        source, features, *theirs = self._teach(x)
         soft = self.encoder(source)
         symbols, bits = rounded(soft), self.prior(soft)
         parts = torch.arange(len(x), device=self.device).chunk(len(settings.channels))
         answers, errors, rates = [], [], []
         for code, part in enumerate(parts):
             made = self.decoder(symbols[part], code)
-            answers.append(self.tail.compute({place.target: made}, (place.output,))[0])
+            answers.append(self.tail.compute({place.target: made}, self.outputs))
             errors.append((made.float() - features[part].float()).square().mean())
             rates.append(bits[part, : settings.channels[code]].sum((1, 2, 3)).mean())
-        mine, theirs = torch.cat(answers).float(), logits.float()
+        mine = [torch.cat(of_exit).float() for of_exit in zip(*answers, strict=True)]
         variance = features.float().var() + 1e-6
-        warm = settings.temperature
-        divergence = F.kl_div(
-            F.log_softmax(mine / warm, 1), F.log_softmax(theirs / warm, 1), reduction="batchmean", log_target=True
-        )
         return Losses(
-            warm**2 * divergence,
-            settings.label_weight * self._label_loss(mine, labels, weights),
+            _mean([self._divergence(own, exact.float()) for own, exact in zip(mine, theirs, strict=True)]),
+            settings.label_weight * _mean([self._label_loss(own, labels, weights) for own in mine]),
             settings.feature_weight * torch.stack(errors).mean() / variance,
             settings.rate_weight * torch.stack(rates).mean() / _KILOBIT + 1e-9 * torch.stack(rates).mean(),
         )
+
+    def _divergence(self, mine: Tensor, theirs: Tensor) -> Tensor:
+        """Return how far an exit's answers are from those of the untouched network."""
+        warm = self.settings.temperature
+        divergence = F.kl_div(
+            F.log_softmax(mine / warm, 1), F.log_softmax(theirs / warm, 1), reduction="batchmean", log_target=True
+        )
+        return warm**2 * divergence
 
     def _label_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         if not self.settings.mixup:
@@ -196,11 +202,11 @@ class BottleneckTrainer:
 
     @torch.no_grad()
     def _teach(self, x: Tensor) -> list[Tensor]:
-        """Return the encoder's input, the tensor to replace and the answer of the untouched network."""
-        place, name = self.place, self.graph.inputs[0]
-        wanted = [tensor for tensor in (place.source, place.target, place.output) if tensor != name]
+        """Return the encoder's input, the tensor to replace and the answers of the untouched network."""
+        name, tensors = self.graph.inputs[0], (self.place.source, self.place.target, *self.outputs)
+        wanted = [tensor for tensor in tensors if tensor != name]
         found = dict(zip(wanted, self.teacher.compute({name: x}, wanted), strict=True)) | {name: x}
-        return [found[tensor] for tensor in (place.source, place.target, place.output)]
+        return [found[tensor] for tensor in tensors]
 
     @torch.no_grad()
     def encode(self, rows: np.ndarray) -> np.ndarray:
@@ -215,7 +221,7 @@ class BottleneckTrainer:
 
     @torch.no_grad()
     def measure(self, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the accuracy of each code, and its mean size in bits by the prior.
+        """Return the accuracy of the last exit from each code, and the code's mean size in bits by the prior.
 
         Args:
             rows: indices of the pictures.
@@ -291,6 +297,10 @@ class BottleneckTrainer:
         settings = {key: value for key, value in asdict(self.settings).items() if key != "device"}
         sizes = {"network": self.graph.fingerprint, "pictures": len(self.labels), "data": self.kind}
         return settings | self.place._asdict() | sizes
+
+
+def _mean(losses: Sequence[Tensor]) -> Tensor:
+    return sum(losses[1:], start=losses[0]) / len(losses)
 
 
 def bottleneck_modules(graph: ModelGraph, place: Place, settings: BottleneckSettings) -> tuple[Encoder, Decoder]:

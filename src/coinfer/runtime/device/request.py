@@ -148,7 +148,7 @@ class Request:
                 return Computed(computed, None)
             if self._parts.planner.cascade.is_confident(stage, computed):
                 return Computed({name: computed[name] for name in stage.answer}, stage.exit)
-            tensors = {name: computed[name] for name in stage.tap}
+            tensors = {start: computed[name] for start, name in zip(stage.starts, stage.tap, strict=True)}
         raise AssertionError("the last stage returns")
 
     @property
@@ -321,7 +321,7 @@ class Request:
         bottleneck = self._parts.graph.bottleneck
         if bottleneck is None:
             return dict(outputs)
-        return {bottleneck.output if bottleneck.code(name) else name: value for name, value in outputs.items()}
+        return {bottleneck.output_of(name): value for name, value in outputs.items()}
 
     def _outcome(self, answer: Answer, accuracy: float, on_device: bool) -> Outcome:
         """Return the times of an answer, what it took of the device's energy, and its expected accuracy."""

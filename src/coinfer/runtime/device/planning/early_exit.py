@@ -2,6 +2,8 @@
 
 After Teerapittayanon et al., "BranchyNet" (ICPR 2016): an answer is confident if the entropy of its class probabilities
 is small. Here the entropy is divided by the logarithm of the number of classes, so that thresholds lie between 0 and 1.
+
+Before a code of a bottleneck these are the exits that lie before what its encoder reads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coinfer.errors import UserError
+from coinfer.graph.bottleneck import HEAD
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.options.table import Names, Options
 from coinfer.profile.accuracy import AccuracyTable, CascadePoint
@@ -76,6 +79,8 @@ class Stage(NamedTuple):
     """Outputs of the exit."""
     tap: Names
     """Tensors at which the exit's branch leaves the trunk."""
+    starts: Names
+    """The tap by the names that the rest of the head knows it by: its own, or those of the bottleneck's network."""
 
     @property
     def outputs(self) -> Names:
@@ -172,7 +177,7 @@ class ExitCascade:
             exit_: index of the exit that the request is routed to.
             cut: tensors that leave the device.
         """
-        if not self.thresholds or self._graph.part(cut) is not self._graph:
+        if not self.thresholds:
             return ()
         if (exit_, cut) not in self._known:
             self._known[exit_, cut] = stages_before(self._graph, self._exits, exit_, cut)
@@ -188,7 +193,7 @@ class ExitCascade:
         inputs = self._graph.inputs
         for stage in self.stages(exit_, cut):
             yield inputs, stage.outputs
-            inputs = stage.tap
+            inputs = stage.starts
         yield inputs, cut
 
     def exit_s(self, exit_: int, cut: Names, table: ProfileTable) -> dict[int, float]:
@@ -264,17 +269,28 @@ def stages_before(graph: ModelGraph, exits: Sequence[Names], exit_: int, cut: Na
         graph: the network.
         exits: outputs of each exit, the earliest first.
         exit_: index of the exit that the request is routed to; the trunk is what it needs.
-        cut: tensors that leave the device.
+        cut: tensors that leave the device; before a code of the bottleneck, exits that lie before its encoder count.
 
     Raises:
         GraphError: if the exit or the cut cannot be computed from the network's inputs.
     """
     trunk = set(graph.needed(graph.inputs, exits[exit_]))
+    if graph.part(cut) is graph:
+        return tuple(_stages(graph, exits[:exit_], trunk, cut))
+    if graph.bottleneck is None or not graph.bottleneck.source:
+        return ()
+    stages = tuple(_stages(graph, exits[:exit_], trunk, (graph.bottleneck.source,)))
+    return (*stages[:-1], *(_before_code(graph, last) for last in stages[-1:]))
+
+
+def _before_code(graph: ModelGraph, stage: Stage) -> Stage:
+    """Return a stage from which a bottleneck's own network goes on."""
+    starts = tuple(name if name in graph.inputs else f"{HEAD}{name}" for name in stage.tap)
+    return stage._replace(starts=starts)
+
+
+def _stages(graph: ModelGraph, exits: Sequence[Names], trunk: set[int], cut: Names) -> Iterator[Stage]:
     head = set(graph.needed(graph.inputs, cut))
-    return tuple(_stages(graph, exits[:exit_], trunk, head, cut))
-
-
-def _stages(graph: ModelGraph, exits: Sequence[Names], trunk: set[int], head: set[int], cut: Names) -> Iterator[Stage]:
     inputs: Names = graph.inputs
     for exit_, answer in enumerate(exits):
         needed = set(graph.needed(graph.inputs, answer))
@@ -283,7 +299,7 @@ def _stages(graph: ModelGraph, exits: Sequence[Names], trunk: set[int], head: se
         written = {name for i in branch for name in graph.ops[i].outputs}
         tap = tuple(name for name in graph.tensors if name in read - written)
         if needed & trunk <= head and _follows(graph, inputs, (*answer, *tap)) and _follows(graph, tap, cut):
-            yield Stage(exit_, answer, tap)
+            yield Stage(exit_, answer, tap, tap)
             inputs = tap
 
 

@@ -96,7 +96,7 @@ def servers_of(route: Route, graph: ModelGraph, names: Sequence[str], exits: Seq
     """Return the indices of the servers of a route, in order.
 
     Args:
-        route: hops from the device to the outputs of one exit, or to the answer of a code of its bottleneck.
+        route: hops from the device to the outputs of one exit, or to its answer from a code of the bottleneck.
         graph: the network.
         names: addresses of the servers.
         exits: outputs of each exit.
@@ -112,7 +112,7 @@ def servers_of(route: Route, graph: ModelGraph, names: Sequence[str], exits: Seq
         raise DeviceError(f"route to exit {route.exit}; here {graph.name} has 0 to {len(exits) - 1}")
     bottleneck, ends = graph.bottleneck, set(route.hops[-1].cut)
     if bottleneck is not None:
-        ends = {bottleneck.output if any(name == code.answer for code in bottleneck.codes) else name for name in ends}
+        ends = {bottleneck.output_of(name) for name in ends}
     if ends != set(exits[route.exit]):
         raise DeviceError(f"route ends at {list(route.hops[-1].cut)}; expected {list(exits[route.exit])}")
     return [names.index(node) for node in nodes[1:]]

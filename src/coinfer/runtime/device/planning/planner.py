@@ -232,8 +232,9 @@ class Planner:
             on_device: nothing was sent, or the device computed the rest itself.
         """
         bottleneck = self.graph.bottleneck
-        if bottleneck is not None and (code := bottleneck.code(route.hops[0].cut[0])) is not None:
-            return max((1.0 if self.accuracy is None else self.accuracy.accuracy(exit_)) - code.loss, 0.0)
+        answer = bottleneck.answer(route.hops[-1].cut[0]) if bottleneck and exit_ == route.exit else None
+        if answer is not None:
+            return max((1.0 if self.accuracy is None else self.accuracy.accuracy(exit_)) - answer.loss, 0.0)
         if self.accuracy is None:
             return 1.0
         if exit_ != route.exit:
