@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coinfer.physics.batching import ALONE, BatchTimes
-from coinfer.runtime.edge.admission import FORGET_HALF_LIFE_S, apply, backlog_s, is_idle, load, plan, wake_s
+from coinfer.runtime.edge.admission import (
+    FORGET_HALF_LIFE_S,
+    after_quick,
+    apply,
+    backlog_s,
+    is_idle,
+    is_quick,
+    load,
+    plan,
+    wake_s,
+)
 from coinfer.runtime.edge.node_state import Admit, Arrived, Cancelled, Drained, Ended, Job, NodeState, Refuse, Start
 from coinfer.runtime.edge.service_times import (
     FIRST_MARGIN,
@@ -54,6 +64,25 @@ def test_workers_first_then_the_queue_then_refusal():
     state, commands = carried_out(apply(state, Ended(0, 1.0, ok=True)), 1.0)
     assert commands == (Start(2, 1.0),)
     assert load(state, 1.0).room == 1
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_job_done_at_once_counts_as_if_a_worker_had_done_it(ok):
+    state = served(NodeState(workers=1, queue=1), 0, 0.0, 0.001)
+    by_worker = apply(arrived(state, 1, 1.0)[0], Ended(1, 1.002, ok=ok))
+    assert after_quick(state, "k", 1.0, 1.002, ok) == by_worker
+
+
+def test_only_a_kind_known_as_short_is_quick_and_only_if_it_delays_nobody():
+    idle = served(served(NodeState(workers=1, queue=1), 0, 0.0, 0.001), 1, 0.5, 0.7, kind="long")
+    short = Job(9, "k", math.inf)
+    assert is_quick(idle, short, 1.0, 0.002)
+    assert not is_quick(idle, short, 1.0, 0.001)
+    assert not is_quick(idle, short._replace(kind="long"), 1.0, 0.002)
+    assert not is_quick(idle, short._replace(kind="new"), 1.0, 0.002)
+    assert not is_quick(idle, short._replace(deadline_s=0.9), 1.0, 0.002), "it is refused, as ever"
+    assert not is_quick(apply(idle, Drained()), short, 1.0, 0.002)
+    assert not is_quick(arrived(idle, 2, 1.0)[0], short, 1.0, 0.002), "the worker is busy"
 
 
 def test_a_refusal_says_when_a_place_is_free():

@@ -128,6 +128,40 @@ def test_a_worker_goes_on_without_the_event_loop():
     assert ran == [0, 1, 2, 3]
 
 
+def test_jobs_known_to_be_quick_are_done_on_the_event_loop():
+    clock = VirtualClock()
+
+    def job(duration_s: float) -> Callable[[Abort], bool]:
+        def work(abort: Abort) -> bool:
+            clock.sleep(duration_s)
+            return threading.current_thread() is threading.main_thread()
+
+        return work
+
+    def fail(abort: Abort) -> None:
+        raise ZeroDivisionError
+
+    async def run():
+        scheduler = Scheduler(1, 4, clock, quick_s=0.01)
+        times_s = {"short": [0.001] * 3, "long": [0.5] * 3, "grows": [0.001, 0.5, 0.5, 0.5]}
+        here = {
+            kind: [(await scheduler.run(kind, math.inf, job(s)))[0] for s in each] for kind, each in times_s.items()
+        }
+        with pytest.raises(ZeroDivisionError):
+            await scheduler.run("short", math.inf, fail)
+        scheduler.drain()
+        with pytest.raises(WireError, match="shutting down"):
+            await scheduler.run("short", math.inf, job(0.001))
+        scheduler.close()
+        return here, scheduler.state.counts
+
+    here, counts = asyncio.run(run())
+    assert here["short"] == [False, True, True]
+    assert not any(here["long"])
+    assert here["grows"] == [False, True, True, False], "one long run may be chance"
+    assert (counts.received, counts.finished, counts.failed, counts.refused) == (12, 10, 1, 1)
+
+
 def test_a_cancelled_job_stops_and_frees_its_worker():
     told: list[bool] = []
 

@@ -102,6 +102,17 @@ def test_a_request_arrives_as_it_was_sent(request):
     assert protobuf.request_bits(request) == 8 * len(message)
 
 
+def test_requests_that_differ_in_their_data_alone_keep_it():
+    first, second = (from_array("x", np.full(3, value, np.float32)) for value in (1, 2))
+    messages = [protobuf.request_bytes(InferRequest("m", (one,), ("y",))) for one in (first, second)]
+    assert [protobuf.parse_request(message).inputs for message in messages * 2] == [(first,), (second,)] * 2
+    typed = pb.ModelInferRequest.FromString(messages[0])
+    typed.inputs[0].contents.fp32_contents.append(1)
+    for _ in range(2):
+        with pytest.raises(WireError, match="raw or typed contents, got both"):
+            protobuf.parse_request(typed.SerializeToString())
+
+
 @settings(deadline=None, max_examples=60)
 @given(replies)
 def test_a_reply_arrives_as_it_was_sent(reply):

@@ -9,7 +9,7 @@ together where that is faster (`physics.batching`).
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import takewhile
 
 from coinfer.physics.batching import Waiting, batch_members, drain_ratio
@@ -117,6 +117,39 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
             commands.append(Admit(job.id, now_s, wait_s if wait_s > expected_s(state, job) else 0.0))
             waiting.append(job)
     return tuple(commands)
+
+
+def is_quick(state: NodeState, job: Job, now_s: float, limit_s: float) -> bool:
+    """Return true if a job that arrives now needs no worker: one is free, nobody waits, and its kind takes no time.
+
+    Args:
+        state: holds the measured times; a kind that is not known is not quick.
+        job: has not arrived yet.
+        now_s: on the node's clock.
+        limit_s: a kind is quick if it typically takes less.
+    """
+    known = state.service.get(job.kind)
+    if known is None or state.waiting or state.arriving or state.free_workers <= 0 or known.typical_s >= limit_s:
+        return False
+    return _refusal(state, job, now_s, 1, 0) is None
+
+
+def after_quick(state: NodeState, kind: Hashable, began_s: float, now_s: float, ok: bool) -> NodeState:
+    """Return the state after a job was done without a worker: as if it had arrived, started and ended.
+
+    Args:
+        state: the state before.
+        kind: of the job.
+        began_s: when it arrived and started.
+        now_s: when it ended.
+        ok: whether it has a result.
+    """
+    counts, service = state.counts, state.service
+    if not ok:
+        return state._replace(counts=counts._replace(received=counts.received + 1, failed=counts.failed + 1))
+    service = after_service(service, kind, now_s - began_s, now_s)
+    counts = counts._replace(received=counts.received + 1, finished=counts.finished + 1)
+    return state._replace(counts=counts, service=service)
 
 
 def load(state: NodeState, now_s: float) -> LoadReport:

@@ -1,7 +1,8 @@
 """Carries out what `admission` decides, on worker threads. Callers live on one event loop.
 
 A worker that has finished a job asks `admission` itself for the next one, and starts it before the event loop learns
-of the end: replies are written while the next job computes, and no worker waits for the loop between two jobs.
+of the end: replies are written while the next job computes, and no worker waits for the loop between two jobs. A job
+that takes no longer than a worker would need to get it and give it back is done on the event loop itself.
 """
 
 import asyncio
@@ -75,9 +76,11 @@ class Scheduler:
         workers: jobs that run at the same time.
         queue: jobs that may wait.
         clock: deadlines and waits are on it.
+        quick_s: jobs whose kind takes less are done on the event loop; 0 if jobs wait for others.
     """
 
-    def __init__(self, workers: int, queue: int, clock: Clock):
+    def __init__(self, workers: int, queue: int, clock: Clock, quick_s: float = 0.0):
+        self._quick_s = quick_s
         self.state = NodeState(workers, queue)
         self._clock = clock
         self._pool = ThreadPoolExecutor(workers, "coinfer-worker")
@@ -113,7 +116,10 @@ class Scheduler:
         """
         times = batch.times if batch else ALONE
         job = Job(next(self._ids), kind, deadline_s, priority, times=times, caller=present_caller.get())
-        entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), self._clock.now_s(), batch)
+        now_s = self._clock.now_s()
+        if self._quick_s and not self._closed and admission.is_quick(self.state, job, now_s, self._quick_s):
+            return self._do_at_once(kind, work, now_s), 0.0
+        entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), now_s, batch)
         with self._lock:
             self._entries[job.id] = entry
         self._handle([Arrived(job)])
@@ -123,6 +129,16 @@ class Scheduler:
             entry.abort.set()
             self._handle([Cancelled(job.id)])
             raise
+
+    def _do_at_once(self, kind: Hashable, work: Callable[[Abort], Result], began_s: float) -> Result:
+        ok = False
+        try:
+            result = work(Abort())
+            ok = True
+        finally:
+            with self._lock:
+                self.state = admission.after_quick(self.state, kind, began_s, self._clock.now_s(), ok)
+        return result
 
     def drain(self) -> None:
         """Refuse every new job; admitted jobs still run."""

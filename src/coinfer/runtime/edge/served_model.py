@@ -232,6 +232,9 @@ def serve_echo() -> ServedModel:
     return ServedModel(ECHO, "", (Signature("x", "FP32", (-1,)),), outputs, "coinfer_echo", _Echo())
 
 
+_NO_BATCHES = BatchProfile(reason="it computes nothing")
+
+
 class _Echo:
     def run(
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
@@ -269,7 +272,7 @@ class _Echo:
         return 0.0
 
     def batches(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> BatchProfile:
-        return BatchProfile(reason="it computes nothing")
+        return _NO_BATCHES
 
     def measure_batches(self, inputs: Sequence[str], outputs: Sequence[str], limit: int) -> BatchProfile:
         return self.batches(inputs, outputs)

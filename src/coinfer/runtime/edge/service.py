@@ -38,6 +38,9 @@ from coinfer.runtime.transport.base import PING_MODEL, Transport
 
 MAX_COLD = 32
 """Pieces that a reply says are not in memory."""
+QUICK_S = 0.5e-3
+"""Requests that typically take less are computed on the event loop: a worker would get them and give them back in about
+this time on a busy machine."""
 MAX_FAILED_SERVERS = 2
 """Servers that a request which leaves the choice open may be sent to in vain; then this server computes."""
 _FORWARDED_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "DEADLINE_EXCEEDED"}
@@ -88,7 +91,7 @@ class EdgeService:
         self._peers = None if peers is None else frozenset(peers)
         self._clock = clock or WallClock()
         self._log = RequestLog(self.models, self._clock)
-        self.scheduler = Scheduler(workers, queue, self._clock)
+        self.scheduler = Scheduler(workers, queue, self._clock, QUICK_S)
         self._openings = Openings(self._clock)
         self._batch_limit = batch_limit
         self._measurer = ThreadPoolExecutor(1, "coinfer-measurer", initializer=yield_to_others)

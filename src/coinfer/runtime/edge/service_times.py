@@ -1,6 +1,5 @@
 """What a node has measured of its jobs: how long each kind takes, and how far its forecasts of waits err."""
 
-import statistics
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
@@ -34,7 +33,8 @@ def typical(times_s: tuple[float, ...]) -> float:
     Args:
         times_s: at least one; a single time is returned as it is.
     """
-    return statistics.fmean(sorted(times_s)[: max(len(times_s) - 1, 1)])
+    kept = sorted(times_s)[: max(len(times_s) - 1, 1)]
+    return sum(kept) / len(kept)
 
 
 def after_service(

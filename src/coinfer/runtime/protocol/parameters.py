@@ -60,6 +60,9 @@ class RequestOptions(NamedTuple):
     objective: RequestedObjective = RequestedObjective()
 
 
+NO_OPTIONS = RequestOptions()
+
+
 def refuse_unsupported(parameters: Parameters, subject: str) -> None:
     """Refuse parameters of other servers that this one does not support.
 
@@ -70,7 +73,7 @@ def refuse_unsupported(parameters: Parameters, subject: str) -> None:
     Raises:
         WireError: UNIMPLEMENTED for the first one.
     """
-    for name in UNSUPPORTED.keys() & parameters.keys():
+    for name in UNSUPPORTED.keys() & parameters.keys() if parameters else ():
         if parameters[name]:
             raise WireError("UNIMPLEMENTED", f"{subject}: {UNSUPPORTED[name]}", "unoffered")
 
@@ -84,6 +87,8 @@ def request_options(parameters: Parameters) -> RequestOptions:
     Raises:
         WireError: INVALID_ARGUMENT for an impossible value, UNIMPLEMENTED for what is not offered.
     """
+    if not parameters:
+        return NO_OPTIONS
     refuse_unsupported(parameters, "request")
     deadline_s = _number(parameters, "deadline_s", math.inf)
     if not deadline_s >= 0:

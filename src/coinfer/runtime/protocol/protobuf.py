@@ -1,6 +1,7 @@
 """Requests and replies as Open Inference Protocol v2 (gRPC) messages. Only this folder knows protobuf."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -57,6 +58,8 @@ _CONTENTS = {
     "FP64": "fp64_contents",
 }
 _PARAMETER_KINDS = {str: "string_param", bool: "bool_param", int: "int64_param", float: "double_param"}
+CACHED_HEADERS, CACHED_BYTES = 64, 512
+"""Of requests that differ in their tensors' data alone, the rest is parsed once: so many are kept, of so many bytes."""
 _RAW_INPUTS_FIELD = 7
 _RAW_OUTPUTS_FIELD = 6
 
@@ -92,12 +95,22 @@ def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Inf
         WireError: RESOURCE_EXHAUSTED if it is too large, UNIMPLEMENTED for what is not offered, else INVALID_ARGUMENT.
     """
     check_size(len(message), limit_bytes)
-    proto, raws = _split(message, _RAW_INPUTS_FIELD, INFER_REQUEST, "ModelInferRequest")
+    rest, raws = _split(message, _RAW_INPUTS_FIELD, "ModelInferRequest")
+    request, headers, protos = (_parse_rest if len(rest) > CACHED_BYTES else _parse_rest_cached)(rest)
+    return request._replace(inputs=_tensors(headers, protos, raws))
+
+
+def _parse_rest(rest: bytes) -> tuple[InferRequest, tuple[TensorHeader, ...], TensorMessages]:
+    """Return what a request's message without its raw contents says: the request and the headers of its inputs."""
+    proto = _message(INFER_REQUEST, rest, "ModelInferRequest")
     outputs = [TensorDescription(output.name, _parameters(output)) for output in proto.outputs]
     request, headers = check_request(
         proto.model_name, proto.model_version, proto.id, _descriptions(proto.inputs), outputs, _parameters(proto)
     )
-    return request._replace(inputs=_tensors(headers, proto.inputs, raws))
+    return request, headers, proto.inputs
+
+
+_parse_rest_cached = lru_cache(CACHED_HEADERS)(_parse_rest)
 
 
 def _request_header(request: InferRequest) -> InferMessage:
@@ -161,7 +174,8 @@ def parse_reply(message: bytes) -> InferReply:
         WireError: INTERNAL if the message is damaged.
     """
     try:
-        proto, raws = _split(message, _RAW_OUTPUTS_FIELD, INFER_REPLY, "ModelInferResponse")
+        rest, raws = _split(message, _RAW_OUTPUTS_FIELD, "ModelInferResponse")
+        proto = _message(INFER_REPLY, rest, "ModelInferResponse")
         outputs = _tensors(check_tensors(_descriptions(proto.outputs), "output"), proto.outputs, raws)
         times, load, executed = parse_reply_parameters(_parameters(proto))
         cold, choice = cold_pieces(_parameters(proto)), choice_of(_parameters(proto))
@@ -202,12 +216,18 @@ def _value(parameter: ParameterMessage) -> object:
     return getattr(parameter, kind) if kind else None
 
 
-def _split(message: bytes, raw_field: int, kind: InferMessageType, name: str) -> tuple[InferMessage, list[memoryview]]:
-    """Return the parsed message without its raw contents, and the raw contents without copying them."""
+def _split(message: bytes, raw_field: int, name: str) -> tuple[bytes, list[memoryview]]:
+    """Return the message without its raw contents, and the raw contents without copying them."""
     try:
-        rest, raws = protobuf_framing.split(message, raw_field)
-        return kind.FromString(rest), raws
-    except (protobuf_framing.FramingError, DecodeError, UnicodeDecodeError):
+        return protobuf_framing.split(message, raw_field)
+    except protobuf_framing.FramingError:
+        raise bad_request(f"not a valid {name} message") from None
+
+
+def _message(kind: InferMessageType, rest: bytes, name: str) -> InferMessage:
+    try:
+        return kind.FromString(rest)
+    except (DecodeError, UnicodeDecodeError):
         raise bad_request(f"not a valid {name} message") from None
 
 
