@@ -122,12 +122,19 @@ class RawTcp:
 
 
 class Rest:
-    """A kept connection that posts bytes."""
+    """A kept connection that posts bytes; one that its server has closed as idle is opened anew."""
 
     def __init__(self, address: str, path: str):
         self._peer, self._path = http.client.HTTPConnection(address), path
 
     def call(self, body: bytes, **headers: str) -> bytes:
+        try:
+            return self._post(body, headers)
+        except (ConnectionError, http.client.HTTPException):
+            self._peer.close()
+            return self._post(body, headers)
+
+    def _post(self, body: bytes, headers: dict[str, str]) -> bytes:
         self._peer.request("POST", self._path, body, headers)
         return self._peer.getresponse().read()
 
