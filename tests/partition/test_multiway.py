@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,3 +77,27 @@ def test_a_second_visit_is_waited_for_again() -> None:
     assert multiway(problem).latency_s == pytest.approx(3 + 3 * 5, rel=1e-6)
     patient = star(graph, op_s, plain_bits(graph, bits=1), 1e9, 1e9, 20.0)
     assert multiway(patient).nodes == (0, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(LINES, servers=2), st.data())
+def test_it_is_the_best_of_the_routes_through_open_cuts(problem: Problem, data: st.DataObject) -> None:
+    count = len(problem.graph.ops)
+    first = np.array(data.draw(st.lists(st.sampled_from([1.0, 500.0, np.inf]), min_size=count, max_size=count)))
+    further = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    found = multiway(problem, first_bits=first, further_cuts=further)
+    possible = [
+        np.array(place)
+        for place in itertools.product(range(3), repeat=count)
+        if all(
+            before == after or (after != 0 and (first[b] < np.inf if before == 0 else further[b]))
+            for b, (before, after) in enumerate(itertools.pairwise((0, *place)))
+        )
+    ]
+    expected_s = []
+    for place in possible:
+        b, node = next(((b, int(node)) for b, node in enumerate(place) if node), (0, 0))
+        rate_bps = problem.rate_bps[0, node]
+        other_s = (first[b] - problem.tensor_bits[f"t{b}"]) / rate_bps if node else 0.0
+        expected_s.append(latency_s(problem, place) + other_s)
+    assert found.latency_s == pytest.approx(min(expected_s), rel=1e-9)
