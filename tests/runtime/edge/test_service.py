@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from coinfer.runtime.edge.served_model import serve_echo, serve_graph
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor, RequestError
 from coinfer.runtime.protocol.messages import InferRequest, WireError, WireTensor, from_array, to_array
-from coinfer.runtime.transport.base import PING_MODEL, InMemoryTransport
+from coinfer.runtime.transport.base import PING_MODEL, InMemoryTransport, Pong
 from coinfer.types import Hop
 
 GRAPH = networks.build("resnet32")
@@ -90,6 +91,52 @@ def test_a_route_over_three_nodes_equals_the_whole(bits):
     np.testing.assert_allclose(unpack(reply.outputs[0]), WHOLE, rtol=1e-3, atol=1e-3 if bits == 16 else 1e-5)
     assert [(hop.node, hop.cut) for hop in reply.executed] == [("a:1", CUTS[3]), ("b:2", CUTS[9]), ("c:3", ("logits",))]
     assert reply.forward_s >= sum(hop.server_s for hop in reply.executed[1:])
+    assert [hop.link_bps > 0 for hop in reply.executed] == [False, True, True], "measured by what was forwarded"
+
+
+class CountedPings(InMemoryTransport):
+    """Counts pings, each of which takes 1 ms, and 1 ms more for 1000 bytes."""
+
+    def __init__(self, nodes):
+        super().__init__(nodes)
+        self.sizes = []
+
+    def ping(self, node, timeout_s=1.0, size_bytes=0):
+        self.sizes.append(size_bytes)
+        pong = super().ping(node)
+        if pong.exception() is None:
+            pong = Future()
+            pong.set_result(Pong(1e-3 * (1 + size_bytes / 1000), None))
+        return pong
+
+
+def test_a_server_says_how_fast_its_links_to_others_are():
+    clock, transport = VirtualClock(), CountedPings({"b:2": None})
+
+    async def run():
+        service = node(transport, peers=["b:2", "gone:3"], clock=clock)
+
+        def asked(peer):
+            return service.infer(InferRequest(PING_MODEL, (), route=(Hop(peer, ("padding",), 32),)), unencoded)
+
+        first, second = await asyncio.gather(asked("b:2"), asked("b:2"))
+        sent = len(transport.sizes)
+        clock.sleep(1.0)
+        assert (await asked("b:2")).executed == second.executed
+        assert len(transport.sizes) == sent, "it is known from a short time ago"
+        clock.sleep(2.0)
+        await asked("b:2")
+        assert len(transport.sizes) == 2 * sent
+        refused = await asyncio.gather(asked("gone:3"), asked("other:4"), return_exceptions=True)
+        service.close()
+        return first, refused
+
+    first, (gone, other) = asyncio.run(run())
+    (hop,) = first.executed
+    assert (hop.node, hop.cut, hop.round_trip_s) == ("b:2", (), 1e-3)
+    assert hop.link_bps == pytest.approx(8e6, rel=0.2)
+    assert (gone.code, gone.reason) == ("UNAVAILABLE", "next_hop")
+    assert (other.code, other.reason) == ("INVALID_ARGUMENT", "route")
 
 
 def two_hops(deadline_s: float):

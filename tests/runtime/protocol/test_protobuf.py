@@ -84,7 +84,8 @@ replies = st.builds(
     forward_s=seconds,
     load=st.none() | st.builds(LoadReport, seconds, st.integers(0, 99), st.integers(0, 99)),
     executed=st.lists(
-        st.builds(ExecutedHop, names, st.lists(names, max_size=2).map(tuple), seconds, seconds), max_size=3
+        st.builds(ExecutedHop, names, st.lists(names, max_size=2).map(tuple), seconds, seconds, seconds, seconds),
+        max_size=3,
     ).map(tuple),
     upload_s=st.just(0.0),  # the sender's own
     download_s=st.just(0.0),

@@ -16,6 +16,7 @@ from coinfer.runtime.edge.inference_service import Encode, Encoded, find_model
 from coinfer.runtime.edge.metadata import EXTENSIONS
 from coinfer.runtime.edge.metrics import Metrics, Timing
 from coinfer.runtime.edge.openings import Openings
+from coinfer.runtime.edge.peer_links import PeerLinks, transfer_s, upload_share
 from coinfer.runtime.edge.repository import Repository
 from coinfer.runtime.edge.request_log import RequestLog
 from coinfer.runtime.edge.scheduler import SHUTTING_DOWN, Batch, Scheduler
@@ -87,9 +88,10 @@ class EdgeService:
         """Loads and unloads models; without one they stay."""
         self.address = address
         self.limit_bytes = limit_bytes
-        self._transport = transport
-        self._peers = None if peers is None else frozenset(peers)
         self._clock = clock or WallClock()
+        self._transport = transport
+        self._links = None if transport is None else PeerLinks(transport, self._clock)
+        self._peers = None if peers is None else frozenset(peers)
         self._log = RequestLog(self.models, self._clock)
         self.scheduler = Scheduler(workers, queue, self._clock, QUICK_S)
         self._openings = Openings(self._clock)
@@ -125,7 +127,7 @@ class EdgeService:
             WireError: for every failure; only cancellation passes through as it is.
         """
         if request.model == PING_MODEL:
-            return await encode(self._pong(request))
+            return await encode(await self._pong(request))
         if request.options is not None:
             return await encode(await self._choose(request))
         return await self._log.answer(request, self._serve, encode)
@@ -225,12 +227,12 @@ class EdgeService:
         began_s = self._clock.now_s()
         answer = await asyncio.wrap_future(self._transport.send(node, request, request.deadline_s))
         spent_s = self._clock.now_s() - began_s
-        transfer_s = _transfer_s(answer, spent_s)
-        forward_s, load = answer.forward_s + transfer_s, self.scheduler.load()
+        under_way_s = transfer_s(answer, spent_s)
+        forward_s, load = answer.forward_s + under_way_s, self.scheduler.load()
         executed = answer.executed or (ExecutedHop(node, request.outputs, answer.server_s, answer.queue_s),)
         reply = answer._replace(forward_s=forward_s, load=load, executed=executed)
         piece = piece_label([tensor.name for tensor in request.inputs], request.outputs)
-        upload_s = transfer_s * _upload_share(request, answer)
+        upload_s = under_way_s * upload_share(request, answer)
         return reply, Timing(answer.queue_s, 0.0, 0.0, 0.0, 0, piece, spent_s, upload_s)
 
     def _batch(self, model: ServedModel, request: InferRequest, inputs: Names) -> Batch | None:
@@ -258,11 +260,13 @@ class EdgeService:
         _check_fingerprint(model, request)
         plain = [] if request.warm else [tensor for tensor in request.inputs if not tensor.codec]
         sizes = model.runs.check({tensor.name: to_array(tensor) for tensor in plain})
-        if request.route:
-            node = request.route[0].node
-            if self._transport is None or (self._peers is not None and node not in self._peers):
-                raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
+        self._check_route(request)
         return sizes
+
+    def _check_route(self, request: InferRequest) -> None:
+        node = request.route[0].node if request.route else ""
+        if node and (self._transport is None or (self._peers is not None and node not in self._peers)):
+            raise WireError("INVALID_ARGUMENT", f"parameter route: this node does not forward to {node}", "route")
 
     def _cold(self, model: ServedModel) -> tuple[ColdPiece, ...]:
         """Return the pieces of a model that would have to be loaded again; none where memory has no limit."""
@@ -273,6 +277,7 @@ class EdgeService:
     async def _forward(self, request: InferRequest, reply: InferReply, deadline_s: float) -> tuple[InferReply, float]:
         """Send the outputs on to the next hop, and return its reply as ours, with the seconds of the upload."""
         assert self._transport is not None
+        assert self._links is not None
         hop, began_s = request.route[0], self._clock.now_s()
         onward = request._replace(
             inputs=reply.outputs,
@@ -289,14 +294,15 @@ class EdgeService:
             answer = await asyncio.wrap_future(sent)
         except TransportError as error:
             self.metrics.forward_failures += 1
-            code = error.code if error.code in _FORWARDED_CODES else "UNAVAILABLE"
-            raise WireError(code, f"next hop {hop.node}: {error.message}", "next_hop", error.pushback_s) from None
+            self._links.lose(hop.node)
+            raise _next_hop_error(hop.node, error) from None
         forward_s = self._clock.now_s() - began_s
+        link = self._links.after_transfer(hop.node, onward, answer, forward_s)
         here = ExecutedHop(self.address, request.outputs, reply.server_s, reply.queue_s)
-        last = ExecutedHop(hop.node, hop.cut, answer.server_s, answer.queue_s)
-        executed = (here, *(answer.executed or (last,)))
-        upload_s = _transfer_s(answer, forward_s) * _upload_share(onward, answer)
-        return reply._replace(outputs=answer.outputs, forward_s=forward_s, executed=executed), upload_s
+        next_, *later = answer.executed or (ExecutedHop(hop.node, hop.cut, answer.server_s, answer.queue_s),)
+        next_ = next_._replace(link_bps=link.rate_bps, round_trip_s=link.round_trip_s)
+        upload_s = transfer_s(answer, forward_s) * upload_share(onward, answer)
+        return reply._replace(outputs=answer.outputs, forward_s=forward_s, executed=(here, next_, *later)), upload_s
 
     async def _choose(self, request: InferRequest) -> InferReply:
         """Return what the sender should do with a request; it takes no place in the queue."""
@@ -310,10 +316,21 @@ class EdgeService:
         choice = await self.dispatcher.choose(request)
         return InferReply(model.name, (), request.id, VERSION, load=self.scheduler.load(), choice=choice)
 
-    def _pong(self, request: InferRequest) -> InferReply:
+    async def _pong(self, request: InferRequest) -> InferReply:
+        """Answer a ping, with what is known of the link to the next hop if it names one."""
         if not self.is_ready:
             raise WireError("UNAVAILABLE", SHUTTING_DOWN, "draining")
-        return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
+        if not request.route:
+            return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load())
+        self._check_route(request)
+        assert self._links is not None
+        node = request.route[0].node
+        try:
+            link = await self._links.measured(node)
+        except TransportError as error:
+            raise _next_hop_error(node, error) from None
+        hop = ExecutedHop(node, (), 0.0, 0.0, link.rate_bps, link.round_trip_s)
+        return InferReply(PING_MODEL, (), request.id, load=self.scheduler.load(), executed=(hop,))
 
 
 def _check_fingerprint(model: ServedModel, request: InferRequest) -> None:
@@ -333,12 +350,7 @@ def _warm(model: ServedModel, request: InferRequest, _abort: Abort) -> Work:
     return warm(model, request)
 
 
-def _transfer_s(answer: InferReply, elapsed_s: float) -> float:
-    """Return how long a request and its reply were under way: what the other server did not spend."""
-    return max(elapsed_s - answer.queue_s - answer.server_s - answer.codec_s - answer.forward_s, 0.0)
-
-
-def _upload_share(sent: InferRequest, answer: InferReply) -> float:
-    """Return the part of a transfer's time that the request took, by its share of the bytes."""
-    up, down = (sum(len(tensor.data) for tensor in tensors) for tensors in (sent.inputs, answer.outputs))
-    return up / max(up + down, 1)
+def _next_hop_error(node: str, error: TransportError) -> WireError:
+    """Return the error for a caller whose request the next hop did not answer."""
+    code = error.code if error.code in _FORWARDED_CODES else "UNAVAILABLE"
+    return WireError(code, f"next hop {node}: {error.message}", "next_hop", error.pushback_s)

@@ -177,6 +177,10 @@ class ExecutedHop(NamedTuple):
     cut: tuple[str, ...]
     server_s: float
     queue_s: float
+    link_bps: float = 0.0
+    """Rate of the link to it from the hop before, as that one believes; 0 if it says nothing."""
+    round_trip_s: float = 0.0
+    """Of an empty message over that link."""
 
 
 class ColdPiece(NamedTuple):

@@ -44,6 +44,7 @@ UNSUPPORTED = {
 }
 """Parameters of other servers that change an answer, so that ignoring them would give a wrong one."""
 _TIMES = ("queue_s", "server_s", "codec_s", "forward_s")
+_LINK = ("link_bps", "round_trip_s")
 
 
 class RequestOptions(NamedTuple):
@@ -188,7 +189,7 @@ def reply_parameters(reply: InferReply) -> dict[str, str | int | float]:
     if reply.load is not None:
         parameters |= reply.load._asdict()
     if reply.executed:
-        parameters["executed"] = json.dumps([hop._asdict() for hop in reply.executed])
+        parameters["executed"] = json.dumps([_hop_fields(hop) for hop in reply.executed])
     if reply.choice is not None:
         parameters["choice"] = choice_json(reply.choice)
     if reply.cold:
@@ -259,13 +260,24 @@ def _parsed(parameters: Parameters, name: str, parse: Callable[[str], Parsed]) -
         raise bad_request(f"parameter {name}: {error}") from None
 
 
+def _hop_fields(hop: ExecutedHop) -> dict[str, object]:
+    """Return the fields of a hop; what is not known of its link is left out."""
+    return {name: value for name, value in hop._asdict().items() if name not in _LINK or value}
+
+
 def _executed(text: str) -> tuple[ExecutedHop, ...]:
     try:
         return tuple(
-            ExecutedHop(str(hop["node"]), tuple(map(str, hop["cut"])), float(hop["server_s"]), float(hop["queue_s"]))
+            ExecutedHop(
+                str(hop["node"]),
+                tuple(map(str, hop["cut"])),
+                float(hop["server_s"]),
+                float(hop["queue_s"]),
+                *(float(hop.get(name, 0.0)) for name in _LINK),
+            )
             for hop in json.loads(text)
         )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise bad_request("parameter executed: expected a JSON list of node, cut, server_s, queue_s") from None
 
 
