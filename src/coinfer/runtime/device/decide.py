@@ -51,14 +51,16 @@ def plan_now(
     parts.client.pool.asked_s = parts.clock.now_s()
     state = parts.state(sizes)
     own = terms.policy is not None or terms.objective is not None
+    decides = terms.policy if own else parts.site_policy()
     plan = parts.planner.plan(
         state,
         terms.deadline_s,
-        policy=terms.policy if own else parts.site_policy(),
+        policy=decides,
         raw_input=raw_input,
         early_exit=terms.early_exit,
         sizes=sizes,
         objective=terms.objective,
         exit_=terms.exit,
     )
-    return plan, state
+    is_planned = decides is None and not own and terms.exit is None
+    return parts.better(plan, state) if is_planned else plan, state

@@ -31,6 +31,7 @@ from coinfer.runtime.device.processor import Processor, ProcessorQueue
 from coinfer.runtime.device.request import Request
 from coinfer.runtime.device.request_client import RequestClient
 from coinfer.runtime.device.result import Result
+from coinfer.runtime.device.route_search import RouteSearch, takes_several
 from coinfer.runtime.device.terms import InferSettings, Terms, answer_in_order, terms_of
 from coinfer.runtime.emulation.links import Link
 from coinfer.runtime.executor import Abort, Executor
@@ -71,7 +72,7 @@ class Device:
         TypeError: if a setting is no field of `DeviceConfig`.
     """
 
-    __slots__ = ("_callers", "_executor", "_in_flight", "_membership", "_parts", "_state")
+    __slots__ = ("_callers", "_executor", "_in_flight", "_membership", "_parts", "_routes", "_state")
 
     def __init__(
         self,
@@ -105,6 +106,9 @@ class Device:
         )
         self._membership = membership
         parts = DeviceParts(graph, config, planner, processor, client, clock)
+        self._routes = RouteSearch(planner, client, clock, parts.state) if takes_several(planner, config) else None
+        if self._routes is not None:
+            parts = parts._replace(better=self._routes.better)
         self._parts = parts._replace(record=membership.record, site_policy=membership.policy) if membership else parts
         self._in_flight = InFlight(config.max_in_flight)
         self._callers = ThreadPoolExecutor(config.max_in_flight, "coinfer-caller")  # starts threads as they are needed
@@ -142,6 +146,8 @@ class Device:
             if self._membership is not None:
                 self._membership.start(self._parts.client.pool)
             self._parts.client.pool.start()
+            if self._routes is not None:
+                self._routes.start()
         except BaseException:
             self.close()
             raise
@@ -152,6 +158,8 @@ class Device:
         if self._state == "closed":
             return
         self._state = "closed"
+        if self._routes is not None:
+            self._routes.close()
         self._parts.client.pool.close()
         self._callers.shutdown(wait=True)
         self._parts.processor.close()

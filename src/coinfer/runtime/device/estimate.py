@@ -230,7 +230,7 @@ def after_service(
 
 
 def after_answer(
-    server: ServerEstimate, work: Work, answered: Answered, profiled_s: float, now_s: float
+    server: ServerEstimate, work: Work, answered: Answered, profiled_s: float, now_s: float, onward_s: float = 0.0
 ) -> ServerEstimate:
     """Return the server after it answered a request: what that says of its link, its load and its speed.
 
@@ -240,12 +240,13 @@ def after_answer(
         answered: what was measured of the request.
         profiled_s: how long the profiled machine takes for the work.
         now_s: when the answer arrived.
+        onward_s: part of the service that others did.
     """
     under_way_s = answered.took_s - answered.service_s - answered.queue_s - answered.link_wait_s
     if answered.link_wait_s == 0 or under_way_s > server.link.round_trip_s:  # a wait is a guess, no proof
         server = server._replace(link=after_exchange(server.link, answered.size_bits, under_way_s, now_s))
     server = after_reply(server, answered.backlog_s, answered.room, now_s)
-    return after_service(server, work, answered.service_s, profiled_s, now_s)
+    return after_service(server, work, answered.service_s - onward_s, profiled_s, now_s)
 
 
 def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:

@@ -32,6 +32,9 @@ class DeviceParts(NamedTuple):
     site_policy: Callable[[], Policy[np.ndarray] | None] = lambda: None
     """Returns what decides about a request that brings neither policy nor objective; None for the device's own."""
 
+    better: Callable[[Plan, DeviceState], Plan] = lambda plan, state: plan
+    """Returns a plan over several servers in place of one with at most one, if it is predicted to be better."""
+
     def pushback_s(self) -> float:
         """Return after how many seconds a request that is refused now may be taken on: when somebody is free."""
         now_s = self.clock.now_s()

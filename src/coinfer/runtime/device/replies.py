@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from coinfer.runtime.clock import Clock
-from coinfer.runtime.device.request_client import Answer, Failure, PendingRequest, RequestClient
+from coinfer.runtime.device.exchange import Answer, Failure, PendingRequest
+from coinfer.runtime.device.request_client import RequestClient
 
 
 class Reply(NamedTuple):
@@ -15,6 +16,7 @@ class Reply(NamedTuple):
 
     answer: Answer
     server: int
+    """Index of the one that computed it, the last of several."""
     waited_s: float
     """Time that was spent on other servers before this one was asked."""
 
@@ -41,6 +43,11 @@ class Replies:
     def failures(self) -> list[Failure]:
         """Return what went wrong with the servers that were asked, in the order in which it did."""
         return [failure for _, failure in self._failed]
+
+    @property
+    def has_asked(self) -> bool:
+        """Return true once a server was asked."""
+        return self._began_s is not None
 
     @property
     def waited_s(self) -> float:
@@ -105,7 +112,7 @@ class Replies:
         assert self._began_s is not None
         self.cancel()
         self._failed = [one for one in self._failed if one[0] is not pending]
-        return Reply(answer, pending.server, pending.at_s - self._began_s)
+        return Reply(answer, pending.answers, pending.at_s - self._began_s)
 
     def _fail(self, pending: PendingRequest, failure: Failure) -> None:
         self._failed = [*(one for one in self._failed if one[0] is not pending), (pending, failure)]

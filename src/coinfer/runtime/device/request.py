@@ -10,13 +10,14 @@ import numpy as np
 
 from coinfer.options.table import Names
 from coinfer.physics.compute import transmit_j
+from coinfer.runtime.device.exchange import Answer, PendingRequest
 from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.early_exit import Stage
 from coinfer.runtime.device.planning.full_servers import worthwhile_server
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
 from coinfer.runtime.device.planning.remaining import remaining
 from coinfer.runtime.device.replies import Replies, Reply
-from coinfer.runtime.device.request_client import MAX_WAIT_S, Answer, PendingRequest
+from coinfer.runtime.device.request_client import MAX_WAIT_S
 from coinfer.runtime.device.request_message import request_message
 from coinfer.runtime.device.result import Result
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
@@ -123,7 +124,7 @@ class Request:
         if not servers:
             return self._result(Answer(at_cut), DEVICE)
         left_s = max(self._left_s(), 0.0)
-        request = self._message(at_cut, servers[0], left_s)
+        request = self._message(at_cut, servers[0], left_s, self._plan.route)
         self._replies.add(self._parts.client.send_untracked(servers[0], self._plan.work, request))
         reply = self._replies.first(min(left_s, MAX_WAIT_S))
         if reply is not None:
@@ -166,6 +167,7 @@ class Request:
     def _rest(self, at_cut: Tensors, server: int) -> Result:
         """Ask this server; if it fails, at most one more; last, compute on the device itself.
 
+        If the plan takes several servers and one of them fails, whoever is asked next is to compute all the rest.
         If one is late, the device begins at once, and another server is asked too if it is predicted to be sooner: the
         first answer counts. Where all that were asked are full and the device has more to do than they, wait until one
         has room.
@@ -177,6 +179,8 @@ class Request:
                 reply = self._ask(server, at_cut)
                 if reply is not None:
                     return self._replied(reply)
+                if self._replies.failures[-1].is_next_hop:
+                    asked.discard(server)  # it did its part
                 server = self._next_server(asked)
                 if self._replies.pending:
                     if server != DEVICE:
@@ -197,15 +201,18 @@ class Request:
         return reply
 
     def _send(self, server: int, at_cut: Tensors) -> PendingRequest:
-        observation, option = self._plan.observation, self._plan.option
-        request = self._message(at_cut, server, self._useless_after_s(server) if self._hedge else math.inf)
+        plan, observation, option = self._plan, self._plan.observation, self._plan.option
+        several = None if self._replies.has_asked else plan.several
+        route = plan.route if several else plan.to_one_server(self._parts.planner.servers[server])
+        deadline_s = self._useless_after_s(server) if self._hedge else math.inf
         pending = self._parts.client.send(
             server,
-            self._plan.work,
-            request,
+            several.parts[0].work if several else plan.work,
+            self._message(at_cut, server, deadline_s, route),
             upload_bits=float(observation.option_upload_bits[0, option]),
-            service_s=float(observation.option_server_s[0, option, server]),
-            profiled_s=self._plan.tail_s,
+            service_s=several.first_s if several else float(observation.option_server_s[0, option, server]),
+            profiled_s=several.parts[0].profiled_s if several else plan.tail_s,
+            several=several,
         )
         self._replies.add(pending)
         return pending
@@ -261,9 +268,9 @@ class Request:
         """Return the time until the deadline."""
         return self._began_s + self._deadline_s - self._parts.clock.now_s()
 
-    def _message(self, at_cut: Tensors, server: int, deadline_s: float) -> InferRequest:
+    def _message(self, at_cut: Tensors, server: int, deadline_s: float, route: Route) -> InferRequest:
         """Encode what crosses the cut, in the time that the emulated processor takes for it."""
-        config, graph, route = self._parts.config, self._parts.graph, self._plan.route
+        config, graph = self._parts.config, self._parts.graph
         message, _ = emulate_slowdown(
             lambda: request_message(
                 graph,

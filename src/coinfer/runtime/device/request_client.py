@@ -6,9 +6,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import NamedTuple
-
-import numpy as np
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Piece
@@ -17,9 +14,18 @@ from coinfer.runtime.clock import Clock
 from coinfer.runtime.codec.tensors import unpack
 from coinfer.runtime.device import estimate as est
 from coinfer.runtime.device import forecast
+from coinfer.runtime.device.exchange import Answer, Failure, PendingRequest
+from coinfer.runtime.device.pair_links import Pair, PairLinks, link_question
+from coinfer.runtime.device.planning.plan import SeveralHops
 from coinfer.runtime.device.server_pool import ServerPool
 from coinfer.runtime.executor import Abort
-from coinfer.runtime.protocol.messages import InferReply, InferRequest, TransportError, WireError, WireTensor
+from coinfer.runtime.protocol.messages import (
+    InferReply,
+    InferRequest,
+    TransportError,
+    WireError,
+    WireTensor,
+)
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
 from coinfer.runtime.protocol.task_options import Choice
 from coinfer.runtime.transport.base import Transport
@@ -37,52 +43,6 @@ MISSING_CODES = UNFIT_CODES | {"INVALID_ARGUMENT"}
 """A server that answers a request for a piece of a bottleneck with one of these does not have the bottleneck."""
 REFUSAL_REASONS = {"queue_full", "hopeless", "draining"}
 """Reasons with which admission control refuses a request."""
-
-
-class Answer(NamedTuple):
-    """The outputs and their times. If the device answers, `upload_s` is the time that it waited for servers in vain."""
-
-    outputs: dict[str, np.ndarray]
-    upload_s: float = 0.0
-    queue_s: float = 0.0
-    server_s: float = 0.0
-    download_s: float = 0.0
-
-
-class Failure(NamedTuple):
-    """Why a server that was asked did not answer."""
-
-    address: str
-    problem: str
-    is_refusal: bool = False
-    """True if its admission control refused the request."""
-
-    def __str__(self) -> str:
-        return f"{self.address}: {self.problem}"
-
-
-class PendingRequest(NamedTuple):
-    """A request that a server has not answered yet."""
-
-    server: int
-    work: est.Work
-    """What the server is to compute."""
-    size_bits: float
-    at_s: float
-    """When it was sent."""
-    link_wait_s: float
-    """Expected wait for transfers before it."""
-    expected_s: float
-    """Expected time until the reply; infinite if nothing is learned from it."""
-    reply: Future[InferReply]
-    profiled_s: float = 0.0
-    """Time of the profiled machine for the work; 0 if nothing is learned from the reply."""
-    upload_bits: float = math.inf
-    """Upload that the planner expected of the option; infinite if nothing is learned from the reply."""
-    deadline_s: float = math.inf
-    """Of the server, from when it was sent."""
-    update_done: threading.Event | None = None
-    """Set once the estimates are updated from the reply; None if nothing is learned from it."""
 
 
 def can_retry(error: TransportError | WireError) -> bool:
@@ -122,6 +82,7 @@ class RequestClient:
         self._transport = transport
         self._clock = clock
         self._tail_s = tail_s
+        self.pairs = PairLinks(self.pool.addresses)
         self._ratios: deque[float] = deque(maxlen=RATIO_WINDOW)
         self._preparing = threading.Lock()
         self._no_choice_until_s: dict[str, float] = {}
@@ -146,6 +107,7 @@ class RequestClient:
         upload_bits: float,
         service_s: float,
         profiled_s: float,
+        several: SeveralHops | None = None,
     ) -> PendingRequest:
         """Send a request, count it as in flight, and learn from its reply.
 
@@ -156,6 +118,7 @@ class RequestClient:
             upload_bits: upload that the planner expects of the option; nothing as large is sent again if it is refused.
             service_s: expected time of the server for the work, with round trip and `forecast.standing_wait_s`.
             profiled_s: time of the profiled machine for it.
+            several: what this server and others after it do; None if it answers itself.
 
         Returns:
             The pending request, whose `read` waits for the reply.
@@ -166,11 +129,13 @@ class RequestClient:
         standing_s = forecast.standing_wait_s(known, now_s)
         pending = self.send_untracked(server, work, request)._replace(
             link_wait_s=max(known.link_free_s - now_s, 0.0),
-            expected_s=latency.end_s(ready_s, forecast.server_wait_s(known, now_s) - standing_s, service_s),
+            expected_s=latency.end_s(ready_s, forecast.server_wait_s(known, now_s) - standing_s, service_s)
+            + (0.0 if several is None else several.onward_s),
             profiled_s=profiled_s,
             upload_bits=upload_bits,
             deadline_s=request.deadline_s,
             update_done=threading.Event(),
+            several=several,
         )
         own_s = max(service_s - standing_s, 0.0)
         self.pool.update(server, partial(est.after_send, size_bits=pending.size_bits, service_s=own_s, now_s=now_s))
@@ -239,8 +204,11 @@ class RequestClient:
             outputs = {tensor.name: unpack(tensor) for tensor in reply.outputs}
         except (TransportError, WireError) as error:
             refused = can_retry(error) or error.reason in REFUSAL_REASONS
-            return Failure(address, f"{error.code} {error.reason or error.message}", refused)
-        missing = set(pending.work.piece[1]) - set(outputs)
+            is_next_hop = error.reason == "next_hop"
+            problem = error.message if is_next_hop else error.reason or error.message
+            return Failure(address, f"{error.code} {problem}", refused, is_next_hop)
+        work = pending.work if pending.several is None else pending.several.parts[-1].work
+        missing = set(work.piece[1]) - set(outputs)
         if missing:
             return Failure(address, f"its reply lacks {sorted(missing)}")
         service_s = reply.server_s + reply.codec_s + reply.forward_s
@@ -257,6 +225,7 @@ class RequestClient:
         now_s = self._clock.now_s()
         silence = partial(est.after_silence, size_bits=pending.size_bits, waited_s=now_s - pending.at_s, now_s=now_s)
         self.pool.update(pending.server, silence)
+        self.pairs.lose_route(pending.several)
 
     def _on_reply(self, pending: PendingRequest) -> None:
         """Learn from every reply and failure, also from one that comes too late; runs on the transport's thread."""
@@ -276,6 +245,11 @@ class RequestClient:
             self.pool.heard(pending.server, now_s)
             self._ratios.append((now_s - pending.at_s) / max(pending.expected_s, 1e-4))
             self.pool.update(pending.server, lambda known: self._after_reply(known, pending, now_s))
+            for part, hop in self.pairs.record_route(pending.several, pending.reply.result().executed):
+                learned = partial(est.after_service, work=part.work, service_s=hop.server_s, profiled_s=part.profiled_s)
+                self.pool.update(part.server, partial(learned, now_s=now_s))
+        elif isinstance(error, TransportError) and error.reason == "next_hop":
+            self.pairs.lose_route(pending.several)
         elif isinstance(error, TransportError) and can_retry(error):
             pushback_s = max(error.pushback_s or 0.0, MIN_PUSHBACK_S)
             self.pool.update(pending.server, partial(est.after_refusal, pushback_s=pushback_s, now_s=now_s))
@@ -304,17 +278,44 @@ class RequestClient:
         """Return the estimate with what a reply says of link, load and speed."""
         reply = pending.reply.result()
         backlog_s, room = (reply.load.backlog_s, reply.load.room) if reply.load else (0.0, math.inf)
+        service_s = reply.server_s + reply.codec_s + reply.forward_s
         answered = est.Answered(
             size_bits=pending.size_bits + reply_bits(reply),
             took_s=now_s - pending.at_s,
             link_wait_s=pending.link_wait_s,
             queue_s=reply.queue_s,
-            service_s=reply.server_s + reply.codec_s + reply.forward_s,
+            service_s=service_s,
             backlog_s=backlog_s,
             room=room,
         )
         known = known._replace(cold={(one.inputs, one.outputs): one.load_s for one in reply.cold}, cold_s=now_s)
-        return est.after_answer(known, pending.work, answered, pending.profiled_s, now_s)
+        onward_s = 0.0 if pending.several is None else reply.forward_s
+        return est.after_answer(known, pending.work, answered, pending.profiled_s, now_s, onward_s)
+
+    def ask_link(self, pair: Pair, timeout_s: float) -> Future[InferReply]:
+        """Return the reply of a server that is asked for its link to another one.
+
+        Args:
+            pair: the server that is asked, and the other one.
+            timeout_s: longest wait.
+        """
+        return self._transport.send(pair[0], link_question(pair[1]), timeout_s)
+
+    def prepare_piece(self, server: int, piece: Piece, profiled_s: float) -> None:
+        """Have a server build a segment, and learn how long it takes there.
+
+        Args:
+            server: index of the server.
+            piece: tensors that it starts from and outputs.
+            profiled_s: time of the profiled machine for it.
+
+        Raises:
+            TransportError: if the server cannot.
+        """
+        request = self._preparation(*piece)
+        reply = self._transport.send(self.pool.addresses[server], request, MAX_WAIT_S).result()
+        measured = partial(est.after_service, work=est.Work(piece), service_s=reply.server_s, profiled_s=profiled_s)
+        self.pool.update(server, partial(measured, now_s=self._clock.now_s()))
 
     def _prepare(self, server: int) -> None:
         """Have a server build every segment that it may be asked for; its measured times come back.
@@ -326,9 +327,8 @@ class RequestClient:
                 cut, outputs = piece
                 if cut == outputs:
                     continue
-                request = self._preparation(cut, outputs)
                 try:
-                    reply = self._transport.send(self.pool.addresses[server], request, MAX_WAIT_S).result()
+                    self.prepare_piece(server, piece, tail_s)
                 except TransportError as error:
                     if self._is_missing(piece, error):
                         self._lack(server, piece)
@@ -336,8 +336,6 @@ class RequestClient:
                     if error.code in UNFIT_CODES:
                         self.pool.reject(server, f"{error.code} {error.message}".partition("\n")[0])
                     return
-                measured = partial(est.after_service, work=est.Work(piece), service_s=reply.server_s, profiled_s=tail_s)
-                self.pool.update(server, partial(measured, now_s=self._clock.now_s()))
 
     def _preparation(self, cut: tuple[str, ...], outputs: tuple[str, ...]) -> InferRequest:
         """Return a request without data that only builds the segment."""

@@ -112,6 +112,8 @@ class DeviceAgent:
             self._failed += int(bool(result.fallback))
             self._latency_s += float(result.outcome.latency_s)
         policy = plan.policy or self._deciding.__dict__.pop("name", self._policy)
+        if plan.several is not None:  # an option on one server is what the site's policies learn from
+            return
         self._spool.add(partial(self._decision, time.time(), current(), policy, plan, result))
 
     def close(self) -> None:

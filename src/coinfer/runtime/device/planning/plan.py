@@ -1,5 +1,6 @@
 """The decision about one request, and what it was based on."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,35 @@ class DeviceState(NamedTuple):
     """Device time over the profiled machine's time for the same work."""
     backlog_s: float
     """Work that waits on its processor."""
+
+
+class Part(NamedTuple):
+    """What one of several servers does for a request."""
+
+    server: int
+    """Its index."""
+    work: Work
+    profiled_s: float
+    """The profiled machine's time for it, with decoding and encoding."""
+    received_bits: float
+    """Size of what the one before sends to it."""
+    bits: int
+    """Per element of that, if that one is a server."""
+
+
+class SeveralHops(NamedTuple):
+    """A route over several servers, and what is predicted of it for one request."""
+
+    option: int
+    """Index into the planner's options: where the device cuts, and in how many bits it sends."""
+    parts: tuple[Part, ...]
+    """Two or more, in their order."""
+    predicted_s: float = math.inf
+    """Latency."""
+    first_s: float = math.inf
+    """Of that, the service of the first server, with what `observe` adds to it."""
+    onward_s: float = math.inf
+    """Of that, all after the first server."""
 
 
 class Plan(NamedTuple):
@@ -53,6 +83,8 @@ class Plan(NamedTuple):
     """What decided on the server that was asked what to do; empty if the device decided."""
     asked_bits: float = 0.0
     """What was sent to ask it."""
+    several: SeveralHops | None = None
+    """What several servers do one after another; None if at most one is asked."""
 
     @property
     def cut(self) -> Names:
@@ -73,6 +105,15 @@ class Plan(NamedTuple):
     def work(self) -> Work:
         """Return what a server computes, with the sizes of the request."""
         return Work(self.piece, self.sizes)
+
+    def to_one_server(self, address: str) -> Route:
+        """Return the route on which one server computes all that the device does not.
+
+        Args:
+            address: of that server.
+        """
+        first, *_, last = self.route.hops
+        return self.route._replace(hops=(first, Hop(address, last.cut, FLOAT32_BITS)))
 
 
 def route_of(options: Options, option: int, server: int, names: Sequence[str], deadline_s: float) -> Route:

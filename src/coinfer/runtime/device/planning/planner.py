@@ -56,6 +56,8 @@ class Planner:
     def __init__(self, graph: ModelGraph, table: ProfileTable, config: DeviceConfig, options: Options | None = None):
         self.graph = graph
         self.objective = config.objective
+        self.bits = config.bits
+        """Allowed bits per element of what is sent; None if the planner chooses."""
         self.servers = ServerList(config.servers)
         self.accuracy = accuracy_for(graph, config.accuracy, config.objective)
         self.exits = exits_of(graph, self.accuracy)

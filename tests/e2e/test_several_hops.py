@@ -1,0 +1,69 @@
+"""One request over two real edge servers, where no single server is near and strong: a weak one is near the device, and
+a strong one is behind it."""
+
+import numpy as np
+from tests.e2e.sites import edges, relative_error
+from tests.patience import one_round_right, patient_transport, wait_until
+from tests.tables import analytic_table
+
+from coinfer.graph.zoo import networks
+from coinfer.runtime.clock import WallClock
+from coinfer.runtime.device.device import Device
+from coinfer.runtime.emulation.links import Link
+from coinfer.runtime.executor import Executor
+from coinfer.runtime.images import load_images, preprocess
+from coinfer.traces import Trace
+
+GRAPH = networks.build("alexnet-cifar")
+PICTURE = load_images()[0][1]
+TIMEOUT_S = 120.0
+"""Only ends a test that has failed."""
+
+
+def exact() -> np.ndarray:
+    assert GRAPH.image is not None
+    inputs = {GRAPH.inputs[0]: preprocess(PICTURE, GRAPH.image)}
+    return Executor(GRAPH).run(inputs)[0][GRAPH.outputs[0]]
+
+
+def test_two_hops_win_where_the_near_server_is_weak_and_the_strong_one_far():
+    whole = exact()
+    slow, strong = ("--slowdown", "200"), ("--slowdown", "2")
+    with edges(["alexnet-cifar"], [slow, strong]) as (near, far):
+        links = {
+            node.address: Link(Trace.constant(rate_bps), WallClock()) for node, rate_bps in ((near, 20e6), (far, 40e3))
+        }
+        with Device(
+            GRAPH,
+            servers=list(links),
+            profile=analytic_table(GRAPH, whole_s=0.005),
+            links=links,
+            slowdown=1000,
+            bits=(32,),
+            hedge=False,
+            transport=patient_transport(),
+        ) as device:
+            wait_until(lambda: len(device.plan().hops) == 3, TIMEOUT_S, "a route over both servers is planned")
+
+            def compare() -> list[str]:
+                state = device._parts.state()
+                alone = device.planner.plan(state, np.inf).route
+                by_both = [device.infer(PICTURE) for _ in range(3)]
+                by_one = [device.infer_by_route(PICTURE, alone) for _ in range(3)]
+                assert all(relative_error(result.output, whole) <= 1e-4 for result in by_both)
+                took_s = [[float(one.outcome.latency_s) for one in results] for results in (by_both, by_one)]
+                nodes = [[hop.node for hop in result.route.hops] for result in by_both]
+                wrong = [str(nodes)] if nodes != [["device", near.address, far.address]] * 3 else []
+                wrong += [result.fallback for result in by_both if result.fallback]
+                return wrong + ([str(took_s)] if np.median(took_s[0]) > 0.7 * np.median(took_s[1]) else [])
+
+            one_round_right(compare)
+            far.kill()
+            lost = device.infer(PICTURE)
+            assert relative_error(lost.output, whole) <= 1e-4
+            assert lost.executed_on in ("device", near.address)
+            wait_until(lambda: len(device.plan().hops) < 3, TIMEOUT_S, "no route over the server that is gone")
+            far.launch()
+            far.wait_ready()
+            wait_until(lambda: len(device.plan().hops) == 3, TIMEOUT_S, "both servers are used again")
+            assert relative_error(device.infer(PICTURE).output, whole) <= 1e-4
