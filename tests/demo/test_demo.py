@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tests.exit_training.bottlenecks import profile
 from tests.tables import analytic_table, made_up_accuracy
 from typer.testing import CliRunner
 
@@ -162,6 +163,33 @@ def test_exits_and_labels_are_shown_where_there_are_any():
     assert list(table.columns[-1].cells) == ["50 50"]
 
 
+def test_answers_through_codes_are_counted():
+    through = record(0, 0.1).route._replace(hops=(Hop("device", ("code4",), 2), Hop("a:1", ("code4/answer",), 32)))
+    coded = [record(i, 0.1)._replace(route=through) for i in range(4)]
+    coded[1] = coded[1]._replace(executed_on="device", fallback="a:1: late")
+    coded[2] = coded[2]._replace(route=through._replace(exit=1))
+    plain = [record(i, 0.2, scheme="server only") for i in range(4)]
+    rounds = [[Answer(0, i, coded[i], True), Answer(0, i, plain[i], True)] for i in range(4)]
+    ours, theirs = report.summarise(rounds, ("code2", "code4"))
+    assert ours.by_code == {"code2": 0.0, "code4": 0.5}, "one fell back to the device, one left at an exit before"
+    assert theirs.by_code == {"code2": 0.0, "code4": 0.0}
+    assert report.codes_text([ours, theirs]) == "through codes of the bottleneck: planner 50% code4"
+    assert report.codes_text([theirs]) == "through codes of the bottleneck: no answer of any scheme"
+    assert report.codes_text(report.summarise(rounds)) == ""
+
+
+@pytest.mark.parametrize("name", ["alexnet-exits", "resnet12"])
+def test_codes_are_among_what_the_planner_of_the_demo_chooses_from(name: str):
+    graph, settings = open_model(name), demo_settings(name, {}, {})
+    planner = Planner(graph, profile(graph), settings.device)
+    assert any(graph.part(cut) is not graph for cut in planner.options.cuts)
+
+
+def test_pictures_have_labels_for_networks_of_their_classes_only():
+    assert load_pictures(open_model("alexnet-exits"), None).labels is not None
+    assert load_pictures(open_model("resnet12"), None).labels is None, "ten other classes"
+
+
 def test_the_story_is_the_same_on_every_machine():
     """A machine that is ten times slower is slowed ten times less, and links follow from the device's time."""
     settings = demo_settings("alexnet-exits", {}, {})
@@ -192,7 +220,7 @@ def test_the_story_is_the_same_on_every_machine():
 
 def test_settings_are_those_of_the_network_unless_told():
     small, plain = demo_settings("alexnet-exits", {}, {}), demo_settings("resnet50", {}, {})
-    assert (small.device.bits, plain.device.bits) == ((16, 8, 4), None)
+    assert (small.device.bits, plain.device.bits) == (None, None)
     assert small.device.objective.min_accuracy > 0.7
     assert plain.device.objective.min_accuracy == 0.0
     assert plain.device.objective.power_w > 0, "energy is reckoned for every goal"

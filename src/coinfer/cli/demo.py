@@ -59,7 +59,7 @@ def demo(
     ] = None,
     bits: Annotated[
         str | None,
-        typer.Option(help="Allowed bits per element. What is exact or measured; 16,8,4 for alexnet-exits."),
+        typer.Option(help="Allowed bits per element. What is exact or measured, codes of a bottleneck included."),
     ] = None,
     jpeg: Jpeg = None,
     provider: Provider = DEFAULTS.provider,

@@ -8,9 +8,9 @@ import numpy as np
 
 from coinfer.graph.image_input import ImageInput
 from coinfer.graph.ir import ModelGraph
-from coinfer.graph.zoo import pretrained
 from coinfer.profile.dataset import CIFAR_CLASSES, DataError, ImageDataset, load_dataset
 from coinfer.resources import PHOTOS
+from coinfer.runtime.classes import labels_of
 from coinfer.runtime.images import PHOTO_SUFFIXES, ImageError, load_image, readable_images, to_pixels
 
 CLASS_OF_PHOTO = {"cat.jpg": "cat", "dog.jpg": "dog", "hummingbird.jpg": "bird", "kitten.jpg": "cat"}
@@ -46,7 +46,7 @@ def load_pictures(graph: ModelGraph, where: str | None) -> Pictures:
         ImageError: if there is no picture that can be read.
         DataError: if the labelled pictures are damaged, or their classes are not those of the network.
     """
-    if where is None and graph.name in pretrained.names() and _class_count(graph) == len(CIFAR_CLASSES) and graph.image:
+    if where is None and graph.image and labels_of(graph) == tuple(CIFAR_CLASSES):
         return _shipped_views(graph.image)
     if where is not None and Path(where).is_file() and Path(where).suffix.lower() in PHOTO_SUFFIXES:
         raise ImageError(f"{where}: a single picture; give the folder that holds it")

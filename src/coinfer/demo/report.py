@@ -27,6 +27,8 @@ class View(NamedTuple):
     """Names of the network's inputs."""
     has_exits: bool = False
     has_labels: bool = False
+    codes: tuple[str, ...] = ()
+    """Symbols of the network's bottleneck."""
 
     @property
     def criterion(self) -> str:
@@ -64,6 +66,8 @@ class Summary(NamedTuple):
     """Mean expected accuracy of the answers; 1 without an accuracy table."""
     exits: tuple[float, ...]
     """Share of answers by exit, up to the last exit that answered."""
+    by_code: dict[str, float]
+    """Share of answers through each code of the network's bottleneck, by its symbols."""
     parts_s: dict[str, float]
     """Mean of each part of the latency."""
 
@@ -104,26 +108,28 @@ def cut_name(record: Record, inputs: tuple[str, ...]) -> str:
     return "(all here)" if len(record.route.hops) == 1 else "(input)" if cut == inputs else "+".join(cut)
 
 
-def summarise(rounds: Sequence[Sequence[Answer]]) -> list[Summary]:
+def summarise(rounds: Sequence[Sequence[Answer]], codes: Sequence[str] = ()) -> list[Summary]:
     """Return the summary of each scheme.
 
     Args:
         rounds: complete ones, at least one; each with an answer of each scheme, in the same order.
+        codes: symbols of the network's bottleneck.
     """
     first_s = _latency_s([answers[0] for answers in rounds])
-    return [_summary([answers[i] for answers in rounds], first_s) for i in range(len(rounds[0]))]
+    return [_summary([answers[i] for answers in rounds], first_s, codes) for i in range(len(rounds[0]))]
 
 
 def _latency_s(answers: Sequence[Answer]) -> np.ndarray:
     return np.array([answer.record.outcome.latency_s for answer in answers])
 
 
-def _summary(answers: Sequence[Answer], first_s: np.ndarray) -> Summary:
+def _summary(answers: Sequence[Answer], first_s: np.ndarray, codes: Sequence[str]) -> Summary:
     records = [answer.record for answer in answers]
     latency_s, phases = _latency_s(answers), np.array([answer.phase for answer in answers])
     predicted_s = np.array([record.predicted_s for record in records])
     known = np.isfinite(predicted_s)
     errors = np.abs(predicted_s - latency_s)[known] / latency_s[known]
+    sent = [_sent(record) for record in records]
     return Summary(
         scheme=records[0].scheme,
         requests=len(records),
@@ -141,8 +147,31 @@ def _summary(answers: Sequence[Answer], first_s: np.ndarray) -> Summary:
         right=float(np.mean([answer.is_right for answer in answers])),
         expected_right=float(np.mean([record.outcome.accuracy for record in records])),
         exits=tuple((np.bincount([record.exit for record in records]) / len(records)).tolist()),
+        by_code={code: sent.count((code,)) / len(sent) for code in codes},
         parts_s={part: float(np.mean([getattr(record.outcome, part) for record in records])) for part in PARTS},
     )
+
+
+def _sent(record: Record) -> tuple[str, ...]:
+    """Return what a server was sent to answer a request; nothing if the device answered."""
+    hops = record.route.hops
+    return hops[0].cut if len(hops) > 1 and record.exit == record.route.exit and record.executed_on != "device" else ()
+
+
+def codes_text(summaries: Sequence[Summary]) -> str:
+    """Return how often each scheme answered through codes of a bottleneck, in a line; empty if there is none.
+
+    Args:
+        summaries: of the schemes.
+    """
+    if not summaries[0].by_code:
+        return ""
+    shares = (
+        f"{summary.scheme} {' + '.join(f'{share:.0%} {code}' for code, share in summary.by_code.items() if share)}"
+        for summary in summaries
+        if any(summary.by_code.values())
+    )
+    return f"through codes of the bottleneck: {', '.join(shares) or 'no answer of any scheme'}"
 
 
 def _interval(values: np.ndarray, phases: np.ndarray) -> float:

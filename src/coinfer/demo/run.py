@@ -224,7 +224,8 @@ def _compare(console: Console, setup: Setup, made: Sequence[Player], folder: Pat
         console.print(f"{SERVER_ONLY} is left out: sending the input is never better than computing on the device")
     truth = _exact_classes(setup) if pictures.labels is None else pictures.labels
     exits = len(made[0].device.planner.exits) > 1
-    view = View(setup.graph.inputs, exits, pictures.labels is not None)
+    codes = () if setup.graph.bottleneck is None else tuple(code.tensor for code in setup.graph.bottleneck.codes)
+    view = View(setup.graph.inputs, exits, pictures.labels is not None, codes)
     rounds: list[list[Answer]] = []
     stopped, began_s = False, time.monotonic()
     live = LivePicture(console, names, setup.phases, settings.rounds, view, setup.own_s)
@@ -274,8 +275,10 @@ def _crowd_request(setup: Setup) -> InferRequest:
 
 def _report(console: Console, setup: Setup, folder: Path, view: View, rounds: Sequence[Sequence[Answer]]) -> None:
     """Print the comparison, and write summary and plot."""
-    summaries = report.summarise(rounds)
+    summaries = report.summarise(rounds, view.codes)
     console.print(report.comparison(summaries, setup.deadline_s, view))
+    if said := report.codes_text(summaries):
+        console.print(said, soft_wrap=True, highlight=False)
     if view.has_labels:
         console.print(f"right: of {setup.pictures.kind}")
     for summary in summaries[1:]:

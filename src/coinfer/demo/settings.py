@@ -21,8 +21,6 @@ ACCURACY_LOSS = 0.01
 """Accuracy that answers may lose against the last exit, for networks that are shipped with their accuracy."""
 CONFIDENCE_LOSS = 0.005
 """The part of `ACCURACY_LOSS` that early exits may lose."""
-SMALL_BITS = (16, 8, 4)
-"""Bits per element for networks that are shipped with their accuracy at each of them."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,7 @@ def _shipped(model: str) -> tuple[dict[str, object], dict[str, object]]:
         return {}, {}
     table = AccuracyTable.load(file)
     min_accuracy = table.accuracy(len(table.exits) - 1) - ACCURACY_LOSS
-    device: dict[str, object] = {"bits": SMALL_BITS}
-    device |= {"confidence_loss": CONFIDENCE_LOSS} if table.confidence else {}
+    device: dict[str, object] = {"confidence_loss": CONFIDENCE_LOSS} if table.confidence else {}
     return device, {"min_accuracy": round(min_accuracy, 3)}
 
 
