@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.exit_training.bottlenecks import rated, small_network, stripes
+from tests.exit_training.bottlenecks import network_with_exits, rated, small_network, stripes
 from typer.testing import CliRunner
 
 from coinfer.cli.bottleneck import parse_codes
@@ -17,6 +17,7 @@ from coinfer.graph.bottleneck import with_bottleneck
 from coinfer.graph.onnx.load import load
 from coinfer.graph.open_model import open_model
 from coinfer.graph.segment import save_model
+from coinfer.options.network import NetworkTable
 from coinfer.runtime.profiling import profile_for
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1"}
@@ -33,8 +34,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def coinfer(*arguments: str) -> str:
-    done = CliRunner().invoke(app, ["bottleneck", *arguments], env=WIDE)
+def coinfer(*arguments: str, command: str = "bottleneck") -> str:
+    done = CliRunner().invoke(app, [command, *arguments], env=WIDE)
     if isinstance(done.exception, UserError):
         raise done.exception
     assert done.exit_code == 0, done.output
@@ -84,6 +85,24 @@ def test_a_network_whose_pictures_are_described_beside_it(folder):
     assert graph.bottleneck is not None
     assert [code.tensor for code in graph.bottleneck.codes] == ["code2", "code4"]
     assert profile_for(graph).bottleneck is not None
+
+
+def test_of_a_network_with_exits_each_one_behind_the_code_is_named(folder):
+    save_model(network_with_exits(), "exits.onnx")
+    rest = ("--epochs", "1", "--batch", "20", "--codes", "2,4", "--out", ".", "--device-share", "0.6")
+    said = coinfer("train", "exits.onnx", "--data", ".", "--source", "pool1", "--target", "pool2", *rest)
+    found = re.findall(r"(code\d, \w+): \d+ bytes, [\d.]+% of 20 pictures", said)
+    assert found == ["code2, exit2", "code2, logits", "code4, exit2", "code4, logits"]
+    described = coinfer("exits.onnx", command="describe")
+    assert re.findall(r"bottleneck (code\d, \w+): \d+ bytes", described) == found
+    coinfer("profile", "exits.onnx", "-o", "table.json", command="scenario")
+    table = NetworkTable.model_validate_json(Path("table.json").read_bytes())
+    assert [(code.exit, code.tensor) for code in table.codes] == [
+        (1, "code2"),
+        (2, "code2"),
+        (1, "code4"),
+        (2, "code4"),
+    ]
 
 
 def test_places_are_tried_once(folder):
