@@ -20,7 +20,6 @@ from coinfer.runtime.device.planning.plan import DeviceState
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.planning.remaining import remaining
 from coinfer.runtime.device.processor import scale_factor
-from coinfer.runtime.device.request import patience_s
 from coinfer.runtime.device.request_client import RATIO_WINDOW
 from coinfer.runtime.device.server_pool import PROBE_TIMEOUT_S, after_lost_probe, after_pong, is_probe_due, probe_bytes
 from coinfer.runtime.emulation.links import Link
@@ -211,7 +210,7 @@ class Replay:
         sent_s, expected_s = self.env.now, self._expected_s(option, server)
         replies = [self.env.process(self._exchange(option, server, number, expected_s))]
         here_s = remaining(self.planner, plan, self.state(), math.inf).predicted_s
-        wait_s = patience_s(forecast.patience(self.ratios), expected_s, here_s, math.inf)
+        wait_s = forecast.patience_s(forecast.patience(self.ratios), expected_s, here_s, math.inf)
         yield replies[0] | self.env.timeout(wait_s)
         if replies[0].processed:
             return False

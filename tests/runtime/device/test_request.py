@@ -9,13 +9,14 @@ import pytest
 
 from coinfer.runtime.clock import VirtualClock
 from coinfer.runtime.device import request as module
-from coinfer.runtime.device.request import MIN_PATIENCE, SLACK_S, Request
+from coinfer.runtime.device.forecast import MIN_PATIENCE, SLACK_S
+from coinfer.runtime.device.request import Request
 from coinfer.runtime.executor import Abort
 
 SENT_S = 10.0
 
 
-def request(deadline_s: float) -> Request:
+def request(deadline_s: float, *, is_strict: bool = False) -> Request:
     """Begun at 9.5 s. A server is waited for twice as long as expected; the rest of the plan takes the device 3 s."""
     parts: Any = SimpleNamespace(
         config=SimpleNamespace(dispatch=False),
@@ -28,7 +29,8 @@ def request(deadline_s: float) -> Request:
     observation = SimpleNamespace(option_upload_bits=np.array([[1e6]]), uplink_bps=np.array([[2e6]]))
     route = SimpleNamespace(deadline_s=deadline_s)
     plan: Any = SimpleNamespace(route=route, observation=observation, option=0, tail_s=0.1, sizes=())
-    return Request(parts, plan, {}, None, began_s=9.5, hedge=True, abort=Abort())
+    terms: Any = SimpleNamespace(hedge=True, abort=Abort(), is_strict=is_strict)
+    return Request(parts, plan, {}, None, terms, 9.5)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,8 @@ def test_a_server_is_waited_for_as_long_as_the_device_could_still_make_it(
 def test_a_late_answer_is_better_than_a_later_one(deadline_s: float, useless_after_s: float):
     """If the deadline cannot be met, a server has until the device would have answered had it refused."""
     assert request(deadline_s)._useless_after_s(0) == pytest.approx(useless_after_s)
+
+
+def test_a_caller_for_whom_late_is_useless_gives_servers_what_is_left():
+    left_s = [request(deadline_s, is_strict=True)._useless_after_s(0) for deadline_s in (10.0, 1.0, 0.1)]
+    assert left_s == pytest.approx([9.5, 0.5, 0.0])

@@ -21,15 +21,8 @@ from coinfer.runtime.edge.admission import (
     wake_s,
 )
 from coinfer.runtime.edge.node_state import Admit, Arrived, Cancelled, Drained, Ended, Job, NodeState, Refuse, Start
-from coinfer.runtime.edge.service_times import (
-    FIRST_MARGIN,
-    LEAST_MARGIN,
-    MAX_KINDS,
-    MISSED,
-    MOST_MARGIN,
-    ServiceTimes,
-    after_wait,
-)
+from coinfer.runtime.edge.service_times import MAX_KINDS, ServiceTimes
+from coinfer.runtime.margin import FIRST_MARGIN, LEAST_MARGIN, MISSED, MOST_MARGIN, after_wait
 
 GAINS = BatchTimes((1, 2, 4, 8), (1.0, 1.2, 1.6, 2.4))
 
@@ -405,3 +398,21 @@ def test_others_go_on_if_one_of_a_batch_gives_up():
     for id in (1, 2):
         state = apply(state, Ended(id, 0.3, ok=True))
     assert (state.counts.cancelled, state.counts.finished) == (1, 3)
+
+
+def test_what_runs_past_its_deadline_is_stopped_and_known_to_take_that_long():
+    state, _ = arrived(NodeState(workers=1, queue=4), 0, now_s=0.0, deadline_s=0.3)
+    assert (wake_s(state), plan(state, 0.29)) == (0.3, ())
+    state, (stopped,) = carried_out(state, 0.3)
+    assert (stopped.id, stopped.reason) == (0, "expired")
+    assert (state.free_workers, plan(state, 0.31), wake_s(state)) == (0, (), math.inf), "until the worker has stopped"
+    state = apply(state, Ended(0, 0.32, ok=False))
+    assert (state.free_workers, state.counts.cancelled, state.counts.refused) == (1, 1, 0)
+    state, (refused,) = arrived(state, 1, now_s=0.4, deadline_s=0.7)
+    assert (refused.id, refused.reason) == (1, "hopeless")
+
+
+def test_a_job_that_its_caller_gave_up_before_its_deadline_says_nothing_of_its_time():
+    state, _ = arrived(NodeState(workers=1, queue=4), 0, now_s=0.0, deadline_s=0.3)
+    state = apply(apply(state, Cancelled(0)), Ended(0, 0.2, ok=False))
+    assert state.service == {}

@@ -202,6 +202,20 @@ def test_what_expires_in_the_queue_is_told_then_and_not_when_a_worker_is_free():
     assert (error.code, error.reason, still_running) == ("DEADLINE_EXCEEDED", "expired", True)
 
 
+def test_work_that_runs_past_its_deadline_is_stopped_and_its_caller_is_told():
+    async def run():
+        scheduler = Scheduler(1, 4, CLOCK)
+        with pytest.raises(WireError) as caught:
+            await scheduler.run("k", CLOCK.now_s() + 0.05, sleep(60))
+        await settled(scheduler)
+        scheduler.close()
+        return caught.value, scheduler
+
+    error, scheduler = asyncio.run(run())
+    assert (error.code, error.reason) == ("DEADLINE_EXCEEDED", "expired")
+    assert not scheduler._entries
+
+
 def test_waiting_for_a_worker_is_told_apart_from_the_work():
     clock, begun, over = VirtualClock(), threading.Event(), threading.Event()
 

@@ -6,7 +6,7 @@ from tests.runtime.edge.test_admission import carried_out, served
 
 from coinfer.runtime.edge.admission import apply, backlog_s
 from coinfer.runtime.edge.node_state import Arrived, Ended, Job, NodeState, Refuse
-from coinfer.runtime.edge.service_times import FIRST_MARGIN
+from coinfer.runtime.margin import FIRST_MARGIN
 
 
 def of_callers(state, callers, first=0):

@@ -1,19 +1,25 @@
 """How many requests a device takes at the same time, and which it refuses."""
 
+import math
 import threading
 from typing import Literal
 
 from coinfer.errors import UserError
+from coinfer.physics.radio import upload_s
+from coinfer.runtime.device.planning.plan import Plan
+from coinfer.runtime.margin import FIRST_MARGIN, SAFETY_FACTOR, after_wait
+from coinfer.types import DEVICE
 
-Reason = Literal["queue_full", "hopeless"]
+Reason = Literal["queue_full", "hopeless", "expired"]
 
 
 class RefusedError(UserError):
-    """A request that the device did not take on; nothing was computed for it.
+    """A request that the device did not take on, or gave up as its deadline cannot be met any more.
 
     Args:
         message: one line for a person.
-        reason: one word for a program: too many requests are under way, or its deadline cannot be met behind them.
+        reason: one word for a program: too many requests are under way, its deadline cannot be met behind them, or it
+            has passed.
         pushback_s: seconds after which another try is worthwhile.
     """
 
@@ -59,18 +65,71 @@ class InFlight:
             self.count -= 1
 
 
-def check_hopeful(predicted_s: float, deadline_s: float, others: int, pushback_s: float) -> None:
-    """Refuse a request that cannot meet its deadline because of others; one that is alone is answered, if late.
+class Promises:
+    """Decides which requests can meet their deadlines, and learns from their waits how far predictions err.
+
+    Any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        self.margin = FIRST_MARGIN
+        """Factor on predicted waits, so that what is admitted is answered in time."""
+        self._lock = threading.Lock()
+
+    def check(self, plan: Plan, predicted_s: float, deadline_s: float, pushback_s: float) -> None:
+        """Refuse a request that may miss its deadline.
+
+        Args:
+            plan: the best choice about it.
+            predicted_s: latency to expect.
+            deadline_s: of the request, from now.
+            pushback_s: what a refused caller is told.
+
+        Raises:
+            RefusedError: if it is not sure enough to be in time.
+        """
+        own_s = min(_own_s(plan), predicted_s)
+        needed_s = SAFETY_FACTOR * own_s + self.margin * (predicted_s - own_s)
+        if needed_s > deadline_s:
+            text = f"the answer is expected after up to {needed_s:.3f} s, later than its deadline of {deadline_s:.3f} s"
+            raise RefusedError(text, "hopeless", pushback_s)
+
+    def learn(self, plan: Plan, *, is_kept: bool) -> None:
+        """Note the end of a request; a wait that was expected to be shorter than its own work says little.
+
+        Args:
+            plan: of the request.
+            is_kept: whether it was in time.
+        """
+        own_s = _own_s(plan)
+        if own_s < plan.predicted_s - own_s <= plan.route.deadline_s < math.inf:
+            with self._lock:
+                self.margin = after_wait(self.margin, 0.0 if is_kept else math.inf)
+
+
+def check_turn(plan: Plan, expected_s: float, left_s: float, pushback_s: float) -> None:
+    """Refuse a request whose turn has come too late; one that was late from the start has its chance.
 
     Args:
-        predicted_s: latency of the best choice.
-        deadline_s: of the request, from now.
-        others: requests that are under way beside it.
+        plan: of the request.
+        expected_s: time of what is to be computed now.
+        left_s: time until the deadline.
         pushback_s: what a refused caller is told.
 
     Raises:
-        RefusedError: if the prediction exceeds the deadline and others are under way.
+        RefusedError: if the deadline has passed, or will have once this is computed.
     """
-    if others and predicted_s > deadline_s:
-        text = f"the answer is expected after {predicted_s:.3f} s, later than its deadline of {deadline_s:.3f} s"
-        raise RefusedError(text, "hopeless", pushback_s)
+    if left_s <= 0:
+        raise RefusedError("the deadline passed before the processor was free", "expired", pushback_s)
+    if expected_s > left_s and plan.predicted_s <= plan.route.deadline_s:
+        raise RefusedError("the deadline cannot be met here any more", "hopeless", pushback_s)
+
+
+def _own_s(plan: Plan) -> float:
+    """Return what a request takes if it waits for nothing."""
+    o, option = plan.observation, plan.option
+    device_s = float(o.option_device_s[0, option])
+    if plan.server == DEVICE:
+        return device_s
+    on_air_s = upload_s(float(o.option_upload_bits[0, option]), float(o.uplink_bps[0, plan.server]))
+    return device_s + float(on_air_s) + float(o.option_server_s[0, option, plan.server])

@@ -1,6 +1,5 @@
 """From a request to its plan: it is refused, waits for a server that is full, or is planned at once."""
 
-from coinfer.runtime.device.admission import check_hopeful
 from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.full_servers import worthwhile_wait
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
@@ -27,9 +26,9 @@ def admitted_plan(
     """
     plan, state = plan_now(parts, terms, sizes, raw_input=raw_input)
     wait_s, waited_s = worthwhile_wait(plan, state, parts.planner.computes)
-    if parts.config.refuse_late:
+    if parts.config.refuse_late and others:  # one that is alone is answered, if late
         left_s = terms.deadline_s - (parts.clock.now_s() - began_s)
-        check_hopeful(waited_s if wait_s else plan.predicted_s, left_s, others, parts.pushback_s())
+        parts.promises.check(plan, waited_s if wait_s else plan.predicted_s, left_s, parts.pushback_s())
     while wait_s and parts.clock.sleep(wait_s, terms.abort.event):
         plan, state = plan_now(parts, terms, sizes, raw_input=raw_input)
         wait_s, _ = worthwhile_wait(plan, state, parts.planner.computes)

@@ -17,7 +17,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.options.table import Options
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.clock import Clock, WallClock
-from coinfer.runtime.device.admission import InFlight
+from coinfer.runtime.device.admission import InFlight, Promises
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
 from coinfer.runtime.device.decide import admitted_plan, plan_now
 from coinfer.runtime.device.discovery import find_servers, fixed
@@ -27,7 +27,8 @@ from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.plan import servers_of
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.planning.sized import request_sizes
-from coinfer.runtime.device.processor import Processor, ProcessorQueue
+from coinfer.runtime.device.processor import Processor
+from coinfer.runtime.device.processor_queue import ProcessorQueue
 from coinfer.runtime.device.request import Request
 from coinfer.runtime.device.request_client import RequestClient
 from coinfer.runtime.device.result import Result
@@ -105,7 +106,7 @@ class Device:
             graph, planner.servers, shaped, clock, first_rate_bps=FIRST_RATE_BPS, tail_s=planner.tail_s
         )
         self._membership = membership
-        parts = DeviceParts(graph, config, planner, processor, client, clock)
+        parts = DeviceParts(graph, config, planner, processor, client, clock, Promises())
         self._routes = RouteSearch(planner, client, clock, parts.state) if takes_several(planner, config) else None
         if self._routes is not None:
             parts = parts._replace(better=self._routes.better)
@@ -323,7 +324,8 @@ class Device:
         tensors, pixels = self._read(item)
         sizes = request_sizes(self.graph, tensors)
         plan = self.planner.plan_by_route(route, self._parts.state(sizes), raw_input=pixels is None, sizes=sizes)
-        request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=self.config.hedge, abort=Abort())
+        terms = terms_of(self.config, len(self.planner.exits), InferSettings())
+        request = Request(self._parts, plan, tensors, pixels, terms, began_s)
         return traced("infer", self.graph.name, 0.0, lambda: request.answer_by_route(servers), Result.steps)
 
     def _enter(self, settings: InferSettings) -> Terms:
@@ -342,7 +344,7 @@ class Device:
             tensors, pixels = self._read(item)
             sizes, others = request_sizes(self.graph, tensors), self._in_flight.count - 1
             plan = admitted_plan(self._parts, terms, sizes, raw_input=pixels is None, began_s=began_s, others=others)
-            request = Request(self._parts, plan, tensors, pixels, began_s=began_s, hedge=terms.hedge, abort=terms.abort)
+            request = Request(self._parts, plan, tensors, pixels, terms, began_s)
             return traced("infer", self.graph.name, self._parts.clock.now_s() - began_s, request.answer, Result.steps)
         finally:
             self._in_flight.leave()

@@ -16,6 +16,11 @@ PATIENCE = 2.0
 PATIENCE_RANGE = (1.15, 3.0)
 PATIENCE_QUANTILE = 0.95
 PATIENCE_SAMPLES = 20
+MIN_PATIENCE = 1.25
+"""A server gets at least this many times the predicted time, even if the deadline leaves less, or the device would take
+less."""
+SLACK_S = 0.02
+"""Allowance for delays that no prediction covers."""
 
 
 def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: float) -> float:
@@ -63,6 +68,25 @@ def patience(ratios: Sequence[float]) -> float:
     if len(ratios) < PATIENCE_SAMPLES:
         return PATIENCE
     return float(np.clip(np.quantile(list(ratios), PATIENCE_QUANTILE), *PATIENCE_RANGE))
+
+
+def patience_s(patience: float, expected_s: float, here_s: float, spare_s: float) -> float:
+    """Return how long to wait for a server.
+
+    Whoever waits as long as the device would take is at worst done in twice that time (Karlin et al., "Competitive
+    snoopy caching", 1988, on renting or buying).
+
+    Args:
+        patience: after so many times the expected time nearly all replies have come.
+        expected_s: until the reply.
+        here_s: that the device would take.
+        spare_s: time after which the device cannot meet the deadline any more.
+    """
+    least_s = MIN_PATIENCE * expected_s
+    longest_s = patience * expected_s + SLACK_S
+    if spare_s > least_s:
+        longest_s = min(longest_s, spare_s)
+    return min(longest_s, max(least_s, here_s) + SLACK_S)
 
 
 def overdue_s(server: ServerEstimate, now_s: float) -> float:

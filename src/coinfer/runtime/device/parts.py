@@ -8,6 +8,7 @@ import numpy as np
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.device import forecast
+from coinfer.runtime.device.admission import Promises
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
 from coinfer.runtime.device.planning.planner import Planner
@@ -27,6 +28,8 @@ class DeviceParts(NamedTuple):
     processor: Processor
     client: RequestClient
     clock: Clock
+    promises: Promises
+    """Of all its requests: how far predicted waits err."""
     record: Callable[[Plan, Result], None] = lambda plan, result: None
     """Called with every request that was answered."""
     site_policy: Callable[[], Policy[np.ndarray] | None] = lambda: None
@@ -48,4 +51,4 @@ class DeviceParts(NamedTuple):
             sizes: of the request that is planned.
         """
         now_s, servers = self.clock.now_s(), self.client.pool.estimates()
-        return DeviceState(now_s, servers, self.processor.scale_at(sizes), self.processor.backlog_s)
+        return DeviceState(now_s, servers, self.processor.scale_at(sizes), self.processor.wait_s())

@@ -1,14 +1,14 @@
 """The device's own processor: it runs one segment after another, with a backlog that the planner sees."""
 
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from coinfer.options.table import Names
 from coinfer.runtime.device.planning.sized import Sizes
+from coinfer.runtime.device.processor_queue import ProcessorQueue, Run
 from coinfer.runtime.executor import Abort, Executor
+from coinfer.runtime.turns import Turn
 
 SCALE_GAIN = 0.2
 """Weight of the newest run in the estimated speed."""
@@ -19,23 +19,8 @@ MAX_SCALES = 64
 Tensors = Mapping[str, np.ndarray]
 
 
-class ProcessorQueue:
-    """What waits for the processor of a machine; the devices of a process that share it serve several networks."""
-
-    def __init__(self) -> None:
-        self.backlog_s = 0.0
-        """Expected time of what waits or runs."""
-        self.lock = threading.Lock()
-        """Guards the backlog."""
-        self.pool = ThreadPoolExecutor(1, "coinfer-processor")
-
-    def close(self) -> None:
-        """Finish what is queued, and stop the thread."""
-        self.pool.shutdown(wait=True)
-
-
 class Processor:
-    """Runs the segments of a network in the order in which they are submitted, on the thread of a queue.
+    """Runs the segments of a network, on the thread of a queue.
 
     Args:
         executor: computes segments.
@@ -64,6 +49,10 @@ class Processor:
         """Return the expected time of what waits or runs, that of other networks on this processor included."""
         return self._queue.backlog_s
 
+    def wait_s(self) -> float:
+        """Return the expected time of what runs before a segment that the present caller submits now."""
+        return self._queue.wait_s()
+
     def scale_at(self, sizes: Sizes) -> float:
         """Return the time of requests of some size over the profiled machine's; runs of each size correct their own.
 
@@ -73,8 +62,13 @@ class Processor:
         return self._scales.get(sizes, self.scale)
 
     def submit(
-        self, tensors: Tensors, outputs: Names, abort: Abort | None = None, sizes: Sizes = ()
-    ) -> Future[dict[str, np.ndarray]]:
+        self,
+        tensors: Tensors,
+        outputs: Names,
+        abort: Abort | None = None,
+        sizes: Sizes = (),
+        check: Callable[[float], None] = lambda expected_s: None,
+    ) -> Run:
         """Queue a segment.
 
         Args:
@@ -82,19 +76,23 @@ class Processor:
             outputs: names of the tensors to compute; if `tensors` has them all, nothing is queued.
             abort: stops the run.
             sizes: of the request.
+            check: called with the expected time when the segment's turn has come; nothing runs if it raises.
 
         Returns:
-            A future of the outputs by name. It raises `RequestError` if the outputs do not follow from the inputs, and
-            `WireError` if the run was aborted.
+            A future of the outputs by name. It raises `RequestError` if the outputs do not follow from the inputs,
+            `WireError` if the run was aborted, and what `check` raises.
         """
         if set(outputs) <= set(tensors):
-            result: Future[dict[str, np.ndarray]] = Future()
+            result = Run(dict, 0.0, Turn())
             result.set_result({name: tensors[name] for name in outputs})
             return result
-        expected_s = self._profiled_s(tuple(tensors), outputs, sizes) * self.scale_at(sizes)
-        with self._queue.lock:
-            self._queue.backlog_s += expected_s
-        return self._queue.pool.submit(self._run, dict(tensors), outputs, expected_s, abort, sizes)
+        expected_s, tensors = self._profiled_s(tuple(tensors), outputs, sizes) * self.scale_at(sizes), dict(tensors)
+
+        def compute() -> dict[str, np.ndarray]:
+            check(expected_s)
+            return self._run(tensors, outputs, expected_s, abort, sizes)
+
+        return self._queue.submit(compute, expected_s, abort)
 
     def close(self) -> None:
         """Finish what is queued, and stop the thread, unless others share it."""
@@ -102,13 +100,9 @@ class Processor:
             self._queue.close()
 
     def _run(
-        self, tensors: dict[str, np.ndarray], outputs: Names, expected_s: float, abort: Abort | None, sizes: Sizes
+        self, tensors: Tensors, outputs: Names, expected_s: float, abort: Abort | None, sizes: Sizes
     ) -> dict[str, np.ndarray]:
-        try:
-            computed, took_s = self._executor.run(tensors, outputs, abort)
-        finally:
-            with self._queue.lock:
-                self._queue.backlog_s = max(self._queue.backlog_s - expected_s, 0.0)
+        computed, took_s = self._executor.run(tensors, outputs, abort)
         if expected_s > 0 and not (abort and abort.event.is_set()):
             self._learn(sizes, scale_factor(took_s / expected_s))
         return computed

@@ -3,58 +3,38 @@
 import math
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import wait
 from typing import NamedTuple
 
 import numpy as np
 
 from coinfer.options.table import Names
 from coinfer.physics.compute import transmit_j
+from coinfer.runtime.device.admission import RefusedError, check_turn
 from coinfer.runtime.device.exchange import Answer, PendingRequest
+from coinfer.runtime.device.forecast import SLACK_S, patience_s
 from coinfer.runtime.device.parts import DeviceParts
 from coinfer.runtime.device.planning.early_exit import Stage
 from coinfer.runtime.device.planning.full_servers import worthwhile_server
 from coinfer.runtime.device.planning.plan import DeviceState, Plan
 from coinfer.runtime.device.planning.remaining import remaining
+from coinfer.runtime.device.processor_queue import Run
 from coinfer.runtime.device.replies import Replies, Reply
 from coinfer.runtime.device.request_client import MAX_WAIT_S
 from coinfer.runtime.device.request_message import request_message
 from coinfer.runtime.device.result import Result
+from coinfer.runtime.device.terms import Terms
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import InferRequest
 from coinfer.types import DEVICE, Hop, Outcome, Route
 from coinfer.units import FLOAT32_BITS
 
-MIN_PATIENCE = 1.25
-"""A server gets at least this many times the predicted time, even if the deadline leaves less, or the device would take
-less."""
-SLACK_S = 0.02
-"""Allowance for delays that no prediction covers."""
 MAX_SERVERS_ASKED = 2
 """Servers that one request asks, and again if they were full, before the device answers itself."""
 MAX_ROUNDS = 4
 """A request asks so many times at most; what it sends each time occupies the link."""
 Tensors = Mapping[str, np.ndarray]
-
-
-def patience_s(patience: float, expected_s: float, here_s: float, spare_s: float) -> float:
-    """Return how long to wait for a server.
-
-    Whoever waits as long as the device would take is at worst done in twice that time (Karlin et al., "Competitive
-    snoopy caching", 1988, on renting or buying).
-
-    Args:
-        patience: after so many times the expected time nearly all replies have come.
-        expected_s: until the reply.
-        here_s: that the device would take.
-        spare_s: time after which the device cannot meet the deadline any more.
-    """
-    least_s = MIN_PATIENCE * expected_s
-    longest_s = patience * expected_s + SLACK_S
-    if spare_s > least_s:
-        longest_s = min(longest_s, spare_s)
-    return min(longest_s, max(least_s, here_s) + SLACK_S)
 
 
 class Computed(NamedTuple):
@@ -73,9 +53,8 @@ class Request:
         plan: the decision about this request.
         tensors: the network's inputs by name.
         pixels: the picture that they were made from, uint8 [height, width, 3], if any.
+        terms: what its caller asks; with `hedge` the rest runs on others too if a server is late.
         began_s: when `infer` was called.
-        hedge: run the rest on others too if a server is late, and take the answer that comes first.
-        abort: stops the request once it is set.
     """
 
     def __init__(
@@ -84,10 +63,8 @@ class Request:
         plan: Plan,
         tensors: Tensors,
         pixels: np.ndarray | None,
-        *,
+        terms: Terms,
         began_s: float,
-        hedge: bool,
-        abort: Abort,
     ):
         self._parts = parts
         self._is_dispatched = parts.config.dispatch and not plan.policy
@@ -97,12 +74,33 @@ class Request:
         self._pixels = pixels
         self._began_s = began_s
         self._deadline_s = plan.route.deadline_s
-        self._hedge = hedge
-        self._abort = abort
-        self._replies = Replies(parts.client, parts.clock, abort.on_set)
+        self._hedge, self._abort, self._is_strict = terms.hedge, terms.abort, terms.is_strict
+        self._queued_s = 0.0
+        """Waits for the device's processor so far."""
+        self._is_overtaken = False
+        """Whether others had their turn before, which no prediction knew."""
+        self._replies = Replies(parts.client, parts.clock, terms.abort.on_set)
 
     def answer(self) -> Result:
-        """Return the answer: run the head, and have the rest computed where the plan says."""
+        """Return the answer: run the head, and have the rest computed where the plan says.
+
+        Raises:
+            RefusedError: if an answer after the deadline is of no use, and none comes before.
+        """
+        try:
+            result = self._answer()
+        except RefusedError:
+            self._replies.cancel()
+            self._learn(is_kept=False)
+            raise
+        self._learn(is_kept=result.outcome.in_time)
+        return result
+
+    def _learn(self, *, is_kept: bool) -> None:
+        if not self._is_overtaken:
+            self._parts.promises.learn(self._plan, is_kept=is_kept)
+
+    def _answer(self) -> Result:
         plan, cascade = self._plan, self._parts.planner.cascade
         stages = cascade.stages(plan.route.exit, plan.cut) if plan.early_exit else ()
         head = self._compute(self._tensors, stages, plan.cut)
@@ -144,6 +142,9 @@ class Request:
             if reply is not None:
                 abort.set()
                 return reply
+            wait([local])
+            self._queued_s += local.waited_s
+            self._is_overtaken |= local.is_overtaken
             computed = local.result()
             if stage is None:
                 return Computed(computed, None)
@@ -159,8 +160,12 @@ class Request:
     def _state(self) -> DeviceState:
         return self._parts.state(self._plan.sizes)
 
-    def _submit(self, tensors: Tensors, outputs: Names, abort: Abort | None = None) -> Future[dict[str, np.ndarray]]:
-        return self._parts.processor.submit(tensors, outputs, abort or self._abort, self._plan.sizes)
+    def _submit(self, tensors: Tensors, outputs: Names, abort: Abort | None = None) -> Run:
+        return self._parts.processor.submit(tensors, outputs, abort or self._abort, self._plan.sizes, self._check_turn)
+
+    def _check_turn(self, expected_s: float) -> None:
+        if self._is_strict:
+            check_turn(self._plan, expected_s, self._left_s(), self._parts.pushback_s())
 
     # --- a request that leaves the device
 
@@ -204,7 +209,7 @@ class Request:
         plan, observation, option = self._plan, self._plan.observation, self._plan.option
         several = None if self._replies.has_asked else plan.several
         route = plan.route if several else plan.to_one_server(self._parts.planner.servers[server])
-        deadline_s = self._useless_after_s(server) if self._hedge else math.inf
+        deadline_s = self._useless_after_s(server)
         pending = self._parts.client.send(
             server,
             several.parts[0].work if several else plan.work,
@@ -227,7 +232,13 @@ class Request:
         plan, cascade, waited_s = self._plan, self._parts.planner.cascade, self._replies.waited_s
         best = remaining(self._parts.planner, plan, self._state(), self._left_s())
         stages = cascade.stages(best.exit, best.outputs) if best.from_inputs and plan.early_exit else ()
-        done = self._compute(self._tensors if best.from_inputs else at_cut, stages, best.outputs)
+        try:
+            done = self._compute(self._tensors if best.from_inputs else at_cut, stages, best.outputs)
+        except RefusedError:  # who was asked before may still be in time
+            reply = self._replies.first(max(self._left_s(), 0.0))
+            if reply is None:
+                raise
+            done = reply
         if isinstance(done, Reply):
             return self._replied(done)
         self._replies.cancel()
@@ -258,7 +269,9 @@ class Request:
 
     def _useless_after_s(self, server: int) -> float:
         """Return the deadline for a server: the request's own or, if that cannot be met, when the device would have
-        answered had the server refused. A late answer is better than a later one."""
+        answered had the server refused. A late answer is better than a later one, unless both are of no use."""
+        if self._is_strict or not self._hedge:
+            return max(self._left_s(), 0.0) if self._is_strict else math.inf
         observation, option = self._plan.observation, self._plan.option
         upload_s = float(observation.option_upload_bits[0, option] / observation.uplink_bps[0, server])
         tail_s = self._parts.planner.tail_on_device_s(self._plan, self._state())
@@ -319,6 +332,7 @@ class Request:
             sent_bits=self._replies.sent_bits + self._plan.asked_bits,
             exit=exit_,
             unmet=self._plan.objective.unmet(outcome.latency_s, self._deadline_s, accuracy, outcome.energy_j),
+            wait_s=self._queued_s,
         )
         self._parts.record(self._plan, result)
         return result

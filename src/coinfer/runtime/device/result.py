@@ -29,6 +29,8 @@ class Result(NamedTuple):
     """Index of the exit that answered: the route's, or an earlier one that was confident."""
     unmet: tuple[Limit, ...]
     """The limits that it missed: by its measured latency, expected accuracy, and metered energy."""
+    wait_s: float = 0.0
+    """Part of `outcome.device_s` in which it waited for the device's processor."""
 
     @property
     def output(self) -> np.ndarray:
@@ -47,7 +49,7 @@ class Result(NamedTuple):
         ]
 
     def record(self, scheme: str, request: int, at_s: float, link_bps: float) -> Record:
-        """Return what the run log stores of this result: all but the outputs.
+        """Return what the run log stores of this result: all but the outputs and its wait here.
 
         Args:
             scheme: name of the policy that decided.
@@ -55,5 +57,5 @@ class Result(NamedTuple):
             at_s: when it was made, from the start of the run.
             link_bps: rate of the chosen server's link then; 0 if the request stayed on the device.
         """
-        fields = {name: getattr(self, name) for name in self._fields if name != "outputs"}
+        fields = {name: getattr(self, name) for name in self._fields if name not in ("outputs", "wait_s")}
         return Record(scheme=scheme, request=request, at_s=at_s, link_bps=link_bps, **fields)

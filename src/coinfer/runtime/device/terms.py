@@ -37,6 +37,8 @@ class Terms(NamedTuple):
     objective: Objective | None
     exit: int | None
     abort: Abort
+    is_strict: bool = False
+    """Whether an answer after the deadline is of no use."""
 
 
 def terms_of(config: DeviceConfig, exits: int, settings: InferSettings) -> Terms:
@@ -63,6 +65,7 @@ def terms_of(config: DeviceConfig, exits: int, settings: InferSettings) -> Terms
         settings.get("objective"),
         exit_,
         settings.get("abort") or Abort(),
+        config.refuse_late and settings.get("deadline_s") is not None,
     )
 
 

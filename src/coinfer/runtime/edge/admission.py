@@ -29,13 +29,13 @@ from coinfer.runtime.edge.node_state import (
     Running,
     Start,
 )
-from coinfer.runtime.edge.service_times import after_service, after_wait, typical
+from coinfer.runtime.edge.service_times import after_service, typical
+from coinfer.runtime.margin import SAFETY_FACTOR, after_wait
 from coinfer.runtime.protocol.messages import LAST_PRIORITY, Code, LoadReport
+from coinfer.runtime.turns import gives_way, in_turn
 
 FORGET_HALF_LIFE_S = 5.0
 """After this time unmeasured, a service time counts half; a node that was slow once would else refuse for ever."""
-SAFETY_FACTOR = 1.1
-"""Factor on the expected service of an arriving job: the answer has to travel too."""
 MIN_PUSHBACK_S = 1e-3
 NEW = -1
 """Id of a job that has none yet."""
@@ -64,7 +64,7 @@ def apply(state: NodeState, event: Event) -> NodeState:
             admitted = tuple(
                 job._replace(admitted_s=now_s, forecast_s=forecast_s) for job in state.arriving if job.id == id
             )
-            waiting = _in_turn(state.waiting + admitted)
+            waiting = in_turn(state.waiting + admitted)
             return _remove(state, id)._replace(waiting=_without_overtaken_forecasts(waiting, id))
         case Start(_, now_s, others):
             for id in event.ids:
@@ -73,11 +73,10 @@ def apply(state: NodeState, event: Event) -> NodeState:
         case Refuse(id, reason):
             counts = _count(state, "refused") if _is_queued(state, id) else state.counts
             margin = state.margin if reason == "queue_full" else _learned_margin(state, id, math.inf)
-            return _remove(state, id)._replace(counts=counts, margin=margin)
+            return _remove(state, id)._replace(counts=counts, margin=margin, running=_abandoned(state, id))
         case Cancelled(id):
-            running = tuple(run._replace(abandoned=True) if run.job.id == id else run for run in state.running)
             counts = _count(state, "cancelled") if _is_queued(state, id) else state.counts
-            return _remove(state, id)._replace(running=running, counts=counts)
+            return _remove(state, id)._replace(counts=counts, running=_abandoned(state, id))
         case Ended():
             return _end(state, event)
 
@@ -89,7 +88,7 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
         state: jobs that wait come before jobs that have just arrived.
         now_s: on the node's clock.
     """
-    commands, waiting, free = list[Command](), list[Job](), state.free_workers
+    commands, waiting, free = _overdue(state, now_s), list[Job](), state.free_workers
     for job in state.waiting:
         late = _late_reason(state, job, now_s, min)
         if late is None:
@@ -103,7 +102,7 @@ def plan(state: NodeState, now_s: float) -> tuple[Command, ...]:
         free -= 1
     for job in state.arriving:
         reason = _refusal(state, job, now_s, free, len(waiting))
-        if reason == "queue_full" and (last := _gives_way(waiting, job)) is not None:
+        if reason == "queue_full" and (last := gives_way(waiting, job)) is not None:
             commands.append(Refuse(last.id, reason, pushback_s(state, now_s)))
             waiting.remove(last)
             reason = None
@@ -178,7 +177,7 @@ def backlog_s(state: NodeState, now_s: float, priority: int = LAST_PRIORITY, cal
     before = [job for job in state.waiting if job.priority <= priority]
     if caller is not None:
         new = Job(NEW, None, math.inf, priority, caller=caller)
-        before = list(takewhile(lambda job: job is not new, _in_turn((*before, new))))
+        before = list(takewhile(lambda job: job is not new, in_turn((*before, new))))
     kinds = Counter((job.kind, job.times) for job in before)
     first = {(job.kind, job.times): job for job in reversed(before)}
     waiting_s = sum(
@@ -212,12 +211,13 @@ def pushback_s(state: NodeState, now_s: float) -> float:
 
 
 def wake_s(state: NodeState) -> float:
-    """Return when to plan again if no event comes before: at the earliest deadline in the queue.
+    """Return when to plan again if no event comes before: at the earliest deadline of a job that waits or runs.
 
     Args:
-        state: the time is on the node's clock, and infinite if no waiting job has a deadline.
+        state: the time is on the node's clock, and infinite if no such job has a deadline.
     """
-    return min((job.deadline_s for job in state.waiting), default=float("inf"))
+    jobs = (*state.waiting, *(run.job for run in state.running if not run.abandoned))
+    return min((job.deadline_s for job in jobs), default=float("inf"))
 
 
 def is_idle(state: NodeState) -> bool:
@@ -236,28 +236,10 @@ def _together(state: NodeState, waiting: Sequence[Job], now_s: float) -> tuple[i
     return tuple(waiting[place].id for place in batch_members(first.times, queue, state.workers))
 
 
-def _in_turn(waiting: Sequence[Job]) -> tuple[Job, ...]:
-    """Return jobs in the order in which they are served; of each priority, every caller's first job comes before any
-    caller's second."""
-    turns, placed = Counter[tuple[int, str]](), list[tuple[int, int, Job]]()
-    for job in waiting:
-        placed.append((job.priority, turns[job.priority, job.caller], job))
-        turns[job.priority, job.caller] += 1
-    return tuple(job for _, _, job in sorted(placed, key=lambda place: place[:2]))
-
-
 def _without_overtaken_forecasts(waiting: Sequence[Job], id: int) -> tuple[Job, ...]:
     """Return jobs of which nothing is learned any more if a new one has come before them."""
     place = next((place for place, job in enumerate(waiting) if job.id == id), len(waiting))
     return (*waiting[: place + 1], *(job._replace(forecast_s=0.0) for job in waiting[place + 1 :]))
-
-
-def _gives_way(waiting: Sequence[Job], job: Job) -> Job | None:
-    """Return what leaves a full queue for a job: the last of who has most, if its caller has less even then."""
-    held = Counter(other.caller for other in waiting)
-    last = max(reversed(waiting), key=lambda other: held[other.caller], default=None)
-    is_less = last is not None and held[job.caller] + 1 < held[last.caller] and job.priority <= last.priority
-    return last if is_less else None
 
 
 def _refusal(state: NodeState, job: Job, now_s: float, free: int, waiting: int) -> Reason | None:
@@ -280,7 +262,7 @@ def _late_reason(
     """
     if start_s >= job.deadline_s:
         return "expired"
-    known = state.service.get(job.kind)
+    known = state.service.get(job.kind) if state.forecasts else None
     if known is None:
         return None
     believed_s = expect(known.recent_s) * 0.5 ** (max(start_s - known.measured_s, 0.0) / FORGET_HALF_LIFE_S)
@@ -311,14 +293,25 @@ def _end(state: NodeState, event: Ended) -> NodeState:
     if run is None:
         return state
     what = "cancelled" if run.abandoned else "finished" if event.ok else "failed"
-    service = state.service
-    if what == "finished" and run.first is None:
-        alone_s = (event.now_s - run.started_s) / run.job.times.ratio(run.together)
+    service, late = state.service, what != "failed" and event.now_s > run.job.deadline_s
+    alone_s = (event.now_s - run.started_s) / run.job.times.ratio(run.together)
+    is_stopped = what == "cancelled" and late and alone_s > expected_s(state, run.job)  # it takes that long at least
+    if run.first is None and (what == "finished" or is_stopped):
         service = after_service(service, run.job.kind, alone_s, event.now_s)
     rest = tuple(other for other in state.running if other is not run)
-    broken = run.job.forecast_s > 0 and (event.too_late or (what == "finished" and event.now_s > run.job.deadline_s))
+    broken = run.job.forecast_s > 0 and (event.too_late or late)
     margin = after_wait(state.margin, math.inf) if broken else state.margin
     return state._replace(running=rest, service=service, counts=_count(state, what), margin=margin)
+
+
+def _overdue(state: NodeState, now_s: float) -> list[Command]:
+    """Return the end of the jobs that run on although their deadline has passed."""
+    late = [run.job.id for run in state.running if not run.abandoned and now_s >= run.job.deadline_s]
+    return [Refuse(id, "expired", MIN_PUSHBACK_S) for id in late]
+
+
+def _abandoned(state: NodeState, id: int) -> tuple[Running, ...]:
+    return tuple(run._replace(abandoned=True) if run.job.id == id else run for run in state.running)
 
 
 def _is_queued(state: NodeState, id: int) -> bool:

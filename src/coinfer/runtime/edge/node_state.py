@@ -5,7 +5,8 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from coinfer.physics.batching import ALONE, BatchTimes
-from coinfer.runtime.edge.service_times import FIRST_MARGIN, ServiceTimes
+from coinfer.runtime.edge.service_times import ServiceTimes
+from coinfer.runtime.margin import FIRST_MARGIN
 from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY
 
 Reason = Literal["queue_full", "hopeless", "expired", "draining"]
@@ -37,7 +38,7 @@ class Running(NamedTuple):
     job: Job
     started_s: float
     abandoned: bool = False
-    """Its caller gave up; the worker is busy until the current operation ends."""
+    """Nobody waits for it any more; the worker is busy until the current operation ends."""
     first: int | None = None
     """The job with which it runs together; None for the first one, which stands for all."""
     together: int = 1
@@ -70,6 +71,8 @@ class NodeState(NamedTuple):
     draining: bool = False
     margin: float = FIRST_MARGIN
     """Factor on forecast waits, so that what is admitted is answered in time."""
+    forecasts: bool = True
+    """Whether jobs are refused that would be late by their measured times; else the work itself refuses them."""
 
     @property
     def free_workers(self) -> int:
@@ -127,7 +130,7 @@ class Start(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """Refuse a job."""
+    """Refuse a job, or stop one that runs and whose deadline has passed."""
 
     id: int
     reason: Reason

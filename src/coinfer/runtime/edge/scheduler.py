@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
 from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar, cast
@@ -33,10 +32,9 @@ from coinfer.runtime.edge.node_state import (
 )
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import DEFAULT_PRIORITY, LoadReport, WireError
+from coinfer.runtime.turns import present_turn
 
 Result = TypeVar("Result")
-present_caller: ContextVar[str] = ContextVar("coinfer_caller", default="")
-"""Address of the host for which the present task works; a front says it."""
 SHUTTING_DOWN = "this node is shutting down; use another"
 
 
@@ -67,6 +65,8 @@ class _Notice(NamedTuple):
 
     waiter: asyncio.Future[tuple[object, float]]
     outcome: tuple[object, float] | BaseException
+    abort: Abort | None = None
+    """Of work that runs on for nobody."""
 
 
 class Scheduler:
@@ -77,11 +77,12 @@ class Scheduler:
         queue: jobs that may wait.
         clock: deadlines and waits are on it.
         quick_s: jobs whose kind takes less are done on the event loop; 0 if jobs wait for others.
+        forecasts: whether jobs are refused that would be late by their measured times; else the work itself does that.
     """
 
-    def __init__(self, workers: int, queue: int, clock: Clock, quick_s: float = 0.0):
+    def __init__(self, workers: int, queue: int, clock: Clock, quick_s: float = 0.0, *, forecasts: bool = True):
         self._quick_s = quick_s
-        self.state = NodeState(workers, queue)
+        self.state = NodeState(workers, queue, forecasts=forecasts)
         self._clock = clock
         self._pool = ThreadPoolExecutor(workers, "coinfer-worker")
         self._reporter = ThreadPoolExecutor(1, "coinfer-reporter")
@@ -106,7 +107,7 @@ class Scheduler:
 
         Args:
             kind: jobs of one kind take the same time.
-            deadline_s: on the scheduler's clock; infinite for none.
+            deadline_s: on the scheduler's clock; infinite for none. Work that is not done by then is stopped.
             work: runs on a worker thread; it should stop soon after its argument is set.
             priority: of the jobs that wait, those of the smallest number are done first.
             batch: lets it run together with others of its kind; None never does.
@@ -115,7 +116,7 @@ class Scheduler:
             WireError: if the job is refused. What `work` raises is raised too.
         """
         times = batch.times if batch else ALONE
-        job = Job(next(self._ids), kind, deadline_s, priority, times=times, caller=present_caller.get())
+        job = Job(next(self._ids), kind, deadline_s, priority, times=times, caller=present_turn.get().caller)
         now_s = self._clock.now_s()
         if self._quick_s and not self._closed and admission.is_quick(self.state, job, now_s, self._quick_s):
             return self._do_at_once(kind, work, now_s), 0.0
@@ -178,16 +179,16 @@ class Scheduler:
         with self._lock:
             for event in events:
                 self.state = admission.apply(self.state, event)
+            running = {run.job.id for run in self.state.running}
             for command in self._plan():
                 self.state = admission.apply(self.state, command)
                 match command:
                     case Start():
                         starts.append(command)
                     case Refuse(id):
-                        notices.append(_Notice(self._entries.pop(id).waiter, self._refusal(command)))
+                        notices.append(self._refused(command, id in running))
                     case Admit():
                         pass
-            running = {run.job.id for run in self.state.running}
             for event in events:
                 if isinstance(event, Cancelled) and event.id not in running:
                     self._entries.pop(event.id, None)
@@ -209,7 +210,9 @@ class Scheduler:
 
     def _notify(self, notices: Sequence[_Notice]) -> None:
         """Give callers their outcomes, and set the alarm for the next deadline in the queue. On the event loop."""
-        for waiter, outcome in notices:
+        for waiter, outcome, abort in notices:
+            if abort is not None:
+                abort.set()
             if waiter.done():
                 continue
             if isinstance(outcome, BaseException):
@@ -264,13 +267,18 @@ class Scheduler:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._notify, notices)
 
+    def _refused(self, refuse: Refuse, is_running: bool) -> _Notice:
+        """Return what the caller of a refused job gets; a worker still needs the entry of one that runs."""
+        entry = self._entries[refuse.id] if is_running else self._entries.pop(refuse.id)
+        return _Notice(entry.waiter, self._refusal(refuse), entry.abort if is_running else None)
+
     def _refusal(self, refuse: Refuse) -> WireError:
         pushback_s = refuse.pushback_s if refuse.reason == "queue_full" else None
         text = {
             "queue_full": f"the queue is full ({self.state.queue} wait); try another node, or again in "
             f"{refuse.pushback_s:.3f} s",
             "hopeless": "the deadline cannot be met here any more",
-            "expired": "the deadline passed before a worker was free",
+            "expired": "the deadline has passed",
             "draining": SHUTTING_DOWN,
         }[refuse.reason]
         return WireError(admission.CODES[refuse.reason], text, refuse.reason, pushback_s)

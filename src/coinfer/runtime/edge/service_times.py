@@ -1,4 +1,4 @@
-"""What a node has measured of its jobs: how long each kind takes, and how far its forecasts of waits err."""
+"""What a node has measured of its jobs: how long each kind takes."""
 
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple
@@ -6,11 +6,6 @@ from typing import NamedTuple
 RECENT = 9
 """Service times that are remembered of each kind."""
 MAX_KINDS = 256
-LEAST_MARGIN, FIRST_MARGIN, MOST_MARGIN = 1.1, 1.25, 3.0
-"""Factor on a forecast wait, until it is learned and then: the answer has to travel too, and no forecast is right."""
-MISSED = 0.001
-"""Share of the admitted jobs that may wait longer than the margin allows."""
-MARGIN_STEP = 0.05
 
 
 class ServiceTimes(NamedTuple):
@@ -54,17 +49,3 @@ def after_service(
         del times[min(times, key=lambda k: times[k].measured_s)]
     recent_s = (*(old.recent_s if old else ()), service_s)[-RECENT:]
     return times | {kind: ServiceTimes(recent_s, now_s)}
-
-
-def after_wait(margin: float, ratio: float) -> float:
-    """Return the factor on forecast waits after one more job has waited.
-
-    It grows by a step if the job waited longer than the margin allows, and shrinks otherwise, so little that both
-    balance if a share `MISSED` of the jobs does: the margin follows that quantile of the ratio (Robbins and Monro).
-
-    Args:
-        margin: factor so far.
-        ratio: time that the job waited over the forecast.
-    """
-    change = MARGIN_STEP if ratio > margin else -MARGIN_STEP * MISSED / (1 - MISSED)
-    return min(max(margin + change, LEAST_MARGIN), MOST_MARGIN)

@@ -11,7 +11,7 @@ from coinfer.addresses import parse_host
 from coinfer.errors import UserError
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig
 from coinfer.runtime.device.device import Device
-from coinfer.runtime.device.processor import ProcessorQueue
+from coinfer.runtime.device.processor_queue import ProcessorQueue
 from coinfer.runtime.edge import defaults as edge_defaults
 from coinfer.runtime.edge.loading import shapes_for_one_hint, shapes_of
 from coinfer.runtime.edge.security import Security

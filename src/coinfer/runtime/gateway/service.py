@@ -44,8 +44,13 @@ from coinfer.runtime.protocol.messages import (
     from_array,
     to_array,
 )
+from coinfer.runtime.turns import present_turn
 
-_CODES: Mapping[Reason, Code] = {"queue_full": "RESOURCE_EXHAUSTED", "hopeless": "DEADLINE_EXCEEDED"}
+_CODES: Mapping[Reason, Code] = {
+    "queue_full": "RESOURCE_EXHAUSTED",
+    "hopeless": "DEADLINE_EXCEEDED",
+    "expired": "DEADLINE_EXCEEDED",
+}
 
 
 class GatewayModel(NamedTuple):
@@ -63,7 +68,8 @@ class GatewayService:
 
     Args:
         devices: open, of networks with different names; `close` closes them.
-        concurrency: requests that are under way at the same time; most of their time is a wait for servers.
+        concurrency: requests that are under way at the same time; most of their time is a wait for servers, or for the
+            device's processor, where callers take turns and where what would be late is refused on arrival.
         queue: further requests that may wait.
         limit_bytes: largest request, reply and decoded tensor.
         clock: deadlines and durations are on it; the wall clock without it.
@@ -85,7 +91,7 @@ class GatewayService:
         self.limit_bytes = limit_bytes
         self._clock = clock or WallClock()
         self._log = RequestLog(self.models, self._clock)
-        self.scheduler = Scheduler(concurrency, queue, self._clock)
+        self.scheduler = Scheduler(concurrency, queue, self._clock, forecasts=False)
 
     @property
     def metrics(self) -> Metrics:
@@ -130,7 +136,8 @@ class GatewayService:
     async def _serve(self, request: InferRequest, began_s: float) -> tuple[InferReply, Timing]:
         model = find_model(self.models, request.model, request.version)
         exit_, objective = _check(model, request), _objective(model.device, request.objective)
-        deadline_s, context = began_s + request.deadline_s, copy_context()  # which holds the trace
+        deadline_s, context = began_s + request.deadline_s, copy_context()  # which holds the trace and the caller
+        context.run(present_turn.set, present_turn.get()._replace(priority=request.priority))
 
         def answer(abort: Abort) -> tuple[Result, float]:
             started_s = self._clock.now_s()
@@ -146,6 +153,7 @@ class GatewayService:
         except RefusedError as refused:
             raise WireError(_CODES[refused.reason], str(refused), refused.reason, refused.pushback_s) from None
         self.metrics.count_node(model.name, result.executed_on)
+        queue_s += result.wait_s
         reply = _reply(request, result, model.device, queue_s)._replace(codec_s=decode_s, load=self.scheduler.load())
         check_size(sum(len(tensor.data) for tensor in reply.outputs), self.limit_bytes)
         return reply, _timing(request, result, queue_s, decode_s)
@@ -159,7 +167,8 @@ def _timing(request: InferRequest, result: Result, queue_s: float, decode_s: flo
     outcome, sent = result.outcome, result.executed_on != "device"
     piece = piece_label([tensor.name for tensor in request.inputs], result.route.hops[0].cut)
     forward_s, upload_s = (outcome.latency_s - outcome.device_s, outcome.upload_s) if sent else (0.0, None)
-    return Timing(queue_s, decode_s, outcome.device_s, 0.0, _samples(request), piece, forward_s, upload_s)
+    computed_s = outcome.device_s - result.wait_s
+    return Timing(queue_s, decode_s, computed_s, 0.0, _samples(request), piece, forward_s, upload_s)
 
 
 def _samples(request: InferRequest) -> int:
@@ -237,9 +246,10 @@ def _reply(request: InferRequest, result: Result, device: Device, queue_s: float
     """Return a result as a reply that says who computed what, and how long each step took."""
     outcome, first, *_ = result.outcome, *result.route.hops
     outputs = {name: result.outputs[name] for name in request.outputs or result.outputs}
-    hops = [ExecutedHop("device", tuple(result.outputs), outcome.device_s, queue_s)]
+    computed_s = outcome.device_s - result.wait_s
+    hops = [ExecutedHop("device", tuple(result.outputs), computed_s, queue_s)]
     if result.executed_on != "device":
-        here = ExecutedHop("device", first.cut, outcome.device_s, queue_s)
+        here = ExecutedHop("device", first.cut, computed_s, queue_s)
         hops = [here, ExecutedHop(result.executed_on, tuple(result.outputs), outcome.server_s, outcome.queue_s)]
     return InferReply(
         request.model,
@@ -247,7 +257,7 @@ def _reply(request: InferRequest, result: Result, device: Device, queue_s: float
         request.id,
         VERSION,
         queue_s=queue_s,
-        server_s=outcome.device_s,
+        server_s=computed_s,
         forward_s=outcome.latency_s - outcome.device_s,
         executed=tuple(hops),
         details=_details(result, is_accuracy_known=device.planner.accuracy is not None),
