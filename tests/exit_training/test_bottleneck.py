@@ -19,7 +19,15 @@ from tests.exit_training.bottlenecks import (
 from coinfer.errors import TrainingError
 from coinfer.exit_training import augment
 from coinfer.exit_training.bottleneck import search
-from coinfer.exit_training.bottleneck.nets import ConvShape, Encoder, Prior, encoder_shapes, encoder_width, rounded
+from coinfer.exit_training.bottleneck.nets import (
+    WIDTHS,
+    ConvShape,
+    Encoder,
+    Prior,
+    encoder_shapes,
+    encoder_width,
+    rounded,
+)
 from coinfer.exit_training.bottleneck.places import place_for
 from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
 from coinfer.exit_training.bottleneck.train import CHECKPOINT, save, train
@@ -167,7 +175,8 @@ def test_places_of_the_zoo_networks():
 def test_an_encoder_ends_at_the_size_of_what_is_replaced(side, target):
     width = encoder_width(3, side, target, 8, 1e6)
     shapes = encoder_shapes(3, side, target, width, 8)
-    assert sum(shape.work_flop for shape in encoder_shapes(3, side, target, width + 4, 8)) > 1e6
+    wider = WIDTHS[WIDTHS.index(width) + 1]
+    assert sum(shape.work_flop for shape in encoder_shapes(3, side, target, wider, 8)) > 1e6
     assert Encoder(shapes, 4).eval()(torch.zeros(1, 3, side, side)).shape == (1, 8, target, target)
 
 

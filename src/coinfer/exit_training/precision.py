@@ -9,6 +9,9 @@ from coinfer.graph.image_input import PER_BYTE, ImageInput
 from coinfer.graph.ir import GraphError, ModelGraph
 from coinfer.profile.dataset import ImageDataset, misfit
 
+BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+"""Of processors that multiply bfloat16: a training step takes half the time with them."""
+
 
 def picture_input(graph: ModelGraph, data: ImageDataset) -> ImageInput:
     """Return a network's picture input, after a check that it can be trained on the pictures.
@@ -41,5 +44,6 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
         return precision == "bfloat16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "amx_bf16" in flags.read_text(encoding="utf-8", errors="replace")
+    cpuinfo = Path("/proc/cpuinfo")
+    known = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    return any(flag in known for flag in BFLOAT16_FLAGS)
