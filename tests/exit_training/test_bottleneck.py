@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tests.exit_training.bottlenecks import (
     SETTINGS,
     small_bottleneck,
@@ -98,6 +99,23 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
         train(GRAPH, PLACE, stripes(60), SETTINGS, folder=tmp_path / "cut")
     with pytest.raises(TrainingError, match="made with bits 2, now it is 4; train anew elsewhere"):
         train(GRAPH, PLACE, stripes(60), replace(SETTINGS, bits=4), folder=tmp_path / "cut", resume=True)
+
+
+def test_a_training_can_begin_with_the_weights_of_an_earlier_one(tmp_path):
+    first, second, settings = tmp_path / "first", tmp_path / "second", replace(SETTINGS, epochs=1)
+    train(GRAPH, PLACE, stripes(60), settings, folder=first)
+    start = BottleneckTrainer(GRAPH, PLACE, stripes(60), settings)
+    start.begin_with(first / CHECKPOINT)
+    earlier = load_file(first / CHECKPOINT)
+    for name, value in start.trained.state_dict().items():
+        assert torch.equal(value, earlier[f"module.{name}"])
+    trained = train(GRAPH, PLACE, stripes(60), settings, folder=second, start=first)
+    assert trained.epochs[0].loss < small_result().epochs[0].loss
+    assert trained.settings.start
+    with pytest.raises(TrainingError, match=r"made with bits 2, now it is 4; start without it"):
+        train(GRAPH, PLACE, stripes(60), replace(settings, bits=4), start=first)
+    with pytest.raises(TrainingError, match="no checkpoint to start from"):
+        train(GRAPH, PLACE, stripes(60), settings, start=tmp_path / "nowhere")
 
 
 def test_mixtures_have_the_labels_of_both_pictures():

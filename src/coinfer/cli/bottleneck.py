@@ -58,6 +58,10 @@ def train(
     size_weight: Annotated[float, typer.Option(min=0, help="Weight of a code's size, for each kilobit.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, order and changes of pictures.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch of the folder.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an earlier training of the same place and sizes: begin with its weights."),
+    ] = None,
     device: TorchDevice = "cpu",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: TorchThreads = 1,
@@ -115,7 +119,9 @@ def train(
             held_out = "" if before is None else " ".join(f"{share:.1%}" for share in before.holdout)
             report(done, total, f"loss {loss:.3f}  {held_out}")
 
-        trained = learner.train(graph, place, pictures, settings, progress=progress, folder=folder, resume=resume)
+        trained = learner.train(
+            graph, place, pictures, settings, progress=progress, folder=folder, resume=resume, start=start
+        )
     tested, seen = _pictures(data, "test"), pictures.images[trained.rows]
     answers = learner.answers_of(trained)
     with progress_bar(console, "measuring") as report:

@@ -1,5 +1,6 @@
 """Checkpoints of trainings in epochs: one file in the training's folder, which says of what training it is."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,21 @@ def resumable(folder: Path, name: str, *, resume: bool) -> Path | None:
     if not resume:
         raise TrainingError(f"{folder}: holds a training already; --resume goes on with it, or choose another folder")
     return path
+
+
+def fingerprint(path: Path) -> str:
+    """Return what tells a checkpoint from others.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        TrainingError: if there is none.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TrainingError(f"{path}: no checkpoint to start from ({error.strerror})") from None
 
 
 def read(

@@ -51,6 +51,8 @@ class BottleneckSettings:
     patient distillation does it, Beyer et al. 2022)."""
     seed: int = 0
     """Seed of weights, order and changes of the pictures."""
+    start: str = ""
+    """Fingerprint of the earlier training's checkpoint with whose weights it begins; empty for new ones."""
     device: str = "cpu"
     """PyTorch device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -11,7 +11,7 @@ answers an equal part, and a code is the first channels of the next one. The sym
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from coinfer.exit_training import checkpoints
@@ -40,6 +40,7 @@ def train(
     progress: Progress = lambda done, total, loss, before: None,
     folder: Path | None = None,
     resume: bool = False,
+    start: Path | None = None,
 ) -> BottleneckResult:
     """Train a bottleneck.
 
@@ -52,6 +53,8 @@ def train(
         folder: folder of the checkpoint, which is written after each epoch; None for no checkpoint.
         resume: whether to continue from the folder's checkpoint, if there is one; the result is the same as without the
             interruption.
+        start: folder of an earlier training of the same place and sizes, with whose weights this one begins; None
+            for new weights.
 
     Returns:
         The bottleneck's own network, without code words.
@@ -62,9 +65,14 @@ def train(
             `resume` is false, or the loss is not finite.
     """
     earlier = checkpoints.resumable(folder, CHECKPOINT, resume=resume) if folder else None
+    first = None if start is None else start / CHECKPOINT
+    if first is not None:
+        settings = replace(settings, start=checkpoints.fingerprint(first))
     trainer = BottleneckTrainer(graph, place, data, settings)
     if earlier:
         trainer.load(earlier)
+    elif first is not None:
+        trainer.begin_with(first)
     total = trainer.steps * settings.epochs
     while not trainer.finished:
         done, before = len(trainer.epochs) * trainer.steps, trainer.epochs[-1] if trainer.epochs else None

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -284,13 +284,33 @@ class BottleneckTrainer:
             path, self._fingerprint(), self.device, what="a bottleneck", remedy="train anew elsewhere"
         )
         self.epochs = [BottleneckEpoch(a, tuple(b), tuple(c), d) for a, b, c, d in about["epochs"]]
-        prefix = "module."
-        self.trained.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+        self._load_modules(state)
         for i, p in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
             prefix = f"moment.{i}."
             moments = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
             if moments:
                 self.optimiser.state[p] = moments
+
+    def begin_with(self, path: Path) -> None:
+        """Begin with the weights of an earlier training of the same network, place and sizes.
+
+        Args:
+            path: its checkpoint.
+
+        Raises:
+            TrainingError: if the file is damaged, or its weights do not fit.
+        """
+        same = ("network", "source", "target", "channels", "bits", "device_share", "width")
+        fits = {key: value for key, value in self._fingerprint().items() if key in same}
+        _, state = checkpoints.read(path, fits, self.device, what="a bottleneck", remedy="start without it")
+        try:
+            self._load_modules(state)
+        except RuntimeError:  # another version's layers
+            raise TrainingError(f"{path}: its layers have other sizes than now; start without it") from None
+
+    def _load_modules(self, state: Mapping[str, Tensor]) -> None:
+        prefix = "module."
+        self.trained.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
 
     def _fingerprint(self) -> dict[str, object]:
         """Return what must be the same when a checkpoint is loaded."""
