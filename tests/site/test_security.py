@@ -15,8 +15,10 @@ from tests.site.site_files import BAD_AT_ONCE, SiteFiles, channel, make_site, tl
 from coinfer.runtime.edge.grpc_server import Handlers
 from coinfer.runtime.edge.served_model import serve_echo
 from coinfer.runtime.edge.service import EdgeService
-from coinfer.runtime.protocol.messages import InferRequest, TransportError, from_array
+from coinfer.runtime.protocol import protobuf
+from coinfer.runtime.protocol.messages import InferRequest, TransportError, WireError, from_array
 from coinfer.runtime.transport.grpc_transport import GrpcTransport
+from coinfer.runtime.turns import present_turn
 from coinfer.site.certificates.access import ALL, GRPC, NODES, READERS, may_call
 from coinfer.site.certificates.authority import issue, renew, revoke
 from coinfer.site.certificates.identity import CHECK_INTERVAL_S, Identity, find_identity
@@ -97,11 +99,11 @@ def test_who_was_revoked_reaches_nothing(site: SiteFiles, edge):
     assert edge.service.metrics.codes == before
 
 
-def status_of(context: ssl.SSLContext, address: str, method: str, path: str) -> int:
+def status_of(context: ssl.SSLContext, address: str, method: str, path: str, body: bytes = b"{}") -> int:
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPSConnection(host, int(port), timeout=60, context=context)
     try:
-        connection.request(method, path, body=b"{}" if method == "POST" else None)
+        connection.request(method, path, body=body if method == "POST" else None)
         return connection.getresponse().status
     finally:
         connection.close()
@@ -135,6 +137,28 @@ def test_no_path_is_for_who_was_revoked(site: SiteFiles, edge):
 
 def answer(transport: GrpcTransport, address: str) -> object:
     return transport.send(address, InferRequest("echo", (from_array("x", np.ones(3, np.float32)),)), 60).result(120)
+
+
+def test_callers_are_told_apart_by_their_certificates(site: SiteFiles, edge, monkeypatch: pytest.MonkeyPatch):
+    """Over both protocols and in streams; all of them have the same address."""
+    asked: list[str] = []
+
+    async def note(request: InferRequest, encode: object) -> object:
+        asked.append(present_turn.get().caller)
+        raise WireError("UNAVAILABLE", "noted")
+
+    monkeypatch.setattr(edge.service, "infer", note)
+    message = protobuf.request_bytes(InferRequest("echo", (from_array("x", np.zeros(1, np.float32)),)))
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0]}]}'
+    for role in ("device", "edge"):
+        with channel(site, role, edge.grpc, "edge") as connection:
+            with pytest.raises(grpc.RpcError, match="noted"):
+                connection.unary_unary(f"{INFERENCE}/ModelInfer")(message, timeout=60)
+            next(connection.stream_stream(f"{INFERENCE}/ModelStreamInfer")(iter([message]), timeout=60))
+        assert status_of(tls_context(site, role), edge.http, "POST", "/v2/models/echo/infer", body) == 503
+    names = [Identity(site.home / role).peer.name for role in ("device", "edge")]
+    assert names[0] != names[1]
+    assert asked == [names[0]] * 3 + [names[1]] * 3
 
 
 def test_a_device_cannot_pose_as_an_edge_server(site: SiteFiles):

@@ -36,13 +36,23 @@ present_turn: ContextVar[Turn] = ContextVar("coinfer_turn", default=Turn())  # n
 """Of the present task; a front says whose it is."""
 
 
-def set_caller(caller: str) -> None:
+def set_caller(name: str) -> None:
     """Say for whom the present task works.
 
     Args:
-        caller: as in `Turn`.
+        name: as its certificate has it.
     """
-    present_turn.set(Turn(caller))
+    present_turn.set(Turn(name))
+
+
+def set_address(host: str) -> None:
+    """Say from where the present task was asked, which tells callers apart if no certificate names them.
+
+    Args:
+        host: of the caller.
+    """
+    if not present_turn.get().caller:
+        present_turn.set(Turn(host))
 
 
 def in_turn(waiting: Sequence[Work]) -> tuple[Work, ...]:

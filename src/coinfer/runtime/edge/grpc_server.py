@@ -29,7 +29,7 @@ from coinfer.runtime.protocol.metadata import (
 )
 from coinfer.runtime.tracing import receive
 from coinfer.runtime.transport.grpc_transport import PUSHBACK_TRAILER, REASON_TRAILER, SERVICE, server_options
-from coinfer.runtime.turns import set_caller
+from coinfer.runtime.turns import set_address
 
 _SPARE_CALLS = 64
 """Open calls of a peer beyond those that compute or wait: health, metadata, refusals that are being sent."""
@@ -97,7 +97,7 @@ class Handlers(grpc.GenericRpcHandler):
 
         async def call(message: bytes, context: Context) -> bytes:
             receive(context.invocation_metadata())
-            set_caller(peer_host(context.peer()))
+            set_address(peer_host(context.peer()))
             try:
                 reply = await method(message)
             except WireError as error:
@@ -123,7 +123,7 @@ class Handlers(grpc.GenericRpcHandler):
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answer the requests of a stream in order; a failed one gets its error, the stream goes on."""
-        set_caller(peer_host(context.peer()))
+        set_address(peer_host(context.peer()))
         async for message in messages:
             id = ""
             receive(context.invocation_metadata())

@@ -25,7 +25,7 @@ from coinfer.runtime.edge.security import Security
 from coinfer.runtime.protocol import json_messages
 from coinfer.runtime.protocol.messages import Code, InferReply, WireError, bad_request, check_size
 from coinfer.runtime.tracing import receive
-from coinfer.runtime.turns import set_caller
+from coinfer.runtime.turns import set_address
 from coinfer.units import MIB
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -145,7 +145,7 @@ def _repository_handlers(service: InferenceService) -> dict[str, Handler]:
 
 async def _infer(service: InferenceService, request: Request) -> Response:
     receive(request.headers.items())
-    set_caller(request.client.host if request.client else "")
+    set_address(request.client.host if request.client else "")
     body = await read_body(request, service.limit_bytes)
     parse = (*_model_of(request), body, _json_length(request))
     slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from coinfer.runtime.turns import set_caller
 from coinfer.site.certificates.access import GRPC, may_call
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.certificates.roles import Peer, Role, SecurityError, server_name
@@ -153,6 +154,7 @@ class AccessControl(aio.ServerInterceptor):
             allowed = ", ".join(sorted(GRPC.get(method, ()))) or "nobody"
             text = f"{peer.name} has role {peer.role}; {method} is for {allowed}"
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, text)
+        set_caller(peer.name)
 
 
 def caller(identity: Identity, context: Any) -> Peer:

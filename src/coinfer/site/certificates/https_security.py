@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from coinfer.runtime.edge.http_protocol import BoundedProtocol
+from coinfer.runtime.turns import set_caller
 from coinfer.site.certificates.access import Rule, may_request
 from coinfer.site.certificates.authority import NODE
 from coinfer.site.certificates.identity import Identity
@@ -82,6 +83,7 @@ def _access(app: Any, identity: Identity, table: tuple[Rule, ...]) -> Any:
         except (SecurityError, ValueError) as error:
             peer, problem = None, str(error)
         if peer is not None and may_request(table, scope["method"], scope["path"], peer.role):
+            set_caller(peer.name)
             return await app(scope, receive, send)
         if peer is not None:
             problem = f"{peer.name} has role {peer.role}, which may not {scope['method']} {scope['path'][:100]}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from coinfer.errors import UserError
+from coinfer.errors import UserError, short_repr
 from coinfer.site.certificates.access import SITE
 from coinfer.site.messages import Policies, PolicyFile, PolicyShare
 from coinfer.site.updater.updater import Updater
@@ -98,7 +98,10 @@ async def _push(request: dict[str, Any], updater: Updater, who: str) -> dict[str
 
 
 async def _pin(request: dict[str, Any], updater: Updater, who: str) -> dict[str, Any]:
-    updater.pin(int(request["version"]), who)
+    number = request["version"]
+    if not isinstance(number, int):
+        raise UserError(f"version is {short_repr(number)}; expected a whole number")
+    updater.pin(number, who)
     return {"said": updater.rollout.history[-1].text}
 
 

@@ -12,6 +12,7 @@ from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.policies.onnx import load_policy
 from coinfer.profile.fields import first_problem
+from coinfer.site.updater.weights import check_weights
 
 MAX_BYTES = 500_000
 """Of the ONNX file and its side-car together: they travel in one message of a node's stream."""
@@ -201,14 +202,17 @@ def write_policy(path: Path, onnx: bytes, sidecar: bytes) -> str:
         sidecar: content of its side-car.
 
     Raises:
-        PolicyFileError: if the pair is too large, or no policy of environment `offload`.
+        PolicyFileError: if the pair is too large, no policy of environment `offload`, or has weights that are no
+            numbers.
     """
     if len(onnx) + len(sidecar) > MAX_BYTES:
         raise PolicyFileError(f"a policy of {len(onnx) + len(sidecar)} bytes; expected at most {MAX_BYTES}")
     write_atomic(path, onnx)
     write_atomic(path.with_suffix(".json"), sidecar)
     try:
-        return str(load_policy(path).sidecar["scheme"])[:100]
+        scheme = str(load_policy(path).sidecar["scheme"])[:100]
+        check_weights(onnx)
+        return scheme
     except UserError as error:
         raise PolicyFileError(str(error).replace(str(path.parent) + "/", "")) from None
 
