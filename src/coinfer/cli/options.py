@@ -121,7 +121,9 @@ NodeName = Annotated[
     str, typer.Option("--name", help="Name in a site without certificates; with one, its certificate's name counts.")
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain text to and from other machines.")]
-PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="Trained policy (.onnx) that decides, about options or blocks.")
+]
 
 
 def frame_file_changes(data: Path | None, changes: Sequence[str] | None) -> list[str]:

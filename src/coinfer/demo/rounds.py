@@ -126,7 +126,7 @@ def play(
 
 
 def _ask(player: Player, picture: np.ndarray, deadline_s: float) -> tuple[Result, float]:
-    """Return the answer, and the true rate of the chosen link when it was asked."""
+    """Return the answer, and the true rate of the link to the first server when it was asked."""
     rates_bps = {address: link.rate_bps() for address, link in player.links.items()}
     scheme = player.scheme
     result = player.device.infer(
@@ -136,4 +136,4 @@ def _ask(player: Player, picture: np.ndarray, deadline_s: float) -> tuple[Result
         hedge=scheme.hedges,
         early_exit=scheme.exits_early,
     )
-    return result, rates_bps.get(result.route.hops[-1].node, 0.0)
+    return result, rates_bps.get(result.route.hops[:2][-1].node, 0.0)

@@ -39,6 +39,7 @@ from coinfer.records import RunLog
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.device import Device
+from coinfer.runtime.device.planning.blocks_policy import is_blocks_file
 from coinfer.runtime.device.planning.message_size import message_bits
 from coinfer.runtime.device.request_message import request_message
 from coinfer.runtime.edge.defaults import QUEUE
@@ -164,7 +165,8 @@ def measured_whole_s(graph: ModelGraph, provider: str, picture: np.ndarray) -> f
 
 
 def edge_options(device: DeviceConfig) -> list[str]:
-    """Return the options with which edge servers open the network as the device does.
+    """Return the options with which edge servers open the network as the device does, and forward where a policy may
+    want that.
 
     Args:
         device: its settings.
@@ -172,7 +174,7 @@ def edge_options(device: DeviceConfig) -> list[str]:
     options = ["--provider", device.provider]
     for option, values in (("--shape", device.shapes), ("--limit", device.limits)):
         options += [word for name, value in values.items() for word in (option, f"{name}={value}")]
-    return options
+    return [*options, "--peers", "any"] if is_blocks_file(device.policy) else options
 
 
 def _script(

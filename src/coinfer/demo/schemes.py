@@ -20,7 +20,8 @@ HINDSIGHT = "best fixed choice"
 class Scheme(NamedTuple):
     """A policy, and how a device carries out its decisions."""
 
-    policy: Policy
+    policy: Policy | None
+    """None leaves it to the device, whose own policy places blocks."""
     options: Options
     """What the policy chooses from."""
     servers: tuple[str, ...]
@@ -137,8 +138,9 @@ def schemes(planner: Planner, cut: FixedChoice, hindsight: FixedChoice) -> dict[
     options, inputs, servers = planner.at(()).plain, planner.graph.inputs, tuple(planner.servers)
     own = planner.objective_policy
     compared = {PLANNER: Scheme(own, options, servers, True, True)}
-    if planner.policy is not own:
-        compared = {TRAINED_POLICY: Scheme(planner.policy, options, servers, True, True)} | compared
+    if planner.policy is not own or planner.blocks is not None:
+        trained = None if planner.blocks is not None else planner.policy
+        compared = {TRAINED_POLICY: Scheme(trained, options, servers, True, True)} | compared
     last = len(options.bits) - 1
     compared[DEVICE_ONLY] = _fixed(planner, FixedChoice(last, DEVICE))
     sends = [i for i, names in enumerate(options.cuts) if names == inputs]

@@ -1,6 +1,5 @@
 """Exported policies (ONNX) as policies of the simulator."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from coinfer.evaluate.simulate import Maker
 from coinfer.policies.frame_onnx import load_frame_policy
 from coinfer.policies.heuristics.blocks import BlocksPolicy
 from coinfer.policies.heuristics.wireless_power import ModesPolicy, Rates
-from coinfer.policies.onnx import ExportedPolicy, PolicyError, Sidecar, load_policy
+from coinfer.policies.onnx import ExportedPolicy, PolicyError, Sidecar, kind_of, load_policy
 from coinfer.policies.serving_onnx import KIND as SERVING
 from coinfer.policies.serving_onnx import load_serving_policy
 from coinfer.scenario.compile import Compiled, fingerprint
@@ -78,11 +77,7 @@ def is_serving_policy(path: str | Path) -> bool:
     Args:
         path: ONNX file.
     """
-    try:
-        sidecar = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(sidecar, dict) and sidecar.get("kind") == SERVING
+    return kind_of(path) == SERVING
 
 
 def open_frame_policy(path: str | Path, world: WirelessPowerWorld | QueueWorld) -> tuple[ModesPolicy, tuple[str, ...]]:

@@ -57,17 +57,30 @@ def even_blocks(cuts: Sequence[ChainCut], blocks: int) -> tuple[int, ...]:
     Raises:
         ValueError: if the chain has fewer blocks.
     """
-    if blocks >= len(cuts):
-        raise ValueError(f"has {len(cuts) - 1} blocks at most")
-    flop = np.array([cut.done_flop for cut in cuts])
-    worst = np.where(np.arange(len(cuts)) > 0, flop - flop[0], np.inf)
+    return even_cuts(np.array([cut.done_flop for cut in cuts]), blocks)
+
+
+def even_cuts(flop: np.ndarray, blocks: int) -> tuple[int, ...]:
+    """Return the indices [blocks + 1] of the cuts that keep the largest block as small as possible.
+
+    Args:
+        flop: [C] arithmetic before each cut, from the input to the output.
+        blocks: number of blocks.
+
+    Raises:
+        ValueError: if the cuts make fewer blocks.
+    """
+    if blocks >= len(flop):
+        raise ValueError(f"has {len(flop) - 1} blocks at most")
+    order = np.arange(len(flop))
+    worst = np.where(order > 0, flop - flop[0], np.inf)
     before: list[np.ndarray] = []
     for _ in range(blocks - 1):
         heaviest = np.maximum(worst[:, None], flop[None, :] - flop[:, None])
-        heaviest[np.arange(len(cuts))[:, None] >= np.arange(len(cuts))] = np.inf
+        heaviest[order[:, None] >= order] = np.inf
         before.append(heaviest.argmin(axis=0))
         worst = heaviest.min(axis=0)
-    chosen = [len(cuts) - 1]
+    chosen = [len(flop) - 1]
     for previous in reversed(before):
         chosen.append(int(previous[chosen[-1]]))
     return (0, *reversed(chosen))

@@ -159,6 +159,19 @@ class ExportedPolicy:
                 raise PolicyError(f"{self.path}: made for {size} {_AXIS_NAMES[letter]}{plural}, {length} at hand")
 
 
+def kind_of(path: str | Path) -> str:
+    """Return the kind of a policy, as far as its side-car tells; empty if it cannot be read.
+
+    Args:
+        path: the ONNX file.
+    """
+    try:
+        sidecar = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(sidecar.get("kind", "")) if isinstance(sidecar, dict) else ""
+
+
 def load_policy(path: str | Path, threads: int = 1, kind: str = "offload") -> ExportedPolicy:
     """Return a trained policy from its file.
 

@@ -148,7 +148,7 @@ def _answer_all(
                 outputs |= {_unused(name, output, outputs): value for output, value in result.outputs.items()}
             if log:
                 rates_bps = dict(zip(device.servers, device.links_bps(), strict=True))
-                log.append(result.record(scheme, i, at_s, rates_bps.get(result.route.hops[-1].node, 0.0)))
+                log.append(result.record(scheme, i, at_s, rates_bps.get(result.route.hops[:2][-1].node, 0.0)))
     finally:
         if table.row_count:
             console.print(table)
@@ -230,11 +230,17 @@ def _add_row(table: Table, graph: ModelGraph, name: str, result: Result, shown: 
         _answer(result, shown),
         "(sure)" if early else cut_name(graph, head.cut),
         str(head.bits) if sent and not early else "-",
-        result.executed_on + (f" ({result.fallback})" if result.fallback else ""),
+        _nodes(result) + (f" ({result.fallback})" if result.fallback else ""),
         *(f"{part / MILLI:.0f}" for part in (*parts, outcome.latency_s)),
         *((str(result.exit + 1), f"{outcome.accuracy:.1%}", ", ".join(result.unmet)) if shown.has_exits else ()),
         style="" if outcome.in_time else "red",
     )
+
+
+def _nodes(result: Result) -> str:
+    """Return who computed the rest: all servers of a route that was followed to its end, or the one that answered."""
+    servers = [hop.node for hop in result.route.hops[1:]]
+    return result.executed_on if result.fallback or len(servers) < 2 else " > ".join(servers)
 
 
 def _answer(result: Result, shown: Answers) -> str:

@@ -43,7 +43,7 @@ class DeviceConfig:
     """What the planner optimises."""
     policy: "Policy | str | Path | None" = None
     """Decides instead of the planner: a function, or the file of a policy that was trained for this network's options
-    and this number of servers. If it fails on a request, the planner decides."""
+    and this number of servers, or for so many blocks and servers. If it fails on a request, the planner decides."""
     bits: Sequence[int] | None = None
     """Allowed bits per element of what is sent; (32,) keeps every answer exact. None allows 32 and 16, and fewer where
     their effect on this network was measured (`options.earned`)."""

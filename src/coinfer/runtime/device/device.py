@@ -18,6 +18,7 @@ from coinfer.options.table import Options
 from coinfer.progress import Progress, quiet
 from coinfer.runtime.clock import Clock, WallClock
 from coinfer.runtime.device.admission import InFlight, Promises
+from coinfer.runtime.device.blocks_decider import BlocksDecider
 from coinfer.runtime.device.config import DEFAULTS, DeviceConfig, DeviceError, check_deadline
 from coinfer.runtime.device.decide import admitted_plan, plan_now
 from coinfer.runtime.device.discovery import find_servers, fixed
@@ -107,7 +108,11 @@ class Device:
         )
         self._membership = membership
         parts = DeviceParts(graph, config, planner, processor, client, clock, Promises())
-        self._routes = RouteSearch(planner, client, clock, parts.state) if takes_several(planner, config) else None
+        self._routes: RouteSearch | BlocksDecider | None = None
+        if planner.blocks is not None:
+            self._routes = BlocksDecider(planner, planner.blocks, client, clock, parts.state, config.deadline_s)
+        elif takes_several(planner, config):
+            self._routes = RouteSearch(planner, client, clock, parts.state)
         if self._routes is not None:
             parts = parts._replace(better=self._routes.better)
         self._parts = parts._replace(record=membership.record, site_policy=membership.policy) if membership else parts

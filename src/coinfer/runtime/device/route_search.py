@@ -18,7 +18,7 @@ from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.pair_links import Pair
 from coinfer.runtime.device.planning.plan import DeviceState, Part, Plan, SeveralHops
 from coinfer.runtime.device.planning.planner import Planner
-from coinfer.runtime.device.planning.several_hops import better_plan, find_route
+from coinfer.runtime.device.planning.several_hops import Links, better_plan, find_route
 from coinfer.runtime.device.request_client import RequestClient
 from coinfer.runtime.protocol.messages import InferReply, TransportError
 
@@ -48,13 +48,21 @@ class RouteSearch:
         client: reaches the servers.
         clock: the device's.
         state: returns what the device believes now.
+        find: returns the route whose pieces should be open; None takes the one that is best now.
     """
 
-    def __init__(self, planner: Planner, client: RequestClient, clock: Clock, state: Callable[[], DeviceState]):
+    def __init__(
+        self,
+        planner: Planner,
+        client: RequestClient,
+        clock: Clock,
+        state: Callable[[], DeviceState],
+        find: Callable[[Links], SeveralHops | None] | None = None,
+    ):
         self._planner = planner
         self._client = client
         self._clock = clock
-        self._state = state
+        self._find = find or (lambda links: find_route(planner, state(), links))
         self._routes: tuple[SeveralHops, ...] = ()
         self._due_s: dict[Pair, float] = {}
         self._prepared: set[tuple[str, Part]] = set()
@@ -85,7 +93,7 @@ class RouteSearch:
         """Ask servers for links that are due, find the route that is best now, and have its pieces opened."""
         self._ask_links()
         links = self._client.pairs.known()
-        found = find_route(self._planner, self._state(), links) if links else None
+        found = self._find(links) if links else None
         if found is not None and self._prepare(found):
             others = [route for route in self._routes if route != found]
             self._routes = (found, *others)[:MAX_ROUTES]
@@ -136,7 +144,16 @@ class RouteSearch:
                 with suppress(TransportError):
                     self._client.prepare_piece(part.server, part.work.piece, part.profiled_s)
                     self._prepared.add(key)
-        return all((self._client.pool.addresses[part.server], part) in self._prepared for part in route.parts)
+        return self.is_open(route)
+
+    def is_open(self, route: SeveralHops) -> bool:
+        """Return true if all pieces of a route were opened on its servers.
+
+        Args:
+            route: over several servers.
+        """
+        names = self._client.pool.addresses
+        return all((names[part.server], part) in self._prepared for part in route.parts)
 
 
 def takes_several(planner: Planner, config: DeviceConfig) -> bool:

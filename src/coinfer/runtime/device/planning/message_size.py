@@ -1,5 +1,7 @@
 """The size of a request and its reply besides the sent tensors; it matters if tensors are small or links are slow."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from coinfer.graph.ir import ModelGraph
@@ -8,8 +10,19 @@ from coinfer.runtime.codec.tensors import pack
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, LoadReport, WireTensor
 from coinfer.runtime.protocol.protobuf import reply_bits, request_bits
 
+BETWEEN_BITS = 16
 _SECONDS = 0.1
 """Any value serves: all numbers have nearly the same size on the wire."""
+
+
+def between_bits(allowed: Sequence[int] | None) -> int:
+    """Return the bits per element with which servers send to each other: `BETWEEN_BITS`, or the most that are allowed
+    if these are not.
+
+    Args:
+        allowed: by the user; None stands for those that change no answer by much.
+    """
+    return BETWEEN_BITS if allowed is None or BETWEEN_BITS in allowed else max(allowed)
 
 
 def message_bits(graph: ModelGraph, piece: Piece) -> float:

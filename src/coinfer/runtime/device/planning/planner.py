@@ -20,6 +20,7 @@ from coinfer.profile.table import ProfileTable
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
+from coinfer.runtime.device.planning.blocks_policy import load_blocks_policy, with_blocks
 from coinfer.runtime.device.planning.early_exit import ExitCascade, measured_point, thresholds_for
 from coinfer.runtime.device.planning.message_size import with_messages
 from coinfer.runtime.device.planning.objective_policy import policy_for
@@ -63,9 +64,14 @@ class Planner:
         self.exits = exits_of(graph, self.accuracy)
         thresholds = thresholds_for(len(self.exits), config.confidence, config.confidence_loss, self.accuracy)
         self.cascade = ExitCascade(graph, self.exits, thresholds)
+        self.blocks = load_blocks_policy(config.policy, graph, table, self.exits, len(self.servers), config.bits)
+        """A policy that places blocks, which decides instead of `policy`; None if there is none."""
         all_options = partial(_all_options, graph, table, self.accuracy, all_codes=self.objective.counts_accuracy)
         pruned = options or self._prune(all_options(config.bits), table)
-        self._plain_options, configured = load_policy_for(config.policy, len(self.servers), pruned, all_options)
+        if self.blocks is not None:
+            pruned = with_blocks(pruned, self.blocks, all_options((self.blocks.bits,)))
+        own = None if self.blocks else config.policy
+        self._plain_options, configured = load_policy_for(own, len(self.servers), pruned, all_options)
         branched = self.cascade.with_branches(self._plain_options, table)
         self.stats = self.cascade.stats(branched, table, self.accuracy)
         self.options = branched._replace(accuracy=self.stats.accuracy)

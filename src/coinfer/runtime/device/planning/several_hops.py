@@ -11,15 +11,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from coinfer.options.table import Names, Options
+from coinfer.options.table import Names, Options, Piece
 from coinfer.partition.multiway import multiway
 from coinfer.partition.problem import Partition, Problem, wiring
 from coinfer.physics import latency
 from coinfer.physics.radio import upload_s
-from coinfer.profile.table import too_large
 from coinfer.runtime.device.estimate import Work
 from coinfer.runtime.device.forecast import room_now, server_wait_s, service_now_s, standing_wait_s, usable
 from coinfer.runtime.device.pair_links import Pair, PairLink
+from coinfer.runtime.device.planning.blocks_policy import keeps_answers
+from coinfer.runtime.device.planning.message_size import between_bits
 from coinfer.runtime.device.planning.plan import DeviceState, Part, Plan, SeveralHops
 from coinfer.runtime.device.planning.planner import Planner
 from coinfer.runtime.device.planning.sized import SizedTimes
@@ -30,8 +31,6 @@ MIN_GAIN = 0.05
 """Share of the latency that several servers must save: they are more nodes that may fail."""
 OUT_OF_REACH_BPS = 1e-3
 """Rate of a link that is not known; nothing is sent over it."""
-BETWEEN_BITS = 16
-"""What a server computed goes to the next one in so many bits, or in the most that are allowed if these are not."""
 Links = Mapping[Pair, PairLink]
 
 
@@ -55,15 +54,6 @@ def find_route(planner: Planner, state: DeviceState, links: Links) -> SeveralHop
     return _several_hops(known, planner.options, accurate, found, servers, bits)
 
 
-def between_bits(allowed: Sequence[int] | None) -> int:
-    """Return the bits per element with which servers send to each other.
-
-    Args:
-        allowed: by the user; None stands for those that change no answer by much.
-    """
-    return BETWEEN_BITS if allowed is None or BETWEEN_BITS in allowed else max(allowed)
-
-
 def problem_of(planner: Planner, state: DeviceState, links: Links, bits: int) -> Problem:
     """Return the question where each block should run, from what the device believes now.
 
@@ -74,20 +64,33 @@ def problem_of(planner: Planner, state: DeviceState, links: Links, bits: int) ->
         bits: per element of what is sent.
     """
     known, names, now_s = planner.at(()), list(planner.servers), state.now_s
-    whole = (known.graph.inputs, known.graph.outputs)
-    whole_s = known.profiled_s(*whole)
-    speeds = [state.scale] + [service_now_s(one, Work(whole), whole_s, now_s) / whole_s for one in state.servers]
-    rate_bps = np.full((len(speeds), len(speeds)), OUT_OF_REACH_BPS)
-    waits_s = np.zeros(len(speeds))
+    speed = speeds(known, state)
+    rate_bps = np.full((len(speed), len(speed)), OUT_OF_REACH_BPS)
+    waits_s = np.zeros(len(speed))
     for j, server in enumerate(state.servers):
         if usable(server, now_s) and room_now(server, now_s) > 0:
             rate_bps[0, j + 1] = server.link.rate_bps
             for i, name in enumerate(names):
                 if (name, names[j]) in links:
                     rate_bps[i + 1, j + 1] = links[name, names[j]].rate_bps
-        waits_s[j + 1] = server_wait_s(server, now_s) + server.link.round_trip_s + known.table.call_s * speeds[j + 1]
+        waits_s[j + 1] = server_wait_s(server, now_s) + server.link.round_trip_s + known.table.call_s * speed[j + 1]
     sizes = {name: _sent_bits(known, (name,), bits) for name in wiring(known.graph).tensors}
-    return Problem(known.graph, np.outer(speeds, known.table.op_s), sizes, rate_bps, waits_s)
+    return Problem(known.graph, np.outer(speed, known.table.op_s), sizes, rate_bps, waits_s)
+
+
+def speeds(known: SizedTimes, state: DeviceState) -> list[float]:
+    """Return the times [1 + N] of the device and of each server over the profiled machine's, for the whole network.
+
+    Args:
+        known: of the network.
+        state: what the device believes now.
+    """
+    whole = known.graph.inputs, known.graph.outputs
+    whole_s = known.profiled_s(*whole)
+    return [
+        state.scale,
+        *(service_now_s(one, Work(whole), whole_s, state.now_s) / whole_s for one in state.servers),
+    ]
 
 
 def hop_times(
@@ -149,10 +152,17 @@ def better_plan(plan: Plan, planner: Planner, routes: Sequence[SeveralHops], sta
         timed = hop_times(route, o, state, links, planner.servers, planner.computes)
         if timed is not None and timed.predicted_s < limit_s:
             best, limit_s = timed, timed.predicted_s
-    return plan if best is None else _plan_of(plan, planner, best)
+    return plan if best is None else plan_of(plan, planner, best)
 
 
-def _plan_of(plan: Plan, planner: Planner, hops: SeveralHops) -> Plan:
+def plan_of(plan: Plan, planner: Planner, hops: SeveralHops) -> Plan:
+    """Return the plan of a route over several servers.
+
+    Args:
+        plan: of the request with at most one server.
+        planner: of the device.
+        hops: the route, with its times.
+    """
     options, names, known = planner.options, planner.servers, planner.at(())
     bits = [part.bits for part in hops.parts[1:]] + [FLOAT32_BITS]
     cut = options.cuts[hops.option], int(options.bits[hops.option])
@@ -162,7 +172,7 @@ def _plan_of(plan: Plan, planner: Planner, hops: SeveralHops) -> Plan:
         server=hops.parts[0].server,
         predicted_s=hops.predicted_s,
         route=plan.route._replace(hops=(Hop("device", *cut), *onward), exit=int(options.exit[hops.option])),
-        tail_s=known.tail_s[options.pieces[hops.option]],
+        tail_s=known.tail_s[options.cuts[hops.option], options.outputs[hops.option]],
         several=hops,
     )
 
@@ -180,10 +190,7 @@ def _first_bits(known: SizedTimes, options: Options, accurate: np.ndarray) -> np
 def _further_cuts(known: SizedTimes, bits: int) -> np.ndarray:
     """Return [blocks] where servers may cut: what fits into a message and, if only exact answers are allowed, what is
     known to keep them."""
-    graph, table = known.graph, known.table
-    is_exact = bits == FLOAT32_BITS and bool(table.cut_checks)
-    keeps = [not is_exact or table.difference(cut, graph.outputs) == 0 for cut in _cuts(known)]
-    return np.array(keeps) & [not too_large(graph, cut) for cut in _cuts(known)]
+    return np.array([keeps_answers(known.graph, known.table, cut, bits) for cut in _cuts(known)])
 
 
 def _cuts(known: SizedTimes) -> list[Names]:
@@ -208,11 +215,20 @@ def _several_hops(
         return None
     option = min(same, key=lambda i: options.upload_bits[i])
     ends = [options.cuts[option], *cuts[1:], known.graph.outputs]
-    parts = [
-        Part(server, Work((start, end)), _service_s(known, start, end, bits), _sent_bits(known, start, bits), bits)
-        for server, (start, end) in zip(servers, pairwise(ends), strict=True)
-    ]
+    parts = [part_of(known, server, piece, bits) for server, piece in zip(servers, pairwise(ends), strict=True)]
     return SeveralHops(option, tuple(parts))
+
+
+def part_of(known: SizedTimes, server: int, piece: Piece, bits: int) -> Part:
+    """Return what one of several servers does.
+
+    Args:
+        known: of the network.
+        server: its index.
+        piece: that it computes.
+        bits: per element of what servers send to each other.
+    """
+    return Part(server, Work(piece), _service_s(known, *piece, bits), _sent_bits(known, piece[0], bits), bits)
 
 
 def _service_s(known: SizedTimes, start: Names, end: Names, bits: int) -> float:
