@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from tests.exit_training.bottlenecks import profile
+from tests.runtime.device.test_blocks_decider import policy_file
 from tests.tables import analytic_table, made_up_accuracy
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from coinfer.demo.live import LivePicture
 from coinfer.demo.pictures import load_pictures
 from coinfer.demo.report import View
 from coinfer.demo.rounds import Answer
+from coinfer.demo.run import edge_options
 from coinfer.demo.schemes import (
     PLANNER,
     TRAINED_POLICY,
@@ -59,6 +61,19 @@ def observation_at(rates_bps, backlog_s=0.0, scale=1.0):
 
 def planner_of(servers=("a:1", "b:1"), options=OPTIONS, **settings) -> Planner:
     return Planner(GRAPH, analytic_table(GRAPH), DeviceConfig(servers=servers, **settings), options)
+
+
+def test_a_policy_for_blocks_is_a_scheme_that_the_device_carries_out(tmp_path):
+    path = policy_file(tmp_path, [0, 1, 2, 2])
+    planner, choice = planner_of(policy=path), FixedChoice(0, DEVICE)
+    compared = schemes(planner, choice, choice)
+    assert list(compared)[:2] == [TRAINED_POLICY, PLANNER]
+    assert (compared[TRAINED_POLICY].policy, compared[PLANNER].policy) == (None, planner.objective_policy)
+    cuts = {cut for cut in compared[TRAINED_POLICY].options.cuts}
+    assert planner.blocks is not None
+    assert set(planner.blocks.cuts) <= cuts
+    assert edge_options(DeviceConfig(policy=path))[-2:] == ["--peers", "any"]
+    assert "--peers" not in edge_options(DeviceConfig())
 
 
 def test_each_scheme_does_what_its_name_says():

@@ -1,9 +1,12 @@
 """One request over two real edge servers, where no single server is near and strong: a weak one is near the device, and
-a strong one is behind it."""
+a strong one is behind it. Also where a policy file says so."""
+
+from pathlib import Path
 
 import numpy as np
 from tests.e2e.sites import edges, relative_error
 from tests.patience import one_round_right, patient_transport, wait_until
+from tests.runtime.device.test_blocks_decider import policy_file
 from tests.tables import analytic_table
 
 from coinfer.graph.zoo import networks
@@ -26,23 +29,22 @@ def exact() -> np.ndarray:
     return Executor(GRAPH).run(inputs)[0][GRAPH.outputs[0]]
 
 
-def test_two_hops_win_where_the_near_server_is_weak_and_the_strong_one_far():
+def test_two_hops_win_where_the_near_server_is_weak_and_the_strong_one_far(tmp_path: Path):
     whole = exact()
     slow, strong = ("--slowdown", "200"), ("--slowdown", "2")
     with edges(["alexnet-cifar"], [slow, strong]) as (near, far):
         links = {
             node.address: Link(Trace.constant(rate_bps), WallClock()) for node, rate_bps in ((near, 20e6), (far, 40e3))
         }
-        with Device(
-            GRAPH,
-            servers=list(links),
-            profile=analytic_table(GRAPH, whole_s=0.005),
-            links=links,
-            slowdown=1000,
-            bits=(32,),
-            hedge=False,
-            transport=patient_transport(),
-        ) as device:
+        settings = {
+            "servers": list(links),
+            "profile": analytic_table(GRAPH, whole_s=0.005),
+            "links": links,
+            "slowdown": 1000,
+            "bits": (32,),
+            "hedge": False,
+        }
+        with Device(GRAPH, transport=patient_transport(), **settings) as device:
             wait_until(lambda: len(device.plan().hops) == 3, TIMEOUT_S, "a route over both servers is planned")
 
             def compare() -> list[str]:
@@ -67,3 +69,16 @@ def test_two_hops_win_where_the_near_server_is_weak_and_the_strong_one_far():
             far.wait_ready()
             wait_until(lambda: len(device.plan().hops) == 3, TIMEOUT_S, "both servers are used again")
             assert relative_error(device.infer(PICTURE).output, whole) <= 1e-4
+
+        policy = policy_file(tmp_path, [0, 1, 1, 2])
+        with Device(GRAPH, transport=patient_transport(), policy=policy, **settings) as device:
+            wait_until(lambda: len(device.plan().hops) == 3, TIMEOUT_S, "the policy's pieces are open")
+
+            def by_policy() -> list[str]:
+                result = device.infer(PICTURE)
+                assert relative_error(result.output, whole) <= 1e-4
+                nodes = [hop.node for hop in result.route.hops]
+                right = nodes == ["device", near.address, far.address] and not result.fallback
+                return [] if right else [f"{nodes} {result.fallback}"]
+
+            one_round_right(by_policy)

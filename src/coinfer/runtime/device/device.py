@@ -164,10 +164,10 @@ class Device:
         if self._state == "closed":
             return
         self._state = "closed"
-        if self._routes is not None:
-            self._routes.close()
         self._parts.client.pool.close()
         self._callers.shutdown(wait=True)
+        if self._routes is not None:
+            self._routes.close()
         self._parts.processor.close()
         self._parts.client.close()
         if self._membership is not None:

@@ -108,6 +108,8 @@ class RouteSearch:
         try:
             self.update()
         except Exception as error:
+            if self._closing.is_set():
+                return
             self._routes = ()
             _log.warning("no route over several servers can be planned: %s: %s", type(error).__name__, error)
             self._closing.set()

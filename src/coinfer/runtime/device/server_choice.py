@@ -54,7 +54,8 @@ def chosen_by_server(parts: DeviceParts, terms: Terms, plan: Plan, state: Device
 def _leaves_choice(parts: DeviceParts, terms: Terms, plan: Plan) -> bool:
     """Return true if least latency is all that is wanted of a single request, and nobody has a policy of his own."""
     planner = parts.planner
-    own = planner.policy is not planner.objective_policy or terms.policy is not None or terms.exit is not None
+    own = planner.policy is not planner.objective_policy or planner.blocks is not None
+    own = own or terms.policy is not None or terms.exit is not None
     wanted = parts.config.dispatch_cut and plan.objective == Objective()
     return wanted and not (own or plan.sizes or planner.exits_early)
 
