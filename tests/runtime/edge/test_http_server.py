@@ -9,15 +9,17 @@ import logging
 import socket
 import zlib
 
+import numpy as np
 import pytest
+from starlette.requests import Request
 from tests.patience import wait_until
 from tests.runtime.edge.edge_process import edge_thread
 
-from coinfer.runtime.edge.http_body import unpack
+from coinfer.runtime.edge.http_body import read_body, unpack
 from coinfer.runtime.edge.http_protocol import HttpLimits
 from coinfer.runtime.edge.served_model import serve_echo
 from coinfer.runtime.edge.service import EdgeService
-from coinfer.runtime.protocol.messages import WireError
+from coinfer.runtime.protocol.messages import ALIGNMENT, WireError
 
 
 def test_replies_over_a_kept_connection_do_not_wait_for_an_acknowledgement():
@@ -116,6 +118,19 @@ def test_a_server_ends_while_a_request_is_being_sent(caplog: pytest.LogCaptureFi
         edge.run(edge._http.stop(60))
         assert until_closed(connection) == b""
     assert not caplog.records
+
+
+@pytest.mark.parametrize("json_bytes", [0, 1, 16, 77])
+def test_the_bytes_after_the_json_can_be_computed_on_in_place(json_bytes: int):
+    parts = [b"{" * json_bytes + b"a", b"", b"b" * 31]
+    messages = iter([{"type": "http.request", "body": part, "more_body": part != parts[-1]} for part in parts])
+
+    async def receive():
+        return next(messages)
+
+    body = asyncio.run(read_body(Request({"type": "http", "headers": []}, receive), 200, json_bytes))
+    assert body == b"".join(parts)
+    assert np.frombuffer(body, np.uint8)[json_bytes:].ctypes.data % ALIGNMENT == 0
 
 
 def raw_deflate(body: bytes) -> bytes:

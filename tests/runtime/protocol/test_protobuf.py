@@ -10,6 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from coinfer.runtime.protocol import protobuf, protobuf_framing
 from coinfer.runtime.protocol.messages import (
+    ALIGNMENT,
     DTYPES,
     LAST_PRIORITY,
     ColdPiece,
@@ -190,7 +191,7 @@ def test_large_tensors_are_aligned_in_the_message(name_length, sizes):
     for view, blob in zip(protobuf_framing.split(message, 7)[1], blobs, strict=True):
         assert view == blob
         offset = np.frombuffer(view, np.uint8).ctypes.data - start if len(view) else 0
-        assert len(blob) < protobuf_framing.ALIGNED_FROM or offset % protobuf_framing.ALIGNMENT == 0
+        assert len(blob) < protobuf_framing.ALIGNED_FROM or offset % ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("limit_delta", [-1, 0])

@@ -138,7 +138,7 @@ def _repository_handlers(service: InferenceService) -> dict[str, Handler]:
         return Response()
 
     async def _content(request: Request) -> dict[str, object]:
-        return json_messages.json_object(await read_body(request, service.limit_bytes) or b"{}")
+        return json_messages.json_object(bytes(await read_body(request, service.limit_bytes)) or b"{}")
 
     return {"index": index, "models/{model}/load": load, "models/{model}/unload": unload}
 
@@ -146,8 +146,9 @@ def _repository_handlers(service: InferenceService) -> dict[str, Handler]:
 async def _infer(service: InferenceService, request: Request) -> Response:
     receive(request.headers.items())
     set_address(request.client.host if request.client else "")
-    body = await read_body(request, service.limit_bytes)
-    parse = (*_model_of(request), body, _json_length(request))
+    json_bytes = _json_length(request)
+    body = await read_body(request, service.limit_bytes, json_bytes or 0)
+    parse = (*_model_of(request), body, json_bytes)
     slow = len(body) > _SLOW_JSON_BYTES and parse[-1] is None
     parsed, is_binary = (
         await asyncio.to_thread(json_messages.parse_request, *parse) if slow else json_messages.parse_request(*parse)

@@ -33,7 +33,7 @@ from coinfer.runtime.protocol.messages import (
     TransportError,
     WireError,
     check_size,
-    to_array,
+    view_array,
 )
 from coinfer.runtime.transport.base import PING_MODEL, Transport
 
@@ -259,7 +259,7 @@ class EdgeService:
         """
         _check_fingerprint(model, request)
         plain = [] if request.warm else [tensor for tensor in request.inputs if not tensor.codec]
-        sizes = model.runs.check({tensor.name: to_array(tensor) for tensor in plain})
+        sizes = model.runs.check({tensor.name: view_array(tensor) for tensor in plain})
         self._check_route(request)
         return sizes
 

@@ -42,7 +42,7 @@ from coinfer.runtime.protocol.messages import (
     bad_request,
     check_size,
     from_array,
-    to_array,
+    view_array,
 )
 from coinfer.runtime.turns import present_turn
 
@@ -191,7 +191,9 @@ def _check(model: GatewayModel, request: InferRequest) -> int | None:
     if set(names) != set(graph.inputs):
         raise bad_request(f"model {model.name!r}: expected the inputs {list(graph.inputs)}, got {names}")
     try:
-        sizes_of(graph, {tensor.name: to_array(tensor) for tensor in request.inputs if not _is_picture(model, tensor)})
+        sizes_of(
+            graph, {tensor.name: view_array(tensor) for tensor in request.inputs if not _is_picture(model, tensor)}
+        )
     except GraphError as error:
         raise bad_request(f"{error}{_picture_hint(graph, request.inputs)}") from None
     return _exit(model, request.outputs)

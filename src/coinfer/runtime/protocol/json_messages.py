@@ -25,7 +25,9 @@ IsBinary = Callable[[str], bool]
 _Object = dict[str, object]
 
 
-def parse_request(model: str, version: str, body: bytes, json_bytes: int | None) -> tuple[InferRequest, IsBinary]:
+def parse_request(
+    model: str, version: str, body: bytes | memoryview, json_bytes: int | None
+) -> tuple[InferRequest, IsBinary]:
     """Return the request in an HTTP body, and which outputs it asks for as bytes.
 
     Args:
@@ -40,7 +42,7 @@ def parse_request(model: str, version: str, body: bytes, json_bytes: int | None)
     if json_bytes is not None and not 0 <= json_bytes <= len(body):
         raise bad_request(f"Inference-Header-Content-Length: expected 0 to {len(body)}, got {json_bytes}")
     end = len(body) if json_bytes is None else json_bytes
-    content = json_object(body[:end])
+    content = json_object(bytes(body[:end]))
     inputs, outputs, parameters = _list(content, "inputs"), _list(content, "outputs"), _parameters(content)
     input_descriptions = [
         TensorDescription(entry.get("name"), _parameters(entry), entry.get("datatype"), entry.get("shape"))

@@ -38,6 +38,8 @@ Code = Literal[
 
 DEFAULT_LIMIT_BYTES = MESSAGE_BYTES
 """Largest message."""
+ALIGNMENT = 16
+"""Tensors whose bytes lie at a multiple of this are computed on in place."""
 MAX_TENSORS = 64
 MAX_NAME_BYTES = 256
 MAX_RANK = 16
@@ -248,13 +250,25 @@ def to_array(tensor: WireTensor) -> np.ndarray:
     Raises:
         WireError: INVALID_ARGUMENT if datatype, shape and number of bytes do not fit together.
     """
+    array = view_array(tensor)
+    return array if array.flags.aligned else array.copy()
+
+
+def view_array(tensor: WireTensor) -> np.ndarray:
+    """Return a tensor as a read-only array that shares its memory even if that is not aligned, to be looked at only.
+
+    Args:
+        tensor: a payload of the codec stays encoded, as uint8.
+
+    Raises:
+        WireError: INVALID_ARGUMENT if datatype, shape and number of bytes do not fit together.
+    """
     dtype = dtype_of(tensor.name, tensor.datatype, tensor.shape)
     expected, got = math.prod(tensor.shape) * dtype.itemsize, len(tensor.data)
     if expected != got:
         shape = "x".join(map(str, tensor.shape))
         raise bad_request(f"input {tensor.name!r}: expected {expected} bytes for {tensor.datatype} {shape}, got {got}")
-    array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
-    return array if array.flags.aligned else array.copy()
+    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
 
 
 def dtype_of(name: str, datatype: str, shape: Sequence[int], role: str = "input") -> np.dtype:

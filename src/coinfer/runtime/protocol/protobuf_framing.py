@@ -6,10 +6,11 @@ what the library writes, and taken out of what it reads.
 
 from collections.abc import Sequence
 
+from coinfer.runtime.protocol.messages import ALIGNMENT
+
 MAX_FIELDS = 1024
 """Top-level fields of a message; bounds the time that a hostile one takes to scan."""
 
-ALIGNMENT = 16
 ALIGNED_FROM = 1024
 """Blobs under this size are not worth aligning."""
 
