@@ -39,7 +39,7 @@ from coinfer.runtime.transport.base import PING_MODEL, Transport
 
 MAX_COLD = 32
 """Pieces that a reply says are not in memory."""
-QUICK_S = 0.5e-3
+QUICK_S = 1e-3
 """Requests that typically take less are computed on the event loop: a worker would get them and give them back in about
 this time on a busy machine."""
 MAX_FAILED_SERVERS = 2
