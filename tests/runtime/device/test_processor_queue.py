@@ -153,3 +153,37 @@ def test_nothing_is_begun_after_its_deadline(left_s: float, predicted_s: float, 
     except RefusedError as refused:
         said = refused.reason
     assert said == reason
+
+
+def test_who_would_only_wait_computes_unless_the_processor_is_in_use():
+    queue, gate, begun = ProcessorQueue(), threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def compute() -> dict[str, np.ndarray]:
+        threads.append(threading.current_thread())
+        return {}
+
+    def hold() -> dict[str, np.ndarray]:
+        begun.set()
+        assert gate.wait(60)
+        return compute()
+
+    def fail() -> dict[str, np.ndarray]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        queue.submit(fail, 1.0, None, here=True).result(0)
+    queue.submit(compute, 1.0, None, here=True).result(0)
+    queue.submit(compute, 1.0, None).result(60)
+    other = threading.Thread(target=queue.submit, args=(hold, 1.0, None), kwargs={"here": True})
+    other.start()
+    assert begun.wait(60)
+    last = queue.submit(compute, 1.0, None, here=True)
+    assert (queue.backlog_s, last.done()) == (2.0, False)
+    gate.set()
+    queue.close()
+    other.join()
+    assert last.done()
+    assert queue.backlog_s == 0.0
+    assert [thread is threading.main_thread() for thread in threads] == [True, False, False, False]
+    assert threads[2] is other

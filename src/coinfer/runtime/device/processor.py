@@ -20,7 +20,7 @@ Tensors = Mapping[str, np.ndarray]
 
 
 class Processor:
-    """Runs the segments of a network, on the thread of a queue.
+    """Runs the segments of a network, as a queue says.
 
     Args:
         executor: computes segments.
@@ -68,6 +68,8 @@ class Processor:
         abort: Abort | None = None,
         sizes: Sizes = (),
         check: Callable[[float], None] = lambda expected_s: None,
+        *,
+        here: bool = False,
     ) -> Run:
         """Queue a segment.
 
@@ -77,6 +79,7 @@ class Processor:
             abort: stops the run.
             sizes: of the request.
             check: called with the expected time when the segment's turn has come; nothing runs if it raises.
+            here: the caller would only wait for it, and may compute it (`ProcessorQueue.submit`).
 
         Returns:
             A future of the outputs by name. It raises `RequestError` if the outputs do not follow from the inputs,
@@ -92,7 +95,7 @@ class Processor:
             check(expected_s)
             return self._run(tensors, outputs, expected_s, abort, sizes)
 
-        return self._queue.submit(compute, expected_s, abort)
+        return self._queue.submit(compute, expected_s, abort, here=here)
 
     def close(self) -> None:
         """Finish what is queued, and stop the thread, unless others share it."""

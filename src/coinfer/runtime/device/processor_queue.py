@@ -19,7 +19,7 @@ class Run(Future[Outputs]):
     """A segment that waits for the processor or runs on it.
 
     Args:
-        compute: computes it, on the thread of the processor.
+        compute: computes it.
         expected_s: how long that is expected to take.
         turn: whose it is.
     """
@@ -56,6 +56,8 @@ class ProcessorQueue:
         """In turn."""
         self._running: Run | None = None
         self._lock = threading.Lock()
+        self._computes = threading.Lock()
+        """Held by the thread that computes."""
         self._pool = ThreadPoolExecutor(1, "coinfer-processor")
 
     @property
@@ -70,39 +72,58 @@ class ProcessorQueue:
         with self._lock:
             return self._expected_s(list(takewhile(lambda run: run is not new, in_turn((*self._waiting, new)))))
 
-    def submit(self, compute: Callable[[], Outputs], expected_s: float, abort: Abort | None) -> Run:
+    def submit(
+        self, compute: Callable[[], Outputs], expected_s: float, abort: Abort | None, *, here: bool = False
+    ) -> Run:
         """Queue a segment of the present caller.
 
         Args:
             compute: computes it.
             expected_s: how long that is expected to take.
             abort: ends its wait.
+            here: the caller would only wait for it. If nobody else uses the processor this thread computes it then, as
+                to wake another one and to be woken by it takes long on a busy machine.
         """
         run = Run(compute, expected_s, present_turn.get())
         with self._lock:
-            self._pool.submit(self._next)
-            self._waiting = in_turn((*self._waiting, run))
-            for later in takewhile(lambda other: other is not run, reversed(self._waiting)):
-                later.is_overtaken = True
-        if abort is not None:
+            if here and not self._waiting and self._computes.acquire(blocking=False):
+                self._running = run
+            else:
+                here = False
+                self._queue(run)
+        if here:
+            self._carry_out(run)
+        elif abort is not None:
             abort.on_set(lambda: self._give_up(run))
         return run
 
     def close(self) -> None:
         """Finish what is queued, and stop the thread."""
         self._pool.shutdown(wait=True)
+        with self._computes:
+            pass
+
+    def _queue(self, run: Run) -> None:
+        self._pool.submit(self._next)
+        self._waiting = in_turn((*self._waiting, run))
+        for later in takewhile(lambda other: other is not run, reversed(self._waiting)):
+            later.is_overtaken = True
 
     def _next(self) -> None:
-        """Run what comes next. On the processor's thread, once for each segment that was submitted."""
+        """Run what comes next. On the processor's thread, once for each segment that was queued."""
+        self._computes.acquire()
         with self._lock:
-            if not self._waiting:
-                return
-            run, *rest = self._waiting
+            run, *rest = self._waiting or (None,)
             self._running, self._waiting = run, tuple(rest)
+        self._carry_out(run)
+
+    def _carry_out(self, run: Run | None) -> None:
         try:
-            run.carry_out()
+            if run is not None:
+                run.carry_out()
         finally:
             self._running = None
+            self._computes.release()
 
     def _give_up(self, run: Run) -> None:
         with self._lock:

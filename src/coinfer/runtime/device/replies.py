@@ -75,6 +75,8 @@ class Replies:
         Returns:
             None once no server is left, the time is over, or `local` is done.
         """
+        if not self.pending:
+            return None
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         changed = threading.Event()
         for future in [*(pending.reply for pending in self.pending), *([local] if local else [])]:

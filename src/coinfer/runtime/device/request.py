@@ -161,7 +161,9 @@ class Request:
         return self._parts.state(self._plan.sizes)
 
     def _submit(self, tensors: Tensors, outputs: Names, abort: Abort | None = None) -> Run:
-        return self._parts.processor.submit(tensors, outputs, abort or self._abort, self._plan.sizes, self._check_turn)
+        here = not self._replies.pending  # else a server's answer may come first
+        abort, sizes = abort or self._abort, self._plan.sizes
+        return self._parts.processor.submit(tensors, outputs, abort, sizes, self._check_turn, here=here)
 
     def _check_turn(self, expected_s: float) -> None:
         if self._is_strict:
