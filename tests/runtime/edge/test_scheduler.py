@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from coinfer.physics.batching import BatchTimes
 from coinfer.runtime.clock import VirtualClock, WallClock
 from coinfer.runtime.edge.admission import is_idle
 from coinfer.runtime.edge.node_state import Ended
-from coinfer.runtime.edge.scheduler import Scheduler
+from coinfer.runtime.edge.scheduler import Batch, Scheduler
 from coinfer.runtime.executor import Abort
 from coinfer.runtime.protocol.messages import WireError
 
@@ -147,6 +148,8 @@ def test_jobs_known_to_be_quick_are_done_on_the_event_loop():
         here = {
             kind: [(await scheduler.run(kind, math.inf, job(s)))[0] for s in each] for kind, each in times_s.items()
         }
+        batch = Batch(BatchTimes((1, 2), (1.0, 1.2)), None, lambda items, aborts: items)
+        here["batched"] = [(await scheduler.run("short", math.inf, job(0.001), batch=batch))[0]]
         with pytest.raises(ZeroDivisionError):
             await scheduler.run("short", math.inf, fail)
         scheduler.drain()
@@ -157,9 +160,9 @@ def test_jobs_known_to_be_quick_are_done_on_the_event_loop():
 
     here, counts = asyncio.run(run())
     assert here["short"] == [False, True, True]
-    assert not any(here["long"])
+    assert not any(here["long"] + here["batched"])
     assert here["grows"] == [False, True, True, False], "one long run may be chance"
-    assert (counts.received, counts.finished, counts.failed, counts.refused) == (12, 10, 1, 1)
+    assert (counts.received, counts.finished, counts.failed, counts.refused) == (13, 11, 1, 1)
 
 
 def test_a_cancelled_job_stops_and_frees_its_worker():

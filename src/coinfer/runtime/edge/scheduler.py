@@ -76,7 +76,8 @@ class Scheduler:
         workers: jobs that run at the same time.
         queue: jobs that may wait.
         clock: deadlines and waits are on it.
-        quick_s: jobs whose kind takes less are done on the event loop; 0 if jobs wait for others.
+        quick_s: jobs whose kind takes less are done on the event loop, unless they may run as a batch; 0 if jobs wait
+            for others.
         forecasts: whether jobs are refused that would be late by their measured times; else the work itself does that.
     """
 
@@ -118,7 +119,8 @@ class Scheduler:
         times = batch.times if batch else ALONE
         job = Job(next(self._ids), kind, deadline_s, priority, times=times, caller=present_turn.get().caller)
         now_s = self._clock.now_s()
-        if self._quick_s and not self._closed and admission.is_quick(self.state, job, now_s, self._quick_s):
+        may_run_here = self._quick_s > 0 and batch is None and not self._closed
+        if may_run_here and admission.is_quick(self.state, job, now_s, self._quick_s):
             return self._do_at_once(kind, work, now_s), 0.0
         entry = _Entry(asyncio.get_running_loop().create_future(), work, Abort(), now_s, batch)
         with self._lock:

@@ -228,10 +228,12 @@ def cold_pieces(parameters: Parameters) -> tuple[ColdPiece, ...]:
         WireError: INVALID_ARGUMENT if they are of the wrong form.
     """
     text = _text(parameters, "cold")
+    if not text:
+        return ()
     try:
         pieces = tuple(
             ColdPiece(tuple(map(str, one["inputs"])), tuple(map(str, one["outputs"])), float(one["load_s"]))
-            for one in (json.loads(text) if text else ())
+            for one in json.loads(text)
         )
         if not all(0 <= piece.load_s < math.inf for piece in pieces):
             raise ValueError("a loading time is no time")

@@ -177,8 +177,9 @@ def parse_reply(message: bytes) -> InferReply:
         rest, raws = _split(message, _RAW_OUTPUTS_FIELD, "ModelInferResponse")
         proto = _message(INFER_REPLY, rest, "ModelInferResponse")
         outputs = _tensors(check_tensors(_descriptions(proto.outputs), "output"), proto.outputs, raws)
-        times, load, executed = parse_reply_parameters(_parameters(proto))
-        cold, choice = cold_pieces(_parameters(proto)), choice_of(_parameters(proto))
+        parameters = _parameters(proto)
+        times, load, executed = parse_reply_parameters(parameters)
+        cold, choice = cold_pieces(parameters), choice_of(parameters)
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
     reply = InferReply(proto.model_name, outputs, proto.id, proto.model_version, load=load, executed=executed)
