@@ -72,11 +72,12 @@ class RequestLog:
 
     def _as_wire_error(self, problem: Exception, request: InferRequest) -> WireError:
         """Return the error that the caller gets: never a traceback, a path or a value of ours."""
+        if isinstance(problem, WireError) and problem.reason != "too_large":
+            return problem
         id = short_repr(request.id)[1:-1] if request.id else secrets.token_hex(4)
         match problem:
             case WireError():
-                if problem.reason == "too_large":
-                    _log.warning("request %s to %s: %s", id, short_repr(request.model), problem.message)
+                _log.warning("request %s to %s: %s", id, short_repr(request.model), problem.message)
                 return problem
             case InputError():
                 _log.warning("request %s to %s: %s", id, short_repr(request.model), problem)
