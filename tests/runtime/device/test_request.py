@@ -12,6 +12,7 @@ from coinfer.runtime.device import request as module
 from coinfer.runtime.device.forecast import MIN_PATIENCE, SLACK_S
 from coinfer.runtime.device.request import Request
 from coinfer.runtime.executor import Abort
+from coinfer.runtime.protocol.messages import WireError
 
 SENT_S = 10.0
 
@@ -60,3 +61,20 @@ def test_a_late_answer_is_better_than_a_later_one(deadline_s: float, useless_aft
 def test_a_caller_for_whom_late_is_useless_gives_servers_what_is_left():
     left_s = [request(deadline_s, is_strict=True)._useless_after_s(0) for deadline_s in (10.0, 1.0, 0.1)]
     assert left_s == pytest.approx([9.5, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(("deadline_s", "learned"), [(0.4, [False]), (9.0, [])])
+def test_what_is_stopped_at_its_deadline_was_promised_too_much(
+    deadline_s: float, learned: list[bool], monkeypatch: pytest.MonkeyPatch
+):
+    """Half a second after its beginning; a caller who gives up before the deadline says nothing."""
+    one, noted = request(deadline_s, is_strict=True), list[bool]()
+    one._parts.promises = SimpleNamespace(learn=lambda plan, is_kept: noted.append(is_kept))  # type: ignore[misc]
+
+    def stopped() -> None:
+        raise WireError("CANCELLED", "the caller gave up")
+
+    monkeypatch.setattr(one, "_answer", stopped)
+    with pytest.raises(WireError):
+        one.answer()
+    assert noted == learned

@@ -26,7 +26,7 @@ from coinfer.runtime.device.result import Result
 from coinfer.runtime.device.terms import Terms
 from coinfer.runtime.emulation.slowdown import emulate_slowdown
 from coinfer.runtime.executor import Abort
-from coinfer.runtime.protocol.messages import InferRequest
+from coinfer.runtime.protocol.messages import InferRequest, WireError
 from coinfer.types import DEVICE, Hop, Outcome, Route
 from coinfer.units import FLOAT32_BITS
 
@@ -89,9 +89,10 @@ class Request:
         """
         try:
             result = self._answer()
-        except RefusedError:
+        except (RefusedError, WireError) as error:
             self._replies.cancel()
-            self._learn(is_kept=False)
+            if isinstance(error, RefusedError) or self._left_s() <= 0:  # what takes too long is stopped from outside
+                self._learn(is_kept=False)
             raise
         self._learn(is_kept=result.outcome.in_time)
         return result
