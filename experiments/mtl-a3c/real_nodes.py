@@ -10,7 +10,8 @@ sends it, and from the device first over the device's own link to it. In `far se
 interface of the far server` the device reaches only the slowest server well, and routes over several servers should
 win; in `all near` one hop should. `multiway` plans the former and `chain` the latter, from the profile of the network
 on this machine, one warm run on each node and one ping; random routes over one to three servers are predicted and
-measured, too. All routes answer the same picture in turns.
+measured, too. All routes answer the same picture in turns. Then the device's own planner decides about `--planned`
+requests for each kind of links, from what it has measured itself and what servers tell of their links to each other.
 
 Writes results/real-nodes.json and .png.
 """
@@ -19,6 +20,7 @@ import argparse
 import json
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,6 +50,8 @@ from coinfer.units import FLOAT32_BITS, MEGA
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BITS, DEADLINE_S, RESAMPLES, PINGS = 16, 29.0, 2000, 7
+SETTLE_S = 8.0
+"""From a change of the links to the first request that the planner decides about; meanwhile links are probed."""
 LARGEST_TRANSFER_S = 0.35
 """Of a random route: a server that answers no ping for half a second is taken for lost."""
 SEVERAL, ONE, RANDOM = "several hops", "one hop", "random"
@@ -213,6 +217,40 @@ def measured(site: Site, cases: Sequence[Case], seconds: float, rng: np.random.G
     return [row for row in rows if row["round"] >= 0]
 
 
+def planned(site: Site, count: int) -> list[dict[str, Any]]:
+    """Answer requests as the device's planner decides, for all links one after the other."""
+    rows = []
+    for name in LINKS:
+        site.set_links(name)
+        until_s = time.monotonic() + SETTLE_S
+        while time.monotonic() < until_s:
+            site.device.plan(DEADLINE_S)  # as if requests came, so that links are measured
+            time.sleep(0.1)
+        for _ in range(count):
+            got = site.device.infer(site.picture, deadline_s=DEADLINE_S)
+            row = {"links": name, "route": told(site, got.route), "hops": len(got.route.hops) - 1}
+            rows.append({**row, "predicted_s": got.predicted_s, "latency_s": float(got.outcome.latency_s)})
+            rows[-1]["fallback"] = got.fallback
+    return rows
+
+
+def summary_of_planned(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the planner chose for each kind of links, its latency, and how far it was from the prediction."""
+    found = {}
+    for name in LINKS:
+        own = [row for row in rows if row["links"] == name]
+        good = [row for row in own if not row["fallback"]]
+        error = [abs(row["predicted_s"] / row["latency_s"] - 1) for row in good]
+        found[name] = {
+            "routes": dict(Counter(row["route"] for row in own)),
+            "fallbacks": len(own) - len(good),
+            "predicted_s": float(np.median([row["predicted_s"] for row in own])),
+            "median_s": float(np.median([row["latency_s"] for row in own])),
+            "error_median": float(np.median(error)) if error else None,
+        }
+    return found
+
+
 def told(site: Site, route: Route) -> str:
     """Return a route for people: nodes with where each of them ends."""
     names = {"device": "device", **{address: f"{n + 1}" for n, address in enumerate(site.addresses)}}
@@ -305,6 +343,7 @@ def main() -> None:
     )
     parser.add_argument("--link-scale", type=float, default=1.0, help="factor on all rates of links")
     parser.add_argument("--random", type=int, default=8, help="random routes")
+    parser.add_argument("--planned", type=int, default=20, help="requests by the planner for each kind of links")
     parser.add_argument("--seconds", type=float, default=120.0, help="of measuring, for each network")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of record and plot")
     parsed = parser.parse_args()
@@ -315,8 +354,10 @@ def main() -> None:
             site = Site(name, parsed, stack)
             cases = cases_of(site, parsed.random, rng)
             rows = measured(site, cases, parsed.seconds, rng)
-        records[name] = {**summary_of(site, cases, rows), "rows": rows}
-        show(name, {key: value for key, value in records[name].items() if key != "rows"})
+            own = planned(site, parsed.planned)
+            summary = {**summary_of(site, cases, rows), "planner": summary_of_planned(own)}
+        records[name] = {**summary, "rows": rows, "planner_rows": own}
+        show(name, summary)
     settings = json.loads(json.dumps(vars(parsed), default=str))
     settings.pop("output")
     parsed.output.mkdir(parents=True, exist_ok=True)

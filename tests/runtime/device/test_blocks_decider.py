@@ -12,7 +12,6 @@ from tests.runtime.device.test_several_hops import FAR, NEAR, RATES_BPS, Site, d
 
 from coinfer.options.blocks import even_cuts
 from coinfer.policies.onnx import PolicyError, write_sidecar
-from coinfer.runtime.device.blocks_decider import LATE_S
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.planning.place_blocks import observe_blocks
 from coinfer.runtime.protocol.messages import WireError
@@ -129,7 +128,6 @@ def test_the_planner_decides_if_the_policy_fails_or_is_late(tmp_path: Path, capl
             assert caplog.text.count(problem) == 1, "said once"
         assert len(asked) == 1, "one that hangs is not asked again"
         go_on.set()
-    assert LATE_S < 1
 
 
 def test_a_policy_sees_what_the_device_believes(tmp_path: Path):

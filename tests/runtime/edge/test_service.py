@@ -100,13 +100,14 @@ class CountedPings(InMemoryTransport):
     def __init__(self, nodes):
         super().__init__(nodes)
         self.sizes = []
+        self.byte_s = 1e-6
 
     def ping(self, node, timeout_s=1.0, size_bytes=0):
         self.sizes.append(size_bytes)
         pong = super().ping(node)
         if pong.exception() is None:
             pong = Future()
-            pong.set_result(Pong(1e-3 * (1 + size_bytes / 1000), None))
+            pong.set_result(Pong(1e-3 + size_bytes * self.byte_s, None))
         return pong
 
 
@@ -121,12 +122,22 @@ def test_a_server_says_how_fast_its_links_to_others_are():
 
         first, second = await asyncio.gather(asked("b:2"), asked("b:2"))
         sent = len(transport.sizes)
-        clock.sleep(1.0)
+        clock.sleep(2.0)
         assert (await asked("b:2")).executed == second.executed
         assert len(transport.sizes) == sent, "it is known from a short time ago"
-        clock.sleep(2.0)
+        clock.sleep(4.0)
         await asked("b:2")
-        assert len(transport.sizes) == 2 * sent
+        assert transport.sizes == [0, 0, 16_000] * 2
+        transport.byte_s = 1e-3
+        clock.sleep(10.0)
+        await asked("b:2")
+        clock.sleep(100.0)
+        await asked("b:2")
+        assert len(transport.sizes) == 9, "on a slow link a ping takes a small share of the time"
+        transport.byte_s = 0.0
+        clock.sleep(1000.0)
+        await asked("b:2")
+        assert transport.sizes[9:] == [0, 0, 16_000, 64_000, 256_000], "it goes on while they pass at once"
         refused = await asyncio.gather(asked("gone:3"), asked("other:4"), return_exceptions=True)
         service.close()
         return first, refused

@@ -28,7 +28,9 @@ INTERVAL_S = 0.25
 IDLE_AFTER_S = 10.0
 """No search without a request for so long."""
 ASK_EVERY_S = 2.0
-"""A link between servers is asked for this often."""
+"""A link between servers is asked for this often, or less often over a slow link of the device."""
+QUESTION_BITS, QUESTION_SHARE = 4_000.0, 0.01
+"""Size of a question and its answer, and the share of the time that they may take on the device's link."""
 REFUSED_REST_S = 60.0
 """The same if the server does not forward to the other one, or does not know how."""
 LOST_REST_S = 5.0
@@ -128,6 +130,7 @@ class RouteSearch:
 
     def _record(self, pair: Pair, reply: "Future[InferReply]") -> float:
         """Learn what a server says of its link to another, and return after how many seconds it is asked again."""
+        names = self._client.pool.addresses
         try:
             executed = reply.result().executed
         except TransportError as error:
@@ -136,7 +139,10 @@ class RouteSearch:
         if not executed:
             return REFUSED_REST_S
         self._client.pairs.record(pair, executed[0])
-        return ASK_EVERY_S
+        rates_bps = {
+            one: server.link.rate_bps for one, server in zip(names, self._client.pool.estimates(), strict=False)
+        }
+        return max(ASK_EVERY_S, QUESTION_BITS / rates_bps.get(pair[0], math.inf) / QUESTION_SHARE)
 
     def _prepare(self, route: SeveralHops) -> bool:
         """Have the pieces of a route opened where they are new; return false if a server cannot."""

@@ -1,6 +1,7 @@
 """What an edge server knows of its links to others: from what it forwards to them, and from pings if it is asked."""
 
 import asyncio
+import math
 
 from coinfer.runtime.clock import Clock
 from coinfer.runtime.device.link_estimate import LinkEstimate, after_exchange, after_ping, first_link
@@ -8,10 +9,13 @@ from coinfer.runtime.protocol.messages import InferReply, InferRequest
 from coinfer.runtime.transport.base import Transport
 from coinfer.units import bits_of_bytes
 
-FRESH_S = 2.0
-"""A link over which something was sent so short a time ago is not measured anew, whoever asks: pings stay few."""
-PING_BYTES = (0, 0, 64_000)
-"""The empty ones measure the round trip, of which the smallest counts, as the first one opens the connection."""
+FRESH_S, PING_SHARE = 4.0, 0.02
+"""A link over which something was sent so short a time ago is not measured anew, whoever asks; nor is one on which a
+ping takes more than this share of the time since."""
+EMPTY_PINGS = 2
+"""They measure the round trip, of which the smallest counts, as the first one opens the connection."""
+PING_BYTES = (16_000, 64_000, 256_000)
+"""They measure the rate, each only if the one before passed at once."""
 TIMEOUT_S = 2.0
 FIRST_RATE_BPS = 10e6
 
@@ -28,7 +32,7 @@ class PeerLinks:
         self._transport = transport
         self._clock = clock
         self._links: dict[str, LinkEstimate] = {}
-        self._measured_s: dict[str, float] = {}
+        self._fresh_until_s: dict[str, float] = {}
         self._measuring: dict[str, asyncio.Future[LinkEstimate]] = {}
 
     def after_transfer(self, node: str, sent: InferRequest, answer: InferReply, elapsed_s: float) -> LinkEstimate:
@@ -45,7 +49,7 @@ class PeerLinks:
         link = after_exchange(self._link(node), bits, transfer_s(answer, elapsed_s), now_s)
         self._links[node] = link
         if link.round_trip_s > 0:
-            self._measured_s[node] = now_s
+            self._keep_fresh(node)
         return link
 
     def lose(self, node: str) -> None:
@@ -54,7 +58,7 @@ class PeerLinks:
         Args:
             node: `host:port` of the next hop.
         """
-        self._measured_s.pop(node, None)
+        self._fresh_until_s.pop(node, None)
 
     async def measured(self, node: str) -> LinkEstimate:
         """Return a link; measure it first if nothing was sent over it of late.
@@ -65,8 +69,7 @@ class PeerLinks:
         Raises:
             TransportError: if it does not answer.
         """
-        measured_s = self._measured_s.get(node)
-        if measured_s is not None and self._clock.now_s() - measured_s < FRESH_S:
+        if self._clock.now_s() < self._fresh_until_s.get(node, -math.inf):
             return self._links[node]
         if node not in self._measuring:
             measuring = self._measuring[node] = asyncio.ensure_future(self._measure(node))
@@ -74,15 +77,21 @@ class PeerLinks:
         return await asyncio.shield(self._measuring[node])
 
     async def _measure(self, node: str) -> LinkEstimate:
+        for _ in range(EMPTY_PINGS):
+            empty_s = (await asyncio.wrap_future(self._transport.ping(node, TIMEOUT_S))).round_trip_s
+            self._links[node] = after_ping(self._link(node), empty_s)
         for size_bytes in PING_BYTES:
-            pong = await asyncio.wrap_future(self._transport.ping(node, TIMEOUT_S, size_bytes))
-            now_s, link = self._clock.now_s(), self._link(node)
-            if size_bytes:
-                self._links[node] = after_exchange(link, bits_of_bytes(size_bytes), pong.round_trip_s, now_s)
-            else:
-                self._links[node] = after_ping(link, pong.round_trip_s)
-        self._measured_s[node] = self._clock.now_s()
+            took_s = (await asyncio.wrap_future(self._transport.ping(node, TIMEOUT_S, size_bytes))).round_trip_s
+            bits, now_s = bits_of_bytes(size_bytes), self._clock.now_s()
+            self._links[node] = after_exchange(self._link(node), bits, took_s, now_s)
+            if not self._links[node].is_bound:
+                break
+        self._keep_fresh(node)
         return self._links[node]
+
+    def _keep_fresh(self, node: str) -> None:
+        ping_s = bits_of_bytes(PING_BYTES[0]) / self._links[node].rate_bps
+        self._fresh_until_s[node] = self._clock.now_s() + max(FRESH_S, ping_s / PING_SHARE)
 
     def _end(self, node: str, done: "asyncio.Future[LinkEstimate]") -> None:
         del self._measuring[node]
