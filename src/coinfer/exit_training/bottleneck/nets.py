@@ -15,11 +15,12 @@ from torch import Tensor, nn
 KERNEL = 3
 PICTURE_CHANNELS = 4
 """Channels of a picture at most; what has more are feature maps."""
-PICTURE_HALVINGS = 2
-"""Of the first convolution on a picture. With one, an encoder took 17 % of a network's time for 15 % of its arithmetic,
-as maps of half a picture's side take long for what is computed on them."""
-WIDTHS = (4, 8, *range(16, 4096, 16))
-"""Of an encoder. Many processors compute 16 channels at once, so widths between take the next one's time."""
+FIRST_KERNEL = 5
+FIRST_WIDTH = 16
+"""Channels of the first convolution on a picture at most: its maps are large, so they take the most time."""
+WIDTHS = (4, *range(8, 4096, 8))
+"""Of an encoder. Many processors compute 16 channels at once: with other widths, 15 % of a network's arithmetic took
+17 % of its time."""
 
 
 class ConvShape(NamedTuple):
@@ -43,28 +44,26 @@ class ConvShape(NamedTuple):
 def encoder_shapes(channels: int, side: int, target_side: int, width: int, codes: int) -> tuple[ConvShape, ...]:
     """Return an encoder's convolutions: halvings down to the code's size, one more, and a 1 x 1 to the code.
 
-    The first convolution on a picture halves it twice, by a kernel of twice its stride. From feature maps, on which the
-    network itself has worked, the halvings are enough if there are any.
+    From feature maps, on which the network itself has worked, the halvings are enough if there are any.
 
     Args:
         channels: of its input.
         side: height and width of its input.
         target_side: height and width of the code.
-        width: channels after the first convolution; each further one that halves doubles them.
+        width: channels after the first convolution, but for `FIRST_WIDTH`; each halving doubles them.
         codes: channels of the code.
     """
     picture = channels <= PICTURE_CHANNELS
-    left = max(round(math.log2(side / target_side)), 0)
-    first = min(left, PICTURE_HALVINGS if picture else 1)
-    shapes, inputs, outputs, now = list[ConvShape](), channels, width, side
-    for halvings in [first] * (first > 0) + [1] * (left - first):
-        left -= halvings
-        goal = -(-now // 2**halvings) if left else target_side
-        kernel = KERNEL if shapes or not picture else 2 * 2**halvings
-        shapes.append(_conv_to(inputs, outputs, now, goal, kernel))
-        inputs, outputs, now = outputs, 2 * outputs, goal
-    if picture or not shapes:
-        shapes.append(_conv_to(inputs, max(inputs, width) if shapes else width, now, target_side, KERNEL))
+    halvings = max(round(math.log2(side / target_side)), 0)
+    shapes, inputs, now = list[ConvShape](), channels, side
+    for i in range(halvings):
+        goal = target_side if i == halvings - 1 else -(-now // 2)
+        first = picture and i == 0
+        outputs = min(width, FIRST_WIDTH) if first else width * 2**i
+        shapes.append(_conv_to(inputs, outputs, now, goal, FIRST_KERNEL if first else KERNEL))
+        inputs, now = outputs, goal
+    if picture or not halvings:
+        shapes.append(_conv_to(inputs, max(inputs, width) if halvings else width, now, target_side, KERNEL))
     return (*shapes, ConvShape(shapes[-1].outputs, codes, 1, 1, (0, 0), target_side))
 
 
