@@ -113,10 +113,21 @@ def check(answers: Sequence[Answered], exact: Sequence[np.ndarray], count: int =
 def assert_none_twice(
     answers: Sequence[Answered], nodes: Sequence[Edge], before: Sequence[int], after: Sequence[int]
 ) -> None:
-    """Each node computed once for each of its answers, and at most once where it was asked in vain."""
+    """Each node computed once for each answer that it had a part in, and at most once where it was asked in vain."""
     for node, first, last in zip(nodes, before, after, strict=True):
-        answered = by_node(answers)[node.address]
-        assert answered <= last - first <= answered + len(fallbacks(answers, node))
+        parts = sum(node.address in computed_by(answer.result) for answer in answers)
+        asked_in_vain = sum(
+            node.address in answer.result.fallback
+            or node.address in {hop.node for hop in answer.result.route.hops} - computed_by(answer.result)
+            for answer in answers
+        )
+        assert parts <= last - first <= parts + asked_in_vain, (parts, last - first, asked_in_vain)
+
+
+def computed_by(result: Result) -> set[str]:
+    """Nodes that surely computed for an answer: who answered, and on a route over several servers those before it."""
+    hops = [hop.node for hop in result.route.hops]
+    return {result.executed_on, *(hops if hops[-1] == result.executed_on and not result.fallback else ())}
 
 
 def by_node(answers: Sequence[Answered]) -> collections.Counter[str]:

@@ -53,12 +53,12 @@ def test_a_device_that_cannot_open_leaves_nothing_running():
         def close(self) -> None:
             self.closed = True
 
-    before, transport = threading.active_count(), Broken({})
+    before, transport = threading.enumerate(), Broken({})
     broken = Device(GRAPH, servers=["a:1"], profile=TABLE, transport=transport)
     with pytest.raises(OSError, match="no network"):
         broken.open()
     assert transport.closed
-    assert threading.active_count() == before
+    assert [thread for thread in threading.enumerate() if thread not in before] == []
     with pytest.raises(DeviceError, match="closed"):
         broken.infer(PICTURES[0])
 
