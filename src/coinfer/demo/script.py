@@ -49,7 +49,7 @@ GOOD, BAD = (0.05, 0.08, 0.12), (1.2, 1.5, 2.0)
 PHASES = (
     Phase("good links", "the first server", GOOD),
     Phase("links fade in turn", "the server in reach", GOOD[:2] + BAD[2:], BAD),
-    Phase("bad links", "an early exit, or a code of a bottleneck", BAD),
+    Phase("bad links", "an early exit or a code", BAD),
     Phase("the first server dies", "another server", GOOD, first_is_dead=True),
     Phase("a crowd at the servers", "the device", GOOD, first_is_dead=True, crowded=True),
 )
