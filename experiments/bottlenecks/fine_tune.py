@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 from train_network import describe_pictures, through
 
 from coinfer.exit_training import augment
+from coinfer.exit_training.bottleneck.losses import distillation, mixed_label_loss
 from coinfer.exit_training.bottleneck.settings import BottleneckSettings
 from coinfer.exit_training.bottleneck.trainer import learning_rate
 from coinfer.exit_training.modules import GraphModule
@@ -92,12 +92,8 @@ class FineTuning:
             mine = self._logits(self.student, seen).float()
             with torch.no_grad():
                 theirs = self._logits(self.teacher, plain).float()
-        warm, labels = settings.temperature, self.labels[rows]
-        soft = F.kl_div(
-            (mine / warm).log_softmax(1), (theirs / warm).log_softmax(1), reduction="batchmean", log_target=True
-        )
-        own, others = (F.cross_entropy(mine, truth, reduction="none") for truth in (labels, labels.roll(1)))
-        loss = warm**2 * soft + settings.label_weight * (weights * own + (1 - weights) * others).mean()
+        labels = mixed_label_loss(mine, self.labels[rows], weights)
+        loss = distillation(mine, theirs, settings.temperature) + settings.label_weight * labels
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

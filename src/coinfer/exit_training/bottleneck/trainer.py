@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from coinfer.checkpoint import write_atomically
 from coinfer.errors import TrainingError
 from coinfer.exit_training import augment, checkpoints
+from coinfer.exit_training.bottleneck.losses import distillation, mixed_label_loss
 from coinfer.exit_training.bottleneck.nets import Decoder, Encoder, Prior, encoder_shapes, encoder_width, rounded
 from coinfer.exit_training.bottleneck.places import exits_behind
 from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
@@ -178,27 +179,18 @@ class BottleneckTrainer:
             errors.append((made.float() - features[part].float()).square().mean())
             rates.append(bits[part, : settings.channels[code]].sum((1, 2, 3)).mean())
         mine = [torch.cat(of_exit).float() for of_exit in zip(*answers, strict=True)]
-        variance = features.float().var() + 1e-6
+        pairs, variance = zip(mine, theirs, strict=True), features.float().var() + 1e-6
         return Losses(
-            _mean([self._divergence(own, exact.float()) for own, exact in zip(mine, theirs, strict=True)]),
+            _mean([distillation(own, exact.float(), settings.temperature) for own, exact in pairs]),
             settings.label_weight * _mean([self._label_loss(own, labels, weights) for own in mine]),
             settings.feature_weight * torch.stack(errors).mean() / variance,
             settings.rate_weight * torch.stack(rates).mean() / _KILOBIT + 1e-9 * torch.stack(rates).mean(),
         )
 
-    def _divergence(self, mine: Tensor, theirs: Tensor) -> Tensor:
-        """Return how far an exit's answers are from those of the untouched network."""
-        warm = self.settings.temperature
-        divergence = F.kl_div(
-            F.log_softmax(mine / warm, 1), F.log_softmax(theirs / warm, 1), reduction="batchmean", log_target=True
-        )
-        return warm**2 * divergence
-
     def _label_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         if not self.settings.mixup:
             return F.cross_entropy(logits, labels)
-        own, others = (F.cross_entropy(logits, truth, reduction="none") for truth in (labels, labels.roll(1)))
-        return (weights * own + (1 - weights) * others).mean()
+        return mixed_label_loss(logits, labels, weights)
 
     @torch.no_grad()
     def _teach(self, x: Tensor) -> list[Tensor]:
