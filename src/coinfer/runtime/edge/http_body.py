@@ -79,8 +79,8 @@ async def _received(request: Request, limit_bytes: int, padding_bytes: int = 0) 
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise WireError("CANCELLED", "the caller hung up in mid-request", "cancelled")
-        chunks.append(message["body"])
+        chunks.append(message.get("body", b""))
         size_bytes += len(chunks[-1])
         check_size(size_bytes, limit_bytes)
-        more = message["more_body"]
+        more = message.get("more_body", False)
     return b"".join(chunks)
