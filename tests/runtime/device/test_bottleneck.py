@@ -1,13 +1,12 @@
 """A device sends the symbols of a bottleneck where that is best, and does without where a server lacks it."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from tests.exit_training.bottlenecks import profile, rated, small_network, stripes
-from tests.runtime.edge.edge_process import unencoded
+from tests.runtime.edge.edge_process import in_memory_node
 
 from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.codec.symbols import symbol_codec
@@ -15,11 +14,9 @@ from coinfer.runtime.device.config import DeviceError
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.preview import Preview
-from coinfer.runtime.edge.served_model import serve_graph
-from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
-from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireError, WireTensor
+from coinfer.runtime.protocol.messages import InferRequest, WireError, WireTensor
 from coinfer.runtime.transport.base import InMemoryTransport
 from coinfer.types import Hop, OffloadDecision, OffloadObservation, Route
 
@@ -31,23 +28,8 @@ GRAPH = rated({"code2": 80, "code4": 90})
 assert GRAPH.bottleneck is not None
 
 
-def node(graph: ModelGraph, seen: list[InferRequest]) -> Callable[[InferRequest], InferReply]:
-    """A server of a network, in memory; it notes the requests that are no preparation."""
-
-    def handle(request: InferRequest) -> InferReply:
-        if not request.warm:
-            seen.append(request)
-        service = EdgeService([serve_graph(graph, Executor(graph))])
-        try:
-            return asyncio.run(service.infer(request, unencoded))
-        finally:
-            service.close()
-
-    return handle
-
-
 def device(graph: ModelGraph, seen: list[InferRequest], **settings) -> Device:
-    transport = InMemoryTransport({"a:1": node(graph, seen)})
+    transport = InMemoryTransport({"a:1": in_memory_node(graph, seen)})
     return Device(GRAPH, servers=["a:1"], profile=profile(GRAPH), transport=transport, hedge=False, **settings)
 
 
@@ -109,7 +91,7 @@ def test_a_server_that_lost_the_bottleneck_costs_one_fallback():
     with device(GRAPH, seen) as ours:
         transport = ours._parts.client._transport
         assert isinstance(transport, InMemoryTransport)
-        transport._nodes = {"a:1": node(small_network(), seen)}
+        transport._nodes = {"a:1": in_memory_node(small_network(), seen)}
         result = ours.infer(PICTURES[0], policy=of_cut(ours, ("code4",)))
         assert result.executed_on == "device"
         assert "FAILED_PRECONDITION" in result.fallback
@@ -145,5 +127,5 @@ def test_without_servers_and_in_batches_nothing_needs_it():
 def test_a_server_refuses_what_are_no_symbols(data, problem):
     tensor = WireTensor("code4", "UINT8", (len(data),), data, codec=True)
     with pytest.raises(WireError, match=problem) as refused:
-        node(GRAPH, [])(InferRequest("small", (tensor,), ANSWER))
+        in_memory_node(GRAPH, [])(InferRequest("small", (tensor,), ANSWER))
     assert refused.value.code == "INVALID_ARGUMENT"

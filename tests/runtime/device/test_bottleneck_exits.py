@@ -1,12 +1,11 @@
 """A network with exits and a bottleneck: servers answer for the exits behind the code, the device for those before."""
 
-import asyncio
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from tests.exit_training.bottlenecks import bottleneck_with_exits, profile, stripes, with_accuracy
-from tests.runtime.edge.edge_process import unencoded
+from tests.runtime.edge.edge_process import in_memory_node
 from tests.tables import made_up_accuracy
 
 from coinfer.profile.accuracy import AccuracyTable, CascadePoint
@@ -14,11 +13,9 @@ from coinfer.runtime.device.device import Device
 from coinfer.runtime.device.objective import Objective
 from coinfer.runtime.device.planning.early_exit import ExitCascade, Stage, entropy, stages_before
 from coinfer.runtime.device.planning.preview import Preview
-from coinfer.runtime.edge.served_model import serve_graph
-from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import normalise
-from coinfer.runtime.protocol.messages import InferReply, InferRequest
+from coinfer.runtime.protocol.messages import InferRequest
 from coinfer.runtime.transport.base import InMemoryTransport
 from coinfer.types import Hop, OffloadDecision, OffloadObservation, Route
 
@@ -31,17 +28,7 @@ ACCURACY = AccuracyTable(**{**made_up_accuracy(GRAPH).model_dump(), "confidence"
 
 def device(seen: list[InferRequest], **settings) -> Device:
     """A device with a server in memory, whose requests are noted."""
-
-    def handle(request: InferRequest) -> InferReply:
-        if not request.warm:
-            seen.append(request)
-        service = EdgeService([serve_graph(GRAPH, Executor(GRAPH))])
-        try:
-            return asyncio.run(service.infer(request, unencoded))
-        finally:
-            service.close()
-
-    transport = InMemoryTransport({"a:1": handle})
+    transport = InMemoryTransport({"a:1": in_memory_node(GRAPH, seen)})
     given = {"profile": profile(GRAPH), "accuracy": ACCURACY, "transport": transport, "hedge": False} | settings
     return Device(GRAPH, servers=["a:1"], **given)
 

@@ -13,7 +13,9 @@ import numpy as np
 from coinfer.runtime.batch_profile import BatchProfile
 from coinfer.runtime.edge.grpc_server import GrpcFront
 from coinfer.runtime.edge.http_server import DEFAULT_LIMITS, HttpFront
-from coinfer.runtime.edge.served_model import ServedModel, Signature
+from coinfer.runtime.edge.served_model import ServedModel, Signature, serve_graph
+from coinfer.runtime.edge.service import EdgeService
+from coinfer.runtime.executor import Executor
 
 PROGRAM = "import sys; from coinfer.runtime.edge.server import *; sys.exit(run_edge(EdgeSettings({settings})))"
 READY = re.compile(r"coinfer edge ready grpc=(\S+)(?: http=(\S+))? models=")
@@ -88,6 +90,21 @@ def edge_thread(make_service, security=None, **more):
 async def unencoded(reply):
     """The reply of a service as it is."""
     return reply
+
+
+def in_memory_node(graph, seen):
+    """A server of a network for an `InMemoryTransport`; it notes the requests that are no preparation."""
+
+    def handle(request):
+        if not request.warm:
+            seen.append(request)
+        service = EdgeService([serve_graph(graph, Executor(graph))])
+        try:
+            return asyncio.run(service.infer(request, unencoded))
+        finally:
+            service.close()
+
+    return handle
 
 
 class AlwaysThere:
