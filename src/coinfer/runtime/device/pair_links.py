@@ -93,4 +93,4 @@ def link_question(node: str) -> InferRequest:
     Args:
         node: address of the other one.
     """
-    return InferRequest(PING_MODEL, (), route=(Hop(node, ("padding",), FLOAT32_BITS),))
+    return InferRequest(PING_MODEL, (), route=(Hop(node, ("padding",), FLOAT32_BITS),), short=True)

@@ -345,4 +345,5 @@ class RequestClient:
             outputs,
             fingerprint=self._graph.part(outputs).short_fingerprint,
             warm=True,
+            short=True,
         )

@@ -44,6 +44,7 @@ def request_message(
         route=tuple(further),
         bits=after.bits if further else None,
         deadline_s=deadline_s,
+        short=True,
     )
 
 

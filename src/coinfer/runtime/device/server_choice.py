@@ -98,6 +98,7 @@ def _question(parts: DeviceParts, plan: Plan, state: DeviceState, usable: Sequen
         fingerprint=parts.graph.short_fingerprint,
         deadline_s=plan.route.deadline_s,
         options=TaskOptions(tuple(rows), tuple(servers)),
+        short=True,
     )
 
 

@@ -14,12 +14,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coinfer.addresses import Address
 from coinfer.runtime.edge import metadata
-from coinfer.runtime.edge.inference_service import InferenceService, PortError, find_model, model_stats
+from coinfer.runtime.edge.inference_service import Encode, InferenceService, PortError, find_model, model_stats
 from coinfer.runtime.edge.peer_limit import CallLimits, PeerLimit, peer_host
 from coinfer.runtime.edge.security import Security, listen
 from coinfer.runtime.edge.served_model import ModelInfo
 from coinfer.runtime.protocol import protobuf
-from coinfer.runtime.protocol.messages import InferReply, WireError, check_size
+from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireError, check_size
 from coinfer.runtime.protocol.metadata import (
     message_bytes,
     repository_request,
@@ -114,12 +114,17 @@ class Handlers(grpc.GenericRpcHandler):
 
     async def _infer(self, message: bytes) -> bytes:
         request = protobuf.parse_request(message, self._service.limit_bytes)
-        return await self._service.infer(request, self._encode)
+        return await self._service.infer(request, self._encode_for(request))
 
-    async def _encode(self, reply: InferReply) -> bytes:
-        message = protobuf.reply_bytes(reply)
-        check_size(len(message), self._service.limit_bytes)
-        return message
+    def _encode_for(self, request: InferRequest) -> Encode[bytes]:
+        """Return what makes the message of the reply to a request."""
+
+        async def encode(reply: InferReply) -> bytes:
+            message = protobuf.reply_bytes(reply._replace(short=request.short))
+            check_size(len(message), self._service.limit_bytes)
+            return message
+
+        return encode
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answer the requests of a stream in order; a failed one gets its error, the stream goes on."""
@@ -130,7 +135,7 @@ class Handlers(grpc.GenericRpcHandler):
             try:
                 request = protobuf.parse_request(message, self._service.limit_bytes)
                 id = request.id
-                reply = stream_reply(await self._service.infer(request, self._encode))
+                reply = stream_reply(await self._service.infer(request, self._encode_for(request)))
             except WireError as error:
                 reply = stream_error(id, f"[{error.code}] {error.message}")
                 self._service.metrics.count_answer("grpc_stream", error.code, len(message))

@@ -160,6 +160,8 @@ class InferRequest(NamedTuple):
     priority: int = DEFAULT_PRIORITY
     """Of requests that wait, those of the smallest number are served first."""
     objective: RequestedObjective = ANY_OBJECTIVE
+    short: bool = False
+    """Between coinfer's nodes: gRPC carries parameters in the short form (`short_form.py`), and so does the reply."""
 
 
 class LoadReport(NamedTuple):
@@ -222,6 +224,8 @@ class InferReply(NamedTuple):
     """Of the options of the request."""
     details: Mapping[str, str | int | float] = MappingProxyType({})
     """Further parameters, for people: of a gateway's reply, or `batch`, how many requests an edge server ran as one."""
+    short: bool = False
+    """Over gRPC, in the short form: without names of model and version, which whoever asked knows."""
 
 
 def from_array(name: str, array: np.ndarray) -> WireTensor:

@@ -41,6 +41,7 @@ from coinfer.runtime.protocol.protobuf_types import (
     TensorMessage,
     TensorMessages,
 )
+from coinfer.runtime.protocol.short_form import SHORT, lengthen_reply, read_request, request_text, shorten_reply
 from coinfer.runtime.protocol.task_options import options_json
 from coinfer.units import BITS_PER_BYTE
 
@@ -103,11 +104,15 @@ def parse_request(message: bytes, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Inf
 def _parse_rest(rest: bytes) -> tuple[InferRequest, tuple[TensorHeader, ...], TensorMessages]:
     """Return what a request's message without its raw contents says: the request and the headers of its inputs."""
     proto = _message(INFER_REQUEST, rest, "ModelInferRequest")
+    inputs, parameters = _descriptions(proto.inputs), _parameters(proto)
+    is_short = SHORT in parameters
+    if is_short:
+        said = read_request(parameters[SHORT])
+        parameters = {**said.parameters, **parameters}
+        inputs = [_as_payload(tensor) for tensor in inputs] if said.payloads else inputs
     outputs = [TensorDescription(output.name, _parameters(output)) for output in proto.outputs]
-    request, headers = check_request(
-        proto.model_name, proto.model_version, proto.id, _descriptions(proto.inputs), outputs, _parameters(proto)
-    )
-    return request, headers, proto.inputs
+    request, headers = check_request(proto.model_name, proto.model_version, proto.id, inputs, outputs, parameters)
+    return request._replace(short=is_short), headers, proto.inputs
 
 
 _parse_rest_cached = lru_cache(CACHED_HEADERS)(_parse_rest)
@@ -115,14 +120,16 @@ _parse_rest_cached = lru_cache(CACHED_HEADERS)(_parse_rest)
 
 def _request_header(request: InferRequest) -> InferMessage:
     proto = INFER_REQUEST(model_name=request.model, model_version=request.version, id=request.id)
+    payloads = request.short and all(tensor.codec for tensor in request.inputs)
     for tensor in request.inputs:
-        _describe(proto.inputs.add(), tensor)
+        _describe(proto.inputs.add(), tensor, is_marked=not payloads)
     for name in request.outputs:
         proto.outputs.add().name = name
-    if request.fingerprint:
-        proto.parameters["fingerprint"].string_param = request.fingerprint
-    if request.deadline_s < math.inf:
-        proto.parameters["deadline_s"].double_param = request.deadline_s
+    if request.short:
+        text = request_text(request.deadline_s, payloads, request.fingerprint)
+        proto.parameters[SHORT].string_param = text
+    else:
+        _name_parameters(proto, request)
     if request.route:
         proto.parameters["route"].string_param = route_json(request.route)
     if request.bits is not None:
@@ -142,6 +149,14 @@ def _request_header(request: InferRequest) -> InferMessage:
         if limit is not None:
             proto.parameters[name].double_param = limit
     return proto
+
+
+def _name_parameters(proto: InferMessage, request: InferRequest) -> None:
+    """Write under their names what the short form has fields for."""
+    if request.fingerprint:
+        proto.parameters["fingerprint"].string_param = request.fingerprint
+    if request.deadline_s < math.inf:
+        proto.parameters["deadline_s"].double_param = request.deadline_s
 
 
 def reply_bytes(reply: InferReply) -> bytes:
@@ -177,28 +192,33 @@ def parse_reply(message: bytes) -> InferReply:
         rest, raws = _split(message, _RAW_OUTPUTS_FIELD, "ModelInferResponse")
         proto = _message(INFER_REPLY, rest, "ModelInferResponse")
         outputs = _tensors(check_tensors(_descriptions(proto.outputs), "output"), proto.outputs, raws)
-        parameters = _parameters(proto)
+        said = _parameters(proto)
+        parameters = lengthen_reply(said)
         times, load, executed = parse_reply_parameters(parameters)
         cold, choice = cold_pieces(parameters), choice_of(parameters)
     except WireError as error:
         raise WireError("INTERNAL", f"damaged reply: {error.message}", "bad_reply") from None
     reply = InferReply(proto.model_name, outputs, proto.id, proto.model_version, load=load, executed=executed)
-    return reply._replace(cold=cold, choice=choice, **times)
+    return reply._replace(cold=cold, choice=choice, short=SHORT in said, **times)
 
 
 def _reply_header(reply: InferReply) -> InferMessage:
-    proto = INFER_REPLY(model_name=reply.model, model_version=reply.version, id=reply.id)
+    if reply.short:
+        proto, parameters = INFER_REPLY(id=reply.id), shorten_reply(reply_parameters(reply))
+    else:
+        proto = INFER_REPLY(model_name=reply.model, model_version=reply.version, id=reply.id)
+        parameters = reply_parameters(reply)
     for tensor in reply.outputs:
         _describe(proto.outputs.add(), tensor)
-    for name, value in reply_parameters(reply).items():
+    for name, value in parameters.items():
         setattr(proto.parameters[name], _PARAMETER_KINDS[type(value)], value)
     return proto
 
 
-def _describe(proto: TensorMessage, tensor: WireTensor) -> None:
+def _describe(proto: TensorMessage, tensor: WireTensor, is_marked: bool = True) -> None:
     proto.name, proto.datatype = tensor.name, tensor.datatype
     proto.shape.extend(tensor.shape)
-    if tensor.codec:
+    if tensor.codec and is_marked:
         proto.parameters[CODEC_PARAMETER].bool_param = True
 
 
@@ -206,6 +226,10 @@ def _descriptions(tensors: TensorMessages) -> list[TensorDescription]:
     return [
         TensorDescription(tensor.name, _parameters(tensor), tensor.datatype, tuple(tensor.shape)) for tensor in tensors
     ]
+
+
+def _as_payload(tensor: TensorDescription) -> TensorDescription:
+    return tensor._replace(parameters={**tensor.parameters, CODEC_PARAMETER: True})
 
 
 def _parameters(proto: InferMessage | TensorMessage) -> dict[str, object]:

@@ -90,7 +90,7 @@ def ping_request(size_bytes: int) -> InferRequest:
     Args:
         size_bytes: padding that it carries.
     """
-    return InferRequest(PING_MODEL, (WireTensor("padding", "UINT8", (size_bytes,), bytes(size_bytes)),))
+    return InferRequest(PING_MODEL, (WireTensor("padding", "UINT8", (size_bytes,), bytes(size_bytes)),), short=True)
 
 
 class InMemoryTransport:
@@ -211,7 +211,7 @@ class ShapedTransport:
             return self._inner.ping(node, left_s, size_bytes)
 
         def size_of(pong: Pong) -> float:
-            return reply_bits(InferReply(PING_MODEL, (), load=LoadReport(0.0, 0, 0)))
+            return reply_bits(InferReply(PING_MODEL, (), load=LoadReport(0.0, 0, 0), short=True))
 
         def close(pong: Pong, upload_s: float, download_s: float) -> Pong:
             return pong._replace(round_trip_s=pong.round_trip_s + upload_s + download_s)

@@ -35,10 +35,11 @@ def message_bits(graph: ModelGraph, piece: Piece) -> float:
     cut, outputs = piece
     part = graph.part(cut)
     inputs = tuple(WireTensor(name, "UINT8", (1000,), b"", codec=True) for name in cut)
-    request = InferRequest(graph.name, inputs, outputs, fingerprint=part.short_fingerprint, deadline_s=_SECONDS)
+    fingerprint = part.short_fingerprint
+    request = InferRequest(graph.name, inputs, outputs, fingerprint=fingerprint, deadline_s=_SECONDS, short=True)
     answers = tuple(pack(name, np.zeros(part.tensors[name].shape, part.tensors[name].dtype), None) for name in outputs)
     load, name = LoadReport(_SECONDS, 1, 1), graph.name
-    reply = InferReply(name, answers, queue_s=_SECONDS, server_s=_SECONDS, codec_s=_SECONDS, load=load)
+    reply = InferReply(name, answers, queue_s=_SECONDS, server_s=_SECONDS, codec_s=_SECONDS, load=load, short=True)
     return float(request_bits(request) + reply_bits(reply))
 
 
