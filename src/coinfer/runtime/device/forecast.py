@@ -24,7 +24,21 @@ SLACK_S = 0.02
 
 
 def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: float) -> float:
-    """Return the expected time of a piece on a server.
+    """Return the expected time of a piece on a server (`services_now_s`).
+
+    Args:
+        server: present estimate.
+        work: what it would compute.
+        profiled_s: time on the profiled machine.
+        now_s: on the device's clock.
+    """
+    return services_now_s(server, (work,), (profiled_s,), now_s)[0]
+
+
+def services_now_s(
+    server: ServerEstimate, works: Sequence[Work], profiled_s: Sequence[float], now_s: float
+) -> list[float]:
+    """Return the expected time of each of some pieces on a server.
 
     A measured piece takes its mean time, which decays to its fastest one while there is no news, and that, more slowly,
     to what a piece takes that was never measured: the profiled time, scaled by how slow the server is. A piece that it
@@ -33,21 +47,26 @@ def service_now_s(server: ServerEstimate, work: Work, profiled_s: float, now_s: 
 
     Args:
         server: present estimate.
-        work: what it would compute.
-        profiled_s: time on the profiled machine.
+        works: what it would compute.
+        profiled_s: time of each on the profiled machine.
         now_s: on the device's clock.
     """
+    scale = min(server.scale, 1.0)
+    scale += _weight(now_s - server.scale_s, server.scale_runs) * (server.scale - scale)
+    return [_service_s(server, work, one_s * scale, now_s) for work, one_s in zip(works, profiled_s, strict=True)]
+
+
+def _service_s(server: ServerEstimate, work: Work, scaled_s: float, now_s: float) -> float:
+    """Return the expected time of a piece that would take `scaled_s` if it was never measured."""
     if work.piece in server.lacks:
         return math.inf
     load_s = server.cold.get(work.piece, 0.0)
     load_s *= _weight(now_s - server.cold_s) if load_s else 0.0
-    scale = min(server.scale, 1.0)
-    scale += _weight(now_s - server.scale_s, server.scale_runs) * (server.scale - scale)
     known = server.service.get(work)
     if known is None:
-        return profiled_s * scale + load_s
+        return scaled_s + load_s
     age_s = now_s - known.at_s
-    hoped_s = min(profiled_s * scale, known.fastest_s) if profiled_s > 0 else known.fastest_s
+    hoped_s = min(scaled_s, known.fastest_s) if scaled_s > 0 else known.fastest_s
     best_s = hoped_s + _weight(age_s, known.runs) * (known.fastest_s - hoped_s)
     return best_s + _weight(age_s) * (known.mean_s - known.fastest_s) + load_s
 

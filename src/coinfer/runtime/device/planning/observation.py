@@ -11,7 +11,14 @@ from coinfer.physics import latency
 from coinfer.physics.latency import offload_latency_s
 from coinfer.physics.radio import upload_s
 from coinfer.runtime.device.estimate import ServerEstimate, Work
-from coinfer.runtime.device.forecast import link_wait_s, room_now, server_wait_s, service_now_s, standing_wait_s, usable
+from coinfer.runtime.device.forecast import (
+    link_wait_s,
+    room_now,
+    server_wait_s,
+    services_now_s,
+    standing_wait_s,
+    usable,
+)
 from coinfer.runtime.device.planning.sized import Sizes
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
@@ -46,14 +53,11 @@ def observe(
     """
     count, n = len(options.bits), len(servers)
     device_s = options.device_s * device_scale
-    pieces, profiled_s = options.pieces, options.server_s[:, 0].tolist()
-    server_s = np.empty((count, n))
-    for j, server in enumerate(servers):
-        beside_s = server.link.round_trip_s + standing_wait_s(server, now_s)
-        server_s[:, j] = [
-            math.inf if piece in server.lacks else service_now_s(server, Work(piece, sizes), one_s, now_s) + beside_s
-            for piece, one_s in zip(pieces, profiled_s, strict=True)
-        ]
+    works, profiled_s = [Work(piece, sizes) for piece in options.pieces], options.server_s[:, 0].tolist()
+    services_s = [services_now_s(server, works, profiled_s, now_s) for server in servers]
+    standing_s = np.array([standing_wait_s(server, now_s) for server in servers])
+    beside_s = np.array([server.link.round_trip_s for server in servers]) + standing_s
+    server_s = np.array(services_s).reshape(n, count).T + beside_s
     return OffloadObservation(
         option_device_s=device_s[None],
         option_upload_bits=options.upload_bits[None],
@@ -65,7 +69,7 @@ def observe(
         deadline_s=np.array([deadline_s]),
         uplink_bps=np.array([[server.link.rate_bps for server in servers]]).reshape(1, n),
         device_backlog_s=np.array([device_backlog_s]),
-        server_backlog_s=np.array([server_wait_s(one, now_s) - standing_wait_s(one, now_s) for one in servers]),
+        server_backlog_s=np.array([server_wait_s(server, now_s) for server in servers]) - standing_s,
         server_room=np.array([room_now(server, now_s) if usable(server, now_s) else 0.0 for server in servers]),
         energy_left_j=np.array([energy_j]),
         observation_age_s=np.array([now_s - server.reported_s for server in servers]),
