@@ -57,3 +57,9 @@ def test_profile_measures_what_scenarios_read(tmp_path: Path):
     assert 1e-5 < table.whole_s < 1
     text = output("check", "campus", "--set", f"models.0.network={path}")
     assert "networks" in text
+
+
+def test_profile_finds_out_first_whether_it_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("coinfer.runtime.profiling.measure_with_codec", lambda *_: pytest.fail("measured first"))
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*nowhere/table\.json'"):
+        output("profile", "alexnet-cifar", "-o", str(tmp_path / "nowhere" / "table.json"))

@@ -1,6 +1,7 @@
 """A bottleneck learns what the network knows, goes on exactly where it was stopped, and is one ONNX file."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ from coinfer.exit_training.bottleneck.nets import (
 from coinfer.exit_training.bottleneck.places import place_for
 from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
 from coinfer.exit_training.bottleneck.train import CHECKPOINT, save, train
-from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer
+from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer, bottleneck_modules
 from coinfer.graph.bottleneck import with_bottleneck
 from coinfer.graph.ir import GraphError
 from coinfer.graph.open_model import open_model
@@ -180,6 +181,22 @@ def test_no_bottleneck_is_refused(tmp_path):
 def test_places_that_do_not_do_are_named(source, target, problem):
     with pytest.raises(TrainingError, match=problem):
         place_for(GRAPH, SETTINGS, source, target)
+
+
+def test_a_share_that_no_encoder_keeps_is_refused_with_the_smallest_one():
+    with pytest.raises(TrainingError, match=r"the smallest encoder from 'input' to 'pool2' needs") as refused:
+        place_for(GRAPH, replace(SETTINGS, device_share=0.001))
+    found = re.search(r"a --device-share of ([\d.]+), got 0\.001$", str(refused.value))
+    assert found is not None
+    least = float(found[1])
+    enough = replace(SETTINGS, device_share=least)
+    assert place_for(GRAPH, enough) == PLACE
+    encoder, _ = bottleneck_modules(GRAPH, PLACE, enough)
+    assert least - 0.001 < sum(shape.work_flop for shape in encoder.shapes) / GRAPH.work_flop <= least
+    with pytest.raises(TrainingError, match="needs a --device-share"):
+        place_for(GRAPH, replace(SETTINGS, device_share=least - 0.001))
+    with pytest.raises(TrainingError, match="needs a --device-share"):
+        search.candidates(GRAPH, replace(SETTINGS, device_share=0.001))
 
 
 def test_places_of_the_zoo_networks():

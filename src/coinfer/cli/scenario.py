@@ -111,6 +111,7 @@ def profile(
 
     Example: [bold]coinfer scenario profile mymodel.onnx -o mymodel.json[/bold]
     """
+    from coinfer.files import check_writable
     from coinfer.graph.open_model import open_model
     from coinfer.graph.zoo import early_exits
     from coinfer.options.network import network_table
@@ -122,6 +123,7 @@ def profile(
         if model in early_exits.EXITS
         else open_model(model, parse_shapes(shape), limits=parse_limits(limit))
     )
+    check_writable(output)
     chains = [graph.pruned((name,)) for name in graph.outputs]
     with console.status(f"measuring {graph.name}") as status:
         tables = []

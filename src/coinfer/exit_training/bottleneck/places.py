@@ -1,6 +1,9 @@
 """Where a bottleneck goes: as named, or at an early place that leaves the encoder enough work."""
 
+import math
+
 from coinfer.errors import TrainingError
+from coinfer.exit_training.bottleneck.nets import WIDTHS, encoder_shapes
 from coinfer.exit_training.bottleneck.settings import BottleneckSettings, Place
 from coinfer.graph.ir import GraphError, ModelGraph
 
@@ -24,7 +27,7 @@ def place_for(graph: ModelGraph, settings: BottleneckSettings, source: str = "",
             `MAX_SIDE_SHARE` of the input's.
 
     Raises:
-        TrainingError: if there is no such place.
+        TrainingError: if there is no such place, or even the narrowest encoder exceeds the device's share.
     """
     one = graph.pruned(graph.outputs[-1:])
     source = source or one.inputs[0]
@@ -38,7 +41,27 @@ def place_for(graph: ModelGraph, settings: BottleneckSettings, source: str = "",
     _check_map(one, targets[0])
     if not _follows(one, source, targets[0]):
         raise TrainingError(f"{graph.name}: the rest of it does not follow from {targets[0]!r} alone behind {source!r}")
-    return Place(source, targets[0], one.outputs[0])
+    place = Place(source, targets[0], one.outputs[0])
+    if (least := smallest_share(graph, place, settings)) > settings.device_share:
+        raise TrainingError(
+            f"{graph.name}: the smallest encoder from {place.source!r} to {place.target!r} needs a --device-share of "
+            f"{math.ceil(1000 * least) / 1000:g}, got {settings.device_share:g}"
+        )
+    return place
+
+
+def smallest_share(graph: ModelGraph, place: Place, settings: BottleneckSettings) -> float:
+    """Return the arithmetic up to the code with the narrowest encoder, over that of the whole network.
+
+    Args:
+        graph: the network.
+        place: where the bottleneck goes.
+        settings: gives the channels of the code.
+    """
+    one = graph.pruned((place.output,))
+    source, target = one.tensors[place.source].shape, one.tensors[place.target].shape
+    shapes = encoder_shapes(source[1], source[2], target[2], WIDTHS[0], settings.channels[-1])
+    return (_done_flop(one, place.source) + sum(shape.work_flop for shape in shapes)) / one.work_flop
 
 
 def exits_behind(graph: ModelGraph, target: str) -> tuple[str, ...]:
@@ -62,6 +85,8 @@ def _is_enough(graph: ModelGraph, target: str, output: str) -> bool:
 def candidates(graph: ModelGraph, settings: BottleneckSettings, source: str = "") -> list[Place]:
     """Return the places that are worth trying: for each side of a code, the first feature map that has it.
 
+    Places whose narrowest encoder exceeds the device's share are left out.
+
     Args:
         graph: the network; its last output is answered.
         settings: `device_share` bounds what the device computes before the encoder.
@@ -80,7 +105,8 @@ def candidates(graph: ModelGraph, settings: BottleneckSettings, source: str = ""
         _check_source(one, settings, name)
         fitting = [target for target in _targets(one, name) if _follows(one, name, target)]
         sides = {one.tensors[target].shape[2]: target for target in reversed(fitting)}
-        places += [Place(name, sides[side], one.outputs[0]) for side in sorted(sides) if side >= MIN_SIDE]
+        found = [Place(name, sides[side], one.outputs[0]) for side in sorted(sides) if side >= MIN_SIDE]
+        places += [place for place in found if smallest_share(graph, place, settings) <= settings.device_share]
     return places or [place_for(graph, settings, source)]
 
 
