@@ -1,5 +1,6 @@
 """What codes cost is measured in the pieces that run, once for each bottleneck."""
 
+import itertools
 import time
 
 import numpy as np
@@ -31,6 +32,16 @@ def test_codes_are_measured_and_known_by_their_bottleneck():
         assert min(times.device_s, times.server_s, times.encode_s, times.decode_s) > 0
         assert times.size_bits == 8 * (code.size_bytes or 0)
     assert measure_codes(small_network(), samples(), time.thread_time) is None
+
+
+def test_time_of_the_processor_counts_not_what_a_busy_machine_adds(monkeypatch: pytest.MonkeyPatch):
+    """A thread's clock that shows one more second each time it is read: every piece takes one of them."""
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "thread_time", lambda: float(next(ticks)))
+    found = measure_codes(bottleneck_with_exits(), samples(), time.thread_time)
+    assert found is not None
+    for times in found.codes:
+        assert [times.device_s, times.server_s, *times.earlier_s.values()] == [1.0, 1.0, 1.0]
 
 
 def test_a_table_of_before_gets_what_it_lacks():

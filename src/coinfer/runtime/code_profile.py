@@ -45,13 +45,13 @@ def measure_codes(
     for k in range(WARM_UP + RUNS):
         progress(k, WARM_UP + RUNS, "measuring codes")
         for i, (code, codec) in enumerate(zip(codes, codecs, strict=True)):  # in turns: what disturbs, disturbs all
-            symbols, device_s = executor.run(dict(samples[k % len(samples)]), (code.tensor,))
+            symbols, device_s = executor.measure(samples[k % len(samples)], (code.tensor,))
             began_s = clock()
             payload = codec.encode(symbols[code.tensor])
             encoded_s = clock()
             received = codec.decode(payload, limit_bytes=symbols[code.tensor].size)
             decoded_s = clock()
-            server_s = [executor.run({code.tensor: received}, (answer.tensor,))[1] for answer in code.answers]
+            server_s = [executor.measure({code.tensor: received}, (answer.tensor,))[1] for answer in code.answers]
             runs_s[i, k] = device_s, encoded_s - began_s, decoded_s - encoded_s, *server_s
             sizes_bytes[i, k] = len(payload)
     found = []

@@ -165,11 +165,32 @@ class Executor:
         runner = self._runner(tuple(inputs), missing)
         if not missing:
             return {name: passed[name] for name in outputs}, 0.0
-        clock = time.thread_time if self._own_thread else time.perf_counter
         sleep = time.sleep if abort is None else abort.event.wait
-        values, took_s = emulate_slowdown(lambda: runner(inputs, abort), self.slowdown, clock, sleep)
+        values, took_s = emulate_slowdown(lambda: runner(inputs, abort), self.slowdown, self._clock, sleep)
         computed = passed | dict(zip(missing, values, strict=True))
         return {name: computed[name] for name in outputs}, took_s
+
+    def measure(self, inputs: Arrays, outputs: Sequence[str]) -> tuple[dict[str, np.ndarray], float]:
+        """Compute tensors from others, not slowed; return them by name, and the seconds for a profile.
+
+        With one thread the processor time counts, so that other load on the machine does not.
+
+        Args:
+            inputs: arrays by name.
+            outputs: names of the tensors to compute, none of which is an input.
+
+        Raises:
+            RequestError: if the outputs do not follow from the inputs.
+        """
+        runner, clock = self._runner(tuple(inputs), tuple(outputs)), self._clock
+        began_s = clock()
+        values = runner(inputs, None)
+        took_s = clock() - began_s
+        return dict(zip(outputs, values, strict=True)), took_s
+
+    @property
+    def _clock(self) -> Callable[[], float]:
+        return time.thread_time if self._own_thread else time.perf_counter
 
     def check(self, inputs: Arrays) -> Mapping[str, int]:
         """Check names, dtypes, shapes and the common sizes of free axes of inputs.
@@ -285,8 +306,7 @@ class Executor:
         profile = cache.get(label)
         if profile is None:
             runner = self._runner(*key)
-            clock = time.thread_time if self._own_thread else time.perf_counter
-            profile = measure_batches(part, *key, lambda arrays: runner(arrays, None), clock)
+            profile = measure_batches(part, *key, lambda arrays: runner(arrays, None), self._clock)
             cache.put(label, profile)
         self._batches[key] = profile.limited(limit)
         return self._batches[key]
