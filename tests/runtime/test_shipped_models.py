@@ -31,11 +31,14 @@ def test_it_knows_pictures_classes_and_codes(name: str):
     assert graph.image is not None
     assert len(set(labels_of(graph))) == 10
     assert graph.bottleneck is not None
-    assert graph.bottleneck.outputs == graph.outputs[-1:]
-    found = [code.answers[-1].accuracy for code in graph.bottleneck.codes]
-    sizes, right = [one.size_bytes for one in found if one], [one.correct for one in found if one]
-    assert (len(sizes), sizes, right) == (2, sorted(sizes), sorted(right))
-    AccuracyTable.load(pretrained.accuracy_file(name)).check(graph)
+    assert graph.bottleneck.outputs == graph.outputs[-2:], "those behind the codes"
+    table = AccuracyTable.load(pretrained.accuracy_file(name))
+    table.check(graph)
+    for k, exit_ in enumerate(range(len(graph.outputs))[-2:]):
+        found = [code.answers[k].accuracy for code in graph.bottleneck.codes]
+        sizes, right = [one.size_bytes for one in found if one], [one.correct for one in found if one]
+        assert (len(sizes), sizes, right) == (2, sorted(sizes), sorted(right))
+        assert {one.plain for one in found if one} == {table.exits[exit_]}
 
 
 def test_a_code_of_resnet12_loses_at_most_a_point():
