@@ -70,7 +70,7 @@ def main() -> None:
         }
         for rate in RATES_BYTE_PER_S:
             for own in links.values():
-                own[edge.address] = Link(Trace.constant(BITS_PER_BYTE * rate), WallClock(), burst_bits=0.0)
+                own[edge.address] = constant_link(rate)
             found = at_rate(devices, rate, some, parsed.requests)
             rows += [row(name, rate, results) for name, results in found.items()]
             show(rows[-len(found) :])
@@ -79,11 +79,15 @@ def main() -> None:
     write(rows, ratios, parsed)
 
 
+def constant_link(rate_byte_per_s: float) -> Link:
+    return Link(Trace.constant(BITS_PER_BYTE * rate_byte_per_s), WallClock(), burst_bits=0.0)
+
+
 def device_for(parsed: argparse.Namespace, address: str, links: dict[str, Link], quality: int | None) -> Device:
     graph = open_model(parsed.model)
     accuracy = accuracy_for(graph, parsed.accuracy, Objective())
     assert accuracy is not None, "the network has no accuracy table"
-    links[address] = Link(Trace.constant(1e7), WallClock(), burst_bits=0.0)
+    links[address] = constant_link(RATES_BYTE_PER_S[0])
     return Device(
         graph,
         servers=[address],
