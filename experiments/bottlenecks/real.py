@@ -38,7 +38,7 @@ from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 from coinfer.units import BITS_PER_BYTE
 
 RESULTS = Path(__file__).resolve().parent / "results"
-RATES_BYTE_PER_S = (7e3, 1e4, 1.5e4, 2e4, 3e4, 5e4, 7e4, 1e5, 1.5e5, 2e5, 5e5, 1e6, 2e6, 5e6)
+RATES_BYTE_PER_S = (7.5e3, 1e4, 1.5e4, 2e4, 3e4, 5e4, 7.5e4, 1e5, 1.5e5, 2e5, 5e5, 1e6, 2e6, 5e6)
 WITH, WITHOUT = "planner with bottleneck", "planner without"
 SETTLING = 6
 RESAMPLES = 2000

@@ -94,6 +94,17 @@ def test_a_link_is_probed_with_what_it_carries_in_a_moment():
     assert is_probe_due(fast, 7.9, 0.0, 10.0)
 
 
+def test_no_probe_waits_behind_an_upload_unless_the_server_has_failed():
+    """40 kbit/s, 100 kbit under way: 2.5 s in which a probe would wait."""
+    known = est.after_reply(est.first_server(4e4, 0.0), 0.0, 4.0, 0.0)
+    busy = est.after_send(known, size_bits=1e5, service_s=0.1, now_s=0.0)
+    assert is_probe_due(known, 0.0, 2.0, 2.0)
+    assert not is_probe_due(busy, 0.0, 0.0, 2.4)
+    assert is_probe_due(busy, 0.0, 0.0, 2.6), "it should have arrived"
+    assert is_probe_due(est.after_failure(busy, 1.0), 0.0, 0.0, 1.0)
+    assert is_probe_due(est.after_end(busy, 1.0), 0.0, 0.0, 1.0)
+
+
 def test_a_probe_that_is_lost_on_a_slow_link_says_how_slow_it_is():
     server = est.after_reply(est.first_server(10e6, 0.0), 0.0, 4.0, 0.0)
     late = after_lost_probe(server, 16_000, 2.0)

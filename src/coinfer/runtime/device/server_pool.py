@@ -291,6 +291,9 @@ def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: 
     """Return true if a server should be probed now, as it does not rest: it is suspect, silent for a while, or its link
     has turned out to be faster than was believed, by an unknown factor.
 
+    A server that has not failed is left alone while something is expected to be on its way to it: the probe would wait
+    behind that, and look like the silence of a server that is gone.
+
     Args:
         server: present estimate.
         heard_s: when it last answered.
@@ -301,7 +304,8 @@ def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: 
     probe_s = 0.0 if is_slow(server) else bits_of_bytes(PROBE_BYTES[0]) / server.link.rate_bps
     interval_s = max(PROBE_INTERVAL_S, idle_s, probe_s / MAX_PROBE_SHARE)
     is_quiet = now_s - max(server.link.at_s, heard_s) > interval_s
-    return (is_quiet or is_suspect(server) or server.link.is_bound) and now_s >= server.down_until_s
+    is_free = server.failures > 0 or now_s >= server.link_free_s
+    return ((is_free and (is_quiet or server.link.is_bound)) or is_suspect(server)) and now_s >= server.down_until_s
 
 
 def is_slow(server: ServerEstimate) -> bool:
