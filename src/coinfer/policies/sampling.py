@@ -9,6 +9,8 @@ from torch import Tensor
 
 from coinfer.physics import random
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 def uniform(seed: int, call: int, shape: tuple[int, ...] | torch.Size, device: torch.device | None = None) -> Tensor:
     """Return numbers in [0, 1), float32.
@@ -25,6 +27,21 @@ def uniform(seed: int, call: int, shape: tuple[int, ...] | torch.Size, device: t
     place = torch.arange(torch.Size(shape).numel(), device=device).reshape(shape)
     stream = random.key(random.key(place.new_tensor(0), seed), call)
     return random.uniform(random.bits(stream, place), torch.float32)
+
+
+def spread(first: Tensor, count: int) -> Tensor:
+    """Return numbers in [0, 1) that follow a first one by steps of the golden section, [.., count].
+
+    Each of them is uniform if the first is, and any few neighbours lie evenly over the whole range: tasks that draw
+    from one distribution with them are shared out in its proportions, which independent draws miss by chance.
+
+    Args:
+        first: [..] real numbers; only their fractions matter.
+        count: of the numbers.
+    """
+    step = torch.arange(count, device=first.device, dtype=first.dtype) * _GOLDEN
+    numbers = (first - first.floor())[..., None] + step
+    return numbers - numbers.floor()
 
 
 def pick(mask: Tensor, drawn: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from coinfer.errors import TrainingError
 from coinfer.evaluate.policy_files import open_policy, tensor_blocks_policy
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.heuristics.blocks import scheduled_free_s
+from coinfer.policies.learned.actor_critic import ActorCriticNet
 from coinfer.policies.learned.blocks.features import BlocksHeads, paper_state, queue_state, width
 from coinfer.policies.learned.blocks.place_scores import PlaceScores, predicted_state
 from coinfer.policies.learned.blocks.policy import BlocksNetPolicy
@@ -64,6 +65,20 @@ def test_learns_to_leave_slow_devices(name):
     for policy in trained.policies:
         learned_s = run_policy(world, name, 2, 1, lambda seed, policy=policy: policy).measures["mean_s"].mean()
         assert learned_s < 0.4 * random_s
+
+
+def test_drawn_decisions_share_tasks_out_and_leave_a_lone_one_its_best_place():
+    """A network of zeros: all five places are equally good."""
+    heads, tasks = BlocksHeads(2, 4), 20
+    seen = observation((f"tasks_per_slot={tasks}", f"arrivals.tasks={tasks}", "slots=12", "blocks=2"))
+    net = ActorCriticNet(width(paper_state, 2, 4), 2, 5, tasks, True, (4,))
+    policy = BlocksNetPolicy(net, torch.zeros(net.size), paper_state, heads, sampled=True)
+    place = policy(seen).place
+    assert (place == place[..., :1]).all(), "the blocks of a task stay together"
+    assert (torch.nn.functional.one_hot(place[..., 0], 5).sum(-2) - tasks / 5).abs().max() <= 2
+    assert len(place[:, 0, 0].unique()) > 1, "slots begin anywhere"
+    alone = seen._replace(task_mask=torch.arange(tasks).expand(5, -1) == 3)
+    assert (policy(alone).place[:, 3] == 0).all()
 
 
 @pytest.mark.parametrize("name", SCHEMES)

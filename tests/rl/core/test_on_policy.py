@@ -61,6 +61,30 @@ def choices(learner: ActorCritic, sign: int) -> list[int]:
     return learner.act(seen, 0, explore=False).flatten().tolist()
 
 
+@pytest.mark.parametrize("coherent", [True, False])
+def test_coherent_draws_keep_the_heads_of_a_unit_together(coherent):
+    """An untrained network of zeros: every head gives four choices the same probability."""
+    heads, units, worlds = 5, 60, 8
+    net = ActorCriticNet(2, heads, 4, units, by_unit=True, trunk=(4,))
+    learner = a3c.make_learner(A3C, net, SEEDS, coherent=coherent)
+    with torch.no_grad():
+        learner.flat.zero_()
+    shape = (len(learner.keys), worlds, units * heads)
+    seen = Observation(
+        torch.zeros(*shape[:2], units, 2), torch.ones(*shape, 4, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
+    )
+    action = learner.act(seen, 0).unflatten(-1, (units, heads))
+    together = (action == action[..., :1]).all(-1).double().mean().item()
+    tasks = torch.nn.functional.one_hot(action[..., 0], 4).sum(-2)  # of each choice in each world
+    if coherent:
+        assert together == 1
+        assert (tasks - units / 4).abs().max() <= 2
+        assert len(action[:, :, 0, 0].unique()) == 4, "worlds and learners begin anywhere"
+    else:
+        assert together < 0.1
+        assert (tasks - units / 4).abs().max() > 3
+
+
 def test_k_step_returns_and_generalised_advantages_by_hand():
     """Three steps of one world: rewards 1, 2, 4; values 10, 20, 30, then 40; the second step ends by its time limit,
     and the value after it is 50."""

@@ -9,6 +9,7 @@ Departures, and what the paper leaves open:
   a minibatch is a rollout of a worker, `horizon` times `worlds` slots.
 - It names a random exploration that falls from 1 to 0.01 beside the entropy. The policy is random itself; only the
   entropy is kept, with a weight of our choice.
+- All heads of a task draw with one random number (`rl.core.on_policy`).
 - In deterministic mode all workers copy the central parameters, play and differentiate at the same time, and their
   gradients are applied one after another in a fixed order: as in A3C, those of later workers are stale. Asynchronous
   mode (`threads`) is `rl.core.async_workers`.
@@ -68,7 +69,9 @@ class A3cSettings:
     """Updates between which the learning rate falls to 0 in deterministic mode; None if it stays."""
 
 
-def make_learner(settings: A3cSettings, net: ActorCriticForm, seeds: Tensor, *, sampled: bool = False) -> ActorCritic:
+def make_learner(
+    settings: A3cSettings, net: ActorCriticForm, seeds: Tensor, *, sampled: bool = False, coherent: bool = False
+) -> ActorCritic:
     """Return L learners with the settings' workers and optimiser.
 
     Args:
@@ -76,6 +79,7 @@ def make_learner(settings: A3cSettings, net: ActorCriticForm, seeds: Tensor, *, 
         net: form of the networks.
         seeds: [L] int64
         sampled: as in `ActorCritic`.
+        coherent: as in `ActorCritic`.
     """
 
     def optimiser(flat: Tensor) -> Optimiser:
@@ -84,7 +88,7 @@ def make_learner(settings: A3cSettings, net: ActorCriticForm, seeds: Tensor, *, 
         limits = (settings.max_grad_norm, settings.momentum, settings.epsilon)
         return RmsProp(flat, settings.learning_rate, *limits)
 
-    return ActorCritic(net, optimiser, updater(settings), seeds, settings.workers, sampled=sampled)
+    return ActorCritic(net, optimiser, updater(settings), seeds, settings.workers, sampled=sampled, coherent=coherent)
 
 
 def updater(settings: A3cSettings) -> Callable[[ActorCritic, Rollout], dict[str, Tensor]]:
@@ -167,7 +171,7 @@ def train_a3c(
     learner = chosen.learner
 
     def make(net: ActorCriticForm, seeds: Tensor) -> ActorCritic:
-        return make_learner(learner, net, seeds, sampled=chosen.sampled)
+        return make_learner(learner, net, seeds, sampled=chosen.sampled, coherent=chosen.coherent)
 
     chunk = learner.horizon * max(1, learner.threads)
     return train_on_blocks(
@@ -175,9 +179,12 @@ def train_a3c(
     )
 
 
-_QUICK = A3cSettings(workers=4, learning_rate=0.002, horizon=5, gamma=0.0)
+QUICK = BlocksSettings(
+    A3cSettings(workers=4, learning_rate=1e-3, horizon=5, gamma=0.0), worlds=2, others=0.0, imposed=1.0, sampled=True
+)
+"""A slot hardly reaches the next one, so the future counts nothing, and a task pays for what it makes others wait."""
 PRESETS = {
-    "quick": with_rounds(BlocksSettings(_QUICK, worlds=1, joint=True), 1200),
+    "quick": with_rounds(replace(QUICK, worlds=1, joint=True), 1200),
     "paper": with_rounds(BlocksSettings(A3cSettings(), worlds=1, joint=True, state="paper", sampled=True), 6000),
 }
 """Settings by name; `TrainSettings.steps` is rounds times workers times worlds."""

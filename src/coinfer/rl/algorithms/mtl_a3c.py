@@ -3,10 +3,12 @@
 The learner is `a3c`, whose docstring names the departures from the paper; here are the heads and the states.
 
 - Preset `paper` observes the paper's state (c, d and R of every block, and the remaining energy), in which tasks look
-  alike; its decisions are drawn from the policy also after training, as one best place for all would overload it.
-- Preset `quick` observes ours (`blocks.features.queue_state`) and decides for the most probable places.
+  alike. Decisions are drawn from the policy also after training, in all presets: one best place for all would overload
+  it.
+- Preset `quick` observes ours (`blocks.features.queue_state`), and a task's reward counts how long it makes others
+  wait.
 - Preset `predicted` is ours: one network scores the placements of a task with at most one cut (`place_scores`), for any
-  number of blocks, tasks and servers, and a task's reward counts how long it makes others wait.
+  number of blocks, tasks and servers.
 - Preset `threads` is `quick` with asynchronous workers; `tied` is `quick` with a trunk for every block, tied by a
   penalty (soft parameter sharing as the literature means it; the paper's is a shared trunk).
 
@@ -18,15 +20,12 @@ from dataclasses import replace
 
 from typing_extensions import Unpack
 
-from coinfer.rl.algorithms.a3c import A3cSettings, train_a3c
+from coinfer.rl.algorithms.a3c import QUICK, A3cSettings, train_a3c
 from coinfer.rl.core.blocks_training import BlocksSettings, with_rounds
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
-QUICK = BlocksSettings(
-    A3cSettings(workers=4, learning_rate=0.002, horizon=5, gamma=0.0), worlds=2, trunk=(128, 64), head=()
-)
 PRESETS = {
-    "predicted": with_rounds(replace(QUICK, trunk=(32, 32), state="predicted", others=0.0, imposed=1.0), 300),
+    "predicted": with_rounds(replace(QUICK, trunk=(32, 32), state="predicted"), 300),
     "quick": with_rounds(QUICK, 600),
     "threads": with_rounds(replace(QUICK, learner=replace(QUICK.learner, threads=5)), 600),
     "tied": with_rounds(replace(QUICK, trunks="tied", learner=replace(QUICK.learner, tie=1e-3)), 600),

@@ -64,7 +64,9 @@ class PpoSettings:
     """Updates between which the learning rate falls to 0; None if it stays."""
 
 
-def make_learner(settings: PpoSettings, net: ActorCriticForm, seeds: Tensor, *, sampled: bool = False) -> ActorCritic:
+def make_learner(
+    settings: PpoSettings, net: ActorCriticForm, seeds: Tensor, *, sampled: bool = False, coherent: bool = False
+) -> ActorCritic:
     """Return L learners with Adam.
 
     Args:
@@ -72,12 +74,13 @@ def make_learner(settings: PpoSettings, net: ActorCriticForm, seeds: Tensor, *, 
         net: form of the networks.
         seeds: [L] int64
         sampled: as in `ActorCritic`.
+        coherent: as in `ActorCritic`.
     """
 
     def optimiser(flat: Tensor) -> Adam:
         return Adam(flat, settings.learning_rate, settings.max_grad_norm)
 
-    return ActorCritic(net, optimiser, updater(settings), seeds, sampled=sampled)
+    return ActorCritic(net, optimiser, updater(settings), seeds, sampled=sampled, coherent=coherent)
 
 
 def updater(settings: PpoSettings) -> Callable[[ActorCritic, Rollout], dict[str, Tensor]]:
@@ -164,13 +167,12 @@ PRESETS = {
     "paper": OffloadSettings(PpoSettings(3e-4, 0.99, 128), 10_000),
 }
 """Settings for `offload` by name; there is no paper, `paper` are the usual values."""
-_QUICK = PpoSettings(1e-3, 0.0, 10, 0.95, 4, 4, entropy=1e-3)
+_QUICK = PpoSettings(3e-4, 0.0, 10, 0.95, 4, 4, entropy=1e-3)
+_BLOCKS = BlocksSettings(_QUICK, worlds=8, others=0.0, imposed=1.0, sampled=True)
 BLOCKS_PRESETS = {
-    "quick": with_rounds(BlocksSettings(_QUICK, worlds=8), 600),
-    "predicted": with_rounds(
-        BlocksSettings(_QUICK, worlds=8, trunk=(32, 32), state="predicted", others=0.0, imposed=1.0), 300
-    ),
-    "paper": with_rounds(BlocksSettings(replace(_QUICK, gamma=0.95, learning_rate=3e-4), worlds=8), 6000),
+    "quick": with_rounds(_BLOCKS, 600),
+    "predicted": with_rounds(replace(_BLOCKS, trunk=(32, 32), state="predicted"), 300),
+    "paper": with_rounds(BlocksSettings(replace(_QUICK, gamma=0.95), worlds=8, sampled=True), 6000),
 }
 """Settings for `blocks` by name; `TrainSettings.steps` is rounds times worlds for both."""
 
@@ -201,7 +203,7 @@ def train(
         chosen = blocks_settings or settings.find_preset(BLOCKS_PRESETS)
 
         def make(net: ActorCriticForm, seeds: Tensor) -> ActorCritic:
-            return make_learner(chosen.learner, net, seeds, sampled=chosen.sampled)
+            return make_learner(chosen.learner, net, seeds, sampled=chosen.sampled, coherent=chosen.coherent)
 
         play_one, chunk = _player(chosen.learner), chosen.learner.horizon
         return train_on_blocks(

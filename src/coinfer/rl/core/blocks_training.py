@@ -50,6 +50,8 @@ class BlocksSettings(Generic[LearnerSettings]):
     """Whether one head chooses among all placements of a task, instead of a head for each block."""
     sampled: bool = False
     """Whether trained policies draw their choices, instead of taking the most probable ones."""
+    coherent: bool = True
+    """Whether heads of a task draw with one number, as in `rl.core.on_policy`."""
     others: float = 0.3
     """Part of each task's reward that is the mean of its slot, as in `BlocksEnv`."""
     imposed: float = 0.0
@@ -129,7 +131,8 @@ def train_on_blocks(
 
     def make_policies(one: AnyLearner) -> tuple[nn.Module, ...]:
         rows = weights(one).detach()
-        return tuple(BlocksNetPolicy(net, row, features, heads, sampled=chosen.sampled) for row in rows)
+        draws = {"sampled": chosen.sampled, "coherent": chosen.coherent}
+        return tuple(BlocksNetPolicy(net, row, features, heads, **draws) for row in rows)
 
     record = settings_record(settings, scheme, world, chosen)
     return train_loop(scheme, loop, make_policies, record, options_by_index=False, play=play, **options)

@@ -3,7 +3,15 @@ generalised advantages, and actor-critics of many learners at once.
 
 A decision of a slot is made of entries, each with C choices; U units decide for themselves, with as many entries each
 (`policies.learned.actor_critic`). A unit's log-probability is the sum over its entries. Rewards are those of slots, or
-of units. A time limit ends an episode without ending the future: the value of the last observation before the reset
+of units.
+
+Choices are drawn independently, or coherently: with one random number for all entries of a unit, and with numbers of
+the units that are spread evenly (`policies.sampling.spread`). Each choice has the probability that its head gives it in
+both ways, but heads that agree then move together. Drawn independently, the blocks of a task end up in several places,
+and no head can learn to change its own alone. The gradient takes the probabilities as if draws were independent, which
+is exact for a unit whose heads agree.
+
+A time limit ends an episode without ending the future: the value of the last observation before the reset
 then stands for it.
 
 `play` plays a rollout on a `rl.core.loop.Loop` and learns from it. Checkpoints are made between rollouts, so a resumed
@@ -18,6 +26,7 @@ from torch import Tensor
 
 from coinfer.physics import random
 from coinfer.policies.learned.actor_critic import ActorCriticForm
+from coinfer.policies.sampling import spread
 from coinfer.rl.core.batched_optim import (
     MASKED,
     Optimiser,
@@ -78,6 +87,7 @@ class ActorCritic:
         seeds: [L] int64 seeds of first weights and drawn choices.
         workers: n
         sampled: whether choices are drawn also if the policy does not explore, for policies that must be random.
+        coherent: whether they are drawn coherently.
     """
 
     def __init__(
@@ -89,8 +99,10 @@ class ActorCritic:
         workers: int = 1,
         *,
         sampled: bool = False,
+        coherent: bool = False,
     ):
-        self.net, self.update_from, self.workers, self.sampled = net, update, workers, sampled
+        self.net, self.update_from, self.workers = net, update, workers
+        self.sampled, self.coherent = sampled, coherent
         self.seeds, self.updates = seeds, 0
         self.keys = random.key(seeds[:, None], torch.arange(workers, device=seeds.device)).flatten()
         self.flat = net.initial(random.key(seeds, _NET)).requires_grad_()
@@ -126,7 +138,14 @@ class ActorCritic:
         if not (explore or self.sampled):
             return logits.argmax(-1)
         probs = logits.softmax(-1) * observation.mask
-        return sample_categorical(probs, uniform(random.key(keys, _ACTS), call, logits.shape[1:-1]))
+        return sample_categorical(probs, self._numbers(random.key(keys, _ACTS), call, logits.shape[1:-1]))
+
+    def _numbers(self, keys: Tensor, call: int, shape: torch.Size) -> Tensor:
+        """Return the random numbers [m, W, E] of a draw."""
+        if not self.coherent:
+            return uniform(keys, call, shape)
+        units = spread(uniform(keys, call, shape[:1]), shape[1] // self.net.heads)
+        return units.repeat_interleave(self.net.heads, -1)
 
     def update(self, batch: Rollout) -> dict[str, Tensor]:
         """Make the updates that a rollout allows.
