@@ -123,7 +123,9 @@ def loss_of(settings: PpoSettings, learner: ActorCritic, batch: Rollout) -> Loss
     """
     judged, units = judge(learner.net, learner.flat, batch), batch.unit_mask()
     advantage = normalised(batch.advantage, units) if settings.normalise else batch.advantage
-    ratio = (judged.log_prob - batch.log_prob).exp()
+    # Heads that agree and draw coherently make one choice, whose log-probability is the mean of theirs, not the sum.
+    heads = learner.net.heads if learner.coherent else 1
+    ratio = ((judged.log_prob - batch.log_prob) / heads).exp()
     clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
     actor = mean_over_units(-torch.minimum(ratio * advantage, clipped * advantage), units)
     critic = mean_over_units((batch.target - judged.value).square(), units)
