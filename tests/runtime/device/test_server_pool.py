@@ -101,6 +101,8 @@ def test_no_probe_waits_behind_an_upload_unless_the_server_has_failed():
     assert is_probe_due(known, 0.0, 2.0, 2.0)
     assert not is_probe_due(busy, 0.0, 0.0, 2.4)
     assert is_probe_due(busy, 0.0, 0.0, 2.6), "it should have arrived"
+    slow = busy._replace(link_free_s=600.0)
+    assert [is_probe_due(slow, 0.0, 0.0, now_s) for now_s in (4.9, 5.1)] == [False, True], "belief is no proof"
     assert is_probe_due(est.after_failure(busy, 1.0), 0.0, 0.0, 1.0)
     assert is_probe_due(est.after_end(busy, 1.0), 0.0, 0.0, 1.0)
 

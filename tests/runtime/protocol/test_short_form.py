@@ -89,3 +89,19 @@ def test_the_parameter_has_to_be_text():
     proto.parameters[SHORT].int64_param = 3
     with pytest.raises(WireError, match="parameter coinfer: expected"):
         protobuf.parse_request(proto.SerializeToString())
+
+
+def test_the_short_form_and_a_name_cannot_say_the_same():
+    proto = pb.ModelInferRequest.FromString(protobuf.request_bytes(InferRequest("m", (CODE,), deadline_s=10.0)))
+    proto.parameters[SHORT].string_param = "1,p,"
+    with pytest.raises(WireError, match="parameters coinfer and deadline_s: expected one of them"):
+        protobuf.parse_request(proto.SerializeToString())
+    del proto.parameters["deadline_s"]
+    assert protobuf.parse_request(proto.SerializeToString()).deadline_s == 1e-6
+
+
+def test_numbers_that_no_field_can_hold_are_cut_off():
+    reply = InferReply("m", (), queue_s=float("inf"), server_s=-1.0, codec_s=float("nan"), short=True)
+    got = protobuf.parse_reply(protobuf.reply_bytes(reply))
+    assert got.queue_s > 1e11
+    assert (got.server_s, got.codec_s) == (0, 0)

@@ -22,6 +22,7 @@ from coinfer.profile.table import ProfileTable
 from coinfer.progress import progress_bar
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.planning.accuracy_table import accuracy_for
+from coinfer.runtime.device.planning.message_size import with_messages
 from coinfer.runtime.device.planning.preview import Preview
 from coinfer.runtime.profiling import open_profiled, profile_for, with_jpeg
 from coinfer.units import FLOAT32_BITS, MEGA, MILLI, bytes_of_bits
@@ -74,7 +75,7 @@ def show_plan(
     graph, table = at_sizes(graph, table, sizes)
     accuracy = accuracy_for(graph, config.accuracy, config.objective)
     all_codes = config.objective.counts_accuracy
-    options = offered_options(graph, table, config.bits, accuracy, all_codes=all_codes)
+    options = with_messages(offered_options(graph, table, config.bits, accuracy, all_codes=all_codes), graph)
     device_slowdown = config.slowdown * (1.0 if device is None else devices.device_slowdown(device, table))
     options = options._replace(
         device_s=options.device_s * device_slowdown,

@@ -34,6 +34,8 @@ FIRST_EMPTY, EMPTY_EVERY = 3, 4
 """The first probes after a server comes up are empty, and later one in `EMPTY_EVERY`: they measure the round trip. Its
 minimum counts, as the very first probe also opens the connection and takes too long."""
 PROBE_TIMEOUT_S = 2.0
+UPLOAD_S = 5.0
+"""For so long after a server answered no probe waits behind an upload; what is believed of a link may be wrong."""
 SUSPECT_TIMEOUT_S = 0.5
 """The same for a server that has just failed or is late: it is asked at once whether it is there at all."""
 START_S = 10.0
@@ -291,8 +293,8 @@ def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: 
     """Return true if a server should be probed now, as it does not rest: it is suspect, silent for a while, or its link
     has turned out to be faster than was believed, by an unknown factor.
 
-    A server that has not failed is left alone while something is expected to be on its way to it: the probe would wait
-    behind that, and look like the silence of a server that is gone.
+    A server that has not failed is left alone for a while if something is expected to be on its way to it: the probe
+    would wait behind that, and look like the silence of a server that is gone.
 
     Args:
         server: present estimate.
@@ -304,7 +306,7 @@ def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: 
     probe_s = 0.0 if is_slow(server) else bits_of_bytes(PROBE_BYTES[0]) / server.link.rate_bps
     interval_s = max(PROBE_INTERVAL_S, idle_s, probe_s / MAX_PROBE_SHARE)
     is_quiet = now_s - max(server.link.at_s, heard_s) > interval_s
-    is_free = server.failures > 0 or now_s >= server.link_free_s
+    is_free = server.failures > 0 or now_s >= min(server.link_free_s, heard_s + UPLOAD_S)
     return ((is_free and (is_quiet or server.link.is_bound)) or is_suspect(server)) and now_s >= server.down_until_s
 
 

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from coinfer.errors import short_repr
 from coinfer.options.table import Names
 from coinfer.profile.sizing import rounded_sizes
 from coinfer.runtime.clock import Clock, WallClock
@@ -337,7 +338,7 @@ def _check_fingerprint(model: ServedModel, request: InferRequest) -> None:
     if request.fingerprint and not model.has(request.fingerprint):
         text = (
             f"model {model.name!r} is another network here: expected fingerprint {model.fingerprint}, "
-            f"got {request.fingerprint[:64]}; give both nodes the same file and the same --shape"
+            f"got {short_repr(request.fingerprint, 66)}; give both nodes the same file and the same --shape"
         )
         raise WireError("FAILED_PRECONDITION", text, "fingerprint")
 

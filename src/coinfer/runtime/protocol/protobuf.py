@@ -108,6 +108,9 @@ def _parse_rest(rest: bytes) -> tuple[InferRequest, tuple[TensorHeader, ...], Te
     is_short = SHORT in parameters
     if is_short:
         said = read_request(parameters[SHORT])
+        twice = said.parameters.keys() & parameters.keys()
+        if twice:
+            raise bad_request(f"parameters {SHORT} and {min(twice)}: expected one of them, as both say the same")
         parameters = {**said.parameters, **parameters}
         inputs = [_as_payload(tensor) for tensor in inputs] if said.payloads else inputs
     outputs = [TensorDescription(output.name, _parameters(output)) for output in proto.outputs]

@@ -111,5 +111,5 @@ def _number(field: str) -> int:
 
 
 def _whole(number: float) -> int:
-    """Return the nearest whole number that a field can hold."""
-    return 0 if math.isnan(number) else min(max(round(number), 0), 10**_MAX_DIGITS - 1)
+    """Return the nearest whole number that a field can hold; 0 for NaN."""
+    return 0 if math.isnan(number) else round(min(max(number, 0.0), 10.0**_MAX_DIGITS - 1e3))
