@@ -72,6 +72,30 @@ def test_train_and_resume(folder):
     assert again.bottleneck.graph.fingerprint == made.bottleneck.graph.fingerprint
 
 
+def test_a_training_of_one_step_beside_a_broken_bottleneck(folder):
+    Path("small.bottleneck.onnx").write_text("junk", encoding="utf-8")
+    rest = ("--epochs", "1", "--codes", "2,4", "--out", "out", "--device-share", "0.3")
+    assert "saved out/small.bottleneck.onnx" in coinfer("train", "small.onnx", "--data", ".", *rest)
+
+
+def test_what_ends_in_nothing_is_refused_before_the_training(folder):
+    rest = ("small.onnx", "--data", ".", "--epochs", "10000", "--codes", "2,4", "--device-share", "0.3")
+    Path("file").touch()
+    for out in ("file", "file/under"):
+        with pytest.raises(UserError, match=rf"^--out {out}: cannot write in file \(Not a directory\); name another"):
+            coinfer("train", *rest, "--out", out)
+    np.savez("mine_test.npz", images=np.zeros((4, 8, 16, 3), np.uint8), labels=np.arange(4))
+    with pytest.raises(UserError, match="test pictures are 8x16 and train pictures 16x16; scale them"):
+        coinfer("train", *rest, "--out", "out")
+    Path("mine_test.npz").unlink()
+    with pytest.raises(UserError, match="no test pictures in it; expected"):
+        coinfer("train", *rest, "--out", "out")
+    assert not Path("out").exists()
+    refused = CliRunner().invoke(app, ["bottleneck", "train", *rest, "--label-weight", "1e308"], env=WIDE)
+    assert "--label-weight" in refused.output
+    assert "1000" in refused.output
+
+
 def test_a_network_whose_pictures_are_described_beside_it(folder):
     """The description is not in the file, so the bottleneck's own file has none either."""
     proto = onnx.load("small.onnx")

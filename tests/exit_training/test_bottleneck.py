@@ -33,7 +33,7 @@ from coinfer.exit_training.bottleneck.nets import (
 from coinfer.exit_training.bottleneck.places import place_for
 from coinfer.exit_training.bottleneck.settings import BottleneckEpoch, BottleneckSettings, Place
 from coinfer.exit_training.bottleneck.train import CHECKPOINT, save, train
-from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer, bottleneck_modules
+from coinfer.exit_training.bottleneck.trainer import BottleneckTrainer, bottleneck_modules, learning_rate
 from coinfer.graph.bottleneck import with_bottleneck
 from coinfer.graph.ir import GraphError
 from coinfer.graph.open_model import open_model
@@ -159,20 +159,29 @@ def test_a_file_beside_the_network_comes_with_it(tmp_path):
     assert opened.bottleneck is not None
     assert [code.tensor for code in opened.bottleneck.codes] == ["code2", "code4"]
     save_model(small_network(seed=1), tmp_path / "small.onnx")
-    with pytest.raises(GraphError, match=r"small\.bottleneck\.onnx: a bottleneck of network 'small' .* train one with"):
+    with pytest.raises(
+        GraphError, match=r"small\.bottleneck\.onnx: a bottleneck of network 'small' .* or remove this file"
+    ):
         open_model(tmp_path / "small.onnx")
+    (tmp_path / "small.bottleneck.onnx").write_text("junk")
+    with pytest.raises(
+        GraphError, match=r"small\.bottleneck\.onnx: not an ONNX .*; train a bottleneck .* remove this file"
+    ):
+        open_model(tmp_path / "small.onnx")
+    assert open_model(tmp_path / "small.onnx", bottleneck=False).bottleneck is None
 
 
 def test_no_bottleneck_is_refused(tmp_path):
     save_model(GRAPH, tmp_path / "net.onnx")
-    with pytest.raises(GraphError, match=r"net\.onnx: no bottleneck; make one with `coinfer bottleneck train`"):
+    with pytest.raises(GraphError, match=r"net\.onnx: no bottleneck"):
         with_bottleneck(GRAPH, tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize(
     ("source", "target", "problem"),
     [
-        ("conv9", "", "small: no tensor 'conv9' that its last output needs"),
+        ("conv9", "", "small: no tensor 'conv9' that its last output needs; did you mean conv[123]"),
+        ("?", "", r"small: no tensor '\?' that its last output needs; `coinfer describe` lists"),
         ("logits", "", r"small: 'logits' is \[1, 4\]; a bottleneck needs square feature maps"),
         ("input", "logits", r"small: 'logits' is \[1, 4\]; a bottleneck needs square feature maps"),
         ("conv3.relu", "", "of its work lies before 'conv3.relu', but the device may do 30%"),
@@ -213,6 +222,32 @@ def test_an_encoder_ends_at_the_size_of_what_is_replaced(side, target):
     wider = WIDTHS[WIDTHS.index(width) + 1]
     assert sum(shape.work_flop for shape in encoder_shapes(3, side, target, wider, 8)) > 1e6
     assert Encoder(shapes, 4).eval()(torch.zeros(1, 3, side, side)).shape == (1, 8, target, target)
+
+
+def test_the_learning_rate_rises_and_falls_in_any_number_of_steps():
+    assert learning_rate(SETTINGS, 1, 1) == SETTINGS.learning_rate
+    assert learning_rate(SETTINGS, 1, 2) == SETTINGS.learning_rate
+    rates = [learning_rate(SETTINGS, step, 100) / SETTINGS.learning_rate for step in (1, 5, 6, 100)]
+    assert rates == pytest.approx([0.2, 1.0, 1.0, 0.0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change", [{"label_weight": 1e300}, {"learning_rate": 1e30}, {"learning_rate": 1e30, "epochs": 1, "batch": 48}]
+)
+def test_a_training_that_leaves_the_numbers_ends_with_what_to_lower(change):
+    with pytest.raises(TrainingError, match=r"no number any more in epoch 1; lower --rate .*, --label-weight .* or "):
+        train(GRAPH, PLACE, stripes(60), replace(SETTINGS, **change))
+
+
+def test_every_code_gets_pictures_of_a_batch_or_the_training_is_refused():
+    four = replace(SETTINGS, channels=(1, 2, 3, 4), batch=9, holdout=0.1, tail_rate=0.0, epochs=1)
+    trainer = BottleneckTrainer(GRAPH, PLACE, stripes(10), four)
+    before = [stem.get_parameter("weight").clone() for stem in trainer.decoder.stems]
+    trainer.run_epoch(lambda done, total, loss: None)
+    for old, stem in zip(before, trainer.decoder.stems, strict=True):
+        assert not torch.equal(old, stem.get_parameter("weight"))
+    with pytest.raises(TrainingError, match="of at least 2 for each code, 8, got --batch 9 and 7 pictures"):
+        BottleneckTrainer(GRAPH, PLACE, stripes(8), four)
 
 
 def test_rounding_passes_its_gradient_through_and_the_prior_interpolates():

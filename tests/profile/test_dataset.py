@@ -108,7 +108,7 @@ def a_broken_picture(folder):
 
 
 WRONG = {
-    "an empty folder": (lambda folder: None, "no pictures in it; expected one sub-folder"),
+    "an empty folder": (lambda folder: None, "no train pictures in it; expected one sub-folder"),
     "no labels": (loose_pictures, "pictures without labels; expected one sub-folder"),
     "sizes": (a_mix_of_sizes, r"pictures of several sizes: 8x6 and 9x9 \(.*large.png\); scale them to one size"),
     "pickles": (pickles, r"data_batch_1: this is CIFAR-10 as Python pickles, .* take the binary version"),
@@ -126,7 +126,7 @@ WRONG = {
         lambda folder: write_packed(folder / "train.npz", labels=LABELS[:4]),
         "12 pictures but 4 labels",
     ),
-    "no npz": (lambda folder: (folder / "train.npz").write_bytes(b"PK no"), "not a readable npz file"),
+    "no npz": (lambda folder: (folder / "train.npz").write_bytes(b"PK no"), "not a readable npz file .*; expected"),
     "npz of objects": (
         lambda folder: np.savez(folder / "train.npz", labels=np.array([{}], object)),
         "not a readable npz file",

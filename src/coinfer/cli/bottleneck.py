@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
+from coinfer.cli.console import check_out, check_resume, console, resumable, setup_pytorch
 from coinfer.cli.options import Cutout, Limit, Shape, Shift, TorchDevice, TorchThreads, parse_limits, parse_shapes
 from coinfer.errors import UserError
 from coinfer.progress import progress_bar
@@ -54,8 +54,12 @@ def train(
     shift: Shift = None,
     cutout: Cutout = 0,
     mixup: Annotated[float, typer.Option(min=0, max=1, help="Share of the pictures that are mixed in pairs.")] = 0.0,
-    label_weight: Annotated[float, typer.Option(min=0, help="Weight of the labels; 0 learns from the network.")] = 0.3,
-    size_weight: Annotated[float, typer.Option(min=0, help="Weight of a code's size, for each kilobit.")] = 0.0,
+    label_weight: Annotated[
+        float, typer.Option(min=0, max=1000, help="Weight of the labels; 0 learns from the network.")
+    ] = 0.3,
+    size_weight: Annotated[
+        float, typer.Option(min=0, max=1000, help="Weight of a code's size, for each kilobit.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, order and changes of pictures.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch of the folder.")] = False,
     start: Annotated[
@@ -88,7 +92,15 @@ def train(
         )
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r}: expected auto, float32 or bfloat16")
-    graph, pictures = open_model(model, parse_shapes(shape), limits=parse_limits(limit)), _pictures(data, "train")
+    graph = open_model(model, parse_shapes(shape), limits=parse_limits(limit), bottleneck=False)
+    folder = out or Path("runs") / f"bottleneck-{graph.name}"
+    checkpoint = folder / learner.CHECKPOINT
+    check_out(folder)
+    check_resume(folder, resume, checkpoint.exists())
+    pictures, tested = _pictures(data, "train"), _pictures(data, "test")
+    if tested.images.shape[1:] != pictures.images.shape[1:]:
+        sizes = (f"{split.images.shape[1]}x{split.images.shape[2]}" for split in (tested, pictures))
+        raise UserError(f"{data}: test pictures are {' and train pictures '.join(sizes)}; scale them to one size")
     settings = BottleneckSettings(
         channels=parse_codes(codes),
         bits=bits,
@@ -106,9 +118,6 @@ def train(
         device=device,
         precision=precision,
     )
-    folder = out or Path("runs") / f"bottleneck-{graph.name}"
-    checkpoint = folder / learner.CHECKPOINT
-    check_resume(folder, resume, checkpoint.exists())
     place = _place(graph, pictures, settings, source, target, search, folder)
     console.print(
         f"{graph.name}: from {place.source} to {place.target}, {len(pictures.labels)} pictures ({pictures.kind})"
@@ -122,8 +131,7 @@ def train(
         trained = learner.train(
             graph, place, pictures, settings, progress=progress, folder=folder, resume=resume, start=start
         )
-    tested, seen = _pictures(data, "test"), pictures.images[trained.rows]
-    answers = learner.answers_of(trained)
+    answers, seen = learner.answers_of(trained), pictures.images[trained.rows]
     with progress_bar(console, "measuring") as report:
         worded = with_words(graph, trained.graph, place.source, answers, bits, seen)
         measured = measure_bottleneck(worded, tested, report)

@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import ENOTDIR
 from pathlib import Path
 
 from rich.console import Console
 
 from coinfer.errors import UserError
+from coinfer.files import check_writable
 
 console = Console(emoji=False, highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 120)
 
@@ -77,6 +79,25 @@ def check_resume(folder: Path, resume: bool, has_checkpoint: bool) -> None:
     """
     if resume and not has_checkpoint:
         raise UserError(f"{folder}: no checkpoint to resume from; leave out --resume to begin a training there")
+
+
+def check_out(folder: Path) -> None:
+    """Find out before a training whether its folder can be made and written; nothing stays of the attempt.
+
+    Args:
+        folder: of the option --out; need not exist.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    there = folder
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+        check_writable(there / "coinfer")
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot write in {there} ({error.strerror}); name another folder") from None
 
 
 def setup_pytorch(what: str, device: str, threads: int) -> None:

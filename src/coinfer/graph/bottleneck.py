@@ -234,11 +234,11 @@ def attach(graph: ModelGraph, made: ModelGraph, where: str) -> ModelGraph:
     if record.fingerprint != graph.fingerprint:
         raise GraphError(
             f"{where}: a bottleneck of network {record.network!r} ({record.fingerprint[:12]}), not of {graph.name!r} "
-            f"({graph.fingerprint[:12]}); train one with `coinfer bottleneck train`"
+            f"({graph.fingerprint[:12]})"
         )
     clash = set(made.tensors) & (set(graph.tensors) - set(graph.inputs))
     if clash or not _fits(made, graph, record):
-        raise GraphError(f"{where}: its tensors do not fit {graph.name!r}; train it anew")
+        raise GraphError(f"{where}: its tensors do not fit {graph.name!r}")
     named = replace(made, name=graph.name)
     return replace(graph, bottleneck=Bottleneck(named, record.codes, record.source))
 
@@ -263,7 +263,7 @@ def read_record(made: ModelGraph, where: str) -> BottleneckRecord:
     """
     text = next((entry.value for entry in made.proto.metadata_props if entry.key == BOTTLENECK_KEY), None)
     if text is None:
-        raise GraphError(f"{where}: no bottleneck; make one with `coinfer bottleneck train`")
+        raise GraphError(f"{where}: no bottleneck")
     try:
         record = BottleneckRecord.model_validate_json(text)
     except ValidationError as error:

@@ -23,6 +23,8 @@ def open_model(
     shapes: Shapes = MappingProxyType({}),
     pictures: PictureSettings = NO_SETTINGS,
     limits: Mapping[str, int | str] = MappingProxyType({}),
+    *,
+    bottleneck: bool = True,
 ) -> ModelGraph:
     """Return a network of the zoo (plain, with exits, or pretrained), or the network of an ONNX file.
 
@@ -38,6 +40,7 @@ def open_model(
             its metadata. Their size is the size of a picture input that the file leaves free.
         limits: other values for limits of what a file may take, by name (`onnx.limits.Limits`); for files that you
             trust.
+        bottleneck: whether the network comes with the bottleneck beside its file.
 
     Raises:
         GraphError: if there is neither such a name nor such a file, the file is refused, or it takes no such pictures.
@@ -57,11 +60,14 @@ def open_model(
     try_model(path, shapes, allowed)
     graph = with_pictures(load(path, shapes, allowed), beside, where)
     graph = with_pictures(graph, pictures, f"{path}, picture options")
-    bottleneck = path.parent / f"{path.stem}{SUFFIX}"
-    if not bottleneck.is_file() or path.name.endswith(SUFFIX):
+    file = path.parent / f"{path.stem}{SUFFIX}"
+    if not bottleneck or not file.is_file() or path.name.endswith(SUFFIX):
         return graph
-    try_model(bottleneck, {}, allowed)
-    return with_bottleneck(graph, bottleneck)
+    try:
+        try_model(file, {}, allowed)
+        return with_bottleneck(graph, file)
+    except GraphError as error:
+        raise GraphError(f"{error}; train a bottleneck with `coinfer bottleneck train`, or remove this file") from None
 
 
 class Declared(NamedTuple):

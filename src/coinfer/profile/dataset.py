@@ -20,6 +20,7 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 _SIDE = 32
 _RECORD_BYTES = 1 + 3 * _SIDE * _SIDE
 """CIFAR-10's binary files: a label, then the planes of red, green and blue (Krizhevsky 2009)."""
+EXPECTED = "expected an npz file of labels and images, or a folder of CIFAR-10 files or of class sub-folders"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -103,7 +104,7 @@ def load_dataset(source: str | Path, split: Split, progress: Progress = quiet) -
             "binary version (data_batch_1.bin ...)"
         )
     folder = source / split if (source / split).is_dir() else source
-    return _check_dataset(_read_folders(folder, progress), folder)
+    return _check_dataset(_read_folders(folder, split, progress), folder)
 
 
 def _check_dataset(data: ImageDataset, source: Path) -> ImageDataset:
@@ -153,7 +154,7 @@ def _read_archive(file: Path, split: Split, progress: Progress) -> ImageDataset:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: not a readable npz file ({type(error).__name__})") from None
+        raise DataError(f"{file}: not a readable npz file ({type(error).__name__}); {EXPECTED}") from None
     exact = f"{split}_images" in arrays
     labels = arrays.get(f"{split}_labels" if exact else "labels")
     if labels is None:
@@ -178,7 +179,7 @@ def _decode_jpegs(jpeg: np.ndarray, offsets: np.ndarray, file: Path, progress: P
     return _stack(images, [f"picture {i}" for i in range(len(images))], file)
 
 
-def _read_folders(where: Path, progress: Progress) -> ImageDataset:
+def _read_folders(where: Path, split: Split, progress: Progress) -> ImageDataset:
     """Return the pictures of a folder with a sub-folder for each class.
 
     Pictures of the classes alternate, so that the first few show all classes.
@@ -188,8 +189,10 @@ def _read_folders(where: Path, progress: Progress) -> ImageDataset:
     files = [(label, file) for _, label, file in sorted(ranked)]
     if not files:
         loose = _pictures(where)
-        problem = "pictures without labels" if loose else "no pictures in it"
-        raise DataError(f"{where}: {problem}; expected one sub-folder of pictures for each class")
+        problem = "pictures without labels" if loose else f"no {split} pictures in it"
+        raise DataError(
+            f"{where}: {problem}; expected one sub-folder of pictures for each class, in a folder {split} or by itself"
+        )
     images = []
     for i, (_, file) in enumerate(files):
         images.append(_picture(file, str(file)))

@@ -149,10 +149,10 @@ class Prior(nn.Module):
         """Return the bits of each symbol, [N, C, ..]; between two levels they are interpolated, which has a gradient.
 
         Args:
-            symbols: [N, C, ..] unrounded, from 0 to levels - 1.
+            symbols: [N, C, ..] unrounded, from 0 to levels - 1; no number has bits that are none either.
         """
         costs = -F.log_softmax(self.logits, 1) / math.log(2)
-        low = symbols.detach().floor().clip(max=self.logits.shape[1] - 2).long()
+        low = symbols.detach().nan_to_num().floor().clip(max=self.logits.shape[1] - 2).long()
         channel = torch.arange(symbols.shape[1], device=symbols.device)[None, :, None, None]
         share = symbols - low
         return costs[channel, low] * (1 - share) + costs[channel, low + 1] * share

@@ -1,5 +1,6 @@
 """Where a bottleneck goes: as named, or at an early place that leaves the encoder enough work."""
 
+import difflib
 import math
 
 from coinfer.errors import TrainingError
@@ -143,7 +144,9 @@ def _done_flop(graph: ModelGraph, name: str) -> float:
 
 def _check_map(graph: ModelGraph, name: str) -> None:
     if name not in graph.tensors:
-        raise TrainingError(f"{graph.name}: no tensor {name!r} that its last output needs")
+        near = difflib.get_close_matches(name, graph.tensors, 3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`coinfer describe` lists those that cuts send"
+        raise TrainingError(f"{graph.name}: no tensor {name!r} that its last output needs; {hint}")
     shape = graph.tensors[name].shape
     if len(shape) != _MAP_AXES or shape[2] != shape[3]:
         raise TrainingError(f"{graph.name}: {name!r} is {list(shape)}; a bottleneck needs square feature maps")

@@ -59,8 +59,15 @@ class BottleneckTrainer:
         self.graph, self.place, self.settings, self.kind = graph, place, settings, data.kind
         self.device = open_device(settings.device)
         self.image = picture_input(graph, data)
-        if len(data.labels) < 2 or settings.batch < 2 * len(settings.channels):
-            raise TrainingError("expected at least 2 pictures, and batches of at least 2 for each code")
+        order = np.random.default_rng(settings.seed).permutation(len(data.labels))
+        count = max(1, round(settings.holdout * len(order)))
+        self.holdout_rows, self.training_rows = np.sort(order[:count]), np.sort(order[count:])
+        least = 2 * len(settings.channels)
+        if min(len(self.training_rows), settings.batch) < least:
+            raise TrainingError(
+                f"expected a --batch and pictures to train on of at least 2 for each code, {least}, got --batch "
+                f"{settings.batch} and {len(self.training_rows)} pictures"
+            )
         self.scale = augment.channel_scale(self.image, self.device)
         self.bfloat16 = use_bfloat16(settings.precision, self.device)
         self.outputs = exits_behind(graph, place.target)
@@ -76,9 +83,6 @@ class BottleneckTrainer:
         for module in (self.encoder, self.decoder, self.prior, self.tail, self.teacher):
             module.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimiser = torch.optim.AdamW(self._groups(), betas=(0.9, 0.99), weight_decay=settings.weight_decay)
-        order = np.random.default_rng(settings.seed).permutation(len(data.labels))
-        count = max(1, round(settings.holdout * len(order)))
-        self.holdout_rows, self.training_rows = np.sort(order[:count]), np.sort(order[count:])
         self.steps = max(1, len(self.training_rows) // settings.batch)
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.padded = torch.from_numpy(augment.pad(data.images, settings.crop)).to(self.device)
@@ -125,14 +129,20 @@ class BottleneckTrainer:
         for i, changes in enumerate(self._batches(), 1):
             total += self._step(*changes, len(self.epochs) * self.steps + i)
             report(i, self.steps, total / i)
-        if not math.isfinite(total):
-            raise TrainingError(
-                f"{self.graph.name}: the loss is no number any more in epoch {len(self.epochs) + 1}; "
-                f"train with a smaller learning rate than {self.settings.learning_rate:g}"
-            )
         right, size_bits = self.measure(self.holdout_rows)
+        self._check_finite(sum(size_bits))  # after the last step
         self.epochs.append(BottleneckEpoch(total / self.steps, right, size_bits, time.perf_counter() - began_s))
         return self.epochs[-1]
+
+    def _check_finite(self, figure: float) -> None:
+        """Raise if the training has left the numbers."""
+        if not math.isfinite(figure):
+            settings = self.settings
+            raise TrainingError(
+                f"{self.graph.name}: the loss is no number any more in epoch {len(self.epochs) + 1}; lower --rate "
+                f"{settings.learning_rate:g}, --label-weight {settings.label_weight:g} or --size-weight "
+                f"{settings.rate_weight:g}"
+            )
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield pictures, their random changes and their own weights in mixtures [B], by seed and epoch."""
@@ -160,10 +170,12 @@ class BottleneckTrainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             losses = self._losses(x, self.labels[rows], weights)
         loss = sum(losses[1:], start=losses.distillation)
+        found = float(loss.detach())
+        self._check_finite(found)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        return float(loss.detach())
+        return found
 
     def _losses(self, x: Tensor, labels: Tensor, weights: Tensor) -> Losses:
         """Return the losses of a batch, of which each nested code gets an equal part."""
@@ -171,7 +183,7 @@ class BottleneckTrainer:
         source, features, *theirs = self._teach(x)
         soft = self.encoder(source)
         symbols, bits = rounded(soft), self.prior(soft)
-        parts = torch.arange(len(x), device=self.device).chunk(len(settings.channels))
+        parts = torch.arange(len(x), device=self.device).tensor_split(len(settings.channels))
         answers, errors, rates = [], [], []
         for code, part in enumerate(parts):
             made = self.decoder(symbols[part], code)
@@ -342,5 +354,6 @@ def learning_rate(settings: BottleneckSettings, step: int, total: int) -> float:
         total: number of steps of all epochs.
     """
     done, warm = step / total, max(settings.warmup_share, 1 / total)
-    falling = 0.5 + 0.5 * math.cos(math.pi * min(max((done - warm) / (1 - warm), 0.0), 1.0))
-    return settings.learning_rate * min(done / warm, falling)
+    if done <= warm:  # also the only step of a training
+        return settings.learning_rate * (done / warm)
+    return settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (done - warm) / (1 - warm)))

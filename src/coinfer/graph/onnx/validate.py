@@ -45,7 +45,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         proto = onnx.ModelProto.FromString(data)
     except Exception as error:  # protobuf's own error type belongs to no public module of onnx
         raise GraphError(
-            f"{path}: not an ONNX model, or truncated ({len(data)} bytes read); export it again"
+            f"{path}: not an ONNX model, or truncated ({len(data)} bytes read); expected a whole ONNX file"
         ) from error
     if not proto.HasField("graph") or not proto.graph.output:
         raise GraphError(f"{path}: not an ONNX model: it has no graph with outputs")
