@@ -231,8 +231,7 @@ def test_requests_spread_over_the_servers_and_survive_the_end_of_one(tmp_path: P
         sleeper_edge(tmp_path, controller.address, "edge-2") as second,
     ):
         third = MemberEdge(AgentSettings("edge-3", tmp_path / "edge-3", controller.address), [Sleeper().served()])
-        wait_until(lambda: all(one.room == 17 for one in first.agent.servers.values()), WAIT_S, "loads are known")
-        wait_until(lambda: len(first.agent.servers) == 3, WAIT_S, "all are known")
+        wait_until(lambda: [one.room for one in first.agent.servers.values()] == [17] * 3, WAIT_S, "loads are known")
         pending = [transport.send(first.address, request) for request in sleeping(0.2, 12)]
         replies = [reply.result(WAIT_S) for reply in pending]
         assert nodes(replies, first) == {first.address, second.address, third.address}
