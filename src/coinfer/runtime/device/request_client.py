@@ -153,8 +153,9 @@ class RequestClient:
         Returns:
             The pending request; no reply is expected at any time.
         """
+        at_s = self._clock.now_s()  # before it is sent: on a busy core the server may be done when `send` returns
         reply = self._transport.send(self.pool.addresses[server], request, MAX_WAIT_S)
-        return PendingRequest(server, work, request_bits(request), self._clock.now_s(), 0.0, math.inf, reply)
+        return PendingRequest(server, work, request_bits(request), at_s, 0.0, math.inf, reply)
 
     def choose(self, server: int, request: InferRequest, timeout_s: float, abort: Abort) -> Choice | None:
         """Return what a server has chosen; None if it says nothing in time.
