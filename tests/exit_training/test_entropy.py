@@ -1,22 +1,17 @@
 """The experiment on entropy coding counts what it should, and every way gives the symbols back."""
 
-import sys
-
 import numpy as np
 import pytest
 from tests.exit_training.bottlenecks import small_bottleneck, stripes
-from tests.paths import ROOT
+from tests.experiments import script
 
 from coinfer.runtime.codec.symbols import HEADER_BYTES, symbol_codec
 
 
 @pytest.fixture
-def entropy(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "bottlenecks"))
-    import entropy  # pyright: ignore[reportMissingImports]
-
-    yield entropy
-    del sys.modules["entropy"]
+def entropy():
+    with script("bottlenecks", "entropy") as module:
+        yield module
 
 
 def test_information_of_symbols_by_hand(entropy):

@@ -1,20 +1,15 @@
 """The experiment on what exits cost each other counts as the bottleneck's own record does."""
 
-import sys
-
 import numpy as np
 import pytest
 from tests.exit_training.bottlenecks import bottleneck_with_exits, stripes
-from tests.paths import ROOT
+from tests.experiments import script
 
 
 @pytest.fixture
-def exits_cost(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "bottlenecks"))
-    import exits_cost  # pyright: ignore[reportMissingImports]
-
-    yield exits_cost
-    del sys.modules["exits_cost"]
+def exits_cost():
+    with script("bottlenecks", "exits_cost") as module:
+        yield module
 
 
 def test_right_answers_of_every_exit_are_those_of_the_record(exits_cost):

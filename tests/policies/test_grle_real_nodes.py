@@ -5,7 +5,7 @@ from multiprocessing import Pipe
 
 import numpy as np
 import pytest
-from tests.paths import ROOT
+from tests.experiments import script
 
 from coinfer.types import OffloadDecision, OffloadObservation, fields_of
 
@@ -21,11 +21,9 @@ def observed(device: int, age_s: tuple[float, float, float]) -> OffloadObservati
 
 
 @pytest.fixture
-def together(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "grle"))
-    import together
-
-    return together
+def together():
+    with script("grle", "together") as module:
+        yield module
 
 
 def test_one_decision_for_all_that_ask_and_a_part_of_it_for_each(together):

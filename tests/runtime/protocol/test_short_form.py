@@ -40,10 +40,8 @@ def test_a_short_reply_arrives_as_it_was_sent(reply):
     sent = reply._replace(short=True)
     message = protobuf.reply_bytes(sent)
     got = protobuf.parse_reply(message)
-    rounded = {name: pytest.approx(getattr(sent, name), abs=ROUNDING_S) for name in TIMES}
-    load = (
-        None if sent.load is None else sent.load._replace(backlog_s=pytest.approx(sent.load.backlog_s, abs=ROUNDING_S))
-    )
+    rounded = {name: rounded_s(getattr(sent, name)) for name in TIMES}
+    load = sent.load and sent.load._replace(backlog_s=rounded_s(sent.load.backlog_s))
     assert got == sent._replace(model="", version="", load=load, **rounded)
     assert protobuf.reply_bits(got) == 8 * len(message)
 
