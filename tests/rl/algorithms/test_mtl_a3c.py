@@ -98,6 +98,16 @@ def test_resumed_it_ends_as_if_not_stopped(name, tmp_path: Path):
     assert rest.points == whole.points
 
 
+def test_one_asynchronous_worker_learns_as_in_deterministic_mode():
+    """Two are in no fixed order."""
+    settings, trained = TrainSettings("mtl-a3c", SMALL, seeds=2, steps=80), []
+    for threads in (0, 1):
+        learner = replace(PRESETS["mtl-a3c"].learner, workers=1, threads=threads)
+        trained.append(mtl_a3c.train(settings, blocks_settings=replace(PRESETS["mtl-a3c"], learner=learner)))
+    assert trained[0].digest == trained[1].digest
+    assert trained[0].points == trained[1].points
+
+
 @pytest.mark.parametrize("sampled", [False, True])
 def test_onnx_decides_as_torch_does(sampled, tmp_path: Path):
     chosen = replace(PRESETS["mtl-a3c"], sampled=sampled, state="paper" if sampled else "queues", trunk=(16,))

@@ -12,24 +12,33 @@ Departures, and what the paper leaves open:
 - All heads of a task draw with one random number (`rl.core.on_policy`).
 - In deterministic mode all workers copy the central parameters, play and differentiate at the same time, and their
   gradients are applied one after another in a fixed order: as in A3C, those of later workers are stale. Asynchronous
-  mode (`threads`) is `rl.core.async_workers`.
+  mode (`threads`) is `rl.core.async_workers`. `rl.distributed.parameter_server` does both on a cluster.
 
 `train` is the paper's baseline A3C for environment `blocks`: one joint head over all (N + 1)^M placements of a task.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from coinfer.policies.learned.actor_critic import ActorCriticForm
-from coinfer.rl.core.async_workers import play_threads
+from coinfer.rl.core.async_workers import RolloutPlayer, play_threads
 from coinfer.rl.core.batched_optim import Adam, Optimiser, RmsProp, linear_decay
-from coinfer.rl.core.blocks_training import BlocksSettings, train_on_blocks, with_rounds
+from coinfer.rl.core.blocks_training import (
+    BlocksJob,
+    BlocksSettings,
+    MakePlayer,
+    network_of,
+    train_on_blocks,
+    with_rounds,
+)
 from coinfer.rl.core.loop import Loop
 from coinfer.rl.core.on_policy import ActorCritic, Rollout, judge, mean_over_units, normalised, play
+from coinfer.rl.core.records import Env
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
 
@@ -64,7 +73,8 @@ class A3cSettings:
     tie: float = 0.0
     """Weight of the penalty on the distance of tied trunks."""
     threads: int = 0
-    """0 for deterministic mode; else workers are threads that wait for each other after so many rollouts."""
+    """0 for deterministic mode; else workers are threads, or processes of a cluster, that wait for each other after so
+    many rollouts."""
     learning_rate_decay: tuple[int, int] | None = None
     """Updates between which the learning rate falls to 0 in deterministic mode; None if it stays."""
 
@@ -100,12 +110,23 @@ def updater(settings: A3cSettings) -> Callable[[ActorCritic, Rollout], dict[str,
 
     def update(learner: ActorCritic, batch: Rollout) -> dict[str, Tensor]:
         gradient, metrics = gradient_of(settings, learner, learner.copies(), batch)
-        for part in gradient.unflatten(0, (-1, learner.workers)).unbind(1):
-            learner.optimiser.apply(part.clone(), linear_decay(learner.updates, settings.learning_rate_decay))
-            learner.updates += 1
+        apply_in_order(settings, learner, gradient.unflatten(0, (-1, learner.workers)).unbind(1))
         return metrics
 
     return update
+
+
+def apply_in_order(settings: A3cSettings, learner: ActorCritic, gradients: Sequence[Tensor]) -> None:
+    """Apply the workers' gradients one after another, as deterministic mode does.
+
+    Args:
+        settings: settings of every learner.
+        learner: has the central parameters, which change.
+        gradients: [L, P] of each worker, in the workers' order.
+    """
+    for gradient in gradients:
+        learner.optimiser.apply(gradient.clone(), linear_decay(learner.updates, settings.learning_rate_decay))
+        learner.updates += 1
 
 
 def gradient_of(
@@ -133,25 +154,65 @@ def gradient_of(
     return gradient, {"actor_loss": parts[0].detach(), "critic_loss": parts[1].detach(), "entropy": entropy}
 
 
+def rollout_player(settings: A3cSettings, env: Env[Any], learner: ActorCritic) -> RolloutPlayer:
+    """Return what workers need to play rollouts and to compute their gradients.
+
+    Args:
+        settings: settings of every learner.
+        env: the workers' worlds.
+        learner: form of the networks, and keys.
+    """
+
+    def gradient(learner: ActorCritic, flat: Tensor, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        return gradient_of(settings, learner, flat, batch)
+
+    return RolloutPlayer(env, learner, settings.gamma, settings.lam, gradient)
+
+
 def player(settings: A3cSettings) -> Callable[[Loop], None]:
     """Return what plays and learns from one rollout, or with threads from several of every worker.
 
     Args:
         settings: settings of every learner.
     """
-    if not settings.threads:
-        return lambda loop: play(loop, settings.horizon, settings.gamma, settings.lam)
 
-    def gradient(learner: ActorCritic, flat: Tensor, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        return gradient_of(settings, learner, flat, batch)
+    def play_once(loop: Loop) -> None:
+        if settings.threads:
+            workers = rollout_player(settings, loop.env, cast(ActorCritic, loop.learner))
+            play_threads(loop, workers, settings.horizon, settings.threads)
+        else:
+            play(loop, settings.horizon, settings.gamma, settings.lam)
 
-    return lambda loop: play_threads(loop, settings.horizon, settings.gamma, settings.lam, settings.threads, gradient)
+    return play_once
+
+
+def job_player(job: BlocksJob[A3cSettings]) -> RolloutPlayer:
+    """Return the same of a training in environment `blocks`, in any process.
+
+    Args:
+        job: description of the training.
+    """
+    features, net, heads = network_of(job.world, job.settings)
+    learner = make_blocks_learner(job.settings, net, job.learner_seeds())
+    return rollout_player(job.settings.learner, job.env(features, heads), learner)
+
+
+def make_blocks_learner(chosen: BlocksSettings[A3cSettings], net: ActorCriticForm, seeds: Tensor) -> ActorCritic:
+    """Return L learners for environment `blocks`.
+
+    Args:
+        chosen: settings of the training.
+        net: form of the networks.
+        seeds: [L] int64
+    """
+    return make_learner(chosen.learner, net, seeds, sampled=chosen.sampled, coherent=chosen.coherent)
 
 
 def train_a3c(
     scheme: str,
     settings: TrainSettings,
     chosen: BlocksSettings[A3cSettings],
+    make_player: MakePlayer | None = None,
     **options: Unpack[RunOptions],
 ) -> TrainingResult:
     """Train A3C with any heads in environment `blocks`.
@@ -160,6 +221,8 @@ def train_a3c(
         scheme: name that the result carries.
         settings: scenario, seeds and device.
         chosen: settings of loop, networks and learner.
+        make_player: has the workers play in other processes (`rl.distributed.ray_workers.cluster_player`); None to
+            train in this one.
         options: as in `RunOptions`.
 
     Returns:
@@ -168,14 +231,16 @@ def train_a3c(
     Raises:
         UserError: if the scenario, a change or the folder is not valid.
     """
-    learner = chosen.learner
-
-    def make(net: ActorCriticForm, seeds: Tensor) -> ActorCritic:
-        return make_learner(learner, net, seeds, sampled=chosen.sampled, coherent=chosen.coherent)
-
-    chunk = learner.horizon * max(1, learner.threads)
     return train_on_blocks(
-        scheme, settings, chosen, make, lambda one: one.flat, play=player(learner), chunk=chunk, **options
+        scheme,
+        settings,
+        chosen,
+        lambda net, seeds: make_blocks_learner(chosen, net, seeds),
+        lambda one: one.flat,
+        play=player(chosen.learner),
+        make_player=make_player,
+        chunk=chosen.learner.horizon * max(1, chosen.learner.threads),
+        **options,
     )
 
 
@@ -194,6 +259,7 @@ def train(
     settings: TrainSettings,
     *,
     blocks_settings: BlocksSettings[A3cSettings] | None = None,
+    make_player: MakePlayer | None = None,
     **options: Unpack[RunOptions],
 ) -> TrainingResult:
     """Train A3C with one joint head for every seed, side by side.
@@ -201,6 +267,7 @@ def train(
     Args:
         settings: scenario, seeds, length and preset.
         blocks_settings: settings to use instead of the preset that `settings` names.
+        make_player: as in `train_a3c`.
         options: as in `RunOptions`.
 
     Returns:
@@ -210,4 +277,4 @@ def train(
         UserError: if scenario, preset or folder is not valid, or there are too many placements for one head.
     """
     chosen = replace(blocks_settings or settings.find_preset(PRESETS), joint=True)
-    return train_a3c("a3c", settings, chosen, **options)
+    return train_a3c("a3c", settings, chosen, make_player, **options)

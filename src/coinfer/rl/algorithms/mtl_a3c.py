@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing_extensions import Unpack
 
 from coinfer.rl.algorithms.a3c import QUICK, A3cSettings, train_a3c
-from coinfer.rl.core.blocks_training import BlocksSettings, with_rounds
+from coinfer.rl.core.blocks_training import BlocksSettings, MakePlayer, with_rounds
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
 PRESETS = {
@@ -40,6 +40,7 @@ def train(
     settings: TrainSettings,
     *,
     blocks_settings: BlocksSettings[A3cSettings] | None = None,
+    make_player: MakePlayer | None = None,
     **options: Unpack[RunOptions],
 ) -> TrainingResult:
     """Train multi-task A3C for every seed, side by side.
@@ -47,6 +48,7 @@ def train(
     Args:
         settings: scenario, seeds, length and preset.
         blocks_settings: settings to use instead of the preset that `settings` names.
+        make_player: as in `a3c.train_a3c`.
         options: as in `RunOptions`.
 
     Returns:
@@ -55,4 +57,5 @@ def train(
     Raises:
         UserError: if scenario, preset or folder is not valid.
     """
-    return train_a3c("mtl-a3c", settings, blocks_settings or settings.find_preset(PRESETS), **options)
+    chosen = blocks_settings or settings.find_preset(PRESETS)
+    return train_a3c("mtl-a3c", settings, chosen, make_player, **options)

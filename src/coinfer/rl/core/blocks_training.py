@@ -1,9 +1,11 @@
 """Training of learners that place every block: what the schemes of environment `blocks` share."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -69,6 +71,42 @@ class BlocksSettings(Generic[LearnerSettings]):
     """Slots that a memory holds."""
 
 
+@dataclass(frozen=True)
+class BlocksJob(Generic[LearnerSettings]):
+    """Description of a training, for every process that takes part in it."""
+
+    settings: BlocksSettings[LearnerSettings]
+    world: BlocksWorld
+    late_weight: float
+    """Weight of the time after the limits."""
+    seeds: list[int]
+    """L seeds of learners."""
+    device: str = "cpu"
+    """PyTorch device of learners and worlds."""
+    threads: int = 1
+    """Threads of PyTorch in each process."""
+
+    def learner_seeds(self) -> Tensor:
+        """Return the learners' seeds, [L] int64."""
+        return torch.tensor(self.seeds, dtype=torch.int64, device=self.device)
+
+    def env(self, features: BlocksFeatures, heads: BlocksHeads, *, by_head: bool = False) -> BlocksEnv:
+        """Return the worlds of the learners.
+
+        Args:
+            features: maps an observation to the inputs of the networks.
+            heads: what the choices of the networks' heads mean.
+            by_head: as in `BlocksEnv`.
+        """
+        chosen = self.settings
+        weights = (self.late_weight, chosen.others, chosen.imposed)
+        return BlocksEnv(self.world, chosen.worlds, features, heads, *weights, self.device, by_head=by_head)
+
+
+MakePlayer = Callable[[BlocksJob[Any]], AbstractContextManager[Callable[[Loop[Any]], None]]]
+"""Returns a context manager that yields a function in place of `Loop.play`."""
+
+
 def with_rounds(settings: BlocksSettings[LearnerSettings], rounds: int) -> BlocksSettings[LearnerSettings]:
     """Return settings whose loop plays a number of rounds, with some ten assessments.
 
@@ -87,6 +125,7 @@ def train_on_blocks(
     weights: Callable[[AnyLearner], Tensor],
     *,
     play: Callable[[Loop[AnyLearner]], None] = Loop.play,
+    make_player: MakePlayer | None = None,
     chunk: int = 1,
     by_head: bool = False,
     **options: Unpack[RunOptions],
@@ -100,6 +139,7 @@ def train_on_blocks(
         make_learner: makes the learner from the form of its networks and the seeds [L].
         weights: returns the parameters [L, P] of a learner's networks that decide.
         play: plays one or several rounds of the loop.
+        make_player: has workers in other processes play instead; None to play in this one.
         chunk: rounds that `play` plays at once; curves and assessments are at multiples of it.
         by_head: whether rewards are those of heads instead of tasks.
         options: as in `RunOptions`.
@@ -116,18 +156,9 @@ def train_on_blocks(
     workers = len(learner.keys) // settings.seeds
     rounds = chosen.rounds if settings.steps is None else max(1, settings.steps // (chosen.worlds * workers))
     chosen = chosen if settings.steps is None else with_rounds(chosen, rounds)
-    env = BlocksEnv(
-        world,
-        chosen.worlds,
-        features,
-        heads,
-        _late_weight(compiled),
-        chosen.others,
-        chosen.imposed,
-        settings.device,
-        by_head=by_head,
-    )
-    loop = Loop(_loop_settings(chosen, chunk), env, learner)
+    seeds, threads = settings.learner_seeds().tolist(), torch.get_num_threads()
+    job = BlocksJob(chosen, world, _late_weight(compiled), seeds, settings.device, threads)
+    loop = Loop(_loop_settings(chosen, chunk), job.env(features, heads, by_head=by_head), learner)
 
     def make_policies(one: AnyLearner) -> tuple[nn.Module, ...]:
         rows = weights(one).detach()
@@ -135,7 +166,8 @@ def train_on_blocks(
         return tuple(BlocksNetPolicy(net, row, features, heads, **draws) for row in rows)
 
     record = settings_record(settings, scheme, world, chosen)
-    return train_loop(scheme, loop, make_policies, record, options_by_index=False, play=play, **options)
+    with make_player(job) if make_player else nullcontext(play) as play_loop:
+        return train_loop(scheme, loop, make_policies, record, options_by_index=False, play=play_loop, **options)
 
 
 def network_of(
