@@ -39,8 +39,10 @@ def test_equals_serving_one_by_one_with_ties_and_idle_times(slot):
     for finish_s in (queueing.pairwise_finish_s, queueing.finish_s):
         found = finish_s(queue, ready_s.double(), service_s.double(), active, free[queue])
         assert found[active].tolist() == expected
-    rows = queueing.queue_rows(queue, service_s.double(), active, free)
-    assert queueing.row_finish_s(rows, ready_s.double()).tolist() == wanted
+    service_s, ready_s = (torch.nn.functional.pad(row.double(), (1, 0)) for row in (service_s, ready_s))
+    for rounded in (torch.Tensor.double, torch.Tensor.float):  # sorted by PyTorch, and by NumPy
+        rows = queueing.queue_rows(queue, rounded(service_s), active, rounded(free))
+        assert queueing.row_finish_s(rows, rounded(ready_s), 0 * rounded(ready_s)).tolist() == [0.0, *wanted]
     assert queueing.busy_until_s(free, queue, found, active).tolist() == until
 
 

@@ -5,7 +5,8 @@ and is empty if the first block is elsewhere; before each later visit the task's
 server serves first the visit that is ready first, whichever of its task's visits it is. So the times of all visits
 depend on each other, and are computed in rounds over all of them until nothing changes. The earliest event is right
 after the first round, and each following event one round later, so the rounds end. Worlds that have ended leave the
-rounds. Which visits go to which queue is known before, so a round sorts each queue by itself (`queueing.row_finish_s`).
+rounds when they are at least half of those in them. Which visits go to which queue is known before, so a round sorts
+each queue by itself (`queueing.row_finish_s`).
 """
 
 from typing import NamedTuple
@@ -18,9 +19,7 @@ from coinfer.envs.core import State
 from coinfer.envs.exogenous import EdgeTables
 from coinfer.physics import latency, queueing, radio
 from coinfer.physics.queueing import QueueRows
-
-_ROUNDS = 4
-"""Rounds after which worlds that have ended leave."""
+from coinfer.types import DEVICE
 
 
 class Plan(NamedTuple):
@@ -28,27 +27,16 @@ class Plan(NamedTuple):
 
     exists: Tensor
     place: Tensor
-    previous: Tensor
-    """Place of the block before, `DEVICE` for the first."""
+    on_server: Tensor
+    """Whether there is a block, and its place is a server."""
+    moves: Tensor
+    """Whether the input of the block comes from another place; that of the first block comes from the device."""
+    uploads: Tensor
+    """Whether its input comes from the device to a server."""
     bits: Tensor
     """Size of the block's input if it comes from another place, else 0."""
     rate_bps: Tensor
     """Rate of the link or backhaul that the input crosses; meaningless if it crosses none."""
-
-    @property
-    def moves(self) -> Tensor:
-        """Whether the input of each block comes from another place."""
-        return self.exists & (self.place != self.previous)
-
-    @property
-    def uploads(self) -> Tensor:
-        """Whether the input of each block comes from the device to a server."""
-        return self.exists & (self.previous < 0) & (self.place >= 0)
-
-    @property
-    def downloads(self) -> Tensor:
-        """Whether the input of each block comes from a server to the device."""
-        return self.exists & (self.previous >= 0) & (self.place < 0)
 
 
 class Visits(NamedTuple):
@@ -63,7 +51,6 @@ class Visits(NamedTuple):
     work_s: Tensor
     uploads: Tensor
     """True if the input comes over the device's radio."""
-    downloads: Tensor
     moving_s: Tensor
     """Time of the transfer before the visit."""
 
@@ -107,7 +94,7 @@ class _VisitTimes(NamedTuple):
 
 
 class _VisitLoad(NamedTuple):
-    """What the rounds need to know; [B, K, S], or queues."""
+    """What the rounds need to know: [B, 1 + K * S], where entry 0 is no visit and has 0, or queues."""
 
     moving_s: Tensor
     device_work_s: Tensor
@@ -126,32 +113,29 @@ def visits_of(edge: EdgeTables, plan: Plan, work_s: Tensor) -> Visits:
         plan: of the slot's tasks.
         work_s: [B, K, M] time of each block in its place; 0 if there is no block.
     """
-    moves = plan.moves
-    number = moves.cumsum(-1)
+    number = plan.moves.cumsum(-1)
     count = number[..., -1:]
-    visit = torch.arange(int(count.max()) + 1, device=count.device)
-    comes = (visit > 0) & (visit <= count)
-    exists = comes | (plan.exists & ~moves)[..., :1] & (visit == 0)
-    shape, blocks = comes.shape, torch.arange(moves.shape[-1], device=count.device).expand_as(number)
-    # The first block of every visit; those of other blocks and of empty visits are written and read nowhere else.
-    spare = torch.where(moves, number, shape[-1])
-    first = torch.zeros((*shape[:-1], shape[-1] + 1), dtype=torch.int64, device=count.device)
-    first = first.scatter_(-1, spare, blocks)[..., :-1]
-    place, bits, rate_bps = (part.gather(-1, first) for part in (plan.place, plan.bits, plan.rate_bps))
-    on_server, server = exists & (place >= 0), place.clamp(min=0)
-    uploads, downloads = (way.gather(-1, first) & comes for way in (plan.uploads, plan.downloads))
+    shape = (*count.shape[:-1], int(count.max()) + 1)
+    zero = torch.zeros(shape, dtype=work_s.dtype, device=work_s.device)
+    rate_bps = plan.rate_bps
     if edge.edge.shared_bandwidth:
-        senders = queueing.counts(server.flatten(1), uploads.flatten(1), edge.edge.servers)
-        sharing = senders.gather(-1, server.flatten(1)).reshape(shape)
-        rate_bps = torch.where(uploads, radio.shared_bps(rate_bps, sharing), rate_bps)
+        server = plan.place.clamp(min=0).flatten(1)
+        senders = queueing.counts(server, plan.uploads.flatten(1), edge.edge.servers).gather(-1, server)
+        rate_bps = torch.where(plan.uploads, radio.shared_bps(rate_bps, senders.reshape(rate_bps.shape)), rate_bps)
+    # Each visit has the place and transfer of its first block. Other blocks write `DEVICE` and 0 to visit 0.
+    begun = number * plan.moves
+    place = torch.full(shape, DEVICE, device=number.device)
+    place = place.scatter_(-1, begun, torch.where(plan.moves, plan.place, DEVICE))
+    on_server = place >= 0
+    on_device = ~on_server & (torch.arange(shape[-1], device=number.device) <= count)
+    on_device[..., 0] = plan.exists[..., 0] & ~plan.moves[..., 0]
     return Visits(
         on_server=on_server,
-        on_device=exists & ~on_server,
-        server=server,
-        work_s=torch.zeros(shape, dtype=work_s.dtype, device=work_s.device).scatter_add_(-1, number, work_s),
-        uploads=uploads,
-        downloads=downloads,
-        moving_s=radio.upload_s(bits * comes, rate_bps),
+        on_device=on_device,
+        server=place.clamp(min=0),
+        work_s=zero.scatter_add(-1, number, work_s),
+        uploads=on_server & ~torch.nn.functional.pad(on_server[..., :-1], (1, 0)),
+        moving_s=zero.scatter(-1, begun, radio.upload_s(plan.bits, rate_bps)),
     )
 
 
@@ -166,32 +150,32 @@ def run_visits(edge: EdgeTables, state: State, visits: Visits) -> SlotUsage:
     Returns:
         Times from the beginning of the slot.
     """
-    times = _visit_times(edge, state, visits)
-    device = state.draws.device[..., None].expand(visits.on_server.shape).flatten(1)
-    server, on_server = visits.server.flatten(1), visits.on_server.flatten(1)
-    airtime_s, work_s, done_s = (
-        visits.moving_s * visits.uploads,
-        visits.work_s * visits.on_server,
-        times.done_s.flatten(1),
+    left_s, ready_s, done_s = _visit_times(edge, state, visits)
+    draws, server = state.draws, visits.server.flatten(1)
+    # Numbers multiply faster than truth values.
+    on_server, on_device, uploads = (
+        mask.to(done_s.dtype) for mask in (visits.on_server, visits.on_device, visits.uploads)
     )
-    across = visits.on_server & ~visits.uploads
+    work_s, airtime_s = visits.work_s * on_server, visits.moving_s * uploads
     return SlotUsage(
-        processor_s=queueing.busy_until_s(state.device_backlog_s, device, done_s, visits.on_device.flatten(1)),
-        radio_s=queueing.busy_until_s(
-            state.uplink_backlog_s, device, times.ready_s.flatten(1), visits.uploads.flatten(1)
+        processor_s=queueing.busy_until_s(
+            state.device_backlog_s, draws.device, (done_s * on_device).amax(-1), draws.task_mask
         ),
-        server_s=queueing.busy_until_s(state.server_backlog_s, server, done_s, on_server),
-        device_s=((times.done_s - times.ready_s) * visits.on_device).sum(-1),
-        upload_s=((times.ready_s - times.left_s) * visits.uploads).sum(-1),
-        queue_s=((times.done_s - work_s - times.ready_s).clamp(min=0) * visits.on_server).sum(-1),
-        on_server_s=(work_s + visits.moving_s * across).sum(-1),
-        download_s=(visits.moving_s * visits.downloads).sum(-1),
+        radio_s=queueing.busy_until_s(
+            state.uplink_backlog_s, draws.device, (ready_s * uploads).amax(-1), draws.task_mask
+        ),
+        server_s=queueing.busy_until_s(state.server_backlog_s, server, done_s.flatten(1), on_server.flatten(1)),
+        device_s=((done_s - ready_s) * on_device).sum(-1),
+        upload_s=((ready_s - left_s) * uploads).sum(-1),
+        queue_s=((done_s - work_s - ready_s).clamp_(min=0) * on_server).sum(-1),
+        on_server_s=(work_s + visits.moving_s * (on_server - uploads)).sum(-1),
+        download_s=(visits.moving_s * on_device).sum(-1),
         airtime_s=airtime_s.sum(-1),
-        server_tasks=queueing.counts(server, on_server, edge.edge.servers),
+        server_tasks=queueing.counts(server, visits.on_server.flatten(1), edge.edge.servers),
         server_work_s=queueing.sums(server, work_s.flatten(1), edge.edge.servers),
-        before_s=times.done_s - times.left_s - visits.work_s,
+        before_s=done_s - left_s - visits.work_s,
         visits=visits,
-        done_s=times.done_s,
+        done_s=done_s,
     )
 
 
@@ -216,70 +200,77 @@ def imposed_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
 
 def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:
     """Return the times of all visits under first come, first served."""
+    shape = visits.work_s.shape
+    follows = torch.ones_like(visits.work_s[:1])
+    follows[..., 0] = 0.0
+    follows = _flat(follows)
     whole = load = _visit_load(edge, state, visits)
-    done_s = left_s = (visits.moving_s + visits.work_s).cumsum(-1)
-    world = torch.arange(done_s.shape[0], device=done_s.device)
-    before_s, number = left_s.new_empty(0), 0
-    while not left_s.equal(before_s):
-        before_s, left_s, number = left_s, _done_s(load, _ready_s(load, _left_s(left_s))), number + 1
-        if number % _ROUNDS == 0:
-            changed = (left_s - before_s).abs_().flatten(1).amax(-1) > 0
-            done_s[world] = left_s
-            world, load, left_s, before_s = core.map_worlds(
-                lambda field: field[changed],  # noqa: B023
-                (world, load, left_s, before_s),
+    done_s = last_s = _flat((visits.moving_s + visits.work_s).cumsum(-1))
+    world = torch.arange(shape[0], device=done_s.device)
+    while world.numel():
+        now_s = _done_s(load, _ready_s(load, _left_s(last_s, follows)))
+        changed = ((now_s - last_s).abs_().amax(-1) > 0).nonzero()[:, 0]
+        last_s = now_s
+        if 2 * changed.numel() <= world.numel():
+            done_s[world] = now_s
+            world, load, last_s = core.map_worlds(
+                lambda field: field.index_select(0, changed),  # noqa: B023
+                (world, load, now_s),
             )
-    done_s[world] = left_s
-    left_s = _left_s(done_s)
-    return _VisitTimes(left_s, _ready_s(whole, left_s), done_s)
+    left_s = _left_s(done_s, follows)
+    times = (left_s, _ready_s(whole, left_s), done_s)
+    return _VisitTimes(*(flat[:, 1:].reshape(shape) for flat in times))
 
 
 def _visit_load(edge: EdgeTables, state: State, visits: Visits) -> _VisitLoad:
-    device = state.draws.device[..., None].expand(visits.on_server.shape)
-
-    def queues(queue: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> QueueRows:
-        return queueing.queue_rows(queue.flatten(1), service_s.flatten(1), active.flatten(1), free_s)
+    device = state.draws.device[..., None].expand(visits.on_server.shape).flatten(1)
+    moving_s, work_s = _flat(visits.moving_s), _flat(visits.work_s)
 
     def of_device(backlog_s: Tensor, service_s: Tensor, uses: Tensor) -> Tensor | QueueRows:
         if edge.edge.distinct_devices:
-            return backlog_s.gather(-1, device.flatten(1)).reshape(device.shape) * uses
-        return queues(device, service_s, uses, backlog_s)
+            return _flat(backlog_s.gather(-1, state.draws.device)[..., None] * uses)
+        return queueing.queue_rows(device, service_s, uses.flatten(1), backlog_s)
 
     return _VisitLoad(
-        visits.moving_s,
-        visits.work_s * visits.on_device,
-        radio=of_device(state.uplink_backlog_s, visits.moving_s, visits.uploads),
-        processor=of_device(state.device_backlog_s, visits.work_s, visits.on_device),
-        servers=queues(visits.server, visits.work_s, visits.on_server, state.server_backlog_s),
+        moving_s,
+        device_work_s=_flat(visits.work_s * visits.on_device),
+        radio=of_device(state.uplink_backlog_s, moving_s, visits.uploads),
+        processor=of_device(state.device_backlog_s, work_s, visits.on_device),
+        servers=queueing.queue_rows(
+            visits.server.flatten(1), work_s, visits.on_server.flatten(1), state.server_backlog_s
+        ),
     )
 
 
-def _left_s(done_s: Tensor) -> Tensor:
-    """Return when the visit before each ends, [B, K, S]."""
-    return torch.nn.functional.pad(done_s[..., :-1], (1, 0))
+def _flat(of_visits: Tensor) -> Tensor:
+    """Return times [B, K, S] as [B, 1 + K * S], after 0 for no visit."""
+    return torch.nn.functional.pad(of_visits.flatten(1), (1, 0))
+
+
+def _left_s(done_s: Tensor, follows: Tensor) -> Tensor:
+    """Return when the visit before each ends, [B, 1 + K * S].
+
+    Args:
+        done_s: [B, 1 + K * S] when each visit ends.
+        follows: [1, 1 + K * S] 1, or 0 for no visit and for the first visits of tasks.
+    """
+    left_s = torch.zeros_like(done_s)
+    torch.mul(done_s[:, :-1], follows[:, 1:], out=left_s[:, 1:])
+    return left_s
 
 
 def _ready_s(load: _VisitLoad, left_s: Tensor) -> Tensor:
-    """Return when the input of each visit has arrived, [B, K, S]."""
+    """Return when the input of each visit has arrived, [B, 1 + K * S]."""
     return _finish_s(load.radio, left_s, load.moving_s)
 
 
 def _done_s(load: _VisitLoad, ready_s: Tensor) -> Tensor:
-    """Return when each visit ends, [B, K, S]."""
-    return _in_rows(load.servers, ready_s, _finish_s(load.processor, ready_s, load.device_work_s))
+    """Return when each visit ends, [B, 1 + K * S]."""
+    return queueing.row_finish_s(load.servers, ready_s, _finish_s(load.processor, ready_s, load.device_work_s))
 
 
 def _finish_s(queues: Tensor | QueueRows, ready_s: Tensor, service_s: Tensor) -> Tensor:
-    """Return when devices have done with visits [B, K, S]: their queues, or when each is free for its only task."""
+    """Return when devices have done with visits: their queues, or when each is free for its only task."""
     if isinstance(queues, Tensor):
         return latency.end_s(ready_s, queues, service_s)
-    return _in_rows(queues, ready_s, ready_s + service_s)
-
-
-def _in_rows(rows: QueueRows, ready_s: Tensor, otherwise_s: Tensor) -> Tensor:
-    """Return when the visits that wait in these queues end, [B, K, S]; for the others, `otherwise_s`.
-
-    Args:
-        otherwise_s: at most when each visit that waits ends.
-    """
-    return otherwise_s.maximum(queueing.row_finish_s(rows, ready_s.flatten(1)).reshape(ready_s.shape))
+    return queueing.row_finish_s(queues, ready_s, ready_s + service_s)

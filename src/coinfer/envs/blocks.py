@@ -123,18 +123,18 @@ def observe(tables: Tables, state: State) -> BlocksObservation[Tensor]:
         tables: from `load`.
         state: at the beginning of a slot.
     """
-    draws = state.draws
+    draws, kind = state.draws, _kind(tables, state)
     backlog_s, room, share = core.observed_servers(tables.edge, state)
-    server_s = tables.server_s[draws.model]
+    server_s = exogenous.take_rows(tables.server_s.mT, draws.model).mT  # sums over blocks read neighbours in memory
     if tables.edge.shares.varies:
         server_s = server_s / torch.where(share > 0, share, 1.0)[:, None, None, :]
-    exists = tables.exists[draws.model] & draws.task_mask[..., None]
+    exists = exogenous.take_rows(tables.exists, draws.model) & draws.task_mask[..., None]
     limited = exists if tables.block_deadlines else torch.zeros_like(exists)
     return BlocksObservation(
-        block_device_s=tables.device_s[_kind(tables, state)],
+        block_device_s=exogenous.take_rows(tables.device_s, kind),
         block_server_s=server_s,
-        block_input_bits=tables.input_bits[draws.model],
-        block_device_j=tables.device_j[_kind(tables, state)],
+        block_input_bits=exogenous.take_rows(tables.input_bits, draws.model),
+        block_device_j=exogenous.take_rows(tables.device_j, kind),
         block_mask=exists,
         task_mask=draws.task_mask,
         deadline_s=_deadline_s(tables, state),
@@ -198,7 +198,7 @@ def serve(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Ser
     place = _place(tables, decision)
     plan = _plan(tables, state, place, draws.task_mask)
     refused = draws.task_mask & ~_feasible(tables, state, decision, plan)
-    local_j = tables.device_j[_kind(tables, state)].sum(-1)
+    local_j = exogenous.take(tables.device_j.sum(-1), _kind(tables, state))
     dropped = refused & (edge.edge.drop_refused | (local_j > core.energy_left_j(edge, state)))
     works = draws.task_mask & ~dropped
     if refused.any():
@@ -206,14 +206,13 @@ def serve(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> Ser
     work_s, deadline_s = _work_s(tables, state, plan), _deadline_s(tables, state)
     usage = block_visits.run_visits(edge, state, block_visits.visits_of(edge, plan, work_s))
     power_w = exogenous.take(edge.transmit_power_w, draws.device_class)
-    device_j = (tables.device_j[_kind(tables, state)] * (plan.exists & (plan.place < 0))).sum(-1)
     outcome = core.outcome_of(
         device_s=usage.device_s,
         upload_s=usage.upload_s,
         queue_s=torch.where(dropped, deadline_s, usage.queue_s),
         server_s=usage.on_server_s,
         download_s=usage.download_s + _answer_s(tables, plan),
-        energy_j=device_j + compute.transmit_j(power_w, usage.airtime_s),
+        energy_j=_device_j(tables, state, plan) + compute.transmit_j(power_w, usage.airtime_s),
         accuracy=exogenous.take(tables.accuracy, draws.model) * works,
         admitted=draws.task_mask & ~refused,
         answered=works,
@@ -239,20 +238,25 @@ def feasible(tables: Tables, state: State, decision: BlocksDecision[Tensor]) -> 
 
 def _feasible(tables: Tables, state: State, decision: BlocksDecision[Tensor], plan: Plan) -> Tensor:
     """Return whether each decision can be carried out, [B, K]; means nothing for tasks that the plan leaves out."""
-    exists, place = plan.exists, plan.place
-    possible = (((decision.place >= 0) & (decision.place <= tables.edge.edge.servers)) | ~exists).all(-1)
+    fails = plan.exists & (plan.place != decision.place - 1)
     if not tables.edge.always_room:
-        room = core.room(tables.edge, state)[:, None].expand(-1, place.shape[1], -1).gather(-1, place.clamp(min=0))
-        possible &= ~(exists & (place >= 0) & (room <= 0)).any(-1)
-    broken = (plan.uploads | plan.downloads) & (plan.bits > 0) & (plan.rate_bps <= 0)
-    possible &= ~broken.any(-1)
+        server = plan.place.clamp(min=0).flatten(1)
+        room = core.room(tables.edge, state).gather(-1, server).reshape(plan.place.shape)
+        fails |= plan.on_server & (room <= 0)
+    broken = plan.moves & (plan.bits > 0) & (plan.rate_bps <= 0)
+    possible = ~(fails | broken).any(-1)
     if not tables.edge.limited_energy:
         return possible
     power_w = exogenous.take(tables.edge.transmit_power_w, state.draws.device_class)
     airtime_s = (radio.upload_s(plan.bits, plan.rate_bps + broken) * plan.uploads).sum(-1)
-    device_j = (tables.device_j[_kind(tables, state)] * (exists & (place < 0))).sum(-1)
-    spends_j = device_j + compute.transmit_j(power_w, airtime_s)
+    spends_j = _device_j(tables, state, plan) + compute.transmit_j(power_w, airtime_s)
     return possible & (spends_j <= core.energy_left_j(tables.edge, state))
+
+
+def _device_j(tables: Tables, state: State, plan: Plan) -> Tensor:
+    """Return the energy that each task's blocks take on its device, [B, K]."""
+    block_j = exogenous.take_rows(tables.device_j, _kind(tables, state))
+    return (block_j * (plan.exists ^ plan.on_server)).sum(-1)
 
 
 def _kind(tables: Tables, state: State) -> Tensor:
@@ -266,26 +270,26 @@ def _place(tables: Tables, decision: BlocksDecision[Tensor]) -> Tensor:
 
 def _plan(tables: Tables, state: State, place: Tensor, works: Tensor) -> Plan:
     draws = state.draws
-    exists = tables.exists[draws.model] & works[..., None]
+    exists = exogenous.take_rows(tables.exists, draws.model) & works[..., None]
     previous = torch.nn.functional.pad(place[..., :-1], (1, 0), value=DEVICE)
     moves = exists & (place != previous)
-    link_bps = draws.link_bps.gather(-1, torch.maximum(place, previous).clamp(min=0))
-    across = (place >= 0) & (previous >= 0)
-    bits = tables.input_bits[draws.model] * moves
-    return Plan(exists, place, previous, bits, torch.where(across, tables.backhaul_bps, link_bps))
+    at_server, from_server = place >= 0, previous >= 0
+    bits = exogenous.take_rows(tables.input_bits, draws.model) * moves
+    link_bps = draws.link_bps.gather(-1, torch.maximum(place, previous).clamp_(min=0))
+    rate_bps = torch.where(at_server & from_server, tables.backhaul_bps, link_bps)
+    return Plan(exists, place, exists & at_server, moves, moves & ~from_server, bits, rate_bps)
 
 
 def _work_s(tables: Tables, state: State, plan: Plan) -> Tensor:
     """Return the time of each block in its place, [B, K, M]; 0 if there is no block."""
-    draws, blocks = state.draws, plan.place.shape[-1]
-    block = torch.arange(blocks, device=plan.place.device)
+    draws, (blocks, servers) = state.draws, tables.server_s.shape[1:]
     server = plan.place.clamp(min=0)
-    entry = (draws.model[..., None] * blocks + block) * tables.edge.edge.servers + server
-    on_server = plan.exists & (plan.place >= 0)
-    share = torch.where(on_server, draws.share[:, None].expand(-1, server.shape[1], -1).gather(-1, server), 1.0)
-    on_server_s = exogenous.take(tables.server_s.reshape(-1), entry) * draws.server_factor[..., None] / share
-    on_device_s = tables.device_s[_kind(tables, state)] * draws.device_factor[..., None]
-    return torch.where(on_server, on_server_s, on_device_s) * plan.exists
+    first = servers * torch.arange(blocks, device=server.device) + server
+    on_server_s = exogenous.take(tables.server_s.reshape(-1), (draws.model * blocks * servers)[..., None] + first)
+    share = draws.share.gather(-1, server.flatten(1)).reshape(server.shape)
+    on_server_s = on_server_s * draws.server_factor[..., None] / share
+    on_device_s = exogenous.take_rows(tables.device_s, _kind(tables, state)) * draws.device_factor[..., None]
+    return torch.where(plan.on_server, on_server_s, on_device_s) * plan.exists
 
 
 def _deadline_s(tables: Tables, state: State) -> Tensor:
@@ -303,7 +307,8 @@ def _excess_s(
     """
     if not tables.block_deadlines:
         return (outcome.latency_s - state.draws.deadline_s).clamp(min=0)
-    begins = torch.nn.functional.pad(plan.place[..., 1:] != plan.place[..., :-1], (1, 0), value=True)
+    begins = plan.moves.clone()
+    begins[..., 0] = True
     block_s = work_s + before_s.gather(-1, plan.moves.cumsum(-1)) * begins
     return ((block_s - state.draws.deadline_s[..., None]).clamp(min=0) * plan.exists).sum(-1)
 
@@ -311,5 +316,5 @@ def _excess_s(
 def _answer_s(tables: Tables, plan: Plan) -> Tensor:
     """Return the time of the way back from the server of the last block, [B, K]."""
     last = (plan.exists.sum(-1, keepdim=True) - 1).clamp(min=0)
-    place = torch.where(plan.exists, plan.place, DEVICE).gather(-1, last)[..., 0]
-    return exogenous.take(tables.edge.download_s, place.clamp(min=0)) * (place >= 0)
+    place, on_server = (field.gather(-1, last)[..., 0] for field in (plan.place, plan.on_server))
+    return exogenous.take(tables.edge.download_s, place.clamp_(min=0)) * on_server

@@ -16,41 +16,47 @@ import torch
 from torch import Tensor
 
 _NUMBER_BITS = 14
-"""Bits for a task's number in sort keys; with 31 for its time and 18 for its queue, they fit into 63."""
+"""Bits for a task's number in sort keys; with 31 for its time and 17 for its queue, they fit into 63."""
 NEVER_S = 1e30
 """Added or subtracted to exclude something: as good as infinite, but finite, so that 0 times it is 0."""
 
 
-def service_order(queue: Tensor | None, ready_s: Tensor | None = None) -> Tensor:
+def service_order(queue: Tensor | None, ready_s: Tensor | None = None, number: Tensor | None = None) -> Tensor:
     """Return the numbers [.., K] of the tasks sorted by queue, then readiness, then number.
 
     Args:
         queue: [.., K] int, queue of each task; if None, all tasks are in one queue.
         ready_s: [.., K]; if None, all tasks are ready at the same time. One of the two must be given.
+        number: [.., K] int64, numbers of the tasks, not falling; if None, 0 to K - 1.
     """
     some = queue if ready_s is None else ready_s
     assert some is not None
     if some.device.type == "cpu" and some.shape[-1] <= 1 << _NUMBER_BITS and some.dtype != torch.float64:
-        return _packed_order(queue, ready_s)
-    if queue is None or ready_s is None:
-        return some.argsort(dim=-1, stable=True)
-    by_time = ready_s.argsort(dim=-1, stable=True)
-    return by_time.gather(-1, queue.gather(-1, by_time).argsort(dim=-1, stable=True))
+        return _packed_order(queue, ready_s, torch.arange(some.shape[-1]) if number is None else number)
+    order = some.argsort(dim=-1, stable=True)
+    if queue is not None and ready_s is not None:
+        order = order.gather(-1, queue.gather(-1, order).argsort(dim=-1, stable=True))
+    return order if number is None else number.gather(-1, order)
 
 
-def _packed_order(queue: Tensor | None, ready_s: Tensor | None) -> Tensor:
+def _packed_order(queue: Tensor | None, ready_s: Tensor | None, number: Tensor) -> Tensor:
     """Return the same order by one sort of whole numbers: queue, bits of the time, number of the task.
 
     Times are at least 0, so their bits are in the order of the times. NumPy sorts such rows several times as fast as
-    PyTorch finds an order. A queue's number must be below 2^18.
+    PyTorch finds an order, and short whole numbers faster than long ones. A queue's number must be below 2^17.
     """
-    parts = [] if ready_s is None else [(ready_s + 0.0).view(torch.int32).long() << _NUMBER_BITS]
-    parts += [] if queue is None else [queue.long() << (31 + _NUMBER_BITS)]
-    keys = parts[0] if len(parts) == 1 else parts[0].bitwise_or_(parts[1])
-    keys |= torch.arange(keys.shape[-1])
+    number_bits = 32 if queue is None else _NUMBER_BITS
+    if ready_s is None:
+        assert queue is not None
+        keys = (queue.int() << number_bits).bitwise_or_(number.int())
+    else:
+        keys = (ready_s + 0.0).view(torch.int32).long()
+        keys <<= number_bits
+        keys |= number
+        if queue is not None:
+            keys |= queue.long() << (31 + number_bits)
     keys.numpy().sort(axis=-1)
-    keys &= (1 << _NUMBER_BITS) - 1
-    return keys
+    return keys.bitwise_and_((1 << number_bits) - 1).long()
 
 
 def ordered_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
@@ -93,18 +99,16 @@ def finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, 
 
 
 class QueueRows(NamedTuple):
-    """The tasks that use each queue, if that is known before it is known when they are ready."""
+    """The tasks that use each queue, if that is known before it is known when they are ready.
+
+    Tasks are numbered from 1. Number 0 is no task, which is ready at 0 and takes 0: the places of a queue that are not
+    used have it, and come first.
+    """
 
     task: Tensor
-    """[.., Q * L] numbers of the tasks of each queue, in rising order, after places that are not used."""
-    place: Tensor
-    """[.., K] where each task that uses its queue is among these."""
-    active: Tensor
-    """[.., K] 1 if the task uses its queue, else 0."""
-    used: Tensor
-    """[.., Q, L] 1, or 0 for the places that are not used."""
+    """[.., Q, L] int64, numbers of the tasks of each queue, not falling."""
     service_s: Tensor
-    """[.., Q, L] 0 for the places that are not used."""
+    """[.., 1 + K]"""
     free_s: Tensor
     """[.., Q, 1] when each queue has done all work that came before these tasks."""
 
@@ -114,39 +118,41 @@ def queue_rows(queue: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor)
 
     Args:
         queue: [.., K] int below Q, also for tasks that are not active.
-        service_s: [.., K] time that each task's service takes.
+        service_s: [.., 1 + K] time that each task's service takes, after 0 for no task.
         active: [.., K] bool, whether the task uses its queue.
         free_s: [.., Q] when the queue has done all work that came before these tasks.
     """
     queues, last = free_s.shape[-1], queue.shape[-1] - 1
     tasks = counts(queue, active, queues)
     longest = max(1, int(tasks.amax()) if tasks.numel() else 0)
-    number = torch.arange(longest, device=queue.device) + (tasks.cumsum(-1) - longest)[..., None]
-    used = (torch.arange(longest, 0, -1, device=queue.device) <= tasks[..., None]).to(service_s.dtype)
+    position = torch.arange(longest, device=queue.device) + (tasks.cumsum(-1) - longest)[..., None]
+    used = torch.arange(longest, 0, -1, device=queue.device) <= tasks[..., None]
     by_queue = service_order(torch.where(active, queue, queues))
-    task = by_queue.gather(-1, number.clamp(0, last).flatten(-2))
-    every = torch.arange(last + 1, device=queue.device).expand_as(queue)
-    in_order = torch.empty_like(by_queue).scatter_(-1, by_queue, every)
-    first = number[..., 0] - torch.arange(queues, device=queue.device) * longest
-    place = (in_order - first.gather(-1, queue)).clamp_(0, queues * longest - 1)
-    row_service_s = service_s.gather(-1, task).reshape(used.shape) * used
-    return QueueRows(task, place, active.to(service_s.dtype), used, row_service_s, free_s[..., None])
+    task = by_queue.gather(-1, position.clamp_(0, last).flatten(-2)).reshape(used.shape)
+    return QueueRows((task + 1) * used, service_s, free_s[..., None])
 
 
-def row_finish_s(rows: QueueRows, ready_s: Tensor) -> Tensor:
-    """Return what `finish_s` does, [.., K]; 0 for tasks that do not use their queue.
+def row_finish_s(rows: QueueRows, ready_s: Tensor, otherwise_s: Tensor) -> Tensor:
+    """Return what `finish_s` does, [.., 1 + K], after 0 for no task.
 
     Args:
         rows: of the queues.
-        ready_s: [.., K] when each task joins its queue, at least 0.
+        ready_s: [.., 1 + K] when each task joins its queue, at least 0, after 0 for no task.
+        otherwise_s: [.., 1 + K] what to return for tasks that do not use their queue; is overwritten.
     """
-    joined_s = ready_s.gather(-1, rows.task).reshape(rows.used.shape).mul_(rows.used)
-    order = service_order(None, joined_s)
-    service_s = rows.service_s.gather(-1, order)
+    order = service_order(None, _taken(ready_s, rows.task), rows.task)
+    service_s = _taken(rows.service_s, order)
     total_s = service_s.cumsum(-1)
-    begin_s = joined_s.gather(-1, order).add_(service_s).sub_(total_s).cummax(-1).values
-    done_s = joined_s.scatter_(-1, order, torch.maximum(rows.free_s, begin_s).add_(total_s))
-    return done_s.flatten(-2).gather(-1, rows.place).mul_(rows.active)
+    begin_s = _taken(ready_s, order).add_(service_s).sub_(total_s).cummax(-1).values
+    done_s = torch.maximum(rows.free_s, begin_s).add_(total_s)
+    finish_s = otherwise_s.scatter_(-1, order.flatten(-2), done_s.flatten(-2))
+    finish_s[..., 0].zero_()
+    return finish_s
+
+
+def _taken(values: Tensor, task: Tensor) -> Tensor:
+    """Return the values [.., 1 + K] of the tasks [.., Q, L]."""
+    return values.gather(-1, task.flatten(-2)).reshape(task.shape)
 
 
 def pairwise_finish_s(queue: Tensor, ready_s: Tensor, service_s: Tensor, active: Tensor, free_s: Tensor) -> Tensor:
