@@ -33,7 +33,7 @@ BARS = {"RayCloudSim": [4642, 12183], "copied RL environments": [5500, 8600], "P
 SLOTS = 4
 """Slots of one timed call."""
 GPU_WORLDS = 65_536
-PRESETS = {"city": 512, "campus": 1024, "cdo-dsac": 1024, "grle": 4096, "sacd": 8192, "mtl-a3c": 128}
+PRESETS = {"city": 512, "campus": 1024, "cdo-dsac": 1024, "grle": 4096, "sacd": 8192, "mtl-a3c": 512}
 """Number of worlds of each preset."""
 
 
