@@ -32,7 +32,7 @@ from coinfer.rl.algorithms.cdo_dsac import TrainingJob
 from coinfer.rl.core.loop import run
 from coinfer.rl.core.training import Report, run_training
 from coinfer.rl.distributed import ray_workers
-from coinfer.rl.distributed.coordinator import Recovery
+from coinfer.rl.distributed.worker_group import Recovery
 from coinfer.scenario.compile import open_world
 
 SOON_S, LATE_S = 0.2, 2.0
@@ -103,8 +103,9 @@ def disturbed(job: TrainingJob, nodes: Any, kills: int) -> tuple[str, list[tuple
             node()
             return
         # every other time the controller, as there is but one
-        worker = groups[0].count if len(killed) % 2 else drawn.randrange(groups[0].count)
-        killed.append("controller" if worker == groups[0].count else "agent")
+        controller = len(groups[0].workers) - 1
+        worker = controller if len(killed) % 2 else drawn.randrange(controller)
+        killed.append("controller" if worker == controller else "agent")
         pid = groups[0].worker_placements()[worker].pid
         Timer(drawn.uniform(SOON_S, LATE_S), os.kill, (pid, signal.SIGKILL)).start()
 

@@ -96,7 +96,7 @@ FrameFile = Annotated[
 TorchDevice = Annotated[str, typer.Option("--device", help="PyTorch device: cpu, cuda.")]
 TorchThreads = Annotated[int, typer.Option("--threads", min=1, help="Threads of PyTorch.")]
 Cluster = Annotated[
-    bool, typer.Option("--cluster", help="Agents and controller as processes spread over a Ray cluster.")
+    bool, typer.Option("--cluster", help="Agents and controller, or A3C's workers, as processes on a Ray cluster.")
 ]
 ClusterAddress = Annotated[
     str | None,

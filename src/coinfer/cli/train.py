@@ -1,9 +1,9 @@
 """`coinfer train`: train a scheme in a scenario, compare it with baselines, and export its policy."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,10 +21,10 @@ from coinfer.errors import UserError
 
 if TYPE_CHECKING:
     from coinfer.evaluate.simulate import Run
-    from coinfer.rl.algorithms.cdo_dsac import MakePlayer
+    from coinfer.rl.core.loop import Loop
     from coinfer.rl.core.training import Progress
-    from coinfer.rl.distributed.coordinator import Recovery
-    from coinfer.rl.distributed.ray_workers import RayWorkerGroup
+    from coinfer.rl.distributed.ray_workers import Job, RayWorkerGroup
+    from coinfer.rl.distributed.worker_group import Recovery
     from coinfer.scenario.world import World
 
 FIGURES = {
@@ -113,26 +113,29 @@ def _print_comparison(who: str, runs: "Sequence[Run]", world: "World") -> None:
     console.print(*report.split_to_width(report.comparison_table(title, runs, columns), console.width))
 
 
-def make_player(scheme: str, address: str | None) -> "MakePlayer":
-    """Return what puts the agents of a scheme on a cluster.
+def make_player(
+    scheme: str, address: str | None
+) -> "Callable[[Job], AbstractContextManager[Callable[[Loop[Any]], None]]]":
+    """Return what puts the agents or workers of a scheme on a cluster.
 
     Args:
         scheme: its name.
         address: of the cluster's head; None for one on this machine alone.
 
     Raises:
-        UserError: if the scheme has no agents to put there.
+        UserError: if the scheme has neither.
     """
     from coinfer.rl import registry
     from coinfer.rl.distributed.ray_workers import cluster_player
 
     if not registry.scheme(scheme).distributable:
         names = ", ".join(name for name, one in registry.SCHEMES.items() if one.distributable)
-        raise UserError(f"{scheme} has no agents to put on a cluster; schemes that have: {names}")
+        raise UserError(f"{scheme} has no agents or workers to put on a cluster; schemes that have: {names}")
 
     def on_start(workers: "RayWorkerGroup") -> None:
         nodes = len({placement.node for placement in workers.worker_placements()})
-        console.print(f"{workers.count} agents and the controller on {nodes} node{'s' * (nodes > 1)} of the cluster")
+        count = len(workers.names)
+        console.print(f"{count} process{'es' * (count > 1)} on {nodes} node{'s' * (nodes > 1)} of the cluster")
 
     def show_recovery(recovery: "Recovery") -> None:
         about = f"{recovery.who} was lost and replaced within {recovery.took_s:.1f} s"

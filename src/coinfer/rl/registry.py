@@ -22,15 +22,17 @@ class Scheme(NamedTuple):
     arguments: Mapping[str, str] = {}
     """Arguments by name of its module's training function `train(settings, *, progress, folder, resume)`."""
     distributable: bool = False
-    """Whether its agents can train on a cluster; the function then takes `make_player`, too."""
+    """Whether its agents or workers can train on a cluster; the function then takes `make_player`, too."""
 
 
 SCHEMES = {
     "sac-d": Scheme("sac_d", "sacd", "discrete soft actor-critic over exit, cut and bits (WCNC 2022)"),
     "dqn": Scheme("dqn", "sacd", "double DQN with the same inputs and depth, SAC-d's baseline"),
     "ppo": Scheme("ppo", "mtl-a3c", "proximal policy optimisation with masks, for offload and blocks"),
-    "mtl-a3c": Scheme("mtl_a3c", "mtl-a3c", "multi-task A3C: a head for each block (IEEE TMC 2024)"),
-    "a3c": Scheme("a3c", "mtl-a3c", "A3C with one joint head, multi-task A3C's baseline"),
+    "mtl-a3c": Scheme(
+        "mtl_a3c", "mtl-a3c", "multi-task A3C: a head for each block (IEEE TMC 2024)", distributable=True
+    ),
+    "a3c": Scheme("a3c", "mtl-a3c", "A3C with one joint head, multi-task A3C's baseline", distributable=True),
     "distributed-dqn": Scheme("distributed_dqn", "mtl-a3c", "DQN with a head for each block, another baseline"),
     "cdo-dsac": Scheme(
         "cdo_dsac", "cdo-dsac", "soft actor-critic agents that share a memory (SEKE 2023)", distributable=True

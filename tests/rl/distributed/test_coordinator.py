@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from coinfer.errors import TrainingError
 from coinfer.rl.algorithms import cdo_dsac
 from coinfer.rl.algorithms.cdo_dsac import TrainingJob
 from coinfer.rl.core.loop import run
-from coinfer.rl.distributed import coordinator
-from coinfer.rl.distributed.coordinator import Coordinator, WorkerLostError
+from coinfer.rl.distributed import worker_group
+from coinfer.rl.distributed.coordinator import Coordinator
+from coinfer.rl.distributed.ray_workers import Job, worker_kinds
 from coinfer.rl.distributed.states import merge_states, split_state
-from coinfer.rl.distributed.workers import Agent, Controller, StaleStateError
+from coinfer.rl.distributed.worker_group import StaleStateError, WorkerLostError
+from coinfer.rl.distributed.workers import Agent
 from coinfer.scenario.compile import open_world
 
 SMALL = replace(
@@ -40,12 +43,12 @@ class LocalWorkerGroup:
         deaths: workers that die, by the number of the call in which they do.
     """
 
-    def __init__(self, job: TrainingJob, deaths: dict[int, int] | None = None):
-        self.agents, self.deaths, self.calls = job.settings.agents, deaths or {}, 0
-        self.workers = [self.make_worker(i) for i in range(self.agents + 1)]
+    def __init__(self, job: Job, deaths: dict[int, int] | None = None):
+        self.kinds, self.deaths, self.calls = worker_kinds(job), deaths or {}, 0
+        self.workers = [self.make_worker(i) for i in range(len(self.kinds))]
 
-    def make_worker(self, worker: int) -> Agent | Controller:
-        return Agent(worker) if worker < self.agents else Controller()
+    def make_worker(self, worker: int) -> Any:
+        return self.kinds[worker].kind(*self.kinds[worker].arguments)
 
     def call(self, worker, method, *arguments):
         self.calls += 1
@@ -64,6 +67,10 @@ class LocalWorkerGroup:
     def call_parts(self, worker, method, *arguments, parts):
         result = self.call(worker, method, *arguments)
         return [result] * parts if parts == 1 or isinstance(result, Exception) else result
+
+    def first_done(self, promises):
+        """Every other call is done first, so that results do not come in the order of the calls."""
+        return self.calls % 2 * (len(promises) - 1)
 
     def wait(self, promises):
         for promise in promises:
@@ -169,7 +176,7 @@ def test_every_loss_is_reported():
 
 
 def test_a_worker_that_stays_dead_ends_the_training(monkeypatch):
-    monkeypatch.setattr(coordinator, "RECOVERY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(worker_group, "RECOVERY_TIMEOUT_S", 1.0)
     with pytest.raises(TrainingError, match="a lost agent or controller was not replaced: died"):
         play_distributed(job(), {call: 1 for call in range(20, 2000)})
 

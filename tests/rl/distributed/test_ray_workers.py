@@ -14,6 +14,7 @@ from threading import Timer
 
 import pytest
 from tests.rl.distributed.test_coordinator import SMALL, LocalWorkerGroup, job
+from tests.rl.distributed.test_parameter_server import single, train
 from typer.testing import CliRunner
 
 from coinfer.cli.main import app
@@ -108,6 +109,34 @@ def test_an_agent_and_the_controller_die_and_the_result_is_the_same(two_nodes: s
         assert re.fullmatch(who + r"|a worker of the cluster \(\w+\)", loss.who)  # Ray may know no better
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_worker_of_a3c_dies_and_the_training_goes_on(two_nodes: str, threads: int):
+    """In deterministic mode bit by bit as in one process; in asynchronous mode with all updates."""
+    recoveries, killed = [], list[int]()
+    workers: list[ray_workers.RayWorkerGroup] = []
+
+    def make_player(job):
+        return ray_workers.cluster_player(job, two_nodes, on_recovery=recoveries.append, on_start=workers.append)
+
+    def kill(report):
+        if report.round >= 10 and not killed:
+            assert len({placement.node for placement in workers[0].worker_placements()}) == 2
+            killed.append(workers[0].worker_placements()[1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    trained = train("mtl-a3c", 1, threads, make_player=make_player, progress=kill)
+    (loss,) = recoveries
+    assert re.fullmatch(r"worker 1|a worker of the cluster \(\w+\)", loss.who)
+    if threads:
+        assert trained.digest != single("mtl-a3c", 1).digest
+        assert trained.assessed[-1].round == 28
+    else:
+        assert trained.digest == single("mtl-a3c", 1).digest
+        assert trained.points == single("mtl-a3c", 1).points
+
+
 def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With workers in this process instead of Ray's; up to the export, which is as without a cluster."""
     called, trained = [], []
@@ -164,4 +193,6 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
 def test_what_has_no_agents_is_not_spread(tmp_path: Path):
     words = ["train", "ddpg", "--cluster", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, words)
-    assert "ddpg has no agents to put on a cluster; schemes that have: cdo-dsac, cias-pno" in str(done.exception)
+    assert "ddpg has no agents or workers to put on a cluster; schemes that have: mtl-a3c, a3c, cdo-dsac" in str(
+        done.exception
+    )

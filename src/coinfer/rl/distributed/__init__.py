@@ -1,1 +1,1 @@
-"""Training distributed over processes and machines. Start in `coordinator`."""
+"""Training distributed over processes and machines. Start in `coordinator` (CDO-DSAC) or `parameter_server` (A3C)."""

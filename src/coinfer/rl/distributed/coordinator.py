@@ -9,11 +9,11 @@ then again. As random numbers depend on keys and rounds only, the results are th
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
 
 from coinfer.errors import TrainingError
 from coinfer.rl.algorithms.cdo_dsac import CdoDsac, TrainingJob
 from coinfer.rl.core.loop import Loop, Point
+from coinfer.rl.distributed import worker_group
 from coinfer.rl.distributed.states import (
     Arrays,
     Parts,
@@ -24,72 +24,11 @@ from coinfer.rl.distributed.states import (
     to_tensors,
     to_transition,
 )
+from coinfer.rl.distributed.worker_group import Promise, Recovery, WorkerGroup, WorkerLostError
 
 BACKUP_INTERVAL_S = 0.5
 """Seconds from one state that the coordinator takes over to the next; including the transfer it stays below a second.
 Judging the agents, which makes no new records, may take longer."""
-RECOVERY_TIMEOUT_S = 120.0
-"""Seconds after the first loss without a completed step after which the training ends with an error."""
-Promise = object
-"""A future result: what a group's `call` returns and its `wait` takes."""
-
-
-class WorkerLostError(Exception):
-    """A worker, or a result that it returned, is lost."""
-
-
-class WorkerGroup(Protocol):
-    """Workers 0 to k - 1 are the agents, worker k is the controller; each executes its calls in order."""
-
-    def call(self, worker: int, method: str, *arguments: object) -> Promise:
-        """Return a promise of the result of a worker's method.
-
-        Args:
-            worker: number of the worker.
-            method: name of its method.
-            arguments: promises among them are replaced by their results.
-        """
-        ...
-
-    def call_parts(self, worker: int, method: str, *arguments: object, parts: int) -> list[Promise]:
-        """Return promises of the parts of a result, one for each.
-
-        Args:
-            worker: number of the worker.
-            method: name of its method, which returns a list of so many parts, or the only part itself.
-            arguments: promises among them are replaced by their results.
-            parts: number of parts, at least 1.
-        """
-        ...
-
-    def wait(self, promises: Sequence[Promise]) -> list[Any]:
-        """Wait for results and return them, in the order of the promises.
-
-        Args:
-            promises: what `call` and `call_parts` returned.
-
-        Returns:
-            The results of the methods.
-
-        Raises:
-            WorkerLostError: if a worker that a result needs is lost.
-        """
-        ...
-
-
-class Recovery(NamedTuple):
-    """Loss of a worker that was made good."""
-
-    who: str
-    """Name of the lost worker, as far as it is known."""
-    round: int
-    """Round to whose state all workers were restored."""
-    rounds: int
-    """Rounds after it that were played again."""
-    age_s: float
-    """Seconds from the beginning of these rounds until the loss was noticed."""
-    took_s: float
-    """Seconds from the notice until the workers had played these rounds."""
 
 
 class Coordinator:
@@ -149,7 +88,7 @@ class Coordinator:
             except WorkerLostError as error:
                 now_s, self.restored = self.clock(), False
                 loss = loss or (str(error), now_s - began_s, now_s)
-                if now_s - loss[2] > RECOVERY_TIMEOUT_S:
+                if now_s - loss[2] > worker_group.RECOVERY_TIMEOUT_S:
                     raise TrainingError(f"a lost agent or controller was not replaced: {error}") from None
                 self.sleep(0.2)
         now_s = self.clock()

@@ -1,7 +1,8 @@
-"""The workers of `rl.distributed.coordinator` on Ray: every agent and the controller is an actor, and the actors are
-spread over the cluster's nodes.
+"""The workers of `coordinator` and `parameter_server` on Ray: agents and controller of CDO-DSAC, or the workers of A3C,
+are actors, which are spread over the cluster's nodes.
 
-If a process dies, Ray starts it again, on another node if its own is lost, and the coordinator restores its state.
+If a process dies, Ray starts it again, on another node if its own is lost, and the coordinator or the server gives it
+its state.
 Nodes trust each other (Ray pickles the messages): a cluster belongs on a network of its own. Without an address, this
 module starts a cluster of this machine alone, which listens on the loopback interface only and ends with the training.
 """
@@ -14,14 +15,31 @@ from typing import Any, NamedTuple
 
 from coinfer.addresses import AddressError, parse_address
 from coinfer.errors import TrainingError
-from coinfer.rl.algorithms.cdo_dsac import CdoDsac, TrainingJob
+from coinfer.rl.algorithms.a3c import A3cSettings
+from coinfer.rl.algorithms.cdo_dsac import TrainingJob
+from coinfer.rl.core.blocks_training import BlocksJob
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.distributed.coordinator import Coordinator, Promise, Recovery, WorkerLostError
-from coinfer.rl.distributed.workers import Agent, Controller, StaleStateError
+from coinfer.rl.distributed.coordinator import Coordinator
+from coinfer.rl.distributed.parameter_server import GradientWorker, ParameterServer
+from coinfer.rl.distributed.worker_group import Promise, Recovery, StaleStateError, WorkerLostError
+from coinfer.rl.distributed.workers import Agent, Controller
 
 CONNECT_TIMEOUT_S, START_TIMEOUT_S = 5.0, 120.0
 """Seconds within which an address must answer, and a cluster must start all processes."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+Job = TrainingJob | BlocksJob[A3cSettings]
+"""Description of a training that a cluster can play."""
+
+
+class WorkerKind(NamedTuple):
+    """What a worker is."""
+
+    name: str
+    """For messages."""
+    kind: type
+    """Class of the actor."""
+    arguments: tuple[int, ...] = ()
+    """Of the class. Small ones only: Ray may have lost large ones when it starts a worker again."""
 
 
 class WorkerPlacement(NamedTuple):
@@ -37,14 +55,14 @@ class RayWorkerGroup:
     """A `WorkerGroup` of Ray actors; Ray must be initialised.
 
     Args:
-        agents: k, the number of agents without the controller.
+        kinds: what each worker is.
         gpus: whether the workers share GPUs, of which each then gets a part.
 
     Raises:
         TrainingError: if the cluster has no room for them within `START_TIMEOUT_S`.
     """
 
-    def __init__(self, agents: int, gpus: bool = False):
+    def __init__(self, kinds: Sequence[WorkerKind], gpus: bool = False):
         import ray
         from ray import exceptions
 
@@ -52,24 +70,24 @@ class RayWorkerGroup:
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        self.count = agents
-        needs = {"CPU": 0.001, "GPU": 1 / (agents + 1)} if gpus else {"CPU": 0.001}
-        self.places = placement_group([needs] * (agents + 1), strategy="SPREAD")
+        self.names = [kind.name for kind in kinds]
+        needs = {"CPU": 0.001, "GPU": 1 / len(kinds)} if gpus else {"CPU": 0.001}
+        self.places = placement_group([needs] * len(kinds), strategy="SPREAD")
         if not self.places.wait(START_TIMEOUT_S):
-            raise TrainingError(f"the Ray cluster has no room for {agents + 1} processes: see `ray status`")
+            raise TrainingError(f"the Ray cluster has no room for {len(kinds)} processes: see `ray status`")
 
-        def start(kind: type, place: int, *arguments: int) -> Any:
+        def start(kind: WorkerKind, place: int) -> Any:
             strategy = PlacementGroupSchedulingStrategy(self.places, placement_group_bundle_index=place)
             options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_restarts": -1}
-            return ray.remote(kind).options(scheduling_strategy=strategy, **options).remote(*arguments)
+            return ray.remote(kind.kind).options(scheduling_strategy=strategy, **options).remote(*kind.arguments)
 
-        self.workers = [*(start(Agent, i, i) for i in range(agents)), start(Controller, agents)]
+        self.workers = [start(kind, place) for place, kind in enumerate(kinds)]
 
     def call(self, worker: int, method: str, *arguments: object) -> Promise:
         """Return a promise of the result of a worker's method.
 
         Args:
-            worker: number of the worker; the controller is the last one.
+            worker: number of the worker.
             method: name of its method.
             arguments: promises among them are replaced by their results.
         """
@@ -79,13 +97,22 @@ class RayWorkerGroup:
         """Return promises of the parts of a result, one for each.
 
         Args:
-            worker: number of the worker; the controller is the last one.
+            worker: number of the worker.
             method: name of its method, which returns a list of so many parts, or the only part itself.
             arguments: promises among them are replaced by their results.
             parts: number of parts, at least 1.
         """
         promises = getattr(self.workers[worker], method).options(num_returns=parts).remote(*arguments)
         return promises if parts > 1 else [promises]
+
+    def first_done(self, promises: Sequence[Promise]) -> int:
+        """Wait until a result is there, or lost, and return the place of its promise.
+
+        Args:
+            promises: what `call` and `call_parts` returned; at least one.
+        """
+        (done,), _ = self._ray.wait(list(promises), num_returns=1)
+        return promises.index(done)
 
     def wait(self, promises: Sequence[Promise]) -> list[Any]:
         """Wait for results and return them, in the order of the promises.
@@ -137,8 +164,7 @@ class RayWorkerGroup:
         """Return the name of the lost worker, as far as the error knows it."""
         if isinstance(error, StaleStateError):
             return str(error)
-        names = {worker._actor_id.hex(): f"agent {i}" for i, worker in enumerate(self.workers)}
-        names[self.workers[-1]._actor_id.hex()] = "the controller"
+        names = {worker._actor_id.hex(): name for worker, name in zip(self.workers, self.names, strict=True)}
         return names.get(getattr(error, "actor_id", None) or "", f"a worker of the cluster ({type(error).__name__})")
 
 
@@ -160,14 +186,26 @@ def _placement(_: object) -> WorkerPlacement:
     return WorkerPlacement(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
+def worker_kinds(job: Job) -> list[WorkerKind]:
+    """Return the workers that a training needs.
+
+    Args:
+        job: description of the training.
+    """
+    if isinstance(job, TrainingJob):
+        agents = [WorkerKind(f"agent {i}", Agent, (i,)) for i in range(job.settings.agents)]
+        return [*agents, WorkerKind("the controller", Controller)]
+    return [WorkerKind(f"worker {i}", GradientWorker, (i,)) for i in range(job.settings.learner.workers)]
+
+
 @contextmanager
 def cluster_player(
-    job: TrainingJob,
+    job: Job,
     address: str | None = None,
     *,
     on_recovery: Callable[[Recovery], None] = lambda _: None,
     on_start: Callable[[RayWorkerGroup], None] = lambda _: None,
-) -> Iterator[Callable[[Loop[CdoDsac]], None]]:
+) -> Iterator[Callable[[Loop[Any]], None]]:
     """Join a cluster, start a training's workers there, and end them afterwards.
 
     Args:
@@ -178,17 +216,20 @@ def cluster_player(
         on_start: called with the group when all its workers run.
 
     Yields:
-        A function in place of `Loop.play`, for a loop of `cdo_dsac.make_loop`.
+        A function in place of `Loop.play`, for the loop of this training.
 
     Raises:
         TrainingError: if Ray is not installed, or the cluster cannot be joined or does not start the workers.
     """
     with _joined(address or os.environ.get("RAY_ADDRESS") or None):
-        workers = RayWorkerGroup(job.settings.agents, job.device.startswith("cuda"))
+        workers = RayWorkerGroup(worker_kinds(job), job.device.startswith("cuda"))
         try:
             workers.worker_placements()
             on_start(workers)
-            yield Coordinator(workers, job, on_recovery).play
+            if isinstance(job, TrainingJob):
+                yield Coordinator(workers, job, on_recovery).play
+            else:
+                yield ParameterServer(workers, job, on_recovery).play
         finally:
             workers.end()
 

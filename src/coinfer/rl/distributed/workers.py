@@ -25,12 +25,9 @@ from coinfer.rl.distributed.states import (
     to_tensors,
     to_transition,
 )
+from coinfer.rl.distributed.worker_group import StaleStateError
 
 Part = TypeVar("Part")
-
-
-class StaleStateError(Exception):
-    """A worker does not have the state of the term: it is new, or its group has been restored since."""
 
 
 class LoopReplica:
