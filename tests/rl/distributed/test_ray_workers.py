@@ -21,9 +21,10 @@ from coinfer.cli.main import app
 from coinfer.errors import TrainingError, UserError
 from coinfer.rl import export
 from coinfer.rl.algorithms import cdo_dsac
-from coinfer.rl.core.training import run_training
+from coinfer.rl.core.training import TrainingResult, run_training
 from coinfer.rl.distributed import ray_workers
 from coinfer.rl.distributed.coordinator import Coordinator
+from coinfer.rl.distributed.worker_group import Recovery
 
 
 @pytest.fixture
@@ -111,30 +112,31 @@ def test_an_agent_and_the_controller_die_and_the_result_is_the_same(two_nodes: s
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("threads", [0, 2])
-def test_a_worker_of_a3c_dies_and_the_training_goes_on(two_nodes: str, threads: int):
-    """In deterministic mode bit by bit as in one process; in asynchronous mode with all updates."""
-    recoveries, killed = [], list[int]()
-    workers: list[ray_workers.RayWorkerGroup] = []
+def test_a_worker_of_a3c_dies_and_the_training_goes_on(two_nodes: str):
+    """In deterministic mode bit by bit as in one process; in asynchronous mode to its end, too."""
+    recoveries: list[Recovery] = []
 
-    def make_player(job):
-        return ray_workers.cluster_player(job, two_nodes, on_recovery=recoveries.append, on_start=workers.append)
+    def train_and_kill(threads: int) -> TrainingResult:
+        groups, killed = list[ray_workers.RayWorkerGroup](), list[int]()
 
-    def kill(report):
-        if report.round >= 10 and not killed:
-            assert len({placement.node for placement in workers[0].worker_placements()}) == 2
-            killed.append(workers[0].worker_placements()[1].pid)
-            os.kill(killed[0], signal.SIGKILL)
+        def kill(report):
+            if report.round >= 10 and not killed:
+                placements = groups[0].worker_placements()
+                assert len({placement.node for placement in placements}) == 2
+                killed.append(placements[1].pid)
+                os.kill(killed[0], signal.SIGKILL)
 
-    trained = train("mtl-a3c", 1, threads, make_player=make_player, progress=kill)
-    (loss,) = recoveries
-    assert re.fullmatch(r"worker 1|a worker of the cluster \(\w+\)", loss.who)
-    if threads:
-        assert trained.digest != single("mtl-a3c", 1).digest
-        assert trained.assessed[-1].round == 28
-    else:
-        assert trained.digest == single("mtl-a3c", 1).digest
-        assert trained.points == single("mtl-a3c", 1).points
+        def make_player(job):
+            return ray_workers.cluster_player(job, two_nodes, on_recovery=recoveries.append, on_start=groups.append)
+
+        return train("mtl-a3c", 1, threads, make_player=make_player, progress=kill)
+
+    trained = train_and_kill(0)
+    assert trained.digest == single("mtl-a3c", 1).digest
+    assert trained.points == single("mtl-a3c", 1).points
+    assert train_and_kill(2).assessed[-1].round == 28
+    assert len(recoveries) == 2
+    assert all(re.fullmatch(r"worker 1|a worker of the cluster \(\w+\)", loss.who) for loss in recoveries)
 
 
 def test_the_command_spreads_the_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
