@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.envs.worlds import random_blocks
 
-from coinfer.envs import block_visits, blocks, offload, rewards
+from coinfer.envs import block_visits, blocks, core, offload, rewards
 from coinfer.envs.reference import blocks as reference_blocks
 from coinfer.envs.reference import offload as reference
 from coinfer.scenario.world import BlocksWorld, Edge, OffloadWorld
@@ -247,10 +247,39 @@ def test_a_later_stay_waits_for_nobody_slower():
 def test_a_task_makes_those_behind_it_wait():
     """Three tasks of 1 s on server 1, ready at the same time, and one of 3 s on its device: 2, 1, 0 and 0 s. Then the
     first also goes on to server 2, behind the third."""
+    tables, state = four_tasks(1.5)
+
+    def imposed(places: list[list[int]]) -> list[float]:
+        served = blocks.serve(tables, state, BlocksDecision(torch.tensor([places])))
+        return block_visits.imposed_s(tables.edge, served.usage)[0].tolist()
+
+    assert imposed([[1, 1], [1, 1], [1, 1], [0, 0]]) == [2.0, 1.0, 0.0, 0.0]
+    assert imposed([[1, 2], [1, 1], [2, 2], [0, 0]]) == [0.5, 0.0, 1.0, 0.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([(0, 0), (1, 1), (2, 2), (0, 1), (0, 2)]), min_size=4, max_size=4))
+def test_without_a_task_the_others_wait_as_much_less_as_it_is_charged(places):
+    """Blocks of 0.7 s on a device: tasks of one cut come after servers have paused, or before."""
+    tables, state = four_tasks(0.7)
+
+    def served(where: list[tuple[int, int]]) -> blocks.Served:
+        return blocks.serve(tables, state, BlocksDecision(torch.tensor([where])))
+
+    charged = block_visits.marginal_wait_s(tables.edge, served(places).usage)[0]
+    for k in range(4):
+        without = [(0, 0) if number == k else place for number, place in enumerate(places)]
+        latency_s, alone_s = (served(where).outcome.latency_s[0] for where in (places, without))
+        expected = (latency_s.sum() - latency_s[k]) - (alone_s.sum() - alone_s[k])
+        assert float(charged[k]) == pytest.approx(float(expected), abs=1e-9)
+
+
+def four_tasks(device_s: float) -> tuple[blocks.Tables, core.State]:
+    """Tasks of two blocks of 0.5 s on either server, each with a device of its own."""
     world = BlocksWorld(
         name="by hand",
         edge=plain_edge(random_blocks(np.random.default_rng(0)).edge, tasks=4),
-        block_device_s=np.array([[[1.5, 1.5]]]),
+        block_device_s=np.full((1, 1, 2), device_s),
         block_server_s=np.full((1, 2, 2), 0.5),
         block_input_bits=np.array([[1.0, 1.0]]),
         block_device_j=np.zeros((1, 1, 2)),
@@ -259,14 +288,7 @@ def test_a_task_makes_those_behind_it_wait():
         backhaul_bps=1.0,
     )
     tables = blocks.load(world, dtype=torch.float64)
-    state = blocks.reset(tables, torch.tensor([0]))
-
-    def imposed(places: list[list[int]]) -> list[float]:
-        served = blocks.serve(tables, state, BlocksDecision(torch.tensor([places])))
-        return block_visits.imposed_s(tables.edge, served.usage)[0].tolist()
-
-    assert imposed([[1, 1], [1, 1], [1, 1], [0, 0]]) == [2.0, 1.0, 0.0, 0.0]
-    assert imposed([[1, 2], [1, 1], [2, 2], [0, 0]]) == [0.5, 0.0, 1.0, 0.0]
+    return tables, blocks.reset(tables, torch.tensor([0]))
 
 
 @settings(max_examples=40, deadline=None)

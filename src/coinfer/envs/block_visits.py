@@ -198,6 +198,32 @@ def imposed_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
     return (behind * visits.work_s).sum(-1)
 
 
+def marginal_wait_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
+    """Return by how much shorter the others of its slot would wait without each task, [B, K].
+
+    It is exact for a task with one visit to a server, as long as the others' visits are ready when they are now. A
+    visit behind gains the work before it, but no more than it waits, or any visit between the two. Takes memory in the
+    square of the number of visits; `imposed_s` is faster, and counts too much where servers pause.
+
+    Args:
+        edge: tables of the edge.
+        usage: of the slot.
+    """
+    visits, servers = usage.visits, edge.edge.servers
+    active = visits.on_server.flatten(1)
+    queue = torch.where(active, visits.server.flatten(1), servers)
+    order = queueing.service_order(queue, usage.done_s.flatten(1))
+    sorted_queue = queue.gather(-1, order)
+    work_s = (visits.work_s.flatten(1) * active).gather(-1, order)
+    waits_s = (usage.before_s - visits.moving_s).flatten(1).gather(-1, order)
+    follows = sorted_queue == torch.nn.functional.pad(sorted_queue[:, :-1], (1, 0), value=-1)
+    waits_s = torch.where(follows & (sorted_queue < servers), waits_s.clamp(min=0), 0.0)
+    behind = torch.ones(order.shape[-1], order.shape[-1], dtype=torch.bool, device=order.device).triu(1)
+    least_s = torch.where(behind, waits_s[:, None, :], torch.inf).cummin(-1).values
+    gains_s = torch.minimum(least_s, work_s[..., None]) * behind
+    return torch.empty_like(work_s).scatter_(-1, order, gains_s.sum(-1)).reshape(visits.work_s.shape).sum(-1)
+
+
 def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:
     """Return the times of all visits under first come, first served."""
     shape = visits.work_s.shape

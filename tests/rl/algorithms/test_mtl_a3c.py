@@ -15,6 +15,7 @@ from coinfer.errors import TrainingError
 from coinfer.evaluate.policy_files import open_policy, tensor_blocks_policy
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.heuristics.blocks import scheduled_free_s
+from coinfer.policies.heuristics.blocks_schedule import cut_schedule, cut_times
 from coinfer.policies.learned.actor_critic import ActorCriticNet
 from coinfer.policies.learned.blocks.features import BlocksHeads, paper_state, queue_state, width
 from coinfer.policies.learned.blocks.place_scores import PlaceScores, predicted_state
@@ -191,12 +192,12 @@ def test_place_scores_know_the_latency_of_every_placement_behind_the_queues():
     seen = random_blocks(3, 2, 3, 3, 2)
     seen = seen._replace(server_room=torch.full_like(seen.server_room, torch.inf), task_mask=seen.task_mask | True)
     found = predicted_state(seen)
-    heads, free_s = BlocksHeads(3, 2, joint=True, one_cut=True), scheduled_free_s(seen)
+    heads, schedule = BlocksHeads(3, 2, joint=True, one_cut=True), cut_schedule(seen, cut_times(seen))
     ways = heads.places(torch.arange(heads.choices)).tolist()
     assert ways == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [0, 1, 1], [0, 2, 2], [0, 0, 1], [0, 0, 2]]
     for world, task in product(range(2), range(3)):
         length = int(seen.block_mask[world, task].sum())
-        queued = seen._replace(server_backlog_s=free_s[:, task, 1:])
+        queued = seen._replace(server_backlog_s=schedule.free_s[:, task])
         for number, way in enumerate(ways):
             if number == 0 or (number - 1) // 2 < length:
                 alone_s = latency_s(queued, world, task, tuple(way[:length]))
@@ -225,11 +226,11 @@ def test_place_scores_share_tasks_out_and_fit_worlds_of_any_size():
         assert place.max() <= servers
 
 
-def test_an_untrained_place_scorer_is_near_list_schedule():
+def test_an_untrained_place_scorer_follows_a_schedule_that_no_list_of_whole_tasks_reaches():
     world = open_world("mtl-a3c", {"slots": 3}).world
     net = PlaceScores()
     heads = BlocksHeads(6, 4, joint=True, one_cut=True)
     policy = BlocksNetPolicy(net, net.initial(torch.tensor([3]))[0], predicted_state, heads)
     own_s = run_policy(world, "own", 1, 1, lambda seed: policy).measures["mean_s"]
-    assert own_s == pytest.approx(run_policy(world, "list-schedule", 1, 1).measures["mean_s"], rel=0.05)
-    assert own_s < run_policy(world, "greedy", 1, 1).measures["mean_s"]
+    assert own_s < 0.95 * run_policy(world, "list-schedule", 1, 1).measures["mean_s"]
+    assert own_s < 0.95 * run_policy(world, "sequential-greedy", 1, 1).measures["mean_s"]

@@ -159,26 +159,40 @@ BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
 """Names on the command line."""
 
 
-def scheduled_free_s(o: BlocksObservation[Tensor]) -> Tensor:
-    """Return when each place would be free for each task of a slot, [.., K, N + 1], if every task took one server.
+def planned_servers(o: BlocksObservation[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the server of each task of a slot, [.., K] from 0, if every task took one, and backlogs [.., N].
 
     Equal tasks are shared out best by the sorted list of the times at which server n would be done with its j-th of
-    them: the k-th task gets the k-th of these times. A task's work is the mean of the slot's.
+    them: the k-th task gets the k-th of these times. A task's work is the mean of the slot's. The backlog of a server
+    that is out is `NEVER_S`.
 
     Args:
         o: with any leading batch axes.
     """
-    mask = o.task_mask.to(o.deadline_s.dtype)[..., None]
-    work_s = (o.block_server_s.sum(-2) * mask).sum(-2) / mask.sum(-2).clamp(min=1)
     backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, NEVER_S)
     tasks, servers = o.uplink_bps.shape[-2:]
-    number = torch.arange(1, tasks + 1, device=mask.device, dtype=mask.dtype)[:, None]
-    done_s = backlog_s[..., None, :] + number * work_s[..., None, :].clamp(min=1e-9)
-    order = done_s.flatten(-2).argsort(-1)[..., :tasks] % servers
-    taken = (order[..., None] == torch.arange(servers, device=mask.device)).to(mask.dtype)
-    before = (taken.cumsum(-2) - taken).gather(-2, _rank(o)[..., None].expand(taken.shape))
-    free_s = backlog_s[..., None, :] + before * work_s[..., None, :]
+    number = torch.arange(1, tasks + 1, device=backlog_s.device, dtype=backlog_s.dtype)[:, None]
+    done_s = backlog_s[..., None, :] + number * _mean_work_s(o)[..., None, :].clamp(min=1e-9)
+    return (done_s.flatten(-2).argsort(-1)[..., :tasks] % servers).gather(-1, _rank(o)), backlog_s
+
+
+def scheduled_free_s(o: BlocksObservation[Tensor]) -> Tensor:
+    """Return when each place would be free for each task of a slot, [.., K, N + 1], if `planned_servers` took them.
+
+    Args:
+        o: with any leading batch axes.
+    """
+    server, backlog_s = planned_servers(o)
+    takes = (server[..., None] == torch.arange(backlog_s.shape[-1], device=server.device)) & o.task_mask[..., None]
+    taken = takes.to(backlog_s.dtype)
+    free_s = backlog_s[..., None, :] + (taken.cumsum(-2) - taken) * _mean_work_s(o)[..., None, :]
     return torch.cat([o.device_backlog_s[..., None], free_s], -1)
+
+
+def _mean_work_s(o: BlocksObservation[Tensor]) -> Tensor:
+    """Return the time of a whole task on each server, [.., N], in the mean over the slot's tasks."""
+    mask = o.task_mask.to(o.deadline_s.dtype)[..., None]
+    return (o.block_server_s.sum(-2) * mask).sum(-2) / mask.sum(-2).clamp(min=1)
 
 
 def _rank(o: BlocksObservation[Tensor]) -> Tensor:

@@ -173,7 +173,7 @@ _QUICK = PpoSettings(3e-4, 0.0, 10, 0.95, 4, 4, entropy=1e-3)
 _BLOCKS = BlocksSettings(_QUICK, worlds=8, others=0.0, imposed=1.0, sampled=True)
 BLOCKS_PRESETS = {
     "quick": with_rounds(_BLOCKS, 600),
-    "predicted": with_rounds(replace(_BLOCKS, trunk=(32, 32), state="predicted"), 300),
+    "predicted": with_rounds(replace(_BLOCKS, trunk=(32, 32), state="predicted", sampled=False, marginal=True), 300),
     "paper": with_rounds(BlocksSettings(replace(_QUICK, gamma=0.95), worlds=8, sampled=True), 6000),
 }
 """Settings for `blocks` by name; `TrainSettings.steps` is rounds times worlds for both."""

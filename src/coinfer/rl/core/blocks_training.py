@@ -58,6 +58,8 @@ class BlocksSettings(Generic[LearnerSettings]):
     """Part of each task's reward that is the mean of its slot, as in `BlocksEnv`."""
     imposed: float = 0.0
     """Weight of the time that a task makes others wait in its own reward, as in `BlocksEnv`."""
+    marginal: bool = False
+    """Whether that time is the exact one, as in `BlocksEnv`."""
     log_every: int = 20
     assess_every: int = 0
     """Rounds between two assessments on held-out worlds; 0 for one at the end only."""

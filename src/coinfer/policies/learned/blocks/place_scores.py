@@ -1,11 +1,10 @@
 """A policy for any number of blocks, tasks and servers: one small network scores a few placements of each task.
 
 The placements are the whole task in one place, and its first blocks on the device and the rest on one server
-(`BlocksHeads` with `one_cut`). The inputs are what the physics predicts. The tasks of a slot are first shared out among
-the servers in order, each to the server that would be done with it first (`scheduled_free_s`), all at once instead of
-task after task; behind these queues, the latency of every placement is known. The network adds to a score that falls
-with it, so an untrained one decides about as `list_schedule` does, and training has to learn what that misses: when to
-split, stale knowledge, errors, other tasks.
+(`BlocksHeads` with `one_cut`). The inputs are what the physics predicts behind the queues of `cut_schedule`, which
+places all tasks of the slot at once. The network adds to a score that falls with what a placement loses against the
+best one, and for servers other than the schedule's, so an untrained policy follows the schedule, and training has to
+learn what that misses: stale knowledge, errors, other tasks.
 """
 
 import math
@@ -15,21 +14,22 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency
-from coinfer.policies.heuristics.blocks import NEVER_S, scheduled_free_s
+from coinfer.policies.heuristics.blocks import NEVER_S
+from coinfer.policies.heuristics.blocks_schedule import cut_schedule, cut_times
 from coinfer.policies.learned.actor_critic import Outputs
 from coinfer.policies.learned.features import RATE_BPS, TIME_S, logarithmic
 from coinfer.policies.learned.nets import Mlp
 from coinfer.types import BlocksObservation
 
-INPUTS = 11
+INPUTS = 13
 """F, features of a placement; the first is what it loses against the best one."""
 LOSS_S = 0.02
 """Unit of losses; one of it makes a placement e times less probable at first."""
 MAX_LOSS = 50.0
-SPLIT = 3.0
-"""Added to the losses of placements on two places: a task that comes late to its server finds the queue in disorder."""
+AWAY = 3.0
+"""Added to the losses of placements on another server than the schedule's: other tasks count on that one."""
 TIE = 0.05
-"""Added for each placement before: of equally good ones the first is taken."""
+"""Added to the last placement, and less to those before: of equally good ones the first is taken."""
 
 
 def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
@@ -38,17 +38,13 @@ def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
     Args:
         o: with any leading batch axes.
     """
-    free_s = scheduled_free_s(o)
-    local_s = o.device_backlog_s + o.block_device_s.sum(-1)
-    before_s = o.block_device_s.cumsum(-1) - o.block_device_s
-    begins_s = torch.where(before_s > 0, before_s + o.device_backlog_s[..., None], 0.0)
-    upload_s = o.block_input_bits[..., None] / o.uplink_bps.clamp(min=1e-3)[..., None, :]
-    ready_s = latency.ready_s(begins_s[..., None], o.uplink_backlog_s[..., None, None], upload_s)
-    work_s = o.block_server_s.flip(-2).cumsum(-2).flip(-2)
-    shape = work_s.shape
-    end_s = latency.end_s(ready_s, free_s[..., None, 1:], work_s)
-    end_s = torch.where(o.block_mask[..., None], end_s, NEVER_S)
-    cut = torch.arange(shape[-2], device=end_s.device)[:, None].expand(shape)
+    times = cut_times(o)
+    schedule = cut_schedule(o, times)
+    shape, nothing = times.work_s.shape, torch.zeros_like(times.local_s)
+    waits_s = schedule.free_s[..., None, :]
+    end_s = latency.end_s(times.ready_s, waits_s, times.work_s)
+    server = torch.arange(shape[-1], device=end_s.device)
+    away = (server != schedule.server[..., None, None]).to(end_s.dtype)
     task = o.task_mask.to(end_s.dtype)
     rank = (task.cumsum(-1) - 0.5) / task.sum(-1, keepdim=True).clamp(min=1)
 
@@ -56,21 +52,21 @@ def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
         """Return a field of all placements [.., K, 1 + M N] from those of the device [.., K] and of the others."""
         return torch.cat([on_device[..., None], on_server.expand(shape).flatten(-2)], -1)
 
-    all_s, nothing = listed(local_s, end_s).clamp(max=NEVER_S), torch.zeros_like(local_s)
-    loss = (all_s - all_s.amin(-1, keepdim=True)) / LOSS_S + SPLIT * listed(nothing, (cut > 0).to(end_s.dtype))
-    number = torch.arange(all_s.shape[-1], device=all_s.device)
-    waits_s = free_s[..., None, 1:]
+    all_s = listed(times.local_s, end_s).clamp(max=NEVER_S)
+    loss = (all_s - all_s.amin(-1, keepdim=True)) / LOSS_S + AWAY * listed(nothing, away)
     features = (
-        loss.clamp(max=MAX_LOSS) + TIE * number,
+        loss.clamp(max=MAX_LOSS) + torch.linspace(0, TIE, loss.shape[-1], device=loss.device, dtype=loss.dtype),
         logarithmic(all_s, TIME_S),
         logarithmic(all_s.amin(-1, keepdim=True), TIME_S).expand(all_s.shape),
         (listed(o.device_backlog_s, waits_s) / 2).clamp(max=2) - 0.5,
-        logarithmic(listed(nothing, work_s), TIME_S),
-        logarithmic(listed(nothing, upload_s), TIME_S),
-        logarithmic(listed(local_s, begins_s[..., None]), TIME_S),
+        logarithmic(listed(nothing, times.work_s), TIME_S),
+        logarithmic(listed(nothing, times.upload_s), TIME_S),
+        logarithmic(listed(times.local_s, times.begins_s[..., None]), TIME_S),
         logarithmic(listed(nothing, o.observation_age_s[..., None, None, :]), TIME_S),
         logarithmic(listed(nothing + RATE_BPS[1], o.uplink_bps[..., None, :]), RATE_BPS),
         listed(nothing + 1, torch.zeros_like(end_s)),
+        listed(nothing, away),
+        listed(nothing, (times.ready_s - waits_s) * 2).clamp(-1, 1),
         (rank * 2 - 1)[..., None].expand(all_s.shape),
     )
     return torch.stack(features, -1)
@@ -94,7 +90,7 @@ class PlaceScores:
         return Mlp(INPUTS, self.hidden, 1, 2, shared=True, last_gain=0.01)
 
     def initial(self, seeds: Tensor) -> Tensor:
-        """Return initial parameters, [L, P]: hardly more than the prediction.
+        """Return initial parameters, [L, P]: hardly more than the schedule.
 
         Args:
             seeds: [L] int64.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from coinfer.policies.heuristics.blocks_schedule import with_last_moved
 from coinfer.policies.learned.actor_critic import ActorCriticForm
 from coinfer.policies.learned.blocks.features import BlocksFeatures, BlocksHeads
 from coinfer.policies.sampling import spread
@@ -18,7 +19,8 @@ class BlocksNetPolicy(nn.Module):
     Coherent draws are those of the training (`rl.core.on_policy`). Random numbers follow from the believed link rates,
     which are as good as random and known to whoever decides; so the same observation gives the same decision, in
     PyTorch and in ONNX Runtime. It computes in float64, though the network was trained in float32, so that two runtimes
-    decide alike if two choices are nearly equal.
+    decide alike if two choices are nearly equal. If heads choose placements with one cut, the task that ends last is
+    then placed anew (`with_last_moved`).
 
     Args:
         net: form of the network.
@@ -57,7 +59,8 @@ class BlocksNetPolicy(nn.Module):
         logits = self.net(self.flat.double().to(wide.deadline_s.device), self.features(wide)[None]).logits[0]
         logits = torch.where(self.heads.mask(wide), logits, -torch.inf)
         best = logits.argmax(-1)
-        return BlocksDecision(self.heads.places(self._drawn(logits, wide, best) if self.sampled else best))
+        place = self.heads.places(self._drawn(logits, wide, best) if self.sampled else best)
+        return BlocksDecision(with_last_moved(wide, place) if self.heads.one_cut else place)
 
     def _drawn(self, logits: Tensor, o: BlocksObservation[Tensor], best: Tensor) -> Tensor:
         """Return choices [B, K * heads] that are drawn; the best one for a task that shares its slot with nobody."""

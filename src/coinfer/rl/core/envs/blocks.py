@@ -34,6 +34,7 @@ class BlocksEnv:
             look to their own rewards do what is best for all.
         device: PyTorch device of the worlds.
         by_head: whether rewards are those of heads, [L, W, K * heads], equal parts of the task's.
+        marginal: whether `imposed` weighs the exact time (`marginal_wait_s`), for decisions of few visits.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class BlocksEnv:
         device: str | torch.device = "cpu",
         *,
         by_head: bool = False,
+        marginal: bool = False,
     ):
         self.world, self.worlds, self.features, self.heads = world, worlds, features, heads
         self.by_head = by_head
+        self.imposed_s = block_visits.marginal_wait_s if marginal else block_visits.imposed_s
         self.late, self.others, self.imposed = Late(late_weight), others, imposed
         self.tables = blocks.load(world, device)
 
@@ -97,7 +100,7 @@ class BlocksEnv:
         mean = stepped.reward[:, None] / task_mask.sum(-1, keepdim=True).clamp(min=1)
         reward = own + self.others * (mean - own)
         if self.imposed:
-            reward = reward - self.imposed * block_visits.imposed_s(self.tables.edge, stepped.served.usage)
+            reward = reward - self.imposed * self.imposed_s(self.tables.edge, stepped.served.usage)
         reward = reward / UNIT_S * task_mask
         if self.by_head:
             reward = reward.repeat_interleave(self.heads.heads, -1) / self.heads.heads
