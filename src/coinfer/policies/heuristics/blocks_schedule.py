@@ -98,7 +98,7 @@ def with_last_moved(o: BlocksObservation[Tensor], place: Tensor) -> Tensor:
         place: [.., K, M] with at most one cut.
     """
     times, servers = cut_times(o), o.uplink_bps.shape[-1]
-    cut = (place == 0).long().cumprod(-1).sum(-1)
+    cut = (place.cumsum(-1) == 0).sum(-1)
     on_server, server = (cut < place.shape[-1]) & o.task_mask, (place.amax(-1) - 1).clamp(min=0)
     own = (cut.clamp(max=place.shape[-1] - 1) * servers + server)[..., None]
     ready_s, work_s = (part.flatten(-2).gather(-1, own)[..., 0] for part in (times.ready_s, times.work_s))
