@@ -133,10 +133,11 @@ class BlocksHeads:
             o: with any leading batch axes.
         """
         reached = (o.server_room > 0)[..., None, :] & (o.uplink_bps > 0)
-        reached = torch.nn.functional.pad(reached, (1, 0), value=True)
         if self.joint:
             ways = self._ways(reached.device)
-            return torch.stack([reached[..., ways[:, m]] for m in range(self.blocks)], -1).all(-1)
+            uses = (ways[:, :, None] == torch.arange(1, self.servers + 1, device=ways.device)).any(1)
+            return (~reached).float() @ uses.float().T == 0
+        reached = torch.nn.functional.pad(reached, (1, 0), value=True)
         places = reached[..., None, :] | ~o.block_mask[..., None]
         return places.flatten(-3, -2)
 
