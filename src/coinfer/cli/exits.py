@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
+from coinfer.cli.console import check_out, check_resume, console, resumable, setup_pytorch
 from coinfer.cli.options import (
     Bits,
     Cutout,
@@ -80,6 +80,7 @@ def train(
     graph = plain_network(graph) if no_exits else branched_network(graph, places, classes)
     folder = out or Path("runs") / f"exits-{graph.name}"
     checkpoint = folder / learner.CHECKPOINT
+    check_out(folder)
     check_resume(folder, resume, checkpoint.exists())
     settings = ExitSettings(
         epochs=epochs,
