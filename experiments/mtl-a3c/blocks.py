@@ -1,6 +1,6 @@
 """Figure 9: total, edge and local delay with 3 to 18 blocks. A3C's joint head reaches 6 blocks on 4 servers.
 
-    python experiments/mtl-a3c/blocks.py [--seeds 10] [--steps 20000]
+    python experiments/mtl-a3c/blocks.py [--seeds 10] [--steps 4800]
 
 Writes results/figure9.json and prints the table beside the paper's percentages.
 """

@@ -7,7 +7,6 @@ The paper's energy falls with servers, and rises with blocks and tasks. Writes r
 
 import json
 
-import numpy as np
 from schemes import RESULTS
 
 
@@ -16,8 +15,8 @@ def energies() -> dict[str, dict[str, float]]:
     found = {}
     for figure in ("figure8", "figure9", "figure10"):
         record = json.loads((RESULTS / f"{figure}.json").read_text())
-        for point, rows in record["points"].items():
-            found[point] = {name: float(np.mean(row["energy_j"])) for name, row in rows.items() if "energy_j" in row}
+        for point, rows in record["means"].items():
+            found[point] = {name: row["energy_j"] for name, row in rows.items() if "energy_j" in row}
     return found
 
 

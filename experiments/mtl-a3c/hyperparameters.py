@@ -1,6 +1,6 @@
 """Figure 7: learning rates, numbers of workers and slots of a gradient, for multi-task A3C.
 
-    python experiments/mtl-a3c/hyperparameters.py [--seeds 10] [--steps 20000]
+    python experiments/mtl-a3c/hyperparameters.py [--seeds 10] [--steps 4800]
 
 The paper finds 0.01 better than 0.001 for actor and critic, 8 workers fastest, and a batch of 64 best. Actor and critic
 share one optimiser here, so there is one rate; a batch is the slots of a worker's rollout, horizon times worlds. Writes

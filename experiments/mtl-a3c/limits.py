@@ -3,7 +3,7 @@
 The blocks of our world take tenths of a second, so that these limits hardly bind; the sweep goes on with limits of the
 paper's proportion to the delay, 0.05 to 0.35 s.
 
-    python experiments/mtl-a3c/limits.py [--seeds 10] [--steps 20000]
+    python experiments/mtl-a3c/limits.py [--seeds 10] [--steps 4800]
 
 Writes results/figure12.json and prints the table beside the paper's percentages.
 """

@@ -1,7 +1,7 @@
 """Figure 13: total delay with half to twice the link rate, for four networks; the paper's ResNet-32 is slowest, NiN
 fastest.
 
-    python experiments/mtl-a3c/links.py [--seeds 10] [--steps 20000]
+    python experiments/mtl-a3c/links.py [--seeds 10] [--steps 4800]
 
 Writes results/figure13.json and prints the table beside the paper's percentages.
 """

@@ -1,6 +1,6 @@
 """Figure 10: total, edge and local delay with 30 to 110 tasks a slot; the paper's gap is smallest at 50.
 
-    python experiments/mtl-a3c/rates.py [--seeds 10] [--steps 20000]
+    python experiments/mtl-a3c/rates.py [--seeds 10] [--steps 4800]
 
 Writes results/figure10.json and prints the table beside the paper's percentages.
 """

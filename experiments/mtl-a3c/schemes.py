@@ -2,13 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sweeps import changes_at, compiled_at
+from sweeps import DEFAULTS, changes_at, compiled_at
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.evaluate.limits import lower_bound_of_blocks
@@ -40,11 +41,11 @@ JUDGED_SLOTS = 30
 """Slots of the episodes on which policies are compared; queues of a slot hardly reach the next one."""
 
 
-def arguments(about: str) -> argparse.Namespace:
+def arguments(about: str, seeds: int = 10, steps: int = 4800) -> argparse.Namespace:
     """Return the arguments of every script of this folder."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--seeds", type=int, default=10, help="learners of each scheme, and seeds of the episodes")
-    parser.add_argument("--steps", type=int, default=20_000, help="slots that each learner sees")
+    parser.add_argument("--seeds", type=int, default=seeds, help="learners of each scheme, and seeds of the episodes")
+    parser.add_argument("--steps", type=int, default=steps, help="slots that each learner sees")
     parser.add_argument("--points", type=int, default=99, help="points of the sweep at most, for a quick look")
     parser.add_argument("--schemes", nargs="*", default=list(MAIN), help="rows to train, or `all`")
     wanted = parser.parse_args()
@@ -65,33 +66,76 @@ def trained(name: str, point: Mapping[str, object], seeds: int, steps: int) -> T
     return registry.trainer(scheme)(settings, blocks_settings=chosen)
 
 
-def judged(name: str, world: BlocksWorld, policies: Sequence[Any], reward: Any) -> dict[str, list[float]]:
-    """Return each measure of every policy, policy i on the episodes of seed i."""
+def judged(
+    name: str, world: BlocksWorld, policies: Sequence[Any], reward: Any, first: int = 100
+) -> dict[str, list[float]]:
+    """Return each measure of every policy, policy i on the episodes of seed i after the first."""
     runs = [
-        run_policy(world, name, 1, 1, lambda seed, policy=policy: policy, reward=reward, first=100 + number)
+        run_policy(world, name, 1, 1, lambda seed, policy=policy: policy, reward=reward, first=first + number)
         for number, policy in enumerate(policies)
     ]
     return {measure: [float(run.measures[measure][0]) for run in runs] for measure in MEASURES}
 
 
-def at_point(point: Mapping[str, object], wanted: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Return the measures of all rows at a point of a sweep, one value for each seed."""
+def at_point(point: Mapping[str, object], wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the measures of all rows at a point of a sweep, one value for each seed, and the rewards of learners over
+    their training.
+
+    Rows are kept in results/points, so figures share them and an interrupted script goes on; delete a file to measure
+    its point anew.
+    """
+    path = RESULTS / "points" / f"{name_of(point)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept, rows = json.loads(path.read_text()) if path.exists() else {}, {}
     compiled = compiled_at(**point, slots=JUDGED_SLOTS)
     world, reward = compiled.world, reward_of(compiled.reward)
     assert isinstance(world, BlocksWorld)
-    rows: dict[str, dict[str, list[float]]] = {}
-    for name in BASELINES:
+    for label, steps, measure in rows_of(point, world, reward, wanted):
+        key = label if steps in (None, UNTRAINED_STEPS) else f"{label} after {steps} slots"
+        if len(kept.get(key, {}).get("mean_s", ())) != wanted.seeds:
+            kept = json.loads(path.read_text()) if path.exists() else {}
+            kept[key] = measure()
+            path.write_text(json.dumps(kept, indent=1) + "\n")
+            print(f"  {key} {np.mean(kept[key]['mean_s']) * 1e3:.0f} ms", flush=True)
+        rows[label] = kept[key]
+    return rows
+
+
+def name_of(point: Mapping[str, object]) -> str:
+    """Return a point's name, by what differs from the default point."""
+    changes = {key: value for key, value in point.items() if DEFAULTS.get(key) != value}
+    return ", ".join(f"{key} {value}" for key, value in sorted(changes.items())) or "default"
+
+
+def rows_of(
+    point: Mapping[str, object], world: BlocksWorld, reward: Any, wanted: argparse.Namespace
+) -> Iterator[tuple[str, int | None, Callable[[], dict[str, Any]]]]:
+    """Yield label, slots of the training (None for rules) and what measures the row, of all rows of a point."""
+
+    def rule(name: str) -> dict[str, list[float]]:
         run = run_policy(world, name, wanted.seeds, 1, reward=reward, first=100)
-        rows[name] = {measure: run.measures[measure].tolist() for measure in MEASURES}
-    bound = lower_bound_of_blocks(world, wanted.seeds, 1).measures["mean_s"]
-    rows["lower bound"] = {"mean_s": bound.tolist()}
+        return {measure: run.measures[measure].tolist() for measure in MEASURES}
+
+    def learner(name: str, steps: int) -> dict[str, Any]:
+        result = trained(name, point, wanted.seeds, steps)
+        curve = {
+            "slots": [one.round * steps // result.assessed[-1].round for one in result.assessed],
+            "rewards": [one.figures["reward"] for one in result.assessed],
+        }
+        return judged(name, world, result.policies, reward) | curve
+
+    def bound() -> dict[str, list[float]]:
+        return {"mean_s": lower_bound_of_blocks(world, wanted.seeds, 1).measures["mean_s"].tolist()}
+
+    for name in BASELINES:
+        yield name, None, partial(rule, name)
+    yield "lower bound", None, bound
     joint = (world.edge.servers + 1) ** world.blocks <= MAX_JOINT
     for name in wanted.schemes:
         if SCHEMES[name][1].joint and not joint:
             continue  # one head cannot have so many choices: no row, as the table then says
-        for label, steps in ((name, wanted.steps), (f"{name}, untrained", UNTRAINED_STEPS)):
-            rows[label] = judged(label, world, trained(name, point, wanted.seeds, steps).policies, reward)
-    return rows
+        yield f"{name}, untrained", UNTRAINED_STEPS, partial(learner, name, UNTRAINED_STEPS)
+        yield name, wanted.steps, partial(learner, name, wanted.steps)
 
 
 def gains(
@@ -116,8 +160,8 @@ def sweep(
     """
     wanted, found = arguments(figure), {}
     for name, point in list(points.items())[: wanted.points]:
+        print(name, flush=True)
         found[name] = at_point(point, wanted)
-        print(f"{name:18s}", ", ".join(f"{row} {np.mean(v['mean_s']) * 1e3:.0f}" for row, v in found[name].items()))
     table = []
     for name, other, measure, percent in expected:
         for ours in wanted.schemes:
@@ -126,9 +170,12 @@ def sweep(
                 table[-1]["found"] = gains(found[name], ours, other, measure)
     for line in table:
         print(line)
-    RESULTS.mkdir(exist_ok=True)
     settings = {"seeds": wanted.seeds, "steps": wanted.steps, "judged_slots": JUDGED_SLOTS}
-    record = {"settings": settings, "points": found, "beside the paper": table}
+    means = {
+        name: {row: {key: float(np.mean(some[key])) for key in MEASURES if key in some} for row, some in rows.items()}
+        for name, rows in found.items()
+    }
+    record = {"settings": settings, "means": means, "beside the paper": table}
     (RESULTS / f"{figure}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,6 +1,6 @@
 """Figure 8: total, edge and local delay with 2 to 9 servers.
 
-    python experiments/mtl-a3c/servers.py [--seeds 10] [--steps 20000]
+    python experiments/mtl-a3c/servers.py [--seeds 10] [--steps 4800]
 
 Writes results/figure8.json and prints the table beside the paper's percentages.
 """

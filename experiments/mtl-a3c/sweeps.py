@@ -12,6 +12,7 @@ LOW_BPS, HIGH_BPS = 6.4e6, 16e6
 SERVERS, BLOCKS, RATES = range(2, 10), range(3, 19, 3), range(30, 111, 20)
 LIMITS_S, LINKS = (1, 3, 5, 7), (0.5, 0.75, 1.0, 1.5, 2.0)
 NETWORKS = ("nin", "alexnet-cifar", "vgg16-cifar", "resnet32")
+DEFAULTS = {"servers": 4, "blocks": 6, "tasks": 60, "link": 1.0, "network": "vgg16-cifar", "limit_s": None}
 POINTS: dict[str, dict[str, object]] = {
     "default": {},
     **{f"{n} servers": {"servers": n} for n in SERVERS},

@@ -244,10 +244,8 @@ def train_a3c(
     )
 
 
-QUICK = BlocksSettings(
-    A3cSettings(workers=4, learning_rate=1e-3, horizon=5, gamma=0.0), worlds=2, others=0.0, imposed=1.0, sampled=True
-)
-"""A slot hardly reaches the next one, so the future counts nothing, and a task pays for what it makes others wait."""
+QUICK = BlocksSettings(A3cSettings(workers=4, learning_rate=1e-3, horizon=5, gamma=0.0), worlds=2, sampled=True)
+"""A slot hardly reaches the next one, so the future counts nothing."""
 PRESETS = {
     "quick": with_rounds(replace(QUICK, worlds=1, joint=True), 1200),
     "paper": with_rounds(BlocksSettings(A3cSettings(), worlds=1, joint=True, state="paper", sampled=True), 6000),

@@ -2,10 +2,11 @@
 
 The paper names it and nothing else. Here it is the double DQN of `dqn` with the network of multi-task A3C: a head for
 each block gives the value of its N + 1 places, and every head learns the delay of its task by itself. Several worlds
-fill one memory, and epsilon falls from 1 to 0.01 over the training (5.1).
+fill one memory, and epsilon falls over the training, in preset `paper` from 1 to 0.01 (5.1).
 """
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import Unpack
@@ -44,14 +45,12 @@ class HeadValues:
         return self.net(flat, features).logits
 
 
-def _preset(rounds: int, gamma: float, learning_rate: float, settings: dict) -> BlocksSettings[DqnSettings]:
-    dqn = DqnSettings(gamma=gamma, learning_rate=learning_rate, epsilon=(1.0, 0.01), epsilon_updates=rounds * 7 // 10)
-    return with_rounds(BlocksSettings(dqn, worlds=8, warmup=10, batch=8, capacity=2000, **settings), rounds)
-
-
+QUICK = DqnSettings(gamma=0.0, learning_rate=1e-3, epsilon=(1.0, 0.1), tau=0.05)
+PAPER = DqnSettings(gamma=0.95, learning_rate=1e-2, epsilon=(1.0, 0.01))
+_LOOP: dict[str, Any] = {"worlds": 8, "warmup": 10, "capacity": 2000}
 PRESETS = {
-    "quick": _preset(600, 0.0, 1e-3, {"trunk": (128, 64)}),
-    "paper": _preset(6000, 0.95, 1e-2, {"trunk": (256, 128), "head": (64,), "state": "paper"}),
+    "quick": with_rounds(BlocksSettings(QUICK, batch=32, **_LOOP), 600),
+    "paper": with_rounds(BlocksSettings(PAPER, batch=8, trunk=(256, 128), head=(64,), state="paper", **_LOOP), 6000),
 }
 """Settings by name; `TrainSettings.steps` is rounds times worlds."""
 

@@ -5,10 +5,10 @@ The learner is `a3c`, whose docstring names the departures from the paper; here 
 - Preset `paper` observes the paper's state (c, d and R of every block, and the remaining energy), in which tasks look
   alike. Decisions are drawn from the policy also after training, in all presets but `predicted`: one best place for
   all would overload it.
-- Preset `quick` observes ours (`blocks.features.queue_state`), and a task's reward counts how long it makes others
-  wait.
+- Preset `quick` observes ours (`blocks.features.queue_state`), and a part of a task's reward is its slot's mean.
 - Preset `predicted` is ours: one network scores the placements of a task with at most one cut (`place_scores`), for any
-  number of blocks, tasks and servers. It knows how all tasks are shared out, so the best placement is taken.
+  number of blocks, tasks and servers. It knows how all tasks are shared out, so the best placement is taken, and a
+  task's reward counts how long it makes others wait.
 - Preset `threads` is `quick` with asynchronous workers; `tied` is `quick` with a trunk for every block, tied by a
   penalty (soft parameter sharing as the literature means it; the paper's is a shared trunk).
 
@@ -24,8 +24,9 @@ from coinfer.rl.algorithms.a3c import QUICK, A3cSettings, train_a3c
 from coinfer.rl.core.blocks_training import BlocksSettings, MakePlayer, with_rounds
 from coinfer.rl.core.training import RunOptions, TrainingResult, TrainSettings
 
+_SCORES = replace(QUICK, trunk=(32, 32), state="predicted", sampled=False, others=0.0, imposed=1.0, marginal=True)
 PRESETS = {
-    "predicted": with_rounds(replace(QUICK, trunk=(32, 32), state="predicted", sampled=False, marginal=True), 300),
+    "predicted": with_rounds(_SCORES, 300),
     "quick": with_rounds(QUICK, 600),
     "threads": with_rounds(replace(QUICK, learner=replace(QUICK.learner, threads=5)), 600),
     "tied": with_rounds(replace(QUICK, trunks="tied", learner=replace(QUICK.learner, tie=1e-3)), 600),
