@@ -93,8 +93,9 @@ def at_point(point: Mapping[str, object], wanted: argparse.Namespace) -> dict[st
     for label, steps, measure in rows_of(point, world, reward, wanted):
         key = label if steps in (None, UNTRAINED_STEPS) else f"{label} after {steps} slots"
         if len(kept.get(key, {}).get("mean_s", ())) != wanted.seeds:
-            kept = json.loads(path.read_text()) if path.exists() else {}
-            kept[key] = measure()
+            measured = measure()
+            kept = json.loads(path.read_text()) if path.exists() else {}  # another figure's script may have added rows
+            kept[key] = measured
             path.write_text(json.dumps(kept, indent=1) + "\n")
             print(f"  {key} {np.mean(kept[key]['mean_s']) * 1e3:.0f} ms", flush=True)
         rows[label] = kept[key]
