@@ -246,8 +246,9 @@ def train_a3c(
 
 QUICK = BlocksSettings(A3cSettings(workers=4, learning_rate=1e-3, horizon=5, gamma=0.0), worlds=2, sampled=True)
 """A slot hardly reaches the next one, so the future counts nothing."""
+JOINT = replace(QUICK, learner=replace(QUICK.learner, learning_rate=3e-4, horizon=20), joint=True)
 PRESETS = {
-    "quick": with_rounds(replace(QUICK, worlds=1, joint=True), 1200),
+    "quick": with_rounds(replace(JOINT, worlds=1, others=0.0, imposed=1.0), 1200),
     "paper": with_rounds(BlocksSettings(A3cSettings(), worlds=1, joint=True, state="paper", sampled=True), 6000),
 }
 """Settings by name; `TrainSettings.steps` is rounds times workers times worlds."""

@@ -45,7 +45,7 @@ class HeadValues:
         return self.net(flat, features).logits
 
 
-QUICK = DqnSettings(gamma=0.0, learning_rate=1e-3, epsilon=(1.0, 0.1), tau=0.05)
+QUICK = DqnSettings(gamma=0.0, learning_rate=3e-4, epsilon=(1.0, 0.1), tau=0.05)
 PAPER = DqnSettings(gamma=0.95, learning_rate=1e-2, epsilon=(1.0, 0.01))
 _LOOP: dict[str, Any] = {"worlds": 8, "warmup": 10, "capacity": 2000}
 PRESETS = {
