@@ -10,7 +10,7 @@ from which on the reward stays within 1 % of the last. Writes results/figure6.js
 import json
 
 import numpy as np
-from schemes import BASELINES, RESULTS, SCHEMES, arguments, at_point, gains
+from schemes import BASELINES, OURS, RESULTS, SCHEMES, arguments, at_point, gains
 
 
 def slots_to_converge(slots: list[int], rewards: np.ndarray) -> int:
@@ -22,14 +22,15 @@ def slots_to_converge(slots: list[int], rewards: np.ndarray) -> int:
 if __name__ == "__main__":
     wanted, curves = arguments("figure6"), {}
     rows = at_point({}, wanted)
-    for name in wanted.schemes:
+    learners = [name for name in SCHEMES if name in rows]
+    for name in learners:
         slots, rewards = rows[name]["slots"], np.array(rows[name]["rewards"])
         curves[name] = {"slots": slots, "rewards": rewards.mean(1).tolist()}
         curves[name]["converged"] = slots_to_converge(slots, rewards.mean(1))
         print(f"{name:32s} last {rewards[-1].mean():.2f} a slot, converged after {curves[name]['converged']:,} slots")
     beside = {
         f"{ours} above {other}": gains(rows, ours, other, "reward")
-        for ours in wanted.schemes for other in (*SCHEMES, *BASELINES) if ours != other
+        for ours in OURS if ours in rows for other in (*learners, *BASELINES) if ours != other
     }  # fmt: skip
     settings = {"seeds": wanted.seeds, "steps": wanted.steps}
     record = {"settings": settings, "curves": curves, "beside": beside, "paper": {"A3C": 1.0, "distributed DQN": 1.4}}
