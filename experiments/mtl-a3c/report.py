@@ -76,15 +76,14 @@ def print_points() -> None:
 
 def print_percentages() -> None:
     """Print the paper's percentages beside those found."""
-    print("\n| point | below | measure | paper % | found % |\n|---|---|---|---:|---:|")
+    print("\n| point | row | measure | paper % | found % |\n|---|---|---|---:|---:|")
     for figure in ("figure8", "figure9", "figure12"):
         path = RESULTS / f"{figure}.json"
         for line in json.loads(path.read_text())["beside the paper"] if path.exists() else []:
             found = line["found"]
             text = f"{found['percent']:.1f} ± {found['half']:.1f}" if found else "no row"
-            print(
-                f"| {line['point']} | {line['row']} below {line['below']} | {line['measure']} | {line['paper']} | {text} |"
-            )
+            pair = f"{line['row']} below {line['below']}"
+            print(f"| {line['point']} | {pair} | {line['measure']} | {line['paper']} | {text} |")
     rows = rows_at({})
     for other in ROWS:
         if found := gains(rows, "multi-task A3C", other, "mean_s"):
