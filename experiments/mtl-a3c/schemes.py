@@ -39,7 +39,16 @@ MAIN = ("multi-task A3C", "A3C", "distributed DQN")
 """The paper's rows."""
 OURS = ("multi-task A3C", "multi-task A3C, place scores")
 """Rows that stand beside the paper's percentages: its scheme, and our variant."""
-BASELINES = ("greedy", "greedy-device", "apdi", "rpdi", "device-only", "sequential-greedy", "list-schedule")
+BASELINES = (
+    "greedy",
+    "greedy-device",
+    "apdi",
+    "rpdi",
+    "device-only",
+    "sequential-greedy",
+    "list-schedule",
+    "cut-schedule",
+)
 MEASURES = ("mean_s", "edge_s", "local_s", "energy_j", "reward")
 UNTRAINED_STEPS = 1
 JUDGED_SLOTS = 30

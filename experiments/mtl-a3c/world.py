@@ -16,7 +16,7 @@ from sweeps import POINTS, world_at
 
 from coinfer.evaluate.limits import lower_bound_of_blocks
 from coinfer.evaluate.simulate import run_policy
-from coinfer.policies.heuristics.blocks import BLOCKS
+from coinfer.policies.heuristics.block_rules import BLOCKS
 from coinfer.scenario.world import BlocksWorld
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -13,7 +13,7 @@ from coinfer.evaluate.limits import lower_bound_of_blocks
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.bounds import blocks_slot
 from coinfer.policies.bounds.slot import BoundError
-from coinfer.policies.heuristics.blocks import BLOCKS
+from coinfer.policies.heuristics.block_rules import BLOCKS
 from coinfer.scenario.world import BlocksWorld
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coinfer.evaluate.simulate import known_policies, run_policy
-from coinfer.policies.heuristics.blocks import BLOCKS
+from coinfer.policies.heuristics.block_rules import BLOCKS
 from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.scenario.compile import open_world
 

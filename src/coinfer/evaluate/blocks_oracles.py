@@ -11,6 +11,7 @@ from coinfer.envs.core import State
 from coinfer.evaluate.oracles import known_state, tile, true_share
 from coinfer.policies.bounds.slot import MAX_DECISIONS, BoundError
 from coinfer.policies.heuristics.blocks import list_schedule, sequential_greedy
+from coinfer.policies.heuristics.blocks_schedule import cut_schedule
 from coinfer.types import BlocksDecision, BlocksObservation
 
 Decider = Callable[[State, BlocksObservation[Tensor]], BlocksDecision[Tensor]]
@@ -81,9 +82,9 @@ def _all_places(count: int, servers: int) -> Tensor:
 def slot_descent(tables: blocks.Tables) -> Decider:
     """Return a decider: a rule on the truth, improved task after task until no change of a task helps.
 
-    The rule is sequential greedy or `list_schedule`, whichever is better in the slot. A task tries all placements with
-    at most one stay on the device and on two servers, in this order. The result is an upper limit of the optimum, not
-    the optimum.
+    The rule is sequential greedy, `list_schedule` or `cut_schedule`, whichever is best in the slot. A task tries all
+    placements with at most one stay on the device and on two servers, in this order. The result is an upper limit of
+    the optimum, not the optimum.
 
     Args:
         tables: from `blocks.load`.
@@ -92,7 +93,7 @@ def slot_descent(tables: blocks.Tables) -> Decider:
 
     def decide(state: State, observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         true = true_observation(tables, state)
-        starts = torch.stack([rule()(true).place for rule in (sequential_greedy, list_schedule)], 1)
+        starts = torch.stack([rule()(true).place for rule in (sequential_greedy, list_schedule, cut_schedule)], 1)
         cost, first = slot_cost(tables, state, starts).min(-1)
         place, improved = starts[torch.arange(len(starts), device=starts.device), first], True
         ways = _few_stays(place.shape[-1], servers)

@@ -20,7 +20,8 @@ from coinfer.evaluate import blocks_oracles, oracles, serving_slots
 from coinfer.evaluate.statistics import jain
 from coinfer.physics import random
 from coinfer.policies import shipped
-from coinfer.policies.heuristics.blocks import BLOCKS, BlocksPolicy
+from coinfer.policies.heuristics.block_rules import BLOCKS
+from coinfer.policies.heuristics.blocks import BlocksPolicy
 from coinfer.policies.heuristics.offload import OFFLOAD
 from coinfer.progress import Progress, quiet
 from coinfer.scenario.world import BlocksWorld, OffloadWorld

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinfer.policies.heuristics import blocks
+from coinfer.policies.heuristics.block_rules import BLOCKS
 from coinfer.types import BlocksObservation
 
 
@@ -72,12 +73,12 @@ def test_best_cut_is_the_best_of_all_placements(seed, count, servers):
         assert latency_s(seen, world, task, chosen) == pytest.approx(least_s, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", blocks.BLOCKS)
+@pytest.mark.parametrize("name", BLOCKS)
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 100_000), st.integers(1, 5), st.integers(1, 4))
 def test_no_block_goes_to_a_server_that_is_out(name, seed, count, servers):
     seen = random_blocks(seed, 6, 3, count, servers)
-    place = blocks.BLOCKS[name](seed)(seen).place
+    place = BLOCKS[name](seed)(seen).place
     assert place.shape == seen.block_mask.shape
     room = torch.nn.functional.pad(seen.server_room, (1, 0), value=1.0)[:, None].expand(-1, 3, -1)
     assert (room.gather(-1, place) > 0).all()

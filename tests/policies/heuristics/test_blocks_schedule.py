@@ -3,7 +3,7 @@
 import torch
 from tests.policies.heuristics.test_blocks import random_blocks
 
-from coinfer.policies.heuristics.blocks_schedule import cut_schedule, cut_times, with_last_moved
+from coinfer.policies.heuristics.blocks_schedule import cut_times, schedule_cuts, with_last_moved
 from coinfer.types import BlocksObservation
 
 
@@ -34,7 +34,7 @@ def test_a_task_that_would_wait_does_its_first_block_meanwhile():
     """One server, tasks of 2 s; a block takes 3.5 s on a device, which fits into the waiting of the third and later. So
     these leave the server 1 s each: it is free for them at 0, 2, 4, 5, 6 s, and for whole tasks at 0, 2, 4, 6, 8 s."""
     seen = idle_slot(5, [1.0], 3.5)
-    free_s = cut_schedule(seen, cut_times(seen)).free_s[0, :, 0]
+    free_s = schedule_cuts(seen, cut_times(seen)).free_s[0, :, 0]
     torch.testing.assert_close(free_s, torch.tensor([0.0, 2.0, 4.0, 5.0, 6.0]).double(), atol=0.2, rtol=0)
 
 

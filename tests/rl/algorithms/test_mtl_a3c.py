@@ -15,7 +15,7 @@ from coinfer.errors import TrainingError
 from coinfer.evaluate.policy_files import open_policy, tensor_blocks_policy
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.heuristics.blocks import scheduled_free_s
-from coinfer.policies.heuristics.blocks_schedule import cut_schedule, cut_times
+from coinfer.policies.heuristics.blocks_schedule import cut_times, schedule_cuts
 from coinfer.policies.learned.actor_critic import ActorCriticNet
 from coinfer.policies.learned.blocks.features import BlocksHeads, paper_state, queue_state, width
 from coinfer.policies.learned.blocks.place_scores import PlaceScores, predicted_state
@@ -192,7 +192,7 @@ def test_place_scores_know_the_latency_of_every_placement_behind_the_queues():
     seen = random_blocks(3, 2, 3, 3, 2)
     seen = seen._replace(server_room=torch.full_like(seen.server_room, torch.inf), task_mask=seen.task_mask | True)
     found = predicted_state(seen)
-    heads, schedule = BlocksHeads(3, 2, joint=True, one_cut=True), cut_schedule(seen, cut_times(seen))
+    heads, schedule = BlocksHeads(3, 2, joint=True, one_cut=True), schedule_cuts(seen, cut_times(seen))
     ways = heads.places(torch.arange(heads.choices)).tolist()
     assert ways == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [0, 1, 1], [0, 2, 2], [0, 0, 1], [0, 0, 2]]
     for world, task in product(range(2), range(3)):

@@ -1,6 +1,6 @@
 """Baselines for worlds that place every block (multi-task A3C, IEEE TMC 2024). Places: 0 the device, n server n - 1.
 
-Every name is a function from a seed to a policy, as in `heuristics.offload`.
+Every one is a function from a seed to a policy, as in `heuristics.offload`.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def server_only(seed: int = 0) -> BlocksPolicy:
         o = observation
         arrives_s = _seconds(o.block_input_bits[..., :1], o.uplink_bps)
         done_s = latency.end_s(arrives_s, _free_s(o)[..., None, 1:], o.block_server_s.sum(-2))
-        return _reachable(o, (done_s.argmin(-1) + 1)[..., None].expand(o.block_mask.shape))
+        return reachable(o, (done_s.argmin(-1) + 1)[..., None].expand(o.block_mask.shape))
 
     return decide
 
@@ -57,7 +57,7 @@ def apdi(seed: int = 0) -> BlocksPolicy:
         blocks = mask.sum(-1, keepdim=True).clamp(min=1)
         share = torch.div((mask.cumsum(-1) - 1).clamp(min=0) * servers, blocks, rounding_mode="floor")
         first = torch.arange(mask.shape[-2], device=mask.device)[:, None]
-        return _reachable(observation, (share + first) % servers + 1)
+        return reachable(observation, (share + first) % servers + 1)
 
     return decide
 
@@ -72,7 +72,7 @@ def rpdi(seed: int = 0) -> BlocksPolicy:
 
     def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         drawn = uniform(seed, next(calls), observation.block_mask.shape, observation.block_mask.device)
-        return _reachable(observation, (drawn * (observation.uplink_bps.shape[-1] + 1)).long())
+        return reachable(observation, (drawn * (observation.uplink_bps.shape[-1] + 1)).long())
 
     return decide
 
@@ -140,23 +140,9 @@ def list_schedule(seed: int = 0) -> BlocksPolicy:
     def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         o = observation
         place = whole_latency_s(o, scheduled_free_s(o)).argmin(-1)
-        return _reachable(o, place[..., None].expand(o.block_mask.shape))
+        return reachable(o, place[..., None].expand(o.block_mask.shape))
 
     return decide
-
-
-BLOCKS: dict[str, Callable[[int], BlocksPolicy]] = {
-    "rpdi": rpdi,
-    "apdi": apdi,
-    "device-only": device_only,
-    "server-only": server_only,
-    "greedy": greedy,
-    "greedy-device": greedy_device,
-    "best-cut": best_cut,
-    "sequential-greedy": sequential_greedy,
-    "list-schedule": list_schedule,
-}
-"""Names on the command line."""
 
 
 def planned_servers(o: BlocksObservation[Tensor]) -> tuple[Tensor, Tensor]:
@@ -270,10 +256,10 @@ def _least_loaded(o: BlocksObservation[Tensor], *, with_device: bool) -> BlocksD
             place = load_s.argmin(-1, keepdim=True)
             load_s = load_s.scatter_add(-1, place, work_s[..., k, m, :].gather(-1, place))
             places[..., k, m] = place[..., 0]
-    return _reachable(o, places)
+    return reachable(o, places)
 
 
-def _reachable(observation: BlocksObservation[Tensor], place: Tensor) -> BlocksDecision[Tensor]:
+def reachable(observation: BlocksObservation[Tensor], place: Tensor) -> BlocksDecision[Tensor]:
     """Return these places, but the device instead of a server that is out or out of reach."""
     reached = (observation.server_room > 0)[..., None, :] & (observation.uplink_bps > 0)
     reached = torch.nn.functional.pad(reached, (1, 0), value=True)

@@ -2,7 +2,7 @@
 
 `blocks.planned_servers` shares whole tasks out. A task that waits anyway can do its first blocks on its device in the
 meantime, which leaves the servers less to do, so that those behind it begin sooner. How far the queues then reach and
-how many blocks fit into the waiting depend on each other, and are computed in rounds over all tasks (`cut_schedule`).
+how many blocks fit into the waiting depend on each other, and are computed in rounds over all tasks (`schedule_cuts`).
 """
 
 from typing import NamedTuple
@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency
-from coinfer.policies.heuristics.blocks import NEVER_S, fastest_places, least_latency_s, planned_servers
-from coinfer.types import BlocksObservation, fields_of
+from coinfer.policies.heuristics.blocks import (
+    NEVER_S,
+    BlocksPolicy,
+    fastest_places,
+    least_latency_s,
+    planned_servers,
+    reachable,
+)
+from coinfer.types import BlocksDecision, BlocksObservation, fields_of
 
 _ROUNDS = 4
 _STEP = 0.6
@@ -40,8 +47,26 @@ class Schedule(NamedTuple):
 
     server: Tensor
     """[.., K] int64, from 0; for a task that stays on its device, the one that would have served it."""
+    cut: Tensor
+    """[.., K] int64, the first block on that server; M for a task that stays on its device."""
     free_s: Tensor
     """[.., K, N] when each server has done the work of the tasks before."""
+
+
+def cut_schedule(seed: int = 0) -> BlocksPolicy:
+    """Return a policy that follows `schedule_cuts`, with its last task placed anew (`with_last_moved`).
+
+    Args:
+        seed: ignored; the policy is deterministic.
+    """
+
+    def decide(o: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
+        planned = schedule_cuts(o, cut_times(o))
+        number = torch.arange(o.block_mask.shape[-1], device=planned.cut.device)
+        place = torch.where(number >= planned.cut[..., None], planned.server[..., None] + 1, 0)
+        return BlocksDecision(with_last_moved(o, reachable(o, place).place))
+
+    return decide
 
 
 def cut_times(o: BlocksObservation[Tensor]) -> CutTimes:
@@ -63,7 +88,7 @@ def cut_times(o: BlocksObservation[Tensor]) -> CutTimes:
     )
 
 
-def cut_schedule(o: BlocksObservation[Tensor], times: CutTimes) -> Schedule:
+def schedule_cuts(o: BlocksObservation[Tensor], times: CutTimes) -> Schedule:
     """Return a schedule in which every task is cut where it ends first.
 
     Args:
@@ -84,7 +109,7 @@ def cut_schedule(o: BlocksObservation[Tensor], times: CutTimes) -> Schedule:
         free_s = torch.lerp(free_s, after_s, _STEP) if number else after_s
         end_s = latency.end_s(ready_s, free_s.gather(-1, server[..., None]), work_s)
         cut = torch.cat([end_s, times.local_s[..., None]], -1).argmin(-1)
-    return Schedule(server, free_s)
+    return Schedule(server, cut, free_s)
 
 
 def with_last_moved(o: BlocksObservation[Tensor], place: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A policy for any number of blocks, tasks and servers: one small network scores a few placements of each task.
 
 The placements are the whole task in one place, and its first blocks on the device and the rest on one server
-(`BlocksHeads` with `one_cut`). The inputs are what the physics predicts behind the queues of `cut_schedule`, which
+(`BlocksHeads` with `one_cut`). The inputs are what the physics predicts behind the queues of `schedule_cuts`, which
 places all tasks of the slot at once. The network adds to a score that falls with what a placement loses against the
 best one, and for servers other than the schedule's, so an untrained policy follows the schedule, and training has to
 learn what that misses: stale knowledge, errors, other tasks.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coinfer.physics import latency
 from coinfer.policies.heuristics.blocks import NEVER_S
-from coinfer.policies.heuristics.blocks_schedule import cut_schedule, cut_times
+from coinfer.policies.heuristics.blocks_schedule import cut_times, schedule_cuts
 from coinfer.policies.learned.actor_critic import Outputs
 from coinfer.policies.learned.features import RATE_BPS, TIME_S, logarithmic
 from coinfer.policies.learned.nets import Mlp
@@ -39,7 +39,7 @@ def predicted_state(o: BlocksObservation[Tensor]) -> Tensor:
         o: with any leading batch axes.
     """
     times = cut_times(o)
-    schedule = cut_schedule(o, times)
+    schedule = schedule_cuts(o, times)
     shape, nothing = times.work_s.shape, torch.zeros_like(times.local_s)
     waits_s = schedule.free_s[..., None, :]
     end_s = latency.end_s(times.ready_s, waits_s, times.work_s)
