@@ -29,7 +29,7 @@ from coinfer.scenario.world import BlocksWorld
 from coinfer.units import GIGA
 
 ROW = "multi-task A3C, place scores"
-RULES = ("sequential-greedy", "list-schedule")
+RULES = ("sequential-greedy", "list-schedule", "cut-schedule")
 FIRST = 100
 """Number of the first seed of the episodes."""
 SWEEP_SLOTS, STALE_SLOTS = 10, 30

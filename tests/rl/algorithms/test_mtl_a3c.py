@@ -39,10 +39,13 @@ PRESETS: dict[str, Any] = {
     "ppo": ppo.BLOCKS_PRESETS["quick"],
     "distributed-dqn": distributed_dqn.PRESETS["quick"],
 }
+FASTER = {"a3c": {"learning_rate": 2e-3, "horizon": 5}, "distributed-dqn": {"learning_rate": 2e-3}}
+"""Settings for trainings of a few hundred slots."""
 
 
 def train(name: str, steps: int, changes: tuple[str, ...] = SMALL, **more: Any) -> TrainingResult:
-    chosen = replace(PRESETS[name], trunk=(16,), assess_rounds=2)
+    learner = replace(PRESETS[name].learner, **FASTER.get(name, {}))
+    chosen = replace(PRESETS[name], learner=learner, trunk=(16,), assess_rounds=2)
     settings = TrainSettings("mtl-a3c", changes, seeds=2, seed=1, steps=steps)
     return registry.trainer(name)(settings, blocks_settings=chosen, **more)
 
