@@ -112,9 +112,9 @@ def test_one_asynchronous_worker_learns_as_in_deterministic_mode():
     assert trained[0].points == trained[1].points
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_onnx_decides_as_torch_does(sampled, tmp_path: Path):
-    chosen = replace(PRESETS["mtl-a3c"], sampled=sampled, state="paper" if sampled else "queues", trunk=(16,))
+@pytest.mark.parametrize(("state", "sampled"), [("queues", False), ("paper", True), ("predicted", False)])
+def test_onnx_decides_as_torch_does(state, sampled, tmp_path: Path):
+    chosen = replace(PRESETS["mtl-a3c"], sampled=sampled, state=state, trunk=(16,))
     settings = TrainSettings("mtl-a3c", SMALL, steps=160)
     trained, compiled = mtl_a3c.train(settings, blocks_settings=chosen), open_small()
     path = tmp_path / "policy.onnx"

@@ -231,8 +231,7 @@ def _earliest_ends_s(o: BlocksObservation[Tensor], free_s: Tensor) -> tuple[Tens
     done the blocks so far has to be known (Bellman).
     """
     work_s = torch.cat([o.block_device_s[..., None], o.block_server_s], -1)
-    done_s = torch.full_like(work_s[..., 0, :], torch.inf)
-    done_s[..., 0] = 0
+    done_s = torch.where(torch.arange(work_s.shape[-1], device=work_s.device) > 0, torch.inf, 0.0 * work_s[..., 0, :])
     free_s = torch.cat([o.device_backlog_s[..., None], free_s[..., 1:]], -1)
     links_bps, previous_places = link_rates_bps(o), []
     radio_s = o.uplink_backlog_s[..., None]
@@ -277,12 +276,12 @@ def link_rates_bps(o: BlocksObservation[Tensor]) -> Tensor:
     Args:
         o: with any leading batch axes.
     """
-    between = o.backhaul_bps[..., None, None].expand(*o.uplink_bps.shape, o.uplink_bps.shape[-1])
-    links = torch.nn.functional.pad(between, (1, 0, 1, 0))
-    links[..., 0, 1:] = o.uplink_bps
-    links[..., 1:, 0] = o.uplink_bps
-    links.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    return links
+    servers = o.uplink_bps.shape[-1]
+    between = o.backhaul_bps[..., None, None].expand(*o.uplink_bps.shape, servers)
+    from_device = torch.nn.functional.pad(o.uplink_bps, (1, 0))[..., None, :]
+    links = torch.cat([from_device, torch.cat([o.uplink_bps[..., None], between], -1)], -2)
+    place = torch.arange(servers + 1, device=links.device)
+    return torch.where(place[:, None] == place, torch.inf, links)
 
 
 def _seconds(bits: Tensor, rate_bps: Tensor) -> Tensor:
