@@ -24,6 +24,7 @@ from coinfer.policies.learned.features import TIME_S, logarithmic
 from coinfer.policies.onnx import PolicyError, load_policy
 from coinfer.rl import registry
 from coinfer.rl.algorithms import a3c, distributed_dqn, mtl_a3c, ppo
+from coinfer.rl.core.blocks_training import BlocksJob, network_of
 from coinfer.rl.core.envs.blocks import UNIT_S, BlocksEnv
 from coinfer.rl.core.training import TrainingResult, TrainSettings
 from coinfer.rl.export import export_best
@@ -134,6 +135,19 @@ def test_onnx_decides_as_torch_does(state, sampled, tmp_path: Path):
         open_policy(path, open_small((*SMALL, "blocks=3")))
     with pytest.raises(PolicyError, match="expected format 1 and kind 'offload'"):
         load_policy(path)
+
+
+def test_trainings_charge_exact_waits_if_their_settings_say_so():
+    """60 tasks in places of chance: servers pause, so that the others wait less than for all work before."""
+    world, chosen, rewards = open_small(("slots=2",)).world, mtl_a3c.PRESETS["predicted"], {}
+    features, _, heads = network_of(world, chosen)
+    for marginal in (False, True):
+        env = BlocksJob(replace(chosen, marginal=marginal), world, 1.0, [0]).env(features, heads)
+        state, seen = env.reset(torch.tensor([0]))
+        choice = torch.arange(seen.mask[..., 0].numel()).reshape(seen.mask.shape[:-1]) % seen.mask.shape[-1]
+        rewards[marginal] = env.step(state, choice).reward
+    assert (rewards[True] >= rewards[False] - 1e-6).all()
+    assert (rewards[True] > rewards[False] + 0.1).any()
 
 
 def test_a_joint_head_has_a_limit_that_is_told():

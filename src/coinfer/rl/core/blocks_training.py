@@ -102,7 +102,8 @@ class BlocksJob(Generic[LearnerSettings]):
         """
         chosen = self.settings
         weights = (self.late_weight, chosen.others, chosen.imposed)
-        return BlocksEnv(self.world, chosen.worlds, features, heads, *weights, self.device, by_head=by_head)
+        ways = {"by_head": by_head, "marginal": chosen.marginal}
+        return BlocksEnv(self.world, chosen.worlds, features, heads, *weights, self.device, **ways)
 
 
 MakePlayer = Callable[[BlocksJob[Any]], AbstractContextManager[Callable[[Loop[Any]], None]]]
