@@ -25,7 +25,7 @@ WORKERS = 3
 def train(name: str, seeds: int = 2, threads: int = 0, rollouts: int = 6, **more: Any) -> TrainingResult:
     """Train with three workers; the last rollout is shorter than the others."""
     chosen = PRESETS[name]
-    learner = replace(chosen.learner, workers=WORKERS, threads=threads)
+    learner = replace(chosen.learner, workers=WORKERS, threads=threads, horizon=5)
     chosen = replace(chosen, learner=learner, trunk=(16,), assess_rounds=2)
     steps = (rollouts * learner.horizon - 2) * WORKERS * chosen.worlds
     settings = TrainSettings("mtl-a3c", SMALL, seeds=seeds, seed=1, steps=steps)

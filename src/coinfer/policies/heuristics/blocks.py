@@ -259,7 +259,12 @@ def _least_loaded(o: BlocksObservation[Tensor], *, with_device: bool) -> BlocksD
 
 
 def reachable(observation: BlocksObservation[Tensor], place: Tensor) -> BlocksDecision[Tensor]:
-    """Return these places, but the device instead of a server that is out or out of reach."""
+    """Return these places, but the device instead of a server that is out or out of reach.
+
+    Args:
+        observation: with any leading batch axes.
+        place: [.., K, M] places of the blocks.
+    """
     reached = (observation.server_room > 0)[..., None, :] & (observation.uplink_bps > 0)
     reached = torch.nn.functional.pad(reached, (1, 0), value=True)
     return BlocksDecision(torch.where(reached.gather(-1, place), place, 0))
