@@ -46,6 +46,7 @@ BASELINES = (
     "rpdi",
     "device-only",
     "sequential-greedy",
+    "proportional",
     "list-schedule",
     "cut-schedule",
 )

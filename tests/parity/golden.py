@@ -68,7 +68,7 @@ WORLDS, SLOTS, FIRST_SLOT = 2, 6, 3
 SCENARIOS = {"grle-s2", "grle-s3", "grle-s4", "droo-weights", "droo-on-off", "droo-queues", "gpu-edge", "many-models"}
 """Presets without figures: they change one key of another one, or have tests of their own (`envs.test_serving`)."""
 KINDS = {"offload": [p for p in PRESETS if p not in {"droo", "mtl-a3c"} | SCENARIOS], "blocks": ["mtl-a3c"]}
-LATER = {"cut-schedule"}
+LATER = {"proportional", "cut-schedule"}
 """Policies that came after the record; they are tested where they are defined."""
 SEARCHED = {"sacd", "sacd-cifar"}
 """Presets of one task in a slot, where all decisions can be tried."""

@@ -99,6 +99,15 @@ def test_apdi_spreads_neighbours_evenly():
     assert place == [[1, 1, 2, 2, 3, 3], [2, 2, 3, 3, 1, 1]]
 
 
+def test_proportional_gives_every_server_its_part_of_a_slot():
+    seen = all_up(0, 60, 2, 3)
+    work_s = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64).expand(1, 60, 2, 3)
+    place = blocks.proportional(3)(seen._replace(block_server_s=work_s)).place[0]
+    assert (place == place[:, :1]).all()
+    parts = torch.bincount(place[:, 0], minlength=4) / 60
+    assert parts.tolist() == pytest.approx([0, 6 / 11, 3 / 11, 2 / 11], abs=0.04)
+
+
 def test_rpdi_uses_every_place_equally():
     place = blocks.rpdi(3)(all_up(0, 500, 6, 3)).place
     counted = torch.bincount(place.flatten(), minlength=4) / place.numel()

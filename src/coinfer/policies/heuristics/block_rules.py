@@ -14,6 +14,7 @@ BLOCKS: dict[str, Callable[[int], blocks.BlocksPolicy]] = {
     "greedy-device": blocks.greedy_device,
     "best-cut": blocks.best_cut,
     "sequential-greedy": blocks.sequential_greedy,
+    "proportional": blocks.proportional,
     "list-schedule": blocks.list_schedule,
     "cut-schedule": cut_schedule,
 }

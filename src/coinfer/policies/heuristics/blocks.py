@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import latency
-from coinfer.policies.sampling import uniform
+from coinfer.policies.sampling import spread, uniform
 from coinfer.types import BlocksDecision, BlocksObservation, fields_of
 
 NEVER_S = 1e3
@@ -140,6 +140,28 @@ def list_schedule(seed: int = 0) -> BlocksPolicy:
     def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         o = observation
         place = whole_latency_s(o, scheduled_free_s(o)).argmin(-1)
+        return reachable(o, place[..., None].expand(o.block_mask.shape))
+
+    return decide
+
+
+def proportional(seed: int = 0) -> BlocksPolicy:
+    """Return a policy that runs every task whole on a server, shared out in proportion to their speeds.
+
+    Random numbers that are spread evenly give each server its part of every slot. It does not look at queues.
+
+    Args:
+        seed: of the random numbers.
+    """
+    calls = count()
+
+    def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
+        o = observation
+        speed = torch.where(o.server_room > 0, 1 / _mean_work_s(o).clamp(min=1e-9), 0.0)
+        bounds = speed.cumsum(-1) / speed.sum(-1, keepdim=True).clamp(min=1e-9)
+        first = uniform(seed, next(calls), o.task_mask.shape[:-1], speed.device)
+        drawn = spread(first, o.task_mask.shape[-1])[..., None]
+        place = (bounds[..., None, :] <= drawn).sum(-1).clamp(max=speed.shape[-1] - 1) + 1
         return reachable(o, place[..., None].expand(o.block_mask.shape))
 
     return decide
