@@ -3,7 +3,8 @@
 import torch
 from tests.policies.heuristics.test_blocks import random_blocks
 
-from coinfer.policies.heuristics.blocks_schedule import cut_times, schedule_cuts, with_last_moved
+from coinfer.policies.heuristics.blocks import NEVER_S
+from coinfer.policies.heuristics.blocks_schedule import cut_schedule, cut_times, schedule_cuts, with_last_moved
 from coinfer.types import BlocksObservation
 
 
@@ -50,3 +51,12 @@ def test_nothing_is_moved_on_old_knowledge_or_if_it_does_not_help():
     place = torch.tensor([[[1, 1], [2, 2]]])
     assert torch.equal(with_last_moved(idle_slot(2, [1.0, 1.9], 50.0, age_s=1.0), place), place)
     assert torch.equal(with_last_moved(idle_slot(2, [1.0, 1.0], 50.0), place), place)
+
+
+def test_no_queue_is_so_long_that_a_server_that_is_out_looks_better():
+    seen = idle_slot(2, [1.0, 1.0], 50.0)
+    seen = seen._replace(
+        server_room=torch.tensor([[0.0, 1.0]]).double(), server_backlog_s=torch.full((1, 2), 2 * NEVER_S).double()
+    )
+    seen = seen._replace(device_backlog_s=torch.full((1, 2), 3 * NEVER_S).double())
+    assert not (cut_schedule()(seen).place == 1).any()

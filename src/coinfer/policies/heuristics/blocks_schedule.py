@@ -128,7 +128,7 @@ def with_last_moved(o: BlocksObservation[Tensor], place: Tensor) -> Tensor:
     own = (cut.clamp(max=place.shape[-1] - 1) * servers + server)[..., None]
     ready_s, work_s = (part.flatten(-2).gather(-1, own)[..., 0] for part in (times.ready_s, times.work_s))
     takes = (server[..., None] == torch.arange(servers, device=place.device)) & on_server[..., None]
-    backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, NEVER_S)[..., None, :]
+    backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, torch.inf)[..., None, :]
     taken_s = work_s[..., None] * takes
     free_s = (backlog_s + taken_s.cumsum(-2) - taken_s).gather(-1, server[..., None])[..., 0]
     end_s = torch.where(on_server, latency.end_s(ready_s, free_s, work_s), times.local_s) * o.task_mask
