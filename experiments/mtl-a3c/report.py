@@ -1,4 +1,4 @@
-"""Charts of figures 6 and 8 to 13, and the tables of the README, from the records of results/.
+"""Charts of figures 6, 8, 9, 10 and 13, and the tables of the README, from the records of results/.
 
     python experiments/mtl-a3c/report.py
 
@@ -66,7 +66,7 @@ def draw_convergence() -> None:
 
 
 def print_points() -> None:
-    """Print a table of all points: mean delay of each row, and how far multi-task A3C is from rules and bound."""
+    """Print a table of all points: mean delay of each row."""
     print("| point | " + " | ".join(ROWS) + " |\n|" + "---|" * (len(ROWS) + 1))
     for path in sorted((RESULTS / "points").glob("*.json")):
         rows = with_steps(json.loads(path.read_text()), STEPS)
