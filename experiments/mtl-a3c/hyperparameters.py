@@ -11,7 +11,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
-from schemes import RESULTS, arguments, changes_of, with_learner
+from schemes import arguments, changes_of, with_learner
 
 from coinfer.rl.algorithms import mtl_a3c
 from coinfer.rl.core.training import TrainSettings
@@ -33,5 +33,5 @@ if __name__ == "__main__":
         result = mtl_a3c.train(settings, blocks_settings=chosen)
         found[name] = {str(point.round): point.figures["reward"] for point in result.assessed}
         print(f"{name:46s} {np.mean(result.assessed[-1].figures['reward']):.2f}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "figure7.json").write_text(json.dumps(found, indent=1) + "\n")
+    wanted.output.mkdir(exist_ok=True)
+    (wanted.output / "figure7.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from schemes import MAIN, RESULTS, gains, name_of, with_steps
+from schemes import MAIN, RESULTS, SCHEMES, gains, path_of, with_steps
 from sweeps import BLOCKS, LINKS, RATES, SERVERS
 
 from coinfer.evaluate.statistics import interval
@@ -30,7 +30,7 @@ SWEEPS: dict[str, tuple[str, Any, Callable[[Any], dict[str, object]]]] = {
 
 def rows_at(point: Mapping[str, object]) -> dict[str, dict[str, Any]]:
     """Return what was measured at a point, learners after `STEPS` slots under their plain names."""
-    path = RESULTS / "points" / f"{name_of(point)}.json"
+    path = path_of(point, RESULTS)
     return with_steps(json.loads(path.read_text()), STEPS) if path.exists() else {}
 
 
@@ -54,7 +54,7 @@ def draw_convergence() -> None:
     chart, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     rows = rows_at({})
     for row in MAIN:
-        if row in rows:
+        if row in rows and not SCHEMES[row][1].imposed:  # those would not compare
             rewards = np.array(rows[row]["rewards"])
             estimates = [interval(one) for one in rewards]
             axis.errorbar(

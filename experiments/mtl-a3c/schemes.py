@@ -61,6 +61,7 @@ def arguments(about: str, seeds: int = 10, steps: int = 4800) -> argparse.Namesp
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seeds", type=int, default=seeds, help="learners of each scheme, and seeds of the episodes")
     parser.add_argument("--steps", type=int, default=steps, help="slots that each learner sees")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the records")
     parser.add_argument("--points", type=int, default=99, help="points of the sweep at most, for a quick look")
     parser.add_argument("--schemes", nargs="*", default=list(MAIN), help="rows to train, or `all`")
     wanted = parser.parse_args()
@@ -96,10 +97,10 @@ def at_point(point: Mapping[str, object], wanted: argparse.Namespace) -> dict[st
     """Return the measures of all rows at a point of a sweep, one value for each seed, and the rewards of learners over
     their training.
 
-    Rows are kept in results/points, so figures share them and an interrupted script goes on; delete a file to measure
+    Rows are kept in folder `points`, so figures share them and an interrupted script goes on; delete a file to measure
     its point anew.
     """
-    path = RESULTS / "points" / f"{name_of(point)}.json"
+    path = path_of(point, wanted.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(path.read_text()) if path.exists() else {}
     compiled = compiled_at(**point, slots=JUDGED_SLOTS)
@@ -107,13 +108,23 @@ def at_point(point: Mapping[str, object], wanted: argparse.Namespace) -> dict[st
     assert isinstance(world, BlocksWorld)
     for label, steps, measure in rows_of(point, world, reward, wanted):
         key = label if steps in (None, UNTRAINED_STEPS) else f"{label} after {steps} slots"
-        if len(kept.get(key, {}).get("mean_s", ())) != wanted.seeds:
+        if key in kept and len(kept[key]["mean_s"]) != wanted.seeds:
+            seeds = len(kept[key]["mean_s"])
+            raise SystemExit(
+                f"{path}: holds rows of {seeds} seeds, not {wanted.seeds}; name another folder by --output"
+            )
+        if key not in kept:
             measured = measure()
             kept = json.loads(path.read_text()) if path.exists() else {}  # another figure's script may have added rows
             kept[key] = measured
             path.write_text(json.dumps(kept, indent=1) + "\n")
             print(f"  {key} {np.mean(kept[key]['mean_s']) * 1e3:.0f} ms", flush=True)
     return with_steps(kept, wanted.steps)
+
+
+def path_of(point: Mapping[str, object], folder: Path) -> Path:
+    """Return the file of a point's rows."""
+    return folder / "points" / f"{name_of(point)}.json"
 
 
 def with_steps(kept: Mapping[str, Any], steps: int) -> dict[str, Any]:
@@ -184,7 +195,10 @@ def sweep(
     wanted, found = arguments(figure), {}
     for name, point in list(points.items())[: wanted.points]:
         print(name, flush=True)
-        found[name] = at_point(point, wanted)
+        at_point(point, wanted)
+    for name, point in points.items():  # also those of earlier runs
+        if (path := path_of(point, wanted.output)).exists():
+            found[name] = with_steps(json.loads(path.read_text()), wanted.steps)
     table = []
     for name, other, measure, percent in expected:
         for ours in OURS:
@@ -199,7 +213,7 @@ def sweep(
         for name, rows in found.items()
     }
     record = {"settings": settings, "means": means, "beside the paper": table}
-    (RESULTS / f"{figure}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (wanted.output / f"{figure}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def with_learner(name: str, **changes: object) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from schemes import JUDGED_SLOTS, RESULTS, SCHEMES, arguments, changes_of, judged
+from schemes import JUDGED_SLOTS, SCHEMES, arguments, changes_of, judged
 from sweeps import compiled_at
 
 from coinfer.envs.batched_env import reward_of
@@ -84,8 +84,11 @@ def delays(name: str, top: dict[str, Any], low: dict[str, Any], seeds: int, step
 
 def main() -> None:
     torch.set_num_threads(1)
-    wanted, path = arguments(__doc__ or "", seeds=4, steps=4800), RESULTS / "tuning.json"
+    wanted = arguments(__doc__ or "", seeds=4, steps=4800)
+    path = wanted.output / "tuning.json"
     for name in wanted.schemes:
+        if name not in BASES:
+            raise SystemExit(f"--schemes {name!r}: expected some of {', '.join(BASES)}")
         for candidate, (top, low) in (DQN if "DQN" in name else ACTOR_CRITIC).items():
             if candidate in (json.loads(path.read_text()) if path.exists() else {}).get(
                 f"{name}, {wanted.steps} slots", {}

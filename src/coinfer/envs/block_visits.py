@@ -203,7 +203,8 @@ def marginal_wait_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
 
     It is exact for a task with one visit to a server, as long as the others' visits are ready when they are now. A
     visit behind gains the work before it, but no more than it waits, or any visit between the two. Takes memory in the
-    square of the number of visits; `imposed_s` is faster, and counts too much where servers pause.
+    square of the number of visits; `imposed_s` is faster, and counts too much where servers pause. Waiting for a
+    device's radio counts as waiting for the server.
 
     Args:
         edge: tables of the edge.

@@ -20,7 +20,7 @@ from coinfer.scenario.compile import Compiled
 from coinfer.scenario.world import BlocksWorld, OffloadWorld, QueueWorld, WirelessPowerWorld
 
 BASELINES = ("random", "device-only", "two-choices", "greedy", "sequential-greedy")
-BLOCKS_BASELINES = ("rpdi", "apdi", "device-only", "greedy", "sequential-greedy")
+BLOCKS_BASELINES = ("rpdi", "apdi", "device-only", "greedy", "sequential-greedy", "cut-schedule")
 OPTIMUM = "optimum of each slot"
 """Name of the decisions of greatest reward, found by exhaustive search if a slot has one task."""
 COMPARED: dict[type, tuple[int, int]] = {OffloadWorld: (10, 2), BlocksWorld: (4, 1)}

@@ -148,7 +148,8 @@ def list_schedule(seed: int = 0) -> BlocksPolicy:
 def proportional(seed: int = 0) -> BlocksPolicy:
     """Return a policy that runs every task whole on a server, shared out in proportion to their speeds.
 
-    Random numbers that are spread evenly give each server its part of every slot. It does not look at queues.
+    Random numbers that are spread evenly give each server its part of every slot. It does not look at queues; a task
+    that cannot reach its server stays on its device.
 
     Args:
         seed: of the random numbers.

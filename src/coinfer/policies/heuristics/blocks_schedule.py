@@ -89,7 +89,9 @@ def cut_times(o: BlocksObservation[Tensor]) -> CutTimes:
 
 
 def schedule_cuts(o: BlocksObservation[Tensor], times: CutTimes) -> Schedule:
-    """Return a schedule in which every task is cut where it ends first.
+    """Return a schedule in which every task is cut where it ends first, on its device and its planned server.
+
+    The plan does not ask which servers a task can reach: one whose link is broken stays on its device.
 
     Args:
         o: with any leading batch axes.
