@@ -189,9 +189,7 @@ def imposed_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
         usage: of the slot.
     """
     visits, servers = usage.visits, edge.edge.servers
-    active = visits.on_server.flatten(1)
-    queue = torch.where(active, visits.server.flatten(1), servers)
-    order = queueing.service_order(queue, usage.done_s.flatten(1))
+    active, queue, order = _served(edge, usage)
     counts = queueing.counts(queue, active, servers + 1)
     ahead = torch.empty_like(order).scatter_(-1, order, queueing.ranks(queue.gather(-1, order), counts[:, :servers]))
     behind = ((counts.gather(-1, queue) - 1 - ahead) * active).reshape(visits.work_s.shape)
@@ -211,9 +209,7 @@ def marginal_wait_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
         usage: of the slot.
     """
     visits, servers = usage.visits, edge.edge.servers
-    active = visits.on_server.flatten(1)
-    queue = torch.where(active, visits.server.flatten(1), servers)
-    order = queueing.service_order(queue, usage.done_s.flatten(1))
+    active, queue, order = _served(edge, usage)
     sorted_queue = queue.gather(-1, order)
     work_s = (visits.work_s.flatten(1) * active).gather(-1, order)
     waits_s = (usage.before_s - visits.moving_s).flatten(1).gather(-1, order)
@@ -223,6 +219,13 @@ def marginal_wait_s(edge: EdgeTables, usage: SlotUsage) -> Tensor:
     least_s = torch.where(behind, waits_s[:, None, :], torch.inf).cummin(-1).values
     gains_s = torch.minimum(least_s, work_s[..., None]) * behind
     return torch.empty_like(work_s).scatter_(-1, order, gains_s.sum(-1)).reshape(visits.work_s.shape).sum(-1)
+
+
+def _served(edge: EdgeTables, usage: SlotUsage) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which visits are to servers, each one's queue (N for none), and their order of service, [B, K * S]."""
+    active = usage.visits.on_server.flatten(1)
+    queue = torch.where(active, usage.visits.server.flatten(1), edge.edge.servers)
+    return active, queue, queueing.service_order(queue, usage.done_s.flatten(1))
 
 
 def _visit_times(edge: EdgeTables, state: State, visits: Visits) -> _VisitTimes:
