@@ -50,6 +50,8 @@ from coinfer.units import FLOAT32_BITS, MEGA
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BITS, DEADLINE_S, RESAMPLES, PINGS = 16, 29.0, 2000, 7
+MEMORY_MIB = 5120
+"""Of each server, so that it keeps all its pieces of VGG16, most of which hold a layer of 400 MiB."""
 SETTLE_S = 8.0
 """From a change of the links to the first request that the planner decides about; meanwhile links are probed."""
 LARGEST_TRANSFER_S = 0.35
@@ -95,7 +97,7 @@ class Site:
         self.graph, self.scale = open_model(name), parsed.link_scale
         self.table = profile_for(self.graph)
         device, *servers = (max(1.0, wanted_s / self.table.whole_s) for wanted_s in parsed.whole_s)
-        options = ("--http-port", "-1", "--peers", "any")
+        options = ("--http-port", "-1", "--peers", "any", "--memory-mib", str(MEMORY_MIB))
         running = stack.enter_context(edges(name, servers, options))
         self.interfaces = [stack.enter_context(Shaped(edge.address)) for edge in running]
         self.addresses = [interface.address for interface in self.interfaces]

@@ -84,6 +84,11 @@ def test_mistakes_are_one_line(words: list[str], told: str, tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_the_training():
+    with pytest.raises(UserError, match="--out /dev/null/x: cannot write in /dev/null"):
+        run("train", "sac-d", "--out", "/dev/null/x")
+
+
 def test_recorded_frames_train_and_judge(tmp_path: Path):
     """The authors' form of file: four devices whose best modes are the two of the greatest gains, at made-up rates."""
     rng = np.random.default_rng(0)

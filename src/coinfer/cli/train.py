@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coinfer.cli.console import check_resume, console, resumable, setup_pytorch
+from coinfer.cli.console import check_out, check_resume, console, resumable, setup_pytorch
 from coinfer.cli.options import (
     Changes,
     Cluster,
@@ -78,6 +78,7 @@ def train(
         return
     name = scenario or registry.scheme(scheme).scenario
     folder = out or Path("runs") / f"{scheme}-{Path(name).stem}"
+    check_out(folder)
     changes = frame_file_changes(data, changes)
     settings = TrainSettings(name, tuple(changes or ()), seeds, seed, steps, preset, device)
 

@@ -56,10 +56,9 @@ class Comparison(NamedTuple):
         """Return one line with scenario, seeds, episodes and number of tasks."""
         slots = self.world.slots if isinstance(self.world, FRAMES) else self.world.edge.slots
         counted = "frames" if isinstance(self.world, FRAMES) else "tasks"
-        return (
-            f"{self.world.name}: {self.settings.seeds} seeds of {self.settings.episodes} episodes of {slots} slots, "
-            f"{self.runs[0].tasks:,} {counted}"
-        )
+        counts = {"seed": self.settings.seeds, "episode": self.settings.episodes, "slot": slots}
+        seeds, episodes, length = (f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items())
+        return f"{self.world.name}: {seeds} of {episodes} of {length}, {self.runs[0].tasks:,} {counted}"
 
     @property
     def reference(self) -> Run:

@@ -108,6 +108,24 @@ def test_proportional_gives_every_server_its_part_of_a_slot():
     assert parts.tolist() == pytest.approx([0, 6 / 11, 3 / 11, 2 / 11], abs=0.04)
 
 
+def test_planned_servers_take_tasks_by_their_speeds_and_one_that_is_out_takes_none_however_long_the_queues_are():
+    """Servers of 10 and 20 tasks a second: the second takes two of three."""
+    seen = random_blocks(3, 1, 6, 1, 2)._replace(
+        block_server_s=torch.tensor([0.1, 0.05]).double().expand(1, 6, 1, 2),
+        task_mask=torch.ones(1, 6, dtype=torch.bool),
+        server_backlog_s=torch.zeros(1, 2, dtype=torch.float64),
+        server_room=torch.full((1, 2), torch.inf),
+    )
+    server, _ = blocks.planned_servers(seen)
+    assert [int(server[0, :count].sum()) for count in (1, 3, 4, 6)] == [1, 2, 3, 4]
+    out = seen._replace(
+        server_backlog_s=torch.tensor([[0.0, 5000.0]]).double(), server_room=torch.tensor([[0.0, torch.inf]])
+    )
+    server, backlog_s = blocks.planned_servers(out)
+    assert server.eq(1).all()
+    assert backlog_s[0, 0] > 5000
+
+
 def test_rpdi_uses_every_place_equally():
     place = blocks.rpdi(3)(all_up(0, 500, 6, 3)).place
     counted = torch.bincount(place.flatten(), minlength=4) / place.numel()

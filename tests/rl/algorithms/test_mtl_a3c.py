@@ -14,7 +14,6 @@ from coinfer.envs import blocks
 from coinfer.errors import TrainingError
 from coinfer.evaluate.policy_files import open_policy, tensor_blocks_policy
 from coinfer.evaluate.simulate import run_policy
-from coinfer.policies.heuristics.blocks import scheduled_free_s
 from coinfer.policies.heuristics.blocks_schedule import cut_times, schedule_cuts
 from coinfer.policies.learned.actor_critic import ActorCriticNet
 from coinfer.policies.learned.blocks.features import BlocksHeads, paper_state, queue_state, width
@@ -222,17 +221,7 @@ def test_place_scores_know_the_latency_of_every_placement_behind_the_queues():
                 assert float(found[world, task, number, 1]) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_place_scores_share_tasks_out_and_fit_worlds_of_any_size():
-    """Servers of 10 and 20 tasks a second: the second takes two of three; and one set of weights fits all sizes."""
-    seen = random_blocks(3, 1, 6, 1, 2)._replace(
-        block_server_s=torch.tensor([0.1, 0.05]).double().expand(1, 6, 1, 2),
-        task_mask=torch.ones(1, 6, dtype=torch.bool),
-        server_backlog_s=torch.zeros(1, 2, dtype=torch.float64),
-        server_room=torch.full((1, 2), torch.inf),
-    )
-    expected = torch.tensor([[0, 0], [0, 0.05], [0.1, 0.05], [0.1, 0.1], [0.1, 0.15], [0.2, 0.15]]).double()
-    free_s = scheduled_free_s(seen)[0, :, 1:]
-    assert free_s.sum(-1).tolist() == pytest.approx(expected.sum(-1).tolist())
+def test_one_set_of_place_scores_fits_worlds_of_any_size():
     net = PlaceScores((8,))
     flat = net.initial(torch.tensor([5]))
     for blocks_count, servers in ((2, 2), (5, 4)):

@@ -131,7 +131,7 @@ def sequential_greedy(seed: int = 0) -> BlocksPolicy:
 
 
 def list_schedule(seed: int = 0) -> BlocksPolicy:
-    """Return a policy that runs every task whole in one place, the slot's tasks shared out by `scheduled_free_s`.
+    """Return a policy that runs every task whole in one place, the slot's tasks shared out by `planned_servers`.
 
     Args:
         seed: ignored; the policy is deterministic.
@@ -139,7 +139,7 @@ def list_schedule(seed: int = 0) -> BlocksPolicy:
 
     def decide(observation: BlocksObservation[Tensor]) -> BlocksDecision[Tensor]:
         o = observation
-        place = whole_latency_s(o, scheduled_free_s(o)).argmin(-1)
+        place = _whole_latency_s(o, _scheduled_free_s(o)).argmin(-1)
         return reachable(o, place[..., None].expand(o.block_mask.shape))
 
     return decide
@@ -173,24 +173,22 @@ def planned_servers(o: BlocksObservation[Tensor]) -> tuple[Tensor, Tensor]:
 
     Equal tasks are shared out best by the sorted list of the times at which server n would be done with its j-th of
     them: the k-th task gets the k-th of these times. A task's work is the mean of the slot's. The backlog of a server
-    that is out is `NEVER_S`.
+    that is out is `NEVER_S` more than the longest.
 
     Args:
         o: with any leading batch axes.
     """
-    backlog_s = torch.where(o.server_room > 0, o.server_backlog_s, NEVER_S)
+    up = o.server_room > 0
+    longest_s = torch.where(up, o.server_backlog_s, 0.0).amax(-1, keepdim=True)
+    backlog_s = torch.where(up, o.server_backlog_s, longest_s + NEVER_S)
     tasks, servers = o.uplink_bps.shape[-2:]
     number = torch.arange(1, tasks + 1, device=backlog_s.device, dtype=backlog_s.dtype)[:, None]
     done_s = backlog_s[..., None, :] + number * _mean_work_s(o)[..., None, :].clamp(min=1e-9)
     return (done_s.flatten(-2).argsort(-1)[..., :tasks] % servers).gather(-1, _rank(o)), backlog_s
 
 
-def scheduled_free_s(o: BlocksObservation[Tensor]) -> Tensor:
-    """Return when each place would be free for each task of a slot, [.., K, N + 1], if `planned_servers` took them.
-
-    Args:
-        o: with any leading batch axes.
-    """
+def _scheduled_free_s(o: BlocksObservation[Tensor]) -> Tensor:
+    """Return when each place would be free for each task of a slot, [.., K, N + 1], if `planned_servers` took them."""
     server, backlog_s = planned_servers(o)
     takes = (server[..., None] == torch.arange(backlog_s.shape[-1], device=server.device)) & o.task_mask[..., None]
     taken = takes.to(backlog_s.dtype)
@@ -209,13 +207,8 @@ def _rank(o: BlocksObservation[Tensor]) -> Tensor:
     return (o.task_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def whole_latency_s(o: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:
-    """Return the latency of each task if all its blocks ran in one place, [.., K, N + 1].
-
-    Args:
-        o: with any leading batch axes.
-        free_s: [.., K, N + 1] when each place is free.
-    """
+def _whole_latency_s(o: BlocksObservation[Tensor], free_s: Tensor) -> Tensor:
+    """Return the latency of each task if all its blocks ran in one place, [.., K, N + 1], free at these times."""
     upload_s = _seconds(o.block_input_bits[..., :1], o.uplink_bps.clamp(min=1e-3))
     ready_s = torch.nn.functional.pad(upload_s + o.uplink_backlog_s[..., None], (1, 0))
     work_s = torch.cat([o.block_device_s.sum(-1, keepdim=True), o.block_server_s.sum(-2)], -1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coinfer.checkpoint import flatten_tree, unflatten_tree
 from coinfer.rl.core.loop import Loop
-from coinfer.rl.core.on_policy import ActorCritic, Rollout, rollout_of
+from coinfer.rl.core.on_policy import ActorCritic, Decided, Rollout, rollout_of
 from coinfer.rl.core.records import Env, Observation, Transition
 
 Tree = TypeVar("Tree")
@@ -60,9 +60,10 @@ class RolloutPlayer(NamedTuple):
         """
         keys, metrics = self.learner.keys[rows], Metrics()
         observation: Observation = self.env.observe(state)
-        steps, ended = list[Transition](), list[Tensor]()
+        steps, ended, decided = list[Transition](), list[Tensor](), list[Decided]()
         for number in rounds:
-            action = self.learner.act_with(flat, keys, observation, number, explore=True)
+            decided.append(self.learner.decide(flat, keys, observation, number))
+            action = decided[-1].action
             result = self.env.step(state, action)
             continues = 1.0 - result.terminated.to(result.reward.dtype)
             steps.append(Transition(*observation, action, result.reward, continues, *result.final_observation))
@@ -70,7 +71,7 @@ class RolloutPlayer(NamedTuple):
             state, observation = result.state, result.observation
             slot = result.reward.sum(-1) if result.reward.dim() == 3 else result.reward
             metrics.append({"reward": slot, **result.metrics})
-        rollout = rollout_of(self.learner.net, flat, steps, ended, self.gamma, self.lam)
+        rollout = rollout_of(self.learner.net, flat, steps, ended, self.gamma, self.lam, decided)
         gradient, figures = self.gradient(self.learner, flat, rollout)
         return Played(state, gradient, [*metrics, figures])
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from coinfer.physics import random
-from coinfer.policies.learned.actor_critic import ActorCriticForm
+from coinfer.policies.learned.actor_critic import ActorCriticForm, Outputs
 from coinfer.policies.sampling import spread
 from coinfer.rl.core.batched_optim import (
     MASKED,
@@ -64,6 +64,17 @@ class Rollout(NamedTuple):
     def unit_mask(self) -> Tensor:
         """Return which units decide something, [L, n, U]."""
         return self.task_mask.unflatten(-1, (self.value.shape[-1], -1)).any(-1)
+
+
+class Decided(NamedTuple):
+    """Choices in all worlds, and what the policies said when they drew them."""
+
+    action: Tensor
+    """[L, W, E] int64"""
+    log_prob: Tensor
+    """[L, W, U]"""
+    value: Tensor
+    """[L, W, U]"""
 
 
 class Judged(NamedTuple):
@@ -107,6 +118,8 @@ class ActorCritic:
         self.keys = random.key(seeds[:, None], torch.arange(workers, device=seeds.device)).flatten()
         self.flat = net.initial(random.key(seeds, _NET)).requires_grad_()
         self.optimiser = optimiser(self.flat)
+        self.decided: Decided | None = None
+        """By the last call of `act` that explored."""
 
     def copies(self) -> Tensor:
         """Return the workers' copies of the parameters, [L * n, P], without a graph."""
@@ -121,24 +134,31 @@ class ActorCritic:
             call: number of this draw; the same call draws the same numbers.
             explore: whether to draw; if false, take the most probable choices unless the policy must be random.
         """
-        return self.act_with(self.copies(), self.keys, observation, call, explore=explore)
+        flat = self.copies()
+        if explore:
+            self.decided = self.decide(flat, self.keys, observation, call)
+            return self.decided.action
+        log_probs = _log_probs(self.net(flat, observation.features).logits, observation)
+        return self._draw(log_probs, self.keys, call) if self.sampled else log_probs.argmax(-1)
 
     @torch.no_grad()
-    def act_with(self, flat: Tensor, keys: Tensor, observation: Observation, call: int, *, explore: bool) -> Tensor:
-        """Return choices as `act` does, of some workers with given copies of the parameters.
+    def decide(self, flat: Tensor, keys: Tensor, observation: Observation, call: int) -> Decided:
+        """Return what some workers draw with given copies of the parameters.
 
         Args:
             flat: [m, P] copies of the parameters of m workers.
             keys: [m] int64 of their random numbers.
             observation: [m, W, ..] the worlds to decide in.
             call: number of this draw.
-            explore: as in `act`.
         """
-        logits = torch.where(observation.mask, self.net(flat, observation.features).logits, MASKED)
-        if not (explore or self.sampled):
-            return logits.argmax(-1)
-        probs = logits.softmax(-1) * observation.mask
-        return sample_categorical(probs, self._numbers(random.key(keys, _ACTS), call, logits.shape[1:-1]))
+        outputs = self.net(flat, observation.features)
+        log_probs = _log_probs(outputs.logits, observation)
+        action = self._draw(log_probs, keys, call)
+        return Decided(action, _by_unit(gather_actions(log_probs, action), observation, outputs), outputs.value)
+
+    def _draw(self, log_probs: Tensor, keys: Tensor, call: int) -> Tensor:
+        """Return choices [m, W, E] with these probabilities."""
+        return sample_categorical(log_probs.exp(), self._numbers(random.key(keys, _ACTS), call, log_probs.shape[1:-1]))
 
     def _numbers(self, keys: Tensor, call: int, shape: torch.Size) -> Tensor:
         """Return the random numbers [m, W, E] of a draw."""
@@ -187,13 +207,22 @@ def judge(net: ActorCriticForm, flat: Tensor, batch: Rollout) -> Judged:
 
 
 def _judge(net: ActorCriticForm, flat: Tensor, observation: Observation, action: Tensor) -> Judged:
-    outputs, mask = net(flat, observation.features), observation.mask
-    log_probs = torch.where(mask, outputs.logits, MASKED).log_softmax(-1)
-    entropy = -(log_probs.exp() * log_probs * mask).sum(-1)
+    outputs = net(flat, observation.features)
+    log_probs = _log_probs(outputs.logits, observation)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
     parts = (gather_actions(log_probs, action), entropy)
-    units = outputs.value.shape[-1]
-    log_prob, entropy = ((part * observation.task_mask).unflatten(-1, (units, -1)).sum(-1) for part in parts)
+    log_prob, entropy = (_by_unit(part, observation, outputs) for part in parts)
     return Judged(log_prob, entropy, outputs.value)
+
+
+def _log_probs(logits: Tensor, observation: Observation) -> Tensor:
+    """Return the log-probabilities of all choices, [L, n, E, C]; about `MASKED` for those that are not allowed."""
+    return torch.where(observation.mask, logits, MASKED).log_softmax(-1)
+
+
+def _by_unit(part: Tensor, observation: Observation, outputs: Outputs) -> Tensor:
+    """Return the sums [L, n, U] over the entries of each unit that decide something."""
+    return (part * observation.task_mask).unflatten(-1, (outputs.value.shape[-1], -1)).sum(-1)
 
 
 def advantages(
@@ -224,7 +253,13 @@ def advantages(
 
 @torch.no_grad()
 def rollout_of(
-    net: ActorCriticForm, flat: Tensor, steps: list[Transition], ended: list[Tensor], gamma: float, lam: float
+    net: ActorCriticForm,
+    flat: Tensor,
+    steps: list[Transition],
+    ended: list[Tensor],
+    gamma: float,
+    lam: float,
+    decided: list[Decided] | None = None,
 ) -> Rollout:
     """Return a rollout from its steps.
 
@@ -235,17 +270,20 @@ def rollout_of(
         ended: T flags [L, W], whether a step ended its episode.
         gamma: discount.
         lam: as in `advantages`.
+        decided: what the policies said in each step; None to ask them again, as others decided.
     """
     rows = Transition(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True)))
-    count = rows.continues.shape[1:]
-    flatly = Transition(*(part.flatten(1, 2) for part in rows))
-    judged = _judge(net, flat, flatly.observation, flatly.action)
-    value = judged.value.unflatten(1, count)
-    over = torch.stack(ended, 1)
+    flatly, over = Transition(*(part.flatten(1, 2) for part in rows)), torch.stack(ended, 1)
+    if decided is None:
+        judged = _judge(net, flat, flatly.observation, flatly.action)
+        said = [part.unflatten(1, over.shape[1:]) for part in (judged.log_prob, judged.value)]
+    else:
+        said = [torch.stack(parts, 1) for parts in zip(*(one[1:] for one in decided), strict=True)]
+    log_prob, value = said
     reward = rows.reward[..., None] if rows.reward.dim() == 3 else rows.reward
-    found = advantages(reward, value, _next_values(net, flat, rows, value, over), rows.continues, over, gamma, lam)
-    advantage = found.flatten(1, 2)
-    return Rollout(*flatly[:4], judged.log_prob, judged.value, advantage, advantage + judged.value)
+    after = _next_values(net, flat, rows, value, over) if gamma else value
+    found = advantages(reward, value, after, rows.continues, over, gamma, lam)
+    return Rollout(*flatly[:4], *(part.flatten(1, 2) for part in (log_prob, value, found, found + value)))
 
 
 def _next_values(net: ActorCriticForm, flat: Tensor, rows: Transition, value: Tensor, over: Tensor) -> Tensor:
@@ -266,13 +304,14 @@ def play(loop: Loop, horizon: int, gamma: float, lam: float) -> None:
         gamma: discount.
         lam: as in `advantages`.
     """
-    steps, ended = list[Transition](), list[Tensor]()
+    steps, ended, decided = list[Transition](), list[Tensor](), list[Decided]()
     learner, count = cast(ActorCritic, loop.learner), min(horizon, loop.settings.rounds - loop.round)
     for number in range(count):
         steps.append(cast(Transition, loop.step()))
         ended.append(cast(Tensor, loop.ended))
+        decided.append(cast(Decided, learner.decided))
         if number == count - 1:
-            loop.learn(cast(Any, rollout_of(learner.net, learner.copies(), steps, ended, gamma, lam)))
+            loop.learn(cast(Any, rollout_of(learner.net, learner.copies(), steps, ended, gamma, lam, decided)))
         loop.record_point()
         loop.assess()
 
