@@ -169,7 +169,8 @@ def ours(name: str, task: Task, steps: int, seed: int) -> dict[str, Any]:
     """Train ours."""
     env = task.make()
     form = form_of(env.reset(seeds_of(seed))[1], task.heads)
-    net = ActorCriticNet(form.inputs, task.heads, form.choices, form.units, form.by_unit, trunk=HIDDEN, trunks="apart")
+    shape = (form.inputs, task.heads, form.choices, form.units, form.by_unit)
+    net = ActorCriticNet(*shape, trunk=HIDDEN, trunks="apart", first="he")
     if name == "PPO":
         settings = ppo.PpoSettings(task.rate, 0.0, task.horizon, entropy=task.entropy)
         learner: ActorCritic = ppo.make_learner(settings, net, seeds_of(seed))

@@ -71,19 +71,23 @@ class _Layer(NamedTuple):
     def size(self) -> int:
         return self.groups * (self.inputs + 1) * self.outputs
 
-    def initial(self, seeds: Tensor) -> Tensor:
-        """Return [L, size]: uniform within gain / sqrt(inputs)."""
+    def initial(self, seeds: Tensor, biased: bool) -> Tensor:
+        """Return [L, size]: uniform within gain / sqrt(inputs), biases too or 0."""
         place = torch.arange(self.size, device=seeds.device)
         drawn = random.uniform(random.bits(seeds[:, None], place), torch.float32)
-        return (2 * drawn - 1) * self.gain / math.sqrt(self.inputs)
+        kept = biased | (place < self.groups * self.inputs * self.outputs)
+        return (2 * drawn - 1) * self.gain / math.sqrt(self.inputs) * kept
 
     def __call__(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Return [L, G, n, outputs] from [L, G or 1, n, inputs]."""
         count = self.groups * self.inputs * self.outputs
-        weight = flat[:, :count].reshape(-1, self.inputs, self.outputs)
-        bias = flat[:, count:].reshape(-1, 1, self.outputs)
-        wide = inputs.expand(-1, self.groups, -1, -1).reshape(-1, *inputs.shape[2:])
-        return torch.baddbmm(bias, wide, weight).unflatten(0, (-1, self.groups))
+        weight = flat[:, :count].reshape(-1, self.groups, self.inputs, self.outputs)
+        bias = flat[:, count:].reshape(-1, self.groups, self.outputs)
+        if inputs.shape[1] < self.groups:  # all groups see the same: one product, without a copy for each
+            product = torch.baddbmm(bias.flatten(1)[:, None], inputs[:, 0], weight.transpose(1, 2).flatten(2))
+            return product.unflatten(-1, (self.groups, self.outputs)).transpose(1, 2)
+        product = torch.baddbmm(bias.flatten(0, 1)[:, None], inputs.flatten(0, 1), weight.flatten(0, 1))
+        return product.unflatten(0, (-1, self.groups))
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class ActorCriticNet:
     head: tuple[int, ...] = ()
     """Widths of the hidden layers of each head."""
     trunks: Literal["shared", "tied", "apart"] = "shared"
+    first: Literal["plain", "he"] = "plain"
+    """First weights of hidden layers: of variance 1 / inputs, or 2 / inputs and no biases (He et al., ICCV 2015)."""
 
     @property
     def size(self) -> int:
@@ -119,7 +125,9 @@ class ActorCriticNet:
             seeds: [L] int64.
         """
         layers = [layer for part in self._parts() for layer in part]
-        return torch.cat([layer.initial(random.key(seeds, number)) for number, layer in enumerate(layers)], 1)
+        return torch.cat(
+            [layer.initial(random.key(seeds, number), self.first == "plain") for number, layer in enumerate(layers)], 1
+        )
 
     def __call__(self, flat: Tensor, features: Tensor) -> Outputs:
         """Return the outputs of all heads, of parameters [L, P] and features [L, B, F] or [L, B, U, F]."""
@@ -154,11 +162,11 @@ class ActorCriticNet:
         entries = self.heads if self.by_unit else self.heads * self.units
         values = 1 if self.by_unit else self.units
         groups = {"shared": 1, "apart": 2, "tied": entries + 1}[self.trunks]
-        after = (self.trunk[-1], *self.head)
-        trunk = [_Layer(groups, *pair, math.sqrt(3.0)) for pair in pairwise((self.inputs, *self.trunk))]
+        after, gain = (self.trunk[-1], *self.head), math.sqrt(3.0 if self.first == "plain" else 6.0)
+        trunk = [_Layer(groups, *pair, gain) for pair in pairwise((self.inputs, *self.trunk))]
         hidden = list(pairwise(after))
-        policy = [*(_Layer(entries, *pair, math.sqrt(3.0)) for pair in hidden)]
-        critic = [*(_Layer(1, *pair, math.sqrt(3.0)) for pair in hidden)]
+        policy = [*(_Layer(entries, *pair, gain) for pair in hidden)]
+        critic = [*(_Layer(1, *pair, gain) for pair in hidden)]
         return (
             trunk,
             [*policy, _Layer(entries, after[-1], self.choices, 0.02)],
