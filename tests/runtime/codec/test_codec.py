@@ -206,6 +206,13 @@ def test_normalising_follows_its_formula():
         np.testing.assert_allclose(tensor[0, channel], expected, rtol=1e-6)
 
 
+def test_a_slow_link_gets_a_smaller_jpeg_of_the_same_picture():
+    pixels = to_pixels(load_images()[0][1], IMAGENET)
+    slow, fast = (encode_image(pixels, IMAGENET, 75, rate_bps=rate) for rate in (1e6, 1e9))
+    assert len(slow) < len(fast) - 200
+    np.testing.assert_array_equal(decode(slow), decode(fast))
+
+
 def test_jpeg_is_smaller_and_close():
     _, photo = load_images()[0]
     pixels = to_pixels(photo, IMAGENET)
