@@ -30,9 +30,9 @@ from coinfer.units import BITS_PER_BYTE, FLOAT32_BITS, MIB, WIRE_BITS, WIRE_BITS
 
 LIMIT_BYTES = 64 * MIB
 FITTED_BPS_PIXELS = 2e11
-"""Link rate times pixels up to which the code words of a JPEG are fitted to it. That saves some 320 bytes of any picture
-and takes 1 to 3 ns a pixel on a fast processor (32 to 640 pixels wide, qualities 50 to 90), so that it is worth its
-time up to 1.5e12; the rest is for processors that are slower by a factor."""
+"""Link rate times pixels up to which the code words of a JPEG are fitted to it. That saves some 320 bytes of any
+picture and takes 1 to 3 ns a pixel on a fast processor (32 to 640 pixels wide, qualities 50 to 90), so it is worth its
+time up to 1.5e12 there; the rest is for slower ones."""
 
 
 class PayloadTooLarge(CodecError):
