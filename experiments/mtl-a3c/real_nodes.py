@@ -1,7 +1,7 @@
 """Networks in several pieces on a device and three real edge servers: predicted against measured latency, and routes
 over several servers beside the best route to one.
 
-    python experiments/mtl-a3c/real_nodes.py                                   # VGG16 and ResNet-50, 15 minutes
+    python experiments/mtl-a3c/real_nodes.py                                   # VGG16 and ResNet-50, 10 minutes
     python experiments/mtl-a3c/real_nodes.py --models alexnet-cifar --seconds 5 --link-scale 0.02
 
 The servers are `coinfer edge` processes on loopback; all processors are slowed by sleeping, so that the whole network
