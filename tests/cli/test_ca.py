@@ -25,6 +25,7 @@ def test_a_site_from_its_creation_to_a_revoked_member(tmp_path: Path):
     assert (tmp_path / "site/edge-1/node.pem").read_bytes() != first
     assert (tmp_path / "site/edge-1/node.pem").stat().st_mode & 0o077 == 0
     assert "revoked edge-1 (role edge)" in ca("revoke", site, "edge-1")
+    assert "edge-1 was revoked already" in ca("revoke", site, "edge-1")
     rows = [line.split("│")[1:5:3] for line in ca("list", site).splitlines() if "│" in line]
     assert [[cell.strip() for cell in row] for row in rows] == [["controller", "valid"], ["edge-1", "revoked"]]
     with pytest.raises(SecurityError, match=r"edge-1 was revoked; `coinfer ca join \S+ edge-1 --role edge` admits it"):
@@ -52,3 +53,12 @@ def test_a_mistake_is_one_line(words: list[str], said: str, tmp_path: Path):
         ca(*(site if word == "SITE" else word for word in words))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("days", ["100000", "1e300", "inf"])
+def test_no_member_outlives_its_authority(days: str, tmp_path: Path):
+    site = str(tmp_path / "site")
+    ca("init", site)
+    with pytest.raises(SecurityError, match=r"--days \S+: the site's authority ends on \S+; expected at most \d+$"):
+        ca("join", site, "edge-1", "--role", "edge", "--days", days)
+    assert not (tmp_path / "site" / "edge-1").exists()

@@ -71,7 +71,7 @@ def revoke(site: Site, name: Name) -> None:
     from coinfer.site.certificates.authority import revoke
 
     member = revoke(site, name)
-    console.print(f"revoked {name} (role {member.peer.role})")
+    console.print(f"{name} was revoked already" if member.revoked else f"revoked {name} (role {member.peer.role})")
 
 
 @app.command("list")

@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 from coinfer import checkpoint
 from coinfer.checkpoint import CheckpointError
 from coinfer.errors import TrainingError
+from coinfer.files import write_atomic
 from coinfer.physics import random
 from coinfer.rl.core import logs
 from coinfer.rl.core.loop import AnyLearner, Loop, Point
@@ -270,7 +271,7 @@ def run_training(
     if folder is not None:
         save_checkpoint(loop, record, folder)
         curves = {"record": dict(record), **_curves(loop)}
-        (folder / "curves.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
+        write_atomic(folder / "curves.json", json.dumps(curves, indent=1) + "\n")
     return checkpoint.digest(loop.tensors())
 
 

@@ -76,7 +76,7 @@ def issue(folder: Path, name: str, role: Role, *, days: float = NODE_DAYS, hosts
         The member's folder.
 
     Raises:
-        SecurityError: if there is no site, or a member of this name.
+        SecurityError: if there is no site, or a member of this name, or the site's authority ends before.
     """
     known = next((member for member in members(folder) if member.peer.name == check_name(name)), None)
     if known is not None and not known.revoked and known.expires > _now():
@@ -96,7 +96,7 @@ def renew(folder: Path, name: str, *, days: float = NODE_DAYS) -> Path:
         The member's folder.
 
     Raises:
-        SecurityError: if there is no such member, or it was revoked.
+        SecurityError: if there is no such member, it was revoked, or the site's authority ends before.
     """
     known = _member(folder, name)
     if known.revoked:
@@ -110,6 +110,10 @@ def renew(folder: Path, name: str, *, days: float = NODE_DAYS) -> Path:
 
 def _issue(folder: Path, peer: Peer, days: float, hosts: Sequence[str]) -> Path:
     certificate, key = _authority(folder)
+    left_days = (certificate.not_valid_after_utc - _now()).total_seconds() / 86_400
+    if not days <= left_days:
+        ends = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+        raise SecurityError(f"--days {days:g}: the site's authority ends on {ends}; expected at most {int(left_days)}")
     own = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, peer.name)])
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
