@@ -192,6 +192,37 @@ def test_a_rollout_holds_what_its_policy_said_then():
     torch.testing.assert_close(rollout.target, rollout.advantage + rollout.value)
 
 
+@pytest.mark.parametrize("trunks", ["shared", "apart", "tied"])
+@pytest.mark.parametrize("first", ["plain", "he"])
+def test_the_network_computes_what_its_layers_do_one_by_one(trunks, first):
+    """Two learners, two units with three heads of one hidden layer; weights cut out of the flat parameters by hand."""
+    net = ActorCriticNet(5, 3, 4, units=2, by_unit=True, trunk=(7, 6), head=(3,), trunks=trunks, first=first)
+    flat, features = net.initial(SEEDS), torch.rand(2, 8, 2, 5, generator=torch.Generator().manual_seed(1))
+    outputs = net(flat, features)
+    groups = {"shared": 1, "apart": 2, "tied": 4}[trunks]
+    for learner in range(2):
+        begin = 0
+
+        def layers(count: int, inputs: int, outputs: int, row=flat[learner]) -> list:
+            nonlocal begin
+            weights = row[begin : begin + count * inputs * outputs].reshape(count, inputs, outputs)
+            begin += weights.numel()
+            biases = row[begin : begin + count * outputs].reshape(count, outputs)
+            begin += biases.numel()
+            assert first == "plain" or not biases.any() or outputs in (4, 1)
+            return [lambda x, w=w, b=b: x @ w + b for w, b in zip(weights, biases, strict=True)]
+
+        one, two = layers(groups, 5, 7), layers(groups, 7, 6)
+        parts = layers(3, 6, 3), layers(3, 3, 4), layers(1, 6, 3), layers(1, 3, 1)
+        assert begin == net.size
+        hidden = [b(a(features[learner]).relu()).relu() for a, b in zip(one, two, strict=True)]
+        for head in range(3):
+            trunk = hidden[head if trunks == "tied" else 0]
+            expected = parts[1][head](parts[0][head](trunk).relu())
+            torch.testing.assert_close(outputs.logits[learner].unflatten(1, (2, 3))[:, :, head], expected)
+        torch.testing.assert_close(outputs.value[learner], parts[3][0](parts[2][0](hidden[-1]).relu())[..., 0])
+
+
 def test_tied_trunks_are_as_far_apart_as_their_weights():
     net = ActorCriticNet(2, 3, 2, trunk=(4,), trunks="tied")
     flat = net.initial(SEEDS)
