@@ -59,6 +59,7 @@ def test_a_mistake_is_one_line(words: list[str], said: str, tmp_path: Path):
 def test_no_member_outlives_its_authority(days: str, tmp_path: Path):
     site = str(tmp_path / "site")
     ca("init", site)
-    with pytest.raises(SecurityError, match=r"--days \S+: the site's authority ends on \S+; expected at most \d+$"):
+    told = r"for \S+ days would outlive the site's authority, which ends on \S+; choose --days up to \d+$"
+    with pytest.raises(SecurityError, match=told):
         ca("join", site, "edge-1", "--role", "edge", "--days", days)
     assert not (tmp_path / "site" / "edge-1").exists()

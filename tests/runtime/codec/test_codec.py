@@ -226,6 +226,13 @@ def test_jpeg_is_smaller_and_close():
     assert sizes[1] < sizes[0] < len(exact) / 2
 
 
+def test_noise_for_a_slow_link_is_a_jpeg_too():
+    pixels = np.random.default_rng(0).integers(0, 256, (299, 299, 3)).astype(np.uint8)
+    image = IMAGENET._replace(height=299, width=299)
+    slow, fast = (encode_image(pixels, image, 94, rate_bps=rate) for rate in (1e5, 1e9))
+    np.testing.assert_array_equal(decode(slow), decode(fast))
+
+
 def test_pictures_of_another_size_or_kind_are_refused():
     with pytest.raises(CodecError, match="picture is 4x4, the network takes 5x7"):
         encode_image(np.zeros((4, 4, 3), np.uint8), SMALL)

@@ -111,7 +111,8 @@ class ActorCriticNet:
     """Widths of the hidden layers of each head."""
     trunks: Literal["shared", "tied", "apart"] = "shared"
     first: Literal["plain", "he"] = "plain"
-    """First weights of hidden layers: of variance 1 / inputs, or 2 / inputs and no biases (He et al., ICCV 2015)."""
+    """First weights: in hidden layers of variance 1 / inputs, or 2 / inputs and no biases anywhere (He et al., ICCV
+    2015)."""
 
     @property
     def size(self) -> int:

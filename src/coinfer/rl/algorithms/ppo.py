@@ -61,15 +61,7 @@ class PpoSettings:
     max_grad_norm: float | None = 0.5
     """Limit to the norm of each learner's gradient; None for no limit."""
     learning_rate_decay: tuple[int, int] | None = None
-    """Updates between which the learning rate falls to 0, in `offload` all of the training; None if it stays."""
-
-    def updates(self, rounds: int) -> int:
-        """Return the number of updates of a training.
-
-        Args:
-            rounds: slots that each world plays.
-        """
-        return -(-rounds // self.horizon) * self.epochs * self.minibatches
+    """Updates between which the learning rate falls to 0; None if it stays."""
 
 
 def make_learner(
@@ -170,10 +162,12 @@ class OffloadSettings:
     """Worlds of each learner."""
     trunk: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic, which are apart."""
+    falls: bool = False
+    """Whether the learning rate falls to 0 over the training."""
 
 
 PRESETS = {
-    "quick": OffloadSettings(PpoSettings(2e-3, 0.0, 32, entropy=1e-3, learning_rate_decay=(0, 1)), 1500),
+    "quick": OffloadSettings(PpoSettings(2e-3, 0.0, 32, entropy=1e-3), 1500, falls=True),
     "paper": OffloadSettings(PpoSettings(3e-4, 0.99, 128), 10_000),
 }
 """Settings for `offload` by name; there is no paper, `paper` are the usual values."""
@@ -232,9 +226,9 @@ def _train_offload(
     world = _check_world(compiled)
     if settings.steps is not None:
         chosen = replace(chosen, rounds=max(1, settings.steps // chosen.worlds))
-    if chosen.learner.learning_rate_decay is not None:
-        decay = (0, chosen.learner.updates(chosen.rounds))
-        chosen = replace(chosen, learner=replace(chosen.learner, learning_rate_decay=decay))
+    if chosen.falls:
+        updates = -(-chosen.rounds // chosen.learner.horizon) * chosen.learner.epochs * chosen.learner.minibatches
+        chosen = replace(chosen, learner=replace(chosen.learner, learning_rate_decay=(0, updates)))
     env = OptionEnv(world, reward_of(compiled.reward), chosen.worlds, whole_features, settings.device)
     inputs = world.edge.tasks * (5 + world.edge.servers) + 3 * world.edge.servers
     net = ActorCriticNet(inputs, world.edge.tasks, env.choices, trunk=chosen.trunk, trunks="apart", first="he")

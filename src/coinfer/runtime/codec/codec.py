@@ -106,11 +106,22 @@ def encode_image(
         return _payload(header, np.ascontiguousarray(pixels).reshape(-1), rate_bps)
     if not 1 <= jpeg_quality <= 95:
         raise CodecError(f"JPEG quality {jpeg_quality} is not between 1 and 95")
-    file = io.BytesIO()
     flat = pixels[:, :, 0] if image.channels == 1 else pixels
     fitted = rate_bps * image.height * image.width <= FITTED_BPS_PIXELS
-    Image.fromarray(np.ascontiguousarray(flat)).save(file, "JPEG", quality=jpeg_quality, optimize=fitted)
-    return _payload(header._replace(kind=JPEG), np.frombuffer(file.getvalue(), np.uint8))
+    data = _jpeg_of(Image.fromarray(np.ascontiguousarray(flat)), jpeg_quality, fitted=fitted)
+    return _payload(header._replace(kind=JPEG), np.frombuffer(data, np.uint8))
+
+
+def _jpeg_of(picture: Image.Image, quality: int, *, fitted: bool) -> bytes:
+    """Return a JPEG file, with code words of its own if they are to be fitted and Pillow has room for that."""
+    file = io.BytesIO()
+    try:
+        picture.save(file, "JPEG", quality=quality, optimize=fitted)
+    except OSError:  # its buffer takes no picture that grows beyond a byte a pixel, such as noise
+        if not fitted:
+            raise
+        return _jpeg_of(picture, quality, fitted=False)
+    return file.getvalue()
 
 
 def decode(payload: bytes, *, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:

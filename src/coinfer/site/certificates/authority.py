@@ -110,10 +110,11 @@ def renew(folder: Path, name: str, *, days: float = NODE_DAYS) -> Path:
 
 def _issue(folder: Path, peer: Peer, days: float, hosts: Sequence[str]) -> Path:
     certificate, key = _authority(folder)
-    left_days = (certificate.not_valid_after_utc - _now()).total_seconds() / 86_400
+    left_days = (certificate.not_valid_after_utc - _now()) / datetime.timedelta(days=1)
     if not days <= left_days:
-        ends = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
-        raise SecurityError(f"--days {days:g}: the site's authority ends on {ends}; expected at most {int(left_days)}")
+        ends = f"the site's authority, which ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
+        hint = f"choose --days up to {int(left_days)}" if left_days >= 1 else "create a new site with `coinfer ca init`"
+        raise SecurityError(f"a certificate for {days:g} days would outlive {ends}; {hint}")
     own = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, peer.name)])
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
