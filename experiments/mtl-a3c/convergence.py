@@ -31,7 +31,7 @@ if __name__ == "__main__":
         print(f"{name:32s} last {rewards[-1].mean():.2f} a slot, converged after {curves[name]['converged']:,} slots")
     beside = {
         f"{ours} above {other}": gains(rows, ours, other, "reward")
-        for ours in OURS if ours in rows for other in (*learners, *BASELINES) if ours != other
+        for ours in OURS if ours in rows for other in (*SCHEMES, *BASELINES) if other in rows and ours != other
     }  # fmt: skip
     settings = {"seeds": wanted.seeds, "steps": wanted.steps}
     record = {"settings": settings, "curves": curves, "beside": beside, "paper": {"A3C": 1.0, "distributed DQN": 1.4}}
