@@ -29,7 +29,7 @@ def test_the_command_prints_a_table_and_saves_records_and_a_plot(tmp_path: Path)
     words += ["--bound", "--set", "slots=3", "--runs", str(tmp_path)]
     done = CliRunner().invoke(APP, words, env={"COLUMNS": "200"}, catch_exceptions=False)
     assert done.exit_code == 0
-    for part in ("campus: 3 seeds of 1 episodes of 3 slots", "sequential-greedy", "lower bound", "decisions/s"):
+    for part in ("campus: 3 seeds of 1 episode of 3 slots", "sequential-greedy", "lower bound", "decisions/s"):
         assert part in done.output
     folder = tmp_path / "simulate-campus"
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]

@@ -39,7 +39,7 @@ def test_it_is_the_mean_of_the_frames_that_the_environment_steps_through():
 def test_a_comparison_of_its_own(tmp_path: Path):
     settings = Settings("droo", (*frames.DEFAULT_POLICIES, "optimum"), 2, 1, changes=("slots=20", "devices=6"))
     found = compare(settings, results=tmp_path)
-    assert found.title == "droo: 2 seeds of 1 episodes of 20 slots, 40 frames"
+    assert found.title == "droo: 2 seeds of 1 episode of 20 slots, 40 frames"
     rate = {run.policy: run.measures["rate_bps"].mean() for run in found.runs}
     assert max(rate.values()) == rate["optimum"]
     assert rate["coordinate-descent"] / rate["optimum"] > 0.999

@@ -170,6 +170,23 @@ def answers(transport, address):
         return False
 
 
+def test_calls_that_are_given_up_are_freed(edge, transport, monkeypatch):
+    """gRPC keeps a call, with its message, until all of its events were taken."""
+    infer, calls = transport._infer(edge.grpc), []
+
+    def kept(*arguments):
+        calls.append(infer(*arguments))
+        return calls[-1]
+
+    monkeypatch.setattr(transport, "_infer", lambda node: kept)
+    for wait_s in (0.0, 0.01) * 10:  # before and after the reader of the call has begun to wait
+        future = transport.send(edge.grpc, asleep(5.0), 60.0)
+        time.sleep(wait_s)
+        assert future.cancel()
+    wait_until(lambda: not any(call._state.due for call in calls), 60, "all is taken")
+    assert len(calls) == 20
+
+
 def test_a_frozen_server_is_noticed_long_before_the_deadline(watchful):
     """SIGSTOP: the kernel still acknowledges, only the ping's own time-out tells."""
     with edge_process("(), grpc_port=0, http_port=None, echo=True") as edge:

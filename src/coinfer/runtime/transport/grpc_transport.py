@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import grpc
 
@@ -261,11 +261,19 @@ def _finish(outer: Future[Reply], node: str, call: _Call, read: Callable[[bytes]
     except StopIteration:
         settle(outer, TransportError("INTERNAL", f"{node}: a call ended without a reply", reason="bad_reply"))
     except grpc.RpcError as error:
+        _drain(call)
         settle(outer, _error(node, cast(grpc.Call, error)))
     except WireError as error:
         settle(outer, TransportError(error.code, f"{node}: {error.message}", error.pushback_s, error.reason))
     except Exception as error:
         settle(outer, TransportError("INTERNAL", f"{node}: {type(error).__name__}: {error}"))
+
+
+def _drain(call: Any) -> None:
+    """Take what is left of a call that was cancelled or failed. With `_POLL_BY_READER` gRPC frees a call when all of it
+    was taken, and the reader of a cancelled one stops before; there is no public way to ask for it."""
+    while call._state.due:
+        call._consume_next_event()
 
 
 def _error(node: str, error: grpc.Call) -> TransportError:
