@@ -53,17 +53,16 @@ def test_lines_are_printed_and_the_summary_is_not_among_them(tmp_path: Path):
 
 def test_an_interrupt_ends_with_the_summary(tmp_path: Path):
     clip = write_clip(tmp_path / "long.mp4", 600, fps=5)
-    command = [sys.executable, "-m", "coinfer", "watch", str(clip), "alexnet-cifar", "--out", "-"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what runs in the background
-    ) as process:
+    # What runs in the background ignores interrupts.
+    heeding = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"{heeding}; runpy.run_module('coinfer', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", start, "watch", str(clip), "alexnet-cifar", "--out", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert json.loads(process.stdout.readline())["by"] == "device"
+        first = process.stdout.readline()
+        assert first, f"it ended, {process.wait(120)}: {process.stderr.read()}"
+        assert json.loads(first)["by"] == "device"
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         said = process.stderr.read()
