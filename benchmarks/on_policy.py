@@ -18,7 +18,6 @@ machine. Writes benchmarks/results/on_policy.json.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import harness
@@ -175,8 +174,8 @@ def ours(name: str, task: Task, steps: int, seed: int) -> dict[str, Any]:
         settings = ppo.PpoSettings(task.rate, 0.0, task.horizon, entropy=task.entropy)
         learner: ActorCritic = ppo.make_learner(settings, net, seeds_of(seed))
     else:
-        settings = a3c.A3cSettings(task.rate, 0.0, task.horizon, workers=1, entropy=task.entropy, value_weight=0.5)
-        settings = replace(settings, epsilon=EPSILON**2)
+        alike = {"workers": 1, "entropy": task.entropy, "value_weight": 0.5, "epsilon": EPSILON**2}
+        settings = a3c.A3cSettings(task.rate, 0.0, task.horizon, **alike)
         learner = a3c.make_learner(settings, net, seeds_of(seed))
     a_round = env.worlds * form.units
     rounds = -(-steps // (a_round * task.horizon)) * task.horizon

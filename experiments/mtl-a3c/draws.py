@@ -12,13 +12,14 @@ import json
 import numpy as np
 import torch
 from schemes import JUDGED_SLOTS, arguments, judged, path_of, trained
-from sweeps import compiled_at, world_at
+from sweeps import compiled_at
 from torch import Tensor
 
 from coinfer.envs.batched_env import reward_of
 from coinfer.physics import random
 from coinfer.policies.learned.blocks import policy
 from coinfer.rl.core import on_policy
+from coinfer.scenario.world import BlocksWorld
 
 BOTH, ROW = "multi-task A3C", "multi-task A3C, tasks draw independently"
 
@@ -33,9 +34,11 @@ if __name__ == "__main__":
     wanted = arguments("draws")
     on_policy.spread = policy.spread = apart
     compiled = compiled_at(slots=JUDGED_SLOTS)
+    assert isinstance(compiled.world, BlocksWorld)
     policies = trained(BOTH, {}, wanted.seeds, wanted.steps).policies
-    row = judged(ROW, world_at(slots=JUDGED_SLOTS), policies, reward_of(compiled.reward))
+    row = judged(ROW, compiled.world, policies, reward_of(compiled.reward))
     path = path_of({}, wanted.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(path.read_text()) if path.exists() else {}
     kept[f"{ROW} after {wanted.steps} slots"] = row
     path.write_text(json.dumps(kept, indent=1) + "\n")
