@@ -271,9 +271,11 @@ def _finish(outer: Future[Reply], node: str, call: _Call, read: Callable[[bytes]
 
 def _drain(call: Any) -> None:
     """Take what is left of a call that was cancelled or failed. With `_POLL_BY_READER` gRPC frees a call when all of it
-    was taken, and the reader of a cancelled one stops before; there is no public way to ask for it."""
-    while call._state.due:
-        call._consume_next_event()
+    was taken, and the reader of a cancelled one stops before. There is no public way to ask for it; a gRPC without the
+    private one costs memory, not answers."""
+    consume, due = getattr(call, "_consume_next_event", None), getattr(getattr(call, "_state", None), "due", ())
+    while consume and due:
+        consume()
 
 
 def _error(node: str, error: grpc.Call) -> TransportError:
