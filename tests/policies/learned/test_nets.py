@@ -1,6 +1,7 @@
 """Batched networks are so many single ones of PyTorch."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,19 @@ def test_networks_are_those_of_pytorch():
     for learner in range(4):
         target = plain(net, flat[learner])(features[learner])
         torch.testing.assert_close(found[learner].flatten(1), target, atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_is_close_and_learns_float32_parameters():
+    net = Mlp(20, (64, 32), 2, 3)
+    flat, features = net.initial(keys(2)).requires_grad_(), torch.randn(2, 50, 20)
+    exact = net(flat, features)
+    close = replace(net, bfloat16=True)(flat, features)
+    assert close.dtype == torch.float32
+    assert 0 < float((close - exact).detach().abs().max()) < 0.02 * float(exact.detach().abs().max())
+    (want,) = torch.autograd.grad(exact.square().sum(), flat)
+    (found,) = torch.autograd.grad(close.square().sum(), flat)
+    assert found.dtype == torch.float32
+    assert float((found - want).norm() / want.norm()) < 0.02
 
 
 def test_a_shared_network_treats_tasks_alike():

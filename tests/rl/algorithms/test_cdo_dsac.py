@@ -10,7 +10,7 @@ from coinfer.evaluate.simulate import run_policy
 from coinfer.physics import random
 from coinfer.policies.learned.placement.load_table import TablePolicy
 from coinfer.policies.learned.placement.placements import PLACEMENT_FEATURES, fixed_cut, placement_features
-from coinfer.policies.learned.placement.policy import PlacementNet, PlacementPolicy
+from coinfer.policies.learned.placement.policy import PlacementNet, PlacementPolicy, policies_of
 from coinfer.rl.algorithms import cdo_dsac, ddpg, online_rl
 from coinfer.rl.core import loop
 from coinfer.rl.core.envs.placements import UNIT_S, PlacementEnv, trim_tasks
@@ -82,6 +82,15 @@ def greedy_weights(settings):
     layers = PlacementNet(PLACEMENT_FEATURES, settings.hidden).form.layers(flat)
     layers[0][0][0, 0, 0], layers[1][0][0, 0, 0] = 1.0, -50.0
     return flat
+
+
+def test_networks_trained_with_bfloat16_are_exported_without():
+    settings = replace(SMALL, form="flat", bfloat16=True)
+    actor = small_loop(settings).learner.sac.actor
+    assert actor.bfloat16
+    make_features, make_placements = cdo_dsac.features_of(settings), cdo_dsac.placements_of(settings)
+    (policy,) = policies_of(actor, torch.zeros(1, actor.size), make_features, make_placements)
+    assert policy.net == replace(actor, bfloat16=False)
 
 
 def test_agents_of_a_seed_share_one_memory():

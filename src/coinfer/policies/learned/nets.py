@@ -58,6 +58,9 @@ class Mlp:
     """Whether layer normalisation, without parameters, precedes each ReLU."""
     last_gain: float = 1.0
     """Scale of the last layer's initial weights; a small one makes an initial policy that is nearly uniform."""
+    bfloat16: bool = False
+    """Whether all layers but the last multiply bfloat16 numbers: processors that can do that take less than half the time.
+    Parameters and outputs are float32 in any case."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -88,8 +91,10 @@ class Mlp:
         hidden = features.flatten(1, 2) if self.shared else features
         layers = self.layers(flat)
         for number, (weight, bias) in enumerate(layers):
-            hidden = torch.baddbmm(bias, hidden, weight)
-            if number < len(layers) - 1:
+            is_last = number == len(layers) - 1
+            dtype = torch.bfloat16 if self.bfloat16 and not is_last else flat.dtype
+            hidden = torch.baddbmm(bias.to(dtype), hidden.to(dtype), weight.to(dtype))
+            if not is_last:
                 if self.normalise:
                     hidden = functional.layer_norm(hidden, hidden.shape[-1:])
                 hidden = hidden.relu()

@@ -13,7 +13,8 @@ Our choices where the printed algorithm is incomplete, and departures from it:
 - Equation 1 rewards the slot's sum. Here every task learns from its own latency and an even share of the future; the
   agents' common goal is the same sum. With one number for some 16 tasks, most of a task's reward is the others' doing.
 - The updater does not believe the reported returns but measures them on common worlds (`rl.core.broadcast`).
-- omega counts episodes in the paper; here it counts updates.
+- Read as it is printed, algorithm 1 makes one update in an episode. Preset `paper` does so: five agents play ten slots
+  each, then every agent learns once, so omega counts both. Elsewhere omega counts updates.
 - With discount 0.99 and rewards that are never 0, an action changes about a thousandth of a value. So the running mean
   reward per task is subtracted (Naik et al. 2024, "Reward centering"), which keeps the best action.
 - The state is not normalised in the paper. Preset `paper` has its network (256, 512, 256 over the whole state, side by
@@ -26,7 +27,8 @@ Our choices where the printed algorithm is incomplete, and departures from it:
   inputs make most of the difference: the best of 21 random networks, though not a single one, is nearly as good as what
   training ends with, and neither several agents nor their shared memory nor the broadcast gained anything measurable
   (experiments/cdo-dsac).
-- Target entropy H_0, memory, batch and length of an episode are not given: see `CdoSettings`.
+- Target entropy H_0, memory, batch and length of an episode are not given: see `CdoSettings`. The batch of `paper` is
+  64, as 256 take three times as long.
 """
 
 from collections.abc import Callable
@@ -81,6 +83,8 @@ class CdoSettings:
     """Slots in the shared memory of a seed. A task's value depends on the others' choices, so old slots mislead."""
     hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers."""
+    bfloat16: bool = False
+    """As in `policies.learned.nets.Mlp`; not for `places`. Policies are exported without."""
     form: Form = "places"
     """`places`: a shared network scores every placement; `flat`: the paper's network over the whole state; `ranked`:
     the same with the servers in the order of their load, in the state and in the choices."""
@@ -118,20 +122,22 @@ class CdoSettings:
 
 
 PAPER = CdoSettings(
-    rounds=1_000_000,
+    worlds=10,
+    rounds=100_000,
     update_every=1,
-    batch=256,
+    batch=64,
     memory=100_000,
     hidden=(256, 512, 256),
+    bfloat16=True,
     form="flat",
     broadcast_every=1000,
-    assess_every=10_000,
+    assess_every=1000,
     sac=SacSettings(
         gamma=0.99, tau=5e-3, actor_learning_rate=1e-4, critic_learning_rate=3e-4, temperature_learning_rate=1e-4,
         initial_temperature=0.2, target_entropy=(0.4, 0.4),
     ),
 )  # fmt: skip
-"""Table I; 10^5 episodes of 100 slots in ten worlds are a million rounds."""
+"""Table I; a round is an episode of ten slots for each agent."""
 PRESETS = {"quick": CdoSettings(), "paper": PAPER}
 
 
@@ -269,7 +275,7 @@ def make_net(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0)
     """Return the form of the actors' or critics' networks.
 
     Args:
-        settings: `form`, `hidden` and `cuts` decide.
+        settings: `form`, `hidden`, `bfloat16` and `cuts` decide.
         world: the compiled scenario, for numbers of tasks, servers and options.
         last_gain: as in `policies.learned.nets.Mlp`.
     """
@@ -277,7 +283,8 @@ def make_net(settings: CdoSettings, world: OffloadWorld, last_gain: float = 1.0)
         return PlacementNet(PLACEMENT_FEATURES, settings.hidden, last_gain)
     edge = world.edge
     places = edge.servers + 1 if settings.cuts == "fixed" else edge.servers * world.options
-    return Mlp(flat_inputs(edge.tasks, edge.servers), settings.hidden, edge.tasks, places, last_gain=last_gain)
+    inputs = flat_inputs(edge.tasks, edge.servers)
+    return Mlp(inputs, settings.hidden, edge.tasks, places, last_gain=last_gain, bfloat16=settings.bfloat16)
 
 
 def _share_memory(agents: int) -> Callable[[Transition], Transition]:

@@ -78,7 +78,8 @@ class MaskedCategorical:
     """
 
     def __init__(self, logits: Tensor, observation: Observation):
-        self.log_probs = torch.where(observation.mask, logits, MASKED).log_softmax(-1) * observation.mask
+        masked = torch.where(observation.mask, logits, MASKED)
+        self.log_probs = masked.mT.log_softmax(-2).mT * observation.mask  # Ten times as fast as along few choices
         self.probs = self.log_probs.exp() * observation.mask
 
     def mean(self, values: Tensor) -> Tensor:

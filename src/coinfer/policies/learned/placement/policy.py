@@ -167,5 +167,9 @@ def policies_of(
         features: from an observation and its placements to the network's inputs.
         placements: from an observation to the placements of its tasks.
     """
-    plain = replace(net, packed=False) if isinstance(net, PlacementNet) else net
+    plain = net
+    if isinstance(net, PlacementNet):
+        plain = replace(net, packed=False)
+    elif isinstance(net, Mlp):
+        plain = replace(net, bfloat16=False)
     return tuple(PlacementPolicy(plain, row[None], features, placements) for row in flat)
