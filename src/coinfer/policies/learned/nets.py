@@ -59,7 +59,7 @@ class Mlp:
     last_gain: float = 1.0
     """Scale of the last layer's initial weights; a small one makes an initial policy that is nearly uniform."""
     bfloat16: bool = False
-    """Whether all layers but the last multiply bfloat16 numbers: processors that can do that take less than half the time.
+    """Whether all layers but the last multiply bfloat16 numbers, twice as fast on processors that can do that.
     Parameters and outputs are float32 in any case."""
 
     @property
