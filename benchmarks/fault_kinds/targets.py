@@ -78,7 +78,8 @@ def over_grpc(address: str) -> Iterator[Ask]:
         try:
             received = call(protobuf.request_bytes(message), timeout=PATIENCE_S)
         except grpc.RpcError as error:
-            return Answer(dict(error.trailing_metadata() or ()).get(REASON_TRAILER) or error.code().name)
+            reason = dict(error.trailing_metadata() or ()).get(REASON_TRAILER)
+            return Answer(reason or f"{error.code().name}: {(error.details() or '')[:80]}")
         reply = protobuf.parse_reply(received)
         node = reply.executed[-1].node if reply.executed else ""
         fallback = INFER_REPLY.FromString(received).parameters["fallback"].string_param

@@ -3,7 +3,9 @@
 import contextlib
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from tests.patience import wait_until
@@ -14,7 +16,7 @@ from coinfer.runtime.edge.served_model import serve_echo
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.protocol.protobuf import request_bytes
 from coinfer.runtime.transport.base import ping_request
-from coinfer.runtime.transport.grpc_transport import SERVICE
+from coinfer.runtime.transport.grpc_transport import SERVICE, client_options
 
 WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -89,6 +91,28 @@ def test_a_peer_whose_calls_never_end_shuts_out_itself_only():
         for call in calls:
             call.cancel()
         wait_until(lambda: code_of(running.grpc)[0] == "OK", 60, "its places are free again")
+
+
+def test_calls_that_are_given_up_do_not_shut_out_those_beside_them():
+    """gRPC counts calls that were given up until they are freed, and refuses others meanwhile where there are many."""
+    message, codes = request_bytes(ping_request(64)), Counter[str]()
+
+    def work(channel: grpc.Channel) -> None:
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        for _ in range(20):
+            call.future(message, timeout=60).cancel()
+            wanted = call.future(message, timeout=60)
+            codes["OK" if wanted.exception() is None else wanted.code().name] += 1
+
+    with (
+        edge_thread(lambda: EdgeService([serve_echo()], queue=300)) as running,
+        grpc.insecure_channel(running.grpc, client_options()) as channel,
+        ThreadPoolExecutor(90) as pool,
+    ):
+        for _ in range(90):
+            pool.submit(work, channel)
+        pool.shutdown()
+    assert codes == {"OK": 1800}
 
 
 def test_calls_whose_messages_do_not_come_end():

@@ -229,7 +229,7 @@ class GrpcFront:
         limits = limits or CallLimits(state.workers + state.queue + _SPARE_CALLS)
         self._limit = PeerLimit(limits, service.metrics)
         self._server = aio.server(
-            options=server_options(service.limit_bytes),
+            options=server_options(service.limit_bytes, calls=limits.calls),
             maximum_concurrent_rpcs=_PEERS * limits.calls,
             interceptors=[self._limit, *([security.access] if security else ())],
         )

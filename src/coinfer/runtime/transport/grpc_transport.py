@@ -90,7 +90,7 @@ def client_options(
 
 
 def server_options(
-    limit_bytes: int = DEFAULT_LIMIT_BYTES, keepalive_s: float = 30.0, patience_s: float = 10.0
+    limit_bytes: int = DEFAULT_LIMIT_BYTES, keepalive_s: float = 30.0, patience_s: float = 10.0, calls: int = 100
 ) -> Options:
     """Return the arguments of a server: it accepts the clients' pings and closes silent, dead and old connections.
 
@@ -98,6 +98,8 @@ def server_options(
         limit_bytes: largest message; gRPC itself allows a little more, so that our own check can say why.
         keepalive_s: between pings. Every HTTP/2 client answers them; who stopped half-way or never reads does not.
         patience_s: how long a client may take to answer a ping.
+        calls: which a connection may have open. gRPC's own limit is at least twice that: it counts calls that were
+            given up until they are freed, and refuses what is beyond without a reason.
     """
     return [
         ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
@@ -110,7 +112,7 @@ def server_options(
         ("grpc.max_connection_idle_ms", 300_000),
         ("grpc.max_connection_age_ms", 3_600_000),
         ("grpc.max_connection_age_grace_ms", 30_000),
-        ("grpc.max_concurrent_streams", 100),
+        ("grpc.max_concurrent_streams", 2 * max(calls, 100)),
         ("grpc.so_reuseport", 0),
         *_both(limit_bytes),
     ]
