@@ -6,9 +6,10 @@
 
 A replay runs the product's estimators and planner on a virtual clock (`replay.py`); the clairvoyant knows links and
 typical times in advance. With `--real`, a device and three edge servers as processes answer requests too
-(`regret_live.py`), `--seconds` for each network on the first three links of each family. A cause's share is what the
-decisions would have gained had its estimate alone been the truth, so shares need not sum up. `--ablate` leaves out one
-part of the planner at a time. Writes benchmarks/results/regret.json.
+(`regret_live.py`), `--seconds` for each network on the first three links of each family. `regret_half` is half of the
+95 % interval over sets of three links. A cause's share is what the decisions would have gained had its estimate alone
+been the truth, so shares need not sum up. `--ablate` leaves out one part of the planner at a time. Writes
+benchmarks/results/regret.json.
 """
 
 import itertools
@@ -24,6 +25,7 @@ import numpy as np
 import replay
 from regret_live import measured
 
+from coinfer.evaluate.statistics import interval
 from coinfer.graph.open_model import open_model
 from coinfer.runtime.device import forecast, link_estimate, server_pool
 from coinfer.runtime.device.config import DeviceConfig
@@ -37,6 +39,8 @@ DEVICE_SLOWDOWN, SERVER_SLOWDOWNS = 6.0, (2.5, 1.5, 1.0)
 SPREAD = 0.06
 """Standard deviation of the logarithm of a run's time in replays, about that of real runs on an idle machine."""
 CAUSES: tuple[str, ...] = ("all", "link", "server", "device")
+ABLATED_SETS = 3
+"""Of each family, for each part that is left out."""
 LONGEST_S = 10.0
 """What a decision may cost at most in the split into causes: a dead link would take for ever."""
 ABLATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
@@ -120,12 +124,16 @@ def replayed(
         requests += len(run.requests)
         for cause, seconds_lost in causes(run).items():
             lost[cause] += seconds_lost
-    own, best, known, fixed = np.array(rows).mean(axis=0)
+    by_set = np.array(rows)
+    own, best, known, fixed = by_set.mean(axis=0)
+    half = interval((by_set[:, 0] - by_set[:, 1]) / best).half
     split = {cause: round(float(value / requests / best), 4) for cause, value in lost.items()}
     return {
         "planner_s": round(float(own), 4),
         "clairvoyant_s": round(float(best), 4),
         "regret": round(float(own / best - 1), 4),
+        "regret_half": round(half, 4) if len(rows) > 1 else None,
+        "sets": len(rows),
         "present_rates_known": round(float(known / best - 1), 4),
         "over_best_fixed": round(float(own / fixed - 1), 4) if references else None,
         "prediction_error": round(float(np.mean(errors)), 4),
@@ -149,9 +157,10 @@ def changed(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 def show(what: str, found: Mapping[str, Any]) -> None:
     fixed = "" if found["over_best_fixed"] is None else f", {found['over_best_fixed']:+.1%} over the best fixed choice"
+    half = "" if found["regret_half"] is None else f" ± {found['regret_half']:.1%}"
     harness.CONSOLE.print(
-        f"{what}: {found['planner_s'] * 1e3:.0f} ms, {found['regret']:+.1%} over the clairvoyant{fixed}; predictions "
-        f"err by {found['prediction_error']:.1%}; lost to {found['lost_to']}",
+        f"{what}: {found['planner_s'] * 1e3:.0f} ms, {found['regret']:+.1%}{half} over the clairvoyant{fixed}; "
+        f"predictions err by {found['prediction_error']:.1%}; lost to {found['lost_to']}",
         soft_wrap=True,
     )
 
@@ -187,7 +196,7 @@ def main() -> None:
     options = harness.parser(__doc__, "regret")
     options.add_argument("--data", type=Path, help="folder with measured traces; without it only the shipped ones")
     options.add_argument("--seconds", type=float, default=60.0, help="length of a run")
-    options.add_argument("--triples", type=int, default=3, help="sets of three links of each family")
+    options.add_argument("--triples", type=int, default=20, help="sets of three links of each family")
     options.add_argument("--real", action="store_true", help="also measure with real processes")
     options.add_argument("--families", nargs="+", help="only these, such as shipped or ucc_5g_production")
     options.add_argument("--ablate", action="store_true", help="also leave out one part of the planner at a time")
@@ -197,7 +206,7 @@ def main() -> None:
     models = ("alexnet-cifar",) if given.quick else given.only
     record: dict[str, Any] = {"replays": replays(given, models, seconds, triples)}
     if given.ablate:
-        record["ablations"] = ablations(given, models[0], seconds, triples)
+        record["ablations"] = ablations(given, models[0], seconds, min(triples, ABLATED_SETS))
     if given.real:
         record["real"] = [
             measured(model, family, groups[0], seconds, DEVICE_SLOWDOWN, SERVER_SLOWDOWNS)
