@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from coinfer.evaluate import serving_oracles as oracles
+from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.limits import lower_bound
 from coinfer.evaluate.oracles import Oracle
-from coinfer.evaluate.serving_slots import FORESIGHT, demand_clairvoyant, demand_greedy, rule_weights
+from coinfer.evaluate.serving_slots import FORESIGHT, demand_at_home, demand_clairvoyant, demand_greedy, rule_weights
 from coinfer.evaluate.simulate import Maker, Run, run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics.insertion import insertion
@@ -42,7 +43,7 @@ class Decides(NamedTuple):
     oracle: Oracle | None = None
 
 
-DEMAND, CLAIRVOYANT = "demand-greedy", "demand-greedy that knows the demand to come"
+DEMAND, HOME, CLAIRVOYANT = "demand-greedy", "demand-at-home", "demand-greedy that knows the demand to come"
 PLAIN = {
     "sequential-greedy": Decides(maker=OFFLOAD["sequential-greedy"]),
     "insertion": Decides(maker=insertion),
@@ -57,6 +58,8 @@ class Measured(NamedTuple):
     changes: dict[str, int]
     """The shipped presets' episodes are longer."""
     deciders: dict[str, Decides]
+    apart: int = 1
+    """Deciders who share out the tasks and do not know what the others send."""
 
 
 AMORTISED = {"amortised 0.2": Decides(oracle=oracles.amortised_greedy(0.2))}
@@ -80,8 +83,16 @@ WORLDS = {
     "gpu-edge, 2 slots late": Measured("gpu-edge", {"slots": 40, "staleness_slots": 2}, {**PLAIN, **DESCENT}),
     "many-models, 5 slots late": Measured("many-models", {"slots": 80, "staleness_slots": 5}, {**PLAIN, **AMORTISED}),
 }
-"""By name; servers are seen as they are, or some slots late."""
-RULES = {*PLAIN, "amortised 0.2", DEMAND}
+WORLDS |= {
+    f"{name}, {count} deciders": WORLDS[name]._replace(
+        deciders={"serving-greedy": PLAIN["serving-greedy"]}, apart=count
+    )
+    for name in ("gpu-edge, 2 slots late", "many-models, 5 slots late")
+    for count in (4, 16)
+}
+"""By name; servers are seen as they are, or some slots late, by one decider or several who do not know what the others
+send."""
+RULES = {*PLAIN, "amortised 0.2", DEMAND, HOME}
 
 
 def measured(world: Any, name: str, decides: Decides, seeds: int) -> Run:
@@ -92,8 +103,16 @@ def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, 
     """Return the measures of everyone in a world, or of some only."""
     world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
     weights = rule_weights(world)
-    deciders = {**WORLDS[name].deciders, DEMAND: Decides(oracle=demand_greedy(weights))}
-    if world.serving.loads:
+    deciders = {
+        **WORLDS[name].deciders,
+        DEMAND: Decides(oracle=demand_greedy(weights)),
+        HOME: Decides(oracle=demand_at_home(weights)),
+    }
+    if WORLDS[name].apart > 1:
+        deciders = {
+            who: Decides(oracle=apart(one.oracle, WORLDS[name].apart)) for who, one in deciders.items() if one.oracle
+        }
+    elif world.serving.loads:
         deciders[CLAIRVOYANT] = Decides(oracle=demand_clairvoyant(FORESIGHT))
     runs: dict[str, Callable[[], Run]] = {
         who: lambda who=who, one=one: measured(world, who, one, seeds) for who, one in deciders.items()

@@ -1,0 +1,77 @@
+"""Homes: each network fits at home, work is even, and deciders who do not know of each other agree."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coinfer.envs import offload, rewards
+from coinfer.evaluate.deciders import apart
+from coinfer.evaluate.serving_slots import demand_at_home, demand_greedy, home_servers, rule_weights
+from coinfer.evaluate.simulate import run_policy
+from coinfer.policies.heuristics.homes import homes
+from coinfer.scenario.compile import open_world
+from coinfer.types import DEVICE
+
+INF = float("inf")
+
+
+def test_work_is_shared_out_where_memory_is_not_limited():
+    assert homes([4.0, 3.0, 2.0, 1.0], [1.0] * 4, [INF, INF]) == [0, 1, 1, 0]
+
+
+def test_the_largest_networks_choose_first_and_who_finds_no_room_stays_on_devices():
+    assert homes([1.0, 1.0, 1.0], [6.0, 5.0, 5.0], [6.0, 6.0]) == [0, 1, DEVICE]
+    assert homes([1.0, 9.0, 1.0], [7.0, 1.0, 1.0], [6.0, 6.0]) == [DEVICE, 0, 1]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10.0), st.floats(0.1, 10.0)), min_size=1, max_size=12),
+    st.lists(st.floats(0.1, 20.0), min_size=1, max_size=4),
+)
+def test_what_is_at_home_fits(networks, memory_bytes):
+    work, size_bytes = zip(*networks, strict=True)
+    found = homes(work, size_bytes, memory_bytes)
+
+    def taken(n: int, at_least: float = 0.0) -> float:
+        return sum(size for size, at in zip(size_bytes, found, strict=True) if at == n and size >= at_least)
+
+    for n, memory in enumerate(memory_bytes):
+        assert taken(n) <= memory * (1 + 1e-9)
+        for size, home in zip(size_bytes, found, strict=True):
+            if home == DEVICE:
+                assert taken(n, size) + size > memory * (1 - 1e-9), "there was no room when it chose"
+
+
+def latencies(world, oracle):
+    return run_policy(world, "rule", 3, 1, oracle=oracle).measures["mean_s"]
+
+
+def test_one_decider_apart_is_the_decider_itself():
+    world = open_world("many-models", {"slots": 20, "staleness_slots": 2}).world
+    rule = demand_greedy(rule_weights(world))
+    np.testing.assert_array_equal(latencies(world, apart(rule, 1)), latencies(world, rule))
+
+
+def test_deciders_apart_collide_and_those_who_keep_to_homes_do_not():
+    """Eight see the servers 20 ms late, and none knows what the others sent since."""
+    world = open_world("gpu-edge", {"slots": 30, "staleness_slots": 2}).world
+    weights = rule_weights(world)
+    together = latencies(world, demand_greedy(weights)).mean()
+    assert latencies(world, apart(demand_greedy(weights), 8)).mean() > 1.3 * together
+    assert latencies(world, apart(demand_at_home(weights), 8)).mean() < 1.1 * together
+
+
+def test_a_task_goes_home_or_stays():
+    world = open_world("many-models", {"slots": 15}).world
+    tables = offload.load(world)
+    state, decide = offload.reset(tables, torch.arange(2)), demand_at_home(rule_weights(world))(tables)
+    home, sent = torch.tensor(home_servers(tables)), 0
+    for _ in range(world.edge.slots):
+        observation = offload.observe(tables, state)
+        decision = decide(state, observation)
+        away = observation.task_mask & (decision.server != DEVICE)
+        assert (decision.server[away] == home[state.draws.model[away]]).all()
+        sent += int(away.sum())
+        state = offload.step(tables, state, decision, rewards.latency).state
+    assert sent > 20
