@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from coinfer.evaluate import serving_oracles as oracles
 from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.limits import lower_bound
 from coinfer.evaluate.oracles import Oracle
-from coinfer.evaluate.serving_slots import FORESIGHT, demand_at_home, demand_clairvoyant, demand_greedy, rule_weights
+from coinfer.evaluate.serving_slots import FORESIGHT, demand_clairvoyant, demand_greedy, rule_weights
 from coinfer.evaluate.simulate import Maker, Run, run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics.insertion import insertion
@@ -106,7 +107,7 @@ def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, 
     deciders = {
         **WORLDS[name].deciders,
         DEMAND: Decides(oracle=demand_greedy(weights)),
-        HOME: Decides(oracle=demand_at_home(weights)),
+        HOME: Decides(oracle=demand_greedy(replace(weights, at_home=True))),
     }
     if WORLDS[name].apart > 1:
         deciders = {

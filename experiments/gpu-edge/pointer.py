@@ -19,8 +19,9 @@ import torch
 from gaps import CONSOLE, FIRST, WORLDS
 from rich.table import Table
 
+from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.policy_files import open_serving_policy
-from coinfer.evaluate.serving_slots import demand_greedy, rule_weights
+from coinfer.evaluate.serving_slots import LOADS, demand_greedy, rule_weights
 from coinfer.evaluate.simulate import run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics.demand import DemandWeights
@@ -36,14 +37,24 @@ HERE = Path(__file__).resolve().parent
 RUNS = Path("runs") / "pointer"
 TEACHER = {"many-models": "forecast", "gpu-edge": "slot"}
 """The search that has the same knowledge, of each world."""
+APART = "many-models, 5 slots late, 16 deciders"
 WORTHLESS = DemandWeights(1.0, 0.0, 0.0)
 """Of the plain rule, `serving-greedy`."""
-RULE = "demand-greedy (the untrained policy)"
+RULE = "the rule (the untrained policy)"
 
 
 def variants(world: str, rounds: int) -> dict[str, PointerSettings]:
     """Return the settings of each variant; all play as many slots, but for imitation alone."""
     ppo = PointerSettings(rounds=rounds)
+    if world == APART:
+        away = replace(ppo, deciders=WORLDS[world].apart)
+        ppo = replace(away, weights=replace(LOADS, at_home=True))
+        return {
+            "ppo": ppo,
+            "ppo, blind for batches": replace(ppo, without=BATCHES),
+            "ppo, blind for what is warm": replace(ppo, without=WARM),
+            "ppo without homes": away,
+        }
     slots = WORLDS[world].changes["slots"]
     taught = replace(ppo, teacher=TEACHER[world], imitated=2)
     return {
@@ -61,13 +72,14 @@ def variants(world: str, rounds: int) -> dict[str, PointerSettings]:
 
 def train(world: str, name: str, settings: PointerSettings, learners: int) -> None:
     """Train a variant to its end and write its policies."""
-    folder, changes = RUNS / world / name.replace(" ", "-"), (f"slots={WORLDS[world].changes['slots']}",)
+    folder = folder_of(world) / name.replace(" ", "-")
+    changes = tuple(f"{key}={value}" for key, value in WORLDS[world].changes.items())
 
     def progress(report: Report) -> None:
         figures = ", ".join(f"{key} {value:.4g}" for key, value in report.figures.items())
         CONSOLE.print(f"{world}, {name}: {report.round} of {report.rounds}, {report.took_s:.0f} s: {figures}")
 
-    asked = TrainSettings(world, changes, learners)
+    asked = TrainSettings(WORLDS[world].preset, changes, learners)
     trained = pointer.train(asked, pointer_settings=settings, progress=progress, folder=folder, resume=True)
     for number, policy in enumerate(trained.modules):
         assert isinstance(policy, PointerPolicy)
@@ -75,16 +87,23 @@ def train(world: str, name: str, settings: PointerSettings, learners: int) -> No
         export_pointer(folder / f"{number}.onnx", policy, **about, training=trained.record)
 
 
+def folder_of(world: str) -> Path:
+    return RUNS / world.replace(", ", "-").replace(" ", "-")
+
+
 def judge(name: str, seeds: int) -> list[dict[str, Any]]:
-    """Return the measures of the rule and of every policy that was trained in a world."""
-    world: Any = open_world(name, WORLDS[name].changes).world
-    runs = [(RULE, 0, None, demand_greedy(rule_weights(world)))]
-    for path in sorted((RUNS / name).glob("*/*.onnx")):
+    """Return the measures of the rule and of every policy that was trained in a world; the rule is at home if deciders
+    do not know of each other."""
+    deciders = WORLDS[name].apart
+    world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
+    weights = replace(rule_weights(world), at_home=deciders > 1)
+    runs = [(RULE, 0, None, demand_greedy(weights))]
+    for path in sorted(folder_of(name).glob("*/*.onnx")):
         training = json.loads(path.with_suffix(".json").read_text())["training"]
         runs.append((path.parent.name, int(path.stem), training, open_serving_policy(path, world)[0]))
     found = []
     for who, learner, training, oracle in runs:
-        measures = run_policy(world, who, seeds, 1, oracle=oracle, first=FIRST).measures
+        measures = run_policy(world, who, seeds, 1, oracle=apart(oracle, deciders), first=FIRST).measures
         values = {key: measures[key].tolist() for key in ("mean_s", "p95_s", "in_time")}
         found.append({"who": who, "learner": learner, "training": training, **values})
     return found
@@ -109,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "judge"))
     parser.add_argument("variants", nargs="*", help="all without it")
-    parser.add_argument("--world", choices=tuple(TEACHER), default="many-models")
+    parser.add_argument("--world", choices=(*TEACHER, APART), default="many-models")
     parser.add_argument("--learners", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1600, help="slots that each of a learner's 32 worlds plays")
     parser.add_argument("--seeds", type=int, default=10)

@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,7 @@ from torch import Tensor
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.deciders import apart
-from coinfer.evaluate.oracles import Oracle
-from coinfer.evaluate.serving_slots import LOADS, demand_at_home, demand_greedy
+from coinfer.evaluate.serving_slots import LOADS, demand_greedy
 from coinfer.evaluate.simulate import OutcomeLog, episode_seeds
 from coinfer.policies.heuristics.demand import DemandWeights
 from coinfer.scenario.compile import open_world
@@ -38,7 +37,7 @@ class Tuned(NamedTuple):
     changes: dict[str, int]
     start: dict[str, float]
     """Weights to begin with; those that are not named stay as they are."""
-    rule: Callable[..., Oracle] = demand_greedy
+    at_home: bool = False
     deciders: int = 1
 
 
@@ -53,18 +52,23 @@ WORLDS = {
         "many-models",
         {"slots": 80, "staleness_slots": 5},
         {"memory_s": LOADS.memory_s, "gain_s": LOADS.gain_s, "loss_s": LOADS.loss_s, "queue_s": LOADS.queue_s},
-        demand_at_home,
-        16,
+        at_home=True,
+        deciders=16,
     ),
 }
 FIRST = 10_000
+
+
+def weights_of(tuned: Tuned, values: list[float]) -> DemandWeights:
+    """Return weights whose tuned ones have these values."""
+    return DemandWeights(**dict(zip(tuned.start, values, strict=True)), at_home=tuned.at_home)
 
 
 def mean_s(tuned: Tuned, world: Any, weights: list[DemandWeights], seeds: Tensor) -> Tensor:
     """Return the mean latency [n] of each of n rules in the same worlds."""
     tables = offload.load(world)
     state = offload.reset(tables, seeds.repeat(len(weights)))
-    decide = apart(tuned.rule(*weights), tuned.deciders)(tables)
+    decide = apart(demand_greedy(*weights), tuned.deciders)(tables)
     log = OutcomeLog(len(weights), world.edge.servers, world.edge.slot_s)
     for _ in range(world.edge.slots):
         observation = offload.observe(tables, state)
@@ -86,14 +90,14 @@ def tune(name: str, generations: int, population: int, worlds: int) -> Iterator[
         began_s = time.monotonic()
         drawn = centre + spread * torch.randn((population, len(keys)), generator=generator)
         drawn[0] = centre
-        rules = [DemandWeights(**dict(zip(keys, row.exp().tolist(), strict=True))) for row in drawn]
+        rules = [weights_of(tuned, row.exp().tolist()) for row in drawn]
         found = mean_s(tuned, world, rules, episode_seeds(worlds, 1, FIRST + generation * worlds))
         elite = drawn[found.argsort()[: population // 4]]
         centre, spread = elite.mean(0), 0.5 * spread + 0.5 * elite.std(0)
         history.append({"centre_s": found[0].item(), "best_s": found.min().item(), "centre": centre.exp().tolist()})
         print(name, generation, history[-1], f"{time.monotonic() - began_s:.0f} s", flush=True)
-        rounded = (round(value, 4) for value in centre.exp().tolist())
-        yield {"weights": asdict(DemandWeights(**dict(zip(keys, rounded, strict=True)))), "history": history}
+        rounded = [round(value, 4) for value in centre.exp().tolist()]
+        yield {"weights": asdict(weights_of(tuned, rounded)), "history": history}
 
 
 def main() -> None:

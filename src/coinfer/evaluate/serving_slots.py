@@ -6,6 +6,7 @@ otherwise than expected, that is all that happened.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,11 +18,10 @@ from coinfer.evaluate import serving_oracles
 from coinfer.evaluate.oracles import Decider, Oracle
 from coinfer.evaluate.serving_worlds import Numbered, PlainWorlds
 from coinfer.policies.heuristics.demand import DemandWeights, Memory, Scored, Sent, Slot, believed, best
-from coinfer.policies.heuristics.homes import homes
 from coinfer.policies.heuristics.server_times import Asked
 from coinfer.policies.learned.pointer.features import COLUMNS, Scores, choice_rows, world_row
 from coinfer.scenario.world import OffloadWorld
-from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
+from coinfer.types import OffloadDecision, OffloadObservation
 
 LOADS = DemandWeights(1.4, 4.5, 11.0, 0.045, 0.024)
 """Weights of the rule where servers load, found in `many-models` (experiments/gpu-edge/tune.py)."""
@@ -60,6 +60,7 @@ class Slots:
                 memory,
                 weights[b * len(weights) // len(servers)],
                 slot_s,
+                known.home,
             )
             for b, memory in enumerate(memories)
         ]
@@ -161,43 +162,6 @@ def _by_rule(slots: Slots, place: int) -> dict[int, Scored]:
     return {b: best(some) for b, some in slots.scored(place).items()}
 
 
-def demand_at_home(*weights: DemandWeights) -> Oracle:
-    """Return that rule where every network has a home (`policies.heuristics.homes`): a task goes there, or stays on its
-    device.
-
-    Args:
-        weights: as in `Slots`.
-    """
-
-    def oracle(tables: offload.Tables) -> Decider:
-        home = home_servers(tables)
-
-        def choose(slots: Slots, place: int) -> dict[int, Scored]:
-            return {
-                b: best([one for one in some if one.choice.server in (DEVICE, home[one.choice.network])] or some)
-                for b, some in slots.scored(place).items()
-            }
-
-        return _decider(tables, weights, choose)
-
-    return oracle
-
-
-def home_servers(tables: offload.Tables) -> list[int]:
-    """Return the home of each network of a world, [X].
-
-    Args:
-        tables: of a world whose servers batch or load.
-    """
-    assert tables.serving is not None
-    edge = tables.edge.edge
-    mix = torch.as_tensor(edge.model_cdf[None] if edge.model_mix is None else edge.model_mix)
-    share = mix.diff(prepend=torch.zeros_like(mix[:, :1])).mean(0)
-    service_s = tables.server_s.amax(-2).mean(-1).reshape(edge.models, edge.classes).mean(-1)
-    size_bytes, memory_bytes = tables.serving.network_bytes.tolist(), tables.serving.memory_bytes.tolist()
-    return homes((share * service_s).tolist(), size_bytes, memory_bytes)
-
-
 def demand_clairvoyant(weights: DemandWeights) -> Oracle:
     """Return the same rule with the demand of the future in place of that of the past, which no policy can know.
 
@@ -264,7 +228,7 @@ def rules(world: OffloadWorld) -> dict[str, Oracle]:
     return {
         "serving-greedy": serving_oracles.serving_greedy,
         "demand-greedy": demand_greedy(weights),
-        "demand-at-home": demand_at_home(weights),
+        "demand-at-home": demand_greedy(replace(weights, at_home=True)),
     }
 
 

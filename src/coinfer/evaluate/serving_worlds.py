@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from coinfer.envs import core, exogenous, offload, serving
@@ -13,6 +14,7 @@ from coinfer.physics.loading import Loaded
 from coinfer.physics.serving import Queues
 from coinfer.policies.candidates import candidates_of
 from coinfer.policies.heuristics.demand import Memory
+from coinfer.policies.heuristics.homes import homes
 from coinfer.policies.heuristics.server_times import Asked, ServerState
 from coinfer.policies.heuristics.serving import Choice, Task
 from coinfer.types import OffloadObservation
@@ -41,6 +43,8 @@ class PlainWorlds:
         sends = tables.exists & (tables.upload_bits > 0)
         self.choices = int((sends.sum(-1) * servers + (tables.exists & ~sends).sum(-1)).max())
         """C, choices of a task at most."""
+        self.home = home_servers(tables)
+        """[X] home of each network."""
 
     def servers(self, queues: Queues) -> list[list[ServerState]]:
         """Return the servers of every world, [B][N].
@@ -140,6 +144,21 @@ class PlainWorlds:
         for tasks in found:
             tasks.sort(key=lambda one: min(choice.ready_s for choice in one[1].choices))
         return found
+
+
+def home_servers(tables: offload.Tables) -> list[int]:
+    """Return the home of each network of a world, [X] (`policies.heuristics.homes`).
+
+    Args:
+        tables: of a world whose servers batch or load.
+    """
+    assert tables.serving is not None
+    edge = tables.edge.edge
+    mix = torch.as_tensor(edge.model_cdf[None] if edge.model_mix is None else edge.model_mix)
+    share = mix.diff(prepend=torch.zeros_like(mix[:, :1])).mean(0)
+    service_s = tables.server_s.amax(-2).mean(-1).reshape(edge.models, edge.classes).mean(-1)
+    size_bytes, memory_bytes = tables.serving.network_bytes.tolist(), tables.serving.memory_bytes.tolist()
+    return homes((share * service_s).tolist(), size_bytes, memory_bytes)
 
 
 def known_worlds(tables: offload.Tables, queues: Queues) -> list[list[ServerState]]:

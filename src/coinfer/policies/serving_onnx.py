@@ -29,6 +29,7 @@ class _Weights(BaseModel, extra="forbid"):
     spare: float
     queue_s: float
     affinity_s: float
+    at_home: bool = False
 
 
 class _Sidecar(SidecarKeys):

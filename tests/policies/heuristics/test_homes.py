@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.deciders import apart
-from coinfer.evaluate.serving_slots import demand_at_home, demand_greedy, home_servers, rule_weights
+from coinfer.evaluate.serving_slots import demand_greedy, rule_weights, rules
+from coinfer.evaluate.serving_worlds import home_servers
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.heuristics.homes import homes
 from coinfer.scenario.compile import open_world
@@ -59,13 +60,13 @@ def test_deciders_apart_collide_and_those_who_keep_to_homes_do_not():
     weights = rule_weights(world)
     together = latencies(world, demand_greedy(weights)).mean()
     assert latencies(world, apart(demand_greedy(weights), 8)).mean() > 1.3 * together
-    assert latencies(world, apart(demand_at_home(weights), 8)).mean() < 1.1 * together
+    assert latencies(world, apart(rules(world)["demand-at-home"], 8)).mean() < 1.1 * together
 
 
 def test_a_task_goes_home_or_stays():
     world = open_world("many-models", {"slots": 15}).world
     tables = offload.load(world)
-    state, decide = offload.reset(tables, torch.arange(2)), demand_at_home(rule_weights(world))(tables)
+    state, decide = offload.reset(tables, torch.arange(2)), rules(world)["demand-at-home"](tables)
     home, sent = torch.tensor(home_servers(tables)), 0
     for _ in range(world.edge.slots):
         observation = offload.observe(tables, state)

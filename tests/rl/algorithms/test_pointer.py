@@ -47,7 +47,9 @@ def test_what_it_plays_gets_better_by_ppo():
 
 def test_a_training_that_is_resumed_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learner = replace(LEARNER, horizon=5)
-    settings = replace(SETTINGS, learner=learner, rounds=20, worlds=2, teacher="demand", imitated=1, epochs=2)
+    settings = replace(
+        SETTINGS, learner=learner, rounds=20, worlds=2, teacher="demand", imitated=1, epochs=2, deciders=2
+    )
     monkeypatch.setattr("coinfer.rl.core.training.SAVE_EVERY_S", 0.0)
 
     def kill(report: Report) -> None:

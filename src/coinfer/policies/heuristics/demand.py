@@ -18,6 +18,7 @@ from typing import NamedTuple
 from coinfer.physics.loading import evicted
 from coinfer.policies.heuristics.server_times import Asked, ServerState, advance
 from coinfer.policies.heuristics.serving import Choice, Placement, Task
+from coinfer.types import DEVICE
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class DemandWeights:
     """Price of each load that a server must do before."""
     affinity_s: float = 0.0
     """Worth of a server that got all of the network's last requests; of others in proportion."""
+    at_home: bool = False
+    """Whether tasks go to their network's home or stay on their devices (`policies.heuristics.homes`)."""
 
 
 class Sent(NamedTuple):
@@ -90,6 +93,7 @@ class Slot:
         memory: as it was after the slot before; changed to what it is after this one.
         weights: of the rule.
         slot_s: length of a slot.
+        home: [X] of each network, if `weights` asks for it.
     """
 
     def __init__(
@@ -99,8 +103,9 @@ class Slot:
         memory: Memory,
         weights: DemandWeights,
         slot_s: float,
+        home: Sequence[int] = (),
     ):
-        self.servers, self.tasks, self.memory, self.weights = servers, tasks, memory, weights
+        self.servers, self.tasks, self.memory, self.weights, self.home = servers, tasks, memory, weights, home
         self.placement = Placement(servers, tasks)
         self.holds = [_held(server) for server in servers]
         self.copies = [sum(x in held for held in self.holds) for x in range(len(memory.saved))]
@@ -128,9 +133,12 @@ class Slot:
         Args:
             k: number of the task; those before it are placed.
         """
-        network = self.tasks[k].choices[0].network
+        choices = self.tasks[k].choices
+        network = choices[0].network
+        if self.weights.at_home:
+            choices = [one for one in choices if one.server in (DEVICE, self.home[network])] or choices
         sent = sum(row[network] for row in self.memory.placed)
-        return [self._scored(k, choice, sent) for choice in self.tasks[k].choices]
+        return [self._scored(k, choice, sent) for choice in choices]
 
     def _scored(self, k: int, choice: Choice, sent: float) -> Scored:
         added_s, total = self.placement.added_s(k, choice)

@@ -64,6 +64,8 @@ class PointerSettings:
     """Passes over each of these episodes."""
     weights: DemandWeights | None = None
     """Of the rule; None for those of `rule_weights`."""
+    deciders: int = 1
+    """Who share out the tasks of each slot and do not know what the others send; they have one policy."""
     hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers of actor and critic, which are apart."""
     without: tuple[str, ...] = ()
@@ -114,7 +116,7 @@ def train(
     if settings.steps is not None:
         chosen = replace(chosen, rounds=max(1, settings.steps // chosen.worlds))
     weights, unit_s = chosen.weights or rule_weights(world), scale_s(world)
-    env = ServingEnv(world, reward_of(compiled.reward), chosen.worlds, weights, unit_s)
+    env = ServingEnv(world, reward_of(compiled.reward), chosen.worlds, weights, unit_s, chosen.deciders)
     net = PointerNet(env.known.choices, chosen.hidden, chosen.without)
     learner = make_learner(chosen.learner, net, settings.learner_seeds())
     horizon = chosen.learner.horizon

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coinfer.envs import core, offload
 from coinfer.envs.rewards import Reward
+from coinfer.evaluate.deciders import merged, parts
 from coinfer.evaluate.oracles import Decider
 from coinfer.evaluate.serving_slots import Slots
 from coinfer.evaluate.serving_worlds import PlainWorlds
@@ -27,21 +28,21 @@ from coinfer.scenario.world import OffloadWorld
 
 
 class ServingState(NamedTuple):
-    """Worlds, and what their decider remembers of them (`policies.heuristics.demand.Memory`)."""
+    """Worlds, and what their deciders remember of them (`policies.heuristics.demand.Memory`)."""
 
     world: core.State
     saved: Tensor
-    """[B, X] float64"""
+    """[B, D, X] float64"""
     placed: Tensor
-    """[B, N, X] float64"""
+    """[B, D, N, X] float64"""
     sent: Tensor
-    """[B, S, K, 6] float64, server (-1 for none) and the first fields of `Asked`, of the slots since the servers were
+    """[B, D, S, K, 6] float64, server (-1 for none) and the first fields of `Asked`, of the slots since servers were
     seen."""
 
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """From the choices [L, W, C, COLUMNS] of the tasks at a place, which of them exist [L, W, C], and the number of the
-place, to choices [L, W]."""
+call in its slot, to choices [L, W]."""
 
 
 _SENT = 6
@@ -80,10 +81,21 @@ class ServingEnv:
         worlds: W
         weights: of the rule that the policy corrects.
         scale_s: of the policy.
+        deciders: D with one policy, who share out the tasks of each slot and do not know what the others send
+            (`evaluate.deciders`).
     """
 
-    def __init__(self, world: OffloadWorld, reward: Reward, worlds: int, weights: DemandWeights, scale_s: float):
+    def __init__(
+        self,
+        world: OffloadWorld,
+        reward: Reward,
+        worlds: int,
+        weights: DemandWeights,
+        scale_s: float,
+        deciders: int = 1,
+    ):
         self.world, self.reward, self.worlds, self.weights, self.scale_s = world, reward, worlds, weights, scale_s
+        self.deciders = deciders
         self.tables = offload.load(world)
         self.known = PlainWorlds(self.tables)
 
@@ -100,9 +112,11 @@ class ServingEnv:
     def _first(self, seeds: Tensor) -> ServingState:
         edge, networks = self.tables.edge.edge, len(self.known.size_bytes)
         servers = edge.servers
-        nothing = torch.zeros((len(seeds), networks), dtype=torch.float64)
-        sent = torch.full((len(seeds), edge.staleness_slots, edge.tasks, _SENT), -1.0, dtype=torch.float64)
-        return ServingState(offload.reset(self.tables, seeds), nothing, nothing[:, None].expand(-1, servers, -1), sent)
+        nothing = torch.zeros((len(seeds), self.deciders, networks), dtype=torch.float64)
+        placed = nothing[:, :, None].expand(-1, -1, servers, -1)
+        shape = (len(seeds), self.deciders, edge.staleness_slots, edge.tasks, _SENT)
+        sent = torch.full(shape, -1.0, dtype=torch.float64)
+        return ServingState(offload.reset(self.tables, seeds), nothing, placed, sent)
 
     def observe(self, state: ServingState) -> Observation:
         """Return what the learners see of a state before its tasks are decided.
@@ -110,9 +124,9 @@ class ServingEnv:
         Args:
             state: of L * W worlds.
         """
-        slots = self._slots(state)[0]
-        rows = np.zeros((len(slots.slots), self.world.edge.tasks, slots.choices, COLUMNS), np.float32)
-        return self._observation(slots, rows, slots.world_rows(self.scale_s), np.ones(rows.shape[:3], bool))
+        shared = self._slots(state)
+        rows = np.zeros((len(state.saved), self.world.edge.tasks, self.known.choices, COLUMNS), np.float32)
+        return self._observation(shared, rows, self._world_rows(shared), np.ones(rows.shape[:3], bool))
 
     def play(self, state: ServingState, choose: Choose, teacher: Decider | None = None) -> Played:
         """Decide the tasks of a slot, simulate it, and begin new episodes if the time limit is reached.
@@ -122,25 +136,31 @@ class ServingEnv:
             choose: called for each place.
             teacher: decides in its place, if there is one; it may remember slots, so it must see all of an episode.
         """
-        slots, memories = self._slots(state)
+        shared = self._slots(state)
         taught = teacher(state.world, offload.observe(self.tables, state.world)) if teacher else None
-        world = slots.world_rows(self.scale_s)
-        rows = np.zeros((len(slots.slots), self.world.edge.tasks, slots.choices, COLUMNS), np.float32)
+        world = self._world_rows(shared)
+        rows = np.zeros((len(state.saved), self.world.edge.tasks, self.known.choices, COLUMNS), np.float32)
         mask = np.ones(rows.shape[:3], bool)
         action = np.zeros(rows.shape[:2], np.int64)
-        for place in range(slots.places):
-            scored = slots.scored(place)
-            rows[:, place] = slots.rows(place, scored, self.scale_s)
-            there = [*scored]
-            mask[there, place] = slots.mask(scored)[there]
-            if taught:
-                action[there, place] = [slots.number(b, place, some, taught) for b, some in scored.items()]
-            else:
-                given, exists = (self._by_learner(torch.from_numpy(part[:, place])) for part in (rows, mask))
-                action[:, place] = choose(given, exists, place).flatten().numpy()
-            slots.place(place, {b: some[action[b, place]] for b, some in scored.items()})
-        seen = self._observation(slots, rows, world, mask)
-        return self._step(state, slots, memories, seen, self._by_learner(torch.from_numpy(action)))
+        first, turn = np.zeros(len(rows), np.int64), 0
+        for slots in shared:
+            for place in range(slots.places):
+                scored = slots.scored(place)
+                there = [*scored]
+                at = first[there] + place
+                found, exists = slots.rows(place, scored, self.scale_s), slots.mask(scored)
+                rows[there, at], mask[there, at] = found[there], exists[there]
+                if taught:
+                    action[there, at] = [slots.number(b, place, some, taught) for b, some in scored.items()]
+                else:
+                    exists[[b for b in range(len(rows)) if b not in scored]] = True
+                    given, can = (self._by_learner(torch.from_numpy(part)) for part in (found, exists))
+                    action[there, at] = choose(given, can, turn).flatten().numpy()[there]
+                slots.place(place, {b: some[action[b, first[b] + place]] for b, some in scored.items()})
+                turn += 1
+            first += [len(slot.tasks) for slot in slots.slots]
+        seen = self._observation(shared, rows, world, mask)
+        return self._step(state, shared, seen, self._by_learner(torch.from_numpy(action)))
 
     def first_places(self, observation: Observation, places: int) -> Observation:
         """Return an observation with fewer places for tasks.
@@ -154,33 +174,48 @@ class ServingEnv:
         kept = torch.cat((features[..., :length], features[..., -WORLD:]), -1)
         return Observation(kept, mask[..., :places, :], task_mask[..., :places])
 
-    def _slots(self, state: ServingState) -> tuple[Slots, list[Memory]]:
-        parts = zip(state.saved.tolist(), state.placed.tolist(), state.sent.tolist(), strict=True)
-        memories = [
-            Memory(saved, placed, [[_request(row) for row in slot if row[0] >= 0] for slot in sent])
-            for saved, placed, sent in parts
-        ]
+    def _slots(self, state: ServingState) -> list[Slots]:
+        """Return the slot of each decider."""
         observation = offload.observe(self.tables, state.world)
-        return Slots(self.known, state.world, observation, memories, (self.weights,)), memories
+        shared = parts(state.world, observation, self.deciders)
+        return [
+            Slots(self.known, *part, self._memories(state, number), (self.weights,))
+            for number, part in enumerate(shared)
+        ]
 
-    def _observation(self, slots: Slots, rows: np.ndarray, world: np.ndarray, mask: np.ndarray) -> Observation:
-        count = torch.tensor([len(slot.tasks) for slot in slots.slots])
+    def _memories(self, state: ServingState, number: int) -> list[Memory]:
+        remembered = (part[:, number].tolist() for part in (state.saved, state.placed, state.sent))
+        return [
+            Memory(saved, placed, [[_request(row) for row in slot if row[0] >= 0] for slot in sent])
+            for saved, placed, sent in zip(*remembered, strict=True)
+        ]
+
+    def _world_rows(self, shared: list[Slots]) -> np.ndarray:
+        """Return the numbers of the worlds, [B, WORLD]: means over the deciders."""
+        return np.stack([slots.world_rows(self.scale_s) for slots in shared]).mean(0)
+
+    def _observation(self, shared: list[Slots], rows: np.ndarray, world: np.ndarray, mask: np.ndarray) -> Observation:
+        count = torch.tensor([[len(slot.tasks) for slot in slots.slots] for slots in shared]).sum(0)
         there = torch.arange(rows.shape[1]) < count[:, None]
         features = np.concatenate((rows.reshape(len(rows), -1), world), 1)
         assert features.shape[1] == rows[0].size + WORLD
         return Observation(*map(self._by_learner, (torch.from_numpy(features), torch.from_numpy(mask), there)))
 
-    def _step(
-        self, state: ServingState, slots: Slots, memories: list[Memory], seen: Observation, action: Tensor
-    ) -> Played:
-        stepped = offload.step(self.tables, state.world, slots.decision(), self.reward)
-        saved, placed = (torch.tensor([memory[part] for memory in memories], dtype=torch.float64) for part in (0, 1))
+    def _step(self, state: ServingState, shared: list[Slots], seen: Observation, action: Tensor) -> Played:
+        decision = merged([slots.decision() for slots in shared])
+        stepped = offload.step(self.tables, state.world, decision, self.reward)
+        saved, placed = (
+            torch.tensor([[memory[part] for memory in slots.memories] for slots in shared], dtype=torch.float64)
+            for part in (0, 1)
+        )
         sent = torch.full_like(state.sent, -1.0)
-        for b, memory in enumerate(memories):
-            for ago, slot in enumerate(memory.sent):
-                for number, one in enumerate(slot):
-                    sent[b, ago, number] = torch.tensor([one.server, *one.asked[: _SENT - 1]], dtype=torch.float64)
-        after = final = ServingState(stepped.state, saved, placed, sent)
+        for d, slots in enumerate(shared):
+            for b, memory in enumerate(slots.memories):
+                for ago, slot in enumerate(memory.sent):
+                    for number, one in enumerate(slot):
+                        row = [one.server, *one.asked[: _SENT - 1]]
+                        sent[b, d, ago, number] = torch.tensor(row, dtype=torch.float64)
+        after = final = ServingState(stepped.state, saved.transpose(0, 1), placed.transpose(0, 1), sent)
         if bool(stepped.info.truncated.any()):
             after = self._first(core.next_seeds(stepped.state.seed))
         metrics = task_metrics(stepped.outcome.latency_s, stepped.outcome.in_time, state.world.draws.task_mask)
