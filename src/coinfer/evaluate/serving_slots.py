@@ -17,7 +17,7 @@ from coinfer.envs.core import State
 from coinfer.evaluate import serving_oracles
 from coinfer.evaluate.oracles import Decider, Oracle
 from coinfer.evaluate.serving_worlds import Numbered, PlainWorlds
-from coinfer.policies.heuristics.demand import DemandWeights, Memory, Scored, Sent, Slot, believed, best
+from coinfer.policies.heuristics.demand import DemandWeights, Memory, Scored, SeenServers, Sent, Slot, best
 from coinfer.policies.heuristics.server_times import Asked
 from coinfer.policies.learned.pointer.features import COLUMNS, Scores, choice_rows, world_row
 from coinfer.scenario.world import OffloadWorld
@@ -39,6 +39,7 @@ class Slots:
         observation: of that state.
         memories: [B] of the slots before; changed to what they are after this one.
         weights: of the rule; with several, the worlds are that many equal parts, each with weights of its own.
+        seen: [B] the servers, if other deciders see the same (`seen_servers`).
     """
 
     def __init__(
@@ -48,17 +49,18 @@ class Slots:
         observation: OffloadObservation[Tensor],
         memories: Sequence[Memory],
         weights: Sequence[DemandWeights],
+        seen: Sequence[SeenServers] | None = None,
     ):
-        slot_s, stale = known.tables.edge.edge.slot_s, known.tables.edge.edge.staleness_slots
-        self.memories, self.stale = memories, stale
-        servers = known.servers(serving.known_queues(state))
+        slot_s, self.stale = known.tables.edge.edge.slot_s, known.tables.edge.edge.staleness_slots
+        self.memories = memories
+        seen = seen or seen_servers(known, state)
         self.numbered: list[Numbered] = known.tasks(state, observation, own=True)
         self.slots = [
             Slot(
-                believed(servers[b], memory.sent, stale * slot_s, slot_s),
+                seen[b].now(memory.sent),
                 [task for _, task in self.numbered[b]],
                 memory,
-                weights[b * len(weights) // len(servers)],
+                weights[b * len(weights) // len(seen)],
                 slot_s,
                 known.home,
             )
@@ -66,7 +68,7 @@ class Slots:
         ]
         for memory in memories:
             memory.sent.insert(0, [])
-            del memory.sent[stale:]
+            del memory.sent[self.stale :]
         self.choices = known.choices
         self.option = torch.zeros_like(state.draws.device)
         self.server = torch.full_like(self.option, -1)
@@ -147,6 +149,17 @@ class Slots:
     def decision(self) -> OffloadDecision[Tensor]:
         """Return what was decided."""
         return OffloadDecision(self.option, self.server)
+
+
+def seen_servers(known: PlainWorlds, state: State) -> list[SeenServers]:
+    """Return the servers of every world as its deciders see them, [B].
+
+    Args:
+        known: reads the worlds.
+        state: at the beginning of a slot.
+    """
+    slot_s, stale = known.tables.edge.edge.slot_s, known.tables.edge.edge.staleness_slots
+    return [SeenServers(servers, stale * slot_s, slot_s) for servers in known.servers(serving.known_queues(state))]
 
 
 def demand_greedy(*weights: DemandWeights) -> Oracle:

@@ -187,25 +187,43 @@ class Slot:
             self.used_bytes[n] += self.servers[n].size_bytes[network]
 
 
-def believed(
-    servers: Sequence[ServerState], sent: Sequence[Sequence[Sent]], age_s: float, slot_s: float
-) -> list[ServerState]:
-    """Return servers as they should be now, if all that came to them since they were seen is what was sent.
+class SeenServers:
+    """Servers of one world as they were seen some time ago.
 
     Args:
-        servers: as they were seen, in times of then.
-        sent: the requests of each slot since, the last slot first, in the times of their slots.
-        age_s: how long ago they were seen.
+        servers: in times of then.
+        age_s: how long ago that was.
         slot_s: length of a slot.
     """
-    if age_s == 0:
-        return [*servers]
-    more: list[list[Asked]] = [[] for _ in servers]
-    for ago, requests in enumerate(sent, 1):
-        by_s = age_s - ago * slot_s
-        for n, one in requests:
-            more[n].append(one._replace(ready_s=one.ready_s + by_s, deadline_s=one.deadline_s + by_s))
-    return [advance(server, asked, age_s) for server, asked in zip(servers, more, strict=True)]
+
+    def __init__(self, servers: Sequence[ServerState], age_s: float, slot_s: float):
+        self._servers, self._age_s, self._slot_s = servers, age_s, slot_s
+        self._left_alone: dict[int, ServerState] = {}
+
+    def now(self, sent: Sequence[Sequence[Sent]]) -> list[ServerState]:
+        """Return the servers as they should be now, if all that came to them since is what was sent.
+
+        Args:
+            sent: the requests of each slot since, the last slot first, in the times of their slots.
+        """
+        if self._age_s == 0:
+            return [*self._servers]
+        more: dict[int, list[Asked]] = {}
+        for ago, requests in enumerate(sent, 1):
+            by_s = self._age_s - ago * self._slot_s
+            for n, one in requests:
+                asked = one._replace(ready_s=one.ready_s + by_s, deadline_s=one.deadline_s + by_s)
+                more.setdefault(n, []).append(asked)
+        return [
+            advance(server, more[n], self._age_s) if n in more else self._alone(n)
+            for n, server in enumerate(self._servers)
+        ]
+
+    def _alone(self, n: int) -> ServerState:
+        """Return a server to which nothing was sent; kept for other deciders."""
+        if n not in self._left_alone:
+            self._left_alone[n] = advance(self._servers[n], [], self._age_s)
+        return self._left_alone[n]
 
 
 def best(scored: Sequence[Scored]) -> Scored:

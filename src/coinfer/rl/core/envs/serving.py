@@ -16,7 +16,7 @@ from coinfer.envs import core, offload
 from coinfer.envs.rewards import Reward
 from coinfer.evaluate.deciders import merged, parts
 from coinfer.evaluate.oracles import Decider
-from coinfer.evaluate.serving_slots import Slots
+from coinfer.evaluate.serving_slots import Slots, seen_servers
 from coinfer.evaluate.serving_worlds import PlainWorlds
 from coinfer.physics import random
 from coinfer.policies.heuristics.demand import DemandWeights, Memory, Sent
@@ -36,13 +36,13 @@ class ServingState(NamedTuple):
     placed: Tensor
     """[B, D, N, X] float64"""
     sent: Tensor
-    """[B, D, S, K, 6] float64, server (-1 for none) and the first fields of `Asked`, of the slots since servers were
-    seen."""
+    """[B, D, S, K / D, 6] float64, server (-1 for none) and the first fields of `Asked`, of the slots since the servers
+    were seen."""
 
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""From the choices [L, W, C, COLUMNS] of the tasks at a place, which of them exist [L, W, C], and the number of the
-call in its slot, to choices [L, W]."""
+"""From the choices [L, W * D, C, COLUMNS] of each decider's task at a place, which of them exist [L, W * D, C], and the
+number of the place, to choices [L, W * D]."""
 
 
 _SENT = 6
@@ -114,7 +114,7 @@ class ServingEnv:
         servers = edge.servers
         nothing = torch.zeros((len(seeds), self.deciders, networks), dtype=torch.float64)
         placed = nothing[:, :, None].expand(-1, -1, servers, -1)
-        shape = (len(seeds), self.deciders, edge.staleness_slots, edge.tasks, _SENT)
+        shape = (len(seeds), self.deciders, edge.staleness_slots, -(-edge.tasks // self.deciders), _SENT)
         sent = torch.full(shape, -1.0, dtype=torch.float64)
         return ServingState(offload.reset(self.tables, seeds), nothing, placed, sent)
 
@@ -142,23 +142,25 @@ class ServingEnv:
         rows = np.zeros((len(state.saved), self.world.edge.tasks, self.known.choices, COLUMNS), np.float32)
         mask = np.ones(rows.shape[:3], bool)
         action = np.zeros(rows.shape[:2], np.int64)
-        first, turn = np.zeros(len(rows), np.int64), 0
-        for slots in shared:
-            for place in range(slots.places):
-                scored = slots.scored(place)
-                there = [*scored]
-                at = first[there] + place
-                found, exists = slots.rows(place, scored, self.scale_s), slots.mask(scored)
-                rows[there, at], mask[there, at] = found[there], exists[there]
-                if taught:
-                    action[there, at] = [slots.number(b, place, some, taught) for b, some in scored.items()]
-                else:
-                    exists[[b for b in range(len(rows)) if b not in scored]] = True
-                    given, can = (self._by_learner(torch.from_numpy(part)) for part in (found, exists))
-                    action[there, at] = choose(given, can, turn).flatten().numpy()[there]
-                slots.place(place, {b: some[action[b, first[b] + place]] for b, some in scored.items()})
-                turn += 1
-            first += [len(slot.tasks) for slot in slots.slots]
+        first = np.cumsum([np.zeros(len(rows), int), *self._counts(shared)], axis=0)
+        """[D + 1, B] places of the deciders before"""
+        for place in range(max(slots.places for slots in shared)):
+            scored = [(slots, slots.scored(place)) for slots in shared]
+            given = np.stack([slots.rows(place, some, self.scale_s) for slots, some in scored], 1)
+            exists = np.stack([slots.mask(some) for slots, some in scored], 1)
+            exists |= ~exists.any(-1, keepdims=True)
+            chosen = np.zeros(exists.shape[:2], np.int64)
+            if taught is None:
+                chosen[:] = (
+                    choose(self._for_choice(given), self._for_choice(exists), place).numpy().reshape(chosen.shape)
+                )
+            for d, (slots, some) in enumerate(scored):
+                if taught is not None:
+                    chosen[[*some], d] = [slots.number(b, place, one, taught) for b, one in some.items()]
+                at = first[d, [*some]] + place
+                for part, values in ((rows, given), (mask, exists), (action, chosen)):
+                    part[[*some], at] = values[[*some], d]
+                slots.place(place, {b: one[chosen[b, d]] for b, one in some.items()})
         seen = self._observation(shared, rows, world, mask)
         return self._step(state, shared, seen, self._by_learner(torch.from_numpy(action)))
 
@@ -178,8 +180,9 @@ class ServingEnv:
         """Return the slot of each decider."""
         observation = offload.observe(self.tables, state.world)
         shared = parts(state.world, observation, self.deciders)
+        seen = seen_servers(self.known, state.world)
         return [
-            Slots(self.known, *part, self._memories(state, number), (self.weights,))
+            Slots(self.known, *part, self._memories(state, number), (self.weights,), seen)
             for number, part in enumerate(shared)
         ]
 
@@ -195,8 +198,7 @@ class ServingEnv:
         return np.stack([slots.world_rows(self.scale_s) for slots in shared]).mean(0)
 
     def _observation(self, shared: list[Slots], rows: np.ndarray, world: np.ndarray, mask: np.ndarray) -> Observation:
-        count = torch.tensor([[len(slot.tasks) for slot in slots.slots] for slots in shared]).sum(0)
-        there = torch.arange(rows.shape[1]) < count[:, None]
+        there = torch.arange(rows.shape[1]) < torch.from_numpy(self._counts(shared).sum(0))[:, None]
         features = np.concatenate((rows.reshape(len(rows), -1), world), 1)
         assert features.shape[1] == rows[0].size + WORLD
         return Observation(*map(self._by_learner, (torch.from_numpy(features), torch.from_numpy(mask), there)))
@@ -222,6 +224,14 @@ class ServingEnv:
         reward, truncated = (self._by_learner(part) for part in (stepped.reward, stepped.info.truncated))
         by_learner = {name: self._by_learner(part) for name, part in metrics.items()}
         return Played(seen, action, reward, final, after, truncated, by_learner)
+
+    def _counts(self, shared: list[Slots]) -> np.ndarray:
+        """Return how many tasks each decider has, [D, B]."""
+        return np.array([[len(slot.tasks) for slot in slots.slots] for slots in shared])
+
+    def _for_choice(self, part: np.ndarray) -> Tensor:
+        """Return [L, W * D, ..] of [B, D, ..]."""
+        return self._by_learner(torch.from_numpy(part)).flatten(1, 2)
 
     def _by_learner(self, part: Tensor) -> Tensor:
         return part.unflatten(0, (-1, self.worlds))
