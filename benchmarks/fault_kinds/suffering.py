@@ -5,7 +5,8 @@ The rate is 70 % of what device and servers answer together. A device, or a gate
 every request: `lost` counts those that got anything but the right answer in the end. A refusal that says "come again"
 is none, and is counted apart; the caller comes again, and its latency goes on.
 
-"noticed" is the last request that asked the suffering server in vain, from the beginning of the fault; "used again" is
+"noticed" is the last request that asked the suffering server in vain and ended before it was back, from the beginning of
+the fault ("grey" servers answer some in time, so they are asked all along); "used again" is
 the first answer of that server after it is back, and "fair share" the start of the first second in which it gave 0.8
 of its share.
 
@@ -166,8 +167,9 @@ def report(calm: Sequence[Ended], ended: Sequence[Ended], happened: Sequence[Suf
     noticed, again, fair = list[float](), list[float](), list[float]()
     for fault, following in zip(happened, [*happened[1:], None], strict=True):
         name = names[fault.server]
-        vain_s = [one.due_s - fault.began_s for one in ended if name in one.answer.fallback]
-        noticed.append(max((s for s in vain_s if 0 <= s < fault.back_s - fault.began_s), default=0.0))
+        within = (one for one in ended if fault.began_s <= one.due_s and one.done_s < fault.back_s)
+        vain_s = [one.due_s - fault.began_s for one in within if name in one.answer.fallback]
+        noticed.append(max(vain_s, default=0.0))
         until_s = following.began_s if following else ended[-1].done_s
         mine = sorted(one.done_s - fault.back_s for one in ended if one.answer.node == name)
         mine = [s for s in mine if 0 <= s < until_s - fault.back_s]
