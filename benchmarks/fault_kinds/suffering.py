@@ -5,10 +5,9 @@ The rate is 70 % of what device and servers answer together. A device, or a gate
 every request: `lost` counts those that got anything but the right answer in the end. A refusal that says "come again"
 is none, and is counted apart; the caller comes again, and its latency goes on.
 
-"noticed" is the last request that asked the suffering server in vain and ended before it was back, from the beginning of
-the fault ("grey" servers answer some in time, so they are asked all along); "used again" is
-the first answer of that server after it is back, and "fair share" the start of the first second in which it gave 0.8
-of its share.
+"noticed" is the last request that asked the suffering server in vain and ended before it was back, from the beginning
+of the fault; "used again" is the first answer of that server after it is back, and "fair share" the start of the first
+second in which it gave 0.8 of its share. A server that is "grey" answers some requests in time and is asked all along.
 
 `restarts` sends SIGTERM to one server after the other. Each has to finish what it admitted, say NOT_SERVING to who
 watches its health before it ends, and exit with 0.
