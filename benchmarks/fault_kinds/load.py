@@ -31,6 +31,8 @@ class Answer(NamedTuple):
     """Nodes that were asked in vain, and why."""
     queue_s: float = 0.0
     """How long it waited at the target, as this says."""
+    details: str = ""
+    """What else the target says of a request without an answer."""
 
 
 Ask = Callable[[int, float], Answer]
@@ -130,7 +132,7 @@ def capacity(ask: Ask, seconds: float, at_once: int = 3) -> float:
 
 def lost(ended: Sequence[Ended]) -> dict[str, int]:
     """Return how many requests had no answer, by what they got instead."""
-    kinds = [one.answer.what for one in ended if one.answer.what != ANSWERED]
+    kinds = [f"{one.answer.what} {one.answer.details}".strip() for one in ended if one.answer.what != ANSWERED]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 

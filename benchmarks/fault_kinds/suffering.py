@@ -5,8 +5,9 @@ The rate is 70 % of what device and servers answer together. A device, or a gate
 every request: `lost` counts those that got anything but the right answer in the end. A refusal that says "come again"
 is none, and is counted apart; the caller comes again, and its latency goes on.
 
-"noticed" is the last request that asked the suffering server in vain and ended before it was back, from the beginning
-of the fault; "used again" is the first answer of that server after it is back, and "fair share" the start of the first
+"noticed" is when the last request was due that asked the suffering server in vain, from the beginning of the fault, and
+ended before the server was back; "noticed at most" counts those that ended later, too, though they may have asked it
+only then. "used again" is the first answer of that server after it is back, and "fair share" the start of the first
 second in which it gave 0.8 of its share. A server that is "grey" answers some requests in time and is asked all along.
 
 `restarts` sends SIGTERM to one server after the other. Each has to finish what it admitted, say NOT_SERVING to who
@@ -163,12 +164,12 @@ def report(calm: Sequence[Ended], ended: Sequence[Ended], happened: Sequence[Suf
     """Return the figures of a run."""
     calm_s = [one.took_s for one in calm]
     disturbed_s = [one.took_s for one in ended if any(0 <= one.due_s - fault.began_s < AFTER_S for fault in happened)]
-    noticed, again, fair = list[float](), list[float](), list[float]()
+    noticed, at_most, again, fair = list[float](), list[float](), list[float](), list[float]()
     for fault, following in zip(happened, [*happened[1:], None], strict=True):
         name = names[fault.server]
-        within = (one for one in ended if fault.began_s <= one.due_s and one.done_s < fault.back_s)
-        vain_s = [one.due_s - fault.began_s for one in within if name in one.answer.fallback]
-        noticed.append(max(vain_s, default=0.0))
+        vain = [one for one in ended if fault.began_s <= one.due_s < fault.back_s and name in one.answer.fallback]
+        noticed.append(max((one.due_s - fault.began_s for one in vain if one.done_s < fault.back_s), default=0.0))
+        at_most.append(max((one.due_s - fault.began_s for one in vain), default=0.0))
         until_s = following.began_s if following else ended[-1].done_s
         mine = sorted(one.done_s - fault.back_s for one in ended if one.answer.node == name)
         mine = [s for s in mine if 0 <= s < until_s - fault.back_s]
@@ -192,6 +193,7 @@ def report(calm: Sequence[Ended], ended: Sequence[Ended], happened: Sequence[Suf
         },
         "p99_over_calm": round(quantile_ms(disturbed_s, 0.99) / quantile_ms(calm_s, 0.99), 2),
         "noticed_s": spread(noticed),
+        "noticed_at_most_s": spread(at_most),
         "used_again_s": spread(again),
         "fair_share_s": spread(fair) | {"of": len(fair)},
     }  # fmt: skip

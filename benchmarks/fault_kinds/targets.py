@@ -79,7 +79,7 @@ def over_grpc(address: str) -> Iterator[Ask]:
             received = call(protobuf.request_bytes(message), timeout=PATIENCE_S)
         except grpc.RpcError as error:
             reason = dict(error.trailing_metadata() or ()).get(REASON_TRAILER)
-            return Answer(reason or f"{error.code().name}: {(error.details() or '')[:80]}")
+            return Answer(reason or error.code().name, details=error.details() or "")
         reply = protobuf.parse_reply(received)
         node = reply.executed[-1].node if reply.executed else ""
         fallback = INFER_REPLY.FromString(received).parameters["fallback"].string_param

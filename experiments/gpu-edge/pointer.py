@@ -53,7 +53,7 @@ def variants(world: str, rounds: int) -> dict[str, PointerSettings]:
             "ppo": ppo,
             "ppo, blind for batches": replace(ppo, without=BATCHES),
             "ppo, blind for what is warm": replace(ppo, without=WARM),
-            "ppo without homes": away,
+            "ppo without homes": away,  # starts from `demand-greedy`, of gaps.py
         }
     slots = WORLDS[world].changes["slots"]
     taught = replace(ppo, teacher=TEACHER[world], imitated=2)

@@ -156,7 +156,7 @@ def home_servers(tables: offload.Tables) -> list[int]:
     edge = tables.edge.edge
     mix = torch.as_tensor(edge.model_cdf[None] if edge.model_mix is None else edge.model_mix)
     share = mix.diff(prepend=torch.zeros_like(mix[:, :1])).mean(0)
-    service_s = tables.server_s.amax(-2).mean(-1).reshape(edge.models, edge.classes).mean(-1)
+    service_s = tables.server_s.amax(-2).mean(-1).reshape(edge.models, edge.classes).mean(-1).cpu()
     size_bytes, memory_bytes = tables.serving.network_bytes.tolist(), tables.serving.memory_bytes.tolist()
     return homes((share * service_s).tolist(), size_bytes, memory_bytes)
 

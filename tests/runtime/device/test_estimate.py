@@ -23,31 +23,6 @@ def test_a_server_rests_after_failures_in_a_row_and_returns_with_one_answer():
     assert forecast.usable(est.after_reply(server, 0.0, 4.0, 2.0), 2.0)
 
 
-def test_a_server_that_answers_with_errors_rests_the_longer_the_more_of_them():
-    server = est.after_reply(est.first_server(1e6, 0.0), 0.0, 4.0, 0.0)
-    server = est.after_error(server, 1.0)
-    assert forecast.usable(server, 1.0), "one error is forgiven"
-    server = after_good_answer(server, 1.0)
-    assert forecast.usable(est.after_error(server, 1.0), 1.0) is False, "one of three answers was good"
-    for at_s in range(2, 40):
-        server = after_good_answer(est.after_error(server, float(at_s)), float(at_s))
-    assert 0.4 < server.error_share < 0.6
-    rest_s = server.broken_until_s - 39
-    assert est.REST_S + 0.4 * est.ERROR_REST_S < rest_s < est.REST_S + 0.6 * est.ERROR_REST_S
-    assert not forecast.usable(server, 39 + 0.99 * rest_s), "though it answers probes, and half of all requests"
-    assert forecast.usable(server, 39 + rest_s)
-    for _ in range(40):
-        server = after_good_answer(server, 60.0)
-    assert forecast.usable(est.after_error(server, 60.0), 60.0), "what is long ago is forgiven"
-
-
-def after_good_answer(server, now_s):
-    answered = est.Answered(
-        size_bits=1e5, took_s=0.2, link_wait_s=0.0, queue_s=0.0, service_s=0.1, backlog_s=0.0, room=4.0
-    )
-    return est.after_answer(server, A, answered, 0.1, now_s)
-
-
 def test_an_unknown_server_is_not_used_before_it_answered():
     assert not forecast.usable(est.first_server(1e6, 0.0), 100.0)
 

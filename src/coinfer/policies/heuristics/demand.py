@@ -105,6 +105,7 @@ class Slot:
         slot_s: float,
         home: Sequence[int] = (),
     ):
+        assert home or not weights.at_home
         self.servers, self.tasks, self.memory, self.weights, self.home = servers, tasks, memory, weights, home
         self.placement = Placement(servers, tasks)
         self.holds = [_held(server) for server in servers]

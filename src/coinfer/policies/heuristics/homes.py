@@ -6,7 +6,7 @@ from coinfer.types import DEVICE
 
 
 def homes(work: Sequence[float], size_bytes: Sequence[float], memory_bytes: Sequence[float]) -> list[int]:
-    """Return the home of each network, [X]: servers get equal work, of networks that their memory holds together.
+    """Return the home of each network, [X]: servers get about equal work, of networks that their memory holds.
 
     The largest networks choose first (where memory is not limited, those with most work); each goes to the server with
     least work of those with room for it. Without one it stays on devices.

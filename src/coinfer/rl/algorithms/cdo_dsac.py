@@ -13,8 +13,9 @@ Our choices where the printed algorithm is incomplete, and departures from it:
 - Equation 1 rewards the slot's sum. Here every task learns from its own latency and an even share of the future; the
   agents' common goal is the same sum. With one number for some 16 tasks, most of a task's reward is the others' doing.
 - The updater does not believe the reported returns but measures them on common worlds (`rl.core.broadcast`).
-- Read as it is printed, algorithm 1 makes one update in an episode. Preset `paper` does so: five agents play ten slots
-  each, then every agent learns once, so omega counts both. Elsewhere omega counts updates.
+- Algorithm 1 makes one update for each pass of its outer loop, which we read as an episode of unknown length. In preset
+  `paper` an episode is one slot in each of an agent's ten worlds, which go on for 100 slots; then every agent learns
+  once, so omega counts both. Elsewhere omega counts updates.
 - With discount 0.99 and rewards that are never 0, an action changes about a thousandth of a value. So the running mean
   reward per task is subtracted (Naik et al. 2024, "Reward centering"), which keeps the best action.
 - The state is not normalised in the paper. Preset `paper` has its network (256, 512, 256 over the whole state, side by
@@ -137,7 +138,7 @@ PAPER = CdoSettings(
         initial_temperature=0.2, target_entropy=(0.4, 0.4),
     ),
 )  # fmt: skip
-"""Table I; a round is an episode of ten slots for each agent."""
+"""Table I; a round is an episode: a slot in each of ten worlds of an agent, and an update."""
 PRESETS = {"quick": CdoSettings(), "paper": PAPER}
 
 

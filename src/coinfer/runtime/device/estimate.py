@@ -12,10 +12,6 @@ SERVICE_GAIN = 0.3
 """Weight of the newest measured service time."""
 REST_S = 0.5
 """A server that failed is probed again after this time. The transport limits how often it is connected to."""
-ERROR_REST_S = 4.0
-"""So much longer rests a server all of whose answers are errors, as it answers probes; others in proportion."""
-ERROR_GAIN, FORGIVEN_ERROR_SHARE = 0.1, 0.15
-"""Weight of the newest answer in the share of errors; a share with which a server need not rest."""
 REJECTED_REST_S = 8.0
 """The same of a server that does not serve the network."""
 OTHERS_HALF_LIFE_S = 0.5
@@ -103,10 +99,6 @@ class ServerEstimate(NamedTuple):
     """Pieces that it said it has to load, with the seconds that this takes."""
     cold_s: float = -math.inf
     """When it said so."""
-    error_share: float = 0.0
-    """Share of its last answers that were errors of its own."""
-    broken_until_s: float = -math.inf
-    """The same as `down_until_s` for them; good answers in between do not end that rest."""
 
 
 def first_server(rate_bps: float, now_s: float) -> ServerEstimate:
@@ -254,7 +246,6 @@ def after_answer(
     if answered.link_wait_s == 0 or under_way_s > server.link.round_trip_s:  # a wait is a guess, no proof
         server = server._replace(link=after_exchange(server.link, answered.size_bits, under_way_s, now_s))
     server = after_reply(server, answered.backlog_s, answered.room, now_s)
-    server = server._replace(error_share=(1 - ERROR_GAIN) * server.error_share)
     return after_service(server, work, answered.service_s - onward_s, profiled_s, now_s)
 
 
@@ -271,20 +262,6 @@ def after_failure(server: ServerEstimate, now_s: float) -> ServerEstimate:
     if failures < FAILURES_TO_EJECT:
         return server._replace(failures=failures)
     return server._replace(failures=failures, down_until_s=now_s + REST_S)
-
-
-def after_error(server: ServerEstimate, now_s: float) -> ServerEstimate:
-    """Return the server after an answer that was an error of its own: it is there, and may answer probes.
-
-    Args:
-        server: estimate so far.
-        now_s: when the answer arrived.
-    """
-    share = server.error_share + ERROR_GAIN * (1 - server.error_share)
-    server = after_failure(server._replace(error_share=share), now_s)
-    if share < FORGIVEN_ERROR_SHARE:
-        return server
-    return server._replace(broken_until_s=now_s + REST_S + ERROR_REST_S * share)
 
 
 def after_rejection(server: ServerEstimate, now_s: float) -> ServerEstimate:

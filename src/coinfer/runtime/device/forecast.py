@@ -176,7 +176,7 @@ def usable(server: ServerEstimate, now_s: float) -> bool:
         server: present estimate.
         now_s: on the device's clock.
     """
-    return server.failures < FAILURES_TO_EJECT and now_s >= max(server.down_until_s, server.broken_until_s)
+    return server.failures < FAILURES_TO_EJECT and now_s >= server.down_until_s
 
 
 def full_servers_s(servers: Sequence[ServerEstimate], now_s: float) -> dict[int, float]:

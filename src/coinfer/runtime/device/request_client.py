@@ -33,8 +33,6 @@ from coinfer.runtime.transport.base import Transport
 MAX_WAIT_S = 30.0
 """Longest wait for a reply."""
 MIN_PUSHBACK_S = 0.02
-OWN_ERRORS = frozenset({"INTERNAL", "UNKNOWN"})
-"""Codes with which a server says that it broke down."""
 CHOICE_REST_S = 5.0
 """A server that chose nothing of use is not asked again for so long."""
 RATIO_WINDOW = 100
@@ -264,8 +262,6 @@ class RequestClient:
             left_s = pending.deadline_s - (now_s - pending.at_s)
             hopeless = partial(est.after_hopeless, work=pending.work, left_s=left_s, now_s=now_s)
             self.pool.update(pending.server, hopeless)
-        elif isinstance(error, TransportError) and error.code in OWN_ERRORS:
-            self.pool.update(pending.server, partial(est.after_error, now_s=now_s))
         elif not (isinstance(error, TransportError) and error.code == "DEADLINE_EXCEEDED"):
             self.pool.update(pending.server, partial(est.after_failure, now_s=now_s))
 

@@ -307,8 +307,7 @@ def is_probe_due(server: ServerEstimate, heard_s: float, asked_s: float, now_s: 
     interval_s = max(PROBE_INTERVAL_S, idle_s, probe_s / MAX_PROBE_SHARE)
     is_quiet = now_s - max(server.link.at_s, heard_s) > interval_s
     is_free = server.failures > 0 or now_s >= min(server.link_free_s, heard_s + UPLOAD_S)
-    rests = now_s < max(server.down_until_s, server.broken_until_s)
-    return ((is_free and (is_quiet or server.link.is_bound)) or is_suspect(server)) and not rests
+    return ((is_free and (is_quiet or server.link.is_bound)) or is_suspect(server)) and now_s >= server.down_until_s
 
 
 def is_slow(server: ServerEstimate) -> bool:
