@@ -5,7 +5,8 @@
 For the large networks of the zoo, at every cut that the planner may choose on some link (the hull of the measured
 options) and at the cut with half of the arithmetic before it. Head and tail, and the whole, are ONNX Runtime sessions
 that take turns of a fifth of a second and at least five runs. Times are processor time of the one computing thread, so
-that other work on the machine does not count. The ratio is (head + tail) / whole of the same round. What the planner
+that other work on the machine does not count. The ratio is (head + tail) / whole of the same round; sessions are
+opened anew every few rounds. What the planner
 expects of it stands beside: the profile has what a call and both ends of a cut cost on this processor, so that plans
 count more where cuts cost more. With `--models`, the record keeps its other networks. Writes
 benchmarks/results/split_overhead.json.
@@ -33,6 +34,8 @@ BAR = 1.02
 TURN, TURN_S = 5, 0.2
 """Fewest runs in a row, so that neither way finds the other's weights in the caches, and least time, so that a slow
 moment of the processor counts little."""
+OPENINGS = 8
+"""Sets of sessions for each cut: two sessions of one network can differ by several per cent, by where weights lie."""
 MODELS = ("alexnet", "vgg16", "resnet50", "mobilenetv2", "googlenet")
 
 
@@ -49,7 +52,12 @@ def expected(graph: ModelGraph, table: ProfileTable, cut: tuple[str, ...]) -> fl
 
 
 def overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
-    """Return the time of head and tail over that of the whole, [count]."""
+    """Return the time of head and tail over that of the whole, at least [count], by several sets of sessions."""
+    openings = min(OPENINGS, count)
+    return np.concatenate([_overhead(graph, cut, math.ceil(count / openings)) for _ in range(openings)])
+
+
+def _overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
     feed = dict(random_samples(graph)[0])
     head, tail = (open_session(graph, piece) for piece in split(graph, [cut]))
     whole = open_session(graph, segment(graph, graph.inputs, graph.outputs))
@@ -72,7 +80,7 @@ def overhead(graph: ModelGraph, cut: tuple[str, ...], count: int) -> np.ndarray:
 def main() -> None:
     parser = harness.parser(__doc__, "split_overhead")
     parser.add_argument("--models", nargs="+", default=MODELS, help="ONNX files or zoo networks")
-    parser.add_argument("--rounds", type=int, default=16, help="rounds to measure")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds to measure")
     settings = parser.parse_args()
     models, count = (["nin"], 5) if settings.quick else (settings.models, settings.rounds)
     figures = dict[str, harness.Figure]()
