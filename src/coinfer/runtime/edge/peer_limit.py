@@ -133,7 +133,10 @@ class PeerLimit(aio.ServerInterceptor):
     async def _message(self, context: Any) -> Any:
         message = await self._read(context)
         if message is _END:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message; expected one")
+            try:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message; expected one")
+            except aio.InternalError:  # gRPC has ended the call by itself, as its message was too large
+                raise asyncio.CancelledError from None
         return message
 
     async def _read(self, context: Any) -> Any:
