@@ -5,11 +5,10 @@
 For the large networks of the zoo, at every cut that the planner may choose on some link (the hull of the measured
 options) and at the cut with half of the arithmetic before it. Head and tail, and the whole, are ONNX Runtime sessions
 that take turns of a fifth of a second and at least five runs. Times are processor time of the one computing thread, so
-that other work on the machine does not count. The ratio is (head + tail) / whole of the same round; sessions are
-opened anew every few rounds. What the planner
-expects of it stands beside: the profile has what a call and both ends of a cut cost on this processor, so that plans
-count more where cuts cost more. With `--models`, the record keeps its other networks. Writes
-benchmarks/results/split_overhead.json.
+that other work on the machine does not count. The ratio is (head + tail) / whole of the same round; sessions are opened
+anew every few rounds. What the planner expects of it stands beside: the profile has what a call and both ends of a cut
+cost on this processor, so that plans count more where cuts cost more. With `--models`, the record keeps its other
+networks. Writes benchmarks/results/split_overhead.json.
 """
 
 import math

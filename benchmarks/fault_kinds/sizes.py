@@ -171,6 +171,7 @@ def run(settings: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Any] = {"limit_mib": limit_mib, "edges": edges(edge, limit, 2 if settings.quick else 20)}
         print(found, flush=True)
         found["bombs"] = bombs(edge, limit, 2 if settings.quick else settings.bombs)
-        if edge.problems():
+        problems = edge.problems()
+        if problems:
             print(edge.log()[-4000:], flush=True)
-        return found | {"logged_errors": edge.problems(), "alive": edge.process.poll() is None}
+        return found | {"logged_errors": problems, "alive": edge.process.poll() is None}

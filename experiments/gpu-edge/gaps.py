@@ -12,7 +12,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from coinfer.evaluate import serving_oracles as oracles
 from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.limits import lower_bound
 from coinfer.evaluate.oracles import Oracle
-from coinfer.evaluate.serving_slots import FORESIGHT, demand_clairvoyant, demand_greedy, rule_weights
+from coinfer.evaluate.serving_slots import FORESIGHT, demand_clairvoyant, rules
 from coinfer.evaluate.simulate import Maker, Run, run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics.insertion import insertion
@@ -44,11 +43,10 @@ class Decides(NamedTuple):
     oracle: Oracle | None = None
 
 
-DEMAND, HOME, CLAIRVOYANT = "demand-greedy", "demand-at-home", "demand-greedy that knows the demand to come"
+CLAIRVOYANT = "demand-greedy that knows the demand to come"
 PLAIN = {
     "sequential-greedy": Decides(maker=OFFLOAD["sequential-greedy"]),
     "insertion": Decides(maker=insertion),
-    "serving-greedy": Decides(oracle=oracles.serving_greedy),
 }
 
 
@@ -59,6 +57,7 @@ class Measured(NamedTuple):
     changes: dict[str, int]
     """The shipped presets' episodes are longer."""
     deciders: dict[str, Decides]
+    """Beside the rules of `serving_slots.rules`."""
     apart: int = 1
     """Deciders who share out the tasks and do not know what the others send."""
 
@@ -85,15 +84,13 @@ WORLDS = {
     "many-models, 5 slots late": Measured("many-models", {"slots": 80, "staleness_slots": 5}, {**PLAIN, **AMORTISED}),
 }
 WORLDS |= {
-    f"{name}, {count} deciders": WORLDS[name]._replace(
-        deciders={"serving-greedy": PLAIN["serving-greedy"]}, apart=count
-    )
+    f"{name}, {count} deciders": WORLDS[name]._replace(deciders={}, apart=count)
     for name in ("gpu-edge, 2 slots late", "many-models, 5 slots late")
     for count in (4, 16)
 }
 """By name; servers are seen as they are, or some slots late, by one decider or several who do not know what the others
 send."""
-RULES = {*PLAIN, "amortised 0.2", DEMAND, HOME}
+RULES = {*PLAIN, "serving-greedy", "amortised 0.2", "demand-greedy", "demand-at-home"}
 
 
 def measured(world: Any, name: str, decides: Decides, seeds: int) -> Run:
@@ -103,17 +100,10 @@ def measured(world: Any, name: str, decides: Decides, seeds: int) -> Run:
 def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, Any]]:
     """Return the measures of everyone in a world, or of some only."""
     world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
-    weights = rule_weights(world)
-    deciders = {
-        **WORLDS[name].deciders,
-        DEMAND: Decides(oracle=demand_greedy(weights)),
-        HOME: Decides(oracle=demand_greedy(replace(weights, at_home=True))),
-    }
-    if WORLDS[name].apart > 1:
-        deciders = {
-            who: Decides(oracle=apart(one.oracle, WORLDS[name].apart)) for who, one in deciders.items() if one.oracle
-        }
-    elif world.serving.loads:
+    apart_by = WORLDS[name].apart
+    named = {who: Decides(oracle=apart(oracle, apart_by)) for who, oracle in rules(world).items()}
+    deciders = {**WORLDS[name].deciders, **named}
+    if apart_by == 1 and world.serving.loads:
         deciders[CLAIRVOYANT] = Decides(oracle=demand_clairvoyant(FORESIGHT))
     runs: dict[str, Callable[[], Run]] = {
         who: lambda who=who, one=one: measured(world, who, one, seeds) for who, one in deciders.items()
