@@ -181,6 +181,20 @@ def test_a_spool_delivers_everything_at_least_once_and_in_order(steps: list[str]
     assert len(sent) == steps.count("add")
 
 
+def test_a_spool_holds_what_it_is_about_to_write(tmp_path: Path):
+    spool = Spool(tmp_path, 1)
+    seen: list[int] = []
+
+    def make() -> Decision:
+        seen.append(spool.held)
+        return decision()
+
+    for _ in range(3):
+        spool.add(make)
+    spool.flush()
+    assert min(seen) >= 3 == spool.held
+
+
 def test_a_full_spool_drops_the_oldest_and_counts_them(tmp_path: Path):
     spool = Spool(tmp_path, 1, limit_bytes=100_000)
     for _ in range(30):

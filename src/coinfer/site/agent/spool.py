@@ -58,8 +58,9 @@ class Spool:
 
     @property
     def held(self) -> int:
-        """Return how many decisions wait, on disk and in memory."""
-        return sum(segment.count for segment in self._segments) + len(self._pending)
+        """Return how many decisions wait, on disk and in memory; while they are written they may count twice."""
+        in_memory = len(self._pending)
+        return in_memory + sum(segment.count for segment in tuple(self._segments))
 
     @property
     def has_unsent(self) -> bool:
@@ -84,22 +85,28 @@ class Spool:
 
     def _flush(self) -> None:
         while self._pending:
-            lines: list[bytes] = []
             current = self._segments[-1] if self._segments else None
             if current is None or current.epoch != self.epoch or current.count >= SEGMENT_RECORDS:
                 name = f"{self.epoch:020d}-{self._next_seq:020d}.jsonl"
                 current = _Segment(self._folder / name, self.epoch, -1, 0, 0)
                 self._segments.append(current)
-            while self._pending and current.count + len(lines) < SEGMENT_RECORDS:
-                try:
-                    decision = self._pending.popleft()().model_copy(update={"seq": self._next_seq})
-                except ValidationError as error:
-                    self._drop(1, f"a decision that cannot be told: {error.errors()[0]['msg']}")
-                    continue
-                lines.append(decision.model_dump_json(exclude_defaults=True).encode() + b"\n")
-                self._next_seq += 1
+            room = min(len(self._pending), SEGMENT_RECORDS - current.count)
+            made = [self._pending[index] for index in range(room)]
+            lines = [line for make in made if (line := self._line(make))]
             self._append(current, b"".join(lines), len(lines))
+            for _ in made:  # only now: whoever asks meanwhile must not hear that nothing is held
+                self._pending.popleft()
         self._trim()
+
+    def _line(self, make: Callable[[], Decision]) -> bytes:
+        """Return the next decision as a line of a file; empty if it cannot be told."""
+        try:
+            decision = make().model_copy(update={"seq": self._next_seq})
+        except ValidationError as error:
+            self._drop(1, f"a decision that cannot be told: {error.errors()[0]['msg']}")
+            return b""
+        self._next_seq += 1
+        return decision.model_dump_json(exclude_defaults=True).encode() + b"\n"
 
     def take(self) -> tuple[int, list[bytes]] | None:
         """Return an epoch and the lines of its next decisions that were not sent yet; None if there is none."""
