@@ -17,6 +17,7 @@ from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.config import DeviceConfig
 from coinfer.runtime.device.device import Device
 from coinfer.runtime.emulation.links import Link
+from coinfer.runtime.executor import Executor
 from coinfer.runtime.images import load_images
 from coinfer.runtime.protocol.messages import InferRequest, WireTensor
 from coinfer.runtime.tracing import trace_context
@@ -49,6 +50,8 @@ class Crowd:
         self.service_s = {graph.name: [service_s(graph, server) for server in servers] for graph in graphs}
         """How long each server takes for a network."""
         self._servers, self._slowdown, self._scale = servers, slowdown, link_scale
+        self._executors = {graph.name: Executor(graph, slowdown=slowdown) for graph in graphs}
+        """Devices of the same network share one: its pieces are in memory once."""
         kinds = [replace(one, rate_bps=one.rate_bps * link_scale) for one in load_traces(TRACES).values()]
         self._traces = [
             {server: _shifted(kinds[(i + n) % len(kinds)], (i * len(servers) + n) / (count * len(servers)))
@@ -76,7 +79,7 @@ class Crowd:
             jpeg = JPEG_QUALITY if graph.image and graph.image.height > SMALL_PIXELS else None
             config = DeviceConfig(slowdown=self._slowdown, jpeg_quality=jpeg, hedge=False, max_in_flight=IN_FLIGHT,
                                   **own, **settings)  # fmt: skip
-            devices.append(Device(graph, config, links=self.links[i]))
+            devices.append(Device(graph, config, links=self.links[i], executor=self._executors[graph.name]))
             stack.callback(devices[-1].close)
         with ThreadPoolExecutor(len(devices)) as pool:
             list(pool.map(Device.open, devices))

@@ -13,6 +13,8 @@ from tests.runtime.device.test_device import GRAPH, PICTURES, TABLE, Switched, d
 from coinfer import Device, DeviceConfig, Objective
 from coinfer.profile.measure import this_machine
 from coinfer.runtime.device.config import DeviceError
+from coinfer.runtime.executor import Executor, Runner
+from coinfer.runtime.piece_memory import PieceMemory
 from coinfer.runtime.protocol.messages import InferReply, InferRequest, WireError
 from coinfer.runtime.transport.base import InMemoryTransport
 from coinfer.types import OffloadDecision, OffloadObservation, Policy, Route
@@ -41,6 +43,22 @@ def test_a_device_answers_between_opening_and_closing_only():
     for use in (*uses, alone.open):
         with pytest.raises(DeviceError, match="closed; make a new one"):
             use()
+
+
+def test_devices_of_a_network_may_share_what_computes_it():
+    memory = PieceMemory[Runner](1e9, 64)
+    shared = Executor(GRAPH, slowdown=2.0, memory=memory)
+    settings = {"profile": TABLE, "executor": shared}
+    with Device(GRAPH, slowdown=2.0, **settings) as one:
+        opened = memory.report().loads
+        with Device(GRAPH, slowdown=2.0, **settings) as other:
+            for each in (one, other):
+                np.testing.assert_allclose(each.infer(PICTURES[0]).output, exact(PICTURES[0]), rtol=1e-5)
+        assert memory.report().loads == opened > 0
+    with pytest.raises(DeviceError, match="of another network or slow-down"):
+        Device(GRAPH, slowdown=3.0, **settings)
+    with pytest.raises(DeviceError, match="of another network or slow-down"):
+        Device(dataclasses.replace(GRAPH), slowdown=2.0, **settings)
 
 
 def test_a_device_that_cannot_open_leaves_nothing_running():

@@ -67,6 +67,8 @@ class Device:
         transport: carries requests to servers; None takes gRPC. The device closes it.
         clock: None takes the wall clock.
         processor_queue: shared by devices that serve several networks in one process; None takes one of its own.
+        executor: of this network, shared by several devices in one process, so that its pieces are in memory once; None
+            makes one as `config` says.
         settings: fields of `DeviceConfig` by name; they replace those of `config`.
 
     Raises:
@@ -86,11 +88,14 @@ class Device:
         transport: Transport | None = None,
         clock: Clock | None = None,
         processor_queue: ProcessorQueue | None = None,
+        executor: Executor | None = None,
         **settings: object,
     ):
         config = replace(config, **settings)
         is_open = isinstance(model, ModelGraph)
         graph = model if is_open else open_profiled(model, config.shapes, config.profile, limits=config.limits)
+        if executor is not None and (executor.graph is not graph or executor.slowdown != config.slowdown):
+            raise DeviceError("the executor that is shared is of another network or slow-down than this device")
         membership = find_servers(config, graph)
         if membership is not None:
             config = replace(config, servers=tuple(dict.fromkeys((*fixed(config.servers), *membership.servers()))))
@@ -99,7 +104,7 @@ class Device:
             table = with_jpeg(graph, table, config.jpeg_quality)
         clock = clock or WallClock()
         planner = Planner(graph, table, config, options)
-        self._executor = Executor(graph, threads=config.threads, slowdown=config.slowdown, provider=config.provider)
+        self._executor = executor or Executor(graph, config.threads, config.slowdown, config.provider)
         processor = Processor(self._executor, cache(planner.profiled_s), config.slowdown, processor_queue)
         transport = transport or GrpcTransport(connector=membership.connector if membership else PLAIN)
         shaped = transport if links is None else ShapedTransport(transport, links)
