@@ -48,9 +48,9 @@ class ControllerThread:
         await self._server.start()
         self._views = asyncio.ensure_future(self.service.run())
 
-    def there(self) -> set[str]:
+    def there(self) -> frozenset[str]:
         """Names of the nodes that hold their leases."""
-        return {name for name, node in self.service.nodes.items() if node.is_there(self.service.now_s())}
+        return self.service.there()
 
     def stop(self) -> None:
         async def end() -> None:

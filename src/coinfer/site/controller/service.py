@@ -155,6 +155,11 @@ class ControllerService(grpc.GenericRpcHandler):
             session.sent_policies = text
             session.send(policies)
 
+    def there(self) -> frozenset[str]:
+        """Return the names of the nodes that hold their leases."""
+        now_s = self.now_s()
+        return frozenset(name for name, node in self.nodes.items() if node.is_there(now_s))
+
     def edges(self) -> dict[str, str]:
         """Return the addresses of the edge servers that are there, by name."""
         return {info.name: info.address for info in registry.servers(self.nodes, self.now_s())}

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import math
+import time
 from collections.abc import AsyncIterator, Generator, Mapping
 from typing import Any
 
@@ -22,7 +24,9 @@ from coinfer.site.controller.exposition import SiteExposition
 from coinfer.site.controller.service import ControllerService
 
 INTERVAL_S = 0.5
-"""Between two states of the stream."""
+"""Between two states of the stream, while nobody comes or goes."""
+LOOK_S = 0.1
+"""Between two looks at who is there: who falls silent is shown at once, not at the next state."""
 MAX_READERS = 32
 _LISTS = {"nodes": "name", "series": "number", "events": "number"}
 """Keys of a state whose values are lists, and what tells their items apart."""
@@ -62,14 +66,16 @@ class States:
 
     async def run(self) -> None:
         """Write a state now and then while somebody reads; ends by cancellation."""
+        told_s, there = -math.inf, frozenset[str]()
         while True:
-            if self.readers:
-                state = self._service.state()
+            now_s, before, there = time.monotonic(), there, self._service.there()
+            if self.readers and (there != before or now_s - told_s >= INTERVAL_S):
+                told_s, state = now_s, self._service.state()
                 self._text, self._last = _json(changes(self._last, state)), state
                 self._number += 1
                 async with self._new:
                     self._new.notify_all()
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(LOOK_S)
 
     async def close(self) -> None:
         """End all streams."""
