@@ -23,7 +23,7 @@ from coinfer.evaluate import serving_oracles as oracles
 from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.limits import lower_bound
 from coinfer.evaluate.oracles import Oracle
-from coinfer.evaluate.serving_slots import FORESIGHT, demand_clairvoyant, rules
+from coinfer.evaluate.serving_slots import FORESIGHT, LOADS_AT_HOME, demand_clairvoyant, demand_greedy, rules
 from coinfer.evaluate.simulate import Maker, Run, run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics.insertion import insertion
@@ -54,12 +54,14 @@ class Measured(NamedTuple):
     """A world, and who decides in it."""
 
     preset: str
-    changes: dict[str, int]
+    changes: dict[str, float]
     """The shipped presets' episodes are longer."""
     deciders: dict[str, Decides]
     """Beside the rules of `serving_slots.rules`."""
     apart: int = 1
     """Deciders who share out the tasks and do not know what the others send."""
+    warm_up: int = 0
+    """Slots that are not counted: servers begin with nothing loaded."""
 
 
 AMORTISED = {"amortised 0.2": Decides(oracle=oracles.amortised_greedy(0.2))}
@@ -90,11 +92,20 @@ WORLDS |= {
 }
 """By name; servers are seen as they are, or some slots late, by one decider or several who do not know what the others
 send."""
-RULES = {*PLAIN, "serving-greedy", "amortised 0.2", "demand-greedy", "demand-at-home"}
+TIGHT = "many-models, 560 MB"
+_TIGHT = {"slots": 150, "servers.0.memory_bytes": 5.6e8}
+_TIGHT_AND_LATE = Measured("many-models", {**_TIGHT, "staleness_slots": 5}, {}, warm_up=50)
+WORLDS |= {TIGHT: Measured("many-models", _TIGHT, {**AMORTISED}, warm_up=50)}
+WORLDS |= {f"{TIGHT}, 5 slots late": _TIGHT_AND_LATE}
+WORLDS |= {f"{TIGHT}, 5 slots late, {count} deciders": _TIGHT_AND_LATE._replace(apart=count) for count in (4, 16)}
+"""Memory for four fifths of the networks, after 10 s."""
+LOADS_HOME = "demand-greedy that loads at home"
+RULES = {*PLAIN, LOADS_HOME, "serving-greedy", "amortised 0.2", "demand-greedy", "demand-at-home"}
 
 
-def measured(world: Any, name: str, decides: Decides, seeds: int) -> Run:
-    return run_policy(world, name, seeds, 1, maker=decides.maker, oracle=decides.oracle, first=FIRST)
+def measured(world: Any, name: str, decides: Decides, seeds: int, warm_up: int) -> Run:
+    oracle, maker = decides.oracle, decides.maker
+    return run_policy(world, name, seeds, 1, maker, oracle=oracle, first=FIRST, warm_up=warm_up)
 
 
 def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, Any]]:
@@ -102,11 +113,14 @@ def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, 
     world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
     apart_by = WORLDS[name].apart
     named = {who: Decides(oracle=apart(oracle, apart_by)) for who, oracle in rules(world).items()}
+    if world.serving.loads:
+        named[LOADS_HOME] = Decides(oracle=apart(demand_greedy(LOADS_AT_HOME), apart_by))
     deciders = {**WORLDS[name].deciders, **named}
     if apart_by == 1 and world.serving.loads:
         deciders[CLAIRVOYANT] = Decides(oracle=demand_clairvoyant(FORESIGHT))
     runs: dict[str, Callable[[], Run]] = {
-        who: lambda who=who, one=one: measured(world, who, one, seeds) for who, one in deciders.items()
+        who: lambda who=who, one=one: measured(world, who, one, seeds, WORLDS[name].warm_up)
+        for who, one in deciders.items()
     }
     if bound:
         runs["lower bound"] = lambda: lower_bound(world, seeds, 1, first=FIRST)

@@ -26,6 +26,9 @@ from coinfer.types import OffloadDecision, OffloadObservation
 LOADS = DemandWeights(1.4, 4.5, 11.0, 0.045, 0.024)
 """Weights of the rule where servers load, found in `many-models` (experiments/gpu-edge/tune.py)."""
 
+LOADS_AT_HOME = DemandWeights(3.2, 9.6, 80.0, 0.021, 0.0086, 0.0078, loads_at_home=True)
+"""The same for four deciders who have networks loaded at home only; found with memory for four fifths of all."""
+
 FORESIGHT = DemandWeights(2.5, 3.0, 8.0, 0.045, 0.024)
 """The same for the rule that knows the demand to come, the best of five on eight seeds."""
 
@@ -54,15 +57,16 @@ class Slots:
         slot_s, self.stale = known.tables.edge.edge.slot_s, known.tables.edge.edge.staleness_slots
         self.memories = memories
         seen = seen or seen_servers(known, state)
+        owns = [weights[b * len(weights) // len(seen)] for b in range(len(seen))]
         self.numbered: list[Numbered] = known.tasks(state, observation, own=True)
         self.slots = [
             Slot(
                 seen[b].now(memory.sent),
                 [task for _, task in self.numbered[b]],
                 memory,
-                weights[b * len(weights) // len(seen)],
+                owns[b],
                 slot_s,
-                known.home,
+                known.crowded_home if owns[b].loads_at_home else known.home,
             )
             for b, memory in enumerate(memories)
         ]

@@ -43,8 +43,8 @@ class PlainWorlds:
         sends = tables.exists & (tables.upload_bits > 0)
         self.choices = int((sends.sum(-1) * servers + (tables.exists & ~sends).sum(-1)).max())
         """C, choices of a task at most."""
-        self.home = home_servers(tables)
-        """[X] home of each network."""
+        self.home, self.crowded_home = home_servers(tables), home_servers(tables, crowded=True)
+        """[X] home of each network; in the second, all that a server's memory could hold have one."""
 
     def servers(self, queues: Queues) -> list[list[ServerState]]:
         """Return the servers of every world, [B][N].
@@ -146,11 +146,12 @@ class PlainWorlds:
         return found
 
 
-def home_servers(tables: offload.Tables) -> list[int]:
+def home_servers(tables: offload.Tables, *, crowded: bool = False) -> list[int]:
     """Return the home of each network of a world, [X] (`policies.heuristics.homes`).
 
     Args:
         tables: of a world whose servers batch or load.
+        crowded: as in `homes`.
     """
     assert tables.serving is not None
     edge = tables.edge.edge
@@ -158,7 +159,7 @@ def home_servers(tables: offload.Tables) -> list[int]:
     share = mix.diff(prepend=torch.zeros_like(mix[:, :1])).mean(0)
     service_s = tables.server_s.amax(-2).mean(-1).reshape(edge.models, edge.classes).mean(-1).cpu()
     size_bytes, memory_bytes = tables.serving.network_bytes.tolist(), tables.serving.memory_bytes.tolist()
-    return homes((share * service_s).tolist(), size_bytes, memory_bytes)
+    return homes((share * service_s).tolist(), size_bytes, memory_bytes, crowded=crowded)
 
 
 def known_worlds(tables: offload.Tables, queues: Queues) -> list[list[ServerState]]:

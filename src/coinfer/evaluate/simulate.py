@@ -107,6 +107,7 @@ def run_policy(
     progress: Progress = quiet,
     oracle: oracles.Oracle | None = None,
     first: int = 0,
+    warm_up: int = 0,
 ) -> Run:
     """Run one policy in all episodes at once.
 
@@ -121,6 +122,7 @@ def run_policy(
         progress: called with slots done, slots to do, and `name`.
         oracle: makes a decider that knows the state, instead of a policy.
         first: number of the first seed. Choose a policy by some seeds and judge it by others.
+        warm_up: slots at the beginning that are played, but not measured.
 
     Returns:
         Values of all `MEASURES`, one per seed.
@@ -142,7 +144,8 @@ def run_policy(
         stepped = environment.step(tables, state, decision, reward)
         took_s += time.perf_counter() - start_s
         state = stepped.state
-        log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
+        if slot >= warm_up:
+            log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
     progress(world.edge.slots, world.edge.slots, name)
     return Run(name, log.measures(), log.tasks, log.tasks / took_s)
 

@@ -30,6 +30,7 @@ class _Weights(BaseModel, extra="forbid"):
     queue_s: float
     affinity_s: float
     at_home: bool = False
+    loads_at_home: bool = False
 
 
 class _Sidecar(SidecarKeys):

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinfer.envs import offload, rewards
+from coinfer.envs.serving import known_queues
 from coinfer.evaluate.deciders import apart
-from coinfer.evaluate.serving_slots import demand_greedy, rule_weights, rules
+from coinfer.evaluate.serving_slots import LOADS_AT_HOME, demand_greedy, rule_weights, rules
 from coinfer.evaluate.serving_worlds import home_servers
 from coinfer.evaluate.simulate import run_policy
 from coinfer.policies.heuristics.homes import homes
@@ -44,6 +45,11 @@ def test_what_is_at_home_fits(networks, memory_bytes):
                 assert taken(n, size) + size > memory * (1 - 1e-9), "there was no room when it chose"
 
 
+def test_a_crowded_home_is_for_all_that_could_be_there_alone():
+    assert homes([1.0, 2.0, 1.0], [6.0, 5.0, 7.0], [6.0, 6.0]) == [0, 1, DEVICE]
+    assert homes([1.0, 2.0, 1.0, 4.0], [6.0, 5.0, 7.0, 3.0], [6.0, 6.0], crowded=True) == [0, 1, DEVICE, 0]
+
+
 def latencies(world, oracle):
     return run_policy(world, "rule", 3, 1, oracle=oracle).measures["mean_s"]
 
@@ -61,6 +67,19 @@ def test_deciders_apart_collide_and_those_who_keep_to_homes_do_not():
     together = latencies(world, demand_greedy(weights)).mean()
     assert latencies(world, apart(demand_greedy(weights), 8)).mean() > 1.3 * together
     assert latencies(world, apart(rules(world)["demand-at-home"], 8)).mean() < 1.1 * together
+
+
+def test_a_network_is_loaded_at_home_only():
+    world = open_world("many-models", {"slots": 30, "servers.0.memory_bytes": 5.6e8}).world
+    tables = offload.load(world)
+    state, decide = offload.reset(tables, torch.arange(2)), demand_greedy(LOADS_AT_HOME)(tables)
+    home, held = torch.tensor(home_servers(tables, crowded=True)), 0
+    for _ in range(world.edge.slots):
+        state = offload.step(tables, state, decide(state, offload.observe(tables, state)), rewards.latency).state
+        _, server, network = known_queues(state).memory.warm.nonzero().T
+        assert (server == home[network]).all()
+        held = max(held, len(network))
+    assert held > 8
 
 
 def test_a_task_goes_home_or_stays():

@@ -39,6 +39,8 @@ class DemandWeights:
     """Worth of a server that got all of the network's last requests; of others in proportion."""
     at_home: bool = False
     """Whether tasks go to their network's home or stay on their devices (`policies.heuristics.homes`)."""
+    loads_at_home: bool = False
+    """Whether networks are loaded at their home only; tasks also go to other servers that hold theirs."""
 
 
 class Sent(NamedTuple):
@@ -105,7 +107,7 @@ class Slot:
         slot_s: float,
         home: Sequence[int] = (),
     ):
-        assert home or not weights.at_home
+        assert home or not (weights.at_home or weights.loads_at_home)
         self.servers, self.tasks, self.memory, self.weights, self.home = servers, tasks, memory, weights, home
         self.placement = Placement(servers, tasks)
         self.holds = [_held(server) for server in servers]
@@ -134,12 +136,19 @@ class Slot:
         Args:
             k: number of the task; those before it are placed.
         """
-        choices = self.tasks[k].choices
+        choices = self._allowed(self.tasks[k].choices)
         network = choices[0].network
-        if self.weights.at_home:
-            choices = [one for one in choices if one.server in (DEVICE, self.home[network])] or choices
         sent = sum(row[network] for row in self.memory.placed)
         return [self._scored(k, choice, sent) for choice in choices]
+
+    def _allowed(self, choices: Sequence[Choice]) -> Sequence[Choice]:
+        network, weights = choices[0].network, self.weights
+        if not (weights.at_home or weights.loads_at_home):
+            return choices
+        places = {DEVICE, self.home[network]}
+        if not weights.at_home:
+            places |= {n for n, held in enumerate(self.holds) if network in held}
+        return [one for one in choices if one.server in places] or choices
 
     def _scored(self, k: int, choice: Choice, sent: float) -> Scored:
         added_s, total = self.placement.added_s(k, choice)

@@ -113,7 +113,7 @@ def train(
         raise TrainingError(f"scenario {world.name}: its servers neither batch nor load, which is what pointer is for")
     if settings.device != "cpu":
         raise TrainingError("pointer plays its worlds one by one in plain Python: train it with --device cpu")
-    if chosen.teacher and chosen.weights is not None and chosen.weights.at_home:
+    if chosen.teacher and chosen.weights is not None and (chosen.weights.at_home or chosen.weights.loads_at_home):
         raise TrainingError("a teacher may send tasks away from home: train without one, or with weights not at home")
     if settings.steps is not None:
         chosen = replace(chosen, rounds=max(1, settings.steps // chosen.worlds))
