@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gaps import CONSOLE, FIRST, WORLDS
+from gaps import CONSOLE, FIRST, TIGHT, WORLDS
 from rich.table import Table
 
 from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.policy_files import open_serving_policy
-from coinfer.evaluate.serving_slots import LOADS, demand_greedy, rule_weights
+from coinfer.evaluate.serving_slots import LOADS, LOADS_AT_HOME, demand_greedy, rule_weights
 from coinfer.evaluate.simulate import run_policy
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.heuristics.demand import DemandWeights
@@ -37,7 +37,11 @@ HERE = Path(__file__).resolve().parent
 RUNS = Path("runs") / "pointer"
 TEACHER = {"many-models": "forecast", "gpu-edge": "slot"}
 """The search that has the same knowledge, of each world."""
-APART = "many-models, 5 slots late, 16 deciders"
+APART = {
+    "many-models, 5 slots late, 16 deciders": replace(LOADS, at_home=True),
+    f"{TIGHT}, 5 slots late, 4 deciders": LOADS_AT_HOME,
+}
+"""Worlds of several deciders who do not know what the others send, and the weights of the rule to begin with."""
 WORTHLESS = DemandWeights(1.0, 0.0, 0.0)
 """Of the plain rule, `serving-greedy`."""
 RULE = "the rule (the untrained policy)"
@@ -46,9 +50,9 @@ RULE = "the rule (the untrained policy)"
 def variants(world: str, rounds: int) -> dict[str, PointerSettings]:
     """Return the settings of each variant; all play as many slots, but for imitation alone."""
     ppo = PointerSettings(rounds=rounds)
-    if world == APART:
+    if world in APART:
         away = replace(ppo, deciders=WORLDS[world].apart)
-        ppo = replace(away, weights=replace(LOADS, at_home=True))
+        ppo = replace(away, weights=APART[world])
         return {
             "ppo": ppo,
             "ppo, blind for batches": replace(ppo, without=BATCHES),
@@ -94,16 +98,18 @@ def folder_of(world: str) -> Path:
 def judge(name: str, seeds: int) -> list[dict[str, Any]]:
     """Return the measures of the rule and of every policy that was trained in a world; the rule is at home if deciders
     do not know of each other."""
-    deciders = WORLDS[name].apart
+    deciders, warm_up = WORLDS[name].apart, WORLDS[name].warm_up
     world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
-    weights = replace(rule_weights(world), at_home=deciders > 1)
+    weights = APART.get(name, rule_weights(world))
     runs = [(RULE, 0, None, demand_greedy(weights))]
     for path in sorted(folder_of(name).glob("*/*.onnx")):
         training = json.loads(path.with_suffix(".json").read_text())["training"]
         runs.append((path.parent.name, int(path.stem), training, open_serving_policy(path, world)[0]))
     found = []
     for who, learner, training, oracle in runs:
-        measures = run_policy(world, who, seeds, 1, oracle=apart(oracle, deciders), first=FIRST).measures
+        measures = run_policy(
+            world, who, seeds, 1, oracle=apart(oracle, deciders), first=FIRST, warm_up=warm_up
+        ).measures
         values = {key: measures[key].tolist() for key in ("mean_s", "p95_s", "in_time")}
         found.append({"who": who, "learner": learner, "training": training, **values})
     return found
@@ -128,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "judge"))
     parser.add_argument("variants", nargs="*", help="all without it")
-    parser.add_argument("--world", choices=(*TEACHER, APART), default="many-models")
+    parser.add_argument("--world", choices=(*TEACHER, *APART), default="many-models")
     parser.add_argument("--learners", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1600, help="slots that each of a learner's 32 worlds plays")
     parser.add_argument("--seeds", type=int, default=10)
