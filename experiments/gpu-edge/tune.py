@@ -69,7 +69,7 @@ def mean_s(tuned: Tuned, world: Any, weights: list[DemandWeights], seeds: Tensor
     tables = offload.load(world)
     state = offload.reset(tables, seeds.repeat(len(weights)))
     decide = apart(demand_greedy(*weights), tuned.deciders)(tables)
-    log = OutcomeLog(len(weights), world.edge.servers, world.edge.slot_s)
+    log = OutcomeLog(len(weights), world.edge.slot_s)
     for _ in range(world.edge.slots):
         observation = offload.observe(tables, state)
         stepped = offload.step(tables, state, decide(state, observation), rewards.latency)

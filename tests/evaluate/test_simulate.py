@@ -9,22 +9,26 @@ from coinfer.envs import offload, rewards
 from coinfer.errors import UserError
 from coinfer.evaluate.simulate import MEASURES, episode_seeds, known_policies, run_policy
 from coinfer.policies.heuristics import offload as heuristics
+from coinfer.scenario.compile import open_world
 from coinfer.types import BlocksDecision
 
 
-@pytest.mark.parametrize(("number", "what"), [(6, "dropped"), (7, "refused")])
-def test_measures_are_those_of_the_outcomes(number: int, what: str):
+@pytest.mark.parametrize(("number", "what", "warm_up"), [(6, "dropped", 0), (7, "refused", 0), (6, "dropped", 2)])
+def test_measures_are_those_of_the_outcomes(number: int, what: str, warm_up: int):
     """Of a world that loses what no server takes, and of one in which the device answers instead, sometimes late."""
     world = random_world(np.random.default_rng(number))
-    found = run_policy(world, "sequential-greedy", seeds=2, episodes=3).measures
+    found = run_policy(world, "sequential-greedy", seeds=2, episodes=3, warm_up=warm_up).measures
     tables = offload.load(world)
     for seed in range(2):
         state = offload.reset(tables, episode_seeds(2, 3)[3 * seed : 3 * seed + 3])
         policy, latency_s, in_time, dropped, load = heuristics.sequential_greedy(0), [], [], [], 0
         accuracy, energy_j, refused, reward = [], [], [], []
-        for _ in range(world.edge.slots):
+        for slot in range(world.edge.slots):
             seen = offload.observe(tables, state)
             stepped = offload.step(tables, state, policy(seen), rewards.latency)
+            state = stepped.state
+            if slot < warm_up:
+                continue
             latency_s += stepped.outcome.latency_s[seen.task_mask].tolist()
             in_time += stepped.outcome.in_time[seen.task_mask].tolist()
             dropped += stepped.info.dropped[seen.task_mask].tolist()
@@ -33,7 +37,6 @@ def test_measures_are_those_of_the_outcomes(number: int, what: str):
             refused += stepped.info.refused[seen.task_mask].tolist()
             reward += stepped.reward.tolist()
             load = load + stepped.info.server_work_s.double()
-            state = stepped.state
         assert found["mean_s"][seed] == pytest.approx(np.mean(latency_s))
         assert found["p95_s"][seed] == pytest.approx(np.percentile(latency_s, 95))
         assert found["p99_s"][seed] == pytest.approx(np.percentile(latency_s, 99))
@@ -51,6 +54,13 @@ def test_measures_are_those_of_the_outcomes(number: int, what: str):
         known = [float(value) for value in even if not torch.isnan(value)]
         expected = np.mean(known) if known else np.nan  # where nothing was sent there is no balance
         assert found["balance"][seed] == pytest.approx(expected, nan_ok=True)
+
+
+def test_what_comes_of_a_task_later_counts_for_its_own_slot():
+    """A load that is waited for ends slots later; those of the warm-up do not count."""
+    world = open_world("many-models", {"slots": 24}).world
+    measures = [run_policy(world, "demand-greedy", 2, 1, warm_up=slots).measures for slots in (0, 12)]
+    assert (measures[1]["mean_s"] < measures[0]["mean_s"]).all()
 
 
 @pytest.mark.parametrize("make", [random_world, random_blocks])

@@ -134,7 +134,7 @@ def run_policy(
     tables = environment.load(world, device)
     decide = _from_oracle(oracle, tables) if oracle else _decider(world, tables, name, maker)
     state = environment.reset(tables, episode_seeds(seeds, episodes, first))
-    log = OutcomeLog(seeds, world.edge.servers, world.edge.slot_s)
+    log = OutcomeLog(seeds, world.edge.slot_s, warm_up)
     took_s = 0.0
     for slot in range(world.edge.slots):
         progress(slot, world.edge.slots, name)
@@ -144,8 +144,7 @@ def run_policy(
         stepped = environment.step(tables, state, decision, reward)
         took_s += time.perf_counter() - start_s
         state = stepped.state
-        if slot >= warm_up:
-            log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
+        log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
     progress(world.edge.slots, world.edge.slots, name)
     return Run(name, log.measures(), log.tasks, log.tasks / took_s)
 
@@ -214,12 +213,13 @@ class OutcomeLog:
 
     Args:
         seeds: number of seeds; the worlds of one seed are side by side.
-        servers: number of servers.
         slot_s: length of a slot.
+        warm_up: slots at the beginning of which nothing is measured.
     """
 
-    def __init__(self, seeds: int, servers: int, slot_s: float):
+    def __init__(self, seeds: int, slot_s: float, warm_up: int = 0):
         self.seeds, self.slot_s, self.tasks = seeds, slot_s, 0
+        self._warm_up = warm_up
         self._task_mask: list[np.ndarray] = []
         self._fields: dict[str, list[np.ndarray]] = {}
         self._reward: list[np.ndarray] = []
@@ -244,7 +244,8 @@ class OutcomeLog:
         self._reward.append(reward.cpu().numpy())
         if info.revisions is not None:
             self._revise(info.revisions)
-        self._load = self._load + info.server_work_s.double().cpu().numpy()
+        if len(self._reward) > self._warm_up:
+            self._load = self._load + info.server_work_s.double().cpu().numpy()
 
     def _revise(self, revisions: Revisions) -> None:
         """Write down how tasks of earlier slots come off now."""
@@ -280,12 +281,12 @@ class OutcomeLog:
 
     def _throughput(self) -> np.ndarray:
         """Return the tasks in time per second and world, [S]."""
-        in_time = np.stack([flags.sum(-1) for flags in self._fields["in_time"]], -1)
+        in_time = np.stack([flags.sum(-1) for flags in self._fields["in_time"][self._warm_up :]], -1)
         return in_time.reshape(self.seeds, -1).mean(-1) / self.slot_s
 
     def _by_seed(self, parts: list[np.ndarray]) -> np.ndarray:
         """Return an array [S, all values of the seed]."""
-        return np.stack(parts, 1).reshape(self.seeds, -1)
+        return np.stack(parts[self._warm_up :], 1).reshape(self.seeds, -1)
 
 
 def _means(values: np.ndarray, task_mask: np.ndarray) -> np.ndarray:
