@@ -7,7 +7,8 @@ sleeping, so far that this machine's own two cores do not count; links follow th
 schemes answer the same requests (Poisson, the same moments) on the same replay of the links, in turns within a round:
 devices alone; dispatch by sequential greedy; dispatch by the learned policy; devices that decide with the site's view.
 `--schemes` names others: also dispatch of cut and server, by sequential greedy.
-The load is a share of what the servers can compute. The record goes to results/NAME.json after every round.
+The load is a share of what the servers can compute. The record goes to results/NAME.json after every round, and its
+figure beside it.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
 from crowd import Crowd, compared, measures, rotated
 from nodes import controller_node, decide_by, edge_node, running, there, wait_until
 from proxy import Proxy
@@ -29,6 +32,7 @@ from coinfer.profile.measure import this_machine
 from coinfer.runtime.device.device import Device
 from coinfer.site.operator import Operator
 
+matplotlib.use("Agg")
 RESULTS = Path(__file__).resolve().parent / "results"
 ALONE = "devices alone"
 GREEDY, LEARNED = "dispatch, sequential greedy", "dispatch, learned policy"
@@ -136,6 +140,28 @@ def write(path: Path, parsed: argparse.Namespace, **record: Any) -> None:
     path.write_text(json.dumps({**about, **record}, indent=1) + "\n", encoding="utf-8")
 
 
+def draw(path: Path, summary: dict[str, Any], reference: str) -> None:
+    """Draw mean latencies, and differences to one scheme as pairs of a round, by load; bars are 95 % intervals."""
+    from matplotlib import pyplot as plt
+
+    figure, (means, differences) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    schemes = list(next(iter(summary.values())))
+    for number, scheme in enumerate(schemes):
+        loads = np.array([float(load) for load in summary]) + 0.008 * (number - (len(schemes) - 1) / 2)
+        own = [found[scheme] for found in summary.values()]
+        mean, half = np.array([one["mean_s"] for one in own], float).T
+        means.errorbar(loads, mean, half, marker="o", capsize=3, color=f"C{number}", label=scheme)
+        if scheme != reference:
+            mean, half = 100 * np.array([one[f"mean relative to {reference}"] for one in own], float).T
+            differences.errorbar(loads, mean, half, marker="o", capsize=3, color=f"C{number}", label=scheme)
+    differences.axhline(0.0, color="black", linewidth=0.8)
+    means.set(xlabel="load, of what the servers can compute", ylabel="mean latency, s", ylim=(0, None))
+    differences.set(xlabel="load, of what the servers can compute", ylabel=f"beside {reference}, %")
+    means.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def main() -> None:
     """Play all schemes in turns, and keep what came of it."""
     parser = options()
@@ -160,6 +186,7 @@ def main() -> None:
                     own[scheme].append({**measures(rows), "busy": round(busy, 3)})
                     print(number, load, scheme, own[scheme][-1], flush=True)
             summary = {load: compared(own, parsed.schemes[0]) for load, own in rounds.items()}
+            draw(output.with_suffix(".png"), summary, parsed.schemes[0])
             write(output, parsed, capacity_per_s=site.crowd.capacity_per_s(), summary=summary, rounds=rounds)
     print(json.dumps(summary, indent=1))
 
