@@ -1,6 +1,6 @@
 """Does a site learn? Latency of an actor that begins untrained, beside sequential greedy, as the site's own log grows.
 
-    python experiments/site/learns.py [--steps 20] [--rounds 3] [--round-s 40] [--load 0.8]
+    python experiments/site/learns.py [--steps 20] [--rounds 3] [--round-s 30] [--load 0.8]
 
 A site as in `worth_it.py`. In each step the actor and sequential greedy decide the same requests in turns, then the
 trainer learns from the log for a while, and what it exports decides next. Half-way the load changes its shape: other

@@ -1,6 +1,6 @@
 """Does the simulator tell the truth? A site's log becomes a scenario; its latencies are compared with measured ones.
 
-    python experiments/site/truth.py [--rounds 10] [--loads 0.6 0.8 0.95] [--round-s 40]
+    python experiments/site/truth.py [--rounds 10] [--loads 0.6 0.8 0.95] [--round-s 30]
 
 A site as in `worth_it.py` plays rounds with three policies that decide on its servers: sequential greedy, the learned
 one, and an actor that was hardly trained. The world is fitted to the first round of sequential greedy

@@ -1,6 +1,6 @@
 """Is it worth it? The same requests with devices that decide alone, and with a site that knows its servers.
 
-    python experiments/site/worth_it.py [--rounds 10] [--loads 0.6 0.8 0.95 1.1] [--round-s 40] [--schemes ...]
+    python experiments/site/worth_it.py [--rounds 10] [--loads 0.6 0.8 0.95 1.1] [--round-s 30] [--schemes ...]
 
 Edge servers and the controller are processes on loopback, devices are objects of this one. All processors are slowed by
 sleeping, so far that this machine's own two cores do not count; links follow the shipped traces, slowed alike. Four
@@ -45,18 +45,18 @@ REST_S = 2.0
 def options() -> argparse.ArgumentParser:
     """Return the options that experiments with a site share."""
     made = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--models", nargs="+", default=["mobilenetv2", "resnet32"])
+    made.add_argument("--models", nargs="+", default=["mobilenetv2", "resnet50"])
     made.add_argument("--devices", type=int, default=12)
-    made.add_argument("--edge-slowdowns", type=float, nargs="+", default=[80.0, 120.0, 180.0, 280.0])
-    made.add_argument("--device-slowdown", type=float, default=600.0)
-    made.add_argument("--link-scale", type=float, default=0.05, help="of the rates of the shipped traces")
+    made.add_argument("--edge-slowdowns", type=float, nargs="+", default=[8.0, 12.0, 18.0, 28.0])
+    made.add_argument("--device-slowdown", type=float, default=60.0)
+    made.add_argument("--link-scale", type=float, default=0.5, help="of the rates of the shipped traces")
     made.add_argument(
         "--slack", type=float, default=2.0, help="deadline, in times of the network on the slowest server"
     )
     made.add_argument("--actor-late-ms", type=float, default=200.0)
     made.add_argument("--policy", type=Path, default=Path("learned"), help="file, or name of a shipped one")
     made.add_argument("--rounds", type=int, default=10)
-    made.add_argument("--round-s", type=float, default=40.0)
+    made.add_argument("--round-s", type=float, default=30.0)
     made.add_argument("--output", type=Path, default=None, help="file of the record")
     return made
 
