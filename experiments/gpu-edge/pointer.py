@@ -96,8 +96,8 @@ def folder_of(world: str) -> Path:
 
 
 def judge(name: str, seeds: int) -> list[dict[str, Any]]:
-    """Return the measures of the rule and of every policy that was trained in a world; the rule is at home if deciders
-    do not know of each other."""
+    """Return the measures of the rule and of every policy that was trained in a world; the rule has the
+    weights that the trainings began with."""
     deciders, warm_up = WORLDS[name].apart, WORLDS[name].warm_up
     world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
     weights = APART.get(name, rule_weights(world))

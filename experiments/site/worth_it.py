@@ -186,8 +186,8 @@ def main() -> None:
                     own[scheme].append({**measures(rows), "busy": round(busy, 3)})
                     print(number, load, scheme, own[scheme][-1], flush=True)
             summary = {load: compared(own, parsed.schemes[0]) for load, own in rounds.items()}
-            draw(output.with_suffix(".png"), summary, parsed.schemes[0])
             write(output, parsed, capacity_per_s=site.crowd.capacity_per_s(), summary=summary, rounds=rounds)
+            draw(output.with_suffix(".png"), summary, parsed.schemes[0])
     print(json.dumps(summary, indent=1))
 
 

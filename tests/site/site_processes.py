@@ -50,7 +50,7 @@ class ControllerThread:
 
     def there(self) -> frozenset[str]:
         """Names of the nodes that hold their leases."""
-        return self.service.there()
+        return self.service.present()
 
     def stop(self) -> None:
         async def end() -> None:

@@ -1,5 +1,6 @@
 """The controller's page: what it serves, to whom, and, where a browser is at hand, what it shows."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -25,7 +26,7 @@ from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.certificates.roles import ROLES
 from coinfer.site.controller.registry import Node, hear
-from coinfer.site.dashboard.server import PageServer, changes
+from coinfer.site.dashboard.server import PageServer, States, changes
 from coinfer.site.messages import Hello, LinkReport, Report, ServedName
 from coinfer.site.store import ExperienceStore
 from coinfer.site.updater.rollout import Verdict
@@ -119,6 +120,42 @@ def test_states_are_streamed(controller: ControllerThread, page: Page, tmp_path:
     }
     events.close()
     connection.close()
+
+
+def test_who_comes_and_goes_is_streamed_at_once(controller: ControllerThread, page: Page, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("coinfer.site.dashboard.server.INTERVAL_S", 1e6)
+    connection = page.connect()
+    connection.request("GET", "/events")
+    events, seen = connection.getresponse(), list[bool]()
+    with member_edge(AgentSettings("edge-1", tmp_path / "edge-1", controller.address)):
+        while True not in seen:  # if nothing comes the connection gives up
+            seen += next_present(events)
+    while seen[-1]:
+        seen += next_present(events)
+    events.close()
+    connection.close()
+
+
+def next_present(events: http.client.HTTPResponse) -> list[bool]:
+    """Whether the nodes of the next state are there."""
+    while not (line := events.readline().decode()).startswith("data: "):
+        assert line, "the stream ended"
+    return [node["there"] for node in json.loads(line.removeprefix("data: ")).get("nodes", [])]
+
+
+def test_a_slow_reader_gets_a_whole_state(controller: ControllerThread):
+    async def read() -> list[str]:
+        states = States(controller.service)
+        stream, writer = states.stream(), asyncio.ensure_future(states.run())
+        got = [await anext(stream)]
+        while states._number < 3:
+            await asyncio.sleep(0.01)
+        got += [await anext(stream), await anext(stream)]
+        writer.cancel()
+        await stream.aclose()
+        return ["whole" if "event: whole" in one else "changes" for one in got]
+
+    assert controller.run(read()) == ["whole", "whole", "changes"]
 
 
 def merge(shown: dict, changed: dict) -> None:

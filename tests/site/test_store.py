@@ -211,9 +211,11 @@ def test_what_cannot_be_told_is_dropped_and_counted(tmp_path: Path):
     spool = Spool(tmp_path, 1)
     for latency_s in (0.1, float("nan"), 0.2):
         spool.add(lambda latency_s=latency_s: Decision(**(decision().model_dump() | {"latency_s": latency_s})))
+    spool.add(lambda: decision(cut=str(1 / 0)))
+    spool.add(decision)
     spool.flush()
-    assert drain(spool) == [(1, 0), (1, 1)]
-    assert spool.dropped == 1
+    assert drain(spool) == [(1, 0), (1, 1), (1, 2)]
+    assert spool.dropped == 2
 
 
 def test_half_a_line_of_a_killed_node_is_left_out(tmp_path: Path):

@@ -130,12 +130,14 @@ def run_policy(
     Raises:
         UserError: if the policy fails or its decision is not valid; one line.
     """
+    if not 0 <= warm_up < world.edge.slots:
+        raise UserError(f"warm_up {warm_up}: expected a number of slots from 0 to {world.edge.slots - 1}")
     environment = environment_of(world)
     tables = environment.load(world, device)
     decide = _from_oracle(oracle, tables) if oracle else _decider(world, tables, name, maker)
     state = environment.reset(tables, episode_seeds(seeds, episodes, first))
     log = OutcomeLog(seeds, world.edge.slot_s, warm_up)
-    took_s = 0.0
+    took_s, tasks = 0.0, 0
     for slot in range(world.edge.slots):
         progress(slot, world.edge.slots, name)
         start_s = time.perf_counter()
@@ -144,9 +146,10 @@ def run_policy(
         stepped = environment.step(tables, state, decision, reward)
         took_s += time.perf_counter() - start_s
         state = stepped.state
+        tasks += int(observation.task_mask.sum())
         log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
     progress(world.edge.slots, world.edge.slots, name)
-    return Run(name, log.measures(), log.tasks, log.tasks / took_s)
+    return Run(name, log.measures(), log.tasks, tasks / took_s)
 
 
 def _decider(
@@ -214,7 +217,7 @@ class OutcomeLog:
     Args:
         seeds: number of seeds; the worlds of one seed are side by side.
         slot_s: length of a slot.
-        warm_up: slots at the beginning of which nothing is measured.
+        warm_up: slots at the beginning that are not measured.
     """
 
     def __init__(self, seeds: int, slot_s: float, warm_up: int = 0):
@@ -234,7 +237,7 @@ class OutcomeLog:
             reward: [B]
             info: of the same step.
         """
-        self.tasks += int(task_mask.sum())
+        self.tasks += int(task_mask.sum()) if len(self._reward) >= self._warm_up else 0
         self._task_mask.append(task_mask.cpu().numpy())
         flags = {"in_time": outcome.in_time, "dropped": info.dropped, "refused": info.refused}
         values = {"latency_s": outcome.latency_s, "accuracy": outcome.accuracy, "energy_j": outcome.energy_j}

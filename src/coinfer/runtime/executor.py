@@ -127,6 +127,8 @@ class Executor:
         self.graph = graph
         self.slowdown = slowdown
         self._threads = threads
+        self.settings = (threads, slowdown, provider)
+        """Executors of one network with the same ones do the same."""
         check_provider(provider)
         opener = _onnxruntime if is_onnxruntime(provider) else openvino_opener
         self._open = opener(graph, threads, provider)

@@ -55,10 +55,9 @@ def test_devices_of_a_network_may_share_what_computes_it():
             for each in (one, other):
                 np.testing.assert_allclose(each.infer(PICTURES[0]).output, exact(PICTURES[0]), rtol=1e-5)
         assert memory.report().loads == opened > 0
-    with pytest.raises(DeviceError, match="of another network or slow-down"):
-        Device(GRAPH, slowdown=3.0, **settings)
-    with pytest.raises(DeviceError, match="of another network or slow-down"):
-        Device(dataclasses.replace(GRAPH), slowdown=2.0, **settings)
+    for graph, other in ((GRAPH, {"slowdown": 3.0}), (GRAPH, {"threads": 2}), (dataclasses.replace(GRAPH), {})):
+        with pytest.raises(DeviceError, match="another network, threads, slow-down or provider"):
+            Device(graph, **{"slowdown": 2.0, **settings, **other})
 
 
 def test_a_device_that_cannot_open_leaves_nothing_running():

@@ -40,7 +40,8 @@ class DemandWeights:
     at_home: bool = False
     """Whether tasks go to their network's home or stay on their devices (`policies.heuristics.homes`)."""
     loads_at_home: bool = False
-    """Whether networks are loaded at their home only; tasks also go to other servers that hold theirs."""
+    """Whether networks are loaded at their home only; tasks also go to other servers that hold theirs, as far as the
+    decider knows (one that has dropped it meanwhile loads it again)."""
 
 
 class Sent(NamedTuple):

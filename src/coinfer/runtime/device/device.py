@@ -67,8 +67,8 @@ class Device:
         transport: carries requests to servers; None takes gRPC. The device closes it.
         clock: None takes the wall clock.
         processor_queue: shared by devices that serve several networks in one process; None takes one of its own.
-        executor: of this network, shared by several devices in one process, so that its pieces are in memory once; None
-            makes one as `config` says.
+        executor: of this `ModelGraph` and with the same settings, shared by several devices in one process, so that the
+            network's pieces are in memory once; None makes one as `config` says.
         settings: fields of `DeviceConfig` by name; they replace those of `config`.
 
     Raises:
@@ -94,8 +94,9 @@ class Device:
         config = replace(config, **settings)
         is_open = isinstance(model, ModelGraph)
         graph = model if is_open else open_profiled(model, config.shapes, config.profile, limits=config.limits)
-        if executor is not None and (executor.graph is not graph or executor.slowdown != config.slowdown):
-            raise DeviceError("the executor that is shared is of another network or slow-down than this device")
+        mine = (config.threads, config.slowdown, config.provider)
+        if executor is not None and (executor.graph is not graph or executor.settings != mine):
+            raise DeviceError("the executor that is shared has another network, threads, slow-down or provider")
         membership = find_servers(config, graph)
         if membership is not None:
             config = replace(config, servers=tuple(dict.fromkeys((*fixed(config.servers), *membership.servers()))))

@@ -102,8 +102,9 @@ class Spool:
         """Return the next decision as a line of a file; empty if it cannot be told."""
         try:
             decision = make().model_copy(update={"seq": self._next_seq})
-        except ValidationError as error:
-            self._drop(1, f"a decision that cannot be told: {error.errors()[0]['msg']}")
+        except Exception as error:  # whatever it is, the decisions behind it must not wait for it for ever
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+            self._drop(1, f"a decision that cannot be told: {reason}")
             return b""
         self._next_seq += 1
         return decision.model_dump_json(exclude_defaults=True).encode() + b"\n"

@@ -155,7 +155,7 @@ class ControllerService(grpc.GenericRpcHandler):
             session.sent_policies = text
             session.send(policies)
 
-    def there(self) -> frozenset[str]:
+    def present(self) -> frozenset[str]:
         """Return the names of the nodes that hold their leases."""
         now_s = self.now_s()
         return frozenset(name for name, node in self.nodes.items() if node.is_there(now_s))

@@ -25,8 +25,8 @@ from coinfer.site.controller.service import ControllerService
 
 INTERVAL_S = 0.5
 """Between two states of the stream, while nobody comes or goes."""
-LOOK_S = 0.1
-"""Between two looks at who is there: who falls silent is shown at once, not at the next state."""
+POLL_S = 0.1
+"""Between two looks at who is present: who falls silent is shown at once, not at the next state."""
 MAX_READERS = 32
 _LISTS = {"nodes": "name", "series": "number", "events": "number"}
 """Keys of a state whose values are lists, and what tells their items apart."""
@@ -66,16 +66,16 @@ class States:
 
     async def run(self) -> None:
         """Write a state now and then while somebody reads; ends by cancellation."""
-        told_s, there = -math.inf, frozenset[str]()
+        sent_s, present = -math.inf, frozenset[str]()
         while True:
-            now_s, before, there = time.monotonic(), there, self._service.there()
-            if self.readers and (there != before or now_s - told_s >= INTERVAL_S):
-                told_s, state = now_s, self._service.state()
+            now_s, before, present = time.monotonic(), present, self._service.present()
+            if self.readers and (present != before or now_s - sent_s >= INTERVAL_S):
+                sent_s, state = now_s, self._service.state()
                 self._text, self._last = _json(changes(self._last, state)), state
                 self._number += 1
                 async with self._new:
                     self._new.notify_all()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
         """End all streams."""
@@ -87,13 +87,19 @@ class States:
         """Yield states as server-sent events, the present one at once."""
         self.readers += 1
         try:
+            sent = self._number
             yield f"retry: 1000\nevent: whole\ndata: {_json(self._service.state())}\n\n"
             while True:
                 async with self._new:
-                    await self._new.wait()
+                    while not self._closed and self._number == sent:
+                        await self._new.wait()
                 if self._closed:
                     return
-                yield f"id: {self._number}\ndata: {self._text}\n\n"
+                missed, sent = self._number - sent - 1, self._number
+                if missed:  # this reader was slow
+                    yield f"id: {sent}\nevent: whole\ndata: {_json(self._last)}\n\n"
+                else:
+                    yield f"id: {sent}\ndata: {self._text}\n\n"
         finally:
             self.readers -= 1
 
