@@ -68,6 +68,8 @@ def main() -> None:
     """Kill a server again and again while the page is open."""
     made = parser(__doc__, "page")
     settings = made.parse_args()
+    if CHROMIUM is None:
+        raise SystemExit("no Chromium here: install the system's package `chromium`")
     count, nodes = (1, 3) if settings.quick else (30, NODES)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

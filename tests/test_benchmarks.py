@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.paths import ROOT
+from tests.site.test_page import CHROMIUM
 
 SCRIPTS = (
     pytest.param("batching", marks=pytest.mark.slow),
@@ -30,6 +31,7 @@ SCRIPTS = (
             pytest.mark.skipif(importlib.util.find_spec("stable_baselines3") is None, reason="no stable-baselines3"),
         ],
     ),
+    pytest.param("page", marks=[pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]),
     "partition",
     "planning",
     "regret",
@@ -48,6 +50,7 @@ FIGURES = {
     "loading": 13,
     "loadgen": 8,
     "on_policy": 24,
+    "page": 7,
     "planning": 3,
     "split_latency": 29,
     "split_overhead": 2,

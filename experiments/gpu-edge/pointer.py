@@ -96,8 +96,8 @@ def folder_of(world: str) -> Path:
 
 
 def judge(name: str, seeds: int) -> list[dict[str, Any]]:
-    """Return the measures of the rule and of every policy that was trained in a world; the rule has the
-    weights that the trainings began with."""
+    """Return the measures of the rule, with the weights that trainings begin with, and of every policy that was trained
+    in a world."""
     deciders, warm_up = WORLDS[name].apart, WORLDS[name].warm_up
     world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
     weights = APART.get(name, rule_weights(world))
@@ -107,9 +107,8 @@ def judge(name: str, seeds: int) -> list[dict[str, Any]]:
         runs.append((path.parent.name, int(path.stem), training, open_serving_policy(path, world)[0]))
     found = []
     for who, learner, training, oracle in runs:
-        measures = run_policy(
-            world, who, seeds, 1, oracle=apart(oracle, deciders), first=FIRST, warm_up=warm_up
-        ).measures
+        oracle = apart(oracle, deciders)
+        measures = run_policy(world, who, seeds, 1, oracle=oracle, first=FIRST, warm_up=warm_up).measures
         values = {key: measures[key].tolist() for key in ("mean_s", "p95_s", "in_time")}
         found.append({"who": who, "learner": learner, "training": training, **values})
     return found

@@ -1,6 +1,6 @@
 """Worlds whose servers batch or load, read into the plain values of `policies.heuristics.serving`."""
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -43,8 +43,16 @@ class PlainWorlds:
         sends = tables.exists & (tables.upload_bits > 0)
         self.choices = int((sends.sum(-1) * servers + (tables.exists & ~sends).sum(-1)).max())
         """C, choices of a task at most."""
-        self.home, self.crowded_home = home_servers(tables), home_servers(tables, crowded=True)
-        """[X] home of each network; in the second, all that a server's memory could hold have one."""
+
+    @cached_property
+    def home(self) -> list[int]:
+        """Return the home of each network, [X]."""
+        return home_servers(self.tables)
+
+    @cached_property
+    def crowded_home(self) -> list[int]:
+        """Return the same, where all networks that a server's memory could hold have one."""
+        return home_servers(self.tables, crowded=True)
 
     def servers(self, queues: Queues) -> list[list[ServerState]]:
         """Return the servers of every world, [B][N].

@@ -137,19 +137,18 @@ def run_policy(
     decide = _from_oracle(oracle, tables) if oracle else _decider(world, tables, name, maker)
     state = environment.reset(tables, episode_seeds(seeds, episodes, first))
     log = OutcomeLog(seeds, world.edge.slot_s, warm_up)
-    took_s, tasks = 0.0, 0
+    took_s = 0.0
     for slot in range(world.edge.slots):
         progress(slot, world.edge.slots, name)
         start_s = time.perf_counter()
         observation = environment.observe(tables, state)
         decision = decide(state, observation)
         stepped = environment.step(tables, state, decision, reward)
-        took_s += time.perf_counter() - start_s
+        took_s += time.perf_counter() - start_s if slot >= warm_up else 0.0
         state = stepped.state
-        tasks += int(observation.task_mask.sum())
         log.add(observation.task_mask, stepped.outcome, stepped.reward, stepped.info)
     progress(world.edge.slots, world.edge.slots, name)
-    return Run(name, log.measures(), log.tasks, tasks / took_s)
+    return Run(name, log.measures(), log.tasks, log.tasks / took_s)
 
 
 def _decider(
@@ -237,7 +236,9 @@ class OutcomeLog:
             reward: [B]
             info: of the same step.
         """
-        self.tasks += int(task_mask.sum()) if len(self._reward) >= self._warm_up else 0
+        if len(self._reward) >= self._warm_up:
+            self.tasks += int(task_mask.sum())
+            self._load = self._load + info.server_work_s.double().cpu().numpy()
         self._task_mask.append(task_mask.cpu().numpy())
         flags = {"in_time": outcome.in_time, "dropped": info.dropped, "refused": info.refused}
         values = {"latency_s": outcome.latency_s, "accuracy": outcome.accuracy, "energy_j": outcome.energy_j}
@@ -247,8 +248,6 @@ class OutcomeLog:
         self._reward.append(reward.cpu().numpy())
         if info.revisions is not None:
             self._revise(info.revisions)
-        if len(self._reward) > self._warm_up:
-            self._load = self._load + info.server_work_s.double().cpu().numpy()
 
     def _revise(self, revisions: Revisions) -> None:
         """Write down how tasks of earlier slots come off now."""

@@ -127,8 +127,6 @@ class Executor:
         self.graph = graph
         self.slowdown = slowdown
         self._threads = threads
-        self.settings = (threads, slowdown, provider)
-        """Executors of one network with the same ones do the same."""
         check_provider(provider)
         opener = _onnxruntime if is_onnxruntime(provider) else openvino_opener
         self._open = opener(graph, threads, provider)
@@ -232,6 +230,11 @@ class Executor:
             outputs: names of its outputs; none stands for the network's outputs.
         """
         self._memory.release(PieceKey(self._owner, *self._key(inputs, outputs)))
+
+    @property
+    def settings(self) -> tuple[int, float, str]:
+        """Return threads, slow-down and provider; executors of one network with the same ones do the same."""
+        return self._threads, self.slowdown, self._provider
 
     def prepare(self, inputs: Sequence[str], outputs: Sequence[str] = (), *, hold: bool = False) -> None:
         """Open a piece for later runs; wait if another thread is opening it.
