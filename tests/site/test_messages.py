@@ -35,15 +35,28 @@ DECISION = {
     **{name: 0.5 for name in ("predicted_s", "device_s", "upload_s", "queue_s", "server_s", "download_s", "latency_s")},
     "observation": OBSERVED,
 }
+PROFILE = {
+    "memory_bytes": 9,
+    "networks": [{"name": "m", "sizes": [1], "ratios": [1.0], "load_s": 0.5, "size_bytes": 5}],
+    "pieces": [{"work": "w", "network": 0}],
+}
+SERVING = {
+    **{name: 0.5 for name in ("free_s", "loaded_s")},
+    **{name: [0] for name in ("running", "waiting", "warm", "wanted")},
+    **{name: [0.5] for name in ("deadlines_s", "credits")},
+    **{name: 1 for name in ("cold", "loading")},
+}
 SAMPLES: dict[type[BaseModel], dict[str, Any]] = {
-    Hello: {"kind": "hello", "name": "n", "role": "edge", "epoch": 1, "workers": 2},
+    Hello: {"kind": "hello", "name": "n", "role": "edge", "epoch": 1, "workers": 2, "serving": PROFILE},
     Report: {
         "kind": "report",
         **{name: 1.5 for name in ("backlog_s", "request_s")},
         **{name: 1 for name in ("queued", "room", "pieces", "received", "success", "failed", "forwarded")},
         **{name: 1 for name in ("spooled", "dropped")},
         "links": [{"to": "a:1", "rate_bps": 1e6, "round_trip_s": 0.1}],
-        "works": [{"work": "w", "service_s": 0.1}],
+        "works": [{"work": "w", "service_s": 0.1, "load_s": 0.1}],
+        "serving": SERVING,
+        "profile": PROFILE,
         "policies": [1],
         "batch": {"epoch": 1, "records": [DECISION]},
     },

@@ -45,6 +45,11 @@ class BatchTimes(NamedTuple):
         """
         return float(np.interp(size, self.sizes, self.ratios))
 
+    def each_size(self) -> "BatchTimes":
+        """Return the same times with those of all sizes up to `limit`."""
+        sizes = tuple(range(1, self.limit + 1))
+        return BatchTimes(sizes, tuple(self.ratio(size) for size in sizes))
+
 
 ALONE = BatchTimes()
 """Of a piece that is never batched."""

@@ -137,7 +137,8 @@ class Executor:
         """The processor time of the calling thread is that of a run."""
         self._batches: dict[Piece, BatchProfile] = {}
         self._memory = memory or PieceMemory[Runner](CACHE_BYTES, MAX_PIECES)
-        self._owner = Owner(graph.weights)
+        self.owner = Owner(graph.weights)
+        """By which the network's pieces are known in its memory."""
         self._warmed: dict[Piece, tuple[float, float]] = {}  # when each piece was measured, and what it took
 
     def run(
@@ -220,7 +221,7 @@ class Executor:
             outputs: names of its outputs; none stands for the network's outputs.
         """
         key = self._key(inputs, outputs)
-        return not key[1] or self._memory.hold(PieceKey(self._owner, *key))
+        return not key[1] or self._memory.hold(PieceKey(self.owner, *key))
 
     def release(self, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
         """End a `hold`.
@@ -229,7 +230,7 @@ class Executor:
             inputs: names of the piece's inputs.
             outputs: names of its outputs; none stands for the network's outputs.
         """
-        self._memory.release(PieceKey(self._owner, *self._key(inputs, outputs)))
+        self._memory.release(PieceKey(self.owner, *self._key(inputs, outputs)))
 
     @property
     def settings(self) -> tuple[int, float, str]:
@@ -251,11 +252,11 @@ class Executor:
 
     def cold(self) -> dict[Piece, float]:
         """Return the pieces that were open once and are not now, with the seconds that opening them takes."""
-        return {(key.inputs, key.outputs): load_s for key, load_s in self._memory.cold(self._owner).items()}
+        return {(key.inputs, key.outputs): load_s for key, load_s in self._memory.cold(self.owner).items()}
 
     def close(self) -> None:
         """Drop all pieces; runs that have begun go on."""
-        self._memory.forget(self._owner)
+        self._memory.forget(self.owner)
 
     def warm(self, inputs: Sequence[str], outputs: Sequence[str] = (), runs: int = 3) -> float:
         """Return the median of the seconds that a piece takes on zeros at batch 1, after opening it.
@@ -323,7 +324,7 @@ class Executor:
         """Return the opened piece. The first thread that asks for it opens it; others wait."""
         if not outputs:
             return lambda arrays, abort: []
-        key = PieceKey(self._owner, inputs, outputs)
+        key = PieceKey(self.owner, inputs, outputs)
         try:
             part = self.graph.part((*inputs, *outputs))
             open_piece = self._open if part is self.graph or self._open_inner is None else self._open_inner

@@ -105,6 +105,26 @@ class MemoryReport(NamedTuple):
     evictions: int
 
 
+class MemoryUse(NamedTuple):
+    """What is known of a network in a memory."""
+
+    size_bytes: float
+    """That it takes with its largest piece."""
+    load_s: float
+    """What loading that piece took last."""
+    credit: float | None
+    """How far it is from eviction, over all its bytes: `physics.loading.credit` of its piece that would go last, above
+    that of what was evicted last. None if no piece is in memory."""
+
+
+class _Known(NamedTuple):
+    """A piece that was loaded once, and may be gone."""
+
+    size_bytes: float
+    load_s: float
+    """What loading it took last."""
+
+
 class _Piece(Generic[T]):
     """A piece that is loaded or being loaded."""
 
@@ -124,14 +144,13 @@ class PieceMemory(Generic[T]):
     """
 
     def __init__(self, limit_bytes: float, most: int, clock: Callable[[], float] = time.monotonic):
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._most = most
         self._clock = clock
         self._pieces: dict[PieceKey, _Piece[T]] = {}
         """The least recently used first."""
         self._floor = 0.0
-        self._load_s: dict[PieceKey, float] = {}
-        """What loading each piece took last; it stays known when the piece is gone."""
+        self._known: dict[PieceKey, _Known] = {}
         self._loads, self._loads_s, self._evictions = 0, 0.0, 0
         self._changed = threading.Condition()
         """Guards all of these."""
@@ -185,7 +204,7 @@ class PieceMemory(Generic[T]):
                 if key.owner.is_closed and not piece.holds:
                     del self._pieces[key]
                     self._drop_unused(key.owner)
-                self._evict(self._used_bytes() - self._limit_bytes)
+                self._evict(self._used_bytes() - self.limit_bytes)
                 self._changed.notify_all()
 
     def has(self, key: PieceKey) -> bool:
@@ -204,8 +223,24 @@ class PieceMemory(Generic[T]):
             owner: the network.
         """
         with self._changed:
-            known = self._load_s.items()
-            return {key: load_s for key, load_s in known if key.owner is owner and not self.has(key)}
+            known = self._known.items()
+            return {key: one.load_s for key, one in known if key.owner is owner and not self.has(key)}
+
+    def uses(self) -> dict[Owner, MemoryUse]:
+        """Return what is known of each network of which a piece was ever loaded."""
+        with self._changed:
+            known: dict[Owner, dict[PieceKey, _Known]] = {}
+            for key, one in self._known.items():
+                known.setdefault(key.owner, {})[key] = one
+            return {owner: self._use_of(owner, own) for owner, own in known.items()}
+
+    def _use_of(self, owner: Owner, own: Mapping[PieceKey, _Known]) -> MemoryUse:
+        largest = max(own.values(), key=lambda one: one.size_bytes)
+        pieces = (self._pieces.get(key) for key in own)
+        held = [piece.loaded for piece in pieces if piece is not None and piece.loaded is not None]
+        size_bytes = owner.size_bytes + largest.size_bytes
+        credits = [(one.credit - self._floor) * one.size_bytes / size_bytes for one in held]
+        return MemoryUse(size_bytes, largest.load_s, max(credits, default=None))
 
     def forget(self, owner: Owner) -> None:
         """Drop all pieces of a network that is served no longer; those in use go once they are released.
@@ -215,7 +250,7 @@ class PieceMemory(Generic[T]):
         """
         with self._changed:
             owner.is_closed = True
-            self._load_s = {key: load_s for key, load_s in self._load_s.items() if key.owner is not owner}
+            self._known = {key: one for key, one in self._known.items() if key.owner is not owner}
             for key in [
                 key for key, one in self._pieces.items() if key.owner is owner and one.loaded and not one.holds
             ]:
@@ -228,7 +263,7 @@ class PieceMemory(Generic[T]):
         with self._changed:
             used_bytes = self._used_bytes()
             loads = self._loads, self._loads_s
-            return MemoryReport(used_bytes, self._limit_bytes, self._count(), *loads, self._evictions)
+            return MemoryReport(used_bytes, self.limit_bytes, self._count(), *loads, self._evictions)
 
     def _load(self, key: PieceKey, piece: _Piece[T], size_bytes: int, open_: Callable[[], T]) -> None:
         with self._loading:
@@ -245,9 +280,9 @@ class PieceMemory(Generic[T]):
             with self._changed:
                 took_s, size_bytes = self._clock() - began_s, max(size_bytes, 1)
                 self._loads, self._loads_s = self._loads + 1, self._loads_s + took_s
-                self._load_s[key] = took_s
-                if len(self._load_s) > MAX_KNOWN:
-                    del self._load_s[next(iter(self._load_s))]
+                self._known[key] = _Known(size_bytes, took_s)
+                if len(self._known) > MAX_KNOWN:
+                    del self._known[next(iter(self._known))]
                 piece.loaded = Loaded(size_bytes, took_s, credit(self._floor, took_s, size_bytes))
             piece.future.set_result(opened)
 
@@ -266,10 +301,10 @@ class PieceMemory(Generic[T]):
             while True:
                 shared = any(key.owner is owner and piece.loaded for key, piece in self._pieces.items())
                 needed_bytes = size_bytes + (0 if shared else owner.size_bytes)
-                self._evict(self._used_bytes() + needed_bytes - self._limit_bytes)
+                self._evict(self._used_bytes() + needed_bytes - self.limit_bytes)
                 while self._count() >= self._most and self._evict(1.0):
                     pass
-                if self._used_bytes() <= self._limit_bytes:
+                if self._used_bytes() <= self.limit_bytes:
                     return
                 self._changed.wait()
 

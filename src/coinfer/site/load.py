@@ -11,13 +11,15 @@ def is_news(before: Report, after: Report) -> bool:
         before: the last one.
         after: this one.
     """
-    return after.models is not None or (load_of(before), before.policies) != (load_of(after), after.policies)
+    is_other = after.models is not None or after.profile is not None
+    return is_other or (load_of(before), before.policies) != (load_of(after), after.policies)
 
 
-def load_of(report: Report) -> tuple[float, int, int]:
+def load_of(report: Report) -> tuple[object, ...]:
     """Return what others decide by; less than a millisecond decides nothing.
 
     Args:
         report: of a node.
     """
-    return round(report.backlog_s, 3), report.queued, report.room
+    serving = report.serving.seen if report.serving else ()
+    return round(report.backlog_s, 3), report.queued, report.room, serving

@@ -9,9 +9,10 @@ refuses the whole message.
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from coinfer.errors import UserError
+from coinfer.site.message_types import Count, Message, MessageError, Number, Seconds, Text
+from coinfer.site.serving_messages import ServingLoad, ServingProfile
 from coinfer.types import OffloadObservation
 
 MESSAGE_BYTES = 1 << 20
@@ -23,21 +24,6 @@ MAX_SERVED = 1024
 MAX_NUMBERS = 20_000
 """Numbers in a field of an observation."""
 ObservedField = Annotated[str, Field(pattern=f"^({'|'.join(OffloadObservation._fields)})$")]
-
-Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
-Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e9)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Text = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
-
-
-class MessageError(UserError):
-    """A message that cannot be accepted; the message is one line for a person."""
-
-
-class Message(BaseModel):
-    """Base of all messages."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServedName(Message):
@@ -62,6 +48,8 @@ class Hello(Message):
     version: Text = ""
     decides: bool = True
     """The site's policy may decide here."""
+    serving: ServingProfile | None = None
+    """Of an edge server that batches or loads."""
 
 
 class LinkReport(Message):
@@ -79,6 +67,8 @@ class WorkReport(Message):
     work: Text
     """See `view.work_key`."""
     service_s: Seconds
+    load_s: Seconds = 0.0
+    """What loading the piece takes before; 0 if it is in memory."""
 
 
 class Observed(Message):
@@ -178,6 +168,10 @@ class Report(Message):
     """None if nothing is new."""
     models: Annotated[tuple[ServedName, ...], Field(max_length=MAX_SERVED)] | None = None
     """What an edge server serves from now on; None if that is what it has said last, in `Hello` at first."""
+    serving: ServingLoad | None = None
+    """Of an edge server that batches or loads."""
+    profile: ServingProfile | None = None
+    """The same as `Hello.serving`, if it is another; None if that is what was said last."""
     policies: Annotated[tuple[Count, ...], Field(max_length=8)] = ()
     """Versions of the site's policy that decide here, the one with the greatest share first."""
     policy_problem: Text = ""
@@ -220,6 +214,15 @@ class ServerLoad(NamedTuple):
     room: Count
     age_s: Seconds
     """Of the report, when the view was sent."""
+    serving: ServingLoad | None = None
+    """Of a server that batches or loads."""
+
+
+class ServerProfile(NamedTuple):
+    """The profile of an edge server that batches or loads; a list in JSON."""
+
+    name: Text
+    profile: ServingProfile
 
 
 class Ack(Message):
@@ -239,6 +242,8 @@ class View(Message):
     """Seconds between reports under load from now on; None if nothing is new."""
     servers: tuple[ServerInfo, ...] = ()
     """Those that are new or not as they were."""
+    profiles: tuple[ServerProfile, ...] = ()
+    """Of those that batch or load, if they are new or not as they were."""
     loads: tuple[ServerLoad, ...] = ()
     """Of those that have reported since."""
     acks: tuple[Ack, ...] = ()

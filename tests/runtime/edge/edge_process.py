@@ -110,6 +110,8 @@ def in_memory_node(graph, seen):
 class AlwaysThere:
     """What a server asks of a network's pieces, where they are in memory for good and each request runs alone."""
 
+    owner = None
+
     def check(self, inputs):
         return {}
 

@@ -183,7 +183,17 @@ def backlog_s(state: NodeState, now_s: float, priority: int = LAST_PRIORITY, cal
     waiting_s = sum(
         expected_s(state, first[kind]) * drain_ratio(kind[1], count, len(before)) for kind, count in kinds.items()
     )
-    return (waiting_s + sum(_remaining_s(state, run, now_s) for run in state.running)) / state.workers
+    return (waiting_s + running_s(state, now_s)) / state.workers
+
+
+def running_s(state: NodeState, now_s: float) -> float:
+    """Return how long the workers are still busy with the jobs that run, summed.
+
+    Args:
+        state: of the node.
+        now_s: on the node's clock.
+    """
+    return sum(_remaining_s(state, run, now_s) for run in state.running)
 
 
 def expected_s(state: NodeState, job: Job) -> float:

@@ -1,10 +1,11 @@
 """Opening pieces of networks for requests, off the workers, each once for all who ask for it meanwhile."""
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from coinfer.options.table import Names
 from coinfer.runtime.clock import Clock
@@ -15,6 +16,19 @@ MAX_PENDING_PIECES = 8
 """Pieces of networks that may wait to be opened; it limits a client that asks for one new cut after the other."""
 
 
+class Pending(NamedTuple):
+    """A piece that is being opened, or waits for its turn."""
+
+    model: str
+    inputs: Names
+    outputs: Names
+    left_s: float
+    """Until it is open once it is its turn, as far as that is known."""
+    has_begun: bool
+    deadlines_s: tuple[float, ...]
+    """Of the requests that wait for it, on the clock; infinite for none."""
+
+
 @dataclass
 class _Opening:
     """A piece that is being opened; it stays in memory until all who wait for it keep it."""
@@ -22,8 +36,11 @@ class _Opening:
     done: asyncio.Future[None]
     load_s: float
     """Expected; 0 if that is not known."""
+    begun_s: list[float]
+    """When its turn came, on the clock; empty before."""
     release: Callable[[], None]
-    waiting: int = 0
+    deadlines_s: list[float] = field(default_factory=list[float])
+    """Of the requests that wait for it."""
     is_over: bool = False
 
 
@@ -37,11 +54,20 @@ class Openings:
     def __init__(self, clock: Clock):
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, "coinfer-opener")
-        self._opening: dict[Hashable, _Opening] = {}
+        self._opening: dict[tuple[str, str, Names, Names], _Opening] = {}
 
     def close(self) -> None:
         """Open no more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def pending(self) -> list[Pending]:
+        """Return the pieces that are being opened, in the order in which they were asked for."""
+        now_s, found = self._clock.now_s(), list[Pending]()
+        for (model, _, inputs, outputs), one in self._opening.items():
+            left_s = one.load_s - (now_s - one.begun_s[0] if one.begun_s else 0.0)
+            waits = bool(one.begun_s), tuple(one.deadlines_s)
+            found.append(Pending(model, inputs, outputs, max(left_s, 0.0), *waits))
+        return found
 
     async def hold(self, model: ServedModel, inputs: Names, outputs: Names, deadline_s: float) -> float:
         """Keep a piece in memory until it is released; open it first where it has to be, once for all who ask.
@@ -65,12 +91,12 @@ class Openings:
             return 0.0
         began_s = self._clock.now_s()
         opening = self._begun(model, inputs, outputs, deadline_s)
-        opening.waiting += 1
+        opening.deadlines_s.append(deadline_s)
         try:
             await asyncio.shield(opening.done)
             model.runs.hold(inputs, outputs)
         finally:
-            opening.waiting -= 1
+            opening.deadlines_s.remove(deadline_s)
             self._end(opening)
         return self._clock.now_s() - began_s
 
@@ -87,9 +113,14 @@ class Openings:
         if load_s and self._clock.now_s() + before_s + load_s > deadline_s:
             text = f"the deadline passes before the piece is in memory, which takes {before_s + load_s:.2g} s"
             raise WireError("DEADLINE_EXCEEDED", text, "hopeless")
-        open_ = partial(model.runs.prepare, inputs, outputs, hold=True)
+        begun_s: list[float] = []
+
+        def open_() -> None:
+            begun_s.append(self._clock.now_s())
+            model.runs.prepare(inputs, outputs, hold=True)
+
         done = asyncio.get_running_loop().run_in_executor(self._pool, open_)
-        opening = self._opening[key] = _Opening(done, load_s, partial(model.runs.release, inputs, outputs))
+        opening = self._opening[key] = _Opening(done, load_s, begun_s, partial(model.runs.release, inputs, outputs))
 
         def forget(_: asyncio.Future[None]) -> None:
             del self._opening[key]
@@ -101,7 +132,7 @@ class Openings:
     @staticmethod
     def _end(opening: _Opening) -> None:
         """Let a piece go once all who waited for it keep it themselves."""
-        if opening.done.done() and not opening.waiting and not opening.is_over:
+        if opening.done.done() and not opening.deadlines_s and not opening.is_over:
             opening.is_over = True
             if not opening.done.cancelled() and opening.done.exception() is None:
                 opening.release()

@@ -11,6 +11,7 @@ from coinfer.graph.ir import ModelGraph
 from coinfer.runtime.batch_profile import BatchProfile
 from coinfer.runtime.codec.symbols import SymbolCodec, symbol_codecs
 from coinfer.runtime.executor import Abort, Arrays, Executor, RequestError
+from coinfer.runtime.piece_memory import Owner
 from coinfer.runtime.protocol.messages import DATATYPES
 
 ECHO = "echo"
@@ -53,6 +54,11 @@ class ModelInfo(Protocol):
 
 class ModelRunner(Protocol):
     """Computes the requests for a model (`executor.Executor`)."""
+
+    @property
+    def owner(self) -> Owner | None:
+        """Return by what the model's pieces are known in its memory; None if they take none."""
+        ...
 
     def run(
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
@@ -236,6 +242,8 @@ _NO_BATCHES = BatchProfile(reason="it computes nothing")
 
 
 class _Echo:
+    owner = None
+
     def run(
         self, inputs: Arrays, outputs: Sequence[str] = (), abort: Abort | None = None
     ) -> tuple[dict[str, np.ndarray], float]:

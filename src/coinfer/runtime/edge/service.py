@@ -95,7 +95,8 @@ class EdgeService:
         self._peers = None if peers is None else frozenset(peers)
         self._log = RequestLog(self.models, self._clock)
         self.scheduler = Scheduler(workers, queue, self._clock, QUICK_S)
-        self._openings = Openings(self._clock)
+        self.openings = Openings(self._clock)
+        """Pieces that are being opened for requests."""
         self._batch_limit = batch_limit
         self._measurer = ThreadPoolExecutor(1, "coinfer-measurer", initializer=yield_to_others)
         self._measured: set[Hashable] = set()
@@ -140,7 +141,7 @@ class EdgeService:
     def close(self) -> None:
         """Abort what runs, and close the transport."""
         self.scheduler.close()
-        self._openings.close()
+        self.openings.close()
         self._measurer.shutdown(wait=False, cancel_futures=True)
         if self._transport is not None:
             self._transport.close()
@@ -158,7 +159,7 @@ class EdgeService:
         kind = (model.name, inputs, request.outputs, request.warm, tuple(sorted(rounded_sizes(sizes).items())))
         task = partial(_warm, model, request) if request.warm else partial(compute, model, request, self.limit_bytes)
         batch = None if request.warm or sizes else self._batch(model, request, inputs)
-        load_s = await self._openings.hold(model, inputs, request.outputs, deadline_s)
+        load_s = await self.openings.hold(model, inputs, request.outputs, deadline_s)
         try:
             work, wait_s = await self.scheduler.run(kind, deadline_s, task, request.priority, batch)
         finally:

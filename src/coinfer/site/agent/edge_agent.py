@@ -19,6 +19,7 @@ from coinfer.site.agent.dispatch import UNKNOWN_S, Candidate
 from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher, aged_backlog_s
 from coinfer.site.agent.links import FIRST_RATE_BPS, PeerLinks
 from coinfer.site.agent.padding import padded
+from coinfer.site.agent.serving_report import ServingReporter
 from coinfer.site.agent.spool import Spool, next_epoch
 from coinfer.site.agent.stream import Controller, ControllerStream, log
 from coinfer.site.agent.view import ServerView, after_view, work_key
@@ -81,6 +82,7 @@ class EdgeAgent:
         self._transport = GrpcTransport(connector=self._security.connector if self._security else PLAIN)
         self._links = PeerLinks(self._transport, self._clock)
         self._service: EdgeService | None = None
+        self._serving: ServingReporter | None = None
         self._stream: ControllerStream | None = None
         own = Actor(padded(load_policy(settings.policy)), settings.policy) if settings.policy else FALLBACK
         self.actors = Actors(settings.state / "policies", own)
@@ -111,7 +113,8 @@ class EdgeAgent:
         Args:
             service: of the server; its address is known.
         """
-        self._service = service
+        self._service, self._serving = service, ServingReporter(service)
+        self._serving.load(self._clock.now_s())  # what the hello tells
         self.dispatcher = service.dispatcher = SiteDispatcher(
             self.candidates,
             lambda: service.scheduler.state.free_workers > 0,
@@ -148,6 +151,7 @@ class EdgeAgent:
             models=self._served_names(),
             workers=self._service.scheduler.state.workers,
             version=__version__,
+            serving=self._serving.profile if self._serving else None,
         )
 
     def report(self) -> Report:
@@ -175,6 +179,7 @@ class EdgeAgent:
             dropped=self._spool.dropped,
             links=self._links.reports() if slow else None,
             works=self._works() if slow else None,
+            serving=self._serving.load(now_s) if self._serving else None,
             policies=self.actors.versions,
             policy_problem=self.actors.problem,
         )
@@ -203,7 +208,8 @@ class EdgeAgent:
         load, now_s = self._service.scheduler.load(), self._clock.now_s()
         coming = [service_s for at_s, to, service_s in self._sent if to == self.address and at_s > now_s]
         backlog_s, room = self._own_backlog_s(load) + sum(coming), max(load.room - len(coming), 0)
-        own = Candidate(self.address, self._served(), self._own_works(), backlog_s, room, 0.0)
+        works = {work: service_s + load_s for work, (service_s, load_s) in self._own_works().items()}
+        own = Candidate(self.address, self._served(), works, backlog_s, room, 0.0)
         others = [server for server in self.servers.values() if server.info.address != self.address]
         oldest_s = min((server.at_s for server in others), default=now_s)
         self._sent = deque((one for one in self._sent if one[0] > oldest_s), MAX_SENT)  # all have reported since
@@ -262,13 +268,14 @@ class EdgeAgent:
         arrives_s, service_s = min(arrives_s, MAX_BOOKED_S), min(service_s, MAX_BOOKED_S)
         self._sent.append((self._clock.now_s() + arrives_s, address, service_s))
 
-    def _own_works(self) -> dict[str, float]:
+    def _own_works(self) -> dict[str, tuple[float, float]]:
+        """Return how long each kind of work takes, and what must be loaded before takes now."""
         assert self._service is not None
-        found: dict[str, float] = {}
+        found: dict[str, tuple[float, float]] = {}
         for kind, times in self._service.scheduler.state.service.items():
             match kind:
                 case (str(model), tuple(inputs), tuple(outputs), False, ()):
-                    found[work_key(model, inputs, outputs)] = times.typical_s + self._load_s(model, inputs, outputs)
+                    found[work_key(model, inputs, outputs)] = times.typical_s, self._load_s(model, inputs, outputs)
                 case _:
                     pass
         return found
@@ -282,8 +289,10 @@ class EdgeAgent:
         return model.runs.cold().get((inputs, outputs or tuple(one.name for one in model.outputs)), 0.0)
 
     def _works(self) -> list[WorkReport]:
-        works = list(self._own_works().items())[-MAX_WORKS:]
-        return [WorkReport(work=work, service_s=float(f"{service_s:.3g}")) for work, service_s in works]
+        return [
+            WorkReport(work=work, service_s=float(f"{service_s:.3g}"), load_s=float(f"{load_s:.3g}"))
+            for work, (service_s, load_s) in list(self._own_works().items())[-MAX_WORKS:]
+        ]
 
 
 def _keep_nothing(make: Callable[[], Decision]) -> None:

@@ -33,6 +33,7 @@ from coinfer.site.messages import (
     Report,
     Revoked,
     ServedName,
+    ServingProfile,
     View,
     Welcome,
     from_controller,
@@ -115,6 +116,8 @@ class ControllerStream:
         self._last = Report()
         self._served: tuple[ServedName, ...] = ()
         """What the controller was told last that this node serves."""
+        self._profile: ServingProfile | None = None
+        """How it batches and loads, the same way."""
         self._told_s = self._looked_s = self._viewed_s = self._kept_s = -math.inf
         self._unacknowledged = 0
         self._refused = False
@@ -173,7 +176,7 @@ class ControllerStream:
         async with open_stream_channel(identity, self._controller.address, "controller", options) as channel:
             self._call = call = channel.stream_stream(f"{SITE}/Join")()
             hello = self._node.hello()
-            self._served = hello.models
+            self._served, self._profile = hello.models, hello.serving
             await call.write(to_bytes(hello))
             teller = asyncio.ensure_future(self._tell(version))
             try:
@@ -247,9 +250,11 @@ class ControllerStream:
             batch = b""
             if last or now_s - self._kept_s > BATCH_INTERVAL_S or self._spool.has_unsent:
                 batch = await asyncio.to_thread(self._next_batch)
-            report, served = self._node.report(), self._node.hello().models
-            if served != self._served:
-                self._served, report = served, report.model_copy(update={"models": served})
+            report, hello = self._node.report(), self._node.hello()
+            if hello.models != self._served:
+                self._served, report = hello.models, report.model_copy(update={"models": hello.models})
+            if hello.serving != self._profile:
+                self._profile, report = hello.serving, report.model_copy(update={"profile": hello.serving})
             is_due = now_s - self._told_s >= self._lease_s / 3
             if batch or is_due or is_news(self._last, report) or report.links is not None:
                 self._last, self._told_s = report, now_s

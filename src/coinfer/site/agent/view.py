@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from coinfer.site.messages import ServedName, ServerInfo, View
+from coinfer.site.serving_messages import ServingLoad, ServingProfile
 
 
 class ServerView(NamedTuple):
@@ -21,7 +22,13 @@ class ServerView(NamedTuple):
     models: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Fingerprints of what it serves, by name: of a network, and of its bottleneck if it has one."""
     works: Mapping[str, float] = MappingProxyType({})
-    """How long it takes, by the key of the work."""
+    """How long it takes, with what must be loaded before, by the key of the work."""
+    services: Mapping[str, float] = MappingProxyType({})
+    """The same without loads."""
+    profile: ServingProfile | None = None
+    """How it batches and loads; None if it does neither, or is not known."""
+    serving: ServingLoad | None = None
+    """Its queue and its memory then; None if it does neither."""
 
 
 def after_view(servers: Mapping[str, ServerView], view: View, now_s: float) -> dict[str, ServerView]:
@@ -37,14 +44,20 @@ def after_view(servers: Mapping[str, ServerView], view: View, now_s: float) -> d
         found[info.name] = found.get(info.name, ServerView(info))._replace(
             info=info,
             models=fingerprints_by_name(info.models),
-            works={work.work: work.service_s for work in info.works},
+            works={work.work: work.service_s + work.load_s for work in info.works},
+            services={work.work: work.service_s for work in info.works},
         )
+    for name, profile in view.profiles:
+        if name in found:
+            found[name] = found[name]._replace(profile=profile)
     if view.names is not None:
         found = {name: found[name] for name in view.names if name in found}
     for load in view.loads:
         known, at_s = found.get(load.name), now_s - load.age_s
         if known is not None and at_s > known.at_s:
-            found[load.name] = known._replace(backlog_s=load.backlog_s, queued=load.queued, room=load.room, at_s=at_s)
+            found[load.name] = known._replace(
+                backlog_s=load.backlog_s, queued=load.queued, room=load.room, at_s=at_s, serving=load.serving
+            )
     return found
 
 

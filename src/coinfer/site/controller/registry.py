@@ -5,7 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from coinfer.site.messages import Hello, LinkReport, Report, ServedName, ServerInfo, ServerLoad, WorkReport
+from coinfer.site.messages import (
+    Hello,
+    LinkReport,
+    Report,
+    ServedName,
+    ServerInfo,
+    ServerLoad,
+    ServerProfile,
+    ServingProfile,
+    WorkReport,
+)
 
 LEASE_S = 1.5
 """A node that says nothing for so long counts as lost; it says something every third of it at least."""
@@ -35,6 +45,13 @@ class Node:
     works: tuple[WorkReport, ...] = ()
     loaded: tuple[ServedName, ...] | None = None
     """What it serves, as it reported since it joined; None for what its hello says."""
+    told: ServingProfile | None = None
+    """How it batches and loads, the same way."""
+
+    @property
+    def profile(self) -> ServingProfile | None:
+        """Return how it batches and loads; None if it does neither, or does not say."""
+        return self.told or self.hello.serving
 
     @property
     def models(self) -> tuple[ServedName, ...]:
@@ -89,7 +106,10 @@ def hear(node: Node, now_s: float, report: Report) -> Node:
     links = node.links if report.links is None else tuple(report.links)
     works = node.works if report.works is None else tuple(report.works)
     loaded = node.loaded if report.models is None else report.models
-    return replace(node, seen_s=now_s, report=report, report_s=now_s, links=links, works=works, loaded=loaded)
+    told = report.profile or node.told
+    return replace(
+        node, seen_s=now_s, report=report, report_s=now_s, links=links, works=works, loaded=loaded, told=told
+    )
 
 
 def leave(nodes: dict[str, Node], name: str, session: int) -> dict[str, Node]:
@@ -144,6 +164,20 @@ def servers(nodes: Mapping[str, Node], now_s: float) -> list[ServerInfo]:
     ]
 
 
+def profiles(nodes: Mapping[str, Node], now_s: float) -> list[ServerProfile]:
+    """Return how the edge servers that are there batch and load, of those that do.
+
+    Args:
+        nodes: by name.
+        now_s: on the controller's clock.
+    """
+    return [
+        ServerProfile(name, node.profile)
+        for name, node in sorted(nodes.items())
+        if node.hello.role == "edge" and node.profile is not None and node.is_there(now_s)
+    ]
+
+
 def loads(nodes: Mapping[str, Node], now_s: float, since_s: float = -math.inf) -> tuple[ServerLoad, ...]:
     """Return the loads of the edge servers that are there.
 
@@ -159,6 +193,7 @@ def loads(nodes: Mapping[str, Node], now_s: float, since_s: float = -math.inf) -
             node.report.queued,
             node.report.room,
             round(max(now_s - node.report_s, 0.0), 4),
+            node.report.serving,
         )
         for name, node in sorted(nodes.items())
         if node.hello.role == "edge" and node.report_s > since_s and node.is_there(now_s)

@@ -1,12 +1,14 @@
 """What nodes hear of the edge servers: of all that the controller knows only what is new to each of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from coinfer.site.controller import registry
 from coinfer.site.controller.registry import Node
-from coinfer.site.messages import ServedName, ServerInfo, View, to_bytes
+from coinfer.site.messages import ServedName, ServerInfo, ServerProfile, ServingProfile, View, to_bytes
 
+Told = TypeVar("Told", ServerInfo, ServerProfile)
 INFO_INTERVAL_S = 1.0
 """Who is there and what they serve is sent at once; new service times of the servers after this time."""
 
@@ -17,7 +19,8 @@ class Views:
     def __init__(self) -> None:
         self._infos: dict[str, tuple[ServerInfo, float]] = {}
         self._present: tuple[tuple[str, int], ...] = ()
-        self._served: tuple[tuple[ServedName, ...], ...] = ()
+        self._profiles: dict[str, tuple[ServerProfile, float]] = {}
+        self._served: tuple[tuple[tuple[ServedName, ...], ServingProfile | None], ...] = ()
         self._interval_s = 0.0
         self._present_s, self._looked_s = 0.0, -math.inf
         self._composed: dict[float, bytes] = {}
@@ -34,16 +37,15 @@ class Views:
         edges = ((name, node) for name, node in sorted(nodes.items()) if node.hello.role == "edge")
         there = [(name, node) for name, node in edges if node.is_there(now_s)]
         present = tuple((name, node.session) for name, node in there)
-        served = tuple(node.models for _, node in there)
+        served = tuple((node.models, node.profile) for _, node in there)
         interval_s = registry.interval_s(nodes)
         is_other = (present, interval_s) != (self._present, self._interval_s)
         if is_other:
             self._present, self._interval_s, self._present_s = present, interval_s, now_s
         if is_other or served != self._served or now_s - self._looked_s >= INFO_INTERVAL_S:
             self._looked_s, self._served = now_s, served
-            known = self._infos
-            infos = ((info, known.get(info.name)) for info in registry.servers(nodes, now_s))
-            self._infos = {info.name: old if old and old[0] == info else (info, now_s) for info, old in infos}
+            self._infos = _since(self._infos, registry.servers(nodes, now_s), now_s)
+            self._profiles = _since(self._profiles, registry.profiles(nodes, now_s), now_s)
 
     def view(self, nodes: Mapping[str, Node], since_s: float) -> bytes:
         """Return the view for a node as it travels; empty if there is nothing new to it.
@@ -62,6 +64,15 @@ class Views:
             names=tuple(self._infos) if is_other else None,
             interval_s=self._interval_s if is_other else None,
             servers=tuple(info for info, at_s in self._infos.values() if at_s > since_s),
+            profiles=tuple(profile for profile, at_s in self._profiles.values() if at_s > since_s),
             loads=registry.loads(nodes, self._now_s, since_s),
         )
         return to_bytes(view) if view != View() else b""
+
+
+def _since(
+    known: Mapping[str, tuple[Told, float]], told: Iterable[Told], now_s: float
+) -> dict[str, tuple[Told, float]]:
+    """Return what is told of each server, with the time since which it is so."""
+    found = ((one, known.get(one.name)) for one in told)
+    return {one.name: old if old and old[0] == one else (one, now_s) for one, old in found}
