@@ -21,10 +21,10 @@ from rich.table import Table
 
 from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.policy_files import open_serving_policy
-from coinfer.evaluate.serving_slots import LOADS, LOADS_AT_HOME, demand_greedy, rule_weights
+from coinfer.evaluate.serving_slots import LOADS_AT_HOME, demand_greedy, rule_weights
 from coinfer.evaluate.simulate import run_policy
 from coinfer.evaluate.statistics import interval
-from coinfer.policies.heuristics.demand import DemandWeights
+from coinfer.policies.heuristics.demand import LOADS, DemandWeights
 from coinfer.policies.learned.pointer.export import export_pointer
 from coinfer.policies.learned.pointer.features import BATCHES, WARM
 from coinfer.policies.learned.pointer.net import PointerPolicy

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.deciders import apart
-from coinfer.evaluate.serving_slots import LOADS, demand_greedy
+from coinfer.evaluate.serving_slots import demand_greedy
 from coinfer.evaluate.simulate import OutcomeLog, episode_seeds
-from coinfer.policies.heuristics.demand import DemandWeights
+from coinfer.policies.heuristics.demand import LOADS, DemandWeights
 from coinfer.scenario.compile import open_world
 
 HERE = Path(__file__).resolve().parent

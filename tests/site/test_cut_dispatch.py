@@ -22,7 +22,7 @@ from coinfer.runtime.edge.served_model import ECHO
 from coinfer.runtime.protocol.messages import InferRequest, TransportError, WireError, from_array
 from coinfer.runtime.protocol.task_options import Choice, ReachableServer, TaskOption, TaskOptions, options_json
 from coinfer.site.agent.actors import GREEDY, Actor
-from coinfer.site.agent.dispatch import Candidate, Task, checked, observe_options, sequential_greedy
+from coinfer.site.agent.dispatch import Booking, Candidate, Task, checked, observe_options, sequential_greedy
 from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher
 from coinfer.site.agent.edge_agent import MAX_BOOKED_S, AgentSettings
 from coinfer.site.agent.view import work_key
@@ -128,7 +128,7 @@ class Decider:
             lambda: True,
             choose=lambda request: Actor(actor, "actor" if actor else GREEDY),
             late_s=late_s,
-            on_choice=lambda *given: self.given.append(given),
+            on_choice=lambda booking: self.given.append((booking.address, booking.service_s, booking.arrives_s)),
         )
 
     def candidates(self) -> list[Candidate]:
@@ -235,11 +235,12 @@ def test_a_server_answers_over_both_protocols_without_computing(tmp_path: Path):
 def test_what_was_promised_counts_as_waiting_until_it_has_arrived_and_not_for_long(tmp_path: Path):
     with member_edge(AgentSettings("edge-1", tmp_path)) as edge:
         before = edge.agent.candidates()[0]
-        edge.agent._note(edge.address, 0.5, 0.0)  # here already, so that the queue knows of it
+        promised = Booking(edge.address, "m", "w", 0.5, 0.0, math.inf)
+        edge.agent._note(promised)  # here already, so that the queue knows of it
         assert edge.agent.candidates()[0].backlog_s == before.backlog_s
-        edge.agent._note(edge.address, 0.5, 1e9)
+        edge.agent._note(promised._replace(arrives_s=1e9))
         after = edge.agent.candidates()[0]
         assert (after.backlog_s, after.room) == (before.backlog_s + 0.5, before.room - 1)
-        edge.agent._note(edge.address, 1e9, 1e9)
+        edge.agent._note(promised._replace(service_s=1e9, arrives_s=1e9))
         assert edge.agent.candidates()[0].backlog_s == before.backlog_s + 0.5 + MAX_BOOKED_S
         assert max(at_s for at_s, *_ in edge.agent._sent) <= time.monotonic() + MAX_BOOKED_S

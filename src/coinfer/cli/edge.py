@@ -67,7 +67,8 @@ def edge(
         str, typer.Option(help="host:port by which other nodes reach this one, if it is not where it listens.")
     ] = "",
     policy: Annotated[
-        str, typer.Option(help="Actor (.onnx, or `learned`) that chooses servers in a site; greedy without.")
+        str,
+        typer.Option(help="Actor (.onnx, or `learned`) that chooses servers in a site; a rule without (docs/site.md)."),
     ] = "",
     actor_late_ms: Annotated[
         float, typer.Option(min=0.1, help="An actor of a site that takes longer is not waited for; greedy decides.")

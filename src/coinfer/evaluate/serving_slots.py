@@ -17,17 +17,25 @@ from coinfer.envs.core import State
 from coinfer.evaluate import serving_oracles
 from coinfer.evaluate.oracles import Decider, Oracle
 from coinfer.evaluate.serving_worlds import Numbered, PlainWorlds
-from coinfer.policies.heuristics.demand import DemandWeights, Memory, Scored, SeenServers, Sent, Slot, best
+from coinfer.policies.heuristics.demand import (
+    LOADS,
+    DemandWeights,
+    Memory,
+    Scored,
+    SeenServers,
+    Sent,
+    Slot,
+    batch_weights,
+    best,
+)
 from coinfer.policies.heuristics.server_times import Asked
 from coinfer.policies.learned.pointer.features import COLUMNS, Scores, choice_rows, world_row
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation
 
-LOADS = DemandWeights(1.4, 4.5, 11.0, 0.045, 0.024)
-"""Weights of the rule where servers load, found in `many-models` (experiments/gpu-edge/tune.py)."""
-
 LOADS_AT_HOME = DemandWeights(3.2, 9.6, 80.0, 0.021, 0.0086, 0.0078, loads_at_home=True)
-"""The same for four deciders who have networks loaded at home only; found with memory for four fifths of all."""
+"""Weights as `demand.LOADS` for four deciders who have networks loaded at home only;
+found with memory for four fifths of all."""
 
 FORESIGHT = DemandWeights(2.5, 3.0, 8.0, 0.045, 0.024)
 """The same for the rule that knows the demand to come, the best of five on eight seeds."""
@@ -232,7 +240,7 @@ def rule_weights(world: OffloadWorld) -> DemandWeights:
         world: whose servers batch or load.
     """
     assert world.serving is not None
-    return LOADS if world.serving.loads else DemandWeights(5 * world.edge.slot_s, affinity_s=world.edge.slot_s)
+    return LOADS if world.serving.loads else batch_weights(world.edge.slot_s)
 
 
 def rules(world: OffloadWorld) -> dict[str, Oracle]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coinfer.physics.loading import evicted
-from coinfer.policies.heuristics.server_times import Asked, ServerState, advance
+from coinfer.policies.heuristics.server_times import Asked, ServerState, advance, seen_later
 from coinfer.policies.heuristics.serving import Choice, Placement, Task
 from coinfer.types import DEVICE
 
@@ -44,6 +44,19 @@ class DemandWeights:
     decider knows (one that has dropped it meanwhile loads it again)."""
 
 
+LOADS = DemandWeights(1.4, 4.5, 11.0, 0.045, 0.024)
+"""Weights where servers load, found in `many-models` (experiments/gpu-edge/tune.py)."""
+
+
+def batch_weights(moment_s: float) -> DemandWeights:
+    """Return weights where servers only batch.
+
+    Args:
+        moment_s: about what a batch takes; a slot in `gpu-edge`.
+    """
+    return DemandWeights(5 * moment_s, affinity_s=moment_s)
+
+
 class Sent(NamedTuple):
     """A request that was sent to a server."""
 
@@ -55,12 +68,24 @@ class Memory(NamedTuple):
     """What a decider remembers of past slots, one world."""
 
     saved: list[float]
-    """[X] seconds that servers would save the tasks of a network, for each second."""
+    """[X] seconds that servers which hold a network would save its tasks, for each second: beside their devices or, for
+    tasks that no device can do, beside a load."""
     placed: list[list[float]]
     """[N][X] requests sent to a server; both fade."""
     sent: list[list[Sent]]
     """Requests of the slots since what is known of the servers was true, the last slot first; each in the times of its
     slot."""
+
+
+def fade(memory: Memory, keeps: float) -> None:
+    """Let what is remembered fade.
+
+    Args:
+        memory: changed.
+        keeps: part that is left.
+    """
+    for row in (memory.saved, *memory.placed):
+        row[:] = [keeps * value for value in row]
 
 
 class Scored(NamedTuple):
@@ -119,17 +144,15 @@ class Slot:
 
     def _remember(self, keeps: float, slot_s: float) -> None:
         saved = self.memory.saved
-        for x, value in enumerate(saved):
-            saved[x] = keeps * value
-        for row in self.memory.placed:
-            row[:] = [keeps * value for value in row]
+        fade(self.memory, keeps)
         for task in self.tasks:
             network = task.choices[0].network
             self.left[network] += 1
             here = [one.ready_s for one in task.choices if one.server < 0]
             there = [one.ready_s + one.service_s for one in task.choices if one.server >= 0]
-            if here and there:
-                saved[network] += max(0.0, min(here) - min(there)) * (1 - keeps) / slot_s
+            load_s = [self.servers[one.server].load_s[network] for one in task.choices if one.server >= 0]
+            spared_s = min(here) - min(there) if here and there else min(load_s, default=0.0)
+            saved[network] += max(0.0, spared_s) * (1 - keeps) / slot_s
 
     def scored(self, k: int) -> list[Scored]:
         """Return the choices of the next task with their prices, in their order.
@@ -223,8 +246,7 @@ class SeenServers:
         for ago, requests in enumerate(sent, 1):
             by_s = self._age_s - ago * self._slot_s
             for n, one in requests:
-                asked = one._replace(ready_s=one.ready_s + by_s, deadline_s=one.deadline_s + by_s)
-                more.setdefault(n, []).append(asked)
+                more.setdefault(n, []).append(seen_later(one, -by_s))
         return [
             advance(server, more[n], self._age_s) if n in more else self._alone(n)
             for n, server in enumerate(self._servers)
@@ -235,6 +257,19 @@ class SeenServers:
         if n not in self._left_alone:
             self._left_alone[n] = advance(self._servers[n], [], self._age_s)
         return self._left_alone[n]
+
+
+def decide_by_rule(slot: Slot) -> list[Scored]:
+    """Return the choice of every task of a slot, each made after those before it.
+
+    Args:
+        slot: at its beginning; changed.
+    """
+    found = list[Scored]()
+    for k in range(len(slot.tasks)):
+        found.append(best(slot.scored(k)))
+        slot.place(k, found[-1])
+    return found
 
 
 def best(scored: Sequence[Scored]) -> Scored:

@@ -105,13 +105,20 @@ def advance(server: ServerState, new: Sequence[Asked], by_s: float) -> ServerSta
         by_s: how much later.
     """
     later_on = _play(server, sorted((*server.asked, *new), key=lambda one: one.ready_s), by_s)[1]
-
-    def moved(one: Asked) -> Asked:
-        return one._replace(ready_s=one.ready_s - by_s, joined_s=one.joined_s - by_s, deadline_s=one.deadline_s - by_s)
-
     loading = later_on.loading and (later_on.loading[0], later_on.loading[1] - by_s)
-    asked = tuple(sorted(map(moved, later_on.asked), key=lambda one: one.ready_s))
+    asked = tuple(sorted((seen_later(one, by_s) for one in later_on.asked), key=lambda one: one.ready_s))
     return replace(later_on, free_s=later_on.free_s - by_s, loading=loading, asked=asked)
+
+
+def seen_later(asked: Asked, by_s: float) -> Asked:
+    """Return a request in times from a later moment.
+
+    Args:
+        asked: a request.
+        by_s: how much later; negative for an earlier one.
+    """
+    ready_s, _, _, _, deadline_s, joined_s = asked
+    return asked._replace(ready_s=ready_s - by_s, deadline_s=deadline_s - by_s, joined_s=joined_s - by_s)
 
 
 def _with_loads(server: ServerState, asked: Sequence[Asked]) -> float:

@@ -14,6 +14,7 @@ from coinfer.files import write_atomic
 from coinfer.policies.onnx import load_policy
 from coinfer.site.agent.dispatch import Candidate, Task, checked, observe
 from coinfer.site.agent.padding import padded
+from coinfer.site.agent.serving_plan import RULE
 from coinfer.site.draw import drawn, place
 from coinfer.site.messages import Policies, PolicyFile
 from coinfer.types import Policy
@@ -25,15 +26,20 @@ class Actor(NamedTuple):
     """Who makes a decision."""
 
     decide: Policy[np.ndarray] | None
-    """None for sequential greedy."""
+    """None for a rule: sequential greedy or, if `by_demand`, `demand-greedy` where servers batch or load."""
     name: str
     """As the log of decisions has it."""
+    by_demand: bool = False
 
 
 _OWN = -1
 """Stands for what a node was started with, among versions."""
 GREEDY = "sequential greedy"
-FALLBACK = Actor(None, GREEDY)
+FALLBACK = Actor(None, GREEDY, by_demand=True)
+SEQUENTIAL_ONLY = Actor(None, GREEDY)
+"""Sequential greedy, whatever servers do."""
+RULES = (GREEDY, RULE)
+"""How decisions of the fallback are marked in the log."""
 
 
 def version_name(version: int) -> str:
@@ -51,9 +57,10 @@ class Actors:
     Args:
         folder: gets the files; made when the first one comes.
         own: decides until the controller has said who does.
+        fallback: decides in the place of version 0, and of versions that could not be used.
     """
 
-    def __init__(self, folder: Path, own: Actor = FALLBACK):
+    def __init__(self, folder: Path, own: Actor = FALLBACK, fallback: Actor = FALLBACK):
         self.explore = 0.0
         """Share of requests that try another server."""
         self.problem = ""
@@ -64,7 +71,7 @@ class Actors:
         self._shares: dict[int, float] = {_OWN: 1.0}
         """Of each version that may decide here."""
         self._salt = ""
-        self._own = own
+        self._own, self._fallback = own, fallback
         self.versions: tuple[int, ...] = ()
         """Versions that decide here, the one with the greatest share first."""
 
@@ -117,7 +124,7 @@ class Actors:
         self._loaded = {mark: actor for mark, actor in self._loaded.items() if mark in used}
 
     def _actor(self, version: int, mark: str) -> Actor:
-        return self._loaded.get(mark, FALLBACK) if version else FALLBACK
+        return self._loaded.get(mark, self._fallback) if version else self._fallback
 
     def _load(self, file: PolicyFile) -> Actor:
         self._folder.mkdir(parents=True, exist_ok=True)

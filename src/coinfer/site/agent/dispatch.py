@@ -5,6 +5,7 @@ Pure functions; `dispatcher.py` collects the requests and carries the decisions 
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from coinfer.graph.fingerprints import is_fingerprint_of_one
 from coinfer.physics.latency import offload_ready_s
 from coinfer.runtime.protocol.task_options import TaskOptions
+from coinfer.site.agent.serving_state import Told
 from coinfer.site.agent.view import work_key
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation
 from coinfer.units import BITS_PER_BYTE
@@ -44,6 +46,34 @@ class Task(NamedTuple):
     """Of options that state none."""
 
 
+class Booking(NamedTuple):
+    """A task that goes to a server."""
+
+    address: str
+    model: str
+    work: str
+    """See `view.work_key`."""
+    service_s: float
+    arrives_s: float
+    """From now."""
+    deadline_s: float
+    """From now."""
+
+
+class SentTask(NamedTuple):
+    """A task that was sent to a server since it reported, or on its way to the decider itself."""
+
+    model: str
+    work: str
+    """See `view.work_key`."""
+    service_s: float
+    """Time that it was believed to take."""
+    arrives_s: float
+    """From now; negative if it should be there."""
+    deadline_s: float
+    """From now."""
+
+
 class Candidate(NamedTuple):
     """A server as the decider knows it now."""
 
@@ -57,6 +87,12 @@ class Candidate(NamedTuple):
     age_s: float
     rate_bps: float = OWN_RATE_BPS
     round_trip_s: float = 0.0
+    services: Mapping[str, float] = MappingProxyType({})
+    """Times as in `works`, without what must be loaded before."""
+    told: Told | None = None
+    """How it batches and loads; None if it does neither, or that is not known."""
+    sent: tuple[SentTask, ...] = ()
+    """What it does not know of in `told`."""
 
     def serves(self, task: Task) -> bool:
         """Return true if the server may be given a task.
@@ -154,6 +190,19 @@ def observe_options(tasks: Sequence[Task], servers: Sequence[Candidate]) -> Offl
         observation_age_s=np.array([server.age_s for server in servers]),
         uplink_backlog_s=wait_s,
     )
+
+
+def option_work(task: Task, option: int) -> str:
+    """Return the key of what an option of a task leaves to a server; empty if that is nothing.
+
+    Args:
+        task: to decide.
+        option: of the task; any if its tensors are here.
+    """
+    if task.options is None:
+        return task.work
+    chosen = task.options.options[option]
+    return work_key(task.model, chosen.cut, chosen.outputs or task.outputs) if chosen.upload_bits else ""
 
 
 def _services_s(task: Task, asked: TaskOptions, server: Candidate, index: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from coinfer.physics.latency import offload_ready_s
 from coinfer.runtime.protocol.messages import InferRequest, WireError
 from coinfer.runtime.protocol.task_options import ON_DEVICE, Choice
 from coinfer.runtime.tracing import current
-from coinfer.site.agent.actors import FALLBACK, Actor
+from coinfer.site.agent.actors import FALLBACK, GREEDY, Actor
 from coinfer.site.agent.dispatch import (
+    Booking,
     Candidate,
     Task,
     allowed_s,
@@ -26,13 +27,16 @@ from coinfer.site.agent.dispatch import (
     explored,
     observe,
     observe_options,
+    option_work,
     sequential_greedy,
 )
 from coinfer.site.agent.observed import observed
+from coinfer.site.agent.serving_plan import RULE, Planned, ServingPlanner, serves
 from coinfer.site.agent.view import work_key
 from coinfer.site.messages import Decision, Observed
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
 
+Decided = TypeVar("Decided")
 WINDOW_S = 0.002
 """Requests wait so long for others while this server is busy; while it is idle none waits."""
 MAX_TASKS = 50
@@ -88,8 +92,7 @@ class SiteDispatcher:
         explore: returns the share of requests that go to a server drawn among the good ones.
         late_s: an actor that has not decided by then is not waited for.
         keep: takes the maker of a decision's record.
-        on_choice: called with the address of a chosen server, the time that the work takes there, and the time until it
-            arrives.
+        on_choice: called with what goes to which server.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class SiteDispatcher:
         explore: Callable[[], float] = lambda: 0.0,
         late_s: float = LATE_S,
         keep: Callable[[Callable[[], Decision]], None] = lambda make: None,
-        on_choice: Callable[[str, float, float], None] = lambda address, service_s, arrives_s: None,
+        on_choice: Callable[[Booking], None] = lambda booking: None,
     ):
         self.decided = 0
         """Requests whose server was chosen, or all that is done, as are the counts that follow."""
@@ -115,7 +118,8 @@ class SiteDispatcher:
         self._keep = keep
         self._on_choice = on_choice
         self._pool = ThreadPoolExecutor(1, "coinfer-actor")
-        self._running: asyncio.Future[OffloadDecision[np.ndarray]] | None = None
+        self._planner = ServingPlanner()
+        self._running: asyncio.Future[Any] | None = None
         self._waiting: list[_Waiting] = []
         self._alarm: asyncio.TimerHandle | asyncio.Handle | None = None
         self._groups = itertools.count(1)
@@ -208,7 +212,8 @@ class SiteDispatcher:
     async def _place(self, actor: Actor, waiting: Sequence[_Waiting]) -> None:
         servers = self._candidates()
         observation = observe([one.task for one in waiting], servers)
-        decision, policy = await self._decision(actor, observation)
+        decision, policy = await self._decision(actor, [one.task for one in waiting], servers, observation)
+        ready_s = offload_ready_s(observation)
         wished = decision.server
         chosen, probability = wished.tolist(), [1.0] * len(waiting)
         share = self._explore()
@@ -222,14 +227,16 @@ class SiteDispatcher:
                 policy=policy, probability=probability[index], at_s=at_s, seen=seen if index == 0 else None,
             )  # fmt: skip
             if not one.chosen.done():
-                self._on_choice(servers[server].address, float(observation.option_server_s[index, 0, server]), 0.0)
+                service_s, arrives_s = observation.option_server_s[index, 0, server], ready_s[index, 0, server]
+                self._on_choice(_booking(one.task, one.task.work, servers[server], service_s, arrives_s))
                 one.chosen.set_result(Placement(servers[server].address if server else None, record))
 
     async def _advise(self, actor: Actor, waiting: Sequence[_Waiting]) -> None:
         """Tell devices what to do. They send to the chosen server themselves, and tell the site what came of it."""
         servers = self._candidates()
         observation = observe_options([one.task for one in waiting], servers)
-        (options, chosen), policy = await self._decision(actor, observation)
+        tasks = [one.task for one in waiting]
+        (options, chosen), policy = await self._decision(actor, tasks, servers, observation)
         ready_s = offload_ready_s(observation)
         for index, (one, option, server) in enumerate(zip(waiting, options.tolist(), chosen.tolist(), strict=True)):
             address = ON_DEVICE if server == DEVICE else servers[server].address
@@ -237,30 +244,45 @@ class SiteDispatcher:
             possible = service_s < math.inf and (server == DEVICE or observation.server_room[server] > 0)
             if not one.chosen.done():
                 if possible and server != DEVICE:
-                    self._on_choice(address, service_s, float(ready_s[index, option, server]))
+                    work = option_work(one.task, option)
+                    self._on_choice(
+                        _booking(one.task, work, servers[server], service_s, ready_s[index, option, server])
+                    )
                 one.chosen.set_result(Choice(option, address, policy) if possible else None)
 
     async def _decision(
-        self, actor: Actor, observation: OffloadObservation[np.ndarray]
+        self,
+        actor: Actor,
+        tasks: Sequence[Task],
+        servers: Sequence[Candidate],
+        observation: OffloadObservation[np.ndarray],
     ) -> tuple[OffloadDecision[np.ndarray], str]:
-        """Return the actor's decision or, where it makes none, sequential greedy's, and who made it."""
-        decision = await self._by_actor(actor, observation)
-        self.decided += len(observation.deadline_s)
-        if decision is None:
-            return sequential_greedy(observation), FALLBACK.name
-        self.by_actor += len(observation.deadline_s)
-        return decision, actor.name
+        """Return the decision of the actor or the rule or, where these make none, sequential greedy's, and who made
+        it."""
+        self.decided += len(tasks)
+        if actor.decide is not None:
+            decision = await self._in_time(actor.name, partial(_decide_by, actor.decide, observation))
+            if decision is not None:
+                self.by_actor += len(tasks)
+                return decision, actor.name
+        elif actor.by_demand and serves(servers):
+            planned = await self._in_time(RULE, partial(self._plan, tasks, servers, observation))
+            if planned is not None:
+                self._planner.adopt(planned)
+                return planned.decision, RULE
+        return sequential_greedy(observation), GREEDY
 
-    async def _by_actor(
-        self, actor: Actor, observation: OffloadObservation[np.ndarray]
-    ) -> OffloadDecision[np.ndarray] | None:
-        """Return the actor's decision; None if it is greedy's turn, or it is late, busy with the last one, or wrong."""
-        if actor.decide is None:
-            return None
+    def _plan(
+        self, tasks: Sequence[Task], servers: Sequence[Candidate], observation: OffloadObservation[np.ndarray]
+    ) -> Planned:
+        planned = self._planner.plan(tasks, servers, time.monotonic())
+        return planned._replace(decision=checked(planned.decision, observation))
+
+    async def _in_time(self, name: str, decide: Callable[[], Decided]) -> Decided | None:
+        """Return a decision; None if it is late, or wrong, or whoever makes it is busy with the last one."""
         if self._running is not None and not self._running.done():
             self.actor_failures += 1
             return None
-        decide = partial(_decide_by, actor.decide, observation)
         self._running = asyncio.get_running_loop().run_in_executor(self._pool, decide)
         self._running.add_done_callback(lambda done: done.cancelled() or done.exception())  # a late error is no matter
         try:
@@ -270,7 +292,7 @@ class SiteDispatcher:
             problem = "it was late" if isinstance(error, asyncio.TimeoutError) else f"{type(error).__name__}: {error}"
             if problem != self._reported:
                 self._reported = problem
-                _log.warning("the actor %s failed and sequential greedy decides: %s", actor.name, problem[:200])
+                _log.warning("the actor %s failed and sequential greedy decides: %s", name, problem[:200])
             return None
 
     def _record(
@@ -314,6 +336,10 @@ class SiteDispatcher:
             )
 
         self._keep(make)
+
+
+def _booking(task: Task, work: str, server: Candidate, service_s: float, arrives_s: float) -> Booking:
+    return Booking(server.address, task.model, work, float(service_s), float(arrives_s), task.deadline_s)
 
 
 def _decide_by(actor: Policy[np.ndarray], observation: OffloadObservation[np.ndarray]) -> OffloadDecision[np.ndarray]:

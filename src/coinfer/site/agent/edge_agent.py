@@ -14,12 +14,13 @@ from coinfer.runtime.edge.security import Security
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.protocol.messages import LoadReport
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
-from coinfer.site.agent.actors import FALLBACK, Actor, Actors
-from coinfer.site.agent.dispatch import UNKNOWN_S, Candidate
+from coinfer.site.agent.actors import FALLBACK, SEQUENTIAL_ONLY, Actor, Actors
+from coinfer.site.agent.dispatch import UNKNOWN_S, Booking, Candidate, SentTask
 from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher, aged_backlog_s
 from coinfer.site.agent.links import FIRST_RATE_BPS, PeerLinks
 from coinfer.site.agent.padding import padded
 from coinfer.site.agent.serving_report import ServingReporter
+from coinfer.site.agent.serving_state import Told
 from coinfer.site.agent.spool import Spool, next_epoch
 from coinfer.site.agent.stream import Controller, ControllerStream, log
 from coinfer.site.agent.view import ServerView, after_view, work_key
@@ -41,6 +42,7 @@ from coinfer.version import __version__
 SLOW_INTERVAL_S = 1.0
 """Links and service times are reported this often at most."""
 MAX_WORKS = 64
+SEQUENTIAL = "sequential-greedy"
 MAX_SENT = 256
 MAX_BOOKED_S = 5.0
 """What a device says that it will send counts for no longer, and for no more work."""
@@ -59,7 +61,7 @@ class AgentSettings(NamedTuple):
     """Address by which others reach this server; empty for the one that it listens on."""
     policy: str = ""
     """File of an actor, or the name of a shipped one, that decides who computes until the controller names another;
-    empty for sequential greedy."""
+    empty for the rule that fits what the servers do, `sequential-greedy` for that one in any case."""
     late_s: float = LATE_S
     """An actor that has not decided by then is not waited for."""
 
@@ -84,13 +86,12 @@ class EdgeAgent:
         self._service: EdgeService | None = None
         self._serving: ServingReporter | None = None
         self._stream: ControllerStream | None = None
-        own = Actor(padded(load_policy(settings.policy)), settings.policy) if settings.policy else FALLBACK
-        self.actors = Actors(settings.state / "policies", own)
+        self.actors = Actors(settings.state / "policies", *_deciders(settings.policy))
         """Who decides."""
         self.dispatcher: SiteDispatcher | None = None
         """Decides for requests that leave the choice of server to this one; there once the server has started."""
-        self._sent: deque[tuple[float, str, float]] = deque(maxlen=MAX_SENT)
-        """When a request gets to which server, and how long it takes there: what no report knows of yet."""
+        self._sent: deque[tuple[float, Booking]] = deque(maxlen=MAX_SENT)
+        """When a request gets to its server: what no report knows of yet."""
         self._slow_s = 0.0
         self._leaving: set[str] = set()
         """Networks that are served a moment longer, and of which others hear no more."""
@@ -206,10 +207,20 @@ class EdgeAgent:
         """Return what is known of all servers now, this one first."""
         assert self._service is not None
         load, now_s = self._service.scheduler.load(), self._clock.now_s()
-        coming = [service_s for at_s, to, service_s in self._sent if to == self.address and at_s > now_s]
-        backlog_s, room = self._own_backlog_s(load) + sum(coming), max(load.room - len(coming), 0)
-        works = {work: service_s + load_s for work, (service_s, load_s) in self._own_works().items()}
-        own = Candidate(self.address, self._served(), works, backlog_s, room, 0.0)
+        coming = self._sent_since(self.address, now_s, now_s)
+        backlog_s = self._own_backlog_s(load) + sum(one.service_s for one in coming)
+        room, works = max(load.room - len(coming), 0), self._own_works()
+        own = Candidate(
+            self.address,
+            self._served(),
+            {work: service_s + load_s for work, (service_s, load_s) in works.items()},
+            backlog_s,
+            room,
+            0.0,
+            services={work: service_s for work, (service_s, _) in works.items()},
+            told=self._told(now_s),
+            sent=coming,
+        )
         others = [server for server in self.servers.values() if server.info.address != self.address]
         oldest_s = min((server.at_s for server in others), default=now_s)
         self._sent = deque((one for one in self._sent if one[0] > oldest_s), MAX_SENT)  # all have reported since
@@ -250,23 +261,42 @@ class EdgeAgent:
     def _candidate(self, server: ServerView, now_s: float) -> Candidate:
         address = server.info.address
         age_s = now_s - server.at_s
-        sent = [service_s for at_s, to, service_s in self._sent if to == address and at_s > server.at_s]
+        sent = self._sent_since(address, server.at_s, now_s)
         link = self._links.link(address) or first_link(FIRST_RATE_BPS, now_s)
         return Candidate(
             address,
             server.models,
             server.works,
-            aged_backlog_s(server.backlog_s, age_s) + sum(sent),
+            aged_backlog_s(server.backlog_s, age_s) + sum(one.service_s for one in sent),
             max(server.room - len(sent), 0),
             age_s,
             link.rate_bps,
             link.round_trip_s,
+            server.services,
+            Told(server.profile, server.serving) if server.profile and server.serving else None,
+            sent,
         )
 
-    def _note(self, address: str, service_s: float, arrives_s: float) -> None:
+    def _told(self, now_s: float) -> Told | None:
+        """Return how this server batches and loads, as the others would hear it now."""
+        assert self._serving is not None
+        load, profile = self._serving.load(now_s), self._serving.profile
+        return Told(profile, load) if profile and load else None
+
+    def _note(self, booking: Booking) -> None:
         """Remember what was given to a server, until it reports it itself."""
-        arrives_s, service_s = min(arrives_s, MAX_BOOKED_S), min(service_s, MAX_BOOKED_S)
-        self._sent.append((self._clock.now_s() + arrives_s, address, service_s))
+        arrives_s, service_s = min(booking.arrives_s, MAX_BOOKED_S), min(booking.service_s, MAX_BOOKED_S)
+        now_s = self._clock.now_s()
+        kept = booking._replace(service_s=service_s, deadline_s=booking.deadline_s + now_s)
+        self._sent.append((now_s + arrives_s, kept))
+
+    def _sent_since(self, address: str, since_s: float, now_s: float) -> tuple[SentTask, ...]:
+        """Return what gets to a server later than a moment."""
+        return tuple(
+            SentTask(one.model, one.work, one.service_s, at_s - now_s, one.deadline_s - now_s)
+            for at_s, one in self._sent
+            if one.address == address and at_s > since_s
+        )
 
     def _own_works(self) -> dict[str, tuple[float, float]]:
         """Return how long each kind of work takes, and what must be loaded before takes now."""
@@ -293,6 +323,13 @@ class EdgeAgent:
             WorkReport(work=work, service_s=float(f"{service_s:.3g}"), load_s=float(f"{load_s:.3g}"))
             for work, (service_s, load_s) in list(self._own_works().items())[-MAX_WORKS:]
         ]
+
+
+def _deciders(policy: str) -> tuple[Actor, Actor]:
+    """Return who decides at first, and who where that one is not to."""
+    if policy == SEQUENTIAL:
+        return SEQUENTIAL_ONLY, SEQUENTIAL_ONLY
+    return (Actor(padded(load_policy(policy)), policy) if policy else FALLBACK), FALLBACK
 
 
 def _keep_nothing(make: Callable[[], Decision]) -> None:

@@ -5,7 +5,7 @@ run in batches of their own, and it is in memory if any of them is.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from coinfer.physics.batching import ALONE, BatchTimes
@@ -88,8 +88,7 @@ def server_state(told: Told, catalogue: Catalogue, services: Mapping[str, float]
     profile, load = told
     own = {catalogue.networks.of(one.name): one for one in profile.networks}
     known = [own.get(x) for x in range(len(catalogue.networks))]
-    sizes = [float(max(one.size_bytes, 1)) if one else 1.0 for one in known]
-    load_s = [one.load_s if one else 0.0 for one in known]
+    load_s, sizes = _loads(profile, known)
     numbers = [catalogue.networks.of(one.name) for one in profile.networks]
     warm = {
         numbers[network]: Loaded(sizes[numbers[network]], load_s[numbers[network]], credit)
@@ -140,6 +139,15 @@ def _asked(told: Told, catalogue: Catalogue, services: Mapping[str, float], unkn
             )
         )
     return tuple(found)
+
+
+def _loads(profile: ServingProfile, known: Sequence[NetworkProfile | None]) -> tuple[list[float], list[float]]:
+    """Return load seconds and bytes of networks; those that the server never loaded are believed as its others."""
+    loaded = [one for one in profile.networks if one.size_bytes]
+    usual_s = sum(one.load_s for one in loaded) / len(loaded) if loaded else 0.0
+    usual_bytes = sum(one.size_bytes for one in loaded) / len(loaded) if loaded else 1.0
+    rows = [(one.load_s, float(one.size_bytes)) if one and one.size_bytes else (usual_s, usual_bytes) for one in known]
+    return [load for load, _ in rows], [size for _, size in rows]
 
 
 def _loading(load: ServingLoad, numbers: list[int]) -> tuple[int, float] | None:

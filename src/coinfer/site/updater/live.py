@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer.site.agent.actors import GREEDY, version_name
+from coinfer.site.agent.actors import GREEDY, RULES, version_name
 from coinfer.site.draw import drawn, place
 from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import RolloutSettings
@@ -63,7 +63,15 @@ class LiveLog:
         with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as db:
             rows = db.execute(query, (self.last_id, KEPT)).fetchall()
         self.measured.extend(
-            Measured(id, node, policy, now_s, latency_s, "" if by_server else address, request or "")
+            Measured(
+                id,
+                node,
+                GREEDY if policy in RULES else policy,
+                now_s,
+                latency_s,
+                "" if by_server else address,
+                request or "",
+            )
             for id, node, policy, latency_s, by_server, request, address in rows
         )
         self.last_id = rows[-1][0] if rows else self.last_id
