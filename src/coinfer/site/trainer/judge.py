@@ -1,10 +1,14 @@
-"""The process that judges one candidate: `python -m coinfer.site.trainer.judge`, a job as JSON in, a verdict out.
+"""The process that judges a candidate: `python -m coinfer.site.trainer.judge PARENT`, a job as JSON in, a verdict out.
 
-It is a process of its own so that a candidate that never ends, or takes all memory, harms nobody else.
+It is a process of its own so that a candidate that never ends, or takes all memory, harms nobody else. It ends when the
+controller does that began it, PARENT.
 """
 
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +62,20 @@ def judge_all(decisions: list[Decided], candidate: Path, running: str, settings:
     return Verdict(in_worlds.passed and by_log.passed is not False, f"{in_worlds.reason}; {by_log.reason}")
 
 
+def end_with(parent: int) -> None:
+    """End this process when its parent has ended.
+
+    Args:
+        parent: its number.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def main() -> None:
     """Read a job, print a verdict."""
+    threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
     job = json.loads(sys.stdin.read())
     try:
         verdict = judge(job)

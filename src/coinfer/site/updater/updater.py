@@ -7,6 +7,7 @@ its own (`trainer.judge`), then as a shadow, on one server, and at last it is wa
 import asyncio
 import json
 import logging
+import os
 import secrets
 import sys
 import tempfile
@@ -255,7 +256,7 @@ class Updater:
             "settings": self.settings.model_dump(),
         }
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", JUDGE,
+            sys.executable, "-m", JUDGE, str(os.getpid()),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
