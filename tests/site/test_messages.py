@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -13,7 +14,7 @@ from onnx.numpy_helper import from_array, to_array
 from pydantic import BaseModel
 
 from coinfer.policies.onnx import shipped_path
-from coinfer.site.messages import Hello, MessageError, Report, from_node, to_bytes
+from coinfer.site.messages import MESSAGE_BYTES, Hello, MessageError, Report, from_node, packed, to_bytes
 from coinfer.site.updater.versions import PolicyFileError, PolicyFolder
 
 BAD = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", '"NaN"', '"inf"')
@@ -112,6 +113,21 @@ def test_no_number_of_a_nodes_message_may_be_nan_or_infinite(kind: type[BaseMode
             with pytest.raises(MessageError) as refused:
                 from_node(with_number(sample, place, text))
             assert "\n" not in str(refused.value), place
+
+
+def test_a_compressed_message_says_the_same_and_is_bounded_like_others():
+    message = json.dumps(SAMPLES[Report]).encode()
+    assert len(packed(message)) < len(message)
+    assert from_node(packed(message)) == from_node(message)
+    bomb = b'{"kind":"report","policy_problem":"%s"}' % (b"x" * 2 * MESSAGE_BYTES)
+    for data, wrong in (
+        (packed(bomb), f"larger than {MESSAGE_BYTES} bytes"),
+        (packed(message)[:-9], "Invalid JSON"),
+        (b"x" + packed(message)[2:], "Error -3"),
+        (zlib.compress(packed(message)), "Invalid JSON"),
+    ):
+        with pytest.raises(MessageError, match=wrong):
+            from_node(data)
 
 
 def with_weight(model: onnx.ModelProto, number: float, *, is_tensor: bool) -> bytes:

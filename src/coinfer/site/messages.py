@@ -1,11 +1,14 @@
 """What nodes and the controller say to each other, as JSON: closed, bounded, and without NaN or infinities.
 
+Reports with decisions are compressed (zlib); the others are so small that this would cost more than it saves.
+
 A node sends `Hello` first, then `Report`; the controller answers `Welcome` or `Refused`, then sends `View`, `Revoked`,
 `PolicyFile` and `Policies`. Decisions travel in reports and their acknowledgements in views, since a message costs more
 than what is in it. Every message is checked on arrival: an unknown key, a value out of range or a list that is too long
 refuses the whole message.
 """
 
+import zlib
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,6 +20,10 @@ from coinfer.types import OffloadObservation
 
 MESSAGE_BYTES = 1 << 20
 """Largest message of a stream."""
+STREAM_OPTIONS = [("grpc.http2.bdp_probe", 0)]
+"""Of both ends of a stream: messages are small, and without this gRPC answers many of them by a ping of its own."""
+_PACKED = b"\x78"
+"""First byte of a message that is compressed; JSON never begins with it."""
 MAX_RECORDS = 200
 """Decisions in a batch."""
 MAX_SERVED = 1024
@@ -316,6 +323,15 @@ def with_part(message: bytes, name: str, part: bytes) -> bytes:
     return b'%s,"%s":%s}' % (message[:-1], name.encode(), part)
 
 
+def packed(message: bytes) -> bytes:
+    """Return a message compressed.
+
+    Args:
+        message: from `to_bytes` or `with_part`.
+    """
+    return zlib.compress(message, 1)
+
+
 def from_node(data: bytes) -> Hello | Report:
     """Return the message of a node.
 
@@ -341,11 +357,21 @@ def from_controller(data: bytes) -> FromController:
 
 
 def _parse(adapter: TypeAdapter, data: bytes):
+    if data.startswith(_PACKED):
+        data = _unpacked(data)
     if len(data) > MESSAGE_BYTES:
-        raise MessageError(f"a message of {len(data)} bytes; expected at most {MESSAGE_BYTES}")
+        raise MessageError(f"a message is larger than {MESSAGE_BYTES} bytes, the most that is accepted")
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise MessageError(f"{place or 'message'}: {first['msg']}"[:300]) from None
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Return what was compressed; of what is too large only the beginning."""
+    try:
+        return zlib.decompressobj().decompress(data, MESSAGE_BYTES + 1)
+    except zlib.error as error:
+        raise MessageError(f"message: {error}") from None

@@ -23,7 +23,7 @@ from coinfer.site.messages import Batch, Decision
 LIMIT_BYTES = 1 << 30
 MAX_BATCHES = 64
 """Batches that are written in one transaction, and that may wait: senders then wait too."""
-COMMIT_INTERVAL_S = 0.05
+COMMIT_INTERVAL_S = 0.2
 """Between two transactions: each waits for the disk, so batches that come meanwhile go together."""
 RETRY_S = 1.0
 """A batch that cannot be written, because the disk is full, is tried again after this time."""

@@ -50,7 +50,9 @@ class TimeHistograms:
         """
         labels = (*self._bounded(model, piece), *further)
         for step, time_s in times_s.items():
-            series = self._series[step].setdefault(labels, [0.0] * (len(_BUCKETS) + 1))
+            series = self._series[step].get(labels)
+            if series is None:
+                series = self._series[step][labels] = [0.0] * (len(_BUCKETS) + 1)
             series[bisect_left(BOUNDS_S, time_s)] += 1
             series[-1] += time_s
 

@@ -219,7 +219,7 @@ class SiteDispatcher:
         share = self._explore()
         if share > 0:
             chosen, probability = explored(wished, allowed_s(observation), share, self._rng)
-        group, at_s = next(self._groups), time.time()
+        group, at_s = next(self._groups), round(time.time(), 6)
         seen = partial(observed, observation, [server.address for server in servers])
         for index, (one, server) in enumerate(zip(waiting, chosen, strict=True)):
             record = partial(
@@ -325,9 +325,9 @@ class SiteDispatcher:
                 server=server,
                 executed_on=address,
                 cut=", ".join(one.inputs)[:256],
-                queue_s=queue_s,
-                server_s=server_s,
-                latency_s=latency_s,
+                queue_s=round(queue_s, 6),
+                server_s=round(server_s, 6),
+                latency_s=round(latency_s, 6),
                 in_time=ok and latency_s <= one.task.deadline_s,
                 admitted=ok,
                 traceparent=one.traceparent,

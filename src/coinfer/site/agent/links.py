@@ -10,8 +10,9 @@ from coinfer.runtime.transport.base import Pong, Transport
 from coinfer.site.messages import LinkReport
 from coinfer.units import bits_of_bytes
 
-PROBE_INTERVAL_S = 0.5
-"""One server after the other is probed, so that in a large site probes take no more than in a small one."""
+PROBE_INTERVAL_S, FIRST_PROBE_INTERVAL_S = 1.0, 0.25
+"""One server after the other is probed, so that in a large site probes take no more than in a small one; the first
+probes of a server follow each other faster. To answer a probe costs a server as much as a small request."""
 PROBE_BYTES = (0, 16_000)
 """Sizes of probes in turn: the empty ones measure the round trip, the others the rate."""
 TIMEOUT_S = 2.0
@@ -55,10 +56,10 @@ class PeerLinks:
             addresses = list(self._links)
         if now_s < self._due_s or not addresses:
             return
-        self._due_s = now_s + PROBE_INTERVAL_S
         address = min(addresses, key=lambda one: self._asked_s.get(one, -math.inf))
         self._asked_s[address] = now_s
         turn = self._turns[address] = self._turns.get(address, -1) + 1
+        self._due_s = now_s + (FIRST_PROBE_INTERVAL_S if turn < len(PROBE_BYTES) else PROBE_INTERVAL_S)
         size = PROBE_BYTES[turn % 2]
         pong = self._transport.ping(address, TIMEOUT_S, size)
         pong.add_done_callback(lambda done: self._record(address, size, done))

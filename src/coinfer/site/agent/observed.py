@@ -37,14 +37,12 @@ def observed(observation: OffloadObservation[np.ndarray], addresses: Sequence[st
     for name, array in zip(observation._fields, observation, strict=True):
         values, usual = array.ravel().tolist(), USUAL.get(name)
         if usual is None or values.count(usual) < len(values):
-            fields[name] = [_number(value) for value in values]
+            fields[name] = [round(value, 7) if value < _LARGE else _large(value) for value in values]
     return Observed(tasks=tasks, options=options, servers=servers, fields=fields, addresses=tuple(addresses))
 
 
-def _number(value: float) -> float | None:
-    if value >= _LARGE:
-        return None if value == math.inf else float(f"{value:.6g}")
-    return round(value, 7)
+def _large(value: float) -> float | None:
+    return None if value == math.inf else float(f"{value:.6g}")
 
 
 def complete(sent: Mapping[str, object]) -> dict[str, object]:

@@ -24,6 +24,7 @@ from coinfer.site.certificates.identity import Identity
 from coinfer.site.load import is_news
 from coinfer.site.messages import (
     MESSAGE_BYTES,
+    STREAM_OPTIONS,
     FromController,
     Hello,
     MessageError,
@@ -37,6 +38,7 @@ from coinfer.site.messages import (
     View,
     Welcome,
     from_controller,
+    packed,
     to_bytes,
     with_part,
 )
@@ -169,7 +171,7 @@ class ControllerStream:
         """Hold one connection until it ends."""
         identity = self._controller.identity
         version = identity.current().version if identity else 0
-        options = [*client_options(MESSAGE_BYTES), ("grpc.default_compression_algorithm", 2)]
+        options = [*client_options(MESSAGE_BYTES), *STREAM_OPTIONS]
         self._spool.rewind()
         self._unacknowledged, self._refused = 0, False
         self._last, self._told_s = Report(), -math.inf
@@ -259,7 +261,7 @@ class ControllerStream:
             if batch or is_due or is_news(self._last, report) or report.links is not None:
                 self._last, self._told_s = report, now_s
                 text = to_bytes(report)
-                await self._call.write(with_part(text, "batch", batch) if batch else text)
+                await self._call.write(packed(with_part(text, "batch", batch)) if batch else text)
 
     def _next_batch(self) -> bytes:
         """Return the next decisions as JSON; empty if there are none, or enough are on their way."""

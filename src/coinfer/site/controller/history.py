@@ -65,8 +65,9 @@ class History:
         times_s = {"request_latency": record.latency_s, "compute": record.device_s + record.server_s}
         if record.executed_on != "device":
             times_s["queue_wait"] = record.queue_s
-            times_s |= {} if record.group else {"upload": record.upload_s}
-        piece = piece_label([record.cut or "input"], ())
+            if not record.group:
+                times_s["upload"] = record.upload_s
+        piece = piece_label((record.cut or "input",), ())
         self.times.observe(record.model, piece, times_s, "edge" if record.group else "device")
 
     def observe(self, nodes: Mapping[str, Node], now_s: float) -> None:

@@ -1,6 +1,7 @@
 """The controller as a process: it starts, serves nodes and operators, and ends."""
 
 import asyncio
+import gc
 import logging
 import sys
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from coinfer.site.certificates.grpc_security import AccessControl, server_creden
 from coinfer.site.certificates.identity import Identity, find_identity
 from coinfer.site.certificates.plain import check_plain
 from coinfer.site.controller.service import ControllerService
-from coinfer.site.messages import MESSAGE_BYTES
+from coinfer.site.messages import MESSAGE_BYTES, STREAM_OPTIONS
 from coinfer.site.store import LIMIT_BYTES, ExperienceStore
 from coinfer.site.updater.settings import RolloutSettings, load_settings
 from coinfer.site.updater.updater import Updater
@@ -108,6 +109,8 @@ async def _serve(settings: ControllerSettings, host: str, identity: Identity | N
     await server.start()
     views = asyncio.ensure_future(service.run())
     updater = asyncio.ensure_future(service.updater.run()) if service.updater else None
+    gc.collect()
+    gc.freeze()  # what is there now stays; else every collection walks through all modules
     stop = signal_event()
     print(f"coinfer controller ready {where}", flush=True)
     waits = [asyncio.ensure_future(stop.wait()), views]
@@ -132,7 +135,7 @@ def open_server(service: ControllerService, identity: Identity | None) -> aio.Se
         identity: of the controller; None for plain text.
     """
     interceptors = [] if identity is None else [AccessControl(identity)]
-    server = aio.server(options=server_options(MESSAGE_BYTES), interceptors=interceptors)
+    server = aio.server(options=[*server_options(MESSAGE_BYTES), *STREAM_OPTIONS], interceptors=interceptors)
     server.add_generic_rpc_handlers((service,))
     return server
 
