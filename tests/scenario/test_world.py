@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tests.envs.worlds import random_blocks, random_world
 
+from coinfer.scenario.world import RecordedTasks
 from coinfer.scenario.world_check import WorldError, check
 
 RNG = np.random.default_rng(0)
@@ -71,15 +72,26 @@ def test_what_is_wrong_with_the_edge_is_named(changes, message):
 def test_what_is_wrong_with_the_tables_is_named():
     options = WORLD.options
     sends = WORLD.option_upload_bits + 1.0
+    first = np.broadcast_to(np.arange(options) == 0, WORLD.option_mask.shape)
     for changes, message in (
         ({"local_option": WORLD.local_option + 1}, f"local_option must be below {options}"),
         ({"option_upload_bits": sends}, "local_option must name an option that sends nothing"),
-        ({"option_mask": np.zeros_like(WORLD.option_mask)}, "local_option must name an option that exists"),
+        ({"option_mask": np.zeros_like(WORLD.option_mask)}, "option_mask must let every task choose something"),
+        ({"option_mask": first, "option_device_s": first * 0.1}, "local_option must name an option that exists"),
         ({"option_accuracy": WORLD.option_accuracy + 1}, "option_accuracy must not be above 1"),
         ({"option_server_s": WORLD.option_server_s[..., :1]}, "option_server_s must be [X = 2, C = 2, O"),
     ):
         with pytest.raises(WorldError, match="scenario random: ") as found:
             check(WORLD._replace(**changes))
+        assert message in str(found.value)
+    some, devices = np.zeros((2, WORLD.edge.tasks), int), WORLD.edge.devices
+    for record, message in (
+        (RecordedTasks(some > 0, some, some[:1]), "recorded must hold as many slots of each"),
+        (RecordedTasks(some > 0, some + devices, some), f"recorded.device must be below {devices}"),
+        (RecordedTasks(some > 0, some, some[:, 1:]), "recorded.model must be [any, K = 3], got [2, 2]"),
+    ):
+        with pytest.raises(WorldError) as found:
+            check(WORLD._replace(edge=WORLD.edge._replace(recorded=record)))
         assert message in str(found.value)
     crowded = WORLD.edge._replace(tasks=5, arrival_cdf=np.zeros((1, 5)))
     with pytest.raises(WorldError, match="needs as many devices as tasks in a slot, got 4 devices and 5 tasks"):

@@ -28,6 +28,10 @@ class DispatchedSite:
     rate_bps: float = 1e8
     explore: float = 0.0
     """Share of requests that go to a server drawn evenly."""
+    age_s: float = 0.05
+    """Said of what is known of other servers, which is true nevertheless."""
+    rest_s: float = 0.0
+    """What each request takes beside upload, wait and computing."""
 
     def address(self, n: int) -> str:
         return f"edge-{n}:1"
@@ -66,11 +70,12 @@ class DispatchedSite:
                     cut="x",
                     queue_s=start_s - arrived_s,
                     server_s=server_s,
-                    latency_s=free_s[n] - now_s,
+                    latency_s=free_s[n] - now_s + self.rest_s,
+                    request=f"{seed}-{first}-{node}-{numbers[node]}",
                     observation=observed(seen, [self.address(n) for n in order]),
                 ),
             )
 
     def _candidate(self, n: int, backlog_s: float, own: bool) -> Candidate:
         known = Candidate(self.address(n), {"m": ("f",)}, {WORK: self.service_s[n]}, backlog_s, 17.0, 0.0)
-        return known if own else known._replace(age_s=0.05, rate_bps=self.rate_bps)
+        return known if own else known._replace(age_s=self.age_s, rate_bps=self.rate_bps)

@@ -145,6 +145,9 @@ def from_site(
     insecure: Insecure = False,
     last: Annotated[int, typer.Option(min=1, help="Decisions that are looked at; the newest ones.")] = 50_000,
     slot_ms: Annotated[float | None, typer.Option(min=0.1, help="Length of a slot; fitted without it.")] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Let the very requests of the log come, each at its moment, not as many.")
+    ] = False,
 ) -> None:
     """Fit a scenario to what a site has measured: its servers, links, arrivals, and what its requests cost.
 
@@ -154,6 +157,7 @@ def from_site(
 
     from coinfer.site.fitting.evidence import decided
     from coinfer.site.fitting.fit import fit
+    from coinfer.site.fitting.requests import asked, recorded_requests, with_short_slots
     from coinfer.site.fitting.scenario_file import write_scenario
     from coinfer.site.operator import Operator
     from coinfer.site.store import newest_experience
@@ -165,8 +169,12 @@ def from_site(
     else:
         with Operator(controller, site, insecure) as operator:
             records = [*deque(operator.experience(), maxlen=last)]
-    fitted = fit(decided(records), slot_ms / 1e3 if slot_ms else None)
-    path = write_scenario(fitted, output, f"site-{output.resolve().name}")
+    decisions = decided(records)
+    fitted = fit(decisions, slot_ms / 1e3 if slot_ms else None)
+    known = [one for one in asked(decisions, fitted.by_server) if one.at_s >= fitted.since_s] if replay else []
+    requests = recorded_requests(fitted, known)
+    fitted = with_short_slots(fitted) if replay and not slot_ms else fitted
+    path = write_scenario(fitted, output, f"site-{output.resolve().name}", requests)
     for note in fitted.notes:
         console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
     console.print(

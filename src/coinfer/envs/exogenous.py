@@ -86,6 +86,18 @@ class EdgeTables(NamedTuple):
     """Whether no server ever refuses a task."""
     limited_energy: bool
     """Whether any device has a finite limit."""
+    recorded: "Recorded | None"
+    """Tasks in the place of drawn ones; None if they are drawn."""
+
+
+class Recorded(NamedTuple):
+    """Tasks of each slot, all [L, K]; there are none in the last one."""
+
+    task_mask: Tensor
+    device: Tensor
+    """int64"""
+    model: Tensor
+    """int64"""
 
 
 class Draws(NamedTuple):
@@ -175,6 +187,9 @@ def load_edge(world: OffloadWorld | BlocksWorld, device: str | torch.device, dty
         places=int(finite.max()) if finite.size else 0,
         always_room=not finite.size and bool((edge.share_bank > 0).all()),
         limited_energy=bool(np.isfinite(limits).any()),
+        recorded=None
+        if edge.recorded is None
+        else Recorded(*(whole(np.pad(part, ((0, 1), (0, 0)))) for part in edge.recorded)),
     )
 
 
@@ -191,16 +206,16 @@ def draw(tables: EdgeTables, seeds: Tensor, slot: Tensor) -> Draws:
     task = 3 * torch.arange(edge.tasks, device=tables.device)
     task_key = random.key(slot_key, _TASKS)[:, None]
     task_bits = random.bits(task_key, task)
-    device = _devices(tables, slot_key, task_bits)
+    task_mask, device, model = (
+        _drawn_tasks(tables, seeds, slot, slot_key, task_bits)
+        if tables.recorded is None
+        else _recorded_tasks(tables.recorded, slot)
+    )
     device_class = take(tables.device_class, device)
-    arrivals = _arrival_state(tables, seeds, slot)
-    mix = tables.model_cdf if tables.model_cdf.dim() == 1 else tables.model_cdf[arrivals][:, None, :]
-    model = (random.second_uniform(task_bits, tables.dtype)[..., None] >= mix).sum(-1)
     factor_bits = random.bits(task_key, task + 1)
     link_bps = _link_bps(tables, seeds, slot, device)
     return Draws(
-        task_mask=random.second_uniform(random.bits(slot_key, _COUNT), tables.dtype)[:, None]
-        >= tables.arrival_cdf[arrivals],
+        task_mask=task_mask,
         device=device,
         model=model,
         device_class=device_class,
@@ -233,6 +248,26 @@ def take_rows(table: Tensor, index: Tensor) -> Tensor:
         index: int64, any shape; the result is [*index, ..] and may be changed in place.
     """
     return table.index_select(0, index.reshape(-1)).reshape(*index.shape, *table.shape[1:])
+
+
+def _drawn_tasks(
+    tables: EdgeTables, seeds: Tensor, slot: Tensor, slot_key: Tensor, task_bits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return whether there is a task, its device and its network, all [B, K]."""
+    arrivals = _arrival_state(tables, seeds, slot)
+    mix = tables.model_cdf if tables.model_cdf.dim() == 1 else tables.model_cdf[arrivals][:, None, :]
+    count = random.second_uniform(random.bits(slot_key, _COUNT), tables.dtype)[:, None]
+    return (
+        count >= tables.arrival_cdf[arrivals],
+        _devices(tables, slot_key, task_bits),
+        (random.second_uniform(task_bits, tables.dtype)[..., None] >= mix).sum(-1),
+    )
+
+
+def _recorded_tasks(recorded: Recorded, slot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same of tasks that were recorded."""
+    slot = slot.clamp(max=recorded.task_mask.shape[0] - 1)
+    return take_rows(recorded.task_mask, slot) > 0, take_rows(recorded.device, slot), take_rows(recorded.model, slot)
 
 
 def _devices(tables: EdgeTables, slot_key: Tensor, task_bits: Tensor) -> Tensor:

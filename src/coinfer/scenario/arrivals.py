@@ -12,6 +12,7 @@ from scipy import special
 
 from coinfer.errors import short_repr
 from coinfer.scenario.load import Source
+from coinfer.scenario.recorded import build_recorded
 from coinfer.scenario.spec import BaseScenario
 from coinfer.scenario.spec_arrivals import (
     FixedArrivals,
@@ -19,8 +20,10 @@ from coinfer.scenario.spec_arrivals import (
     MarkovArrivals,
     MeasuredArrivals,
     PoissonArrivals,
+    RecordedArrivals,
 )
 from coinfer.scenario.traces import DATA_VARIABLE, find_file, load_workload
+from coinfer.scenario.world import RecordedTasks
 from coinfer.traces import TraceError
 
 MAX_LEVELS = 256
@@ -44,6 +47,8 @@ class Arrivals(NamedTuple):
     """[L] level of each slot."""
     offered: float
     """Mean number of tasks that arrive in a slot, those beyond K included."""
+    recorded: RecordedTasks | None = None
+    """Tasks in the place of drawn ones; then the distribution only tells how many these are."""
 
     @property
     def mean(self) -> float:
@@ -66,6 +71,9 @@ def build_arrivals(spec: BaseScenario, source: Source) -> tuple[Arrivals, tuple[
     Raises:
         ScenarioError: if too many find no place, next to none arrive, or a workload cannot be used.
     """
+    if isinstance(spec.arrivals, RecordedArrivals):
+        tasks, after = build_recorded(spec, spec.arrivals.file, source)
+        return recorded_arrivals(tasks), (f"{after} requests come after the last slot",) if after else ()
     arrivals = _table(spec, source, spec.tasks_per_slot)
     return arrivals, (*_check_rare(spec, source, arrivals), *_check_lost(spec, source, arrivals))
 
@@ -109,6 +117,8 @@ def _table(spec: BaseScenario, source: Source, max_tasks: int) -> Arrivals:
             return _workload_table(settings, spec.slot_s, source, max_tasks)
         case MarkovArrivals() as settings:
             return markov_arrivals(settings.rates_per_s, settings.stay_s, spec.slot_s, max_tasks, spec.seed)
+        case RecordedArrivals():
+            raise AssertionError("recorded arrivals are not drawn from a table")
 
 
 def _workload_table(settings: MeasuredArrivals, slot_s: float, source: Source, max_tasks: int) -> Arrivals:
@@ -135,6 +145,17 @@ def _workload_table(settings: MeasuredArrivals, slot_s: float, source: Source, m
             f"{name} has more than {MAX_SLOTS:,} slots of {slot_s:g} s; take a part with length_s",
         )
     return workload_arrivals(superpose(workload.per_bin(slot_s), settings.copies) * settings.scale, max_tasks)
+
+
+def recorded_arrivals(tasks: RecordedTasks) -> Arrivals:
+    """Return arrivals of tasks that were recorded.
+
+    Args:
+        tasks: of each slot.
+    """
+    counts = tasks.task_mask.sum(axis=1)
+    cdf = (counts[:, None] <= np.arange(tasks.task_mask.shape[1])).mean(axis=0)
+    return Arrivals(cdf[None], np.zeros(1, dtype=np.int64), float(counts.mean()), tasks)
 
 
 def fixed_arrivals(count: int, max_tasks: int) -> Arrivals:

@@ -171,6 +171,7 @@ def _edge(
         task_energy_j=_infinity_for_none([device.task_energy_j for device in spec.devices]),
         battery_j=_infinity_for_none([device.battery_j for device in spec.devices]),
         one_path=spec.links.kind == "traces" and spec.links.one_path,
+        recorded=arrivals.recorded,
     )
 
 
@@ -247,7 +248,7 @@ def _offload_world(spec: OffloadScenario, edge: Edge, options: Sequence[Sequence
         option_server_s=pad_field(lambda _, one: one.server_s),
         option_accuracy=pad_field(lambda _, one: one.accuracy),
         option_device_j=pad_field(lambda c, one: tables.energy_j(spec.devices[c], one.device_s)),
-        option_mask=pad_field(lambda _, one: np.ones(len(one.bits), dtype=bool)),
+        option_mask=pad_field(lambda _, one: ~one.is_local | (spec.local == "choice")),
         local_option=np.array(local),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from coinfer.scenario.spec import AnyScenario, BaseScenario, BlocksScenario, Model, WirelessPowerScenario
-from coinfer.scenario.spec_arrivals import FixedArrivals
+from coinfer.scenario.spec_arrivals import FixedArrivals, RecordedArrivals
 from coinfer.scenario.spec_links import PairLinks, RadioLinks, UniformLinks, WalkLinks
 from coinfer.scenario.spec_nodes import Computer, Device
 from coinfer.scenario.yaml_file import Key
@@ -84,6 +84,8 @@ def _tasks(spec: BaseScenario) -> Iterator[Fault]:
             ("tasks_per_slot",),
             f"got {spec.tasks_per_slot}, expected at most {devices}, as many as devices, which are distinct",
         )
+    if isinstance(spec.arrivals, RecordedArrivals) and spec.distinct_devices:
+        yield ("distinct_devices",), "got true; recorded requests have their devices"
     if isinstance(spec.arrivals, FixedArrivals) and spec.arrivals.tasks > spec.tasks_per_slot:
         yield (
             ("arrivals", "tasks"),

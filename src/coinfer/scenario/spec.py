@@ -140,6 +140,8 @@ class OffloadScenario(BaseScenario):
     """`hull` (CDLP): only options that some link rate makes the fastest for one task alone; `dominated`: only those
     that no other beats in everything, which loses nothing under any load. If a device's energy is limited, `hull`
     means `dominated`."""
+    local: Annotated[str, one_of("choice", "refused")] = "choice"
+    """Whether a task may be left to its device, or only refused tasks are."""
     keep: Annotated[str, one_of("all", "best")] = "all"
     """`best`: the one option that is fastest on the mean link, and the device alone."""
 

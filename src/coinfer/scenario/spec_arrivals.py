@@ -70,7 +70,15 @@ class MarkovArrivals(Spec):
     """How the networks' shares move: in state i, network x has the share that is given for network x - i * shift."""
 
 
+class RecordedArrivals(Spec):
+    """The requests of a file, each at its moment, by its device, for its network; the same in every world."""
+
+    kind: Literal["recorded"]
+    file: Text
+    """CSV as `recorded` describes it."""
+
+
 Arrivals = Annotated[
-    PoissonArrivals | LognormalArrivals | FixedArrivals | MeasuredArrivals | MarkovArrivals,
+    PoissonArrivals | LognormalArrivals | FixedArrivals | MeasuredArrivals | MarkovArrivals | RecordedArrivals,
     Field(discriminator="kind"),
 ]

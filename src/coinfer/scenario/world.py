@@ -18,6 +18,17 @@ import numpy as np
 from coinfer.scenario.serving import Serving
 
 
+class RecordedTasks(NamedTuple):
+    """Tasks that come in every world as they were recorded, for L slots; after these none come."""
+
+    task_mask: np.ndarray
+    """[L, K] bool, true if there is a task."""
+    device: np.ndarray
+    """[L, K] int, device of the task; any where there is none."""
+    model: np.ndarray
+    """[L, K] int, network of the task; any where there is none."""
+
+
 class Edge(NamedTuple):
     """Everything but the decision space: who asks, over which link, and which servers answer."""
 
@@ -76,6 +87,8 @@ class Edge(NamedTuple):
     the bank for itself."""
     model_mix: np.ndarray | None = None
     """[A, X] cumulative shares of the networks by the state of the arrivals; None if they are always `model_cdf`."""
+    recorded: RecordedTasks | None = None
+    """Tasks in the place of drawn ones; None if they are drawn."""
 
     @property
     def devices(self) -> int:
@@ -114,9 +127,9 @@ class OffloadWorld(NamedTuple):
     option_device_j: np.ndarray
     """[X, C, O] energy of the device, computing only."""
     option_mask: np.ndarray
-    """[X, C, O] bool, true if the option exists; otherwise the other tables hold 0."""
+    """[X, C, O] bool, true if the option may be chosen; if it does not exist, the other tables hold 0."""
     local_option: np.ndarray
-    """[X, C] int, the option that a refused task falls back to: it sends nothing."""
+    """[X, C] int, the option that a refused task falls back to: it sends nothing. It may be one that is not chosen."""
     serving: Serving | None = None
     """How servers batch and load; None if they do neither."""
 

@@ -30,6 +30,8 @@ def check(world: OffloadWorld | BlocksWorld) -> None:
         _check_array(world.name, name, np.asarray(getattr(holder, name)), letters, sizes)
     if edge.model_mix is not None:
         _check_array(world.name, "model_mix", edge.model_mix, "AX", sizes)
+    for name, array in edge.recorded._asdict().items() if edge.recorded else ():
+        _check_array(world.name, f"recorded.{name}", array, "?K", sizes)
     if isinstance(world, OffloadWorld) and world.serving is not None:
         for name, letters in _SERVING_AXES.items():
             _check_array(world.name, name, getattr(world.serving, name), letters, sizes)
@@ -114,6 +116,12 @@ def _conditions(world: OffloadWorld | BlocksWorld) -> Iterator[tuple[str, bool, 
     yield "model_cdf", bool((np.diff(edge.model_cdf) >= 0).all() and edge.model_cdf[-1] == 1), "must rise to 1"
     rises = (np.diff(edge.arrival_cdf, axis=1) >= 0).all() and (edge.arrival_cdf <= 1).all()
     yield "arrival_cdf", bool(rises), "must rise, and not above 1"
+    if (recorded := edge.recorded) is not None:
+        alike = len({len(part) for part in recorded}) == 1
+        yield "recorded", alike, "must hold as many slots of each"
+        yield "recorded.device", bool((recorded.device < edge.devices).all()), f"must be below {edge.devices}"
+        yield "recorded.model", bool((recorded.model < edge.models).all()), f"must be below {edge.models}"
+        yield "recorded", not edge.distinct_devices, "goes without distinct_devices"
     states = edge.arrival_cdf.shape[0]
     yield "arrival_state", bool((edge.arrival_state < states).all()), f"must be below {states}"
     yield "deadline_s", bool((edge.deadline_s[..., 0] <= edge.deadline_s[..., 1]).all()), "must be [least, greatest]"
@@ -136,7 +144,8 @@ def _conditions(world: OffloadWorld | BlocksWorld) -> Iterator[tuple[str, bool, 
     yield "option_accuracy", bool((world.option_accuracy <= 1).all()), "must not be above 1"
     local = world.local_option[..., None]
     yield "local_option", bool((local < world.options).all()), f"must be below {world.options}"
-    exists = bool(np.take_along_axis(world.option_mask, local, -1).all())
-    yield "local_option", exists, "must name an option that exists"
+    exists = np.take_along_axis(world.option_mask | (world.option_device_s > 0), local, -1)
+    yield "local_option", bool(exists.all()), "must name an option that exists"
+    yield "option_mask", bool(world.option_mask.any(-1).all()), "must let every task choose something"
     sends = bool(np.take_along_axis(world.option_upload_bits, local, -1).any())
     yield "local_option", not sends, "must name an option that sends nothing"

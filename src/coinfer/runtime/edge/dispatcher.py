@@ -20,7 +20,7 @@ class Assignment(Protocol):
         Args:
             ok: the request was answered there.
             queue_s: wait for a worker there.
-            server_s: time of computing there.
+            server_s: time of a worker there, computing and coding.
         """
         ...
 

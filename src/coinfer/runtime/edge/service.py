@@ -206,7 +206,7 @@ class EdgeService:
                     continue
                 reply, timing = await (self._send_on(node, onward) if node else self._serve(request, began_s))
                 done = True
-                assignment.done(True, reply.queue_s, reply.server_s)
+                assignment.done(True, reply.queue_s, reply.server_s + reply.codec_s)
                 return reply, timing
             except TransportError as error:
                 self.metrics.forward_failures += 1

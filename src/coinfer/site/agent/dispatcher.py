@@ -77,7 +77,7 @@ class Placement:
         Args:
             ok: the request was answered there.
             queue_s: wait for a worker there.
-            server_s: time of computing there.
+            server_s: time of a worker there, computing and coding.
         """
         self._on_done(ok, queue_s, server_s)
 

@@ -1,7 +1,9 @@
 """The parameters of a simulated world from the decisions of a site.
 
-What a server takes is the median over the nodes of each node's median, so that a minority of nodes that tell nonsense
-changes little. Rates are those that each node saw of its own links.
+What a server takes is the median over the nodes of what each node saw, so that a minority of nodes that tell nonsense
+changes little. Where servers choose for others, each of them saw how long requests were computed, and its mean counts;
+where devices decide, what they believed counts, scaled to what they measured. Rates are those that each node saw of its
+own links.
 """
 
 import math
@@ -13,8 +15,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from coinfer.errors import UserError
+from coinfer.site.fitting import measured
 from coinfer.site.fitting.evidence import Decided
-from coinfer.types import DEVICE
 
 MIN_DECISIONS = 100
 """Fewer do not tell an arrival rate within some 20 % (1.96 / sqrt(100))."""
@@ -24,8 +26,6 @@ PAUSE_S = 60.0
 """The newest stretch of the log without such a pause is fitted, or one of twenty usual gaps if that is longer."""
 SAME_BITS = 0.02
 """Options are the same if their sizes differ by less than this part."""
-MIDDLE = 0.9
-"""A uniform variable has this share of its range between its percentiles 5 and 95."""
 
 
 Value = TypeVar("Value")
@@ -39,6 +39,9 @@ class Kind(NamedTuple):
     """Requests that have the same options: a network, or a piece of one."""
 
     name: str
+    model: str
+    cut: str
+    """What is sent, if servers decide; empty if devices do, which have several options."""
     share: float
     bits: np.ndarray
     """[O] sent for each option; 0 if nothing leaves the device."""
@@ -46,6 +49,8 @@ class Kind(NamedTuple):
     """[U, O]"""
     server_s: np.ndarray
     """[O, N]; infinite where a server does not serve it."""
+    refused_s: float | None
+    """On the device, if no server took it; None if that is one of the options, or no device told."""
     accuracy: float
     deadline_s: tuple[float, float] | None
     """Least and greatest; None if most requests have none."""
@@ -54,6 +59,8 @@ class Kind(NamedTuple):
 class SiteFit(NamedTuple):
     """U deciders of requests, N servers."""
 
+    by_server: bool
+    """Whether servers decided for the requests that reached them; their devices decided otherwise."""
     deciders: tuple[str, ...]
     """[U] devices, or the edge servers that requests reached."""
     servers: tuple[str, ...]
@@ -74,23 +81,26 @@ class SiteFit(NamedTuple):
     dispersion: float
     """Variance over mean of the arrivals in a slot; 1 for a Poisson process."""
     slot_s: float
+    since_s: float
+    """When the first of these decisions was made, seconds since 1970."""
     decisions: int
     notes: tuple[str, ...]
 
 
-def fit(decisions: Sequence[Decided], slot_s: float | None = None) -> SiteFit:
+def fit(decisions: Sequence[Decided], slot_s: float | None = None, pause_s: float = PAUSE_S) -> SiteFit:
     """Return the parameters of the world that decisions were made in.
 
     Args:
         decisions: of the log. If edge servers decided some, those are taken, else those of devices.
         slot_s: time between two decisions of the simulator; None for that in which as many requests come as were
             decided together.
+        pause_s: what was decided before such a pause does not count.
 
     Raises:
         FitError: if there are too few decisions, or they tell too little.
     """
     by_server = sum(one.by_server for one in decisions) >= MIN_DECISIONS
-    chosen = _newest([one for one in decisions if one.by_server == by_server and one.addresses])
+    chosen = _newest([one for one in decisions if one.by_server == by_server and one.addresses], pause_s)
     if len(chosen) < MIN_DECISIONS:
         raise FitError(
             f"only {len(chosen)} decisions with all that was observed; expected at least {MIN_DECISIONS}, "
@@ -106,36 +116,42 @@ def fit(decisions: Sequence[Decided], slot_s: float | None = None) -> SiteFit:
     rate_per_s, counts_per = _arrivals(taken)
     together = len(taken) / len({(one.node, one.record.group, one.record.at_s) for one in taken})
     slot_s = slot_s or float(f"{min(max(together / rate_per_s, 1e-3), 10.0):.2g}")
-    stretch, error = _computing(taken)
+    stretch, error = measured.computing(taken, measured.believed_s)
     fitted = [_kind(name, group, deciders, servers, stretch, len(taken)) for name, group in kinds.items()]
+    if by_server:
+        on_devices = [one for one in decisions if not one.by_server]
+        fitted = [kind._replace(refused_s=measured.refused_s(on_devices, kind.model)) for kind in fitted]
+        error = measured.computing(taken, lambda one: _fitted_s(one, fitted, servers))[1]
     for kind in fitted:
         unserved = [servers[n] for n in np.flatnonzero(~np.isfinite(kind.server_s).all(axis=0))]
         notes += [f"{kind.name}: no time known of {', '.join(unserved)}"] if unserved else []
     return SiteFit(
+        by_server=by_server,
         deciders=deciders,
         servers=servers,
         kinds=tuple(fitted),
         rate_bps=rate_bps,
         rate_variation=variation,
         capacity=_capacity(taken, servers),
-        download_s=float(np.median([one.record.download_s for one in taken])),
+        download_s=measured.download_s(taken),
         compute_error=error,
         age_s=_age(taken),
         rate_per_s=rate_per_s,
         dispersion=counts_per(slot_s),
         slot_s=slot_s,
+        since_s=min(one.record.at_s for one in taken),
         decisions=len(taken),
         notes=tuple(notes),
     )
 
 
-def _newest(decisions: Sequence[Decided]) -> list[Decided]:
+def _newest(decisions: Sequence[Decided], pause_s: float) -> list[Decided]:
     """Return the decisions after the last long pause of each node, by the nodes' clocks."""
     found: list[Decided] = []
     for node in {one.node for one in decisions}:
         own = sorted((one for one in decisions if one.node == node), key=lambda one: one.record.at_s)
         gaps = [later.record.at_s - one.record.at_s for one, later in pairwise(own)]
-        limit_s = max(PAUSE_S, 20 * float(np.mean(sorted(gaps)[: len(gaps) * 9 // 10 + 1]))) if gaps else PAUSE_S
+        limit_s = max(pause_s, 20 * float(np.mean(sorted(gaps)[: len(gaps) * 9 // 10 + 1]))) if gaps else pause_s
         last = max((number for number, gap in enumerate(gaps, 1) if gap > limit_s), default=0)
         found += own[last:]
     return found
@@ -194,30 +210,7 @@ def _rates(decisions: Sequence[Decided], deciders: Sequence[str], servers: Seque
     others = float(np.median(list(usual.values())))
     rate_bps = np.array([[usual.get((node, address), others) for address in servers] for node in deciders])
     relative = np.concatenate([np.asarray(rates) / max(usual[pair], 1.0) for pair, rates in seen.items()])
-    return np.clip(rate_bps, 1.0, 1e12), _half_range(relative)
-
-
-def _half_range(values: np.ndarray) -> float:
-    """Return half of the range of a uniform variable around 1, from its percentiles; 0 below 2 %."""
-    low, high = np.percentile(values, (5, 95))
-    half = float(min((high - low) / 2 / MIDDLE, 0.9))
-    return half if half >= 0.02 else 0.0
-
-
-def _computing(decisions: Sequence[Decided]) -> tuple[float, float]:
-    """Return the ratio of measured to believed computing times, and how far it varies from one request to the next."""
-    ratios: dict[str, list[float]] = {}
-    for one in decisions:
-        r = one.record
-        if r.server != DEVICE and r.admitted and r.server_s > 0 and one.addresses[r.server] == r.executed_on:
-            believed_s = float(one.observation.option_server_s[r.task, r.option, r.server])
-            if 0 < believed_s < math.inf:
-                ratios.setdefault(one.node, []).append(r.server_s / believed_s)
-    if sum(map(len, ratios.values())) < MIN_KIND:
-        return 1.0, 0.0
-    usual = float(np.median([np.median(own) for own in ratios.values()]))
-    errors = [_half_range(np.asarray(own) / np.median(own)) for own in ratios.values()]
-    return usual, float(np.median(errors))
+    return np.clip(rate_bps, 1.0, 1e12), measured.half_range(relative)
 
 
 def _kind(
@@ -232,6 +225,9 @@ def _kind(
     options = len(_bits(decisions[0]))
 
     def usual(address: str) -> np.ndarray:
+        measured_s = measured.server_s(decisions, address) if decisions[0].by_server else None
+        if measured_s is not None:
+            return np.array([measured_s])
         medians = [np.median(np.array(times), axis=0) for (_, to), times in seen.items() if to == address]
         return np.median(medians, axis=0) * stretch if medians else np.full(options, math.inf)
 
@@ -244,13 +240,26 @@ def _kind(
     finite = deadlines[np.isfinite(deadlines)]
     return Kind(
         name=name,
+        model=decisions[0].record.model,
+        cut=decisions[0].record.cut if decisions[0].by_server else "",
         share=len(decisions) / total,
         bits=np.median([_bits(one) for one in decisions], axis=0),
         device_s=np.array([own.get(node, others) for node in deciders]),
         server_s=np.array([usual(address) for address in servers]).T,
+        refused_s=None,
         accuracy=float(np.median([one.observation.option_accuracy[one.record.task].max() for one in decisions])),
         deadline_s=(float(finite.min()), float(finite.max())) if 2 * len(finite) > len(deadlines) else None,
     )
+
+
+def _fitted_s(one: Decided, kinds: Sequence[Kind], servers: Sequence[str]) -> float:
+    """Return the time of the server that a request was given to by another one; infinite if it is not known."""
+    r = one.record
+    if r.executed_on not in servers:
+        return math.inf
+    place = servers.index(r.executed_on)
+    known = (kind.server_s[0, place] for kind in kinds if (kind.model, kind.cut) == (r.model, r.cut))
+    return float(next(known, math.inf))
 
 
 def _capacity(decisions: Sequence[Decided], servers: Sequence[str]) -> tuple[int | None, ...]:

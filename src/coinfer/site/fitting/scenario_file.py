@@ -5,6 +5,7 @@ measured ones exactly, whatever the network is.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,24 +19,27 @@ from coinfer.files import write_atomic
 from coinfer.options.network import ChainCut, NetworkTable
 from coinfer.profile.fields import Machine
 from coinfer.scenario.arrivals import MAX_LOST
+from coinfer.scenario.recorded import RecordedRequest, slot_of
 from coinfer.site.fitting.fit import Kind, SiteFit
 from coinfer.units import FLOAT32_BITS, IMAGE_BITS
 
 SCENARIO = "site.yaml"
+REQUESTS = "requests.csv"
 ON_DEVICE = 20.0
-"""A request that cannot stay where it was decided takes there so many times what the slowest server takes."""
+"""A request that no server takes takes its device so many times what the slowest server takes, if no device told."""
 NEVER_S = 1e3
 """Where a server's time is not known: it does not serve the network."""
 EPISODE_SLOTS = 200
 
 
-def write_scenario(fit: SiteFit, folder: Path, name: str) -> Path:
+def write_scenario(fit: SiteFit, folder: Path, name: str, requests: Sequence[RecordedRequest] = ()) -> Path:
     """Write a scenario that `coinfer simulate` opens, and return its path.
 
     Args:
         fit: of the site.
         folder: gets `site.yaml` and the tables; it is made if it is not there.
         name: of the scenario.
+        requests: that come in it, in their order; without any, requests come by chance as often as they did.
 
     Raises:
         UserError: if the folder holds a scenario already.
@@ -48,7 +52,10 @@ def write_scenario(fit: SiteFit, folder: Path, name: str) -> Path:
     for number, kind in enumerate(fit.kinds):
         for file, table in _tables(fit, number, kind):
             table.save(folder / file)
-    text = yaml.safe_dump(_document(fit, name), sort_keys=False, allow_unicode=True, width=100)
+    if requests:
+        rows = "".join(f"{one.time_s:.6f},{one.device},{one.model}\n" for one in requests)
+        write_atomic(folder / REQUESTS, f"{','.join(RecordedRequest._fields)}\n{rows}")
+    text = yaml.safe_dump(_document(fit, name, requests), sort_keys=False, allow_unicode=True, width=100)
     notes = "".join(f"# {note}\n" for note in fit.notes)
     write_atomic(path, f"# Fitted to {fit.decisions} decisions of a site.\n{notes}{text}")
     return path
@@ -60,7 +67,8 @@ def _tables(fit: SiteFit, number: int, kind: Kind) -> Iterator[tuple[str, Networ
     sent = [o for o in order if kind.bits[o] > 0]
     server_s = np.where(np.isfinite(kind.server_s), kind.server_s, NEVER_S)[sent]
     known_s = kind.server_s[np.isfinite(kind.server_s)]
-    local_s = np.full(len(fit.deciders), ON_DEVICE * float(known_s.max(initial=0.01)))
+    refused_s = ON_DEVICE * float(known_s.max(initial=0.01)) if kind.refused_s is None else kind.refused_s
+    local_s = np.full(len(fit.deciders), refused_s)
     if len(sent) < len(order):
         local_s = kind.device_s[:, [o for o in order if kind.bits[o] == 0]].min(axis=1)
     bits, device_s = kind.bits[sent], kind.device_s[:, sent]
@@ -111,14 +119,8 @@ def _table(name: str, bits: np.ndarray, done_s: np.ndarray) -> NetworkTable:
     )
 
 
-def _document(fit: SiteFit, name: str) -> dict[str, Any]:
+def _document(fit: SiteFit, name: str, requests: Sequence[RecordedRequest]) -> dict[str, Any]:
     """Return the scenario as YAML has it."""
-    mean = fit.rate_per_s * fit.slot_s
-    spread = max(fit.dispersion, 1.0)
-    arrivals: dict[str, Any] = {"kind": "poisson", "rate_per_s": _short(fit.rate_per_s)}
-    if _is_bursty(fit):
-        variance = mean * (spread - 1)
-        arrivals = {"kind": "lognormal", "mean": _short(mean), "variance": _short(variance), "per_s": fit.slot_s}
     numbers = range(len(fit.kinds))
     devices = [_computer([_file(number, "device", u) for number in numbers]) for u in range(len(fit.deciders))]
     servers = [
@@ -133,17 +135,39 @@ def _document(fit: SiteFit, name: str) -> dict[str, Any]:
         "about": f"fitted to what {len(fit.deciders)} nodes of a site decided",
         "environment": "offload",
         "slot_s": fit.slot_s,
-        "slots": EPISODE_SLOTS,
-        "tasks_per_slot": _places(mean, spread),
-        "arrivals": arrivals,
+        **(_replay(fit, requests) if requests else _arrivals(fit)),
+        "local": "refused" if fit.by_server else "choice",
         "models": [_model(number, kind) for number, kind in enumerate(fit.kinds)],
         "devices": devices,
         "servers": servers,
         "links": links | ({"variation": _short(fit.rate_variation)} if fit.rate_variation else {}),
-        "staleness_slots": min(round(fit.age_s / fit.slot_s), 10_000),
+        "staleness_slots": min(round(_unknown_s(fit) / fit.slot_s), 10_000),
         "compute_error": _short(fit.compute_error),
         "prune": "none",
     }
+
+
+def _replay(fit: SiteFit, requests: Sequence[RecordedRequest]) -> dict[str, Any]:
+    """Return the keys of requests that come as they did."""
+    slots = Counter(slot_of(one, fit.slot_s) for one in requests)
+    arrivals = {"kind": "recorded", "file": REQUESTS}
+    return {"slots": max(slots) + 1, "tasks_per_slot": max(slots.values()), "arrivals": arrivals}
+
+
+def _arrivals(fit: SiteFit) -> dict[str, Any]:
+    """Return the keys of requests that come by chance."""
+    mean = fit.rate_per_s * fit.slot_s
+    spread = max(fit.dispersion, 1.0)
+    arrivals: dict[str, Any] = {"kind": "poisson", "rate_per_s": _short(fit.rate_per_s)}
+    if _is_bursty(fit):
+        variance = mean * (spread - 1)
+        arrivals = {"kind": "lognormal", "mean": _short(mean), "variance": _short(variance), "per_s": fit.slot_s}
+    return {"slots": EPISODE_SLOTS, "tasks_per_slot": _places(mean, spread), "arrivals": arrivals}
+
+
+def _unknown_s(fit: SiteFit) -> float:
+    """Return the age of knowledge in a world in which nobody knows anything sooner: servers know what they chose."""
+    return fit.age_s * (1 - 1 / len(fit.deciders)) if fit.by_server else fit.age_s
 
 
 def _is_bursty(fit: SiteFit) -> bool:

@@ -14,7 +14,8 @@ from coinfer.scenario.compile import Compiled, open_world
 from coinfer.scenario.world import OffloadWorld
 from coinfer.site.agent.padding import padded
 from coinfer.site.fitting.evidence import Decided
-from coinfer.site.fitting.fit import fit
+from coinfer.site.fitting.fit import PAUSE_S, fit
+from coinfer.site.fitting.requests import Asked, recorded_requests, with_short_slots
 from coinfer.site.fitting.scenario_file import write_scenario
 from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import RolloutSettings
@@ -48,17 +49,22 @@ def judge_in_worlds(decisions: Sequence[Decided], candidate: Path, running: str,
     return Verdict(bool(share + half <= settings.worlds_margin), reason)
 
 
-def fitted_world(decisions: Sequence[Decided]) -> Compiled:
+def fitted_world(decisions: Sequence[Decided], replayed: Sequence[Asked] = (), pause_s: float = PAUSE_S) -> Compiled:
     """Return the world that is fitted to decisions.
 
     Args:
         decisions: of the log.
+        replayed: requests that come in it; without any they come by chance.
+        pause_s: what was decided before such a pause does not count.
 
     Raises:
         FitError: if they do not tell enough.
     """
+    found = fit(decisions, pause_s=pause_s)
+    requests = recorded_requests(found, replayed)
     with tempfile.TemporaryDirectory(prefix="coinfer-world-") as folder:
-        return open_world(write_scenario(fit(decisions), Path(folder), "site"))
+        written = write_scenario(with_short_slots(found) if requests else found, Path(folder), "site", requests)
+        return open_world(written)
 
 
 def maker_of(path: str | Path) -> Maker:
