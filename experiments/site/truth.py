@@ -26,6 +26,7 @@ from worth_it import GREEDY, LEARNED, RESULTS, Site, options, write
 
 from coinfer.evaluate.simulate import run_policy
 from coinfer.evaluate.statistics import interval, paired_difference
+from coinfer.scenario.world import OffloadWorld
 from coinfer.site.fitting.evidence import Decided, decided
 from coinfer.site.fitting.requests import asked
 from coinfer.site.store import last_id, read_experience
@@ -75,6 +76,7 @@ def predictions(policy: str, rounds: Rounds, actor: Path | None) -> tuple[list[f
     for played in rounds[policy]:
         requests = asked(played, by_server=True)
         world = fitted_world(log, requests, pause_s=math.inf).world
+        assert isinstance(world, OffloadWorld)
         maker = None if actor is None else maker_of(actor)
         run = run_policy(world, "sequential-greedy" if maker is None else policy, SEEDS, 1, maker)
         measured.append(float(np.mean([one.latency_s for one in requests])))

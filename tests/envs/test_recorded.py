@@ -33,7 +33,7 @@ def check_against_reference(world: OffloadWorld, seed: int) -> None:
             assert found == pytest.approx([float(value) for value in outcome], rel=1e-6, abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_every_world_has_the_recorded_tasks_and_no_others(seed: int):
     rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def test_every_world_has_the_recorded_tasks_and_no_others(seed: int):
             assert draws.model[b, there].tolist() == record.model[slot, there].tolist()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_recorded_tasks_are_served_as_in_the_event_driven_reference(seed: int):
     rng = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def test_blocks_play_a_record_too():
     assert seen.task_mask.tolist() == [world.edge.recorded.task_mask[0].tolist()] * 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_only_refused_tasks_take_an_option_that_cannot_be_chosen(seed: int):
     rng = np.random.default_rng(seed)

@@ -82,11 +82,11 @@ def test_schemes_are_compared_within_rounds(scripts: None):
 def test_the_simulator_and_the_site_are_compared_by_policy(scripts: None):
     from truth import compare, summarise
 
-    measured = {"a": [1.0, 1.2, 1.1], "b": [1.9, 2.1, 2.0], "c": [2.3, 1.9, 1.8]}
+    measured = {"a": [1.0, 1.2, 1.1], "b": [1.9, 2.1, 2.0], "c": [2.2, 1.95, 1.91]}
     found = compare(measured, {"a": [1.1, 1.32, 1.21], "b": [2.0, 2.0, 2.0], "c": [1.5, 1.5, 1.5]})
     assert found["policies"]["a"]["error"] == 0.1
-    assert found["policies"]["c"]["error"] == -0.25
-    assert found["told_apart"] == found["told_apart_in_same_order"] == 2  # b and c do not differ
+    assert found["policies"]["c"]["error"] == -0.2574
+    assert found["told_apart"] == found["told_apart_in_same_order"] == 2  # b and c differ by chance
     assert not found["same_order"]
     wrong = compare(measured, {"a": [3.0] * 3, "b": [2.0] * 3, "c": [4.0] * 3})
     assert (wrong["told_apart"], wrong["told_apart_in_same_order"]) == (2, 1)

@@ -37,14 +37,13 @@ def own_device(node: str, seconds: float, **fields: object) -> tuple[str, Decisi
     return node, Decision(**values, **fields, device_s=seconds, latency_s=seconds, observation=seen)
 
 
-@pytest.mark.parametrize("load", [0.4, 0.8])
-def test_the_next_requests_take_as_long_as_predicted(load: float):
-    """At both loads, by both actors, although the world was fitted to other requests of sequential greedy."""
-    site = DispatchedSite(rate_per_s=load * 87.5, rest_s=0.01, age_s=0.0)
+def test_the_next_requests_take_as_long_as_predicted():
+    """By both actors, although the world was fitted to other requests of sequential greedy."""
+    site = DispatchedSite(rate_per_s=70.0, rest_s=0.01, age_s=0.0)
     log = log_of([*site.play(400)])
     predicted = []
     for actor, maker in ((None, None), (slowest, lambda seed: _everything_on(2))):
-        told = [*(site.play(100, seed=1) if actor is None else site.play(20, slowest, "slowest", seed=2))]
+        told = [*(site.play(60, seed=1) if actor is None else site.play(20, slowest, "slowest", seed=2))]
         requests = asked(log_of(told), by_server=True)
         measured_s = np.mean([one.latency_s for one in requests])
         world = fitted_world(log, requests).world
