@@ -46,7 +46,7 @@ MISTAKES = {
         "my.yaml:1: environment is 'cloud', expected one of offload, blocks, wireless-power"
     ),
     ("kind: poisson", "kind: poison"): (
-        "my.yaml:7: arrivals: kind is 'poison', expected one of poisson, lognormal, fixed, measured, markov"
+        "my.yaml:7: arrivals: kind is 'poison', expected one of poisson, lognormal, fixed, measured, markov, recorded"
     ),
     ("kind: poisson, ", ""): "my.yaml:7: arrivals: kind is missing; it says which kind this is",
     ("{kind: poisson, rate_per_s: 4}", "4"): "my.yaml:7: arrivals: got 4, expected a mapping",
