@@ -84,7 +84,7 @@ class Site:
         self.proxy = between(self.controller.address) if between else None
         """The network between the nodes and the controller."""
         reached = self.proxy.address if self.proxy else self.controller.address
-        late = ("--actor-late-ms", str(parsed.actor_late_ms))
+        late = ("--actor-late-ms", str(parsed.actor_late_ms), "--policy", "sequential-greedy")
         where = (reached, self.home)
         self.edges = [
             edge_node(f"edge-{n + 1}", parsed.models, slowdown, *where, *late)

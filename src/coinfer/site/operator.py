@@ -10,7 +10,9 @@ import grpc
 
 from coinfer.addresses import parse_address
 from coinfer.errors import UserError
-from coinfer.policies.onnx import load_policy
+from coinfer.policies.onnx import kind_of, load_policy, shipped_path
+from coinfer.policies.serving_onnx import KIND as SERVING
+from coinfer.policies.serving_onnx import load_serving_policy
 from coinfer.runtime.transport.grpc_transport import client_options
 from coinfer.site.certificates.access import SITE
 from coinfer.site.certificates.grpc_security import failure_text, open_channel
@@ -123,5 +125,6 @@ def read_policy(onnx: Path) -> dict[str, bytes]:
     Raises:
         UserError: if they are no policy.
     """
-    path = load_policy(onnx).path
+    path = shipped_path(onnx)
+    load_serving_policy(path) if kind_of(path) == SERVING else load_policy(path)  # or it says what is wrong
     return {"onnx": path.read_bytes(), "sidecar": path.with_suffix(".json").read_bytes()}

@@ -11,10 +11,13 @@ import numpy as np
 
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
-from coinfer.policies.onnx import load_policy
+from coinfer.policies.learned.pointer.features import COLUMNS
+from coinfer.policies.onnx import PolicyError, kind_of, load_policy
+from coinfer.policies.serving_onnx import KIND as SERVING
+from coinfer.policies.serving_onnx import load_serving_policy
 from coinfer.site.agent.dispatch import Candidate, Task, checked, observe
 from coinfer.site.agent.padding import padded
-from coinfer.site.agent.serving_plan import RULE
+from coinfer.site.agent.serving_plan import RULE, Pointer
 from coinfer.site.draw import drawn, place
 from coinfer.site.messages import Policies, PolicyFile
 from coinfer.types import Policy
@@ -30,6 +33,8 @@ class Actor(NamedTuple):
     name: str
     """As the log of decisions has it."""
     by_demand: bool = False
+    pointer: Pointer | None = None
+    """Decides where servers batch or load; elsewhere sequential greedy does."""
 
 
 _OWN = -1
@@ -131,9 +136,34 @@ class Actors:
         path = self._folder / f"{file.version}.onnx"
         write_atomic(path, b64decode(file.onnx, validate=True))
         write_atomic(path.with_suffix(".json"), b64decode(file.sidecar, validate=True))
-        decide = padded(load_policy(path))
-        _try(decide)
-        return Actor(decide, version_name(file.version))
+        return open_actor(path, version_name(file.version))
+
+
+def open_actor(path: str | Path, name: str) -> Actor:
+    """Return the actor of a policy file, which must be able to decide.
+
+    Args:
+        path: ONNX file, or the name of a policy that comes with the package.
+        name: that the log of decisions has.
+
+    Raises:
+        UserError: if the file is no policy for requests of a site; one line.
+    """
+    if kind_of(path) == SERVING:
+        return Actor(None, name, pointer=_open_pointer(path))
+    decide = padded(load_policy(path))
+    _try(decide)
+    return Actor(decide, name)
+
+
+def _open_pointer(path: str | Path) -> Pointer:
+    policy = load_serving_policy(path)
+    if policy.weights.at_home:
+        raise PolicyError(f"{path}: made for networks with one server each, which a site does not have; use another")
+    found = policy(np.zeros((1, 1, COLUMNS), np.float32))
+    if found.shape != (1, 1) or not np.isfinite(found).all():
+        raise PolicyError(f"{path}: it cannot decide: its scores are no numbers, or too many")
+    return Pointer(policy, policy.weights, policy.scale_s)
 
 
 def _try(decide: Callable) -> None:

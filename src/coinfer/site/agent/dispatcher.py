@@ -31,7 +31,7 @@ from coinfer.site.agent.dispatch import (
     sequential_greedy,
 )
 from coinfer.site.agent.observed import observed
-from coinfer.site.agent.serving_plan import RULE, Planned, ServingPlanner, serves
+from coinfer.site.agent.serving_plan import RULE, Planned, Pointer, ServingPlanner, serves
 from coinfer.site.agent.view import work_key
 from coinfer.site.messages import Decision, Observed
 from coinfer.types import DEVICE, OffloadDecision, OffloadObservation, Policy
@@ -265,17 +265,23 @@ class SiteDispatcher:
             if decision is not None:
                 self.by_actor += len(tasks)
                 return decision, actor.name
-        elif actor.by_demand and serves(servers):
-            planned = await self._in_time(RULE, partial(self._plan, tasks, servers, observation))
+        elif (actor.by_demand or actor.pointer) and serves(servers):
+            name = actor.name if actor.pointer else RULE
+            planned = await self._in_time(name, partial(self._plan, actor.pointer, tasks, servers, observation))
             if planned is not None:
                 self._planner.adopt(planned)
-                return planned.decision, RULE
+                self.by_actor += len(tasks) if actor.pointer else 0
+                return planned.decision, name
         return sequential_greedy(observation), GREEDY
 
     def _plan(
-        self, tasks: Sequence[Task], servers: Sequence[Candidate], observation: OffloadObservation[np.ndarray]
+        self,
+        pointer: Pointer | None,
+        tasks: Sequence[Task],
+        servers: Sequence[Candidate],
+        observation: OffloadObservation[np.ndarray],
     ) -> Planned:
-        planned = self._planner.plan(tasks, servers, time.monotonic())
+        planned = self._planner.plan(tasks, servers, time.monotonic(), pointer)
         return planned._replace(decision=checked(planned.decision, observation))
 
     async def _in_time(self, name: str, decide: Callable[[], Decided]) -> Decided | None:

@@ -7,18 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from coinfer.policies.onnx import load_policy
 from coinfer.runtime.clock import WallClock
 from coinfer.runtime.device.link_estimate import first_link
 from coinfer.runtime.edge.security import Security
 from coinfer.runtime.edge.service import EdgeService
 from coinfer.runtime.protocol.messages import LoadReport
 from coinfer.runtime.transport.grpc_transport import PLAIN, GrpcTransport
-from coinfer.site.agent.actors import FALLBACK, SEQUENTIAL_ONLY, Actor, Actors
+from coinfer.site.agent.actors import FALLBACK, SEQUENTIAL_ONLY, Actor, Actors, open_actor
 from coinfer.site.agent.dispatch import UNKNOWN_S, Booking, Candidate, SentTask
 from coinfer.site.agent.dispatcher import LATE_S, SiteDispatcher, aged_backlog_s
 from coinfer.site.agent.links import FIRST_RATE_BPS, PeerLinks
-from coinfer.site.agent.padding import padded
 from coinfer.site.agent.serving_report import ServingReporter
 from coinfer.site.agent.serving_state import Told
 from coinfer.site.agent.spool import Spool, next_epoch
@@ -329,7 +327,7 @@ def _deciders(policy: str) -> tuple[Actor, Actor]:
     """Return who decides at first, and who where that one is not to."""
     if policy == SEQUENTIAL:
         return SEQUENTIAL_ONLY, SEQUENTIAL_ONLY
-    return (Actor(padded(load_policy(policy)), policy) if policy else FALLBACK), FALLBACK
+    return (open_actor(policy, policy) if policy else FALLBACK), FALLBACK
 
 
 def _keep_nothing(make: Callable[[], Decision]) -> None:

@@ -21,6 +21,7 @@ from coinfer.policies.heuristics.demand import (
     decide_by_rule,
     fade,
 )
+from coinfer.policies.heuristics.homes import homes
 from coinfer.policies.heuristics.server_times import Asked, ServerState, advance
 from coinfer.policies.heuristics.serving import Choice
 from coinfer.policies.heuristics.serving import Task as PlainTask
@@ -112,7 +113,8 @@ class ServingPlanner:
         weights = pointer.weights if pointer else _weights(states, plain)
         fade(memory, math.exp(-(now_s - before.at_s) / weights.memory_s))
         order = sorted((k for k, one in enumerate(plain) if one.choices), key=lambda k: _arrives_s(plain[k]))
-        slot = Slot(states, [plain[k] for k in order], memory, weights, WINDOW_S)
+        home = site_homes(servers, states, catalogue) if weights.loads_at_home else ()
+        slot = Slot(states, [plain[k] for k in order], memory, weights, WINDOW_S, home)
         chosen = decide_slot(slot, pointer.scores, pointer.scale_s) if pointer else decide_by_rule(slot)
         option, server = sequential_greedy(observation)  # for tasks that nobody has room for
         for k, one in zip(order, chosen, strict=True):
@@ -160,6 +162,25 @@ def known_state(server: Candidate, catalogue: Catalogue) -> ServerState:
         for one in server.sent
     ]
     return advance(server_state(server.told, catalogue, server.services, UNKNOWN_S), sent, age_s)
+
+
+def site_homes(servers: Sequence[Candidate], states: Sequence[ServerState], catalogue: Catalogue) -> list[int]:
+    """Return the home of each network, on which all deciders agree: as if all were asked for equally often.
+
+    Args:
+        servers: the decider itself first.
+        states: of these servers.
+        catalogue: numbers the networks.
+    """
+    names = sorted(catalogue.networks.names, key=lambda name: name)
+    order = sorted(range(len(servers)), key=lambda n: servers[n].address)
+    numbers = [catalogue.networks.of(name) for name in names]
+    sizes = [max(state.size_bytes[x] for state in states) for x in numbers]
+    found = homes([1.0] * len(numbers), sizes, [states[n].memory_bytes for n in order], crowded=True)
+    home = [DEVICE] * len(numbers)
+    for x, place in zip(numbers, found, strict=True):
+        home[x] = order[place] if place >= 0 else DEVICE
+    return home
 
 
 def plain_tasks(

@@ -26,6 +26,11 @@ class Numbers:
     def __len__(self) -> int:
         return len(self._by_name)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all names, by number."""
+        return tuple(self._by_name)
+
     def of(self, name: str) -> int:
         """Return the number of a name.
 

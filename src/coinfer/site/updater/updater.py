@@ -24,12 +24,25 @@ from coinfer.site.store import last_id
 from coinfer.site.updater import live, rollout
 from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import RolloutSettings
-from coinfer.site.updater.versions import FALLBACK, PolicyFolder, Rollout, Version, describe, to_json, write_policy
+from coinfer.site.updater.versions import (
+    FALLBACK,
+    PolicyFolder,
+    Rollout,
+    Version,
+    describe,
+    is_serving_policy,
+    to_json,
+    write_policy,
+)
 
 STEP_S = 1.0
 JUDGE = "coinfer.site.trainer.judge"
 NO_TRAINING = (
     "candidates cannot be judged and nothing is learned here: pip install '.[train]' in coinfer's folder; `pin` works"
+)
+NO_JUDGEMENT = (
+    "a policy for servers that batch or load: a site can neither judge nor train these yet, as its fitted worlds and "
+    "its log know no batches and no memory; `pin` lets it decide"
 )
 _log = logging.getLogger("coinfer.site")
 
@@ -224,6 +237,8 @@ class Updater:
 
     async def _verdict(self, version: Version) -> Verdict | None:
         """Return what the judging process found; None while it has not ended or is not due."""
+        if is_serving_policy(self.folder.path(version.number)):
+            return Verdict(None, NO_JUDGEMENT)
         if self.problem and version.standing == "waiting":
             return Verdict(None, self.problem)
         now_s = time.monotonic()
@@ -247,11 +262,12 @@ class Updater:
             kind: `judge` in worlds and by the log, or `shadow`.
         """
         running = self.rollout.running
+        by_file = running != FALLBACK and not is_serving_policy(self.folder.path(running))
         job = {
             "kind": kind,
             "store": str(self._store),
             "candidate": str(path),
-            "running": str(self.folder.path(running)) if running != FALLBACK else "",
+            "running": str(self.folder.path(running)) if by_file else "",
             "after_id": self.rollout.after_id if kind == "shadow" else 0,
             "settings": self.settings.model_dump(),
         }
@@ -285,6 +301,8 @@ class Updater:
         with tempfile.TemporaryDirectory(prefix="coinfer-judge-") as folder:
             path = Path(folder) / "policy.onnx"
             write_policy(path, onnx, sidecar)
+            if is_serving_policy(path):
+                raise UserError(NO_JUDGEMENT)
             return await self.judge(path)
 
     def _cancel(self) -> None:

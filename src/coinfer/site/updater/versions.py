@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from coinfer.errors import UserError
 from coinfer.files import write_atomic
-from coinfer.policies.onnx import load_policy
+from coinfer.policies.onnx import kind_of, load_policy
+from coinfer.policies.serving_onnx import KIND as SERVING
+from coinfer.policies.serving_onnx import load_serving_policy
 from coinfer.profile.fields import first_problem
 from coinfer.site.updater.weights import check_weights
 
@@ -202,19 +204,29 @@ def write_policy(path: Path, onnx: bytes, sidecar: bytes) -> str:
         sidecar: content of its side-car.
 
     Raises:
-        PolicyFileError: if the pair is too large, no policy of environment `offload`, or has weights that are no
-            numbers.
+        PolicyFileError: if the pair is too large, no policy of environment `offload` or for servers that batch or
+            load, or has weights that are no numbers.
     """
     if len(onnx) + len(sidecar) > MAX_BYTES:
         raise PolicyFileError(f"a policy of {len(onnx) + len(sidecar)} bytes; expected at most {MAX_BYTES}")
     write_atomic(path, onnx)
     write_atomic(path.with_suffix(".json"), sidecar)
     try:
-        scheme = str(load_policy(path).sidecar["scheme"])[:100]
+        load = load_serving_policy if is_serving_policy(path) else load_policy
+        scheme = str(load(path).sidecar["scheme"])[:100]
         check_weights(onnx)
         return scheme
     except UserError as error:
         raise PolicyFileError(str(error).replace(str(path.parent) + "/", "")) from None
+
+
+def is_serving_policy(path: Path) -> bool:
+    """Return true if a version is a policy for servers that batch or load, which a site cannot judge.
+
+    Args:
+        path: of its ONNX file.
+    """
+    return kind_of(path) == SERVING
 
 
 def describe(version: Version) -> str:
