@@ -152,7 +152,8 @@ def _controller(home: Path) -> Iterator[tuple[str, str]]:
 def _edge(number: int, controller: str, home: Path) -> Iterator[EdgeProcess]:
     """Start an edge server as a member of the site."""
     name = f"edge-{number}"
-    extra = ("--controller", controller, "--name", name, "--state", str(home / name), "--actor-late-ms", "100")
+    extra = ("--controller", controller, "--name", name, "--state", str(home / name), "--actor-late-ms", "100",
+             "--policy", "sequential-greedy")  # fmt: skip
     with edges(MODEL, [SLOWDOWNS[number - 1]], extra, START_S) as (running,):
         yield running
 
