@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,36 @@ def test_the_simulator_and_the_site_are_compared_by_policy(scripts: None):
     assert whole == {"median_error": 0.1, "same_order": "0 of 2", "told_apart": 4, "told_apart_in_same_order": 4}
 
 
+@pytest.mark.parametrize("by_demand", [False, True])
+def test_the_model_of_servers_that_load_is_a_queue_where_all_is_in_memory(scripts: None, by_demand: bool):
+    from serving import moments
+    from serving_model import World
+
+    service_s, asked = 0.05, moments(14.0, 6.0, 3, 1, 2.0, 0)
+    assert {one.network for one in asked} == {0, 1, 2}
+    assert all(later.at_s > one.at_s for one, later in pairwise(asked))
+    free_s, spent_s = 0.0, list[tuple[bool, float]]()
+    for one in asked:
+        free_s = max(free_s, one.at_s) + service_s
+        spent_s.append((one.at_s >= 1.0, free_s - one.at_s))
+    expected = [latency_s for counts, latency_s in spent_s if counts]
+    world = World([service_s], 0.2, 3, 1, 3)
+    assert world.mean_s(asked, 1.0, by_demand=by_demand) == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+
+
+def test_the_model_pays_for_loads_and_demand_greedy_for_fewer(scripts: None):
+    from serving import Asked
+    from serving_model import World
+
+    alternating = [Asked(0.5 * n, n % 2, 0) for n in range(40)]
+    assert World([0.05], 0.2, 2, 1, 2).mean_s(alternating, 0.0, by_demand=True) == pytest.approx(0.05, abs=1e-4)
+    for by_demand in (False, True):  # nothing to decide: each request evicts the network of the next one
+        found = World([0.05], 0.2, 2, 1, 1).mean_s(alternating, 0.6, by_demand=by_demand)
+        assert found == pytest.approx(0.25, abs=1e-4)
+    two = World([0.05, 0.05], 0.2, 2, 1, 1)
+    assert two.mean_s(alternating, 2.0, by_demand=True) == pytest.approx(0.05, abs=1e-4)  # a server for each
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options"),
@@ -104,6 +135,8 @@ def test_the_simulator_and_the_site_are_compared_by_policy(scripts: None):
                     "--models", "resnet32", "alexnet-exits")),
         ("nothing_lost", (*TINY, "--kills", "1", "--cut-s", "2", "--full-s", "2", "--swaps", "2", "--files", "2")),
         ("start_orders", ("--rounds", "1", "--delay-s", "0.1")),
+        ("serving", ("--network", "alexnet-cifar", "--networks", "3", "--fit", "1", "--batch", "1",
+                     "--edge-slowdowns", "20", "30", "--rounds", "1", "--round-s", "3")),
     ],
 )  # fmt: skip
 def test_an_experiment_runs(tmp_path: Path, script: str, options: tuple[str, ...]):
@@ -112,6 +145,9 @@ def test_an_experiment_runs(tmp_path: Path, script: str, options: tuple[str, ...
     subprocess.run(command, check=True, timeout=1800)
     found = json.loads(record.read_text())
     assert {"settings", "machine", "load_average"} <= found.keys()
+    if script == "serving":
+        assert found["decided"]["demand-greedy"]["demand-greedy"] > 0
+        assert set(found["decided"]["sequential greedy"]) == {"sequential greedy"}
     if script == "nothing_lost":
         for kind, counts in found["faults"].items():
             assert counts["requests"] > 0, kind
