@@ -99,6 +99,8 @@ WORLDS |= {TIGHT: Measured("many-models", _TIGHT, {**AMORTISED}, warm_up=50)}
 WORLDS |= {f"{TIGHT}, 5 slots late": _TIGHT_AND_LATE}
 WORLDS |= {f"{TIGHT}, 5 slots late, {count} deciders": _TIGHT_AND_LATE._replace(apart=count) for count in (4, 16)}
 """Memory for four fifths of the networks, after 10 s."""
+MOVING = "tight-memory"
+WORLDS |= {MOVING: Measured("tight-memory", {"slots": 150}, {**AMORTISED}, warm_up=50)}
 LOADS_HOME = "demand-greedy that loads at home"
 RULES = {*PLAIN, LOADS_HOME, "serving-greedy", "amortised 0.2", "demand-greedy", "demand-at-home"}
 

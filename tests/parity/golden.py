@@ -65,7 +65,17 @@ from coinfer.types import Hop, OffloadObservation, Outcome, Route
 FILE = Path(__file__).with_name("golden.json")
 WORLDS, SLOTS, FIRST_SLOT = 2, 6, 3
 """Policies decide for so many worlds, in the slots from `FIRST_SLOT` to `SLOTS`, when queues have formed."""
-SCENARIOS = {"grle-s2", "grle-s3", "grle-s4", "droo-weights", "droo-on-off", "droo-queues", "gpu-edge", "many-models"}
+SCENARIOS = {
+    "grle-s2",
+    "grle-s3",
+    "grle-s4",
+    "droo-weights",
+    "droo-on-off",
+    "droo-queues",
+    "gpu-edge",
+    "many-models",
+    "tight-memory",
+}
 """Presets without figures: they change one key of another one, or have tests of their own (`envs.test_serving`)."""
 KINDS = {"offload": [p for p in PRESETS if p not in {"droo", "mtl-a3c"} | SCENARIOS], "blocks": ["mtl-a3c"]}
 LATER = {"proportional", "cut-schedule"}

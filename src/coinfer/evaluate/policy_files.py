@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from coinfer.evaluate.oracles import Oracle
-from coinfer.evaluate.serving_slots import pointer
+from coinfer.evaluate.serving_slots import forecast, pointer
 from coinfer.evaluate.simulate import Maker
+from coinfer.policies.forecast_onnx import KIND as FORECAST
+from coinfer.policies.forecast_onnx import load_forecast
 from coinfer.policies.frame_onnx import load_frame_policy
 from coinfer.policies.heuristics.blocks import BlocksPolicy
 from coinfer.policies.heuristics.wireless_power import ModesPolicy, Rates
@@ -59,15 +61,23 @@ def open_serving_policy(path: str | Path, world: OffloadWorld) -> tuple[Oracle, 
     """Return a file's policy for servers that batch and load, and notes on differences to its training.
 
     Args:
-        path: ONNX file of kind `serving`.
+        path: ONNX file of kind `serving` or `forecast`.
         world: the compiled scenario.
 
     Raises:
-        PolicyError: if the file is no such policy, or the scenario's servers neither batch nor load; one line.
+        PolicyError: if the file is no such policy, or was made for another number of networks, or the scenario's
+            servers neither batch nor load; one line.
     """
-    policy = load_serving_policy(path)
     if world.serving is None:
         raise PolicyError(f"{path}: a policy for servers that batch or load, those of {world.name} do neither")
+    if kind_of(path) == FORECAST:
+        known, networks = load_forecast(path), world.edge.models
+        if known.networks != networks:
+            raise PolicyError(
+                f"{path}: forecasts {known.networks} networks, {world.name} has {networks}; train it anew"
+            )
+        return forecast(known, known.weights), _notes(path, known.sidecar, world)
+    policy = load_serving_policy(path)
     return pointer(policy, policy.weights, policy.scale_s), _notes(path, policy.sidecar, world)
 
 
@@ -77,7 +87,7 @@ def is_serving_policy(path: str | Path) -> bool:
     Args:
         path: ONNX file.
     """
-    return kind_of(path) == SERVING
+    return kind_of(path) in {SERVING, FORECAST}
 
 
 def open_frame_policy(path: str | Path, world: WirelessPowerWorld | QueueWorld) -> tuple[ModesPolicy, tuple[str, ...]]:

@@ -29,6 +29,7 @@ from coinfer.policies.heuristics.demand import (
     best,
 )
 from coinfer.policies.heuristics.server_times import Asked
+from coinfer.policies.learned.forecast import Forecast
 from coinfer.policies.learned.pointer.features import COLUMNS, Scores, choice_rows, world_row
 from coinfer.scenario.world import OffloadWorld
 from coinfer.types import OffloadDecision, OffloadObservation
@@ -197,7 +198,7 @@ def demand_clairvoyant(weights: DemandWeights) -> Oracle:
     def oracle(tables: offload.Tables) -> Decider:
         coming: list[list[list[list[float]]]] = []
 
-        def foresee(state: State) -> list[list[float]]:
+        def foresee(state: State, _: Sequence[Memory]) -> list[list[float]]:
             if bool((state.slot == 0).all()):
                 coming[:] = coming_demand(tables, state.seed, weights.memory_s).tolist()
             return coming[int(state.slot[0])]  # pyright: ignore[reportReturnType]
@@ -215,22 +216,36 @@ def coming_demand(tables: offload.Tables, seeds: Tensor, memory_s: float) -> Ten
         seeds: [B] of their episodes.
         memory_s: as in `DemandWeights`.
     """
-    assert tables.serving is not None
-    slots, slot_s = tables.edge.edge.slots, tables.edge.edge.slot_s
+    slot_s = tables.edge.edge.slot_s
     keeps = math.exp(-slot_s / memory_s)
-    ahead = torch.zeros((len(seeds), tables.serving.load_s.shape[1]))
-    found = list[Tensor]()
-    for number in reversed(range(slots)):
+    found, ahead = list[Tensor](), torch.tensor(0.0)
+    for saved_s in reversed(saved_by_slot(tables, seeds)):
+        ahead = keeps * ahead + (1 - keeps) * saved_s / slot_s
+        found.append(ahead)
+    return torch.stack(found[::-1])
+
+
+def saved_by_slot(tables: offload.Tables, seeds: Tensor, deciders: int = 1) -> list[Tensor]:
+    """Return the seconds that servers would save the tasks of each network, if none waited; [B, X] of each slot.
+
+    Args:
+        tables: of worlds whose servers batch or load.
+        seeds: [B] of their episodes.
+        deciders: who share out the tasks; those of the first are counted.
+    """
+    assert tables.serving is not None
+    found, mine = list[Tensor](), torch.arange(tables.edge.edge.tasks) % deciders == 0
+    for number in range(tables.edge.edge.slots):
         draws = core.draw(tables.edge, seeds, torch.full_like(seeds, number))
         kind = draws.model * tables.edge.edge.classes + draws.device_class
         device_s, bits = tables.device_s[kind], tables.upload_bits[kind]
         sent_s = device_s + bits / draws.link_bps.amax(-1, keepdim=True)
         here_s = torch.where(bits == 0, device_s, torch.inf).amin(-1)
         there_s = torch.where(bits > 0, sent_s + tables.server_s[kind].amin(-1), torch.inf).amin(-1)
-        saved_s = (here_s - there_s).clamp(min=0) * draws.task_mask
-        ahead = keeps * ahead + torch.zeros_like(ahead).scatter_add(-1, draws.model, saved_s) * (1 - keeps) / slot_s
-        found.append(ahead)
-    return torch.stack(found[::-1])
+        saved_s = (here_s - there_s).clamp(min=0) * (draws.task_mask & mine)
+        nothing = torch.zeros((len(seeds), tables.serving.load_s.shape[1]), dtype=saved_s.dtype)
+        found.append(nothing.scatter_add(-1, draws.model, saved_s))
+    return found
 
 
 def rule_weights(world: OffloadWorld) -> DemandWeights:
@@ -274,19 +289,33 @@ def pointer(scores: Scores, weights: DemandWeights, scale_s: float) -> Oracle:
     return lambda tables: _decider(tables, (weights,), choose)
 
 
+def forecast(demand: Forecast, weights: DemandWeights) -> Oracle:
+    """Return the rule with a forecast of demand in place of that of the past (`policies.learned.forecast`).
+
+    Args:
+        demand: of its network.
+        weights: of the rule.
+    """
+
+    def foresee(_: State, memories: Sequence[Memory]) -> list[list[float]]:
+        return demand(np.array([memory.faded for memory in memories], np.float32)).tolist()
+
+    return lambda tables: _decider(tables, (weights,), _by_rule, foresee)
+
+
 def _decider(
     tables: offload.Tables,
     weights: Sequence[DemandWeights],
     choose: Callable[[Slots, int], dict[int, Scored]],
-    foresee: Callable[[State], list[list[float]]] | None = None,
+    foresee: Callable[[State, Sequence[Memory]], list[list[float]]] | None = None,
 ) -> Decider:
     known, memories = PlainWorlds(tables), list[Memory]()
 
     def decide(state: State, observation: OffloadObservation[Tensor]) -> OffloadDecision[Tensor]:
         if len(memories) != len(state.slot) or bool((state.slot == 0).all()):
-            memories[:] = [known.no_memory() for _ in state.slot]
+            memories[:] = [known.no_memory(forecasts=foresee is not None) for _ in state.slot]
         slots = Slots(known, state, observation, memories, weights)
-        for memory, saved in zip(memories, foresee(state), strict=True) if foresee else ():
+        for memory, saved in zip(memories, foresee(state, memories), strict=True) if foresee else ():
             memory.saved[:] = saved
         for place in range(slots.places):
             slots.place(place, choose(slots, place))

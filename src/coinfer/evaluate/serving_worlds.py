@@ -13,7 +13,7 @@ from coinfer.physics.batching import BatchTimes
 from coinfer.physics.loading import Loaded
 from coinfer.physics.serving import Queues
 from coinfer.policies.candidates import candidates_of
-from coinfer.policies.heuristics.demand import Memory
+from coinfer.policies.heuristics.demand import FADING_S, Memory
 from coinfer.policies.heuristics.homes import homes
 from coinfer.policies.heuristics.server_times import Asked, ServerState
 from coinfer.policies.heuristics.serving import Choice, Task
@@ -88,9 +88,17 @@ class PlainWorlds:
             )
         return [found[b * servers : (b + 1) * servers] for b in range(worlds)]
 
-    def no_memory(self) -> Memory:
-        """Return what a decider remembers at first."""
-        return Memory([0.0] * len(self.size_bytes), [[0.0] * len(self.size_bytes) for _ in self.memory_bytes], [])
+    def no_memory(self, *, forecasts: bool = False) -> Memory:
+        """Return what a decider remembers at first.
+
+        Args:
+            forecasts: whether it is one that forecasts demand.
+        """
+
+        def nothing(rows: int) -> list[list[float]]:
+            return [[0.0] * len(self.size_bytes) for _ in range(rows)]
+
+        return Memory(nothing(1)[0], nothing(len(self.memory_bytes)), [], nothing(len(FADING_S) if forecasts else 0))
 
     def _requests(self, queues: Queues) -> dict[int, tuple[list[Asked], list[int]]]:
         """Return requests that wait and networks that run, by b * N + n, where there are any."""
@@ -166,8 +174,11 @@ def home_servers(tables: offload.Tables, *, crowded: bool = False) -> list[int]:
     mix = torch.as_tensor(edge.model_cdf[None] if edge.model_mix is None else edge.model_mix)
     share = mix.diff(prepend=torch.zeros_like(mix[:, :1])).mean(0)
     service_s = tables.server_s.amax(-2).mean(-1).reshape(edge.models, edge.classes).mean(-1).cpu()
+    alone_s = torch.where(tables.exists & (tables.upload_bits == 0), tables.device_s, torch.inf).amin(-1)
+    alone_s = alone_s.reshape(edge.models, edge.classes).mean(-1).cpu()
+    saved_s = torch.where(alone_s.isfinite(), alone_s - service_s, service_s).clamp(min=0)
     size_bytes, memory_bytes = tables.serving.network_bytes.tolist(), tables.serving.memory_bytes.tolist()
-    return homes((share * service_s).tolist(), size_bytes, memory_bytes, crowded=crowded)
+    return homes((share * service_s).tolist(), (share * saved_s).tolist(), size_bytes, memory_bytes, crowded=crowded)
 
 
 def known_worlds(tables: offload.Tables, queues: Queues) -> list[list[ServerState]]:

@@ -20,7 +20,7 @@ KIND = "serving"
 INPUTS, OUTPUTS = ("choices",), ("scores",)
 
 
-class _Weights(BaseModel, extra="forbid"):
+class WeightKeys(BaseModel, extra="forbid"):
     """Of `DemandWeights`."""
 
     memory_s: float
@@ -37,7 +37,7 @@ class _Sidecar(SidecarKeys):
     """The required keys of the side-car; see above."""
 
     columns: list[str]
-    weights: _Weights
+    weights: WeightKeys
     scale_s: float
 
 

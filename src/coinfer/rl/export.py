@@ -11,6 +11,8 @@ from coinfer.evaluate import oracles, report, serving_slots
 from coinfer.evaluate.policy_files import is_serving_policy, open_policy, open_serving_policy
 from coinfer.evaluate.simulate import Run, run_policy
 from coinfer.policies.learned.export import export
+from coinfer.policies.learned.forecast.export import export_forecast
+from coinfer.policies.learned.forecast.net import DemandForecast
 from coinfer.policies.learned.pointer.export import export_pointer
 from coinfer.policies.learned.pointer.net import PointerPolicy
 from coinfer.progress import Progress
@@ -48,16 +50,14 @@ def export_best(trained: TrainingResult, compiled: Compiled, path: Path) -> None
     )
 
 
-def export_best_pointer(trained: TrainingResult, path: Path) -> None:
-    """Write the pointer policy of the seed with the greatest reward on held-out worlds, with its side-car.
-
-    Args:
-        trained: a training of pointer policies.
-        path: as in `export_best`.
-    """
+def _export(trained: TrainingResult, compiled: Compiled, path: Path) -> None:
     policy = trained.modules[trained.best]
-    assert isinstance(policy, PointerPolicy)
-    export_pointer(path, policy, **trained.origin)
+    if isinstance(policy, PointerPolicy):
+        export_pointer(path, policy, **trained.origin)
+    elif isinstance(policy, DemandForecast):
+        export_forecast(path, policy, **trained.origin)
+    else:
+        export_best(trained, compiled, path)
 
 
 def compare_with_baselines(
@@ -116,10 +116,7 @@ def export_and_compare(
             return frame_export.save_comparison(trained, compiled.world, folder)
     path = folder / "policy.onnx"
     with status("exporting the policy"):
-        if isinstance(trained.modules[trained.best], PointerPolicy):
-            export_best_pointer(trained, path)
-        else:
-            export_best(trained, compiled, path)
+        _export(trained, compiled, path)
     with status("comparing with baselines"):
         seeds, episodes = COMPARED[type(compiled.world)]
         runs = compare_with_baselines(path, trained.scheme, compiled, seeds=seeds, episodes=episodes)

@@ -50,6 +50,7 @@ SCHEMES = {
     "droo": Scheme("droo", "droo", "imitation of the best of a few candidates, online (DROO, TMC 2020)"),
     "lydroo": Scheme("lydroo", "droo-queues", "DROO with queues that stay stable (after LyDROO, TWC 2021)"),
     "pointer": Scheme("pointer", "many-models", "our own for servers that batch and load: a rule, corrected by PPO"),
+    "forecast": Scheme("forecast", "tight-memory", "our own for servers that load: a forecast of demand for a rule"),
     "online-rl": Scheme("online_rl", "cdo-dsac", "tabular Q-learning, CDO-DSAC's baseline"),
 }
 

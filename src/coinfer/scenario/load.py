@@ -18,8 +18,9 @@ from coinfer.scenario.yaml_file import Document, Key, parse, read_text
 PRESETS = (
     "cdo-dsac", "mtl-a3c", "sacd", "sacd-cifar", "grle", "grle-s2", "grle-s3", "grle-s4", "droo", "droo-weights",
     "droo-on-off", "droo-queues", "city", "campus", "gpu-edge", "many-models",
+    "tight-memory",
 )  # fmt: skip
-"""The papers' worlds and two of our own, as files that a user copies and edits."""
+"""The papers' worlds and some of our own, as files that a user copies and edits."""
 BASE = "base"
 """Key of a file that changes some keys of another scenario, and states nothing else."""
 

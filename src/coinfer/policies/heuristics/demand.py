@@ -75,6 +75,13 @@ class Memory(NamedTuple):
     sent: list[list[Sent]]
     """Requests of the slots since what is known of the servers was true, the last slot first; each in the times of its
     slot."""
+    faded: Sequence[list[float]] = ()
+    """[S][X] `saved` as it would be with each of `FADING_S` in place of `DemandWeights.memory_s`, for who forecasts
+    from it what comes (`policies.learned.forecast`); nothing for others."""
+
+
+FADING_S = (0.3, 1.0, 3.0, 10.0)
+"""Times in which `Memory.faded` falls to 1 / e."""
 
 
 def fade(memory: Memory, keeps: float) -> None:
@@ -143,7 +150,7 @@ class Slot:
         self._remember(math.exp(-slot_s / weights.memory_s), slot_s)
 
     def _remember(self, keeps: float, slot_s: float) -> None:
-        saved = self.memory.saved
+        saved_s = [0.0] * len(self.memory.saved)
         fade(self.memory, keeps)
         for task in self.tasks:
             network = task.choices[0].network
@@ -152,7 +159,12 @@ class Slot:
             there = [one.ready_s + one.service_s for one in task.choices if one.server >= 0]
             load_s = [self.servers[one.server].load_s[network] for one in task.choices if one.server >= 0]
             spared_s = min(here) - min(there) if here and there else min(load_s, default=0.0)
-            saved[network] += max(0.0, spared_s) * (1 - keeps) / slot_s
+            saved_s[network] += max(0.0, spared_s)
+        for x, more_s in enumerate(saved_s):
+            self.memory.saved[x] += more_s * (1 - keeps) / slot_s
+        for row, time_s in zip(self.memory.faded, FADING_S, strict=False):
+            keeps = math.exp(-slot_s / time_s)
+            row[:] = [keeps * value + (1 - keeps) * more_s / slot_s for value, more_s in zip(row, saved_s, strict=True)]
 
     def scored(self, k: int) -> list[Scored]:
         """Return the choices of the next task with their prices, in their order.
