@@ -41,6 +41,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 RUNS = Path("runs") / "forecast"
 HORIZONS_S = (2.5, 4.0, 6.0)
 PAST, COMING, FORECAST = "what was", "what will be", "a forecast"
+KNOWS = PAST, FORECAST, COMING
 FULL = "forecast"
 
 
@@ -115,9 +116,7 @@ def tune(candidates: int, seeds: int) -> None:
         for who, (weights, oracle) in deciders.items():
             run = run_policy(world, who, seeds, 1, oracle=oracle, first=10_000, warm_up=WORLDS[MOVING].warm_up)
             tried.append({"who": who, "mean_s": float(run.measures["mean_s"].mean()), "weights": asdict(weights)})
-    best = {
-        who: min((t for t in tried if t["who"] == who), key=lambda t: t["mean_s"]) for who in (PAST, FORECAST, COMING)
-    }
+    best = {who: min((t for t in tried if t["who"] == who), key=lambda t: t["mean_s"]) for who in KNOWS}
     (RESULTS / "forecast_weights.json").write_text(json.dumps({"best": best, "tried": tried}, indent=1) + "\n")
     for who, one in best.items():
         CONSOLE.print(f"{who}: {1e3 * one['mean_s']:.1f} ms with {one['weights']}")
@@ -193,11 +192,10 @@ def table(found: list[dict[str, Any]]) -> Table:
     shown = Table("who decides", "learners", "mean, ms", "beside the best rule", "each learner", "late", title=MOVING)
     for who, row in rows.items():
         mean, gap = interval(row["mean_s"]), interval(row["mean_s"] / rows[best]["mean_s"] - 1)
-        alone = ", ".join(f"{100 * (one / rows[best]['mean_s'] - 1).mean():+.1f}" for one in row["each"])
+        learners = row["each"] if len(row["each"]) > 1 else ()
+        alone = ", ".join(f"{100 * (one / rows[best]['mean_s'] - 1).mean():+.1f}" for one in learners)
         cells = (f"{1e3 * mean.mean:.1f} ± {1e3 * mean.half:.1f}", f"{100 * gap.mean:+.1f} ± {100 * gap.half:.1f} %")
-        shown.add_row(
-            who, str(len(row["each"])), *cells, alone if len(row["each"]) > 1 else "", f"{100 * row['late']:.2f} %"
-        )
+        shown.add_row(who, str(len(row["each"])), *cells, alone, f"{100 * row['late']:.2f} %")
     return shown
 
 

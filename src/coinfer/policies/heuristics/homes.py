@@ -76,7 +76,7 @@ def _kept(saved: np.ndarray, size_bytes: np.ndarray, memory_bytes: np.ndarray) -
 
 
 def _even(found: list[int], work: Sequence[float], size_bytes: Sequence[float], memory_bytes: Sequence[float]) -> None:
-    """Exchange networks at home, one for one or for none, as long as that leaves the busier of two servers less work."""
+    """Exchange networks at home, one for one or for none, while that leaves the busier of two servers less work."""
     servers = range(len(memory_bytes))
 
     def sums(values: Sequence[float]) -> list[float]:
