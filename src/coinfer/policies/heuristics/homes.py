@@ -57,14 +57,14 @@ def _kept(saved: np.ndarray, size_bytes: np.ndarray, memory_bytes: np.ndarray) -
     """Return homes of networks that save most together; one variable for each network and server."""
     networks, servers = len(saved), len(memory_bytes)
     once = sparse.kron(sparse.eye(networks), np.ones((1, servers)))
-    size_bytes = np.minimum(size_bytes, 2 * memory_bytes.max())  # what fits nowhere
-    unit_bytes = min(memory_bytes.max(), size_bytes.sum()) / _STEPS
+    memory_bytes = np.minimum(memory_bytes, 2 * size_bytes.sum())
+    unit_bytes = memory_bytes.max() / _STEPS
     fits = sparse.kron(np.ceil(size_bytes[None] / unit_bytes - 1e-6), sparse.eye(servers))
-    room = np.floor(np.minimum(memory_bytes, size_bytes.sum()) / unit_bytes + 1e-6)
+    room = np.floor(memory_bytes / unit_bytes + 1e-6)
     rows, limits = sparse.csr_matrix(sparse.vstack((once, fits))), np.concatenate((np.ones(networks), room))
     result = milp(
         -np.repeat(saved / max(float(saved.sum()), 1e-12), servers),
-        constraints=LinearConstraint(rows, -np.inf, limits),
+        constraints=LinearConstraint(rows, -np.inf, limits),  # pyright: ignore[reportArgumentType]
         integrality=1,
         bounds=Bounds(0, 1),
         options={"node_limit": _NODES, "mip_rel_gap": 0.002},
