@@ -41,8 +41,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 RUNS = Path("runs") / "forecast"
 HORIZONS_S = (2.5, 4.0, 6.0)
 PAST, COMING, FORECAST = "what was", "what will be", "a forecast"
-KNOWS = PAST, FORECAST, COMING
+AT_HOME = {PAST: "what was, loads at home", FORECAST: "a forecast, loads at home"}
+KNOWS = (PAST, FORECAST, COMING, *AT_HOME.values())
 FULL = "forecast"
+FULL_AT_HOME = "forecast, loads at home"
 
 
 class Alone(DemandForecast):
@@ -113,6 +115,11 @@ def tune(candidates: int, seeds: int) -> None:
             FORECAST: (ahead, oracle_of(nets[ahead.memory_s], ahead)),
             COMING: (ahead, demand_clairvoyant(ahead)),
         }
+        home, home_ahead = replace(past, loads_at_home=True), replace(ahead, loads_at_home=True)
+        deciders |= {
+            AT_HOME[PAST]: (home, demand_greedy(home)),
+            AT_HOME[FORECAST]: (home_ahead, oracle_of(nets[ahead.memory_s], home_ahead)),
+        }
         for who, (weights, oracle) in deciders.items():
             run = run_policy(world, who, seeds, 1, oracle=oracle, first=10_000, warm_up=WORLDS[MOVING].warm_up)
             tried.append({"who": who, "mean_s": float(run.measures["mean_s"].mean()), "weights": asdict(weights)})
@@ -157,12 +164,15 @@ def judge(seeds: int) -> list[dict[str, Any]]:
         ("amortised 0.2", 0, changed(), serving_oracles.amortised_greedy(0.2)),
         ("demand-greedy", 0, changed(), demand_greedy(LOADS)),
         ("demand-greedy, weights found here", 0, changed(), demand_greedy(best[PAST])),
+        ("the same, loads at home", 0, changed(), demand_greedy(best[AT_HOME[PAST]])),
         ("demand-at-home", 0, changed(), demand_greedy(replace(LOADS, at_home=True))),
         ("the forecast's weights without it", 0, changed(), demand_greedy(best[FORECAST])),
     ]
     for variant in VARIANTS:
         nets = enumerate(trained(variant, best[FORECAST]))
         runs += [(variant, learner, changed(), oracle_of(net, best[FORECAST])) for learner, net in nets]
+    nets = enumerate(trained(FULL, best[AT_HOME[FORECAST]]))
+    runs += [(FULL_AT_HOME, learner, changed(), oracle_of(net, best[AT_HOME[FORECAST]])) for learner, net in nets]
     runs += [
         ("knows the demand to come", 0, changed(), demand_clairvoyant(best[COMING])),
         ("memory for all networks", 0, everything, demand_greedy(LOADS)),
@@ -175,7 +185,14 @@ def judge(seeds: int) -> list[dict[str, Any]]:
     return found
 
 
-RULES = ("serving-greedy", "amortised 0.2", "demand-greedy", "demand-greedy, weights found here", "demand-at-home")
+RULES = (
+    "serving-greedy",
+    "amortised 0.2",
+    "demand-greedy",
+    "demand-greedy, weights found here",
+    "the same, loads at home",
+    "demand-at-home",
+)
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
@@ -205,7 +222,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     means = [interval(1e3 * rows[who]["mean_s"]) for who in names]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    colours = ["tab:blue" if who in VARIANTS else "tab:grey" for who in names]
+    colours = ["tab:blue" if who in {*VARIANTS, FULL_AT_HOME} else "tab:grey" for who in names]
     halves = [one.half for one in means]
     axes.barh(range(len(names)), [one.mean for one in means], xerr=halves, color=colours, capsize=3)
     axes.set_yticks(range(len(names)), names)
