@@ -27,7 +27,7 @@ from coinfer.rl.core.training import Report, RunOptions, TrainingResult, TrainSe
 
 EVERY = 100
 """Updates from one point of the curve to the next."""
-WEIGHTS = DemandWeights(4.0, 5.5, 8.0, 0.033, 0.068)
+WEIGHTS = DemandWeights(4.0, 3.5, 3.4, 0.02, 0.018)
 """Of the rule with a forecast, found in `tight-memory` (experiments/gpu-edge/forecast.py)."""
 _AT_FIRST = 5
 """Slots at the beginning of an episode that are left out, as nothing is known yet."""
