@@ -7,6 +7,7 @@ a window of requests that are decided together; the time since the last one is a
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -176,11 +177,17 @@ def site_homes(servers: Sequence[Candidate], states: Sequence[ServerState], cata
     order = sorted(range(len(servers)), key=lambda n: servers[n].address)
     numbers = [catalogue.networks.of(name) for name in names]
     sizes = [max(state.size_bytes[x] for state in states) for x in numbers]
-    found = homes([1.0] * len(numbers), sizes, [states[n].memory_bytes for n in order], crowded=True)
+    found = _equal_homes(tuple(sizes), tuple(states[n].memory_bytes for n in order))
     home = [DEVICE] * len(numbers)
     for x, place in zip(numbers, found, strict=True):
         home[x] = order[place] if place >= 0 else DEVICE
     return home
+
+
+@lru_cache(maxsize=16)
+def _equal_homes(size_bytes: tuple[float, ...], memory_bytes: tuple[float, ...]) -> list[int]:
+    equal = [1.0] * len(size_bytes)
+    return homes(equal, equal, size_bytes, memory_bytes, crowded=True)
 
 
 def plain_tasks(
