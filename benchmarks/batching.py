@@ -89,8 +89,8 @@ def compare(
         slower = np.array(mean[BATCHED, load]) / np.array(mean[UNBATCHED, load])
         bar = 2 - LOSES_AT_MOST if load < 1 else None  # under overload more is answered in time, later
         found[f"{where}: batched over alone, latency"] = harness.figure(slower, at_most=bar)
-        if MLSERVER in servers:
-            over = np.array(good[BATCHED, load]) / np.maximum(good[MLSERVER, load], 1e-9)
+        if MLSERVER in servers and min(good[MLSERVER, load]) > 0:
+            over = np.array(good[BATCHED, load]) / np.array(good[MLSERVER, load])
             found[f"{where}: batched over MLServer, in time"] = harness.figure(over)
     return found
 

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-import time
+
+from tests.patience import wait_until
 
 PARENT = """
 import os, subprocess, sys
@@ -20,9 +21,9 @@ def test_a_judge_ends_with_the_controller_that_began_it():
     with subprocess.Popen(command, pass_fds=(job,), stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         judge = int(parent.stdout.readline())
+        wait_until(lambda: _threads(judge) > 1, 60, "a judge that watches its parent and waits for its job")
         parent.kill()
-    while _command(judge):
-        time.sleep(0.1)
+    wait_until(lambda: not _command(judge), 60, "the judge's end")
     os.close(held_open)
     os.close(job)
 
@@ -34,3 +35,7 @@ def _command(process: int) -> str:
             return file.read()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def _threads(process: int) -> int:
+    return len(os.listdir(f"/proc/{process}/task"))

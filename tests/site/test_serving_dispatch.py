@@ -247,9 +247,9 @@ def test_sequential_greedy_decides_where_it_is_asked_for_or_the_rule_is_late_or_
     def wrong(*_):
         raise IndexError("no such network")
 
-    for plan, words in ((late, "it was late"), (wrong, "IndexError: no such network")):
+    for plan, late_s, words in ((late, LATE_S, "it was late"), (wrong, WAIT_S, "IndexError: no such network")):
         monkeypatch.setattr(ServingPlanner, "plan", plan)
-        decider = Decider(late_s=LATE_S)
+        decider = Decider(late_s=late_s)
         assert len(decider.ask()) == 1
         assert [one.policy for one in decider.kept] == [GREEDY]
         assert f"the actor {RULE} failed and sequential greedy decides: {words}" in caplog.text

@@ -156,7 +156,7 @@ def from_site(
     from collections import deque
 
     from coinfer.site.fitting.evidence import decided
-    from coinfer.site.fitting.fit import fit
+    from coinfer.site.fitting.fit import FitError, fit
     from coinfer.site.fitting.requests import asked, recorded_requests, with_short_slots
     from coinfer.site.fitting.scenario_file import write_scenario
     from coinfer.site.operator import Operator
@@ -172,6 +172,8 @@ def from_site(
     decisions = decided(records)
     fitted = fit(decisions, slot_ms / 1e3 if slot_ms else None)
     known = [one for one in asked(decisions, fitted.by_server) if one.at_s >= fitted.since_s] if replay else []
+    if replay and not known:
+        raise FitError("no request of the log can be played again; leave out --replay, or let the site run for longer")
     requests = recorded_requests(fitted, known)
     fitted = with_short_slots(fitted) if replay and not slot_ms else fitted
     path = write_scenario(fitted, output, f"site-{output.resolve().name}", requests)

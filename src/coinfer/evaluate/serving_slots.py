@@ -225,24 +225,23 @@ def coming_demand(tables: offload.Tables, seeds: Tensor, memory_s: float) -> Ten
     return torch.stack(found[::-1])
 
 
-def saved_by_slot(tables: offload.Tables, seeds: Tensor, deciders: int = 1) -> list[Tensor]:
+def saved_by_slot(tables: offload.Tables, seeds: Tensor) -> list[Tensor]:
     """Return the seconds that servers would save the tasks of each network, if none waited; [B, X] of each slot.
 
     Args:
         tables: of worlds whose servers batch or load.
         seeds: [B] of their episodes.
-        deciders: who share out the tasks; those of the first are counted.
     """
     assert tables.serving is not None
-    found, mine = list[Tensor](), torch.arange(tables.edge.edge.tasks) % deciders == 0
+    found = list[Tensor]()
     for number in range(tables.edge.edge.slots):
         draws = core.draw(tables.edge, seeds, torch.full_like(seeds, number))
         kind = draws.model * tables.edge.edge.classes + draws.device_class
         device_s, bits = tables.device_s[kind], tables.upload_bits[kind]
         sent_s = device_s + bits / draws.link_bps.amax(-1, keepdim=True)
-        here_s = torch.where(bits == 0, device_s, torch.inf).amin(-1)
+        here_s = torch.where(tables.exists[kind] & (bits == 0), device_s, torch.inf).amin(-1)
         there_s = torch.where(bits > 0, sent_s + tables.server_s[kind].amin(-1), torch.inf).amin(-1)
-        saved_s = (here_s - there_s).clamp(min=0) * (draws.task_mask & mine)
+        saved_s = (here_s - there_s).clamp(min=0) * draws.task_mask
         nothing = torch.zeros((len(seeds), tables.serving.load_s.shape[1]), dtype=saved_s.dtype)
         found.append(nothing.scatter_add(-1, draws.model, saved_s))
     return found

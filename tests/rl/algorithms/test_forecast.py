@@ -51,7 +51,7 @@ def test_examples_are_what_deciders_remember():
             Slot(servers[b], [task for _, task in numbered], memories[b], DemandWeights(4.0), world.edge.slot_s)
         decision = demand_greedy(DemandWeights(1.0, 0.0, 0.0))(tables)(state, observation)
         state = offload.step(tables, state, decision._replace(server=decision.server * 0 - 1), _no_reward).state
-    short = ForecastSettings(weights=DemandWeights(memory_s=0.1))
+    short = ForecastSettings(weights=DemandWeights(memory_s=0.1))  # so that few slots at the end are left out
     faded = examples_of(tables, seeds, short).faded.reshape(-1, 2, len(FADING_S), world.edge.models)[0]
     assert np.allclose(np.array([memory.faded for memory in memories]), faded, rtol=0.1, atol=0.02)
 
@@ -83,6 +83,8 @@ def test_a_seed_gives_the_same_network_again_and_another_one_another(trained):
 def test_what_it_cannot_be_used_for_is_said(trained, tmp_path):
     with pytest.raises(UserError, match="load nothing"):
         train(TrainSettings("gpu-edge"))
+    with pytest.raises(UserError, match="20 slots, expected 46 or more"):
+        train(TrainSettings("tight-memory", ("slots=20",)))
     path = tmp_path / "policy.onnx"
     export_forecast(path, trained.modules[0], **trained.origin)
     with pytest.raises(PolicyError, match="forecasts 24 networks, gpu-edge has 16"):

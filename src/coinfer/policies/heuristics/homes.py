@@ -25,9 +25,9 @@ def homes(
 ) -> list[int]:
     """Return the home of each network, [X]: servers get about equal work, of networks that their memory holds.
 
-    Where memory is limited, the networks at home are those that save most together (an integer program); the others
-    stay on devices or, if `crowded`, share the room of others: of these, those with most work choose first, each the
-    server with least work of those that could hold it.
+    Where memory is limited, the networks at home are those that save most together (to 0.2 %, an integer program); the
+    others stay on devices or, if `crowded`, share the room of others: of these, those with most work choose first, each
+    the server with least work of those that could hold it.
 
     Args:
         work: [X] share of the servers' time that each network takes.

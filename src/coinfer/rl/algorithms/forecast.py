@@ -1,7 +1,7 @@
 """A forecast of demand (`policies.learned.forecast`), learned from what is asked for in simulated worlds.
 
 It is supervised: what is asked for does not depend on what anybody decides, so the demand that came is the answer to
-learn. Least is wanted of the mean square between forecast and demand, in which the mean of what may come is best.
+learn. It minimises the mean square error between forecast and demand, for which the mean of what may come is best.
 """
 
 import json
@@ -49,8 +49,6 @@ class ForecastSettings:
     """Widths of the hidden layers."""
     weights: DemandWeights = WEIGHTS
     """Of the rule; `memory_s` is the time in which what comes counts 1 / e, too."""
-    deciders: int = 1
-    """Who share out the tasks of each slot, so that each sees a part of the demand."""
 
 
 PRESETS = {"quick": ForecastSettings(800, 300), "paper": ForecastSettings()}
@@ -88,6 +86,9 @@ def train(
         raise TrainingError(f"scenario {world.name}: its servers load nothing, which is what a forecast is for")
     if settings.device != "cpu":
         raise TrainingError("forecast is a small network: train it with --device cpu")
+    least = _AT_FIRST + 2 * chosen.weights.memory_s / world.edge.slot_s + 1
+    if world.edge.slots < least:
+        raise TrainingError(f"scenario {world.name}: {world.edge.slots} slots, expected {least:.0f} or more to learn")
     chosen = replace(chosen, updates=settings.steps or chosen.updates)
     tables, report, folder = offload.load(world), options.get("progress", lambda _: None), options.get("folder")
     began_s, rounds, trained = time.monotonic(), settings.seeds * chosen.updates, list[_Trained]()
@@ -130,7 +131,7 @@ def _learn(
     number, losses = int(seed) % 2**63, list[tuple[int, float]]()
     with torch.random.fork_rng():
         torch.manual_seed(number)
-        networks, scale = examples.coming.shape[-1], float(examples.coming.mean())
+        networks, scale = examples.coming.shape[-1], float(examples.coming.mean()) or 1.0
         net = DemandForecast(networks, settings.hidden, settings.weights, scale)
     for update, loss in fit(net, examples, settings, torch.Generator().manual_seed(number)):
         losses.append((update, loss))
@@ -151,11 +152,11 @@ def examples_of(tables: offload.Tables, seeds: Tensor, settings: ForecastSetting
     edge = tables.edge.edge
     faded, found = torch.zeros(()), list[Tensor]()
     keeps = torch.exp(-edge.slot_s / torch.tensor(FADING_S))[:, None]
-    for saved_s in saved_by_slot(tables, seeds, settings.deciders):
+    for saved_s in saved_by_slot(tables, seeds):
         faded = keeps * faded + (1 - keeps) * saved_s[:, None].float() / edge.slot_s
         found.append(faded)
     coming = coming_demand(tables, seeds, settings.weights.memory_s).float()
-    known = slice(_AT_FIRST, max(_AT_FIRST + 1, edge.slots - int(2 * settings.weights.memory_s / edge.slot_s)))
+    known = slice(_AT_FIRST, edge.slots - int(2 * settings.weights.memory_s / edge.slot_s))
     return Examples(torch.cat(found[known]), coming[known].flatten(0, 1))
 
 

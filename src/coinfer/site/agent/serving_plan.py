@@ -166,28 +166,28 @@ def known_state(server: Candidate, catalogue: Catalogue) -> ServerState:
 
 
 def site_homes(servers: Sequence[Candidate], states: Sequence[ServerState], catalogue: Catalogue) -> list[int]:
-    """Return the home of each network, on which all deciders agree: as if all were asked for equally often.
+    """Return the home of each network that a server tells of, the same for all deciders: as if asked for alike.
 
     Args:
         servers: the decider itself first.
         states: of these servers.
         catalogue: numbers the networks.
     """
-    names = sorted(catalogue.networks.names, key=lambda name: name)
+    names = sorted({one.name for server in servers if server.told for one in server.told.profile.networks})
     order = sorted(range(len(servers)), key=lambda n: servers[n].address)
     numbers = [catalogue.networks.of(name) for name in names]
     sizes = [max(state.size_bytes[x] for state in states) for x in numbers]
     found = _equal_homes(tuple(sizes), tuple(states[n].memory_bytes for n in order))
-    home = [DEVICE] * len(numbers)
+    home = [DEVICE] * len(catalogue.networks)
     for x, place in zip(numbers, found, strict=True):
         home[x] = order[place] if place >= 0 else DEVICE
     return home
 
 
 @lru_cache(maxsize=16)
-def _equal_homes(size_bytes: tuple[float, ...], memory_bytes: tuple[float, ...]) -> list[int]:
+def _equal_homes(size_bytes: tuple[float, ...], memory_bytes: tuple[float, ...]) -> tuple[int, ...]:
     equal = [1.0] * len(size_bytes)
-    return homes(equal, equal, size_bytes, memory_bytes, crowded=True)
+    return tuple(homes(equal, equal, size_bytes, memory_bytes, crowded=True))
 
 
 def plain_tasks(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from coinfer.physics.batching import BatchTimes
 from coinfer.runtime.edge.admission import expected_s, running_s
@@ -105,11 +106,12 @@ class ServingReporter:
         self, now_s: float, uses: Mapping[Owner, MemoryUse], jobs: Iterable[Job], pending: Iterable[Pending]
     ) -> None:
         """Take in new networks and pieces, and now and then new times."""
-        models = {name: one for name, one in self._service.models.items() if one.runs.owner is not None}
+        owned_ones = ((name, one) for name, one in self._service.models.items() if one.runs.owner is not None)
+        models = dict(islice(owned_ones, MAX_NETWORKS))
         new = [name for name in models if name not in self._networks]
         if len(self._networks) + len(new) > MAX_NETWORKS or len(self._pieces) >= MAX_PIECES:
             self._networks, self._pieces, self._piece_names, self._of = {}, {}, [], {}
-            new = list(models)[:MAX_NETWORKS]
+            new = list(models)
         before = len(self._pieces)
         if new or now_s - self._looked_s >= LOOK_S:
             self._looked_s, owned = now_s, dict(self._uses(uses))
