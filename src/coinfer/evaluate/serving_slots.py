@@ -200,7 +200,8 @@ def demand_clairvoyant(weights: DemandWeights) -> Oracle:
 
         def foresee(state: State, _: Sequence[Memory]) -> list[list[float]]:
             if bool((state.slot == 0).all()):
-                coming[:] = coming_demand(tables, state.seed, weights.memory_s).tolist()
+                saved_s = saved_by_slot(tables, state.seed)
+                coming[:] = coming_demand(saved_s, tables.edge.edge.slot_s, weights.memory_s).tolist()
             return coming[int(state.slot[0])]  # pyright: ignore[reportReturnType]
 
         return _decider(tables, (weights,), _by_rule, foresee)
@@ -208,19 +209,18 @@ def demand_clairvoyant(weights: DemandWeights) -> Oracle:
     return oracle
 
 
-def coming_demand(tables: offload.Tables, seeds: Tensor, memory_s: float) -> Tensor:
+def coming_demand(saved_s: Sequence[Tensor], slot_s: float, memory_s: float) -> Tensor:
     """Return what `Memory.saved` would be if it faded towards the future, [slots, B, X].
 
     Args:
-        tables: of worlds whose servers batch or load.
-        seeds: [B] of their episodes.
+        saved_s: from `saved_by_slot`.
+        slot_s: length of a slot.
         memory_s: as in `DemandWeights`.
     """
-    slot_s = tables.edge.edge.slot_s
     keeps = math.exp(-slot_s / memory_s)
     found, ahead = list[Tensor](), torch.tensor(0.0)
-    for saved_s in reversed(saved_by_slot(tables, seeds)):
-        ahead = keeps * ahead + (1 - keeps) * saved_s / slot_s
+    for now_s in reversed(saved_s):
+        ahead = keeps * ahead + (1 - keeps) * now_s / slot_s
         found.append(ahead)
     return torch.stack(found[::-1])
 

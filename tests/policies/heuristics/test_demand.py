@@ -7,7 +7,7 @@ from tests.policies.heuristics.test_serving import open_servers
 
 from coinfer.envs import offload, rewards
 from coinfer.evaluate.serving_oracles import serving_greedy
-from coinfer.evaluate.serving_slots import Slots, coming_demand, demand_greedy, rule_weights
+from coinfer.evaluate.serving_slots import Slots, coming_demand, demand_greedy, rule_weights, saved_by_slot
 from coinfer.evaluate.serving_worlds import PlainWorlds
 from coinfer.evaluate.simulate import run_policy
 from coinfer.physics.batching import BatchTimes
@@ -108,7 +108,7 @@ def test_what_is_remembered_of_the_past_is_what_was_foreseen_backwards():
     world = open_world("many-models", {"slots": 12, "links.high_bps": 8.0e7, "links.low_bps": 8.0e7}).world
     tables = offload.load(world)
     state = offload.reset(tables, torch.arange(2))
-    foreseen = coming_demand(tables, state.seed, 2.0)
+    foreseen = coming_demand(saved_by_slot(tables, state.seed), world.edge.slot_s, 2.0)
     known = PlainWorlds(tables)
     fades = np.exp(-world.edge.slot_s / 2.0)
     for number in range(11):

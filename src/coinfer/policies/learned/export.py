@@ -88,6 +88,19 @@ def export(
     )
 
 
+def write_graph(path: Path, graph: onnx.GraphProto) -> None:
+    """Write a graph that was made node by node.
+
+    Args:
+        path: of the ONNX file; the folder is made if it does not exist.
+        graph: of operators of the standard set.
+    """
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(model, str(path))
+
+
 def write_onnx(
     path: Path, module: nn.Module, inputs: Mapping[str, Tensor], shapes: tuple[object, ...], outputs: Sequence[str]
 ) -> None:

@@ -152,10 +152,11 @@ def examples_of(tables: offload.Tables, seeds: Tensor, settings: ForecastSetting
     edge = tables.edge.edge
     faded, found = torch.zeros(()), list[Tensor]()
     keeps = torch.exp(-edge.slot_s / torch.tensor(FADING_S))[:, None]
-    for saved_s in saved_by_slot(tables, seeds):
-        faded = keeps * faded + (1 - keeps) * saved_s[:, None].float() / edge.slot_s
+    saved_s = saved_by_slot(tables, seeds)
+    for now_s in saved_s:
+        faded = keeps * faded + (1 - keeps) * now_s[:, None].float() / edge.slot_s
         found.append(faded)
-    coming = coming_demand(tables, seeds, settings.weights.memory_s).float()
+    coming = coming_demand(saved_s, edge.slot_s, settings.weights.memory_s).float()
     known = slice(_AT_FIRST, edge.slots - int(2 * settings.weights.memory_s / edge.slot_s))
     return Examples(torch.cat(found[known]), coming[known].flatten(0, 1))
 

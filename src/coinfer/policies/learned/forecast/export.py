@@ -12,6 +12,7 @@ from torch import nn
 
 from coinfer.policies.forecast_onnx import INPUTS, KIND, OUTPUTS
 from coinfer.policies.heuristics.demand import FADING_S
+from coinfer.policies.learned.export import write_graph
 from coinfer.policies.learned.forecast.net import DemandForecast
 from coinfer.policies.onnx import write_sidecar
 
@@ -35,10 +36,7 @@ def export_forecast(
         scenario_fingerprint: of the compiled scenario, from `scenario.compile.fingerprint`.
         training: record of the training.
     """
-    model = helper.make_model(_graph(policy), opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(model, str(path))
+    write_graph(path, _graph(policy))
     write_sidecar(
         path,
         KIND,

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from coinfer.policies.learned.export import write_graph
 from coinfer.policies.learned.pointer.features import COLUMNS, NAMES
 from coinfer.policies.learned.pointer.net import GAIN, PointerPolicy
 from coinfer.policies.onnx import write_sidecar
@@ -36,10 +37,7 @@ def export_pointer(
         scenario_fingerprint: of the compiled scenario, from `scenario.compile.fingerprint`.
         training: record of the training.
     """
-    model = helper.make_model(_graph(policy), opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(model, str(path))
+    write_graph(path, _graph(policy))
     write_sidecar(
         path,
         KIND,
