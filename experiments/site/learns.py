@@ -1,4 +1,4 @@
-"""Does a site learn? Latency of a bad actor and of what is learned after it, beside sequential greedy, as the log grows.
+"""Does a site learn? Latency of a bad actor and of what is learned after it, beside sequential greedy, by requests.
 
     python experiments/site/learns.py [--steps 12] [--rounds 2] [--round-s 20] [--load 0.8]
 
