@@ -1,10 +1,12 @@
 """Policies on real controllers and servers: rolled out, taken back, refused; who lies wins nothing."""
 
 import asyncio
+import base64
 import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.patience import wait_until
 from tests.runtime.edge.edge_process import Sleeper
@@ -17,10 +19,23 @@ from tests.site.test_rollout import slowest
 from coinfer.errors import UserError
 from coinfer.policies.onnx import load_policy
 from coinfer.resources import POLICIES
+from coinfer.site.agent import actors as actors_module
+from coinfer.site.agent.actors import KEPT, Actor, Actors
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.controller.process import make_updater
-from coinfer.site.messages import Batch, Decision, Hello, MessageError, Report, from_node, to_bytes
+from coinfer.site.messages import (
+    Batch,
+    Decision,
+    Hello,
+    MessageError,
+    Policies,
+    PolicyFile,
+    PolicyShare,
+    Report,
+    from_node,
+    to_bytes,
+)
 from coinfer.site.operator import Operator, OperatorError
 from coinfer.site.store import ExperienceStore
 from coinfer.site.updater import updater as updater_module
@@ -28,6 +43,7 @@ from coinfer.site.updater.rollout import Verdict
 from coinfer.site.updater.settings import load_settings
 from coinfer.site.updater.updater import Updater
 from coinfer.site.updater.versions import FALLBACK
+from coinfer.types import OffloadDecision
 
 JUDGE_S = 900.0
 """PyTorch is imported and worlds are played in a process of its own, on a machine that may be very busy."""
@@ -144,6 +160,31 @@ def test_a_server_refuses_a_broken_file_in_one_line_and_goes_on(tmp_path: Path, 
         finally:
             edge.stop()
     assert caplog.text.count("a policy is refused, and what decided goes on: version 2") == 1
+
+
+def test_a_policy_that_decided_before_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened, decides = list[str](), lambda observation: OffloadDecision(np.zeros(1, int), np.zeros(1, int))
+
+    def open_actor(path: Path, name: str) -> Actor:
+        opened.append(Path(path).name)
+        return Actor(decides, name)
+
+    monkeypatch.setattr(actors_module, "open_actor", open_actor)
+    actors, content = Actors(tmp_path), base64.b64encode(b"-").decode()
+
+    def pin(version: int, mark: str) -> str:
+        actors.on_message(PolicyFile(version=version, fingerprint=mark, onnx=content, sidecar=content))
+        actors.on_message(Policies(shares=(PolicyShare(version=version, fingerprint=mark, share=1.0),)))
+        return actors.choose().name
+
+    assert [pin(1, "a"), pin(2, "b"), pin(1, "a"), pin(7, "b")] == [f"version {n}" for n in (1, 2, 1, 7)]
+    assert opened == ["1.onnx", "2.onnx"]
+    for version in range(10, 10 + KEPT):
+        pin(version, str(version))
+    del opened[:]
+    pin(7, "b")
+    pin(1, "a")
+    assert opened == ["1.onnx"], "only the last ones stay open"
 
 
 class VirtualTime:

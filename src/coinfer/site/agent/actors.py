@@ -39,6 +39,8 @@ class Actor(NamedTuple):
 
 _OWN = -1
 """Stands for what a node was started with, among versions."""
+KEPT = 4
+"""Policies that do not decide now and stay open, so that to go back to one takes no time."""
 GREEDY = "sequential greedy"
 FALLBACK = Actor(None, GREEDY, by_demand=True)
 SEQUENTIAL_ONLY = Actor(None, GREEDY)
@@ -72,6 +74,7 @@ class Actors:
         """Why a version could not be used, `version N: why`; empty if all is well."""
         self._folder = folder
         self._loaded: dict[str, Actor] = {}
+        """By fingerprint, the one that came last at the end."""
         self._by_name: dict[int, Actor] = {_OWN: own}
         self._shares: dict[int, float] = {_OWN: 1.0}
         """Of each version that may decide here."""
@@ -106,7 +109,10 @@ class Actors:
             file: as it came.
         """
         try:
-            self._loaded[file.fingerprint] = self._load(file)
+            kept = self._loaded.pop(file.fingerprint, None)
+            self._loaded[file.fingerprint] = (
+                self._load(file) if kept is None else kept._replace(name=version_name(file.version))
+            )
             self.problem = ""
         except (UserError, OSError, ValueError, Base64Error) as error:
             self.problem = f"version {file.version}: {' '.join(str(error).split())}"[:200]
@@ -126,7 +132,9 @@ class Actors:
         self.explore, self._salt = message.explore, message.salt
         named = sorted((one for one in message.shares if one.fingerprint in self._loaded), key=lambda one: -one.share)
         self.versions = tuple(one.version for one in named)
-        self._loaded = {mark: actor for mark, actor in self._loaded.items() if mark in used}
+        unused = [mark for mark in self._loaded if mark not in used]
+        for mark in unused[:-KEPT]:
+            del self._loaded[mark]
 
     def _actor(self, version: int, mark: str) -> Actor:
         return self._loaded.get(mark, self._fallback) if version else self._fallback
