@@ -26,6 +26,8 @@ from coinfer.traces import Trace, load_traces
 from coinfer.units import BITS_PER_BYTE
 
 IN_FLIGHT = 256
+BURST = 0.25
+"""Pace of requests between bursts; within them it is as much above 1 as this is below it."""
 BURST_BITS = 3200 * BITS_PER_BYTE
 JPEG_QUALITY = 90
 SMALL_PIXELS = 64
@@ -90,10 +92,15 @@ class Crowd:
         each_s = np.mean([self.service_s[self.graphs[which].name] for which in self._asking()], axis=0)
         return float(np.sum(1 / each_s))
 
-    def moments(self, rate_per_s: float, seconds: float, seed: int) -> list[tuple[float, int]]:
-        """Return when which device is asked: Poisson processes of equal rates, the same for the same seed."""
+    def moments(self, rate_per_s: float, seconds: float, seed: int, burst_s: float = 0.0) -> list[tuple[float, int]]:
+        """Return when which device is asked: Poisson processes of equal rates, the same for the same seed.
+
+        With `burst_s` rates go to and fro between a quarter and seven quarters of that, after so long on average.
+        """
         rng = np.random.default_rng(seed)
         times_s = np.cumsum(rng.exponential(1 / rate_per_s, int(3 * rate_per_s * seconds) + 20))
+        if burst_s:
+            times_s = _with_bursts(times_s, burst_s, rng)
         asking = self._asking()
         return [(float(at_s), int(rng.choice(asking))) for at_s in times_s[times_s < seconds]]
 
@@ -139,6 +146,15 @@ class Crowd:
             "by": result.executed_on,
             "failed": bool(result.fallback),
         }
+
+
+def _with_bursts(times_s: np.ndarray, burst_s: float, rng: np.random.Generator) -> np.ndarray:
+    """Return moments at which others come if time runs at other paces: that of requests in the first ones."""
+    paces = np.where(np.arange(2 * len(times_s) + 2) % 2 == 0, *rng.permutation([BURST, 2 - BURST]))
+    ends_s = np.cumsum(rng.exponential(burst_s, len(paces)))
+    lengths_s = np.diff(ends_s, prepend=0.0)
+    passed = np.concatenate([[0.0], np.cumsum(lengths_s * paces)])
+    return np.interp(times_s, passed, np.concatenate([[0.0], ends_s]))
 
 
 def _shifted(trace: Trace, part: float) -> Trace:

@@ -1,4 +1,4 @@
-"""A network between nodes and their controller that can be cut."""
+"""A network between nodes and their controller that can be cut, or takes its time."""
 
 import asyncio
 import contextlib
@@ -11,9 +11,11 @@ class Proxy:
 
     Args:
         target: `host:port` of the controller.
+        delay_s: that everything takes, either way.
     """
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, delay_s: float = 0.0):
+        self._delay_s = delay_s
         self._host, _, self._port = target.rpartition(":")
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._is_open = threading.Event()
@@ -62,5 +64,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._whole.wait()
+                if self._delay_s:
+                    self._loop.call_later(self._delay_s, writer.write, data)
+                    continue
                 writer.write(data)
                 await writer.drain()

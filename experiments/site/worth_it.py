@@ -6,7 +6,8 @@ Edge servers and the controller are processes on loopback, devices are objects o
 sleeping, so far that this machine's own two cores do not count; links follow the shipped traces, slowed alike. Four
 schemes answer the same requests (Poisson, the same moments) on the same replay of the links, in turns within a round:
 devices alone; dispatch by sequential greedy; dispatch by the learned policy; devices that decide with the site's view.
-`--schemes` names others: also dispatch of cut and server, by sequential greedy.
+`--schemes` names others: also dispatch of cut and server, by sequential greedy. `--burst-s` lets requests come in
+bursts, `--delay-s` puts a slow way between the nodes and the controller, so that what they know of each other is old.
 The load is a share of what the servers can compute. The record goes to results/NAME.json after every round, and its
 figure beside it.
 """
@@ -55,6 +56,7 @@ def options() -> argparse.ArgumentParser:
     )
     made.add_argument("--actor-late-ms", type=float, default=200.0)
     made.add_argument("--policy", type=Path, default=Path("learned"), help="file, or name of a shipped one")
+    made.add_argument("--burst-s", type=float, default=0.0, help="mean length of bursts, and of what is between them")
     made.add_argument("--rounds", type=int, default=10)
     made.add_argument("--round-s", type=float, default=30.0)
     made.add_argument("--output", type=Path, default=None, help="file of the record")
@@ -96,7 +98,7 @@ class Site:
         self.operator.push(parsed.policy)
         graphs, addresses = [open_model(name) for name in parsed.models], [edge.address for edge in self.edges]
         self.crowd = Crowd(graphs, parsed.devices, addresses, parsed.device_slowdown, parsed.link_scale)
-        self.slack = parsed.slack
+        self.slack, self._burst_s = parsed.slack, parsed.burst_s
         self._devices: dict[str, list[Device]] = {}
         member = {"controller": reached}
         if ALONE in schemes:
@@ -117,7 +119,7 @@ class Site:
         decide_by(self.operator, version, len(self.edges))
         self.crowd.replay(seconds * seed)
         time.sleep(REST_S)
-        moments = self.crowd.moments(load * self.crowd.capacity_per_s(), seconds, seed)
+        moments = self.crowd.moments(load * self.crowd.capacity_per_s(), seconds, seed, self._burst_s)
         self.crowd.ask(self._devices[scheme], moments[: len(self.edges)], self.slack)  # everybody is awake
         self.crowd.replay(seconds * seed)
         return self.crowd.ask(self._devices[scheme], moments, self.slack)
@@ -170,13 +172,18 @@ def main() -> None:
     parser.add_argument(
         "--schemes", nargs="+", choices=[*SCHEMES, CUT], default=SCHEMES, help="the first one is compared with"
     )
+    parser.add_argument("--delay-s", type=float, default=0.0, help="of the way to the controller, and of that back")
     parsed = parser.parse_args()
     output = parsed.output or RESULTS / "worth_it.json"
     rounds: dict[str, dict[str, list[dict[str, float]]]] = {
         f"{load:g}": {scheme: [] for scheme in parsed.schemes} for load in parsed.loads
     }
     with ExitStack() as stack:
-        site = Site(stack, parsed, parsed.schemes)
+
+        def far(address: str) -> Proxy:
+            return stack.enter_context(Proxy(address, parsed.delay_s))
+
+        site = Site(stack, parsed, parsed.schemes, far if parsed.delay_s else None)
         for number in range(parsed.rounds):
             for load in parsed.loads:
                 own = rounds[f"{load:g}"]

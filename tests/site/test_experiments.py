@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.paths import ROOT
 from tests.patience import wait_until
@@ -123,6 +125,37 @@ def test_the_model_pays_for_loads_and_demand_greedy_for_fewer(scripts: None):
         assert found == pytest.approx(0.25, abs=1e-4)
     two = World([0.05, 0.05], 0.2, 2, 1, 1)
     assert two.mean_s(alternating, 2.0, by_demand=True) == pytest.approx(0.05, abs=1e-4)  # a server for each
+
+
+def test_requests_come_in_bursts_as_often_as_without(scripts: None):
+    from crowd import _with_bursts
+
+    rng = np.random.default_rng(1)
+    evenly_s = np.cumsum(rng.exponential(0.05, 40_000))
+    times_s = _with_bursts(evenly_s, 3.0, rng)
+    counts = np.bincount(times_s[times_s < 1200].astype(int))
+    assert (np.diff(times_s) > 0).all()
+    assert counts.mean() == pytest.approx(20.0, rel=0.2)
+    assert counts.std() > 2 * np.sqrt(20.0)  # that of requests that come evenly is once as much
+
+
+def test_what_passes_a_slow_network_comes_later_and_in_order(scripts: None):
+    from proxy import Proxy
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Proxy(f"127.0.0.1:{server.getsockname()[1]}", 0.3) as slow,
+    ):
+        host, port = slow.address.split(":")
+        with socket.create_connection((host, int(port))) as sender:
+            connection, _ = server.accept()
+            began_s, sent, heard = time.monotonic(), b"".join(b"%05d" % n for n in range(2000)), bytearray()
+            sender.sendall(sent)
+            with connection:
+                while len(heard) < len(sent):
+                    heard += connection.recv(100)
+                    assert time.monotonic() - began_s >= 0.3
+            assert bytes(heard) == sent
 
 
 @pytest.mark.slow
