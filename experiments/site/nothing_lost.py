@@ -214,6 +214,7 @@ def main() -> None:
             wait_until(lambda: told(site), f"everything is back after: {kind}")
             counts = {"requests": len(load.rows) + len(load.lost), "lost": len(load.lost), **accounts(load.rows, store)}
             counts |= {"by the device": sum(row["by"] == "device" for row in load.rows), "why": load.lost[:3]}
+            counts |= {"after a server failed": sum(row["failed"] for row in load.rows)}
             lasted = {"seconds": round(ended_s - began_s, 1), "back_s": round(time.monotonic() - ended_s, 1)}
             found[kind] = {"faults": count, **counts, **times(load.rows), **lasted}
             print(kind, found[kind], flush=True)
