@@ -1,11 +1,11 @@
 """How much is there to gain where servers batch or load? Rules beside searches and a bound, on the same chance.
 
-    python experiments/gpu-edge/gaps.py [--world gpu-edge] [--who WHO ..] [--seeds 10] [--bound]
+    python experiments/gpu-edge/gaps.py [--world gpu-edge] [--who WHO ..] [--policy WHO=FILE ..] [--seeds 10] [--bound]
 
 Writes results/gaps.json (--output: another file) and prints it as a table. With --bound, the lower bound of the
 episodes comes last, which takes longer than all else. A world that is there already is measured anew, or of it only
-those that --who names; others stay. Seeds from 100 on; the part of a load that `amortised` counts was chosen on four
-others.
+those that --who names or whose files --policy names; others stay. Seeds from 100 on; the part of a load that
+`amortised` counts was chosen on four others.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from coinfer.evaluate import serving_oracles as oracles
 from coinfer.evaluate.deciders import apart
 from coinfer.evaluate.limits import lower_bound
 from coinfer.evaluate.oracles import Oracle
+from coinfer.evaluate.policy_files import open_policy
 from coinfer.evaluate.serving_slots import FORESIGHT, LOADS_AT_HOME, demand_clairvoyant, demand_greedy, rules
 from coinfer.evaluate.simulate import Maker, Run, run_policy
 from coinfer.evaluate.statistics import interval
@@ -66,6 +67,7 @@ class Measured(NamedTuple):
 
 AMORTISED = {"amortised 0.2": Decides(oracle=oracles.amortised_greedy(0.2))}
 DESCENT = {"serving-descent": Decides(oracle=oracles.serving_descent)}
+ROLLING = {"forecast of 10 slots": Decides(oracle=oracles.serving_forecast(10))}
 WORLDS = {
     "gpu-edge": Measured(
         "gpu-edge",
@@ -78,7 +80,7 @@ WORLDS = {
         {
             **PLAIN,
             **AMORTISED,
-            "forecast of 10 slots": Decides(oracle=oracles.serving_forecast(10)),
+            **ROLLING,
             "horizon of 10 slots": Decides(oracle=oracles.serving_horizon(10)),
         },
     ),
@@ -100,7 +102,7 @@ WORLDS |= {f"{TIGHT}, 5 slots late": _TIGHT_AND_LATE}
 WORLDS |= {f"{TIGHT}, 5 slots late, {count} deciders": _TIGHT_AND_LATE._replace(apart=count) for count in (4, 16)}
 """Memory for four fifths of the networks, after 10 s."""
 MOVING = "tight-memory"
-WORLDS |= {MOVING: Measured("tight-memory", {"slots": 150}, {**AMORTISED}, warm_up=50)}
+WORLDS |= {MOVING: Measured("tight-memory", {"slots": 150}, {**AMORTISED, **DESCENT, **ROLLING}, warm_up=50)}
 LOADS_HOME = "demand-greedy that loads at home"
 RULES = {*PLAIN, LOADS_HOME, "serving-greedy", "amortised 0.2", "demand-greedy", "demand-at-home"}
 
@@ -110,9 +112,10 @@ def measured(world: Any, name: str, decides: Decides, seeds: int, warm_up: int) 
     return run_policy(world, name, seeds, 1, maker, oracle=oracle, first=FIRST, warm_up=warm_up)
 
 
-def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, Any]]:
-    """Return the measures of everyone in a world, or of some only."""
-    world: Any = open_world(WORLDS[name].preset, WORLDS[name].changes).world
+def rows(name: str, seeds: int, bound: bool, only: list[str], files: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the measures of everyone in a world, or of some only, among them policies of files."""
+    compiled = open_world(WORLDS[name].preset, WORLDS[name].changes)
+    world: Any = compiled.world
     apart_by = WORLDS[name].apart
     named = {who: Decides(oracle=apart(oracle, apart_by)) for who, oracle in rules(world).items()}
     if world.serving.loads:
@@ -120,6 +123,8 @@ def rows(name: str, seeds: int, bound: bool, only: list[str]) -> list[dict[str, 
     deciders = {**WORLDS[name].deciders, **named}
     if apart_by == 1 and world.serving.loads:
         deciders[CLAIRVOYANT] = Decides(oracle=demand_clairvoyant(FORESIGHT))
+    deciders |= {who: Decides(maker=open_policy(file, compiled)[0]) for who, file in files.items()}
+    only = [*only, *files]
     runs: dict[str, Callable[[], Run]] = {
         who: lambda who=who, one=one: measured(world, who, one, seeds, WORLDS[name].warm_up)
         for who, one in deciders.items()
@@ -157,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=(*WORLDS, "all"), default="all")
     parser.add_argument("--who", nargs="*", default=[], help="measure these only; others stay as they are recorded")
+    parser.add_argument("--policy", nargs="*", default=[], help="WHO=FILE, measure these policies of one world")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--bound", action="store_true")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "gaps.json")
@@ -165,9 +171,12 @@ def main() -> None:
     output: Path = arguments.output
     record = json.loads(output.read_text()) if output.exists() else {}
     for name in WORLDS if arguments.world == "all" else (arguments.world,):
-        found = rows(name, arguments.seeds, arguments.bound, arguments.who)
+        files = dict(one.split("=", 1) for one in arguments.policy)
+        found = rows(name, arguments.seeds, arguments.bound, arguments.who, files)
         again = {row["who"] for row in found}
-        record[name] = [row for row in record.get(name, []) if arguments.who and row["who"] not in again] + found
+        record[name] = [
+            row for row in record.get(name, []) if (arguments.who or arguments.policy) and row["who"] not in again
+        ] + found
         output.write_text(json.dumps(record, indent=1) + "\n")
     for name, found in record.items():
         CONSOLE.print(table(name, found))

@@ -192,6 +192,13 @@ def test_the_environment_pays_what_the_simulator_counts():
     assert (-UNIT_S * paid).item() == pytest.approx(latency_s.item(), rel=1e-5)
 
 
+def test_agents_train_where_servers_load_networks():
+    served = open_world("tight-memory", {"slots": 6}).world
+    loop.run(small := cdo_dsac.make_loop(replace(SMALL, rounds=8), served, torch.arange(1)))
+    assert small.round == 8
+    assert small.learner.sac.actor_flat.isfinite().all()
+
+
 def test_least_predicted_latency_behind_running_queues_is_sequential_greedy():
     """What the inputs give without any training: a network that reads only that one of them."""
     policy = PlacementPolicy(

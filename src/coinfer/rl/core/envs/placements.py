@@ -121,7 +121,7 @@ class PlacementEnv:
 
 
 def _no_reward(outcome: Outcome[Tensor], draws: Draws) -> Tensor:
-    return outcome.latency_s
+    return outcome.latency_s.sum(-1)
 
 
 def trim_tasks(batch: Transition) -> Transition:
