@@ -13,10 +13,12 @@ from tests.site.site_processes import WAIT_S, ControllerProcess, ControllerThrea
 
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.agent.joining import NodeOptions, find_place, join_edge
+from coinfer.site.agent.spool import Spool
+from coinfer.site.agent.stream import Controller, ControllerStream, StreamThread
 from coinfer.site.certificates.access import GRPC
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.certificates.roles import ROLES, SecurityError
-from coinfer.site.messages import MESSAGE_BYTES, Hello, Refused, Report, from_controller, to_bytes
+from coinfer.site.messages import MESSAGE_BYTES, Hello, Refused, Report, ServedName, View, from_controller, to_bytes
 
 LINK = b'{"to":"a","rate_bps":1,"round_trip_s":1}'
 JOIN = "/coinfer.Site/Join"
@@ -199,6 +201,38 @@ def test_a_message_that_is_too_large_ends_the_stream(tmp_path: Path):
         large = b'{"kind":"report","version":"' + b"x" * 3 * MESSAGE_BYTES + b'"}'
         with pytest.raises(grpc.RpcError, match="larger than max"):
             said(connection, hello, large)
+
+
+class Teller:
+    """A node that tells who it is, and keeps the names of the servers that each view tells of, if it tells of any."""
+
+    def __init__(self, hello: Hello, controller: str, folder: Path):
+        self.hello = lambda: hello
+        self.report = Report
+        self.views: list[set[str]] = []
+        self.on_policy = lambda message: None
+        stream = ControllerStream(self, Controller(controller, None), Spool(folder / hello.name, 1))
+        self.thread = StreamThread(stream)
+        self.thread.start()
+
+    def on_view(self, view: View) -> None:
+        if view.servers:
+            self.views.append({one.name for one in view.servers})
+
+
+def test_a_site_may_serve_more_networks_than_a_node_may_tell_of(tmp_path: Path):
+    many = tuple(ServedName(name=f"{n:0200d}", fingerprint="f" * 32) for n in range(800))
+    names = {f"edge-{n}" for n in range(7)}
+    assert len(names) * len(to_bytes(Hello(name="edge", role="edge", epoch=1, models=many))) > 1.2 * MESSAGE_BYTES
+    with controller_thread(tmp_path / "store") as controller, ExitStack() as ends:
+        for n, name in enumerate(names):
+            hello = Hello(name=name, role="edge", epoch=1, address=f"192.0.2.1:{8001 + n}", models=many)
+            ends.callback(Teller(hello, controller.address, tmp_path).thread.close, 0.0)
+        wait_until(lambda: controller.there() == names, WAIT_S, "all are there")
+        device = Teller(Hello(name="camera", role="device", epoch=1), controller.address, tmp_path)
+        ends.callback(device.thread.close, 0.0)
+        wait_until(lambda: device.views, WAIT_S, "the device has heard of them")
+        assert device.views[0] == names
 
 
 def test_plain_text_is_for_this_machine_or_for_who_asks_for_it(tmp_path: Path):

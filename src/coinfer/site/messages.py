@@ -19,7 +19,9 @@ from coinfer.site.serving_messages import ServingLoad, ServingProfile
 from coinfer.types import OffloadObservation
 
 MESSAGE_BYTES = 1 << 20
-"""Largest message of a stream."""
+"""Largest message of a node."""
+CONTROLLER_BYTES = 16 * MESSAGE_BYTES
+"""Largest message of a controller: a whole view has what all servers serve."""
 STREAM_OPTIONS = [("grpc.http2.bdp_probe", 0)]
 """Of both ends of a stream: messages are small, and without this gRPC answers many of them by a ping of its own."""
 _PACKED = b"\x78"
@@ -341,7 +343,7 @@ def from_node(data: bytes) -> Hello | Report:
     Raises:
         MessageError: if it is none; the message names the first thing that is wrong.
     """
-    return _parse(_FROM_NODE, data)
+    return _parse(_FROM_NODE, data, MESSAGE_BYTES)
 
 
 def from_controller(data: bytes) -> FromController:
@@ -353,14 +355,14 @@ def from_controller(data: bytes) -> FromController:
     Raises:
         MessageError: if it is none; the message names the first thing that is wrong.
     """
-    return _parse(_FROM_CONTROLLER, data)
+    return _parse(_FROM_CONTROLLER, data, CONTROLLER_BYTES)
 
 
-def _parse(adapter: TypeAdapter, data: bytes):
+def _parse(adapter: TypeAdapter, data: bytes, limit_bytes: int):
     if data.startswith(_PACKED):
-        data = _unpacked(data)
-    if len(data) > MESSAGE_BYTES:
-        raise MessageError(f"a message is larger than {MESSAGE_BYTES} bytes, the most that is accepted")
+        data = _unpacked(data, limit_bytes)
+    if len(data) > limit_bytes:
+        raise MessageError(f"a message is larger than {limit_bytes} bytes, the most that is accepted")
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
@@ -369,9 +371,9 @@ def _parse(adapter: TypeAdapter, data: bytes):
         raise MessageError(f"{place or 'message'}: {first['msg']}"[:300]) from None
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpacked(data: bytes, limit_bytes: int) -> bytes:
     """Return what was compressed; of what is too large only the beginning."""
     try:
-        return zlib.decompressobj().decompress(data, MESSAGE_BYTES + 1)
+        return zlib.decompressobj().decompress(data, limit_bytes + 1)
     except zlib.error as error:
         raise MessageError(f"message: {error}") from None

@@ -23,7 +23,7 @@ from coinfer.site.certificates.grpc_security import failure_text, open_stream_ch
 from coinfer.site.certificates.identity import Identity
 from coinfer.site.load import is_news
 from coinfer.site.messages import (
-    MESSAGE_BYTES,
+    CONTROLLER_BYTES,
     STREAM_OPTIONS,
     FromController,
     Hello,
@@ -171,7 +171,7 @@ class ControllerStream:
         """Hold one connection until it ends."""
         identity = self._controller.identity
         version = identity.current().version if identity else 0
-        options = [*client_options(MESSAGE_BYTES), *STREAM_OPTIONS]
+        options = [*client_options(CONTROLLER_BYTES), *STREAM_OPTIONS]
         self._spool.rewind()
         self._unacknowledged, self._refused = 0, False
         self._last, self._told_s = Report(), -math.inf

@@ -18,7 +18,7 @@ from coinfer.site.certificates.grpc_security import AccessControl, server_creden
 from coinfer.site.certificates.identity import Identity, find_identity
 from coinfer.site.certificates.plain import check_plain
 from coinfer.site.controller.service import ControllerService
-from coinfer.site.messages import MESSAGE_BYTES, STREAM_OPTIONS
+from coinfer.site.messages import CONTROLLER_BYTES, MESSAGE_BYTES, STREAM_OPTIONS
 from coinfer.site.store import LIMIT_BYTES, ExperienceStore
 from coinfer.site.updater.settings import RolloutSettings, load_settings
 from coinfer.site.updater.updater import Updater
@@ -135,7 +135,8 @@ def open_server(service: ControllerService, identity: Identity | None) -> aio.Se
         identity: of the controller; None for plain text.
     """
     interceptors = [] if identity is None else [AccessControl(identity)]
-    server = aio.server(options=[*server_options(MESSAGE_BYTES), *STREAM_OPTIONS], interceptors=interceptors)
+    options = {**dict(server_options(MESSAGE_BYTES)), "grpc.max_send_message_length": CONTROLLER_BYTES}
+    server = aio.server(options=[*options.items(), *STREAM_OPTIONS], interceptors=interceptors)
     server.add_generic_rpc_handlers((service,))
     return server
 
