@@ -93,3 +93,10 @@ def test_what_it_cannot_be_used_for_is_said(trained, tmp_path):
 
 def _no_reward(outcome, draws):
     return torch.zeros(len(draws.task_mask))
+
+
+def test_a_folder_that_holds_a_training_is_left_alone(tmp_path):
+    (tmp_path / "curves.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a training already; choose another folder"):
+        train(SETTINGS, forecast_settings=SHORT, folder=tmp_path)
+    assert (tmp_path / "curves.json").read_text() == "{}"

@@ -32,6 +32,8 @@ WEIGHTS = DemandWeights(4.0, 3.5, 3.4, 0.02, 0.018)
 _AT_FIRST = 5
 """Slots at the beginning of an episode that are left out, as nothing is known yet."""
 _TRAINING, _HELD_OUT = range(2)
+CURVES = "curves.json"
+"""File of a training's folder."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def train(
         raise TrainingError(f"scenario {world.name}: {world.edge.slots} slots, expected {least:.0f} or more to learn")
     chosen = replace(chosen, updates=settings.steps or chosen.updates)
     tables, report, folder = offload.load(world), options.get("progress", lambda _: None), options.get("folder")
+    if folder is not None and (folder / CURVES).exists():
+        raise TrainingError(f"{folder}: holds a training already; choose another folder")
     began_s, rounds, trained = time.monotonic(), settings.seeds * chosen.updates, list[_Trained]()
     for seed in settings.learner_seeds():
         first = len(trained) * chosen.updates
@@ -109,7 +113,7 @@ def train(
         kinds = {"points": points, "assessed": assessed}
         curves_of = {kind: [point._asdict() for point in some] for kind, some in kinds.items()}
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "curves.json", json.dumps({"record": record, **curves_of}, indent=1) + "\n")
+        write_atomic(folder / CURVES, json.dumps({"record": record, **curves_of}, indent=1) + "\n")
     digest = checkpoint.digest(nn.ModuleList(nets).state_dict())
     return TrainingResult("forecast", (), nets, points, assessed, record, digest, options_by_index=False)
 
