@@ -2,12 +2,13 @@
 
     python experiments/gpu-edge/forecast.py tune  [--candidates 45]              # about 10 minutes of one core
     python experiments/gpu-edge/forecast.py train [--learners 5]                 # about 15 minutes
-    python experiments/gpu-edge/forecast.py judge [--seeds 10]
+    python experiments/gpu-edge/forecast.py judge [--seeds 10] [--late 5]
 
 `tune` tries the same weights for the rule with what was, with a forecast, and with what will be, on eight seeds from
 10,000 on, and keeps the best of each in results/forecast_weights.json; a candidate's time is that of the forecast, and
 another one is drawn for the memory of the rule that remembers. `train` learns the forecasts, into runs/forecast.
-`judge` plays everyone on seeds from 100 on, writes results/forecast.json and results/forecast.png, and prints a table.
+`judge` plays everyone on seeds from 100 on, writes results/forecast.json and results/forecast.png, and prints a table;
+with `--late` everyone sees the servers so many slots late, and the record is results/forecast-late.json.
 """
 
 import argparse
@@ -155,27 +156,28 @@ def trained(variant: str, weights: DemandWeights) -> list[DemandForecast]:
     return nets
 
 
-def judge(seeds: int) -> list[dict[str, Any]]:
-    """Return the measures of everyone."""
+def judge(seeds: int, late: int) -> list[dict[str, Any]]:
+    """Return the measures of everyone, who sees servers so many slots late."""
+    world = changed(staleness_slots=late)
     best = best_weights()
     assert best[FORECAST].memory_s == best[AT_HOME[FORECAST]].memory_s, "the same networks forecast for both"
-    everything = changed(**{"servers.0.memory_bytes": 1e11})
+    everything = changed(staleness_slots=late, **{"servers.0.memory_bytes": 1e11})
     runs: list[tuple[str, int, Any, Oracle]] = [
-        ("serving-greedy", 0, changed(), serving_oracles.serving_greedy),
-        ("amortised 0.2", 0, changed(), serving_oracles.amortised_greedy(0.2)),
-        ("demand-greedy", 0, changed(), demand_greedy(LOADS)),
-        ("demand-greedy, weights found here", 0, changed(), demand_greedy(best[PAST])),
-        ("the same, loads at home", 0, changed(), demand_greedy(best[AT_HOME[PAST]])),
-        ("demand-at-home", 0, changed(), demand_greedy(replace(LOADS, at_home=True))),
-        ("the forecast's weights without it", 0, changed(), demand_greedy(best[FORECAST])),
+        ("serving-greedy", 0, world, serving_oracles.serving_greedy),
+        ("amortised 0.2", 0, world, serving_oracles.amortised_greedy(0.2)),
+        ("demand-greedy", 0, world, demand_greedy(LOADS)),
+        ("demand-greedy, weights found here", 0, world, demand_greedy(best[PAST])),
+        ("the same, loads at home", 0, world, demand_greedy(best[AT_HOME[PAST]])),
+        ("demand-at-home", 0, world, demand_greedy(replace(LOADS, at_home=True))),
+        ("the forecast's weights without it", 0, world, demand_greedy(best[FORECAST])),
     ]
     for variant in VARIANTS:
         nets = enumerate(trained(variant, best[FORECAST]))
-        runs += [(variant, learner, changed(), oracle_of(net, best[FORECAST])) for learner, net in nets]
+        runs += [(variant, learner, world, oracle_of(net, best[FORECAST])) for learner, net in nets]
     nets = enumerate(trained(FULL, best[AT_HOME[FORECAST]]))
-    runs += [(FULL_AT_HOME, learner, changed(), oracle_of(net, best[AT_HOME[FORECAST]])) for learner, net in nets]
+    runs += [(FULL_AT_HOME, learner, world, oracle_of(net, best[AT_HOME[FORECAST]])) for learner, net in nets]
     runs += [
-        ("knows the demand to come", 0, changed(), demand_clairvoyant(best[COMING])),
+        ("knows the demand to come", 0, world, demand_clairvoyant(best[COMING])),
         ("memory for all networks", 0, everything, demand_greedy(LOADS)),
     ]
     found = []
@@ -238,6 +240,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=45)
     parser.add_argument("--learners", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--late", type=int, default=0, help="slots")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     steps: dict[str, Callable[[], None]] = {
@@ -247,9 +250,10 @@ def main() -> None:
     if arguments.what in steps:
         steps[arguments.what]()
         return
-    found = judge(arguments.seeds)
-    (RESULTS / "forecast.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, RESULTS / "forecast.png")
+    found = judge(arguments.seeds, arguments.late)
+    output = RESULTS / ("forecast-late.json" if arguments.late else "forecast.json")
+    output.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, output.with_suffix(".png"))
     CONSOLE.print(table(found))
 
 

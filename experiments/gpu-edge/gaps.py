@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -137,7 +138,8 @@ def rows(name: str, seeds: int, bound: bool, only: list[str], files: dict[str, s
             continue
         began_s = time.process_time()
         result = run()
-        values = {key: result.measures[key].tolist() for key in ("mean_s", "p95_s", "in_time")}
+        known = {key: result.measures[key] for key in ("mean_s", "p95_s", "in_time")}
+        values = {key: value.tolist() for key, value in known.items() if not np.isnan(value).any()}
         found.append({"who": who, "tasks": result.tasks, "took_s": round(time.process_time() - began_s, 1), **values})
         mean = interval(result.measures["mean_s"])
         CONSOLE.print(f"{name}: {who} {1e3 * mean.mean:.2f} ± {1e3 * mean.half:.2f} ms, {found[-1]['took_s']:.0f} s")
@@ -148,7 +150,7 @@ def table(name: str, found: list[dict[str, Any]]) -> Table:
     """Return mean latencies, and by how much each differs from the best of the rules, the cheap ones."""
     shown = Table("who decides", "mean, ms", "beside the best rule", "late", title=name)
     means = {row["who"]: torch.tensor(row["mean_s"]) for row in found}
-    rules = [who for who in means if who in RULES]
+    rules = [who for who in means if who in RULES] or [*means]
     best = min(rules, key=lambda who: float(means[who].mean()))
     for row in found:
         mean, gap = interval(means[row["who"]].numpy()), interval((means[row["who"]] / means[best] - 1).numpy())
