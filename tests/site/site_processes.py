@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import random
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +27,14 @@ from coinfer.site.store import ExperienceStore
 WAIT_S = 120.0
 NOTHING: Mapping[str, Callable[[], ServedModel]] = {}
 READY = re.compile(r"coinfer controller ready grpc=(\S+)(?: page=(\S+))?")
+
+
+def free_port() -> int:
+    """Return a port on which something may listen a moment later: none that the kernel would give to anybody else."""
+    while True:
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return one.getsockname()[1]
 
 
 class ControllerThread:

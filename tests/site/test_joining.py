@@ -4,12 +4,20 @@ import itertools
 import logging
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from tests.patience import wait_until
 from tests.site.site_files import BAD_AT_ONCE, channel, make_site
-from tests.site.site_processes import WAIT_S, ControllerProcess, ControllerThread, controller_thread, member_edge
+from tests.site.site_processes import (
+    WAIT_S,
+    ControllerProcess,
+    ControllerThread,
+    controller_thread,
+    free_port,
+    member_edge,
+)
 
 from coinfer.site.agent.edge_agent import AgentSettings
 from coinfer.site.agent.joining import NodeOptions, find_place, join_edge
@@ -73,9 +81,7 @@ def test_of_two_with_one_name_the_older_is_refused_with_one_line_on_both_sides(t
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["controller", "edge-1", "edge-2"])))
 def test_any_order_of_start_converges(order: tuple[str, ...], tmp_path: Path):
-    with controller_thread(tmp_path / "first") as found:
-        port = found.port  # free a moment later
-    running: dict = {}
+    port, running = free_port(), dict[str, Any]()
     try:
         for what in order:
             if what == "controller":
