@@ -113,6 +113,7 @@ def test_a_controller_that_is_killed_and_comes_back_knows_its_nodes_again(tmp_pa
             wait_until(lambda: edge.agent._stream.joined.is_set(), WAIT_S, "it has joined again")  # type: ignore[union-attr]
         said = [record.getMessage().partition(" at ")[0] for record in caplog.records]
         assert said.count("the controller") == 1
+        assert "--site" not in caplog.text, "that it speaks plain text is known by then"
     finally:
         controller.kill()
 

@@ -157,7 +157,7 @@ class ControllerStream:
             try:
                 await self._session()
             except grpc.RpcError as error:
-                why = failure_text(error, self._controller.identity)
+                why = failure_text(error, self._controller.identity, was_reached=self.joined.is_set())
                 self._say("away", f"the controller at {self._controller.address} {why}; going on without")
             except Exception as error:
                 self._say("broken", f"the stream to {self._controller.address} ended: {type(error).__name__}: {error}")

@@ -75,12 +75,13 @@ def _named(role: Role) -> tuple[str, str]:
     return ("grpc.ssl_target_name_override", server_name(role))
 
 
-def failure_text(error: grpc.RpcError, identity: Identity | None) -> str:
+def failure_text(error: grpc.RpcError, identity: Identity | None, *, was_reached: bool = False) -> str:
     """Return in words why a call to a server of a site failed: ".. does not answer (..)", without the server's name.
 
     Args:
         error: of the call.
         identity: with which it was made; None in plain text.
+        was_reached: the server has answered on this connection, so that both speak alike.
     """
     if not isinstance(error, grpc.Call | aio.AioRpcError):
         return f"does not answer ({type(error).__name__})"
@@ -88,7 +89,7 @@ def failure_text(error: grpc.RpcError, identity: Identity | None) -> str:
     if code in _REFUSALS:
         return f"refuses this node ({code}: {details})"
     hint = ""
-    if code == "UNAVAILABLE" and any(word in details for word in _NO_HANDSHAKE):
+    if code == "UNAVAILABLE" and not was_reached and any(word in details for word in _NO_HANDSHAKE):
         hint = "; is its certificate of another site, or does it speak plain text?"
         if identity is None:
             hint = "; if it belongs to a site, give your certificate with --site"
