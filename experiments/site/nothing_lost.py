@@ -35,6 +35,8 @@ from coinfer.site.store import read_experience
 LOAD = 0.7
 PAUSE_S = 3.0
 """Mean time from a node's return to the next kill."""
+SETTLE_S = 2.0
+"""Within this time every node has told what it holds: before, the state may be from before the last answer."""
 FULL_BYTES = 4096
 """No file of the controller may grow beyond this while its disk is full."""
 
@@ -212,10 +214,13 @@ def main() -> None:
                 time.sleep(PAUSE_S)
             ended_s = time.monotonic()
             wait_until(lambda: told(site), f"everything is back after: {kind}")
+            back_s = time.monotonic() - ended_s
+            time.sleep(SETTLE_S)
+            wait_until(lambda: told(site), f"all is told after: {kind}")
             counts = {"requests": len(load.rows) + len(load.lost), "lost": len(load.lost), **accounts(load.rows, store)}
             counts |= {"by the device": sum(row["by"] == "device" for row in load.rows), "why": load.lost[:3]}
             counts |= {"after a server failed": sum(row["failed"] for row in load.rows)}
-            lasted = {"seconds": round(ended_s - began_s, 1), "back_s": round(time.monotonic() - ended_s, 1)}
+            lasted = {"seconds": round(ended_s - began_s, 1), "back_s": round(back_s, 1)}
             found[kind] = {"faults": count, **counts, **times(load.rows), **lasted}
             print(kind, found[kind], flush=True)
             write(output, parsed, faults=found)
