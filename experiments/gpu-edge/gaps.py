@@ -3,9 +3,9 @@
     python experiments/gpu-edge/gaps.py [--world gpu-edge] [--who WHO ..] [--policy WHO=FILE ..] [--seeds 10] [--bound]
 
 Writes results/gaps.json (--output: another file) and prints it as a table. With --bound, the lower bound of the
-episodes comes last, which takes longer than all else. A world that is there already is measured anew, or of it only
-those that --who names or whose files --policy names; others stay. Seeds from 100 on; the part of a load that
-`amortised` counts was chosen on four others.
+episodes comes last, for worlds that are measured from their first slot; it takes ten minutes a world. A world that is
+there already is measured anew, or of it only those that --who names or whose files --policy names; others stay. Seeds
+from 100 on; the part of a load that `amortised` counts was chosen on four others.
 """
 
 import argparse
@@ -169,6 +169,8 @@ def main() -> None:
     parser.add_argument("--bound", action="store_true")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "gaps.json")
     arguments = parser.parse_args()
+    if arguments.policy and arguments.world == "all":
+        parser.error("--policy is for one world: name it with --world")
     torch.set_num_threads(1)
     output: Path = arguments.output
     record = json.loads(output.read_text()) if output.exists() else {}

@@ -95,7 +95,11 @@ class Crowd:
     def moments(self, rate_per_s: float, seconds: float, seed: int, burst_s: float = 0.0) -> list[tuple[float, int]]:
         """Return when which device is asked: Poisson processes of equal rates, the same for the same seed.
 
-        With `burst_s` rates go to and fro between a quarter and seven quarters of that, after so long on average.
+        Args:
+            rate_per_s: of all together, on average.
+            seconds: of the round.
+            seed: of all that is drawn.
+            burst_s: rates go to and fro between a quarter and seven quarters, after so long on average; 0 for never.
         """
         rng = np.random.default_rng(seed)
         times_s = np.cumsum(rng.exponential(1 / rate_per_s, int(3 * rate_per_s * seconds) + 20))
@@ -149,7 +153,13 @@ class Crowd:
 
 
 def _with_bursts(times_s: np.ndarray, burst_s: float, rng: np.random.Generator) -> np.ndarray:
-    """Return moments at which others come if time runs at other paces: that of requests in the first ones."""
+    """Return the moments of requests that come faster in bursts, and slower between them.
+
+    Args:
+        times_s: of requests that come evenly.
+        burst_s: mean length of bursts, and of what is between them.
+        rng: draws the lengths.
+    """
     paces = np.where(np.arange(2 * len(times_s) + 2) % 2 == 0, *rng.permutation([BURST, 2 - BURST]))
     ends_s = np.cumsum(rng.exponential(burst_s, len(paces)))
     lengths_s = np.diff(ends_s, prepend=0.0)

@@ -1,16 +1,19 @@
-"""Does a site learn? Latency of a bad actor and of what is learned after it, beside sequential greedy, by requests.
+"""Does a site learn? Latency of a bad actor and of what is learned from it, beside sequential greedy, by requests.
 
     python experiments/site/learns.py [--steps 12] [--rounds 2] [--round-s 20] [--load 0.8]
 
 A site as in `worth_it.py`. The first actor is untrained, and the worst of `--random` random ones in the world that is
-fitted to the site's first requests. In each step three decide the same requests in turns: sequential greedy, an actor
-that learns from the log alone, and one that is trained in the fitted world first, as the trainer of a site is. Between
-steps both learn from what was logged meanwhile. Half-way the load changes its shape: other devices ask, for another
-network. Versions are pinned, so that what is seen is learning, not judging. The record and its curve go to
-results/NAME.json after every step, and its figure beside it.
+fitted to the site's first requests; all agents of both trainers begin as it. One trainer plays a single slot in the
+fitted world before it learns from the log, the other one 600, as the trainer of a site does. In each step they and
+sequential greedy decide the same requests in turns, and between steps both learn from what was logged meanwhile. In the
+first step the best of as many random actors as a trainer has agents plays, too: what their choice gives without
+learning. Half-way the load changes its shape: other devices ask, for another network; a trainer that finds another load
+begins anew, as the worst. Versions are pinned, so that what is seen is learning, not judging. The record and its curve
+go to results/NAME.json after every step, and its figure beside it.
 """
 
 import json
+import os
 import tempfile
 from argparse import Namespace
 from contextlib import ExitStack
@@ -22,14 +25,16 @@ import numpy as np
 import torch
 from crowd import measures, rotated, rounded
 from nodes import wait_until
+from truth import untrained_policy
 from worth_it import GREEDY, RESULTS, Site, options, write
 
 from coinfer.envs import offload
 from coinfer.evaluate.statistics import interval
 from coinfer.policies.learned.export import export
 from coinfer.policies.learned.placement.policy import policies_of
-from coinfer.rl.algorithms.cdo_dsac import CdoSettings, features_of, make_loop, placements_of
+from coinfer.rl.algorithms.cdo_dsac import CdoDsac, CdoSettings, features_of, make_loop, placements_of
 from coinfer.rl.core.broadcast import select_best
+from coinfer.rl.core.loop import Loop
 from coinfer.scenario.compile import fingerprint
 from coinfer.scenario.world import OffloadWorld
 from coinfer.site.fitting.evidence import decided
@@ -37,12 +42,31 @@ from coinfer.site.store import read_experience
 from coinfer.site.trainer.learn import SCHEME, Trainer, TrainerSettings
 from coinfer.site.trainer.worlds import fitted_world
 
-LOG, BOTH = "learned from the log alone", "learned, with a start in simulation"
-RANDOM = "worst random actor"
+LOG, BOTH = "learned from the worst, 1 slot of simulation", "learned from the worst, 600 slots of simulation"
+WORST, CHOSEN = "worst random actor", "best of 4 random actors"
 
 
-def worst_actor(store: Path, path: Path, count: int) -> tuple[Path, list[float]]:
-    """Return the worst of random actors in the world that is fitted to a log, with the mean reward of each there."""
+class FromWorst(Trainer):
+    """A trainer whose agents begin as one actor, and not as random ones.
+
+    Args:
+        settings: of the trainer.
+        start: [P] parameters of the actor.
+    """
+
+    def __init__(self, settings: TrainerSettings, start: torch.Tensor):
+        super().__init__(settings)
+        self._start = start
+
+    def _begin(self, settings: CdoSettings, world: OffloadWorld, seeds: torch.Tensor) -> Loop[CdoDsac]:
+        loop = super()._begin(settings, world, seeds)
+        with torch.no_grad():
+            loop.learner.sac.actor_flat.copy_(self._start.expand_as(loop.learner.sac.actor_flat))
+        return loop
+
+
+def worst_actor(store: Path, path: Path, count: int) -> tuple[torch.Tensor, list[float]]:
+    """Write the worst of random actors in the world that is fitted to a log; return it, and all their rewards there."""
     world = fitted_world(decided(read_experience(store))).world
     assert isinstance(world, OffloadWorld)
     learner = make_loop(replace(CdoSettings(), agents=count), world, torch.arange(1)).learner
@@ -52,7 +76,7 @@ def worst_actor(store: Path, path: Path, count: int) -> tuple[Path, list[float]]
     tables = offload.load(world)
     example = offload.observe(tables, offload.reset(tables, torch.arange(2)))
     export(path, module, example, scheme=SCHEME, scenario="site", scenario_fingerprint=fingerprint(world))
-    return path, [round(float(one), 4) for one in rewards]
+    return rows[0], [round(float(one), 4) for one in rewards]
 
 
 def step_of(site: Site, parsed: Namespace, versions: dict[str, int], number: int) -> dict[str, Any]:
@@ -76,7 +100,7 @@ def draw(path: Path, curve: list[dict[str, Any]]) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for which, who in enumerate((RANDOM, LOG, BOTH)):
+    for which, who in enumerate((WORST, CHOSEN, LOG, BOTH)):
         own = [one for one in curve if who in one["beside sequential greedy"]]
         each = [[round_["mean_s"] for round_ in one["rounds"][who]] for one in own]
         greedy = [[round_["mean_s"] for round_ in one["rounds"][GREEDY]] for one in own]
@@ -117,11 +141,12 @@ def main() -> None:
         site.crowd.only(parsed.models[:1])
         while sum(1 for _ in read_experience(store)) < 250:  # enough to fit a world to
             site.play_by(0, GREEDY, parsed.load, parsed.round_s, 10_000)
-        path, rewards = worst_actor(store, folder / "worst.onnx", parsed.random)
-        versions = {GREEDY: 0, RANDOM: site.operator.push(path)["version"]}
+        start, rewards = worst_actor(store, folder / "worst.onnx", parsed.random)
+        versions = {GREEDY: 0, WORST: site.operator.push(folder / "worst.onnx")["version"]}
+        versions[CHOSEN] = site.operator.push(untrained_policy(store, folder / "chosen"))["version"]
         simulated = {LOG: 1, BOTH: parsed.simulated}
         trainers = {
-            who: Trainer(TrainerSettings(store, folder / str(slots), slots, parsed.updates))
+            who: FromWorst(TrainerSettings(store, folder / str(slots), slots, parsed.updates), start)
             for who, slots in simulated.items()
         }
         for number in range(parsed.steps):
@@ -129,7 +154,7 @@ def main() -> None:
                 site.crowd.only(parsed.models[1:])
             requests = sum(1 for one in read_experience(store) if one.get("group"))
             found = step_of(site, parsed, versions, number)
-            curve.append({"requests": requests, "model": site.crowd.asked, **found})
+            curve.append({"requests": requests, "model": site.crowd.asked, "load_average": os.getloadavg(), **found})
             print(number, requests, site.crowd.asked[:1], found["beside sequential greedy"], flush=True)
             write(output, parsed, random_rewards=rewards, curve=curve)
             draw(output.with_suffix(".png"), curve)

@@ -35,8 +35,9 @@ from coinfer.site.store import read_experience
 LOAD = 0.7
 PAUSE_S = 3.0
 """Mean time from a node's return to the next kill."""
-SETTLE_S = 2.0
-"""Within this time every node has told what it holds: before, the state may be from before the last answer."""
+SETTLE_S = 30.0
+"""What the log lacks for so long after all nodes have said that they hold nothing is lost. They may have said it before
+the last answer."""
 FULL_BYTES = 4096
 """No file of the controller may grow beyond this while its disk is full."""
 
@@ -215,8 +216,8 @@ def main() -> None:
             ended_s = time.monotonic()
             wait_until(lambda: told(site), f"everything is back after: {kind}")
             back_s = time.monotonic() - ended_s
-            time.sleep(SETTLE_S)
-            wait_until(lambda: told(site), f"all is told after: {kind}")
+            while accounts(load.rows, store)["not in the log"] and time.monotonic() - ended_s < back_s + SETTLE_S:
+                time.sleep(1.0)
             counts = {"requests": len(load.rows) + len(load.lost), "lost": len(load.lost), **accounts(load.rows, store)}
             counts |= {"by the device": sum(row["by"] == "device" for row in load.rows), "why": load.lost[:3]}
             counts |= {"after a server failed": sum(row["failed"] for row in load.rows)}

@@ -5,6 +5,9 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+MOST_PARTS = 256
+"""Read and not yet passed on, each way of a connection."""
+
 
 class Proxy:
     """Passes connections on; while it is cut nothing passes and nobody is told, as on a broken cable.
@@ -61,11 +64,22 @@ class Proxy:
                     way.cancel()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(MOST_PARTS)
         with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await self._whole.wait()
-                if self._delay_s:
-                    self._loop.call_later(self._delay_s, writer.write, data)
-                    continue
-                writer.write(data)
-                await writer.drain()
+            await asyncio.gather(self._take(reader, under_way), self._give(under_way, writer))
+
+    async def _take(self, reader: asyncio.StreamReader, under_way: asyncio.Queue[tuple[float, bytes]]) -> None:
+        data = b"-"
+        while data:
+            data = await reader.read(65536)
+            await under_way.put((self._loop.time() + self._delay_s, data))
+
+    async def _give(self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        while True:
+            due_s, data = await under_way.get()
+            await asyncio.sleep(max(due_s - self._loop.time(), 0.0))
+            await self._whole.wait()
+            if not data:
+                return
+            writer.write(data)
+            await writer.drain()

@@ -33,7 +33,7 @@ def free_port() -> int:
     """Return a port on which something may listen a moment later: none that the kernel would give to anybody else."""
     while True:
         with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            one.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))  # tests seed the common one
             return one.getsockname()[1]
 
 

@@ -147,15 +147,19 @@ def test_what_passes_a_slow_network_comes_later_and_in_order(scripts: None):
         Proxy(f"127.0.0.1:{server.getsockname()[1]}", 0.3) as slow,
     ):
         host, port = slow.address.split(":")
-        with socket.create_connection((host, int(port))) as sender:
+        with socket.create_connection((host, int(port)), WAIT_S) as sender:
             connection, _ = server.accept()
-            began_s, sent, heard = time.monotonic(), b"".join(b"%05d" % n for n in range(2000)), bytearray()
-            sender.sendall(sent)
+            connection.settimeout(WAIT_S)
+            began_s, parts, heard = time.monotonic(), [b"%05d" % n * 10_000 for n in range(20)], bytearray()
+            for part in parts:
+                sender.sendall(part)
+                time.sleep(0.01)
+            sender.shutdown(socket.SHUT_WR)  # what is under way comes, though nothing follows
             with connection:
-                while len(heard) < len(sent):
-                    heard += connection.recv(100)
+                while data := connection.recv(65536):
+                    heard += data
                     assert time.monotonic() - began_s >= 0.3
-            assert bytes(heard) == sent
+            assert bytes(heard) == b"".join(parts)
 
 
 @pytest.mark.slow

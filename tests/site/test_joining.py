@@ -232,14 +232,13 @@ def test_a_site_may_serve_more_networks_than_a_node_may_tell_of(tmp_path: Path):
     names = {f"edge-{n}" for n in range(7)}
     assert len(names) * len(to_bytes(Hello(name="edge", role="edge", epoch=1, models=many))) > 1.2 * MESSAGE_BYTES
     with controller_thread(tmp_path / "store") as controller, ExitStack() as ends:
-        for n, name in enumerate(names):
+        for n, name in enumerate(sorted(names)):
             hello = Hello(name=name, role="edge", epoch=1, address=f"192.0.2.1:{8001 + n}", models=many)
             ends.callback(Teller(hello, controller.address, tmp_path).thread.close, 0.0)
         wait_until(lambda: controller.there() == names, WAIT_S, "all are there")
         device = Teller(Hello(name="camera", role="device", epoch=1), controller.address, tmp_path)
         ends.callback(device.thread.close, 0.0)
-        wait_until(lambda: device.views, WAIT_S, "the device has heard of them")
-        assert device.views[0] == names
+        wait_until(lambda: names in device.views, WAIT_S, "one view has told of all")
 
 
 def test_plain_text_is_for_this_machine_or_for_who_asks_for_it(tmp_path: Path):

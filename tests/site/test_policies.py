@@ -187,6 +187,30 @@ def test_a_policy_that_decided_before_is_not_opened_again(tmp_path: Path, monkey
     assert opened == ["1.onnx"], "only the last ones stay open"
 
 
+def test_what_decided_until_now_stays_open_however_many_candidates_failed(tmp_path: Path, monkeypatch):
+    opened = list[str]()
+    monkeypatch.setattr(
+        actors_module, "open_actor", lambda path, name: opened.append(Path(path).name) or Actor(None, name)
+    )
+    actors, content = Actors(tmp_path), base64.b64encode(b"-").decode()
+
+    def send(version: int) -> None:
+        actors.on_message(PolicyFile(version=version, fingerprint=str(version), onnx=content, sidecar=content))
+
+    def pin(version: int) -> None:
+        send(version)
+        actors.on_message(Policies(shares=(PolicyShare(version=version, fingerprint=str(version), share=1.0),)))
+
+    pin(1)
+    for candidate in range(2, 3 + KEPT):
+        share = PolicyShare(version=candidate, fingerprint=str(candidate), share=0.1)
+        send(candidate)
+        actors.on_message(Policies(shares=(PolicyShare(version=1, fingerprint="1", share=0.9), share)))
+    pin(100)
+    pin(1)
+    assert opened.count("1.onnx") == 1, opened
+
+
 class VirtualTime:
     """Both clocks of the updater."""
 

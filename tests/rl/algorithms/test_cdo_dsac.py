@@ -194,9 +194,13 @@ def test_the_environment_pays_what_the_simulator_counts():
 
 def test_agents_train_where_servers_load_networks():
     served = open_world("tight-memory", {"slots": 6}).world
-    loop.run(small := cdo_dsac.make_loop(replace(SMALL, rounds=8), served, torch.arange(1)))
+    small = cdo_dsac.make_loop(replace(SMALL, rounds=8), served, torch.arange(1))
+    before = small.learner.sac.actor_flat.detach().clone()
+    loop.run(small)
     assert small.round == 8
-    assert small.learner.sac.actor_flat.isfinite().all()
+    after = small.learner.sac.actor_flat.detach()
+    assert after.isfinite().all()
+    assert not torch.equal(after, before)
 
 
 def test_least_predicted_latency_behind_running_queues_is_sequential_greedy():

@@ -74,10 +74,9 @@ class Actors:
         """Why a version could not be used, `version N: why`; empty if all is well."""
         self._folder = folder
         self._loaded: dict[str, Actor] = {}
-        """By fingerprint, the one that came last at the end."""
-        self._by_name: dict[int, Actor] = {_OWN: own}
-        self._shares: dict[int, float] = {_OWN: 1.0}
-        """Of each version that may decide here."""
+        """By fingerprint, the one that decided last, or has come since, at the end."""
+        self._deciding: tuple[dict[int, Actor], dict[int, float]] = {_OWN: own}, {_OWN: 1.0}
+        """Each version that may decide here, and its share; replaced as one, as decisions are made on other threads."""
         self._salt = ""
         self._own, self._fallback = own, fallback
         self.versions: tuple[int, ...] = ()
@@ -89,7 +88,8 @@ class Actors:
         Args:
             request: its id; empty if it has none.
         """
-        return self._by_name[drawn(self._shares, place(self._salt, request))]
+        actors, shares = self._deciding
+        return actors[drawn(shares, place(self._salt, request))]
 
     def on_message(self, message: PolicyFile | Policies) -> None:
         """Take in a policy, or who decides from now on.
@@ -125,16 +125,15 @@ class Actors:
             message: as it came.
         """
         used = {one.fingerprint for one in message.shares}
-        self._by_name = {one.version: self._actor(one.version, one.fingerprint) for one in message.shares}
-        self._shares = {one.version: one.share for one in message.shares}
-        if not self._shares:
-            self._by_name, self._shares = {_OWN: self._own}, {_OWN: 1.0}
+        actors = {one.version: self._actor(one.version, one.fingerprint) for one in message.shares}
+        shares = {one.version: one.share for one in message.shares}
+        self._deciding = (actors, shares) if shares else ({_OWN: self._own}, {_OWN: 1.0})
         self.explore, self._salt = message.explore, message.salt
         named = sorted((one for one in message.shares if one.fingerprint in self._loaded), key=lambda one: -one.share)
         self.versions = tuple(one.version for one in named)
         unused = [mark for mark in self._loaded if mark not in used]
-        for mark in unused[:-KEPT]:
-            del self._loaded[mark]
+        kept = [*unused[-KEPT:], *(mark for mark in self._loaded if mark in used)]
+        self._loaded = {mark: self._loaded[mark] for mark in kept}
 
     def _actor(self, version: int, mark: str) -> Actor:
         return self._loaded.get(mark, self._fallback) if version else self._fallback

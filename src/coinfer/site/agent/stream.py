@@ -122,7 +122,7 @@ class ControllerStream:
         """How it batches and loads, the same way."""
         self._told_s = self._looked_s = self._viewed_s = self._kept_s = -math.inf
         self._unacknowledged = 0
-        self._refused = False
+        self._refused = self._was_reached = False
 
     @property
     def settle_s(self) -> float:
@@ -157,7 +157,7 @@ class ControllerStream:
             try:
                 await self._session()
             except grpc.RpcError as error:
-                why = failure_text(error, self._controller.identity, was_reached=self.joined.is_set())
+                why = failure_text(error, self._controller.identity, was_reached=self._was_reached)
                 self._say("away", f"the controller at {self._controller.address} {why}; going on without")
             except Exception as error:
                 self._say("broken", f"the stream to {self._controller.address} ended: {type(error).__name__}: {error}")
@@ -199,6 +199,7 @@ class ControllerStream:
         match message:
             case Welcome():
                 self._lease_s, self._interval_s = message.lease_s, message.interval_s
+                self._was_reached = True
                 self.joined.set()
                 hello = self._node.hello()
                 self._say(

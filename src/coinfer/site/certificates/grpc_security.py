@@ -81,7 +81,7 @@ def failure_text(error: grpc.RpcError, identity: Identity | None, *, was_reached
     Args:
         error: of the call.
         identity: with which it was made; None in plain text.
-        was_reached: the server has answered on this connection, so that both speak alike.
+        was_reached: the server has answered before, so that both speak alike.
     """
     if not isinstance(error, grpc.Call | aio.AioRpcError):
         return f"does not answer ({type(error).__name__})"

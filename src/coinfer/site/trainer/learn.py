@@ -145,7 +145,7 @@ class Trainer:
         """Return agents that were trained in simulation; one that was stopped goes on."""
         chosen = self._settings(world)
         train = TrainSettings(SCENARIO, seed=self.settings.seed)
-        loop = make_loop(chosen, world, train.learner_seeds())
+        loop = self._begin(chosen, world, train.learner_seeds())
         record = settings_record(train, SCHEME, world, chosen)
         folder = self.settings.folder / "simulated"
         restore_latest(loop, record, folder, resume=True)
@@ -156,6 +156,10 @@ class Trainer:
         with self._make_player(job) as play:
             run_training(loop, record, folder=folder, resume=True, play=play)
         return loop
+
+    def _begin(self, settings: CdoSettings, world: OffloadWorld, seeds: torch.Tensor) -> Loop[CdoDsac]:
+        """Return agents that have learned nothing."""
+        return make_loop(settings, world, seeds)
 
     def _learn(self, loop: Loop[CdoDsac], world: OffloadWorld, decisions: Sequence[Decided]) -> int:
         """Learn from the log, and return from how many steps."""
