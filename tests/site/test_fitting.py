@@ -84,6 +84,19 @@ def test_links_servers_and_arrivals_are_found(known, fitted):
     assert spreads[0] > 2
 
 
+@pytest.mark.parametrize("dispersion", [1.0, 1.5, 4.0, 30.0, 1000.0])
+@pytest.mark.parametrize("mean", [0.3, 1.02, 40.0])
+def test_a_world_has_room_for_all_bursts_that_were_seen(mean: float, dispersion: float, tmp_path: Path):
+    site = DispatchedSite()
+    told = [(node, record) for node, record in site.play(300)]
+    found = fit(
+        decided({"id": 0, "node": node, "epoch": 1, "reward": 0.0, **record.model_dump()} for node, record in told)
+    )
+    found = found._replace(rate_per_s=mean / found.slot_s, dispersion=dispersion)
+    edge = open_world(write_scenario(found, tmp_path, "s")).world.edge
+    assert float((1 - edge.arrival_cdf).sum()) == pytest.approx(mean, rel=0.01)
+
+
 def _dispersion(cdf: np.ndarray) -> float:
     chances, counts = np.diff(np.append(0.0, np.append(cdf, 1.0))), np.arange(len(cdf) + 1)
     mean = (chances * counts).sum()

@@ -6,8 +6,9 @@ measured ones exactly, whatever the network is.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from coinfer.errors import UserError
 from coinfer.files import write_atomic
 from coinfer.options.network import ChainCut, NetworkTable
 from coinfer.profile.fields import Machine
-from coinfer.scenario.arrivals import MAX_LOST
+from coinfer.scenario.arrivals import MAX_LOST, Arrivals, lognormal_arrivals, poisson_arrivals
 from coinfer.scenario.recorded import RecordedRequest, slot_of
 from coinfer.site.fitting.fit import Kind, SiteFit
 from coinfer.units import FLOAT32_BITS, IMAGE_BITS
@@ -30,6 +31,8 @@ ON_DEVICE = 20.0
 NEVER_S = 1e3
 """Where a server's time is not known: it does not serve the network."""
 EPISODE_SLOTS = 200
+MOST_PLACES = 256
+"""For the tasks of a slot."""
 
 
 def write_scenario(fit: SiteFit, folder: Path, name: str, requests: Sequence[RecordedRequest] = ()) -> Path:
@@ -157,12 +160,19 @@ def _replay(fit: SiteFit, requests: Sequence[RecordedRequest]) -> dict[str, Any]
 def _arrivals(fit: SiteFit) -> dict[str, Any]:
     """Return the keys of requests that come by chance."""
     mean = fit.rate_per_s * fit.slot_s
-    spread = max(fit.dispersion, 1.0)
-    arrivals: dict[str, Any] = {"kind": "poisson", "rate_per_s": _short(fit.rate_per_s)}
-    if _is_bursty(fit):
-        variance = mean * (spread - 1)
-        arrivals = {"kind": "lognormal", "mean": _short(mean), "variance": _short(variance), "per_s": fit.slot_s}
-    return {"slots": EPISODE_SLOTS, "tasks_per_slot": _places(mean, spread), "arrivals": arrivals}
+    if not _is_bursty(fit):
+        places = _places(partial(poisson_arrivals, mean))
+        return _by_chance({"kind": "poisson", "rate_per_s": _short(fit.rate_per_s)}, places or MOST_PLACES)
+    variance, places = mean * (fit.dispersion - 1), None
+    while places is None:  # bursts that no slot could hold are made smaller
+        places = _places(partial(lognormal_arrivals, mean, variance, 1.0))
+        variance = variance if places else variance / 2
+    arrivals = {"kind": "lognormal", "mean": _short(mean), "variance": _short(variance), "per_s": fit.slot_s}
+    return _by_chance(arrivals, places)
+
+
+def _by_chance(arrivals: dict[str, Any], places: int) -> dict[str, Any]:
+    return {"slots": EPISODE_SLOTS, "tasks_per_slot": places, "arrivals": arrivals}
 
 
 def _unknown_s(fit: SiteFit) -> float:
@@ -176,10 +186,14 @@ def _is_bursty(fit: SiteFit) -> bool:
     return fit.dispersion - 1 > max(3 * math.sqrt(2 / (slots - 1)), 0.1)
 
 
-def _places(mean: float, spread: float) -> int:
-    """Return enough places for the tasks of a slot; the scenario refuses more than `MAX_LOST` that find none."""
-    tail = math.log10(1 / MAX_LOST) + 3
-    return min(max(4, math.ceil(mean + tail * math.sqrt(mean * spread)) + 3), 256)
+def _places(table: Callable[[int], Arrivals]) -> int | None:
+    """Return enough places for the tasks of a slot; the scenario refuses more than `MAX_LOST` that find none.
+
+    Args:
+        table: of arrivals, for a number of places.
+    """
+    counts = (2**i for i in range(2, MOST_PLACES.bit_length()))
+    return next((count for count in counts if table(count).lost <= MAX_LOST / 10), None)
 
 
 def _model(number: int, kind: Kind) -> dict[str, Any]:
