@@ -97,6 +97,18 @@ def test_a_world_has_room_for_all_bursts_that_were_seen(mean: float, dispersion:
     assert float((1 - edge.arrival_cdf).sum()) == pytest.approx(mean, rel=0.01)
 
 
+@pytest.mark.parametrize("dispersion", [1.0, 4.0])
+def test_requests_that_no_slot_has_room_for_are_said_in_one_line(dispersion: float, tmp_path: Path):
+    told = (
+        {"id": 0, "node": node, "epoch": 1, "reward": 0.0, **one.model_dump()}
+        for node, one in DispatchedSite().play(300)
+    )
+    found = fit(decided(told))
+    found = found._replace(rate_per_s=1000 / found.slot_s, dispersion=dispersion)
+    with pytest.raises(UserError, match=r"tasks_per_slot: got 256, but .* requests a slot would find no place"):
+        open_world(write_scenario(found, tmp_path, "s"))
+
+
 def _dispersion(cdf: np.ndarray) -> float:
     chances, counts = np.diff(np.append(0.0, np.append(cdf, 1.0))), np.arange(len(cdf) + 1)
     mean = (chances * counts).sum()

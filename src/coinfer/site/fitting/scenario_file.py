@@ -163,10 +163,10 @@ def _arrivals(fit: SiteFit) -> dict[str, Any]:
     if not _is_bursty(fit):
         places = _places(partial(poisson_arrivals, mean))
         return _by_chance({"kind": "poisson", "rate_per_s": _short(fit.rate_per_s)}, places or MOST_PLACES)
-    variance, places = mean * (fit.dispersion - 1), None
-    while places is None:  # bursts that no slot could hold are made smaller
-        places = _places(partial(lognormal_arrivals, mean, variance, 1.0))
-        variance = variance if places else variance / 2
+    whole = mean * (fit.dispersion - 1)
+    smaller = (whole / 2**n for n in range(20))  # bursts that no slot could hold are made smaller
+    tried = ((one, _places(partial(lognormal_arrivals, mean, one, 1.0))) for one in smaller)
+    variance, places = next(((one, places) for one, places in tried if places), (whole, MOST_PLACES))
     arrivals = {"kind": "lognormal", "mean": _short(mean), "variance": _short(variance), "per_s": fit.slot_s}
     return _by_chance(arrivals, places)
 
