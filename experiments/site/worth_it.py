@@ -131,8 +131,9 @@ class Site:
 
 
 def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of a run as its record has them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(parsed).items()}
+    """Return the options of a run as its record has them: all that may change what comes out."""
+    chosen = {name: value for name, value in vars(parsed).items() if name != "output"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
 
 
 def write(path: Path, parsed: argparse.Namespace, **record: Any) -> None:

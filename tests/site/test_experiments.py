@@ -127,6 +127,19 @@ def test_the_model_pays_for_loads_and_demand_greedy_for_fewer(scripts: None):
     assert two.mean_s(alternating, 2.0, by_demand=True) == pytest.approx(0.05, abs=1e-4)  # a server for each
 
 
+def test_records_name_no_place_of_the_machine_that_made_them(scripts: None):
+    from worth_it import options, settings_of
+
+    settings = settings_of(options().parse_args(["--output", "/somewhere/record.json", "--policy", "learned"]))
+    assert settings["policy"] == "learned"
+    assert "/somewhere" not in str(settings)
+    records = [*(FOLDER / "results").glob("*.json")]
+    assert records
+    for path in records:
+        values = json.loads(path.read_text())["settings"].values()
+        assert not [value for value in values if str(value).startswith("/")], path.name
+
+
 def test_requests_come_in_bursts_as_often_as_without(scripts: None):
     from crowd import _with_bursts
 

@@ -23,7 +23,7 @@ from coinfer.physics import random
 from coinfer.policies.heuristics.demand import FADING_S, DemandWeights
 from coinfer.policies.learned.forecast.net import DemandForecast
 from coinfer.rl.core.loop import Point
-from coinfer.rl.core.training import Report, RunOptions, TrainingResult, TrainSettings, settings_record
+from coinfer.rl.core.training import CURVES, Report, RunOptions, TrainingResult, TrainSettings, settings_record
 
 EVERY = 100
 """Updates from one point of the curve to the next."""
@@ -32,8 +32,6 @@ WEIGHTS = DemandWeights(4.0, 3.5, 3.4, 0.02, 0.018)
 _AT_FIRST = 5
 """Slots at the beginning of an episode that are left out, as nothing is known yet."""
 _TRAINING, _HELD_OUT = range(2)
-CURVES = "curves.json"
-"""File of a training's folder."""
 
 
 @dataclass(frozen=True)

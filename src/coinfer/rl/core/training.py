@@ -31,6 +31,8 @@ from coinfer.types import Policy
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+CURVES = "curves.json"
+"""File of a training's folder."""
 SAVE_EVERY_S = 30.0
 """Seconds from one checkpoint to the next, up to the end of a round."""
 Record = Mapping[str, object]
@@ -271,7 +273,7 @@ def run_training(
     if folder is not None:
         save_checkpoint(loop, record, folder)
         curves = {"record": dict(record), **_curves(loop)}
-        write_atomic(folder / "curves.json", json.dumps(curves, indent=1) + "\n")
+        write_atomic(folder / CURVES, json.dumps(curves, indent=1) + "\n")
     return checkpoint.digest(loop.tensors())
 
 
